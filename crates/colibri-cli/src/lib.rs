@@ -1,0 +1,1 @@
+//! The colibri command

@@ -1,0 +1,1 @@
+//! The Colibri daemon: sockets, registry and supervision

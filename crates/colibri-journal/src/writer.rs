@@ -1,0 +1,318 @@
+//! The one writer: appends, rotates, drops what is old, and repairs on open what a crash left.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::index::{self, RECORD, Record};
+use crate::segment;
+use crate::{AppendError, JournalError};
+
+/// When appended bytes are forced onto the disk. Without it they survive the death of every process, but
+/// not that of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fsync {
+    /// When the system likes.
+    #[default]
+    Never,
+    /// With the first append after so long a time, and on [`JournalWriter::sync`].
+    Interval(Duration),
+    /// With every append.
+    Always,
+}
+
+/// How a journal is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalOptions {
+    /// A segment that has reached this length, in bytes, gets no more.
+    pub segment_bytes: u64,
+    /// Whole old segments are dropped as long as at least so many bytes are kept; `None` keeps all.
+    pub retain_bytes: Option<u64>,
+    /// When bytes are forced onto the disk.
+    pub fsync: Fsync,
+    /// Appends closer together than this share an index record and so a time: a million tiny writes must
+    /// not make the index larger than the data.
+    pub index_interval: Duration,
+}
+
+impl Default for JournalOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            retain_bytes: None,
+            fsync: Fsync::Never,
+            index_interval: Duration::from_millis(10),
+        }
+    }
+}
+
+/// The writing end of a journal. There must be only one at a time; the caller sees to that.
+#[derive(Debug)]
+pub struct JournalWriter {
+    directory: PathBuf,
+    options: JournalOptions,
+    /// Start offsets of all segments; the last one is open.
+    segments: Vec<u64>,
+    log: File,
+    index: File,
+    start: u64,
+    end: u64,
+    /// Records in the open index, and the last of them.
+    records: u64,
+    last: Option<Record>,
+    synced: Instant,
+}
+
+impl JournalWriter {
+    /// Opens or creates the journal in `directory`, and repairs its indexes.
+    ///
+    /// # Errors
+    /// The system refuses a file, or segments do not join.
+    pub fn open(directory: &Path, options: JournalOptions) -> Result<Self, JournalError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(JournalError::io(directory))?;
+        let mut segments = segment::list(directory)?;
+        if segments.is_empty() {
+            segments.push(0);
+        }
+        let mut expected = None;
+        let mut opened = None;
+        for start in &segments {
+            if let Some(end) = expected.filter(|end| end != start) {
+                return Err(JournalError::Discontinuous {
+                    path: segment::log_path(directory, *start),
+                    end,
+                });
+            }
+            let segment = OpenSegment::repair(directory, *start)?;
+            expected = Some(segment.end);
+            opened = Some((*start, segment));
+        }
+        let Some((start, segment)) = opened else {
+            return Err(JournalError::io(directory)(io::Error::other("no segment")));
+        };
+        Ok(Self {
+            directory: directory.to_owned(),
+            options,
+            segments,
+            log: segment.log,
+            index: segment.index,
+            start,
+            end: segment.end,
+            records: segment.records,
+            last: segment.last,
+            synced: Instant::now(),
+        })
+    }
+
+    /// The offset that the next byte gets: how many bytes were ever appended.
+    #[must_use]
+    pub fn end_offset(&self) -> u64 {
+        self.end
+    }
+
+    /// The first offset that is still kept.
+    #[must_use]
+    pub fn oldest_offset(&self) -> u64 {
+        self.segments.first().copied().unwrap_or(self.start)
+    }
+
+    /// Appends `bytes`, which came at `at`.
+    ///
+    /// # Errors
+    /// The system takes no more; [`AppendError`] says how much it took.
+    pub fn append(&mut self, bytes: &[u8], at: SystemTime) -> Result<(), AppendError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if self.end - self.start >= self.options.segment_bytes {
+            self.rotate().map_err(|source| AppendError {
+                accepted: 0,
+                source,
+            })?;
+        }
+        let (accepted, outcome) = write_at(&self.log, bytes, self.end - self.start);
+        self.end += accepted as u64;
+        if accepted > 0 {
+            self.record(at);
+        }
+        outcome
+            .and_then(|()| self.sync_by_policy())
+            .map_err(|error| AppendError {
+                accepted,
+                source: JournalError::io(&segment::log_path(&self.directory, self.start))(error),
+            })
+    }
+
+    /// Forces everything onto the disk.
+    ///
+    /// # Errors
+    /// The disk refuses; what was appended before may be lost with the machine.
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        let path = segment::log_path(&self.directory, self.start);
+        self.log.sync_data().map_err(JournalError::io(&path))?;
+        self.index.sync_data().map_err(JournalError::io(&path))?;
+        self.synced = Instant::now();
+        Ok(())
+    }
+
+    fn sync_by_policy(&mut self) -> io::Result<()> {
+        let due = match self.options.fsync {
+            Fsync::Never => false,
+            Fsync::Interval(interval) => self.synced.elapsed() >= interval,
+            Fsync::Always => true,
+        };
+        if due {
+            self.log.sync_data()?;
+            self.synced = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Covers all bytes up to the end with the last record or a new one. An index that cannot be written
+    /// is caught up by the next append or the next open: the bytes are what counts.
+    fn record(&mut self, at: SystemTime) {
+        let at_ns = nanoseconds(at);
+        let interval = u64::try_from(self.options.index_interval.as_nanos()).unwrap_or(u64::MAX);
+        let shared = self
+            .last
+            .filter(|last| at_ns.saturating_sub(last.at_ns) < interval);
+        let (number, record) = match shared {
+            Some(last) => (
+                self.records.saturating_sub(1),
+                Record {
+                    end: self.end,
+                    at_ns: last.at_ns,
+                },
+            ),
+            None => (
+                self.records,
+                Record {
+                    end: self.end,
+                    at_ns,
+                },
+            ),
+        };
+        if record.write(&self.index, number).is_ok() {
+            self.records = number + 1;
+            self.last = Some(record);
+        }
+    }
+
+    fn rotate(&mut self) -> Result<(), JournalError> {
+        if self.options.fsync != Fsync::Never {
+            self.sync()?;
+        }
+        let segment = OpenSegment::repair(&self.directory, self.end)?;
+        self.start = self.end;
+        self.segments.push(self.start);
+        self.log = segment.log;
+        self.index = segment.index;
+        self.records = segment.records;
+        self.last = segment.last;
+        self.drop_old();
+        Ok(())
+    }
+
+    /// A segment goes when what is behind it is enough. One that cannot be removed is tried again later.
+    fn drop_old(&mut self) {
+        let Some(retain) = self.options.retain_bytes else {
+            return;
+        };
+        while let [oldest, next, ..] = self.segments.as_slice() {
+            if self.end - next < retain {
+                return;
+            }
+            let removed = fs::remove_file(segment::log_path(&self.directory, *oldest))
+                .and_then(|()| fs::remove_file(segment::index_path(&self.directory, *oldest)));
+            if removed.is_err() {
+                return;
+            }
+            self.segments.remove(0);
+        }
+    }
+}
+
+/// A segment's files, with the index made to agree with the log.
+struct OpenSegment {
+    log: File,
+    index: File,
+    end: u64,
+    records: u64,
+    last: Option<Record>,
+}
+
+impl OpenSegment {
+    fn repair(directory: &Path, start: u64) -> Result<Self, JournalError> {
+        let log_path = segment::log_path(directory, start);
+        let index_path = segment::index_path(directory, start);
+        let log = segment::open(&log_path)?;
+        let index = segment::open(&index_path)?;
+        let data = log.metadata().map_err(JournalError::io(&log_path))?;
+        let end = start + data.len();
+        let mended = || -> io::Result<(u64, Option<Record>)> {
+            let (mut records, mut last) = index::sound(&index, start, end)?;
+            index.set_len(records * RECORD)?;
+            if last.map_or(start, |record| record.end) < end {
+                let record = Record {
+                    end,
+                    at_ns: data.modified().map_or(0, nanoseconds),
+                };
+                record.write(&index, records)?;
+                records += 1;
+                last = Some(record);
+            }
+            Ok((records, last))
+        };
+        let (records, last) = mended().map_err(JournalError::io(&index_path))?;
+        Ok(Self {
+            log,
+            index,
+            end,
+            records,
+            last,
+        })
+    }
+}
+
+/// Writes as much as the file takes; returns how much, and why not more.
+fn write_at(file: &File, bytes: &[u8], position: u64) -> (usize, io::Result<()>) {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        match file.write_at(rest, position + done as u64) {
+            Ok(0) => return (done, Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (done, Err(error)),
+        }
+    }
+    (done, Ok(()))
+}
+
+/// Nanoseconds since 1970; a clock before that counts as 1970.
+fn nanoseconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_device_reports_what_it_took() {
+        let full = fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let (done, outcome) = write_at(&full, b"bytes", 0);
+        assert_eq!(done, 0);
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+}

@@ -1,0 +1,1 @@
+//! The privilege boundary: how an unprivileged daemon reaches what needs root

@@ -1,0 +1,53 @@
+//! Starts the first process: pipes for its stdio, its own process group, nothing inherited.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use colibri_shim::launch::Launch;
+use rustix::io::ioctl_fionbio;
+use rustix::process::Pid;
+
+use crate::sys;
+
+/// The first process, and our ends of its pipes, all of them non-blocking.
+pub(crate) struct Agent {
+    pub(crate) pid: Pid,
+    /// The pid of a wrapper that signals must spare.
+    pub(crate) wrapper: Option<i32>,
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// Executes the launch.
+///
+/// # Errors
+/// What fork(2), chdir(2) or execve(2) refused; nothing runs then.
+pub(crate) fn start(launch: &Launch) -> io::Result<Agent> {
+    let mut command = Command::new(&launch.program);
+    command
+        .args(&launch.args)
+        .env_clear()
+        .envs(launch.env.iter().map(|(name, value)| (name, value)))
+        .current_dir(&launch.cwd)
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    sys::die_with_shim(&mut command);
+    let mut child = command.spawn()?;
+    let missing = || io::Error::other("a pipe of the agent is missing");
+    let agent = Agent {
+        pid: Pid::from_child(&child),
+        wrapper: launch.wrapper.then(|| Pid::from_child(&child).as_raw_nonzero().get()),
+        stdin: child.stdin.take().ok_or_else(missing)?.into(),
+        stdout: child.stdout.take().ok_or_else(missing)?.into(),
+        stderr: child.stderr.take().ok_or_else(missing)?.into(),
+    };
+    for pipe in [&agent.stdin, &agent.stdout, &agent.stderr] {
+        ioctl_fionbio(pipe, true)?;
+    }
+    Ok(agent)
+}

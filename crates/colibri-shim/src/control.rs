@@ -1,0 +1,171 @@
+//! The control socket: one JSON object a line, both ways.
+//!
+//! A request carries a sequence number, and its reply the same one; events carry none and go to
+//! connections that sent `watch`. The bytes of an `input` request follow its line raw, `len` of them, so
+//! that input need not be text.
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::ExitRecord;
+
+/// Longest request line that a shim accepts, in bytes.
+pub const MAX_REQUEST: usize = 4096;
+/// Most bytes that one `input` request may carry.
+pub const MAX_INPUT: usize = 65_536;
+/// Input that the agent has not read yet is kept up to this many bytes; what is over is not accepted.
+pub const INPUT_BACKLOG: usize = 1 << 20;
+
+/// A numbered request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the client, repeated in the reply.
+    pub seq: u64,
+    /// What to do.
+    #[serde(flatten)]
+    pub op: Op,
+}
+
+/// What a shim can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Op {
+    /// Send events from now on, a [`Event::Status`] at once.
+    Watch,
+    /// Deliver a signal to the agent and do no more.
+    Signal {
+        /// Name without `SIG`, as in signal(7).
+        signal: String,
+    },
+    /// Signal, grace, KILL, and a reply when nothing is left or nothing more can be done.
+    Kill {
+        /// The first signal; name without `SIG`.
+        signal: String,
+        /// How long to wait before KILL, in milliseconds.
+        grace_ms: u64,
+    },
+    /// Queue `len` bytes, which follow this line, for the agent's stdin.
+    Input {
+        /// How many raw bytes follow.
+        len: usize,
+    },
+    /// Close the agent's stdin once what is queued has been written.
+    CloseInput,
+}
+
+/// What comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Message {
+    /// The answer to one request.
+    Reply {
+        /// The request's number.
+        seq: u64,
+        /// Outcome.
+        reply: Reply,
+    },
+    /// Something happened.
+    Event(Event),
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// Done.
+    Ok,
+    /// So many bytes of an `input` were queued; the rest was not.
+    Written(usize),
+    /// The signal was sent.
+    Signalled(Delivery),
+    /// A kill has ended.
+    Killed {
+        /// KILL was needed.
+        forced: bool,
+        /// Processes of the agent that are still there; empty when the kill is verified.
+        remaining: Vec<i32>,
+        /// Those of them that this user may not signal.
+        denied: Vec<i32>,
+    },
+    /// The agent's stdin is closed.
+    InputClosed,
+    /// The request was not understood.
+    Refused(String),
+}
+
+/// Whom a signal reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// How many processes were signalled.
+    pub sent: usize,
+    /// Processes that this user may not signal.
+    pub denied: Vec<i32>,
+}
+
+/// What watchers are told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The latest counts; several changes may share one event.
+    Status(Status),
+    /// `exit.json` is written; the shim ends now.
+    Exit(ExitRecord),
+}
+
+/// A shim's state at a glance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Length of the stdout journal, in bytes.
+    pub stdout: u64,
+    /// Length of the stderr journal, in bytes.
+    pub stderr: u64,
+    /// Why output is not read at the moment (the disk is full), if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<String>,
+    /// The first process has ended, descendants of it have not.
+    #[serde(default)]
+    pub lingering: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::ExitStatus;
+
+    #[test]
+    fn frames_read_as_documented() {
+        let table: Vec<(String, &str)> = vec![
+            (
+                serde_json::to_string(&Request { seq: 1, op: Op::Watch }).unwrap(),
+                r#"{"seq":1,"op":"watch"}"#,
+            ),
+            (
+                serde_json::to_string(&Request { seq: 2, op: Op::Kill { signal: "TERM".into(), grace_ms: 5000 } }).unwrap(),
+                r#"{"seq":2,"op":"kill","signal":"TERM","grace_ms":5000}"#,
+            ),
+            (
+                serde_json::to_string(&Request { seq: 3, op: Op::Input { len: 5 } }).unwrap(),
+                r#"{"seq":3,"op":"input","len":5}"#,
+            ),
+            (
+                serde_json::to_string(&Message::Reply { seq: 3, reply: Reply::Written(5) }).unwrap(),
+                r#"{"seq":3,"reply":{"written":5}}"#,
+            ),
+            (
+                serde_json::to_string(&Message::Event(Event::Exit(ExitRecord {
+                    exit: Some(ExitStatus::Code(7)),
+                    error: None,
+                    exited_at_ns: 1,
+                    stdout_bytes: 2,
+                    stderr_bytes: 3,
+                })))
+                .unwrap(),
+                r#"{"event":"exit","exit":{"code":7},"exited_at_ns":1,"stdout_bytes":2,"stderr_bytes":3}"#,
+            ),
+        ];
+        for (written, expected) in table {
+            assert_eq!(written, expected);
+        }
+        let event: Message = serde_json::from_str(r#"{"event":"status","stdout":1,"stderr":2}"#).unwrap();
+        assert_eq!(event, Message::Event(Event::Status(Status { stdout: 1, stderr: 2, ..Status::default() })));
+    }
+}

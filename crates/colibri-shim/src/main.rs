@@ -1,0 +1,147 @@
+//! `colibri-shim DIRECTORY`: owns one agent until it and all its descendants are gone.
+//!
+//! Started by the spawner with a [`Launch`] on stdin; see the crate's README for its life.
+
+#![deny(unsafe_code)]
+
+mod agent;
+mod input;
+mod peer;
+mod stream;
+mod supervise;
+mod sys;
+mod teardown;
+
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use colibri_journal::JournalOptions;
+use colibri_shim::launch::{Launch, LaunchReport};
+use colibri_shim::layout;
+use colibri_shim::record::{self, Durability, ShimRecord};
+
+use crate::stream::Stream;
+use crate::supervise::Supervisor;
+
+const USAGE: &str = "usage: colibri-shim DIRECTORY\n\nOwns one agent. Started by the Colibri daemon with a launch request on standard input; not for use by hand.\n";
+
+/// What keeps a shim from starting its agent.
+#[derive(Debug, thiserror::Error)]
+enum ShimError {
+    #[error("agent directory {0} cannot be entered: {1}")]
+    Directory(PathBuf, io::Error),
+    #[error("launch request on stdin cannot be read: {0}")]
+    Launch(io::Error),
+    #[error("cannot become the reaper of the agent's descendants: {0}")]
+    Reaper(io::Error),
+    #[error("journal cannot be opened: {0}")]
+    Journal(#[from] colibri_journal::JournalError),
+    #[error("control socket {file} cannot be created: {0}", file = layout::CONTROL)]
+    Control(io::Error),
+    #[error("signals cannot be watched: {0}")]
+    Signals(io::Error),
+    #[error("{program} cannot be started in {cwd}: {error}")]
+    Exec { program: String, cwd: String, error: io::Error },
+    #[error("{file} cannot be written: {0}", file = layout::SHIM)]
+    Record(io::Error),
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    let directory = match (arguments.next(), arguments.next()) {
+        (Some(word), None) if word == "--help" || word == "-h" => {
+            let _ = io::stdout().write_all(USAGE.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        (Some(word), None) if word == "--version" => {
+            let version = concat!("colibri-shim ", env!("CARGO_PKG_VERSION"), "\n");
+            let _ = io::stdout().write_all(version.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        (Some(directory), None) => PathBuf::from(directory),
+        _ => {
+            let _ = io::stderr().write_all(USAGE.as_bytes());
+            return ExitCode::from(2);
+        }
+    };
+    match start(&directory) {
+        Ok(supervisor) => {
+            report(&LaunchReport::Started { pid: supervisor.agent_pid() });
+            match supervisor.run() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    let _ = writeln!(io::stderr(), "colibri-shim: {error}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Err(error) => {
+            let errno = match &error {
+                ShimError::Exec { error, .. } => error.raw_os_error(),
+                _ => None,
+            };
+            report(&LaunchReport::Failed { message: error.to_string(), errno });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything up to the running agent, in the order in which a failure leaves nothing behind.
+fn start(directory: &Path) -> Result<Supervisor, ShimError> {
+    // A session of its own: no terminal's signal reaches it. It fails only for a group leader, which
+    // somebody who starts the shim from an interactive shell makes it.
+    let _ = rustix::process::setsid();
+    // Entered, so that a long path does not break the socket's address (unix(7): 108 bytes, unix(4): 104).
+    std::env::set_current_dir(directory)
+        .map_err(|error| ShimError::Directory(directory.to_owned(), error))?;
+    let mut text = Vec::new();
+    io::stdin().read_to_end(&mut text).map_err(ShimError::Launch)?;
+    // Whoever started it may die while it writes: half a request is no request.
+    let launch: Launch =
+        serde_json::from_slice(&text).map_err(|error| ShimError::Launch(error.into()))?;
+    sys::become_reaper().map_err(ShimError::Reaper)?;
+    let options = JournalOptions { segment_bytes: launch.segment_bytes, ..JournalOptions::default() };
+    let stdout = Stream::new(Path::new(layout::STDOUT), &options)?;
+    let stderr = Stream::new(Path::new(layout::STDERR), &options)?;
+    let listener = UnixListener::bind(layout::CONTROL).map_err(ShimError::Control)?;
+    listener.set_nonblocking(true).map_err(ShimError::Control)?;
+    let signals = supervise::Signals::watch().map_err(ShimError::Signals)?;
+    let agent = agent::start(&launch).map_err(|error| ShimError::Exec {
+        program: launch.program.clone(),
+        cwd: launch.cwd.clone(),
+        error,
+    })?;
+    let shim = ShimRecord {
+        shim_pid: rustix::process::getpid().as_raw_nonzero().get(),
+        agent_pid: agent.pid.as_raw_nonzero().get(),
+        started_at_ns: now_ns(),
+    };
+    // An agent without a record could not be found again: end it (it dies with this process).
+    record::replace(Path::new(layout::SHIM), &shim, Durability::Process)
+       .map_err(ShimError::Record)?;
+    Ok(Supervisor::new(agent, stdout, stderr, OwnedFd::from(listener), signals))
+}
+
+/// Answers whoever started the shim, and lets go of the pipe. Nobody may be there any more.
+fn report(report: &LaunchReport) {
+    if let Ok(mut line) = serde_json::to_vec(report) {
+        line.push(b'\n');
+        let _ = io::stdout().write_all(&line);
+        let _ = io::stdout().flush();
+    }
+    if let Ok(null) = std::fs::File::open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
+}
+
+/// Nanoseconds since 1970.
+fn now_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}

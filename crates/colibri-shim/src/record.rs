@@ -1,0 +1,126 @@
+//! The files that the shim writes, and how they are written: whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// `shim.json`: the processes of an agent that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimRecord {
+    /// The shim's process id.
+    pub shim_pid: i32,
+    /// The first process's id; its process group has the same number.
+    pub agent_pid: i32,
+    /// When the first process was started, in nanoseconds since 1970.
+    pub started_at_ns: u64,
+}
+
+/// How the first process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitStatus {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal ended it (the host's number).
+    Signal(i32),
+}
+
+/// `exit.json`: the agent and all its descendants are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// How the first process ended; absent where nobody could see it (the shim was killed).
+    pub exit: Option<ExitStatus>,
+    /// Why `exit` is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When the first process ended, in nanoseconds since 1970.
+    pub exited_at_ns: u64,
+    /// Length of the stdout journal, in bytes.
+    pub stdout_bytes: u64,
+    /// Length of the stderr journal, in bytes.
+    pub stderr_bytes: u64,
+}
+
+/// Whether a record must survive the machine's own death, or only that of processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Whole or absent after the death of any process; costs no wait for the disk.
+    Process,
+    /// Whole or absent after a power failure too: fsync(2) on the file and its directory.
+    Machine,
+}
+
+/// Replaces the content of `path` with `value`: either the old or the new content is there, never a
+/// part of one (temporary file, then rename(2)). The file's mode is 0600.
+///
+/// # Errors
+/// Whatever the file system refuses; the old content is then untouched.
+pub fn replace<T: Serialize>(path: &Path, value: &T, durability: Durability) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    file.write_all(&text)?;
+    if durability == Durability::Machine {
+        file.sync_all()?;
+    }
+    fs::rename(&temporary, path)?;
+    if durability == Durability::Machine {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Reads a record; `None` where there is no such file.
+///
+/// # Errors
+/// The file cannot be read, or holds something else.
+pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_survives_the_round_trip_and_replaces_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("exit.json");
+        assert_eq!(read::<ExitRecord>(&path).unwrap(), None);
+        for exit in [ExitStatus::Code(7), ExitStatus::Signal(9)] {
+            let record = ExitRecord {
+                exit: Some(exit),
+                error: None,
+                exited_at_ns: 1,
+                stdout_bytes: 2,
+                stderr_bytes: 3,
+            };
+            replace(&path, &record, Durability::Machine).unwrap();
+            assert_eq!(read(&path).unwrap(), Some(record));
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_record_is_an_error_and_not_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("exit.json");
+        fs::write(&path, "{\"exit\":").unwrap();
+        assert!(read::<ExitRecord>(&path).is_err());
+    }
+}

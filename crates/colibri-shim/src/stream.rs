@@ -1,0 +1,102 @@
+//! One output of the agent, copied from its pipe to its journal byte for byte.
+//!
+//! When the journal cannot take more (the disk is full) the bytes already read wait here and the pipe is
+//! not read: the agent slows down, and nothing is lost.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::SystemTime;
+
+use colibri_journal::{JournalError, JournalOptions, JournalWriter};
+use rustix::io::Errno;
+
+/// A pipe's usual capacity, so that one read can empty it (pipe(7)).
+pub(crate) const CHUNK: usize = 65_536;
+
+pub(crate) struct Stream {
+    pipe: Option<OwnedFd>,
+    journal: JournalWriter,
+    waiting: Vec<u8>,
+    stalled: Option<String>,
+}
+
+impl Stream {
+    pub(crate) fn new(directory: &Path, options: &JournalOptions) -> Result<Self, JournalError> {
+        Ok(Self {
+            pipe: None,
+            journal: JournalWriter::open(directory, options.clone())?,
+            waiting: Vec::new(),
+            stalled: None,
+        })
+    }
+
+    pub(crate) fn connect(&mut self, pipe: OwnedFd) {
+        self.pipe = Some(pipe);
+    }
+
+    /// The pipe, if it should be read now.
+    pub(crate) fn readable(&self) -> Option<&OwnedFd> {
+        self.pipe.as_ref().filter(|_| self.waiting.is_empty())
+    }
+
+    /// Length of the journal, in bytes.
+    pub(crate) fn end(&self) -> u64 {
+        self.journal.end_offset()
+    }
+
+    /// Why the pipe is not read, if it is not.
+    pub(crate) fn stalled(&self) -> Option<&String> {
+        self.stalled.as_ref()
+    }
+
+    /// One read, one append. Returns whether there may be more at once.
+    pub(crate) fn copy(&mut self, buffer: &mut [u8]) -> bool {
+        let Some(pipe) = self.readable() else {
+            return false;
+        };
+        match rustix::io::read(pipe, &mut *buffer) {
+            Ok(0) => {
+                self.pipe = None;
+                false
+            }
+            Ok(count) => {
+                self.append(buffer.get(..count).unwrap_or_default());
+                self.waiting.is_empty()
+            }
+            Err(Errno::INTR) => true,
+            Err(Errno::AGAIN) => false,
+            Err(_) => {
+                self.pipe = None;
+                false
+            }
+        }
+    }
+
+    /// Tries again to write what waits.
+    pub(crate) fn retry(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        if !waiting.is_empty() {
+            self.append(&waiting);
+        }
+    }
+
+    /// Forgets the pipe; whoever still holds its other end is no descendant of the agent.
+    pub(crate) fn close(&mut self) {
+        self.pipe = None;
+    }
+
+    /// Puts the journal on the disk.
+    pub(crate) fn sync(&mut self) -> Result<(), JournalError> {
+        self.journal.sync()
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        match self.journal.append(bytes, SystemTime::now()) {
+            Ok(()) => self.stalled = None,
+            Err(error) => {
+                self.waiting = bytes.get(error.accepted..).unwrap_or_default().to_vec();
+                self.stalled = Some(error.to_string());
+            }
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! The loop that a shim lives in: pipes to journals, requests to answers, the dead to `exit.json`.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use colibri_shim::control::{Event, Message, Op, Reply, Status};
+use colibri_shim::layout;
+use colibri_shim::record::{self, Durability, ExitRecord, ExitStatus};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
+use signal_hook::consts::{SIGCHLD, SIGTERM};
+
+use crate::agent::Agent;
+use crate::input::Input;
+use crate::peer::{self, Peer};
+use crate::stream::{CHUNK, Stream};
+use crate::teardown::Teardown;
+use crate::{now_ns, sys};
+
+/// How often a full disk is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Grace of a shim that is itself asked to end, before KILL.
+const OWN_GRACE: Duration = Duration::from_secs(5);
+/// Most chunks saved after the last process is gone; a pipe holds far less.
+const DRAIN: usize = 64;
+/// Connections beyond this many wait in the listener's backlog.
+const MAX_PEERS: usize = 16;
+
+/// SIGCHLD and SIGTERM as readable descriptors.
+pub(crate) struct Signals {
+    child: UnixStream,
+    term: UnixStream,
+}
+
+impl Signals {
+    pub(crate) fn watch() -> io::Result<Self> {
+        let watch = |signal| -> io::Result<UnixStream> {
+            let (reader, writer) = UnixStream::pair()?;
+            reader.set_nonblocking(true)?;
+            signal_hook::low_level::pipe::register(signal, writer)?;
+            Ok(reader)
+        };
+        Ok(Self { child: watch(SIGCHLD)?, term: watch(SIGTERM)? })
+    }
+}
+
+/// Empties a signal's descriptor; returns whether there was anything.
+fn take(signal: &UnixStream) -> bool {
+    let mut any = false;
+    while matches!(rustix::io::read(signal, &mut [0; 64]), Ok(count) if count > 0) {
+        any = true;
+    }
+    any
+}
+
+pub(crate) struct Supervisor {
+    pid: Pid,
+    wrapper: Option<i32>,
+    input: Input,
+    outputs: [Stream; 2],
+    listener: OwnedFd,
+    signals: Signals,
+    peers: Vec<(u64, Peer)>,
+    next_peer: u64,
+    /// How and when the first process ended.
+    exit: Option<(ExitStatus, u64)>,
+    /// No descendant is left.
+    alone: bool,
+    teardown: Option<Teardown>,
+    /// `exit.json` could not be written yet.
+    unrecorded: Option<String>,
+    next_retry: Option<Instant>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(
+        agent: Agent,
+        mut stdout: Stream,
+        mut stderr: Stream,
+        listener: OwnedFd,
+        signals: Signals,
+    ) -> Self {
+        stdout.connect(agent.stdout);
+        stderr.connect(agent.stderr);
+        Self {
+            pid: agent.pid,
+            wrapper: agent.wrapper,
+            input: Input::new(agent.stdin),
+            outputs: [stdout, stderr],
+            listener,
+            signals,
+            peers: Vec::new(),
+            next_peer: 0,
+            exit: None,
+            alone: false,
+            teardown: None,
+            unrecorded: None,
+            next_retry: None,
+        }
+    }
+
+    pub(crate) fn agent_pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Runs until the agent and its descendants are gone and `exit.json` says so.
+    ///
+    /// # Errors
+    /// poll(2) itself fails; nothing that the agent or a peer does is an error here.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            self.wait_for_something()?;
+            if take(&self.signals.child) {
+                self.reap();
+            }
+            if take(&self.signals.term) {
+                self.begin_kill(Signal::TERM, OWN_GRACE);
+            }
+            self.serve();
+            self.input.write();
+            self.copy(&mut buffer);
+            if let Some(reply) = self.teardown.as_mut().and_then(|kill| kill.step(Instant::now())) {
+                self.finish_kill(&reply);
+            }
+            if self.alone && self.finish() {
+                return Ok(());
+            }
+            self.publish();
+        }
+    }
+
+    fn wait_for_something(&self) -> io::Result<()> {
+        let mut fds = vec![
+            PollFd::new(&self.signals.child, PollFlags::IN),
+            PollFd::new(&self.signals.term, PollFlags::IN),
+        ];
+        if self.peers.len() < MAX_PEERS {
+            fds.push(PollFd::new(&self.listener, PollFlags::IN));
+        }
+        for pipe in self.outputs.iter().filter_map(Stream::readable) {
+            fds.push(PollFd::new(pipe, PollFlags::IN));
+        }
+        if let Some(pipe) = self.input.writable() {
+            fds.push(PollFd::new(pipe, PollFlags::OUT));
+        }
+        for (_, peer) in &self.peers {
+            let wanted = if peer.has_unsent() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+            fds.push(PollFd::from_borrowed_fd(peer.fd().as_fd(), wanted));
+        }
+        let deadlines = [self.teardown.as_ref().map(Teardown::deadline), self.next_retry];
+        let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
+            // Rounded up to a millisecond: poll(2) may count in those, and one too few would spin.
+            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Collects the dead. The kernel says ECHILD when no descendant is left: orphans come to the reaper.
+    fn reap(&mut self) {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.pid => {
+                    let status = match status.terminating_signal() {
+                        Some(signal) => ExitStatus::Signal(signal),
+                        None => ExitStatus::Code(status.exit_status().unwrap_or_default()),
+                    };
+                    self.exit = Some((status, now_ns()));
+                    self.outdate();
+                }
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => return,
+                Err(_) => {
+                    self.alone = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self) {
+        while self.peers.len() < MAX_PEERS
+            && let Ok(Some(peer)) = peer::accept(&self.listener)
+        {
+            self.peers.push((self.next_peer, peer));
+            self.next_peer += 1;
+        }
+        let mut incoming = Vec::new();
+        for (id, peer) in &mut self.peers {
+            peer.flush();
+            incoming.extend(peer.receive().into_iter().map(|request| (*id, request)));
+        }
+        for (id, request) in incoming {
+            match request {
+                Ok((request, payload)) => {
+                    if let Some(reply) = self.perform((id, request.seq), request.op, &payload) {
+                        self.reply((id, request.seq), reply);
+                    }
+                }
+                Err(reason) => self.reply((id, 0), Reply::Refused(reason)),
+            }
+        }
+        self.peers.retain(|(_, peer)| !peer.gone);
+    }
+
+    fn perform(&mut self, asker: (u64, u64), op: Op, payload: &[u8]) -> Option<Reply> {
+        let unknown = |name: &str| Some(Reply::Refused(format!("unknown signal {name}")));
+        match op {
+            Op::Watch => {
+                if let Some((_, peer)) = self.peers.iter_mut().find(|(id, _)| *id == asker.0) {
+                    peer.watching = true;
+                    peer.outdated = true;
+                }
+                Some(Reply::Ok)
+            }
+            Op::Signal { signal: name } => {
+                let Some(signal) = sys::signal_by_name(&name) else {
+                    return unknown(&name);
+                };
+                Some(Reply::Signalled(self.signal(signal)))
+            }
+            Op::Kill { signal: name, grace_ms } => {
+                let Some(signal) = sys::signal_by_name(&name) else {
+                    return unknown(&name);
+                };
+                self.begin_kill(signal, Duration::from_millis(grace_ms));
+                if let Some(teardown) = &mut self.teardown {
+                    teardown.add(asker);
+                }
+                None
+            }
+            Op::Input { .. } => Some(self.input.push(payload)),
+            Op::CloseInput => {
+                self.input.close();
+                Some(Reply::Ok)
+            }
+        }
+    }
+
+    /// Delivers a signal as a terminal would: to the agent's process group, or to all in its sandbox.
+    fn signal(&self, signal: Signal) -> colibri_shim::control::Delivery {
+        use colibri_shim::control::Delivery;
+        if self.exit.is_none() && self.wrapper.is_none() {
+            return match kill_process_group(self.pid, signal) {
+                Ok(()) => Delivery { sent: 1, denied: Vec::new() },
+                Err(Errno::PERM) => Delivery { sent: 0, denied: vec![self.agent_pid()] },
+                Err(_) => Delivery::default(),
+            };
+        }
+        sys::signal_all(signal, None, self.wrapper).unwrap_or_default()
+    }
+
+    fn begin_kill(&mut self, signal: Signal, grace: Duration) {
+        let now = Instant::now();
+        let group = self.exit.is_none().then_some(self.pid);
+        // Whom this does not reach, KILL must.
+        let _ = sys::signal_all(signal, group, self.wrapper);
+        match &mut self.teardown {
+            Some(teardown) => teardown.shorten(now, grace),
+            None => self.teardown = Some(Teardown::new(now, grace)),
+        }
+    }
+
+    fn finish_kill(&mut self, reply: &Reply) {
+        for asker in self.teardown.take().into_iter().flat_map(Teardown::into_askers) {
+            self.reply(asker, reply.clone());
+        }
+    }
+
+    /// Copies one chunk of each output, so that neither starves the other or the requests.
+    fn copy(&mut self, buffer: &mut [u8]) {
+        let before = self.status();
+        let now = Instant::now();
+        if self.next_retry.is_some_and(|at| now >= at) {
+            self.next_retry = None;
+            self.outputs.iter_mut().for_each(Stream::retry);
+        }
+        for output in &mut self.outputs {
+            output.copy(buffer);
+        }
+        if self.outputs.iter().any(|output| output.stalled().is_some()) && self.next_retry.is_none() {
+            self.next_retry = Some(now + RETRY);
+        }
+        if self.status() != before {
+            self.outdate();
+        }
+    }
+
+    /// All processes are gone: what is still in the pipes is saved, then the end is recorded.
+    /// Returns whether that is done.
+    fn finish(&mut self) -> bool {
+        if let Some(kill) = &self.teardown {
+            let reply = kill.verified();
+            self.finish_kill(&reply);
+        }
+        let mut buffer = vec![0; CHUNK];
+        for output in &mut self.outputs {
+            // Bounded: a stranger that was handed the pipe could write for ever.
+            for _ in 0..DRAIN {
+                if !output.copy(&mut buffer) {
+                    break;
+                }
+            }
+            if output.stalled().is_some() {
+                return false;
+            }
+            output.close();
+        }
+        if self.next_retry.is_some_and(|at| Instant::now() < at) {
+            return false;
+        }
+        let (exit, exited_at_ns) = match self.exit {
+            Some((status, at)) => (Some(status), at),
+            None => (None, now_ns()),
+        };
+        let record = ExitRecord {
+            exit,
+            error: exit.is_none().then(|| "the agent's exit status was not seen".to_owned()),
+            exited_at_ns,
+            stdout_bytes: self.outputs[0].end(),
+            stderr_bytes: self.outputs[1].end(),
+        };
+        let written = self
+            .outputs
+            .iter_mut()
+            .try_for_each(Stream::sync)
+            .map_err(|error| error.to_string())
+            .and_then(|()| {
+                record::replace(Path::new(layout::EXIT), &record, Durability::Machine)
+                    .map_err(|error| format!("{} cannot be written: {error}", layout::EXIT))
+            });
+        if let Err(reason) = written {
+            self.unrecorded = Some(reason);
+            self.next_retry = Some(Instant::now() + RETRY);
+            self.outdate();
+            return false;
+        }
+        self.farewell(record);
+        true
+    }
+
+    /// Tells every watcher, waiting a little for those that are slow to read.
+    fn farewell(&mut self, record: ExitRecord) {
+        let _ = std::fs::remove_file(layout::CONTROL);
+        let message = Message::Event(Event::Exit(record));
+        let until = Instant::now() + Duration::from_secs(1);
+        for (_, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.watching) {
+            peer.send(&message);
+        }
+        while self.peers.iter().any(|(_, peer)| peer.has_unsent() && !peer.gone)
+            && Instant::now() < until
+        {
+            let mut fds: Vec<_> = self_
+                .peers
+                .iter()
+                .filter(|(_, peer)| peer.has_unsent())
+                .map(|(_, peer)| PollFd::from_borrowed_fd(peer.fd(), PollFlags::OUT))
+                .collect();
+            let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 100_000_000 }));
+            drop(fds);
+            self.peers.iter_mut().for_each(|(_, peer)| peer.flush());
+        }
+    }
+
+    fn status(&self) -> Status {
+        let [stdout, stderr] = &self.outputs;
+        Status {
+            stdout: stdout.end(),
+            stderr: stderr.end(),
+            stalled: stdout.stalled().or(stderr.stalled()).or(self.unrecorded.as_ref()).cloned(),
+            lingering: self.exit.is_some(),
+        }
+    }
+
+    fn outdate(&mut self) {
+        for (_, peer) in &mut self.peers {
+            peer.outdated = true;
+        }
+    }
+
+    /// Sends the latest status to watchers that can take it; the others get a later one.
+    fn publish(&mut self) {
+        let status = Message::Event(Event::Status(self.status()));
+        for (_, peer) in &mut self.peers {
+            if peer.watching && peer.outdated && !peer.has_unsent() {
+                peer.outdated = false;
+                peer.send(&status);
+            }
+        }
+    }
+
+    fn reply(&mut self, (id, seq): (u64, u64), reply: Reply) {
+        if let Some((_, peer)) = self.peers.iter_mut().find(|(peer, _)| *peer == id) {
+            peer.send(&Message::Reply { seq, reply });
+        }
+    }
+}

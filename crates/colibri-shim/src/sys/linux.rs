@@ -1,0 +1,164 @@
+//! Linux: subreaper, descendants from /proc, signals through pidfd so that a reused pid is never hit.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+
+use colibri_shim::control::Delivery;
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpgid, getpid, kill_process_group, pidfd_open, pidfd_send_signal,
+    set_child_subreaper,
+};
+
+/// Orphaned descendants become children of this process (`PR_SET_CHILD_SUBREAPER`, prctl(2)).
+pub(crate) fn become_reaper() -> io::Result<()> {
+    Ok(set_child_subreaper(Some(getpid()))?)
+}
+
+/// Every descendant of this process, zombies included, in no particular order.
+pub(crate) fn descendants() -> io::Result<Vec<i32>> {
+    let own = getpid().as_raw_nonzero().get();
+    let mut found = Vec::new();
+    let mut parents = vec![own];
+    while let Some(parent) = parents.pop() {
+        let children = match children(parent) {
+            Ok(children) => children,
+            // A kernel without CONFIG_PROC_CHILDREN, which proc_pid_children(5) allows.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && parent == own => {
+                return descendants_by_scan(own);
+            }
+            // It ended meanwhile: its children have moved up to this process and are seen next time.
+            Err(_) => continue,
+        };
+        found.extend_from_slice(&children);
+        parents.extend(children);
+    }
+    Ok(found)
+}
+
+/// Children of all threads of a process: `/proc/PID/task/TID/children`, proc_pid_children(5).
+fn children(pid: i32) -> io::Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("children"))?;
+        pids.extend(text.split_whitespace().filter_map(|word| word.parse::<i32>().ok()));
+    }
+    Ok(pids)
+}
+
+fn descendants_by_scan(root: i32) -> io::Result<Vec<i32>> {
+    let mut by_parent: HashMap<i32, Vec<i32>> = HashMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            continue;
+        };
+        if let Some(parent) = parent_in_stat(&stat) {
+            by_parent.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = Vec::new();
+    let mut parents = vec![root];
+    while let Some(parent) = parents.pop() {
+        if let Some(children) = by_parent.remove(&parent) {
+            found.extend_from_slice(&children);
+            parents.extend(children);
+        }
+    }
+    Ok(found)
+}
+
+/// The parent in a line of `/proc/PID/stat`. The command name before it may hold anything, also `)`:
+/// the last one counts (proc_pid_stat(5)).
+fn parent_in_stat(stat: &str) -> Option<i32> {
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    after_name.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Signals the process group, if its leader has not been reaped (only then can the number not be
+/// another's by now), and every descendant outside of it. A wrapper is spared, and with it the group.
+///
+/// A pid found in a first look is opened as a pidfd and signalled only if a second look still finds it:
+/// then the descriptor is that of a descendant, or of a process that has ended (pidfd_open(2)).
+pub(crate) fn signal_all(
+    signal: Signal,
+    group: Option<Pid>,
+    wrapper: Option<i32>,
+) -> io::Result<Delivery> {
+    let group = group.filter(|_| wrapper.is_none());
+    let outside = |pid: &i32| match group {
+        Some(_) => Pid::from_raw(*pid).and_then(|pid| getpgid(Some(pid)).ok()) != group,
+        None => Some(*pid) != wrapper,
+    };
+    let opened: Vec<_> = descendants()?
+        .into_iter()
+        .filter_map(|pid| {
+            let fd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+            Some((pid, fd))
+        })
+        .collect();
+    let still: HashSet<i32> = descendants()?.into_iter().filter(outside).collect();
+    let mut delivery = Delivery::default();
+    if let Some(group) = group {
+        match kill_process_group(group, signal) {
+            Ok(()) => delivery.sent += 1,
+            Err(Errno::PERM) => delivery.denied.push(group.as_raw_nonzero().get()),
+            Err(_) => {}
+        }
+    }
+    for (pid, fd) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
+        match pidfd_send_signal(fd, signal) {
+            Ok(()) => delivery.sent += 1,
+            Err(Errno::PERM) => delivery.denied.push(*pid),
+            Err(_) => {}
+        }
+    }
+    Ok(delivery)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn the_parent_is_found_behind_any_command_name() {
+        for (stat, parent) in [
+            ("12 (sh) S 7 12 12 0", Some(7)),
+            ("12 (a) R 1 (b) S 7 12 12", Some(7)),
+            ("12 (", None),
+            ("", None),
+        ] {
+            assert_eq!(parent_in_stat(stat), parent, "{stat}");
+        }
+    }
+
+    #[test]
+    fn both_ways_to_look_find_a_grandchild() {
+        let mut child = Command::new("sh")
+            .args(["-c", "cat & wait"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let own = getpid().as_raw_nonzero().get();
+        let wanted = loop {
+            let grandchildren = children(child.id() as i32).unwrap();
+            if let Some(pid) = grandchildren.first() {
+                break *pid;
+            }
+        };
+        assert!(descendants().unwrap().contains(&wanted));
+        assert!(descendants_by_scan(own).unwrap().contains(&wanted));
+        let _ = pidfd_send_signal(
+            pidfd_open(Pid::from_raw(wanted).unwrap(), PidfdFlags::empty()).unwrap(),
+            Signal::KILL,
+        );
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,54 @@
+//! The boundary to the system: all that differs between Linux and FreeBSD, and the one unsafe block.
+
+#[cfg(target_os = "freebsd")]
+mod freebsd;
+#[cfg(target_os = "linux")]
+mod linux;
+
+#[cfg(target_os = "freebsd")]
+pub(crate) use freebsd::{become_reaper, descendants, signal_all};
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{become_reaper, descendants, signal_all};
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+/// The signals that a request may name, spelled as in signal(7) without `SIG`.
+const SIGNALS: &[(&str, Signal)] = &[
+    ("HUP", Signal::HUP),
+    ("INT", Signal::INT),
+    ("QUIT", Signal::QUIT),
+    ("ABRT", Signal::ABORT),
+    ("KILL", Signal::KILL),
+    ("USR1", Signal::USR1),
+    ("USR2", Signal::USR2),
+    ("ALRM", Signal::ALARM),
+    ("TERM", Signal::TERM),
+    ("CONT", Signal::CONT),
+    ("STOP", Signal::STOP),
+    ("TSTP", Signal::TSTP),
+    ("TTIN", Signal::TTIN),
+    ("TTOU", Signal::TTOU),
+    ("WINCH", Signal::WINCH),
+];
+
+/// The host's signal of that name.
+pub(crate) fn signal_by_name(name: &str) -> Option<Signal> {
+    SIGNALS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, signal)| *signal)
+}
+
+/// Makes the kernel end the command's process when the shim dies, so that a killed shim does not leave
+/// its agent running unseen (prctl(2) `PR_SET_PDEATHSIG`, procctl(2) `PROC_PDEATHSIG_CTL`).
+pub(crate) fn die_with_shim(command: &mut Command) {
+    // SAFETY: the closure runs between fork(2) and execve(2) of a single-threaded process and makes one
+    // system call; it neither allocates nor takes a lock.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+}

@@ -1,0 +1,141 @@
+//! Everything that can go wrong between a request and a running agent.
+
+use std::io;
+use std::path::PathBuf;
+
+use colibri_jail_core::{CommandLineError, JailError};
+use colibri_priv::PrivError;
+
+use crate::LinkError;
+
+/// Why a spawn, an adoption or a kill failed. Nothing runs after a failed spawn.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The id is not one of ours.
+    #[error("'{0}' is not an agent id: ids are lower-case letters and digits; see them with list-agents")]
+    BadId(String),
+    /// The command line itself is unusable.
+    #[error("the command line cannot be executed: {0}")]
+    Command(#[from] CommandLineError),
+    /// The confinement that was asked for is unusable.
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    /// The privilege backend refuses.
+    #[error(transparent)]
+    Privilege(#[from] PrivError),
+    /// A variable's name cannot be one.
+    #[error("environment variable name {0:?} is not usable: it is empty or holds '=' or NUL")]
+    EnvName(String),
+    /// A variable's value cannot be passed on.
+    #[error("the value of environment variable {0} holds a NUL byte; remove it")]
+    EnvValue(String),
+    /// A variable would act on the program that confines, outside of the jail.
+    #[error("environment variable {0} is refused for a jailed agent: the dynamic linker would obey it in the program that confines, before the agent is confined; set it inside the jail instead, e.g. with env(1)")]
+    EnvActsOutside(String),
+    /// There is no such program, or it is not executable.
+    #[error("program '{program}' was not found {place}; give the path of an executable file")]
+    ProgramNotFound {
+        /// As asked for.
+        program: String,
+        /// Where it was looked for.
+        place: String,
+    },
+    /// A path that the request names is not there.
+    #[error("{what} {path} {problem}")]
+    Path {
+        /// What the path was meant for.
+        what: &'static str,
+        /// The path.
+        path: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The user named is not in the root's own user table.
+    #[error("user '{user}' is not in {table}; give a user of that table, or numbers as UID or UID:GID")]
+    UnknownUser {
+        /// As asked for.
+        user: String,
+        /// The passwd(5) file that was read.
+        table: PathBuf,
+    },
+    /// The program that confines is not installed.
+    #[error("{0} is needed to confine this agent and is not installed or not executable; install it (Debian and Ubuntu: apt install bubblewrap), or name another engine in COLIBRI_JAIL_ENGINE")]
+    WrapperMissing(String),
+    /// The shim program is not where it should be.
+    #[error("the shim {path} cannot be started: {source}; install colibri-shim beside colibri-daemon or set COLIBRI_SHIM")]
+    Shim {
+        /// Where it was expected.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The shim started and then gave up.
+    #[error("the agent could not be started: {message}")]
+    Launch {
+        /// The shim's own words.
+        message: String,
+        /// The system's error number, where it was the system that refused.
+        errno: Option<i32>,
+    },
+    /// The system has no more processes, descriptors, memory or disk.
+    #[error("{doing} failed because the system is out of a resource: {source}; free some or raise the limit, then try again")]
+    Resources {
+        /// What was being done.
+        doing: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The state directory cannot be trusted or used.
+    #[error("state directory {path}: {problem}")]
+    State {
+        /// The directory, or a file in it.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// An agent's file cannot be written or read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The agent has ended.
+    #[error("agent {0} has ended")]
+    Ended(String),
+    /// The agent still runs.
+    #[error("agent {0} is running; kill it first")]
+    Running(String),
+    /// The agent's shim does not answer.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// KILL was sent and some are still there.
+    #[error("agent {id} could not be ended: {why}; still running: {}", pids(.remaining))]
+    KillUnverified {
+        /// The agent.
+        id: String,
+        /// Processes that survived.
+        remaining: Vec<i32>,
+        /// What was tried.
+        why: String,
+    },
+}
+
+fn pids(pids: &[i32]) -> String {
+    pids.iter().map(|pid| format!("pid {pid}")).collect::<Vec<_>>().join(", ")
+}
+
+impl SpawnError {
+    /// Sorts an error of the system: out of resources, or about this file.
+    pub(crate) fn from_io(doing: &str, path: &std::path::Path, source: io::Error) -> Self {
+        use rustix::io::Errno;
+        match Errno::from_io_error(&source) {
+            Some(
+                Errno::MFILE | Errno::NFILE | Errno::AGAIN | Errno::NOMEM | Errno::NOSPC | Errno::DQUOT,
+            ) => Self::Resources { doing: format!("{doing} {}", path.display()), source },
+            _ => Self::File { path: path.to_owned(), source },
+        }
+    }
+}

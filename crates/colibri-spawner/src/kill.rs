@@ -1,0 +1,165 @@
+//! Ends an agent and verifies it: signal, grace, KILL, and a look at what is left.
+//!
+//! The shim does this for all that it may signal. What runs as another user inside a FreeBSD jail is
+//! reached through the privilege backend: single processes of a persistent jail, the whole of one of ours.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use colibri_jail_core::{JailEngine, JailName, JailOp, Pid, Signal};
+use colibri_shim::control::{Op, Reply};
+
+use crate::{Agent, LinkError, SpawnError, Spawner};
+
+/// How a kill went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KillOutcome {
+    /// The first signal was enough.
+    Terminated,
+    /// It took KILL, or the removal of the jail.
+    Killed,
+    /// There was nothing left to end.
+    AlreadyExited,
+    /// A signal was delivered; no more was asked for.
+    Signalled,
+}
+
+/// What was done. Nothing of the agent is left, unless only a signal was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KillReport {
+    /// How it went.
+    pub outcome: KillOutcome,
+}
+
+impl Spawner {
+    /// Delivers a signal and does no more.
+    ///
+    /// # Errors
+    /// The agent runs as somebody else and the backend refuses.
+    pub async fn signal(&self, agent: &Agent, signal: &Signal) -> Result<KillReport, SpawnError> {
+        let op = Op::Signal { signal: signal.to_string() };
+        let outcome = match agent.link.request(op, Vec::new()).await {
+            Ok(Reply::Signalled(delivery)) => {
+                self.signal_elevated(agent, signal, &delivery.denied).await?;
+                KillOutcome::Signalled
+            }
+            Ok(_) | Err(LinkError::Gone) => KillOutcome::AlreadyExited,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(KillReport { outcome })
+    }
+
+    /// Signal, grace, KILL, verify.
+    ///
+    /// # Errors
+    /// [`SpawnError::KillUnverified`] names the processes that are left.
+    pub async fn kill(
+        &self,
+        agent: &Agent,
+        signal: &Signal,
+        grace: Duration,
+    ) -> Result<KillReport, SpawnError> {
+        let in_jail_of_another_user = matches!(self.engine, JailEngine::FreebsdJail)
+            && agent.spec.config.jail.is_some();
+        if in_jail_of_another_user
+            && self.signal(agent, signal).await?.outcome == KillOutcome::Signalled
+            && tokio::time::timeout(grace, agent.link.ended()).await.is_ok()
+        {
+            return Ok(KillReport { outcome: KillOutcome::Terminated });
+        }
+        let (signal, grace) = if in_jail_of_another_user {
+            if let Some(name) = self.own_jail(agent) {
+                self.run_elevated(&JailOp::Remove { name }).await?;
+            }
+            ("KILL".to_owned(), Duration::ZERO)
+        } else {
+            (signal.to_string(), grace)
+        };
+        let (forced, remaining, denied) = match self.shim_kill(agent, &signal, grace).await? {
+            Some(reply) => reply,
+            None => return Ok(KillReport { outcome: KillOutcome::AlreadyExited }),
+        };
+        if !denied.is_empty() {
+            self.signal_elevated(agent, &"KILL".parse::<Signal>()?, &denied).await?;
+            if let Some((_, remaining, _)) = self.shim_kill(agent, "KILL", Duration::ZERO).await? {
+                unverified(agent, remaining, "KILL was sent through the privilege backend too")?;
+            }
+        } else {
+            unverified(agent, remaining, "KILL was sent for 5 s")?;
+        }
+        let outcome = if forced { KillOutcome::Killed } else { KillOutcome::Terminated };
+        Ok(KillReport { outcome })
+    }
+
+    /// Asks the shim; `None` where it has gone, which it does only after its agent.
+    async fn shim_kill(
+        &self,
+        agent: &Agent,
+        signal: &str,
+        grace: Duration,
+    ) -> Result<Option<(bool, Vec<i32>, Vec<i32>)>, SpawnError> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let op = Op::Kill { signal: signal.to_owned(), grace_ms };
+        match agent.link.request(op, Vec::new()).await {
+            Ok(Reply::Killed { forced, remaining, denied }) => Ok(Some((forced, remaining, denied))),
+            Ok(_) | Err(LinkError::Gone) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The jail that was made for this agent, if there is one that can be removed.
+    fn own_jail(&self, agent: &Agent) -> Option<JailName> {
+        let jail = agent.spec.config.jail.as_ref()?;
+        if jail.name.is_some() {
+            return None;
+        }
+        format!("colibri-{}", agent.spec.id).parse().ok()
+    }
+
+    async fn signal_elevated(
+        &self,
+        agent: &Agent,
+        signal: &Signal,
+        pids: &[i32],
+    ) -> Result<(), SpawnError> {
+        let pids: Vec<Pid> = pids
+            .iter()
+            .filter_map(|pid| u32::try_from(*pid).ok())
+            .filter_map(|pid| Pid::new(pid).ok())
+            .collect();
+        if pids.is_empty() {
+            return Ok(());
+        }
+        let jail = agent.spec.config.jail.as_ref().and_then(|jail| jail.name.as_ref()?.parse().ok());
+        self.run_elevated(&JailOp::Signal { jail, pids, signal: signal.clone() }).await
+    }
+
+    async fn run_elevated(&self, op: &JailOp) -> Result<(), SpawnError> {
+        let command = self.backend.elevate(op, &self.engine)?;
+        tracing::info!(command = %command, "running through the privilege backend");
+        let output = tokio::process::Command::new(command.program())
+            .args(command.args())
+            .env_clear()
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .map_err(|error| SpawnError::from_io("running", command.program().as_ref(), error))?;
+        if !output.status.success() {
+            // What is gone already cannot be signalled or removed; verification decides, not this.
+            tracing::warn!(command = %command, status = %output.status,
+                stderr = %String::from_utf8_lossy(&output.stderr), "privileged command failed");
+        }
+        Ok(())
+    }
+}
+
+fn unverified(agent: &Agent, remaining: Vec<i32>, why: &str) -> Result<(), SpawnError> {
+    if remaining.is_empty() {
+        return Ok(());
+    }
+    Err(SpawnError::KillUnverified {
+        id: agent.spec.id.to_string(),
+        remaining,
+        why: why.to_owned(),
+    })
+}

@@ -1,0 +1,52 @@
+//! Turns a request for an agent into a confined process under its own shim, and finds it again later.
+//!
+//! [`Spawner::prepare`] says what would run; [`Spawner::spawn`] runs it; [`Spawner::adopt`] finds what an
+//! earlier process left running; [`Spawner::kill`] ends an agent and verifies that nothing is left.
+
+#![forbid(unsafe_code)]
+
+mod adopt;
+mod config;
+mod error;
+mod host;
+mod kill;
+mod link;
+mod prepare;
+pub mod settings;
+mod spawn;
+mod state;
+
+pub use adopt::Found;
+pub use config::{AgentId, AgentSpawnConfig, AgentSpec};
+pub use error::SpawnError;
+pub use host::HostEnv;
+pub use kill::{KillOutcome, KillReport};
+pub use link::{LinkError, ShimLink, ShimState};
+pub use prepare::Prepared;
+pub use spawn::Agent;
+pub use state::StateDir;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use colibri_jail_core::JailEngine;
+use colibri_priv::PrivBackend;
+
+/// How agents are confined and where they are kept. Making one touches nothing.
+#[derive(Clone)]
+pub struct Spawner {
+    /// What confines.
+    pub engine: JailEngine,
+    /// What reaches root, where the engine needs it.
+    pub backend: Arc<dyn PrivBackend>,
+    /// Where agents live.
+    pub state: StateDir,
+    /// Directories that no sandbox may see: the daemon's own socket would be a way out.
+    pub hidden: Vec<PathBuf>,
+    /// The `colibri-shim` program.
+    pub shim: PathBuf,
+    /// What the environment of agents starts from.
+    pub host: HostEnv,
+    /// Size at which a journal segment is closed, in bytes.
+    pub segment_bytes: u64,
+}

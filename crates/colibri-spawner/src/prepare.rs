@@ -1,0 +1,249 @@
+//! From a request to the exact command: validated, wrapped and elevated. Nothing is started here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use colibri_jail_core::{
+    CommandLine, Confinement, ExitFidelity, JailEngine, JailName, JailOp, JailPath, JailUser,
+};
+
+use crate::host::{is_executable, resolve_in, user_in};
+use crate::{AgentSpawnConfig, SpawnError, Spawner};
+
+/// Stands for the agent's id where there is none yet, as in `explain`.
+const NO_ID: &str = "ID";
+/// Variables that the dynamic linker or C library of the *confining* program would obey (ld.so(8) on
+/// Linux, rtld(1) on FreeBSD): they would run the request's code before the agent is confined, with mdo
+/// even as root.
+const ACTS_OUTSIDE: &[&str] = &["LD_", "GLIBC_TUNABLES", "GCONV_PATH"];
+/// Directories that a bubblewrap sandbox has of its own, whatever the root holds there.
+const PRIVATE: &[&str] = &["/proc", "/dev", "/tmp"];
+
+/// What would run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// The exact program and arguments.
+    pub command: CommandLine,
+    /// Name of the engine.
+    pub engine: String,
+    /// Name of the privilege backend; `none` where there is no jail.
+    pub privilege: String,
+    pub(crate) agent: CommandLine,
+    pub(crate) confinement: Confinement,
+    pub(crate) workdir: Option<JailPath>,
+    pub(crate) hidden: Vec<JailPath>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) exit_note: Option<String>,
+}
+
+impl Prepared {
+    /// Signals must spare the first process, because it is a wrapper that takes the sandbox with it.
+    pub(crate) fn has_wrapper(&self) -> bool {
+        self.confinement != Confinement::None && self.engine == "bubblewrap"
+    }
+}
+
+impl Spawner {
+    /// Says what a request would run, and starts nothing. Of the host it looks at the root's user table
+    /// and at which directories to hide, both only for bubblewrap.
+    ///
+    /// # Errors
+    /// The request is not usable as it is.
+    pub fn prepare(&self, config: &AgentSpawnConfig) -> Result<Prepared, SpawnError> {
+        self.prepare_as(config, NO_ID)
+    }
+
+    pub(crate) fn prepare_as(
+        &self,
+        config: &AgentSpawnConfig,
+        id: &str,
+    ) -> Result<Prepared, SpawnError> {
+        let agent = CommandLine::new(config.program.clone(), config.args.clone())?;
+        let ephemeral: JailName = format!("colibri-{id}").parse()?;
+        let mut confinement = match &config.jail {
+            Some(jail) => jail.confinement(&ephemeral)?,
+            None => Confinement::None,
+        };
+        let workdir = config.cwd.as_ref().map(|cwd| cwd.parse::<JailPath>()).transpose()?;
+        check_env(&config.env, confinement != Confinement::None)?;
+        let mut engine = self.engine.clone();
+        if let (JailEngine::Bubblewrap(bubblewrap), Confinement::Ephemeral { path, user, .. }) =
+            (&mut engine, &mut confinement)
+        {
+            bubblewrap.hidden = hidden_in(Path::new(path.as_str()), &self.hidden)?;
+            if let Some(JailUser::Name(name)) = user {
+                *user = Some(number_of(name.as_ref(), Path::new(path.as_str()))?);
+            }
+        }
+        let hidden = match &engine {
+            JailEngine::Bubblewrap(bubblewrap) => bubblewrap.hidden.clone(),
+            JailEngine::FreebsdJail => Vec::new(),
+        };
+        let mut exit_note = None;
+        let (command, privilege) = match confinement.clone().into_op(workdir.clone(), agent.clone()) {
+            None => (agent.clone(), "none".to_owned()),
+            Some(op) => {
+                if self.backend.name() != "helper" && engine.exit_fidelity(&op) == ExitFidelity::Collapsed {
+                    exit_note = Some("jail(8) reports every failure as exit code 1: the agent's own code or signal is not known".to_owned());
+                }
+                (self.backend.elevate(&op, &engine)?, self.backend.name().to_owned())
+            }
+        };
+        Ok(Prepared {
+            command,
+            engine: engine.name().to_owned(),
+            privilege,
+            agent,
+            confinement,
+            workdir,
+            hidden,
+            env: self.host.with(&config.env),
+            exit_note,
+        })
+    }
+
+    /// Checks on the host what can be checked before a start, so that the answer is clear and early.
+    pub(crate) fn check(&self, prepared: &Prepared) -> Result<(), SpawnError> {
+        match &prepared.confinement {
+            Confinement::None => {
+                let cwd = Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
+                check_directory("working directory", cwd, cwd)?;
+                check_program(prepared, "on this host", &|path| Some(cwd.join(path)))
+            }
+            Confinement::Persistent { .. } => check_wrapper(&prepared.command),
+            Confinement::Ephemeral { path, .. } => {
+                let root = Path::new(path.as_str());
+                check_directory("jail path", root, root)?;
+                check_wrapper(&prepared.command)?;
+                if prepared.engine == "bubblewrap" {
+                    for needed in PRIVATE {
+                        let inside = root.join(needed.trim_start_matches('/'));
+                        if !inside.is_dir() {
+                            return Err(SpawnError::Path {
+                                what: "jail path",
+                                path: path.to_string(),
+                                problem: format!("has no directory {needed} to mount on; create an empty one in it"),
+                            });
+                        }
+                    }
+                }
+                let visible = |path: &Path| {
+                    let private = prepared.engine == "bubblewrap"
+                        && (PRIVATE.iter().any(|own| path.starts_with(own))
+                            || prepared.hidden.iter().any(|dir| path.starts_with(dir.as_str())));
+                    if private { None } else { resolve_in(root, path) }
+                };
+                let workdir = Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
+                if !PRIVATE.iter().any(|own| workdir == Path::new(own)) {
+                    let place = visible(workdir).unwrap_or_default();
+                    check_directory("working directory", workdir, &place)?;
+                }
+                check_program(prepared, &format!("under {}", root.display()), &|path| {
+                    visible(&workdir.join(path))
+                })
+            }
+        }
+    }
+}
+
+/// Refuses names and values that cannot be passed on, or that must not.
+fn check_env(env: &BTreeMap<String, String>, jailed: bool) -> Result<(), SpawnError> {
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(SpawnError::EnvName(name.clone()));
+        }
+        if value.contains('\0') {
+            return Err(SpawnError::EnvValue(name.clone()));
+        }
+        if jailed && ACTS_OUTSIDE.iter().any(|prefix| name.starts_with(prefix)) {
+            return Err(SpawnError::EnvActsOutside(name.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Those of `directories` that are inside `root`, as they are called there.
+fn hidden_in(root: &Path, directories: &[PathBuf]) -> Result<Vec<JailPath>, SpawnError> {
+    let Ok(root) = root.canonicalize() else {
+        return Ok(Vec::new());
+    };
+    let mut inside: Vec<PathBuf> = directories
+        .iter()
+        .filter_map(|directory| directory.canonicalize().ok())
+        .filter_map(|directory| Some(Path::new("/").join(directory.strip_prefix(&root).ok()?)))
+        .filter(|directory| !PRIVATE.iter().any(|own| directory.starts_with(own)))
+        .collect();
+    // Whoever sorts parents first needs no child of one.
+    inside.sort();
+    inside.dedup_by(|later, earlier| later.starts_with(earlier));
+    if inside.iter().any(|directory| directory == Path::new("/")) {
+        return Err(SpawnError::Path {
+            what: "jail path",
+            path: root.display().to_string(),
+            problem: "is where the daemon keeps its own state; give another root".to_owned(),
+        });
+    }
+    inside
+        .iter()
+        .map(|directory| directory.to_string_lossy().parse().map_err(SpawnError::from))
+        .collect()
+}
+
+/// The user's numbers by the root's own table: bubblewrap knows no names.
+fn number_of(name: &str, root: &Path) -> Result<JailUser, SpawnError> {
+    let table = root.join("etc/passwd");
+    resolve_in(root, Path::new("/etc/passwd"))
+        .and_then(|place| fs::read_to_string(place).ok())
+        .and_then(|text| user_in(&text, name))
+        .ok_or_else(|| SpawnError::UnknownUser { user: name.to_owned(), table })
+}
+
+fn check_directory(what: &'static str, shown: &Path, place: &Path) -> Result<(), SpawnError> {
+    let problem = match place.metadata() {
+        Ok(data) if data.is_dir() => return Ok(()),
+        Ok(_) => "is not a directory; give one".to_owned(),
+        Err(_) if place.as_os_str().is_empty() => "does not exist inside the jail; give one that does".to_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "does not exist; create it or give another".to_owned(),
+        Err(error) => format!("cannot be used: {error}"),
+    };
+    Err(SpawnError::Path { what, path: shown.display().to_string(), problem })
+}
+
+fn check_wrapper(command: &CommandLine) -> Result<(), SpawnError> {
+    if is_executable(Path::new(command.program())) {
+        Ok(())
+    } else {
+        Err(SpawnError::WrapperMissing(command.program().to_owned()))
+    }
+}
+
+/// Looks for the agent's program as execvp(3) will: by path, or in each directory of its `PATH`.
+fn check_program(
+    prepared: &Prepared,
+    place: &str,
+    find: &dyn Fn(&Path) -> Option<PathBuf>,
+) -> Result<(), SpawnError> {
+    let program = prepared.agent.program();
+    let executable = |path: &Path| find(path).is_some_and(|found| is_executable(&found));
+    let found = if program.contains('/') {
+        executable(Path::new(program))
+    } else {
+        prepared
+            .env
+            .get("PATH")
+            .into_iter()
+            .flat_map(|path| path.split(':'))
+            .any(|directory| executable(&Path::new(directory).join(program)))
+    };
+    if found {
+        return Ok(());
+    }
+    let place = if program.contains('/') {
+        place.to_owned()
+    } else {
+        let path = prepared.env.get("PATH").map_or("", String::as_str);
+        format!("{place} in PATH {path}")
+    };
+    Err(SpawnError::ProgramNotFound { program: program.to_owned(), place })
+}

@@ -1,0 +1,283 @@
+//! Which engine, backend and directories are used: flags over environment over file over defaults.
+//!
+//! The daemon and `colibri explain` must come to the same answer, so it is found here, once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use colibri_jail_core::{Bubblewrap, JailEngine};
+use colibri_priv::{BackendRegistry, PrivBackend, PrivMode};
+use serde::Deserialize;
+
+use crate::host::is_executable;
+use crate::{HostEnv, SpawnError, Spawner, StateDir};
+
+const DEFAULT_HELPER: &str = "/usr/local/libexec/colibri-jail-helper";
+const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
+/// Where bubblewrap is looked for; a service's `PATH` is not relied on.
+const BWRAP: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"];
+/// Where the shim is looked for when it is not beside the running program.
+const SHIM: &[&str] = &["/usr/local/libexec/colibri-shim", "/usr/libexec/colibri-shim", "/usr/lib/colibri/colibri-shim"];
+
+/// One source of settings: flags, environment or file. What it does not say is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Partial {
+    /// The daemon's socket.
+    pub socket: Option<PathBuf>,
+    /// Group that may use the socket, by name or number.
+    pub socket_group: Option<String>,
+    /// The state directory.
+    pub state_dir: Option<PathBuf>,
+    /// Name of the privilege backend.
+    pub privilege: Option<String>,
+    /// The setuid helper.
+    pub helper: Option<String>,
+    /// Name of the engine.
+    pub engine: Option<String>,
+    /// The shim program.
+    pub shim: Option<PathBuf>,
+    /// Size at which a journal segment is closed, in bytes.
+    pub segment_bytes: Option<u64>,
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// The file is no valid settings file.
+    #[error("{path}: {message}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and what is wrong there.
+        message: String,
+    },
+    /// There is no place for the state.
+    #[error("no state directory is known: set COLIBRI_STATE_DIR or HOME, or give --state-dir")]
+    NoStateDir,
+    /// A segment must hold something.
+    #[error("segment_bytes is {0}; give at least 4096")]
+    SegmentBytes(u64),
+    /// An unknown engine.
+    #[error("COLIBRI_JAIL_ENGINE: {0}")]
+    Engine(colibri_jail_core::JailError),
+    /// An unknown backend.
+    #[error("COLIBRI_JAIL_PRIV_MODE: {0}")]
+    Privilege(colibri_priv::PrivError),
+}
+
+impl Partial {
+    /// What the environment says; `lookup` gives a variable's value.
+    #[must_use]
+    pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Self {
+        let lookup = |name: &str| lookup(name).filter(|value| !value.is_empty());
+        Self {
+            socket: lookup("COLIBRI_SOCKET").map(PathBuf::from),
+            socket_group: None,
+            state_dir: lookup("COLIBRI_STATE_DIR").map(PathBuf::from),
+            privilege: lookup("COLIBRI_JAIL_PRIV_MODE"),
+            helper: lookup("COLIBRI_JAIL_HELPER"),
+            engine: lookup("COLIBRI_JAIL_ENGINE"),
+            shim: lookup("COLIBRI_SHIM").map(PathBuf::from),
+            segment_bytes: None,
+        }
+    }
+
+    /// What a settings file says.
+    ///
+    /// # Errors
+    /// Not TOML, an unknown key, or a value of another type, with line and column.
+    pub fn from_toml(path: &Path, text: &str) -> Result<Self, SettingsError> {
+        toml::from_str(text).map_err(|error| SettingsError::File {
+            path: path.to_owned(),
+            message: error.to_string().trim_end().to_owned(),
+        })
+    }
+
+    /// These settings, and those of `weaker` where these are silent.
+    #[must_use]
+    pub fn or(self, weaker: Self) -> Self {
+        Self {
+            socket: self.socket.or(weaker.socket),
+            socket_group: self.socket_group.or(weaker.socket_group),
+            state_dir: self.state_dir.or(weaker.state_dir),
+            privilege: self.privilege.or(weaker.privilege),
+            helper: self.helper.or(weaker.helper),
+            engine: self.engine.or(weaker.engine),
+            shim: self.shim.or(weaker.shim),
+            segment_bytes: self.segment_bytes.or(weaker.segment_bytes),
+        }
+    }
+}
+
+/// Settings that can be used.
+#[derive(Clone)]
+pub struct Settings {
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The engine, with the place of its program on this host.
+    pub engine: JailEngine,
+    /// The privilege backend.
+    pub backend: Arc<dyn PrivBackend>,
+    /// The shim program.
+    pub shim: PathBuf,
+    /// Size at which a journal segment is closed, in bytes.
+    pub segment_bytes: u64,
+}
+
+impl Settings {
+    /// Fills in defaults and looks names up. `backends` makes the registry, given the helper's path.
+    ///
+    /// # Errors
+    /// A name is unknown (the message lists the known ones), or a value is out of range.
+    pub fn resolve(
+        partial: &Partial,
+        lookup: impl Fn(&str) -> Option<String>,
+        backends: impl FnOnce(&str) -> BackendRegistry,
+    ) -> Result<Self, SettingsError> {
+        let mut engine: JailEngine = match &partial.engine {
+            Some(name) => name.parse().map_err(SettingsError::Engine)?,
+            None if cfg!(target_os = "freebsd") => JailEngine::FreebsdJail,
+            None => JailEngine::Bubblewrap(Bubblewrap::default()),
+        };
+        if let JailEngine::Bubblewrap(bubblewrap) = &mut engine
+            && let Some(found) = BWRAP.iter().find(|path| is_executable(Path::new(path)))
+            && let Ok(path) = found.parse()
+        {
+            bubblewrap.program = path;
+        }
+        let mode = match &partial.privilege {
+            Some(name) => PrivMode::parse(name).map_err(SettingsError::Privilege)?,
+            None => PrivMode::default_for(&engine),
+        };
+        let registry = backends(partial.helper.as_deref().unwrap_or(DEFAULT_HELPER));
+        let backend = registry.get(mode.as_str()).map_err(SettingsError::Privilege)?;
+        let segment_bytes = partial.segment_bytes.unwrap_or(DEFAULT_SEGMENT_BYTES);
+        if segment_bytes < 4096 {
+            return Err(SettingsError::SegmentBytes(segment_bytes));
+        }
+        let state_dir = match &partial.state_dir {
+            Some(path) => path.clone(),
+            None => default_state_dir(&lookup).ok_or(SettingsError::NoStateDir)?,
+        };
+        let shim = partial.shim.clone().unwrap_or_else(default_shim);
+        Ok(Self { state_dir, engine, backend, shim, segment_bytes })
+    }
+
+    /// A spawner with these settings; touches nothing. `socket` is the daemon's, which agents must not reach.
+    #[must_use]
+    pub fn spawner(
+        &self,
+        socket: &Path,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Spawner {
+        let mut hidden = vec![self.state_dir.clone(), PathBuf::from("/run/user")];
+        // The directory of the socket is ours by contract, unless somebody put it in a shared one.
+        hidden.extend(socket.parent().map(Path::to_owned));
+        Spawner {
+            engine: self.engine.clone(),
+            backend: self.backend.clone(),
+            state: StateDir::new(self.state_dir.clone()),
+            hidden,
+            shim: self.shim.clone(),
+            host: HostEnv::pick(variables),
+            segment_bytes: self.segment_bytes,
+        }
+    }
+}
+
+/// `/var/db/colibri` for root, else under the user's own state directory.
+fn default_state_dir(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let lookup = |name: &str| lookup(name).filter(|value| value.starts_with('/')).map(PathBuf::from);
+    if let Some(state) = lookup("XDG_STATE_HOME") {
+        return Some(state.join("colibri"));
+    }
+    if rustix::process::geteuid().is_root() {
+        return Some(PathBuf::from("/var/db/colibri"));
+    }
+    Some(lookup("HOME")?.join(".local/state/colibri"))
+}
+
+/// The shim beside the running program, else where packages put it.
+fn default_shim() -> PathBuf {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("colibri-shim")));
+    beside
+        .iter()
+        .map(PathBuf::as_path)
+        .chain(SHIM.iter().map(Path::new))
+        .find(|path| is_executable(path))
+        .map_or_else(|| PathBuf::from("/usr/local/libexec/colibri-shim"), Path::to_owned)
+}
+
+/// Reads a settings file: the one named, or the first usual one that exists; none is no settings.
+///
+/// # Errors
+/// The file named cannot be read, or a file is not valid.
+pub fn read_file(named: Option<&Path>, lookup: impl Fn(&str) -> Option<String>) -> Result<Partial, SettingsError> {
+    let usual = || {
+        let config = lookup("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(lookup("HOME")?).join(".config")))
+            .map(|directory| directory.join("colibri/colibri.toml"));
+        let system = if cfg!(target_os = "freebsd") { "/usr/local/etc/colibri/colibri.toml" } else { "/etc/colibri/colibri.toml" };
+        config.into_iter().chain([PathBuf::from(system)]).find(|path| path.exists())
+    };
+    let Some(path) = named.map(Path::to_owned).or_else(usual) else {
+        return Ok(Partial::default());
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| SettingsError::File {
+        path: path.clone(),
+        message: format!("cannot be read: {error}"),
+    })?;
+    Partial::from_toml(&path, &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn resolve(flags: Partial, env: &[(&str, &str)], file: &str) -> Result<Settings, SettingsError> {
+        let env: HashMap<_, _> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let lookup = |name: &str| env.get(name).cloned();
+        let file = Partial::from_toml(Path::new("colibri.toml"), file)?;
+        let partial = flags.or(Partial::from_env(lookup)).or(file);
+        Settings::resolve(&partial, lookup, BackendRegistry::builtin)
+    }
+
+    #[test]
+    fn flags_beat_environment_beats_file_beats_default() {
+        let file = "state_dir = \"/file\"\nengine = \"freebsd\"\n";
+        let from_file = resolve(Partial::default(), &[("HOME", "/h")], file).unwrap();
+        assert_eq!(from_file.state_dir, Path::new("/file"));
+        assert_eq!(from_file.engine, JailEngine::FreebsdJail);
+        assert_eq!(from_file.backend.name(), "mdo");
+        let env = [("COLIBRI_STATE_DIR", "/env"), ("COLIBRI_JAIL_ENGINE", "bubblewrap")];
+        let from_env = resolve(Partial::default(), &env, file).unwrap();
+        assert_eq!(from_env.state_dir, Path::new("/env"));
+        assert_eq!(from_env.backend.name(), "none");
+        let flags = Partial { state_dir: Some("/flag".into()), ..Partial::default() };
+        assert_eq!(resolve(flags, &env, file).unwrap().state_dir, Path::new("/flag"));
+        let state = [("XDG_STATE_HOME", "/x")];
+        assert_eq!(resolve(Partial::default(), &state, "").unwrap().state_dir, Path::new("/x/colibri"));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_the_values_that_are_known() {
+        for (env, file, expected) in [
+            (("COLIBRI_JAIL_ENGINE", "docker"), "", &["docker", "freebsd", "bubblewrap"][..]),
+            (("COLIBRI_JAIL_PRIV_MODE", "sudo"), "", &["sudo", "mdo", "helper", "none"]),
+            (("HOME", "/h"), "colour = 1\n", &["colibri.toml", "line 1", "colour"]),
+            (("HOME", "/h"), "segment_bytes = 1\n", &["segment_bytes", "4096"]),
+        ] {
+            let message = match resolve(Partial::default(), &[env, ("XDG_STATE_HOME", "/x")], file) {
+                Ok(_) => panic!("{env:?} {file} was accepted"),
+                Err(error) => error.to_string(),
+            };
+            for part in expected {
+                assert!(message.contains(part), "{message:?} lacks {part}");
+            }
+        }
+    }
+}

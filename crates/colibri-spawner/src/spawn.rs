@@ -1,0 +1,138 @@
+//! Starts a shim, hands it the launch, and hears from it that the agent runs.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use colibri_shim::launch::{Launch, LaunchReport};
+use colibri_shim::layout;
+use colibri_shim::record::{self, Durability};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
+
+use crate::prepare::Prepared;
+use crate::state::now_ns;
+use crate::{AgentId, AgentSpawnConfig, AgentSpec, ShimLink, SpawnError, Spawner};
+
+/// A running agent.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// Its specification.
+    pub spec: AgentSpec,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// The first process's id.
+    pub pid: i32,
+    /// The connection to its shim.
+    pub link: ShimLink,
+}
+
+impl Spawner {
+    /// Starts an agent under a shim of its own. When this returns, the program has been executed (with a
+    /// jail: the program that confines it), and the agent outlives this process.
+    ///
+    /// # Errors
+    /// Nothing runs and nothing is left behind.
+    pub async fn spawn(&self, config: &AgentSpawnConfig) -> Result<Agent, SpawnError> {
+        // Refused requests leave no trace, so look before the directory is made.
+        self.check(&self.prepare(config)?)?;
+        let (id, directory, log) = self.state.create_agent()?;
+        let started = self.start(config, &id, &directory, log).await;
+        if started.is_err() {
+            let _ = tokio::fs::remove_dir_all(&directory).await;
+        }
+        started
+    }
+
+    async fn start(
+        &self,
+        config: &AgentSpawnConfig,
+        id: &AgentId,
+        directory: &Path,
+        log: std::fs::File,
+    ) -> Result<Agent, SpawnError> {
+        let prepared = self.prepare_as(config, id.as_str())?;
+        let spec = AgentSpec {
+            id: id.clone(),
+            config: config.redacted(),
+            engine: prepared.engine.clone(),
+            privilege: prepared.privilege.clone(),
+            exit_note: prepared.exit_note.clone(),
+            created_at_ns: now_ns(),
+        };
+        let path = directory.join(layout::SPEC);
+        record::replace(&path, &spec, Durability::Process)
+            .map_err(|error| SpawnError::from_io("writing", &path, error))?;
+        let pid = self.launch(&prepared, directory, log).await?;
+        let link = ShimLink::connect(directory).await;
+        match link {
+            Ok(link) => Ok(Agent { spec, directory: directory.to_owned(), pid, link }),
+            // An agent that ended at once is no failed spawn: its record is there to be adopted.
+            Err(error) => match self.adopt_one(id).await? {
+                Some(crate::Found::Running(agent)) => Ok(agent),
+                Some(crate::Found::Ended { spec, exit }) => Ok(Agent {
+                    spec,
+                    directory: directory.to_owned(),
+                    pid,
+                    link: ShimLink::ended_with(exit),
+                }),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    /// Runs the shim program; returns the first process's id.
+    async fn launch(
+        &self,
+        prepared: &Prepared,
+        directory: &Path,
+        log: std::fs::File,
+    ) -> Result<i32, SpawnError> {
+        let launch = Launch {
+            program: prepared.command.program().to_owned(),
+            args: prepared.command.args().to_vec(),
+            env: prepared.env.clone().into_iter().collect(),
+            cwd: match (&prepared.confinement, &prepared.workdir) {
+                (colibri_jail_core::Confinement::None, Some(workdir)) => workdir.to_string(),
+                _ => "/".to_owned(),
+            },
+            wrapper: prepared.has_wrapper(),
+            segment_bytes: self.segment_bytes,
+        };
+        let shim_failed = |source: std::io::Error| match SpawnError::from_io("starting", &self.shim, source) {
+            SpawnError::File { path, source } => SpawnError::Shim { path, source },
+            other => other,
+        };
+        let mut child = Command::new(&self.shim)
+            .arg(directory)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::from(log))
+            .spawn()
+            .map_err(shim_failed)?;
+        let request = serde_json::to_vec(&launch).map_err(|error| shim_failed(error.into()))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A shim that gave up early says why on its stdout; the broken pipe says less.
+            let _ = stdin.write_all(&request).await;
+        }
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line).await.map_err(shim_failed)?;
+        }
+        match serde_json::from_str(&line) {
+            Ok(LaunchReport::Started { pid }) => Ok(pid),
+            Ok(LaunchReport::Failed { message, errno }) => {
+                let _ = child.wait().await;
+                Err(SpawnError::Launch { message, errno })
+            }
+            Err(_) => {
+                let status = child.wait().await.map_err(shim_failed)?;
+                let said = tokio::fs::read_to_string(directory.join(layout::LOG)).await.unwrap_or_default();
+                Err(SpawnError::Launch {
+                    message: format!("the shim ended early ({status}): {}", said.trim_end()),
+                    errno: None,
+                })
+            }
+        }
+    }
+}

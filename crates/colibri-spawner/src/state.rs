@@ -1,0 +1,184 @@
+//! The state directory: who may use it, where agents are in it, and which of them are alive.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use colibri_shim::layout;
+use rustix::process::geteuid;
+
+use crate::{AgentId, SpawnError};
+
+/// The state directory. Making the value touches nothing; [`StateDir::open`] creates and checks it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// Names a state directory.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// An agent's directory.
+    #[must_use]
+    pub fn agent(&self, id: &AgentId) -> PathBuf {
+        self.agents().join(id.as_str())
+    }
+
+    pub(crate) fn agents(&self) -> PathBuf {
+        self.0.join("agents")
+    }
+
+    /// Creates the directory with mode 0700, or checks the one that is there.
+    ///
+    /// # Errors
+    /// It belongs to somebody else, or others can write to it: what is in it cannot be trusted then.
+    pub fn open(&self) -> Result<(), SpawnError> {
+        let trouble = |problem: String| SpawnError::State { path: self.0.clone(), problem };
+        if !self.0.is_absolute() {
+            return Err(trouble("is not an absolute path; give it from the root".into()));
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)
+            .map_err(|error| trouble(format!("cannot be created: {error}; name another one with --state-dir")))?;
+        let data = fs::metadata(&self.0)
+            .map_err(|error| trouble(format!("cannot be read: {error}")))?;
+        if data.uid() != geteuid().as_raw() {
+            return Err(trouble(format!(
+                "belongs to uid {}, not to this user; name one of your own with --state-dir",
+                data.uid()
+            )));
+        }
+        if data.mode() & 0o022 != 0 {
+            return Err(trouble(format!(
+                "can be written by others (mode {:04o}), so what is in it cannot be trusted; look at what is in it, then run: chmod 700 {}",
+                data.mode() & 0o7777,
+                self.0.display()
+            )));
+        }
+        if data.mode() & 0o077 != 0 {
+            fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
+                .map_err(|error| trouble(format!("cannot be made private: {error}")))?;
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(self.agents())
+            .map_err(|error| trouble(format!("cannot hold agents: {error}")))
+    }
+
+    /// The ids of all agents that are there, sorted.
+    pub(crate) fn ids(&self) -> Result<Vec<AgentId>, SpawnError> {
+        let path = self.agents();
+        let failed = |error| SpawnError::from_io("reading", &path, error);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            if let Some(id) = entry.map_err(failed)?.file_name().to_str().and_then(|name| name.parse().ok()) {
+                ids.push(id);
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Makes a directory for a new agent, and the log in it, locked: see [`layout::LOG`].
+    pub(crate) fn create_agent(&self) -> Result<(AgentId, PathBuf, File), SpawnError> {
+        loop {
+            let id = AgentId::random();
+            let directory = self.agent(&id);
+            match DirBuilder::new().mode(0o700).create(&directory) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(SpawnError::from_io("creating", &directory, error)),
+                Ok(()) => {
+                    let log = directory.join(layout::LOG);
+                    let made = OpenOptions::new()
+                        .append(true)
+                        .create_new(true)
+                        .mode(0o600)
+                        .open(&log)
+                        .and_then(|file| {
+                            file.try_lock()?;
+                            Ok(file)
+                        });
+                    return match made {
+                        Ok(file) => Ok((id, directory, file)),
+                        Err(error) => {
+                            let _ = fs::remove_dir_all(&directory);
+                            Err(SpawnError::from_io("creating", &log, error))
+                        }
+                    };
+                }
+            }
+        }
+    }
+
+    /// Whether the agent's shim lives, or is about to: see [`layout::LOG`].
+    pub(crate) fn is_alive(&self, id: &AgentId) -> Result<bool, SpawnError> {
+        let path = self.agent(id).join(layout::LOG);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(SpawnError::from_io("opening", &path, error)),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(SpawnError::from_io("locking", &path, error)),
+        }
+    }
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn now_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_others_can_write_is_refused_and_a_readable_one_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        for (mode, accepted) in [(0o700, true), (0o755, true), (0o770, false), (0o702, false), (0o1777, false)] {
+            let path = dir.path().join(format!("{mode:o}"));
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let opened = StateDir::new(path.clone()).open();
+            assert_eq!(opened.is_ok(), accepted, "{mode:o}: {opened:?}");
+            if accepted {
+                assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+            }
+        }
+        assert!(StateDir::new("relative".into()).open().is_err());
+    }
+
+    #[test]
+    fn an_agent_is_alive_as_long_as_somebody_holds_its_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path().join("state"));
+        state.open().unwrap();
+        let (id, _, log) = state.create_agent().unwrap();
+        assert!(state.is_alive(&id).unwrap());
+        let handed_over = log.try_clone().unwrap();
+        drop(log);
+        assert!(state.is_alive(&id).unwrap());
+        drop(handed_over);
+        assert!(!state.is_alive(&id).unwrap());
+        assert_eq!(state.ids().unwrap(), [id]);
+        assert!(!state.is_alive(&"absent".parse().unwrap()).unwrap());
+    }
+}
