@@ -1,0 +1,50 @@
+//! What needs an engine, and perhaps root: five operations, and nothing else goes through a backend.
+
+use crate::{CommandLine, Ip4Policy, JailName, JailPath, JailUser, Pid, Signal};
+
+/// One operation on jails.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum JailOp {
+    /// Run a command in a jail that exists.
+    Attach {
+        /// The jail.
+        name: JailName,
+        /// The user inside it.
+        user: Option<JailUser>,
+        /// Working directory inside it.
+        workdir: Option<JailPath>,
+        /// The agent.
+        command: CommandLine,
+    },
+    /// Make a jail for one command.
+    Create {
+        /// The new jail's name.
+        name: JailName,
+        /// Its root directory.
+        path: JailPath,
+        /// Its IPv4.
+        ip4: Ip4Policy,
+        /// The user inside it.
+        user: Option<JailUser>,
+        /// Working directory inside it.
+        workdir: Option<JailPath>,
+        /// The agent.
+        command: CommandLine,
+    },
+    /// Signal processes that the caller may not signal itself.
+    Signal {
+        /// The jail that they are in, if it is a persistent one.
+        jail: Option<JailName>,
+        /// The processes, by their ids on the host.
+        pids: Vec<Pid>,
+        /// The signal.
+        signal: Signal,
+    },
+    /// Remove a jail with all processes in it.
+    Remove {
+        /// The jail.
+        name: JailName,
+    },
+    /// Name the jails that exist, one a line.
+    List,
+}

@@ -1,0 +1,106 @@
+//! Absolute, normal paths: one spelling for one place, and never an option.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::JailError;
+
+/// FreeBSD keeps a jail's path in MAXPATHLEN (1024) bytes with the NUL (jail(2)); Linux allows more.
+const MAX: usize = 1023;
+
+/// An absolute path without `.`, `..`, doubled or trailing `/`, NUL or control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JailPath(String);
+
+impl JailPath {
+    /// `/` itself.
+    #[must_use]
+    pub fn root() -> Self {
+        Self("/".to_owned())
+    }
+
+    /// A path that is written in this crate.
+    pub(crate) fn fixed(path: &'static str) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// The path as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for JailPath {
+    type Err = JailError;
+
+    fn from_str(text: &str) -> Result<Self, JailError> {
+        let path = || text.to_owned();
+        if text.len() > MAX {
+            return Err(JailError::PathTooLong {
+                length: text.len(),
+                max: MAX,
+            });
+        }
+        if text.is_empty() {
+            return Err(JailError::PathEmpty);
+        }
+        if text.contains('\0') {
+            return Err(JailError::PathNul(path()));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(JailError::PathControl(path()));
+        }
+        let Some(inside) = text.strip_prefix('/') else {
+            return Err(JailError::PathRelative(path()));
+        };
+        let odd = |part: &str| part.is_empty() || part == "." || part == "..";
+        if !inside.is_empty() && inside.split('/').any(odd) {
+            return Err(JailError::PathNotNormal(path()));
+        }
+        Ok(Self(path()))
+    }
+}
+
+impl fmt::Display for JailPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bad_path_has_its_own_refusal() {
+        let p = str::to_owned;
+        let table = [
+            ("", JailError::PathEmpty),
+            ("srv", JailError::PathRelative(p("srv"))),
+            ("./srv", JailError::PathRelative(p("./srv"))),
+            ("-r", JailError::PathRelative(p("-r"))),
+            ("//", JailError::PathNotNormal(p("//"))),
+            ("/srv/", JailError::PathNotNormal(p("/srv/"))),
+            ("/srv//a", JailError::PathNotNormal(p("/srv//a"))),
+            ("/srv/./a", JailError::PathNotNormal(p("/srv/./a"))),
+            ("/srv/../etc", JailError::PathNotNormal(p("/srv/../etc"))),
+            ("/a\0", JailError::PathNul(p("/a\0"))),
+            ("/a\nb", JailError::PathControl(p("/a\nb"))),
+        ];
+        for (path, expected) in table {
+            assert_eq!(path.parse::<JailPath>(), Err(expected), "{path:?}");
+        }
+        let long = format!("/{}", "a".repeat(1023));
+        assert_eq!(
+            long.parse::<JailPath>(),
+            Err(JailError::PathTooLong {
+                length: 1024,
+                max: 1023
+            })
+        );
+        for good in ["/", "/srv", "/srv/..a/.b", "/a b", "/-x", "/a,b='c'"] {
+            assert_eq!(good.parse::<JailPath>().unwrap().as_str(), good);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Signals by name, because the numbers of many differ between Linux and FreeBSD (signal(7), signal(3)).
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::JailError;
+
+/// Names, and the number where POSIX fixes it (kill(1)) and so it is the same everywhere.
+const SIGNALS: &[(&str, Option<u8>)] = &[
+    ("HUP", Some(1)),
+    ("INT", Some(2)),
+    ("QUIT", Some(3)),
+    ("ABRT", Some(6)),
+    ("KILL", Some(9)),
+    ("ALRM", Some(14)),
+    ("TERM", Some(15)),
+    ("USR1", None),
+    ("USR2", None),
+    ("CONT", None),
+    ("STOP", None),
+    ("TSTP", None),
+    ("TTIN", None),
+    ("TTOU", None),
+    ("WINCH", None),
+];
+
+/// A signal that may be sent to an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Signal(&'static str);
+
+impl Signal {
+    /// Ask to end.
+    pub const TERM: Self = Self("TERM");
+    /// End at once.
+    pub const KILL: Self = Self("KILL");
+
+    /// The name, without `SIG`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.0
+    }
+}
+
+impl FromStr for Signal {
+    type Err = JailError;
+
+    /// `TERM`, `SIGTERM`, `term`, or a number that POSIX fixes, as `15`.
+    fn from_str(text: &str) -> Result<Self, JailError> {
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+        let number = text.parse::<u8>().ok();
+        SIGNALS
+            .iter()
+            .find(|(known, fixed)| *known == name || (number.is_some() && *fixed == number))
+            .map(|(known, _)| Self(known))
+            .ok_or_else(|| JailError::UnknownSignal(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// The id of a process that may be signalled: never 0 (one's own group) or 1 (init).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pid(u32);
+
+impl Pid {
+    /// Checks a process id.
+    ///
+    /// # Errors
+    /// It is 0 or 1, or would be negative as pid_t, which kill(2) reads as a group.
+    pub fn new(pid: u32) -> Result<Self, JailError> {
+        if pid > 1 && i32::try_from(pid).is_ok() {
+            Ok(Self(pid))
+        } else {
+            Err(JailError::BadPid(pid))
+        }
+    }
+}
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_known_by_name_and_by_fixed_number() {
+        for (text, name) in [
+            ("TERM", "TERM"),
+            ("SIGTERM", "TERM"),
+            ("term", "TERM"),
+            ("15", "TERM"),
+            ("9", "KILL"),
+            ("usr1", "USR1"),
+        ] {
+            assert_eq!(text.parse::<Signal>().unwrap().name(), name);
+        }
+        for bad in ["", "SIG", "0", "-9", "10", "64", "TERM ", "-s"] {
+            assert_eq!(
+                bad.parse::<Signal>(),
+                Err(JailError::UnknownSignal(bad.into()))
+            );
+        }
+    }
+
+    #[test]
+    fn only_single_ordinary_processes_are_named() {
+        for (pid, good) in [
+            (0, false),
+            (1, false),
+            (2, true),
+            (i32::MAX as u32, true),
+            (u32::MAX, false),
+        ] {
+            assert_eq!(Pid::new(pid).is_ok(), good, "{pid}");
+        }
+    }
+}
