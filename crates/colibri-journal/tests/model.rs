@@ -1,5 +1,6 @@
 //! The journal against a plain `Vec<u8>`: whatever is appended, cut, reopened or dropped, what is kept
 //! reads back the same at the same offsets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;

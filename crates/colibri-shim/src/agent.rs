@@ -41,7 +41,9 @@ pub(crate) fn start(launch: &Launch) -> io::Result<Agent> {
     let missing = || io::Error::other("a pipe of the agent is missing");
     let agent = Agent {
         pid: Pid::from_child(&child),
-        wrapper: launch.wrapper.then(|| Pid::from_child(&child).as_raw_nonzero().get()),
+        wrapper: launch
+            .wrapper
+            .then(|| Pid::from_child(&child).as_raw_nonzero().get()),
         stdin: child.stdin.take().ok_or_else(missing)?.into(),
         stdout: child.stdout.take().ok_or_else(missing)?.into(),
         stderr: child.stderr.take().ok_or_else(missing)?.into(),

@@ -135,19 +135,38 @@ mod tests {
     fn frames_read_as_documented() {
         let table: Vec<(String, &str)> = vec![
             (
-                serde_json::to_string(&Request { seq: 1, op: Op::Watch }).unwrap(),
+                serde_json::to_string(&Request {
+                    seq: 1,
+                    op: Op::Watch,
+                })
+                .unwrap(),
                 r#"{"seq":1,"op":"watch"}"#,
             ),
             (
-                serde_json::to_string(&Request { seq: 2, op: Op::Kill { signal: "TERM".into(), grace_ms: 5000 } }).unwrap(),
+                serde_json::to_string(&Request {
+                    seq: 2,
+                    op: Op::Kill {
+                        signal: "TERM".into(),
+                        grace_ms: 5000,
+                    },
+                })
+                .unwrap(),
                 r#"{"seq":2,"op":"kill","signal":"TERM","grace_ms":5000}"#,
             ),
             (
-                serde_json::to_string(&Request { seq: 3, op: Op::Input { len: 5 } }).unwrap(),
+                serde_json::to_string(&Request {
+                    seq: 3,
+                    op: Op::Input { len: 5 },
+                })
+                .unwrap(),
                 r#"{"seq":3,"op":"input","len":5}"#,
             ),
             (
-                serde_json::to_string(&Message::Reply { seq: 3, reply: Reply::Written(5) }).unwrap(),
+                serde_json::to_string(&Message::Reply {
+                    seq: 3,
+                    reply: Reply::Written(5),
+                })
+                .unwrap(),
                 r#"{"seq":3,"reply":{"written":5}}"#,
             ),
             (
@@ -165,7 +184,15 @@ mod tests {
         for (written, expected) in table {
             assert_eq!(written, expected);
         }
-        let event: Message = serde_json::from_str(r#"{"event":"status","stdout":1,"stderr":2}"#).unwrap();
-        assert_eq!(event, Message::Event(Event::Status(Status { stdout: 1, stderr: 2, ..Status::default() })));
+        let event: Message =
+            serde_json::from_str(r#"{"event":"status","stdout":1,"stderr":2}"#).unwrap();
+        assert_eq!(
+            event,
+            Message::Event(Event::Status(Status {
+                stdout: 1,
+                stderr: 2,
+                ..Status::default()
+            }))
+        );
     }
 }

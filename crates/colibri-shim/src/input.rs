@@ -14,7 +14,11 @@ pub(crate) struct Input {
 
 impl Input {
     pub(crate) fn new(pipe: OwnedFd) -> Self {
-        Self { pipe: Some(pipe), queue: VecDeque::new(), closing: false }
+        Self {
+            pipe: Some(pipe),
+            queue: VecDeque::new(),
+            closing: false,
+        }
     }
 
     /// The pipe, if something waits to be written to it.
@@ -71,7 +75,9 @@ mod tests {
         ioctl_fionbio(&read_end, true).unwrap();
         let mut input = Input::new(write_end);
         let bytes: Vec<u8> = (0..2 * INPUT_BACKLOG).map(|i| (i % 251) as u8).collect();
-        let Reply::Written(taken) = input.push(&bytes) else { panic!("refused") };
+        let Reply::Written(taken) = input.push(&bytes) else {
+            panic!("refused")
+        };
         assert!(taken < bytes.len());
         input.close();
         assert_eq!(input.push(b"late"), Reply::InputClosed);

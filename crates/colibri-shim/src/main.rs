@@ -45,7 +45,11 @@ enum ShimError {
     #[error("signals cannot be watched: {0}")]
     Signals(io::Error),
     #[error("{program} cannot be started in {cwd}: {error}")]
-    Exec { program: String, cwd: String, error: io::Error },
+    Exec {
+        program: String,
+        cwd: String,
+        error: io::Error,
+    },
     #[error("{file} cannot be written: {0}", file = layout::SHIM)]
     Record(io::Error),
 }
@@ -70,7 +74,9 @@ fn main() -> ExitCode {
     };
     match start(&directory) {
         Ok(supervisor) => {
-            report(&LaunchReport::Started { pid: supervisor.agent_pid() });
+            report(&LaunchReport::Started {
+                pid: supervisor.agent_pid(),
+            });
             match supervisor.run() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -84,7 +90,10 @@ fn main() -> ExitCode {
                 ShimError::Exec { error, .. } => error.raw_os_error(),
                 _ => None,
             };
-            report(&LaunchReport::Failed { message: error.to_string(), errno });
+            report(&LaunchReport::Failed {
+                message: error.to_string(),
+                errno,
+            });
             ExitCode::FAILURE
         }
     }
@@ -99,12 +108,17 @@ fn start(directory: &Path) -> Result<Supervisor, ShimError> {
     std::env::set_current_dir(directory)
         .map_err(|error| ShimError::Directory(directory.to_owned(), error))?;
     let mut text = Vec::new();
-    io::stdin().read_to_end(&mut text).map_err(ShimError::Launch)?;
+    io::stdin()
+        .read_to_end(&mut text)
+        .map_err(ShimError::Launch)?;
     // Whoever started it may die while it writes: half a request is no request.
     let launch: Launch =
         serde_json::from_slice(&text).map_err(|error| ShimError::Launch(error.into()))?;
     sys::become_reaper().map_err(ShimError::Reaper)?;
-    let options = JournalOptions { segment_bytes: launch.segment_bytes, ..JournalOptions::default() };
+    let options = JournalOptions {
+        segment_bytes: launch.segment_bytes,
+        ..JournalOptions::default()
+    };
     let stdout = Stream::new(Path::new(layout::STDOUT), &options)?;
     let stderr = Stream::new(Path::new(layout::STDERR), &options)?;
     let listener = UnixListener::bind(layout::CONTROL).map_err(ShimError::Control)?;
@@ -122,8 +136,14 @@ fn start(directory: &Path) -> Result<Supervisor, ShimError> {
     };
     // An agent without a record could not be found again: end it (it dies with this process).
     record::replace(Path::new(layout::SHIM), &shim, Durability::Process)
-       .map_err(ShimError::Record)?;
-    Ok(Supervisor::new(agent, stdout, stderr, OwnedFd::from(listener), signals))
+        .map_err(ShimError::Record)?;
+    Ok(Supervisor::new(
+        agent,
+        stdout,
+        stderr,
+        OwnedFd::from(listener),
+        signals,
+    ))
 }
 
 /// Answers whoever started the shim, and lets go of the pipe. Nobody may be there any more.
@@ -143,5 +163,7 @@ fn report(report: &LaunchReport) {
 fn now_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+        .map_or(0, |since| {
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        })
 }

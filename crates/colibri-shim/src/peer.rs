@@ -113,7 +113,9 @@ fn take_request(received: &mut Vec<u8>) -> Option<Result<Incoming, String>> {
     };
     let len = match request.op {
         Op::Input { len } if len > MAX_INPUT => {
-            return Some(Err(format!("input of {len} bytes; at most {MAX_INPUT} are taken at once")));
+            return Some(Err(format!(
+                "input of {len} bytes; at most {MAX_INPUT} are taken at once"
+            )));
         }
         Op::Input { len } => len,
         _ => 0,

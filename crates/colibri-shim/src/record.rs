@@ -75,7 +75,9 @@ pub fn replace<T: Serialize>(path: &Path, value: &T, durability: Durability) -> 
     }
     fs::rename(&temporary, path)?;
     if durability == Durability::Machine {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
         File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
     }
     Ok(())

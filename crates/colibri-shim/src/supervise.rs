@@ -1,7 +1,7 @@
 //! The loop that a shim lives in: pipes to journals, requests to answers, the dead to `exit.json`.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -44,7 +44,10 @@ impl Signals {
             signal_hook::low_level::pipe::register(signal, writer)?;
             Ok(reader)
         };
-        Ok(Self { child: watch(SIGCHLD)?, term: watch(SIGTERM)? })
+        Ok(Self {
+            child: watch(SIGCHLD)?,
+            term: watch(SIGTERM)?,
+        })
     }
 }
 
@@ -124,7 +127,11 @@ impl Supervisor {
             self.serve();
             self.input.write();
             self.copy(&mut buffer);
-            if let Some(reply) = self.teardown.as_mut().and_then(|kill| kill.step(Instant::now())) {
+            if let Some(reply) = self
+                .teardown
+                .as_mut()
+                .and_then(|kill| kill.step(Instant::now()))
+            {
                 self.finish_kill(&reply);
             }
             if self.alone && self.finish() {
@@ -149,14 +156,25 @@ impl Supervisor {
             fds.push(PollFd::new(pipe, PollFlags::OUT));
         }
         for (_, peer) in &self.peers {
-            let wanted = if peer.has_unsent() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-            fds.push(PollFd::from_borrowed_fd(peer.fd().as_fd(), wanted));
+            let wanted = if peer.has_unsent() {
+                PollFlags::IN | PollFlags::OUT
+            } else {
+                PollFlags::IN
+            };
+            fds.push(PollFd::from_borrowed_fd(peer.fd(), wanted));
         }
-        let deadlines = [self.teardown.as_ref().map(Teardown::deadline), self.next_retry];
+        let deadlines = [
+            self.teardown.as_ref().map(Teardown::deadline),
+            self.next_retry,
+        ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
             // Rounded up to a millisecond: poll(2) may count in those, and one too few would spin.
-            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
+            let left =
+                deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            Timespec::try_from(left).unwrap_or(Timespec {
+                tv_sec: 1,
+                tv_nsec: 0,
+            })
         });
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -227,7 +245,10 @@ impl Supervisor {
                 };
                 Some(Reply::Signalled(self.signal(signal)))
             }
-            Op::Kill { signal: name, grace_ms } => {
+            Op::Kill {
+                signal: name,
+                grace_ms,
+            } => {
                 let Some(signal) = sys::signal_by_name(&name) else {
                     return unknown(&name);
                 };
@@ -250,8 +271,14 @@ impl Supervisor {
         use colibri_shim::control::Delivery;
         if self.exit.is_none() && self.wrapper.is_none() {
             return match kill_process_group(self.pid, signal) {
-                Ok(()) => Delivery { sent: 1, denied: Vec::new() },
-                Err(Errno::PERM) => Delivery { sent: 0, denied: vec![self.agent_pid()] },
+                Ok(()) => Delivery {
+                    sent: 1,
+                    denied: Vec::new(),
+                },
+                Err(Errno::PERM) => Delivery {
+                    sent: 0,
+                    denied: vec![self.agent_pid()],
+                },
                 Err(_) => Delivery::default(),
             };
         }
@@ -270,7 +297,12 @@ impl Supervisor {
     }
 
     fn finish_kill(&mut self, reply: &Reply) {
-        for asker in self.teardown.take().into_iter().flat_map(Teardown::into_askers) {
+        for asker in self
+            .teardown
+            .take()
+            .into_iter()
+            .flat_map(Teardown::into_askers)
+        {
             self.reply(asker, reply.clone());
         }
     }
@@ -286,7 +318,8 @@ impl Supervisor {
         for output in &mut self.outputs {
             output.copy(buffer);
         }
-        if self.outputs.iter().any(|output| output.stalled().is_some()) && self.next_retry.is_none() {
+        if self.outputs.iter().any(|output| output.stalled().is_some()) && self.next_retry.is_none()
+        {
             self.next_retry = Some(now + RETRY);
         }
         if self.status() != before {
@@ -323,7 +356,9 @@ impl Supervisor {
         };
         let record = ExitRecord {
             exit,
-            error: exit.is_none().then(|| "the agent's exit status was not seen".to_owned()),
+            error: exit
+                .is_none()
+                .then(|| "the agent's exit status was not seen".to_owned()),
             exited_at_ns,
             stdout_bytes: self.outputs[0].end(),
             stderr_bytes: self.outputs[1].end(),
@@ -355,16 +390,25 @@ impl Supervisor {
         for (_, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.watching) {
             peer.send(&message);
         }
-        while self.peers.iter().any(|(_, peer)| peer.has_unsent() && !peer.gone)
+        while self
+            .peers
+            .iter()
+            .any(|(_, peer)| peer.has_unsent() && !peer.gone)
             && Instant::now() < until
         {
-            let mut fds: Vec<_> = self_
+            let mut fds: Vec<_> = self
                 .peers
                 .iter()
                 .filter(|(_, peer)| peer.has_unsent())
                 .map(|(_, peer)| PollFd::from_borrowed_fd(peer.fd(), PollFlags::OUT))
                 .collect();
-            let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 100_000_000 }));
+            let _ = poll(
+                &mut fds,
+                Some(&Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 100_000_000,
+                }),
+            );
             drop(fds);
             self.peers.iter_mut().for_each(|(_, peer)| peer.flush());
         }
@@ -375,7 +419,11 @@ impl Supervisor {
         Status {
             stdout: stdout.end(),
             stderr: stderr.end(),
-            stalled: stdout.stalled().or(stderr.stalled()).or(self.unrecorded.as_ref()).cloned(),
+            stalled: stdout
+                .stalled()
+                .or(stderr.stalled())
+                .or(self.unrecorded.as_ref())
+                .cloned(),
             lingering: self.exit.is_some(),
         }
     }

@@ -29,7 +29,10 @@ enum Stage {
 impl Teardown {
     /// Starts with the grace period; the first signal has been sent by the caller.
     pub(crate) fn new(now: Instant, grace: Duration) -> Self {
-        Self { stage: Stage::Grace { until: now + grace }, askers: Vec::new() }
+        Self {
+            stage: Stage::Grace { until: now + grace },
+            askers: Vec::new(),
+        }
     }
 
     pub(crate) fn add(&mut self, asker: Asker) {
@@ -70,7 +73,10 @@ impl Teardown {
         };
         // What cannot be listed or signalled now is tried again next round, and reported in the end.
         let _ = sys::signal_all(Signal::KILL, None, None);
-        self.stage = Stage::Killing { until, next_round: now + ROUND };
+        self.stage = Stage::Killing {
+            until,
+            next_round: now + ROUND,
+        };
         None
     }
 

@@ -60,7 +60,12 @@ impl Spawner {
                 (true, Some(shim)) => match ShimLink::connect(&directory).await {
                     Ok(link) => {
                         let spec = self.spec(id)?;
-                        return Ok(Some(Found::Running(Agent { spec, directory, pid: shim.agent_pid, link })));
+                        return Ok(Some(Found::Running(Agent {
+                            spec,
+                            directory,
+                            pid: shim.agent_pid,
+                            link,
+                        })));
                     }
                     // It is ending at this moment, or has no descriptor for us: look again.
                     Err(error) => tracing::debug!(%id, %error, "shim does not answer yet"),
@@ -74,7 +79,10 @@ impl Spawner {
                 }
                 (false, Some(_)) => {
                     let exit = self.record_lost(id)?;
-                    return Ok(Some(Found::Ended { spec: self.spec(id)?, exit }));
+                    return Ok(Some(Found::Ended {
+                        spec: self.spec(id)?,
+                        exit,
+                    }));
                 }
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -107,7 +115,9 @@ impl Spawner {
         let path = self.state.agent(id).join(layout::SPEC);
         read(&path)?.ok_or_else(|| SpawnError::State {
             path,
-            problem: "is missing, so the agent cannot be shown; remove its directory once it has ended".to_owned(),
+            problem:
+                "is missing, so the agent cannot be shown; remove its directory once it has ended"
+                    .to_owned(),
         })
     }
 }

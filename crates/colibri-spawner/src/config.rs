@@ -22,9 +22,20 @@ impl AgentId {
     /// A new random id. Whoever uses it makes sure that it is not taken.
     #[must_use]
     pub fn random() -> Self {
-        let letters = ALPHABET.iter().filter(|byte| byte.is_ascii_lowercase()).count();
+        let letters = ALPHABET
+            .iter()
+            .filter(|byte| byte.is_ascii_lowercase())
+            .count();
         let id = (0..ID_LEN)
-            .map(|position| fastrand::usize(..if position == 0 { letters } else { ALPHABET.len() }))
+            .map(|position| {
+                fastrand::usize(
+                    ..if position == 0 {
+                        letters
+                    } else {
+                        ALPHABET.len()
+                    },
+                )
+            })
             .filter_map(|index| ALPHABET.get(index).map(|byte| char::from(*byte)))
             .collect();
         Self(id)
@@ -42,7 +53,9 @@ impl FromStr for AgentId {
 
     fn from_str(text: &str) -> Result<Self, SpawnError> {
         let valid = (1..=32).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if valid {
             Ok(Self(text.to_owned()))
         } else {
@@ -148,7 +161,18 @@ mod tests {
 
     #[test]
     fn ids_cannot_leave_the_state_directory() {
-        for bad in ["", ".", "..", "../x", "a/b", "A", "a b", "a\0", "a-b", &"a".repeat(33)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "A",
+            "a b",
+            "a\0",
+            "a-b",
+            &"a".repeat(33),
+        ] {
             assert!(bad.parse::<AgentId>().is_err(), "{bad:?}");
         }
         for _ in 0..1000 {

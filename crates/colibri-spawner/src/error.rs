@@ -13,7 +13,9 @@ use crate::LinkError;
 #[non_exhaustive]
 pub enum SpawnError {
     /// The id is not one of ours.
-    #[error("'{0}' is not an agent id: ids are lower-case letters and digits; see them with list-agents")]
+    #[error(
+        "'{0}' is not an agent id: ids are lower-case letters and digits; see them with list-agents"
+    )]
     BadId(String),
     /// The command line itself is unusable.
     #[error("the command line cannot be executed: {0}")]
@@ -31,7 +33,9 @@ pub enum SpawnError {
     #[error("the value of environment variable {0} holds a NUL byte; remove it")]
     EnvValue(String),
     /// A variable would act on the program that confines, outside of the jail.
-    #[error("environment variable {0} is refused for a jailed agent: the dynamic linker would obey it in the program that confines, before the agent is confined; set it inside the jail instead, e.g. with env(1)")]
+    #[error(
+        "environment variable {0} is refused for a jailed agent: the dynamic linker would obey it in the program that confines, before the agent is confined; set it inside the jail instead, e.g. with env(1)"
+    )]
     EnvActsOutside(String),
     /// There is no such program, or it is not executable.
     #[error("program '{program}' was not found {place}; give the path of an executable file")]
@@ -52,7 +56,9 @@ pub enum SpawnError {
         problem: String,
     },
     /// The user named is not in the root's own user table.
-    #[error("user '{user}' is not in {table}; give a user of that table, or numbers as UID or UID:GID")]
+    #[error(
+        "user '{user}' is not in {table}; give a user of that table, or numbers as UID or UID:GID"
+    )]
     UnknownUser {
         /// As asked for.
         user: String,
@@ -60,10 +66,14 @@ pub enum SpawnError {
         table: PathBuf,
     },
     /// The program that confines is not installed.
-    #[error("{0} is needed to confine this agent and is not installed or not executable; install it (Debian and Ubuntu: apt install bubblewrap), or name another engine in COLIBRI_JAIL_ENGINE")]
+    #[error(
+        "{0} is needed to confine this agent and is not installed or not executable; install it (Debian and Ubuntu: apt install bubblewrap), or name another engine in COLIBRI_JAIL_ENGINE"
+    )]
     WrapperMissing(String),
     /// The shim program is not where it should be.
-    #[error("the shim {path} cannot be started: {source}; install colibri-shim beside colibri-daemon or set COLIBRI_SHIM")]
+    #[error(
+        "the shim {path} cannot be started: {source}; install colibri-shim beside colibri-daemon or set COLIBRI_SHIM"
+    )]
     Shim {
         /// Where it was expected.
         path: PathBuf,
@@ -79,7 +89,9 @@ pub enum SpawnError {
         errno: Option<i32>,
     },
     /// The system has no more processes, descriptors, memory or disk.
-    #[error("{doing} failed because the system is out of a resource: {source}; free some or raise the limit, then try again")]
+    #[error(
+        "{doing} failed because the system is out of a resource: {source}; free some or raise the limit, then try again"
+    )]
     Resources {
         /// What was being done.
         doing: String,
@@ -124,7 +136,10 @@ pub enum SpawnError {
 }
 
 fn pids(pids: &[i32]) -> String {
-    pids.iter().map(|pid| format!("pid {pid}")).collect::<Vec<_>>().join(", ")
+    pids.iter()
+        .map(|pid| format!("pid {pid}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl SpawnError {
@@ -133,9 +148,20 @@ impl SpawnError {
         use rustix::io::Errno;
         match Errno::from_io_error(&source) {
             Some(
-                Errno::MFILE | Errno::NFILE | Errno::AGAIN | Errno::NOMEM | Errno::NOSPC | Errno::DQUOT,
-            ) => Self::Resources { doing: format!("{doing} {}", path.display()), source },
-            _ => Self::File { path: path.to_owned(), source },
+                Errno::MFILE
+                | Errno::NFILE
+                | Errno::AGAIN
+                | Errno::NOMEM
+                | Errno::NOSPC
+                | Errno::DQUOT,
+            ) => Self::Resources {
+                doing: format!("{doing} {}", path.display()),
+                source,
+            },
+            _ => Self::File {
+                path: path.to_owned(),
+                source,
+            },
         }
     }
 }

@@ -26,14 +26,18 @@ impl HostEnv {
             .into_iter()
             .filter(|(name, _)| INHERITED.contains(&name.as_str()) || name.starts_with("LC_"))
             .collect();
-        kept.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
+        kept.entry("PATH".to_owned())
+            .or_insert_with(|| DEFAULT_PATH.to_owned());
         Self(kept)
     }
 
     /// These variables, with `own` on top.
     pub(crate) fn with(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut all = self.0.clone();
-        all.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
+        all.extend(
+            own.iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
         all
     }
 }
@@ -80,7 +84,8 @@ pub(crate) fn resolve_in(root: &Path, path: &Path) -> Option<PathBuf> {
 
 /// Whether `path` is a file that somebody may execute.
 pub(crate) fn is_executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    path.metadata()
+        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
 /// Looks up a name in a passwd(5) file.
@@ -90,7 +95,10 @@ pub(crate) fn user_in(table: &str, name: &str) -> Option<JailUser> {
         let found = fields.next()? == name;
         let uid = fields.nth(1)?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
-        found.then_some(JailUser::Id { uid, gid: Some(gid) })
+        found.then_some(JailUser::Id {
+            uid,
+            gid: Some(gid),
+        })
     })
 }
 
@@ -102,8 +110,13 @@ mod tests {
     #[test]
     fn agents_see_little_of_the_daemons_environment() {
         let picked = HostEnv::pick(
-            [("HOME", "/h"), ("AWS_SECRET", "x"), ("LC_ALL", "C"), ("LD_PRELOAD", "y")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned())),
+            [
+                ("HOME", "/h"),
+                ("AWS_SECRET", "x"),
+                ("LC_ALL", "C"),
+                ("LD_PRELOAD", "y"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
         );
         let names: Vec<_> = picked.0.keys().map(String::as_str).collect();
         assert_eq!(names, ["HOME", "LC_ALL", "PATH"]);
@@ -143,7 +156,13 @@ mod tests {
     #[test]
     fn users_are_looked_up_in_the_given_table() {
         let table = "root:x:0:0::/root:/bin/sh\nbroken\nagent:x:1001:1002::/home/agent:/bin/sh\n";
-        assert_eq!(user_in(table, "agent"), Some(JailUser::Id { uid: 1001, gid: Some(1002) }));
+        assert_eq!(
+            user_in(table, "agent"),
+            Some(JailUser::Id {
+                uid: 1001,
+                gid: Some(1002)
+            })
+        );
         assert_eq!(user_in(table, "broken"), None);
         assert_eq!(user_in(table, "nobody"), None);
     }

@@ -36,11 +36,14 @@ impl Spawner {
     ///
     /// # Errors
     /// The agent runs as somebody else and the backend refuses.
-    pub async fn signal(&self, agent: &Agent, signal: &Signal) -> Result<KillReport, SpawnError> {
-        let op = Op::Signal { signal: signal.to_string() };
+    pub async fn signal(&self, agent: &Agent, signal: Signal) -> Result<KillReport, SpawnError> {
+        let op = Op::Signal {
+            signal: signal.to_string(),
+        };
         let outcome = match agent.link.request(op, Vec::new()).await {
             Ok(Reply::Signalled(delivery)) => {
-                self.signal_elevated(agent, signal, &delivery.denied).await?;
+                self.signal_elevated(agent, signal, &delivery.denied)
+                    .await?;
                 KillOutcome::Signalled
             }
             Ok(_) | Err(LinkError::Gone) => KillOutcome::AlreadyExited,
@@ -56,16 +59,20 @@ impl Spawner {
     pub async fn kill(
         &self,
         agent: &Agent,
-        signal: &Signal,
+        signal: Signal,
         grace: Duration,
     ) -> Result<KillReport, SpawnError> {
-        let in_jail_of_another_user = matches!(self.engine, JailEngine::FreebsdJail)
-            && agent.spec.config.jail.is_some();
+        let in_jail_of_another_user =
+            matches!(self.engine, JailEngine::FreebsdJail) && agent.spec.config.jail.is_some();
         if in_jail_of_another_user
             && self.signal(agent, signal).await?.outcome == KillOutcome::Signalled
-            && tokio::time::timeout(grace, agent.link.ended()).await.is_ok()
+            && tokio::time::timeout(grace, agent.link.ended())
+                .await
+                .is_ok()
         {
-            return Ok(KillReport { outcome: KillOutcome::Terminated });
+            return Ok(KillReport {
+                outcome: KillOutcome::Terminated,
+            });
         }
         let (signal, grace) = if in_jail_of_another_user {
             if let Some(name) = self.own_jail(agent) {
@@ -77,17 +84,29 @@ impl Spawner {
         };
         let (forced, remaining, denied) = match self.shim_kill(agent, &signal, grace).await? {
             Some(reply) => reply,
-            None => return Ok(KillReport { outcome: KillOutcome::AlreadyExited }),
+            None => {
+                return Ok(KillReport {
+                    outcome: KillOutcome::AlreadyExited,
+                });
+            }
         };
         if !denied.is_empty() {
-            self.signal_elevated(agent, &"KILL".parse::<Signal>()?, &denied).await?;
+            self.signal_elevated(agent, Signal::KILL, &denied).await?;
             if let Some((_, remaining, _)) = self.shim_kill(agent, "KILL", Duration::ZERO).await? {
-                unverified(agent, remaining, "KILL was sent through the privilege backend too")?;
+                unverified(
+                    agent,
+                    remaining,
+                    "KILL was sent through the privilege backend too",
+                )?;
             }
         } else {
             unverified(agent, remaining, "KILL was sent for 5 s")?;
         }
-        let outcome = if forced { KillOutcome::Killed } else { KillOutcome::Terminated };
+        let outcome = if forced {
+            KillOutcome::Killed
+        } else {
+            KillOutcome::Terminated
+        };
         Ok(KillReport { outcome })
     }
 
@@ -99,9 +118,16 @@ impl Spawner {
         grace: Duration,
     ) -> Result<Option<(bool, Vec<i32>, Vec<i32>)>, SpawnError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let op = Op::Kill { signal: signal.to_owned(), grace_ms };
+        let op = Op::Kill {
+            signal: signal.to_owned(),
+            grace_ms,
+        };
         match agent.link.request(op, Vec::new()).await {
-            Ok(Reply::Killed { forced, remaining, denied }) => Ok(Some((forced, remaining, denied))),
+            Ok(Reply::Killed {
+                forced,
+                remaining,
+                denied,
+            }) => Ok(Some((forced, remaining, denied))),
             Ok(_) | Err(LinkError::Gone) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -119,7 +145,7 @@ impl Spawner {
     async fn signal_elevated(
         &self,
         agent: &Agent,
-        signal: &Signal,
+        signal: Signal,
         pids: &[i32],
     ) -> Result<(), SpawnError> {
         let pids: Vec<Pid> = pids
@@ -130,8 +156,14 @@ impl Spawner {
         if pids.is_empty() {
             return Ok(());
         }
-        let jail = agent.spec.config.jail.as_ref().and_then(|jail| jail.name.as_ref()?.parse().ok());
-        self.run_elevated(&JailOp::Signal { jail, pids, signal: signal.clone() }).await
+        let jail = agent
+            .spec
+            .config
+            .jail
+            .as_ref()
+            .and_then(|jail| jail.name.as_ref()?.parse().ok());
+        self.run_elevated(&JailOp::Signal { jail, pids, signal })
+            .await
     }
 
     async fn run_elevated(&self, op: &JailOp) -> Result<(), SpawnError> {

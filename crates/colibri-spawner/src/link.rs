@@ -72,9 +72,20 @@ impl ShimLink {
 
     /// A link to a shim that has gone, with what it left.
     pub(crate) fn ended_with(exit: ExitRecord) -> Self {
-        let status = Status { stdout: exit.stdout_bytes, stderr: exit.stderr_bytes, ..Status::default() };
-        let (_, state) = watch::channel(ShimState { status, exit: Some(exit), closed: true });
-        Self { calls: mpsc::channel(1).0, state }
+        let status = Status {
+            stdout: exit.stdout_bytes,
+            stderr: exit.stderr_bytes,
+            ..Status::default()
+        };
+        let (_, state) = watch::channel(ShimState {
+            status,
+            exit: Some(exit),
+            closed: true,
+        });
+        Self {
+            calls: mpsc::channel(1).0,
+            state,
+        }
     }
 
     /// The latest state, and a way to wait for the next.
@@ -90,7 +101,10 @@ impl ShimLink {
     pub async fn input(&self, bytes: &[u8]) -> Result<Option<usize>, LinkError> {
         let mut taken = 0;
         for chunk in bytes.chunks(MAX_INPUT) {
-            match self.request(Op::Input { len: chunk.len() }, chunk.to_vec()).await? {
+            match self
+                .request(Op::Input { len: chunk.len() }, chunk.to_vec())
+                .await?
+            {
                 Reply::Written(count) => {
                     taken += count;
                     if count < chunk.len() {
@@ -113,7 +127,11 @@ impl ShimLink {
 
     pub(crate) async fn request(&self, op: Op, payload: Vec<u8>) -> Result<Reply, LinkError> {
         let (answer, answered) = oneshot::channel();
-        let call = Call { op, payload, answer };
+        let call = Call {
+            op,
+            payload,
+            answer,
+        };
         self.calls.send(call).await.map_err(|_| LinkError::Gone)?;
         match answered.await.map_err(|_| LinkError::Gone)? {
             Reply::Refused(reason) => Err(LinkError::Refused(reason)),
@@ -124,7 +142,10 @@ impl ShimLink {
     /// Waits until the agent has ended; `None` where the shim went without saying how.
     pub async fn ended(&self) -> Option<ExitRecord> {
         let mut state = self.state();
-        match state.wait_for(|state| state.exit.is_some() || state.closed).await {
+        match state
+            .wait_for(|state| state.exit.is_some() || state.closed)
+            .await
+        {
             Ok(state) => state.exit.clone(),
             Err(_) => None,
         }
@@ -137,7 +158,12 @@ async fn connect(directory: &Path) -> io::Result<UnixStream> {
     if cfg!(target_os = "linux") {
         use std::os::fd::AsRawFd;
         let handle = File::open(directory)?;
-        UnixStream::connect(format!("/proc/self/fd/{}/{}", handle.as_raw_fd(), layout::CONTROL)).await
+        UnixStream::connect(format!(
+            "/proc/self/fd/{}/{}",
+            handle.as_raw_fd(),
+            layout::CONTROL
+        ))
+        .await
     } else {
         UnixStream::connect(directory.join(layout::CONTROL)).await
     }

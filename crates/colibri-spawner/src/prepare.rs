@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::{
-    CommandLine, Confinement, ExitFidelity, JailEngine, JailName, JailOp, JailPath, JailUser,
+    CommandLine, Confinement, ExitFidelity, JailEngine, JailName, JailPath, JailUser,
 };
 
 use crate::host::{is_executable, resolve_in, user_in};
@@ -65,7 +65,11 @@ impl Spawner {
             Some(jail) => jail.confinement(&ephemeral)?,
             None => Confinement::None,
         };
-        let workdir = config.cwd.as_ref().map(|cwd| cwd.parse::<JailPath>()).transpose()?;
+        let workdir = config
+            .cwd
+            .as_ref()
+            .map(|cwd| cwd.parse::<JailPath>())
+            .transpose()?;
         check_env(&config.env, confinement != Confinement::None)?;
         let mut engine = self.engine.clone();
         if let (JailEngine::Bubblewrap(bubblewrap), Confinement::Ephemeral { path, user, .. }) =
@@ -81,13 +85,19 @@ impl Spawner {
             JailEngine::FreebsdJail => Vec::new(),
         };
         let mut exit_note = None;
-        let (command, privilege) = match confinement.clone().into_op(workdir.clone(), agent.clone()) {
+        let (command, privilege) = match confinement.clone().into_op(workdir.clone(), agent.clone())
+        {
             None => (agent.clone(), "none".to_owned()),
             Some(op) => {
-                if self.backend.name() != "helper" && engine.exit_fidelity(&op) == ExitFidelity::Collapsed {
+                if self.backend.name() != "helper"
+                    && engine.exit_fidelity(&op) == ExitFidelity::Collapsed
+                {
                     exit_note = Some("jail(8) reports every failure as exit code 1: the agent's own code or signal is not known".to_owned());
                 }
-                (self.backend.elevate(&op, &engine)?, self.backend.name().to_owned())
+                (
+                    self.backend.elevate(&op, &engine)?,
+                    self.backend.name().to_owned(),
+                )
             }
         };
         Ok(Prepared {
@@ -123,7 +133,9 @@ impl Spawner {
                             return Err(SpawnError::Path {
                                 what: "jail path",
                                 path: path.to_string(),
-                                problem: format!("has no directory {needed} to mount on; create an empty one in it"),
+                                problem: format!(
+                                    "has no directory {needed} to mount on; create an empty one in it"
+                                ),
                             });
                         }
                     }
@@ -131,10 +143,18 @@ impl Spawner {
                 let visible = |path: &Path| {
                     let private = prepared.engine == "bubblewrap"
                         && (PRIVATE.iter().any(|own| path.starts_with(own))
-                            || prepared.hidden.iter().any(|dir| path.starts_with(dir.as_str())));
-                    if private { None } else { resolve_in(root, path) }
+                            || prepared
+                                .hidden
+                                .iter()
+                                .any(|dir| path.starts_with(dir.as_str())));
+                    if private {
+                        None
+                    } else {
+                        resolve_in(root, path)
+                    }
                 };
-                let workdir = Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
+                let workdir =
+                    Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
                 if !PRIVATE.iter().any(|own| workdir == Path::new(own)) {
                     let place = visible(workdir).unwrap_or_default();
                     check_directory("working directory", workdir, &place)?;
@@ -186,7 +206,12 @@ fn hidden_in(root: &Path, directories: &[PathBuf]) -> Result<Vec<JailPath>, Spaw
     }
     inside
         .iter()
-        .map(|directory| directory.to_string_lossy().parse().map_err(SpawnError::from))
+        .map(|directory| {
+            directory
+                .to_string_lossy()
+                .parse()
+                .map_err(SpawnError::from)
+        })
         .collect()
 }
 
@@ -196,18 +221,29 @@ fn number_of(name: &str, root: &Path) -> Result<JailUser, SpawnError> {
     resolve_in(root, Path::new("/etc/passwd"))
         .and_then(|place| fs::read_to_string(place).ok())
         .and_then(|text| user_in(&text, name))
-        .ok_or_else(|| SpawnError::UnknownUser { user: name.to_owned(), table })
+        .ok_or_else(|| SpawnError::UnknownUser {
+            user: name.to_owned(),
+            table,
+        })
 }
 
 fn check_directory(what: &'static str, shown: &Path, place: &Path) -> Result<(), SpawnError> {
     let problem = match place.metadata() {
         Ok(data) if data.is_dir() => return Ok(()),
         Ok(_) => "is not a directory; give one".to_owned(),
-        Err(_) if place.as_os_str().is_empty() => "does not exist inside the jail; give one that does".to_owned(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "does not exist; create it or give another".to_owned(),
+        Err(_) if place.as_os_str().is_empty() => {
+            "does not exist inside the jail; give one that does".to_owned()
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            "does not exist; create it or give another".to_owned()
+        }
         Err(error) => format!("cannot be used: {error}"),
     };
-    Err(SpawnError::Path { what, path: shown.display().to_string(), problem })
+    Err(SpawnError::Path {
+        what,
+        path: shown.display().to_string(),
+        problem,
+    })
 }
 
 fn check_wrapper(command: &CommandLine) -> Result<(), SpawnError> {
@@ -245,5 +281,8 @@ fn check_program(
         let path = prepared.env.get("PATH").map_or("", String::as_str);
         format!("{place} in PATH {path}")
     };
-    Err(SpawnError::ProgramNotFound { program: program.to_owned(), place })
+    Err(SpawnError::ProgramNotFound {
+        program: program.to_owned(),
+        place,
+    })
 }

@@ -10,14 +10,18 @@ use colibri_priv::{BackendRegistry, PrivBackend, PrivMode};
 use serde::Deserialize;
 
 use crate::host::is_executable;
-use crate::{HostEnv, SpawnError, Spawner, StateDir};
+use crate::{HostEnv, Spawner, StateDir};
 
 const DEFAULT_HELPER: &str = "/usr/local/libexec/colibri-jail-helper";
 const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
 /// Where bubblewrap is looked for; a service's `PATH` is not relied on.
 const BWRAP: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"];
 /// Where the shim is looked for when it is not beside the running program.
-const SHIM: &[&str] = &["/usr/local/libexec/colibri-shim", "/usr/libexec/colibri-shim", "/usr/lib/colibri/colibri-shim"];
+const SHIM: &[&str] = &[
+    "/usr/local/libexec/colibri-shim",
+    "/usr/libexec/colibri-shim",
+    "/usr/lib/colibri/colibri-shim",
+];
 
 /// One source of settings: flags, environment or file. What it does not say is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -152,7 +156,9 @@ impl Settings {
             None => PrivMode::default_for(&engine),
         };
         let registry = backends(partial.helper.as_deref().unwrap_or(DEFAULT_HELPER));
-        let backend = registry.get(mode.as_str()).map_err(SettingsError::Privilege)?;
+        let backend = registry
+            .get(mode.as_str())
+            .map_err(SettingsError::Privilege)?;
         let segment_bytes = partial.segment_bytes.unwrap_or(DEFAULT_SEGMENT_BYTES);
         if segment_bytes < 4096 {
             return Err(SettingsError::SegmentBytes(segment_bytes));
@@ -162,7 +168,13 @@ impl Settings {
             None => default_state_dir(&lookup).ok_or(SettingsError::NoStateDir)?,
         };
         let shim = partial.shim.clone().unwrap_or_else(default_shim);
-        Ok(Self { state_dir, engine, backend, shim, segment_bytes })
+        Ok(Self {
+            state_dir,
+            engine,
+            backend,
+            shim,
+            segment_bytes,
+        })
     }
 
     /// A spawner with these settings; touches nothing. `socket` is the daemon's, which agents must not reach.
@@ -189,7 +201,11 @@ impl Settings {
 
 /// `/var/db/colibri` for root, else under the user's own state directory.
 fn default_state_dir(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    let lookup = |name: &str| lookup(name).filter(|value| value.starts_with('/')).map(PathBuf::from);
+    let lookup = |name: &str| {
+        lookup(name)
+            .filter(|value| value.starts_with('/'))
+            .map(PathBuf::from)
+    };
     if let Some(state) = lookup("XDG_STATE_HOME") {
         return Some(state.join("colibri"));
     }
@@ -201,27 +217,42 @@ fn default_state_dir(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf
 
 /// The shim beside the running program, else where packages put it.
 fn default_shim() -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("colibri-shim")));
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.join("colibri-shim")));
     beside
         .iter()
         .map(PathBuf::as_path)
         .chain(SHIM.iter().map(Path::new))
         .find(|path| is_executable(path))
-        .map_or_else(|| PathBuf::from("/usr/local/libexec/colibri-shim"), Path::to_owned)
+        .map_or_else(
+            || PathBuf::from("/usr/local/libexec/colibri-shim"),
+            Path::to_owned,
+        )
 }
 
 /// Reads a settings file: the one named, or the first usual one that exists; none is no settings.
 ///
 /// # Errors
 /// The file named cannot be read, or a file is not valid.
-pub fn read_file(named: Option<&Path>, lookup: impl Fn(&str) -> Option<String>) -> Result<Partial, SettingsError> {
+pub fn read_file(
+    named: Option<&Path>,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> Result<Partial, SettingsError> {
     let usual = || {
         let config = lookup("XDG_CONFIG_HOME")
             .map(PathBuf::from)
             .or_else(|| Some(PathBuf::from(lookup("HOME")?).join(".config")))
             .map(|directory| directory.join("colibri/colibri.toml"));
-        let system = if cfg!(target_os = "freebsd") { "/usr/local/etc/colibri/colibri.toml" } else { "/etc/colibri/colibri.toml" };
-        config.into_iter().chain([PathBuf::from(system)]).find(|path| path.exists())
+        let system = if cfg!(target_os = "freebsd") {
+            "/usr/local/etc/colibri/colibri.toml"
+        } else {
+            "/etc/colibri/colibri.toml"
+        };
+        config
+            .into_iter()
+            .chain([PathBuf::from(system)])
+            .find(|path| path.exists())
     };
     let Some(path) = named.map(Path::to_owned).or_else(usual) else {
         return Ok(Partial::default());
@@ -238,8 +269,15 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    fn resolve(flags: Partial, env: &[(&str, &str)], file: &str) -> Result<Settings, SettingsError> {
-        let env: HashMap<_, _> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    fn resolve(
+        flags: Partial,
+        env: &[(&str, &str)],
+        file: &str,
+    ) -> Result<Settings, SettingsError> {
+        let env: HashMap<_, _> = env
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         let lookup = |name: &str| env.get(name).cloned();
         let file = Partial::from_toml(Path::new("colibri.toml"), file)?;
         let partial = flags.or(Partial::from_env(lookup)).or(file);
@@ -253,25 +291,54 @@ mod tests {
         assert_eq!(from_file.state_dir, Path::new("/file"));
         assert_eq!(from_file.engine, JailEngine::FreebsdJail);
         assert_eq!(from_file.backend.name(), "mdo");
-        let env = [("COLIBRI_STATE_DIR", "/env"), ("COLIBRI_JAIL_ENGINE", "bubblewrap")];
+        let env = [
+            ("COLIBRI_STATE_DIR", "/env"),
+            ("COLIBRI_JAIL_ENGINE", "bubblewrap"),
+        ];
         let from_env = resolve(Partial::default(), &env, file).unwrap();
         assert_eq!(from_env.state_dir, Path::new("/env"));
         assert_eq!(from_env.backend.name(), "none");
-        let flags = Partial { state_dir: Some("/flag".into()), ..Partial::default() };
-        assert_eq!(resolve(flags, &env, file).unwrap().state_dir, Path::new("/flag"));
+        let flags = Partial {
+            state_dir: Some("/flag".into()),
+            ..Partial::default()
+        };
+        assert_eq!(
+            resolve(flags, &env, file).unwrap().state_dir,
+            Path::new("/flag")
+        );
         let state = [("XDG_STATE_HOME", "/x")];
-        assert_eq!(resolve(Partial::default(), &state, "").unwrap().state_dir, Path::new("/x/colibri"));
+        assert_eq!(
+            resolve(Partial::default(), &state, "").unwrap().state_dir,
+            Path::new("/x/colibri")
+        );
     }
 
     #[test]
     fn mistakes_are_named_with_the_values_that_are_known() {
         for (env, file, expected) in [
-            (("COLIBRI_JAIL_ENGINE", "docker"), "", &["docker", "freebsd", "bubblewrap"][..]),
-            (("COLIBRI_JAIL_PRIV_MODE", "sudo"), "", &["sudo", "mdo", "helper", "none"]),
-            (("HOME", "/h"), "colour = 1\n", &["colibri.toml", "line 1", "colour"]),
-            (("HOME", "/h"), "segment_bytes = 1\n", &["segment_bytes", "4096"]),
+            (
+                ("COLIBRI_JAIL_ENGINE", "docker"),
+                "",
+                &["docker", "freebsd", "bubblewrap"][..],
+            ),
+            (
+                ("COLIBRI_JAIL_PRIV_MODE", "sudo"),
+                "",
+                &["sudo", "mdo", "helper", "none"],
+            ),
+            (
+                ("HOME", "/h"),
+                "colour = 1\n",
+                &["colibri.toml", "line 1", "colour"],
+            ),
+            (
+                ("HOME", "/h"),
+                "segment_bytes = 1\n",
+                &["segment_bytes", "4096"],
+            ),
         ] {
-            let message = match resolve(Partial::default(), &[env, ("XDG_STATE_HOME", "/x")], file) {
+            let message = match resolve(Partial::default(), &[env, ("XDG_STATE_HOME", "/x")], file)
+            {
                 Ok(_) => panic!("{env:?} {file} was accepted"),
                 Err(error) => error.to_string(),
             };

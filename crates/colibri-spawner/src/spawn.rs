@@ -65,7 +65,12 @@ impl Spawner {
         let pid = self.launch(&prepared, directory, log).await?;
         let link = ShimLink::connect(directory).await;
         match link {
-            Ok(link) => Ok(Agent { spec, directory: directory.to_owned(), pid, link }),
+            Ok(link) => Ok(Agent {
+                spec,
+                directory: directory.to_owned(),
+                pid,
+                link,
+            }),
             // An agent that ended at once is no failed spawn: its record is there to be adopted.
             Err(error) => match self.adopt_one(id).await? {
                 Some(crate::Found::Running(agent)) => Ok(agent),
@@ -98,10 +103,11 @@ impl Spawner {
             wrapper: prepared.has_wrapper(),
             segment_bytes: self.segment_bytes,
         };
-        let shim_failed = |source: std::io::Error| match SpawnError::from_io("starting", &self.shim, source) {
-            SpawnError::File { path, source } => SpawnError::Shim { path, source },
-            other => other,
-        };
+        let shim_failed =
+            |source: std::io::Error| match SpawnError::from_io("starting", &self.shim, source) {
+                SpawnError::File { path, source } => SpawnError::Shim { path, source },
+                other => other,
+            };
         let mut child = Command::new(&self.shim)
             .arg(directory)
             .env_clear()
@@ -117,7 +123,10 @@ impl Spawner {
         }
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line).await.map_err(shim_failed)?;
+            BufReader::new(stdout)
+                .read_line(&mut line)
+                .await
+                .map_err(shim_failed)?;
         }
         match serde_json::from_str(&line) {
             Ok(LaunchReport::Started { pid }) => Ok(pid),
@@ -127,7 +136,9 @@ impl Spawner {
             }
             Err(_) => {
                 let status = child.wait().await.map_err(shim_failed)?;
-                let said = tokio::fs::read_to_string(directory.join(layout::LOG)).await.unwrap_or_default();
+                let said = tokio::fs::read_to_string(directory.join(layout::LOG))
+                    .await
+                    .unwrap_or_default();
                 Err(SpawnError::Launch {
                     message: format!("the shim ended early ({status}): {}", said.trim_end()),
                     errno: None,

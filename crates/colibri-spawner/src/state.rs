@@ -43,17 +43,26 @@ impl StateDir {
     /// # Errors
     /// It belongs to somebody else, or others can write to it: what is in it cannot be trusted then.
     pub fn open(&self) -> Result<(), SpawnError> {
-        let trouble = |problem: String| SpawnError::State { path: self.0.clone(), problem };
+        let trouble = |problem: String| SpawnError::State {
+            path: self.0.clone(),
+            problem,
+        };
         if !self.0.is_absolute() {
-            return Err(trouble("is not an absolute path; give it from the root".into()));
+            return Err(trouble(
+                "is not an absolute path; give it from the root".into(),
+            ));
         }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.0)
-            .map_err(|error| trouble(format!("cannot be created: {error}; name another one with --state-dir")))?;
-        let data = fs::metadata(&self.0)
-            .map_err(|error| trouble(format!("cannot be read: {error}")))?;
+            .map_err(|error| {
+                trouble(format!(
+                    "cannot be created: {error}; name another one with --state-dir"
+                ))
+            })?;
+        let data =
+            fs::metadata(&self.0).map_err(|error| trouble(format!("cannot be read: {error}")))?;
         if data.uid() != geteuid().as_raw() {
             return Err(trouble(format!(
                 "belongs to uid {}, not to this user; name one of your own with --state-dir",
@@ -84,7 +93,12 @@ impl StateDir {
         let failed = |error| SpawnError::from_io("reading", &path, error);
         let mut ids = Vec::new();
         for entry in fs::read_dir(&path).map_err(failed)? {
-            if let Some(id) = entry.map_err(failed)?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            if let Some(id) = entry
+                .map_err(failed)?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            {
                 ids.push(id);
             }
         }
@@ -143,7 +157,9 @@ impl StateDir {
 pub(crate) fn now_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+        .map_or(0, |since| {
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        })
 }
 
 #[cfg(test)]
@@ -153,7 +169,13 @@ mod tests {
     #[test]
     fn a_directory_that_others_can_write_is_refused_and_a_readable_one_is_closed() {
         let dir = tempfile::tempdir().unwrap();
-        for (mode, accepted) in [(0o700, true), (0o755, true), (0o770, false), (0o702, false), (0o1777, false)] {
+        for (mode, accepted) in [
+            (0o700, true),
+            (0o755, true),
+            (0o770, false),
+            (0o702, false),
+            (0o1777, false),
+        ] {
             let path = dir.path().join(format!("{mode:o}"));
             fs::create_dir(&path).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();

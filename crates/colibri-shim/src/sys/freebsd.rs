@@ -4,9 +4,7 @@ use std::io;
 
 use colibri_shim::control::Delivery;
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, PidInfoFlags, Signal, get_reaper_pids, reaper_kill, set_reaper_status,
-};
+use rustix::process::{Pid, PidInfoFlags, Signal, get_reaper_pids, reaper_kill, set_reaper_status};
 
 /// Orphaned descendants become children of this process (procctl(2) `PROC_REAP_ACQUIRE`).
 pub(crate) fn become_reaper() -> io::Result<()> {

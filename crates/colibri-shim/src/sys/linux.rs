@@ -42,7 +42,10 @@ fn children(pid: i32) -> io::Result<Vec<i32>> {
     let mut pids = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let text = fs::read_to_string(task?.path().join("children"))?;
-        pids.extend(text.split_whitespace().filter_map(|word| word.parse::<i32>().ok()));
+        pids.extend(
+            text.split_whitespace()
+                .filter_map(|word| word.parse::<i32>().ok()),
+        );
     }
     Ok(pids)
 }

@@ -1,0 +1,300 @@
+//! For every input: the agent's words come out as one unbroken, unchanged suffix, and the programs on the
+//! way read exactly the intended values. The programs' own ways to read their words are modelled here.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use colibri_jail_core::{
+    CommandLine, Confinement, Ip4Policy, JailEngine, JailName, JailOp, JailPath, JailUser, Pid,
+    Signal, jail_wrap,
+};
+use proptest::prelude::*;
+
+/// getopt(3) on FreeBSD: options end at the first word that is none, or behind `--`.
+fn getopt<'a>(
+    args: &'a [String],
+    with_value: &str,
+) -> (Vec<(char, Option<&'a str>)>, &'a [String]) {
+    let mut options = Vec::new();
+    let mut rest = args;
+    while let Some((word, behind)) = rest.split_first() {
+        let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
+            break;
+        };
+        rest = behind;
+        if letters == "-" {
+            break;
+        }
+        for (position, letter) in letters.char_indices() {
+            if !with_value.contains(letter) {
+                options.push((letter, None));
+                continue;
+            }
+            let attached = &letters[position + letter.len_utf8()..];
+            if attached.is_empty() {
+                let (value, behind) = rest.split_first().expect("an option without its value");
+                options.push((letter, Some(value.as_str())));
+                rest = behind;
+            } else {
+                options.push((letter, Some(attached)));
+            }
+            break;
+        }
+    }
+    (options, rest)
+}
+
+/// What jexec(8) makes of its words.
+fn read_jexec(args: &[String]) -> (Option<&str>, Option<&str>, &str, &[String]) {
+    let (options, rest) = getopt(args, "dUu");
+    let value = |letter| {
+        options
+            .iter()
+            .find(|(found, _)| *found == letter)
+            .and_then(|(_, value)| *value)
+    };
+    assert!(
+        options.iter().all(|(letter, _)| "dU".contains(*letter)),
+        "{options:?}"
+    );
+    let (jail, command) = rest.split_first().expect("jexec without a jail");
+    (value('d'), value('U'), jail, command)
+}
+
+/// What jail(8) makes of its words: parameters, and behind `command=` the command's own.
+fn read_jail(args: &[String]) -> (Vec<(&str, &str)>, Vec<&str>) {
+    let (options, rest) = getopt(args, "Jefnpsu");
+    assert_eq!(options, [('q', None), ('c', None)]);
+    let position = rest
+        .iter()
+        .position(|word| word.starts_with("command"))
+        .expect("no command");
+    let parameters = rest[..position]
+        .iter()
+        .map(|word| word.split_once('=').expect("a parameter without value"))
+        .collect();
+    let first = rest[position]
+        .strip_prefix("command=")
+        .expect("command without a program");
+    assert!(!first.is_empty(), "jail(8) skips an empty command");
+    let command = std::iter::once(first)
+        .chain(rest[position + 1..].iter().map(String::as_str))
+        .collect();
+    (parameters, command)
+}
+
+/// What bwrap(1) makes of its words: options with a fixed number of values, up to `--`.
+fn read_bwrap(args: &[String]) -> (Vec<(&str, Vec<&str>)>, &[String]) {
+    let mut options = Vec::new();
+    let mut rest = args;
+    loop {
+        let (option, behind) = rest.split_first().expect("bwrap without a command");
+        if option == "--" {
+            return (options, behind);
+        }
+        let values = match option.as_str() {
+            "--ro-bind" => 2,
+            "--proc" | "--dev" | "--tmpfs" | "--uid" | "--gid" | "--chdir" | "--cap-drop" => 1,
+            word if word.starts_with("--unshare-")
+                || word == "--die-with-parent"
+                || word == "--new-session" =>
+            {
+                0
+            }
+            other => panic!("bwrap would not know {other:?}"),
+        };
+        let (taken, behind) = behind.split_at(values);
+        options.push((option.as_str(), taken.iter().map(String::as_str).collect()));
+        rest = behind;
+    }
+}
+
+/// Words that like to be mistaken for something else.
+fn word() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "-",
+            "--",
+            "-c",
+            "-u",
+            "-l",
+            "--unshare-net",
+            "--bind",
+            "--args",
+            "command=",
+            "command=/bin/sh",
+            "name=other",
+            "path=/",
+            "persist",
+            "",
+            " ",
+            "a b",
+            "'",
+            "\"",
+            "$(id)",
+            "`id`",
+            ";",
+            "&",
+            "\n",
+            "-9",
+            "=",
+        ])
+        .prop_map(str::to_owned),
+        "[^\\x00]{0,12}",
+    ]
+}
+
+fn command() -> impl Strategy<Value = CommandLine> {
+    (word(), prop::collection::vec(word(), 0..6))
+        .prop_filter_map("an empty program", |(program, args)| {
+            CommandLine::new(program, args).ok()
+        })
+}
+
+fn name() -> impl Strategy<Value = JailName> {
+    "[A-Za-z0-9_-]{1,20}".prop_filter_map("a name", |text| text.parse().ok())
+}
+
+fn path() -> impl Strategy<Value = JailPath> {
+    "(/[^/\\x00-\\x1f\\x7f]{1,8}){1,4}|/".prop_filter_map("a path", |text| text.parse().ok())
+}
+
+fn user() -> impl Strategy<Value = JailUser> {
+    prop_oneof!["[a-z_.-]{1,10}", "[0-9]{1,9}", "[0-9]{1,9}:[0-9]{1,9}"]
+        .prop_filter_map("a user", |text| text.parse().ok())
+}
+
+fn ip4() -> impl Strategy<Value = Ip4Policy> {
+    prop_oneof![
+        Just("inherit".to_owned()),
+        Just("disable".to_owned()),
+        Just("new".to_owned()),
+        prop::collection::vec("(1[0-9]{1,2}\\.){3}[0-9]{1,2}", 1..3)
+            .prop_map(|list| list.join(",")),
+    ]
+    .prop_filter_map("a policy", |text| text.parse().ok())
+}
+
+fn confinement() -> impl Strategy<Value = Confinement> {
+    prop_oneof![
+        Just(Confinement::None),
+        (name(), prop::option::of(user()))
+            .prop_map(|(name, user)| Confinement::Persistent { name, user }),
+        (name(), path(), ip4(), prop::option::of(user())).prop_map(|(name, path, ip4, user)| {
+            Confinement::Ephemeral {
+                name,
+                path,
+                ip4,
+                user,
+            }
+        }),
+    ]
+}
+
+fn engine() -> impl Strategy<Value = JailEngine> {
+    let bubblewrap = prop::collection::vec(path(), 0..3).prop_map(|hidden| {
+        JailEngine::Bubblewrap(colibri_jail_core::Bubblewrap {
+            hidden,
+            ..Default::default()
+        })
+    });
+    prop_oneof![Just(JailEngine::FreebsdJail), bubblewrap]
+}
+
+fn words(command: &CommandLine) -> Vec<&str> {
+    std::iter::once(command.program())
+        .chain(command.args().iter().map(String::as_str))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn the_agents_words_are_an_unchanged_suffix_and_nothing_is_misread(
+        engine in engine(),
+        confinement in confinement(),
+        workdir in prop::option::of(path()),
+        agent in command(),
+    ) {
+        let Ok(wrapped) = jail_wrap(&engine, &confinement, workdir.as_ref(), agent.clone()) else {
+            // A refusal is an answer; which ones there are is a table elsewhere.
+            return Ok(());
+        };
+        let expected = words(&agent);
+        match (&confinement, wrapped.program()) {
+            (Confinement::None, _) => prop_assert_eq!(&wrapped, &agent),
+            (Confinement::Persistent { name, user }, "/usr/sbin/jexec") => {
+                let (read_dir, read_user, read_name, read_command) = read_jexec(wrapped.args());
+                prop_assert_eq!(read_dir, workdir.as_ref().map(JailPath::as_str));
+                prop_assert_eq!(read_user.map(str::to_owned), user.as_ref().map(ToString::to_string));
+                prop_assert_eq!(read_name, name.as_str());
+                prop_assert_eq!(read_command, &expected[..]);
+            }
+            (Confinement::Ephemeral { name, path, ip4, user }, "/usr/sbin/jail") => {
+                let (parameters, read_command) = read_jail(wrapped.args());
+                let mut intended = vec![("name", name.to_string()), ("path", path.to_string())];
+                match ip4 {
+                    Ip4Policy::Addresses(_) => {
+                        intended.extend([("ip4", "new".to_owned()), ("ip4.addr", ip4.to_string())]);
+                    }
+                    word => intended.push(("ip4", word.to_string())),
+                }
+                intended.extend(user.iter().map(|user| ("exec.jail_user", user.to_string())));
+                let parameters: Vec<_> = parameters.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+                prop_assert_eq!(parameters, intended);
+                match &workdir {
+                    None => prop_assert_eq!(read_command, expected),
+                    Some(workdir) => {
+                        let shell = ["/bin/sh", "-c", "cd -- \"$0\" && exec \"$@\"", workdir.as_str()];
+                        let (front, suffix) = read_command.split_at(shell.len());
+                        prop_assert_eq!(front, shell);
+                        prop_assert_eq!(suffix, &expected[..]);
+                    }
+                }
+            }
+            (Confinement::Ephemeral { path, ip4, user, .. }, "/usr/bin/bwrap") => {
+                let (options, read_command) = read_bwrap(wrapped.args());
+                prop_assert_eq!(read_command, &expected[..]);
+                let values = |option: &str| -> Vec<Vec<&str>> {
+                    options.iter().filter(|(found, _)| *found == option).map(|(_, values)| values.clone()).collect()
+                };
+                prop_assert_eq!(values("--ro-bind"), vec![vec![path.as_str(), "/"]]);
+                prop_assert_eq!(values("--chdir"), vec![vec![workdir.as_ref().map_or("/", JailPath::as_str)]]);
+                prop_assert_eq!(values("--unshare-net").len(), usize::from(*ip4 == Ip4Policy::Disable));
+                prop_assert_eq!(values("--uid").len(), usize::from(user.is_some()));
+                for namespace in ["user", "pid", "ipc", "uts", "cgroup"] {
+                    prop_assert_eq!(values(&format!("--unshare-{namespace}")).len(), 1);
+                }
+                let JailEngine::Bubblewrap(bubblewrap) = &engine else { unreachable!() };
+                let hidden: Vec<_> = std::iter::once("/tmp").chain(bubblewrap.hidden.iter().map(JailPath::as_str)).collect();
+                prop_assert_eq!(values("--tmpfs").concat(), hidden);
+            }
+            other => prop_assert!(false, "unexpected {other:?}"),
+        }
+    }
+
+    #[test]
+    fn signals_and_removals_name_only_what_is_meant(
+        engine in engine(), name in name(), pids in prop::collection::vec(2..i32::MAX as u32, 1..5),
+    ) {
+        let typed = pids.iter().map(|pid| Pid::new(*pid).unwrap()).collect();
+        let kill = engine.command_line(&JailOp::Signal { jail: None, pids: typed, signal: Signal::TERM }).unwrap();
+        let (options, rest) = getopt(kill.args(), "s");
+        prop_assert_eq!((kill.program(), options), ("/bin/kill", vec![('s', Some("TERM"))]));
+        prop_assert_eq!(rest, pids.iter().map(ToString::to_string).collect::<Vec<_>>());
+        if engine == JailEngine::FreebsdJail {
+            let remove = engine.command_line(&JailOp::Remove { name: name.clone() }).unwrap();
+            prop_assert_eq!(remove.to_string(), format!("/usr/sbin/jail -R {name}"));
+        }
+    }
+
+    #[test]
+    fn no_text_makes_a_parser_panic(text in "\\PC{0,40}|[ -~]{0,40}") {
+        let _ = text.parse::<JailName>();
+        let _ = JailName::hierarchical(&text);
+        let _ = text.parse::<JailPath>();
+        let _ = text.parse::<Ip4Policy>();
+        let _ = text.parse::<JailUser>();
+        let _ = text.parse::<Signal>();
+        let _ = text.parse::<JailEngine>();
+    }
+}

@@ -1,0 +1,121 @@
+//! Backends by name. The name is resolved once, at start, and looked at only when a spawn asks for a jail.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use colibri_jail_core::JailEngine;
+
+use crate::{Helper, Mdo, None, PrivBackend, PrivError};
+
+/// The name of the backend to use, as in `COLIBRI_JAIL_PRIV_MODE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrivMode(String);
+
+impl PrivMode {
+    /// Takes a name; whether a backend has it, the registry knows.
+    ///
+    /// # Errors
+    /// No backend could have this name.
+    pub fn parse(name: &str) -> Result<Self, PrivError> {
+        let usable = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.is_empty() || name.len() > 32 || !name.bytes().all(usable) {
+            return Err(PrivError::BadName(name.to_owned()));
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    /// `mdo` where the engine needs root, `none` where it does not.
+    #[must_use]
+    pub fn default_for(engine: &JailEngine) -> Self {
+        Self(if engine.needs_root() { "mdo" } else { "none" }.to_owned())
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PrivMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The backends that can be chosen.
+#[derive(Clone, Default)]
+pub struct BackendRegistry(BTreeMap<String, Arc<dyn PrivBackend>>);
+
+impl BackendRegistry {
+    /// `mdo`, `none`, and `helper` with the program at this path.
+    #[must_use]
+    pub fn builtin(helper: &str) -> Self {
+        let backends: [Arc<dyn PrivBackend>; 3] =
+            [Arc::new(Mdo), Arc::new(Helper::new(helper)), Arc::new(None)];
+        Self(
+            backends
+                .into_iter()
+                .map(|backend| (backend.name().to_owned(), backend))
+                .collect(),
+        )
+    }
+
+    /// Adds a backend under its own name.
+    ///
+    /// # Errors
+    /// The name is taken or not usable.
+    pub fn register(&mut self, backend: Arc<dyn PrivBackend>) -> Result<(), PrivError> {
+        let name = PrivMode::parse(backend.name())?.0;
+        if self.0.contains_key(&name) {
+            return Err(PrivError::Taken(name));
+        }
+        self.0.insert(name, backend);
+        Ok(())
+    }
+
+    /// The backend of that name.
+    ///
+    /// # Errors
+    /// There is none; the message lists those that there are.
+    pub fn get(&self, name: &str) -> Result<Arc<dyn PrivBackend>, PrivError> {
+        self.0.get(name).cloned().ok_or_else(|| PrivError::Unknown {
+            name: name.to_owned(),
+            known: self.0.keys().cloned().collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_resolved_or_answered_with_those_that_exist() {
+        let mut registry = BackendRegistry::builtin("/helper");
+        for name in ["mdo", "helper", "none"] {
+            assert_eq!(registry.get(name).unwrap().name(), name);
+        }
+        let unknown = registry.get("doas").err().unwrap().to_string();
+        assert_eq!(
+            unknown,
+            "privilege backend \"doas\" is unknown; known are helper, mdo, none"
+        );
+        assert_eq!(
+            registry.register(Arc::new(Mdo)),
+            Err(PrivError::Taken("mdo".into()))
+        );
+        for bad in ["", "Mdo", "a b", "../x"] {
+            assert_eq!(PrivMode::parse(bad), Err(PrivError::BadName(bad.into())));
+        }
+        assert_eq!(
+            PrivMode::default_for(&JailEngine::FreebsdJail).as_str(),
+            "mdo"
+        );
+        assert_eq!(
+            PrivMode::default_for(&"bubblewrap".parse().unwrap()).as_str(),
+            "none"
+        );
+    }
+}

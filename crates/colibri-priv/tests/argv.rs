@@ -1,0 +1,79 @@
+//! The exact argv of every combination, one table for each engine and backend, to be read by a person.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fmt::Write;
+
+use colibri_jail_core::{CommandLine, JailConfig, JailEngine};
+use colibri_priv::BackendRegistry;
+
+const NAME: Option<&str> = Some("web");
+const PATH: Option<&str> = Some("/srv/agent");
+const JAILS: [(&str, Option<&str>, Option<&str>); 4] = [
+    ("no jail", None, None),
+    ("name", NAME, None),
+    ("path", None, PATH),
+    ("both", NAME, PATH),
+];
+const USERS: [Option<&str>; 3] = [None, Some("agent"), Some("1001:1002")];
+const IP4: [Option<&str>; 6] = [
+    None,
+    Some("inherit"),
+    Some("disable"),
+    Some("new"),
+    Some("192.0.2.7"),
+    Some("192.0.2.7,192.0.2.8"),
+];
+
+fn table(mode: &str, engine: &JailEngine) -> String {
+    let backend = BackendRegistry::builtin("/usr/local/libexec/colibri-jail-helper")
+        .get(mode)
+        .unwrap();
+    let agent = CommandLine::new("/usr/local/bin/pi", ["--mode", "json", "fix it"]).unwrap();
+    let mut table = format!(
+        "{:<8} {:<10} {:<20} argv, or ! and the refusal\n",
+        "jail", "user", "ip4"
+    );
+    for (shown, name, path) in JAILS {
+        for user in USERS {
+            for ip4 in IP4 {
+                let own = |value: Option<&str>| value.map(str::to_owned);
+                let config = JailConfig {
+                    name: own(name),
+                    path: own(path),
+                    ip4: own(ip4),
+                    user: own(user),
+                };
+                let wrapped = config
+                    .confinement(&"colibri-k3x9".parse().unwrap())
+                    .map_err(|error| error.to_string())
+                    .and_then(
+                        |confinement| match confinement.into_op(None, agent.clone()) {
+                            None => Ok(agent.clone()),
+                            Some(op) => backend
+                                .elevate(&op, engine)
+                                .map_err(|error| error.to_string()),
+                        },
+                    );
+                let result = match wrapped {
+                    Ok(command) => command.to_string(),
+                    Err(refusal) => format!("! {refusal}"),
+                };
+                let (user, ip4) = (user.unwrap_or("-"), ip4.unwrap_or("-"));
+                writeln!(table, "{shown:<8} {user:<10} {ip4:<20} {result}").unwrap();
+            }
+        }
+    }
+    table
+}
+
+#[test]
+fn every_combination() {
+    for engine in ["freebsd", "bubblewrap"] {
+        for mode in ["mdo", "helper", "none"] {
+            insta::assert_snapshot!(
+                format!("{engine}-{mode}"),
+                table(mode, &engine.parse().unwrap())
+            );
+        }
+    }
+}
