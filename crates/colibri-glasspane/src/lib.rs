@@ -1,1 +1,10 @@
-//! A pure state machine from an agent's event lines to idle, working, blocked, done or error
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod events;
+mod lines;
+mod pane;
+mod view;
+
+pub use pane::{Glasspane, Outcome};
+pub use view::{AgentRuntime, AgentState, View};

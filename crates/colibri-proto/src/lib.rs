@@ -1,1 +1,18 @@
-//! Colibri's wire protocol: JSON-RPC 2.0 types, codec and JSON Schema
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod codec;
+mod data;
+mod error;
+mod rpc;
+mod schema;
+mod wire;
+
+pub use codec::{FrameDecoder, FrameError, MAX_FRAME, encode_frame};
+pub use colibri_glasspane::{AgentRuntime, AgentState, View};
+pub use colibri_jail_core::JailConfig;
+pub use data::{DataError, Encoding, OutputData, text_boundary};
+pub use error::{ErrorData, ErrorKind, RpcError};
+pub use rpc::{Call, Notification, Request, Response, ServerMessage};
+pub use schema::wire_schema;
+pub use wire::*;

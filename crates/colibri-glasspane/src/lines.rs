@@ -1,0 +1,39 @@
+//! Cuts a stream of bytes into lines at LF, in bounded memory.
+
+/// A line longer than this is not looked at.
+pub(crate) const MAX_LINE: usize = 1 << 20;
+
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    partial: Vec<u8>,
+    skipping: bool,
+}
+
+impl Lines {
+    /// Calls `line` for each line that `bytes` complete; with `None` for one that was too long.
+    pub(crate) fn push(&mut self, bytes: &[u8], mut line: impl FnMut(Option<&[u8]>)) {
+        let mut rest = bytes;
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let (head, tail) = rest.split_at(end);
+            rest = tail.get(1..).unwrap_or_default();
+            self.keep(head);
+            if self.skipping {
+                line(None);
+            } else {
+                line(Some(&self.partial));
+            }
+            self.partial.clear();
+            self.skipping = false;
+        }
+        self.keep(rest);
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if self.skipping || self.partial.len() + bytes.len() > MAX_LINE {
+            self.skipping = true;
+            self.partial.clear();
+        } else {
+            self.partial.extend_from_slice(bytes);
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The state machine: what happens, in; what to show, out.
+
+use crate::events::{self, Meaning};
+use crate::lines::Lines;
+use crate::{AgentRuntime, AgentState, View};
+
+/// A generic agent that writes nothing for so long, in milliseconds, counts as idle.
+const QUIET: u64 = 10_000;
+/// Longest text kept of an agent's own words, in characters.
+const MAX_TEXT: usize = 200;
+
+/// How an agent ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// With this exit code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Nobody saw how; the reason.
+    Lost(String),
+}
+
+/// An agent seen from outside.
+#[derive(Debug)]
+pub struct Glasspane {
+    runtime: AgentRuntime,
+    lines: Lines,
+    view: View,
+    /// What it would be doing if it were not stalled.
+    beneath: AgentState,
+    stalled: bool,
+    ended: bool,
+}
+
+impl Glasspane {
+    /// A pane for an agent that was started `now`.
+    #[must_use]
+    pub fn new(runtime: AgentRuntime, now: u64) -> Self {
+        let view = View {
+            state: AgentState::Starting,
+            since: now,
+            current_tool: None,
+            turns: 0,
+            input_tokens: 0,
+            output_tokens: 0,
+            cost_usd: 0.0,
+            last_error: None,
+            events: 0,
+            malformed_lines: 0,
+            last_activity: None,
+        };
+        Self {
+            runtime,
+            lines: Lines::default(),
+            view,
+            beneath: AgentState::Starting,
+            stalled: false,
+            ended: false,
+        }
+    }
+
+    /// What is known.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Whether [`Glasspane::output`] must see every byte; otherwise [`Glasspane::active`] is enough.
+    #[must_use]
+    pub fn needs_bytes(&self) -> bool {
+        self.runtime != AgentRuntime::Generic
+    }
+
+    /// The agent wrote these bytes to its stdout.
+    pub fn output(&mut self, bytes: &[u8], now: u64) {
+        if self.runtime == AgentRuntime::Generic {
+            return self.active(now);
+        }
+        self.view.last_activity = Some(now);
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.push(bytes, |line| self.line(line, now));
+        self.lines = lines;
+        if self.beneath == AgentState::Starting {
+            self.become_(AgentState::Idle, now);
+        }
+    }
+
+    /// The agent wrote something.
+    pub fn active(&mut self, now: u64) {
+        self.view.last_activity = Some(now);
+        if self.runtime == AgentRuntime::Generic {
+            self.become_(AgentState::Working, now);
+        }
+    }
+
+    /// Its output cannot be stored, or can again.
+    pub fn stalled(&mut self, stalled: bool, now: u64) {
+        self.stalled = stalled;
+        self.become_(self.beneath, now);
+    }
+
+    /// It ended. Nothing changes after this.
+    pub fn exited(&mut self, outcome: &Outcome, now: u64) {
+        self.stalled = false;
+        let state = match outcome {
+            Outcome::Code(0) => AgentState::Done,
+            Outcome::Code(_) | Outcome::Signal(_) => AgentState::Error,
+            Outcome::Lost(reason) => {
+                self.view.last_error = Some(clean(reason));
+                AgentState::Error
+            }
+        };
+        self.view.current_tool = None;
+        self.become_(state, now);
+        self.ended = true;
+    }
+
+    /// When [`Glasspane::tick`] has something to do, if nothing happens before.
+    #[must_use]
+    pub fn deadline(&self) -> Option<u64> {
+        let waits = self.runtime == AgentRuntime::Generic
+            && self.beneath == AgentState::Working
+            && !self.ended;
+        self.view
+            .last_activity
+            .filter(|_| waits)
+            .map(|last| last.saturating_add(QUIET))
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: u64) {
+        if self.deadline().is_some_and(|deadline| now >= deadline) {
+            self.become_(AgentState::Idle, now);
+        }
+    }
+
+    fn line(&mut self, line: Option<&[u8]>, now: u64) {
+        self.view.events += 1;
+        let Some(meaning) = line.and_then(events::read) else {
+            if line.is_none_or(|line| !line.trim_ascii().is_empty()) {
+                self.view.malformed_lines += 1;
+            }
+            return;
+        };
+        match meaning {
+            Meaning::Working => self.become_(AgentState::Working, now),
+            Meaning::Blocked => self.become_(AgentState::Blocked, now),
+            Meaning::Idle => {
+                self.view.current_tool = None;
+                self.become_(AgentState::Idle, now);
+            }
+            Meaning::ToolStarted(name) => {
+                self.view.current_tool = Some(clean(&name));
+                self.become_(AgentState::Working, now);
+            }
+            Meaning::ToolEnded => {
+                self.view.current_tool = None;
+                self.become_(AgentState::Working, now);
+            }
+            Meaning::TurnEnded => self.view.turns += 1,
+            Meaning::Message {
+                input,
+                output,
+                cost,
+                error,
+            } => {
+                self.view.input_tokens = self.view.input_tokens.saturating_add(input);
+                self.view.output_tokens = self.view.output_tokens.saturating_add(output);
+                self.view.cost_usd += cost;
+                if let Some(error) = error {
+                    self.view.last_error = Some(clean(&error));
+                }
+                self.become_(AgentState::Working, now);
+            }
+            Meaning::Failed(error) => self.view.last_error = Some(clean(&error)),
+            Meaning::Nothing => {}
+        }
+    }
+
+    fn become_(&mut self, state: AgentState, now: u64) {
+        if self.ended {
+            return;
+        }
+        self.beneath = state;
+        let shown = if self.stalled {
+            AgentState::Stalled
+        } else {
+            state
+        };
+        if self.view.state != shown {
+            self.view.state = shown;
+            self.view.since = now;
+        }
+    }
+}
+
+/// Untrusted words, fit for a terminal and a log.
+fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MAX_TEXT)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use AgentState::{Blocked, Done, Error, Idle, Starting, Working};
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_pi_session_line_by_line() {
+        let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
+        assert_eq!(pane.view().state, Starting);
+        for (line, state, tool) in [
+            (
+                r#"{"type":"session","version":3,"id":"u","cwd":"/w"}"#,
+                Idle,
+                None,
+            ),
+            (r#"{"type":"agent_start"}"#, Working, None),
+            (r#"{"type":"turn_start"}"#, Working, None),
+            (
+                r#"{"type":"tool_execution_start","toolCallId":"1","toolName":"bash","args":{}}"#,
+                Working,
+                Some("bash"),
+            ),
+            (
+                r#"{"type":"tool_execution_end","toolCallId":"1","toolName":"bash","isError":false}"#,
+                Working,
+                None,
+            ),
+            (
+                r#"{"type":"extension_ui_request","id":"1","method":"confirm"}"#,
+                Blocked,
+                None,
+            ),
+            (
+                r#"{"type":"extension_ui_request","id":"2","method":"notify"}"#,
+                Blocked,
+                None,
+            ),
+            (
+                r#"{"type":"message_end","message":{"role":"assistant","stopReason":"error","errorMessage":"no\u001b[2J","usage":{"input":10,"output":5,"cost":{"total":0.5}}}}"#,
+                Working,
+                None,
+            ),
+            (
+                r#"{"type":"turn_end","message":{},"toolResults":[]}"#,
+                Working,
+                None,
+            ),
+            (r#"{"type":"a_new_event","of":"tomorrow"}"#, Working, None),
+            ("not json", Working, None),
+            (r#"{"type":"agent_end","messages":[]}"#, Idle, None),
+        ] {
+            pane.output(format!("{line}\n").as_bytes(), 1);
+            assert_eq!(
+                (pane.view().state, pane.view().current_tool.as_deref()),
+                (state, tool),
+                "{line}"
+            );
+        }
+        let view = pane.view();
+        assert_eq!(
+            (
+                view.turns,
+                view.input_tokens,
+                view.output_tokens,
+                view.malformed_lines
+            ),
+            (1, 10, 5, 1)
+        );
+        assert_eq!(view.last_error.as_deref(), Some("no [2J"));
+        assert!((view.cost_usd - 0.5).abs() < 1e-9);
+        pane.exited(&Outcome::Signal(9), 2);
+        pane.output(b"{\"type\":\"agent_start\"}\n", 3);
+        assert_eq!(pane.view().state, Error, "an end is final");
+    }
+
+    #[test]
+    fn a_generic_agent_goes_by_activity_time_and_exit() {
+        let mut pane = Glasspane::new(AgentRuntime::Generic, 0);
+        assert_eq!(
+            pane.deadline(),
+            None,
+            "no wake-up for an agent that has done nothing"
+        );
+        pane.active(100);
+        assert_eq!(
+            (pane.view().state, pane.deadline()),
+            (Working, Some(100 + QUIET))
+        );
+        pane.tick(99 + QUIET);
+        assert_eq!(pane.view().state, Working);
+        pane.tick(100 + QUIET);
+        assert_eq!((pane.view().state, pane.deadline()), (Idle, None));
+        pane.stalled(true, 20_000);
+        assert_eq!(pane.view().state, AgentState::Stalled);
+        pane.stalled(false, 20_001);
+        assert_eq!(pane.view().state, Idle);
+        pane.exited(&Outcome::Code(0), 20_002);
+        assert_eq!(pane.view().state, Done);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+        #[test]
+        fn how_bytes_are_cut_changes_nothing_and_no_bytes_panic(
+            lines in prop::collection::vec(prop_oneof![
+                Just(b"{\"type\":\"agent_start\"}".to_vec()),
+                Just(b"{\"type\":\"tool_execution_start\",\"toolName\":\"x\"}".to_vec()),
+                Just(b"{\"type\":7}".to_vec()),
+                prop::collection::vec(any::<u8>(), 0..40),
+            ], 0..12),
+            cut in 1..30_usize,
+        ) {
+            let stream = lines.join(&b'\n');
+            let mut whole = Glasspane::new(AgentRuntime::Pi, 0);
+            whole.output(&stream, 1);
+            let mut pieces = Glasspane::new(AgentRuntime::Pi, 0);
+            pieces.output(&[], 1);
+            for piece in stream.chunks(cut) {
+                pieces.output(piece, 1);
+            }
+            prop_assert_eq!(whole.view(), pieces.view());
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_takes_bounded_memory_and_is_counted_once() {
+        let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
+        for _ in 0..40 {
+            pane.output(&vec![b'x'; 65_536], 0);
+        }
+        pane.output(b"\n{\"type\":\"agent_start\"}\n", 0);
+        assert_eq!(
+            (pane.view().malformed_lines, pane.view().state),
+            (1, Working)
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! Frames: one JSON object a line, at most 1 MiB. Whatever bytes come, memory stays bounded.
+
+use serde::Serialize;
+
+/// Longest frame in either direction, in bytes, without its LF.
+pub const MAX_FRAME: usize = 1 << 20;
+/// Of a frame that is too long so much is skipped in search of its end; then the stream counts as lost.
+const MAX_SKIP: usize = 16 << 20;
+
+/// Why there is no frame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// Skipped to its end; the next frame can be read.
+    #[error("frame is longer than {MAX_FRAME} bytes; send smaller ones")]
+    TooLong,
+    /// No end of it is in sight; close the connection.
+    #[error("frame is longer than {MAX_SKIP} bytes and has no end; the connection is closed")]
+    Endless,
+}
+
+/// Cuts bytes into frames.
+#[derive(Debug, Default)]
+pub struct FrameDecoder {
+    buffer: Vec<u8>,
+    /// Bytes at the front that hold no LF.
+    searched: usize,
+    /// Bytes already dropped of a frame that is too long.
+    skipped: usize,
+}
+
+impl FrameDecoder {
+    /// Takes bytes in. Call [`FrameDecoder::next_frame`] until it has none before the next push, so that
+    /// no more than a frame and one push are held.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, without its line end; `None` where more bytes are needed. Empty lines are
+    /// no frames.
+    pub fn next_frame(&mut self) -> Option<Result<Vec<u8>, FrameError>> {
+        loop {
+            let found = self
+                .buffer
+                .get(self.searched..)?
+                .iter()
+                .position(|byte| *byte == b'\n');
+            let Some(end) = found.map(|end| end + self.searched) else {
+                self.searched = self.buffer.len();
+                if self.skipped > 0 || self.buffer.len() > MAX_FRAME + 1 {
+                    self.skipped += self.buffer.len();
+                    self.buffer.clear();
+                    self.searched = 0;
+                    if self.skipped > MAX_SKIP {
+                        return Some(Err(FrameError::Endless));
+                    }
+                }
+                return None;
+            };
+            let mut frame: Vec<u8> = self.buffer.drain(..=end).collect();
+            self.searched = 0;
+            frame.pop();
+            if frame.last() == Some(&b'\r') {
+                frame.pop();
+            }
+            let skipped = std::mem::take(&mut self.skipped);
+            if skipped > 0 || frame.len() > MAX_FRAME {
+                return Some(Err(FrameError::TooLong));
+            }
+            if !frame.iter().all(u8::is_ascii_whitespace) {
+                return Some(Ok(frame));
+            }
+        }
+    }
+}
+
+/// One line with its LF.
+///
+/// # Errors
+/// The value does not fit into a frame (or cannot be JSON at all, which no type of this crate does).
+pub fn encode_frame<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
+    let mut frame = serde_json::to_vec(value).map_err(|_| FrameError::TooLong)?;
+    if frame.len() > MAX_FRAME {
+        return Err(FrameError::TooLong);
+    }
+    frame.push(b'\n');
+    Ok(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frames(stream: &[u8], cut: usize) -> Vec<Result<Vec<u8>, FrameError>> {
+        let mut decoder = FrameDecoder::default();
+        let mut frames = Vec::new();
+        for piece in stream.chunks(cut) {
+            decoder.push(piece);
+            while let Some(frame) = decoder.next_frame() {
+                frames.push(frame);
+            }
+            assert!(decoder.buffer.len() <= MAX_FRAME + 1 + cut);
+        }
+        frames
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_is_skipped_and_the_next_one_read() {
+        for over in [1, 2, MAX_FRAME] {
+            let mut stream = vec![b'x'; MAX_FRAME + over];
+            stream.extend_from_slice(b"\n{}\r\n\n");
+            stream.extend(vec![b'y'; MAX_FRAME]);
+            stream.push(b'\n');
+            for cut in [stream.len(), 65_536, 1000] {
+                let frames = frames(&stream, cut);
+                assert_eq!(frames.len(), 3);
+                assert_eq!(frames[0], Err(FrameError::TooLong));
+                assert_eq!(frames[1], Ok(b"{}".to_vec()));
+                assert_eq!(frames[2].as_ref().unwrap().len(), MAX_FRAME);
+            }
+        }
+    }
+
+    #[test]
+    fn an_endless_frame_gives_up_in_bounded_memory() {
+        let mut decoder = FrameDecoder::default();
+        let given_up = (0..MAX_SKIP / 65_536 + 32).any(|_| {
+            decoder.push(&[b'x'; 65_536]);
+            decoder.next_frame() == Some(Err(FrameError::Endless))
+        });
+        assert!(given_up);
+    }
+
+    #[test]
+    fn nothing_longer_than_a_frame_is_sent() {
+        assert_eq!(
+            encode_frame(&"x".repeat(MAX_FRAME)),
+            Err(FrameError::TooLong)
+        );
+        assert_eq!(encode_frame(&"\n").unwrap(), b"\"\\n\"\n");
+    }
+
+    proptest! {
+        #[test]
+        fn how_bytes_are_cut_changes_nothing(stream in prop::collection::vec(
+            prop_oneof![Just(b'\n'), Just(b'\r'), any::<u8>()], 0..200), cut in 1..40_usize) {
+            prop_assert_eq!(frames(&stream, cut), frames(&stream, 1000));
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! JSON-RPC 2.0 envelopes, and every method as a variant, so that a server's match is complete.
+
+use colibri_jail_core::JailConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::wire::{
+    Empty, ExitEvent, IdParams, InputParams, KillParams, ListParams, OutputEvent, ReadParams,
+    SpawnParams, StateEvent, SubscribeParams, Subscription,
+};
+use crate::{ErrorKind, RpcError};
+
+/// Every method, with its parameters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "method", content = "params", rename_all = "kebab-case")]
+pub enum Call {
+    /// Who answers.
+    Version(Empty),
+    /// Start an agent.
+    SpawnAgent(SpawnParams),
+    /// What `spawn-agent` would execute.
+    ExplainSpawn(SpawnParams),
+    /// All agents.
+    ListAgents(ListParams),
+    /// One agent.
+    GetAgent(IdParams),
+    /// One agent, once it has ended.
+    WaitAgent(IdParams),
+    /// Forget an agent that has ended, and delete its journals.
+    RemoveAgent(IdParams),
+    /// End an agent.
+    KillAgent(KillParams),
+    /// Write to an agent's stdin.
+    SendInput(InputParams),
+    /// Close an agent's stdin.
+    CloseInput(IdParams),
+    /// Read what an agent has written.
+    ReadJournal(ReadParams),
+    /// Be told what happens.
+    Subscribe(SubscribeParams),
+    /// Be told no more.
+    Unsubscribe(Subscription),
+    /// Look whether agents can be run.
+    Doctor(Empty),
+    /// End the daemon; agents go on.
+    Shutdown(Empty),
+}
+
+impl Call {
+    /// The names of all methods.
+    pub const METHODS: &'static [&'static str] = &[
+        "version",
+        "spawn-agent",
+        "explain-spawn",
+        "list-agents",
+        "get-agent",
+        "wait-agent",
+        "remove-agent",
+        "kill-agent",
+        "send-input",
+        "close-input",
+        "read-journal",
+        "subscribe",
+        "unsubscribe",
+        "doctor",
+        "shutdown",
+    ];
+}
+
+/// A request whose method has not been looked at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// The caller's number or text; absent: no answer is wanted.
+    pub id: Option<Value>,
+    method: String,
+    params: Value,
+}
+
+impl Request {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// It is no JSON, or no request; the error is the answer to send, with the `id` null.
+    pub fn parse(frame: &[u8]) -> Result<Self, RpcError> {
+        let value: Value = serde_json::from_slice(frame).map_err(|error| {
+            RpcError::new(ErrorKind::ParseError, format!("frame is not JSON: {error}"))
+                .hint("send one JSON object in UTF-8 a line, nested at most 127 deep")
+        })?;
+        let invalid = |message: &str| {
+            RpcError::new(ErrorKind::InvalidRequest, message)
+                .hint("send {\"jsonrpc\":\"2.0\",\"id\":…,\"method\":…,\"params\":{…}}")
+        };
+        let mut fields = match value {
+            Value::Object(fields) => fields,
+            Value::Array(_) => {
+                return Err(invalid(
+                    "batches are not supported; send one request a line",
+                ));
+            }
+            _ => return Err(invalid("a request is a JSON object")),
+        };
+        if fields.get("jsonrpc") != Some(&json!("2.0")) {
+            return Err(invalid("\"jsonrpc\" must be \"2.0\""));
+        }
+        let id = fields.remove("id");
+        if !matches!(
+            id,
+            None | Some(Value::Null | Value::Number(_) | Value::String(_))
+        ) {
+            return Err(invalid("\"id\" must be a number or a string"));
+        }
+        let Some(Value::String(method)) = fields.remove("method") else {
+            return Err(invalid("\"method\" must be a string"));
+        };
+        let params = match fields.remove("params") {
+            None | Some(Value::Null) => json!({}),
+            Some(params @ Value::Object(_)) => params,
+            Some(_) => return Err(invalid("\"params\" must be an object")),
+        };
+        Ok(Self { id, method, params })
+    }
+
+    /// The method with its parameters.
+    ///
+    /// # Errors
+    /// There is no such method, or the parameters do not fit.
+    pub fn call(self) -> Result<Call, RpcError> {
+        if !Call::METHODS.contains(&self.method.as_str()) {
+            let shown: String = self.method.chars().take(60).collect();
+            return Err(RpcError::new(
+                ErrorKind::UnknownMethod,
+                format!("unknown method {shown:?}"),
+            )
+            .hint(format!("known methods: {}", Call::METHODS.join(", "))));
+        }
+        if let Some(jail) = self.params.get("jail").filter(|jail| !jail.is_null())
+            && let Err(error) = JailConfig::deserialize(jail)
+        {
+            return Err(
+                RpcError::new(ErrorKind::InvalidJail, format!("jail: {error}"))
+                    .hint("a jail has the fields name, path, ip4 and user, all of them texts"),
+            );
+        }
+        let method = self.method;
+        serde_json::from_value(json!({"method": &method, "params": self.params}))
+            .map_err(|error| RpcError::new(ErrorKind::InvalidParams, format!("{method}: {error}")))
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    jsonrpc: Version,
+    /// The request's.
+    pub id: Value,
+    /// What came of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+enum Version {
+    #[serde(rename = "2.0")]
+    Two,
+}
+
+/// A result or an error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It worked.
+    Result(Value),
+    /// It did not.
+    Error(RpcError),
+}
+
+impl Response {
+    /// The answer to a request; `id` null where the request could not be read.
+    #[must_use]
+    pub fn new(id: Value, outcome: Result<Value, RpcError>) -> Self {
+        let outcome = match outcome {
+            Ok(result) => Outcome::Result(result),
+            Err(error) => Outcome::Error(error),
+        };
+        Self {
+            jsonrpc: Version::Two,
+            id,
+            outcome,
+        }
+    }
+
+    /// The result, or the error.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub fn into_result(self) -> Result<Value, RpcError> {
+        match self.outcome {
+            Outcome::Result(result) => Ok(result),
+            Outcome::Error(error) => Err(error),
+        }
+    }
+}
+
+/// What a subscriber is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "method", content = "params", rename_all = "kebab-case")]
+pub enum Notification {
+    /// An agent wrote something.
+    AgentOutput(OutputEvent),
+    /// An agent is doing something else.
+    AgentState(StateEvent),
+    /// An agent has ended.
+    AgentExit(ExitEvent),
+}
+
+#[derive(Serialize)]
+struct Framed<'a, T> {
+    jsonrpc: Version,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+impl Notification {
+    /// As it goes over the wire, with its LF.
+    ///
+    /// # Errors
+    /// It does not fit into a frame.
+    pub fn encode(&self) -> Result<Vec<u8>, crate::FrameError> {
+        crate::encode_frame(&Framed {
+            jsonrpc: Version::Two,
+            id: None,
+            body: self,
+        })
+    }
+
+    /// The subscription that it belongs to.
+    #[must_use]
+    pub fn subscription(&self) -> u64 {
+        match self {
+            Self::AgentOutput(event) => event.subscription,
+            Self::AgentState(event) => event.subscription,
+            Self::AgentExit(event) => event.subscription,
+        }
+    }
+}
+
+impl Call {
+    /// A request as it goes over the wire, with its LF.
+    ///
+    /// # Errors
+    /// It does not fit into a frame.
+    pub fn encode(&self, id: u64) -> Result<Vec<u8>, crate::FrameError> {
+        crate::encode_frame(&Framed {
+            jsonrpc: Version::Two,
+            id: Some(id),
+            body: self,
+        })
+    }
+}
+
+/// What a client reads.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum ServerMessage {
+    /// Something happened.
+    Notification(Notification),
+    /// An answer.
+    Response(Response),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(frame: &[u8]) -> (ErrorKind, String) {
+        let error = Request::parse(frame).and_then(Request::call).unwrap_err();
+        (error.data.kind, error.message)
+    }
+
+    #[test]
+    fn what_is_no_request_gets_the_error_that_says_why() {
+        use ErrorKind::{InvalidJail, InvalidParams, InvalidRequest, ParseError, UnknownMethod};
+        let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));
+        let mut shown = String::new();
+        for (frame, kind) in [
+            (&b"{"[..], ParseError),
+            (b"\xff\xfe{}", ParseError),
+            (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\xff\"}", ParseError),
+            (deep.as_bytes(), ParseError),
+            (b"7", InvalidRequest),
+            (b"[]", InvalidRequest),
+            (br#"{"id":1,"method":"version"}"#, InvalidRequest),
+            (br#"{"jsonrpc":"2.0","id":{},"method":"version"}"#, InvalidRequest),
+            (br#"{"jsonrpc":"2.0","id":1}"#, InvalidRequest),
+            (br#"{"jsonrpc":"2.0","id":1,"method":"version","params":[1]}"#, InvalidRequest),
+            (br#"{"jsonrpc":"2.0","id":1,"method":"make-coffee"}"#, UnknownMethod),
+            (br#"{"jsonrpc":"2.0","id":1,"method":"get-agent"}"#, InvalidParams),
+            (br#"{"jsonrpc":"2.0","id":1,"method":"spawn-agent","params":{"program":7}}"#, InvalidParams),
+            (br#"{"jsonrpc":"2.0","id":1,"method":"spawn-agent","params":{"program":"x","jail":{"pth":"/"}}}"#, InvalidJail),
+            (br#"{"jsonrpc":"2.0","id":1,"method":"spawn-agent","params":{"program":"x","jail":"web"}}"#, InvalidJail),
+        ] {
+            let (found, message) = refusal(frame);
+            assert_eq!(found, kind, "{message}");
+            shown.push_str(&format!("{} {message}\n", found.code()));
+        }
+        insta::assert_snapshot!(shown);
+    }
+
+    #[test]
+    fn every_method_is_listed_and_reads_back() {
+        let schema = serde_json::to_value(schemars::schema_for!(Call)).unwrap();
+        let text = schema.to_string();
+        for method in Call::METHODS {
+            assert!(
+                text.contains(&format!("\"const\":\"{method}\"")),
+                "{method} is no variant"
+            );
+        }
+        assert_eq!(
+            schema["oneOf"].as_array().unwrap().len(),
+            Call::METHODS.len()
+        );
+        let call = Call::KillAgent(KillParams {
+            id: "a".into(),
+            signal: None,
+            grace_ms: Some(5),
+            escalate: true,
+        });
+        let frame = call.encode(7).unwrap();
+        let request = Request::parse(&frame).unwrap();
+        assert_eq!(request.id, Some(json!(7)));
+        assert_eq!(request.call().unwrap(), call);
+    }
+
+    #[test]
+    fn unknown_fields_outside_a_jail_are_ignored() {
+        let frame = br#"{"jsonrpc":"2.0","method":"spawn-agent","params":{"program":"x","colour":"red"},"extra":1}"#;
+        let request = Request::parse(frame).unwrap();
+        assert_eq!(request.id, None);
+        assert!(
+            matches!(request.call().unwrap(), Call::SpawnAgent(params) if params.program == "x")
+        );
+    }
+
+    #[test]
+    fn environment_values_are_not_shown() {
+        let params = SpawnParams {
+            env: crate::Env([("TOKEN".to_owned(), "s3cret".to_owned())].into()),
+            ..SpawnParams::default()
+        };
+        let shown = format!("{:?}", Call::SpawnAgent(params));
+        assert!(shown.contains("TOKEN") && !shown.contains("s3cret"));
+    }
+}

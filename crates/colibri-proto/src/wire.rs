@@ -1,0 +1,419 @@
+//! Parameters, results and notifications, as docs/protocol.md describes them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use colibri_glasspane::{AgentRuntime, AgentState, View};
+use colibri_jail_core::JailConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::OutputData;
+use crate::schema::{JailSchema, RuntimeSchema, StateSchema};
+
+/// Most bytes that one `read-journal` gives: they fit into a frame however they are written.
+pub const MAX_READ: u64 = 131_072;
+
+/// No parameters, or an empty result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Empty {}
+
+/// Environment variables. Their values are never shown.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Env(pub BTreeMap<String, String>);
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+/// `spawn-agent` and `explain-spawn`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SpawnParams {
+    /// The agent's program: a path, or a name that is searched in its `PATH`.
+    pub program: String,
+    /// Arguments after the program's name.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Variables on top of the base environment.
+    #[serde(default)]
+    pub env: Env,
+    /// Working directory, inside the jail where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// Confinement. An unknown field in it is an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<JailSchema>")]
+    pub jail: Option<JailConfig>,
+    /// Which agent program it is.
+    #[serde(default)]
+    #[schemars(with = "RuntimeSchema")]
+    pub runtime: AgentRuntime,
+    /// A label for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// An agent's id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct IdParams {
+    /// The agent.
+    pub id: String,
+}
+
+/// The result of `spawn-agent`.
+pub type SpawnResult = IdParams;
+
+/// The result of `version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VersionResult {
+    /// `colibri-daemon`.
+    pub name: String,
+    /// The daemon's version.
+    pub version: String,
+    /// The protocol's version: 1.
+    pub protocol: u32,
+}
+
+/// The result of `explain-spawn`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExplainResult {
+    /// The program that would be executed.
+    pub program: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// What confines: `freebsd` or `bubblewrap`.
+    pub engine: String,
+    /// The privilege backend; `none` where nothing is elevated.
+    pub privilege: String,
+}
+
+/// `list-agents`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ListParams {
+    /// Go on behind this agent: the `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// At most so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// The result of `list-agents`: a page, because a frame is bounded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ListResult {
+    /// Agents by id.
+    pub agents: Vec<Agent>,
+    /// There are more behind this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// How an agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Exit {
+    /// With this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The exit code by which a shell reports it: 128+N for signal N.
+    #[must_use]
+    pub fn shell_code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// An agent. Times are RFC 3339 in UTC.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Agent {
+    /// Its id.
+    pub id: String,
+    /// Its label.
+    pub name: Option<String>,
+    /// What it is doing.
+    #[schemars(with = "StateSchema")]
+    pub state: AgentState,
+    /// The first process; with a jail the one that confines. Absent when it is gone.
+    pub pid: Option<i32>,
+    /// Its program.
+    pub program: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// Its confinement.
+    #[schemars(with = "Option<JailSchema>")]
+    pub jail: Option<JailConfig>,
+    /// Which agent program it is.
+    #[schemars(with = "RuntimeSchema")]
+    pub runtime: AgentRuntime,
+    /// When it was started.
+    pub started_at: String,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exited_at: Option<String>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+    /// What to know about `exit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_note: Option<String>,
+    /// Why it is in error, or stalled, where `exit` does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How much it has written to stdout.
+    pub stdout_bytes: u64,
+    /// How much it has written to stderr.
+    pub stderr_bytes: u64,
+    /// When it last wrote something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_event_at: Option<String>,
+    /// What its own events say; with runtime `pi` and `zot`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub view: Option<View>,
+}
+
+/// `kill-agent`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KillParams {
+    /// The agent.
+    pub id: String,
+    /// The first signal, by name; default TERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    /// How long to wait before KILL, in milliseconds; default 5000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<u64>,
+    /// `false`: deliver the signal and do no more.
+    #[serde(default = "yes")]
+    pub escalate: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How a kill went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KillOutcome {
+    /// The first signal was enough.
+    Terminated,
+    /// It took KILL, or the removal of the jail.
+    Killed,
+    /// There was nothing left to end.
+    AlreadyExited,
+    /// The signal was delivered; no more was asked for.
+    Signalled,
+}
+
+/// The result of `kill-agent`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KillResult {
+    /// How it went.
+    pub outcome: KillOutcome,
+    /// Always empty after a verified kill; an unverified one is an error.
+    pub remaining_pids: Vec<i32>,
+}
+
+/// `send-input`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InputParams {
+    /// The agent.
+    pub id: String,
+    /// What to write to its stdin.
+    #[serde(flatten)]
+    pub data: OutputData,
+}
+
+/// The result of `send-input`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InputResult {
+    /// How many bytes were taken. Fewer than given: the agent does not read; send the rest later.
+    pub written: u64,
+}
+
+/// One of an agent's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// `read-journal`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReadParams {
+    /// The agent.
+    pub id: String,
+    /// Which output.
+    pub stream: Stream,
+    /// From which byte; 0 where absent.
+    #[serde(default)]
+    pub offset: u64,
+    /// At most so many bytes; never more than 131072.
+    #[serde(default = "max_read")]
+    pub limit: u64,
+    /// Instead of `offset`: from the first chunk that came at or after this time (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+fn max_read() -> u64 {
+    MAX_READ
+}
+
+/// The result of `read-journal`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReadResult {
+    /// Where `data` begins.
+    pub offset: u64,
+    /// Where to read on.
+    pub next_offset: u64,
+    /// The bytes.
+    #[serde(flatten)]
+    pub data: OutputData,
+    /// The agent has ended, and these are its last bytes.
+    pub end: bool,
+    /// When the first of them came (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+}
+
+/// Which outputs a subscription brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamChoice {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Neither: states and exits only.
+    None,
+}
+
+/// `subscribe`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SubscribeParams {
+    /// One agent; absent: all of them, also those to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// One output; absent: both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<StreamChoice>,
+    /// From this byte of each output on; absent: from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_offset: Option<u64>,
+}
+
+/// The result of `subscribe`, and the parameters of `unsubscribe`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Subscription {
+    /// Its number on this connection.
+    pub subscription: u64,
+}
+
+/// `agent-output`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OutputEvent {
+    /// The subscription.
+    pub subscription: u64,
+    /// The agent.
+    pub id: String,
+    /// Which output.
+    pub stream: Stream,
+    /// Where `data` begins.
+    pub offset: u64,
+    /// The bytes.
+    #[serde(flatten)]
+    pub data: OutputData,
+}
+
+/// `agent-state`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StateEvent {
+    /// The subscription.
+    pub subscription: u64,
+    /// The agent.
+    pub id: String,
+    /// What it is doing now.
+    #[schemars(with = "StateSchema")]
+    pub state: AgentState,
+    /// Since when (RFC 3339).
+    pub since: String,
+    /// The tool that it is using.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_tool: Option<String>,
+    /// The last error that it reported, or why it is stalled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// `agent-exit`: the last notification about an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExitEvent {
+    /// The subscription.
+    pub subscription: u64,
+    /// The agent.
+    pub id: String,
+    /// `done` or `error`.
+    #[schemars(with = "StateSchema")]
+    pub state: AgentState,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+    /// What to know about `exit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_note: Option<String>,
+    /// Why there is no `exit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When it ended (RFC 3339).
+    pub exited_at: String,
+}
+
+/// How bad a finding is.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum FindingStatus {
+    /// As it should be.
+    Ok,
+    /// Works, but look at it.
+    Warn,
+    /// Does not work.
+    Fail,
+}
+
+/// One thing that `doctor` looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Finding {
+    /// How bad it is.
+    pub status: FindingStatus,
+    /// What was found.
+    pub what: String,
+    /// How to mend it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mend: Option<String>,
+}
+
+/// The result of `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DoctorResult {
+    /// What was looked at.
+    pub findings: Vec<Finding>,
+}
