@@ -1,1 +1,81 @@
-//! A typed async client for the Colibri daemon's socket
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod client;
+mod connection;
+
+pub use client::{Client, Events};
+pub use colibri_proto::*;
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error(
+        "no daemon listens at {path}: {source}; start colibri-daemon, or name its socket in COLIBRI_SOCKET"
+    )]
+    NoDaemon {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The daemon refused; its own words.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    /// The connection ended before the answer came.
+    #[error("the daemon closed the connection before it answered; it may have been stopped")]
+    Closed,
+    /// The request is too large for the wire.
+    #[error("the request cannot be sent: {0}")]
+    Frame(#[from] FrameError),
+    /// The daemon answered something else; another version?
+    #[error(
+        "the daemon's answer to {method} was not understood: {message}; is it of another version?"
+    )]
+    Protocol {
+        /// The method called.
+        method: &'static str,
+        /// What did not fit.
+        message: String,
+    },
+}
+
+/// The daemon's socket where nobody names another: `$XDG_RUNTIME_DIR/colibri/colibri.sock`, else
+/// `/var/run/colibri/colibri.sock`. `lookup` gives a variable's value.
+#[must_use]
+pub fn default_socket(lookup: impl Fn(&str) -> Option<String>) -> PathBuf {
+    lookup("XDG_RUNTIME_DIR")
+        .filter(|directory| directory.starts_with('/'))
+        .map_or_else(|| PathBuf::from("/var/run"), PathBuf::from)
+        .join("colibri/colibri.sock")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_in_the_runtime_directory_if_there_is_one() {
+        for (runtime, socket) in [
+            (
+                Some("/run/user/1000"),
+                "/run/user/1000/colibri/colibri.sock",
+            ),
+            (None, "/var/run/colibri/colibri.sock"),
+            (Some(""), "/var/run/colibri/colibri.sock"),
+            (Some("relative"), "/var/run/colibri/colibri.sock"),
+        ] {
+            let lookup = |name: &str| {
+                runtime
+                    .filter(|_| name == "XDG_RUNTIME_DIR")
+                    .map(str::to_owned)
+            };
+            assert_eq!(default_socket(lookup), PathBuf::from(socket));
+        }
+    }
+}

@@ -1,1 +1,15 @@
-//! The Colibri daemon: sockets, registry and supervision
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod audit;
+mod calls;
+mod connection;
+mod registry;
+mod server;
+mod socket;
+mod start;
+mod subscription;
+mod supervision;
+mod times;
+
+pub use start::{Arguments, main};

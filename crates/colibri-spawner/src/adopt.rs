@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use colibri_journal::JournalReader;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ShimRecord};
 
@@ -78,7 +79,7 @@ impl Spawner {
                     return Ok(None);
                 }
                 (false, Some(_)) => {
-                    let exit = self.record_lost(id)?;
+                    let exit = self.record_lost(id).await?;
                     return Ok(Some(Found::Ended {
                         spec: self.spec(id)?,
                         exit,
@@ -89,22 +90,30 @@ impl Spawner {
         }
     }
 
-    /// Writes the end of an agent whose shim is gone without having done so.
+    /// Finds or writes the end of an agent whose shim does not answer any more, once the shim is gone.
     ///
     /// # Errors
-    /// The record cannot be written.
-    pub fn record_lost(&self, id: &AgentId) -> Result<ExitRecord, SpawnError> {
+    /// The record cannot be read or written.
+    pub async fn record_lost(&self, id: &AgentId) -> Result<ExitRecord, SpawnError> {
+        while self.state.is_alive(id)? {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
         let directory = self.state.agent(id);
         let path = directory.join(layout::EXIT);
         if let Some(exit) = read(&path)? {
             return Ok(exit);
         }
+        let length = |stream| {
+            JournalReader::new(&directory.join(stream))
+                .end_offset()
+                .unwrap_or(0)
+        };
         let exit = ExitRecord {
             exit: None,
-            error: Some("the agent's shim was killed or crashed, so the agent was ended and its exit code is not known; output up to then is kept".to_owned()),
+            error: Some("the agent's shim was killed or crashed; the agent was ended with it and its exit code is not known; its output up to then is kept".to_owned()),
             exited_at_ns: now_ns(),
-            stdout_bytes: 0,
-            stderr_bytes: 0,
+            stdout_bytes: length(layout::STDOUT),
+            stderr_bytes: length(layout::STDERR),
         };
         record::replace(&path, &exit, Durability::Machine)
             .map_err(|error| SpawnError::from_io("writing", &path, error))?;

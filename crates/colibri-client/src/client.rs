@@ -1,0 +1,260 @@
+//! The client: one method a call of the protocol.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use colibri_proto::{
+    Agent, Call, DoctorResult, Empty, ExplainResult, IdParams, InputParams, InputResult,
+    KillParams, KillResult, ListParams, ListResult, Notification, OutputData, ReadParams,
+    ReadResult, SpawnParams, SubscribeParams, Subscription, VersionResult,
+};
+use serde::de::DeserializeOwned;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{Mutex, mpsc};
+
+use crate::ClientError;
+use crate::connection::{self, Answer, Shared, with};
+
+/// A connection to a daemon, shared by cloning.
+#[derive(Clone)]
+pub struct Client {
+    writer: Arc<Mutex<OwnedWriteHalf>>,
+    shared: Shared,
+    next_id: Arc<AtomicU64>,
+}
+
+fn id(id: &str) -> IdParams {
+    IdParams { id: id.to_owned() }
+}
+
+impl Client {
+    /// Connects to the daemon that listens at `socket`.
+    ///
+    /// # Errors
+    /// [`ClientError::NoDaemon`] where nobody does.
+    pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(socket)
+            .await
+            .map_err(|source| ClientError::NoDaemon {
+                path: socket.to_owned(),
+                source,
+            })?;
+        let (reader, writer) = stream.into_split();
+        let shared = Shared::default();
+        tokio::spawn(connection::read(reader, shared.clone()));
+        Ok(Self {
+            writer: Arc::new(Mutex::new(writer)),
+            shared,
+            next_id: Arc::default(),
+        })
+    }
+
+    /// Who answers.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; so for all calls.
+    pub async fn version(&self) -> Result<VersionResult, ClientError> {
+        self.call("version", Call::Version(Empty {})).await
+    }
+
+    /// Starts an agent.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn spawn_agent(&self, params: SpawnParams) -> Result<IdParams, ClientError> {
+        self.call("spawn-agent", Call::SpawnAgent(params)).await
+    }
+
+    /// What `spawn_agent` would execute.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn explain_spawn(&self, params: SpawnParams) -> Result<ExplainResult, ClientError> {
+        self.call("explain-spawn", Call::ExplainSpawn(params)).await
+    }
+
+    /// All agents, however many pages that takes.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn list_agents(&self) -> Result<Vec<Agent>, ClientError> {
+        let mut agents = Vec::new();
+        let mut after = None;
+        loop {
+            let params = ListParams { after, limit: None };
+            let page: ListResult = self.call("list-agents", Call::ListAgents(params)).await?;
+            agents.extend(page.agents);
+            after = page.next;
+            if after.is_none() {
+                return Ok(agents);
+            }
+        }
+    }
+
+    /// One agent.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get_agent(&self, agent: &str) -> Result<Agent, ClientError> {
+        self.call("get-agent", Call::GetAgent(id(agent))).await
+    }
+
+    /// One agent, once it has ended.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn wait_agent(&self, agent: &str) -> Result<Agent, ClientError> {
+        self.call("wait-agent", Call::WaitAgent(id(agent))).await
+    }
+
+    /// Forgets an agent that has ended, and deletes its journals.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn remove_agent(&self, agent: &str) -> Result<(), ClientError> {
+        self.call("remove-agent", Call::RemoveAgent(id(agent)))
+            .await
+            .map(|Empty {}| ())
+    }
+
+    /// Ends an agent.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn kill_agent(&self, params: KillParams) -> Result<KillResult, ClientError> {
+        self.call("kill-agent", Call::KillAgent(params)).await
+    }
+
+    /// Offers bytes to an agent's stdin; returns how many were taken, which may be fewer while the agent
+    /// does not read. At most 512 KiB are sent at once.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn send_input(&self, agent: &str, bytes: &[u8]) -> Result<usize, ClientError> {
+        let bytes = bytes.get(..512 * 1024).unwrap_or(bytes);
+        let params = InputParams {
+            id: agent.to_owned(),
+            data: OutputData::from_bytes(bytes),
+        };
+        let result: InputResult = self.call("send-input", Call::SendInput(params)).await?;
+        Ok(usize::try_from(result.written).unwrap_or(usize::MAX))
+    }
+
+    /// Closes an agent's stdin behind what was sent.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn close_input(&self, agent: &str) -> Result<(), ClientError> {
+        self.call("close-input", Call::CloseInput(id(agent)))
+            .await
+            .map(|Empty {}| ())
+    }
+
+    /// Reads what an agent has written.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn read_journal(&self, params: ReadParams) -> Result<ReadResult, ClientError> {
+        self.call("read-journal", Call::ReadJournal(params)).await
+    }
+
+    /// Looks whether agents can be run.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn doctor(&self) -> Result<DoctorResult, ClientError> {
+        self.call("doctor", Call::Doctor(Empty {})).await
+    }
+
+    /// Ends the daemon. Agents go on under their shims.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn shutdown(&self) -> Result<(), ClientError> {
+        self.call("shutdown", Call::Shutdown(Empty {}))
+            .await
+            .map(|Empty {}| ())
+    }
+
+    /// Subscribes. Events that are not taken hold up this connection, other calls on it included: where
+    /// that matters, give the subscription a connection of its own.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn subscribe(&self, params: SubscribeParams) -> Result<Events, ClientError> {
+        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let registered = with(&self.shared, |waiting| waiting.subscribe(number));
+        let (answer, events) = registered.ok_or(ClientError::Closed)?;
+        self.send(&Call::Subscribe(params), number).await?;
+        let Subscription { subscription } =
+            decode("subscribe", answer.await.map_err(|_| ClientError::Closed)?)?;
+        Ok(Events {
+            client: self.clone(),
+            subscription,
+            events,
+        })
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        call: Call,
+    ) -> Result<T, ClientError> {
+        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let answer =
+            with(&self.shared, |waiting| waiting.call(number)).ok_or(ClientError::Closed)?;
+        self.send(&call, number).await?;
+        decode(method, answer.await.map_err(|_| ClientError::Closed)?)
+    }
+
+    async fn send(&self, call: &Call, number: u64) -> Result<(), ClientError> {
+        let frame = call.encode(number)?;
+        // In a task of its own: a caller that gives up must not leave half a frame on the wire.
+        let writer = self.writer.clone();
+        tokio::spawn(async move { writer.lock_owned().await.write_all(&frame).await })
+            .await
+            .map_err(|_| ClientError::Closed)?
+            .map_err(|_| ClientError::Closed)
+    }
+}
+
+fn decode<T: DeserializeOwned>(method: &'static str, answer: Answer) -> Result<T, ClientError> {
+    serde_json::from_value(answer?).map_err(|error| ClientError::Protocol {
+        method,
+        message: error.to_string(),
+    })
+}
+
+/// What a subscription brings, in order.
+pub struct Events {
+    client: Client,
+    subscription: u64,
+    events: mpsc::Receiver<Notification>,
+}
+
+impl Events {
+    /// The next event; `None` when the connection has ended. A subscription to one agent brings nothing
+    /// after its [`Notification::AgentExit`].
+    pub async fn next(&mut self) -> Option<Notification> {
+        self.events.recv().await
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let number = self.subscription;
+        with(&self.client.shared, |waiting| waiting.forget(number));
+        let client = self.client.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let end = Call::Unsubscribe(Subscription {
+                    subscription: number,
+                });
+                let _ = client.call::<Empty>("unsubscribe", end).await;
+            });
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! What each method does, and how its failures are told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use colibri_jail_core::Signal;
+use colibri_journal::JournalError;
+use colibri_proto::{
+    Call, DoctorResult, Empty, ErrorKind, ExplainResult, Finding, FindingStatus, IdParams,
+    InputParams, InputResult, KillOutcome, KillParams, KillResult, ListParams, ListResult,
+    MAX_READ, OutputData, ReadParams, ReadResult, RpcError, SpawnParams, VersionResult,
+    text_boundary,
+};
+use colibri_spawner::{AgentId, AgentSpawnConfig, LinkError, SpawnError};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::audit::Peer;
+use crate::registry::{Entry, Registry};
+use crate::server::Server;
+use crate::times;
+
+const GRACE: Duration = Duration::from_secs(5);
+/// Behind a kill the agent's end is recorded in a moment; so long its answer waits for that.
+const RECORDED: Duration = Duration::from_secs(2);
+/// A page of agents stays well below a frame.
+const PAGE_BYTES: usize = 768 * 1024;
+
+/// Does what is asked and writes the audit line.
+pub(crate) async fn perform(server: &Server, peer: Peer, call: Call) -> Result<Value, RpcError> {
+    let outcome = dispatch(server, call.clone()).await;
+    let made = match (&call, &outcome) {
+        (Call::SpawnAgent(_), Ok(result)) => result["id"].as_str(),
+        _ => None,
+    };
+    match &outcome {
+        Ok(_) => server.audit.record(peer, &call, made, "ok"),
+        Err(error) => server.audit.record(peer, &call, None, &error.message),
+    }
+    outcome
+}
+
+async fn dispatch(server: &Server, call: Call) -> Result<Value, RpcError> {
+    let registry = &server.registry;
+    match call {
+        Call::Version(Empty {}) => reply(&VersionResult {
+            name: "colibri-daemon".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: 1,
+        }),
+        Call::SpawnAgent(params) => {
+            if *server.ending.borrow() {
+                return Err(RpcError::new(
+                    ErrorKind::ShuttingDown,
+                    "the daemon ends; no agent was started",
+                ));
+            }
+            let entry = registry
+                .spawn(&config(params))
+                .await
+                .map_err(|error| tell(&error))?;
+            reply(&IdParams {
+                id: entry.spec.id.to_string(),
+            })
+        }
+        Call::ExplainSpawn(params) => {
+            let prepared = registry
+                .spawner
+                .prepare(&config(params))
+                .map_err(|error| tell(&error))?;
+            let (program, args) = prepared.command.into_parts();
+            reply(&ExplainResult {
+                program,
+                args,
+                engine: prepared.engine,
+                privilege: prepared.privilege,
+            })
+        }
+        Call::ListAgents(params) => list(registry, &params),
+        Call::GetAgent(IdParams { id }) => reply(&find(registry, &id)?.to_wire()),
+        Call::WaitAgent(IdParams { id }) => {
+            let entry = find(registry, &id)?;
+            let mut latest = entry.latest.subscribe();
+            let _ = latest.wait_for(|latest| latest.exit.is_some()).await;
+            reply(&entry.to_wire())
+        }
+        Call::RemoveAgent(IdParams { id }) => {
+            let entry = find(registry, &id)?;
+            registry
+                .remove(&entry.spec.id)
+                .map_err(|error| tell(&error))?;
+            reply(&Empty {})
+        }
+        Call::KillAgent(params) => kill(registry, params).await,
+        Call::SendInput(params) => input(registry, params).await,
+        Call::CloseInput(IdParams { id }) => {
+            let entry = running(registry, &id)?;
+            if let Some(agent) = &entry.agent {
+                agent
+                    .link
+                    .close_input()
+                    .await
+                    .map_err(|error| tell(&error.into()))?;
+            }
+            reply(&Empty {})
+        }
+        Call::ReadJournal(params) => read(registry, &params),
+        Call::Doctor(Empty {}) => {
+            let findings = registry.spawner.preflight().await;
+            reply(&DoctorResult {
+                findings: findings.into_iter().map(finding).collect(),
+            })
+        }
+        Call::Shutdown(Empty {}) => {
+            server.ending.send_replace(true);
+            reply(&Empty {})
+        }
+        // They are the connection's own.
+        Call::Subscribe(_) | Call::Unsubscribe(_) => Err(RpcError::new(
+            ErrorKind::Internal,
+            "subscriptions are not handled here",
+        )),
+    }
+}
+
+/// A result as JSON.
+pub(crate) fn reply<T: Serialize>(result: &T) -> Result<Value, RpcError> {
+    serde_json::to_value(result).map_err(|error| {
+        RpcError::new(
+            ErrorKind::Internal,
+            format!("result cannot be written: {error}"),
+        )
+    })
+}
+
+/// The agent of that id.
+pub(crate) fn find(registry: &Registry, id: &str) -> Result<Arc<Entry>, RpcError> {
+    let unknown = || {
+        let shown: String = id.chars().take(40).collect();
+        RpcError::new(
+            ErrorKind::UnknownAgent,
+            format!("there is no agent {shown:?}"),
+        )
+        .hint("list-agents (colibri ps) shows all agents")
+    };
+    let id: AgentId = id.parse().map_err(|_| unknown())?;
+    registry.get(&id).ok_or_else(unknown)
+}
+
+fn running(registry: &Registry, id: &str) -> Result<Arc<Entry>, RpcError> {
+    let entry = find(registry, id)?;
+    if entry.latest.borrow().exit.is_some() {
+        return Err(tell(&SpawnError::Ended(id.to_owned())));
+    }
+    Ok(entry)
+}
+
+fn config(params: SpawnParams) -> AgentSpawnConfig {
+    let runtime = serde_json::to_value(params.runtime).ok();
+    AgentSpawnConfig {
+        program: params.program,
+        args: params.args,
+        env: params.env.0,
+        cwd: params.cwd,
+        jail: params.jail,
+        runtime: runtime.and_then(|runtime| runtime.as_str().map(str::to_owned)),
+        name: params.name,
+    }
+}
+
+/// As the wire has it.
+fn finding(finding: colibri_priv::Finding) -> Finding {
+    Finding {
+        status: match finding.status {
+            colibri_priv::Status::Ok => FindingStatus::Ok,
+            colibri_priv::Status::Warn => FindingStatus::Warn,
+            colibri_priv::Status::Fail => FindingStatus::Fail,
+        },
+        what: finding.what,
+        mend: finding.mend,
+    }
+}
+
+fn list(registry: &Registry, params: &ListParams) -> Result<Value, RpcError> {
+    let after = params
+        .after
+        .as_ref()
+        .map(|after| after.parse::<AgentId>())
+        .transpose()
+        .map_err(|error| RpcError::new(ErrorKind::InvalidParams, format!("after: {error}")))?;
+    let limit = params.limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    });
+    let mut agents = Vec::new();
+    let mut bytes = 0;
+    let mut next = None;
+    for entry in registry.list(after.as_ref()) {
+        let agent = entry.to_wire();
+        bytes += serde_json::to_vec(&agent).map_or(0, |text| text.len());
+        if !agents.is_empty() && (bytes > PAGE_BYTES || agents.len() >= limit) {
+            next = agents
+                .last()
+                .map(|agent: &colibri_proto::Agent| agent.id.clone());
+            break;
+        }
+        agents.push(agent);
+    }
+    reply(&ListResult { agents, next })
+}
+
+async fn kill(registry: &Registry, params: KillParams) -> Result<Value, RpcError> {
+    let signal: Signal = match params.signal.as_deref() {
+        None => Signal::TERM,
+        Some(name) => name
+            .parse()
+            .map_err(|error| RpcError::new(ErrorKind::InvalidParams, format!("signal: {error}")))?,
+    };
+    let entry = find(registry, &params.id)?;
+    let done = |outcome| {
+        reply(&KillResult {
+            outcome,
+            remaining_pids: Vec::new(),
+        })
+    };
+    let Some(agent) = entry
+        .agent
+        .as_ref()
+        .filter(|_| entry.latest.borrow().exit.is_none())
+    else {
+        return done(KillOutcome::AlreadyExited);
+    };
+    let spawner = &registry.spawner;
+    let report = if params.escalate {
+        let grace = params.grace_ms.map_or(GRACE, Duration::from_millis);
+        spawner.kill(agent, signal, grace).await
+    } else {
+        spawner.signal(agent, signal).await
+    };
+    let outcome = match report.map_err(|error| tell(&error))?.outcome {
+        colibri_spawner::KillOutcome::Terminated => KillOutcome::Terminated,
+        colibri_spawner::KillOutcome::Killed => KillOutcome::Killed,
+        colibri_spawner::KillOutcome::AlreadyExited => KillOutcome::AlreadyExited,
+        colibri_spawner::KillOutcome::Signalled => KillOutcome::Signalled,
+    };
+    if outcome != KillOutcome::Signalled {
+        let mut latest = entry.latest.subscribe();
+        let _ =
+            tokio::time::timeout(RECORDED, latest.wait_for(|latest| latest.exit.is_some())).await;
+    }
+    done(outcome)
+}
+
+async fn input(registry: &Registry, params: InputParams) -> Result<Value, RpcError> {
+    let entry = running(registry, &params.id)?;
+    let bytes = params
+        .data
+        .into_bytes()
+        .map_err(|error| RpcError::new(ErrorKind::InvalidParams, error.to_string()))?;
+    let Some(agent) = &entry.agent else {
+        return Err(tell(&SpawnError::Ended(params.id)));
+    };
+    match agent
+        .link
+        .input(&bytes)
+        .await
+        .map_err(|error| tell(&error.into()))?
+    {
+        Some(written) => reply(&InputResult {
+            written: written as u64,
+        }),
+        None => Err(RpcError::new(
+            ErrorKind::InputClosed,
+            format!("the stdin of agent {} is closed", params.id),
+        )),
+    }
+}
+
+fn read(registry: &Registry, params: &ReadParams) -> Result<Value, RpcError> {
+    let entry = find(registry, &params.id)?;
+    let mut journal = entry.journal(params.stream);
+    let ended = entry.latest.borrow().exit.is_some();
+    let offset = match &params.since {
+        None => params.offset,
+        Some(since) => {
+            let at = times::to_ns(since).map_err(|error| {
+                RpcError::new(ErrorKind::InvalidParams, format!("since: {error}"))
+            })?;
+            journal
+                .offset_at(at)
+                .map_err(|error| tell_journal(&error))?
+        }
+    };
+    let limit = usize::try_from(params.limit.min(MAX_READ)).unwrap_or(0);
+    let mut bytes = vec![0; limit];
+    let count = journal
+        .read(offset, &mut bytes)
+        .map_err(|error| tell_journal(&error))?;
+    bytes.truncate(count);
+    bytes.truncate(text_boundary(&bytes));
+    let next_offset = offset + bytes.len() as u64;
+    let time = journal
+        .time_at(offset)
+        .map_err(|error| tell_journal(&error))?;
+    let end = ended && next_offset == journal.end_offset().map_err(|error| tell_journal(&error))?;
+    let data = OutputData::from_bytes(&bytes);
+    reply(&ReadResult {
+        offset,
+        next_offset,
+        data,
+        end,
+        time: time.map(times::from_ns),
+    })
+}
+
+fn tell_journal(error: &JournalError) -> RpcError {
+    let kind = match error {
+        JournalError::BelowOldest { .. } => ErrorKind::OffsetBelowOldest,
+        JournalError::BeyondEnd { .. } => ErrorKind::OffsetBeyondEnd,
+        _ => ErrorKind::Internal,
+    };
+    RpcError::new(kind, error.to_string())
+}
+
+/// The kind of an error; its message says the rest.
+fn tell(error: &SpawnError) -> RpcError {
+    let kind = match error {
+        SpawnError::BadId(_) => ErrorKind::UnknownAgent,
+        SpawnError::Command(_)
+        | SpawnError::EnvName(_)
+        | SpawnError::EnvValue(_)
+        | SpawnError::EnvActsOutside(_) => ErrorKind::InvalidParams,
+        SpawnError::Jail(_) | SpawnError::UnknownUser { .. } => ErrorKind::InvalidJail,
+        SpawnError::Privilege(colibri_priv::PrivError::Jail(_)) => ErrorKind::InvalidJail,
+        SpawnError::Privilege(_) => ErrorKind::Privilege,
+        SpawnError::ProgramNotFound { .. } => ErrorKind::ProgramNotFound,
+        SpawnError::Path { .. } => ErrorKind::PathNotFound,
+        SpawnError::WrapperMissing(_) => ErrorKind::EngineMissing,
+        SpawnError::Launch { .. } | SpawnError::Shim { .. } => ErrorKind::SpawnFailed,
+        SpawnError::Resources { .. } => ErrorKind::ResourceExhausted,
+        SpawnError::Ended(_) | SpawnError::Link(LinkError::Gone) => ErrorKind::AgentEnded,
+        SpawnError::Running(_) => ErrorKind::AgentRunning,
+        SpawnError::KillUnverified { .. } => ErrorKind::KillUnverified,
+        _ => ErrorKind::Internal,
+    };
+    let mut told = RpcError::new(kind, error.to_string());
+    if let SpawnError::KillUnverified { remaining, .. } = error {
+        told.data.remaining_pids = Some(remaining.clone());
+    }
+    told
+}

@@ -1,0 +1,238 @@
+//! One connection: frames in, calls, frames out through a bounded queue.
+//!
+//! Quick calls are answered in order; those that wait for an agent run beside, a bounded number of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use colibri_proto::{
+    Call, ErrorKind, FrameDecoder, FrameError, Request, Response, RpcError, Subscription,
+    encode_frame,
+};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+
+use crate::audit::Peer;
+use crate::calls::{self, reply};
+use crate::server::Server;
+use crate::subscription::{self, Frames, Wanted};
+
+/// Frames that wait for a slow peer; then whoever wants to send waits.
+const FRAMES: usize = 16;
+/// Calls of one connection that run beside each other; then it is not read.
+const CALLS: usize = 64;
+/// Subscriptions of one connection.
+const SUBSCRIPTIONS: usize = 64;
+
+/// Serves one peer until it hangs up or the daemon ends.
+pub(crate) async fn serve(server: Arc<Server>, stream: UnixStream, peer: Peer, allowed: bool) {
+    let (mut reader, writer) = stream.into_split();
+    let (frames, queue) = mpsc::channel(FRAMES);
+    let sender = tokio::spawn(write(writer, queue));
+    let mut ending = server.ending.subscribe();
+    let mut connection = Connection {
+        server,
+        peer,
+        frames,
+        calls: Arc::new(Semaphore::new(CALLS)),
+        subscriptions: HashMap::new(),
+        next_subscription: 0,
+    };
+    if !allowed {
+        let error = RpcError::new(
+            ErrorKind::PeerRefused,
+            format!("user {} may not use this daemon", peer.uid),
+        )
+        .hint("run as the daemon's user, or have a socket_group configured");
+        connection.answer(Value::Null, Err(error)).await;
+    } else {
+        let mut decoder = FrameDecoder::default();
+        let mut buffer = vec![0; 16 * 1024];
+        'reading: loop {
+            let count = tokio::select! {
+                read = reader.read(&mut buffer) => match read {
+                    Ok(count @ 1..) => count,
+                    _ => break,
+                },
+                _ = ending.wait_for(|ending| *ending) => break,
+                () = connection.frames.closed() => break,
+            };
+            decoder.push(buffer.get(..count).unwrap_or_default());
+            while let Some(frame) = decoder.next_frame() {
+                if !connection.frame(frame).await {
+                    break 'reading;
+                }
+            }
+        }
+    }
+    for (_, task) in connection.subscriptions.drain() {
+        task.abort();
+    }
+    // Calls on their way keep the queue open until they are answered.
+    drop(connection);
+    let _ = sender.await;
+}
+
+async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
+    while let Some(frame) = queue.recv().await {
+        if writer.write_all(&frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A subscription's work.
+type Stream = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+struct Connection {
+    server: Arc<Server>,
+    peer: Peer,
+    frames: Frames,
+    calls: Arc<Semaphore>,
+    subscriptions: HashMap<u64, JoinHandle<()>>,
+    next_subscription: u64,
+}
+
+impl Connection {
+    /// Handles one frame; `false` where the connection must end.
+    async fn frame(&mut self, frame: Result<Vec<u8>, FrameError>) -> bool {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => {
+                let refusal = RpcError::new(ErrorKind::FrameTooLong, error.to_string());
+                self.answer(Value::Null, Err(refusal)).await;
+                return error == FrameError::TooLong;
+            }
+        };
+        let request = match Request::parse(&frame) {
+            Ok(request) => request,
+            Err(error) => return self.answer(Value::Null, Err(error)).await,
+        };
+        let id = request.id.clone();
+        match request.call() {
+            Ok(call) => self.call(id, call).await,
+            Err(error) => self.answer_if_wanted(id, Err(error)).await,
+        }
+    }
+
+    async fn call(&mut self, id: Option<Value>, call: Call) -> bool {
+        match call {
+            Call::Subscribe(params) => {
+                let started = self.subscribe(&params);
+                match started {
+                    Ok((number, task)) => {
+                        let told = self
+                            .answer_if_wanted(
+                                id,
+                                reply(&Subscription {
+                                    subscription: number,
+                                }),
+                            )
+                            .await;
+                        self.subscriptions.insert(number, tokio::spawn(task));
+                        told
+                    }
+                    Err(error) => self.answer_if_wanted(id, Err(error)).await,
+                }
+            }
+            Call::Unsubscribe(Subscription { subscription }) => {
+                let outcome = match self.subscriptions.remove(&subscription) {
+                    Some(task) => {
+                        task.abort();
+                        Ok(json!({}))
+                    }
+                    None => Err(RpcError::new(
+                        ErrorKind::UnknownSubscription,
+                        format!("subscription {subscription} is not one of this connection"),
+                    )),
+                };
+                self.answer_if_wanted(id, outcome).await
+            }
+            Call::SpawnAgent(_) | Call::KillAgent(_) | Call::WaitAgent(_) | Call::Doctor(_) => {
+                let Ok(permit) = self.calls.clone().acquire_owned().await else {
+                    return false;
+                };
+                let (server, peer, frames) = (self.server.clone(), self.peer, self.frames.clone());
+                tokio::spawn(async move {
+                    let gone = frames.clone();
+                    let outcome = match call {
+                        // Nobody waits any more when the connection has ended.
+                        Call::WaitAgent(_) => tokio::select! {
+                            outcome = calls::perform(&server, peer, call) => outcome,
+                            () = gone.closed() => return,
+                        },
+                        call => calls::perform(&server, peer, call).await,
+                    };
+                    answer(&frames, id, outcome).await;
+                    drop(permit);
+                });
+                true
+            }
+            call => {
+                let outcome = calls::perform(&self.server, self.peer, call).await;
+                self.answer_if_wanted(id, outcome).await
+            }
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        params: &colibri_proto::SubscribeParams,
+    ) -> Result<(u64, Stream), RpcError> {
+        self.subscriptions.retain(|_, task| !task.is_finished());
+        if self.subscriptions.len() >= SUBSCRIPTIONS {
+            return Err(RpcError::new(
+                ErrorKind::ResourceExhausted,
+                format!(
+                    "this connection has {SUBSCRIPTIONS} subscriptions; end one, or open another connection"
+                ),
+            ));
+        }
+        let number = self.next_subscription;
+        let wanted = Wanted {
+            subscription: number,
+            stream: params.stream,
+            from_offset: params.from_offset,
+        };
+        let registry = self.server.registry.clone();
+        let frames = self.frames.clone();
+        let task: Stream = match &params.id {
+            Some(id) => Box::pin(subscription::one(
+                calls::find(&registry, id)?,
+                wanted,
+                frames,
+            )),
+            None => Box::pin(subscription::all(registry, wanted, frames)),
+        };
+        self.next_subscription += 1;
+        Ok((number, task))
+    }
+
+    async fn answer(&self, id: Value, outcome: Result<Value, RpcError>) -> bool {
+        answer(&self.frames, Some(id), outcome).await
+    }
+
+    async fn answer_if_wanted(&self, id: Option<Value>, outcome: Result<Value, RpcError>) -> bool {
+        answer(&self.frames, id, outcome).await
+    }
+}
+
+/// Answers; without an id nobody wants to hear. `false` where the connection has ended.
+async fn answer(frames: &Frames, id: Option<Value>, outcome: Result<Value, RpcError>) -> bool {
+    let Some(id) = id else { return true };
+    let frame = encode_frame(&Response::new(id.clone(), outcome)).or_else(|error| {
+        let refusal = RpcError::new(
+            ErrorKind::FrameTooLong,
+            format!("the answer does not fit: {error}"),
+        );
+        encode_frame(&Response::new(id, Err(refusal)))
+    });
+    match frame {
+        Ok(frame) => frames.send(frame).await.is_ok(),
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,273 @@
+//! All agents by id: what they were started with, and the latest of what is known of them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use colibri_glasspane::{AgentRuntime, AgentState, Glasspane, Outcome, View};
+use colibri_journal::JournalReader;
+use colibri_proto as wire;
+use colibri_shim::layout;
+use colibri_shim::record::{ExitRecord, ExitStatus};
+use colibri_spawner::{Agent, AgentId, AgentSpawnConfig, AgentSpec, Found, SpawnError, Spawner};
+use tokio::sync::{broadcast, watch};
+
+use crate::{supervision, times};
+
+/// New agents that a subscriber to all may be behind before it looks at the whole list again.
+const NEW_AGENTS: usize = 256;
+
+/// An agent.
+pub(crate) struct Entry {
+    pub(crate) spec: AgentSpec,
+    pub(crate) runtime: AgentRuntime,
+    pub(crate) directory: PathBuf,
+    /// Its connection; absent where it had ended before this daemon started.
+    pub(crate) agent: Option<Agent>,
+    pub(crate) latest: watch::Sender<Snapshot>,
+}
+
+/// What is known of an agent at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Snapshot {
+    pub(crate) view: View,
+    pub(crate) stdout: u64,
+    pub(crate) stderr: u64,
+    pub(crate) stalled: Option<String>,
+    pub(crate) exit: Option<ExitRecord>,
+}
+
+impl Entry {
+    /// A reader of one of its journals.
+    pub(crate) fn journal(&self, stream: wire::Stream) -> JournalReader {
+        JournalReader::new(&self.directory.join(match stream {
+            wire::Stream::Stdout => layout::STDOUT,
+            wire::Stream::Stderr => layout::STDERR,
+        }))
+    }
+
+    /// As it is shown on the wire.
+    pub(crate) fn to_wire(&self) -> wire::Agent {
+        let latest = self.latest.borrow().clone();
+        let config = &self.spec.config;
+        let ended = latest.exit.as_ref();
+        wire::Agent {
+            id: self.spec.id.to_string(),
+            name: config.name.clone(),
+            state: latest.view.state,
+            pid: self
+                .agent
+                .as_ref()
+                .filter(|_| ended.is_none())
+                .map(|agent| agent.pid),
+            program: config.program.clone(),
+            args: config.args.clone(),
+            cwd: config.cwd.clone(),
+            jail: config.jail.clone(),
+            runtime: self.runtime,
+            started_at: times::from_ns(self.spec.created_at_ns),
+            exited_at: ended.map(|exit| times::from_ns(exit.exited_at_ns)),
+            exit: ended.and_then(|exit| exit.exit).map(exit_to_wire),
+            exit_note: self
+                .spec
+                .exit_note
+                .clone()
+                .filter(|_| ended.is_some_and(failed)),
+            error: ended.and_then(|exit| exit.error.clone()).or(latest.stalled),
+            stdout_bytes: latest.stdout,
+            stderr_bytes: latest.stderr,
+            last_event_at: latest.view.last_activity.map(times::from_ms),
+            view: (self.runtime != AgentRuntime::Generic).then_some(latest.view),
+        }
+    }
+}
+
+/// jail(8)'s note is about failures; a success is exact.
+pub(crate) fn failed(exit: &ExitRecord) -> bool {
+    exit.exit != Some(ExitStatus::Code(0))
+}
+
+pub(crate) fn exit_to_wire(exit: ExitStatus) -> wire::Exit {
+    match exit {
+        ExitStatus::Code(code) => wire::Exit::Code(code),
+        ExitStatus::Signal(signal) => wire::Exit::Signal(signal),
+    }
+}
+
+pub(crate) fn outcome(exit: &ExitRecord) -> Outcome {
+    match exit.exit {
+        Some(ExitStatus::Code(code)) => Outcome::Code(code),
+        Some(ExitStatus::Signal(signal)) => Outcome::Signal(signal),
+        None => Outcome::Lost(exit.error.clone().unwrap_or_default()),
+    }
+}
+
+/// How many agents an adoption found.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Adopted {
+    pub(crate) running: usize,
+    pub(crate) ended: usize,
+}
+
+/// All agents, and what starts and ends them.
+pub(crate) struct Registry {
+    pub(crate) spawner: Spawner,
+    agents: RwLock<BTreeMap<AgentId, Arc<Entry>>>,
+    appeared: broadcast::Sender<Arc<Entry>>,
+}
+
+impl Registry {
+    /// A registry of what the state directory holds.
+    pub(crate) async fn adopt(spawner: Spawner) -> Result<(Arc<Self>, Adopted), SpawnError> {
+        let registry = Arc::new(Self {
+            spawner,
+            agents: RwLock::default(),
+            appeared: broadcast::channel(NEW_AGENTS).0,
+        });
+        let mut adopted = Adopted::default();
+        for found in registry.spawner.adopt().await? {
+            match found {
+                Ok(Found::Running(agent)) => {
+                    adopted.running += 1;
+                    registry.add(agent);
+                }
+                Ok(Found::Ended { spec, exit }) => {
+                    adopted.ended += 1;
+                    registry.add_ended(spec, exit);
+                }
+                Err((id, error)) => tracing::error!(%id, %error, "agent not adopted"),
+            }
+        }
+        Ok((registry, adopted))
+    }
+
+    /// Starts an agent.
+    pub(crate) async fn spawn(&self, config: &AgentSpawnConfig) -> Result<Arc<Entry>, SpawnError> {
+        let agent = self.spawner.spawn(config).await?;
+        Ok(self.add(agent))
+    }
+
+    fn add(&self, agent: Agent) -> Arc<Entry> {
+        let runtime = runtime(&agent.spec);
+        let pane = Glasspane::new(runtime, agent.spec.created_at_ns / 1_000_000);
+        let snapshot = Snapshot {
+            view: pane.view().clone(),
+            stdout: 0,
+            stderr: 0,
+            stalled: None,
+            exit: None,
+        };
+        let entry = Arc::new(Entry {
+            spec: agent.spec.clone(),
+            runtime,
+            directory: agent.directory.clone(),
+            agent: Some(agent.clone()),
+            latest: watch::channel(snapshot).0,
+        });
+        tokio::spawn(supervision::supervise(
+            entry.clone(),
+            agent,
+            pane,
+            self.spawner.clone(),
+        ));
+        self.insert(entry)
+    }
+
+    fn add_ended(&self, spec: AgentSpec, exit: ExitRecord) {
+        let runtime = runtime(&spec);
+        let ended_ms = exit.exited_at_ns / 1_000_000;
+        let mut pane = Glasspane::new(runtime, spec.created_at_ns / 1_000_000);
+        pane.exited(&outcome(&exit), ended_ms);
+        let snapshot = Snapshot {
+            view: pane.view().clone(),
+            stdout: exit.stdout_bytes,
+            stderr: exit.stderr_bytes,
+            stalled: None,
+            exit: Some(exit),
+        };
+        let directory = self.spawner.state.agent(&spec.id);
+        self.insert(Arc::new(Entry {
+            spec,
+            runtime,
+            directory,
+            agent: None,
+            latest: watch::channel(snapshot).0,
+        }));
+    }
+
+    fn insert(&self, entry: Arc<Entry>) -> Arc<Entry> {
+        let mut agents = self.agents.write().unwrap_or_else(PoisonError::into_inner);
+        agents.insert(entry.spec.id.clone(), entry.clone());
+        // Under the lock, so that whoever lists and listens misses nobody.
+        let _ = self.appeared.send(entry.clone());
+        entry
+    }
+
+    /// One agent.
+    pub(crate) fn get(&self, id: &AgentId) -> Option<Arc<Entry>> {
+        self.agents
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+            .cloned()
+    }
+
+    /// All agents behind `after`, by id.
+    pub(crate) fn list(&self, after: Option<&AgentId>) -> Vec<Arc<Entry>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        agents
+            .range::<AgentId, _>((from, Unbounded))
+            .map(|(_, entry)| entry.clone())
+            .collect()
+    }
+
+    /// All agents, and those to come.
+    pub(crate) fn follow(&self) -> (Vec<Arc<Entry>>, broadcast::Receiver<Arc<Entry>>) {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        let appeared = self.appeared.subscribe();
+        (agents.values().cloned().collect(), appeared)
+    }
+
+    /// Forgets an agent that has ended, and deletes what is kept of it.
+    pub(crate) fn remove(&self, id: &AgentId) -> Result<(), SpawnError> {
+        let Some(entry) = self.get(id) else {
+            return Ok(());
+        };
+        if entry.latest.borrow().exit.is_none() {
+            return Err(SpawnError::Running(id.to_string()));
+        }
+        std::fs::remove_dir_all(&entry.directory).map_err(|source| SpawnError::File {
+            path: entry.directory.clone(),
+            source,
+        })?;
+        self.agents
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+        Ok(())
+    }
+
+    /// How many agents run.
+    pub(crate) fn running(&self) -> usize {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        agents.values().filter(|entry| is_running(entry)).count()
+    }
+}
+
+fn is_running(entry: &Entry) -> bool {
+    !matches!(
+        entry.latest.borrow().view.state,
+        AgentState::Done | AgentState::Error
+    )
+}
+
+/// A runtime that an earlier or later version wrote and this one does not know reads as generic.
+fn runtime(spec: &AgentSpec) -> AgentRuntime {
+    spec.config
+        .runtime
+        .as_ref()
+        .and_then(|name| serde_json::from_value(serde_json::Value::String(name.clone())).ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,93 @@
+//! Accepts connections, checks who is there, and ends them all on the way down.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::geteuid;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+
+use crate::audit::{Audit, Peer};
+use crate::connection;
+use crate::registry::Registry;
+
+/// Connections at a time; more wait in the listener's backlog.
+const CONNECTIONS: usize = 512;
+/// How long answers on their way may take at the end.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What connections share.
+pub(crate) struct Server {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) audit: Audit,
+    /// True when the daemon ends.
+    pub(crate) ending: watch::Sender<bool>,
+    group: Option<u32>,
+    slots: Arc<Semaphore>,
+}
+
+impl Server {
+    pub(crate) fn new(registry: Arc<Registry>, state: &Path, group: Option<u32>) -> Self {
+        Self {
+            registry,
+            audit: Audit::new(state),
+            ending: watch::channel(false).0,
+            group,
+            slots: Arc::new(Semaphore::new(CONNECTIONS)),
+        }
+    }
+
+    /// Serves until somebody asks the daemon to end.
+    pub(crate) async fn accept(self: Arc<Self>, listener: &UnixListener) {
+        let mut ending = self.ending.subscribe();
+        loop {
+            let Ok(slot) = self.slots.clone().acquire_owned().await else {
+                return;
+            };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = ending.wait_for(|ending| *ending) => return,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let server = self.clone();
+                    tokio::spawn(async move {
+                        server.serve(stream).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    // No descriptors left: those that end free some. Without a pause this would spin.
+                    tracing::error!(%error, "connection not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self: Arc<Self>, stream: UnixStream) {
+        let peer = match stream.peer_cred() {
+            Ok(cred) => Peer {
+                uid: cred.uid(),
+                gid: cred.gid(),
+                pid: cred.pid(),
+            },
+            Err(error) => return tracing::warn!(%error, "peer without credentials refused"),
+        };
+        // With a group configured the socket's mode has decided already.
+        let allowed = self.group.is_some() || peer.uid == 0 || peer.uid == geteuid().as_raw();
+        if !allowed {
+            tracing::warn!(?peer, "peer refused");
+        }
+        connection::serve(self, stream, peer, allowed).await;
+    }
+
+    /// Tells all connections to end, waits a little for them, and says how many agents run on.
+    pub(crate) async fn shut_down(&self) -> usize {
+        self.ending.send_replace(true);
+        let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+        let _ = tokio::time::timeout(FAREWELL, self.slots.acquire_many(all)).await;
+        self.registry.running()
+    }
+}

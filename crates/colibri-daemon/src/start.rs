@@ -1,0 +1,199 @@
+//! From arguments to a running server: settings, locks, adoption, socket, and the way down.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory, Parser, ValueEnum};
+use colibri_priv::BackendRegistry;
+use colibri_spawner::SpawnError;
+use colibri_spawner::settings::{Partial, Settings, SettingsError, read_file};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::registry::Registry;
+use crate::server::Server;
+use crate::socket::{Listening, SocketError};
+
+/// Runs AI coding agents unattended, each confined in a jail.
+///
+/// Settings come from flags, then the environment (COLIBRI_SOCKET, COLIBRI_STATE_DIR,
+/// COLIBRI_JAIL_PRIV_MODE, COLIBRI_JAIL_HELPER, COLIBRI_JAIL_ENGINE, COLIBRI_SHIM), then the config file.
+/// Ends on SIGTERM, SIGINT or a shutdown request; agents go on under their shims, and the next daemon
+/// with the same state directory adopts them.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "colibri-daemon", version)]
+pub struct Arguments {
+    /// Listen on this Unix socket
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Keep agents in this directory
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Read settings from this TOML file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How log lines are written to stderr; COLIBRI_LOG sets what is logged (default: info)
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Leave the session of the caller and log to daemon.log in the state directory
+    #[arg(long, hide = true)]
+    pub background: bool,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    State(#[from] SpawnError),
+    #[error(
+        "state directory {0} is used by another colibri-daemon; stop that one, or name another directory with --state-dir"
+    )]
+    StateInUse(PathBuf),
+    #[error("{doing} failed: {source}")]
+    System {
+        doing: &'static str,
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { doing, source }
+    }
+}
+
+/// The whole program: parses the arguments and serves until it is told to end. `backends` makes the
+/// privilege backends, given the path of the helper.
+pub fn main(backends: impl FnOnce(&str) -> BackendRegistry) -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments, backends) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "colibri-daemon: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Arguments {
+    /// The definition of the command line, for manual pages and completions.
+    #[must_use]
+    pub fn definition() -> clap::Command {
+        Self::command()
+    }
+}
+
+fn run(
+    arguments: &Arguments,
+    backends: impl FnOnce(&str) -> BackendRegistry,
+) -> Result<(), StartError> {
+    if arguments.background {
+        // Fails only where it has a session of its own already.
+        let _ = rustix::process::setsid();
+    }
+    let lookup = |name: &str| std::env::var(name).ok();
+    let flags = Partial {
+        socket: arguments.socket.clone(),
+        state_dir: arguments.state_dir.clone(),
+        ..Partial::default()
+    };
+    let file = read_file(arguments.config.as_deref(), lookup)?;
+    let partial = flags.or(Partial::from_env(lookup)).or(file);
+    let settings = Settings::resolve(&partial, lookup, backends)?;
+    let socket = partial
+        .socket
+        .clone()
+        .unwrap_or_else(|| colibri_client::default_socket(lookup));
+    let spawner = settings.spawner(
+        &socket,
+        std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }),
+    );
+    spawner.state.open()?;
+    log_to(arguments, &settings)?;
+    let _lock = lock_state(&settings)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(StartError::system("starting threads"))?
+        .block_on(async {
+            let listening = Listening::open(&socket, partial.socket_group.as_deref()).await?;
+            let (registry, adopted) = Registry::adopt(spawner).await?;
+            let mut term = signal(SignalKind::terminate()).map_err(StartError::system("watching signals"))?;
+            let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::system("watching signals"))?;
+            tracing::info!(socket = %socket.display(), state = %settings.state_dir.display(),
+                engine = settings.engine.name(), privilege = settings.backend.name(),
+                running = adopted.running, ended = adopted.ended, "listening");
+            let server = Arc::new(Server::new(registry, &settings.state_dir, listening.group));
+            tokio::select! {
+                () = server.clone().accept(&listening.listener) => {}
+                _ = term.recv() => tracing::info!("SIGTERM"),
+                _ = interrupt.recv() => tracing::info!("SIGINT"),
+            }
+            // Nobody must find a socket at which nobody listens.
+            drop(listening);
+            let running = server.shut_down().await;
+            tracing::info!(running, "ended; running agents go on under their shims, and the next daemon with this state directory adopts them");
+            Ok(())
+        })
+}
+
+fn log_to(arguments: &Arguments, settings: &Settings) -> Result<(), StartError> {
+    let filter = EnvFilter::try_from_env("COLIBRI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_target(false);
+    if arguments.background {
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(settings.state_dir.join("daemon.log"))
+            .map_err(StartError::system(
+                "opening daemon.log in the state directory",
+            ))?;
+        builder.with_writer(Arc::new(file)).init();
+    } else if arguments.log_format == LogFormat::Json {
+        builder.json().with_writer(io::stderr).init();
+    } else {
+        builder.with_writer(io::stderr).init();
+    }
+    Ok(())
+}
+
+/// One daemon a state directory: two would both answer for the same agents.
+fn lock_state(settings: &Settings) -> Result<File, StartError> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(settings.state_dir.join("daemon.lock"))
+        .map_err(StartError::system(
+            "opening daemon.lock in the state directory",
+        ))?;
+    if crate::socket::lock(&file).map_err(StartError::system("locking the state directory"))? {
+        Ok(file)
+    } else {
+        Err(StartError::StateInUse(settings.state_dir.clone()))
+    }
+}
