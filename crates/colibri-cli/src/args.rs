@@ -1,0 +1,292 @@
+//! The command line: one definition for parsing, help, completions and manual pages.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use colibri_client::{AgentRuntime, Env, JailConfig, SpawnParams};
+
+/// Run AI coding agents unattended, each confined in a jail; watch, feed and stop them.
+///
+/// Exit codes: 0 done; 1 the operation failed; 2 usage; 3 no daemon. `run` and `wait` exit with the
+/// agent's own code, 128+N if signal N ended it.
+#[derive(Debug, Parser)]
+#[command(name = "colibri", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The daemon's socket (default: $COLIBRI_SOCKET, else colibri/colibri.sock in $XDG_RUNTIME_DIR or /var/run)
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Do not start a daemon where none listens
+    #[arg(long, global = true)]
+    pub(crate) no_autostart: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run an agent in the foreground: its output here, its input from here, its exit code
+    Run(Spawn),
+    /// Start an agent in the background and print its id
+    Spawn(Spawn),
+    /// Print the exact program and arguments that would be executed; starts nothing, needs no daemon
+    Explain {
+        #[command(flatten)]
+        spawn: Spawn,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// List agents
+    Ps {
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what an agent has written
+    Logs(Logs),
+    /// Send a line to an agent's standard input
+    Send {
+        /// Agent: id, beginning of an id, or name
+        id: String,
+        /// The line; `-` sends all of standard input instead
+        #[arg(allow_hyphen_values = true)]
+        line: String,
+    },
+    /// Wait until an agent has ended and exit with its code
+    Wait {
+        /// Agent: id, beginning of an id, or name
+        id: String,
+    },
+    /// End an agent: signal, grace, KILL, and verify that nothing is left
+    Kill {
+        /// Agent: id, beginning of an id, or name
+        id: String,
+        /// The first signal
+        #[arg(long, value_name = "SIGNAL", default_value = "TERM")]
+        signal: String,
+        /// How long to wait before KILL
+        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+        grace: Duration,
+    },
+    /// Forget an agent that has ended, and delete its output
+    Rm {
+        /// Agent: id, beginning of an id, or name
+        id: String,
+        /// End it first if it runs
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Look whether agents can be run here, and say how to mend what is missing
+    Doctor {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// End the daemon; agents go on, and the next daemon adopts them
+    Shutdown,
+    /// Print a completion script, e.g. colibri completions bash > ~/.local/share/bash-completion/completions/colibri
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write manual pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// The directory
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Spawn {
+    /// Enter this persistent jail (FreeBSD); takes precedence over --jail-path
+    #[arg(long, value_name = "NAME")]
+    jail_name: Option<String>,
+    /// Confine to a jail or sandbox with this root directory, gone when the agent ends
+    #[arg(long, value_name = "PATH")]
+    jail_path: Option<String>,
+    /// IPv4 of the jail: inherit, disable (with bubblewrap: no network at all), new, or addresses
+    #[arg(long, value_name = "POLICY")]
+    jail_ip4: Option<String>,
+    /// The user inside the jail
+    #[arg(long, value_name = "USER")]
+    jail_user: Option<String>,
+    /// Set an environment variable of the agent (repeatable)
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// Working directory, inside the jail if there is one (default: without a jail here, in a jail /)
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// How the agent's output is read
+    #[arg(long, value_enum, default_value_t = Runtime::Generic)]
+    runtime: Runtime,
+    /// A label for people
+    #[arg(long, value_name = "LABEL")]
+    name: Option<String>,
+    /// The agent's program and its arguments
+    #[arg(last = true, required = true, value_name = "PROGRAM [ARG]")]
+    command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Runtime {
+    Pi,
+    Zot,
+    Generic,
+}
+
+impl Spawn {
+    /// As the daemon is asked.
+    pub(crate) fn into_params(self) -> SpawnParams {
+        let jail = JailConfig {
+            name: self.jail_name,
+            path: self.jail_path,
+            ip4: self.jail_ip4,
+            user: self.jail_user,
+        };
+        let jail = (jail != JailConfig::default()).then_some(jail);
+        let here = || {
+            std::env::current_dir()
+                .ok()
+                .and_then(|here| here.into_os_string().into_string().ok())
+        };
+        let cwd = self
+            .cwd
+            .or_else(|| if jail.is_none() { here() } else { None });
+        let mut words = self.command.into_iter();
+        SpawnParams {
+            program: words.next().unwrap_or_default(),
+            args: words.collect(),
+            env: Env(self.env.into_iter().collect()),
+            cwd,
+            jail,
+            runtime: match self.runtime {
+                Runtime::Pi => AgentRuntime::Pi,
+                Runtime::Zot => AgentRuntime::Zot,
+                Runtime::Generic => AgentRuntime::Generic,
+            },
+            name: self.name,
+        }
+    }
+
+    pub(crate) fn to_params(&self) -> SpawnParams {
+        Self {
+            jail_name: self.jail_name.clone(),
+            jail_path: self.jail_path.clone(),
+            jail_ip4: self.jail_ip4.clone(),
+            jail_user: self.jail_user.clone(),
+            env: self.env.clone(),
+            cwd: self.cwd.clone(),
+            runtime: self.runtime,
+            name: self.name.clone(),
+            command: self.command.clone(),
+        }
+        .into_params()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Agent: id, beginning of an id, or name
+    pub(crate) id: String,
+    /// Go on printing until the agent has ended
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only this output; without it stdout goes to stdout and stderr to stderr
+    #[arg(long, value_enum)]
+    pub(crate) stream: Option<LogStream>,
+    /// Start at this byte
+    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+    pub(crate) from: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogStream {
+    Stdout,
+    Stderr,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("give it as NAME=VALUE".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| "give it like 5s, 500ms or 2m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound_and_its_help_is_reviewed() {
+        Arguments::command().debug_assert();
+        let mut command = Arguments::command();
+        command.build();
+        let mut shown = command.render_long_help().to_string();
+        for sub in command
+            .get_subcommands_mut()
+            .filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
+        {
+            shown.push_str(&format!(
+                "\n==== {} ====\n{}",
+                sub.get_name().to_owned(),
+                sub.render_help()
+            ));
+        }
+        insta::assert_snapshot!(shown);
+    }
+
+    #[test]
+    fn what_stands_behind_the_two_dashes_is_the_agents() {
+        let parsed = Arguments::try_parse_from([
+            "colibri",
+            "run",
+            "--jail-path",
+            "/",
+            "--",
+            "sh",
+            "--json",
+            "-x",
+        ]);
+        let Ok(Arguments {
+            command: Command::Run(spawn),
+            ..
+        }) = parsed
+        else {
+            panic!("{parsed:?}")
+        };
+        let params = spawn.into_params();
+        assert_eq!(
+            (params.program.as_str(), &params.args[..]),
+            ("sh", &["--json".to_owned(), "-x".to_owned()][..])
+        );
+        assert_eq!(params.cwd, None, "a jail starts at its own root");
+        for bad in [
+            &["colibri", "run"][..],
+            &["colibri", "run", "sh"],
+            &["colibri", "kill", "a", "--grace", "soon"],
+        ] {
+            assert_eq!(
+                Arguments::try_parse_from(bad).unwrap_err().exit_code(),
+                2,
+                "{bad:?}"
+            );
+        }
+    }
+}

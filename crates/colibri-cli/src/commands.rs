@@ -1,0 +1,282 @@
+//! The commands that ask the daemon once, or follow it.
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use colibri_client::{
+    Agent, Client, ClientError, DoctorResult, ErrorKind, Finding, FindingStatus, KillOutcome,
+    KillParams, MAX_READ, Notification, ReadParams, Stream, StreamChoice, SubscribeParams,
+};
+
+use crate::args::{Arguments, Global, LogStream, Logs, Spawn};
+use crate::connect::{connect, connect_or_start, find};
+use crate::error::CliError;
+use crate::explain::spawner;
+use crate::output;
+use crate::run::code;
+
+/// How long `send` waits for an agent that does not read.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two offers to an agent that does not read.
+const OFFER_AGAIN: Duration = Duration::from_millis(20);
+
+pub(crate) async fn spawn(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
+    let client = connect_or_start(global).await?;
+    let agent = client.spawn_agent(spawn.into_params()).await?;
+    output::print(format!("{}\n", agent.id).as_bytes())?;
+    Ok(0)
+}
+
+pub(crate) async fn ps(global: &Global, json: bool) -> Result<u8, CliError> {
+    let mut agents = connect(global).await?.list_agents().await?;
+    agents.sort_by(|a, b| a.started_at.cmp(&b.started_at));
+    let text = if json {
+        format!("{}\n", serde_json::json!(agents))
+    } else {
+        output::agents(&agents, jiff::Timestamp::now())
+    };
+    output::print(text.as_bytes())?;
+    Ok(0)
+}
+
+pub(crate) async fn logs(global: &Global, logs: Logs) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    let agent = find(&client, &logs.id).await?;
+    let streams: &[Stream] = match logs.stream {
+        None => &[Stream::Stdout, Stream::Stderr],
+        Some(LogStream::Stdout) => &[Stream::Stdout],
+        Some(LogStream::Stderr) => &[Stream::Stderr],
+    };
+    let single = logs.stream.is_some();
+    if logs.follow {
+        let stream = match logs.stream {
+            None => None,
+            Some(LogStream::Stdout) => Some(StreamChoice::Stdout),
+            Some(LogStream::Stderr) => Some(StreamChoice::Stderr),
+        };
+        let params = SubscribeParams {
+            id: Some(agent.id.clone()),
+            stream,
+            from_offset: Some(logs.from),
+        };
+        let mut events = client.subscribe(params).await?;
+        loop {
+            match events.next().await {
+                None => return Err(CliError::Lost(agent.id)),
+                Some(Notification::AgentExit(_)) => return Ok(0),
+                Some(Notification::AgentState(_)) => {}
+                Some(Notification::AgentOutput(chunk)) => {
+                    let stream = chunk.stream;
+                    if let Ok(bytes) = chunk.data.into_bytes() {
+                        show(stream, single, &bytes)?;
+                    }
+                }
+            }
+        }
+    }
+    for stream in streams {
+        let mut offset = logs.from;
+        loop {
+            let params = ReadParams {
+                id: agent.id.clone(),
+                stream: *stream,
+                offset,
+                limit: MAX_READ,
+                since: None,
+            };
+            let read = match client.read_journal(params).await {
+                // One of two outputs may well be shorter than the other.
+                Err(ClientError::Rpc(error))
+                    if !single && error.data.kind == ErrorKind::OffsetBeyondEnd =>
+                {
+                    break;
+                }
+                other => other?,
+            };
+            offset = read.next_offset;
+            let Ok(bytes) = read.data.into_bytes() else {
+                break;
+            };
+            if bytes.is_empty() {
+                break;
+            }
+            show(*stream, single, &bytes)?;
+        }
+    }
+    Ok(0)
+}
+
+/// An agent's stderr is data where it was asked for alone.
+fn show(stream: Stream, single: bool, bytes: &[u8]) -> Result<(), CliError> {
+    if single || stream == Stream::Stdout {
+        return output::print(bytes);
+    }
+    io::stderr()
+        .write_all(bytes)
+        .map_err(CliError::io("writing to stderr"))
+}
+
+pub(crate) async fn send(global: &Global, id: &str, line: &str) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    let agent = find(&client, id).await?;
+    if line == "-" {
+        let mut stdin = io::stdin().lock();
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let count = stdin
+                .read(&mut buffer)
+                .map_err(CliError::io("reading stdin"))?;
+            if count == 0 {
+                return Ok(0);
+            }
+            send_all(
+                &client,
+                &agent.id,
+                buffer.get(..count).unwrap_or_default(),
+                Some(PATIENCE),
+            )
+            .await?;
+        }
+    }
+    send_all(
+        &client,
+        &agent.id,
+        format!("{line}\n").as_bytes(),
+        Some(PATIENCE),
+    )
+    .await?;
+    Ok(0)
+}
+
+/// Offers bytes until the agent has taken all, or for as long as the patience lasts.
+pub(crate) async fn send_all(
+    client: &Client,
+    id: &str,
+    bytes: &[u8],
+    patience: Option<Duration>,
+) -> Result<(), CliError> {
+    let mut rest = bytes;
+    let mut progress = Instant::now();
+    while !rest.is_empty() {
+        let taken = client.send_input(id, rest).await?;
+        rest = rest.get(taken..).unwrap_or_default();
+        if taken > 0 {
+            progress = Instant::now();
+        } else if patience.is_some_and(|patience| progress.elapsed() > patience) {
+            return Err(CliError::InputStuck {
+                id: id.to_owned(),
+                left: rest.len(),
+            });
+        } else {
+            tokio::time::sleep(OFFER_AGAIN).await;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn wait(global: &Global, id: &str) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    let agent: Agent = find(&client, id).await?;
+    let agent = client.wait_agent(&agent.id).await?;
+    if let Some(note) = agent.exit_note.as_ref().or(agent.error.as_ref()) {
+        output::note(note);
+    }
+    Ok(agent.exit.map_or(1, code))
+}
+
+pub(crate) async fn kill(
+    global: &Global,
+    id: &str,
+    signal: String,
+    grace: Duration,
+) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    let agent = find(&client, id).await?;
+    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    let params = KillParams {
+        id: agent.id.clone(),
+        signal: Some(signal),
+        grace_ms: Some(grace_ms),
+        escalate: true,
+    };
+    let result = client.kill_agent(params).await?;
+    output::note(&match result.outcome {
+        KillOutcome::Terminated => {
+            format!("{} ended at the signal; nothing of it is left", agent.id)
+        }
+        KillOutcome::Killed => format!("{} needed KILL; nothing of it is left", agent.id),
+        KillOutcome::AlreadyExited => format!("{} had ended already", agent.id),
+        KillOutcome::Signalled => format!("{} was signalled", agent.id),
+    });
+    Ok(0)
+}
+
+pub(crate) async fn rm(global: &Global, id: &str, force: bool) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    let agent = find(&client, id).await?;
+    if force {
+        let params = KillParams {
+            id: agent.id.clone(),
+            signal: None,
+            grace_ms: None,
+            escalate: true,
+        };
+        client.kill_agent(params).await?;
+    }
+    client.remove_agent(&agent.id).await?;
+    Ok(0)
+}
+
+pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> {
+    let findings = match connect(global).await {
+        Ok(client) => client.doctor().await?.findings,
+        // No daemon: what one with this environment would find.
+        Err(_) => {
+            let found = spawner(global)?.preflight().await;
+            serde_json::from_value::<Vec<Finding>>(serde_json::json!(found))
+                .map_err(|error| CliError::io("reading findings")(error.into()))?
+        }
+    };
+    let failed = findings
+        .iter()
+        .any(|finding| finding.status == FindingStatus::Fail);
+    let text = if json {
+        format!("{}\n", serde_json::json!(DoctorResult { findings }))
+    } else {
+        output::findings(&findings)
+    };
+    output::print(text.as_bytes())?;
+    Ok(u8::from(failed))
+}
+
+pub(crate) async fn shutdown(global: &Global) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    let ended = |agent: &Agent| agent.exited_at.is_some();
+    let running = client
+        .list_agents()
+        .await?
+        .iter()
+        .filter(|agent| !ended(agent))
+        .count();
+    client.shutdown().await?;
+    output::note(&format!(
+        "the daemon ends; {running} running agents go on and are adopted by the next one"
+    ));
+    Ok(0)
+}
+
+pub(crate) fn completions(shell: Shell) -> Result<u8, CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "colibri", &mut script);
+    output::print(&script)?;
+    Ok(0)
+}
+
+pub(crate) fn man(directory: &Path) -> Result<u8, CliError> {
+    clap_mangen::generate_to(Arguments::command(), directory)
+        .map_err(CliError::io("writing manual pages"))?;
+    Ok(0)
+}

@@ -1,0 +1,57 @@
+//! What can go wrong, and the exit code that says so.
+
+use std::io;
+use std::path::PathBuf;
+
+use colibri_client::ClientError;
+
+/// A failure of a command. The exit code is 3 where there is no daemon, and 1 for all else.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Settings(#[from] colibri_spawner::settings::SettingsError),
+    #[error(transparent)]
+    Spawn(#[from] colibri_spawner::SpawnError),
+    #[error(
+        "{program} cannot be started: {source}; install colibri-daemon beside colibri, or start it yourself"
+    )]
+    Daemon { program: PathBuf, source: io::Error },
+    #[error("a daemon could not be started:\n{0}")]
+    DaemonFailed(String),
+    #[error(
+        "no agent has the id, the beginning of an id, or the name {0:?}; colibri ps shows all agents"
+    )]
+    NoSuchAgent(String),
+    #[error("{0:?} could be several agents: {1}; give more of the id")]
+    Ambiguous(String, String),
+    #[error(
+        "the connection to the daemon ended; the agent goes on: see colibri ps, and colibri logs {0}"
+    )]
+    Lost(String),
+    #[error("agent {id} does not read its input; {left} bytes were not sent")]
+    InputStuck { id: String, left: usize },
+    #[error("{doing}: {source}")]
+    Io {
+        doing: &'static str,
+        source: io::Error,
+    },
+    #[error("threads cannot be started: {0}")]
+    Runtime(io::Error),
+}
+
+impl CliError {
+    pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { doing, source }
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Client(ClientError::NoDaemon { .. })
+            | Self::DaemonFailed(_)
+            | Self::Daemon { .. } => 3,
+            _ => 1,
+        }
+    }
+}

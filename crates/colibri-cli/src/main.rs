@@ -1,0 +1,58 @@
+//! The `colibri` command: reads the command line, asks the daemon, prints what it answers.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod connect;
+mod error;
+mod explain;
+mod output;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Arguments, Command};
+use crate::error::CliError;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(perform(arguments));
+            // A read of stdin may be blocked for ever in its thread.
+            runtime.shutdown_background();
+            outcome
+        });
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::complain(&error.to_string());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn perform(arguments: Arguments) -> Result<u8, CliError> {
+    let global = arguments.global;
+    match arguments.command {
+        Command::Run(spawn) => run::run(&global, spawn).await,
+        Command::Spawn(spawn) => commands::spawn(&global, spawn).await,
+        Command::Explain { spawn, json } => explain::explain(&global, &spawn, json),
+        Command::Ps { json } => commands::ps(&global, json).await,
+        Command::Logs(logs) => commands::logs(&global, logs).await,
+        Command::Send { id, line } => commands::send(&global, &id, &line).await,
+        Command::Wait { id } => commands::wait(&global, &id).await,
+        Command::Kill { id, signal, grace } => commands::kill(&global, &id, signal, grace).await,
+        Command::Rm { id, force } => commands::rm(&global, &id, force).await,
+        Command::Doctor { json } => commands::doctor(&global, json).await,
+        Command::Shutdown => commands::shutdown(&global).await,
+        Command::Completions { shell } => commands::completions(shell),
+        Command::Man { directory } => commands::man(&directory),
+    }
+}

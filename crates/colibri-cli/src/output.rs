@@ -1,0 +1,185 @@
+//! What people see: complaints on stderr, tables on stdout, and nothing of an agent's that could move a
+//! terminal's cursor.
+
+use std::io::{self, IsTerminal, Write};
+
+use colibri_client::{Agent, AgentState, Exit, Finding, FindingStatus};
+
+use crate::error::CliError;
+
+/// Something went wrong.
+pub(crate) fn complain(message: &str) {
+    let _ = writeln!(io::stderr(), "colibri: {message}");
+}
+
+/// Something to know.
+pub(crate) fn note(message: &str) {
+    complain(message);
+}
+
+/// Writes data. A reader that has gone is no error of ours.
+pub(crate) fn print(bytes: &[u8]) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(CliError::io("writing to stdout")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Colour only on a terminal, and never with `NO_COLOR` (no-color.org).
+fn coloured(text: &str, code: &str) -> String {
+    if io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    {
+        format!("\x1b[{code}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
+}
+
+/// Untrusted words in a table: no control characters, no more than fits.
+fn plain(text: &str, width: usize) -> String {
+    let clean: String = text
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
+    if clean.chars().count() <= width {
+        return clean;
+    }
+    clean
+        .chars()
+        .take(width.saturating_sub(1))
+        .chain(['…'])
+        .collect()
+}
+
+/// The table of `ps`.
+pub(crate) fn agents(agents: &[Agent], now: jiff::Timestamp) -> String {
+    let mut table = format!(
+        "{:<10}  {:<16}  {:<8}  {:<12}  {:<7}  {:<16}  {:>6}  {:>8}  COMMAND\n",
+        "ID", "NAME", "STATE", "EXIT", "RUNTIME", "JAIL", "AGE", "OUTPUT"
+    );
+    for agent in agents {
+        let jail = agent
+            .jail
+            .as_ref()
+            .and_then(|jail| jail.name.as_deref().or(jail.path.as_deref()))
+            .unwrap_or("-");
+        let exit = match (agent.exit, &agent.error) {
+            (Some(Exit::Code(code)), _) => format!("code {code}"),
+            (Some(Exit::Signal(signal)), _) => format!("signal {signal}"),
+            (None, Some(_)) if agent.exited_at.is_some() => "lost".to_owned(),
+            _ => "-".to_owned(),
+        };
+        let age = agent
+            .started_at
+            .parse::<jiff::Timestamp>()
+            .map_or(0, |at| now.as_second() - at.as_second());
+        let state = format!("{:<8}", agent.state.to_string());
+        let state = match agent.state {
+            AgentState::Working => coloured(&state, "32"),
+            AgentState::Blocked | AgentState::Stalled => coloured(&state, "33"),
+            AgentState::Error => coloured(&state, "31"),
+            _ => state,
+        };
+        let command: Vec<&str> = std::iter::once(&agent.program)
+            .chain(&agent.args)
+            .map(String::as_str)
+            .collect();
+        table.push_str(&format!(
+            "{:<10}  {:<16}  {state}  {exit:<12}  {:<7}  {:<16}  {:>6}  {:>8}  {}\n",
+            agent.id,
+            plain(agent.name.as_deref().unwrap_or("-"), 16),
+            format!("{:?}", agent.runtime).to_lowercase(),
+            plain(jail, 16),
+            short_age(age),
+            short_bytes(agent.stdout_bytes + agent.stderr_bytes),
+            plain(&command.join(" "), 60),
+        ));
+    }
+    table
+}
+
+fn short_age(seconds: i64) -> String {
+    match seconds.max(0) {
+        s @ 0..120 => format!("{s}s"),
+        s @ 120..7200 => format!("{}m", s / 60),
+        s @ 7200..172_800 => format!("{}h", s / 3600),
+        s => format!("{}d", s / 86400),
+    }
+}
+
+fn short_bytes(bytes: u64) -> String {
+    match bytes {
+        b @ 0..10_000 => format!("{b}B"),
+        b @ 10_000..10_000_000 => format!("{}kB", b / 1000),
+        b => format!("{}MB", b / 1_000_000),
+    }
+}
+
+/// The lines of `doctor`.
+pub(crate) fn findings(findings: &[Finding]) -> String {
+    let mut lines = String::new();
+    for finding in findings {
+        let status = match finding.status {
+            FindingStatus::Ok => coloured("ok  ", "32"),
+            FindingStatus::Warn => coloured("warn", "33"),
+            FindingStatus::Fail => coloured("fail", "31"),
+        };
+        lines.push_str(&format!("{status}  {}\n", finding.what));
+        if let Some(mend) = &finding.mend {
+            lines.push_str(&format!("      to mend: {mend}\n"));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_shows_agents_and_nothing_that_moves_the_cursor() {
+        let agent = |state, exit, name: &str, args: &str| Agent {
+            id: "k3x9abcdef".into(),
+            name: Some(name.into()),
+            state,
+            pid: None,
+            program: "sh".into(),
+            args: vec!["-c".into(), args.into()],
+            cwd: None,
+            jail: None,
+            runtime: Default::default(),
+            started_at: "2026-01-01T00:00:00Z".into(),
+            exited_at: None,
+            exit,
+            exit_note: None,
+            error: None,
+            stdout_bytes: 12_345,
+            stderr_bytes: 0,
+            last_event_at: None,
+            view: None,
+        };
+        let now = "2026-01-01T03:00:00Z".parse().unwrap();
+        insta::assert_snapshot!(agents(
+            &[
+                agent(AgentState::Working, None, "night shift", "make test"),
+                agent(
+                    AgentState::Error,
+                    Some(Exit::Signal(9)),
+                    "evil\x1b[2J\n",
+                    &"x".repeat(99)
+                ),
+                agent(
+                    AgentState::Done,
+                    Some(Exit::Code(0)),
+                    "a name that is too long for the table",
+                    ""
+                ),
+            ],
+            now
+        ));
+    }
+}
