@@ -1,1 +1,274 @@
-//! Shared harness of the end-to-end tests.
+//! Shared by the end-to-end tests: a real daemon in a temporary directory, on its own socket, that leaves
+//! nothing behind.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long something may take that happens at once on an idle machine.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// One of the workspace's programs, beside the test itself.
+pub fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(Path::parent).unwrap().join(name);
+    assert!(
+        path.exists(),
+        "{} is not built; run: cargo build --workspace --bins",
+        path.display()
+    );
+    path
+}
+
+/// Looks again and again until there is something.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + SOON;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            Instant::now() < until,
+            "did not happen within {SOON:?}: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Pids of all processes that have `mark` among their arguments or in their environment.
+pub fn processes_with(mark: &str) -> Vec<i32> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let holds = |file: &str| {
+            fs::read(entry.path().join(file)).is_ok_and(|bytes| {
+                bytes
+                    .windows(mark.len())
+                    .any(|window| window == mark.as_bytes())
+            })
+        };
+        if pid != std::process::id() as i32 && (holds("cmdline") || holds("environ")) {
+            pids.push(pid);
+        }
+    }
+    pids
+}
+
+/// Ends a process at once.
+pub fn kill_9(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+/// A daemon of the test's own.
+pub struct Daemon {
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+impl Daemon {
+    /// A place for a daemon. Not in /tmp, which sandboxes have of their own.
+    pub fn place() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("colibri-test-")
+            .tempdir_in("/var/tmp")
+            .unwrap();
+        Self { dir, child: None }
+    }
+
+    /// A daemon that listens.
+    pub fn start() -> Self {
+        let mut daemon = Self::place();
+        daemon.launch();
+        daemon
+    }
+
+    /// Starts the daemon, again if it has ended.
+    pub fn launch(&mut self) {
+        let log = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.path("log"))
+            .unwrap();
+        self.child = Some(self.command("colibri-daemon").stderr(log).spawn().unwrap());
+        eventually("the daemon listens", || {
+            UnixStream::connect(self.socket()).ok()
+        });
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("run/colibri.sock")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.as_ref().unwrap().id() as i32
+    }
+
+    /// One of the programs, with this daemon's environment and nothing to read.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(program(name));
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("HOME", self.dir.path())
+            .env("COLIBRI_SOCKET", self.socket())
+            .env("COLIBRI_STATE_DIR", self.state())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// `colibri` with these arguments.
+    pub fn cli(&self, args: &[&str]) -> Output {
+        self.command("colibri")
+            .arg("--no-autostart")
+            .args(args)
+            .output()
+            .unwrap()
+    }
+
+    /// `colibri` with these arguments, which must work; what it printed.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.cli(args);
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+
+    /// Starts an agent; its id.
+    pub fn spawn(&self, args: &[&str]) -> String {
+        let words: Vec<&str> = ["spawn"].iter().chain(args).copied().collect();
+        self.ok(&words).trim().to_owned()
+    }
+
+    /// A raw connection.
+    pub fn connect(&self) -> Wire {
+        Wire::new(UnixStream::connect(self.socket()).unwrap())
+    }
+
+    /// An agent as the daemon shows it.
+    pub fn agent(&self, id: &str) -> Value {
+        self.connect().call("get-agent", json!({"id": id}))["result"].clone()
+    }
+
+    /// Everything in an agent's stdout.
+    pub fn stdout(&self, id: &str) -> Vec<u8> {
+        let output = self.cli(&["logs", "--stream", "stdout", id]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        output.stdout
+    }
+
+    /// SIGKILL, and the process is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM; whether it ended well.
+    pub fn terminate(&mut self) -> bool {
+        let mut child = self.child.take().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        child.wait().unwrap().success()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for agent in fs::read_dir(self.state().join("agents"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let shim = fs::read(agent.path().join("shim.json")).unwrap_or_default();
+            let ended = agent.path().join("exit.json").exists();
+            if let (Ok(shim), false) = (serde_json::from_slice::<Value>(&shim), ended) {
+                // Its agent dies with it.
+                kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("---- daemon's log ----\n{}", self.log());
+        }
+    }
+}
+
+/// A connection that sends and reads raw lines.
+pub struct Wire {
+    reader: BufReader<UnixStream>,
+    next_id: u64,
+}
+
+impl Wire {
+    pub fn new(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        Self {
+            reader: BufReader::new(stream),
+            next_id: 1,
+        }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.reader.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// The next line; `None` at the end of the connection.
+    pub fn line(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).unwrap();
+        (!line.is_empty()).then(|| serde_json::from_str(&line).unwrap())
+    }
+
+    /// Calls and waits for the answer, passing over notifications.
+    pub fn call(&mut self, method: &str, params: Value) -> Value {
+        let id = self.next_id;
+        self.next_id += 1;
+        let request = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+        self.send(format!("{request}\n").as_bytes());
+        loop {
+            let line = self.line().expect("the connection ended before the answer");
+            if line["id"] == json!(id) {
+                return line;
+            }
+        }
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

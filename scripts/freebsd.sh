@@ -1,0 +1,74 @@
+#!/bin/sh
+# Type-checks and links every program for FreeBSD on a Debian host, and proves that FreeBSD binaries came out.
+#
+# The ordinary toolchain ships no FreeBSD standard library, so Debian's own Rust compiles one from its
+# sources, and zig links: it brings FreeBSD's headers and libraries.
+set -eu
+cd "$(dirname "$0")/.."
+
+TARGET=x86_64-unknown-freebsd
+ZIG_VERSION=0.16.0
+BUILD=$PWD/target/freebsd
+TOOLS=$PWD/target/tools
+
+say() { printf '==> %s\n' "$*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+install_packages() {
+    missing=
+    for package in "$@"; do
+        dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    say "installing$missing"
+    as_root apt-get update -qq
+    # shellcheck disable=SC2086 # a list of words
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+}
+
+install_packages rustc-web rust-web-src libstd-rust-web-dev cargo-web file python3 python3-pip
+
+if [ ! -x "$TOOLS/zig/ziglang/zig" ]; then
+    say "installing zig $ZIG_VERSION"
+    mkdir -p "$TOOLS"
+    python3 -m pip install --quiet --disable-pip-version-check --target "$TOOLS/zig" "ziglang==$ZIG_VERSION"
+fi
+
+# zig knows these libraries only as parts of others, or not at all, and nothing here calls into them.
+cat >"$TOOLS/freebsd-cc" <<LINKER
+#!/bin/sh
+for word do
+    shift
+    case \$word in
+        -lkvm | -lmemstat | -lprocstat | -ldevstat | -m64) ;;
+        *) set -- "\$@" "\$word" ;;
+    esac
+done
+exec "$TOOLS/zig/ziglang/zig" cc -target x86_64-freebsd "\$@"
+LINKER
+chmod +x "$TOOLS/freebsd-cc"
+
+export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Dwarnings
+export CARGO_TARGET_DIR="$BUILD"
+export CARGO_TARGET_X86_64_UNKNOWN_FREEBSD_LINKER="$TOOLS/freebsd-cc"
+# Backtraces are of no use here, and without debug information linking is quick.
+export CARGO_PROFILE_DEV_DEBUG=false
+unset RUSTUP_TOOLCHAIN RUSTC_WRAPPER || true
+
+say "checking all targets for $TARGET, warnings are errors"
+/usr/bin/cargo check --quiet --locked -Zbuild-std --target "$TARGET" --workspace --all-targets
+
+say "linking all programs for $TARGET"
+/usr/bin/cargo build --quiet --locked -Zbuild-std --target "$TARGET" --workspace --bins
+
+for program in colibri colibri-daemon colibri-shim; do
+    described=$(file -b "$BUILD/$TARGET/debug/$program")
+    printf '%s: %s\n' "$program" "$described"
+    case $described in
+        ELF*FreeBSD*) ;;
+        *) say "$program is no FreeBSD program"; exit 1 ;;
+    esac
+done

@@ -1,0 +1,258 @@
+//! The daemon itself: it dies and comes back, refuses what it must, and goes on.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use colibri_tests::{Daemon, eventually, kill_9, text};
+use serde_json::json;
+
+#[test]
+fn agents_outlive_a_killed_daemon_and_lose_nothing() {
+    let mut daemon = Daemon::start();
+    let script =
+        "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; sleep 0.005; done; exit 9";
+    let running = daemon.spawn(&["--jail-path", "/", "--", "sh", "-c", script]);
+    let ending = daemon.spawn(&["--", "sh", "-c", "read line; echo \"$line\"; exit 6"]);
+    let pid = daemon.agent(&running)["pid"].clone();
+    daemon
+        .connect()
+        .call("send-input", json!({"id": ending, "data": "last words\n"}));
+    daemon.kill();
+    // Ends while nobody looks.
+    let exit = daemon
+        .state()
+        .join("agents")
+        .join(&ending)
+        .join("exit.json");
+    eventually("it has ended without a daemon", || {
+        exit.exists().then_some(())
+    });
+    daemon.launch();
+    assert_eq!(daemon.agent(&running)["pid"], pid, "the same process");
+    assert_eq!(daemon.agent(&ending)["exit"], json!({"code": 6}));
+    assert_eq!(daemon.stdout(&ending), b"last words\n");
+    assert_eq!(daemon.cli(&["wait", &running]).status.code(), Some(9));
+    let expected: String = (1..=300).map(|i| format!("line {i}\n")).collect();
+    assert_eq!(text(&daemon.stdout(&running)), expected);
+}
+
+#[test]
+fn a_graceful_end_leaves_agents_running_and_says_so() {
+    let mut daemon = Daemon::start();
+    let id = daemon.spawn(&["--", "sh", "-c", "read line; exit 8"]);
+    assert!(daemon.terminate());
+    assert!(!daemon.socket().exists());
+    assert!(
+        daemon.log().contains("running=1") && daemon.log().contains("adopts them"),
+        "{}",
+        daemon.log()
+    );
+    daemon.launch();
+    assert!(daemon.log().contains("running=1"));
+    daemon.ok(&["send", &id, "go"]);
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(8));
+}
+
+#[test]
+fn a_killed_shim_takes_its_agent_along_and_is_reported() {
+    let daemon = Daemon::start();
+    for jail in [&[][..], &["--jail-path", "/"]] {
+        let id = daemon.spawn(
+            &[
+                jail,
+                &[
+                    "--",
+                    "sh",
+                    "-c",
+                    "echo before; sleep 1000; :",
+                    "mark-shim-7f3a",
+                ],
+            ]
+            .concat(),
+        );
+        eventually("it writes", || {
+            daemon.stdout(&id).starts_with(b"before").then_some(())
+        });
+        let shim = fs::read(daemon.state().join("agents").join(&id).join("shim.json")).unwrap();
+        let shim: serde_json::Value = serde_json::from_slice(&shim).unwrap();
+        kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
+        let agent = daemon.connect().call("wait-agent", json!({"id": id}))["result"].clone();
+        assert_eq!(agent["state"], "error");
+        assert!(
+            agent["error"].as_str().unwrap().contains("shim was killed"),
+            "{agent}"
+        );
+        assert_eq!(daemon.stdout(&id), b"before\n");
+        eventually("the agent is gone", || {
+            colibri_tests::processes_with("mark-shim-7f3a")
+                .is_empty()
+                .then_some(())
+        });
+    }
+}
+
+#[test]
+fn the_remains_of_a_cut_off_spawn_are_removed_and_damage_hides_nobody() {
+    let mut daemon = Daemon::start();
+    let good = daemon.spawn(&["--", "true"]);
+    daemon.cli(&["wait", &good]);
+    daemon.kill();
+    let agents = daemon.state().join("agents");
+    fs::create_dir(agents.join("orphan")).unwrap();
+    fs::write(agents.join("orphan/spec.json"), "{}").unwrap();
+    fs::create_dir(agents.join("damaged")).unwrap();
+    fs::write(agents.join("damaged/exit.json"), "{\"exit\":").unwrap();
+    daemon.launch();
+    assert!(!agents.join("orphan").exists());
+    assert!(agents.join("damaged").exists() && daemon.log().contains("damaged"));
+    assert_eq!(daemon.agent(&good)["exit"], json!({"code": 0}));
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_a_stale_socket_replaced() {
+    let mut daemon = Daemon::start();
+    let second = daemon.command("colibri-daemon").output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(
+        text(&second.stderr).contains("is used by another colibri-daemon"),
+        "{}",
+        text(&second.stderr)
+    );
+    let other_state = daemon
+        .command("colibri-daemon")
+        .args(["--state-dir"])
+        .arg(daemon.path("other"))
+        .output()
+        .unwrap();
+    assert!(
+        text(&other_state.stderr).contains("another colibri-daemon listens at"),
+        "{}",
+        text(&other_state.stderr)
+    );
+    daemon.ok(&["ps"]);
+    daemon.kill();
+    assert!(daemon.socket().exists(), "stale");
+    daemon.launch();
+    daemon.ok(&["ps"]);
+}
+
+#[test]
+fn what_is_kept_is_private_and_what_others_can_write_is_refused() {
+    let mut daemon = Daemon::start();
+    let id = daemon.spawn(&["--", "echo", "hi"]);
+    daemon.cli(&["wait", &id]);
+    let mode = |path: std::path::PathBuf| fs::symlink_metadata(path).unwrap().mode() & 0o777;
+    let agent = daemon.state().join("agents").join(&id);
+    assert_eq!((mode(daemon.state()), mode(agent.clone())), (0o700, 0o700));
+    assert_eq!(
+        (
+            mode(daemon.socket()),
+            mode(daemon.socket().parent().unwrap().into())
+        ),
+        (0o600, 0o700)
+    );
+    for entry in fs::read_dir(&agent).unwrap().flatten() {
+        assert_eq!(mode(entry.path()) & 0o077, 0, "{}", entry.path().display());
+    }
+    daemon.kill();
+    fs::set_permissions(daemon.state(), Permissions::from_mode(0o777)).unwrap();
+    let refused = daemon.command("colibri-daemon").output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("can be written by others"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
+#[test]
+fn unknown_settings_are_errors_that_list_the_known_ones() {
+    let place = Daemon::place();
+    for (name, value, known) in [
+        ("COLIBRI_JAIL_ENGINE", "docker", "freebsd and bubblewrap"),
+        ("COLIBRI_JAIL_PRIV_MODE", "sudo", "helper, mdo, none"),
+    ] {
+        for program in ["colibri-daemon", "colibri"] {
+            let mut command = place.command(program);
+            if program == "colibri" {
+                command.args(["explain", "--", "true"]);
+            }
+            let output = command.env(name, value).output().unwrap();
+            assert_eq!(output.status.code(), Some(1));
+            assert!(
+                text(&output.stderr).contains(known),
+                "{}",
+                text(&output.stderr)
+            );
+        }
+    }
+    fs::write(place.path("bad.toml"), "stat_dir = \"/x\"\n").unwrap();
+    let output = place
+        .command("colibri-daemon")
+        .arg("--config")
+        .arg(place.path("bad.toml"))
+        .output()
+        .unwrap();
+    assert!(
+        text(&output.stderr).contains("line 1"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn secrets_are_nowhere_but_in_the_agents_environment() {
+    let daemon = Daemon::start();
+    let secret = "tell-nobody-4c1f";
+    let variable = format!("TOKEN={secret}");
+    let id = daemon.spawn(&[
+        "--jail-path",
+        "/",
+        "--env",
+        &variable,
+        "--",
+        "sh",
+        "-c",
+        "read x; test -n \"$TOKEN\"",
+    ]);
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let argv = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        assert!(!text(&argv).contains(secret), "{}", text(&argv));
+    }
+    daemon.connect().call(
+        "send-input",
+        json!({"id": id, "data": "tell-nobody-4c1f\n"}),
+    );
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
+    let mut places = vec![daemon.state(), daemon.path("log")];
+    let mut searched = 0;
+    while let Some(place) = places.pop() {
+        if place.is_dir() {
+            places.extend(
+                fs::read_dir(&place)
+                    .unwrap()
+                    .flatten()
+                    .map(|entry| entry.path()),
+            );
+        } else {
+            searched += 1;
+            assert!(
+                !text(&fs::read(&place).unwrap_or_default()).contains(secret),
+                "in {}",
+                place.display()
+            );
+        }
+    }
+    assert!(searched >= 7, "{searched} files");
+    let audit = fs::read_to_string(daemon.state().join("audit.jsonl")).unwrap();
+    assert!(
+        audit.contains("\"method\":\"spawn-agent\"") && audit.contains("\"TOKEN\":\"<redacted>\""),
+        "{audit}"
+    );
+    assert!(
+        audit.contains(&format!("\"id\":\"{id}\"")) && audit.contains("\"uid\":"),
+        "{audit}"
+    );
+}

@@ -1,0 +1,282 @@
+//! The socket as others see it: bad input gets a clear error, and the daemon goes on.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fmt::Write;
+
+use colibri_tests::{Daemon, Wire, eventually};
+use serde_json::{Value, json};
+
+fn kind(answer: &Value) -> &str {
+    answer["error"]["data"]["kind"]
+        .as_str()
+        .unwrap_or("no error")
+}
+
+#[test]
+fn bad_frames_are_answered_and_the_connection_goes_on() {
+    let daemon = Daemon::start();
+    let mut wire = daemon.connect();
+    let long = vec![b'x'; (1 << 20) + 1];
+    let deep = "[".repeat(100_000);
+    for (frame, expected) in [
+        (&b"nonsense"[..], "parse-error"),
+        (b"\xff\xfe", "parse-error"),
+        (deep.as_bytes(), "parse-error"),
+        (&long, "frame-too-long"),
+        (b"[]", "invalid-request"),
+        (br#"{"jsonrpc":"2.0","id":1,"method":"make-coffee"}"#, "unknown-method"),
+        (br#"{"jsonrpc":"2.0","id":1,"method":"get-agent"}"#, "invalid-params"),
+        (br#"{"jsonrpc":"2.0","id":1,"method":"spawn-agent","params":{"program":"true","jail":{"pth":"/"}}}"#, "invalid-jail"),
+    ] {
+        wire.send(frame);
+        wire.send(b"\n");
+        let answer = wire.line().unwrap();
+        assert_eq!(kind(&answer), expected, "{answer}");
+    }
+    assert_eq!(wire.call("version", json!({}))["result"]["protocol"], 1);
+}
+
+#[test]
+fn a_frame_without_end_closes_that_connection_only() {
+    let daemon = Daemon::start();
+    let mut wire = daemon.connect();
+    let sent = (0..400).all(|_| {
+        use std::io::Write;
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wire.send(&[b'x'; 65_536])))
+            .is_ok()
+            && std::io::sink().flush().is_ok()
+    });
+    let answer = if sent { wire.line() } else { None };
+    if let Some(answer) = answer {
+        assert_eq!(kind(&answer), "frame-too-long");
+        assert_eq!(wire.line(), None, "closed");
+    }
+    daemon.ok(&["ps"]);
+}
+
+#[test]
+fn every_refusal_of_a_spawn_says_what_to_do() {
+    let daemon = Daemon::start();
+    let mut wire = daemon.connect();
+    let mut shown = String::new();
+    for params in [
+        json!({"program": ""}),
+        json!({"program": "a\u{0}b"}),
+        json!({"program": "no-such-program-7f3a", "env": {"PATH": "/usr/bin:/bin"}}),
+        json!({"program": "/no/such/program"}),
+        json!({"program": "/etc/passwd"}),
+        json!({"program": "true", "cwd": "/no/such/dir"}),
+        json!({"program": "true", "cwd": "relative"}),
+        json!({"program": "true", "env": {"A=B": "x"}}),
+        json!({"program": "true", "env": {"A": "x\u{0}"}}),
+        json!({"program": "true", "jail": {"path": "/no/such/root"}}),
+        json!({"program": "true", "jail": {"path": "/etc/passwd"}}),
+        json!({"program": "true", "jail": {"path": "/usr"}}),
+        json!({"program": "true", "jail": {"path": "srv"}}),
+        json!({"program": "true", "jail": {"name": "web"}}),
+        json!({"program": "true", "jail": {"name": "-web"}}),
+        json!({"program": "true", "jail": {"path": "/", "ip4": "192.0.2.7"}}),
+        json!({"program": "true", "jail": {"path": "/", "ip4": "none"}}),
+        json!({"program": "true", "jail": {"path": "/", "user": "nobody-at-all"}}),
+        json!({"program": "true", "jail": {"user": "root"}}),
+        json!({"program": "/no/such/program", "jail": {"path": "/"}}),
+        json!({"program": "true", "cwd": "/no/such/dir", "jail": {"path": "/"}}),
+        json!({"program": "true", "env": {"LD_PRELOAD": "/tmp/evil.so"}, "jail": {"path": "/"}}),
+    ] {
+        let answer = wire.call("spawn-agent", params.clone());
+        let message = answer["error"]["message"].as_str().unwrap_or("ACCEPTED");
+        writeln!(shown, "{params}\n    {}: {message}", kind(&answer)).unwrap();
+    }
+    insta::assert_snapshot!(shown);
+    assert_eq!(
+        wire.call("list-agents", json!({}))["result"]["agents"],
+        json!([]),
+        "nothing is left of a refused spawn"
+    );
+    assert_eq!(
+        std::fs::read_dir(daemon.state().join("agents"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn subscribers_see_every_byte_the_states_and_the_end() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&[
+        "--",
+        "sh",
+        "-c",
+        "read x; i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo $i; done; exit 3",
+    ]);
+    let mut subscribers: Vec<Wire> = (0..5).map(|_| daemon.connect()).collect();
+    for wire in &mut subscribers {
+        wire.call("subscribe", json!({"id": id, "from_offset": 0}));
+    }
+    let mut all = daemon.connect();
+    all.call("subscribe", json!({"stream": "none"}));
+    daemon
+        .connect()
+        .call("send-input", json!({"id": id, "data": "go\n"}));
+    let expected: String = (1..=2000).map(|i| format!("{i}\n")).collect();
+    for wire in &mut subscribers {
+        let mut received = String::new();
+        loop {
+            let event = wire.line().unwrap();
+            let params = &event["params"];
+            match event["method"].as_str().unwrap() {
+                "agent-output" => {
+                    assert_eq!(params["offset"], received.len(), "no gap and no repeat");
+                    received.push_str(params["data"].as_str().unwrap());
+                }
+                "agent-exit" => {
+                    assert_eq!(
+                        (&params["exit"], &params["state"]),
+                        (&json!({"code": 3}), &json!("error"))
+                    );
+                    break;
+                }
+                _ => {}
+            }
+        }
+        assert!(received == expected);
+    }
+    loop {
+        let event = all.line().unwrap();
+        assert_ne!(event["method"], "agent-output");
+        if event["method"] == "agent-exit" {
+            break;
+        }
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_come_back_as_they_were() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&["--", "printf", "\\377\\000\\n\\303"]);
+    daemon.cli(&["wait", &id]);
+    let read = daemon.connect().call(
+        "read-journal",
+        json!({"id": id, "stream": "stdout", "offset": 0, "limit": 100}),
+    );
+    assert_eq!(read["result"]["encoding"], "base64");
+    assert_eq!(read["result"]["data"], "/wAKww==");
+    assert_eq!(
+        (&read["result"]["end"], &read["result"]["next_offset"]),
+        (&json!(true), &json!(4))
+    );
+    assert_eq!(daemon.stdout(&id), [0xff, 0, b'\n', 0xc3]);
+    let beyond = daemon.connect().call(
+        "read-journal",
+        json!({"id": id, "stream": "stdout", "offset": 5, "limit": 1}),
+    );
+    assert_eq!(kind(&beyond), "offset-beyond-end");
+}
+
+#[test]
+fn input_is_queued_bounded_and_closed() {
+    let daemon = Daemon::start();
+    let mut wire = daemon.connect();
+    let id = daemon.spawn(&["--", "sh", "-c", "sleep 1000"]);
+    let big = "x".repeat(512 * 1024);
+    let mut taken = 0;
+    let refused = (0..10).any(|_| {
+        let answer = wire.call("send-input", json!({"id": id, "data": big}));
+        taken += answer["result"]["written"].as_u64().unwrap();
+        answer["result"]["written"] == 0
+    });
+    assert!(refused && taken > (1 << 20) && taken < (2 << 20), "{taken}");
+    daemon.ok(&["kill", "--grace", "0s", &id]);
+    assert_eq!(
+        kind(&wire.call("send-input", json!({"id": id, "data": "x"}))),
+        "agent-ended"
+    );
+    let id = daemon.spawn(&["--", "sh", "-c", "cat; read again; sleep 1000"]);
+    wire.call(
+        "send-input",
+        json!({"id": id, "data": "aGk=", "encoding": "base64"}),
+    );
+    wire.call("close-input", json!({"id": id}));
+    eventually("cat has ended", || {
+        (daemon.stdout(&id) == b"hi").then_some(())
+    });
+    assert_eq!(
+        kind(&wire.call("send-input", json!({"id": id, "data": "x"}))),
+        "input-closed"
+    );
+}
+
+#[test]
+fn explain_is_the_same_with_and_without_a_daemon() {
+    let daemon = Daemon::start();
+    let alone = daemon.ok(&[
+        "explain",
+        "--json",
+        "--jail-path",
+        "/",
+        "--jail-ip4",
+        "disable",
+        "--",
+        "ls",
+        "-l",
+    ]);
+    let alone: Value = serde_json::from_str(&alone).unwrap();
+    let asked = daemon.connect().call(
+        "explain-spawn",
+        json!({"program": "ls", "args": ["-l"], "jail": {"path": "/", "ip4": "disable"}}),
+    );
+    assert_eq!(asked["result"], alone);
+    assert_eq!(
+        (&alone["engine"], &alone["privilege"]),
+        (&json!("bubblewrap"), &json!("none"))
+    );
+    let freebsd = daemon
+        .command("colibri")
+        .env("COLIBRI_JAIL_ENGINE", "freebsd")
+        .args([
+            "explain",
+            "--jail-name",
+            "web",
+            "--jail-user",
+            "agent",
+            "--",
+            "pi",
+            "--mode",
+            "json",
+        ])
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(freebsd.stdout).unwrap();
+    assert_eq!(
+        shown,
+        "/usr/bin/mdo -i -- /usr/sbin/jexec -U agent web pi --mode json\n"
+    );
+}
+
+#[test]
+fn long_lists_come_in_pages() {
+    let daemon = Daemon::start();
+    let ids: Vec<String> = (0..5).map(|_| daemon.spawn(&["--", "true"])).collect();
+    let mut wire = daemon.connect();
+    let mut seen = Vec::new();
+    let mut after = Value::Null;
+    loop {
+        let page = wire.call("list-agents", json!({"limit": 2, "after": after}))["result"].clone();
+        seen.extend(
+            page["agents"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|agent| agent["id"].as_str().unwrap().to_owned()),
+        );
+        after = page["next"].clone();
+        if after.is_null() {
+            break;
+        }
+    }
+    let mut ids = ids;
+    ids.sort();
+    assert_eq!(seen, ids);
+}
