@@ -5,29 +5,12 @@
 # sources, and zig links: it brings FreeBSD's headers and libraries.
 set -eu
 cd "$(dirname "$0")/.."
+. scripts/lib.sh
 
 TARGET=x86_64-unknown-freebsd
 ZIG_VERSION=0.16.0
 BUILD=$PWD/target/freebsd
 TOOLS=$PWD/target/tools
-
-say() { printf '==> %s\n' "$*" >&2; }
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
-}
-
-install_packages() {
-    missing=
-    for package in "$@"; do
-        dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"
-    done
-    [ -n "$missing" ] || return 0
-    say "installing$missing"
-    as_root apt-get update -qq
-    # shellcheck disable=SC2086 # a list of words
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
-}
 
 install_packages rustc-web rust-web-src libstd-rust-web-dev cargo-web file python3 python3-pip
 

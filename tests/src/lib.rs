@@ -2,7 +2,13 @@
 //! nothing behind.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs
+)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -106,9 +112,11 @@ impl Daemon {
             .open(self.path("log"))
             .unwrap();
         self.child = Some(self.command("colibri-daemon").stderr(log).spawn().unwrap());
-        eventually("the daemon listens", || {
+        let stream = eventually("the daemon listens", || {
             UnixStream::connect(self.socket()).ok()
         });
+        // It listens before it has adopted, and answers after.
+        Wire::new(stream).call("version", json!({}));
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -52,6 +52,14 @@ pub(crate) enum Command {
     },
     /// Print what an agent has written
     Logs(Logs),
+    /// Print what agents write and do as it happens: of one until it has ended, or of all
+    Events {
+        /// Agent: id, beginning of an id, or name; from its first byte on
+        id: Option<String>,
+        /// Print one JSON object a line, as the daemon sends them
+        #[arg(long)]
+        json: bool,
+    },
     /// Send a line to an agent's standard input
     Send {
         /// Agent: id, beginning of an id, or name

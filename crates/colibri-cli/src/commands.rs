@@ -109,6 +109,37 @@ pub(crate) async fn logs(global: &Global, logs: Logs) -> Result<u8, CliError> {
     Ok(0)
 }
 
+pub(crate) async fn events(
+    global: &Global,
+    id: Option<String>,
+    json: bool,
+) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    let id = match id {
+        Some(wanted) => Some(find(&client, &wanted).await?.id),
+        None => None,
+    };
+    let from_offset = id.is_some().then_some(0);
+    let params = SubscribeParams {
+        id: id.clone(),
+        stream: None,
+        from_offset,
+    };
+    let mut events = client.subscribe(params).await?;
+    while let Some(event) = events.next().await {
+        let text = if json {
+            format!("{}\n", serde_json::json!(event))
+        } else {
+            output::event(&event)
+        };
+        output::print(text.as_bytes())?;
+        if id.is_some() && matches!(event, Notification::AgentExit(_)) {
+            return Ok(0);
+        }
+    }
+    Err(CliError::Lost(id.unwrap_or_else(|| "ID".to_owned())))
+}
+
 /// An agent's stderr is data where it was asked for alone.
 fn show(stream: Stream, single: bool, bytes: &[u8]) -> Result<(), CliError> {
     if single || stream == Stream::Stdout {

@@ -46,6 +46,7 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         Command::Explain { spawn, json } => explain::explain(&global, &spawn, json),
         Command::Ps { json } => commands::ps(&global, json).await,
         Command::Logs(logs) => commands::logs(&global, logs).await,
+        Command::Events { id, json } => commands::events(&global, id, json).await,
         Command::Send { id, line } => commands::send(&global, &id, &line).await,
         Command::Wait { id } => commands::wait(&global, &id).await,
         Command::Kill { id, signal, grace } => commands::kill(&global, &id, signal, grace).await,

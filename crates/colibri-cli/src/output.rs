@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use colibri_client::{Agent, AgentState, Exit, Finding, FindingStatus};
+use colibri_client::{Agent, AgentState, Exit, Finding, FindingStatus, Notification, Stream};
 
 use crate::error::CliError;
 
@@ -116,6 +116,44 @@ fn short_bytes(bytes: u64) -> String {
         b @ 0..10_000 => format!("{b}B"),
         b @ 10_000..10_000_000 => format!("{}kB", b / 1000),
         b => format!("{}MB", b / 1_000_000),
+    }
+}
+
+/// The lines of `events`.
+pub(crate) fn event(event: &Notification) -> String {
+    match event {
+        Notification::AgentOutput(chunk) => {
+            let stream = match chunk.stream {
+                Stream::Stdout => "out",
+                Stream::Stderr => "err",
+            };
+            let bytes = chunk.data.clone().into_bytes().unwrap_or_default();
+            String::from_utf8_lossy(&bytes)
+                .lines()
+                .map(|line| format!("{} {stream}    {}\n", chunk.id, plain(line, 4096)))
+                .collect()
+        }
+        Notification::AgentState(change) => {
+            let more = [change.current_tool.as_deref(), change.last_error.as_deref()];
+            let more: String = more
+                .into_iter()
+                .flatten()
+                .map(|text| format!(" ({})", plain(text, 200)))
+                .collect();
+            format!(
+                "{} state  {}{more}\n",
+                change.id,
+                coloured(&change.state.to_string(), "1")
+            )
+        }
+        Notification::AgentExit(exit) => {
+            let how = match (exit.exit, &exit.error) {
+                (Some(Exit::Code(code)), _) => format!("code {code}"),
+                (Some(Exit::Signal(signal)), _) => format!("signal {signal}"),
+                (None, error) => plain(error.as_deref().unwrap_or("lost"), 200),
+            };
+            format!("{} exit   {how}\n", exit.id)
+        }
     }
 }
 

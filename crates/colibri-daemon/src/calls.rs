@@ -326,6 +326,7 @@ fn tell(error: &SpawnError) -> RpcError {
     let kind = match error {
         SpawnError::BadId(_) => ErrorKind::UnknownAgent,
         SpawnError::Command(_)
+        | SpawnError::Workdir(_)
         | SpawnError::EnvName(_)
         | SpawnError::EnvValue(_)
         | SpawnError::EnvActsOutside(_) => ErrorKind::InvalidParams,

@@ -23,6 +23,9 @@ pub enum SpawnError {
     /// The confinement that was asked for is unusable.
     #[error(transparent)]
     Jail(#[from] JailError),
+    /// The working directory cannot be one.
+    #[error("working directory: {0}")]
+    Workdir(#[source] JailError),
     /// The privilege backend refuses.
     #[error(transparent)]
     Privilege(#[from] PrivError),
@@ -38,7 +41,9 @@ pub enum SpawnError {
     )]
     EnvActsOutside(String),
     /// There is no such program, or it is not executable.
-    #[error("program '{program}' was not found {place}; give the path of an executable file")]
+    #[error(
+        "program '{program}' was not found, or is not executable, {place}; give the path of an executable file"
+    )]
     ProgramNotFound {
         /// As asked for.
         program: String,

@@ -69,7 +69,8 @@ impl Spawner {
             .cwd
             .as_ref()
             .map(|cwd| cwd.parse::<JailPath>())
-            .transpose()?;
+            .transpose()
+            .map_err(SpawnError::Workdir)?;
         check_env(&config.env, confinement != Confinement::None)?;
         let mut engine = self.engine.clone();
         if let (JailEngine::Bubblewrap(bubblewrap), Confinement::Ephemeral { path, user, .. }) =

@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn both_ways_to_look_find_a_grandchild() {
         let mut child = Command::new("sh")
-            .args(["-c", "cat & wait"])
+            .args(["-c", "sleep 1000 & wait"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

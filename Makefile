@@ -1,0 +1,17 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+.PHONY: demo test freebsd man
+
+demo: ## Set up, build, and see agents run in a sandbox
+	@scripts/demo.sh
+
+test: ## Set up and run everything that CI runs
+	@scripts/test.sh
+
+freebsd: ## Check and link everything for FreeBSD
+	@scripts/freebsd.sh
+
+man: ## Manual pages of the commands, into target/man
+	@mkdir -p target/man
+	@cargo run --quiet -p colibri-cli --bin colibri -- man target/man
+	@ls target/man

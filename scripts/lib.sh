@@ -1,0 +1,42 @@
+# Shared by the scripts beside it, which source it from the root of the repository.
+# shellcheck shell=sh
+
+say() { printf '==> %s\n' "$*" >&2; }
+
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "this needs root and there is no sudo; as root run: $*"
+    fi
+}
+
+# Installs those Debian packages that are missing.
+install_packages() {
+    missing=
+    for package in "$@"; do
+        dpkg -s "$package" 2>/dev/null | grep -q '^Status: install ok installed' || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    command -v apt-get >/dev/null || die "install these packages of your system:$missing"
+    say "installing$missing"
+    as_root apt-get update -qq
+    # shellcheck disable=SC2086 # a list of words
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+}
+
+# What building and running Colibri on Linux needs.
+setup() {
+    command -v cargo >/dev/null || die "Rust is needed: see https://rustup.rs, or install the package rustup of your system"
+    command -v cc >/dev/null || install_packages gcc libc6-dev
+    command -v bwrap >/dev/null || install_packages bubblewrap
+    bwrap --unshare-user --unshare-pid --ro-bind / / --proc /proc true 2>/dev/null || die \
+        "bubblewrap cannot make a sandbox here. On Ubuntu 24.04 and later allow it user namespaces: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0. In a container, the container must allow them: docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
+}
