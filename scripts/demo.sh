@@ -34,14 +34,16 @@ cp examples/demo/agent.sh "$place/agent.sh"
 printf '\n$ colibri spawn --runtime pi --name mender --jail-path / --jail-ip4 disable -- sh agent.sh repository\n'
 agent=$(colibri spawn --runtime pi --name mender --jail-path / --jail-ip4 disable -- sh "$place/agent.sh" "$place/repository")
 echo "$agent"
-# It waits for its prompt, so that its events can be watched from the first one on.
-colibri events mender >"$place/events" &
+# It waits for its prompt, so that its events can be watched from the first one on, live.
+printf '\n$ colibri events mender &\n'
+mkfifo "$place/live"
+tee "$place/events" <"$place/live" &
+printer=$!
+colibri events mender >"$place/live" &
 watcher=$!
 show colibri send mender "make the tests pass"
+wait "$watcher" "$printer"
 show colibri wait mender
-wait "$watcher"
-printf '\n$ colibri events mender\n'
-cat "$place/events"
 grep -q 'all tests pass' "$place/events" || die "the agent did not mend the test"
 cmp -s examples/demo/repo/leap.sh "$place/repository/leap.sh" || die "the sandbox let the agent write outside"
 

@@ -43,7 +43,11 @@ fn coloured(text: &str, code: &str) -> String {
 fn plain(text: &str, width: usize) -> String {
     let clean: String = text
         .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
+                .map(|c| match c {
+            '	' => ' ',
+            c if c.is_control() => '?',
+            c => c,
+        })
         .collect();
     if clean.chars().count() <= width {
         return clean;

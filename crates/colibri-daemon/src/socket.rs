@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -87,10 +87,7 @@ impl Listening {
             return Err(SocketError::InUse(path.to_owned()));
         }
         match fs::symlink_metadata(path) {
-            Ok(data)
-                if rustix::fs::FileType::from_raw_mode(data.mode())
-                    != rustix::fs::FileType::Socket =>
-            {
+            Ok(data) if !data.file_type().is_socket() => {
                 return Err(SocketError::NotASocket(path.to_owned()));
             }
             // Whoever listened here held the lock, so nobody does.

@@ -1,8 +1,4 @@
-//! Turns a request for an agent into a confined process under its own shim, and finds it again later.
-//!
-//! [`Spawner::prepare`] says what would run; [`Spawner::spawn`] runs it; [`Spawner::adopt`] finds what an
-//! earlier process left running; [`Spawner::kill`] ends an agent and verifies that nothing is left.
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod adopt;
