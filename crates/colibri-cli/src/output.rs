@@ -43,8 +43,8 @@ fn coloured(text: &str, code: &str) -> String {
 fn plain(text: &str, width: usize) -> String {
     let clean: String = text
         .chars()
-                .map(|c| match c {
-            '	' => ' ',
+        .map(|c| match c {
+            '\t' => ' ',
             c if c.is_control() => '?',
             c => c,
         })
