@@ -12,7 +12,7 @@ ZIG_VERSION=0.16.0
 BUILD=$PWD/target/freebsd
 TOOLS=$PWD/target/tools
 
-install_packages rustc-web rust-web-src libstd-rust-web-dev cargo-web file python3 python3-pip
+install_packages rustc-web rust-web-src libstd-rust-web-dev cargo-web rust-web-clippy file python3 python3-pip
 
 if [ ! -x "$TOOLS/zig/ziglang/zig" ]; then
     say "installing zig $ZIG_VERSION"
@@ -41,8 +41,9 @@ export CARGO_TARGET_X86_64_UNKNOWN_FREEBSD_LINKER="$TOOLS/freebsd-cc"
 export CARGO_PROFILE_DEV_DEBUG=false
 unset RUSTUP_TOOLCHAIN RUSTC_WRAPPER || true
 
-say "checking all targets for $TARGET, warnings are errors"
-/usr/bin/cargo check --quiet --locked -Zbuild-std --target "$TARGET" --workspace --all-targets
+say "checking all targets for $TARGET with clippy, warnings are errors"
+# Debian's cargo must find Debian's clippy, and not rustup's.
+PATH=/usr/bin:$PATH /usr/bin/cargo clippy --quiet --locked -Zbuild-std --target "$TARGET" --workspace --all-targets
 
 say "linking all programs for $TARGET"
 /usr/bin/cargo build --quiet --locked -Zbuild-std --target "$TARGET" --workspace --bins

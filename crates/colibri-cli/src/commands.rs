@@ -33,12 +33,11 @@ pub(crate) async fn spawn(global: &Global, spawn: Spawn) -> Result<u8, CliError>
 pub(crate) async fn ps(global: &Global, json: bool) -> Result<u8, CliError> {
     let mut agents = connect(global).await?.list_agents().await?;
     agents.sort_by(|a, b| a.started_at.cmp(&b.started_at));
-    let text = if json {
-        format!("{}\n", serde_json::json!(agents))
+    if json {
+        output::print_json(&agents)?;
     } else {
-        output::agents(&agents, jiff::Timestamp::now())
-    };
-    output::print(text.as_bytes())?;
+        output::print(output::agents(&agents, jiff::Timestamp::now()).as_bytes())?;
+    }
     Ok(0)
 }
 
@@ -127,12 +126,11 @@ pub(crate) async fn events(
     };
     let mut events = client.subscribe(params).await?;
     while let Some(event) = events.next().await {
-        let text = if json {
-            format!("{}\n", serde_json::json!(event))
+        if json {
+            output::print_json(&event)?;
         } else {
-            output::event(&event)
-        };
-        output::print(text.as_bytes())?;
+            output::print(output::event(&event).as_bytes())?;
+        }
         if id.is_some() && matches!(event, Notification::AgentExit(_)) {
             return Ok(0);
         }
@@ -274,12 +272,11 @@ pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> 
     let failed = findings
         .iter()
         .any(|finding| finding.status == FindingStatus::Fail);
-    let text = if json {
-        format!("{}\n", serde_json::json!(DoctorResult { findings }))
+    if json {
+        output::print_json(&DoctorResult { findings })?;
     } else {
-        output::findings(&findings)
-    };
-    output::print(text.as_bytes())?;
+        output::print(output::findings(&findings).as_bytes())?;
+    }
     Ok(u8::from(failed))
 }
 

@@ -34,18 +34,17 @@ pub(crate) fn explain(global: &Global, spawn: &Spawn, json: bool) -> Result<u8, 
         runtime: None,
         name: params.name,
     })?;
-    let text = if json {
+    if json {
         let (program, args) = prepared.command.into_parts();
-        let result = ExplainResult {
+        let (engine, privilege) = (prepared.engine, prepared.privilege);
+        output::print_json(&ExplainResult {
             program,
             args,
-            engine: prepared.engine,
-            privilege: prepared.privilege,
-        };
-        format!("{}\n", serde_json::json!(result))
+            engine,
+            privilege,
+        })?;
     } else {
-        format!("{}\n", prepared.command)
-    };
-    output::print(text.as_bytes())?;
+        output::print(format!("{}\n", prepared.command).as_bytes())?;
+    }
     Ok(0)
 }

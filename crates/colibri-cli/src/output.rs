@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal, Write};
 
 use colibri_client::{Agent, AgentState, Exit, Finding, FindingStatus, Notification, Stream};
 
+use serde::Serialize;
+
 use crate::error::CliError;
 
 /// Something went wrong.
@@ -26,6 +28,13 @@ pub(crate) fn print(bytes: &[u8]) -> Result<(), CliError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Writes one JSON value on a line.
+pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), CliError> {
+    let text =
+        serde_json::to_string(value).map_err(|error| CliError::io("writing JSON")(error.into()))?;
+    print(format!("{text}\n").as_bytes())
 }
 
 /// Colour only on a terminal, and never with `NO_COLOR` (no-color.org).

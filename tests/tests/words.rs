@@ -1,0 +1,105 @@
+//! What the command prints: explanations in every mode, and complaints.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fmt::Write;
+
+use colibri_tests::{Daemon, text};
+
+#[test]
+fn explanations_in_every_mode() {
+    let place = Daemon::place();
+    let mut shown = String::new();
+    for engine in ["freebsd", "bubblewrap"] {
+        for mode in ["mdo", "helper", "none"] {
+            for options in [
+                &[][..],
+                &["--jail-name", "web"],
+                &["--jail-path", "/srv/agent", "--cwd", "/work"],
+            ] {
+                for json in [false, true] {
+                    let mut command = place.command("colibri");
+                    command
+                        .env("COLIBRI_JAIL_ENGINE", engine)
+                        .env("COLIBRI_JAIL_PRIV_MODE", mode)
+                        .arg("explain");
+                    if json {
+                        command.arg("--json");
+                    }
+                    let output = command
+                        .args(options)
+                        .args(["--", "pi", "--mode", "json", "it's"])
+                        .output()
+                        .unwrap();
+                    let (out, err) = (text(&output.stdout), text(&output.stderr));
+                    writeln!(shown, "{engine} {mode} {}", options.join(" ")).unwrap();
+                    writeln!(
+                        shown,
+                        "  {} {}",
+                        output.status.code().unwrap(),
+                        format!("{out}{err}").trim_end()
+                    )
+                    .unwrap();
+                }
+            }
+        }
+    }
+    insta::assert_snapshot!(shown.replace("/usr/local/bin/bwrap", "/usr/bin/bwrap"));
+}
+
+#[test]
+fn complaints_say_what_to_do() {
+    let daemon = Daemon::start();
+    let name = |number: &str| {
+        daemon.spawn(&[
+            "--name",
+            "twin",
+            "--",
+            "sh",
+            "-c",
+            &format!("exit {number}"),
+        ])
+    };
+    let (first, second) = (name("1"), name("2"));
+    let asleep = daemon.spawn(&["--name", "asleep", "--", "sleep", "1000"]);
+    let mut shown = String::new();
+    for args in [
+        &["wait", "nobody"][..],
+        &["wait", "twin"],
+        &["rm", "asleep"],
+        &["kill", "asleep", "--signal", "WRONG"],
+        &["kill", "asleep", "--grace", "soon"],
+        &["send", "nobody", "hi"],
+        &["logs", "asleep", "--stream", "stdout", "--from", "5"],
+        &["run", "--", "no-such-program"],
+        &["run", "--env", "novalue", "--", "true"],
+        &["run", "--jail-name", "web", "--", "true"],
+        &["fly"],
+        &["kill", "asleep", "--grace", "0s"],
+        &["kill", "asleep"],
+    ] {
+        let output = daemon.cli(args);
+        writeln!(shown, "$ colibri {}", args.join(" ")).unwrap();
+        writeln!(
+            shown,
+            "{}exit code {}\n",
+            text(&output.stderr),
+            output.status.code().unwrap()
+        )
+        .unwrap();
+    }
+    let mut ids = [first, second];
+    ids.sort();
+    for (id, fixed) in [(&ids[0], "ID1"), (&ids[1], "ID2"), (&asleep, "ID3")] {
+        shown = shown.replace(id.as_str(), fixed);
+    }
+    let absent = Daemon::place();
+    let output = absent.cli(&["ps"]);
+    writeln!(
+        shown,
+        "{}",
+        text(&output.stderr).replace(absent.socket().to_str().unwrap(), "SOCKET")
+    )
+    .unwrap();
+    insta::assert_snapshot!(shown);
+}
