@@ -37,6 +37,6 @@ setup() {
     command -v cargo >/dev/null || die "Rust is needed: see https://rustup.rs, or install the package rustup of your system"
     command -v cc >/dev/null || install_packages gcc libc6-dev
     command -v bwrap >/dev/null || install_packages bubblewrap
-    bwrap --unshare-user --unshare-pid --ro-bind / / --proc /proc true 2>/dev/null || die \
+    bwrap --unshare-user --unshare-pid --ro-bind / / --proc /proc true || die \
         "bubblewrap cannot make a sandbox here. On Ubuntu 24.04 and later allow it user namespaces: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0. In a container, the container must allow them: docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
 }
