@@ -1,7 +1,9 @@
 //! Command lines of jexec(8), jail(8), jls(8) and kill(1), as FreeBSD 15 reads them.
 //!
 //! jexec's option parsing ends at the jail's name, which cannot begin with `-`. jail(8) takes everything
-//! behind `command=` for the command's own words when the jail is described on the command line.
+//! behind `command=` for the command's own words when the jail is described on the command line; for a jail
+//! of jail.conf(5) it would split the first word and give it to a shell instead. IPv6 is never asked for, and
+//! a jail that does not ask has none (sys/kern/kern_jail.c), so `ip4=disable` leaves it Unix sockets only.
 
 use crate::{CommandLine, Ip4Policy, JailError, JailOp, JailPath, JailUser};
 
@@ -10,8 +12,9 @@ const JAIL: &str = "/usr/sbin/jail";
 const JLS: &str = "/usr/sbin/jls";
 const KILL: &str = "/bin/kill";
 
-/// Characters that are syntax in jail.conf(5) and in lists of values; in a path they are refused rather
-/// than trusted to be passed through.
+/// Characters that are syntax in jail.conf(5) and in lists of values. On its command line jail(8) splits a
+/// `path=` at the first `=` only, but what it and others print of a jail (jls(8), `-J`, rc scripts) is read
+/// again as such text, so they are refused rather than trusted to arrive. An `=` behind the first is plain.
 const SYNTAX: &str = ",\"'`$\\;#{}";
 
 pub(crate) fn command_line(op: &JailOp) -> Result<CommandLine, JailError> {
@@ -72,7 +75,8 @@ pub(crate) fn command_line(op: &JailOp) -> Result<CommandLine, JailError> {
             args.extend(pids.iter().map(ToString::to_string));
             Ok(CommandLine::trusted(KILL, args))
         }
-        // -R and not -r: a jail of ours has no configuration with stop actions (jail(8)).
+        // -R and not -r: a jail of ours has no configuration with stop actions (jail(8)). It may still send
+        // TERM first and wait up to stop.timeout, 10 s by default, before the kernel kills what is left.
         JailOp::Remove { name } => Ok(CommandLine::trusted(
             JAIL,
             vec!["-R".to_owned(), name.to_string()],

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum JournalError {
     /// The system refuses a file or directory of the journal.
-    #[error("{path}: {source}")]
+    #[error("journal {path}: {source}; check its owner, its mode and the room on its disk")]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -26,7 +26,9 @@ pub enum JournalError {
         end: u64,
     },
     /// These bytes were dropped by retention.
-    #[error("offset {asked} is no longer kept; the oldest kept offset is {oldest}")]
+    #[error(
+        "offset {asked} is no longer kept; the oldest kept offset is {oldest}: read from there"
+    )]
     BelowOldest {
         /// The offset asked for.
         asked: u64,
@@ -55,7 +57,7 @@ impl JournalError {
 /// An append that was not done to its end. The first `accepted` bytes are in the journal; append the rest
 /// when there is room, and nothing is lost or repeated.
 #[derive(Debug, thiserror::Error)]
-#[error("{accepted} bytes were appended, then: {source}")]
+#[error("appending stopped after {accepted} bytes, the rest can be appended later: {source}")]
 pub struct AppendError {
     /// How many bytes of this call are in the journal.
     pub accepted: usize,

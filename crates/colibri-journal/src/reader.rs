@@ -1,14 +1,17 @@
 //! Readers: any number, in any process, while the writer goes on.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::index::{self, Record};
 use crate::{JournalError, segment};
 
-/// The reading end of a journal. It keeps one segment open, so that following the end costs one read(2)
+/// Retention may remove a segment between the look at the directory and the open. So often we look again.
+const ATTEMPTS: u32 = 64;
+
+/// The reading end of a journal. It keeps one segment open, so that following the end costs one pread(2)
 /// and, where there is nothing new, one look for the next segment.
 #[derive(Debug)]
 pub struct JournalReader {
@@ -32,66 +35,61 @@ impl JournalReader {
     /// # Errors
     /// The offset is not kept any more, not written yet, or the system refuses.
     pub fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, JournalError> {
-        // Retention may remove a segment between the look and the open: then look again.
-        for _ in 0..8 {
+        for _ in 0..ATTEMPTS {
             if let Some((start, file)) = self.current.as_ref().filter(|(start, _)| *start <= offset)
             {
-                let path = segment::log_path(&self.directory, *start);
-                let count = file
-                    .read_at(buffer, offset - start)
-                    .map_err(JournalError::io(&path))?;
+                let refused =
+                    |error| JournalError::io(&segment::log_path(&self.directory, *start))(error);
+                let count = file.read_at(buffer, offset - start).map_err(refused)?;
                 if count > 0 || buffer.is_empty() {
                     return Ok(count);
                 }
-                let length = file.metadata().map_err(JournalError::io(&path))?.len();
+                // What follows a segment that retention has removed, only the directory knows.
+                let log = file.metadata().map_err(refused)?;
+                let kept = log.nlink() > 0;
                 let next = segment::log_path(&self.directory, offset);
-                if offset == start + length && (offset == *start || !next.exists()) {
+                if kept && offset == start + log.len() && (offset == *start || !next.exists()) {
                     return Ok(0);
                 }
             }
-            self.current = match self.locate(offset)? {
-                None => return Ok(0),
-                found => found,
-            };
+            if !self.open_at(offset)? {
+                return Ok(0);
+            }
         }
-        Err(JournalError::io(&self.directory)(io::Error::other(
-            "segments disappear faster than they can be read",
-        )))
+        Err(self.too_fast())
     }
 
-    /// Opens the segment that holds `offset`, or would hold it next; `None` where the journal is empty.
-    fn locate(&self, offset: u64) -> Result<Option<(u64, File)>, JournalError> {
-        loop {
-            let starts = segment::list(&self.directory)?;
-            let Some(oldest) = starts.first().copied() else {
-                return match offset {
-                    0 => Ok(None),
-                    asked => Err(JournalError::BeyondEnd { asked, end: 0 }),
-                };
+    /// Opens the segment that holds `offset`, or would hold it next, unless it disappears at this moment;
+    /// false where the journal is empty.
+    fn open_at(&mut self, offset: u64) -> Result<bool, JournalError> {
+        self.current = None;
+        let starts = segment::list(&self.directory)?;
+        let Some(start) = segment::holding(&starts, offset) else {
+            return match (starts.first(), offset) {
+                (Some(oldest), asked) => Err(JournalError::BelowOldest {
+                    asked,
+                    oldest: *oldest,
+                }),
+                (None, 0) => Ok(false),
+                (None, asked) => Err(JournalError::BeyondEnd { asked, end: 0 }),
             };
-            let position = starts.partition_point(|start| *start <= offset);
-            let Some(start) = position
-                .checked_sub(1)
-                .and_then(|position| starts.get(position))
-                .copied()
-            else {
-                return Err(JournalError::BelowOldest {
-                    asked: offset,
-                    oldest,
-                });
-            };
-            let path = segment::log_path(&self.directory, start);
-            let file = match File::open(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other.map_err(JournalError::io(&path))?,
-            };
+        };
+        let path = segment::log_path(&self.directory, start);
+        if let Some(file) = segment::open_to_read(&path)? {
             let end = start + file.metadata().map_err(JournalError::io(&path))?.len();
             if offset > end {
                 // Behind the last segment; or in a hole, which only damage makes.
                 return Err(JournalError::BeyondEnd { asked: offset, end });
             }
-            return Ok(Some((start, file)));
+            self.current = Some((start, file));
         }
+        Ok(true)
+    }
+
+    fn too_fast(&self) -> JournalError {
+        JournalError::io(&self.directory)(io::Error::other(
+            "segments disappear faster than they can be read",
+        ))
     }
 
     /// The offset that the next byte will get.
@@ -99,10 +97,16 @@ impl JournalReader {
     /// # Errors
     /// The system refuses.
     pub fn end_offset(&self) -> Result<u64, JournalError> {
-        match segment::list(&self.directory)?.last() {
-            Some(start) => Ok(start + segment::length(&self.directory, *start)?),
-            None => Ok(0),
+        for _ in 0..ATTEMPTS {
+            let Some(start) = segment::list(&self.directory)?.pop() else {
+                return Ok(0);
+            };
+            let path = segment::log_path(&self.directory, start);
+            if let Some(file) = segment::open_to_read(&path)? {
+                return Ok(start + file.metadata().map_err(JournalError::io(&path))?.len());
+            }
         }
+        Err(self.too_fast())
     }
 
     /// The first offset that is still kept.
@@ -117,64 +121,58 @@ impl JournalReader {
     }
 
     /// When the chunk came that holds the byte at `offset`, in nanoseconds since 1970; `None` where there
-    /// is no such byte, or its index is lost.
+    /// is no such byte. A byte that has no record yet, or has lost it, has the time of its file.
     ///
     /// # Errors
     /// The system refuses.
     pub fn time_at(&self, offset: u64) -> Result<Option<u64>, JournalError> {
         let starts = segment::list(&self.directory)?;
-        let position = starts.partition_point(|start| *start <= offset);
-        let Some(start) = position
-            .checked_sub(1)
-            .and_then(|position| starts.get(position))
-        else {
+        let Some(start) = segment::holding(&starts, offset) else {
             return Ok(None);
         };
-        self.indexed(*start, |file| {
-            let number = index::partition(file, |record| record.end <= offset)?;
-            Ok(if number < index::count(file)? {
-                Some(Record::read(file, number)?.at_ns)
-            } else {
-                None
-            })
-        })
+        let chunk = self.first_chunk(start, |record| record.end <= offset)?;
+        Ok(chunk.map(|(_, at_ns)| at_ns))
     }
 
     /// The offset of the first byte that came at or after a time, in nanoseconds since 1970; the end where
-    /// there is none. Times are those of whole chunks.
+    /// there is none. Times are those of whole chunks. Bytes that came while the clock was wrong, or before
+    /// it was set back, count by the time that it showed.
     ///
     /// # Errors
     /// The system refuses.
     pub fn offset_at(&self, at_ns: u64) -> Result<u64, JournalError> {
         for start in segment::list(&self.directory)? {
-            let found = self.indexed(start, |file| {
-                let number = index::partition(file, |record| record.at_ns < at_ns)?;
-                if number == index::count(file)? {
-                    return Ok(None);
-                }
-                match number.checked_sub(1) {
-                    Some(before) => Ok(Some(Record::read(file, before)?.end)),
-                    None => Ok(Some(start)),
-                }
-            })?;
-            if let Some(offset) = found {
+            let chunk = self.first_chunk(start, |record| record.at_ns < at_ns)?;
+            if let Some((offset, _)) = chunk {
                 return Ok(offset);
             }
         }
         self.end_offset()
     }
 
-    fn indexed<T>(
+    /// Offset and time of the segment's first chunk for which `before` does not hold.
+    fn first_chunk(
         &self,
         start: u64,
-        look: impl FnOnce(&File) -> io::Result<Option<T>>,
-    ) -> Result<Option<T>, JournalError> {
+        before: impl Fn(Record) -> bool,
+    ) -> Result<Option<(u64, u64)>, JournalError> {
+        // The index first: it is never ahead of a log that is looked at later.
         let path = segment::index_path(&self.directory, start);
-        match fs::File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other
-                .and_then(|file| look(&file))
-                .map_err(JournalError::io(&path)),
-        }
+        let (last_before, first) = match segment::open_to_read(&path)? {
+            Some(file) => index::partition(&file, &before).map_err(JournalError::io(&path))?,
+            None => (None, None),
+        };
+        let path = segment::log_path(&self.directory, start);
+        let Some(log) = segment::open_to_read(&path)? else {
+            return Ok(None);
+        };
+        let log = log.metadata().map_err(JournalError::io(&path))?;
+        let end = start + log.len();
+        let chunk = first
+            .or_else(|| Record::of_tail(last_before, start, end, &log))
+            .filter(|record| !before(*record));
+        // An index that awaits repair may say anything; only offsets of this segment leave here.
+        let offset = last_before.map_or(start, |record| record.end);
+        Ok(chunk.map(|record| (offset.clamp(start, end), record.at_ns)))
     }
 }

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use crate::JournalError;
 
 /// The file with the bytes of the segment that starts at `start`.
@@ -16,6 +18,10 @@ pub(crate) fn log_path(directory: &Path, start: u64) -> PathBuf {
 pub(crate) fn index_path(directory: &Path, start: u64) -> PathBuf {
     directory.join(format!("{start:020}.idx"))
 }
+
+/// The largest offset that off_t can name, so no segment starts behind it. Sums of an offset and a file's
+/// length cannot overflow then.
+const LAST_START: u64 = i64::MAX.cast_unsigned();
 
 /// Start offsets of all segments, sorted. A directory that is not there has none.
 pub(crate) fn list(directory: &Path) -> Result<Vec<u64>, JournalError> {
@@ -29,18 +35,19 @@ pub(crate) fn list(directory: &Path) -> Result<Vec<u64>, JournalError> {
         let digits = name.to_str().and_then(|name| name.strip_suffix(".log"));
         starts.extend(
             digits
-                .filter(|digits| digits.len() == 20)
-                .and_then(|digits| digits.parse::<u64>().ok()),
+                .filter(|digits| digits.len() == 20 && !digits.starts_with('+'))
+                .and_then(|digits| digits.parse::<u64>().ok())
+                .filter(|start| *start <= LAST_START),
         );
     }
     starts.sort_unstable();
     Ok(starts)
 }
 
-/// Length of a segment's log, in bytes.
-pub(crate) fn length(directory: &Path, start: u64) -> Result<u64, JournalError> {
-    let path = log_path(directory, start);
-    Ok(fs::metadata(&path).map_err(JournalError::io(&path))?.len())
+/// The segment among `starts` that holds `offset`, or would hold it next; `None` where all begin behind it.
+pub(crate) fn holding(starts: &[u64], offset: u64) -> Option<u64> {
+    let behind = starts.partition_point(|start| *start <= offset);
+    starts.get(behind.checked_sub(1)?).copied()
 }
 
 /// Opens a file for reading and writing at any place, created with mode 0600 where it is missing.
@@ -51,6 +58,19 @@ pub(crate) fn open(path: &Path) -> Result<File, JournalError> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
         .map_err(JournalError::io(path))
+}
+
+/// Opens a file for reading; `None` where it is missing, as retention may remove it at any time.
+pub(crate) fn open_to_read(path: &Path) -> Result<Option<File>, JournalError> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path);
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some).map_err(JournalError::io(path)),
+    }
 }

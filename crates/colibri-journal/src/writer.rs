@@ -4,11 +4,15 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::index::{self, RECORD, Record};
+use crate::index::{self, RECORD, Record, nanoseconds};
 use crate::segment;
 use crate::{AppendError, JournalError};
+
+/// A clock set back by more begins a new segment, so that times in one segment are in order; smaller steps
+/// are taken for the last time.
+const CLOCK_STEP_NS: u64 = 1_000_000_000;
 
 /// When appended bytes are forced onto the disk. Without it they survive the death of every process, but
 /// not that of the machine.
@@ -96,7 +100,7 @@ impl JournalWriter {
         let Some((start, segment)) = opened else {
             return Err(JournalError::io(directory)(io::Error::other("no segment")));
         };
-        Ok(Self {
+        let writer = Self {
             directory: directory.to_owned(),
             options,
             segments,
@@ -107,7 +111,9 @@ impl JournalWriter {
             records: segment.records,
             last: segment.last,
             synced: Instant::now(),
-        })
+        };
+        writer.sync_directory()?;
+        Ok(writer)
     }
 
     /// The offset that the next byte gets: how many bytes were ever appended.
@@ -130,7 +136,12 @@ impl JournalWriter {
         if bytes.is_empty() {
             return Ok(());
         }
-        if self.end - self.start >= self.options.segment_bytes {
+        let at_ns = nanoseconds(at);
+        let set_back = self
+            .last
+            .is_some_and(|last| last.at_ns.saturating_sub(at_ns) > CLOCK_STEP_NS);
+        let full = self.end - self.start >= self.options.segment_bytes;
+        if self.end > self.start && (full || set_back) {
             self.rotate().map_err(|source| AppendError {
                 accepted: 0,
                 source,
@@ -139,7 +150,7 @@ impl JournalWriter {
         let (accepted, outcome) = write_at(&self.log, bytes, self.end - self.start);
         self.end += accepted as u64;
         if accepted > 0 {
-            self.record(at);
+            self.record(at_ns);
         }
         outcome
             .and_then(|()| self.sync_by_policy())
@@ -176,27 +187,18 @@ impl JournalWriter {
 
     /// Covers all bytes up to the end with the last record or a new one. An index that cannot be written
     /// is caught up by the next append or the next open: the bytes are what counts.
-    fn record(&mut self, at: SystemTime) {
-        let at_ns = nanoseconds(at);
+    fn record(&mut self, at_ns: u64) {
         let interval = u64::try_from(self.options.index_interval.as_nanos()).unwrap_or(u64::MAX);
-        let shared = self
-            .last
-            .filter(|last| at_ns.saturating_sub(last.at_ns) < interval);
-        let (number, record) = match shared {
-            Some(last) => (
-                self.records.saturating_sub(1),
-                Record {
-                    end: self.end,
-                    at_ns: last.at_ns,
-                },
-            ),
-            None => (
-                self.records,
-                Record {
-                    end: self.end,
-                    at_ns,
-                },
-            ),
+        let (number, at_ns) = match self.last {
+            Some(last) if at_ns.saturating_sub(last.at_ns) < interval => {
+                (self.records.saturating_sub(1), last.at_ns)
+            }
+            Some(last) => (self.records, at_ns.max(last.at_ns)),
+            None => (self.records, at_ns),
+        };
+        let record = Record {
+            end: self.end,
+            at_ns,
         };
         if record.write(&self.index, number).is_ok() {
             self.records = number + 1;
@@ -209,6 +211,14 @@ impl JournalWriter {
             self.sync()?;
         }
         let segment = OpenSegment::repair(&self.directory, self.end)?;
+        if segment.end != self.end {
+            // A second writer was here.
+            return Err(JournalError::Discontinuous {
+                path: segment::log_path(&self.directory, self.end),
+                end: self.end,
+            });
+        }
+        self.sync_directory()?;
         self.start = self.end;
         self.segments.push(self.start);
         self.log = segment.log;
@@ -217,6 +227,16 @@ impl JournalWriter {
         self.last = segment.last;
         self.drop_old();
         Ok(())
+    }
+
+    /// Forces the names of new files onto the disk, where their bytes are.
+    fn sync_directory(&self) -> Result<(), JournalError> {
+        if self.options.fsync == Fsync::Never {
+            return Ok(());
+        }
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(JournalError::io(&self.directory))
     }
 
     /// A segment goes when what is behind it is enough. One that cannot be removed is tried again later.
@@ -228,9 +248,10 @@ impl JournalWriter {
             if self.end - next < retain {
                 return;
             }
-            let removed = fs::remove_file(segment::log_path(&self.directory, *oldest))
-                .and_then(|()| fs::remove_file(segment::index_path(&self.directory, *oldest)));
-            if removed.is_err() {
+            // The index first: alone it would stay for ever, the log alone is still a segment.
+            let gone = remove(&segment::index_path(&self.directory, *oldest))
+                && remove(&segment::log_path(&self.directory, *oldest));
+            if !gone {
                 return;
             }
             self.segments.remove(0);
@@ -258,11 +279,7 @@ impl OpenSegment {
         let mended = || -> io::Result<(u64, Option<Record>)> {
             let (mut records, mut last) = index::sound(&index, start, end)?;
             index.set_len(records * RECORD)?;
-            if last.map_or(start, |record| record.end) < end {
-                let record = Record {
-                    end,
-                    at_ns: data.modified().map_or(0, nanoseconds),
-                };
+            if let Some(record) = Record::of_tail(last, start, end, &data) {
                 record.write(&index, records)?;
                 records += 1;
                 last = Some(record);
@@ -294,11 +311,12 @@ fn write_at(file: &File, bytes: &[u8], position: u64) -> (usize, io::Result<()>)
     (done, Ok(()))
 }
 
-/// Nanoseconds since 1970; a clock before that counts as 1970.
-fn nanoseconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).map_or(0, |since| {
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-    })
+/// Whether the file is gone now.
+fn remove(path: &Path) -> bool {
+    match fs::remove_file(path) {
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Ok(()) => true,
+    }
 }
 
 #[cfg(test)]

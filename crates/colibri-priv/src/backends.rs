@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use colibri_jail_core::{CommandLine, JailEngine, JailOp};
+use colibri_jail_core::{Bubblewrap, CommandLine, JailEngine, JailOp};
 
 use crate::{Finding, PrivBackend, PrivError};
 
@@ -20,9 +20,11 @@ impl PrivBackend for Mdo {
         "mdo"
     }
 
-    /// `-i` alone makes the user root and leaves the groups as they are, which asks mac_do for the least: a
-    /// rule for the uid is enough, on 14 (`uid=1001:0`) as on 15 (`uid=1001>uid=0`). `-u root` would also
-    /// ask for all of root's login groups. Behind `--` nothing is an option of mdo's.
+    /// `-i` alone makes the user root and leaves the groups as they are (mdo(1)), which asks mac_do(4) for the
+    /// least: a rule for the uid is enough, on 14 (`uid=1001:0`) as on 15 (`uid=1001>uid=0`, whose default is
+    /// that the groups stay). A rule on 15 that speaks of groups must allow the present ones too:
+    /// `uid=1001>uid=0,gid=0` refuses `-i`, `uid=1001>uid=0,gid=0,gid=.,+gid=.` does not. `-u root` would ask
+    /// for all of root's login groups, and `-g` is unknown to 14.2. Behind `--` nothing is an option of mdo's.
     fn elevate(&self, op: &JailOp, engine: &JailEngine) -> Result<CommandLine, PrivError> {
         Ok(engine.command_line(op)?.prefixed(MDO, ["-i", "--"])?)
     }
@@ -43,7 +45,8 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// A helper at an absolute path.
+    /// A helper at an absolute path. Another one is refused when it is used: it would be searched in `PATH` or
+    /// in the agent's working directory.
     #[must_use]
     pub fn new(program: &str) -> Self {
         Self {
@@ -59,6 +62,9 @@ impl PrivBackend for Helper {
     }
 
     fn elevate(&self, op: &JailOp, engine: &JailEngine) -> Result<CommandLine, PrivError> {
+        if !self.program.starts_with('/') {
+            return Err(PrivError::HelperPath(self.program.clone()));
+        }
         engine.check(op)?;
         let mut words: Vec<String> = Vec::new();
         let mut option = |name: &str, value: Option<String>| {
@@ -89,6 +95,11 @@ impl PrivBackend for Helper {
                 option("jail", Some(name.to_string()));
                 option("path", Some(path.to_string()));
                 option("ip4", Some(ip4.to_string()));
+                if let JailEngine::Bubblewrap(Bubblewrap { hidden, .. }) = engine {
+                    for directory in hidden {
+                        option("hide", Some(directory.to_string()));
+                    }
+                }
                 option("user", user.as_ref().map(ToString::to_string));
                 option("workdir", workdir.as_ref().map(ToString::to_string));
                 ("create", Some(command.clone()))

@@ -42,6 +42,11 @@ pub enum PrivError {
     /// The command cannot be built.
     #[error(transparent)]
     Command(#[from] CommandLineError),
+    /// The helper would be searched, and somebody else's found.
+    #[error(
+        "helper path {0:?} is not absolute; give its place from the root, as /usr/local/libexec/colibri-jail-helper"
+    )]
+    HelperPath(String),
     /// The helper has no verb for it.
     #[error("the helper has no verb to {0}; run the listing as it is, it needs no root")]
     NoVerb(&'static str),

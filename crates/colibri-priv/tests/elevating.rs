@@ -1,0 +1,300 @@
+//! For every operation: a backend asks for exactly what was meant, and the agent's words come out unchanged
+//! behind it. mdo's own way to read its words is modelled here, and the helper's as its protocol has it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fmt::Write;
+
+use colibri_jail_core::{
+    Bubblewrap, CommandLine, Ip4Policy, JailEngine, JailName, JailOp, JailPath, JailUser, Pid,
+    Signal,
+};
+use colibri_priv::{BackendRegistry, Helper, PrivBackend, PrivError, PrivMode};
+use proptest::prelude::*;
+
+const HELPER: &str = "/usr/local/libexec/colibri-jail-helper";
+
+fn elevate(mode: &str, op: &JailOp, engine: &JailEngine) -> Result<CommandLine, PrivError> {
+    let backend = BackendRegistry::builtin(HELPER).get(mode).unwrap();
+    backend.elevate(op, engine)
+}
+
+/// What mdo(1) makes of its words: getopt_long(3) that stops at the first word that is no option.
+fn read_mdo(args: &[String]) -> (Vec<char>, CommandLine) {
+    let mut options = Vec::new();
+    let mut rest = args;
+    while let Some((word, behind)) = rest.split_first() {
+        let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
+            break;
+        };
+        rest = behind;
+        if letters == "-" {
+            break;
+        }
+        assert!(
+            letters.chars().all(|letter| "hik".contains(letter)),
+            "mdo would take a value or refuse {word:?}"
+        );
+        options.extend(letters.chars());
+    }
+    let (program, args) = rest.split_first().expect("mdo without a command");
+    (options, CommandLine::new(program, args).unwrap())
+}
+
+/// What the helper makes of its words, by the grammar in docs/helper-protocol.md.
+fn read_helper(args: &[String]) -> (JailOp, Vec<JailPath>) {
+    const ORDER: [&str; 8] = [
+        "--jail",
+        "--path",
+        "--ip4",
+        "--hide",
+        "--user",
+        "--workdir",
+        "--signal",
+        "--pid",
+    ];
+    let (verb, mut rest) = args.split_first().expect("no verb");
+    let mut options: Vec<(usize, &str)> = Vec::new();
+    let mut command = None;
+    while let Some((word, behind)) = rest.split_first() {
+        if word == "--" {
+            let (program, args) = behind.split_first().expect("no program");
+            command = Some(CommandLine::new(program, args).unwrap());
+            break;
+        }
+        let place = ORDER.iter().position(|option| option == word).expect(word);
+        let (value, behind) = behind.split_first().expect("an option without its value");
+        let before = options.last().map(|(before, _)| *before);
+        assert!(
+            before < Some(place) || (before == Some(place) && [3, 7].contains(&place)),
+            "{word} is out of order or given twice: {args:?}"
+        );
+        options.push((place, value));
+        rest = behind;
+    }
+    let all = |option: &str| -> Vec<&str> {
+        let place = ORDER.iter().position(|known| *known == option);
+        let found = options.iter().filter(|(found, _)| Some(*found) == place);
+        found.map(|(_, value)| *value).collect()
+    };
+    let one = |option: &str| all(option).first().copied();
+    let must = |option: &str| one(option).unwrap_or_else(|| panic!("{verb} without {option}"));
+    let user = one("--user").map(|user| user.parse().unwrap());
+    let workdir = one("--workdir").map(|workdir| workdir.parse().unwrap());
+    let op = match verb.as_str() {
+        "attach" => JailOp::Attach {
+            name: must("--jail").parse().unwrap(),
+            user,
+            workdir,
+            command: command.expect("no command"),
+        },
+        "create" => JailOp::Create {
+            name: must("--jail").parse().unwrap(),
+            path: must("--path").parse().unwrap(),
+            ip4: must("--ip4").parse().unwrap(),
+            user,
+            workdir,
+            command: command.expect("no command"),
+        },
+        "signal" => JailOp::Signal {
+            jail: one("--jail").map(|jail| jail.parse().unwrap()),
+            pids: all("--pid")
+                .iter()
+                .map(|pid| Pid::new(pid.parse().unwrap()).unwrap())
+                .collect(),
+            signal: must("--signal").parse().unwrap(),
+        },
+        "remove" => JailOp::Remove {
+            name: must("--jail").parse().unwrap(),
+        },
+        other => panic!("verb {other:?}"),
+    };
+    let hidden = all("--hide");
+    (
+        op,
+        hidden.iter().map(|path| path.parse().unwrap()).collect(),
+    )
+}
+
+/// Words that like to be mistaken for something else.
+fn word() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "-", "--", "-i", "-k", "-u", "-uroot", "--euid", "--user", "--path", "--hide", "root",
+            "command=", "", " ", "$(id)", "\n",
+        ])
+        .prop_map(str::to_owned),
+        "[^\\x00]{0,12}",
+    ]
+}
+
+fn parsed<T>(pattern: &'static str) -> impl Strategy<Value = T>
+where
+    T: std::str::FromStr + std::fmt::Debug,
+{
+    pattern.prop_filter_map("not valid", |text| text.parse().ok())
+}
+
+fn path() -> impl Strategy<Value = JailPath> {
+    parsed("(/[^/\\x00-\\x1f\\x7f]{1,8}){1,4}|/")
+}
+
+fn op() -> impl Strategy<Value = JailOp> {
+    let name = || parsed::<JailName>("[A-Za-z0-9_-]{1,20}");
+    let user = || {
+        prop::option::of(parsed::<JailUser>(
+            "[a-z_.-]{1,10}|[0-9]{1,9}|[0-9]{1,9}:[0-9]{1,9}",
+        ))
+    };
+    let ip4 = parsed::<Ip4Policy>("inherit|disable|new|(1[0-9]{1,2}\\.){3}[0-9]{1,2}");
+    let command = || {
+        (word(), prop::collection::vec(word(), 0..6))
+            .prop_filter_map("not a command", |(program, args)| {
+                CommandLine::new(program, args).ok()
+            })
+    };
+    let workdir = || prop::option::of(path());
+    let pid = (2..i32::MAX as u32).prop_map(|pid| Pid::new(pid).unwrap());
+    let signal = parsed::<Signal>("TERM|KILL|USR1|HUP");
+    prop_oneof![
+        (name(), user(), workdir(), command()).prop_map(|(name, user, workdir, command)| {
+            JailOp::Attach {
+                name,
+                user,
+                workdir,
+                command,
+            }
+        }),
+        (name(), path(), ip4, user(), workdir(), command()).prop_map(
+            |(name, path, ip4, user, workdir, command)| JailOp::Create {
+                name,
+                path,
+                ip4,
+                user,
+                workdir,
+                command,
+            }
+        ),
+        (
+            prop::option::of(name()),
+            prop::collection::vec(pid, 1..4),
+            signal
+        )
+            .prop_map(|(jail, pids, signal)| JailOp::Signal { jail, pids, signal }),
+        name().prop_map(|name| JailOp::Remove { name }),
+    ]
+}
+
+fn engine() -> impl Strategy<Value = JailEngine> {
+    let bubblewrap = prop::collection::vec(path(), 0..3).prop_map(|hidden| {
+        JailEngine::Bubblewrap(Bubblewrap {
+            hidden,
+            ..Bubblewrap::default()
+        })
+    });
+    prop_oneof![Just(JailEngine::FreebsdJail), bubblewrap]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn every_backend_asks_for_exactly_what_was_meant(op in op(), engine in engine()) {
+        let plain = match engine.command_line(&op) {
+            Ok(plain) => plain,
+            Err(refusal) => {
+                for mode in ["mdo", "helper", "none"] {
+                    prop_assert_eq!(elevate(mode, &op, &engine), Err(PrivError::Jail(refusal.clone())));
+                }
+                return Ok(());
+            }
+        };
+        prop_assert_eq!(elevate("none", &op, &engine), Ok(plain.clone()));
+
+        let mdo = elevate("mdo", &op, &engine).unwrap();
+        prop_assert_eq!(mdo.program(), "/usr/bin/mdo");
+        prop_assert_eq!(read_mdo(mdo.args()), (vec!['i'], plain));
+
+        let helper = elevate("helper", &op, &engine).unwrap();
+        prop_assert_eq!(helper.program(), HELPER);
+        let hidden = match (&engine, &op) {
+            (JailEngine::Bubblewrap(bubblewrap), JailOp::Create { .. }) => bubblewrap.hidden.clone(),
+            _ => Vec::new(),
+        };
+        prop_assert_eq!(read_helper(helper.args()), (op, hidden));
+    }
+}
+
+#[test]
+fn the_examples_of_the_protocol_are_what_the_helper_is_given() {
+    let agent = CommandLine::new("/usr/local/bin/pi", ["--mode", "json", "fix it"]).unwrap();
+    let attach = JailOp::Attach {
+        name: "web".parse().unwrap(),
+        user: Some("agent".parse().unwrap()),
+        workdir: Some("/work".parse().unwrap()),
+        command: agent.clone(),
+    };
+    let create = |ip4: &str, user: &str| JailOp::Create {
+        name: "colibri-k3x9".parse().unwrap(),
+        path: "/srv/agent".parse().unwrap(),
+        ip4: ip4.parse().unwrap(),
+        user: Some(user.parse().unwrap()),
+        workdir: None,
+        command: agent.clone(),
+    };
+    let signal = JailOp::Signal {
+        jail: Some("web".parse().unwrap()),
+        pids: [4711, 4712].map(|pid| Pid::new(pid).unwrap()).to_vec(),
+        signal: Signal::TERM,
+    };
+    let remove = JailOp::Remove {
+        name: "colibri-k3x9".parse().unwrap(),
+    };
+    let bubblewrap = JailEngine::Bubblewrap(Bubblewrap {
+        hidden: vec!["/run/user".parse().unwrap()],
+        ..Bubblewrap::default()
+    });
+    let helper = Helper::new("/colibri-jail-helper");
+    let mut shown = String::new();
+    for (op, engine) in [
+        (&attach, &JailEngine::FreebsdJail),
+        (
+            &create("192.0.2.7,192.0.2.8", "agent"),
+            &JailEngine::FreebsdJail,
+        ),
+        (&create("disable", "1001:1002"), &bubblewrap),
+        (&signal, &JailEngine::FreebsdJail),
+        (&remove, &JailEngine::FreebsdJail),
+    ] {
+        let command = helper.elevate(op, engine).unwrap().to_string();
+        writeln!(shown, "{}", command.trim_start_matches('/')).unwrap();
+    }
+    let document = include_str!("../../../docs/helper-protocol.md");
+    assert!(
+        document.contains(&format!("```sh\n{shown}```")),
+        "the examples should be:\n{shown}"
+    );
+}
+
+#[test]
+fn every_refusal_says_what_to_do() {
+    let remove = JailOp::Remove {
+        name: "web".parse().unwrap(),
+    };
+    let engine = JailEngine::FreebsdJail;
+    let mut registry = BackendRegistry::builtin(HELPER);
+    let refusals = [
+        Helper::new("bin/helper").elevate(&remove, &engine).err(),
+        elevate("helper", &JailOp::List, &engine).err(),
+        elevate("none", &remove, &"bubblewrap".parse().unwrap()).err(),
+        registry.get("doas").err(),
+        registry
+            .register(std::sync::Arc::new(colibri_priv::Mdo))
+            .err(),
+        PrivMode::parse("My Sudo").err(),
+    ];
+    let lines: Vec<_> = refusals
+        .into_iter()
+        .map(|refusal| refusal.unwrap().to_string())
+        .collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
