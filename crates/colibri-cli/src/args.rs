@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use colibri_client::{AgentRuntime, Env, JailConfig, SpawnParams};
+use colibri_client::{AgentRuntime, Env, JailConfig, RestartParams, RestartWhen, SpawnParams};
 
 /// Run AI coding agents unattended, each confined in a jail; watch, feed and stop them.
 ///
@@ -57,6 +57,14 @@ pub(crate) enum Command {
         /// Agent: id, beginning of an id, or name; from its first byte on
         id: Option<String>,
         /// Print one JSON object a line, as the daemon sends them
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the runs of an agent that was started again, and where their output is
+    Runs {
+        /// Agent: id, beginning of an id, or name
+        id: String,
+        /// Print one JSON array
         #[arg(long)]
         json: bool,
     },
@@ -113,7 +121,7 @@ pub(crate) enum Command {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Spawn {
     /// Enter this persistent jail (FreeBSD); takes precedence over --jail-path
     #[arg(long, value_name = "NAME")]
@@ -139,6 +147,24 @@ pub(crate) struct Spawn {
     /// A label for people
     #[arg(long, value_name = "LABEL")]
     name: Option<String>,
+    /// Start it again when it has ended: never, on-failure or always
+    #[arg(long, value_enum, value_name = "POLICY")]
+    restart: Option<Restart>,
+    /// The longest wait before the first restart; it doubles with each further one [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
+    restart_delay: Option<Duration>,
+    /// No wait before a restart is longer; a run as long sets the wait back [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
+    restart_max_delay: Option<Duration>,
+    /// Give up after so many restarts within the window [default: 10]
+    #[arg(long, value_name = "COUNT", requires = "restart")]
+    restart_limit: Option<u32>,
+    /// The window of --restart-limit [default: 1h]
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
+    restart_window: Option<Duration>,
+    /// End it so long after its first start, whatever it does
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    wall_time: Option<Duration>,
     /// The agent's program and its arguments
     #[arg(last = true, required = true, value_name = "PROGRAM [ARG]")]
     command: Vec<String>,
@@ -149,6 +175,23 @@ enum Runtime {
     Pi,
     Zot,
     Generic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Restart {
+    Never,
+    OnFailure,
+    Always,
+}
+
+impl From<Restart> for RestartWhen {
+    fn from(restart: Restart) -> Self {
+        match restart {
+            Restart::Never => Self::Never,
+            Restart::OnFailure => Self::OnFailure,
+            Restart::Always => Self::Always,
+        }
+    }
 }
 
 impl Spawn {
@@ -182,23 +225,20 @@ impl Spawn {
                 Runtime::Generic => AgentRuntime::Generic,
             },
             name: self.name,
+            restart: self.restart.map(|policy| RestartParams {
+                policy: policy.into(),
+                delay_ms: self.restart_delay.map(milliseconds),
+                max_delay_ms: self.restart_max_delay.map(milliseconds),
+                limit: self.restart_limit,
+                window_ms: self.restart_window.map(milliseconds),
+            }),
+            wall_time_ms: self.wall_time.map(milliseconds),
         }
     }
+}
 
-    pub(crate) fn to_params(&self) -> SpawnParams {
-        Self {
-            jail_name: self.jail_name.clone(),
-            jail_path: self.jail_path.clone(),
-            jail_ip4: self.jail_ip4.clone(),
-            jail_user: self.jail_user.clone(),
-            env: self.env.clone(),
-            cwd: self.cwd.clone(),
-            runtime: self.runtime,
-            name: self.name.clone(),
-            command: self.command.clone(),
-        }
-        .into_params()
-    }
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug, Args)]

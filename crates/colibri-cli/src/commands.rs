@@ -41,6 +41,20 @@ pub(crate) async fn ps(global: &Global, json: bool) -> Result<u8, CliError> {
     Ok(0)
 }
 
+pub(crate) async fn runs(global: &Global, id: &str, json: bool) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    let agent = find(&client, id).await?;
+    let runs = client.list_runs(&agent.id).await?;
+    if json {
+        output::print_json(&runs)?;
+    } else if runs.is_empty() && agent.restart.is_none() {
+        output::note("it is never started again, so its runs are not kept; see colibri ps");
+    } else {
+        output::print(output::runs(&runs).as_bytes())?;
+    }
+    Ok(0)
+}
+
 pub(crate) async fn logs(global: &Global, logs: Logs) -> Result<u8, CliError> {
     let client = connect(global).await?;
     let agent = find(&client, &logs.id).await?;

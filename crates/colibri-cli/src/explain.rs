@@ -23,8 +23,8 @@ pub(crate) fn spawner(global: &Global) -> Result<colibri_spawner::Spawner, CliEr
 }
 
 /// Prints what would be executed.
-pub(crate) fn explain(global: &Global, spawn: &Spawn, json: bool) -> Result<u8, CliError> {
-    let params = spawn.to_params();
+pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, CliError> {
+    let params = spawn.into_params();
     let prepared = spawner(global)?.prepare(&AgentSpawnConfig {
         program: params.program,
         args: params.args,
@@ -33,6 +33,8 @@ pub(crate) fn explain(global: &Global, spawn: &Spawn, json: bool) -> Result<u8, 
         jail: params.jail,
         runtime: None,
         name: params.name,
+        restart: None,
+        wall_time_ms: params.wall_time_ms,
     })?;
     if json {
         let (program, args) = prepared.command.into_parts();

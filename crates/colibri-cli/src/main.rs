@@ -43,10 +43,11 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
     match arguments.command {
         Command::Run(spawn) => run::run(&global, spawn).await,
         Command::Spawn(spawn) => commands::spawn(&global, spawn).await,
-        Command::Explain { spawn, json } => explain::explain(&global, &spawn, json),
+        Command::Explain { spawn, json } => explain::explain(&global, spawn, json),
         Command::Ps { json } => commands::ps(&global, json).await,
         Command::Logs(logs) => commands::logs(&global, logs).await,
         Command::Events { id, json } => commands::events(&global, id, json).await,
+        Command::Runs { id, json } => commands::runs(&global, &id, json).await,
         Command::Send { id, line } => commands::send(&global, &id, &line).await,
         Command::Wait { id } => commands::wait(&global, &id).await,
         Command::Kill { id, signal, grace } => commands::kill(&global, &id, signal, grace).await,

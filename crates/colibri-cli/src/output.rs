@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use colibri_client::{Agent, AgentState, Exit, Finding, FindingStatus, Notification, Stream};
+use colibri_client::{Agent, AgentState, Exit, Finding, FindingStatus, Notification, Run, Stream};
 
 use serde::Serialize;
 
@@ -80,11 +80,9 @@ pub(crate) fn agents(agents: &[Agent], now: jiff::Timestamp) -> String {
             .as_ref()
             .and_then(|jail| jail.name.as_deref().or(jail.path.as_deref()))
             .unwrap_or("-");
-        let exit = match (agent.exit, &agent.error) {
-            (Some(Exit::Code(code)), _) => format!("code {code}"),
-            (Some(Exit::Signal(signal)), _) => format!("signal {signal}"),
-            (None, Some(_)) if agent.exited_at.is_some() => "lost".to_owned(),
-            _ => "-".to_owned(),
+        let exit = match agent.exit {
+            None if agent.exited_at.is_none() => "-".to_owned(),
+            exit => ending(exit),
         };
         let age = agent
             .started_at
@@ -111,6 +109,40 @@ pub(crate) fn agents(agents: &[Agent], now: jiff::Timestamp) -> String {
             short_bytes(agent.stdout_bytes + agent.stderr_bytes),
             plain(&command.join(" "), 60),
         ));
+    }
+    table
+}
+
+/// How something ended, in a few words.
+fn ending(exit: Option<Exit>) -> String {
+    match exit {
+        Some(Exit::Code(code)) => format!("code {code}"),
+        Some(Exit::Signal(signal)) => format!("signal {signal}"),
+        None => "lost".to_owned(),
+    }
+}
+
+/// The table of `runs`.
+pub(crate) fn runs(runs: &[Run]) -> String {
+    let mut table = format!(
+        "{:>4}  {:<24}  {:<24}  {:<10}  {:>10}  {:>10}  {:>10}  {:>10}  ERROR\n",
+        "RUN", "STARTED", "ENDED", "EXIT", "OUT FROM", "OUT TO", "ERR FROM", "ERR TO"
+    );
+    for run in runs {
+        let line = format!(
+            "{:>4}  {:<24}  {:<24}  {:<10}  {:>10}  {:>10}  {:>10}  {:>10}  {}",
+            run.run,
+            run.started_at,
+            run.exited_at,
+            ending(run.exit),
+            run.stdout.0,
+            run.stdout.1,
+            run.stderr.0,
+            run.stderr.1,
+            plain(run.error.as_deref().unwrap_or("-"), 120),
+        );
+        table.push_str(&line);
+        table.push('\n');
     }
     table
 }
@@ -160,12 +192,9 @@ pub(crate) fn event(event: &Notification) -> String {
             )
         }
         Notification::AgentExit(exit) => {
-            let how = match (exit.exit, &exit.error) {
-                (Some(Exit::Code(code)), _) => format!("code {code}"),
-                (Some(Exit::Signal(signal)), _) => format!("signal {signal}"),
-                (None, error) => plain(error.as_deref().unwrap_or("lost"), 200),
-            };
-            format!("{} exit   {how}\n", exit.id)
+            let why = exit.error.as_deref();
+            let why = why.map_or_else(String::new, |why| format!(" ({})", plain(why, 300)));
+            format!("{} exit   {}{why}\n", exit.id, ending(exit.exit))
         }
     }
 }
@@ -193,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_table_shows_agents_and_nothing_that_moves_the_cursor() {
-        let agent = |state, exit, name: &str, args: &str| Agent {
+        let agent = |state, exit: Option<Exit>, name: &str, args: &str| Agent {
             id: "k3x9abcdef".into(),
             name: Some(name.into()),
             state,
@@ -203,8 +232,11 @@ mod tests {
             cwd: None,
             jail: None,
             runtime: Default::default(),
+            restart: None,
+            wall_time_ms: None,
+            run: 1,
             started_at: "2026-01-01T00:00:00Z".into(),
-            exited_at: None,
+            exited_at: exit.map(|_| "2026-01-01T01:00:00Z".into()),
             exit,
             exit_note: None,
             error: None,

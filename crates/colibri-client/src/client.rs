@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use colibri_proto::{
     Agent, Call, DoctorResult, Empty, ExplainResult, IdParams, InputParams, InputResult,
     KillParams, KillResult, ListParams, ListResult, Notification, OutputData, ReadParams,
-    ReadResult, SpawnParams, SubscribeParams, Subscription, VersionResult,
+    ReadResult, Run, RunsResult, SpawnParams, SubscribeParams, Subscription, VersionResult,
 };
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
@@ -108,6 +108,15 @@ impl Client {
     /// See [`ClientError`].
     pub async fn wait_agent(&self, agent: &str) -> Result<Agent, ClientError> {
         self.call("wait-agent", Call::WaitAgent(id(agent))).await
+    }
+
+    /// The runs of an agent that was started again.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn list_runs(&self, agent: &str) -> Result<Vec<Run>, ClientError> {
+        let result: RunsResult = self.call("list-runs", Call::ListRuns(id(agent))).await?;
+        Ok(result.runs)
     }
 
     /// Forgets an agent that has ended, and deletes its journals.

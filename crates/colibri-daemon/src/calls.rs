@@ -8,21 +8,25 @@ use colibri_journal::JournalError;
 use colibri_proto::{
     Call, DoctorResult, Empty, ErrorKind, ExplainResult, Finding, FindingStatus, IdParams,
     InputParams, InputResult, KillOutcome, KillParams, KillResult, ListParams, ListResult,
-    MAX_READ, OutputData, ReadParams, ReadResult, RpcError, SpawnParams, VersionResult,
-    text_boundary,
+    MAX_READ, OutputData, ReadParams, ReadResult, RpcError, Run, RunsResult, SpawnParams,
+    VersionResult, text_boundary,
 };
+use colibri_shim::layout;
+use colibri_shim::record::{RunRecord, read_lines};
 use colibri_spawner::{AgentId, AgentSpawnConfig, LinkError, SpawnError};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::audit::Peer;
-use crate::registry::{Entry, Registry};
+use crate::registry::{Entry, Registry, exit_to_wire, restart_from_wire};
 use crate::server::Server;
 use crate::times;
 
 const GRACE: Duration = Duration::from_secs(5);
 /// Behind a kill the agent's end is recorded in a moment; so long its answer waits for that.
 const RECORDED: Duration = Duration::from_secs(2);
+/// Runs in one answer: each takes at most some hundred bytes of a frame.
+const MAX_RUNS: usize = 1000;
 /// A page of agents stays well below a frame.
 const PAGE_BYTES: usize = 768 * 1024;
 
@@ -83,6 +87,10 @@ async fn dispatch(server: &Server, call: Call) -> Result<Value, RpcError> {
             let mut latest = entry.latest.subscribe();
             let _ = latest.wait_for(|latest| latest.exit.is_some()).await;
             reply(&entry.to_wire())
+        }
+        Call::ListRuns(IdParams { id }) => {
+            let entry = find(registry, &id)?;
+            reply(&runs(&entry)?)
         }
         Call::RemoveAgent(IdParams { id }) => {
             let entry = find(registry, &id)?;
@@ -165,7 +173,32 @@ fn config(params: SpawnParams) -> AgentSpawnConfig {
         jail: params.jail,
         runtime: runtime.and_then(|runtime| runtime.as_str().map(str::to_owned)),
         name: params.name,
+        restart: params.restart.as_ref().map(restart_from_wire),
+        wall_time_ms: params.wall_time_ms,
     }
+}
+
+fn runs(entry: &Entry) -> Result<RunsResult, RpcError> {
+    let path = entry.directory.join(layout::RUNS);
+    let records: Vec<RunRecord> = read_lines(&path).map_err(|error| {
+        RpcError::new(
+            ErrorKind::Internal,
+            format!("{} cannot be read: {error}", path.display()),
+        )
+    })?;
+    let old = records.len().saturating_sub(MAX_RUNS);
+    let runs = records.into_iter().skip(old).map(|record| Run {
+        run: record.run,
+        started_at: times::from_ns(record.started_at_ns),
+        exited_at: times::from_ns(record.exited_at_ns),
+        exit: record.exit.map(exit_to_wire),
+        error: record.error,
+        stdout: record.stdout,
+        stderr: record.stderr,
+    });
+    Ok(RunsResult {
+        runs: runs.collect(),
+    })
 }
 
 /// As the wire has it.
@@ -329,7 +362,8 @@ fn tell(error: &SpawnError) -> RpcError {
         | SpawnError::Workdir(_)
         | SpawnError::EnvName(_)
         | SpawnError::EnvValue(_)
-        | SpawnError::EnvActsOutside(_) => ErrorKind::InvalidParams,
+        | SpawnError::EnvActsOutside(_)
+        | SpawnError::WallTime => ErrorKind::InvalidParams,
         SpawnError::Jail(_) | SpawnError::UnknownUser { .. } => ErrorKind::InvalidJail,
         SpawnError::Privilege(colibri_priv::PrivError::Jail(_)) => ErrorKind::InvalidJail,
         SpawnError::Privilege(_) => ErrorKind::Privilege,

@@ -9,6 +9,7 @@ use colibri_journal::JournalReader;
 use colibri_proto as wire;
 use colibri_shim::layout;
 use colibri_shim::record::{ExitRecord, ExitStatus};
+use colibri_shim::restart::{RestartPolicy, RestartWhen};
 use colibri_spawner::{Agent, AgentId, AgentSpawnConfig, AgentSpec, Found, SpawnError, Spawner};
 use tokio::sync::{broadcast, watch};
 
@@ -34,6 +35,12 @@ pub(crate) struct Snapshot {
     pub(crate) stdout: u64,
     pub(crate) stderr: u64,
     pub(crate) stalled: Option<String>,
+    /// The next run is waited for: why, and how long.
+    pub(crate) waiting: Option<String>,
+    /// The first process, while it is there.
+    pub(crate) pid: Option<i32>,
+    /// Number of the run, from 1.
+    pub(crate) run: u32,
     pub(crate) exit: Option<ExitRecord>,
 }
 
@@ -55,16 +62,15 @@ impl Entry {
             id: self.spec.id.to_string(),
             name: config.name.clone(),
             state: latest.view.state,
-            pid: self
-                .agent
-                .as_ref()
-                .filter(|_| ended.is_none())
-                .map(|agent| agent.pid),
+            pid: latest.pid.filter(|_| ended.is_none()),
             program: config.program.clone(),
             args: config.args.clone(),
             cwd: config.cwd.clone(),
             jail: config.jail.clone(),
             runtime: self.runtime,
+            restart: config.restart.as_ref().map(restart_to_wire),
+            wall_time_ms: config.wall_time_ms,
+            run: latest.run,
             started_at: times::from_ns(self.spec.created_at_ns),
             exited_at: ended.map(|exit| times::from_ns(exit.exited_at_ns)),
             exit: ended.and_then(|exit| exit.exit).map(exit_to_wire),
@@ -73,7 +79,10 @@ impl Entry {
                 .exit_note
                 .clone()
                 .filter(|_| ended.is_some_and(failed)),
-            error: ended.and_then(|exit| exit.error.clone()).or(latest.stalled),
+            error: match ended {
+                Some(exit) => exit.error.clone(),
+                None => latest.stalled.or(latest.waiting),
+            },
             stdout_bytes: latest.stdout,
             stderr_bytes: latest.stderr,
             last_event_at: latest.view.last_activity.map(times::from_ms),
@@ -95,10 +104,43 @@ pub(crate) fn exit_to_wire(exit: ExitStatus) -> wire::Exit {
 }
 
 pub(crate) fn outcome(exit: &ExitRecord) -> Outcome {
-    match exit.exit {
-        Some(ExitStatus::Code(code)) => Outcome::Code(code),
-        Some(ExitStatus::Signal(signal)) => Outcome::Signal(signal),
-        None => Outcome::Lost(exit.error.clone().unwrap_or_default()),
+    match (exit.exit, &exit.error) {
+        (None, error) => Outcome::Lost(error.clone().unwrap_or_default()),
+        // Ended by a limit: whatever code it ends with, it has not done what it was to do.
+        (Some(_), Some(reason)) => Outcome::Lost(reason.clone()),
+        (Some(ExitStatus::Code(code)), None) => Outcome::Code(code),
+        (Some(ExitStatus::Signal(signal)), None) => Outcome::Signal(signal),
+    }
+}
+
+/// As the wire has it.
+pub(crate) fn restart_to_wire(policy: &RestartPolicy) -> wire::RestartParams {
+    wire::RestartParams {
+        policy: match policy.when {
+            RestartWhen::Never => wire::RestartWhen::Never,
+            RestartWhen::OnFailure => wire::RestartWhen::OnFailure,
+            RestartWhen::Always => wire::RestartWhen::Always,
+        },
+        delay_ms: Some(policy.delay_ms),
+        max_delay_ms: Some(policy.max_delay_ms),
+        limit: Some(policy.limit),
+        window_ms: Some(policy.window_ms),
+    }
+}
+
+/// With the defaults where a request is silent.
+pub(crate) fn restart_from_wire(params: &wire::RestartParams) -> RestartPolicy {
+    let default = RestartPolicy::default();
+    RestartPolicy {
+        when: match params.policy {
+            wire::RestartWhen::Never => RestartWhen::Never,
+            wire::RestartWhen::OnFailure => RestartWhen::OnFailure,
+            wire::RestartWhen::Always => RestartWhen::Always,
+        },
+        delay_ms: params.delay_ms.unwrap_or(default.delay_ms),
+        max_delay_ms: params.max_delay_ms.unwrap_or(default.max_delay_ms),
+        limit: params.limit.unwrap_or(default.limit),
+        window_ms: params.window_ms.unwrap_or(default.window_ms),
     }
 }
 
@@ -150,13 +192,7 @@ impl Registry {
     fn add(&self, agent: Agent) -> Arc<Entry> {
         let runtime = runtime(&agent.spec);
         let pane = Glasspane::new(runtime, agent.spec.created_at_ns / 1_000_000);
-        let snapshot = Snapshot {
-            view: pane.view().clone(),
-            stdout: 0,
-            stderr: 0,
-            stalled: None,
-            exit: None,
-        };
+        let snapshot = supervision::snapshot(&pane, &agent.link.state().borrow(), None);
         let entry = Arc::new(Entry {
             spec: agent.spec.clone(),
             runtime,
@@ -183,6 +219,9 @@ impl Registry {
             stdout: exit.stdout_bytes,
             stderr: exit.stderr_bytes,
             stalled: None,
+            waiting: None,
+            pid: None,
+            run: exit.run,
             exit: Some(exit),
         };
         let directory = self.spawner.state.agent(&spec.id);

@@ -99,6 +99,17 @@ impl Glasspane {
         self.become_(self.beneath, now);
     }
 
+    /// A run has ended and another follows: what its last line lacks does not come any more. The reason, if
+    /// the next run is still waited for.
+    pub fn restarting(&mut self, reason: Option<&str>, now: u64) {
+        self.lines = Lines::default();
+        self.view.current_tool = None;
+        if let Some(reason) = reason {
+            self.view.last_error = Some(clean(reason));
+        }
+        self.become_(AgentState::Starting, now);
+    }
+
     /// It ended. Nothing changes after this.
     pub fn exited(&mut self, outcome: &Outcome, now: u64) {
         self.stalled = false;
@@ -301,6 +312,22 @@ mod tests {
         assert_eq!(pane.view().state, Idle);
         pane.exited(&Outcome::Code(0), 20_002);
         assert_eq!(pane.view().state, Done);
+    }
+
+    #[test]
+    fn a_new_run_starts_with_a_new_line_and_keeps_the_counts() {
+        let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
+        pane.output(b"{\"type\":\"turn_end\"}\n{\"type\":\"tool_execution_start\",\"toolName\":\"bash\"}\n{\"type\":\"agent_", 1);
+        pane.restarting(Some("run 1 ended with code 1\n"), 2);
+        let view = pane.view();
+        assert_eq!((view.state, view.since, view.turns), (Starting, 2, 1));
+        assert_eq!(view.last_error.as_deref(), Some("run 1 ended with code 1 "));
+        assert_eq!(view.current_tool, None);
+        pane.restarting(None, 3);
+        pane.output(b"{\"type\":\"agent_start\"}\n", 4);
+        let view = pane.view();
+        assert_eq!((view.state, view.malformed_lines), (Working, 0));
+        assert!(view.last_error.is_some(), "why it was restarted stays");
     }
 
     proptest! {

@@ -27,6 +27,8 @@ pub enum Call {
     GetAgent(IdParams),
     /// One agent, once it has ended.
     WaitAgent(IdParams),
+    /// The runs of an agent that was started again.
+    ListRuns(IdParams),
     /// Forget an agent that has ended, and delete its journals.
     RemoveAgent(IdParams),
     /// End an agent.
@@ -56,6 +58,7 @@ impl Call {
         "list-agents",
         "get-agent",
         "wait-agent",
+        "list-runs",
         "remove-agent",
         "kill-agent",
         "send-input",

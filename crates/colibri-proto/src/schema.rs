@@ -66,6 +66,7 @@ struct Results {
     list_agents: wire::ListResult,
     get_agent: wire::Agent,
     wait_agent: wire::Agent,
+    list_runs: wire::RunsResult,
     remove_agent: wire::Empty,
     kill_agent: wire::KillResult,
     send_input: wire::InputResult,

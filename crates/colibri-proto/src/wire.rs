@@ -54,6 +54,44 @@ pub struct SpawnParams {
     /// A label for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Whether it is started again when it has ended; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartParams>,
+    /// It is ended so long after its first start, in milliseconds, whatever it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_time_ms: Option<u64>,
+}
+
+/// When an agent is started again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartWhen {
+    /// Never.
+    #[default]
+    Never,
+    /// After any end but exit code 0.
+    OnFailure,
+    /// After every end, until it is killed.
+    Always,
+}
+
+/// How an agent is started again. Times are in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RestartParams {
+    /// When.
+    pub policy: RestartWhen,
+    /// The longest wait before the first restart; it doubles with each further one. Default 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// No wait is longer; a run that lasted as long sets the wait back. Default 300000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_delay_ms: Option<u64>,
+    /// More restarts within the window and the agent is given up. Default 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// The window of `limit`. Default 3600000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_ms: Option<u64>,
 }
 
 /// An agent's id.
@@ -157,7 +195,16 @@ pub struct Agent {
     /// Which agent program it is.
     #[schemars(with = "RuntimeSchema")]
     pub runtime: AgentRuntime,
-    /// When it was started.
+    /// Whether it is started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartParams>,
+    /// Its wall-clock limit, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_time_ms: Option<u64>,
+    /// Which run it is in, or has ended with; 1 is the first.
+    #[serde(default)]
+    pub run: u32,
+    /// When it was started, for the first time.
     pub started_at: String,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,7 +215,7 @@ pub struct Agent {
     /// What to know about `exit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_note: Option<String>,
-    /// Why it is in error, or stalled, where `exit` does not say it.
+    /// Why it is in error, stalled or waiting for its next run, where `exit` does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// How much it has written to stdout.
@@ -182,6 +229,34 @@ pub struct Agent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
     pub view: Option<View>,
+}
+
+/// A run that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Run {
+    /// Its number, from 1.
+    pub run: u32,
+    /// When it was started (RFC 3339).
+    pub started_at: String,
+    /// When it ended (RFC 3339).
+    pub exited_at: String,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+    /// Why there is no `exit`, or why it was the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Where its output begins and ends in the stdout journal.
+    pub stdout: (u64, u64),
+    /// Where its output begins and ends in the stderr journal.
+    pub stderr: (u64, u64),
+}
+
+/// The result of `list-runs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RunsResult {
+    /// The runs that have ended, in order; the newest 1000. Empty for an agent that is never started again.
+    pub runs: Vec<Run>,
 }
 
 /// `kill-agent`.

@@ -124,6 +124,18 @@ pub struct Status {
     /// The first process has ended, descendants of it have not.
     #[serde(default)]
     pub lingering: bool,
+    /// The first process; absent when it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Number of the run, from 1.
+    #[serde(default)]
+    pub run: u32,
+    /// Where the run's output begins in the stdout journal.
+    #[serde(default)]
+    pub run_from: u64,
+    /// The run has ended and another is to come: how it ended, and when the next is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
 }
 
 #[cfg(test)]
@@ -176,9 +188,10 @@ mod tests {
                     exited_at_ns: 1,
                     stdout_bytes: 2,
                     stderr_bytes: 3,
+                    run: 1,
                 })))
                 .unwrap(),
-                r#"{"event":"exit","exit":{"code":7},"exited_at_ns":1,"stdout_bytes":2,"stderr_bytes":3}"#,
+                r#"{"event":"exit","exit":{"code":7},"exited_at_ns":1,"stdout_bytes":2,"stderr_bytes":3,"run":1}"#,
             ),
         ];
         for (written, expected) in table {

@@ -10,6 +10,8 @@ pub(crate) struct Input {
     pipe: Option<OwnedFd>,
     queue: VecDeque<u8>,
     closing: bool,
+    /// The run has ended and the next will have a pipe.
+    between_runs: bool,
 }
 
 impl Input {
@@ -18,7 +20,23 @@ impl Input {
             pipe: Some(pipe),
             queue: VecDeque::new(),
             closing: false,
+            between_runs: false,
         }
+    }
+
+    /// The run has ended: what it has not read is not the next one's, what comes from now on is.
+    pub(crate) fn wait_for_next(&mut self) {
+        self.pipe = None;
+        self.queue.clear();
+        self.closing = false;
+        self.between_runs = true;
+    }
+
+    /// The next run has begun.
+    pub(crate) fn connect(&mut self, pipe: OwnedFd) {
+        self.pipe = Some(pipe);
+        self.between_runs = false;
+        self.write();
     }
 
     /// The pipe, if something waits to be written to it.
@@ -28,7 +46,7 @@ impl Input {
 
     /// Queues as much as there is room for.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Reply {
-        if self.pipe.is_none() || self.closing {
+        if (self.pipe.is_none() && !self.between_runs) || self.closing {
             return Reply::InputClosed;
         }
         let room = INPUT_BACKLOG.saturating_sub(self.queue.len());
@@ -57,7 +75,7 @@ impl Input {
                 }
             }
         }
-        if self.closing {
+        if self.closing && self.queue.is_empty() {
             self.pipe = None;
         }
     }

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::restart::RestartPolicy;
+
 /// What the shim is to run. Sent as JSON on the shim's stdin, which is then closed.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Launch {
@@ -19,6 +21,12 @@ pub struct Launch {
     /// for the agent goes to its descendants only.
     #[serde(default)]
     pub wrapper: bool,
+    /// Whether it is started again when it has ended.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// The agent is ended so long after its first start, whatever it does, in milliseconds.
+    #[serde(default)]
+    pub wall_time_ms: Option<u64>,
     /// Size at which a journal segment is closed, in bytes.
     pub segment_bytes: u64,
 }

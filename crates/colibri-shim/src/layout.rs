@@ -6,6 +6,8 @@ pub const SPEC: &str = "spec.json";
 pub const SHIM: &str = "shim.json";
 /// How it ended; written atomically when the agent and all its descendants are gone.
 pub const EXIT: &str = "exit.json";
+/// One line for each run that has ended, of an agent that may be started again.
+pub const RUNS: &str = "runs.jsonl";
 /// The shim's listening socket; gone when the shim is.
 pub const CONTROL: &str = "control.sock";
 /// The shim's own messages, and the lock that tells whether it lives: whoever starts the shim takes an

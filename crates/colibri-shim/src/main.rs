@@ -7,6 +7,7 @@
 mod agent;
 mod input;
 mod peer;
+mod runs;
 mod stream;
 mod supervise;
 mod sys;
@@ -21,9 +22,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use colibri_journal::JournalOptions;
 use colibri_shim::launch::{Launch, LaunchReport};
-use colibri_shim::layout;
-use colibri_shim::record::{self, Durability, ShimRecord};
+use colibri_shim::{layout, process};
 
+use crate::runs::Runs;
 use crate::stream::Stream;
 use crate::supervise::Supervisor;
 
@@ -124,20 +125,19 @@ fn start(directory: &Path) -> Result<Supervisor, ShimError> {
     let listener = UnixListener::bind(layout::CONTROL).map_err(ShimError::Control)?;
     listener.set_nonblocking(true).map_err(ShimError::Control)?;
     let signals = supervise::Signals::watch().map_err(ShimError::Signals)?;
-    let agent = agent::start(&launch).map_err(|error| ShimError::Exec {
-        program: launch.program.clone(),
-        cwd: launch.cwd.clone(),
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let shim_start = process::find(own).ok().flatten();
+    let mut runs = Runs::new(launch, shim_start.map_or(0, |process| process.start));
+    let agent = runs.start([0, 0]).map_err(|error| ShimError::Exec {
+        program: runs.program().to_owned(),
+        cwd: runs.cwd().to_owned(),
         error,
     })?;
-    let shim = ShimRecord {
-        shim_pid: rustix::process::getpid().as_raw_nonzero().get(),
-        agent_pid: agent.pid.as_raw_nonzero().get(),
-        started_at_ns: now_ns(),
-    };
     // An agent without a record could not be found again: end it (it dies with this process).
-    record::replace(Path::new(layout::SHIM), &shim, Durability::Process)
+    runs.announce(agent.pid.as_raw_nonzero().get())
         .map_err(ShimError::Record)?;
     Ok(Supervisor::new(
+        runs,
         agent,
         stdout,
         stderr,

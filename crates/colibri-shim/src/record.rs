@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -13,10 +13,21 @@ use serde::{Deserialize, Serialize};
 pub struct ShimRecord {
     /// The shim's process id.
     pub shim_pid: i32,
+    /// When that process started, see [`Process::start`](crate::process::Process::start); 0 where it is
+    /// not known.
+    #[serde(default)]
+    pub shim_start: u64,
     /// The first process's id; its process group has the same number.
     pub agent_pid: i32,
     /// When the first process was started, in nanoseconds since 1970.
     pub started_at_ns: u64,
+    /// Number of the run, from 1.
+    #[serde(default = "first_run")]
+    pub run: u32,
+}
+
+fn first_run() -> u32 {
+    1
 }
 
 /// How the first process ended.
@@ -34,7 +45,7 @@ pub enum ExitStatus {
 pub struct ExitRecord {
     /// How the first process ended; absent where nobody could see it (the shim was killed).
     pub exit: Option<ExitStatus>,
-    /// Why `exit` is absent.
+    /// Why `exit` is absent, or why the agent was ended or not started again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// When the first process ended, in nanoseconds since 1970.
@@ -43,6 +54,29 @@ pub struct ExitRecord {
     pub stdout_bytes: u64,
     /// Length of the stderr journal, in bytes.
     pub stderr_bytes: u64,
+    /// Number of the last run, from 1.
+    #[serde(default = "first_run")]
+    pub run: u32,
+}
+
+/// A line of `runs.jsonl`: a run that has ended. Its output is in the agent's journals between the offsets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Its number, from 1.
+    pub run: u32,
+    /// When it was started, in nanoseconds since 1970.
+    pub started_at_ns: u64,
+    /// When its first process ended, in nanoseconds since 1970.
+    pub exited_at_ns: u64,
+    /// How; absent where nobody could see it.
+    pub exit: Option<ExitStatus>,
+    /// Why `exit` is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Where its output begins and ends in the stdout journal.
+    pub stdout: (u64, u64),
+    /// Where its output begins and ends in the stderr journal.
+    pub stderr: (u64, u64),
 }
 
 /// Whether a record must survive the machine's own death, or only that of processes.
@@ -83,6 +117,48 @@ pub fn replace<T: Serialize>(path: &Path, value: &T, durability: Durability) -> 
     Ok(())
 }
 
+/// Adds a line to a file of records, mode 0600. A line that an earlier death or a full disk cut is ended
+/// first, so that it costs itself only.
+///
+/// # Errors
+/// Whatever the file system refuses; the line may then be there in part.
+pub fn append<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
+    let mut text = Vec::new();
+    let length = file.metadata()?.len();
+    if length > 0 {
+        let mut last = [0];
+        file.read_exact_at(&mut last, length - 1)?;
+        if last != *b"\n" {
+            text.push(b'\n');
+        }
+    }
+    serde_json::to_writer(&mut text, value)?;
+    text.push(b'\n');
+    file.write_all(&text)?;
+    file.sync_data()
+}
+
+/// Reads a file of records; lines that are none are left out, and a file that is not there has none.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn read_lines<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    Ok(text
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect())
+}
+
 /// Reads a record; `None` where there is no such file.
 ///
 /// # Errors
@@ -111,6 +187,7 @@ mod tests {
                 exited_at_ns: 1,
                 stdout_bytes: 2,
                 stderr_bytes: 3,
+                run: 1,
             };
             replace(&path, &record, Durability::Machine).unwrap();
             assert_eq!(read(&path).unwrap(), Some(record));
@@ -124,5 +201,22 @@ mod tests {
         let path = dir.path().join("exit.json");
         fs::write(&path, "{\"exit\":").unwrap();
         assert!(read::<ExitRecord>(&path).is_err());
+    }
+    #[test]
+    fn a_line_that_was_cut_costs_itself_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("runs.jsonl");
+        assert!(read_lines::<u32>(&path).unwrap().is_empty());
+        for number in [1, 2] {
+            append(&path, &number).unwrap();
+        }
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"{\"run\":")
+            .unwrap();
+        append(&path, &3).unwrap();
+        assert_eq!(read_lines::<u32>(&path).unwrap(), [1, 2, 3]);
     }
 }

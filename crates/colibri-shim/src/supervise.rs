@@ -1,6 +1,6 @@
 //! The loop that a shim lives in: pipes to journals, requests to answers, the dead to `exit.json`.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -17,6 +17,7 @@ use signal_hook::consts::{SIGCHLD, SIGTERM};
 use crate::agent::Agent;
 use crate::input::Input;
 use crate::peer::{self, Peer};
+use crate::runs::{End, Runs};
 use crate::stream::{CHUNK, Stream};
 use crate::teardown::Teardown;
 use crate::{now_ns, sys};
@@ -60,7 +61,24 @@ fn take(signal: &UnixStream) -> bool {
     any
 }
 
+/// Where the agent is between a start and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Processes of it live.
+    Running,
+    /// None is left; its last output and its end are to be saved.
+    Ended,
+    /// The next run begins then.
+    Waiting(Instant),
+}
+
 pub(crate) struct Supervisor {
+    runs: Runs,
+    phase: Phase,
+    /// What follows this run, once that is decided: the wait for the next, or nothing.
+    next: Option<Option<Duration>>,
+    /// For people, while the next run is waited for.
+    waiting: Option<String>,
     pid: Pid,
     wrapper: Option<i32>,
     input: Input,
@@ -71,8 +89,6 @@ pub(crate) struct Supervisor {
     next_peer: u64,
     /// How and when the first process ended.
     exit: Option<(ExitStatus, u64)>,
-    /// No descendant is left.
-    alone: bool,
     teardown: Option<Teardown>,
     /// `exit.json` could not be written yet.
     unrecorded: Option<String>,
@@ -80,7 +96,9 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
+    /// Takes over the first run, which has just been started.
     pub(crate) fn new(
+        runs: Runs,
         agent: Agent,
         mut stdout: Stream,
         mut stderr: Stream,
@@ -90,6 +108,10 @@ impl Supervisor {
         stdout.connect(agent.stdout);
         stderr.connect(agent.stderr);
         Self {
+            runs,
+            phase: Phase::Running,
+            next: None,
+            waiting: None,
             pid: agent.pid,
             wrapper: agent.wrapper,
             input: Input::new(agent.stdin),
@@ -99,7 +121,6 @@ impl Supervisor {
             peers: Vec::new(),
             next_peer: 0,
             exit: None,
-            alone: false,
             teardown: None,
             unrecorded: None,
             next_retry: None,
@@ -134,7 +155,14 @@ impl Supervisor {
             {
                 self.finish_kill(&reply);
             }
-            if self.alone && self.finish() {
+            let now = Instant::now();
+            if self.runs.limit_strikes(now) {
+                self.begin_kill(Signal::TERM, OWN_GRACE);
+            }
+            if matches!(self.phase, Phase::Waiting(at) if now >= at) {
+                self.start_again();
+            }
+            if self.phase == Phase::Ended && self.settle() {
                 return Ok(());
             }
             self.publish();
@@ -166,6 +194,11 @@ impl Supervisor {
         let deadlines = [
             self.teardown.as_ref().map(Teardown::deadline),
             self.next_retry,
+            self.runs.limit_at(),
+            match self.phase {
+                Phase::Waiting(at) => Some(at),
+                _ => None,
+            },
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
             // Rounded up to a millisecond: poll(2) may count in those, and one too few would spin.
@@ -197,7 +230,9 @@ impl Supervisor {
                 Ok(Some(_)) | Err(Errno::INTR) => {}
                 Ok(None) => return,
                 Err(_) => {
-                    self.alone = true;
+                    if self.phase == Phase::Running {
+                        self.phase = Phase::Ended;
+                    }
                     return;
                 }
             }
@@ -269,7 +304,7 @@ impl Supervisor {
     /// Delivers a signal as a terminal would: to the agent's process group, or to all in its sandbox.
     fn signal(&self, signal: Signal) -> colibri_shim::control::Delivery {
         use colibri_shim::control::Delivery;
-        if self.exit.is_none() && self.wrapper.is_none() {
+        if self.exit.is_none() && self.wrapper.is_none() && self.phase == Phase::Running {
             return match kill_process_group(self.pid, signal) {
                 Ok(()) => Delivery {
                     sent: 1,
@@ -287,6 +322,11 @@ impl Supervisor {
 
     fn begin_kill(&mut self, signal: Signal, grace: Duration) {
         let now = Instant::now();
+        self.runs.close();
+        if matches!(self.phase, Phase::Waiting(_)) {
+            self.phase = Phase::Ended;
+            self.next = Some(None);
+        }
         let group = self.exit.is_none().then_some(self.pid);
         // Whom this does not reach, KILL must.
         let _ = sys::signal_all(signal, group, self.wrapper);
@@ -327,9 +367,9 @@ impl Supervisor {
         }
     }
 
-    /// All processes are gone: what is still in the pipes is saved, then the end is recorded.
-    /// Returns whether that is done.
-    fn finish(&mut self) -> bool {
+    /// All processes are gone: what is still in the pipes is saved, then the end of the run is recorded.
+    /// Returns whether the agent has ended with it, and `exit.json` says so.
+    fn settle(&mut self) -> bool {
         if let Some(kill) = &self.teardown {
             let reply = kill.verified();
             self.finish_kill(&reply);
@@ -350,36 +390,86 @@ impl Supervisor {
         if self.next_retry.is_some_and(|at| Instant::now() < at) {
             return false;
         }
-        let (exit, exited_at_ns) = match self.exit {
+        let (exit, exited_at_ns): End = match self.exit {
             Some((status, at)) => (Some(status), at),
             None => (None, now_ns()),
         };
-        let record = ExitRecord {
-            exit,
-            error: exit
-                .is_none()
-                .then(|| "the agent's exit status was not seen".to_owned()),
-            exited_at_ns,
-            stdout_bytes: self.outputs[0].end(),
-            stderr_bytes: self.outputs[1].end(),
+        let next = match self.next {
+            Some(next) => next,
+            None => *self.next.insert(self.runs.next(exit)),
         };
-        let written = self
-            .outputs
+        let to = self.ends();
+        let recorded = self
+            .runs
+            .record((exit, exited_at_ns), to)
+            .map_err(|error| format!("{} cannot be written: {error}", layout::RUNS));
+        let end = match (&recorded, next) {
+            (Ok(()), None) => {
+                let record = self.runs.exit_record((exit, exited_at_ns), to);
+                self.record_end(&record).map(|()| Some(record))
+            }
+            _ => recorded.map(|()| None),
+        };
+        match end {
+            Err(reason) => {
+                self.unrecorded = Some(reason);
+                self.next_retry = Some(Instant::now() + RETRY);
+                self.outdate();
+                false
+            }
+            Ok(Some(record)) => {
+                self.farewell(record);
+                true
+            }
+            Ok(None) => {
+                let wait = next.unwrap_or_default();
+                self.unrecorded = None;
+                self.waiting = Some(self.runs.describe(exit, wait));
+                self.input.wait_for_next();
+                self.phase = Phase::Waiting(Instant::now() + wait);
+                self.next = None;
+                self.outdate();
+                false
+            }
+        }
+    }
+
+    /// Puts the journals and `exit.json` on the disk.
+    fn record_end(&mut self, record: &ExitRecord) -> Result<(), String> {
+        self.outputs
             .iter_mut()
             .try_for_each(Stream::sync)
-            .map_err(|error| error.to_string())
-            .and_then(|()| {
-                record::replace(Path::new(layout::EXIT), &record, Durability::Machine)
-                    .map_err(|error| format!("{} cannot be written: {error}", layout::EXIT))
-            });
-        if let Err(reason) = written {
-            self.unrecorded = Some(reason);
-            self.next_retry = Some(Instant::now() + RETRY);
-            self.outdate();
-            return false;
+            .map_err(|error| error.to_string())?;
+        record::replace(Path::new(layout::EXIT), record, Durability::Machine)
+            .map_err(|error| format!("{} cannot be written: {error}", layout::EXIT))
+    }
+
+    /// The wait is over: the next run.
+    fn start_again(&mut self) {
+        self.exit = None;
+        match self.runs.start(self.ends()) {
+            Ok(agent) => {
+                self.pid = agent.pid;
+                self.wrapper = agent.wrapper;
+                self.input.connect(agent.stdin);
+                let [stdout, stderr] = &mut self.outputs;
+                stdout.connect(agent.stdout);
+                stderr.connect(agent.stderr);
+                self.phase = Phase::Running;
+                self.waiting = None;
+                if let Err(error) = self.runs.announce(self.agent_pid()) {
+                    // It is for those who look when this shim is gone; who asks it is told the truth.
+                    let _ = writeln!(io::stderr(), "{} not written: {error}", layout::SHIM);
+                }
+            }
+            Err(_) => self.phase = Phase::Ended,
         }
-        self.farewell(record);
-        true
+        self.outdate();
+    }
+
+    fn ends(&self) -> [u64; 2] {
+        let [stdout, stderr] = &self.outputs;
+        [stdout.end(), stderr.end()]
     }
 
     /// Tells every watcher, waiting a little for those that are slow to read.
@@ -424,7 +514,11 @@ impl Supervisor {
                 .or(stderr.stalled())
                 .or(self.unrecorded.as_ref())
                 .cloned(),
-            lingering: self.exit.is_some(),
+            lingering: self.exit.is_some() && self.phase == Phase::Running,
+            pid: (self.exit.is_none() && self.phase == Phase::Running).then(|| self.agent_pid()),
+            run: self.runs.number(),
+            run_from: self.runs.stdout_from(),
+            waiting: self.waiting.clone(),
         }
     }
 

@@ -1,21 +1,26 @@
 //! Finds what an earlier process left: running agents, ended ones, and spawns that were cut off.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use colibri_journal::JournalReader;
+use colibri_shim::control::Status;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ShimRecord};
 
+use crate::leftovers::Seen;
 use crate::state::now_ns;
 use crate::{Agent, AgentId, AgentSpec, ShimLink, SpawnError, Spawner};
 
 /// Between two looks at a shim that is just starting.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// A shim that was started and has no record after so long is stuck.
+const STARTING: Duration = Duration::from_secs(5);
 
 /// An agent in the state directory.
 #[derive(Debug)]
 pub enum Found {
-    /// Its shim lives, and is connected.
+    /// Its shim lives.
     Running(Agent),
     /// It has ended.
     Ended {
@@ -48,6 +53,7 @@ impl Spawner {
     /// Looks at one agent; `None` where there was only the remains of a spawn.
     pub(crate) async fn adopt_one(&self, id: &AgentId) -> Result<Option<Found>, SpawnError> {
         let directory = self.state.agent(id);
+        let since = Instant::now();
         loop {
             // In this order: a shim that ends between the looks has written its record before.
             let alive = self.state.is_alive(id)?;
@@ -58,20 +64,17 @@ impl Spawner {
                 return Ok(Some(Found::Ended { spec, exit }));
             }
             match (alive, shim) {
-                (true, Some(shim)) => match ShimLink::connect(&directory).await {
-                    Ok(link) => {
-                        let spec = self.spec(id)?;
-                        return Ok(Some(Found::Running(Agent {
-                            spec,
-                            directory,
-                            pid: shim.agent_pid,
-                            link,
-                        })));
-                    }
-                    // It is ending at this moment, or has no descriptor for us: look again.
-                    Err(error) => tracing::debug!(%id, %error, "shim does not answer yet"),
-                },
-                (true, None) => {}
+                (true, Some(shim)) => {
+                    let spec = self.spec(id)?;
+                    return Ok(Some(Found::Running(self.agent(spec, &shim))));
+                }
+                (true, None) if since.elapsed() > STARTING => {
+                    return Err(SpawnError::State {
+                        path: directory,
+                        problem: "its shim lives and has not started the agent; look for the process that holds shim.log open, end it, and restart the daemon".to_owned(),
+                    });
+                }
+                (true, None) => tokio::time::sleep(LOOK_AGAIN).await,
                 (false, None) => {
                     tracing::info!(%id, "removing the remains of a spawn that was cut off");
                     std::fs::remove_dir_all(&directory)
@@ -79,41 +82,59 @@ impl Spawner {
                     return Ok(None);
                 }
                 (false, Some(_)) => {
-                    let exit = self.record_lost(id).await?;
+                    let exit = self.record_lost(id, Seen::Later).await?;
                     return Ok(Some(Found::Ended {
                         spec: self.spec(id)?,
                         exit,
                     }));
                 }
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
-    /// Finds or writes the end of an agent whose shim does not answer any more, once the shim is gone.
+    /// An agent whose shim lives.
+    pub(crate) fn agent(&self, spec: AgentSpec, shim: &ShimRecord) -> Agent {
+        let directory = self.state.agent(&spec.id);
+        let status = Status {
+            stdout: length(&directory.join(layout::STDOUT)),
+            stderr: length(&directory.join(layout::STDERR)),
+            pid: Some(shim.agent_pid),
+            run: shim.run,
+            ..Status::default()
+        };
+        let link = ShimLink::open(self.state.clone(), spec.id.clone(), status);
+        Agent {
+            spec,
+            directory,
+            link,
+        }
+    }
+
+    /// Finds or writes the end of an agent whose shim is gone, and ends what the agent left behind.
     ///
     /// # Errors
     /// The record cannot be read or written.
-    pub async fn record_lost(&self, id: &AgentId) -> Result<ExitRecord, SpawnError> {
-        while self.state.is_alive(id)? {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+    pub async fn record_lost(&self, id: &AgentId, seen: Seen) -> Result<ExitRecord, SpawnError> {
         let directory = self.state.agent(id);
         let path = directory.join(layout::EXIT);
         if let Some(exit) = read(&path)? {
             return Ok(exit);
         }
-        let length = |stream| {
-            JournalReader::new(&directory.join(stream))
-                .end_offset()
-                .unwrap_or(0)
-        };
+        let shim: Option<ShimRecord> = read(&directory.join(layout::SHIM))?;
+        let session = shim
+            .as_ref()
+            .filter(|_| seen == Seen::AtOnce)
+            .map(|shim| shim.shim_pid);
+        let left = self.end_leftovers(&self.spec(id)?, session).await;
         let exit = ExitRecord {
             exit: None,
-            error: Some("the agent's shim was killed or crashed; the agent was ended with it and its exit code is not known; its output up to then is kept".to_owned()),
+            error: Some(format!(
+                "the agent's shim was killed or crashed, and the agent was ended with it: its exit code is not known, its output up to then is kept; {left}"
+            )),
             exited_at_ns: now_ns(),
-            stdout_bytes: length(layout::STDOUT),
-            stderr_bytes: length(layout::STDERR),
+            stdout_bytes: length(&directory.join(layout::STDOUT)),
+            stderr_bytes: length(&directory.join(layout::STDERR)),
+            run: shim.map_or(1, |shim| shim.run),
         };
         record::replace(&path, &exit, Durability::Machine)
             .map_err(|error| SpawnError::from_io("writing", &path, error))?;
@@ -131,6 +152,11 @@ impl Spawner {
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<Option<T>, SpawnError> {
+/// Length of a journal; one that cannot be read counts as empty.
+fn length(journal: &Path) -> u64 {
+    JournalReader::new(journal).end_offset().unwrap_or(0)
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, SpawnError> {
     record::read(path).map_err(|error| SpawnError::from_io("reading", path, error))
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use colibri_jail_core::JailConfig;
+use colibri_shim::restart::RestartPolicy;
 use serde::{Deserialize, Serialize};
 
 use crate::SpawnError;
@@ -107,6 +108,12 @@ pub struct AgentSpawnConfig {
     /// A label for people.
     #[serde(default)]
     pub name: Option<String>,
+    /// Whether it is started again when it has ended; without it, never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartPolicy>,
+    /// It is ended so long after its first start, in milliseconds, whatever it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_time_ms: Option<u64>,
 }
 
 /// Shows the names of `env` and never the values: they may be secrets.
@@ -120,6 +127,8 @@ impl fmt::Debug for AgentSpawnConfig {
             .field("jail", &self.jail)
             .field("runtime", &self.runtime)
             .field("name", &self.name)
+            .field("restart", &self.restart)
+            .field("wall_time_ms", &self.wall_time_ms)
             .finish()
     }
 }

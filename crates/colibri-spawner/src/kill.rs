@@ -8,8 +8,14 @@ use std::time::Duration;
 
 use colibri_jail_core::{JailEngine, JailName, JailOp, Pid, Signal};
 use colibri_shim::control::{Op, Reply};
+use colibri_shim::record::{self, ShimRecord};
+use colibri_shim::{layout, process};
 
-use crate::{Agent, LinkError, SpawnError, Spawner};
+use crate::link::AT_ONCE;
+use crate::{Agent, AgentSpec, LinkError, SpawnError, Spawner};
+
+/// How long a shim itself waits for the dead to disappear after KILL.
+const SHIM_VERIFIES: Duration = Duration::from_secs(5);
 
 /// How a kill went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +46,7 @@ impl Spawner {
         let op = Op::Signal {
             signal: signal.to_string(),
         };
-        let outcome = match agent.link.request(op, Vec::new()).await {
+        let outcome = match agent.link.request_within(AT_ONCE, op, Vec::new()).await {
             Ok(Reply::Signalled(delivery)) => {
                 self.signal_elevated(agent, signal, &delivery.denied)
                     .await?;
@@ -75,7 +81,7 @@ impl Spawner {
             });
         }
         let (signal, grace) = if in_jail_of_another_user {
-            if let Some(name) = self.own_jail(agent) {
+            if let Some(name) = self.own_jail(&agent.spec) {
                 self.run_elevated(&JailOp::Remove { name }).await?;
             }
             ("KILL".to_owned(), Duration::ZERO)
@@ -110,7 +116,9 @@ impl Spawner {
         Ok(KillReport { outcome })
     }
 
-    /// Asks the shim; `None` where it has gone, which it does only after its agent.
+    /// Asks the shim; `None` where it has gone, which it does only after its agent. A shim that does not
+    /// answer (somebody stopped it) is killed itself: its agent dies with it, and what is left is ended when
+    /// its end is recorded.
     async fn shim_kill(
         &self,
         agent: &Agent,
@@ -118,28 +126,59 @@ impl Spawner {
         grace: Duration,
     ) -> Result<Option<(bool, Vec<i32>, Vec<i32>)>, SpawnError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let op = Op::Kill {
-            signal: signal.to_owned(),
-            grace_ms,
-        };
-        match agent.link.request(op, Vec::new()).await {
-            Ok(Reply::Killed {
-                forced,
-                remaining,
-                denied,
-            }) => Ok(Some((forced, remaining, denied))),
-            Ok(_) | Err(LinkError::Gone) => Ok(None),
-            Err(error) => Err(error.into()),
+        let limit = grace.saturating_add(SHIM_VERIFIES).saturating_add(AT_ONCE);
+        loop {
+            let op = Op::Kill {
+                signal: signal.to_owned(),
+                grace_ms,
+            };
+            return match agent.link.request_within(limit, op, Vec::new()).await {
+                Ok(Reply::Killed {
+                    forced,
+                    remaining,
+                    denied,
+                }) => Ok(Some((forced, remaining, denied))),
+                Ok(_) | Err(LinkError::Gone) => Ok(None),
+                // To ask twice does no harm.
+                Err(LinkError::Interrupted) => continue,
+                Err(LinkError::Silent(limit)) => {
+                    self.kill_shim(agent, limit).await?;
+                    Ok(Some((true, Vec::new(), Vec::new())))
+                }
+                Err(error) => Err(error.into()),
+            };
         }
     }
 
+    async fn kill_shim(&self, agent: &Agent, limit: Duration) -> Result<(), SpawnError> {
+        let path = agent.directory.join(layout::SHIM);
+        let silent = || SpawnError::Link(LinkError::Silent(limit));
+        let shim: ShimRecord = record::read(&path)
+            .map_err(|error| SpawnError::from_io("reading", &path, error))?
+            .ok_or_else(silent)?;
+        let found = process::find(shim.shim_pid).map_err(|error| {
+            SpawnError::from_io("looking for the shim of", &agent.directory, error)
+        })?;
+        // The start time says that it is the shim still, and no other process with its number.
+        if let Some(process) = found.filter(|found| found.start == shim.shim_start) {
+            tracing::warn!(id = %agent.spec.id, pid = process.pid, "killing a shim that does not answer");
+            process::kill(&process).map_err(|error| {
+                SpawnError::from_io("killing the shim of", &agent.directory, error)
+            })?;
+        }
+        tokio::time::timeout(AT_ONCE, agent.link.ended())
+            .await
+            .map(drop)
+            .map_err(|_| silent())
+    }
+
     /// The jail that was made for this agent, if there is one that can be removed.
-    fn own_jail(&self, agent: &Agent) -> Option<JailName> {
-        let jail = agent.spec.config.jail.as_ref()?;
+    pub(crate) fn own_jail(&self, spec: &AgentSpec) -> Option<JailName> {
+        let jail = spec.config.jail.as_ref()?;
         if jail.name.is_some() {
             return None;
         }
-        format!("colibri-{}", agent.spec.id).parse().ok()
+        format!("colibri-{}", spec.id).parse().ok()
     }
 
     async fn signal_elevated(
@@ -166,7 +205,7 @@ impl Spawner {
             .await
     }
 
-    async fn run_elevated(&self, op: &JailOp) -> Result<(), SpawnError> {
+    pub(crate) async fn run_elevated(&self, op: &JailOp) -> Result<(), SpawnError> {
         let command = self.backend.elevate(op, &self.engine)?;
         tracing::info!(command = %command, "running through the privilege backend");
         let output = tokio::process::Command::new(command.program())

@@ -8,6 +8,8 @@ use colibri_jail_core::{
     CommandLine, Confinement, ExitFidelity, JailEngine, JailName, JailPath, JailUser,
 };
 
+use colibri_shim::process::AGENT_VARIABLE;
+
 use crate::host::{is_executable, resolve_in, user_in};
 use crate::{AgentSpawnConfig, SpawnError, Spawner};
 
@@ -72,6 +74,9 @@ impl Spawner {
             .transpose()
             .map_err(SpawnError::Workdir)?;
         check_env(&config.env, confinement != Confinement::None)?;
+        if config.wall_time_ms == Some(0) {
+            return Err(SpawnError::WallTime);
+        }
         let mut engine = self.engine.clone();
         if let (JailEngine::Bubblewrap(bubblewrap), Confinement::Ephemeral { path, user, .. }) =
             (&mut engine, &mut confinement)
@@ -101,6 +106,9 @@ impl Spawner {
                 )
             }
         };
+        let mut env = self.host.with(&config.env);
+        // Whoever looks for what a lost agent left behind finds it by this.
+        env.insert(AGENT_VARIABLE.to_owned(), id.to_owned());
         Ok(Prepared {
             command,
             engine: engine.name().to_owned(),
@@ -109,7 +117,7 @@ impl Spawner {
             confinement,
             workdir,
             hidden,
-            env: self.host.with(&config.env),
+            env,
             exit_note,
         })
     }

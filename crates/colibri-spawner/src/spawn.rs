@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::layout;
-use colibri_shim::record::{self, Durability};
+use colibri_shim::record::{self, Durability, ShimRecord};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
@@ -20,8 +20,6 @@ pub struct Agent {
     pub spec: AgentSpec,
     /// Its directory.
     pub directory: PathBuf,
-    /// The first process's id.
-    pub pid: i32,
     /// The connection to its shim.
     pub link: ShimLink,
 }
@@ -62,33 +60,23 @@ impl Spawner {
         let path = directory.join(layout::SPEC);
         record::replace(&path, &spec, Durability::Process)
             .map_err(|error| SpawnError::from_io("writing", &path, error))?;
-        let pid = self.launch(&prepared, directory, log).await?;
-        let link = ShimLink::connect(directory).await;
-        match link {
-            Ok(link) => Ok(Agent {
-                spec,
-                directory: directory.to_owned(),
-                pid,
-                link,
-            }),
-            // An agent that ended at once is no failed spawn: its record is there to be adopted.
-            Err(error) => match self.adopt_one(id).await? {
-                Some(crate::Found::Running(agent)) => Ok(agent),
-                Some(crate::Found::Ended { spec, exit }) => Ok(Agent {
-                    spec,
-                    directory: directory.to_owned(),
-                    pid,
-                    link: ShimLink::ended_with(exit),
-                }),
-                None => Err(error.into()),
-            },
-        }
+        let agent_pid = self.launch(&prepared, config, directory, log).await?;
+        // An agent that has ended by now is no failed spawn: the link finds its record.
+        let shim = ShimRecord {
+            shim_pid: 0,
+            shim_start: 0,
+            agent_pid,
+            started_at_ns: spec.created_at_ns,
+            run: 1,
+        };
+        Ok(self.agent(spec, &shim))
     }
 
     /// Runs the shim program; returns the first process's id.
     async fn launch(
         &self,
         prepared: &Prepared,
+        config: &AgentSpawnConfig,
         directory: &Path,
         log: std::fs::File,
     ) -> Result<i32, SpawnError> {
@@ -101,6 +89,8 @@ impl Spawner {
                 _ => "/".to_owned(),
             },
             wrapper: prepared.has_wrapper(),
+            restart: config.restart.clone().unwrap_or_default(),
+            wall_time_ms: config.wall_time_ms,
             segment_bytes: self.segment_bytes,
         };
         let shim_failed =

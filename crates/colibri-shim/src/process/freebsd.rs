@@ -1,0 +1,123 @@
+//! FreeBSD: ps(1), which needs no unsafe code and is asked only when a shim was killed.
+
+// On other hosts only the reading of its lines is compiled, for the tests.
+#![cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+
+use std::io;
+use std::process::Command;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{AGENT_VARIABLE, Process};
+
+/// `-e` shows the environment of the caller's own processes in front of the command, `-ww` all of it.
+const LIST: &[&str] = &["-axeww"];
+const COLUMNS: &[&str] = &[
+    "-o", "pid=", "-o", "ppid=", "-o", "sid=", "-o", "state=", "-o", "lstart=", "-o", "command=",
+];
+const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+
+pub(super) fn find(pid: i32) -> io::Result<Option<Process>> {
+    let number = pid.to_string();
+    let text = ps(&["-p", &number])?;
+    Ok(text.lines().find_map(|line| parse(line, "")).map(first))
+}
+
+pub(super) fn list(id: &str) -> io::Result<Vec<(Process, bool)>> {
+    let mark = format!("{AGENT_VARIABLE}={id}");
+    Ok(ps(LIST)?
+        .lines()
+        .filter_map(|line| parse(line, &mark))
+        .collect())
+}
+
+/// Between the look and the signal a number could be reused; only pdfork(2) could close that, for children.
+pub(super) fn kill(process: &Process) -> io::Result<bool> {
+    let Some(pid) = Pid::from_raw(process.pid) else {
+        return Ok(false);
+    };
+    if find(process.pid)?.is_none_or(|now| now.start != process.start) {
+        return Ok(false);
+    }
+    match kill_process(pid, Signal::KILL) {
+        Ok(()) => Ok(true),
+        Err(Errno::SRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn first((process, _): (Process, bool)) -> Process {
+    process
+}
+
+fn ps(selection: &[&str]) -> io::Result<String> {
+    let output = Command::new("/bin/ps")
+        .args(selection)
+        .args(COLUMNS)
+        .env_clear()
+        .env("LC_ALL", "C")
+        .output()?;
+    // ps(1) exits with 1 where it has nothing to show.
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// One line: pid, parent, session, state, start (`Tue Nov 24 16:08:55 2026`), environment and command.
+fn parse(line: &str, mark: &str) -> Option<(Process, bool)> {
+    let mut words = line.split_whitespace();
+    let mut number = || words.next()?.parse::<i32>().ok();
+    let (pid, parent, session) = (number()?, number()?, number()?);
+    if words.next()?.starts_with('Z') {
+        return None;
+    }
+    let _weekday = words.next()?;
+    let month = MONTHS.find(words.next()?)? as u64 / 3;
+    let day: u64 = words.next()?.parse().ok()?;
+    let mut clock = 0;
+    for part in words.next()?.split(':') {
+        clock = clock * 60 + part.parse::<u64>().ok()?;
+    }
+    let year: u64 = words.next()?.parse().ok()?;
+    let start = ((year * 12 + month) * 31 + day) * 86_400 + clock;
+    let process = Process {
+        pid,
+        parent,
+        session,
+        start,
+    };
+    Some((process, words.any(|word| word == mark)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_ps_are_read() {
+        let line = |rest: &str| format!("  812     1   640 {rest}");
+        let process = |start| Process {
+            pid: 812,
+            parent: 1,
+            session: 640,
+            start,
+        };
+        let november = ((2026 * 12 + 10) * 31 + 24) * 86_400 + (16 * 60 + 8) * 60 + 55;
+        for (text, expected) in [
+            (
+                line(
+                    "I     Tue Nov 24 16:08:55 2026 PATH=/bin COLIBRI_AGENT_ID=k3x9 sleep 1000 (sleep)",
+                ),
+                Some((process(november), true)),
+            ),
+            (
+                line("SsJ   Tue Nov 24 16:08:56 2026 sleep COLIBRI_AGENT_ID=k3x9abc"),
+                Some((process(november + 1), false)),
+            ),
+            (line("Z     Tue Nov 24 16:08:55 2026 <defunct>"), None),
+            (line("I     Tue Foo 24 16:08:55 2026 x"), None),
+            ("".to_owned(), None),
+        ] {
+            assert_eq!(parse(&text, "COLIBRI_AGENT_ID=k3x9"), expected, "{text}");
+        }
+    }
+}

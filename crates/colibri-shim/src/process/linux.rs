@@ -1,0 +1,111 @@
+//! Linux: /proc, and pidfds so that a reused number is never hit.
+
+use std::fs;
+use std::io;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::{AGENT_VARIABLE, Process};
+
+pub(super) fn find(pid: i32) -> io::Result<Option<Process>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(parse_stat(&stat)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Every process, and whether the environment that it was started with carries the id. Another user's
+/// environment cannot be read: such a process does not carry it.
+pub(super) fn list(id: &str) -> io::Result<Vec<(Process, bool)>> {
+    let mark = format!("{AGENT_VARIABLE}={id}");
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        if let Some(process) = find(pid)? {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let marked = environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == mark.as_bytes());
+            found.push((process, marked));
+        }
+    }
+    Ok(found)
+}
+
+/// The descriptor is opened before the look at the start time: what is looked at is what is signalled.
+pub(super) fn kill(process: &Process) -> io::Result<bool> {
+    let Some(pid) = Pid::from_raw(process.pid) else {
+        return Ok(false);
+    };
+    let descriptor = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(descriptor) => descriptor,
+        Err(Errno::SRCH) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    if find(process.pid)?.is_none_or(|now| now.start != process.start) {
+        return Ok(false);
+    }
+    match pidfd_send_signal(&descriptor, Signal::KILL) {
+        Ok(()) => Ok(true),
+        Err(Errno::SRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A process that ends while it is looked at is ENOENT or ESRCH.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::SRCH)
+    )
+}
+
+/// One line of `/proc/PID/stat`; `None` for a zombie. The command name in it may hold anything, also `)`:
+/// the last one counts (proc_pid_stat(5)).
+fn parse_stat(stat: &str) -> Option<Process> {
+    let (before, after) = stat.rsplit_once(')')?;
+    let pid = before.split_once(' ')?.0.parse().ok()?;
+    // From the state on, which is field 3.
+    let fields: Vec<&str> = after.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    if matches!(field(3)?, "Z" | "X") {
+        return None;
+    }
+    Some(Process {
+        pid,
+        parent: field(4)?.parse().ok()?,
+        session: field(6)?.parse().ok()?,
+        start: field(22)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_behind_any_command_name() {
+        let rest = "S 7 12 9 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 2 3";
+        let expected = Some(Process {
+            pid: 12,
+            parent: 7,
+            session: 9,
+            start: 4711,
+        });
+        for (line, found) in [
+            (format!("12 (sh) {rest}"), expected),
+            (format!("12 (a) R 1 (b\n) {rest}"), expected),
+            (format!("12 (sh) {}", rest.replacen('S', "Z", 1)), None),
+            ("12 (sh) S 7".to_owned(), None),
+            ("12 (".to_owned(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(parse_stat(&line), found, "{line}");
+        }
+    }
+}

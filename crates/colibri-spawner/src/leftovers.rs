@@ -1,0 +1,100 @@
+//! What an agent leaves when its shim is killed, and its end.
+//!
+//! The kernel ends the first process with the shim, and a sandbox with its first process. Descendants of an
+//! agent without a jail are found by the id in their environment and by the shim's session. One that hides
+//! from both, by its own doing, is not found: that is one of the reasons for a jail.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use colibri_jail_core::{JailEngine, JailOp};
+use colibri_shim::process::{self, Process};
+
+use crate::{AgentSpec, Spawner};
+
+/// How long the dead may take to disappear after KILL.
+const VERIFY: Duration = Duration::from_secs(5);
+/// Between two looks: a process that forks faster than it is found is hit again.
+const ROUND: Duration = Duration::from_millis(10);
+
+/// When it was seen that a shim is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// As it happened, so that the number of its session cannot be another's yet.
+    AtOnce,
+    /// Later, perhaps after days.
+    Later,
+}
+
+/// What was found and ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    /// So many processes were ended, and none is left.
+    Ended(usize),
+    /// These could not be ended.
+    Remaining(Vec<i32>),
+    /// The system did not say.
+    Unknown(String),
+}
+
+impl fmt::Display for Leftovers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(0) => f.write_str("no process of it was left"),
+            Self::Ended(1) => f.write_str("1 process that it had left was ended"),
+            Self::Ended(count) => write!(f, "{count} processes that it had left were ended"),
+            Self::Remaining(pids) => {
+                let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
+                write!(
+                    f,
+                    "still running: pid {}; end them by hand",
+                    pids.join(", ")
+                )
+            }
+            Self::Unknown(error) => write!(f, "what it left is not known: {error}"),
+        }
+    }
+}
+
+impl Spawner {
+    pub(crate) async fn end_leftovers(&self, spec: &AgentSpec, session: Option<i32>) -> Leftovers {
+        if matches!(self.engine, JailEngine::FreebsdJail)
+            && let Some(name) = self.own_jail(spec)
+            && let Err(error) = self.run_elevated(&JailOp::Remove { name }).await
+        {
+            tracing::warn!(id = %spec.id, %error, "the jail of a lost agent was not removed");
+        }
+        let id = spec.id.to_string();
+        let looked = tokio::task::spawn_blocking(move || end_all(&id, session)).await;
+        match looked {
+            Ok(Ok(left)) => left,
+            Ok(Err(error)) => Leftovers::Unknown(error.to_string()),
+            Err(error) => Leftovers::Unknown(error.to_string()),
+        }
+    }
+}
+
+fn end_all(id: &str, session: Option<i32>) -> std::io::Result<Leftovers> {
+    let until = Instant::now() + VERIFY;
+    let mut ended = std::collections::HashSet::new();
+    loop {
+        let left: Vec<Process> = process::of_agent(id, session)?;
+        if left.is_empty() {
+            return Ok(Leftovers::Ended(ended.len()));
+        }
+        if Instant::now() >= until {
+            return Ok(Leftovers::Remaining(
+                left.iter().map(|process| process.pid).collect(),
+            ));
+        }
+        for process in left {
+            match process::kill(&process) {
+                Ok(true) => drop(ended.insert(process)),
+                Ok(false) => {}
+                // Reported in the end, if it stays.
+                Err(error) => tracing::debug!(pid = process.pid, %error, "not ended"),
+            }
+        }
+        std::thread::sleep(ROUND);
+    }
+}

@@ -1,0 +1,243 @@
+//! Agents that are started again, and agents whose time is up; with and without a daemon.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use colibri_tests::{Daemon, eventually, processes_with, text};
+use serde_json::{Value, json};
+
+/// Counts its runs in a file and says which it is.
+fn counting(daemon: &Daemon, then: &str) -> String {
+    let counter = daemon.path("counter");
+    format!(
+        "n=$(cat {0} 2>/dev/null || echo 0); n=$((n+1)); echo $n > {0}; echo run $n; {then}",
+        counter.display()
+    )
+}
+
+fn spawn(daemon: &Daemon, restart: Value, script: &str) -> String {
+    let params = json!({"program": "sh", "args": ["-c", script], "env": {"SECRET": "s3cret-9d2e"}, "restart": restart});
+    let answer = daemon.connect().call("spawn-agent", params);
+    answer["result"]["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{answer}"))
+        .to_owned()
+}
+
+#[test]
+fn an_agent_that_fails_is_started_again_until_it_does_not() {
+    let daemon = Daemon::start();
+    let script = counting(
+        &daemon,
+        "test $SECRET = s3cret-9d2e || exit 99; [ $n -lt 4 ] && exit $n; exit 0",
+    );
+    let id = spawn(
+        &daemon,
+        json!({"policy": "on-failure", "delay_ms": 1}),
+        &script,
+    );
+    let mut events = daemon.connect();
+    events.call("subscribe", json!({"id": id, "from_offset": 0}));
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
+    assert_eq!(text(&daemon.stdout(&id)), "run 1\nrun 2\nrun 3\nrun 4\n");
+    let agent = daemon.agent(&id);
+    assert_eq!(
+        (&agent["run"], &agent["state"]),
+        (&json!(4), &json!("done")),
+        "{agent}"
+    );
+    let runs = daemon.connect().call("list-runs", json!({"id": id}))["result"]["runs"].clone();
+    for (number, run) in runs.as_array().unwrap().iter().enumerate() {
+        let from = 6 * number;
+        assert_eq!(
+            (&run["run"], &run["exit"], &run["stdout"]),
+            (
+                &json!(number + 1),
+                &json!({"code": (number + 1) % 4}),
+                &json!([from, from + 6])
+            )
+        );
+    }
+    assert_eq!(runs.as_array().unwrap().len(), 4);
+    let table = daemon.ok(&["runs", &id]);
+    assert_eq!(table.lines().count(), 5, "{table}");
+    // A subscriber reads on over all runs, and is told of one end.
+    let mut received = 0;
+    loop {
+        let event = events.line().unwrap();
+        match event["method"].as_str().unwrap() {
+            "agent-output" => {
+                assert_eq!(event["params"]["offset"], json!(received));
+                received += event["params"]["data"].as_str().unwrap().len();
+            }
+            "agent-exit" => break,
+            _ => {}
+        }
+    }
+    assert_eq!(received, 24);
+}
+
+#[test]
+fn restarts_go_on_without_a_daemon_and_the_next_one_knows_of_them() {
+    let mut daemon = Daemon::start();
+    let script = counting(
+        &daemon,
+        "[ $n -ge 3 ] && { read line; echo \"$line\"; exit 0; }; exit 1",
+    );
+    let go = daemon.path("go");
+    let script = format!(
+        "while ! [ -e {} ]; do sleep 0.01; done; {script}",
+        go.display()
+    );
+    let id = spawn(&daemon, json!({"policy": "always", "delay_ms": 1}), &script);
+    daemon.kill();
+    std::fs::write(&go, "").unwrap();
+    let runs = daemon.state().join("agents").join(&id).join("runs.jsonl");
+    eventually("two runs have ended without a daemon", || {
+        let text = std::fs::read_to_string(&runs).unwrap_or_default();
+        (text.lines().count() == 2).then_some(())
+    });
+    daemon.launch();
+    eventually("the third run is known", || {
+        (daemon.agent(&id)["run"] == json!(3)).then_some(())
+    });
+    daemon.ok(&["send", &id, "hello"]);
+    eventually(
+        "input reached the third run, and the fourth has begun",
+        || {
+            text(&daemon.stdout(&id))
+                .starts_with("run 1\nrun 2\nrun 3\nhello\nrun 4\n")
+                .then_some(())
+        },
+    );
+    let killed = daemon.connect().call("kill-agent", json!({"id": id}));
+    assert_eq!(killed["result"]["outcome"], "terminated", "{killed}");
+    assert_eq!(daemon.agent(&id)["run"], json!(4));
+    assert_eq!(daemon.agent(&id)["exit"], json!({"signal": 15}));
+}
+
+#[test]
+fn between_two_runs_it_says_so_keeps_input_and_can_be_killed() {
+    let daemon = Daemon::start();
+    let restart = json!({"policy": "always", "delay_ms": 3_600_000, "max_delay_ms": 3_600_000});
+    let id = spawn(&daemon, restart, &counting(&daemon, "exit 5"));
+    let agent = eventually("it waits for its next run", || {
+        let agent = daemon.agent(&id);
+        agent["error"].is_string().then_some(agent)
+    });
+    assert_eq!(
+        (&agent["state"], &agent["pid"]),
+        (&json!("starting"), &Value::Null),
+        "{agent}"
+    );
+    let error = agent["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("run 1 ended with code 5; restarting in "),
+        "{error}"
+    );
+    let sent = daemon
+        .connect()
+        .call("send-input", json!({"id": id, "data": "later\n"}));
+    assert_eq!(sent["result"]["written"], 6, "{sent}");
+    let killed = daemon.connect().call("kill-agent", json!({"id": id}));
+    assert_eq!(killed["result"]["remaining_pids"], json!([]), "{killed}");
+    let agent = daemon.agent(&id);
+    assert_eq!(
+        (&agent["state"], &agent["exit"], &agent["run"]),
+        (&json!("error"), &json!({"code": 5}), &json!(1))
+    );
+    assert_eq!(text(&daemon.stdout(&id)), "run 1\n");
+}
+
+#[test]
+fn an_agent_that_fails_again_and_again_is_given_up() {
+    let daemon = Daemon::start();
+    let restart = json!({"policy": "always", "delay_ms": 1, "limit": 3});
+    let id = spawn(&daemon, restart, &counting(&daemon, "exit 0"));
+    assert_eq!(
+        daemon.cli(&["wait", &id]).status.code(),
+        Some(0),
+        "its own code stays"
+    );
+    let agent = daemon.agent(&id);
+    assert_eq!(
+        (&agent["state"], &agent["run"]),
+        (&json!("error"), &json!(4))
+    );
+    assert!(
+        agent["error"]
+            .as_str()
+            .unwrap()
+            .contains("given up after 3 restarts"),
+        "{agent}"
+    );
+    assert_eq!(text(&daemon.stdout(&id)), "run 1\nrun 2\nrun 3\nrun 4\n");
+}
+
+#[test]
+fn a_program_that_has_gone_is_a_failed_run_and_may_come_back() {
+    let daemon = Daemon::start();
+    let program = daemon.path("agent");
+    let install = |text: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        let new = daemon.path("agent.new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(&new, &program).unwrap();
+    };
+    install(&format!("#!/bin/sh\nrm {}\nexit 1\n", program.display()));
+    let params = json!({"program": program, "restart": {"policy": "on-failure", "delay_ms": 20, "max_delay_ms": 20, "limit": 100_000}});
+    let answer = daemon.connect().call("spawn-agent", params);
+    let id = answer["result"]["id"].as_str().unwrap().to_owned();
+    eventually("a run could not be started", || {
+        let error = daemon.agent(&id)["error"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        error.contains("could not be started").then_some(())
+    });
+    install("#!/bin/sh\necho back\n");
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
+    assert_eq!(text(&daemon.stdout(&id)), "back\n");
+}
+
+#[test]
+fn an_agent_whose_time_is_up_is_ended_and_not_started_again() {
+    let daemon = Daemon::start();
+    for jail in [&[][..], &["--jail-path", "/"]] {
+        let id = daemon.spawn(
+            &[
+                jail,
+                &[
+                    "--wall-time",
+                    "300ms",
+                    "--restart",
+                    "always",
+                    "--restart-delay",
+                    "1ms",
+                    "--",
+                ],
+                &[
+                    "sh",
+                    "-c",
+                    "trap 'exit 0' TERM; echo up; while :; do sleep 0.02; done",
+                    "mark-wall-7f3a",
+                ],
+            ]
+            .concat(),
+        );
+        let agent = daemon.connect().call("wait-agent", json!({"id": id}))["result"].clone();
+        assert_eq!(
+            (&agent["state"], &agent["exit"], &agent["run"]),
+            (&json!("error"), &json!({"code": 0}), &json!(1)),
+            "{agent}"
+        );
+        assert!(
+            agent["error"]
+                .as_str()
+                .unwrap()
+                .contains("wall-clock limit of 300ms"),
+            "{agent}"
+        );
+        assert_eq!(processes_with("mark-wall-7f3a"), Vec::<i32>::new());
+    }
+}
