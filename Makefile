@@ -1,12 +1,18 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 
-.PHONY: demo test freebsd man
+.PHONY: demo test torture fuzz freebsd man
 
 demo: ## Set up, build, and see agents run in a sandbox
 	@scripts/demo.sh
 
 test: ## Set up and run everything that CI runs
 	@scripts/test.sh
+
+torture: ## Kill daemons, clients and shims under writers and count losses: ROUNDS=200, or SECONDS=60; SEED=
+	@scripts/torture.sh
+
+fuzz: ## Feed arbitrary bytes to the codec, the journal and glasspane: SECONDS=20 a target
+	@scripts/fuzz.sh $(SECONDS)
 
 freebsd: ## Check and link everything for FreeBSD
 	@scripts/freebsd.sh

@@ -19,6 +19,8 @@ say "tests"
 cargo nextest run --locked --workspace
 say "doctests"
 cargo test --quiet --locked --workspace --doc
+say "torture"
+ROUNDS=200 SECONDS= scripts/torture.sh
 say "demo"
 scripts/demo.sh
 if command -v apt-get >/dev/null; then

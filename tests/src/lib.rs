@@ -10,6 +10,11 @@
     missing_docs
 )]
 
+pub mod follower;
+pub mod lines;
+pub mod mounts;
+pub mod reports;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -23,10 +28,15 @@ use tempfile::TempDir;
 /// How long something may take that happens at once on an idle machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// One of the workspace's programs, beside the test itself.
+/// One of the workspace's programs: beside this one, or beside the directory of the tests.
 pub fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(Path::parent).unwrap().join(name);
+    let own = std::env::current_exe().unwrap();
+    let directory = own.parent().unwrap();
+    let directory = match directory.ends_with("deps") {
+        true => directory.parent().unwrap(),
+        false => directory,
+    };
+    let path = directory.join(name);
     assert!(
         path.exists(),
         "{} is not built; run: cargo build --workspace --bins",
@@ -81,6 +91,18 @@ pub fn kill_9(pid: i32) {
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }
 
+/// Ends the shims of all agents in a state directory that have not ended; their agents die with them.
+pub fn kill_shims(state: &Path) {
+    let agents = fs::read_dir(state.join("agents"));
+    for agent in agents.into_iter().flatten().flatten() {
+        let shim = fs::read(agent.path().join("shim.json")).unwrap_or_default();
+        let ended = agent.path().join("exit.json").exists();
+        if let (Ok(shim), false) = (serde_json::from_slice::<Value>(&shim), ended) {
+            kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
+        }
+    }
+}
+
 /// A daemon of the test's own.
 pub struct Daemon {
     dir: TempDir,
@@ -106,12 +128,35 @@ impl Daemon {
 
     /// Starts the daemon, again if it has ended.
     pub fn launch(&mut self) {
+        let daemon = self.command("colibri-daemon");
+        self.launch_as(daemon);
+    }
+
+    /// Starts the daemon behind the words of another program, which become it.
+    pub fn launch_behind(&mut self, words: &[String]) {
+        let daemon = self.command("colibri-daemon");
+        let mut command = Command::new(&words[0]);
+        command
+            .args(&words[1..])
+            .arg(daemon.get_program())
+            .env_clear()
+            .envs(
+                daemon
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .stdin(Stdio::null());
+        self.launch_as(command);
+    }
+
+    /// Starts the daemon with this command.
+    pub fn launch_as(&mut self, mut command: Command) {
         let log = fs::OpenOptions::new()
             .append(true)
             .create(true)
             .open(self.path("log"))
             .unwrap();
-        self.child = Some(self.command("colibri-daemon").stderr(log).spawn().unwrap());
+        self.child = Some(command.stderr(log).spawn().unwrap());
         let stream = eventually("the daemon listens", || {
             UnixStream::connect(self.socket()).ok()
         });
@@ -218,18 +263,7 @@ impl Drop for Daemon {
             let _ = child.kill();
             let _ = child.wait();
         }
-        for agent in fs::read_dir(self.state().join("agents"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let shim = fs::read(agent.path().join("shim.json")).unwrap_or_default();
-            let ended = agent.path().join("exit.json").exists();
-            if let (Ok(shim), false) = (serde_json::from_slice::<Value>(&shim), ended) {
-                // Its agent dies with it.
-                kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
-            }
-        }
+        kill_shims(&self.state());
         if std::thread::panicking() {
             eprintln!("---- daemon's log ----\n{}", self.log());
         }

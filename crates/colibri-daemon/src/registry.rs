@@ -1,7 +1,7 @@
 //! All agents by id: what they were started with, and the latest of what is known of them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use colibri_glasspane::{AgentRuntime, AgentState, Glasspane, Outcome, View};
@@ -277,10 +277,15 @@ impl Registry {
         if entry.latest.borrow().exit.is_none() {
             return Err(SpawnError::Running(id.to_string()));
         }
-        std::fs::remove_dir_all(&entry.directory).map_err(|source| SpawnError::File {
-            path: entry.directory.clone(),
-            source,
-        })?;
+        // In this order: what a cut-off removal leaves is a whole ended agent, or the remains of a spawn,
+        // which the next daemon removes.
+        remove_file(&entry.directory.join(layout::SHIM))
+            .and_then(|()| remove_file(&entry.directory.join(layout::EXIT)))
+            .and_then(|()| std::fs::remove_dir_all(&entry.directory))
+            .map_err(|source| SpawnError::File {
+                path: entry.directory.clone(),
+                source,
+            })?;
         self.agents
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -292,6 +297,14 @@ impl Registry {
     pub(crate) fn running(&self) -> usize {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
         agents.values().filter(|entry| is_running(entry)).count()
+    }
+}
+
+/// A file that is gone already is removed.
+fn remove_file(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

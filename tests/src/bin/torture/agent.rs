@@ -1,0 +1,191 @@
+//! One agent under torture: what it must do, what it met, and the verdict over what is left of it.
+
+use std::collections::BTreeSet;
+
+use colibri_tests::follower::Follower;
+use colibri_tests::lines::{Difference, End, check};
+use colibri_tests::reports::{Report, Reports};
+use colibri_tests::{Daemon, eventually, processes_with, program};
+use serde_json::{Value, json};
+
+use crate::table::{Fault, Table};
+
+/// What may have happened to it on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Undisturbed,
+    /// A kill was sent, and may have arrived.
+    Killed,
+    ShimKilled,
+}
+
+/// An agent that was asked for.
+pub(crate) struct Wanted {
+    pub(crate) token: String,
+    pub(crate) code: u8,
+    pub(crate) params: Value,
+}
+
+impl Wanted {
+    pub(crate) fn random(random: &mut fastrand::Rng, number: u64, reports: &Reports) -> Self {
+        let token = format!("writer-{number}-");
+        let (seed, code) = (random.u64(..).to_string(), random.u8(..));
+        let mut params = json!({
+            "program": program("writer"),
+            "args": [reports.socket(), token, seed, code.to_string()],
+        });
+        if random.u8(..3) == 0 {
+            params["jail"] = json!({"path": "/"});
+        }
+        Self {
+            token,
+            code,
+            params,
+        }
+    }
+}
+
+/// An agent that is there.
+pub(crate) struct Agent {
+    pub(crate) id: String,
+    pub(crate) wanted: Wanted,
+    pub(crate) fate: Fate,
+    follower: Follower,
+    /// Least length that its stdout must have in the end.
+    kept: u64,
+    met: BTreeSet<Fault>,
+    last: Fault,
+}
+
+impl Agent {
+    pub(crate) fn new(
+        random: &mut fastrand::Rng,
+        daemon: &Daemon,
+        id: String,
+        wanted: Wanted,
+        last: Fault,
+    ) -> Self {
+        let follower = match random.u8(..4) {
+            0 => Follower::by_program(|| daemon.command("colibri"), &id),
+            _ => Follower::by_wire(daemon.socket(), id.clone()),
+        };
+        Self {
+            id,
+            wanted,
+            fate: Fate::Undisturbed,
+            follower,
+            kept: 0,
+            met: BTreeSet::new(),
+            last,
+        }
+    }
+
+    pub(crate) fn meets(&mut self, fault: Fault) {
+        self.met.insert(fault);
+        self.last = fault;
+    }
+
+    /// Kills its client, which comes back.
+    pub(crate) fn cut_client(&mut self) {
+        self.follower.cut();
+        self.meets(Fault::ClientKilled);
+    }
+
+    /// Kills its shim; false where it has ended first.
+    pub(crate) fn kill_shim(&mut self, daemon: &Daemon, fault: Fault) -> bool {
+        let directory = daemon.state().join("agents").join(&self.id);
+        if directory.join("exit.json").exists() {
+            return false;
+        }
+        self.kept = std::fs::read_dir(directory.join("stdout"))
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|kind| kind == "log"))
+            .map(|entry| entry.metadata().unwrap().len())
+            .sum();
+        let shim: Value =
+            serde_json::from_slice(&std::fs::read(directory.join("shim.json")).unwrap()).unwrap();
+        colibri_tests::kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
+        self.fate = Fate::ShimKilled;
+        self.meets(fault);
+        true
+    }
+
+    /// What it was seen to have lost, after its end; `shown` is how the daemon shows it.
+    pub(crate) fn judge(self, shown: &Value, reports: &Reports, table: &mut Table) {
+        let report = eventually("the writer of an ended agent is gone", || {
+            match reports.get(&self.wanted.token) {
+                Some(report) => report.gone.then_some(report),
+                // It may have been killed before its first word.
+                None => processes_with(&self.wanted.token)
+                    .is_empty()
+                    .then(Report::default),
+            }
+        });
+        let right = self.exit_is_right(shown, report);
+        let followed = self.follower.finish();
+        let mut difference = followed.by_offset;
+        let end = match (report.done, self.fate) {
+            (true, Fate::Undisturbed) => End::Whole,
+            (_, Fate::ShimKilled) => End::WithItsShim,
+            _ => End::Killed,
+        };
+        let shown_bytes = ["stdout_bytes", "stderr_bytes"].map(|key| shown[key].as_u64());
+        for (output, shown_bytes) in shown_bytes.into_iter().enumerate() {
+            let received = &followed.received[output];
+            let found = check(received, report.written[output], end);
+            difference.lost += found.lost;
+            difference.repeated += found.repeated;
+            difference.lost += shown_bytes.unwrap().saturating_sub(received.len() as u64);
+        }
+        if end == End::WithItsShim {
+            difference.lost += self.kept.saturating_sub(shown_bytes[0].unwrap());
+        }
+        let bytes = followed.received.iter().map(Vec::len).sum::<usize>() as u64;
+        table.agents += 1;
+        table.bytes += bytes;
+        for fault in &self.met {
+            table.row(*fault).bytes += bytes;
+        }
+        let row = table.row(self.last);
+        row.difference.lost += difference.lost;
+        row.difference.repeated += difference.repeated;
+        row.exit_codes_lost += u64::from(!right);
+        row.agents_lost += u64::from(followed.refused.is_some());
+        if difference != Difference::default() || !right || followed.refused.is_some() {
+            eprintln!(
+                "agent {} ({:?}, last met {:?}): {difference:?}, refused {:?}, received {:?}\n  must exit with {}\n  report {report:?}\n  shown {shown}",
+                self.id,
+                self.fate,
+                self.last,
+                followed.refused,
+                followed.received.each_ref().map(Vec::len),
+                self.wanted.code
+            );
+        }
+    }
+
+    fn exit_is_right(&self, shown: &Value, report: Report) -> bool {
+        let exit = &shown["exit"];
+        let own = *exit == json!({"code": self.wanted.code});
+        match self.fate {
+            Fate::Undisturbed => own && report.done,
+            // In a sandbox bwrap tells of signals as a shell does.
+            Fate::Killed => {
+                (own && report.done)
+                    || [
+                        json!({"signal": 15}),
+                        json!({"signal": 9}),
+                        json!({"code": 143}),
+                        json!({"code": 137}),
+                    ]
+                    .contains(exit)
+            }
+            Fate::ShimKilled => {
+                let reason = shown["error"].as_str().unwrap_or_default();
+                (own && report.done)
+                    || (exit.is_null() && shown["state"] == "error" && reason.contains("shim"))
+            }
+        }
+    }
+}

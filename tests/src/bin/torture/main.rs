@@ -1,0 +1,375 @@
+//! `make torture`: the real programs with writers at work, and faults at random moments. In the end a
+//! table says what each fault cost; anything but nothing is a failure.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+mod agent;
+mod table;
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use colibri_tests::reports::Reports;
+use colibri_tests::{Daemon, SOON, Wire, eventually, processes_with};
+use serde_json::{Value, json};
+
+use crate::agent::{Agent, Fate, Wanted};
+use crate::table::{Fault, Table};
+
+const USAGE: &str = "usage: torture [--rounds N | --seconds S] [--seed N]\n\nKills daemons, clients and shims under writers and counts what is lost. A round kills one daemon (default: 200).\n";
+/// Writers at a time.
+const WRITERS: usize = 6;
+/// Agents that have ended and been judged, kept for the removals to come.
+const ENDED: usize = 12;
+
+/// When to stop.
+enum Limit {
+    Rounds(u64),
+    Until(Instant),
+}
+
+fn main() -> ExitCode {
+    let mut limit = Limit::Rounds(200);
+    let mut seed = fastrand::u64(..1_000_000);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(option) = arguments.next() {
+        let value = arguments.next().and_then(|value| value.parse::<u64>().ok());
+        match (option.as_str(), value) {
+            ("--rounds", Some(rounds)) => limit = Limit::Rounds(rounds),
+            ("--seconds", Some(seconds)) => {
+                limit = Limit::Until(Instant::now() + Duration::from_secs(seconds));
+            }
+            ("--seed", Some(given)) => seed = given,
+            _ => {
+                eprint!("{USAGE}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    println!("seed {seed}");
+    let mut torture = Torture::start(seed);
+    let mut rounds = 0;
+    while match limit {
+        Limit::Rounds(most) => rounds < most,
+        Limit::Until(end) => Instant::now() < end,
+    } {
+        torture.round();
+        rounds += 1;
+        if rounds % 50 == 0 {
+            eprintln!("{rounds} daemons killed");
+        }
+    }
+    let clean = torture.finish();
+    print!("{}", torture.table);
+    if clean && torture.table.lossless() {
+        println!("nothing is lost; no process and no directory is left");
+        ExitCode::SUCCESS
+    } else {
+        println!("THERE ARE LOSSES; try again with --seed {seed}");
+        ExitCode::FAILURE
+    }
+}
+
+/// What the round does just before the daemon dies.
+enum InFlight {
+    Nothing,
+    Spawn(Wanted, UnixStream),
+    Kill(usize),
+    Remove(String),
+}
+
+struct Torture {
+    random: fastrand::Rng,
+    daemon: Daemon,
+    reports: Reports,
+    agents: Vec<Agent>,
+    /// Ended and judged, with how they must be shown from then on.
+    ended: BTreeMap<String, Value>,
+    tokens: HashSet<String>,
+    next: u64,
+    last: Fault,
+    table: Table,
+    clean: bool,
+}
+
+impl Torture {
+    fn start(seed: u64) -> Self {
+        let daemon = Daemon::start();
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            reports: Reports::listen(&daemon.path("reports")),
+            daemon,
+            agents: Vec::new(),
+            ended: BTreeMap::new(),
+            tokens: HashSet::new(),
+            next: 0,
+            last: Fault::DaemonKilled,
+            table: Table::default(),
+            clean: true,
+        }
+    }
+
+    fn complain(&mut self, what: &str) {
+        eprintln!("{what}");
+        self.clean = false;
+    }
+
+    fn wanted(&mut self) -> Wanted {
+        self.next += 1;
+        Wanted::random(&mut self.random, self.next, &self.reports)
+    }
+
+    fn add(&mut self, id: String, wanted: Wanted) {
+        self.tokens.insert(wanted.token.clone());
+        self.agents.push(Agent::new(
+            &mut self.random,
+            &self.daemon,
+            id,
+            wanted,
+            self.last,
+        ));
+    }
+
+    /// A moment of random length: not to wait for something, but to strike anywhere.
+    fn moment(&mut self, most: Duration) {
+        std::thread::sleep(most.mul_f64(self.random.f64()));
+    }
+
+    fn round(&mut self) {
+        while self.agents.len() < WRITERS {
+            let wanted = self.wanted();
+            let answer = self
+                .daemon
+                .connect()
+                .call("spawn-agent", wanted.params.clone());
+            match answer["result"]["id"].as_str() {
+                Some(id) => self.add(id.to_owned(), wanted),
+                None => return self.complain(&format!("a spawn was refused: {answer}")),
+            }
+        }
+        self.moment(Duration::from_millis(60));
+        if self.random.bool() {
+            let victim = self.random.usize(..self.agents.len());
+            self.agents[victim].cut_client();
+            self.table.row(Fault::ClientKilled).injected += 1;
+        }
+        if self.random.u8(..10) == 0 {
+            self.kill_a_shim(Fault::ShimKilled);
+        }
+        let (fault, flight) = self.strike();
+        self.last = fault;
+        self.table.row(fault).injected += 1;
+        self.agents.iter_mut().for_each(|agent| agent.meets(fault));
+        if self.random.u8(..10) == 0 {
+            self.kill_a_shim(Fault::ShimKilledUnseen);
+        }
+        self.moment(Duration::from_millis(40));
+        self.daemon.launch();
+        self.look_around(flight);
+    }
+
+    fn kill_a_shim(&mut self, fault: Fault) {
+        let victim = self.random.usize(..self.agents.len());
+        if self.agents[victim].kill_shim(&self.daemon, fault) {
+            self.table.row(fault).injected += 1;
+        }
+    }
+
+    /// Kills the daemon, at something or other.
+    fn strike(&mut self) -> (Fault, InFlight) {
+        let send = |daemon: &Daemon, method: &str, params: &Value| {
+            let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+            stream.set_read_timeout(Some(SOON)).unwrap();
+            let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+            stream.write_all(format!("{request}\n").as_bytes()).unwrap();
+            stream
+        };
+        let (fault, most, flight) = match self.random.u8(..10) {
+            0..3 => {
+                let wanted = self.wanted();
+                let stream = send(&self.daemon, "spawn-agent", &wanted.params);
+                let flight = InFlight::Spawn(wanted, stream);
+                (Fault::DuringSpawn, Duration::from_millis(25), flight)
+            }
+            3..5 => {
+                let victim = self.random.usize(..self.agents.len());
+                let agent = &mut self.agents[victim];
+                if agent.fate == Fate::Undisturbed {
+                    agent.fate = Fate::Killed;
+                }
+                let params = json!({"id": agent.id, "grace_ms": self.random.u64(..30)});
+                drop(send(&self.daemon, "kill-agent", &params));
+                let flight = InFlight::Kill(victim);
+                (Fault::DuringKill, Duration::from_millis(40), flight)
+            }
+            5..7 if !self.ended.is_empty() => {
+                let ids: Vec<String> = self.ended.keys().cloned().collect();
+                let id = self.random.choice(ids).unwrap();
+                drop(send(&self.daemon, "remove-agent", &json!({"id": id})));
+                let flight = InFlight::Remove(id);
+                (Fault::DuringRemove, Duration::from_millis(2), flight)
+            }
+            _ => (Fault::DaemonKilled, Duration::ZERO, InFlight::Nothing),
+        };
+        self.moment(most);
+        self.daemon.kill();
+        (fault, flight)
+    }
+
+    /// Everybody must be there, and nothing else; who has ended is judged.
+    fn look_around(&mut self, flight: InFlight) {
+        let mut wire = self.daemon.connect();
+        let mut shown = list(&mut wire);
+        match flight {
+            InFlight::Nothing => {}
+            InFlight::Spawn(wanted, stream) => {
+                let mut answer = String::new();
+                let _ = BufReader::new(stream).read_line(&mut answer);
+                let told = serde_json::from_str::<Value>(&answer).ok();
+                let told = told.and_then(|told| Some(told["result"]["id"].as_str()?.to_owned()));
+                let found = shown
+                    .values()
+                    .find(|agent| agent["args"][1] == wanted.token.as_str())
+                    .map(|agent| agent["id"].as_str().unwrap().to_owned());
+                match (found, told) {
+                    (Some(id), told) => {
+                        if told.is_some_and(|told| told != id) {
+                            self.complain("a spawn was answered with another's id");
+                        }
+                        self.add(id, wanted);
+                        if let Some(agent) = self.agents.last_mut() {
+                            agent.meets(Fault::DuringSpawn);
+                        }
+                    }
+                    (None, Some(id)) => {
+                        self.table.row(Fault::DuringSpawn).agents_lost += 1;
+                        self.complain(&format!("agent {id} was answered and is not known"));
+                    }
+                    (None, None) => {}
+                }
+            }
+            InFlight::Kill(victim) => {
+                let agent = &self.agents[victim];
+                let params = json!({"id": agent.id, "grace_ms": 0});
+                let answer = wire.call("kill-agent", params);
+                if answer["result"]["remaining_pids"] != json!([]) {
+                    self.complain(&format!("a kill after a cut-off kill: {answer}"));
+                }
+                shown = list(&mut wire);
+            }
+            InFlight::Remove(id) => {
+                if !shown.contains_key(&id) {
+                    self.ended.remove(&id);
+                }
+            }
+        }
+        for (id, as_judged) in self.ended.clone() {
+            match shown.remove(&id) {
+                None => self.lost(&id),
+                Some(agent) if agent["exit"] != as_judged["exit"] => {
+                    self.table.row(self.last).exit_codes_lost += 1;
+                    self.complain(&format!("agent {id}: was {as_judged}, is {agent}"));
+                }
+                Some(_) => {}
+            }
+        }
+        for agent in std::mem::take(&mut self.agents) {
+            match shown.remove(&agent.id) {
+                None => self.lost(&agent.id),
+                Some(now) if now["exited_at"].is_null() => self.agents.push(agent),
+                Some(now) => self.judge(agent, now),
+            }
+        }
+        for id in shown.into_keys() {
+            self.complain(&format!("agent {id} was never asked for"));
+        }
+        self.directories();
+        while self.ended.len() > ENDED {
+            let (id, _) = self.ended.pop_first().unwrap();
+            let answer = wire.call("remove-agent", json!({"id": id}));
+            if answer.get("result").is_none() {
+                self.complain(&format!("not removed: {answer}"));
+            }
+        }
+    }
+
+    fn judge(&mut self, agent: Agent, shown: Value) {
+        let id = agent.id.clone();
+        agent.judge(&shown, &self.reports, &mut self.table);
+        self.ended.insert(id, shown);
+    }
+
+    fn lost(&mut self, id: &str) {
+        self.table.row(self.last).agents_lost += 1;
+        self.ended.remove(id);
+        self.complain(&format!("agent {id} is not known any more"));
+    }
+
+    /// A directory is a whole agent that is known, or it is not there.
+    fn directories(&mut self) {
+        let known: HashSet<String> = self
+            .agents
+            .iter()
+            .map(|agent| agent.id.clone())
+            .chain(self.ended.keys().cloned())
+            .collect();
+        for entry in std::fs::read_dir(self.daemon.state().join("agents")).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if !known.contains(&name) || !entry.path().join("spec.json").exists() {
+                let files: Vec<_> = std::fs::read_dir(entry.path())
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .map(|file| file.file_name())
+                    .collect();
+                self.complain(&format!("directory {name} is no agent: {files:?}"));
+            }
+        }
+    }
+
+    /// Lets the last ones end, and looks whether anything is left.
+    fn finish(&mut self) -> bool {
+        let mut wire = self.daemon.connect();
+        for agent in std::mem::take(&mut self.agents) {
+            let shown = wire.call("wait-agent", json!({"id": agent.id}))["result"].clone();
+            self.judge(agent, shown);
+        }
+        for id in std::mem::take(&mut self.ended).into_keys() {
+            wire.call("remove-agent", json!({"id": id}));
+        }
+        self.directories();
+        for token in self.reports.tokens() {
+            if !self.tokens.contains(&token) {
+                self.table.row(Fault::DuringSpawn).agents_lost += 1;
+                self.complain(&format!("{token} ran and was never known"));
+            }
+        }
+        self.daemon.terminate();
+        let mark = self.daemon.path("").to_str().unwrap().to_owned();
+        eventually("no process is left", || {
+            processes_with(&mark).is_empty().then_some(())
+        });
+        self.clean
+    }
+}
+
+/// All agents by id.
+fn list(wire: &mut Wire) -> BTreeMap<String, Value> {
+    let answer = wire.call("list-agents", json!({}));
+    let agents = answer["result"]["agents"].as_array().unwrap();
+    agents
+        .iter()
+        .map(|agent| (agent["id"].as_str().unwrap().to_owned(), agent.clone()))
+        .collect()
+}

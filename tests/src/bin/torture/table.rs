@@ -1,0 +1,96 @@
+//! The faults, and the table of what each of them did.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use colibri_tests::lines::Difference;
+
+/// A fault that is injected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    DaemonKilled,
+    DuringSpawn,
+    DuringKill,
+    DuringRemove,
+    ClientKilled,
+    ShimKilled,
+    ShimKilledUnseen,
+}
+
+impl Fault {
+    const ALL: [(Self, &str); 7] = [
+        (Self::DaemonKilled, "daemon killed"),
+        (Self::DuringSpawn, "daemon killed during a spawn"),
+        (Self::DuringKill, "daemon killed during a kill"),
+        (Self::DuringRemove, "daemon killed during a removal"),
+        (Self::ClientKilled, "client killed"),
+        (Self::ShimKilled, "shim killed"),
+        (Self::ShimKilledUnseen, "shim killed while no daemon runs"),
+    ];
+}
+
+/// What one fault did.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Row {
+    pub(crate) injected: u64,
+    pub(crate) bytes: u64,
+    pub(crate) difference: Difference,
+    pub(crate) agents_lost: u64,
+    pub(crate) exit_codes_lost: u64,
+}
+
+/// All faults. A loss counts for the last fault that its agent met.
+#[derive(Default)]
+pub(crate) struct Table {
+    rows: BTreeMap<Fault, Row>,
+    /// Agents checked, and their bytes, each once.
+    pub(crate) agents: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Table {
+    pub(crate) fn row(&mut self, fault: Fault) -> &mut Row {
+        self.rows.entry(fault).or_default()
+    }
+
+    pub(crate) fn lossless(&self) -> bool {
+        self.rows.values().all(|row| {
+            (row.difference, row.agents_lost, row.exit_codes_lost) == (Difference::default(), 0, 0)
+        })
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<32}  {:>8}  {:>13}  {:>6}  {:>8}  {:>11}  {:>15}",
+            "fault",
+            "injected",
+            "bytes checked",
+            "lost",
+            "repeated",
+            "agents lost",
+            "exit codes lost"
+        )?;
+        for (fault, name) in Fault::ALL {
+            let row = self.rows.get(&fault).copied().unwrap_or_default();
+            writeln!(
+                f,
+                "{name:<32}  {:>8}  {:>13}  {:>6}  {:>8}  {:>11}  {:>15}",
+                row.injected,
+                row.bytes,
+                row.difference.lost,
+                row.difference.repeated,
+                row.agents_lost,
+                row.exit_codes_lost
+            )?;
+        }
+        writeln!(
+            f,
+            "{} agents and {} bytes in all, each followed and compared with its writer's own checksum; \
+             an agent's bytes count for every fault that it met",
+            self.agents, self.bytes
+        )
+    }
+}

@@ -1,0 +1,62 @@
+//! `writer SOCKET TOKEN SEED CODE`: an agent that knows what it wrote. It writes numbered lines to both
+//! outputs, in chunks and at a speed that the seed chooses, tells SOCKET after each write how much that
+//! was and its checksum, and exits with CODE.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use colibri_tests::lines::{Counter, Lines};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, socket, token, seed, code] = arguments.as_slice() else {
+        panic!("usage: writer SOCKET TOKEN SEED CODE")
+    };
+    let seed: u64 = seed.parse().unwrap();
+    let mut report = UnixStream::connect(socket).unwrap();
+    writeln!(report, "hello {token} {}", std::process::id()).unwrap();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let chunk = *random.choice(&[9, 300, 5_000, 70_000]).unwrap();
+    let pause = *random.choice(&[0, 500, 3_000, 20_000]).unwrap();
+    let writes = random.usize(..400.min(800_000 / chunk));
+    let mut lines = [Lines::new(seed), Lines::new(!seed)];
+    let mut counters = [Counter::default(), Counter::default()];
+    let mut waiting = [Vec::new(), Vec::new()];
+    for write in 0..=writes {
+        for output in 0..2 {
+            let last = write == writes;
+            let size = random.usize(1..=chunk);
+            let waiting = &mut waiting[output];
+            while !last && waiting.len() < size {
+                waiting.extend(lines[output].line());
+            }
+            let size = if last { waiting.len() } else { size };
+            let bytes: Vec<u8> = waiting.drain(..size).collect();
+            match output {
+                0 => {
+                    let mut stdout = io::stdout().lock();
+                    stdout.write_all(&bytes).and_then(|()| stdout.flush())
+                }
+                _ => io::stderr().lock().write_all(&bytes),
+            }
+            .unwrap();
+            let written = counters[output].add(&bytes);
+            // Whoever started it has gone when this fails, and so does it.
+            writeln!(
+                report,
+                "wrote {output} {} {}",
+                written.bytes, written.checksum
+            )
+            .unwrap();
+        }
+        if pause > 0 {
+            std::thread::sleep(Duration::from_micros(random.u64(..pause)));
+        }
+    }
+    writeln!(report, "done").unwrap();
+    std::process::exit(code.parse().unwrap());
+}

@@ -1,0 +1,213 @@
+//! Somebody who wants every byte of an agent exactly once, and comes back with the last offset whenever
+//! the connection ends: by the wire, or with `colibri logs -f`.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use colibri_proto::{Notification, ServerMessage, Stream};
+use serde_json::json;
+
+use crate::SOON;
+use crate::lines::Difference;
+
+/// What has come so far.
+#[derive(Debug, Default)]
+pub struct Followed {
+    /// Standard output and standard error.
+    pub received: [Vec<u8>; 2],
+    /// What the offsets say about gaps and repeats.
+    pub by_offset: Difference,
+    /// The agent's end was told, behind all output.
+    pub ended: bool,
+    /// Why it gave up, if it did.
+    pub refused: Option<String>,
+    /// How to cut it off.
+    cut: [Option<Cut>; 2],
+}
+
+#[derive(Debug)]
+enum Cut {
+    Connection(UnixStream),
+    Process(i32),
+}
+
+/// A running follower.
+pub struct Follower {
+    followed: Arc<Mutex<Followed>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Follower {
+    /// Follows both outputs over one connection.
+    pub fn by_wire(socket: PathBuf, id: String) -> Self {
+        let followed = Arc::<Mutex<Followed>>::default();
+        let shared = followed.clone();
+        let thread = std::thread::spawn(move || {
+            while_away(&shared, || follow_once(&socket, &id, &shared));
+        });
+        Self {
+            followed,
+            threads: vec![thread],
+        }
+    }
+
+    /// Follows each output with a `colibri logs -f`, which `command` makes.
+    pub fn by_program(command: impl Fn() -> Command, id: &str) -> Self {
+        let followed = Arc::<Mutex<Followed>>::default();
+        let ends = Arc::new(Mutex::new(0));
+        let threads = [(0, "stdout"), (1, "stderr")].map(|(output, name)| {
+            let (shared, ends, id) = (followed.clone(), ends.clone(), id.to_owned());
+            let command = command();
+            std::thread::spawn(move || {
+                while_away(&shared, || {
+                    let from = shared.lock().unwrap().received[output].len().to_string();
+                    let mut again = Command::new(command.get_program());
+                    let set = command.get_envs();
+                    again.envs(set.filter_map(|(name, value)| Some((name, value?))));
+                    again.args(["--no-autostart", "logs", "-f", "--stream", name, "--from"]);
+                    let ended = logs_once(again.args([&from, &id]), output, &shared);
+                    if ended {
+                        let mut ends = ends.lock().unwrap();
+                        *ends += 1;
+                        shared.lock().unwrap().ended |= *ends == 2;
+                    }
+                    ended
+                });
+            })
+        });
+        Self {
+            followed,
+            threads: threads.into(),
+        }
+    }
+
+    /// Cuts the connection or kills the program, at whatever it is doing.
+    pub fn cut(&self) {
+        let followed = self.followed.lock().unwrap();
+        for cut in followed.cut.iter().flatten() {
+            match cut {
+                Cut::Connection(stream) => drop(stream.shutdown(std::net::Shutdown::Both)),
+                Cut::Process(pid) => crate::kill_9(*pid),
+            }
+        }
+    }
+
+    /// Looks at what has come.
+    pub fn look<T>(&self, look: impl FnOnce(&Followed) -> T) -> T {
+        look(&self.followed.lock().unwrap())
+    }
+
+    /// What has come when the agent has ended, or the follower has given up.
+    pub fn finish(self) -> Followed {
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        Arc::try_unwrap(self.followed)
+            .unwrap()
+            .into_inner()
+            .unwrap()
+    }
+}
+
+/// Comes back again and again until it was there to the end; gives up where nobody answers for long.
+fn while_away(shared: &Mutex<Followed>, mut once: impl FnMut() -> bool) {
+    let mut progress = (Instant::now(), 0);
+    while !once() {
+        let mut followed = shared.lock().unwrap();
+        if followed.refused.is_some() {
+            return;
+        }
+        let bytes: usize = followed.received.iter().map(Vec::len).sum();
+        if bytes > progress.1 {
+            progress = (Instant::now(), bytes);
+        }
+        if progress.0.elapsed() > 3 * SOON {
+            followed.refused = Some(format!("nothing came for {:?}", 3 * SOON));
+            return;
+        }
+        drop(followed);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// One connection; whether the agent has ended.
+fn follow_once(socket: &PathBuf, id: &str, shared: &Mutex<Followed>) -> bool {
+    let Ok(mut stream) = UnixStream::connect(socket) else {
+        return false;
+    };
+    {
+        let mut followed = shared.lock().unwrap();
+        followed.cut[0] = stream.try_clone().ok().map(Cut::Connection);
+        for (output, name) in [(0, "stdout"), (1, "stderr")] {
+            let params =
+                json!({"id": id, "stream": name, "from_offset": followed.received[output].len()});
+            let request =
+                json!({"jsonrpc": "2.0", "id": output, "method": "subscribe", "params": params});
+            if stream.write_all(format!("{request}\n").as_bytes()).is_err() {
+                return false;
+            }
+        }
+    }
+    let mut exits = 0;
+    for line in BufReader::new(stream).lines() {
+        let Ok(line) = line else { return false };
+        let Ok(message) = serde_json::from_str(&line) else {
+            return false;
+        };
+        let mut followed = shared.lock().unwrap();
+        match message {
+            ServerMessage::Notification(Notification::AgentOutput(event)) => {
+                let output = usize::from(event.stream == Stream::Stderr);
+                let bytes = event.data.into_bytes().unwrap();
+                let next = followed.received[output].len() as u64;
+                followed.by_offset.lost += event.offset.saturating_sub(next);
+                let again = next.saturating_sub(event.offset).min(bytes.len() as u64);
+                followed.by_offset.repeated += again;
+                followed.received[output].extend(&bytes[again as usize..]);
+            }
+            ServerMessage::Notification(Notification::AgentState(_)) => {}
+            ServerMessage::Notification(Notification::AgentExit(_)) => exits += 1,
+            ServerMessage::Response(response) => {
+                if let Err(error) = response.into_result() {
+                    followed.refused = Some(error.message);
+                    return false;
+                }
+            }
+        }
+        if exits == 2 {
+            followed.ended = true;
+            return true;
+        }
+    }
+    false
+}
+
+/// One `colibri logs -f`; whether it says that the agent has ended.
+fn logs_once(command: &mut Command, output: usize, shared: &Mutex<Followed>) -> bool {
+    let spawned = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = spawned.unwrap();
+    shared.lock().unwrap().cut[output] = Some(Cut::Process(child.id() as i32));
+    let mut stdout = child.stdout.take().unwrap();
+    let mut buffer = vec![0; 65_536];
+    while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+        let mut followed = shared.lock().unwrap();
+        followed.received[output].extend(&buffer[..count]);
+    }
+    // Its pid is another's when it has been waited for.
+    shared.lock().unwrap().cut[output] = None;
+    let mut said = String::new();
+    let _ = child.stderr.take().unwrap().read_to_string(&mut said);
+    if said.contains("no agent has") {
+        shared.lock().unwrap().refused = Some(said);
+    }
+    child.wait().unwrap().success()
+}

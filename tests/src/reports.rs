@@ -1,0 +1,88 @@
+//! What writers say of themselves, on a socket of their own beside all that is tested.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use crate::lines::Written;
+
+/// A writer's own words.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Report {
+    pub pid: i32,
+    pub written: [Written; 2],
+    /// It has written everything and exits now.
+    pub done: bool,
+    /// Its end of the connection is closed: it runs no more.
+    pub gone: bool,
+}
+
+/// Reports by token.
+#[derive(Clone)]
+pub struct Reports {
+    socket: PathBuf,
+    by_token: Arc<Mutex<HashMap<String, Report>>>,
+}
+
+impl Reports {
+    /// Listens at `socket`.
+    pub fn listen(socket: &Path) -> Self {
+        let listener = UnixListener::bind(socket).unwrap();
+        let reports = Self {
+            socket: socket.to_owned(),
+            by_token: Arc::default(),
+        };
+        let by_token = reports.by_token.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let by_token = by_token.clone();
+                std::thread::spawn(move || hear(stream, &by_token));
+            }
+        });
+        reports
+    }
+
+    pub fn socket(&self) -> &str {
+        self.socket.to_str().unwrap()
+    }
+
+    /// What the writer with this token has said; `None` where it never ran.
+    pub fn get(&self, token: &str) -> Option<Report> {
+        self.by_token.lock().unwrap().get(token).copied()
+    }
+
+    /// Every writer that ever ran.
+    pub fn tokens(&self) -> Vec<String> {
+        self.by_token.lock().unwrap().keys().cloned().collect()
+    }
+}
+
+fn hear(stream: UnixStream, by_token: &Mutex<HashMap<String, Report>>) {
+    let mut token = String::new();
+    for line in BufReader::new(stream).lines() {
+        // A line that a kill has cut says nothing.
+        let Ok(line) = line else { break };
+        let words: Vec<&str> = line.split(' ').collect();
+        let mut by_token = by_token.lock().unwrap();
+        match words.as_slice() {
+            ["hello", name, pid] => {
+                (*name).clone_into(&mut token);
+                by_token.entry(token.clone()).or_default().pid = pid.parse().unwrap();
+            }
+            ["wrote", output, bytes, checksum] => {
+                let output: usize = output.parse().unwrap();
+                by_token.entry(token.clone()).or_default().written[output] = Written {
+                    bytes: bytes.parse().unwrap(),
+                    checksum: checksum.parse().unwrap(),
+                };
+            }
+            ["done"] => by_token.entry(token.clone()).or_default().done = true,
+            _ => {}
+        }
+    }
+    if !token.is_empty() {
+        by_token.lock().unwrap().entry(token).or_default().gone = true;
+    }
+}
