@@ -101,7 +101,7 @@ impl Spawner {
                 _ => "/".to_owned(),
             },
             wrapper: prepared.has_wrapper(),
-            segment_bytes: self.segment_bytes,
+            journal: self.journal,
         };
         let shim_failed =
             |source: std::io::Error| match SpawnError::from_io("starting", &self.shim, source) {
