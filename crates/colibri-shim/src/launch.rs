@@ -2,6 +2,9 @@
 //!
 //! Standard input carries the environment, because argv and files can be read by others.
 
+use std::time::Duration;
+
+use colibri_journal::JournalOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::restart::RestartPolicy;
@@ -27,8 +30,51 @@ pub struct Launch {
     /// The agent is ended so long after its first start, whatever it does, in milliseconds.
     #[serde(default)]
     pub wall_time_ms: Option<u64>,
-    /// Size at which a journal segment is closed, in bytes.
+    /// How both journals are kept.
+    pub journal: JournalSettings,
+}
+
+/// How the journal of each output is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalSettings {
+    /// Size at which a segment is closed, in bytes.
     pub segment_bytes: u64,
+    /// Whole old segments are dropped as long as at least so many bytes are kept; absent: all are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retain_bytes: Option<u64>,
+    /// When output is forced onto the disk.
+    pub fsync: Fsync,
+}
+
+/// When output is forced onto the disk: what a crash of the machine may take, for how many waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fsync {
+    /// When the system likes, and at the agent's end.
+    Never,
+    /// At most so many milliseconds after it came.
+    IntervalMs(u64),
+    /// At once.
+    Always,
+}
+
+impl JournalSettings {
+    /// As the journal takes them.
+    #[must_use]
+    pub fn options(&self) -> JournalOptions {
+        JournalOptions {
+            segment_bytes: self.segment_bytes,
+            retain_bytes: self.retain_bytes,
+            fsync: match self.fsync {
+                Fsync::Never => colibri_journal::Fsync::Never,
+                Fsync::IntervalMs(ms) => {
+                    colibri_journal::Fsync::Interval(Duration::from_millis(ms))
+                }
+                Fsync::Always => colibri_journal::Fsync::Always,
+            },
+            ..JournalOptions::default()
+        }
+    }
 }
 
 /// The shim's one line of answer.

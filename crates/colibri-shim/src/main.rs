@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use colibri_journal::JournalOptions;
 use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::{layout, process};
 
@@ -116,10 +115,7 @@ fn start(directory: &Path) -> Result<Supervisor, ShimError> {
     let launch: Launch =
         serde_json::from_slice(&text).map_err(|error| ShimError::Launch(error.into()))?;
     sys::become_reaper().map_err(ShimError::Reaper)?;
-    let options = JournalOptions {
-        segment_bytes: launch.segment_bytes,
-        ..JournalOptions::default()
-    };
+    let options = launch.journal.options();
     let stdout = Stream::new(Path::new(layout::STDOUT), &options)?;
     let stderr = Stream::new(Path::new(layout::STDERR), &options)?;
     let listener = UnixListener::bind(layout::CONTROL).map_err(ShimError::Control)?;

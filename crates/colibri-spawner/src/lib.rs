@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use colibri_jail_core::JailEngine;
 use colibri_priv::{Finding, PrivBackend};
+use colibri_shim::launch::JournalSettings;
 
 /// How agents are confined and where they are kept. Making one touches nothing.
 #[derive(Clone)]
@@ -45,8 +46,8 @@ pub struct Spawner {
     pub shim: PathBuf,
     /// What the environment of agents starts from.
     pub host: HostEnv,
-    /// Size at which a journal segment is closed, in bytes.
-    pub segment_bytes: u64,
+    /// How their output is kept.
+    pub journal: JournalSettings,
 }
 
 impl Spawner {

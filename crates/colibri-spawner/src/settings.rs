@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use colibri_jail_core::{Bubblewrap, JailEngine};
 use colibri_priv::{BackendRegistry, PrivBackend, PrivMode};
+use colibri_shim::launch::{Fsync, JournalSettings};
 use serde::Deserialize;
 
 use crate::host::is_executable;
@@ -14,6 +15,8 @@ use crate::{HostEnv, Spawner, StateDir};
 
 const DEFAULT_HELPER: &str = "/usr/local/libexec/colibri-jail-helper";
 const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
+const MIN_SEGMENT_BYTES: u64 = 4096;
+const DEFAULT_FSYNC_INTERVAL_MS: u64 = 1000;
 /// Where bubblewrap is looked for; a service's `PATH` is not relied on.
 const BWRAP: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"];
 /// Where the shim is looked for when it is not beside the running program.
@@ -43,6 +46,24 @@ pub struct Partial {
     pub shim: Option<PathBuf>,
     /// Size at which a journal segment is closed, in bytes.
     pub segment_bytes: Option<u64>,
+    /// How much of each output is kept at least, in bytes; whole segments before that are dropped.
+    pub retain_bytes: Option<u64>,
+    /// When output is forced onto the disk.
+    pub fsync: Option<FsyncPolicy>,
+    /// With `fsync = "interval"`: at most so long after it came, in milliseconds.
+    pub fsync_interval_ms: Option<u64>,
+}
+
+/// The word for it; the interval is a setting of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FsyncPolicy {
+    /// See [`Fsync::Never`].
+    Never,
+    /// See [`Fsync::IntervalMs`].
+    Interval,
+    /// See [`Fsync::Always`].
+    Always,
 }
 
 /// Why settings cannot be used.
@@ -61,8 +82,26 @@ pub enum SettingsError {
     #[error("no state directory is known: set COLIBRI_STATE_DIR or HOME, or give --state-dir")]
     NoStateDir,
     /// A segment must hold something.
-    #[error("segment_bytes is {0}; give at least 4096")]
+    #[error("segment_bytes is {0}; give at least {MIN_SEGMENT_BYTES}")]
     SegmentBytes(u64),
+    /// Nothing smaller than a segment is dropped.
+    #[error(
+        "retain_bytes is {retain}, less than a segment ({segment} bytes), and only whole segments are dropped; give at least {segment}, or a smaller segment_bytes"
+    )]
+    RetainBytes {
+        /// `retain_bytes`.
+        retain: u64,
+        /// `segment_bytes`.
+        segment: u64,
+    },
+    /// The interval would not be looked at.
+    #[error(
+        "fsync_interval_ms is set and would do nothing; set fsync = \"interval\" with it, or leave it out"
+    )]
+    IntervalUnused,
+    /// No interval at all is another policy.
+    #[error("fsync_interval_ms is 0; give at least 1, or set fsync = \"always\" instead")]
+    IntervalZero,
     /// An unknown engine.
     #[error("COLIBRI_JAIL_ENGINE: {0}")]
     Engine(colibri_jail_core::JailError),
@@ -78,13 +117,12 @@ impl Partial {
         let lookup = |name: &str| lookup(name).filter(|value| !value.is_empty());
         Self {
             socket: lookup("COLIBRI_SOCKET").map(PathBuf::from),
-            socket_group: None,
             state_dir: lookup("COLIBRI_STATE_DIR").map(PathBuf::from),
             privilege: lookup("COLIBRI_JAIL_PRIV_MODE"),
             helper: lookup("COLIBRI_JAIL_HELPER"),
             engine: lookup("COLIBRI_JAIL_ENGINE"),
             shim: lookup("COLIBRI_SHIM").map(PathBuf::from),
-            segment_bytes: None,
+            ..Self::default()
         }
     }
 
@@ -111,7 +149,42 @@ impl Partial {
             engine: self.engine.or(weaker.engine),
             shim: self.shim.or(weaker.shim),
             segment_bytes: self.segment_bytes.or(weaker.segment_bytes),
+            retain_bytes: self.retain_bytes.or(weaker.retain_bytes),
+            fsync: self.fsync.or(weaker.fsync),
+            fsync_interval_ms: self.fsync_interval_ms.or(weaker.fsync_interval_ms),
         }
+    }
+
+    /// How journals are kept. A journal that keeps little has small segments, as whole ones are dropped.
+    fn journal(&self) -> Result<JournalSettings, SettingsError> {
+        let segment_bytes = match (self.segment_bytes, self.retain_bytes) {
+            (Some(bytes), _) => bytes,
+            (None, Some(retain)) => (retain / 8).clamp(MIN_SEGMENT_BYTES, DEFAULT_SEGMENT_BYTES),
+            (None, None) => DEFAULT_SEGMENT_BYTES,
+        };
+        if segment_bytes < MIN_SEGMENT_BYTES {
+            return Err(SettingsError::SegmentBytes(segment_bytes));
+        }
+        if let Some(retain) = self.retain_bytes.filter(|retain| *retain < segment_bytes) {
+            return Err(SettingsError::RetainBytes {
+                retain,
+                segment: segment_bytes,
+            });
+        }
+        let fsync = match (self.fsync, self.fsync_interval_ms) {
+            (Some(FsyncPolicy::Interval), Some(0)) => return Err(SettingsError::IntervalZero),
+            (Some(FsyncPolicy::Interval), ms) => {
+                Fsync::IntervalMs(ms.unwrap_or(DEFAULT_FSYNC_INTERVAL_MS))
+            }
+            (_, Some(_)) => return Err(SettingsError::IntervalUnused),
+            (Some(FsyncPolicy::Always), None) => Fsync::Always,
+            (Some(FsyncPolicy::Never) | None, None) => Fsync::Never,
+        };
+        Ok(JournalSettings {
+            segment_bytes,
+            retain_bytes: self.retain_bytes,
+            fsync,
+        })
     }
 }
 
@@ -126,8 +199,8 @@ pub struct Settings {
     pub backend: Arc<dyn PrivBackend>,
     /// The shim program.
     pub shim: PathBuf,
-    /// Size at which a journal segment is closed, in bytes.
-    pub segment_bytes: u64,
+    /// How output is kept.
+    pub journal: JournalSettings,
 }
 
 impl Settings {
@@ -159,10 +232,7 @@ impl Settings {
         let backend = registry
             .get(mode.as_str())
             .map_err(SettingsError::Privilege)?;
-        let segment_bytes = partial.segment_bytes.unwrap_or(DEFAULT_SEGMENT_BYTES);
-        if segment_bytes < 4096 {
-            return Err(SettingsError::SegmentBytes(segment_bytes));
-        }
+        let journal = partial.journal()?;
         let state_dir = match &partial.state_dir {
             Some(path) => path.clone(),
             None => default_state_dir(&lookup).ok_or(SettingsError::NoStateDir)?,
@@ -173,7 +243,7 @@ impl Settings {
             engine,
             backend,
             shim,
-            segment_bytes,
+            journal,
         })
     }
 
@@ -194,7 +264,7 @@ impl Settings {
             hidden,
             shim: self.shim.clone(),
             host: HostEnv::pick(variables),
-            segment_bytes: self.segment_bytes,
+            journal: self.journal,
         }
     }
 }
@@ -336,6 +406,36 @@ mod tests {
                 "segment_bytes = 1\n",
                 &["segment_bytes", "4096"],
             ),
+            (
+                ("HOME", "/h"),
+                "segment_bytes = 8192\nretain_bytes = 8191\n",
+                &["retain_bytes", "8191", "8192", "segment_bytes"],
+            ),
+            (
+                ("HOME", "/h"),
+                "retain_bytes = 4095\n",
+                &["retain_bytes", "4095", "4096"],
+            ),
+            (
+                ("HOME", "/h"),
+                "\nfsync = \"sometimes\"\n",
+                &["line 2", "sometimes", "never", "interval", "always"],
+            ),
+            (
+                ("HOME", "/h"),
+                "fsync_interval_ms = 5\n",
+                &["fsync_interval_ms", "fsync = \"interval\""],
+            ),
+            (
+                ("HOME", "/h"),
+                "fsync = \"always\"\nfsync_interval_ms = 5\n",
+                &["fsync_interval_ms", "fsync = \"interval\""],
+            ),
+            (
+                ("HOME", "/h"),
+                "fsync = \"interval\"\nfsync_interval_ms = 0\n",
+                &["fsync_interval_ms", "fsync = \"always\""],
+            ),
         ] {
             let message = match resolve(Partial::default(), &[env, ("XDG_STATE_HOME", "/x")], file)
             {
@@ -345,6 +445,51 @@ mod tests {
             for part in expected {
                 assert!(message.contains(part), "{message:?} lacks {part}");
             }
+        }
+    }
+
+    #[test]
+    fn the_journal_is_kept_as_the_file_says() {
+        let mib = 1 << 20;
+        for (file, segment_bytes, retain_bytes, fsync) in [
+            ("", 64 * mib, None, Fsync::Never),
+            ("fsync = \"never\"", 64 * mib, None, Fsync::Never),
+            ("fsync = \"always\"", 64 * mib, None, Fsync::Always),
+            (
+                "fsync = \"interval\"",
+                64 * mib,
+                None,
+                Fsync::IntervalMs(1000),
+            ),
+            (
+                "fsync = \"interval\"\nfsync_interval_ms = 20",
+                64 * mib,
+                None,
+                Fsync::IntervalMs(20),
+            ),
+            (
+                "segment_bytes = 4096\nretain_bytes = 4096",
+                4096,
+                Some(4096),
+                Fsync::Never,
+            ),
+            ("retain_bytes = 4096", 4096, Some(4096), Fsync::Never),
+            ("retain_bytes = 8388608", mib, Some(8 * mib), Fsync::Never),
+            (
+                "retain_bytes = 1099511627776",
+                64 * mib,
+                Some(1 << 40),
+                Fsync::Never,
+            ),
+        ] {
+            let settings = resolve(Partial::default(), &[("HOME", "/h")], file).unwrap();
+            let expected = JournalSettings {
+                segment_bytes,
+                retain_bytes,
+                fsync,
+            };
+            assert_eq!(settings.journal, expected, "{file}");
+            assert_eq!(settings.spawner(Path::new("/s"), []).journal, expected);
         }
     }
 }

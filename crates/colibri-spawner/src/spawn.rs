@@ -91,7 +91,7 @@ impl Spawner {
             wrapper: prepared.has_wrapper(),
             restart: config.restart.clone().unwrap_or_default(),
             wall_time_ms: config.wall_time_ms,
-            segment_bytes: self.segment_bytes,
+            journal: self.journal,
         };
         let shim_failed =
             |source: std::io::Error| match SpawnError::from_io("starting", &self.shim, source) {
