@@ -21,7 +21,7 @@ pub enum Fsync {
     /// When the system likes.
     #[default]
     Never,
-    /// With the first append after so long a time, and on [`JournalWriter::sync`].
+    /// At most so long after they were appended, if the caller heeds [`JournalWriter::sync_due`].
     Interval(Duration),
     /// With every append.
     Always,
@@ -66,7 +66,8 @@ pub struct JournalWriter {
     /// Records in the open index, and the last of them.
     records: u64,
     last: Option<Record>,
-    synced: Instant,
+    /// Since when there are bytes that may not be on the disk.
+    dirty: Option<Instant>,
 }
 
 impl JournalWriter {
@@ -110,7 +111,7 @@ impl JournalWriter {
             end: segment.end,
             records: segment.records,
             last: segment.last,
-            synced: Instant::now(),
+            dirty: None,
         };
         writer.sync_directory()?;
         Ok(writer)
@@ -151,6 +152,7 @@ impl JournalWriter {
         self.end += accepted as u64;
         if accepted > 0 {
             self.record(at_ns);
+            self.dirty = self.dirty.or_else(|| Some(Instant::now()));
         }
         outcome
             .and_then(|()| self.sync_by_policy())
@@ -165,24 +167,41 @@ impl JournalWriter {
     /// # Errors
     /// The disk refuses; what was appended before may be lost with the machine.
     pub fn sync(&mut self) -> Result<(), JournalError> {
-        let path = segment::log_path(&self.directory, self.start);
-        self.log.sync_data().map_err(JournalError::io(&path))?;
-        self.index.sync_data().map_err(JournalError::io(&path))?;
-        self.synced = Instant::now();
-        Ok(())
+        let index = segment::index_path(&self.directory, self.start);
+        self.sync_log()
+            .map_err(JournalError::io(&segment::log_path(
+                &self.directory,
+                self.start,
+            )))?;
+        self.index.sync_data().map_err(JournalError::io(&index))
+    }
+
+    /// With [`Fsync::Interval`]: when [`JournalWriter::sync`] must be called if nothing is appended before;
+    /// `None` where all is on the disk, so that nobody wakes up for nothing. After a sync that failed, an
+    /// interval later.
+    #[must_use]
+    pub fn sync_due(&self) -> Option<Instant> {
+        match self.options.fsync {
+            Fsync::Interval(interval) => self.dirty?.checked_add(interval),
+            Fsync::Never | Fsync::Always => None,
+        }
     }
 
     fn sync_by_policy(&mut self) -> io::Result<()> {
         let due = match self.options.fsync {
             Fsync::Never => false,
-            Fsync::Interval(interval) => self.synced.elapsed() >= interval,
+            Fsync::Interval(_) => self.sync_due().is_some_and(|due| due <= Instant::now()),
             Fsync::Always => true,
         };
-        if due {
-            self.log.sync_data()?;
-            self.synced = Instant::now();
-        }
-        Ok(())
+        if due { self.sync_log() } else { Ok(()) }
+    }
+
+    fn sync_log(&mut self) -> io::Result<()> {
+        // The disk may take long: bytes count from the moment at which it was asked.
+        let asked = Instant::now();
+        let outcome = self.log.sync_data();
+        self.dirty = outcome.is_err().then_some(asked);
+        outcome
     }
 
     /// Covers all bytes up to the end with the last record or a new one. An index that cannot be written
@@ -332,5 +351,65 @@ mod tests {
         let (done, outcome) = write_at(&full, b"bytes", 0);
         assert_eq!(done, 0);
         assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn a_sync_is_due_only_where_an_interval_has_bytes_that_wait() {
+        let interval = Duration::from_secs(3600);
+        for (fsync, appends, due) in [
+            (Fsync::Never, true, false),
+            (Fsync::Always, true, false),
+            (Fsync::Interval(interval), false, false),
+            (Fsync::Interval(interval), true, true),
+            (Fsync::Interval(Duration::ZERO), true, false),
+            (Fsync::Interval(Duration::MAX), true, false),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = JournalOptions {
+                segment_bytes: 2,
+                fsync,
+                ..JournalOptions::default()
+            };
+            let mut writer = JournalWriter::open(dir.path(), options).unwrap();
+            assert_eq!(writer.sync_due(), None, "{fsync:?}");
+            let before = Instant::now();
+            if appends {
+                writer.append(b"a", SystemTime::now()).unwrap();
+            }
+            let first = writer.sync_due();
+            assert_eq!(first.is_some(), due, "{fsync:?}");
+            if let Some(at) = first {
+                assert!(at >= before + interval && at <= Instant::now() + interval);
+                writer.append(b"b", SystemTime::now()).unwrap();
+                assert_eq!(writer.sync_due(), first, "the oldest byte counts");
+                // A new segment: what the old one held is on the disk.
+                let rotated = Instant::now();
+                writer.append(b"c", SystemTime::now()).unwrap();
+                assert!(writer.sync_due() >= Some(rotated + interval));
+            }
+            writer.sync().unwrap();
+            assert_eq!(writer.sync_due(), None, "{fsync:?}");
+        }
+    }
+
+    #[test]
+    fn a_sync_that_failed_is_due_again_an_interval_later() {
+        let interval = Duration::from_secs(3600);
+        let dir = tempfile::tempdir().unwrap();
+        let options = JournalOptions {
+            fsync: Fsync::Interval(interval),
+            ..JournalOptions::default()
+        };
+        let mut writer = JournalWriter::open(dir.path(), options).unwrap();
+        writer.append(b"a", SystemTime::now()).unwrap();
+        // A pipe cannot be synced (fsync(2): EINVAL).
+        let (_reader, pipe) = io::pipe().unwrap();
+        let log = std::mem::replace(&mut writer.log, std::os::fd::OwnedFd::from(pipe).into());
+        let failed = Instant::now();
+        assert!(writer.sync().is_err());
+        assert!(writer.sync_due() >= Some(failed + interval));
+        writer.log = log;
+        writer.sync().unwrap();
+        assert_eq!(writer.sync_due(), None);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use colibri_journal::{JournalError, JournalOptions, JournalWriter};
 use rustix::io::Errno;
@@ -72,11 +72,27 @@ impl Stream {
         }
     }
 
-    /// Tries again to write what waits.
+    /// Tries again what failed: to write what waits, or to put it on the disk.
     pub(crate) fn retry(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
         if !waiting.is_empty() {
             self.append(&waiting);
+        } else if self.stalled.is_some() {
+            self.stalled = self.sync().err().map(|error| error.to_string());
+        }
+    }
+
+    /// When [`Stream::sync_if_due`] has something to do.
+    pub(crate) fn sync_due(&self) -> Option<Instant> {
+        self.journal.sync_due()
+    }
+
+    /// Puts the journal on the disk if its policy says so now.
+    pub(crate) fn sync_if_due(&mut self, now: Instant) {
+        if self.sync_due().is_some_and(|due| due <= now)
+            && let Err(error) = self.sync()
+        {
+            self.stalled = Some(error.to_string());
         }
     }
 
@@ -98,5 +114,35 @@ impl Stream {
                 self.stalled = Some(error.to_string());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use colibri_journal::Fsync;
+    use std::io::Write;
+    use std::time::Duration;
+
+    #[test]
+    fn a_quiet_agents_last_bytes_are_synced_once_and_then_there_is_nothing_to_wake_up_for() {
+        let interval = Duration::from_secs(3600);
+        let dir = tempfile::tempdir().unwrap();
+        let options = JournalOptions {
+            fsync: Fsync::Interval(interval),
+            ..JournalOptions::default()
+        };
+        let mut stream = Stream::new(dir.path(), &options).unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        stream.connect(reader.into());
+        assert_eq!(stream.sync_due(), None);
+        writer.write_all(b"last words").unwrap();
+        stream.copy(&mut [0; 64]);
+        assert_eq!(stream.end(), 10);
+        let due = stream.sync_due().unwrap();
+        stream.sync_if_due(due - Duration::from_nanos(1));
+        assert_eq!(stream.sync_due(), Some(due));
+        stream.sync_if_due(due);
+        assert_eq!((stream.sync_due(), stream.stalled()), (None, None));
     }
 }

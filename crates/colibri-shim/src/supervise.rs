@@ -199,6 +199,8 @@ impl Supervisor {
                 Phase::Waiting(at) => Some(at),
                 _ => None,
             },
+            self.outputs[0].sync_due(),
+            self.outputs[1].sync_due(),
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
             // Rounded up to a millisecond: poll(2) may count in those, and one too few would spin.
@@ -357,6 +359,7 @@ impl Supervisor {
         }
         for output in &mut self.outputs {
             output.copy(buffer);
+            output.sync_if_due(now);
         }
         if self.outputs.iter().any(|output| output.stalled().is_some()) && self.next_retry.is_none()
         {

@@ -17,6 +17,7 @@ const DEFAULT_HELPER: &str = "/usr/local/libexec/colibri-jail-helper";
 const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
 const MIN_SEGMENT_BYTES: u64 = 4096;
 const DEFAULT_FSYNC_INTERVAL_MS: u64 = 1000;
+const MAX_FSYNC_INTERVAL_MS: u64 = 3_600_000;
 /// Where bubblewrap is looked for; a service's `PATH` is not relied on.
 const BWRAP: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"];
 /// Where the shim is looked for when it is not beside the running program.
@@ -99,9 +100,11 @@ pub enum SettingsError {
         "fsync_interval_ms is set and would do nothing; set fsync = \"interval\" with it, or leave it out"
     )]
     IntervalUnused,
-    /// No interval at all is another policy.
-    #[error("fsync_interval_ms is 0; give at least 1, or set fsync = \"always\" instead")]
-    IntervalZero,
+    /// No interval at all is another policy, and so is a very long one.
+    #[error(
+        "fsync_interval_ms is {0}; give 1 to {MAX_FSYNC_INTERVAL_MS}, or set fsync = \"always\" or \"never\" instead"
+    )]
+    IntervalRange(u64),
     /// An unknown engine.
     #[error("COLIBRI_JAIL_ENGINE: {0}")]
     Engine(colibri_jail_core::JailError),
@@ -172,10 +175,10 @@ impl Partial {
             });
         }
         let fsync = match (self.fsync, self.fsync_interval_ms) {
-            (Some(FsyncPolicy::Interval), Some(0)) => return Err(SettingsError::IntervalZero),
-            (Some(FsyncPolicy::Interval), ms) => {
-                Fsync::IntervalMs(ms.unwrap_or(DEFAULT_FSYNC_INTERVAL_MS))
-            }
+            (Some(FsyncPolicy::Interval), ms) => match ms.unwrap_or(DEFAULT_FSYNC_INTERVAL_MS) {
+                ms @ 1..=MAX_FSYNC_INTERVAL_MS => Fsync::IntervalMs(ms),
+                ms => return Err(SettingsError::IntervalRange(ms)),
+            },
             (_, Some(_)) => return Err(SettingsError::IntervalUnused),
             (Some(FsyncPolicy::Always), None) => Fsync::Always,
             (Some(FsyncPolicy::Never) | None, None) => Fsync::Never,
@@ -434,7 +437,12 @@ mod tests {
             (
                 ("HOME", "/h"),
                 "fsync = \"interval\"\nfsync_interval_ms = 0\n",
-                &["fsync_interval_ms", "fsync = \"always\""],
+                &["fsync_interval_ms", "1 to 3600000", "\"always\""],
+            ),
+            (
+                ("HOME", "/h"),
+                "fsync = \"interval\"\nfsync_interval_ms = 3600001\n",
+                &["fsync_interval_ms", "3600001", "\"never\""],
             ),
         ] {
             let message = match resolve(Partial::default(), &[env, ("XDG_STATE_HOME", "/x")], file)
