@@ -251,15 +251,25 @@ pub(crate) struct Logs {
     /// Only this output; without it stdout goes to stdout and stderr to stderr
     #[arg(long, value_enum)]
     pub(crate) stream: Option<LogStream>,
-    /// Start at this byte
-    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
-    pub(crate) from: u64,
+    /// Start at this byte (default: the oldest that is kept)
+    #[arg(long, value_name = "OFFSET")]
+    pub(crate) from: Option<u64>,
+    /// Start at what came at or after this time: so long ago, like 10m, or like 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", conflicts_with = "from", value_parser = since)]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// Put in front of each line when its first byte came (UTC)
+    #[arg(long)]
+    pub(crate) timestamps: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogStream {
     Stdout,
     Stderr,
+}
+
+fn since(text: &str) -> Result<jiff::Timestamp, String> {
+    crate::logs::since(text, jiff::Timestamp::now())
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

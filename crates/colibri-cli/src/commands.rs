@@ -1,17 +1,17 @@
 //! The commands that ask the daemon once, or follow it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 use colibri_client::{
-    Agent, Client, ClientError, DoctorResult, ErrorKind, Finding, FindingStatus, KillOutcome,
-    KillParams, MAX_READ, Notification, ReadParams, Stream, StreamChoice, SubscribeParams,
+    Agent, Client, DoctorResult, Finding, FindingStatus, KillOutcome, KillParams, Notification,
+    SubscribeParams,
 };
 
-use crate::args::{Arguments, Global, LogStream, Logs, Spawn};
+use crate::args::{Arguments, Global, Spawn};
 use crate::connect::{connect, connect_or_start, find};
 use crate::error::CliError;
 use crate::explain::spawner;
@@ -55,73 +55,6 @@ pub(crate) async fn runs(global: &Global, id: &str, json: bool) -> Result<u8, Cl
     Ok(0)
 }
 
-pub(crate) async fn logs(global: &Global, logs: Logs) -> Result<u8, CliError> {
-    let client = connect(global).await?;
-    let agent = find(&client, &logs.id).await?;
-    let streams: &[Stream] = match logs.stream {
-        None => &[Stream::Stdout, Stream::Stderr],
-        Some(LogStream::Stdout) => &[Stream::Stdout],
-        Some(LogStream::Stderr) => &[Stream::Stderr],
-    };
-    let single = logs.stream.is_some();
-    if logs.follow {
-        let stream = match logs.stream {
-            None => None,
-            Some(LogStream::Stdout) => Some(StreamChoice::Stdout),
-            Some(LogStream::Stderr) => Some(StreamChoice::Stderr),
-        };
-        let params = SubscribeParams {
-            id: Some(agent.id.clone()),
-            stream,
-            from_offset: Some(logs.from),
-        };
-        let mut events = client.subscribe(params).await?;
-        loop {
-            match events.next().await {
-                None => return Err(CliError::Lost(agent.id)),
-                Some(Notification::AgentExit(_)) => return Ok(0),
-                Some(Notification::AgentState(_)) => {}
-                Some(Notification::AgentOutput(chunk)) => {
-                    let stream = chunk.stream;
-                    if let Ok(bytes) = chunk.data.into_bytes() {
-                        show(stream, single, &bytes)?;
-                    }
-                }
-            }
-        }
-    }
-    for stream in streams {
-        let mut offset = logs.from;
-        loop {
-            let params = ReadParams {
-                id: agent.id.clone(),
-                stream: *stream,
-                offset,
-                limit: MAX_READ,
-                since: None,
-            };
-            let read = match client.read_journal(params).await {
-                // One of two outputs may well be shorter than the other.
-                Err(ClientError::Rpc(error))
-                    if !single && error.data.kind == ErrorKind::OffsetBeyondEnd =>
-                {
-                    break;
-                }
-                other => other?,
-            };
-            offset = read.next_offset;
-            let Ok(bytes) = read.data.into_bytes() else {
-                break;
-            };
-            if bytes.is_empty() {
-                break;
-            }
-            show(*stream, single, &bytes)?;
-        }
-    }
-    Ok(0)
-}
-
 pub(crate) async fn events(
     global: &Global,
     id: Option<String>,
@@ -137,6 +70,7 @@ pub(crate) async fn events(
         id: id.clone(),
         stream: None,
         from_offset,
+        timed: false,
     };
     let mut events = client.subscribe(params).await?;
     while let Some(event) = events.next().await {
@@ -150,16 +84,6 @@ pub(crate) async fn events(
         }
     }
     Err(CliError::Lost(id.unwrap_or_else(|| "ID".to_owned())))
-}
-
-/// An agent's stderr is data where it was asked for alone.
-fn show(stream: Stream, single: bool, bytes: &[u8]) -> Result<(), CliError> {
-    if single || stream == Stream::Stdout {
-        return output::print(bytes);
-    }
-    io::stderr()
-        .write_all(bytes)
-        .map_err(CliError::io("writing to stderr"))
 }
 
 pub(crate) async fn send(global: &Global, id: &str, line: &str) -> Result<u8, CliError> {

@@ -7,6 +7,7 @@ mod commands;
 mod connect;
 mod error;
 mod explain;
+mod logs;
 mod output;
 mod run;
 
@@ -45,7 +46,7 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         Command::Spawn(spawn) => commands::spawn(&global, spawn).await,
         Command::Explain { spawn, json } => explain::explain(&global, spawn, json),
         Command::Ps { json } => commands::ps(&global, json).await,
-        Command::Logs(logs) => commands::logs(&global, logs).await,
+        Command::Logs(logs) => logs::logs(&global, logs).await,
         Command::Events { id, json } => commands::events(&global, id, json).await,
         Command::Runs { id, json } => commands::runs(&global, &id, json).await,
         Command::Send { id, line } => commands::send(&global, &id, &line).await,

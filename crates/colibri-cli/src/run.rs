@@ -31,6 +31,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
         id: Some(id.clone()),
         stream: None,
         from_offset: Some(0),
+        timed: false,
     };
     // Output has a connection of its own: a slow terminal must not hold up input and signals.
     let output = crate::connect::connect(global).await?;

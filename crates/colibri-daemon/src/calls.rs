@@ -323,17 +323,21 @@ fn read(registry: &Registry, params: &ReadParams) -> Result<Value, RpcError> {
                 .map_err(|error| tell_journal(&error))?
         }
     };
-    let limit = usize::try_from(params.limit.min(MAX_READ)).unwrap_or(0);
-    let mut bytes = vec![0; limit];
+    let chunk = journal
+        .chunk_at(offset)
+        .map_err(|error| tell_journal(&error))?;
+    let timed = chunk.filter(|_| params.timed);
+    let limit = params
+        .limit
+        .min(MAX_READ)
+        .min(timed.map_or(MAX_READ, |chunk| chunk.end.saturating_sub(offset)));
+    let mut bytes = vec![0; usize::try_from(limit).unwrap_or(0)];
     let count = journal
         .read(offset, &mut bytes)
         .map_err(|error| tell_journal(&error))?;
     bytes.truncate(count);
     bytes.truncate(text_boundary(&bytes));
     let next_offset = offset + bytes.len() as u64;
-    let time = journal
-        .time_at(offset)
-        .map_err(|error| tell_journal(&error))?;
     let end = ended && next_offset == journal.end_offset().map_err(|error| tell_journal(&error))?;
     let data = OutputData::from_bytes(&bytes);
     reply(&ReadResult {
@@ -341,7 +345,7 @@ fn read(registry: &Registry, params: &ReadParams) -> Result<Value, RpcError> {
         next_offset,
         data,
         end,
-        time: time.map(times::from_ns),
+        time: chunk.map(|chunk| times::from_ns(chunk.at_ns)),
     })
 }
 
@@ -351,7 +355,11 @@ fn tell_journal(error: &JournalError) -> RpcError {
         JournalError::BeyondEnd { .. } => ErrorKind::OffsetBeyondEnd,
         _ => ErrorKind::Internal,
     };
-    RpcError::new(kind, error.to_string())
+    let mut told = RpcError::new(kind, error.to_string());
+    if let JournalError::BelowOldest { oldest, .. } = error {
+        told.data.oldest_offset = Some(*oldest);
+    }
+    told
 }
 
 /// The kind of an error; its message says the rest.

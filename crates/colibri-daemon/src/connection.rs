@@ -21,8 +21,10 @@ use crate::calls::{self, reply};
 use crate::server::Server;
 use crate::subscription::{self, Frames, Wanted};
 
-/// Frames that wait for a slow peer; then whoever wants to send waits.
-const FRAMES: usize = 16;
+/// Frames that wait for a slow peer; then whoever wants to send waits, and holds nothing meanwhile. With the
+/// one that is being written, subscriptions hold at most 5 frames a connection, however many they are: of
+/// 64 KiB of output each, which are 384 KiB where every byte needs an escape, so below 2 MiB.
+const FRAMES: usize = 4;
 /// Calls of one connection that run beside each other; then it is not read.
 const CALLS: usize = 64;
 /// Subscriptions of one connection.
@@ -197,6 +199,8 @@ impl Connection {
             subscription: number,
             stream: params.stream,
             from_offset: params.from_offset,
+            timed: params.timed,
+            rests: params.id.is_none(),
         };
         let registry = self.server.registry.clone();
         let frames = self.frames.clone();

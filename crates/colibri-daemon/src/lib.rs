@@ -4,6 +4,7 @@
 mod audit;
 mod calls;
 mod connection;
+mod cursor;
 mod registry;
 mod server;
 mod socket;

@@ -1,25 +1,27 @@
 //! Subscriptions: a cursor into each journal, and a watch on the agent.
 //!
 //! Nothing is buffered for a subscriber: what it has not read is in the journal, and states that it was
-//! too slow for are replaced by the latest.
+//! too slow for are replaced by the latest. Room in the connection's queue comes first, then the read: whoever
+//! waits for room holds no bytes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use colibri_glasspane::AgentState;
-use colibri_journal::{JournalError, JournalReader};
 use colibri_proto::{
-    ExitEvent, Notification, OutputEvent, StateEvent, Stream, StreamChoice, text_boundary,
+    ExitEvent, Notification, OutputData, OutputEvent, StateEvent, Stream, StreamChoice,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::cursor::{Cursor, Piece};
 use crate::registry::{Entry, Registry, Snapshot, exit_to_wire, failed};
 use crate::times;
 
-/// Most bytes of output in one notification; six times as many fit into a frame, as escapes may need.
-const CHUNK: usize = 64 * 1024;
+/// After a journal could not be read (no descriptors left, say), before it is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// What a subscriber wants of an agent.
 #[derive(Debug, Clone, Copy)]
@@ -27,16 +29,13 @@ pub(crate) struct Wanted {
     pub(crate) subscription: u64,
     pub(crate) stream: Option<StreamChoice>,
     pub(crate) from_offset: Option<u64>,
+    pub(crate) timed: bool,
+    /// It is one of many: no file is kept open for it while there is nothing to send.
+    pub(crate) rests: bool,
 }
 
 /// Sends frames; fails when the connection has ended.
 pub(crate) type Frames = mpsc::Sender<Vec<u8>>;
-
-struct Cursor {
-    stream: Stream,
-    journal: JournalReader,
-    offset: u64,
-}
 
 /// Streams one agent until its end or the connection's.
 pub(crate) async fn one(entry: Arc<Entry>, wanted: Wanted, frames: Frames) {
@@ -48,14 +47,14 @@ pub(crate) async fn one(entry: Arc<Entry>, wanted: Wanted, frames: Frames) {
         Some(StreamChoice::Stderr) => &[Stream::Stderr],
         Some(StreamChoice::None) => &[],
     };
-    let mut cursors: Vec<Cursor> = streams
+    let mut cursors: Vec<(Stream, Cursor)> = streams
         .iter()
-        .map(|stream| Cursor {
-            stream: *stream,
-            journal: entry.journal(*stream),
-            offset: wanted
+        .map(|stream| {
+            let from = wanted
                 .from_offset
-                .unwrap_or_else(|| length(&snapshot, *stream)),
+                .unwrap_or_else(|| length(&snapshot, *stream));
+            let cursor = Cursor::new(entry.journal(*stream), from, wanted.timed);
+            (*stream, cursor)
         })
         .collect();
     let mut told: Option<AgentState> = None;
@@ -71,9 +70,13 @@ pub(crate) async fn one(entry: Arc<Entry>, wanted: Wanted, frames: Frames) {
                 return;
             }
         }
-        for cursor in &mut cursors {
-            if !outputs(&entry, wanted.subscription, cursor, &snapshot, &frames).await {
+        for (stream, cursor) in &mut cursors {
+            let end = length(&snapshot, *stream);
+            if !outputs(&entry, wanted.subscription, *stream, cursor, end, &frames).await {
                 return;
+            }
+            if wanted.rests {
+                cursor.rest();
             }
         }
         if let Some(exit) = &snapshot.exit {
@@ -128,47 +131,50 @@ fn length(snapshot: &Snapshot, stream: Stream) -> u64 {
     }
 }
 
-/// Sends what the journal holds beyond the cursor, up to what the snapshot knows of.
+/// Sends what the journal holds between the cursor and `end`, all of it, however often it must be tried;
+/// `false` where the connection has ended.
 async fn outputs(
     entry: &Entry,
     subscription: u64,
+    stream: Stream,
     cursor: &mut Cursor,
-    snapshot: &Snapshot,
+    end: u64,
     frames: &Frames,
 ) -> bool {
-    let end = length(snapshot, cursor.stream);
-    let mut buffer = Vec::new();
-    while cursor.offset < end {
-        buffer.resize(
-            CHUNK.min(usize::try_from(end - cursor.offset).unwrap_or(CHUNK)),
-            0,
-        );
-        let count = match cursor.journal.read(cursor.offset, &mut buffer) {
-            Ok(0) => return true,
-            Ok(count) => count,
-            Err(JournalError::BelowOldest { oldest, .. }) => {
-                // The gap shows in the offsets.
-                cursor.offset = oldest;
-                continue;
-            }
-            Err(error) => {
-                tracing::error!(id = %entry.spec.id, %error, "journal not read");
-                return true;
-            }
-        };
-        let bytes = buffer.get(..count).unwrap_or_default();
-        let bytes = bytes.get(..text_boundary(bytes)).unwrap_or(bytes);
-        let event = OutputEvent {
-            subscription,
-            id: entry.spec.id.to_string(),
-            stream: cursor.stream,
-            offset: cursor.offset,
-            data: colibri_proto::OutputData::from_bytes(bytes),
-        };
-        if !send(frames, &Notification::AgentOutput(event)).await {
+    while cursor.has_more(end) {
+        let Ok(room) = frames.reserve().await else {
             return false;
+        };
+        match cursor.next(end) {
+            Ok(Some(Piece {
+                offset,
+                bytes,
+                at_ns,
+            })) => {
+                let event = Notification::AgentOutput(OutputEvent {
+                    subscription,
+                    id: entry.spec.id.to_string(),
+                    stream,
+                    offset,
+                    data: OutputData::from_bytes(&bytes),
+                    time: at_ns.map(times::from_ns),
+                });
+                match event.encode() {
+                    Ok(frame) => room.send(frame),
+                    Err(error) => tracing::error!(%error, "notification not sent"),
+                }
+            }
+            // Shorter than it was: somebody truncated it.
+            Ok(None) => return true,
+            Err(error) => {
+                drop(room);
+                tracing::warn!(id = %entry.spec.id, %error, "journal not read, trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(TRY_AGAIN) => {}
+                    () = frames.closed() => return false,
+                }
+            }
         }
-        cursor.offset += bytes.len() as u64;
     }
     true
 }

@@ -17,9 +17,10 @@ pub(crate) fn from_ms(ms: u64) -> String {
     format!("{:.3}", timestamp.unwrap_or(Timestamp::MAX))
 }
 
-/// Nanoseconds since 1970 of an RFC 3339 time; times before that are 0.
+/// Nanoseconds since 1970 of an RFC 3339 time; times before that are 0, those that do not fit the largest.
 pub(crate) fn to_ns(text: &str) -> Result<u64, jiff::Error> {
-    Ok(u64::try_from(text.parse::<Timestamp>()?.as_nanosecond()).unwrap_or(0))
+    let ns = text.parse::<Timestamp>()?.as_nanosecond().max(0);
+    Ok(u64::try_from(ns).unwrap_or(u64::MAX))
 }
 
 /// Now, in milliseconds since 1970.
@@ -46,6 +47,8 @@ mod tests {
             to_ns("2023-11-14T23:13:20+01:00").unwrap(),
             1_700_000_000_000_000_000
         );
+        assert_eq!(to_ns("1960-01-01T00:00:00Z").unwrap(), 0);
+        assert_eq!(to_ns("9999-01-01T00:00:00Z").unwrap(), u64::MAX);
         assert!(to_ns("yesterday").is_err());
         assert!(from_ms(u64::MAX).ends_with('Z'));
     }

@@ -8,5 +8,5 @@ mod segment;
 mod writer;
 
 pub use error::{AppendError, JournalError};
-pub use reader::JournalReader;
+pub use reader::{Chunk, JournalReader};
 pub use writer::{Fsync, JournalOptions, JournalWriter};

@@ -11,6 +11,18 @@ use crate::{JournalError, segment};
 /// Retention may remove a segment between the look at the directory and the open. So often we look again.
 const ATTEMPTS: u32 = 64;
 
+/// Bytes that came together, or nearly: see
+/// [`JournalOptions::index_interval`](crate::JournalOptions::index_interval).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// The offset of the first byte.
+    pub start: u64,
+    /// The offset behind the last byte so far: a chunk may still grow.
+    pub end: u64,
+    /// When the first byte came, in nanoseconds since 1970.
+    pub at_ns: u64,
+}
+
 /// The reading end of a journal. It keeps one segment open, so that following the end costs one pread(2)
 /// and, where there is nothing new, one look for the next segment.
 #[derive(Debug)]
@@ -27,6 +39,11 @@ impl JournalReader {
             directory: directory.to_owned(),
             current: None,
         }
+    }
+
+    /// Closes the open segment; the next read opens it again. For readers that wait long, and are many.
+    pub fn rest(&mut self) {
+        self.current = None;
     }
 
     /// Reads bytes from `offset` on into `buffer`, as many as are there and fit, and returns how many; a
@@ -120,18 +137,25 @@ impl JournalReader {
             .unwrap_or(0))
     }
 
-    /// When the chunk came that holds the byte at `offset`, in nanoseconds since 1970; `None` where there
-    /// is no such byte. A byte that has no record yet, or has lost it, has the time of its file.
+    /// The chunk that holds the byte at `offset`; `None` where there is no such byte. Bytes that have no record
+    /// yet, or have lost it, are one chunk with the time of their file.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn chunk_at(&self, offset: u64) -> Result<Option<Chunk>, JournalError> {
+        let starts = segment::list(&self.directory)?;
+        match segment::holding(&starts, offset) {
+            Some(start) => self.first_chunk(start, |record| record.end <= offset),
+            None => Ok(None),
+        }
+    }
+
+    /// When the byte at `offset` came, in nanoseconds since 1970; see [`JournalReader::chunk_at`].
     ///
     /// # Errors
     /// The system refuses.
     pub fn time_at(&self, offset: u64) -> Result<Option<u64>, JournalError> {
-        let starts = segment::list(&self.directory)?;
-        let Some(start) = segment::holding(&starts, offset) else {
-            return Ok(None);
-        };
-        let chunk = self.first_chunk(start, |record| record.end <= offset)?;
-        Ok(chunk.map(|(_, at_ns)| at_ns))
+        Ok(self.chunk_at(offset)?.map(|chunk| chunk.at_ns))
     }
 
     /// The offset of the first byte that came at or after a time, in nanoseconds since 1970; the end where
@@ -143,19 +167,19 @@ impl JournalReader {
     pub fn offset_at(&self, at_ns: u64) -> Result<u64, JournalError> {
         for start in segment::list(&self.directory)? {
             let chunk = self.first_chunk(start, |record| record.at_ns < at_ns)?;
-            if let Some((offset, _)) = chunk {
-                return Ok(offset);
+            if let Some(chunk) = chunk {
+                return Ok(chunk.start);
             }
         }
         self.end_offset()
     }
 
-    /// Offset and time of the segment's first chunk for which `before` does not hold.
+    /// The segment's first chunk for which `before` does not hold.
     fn first_chunk(
         &self,
         start: u64,
         before: impl Fn(Record) -> bool,
-    ) -> Result<Option<(u64, u64)>, JournalError> {
+    ) -> Result<Option<Chunk>, JournalError> {
         // The index first: it is never ahead of a log that is looked at later.
         let path = segment::index_path(&self.directory, start);
         let (last_before, first) = match segment::open_to_read(&path)? {
@@ -172,7 +196,11 @@ impl JournalReader {
             .or_else(|| Record::of_tail(last_before, start, end, &log))
             .filter(|record| !before(*record));
         // An index that awaits repair may say anything; only offsets of this segment leave here.
-        let offset = last_before.map_or(start, |record| record.end);
-        Ok(chunk.map(|record| (offset.clamp(start, end), record.at_ns)))
+        let from = last_before.map_or(start, |record| record.end);
+        Ok(chunk.map(|record| Chunk {
+            start: from.clamp(start, end),
+            end: record.end.clamp(start, end),
+            at_ns: record.at_ns,
+        }))
     }
 }

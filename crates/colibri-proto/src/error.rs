@@ -82,6 +82,9 @@ pub struct ErrorData {
     /// With `kill-unverified`: the processes that are left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_pids: Option<Vec<i32>>,
+    /// With `offset-below-oldest`: the first offset that is still kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_offset: Option<u64>,
 }
 
 /// A JSON-RPC error object.
@@ -107,6 +110,7 @@ impl RpcError {
                 kind,
                 hint: None,
                 remaining_pids: None,
+                oldest_offset: None,
             },
         }
     }

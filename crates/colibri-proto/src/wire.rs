@@ -345,6 +345,13 @@ pub struct ReadParams {
     /// Instead of `offset`: from the first chunk that came at or after this time (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
+    /// The answer ends with the chunk that it begins in, so that `time` is the time of all its bytes.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub timed: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn max_read() -> u64 {
@@ -392,6 +399,9 @@ pub struct SubscribeParams {
     /// From this byte of each output on; absent: from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_offset: Option<u64>,
+    /// Each `agent-output` ends with the chunk that it begins in, and says when that came.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub timed: bool,
 }
 
 /// The result of `subscribe`, and the parameters of `unsubscribe`.
@@ -415,6 +425,9 @@ pub struct OutputEvent {
     /// The bytes.
     #[serde(flatten)]
     pub data: OutputData,
+    /// When they came (RFC 3339), where the subscription is `timed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
 }
 
 /// `agent-state`.
