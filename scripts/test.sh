@@ -23,7 +23,7 @@ cargo nextest run --locked --workspace
 say "doctests"
 cargo test --quiet --locked --workspace --doc
 say "torture"
-ROUNDS=200 SECONDS= scripts/torture.sh
+scripts/torture.sh --rounds 200
 scripts/fuzz.sh 20
 say "demo"
 scripts/demo.sh
