@@ -9,7 +9,7 @@ test: ## Set up and run everything that CI runs
 	@scripts/test.sh
 
 torture: ## Kill daemons, clients and shims under writers and count losses: ROUNDS=200, or SECONDS=60; SEED=
-	@scripts/torture.sh
+	@scripts/torture.sh $(if $(SECONDS),--seconds $(SECONDS),--rounds $(or $(ROUNDS),200)) $(if $(SEED),--seed $(SEED))
 
 fuzz: ## Feed arbitrary bytes to the codec, the journal and glasspane: SECONDS=20 a target
 	@scripts/fuzz.sh $(SECONDS)

@@ -1,11 +1,13 @@
 #!/bin/sh
-# Everything that CI runs: format, lints, tests, doctests, the FreeBSD lane, and the demo.
+# Everything that CI runs: format, lints, tests, doctests, faults, fuzzing, the demo, and
+# the FreeBSD lane.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 setup
-install_packages util-linux bash
+# faketime: a test lets the clock jump. g++: libFuzzer is C++.
+install_packages util-linux bash libfaketime g++
 cargo nextest --version >/dev/null 2>&1 || {
     say "installing cargo-nextest (once; some minutes)"
     cargo install --quiet --locked cargo-nextest
@@ -13,6 +15,7 @@ cargo nextest --version >/dev/null 2>&1 || {
 
 say "format"
 cargo fmt --all --check
+cargo fmt --check --manifest-path fuzz/Cargo.toml
 say "lints"
 cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 say "tests"
@@ -20,7 +23,8 @@ cargo nextest run --locked --workspace
 say "doctests"
 cargo test --quiet --locked --workspace --doc
 say "torture"
-ROUNDS=200 SECONDS= scripts/torture.sh
+scripts/torture.sh --rounds 200
+scripts/fuzz.sh 20
 say "demo"
 scripts/demo.sh
 if command -v apt-get >/dev/null; then

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -45,10 +45,15 @@ pub struct Follower {
 impl Follower {
     /// Follows both outputs over one connection.
     pub fn by_wire(socket: PathBuf, id: String) -> Self {
+        Self::slowly(socket, id, Duration::ZERO)
+    }
+
+    /// Follows both outputs over one connection, and rests after each message.
+    pub fn slowly(socket: PathBuf, id: String, rest: Duration) -> Self {
         let followed = Arc::<Mutex<Followed>>::default();
         let shared = followed.clone();
         let thread = std::thread::spawn(move || {
-            while_away(&shared, || follow_once(&socket, &id, &shared));
+            while_away(&shared, || follow_once(&socket, &id, rest, &shared));
         });
         Self {
             followed,
@@ -136,7 +141,7 @@ fn while_away(shared: &Mutex<Followed>, mut once: impl FnMut() -> bool) {
 }
 
 /// One connection; whether the agent has ended.
-fn follow_once(socket: &PathBuf, id: &str, shared: &Mutex<Followed>) -> bool {
+fn follow_once(socket: &Path, id: &str, rest: Duration, shared: &Mutex<Followed>) -> bool {
     let Ok(mut stream) = UnixStream::connect(socket) else {
         return false;
     };
@@ -156,6 +161,9 @@ fn follow_once(socket: &PathBuf, id: &str, shared: &Mutex<Followed>) -> bool {
     let mut exits = 0;
     for line in BufReader::new(stream).lines() {
         let Ok(line) = line else { return false };
+        if !rest.is_zero() {
+            std::thread::sleep(rest);
+        }
         let Ok(message) = serde_json::from_str(&line) else {
             return false;
         };

@@ -75,13 +75,25 @@ impl SmallDisk {
         fs::remove_file(self.path().join("ballast")).unwrap();
     }
 
-    /// Remounts it, `ro` or `rw`.
-    pub fn remount(&self, how: &str) {
+    /// Lays a read-only view over it: every path leads there, as after a remount, which the kernel refuses
+    /// while files are open to write.
+    pub fn forbid_writing(&self) {
+        let at = self.at.display();
+        self.inside(&format!(
+            "mount --bind {at} {at} && mount -o remount,bind,ro {at}"
+        ));
+    }
+
+    /// Takes that view away.
+    pub fn allow_writing(&self) {
+        self.inside(&format!("umount {}", self.at.display()));
+    }
+
+    fn inside(&self, script: &str) {
         let enter = self.enter();
         let output = Command::new(&enter[0])
             .args(&enter[1..])
-            .args(["mount", "-o", &format!("remount,{how}")])
-            .arg(&self.at)
+            .args(["sh", "-c", script])
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));

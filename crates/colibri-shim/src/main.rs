@@ -54,6 +54,24 @@ enum ShimError {
     Record(io::Error),
 }
 
+impl ShimError {
+    /// The system's own number, where it was the system that refused.
+    fn errno(&self) -> Option<i32> {
+        use colibri_journal::JournalError;
+        match self {
+            Self::Directory(_, error)
+            | Self::Launch(error)
+            | Self::Reaper(error)
+            | Self::Journal(JournalError::Io { source: error, .. })
+            | Self::Control(error)
+            | Self::Signals(error)
+            | Self::Exec { error, .. }
+            | Self::Record(error) => error.raw_os_error(),
+            Self::Journal(_) => None,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let directory = match (arguments.next(), arguments.next()) {
@@ -86,13 +104,9 @@ fn main() -> ExitCode {
             }
         }
         Err(error) => {
-            let errno = match &error {
-                ShimError::Exec { error, .. } => error.raw_os_error(),
-                _ => None,
-            };
             report(&LaunchReport::Failed {
                 message: error.to_string(),
-                errno,
+                errno: error.errno(),
             });
             ExitCode::FAILURE
         }

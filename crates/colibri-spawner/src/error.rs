@@ -153,23 +153,39 @@ fn pids(pids: &[i32]) -> String {
 impl SpawnError {
     /// Sorts an error of the system: out of resources, or about this file.
     pub(crate) fn from_io(doing: &str, path: &std::path::Path, source: io::Error) -> Self {
-        use rustix::io::Errno;
-        match Errno::from_io_error(&source) {
-            Some(
-                Errno::MFILE
-                | Errno::NFILE
-                | Errno::AGAIN
-                | Errno::NOMEM
-                | Errno::NOSPC
-                | Errno::DQUOT,
-            ) => Self::Resources {
+        if out_of_resources(&source) {
+            Self::Resources {
                 doing: format!("{doing} {}", path.display()),
                 source,
-            },
-            _ => Self::File {
+            }
+        } else {
+            Self::File {
                 path: path.to_owned(),
                 source,
-            },
+            }
         }
     }
+
+    /// Sorts what a shim says that gave up.
+    pub(crate) fn from_launch(message: String, errno: Option<i32>) -> Self {
+        if errno.is_some_and(|errno| out_of_resources(&io::Error::from_raw_os_error(errno))) {
+            Self::Resources {
+                doing: "starting the agent".to_owned(),
+                source: io::Error::other(message),
+            }
+        } else {
+            Self::Launch { message, errno }
+        }
+    }
+}
+
+/// Whether a system refuses for want of something that may be there later.
+fn out_of_resources(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::MFILE | Errno::NFILE | Errno::AGAIN | Errno::NOMEM | Errno::NOSPC | Errno::DQUOT
+        )
+    )
 }

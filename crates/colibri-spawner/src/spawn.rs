@@ -36,7 +36,7 @@ impl Spawner {
         let (id, directory, log) = self.state.create_agent()?;
         let started = self.start(config, &id, &directory, log).await;
         if started.is_err() {
-            let _ = tokio::fs::remove_dir_all(&directory).await;
+            crate::state::discard(&directory);
         }
         started
     }
@@ -122,7 +122,7 @@ impl Spawner {
             Ok(LaunchReport::Started { pid }) => Ok(pid),
             Ok(LaunchReport::Failed { message, errno }) => {
                 let _ = child.wait().await;
-                Err(SpawnError::Launch { message, errno })
+                Err(SpawnError::from_launch(message, errno))
             }
             Err(_) => {
                 let status = child.wait().await.map_err(shim_failed)?;

@@ -128,7 +128,7 @@ impl StateDir {
                     return match made {
                         Ok(file) => Ok((id, directory, file)),
                         Err(error) => {
-                            let _ = fs::remove_dir_all(&directory);
+                            discard(&directory);
                             Err(SpawnError::from_io("creating", &log, error))
                         }
                     };
@@ -150,6 +150,24 @@ impl StateDir {
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(SpawnError::from_io("locking", &path, error)),
         }
+    }
+}
+
+/// Removes what a failed spawn has made. It may have failed for want of a descriptor, which a look into a
+/// directory needs too: so what is there before the shim is, is removed by name.
+pub(crate) fn discard(directory: &Path) {
+    let spec = directory.join(layout::SPEC);
+    for file in [
+        &spec,
+        &spec.with_extension("tmp"),
+        &directory.join(layout::LOG),
+    ] {
+        let _ = fs::remove_file(file);
+    }
+    if fs::remove_dir(directory).is_err()
+        && let Err(error) = fs::remove_dir_all(directory)
+    {
+        tracing::warn!(directory = %directory.display(), %error, "remains of a failed spawn are not removed; the next daemon does it");
     }
 }
 

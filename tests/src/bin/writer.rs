@@ -1,6 +1,7 @@
-//! `writer SOCKET TOKEN SEED CODE`: an agent that knows what it wrote. It writes numbered lines to both
+//! `writer SOCKET TOKEN SEED CODE [wait]`: an agent that knows what it wrote. It writes numbered lines to both
 //! outputs, in chunks and at a speed that the seed chooses, tells SOCKET after each write how much that
 //! was and its checksum, and exits with CODE.
+//! With `wait` it writes much, and goes on after the first writes when a line comes on its stdin.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -13,8 +14,8 @@ use colibri_tests::lines::{Counter, Lines};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, socket, token, seed, code] = arguments.as_slice() else {
-        panic!("usage: writer SOCKET TOKEN SEED CODE")
+    let [_, socket, token, seed, code, wait @ ..] = arguments.as_slice() else {
+        panic!("usage: writer SOCKET TOKEN SEED CODE [wait]")
     };
     let seed: u64 = seed.parse().unwrap();
     let mut report = UnixStream::connect(socket).unwrap();
@@ -23,6 +24,10 @@ fn main() {
     let chunk = *random.choice(&[9, 300, 5_000, 70_000]).unwrap();
     let pause = *random.choice(&[0, 500, 3_000, 20_000]).unwrap();
     let writes = random.usize(..400.min(800_000 / chunk));
+    let (chunk, pause, writes) = match wait {
+        [] => (chunk, pause, writes),
+        _ => (5_000, 0, 400),
+    };
     let mut lines = [Lines::new(seed), Lines::new(!seed)];
     let mut counters = [Counter::default(), Counter::default()];
     let mut waiting = [Vec::new(), Vec::new()];
@@ -52,6 +57,9 @@ fn main() {
                 written.bytes, written.checksum
             )
             .unwrap();
+        }
+        if write == 0 && !wait.is_empty() {
+            io::stdin().read_line(&mut String::new()).unwrap();
         }
         if pause > 0 {
             std::thread::sleep(Duration::from_micros(random.u64(..pause)));

@@ -1,0 +1,105 @@
+//! Slow, stuck and dead clients hold up nobody but themselves, and cost bounded memory.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use colibri_tests::follower::Follower;
+use colibri_tests::lines::Difference;
+use colibri_tests::{Daemon, eventually};
+use serde_json::json;
+
+/// What one connection may cost the daemon at most, in KiB.
+const A_CONNECTION: u64 = 2 << 10;
+
+/// A line of /proc/PID/status, in KiB.
+fn memory(daemon: &Daemon, key: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn fifty_subscribers_some_stuck_slow_or_dead_do_not_slow_an_agent_or_each_other() {
+    let daemon = Daemon::start();
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut bytes = vec![0; 6 << 20];
+    random.fill(&mut bytes);
+    fs::write(daemon.path("bytes"), &bytes).unwrap();
+    let id = daemon.spawn(&[
+        "--",
+        "sh",
+        "-c",
+        "read x; cat \"$0\"; exit 8",
+        daemon.path("bytes").to_str().unwrap(),
+    ]);
+    daemon.ok(&["ps"]);
+    let base = memory(&daemon, "VmRSS");
+    let subscribe = || {
+        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        let params = json!({"id": id, "from_offset": 0});
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": "subscribe", "params": params});
+        stream.write_all(format!("{request}\n").as_bytes()).unwrap();
+        stream
+    };
+    let stuck: Vec<UnixStream> = (0..25).map(|_| subscribe()).collect();
+    let dying: Vec<UnixStream> = (0..10).map(|_| subscribe()).collect();
+    let reading: Vec<Follower> = (0..10)
+        .map(|_| Follower::by_wire(daemon.socket(), id.clone()))
+        .collect();
+    let slow: Vec<Follower> = (0..5)
+        .map(|_| Follower::slowly(daemon.socket(), id.clone(), Duration::from_millis(20)))
+        .collect();
+    daemon
+        .connect()
+        .call("send-input", json!({"id": id, "data": "go\n"}));
+    drop(dying);
+    // The end comes while the stuck ones still hold their connections and have read nothing.
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(8));
+    for follower in reading.into_iter().chain(slow) {
+        let followed = follower.finish();
+        assert_eq!(followed.refused, None);
+        assert_eq!(followed.by_offset, Difference::default());
+        assert!(
+            followed.received[0] == bytes,
+            "{} bytes",
+            followed.received[0].len()
+        );
+    }
+    let most = memory(&daemon, "VmHWM");
+    let bound = base + 50 * A_CONNECTION;
+    assert!(
+        most < bound,
+        "{most} KiB at most, {base} KiB before, bound {bound} KiB"
+    );
+    // A stuck one that reads at last gets everything too, from the journal.
+    let mut late = stuck.into_iter();
+    let read = std::io::BufRead::lines(std::io::BufReader::new(late.next().unwrap()));
+    let mut offset = 0;
+    for line in read {
+        let event: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+        match event["method"].as_str() {
+            Some("agent-output") => {
+                let event = serde_json::from_value(event).unwrap();
+                let colibri_proto::Notification::AgentOutput(event) = event else {
+                    panic!("another event")
+                };
+                let part = event.data.into_bytes().unwrap();
+                assert_eq!(event.offset, offset as u64, "no gap and no repeat");
+                assert!(part == bytes[offset..offset + part.len()]);
+                offset += part.len();
+            }
+            Some("agent-exit") => break,
+            _ => {}
+        }
+    }
+    assert_eq!(offset, bytes.len());
+    drop(late);
+    eventually("connections that have ended are given up", || {
+        let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).ok()?;
+        (open.count() < 25).then_some(())
+    });
+}

@@ -1,0 +1,151 @@
+//! The disk refuses: full, read-only. Agents wait, nothing is lost, and everybody is told.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+
+use colibri_tests::follower::Follower;
+use colibri_tests::lines::{Difference, End, check};
+use colibri_tests::mounts::SmallDisk;
+use colibri_tests::reports::Reports;
+use colibri_tests::{Daemon, eventually, program, text};
+use serde_json::json;
+
+fn on_a_small_disk(mib: u32) -> (Daemon, SmallDisk) {
+    let mut daemon = Daemon::place();
+    let disk = SmallDisk::for_state(&daemon, mib);
+    daemon.launch_behind(&disk.enter());
+    (daemon, disk)
+}
+
+#[test]
+fn a_full_disk_slows_an_agent_shows_it_and_costs_no_byte() {
+    let (daemon, disk) = on_a_small_disk(16);
+    let reports = Reports::listen(&daemon.path("reports"));
+    let writer = program("writer");
+    disk.fill();
+    // There is no room for a new agent, and nothing of it is left.
+    let refused = daemon.cli(&["spawn", "--", "true"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("No space left"),
+        "{}",
+        text(&refused.stderr)
+    );
+    assert_eq!(fs::read_dir(disk.path().join("agents")).unwrap().count(), 0);
+    disk.empty();
+    let id = daemon.spawn(&[
+        "--",
+        writer.to_str().unwrap(),
+        reports.socket(),
+        "w",
+        "7",
+        "5",
+        "wait",
+    ]);
+    let follower = Follower::by_wire(daemon.socket(), id.clone());
+    eventually("it writes", || {
+        reports
+            .get("w")
+            .filter(|report| report.written[0].bytes > 0)
+    });
+    disk.fill();
+    daemon.ok(&["send", &id, "go"]);
+    let agent = eventually("it is stalled", || {
+        let agent = daemon.agent(&id);
+        (agent["state"] == "stalled").then_some(agent)
+    });
+    assert!(
+        agent["error"].as_str().unwrap().contains("No space left"),
+        "{agent}"
+    );
+    assert!(!reports.get("w").unwrap().done);
+    disk.empty();
+    let agent = daemon.connect().call("wait-agent", json!({"id": id}))["result"].clone();
+    assert_eq!(
+        (&agent["state"], &agent["exit"]),
+        (&json!("error"), &json!({"code": 5}))
+    );
+    let followed = follower.finish();
+    let report = reports.get("w").unwrap();
+    for output in 0..2 {
+        assert_eq!(
+            check(
+                &followed.received[output],
+                report.written[output],
+                End::Whole
+            ),
+            Difference::default()
+        );
+    }
+    assert_eq!(followed.by_offset, Difference::default());
+}
+
+#[test]
+fn an_end_on_a_full_disk_is_recorded_when_there_is_room() {
+    let (daemon, disk) = on_a_small_disk(4);
+    let id = daemon.spawn(&["--", "sh", "-c", "echo before; read line; exit 9"]);
+    disk.fill();
+    daemon.ok(&["send", &id, "go"]);
+    let agent = eventually("the end cannot be recorded", || {
+        let agent = daemon.agent(&id);
+        agent["error"].is_string().then_some(agent)
+    });
+    assert_eq!(agent["state"], "stalled", "{agent}");
+    assert!(
+        agent["error"].as_str().unwrap().contains("exit.json"),
+        "{agent}"
+    );
+    disk.empty();
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(9));
+    assert_eq!(daemon.stdout(&id), b"before\n");
+}
+
+#[test]
+fn a_read_only_state_directory_is_told_and_agents_go_on() {
+    let (mut daemon, disk) = on_a_small_disk(16);
+    let id = daemon.spawn(&[
+        "--",
+        "sh",
+        "-c",
+        "echo one; read x; echo two; read x; exit 3",
+    ]);
+    eventually("it writes", || {
+        (daemon.stdout(&id) == b"one\n").then_some(())
+    });
+    disk.forbid_writing();
+    let refused = daemon.cli(&["spawn", "--", "true"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("Read-only file system"),
+        "{}",
+        text(&refused.stderr)
+    );
+    daemon.ok(&["send", &id, "go"]);
+    eventually("the agent goes on", || {
+        (daemon.stdout(&id) == b"one\ntwo\n").then_some(())
+    });
+    assert!(daemon.log().contains("audit line not written"));
+    daemon.kill();
+    let enter = disk.enter();
+    let refused = std::process::Command::new(&enter[0])
+        .args(&enter[1..])
+        .arg(program("colibri-daemon"))
+        .args(["--state-dir", daemon.state().to_str().unwrap()])
+        .args(["--socket", daemon.path("other/socket").to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("Read-only file system"),
+        "{}",
+        text(&refused.stderr)
+    );
+    disk.allow_writing();
+    daemon.launch_behind(&enter);
+    daemon.ok(&["send", &id, "go"]);
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(3));
+    assert_eq!(daemon.stdout(&id), b"one\ntwo\n");
+    let after = daemon.spawn(&["--", "true"]);
+    assert_eq!(daemon.cli(&["wait", &after]).status.code(), Some(0));
+}

@@ -1,0 +1,27 @@
+//! Every test that docs/reliability.md names is there.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
+    let mut named = 0;
+    for line in text.lines().filter(|line| line.starts_with('|')) {
+        let mut source = String::new();
+        // What stands in backquotes is every second part.
+        for word in line.split('`').skip(1).step_by(2) {
+            if word.ends_with(".rs") {
+                source = fs::read_to_string(root.join(word)).expect(word);
+            } else if word.contains('_') {
+                named += 1;
+                let function = format!("fn {word}(");
+                assert!(source.contains(&function), "no {word} in: {line}");
+            }
+        }
+    }
+    assert!(named > 20, "{named} tests are named");
+}

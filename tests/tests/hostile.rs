@@ -1,0 +1,133 @@
+//! Output that is meant to hurt: kept byte for byte, and shown so that no terminal minds.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+
+use colibri_tests::Daemon;
+use colibri_tests::follower::Follower;
+use colibri_tests::lines::Difference;
+use serde_json::json;
+
+/// Both ways in which an agent's output is looked at.
+const RUNTIMES: &[&str] = &["generic", "pi"];
+
+/// Runs `script` once for each runtime, and compares what every reader gets with `expected`.
+fn kept_and_shown(daemon: &Daemon, runtimes: &[&str], script: &str, expected: &[u8], code: i32) {
+    for runtime in runtimes {
+        let file = daemon.path("bytes");
+        let id = daemon.spawn(&[
+            "--runtime",
+            runtime,
+            "--name",
+            "evil\u{1b}[2J",
+            "--",
+            "sh",
+            "-c",
+            script,
+            file.to_str().unwrap(),
+        ]);
+        let follower = Follower::by_wire(daemon.socket(), id.clone());
+        daemon
+            .connect()
+            .call("send-input", json!({"id": id, "data": "go\n"}));
+        assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(code));
+        let followed = follower.finish();
+        assert_eq!(followed.refused, None);
+        assert_eq!(followed.by_offset, Difference::default());
+        assert!(
+            followed.received[0] == expected,
+            "{runtime}: a subscriber got {} of {} bytes",
+            followed.received[0].len(),
+            expected.len()
+        );
+        let read = daemon.stdout(&id);
+        assert!(
+            read == expected,
+            "{runtime}: {} of {} bytes in the logs",
+            read.len(),
+            expected.len()
+        );
+        let agent = daemon.agent(&id);
+        assert_eq!(agent["stdout_bytes"], expected.len(), "{agent}");
+        for args in [&["events", &id][..], &["ps"]] {
+            let shown = daemon.ok(args);
+            assert!(shown.contains(&id), "{args:?}");
+            let bad = shown.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(bad, None, "{args:?} shows a control character");
+        }
+        assert_eq!(
+            daemon.ok(&["ps", "--json"]).matches('\u{1b}').count(),
+            0,
+            "escaped in JSON"
+        );
+        daemon.ok(&["rm", &id]);
+    }
+}
+
+/// What a file holds, written by cat.
+fn from_a_file(runtimes: &[&str], bytes: &[u8]) {
+    let daemon = Daemon::start();
+    fs::write(daemon.path("bytes"), bytes).unwrap();
+    kept_and_shown(&daemon, runtimes, "read x; cat \"$0\"", bytes, 0);
+}
+
+#[test]
+fn a_line_of_100_mib_without_an_end() {
+    from_a_file(&["generic"], &vec![b'x'; 100 << 20]);
+}
+
+#[test]
+fn a_line_of_100_mib_without_an_end_where_events_are_looked_for() {
+    from_a_file(&["pi"], &vec![b'x'; 100 << 20]);
+}
+
+#[test]
+fn bytes_that_are_no_text_nul_and_terminal_commands() {
+    let mut bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+    bytes.extend_from_slice(b"\x1b]0;owned\x07\x1b[2J\xc3\n\xe2\x82\n\xff\xfe\0\0\n");
+    bytes.extend("é€😀\u{85}\u{9b}31m\r\n".repeat(20_000).bytes());
+    bytes.extend(std::iter::repeat_n(0, 1 << 20));
+    from_a_file(RUNTIMES, &bytes);
+}
+
+#[test]
+fn events_that_are_meant_to_confuse() {
+    let mut bytes = Vec::new();
+    for line in [
+        r#"{"type":"tool_execution_start","toolName":"\u001b[2J\u0007rm\n-rf"}"#,
+        r#"{"type":"message_end","message":{"role":"assistant","stopReason":"error","errorMessage":"\u001b]0;owned\u0007","usage":{"input":-1,"output":1e999}}}"#,
+        r#"{"type":"error","error":{"a":["\u009b"]}}"#,
+    ] {
+        bytes.extend_from_slice(line.as_bytes());
+        bytes.push(b'\n');
+    }
+    bytes.extend("[".repeat(300_000).bytes());
+    bytes.push(b'\n');
+    from_a_file(RUNTIMES, &bytes);
+}
+
+fn a_million_tiny_lines(runtime: &str) {
+    let daemon = Daemon::start();
+    let script = "read x; i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); echo y; done; exit 6";
+    kept_and_shown(&daemon, &[runtime], script, &b"y\n".repeat(1_000_000), 6);
+}
+
+#[test]
+fn a_million_tiny_lines_written_one_by_one() {
+    a_million_tiny_lines("generic");
+}
+
+#[test]
+fn a_million_tiny_lines_where_events_are_looked_for() {
+    a_million_tiny_lines("pi");
+}
+
+#[test]
+fn words_of_a_grandchild_that_kept_the_pipe_after_the_end() {
+    let daemon = Daemon::start();
+    let script =
+        "exec 3<&0; (setsid sh -c 'read line <&3; echo \"late $line\"' &); echo early; exit 4";
+    // In a sandbox the end of its first process ends the grandchild: nothing can be late there.
+    kept_and_shown(&daemon, RUNTIMES, script, b"early\nlate go\n", 4);
+}

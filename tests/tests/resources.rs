@@ -1,0 +1,251 @@
+//! No descriptors, no processes, a clock that jumps: clear errors, and recovery afterwards.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use colibri_tests::{Daemon, eventually, program, text};
+use serde_json::json;
+
+/// Sets the soft limit of a running process, behind words that make it of the same user.
+fn prlimit(words: &[&str], pid: i32, limit: &str) {
+    let words = [words, &["prlimit"]].concat();
+    let output = Command::new(words[0])
+        .args(&words[1..])
+        .args(["--pid", &pid.to_string(), limit])
+        .output()
+        .expect("prlimit(1) is needed: install util-linux");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_daemon_without_descriptors_says_so_and_recovers() {
+    let daemon = Daemon::start();
+    let running = daemon.spawn(&["--", "sh", "-c", "read x; echo still here; exit 4"]);
+    let mut wire = daemon.connect();
+    let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
+        .unwrap()
+        .count();
+    prlimit(&[], daemon.pid(), &format!("--nofile={}:", open + 3));
+    let held: Vec<UnixStream> = (0..20)
+        .map(|_| UnixStream::connect(daemon.socket()).unwrap())
+        .collect();
+    eventually("connections wait for descriptors", || {
+        daemon.log().contains("Too many open files").then_some(())
+    });
+    let answer = wire.call("spawn-agent", json!({"program": "/bin/true"}));
+    assert_eq!(
+        answer["error"]["data"]["kind"], "resource-exhausted",
+        "{answer}"
+    );
+    assert!(
+        answer["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("Too many open files"),
+        "{answer}"
+    );
+    let agents = fs::read_dir(daemon.state().join("agents")).unwrap().count();
+    assert_eq!(agents, 1, "nothing is left of the refused spawn");
+    let answer = wire.call("send-input", json!({"id": running, "data": "go\n"}));
+    assert_eq!(answer["result"]["written"], 3, "{answer}");
+    drop(held);
+    assert_eq!(daemon.cli(&["wait", &running]).status.code(), Some(4));
+    assert_eq!(daemon.stdout(&running), b"still here\n");
+    prlimit(&[], daemon.pid(), "--nofile=1024:");
+    let after = daemon.spawn(&["--", "true"]);
+    assert_eq!(daemon.cli(&["wait", &after]).status.code(), Some(0));
+}
+
+#[test]
+fn wherever_a_spawn_runs_out_of_descriptors_nothing_is_left_of_it() {
+    let daemon = Daemon::start();
+    let mut wire = daemon.connect();
+    let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
+        .unwrap()
+        .count();
+    let (mut refused, mut started) = (0, 0);
+    for spare in 0..40 {
+        prlimit(&[], daemon.pid(), &format!("--nofile={}:", open + spare));
+        let answer = wire.call("spawn-agent", json!({"program": "/bin/true"}));
+        match answer["result"]["id"].as_str() {
+            Some(id) => {
+                started += 1;
+                let ended = wire.call("wait-agent", json!({"id": id}));
+                assert_eq!(ended["result"]["exit"], json!({"code": 0}), "{ended}");
+            }
+            None => {
+                refused += 1;
+                assert_eq!(
+                    answer["error"]["data"]["kind"], "resource-exhausted",
+                    "with {spare} to spare: {answer}"
+                );
+            }
+        }
+        prlimit(&[], daemon.pid(), "--nofile=1024:");
+        let left = fs::read_dir(daemon.state().join("agents")).unwrap().count();
+        assert_eq!(left, started, "with {spare} to spare: {answer}");
+    }
+    assert!(
+        refused > 4 && started > 4,
+        "{refused} refused, {started} started"
+    );
+}
+
+/// A process limit does not bind root: the daemon runs as a user of this test's own.
+#[test]
+fn a_daemon_that_cannot_fork_says_so_and_recovers() {
+    let mut daemon = Daemon::place();
+    let user: &[&str] = match rustix::process::geteuid().is_root() {
+        false => &[],
+        true => &[
+            "setpriv",
+            "--reuid=64917",
+            "--regid=64917",
+            "--clear-groups",
+        ],
+    };
+    for name in ["colibri-daemon", "colibri-shim"] {
+        fs::copy(program(name), daemon.path(name)).unwrap();
+    }
+    if !user.is_empty() {
+        let owned = Command::new("chown")
+            .args(["-R", "64917:64917"])
+            .arg(daemon.path(""))
+            .status()
+            .unwrap();
+        assert!(owned.success());
+    }
+    let own_copy = format!("exec {}", daemon.path("colibri-daemon").display());
+    let words: Vec<String> = user
+        .iter()
+        .chain(&["sh", "-c", &own_copy])
+        .map(|word| (*word).to_owned())
+        .collect();
+    daemon.launch_behind(&words);
+    let mut wire = daemon.connect();
+    let running = wire.call(
+        "spawn-agent",
+        json!({"program": "/bin/sh", "args": ["-c", "read x; exit 4"]}),
+    )["result"]["id"]
+        .clone();
+    prlimit(user, daemon.pid(), "--nproc=1:");
+    let answer = wire.call("spawn-agent", json!({"program": "/bin/true"}));
+    assert_eq!(
+        answer["error"]["data"]["kind"], "resource-exhausted",
+        "{answer}"
+    );
+    assert!(
+        answer["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("Resource temporarily unavailable"),
+        "{answer}"
+    );
+    let agents = fs::read_dir(daemon.state().join("agents")).unwrap().count();
+    assert_eq!(agents, 1, "nothing is left of the refused spawn");
+    wire.call("send-input", json!({"id": running, "data": "go\n"}));
+    let ended = wire.call("wait-agent", json!({"id": running}));
+    assert_eq!(ended["result"]["exit"], json!({"code": 4}), "{ended}");
+    prlimit(user, daemon.pid(), "--nproc=4096:");
+    let answer = wire.call("spawn-agent", json!({"program": "/bin/true"}));
+    let ended = wire.call("wait-agent", json!({"id": answer["result"]["id"]}));
+    assert_eq!(ended["result"]["exit"], json!({"code": 0}), "{answer}");
+}
+
+/// Where the package libfaketime has its library.
+fn faketime() -> String {
+    let found = Command::new("dpkg")
+        .args(["-L", "libfaketime"])
+        .stdin(Stdio::null())
+        .output()
+        .map(|output| text(&output.stdout))
+        .unwrap_or_default();
+    let mut libraries = found.lines().chain(["/usr/lib/faketime/libfaketime.so.1"]);
+    libraries
+        .find(|line| line.ends_with("libfaketime.so.1") && Path::new(line).exists())
+        .expect("libfaketime is needed: install the package libfaketime")
+        .to_owned()
+}
+
+#[test]
+fn a_clock_that_jumps_costs_nothing_and_times_stay_in_order() {
+    let mut daemon = Daemon::place();
+    let clock = daemon.path("clock");
+    let set = |offset: &str| fs::write(&clock, offset).unwrap();
+    set("+0");
+    let shim = daemon.path("shim");
+    let preload = format!(
+        "LD_PRELOAD={} FAKETIME_TIMESTAMP_FILE={} FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1",
+        faketime(),
+        clock.display()
+    );
+    fs::write(
+        &shim,
+        format!(
+            "#!/bin/sh\nexec env {preload} {} \"$@\"\n",
+            program("colibri-shim").display()
+        ),
+    )
+    .unwrap();
+    fs::set_permissions(&shim, fs::Permissions::from_mode(0o700)).unwrap();
+    let words: Vec<String> = std::iter::once("env".to_owned())
+        .chain(preload.split(' ').map(str::to_owned))
+        .chain([format!("COLIBRI_SHIM={}", shim.display())])
+        .collect();
+    daemon.launch_behind(&words);
+    let id = daemon.spawn(&[
+        "--",
+        "sh",
+        "-c",
+        "while read line; do echo \"$line\"; done; exit 2",
+    ]);
+    let mut expected = String::new();
+    let mut times = Vec::new();
+    for (step, offset) in ["+0", "+2d", "-3d", "-1y", "+5y"].iter().enumerate() {
+        set(offset);
+        let line = format!("step {step} at {offset}\n");
+        let at = expected.len();
+        expected.push_str(&line);
+        daemon
+            .connect()
+            .call("send-input", json!({"id": id, "data": line}));
+        eventually("the line is kept", || {
+            (daemon.stdout(&id) == expected.as_bytes()).then_some(())
+        });
+        let read = daemon.connect().call(
+            "read-journal",
+            json!({"id": id, "stream": "stdout", "offset": at, "limit": 100}),
+        );
+        assert_eq!(read["result"]["data"], line, "{read}");
+        times.push(read["result"]["time"].as_str().unwrap().to_owned());
+    }
+    assert!(
+        times[1] > times[0] && times[3] < times[0] && times[4] > times[1],
+        "the clock did jump: {times:?}"
+    );
+    daemon.connect().call("close-input", json!({"id": id}));
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(2));
+    let journal = daemon.state().join("agents").join(&id).join("stdout");
+    let mut segments = 0;
+    for entry in fs::read_dir(&journal).unwrap().flatten() {
+        if entry.path().extension().is_some_and(|kind| kind == "idx") {
+            segments += 1;
+            let index = fs::read(entry.path()).unwrap();
+            let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+            let records: Vec<(u64, u64)> = index
+                .chunks(16)
+                .map(|record| (number(&record[..8]), number(&record[8..])))
+                .collect();
+            assert!(
+                records.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1),
+                "{records:?}"
+            );
+        }
+    }
+    assert!(segments > 1, "a clock set back begins a new segment");
+}
