@@ -202,3 +202,77 @@ async fn send(frames: &Frames, notification: &Notification) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::times::now_ms;
+    use colibri_glasspane::{AgentRuntime, Glasspane};
+    use colibri_journal::{JournalOptions, JournalWriter};
+    use colibri_shim::record::{ExitRecord, ExitStatus};
+    use serde_json::{Value, json};
+    use std::time::SystemTime;
+
+    async fn next(queue: &mut mpsc::Receiver<Vec<u8>>) -> Value {
+        let frame = tokio::time::timeout(Duration::from_secs(20), queue.recv()).await;
+        serde_json::from_slice(&frame.unwrap().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_exit_waits_for_bytes_that_cannot_be_read_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = dir.path().join("stdout");
+        let mut writer = JournalWriter::open(&journal, JournalOptions::default()).unwrap();
+        writer.append(b"last words", SystemTime::now()).unwrap();
+        let log = journal.join("00000000000000000000.log");
+        let aside = dir.path().join("aside");
+        std::fs::rename(&log, &aside).unwrap();
+        // A link in its place is not followed: an error as any other.
+        std::os::unix::fs::symlink(&aside, &log).unwrap();
+        let exit = ExitRecord {
+            exit: Some(ExitStatus::Code(0)),
+            error: None,
+            exited_at_ns: 0,
+            stdout_bytes: 10,
+            stderr_bytes: 0,
+            run: 1,
+        };
+        let snapshot = Snapshot {
+            view: Glasspane::new(AgentRuntime::Generic, now_ms())
+                .view()
+                .clone(),
+            stdout: 10,
+            stderr: 0,
+            stalled: None,
+            waiting: None,
+            pid: None,
+            run: 1,
+            exit: Some(exit),
+        };
+        let spec = json!({"id": "k3x9abcdef", "program": "x", "engine": "bubblewrap",
+            "privilege": "none", "created_at_ns": 0});
+        let entry = Arc::new(Entry {
+            spec: serde_json::from_value(spec).unwrap(),
+            runtime: AgentRuntime::Generic,
+            directory: dir.path().to_owned(),
+            agent: None,
+            latest: tokio::sync::watch::channel(snapshot).0,
+        });
+        let wanted = Wanted {
+            subscription: 1,
+            stream: None,
+            from_offset: Some(0),
+            timed: false,
+            rests: false,
+        };
+        let (frames, mut queue) = mpsc::channel(8);
+        let task = tokio::spawn(one(entry, wanted, frames));
+        assert_eq!(next(&mut queue).await["method"], "agent-state");
+        let early = tokio::time::timeout(TRY_AGAIN * 2, queue.recv()).await;
+        assert!(early.is_err(), "{early:?}");
+        std::fs::rename(&aside, &log).unwrap();
+        assert_eq!(next(&mut queue).await["params"]["data"], "last words");
+        assert_eq!(next(&mut queue).await["method"], "agent-exit");
+        task.await.unwrap();
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use colibri_glasspane::Glasspane;
-use colibri_journal::JournalReader;
+use colibri_journal::{JournalError, JournalReader};
 use colibri_proto::Stream;
 use colibri_shim::record::ExitRecord;
 use colibri_spawner::{Agent, Seen, ShimState, Spawner};
@@ -99,6 +99,8 @@ fn read_events(
                 pane.output(buffer.get(..count).unwrap_or_default(), now);
                 *cursor += count as u64;
             }
+            // Retention was faster: a state goes by what is left.
+            Err(JournalError::BelowOldest { oldest, .. }) if oldest > *cursor => *cursor = oldest,
             Err(error) => return tracing::warn!(id = %entry.spec.id, %error, "events not read"),
         }
     }

@@ -500,4 +500,18 @@ mod tests {
             assert_eq!(settings.spawner(Path::new("/s"), []).journal, expected);
         }
     }
+
+    #[test]
+    fn every_setting_in_the_sample_file_is_one() {
+        let sample = include_str!("../../../docs/colibri.toml");
+        let said: String = sample
+            .lines()
+            .filter_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let partial = Partial::from_toml(Path::new("sample"), &said).unwrap();
+        assert_eq!(partial.or(Partial::default()).fsync_interval_ms, Some(1000));
+        let all = format!("{said:?}").matches(" = ").count();
+        assert_eq!(all, 11, "one for each field of Partial");
+    }
 }
