@@ -35,8 +35,8 @@ pub(crate) enum Refusal {
         "uid 0 or gid 0 outside of a FreeBSD jail is root's own; no policy allows it, give another user"
     )]
     RootUser,
-    #[error("program {0} is in no rule with this jail; programs = [\"{0}\"] would allow it")]
-    Program(String),
+    #[error("program {0} is in no rule with this jail; programs = [\"{1}\"] would allow it")]
+    Program(String, String),
     #[error("signal {0} is in no rule with this jail; signals = [\"{0}\"] would allow it")]
     Signal(String),
     #[error("ip4 {0} is not possible on Linux; give inherit or disable")]
@@ -178,7 +178,11 @@ fn runs<'a>(rule: &'a Rule, run: &Run, resolve: Resolve<'_>) -> Result<Grant<'a>
     let mut programs = run.candidates();
     programs.retain(|path| rule.programs.iter().any(|allowed| allowed.allows(path)));
     if programs.is_empty() {
-        return Err(Refusal::Program(plain(run.command.program())));
+        let path = match &run.candidates()[..] {
+            [path] => plain(path),
+            _ => plain(&format!("/usr/bin/{}", run.command.program())),
+        };
+        return Err(Refusal::Program(plain(run.command.program()), path));
     }
     Ok(Grant {
         rule,

@@ -62,8 +62,9 @@ impl Spawner {
         signal: Signal,
         grace: Duration,
     ) -> Result<KillReport, SpawnError> {
-        let in_jail_of_another_user =
-            matches!(self.engine, JailEngine::FreebsdJail) && agent.spec.config.jail.is_some();
+        // On Linux it is the helper that makes the agent another user.
+        let in_jail_of_another_user = agent.spec.config.jail.is_some()
+            && (matches!(self.engine, JailEngine::FreebsdJail) || agent.spec.privilege == "helper");
         if in_jail_of_another_user
             && self.signal(agent, signal).await?.outcome == KillOutcome::Signalled
             && tokio::time::timeout(grace, agent.link.ended())
