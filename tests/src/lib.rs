@@ -10,6 +10,8 @@
     missing_docs
 )]
 
+pub mod helper;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;

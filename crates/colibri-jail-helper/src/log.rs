@@ -54,8 +54,13 @@ impl Log {
 
     /// A refusal stands, also where no log takes it.
     pub(crate) fn refused(&self, stop: &Stop) {
+        // What the system would not do was not refused by anybody.
+        let word = match stop {
+            Stop::System { .. } | Stop::NoProgram(_) | Stop::NotEmpty { .. } => "failed",
+            _ => "refused",
+        };
         let line = format!(
-            "refused uid={} {} why={}",
+            "{word} uid={} {} why={}",
             self.who,
             self.what,
             stop.reason()

@@ -7,7 +7,6 @@ use std::fs::File;
 use colibri_jail_core::{Ip4Policy, JailName, JailPath, JailUser, Signal};
 
 use super::{Job, own_record, tidy};
-use crate::decide::Refusal;
 use crate::error::Stop;
 use crate::place::{self, PlaceError, Trust};
 use crate::record::{Process, Record, Records};
@@ -132,19 +131,21 @@ pub(super) type Found = ((Process, i32), JailName);
 
 /// Each process must be in the jail of one of `own`, and all in the same one. In a jail that was made every
 /// process is the agent's; in one that was entered only those are that the agent itself started, which its
-/// reaper's list tells, orphans included.
+/// reaper's list tells, orphans included. A process that has ended needs no signal and is passed over, unless
+/// there is no other.
 pub(super) fn find(
     pids: &[u32],
     own: &[Record],
     jail: Option<&JailName>,
 ) -> Result<Vec<Found>, Stop> {
     let mut found: Vec<Found> = Vec::new();
+    let mut ended = None;
     for pid in pids {
-        let stranger = || {
-            let where_ = jail.map_or(String::new(), |jail| format!(" in jail {jail}"));
-            Stop::from(Refusal::NotOwnProcess(*pid, where_))
+        let stranger = || super::stranger(*pid, jail);
+        let Some(seen) = sys::look(*pid) else {
+            ended = Some(*pid);
+            continue;
         };
-        let seen = sys::look(*pid).ok_or_else(stranger)?;
         let ours = |record: &&Record| {
             record.jid == seen.jid
                 && record.jid != 0
@@ -161,7 +162,10 @@ pub(super) fn find(
         };
         found.push(((process, record.jid), record.jail.clone()));
     }
-    Ok(found)
+    match ended {
+        Some(pid) if found.is_empty() => Err(super::stranger(pid, jail)),
+        _ => Ok(found),
+    }
 }
 
 fn started(record: &Record, pid: u32) -> bool {

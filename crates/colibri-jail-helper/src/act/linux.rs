@@ -10,7 +10,6 @@ use colibri_jail_core::{
 };
 
 use super::{Job, own_record, tidy};
-use crate::decide::Refusal;
 use crate::error::Stop;
 use crate::place::{self, PlaceError, Trust};
 use crate::record::{Process, Record, Records};
@@ -20,6 +19,8 @@ use crate::{environment, fixed, log, sys, users};
 
 /// Directories that a sandbox has of its own, where a look into the root tells nothing.
 const PRIVATE: [&str; 3] = ["/proc/", "/dev/", "/tmp/"];
+/// How often the way up from a process is looked at, if it changes meanwhile.
+const LOOKS: usize = 5;
 /// How long a sandbox may take to end after KILL, in seconds.
 const END: u64 = 5;
 
@@ -80,10 +81,9 @@ pub(super) fn create(
     drop(lock);
 
     let env = env(job, uid);
+    let asker = asker(&record)?;
     become_agent(job, uid, gid)?;
-    if sys::parent_pid() != record.parent.pid {
-        return Err(orphaned());
-    }
+    end_with(&asker)?;
     sys::close_from(3)?;
     sys::unblock_signals();
     let (program, args) = command.into_parts();
@@ -101,14 +101,19 @@ pub(super) fn attach(job: &Job<'_>) -> Result<Infallible, Stop> {
     let root = File::open(format!("/proc/{}/root", sandbox.pid))
         .map_err(|_| gone())?
         .into();
-    for namespace in ["mnt", "pid"] {
-        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{namespace}"));
-        if of(&sandbox.pid.to_string()).map_err(|_| gone())? == of("self").map_err(|_| gone())? {
-            return Err(Stop::BadJail(
-                job.jail.to_string(),
-                "it shares the host's namespaces; make it a sandbox of its own",
-            ));
-        }
+    let of = |process: &str, namespace: &str| {
+        fs::read_link(format!("/proc/{process}/ns/{namespace}")).map_err(|_| gone())
+    };
+    let shares = |namespace: &str| -> Result<bool, Stop> {
+        Ok(of(&sandbox.pid.to_string(), namespace)? == of("self", namespace)?)
+    };
+    let unusable = |why| Err(Stop::BadJail(job.jail.to_string(), why));
+    if shares("mnt")? || shares("pid")? {
+        return unusable("it shares the host's namespaces; make it with colibri-sandbox");
+    }
+    // The agent's namespaces are made in the sandbox's, and the kernel wants their owner the same.
+    if !shares("user")? {
+        return unusable("it has a user namespace of its own; make it with colibri-sandbox");
     }
     // All of it was read of one process, if that is still the recorded one.
     if sys::parent_and_start(sandbox.pid).is_none_or(|(_, start)| start != sandbox.start) {
@@ -130,13 +135,45 @@ pub(super) fn attach(job: &Job<'_>) -> Result<Infallible, Stop> {
         sys::Fork::Parent(child) => child,
     };
     drop((itself, init, root));
+    let asker = asker(&record)?;
+    let inside =
+        sys::pidfd(child.unsigned_abs()).map_err(|error| Stop::system("pidfd_open", error))?;
     become_agent(job, uid, gid)?;
-    if sys::parent_pid() != record.parent.pid {
-        return Err(orphaned());
-    }
-    sys::close_from(3)?;
     sys::unblock_signals();
+    // All that is inside ends with this process.
+    if sys::first_ends(&asker, &inside) && !sys::ends_within(&inside, 0) {
+        sys::exit(128 + libc::SIGKILL);
+    }
     sys::exit(sys::wait_for(child))
+}
+
+/// The process that asked for an agent, which must not outlive it. The kernel would not tell: the signal of a
+/// parent's death is the parent's to send, and it may not signal another user's process.
+fn asker(record: &Record) -> Result<std::os::fd::OwnedFd, Stop> {
+    let asker = sys::pidfd(record.parent.pid).map_err(|_| orphaned())?;
+    if sys::parent_pid() == record.parent.pid {
+        Ok(asker)
+    } else {
+        Err(orphaned())
+    }
+}
+
+/// Leaves a process beside this one, as the same user, that ends it when `asker` has ended.
+fn end_with(asker: &std::os::fd::OwnedFd) -> Result<(), Stop> {
+    let itself =
+        sys::pidfd(std::process::id()).map_err(|error| Stop::system("pidfd_open", error))?;
+    if let sys::Fork::Child = sys::fork().map_err(|error| Stop::system("fork", error))? {
+        // Signals stay blocked: those to the agent's processes are not for this one.
+        if sys::keep_only(asker, &itself).is_err() {
+            sys::exit(71);
+        }
+        let (asker, agent) = sys::kept();
+        if sys::first_ends(&asker, &agent) {
+            let _ = sys::pidfd_signal(&agent, libc::SIGKILL);
+        }
+        sys::exit(0);
+    }
+    Ok(())
 }
 
 /// In the sandbox's pid namespace, which takes this process with it when the sandbox ends.
@@ -159,7 +196,7 @@ fn inside(
         return Err(orphaned());
     }
     sys::close_from(3)?;
-    sys::unblock_signals();
+    // Signals stay blocked: those to the agent's processes are not for this one, nor for the next.
     sys::exit(sys::wait_for(init))
 }
 
@@ -184,7 +221,6 @@ fn first(
         sys::Fork::Parent(agent) => agent,
     };
     sys::close_from(3)?;
-    sys::unblock_signals();
     sys::exit(sys::wait_for(agent))
 }
 
@@ -213,6 +249,7 @@ fn finish(result: Result<Infallible, Stop>) -> ! {
 /// Gives up root, and what a user's own process keeps.
 fn become_agent(job: &Job<'_>, uid: u32, gid: u32) -> Result<(), Stop> {
     sys::apply_limits(&job.rule.limits)?;
+    sys::drop_capability_bounds();
     sys::become_user(uid, gid)?;
     sys::seclude()
 }
@@ -266,28 +303,37 @@ fn check_program(path: &JailPath) -> Result<(), PlaceError> {
 pub(super) type Found = (std::os::fd::OwnedFd, JailName);
 
 /// Each process must be one of `own`, or a descendant of one: what is orphaned in a sandbox becomes a child of
-/// the sandbox's first process, so the way up always leads to the recorded one while that lives.
+/// the sandbox's first process, so the way up always leads to the recorded one while that lives. A process that
+/// has ended needs no signal and is passed over, unless there is no other.
 pub(super) fn find(
     pids: &[u32],
     own: &[Record],
     jail: Option<&JailName>,
 ) -> Result<Vec<Found>, Stop> {
-    pids.iter()
-        .map(|pid| {
-            let stranger = || {
-                let where_ = jail.map_or(String::new(), |jail| format!(" in jail {jail}"));
-                Stop::from(Refusal::NotOwnProcess(*pid, where_))
-            };
-            // Opened before the looks: if the pid is reused after one of them, the signal goes nowhere.
-            let process = sys::pidfd(*pid).map_err(|_| stranger())?;
-            let record = way_up(*pid)
+    let mut found = Vec::new();
+    let mut ended = None;
+    for pid in pids {
+        // Opened before the looks: if the pid is reused after one of them, the signal goes nowhere.
+        let process = sys::pidfd(*pid).ok();
+        let record = process.as_ref().and_then(|_| {
+            // A parent may end between two looks, and the way is another one then.
+            (0..LOOKS).find_map(|_| {
+                let way = way_up(*pid)?;
                 // Every parent was there before and after its child named it, so it is the one meant.
-                .filter(|way| way_up(*pid).as_ref() == Some(way))
-                .and_then(|way| own.iter().find(|record| way.contains(&record.first)))
-                .ok_or_else(stranger)?;
-            Ok((process, record.jail.clone()))
-        })
-        .collect()
+                (way_up(*pid).as_ref() == Some(&way)).then_some(way)
+            })
+        });
+        let record = record.and_then(|way| own.iter().find(|record| way.contains(&record.first)));
+        match (process, record) {
+            (Some(process), Some(record)) => found.push((process, record.jail.clone())),
+            _ if sys::parent_and_start(*pid).is_none() => ended = Some(*pid),
+            _ => return Err(super::stranger(*pid, jail)),
+        }
+    }
+    match ended {
+        Some(pid) if found.is_empty() => Err(super::stranger(pid, jail)),
+        _ => Ok(found),
+    }
 }
 
 /// A process and all its ancestors.

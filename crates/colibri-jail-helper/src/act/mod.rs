@@ -133,6 +133,12 @@ fn own_record(job: &Job<'_>, made: bool, jid: i32) -> Result<Record, Stop> {
     })
 }
 
+/// The answer for a process that is not proved to be the caller's, whosever it is.
+fn stranger(pid: u32, jail: Option<&JailName>) -> Stop {
+    let place = jail.map_or(String::new(), |jail| format!(" in jail {jail}"));
+    Refusal::NotOwnProcess(pid, place).into()
+}
+
 /// Forgets ended agents, sometimes. The lock is held.
 fn tidy(records: &Records) -> Result<(), Stop> {
     if std::process::id().is_multiple_of(TIDY) {

@@ -103,6 +103,38 @@ pub(crate) fn ends_within(process: &OwnedFd, milliseconds: c_int) -> bool {
     unsafe { libc::poll(&raw mut poll, 1, milliseconds) == 1 }
 }
 
+/// Waits until one of two processes has ended; whether it is the first.
+pub(crate) fn first_ends(first: &OwnedFd, second: &OwnedFd) -> bool {
+    loop {
+        let mut poll = [first, second].map(|process| libc::pollfd {
+            fd: process.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        });
+        // SAFETY: two elements that live through the call.
+        if unsafe { libc::poll(poll.as_mut_ptr(), 2, -1) } > 0 {
+            return poll[0].revents != 0;
+        }
+    }
+}
+
+/// Keeps `first` and `second` only, and gives up what else is open, stdio too: a pipe's other end would wait.
+pub(crate) fn keep_only(first: &OwnedFd, second: &OwnedFd) -> Result<(), Stop> {
+    let failed = |error| Stop::system("giving up descriptors", error);
+    // SAFETY: both are open and above 2; 0 and 1 become theirs, and nothing here uses another one afterwards.
+    unsafe {
+        check(libc::dup2(first.as_raw_fd(), 0)).map_err(failed)?;
+        check(libc::dup2(second.as_raw_fd(), 1)).map_err(failed)?;
+    }
+    close_from(2)
+}
+
+/// Descriptors 0 and 1 after [`keep_only`].
+pub(crate) fn kept() -> (OwnedFd, OwnedFd) {
+    // SAFETY: keep_only has made them, and the process ends with their owner.
+    unsafe { (OwnedFd::from_raw_fd(0), OwnedFd::from_raw_fd(1)) }
+}
+
 /// A mount namespace of its own, of which nothing comes back to the host.
 pub(crate) fn own_mounts(and: c_int) -> io::Result<()> {
     // SAFETY: flags only.
@@ -257,6 +289,14 @@ pub(crate) fn wait_for(child: c_int) -> c_int {
 pub(crate) fn exit(code: c_int) -> ! {
     // SAFETY: _exit(2) does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// No program that is executed later can get any capability (capabilities(7)); needs root.
+pub(crate) fn drop_capability_bounds() {
+    for capability in 0..64 {
+        // SAFETY: prctl(2) with numbers; one that this kernel does not know answers EINVAL.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
 }
 
 /// Cannot be traced or looked into by its user; ends with its parent; gains nothing by execve(2); and its keys

@@ -135,6 +135,18 @@ pub(crate) fn reset_signals_and_timers() -> Result<(), Stop> {
         for signal in 1..128 {
             libc::signal(signal, libc::SIG_DFL);
         }
+        // The C library keeps these for itself and refuses to change them (nptl(7)); inherited they may be ignored.
+        #[cfg(target_os = "linux")]
+        for signal in [32, 33] {
+            let default = [0_u8; 64];
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u8>(),
+                8,
+            );
+        }
         let none: libc::itimerval = std::mem::zeroed();
         for timer in [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
             libc::setitimer(timer, &raw const none, std::ptr::null_mut());
