@@ -695,3 +695,28 @@ fn a_kill_holds_where_the_daemon_may_not_signal() {
         "the persistent sandbox stays"
     );
 }
+
+/// With one it could push input into it, for the shell outside to read (TIOCSTI).
+#[test]
+fn an_agent_has_no_controlling_terminal() {
+    let helper = Helper::shared();
+    let sandbox = Sandbox::start();
+    let terminal = helper.sh(
+        CALLER,
+        "script -qec 'sh -c \": </dev/tty && echo has one\"' /dev/null",
+    );
+    assert!(text(&terminal.stdout).contains("has one"), "{terminal:?}");
+    let enter = format!("attach --jail {}", sandbox.name);
+    for words in ["create --jail colibri-tty --path / --ip4 disable", &enter] {
+        let inside = "sh -c \\\"(: </dev/tty) && echo has one; test -t 0 && echo on it\\\"";
+        let output = helper.sh(
+            CALLER,
+            &format!("script -qec \"$H {words} -- {inside}\" /dev/null"),
+        );
+        let said = text(&output.stdout);
+        assert!(
+            said.contains("on it") && !said.contains("has one"),
+            "{words}: {said}"
+        );
+    }
+}
