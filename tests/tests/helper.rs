@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use colibri_tests::helper::{AGENT, CALLER, Helper, OTHER, POLICY, PREFIX, STRANGER, TREE, uid};
 use colibri_tests::{eventually, text};
@@ -639,6 +640,7 @@ fn every_decision_is_one_line_in_the_log() {
             &["nonsense\nNov 24 12:00:00 host sudo: root\u{1b}[2J"],
         ),
         (CALLER, &["attach", "--jail", "db", "--", "sh"]),
+        (CALLER, &["attach", "--jail", "wöb", "--", "sh"]),
         (
             CALLER,
             &[
@@ -777,6 +779,15 @@ fn random_words_are_answered_with_one_clean_line() {
     }
 }
 
+/// Tells the other thread to end.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The caller swaps directories of its own for links to the host's root while it asks for them as roots.
 #[test]
 fn links_and_renames_swapped_during_a_call_lead_nowhere() {
@@ -786,11 +797,11 @@ fn links_and_renames_swapped_during_a_call_lead_nowhere() {
     let _ = fs::remove_dir_all(&place);
     fs::create_dir_all(place.join("real/etc")).unwrap();
     symlink("/", place.join("link")).unwrap();
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let swaps = std::sync::atomic::AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let swaps = AtomicU64::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 renameat_with(
                     CWD,
                     place.join("real"),
@@ -799,9 +810,11 @@ fn links_and_renames_swapped_during_a_call_lead_nowhere() {
                     RenameFlags::EXCHANGE,
                 )
                 .unwrap();
-                swaps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                swaps.fetch_add(1, Ordering::Relaxed);
             }
         });
+        // Dropped at the end, also by a panic: the scope waits for the swaps.
+        let _stop = Stop(&stop);
         let (mut as_directory, mut as_link) = (0, 0);
         for round in 0..200 {
             // The last part and one on the way; a file that only the host has, so that following shows.
@@ -837,7 +850,6 @@ fn links_and_renames_swapped_during_a_call_lead_nowhere() {
                 as_directory += 1;
             }
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
         // Both were met, so the swaps did fall into the calls.
         assert!(as_directory > 0 && as_link > 0, "{as_directory} {as_link}");
     });
