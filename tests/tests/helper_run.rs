@@ -730,6 +730,65 @@ fn a_kill_holds_where_the_daemon_may_not_signal() {
     );
 }
 
+/// A program that makes whoever calls it root, as long as this lives; for the caller's group alone.
+struct WayUp(std::path::PathBuf);
+
+impl WayUp {
+    fn make() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let way = Self(program(&format!("way-up-{}", std::process::id())));
+        fs::copy("/usr/bin/setpriv", &way.0).unwrap();
+        let owned = Command::new("chown")
+            .arg(format!("root:{CALLER}"))
+            .arg(&way.0)
+            .status();
+        assert!(owned.unwrap().success());
+        fs::set_permissions(&way.0, fs::Permissions::from_mode(0o4750)).unwrap();
+        way
+    }
+}
+
+impl Drop for WayUp {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// An agent without a jail that has become root by a setuid program is out of its daemon's reach.
+#[test]
+fn a_kill_that_cannot_be_verified_names_who_is_left() {
+    let _helper = Helper::shared();
+    let deployed = Deployed::start();
+    let way = WayUp::make();
+    let script = format!(
+        "trap '' TERM; {} --reuid=0 --regid=0 --clear-groups sleep 1003; :",
+        way.0.display()
+    );
+    let mark = mark("root");
+    let spawned = deployed.cli(&[
+        "spawn",
+        "--env",
+        &format!("MARK={mark}"),
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ]);
+    let id = text(&spawned.stdout).trim().to_owned();
+    let left = one(&mark, "sleep");
+    let killed = deployed.cli(&["kill", "--grace", "0s", &id]);
+    let said = text(&killed.stderr);
+    assert_eq!(killed.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains(&format!("still running: pid {left}\n")),
+        "{said}"
+    );
+    // It is not forgotten: when the one that is left ends, the agent has ended.
+    kill_9(left);
+    let waited = deployed.cli(&["wait", &id]);
+    assert_eq!(waited.status.code(), Some(128 + 9), "{waited:?}");
+}
+
 /// With one it could push input into it, for the shell outside to read (TIOCSTI).
 #[test]
 fn an_agent_has_no_controlling_terminal() {

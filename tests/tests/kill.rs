@@ -115,3 +115,48 @@ fn descendants_are_waited_for_and_their_output_is_kept() {
     assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(4));
     assert_eq!(daemon.stdout(&id), b"late word\n");
 }
+
+#[test]
+fn an_agent_that_is_killed_while_it_starts_leaves_nothing() {
+    let daemon = Daemon::start();
+    let mark = "mark-starting-7f3a";
+    for round in 0..20 {
+        let jail = if round % 2 == 0 {
+            json!(null)
+        } else {
+            json!({"path": "/"})
+        };
+        let spawn = json!({"program": "sh", "args": ["-c", STUBBORN, mark], "jail": jail});
+        let mut wire = daemon.connect();
+        if round < 10 {
+            // Killed as soon as it can be named: bubblewrap may not have come to the agent yet.
+            let id = wire.call("spawn-agent", spawn)["result"]["id"].clone();
+            let killed = wire.call("kill-agent", json!({"id": id, "grace_ms": 0}));
+            assert_eq!(killed["result"]["remaining_pids"], json!([]), "{killed}");
+        } else {
+            // Whoever asked has gone before the answer: the agent is there all the same, or it is not.
+            let request =
+                json!({"jsonrpc": "2.0", "id": 1, "method": "spawn-agent", "params": spawn});
+            wire.send(format!("{request}\n").as_bytes());
+            drop(wire);
+        }
+    }
+    let running = || {
+        let listed = daemon.connect().call("list-agents", json!({}));
+        let agents = listed["result"]["agents"].as_array().unwrap().clone();
+        agents
+            .into_iter()
+            .filter(|agent| agent["exited_at"].is_null())
+            .count()
+    };
+    eventually("what nobody waited for has started", || {
+        (running() == 10).then_some(())
+    });
+    let listed = daemon.connect().call("list-agents", json!({}));
+    for agent in listed["result"]["agents"].as_array().unwrap() {
+        let kill = json!({"id": agent["id"], "grace_ms": 0});
+        let killed = daemon.connect().call("kill-agent", kill);
+        assert_eq!(killed["result"]["remaining_pids"], json!([]), "{killed}");
+    }
+    assert_eq!(processes_with(mark), Vec::<i32>::new());
+}
