@@ -102,6 +102,32 @@ fn an_end_on_a_full_disk_is_recorded_when_there_is_room() {
 }
 
 #[test]
+fn a_kill_counts_though_the_end_of_the_run_cannot_be_recorded() {
+    let (daemon, disk) = on_a_small_disk(4);
+    let script = "echo run; read line; exit 9";
+    let id = daemon.spawn(&[
+        "--restart",
+        "always",
+        "--restart-delay",
+        "1ms",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]);
+    disk.fill();
+    daemon.ok(&["send", &id, "go"]);
+    eventually("the run cannot be recorded", || {
+        let error = daemon.agent(&id)["error"].to_string();
+        error.contains("runs.jsonl").then_some(())
+    });
+    daemon.ok(&["kill", &id]);
+    disk.empty();
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(9));
+    assert_eq!(daemon.stdout(&id), b"run\n", "it was not started again");
+}
+
+#[test]
 fn a_read_only_state_directory_is_told_and_agents_go_on() {
     let (mut daemon, disk) = on_a_small_disk(16);
     let id = daemon.spawn(&[

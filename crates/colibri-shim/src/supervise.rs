@@ -325,7 +325,8 @@ impl Supervisor {
     fn begin_kill(&mut self, signal: Signal, grace: Duration) {
         let now = Instant::now();
         self.runs.close();
-        if matches!(self.phase, Phase::Waiting(_)) {
+        if self.phase != Phase::Running {
+            // Between two runs, or at the end of one that could not be recorded yet.
             self.phase = Phase::Ended;
             self.next = Some(None);
         }
