@@ -117,8 +117,8 @@ pub fn replace<T: Serialize>(path: &Path, value: &T, durability: Durability) -> 
     Ok(())
 }
 
-/// Adds a line to a file of records, mode 0600. A line that an earlier death or a full disk cut is ended
-/// first, so that it costs itself only.
+/// Adds a line to a file of records, mode 0600, which survives the death of any process. A line that an
+/// earlier death or a full disk cut is ended first, so that it costs itself only.
 ///
 /// # Errors
 /// Whatever the file system refuses; the line may then be there in part.
@@ -140,8 +140,7 @@ pub fn append<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     }
     serde_json::to_writer(&mut text, value)?;
     text.push(b'\n');
-    file.write_all(&text)?;
-    file.sync_data()
+    file.write_all(&text)
 }
 
 /// Reads a file of records; lines that are none are left out, and a file that is not there has none.

@@ -1,5 +1,6 @@
 //! The runs of one agent: which one it is, what follows it, and what ends them all.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -181,6 +182,17 @@ impl Runs {
         record::append(Path::new(layout::RUNS), &run)?;
         self.recorded = true;
         Ok(())
+    }
+
+    /// Puts `runs.jsonl` on the disk. Only in the end: a disk may take long, and requests wait meanwhile.
+    ///
+    /// # Errors
+    /// Whatever the file system refuses.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        match File::open(layout::RUNS) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            opened => opened?.sync_data(),
+        }
     }
 
     /// How the agent ended, for `exit.json`.

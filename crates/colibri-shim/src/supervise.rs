@@ -444,6 +444,9 @@ impl Supervisor {
             .iter_mut()
             .try_for_each(Stream::sync)
             .map_err(|error| error.to_string())?;
+        self.runs
+            .sync()
+            .map_err(|error| format!("{} cannot be put on the disk: {error}", layout::RUNS))?;
         record::replace(Path::new(layout::EXIT), record, Durability::Machine)
             .map_err(|error| format!("{} cannot be written: {error}", layout::EXIT))
     }
