@@ -6,8 +6,9 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 setup
-# faketime: a test lets the clock jump. g++: libFuzzer is C++.
-install_packages util-linux bash libfaketime g++
+# faketime: a test lets the clock jump. g++: libFuzzer is C++. perl, passwd, strace and util-linux are what the
+# setuid helper is attacked with.
+install_packages util-linux bash libfaketime g++ perl passwd strace
 cargo nextest --version >/dev/null 2>&1 || {
     say "installing cargo-nextest (once; some minutes)"
     cargo install --quiet --locked cargo-nextest
@@ -19,7 +20,14 @@ cargo fmt --check --manifest-path fuzz/Cargo.toml
 say "lints"
 cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 say "tests"
-cargo nextest run --locked --workspace
+if [ "$(id -u)" = 0 ]; then
+    cargo nextest run --locked --workspace
+else
+    cargo nextest run --locked --workspace -E 'not binary(/^helper/)'
+    say "tests of the setuid helper, as root"
+    as_root env "PATH=$PATH" "HOME=$HOME" "CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" \
+        cargo nextest run --locked -p colibri-tests -E 'binary(/^helper/)'
+fi
 say "doctests"
 cargo test --quiet --locked --workspace --doc
 say "torture"

@@ -11,6 +11,7 @@
 )]
 
 pub mod follower;
+pub mod helper;
 pub mod lines;
 pub mod mounts;
 pub mod reports;

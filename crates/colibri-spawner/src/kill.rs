@@ -68,10 +68,12 @@ impl Spawner {
         signal: Signal,
         grace: Duration,
     ) -> Result<KillReport, SpawnError> {
-        let in_jail_of_another_user =
-            matches!(self.engine, JailEngine::FreebsdJail) && agent.spec.config.jail.is_some();
-        if in_jail_of_another_user
-            && self.signal(agent, signal).await?.outcome == KillOutcome::Signalled
+        // On Linux it is the helper that makes the agent another user.
+        let in_jail_of_another_user = agent.spec.config.jail.is_some()
+            && (matches!(self.engine, JailEngine::FreebsdJail) || agent.spec.privilege == "helper");
+        let lived = in_jail_of_another_user
+            && self.signal(agent, signal).await?.outcome == KillOutcome::Signalled;
+        if lived
             && tokio::time::timeout(grace, agent.link.ended())
                 .await
                 .is_ok()
@@ -81,8 +83,9 @@ impl Spawner {
             });
         }
         let (signal, grace) = if in_jail_of_another_user {
-            if let Some(name) = self.own_jail(&agent.spec) {
-                self.run_elevated(&JailOp::Remove { name }).await?;
+            match self.own_jail(&agent.spec) {
+                Some(name) => self.run_elevated(&JailOp::Remove { name }).await?,
+                None => drop(self.signal(agent, Signal::KILL).await?),
             }
             ("KILL".to_owned(), Duration::ZERO)
         } else {
@@ -90,6 +93,12 @@ impl Spawner {
         };
         let (forced, remaining, denied) = match self.shim_kill(agent, &signal, grace).await? {
             Some(reply) => reply,
+            // Gone by now: through the backend, if it was there before.
+            None if lived => {
+                return Ok(KillReport {
+                    outcome: KillOutcome::Killed,
+                });
+            }
             None => {
                 return Ok(KillReport {
                     outcome: KillOutcome::AlreadyExited,

@@ -1,0 +1,755 @@
+//! The setuid helper at its work: what it runs is confined, clean and the caller's own; only the caller's own is
+//! signalled and removed; and the whole of Colibri runs through it.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use colibri_tests::helper::{
+    AGENT, CALLER, Helper, OTHER, PREFIX, Sandbox, as_user, install_program, program, uid,
+};
+use colibri_tests::{eventually, kill_9, processes_with, text};
+
+const CREATE: [&str; 6] = ["--path", "/", "--ip4", "disable", "--", "sh"];
+
+/// `create` with this name, then a shell with this script.
+fn create<'a>(jail: &'a str, script: &'a str) -> Vec<&'a str> {
+    [&["create", "--jail", jail][..], &CREATE, &["-c", script]].concat()
+}
+
+/// A running call of the helper, ended with this.
+struct Running(Child);
+
+impl Running {
+    fn start(user: &str, words: &[&str], mark: &str) -> Self {
+        let helper = program("colibri-jail-helper");
+        let words = [&[helper.to_str().unwrap()], words].concat();
+        let child = as_user(user, &words)
+            .env("MARK", mark)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Those of the processes with `mark` that run `name`, as the agent's shell or its children do.
+fn named(mark: &str, name: &str) -> Vec<i32> {
+    let is = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+    };
+    processes_with(mark).into_iter().filter(is).collect()
+}
+
+fn one(mark: &str, name: &str) -> i32 {
+    eventually(&format!("{name} runs"), || {
+        named(mark, name).first().copied()
+    })
+}
+
+/// What an agent finds, whatever its caller has prepared.
+const LOOK: &str = "id -u; id -g; id -G; pwd; umask; grep -E '^(Cap|NoNewPrivs|SigBlk|SigIgn|NSpid)' /proc/self/status | grep -v NSpid; \
+    ulimit -n; ulimit -c; ulimit -f; env | sort; ls /proc/self/fd | tr '\\n' ' '; cat /proc/1/environ 2>&1 | tr '\\0' '\\n' | grep -c SECRET";
+
+#[test]
+fn an_agent_starts_clean_whatever_its_caller_has_prepared() {
+    let helper = Helper::shared();
+    let sandbox = Sandbox::start();
+    // Descriptors, signals ignored and blocked, limits, umask, directory, variables: all of the caller's choice.
+    let spoilt = "exec 3</etc/passwd 7</ 9>/dev/null; trap '' TERM HUP USR1; ulimit -S -n 64; umask 0; cd /tmp; \
+        export LD_PRELOAD=/tmp/x.so LD_LIBRARY_PATH=/tmp LD_AUDIT=/tmp/x.so GLIBC_TUNABLES=glibc.malloc.check=3 GCONV_PATH=/tmp \
+        BASH_ENV=/tmp/x ENV=/tmp/x MALLOC_CHECK_=3 SECRET=x HOME=/root LC_ALL=C; ";
+    let mut answers = Vec::new();
+    for words in [
+        "create --jail colibri-clean --path / --ip4 disable",
+        &format!("attach --jail {}", sandbox.name),
+    ] {
+        let output = helper.sh(
+            CALLER,
+            &format!(
+                "{spoilt} exec $H {words} -- sh -c \"{}\"",
+                LOOK.replace('$', "\\$")
+            ),
+        );
+        assert_eq!(output.status.code(), Some(1), "{output:?}"); // grep counts none
+        let said = text(&output.stdout);
+        answers.push(said.replace(&uid(AGENT).to_string(), "AGENT"));
+    }
+    let gid = Command::new("id").args(["-g", AGENT]).output().unwrap();
+    let gid = text(&gid.stdout);
+    let answers: Vec<_> = answers
+        .iter()
+        .map(|answer| answer.replace(gid.trim(), "AGENT-GID"))
+        .collect();
+    assert_eq!(answers[0], answers[1], "create and attach");
+    insta::assert_snapshot!(answers[0]);
+}
+
+#[test]
+fn the_exit_code_and_the_output_are_the_agents_own() {
+    let helper = Helper::shared();
+    let sandbox = Sandbox::start();
+    for (script, code) in [
+        ("exit 0", 0),
+        ("exit 7", 7),
+        ("exit 255", 255),
+        ("kill -TERM $$", 143),
+        ("kill -KILL $$", 137),
+    ] {
+        let script = format!("echo out; echo err >&2; {script}");
+        for words in [
+            create("colibri-code", &script),
+            vec![
+                "attach",
+                "--jail",
+                &sandbox.name,
+                "--",
+                "/bin/sh",
+                "-c",
+                &script,
+            ],
+        ] {
+            let output = helper.call(CALLER, &words);
+            let seen = (
+                output.status.code(),
+                text(&output.stdout),
+                text(&output.stderr),
+            );
+            assert_eq!(
+                seen,
+                (Some(code), "out\n".into(), "err\n".into()),
+                "{words:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_hidden_is_empty_also_where_the_agent_could_not_look() {
+    let helper = Helper::shared();
+    let place = tempfile::tempdir_in("/var/tmp").unwrap();
+    let state = place.path().join("state");
+    fs::create_dir(&state).unwrap();
+    fs::write(state.join("secret"), "x").unwrap();
+    let shown = state.to_str().unwrap();
+    let words = [
+        "create",
+        "--jail",
+        "colibri-hide",
+        "--path",
+        "/",
+        "--ip4",
+        "disable",
+        "--hide",
+        shown,
+        "--",
+        "sh",
+        "-c",
+        "ls -A $0; echo done",
+        shown,
+    ];
+    // The temporary directory above is root's own and closed, until it is opened.
+    let closed = helper.call(CALLER, &words);
+    assert_eq!(text(&closed.stdout), "done\n", "{closed:?}");
+    std::os::unix::fs::chown(place.path(), Some(uid(AGENT)), None).unwrap();
+    let open = helper.call(CALLER, &words);
+    assert_eq!(
+        (text(&open.stdout), text(&open.stderr)),
+        ("done\n".into(), String::new())
+    );
+    // Nothing of it is mounted on the host.
+    assert_eq!(fs::read_to_string(state.join("secret")).unwrap(), "x");
+    assert!(
+        fs::read_to_string("/proc/self/mounts")
+            .unwrap()
+            .lines()
+            .all(|line| !line.contains(PREFIX))
+    );
+}
+
+#[test]
+fn a_working_directory_is_one_inside() {
+    let helper = Helper::shared();
+    let sandbox = Sandbox::start();
+    for words in [
+        vec![
+            "create",
+            "--jail",
+            "colibri-dir",
+            "--path",
+            "/",
+            "--ip4",
+            "disable",
+        ],
+        vec!["attach", "--jail", &sandbox.name],
+    ] {
+        let words = [&words[..], &["--workdir", "/usr/bin", "--", "pwd"]].concat();
+        assert_eq!(text(&helper.call(CALLER, &words).stdout), "/usr/bin\n");
+    }
+    let words = [
+        "attach",
+        "--jail",
+        &sandbox.name,
+        "--workdir",
+        "/nothing",
+        "--",
+        "pwd",
+    ];
+    let output = helper.call(CALLER, &words);
+    assert_eq!(output.status.code(), Some(71));
+    assert!(
+        text(&output.stderr).contains("going to /nothing in the jail"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn a_jails_name_is_one_agents_as_long_as_it_lives() {
+    let helper = Helper::shared();
+    let mark = "mark-name-5d1";
+    let first = Running::start(CALLER, &create("colibri-name", "sleep 1000; :"), mark);
+    one(mark, "sleep");
+    for who in [CALLER, OTHER] {
+        let second = helper.call(who, &create("colibri-name", "echo ran"));
+        assert_eq!(
+            (second.status.code(), text(&second.stdout).as_str()),
+            (Some(71), ""),
+            "{second:?}"
+        );
+        assert!(text(&second.stderr).contains("exists already"));
+    }
+    drop(first);
+    assert_eq!(
+        text(
+            &helper
+                .call(OTHER, &create("colibri-name", "echo ran"))
+                .stdout
+        ),
+        "ran\n"
+    );
+}
+
+/// Kills, but only what the caller's own agents are.
+#[test]
+fn only_the_callers_own_processes_are_signalled() {
+    let helper = Helper::shared();
+    let sandbox = Sandbox::start();
+    let signal = |who: &str, pids: &[i32]| {
+        let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
+        let mut words = vec!["signal", "--signal", "KILL"];
+        words.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
+        helper.call(who, &words)
+    };
+    // An orphan that has left its session, deep in a sandbox of either kind.
+    let script = "(setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
+    for (mark, words) in [
+        ("mark-made-5d1", create("colibri-own", script)),
+        (
+            "mark-entered-5d1",
+            vec!["attach", "--jail", &sandbox.name, "--", "sh", "-c", script],
+        ),
+    ] {
+        let mut agent = Running::start(CALLER, &words, mark);
+        eventually("both sleep", || {
+            (named(mark, "sleep").len() == 2).then_some(())
+        });
+        let sleeps = named(mark, "sleep");
+        // The agent's user is not the caller's, who cannot do it alone.
+        let direct = helper.sh(CALLER, &format!("kill -KILL {}", sleeps[0]));
+        assert!(text(&direct.stderr).contains("not permitted"), "{direct:?}");
+        let by_other = signal(OTHER, &sleeps);
+        assert_eq!(by_other.status.code(), Some(77), "{by_other:?}");
+        // All or none: one stranger among them spares the rest.
+        let mixed = signal(CALLER, &[sleeps[0], std::process::id() as i32]);
+        assert_eq!(mixed.status.code(), Some(77), "{mixed:?}");
+        assert_eq!(named(mark, "sleep").len(), 2);
+        let own = signal(CALLER, &sleeps);
+        assert!(own.status.success(), "{own:?}");
+        eventually("they are gone", || {
+            named(mark, "sleep").is_empty().then_some(())
+        });
+        agent.0.wait().unwrap();
+        assert_eq!(
+            signal(CALLER, &sleeps).status.code(),
+            Some(77),
+            "they have ended"
+        );
+    }
+}
+
+/// A record is of one process, not of whoever has its pid later.
+#[test]
+fn a_reused_pid_is_a_stranger() {
+    let helper = Helper::shared();
+    let mark = "mark-reused-5d1";
+    let agent = Running::start(CALLER, &create("colibri-reused", "sleep 1000; :"), mark);
+    one(mark, "sleep");
+    let path = Path::new(PREFIX).join("records/colibri-reused");
+    let record = fs::read_to_string(&path).unwrap();
+    assert!(
+        record.contains(&format!("\npid={}\n", agent.pid())),
+        "{record}"
+    );
+    let kill = || {
+        helper.call(
+            CALLER,
+            &[
+                "signal",
+                "--signal",
+                "KILL",
+                "--pid",
+                &agent.pid().to_string(),
+            ],
+        )
+    };
+    // As if the process of the record had ended, and this one had got its pid.
+    let start = record
+        .lines()
+        .find_map(|line| line.strip_prefix("start="))
+        .unwrap();
+    let other: u64 = start.parse::<u64>().unwrap() - 1;
+    for (what, changed) in [
+        (
+            "another start",
+            record.replace(&format!("\nstart={start}\n"), &format!("\nstart={other}\n")),
+        ),
+        ("another boot", record.replace("boot=", "boot=x")),
+        (
+            "another caller",
+            record.replace(
+                &format!("uid={}\n", uid(CALLER)),
+                &format!("uid={}\n", uid(OTHER)),
+            ),
+        ),
+        ("a torn record", record[..record.len() - 2].to_owned()),
+    ] {
+        assert_ne!(changed, record, "{what}");
+        fs::write(&path, changed).unwrap();
+        assert_eq!(kill().status.code(), Some(77), "{what}");
+        let removed = helper.call(CALLER, &["remove", "--jail", "colibri-reused"]);
+        assert!(
+            what == "another start" || removed.status.code() == Some(77),
+            "{what}: {removed:?}"
+        );
+        assert_eq!(named(mark, "sleep").len(), 1, "{what}");
+        fs::write(&path, &record).unwrap();
+    }
+    assert!(kill().status.success());
+    eventually("it is gone", || {
+        processes_with(mark).is_empty().then_some(())
+    });
+}
+
+#[test]
+fn only_the_callers_own_jail_is_removed_and_nothing_of_it_is_left() {
+    let helper = Helper::shared();
+    let mark = "mark-remove-5d1";
+    let script = "trap '' TERM; (setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
+    let mut agent = Running::start(CALLER, &create("colibri-remove", script), mark);
+    eventually("both sleep", || {
+        (named(mark, "sleep").len() == 2).then_some(())
+    });
+    let remove = |who: &str| helper.call(who, &["remove", "--jail", "colibri-remove"]);
+    assert_eq!(remove(OTHER).status.code(), Some(77));
+    assert_eq!(named(mark, "sleep").len(), 2);
+    let removed = remove(CALLER);
+    assert!(removed.status.success(), "{removed:?}");
+    assert_eq!(
+        processes_with(mark),
+        Vec::<i32>::new(),
+        "gone when it answers"
+    );
+    assert_eq!(agent.0.wait().unwrap().signal(), Some(9));
+    assert_eq!(
+        remove(CALLER).status.code(),
+        Some(77),
+        "it is nobody's by now"
+    );
+}
+
+#[test]
+fn nothing_outlives_the_process_that_asked_or_the_sandbox_that_was_entered() {
+    let _helper = Helper::shared();
+    let sandbox = Sandbox::start();
+    let script = "(setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
+    let attach = ["attach", "--jail", &sandbox.name, "--", "sh", "-c", script];
+    for (mark, words) in [
+        ("mark-parent-made-5d1", create("colibri-parent", script)),
+        ("mark-parent-entered-5d1", attach.to_vec()),
+    ] {
+        let quoted: Vec<String> = words
+            .iter()
+            .map(|word| format!("'{}'", word.replace('\'', "'\\''")))
+            .collect();
+        let mut shell = as_user(
+            CALLER,
+            &[
+                "sh",
+                "-c",
+                &format!("MARK={mark} $H {} & wait", quoted.join(" ")),
+            ],
+        )
+        .spawn()
+        .unwrap();
+        eventually("both sleep", || {
+            (named(mark, "sleep").len() == 2).then_some(())
+        });
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        eventually("they are gone with it", || {
+            processes_with(mark).is_empty().then_some(())
+        });
+    }
+    let mark = "mark-sandbox-5d1";
+    let mut agent = Running::start(CALLER, &attach, mark);
+    eventually("both sleep", || {
+        (named(mark, "sleep").len() == 2).then_some(())
+    });
+    kill_9(sandbox.pid);
+    agent.0.wait().unwrap();
+    eventually("they are gone with the sandbox", || {
+        processes_with(mark).is_empty().then_some(())
+    });
+}
+
+/// Another agent in the same persistent sandbox is not seen, and stays.
+#[test]
+fn agents_in_one_persistent_sandbox_are_apart() {
+    let helper = Helper::shared();
+    let sandbox = Sandbox::start();
+    let attach = [
+        "attach",
+        "--jail",
+        &sandbox.name,
+        "--",
+        "sh",
+        "-c",
+        "sleep 1000; :",
+    ];
+    let (one_mark, two_mark) = ("mark-one-5d1", "mark-two-5d1");
+    let first = Running::start(CALLER, &attach, one_mark);
+    let _second = Running::start(CALLER, &attach, two_mark);
+    one(one_mark, "sleep");
+    let stays = one(two_mark, "sleep");
+    let seen = helper.call(
+        CALLER,
+        &[
+            "attach",
+            "--jail",
+            &sandbox.name,
+            "--",
+            "sh",
+            "-c",
+            "ls -d /proc/[0-9]* | wc -l; kill -KILL -1; echo alive",
+        ],
+    );
+    assert!(
+        text(&seen.stdout).starts_with("3\n") || text(&seen.stdout).starts_with("4\n"),
+        "{seen:?}"
+    );
+    let killed = helper.call(
+        CALLER,
+        &[
+            "signal",
+            "--jail",
+            &sandbox.name,
+            "--signal",
+            "KILL",
+            "--pid",
+            &first.pid().to_string(),
+        ],
+    );
+    assert!(killed.status.success(), "{killed:?}");
+    eventually("the first is gone", || {
+        processes_with(one_mark).is_empty().then_some(())
+    });
+    assert_eq!(named(two_mark, "sleep"), [stays]);
+    assert!(Path::new(&format!("/proc/{}", sandbox.pid)).exists());
+}
+
+/// While it works the helper is root's alone, though the caller has started it.
+#[test]
+fn a_caller_cannot_interrupt_the_helper_half_way() {
+    let helper = Helper::shared();
+    assert!(
+        helper
+            .call(CALLER, &create("colibri-race", "exit 0"))
+            .status
+            .success()
+    );
+    // In the middle of its work, where it waits for another one.
+    let path = Path::new(PREFIX).join("records/lock");
+    let lock = fs::File::options().write(true).open(&path).unwrap();
+    lock.lock().unwrap();
+    let mut call = Running::start(CALLER, &create("colibri-race", "exit 9"), "mark-race-5d1");
+    let fds = format!("/proc/{}/fd", call.pid());
+    eventually("it waits for the lock", || {
+        let mut links = fs::read_dir(&fds)
+            .ok()?
+            .flatten()
+            .filter_map(|fd| fs::read_link(fd.path()).ok());
+        links.any(|link| link == path).then_some(())
+    });
+    for signal in ["KILL", "STOP", "TERM"] {
+        let kill = helper.sh(CALLER, &format!("kill -{signal} {}", call.pid()));
+        assert!(
+            text(&kill.stderr).contains("not permitted"),
+            "{signal}: {kill:?}"
+        );
+    }
+    drop(lock);
+    assert_eq!(call.0.wait().unwrap().code(), Some(9));
+
+    // And at any moment.
+    for round in 0..60 {
+        let signal = ["KILL", "TERM"][round % 2];
+        let script = format!(
+            "$H create --jail colibri-race --path / --ip4 disable -- true & pid=$!; i=0; while [ $i -lt $(({round} * 20)) ]; do i=$((i+1)); done; \
+            for signal in STOP CONT {signal}; do kill -$signal $pid 2>/dev/null; done; wait $pid"
+        );
+        let status = helper.sh(CALLER, &script).status;
+        // Ended by the signal before it was root alone, or not at all.
+        assert!(
+            [0, 143, 137].contains(&status.code().unwrap()),
+            "{round}: {status}"
+        );
+    }
+    // No lock is held, and no half a record left.
+    assert!(
+        helper
+            .call(CALLER, &create("colibri-race", "exit 0"))
+            .status
+            .success()
+    );
+    let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    let left: Vec<_> = fs::read_dir(path.parent().unwrap())
+        .unwrap()
+        .flatten()
+        .map(name)
+        .filter(|name| name == ".colibri-race")
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A daemon of an unprivileged user, which reaches sandboxes by the helper.
+struct Deployed {
+    place: tempfile::TempDir,
+    daemon: Child,
+}
+
+impl Deployed {
+    fn start() -> Self {
+        for name in ["colibri", "colibri-daemon", "colibri-shim"] {
+            install_program(name);
+        }
+        let place = tempfile::Builder::new()
+            .prefix("colibri-test-")
+            .tempdir_in("/var/tmp")
+            .unwrap();
+        std::os::unix::fs::chown(place.path(), Some(uid(CALLER)), None).unwrap();
+        let log = fs::File::create(place.path().join("log")).unwrap();
+        let daemon = Self::command(&place, "colibri-daemon", &[])
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let deployed = Self { place, daemon };
+        eventually("the daemon listens", || {
+            deployed
+                .place
+                .path()
+                .join("run/colibri.sock")
+                .exists()
+                .then_some(())
+        });
+        deployed
+    }
+
+    fn command(place: &tempfile::TempDir, name: &str, words: &[&str]) -> Command {
+        let path = program(name);
+        let mut command = as_user(CALLER, &[&[path.to_str().unwrap()], words].concat());
+        command
+            .env("HOME", place.path())
+            .env("COLIBRI_SOCKET", place.path().join("run/colibri.sock"))
+            .env("COLIBRI_STATE_DIR", place.path().join("state"))
+            .env("COLIBRI_JAIL_PRIV_MODE", "helper")
+            .env("COLIBRI_JAIL_HELPER", program("colibri-jail-helper"));
+        command
+    }
+
+    fn cli(&self, words: &[&str]) -> std::process::Output {
+        Self::command(
+            &self.place,
+            "colibri",
+            &[&["--no-autostart"], words].concat(),
+        )
+        .output()
+        .unwrap()
+    }
+}
+
+impl Drop for Deployed {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+        for pid in processes_with(self.place.path().to_str().unwrap()) {
+            kill_9(pid);
+        }
+        if std::thread::panicking() {
+            eprintln!(
+                "{}",
+                fs::read_to_string(self.place.path().join("log")).unwrap_or_default()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_daemon_without_any_right_runs_agents_as_another_user() {
+    let _helper = Helper::shared();
+    let sandbox = Sandbox::start();
+    let deployed = Deployed::start();
+    for jail in [&["--jail-path", "/"][..], &["--jail-name", &sandbox.name]] {
+        let words = [
+            &["run"],
+            jail,
+            &[
+                "--jail-user",
+                AGENT,
+                "--env",
+                "MARK=m",
+                "--env",
+                "OTHER=o",
+                "--",
+                "sh",
+                "-c",
+                "id -un; echo $MARK$OTHER; cat; exit 7",
+            ],
+        ]
+        .concat();
+        let mut child = Deployed::command(&deployed.place, "colibri", &words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"through\n").unwrap();
+        let output = child.wait_with_output().unwrap();
+        let seen = (output.status.code(), text(&output.stdout));
+        assert_eq!(
+            seen,
+            (Some(7), format!("{AGENT}\nm\nthrough\n")),
+            "{output:?}"
+        );
+        // A refusal reaches the person who asked.
+        let refused =
+            deployed.cli(&[&["run"], jail, &["--jail-user", "daemon", "--", "true"]].concat());
+        assert!(text(&refused.stderr).contains("users = ["), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_kill_holds_where_the_daemon_may_not_signal() {
+    let _helper = Helper::shared();
+    let sandbox = Sandbox::start();
+    let deployed = Deployed::start();
+    let polite = "trap 'echo tidied; exit 3' TERM; echo ready; while :; do sleep 0.02; done";
+    let stubborn = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; sleep 1000; :' \"$0\" &); echo ready; sleep 1001; :";
+    for (number, jail) in [&["--jail-path", "/"][..], &["--jail-name", &sandbox.name]]
+        .into_iter()
+        .enumerate()
+    {
+        for (script, mark, outcome) in [
+            (
+                polite,
+                format!("mark-polite{number}-5d1"),
+                "ended at the signal",
+            ),
+            (
+                stubborn,
+                format!("mark-stubborn{number}-5d1"),
+                "needed KILL",
+            ),
+        ] {
+            let words = [
+                &["spawn"],
+                jail,
+                &["--jail-user", AGENT, "--", "sh", "-c", script, &mark],
+            ]
+            .concat();
+            let spawned = deployed.cli(&words);
+            assert!(spawned.status.success(), "{spawned:?}");
+            let id = text(&spawned.stdout).trim().to_owned();
+            eventually("it is ready", || {
+                text(&deployed.cli(&["logs", &id]).stdout)
+                    .starts_with("ready")
+                    .then_some(())
+            });
+            assert!(!processes_with(&mark).is_empty());
+            let grace = if outcome == "needed KILL" {
+                "300ms"
+            } else {
+                "20s"
+            };
+            let killed = deployed.cli(&["kill", "--grace", grace, &id]);
+            assert!(
+                killed.status.success() && text(&killed.stderr).contains(outcome),
+                "{killed:?} {outcome}"
+            );
+            assert_eq!(processes_with(&mark), Vec::<i32>::new());
+            if outcome == "ended at the signal" {
+                assert_eq!(
+                    text(&deployed.cli(&["logs", &id]).stdout),
+                    "ready\ntidied\n"
+                );
+            }
+        }
+    }
+    assert!(
+        Path::new(&format!("/proc/{}", sandbox.pid)).exists(),
+        "the persistent sandbox stays"
+    );
+}
+
+/// With one it could push input into it, for the shell outside to read (TIOCSTI).
+#[test]
+fn an_agent_has_no_controlling_terminal() {
+    let helper = Helper::shared();
+    let sandbox = Sandbox::start();
+    let terminal = helper.sh(
+        CALLER,
+        "script -qec 'sh -c \": </dev/tty && echo has one\"' /dev/null",
+    );
+    assert!(text(&terminal.stdout).contains("has one"), "{terminal:?}");
+    let enter = format!("attach --jail {}", sandbox.name);
+    for words in ["create --jail colibri-tty --path / --ip4 disable", &enter] {
+        let inside = "sh -c \\\"(: </dev/tty) && echo has one; test -t 0 && echo on it\\\"";
+        let output = helper.sh(
+            CALLER,
+            &format!("script -qec \"$H {words} -- {inside}\" /dev/null"),
+        );
+        let said = text(&output.stdout);
+        assert!(
+            said.contains("on it") && !said.contains("has one"),
+            "{words}: {said}"
+        );
+    }
+}

@@ -1,0 +1,157 @@
+//! The helper is small enough to trust, and docs/security.md says how small: its crates, its lines, its tests.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// All Rust files below a directory.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Lines that are neither empty, comment, nor test.
+fn lines_of_code(path: &Path) -> usize {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(str::trim)
+        .take_while(|line| *line != "#[cfg(test)]")
+        .filter(|line| !line.is_empty() && !line.starts_with("//"))
+        .count()
+}
+
+/// Names of the crates that are linked into the helper, or that run when it is built.
+fn crates(edges: &str) -> BTreeSet<String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .current_dir(root())
+        .args([
+            "tree",
+            "--locked",
+            "-p",
+            "colibri-jail-helper",
+            "-e",
+            edges,
+            "--prefix",
+            "none",
+            "--target",
+            "all",
+        ])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    let names = text.lines().filter_map(|line| line.split(' ').next());
+    names
+        .filter(|name| !name.is_empty() && *name != "colibri-jail-helper")
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_documents_count_is_true() {
+    let source = root().join("crates/colibri-jail-helper/src");
+    let (mut all, mut boundary) = (0, 0);
+    for path in sources(&source) {
+        let lines = lines_of_code(&path);
+        all += lines;
+        if path.starts_with(source.join("sys")) {
+            boundary += lines;
+        }
+    }
+    let linked = crates("normal,no-proc-macro");
+    let built: BTreeSet<_> = crates("normal,build")
+        .difference(&linked)
+        .cloned()
+        .collect();
+    let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
+    let mut expected = String::new();
+    writeln!(expected, "- {all} lines of code for both systems, {boundary} of them in `sys`, the only place of unsafe code.").unwrap();
+    writeln!(
+        expected,
+        "- {} crates linked beside itself and the standard library: {}.",
+        linked.len(),
+        list(&linked)
+    )
+    .unwrap();
+    writeln!(
+        expected,
+        "- {} that only run when it is compiled: {}.",
+        built.len(),
+        list(&built)
+    )
+    .unwrap();
+    let document = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    assert!(
+        document.contains(&expected),
+        "docs/security.md should say:\n{expected}"
+    );
+    for path in sources(&source) {
+        let text = fs::read_to_string(&path).unwrap();
+        let unsafe_code = ["unsafe {", "unsafe fn", "unsafe extern"]
+            .iter()
+            .any(|word| text.contains(word));
+        assert!(
+            path.starts_with(source.join("sys")) || !unsafe_code,
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn every_test_that_the_table_names_exists() {
+    let document = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let table = document
+        .split("## Known bug classes")
+        .nth(1)
+        .unwrap()
+        .split("## ")
+        .next()
+        .unwrap();
+    let mut tests = String::new();
+    for path in [
+        sources(&root().join("tests/tests")),
+        sources(&root().join("crates/colibri-jail-helper/src")),
+    ]
+    .concat()
+    {
+        tests.push_str(&fs::read_to_string(path).unwrap());
+    }
+    let mut named = 0;
+    for row in table
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| class"))
+    {
+        let cell = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        for name in cell.split('`').skip(1).step_by(2) {
+            assert!(tests.contains(&format!("fn {name}(")), "no test {name}");
+            named += 1;
+        }
+    }
+    assert!(named >= 20, "{named}");
+}
