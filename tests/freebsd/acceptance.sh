@@ -458,7 +458,7 @@ service_reload() {
     exits 0 && eventually answers && runs "${mark}7" && ! in_state error
 }
 service_stop() { run service_colibri onestop; exits 0 && runs "${mark}7" && ! answers; }
-service_adopts() { run service_colibri onestart; eventually answers && run colibri kill "$id"; exits 0 && gone "${mark}7"; }
+service_adopts() { run service_colibri onestart; eventually answers && run colibri kill "$id" && exits 0 && gone "${mark}7"; }
 
 check 'service: start, and status says that it runs' service_start
 check 'service: reload leaves an agent running, and a new daemon knows it' service_reload
