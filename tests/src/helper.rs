@@ -1,6 +1,7 @@
 //! A real setuid helper for tests: built with a fixed place of its own, installed as root's, and called by real
 //! unprivileged users. All of it is this host's: one lock, shared by tests that only call the helper and
-//! held alone by those that change its policy, keeps them from each other.
+//! held alone by those that change its policy, keeps them from each other. What is installed stays: the program and
+//! its policy serve two users that nobody can log in as.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown};

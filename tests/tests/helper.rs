@@ -448,15 +448,18 @@ fn show(table: &mut String, what: &str, output: &Output) {
         said = said.replace(&format!("uid {} ", uid(user)), &format!("uid of {user} "));
         said = said.replace(&uid(user).to_string(), &format!("<{user}>"));
     }
-    // What differs from host to host and from call to call.
-    let said = said.split(' ').map(|word| {
-        let pid = word
+    // What differs from call to call; the kernel's own and the greatest pid are what was asked for.
+    let mut before = "";
+    let mut shown = Vec::new();
+    for word in said.split(' ') {
+        let number = word
             .parse::<u32>()
-            .is_ok_and(|number| number > 2 && number < 4_194_303);
-        if pid { "PID" } else { word }
-    });
-    let said: Vec<_> = said.collect();
-    writeln!(table, "{what}\n    {code}: {}", said.join(" ")).unwrap();
+            .is_ok_and(|pid| pid != 2 && pid != 4_194_303);
+        let pid = before == "process" && number;
+        shown.push(if pid { "PID" } else { word });
+        before = word;
+    }
+    writeln!(table, "{what}\n    {code}: {}", shown.join(" ")).unwrap();
 }
 
 #[test]

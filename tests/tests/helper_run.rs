@@ -25,6 +25,11 @@ fn create<'a>(jail: &'a str, script: &'a str) -> Vec<&'a str> {
     [&["create", "--jail", jail][..], &CREATE, &["-c", script]].concat()
 }
 
+/// A word in the environment or the words of this test's processes alone.
+fn mark(what: &str) -> String {
+    format!("mark-{what}-{}", std::process::id())
+}
+
 /// A running call of the helper, ended with this.
 struct Running(Child);
 
@@ -225,7 +230,7 @@ fn a_working_directory_is_one_inside() {
 #[test]
 fn a_jails_name_is_one_agents_as_long_as_it_lives() {
     let helper = Helper::shared();
-    let mark = "mark-name-5d1";
+    let mark = &mark("name");
     let first = Running::start(CALLER, &create("colibri-name", "sleep 1000; :"), mark);
     one(mark, "sleep");
     for who in [CALLER, OTHER] {
@@ -262,9 +267,9 @@ fn only_the_callers_own_processes_are_signalled() {
     // An orphan that has left its session, deep in a sandbox of either kind.
     let script = "(setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
     for (mark, words) in [
-        ("mark-made-5d1", create("colibri-own", script)),
+        (&mark("made"), create("colibri-own", script)),
         (
-            "mark-entered-5d1",
+            &mark("entered"),
             vec!["attach", "--jail", &sandbox.name, "--", "sh", "-c", script],
         ),
     ] {
@@ -300,7 +305,7 @@ fn only_the_callers_own_processes_are_signalled() {
 #[test]
 fn a_reused_pid_is_a_stranger() {
     let helper = Helper::shared();
-    let mark = "mark-reused-5d1";
+    let mark = &mark("reused");
     let agent = Running::start(CALLER, &create("colibri-reused", "sleep 1000; :"), mark);
     one(mark, "sleep");
     let path = Path::new(PREFIX).join("records/colibri-reused");
@@ -362,7 +367,7 @@ fn a_reused_pid_is_a_stranger() {
 #[test]
 fn only_the_callers_own_jail_is_removed_and_nothing_of_it_is_left() {
     let helper = Helper::shared();
-    let mark = "mark-remove-5d1";
+    let mark = &mark("remove");
     let script = "trap '' TERM; (setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
     let mut agent = Running::start(CALLER, &create("colibri-remove", script), mark);
     eventually("both sleep", || {
@@ -393,8 +398,8 @@ fn nothing_outlives_the_process_that_asked_or_the_sandbox_that_was_entered() {
     let script = "(setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
     let attach = ["attach", "--jail", &sandbox.name, "--", "sh", "-c", script];
     for (mark, words) in [
-        ("mark-parent-made-5d1", create("colibri-parent", script)),
-        ("mark-parent-entered-5d1", attach.to_vec()),
+        (&mark("parent-made"), create("colibri-parent", script)),
+        (&mark("parent-entered"), attach.to_vec()),
     ] {
         let quoted: Vec<String> = words
             .iter()
@@ -419,7 +424,7 @@ fn nothing_outlives_the_process_that_asked_or_the_sandbox_that_was_entered() {
             processes_with(mark).is_empty().then_some(())
         });
     }
-    let mark = "mark-sandbox-5d1";
+    let mark = &mark("sandbox");
     let mut agent = Running::start(CALLER, &attach, mark);
     eventually("both sleep", || {
         (named(mark, "sleep").len() == 2).then_some(())
@@ -445,7 +450,7 @@ fn agents_in_one_persistent_sandbox_are_apart() {
         "-c",
         "sleep 1000; :",
     ];
-    let (one_mark, two_mark) = ("mark-one-5d1", "mark-two-5d1");
+    let (one_mark, two_mark) = (&mark("one"), &mark("two"));
     let first = Running::start(CALLER, &attach, one_mark);
     let _second = Running::start(CALLER, &attach, two_mark);
     one(one_mark, "sleep");
@@ -500,7 +505,7 @@ fn a_caller_cannot_interrupt_the_helper_half_way() {
     let path = Path::new(PREFIX).join("records/lock");
     let lock = fs::File::options().write(true).open(&path).unwrap();
     lock.lock().unwrap();
-    let mut call = Running::start(CALLER, &create("colibri-race", "exit 9"), "mark-race-5d1");
+    let mut call = Running::start(CALLER, &create("colibri-race", "exit 9"), &mark("race"));
     let fds = format!("/proc/{}/fd", call.pid());
     eventually("it waits for the lock", || {
         let mut links = fs::read_dir(&fds)
@@ -680,14 +685,10 @@ fn a_kill_holds_where_the_daemon_may_not_signal() {
         for (script, mark, outcome) in [
             (
                 polite,
-                format!("mark-polite{number}-5d1"),
+                mark(&format!("polite{number}")),
                 "ended at the signal",
             ),
-            (
-                stubborn,
-                format!("mark-stubborn{number}-5d1"),
-                "needed KILL",
-            ),
+            (stubborn, mark(&format!("stubborn{number}")), "needed KILL"),
         ] {
             let words = [
                 &["spawn"],
