@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 
-.PHONY: demo test torture fuzz freebsd man
+.PHONY: demo test torture fuzz freebsd man audit miri
 
 demo: ## Set up, build, and see agents run in a sandbox
 	@scripts/demo.sh
@@ -17,7 +17,12 @@ fuzz: ## Feed arbitrary bytes to the codec, the journal and glasspane: SECONDS=2
 freebsd: ## Check and link everything for FreeBSD
 	@scripts/freebsd.sh
 
-man: ## Manual pages of the commands, into target/man
-	@mkdir -p target/man
-	@cargo run --quiet -p colibri-cli --bin colibri -- man target/man
+man: ## Check the manual pages and render them into target/man
+	@scripts/man.sh
 	@ls target/man
+
+audit: ## Licences, sources, duplicates, advisories, unused dependencies, lowest versions
+	@scripts/audit.sh
+
+miri: ## The tests of the pure crates under miri; needs a nightly toolchain with it
+	@scripts/miri.sh

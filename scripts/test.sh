@@ -1,6 +1,6 @@
 #!/bin/sh
-# Everything that CI runs: format, lints, tests, doctests, faults, fuzzing, the demo, and
-# the FreeBSD lane.
+# Everything that CI runs: format, shell scripts, manual pages, dependencies, lints, tests, doctests, faults,
+# fuzzing, the demo, and the FreeBSD lane.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 setup
 # faketime: a test lets the clock jump. g++: libFuzzer is C++. perl, passwd, strace and util-linux are what the
 # setuid helper is attacked with.
-install_packages util-linux bash libfaketime g++ perl passwd strace
+install_packages util-linux bash libfaketime g++ perl passwd strace mandoc shellcheck
 cargo nextest --version >/dev/null 2>&1 || {
     say "installing cargo-nextest (once; some minutes)"
     cargo install --quiet --locked cargo-nextest
@@ -17,6 +17,14 @@ cargo nextest --version >/dev/null 2>&1 || {
 say "format"
 cargo fmt --all --check
 cargo fmt --check --manifest-path fuzz/Cargo.toml
+say "shell scripts"
+# All that say that they are one, and those that are read by others.
+grep -rlIE --exclude-dir=target --exclude-dir=.git --exclude='*.rs' --exclude='*.md' '^#!.*[/ ](ba)?sh$' . |
+    sort | xargs shellcheck --external-sources scripts/lib.sh
+shellcheck --shell=sh examples/demo/repo/leap.sh
+say "manual pages"
+scripts/man.sh
+scripts/audit.sh
 say "lints"
 cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 say "tests"

@@ -1,4 +1,4 @@
-//! The command line: one definition for parsing, help, completions and manual pages.
+//! The command line: one definition for parsing, help and completions.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -112,12 +112,6 @@ pub(crate) enum Command {
     Completions {
         /// The shell
         shell: Shell,
-    },
-    /// Write manual pages into a directory
-    #[command(hide = true)]
-    Man {
-        /// The directory
-        directory: PathBuf,
     },
 }
 

@@ -1,7 +1,6 @@
 //! The commands that ask the daemon once, or follow it.
 
 use std::io::{self, Read};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::CommandFactory;
@@ -238,11 +237,5 @@ pub(crate) fn completions(shell: Shell) -> Result<u8, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "colibri", &mut script);
     output::print(&script)?;
-    Ok(0)
-}
-
-pub(crate) fn man(directory: &Path) -> Result<u8, CliError> {
-    clap_mangen::generate_to(Arguments::command(), directory)
-        .map_err(CliError::io("writing manual pages"))?;
     Ok(0)
 }

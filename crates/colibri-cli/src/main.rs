@@ -56,6 +56,5 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         Command::Doctor { json } => commands::doctor(&global, json).await,
         Command::Shutdown => commands::shutdown(&global).await,
         Command::Completions { shell } => commands::completions(shell),
-        Command::Man { directory } => commands::man(&directory),
     }
 }

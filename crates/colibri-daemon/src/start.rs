@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{Parser, ValueEnum};
 use colibri_priv::BackendRegistry;
 use colibri_spawner::SpawnError;
 use colibri_spawner::settings::{Partial, Settings, SettingsError, read_file};
@@ -89,14 +89,6 @@ pub fn main(backends: impl FnOnce(&str) -> BackendRegistry) -> ExitCode {
             let _ = writeln!(io::stderr(), "colibri-daemon: {error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-impl Arguments {
-    /// The definition of the command line, for manual pages and completions.
-    #[must_use]
-    pub fn definition() -> clap::Command {
-        Self::command()
     }
 }
 

@@ -331,7 +331,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(128))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 128 }))]
         #[test]
         fn how_bytes_are_cut_changes_nothing_and_no_bytes_panic(
             lines in prop::collection::vec(prop_oneof![
@@ -355,6 +355,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "megabytes take an interpreter minutes")]
     fn a_line_without_end_takes_bounded_memory_and_is_counted_once() {
         let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
         for _ in 0..40 {

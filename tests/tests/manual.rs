@@ -1,0 +1,350 @@
+//! The manual pages say what the programs take: each page's commands, options and keys are those that there
+//! are, no more and no less.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use colibri_tests::{program, text};
+
+type Options = BTreeSet<String>;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).expect(path)
+}
+
+fn page(name: &str) -> String {
+    read(&format!("docs/man/{name}"))
+}
+
+fn help(name: &str, sub: Option<&str>) -> String {
+    let output = Command::new(program(name))
+        .args(sub)
+        .arg("--help")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{name} {sub:?}: {output:?}");
+    text(&output.stdout)
+}
+
+/// Options, short and long, that a help text explains.
+fn explained(help: &str) -> Options {
+    help.lines()
+        .map(str::trim_start)
+        .filter(|line| line.starts_with('-'))
+        .flat_map(|line| {
+            line.split("  ")
+                .next()
+                .unwrap_or_default()
+                .split([' ', ','])
+        })
+        .filter(|word| word.len() > 1 && word.starts_with('-'))
+        .map(|word| word.trim_end_matches("...").to_owned())
+        .collect()
+}
+
+/// Commands that a help text lists.
+fn commands(help: &str) -> BTreeSet<String> {
+    help.lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What stands behind a macro (`Fl`, `Cm`, `Ev`) in a line, without punctuation.
+fn called(line: &str, wanted: &str) -> Vec<String> {
+    let mut now = "";
+    let mut found = Vec::new();
+    if !line.starts_with('.') {
+        return found;
+    }
+    for word in line.trim_start_matches('.').split_whitespace() {
+        match word {
+            "Fl" | "Cm" | "Ev" | "Ar" | "It" | "Op" | "Pq" | "Ns" | "Xr" | "Nm" | "Pa" | "Ql" => {
+                now = word;
+            }
+            _ if word.chars().all(|c| c.is_ascii_punctuation()) && word != "-" => {}
+            _ if now == wanted => found.push(word.to_owned()),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The options of a line of a page, as they are typed. `Fl -` is what ends options.
+fn options(line: &str) -> Options {
+    called(line, "Fl")
+        .iter()
+        .filter(|name| *name != "-")
+        .map(|name| format!("-{name}"))
+        .collect()
+}
+
+/// The lines of a section or subsection.
+fn section<'a>(page: &'a str, title: &str) -> Vec<&'a str> {
+    let heading = |line: &&str| line.starts_with(".Sh ") || line.starts_with(".Ss ");
+    let mut lines = page
+        .lines()
+        .skip_while(|line| !heading(line) || line.get(4..) != Some(title));
+    assert!(lines.next().is_some(), "no section {title}");
+    lines.take_while(|line| !heading(line)).collect()
+}
+
+/// The options that a section explains, for each command: those that a line `.Pq Cm a , b` behind names, or
+/// else all of `usual`.
+fn explained_in(page: &str, title: &str, usual: &[&str], into: &mut BTreeMap<String, Options>) {
+    let lines = section(page, title);
+    for (at, line) in lines.iter().enumerate() {
+        if !line.starts_with(".It Fl") {
+            continue;
+        }
+        let named = lines
+            .get(at + 1)
+            .filter(|next| next.starts_with(".Pq Cm"))
+            .map(|next| called(next, "Cm"));
+        let of = named.unwrap_or_else(|| usual.iter().map(|name| (*name).to_owned()).collect());
+        assert!(!of.is_empty(), "whose is {line}");
+        for command in of {
+            into.entry(command).or_default().extend(options(line));
+        }
+    }
+}
+
+/// Everything that a page calls an option, wherever it stands.
+fn all_options(page: &str) -> Options {
+    page.lines().flat_map(options).collect()
+}
+
+fn items(lines: &[&str], wanted: &str) -> BTreeSet<String> {
+    lines
+        .iter()
+        .filter(|line| line.starts_with(".It "))
+        .flat_map(|line| called(line, wanted))
+        .collect()
+}
+
+#[test]
+fn colibri_has_the_commands_and_options_of_its_page() {
+    let page = page("colibri.1");
+    let overview = help("colibri", None);
+    let there = commands(&overview);
+    assert!(there.len() > 10, "{overview}");
+    assert_eq!(items(&section(&page, "DESCRIPTION"), "Cm"), there);
+    let in_synopsis: BTreeSet<String> = section(&page, "SYNOPSIS")
+        .iter()
+        .filter(|line| line.starts_with(".Cm"))
+        .flat_map(|line| called(line, "Cm"))
+        .chain(["help".to_owned()])
+        .collect();
+    assert_eq!(in_synopsis, there, "synopsis");
+
+    let of_all = explained(&overview);
+    let mut on_page = BTreeMap::new();
+    explained_in(&page, "Options of all commands", &[""], &mut on_page);
+    assert_eq!(on_page.remove("").unwrap(), of_all);
+    let spawning = ["run", "spawn", "explain"];
+    explained_in(
+        &page,
+        "Options of run, spawn and explain",
+        &spawning,
+        &mut on_page,
+    );
+    explained_in(&page, "Options of the other commands", &[], &mut on_page);
+
+    let mut every = of_all.clone();
+    for command in there.iter().filter(|command| *command != "help") {
+        let own: Options = explained(&help("colibri", Some(command)))
+            .difference(&of_all)
+            .cloned()
+            .collect();
+        every.extend(own.clone());
+        assert_eq!(
+            on_page.remove(command).unwrap_or_default(),
+            own,
+            "{command}"
+        );
+    }
+    assert!(on_page.is_empty(), "no such commands: {on_page:?}");
+    assert_eq!(all_options(&page), every, "named somewhere in the page");
+}
+
+#[test]
+fn the_daemon_has_the_options_settings_and_variables_of_its_page() {
+    let page = page("colibri-daemon.8");
+    let there = explained(&help("colibri-daemon", None));
+    assert!(there.contains("--state-dir"), "{there:?}");
+    let in_description = section(&page, "DESCRIPTION");
+    let in_description: Options = in_description
+        .iter()
+        .flat_map(|line| options(line))
+        .collect();
+    assert_eq!(in_description, there);
+    assert_eq!(all_options(&page), there);
+
+    let sample = read("docs/colibri.toml");
+    let keys: BTreeSet<String> = sample
+        .lines()
+        .filter_map(|line| line.strip_prefix("# ")?.split_once(" = "))
+        .map(|(key, _)| key.to_owned())
+        .filter(|key| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        .collect();
+    assert!(keys.contains("retain_bytes"), "{keys:?}");
+    assert_eq!(items(&section(&page, "Settings"), "Cm"), keys);
+
+    let sources = read("crates/colibri-spawner/src/settings.rs")
+        + &read("crates/colibri-daemon/src/start.rs");
+    let read_by_it: BTreeSet<String> = sources
+        .split('"')
+        .filter(|word| {
+            word.starts_with("COLIBRI_") && word.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+        })
+        .map(str::to_owned)
+        .collect();
+    let mut on_page = items(&section(&page, "ENVIRONMENT"), "Ev");
+    on_page.retain(|name| name.starts_with("COLIBRI_"));
+    assert_eq!(on_page, read_by_it);
+}
+
+#[test]
+fn the_helper_has_the_verbs_and_options_of_its_page() {
+    let page = page("colibri-jail-helper.8");
+    let source = read("crates/colibri-jail-helper/src/request.rs");
+    let source = source.split("#[cfg(test)]").next().unwrap();
+    let words = || source.split('"').skip(1).step_by(2);
+    let there: Options = words()
+        .filter(|word| {
+            word.len() > 2
+                && word.starts_with("--")
+                && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        })
+        .map(str::to_owned)
+        .collect();
+    assert!(there.contains("--workdir"), "{there:?}");
+    assert_eq!(all_options(&page), there);
+
+    let verbs = words()
+        .find_map(|word| word.strip_prefix("no verb; give "))
+        .unwrap();
+    let verbs: BTreeSet<String> = verbs
+        .replace(" or ", ", ")
+        .split(", ")
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(items(&section(&page, "DESCRIPTION"), "Cm"), verbs);
+
+    let errors = read("crates/colibri-jail-helper/src/error.rs");
+    for code in ["64", "71", "77"] {
+        assert!(errors.contains(&format!("=> {code},")), "{code}");
+        assert!(section(&page, "EXIT STATUS").contains(&format!(".It {code}").as_str()));
+    }
+}
+
+#[test]
+fn the_policy_has_the_keys_of_its_page() {
+    let source = read("crates/colibri-jail-helper/src/policy.rs");
+    let mut keys = BTreeSet::new();
+    for name in ["Policy", "Rule", "Limits"] {
+        let body = source
+            .split(&format!("struct {name} {{\n"))
+            .nth(1)
+            .expect(name);
+        for line in body.lines().take_while(|line| *line != "}") {
+            let field = line.trim().trim_start_matches("pub(crate) ");
+            match field.split_once(": ") {
+                Some((key, _)) if !field.starts_with(['/', '#']) => keys.insert(key.to_owned()),
+                _ => false,
+            };
+        }
+    }
+    // `[[rule]]` in the file.
+    assert!(keys.remove("rules"), "{keys:?}");
+    let page = page("helper.toml.5");
+    assert_eq!(items(&section(&page, "DESCRIPTION"), "Cm"), keys);
+    assert!(page.contains("\n.Cm [[rule]]\n"));
+
+    for text in [
+        page.as_str(),
+        &read("crates/colibri-jail-helper/helper.toml.freebsd"),
+        &read("crates/colibri-jail-helper/helper.toml.linux"),
+    ] {
+        let used: BTreeSet<_> = text
+            .lines()
+            .filter(|line| !line.starts_with('.'))
+            .filter_map(|line| line.trim_start_matches("# ").split_once(" = "))
+            .map(|(key, _)| key.to_owned())
+            .collect();
+        assert!(used.len() > 7 && used.is_subset(&keys), "{used:?}");
+    }
+}
+
+#[test]
+fn examples_have_options_that_there_are() {
+    let mut there = explained(&help("colibri-daemon", None));
+    let overview = help("colibri", None);
+    for command in commands(&overview).iter().filter(|name| *name != "help") {
+        there.extend(explained(&help("colibri", Some(command))));
+    }
+    there.extend(all_options(&page("colibri-jail-helper.8")));
+    let mut seen = 0;
+    for name in [
+        "colibri.1",
+        "colibri-daemon.8",
+        "colibri-jail-helper.8",
+        "helper.toml.5",
+    ] {
+        let page = page(name);
+        // Behind the two dashes they are the agent's.
+        let written = page
+            .lines()
+            .flat_map(|line| line.split_whitespace().take_while(|word| *word != "--"))
+            .filter(|word| word.starts_with("--"));
+        for word in written {
+            assert!(there.contains(word), "{name}: {word}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "{seen} options in examples");
+}
+
+#[test]
+fn pages_refer_to_pages_that_there_are() {
+    let names: BTreeSet<String> = fs::read_dir(root().join("docs/man"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(names.len(), 4, "{names:?}");
+    for name in &names {
+        let page = page(name);
+        let (title, chapter) = name.rsplit_once('.').unwrap();
+        assert!(
+            page.contains(&format!("\n.Dt {} {chapter}\n", title.to_uppercase())),
+            "{name}"
+        );
+        for (at, line) in page.lines().enumerate() {
+            let mut words = line.split_whitespace();
+            let (".Xr", Some(other), Some(chapter)) =
+                (words.next().unwrap_or_default(), words.next(), words.next())
+            else {
+                continue;
+            };
+            if other.starts_with("colibri") || other.starts_with("helper") {
+                let wanted = format!("{other}.{chapter}");
+                assert!(names.contains(&wanted), "{name}:{}: {wanted}", at + 1);
+            }
+        }
+    }
+}

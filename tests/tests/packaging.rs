@@ -1,0 +1,120 @@
+//! What is installed on FreeBSD and tried there: as far as another host can look at it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use colibri_tests::text;
+
+const ACCEPTANCE: &str = "tests/freebsd/acceptance.sh";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).expect(path)
+}
+
+fn acceptance(words: &[&str]) -> Output {
+    Command::new("sh")
+        .arg(root().join(ACCEPTANCE))
+        .args(words)
+        .output()
+        .unwrap()
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "it says what it is started on")]
+fn the_acceptance_test_refuses_to_run_elsewhere_than_on_freebsd_15() {
+    for (words, why) in [
+        (
+            &["target/debug"][..],
+            "this is Linux; it runs on FreeBSD 15",
+        ),
+        (&[], "usage: "),
+        (&["a", "b"], "usage: "),
+    ] {
+        let output = acceptance(words);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.starts_with("acceptance.sh: ") && said.contains(why),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(output.stdout.is_empty(), "no TAP: {}", text(&output.stdout));
+    }
+}
+
+#[test]
+fn the_acceptance_test_plans_as_many_checks_as_it_makes() {
+    let script = read(ACCEPTANCE);
+    let plan: usize = script
+        .lines()
+        .find_map(|line| line.strip_prefix("PLAN="))
+        .unwrap()
+        .parse()
+        .unwrap();
+    // Each stands alone in its line: no condition and no loop makes it come never or twice.
+    let checks: Vec<_> = script
+        .lines()
+        .filter(|line| line.trim_start().starts_with("check '"))
+        .collect();
+    assert!(checks.iter().all(|line| line.starts_with("check '")));
+    assert_eq!(checks.len(), plan);
+    assert!(plan > 50);
+    let descriptions: BTreeSet<_> = checks
+        .iter()
+        .map(|line| line.rsplit_once("' ").unwrap().0)
+        .collect();
+    assert_eq!(descriptions.len(), plan, "two checks are called the same");
+}
+
+#[test]
+fn the_acceptance_test_checks_nothing_that_is_not_defined() {
+    let script = read(ACCEPTANCE);
+    let defined: BTreeSet<_> = script
+        .lines()
+        .filter_map(|line| line.split_once("() {"))
+        .map(|(name, _)| name)
+        .collect();
+    for line in script.lines().filter(|line| line.starts_with("check '")) {
+        let called = line.rsplit_once("' ").unwrap().1;
+        let called = called.split(' ').next().unwrap();
+        assert!(defined.contains(called), "{called} is no function: {line}");
+    }
+}
+
+#[test]
+fn the_service_knows_only_options_and_variables_that_there_are() {
+    let service = read("packaging/freebsd/rc.d/colibri");
+    let help = Command::new(colibri_tests::program("colibri-daemon"))
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = text(&help.stdout);
+    let options: BTreeSet<_> = service
+        .split_whitespace()
+        .filter(|word| word.starts_with("--"))
+        .collect();
+    assert!(options.contains("--state-dir"), "{options:?}");
+    for option in options {
+        assert!(help.contains(option), "{option}");
+    }
+    // Each variable that rc.conf may set is explained at the top, with its default.
+    for line in service.lines().filter(|line| line.starts_with(": \"${")) {
+        let (name, value) = line[5..].split_once(":=").unwrap();
+        let default = value.trim_end_matches("}\"");
+        assert!(
+            service.contains(&format!("# {name}={default}")),
+            "{name} is not explained with its default {default}"
+        );
+    }
+}
