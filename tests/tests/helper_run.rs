@@ -789,6 +789,51 @@ fn a_kill_that_cannot_be_verified_names_who_is_left() {
     assert_eq!(waited.status.code(), Some(128 + 9), "{waited:?}");
 }
 
+#[test]
+fn what_a_killed_shim_left_out_of_reach_is_named() {
+    let _helper = Helper::shared();
+    let deployed = Deployed::start();
+    let way = WayUp::make();
+    let script = format!(
+        "{} --reuid=0 --regid=0 --clear-groups sleep 1004 & echo up; sleep 1005; :",
+        way.0.display()
+    );
+    let mark = mark("left");
+    let words = [
+        "spawn",
+        "--env",
+        &format!("MARK={mark}"),
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ];
+    let id = text(&deployed.cli(&words).stdout).trim().to_owned();
+    let root = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/status"))
+            .is_ok_and(|status| status.contains("Uid:\t0\t0"))
+    };
+    let left = eventually("root's sleep runs", || {
+        named(&mark, "sleep").into_iter().find(root)
+    });
+    let shim = deployed
+        .place
+        .path()
+        .join("state/agents")
+        .join(&id)
+        .join("shim.json");
+    let shim = fs::read_to_string(shim).unwrap();
+    let shim: serde_json::Value = serde_json::from_str(&shim).unwrap();
+    kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
+    let waited = deployed.cli(&["wait", &id]);
+    let said = text(&waited.stderr);
+    assert!(
+        said.contains(&format!("still running: pid {left};")),
+        "{said}"
+    );
+    kill_9(left);
+}
+
 /// With one it could push input into it, for the shell outside to read (TIOCSTI).
 #[test]
 fn an_agent_has_no_controlling_terminal() {

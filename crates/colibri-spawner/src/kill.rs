@@ -48,7 +48,7 @@ impl Spawner {
         };
         let outcome = match agent.link.request_within(AT_ONCE, op, Vec::new()).await {
             Ok(Reply::Signalled(delivery)) => {
-                self.signal_elevated(agent, signal, &delivery.denied)
+                self.signal_elevated(&agent.spec, signal, &delivery.denied)
                     .await?;
                 KillOutcome::Signalled
             }
@@ -106,7 +106,8 @@ impl Spawner {
             }
         };
         if !denied.is_empty() {
-            self.signal_elevated(agent, Signal::KILL, &denied).await?;
+            self.signal_elevated(&agent.spec, Signal::KILL, &denied)
+                .await?;
             if let Some((_, remaining, _)) = self.shim_kill(agent, "KILL", Duration::ZERO).await? {
                 unverified(
                     agent,
@@ -190,9 +191,9 @@ impl Spawner {
         format!("colibri-{}", spec.id).parse().ok()
     }
 
-    async fn signal_elevated(
+    pub(crate) async fn signal_elevated(
         &self,
-        agent: &Agent,
+        spec: &AgentSpec,
         signal: Signal,
         pids: &[i32],
     ) -> Result<(), SpawnError> {
@@ -204,8 +205,7 @@ impl Spawner {
         if pids.is_empty() {
             return Ok(());
         }
-        let jail = agent
-            .spec
+        let jail = spec
             .config
             .jail
             .as_ref()

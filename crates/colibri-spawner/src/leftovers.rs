@@ -7,12 +7,12 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use colibri_jail_core::{JailEngine, JailOp};
+use colibri_jail_core::{JailEngine, JailOp, Signal};
 use colibri_shim::process::{self, Process};
 
 use crate::{AgentSpec, Spawner};
 
-/// How long the dead may take to disappear after KILL.
+/// How long the dead may take to disappear after KILL; those out of this user's reach are not waited for.
 const VERIFY: Duration = Duration::from_secs(5);
 /// Between two looks: a process that forks faster than it is found is hit again.
 const ROUND: Duration = Duration::from_millis(10);
@@ -64,13 +64,24 @@ impl Spawner {
         {
             tracing::warn!(id = %spec.id, %error, "the jail of a lost agent was not removed");
         }
-        let id = spec.id.to_string();
-        let looked = tokio::task::spawn_blocking(move || end_all(&id, session)).await;
-        match looked {
-            Ok(Ok(left)) => left,
-            Ok(Err(error)) => Leftovers::Unknown(error.to_string()),
-            Err(error) => Leftovers::Unknown(error.to_string()),
+        let found = look(spec, session).await;
+        let Leftovers::Remaining(pids) = &found else {
+            return found;
+        };
+        // Another user's, as in a jail: through the backend, as a kill would.
+        if let Err(error) = self.signal_elevated(spec, Signal::KILL, pids).await {
+            tracing::warn!(id = %spec.id, %error, "what a lost agent left was not signalled");
         }
+        look(spec, session).await
+    }
+}
+
+async fn look(spec: &AgentSpec, session: Option<i32>) -> Leftovers {
+    let id = spec.id.to_string();
+    match tokio::task::spawn_blocking(move || end_all(&id, session)).await {
+        Ok(Ok(left)) => left,
+        Ok(Err(error)) => Leftovers::Unknown(error.to_string()),
+        Err(error) => Leftovers::Unknown(error.to_string()),
     }
 }
 
@@ -82,18 +93,23 @@ fn end_all(id: &str, session: Option<i32>) -> std::io::Result<Leftovers> {
         if left.is_empty() {
             return Ok(Leftovers::Ended(ended.len()));
         }
-        if Instant::now() >= until {
-            return Ok(Leftovers::Remaining(
-                left.iter().map(|process| process.pid).collect(),
-            ));
-        }
-        for process in left {
-            match process::kill(&process) {
-                Ok(true) => drop(ended.insert(process)),
-                Ok(false) => {}
+        let mut in_reach = false;
+        for process in &left {
+            match process::kill(process) {
+                Ok(there) => {
+                    in_reach = true;
+                    if there {
+                        ended.insert(*process);
+                    }
+                }
                 // Reported in the end, if it stays.
                 Err(error) => tracing::debug!(pid = process.pid, %error, "not ended"),
             }
+        }
+        if !in_reach || Instant::now() >= until {
+            return Ok(Leftovers::Remaining(
+                left.iter().map(|process| process.pid).collect(),
+            ));
         }
         std::thread::sleep(ROUND);
     }
