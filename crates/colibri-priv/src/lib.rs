@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+pub mod conformance;
 mod finding;
 mod none;
 mod registry;
