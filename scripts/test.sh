@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 
 setup
 # faketime: a test lets the clock jump. g++: libFuzzer is C++. perl, passwd, strace and util-linux are what the
-# setuid helper is attacked with.
-install_packages util-linux bash libfaketime g++ perl passwd strace
+# setuid helper is attacked with. sudo: the example of a backend of one's own.
+install_packages util-linux bash libfaketime g++ perl passwd strace sudo
 cargo nextest --version >/dev/null 2>&1 || {
     say "installing cargo-nextest (once; some minutes)"
     cargo install --quiet --locked cargo-nextest
@@ -17,17 +17,21 @@ cargo nextest --version >/dev/null 2>&1 || {
 say "format"
 cargo fmt --all --check
 cargo fmt --check --manifest-path fuzz/Cargo.toml
+cargo fmt --check --manifest-path examples/backend-sudo/Cargo.toml
 say "lints"
 cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+cargo clippy --quiet --locked --manifest-path examples/backend-sudo/Cargo.toml --target-dir target --all-targets -- -D warnings
 say "tests"
 if [ "$(id -u)" = 0 ]; then
     cargo nextest run --locked --workspace
 else
-    cargo nextest run --locked --workspace -E 'not binary(/^helper/)'
-    say "tests of the setuid helper, as root"
+    cargo nextest run --locked --workspace -E 'not binary(/^helper|^plugin$/)'
+    say "tests of the setuid helper and of a backend with sudo, as root"
     as_root env "PATH=$PATH" "HOME=$HOME" "CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" \
-        cargo nextest run --locked -p colibri-tests -E 'binary(/^helper/)'
+        cargo nextest run --locked -p colibri-tests -E 'binary(/^helper|^plugin$/)'
 fi
+say "a backend of one's own"
+cargo test --quiet --locked --manifest-path examples/backend-sudo/Cargo.toml --target-dir target
 say "doctests"
 cargo test --quiet --locked --workspace --doc
 say "torture"
