@@ -25,10 +25,10 @@ say "tests"
 if [ "$(id -u)" = 0 ]; then
     cargo nextest run --locked --workspace
 else
-    cargo nextest run --locked --workspace -E 'not binary(/^helper|^plugin$/)'
-    say "tests of the setuid helper and of a backend with sudo, as root"
+    cargo nextest run --locked --workspace -E 'not binary(/^helper|^plugin$|^doctor$/)'
+    say "tests of the setuid helper, of a backend with sudo and of doctor, as root"
     as_root env "PATH=$PATH" "HOME=$HOME" "CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" \
-        cargo nextest run --locked -p colibri-tests -E 'binary(/^helper|^plugin$/)'
+        cargo nextest run --locked -p colibri-tests -E 'binary(/^helper|^plugin$|^doctor$/)'
 fi
 say "a backend of one's own"
 cargo test --quiet --locked --manifest-path examples/backend-sudo/Cargo.toml --target-dir target
