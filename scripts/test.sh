@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 
 setup
 # faketime: a test lets the clock jump. g++: libFuzzer is C++. perl, passwd, strace and util-linux are what the
-# setuid helper is attacked with.
-install_packages util-linux bash libfaketime g++ perl passwd strace mandoc shellcheck
+# setuid helper is attacked with. sudo: the example of a backend of one's own.
+install_packages util-linux bash libfaketime g++ perl passwd strace sudo mandoc shellcheck
 cargo nextest --version >/dev/null 2>&1 || {
     say "installing cargo-nextest (once; some minutes)"
     cargo install --quiet --locked cargo-nextest
@@ -17,6 +17,7 @@ cargo nextest --version >/dev/null 2>&1 || {
 say "format"
 cargo fmt --all --check
 cargo fmt --check --manifest-path fuzz/Cargo.toml
+cargo fmt --check --manifest-path examples/backend-sudo/Cargo.toml
 say "shell scripts"
 # All that say that they are one, and those that are read by others.
 grep -rlIE --exclude-dir=target --exclude-dir=.git --exclude='*.rs' --exclude='*.md' '^#!.*[/ ](ba)?sh$' . |
@@ -27,15 +28,18 @@ scripts/man.sh
 scripts/audit.sh
 say "lints"
 cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+cargo clippy --quiet --locked --manifest-path examples/backend-sudo/Cargo.toml --target-dir target --all-targets -- -D warnings
 say "tests"
 if [ "$(id -u)" = 0 ]; then
     cargo nextest run --locked --workspace
 else
-    cargo nextest run --locked --workspace -E 'not binary(/^helper/)'
-    say "tests of the setuid helper, as root"
+    cargo nextest run --locked --workspace -E 'not binary(/^helper|^plugin$|^doctor$/)'
+    say "tests of the setuid helper, of a backend with sudo and of doctor, as root"
     as_root env "PATH=$PATH" "HOME=$HOME" "CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" \
-        cargo nextest run --locked -p colibri-tests -E 'binary(/^helper/)'
+        cargo nextest run --locked -p colibri-tests -E 'binary(/^helper|^plugin$|^doctor$/)'
 fi
+say "a backend of one's own"
+cargo test --quiet --locked --manifest-path examples/backend-sudo/Cargo.toml --target-dir target
 say "doctests"
 cargo test --quiet --locked --workspace --doc
 say "torture"

@@ -5,15 +5,11 @@ use std::time::{Duration, Instant};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
-use colibri_client::{
-    Agent, Client, DoctorResult, Finding, FindingStatus, KillOutcome, KillParams, Notification,
-    SubscribeParams,
-};
+use colibri_client::{Agent, Client, KillOutcome, KillParams, Notification, SubscribeParams};
 
 use crate::args::{Arguments, Global, Spawn};
 use crate::connect::{connect, connect_or_start, find};
 use crate::error::CliError;
-use crate::explain::spawner;
 use crate::output;
 use crate::run::code;
 
@@ -194,27 +190,6 @@ pub(crate) async fn rm(global: &Global, id: &str, force: bool) -> Result<u8, Cli
     }
     client.remove_agent(&agent.id).await?;
     Ok(0)
-}
-
-pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> {
-    let findings = match connect(global).await {
-        Ok(client) => client.doctor().await?.findings,
-        // No daemon: what one with this environment would find.
-        Err(_) => {
-            let found = spawner(global)?.preflight().await;
-            serde_json::from_value::<Vec<Finding>>(serde_json::json!(found))
-                .map_err(|error| CliError::io("reading findings")(error.into()))?
-        }
-    };
-    let failed = findings
-        .iter()
-        .any(|finding| finding.status == FindingStatus::Fail);
-    if json {
-        output::print_json(&DoctorResult { findings })?;
-    } else {
-        output::print(output::findings(&findings).as_bytes())?;
-    }
-    Ok(u8::from(failed))
 }
 
 pub(crate) async fn shutdown(global: &Global) -> Result<u8, CliError> {

@@ -5,6 +5,7 @@
 mod args;
 mod commands;
 mod connect;
+mod doctor;
 mod error;
 mod explain;
 mod logs;
@@ -53,7 +54,7 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         Command::Wait { id } => commands::wait(&global, &id).await,
         Command::Kill { id, signal, grace } => commands::kill(&global, &id, signal, grace).await,
         Command::Rm { id, force } => commands::rm(&global, &id, force).await,
-        Command::Doctor { json } => commands::doctor(&global, json).await,
+        Command::Doctor { json } => doctor::doctor(&global, json).await,
         Command::Shutdown => commands::shutdown(&global).await,
         Command::Completions { shell } => commands::completions(shell),
     }

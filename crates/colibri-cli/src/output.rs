@@ -208,12 +208,18 @@ pub(crate) fn findings(findings: &[Finding]) -> String {
             FindingStatus::Warn => coloured("warn", "33"),
             FindingStatus::Fail => coloured("fail", "31"),
         };
-        lines.push_str(&format!("{status}  {}\n", finding.what));
+        lines.push_str(&format!("{status}  {}\n", indented(&finding.what)));
         if let Some(mend) = &finding.mend {
-            lines.push_str(&format!("      to mend: {mend}\n"));
+            lines.push_str(&format!("      to mend: {}\n", indented(mend)));
         }
     }
     lines
+}
+
+/// What follows a first line; a program of the host's may have said it.
+fn indented(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(|line| plain(line, usize::MAX)).collect();
+    lines.join("\n      ")
 }
 
 #[cfg(test)]

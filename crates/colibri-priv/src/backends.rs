@@ -5,7 +5,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use colibri_jail_core::{Bubblewrap, CommandLine, JailEngine, JailOp};
 
-use crate::{Finding, PrivBackend, PrivError};
+use crate::{Finding, PrivBackend, PrivError, preflight};
 
 /// FreeBSD's mdo(1), allowed by rules of mac_do(4). The rules know identities and no commands: whoever may
 /// use it is root, so it is for single-operator machines.
@@ -30,10 +30,11 @@ impl PrivBackend for Mdo {
     }
 
     async fn preflight(&self) -> Vec<Finding> {
-        vec![Finding::executable(
+        let mdo = Finding::executable(
             MDO,
             "mdo comes with FreeBSD 14.2 and later; elsewhere set COLIBRI_JAIL_PRIV_MODE",
-        )]
+        );
+        std::iter::once(mdo).chain(preflight::mac_do()).collect()
     }
 }
 
@@ -140,6 +141,6 @@ impl PrivBackend for Helper {
     }
 
     async fn preflight(&self) -> Vec<Finding> {
-        vec![Finding::setuid_root(Path::new(&self.program))]
+        preflight::helper(Path::new(&self.program))
     }
 }

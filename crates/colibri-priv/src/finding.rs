@@ -41,6 +41,16 @@ impl Finding {
         }
     }
 
+    /// Works, but somebody should look at it; `mend` says what to do.
+    #[must_use]
+    pub fn warn(what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self {
+            status: Status::Warn,
+            what: what.into(),
+            mend: Some(mend.into()),
+        }
+    }
+
     /// Something does not work; `mend` says what to do.
     #[must_use]
     pub fn fail(what: impl Into<String>, mend: impl Into<String>) -> Self {
@@ -61,6 +71,34 @@ impl Finding {
             Ok(_) => Self::fail(format!("{program} is not an executable file"), mend),
             Err(error) => Self::fail(format!("{program} is not there: {error}"), mend),
         }
+    }
+
+    /// Looks whether `path`, and every directory above it, is root's and nobody else can write it.
+    #[must_use]
+    pub fn roots_alone(path: &Path) -> Self {
+        for place in path.ancestors() {
+            let shown = place.display();
+            let data = match fs::symlink_metadata(place) {
+                Err(error) => {
+                    let mend = "install it as root; docs/helper-protocol.md and the sample beside the helper say what is in it";
+                    return Self::fail(format!("{shown} is not there: {error}"), mend);
+                }
+                Ok(data) => data,
+            };
+            if data.uid() != 0 {
+                let what = format!("{shown} belongs to uid {} and not to root", data.uid());
+                return Self::fail(what, format!("as root: chown root {shown}"));
+            }
+            // In a shared directory like /tmp the sticky bit keeps others from replacing what is root's.
+            if data.mode() & 0o022 != 0 && !(data.is_dir() && data.mode() & 0o1000 != 0) {
+                let what = format!(
+                    "{shown} can be written by others (mode {:04o})",
+                    data.mode() & 0o7777
+                );
+                return Self::fail(what, format!("as root: chmod go-w {shown}"));
+            }
+        }
+        Self::ok(format!("{} is root's alone", path.display()))
     }
 
     /// Looks whether `program` is a setuid program of root's that nobody else can write.

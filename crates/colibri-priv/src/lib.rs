@@ -2,8 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+pub mod conformance;
 mod finding;
+#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+mod macdo;
 mod none;
+mod preflight;
+pub mod probe;
 mod registry;
 
 pub use backends::{Helper, Mdo};

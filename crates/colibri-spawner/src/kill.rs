@@ -68,9 +68,9 @@ impl Spawner {
         signal: Signal,
         grace: Duration,
     ) -> Result<KillReport, SpawnError> {
-        // On Linux it is the helper that makes the agent another user.
+        // On Linux it is the backend that makes the agent another user.
         let in_jail_of_another_user = agent.spec.config.jail.is_some()
-            && (matches!(self.engine, JailEngine::FreebsdJail) || agent.spec.privilege == "helper");
+            && (matches!(self.engine, JailEngine::FreebsdJail) || agent.spec.privilege != "none");
         let lived = in_jail_of_another_user
             && self.signal(agent, signal).await?.outcome == KillOutcome::Signalled;
         if lived
@@ -83,8 +83,13 @@ impl Spawner {
             });
         }
         let (signal, grace) = if in_jail_of_another_user {
-            match self.own_jail(&agent.spec) {
-                Some(name) => self.run_elevated(&JailOp::Remove { name }).await?,
+            // bubblewrap has no command to remove a sandbox, and not every backend has one of its own.
+            let remove = self
+                .own_jail(&agent.spec)
+                .map(|name| JailOp::Remove { name })
+                .filter(|remove| self.backend.elevate(remove, &self.engine).is_ok());
+            match remove {
+                Some(remove) => self.run_elevated(&remove).await?,
                 None => drop(self.signal(agent, Signal::KILL).await?),
             }
             ("KILL".to_owned(), Duration::ZERO)
@@ -197,6 +202,10 @@ impl Spawner {
         signal: Signal,
         pids: &[i32],
     ) -> Result<(), SpawnError> {
+        let pids = match &self.engine {
+            JailEngine::Bubblewrap(_) if signal != Signal::KILL => inside(pids),
+            _ => pids.to_vec(),
+        };
         let pids: Vec<Pid> = pids
             .iter()
             .filter_map(|pid| u32::try_from(*pid).ok())
@@ -230,6 +239,28 @@ impl Spawner {
                 stderr = %String::from_utf8_lossy(&output.stderr), "privileged command failed");
         }
         Ok(())
+    }
+}
+
+/// Those of the processes that are in a pid namespace of their own, or all where none is: whatever stands between the
+/// shim and the sandbox (bwrap, sudo) would take the agent with it before it has heard of the signal.
+fn inside(pids: &[i32]) -> Vec<i32> {
+    // NSpid lists a number for each namespace, from that of /proc inwards (proc_pid_status(5)).
+    let depth = |process: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
+        Some(line.split_whitespace().count())
+    };
+    let own = depth("self");
+    let inside: Vec<i32> = pids
+        .iter()
+        .copied()
+        .filter(|pid| depth(&pid.to_string()) > own)
+        .collect();
+    if inside.is_empty() {
+        pids.to_vec()
+    } else {
+        inside
     }
 }
 

@@ -264,6 +264,7 @@ impl Settings {
             engine: self.engine.clone(),
             backend: self.backend.clone(),
             state: StateDir::new(self.state_dir.clone()),
+            socket: socket.to_owned(),
             hidden,
             shim: self.shim.clone(),
             host: HostEnv::pick(variables),

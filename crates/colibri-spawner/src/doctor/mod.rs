@@ -1,0 +1,224 @@
+//! Looks at each thing that a spawn needs, and says how to mend what is wrong. It changes nothing but for a file that
+//! it writes and removes, and it always ends: whatever else it asks is bounded.
+
+mod places;
+
+use std::path::Path;
+use std::time::Duration;
+
+use colibri_jail_core::{CommandLine, Ip4Policy, JailEngine, JailOp};
+use colibri_priv::{Finding, Status, probe};
+use rustix::process::{Resource, geteuid, getrlimit};
+
+use crate::Spawner;
+
+/// How long one program may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How long a backend may take for its own look.
+const BACKEND: Duration = Duration::from_secs(20);
+/// What the daemon itself has open, with some connections and a spawn on its way.
+const OWN_DESCRIPTORS: u64 = 40;
+/// Fewer agents than this are hardly meant.
+const FEW_AGENTS: u64 = 100;
+
+impl Spawner {
+    /// Looks whether what a spawn needs is there and works: the engine's programs and the engine itself, what the
+    /// privilege backend needs, the shim, the directories, descriptors and disk. Takes seconds at most.
+    pub async fn preflight(&self) -> Vec<Finding> {
+        let mut findings = vec![Finding::ok(format!(
+            "engine {}, privilege {}",
+            self.engine.name(),
+            self.backend.name()
+        ))];
+        findings.extend(self.programs());
+        findings.extend(self.backend_findings().await);
+        let usable = findings
+            .iter()
+            .all(|finding| finding.status != Status::Fail);
+        let spawner = self.clone();
+        // What blocks is kept from the threads that serve.
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut findings = Vec::new();
+            if usable {
+                findings.extend(spawner.engine_works());
+            }
+            findings.push(Finding::executable(
+                &spawner.shim.to_string_lossy(),
+                "install colibri-shim beside colibri-daemon, or set COLIBRI_SHIM",
+            ));
+            findings.extend(places::state(spawner.state.path()));
+            findings.extend(places::socket(&spawner.socket));
+            findings.push(descriptors());
+            findings
+        });
+        match looked.await {
+            Ok(looked) => findings.extend(looked),
+            Err(error) => findings.push(Finding::fail(
+                format!("the look at this host did not come to its end: {error}"),
+                "this is a mistake of Colibri's; please report it",
+            )),
+        }
+        findings
+    }
+
+    fn programs(&self) -> Vec<Finding> {
+        let (programs, mend): (Vec<&str>, _) = match &self.engine {
+            JailEngine::FreebsdJail => (
+                vec![
+                    "/usr/sbin/jexec",
+                    "/usr/sbin/jail",
+                    "/usr/sbin/jls",
+                    "/bin/kill",
+                ],
+                "these come with FreeBSD; on Linux use the bubblewrap engine",
+            ),
+            JailEngine::Bubblewrap(bubblewrap) => (
+                vec![bubblewrap.program.as_str()],
+                "install bubblewrap (Debian and Ubuntu: apt install bubblewrap)",
+            ),
+        };
+        let look = |program: &&str| Finding::executable(program, mend);
+        programs.iter().map(look).collect()
+    }
+
+    /// The backend is perhaps somebody else's: it may block, panic or hang.
+    async fn backend_findings(&self) -> Vec<Finding> {
+        let name = self.backend.name();
+        if self.engine.needs_root() && name == "none" && !geteuid().is_root() {
+            return vec![Finding::fail(
+                "jails need root, which the privilege backend none does not give an ordinary user",
+                "set COLIBRI_JAIL_PRIV_MODE to mdo or helper",
+            )];
+        }
+        let backend = self.backend.clone();
+        let runtime = tokio::runtime::Handle::current();
+        let look = tokio::task::spawn_blocking(move || runtime.block_on(backend.preflight()));
+        match tokio::time::timeout(BACKEND, look).await {
+            Ok(Ok(findings)) => findings,
+            Ok(Err(error)) => vec![Finding::fail(
+                format!("the privilege backend {name} fails at its own look: {error}"),
+                "report it to whoever made the backend",
+            )],
+            Err(_) => vec![Finding::fail(
+                format!("the privilege backend {name} did not end its own look within {BACKEND:?}"),
+                "see what it waits for",
+            )],
+        }
+    }
+
+    /// The real thing, where that harms nobody: an empty sandbox, or a list of jails.
+    fn engine_works(&self) -> Option<Finding> {
+        match &self.engine {
+            // The helper has answered for itself, by its policy.
+            JailEngine::Bubblewrap(_) if self.backend.name() == "helper" => None,
+            JailEngine::Bubblewrap(_) => Some(self.sandbox_works()),
+            JailEngine::FreebsdJail => Some(self.jails_are_listed()),
+        }
+    }
+
+    fn sandbox_works(&self) -> Finding {
+        let none = self.backend.name() == "none";
+        let elevated = CommandLine::new("/bin/sh", ["-c", ":"])
+            .map_err(|error| error.to_string())
+            .and_then(|command| {
+                let op = JailOp::Create {
+                    name: "colibri-doctor"
+                        .parse()
+                        .map_err(|_| "its name".to_owned())?,
+                    path: "/".parse().map_err(|_| "its root".to_owned())?,
+                    ip4: Ip4Policy::Inherit,
+                    user: None,
+                    workdir: None,
+                    command,
+                };
+                self.backend
+                    .elevate(&op, &self.engine)
+                    .map_err(|error| error.to_string())
+            });
+        let why = match elevated.map(|command| run(&command)) {
+            Ok(Ok(said)) if said.worked() => {
+                return Finding::ok("a sandbox can be made: user namespaces work");
+            }
+            Ok(Ok(said)) => said.complaint(),
+            Ok(Err(error)) => error.to_string(),
+            Err(refusal) => refusal,
+        };
+        let what = format!("a sandbox cannot be made: {why}");
+        match forbidding() {
+            Some((setting, mend)) if none => Finding::fail(format!("{what} ({setting})"), mend),
+            None if none => Finding::fail(
+                what,
+                "user namespaces must be allowed; in a container, the container must allow them: docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined",
+            ),
+            _ => Finding::warn(
+                what,
+                "with this privilege backend perhaps only other roots are allowed; try: colibri run --jail-path / -- true",
+            ),
+        }
+    }
+
+    fn jails_are_listed(&self) -> Finding {
+        let mend = "see jls(8); inside a jail of its own the daemon needs children.max (jail(8))";
+        match self
+            .engine
+            .command_line(&JailOp::List)
+            .map(|list| run(&list))
+        {
+            Ok(Ok(said)) if said.worked() => {
+                Finding::ok(format!("{} jails are there now", said.out.lines().count()))
+            }
+            Ok(Ok(said)) => Finding::fail(
+                format!("jails cannot be listed: {}", said.complaint()),
+                mend,
+            ),
+            Ok(Err(error)) => Finding::fail(format!("jails cannot be listed: {error}"), mend),
+            Err(error) => Finding::fail(format!("jails cannot be listed: {error}"), mend),
+        }
+    }
+}
+
+fn run(command: &CommandLine) -> std::io::Result<probe::Said> {
+    probe::run(Path::new(command.program()), command.args(), LIMIT)
+}
+
+/// The setting of this host that keeps ordinary users from user namespaces (user_namespaces(7), Debian's and Ubuntu's
+/// kernels), and how to lift it.
+fn forbidding() -> Option<(String, &'static str)> {
+    const SETTINGS: &[(&str, &str, &str)] = &[
+        (
+            "user/max_user_namespaces",
+            "0",
+            "as root: sysctl user.max_user_namespaces=15000, and the same in /etc/sysctl.d/",
+        ),
+        (
+            "kernel/unprivileged_userns_clone",
+            "0",
+            "as root: sysctl kernel.unprivileged_userns_clone=1, and the same in /etc/sysctl.d/",
+        ),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "give bwrap an AppArmor profile that has userns, or as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    ];
+    SETTINGS.iter().find_map(|(setting, forbids, mend)| {
+        let value = std::fs::read_to_string(format!("/proc/sys/{setting}")).ok()?;
+        (value.trim() == *forbids)
+            .then(|| (format!("{} is {forbids}", setting.replace('/', ".")), *mend))
+    })
+}
+
+/// Every running agent takes one of the daemon's descriptors, every subscriber up to three more.
+fn descriptors() -> Finding {
+    let Some(limit) = getrlimit(Resource::Nofile).current else {
+        return Finding::ok("descriptors are not limited");
+    };
+    let agents = limit.saturating_sub(OWN_DESCRIPTORS);
+    let what = format!("{limit} descriptors allow about {agents} running agents at a time");
+    let mend = "raise the limit for the daemon: ulimit -n 8192, LimitNOFILE= in its systemd unit, or login.conf(5)";
+    match agents {
+        0 => Finding::fail(what, mend),
+        few if few < FEW_AGENTS => Finding::warn(what, mend),
+        _ => Finding::ok(what),
+    }
+}

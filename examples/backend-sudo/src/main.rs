@@ -1,0 +1,17 @@
+//! A complete colibri-daemon that knows one more word for `COLIBRI_JAIL_PRIV_MODE`: `sudo`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use backend_sudo::Sudo;
+use colibri_priv::BackendRegistry;
+
+fn main() -> ExitCode {
+    colibri_daemon::main(|helper| {
+        let mut backends = BackendRegistry::builtin(helper);
+        if let Err(error) = backends.register(Arc::new(Sudo)) {
+            eprintln!("colibri-daemon-sudo: {error}");
+        }
+        backends
+    })
+}
