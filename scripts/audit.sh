@@ -22,7 +22,9 @@ PATH=$TOOLS/bin:$PATH
 
 say "licences, sources and duplicates"
 cargo-deny --locked check bans licenses sources
-cargo-deny --manifest-path fuzz/Cargo.toml --config deny.toml --locked check sources
+for manifest in fuzz/Cargo.toml examples/*/Cargo.toml; do
+    [ ! -e "$manifest" ] || cargo-deny --manifest-path "$manifest" --config deny.toml --locked check sources
+done
 
 # The advisories are a git repository, which not every machine reaches. A build must not fail for that, and must not hide it.
 if timeout 120 cargo-deny --locked fetch db >"$TOOLS/fetch.log" 2>&1; then

@@ -118,3 +118,19 @@ fn the_service_knows_only_options_and_variables_that_there_are() {
         );
     }
 }
+
+#[test]
+fn the_page_on_freebsd_names_files_that_there_are() {
+    let page = read("docs/freebsd.md");
+    let mut named = 0;
+    for word in page.split(|c: char| c.is_whitespace() || "`()[],".contains(c)) {
+        let path = word.trim_start_matches("../");
+        let ours = ["packaging/", "crates/", "docs/", "tests/"];
+        if path.contains('*') || !ours.iter().any(|start| path.starts_with(start)) {
+            continue;
+        }
+        assert!(root().join(path).exists(), "{path}");
+        named += 1;
+    }
+    assert!(named > 5, "{named} files are named");
+}
