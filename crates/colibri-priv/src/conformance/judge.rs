@@ -54,6 +54,8 @@ pub(super) fn command(
         JailOp::Attach { command, .. } | JailOp::Create { command, .. } => self::words(command),
         _ => Vec::new(),
     };
+    let engines = plain.map(self::words).unwrap_or_default();
+    let engines_front = &engines[..engines.len().saturating_sub(agent.len())];
     let (own, front) = match front {
         // The first agent is known by its program, which is like nothing else.
         None if !agent.is_empty() => match split_first_agent(&words) {
@@ -62,11 +64,25 @@ pub(super) fn command(
                 (own.clone(), Some(own))
             }
             None => {
-                broken.push(
-                    compare(&agent, &words[words.len().saturating_sub(1)..])
-                        .unwrap_or((Broken::Changes, "changes the agent's program".to_owned())),
-                );
-                (Vec::new(), None)
+                let line = |word: &String| word.contains(' ') && word.contains(FIRST_AGENT);
+                let last = &words[words.len().saturating_sub(1)..];
+                broken.push(if words.iter().any(line) {
+                    (
+                        Broken::Joins,
+                        "joins the agent's words to a line".to_owned(),
+                    )
+                } else {
+                    compare(&agent, last)
+                        .unwrap_or((Broken::Changes, "changes the agent's program".to_owned()))
+                });
+                // Words of other agents may name a shell themselves.
+                if agent == [FIRST_AGENT] {
+                    broken.extend(shell(&words, engines_front));
+                }
+                return Judged {
+                    broken,
+                    front: None,
+                };
             }
         },
         None => (words.clone(), None),
@@ -75,17 +91,7 @@ pub(super) fn command(
             (front.clone(), Some(front))
         }
     };
-    if own.is_empty() {
-        return Judged { broken, front };
-    }
-    let engines = plain.map(self::words).unwrap_or_default();
-    let engines_front = &engines[..engines.len().saturating_sub(agent.len())];
-    if scripts(&own) > scripts(engines_front) {
-        broken.push((
-            Broken::Shell,
-            "puts a shell with a script in front".to_owned(),
-        ));
-    }
+    broken.extend(shell(&own, engines_front));
     // Either the engine's own command is there, or the operation is in words of the backend's own.
     if !ends_with_engine(&words, &engines, &agent) {
         let holds = |words: &[String], value: &str| {
@@ -105,6 +111,14 @@ pub(super) fn command(
         }
     }
     Judged { broken, front }
+}
+
+/// A shell with a script, where the engine has none of its own.
+fn shell(words: &[String], engine: &[String]) -> Option<Verdict> {
+    (scripts(words) > scripts(engine)).then(|| {
+        let what = "puts a shell with a script in front".to_owned();
+        (Broken::Shell, what)
+    })
 }
 
 /// Whether the command is the engine's behind something. What is wrong in the agent's own words is another's
