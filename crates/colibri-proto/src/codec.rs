@@ -106,6 +106,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "megabytes take an interpreter minutes")]
     fn a_frame_that_is_too_long_is_skipped_and_the_next_one_read() {
         for over in [1, 2, MAX_FRAME] {
             let mut stream = vec![b'x'; MAX_FRAME + over];
@@ -123,6 +124,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "megabytes take an interpreter minutes")]
     fn an_endless_frame_gives_up_in_bounded_memory() {
         let mut decoder = FrameDecoder::default();
         let given_up = (0..MAX_SKIP / 65_536 + 32).any(|_| {
@@ -133,6 +135,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "megabytes take an interpreter minutes")]
     fn nothing_longer_than_a_frame_is_sent() {
         assert_eq!(
             encode_frame(&"x".repeat(MAX_FRAME)),
