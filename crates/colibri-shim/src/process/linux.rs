@@ -66,14 +66,16 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// One line of `/proc/PID/stat`; `None` for a zombie. The command name in it may hold anything, also `)`:
-/// the last one counts (proc_pid_stat(5)).
+/// the last one counts (proc_pid_stat(5)). A process whose first thread has ended reads as a zombie as well,
+/// while others of its threads run: they are counted.
 fn parse_stat(stat: &str) -> Option<Process> {
     let (before, after) = stat.rsplit_once(')')?;
     let pid = before.split_once(' ')?.0.parse().ok()?;
     // From the state on, which is field 3.
     let fields: Vec<&str> = after.split_whitespace().collect();
     let field = |number: usize| fields.get(number - 3).copied();
-    if matches!(field(3)?, "Z" | "X") {
+    let threads: u32 = field(20)?.parse().ok()?;
+    if matches!(field(3)?, "Z" | "X") && threads < 2 {
         return None;
     }
     Some(Process {
@@ -101,6 +103,14 @@ mod tests {
             (format!("12 (sh) {rest}"), expected),
             (format!("12 (a) R 1 (b\n) {rest}"), expected),
             (format!("12 (sh) {}", rest.replacen('S', "Z", 1)), None),
+            (
+                format!(
+                    "12 (sh) {}",
+                    rest.replacen('S', "Z", 1)
+                        .replace(" 20 0 1 0 ", " 20 0 2 0 ")
+                ),
+                expected,
+            ),
             ("12 (sh) S 7".to_owned(), None),
             ("12 (".to_owned(), None),
             (String::new(), None),

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 
 use colibri_shim::control::Delivery;
+use colibri_shim::process;
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, getpgid, getpid, kill_process_group, pidfd_open, pidfd_send_signal,
@@ -57,11 +58,8 @@ fn descendants_by_scan(root: i32) -> io::Result<Vec<i32>> {
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-            continue;
-        };
-        if let Some(parent) = parent_in_stat(&stat) {
-            by_parent.entry(parent).or_default().push(pid);
+        if let Ok(Some(process)) = process::find(pid) {
+            by_parent.entry(process.parent).or_default().push(pid);
         }
     }
     let mut found = Vec::new();
@@ -73,13 +71,6 @@ fn descendants_by_scan(root: i32) -> io::Result<Vec<i32>> {
         }
     }
     Ok(found)
-}
-
-/// The parent in a line of `/proc/PID/stat`. The command name before it may hold anything, also `)`:
-/// the last one counts (proc_pid_stat(5)).
-fn parent_in_stat(stat: &str) -> Option<i32> {
-    let after_name = &stat[stat.rfind(')')? + 1..];
-    after_name.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Signals the process group, if its leader has not been reaped (only then can the number not be
@@ -127,18 +118,6 @@ pub(crate) fn signal_all(
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
-
-    #[test]
-    fn the_parent_is_found_behind_any_command_name() {
-        for (stat, parent) in [
-            ("12 (sh) S 7 12 12 0", Some(7)),
-            ("12 (a) R 1 (b) S 7 12 12", Some(7)),
-            ("12 (", None),
-            ("", None),
-        ] {
-            assert_eq!(parent_in_stat(stat), parent, "{stat}");
-        }
-    }
 
     #[test]
     fn both_ways_to_look_find_a_grandchild() {
