@@ -265,6 +265,10 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         kill_shims(&self.state());
+        // No daemon comes any more to end what a killed shim's agent has left. HOME gives it away.
+        for pid in processes_with(&self.dir.path().display().to_string()) {
+            kill_9(pid);
+        }
         if std::thread::panicking() {
             eprintln!("---- daemon's log ----\n{}", self.log());
         }

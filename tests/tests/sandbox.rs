@@ -111,3 +111,32 @@ fn the_environment_is_a_base_and_what_was_given() {
     );
     assert!(!seen.contains("COLIBRI_SOCKET"), "{seen}");
 }
+
+#[test]
+fn nothing_that_the_daemon_had_open_is_open_for_an_agent() {
+    let mut daemon = Daemon::place();
+    // A directory would lead out of the sandbox.
+    let leaky = ["sh", "-c", "exec 7</ 9</etc/passwd; exec \"$@\"", "sh"];
+    daemon.launch_behind(&leaky.map(str::to_owned));
+    let own = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    let names: Vec<String> = own
+        .flatten()
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    assert!(
+        names.contains(&"7".to_owned()) && names.contains(&"9".to_owned()),
+        "{names:?}"
+    );
+    for jail in [&[][..], &["--jail-path", "/"]] {
+        let args = [
+            &["run"],
+            jail,
+            &["--", "sh", "-c", "cd /proc/$$/fd && echo *"],
+        ]
+        .concat();
+        let output = daemon.cli(&args);
+        let seen = text(&output.stdout);
+        // 3 is the directory that the shell is just reading.
+        assert_eq!(seen, "0 1 2 3\n", "{}", text(&output.stderr));
+    }
+}

@@ -115,6 +115,7 @@ fn main() -> ExitCode {
 
 /// Everything up to the running agent, in the order in which a failure leaves nothing behind.
 fn start(directory: &Path) -> Result<Supervisor, ShimError> {
+    sys::close_inherited();
     // A session of its own: no terminal's signal reaches it. It fails only for a group leader, which
     // somebody who starts the shim from an interactive shell makes it.
     let _ = rustix::process::setsid();

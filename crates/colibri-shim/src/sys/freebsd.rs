@@ -4,7 +4,17 @@ use std::io;
 
 use colibri_shim::control::Delivery;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidInfoFlags, Signal, get_reaper_pids, reaper_kill, set_reaper_status};
+use rustix::process::{
+    Pid, PidInfoFlags, Resource, Signal, get_reaper_pids, getrlimit, reaper_kill, set_reaper_status,
+};
+
+/// All numbers that a descriptor above stdio can have: /dev/fd does not list them without fdescfs(5).
+pub(crate) fn open_descriptors() -> impl Iterator<Item = i32> {
+    let limit = getrlimit(Resource::Nofile).current;
+    3..limit
+        .and_then(|limit| i32::try_from(limit).ok())
+        .unwrap_or(65_536)
+}
 
 /// Orphaned descendants become children of this process (procctl(2) `PROC_REAP_ACQUIRE`).
 pub(crate) fn become_reaper() -> io::Result<()> {

@@ -12,6 +12,19 @@ use rustix::process::{
     set_child_subreaper,
 };
 
+/// The numbers of all open descriptors above stdio, and perhaps of one that is closed by now: the directory's
+/// own (proc_pid_fd(5)).
+pub(crate) fn open_descriptors() -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|descriptor| *descriptor > 2)
+        .collect()
+}
+
 /// Orphaned descendants become children of this process (`PR_SET_CHILD_SUBREAPER`, prctl(2)).
 pub(crate) fn become_reaper() -> io::Result<()> {
     Ok(set_child_subreaper(Some(getpid()))?)

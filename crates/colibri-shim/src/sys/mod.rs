@@ -1,4 +1,4 @@
-//! The boundary to the system: all that differs between Linux and FreeBSD, and the one unsafe block.
+//! The boundary to the system: all that differs between Linux and FreeBSD, and the unsafe blocks.
 
 #[cfg(target_os = "freebsd")]
 mod freebsd;
@@ -6,13 +6,19 @@ mod freebsd;
 mod linux;
 
 #[cfg(target_os = "freebsd")]
+use freebsd::open_descriptors;
+#[cfg(target_os = "freebsd")]
 pub(crate) use freebsd::{become_reaper, descendants, signal_all};
+#[cfg(target_os = "linux")]
+use linux::open_descriptors;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{become_reaper, descendants, signal_all};
 
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::io::{close, fcntl_getfd};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// The signals that a request may name, spelled as in signal(7) without `SIG`.
@@ -40,6 +46,21 @@ pub(crate) fn signal_by_name(name: &str) -> Option<Signal> {
         .iter()
         .find(|(known, _)| *known == name)
         .map(|(_, signal)| *signal)
+}
+
+/// Closes every descriptor but stdio. Whoever started the daemon may have left some open, and an agent that
+/// inherits a directory gets out of its jail by it. To be called before anything is opened.
+pub(crate) fn close_inherited() {
+    for descriptor in open_descriptors() {
+        // SAFETY: nothing of this process is open yet but stdio, so nobody owns the number; it is borrowed to
+        // see whether it is open, and closed only then.
+        #[allow(unsafe_code)]
+        unsafe {
+            if fcntl_getfd(BorrowedFd::borrow_raw(descriptor)).is_ok() {
+                close(descriptor);
+            }
+        }
+    }
 }
 
 /// Makes the kernel end the command's process when the shim dies, so that a killed shim does not leave
