@@ -123,6 +123,19 @@ reuse $pid
 colibri kill --grace 0s $id
 echo "agent's number: $(cat /proc/$stranger/comm)"
 
+cat >"$HOME/once" <<'ONCE'
+#!/bin/sh
+rm "$0"
+exit 1
+ONCE
+chmod +x "$HOME/once"
+id=$(colibri spawn --restart always --restart-delay 1ms --restart-max-delay 1h --restart-limit 9999 -- "$HOME/once")
+pid=$(field agent_pid)
+until colibri ps --json | grep -q "could not be started"; do sleep 0.01; done
+reuse $pid
+colibri kill --grace 0s $id
+echo "number of a run before: $(cat /proc/$stranger/comm)"
+
 id=$(colibri spawn -- sleep 1000)
 daemon=$(cat /proc/[0-9]*/stat | sed -n 's/^\([0-9]*\) (colibri-daemon).*/\1/p')
 shim=$(field shim_pid)
@@ -163,7 +176,10 @@ fn a_stranger_with_a_number_that_was_ours_is_never_signalled() {
     let shown = colibri_tests::text(&output.stdout);
     assert_eq!(
         (output.status.code(), shown.as_str()),
-        (Some(0), "agent's number: sleep\nshim's number: sleep\n"),
+        (
+            Some(0),
+            "agent's number: sleep\nnumber of a run before: sleep\nshim's number: sleep\n"
+        ),
         "{}",
         colibri_tests::text(&output.stderr)
     );

@@ -303,11 +303,16 @@ impl Supervisor {
         }
     }
 
+    /// The first process, until it has been collected: only so long its number, and its group's, are its own.
+    fn first(&self) -> Option<Pid> {
+        (self.phase == Phase::Running && self.exit.is_none()).then_some(self.pid)
+    }
+
     /// Delivers a signal as a terminal would: to the agent's process group, or to all in its sandbox.
     fn signal(&self, signal: Signal) -> colibri_shim::control::Delivery {
         use colibri_shim::control::Delivery;
-        if self.exit.is_none() && self.wrapper.is_none() && self.phase == Phase::Running {
-            return match kill_process_group(self.pid, signal) {
+        if let (Some(first), None) = (self.first(), self.wrapper) {
+            return match kill_process_group(first, signal) {
                 Ok(()) => Delivery {
                     sent: 1,
                     denied: Vec::new(),
@@ -330,9 +335,8 @@ impl Supervisor {
             self.phase = Phase::Ended;
             self.next = Some(None);
         }
-        let group = self.exit.is_none().then_some(self.pid);
         // Whom this does not reach, KILL must.
-        let _ = sys::signal_all(signal, group, self.wrapper);
+        let _ = sys::signal_all(signal, self.first(), self.wrapper);
         match &mut self.teardown {
             Some(teardown) => teardown.shorten(now, grace),
             None => self.teardown = Some(Teardown::new(now, grace)),
@@ -522,7 +526,7 @@ impl Supervisor {
                 .or(self.unrecorded.as_ref())
                 .cloned(),
             lingering: self.exit.is_some() && self.phase == Phase::Running,
-            pid: (self.exit.is_none() && self.phase == Phase::Running).then(|| self.agent_pid()),
+            pid: self.first().map(|first| first.as_raw_nonzero().get()),
             run: self.runs.number(),
             run_from: self.runs.stdout_from(),
             waiting: self.waiting.clone(),
