@@ -9,7 +9,7 @@ use colibri_proto::{
     Call, DoctorResult, Empty, ErrorKind, ExplainResult, Finding, FindingStatus, IdParams,
     InputParams, InputResult, KillOutcome, KillParams, KillResult, ListParams, ListResult,
     MAX_READ, OutputData, ReadParams, ReadResult, RpcError, Run, RunsResult, SpawnParams,
-    VersionResult, text_boundary,
+    VersionResult,
 };
 use colibri_shim::layout;
 use colibri_shim::record::{RunRecord, read_lines};
@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::audit::Peer;
+use crate::cursor::bytes_at;
 use crate::registry::{Entry, Registry, exit_to_wire, restart_from_wire};
 use crate::server::Server;
 use crate::times;
@@ -326,17 +327,14 @@ fn read(registry: &Registry, params: &ReadParams) -> Result<Value, RpcError> {
     let chunk = journal
         .chunk_at(offset)
         .map_err(|error| tell_journal(&error))?;
-    let timed = chunk.filter(|_| params.timed);
-    let limit = params
-        .limit
-        .min(MAX_READ)
-        .min(timed.map_or(MAX_READ, |chunk| chunk.end.saturating_sub(offset)));
-    let mut bytes = vec![0; usize::try_from(limit).unwrap_or(0)];
-    let count = journal
-        .read(offset, &mut bytes)
+    // What comes after this look is for the next call: its time is not known here.
+    let there = match &chunk {
+        Some(chunk) if params.timed => chunk.end.saturating_sub(offset),
+        Some(_) => MAX_READ,
+        None => 0,
+    };
+    let bytes = bytes_at(&mut journal, offset, params.limit.min(MAX_READ).min(there))
         .map_err(|error| tell_journal(&error))?;
-    bytes.truncate(count);
-    bytes.truncate(text_boundary(&bytes));
     let next_offset = offset + bytes.len() as u64;
     let end = ended && next_offset == journal.end_offset().map_err(|error| tell_journal(&error))?;
     let data = OutputData::from_bytes(&bytes);

@@ -64,18 +64,30 @@ impl Cursor {
         };
         let upto = chunk.map_or(end, |chunk| chunk.end.min(end));
         let room = upto.saturating_sub(self.offset).min(CHUNK);
-        let mut bytes = vec![0; usize::try_from(room).unwrap_or(0)];
-        let count = self.journal.read(self.offset, &mut bytes)?;
-        bytes.truncate(count);
-        bytes.truncate(text_boundary(&bytes));
         let piece = Piece {
             offset: self.offset,
             at_ns: chunk.map(|chunk| chunk.at_ns),
-            bytes,
+            bytes: bytes_at(&mut self.journal, self.offset, room)?,
         };
         self.offset += piece.bytes.len() as u64;
         Ok(Some(piece).filter(|piece| !piece.bytes.is_empty()))
     }
+}
+
+/// At most `limit` bytes from `offset` on, as many as one read brings, without a character that only its end cuts.
+///
+/// # Errors
+/// They cannot be read.
+pub(crate) fn bytes_at(
+    journal: &mut JournalReader,
+    offset: u64,
+    limit: u64,
+) -> Result<Vec<u8>, JournalError> {
+    let mut bytes = vec![0; usize::try_from(limit).unwrap_or(0)];
+    let count = journal.read(offset, &mut bytes)?;
+    bytes.truncate(count);
+    bytes.truncate(text_boundary(&bytes));
+    Ok(bytes)
 }
 
 #[cfg(test)]
