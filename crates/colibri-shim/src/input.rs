@@ -75,7 +75,7 @@ impl Input {
                 }
             }
         }
-        if self.closing && self.queue.is_empty() {
+        if self.closing {
             self.pipe = None;
         }
     }

@@ -65,8 +65,15 @@ impl Spawner {
             }
             match (alive, shim) {
                 (true, Some(shim)) => {
-                    let spec = self.spec(id)?;
-                    return Ok(Some(Found::Running(self.agent(spec, &shim))));
+                    let status = Status {
+                        stdout: length(&directory.join(layout::STDOUT)),
+                        stderr: length(&directory.join(layout::STDERR)),
+                        pid: Some(shim.agent_pid),
+                        run: shim.run,
+                        ..Status::default()
+                    };
+                    let agent = self.agent(self.spec(id)?, status);
+                    return Ok(Some(Found::Running(agent)));
                 }
                 (true, None) if since.elapsed() > STARTING => {
                     return Err(SpawnError::State {
@@ -92,16 +99,9 @@ impl Spawner {
         }
     }
 
-    /// An agent whose shim lives.
-    pub(crate) fn agent(&self, spec: AgentSpec, shim: &ShimRecord) -> Agent {
+    /// An agent whose shim lives; `status` is what is known until the shim says more.
+    pub(crate) fn agent(&self, spec: AgentSpec, status: Status) -> Agent {
         let directory = self.state.agent(&spec.id);
-        let status = Status {
-            stdout: length(&directory.join(layout::STDOUT)),
-            stderr: length(&directory.join(layout::STDERR)),
-            pid: Some(shim.agent_pid),
-            run: shim.run,
-            ..Status::default()
-        };
         let link = ShimLink::open(self.state.clone(), spec.id.clone(), status);
         Agent {
             spec,

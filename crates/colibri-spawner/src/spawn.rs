@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use colibri_shim::control::Status;
 use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::layout;
-use colibri_shim::record::{self, Durability, ShimRecord};
+use colibri_shim::record::{self, Durability};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
@@ -62,14 +63,12 @@ impl Spawner {
             .map_err(|error| SpawnError::from_io("writing", &path, error))?;
         let agent_pid = self.launch(&prepared, config, directory, log).await?;
         // An agent that has ended by now is no failed spawn: the link finds its record.
-        let shim = ShimRecord {
-            shim_pid: 0,
-            shim_start: 0,
-            agent_pid,
-            started_at_ns: spec.created_at_ns,
+        let status = Status {
+            pid: Some(agent_pid),
             run: 1,
+            ..Status::default()
         };
-        Ok(self.agent(spec, &shim))
+        Ok(self.agent(spec, status))
     }
 
     /// Runs the shim program; returns the first process's id.
