@@ -138,6 +138,24 @@ pub fn as_user(user: &str, words: &[&str]) -> Command {
     command
 }
 
+/// Makes a user that nobody can log in as, if there is none of that name. One at a time: useradd(8) does not wait
+/// for another one.
+pub fn make_user(name: &str) {
+    let lock = File::create("/run/colibri-test-users.lock").unwrap();
+    lock.lock().unwrap();
+    let known = Command::new("id").arg(name).output().unwrap();
+    if !known.status.success() {
+        run(Command::new("useradd").args([
+            "--system",
+            "--user-group",
+            "--no-create-home",
+            "--shell",
+            "/bin/sh",
+            name,
+        ]));
+    }
+}
+
 /// The number of a user.
 pub fn uid(user: &str) -> u32 {
     let output = Command::new("id").args(["-u", user]).output().unwrap();
@@ -167,19 +185,9 @@ fn install() {
         return;
     }
     for user in [CALLER, OTHER, STRANGER, AGENT] {
-        let known = Command::new("id").arg(user).output().unwrap();
-        if !known.status.success() {
-            run(Command::new("useradd").args([
-                "--system",
-                "--user-group",
-                "--no-create-home",
-                "--shell",
-                "/bin/sh",
-                user,
-            ]));
-        }
+        make_user(user);
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = crate::repository();
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let target = root.join("target/helper-test");
     run(Command::new(cargo)
@@ -239,7 +247,8 @@ fn write_policy(text: &str) {
     fs::set_permissions(PREFIX, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-fn run(command: &mut Command) {
+/// Runs a command, which must work.
+pub fn run(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(
         output.status.success(),

@@ -29,6 +29,17 @@ use tempfile::TempDir;
 /// How long something may take that happens at once on an idle machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// The root of the repository.
+pub fn repository() -> &'static Path {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests)
+}
+
+/// A file of the repository, as text.
+pub fn read(path: &str) -> String {
+    fs::read_to_string(repository().join(path)).expect(path)
+}
+
 /// One of the workspace's programs: beside this one, or beside the directory of the tests.
 pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();

@@ -2,20 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::fs;
-use std::path::Path;
+use colibri_tests::read;
 
 #[test]
 fn every_promise_names_tests_that_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let text = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
+    let text = read("docs/reliability.md");
     let mut named = 0;
     for line in text.lines().filter(|line| line.starts_with('|')) {
         let mut source = String::new();
         // What stands in backquotes is every second part.
         for word in line.split('`').skip(1).step_by(2) {
             if word.ends_with(".rs") {
-                source = fs::read_to_string(root.join(word)).expect(word);
+                source = read(word);
             } else if word.contains('_') {
                 named += 1;
                 let function = format!("fn {word}(");

@@ -8,12 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_owned()
-}
+use colibri_tests::{read, repository};
 
 /// All Rust files below a directory.
 fn sources(directory: &Path) -> Vec<PathBuf> {
@@ -44,7 +39,7 @@ fn lines_of_code(path: &Path) -> usize {
 fn crates(edges: &str) -> BTreeSet<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
-        .current_dir(root())
+        .current_dir(repository())
         .args([
             "tree",
             "--locked",
@@ -74,7 +69,7 @@ fn crates(edges: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_documents_count_is_true() {
-    let source = root().join("crates/colibri-jail-helper/src");
+    let source = repository().join("crates/colibri-jail-helper/src");
     let (mut all, mut boundary) = (0, 0);
     for path in sources(&source) {
         let lines = lines_of_code(&path);
@@ -105,7 +100,7 @@ fn the_documents_count_is_true() {
         list(&built)
     )
     .unwrap();
-    let document = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let document = read("docs/security.md");
     assert!(
         document.contains(&expected),
         "docs/security.md should say:\n{expected}"
@@ -125,7 +120,7 @@ fn the_documents_count_is_true() {
 
 #[test]
 fn every_test_that_the_table_names_exists() {
-    let document = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let document = read("docs/security.md");
     let table = document
         .split("## Known bug classes")
         .nth(1)
@@ -135,8 +130,8 @@ fn every_test_that_the_table_names_exists() {
         .unwrap();
     let mut tests = String::new();
     for path in [
-        sources(&root().join("tests/tests")),
-        sources(&root().join("crates/colibri-jail-helper/src")),
+        sources(&repository().join("tests/tests")),
+        sources(&repository().join("crates/colibri-jail-helper/src")),
     ]
     .concat()
     {

@@ -5,23 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use colibri_tests::{program, text};
+use colibri_tests::{program, read, repository, text};
 
 type Options = BTreeSet<String>;
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_owned()
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).expect(path)
-}
 
 fn page(name: &str) -> String {
     read(&format!("docs/man/{name}"))
@@ -322,7 +310,7 @@ fn examples_have_options_that_there_are() {
 
 #[test]
 fn pages_refer_to_pages_that_there_are() {
-    let names: BTreeSet<String> = fs::read_dir(root().join("docs/man"))
+    let names: BTreeSet<String> = fs::read_dir(repository().join("docs/man"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();

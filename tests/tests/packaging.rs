@@ -3,28 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use colibri_tests::text;
+use colibri_tests::{read, repository, text};
 
 const ACCEPTANCE: &str = "tests/freebsd/acceptance.sh";
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_owned()
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).expect(path)
-}
-
 fn acceptance(words: &[&str]) -> Output {
     Command::new("sh")
-        .arg(root().join(ACCEPTANCE))
+        .arg(repository().join(ACCEPTANCE))
         .args(words)
         .output()
         .unwrap()
@@ -129,7 +116,7 @@ fn the_page_on_freebsd_names_files_that_there_are() {
         if path.contains('*') || !ours.iter().any(|start| path.starts_with(start)) {
             continue;
         }
-        assert!(root().join(path).exists(), "{path}");
+        assert!(repository().join(path).exists(), "{path}");
         named += 1;
     }
     assert!(named > 5, "{named} files are named");

@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use colibri_tests::helper::{as_user, uid};
+use colibri_tests::helper::{as_user, make_user, run, uid};
 use colibri_tests::{Daemon, eventually, kill_9, processes_with, program, text};
 use serde_json::json;
 
@@ -30,22 +30,7 @@ impl Sudoers {
         let lock = File::create("/run/colibri-sudo-test.lock").unwrap();
         lock.lock().unwrap();
         for user in [ALLOWED, STRANGER] {
-            if !Command::new("id")
-                .arg(user)
-                .output()
-                .unwrap()
-                .status
-                .success()
-            {
-                run(Command::new("useradd").args([
-                    "--system",
-                    "--user-group",
-                    "--no-create-home",
-                    "--shell",
-                    "/bin/sh",
-                    user,
-                ]));
-            }
+            make_user(user);
         }
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/backend-sudo/sudoers");
         let rules = fs::read_to_string(sample)
@@ -69,15 +54,6 @@ impl Drop for Sudoers {
         let _ = fs::remove_file(RULES);
         let _ = self.0.unlock();
     }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        text(&output.stderr)
-    );
 }
 
 /// The example's daemon, run by a user.
