@@ -8,6 +8,16 @@ use serde_json::json;
 /// Ignores TERM, and so does a grandchild that has left the session and its parent.
 const STUBBORN: &str = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; echo grandchild; sleep 1000; :' \"$0\" &); echo child; sleep 1000; :";
 
+/// A stubborn agent that already ignores TERM, as its grandchild does.
+fn stubborn(daemon: &Daemon, jail: &[&str], mark: &str) -> String {
+    let id = daemon.spawn(&[jail, &["--", "sh", "-c", STUBBORN, mark]].concat());
+    eventually("both ignore TERM", || {
+        let out = daemon.stdout(&id);
+        (out.windows(5).filter(|w| w == b"child").count() == 2).then_some(())
+    });
+    id
+}
+
 #[test]
 fn an_agent_that_ignores_term_and_its_escaped_grandchild_are_gone_after_a_kill() {
     let daemon = Daemon::start();
@@ -15,11 +25,7 @@ fn an_agent_that_ignores_term_and_its_escaped_grandchild_are_gone_after_a_kill()
         (&[][..], "mark-plain-7f3a"),
         (&["--jail-path", "/"], "mark-sandbox-7f3a"),
     ] {
-        let id = daemon.spawn(&[jail, &["--", "sh", "-c", STUBBORN, mark]].concat());
-        eventually("both have started", || {
-            let out = daemon.stdout(&id);
-            (out.windows(5).filter(|w| w == b"child").count() == 2).then_some(())
-        });
+        let id = stubborn(&daemon, jail, mark);
         assert!(processes_with(mark).len() >= 2);
         let result = daemon
             .connect()
@@ -60,7 +66,7 @@ fn an_agent_may_end_in_its_own_way_within_the_grace() {
 #[test]
 fn kills_at_the_same_time_agree() {
     let daemon = Daemon::start();
-    let id = daemon.spawn(&["--", "sh", "-c", STUBBORN, "mark-together-7f3a"]);
+    let id = stubborn(&daemon, &[], "mark-together-7f3a");
     let outcomes: Vec<_> = std::thread::scope(|scope| {
         let kills: Vec<_> = (0..4)
             .map(|_| {
