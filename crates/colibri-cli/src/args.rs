@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use colibri_client::{AgentRuntime, Env, JailConfig, RestartParams, RestartWhen, SpawnParams};
+use colibri_client::{
+    AgentRuntime, Cpus, Env, JailConfig, Limits, MountConfig, RestartParams, RestartWhen, Size,
+    SpawnParams, WallTime,
+};
 
 /// Run AI coding agents unattended, each confined in a jail; watch, feed and stop them.
 ///
@@ -129,6 +132,36 @@ pub(crate) struct Spawn {
     /// The user inside the jail
     #[arg(long, value_name = "USER")]
     jail_user: Option<String>,
+    /// Give it this directory: writable at the same path in the jail, and where it starts
+    #[arg(long, value_name = "DIR")]
+    workspace: Option<PathBuf>,
+    /// Give it a directory or file of the host, at the same path in the jail or at TARGET; :ro keeps it from writing (repeatable)
+    #[arg(long, value_name = "SOURCE[:TARGET][:ro]")]
+    mount: Vec<MountConfig>,
+    /// Let it connect to this place only, through a proxy (repeatable); it has no other network then
+    #[arg(long, value_name = "HOST:PORT")]
+    allow: Vec<String>,
+    /// The host name that it sees in the jail
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Memory of all its processes together, like 512M or 2G
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
+    /// How many processes and threads it may have at once
+    #[arg(long, value_name = "COUNT")]
+    processes: Option<u32>,
+    /// How many processors it may keep busy, like 1.5
+    #[arg(long, value_name = "NUMBER")]
+    cpu: Option<Cpus>,
+    /// How many files each of its processes may have open
+    #[arg(long, value_name = "COUNT")]
+    open_files: Option<u32>,
+    /// End it so long after its first start, whatever it does, like 90s, 30m or 8h
+    #[arg(long, value_name = "DURATION")]
+    wall_time: Option<WallTime>,
+    /// Run it also where a limit cannot be enforced
+    #[arg(long)]
+    best_effort: bool,
     /// Set an environment variable of the agent (repeatable)
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
@@ -156,9 +189,6 @@ pub(crate) struct Spawn {
     /// The window of --restart-limit [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
     restart_window: Option<Duration>,
-    /// End it so long after its first start, whatever it does
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    wall_time: Option<Duration>,
     /// The agent's program and its arguments
     #[arg(last = true, required = true, value_name = "PROGRAM [ARG]")]
     command: Vec<String>,
@@ -191,11 +221,29 @@ impl From<Restart> for RestartWhen {
 impl Spawn {
     /// As the daemon is asked.
     pub(crate) fn into_params(self) -> SpawnParams {
+        let workspace = self.workspace.map(absolute);
+        let mut mounts = self.mount;
+        mounts.extend(workspace.clone().map(|source| MountConfig {
+            source,
+            ..MountConfig::default()
+        }));
         let jail = JailConfig {
             name: self.jail_name,
             path: self.jail_path,
             ip4: self.jail_ip4,
             user: self.jail_user,
+            mounts,
+            workdir: workspace,
+            hostname: self.hostname,
+            allow: self.allow,
+            limits: Limits {
+                memory: self.memory,
+                processes: self.processes,
+                cpu: self.cpu,
+                open_files: self.open_files,
+                wall_time: self.wall_time,
+            },
+            best_effort: self.best_effort,
         };
         let jail = (jail != JailConfig::default()).then_some(jail);
         let here = || {
@@ -203,9 +251,10 @@ impl Spawn {
                 .ok()
                 .and_then(|here| here.into_os_string().into_string().ok())
         };
-        let cwd = self
-            .cwd
-            .or_else(|| if jail.is_none() { here() } else { None });
+        let cwd = self.cwd.or_else(|| match &jail {
+            Some(jail) if jail.is_jail() => None,
+            _ => here(),
+        });
         let mut words = self.command.into_iter();
         SpawnParams {
             program: words.next().unwrap_or_default(),
@@ -226,9 +275,22 @@ impl Spawn {
                 limit: self.restart_limit,
                 window_ms: self.restart_window.map(milliseconds),
             }),
-            wall_time_ms: self.wall_time.map(milliseconds),
         }
     }
+}
+
+/// The whole path of a directory that was named from here. What leads through a link is left to the daemon to
+/// refuse, unless `..` makes it mean something else.
+fn absolute(path: PathBuf) -> String {
+    let up = path
+        .components()
+        .any(|part| part == std::path::Component::ParentDir);
+    let whole = if up {
+        path.canonicalize()
+    } else {
+        std::path::absolute(&path)
+    };
+    whole.unwrap_or(path).to_string_lossy().into_owned()
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -34,7 +34,6 @@ pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, C
         runtime: None,
         name: params.name,
         restart: None,
-        wall_time_ms: params.wall_time_ms,
     })?;
     if json {
         let (program, args) = prepared.command.into_parts();

@@ -239,7 +239,6 @@ mod tests {
             jail: None,
             runtime: Default::default(),
             restart: None,
-            wall_time_ms: None,
             run: 1,
             started_at: "2026-01-01T00:00:00Z".into(),
             exited_at: exit.map(|_| "2026-01-01T01:00:00Z".into()),

@@ -175,7 +175,6 @@ fn config(params: SpawnParams) -> AgentSpawnConfig {
         runtime: runtime.and_then(|runtime| runtime.as_str().map(str::to_owned)),
         name: params.name,
         restart: params.restart.as_ref().map(restart_from_wire),
-        wall_time_ms: params.wall_time_ms,
     }
 }
 
@@ -368,8 +367,7 @@ fn tell(error: &SpawnError) -> RpcError {
         | SpawnError::Workdir(_)
         | SpawnError::EnvName(_)
         | SpawnError::EnvValue(_)
-        | SpawnError::EnvActsOutside(_)
-        | SpawnError::WallTime => ErrorKind::InvalidParams,
+        | SpawnError::EnvActsOutside(_) => ErrorKind::InvalidParams,
         SpawnError::Jail(_) | SpawnError::UnknownUser { .. } => ErrorKind::InvalidJail,
         SpawnError::Privilege(colibri_priv::PrivError::Jail(_)) => ErrorKind::InvalidJail,
         SpawnError::Privilege(_) => ErrorKind::Privilege,

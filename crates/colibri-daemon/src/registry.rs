@@ -69,7 +69,6 @@ impl Entry {
             jail: config.jail.clone(),
             runtime: self.runtime,
             restart: config.restart.as_ref().map(restart_to_wire),
-            wall_time_ms: config.wall_time_ms,
             run: latest.run,
             started_at: times::from_ns(self.spec.created_at_ns),
             exited_at: ended.map(|exit| times::from_ns(exit.exited_at_ns)),
@@ -185,8 +184,28 @@ impl Registry {
 
     /// Starts an agent.
     pub(crate) async fn spawn(&self, config: &AgentSpawnConfig) -> Result<Arc<Entry>, SpawnError> {
-        let agent = self.spawner.spawn(config).await?;
+        let mounting = |config: &AgentSpawnConfig| {
+            config
+                .jail
+                .as_ref()
+                .is_some_and(|jail| !jail.mounts.is_empty())
+        };
+        let running = if mounting(config) {
+            self.running_with(mounting)
+        } else {
+            Vec::new()
+        };
+        let agent = self.spawner.spawn(config, &running).await?;
         Ok(self.add(agent))
+    }
+
+    fn running_with(&self, wanted: impl Fn(&AgentSpawnConfig) -> bool) -> Vec<AgentSpec> {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        agents
+            .values()
+            .filter(|entry| wanted(&entry.spec.config) && entry.latest.borrow().exit.is_none())
+            .map(|entry| entry.spec.clone())
+            .collect()
     }
 
     fn add(&self, agent: Agent) -> Arc<Entry> {

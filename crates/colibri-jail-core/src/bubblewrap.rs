@@ -1,8 +1,13 @@
 //! Command lines of bwrap(1): a root bound read-only, own namespaces, private /proc, /dev and /tmp.
+//!
+//! With `allow` the sandbox has no network. Before bwrap, colibri-proxy starts the part of itself that filters; in
+//! the sandbox, before the agent, another part opens the port at which the agent finds it.
 
 use crate::{CommandLine, Ip4Policy, JailError, JailOp, JailPath, JailUser};
 
 const KILL: &str = "/bin/kill";
+/// Where a filtered sandbox has the proxy program: in its private /dev, over which nothing can be mounted.
+const PROXY_INSIDE: &str = "/dev/colibri-proxy";
 
 /// Own namespaces, an end with the parent, no terminal to push input into (TIOCSTI, CVE-2017-5226), and no
 /// capabilities: bwrap leaves a caller who is root all of them otherwise.
@@ -26,6 +31,8 @@ pub struct Bubblewrap {
     /// Directories inside the root that the agent finds empty: the sockets and state of whoever confines
     /// it, which would be a way out. They must exist; the caller knows.
     pub hidden: Vec<JailPath>,
+    /// The `colibri-proxy` program, for agents that may connect to some places only.
+    pub proxy: Option<JailPath>,
 }
 
 impl Default for Bubblewrap {
@@ -33,6 +40,7 @@ impl Default for Bubblewrap {
         Self {
             program: JailPath::fixed("/usr/bin/bwrap"),
             hidden: Vec::new(),
+            proxy: None,
         }
     }
 }
@@ -46,19 +54,40 @@ impl Bubblewrap {
                 ip4,
                 user,
                 workdir,
+                setup,
                 command,
                 ..
             } => {
+                let proxy = match (&self.proxy, setup.allow.is_empty()) {
+                    (_, true) => None,
+                    (Some(proxy), false) => Some(proxy),
+                    (None, false) => return Err(JailError::AllowWithoutProxy),
+                };
                 let mut args: Vec<String> = ALWAYS.iter().map(|word| (*word).to_owned()).collect();
                 match ip4 {
-                    Ip4Policy::Inherit => {}
-                    Ip4Policy::Disable => args.push("--unshare-net".to_owned()),
+                    Ip4Policy::Inherit if proxy.is_none() => {}
+                    Ip4Policy::Inherit | Ip4Policy::Disable => {
+                        args.push("--unshare-net".to_owned());
+                    }
                     other => return Err(JailError::Ip4OnBubblewrap(other.to_string())),
                 }
                 args.extend(["--ro-bind", path.as_str(), "/"].map(str::to_owned));
                 args.extend(
                     ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"].map(str::to_owned),
                 );
+                for mount in &setup.mounts {
+                    let bind = if mount.read_only {
+                        "--ro-bind"
+                    } else {
+                        "--bind"
+                    };
+                    args.extend(
+                        [bind, mount.source.as_str(), mount.target.as_str()].map(str::to_owned),
+                    );
+                }
+                if let Some(proxy) = proxy {
+                    args.extend(["--ro-bind", proxy.as_str(), PROXY_INSIDE].map(str::to_owned));
+                }
                 for hidden in &self.hidden {
                     args.extend(["--tmpfs".to_owned(), hidden.to_string()]);
                 }
@@ -66,9 +95,23 @@ impl Bubblewrap {
                     args.extend(["--uid".to_owned(), uid.to_string()]);
                     args.extend(["--gid".to_owned(), gid.to_string()]);
                 }
+                if let Some(hostname) = &setup.hostname {
+                    args.extend(["--hostname", hostname.as_str()].map(str::to_owned));
+                }
                 let workdir = workdir.as_ref().map_or("/", JailPath::as_str);
                 args.extend(["--chdir", workdir, "--"].map(str::to_owned));
-                Ok(command.clone().behind(self.program.as_str(), args))
+                let mut command = command.clone();
+                if proxy.is_some() {
+                    command = command.behind(PROXY_INSIDE, vec!["enter".to_owned()]);
+                }
+                command = command.behind(self.program.as_str(), args);
+                if let Some(proxy) = proxy {
+                    let mut words = vec!["run".to_owned()];
+                    words.extend(setup.allow.iter().map(ToString::to_string));
+                    words.push("--".to_owned());
+                    command = command.behind(proxy.as_str(), words);
+                }
+                Ok(command)
             }
             JailOp::Signal { pids, signal, .. } => {
                 let mut args = vec!["-s".to_owned(), signal.to_string()];
@@ -76,6 +119,10 @@ impl Bubblewrap {
                 Ok(CommandLine::trusted(KILL, args))
             }
             JailOp::Remove { .. } => Err(JailError::OpOnBubblewrap("remove")),
+            JailOp::Unmount { .. } => Err(JailError::OpOnBubblewrap("unmount")),
+            JailOp::Limit { .. } | JailOp::Unlimit { .. } => {
+                Err(JailError::OpOnBubblewrap("limit"))
+            }
             JailOp::List => Err(JailError::OpOnBubblewrap("list")),
         }
     }

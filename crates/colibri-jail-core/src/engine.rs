@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::{Bubblewrap, CommandLine, Confinement, JailError, JailOp, JailPath, freebsd};
+use crate::{Bubblewrap, CommandLine, Confinement, JailError, JailOp, JailPath, Limits, freebsd};
 
 /// What confines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,42 @@ impl JailEngine {
     /// The engine cannot do it.
     pub fn check(&self, op: &JailOp) -> Result<(), JailError> {
         self.command_line(op).map(drop)
+    }
+
+    /// What is to be done before each run of this operation's command, so that it is held to these limits.
+    #[must_use]
+    pub fn before(&self, op: &JailOp, limits: &Limits) -> Vec<JailOp> {
+        match (self, op) {
+            (Self::FreebsdJail, JailOp::Create { name, .. }) if limits.of_a_jail() => {
+                vec![JailOp::Limit {
+                    name: name.clone(),
+                    limits: limits.clone(),
+                }]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What is to be done after each run of this operation's command, when nothing of it is left: mounts are
+    /// undone, the innermost first, and limits lifted.
+    #[must_use]
+    pub fn after(&self, op: &JailOp, limits: &Limits) -> Vec<JailOp> {
+        let (
+            Self::FreebsdJail,
+            JailOp::Create {
+                name, path, setup, ..
+            },
+        ) = (self, op)
+        else {
+            return Vec::new();
+        };
+        let unmounts = setup.mounts.iter().rev().map(|mount| JailOp::Unmount {
+            target: path.join(&mount.target),
+        });
+        let unlimit = limits
+            .of_a_jail()
+            .then(|| JailOp::Unlimit { name: name.clone() });
+        unmounts.chain(unlimit).collect()
     }
 
     /// What the exit status of this operation's process says.

@@ -174,6 +174,100 @@ pub enum JailError {
         "{0} does nothing with bubblewrap: a sandbox ends with its first process, and has no list"
     )]
     OpOnBubblewrap(&'static str),
+    /// Mount: not in one of the written forms.
+    #[error(
+        "mount {0:?} is not understood; give SOURCE, SOURCE:TARGET, or either with :ro behind it"
+    )]
+    MountMalformed(String),
+    /// Mount: over the jail's root.
+    #[error(
+        "a mount cannot lie over the jail's root; give the root itself as path, or another target"
+    )]
+    MountOnRoot,
+    /// Mount: where the jail has something of its own.
+    #[error(
+        "mount target {target} lies in {taken}, which every jail has of its own; give another target"
+    )]
+    MountTaken {
+        /// The target.
+        target: crate::JailPath,
+        /// What it lies in.
+        taken: &'static str,
+    },
+    /// Mount: two on one target.
+    #[error("mount target {0} is given twice; give each its own")]
+    MountTwice(crate::JailPath),
+    /// Mount: too many.
+    #[error("{count} mounts are too many; at most {max} are possible")]
+    MountTooMany {
+        /// How many.
+        count: usize,
+        /// The most.
+        max: usize,
+    },
+    /// Hostname: malformed.
+    #[error("hostname {0:?} is not one; use letters, digits, '-' and '.', at most 64 in all")]
+    Hostname(String),
+    /// A destination that is none.
+    #[error(
+        "destination {0:?} is not understood; give HOST:PORT, like api.example.com:443 or [2001:db8::1]:443"
+    )]
+    Destination(String),
+    /// Values of a new jail, with one that exists already.
+    #[error(
+        "{value} is set when a jail is made, and jail {name} exists already: leave it out, or give path without name to make one"
+    )]
+    SetupWithName {
+        /// What was given.
+        value: &'static str,
+        /// The jail.
+        name: crate::JailName,
+    },
+    /// Values of a jail, without one.
+    #[error("{0} needs a jail: give path too, or leave {0} out")]
+    SetupWithoutJail(&'static str),
+    /// Network both filtered and of another kind.
+    #[error("allow gives the jail a filtered network, and ip4 {0} another: leave one of them out")]
+    AllowWithIp4(String),
+    /// Filtering takes the proxy.
+    #[error(
+        "allow needs the program colibri-proxy, which was not found; install it beside colibri-daemon, or leave allow out"
+    )]
+    AllowWithoutProxy,
+    /// No filter for jails of FreeBSD.
+    #[error(
+        "allow is not possible with jails of FreeBSD: give ip4 addresses and filter them with pf(4), or ip4 disable for no network"
+    )]
+    AllowOnFreebsd,
+    /// Memory: malformed.
+    #[error("memory {0:?} is not understood; give bytes, or a text like 512M or 2G")]
+    SizeMalformed(String),
+    /// Processors: malformed.
+    #[error("cpu {0:?} is not understood; give a number of processors, like 2 or 0.5")]
+    CpusMalformed(String),
+    /// Wall time: malformed.
+    #[error(
+        "wall time {0:?} is not understood; give a time like 90s, 30m or 1h30m, or a whole number of seconds"
+    )]
+    WallTimeMalformed(String),
+    /// A limit with which nothing runs.
+    #[error("limit {name} is too small for anything to run; give at least {least}")]
+    LimitTooSmall {
+        /// Which.
+        name: &'static str,
+        /// The least.
+        least: String,
+    },
+    /// A limit that this engine cannot hold an agent to.
+    #[error(
+        "limit {name} cannot be enforced here: {why}; leave it out, or let the agent run without it by best_effort (--best-effort)"
+    )]
+    LimitUnenforced {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        why: String,
+    },
     /// An engine that does not exist.
     #[error("engine {0:?} is unknown; known are freebsd and bubblewrap")]
     UnknownEngine(String),

@@ -1,6 +1,6 @@
-//! What needs an engine, and perhaps root: five operations, and nothing else goes through a backend.
+//! What needs an engine, and perhaps root: these operations, and nothing else goes through a backend.
 
-use crate::{CommandLine, Ip4Policy, JailName, JailPath, JailUser, Pid, Signal};
+use crate::{CommandLine, Ip4Policy, JailName, JailPath, JailSetup, JailUser, Limits, Pid, Signal};
 
 /// One operation on jails.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,6 +28,8 @@ pub enum JailOp {
         user: Option<JailUser>,
         /// Working directory inside it.
         workdir: Option<JailPath>,
+        /// What it has besides its root.
+        setup: JailSetup,
         /// The agent.
         command: CommandLine,
     },
@@ -42,6 +44,23 @@ pub enum JailOp {
     },
     /// Remove a jail with all processes in it.
     Remove {
+        /// The jail.
+        name: JailName,
+    },
+    /// Undo a mount that a jail has left behind (FreeBSD).
+    Unmount {
+        /// Where it is on the host.
+        target: JailPath,
+    },
+    /// Hold a jail to limits, also one that is yet to be made (FreeBSD).
+    Limit {
+        /// The jail.
+        name: JailName,
+        /// Memory, processes and processors; the others are not a jail's.
+        limits: Limits,
+    },
+    /// Lift all limits of a jail (FreeBSD).
+    Unlimit {
         /// The jail.
         name: JailName,
     },

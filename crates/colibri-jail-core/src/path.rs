@@ -24,6 +24,24 @@ impl JailPath {
         Self(path.to_owned())
     }
 
+    /// Whether this is `directory` or lies in it.
+    #[must_use]
+    pub fn is_in(&self, directory: &str) -> bool {
+        self.0
+            .strip_prefix(directory.trim_end_matches('/'))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// What is called `inner` under this root.
+    #[must_use]
+    pub fn join(&self, inner: &Self) -> Self {
+        match (self.0.as_str(), inner.0.as_str()) {
+            ("/", _) => inner.clone(),
+            (_, "/") => self.clone(),
+            (root, inner) => Self(format!("{root}{inner}")),
+        }
+    }
+
     /// The path as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -71,6 +89,28 @@ impl fmt::Display for JailPath {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn inside_and_joined() {
+        let path = |text: &str| text.parse::<JailPath>().unwrap();
+        for (inner, outer, inside) in [
+            ("/a", "/a", true),
+            ("/a/b", "/a", true),
+            ("/ab", "/a", false),
+            ("/a", "/a/b", false),
+            ("/a", "/", true),
+            ("/", "/", true),
+        ] {
+            assert_eq!(path(inner).is_in(outer), inside, "{inner} in {outer}");
+        }
+        for (root, inner, joined) in [
+            ("/", "/a", "/a"),
+            ("/r", "/", "/r"),
+            ("/r", "/a/b", "/r/a/b"),
+        ] {
+            assert_eq!(path(root).join(&path(inner)), path(joined));
+        }
+    }
 
     #[test]
     fn each_bad_path_has_its_own_refusal() {

@@ -63,6 +63,7 @@ fn every_refusal_says_what_to_do() {
             path: value(path),
             ip4: value(ip4),
             user: value(user),
+            ..JailConfig::default()
         };
         let engine = engine.parse().unwrap();
         let command = CommandLine::new("pi", ["x"]).unwrap();
@@ -71,6 +72,42 @@ fn every_refusal_says_what_to_do() {
             .and_then(|confinement| jail_wrap(&engine, &confinement, None, command));
         show(wrapped.unwrap_err().to_string());
     }
+    for (config, engine) in [
+        (r#"{"path":"/","mounts":[{"source":"w"}]}"#, "bubblewrap"),
+        (r#"{"path":"/","mounts":[{"source":"/"}]}"#, "bubblewrap"),
+        (
+            r#"{"path":"/","mounts":[{"source":"/dev/null"}]}"#,
+            "bubblewrap",
+        ),
+        (
+            r#"{"path":"/","mounts":[{"source":"/a"},{"source":"/b","target":"/a"}]}"#,
+            "bubblewrap",
+        ),
+        (r#"{"path":"/","mounts":[{"source":"/a b"}]}"#, "freebsd"),
+        (r#"{"name":"web","mounts":[{"source":"/a"}]}"#, "freebsd"),
+        (r#"{"mounts":[{"source":"/a"}]}"#, "freebsd"),
+        (r#"{"workdir":"/a"}"#, "freebsd"),
+        (r#"{"path":"/","hostname":"a b"}"#, "bubblewrap"),
+        (r#"{"path":"/","allow":["everything"]}"#, "bubblewrap"),
+        (
+            r#"{"path":"/","allow":["a:1"],"ip4":"inherit"}"#,
+            "bubblewrap",
+        ),
+        (r#"{"path":"/","allow":["a:1"]}"#, "bubblewrap"),
+        (r#"{"path":"/","allow":["a:1"]}"#, "freebsd"),
+        (r#"{"limits":{"memory":1}}"#, "bubblewrap"),
+    ] {
+        let config: JailConfig = serde_json::from_str(config).unwrap();
+        let command = CommandLine::new("pi", ["x"]).unwrap();
+        let wrapped = config
+            .confinement(&"colibri-x".parse().unwrap())
+            .and_then(|confinement| jail_wrap(&engine.parse()?, &confinement, None, command));
+        show(wrapped.unwrap_err().to_string());
+    }
+    show(refusal::<colibri_jail_core::MountConfig>("/a:/b:/c"));
+    show(refusal::<colibri_jail_core::Size>("2 big"));
+    show(refusal::<colibri_jail_core::Cpus>("all"));
+    show(refusal::<colibri_jail_core::WallTime>("soon"));
     let bubblewrap: JailEngine = "bubblewrap".parse().unwrap();
     show(bubblewrap.check(&JailOp::List).unwrap_err().to_string());
     show(

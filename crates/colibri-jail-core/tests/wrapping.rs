@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use colibri_jail_core::{
-    CommandLine, Confinement, Ip4Policy, JailEngine, JailName, JailOp, JailPath, JailUser, Pid,
-    Signal, jail_wrap,
+    CommandLine, Confinement, Ip4Policy, JailConfig, JailEngine, JailName, JailOp, JailPath,
+    JailSetup, JailUser, MountConfig, Pid, Signal, jail_wrap,
 };
 use proptest::prelude::*;
 
@@ -91,7 +91,8 @@ fn read_bwrap(args: &[String]) -> (Vec<(&str, Vec<&str>)>, &[String]) {
             return (options, behind);
         }
         let values = match option.as_str() {
-            "--ro-bind" => 2,
+            "--ro-bind" | "--bind" => 2,
+            "--hostname" => 1,
             "--proc" | "--dev" | "--tmpfs" | "--uid" | "--gid" | "--chdir" | "--cap-drop" => 1,
             word if word.starts_with("--unshare-")
                 || word == "--die-with-parent"
@@ -178,21 +179,55 @@ fn confinement() -> impl Strategy<Value = Confinement> {
         Just(Confinement::None),
         (name(), prop::option::of(user()))
             .prop_map(|(name, user)| Confinement::Persistent { name, user }),
-        (name(), path(), ip4(), prop::option::of(user())).prop_map(|(name, path, ip4, user)| {
-            Confinement::Ephemeral {
-                name,
-                path,
-                ip4,
-                user,
+        (name(), path(), ip4(), prop::option::of(user()), setup()).prop_map(
+            |(name, path, ip4, user, setup)| {
+                Confinement::Ephemeral {
+                    name,
+                    path,
+                    ip4,
+                    user,
+                    setup,
+                }
             }
-        }),
+        ),
     ]
 }
 
+/// Checked by the crate itself, so that only what can be written is made.
+fn setup() -> impl Strategy<Value = JailSetup> {
+    let mounts = prop::collection::vec((path(), prop::option::of(path()), any::<bool>()), 0..4);
+    let destination =
+        prop::sample::select(vec!["api.example.com:443", "[::1]:8080", "192.0.2.7:1"]);
+    let allow = prop::collection::vec(destination, 0..3);
+    let hostname = prop::option::of(prop::sample::select(vec!["agent", "a.b"]));
+    (mounts, hostname, allow).prop_filter_map("a setup", |(mounts, hostname, allow)| {
+        let config = JailConfig {
+            path: Some("/".to_owned()),
+            mounts: mounts
+                .iter()
+                .map(|(source, target, read_only)| MountConfig {
+                    source: source.to_string(),
+                    target: target.as_ref().map(ToString::to_string),
+                    read_only: *read_only,
+                })
+                .collect(),
+            hostname: hostname.map(str::to_owned),
+            allow: allow.into_iter().map(str::to_owned).collect(),
+            ..JailConfig::default()
+        };
+        match config.confinement(&"x".parse().ok()?) {
+            Ok(Confinement::Ephemeral { setup, .. }) => Some(setup),
+            _ => None,
+        }
+    })
+}
+
 fn engine() -> impl Strategy<Value = JailEngine> {
-    let bubblewrap = prop::collection::vec(path(), 0..3).prop_map(|hidden| {
+    let proxy = prop::option::of(path());
+    let bubblewrap = (prop::collection::vec(path(), 0..3), proxy).prop_map(|(hidden, proxy)| {
         JailEngine::Bubblewrap(colibri_jail_core::Bubblewrap {
             hidden,
+            proxy,
             ..Default::default()
         })
     });
@@ -229,7 +264,7 @@ proptest! {
                 prop_assert_eq!(read_name, name.as_str());
                 prop_assert_eq!(read_command, &expected[..]);
             }
-            (Confinement::Ephemeral { name, path, ip4, user }, "/usr/sbin/jail") => {
+            (Confinement::Ephemeral { name, path, ip4, user, setup }, "/usr/sbin/jail") => {
                 let (parameters, read_command) = read_jail(wrapped.args());
                 let mut intended = vec![("name", name.to_string()), ("path", path.to_string())];
                 match ip4 {
@@ -237,6 +272,11 @@ proptest! {
                         intended.extend([("ip4", "new".to_owned()), ("ip4.addr", ip4.to_string())]);
                     }
                     word => intended.push(("ip4", word.to_string())),
+                }
+                intended.extend(setup.hostname.iter().map(|hostname| ("host.hostname", hostname.to_string())));
+                for mount in &setup.mounts {
+                    let mode = if mount.read_only { "ro" } else { "rw" };
+                    intended.push(("mount", format!("{} {} nullfs {mode} 0 0", mount.source, path.join(&mount.target))));
                 }
                 intended.extend(user.iter().map(|user| ("exec.jail_user", user.to_string())));
                 let parameters: Vec<_> = parameters.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
@@ -251,20 +291,47 @@ proptest! {
                     }
                 }
             }
-            (Confinement::Ephemeral { path, ip4, user, .. }, "/usr/bin/bwrap") => {
-                let (options, read_command) = read_bwrap(wrapped.args());
+            (Confinement::Ephemeral { path, ip4, user, setup, .. }, program) => {
+                let JailEngine::Bubblewrap(bubblewrap) = &engine else { unreachable!() };
+                let mut expected = expected;
+                let mut wrapped = wrapped.args();
+                if setup.allow.is_empty() {
+                    prop_assert_eq!(program, "/usr/bin/bwrap");
+                } else {
+                    // colibri-proxy run DESTINATION… -- bwrap … -- colibri-proxy enter AGENT…
+                    let proxy = bubblewrap.proxy.as_ref().unwrap();
+                    prop_assert_eq!(program, proxy.as_str());
+                    let (allow, behind) = wrapped.split_at(setup.allow.len() + 1);
+                    let mut intended = vec!["run".to_owned()];
+                    intended.extend(setup.allow.iter().map(ToString::to_string));
+                    prop_assert_eq!(allow, intended);
+                    prop_assert_eq!(&behind[..2], ["--", "/usr/bin/bwrap"]);
+                    wrapped = &behind[2..];
+                    expected.splice(0..0, ["/dev/colibri-proxy", "enter"]);
+                }
+                let (options, read_command) = read_bwrap(wrapped);
                 prop_assert_eq!(read_command, &expected[..]);
                 let values = |option: &str| -> Vec<Vec<&str>> {
                     options.iter().filter(|(found, _)| *found == option).map(|(_, values)| values.clone()).collect()
                 };
-                prop_assert_eq!(values("--ro-bind"), vec![vec![path.as_str(), "/"]]);
+                let mut read_only = vec![vec![path.as_str(), "/"]];
+                let mut writable = Vec::new();
+                for mount in &setup.mounts {
+                    let list = if mount.read_only { &mut read_only } else { &mut writable };
+                    list.push(vec![mount.source.as_str(), mount.target.as_str()]);
+                }
+                if !setup.allow.is_empty() {
+                    read_only.push(vec![bubblewrap.proxy.as_ref().unwrap().as_str(), "/dev/colibri-proxy"]);
+                }
+                prop_assert_eq!(values("--ro-bind"), read_only);
+                prop_assert_eq!(values("--bind"), writable);
+                prop_assert_eq!(values("--hostname").len(), usize::from(setup.hostname.is_some()));
                 prop_assert_eq!(values("--chdir"), vec![vec![workdir.as_ref().map_or("/", JailPath::as_str)]]);
-                prop_assert_eq!(values("--unshare-net").len(), usize::from(*ip4 == Ip4Policy::Disable));
+                prop_assert_eq!(values("--unshare-net").len(), usize::from(*ip4 == Ip4Policy::Disable || !setup.allow.is_empty()));
                 prop_assert_eq!(values("--uid").len(), usize::from(user.is_some()));
                 for namespace in ["user", "pid", "ipc", "uts", "cgroup"] {
                     prop_assert_eq!(values(&format!("--unshare-{namespace}")).len(), 1);
                 }
-                let JailEngine::Bubblewrap(bubblewrap) = &engine else { unreachable!() };
                 let hidden: Vec<_> = std::iter::once("/tmp").chain(bubblewrap.hidden.iter().map(JailPath::as_str)).collect();
                 prop_assert_eq!(values("--tmpfs").concat(), hidden);
             }
@@ -296,5 +363,11 @@ proptest! {
         let _ = text.parse::<JailUser>();
         let _ = text.parse::<Signal>();
         let _ = text.parse::<JailEngine>();
+        let _ = text.parse::<MountConfig>();
+        let _ = text.parse::<colibri_jail_core::Hostname>();
+        let _ = text.parse::<colibri_jail_core::Destination>();
+        let _ = text.parse::<colibri_jail_core::Size>();
+        let _ = text.parse::<colibri_jail_core::Cpus>();
+        let _ = text.parse::<colibri_jail_core::WallTime>();
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use colibri_jail_core::{Bubblewrap, CommandLine, JailEngine, JailOp};
+use colibri_jail_core::{Bubblewrap, CommandLine, JailEngine, JailOp, JailSetup};
 
 use crate::{Finding, PrivBackend, PrivError, preflight};
 
@@ -102,8 +102,12 @@ impl PrivBackend for Helper {
                 ip4,
                 user,
                 workdir,
+                setup,
                 command,
             } => {
+                if *setup != JailSetup::default() {
+                    return Err(PrivError::HelperSetup);
+                }
                 option("jail", Some(name.to_string()));
                 option("path", Some(path.to_string()));
                 option("ip4", Some(ip4.to_string()));
@@ -128,7 +132,18 @@ impl PrivBackend for Helper {
                 option("jail", Some(name.to_string()));
                 ("remove", None)
             }
-            JailOp::List => return Err(PrivError::NoVerb("list jails")),
+            JailOp::Unmount { .. } | JailOp::Limit { .. } | JailOp::Unlimit { .. } => {
+                return Err(PrivError::NoVerb {
+                    doing: "unmount, or to limit jails",
+                    instead: "leave mounts and limits out, or use another privilege backend",
+                });
+            }
+            JailOp::List => {
+                return Err(PrivError::NoVerb {
+                    doing: "list jails",
+                    instead: "run the listing as it is, it needs no root",
+                });
+            }
         };
         words.insert(0, verb.to_owned());
         match command {

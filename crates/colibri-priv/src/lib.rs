@@ -53,8 +53,18 @@ pub enum PrivError {
     )]
     HelperPath(String),
     /// The helper has no verb for it.
-    #[error("the helper has no verb to {0}; run the listing as it is, it needs no root")]
-    NoVerb(&'static str),
+    #[error("the helper has no verb to {doing}; {instead}")]
+    NoVerb {
+        /// What was to be done.
+        doing: &'static str,
+        /// What to do instead.
+        instead: &'static str,
+    },
+    /// The helper makes jails with less.
+    #[error(
+        "the helper makes no jails with mounts, hostname or allow; leave them out, or use another privilege backend"
+    )]
+    HelperSetup,
     /// Nobody registered a backend of this name.
     #[error("privilege backend {name:?} is unknown; known are {known}")]
     Unknown {

@@ -3,8 +3,10 @@
 
 use std::fmt::Write;
 
-use colibri_jail_core::{CommandLine, JailConfig, JailEngine};
-use colibri_priv::BackendRegistry;
+use std::sync::Arc;
+
+use colibri_jail_core::{CommandLine, JailConfig, JailEngine, JailOp};
+use colibri_priv::{BackendRegistry, PrivBackend};
 
 const NAME: Option<&str> = Some("web");
 const PATH: Option<&str> = Some("/srv/agent");
@@ -24,10 +26,14 @@ const IP4: [Option<&str>; 6] = [
     Some("192.0.2.7,192.0.2.8"),
 ];
 
-fn table(mode: &str, engine: &JailEngine) -> String {
-    let backend = BackendRegistry::builtin("/usr/local/libexec/colibri-jail-helper")
+fn backend(mode: &str) -> Arc<dyn PrivBackend> {
+    BackendRegistry::builtin("/usr/local/libexec/colibri-jail-helper")
         .get(mode)
-        .unwrap();
+        .unwrap()
+}
+
+fn table(mode: &str, engine: &JailEngine) -> String {
+    let backend = backend(mode);
     let agent = CommandLine::new("/usr/local/bin/pi", ["--mode", "json", "fix it"]).unwrap();
     let mut table = format!(
         "{:<8} {:<10} {:<20} argv, or ! and the refusal\n",
@@ -42,6 +48,7 @@ fn table(mode: &str, engine: &JailEngine) -> String {
                     path: own(path),
                     ip4: own(ip4),
                     user: own(user),
+                    ..JailConfig::default()
                 };
                 let wrapped = config
                     .confinement(&"colibri-k3x9".parse().unwrap())
@@ -75,5 +82,54 @@ fn every_combination() {
                 table(mode, &engine.parse().unwrap())
             );
         }
+    }
+}
+
+/// What a jail can have besides its root, and on FreeBSD what is done before and after each run.
+#[test]
+fn every_setup() {
+    const SETUPS: &[&str] = &[
+        r#""mounts":[{"source":"/home/dev/p"}],"workdir":"/home/dev/p""#,
+        r#""mounts":[{"source":"/w/sub","target":"/work/sub","read_only":true},{"source":"/w","target":"/work"}]"#,
+        r#""hostname":"sandbox""#,
+        r#""allow":["api.example.com:443","[::1]:8080"]"#,
+        r#""limits":{"memory":"2G","processes":64,"cpu":1.5,"open_files":256,"wall_time":"8h"}"#,
+        r#""mounts":[{"source":"/w"}],"limits":{"memory":"2G"}"#,
+    ];
+    for engine in ["freebsd", "bubblewrap"] {
+        let mut table = String::new();
+        let mut engine: JailEngine = engine.parse().unwrap();
+        if let JailEngine::Bubblewrap(bubblewrap) = &mut engine {
+            bubblewrap.proxy = Some("/usr/libexec/colibri-proxy".parse().unwrap());
+        }
+        for mode in ["mdo", "helper", "none"] {
+            for setup in SETUPS {
+                let config: JailConfig =
+                    serde_json::from_str(&format!(r#"{{"path":"/jails/agent",{setup}}}"#)).unwrap();
+                writeln!(table, "{mode} {setup}").unwrap();
+                let op = config
+                    .confinement(&"colibri-k3x9".parse().unwrap())
+                    .unwrap()
+                    .into_op(
+                        config.workdir().unwrap(),
+                        CommandLine::new("pi", ["x"]).unwrap(),
+                    )
+                    .unwrap();
+                let mut show = |when: &str, op: &JailOp| {
+                    let elevated = backend(mode).elevate(op, &engine);
+                    let shown = elevated
+                        .map_or_else(|error| format!("! {error}"), |command| command.to_string());
+                    writeln!(table, "{when:>8} {shown}").unwrap();
+                };
+                for op in engine.before(&op, &config.limits) {
+                    show("before", &op);
+                }
+                show("run", &op);
+                for op in engine.after(&op, &config.limits) {
+                    show("after", &op);
+                }
+            }
+        }
+        insta::assert_snapshot!(format!("{}-setup", engine.name()), table);
     }
 }

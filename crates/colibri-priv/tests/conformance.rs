@@ -203,11 +203,17 @@ const WRONG: &[(&str, Broken, Elevate)] = &[
         sudo(&op, engine)
     }),
     ("cannot-remove", Broken::Refuses, |op, engine| match op {
-        JailOp::Remove { .. } => Err(PrivError::NoVerb("remove jails")),
+        JailOp::Remove { .. } => Err(PrivError::NoVerb {
+            doing: "remove jails",
+            instead: "",
+        }),
         _ => sudo(op, engine),
     }),
     ("hides-the-engines-words", Broken::Reworded, |op, engine| {
-        sudo(op, engine).map_err(|_| PrivError::NoVerb("do that"))
+        sudo(op, engine).map_err(|_| PrivError::NoVerb {
+            doing: "do that",
+            instead: "",
+        })
     }),
     ("unconfined-where-refused", Broken::Loses, |op, engine| {
         sudo(op, engine).or_else(|refusal| match op {

@@ -5,8 +5,8 @@
 use std::fmt::Write;
 
 use colibri_jail_core::{
-    Bubblewrap, CommandLine, Ip4Policy, JailEngine, JailName, JailOp, JailPath, JailUser, Pid,
-    Signal,
+    Bubblewrap, CommandLine, Ip4Policy, JailEngine, JailName, JailOp, JailPath, JailSetup,
+    JailUser, Pid, Signal,
 };
 use colibri_priv::{BackendRegistry, Helper, PrivBackend, PrivError, PrivMode};
 use proptest::prelude::*;
@@ -93,6 +93,7 @@ fn read_helper(args: &[String]) -> (JailOp, Vec<JailPath>) {
             ip4: must("--ip4").parse().unwrap(),
             user,
             workdir,
+            setup: JailSetup::default(),
             command: command.expect("no command"),
         },
         "signal" => JailOp::Signal {
@@ -171,6 +172,7 @@ fn op() -> impl Strategy<Value = JailOp> {
                 ip4,
                 user,
                 workdir,
+                setup: JailSetup::default(),
                 command,
             }
         ),
@@ -248,6 +250,7 @@ fn the_examples_of_the_protocol_are_what_the_helper_is_given() {
         ip4: ip4.parse().unwrap(),
         user: Some(user.parse().unwrap()),
         workdir: None,
+        setup: JailSetup::default(),
         command: agent.clone(),
     };
     let signal = JailOp::Signal {

@@ -10,7 +10,7 @@ mod wire;
 
 pub use codec::{FrameDecoder, FrameError, MAX_FRAME, encode_frame};
 pub use colibri_glasspane::{AgentRuntime, AgentState, View};
-pub use colibri_jail_core::JailConfig;
+pub use colibri_jail_core::{Cpus, JailConfig, Limits, MountConfig, Size, WallTime};
 pub use data::{DataError, Encoding, OutputData, text_boundary};
 pub use error::{ErrorData, ErrorKind, RpcError};
 pub use rpc::{Call, Notification, Request, Response, ServerMessage};

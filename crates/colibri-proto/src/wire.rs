@@ -57,9 +57,6 @@ pub struct SpawnParams {
     /// Whether it is started again when it has ended; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartParams>,
-    /// It is ended so long after its first start, in milliseconds, whatever it does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wall_time_ms: Option<u64>,
 }
 
 /// When an agent is started again.
@@ -198,9 +195,6 @@ pub struct Agent {
     /// Whether it is started again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartParams>,
-    /// Its wall-clock limit, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wall_time_ms: Option<u64>,
     /// Which run it is in, or has ended with; 1 is the first.
     #[serde(default)]
     pub run: u32,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use colibri_jail_core::JailConfig;
+use colibri_jail_core::{JailConfig, Limits};
 use colibri_shim::restart::RestartPolicy;
 use serde::{Deserialize, Serialize};
 
@@ -111,9 +111,6 @@ pub struct AgentSpawnConfig {
     /// Whether it is started again when it has ended; without it, never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartPolicy>,
-    /// It is ended so long after its first start, in milliseconds, whatever it does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wall_time_ms: Option<u64>,
 }
 
 /// Shows the names of `env` and never the values: they may be secrets.
@@ -128,7 +125,6 @@ impl fmt::Debug for AgentSpawnConfig {
             .field("runtime", &self.runtime)
             .field("name", &self.name)
             .field("restart", &self.restart)
-            .field("wall_time_ms", &self.wall_time_ms)
             .finish()
     }
 }
@@ -153,6 +149,21 @@ pub struct AgentSpec {
 }
 
 impl AgentSpawnConfig {
+    /// Its limits; none where nothing is said.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.jail
+            .as_ref()
+            .map(|jail| jail.limits.clone())
+            .unwrap_or_default()
+    }
+
+    /// Whether it asks for a jail.
+    #[must_use]
+    pub fn is_jailed(&self) -> bool {
+        self.jail.as_ref().is_some_and(JailConfig::is_jail)
+    }
+
     /// A copy that may be written to disk and logs: the values of `env` are gone.
     #[must_use]
     pub fn redacted(&self) -> Self {

@@ -40,9 +40,6 @@ pub enum SpawnError {
         "environment variable {0} is refused for a jailed agent: the dynamic linker would obey it in the program that confines, before the agent is confined; set it inside the jail instead, e.g. with env(1)"
     )]
     EnvActsOutside(String),
-    /// An agent without time.
-    #[error("the wall-clock limit is 0; give at least a millisecond, or leave it out")]
-    WallTime,
     /// There is no such program, or it is not executable.
     #[error(
         "program '{program}' was not found, or is not executable, {place}; give the path of an executable file"

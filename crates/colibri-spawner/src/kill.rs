@@ -69,7 +69,7 @@ impl Spawner {
         grace: Duration,
     ) -> Result<KillReport, SpawnError> {
         // On Linux it is the backend that makes the agent another user.
-        let in_jail_of_another_user = agent.spec.config.jail.is_some()
+        let in_jail_of_another_user = agent.spec.config.is_jailed()
             && (matches!(self.engine, JailEngine::FreebsdJail) || agent.spec.privilege != "none");
         let lived = in_jail_of_another_user
             && self.signal(agent, signal).await?.outcome == KillOutcome::Signalled;
@@ -190,7 +190,7 @@ impl Spawner {
     /// The jail that was made for this agent, if there is one that can be removed.
     pub(crate) fn own_jail(&self, spec: &AgentSpec) -> Option<JailName> {
         let jail = spec.config.jail.as_ref()?;
-        if jail.name.is_some() {
+        if jail.name.is_some() || jail.path.is_none() {
             return None;
         }
         format!("colibri-{}", spec.id).parse().ok()

@@ -9,6 +9,7 @@ mod host;
 mod kill;
 mod leftovers;
 mod link;
+mod mounts;
 mod prepare;
 pub mod settings;
 mod spawn;

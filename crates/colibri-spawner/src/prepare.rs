@@ -11,7 +11,7 @@ use colibri_jail_core::{
 use colibri_shim::process::AGENT_VARIABLE;
 
 use crate::host::{is_executable, resolve_in, user_in};
-use crate::{AgentSpawnConfig, SpawnError, Spawner};
+use crate::{AgentSpawnConfig, AgentSpec, SpawnError, Spawner, mounts};
 
 /// Stands for the agent's id where there is none yet, as in `explain`.
 const NO_ID: &str = "ID";
@@ -72,16 +72,31 @@ impl Spawner {
             .as_ref()
             .map(|cwd| cwd.parse::<JailPath>())
             .transpose()
-            .map_err(SpawnError::Workdir)?;
+            .map_err(SpawnError::Workdir)?
+            .or(match &config.jail {
+                Some(jail) => jail.workdir()?,
+                None => None,
+            });
         check_env(&config.env, confinement != Confinement::None)?;
-        if config.wall_time_ms == Some(0) {
-            return Err(SpawnError::WallTime);
-        }
         let mut engine = self.engine.clone();
-        if let (JailEngine::Bubblewrap(bubblewrap), Confinement::Ephemeral { path, user, .. }) =
-            (&mut engine, &mut confinement)
+        if let (
+            JailEngine::Bubblewrap(bubblewrap),
+            Confinement::Ephemeral {
+                path, user, setup, ..
+            },
+        ) = (&mut engine, &mut confinement)
         {
             bubblewrap.hidden = hidden_in(Path::new(path.as_str()), &self.hidden)?;
+            // A mount covers what lies beneath it, and may show the same again.
+            let mounts = &setup.mounts;
+            bubblewrap.hidden.retain(|hidden| {
+                !mounts
+                    .iter()
+                    .any(|mount| hidden.is_in(mount.target.as_str()))
+            });
+            bubblewrap
+                .hidden
+                .extend(mounts::hidden_in(mounts, &self.hidden)?);
             if let Some(JailUser::Name(name)) = user {
                 *user = Some(number_of(name.as_ref(), Path::new(path.as_str()))?);
             }
@@ -123,7 +138,11 @@ impl Spawner {
     }
 
     /// Checks on the host what can be checked before a start, so that the answer is clear and early.
-    pub(crate) fn check(&self, prepared: &Prepared) -> Result<(), SpawnError> {
+    pub(crate) fn check(
+        &self,
+        prepared: &Prepared,
+        running: &[AgentSpec],
+    ) -> Result<(), SpawnError> {
         match &prepared.confinement {
             Confinement::None => {
                 let cwd = Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
@@ -131,7 +150,7 @@ impl Spawner {
                 check_program(prepared, "on this host", &|path| Some(cwd.join(path)))
             }
             Confinement::Persistent { .. } => check_wrapper(&prepared.command),
-            Confinement::Ephemeral { path, .. } => {
+            Confinement::Ephemeral { path, setup, .. } => {
                 let root = Path::new(path.as_str());
                 check_directory("jail path", root, root)?;
                 check_wrapper(&prepared.command)?;
@@ -149,7 +168,12 @@ impl Spawner {
                         }
                     }
                 }
+                mounts::check(&setup.mounts, &self.engine, |path| resolve_in(root, path))?;
+                mounts::apart(&prepared.confinement, &self.engine, running)?;
                 let visible = |path: &Path| {
+                    if let Some(place) = mounts::place(&setup.mounts, path) {
+                        return place.exists().then_some(place);
+                    }
                     let private = prepared.engine == "bubblewrap"
                         && (PRIVATE.iter().any(|own| path.starts_with(own))
                             || prepared
@@ -164,7 +188,8 @@ impl Spawner {
                 };
                 let workdir =
                     Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
-                if !PRIVATE.iter().any(|own| workdir == Path::new(own)) {
+                let private = PRIVATE.iter().any(|own| workdir == Path::new(own));
+                if !private || mounts::place(&setup.mounts, workdir).is_some() {
                     let place = visible(workdir).unwrap_or_default();
                     check_directory("working directory", workdir, &place)?;
                 }

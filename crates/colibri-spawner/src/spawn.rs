@@ -27,13 +27,18 @@ pub struct Agent {
 
 impl Spawner {
     /// Starts an agent under a shim of its own. When this returns, the program has been executed (with a
-    /// jail: the program that confines it), and the agent outlives this process.
+    /// jail: the program that confines it), and the agent outlives this process. `running` are the agents that
+    /// run already: what they may write, they could exchange beneath this one.
     ///
     /// # Errors
     /// Nothing runs and nothing is left behind.
-    pub async fn spawn(&self, config: &AgentSpawnConfig) -> Result<Agent, SpawnError> {
+    pub async fn spawn(
+        &self,
+        config: &AgentSpawnConfig,
+        running: &[AgentSpec],
+    ) -> Result<Agent, SpawnError> {
         // Refused requests leave no trace, so look before the directory is made.
-        self.check(&self.prepare(config)?)?;
+        self.check(&self.prepare(config)?, running)?;
         let (id, directory, log) = self.state.create_agent()?;
         let started = self.start(config, &id, &directory, log).await;
         if started.is_err() {
@@ -89,7 +94,7 @@ impl Spawner {
             },
             wrapper: prepared.has_wrapper(),
             restart: config.restart.clone().unwrap_or_default(),
-            wall_time_ms: config.wall_time_ms,
+            wall_time_ms: config.limits().wall_time.map(|limit| limit.0),
             journal: self.journal,
         };
         let shim_failed =

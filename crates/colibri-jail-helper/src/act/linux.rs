@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 
 use colibri_jail_core::{
-    Bubblewrap, CommandLine, Ip4Policy, JailEngine, JailName, JailOp, JailPath, Signal,
+    Bubblewrap, CommandLine, Ip4Policy, JailEngine, JailName, JailOp, JailPath, JailSetup, Signal,
 };
 
 use super::{Job, own_record, tidy};
@@ -56,7 +56,7 @@ pub(super) fn create(
 
     let engine = JailEngine::Bubblewrap(Bubblewrap {
         program: bwrap,
-        hidden: Vec::new(),
+        ..Bubblewrap::default()
     });
     let command = engine
         .command_line(&JailOp::Create {
@@ -66,6 +66,7 @@ pub(super) fn create(
             // This process becomes that user itself.
             user: None,
             workdir: job.run.workdir.clone(),
+            setup: JailSetup::default(),
             command: CommandLine::new(program.clone(), job.run.command.args())
                 .map_err(RequestError::from)?,
         })

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use colibri_jail_core::{Bubblewrap, CommandLine, JailEngine, JailOp, Pid, Signal};
+use colibri_jail_core::{
+    Bubblewrap, CommandLine, Ip4Policy, JailEngine, JailOp, JailSetup, Mount, Pid, Signal,
+};
 
 /// Words that like to be mistaken for something else, from plain to odd.
 const WORDS: &[&str] = &[
@@ -132,10 +134,37 @@ pub(super) fn shapes() -> Vec<Shape> {
                     ip4,
                     user: user(),
                     workdir: workdir(),
+                    setup: JailSetup::default(),
                     command: agent.clone(),
                 });
             }
         }
+    }
+    // With everything that a new jail can have.
+    if let (Ok(name), Ok(path), Ok(source), Ok(target), Ok(hostname)) = (
+        "colibri-k3x9".parse(),
+        "/srv/jail".parse(),
+        "/home/dev/project".parse(),
+        "/work".parse(),
+        "sandbox".parse(),
+    ) {
+        shapes.push(JailOp::Create {
+            name,
+            path,
+            ip4: Ip4Policy::Inherit,
+            user: None,
+            workdir: None,
+            setup: JailSetup {
+                mounts: vec![Mount {
+                    source,
+                    target,
+                    read_only: true,
+                }],
+                hostname: Some(hostname),
+                allow: Vec::new(),
+            },
+            command: agent.clone(),
+        });
     }
     let pids = |pids: &[u32]| pids.iter().filter_map(|pid| Pid::new(*pid).ok()).collect();
     for (jail, numbers, signal) in [
@@ -221,6 +250,9 @@ pub(super) fn describe(op: &JailOp, engine: &JailEngine) -> String {
         JailOp::Create { command, .. } => ("create", Some(command)),
         JailOp::Signal { .. } => ("signal", None),
         JailOp::Remove { .. } => ("remove", None),
+        JailOp::Unmount { .. } => ("unmount", None),
+        JailOp::Limit { .. } => ("limit", None),
+        JailOp::Unlimit { .. } => ("unlimit", None),
         JailOp::List => ("list", None),
     };
     let _ = write!(line, "{verb} on {}", engine.name());

@@ -18,7 +18,9 @@ pub(super) fn outcome<'a>(
     match (plain, came) {
         (_, Ok(command)) => Ok(Some(command)),
         // To list needs no root (jls(8)), so a backend may have no way to do it.
-        (_, Err(PrivError::NoVerb(_))) if *op == JailOp::List => Ok(None),
+        (_, Err(PrivError::NoVerb { .. })) if may_lack(op) => Ok(None),
+        // Nothing less confined runs where a backend says that it makes no such jail.
+        (_, Err(PrivError::HelperSetup)) => Ok(None),
         (Ok(_), Err(_)) => Err((Broken::Refuses, "refuses what the engine can do".to_owned())),
         (Err(refusal), Err(PrivError::Jail(passed_on))) if passed_on == refusal => Ok(None),
         (Err(refusal), Err(_)) => Err((
@@ -26,6 +28,14 @@ pub(super) fn outcome<'a>(
             format!("changes the engine's refusal, which is: {refusal}"),
         )),
     }
+}
+
+/// To unmount and to limit is for those who make jails with mounts and limits.
+fn may_lack(op: &JailOp) -> bool {
+    matches!(
+        op,
+        JailOp::List | JailOp::Unmount { .. } | JailOp::Limit { .. } | JailOp::Unlimit { .. }
+    )
 }
 
 /// What is wrong with a command, and what stands before the agent's words in it.
@@ -257,13 +267,22 @@ pub(super) fn values(op: &JailOp) -> Vec<(&'static str, String)> {
             ip4,
             user,
             workdir,
-            ..
+            setup,
+            command: _,
         } => {
             add("jail", Some(name.to_string()));
             add("path", Some(path.to_string()));
             add("ip4", Some(ip4.to_string()));
             add("user", user.as_ref().map(ToString::to_string));
             add("workdir", workdir.as_ref().map(ToString::to_string));
+            for mount in &setup.mounts {
+                add("mount source", Some(mount.source.to_string()));
+                add("mount target", Some(mount.target.to_string()));
+            }
+            add("hostname", setup.hostname.as_ref().map(ToString::to_string));
+            for destination in &setup.allow {
+                add("allow", Some(destination.to_string()));
+            }
         }
         JailOp::Signal { jail, pids, signal } => {
             add("jail", jail.as_ref().map(ToString::to_string));
@@ -272,7 +291,11 @@ pub(super) fn values(op: &JailOp) -> Vec<(&'static str, String)> {
                 add("pid", Some(pid.to_string()));
             }
         }
-        JailOp::Remove { name } => add("jail", Some(name.to_string())),
+        JailOp::Remove { name } | JailOp::Unlimit { name } => {
+            add("jail", Some(name.to_string()));
+        }
+        JailOp::Limit { name, .. } => add("jail", Some(name.to_string())),
+        JailOp::Unmount { target } => add("target", Some(target.to_string())),
         JailOp::List => {}
     }
     values

@@ -6,7 +6,7 @@ mod places;
 use std::path::Path;
 use std::time::Duration;
 
-use colibri_jail_core::{CommandLine, Ip4Policy, JailEngine, JailOp};
+use colibri_jail_core::{CommandLine, Ip4Policy, JailEngine, JailOp, JailSetup};
 use colibri_priv::{Finding, Status, probe};
 use rustix::process::{Resource, geteuid, getrlimit};
 
@@ -129,6 +129,7 @@ impl Spawner {
                     ip4: Ip4Policy::Inherit,
                     user: None,
                     workdir: None,
+                    setup: JailSetup::default(),
                     command,
                 };
                 self.backend

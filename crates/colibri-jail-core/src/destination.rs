@@ -1,0 +1,119 @@
+//! Where an agent may connect to, when it may not connect anywhere.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use crate::{JailError, hostname};
+
+/// Longest host name that DNS carries (RFC 1035, section 2.3.4), without the last dot.
+const MAX: usize = 253;
+
+/// A host and a TCP port: `HOST:PORT`, an IPv6 address in brackets. The host is a name or an address, exactly;
+/// a name is not case-sensitive and is kept in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Destination {
+    host: String,
+    port: u16,
+}
+
+impl Destination {
+    /// The host: a name in lower case, or an address without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The TCP port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl FromStr for Destination {
+    type Err = JailError;
+
+    fn from_str(text: &str) -> Result<Self, JailError> {
+        let malformed = || JailError::Destination(text.to_owned());
+        let (host, port) = text.rsplit_once(':').ok_or_else(malformed)?;
+        // from_str would take a sign and leading zeros.
+        let port: u16 = Some(port)
+            .filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0'))
+            .and_then(|port| port.parse().ok())
+            .ok_or_else(malformed)?;
+        let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
+            Some(inner) => match inner.and_then(|inner| inner.parse().ok()) {
+                Some(IpAddr::V6(address)) => address.to_string(),
+                _ => return Err(malformed()),
+            },
+            None if host.len() <= MAX && host.split('.').all(hostname::is_label) => {
+                host.to_ascii_lowercase()
+            }
+            None => return Err(malformed()),
+        };
+        Ok(Self { host, port })
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_with_ports_and_nothing_else() {
+        for (text, shown) in [
+            ("api.example.com:443", "api.example.com:443"),
+            ("API.Example.COM:443", "api.example.com:443"),
+            ("localhost:8080", "localhost:8080"),
+            ("192.0.2.7:1", "192.0.2.7:1"),
+            ("[2001:DB8::1]:65535", "[2001:db8::1]:65535"),
+        ] {
+            assert_eq!(text.parse::<Destination>().unwrap().to_string(), shown);
+        }
+        for bad in [
+            "",
+            ":",
+            ":443",
+            "a",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:+1",
+            "a:01",
+            "a:4 4",
+            "-a:1",
+            "*:443",
+            "*.a:443",
+            "a b:1",
+            "a..b:1",
+            "a.:1",
+            "2001:db8::1:443",
+            "[a]:1",
+            "[::1]",
+            "[192.0.2.7]:1",
+            "[::1:1",
+            "http://a:1",
+            "a/b:1",
+            "a\0:1",
+            "a\n:1",
+            "--:1",
+        ] {
+            assert_eq!(
+                bad.parse::<Destination>(),
+                Err(JailError::Destination(bad.into())),
+                "{bad:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The name that a jail's host has, as seen from inside.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::JailError;
+
+/// Linux keeps 64 bytes (uname(2)); FreeBSD would keep 255 (sysctl `kern.hostname`).
+const MAX: usize = 64;
+
+/// A host name: labels of letters, digits and `-`, separated by dots (hostname(7)).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Hostname(String);
+
+impl Hostname {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whether this is a label of a host name.
+pub(crate) fn is_label(label: &str) -> bool {
+    !label.is_empty()
+        && label.len() <= 63
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+impl FromStr for Hostname {
+    type Err = JailError;
+
+    fn from_str(text: &str) -> Result<Self, JailError> {
+        if text.len() <= MAX && text.split('.').all(is_label) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(JailError::Hostname(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for Hostname {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_hosts_and_nothing_else() {
+        for good in ["a", "agent-1", "a.b.example", "4u", &"a".repeat(63)] {
+            assert_eq!(good.parse::<Hostname>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            ".",
+            "a.",
+            "a..b",
+            "a b",
+            "a_b",
+            "a,b",
+            "a=b",
+            "a\0",
+            "ä",
+            "a/b",
+            &"a".repeat(64),
+            &["a"; 40].join("."),
+        ] {
+            assert_eq!(
+                bad.parse::<Hostname>(),
+                Err(JailError::Hostname(bad.into())),
+                "{bad:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! How much an agent may use of the host.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::JailError;
+
+/// Limits as they are written in a request or a file; absent ones are the host's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Memory of all its processes together: bytes, or a text like `512M` or `2G` (powers of 1024).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+    /// How many processes and threads it may have at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
+    /// How many processors it may keep busy, like `1.5`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpus>,
+    /// How many files each of its processes may have open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u32>,
+    /// It is ended so long after its first start, whatever it does: seconds, or a text like `90s`, `30m` or `8h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wall_time: Option<WallTime>,
+}
+
+/// The smallest limits with which anything runs at all; less is a slip of the pen.
+const LEAST_MEMORY: u64 = 1 << 20;
+const LEAST_OPEN_FILES: u32 = 8;
+
+impl Limits {
+    /// Refuses limits with which nothing runs.
+    ///
+    /// # Errors
+    /// The first that is too small.
+    pub fn check(&self) -> Result<(), JailError> {
+        let small = |name, least: &str| {
+            Err(JailError::LimitTooSmall {
+                name,
+                least: least.to_owned(),
+            })
+        };
+        if self.memory.is_some_and(|memory| memory.0 < LEAST_MEMORY) {
+            return small("memory", "1M");
+        }
+        if self.processes == Some(0) {
+            return small("processes", "1");
+        }
+        if self.cpu.is_some_and(|cpu| cpu.0 < 10) {
+            return small("cpu", "0.01");
+        }
+        if self
+            .open_files
+            .is_some_and(|files| files < LEAST_OPEN_FILES)
+        {
+            return small("open_files", "8");
+        }
+        if self.wall_time.is_some_and(|time| time.0 == 0) {
+            return small("wall_time", "1ms");
+        }
+        Ok(())
+    }
+}
+
+impl Limits {
+    /// Whether any of them is one of all processes together; the others are set for each, or watched by time.
+    #[must_use]
+    pub fn of_a_jail(&self) -> bool {
+        self.memory.is_some() || self.processes.is_some() || self.cpu.is_some()
+    }
+}
+
+/// An amount of memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+const UNITS: &[(char, u32)] = &[('T', 40), ('G', 30), ('M', 20), ('K', 10)];
+
+impl FromStr for Size {
+    type Err = JailError;
+
+    fn from_str(text: &str) -> Result<Self, JailError> {
+        let malformed = || JailError::SizeMalformed(text.to_owned());
+        let upper = text.to_ascii_uppercase();
+        let number = upper
+            .strip_suffix("IB")
+            .or(upper.strip_suffix('B'))
+            .unwrap_or(&upper);
+        let (number, shift) = UNITS
+            .iter()
+            .find_map(|(unit, shift)| Some((number.strip_suffix(*unit)?, *shift)))
+            .unwrap_or((number, 0));
+        let number = whole(number).ok_or_else(malformed)?;
+        number
+            .checked_mul(1 << shift)
+            .map(Self)
+            .ok_or_else(malformed)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = UNITS
+            .iter()
+            .find(|(_, shift)| self.0 > 0 && self.0.is_multiple_of(1 << shift));
+        match unit {
+            Some((unit, shift)) => write!(f, "{}{unit}", self.0 >> shift),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// A number of processors, in thousandths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Cpus(pub u32);
+
+impl FromStr for Cpus {
+    type Err = JailError;
+
+    fn from_str(text: &str) -> Result<Self, JailError> {
+        text.parse::<f64>()
+            .ok()
+            .and_then(Self::from_number)
+            .ok_or_else(|| JailError::CpusMalformed(text.to_owned()))
+    }
+}
+
+impl Cpus {
+    fn from_number(number: f64) -> Option<Self> {
+        // NaN and numbers out of range fail the comparison; what is left fits exactly.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        (0.0..=65_536.0)
+            .contains(&number)
+            .then(|| Self((number * 1000.0).round() as u32))
+    }
+}
+
+impl fmt::Display for Cpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", f64::from(self.0) / 1000.0)
+    }
+}
+
+/// How long an agent may take, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WallTime(pub u64);
+
+const SPANS: &[(&str, u64)] = &[
+    ("ms", 1),
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+];
+
+impl FromStr for WallTime {
+    type Err = JailError;
+
+    fn from_str(text: &str) -> Result<Self, JailError> {
+        let malformed = || JailError::WallTimeMalformed(text.to_owned());
+        let (mut rest, mut total) = (text, 0_u64);
+        loop {
+            let digits = rest
+                .find(|c: char| !c.is_ascii_digit())
+                .ok_or_else(malformed)?;
+            let (number, behind) = rest.split_at(digits);
+            let (unit, scale) = SPANS
+                .iter()
+                .find(|(unit, _)| behind.starts_with(unit))
+                .ok_or_else(malformed)?;
+            total = whole(number)
+                .and_then(|number| number.checked_mul(*scale))
+                .and_then(|part| total.checked_add(part))
+                .ok_or_else(malformed)?;
+            rest = behind.get(unit.len()..).unwrap_or_default().trim_start();
+            if rest.is_empty() {
+                return Ok(Self(total));
+            }
+        }
+    }
+}
+
+impl WallTime {
+    /// The same as a duration.
+    #[must_use]
+    pub fn duration(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+}
+
+impl From<Duration> for WallTime {
+    fn from(duration: Duration) -> Self {
+        Self(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+impl fmt::Display for WallTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, scale) = [("h", 3_600_000), ("m", 60_000), ("s", 1000)]
+            .into_iter()
+            .find(|(_, scale)| self.0 > 0 && self.0.is_multiple_of(*scale))
+            .unwrap_or(("ms", 1));
+        write!(f, "{}{unit}", self.0 / scale)
+    }
+}
+
+/// Digits and nothing else: no sign, no blank.
+fn whole(text: &str) -> Option<u64> {
+    text.parse()
+        .ok()
+        .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// A number, or the text that a person writes.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Whole(u64),
+    Number(f64),
+    Text(String),
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Written::deserialize(deserializer)? {
+            Written::Whole(bytes) => Ok(Self(bytes)),
+            Written::Number(number) => Err(JailError::SizeMalformed(number.to_string())),
+            Written::Text(text) => text.parse(),
+        }
+        .map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cpus {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match Written::deserialize(deserializer)? {
+            Written::Whole(number) => number.to_string(),
+            Written::Number(number) => number.to_string(),
+            Written::Text(text) => text,
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for WallTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Written::deserialize(deserializer)? {
+            Written::Whole(seconds) => Ok(Self(seconds.saturating_mul(1000))),
+            Written::Number(number) => Err(JailError::WallTimeMalformed(number.to_string())),
+            Written::Text(text) => text.parse(),
+        }
+        .map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0)
+    }
+}
+
+impl Serialize for Cpus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(f64::from(self.0) / 1000.0)
+    }
+}
+
+impl Serialize for WallTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_processors_and_times_as_people_write_them() {
+        let size = |text: &str| text.parse::<Size>().ok().map(|size| size.0);
+        for (text, bytes) in [
+            ("1048576", Some(1 << 20)),
+            ("512M", Some(512 << 20)),
+            ("512m", Some(512 << 20)),
+            ("2G", Some(2 << 30)),
+            ("2GiB", Some(2 << 30)),
+            ("2gb", Some(2 << 30)),
+            ("64K", Some(64 << 10)),
+            ("10b", Some(10)),
+            ("", None),
+            ("G", None),
+            ("-1G", None),
+            ("+1G", None),
+            ("1.5G", None),
+            ("1 G", None),
+            ("99999999T", None),
+        ] {
+            assert_eq!(size(text), bytes, "{text:?}");
+        }
+        let cpus = |text: &str| text.parse::<Cpus>().ok().map(|cpus| cpus.0);
+        for (text, thousandths) in [
+            ("1", Some(1000)),
+            ("0.5", Some(500)),
+            ("1.25", Some(1250)),
+            ("0", Some(0)),
+            ("-1", None),
+            ("NaN", None),
+            ("inf", None),
+            ("99999", None),
+            ("two", None),
+        ] {
+            assert_eq!(cpus(text), thousandths, "{text:?}");
+        }
+        let time = |text: &str| text.parse::<WallTime>().ok().map(|time| time.0);
+        for (text, ms) in [
+            ("500ms", Some(500)),
+            ("90s", Some(90_000)),
+            ("8h", Some(28_800_000)),
+            ("1h30m", Some(5_400_000)),
+            ("1h 30m", Some(5_400_000)),
+            ("1d", Some(86_400_000)),
+            ("", None),
+            ("90", None),
+            ("h", None),
+            ("-1s", None),
+            ("1.5h", None),
+            ("soon", None),
+            ("99999999999999999999d", None),
+        ] {
+            assert_eq!(time(text), ms, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_texts_are_both_read_and_nothing_unknown() {
+        let parse = serde_json::from_str::<Limits>;
+        let limits =
+            parse(r#"{"memory":"2G","processes":64,"cpu":1.5,"open_files":256,"wall_time":"8h"}"#);
+        let expected = Limits {
+            memory: Some(Size(2 << 30)),
+            processes: Some(64),
+            cpu: Some(Cpus(1500)),
+            open_files: Some(256),
+            wall_time: Some(WallTime(28_800_000)),
+        };
+        assert_eq!(limits.unwrap(), expected);
+        let numbers = parse(r#"{"memory":2147483648,"cpu":"1.5","wall_time":28800}"#).unwrap();
+        assert_eq!(
+            (numbers.memory, numbers.cpu, numbers.wall_time),
+            (expected.memory, expected.cpu, expected.wall_time)
+        );
+        for bad in [
+            r#"{"memry":1}"#,
+            r#"{"memory":-1}"#,
+            r#"{"memory":1.5}"#,
+            r#"{"cpu":-1}"#,
+            r#"{"wall_time":1.5}"#,
+            r#"{"wall_time":true}"#,
+            r#"{"processes":"many"}"#,
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_nothing_can_run_with_is_refused() {
+        let check = |text: &str| serde_json::from_str::<Limits>(text).unwrap().check();
+        assert_eq!(check("{}"), Ok(()));
+        for (text, name) in [
+            (r#"{"memory":1000}"#, "memory"),
+            (r#"{"processes":0}"#, "processes"),
+            (r#"{"cpu":0}"#, "cpu"),
+            (r#"{"open_files":3}"#, "open_files"),
+            (r#"{"wall_time":0}"#, "wall_time"),
+        ] {
+            let error = check(text).unwrap_err();
+            assert!(
+                matches!(&error, JailError::LimitTooSmall { name: found, .. } if *found == name),
+                "{error}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_read_again(memory: u64, cpu in 0..65_536_000_u32, time: u64) {
+            prop_assert_eq!(Size(memory).to_string().parse(), Ok(Size(memory)));
+            prop_assert_eq!(Cpus(cpu).to_string().parse(), Ok(Cpus(cpu)));
+            prop_assert_eq!(WallTime(time).to_string().parse(), Ok(WallTime(time)));
+            let limits = Limits { memory: Some(Size(memory)), cpu: Some(Cpus(cpu)), wall_time: Some(WallTime(time)), ..Limits::default() };
+            let text = serde_json::to_string(&limits).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Limits>(&text).unwrap(), limits);
+        }
+    }
+}
