@@ -11,7 +11,7 @@ use colibri_shim::launch::{Fsync, JournalSettings};
 use serde::Deserialize;
 
 use crate::host::is_executable;
-use crate::{HostEnv, Spawner, StateDir};
+use crate::{Cgroups, HostEnv, Spawner, StateDir};
 
 const DEFAULT_HELPER: &str = "/usr/local/libexec/colibri-jail-helper";
 const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
@@ -20,12 +20,8 @@ const DEFAULT_FSYNC_INTERVAL_MS: u64 = 1000;
 const MAX_FSYNC_INTERVAL_MS: u64 = 3_600_000;
 /// Where bubblewrap is looked for; a service's `PATH` is not relied on.
 const BWRAP: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"];
-/// Where the shim is looked for when it is not beside the running program.
-const SHIM: &[&str] = &[
-    "/usr/local/libexec/colibri-shim",
-    "/usr/libexec/colibri-shim",
-    "/usr/lib/colibri/colibri-shim",
-];
+/// Where Colibri's own programs are looked for when they are not beside the running one.
+const LIBEXEC: &[&str] = &["/usr/local/libexec", "/usr/libexec", "/usr/lib/colibri"];
 
 /// One source of settings: flags, environment or file. What it does not say is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -45,6 +41,10 @@ pub struct Partial {
     pub engine: Option<String>,
     /// The shim program.
     pub shim: Option<PathBuf>,
+    /// The program between agents that may connect to some places only and those places.
+    pub proxy: Option<PathBuf>,
+    /// The cgroup in which agents get theirs.
+    pub cgroup: Option<PathBuf>,
     /// Size at which a journal segment is closed, in bytes.
     pub segment_bytes: Option<u64>,
     /// How much of each output is kept at least, in bytes; whole segments before that are dropped.
@@ -125,6 +125,7 @@ impl Partial {
             helper: lookup("COLIBRI_JAIL_HELPER"),
             engine: lookup("COLIBRI_JAIL_ENGINE"),
             shim: lookup("COLIBRI_SHIM").map(PathBuf::from),
+            proxy: lookup("COLIBRI_PROXY").map(PathBuf::from),
             ..Self::default()
         }
     }
@@ -151,6 +152,8 @@ impl Partial {
             helper: self.helper.or(weaker.helper),
             engine: self.engine.or(weaker.engine),
             shim: self.shim.or(weaker.shim),
+            proxy: self.proxy.or(weaker.proxy),
+            cgroup: self.cgroup.or(weaker.cgroup),
             segment_bytes: self.segment_bytes.or(weaker.segment_bytes),
             retain_bytes: self.retain_bytes.or(weaker.retain_bytes),
             fsync: self.fsync.or(weaker.fsync),
@@ -227,6 +230,13 @@ impl Settings {
         {
             bubblewrap.program = path;
         }
+        if let JailEngine::Bubblewrap(bubblewrap) = &mut engine {
+            bubblewrap.proxy = partial
+                .proxy
+                .clone()
+                .or_else(|| find("colibri-proxy"))
+                .and_then(|path| path.to_str()?.parse().ok());
+        }
         let mode = match &partial.privilege {
             Some(name) => PrivMode::parse(name).map_err(SettingsError::Privilege)?,
             None => PrivMode::default_for(&engine),
@@ -240,7 +250,9 @@ impl Settings {
             Some(path) => path.clone(),
             None => default_state_dir(&lookup).ok_or(SettingsError::NoStateDir)?,
         };
-        let shim = partial.shim.clone().unwrap_or_else(default_shim);
+        let shim = partial.shim.clone().unwrap_or_else(|| {
+            find("colibri-shim").unwrap_or_else(|| Path::new(LIBEXEC[0]).join("colibri-shim"))
+        });
         Ok(Self {
             state_dir,
             engine,
@@ -269,6 +281,7 @@ impl Settings {
             shim: self.shim.clone(),
             host: HostEnv::pick(variables),
             journal: self.journal,
+            cgroups: Cgroups::Unavailable("they were not looked for".to_owned()),
         }
     }
 }
@@ -289,20 +302,16 @@ fn default_state_dir(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf
     Some(lookup("HOME")?.join(".local/state/colibri"))
 }
 
-/// The shim beside the running program, else where packages put it.
-fn default_shim() -> PathBuf {
+/// A program of Colibri's beside the running one, else where packages put it.
+fn find(program: &str) -> Option<PathBuf> {
     let beside = std::env::current_exe()
         .ok()
-        .and_then(|exe| Some(exe.parent()?.join("colibri-shim")));
+        .and_then(|exe| Some(exe.parent()?.to_owned()));
     beside
-        .iter()
-        .map(PathBuf::as_path)
-        .chain(SHIM.iter().map(Path::new))
+        .into_iter()
+        .chain(LIBEXEC.iter().map(PathBuf::from))
+        .map(|directory| directory.join(program))
         .find(|path| is_executable(path))
-        .map_or_else(
-            || PathBuf::from("/usr/local/libexec/colibri-shim"),
-            Path::to_owned,
-        )
 }
 
 /// Reads a settings file: the one named, or the first usual one that exists; none is no settings.
@@ -513,6 +522,6 @@ mod tests {
         let partial = Partial::from_toml(Path::new("sample"), &said).unwrap();
         assert_eq!(partial.or(Partial::default()).fsync_interval_ms, Some(1000));
         let all = format!("{said:?}").matches(" = ").count();
-        assert_eq!(all, 11, "one for each field of Partial");
+        assert_eq!(all, 13, "one for each field of Partial");
     }
 }
