@@ -26,7 +26,12 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     let mut terminate = watch(SignalKind::terminate())?;
     let mut hangup = watch(SignalKind::hangup())?;
     let mut quit = watch(SignalKind::quit())?;
-    let id = client.spawn_agent(params).await?.id;
+    let agent = client.spawn_agent(params).await?;
+    agent
+        .warnings
+        .iter()
+        .for_each(|warning| output::note(warning));
+    let id = agent.id;
     let from_start = SubscribeParams {
         id: Some(id.clone()),
         stream: None,

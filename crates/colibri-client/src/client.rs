@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use colibri_proto::{
     Agent, Call, DoctorResult, Empty, ExplainResult, IdParams, InputParams, InputResult,
     KillParams, KillResult, ListParams, ListResult, Notification, OutputData, ReadParams,
-    ReadResult, Run, RunsResult, SpawnParams, SubscribeParams, Subscription, VersionResult,
+    ReadResult, Run, RunsResult, SpawnParams, SpawnResult, SubscribeParams, Subscription,
+    VersionResult,
 };
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
@@ -64,7 +65,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn spawn_agent(&self, params: SpawnParams) -> Result<IdParams, ClientError> {
+    pub async fn spawn_agent(&self, params: SpawnParams) -> Result<SpawnResult, ClientError> {
         self.call("spawn-agent", Call::SpawnAgent(params)).await
     }
 

@@ -9,7 +9,7 @@ use colibri_proto::{
     Call, DoctorResult, Empty, ErrorKind, ExplainResult, Finding, FindingStatus, IdParams,
     InputParams, InputResult, KillOutcome, KillParams, KillResult, ListParams, ListResult,
     MAX_READ, OutputData, ReadParams, ReadResult, RpcError, Run, RunsResult, SpawnParams,
-    VersionResult,
+    SpawnResult, VersionResult,
 };
 use colibri_shim::layout;
 use colibri_shim::record::{RunRecord, read_lines};
@@ -64,8 +64,9 @@ async fn dispatch(server: &Server, call: Call) -> Result<Value, RpcError> {
                 .spawn(&config(params))
                 .await
                 .map_err(|error| tell(&error))?;
-            reply(&IdParams {
+            reply(&SpawnResult {
                 id: entry.spec.id.to_string(),
+                warnings: entry.spec.warnings.clone(),
             })
         }
         Call::ExplainSpawn(params) => {

@@ -67,6 +67,7 @@ impl Entry {
             args: config.args.clone(),
             cwd: config.cwd.clone(),
             jail: config.jail.clone(),
+            warnings: self.spec.warnings.clone(),
             runtime: self.runtime,
             restart: config.restart.as_ref().map(restart_to_wire),
             run: latest.run,

@@ -99,7 +99,14 @@ pub struct IdParams {
 }
 
 /// The result of `spawn-agent`.
-pub type SpawnResult = IdParams;
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SpawnResult {
+    /// The agent.
+    pub id: String,
+    /// What it was to have and runs without, by `best_effort`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
 
 /// The result of `version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -189,6 +196,9 @@ pub struct Agent {
     /// Its confinement.
     #[schemars(with = "Option<JailSchema>")]
     pub jail: Option<JailConfig>,
+    /// What it was to have and runs without, by `best_effort`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Which agent program it is.
     #[schemars(with = "RuntimeSchema")]
     pub runtime: AgentRuntime,

@@ -144,6 +144,9 @@ pub struct AgentSpec {
     /// The first process cannot be seen to end with the agent's exact status, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_note: Option<String>,
+    /// Limits that it runs without, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// When the spawn was accepted, in nanoseconds since 1970.
     pub created_at_ns: u64,
 }
