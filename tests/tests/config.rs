@@ -127,6 +127,23 @@ fn a_profile_without_a_place_leaves_the_agent_here() {
 }
 
 #[test]
+fn a_sandboxed_agent_does_not_see_the_settings() {
+    let mut daemon = Daemon::place();
+    configure(&daemon, "[profile.a]\nenv = { TOKEN = \"x\" }\n");
+    daemon.launch();
+    let file = daemon.path(".config/colibri/colibri.toml");
+    let cat = ["--", "cat", file.to_str().unwrap()];
+    assert!(daemon.cli(&[&["run"], &cat[..]].concat()).status.success());
+    let output = daemon.cli(&[&["run", "--jail-path", "/"], &cat[..]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("No such file"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
 fn an_unknown_profile_is_an_error_that_lists_the_known_ones() {
     let mut daemon = Daemon::place();
     configure(&daemon, &format!("{REVIEW}[profile.fix]\n"));

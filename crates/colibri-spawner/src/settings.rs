@@ -245,6 +245,8 @@ pub struct Settings {
     pub shim: PathBuf,
     /// How output is kept.
     pub journal: JournalSettings,
+    /// Where settings files are, which may hold secrets.
+    own: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -297,6 +299,10 @@ impl Settings {
             backend,
             shim,
             journal,
+            own: crate::file::usual(&lookup)
+                .iter()
+                .filter_map(|file| file.parent().map(Path::to_owned))
+                .collect(),
         })
     }
 
@@ -310,6 +316,7 @@ impl Settings {
         let mut hidden = vec![self.state_dir.clone(), PathBuf::from("/run/user")];
         // The directory of the socket is ours by contract, unless somebody put it in a shared one.
         hidden.extend(socket.parent().map(Path::to_owned));
+        hidden.extend(self.own.iter().cloned());
         Spawner {
             engine: self.engine.clone(),
             backend: self.backend.clone(),
