@@ -365,7 +365,13 @@ fn unknown(what: &str, name: &str, known: &[&str]) -> String {
 
 /// What is wrong with a setting that is alone.
 fn wrong_setting(alone: &Partial) -> Option<String> {
-    let paths = [&alone.socket, &alone.state_dir, &alone.shim];
+    let paths = [
+        &alone.socket,
+        &alone.state_dir,
+        &alone.shim,
+        &alone.proxy,
+        &alone.cgroup,
+    ];
     let helper = alone.helper.as_ref().map(Path::new);
     let mut paths = paths
         .into_iter()
