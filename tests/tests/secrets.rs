@@ -352,6 +352,17 @@ fn secrets_are_in_the_agents_environment_and_nowhere_else() {
             .contains("TOKEN_ASKED"),
         "{asked}"
     );
+    // Of the daemon's own environment nobody gets one.
+    let asked = daemon
+        .connect()
+        .call("spawn-agent", json!({"profile": "started"}));
+    assert!(
+        asked["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("TOKEN_DAEMON"),
+        "{asked}"
+    );
     let output = daemon.cli(&["spawn", "--profile", "secret"]);
     assert_eq!(output.status.code(), Some(1), "asked for by nobody");
 
