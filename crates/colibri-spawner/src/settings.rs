@@ -2,6 +2,8 @@
 //!
 //! The daemon and `colibri explain` must come to the same answer, so it is found here, once.
 
+mod live;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,15 +25,6 @@ const MAX_FSYNC_INTERVAL_MS: u64 = 3_600_000;
 const BWRAP: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"];
 /// Where Colibri's own programs are looked for when they are not beside the running one.
 const LIBEXEC: &[&str] = &["/usr/local/libexec", "/usr/libexec", "/usr/lib/colibri"];
-
-/// Settings that a running daemon takes over; they are about agents that are started from then on.
-const LIVE: &[&str] = &[
-    "shim",
-    "segment_bytes",
-    "retain_bytes",
-    "fsync",
-    "fsync_interval_ms",
-];
 
 /// One source of settings: flags, environment or file. What it does not say is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,37 +153,6 @@ impl Partial {
             retain_bytes: self.retain_bytes.or(weaker.retain_bytes),
             fsync: self.fsync.or(weaker.fsync),
             fsync_interval_ms: self.fsync_interval_ms.or(weaker.fsync_interval_ms),
-        }
-    }
-
-    /// Names of the settings that are others in `newer`: those that a running daemon takes over, and the rest.
-    #[must_use]
-    pub fn changed(&self, newer: &Self) -> (Vec<String>, Vec<String>) {
-        let (old, new) = (self.fields(), newer.fields());
-        let differs = |name: &&String| old.get(*name) != new.get(*name);
-        new.keys()
-            .filter(differs)
-            .cloned()
-            .partition(|name| LIVE.contains(&name.as_str()))
-    }
-
-    /// These settings, with those of `newer` that a running daemon takes over.
-    #[must_use]
-    pub fn updated(&self, newer: &Self) -> Self {
-        let mut fields = self.fields();
-        fields.extend(
-            newer
-                .fields()
-                .into_iter()
-                .filter(|(name, _)| LIVE.contains(&name.as_str())),
-        );
-        serde_json::from_value(fields.into()).unwrap_or_else(|_| self.clone())
-    }
-
-    fn fields(&self) -> serde_json::Map<String, serde_json::Value> {
-        match serde_json::to_value(self) {
-            Ok(serde_json::Value::Object(fields)) => fields,
-            _ => serde_json::Map::new(),
         }
     }
 
@@ -521,49 +483,6 @@ mod tests {
             };
             assert_eq!(settings.journal, expected, "{file}");
             assert_eq!(settings.spawner(Path::new("/s"), []).journal, expected);
-        }
-    }
-
-    #[test]
-    fn a_running_daemon_takes_over_some_settings_and_names_the_others() {
-        let read = |text: &str| ConfigFile::parse_settings(Path::new("c"), text).unwrap();
-        let old = read("retain_bytes = 8192\nfsync = \"always\"\nengine = \"bubblewrap\"\n");
-        for (newer, live, later) in [
-            (
-                "retain_bytes = 8192\nfsync = \"always\"\nengine = \"bubblewrap\"\n",
-                &[][..],
-                &[][..],
-            ),
-            (
-                "retain_bytes = 9000\nfsync = \"always\"\nengine = \"freebsd\"\n",
-                &["retain_bytes"],
-                &["engine"],
-            ),
-            (
-                "socket = \"/s\"\nshim = \"/x\"\n",
-                &["fsync", "retain_bytes", "shim"],
-                &["engine", "socket"],
-            ),
-        ] {
-            let newer = read(newer);
-            let (mut found_live, mut found_later) = old.changed(&newer);
-            found_live.sort();
-            found_later.sort();
-            assert_eq!(
-                (found_live, found_later.clone()),
-                (
-                    live.iter().map(|s| s.to_string()).collect(),
-                    later.iter().map(|s| s.to_string()).collect()
-                )
-            );
-            let updated = old.updated(&newer);
-            assert_eq!(
-                (updated.retain_bytes, updated.fsync),
-                (newer.retain_bytes, newer.fsync)
-            );
-            assert_eq!(updated.engine, old.engine);
-            // What needs a restart is said again, until there is one.
-            assert_eq!(updated.changed(&newer), (vec![], old.changed(&newer).1));
         }
     }
 }

@@ -132,7 +132,8 @@ impl Source {
             path: self.path.clone(),
             line: 1 + before.matches('\n').count(),
             column,
-            message,
+            // A value may be told in it, and hold what moves a terminal's cursor.
+            message: message.replace(char::is_control, "?"),
             shown: (text, from..to.min(SHOWN).max(from + 1)),
         }
     }

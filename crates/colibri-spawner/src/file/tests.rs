@@ -43,6 +43,7 @@ fn mistakes_are_shown_with_their_place_and_what_is_allowed() {
         "[[autostart]]\nname = \"night\"\ncolour = 1\n[profile.night]\nruntime = \"pi\"\n",
         "[[autostart]]\nname = \"night\"\n",
         "[[autostart]]\nname = \"a\"\nprogram = \"pi\"\n[[autostart]]\nname = \"a\"\nprogram = \"pi\"\n",
+        "fsync = \"\\u001b[2J\"\n",
         "# grüße\n\tsocket = \"a\"\u{7f}\n",
     ] {
         shown.push_str(&format!("==== {text:?}\n{}\n\n", complaints(text)));
