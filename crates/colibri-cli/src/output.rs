@@ -49,7 +49,7 @@ fn coloured(text: &str, code: &str) -> String {
 }
 
 /// Untrusted words in a table: no control characters, no more than fits.
-fn plain(text: &str, width: usize) -> String {
+pub(crate) fn plain(text: &str, width: usize) -> String {
     let clean: String = text
         .chars()
         .map(|c| match c {

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use colibri_glasspane::{AgentRuntime, AgentState, Glasspane, Outcome, View};
 use colibri_journal::JournalReader;
 use colibri_proto as wire;
+use colibri_shim::launch::JournalSettings;
 use colibri_shim::layout;
 use colibri_shim::record::{ExitRecord, ExitStatus};
 use colibri_shim::restart::{RestartPolicy, RestartWhen};
@@ -116,11 +117,7 @@ pub(crate) fn outcome(exit: &ExitRecord) -> Outcome {
 /// As the wire has it.
 pub(crate) fn restart_to_wire(policy: &RestartPolicy) -> wire::RestartParams {
     wire::RestartParams {
-        policy: match policy.when {
-            RestartWhen::Never => wire::RestartWhen::Never,
-            RestartWhen::OnFailure => wire::RestartWhen::OnFailure,
-            RestartWhen::Always => wire::RestartWhen::Always,
-        },
+        policy: restart_when_to_wire(policy.when),
         delay_ms: Some(policy.delay_ms),
         max_delay_ms: Some(policy.max_delay_ms),
         limit: Some(policy.limit),
@@ -128,19 +125,19 @@ pub(crate) fn restart_to_wire(policy: &RestartPolicy) -> wire::RestartParams {
     }
 }
 
-/// With the defaults where a request is silent.
-pub(crate) fn restart_from_wire(params: &wire::RestartParams) -> RestartPolicy {
-    let default = RestartPolicy::default();
-    RestartPolicy {
-        when: match params.policy {
-            wire::RestartWhen::Never => RestartWhen::Never,
-            wire::RestartWhen::OnFailure => RestartWhen::OnFailure,
-            wire::RestartWhen::Always => RestartWhen::Always,
-        },
-        delay_ms: params.delay_ms.unwrap_or(default.delay_ms),
-        max_delay_ms: params.max_delay_ms.unwrap_or(default.max_delay_ms),
-        limit: params.limit.unwrap_or(default.limit),
-        window_ms: params.window_ms.unwrap_or(default.window_ms),
+pub(crate) fn restart_when_to_wire(when: RestartWhen) -> wire::RestartWhen {
+    match when {
+        RestartWhen::Never => wire::RestartWhen::Never,
+        RestartWhen::OnFailure => wire::RestartWhen::OnFailure,
+        RestartWhen::Always => wire::RestartWhen::Always,
+    }
+}
+
+pub(crate) fn restart_from_wire(when: wire::RestartWhen) -> RestartWhen {
+    match when {
+        wire::RestartWhen::Never => RestartWhen::Never,
+        wire::RestartWhen::OnFailure => RestartWhen::OnFailure,
+        wire::RestartWhen::Always => RestartWhen::Always,
     }
 }
 
@@ -153,7 +150,10 @@ pub(crate) struct Adopted {
 
 /// All agents, and what starts and ends them.
 pub(crate) struct Registry {
+    /// As the daemon was started; see [`Registry::spawner_now`].
     pub(crate) spawner: Spawner,
+    /// What a reload has changed: the shim, and how output is kept.
+    live: RwLock<(PathBuf, JournalSettings)>,
     agents: RwLock<BTreeMap<AgentId, Arc<Entry>>>,
     appeared: broadcast::Sender<Arc<Entry>>,
 }
@@ -162,6 +162,7 @@ impl Registry {
     /// A registry of what the state directory holds.
     pub(crate) async fn adopt(spawner: Spawner) -> Result<(Arc<Self>, Adopted), SpawnError> {
         let registry = Arc::new(Self {
+            live: RwLock::new((spawner.shim.clone(), spawner.journal)),
             spawner,
             agents: RwLock::default(),
             appeared: broadcast::channel(NEW_AGENTS).0,
@@ -196,7 +197,7 @@ impl Registry {
         } else {
             Vec::new()
         };
-        let agent = self.spawner.spawn(config, &running).await?;
+        let agent = self.spawner_now().spawn(config, &running).await?;
         Ok(self.add(agent))
     }
 
@@ -207,6 +208,37 @@ impl Registry {
             .filter(|entry| wanted(&entry.spec.config) && entry.latest.borrow().exit.is_none())
             .map(|entry| entry.spec.clone())
             .collect()
+    }
+
+    /// What starts an agent now.
+    pub(crate) fn spawner_now(&self) -> Spawner {
+        let (shim, journal) = self
+            .live
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Spawner {
+            shim,
+            journal,
+            ..self.spawner.clone()
+        }
+    }
+
+    /// Agents that are started from now on have this shim, and keep their output so.
+    pub(crate) fn start_from_now_on_with(&self, shim: PathBuf, journal: JournalSettings) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = (shim, journal);
+    }
+
+    /// The agent that runs for this entry of `[[autostart]]`.
+    pub(crate) fn autostarted(&self, key: &str) -> Option<AgentId> {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        agents
+            .values()
+            .find(|entry| {
+                entry.spec.config.autostart.as_deref() == Some(key)
+                    && entry.latest.borrow().exit.is_none()
+            })
+            .map(|entry| entry.spec.id.clone())
     }
 
     fn add(&self, agent: Agent) -> Arc<Entry> {

@@ -32,12 +32,16 @@ impl fmt::Debug for Env {
 /// `spawn-agent` and `explain-spawn`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SpawnParams {
-    /// The agent's program: a path, or a name that is searched in its `PATH`.
-    pub program: String,
-    /// Arguments after the program's name.
-    #[serde(default)]
-    pub args: Vec<String>,
-    /// Variables on top of the base environment.
+    /// A profile of the daemon's, which fills what is absent here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// The agent's program: a path, or a name that is searched in its `PATH`. Absent: the profile's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// Arguments after the program's name. Absent: the profile's, with the profile's program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<String>>,
+    /// Variables on top of the base environment, and of the profile's.
     #[serde(default)]
     pub env: Env,
     /// Working directory, inside the jail where there is one.
@@ -47,10 +51,10 @@ pub struct SpawnParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<JailSchema>")]
     pub jail: Option<JailConfig>,
-    /// Which agent program it is.
-    #[serde(default)]
-    #[schemars(with = "RuntimeSchema")]
-    pub runtime: AgentRuntime,
+    /// Which agent program it is; absent: the profile's, or `generic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<RuntimeSchema>")]
+    pub runtime: Option<AgentRuntime>,
     /// A label for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,

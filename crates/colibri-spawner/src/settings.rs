@@ -2,14 +2,17 @@
 //!
 //! The daemon and `colibri explain` must come to the same answer, so it is found here, once.
 
+mod live;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use colibri_jail_core::{Bubblewrap, JailEngine};
 use colibri_priv::{BackendRegistry, PrivBackend, PrivMode};
 use colibri_shim::launch::{Fsync, JournalSettings};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use crate::file::ConfigError;
 use crate::host::is_executable;
 use crate::{Cgroups, HostEnv, Spawner, StateDir};
 
@@ -24,7 +27,7 @@ const BWRAP: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"]
 const LIBEXEC: &[&str] = &["/usr/local/libexec", "/usr/libexec", "/usr/lib/colibri"];
 
 /// One source of settings: flags, environment or file. What it does not say is `None`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Partial {
     /// The daemon's socket.
@@ -56,7 +59,7 @@ pub struct Partial {
 }
 
 /// The word for it; the interval is a setting of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FsyncPolicy {
     /// See [`Fsync::Never`].
@@ -71,14 +74,17 @@ pub enum FsyncPolicy {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettingsError {
-    /// The file is no valid settings file.
-    #[error("{path}: {message}")]
-    File {
+    /// The file cannot be read.
+    #[error("settings file {path} cannot be read: {source}")]
+    Unreadable {
         /// The file.
         path: PathBuf,
-        /// Line, column and what is wrong there.
-        message: String,
+        /// What the system said.
+        source: std::io::Error,
     },
+    /// The file is no valid settings file.
+    #[error("the settings file cannot be used:\n{0}")]
+    File(#[from] ConfigError),
     /// There is no place for the state.
     #[error("no state directory is known: set COLIBRI_STATE_DIR or HOME, or give --state-dir")]
     NoStateDir,
@@ -130,17 +136,6 @@ impl Partial {
         }
     }
 
-    /// What a settings file says.
-    ///
-    /// # Errors
-    /// Not TOML, an unknown key, or a value of another type, with line and column.
-    pub fn from_toml(path: &Path, text: &str) -> Result<Self, SettingsError> {
-        toml::from_str(text).map_err(|error| SettingsError::File {
-            path: path.to_owned(),
-            message: error.to_string().trim_end().to_owned(),
-        })
-    }
-
     /// These settings, and those of `weaker` where these are silent.
     #[must_use]
     pub fn or(self, weaker: Self) -> Self {
@@ -161,8 +156,13 @@ impl Partial {
         }
     }
 
+    /// The privilege backends that there are with these settings.
+    pub fn backends(&self, make: impl FnOnce(&str) -> BackendRegistry) -> BackendRegistry {
+        make(self.helper.as_deref().unwrap_or(DEFAULT_HELPER))
+    }
+
     /// How journals are kept. A journal that keeps little has small segments, as whole ones are dropped.
-    fn journal(&self) -> Result<JournalSettings, SettingsError> {
+    pub(crate) fn journal(&self) -> Result<JournalSettings, SettingsError> {
         let segment_bytes = match (self.segment_bytes, self.retain_bytes) {
             (Some(bytes), _) => bytes,
             (None, Some(retain)) => (retain / 8).clamp(MIN_SEGMENT_BYTES, DEFAULT_SEGMENT_BYTES),
@@ -207,6 +207,8 @@ pub struct Settings {
     pub shim: PathBuf,
     /// How output is kept.
     pub journal: JournalSettings,
+    /// Where settings files are, which may hold secrets.
+    own: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -241,7 +243,7 @@ impl Settings {
             Some(name) => PrivMode::parse(name).map_err(SettingsError::Privilege)?,
             None => PrivMode::default_for(&engine),
         };
-        let registry = backends(partial.helper.as_deref().unwrap_or(DEFAULT_HELPER));
+        let registry = partial.backends(backends);
         let backend = registry
             .get(mode.as_str())
             .map_err(SettingsError::Privilege)?;
@@ -259,6 +261,10 @@ impl Settings {
             backend,
             shim,
             journal,
+            own: crate::file::usual(&lookup)
+                .iter()
+                .filter_map(|file| file.parent().map(Path::to_owned))
+                .collect(),
         })
     }
 
@@ -272,6 +278,7 @@ impl Settings {
         let mut hidden = vec![self.state_dir.clone(), PathBuf::from("/run/user")];
         // The directory of the socket is ours by contract, unless somebody put it in a shared one.
         hidden.extend(socket.parent().map(Path::to_owned));
+        hidden.extend(self.own.iter().cloned());
         Spawner {
             engine: self.engine.clone(),
             backend: self.backend.clone(),
@@ -314,42 +321,10 @@ fn find(program: &str) -> Option<PathBuf> {
         .find(|path| is_executable(path))
 }
 
-/// Reads a settings file: the one named, or the first usual one that exists; none is no settings.
-///
-/// # Errors
-/// The file named cannot be read, or a file is not valid.
-pub fn read_file(
-    named: Option<&Path>,
-    lookup: impl Fn(&str) -> Option<String>,
-) -> Result<Partial, SettingsError> {
-    let usual = || {
-        let config = lookup("XDG_CONFIG_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(lookup("HOME")?).join(".config")))
-            .map(|directory| directory.join("colibri/colibri.toml"));
-        let system = if cfg!(target_os = "freebsd") {
-            "/usr/local/etc/colibri/colibri.toml"
-        } else {
-            "/etc/colibri/colibri.toml"
-        };
-        config
-            .into_iter()
-            .chain([PathBuf::from(system)])
-            .find(|path| path.exists())
-    };
-    let Some(path) = named.map(Path::to_owned).or_else(usual) else {
-        return Ok(Partial::default());
-    };
-    let text = std::fs::read_to_string(&path).map_err(|error| SettingsError::File {
-        path: path.clone(),
-        message: format!("cannot be read: {error}"),
-    })?;
-    Partial::from_toml(&path, &text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::ConfigFile;
     use std::collections::HashMap;
 
     fn resolve(
@@ -362,7 +337,7 @@ mod tests {
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
         let lookup = |name: &str| env.get(name).cloned();
-        let file = Partial::from_toml(Path::new("colibri.toml"), file)?;
+        let file = ConfigFile::parse_settings(Path::new("colibri.toml"), file)?;
         let partial = flags.or(Partial::from_env(lookup)).or(file);
         Settings::resolve(&partial, lookup, BackendRegistry::builtin)
     }
@@ -412,7 +387,7 @@ mod tests {
             (
                 ("HOME", "/h"),
                 "colour = 1\n",
-                &["colibri.toml", "line 1", "colour"],
+                &["colibri.toml:1:1:", "colour"],
             ),
             (
                 ("HOME", "/h"),
@@ -432,7 +407,7 @@ mod tests {
             (
                 ("HOME", "/h"),
                 "\nfsync = \"sometimes\"\n",
-                &["line 2", "sometimes", "never", "interval", "always"],
+                &[":2:9:", "sometimes", "never", "interval", "always"],
             ),
             (
                 ("HOME", "/h"),
@@ -509,19 +484,5 @@ mod tests {
             assert_eq!(settings.journal, expected, "{file}");
             assert_eq!(settings.spawner(Path::new("/s"), []).journal, expected);
         }
-    }
-
-    #[test]
-    fn every_setting_in_the_sample_file_is_one() {
-        let sample = include_str!("../../../docs/colibri.toml");
-        let said: String = sample
-            .lines()
-            .filter_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")))
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        let partial = Partial::from_toml(Path::new("sample"), &said).unwrap();
-        assert_eq!(partial.or(Partial::default()).fsync_interval_ms, Some(1000));
-        let all = format!("{said:?}").matches(" = ").count();
-        assert_eq!(all, 13, "one for each field of Partial");
     }
 }
