@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 
-.PHONY: demo test torture fuzz freebsd man audit miri
+.PHONY: demo test torture fuzz cgroups freebsd man audit miri
 
 demo: ## Set up, build, and see agents run in a sandbox
 	@scripts/demo.sh
@@ -13,6 +13,9 @@ torture: ## Kill daemons, clients and shims under writers and count losses: ROUN
 
 fuzz: ## Feed arbitrary bytes to the codec, the journal and glasspane: SECONDS=20 a target
 	@scripts/fuzz.sh $(SECONDS)
+
+cgroups: ## Hold agents to limits by cgroups, in a machine of its own
+	@scripts/cgroups.sh
 
 freebsd: ## Check and link everything for FreeBSD
 	@scripts/freebsd.sh

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that CI runs: format, shell scripts, manual pages, dependencies, lints, tests, doctests, faults,
-# fuzzing, the demo, and the FreeBSD lane.
+# fuzzing, the demo, limits in a machine of its own, and the FreeBSD lane.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -47,6 +47,11 @@ scripts/torture.sh --rounds 200
 scripts/fuzz.sh 20
 say "demo"
 scripts/demo.sh
+if command -v apt-get >/dev/null; then
+    scripts/cgroups.sh
+else
+    say "limits by cgroups: not tried, it takes Debian's packages"
+fi
 if command -v apt-get >/dev/null; then
     say "FreeBSD"
     scripts/freebsd.sh

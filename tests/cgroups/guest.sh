@@ -94,6 +94,8 @@ suite() { # WHO CGROUP
     check "$who: and it goes with the last" test ! -e "$tree/$id"
 }
 
+# The firmware has left the line begun.
+echo
 mkdir -p /tmp/root /tmp/agent
 chown 1000:1000 /tmp/agent
 suite root /sys/fs/cgroup/colibri
