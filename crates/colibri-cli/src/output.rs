@@ -196,6 +196,7 @@ pub(crate) fn event(event: &Notification) -> String {
             let why = why.map_or_else(String::new, |why| format!(" ({})", plain(why, 300)));
             format!("{} exit   {}{why}\n", exit.id, ending(exit.exit))
         }
+        Notification::AgentRemoved(removed) => format!("{} removed\n", removed.id),
     }
 }
 
