@@ -51,7 +51,7 @@ fn a_restarted_agent_keeps_the_time_of_its_earlier_runs() {
     let daemon = Daemon::start();
     let script = "[ -e ran ] && exec sleep 1000; : >ran; i=0
         while [ $i -lt 300000 ]; do i=$((i+1)); done; exit 1";
-    let place = daemon.path(".").parent().unwrap().display().to_string();
+    let place = daemon.path("log").parent().unwrap().display().to_string();
     let id = daemon.spawn(&[
         "--cwd",
         &place,

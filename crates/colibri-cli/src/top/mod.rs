@@ -39,6 +39,9 @@ const MEASURE: Duration = Duration::from_secs(2);
 const BETWEEN_DRAWS: Duration = Duration::from_millis(40);
 /// News that wait, before the daemon waits.
 const NEWS: usize = 256;
+/// A Ctrl-C ends the child that has the terminal and comes to us too, sometimes a little later. As a key of ours it
+/// would be no signal.
+const SAME_INTERRUPT: Duration = Duration::from_millis(500);
 
 /// Who has the terminal.
 enum Front {
@@ -60,6 +63,8 @@ struct Top {
     in_colour: bool,
     changed: bool,
     measuring: bool,
+    /// Until then an interrupt was the child's.
+    uninterrupted: Instant,
 }
 
 /// Shows the table until it is quit.
@@ -80,6 +85,7 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
         in_colour: output::in_colour(),
         changed: true,
         measuring: false,
+        uninterrupted: Instant::now(),
     };
     let mut signals = Signals::watch()?;
     let mut keys = Keys::new();
@@ -92,7 +98,13 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
     loop {
         let drawing = top.changed && matches!(top.front, Front::Table);
         let reading = matches!(top.front, Front::Table | Front::Pause);
+        // In this order: news without end keep nobody from the keys.
         tokio::select! {
+            biased;
+            number = signals.next() => if let Some(code) = top.signalled(number, &mut screen)? {
+                return Ok(code);
+            },
+            status = ended(&mut top.front) => top.after(status, &mut screen)?,
             () = sleep_until(draw_at), if drawing => {
                 top.changed = false;
                 draw_at = Instant::now() + BETWEEN_DRAWS;
@@ -111,13 +123,9 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
                     return Ok(0);
                 }
             }
-            Some(news) = news.recv() => top.take(news),
             _ = tick.tick() => top.changed = true,
             _ = measure.tick() => top.measure(),
-            status = ended(&mut top.front) => top.after(status, &mut screen)?,
-            number = signals.next() => if let Some(code) = top.signalled(number, &mut screen)? {
-                return Ok(code);
-            },
+            Some(news) = news.recv() => top.take(news),
         }
     }
 }
@@ -230,6 +238,7 @@ impl Top {
         screen: &mut Screen,
     ) -> Result<(), CliError> {
         use std::os::unix::process::ExitStatusExt;
+        self.uninterrupted = Instant::now() + SAME_INTERRUPT;
         let interrupted =
             status.is_ok_and(|status| status.signal() == Some(process::Signal::INT.as_raw()));
         if interrupted {
@@ -264,10 +273,9 @@ impl Top {
 
     /// A signal has come; the exit code, where it ends us.
     fn signalled(&mut self, number: i32, screen: &mut Screen) -> Result<Option<u8>, CliError> {
-        let attached = matches!(self.front, Front::Child(_));
+        let childs = matches!(self.front, Front::Child(_)) || Instant::now() < self.uninterrupted;
         match process::Signal::from_named_raw(number) {
-            // The child has got it too, and is who it is for.
-            Some(process::Signal::INT | process::Signal::QUIT) if attached => {}
+            Some(process::Signal::INT | process::Signal::QUIT) if childs => {}
             Some(process::Signal::TSTP) => self.stop(screen)?,
             Some(process::Signal::CONT) => match self.front {
                 Front::Table | Front::Stopped => self.back(screen)?,

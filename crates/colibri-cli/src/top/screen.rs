@@ -1,6 +1,6 @@
 //! The terminal: taken, given back whatever happens, and read.
 
-use std::io::{self, Stdout};
+use std::io::{self, BufWriter, Stdout};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,13 +14,16 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::layout::{Position, Rect};
 use tokio::sync::mpsc;
 
+/// A whole screen goes out in one write, so that nobody sees half of one.
+const FRAME: usize = 256 * 1024;
+
 /// Whether the terminal is in our modes.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 static HOOK: Once = Once::new();
 
 /// The terminal, in raw mode and on its other screen, until this is dropped.
 pub(super) struct Screen {
-    pub(super) terminal: Terminal<CrosstermBackend<Stdout>>,
+    pub(super) terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
 }
 
 impl Screen {
@@ -34,7 +37,10 @@ impl Screen {
             }));
         });
         let screen = Self {
-            terminal: Terminal::new(CrosstermBackend::new(io::stdout()))?,
+            terminal: Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(
+                FRAME,
+                io::stdout(),
+            )))?,
         };
         screen.enter()?;
         Ok(screen)

@@ -13,8 +13,6 @@ use super::columns::{self, Column};
 use super::keys::HELP;
 use crate::output::{ending, plain};
 
-const KEYS: &str = "a attach  p prompt  k kill  / filter  s sort  ? help  q quit";
-
 /// The parts of a screen, from above: each with its first line and its height.
 struct Parts {
     counts: Option<u16>,
@@ -33,7 +31,8 @@ impl Parts {
         let details = match height {
             0..8 => 0,
             8..14 => 1,
-            _ => 3,
+            14..20 => 3,
+            _ => 5,
         };
         let above = u16::from(counts.is_some()) + u16::from(titles.is_some());
         let below = u16::from(foot.is_some()) + details;
@@ -144,15 +143,10 @@ impl Pen<'_> {
             AgentState::Done,
         ];
         let all = app.roster.iter().count();
-        let mut text = match all {
-            1 => "1 agent".to_owned(),
-            all => format!("{all} agents"),
-        };
+        let mut text = counted(all as u64, "agent", "agents");
         if !app.filter.value().is_empty() {
             text.push_str(&format!(", {} shown", app.count()));
         }
-        let order = if app.descending { "down" } else { "up" };
-        let sorted = format!("by {} {order}", app.sort.title());
         let bold = Style::new().add_modifier(Modifier::BOLD);
         self.line(y, &text, bold);
         let mut x = cells(&text);
@@ -167,10 +161,6 @@ impl Pen<'_> {
                 self.put(x + 2, y, self.area.width, &text, self.state(state));
                 x += 2 + cells(&text);
             }
-        }
-        let right = self.area.width.saturating_sub(cells(&sorted));
-        if right > x + 1 {
-            self.put(right, y, cells(&sorted), &sorted, Style::new());
         }
     }
 
@@ -244,10 +234,10 @@ impl Pen<'_> {
             parts.push(format!("run {}", agent.run));
         }
         if let Some(used) = &watched.used {
-            parts.push(format!("{} processes", used.processes));
+            parts.push(counted(used.processes.into(), "process", "processes"));
         }
         if let Some(view) = &agent.view {
-            parts.push(format!("{} turns", view.turns));
+            parts.push(counted(view.turns, "turn", "turns"));
             let (read, written) = (
                 columns::short_count(view.input_tokens),
                 columns::short_count(view.output_tokens),
@@ -275,8 +265,12 @@ impl Pen<'_> {
         self.line(y, &who, Style::new().add_modifier(Modifier::BOLD));
         let command = format!("$ {}", plain(&command.join(" "), 400));
         self.line(y + 1, &command, Style::new());
-        if let Some(error) = error {
-            self.line(y + 2, &error, red);
+        let error = error.unwrap_or_default();
+        let mut left = error.as_str();
+        for y in y + 2..y + height {
+            let (line, rest) = left.split_at(fitting(left, self.area.width));
+            self.line(y, line, red);
+            left = rest;
         }
     }
 
@@ -306,12 +300,15 @@ impl Pen<'_> {
                 match &app.message {
                     Some(message) => self.line(y, &plain(message, 400), bold),
                     None => {
-                        let filter = app.filter.value();
-                        let text = if filter.is_empty() {
-                            KEYS.to_owned()
-                        } else {
-                            format!("filter: {}  (Esc ends it)  {KEYS}", plain(filter, 40))
+                        let order = if app.descending { "down" } else { "up" };
+                        let sorted = app.sort.title();
+                        let filter = match app.filter.value() {
+                            "" => "/ filter".to_owned(),
+                            filter => format!("/ {}  Esc all", plain(filter, 20)),
                         };
+                        let text = format!(
+                            "a attach  p prompt  k kill  s by {sorted} {order}  {filter}  ? help  q quit"
+                        );
                         self.line(y, &text, Style::new());
                     }
                 }
@@ -368,6 +365,21 @@ impl Pen<'_> {
             Style::new(),
         );
     }
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// How many bytes of a text fit into so many cells.
+fn fitting(text: &str, width: u16) -> usize {
+    let mut used = 0;
+    text.char_indices()
+        .find(|(_, c)| {
+            used += cells(c.encode_utf8(&mut [0; 4]));
+            used > width
+        })
+        .map_or(text.len(), |(at, _)| at)
 }
 
 /// Cells that a text takes.
