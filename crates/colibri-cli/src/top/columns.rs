@@ -30,6 +30,8 @@ use Column::{
     Age, Cost, Cpu, Id, Jail, Memory, Name, Output, Runtime, Since, State, Tokens, Tool, Turns,
 };
 
+/// So wide the name becomes before any other column.
+const NAME_FIRST: u16 = 18;
 /// Cells between two columns.
 const GAP: u16 = 1;
 
@@ -194,6 +196,12 @@ pub(super) fn fitting(width: u16) -> Vec<(Column, u16, u16)> {
         }
     }
     let mut left = width - used;
+    // The name is what a person goes by.
+    if let Some((Name, width)) = chosen.first_mut() {
+        let more = left.min(NAME_FIRST.saturating_sub(*width));
+        *width += more;
+        left -= more;
+    }
     while left > 0 {
         let before = left;
         for (column, width) in &mut chosen {
