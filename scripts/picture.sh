@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 WIDTH=100
-HEIGHT=17
+HEIGHT=15
 RICH=15.0.0
 TOOLS=$PWD/target/tools/picture
 OUT=${1:-docs/picture.svg}
@@ -59,7 +59,7 @@ AGENT
 pi() { # a name, a kind, and options
     name=$1 kind=$2
     shift 2
-    colibri spawn --runtime pi --name "$name" "$@" -- sh "$place/agent.sh" "$kind" >/dev/null
+    colibri spawn --runtime pi --name "$name" --cwd "$place" "$@" -- sh agent.sh "$kind" >/dev/null
 }
 say "starting agents"
 pi fix-leap-year fix --jail-path / --jail-ip4 disable
@@ -89,7 +89,8 @@ until_seen '^upgrade-deps  [a-z0-9]* '
 # A share of the CPU takes two looks.
 until_seen 'fix-leap-year.*[0-9]%'
 until_seen 'port-to-freebsd.*[0-9]%'
-screen -e >"$place/screen"
+# With the spaces at the ends of lines: a selected row is one to its end.
+screen -e -N >"$place/screen"
 PYTHONPATH=$TOOLS python3 scripts/picture.py "$WIDTH" "colibri top" <"$place/screen" >"$place/picture.svg"
 mv "$place/picture.svg" "$OUT"
 say "recorded into $OUT"
