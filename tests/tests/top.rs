@@ -163,7 +163,8 @@ fn the_table_in_terminals_of_all_sizes() {
                 .is_some_and(|line| line.contains("quit"))
     });
     show("120x40, resized", &wide);
-    terminal.resize(50, 8);
+    // Wide enough for the line with the pid, whose length differs.
+    terminal.resize(76, 8);
     let low = terminal.wait("fewer rows", |screen| {
         let lines: Vec<&str> = screen.lines().collect();
         lines[0].starts_with("6 agents")
@@ -172,10 +173,10 @@ fn the_table_in_terminals_of_all_sizes() {
                 .last()
                 .is_some_and(|line| line.starts_with("a attach"))
     });
-    show("50x8, resized", &low);
+    show("76x8, resized", &low);
     terminal.keys(&["End"]);
     let last = terminal.wait("the last one", |screen| screen.contains("finished"));
-    show("50x8, the last one", &last);
+    show("76x8, the last one", &last);
     terminal.resize(1, 1);
     terminal.resize(80, 24);
     terminal.wait_for(STATES);
