@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 
-.PHONY: demo test torture fuzz cgroups freebsd man audit miri
+.PHONY: demo test torture fuzz cgroups freebsd man picture audit miri
 
 demo: ## Set up, build, and see agents run in a sandbox
 	@scripts/demo.sh
@@ -23,6 +23,9 @@ freebsd: ## Check and link everything for FreeBSD
 man: ## Check the manual pages and render them into target/man
 	@scripts/man.sh
 	@ls target/man
+
+picture: ## Record the README's picture anew: colibri top in a real terminal
+	@scripts/picture.sh
 
 audit: ## Licences, sources, duplicates, advisories, unused dependencies, lowest versions
 	@scripts/audit.sh

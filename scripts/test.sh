@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 setup
 # faketime: a test lets the clock jump. g++: libFuzzer is C++. perl, passwd, strace and util-linux are what the
 # setuid helper is attacked with. procps: ps is one of the places where no secret may be. sudo: the example of a backend of one's own.
-install_packages util-linux bash libfaketime g++ perl passwd procps strace sudo mandoc shellcheck
+# tmux: the terminal of colibri top.
+install_packages util-linux bash libfaketime g++ perl passwd procps strace sudo mandoc shellcheck tmux
 cargo nextest --version >/dev/null 2>&1 || {
     say "installing cargo-nextest (once; some minutes)"
     cargo install --quiet --locked cargo-nextest

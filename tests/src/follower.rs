@@ -178,7 +178,9 @@ fn follow_once(socket: &Path, id: &str, rest: Duration, shared: &Mutex<Followed>
                 followed.by_offset.repeated += again;
                 followed.received[output].extend(&bytes[again as usize..]);
             }
-            ServerMessage::Notification(Notification::AgentState(_)) => {}
+            ServerMessage::Notification(
+                Notification::AgentState(_) | Notification::AgentRemoved(_),
+            ) => {}
             ServerMessage::Notification(Notification::AgentExit(_)) => exits += 1,
             ServerMessage::Response(response) => {
                 if let Err(error) = response.into_result() {

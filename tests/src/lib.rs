@@ -15,6 +15,7 @@ pub mod helper;
 pub mod lines;
 pub mod mounts;
 pub mod reports;
+pub mod tmux;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

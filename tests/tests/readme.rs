@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use colibri_tests::{Daemon, eventually, program, text};
+use colibri_tests::{Daemon, eventually, program, read, text};
 
 #[test]
 fn the_commands_of_the_readme_work() {
@@ -49,4 +49,31 @@ fn the_commands_of_the_readme_work() {
     eventually("the daemon has ended", || {
         (!place.socket().exists()).then_some(())
     });
+}
+
+#[test]
+fn the_picture_is_of_the_table_as_it_is_now() {
+    let readme = read("README.md");
+    let before = readme.split("(docs/picture.svg)").next().unwrap();
+    assert!(before.len() < readme.len(), "no picture");
+    assert!(before.lines().count() < 9, "the picture is at the top");
+    let picture = read("docs/picture.svg");
+    assert!(picture.len() < 40_000, "{} bytes", picture.len());
+    let elsewhere = picture.replace("http://www.w3.org/2000/svg", "");
+    assert!(!elsewhere.contains("://"), "it fetches something");
+    // Words are apart by spaces that do not break.
+    let shown = picture.replace("&#160;", " ");
+    let titles = read("crates/colibri-cli/src/top/columns.rs");
+    for title in [
+        "NAME", "STATE", "SINCE", "TOOL", "CPU", "MEM", "AGE", "OUTPUT", "RUNTIME", "JAIL",
+    ] {
+        assert!(
+            titles.contains(&format!("=> \"{title}\",")),
+            "{title} is no column"
+        );
+        assert!(shown.contains(title), "{title}: run make picture");
+    }
+    for state in ["working", "blocked", "idle", "error", "done"] {
+        assert!(shown.contains(state), "{state}: run make picture");
+    }
 }

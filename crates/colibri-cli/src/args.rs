@@ -117,6 +117,8 @@ pub(crate) enum Command {
         #[arg(short, long)]
         force: bool,
     },
+    /// Watch all agents in a live table on the terminal; from there attach, prompt and kill
+    Top,
     /// Look whether agents can be run here, and say how to mend what is missing
     Doctor {
         /// Print one JSON object

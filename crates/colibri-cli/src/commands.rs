@@ -14,7 +14,7 @@ use crate::output;
 use crate::run::code;
 
 /// How long `send` waits for an agent that does not read.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two offers to an agent that does not read.
 const OFFER_AGAIN: Duration = Duration::from_millis(20);
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use colibri_client::ClientError;
 
-/// A failure of a command. The exit code is 3 where there is no daemon, and 1 for all else.
+/// A failure of a command. The exit code is 3 where there is no daemon, 2 where the command makes no sense
+/// here, and 1 for all else.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error(transparent)]
@@ -38,6 +39,10 @@ pub(crate) enum CliError {
     Lost(String),
     #[error("agent {id} does not read its input; {left} bytes were not sent")]
     InputStuck { id: String, left: usize },
+    #[error(
+        "colibri top needs a terminal as standard input and output; colibri ps lists agents, and colibri events prints what they do"
+    )]
+    NoTerminal,
     #[error("{doing}: {source}")]
     Io {
         doing: &'static str,
@@ -57,6 +62,7 @@ impl CliError {
             Self::Client(ClientError::NoDaemon { .. })
             | Self::DaemonFailed(_)
             | Self::Daemon { .. } => 3,
+            Self::NoTerminal => 2,
             _ => 1,
         }
     }

@@ -189,7 +189,11 @@ async fn follow(
         };
         match event {
             None => return Err(CliError::Lost(id.to_owned())),
-            Some(Notification::AgentExit(_) | Notification::AgentState(_)) => {}
+            Some(
+                Notification::AgentExit(_)
+                | Notification::AgentState(_)
+                | Notification::AgentRemoved(_),
+            ) => {}
             Some(Notification::AgentOutput(chunk)) => {
                 let Some(shown) = shown.iter_mut().find(|shown| shown.stream == chunk.stream)
                 else {

@@ -12,6 +12,7 @@ mod explain;
 mod logs;
 mod output;
 mod run;
+mod top;
 
 use std::process::ExitCode;
 
@@ -58,6 +59,7 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         Command::Wait { id } => commands::wait(&global, &id).await,
         Command::Kill { id, signal, grace } => commands::kill(&global, &id, signal, grace).await,
         Command::Rm { id, force } => commands::rm(&global, &id, force).await,
+        Command::Top => top::top(&global).await,
         Command::Doctor { json } => doctor::doctor(&global, json).await,
         Command::Shutdown => commands::shutdown(&global).await,
         Command::Completions { shell } => commands::completions(shell),

@@ -38,23 +38,30 @@ pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), CliError> {
 }
 
 /// Colour only on a terminal, and never with `NO_COLOR` (no-color.org).
+pub(crate) fn in_colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 fn coloured(text: &str, code: &str) -> String {
-    if io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-    {
+    if in_colour() {
         format!("\x1b[{code}m{text}\x1b[0m")
     } else {
         text.to_owned()
     }
 }
 
-/// Untrusted words in a table: no control characters, no more than fits.
+/// Untrusted words in a table: no control characters, none that turn the direction of the text or are not seen, no
+/// more than fits.
 pub(crate) fn plain(text: &str, width: usize) -> String {
     let clean: String = text
         .chars()
         .map(|c| match c {
             '\t' => ' ',
             c if c.is_control() => '?',
+            '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' => '?',
             c => c,
         })
         .collect();
@@ -114,7 +121,7 @@ pub(crate) fn agents(agents: &[Agent], now: jiff::Timestamp) -> String {
 }
 
 /// How something ended, in a few words.
-fn ending(exit: Option<Exit>) -> String {
+pub(crate) fn ending(exit: Option<Exit>) -> String {
     match exit {
         Some(Exit::Code(code)) => format!("code {code}"),
         Some(Exit::Signal(signal)) => format!("signal {signal}"),
@@ -147,7 +154,7 @@ pub(crate) fn runs(runs: &[Run]) -> String {
     table
 }
 
-fn short_age(seconds: i64) -> String {
+pub(crate) fn short_age(seconds: i64) -> String {
     match seconds.max(0) {
         s @ 0..120 => format!("{s}s"),
         s @ 120..7200 => format!("{}m", s / 60),
@@ -156,7 +163,7 @@ fn short_age(seconds: i64) -> String {
     }
 }
 
-fn short_bytes(bytes: u64) -> String {
+pub(crate) fn short_bytes(bytes: u64) -> String {
     match bytes {
         b @ 0..10_000 => format!("{b}B"),
         b @ 10_000..10_000_000 => format!("{}kB", b / 1000),
@@ -196,6 +203,7 @@ pub(crate) fn event(event: &Notification) -> String {
             let why = why.map_or_else(String::new, |why| format!(" ({})", plain(why, 300)));
             format!("{} exit   {}{why}\n", exit.id, ending(exit.exit))
         }
+        Notification::AgentRemoved(removed) => format!("{} removed\n", removed.id),
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
                         break Ok(BROKEN_PIPE);
                     }
                 }
-                Some(Notification::AgentState(_)) => {}
+                Some(Notification::AgentState(_) | Notification::AgentRemoved(_)) => {}
             },
             name = any(&mut interrupt, &mut terminate, &mut hangup, &mut quit) => {
                 let forward = KillParams {

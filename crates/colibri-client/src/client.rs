@@ -8,7 +8,7 @@ use colibri_proto::{
     Agent, Call, DoctorResult, Empty, ExplainResult, IdParams, InputParams, InputResult,
     KillParams, KillResult, ListParams, ListResult, Notification, OutputData, ProfilesResult,
     ReadParams, ReadResult, ReloadResult, Run, RunsResult, SpawnParams, SpawnResult,
-    SubscribeParams, Subscription, VersionResult,
+    SubscribeParams, Subscription, UsageParams, UsageResult, VersionResult,
 };
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
@@ -118,6 +118,15 @@ impl Client {
     pub async fn list_runs(&self, agent: &str) -> Result<Vec<Run>, ClientError> {
         let result: RunsResult = self.call("list-runs", Call::ListRuns(id(agent))).await?;
         Ok(result.runs)
+    }
+
+    /// What these agents use, or all that run.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get_usage(&self, ids: Option<Vec<String>>) -> Result<UsageResult, ClientError> {
+        self.call("get-usage", Call::GetUsage(UsageParams { ids }))
+            .await
     }
 
     /// Forgets an agent that has ended, and deletes its journals.

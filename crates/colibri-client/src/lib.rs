@@ -3,9 +3,11 @@
 
 mod client;
 mod connection;
+mod roster;
 
 pub use client::{Client, Events};
 pub use colibri_proto::*;
+pub use roster::{Roster, Used, Watched};
 
 use std::io;
 use std::path::PathBuf;

@@ -22,7 +22,7 @@ use crate::audit::Peer;
 use crate::cursor::bytes_at;
 use crate::registry::{Entry, Registry, exit_to_wire};
 use crate::server::Server;
-use crate::times;
+use crate::{times, usage};
 
 const GRACE: Duration = Duration::from_secs(5);
 /// Behind a kill the agent's end is recorded in a moment; so long its answer waits for that.
@@ -103,6 +103,7 @@ async fn dispatch(server: &Server, call: Call) -> Result<Value, RpcError> {
             let entry = find(registry, &id)?;
             reply(&runs(&entry)?)
         }
+        Call::GetUsage(params) => usage::measure(registry, params).await,
         Call::RemoveAgent(IdParams { id }) => {
             let entry = find(registry, &id)?;
             registry

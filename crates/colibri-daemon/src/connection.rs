@@ -158,6 +158,7 @@ impl Connection {
             | Call::KillAgent(_)
             | Call::WaitAgent(_)
             | Call::ReloadConfig(_)
+            | Call::GetUsage(_)
             | Call::Doctor(_) => {
                 let Ok(permit) = self.calls.clone().acquire_owned().await else {
                     return false;

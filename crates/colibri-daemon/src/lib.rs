@@ -14,5 +14,6 @@ mod start;
 mod subscription;
 mod supervision;
 mod times;
+mod usage;
 
 pub use start::{Arguments, main};

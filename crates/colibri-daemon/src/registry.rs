@@ -16,8 +16,15 @@ use tokio::sync::{broadcast, watch};
 
 use crate::{supervision, times};
 
-/// New agents that a subscriber to all may be behind before it looks at the whole list again.
-const NEW_AGENTS: usize = 256;
+/// Agents that came or went which a subscriber to all may be behind before it looks at the whole list again.
+const CHANGES: usize = 256;
+
+/// An agent came or went.
+#[derive(Clone)]
+pub(crate) enum Change {
+    Appeared(Arc<Entry>),
+    Removed(AgentId),
+}
 
 /// An agent.
 pub(crate) struct Entry {
@@ -155,7 +162,7 @@ pub(crate) struct Registry {
     /// What a reload has changed: the shim, and how output is kept.
     live: RwLock<(PathBuf, JournalSettings)>,
     agents: RwLock<BTreeMap<AgentId, Arc<Entry>>>,
-    appeared: broadcast::Sender<Arc<Entry>>,
+    changes: broadcast::Sender<Change>,
 }
 
 impl Registry {
@@ -165,7 +172,7 @@ impl Registry {
             live: RwLock::new((spawner.shim.clone(), spawner.journal)),
             spawner,
             agents: RwLock::default(),
-            appeared: broadcast::channel(NEW_AGENTS).0,
+            changes: broadcast::channel(CHANGES).0,
         });
         let mut adopted = Adopted::default();
         for found in registry.spawner.adopt().await? {
@@ -290,7 +297,7 @@ impl Registry {
         let mut agents = self.agents.write().unwrap_or_else(PoisonError::into_inner);
         agents.insert(entry.spec.id.clone(), entry.clone());
         // Under the lock, so that whoever lists and listens misses nobody.
-        let _ = self.appeared.send(entry.clone());
+        let _ = self.changes.send(Change::Appeared(entry.clone()));
         entry
     }
 
@@ -315,10 +322,10 @@ impl Registry {
     }
 
     /// All agents, and those to come.
-    pub(crate) fn follow(&self) -> (Vec<Arc<Entry>>, broadcast::Receiver<Arc<Entry>>) {
+    pub(crate) fn follow(&self) -> (Vec<Arc<Entry>>, broadcast::Receiver<Change>) {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
-        let appeared = self.appeared.subscribe();
-        (agents.values().cloned().collect(), appeared)
+        let changes = self.changes.subscribe();
+        (agents.values().cloned().collect(), changes)
     }
 
     /// Forgets an agent that has ended, and deletes what is kept of it.
@@ -338,10 +345,10 @@ impl Registry {
                 path: entry.directory.clone(),
                 source,
             })?;
-        self.agents
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(id);
+        let mut agents = self.agents.write().unwrap_or_else(PoisonError::into_inner);
+        if agents.remove(id).is_some() {
+            let _ = self.changes.send(Change::Removed(id.clone()));
+        }
         Ok(())
     }
 

@@ -8,16 +8,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use colibri_glasspane::AgentState;
 use colibri_proto::{
-    ExitEvent, Notification, OutputData, OutputEvent, StateEvent, Stream, StreamChoice,
+    ExitEvent, Notification, OutputData, OutputEvent, RemovedEvent, StateEvent, Stream,
+    StreamChoice,
 };
+use colibri_spawner::AgentId;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::cursor::{Cursor, Piece};
-use crate::registry::{Entry, Registry, Snapshot, exit_to_wire, failed};
+use crate::registry::{Change, Entry, Registry, Snapshot, exit_to_wire, failed};
 use crate::times;
 
 /// After a journal could not be read (no descriptors left, say), before it is tried again.
@@ -57,18 +58,14 @@ pub(crate) async fn one(entry: Arc<Entry>, wanted: Wanted, frames: Frames) {
             (*stream, cursor)
         })
         .collect();
-    let mut told: Option<AgentState> = None;
+    let mut told = None;
     loop {
-        if told != Some(snapshot.view.state) {
-            told = Some(snapshot.view.state);
-            if !send(
-                &frames,
-                &state_event(&entry, wanted.subscription, &snapshot),
-            )
-            .await
-            {
+        let event = Notification::AgentState(state_event(&entry, wanted.subscription, &snapshot));
+        if told.as_ref() != Some(&event) {
+            if !send(&frames, &event).await {
                 return;
             }
+            told = Some(event);
         }
         for (stream, cursor) in &mut cursors {
             let end = length(&snapshot, *stream);
@@ -104,8 +101,19 @@ pub(crate) async fn one(entry: Arc<Entry>, wanted: Wanted, frames: Frames) {
 pub(crate) async fn all(registry: Arc<Registry>, wanted: Wanted, frames: Frames) {
     let mut streams = JoinSet::new();
     let mut known = HashSet::new();
-    let (mut present, mut appeared) = registry.follow();
+    let (mut present, mut changes) = registry.follow();
+    let mut removed: Vec<AgentId> = Vec::new();
     loop {
+        for id in removed.drain(..) {
+            known.remove(&id);
+            let event = RemovedEvent {
+                subscription: wanted.subscription,
+                id: id.to_string(),
+            };
+            if !send(&frames, &Notification::AgentRemoved(event)).await {
+                return;
+            }
+        }
         for entry in present.drain(..) {
             // What ended before is history: it can be listed and read.
             if known.insert(entry.spec.id.clone()) && entry.latest.borrow().exit.is_none() {
@@ -113,9 +121,14 @@ pub(crate) async fn all(registry: Arc<Registry>, wanted: Wanted, frames: Frames)
             }
         }
         tokio::select! {
-            entry = appeared.recv() => match entry {
-                Ok(entry) => present.push(entry),
-                Err(RecvError::Lagged(_)) => (present, appeared) = registry.follow(),
+            change = changes.recv() => match change {
+                Ok(Change::Appeared(entry)) => present.push(entry),
+                Ok(Change::Removed(id)) => removed.push(id),
+                Err(RecvError::Lagged(_)) => {
+                    (present, changes) = registry.follow();
+                    let there: HashSet<_> = present.iter().map(|entry| &entry.spec.id).collect();
+                    removed.extend(known.iter().filter(|id| !there.contains(id)).cloned());
+                }
                 Err(RecvError::Closed) => return,
             },
             Some(_) = streams.join_next() => {}
@@ -179,8 +192,8 @@ async fn outputs(
     true
 }
 
-fn state_event(entry: &Entry, subscription: u64, snapshot: &Snapshot) -> Notification {
-    Notification::AgentState(StateEvent {
+fn state_event(entry: &Entry, subscription: u64, snapshot: &Snapshot) -> StateEvent {
+    StateEvent {
         subscription,
         id: entry.spec.id.to_string(),
         state: snapshot.view.state,
@@ -190,7 +203,7 @@ fn state_event(entry: &Entry, subscription: u64, snapshot: &Snapshot) -> Notific
             .stalled
             .clone()
             .or_else(|| snapshot.view.last_error.clone()),
-    })
+    }
 }
 
 async fn send(frames: &Frames, notification: &Notification) -> bool {

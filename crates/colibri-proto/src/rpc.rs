@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::wire::{
     Empty, ExitEvent, IdParams, InputParams, KillParams, ListParams, OutputEvent, ReadParams,
-    SpawnParams, StateEvent, SubscribeParams, Subscription,
+    RemovedEvent, SpawnParams, StateEvent, SubscribeParams, Subscription, UsageParams,
 };
 use crate::{ErrorKind, RpcError};
 
@@ -29,6 +29,8 @@ pub enum Call {
     WaitAgent(IdParams),
     /// The runs of an agent that was started again.
     ListRuns(IdParams),
+    /// What agents use: CPU time, memory, processes.
+    GetUsage(UsageParams),
     /// Forget an agent that has ended, and delete its journals.
     RemoveAgent(IdParams),
     /// End an agent.
@@ -63,6 +65,7 @@ impl Call {
         "get-agent",
         "wait-agent",
         "list-runs",
+        "get-usage",
         "remove-agent",
         "kill-agent",
         "send-input",
@@ -221,6 +224,8 @@ pub enum Notification {
     AgentState(StateEvent),
     /// An agent has ended.
     AgentExit(ExitEvent),
+    /// An agent is forgotten.
+    AgentRemoved(RemovedEvent),
 }
 
 #[derive(Serialize)]
@@ -252,6 +257,7 @@ impl Notification {
             Self::AgentOutput(event) => event.subscription,
             Self::AgentState(event) => event.subscription,
             Self::AgentExit(event) => event.subscription,
+            Self::AgentRemoved(event) => event.subscription,
         }
     }
 }

@@ -128,6 +128,7 @@ struct Results {
     get_agent: wire::Agent,
     wait_agent: wire::Agent,
     list_runs: wire::RunsResult,
+    get_usage: wire::UsageResult,
     remove_agent: wire::Empty,
     kill_agent: wire::KillResult,
     send_input: wire::InputResult,

@@ -267,6 +267,48 @@ pub struct RunsResult {
     pub runs: Vec<Run>,
 }
 
+/// `get-usage`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UsageParams {
+    /// Of these agents; absent: of all that run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Vec<String>>,
+}
+
+/// What an agent uses at this moment, and has used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// The agent.
+    pub id: String,
+    /// CPU time, user and system, of all its processes of all runs, ended ones included, in milliseconds.
+    pub cpu_ms: u64,
+    /// Resident memory (RSS) of its processes; pages that several share count for each of them.
+    pub memory_bytes: u64,
+    /// How many processes it has, those that confine it included.
+    pub processes: u32,
+    /// How much it has written to stdout.
+    pub stdout_bytes: u64,
+    /// How much it has written to stderr.
+    pub stderr_bytes: u64,
+    /// Turns it has ended.
+    pub turns: u64,
+    /// Tokens read, as its events say.
+    pub input_tokens: u64,
+    /// Tokens written, as its events say.
+    pub output_tokens: u64,
+    /// Cost in US dollars, as its events say.
+    pub cost_usd: f64,
+}
+
+/// The result of `get-usage`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UsageResult {
+    /// When it was measured, in milliseconds of the daemon's own clock, which never goes back.
+    pub at_ms: u64,
+    /// Those that run; what has ended is left out.
+    pub agents: Vec<Usage>,
+}
+
 /// `kill-agent`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KillParams {
@@ -479,6 +521,15 @@ pub struct ExitEvent {
     pub error: Option<String>,
     /// When it ended (RFC 3339).
     pub exited_at: String,
+}
+
+/// `agent-removed`: an agent is forgotten. Only a subscription to all agents is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RemovedEvent {
+    /// The subscription.
+    pub subscription: u64,
+    /// The agent that was.
+    pub id: String,
 }
 
 /// How bad a finding is.

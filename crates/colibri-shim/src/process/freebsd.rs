@@ -3,12 +3,14 @@
 // On other hosts only the reading of its lines is compiled, for the tests.
 #![cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
 
+use std::collections::HashMap;
 use std::io;
 use std::process::Command;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::usage::Measured;
 use super::{AGENT_VARIABLE, Process};
 
 /// `-e` shows the environment of the caller's own processes in front of the command, `-ww` all of it.
@@ -16,17 +18,21 @@ const LIST: &[&str] = &["-axeww"];
 const COLUMNS: &[&str] = &[
     "-o", "pid=", "-o", "ppid=", "-o", "sid=", "-o", "state=", "-o", "lstart=", "-o", "command=",
 ];
+/// What a process uses; with `-S` its time includes that of its children that it has waited for.
+const USAGE: &[&str] = &[
+    "-o", "pid=", "-o", "ppid=", "-o", "state=", "-o", "time=", "-o", "rss=",
+];
 const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
 
 pub(super) fn find(pid: i32) -> io::Result<Option<Process>> {
     let number = pid.to_string();
-    let text = ps(&["-p", &number])?;
+    let text = ps(&["-p", &number], COLUMNS)?;
     Ok(text.lines().find_map(|line| parse(line, "")).map(first))
 }
 
 pub(super) fn list(id: &str) -> io::Result<Vec<(Process, bool)>> {
     let mark = format!("{AGENT_VARIABLE}={id}");
-    Ok(ps(LIST)?
+    Ok(ps(LIST, COLUMNS)?
         .lines()
         .filter_map(|line| parse(line, &mark))
         .collect())
@@ -51,10 +57,62 @@ fn first((process, _): (Process, bool)) -> Process {
     process
 }
 
-fn ps(selection: &[&str]) -> io::Result<String> {
+/// Every process with what it uses.
+pub(super) fn measure() -> io::Result<Vec<Measured>> {
+    let own = ps(&["-ax"], USAGE)?;
+    let with_children = ps(&["-axS"], USAGE)?;
+    Ok(merge(&own, &with_children))
+}
+
+/// Of the two lists, the second with the times of children.
+fn merge(own: &str, with_children: &str) -> Vec<Measured> {
+    let own: HashMap<i32, u64> = own
+        .lines()
+        .filter_map(parse_usage)
+        .map(|process| (process.pid, process.own_ms))
+        .collect();
+    with_children
+        .lines()
+        .filter_map(parse_usage)
+        .map(|process| {
+            let all = process.own_ms;
+            // One that began between the two lists has no children that ended.
+            let own_ms = own.get(&process.pid).copied().unwrap_or(all).min(all);
+            Measured {
+                own_ms,
+                waited_ms: all - own_ms,
+                ..process
+            }
+        })
+        .collect()
+}
+
+/// One line: pid, parent, state, time (`12:34.56`, minutes), resident kilobytes.
+fn parse_usage(line: &str) -> Option<Measured> {
+    let mut words = line.split_whitespace();
+    let pid = words.next()?.parse().ok()?;
+    let parent = words.next()?.parse().ok()?;
+    let zombie = words.next()?.starts_with('Z');
+    let (minutes, seconds) = words.next()?.split_once(':')?;
+    let (seconds, hundredths) = seconds.split_once('.')?;
+    let minutes: u64 = minutes.parse().ok()?;
+    let seconds: u64 = seconds.parse().ok()?;
+    let hundredths: u64 = hundredths.parse().ok()?;
+    let rss: u64 = words.next()?.parse().ok()?;
+    Some(Measured {
+        pid,
+        parent,
+        own_ms: (minutes * 60 + seconds) * 1000 + hundredths * 10,
+        waited_ms: 0,
+        rss: rss * 1024,
+        zombie,
+    })
+}
+
+fn ps(selection: &[&str], columns: &[&str]) -> io::Result<String> {
     let output = Command::new("/bin/ps")
         .args(selection)
-        .args(COLUMNS)
+        .args(columns)
         .env_clear()
         .env("LC_ALL", "C")
         .output()?;
@@ -119,5 +177,27 @@ mod tests {
         ] {
             assert_eq!(parse(&text, "COLIBRI_AGENT_ID=k3x9"), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn times_of_two_lists_become_own_and_waited_for() {
+        let own = "  812     1 Is      0:01.50  2048\n  900   812 Z       0:00.10     0\n";
+        let both = "  812     1 Is      1:01.50  2048\n  900   812 Z       0:00.10     0\nnonsense\n  901   812 R       0:00.03   512\n";
+        let process = |pid, parent, own_ms, waited_ms, rss, zombie| Measured {
+            pid,
+            parent,
+            own_ms,
+            waited_ms,
+            rss,
+            zombie,
+        };
+        assert_eq!(
+            merge(own, both),
+            [
+                process(812, 1, 1500, 60_000, 2048 * 1024, false),
+                process(900, 812, 100, 0, 0, true),
+                process(901, 812, 30, 0, 512 * 1024, false),
+            ]
+        );
     }
 }

@@ -6,11 +6,18 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::usage::Measured;
 use super::{AGENT_VARIABLE, Process};
 
 pub(super) fn find(pid: i32) -> io::Result<Option<Process>> {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => Ok(parse_stat(&stat)),
+    Ok(stat(pid)?.as_deref().and_then(parse_stat))
+}
+
+/// The text of `/proc/PID/stat`; `None` where the process has gone. A command name in it may hold any bytes: an
+/// agent must not hide behind one that is no UTF-8.
+fn stat(pid: i32) -> io::Result<Option<String>> {
+    match fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(Some(String::from_utf8_lossy(&stat).into_owned())),
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
@@ -55,6 +62,44 @@ pub(super) fn kill(process: &Process) -> io::Result<bool> {
         Err(Errno::SRCH) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Every process with what it uses. What ends while it is looked at is left out.
+pub(super) fn measure() -> io::Result<Vec<Measured>> {
+    let ticks = rustix::param::clock_ticks_per_second().max(1);
+    let page = rustix::param::page_size() as u64;
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let stat = stat(pid)?;
+        found.extend(stat.and_then(|stat| parse_usage(&stat, ticks, page)));
+    }
+    Ok(found)
+}
+
+/// The fields of `/proc/PID/stat` that say what a process uses (proc_pid_stat(5)): 14 to 17 are its times in clock
+/// ticks, 24 its resident pages, which the kernel counts a little late.
+fn parse_usage(stat: &str, ticks: u64, page: u64) -> Option<Measured> {
+    let (before, after) = stat.rsplit_once(')')?;
+    let pid = before.split_once(' ')?.0.parse().ok()?;
+    let fields: Vec<&str> = after.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    let time = |number| -> Option<u64> {
+        let counted: i64 = field(number)?.parse().ok()?;
+        Some(u64::try_from(counted).unwrap_or(0).saturating_mul(1000) / ticks)
+    };
+    let pages: i64 = field(24)?.parse().ok()?;
+    Some(Measured {
+        pid,
+        parent: field(4)?.parse().ok()?,
+        own_ms: time(14)?.saturating_add(time(15)?),
+        waited_ms: time(16)?.saturating_add(time(17)?),
+        rss: u64::try_from(pages).unwrap_or(0).saturating_mul(page),
+        zombie: matches!(field(3)?, "Z" | "X"),
+    })
 }
 
 /// A process that ends while it is looked at is ENOENT or ESRCH.
@@ -116,6 +161,33 @@ mod tests {
             (String::new(), None),
         ] {
             assert_eq!(parse_stat(&line), found, "{line}");
+        }
+    }
+
+    #[test]
+    fn times_and_memory_are_read_behind_any_command_name() {
+        let line = "12 (a) R 1 (b) S 7 12 9 0 -1 4194560 1 0 0 0 25 5 100 -1 20 0 1 0 4711 2 3 4";
+        let expected = Measured {
+            pid: 12,
+            parent: 7,
+            own_ms: 300,
+            waited_ms: 1000,
+            rss: 3 * 4096,
+            zombie: false,
+        };
+        for (line, found) in [
+            (line.to_owned(), Some(expected)),
+            (
+                line.replace(") S 7", ") Z 7"),
+                Some(Measured {
+                    zombie: true,
+                    ..expected
+                }),
+            ),
+            (line.replace(" 4711 2 3 4", " 4711 2"), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(parse_usage(&line, 100, 4096), found, "{line}");
         }
     }
 }

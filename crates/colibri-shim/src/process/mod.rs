@@ -1,10 +1,14 @@
 //! Processes of the host, each told from a later one of the same number by when it started. For whoever
-//! looks after agents whose shim is gone; a living shim knows its descendants from the kernel.
+//! looks after agents whose shim is gone; a living shim knows its descendants from the kernel. And what
+//! processes use.
 
 #[cfg(any(target_os = "freebsd", test))]
 mod freebsd;
 #[cfg(target_os = "linux")]
 mod linux;
+mod usage;
+
+pub use usage::{Usage, usage};
 
 #[cfg(target_os = "freebsd")]
 use freebsd as host;
@@ -159,5 +163,25 @@ mod tests {
         child.wait().unwrap();
         assert!(!kill(&found).unwrap());
         assert_eq!(find(found.pid).unwrap(), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_name_that_is_no_text_hides_nobody() {
+        let id = "mark4test9c2b";
+        // A thread's name is the process's where it is the first (proc_pid_comm(5)).
+        let mut child = Command::new("sh")
+            .args(["-c", r"printf '\377' >/proc/$$/comm; read line"])
+            .env(AGENT_VARIABLE, id)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let comm = format!("/proc/{}/comm", child.id());
+        while std::fs::read(&comm).unwrap() != b"\xff\n" {}
+        assert_eq!(of_agent(id, None).unwrap().len(), 1);
+        let own = std::process::id() as i32;
+        assert!(usage(&[own]).unwrap()[&own].processes > 0);
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 }

@@ -1,0 +1,107 @@
+//! What comes from the daemon: a subscription to all agents, again and again where it ends, and the answers to calls.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use colibri_client::{
+    Agent, Client, ClientError, Events, KillOutcome, KillParams, Notification, StreamChoice,
+    SubscribeParams, UsageResult,
+};
+use tokio::sync::mpsc;
+
+use crate::commands::{PATIENCE, send_all};
+use crate::error::CliError;
+
+/// Between two tries to reach a daemon that has gone.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// What has come.
+pub(super) enum News {
+    /// A connection, and all agents.
+    Live(Client, Vec<Agent>),
+    Lost(String),
+    Told(Notification),
+    Agent(Box<Agent>),
+    Measured(UsageResult),
+    /// Nothing was measured.
+    Unmeasured,
+    Said(String),
+}
+
+/// A connection for calls, one for events, and the agents that there are.
+pub(super) async fn link(socket: &Path) -> Result<(Client, Events, Vec<Agent>), ClientError> {
+    let params = SubscribeParams {
+        stream: Some(StreamChoice::None),
+        ..SubscribeParams::default()
+    };
+    // Told before listed, so that nobody is missed between the two.
+    let events = Client::connect(socket).await?.subscribe(params).await?;
+    let calls = Client::connect(socket).await?;
+    let agents = calls.list_agents().await?;
+    Ok((calls, events, agents))
+}
+
+/// Brings what is told, and a new connection whenever the old one has ended.
+pub(super) async fn follow(socket: PathBuf, mut events: Events, news: mpsc::Sender<News>) {
+    loop {
+        while let Some(event) = events.next().await {
+            if news.send(News::Told(event)).await.is_err() {
+                return;
+            }
+        }
+        let mut why = "the connection has ended".to_owned();
+        events = loop {
+            if news.send(News::Lost(why)).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(TRY_AGAIN).await;
+            match link(&socket).await {
+                Ok((calls, events, agents)) => {
+                    if news.send(News::Live(calls, agents)).await.is_err() {
+                        return;
+                    }
+                    break events;
+                }
+                Err(error) => why = error.to_string(),
+            }
+        };
+    }
+}
+
+/// `get-agent`. One that has gone meanwhile is no news.
+pub(super) async fn ask(client: Client, id: String) -> Option<News> {
+    let agent = client.get_agent(&id).await.ok()?;
+    Some(News::Agent(Box::new(agent)))
+}
+
+pub(super) async fn measure(client: Client, ids: Vec<String>) -> Option<News> {
+    let measured = client.get_usage(Some(ids)).await;
+    Some(measured.map_or(News::Unmeasured, News::Measured))
+}
+
+pub(super) async fn kill(client: Client, id: String) -> Option<News> {
+    let params = KillParams {
+        id: id.clone(),
+        signal: None,
+        grace_ms: None,
+        escalate: true,
+    };
+    Some(News::Said(match client.kill_agent(params).await {
+        Ok(result) => match result.outcome {
+            KillOutcome::Killed => format!("{id} needed KILL; nothing of it is left"),
+            KillOutcome::AlreadyExited => format!("{id} had ended already"),
+            _ => format!("{id} ended at the signal; nothing of it is left"),
+        },
+        Err(error) => format!("{id} not killed: {error}"),
+    }))
+}
+
+/// Sends what a person wrote, as a line.
+pub(super) async fn prompt(client: Client, id: String, text: String) -> Option<News> {
+    let line = format!("{text}\n");
+    let sent: Result<(), CliError> = send_all(&client, &id, line.as_bytes(), Some(PATIENCE)).await;
+    Some(News::Said(match sent {
+        Ok(()) => format!("sent to {id}"),
+        Err(error) => format!("not sent to {id}: {error}"),
+    }))
+}

@@ -1,0 +1,111 @@
+//! What agents use, as the daemon measures it, and what a subscriber to all agents is told beside states.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use colibri_tests::{Daemon, eventually};
+use serde_json::{Value, json};
+
+fn usage(daemon: &Daemon, params: Value) -> Value {
+    daemon.connect().call("get-usage", params)["result"].clone()
+}
+
+#[test]
+fn time_and_memory_are_those_of_all_processes_of_an_agent() {
+    let daemon = Daemon::start();
+    // A child burns time and ends, another process keeps memory, and all wait inside a sandbox.
+    let script = "sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'
+        x=$(head -c 30000000 /dev/zero | tr '\\0' x); echo there; read line; echo ${#x} >&2; exit 0";
+    let heavy = daemon.spawn(&["--jail-path", "/", "--", "sh", "-c", script]);
+    let light = daemon.spawn(&["--", "sleep", "1000"]);
+    eventually("the agent has done its work", || {
+        (daemon.stdout(&heavy) == b"there\n").then_some(())
+    });
+    let measured = usage(&daemon, json!({}));
+    let of = |id: &str| {
+        let agents = measured["agents"].as_array().unwrap();
+        agents.iter().find(|agent| agent["id"] == id).cloned()
+    };
+    let (burnt, idle) = (of(&heavy).unwrap(), of(&light).unwrap());
+    let number = |of: &Value, field: &str| of[field].as_u64().unwrap();
+    // The child has ended: its time is known because it was waited for.
+    assert!(number(&burnt, "cpu_ms") >= 20, "{burnt}");
+    assert!(number(&burnt, "memory_bytes") >= 30_000_000, "{burnt}");
+    // bwrap outside, bwrap inside, and the shell.
+    assert_eq!(number(&burnt, "processes"), 3, "{burnt}");
+    assert_eq!(number(&burnt, "stdout_bytes"), 6, "{burnt}");
+    assert_eq!(number(&idle, "processes"), 1, "{idle}");
+    assert!(number(&idle, "memory_bytes") < 10_000_000, "{idle}");
+
+    let later = usage(&daemon, json!({"ids": [&light, "k3x9abcdef", "no id"]}));
+    assert_eq!(later["agents"].as_array().unwrap().len(), 1, "{later}");
+    assert_eq!(later["agents"][0]["id"], light.as_str());
+    assert!(number(&later, "at_ms") >= number(&measured, "at_ms"));
+    daemon.ok(&["kill", &light]);
+    daemon.ok(&["send", &heavy, "end"]);
+    daemon.ok(&["wait", &heavy]);
+    assert_eq!(usage(&daemon, json!({}))["agents"], json!([]), "all ended");
+}
+
+#[test]
+fn a_restarted_agent_keeps_the_time_of_its_earlier_runs() {
+    let daemon = Daemon::start();
+    let script = "[ -e ran ] && exec sleep 1000; : >ran; i=0
+        while [ $i -lt 300000 ]; do i=$((i+1)); done; exit 1";
+    let place = daemon.path("log").parent().unwrap().display().to_string();
+    let id = daemon.spawn(&[
+        "--cwd",
+        &place,
+        "--restart",
+        "on-failure",
+        "--restart-delay",
+        "1ms",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]);
+    eventually("the second run", || {
+        (daemon.agent(&id)["run"] == 2).then_some(())
+    });
+    let used = usage(&daemon, json!({"ids": [id]}));
+    assert!(used["agents"][0]["cpu_ms"].as_u64() >= Some(20), "{used}");
+}
+
+#[test]
+fn a_subscriber_is_told_of_tools_errors_and_removals() {
+    let daemon = Daemon::start();
+    let mut wire = daemon.connect();
+    wire.call("subscribe", json!({"stream": "none"}));
+    let script = r#"say() { read line; printf '%s\n' "$1"; }
+        say '{"type":"agent_start"}'
+        say '{"type":"tool_execution_start","toolName":"bash"}'
+        say '{"type":"tool_execution_start","toolName":"edit"}'
+        say '{"type":"message_end","message":{"role":"assistant","stopReason":"error","errorMessage":"overloaded"}}'
+        read line"#;
+    let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", script]);
+    let mut told = Vec::new();
+    let mut expect = |method: &str, field: &str, value: Value| {
+        loop {
+            let line = wire.line().expect("the connection goes on");
+            if line["method"] == method && line["params"][field] == value {
+                return;
+            }
+            told.push(line);
+            assert!(told.len() < 20, "no {method} {field} {value}: {told:?}");
+        }
+    };
+    expect("agent-state", "state", json!("starting"));
+    for (field, value) in [
+        ("state", "working"),
+        ("current_tool", "bash"),
+        ("current_tool", "edit"),
+        ("last_error", "overloaded"),
+    ] {
+        daemon.ok(&["send", &id, "go on"]);
+        expect("agent-state", field, json!(value));
+    }
+    daemon.ok(&["send", &id, "end"]);
+    expect("agent-exit", "id", json!(id));
+    daemon.ok(&["rm", &id]);
+    expect("agent-removed", "id", json!(id));
+}
