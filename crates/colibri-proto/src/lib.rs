@@ -4,6 +4,7 @@
 mod codec;
 mod data;
 mod error;
+mod lifecycle;
 mod rpc;
 mod schema;
 mod wire;
@@ -13,6 +14,7 @@ pub use colibri_glasspane::{AgentRuntime, AgentState, View};
 pub use colibri_jail_core::{Cpus, JailConfig, Limits, MountConfig, Size, WallTime};
 pub use data::{DataError, Encoding, OutputData, text_boundary};
 pub use error::{ErrorData, ErrorKind, RpcError};
+pub use lifecycle::*;
 pub use rpc::{Call, Notification, Request, Response, ServerMessage};
 pub use schema::wire_schema;
 pub use wire::*;

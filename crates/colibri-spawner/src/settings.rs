@@ -2,6 +2,12 @@
 //!
 //! The daemon and `colibri explain` must come to the same answer, so it is found here, once.
 
+mod hook;
+mod metrics;
+
+pub use hook::{Hook, HookError, HookSettings, STATES};
+pub use metrics::{MetricsAddress, MetricsAddressError};
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +19,11 @@ use serde::Deserialize;
 use crate::host::is_executable;
 use crate::{HostEnv, Spawner, StateDir};
 
-const DEFAULT_HELPER: &str = "/usr/local/libexec/colibri-jail-helper";
+/// Where the helper is looked for; the first is named where none is there.
+const HELPER: &[&str] = &[
+    "/usr/local/libexec/colibri-jail-helper",
+    "/usr/libexec/colibri-jail-helper",
+];
 const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
 const MIN_SEGMENT_BYTES: u64 = 4096;
 const DEFAULT_FSYNC_INTERVAL_MS: u64 = 1000;
@@ -53,6 +63,10 @@ pub struct Partial {
     pub fsync: Option<FsyncPolicy>,
     /// With `fsync = "interval"`: at most so long after it came, in milliseconds.
     pub fsync_interval_ms: Option<u64>,
+    /// Where metrics can be read; see [`MetricsAddress`].
+    pub metrics: Option<String>,
+    /// Commands for changes of state.
+    pub hook: Vec<HookSettings>,
 }
 
 /// The word for it; the interval is a setting of its own.
@@ -105,6 +119,17 @@ pub enum SettingsError {
         "fsync_interval_ms is {0}; give 1 to {MAX_FSYNC_INTERVAL_MS}, or set fsync = \"always\" or \"never\" instead"
     )]
     IntervalRange(u64),
+    /// Metrics cannot be served there.
+    #[error("metrics: {0}")]
+    Metrics(MetricsAddressError),
+    /// A hook cannot be run.
+    #[error("[[hook]] number {number}: {source}")]
+    Hook {
+        /// Which one, from 1.
+        number: usize,
+        /// What is wrong with it.
+        source: HookError,
+    },
     /// An unknown engine.
     #[error("COLIBRI_JAIL_ENGINE: {0}")]
     Engine(colibri_jail_core::JailError),
@@ -125,6 +150,7 @@ impl Partial {
             helper: lookup("COLIBRI_JAIL_HELPER"),
             engine: lookup("COLIBRI_JAIL_ENGINE"),
             shim: lookup("COLIBRI_SHIM").map(PathBuf::from),
+            metrics: lookup("COLIBRI_METRICS"),
             ..Self::default()
         }
     }
@@ -155,6 +181,11 @@ impl Partial {
             retain_bytes: self.retain_bytes.or(weaker.retain_bytes),
             fsync: self.fsync.or(weaker.fsync),
             fsync_interval_ms: self.fsync_interval_ms.or(weaker.fsync_interval_ms),
+            metrics: self.metrics.or(weaker.metrics),
+            hook: match self.hook.is_empty() {
+                true => weaker.hook,
+                false => self.hook,
+            },
         }
     }
 
@@ -204,6 +235,10 @@ pub struct Settings {
     pub shim: PathBuf,
     /// How output is kept.
     pub journal: JournalSettings,
+    /// Where metrics are served.
+    pub metrics: Option<MetricsAddress>,
+    /// Commands for changes of state.
+    pub hooks: Vec<Hook>,
 }
 
 impl Settings {
@@ -231,11 +266,23 @@ impl Settings {
             Some(name) => PrivMode::parse(name).map_err(SettingsError::Privilege)?,
             None => PrivMode::default_for(&engine),
         };
-        let registry = backends(partial.helper.as_deref().unwrap_or(DEFAULT_HELPER));
+        let registry = backends(
+            partial
+                .helper
+                .as_deref()
+                .unwrap_or_else(|| default_helper()),
+        );
         let backend = registry
             .get(mode.as_str())
             .map_err(SettingsError::Privilege)?;
         let journal = partial.journal()?;
+        let metrics = partial.metrics.as_deref().map(str::parse).transpose();
+        let metrics = metrics.map_err(SettingsError::Metrics)?;
+        let hooks = (1..).zip(&partial.hook).map(|(number, hook)| {
+            let failed = |source| SettingsError::Hook { number, source };
+            hook.check().map_err(failed)
+        });
+        let hooks = hooks.collect::<Result<_, _>>()?;
         let state_dir = match &partial.state_dir {
             Some(path) => path.clone(),
             None => default_state_dir(&lookup).ok_or(SettingsError::NoStateDir)?,
@@ -247,6 +294,8 @@ impl Settings {
             backend,
             shim,
             journal,
+            metrics,
+            hooks,
         })
     }
 
@@ -287,6 +336,11 @@ fn default_state_dir(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf
         return Some(PathBuf::from("/var/db/colibri"));
     }
     Some(lookup("HOME")?.join(".local/state/colibri"))
+}
+
+fn default_helper() -> &'static str {
+    let there = HELPER.iter().find(|path| is_executable(Path::new(path)));
+    there.or(HELPER.first()).copied().unwrap_or_default()
 }
 
 /// The shim beside the running program, else where packages put it.
@@ -441,6 +495,21 @@ mod tests {
                 &["fsync_interval_ms", "1 to 3600000", "\"always\""],
             ),
             (
+                ("COLIBRI_METRICS", "0.0.0.0:9464"),
+                "",
+                &["metrics", "0.0.0.0:9464", "loopback", "127.0.0.1:9464"],
+            ),
+            (
+                ("HOME", "/h"),
+                "[[hook]]\non = [\"done\"]\ncommand = [\"/x\"]\n[[hook]]\non = [\"asleep\"]\ncommand = [\"/x\"]\n",
+                &["[[hook]] number 2", "asleep", "blocked"],
+            ),
+            (
+                ("HOME", "/h"),
+                "[[hook]]\non = [\"done\"]\ncommand = [\"/x\"]\nshell = true\n",
+                &["line 4", "shell", "timeout_ms"],
+            ),
+            (
                 ("HOME", "/h"),
                 "fsync = \"interval\"\nfsync_interval_ms = 3600001\n",
                 &["fsync_interval_ms", "3600001", "\"never\""],
@@ -507,12 +576,18 @@ mod tests {
         let sample = include_str!("../../../docs/colibri.toml");
         let said: String = sample
             .lines()
-            .filter_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")))
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| line.contains(" = ") || line.starts_with("[["))
             .flat_map(|line| [line, "\n"])
             .collect();
         let partial = Partial::from_toml(Path::new("sample"), &said).unwrap();
         assert_eq!(partial.or(Partial::default()).fsync_interval_ms, Some(1000));
         let all = format!("{said:?}").matches(" = ").count();
-        assert_eq!(all, 11, "one for each field of Partial");
+        assert_eq!(all, 12 + 3, "one for each field of Partial and of a hook");
+        let hooks = resolve(Partial::default(), &[("HOME", "/h")], &said)
+            .unwrap()
+            .hooks;
+        assert_eq!(hooks.len(), 1);
+        assert_eq!(hooks[0].timeout, std::time::Duration::from_secs(30));
     }
 }
