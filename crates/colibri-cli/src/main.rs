@@ -7,6 +7,7 @@ mod commands;
 mod connect;
 mod doctor;
 mod error;
+mod events;
 mod explain;
 mod logs;
 mod output;
@@ -48,7 +49,7 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         Command::Explain { spawn, json } => explain::explain(&global, spawn, json),
         Command::Ps { json } => commands::ps(&global, json).await,
         Command::Logs(logs) => logs::logs(&global, logs).await,
-        Command::Events { id, json } => commands::events(&global, id, json).await,
+        Command::Events(wanted) => events::events(&global, wanted).await,
         Command::Runs { id, json } => commands::runs(&global, &id, json).await,
         Command::Send { id, line } => commands::send(&global, &id, &line).await,
         Command::Wait { id } => commands::wait(&global, &id).await,

@@ -5,6 +5,8 @@ mod audit;
 mod calls;
 mod connection;
 mod cursor;
+mod hook;
+mod metrics;
 mod registry;
 mod server;
 mod socket;

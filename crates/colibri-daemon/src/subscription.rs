@@ -4,19 +4,20 @@
 //! too slow for are replaced by the latest. Room in the connection's queue comes first, then the read: whoever
 //! waits for room holds no bytes.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use colibri_glasspane::AgentState;
 use colibri_proto::{
-    ExitEvent, Notification, OutputData, OutputEvent, StateEvent, Stream, StreamChoice,
+    ExitEvent, KillEvent, MissedEvent, Notification, OutputData, OutputEvent, RunEvent,
+    SpawnedEvent, StateEvent, Stream, StreamChoice,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::cursor::{Cursor, Piece};
+use crate::metrics::{Following, Metrics, Place};
 use crate::registry::{Entry, Registry, Snapshot, exit_to_wire, failed};
 use crate::times;
 
@@ -30,6 +31,8 @@ pub(crate) struct Wanted {
     pub(crate) stream: Option<StreamChoice>,
     pub(crate) from_offset: Option<u64>,
     pub(crate) timed: bool,
+    /// Spawns, runs and kills are wanted too.
+    pub(crate) lifecycle: bool,
     /// It is one of many: no file is kept open for it while there is nothing to send.
     pub(crate) rests: bool,
 }
@@ -37,8 +40,74 @@ pub(crate) struct Wanted {
 /// Sends frames; fails when the connection has ended.
 pub(crate) type Frames = mpsc::Sender<Vec<u8>>;
 
-/// Streams one agent until its end or the connection's.
-pub(crate) async fn one(entry: Arc<Entry>, wanted: Wanted, frames: Frames) {
+/// What a subscriber has been told of an agent.
+struct Told {
+    state: Option<AgentState>,
+    changes: u64,
+    run: u32,
+    kills: u64,
+}
+
+impl Told {
+    fn all_of(snapshot: &Snapshot) -> Self {
+        Self {
+            state: None,
+            changes: snapshot.changes,
+            run: snapshot.run,
+            kills: kills(snapshot),
+        }
+    }
+
+    /// That it was started.
+    fn spawn() -> Self {
+        Self {
+            state: None,
+            changes: 0,
+            run: 1,
+            kills: 0,
+        }
+    }
+}
+
+fn kills(snapshot: &Snapshot) -> u64 {
+    snapshot.kill.as_ref().map_or(0, |kill| kill.number)
+}
+
+/// Streams one agent that was there before the subscription, until its end or the connection's.
+pub(crate) async fn one(
+    entry: Arc<Entry>,
+    wanted: Wanted,
+    frames: Frames,
+    metrics: Option<Arc<Metrics>>,
+) {
+    let told = Told::all_of(&entry.latest.borrow());
+    follow(entry, wanted, frames, metrics, told).await;
+}
+
+/// Streams one that was not.
+async fn new(entry: Arc<Entry>, mut wanted: Wanted, frames: Frames, metrics: Option<Arc<Metrics>>) {
+    // From now on means all of it.
+    wanted.from_offset = wanted.from_offset.or(Some(0));
+    let spawned = SpawnedEvent {
+        subscription: wanted.subscription,
+        id: entry.spec.id.to_string(),
+        name: entry.spec.config.name.clone(),
+        program: entry.spec.config.program.clone(),
+        runtime: entry.runtime,
+        started_at: times::from_ns(entry.spec.created_at_ns),
+    };
+    if !wanted.lifecycle || send(&frames, &Notification::AgentSpawned(spawned)).await {
+        follow(entry, wanted, frames, metrics, Told::spawn()).await;
+    }
+}
+
+async fn follow(
+    entry: Arc<Entry>,
+    wanted: Wanted,
+    frames: Frames,
+    metrics: Option<Arc<Metrics>>,
+    mut told: Told,
+) {
     let mut latest = entry.latest.subscribe();
     let mut snapshot = latest.borrow_and_update().clone();
     let streams: &[Stream] = match wanted.stream {
@@ -47,32 +116,46 @@ pub(crate) async fn one(entry: Arc<Entry>, wanted: Wanted, frames: Frames) {
         Some(StreamChoice::Stderr) => &[Stream::Stderr],
         Some(StreamChoice::None) => &[],
     };
-    let mut cursors: Vec<(Stream, Cursor)> = streams
+    let places: Vec<(Stream, u64)> = streams
         .iter()
         .map(|stream| {
-            let from = wanted
-                .from_offset
-                .unwrap_or_else(|| length(&snapshot, *stream));
-            let cursor = Cursor::new(entry.journal(*stream), from, wanted.timed);
+            let from = wanted.from_offset;
+            (*stream, from.unwrap_or_else(|| length(&snapshot, *stream)))
+        })
+        .collect();
+    let following = metrics
+        .as_ref()
+        .map(|metrics| Following::new(&metrics.places, entry.clone(), &places));
+    let place = following.as_ref().map(|following| &*following.place);
+    let mut cursors: Vec<(Stream, Cursor)> = places
+        .iter()
+        .map(|(stream, from)| {
+            let cursor = Cursor::new(entry.journal(*stream), *from, wanted.timed);
             (*stream, cursor)
         })
         .collect();
-    let mut told: Option<AgentState> = None;
     loop {
-        if told != Some(snapshot.view.state) {
-            told = Some(snapshot.view.state);
-            if !send(
-                &frames,
-                &state_event(&entry, wanted.subscription, &snapshot),
-            )
-            .await
-            {
+        for event in news(&entry, wanted, &snapshot, &mut told) {
+            if let (Notification::AgentState(state), Some(metrics)) = (&event, &metrics) {
+                metrics.merged(state.merged);
+            }
+            if !send(&frames, &event).await {
                 return;
             }
         }
         for (stream, cursor) in &mut cursors {
             let end = length(&snapshot, *stream);
-            if !outputs(&entry, wanted.subscription, *stream, cursor, end, &frames).await {
+            if !outputs(
+                &entry,
+                wanted.subscription,
+                *stream,
+                cursor,
+                end,
+                &frames,
+                place,
+            )
+            .await
+            {
                 return;
             }
             if wanted.rests {
@@ -100,26 +183,117 @@ pub(crate) async fn one(entry: Arc<Entry>, wanted: Wanted, frames: Frames) {
     }
 }
 
+/// What has happened since the last look, besides output: what came faster than this is counted.
+fn news(entry: &Entry, wanted: Wanted, snapshot: &Snapshot, told: &mut Told) -> Vec<Notification> {
+    let mut news = Vec::new();
+    let subscription = wanted.subscription;
+    let id = || entry.spec.id.to_string();
+    if let Some(kill) = snapshot
+        .kill
+        .as_ref()
+        .filter(|kill| kill.number > told.kills)
+    {
+        news.push(Notification::AgentKill(KillEvent {
+            subscription,
+            id: id(),
+            signal: kill.signal.clone(),
+            escalate: kill.escalate,
+            uid: kill.uid,
+            merged: kill.number - told.kills - 1,
+            at: times::from_ms(kill.at_ms),
+        }));
+        told.kills = kill.number;
+    }
+    if snapshot.run > told.run {
+        news.push(Notification::AgentRun(RunEvent {
+            subscription,
+            id: id(),
+            run: snapshot.run,
+            merged: u64::from(snapshot.run - told.run - 1),
+            error: snapshot.view.last_error.clone(),
+            at: times::from_ms(times::now_ms()),
+        }));
+        told.run = snapshot.run;
+    }
+    if !wanted.lifecycle {
+        news.clear();
+    }
+    let since = snapshot.changes.saturating_sub(told.changes);
+    if told.state.is_none() || since > 0 {
+        // An agent begins with `starting`, which is told with the next state.
+        let began = (since > 0).then_some(AgentState::Starting);
+        let previous = told.state.or(began);
+        news.push(Notification::AgentState(StateEvent {
+            subscription,
+            id: id(),
+            state: snapshot.view.state,
+            previous,
+            merged: since.saturating_sub(1),
+            since: times::from_ms(snapshot.view.since),
+            current_tool: snapshot.view.current_tool.clone(),
+            last_error: snapshot
+                .stalled
+                .clone()
+                .or_else(|| snapshot.view.last_error.clone()),
+        }));
+        told.state = Some(snapshot.view.state);
+        told.changes = snapshot.changes;
+    }
+    news
+}
+
 /// Streams all agents, also those to come.
 pub(crate) async fn all(registry: Arc<Registry>, wanted: Wanted, frames: Frames) {
+    let metrics = registry.observers.metrics.clone();
     let mut streams = JoinSet::new();
-    let mut known = HashSet::new();
-    let (mut present, mut appeared) = registry.follow();
-    loop {
-        for entry in present.drain(..) {
-            // What ended before is history: it can be listed and read.
-            if known.insert(entry.spec.id.clone()) && entry.latest.borrow().exit.is_none() {
-                streams.spawn(one(entry, wanted, frames.clone()));
-            }
+    let (present, mut appeared) = registry.follow();
+    // The number of the next agent to come.
+    let mut next = present
+        .iter()
+        .map(|entry| entry.number + 1)
+        .max()
+        .unwrap_or(0);
+    for entry in present {
+        // What ended before is history: it can be listed and read.
+        if entry.latest.borrow().exit.is_none() {
+            streams.spawn(one(entry, wanted, frames.clone(), metrics.clone()));
         }
-        tokio::select! {
-            entry = appeared.recv() => match entry {
-                Ok(entry) => present.push(entry),
-                Err(RecvError::Lagged(_)) => (present, appeared) = registry.follow(),
-                Err(RecvError::Closed) => return,
-            },
-            Some(_) = streams.join_next() => {}
+    }
+    loop {
+        let entry = tokio::select! {
+            entry = appeared.recv() => entry,
+            Some(_) = streams.join_next() => continue,
             () = frames.closed() => return,
+        };
+        match entry {
+            Ok(entry) if entry.number >= next => {
+                next = entry.number + 1;
+                streams.spawn(new(entry, wanted, frames.clone(), metrics.clone()));
+            }
+            // Seen in the list already.
+            Ok(_) => {}
+            Err(RecvError::Lagged(count)) => {
+                let mut missed = count;
+                let last = next + count;
+                for entry in registry.list(None) {
+                    if (next..last).contains(&entry.number) {
+                        missed -= 1;
+                        streams.spawn(new(entry, wanted, frames.clone(), metrics.clone()));
+                    }
+                }
+                next = last;
+                let event = MissedEvent {
+                    subscription: wanted.subscription,
+                    agents: missed,
+                };
+                if missed > 0
+                    && wanted.lifecycle
+                    && !send(&frames, &Notification::AgentsMissed(event)).await
+                {
+                    return;
+                }
+            }
+            Err(RecvError::Closed) => return,
         }
     }
 }
@@ -140,6 +314,7 @@ async fn outputs(
     cursor: &mut Cursor,
     end: u64,
     frames: &Frames,
+    place: Option<&Place>,
 ) -> bool {
     while cursor.has_more(end) {
         let Ok(room) = frames.reserve().await else {
@@ -151,6 +326,7 @@ async fn outputs(
                 bytes,
                 at_ns,
             })) => {
+                let next = offset + bytes.len() as u64;
                 let event = Notification::AgentOutput(OutputEvent {
                     subscription,
                     id: entry.spec.id.to_string(),
@@ -162,6 +338,9 @@ async fn outputs(
                 match event.encode() {
                     Ok(frame) => room.send(frame),
                     Err(error) => tracing::error!(%error, "notification not sent"),
+                }
+                if let Some(place) = place {
+                    place.at(stream, next);
                 }
             }
             // Shorter than it was: somebody truncated it.
@@ -177,20 +356,6 @@ async fn outputs(
         }
     }
     true
-}
-
-fn state_event(entry: &Entry, subscription: u64, snapshot: &Snapshot) -> Notification {
-    Notification::AgentState(StateEvent {
-        subscription,
-        id: entry.spec.id.to_string(),
-        state: snapshot.view.state,
-        since: times::from_ms(snapshot.view.since),
-        current_tool: snapshot.view.current_tool.clone(),
-        last_error: snapshot
-            .stalled
-            .clone()
-            .or_else(|| snapshot.view.last_error.clone()),
-    })
 }
 
 async fn send(frames: &Frames, notification: &Notification) -> bool {
@@ -241,6 +406,9 @@ mod tests {
             view: Glasspane::new(AgentRuntime::Generic, now_ms())
                 .view()
                 .clone(),
+            changes: 0,
+            changed_at: None,
+            kill: None,
             stdout: 10,
             stderr: 0,
             stalled: None,
@@ -257,16 +425,20 @@ mod tests {
             directory: dir.path().to_owned(),
             agent: None,
             latest: tokio::sync::watch::channel(snapshot).0,
+            adopted: true,
+            number: 0,
+            hooks: Default::default(),
         });
         let wanted = Wanted {
             subscription: 1,
             stream: None,
             from_offset: Some(0),
             timed: false,
+            lifecycle: false,
             rests: false,
         };
         let (frames, mut queue) = mpsc::channel(8);
-        let task = tokio::spawn(one(entry, wanted, frames));
+        let task = tokio::spawn(one(entry, wanted, frames, None));
         assert_eq!(next(&mut queue).await["method"], "agent-state");
         let early = tokio::time::timeout(TRY_AGAIN * 2, queue.recv()).await;
         assert!(early.is_err(), "{early:?}");

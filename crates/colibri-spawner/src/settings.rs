@@ -309,6 +309,9 @@ impl Settings {
         let mut hidden = vec![self.state_dir.clone(), PathBuf::from("/run/user")];
         // The directory of the socket is ours by contract, unless somebody put it in a shared one.
         hidden.extend(socket.parent().map(Path::to_owned));
+        if let Some(MetricsAddress::Unix(socket)) = &self.metrics {
+            hidden.extend(socket.parent().map(Path::to_owned));
+        }
         Spawner {
             engine: self.engine.clone(),
             backend: self.backend.clone(),
@@ -581,13 +584,12 @@ mod tests {
             .flat_map(|line| [line, "\n"])
             .collect();
         let partial = Partial::from_toml(Path::new("sample"), &said).unwrap();
-        assert_eq!(partial.or(Partial::default()).fsync_interval_ms, Some(1000));
+        let partial = partial.or(Partial::default());
+        assert_eq!(partial.fsync_interval_ms, Some(1000));
         let all = format!("{said:?}").matches(" = ").count();
         assert_eq!(all, 12 + 3, "one for each field of Partial and of a hook");
-        let hooks = resolve(Partial::default(), &[("HOME", "/h")], &said)
-            .unwrap()
-            .hooks;
-        assert_eq!(hooks.len(), 1);
-        assert_eq!(hooks[0].timeout, std::time::Duration::from_secs(30));
+        assert_eq!(partial.hook.len(), 1);
+        let timeout = partial.hook[0].check().unwrap().timeout;
+        assert_eq!(timeout, std::time::Duration::from_secs(30));
     }
 }
