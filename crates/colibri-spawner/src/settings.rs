@@ -346,13 +346,15 @@ fn default_helper() -> &'static str {
     there.or(HELPER.first()).copied().unwrap_or_default()
 }
 
-/// The shim beside the running program, else where packages put it.
+/// The shim beside the running program, or in the libexec of the same prefix, else where packages put it.
 fn default_shim() -> PathBuf {
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|exe| Some(exe.parent()?.join("colibri-shim")));
-    beside
-        .iter()
+    let near = std::env::current_exe().ok().and_then(|exe| {
+        let bin = exe.parent()?;
+        let libexec = bin.parent()?.join("libexec/colibri-shim");
+        Some([bin.join("colibri-shim"), libexec])
+    });
+    near.iter()
+        .flatten()
         .map(PathBuf::as_path)
         .chain(SHIM.iter().map(Path::new))
         .find(|path| is_executable(path))
