@@ -141,7 +141,8 @@ impl Collector for Live {
                 .as_ref()
                 .map_or(hooks, |hooks| hooks.counts());
         }
-        let help = "Agents that the daemon knows, by state; those that are stalled wait for a disk";
+        let help =
+            "Agents that the daemon knows, by state; those that are stalled wait for a disk.";
         let mut family =
             encoder.encode_descriptor("colibri_agents", help, None, MetricType::Gauge)?;
         for (state, count) in STATES.iter().zip(&states) {
@@ -162,31 +163,31 @@ impl Collector for Live {
         gauge(
             encoder,
             "colibri_subscriptions",
-            "Agents that are followed, each as often as somebody follows it",
+            "Agents that are followed, each as often as somebody follows it.",
             behind.len() as u64,
         )?;
         gauge(
             encoder,
             "colibri_subscriptions_behind",
-            "Of these, those for which output waits in the journal",
+            "Of these, those for which output waits in the journal.",
             behind.iter().filter(|bytes| **bytes > 0).count() as u64,
         )?;
         gauge(
             encoder,
             "colibri_subscriptions_behind_bytes",
-            "How much output waits for them in the journal",
+            "How much output waits for them in the journal.",
             behind.iter().sum(),
         )?;
         gauge(
             encoder,
             "colibri_hooks_waiting",
-            "Agents with a change of state that the hooks have not looked at yet",
+            "Agents with a change of state that the hooks have not looked at yet.",
             hooks.0,
         )?;
         gauge(
             encoder,
             "colibri_hooks_running",
-            "Agents for which hooks run now",
+            "Agents for which hooks run now.",
             hooks.1,
         )
     }
