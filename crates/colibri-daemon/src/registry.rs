@@ -286,7 +286,7 @@ impl Registry {
         entry
     }
 
-    fn add_ended(&self, spec: AgentSpec, exit: ExitRecord) {
+    pub(crate) fn add_ended(&self, spec: AgentSpec, exit: ExitRecord) {
         let runtime = runtime(&spec);
         let ended_ms = exit.exited_at_ns / 1_000_000;
         let mut pane = Glasspane::new(runtime, spec.created_at_ns / 1_000_000);

@@ -371,11 +371,16 @@ async fn send(frames: &Frames, notification: &Notification) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::Observers;
     use crate::times::now_ms;
     use colibri_glasspane::{AgentRuntime, Glasspane};
     use colibri_journal::{JournalOptions, JournalWriter};
+    use colibri_priv::BackendRegistry;
     use colibri_shim::record::{ExitRecord, ExitStatus};
+    use colibri_spawner::AgentSpec;
+    use colibri_spawner::settings::{Partial, Settings};
     use serde_json::{Value, json};
+    use std::collections::BTreeMap;
     use std::time::SystemTime;
 
     async fn next(queue: &mut mpsc::Receiver<Vec<u8>>) -> Value {
@@ -446,5 +451,68 @@ mod tests {
         assert_eq!(next(&mut queue).await["params"]["data"], "last words");
         assert_eq!(next(&mut queue).await["method"], "agent-exit");
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_agents_that_come_and_go_before_anybody_looks_none_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let partial = Partial {
+            state_dir: Some(dir.path().to_owned()),
+            ..Partial::default()
+        };
+        let settings = Settings::resolve(&partial, |_| None, BackendRegistry::builtin).unwrap();
+        let spawner = settings.spawner(&dir.path().join("run/colibri.sock"), []);
+        spawner.state.open().unwrap();
+        let (registry, _) = Registry::adopt(spawner, Observers::default())
+            .await
+            .unwrap();
+        let add = |number: u32| {
+            let spec = json!({"id": format!("agent{number:05}"), "program": "x", "engine": "bubblewrap",
+                "privilege": "none", "created_at_ns": 0});
+            let exit = json!({"exited_at_ns": 1, "exit": {"code": 0}, "error": null,
+                "stdout_bytes": 0, "stderr_bytes": 0, "run": 1});
+            let spec: AgentSpec = serde_json::from_value(spec).unwrap();
+            std::fs::create_dir(registry.spawner.state.agent(&spec.id)).unwrap();
+            registry.add_ended(spec, serde_json::from_value(exit).unwrap());
+        };
+        add(0);
+        let wanted = Wanted {
+            subscription: 1,
+            stream: Some(StreamChoice::None),
+            from_offset: None,
+            timed: false,
+            lifecycle: true,
+            rests: true,
+        };
+        let (frames, mut queue) = mpsc::channel(2);
+        tokio::spawn(all(registry.clone(), wanted, frames));
+        tokio::task::yield_now().await;
+        // More than it may be behind, and the first of them have gone again.
+        (1..=300).for_each(add);
+        for number in 1..=10 {
+            let id = format!("agent{number:05}").parse().unwrap();
+            registry.remove(&id).unwrap();
+        }
+        let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let (mut exits, mut missed) = (0, 0);
+        while exits + missed < 300 {
+            let event = next(&mut queue).await;
+            let params = &event["params"];
+            missed += params["agents"].as_u64().unwrap_or(0);
+            if let Some(id) = params["id"].as_str() {
+                let method = event["method"].as_str().unwrap().to_owned();
+                exits += u64::from(method == "agent-exit");
+                told.entry(id.to_owned()).or_default().push(method);
+            }
+        }
+        assert_eq!((exits, missed), (290, 10));
+        assert!(!told.contains_key("agent00000"), "it was there before");
+        for (id, methods) in told {
+            assert_eq!(
+                methods,
+                ["agent-spawned", "agent-state", "agent-exit"],
+                "{id}"
+            );
+        }
     }
 }
