@@ -5,6 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
+TARGET=${CARGO_TARGET_DIR:-target}
+
 # The commands behind a mark `<!-- tested: NAME -->` in docs/install.md.
 block() {
     found=$(awk -v mark="<!-- tested: $1 -->" '
@@ -16,7 +18,7 @@ block() {
     printf '%s\n' "$found"
 }
 
-# Runs such commands, each shown, with further words in front of `cargo install` and behind.
+# Runs such commands, each shown.
 perform() {
     block "$1" >"$place/block"
     sh -eux "$place/block"
@@ -106,9 +108,11 @@ in_the_view() {
     [ ! -s "$marker.left" ] || die "left behind: $(cat "$marker.left")"
 }
 
-# Lays the view over the whole file system, and goes on in it.
+# Lays the view over the whole file system, and goes on in it. What is written there is in memory.
 lay_view() {
     mount --make-rprivate /
+    mount -t tmpfs -o mode=755 tmpfs "$1"
+    mkdir "$1/upper" "$1/work" "$1/view"
     mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/view"
     mount -t proc proc "$1/view/proc"
     mount --rbind /sys "$1/view/sys"
@@ -122,16 +126,15 @@ lay_view() {
     ln -s /proc/self/fd "$1/view/dev/fd"
     # As after a boot, and without a systemd that could be asked for anything.
     mount -t tmpfs -o mode=755 tmpfs "$1/view/run"
-    repository=$PWD
-    mkdir -p "$1/view/old"
+    # What docs/install.md finds in the repository.
+    mkdir -p "$1/view/try/docs" "$1/view/try/target/debian" "$1/view/old"
+    cp docs/install.md "$1/view/try/docs/"
+    cp "$TARGET"/debian-dev/colibri_*.deb "$1/view/try/target/debian/"
     cd "$1/view"
     pivot_root . old
     umount -l /old
     rmdir /old
-    cd "$repository"
-    mkdir -p target/debian
-    rm -f target/debian/colibri_*.deb
-    cp target/debian-dev/colibri_*.deb target/debian/
+    cd /try
     marker=$(mktemp)
     in_the_view
 }
@@ -143,10 +146,10 @@ fi
 
 # --- on this machine -----------------------------------------------------------------------------------------------
 
-install_packages bash zsh fish lintian mandoc systemd util-linux passwd curl
+install_packages bash zsh fish lintian mandoc systemd util-linux passwd
 scripts/deb.sh --dev
 say "lintian"
-lintian --allow-root --fail-on error,warning target/debian-dev/colibri_*.deb
+lintian --allow-root --fail-on error,warning "$TARGET"/debian-dev/colibri_*.deb
 
 place=$(mktemp -d /var/tmp/colibri-install-XXXXXX)
 trap 'as_root rm -rf "$place"' EXIT
@@ -157,17 +160,17 @@ tried() {
 }
 
 say "make install"
-DESTDIR=$place/dest PREFIX=/opt/colibri scripts/install.sh "${CARGO_TARGET_DIR:-target}/debug"
+DESTDIR=$place/dest PREFIX=/opt/colibri scripts/install.sh "$TARGET/debug"
 tried "$place/dest/opt/colibri/bin"
 grep -q '^ExecStart=/opt/colibri/bin/colibri-daemon$' "$place/dest/opt/colibri/lib/systemd/system/colibri.service" || die "the unit names another program"
 
 say "cargo install"
 # As written, but in the profile that is compiled already.
 block cargo | sed 's/^cargo install /&--quiet --debug --force /' >"$place/block"
-CARGO_INSTALL_ROOT=$place/cargo CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} sh -eux "$place/block"
+CARGO_INSTALL_ROOT=$place/cargo CARGO_TARGET_DIR=$(realpath "$TARGET") sh -eux "$place/block"
 tried "$place/cargo/bin"
 
 say "the package, in a view of this machine"
-mkdir "$place/upper" "$place/work" "$place/view"
-as_root env "PATH=$PATH" unshare --mount --pid --fork scripts/test-install.sh --view "$place"
+mkdir "$place/view"
+as_root env "PATH=$PATH" "CARGO_TARGET_DIR=$TARGET" unshare --mount --pid --fork scripts/test-install.sh --view "$place/view"
 say "installed, used and removed"
