@@ -17,7 +17,7 @@ fi
 install -d "$prefix/bin" "$prefix/libexec"
 install -m 755 "$programs/colibri" "$programs/colibri-daemon" "$prefix/bin/"
 # The helper is not setuid: docs/install.md says how root makes it so.
-install -m 755 "$programs/colibri-shim" "$programs/colibri-jail-helper" "$prefix/libexec/"
+install -m 755 "$programs/colibri-shim" "$programs/colibri-proxy" "$programs/colibri-jail-helper" "$prefix/libexec/"
 man=$prefix/share/man
 if [ "$(uname)" = FreeBSD ]; then
     man=$prefix/man

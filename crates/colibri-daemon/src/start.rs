@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::{Parser, ValueEnum};
 use colibri_priv::BackendRegistry;
 use colibri_spawner::settings::{Partial, Settings, SettingsError, read_file};
-use colibri_spawner::{SpawnError, Spawner};
+use colibri_spawner::{Cgroups, SpawnError, Spawner};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -121,13 +121,14 @@ fn run(
         .socket
         .clone()
         .unwrap_or_else(|| colibri_client::default_socket(lookup));
-    let spawner = settings.spawner(
+    let mut spawner = settings.spawner(
         &socket,
         std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         }),
     );
     spawner.state.open()?;
+    spawner.cgroups = Cgroups::claim(partial.cgroup.as_deref());
     log_to(arguments, &settings)?;
     let _lock = lock_state(&settings)?;
     tokio::runtime::Builder::new_multi_thread()

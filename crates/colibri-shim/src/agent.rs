@@ -9,6 +9,7 @@ use colibri_shim::launch::Launch;
 use rustix::io::ioctl_fionbio;
 use rustix::process::Pid;
 
+use crate::cgroup::Cgroup;
 use crate::sys;
 
 /// The first process, and our ends of its pipes, all of them non-blocking.
@@ -25,7 +26,8 @@ pub(crate) struct Agent {
 ///
 /// # Errors
 /// What fork(2), chdir(2) or execve(2) refused; nothing runs then.
-pub(crate) fn start(launch: &Launch) -> io::Result<Agent> {
+pub(crate) fn start(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<Agent> {
+    let door = cgroup.map(Cgroup::door).transpose()?;
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.args)
@@ -36,7 +38,7 @@ pub(crate) fn start(launch: &Launch) -> io::Result<Agent> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    sys::die_with_shim(&mut command);
+    sys::before_exec(&mut command, door, launch.limits);
     let mut child = command.spawn()?;
     let missing = || io::Error::other("a pipe of the agent is missing");
     let agent = Agent {

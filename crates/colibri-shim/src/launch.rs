@@ -30,8 +30,38 @@ pub struct Launch {
     /// The agent is ended so long after its first start, whatever it does, in milliseconds.
     #[serde(default)]
     pub wall_time_ms: Option<u64>,
+    /// The cgroup that each run enters, and that is removed in the end (Linux).
+    #[serde(default)]
+    pub cgroup: Option<String>,
+    /// Limits of each of its processes.
+    #[serde(default)]
+    pub limits: ProcessLimits,
+    /// What is executed before each run; if one fails, the run is not started.
+    #[serde(default)]
+    pub before: Vec<Step>,
+    /// What is executed after each run, when no process of it is left.
+    #[serde(default)]
+    pub after: Vec<Step>,
     /// How both journals are kept.
     pub journal: JournalSettings,
+}
+
+/// Limits that each process of the agent has (setrlimit(2)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessLimits {
+    /// How many files it may have open.
+    pub open_files: Option<u64>,
+    /// Its data, in bytes: heap and anonymous mappings.
+    pub data: Option<u64>,
+}
+
+/// A command before or after a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// An absolute path.
+    pub program: String,
+    /// Arguments after the program's own name.
+    pub args: Vec<String>,
 }
 
 /// How the journal of each output is kept.

@@ -5,9 +5,11 @@
 #![deny(unsafe_code)]
 
 mod agent;
+mod cgroup;
 mod input;
 mod peer;
 mod runs;
+mod steps;
 mod stream;
 mod supervise;
 mod sys;
@@ -139,10 +141,13 @@ fn start(directory: &Path) -> Result<Supervisor, ShimError> {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let shim_start = process::find(own).ok().flatten();
     let mut runs = Runs::new(launch, shim_start.map_or(0, |process| process.start));
-    let agent = runs.start([0, 0]).map_err(|error| ShimError::Exec {
-        program: runs.program().to_owned(),
-        cwd: runs.cwd().to_owned(),
-        error,
+    let agent = runs.start([0, 0]).map_err(|error| {
+        runs.end();
+        ShimError::Exec {
+            program: runs.program().to_owned(),
+            cwd: runs.cwd().to_owned(),
+            error,
+        }
     })?;
     // An agent without a record could not be found again: end it (it dies with this process).
     runs.announce(agent.pid.as_raw_nonzero().get())

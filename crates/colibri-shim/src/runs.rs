@@ -10,7 +10,8 @@ use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ExitStatus, RunRecord, ShimRecord};
 use colibri_shim::restart::{Decision, RestartWhen, Restarts};
 
-use crate::{agent, now_ns};
+use crate::cgroup::Cgroup;
+use crate::{agent, now_ns, steps};
 
 /// How a run ended: absent where nobody saw it, and when, in nanoseconds since 1970.
 pub(crate) type End = (Option<ExitStatus>, u64);
@@ -35,6 +36,9 @@ pub(crate) struct Runs {
     why: Option<String>,
     /// This run is in `runs.jsonl`.
     recorded: bool,
+    /// What is to be done after this run has been done.
+    finished: bool,
+    cgroup: Option<Cgroup>,
 }
 
 impl Runs {
@@ -46,6 +50,7 @@ impl Runs {
             limit_at: launch
                 .wall_time_ms
                 .and_then(|limit| now.checked_add(Duration::from_millis(limit))),
+            cgroup: launch.cgroup.as_deref().map(Cgroup::new),
             launch,
             shim_start,
             number: 0,
@@ -56,6 +61,7 @@ impl Runs {
             closing: false,
             why: None,
             recorded: false,
+            finished: false,
         }
     }
 
@@ -90,12 +96,46 @@ impl Runs {
         self.from = from;
         self.why = None;
         self.recorded = false;
-        agent::start(&self.launch).inspect_err(|error| {
+        self.finished = false;
+        let started = self
+            .launch
+            .before
+            .iter()
+            .try_for_each(steps::run)
+            .and_then(|()| agent::start(&self.launch, self.cgroup.as_ref()));
+        started.inspect_err(|error| {
             self.why = Some(format!(
                 "run {} could not be started: {}: {error}",
                 self.number, self.launch.program
             ));
+            self.finish();
         })
+    }
+
+    /// No process of this run is left: what was done for it is undone, once.
+    pub(crate) fn finish(&mut self) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        let mut add = |reason: String| {
+            self.why = Some(match self.why.take() {
+                Some(why) => format!("{why}; {reason}"),
+                None => reason,
+            });
+        };
+        if self.cgroup.as_mut().is_some_and(Cgroup::out_of_memory) {
+            add("its memory limit was reached; give it more with --memory".to_owned());
+        }
+        if let Some(wrong) = steps::run_all(&self.launch.after) {
+            add(wrong);
+        }
+    }
+
+    /// There is no other run.
+    pub(crate) fn end(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove();
+        }
     }
 
     /// Writes `shim.json` for the run that was started.

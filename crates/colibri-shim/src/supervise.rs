@@ -402,6 +402,7 @@ impl Supervisor {
             Some((status, at)) => (Some(status), at),
             None => (None, now_ns()),
         };
+        self.runs.finish();
         let next = match self.next {
             Some(next) => next,
             None => *self.next.insert(self.runs.next(exit)),
@@ -485,6 +486,7 @@ impl Supervisor {
 
     /// Tells every watcher, waiting a little for those that are slow to read.
     fn farewell(&mut self, record: ExitRecord) {
+        self.runs.end();
         let _ = std::fs::remove_file(layout::CONTROL);
         let message = Message::Event(Event::Exit(record));
         let until = Instant::now() + Duration::from_secs(1);

@@ -6,7 +6,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use colibri_jail_core::{JailEngine, JailName, JailOp, Pid, Signal};
+use colibri_jail_core::{CommandLine, JailEngine, JailName, JailOp, Pid, Signal};
 use colibri_shim::control::{Op, Reply};
 use colibri_shim::record::{self, ShimRecord};
 use colibri_shim::{layout, process};
@@ -225,6 +225,10 @@ impl Spawner {
 
     pub(crate) async fn run_elevated(&self, op: &JailOp) -> Result<(), SpawnError> {
         let command = self.backend.elevate(op, &self.engine)?;
+        self.run_command(&command).await
+    }
+
+    pub(crate) async fn run_command(&self, command: &CommandLine) -> Result<(), SpawnError> {
         tracing::info!(command = %command, "running through the privilege backend");
         let output = tokio::process::Command::new(command.program())
             .args(command.args())

@@ -64,15 +64,33 @@ impl Spawner {
         {
             tracing::warn!(id = %spec.id, %error, "the jail of a lost agent was not removed");
         }
-        let found = look(spec, session).await;
-        let Leftovers::Remaining(pids) = &found else {
-            return found;
-        };
-        // Another user's, as in a jail: through the backend, as a kill would.
-        if let Err(error) = self.signal_elevated(spec, Signal::KILL, pids).await {
-            tracing::warn!(id = %spec.id, %error, "what a lost agent left was not signalled");
+        let mut found = look(spec, session).await;
+        if let Leftovers::Remaining(pids) = &found {
+            // Another user's, as in a jail: through the backend, as a kill would.
+            if let Err(error) = self.signal_elevated(spec, Signal::KILL, pids).await {
+                tracing::warn!(id = %spec.id, %error, "what a lost agent left was not signalled");
+            }
+            found = look(spec, session).await;
         }
-        look(spec, session).await
+        self.undo(spec).await;
+        found
+    }
+
+    /// What was done for a lost agent's jail is undone: mounts, limits, cgroup.
+    async fn undo(&self, spec: &AgentSpec) {
+        self.cgroups.end(spec.id.as_str()).await;
+        let ops = match self.prepare_as(&spec.config, spec.id.as_str()) {
+            Ok(prepared) => prepared.around.1,
+            Err(error) => {
+                tracing::warn!(id = %spec.id, %error, "what was done for a lost agent is not undone");
+                return;
+            }
+        };
+        for command in ops {
+            if let Err(error) = self.run_command(&command).await {
+                tracing::warn!(id = %spec.id, %error, "what was done for a lost agent is not undone");
+            }
+        }
     }
 }
 

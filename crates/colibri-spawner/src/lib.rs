@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod cgroup;
 mod config;
 mod doctor;
 mod error;
 mod host;
 mod kill;
 mod leftovers;
+mod limits;
 mod link;
 mod mounts;
 mod prepare;
@@ -16,6 +18,7 @@ mod spawn;
 mod state;
 
 pub use adopt::Found;
+pub use cgroup::Cgroups;
 pub use config::{AgentId, AgentSpawnConfig, AgentSpec};
 pub use error::SpawnError;
 pub use host::HostEnv;
@@ -52,4 +55,6 @@ pub struct Spawner {
     pub host: HostEnv,
     /// How their output is kept.
     pub journal: JournalSettings,
+    /// Where their cgroups are made.
+    pub cgroups: Cgroups,
 }

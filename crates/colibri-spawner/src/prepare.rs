@@ -5,13 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::{
-    CommandLine, Confinement, ExitFidelity, JailEngine, JailName, JailPath, JailUser,
+    CommandLine, Confinement, ExitFidelity, JailEngine, JailName, JailOp, JailPath, JailUser,
 };
 
 use colibri_shim::process::AGENT_VARIABLE;
+use rustix::process::{Resource, getrlimit};
 
 use crate::host::{is_executable, resolve_in, user_in};
-use crate::{AgentSpawnConfig, AgentSpec, SpawnError, Spawner, mounts};
+use crate::limits::Means;
+use crate::{AgentSpawnConfig, AgentSpec, SpawnError, Spawner, limits, mounts};
 
 /// Stands for the agent's id where there is none yet, as in `explain`.
 const NO_ID: &str = "ID";
@@ -21,6 +23,10 @@ const NO_ID: &str = "ID";
 const ACTS_OUTSIDE: &[&str] = &["LD_", "GLIBC_TUNABLES", "GCONV_PATH"];
 /// Directories that a bubblewrap sandbox has of its own, whatever the root holds there.
 const PRIVATE: &[&str] = &["/proc", "/dev", "/tmp"];
+
+/// By what programs find a proxy, and where colibri-proxy listens in a sandbox.
+const PROXY_VARIABLES: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
+const PROXY: &str = "http://127.0.0.1:3128";
 
 /// What would run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +43,8 @@ pub struct Prepared {
     pub(crate) hidden: Vec<JailPath>,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) exit_note: Option<String>,
+    /// What is done before each run, and after it.
+    pub(crate) around: (Vec<CommandLine>, Vec<CommandLine>),
 }
 
 impl Prepared {
@@ -106,6 +114,7 @@ impl Spawner {
             JailEngine::FreebsdJail => Vec::new(),
         };
         let mut exit_note = None;
+        let mut around = (Vec::new(), Vec::new());
         let (command, privilege) = match confinement.clone().into_op(workdir.clone(), agent.clone())
         {
             None => (agent.clone(), "none".to_owned()),
@@ -115,6 +124,15 @@ impl Spawner {
                 {
                     exit_note = Some("jail(8) reports every failure as exit code 1: the agent's own code or signal is not known".to_owned());
                 }
+                let limits = config.limits();
+                let elevate = |ops: Vec<JailOp>| -> Result<Vec<CommandLine>, SpawnError> {
+                    let elevated = ops.iter().map(|op| self.backend.elevate(op, &engine));
+                    Ok(elevated.collect::<Result<_, _>>()?)
+                };
+                around = (
+                    elevate(engine.before(&op, &limits))?,
+                    elevate(engine.after(&op, &limits))?,
+                );
                 (
                     self.backend.elevate(&op, &engine)?,
                     self.backend.name().to_owned(),
@@ -122,6 +140,17 @@ impl Spawner {
             }
         };
         let mut env = self.host.with(&config.env);
+        if let Confinement::Ephemeral { setup, .. } = &confinement
+            && !setup.allow.is_empty()
+        {
+            for name in PROXY_VARIABLES {
+                env.entry((*name).to_owned())
+                    .or_insert_with(|| PROXY.to_owned());
+            }
+            // Node looks at the others only with this (node(1)).
+            env.entry("NODE_USE_ENV_PROXY".to_owned())
+                .or_insert_with(|| "1".to_owned());
+        }
         // Whoever looks for what a lost agent left behind finds it by this.
         env.insert(AGENT_VARIABLE.to_owned(), id.to_owned());
         Ok(Prepared {
@@ -134,7 +163,34 @@ impl Spawner {
             hidden,
             env,
             exit_note,
+            around,
         })
+    }
+
+    /// How the agent is held to its limits.
+    ///
+    /// # Errors
+    /// One of them cannot be enforced, and the request does not say `best_effort`.
+    pub(crate) fn means(
+        &self,
+        config: &AgentSpawnConfig,
+        prepared: &Prepared,
+    ) -> Result<Means, SpawnError> {
+        let most_files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        let best_effort = config.jail.as_ref().is_some_and(|jail| jail.best_effort);
+        let host = limits::Host {
+            engine: &self.engine,
+            privilege: &prepared.privilege,
+            cgroups: &self.cgroups,
+            most_files,
+        };
+        let confinement = &prepared.confinement;
+        Ok(limits::choose(
+            &config.limits(),
+            best_effort,
+            confinement,
+            &host,
+        )?)
     }
 
     /// Checks on the host what can be checked before a start, so that the answer is clear and early.

@@ -17,7 +17,7 @@ use colibri_shim::launch::{Fsync, JournalSettings};
 use serde::Deserialize;
 
 use crate::host::is_executable;
-use crate::{HostEnv, Spawner, StateDir};
+use crate::{Cgroups, HostEnv, Spawner, StateDir};
 
 /// Where the helper is looked for; the first is named where none is there.
 const HELPER: &[&str] = &[
@@ -30,12 +30,8 @@ const DEFAULT_FSYNC_INTERVAL_MS: u64 = 1000;
 const MAX_FSYNC_INTERVAL_MS: u64 = 3_600_000;
 /// Where bubblewrap is looked for; a service's `PATH` is not relied on.
 const BWRAP: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"];
-/// Where the shim is looked for when it is not beside the running program.
-const SHIM: &[&str] = &[
-    "/usr/local/libexec/colibri-shim",
-    "/usr/libexec/colibri-shim",
-    "/usr/lib/colibri/colibri-shim",
-];
+/// Where Colibri's own programs are looked for when they are not beside the running one.
+const LIBEXEC: &[&str] = &["/usr/local/libexec", "/usr/libexec", "/usr/lib/colibri"];
 
 /// One source of settings: flags, environment or file. What it does not say is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -55,6 +51,10 @@ pub struct Partial {
     pub engine: Option<String>,
     /// The shim program.
     pub shim: Option<PathBuf>,
+    /// The program between agents that may connect to some places only and those places.
+    pub proxy: Option<PathBuf>,
+    /// The cgroup in which agents get theirs.
+    pub cgroup: Option<PathBuf>,
     /// Size at which a journal segment is closed, in bytes.
     pub segment_bytes: Option<u64>,
     /// How much of each output is kept at least, in bytes; whole segments before that are dropped.
@@ -150,6 +150,7 @@ impl Partial {
             helper: lookup("COLIBRI_JAIL_HELPER"),
             engine: lookup("COLIBRI_JAIL_ENGINE"),
             shim: lookup("COLIBRI_SHIM").map(PathBuf::from),
+            proxy: lookup("COLIBRI_PROXY").map(PathBuf::from),
             metrics: lookup("COLIBRI_METRICS"),
             ..Self::default()
         }
@@ -177,6 +178,8 @@ impl Partial {
             helper: self.helper.or(weaker.helper),
             engine: self.engine.or(weaker.engine),
             shim: self.shim.or(weaker.shim),
+            proxy: self.proxy.or(weaker.proxy),
+            cgroup: self.cgroup.or(weaker.cgroup),
             segment_bytes: self.segment_bytes.or(weaker.segment_bytes),
             retain_bytes: self.retain_bytes.or(weaker.retain_bytes),
             fsync: self.fsync.or(weaker.fsync),
@@ -262,6 +265,13 @@ impl Settings {
         {
             bubblewrap.program = path;
         }
+        if let JailEngine::Bubblewrap(bubblewrap) = &mut engine {
+            bubblewrap.proxy = partial
+                .proxy
+                .clone()
+                .or_else(|| find("colibri-proxy"))
+                .and_then(|path| path.to_str()?.parse().ok());
+        }
         let mode = match &partial.privilege {
             Some(name) => PrivMode::parse(name).map_err(SettingsError::Privilege)?,
             None => PrivMode::default_for(&engine),
@@ -287,7 +297,9 @@ impl Settings {
             Some(path) => path.clone(),
             None => default_state_dir(&lookup).ok_or(SettingsError::NoStateDir)?,
         };
-        let shim = partial.shim.clone().unwrap_or_else(default_shim);
+        let shim = partial.shim.clone().unwrap_or_else(|| {
+            find("colibri-shim").unwrap_or_else(|| Path::new(LIBEXEC[0]).join("colibri-shim"))
+        });
         Ok(Self {
             state_dir,
             engine,
@@ -321,6 +333,7 @@ impl Settings {
             shim: self.shim.clone(),
             host: HostEnv::pick(variables),
             journal: self.journal,
+            cgroups: Cgroups::Unavailable("they were not looked for".to_owned()),
         }
     }
 }
@@ -346,22 +359,17 @@ fn default_helper() -> &'static str {
     there.or(HELPER.first()).copied().unwrap_or_default()
 }
 
-/// The shim beside the running program, or in the libexec of the same prefix, else where packages put it.
-fn default_shim() -> PathBuf {
+/// A program of Colibri's beside the running one, or in the libexec of the same prefix, else where packages put it.
+fn find(program: &str) -> Option<PathBuf> {
     let near = std::env::current_exe().ok().and_then(|exe| {
         let bin = exe.parent()?;
-        let libexec = bin.parent()?.join("libexec/colibri-shim");
-        Some([bin.join("colibri-shim"), libexec])
+        Some([bin.to_owned(), bin.parent()?.join("libexec")])
     });
-    near.iter()
+    near.into_iter()
         .flatten()
-        .map(PathBuf::as_path)
-        .chain(SHIM.iter().map(Path::new))
+        .chain(LIBEXEC.iter().map(PathBuf::from))
+        .map(|directory| directory.join(program))
         .find(|path| is_executable(path))
-        .map_or_else(
-            || PathBuf::from("/usr/local/libexec/colibri-shim"),
-            Path::to_owned,
-        )
 }
 
 /// Reads a settings file: the one named, or the first usual one that exists; none is no settings.
@@ -589,7 +597,7 @@ mod tests {
         let partial = partial.or(Partial::default());
         assert_eq!(partial.fsync_interval_ms, Some(1000));
         let all = format!("{said:?}").matches(" = ").count();
-        assert_eq!(all, 12 + 3, "one for each field of Partial and of a hook");
+        assert_eq!(all, 14 + 3, "one for each field of Partial and of a hook");
         assert_eq!(partial.hook.len(), 1);
         let timeout = partial.hook[0].check().unwrap().timeout;
         assert_eq!(timeout, std::time::Duration::from_secs(30));

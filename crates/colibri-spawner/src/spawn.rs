@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use colibri_jail_core::CommandLine;
 use colibri_shim::control::Status;
-use colibri_shim::launch::{Launch, LaunchReport};
+use colibri_shim::launch::{Launch, LaunchReport, Step};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
-use crate::prepare::Prepared;
+use crate::limits::Means;
 use crate::state::now_ns;
 use crate::{AgentId, AgentSpawnConfig, AgentSpec, ShimLink, SpawnError, Spawner};
 
@@ -23,6 +24,14 @@ pub struct Agent {
     pub directory: PathBuf,
     /// The connection to its shim.
     pub link: ShimLink,
+}
+
+fn steps(commands: &[CommandLine]) -> Vec<Step> {
+    let step = |command: &CommandLine| Step {
+        program: command.program().to_owned(),
+        args: command.args().to_vec(),
+    };
+    commands.iter().map(step).collect()
 }
 
 impl Spawner {
@@ -38,9 +47,11 @@ impl Spawner {
         running: &[AgentSpec],
     ) -> Result<Agent, SpawnError> {
         // Refused requests leave no trace, so look before the directory is made.
-        self.check(&self.prepare(config)?, running)?;
+        let prepared = self.prepare(config)?;
+        self.check(&prepared, running)?;
+        let means = self.means(config, &prepared)?;
         let (id, directory, log) = self.state.create_agent()?;
-        let started = self.start(config, &id, &directory, log).await;
+        let started = self.start(config, &means, &id, &directory, log).await;
         if started.is_err() {
             crate::state::discard(&directory);
         }
@@ -50,6 +61,7 @@ impl Spawner {
     async fn start(
         &self,
         config: &AgentSpawnConfig,
+        means: &Means,
         id: &AgentId,
         directory: &Path,
         log: std::fs::File,
@@ -66,7 +78,42 @@ impl Spawner {
         let path = directory.join(layout::SPEC);
         record::replace(&path, &spec, Durability::Process)
             .map_err(|error| SpawnError::from_io("writing", &path, error))?;
-        let agent_pid = self.launch(&prepared, config, directory, log).await?;
+        let cgroup = if means.cgroup {
+            let made = self.cgroups.make(id.as_str(), &config.limits());
+            let made =
+                made.map_err(|error| SpawnError::from_io("making a cgroup for", directory, error))?;
+            Some(made)
+        } else {
+            None
+        };
+        let (before, after) = if means.engine {
+            (steps(&prepared.around.0), steps(&prepared.around.1))
+        } else {
+            // Mounts are undone also where there are no limits.
+            (Vec::new(), steps(&prepared.around.1))
+        };
+        let launch = Launch {
+            program: prepared.command.program().to_owned(),
+            args: prepared.command.args().to_vec(),
+            env: prepared.env.clone().into_iter().collect(),
+            cwd: match (&prepared.confinement, &prepared.workdir) {
+                (colibri_jail_core::Confinement::None, Some(workdir)) => workdir.to_string(),
+                _ => "/".to_owned(),
+            },
+            wrapper: prepared.has_wrapper(),
+            restart: config.restart.clone().unwrap_or_default(),
+            wall_time_ms: config.limits().wall_time.map(|limit| limit.0),
+            cgroup: cgroup.and_then(|path| Some(path.to_str()?.to_owned())),
+            limits: means.process,
+            before,
+            after,
+            journal: self.journal,
+        };
+        let launched = self.launch(&launch, directory, log).await;
+        if launched.is_err() {
+            self.cgroups.end(id.as_str()).await;
+        }
+        let agent_pid = launched?;
         // An agent that has ended by now is no failed spawn: the link finds its record.
         let status = Status {
             pid: Some(agent_pid),
@@ -79,24 +126,10 @@ impl Spawner {
     /// Runs the shim program; returns the first process's id.
     async fn launch(
         &self,
-        prepared: &Prepared,
-        config: &AgentSpawnConfig,
+        launch: &Launch,
         directory: &Path,
         log: std::fs::File,
     ) -> Result<i32, SpawnError> {
-        let launch = Launch {
-            program: prepared.command.program().to_owned(),
-            args: prepared.command.args().to_vec(),
-            env: prepared.env.clone().into_iter().collect(),
-            cwd: match (&prepared.confinement, &prepared.workdir) {
-                (colibri_jail_core::Confinement::None, Some(workdir)) => workdir.to_string(),
-                _ => "/".to_owned(),
-            },
-            wrapper: prepared.has_wrapper(),
-            restart: config.restart.clone().unwrap_or_default(),
-            wall_time_ms: config.limits().wall_time.map(|limit| limit.0),
-            journal: self.journal,
-        };
         let shim_failed =
             |source: std::io::Error| match SpawnError::from_io("starting", &self.shim, source) {
                 SpawnError::File { path, source } => SpawnError::Shim { path, source },
@@ -110,7 +143,7 @@ impl Spawner {
             .stderr(Stdio::from(log))
             .spawn()
             .map_err(shim_failed)?;
-        let request = serde_json::to_vec(&launch).map_err(|error| shim_failed(error.into()))?;
+        let request = serde_json::to_vec(launch).map_err(|error| shim_failed(error.into()))?;
         if let Some(mut stdin) = child.stdin.take() {
             // A shim that gave up early says why on its stdout; the broken pipe says less.
             let _ = stdin.write_all(&request).await;

@@ -14,12 +14,14 @@ use linux::open_descriptors;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{become_reaper, descendants, signal_all};
 
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use colibri_shim::launch::ProcessLimits;
 use rustix::io::{close, fcntl_getfd};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 
 /// The signals that a request may name, spelled as in signal(7) without `SIG`.
 const SIGNALS: &[(&str, Signal)] = &[
@@ -63,13 +65,32 @@ pub(crate) fn close_inherited() {
     }
 }
 
-/// Makes the kernel end the command's process when the shim dies, so that a killed shim does not leave
-/// its agent running unseen (prctl(2) `PR_SET_PDEATHSIG`, procctl(2) `PROC_PDEATHSIG_CTL`).
-pub(crate) fn die_with_shim(command: &mut Command) {
-    // SAFETY: the closure runs between fork(2) and execve(2) of a single-threaded process and makes one
-    // system call; it neither allocates nor takes a lock.
+/// Prepares the command's process. The kernel ends it when the shim dies, so that a killed shim does not leave
+/// its agent running unseen (prctl(2) `PR_SET_PDEATHSIG`, procctl(2) `PROC_PDEATHSIG_CTL`). It enters the cgroup
+/// behind `door`, and gets these limits.
+pub(crate) fn before_exec(command: &mut Command, door: Option<File>, limits: ProcessLimits) {
+    // SAFETY: the closure runs between fork(2) and execve(2) of a single-threaded process and makes a few
+    // system calls; it neither allocates nor takes a lock.
     #[allow(unsafe_code)]
     unsafe {
-        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        command.pre_exec(move || {
+            if let Some(door) = &door {
+                rustix::io::write(door, b"0")?;
+            }
+            limit(Resource::Nofile, limits.open_files)?;
+            limit(Resource::Data, limits.data)?;
+            Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+        });
     }
+}
+
+fn limit(resource: Resource, most: Option<u64>) -> std::io::Result<()> {
+    if most.is_some() {
+        let both = Rlimit {
+            current: most,
+            maximum: most,
+        };
+        setrlimit(resource, both)?;
+    }
+    Ok(())
 }

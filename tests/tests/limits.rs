@@ -1,0 +1,90 @@
+//! Agents are held to their limits, or are not run. What cgroups do is tested in a machine of its own
+//! (scripts/cgroups.sh), as few hosts give theirs to a test.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use colibri_tests::{Daemon, text};
+use serde_json::json;
+
+const FILL: &str = "x = bytearray(300 << 20); print('filled')";
+
+#[test]
+fn each_process_may_open_only_so_many_files() {
+    let daemon = Daemon::start();
+    for jail in [&[][..], &["--jail-path", "/"]] {
+        let output = daemon.cli(
+            &[
+                &["run", "--open-files", "20"],
+                jail,
+                &[
+                    "--",
+                    "sh",
+                    "-c",
+                    "ulimit -Sn; ulimit -Hn; sh -c 'ulimit -n'",
+                ],
+            ]
+            .concat(),
+        );
+        assert_eq!(text(&output.stdout), "20\n20\n20\n", "{output:?}");
+    }
+    let output = daemon.cli(&["run", "--open-files", "2000000000", "--", "true"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("limit open_files cannot be enforced here"),
+        "{output:?}"
+    );
+}
+
+/// Which of the two is right is the host's matter: both are the promise.
+#[test]
+fn a_limit_of_all_processes_together_is_enforced_or_refused() {
+    let daemon = Daemon::start();
+    let python = |options: &[&str]| {
+        daemon.cli(
+            &[
+                &["run", "--jail-path", "/"],
+                options,
+                &["--", "python3", "-c", FILL],
+            ]
+            .concat(),
+        )
+    };
+    assert_eq!(text(&python(&[]).stdout), "filled\n");
+    let strict = python(&["--memory", "100M"]);
+    assert_ne!(strict.status.code(), Some(0), "{strict:?}");
+    assert_eq!(text(&strict.stdout), "");
+    let agents = daemon.connect().call("list-agents", json!({}));
+    let started = agents["result"]["agents"].as_array().unwrap().len();
+    if text(&strict.stderr).contains("limit memory cannot be enforced here") {
+        assert_eq!(started, 1, "nothing was started");
+    } else {
+        assert_eq!(started, 2);
+        let error = agents["result"]["agents"].to_string();
+        assert!(error.contains("its memory limit was reached"), "{error}");
+    }
+    // Of each process at least, when that is accepted.
+    let lax = python(&["--memory", "100M", "--best-effort"]);
+    assert_ne!(lax.status.code(), Some(0), "{lax:?}");
+    assert_eq!(text(&lax.stdout), "", "{lax:?}");
+}
+
+#[test]
+fn limits_are_shown_and_kept_over_a_restart_of_the_daemon() {
+    let mut daemon = Daemon::start();
+    let id = daemon.spawn(&[
+        "--open-files",
+        "32",
+        "--wall-time",
+        "1h30m",
+        "--",
+        "sleep",
+        "1000",
+    ]);
+    let expected = json!({"open_files": 32, "wall_time": "90m"});
+    assert_eq!(daemon.agent(&id)["jail"]["limits"], expected);
+    daemon.kill();
+    daemon.launch();
+    assert_eq!(daemon.agent(&id)["jail"]["limits"], expected);
+    // Limits alone are no jail: it can be killed like any other.
+    daemon.ok(&["kill", "--grace", "0s", &id]);
+}

@@ -1,0 +1,287 @@
+//! An agent that may connect to some places only: real connections, through the real proxy, out of a real sandbox.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Output;
+
+use colibri_tests::{Daemon, eventually, processes_with, text};
+use serde_json::json;
+
+/// A server that answers each connection with what it was sent, up to the end of a head or a line.
+struct Echo(u16);
+
+impl Echo {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                std::thread::spawn(move || answer(client));
+            }
+        });
+        Self(port)
+    }
+
+    fn place(&self) -> String {
+        format!("127.0.0.1:{}", self.0)
+    }
+}
+
+fn answer(mut client: TcpStream) {
+    let mut came = Vec::new();
+    let mut chunk = [0; 4096];
+    while let Ok(count) = client.read(&mut chunk)
+        && count > 0
+    {
+        came.extend_from_slice(&chunk[..count]);
+        let http = came.starts_with(b"GET ");
+        if http && came.ends_with(b"\r\n\r\n") {
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                came.len()
+            );
+            let _ = client.write_all(&[head.as_bytes(), &came].concat());
+            return;
+        }
+        if !http {
+            let _ = client.write_all(&came);
+            came.clear();
+        }
+    }
+}
+
+fn run(daemon: &Daemon, allow: &[&str], script: &str) -> Output {
+    let mut words = vec!["run", "--jail-path", "/"];
+    for place in allow {
+        words.extend(["--allow", place]);
+    }
+    words.extend(["--", "bash", "-c", script]);
+    daemon.cli(&words)
+}
+
+#[test]
+fn allowed_places_are_reached_and_no_others_and_each_refusal_is_shown() {
+    let daemon = Daemon::start();
+    let (friend, stranger) = (Echo::start(), Echo::start());
+    let script = format!(
+        "curl -sS http://{friend}/plain; curl -sS --proxytunnel http://{friend}/tunnel | head -1; \
+         curl -sS -o /dev/null -w '%{{http_code}}\\n' http://{stranger}/; \
+         curl -sS http://{stranger}/; \
+         curl -sS --proxytunnel http://{stranger}/; \
+         curl -sS --noproxy '*' http://{friend}/; \
+         exec 3<>/dev/tcp/127.0.0.1/{port} || echo no way around; exit 7",
+        friend = friend.place(),
+        stranger = stranger.place(),
+        port = friend.0,
+    );
+    let output = run(&daemon, &[&friend.place()], &script);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(7),
+        "the agent's own code: {out}{err}"
+    );
+    assert!(out.starts_with("GET /plain HTTP/1.1\r\nHost: "), "{out}");
+    assert!(out.contains("GET /tunnel HTTP/1.1"), "{out}");
+    assert!(out.contains("\n403\n"), "{out}");
+    assert!(out.ends_with("no way around\n"), "{out}");
+    let refused = format!(
+        "colibri-proxy: refused a connection to {}, which is not among the allowed",
+        stranger.place()
+    );
+    assert_eq!(err.matches(&refused).count(), 3, "{err}");
+    // And it is kept.
+    let agents = daemon.connect().call("list-agents", json!({}));
+    let id = agents["result"]["agents"][0]["id"].as_str().unwrap();
+    let kept = daemon.ok(&["logs", "--stream", "stderr", id]);
+    assert_eq!(kept.matches(&refused).count(), 3, "{kept}");
+}
+
+#[test]
+fn names_are_resolved_outside_and_only_those_allowed() {
+    let daemon = Daemon::start();
+    let echo = Echo::start();
+    let script = format!(
+        "curl -sS http://LOCALHOST:{port}/ | head -1; curl -sS http://127.0.0.1:{port}/; getent hosts example.com; true",
+        port = echo.0
+    );
+    let output = run(&daemon, &[&format!("localhost:{}", echo.0)], &script);
+    let out = text(&output.stdout);
+    // An address is not the name that was allowed, even where it is the same place.
+    assert!(
+        out.starts_with("GET / HTTP/1.1\r\n") && out.matches("GET").count() == 1,
+        "{output:?}"
+    );
+    assert!(out.contains("not among the places"), "{out}");
+}
+
+#[test]
+fn what_is_no_request_is_refused_and_serves_nobody() {
+    let daemon = Daemon::start();
+    let echo = Echo::start();
+    let script = "for request in 'GET / HTTP/1.1' 'CONNECT x HTTP/1.1' 'SSH-2.0-x' 'GET http://u@127.0.0.1/ HTTP/1.1'; do \
+        exec 3<>/dev/tcp/127.0.0.1/3128; printf '%s\\r\\n\\r\\n' \"$request\" >&3; head -1 <&3; exec 3>&-; done";
+    let output = run(&daemon, &[&echo.place()], script);
+    assert_eq!(
+        text(&output.stdout)
+            .matches("HTTP/1.1 400 Bad Request")
+            .count(),
+        4,
+        "{output:?}"
+    );
+    assert_eq!(
+        text(&output.stderr).matches("refused a request").count(),
+        4,
+        "{output:?}"
+    );
+}
+
+#[test]
+fn many_connections_and_megabytes_pass_unchanged() {
+    let daemon = Daemon::start();
+    let echo = Echo::start();
+    // A tunnel of megabytes, and fifty at once.
+    let script = format!(
+        "tunnel() {{ exec 3<>/dev/tcp/127.0.0.1/3128; printf 'CONNECT {place} HTTP/1.1\\r\\n\\r\\n' >&3; \
+           IFS= read -r status <&3; IFS= read -r blank <&3; }}; \
+         tunnel; head -c 5000000 /dev/urandom > /tmp/sent; cat /tmp/sent >&3 & head -c 5000000 <&3 > /tmp/came; cmp /tmp/sent /tmp/came && echo same; exec 3>&-; \
+         for n in $(seq 50); do (tunnel; echo $n >&3; IFS= read -r back <&3; [ $back = $n ] && echo ok) & done | grep -c ok; wait",
+        place = echo.place()
+    );
+    let output = run(&daemon, &[&echo.place()], &script);
+    assert_eq!(text(&output.stdout), "same\n50\n", "{output:?}");
+}
+
+#[test]
+fn the_proxy_lives_as_long_as_its_sandbox_and_no_longer() {
+    let daemon = Daemon::start();
+    let echo = Echo::start();
+    let mark = "mark-proxy-7f3a";
+    let place = echo.place();
+    let spawn = |script: &str| {
+        let id = daemon.spawn(&[
+            "--jail-path",
+            "/",
+            "--allow",
+            &place,
+            "--env",
+            "SECRET_OF=nobody-else-7f3a",
+            "--",
+            "bash",
+            "-c",
+            script,
+            mark,
+        ]);
+        eventually("it is up", || {
+            daemon.stdout(&id).starts_with(b"up").then_some(())
+        });
+        id
+    };
+    let proxies = |id: &str| {
+        processes_with(&format!("COLIBRI_AGENT_ID={id}"))
+            .into_iter()
+            .filter(|pid| {
+                let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                text(&command).contains("\0serve\0")
+            })
+            .collect::<Vec<_>>()
+    };
+    // A signal for the agent is not for the proxy.
+    let polite = format!(
+        "trap 'curl -sS -o /dev/null -w \"%{{http_code}}\" http://{place}/; exit 3' TERM; echo up; while :; do sleep 0.02; done"
+    );
+    let id = spawn(&polite);
+    let [proxy] = proxies(&id)[..] else {
+        panic!("one proxy")
+    };
+    let environment = std::fs::read(format!("/proc/{proxy}/environ")).unwrap();
+    assert!(
+        !text(&environment).contains("nobody-else"),
+        "the agent's environment is not for the proxy"
+    );
+    let killed = daemon.connect().call("kill-agent", json!({"id": id}));
+    assert_eq!(killed["result"]["outcome"], "terminated", "{killed}");
+    assert_eq!(daemon.stdout(&id), b"up\n200");
+    assert_eq!(daemon.agent(&id)["exit"], json!({"code": 3}));
+    assert_eq!(proxies(&id), Vec::<i32>::new());
+    // Nor does it outlive an agent that has to be killed, or whose shim is.
+    let id = spawn("trap '' TERM; echo up; sleep 1000; :");
+    let killed = daemon
+        .connect()
+        .call("kill-agent", json!({"id": id, "grace_ms": 0}));
+    assert_eq!(killed["result"]["outcome"], "killed", "{killed}");
+    assert_eq!(proxies(&id), Vec::<i32>::new());
+    let id = spawn("echo up; sleep 1000; :");
+    assert_eq!(proxies(&id).len(), 1);
+    colibri_tests::kill_shims(&daemon.state());
+    eventually("it is gone with its shim", || {
+        proxies(&id).is_empty().then_some(())
+    });
+    assert_eq!(processes_with(mark), Vec::<i32>::new());
+}
+
+#[test]
+fn each_run_of_a_restarted_agent_has_its_proxy() {
+    let daemon = Daemon::start();
+    let echo = Echo::start();
+    let script = format!(
+        "curl -sS -o /dev/null -w '%{{http_code}}\\n' http://{}/; exit 1",
+        echo.place()
+    );
+    let id = daemon.spawn(&[
+        "--jail-path",
+        "/",
+        "--allow",
+        &echo.place(),
+        "--restart",
+        "on-failure",
+        "--restart-delay",
+        "1ms",
+        "--restart-limit",
+        "2",
+        "--",
+        "bash",
+        "-c",
+        &script,
+    ]);
+    eventually("it has been given up", || {
+        daemon.agent(&id)["exited_at"].is_string().then_some(())
+    });
+    assert_eq!(daemon.stdout(&id), b"200\n200\n200\n");
+}
+
+#[test]
+fn without_the_proxy_there_is_no_agent() {
+    let mut daemon = Daemon::place();
+    let mut command = daemon.command("colibri-daemon");
+    command.env("COLIBRI_PROXY", "/nonexistent/colibri-proxy");
+    daemon.launch_as(command);
+    let output = run(&daemon, &["127.0.0.1:1"], "true");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("/nonexistent/colibri-proxy"),
+        "{output:?}"
+    );
+    let both = daemon.cli(&[
+        "run",
+        "--jail-path",
+        "/",
+        "--jail-ip4",
+        "inherit",
+        "--allow",
+        "a:1",
+        "--",
+        "true",
+    ]);
+    assert!(
+        text(&both.stderr).contains("leave one of them out"),
+        "{both:?}"
+    );
+    let none = daemon.cli(&["run", "--allow", "a:1", "--", "true"]);
+    assert!(
+        text(&none.stderr).contains("allow needs a jail"),
+        "{none:?}"
+    );
+}
