@@ -404,7 +404,9 @@ fn human(line: &Line) -> String {
             current_tool,
             error,
         } => {
-            let from = previous_state.map_or(String::new(), |from| format!("{from} -> "));
+            // Another tool or error in the same state.
+            let from = previous_state.filter(|from| from != state || *count > 0);
+            let from = from.map_or(String::new(), |from| format!("{from} -> "));
             let to = output::coloured(&state.to_string(), "1");
             let between = merged(count, "changes between");
             vec![format!(

@@ -43,6 +43,8 @@ pub(crate) type Frames = mpsc::Sender<Vec<u8>>;
 /// What a subscriber has been told of an agent.
 struct Told {
     state: Option<AgentState>,
+    /// Its tool, and its last error.
+    words: [Option<String>; 2],
     changes: u64,
     run: u32,
     kills: u64,
@@ -52,6 +54,7 @@ impl Told {
     fn all_of(snapshot: &Snapshot) -> Self {
         Self {
             state: None,
+            words: [None, None],
             changes: snapshot.changes,
             run: snapshot.run,
             kills: kills(snapshot),
@@ -62,6 +65,7 @@ impl Told {
     fn spawn() -> Self {
         Self {
             state: None,
+            words: [None, None],
             changes: 0,
             run: 1,
             kills: 0,
@@ -218,25 +222,26 @@ fn news(entry: &Entry, wanted: Wanted, snapshot: &Snapshot, told: &mut Told) -> 
     if !wanted.lifecycle {
         news.clear();
     }
+    let view = &snapshot.view;
     let since = snapshot.changes.saturating_sub(told.changes);
-    if told.state.is_none() || since > 0 {
+    let reason = snapshot.stalled.as_ref().or(view.last_error.as_ref());
+    let words = [view.current_tool.clone(), reason.cloned()];
+    if told.state.is_none() || since > 0 || told.words != words {
         // An agent begins with `starting`, which is told with the next state.
         let began = (since > 0).then_some(AgentState::Starting);
         let previous = told.state.or(began);
         news.push(Notification::AgentState(StateEvent {
             subscription,
             id: id(),
-            state: snapshot.view.state,
+            state: view.state,
             previous,
             merged: since.saturating_sub(1),
-            since: times::from_ms(snapshot.view.since),
-            current_tool: snapshot.view.current_tool.clone(),
-            last_error: snapshot
-                .stalled
-                .clone()
-                .or_else(|| snapshot.view.last_error.clone()),
+            since: times::from_ms(view.since),
+            current_tool: words[0].clone(),
+            last_error: words[1].clone(),
         }));
-        told.state = Some(snapshot.view.state);
+        told.state = Some(view.state);
+        told.words = words;
         told.changes = snapshot.changes;
     }
     news
