@@ -408,7 +408,7 @@ fn human(line: &Line) -> String {
             let from = previous_state.filter(|from| from != state || *count > 0);
             let from = from.map_or(String::new(), |from| format!("{from} -> "));
             let to = output::coloured(&state.to_string(), "1");
-            let between = merged(count, "changes between");
+            let between = merged(count, "in between");
             vec![format!(
                 "state   {from}{to}{between}{}{}",
                 because(current_tool),
@@ -420,7 +420,7 @@ fn human(line: &Line) -> String {
             merged: count,
             error,
         } => {
-            let more = merged(count, "runs before");
+            let more = merged(count, "before");
             vec![format!("run     {run}{more}{}", because(error))]
         }
         What::Kill {
