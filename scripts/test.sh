@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 
 setup
 # faketime: a test lets the clock jump. g++: libFuzzer is C++. perl, passwd, strace and util-linux are what the
-# setuid helper is attacked with. sudo: the example of a backend of one's own. python3-prometheus-client: reads metrics.
-install_packages util-linux bash libfaketime g++ perl passwd strace sudo mandoc shellcheck \
+# setuid helper is attacked with. procps: ps is one of the places where no secret may be. sudo: the example of a backend of one's own. python3-prometheus-client: reads metrics.
+install_packages util-linux bash libfaketime g++ perl passwd strace procps sudo mandoc shellcheck \
     python3-prometheus-client
 cargo nextest --version >/dev/null 2>&1 || {
     say "installing cargo-nextest (once; some minutes)"

@@ -11,7 +11,7 @@
 # shellcheck disable=SC2016 # what is quoted so is for shells in jails
 set -u
 
-PLAN=66
+PLAN=73
 
 cannot() {
     printf 'acceptance.sh: %s\n' "$*" >&2
@@ -68,6 +68,7 @@ clean_up() {
     [ -z "$made_etc" ] || rmdir "${POLICY%/*}" 2>/dev/null
     [ -z "$rules" ] || sysctl -q security.mac.do.rules="${rules#was:}" >/dev/null
     [ -z "$loaded" ] || kldunload mac_do
+    [ -z "$work" ] || umount "$work/root/work" 2>/dev/null
     if [ -n "$mounted" ]; then
         tries=0
         until umount "$work/root/dev" 2>/dev/null || [ $tries = 10 ]; do
@@ -353,6 +354,51 @@ daemon_killed() {
 daemon_killed_output() { run colibri logs survivor; [ "$(cat "$out")" = "one
 two" ]; }
 
+unmounted() { ! mount -p | grep -q "$root/work"; }
+workspace() {
+    run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/work" --cwd /work -- \
+        /bin/sh -c 'cat given; echo made >made; pwd'
+    said given && said '^/work$' && [ "$(cat "$work/project/made")" = made ] && unmounted
+}
+read_only() {
+    run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/work:ro" -- /bin/sh -c 'echo x >/work/given'
+    complained 'Read-only' && [ "$(cat "$work/project/given")" = given ] && unmounted
+}
+mount_killed() {
+    spawn --jail-path "$root" --jail-user "$AG" --mount "$work/project:/work" -- /bin/sleep "${mark}6" &&
+        eventually runs "${mark}6" && ! unmounted && run colibri kill --grace 1s "$id"
+    exits 0 && unmounted
+}
+mount_lost() {
+    spawn --jail-path "$root" --jail-user "$AG" --mount "$work/project:/work" -- /bin/sleep "${mark}7" &&
+        eventually runs "${mark}7" && pkill -KILL -f "colibri-shim .*$id" && eventually in_state error && eventually unmounted
+}
+mount_restarted() {
+    spawn --restart always --restart-limit 2 --restart-delay 10ms --jail-path "$root" --jail-user "$AG" --mount "$work/project:/work" -- \
+        /bin/sh -c 'cat /work/given' && run colibri wait "$id"
+    run colibri logs "$id"
+    [ "$(grep -c given "$out")" = 3 ] && unmounted
+}
+hostname_inside() {
+    spawn --jail-path "$root" --hostname sandbox -- /bin/sleep "${mark}8" && eventually jail_there "colibri-$id" &&
+        [ "$(jls -j "colibri-$id" host.hostname)" = sandbox ] && run colibri kill --grace 0s "$id" && exits 0
+}
+# Without racct(4) in the kernel a limit must be refused, with nothing started and no rule left.
+limited() {
+    if [ "$(sysctl -n kern.racct.enable 2>/dev/null)" = 1 ]; then
+        spawn --processes 5 --jail-path "$root" -- /bin/sleep "${mark}9" && eventually runs "${mark}9" &&
+            rctl "jail:colibri-$id" | grep -q 'maxproc:deny=5' && run colibri kill --grace 0s "$id"
+        exits 0 && ! rctl "jail:colibri-$id" | grep -q maxproc
+    else
+        run colibri run --processes 5 --jail-path "$root" -- /bin/echo started
+        exits 1 && complained rctl && ! said started
+    fi
+}
+
+install -d -o "$OP" -m 777 "$work/project" || bail "no directory $work/project"
+echo given >"$work/project/given"
+mkdir "$root/work" || bail "no directory $root/work"
+
 mode=mdo privilege=mdo
 check 'mdo mode: the daemon starts' start_daemon
 check 'mdo mode: its socket is 0600 in a directory 0700' daemon_modes
@@ -373,6 +419,13 @@ check 'mdo mode: the persistent jail and another'"'"'s process in it stay' jail_
 check 'mdo mode: a killed shim takes its agent along, and the state is error' shim_killed
 check 'mdo mode: a killed daemon'"'"'s agent goes on, and the next daemon knows its exit code' daemon_killed
 check 'mdo mode: and all of its output' daemon_killed_output
+check 'mdo mode: a mount is where it was asked for, writable, and undone at the end' workspace
+check 'mdo mode: a read-only mount is read-only' read_only
+check 'mdo mode: kill undoes mounts' mount_killed
+check 'mdo mode: so does the daemon for an agent whose shim was killed' mount_lost
+check 'mdo mode: each run of a restarted agent has its mounts, once' mount_restarted
+check 'mdo mode: an ephemeral jail has the host name that was asked for' hostname_inside
+check 'mdo mode: limits are rules of rctl(8), lifted at the end, or refused' limited
 
 kill -TERM "$daemon" 2>/dev/null
 daemon=''

@@ -196,63 +196,8 @@ fn unknown_settings_are_errors_that_list_the_known_ones() {
         .output()
         .unwrap();
     assert!(
-        text(&output.stderr).contains("line 1"),
+        text(&output.stderr).contains("bad.toml:1:1: unknown key"),
         "{}",
         text(&output.stderr)
-    );
-}
-
-#[test]
-fn secrets_are_nowhere_but_in_the_agents_environment() {
-    let daemon = Daemon::start();
-    let secret = "tell-nobody-4c1f";
-    let variable = format!("TOKEN={secret}");
-    let id = daemon.spawn(&[
-        "--jail-path",
-        "/",
-        "--env",
-        &variable,
-        "--",
-        "sh",
-        "-c",
-        "read x; test -n \"$TOKEN\"",
-    ]);
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let argv = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        assert!(!text(&argv).contains(secret), "{}", text(&argv));
-    }
-    daemon.connect().call(
-        "send-input",
-        json!({"id": id, "data": "tell-nobody-4c1f\n"}),
-    );
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
-    let mut places = vec![daemon.state(), daemon.path("log")];
-    let mut searched = 0;
-    while let Some(place) = places.pop() {
-        if place.is_dir() {
-            places.extend(
-                fs::read_dir(&place)
-                    .unwrap()
-                    .flatten()
-                    .map(|entry| entry.path()),
-            );
-        } else {
-            searched += 1;
-            assert!(
-                !text(&fs::read(&place).unwrap_or_default()).contains(secret),
-                "in {}",
-                place.display()
-            );
-        }
-    }
-    assert!(searched >= 7, "{searched} files");
-    let audit = fs::read_to_string(daemon.state().join("audit.jsonl")).unwrap();
-    assert!(
-        audit.contains("\"method\":\"spawn-agent\"") && audit.contains("\"TOKEN\":\"<redacted>\""),
-        "{audit}"
-    );
-    assert!(
-        audit.contains(&format!("\"id\":\"{id}\"")) && audit.contains("\"uid\":"),
-        "{audit}"
     );
 }

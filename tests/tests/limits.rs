@@ -66,6 +66,9 @@ fn a_limit_of_all_processes_together_is_enforced_or_refused() {
     let lax = python(&["--memory", "100M", "--best-effort"]);
     assert_ne!(lax.status.code(), Some(0), "{lax:?}");
     assert_eq!(text(&lax.stdout), "", "{lax:?}");
+    let refused = text(&strict.stderr).contains("cannot be enforced");
+    let warned = text(&lax.stderr).contains("colibri: limit memory is not enforced: ");
+    assert_eq!(warned, refused, "what is not enforced is told: {lax:?}");
 }
 
 #[test]

@@ -16,13 +16,24 @@ fn page(name: &str) -> String {
 }
 
 fn help(name: &str, sub: Option<&str>) -> String {
+    help_of(name, sub.as_slice())
+}
+
+/// The help of a command, and of the commands that it has itself.
+fn help_of(name: &str, subs: &[&str]) -> String {
     let output = Command::new(program(name))
-        .args(sub)
+        .args(subs)
         .arg("--help")
         .output()
         .unwrap();
-    assert!(output.status.success(), "{name} {sub:?}: {output:?}");
-    text(&output.stdout)
+    assert!(output.status.success(), "{name} {subs:?}: {output:?}");
+    let mut help = text(&output.stdout);
+    if !subs.is_empty() {
+        for own in commands(&help).iter().filter(|own| *own != "help") {
+            help += &help_of(name, &[subs, &[own.as_str()]].concat());
+        }
+    }
+    help
 }
 
 /// Options, short and long, that a help text explains.
@@ -184,14 +195,30 @@ fn the_daemon_has_the_options_settings_and_variables_of_its_page() {
     assert_eq!(all_options(&page), there);
 
     let sample = read("docs/colibri.toml");
-    let keys: BTreeSet<String> = sample
-        .lines()
-        .filter_map(|line| line.strip_prefix("# ")?.split_once(" = "))
-        .map(|(key, _)| key.to_owned())
-        .filter(|key| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
-        .collect();
-    assert!(keys.contains("retain_bytes"), "{keys:?}");
-    assert_eq!(items(&section(&page, "Settings"), "Cm"), keys);
+    let (settings, profiles) = sample.split_once("# [profile.").unwrap();
+    let keys = |text: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix("# "));
+        // A table's own name is a key, too: the last in its brackets.
+        let key = |line: &str| match line.strip_prefix('[') {
+            Some(header) => header
+                .trim_matches(['[', ']'])
+                .rsplit('.')
+                .next()
+                .map(str::to_owned),
+            None => line.split_once(" = ").map(|(key, _)| key.to_owned()),
+        };
+        lines
+            .filter_map(key)
+            .filter(|key| {
+                key.chars()
+                    .all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit())
+            })
+            .collect()
+    };
+    assert!(keys(settings).contains("retain_bytes"));
+    assert_eq!(items(&section(&page, "Settings"), "Cm"), keys(settings));
+    assert!(keys(profiles).contains("limits"));
+    assert_eq!(items(&section(&page, "Profiles"), "Cm"), keys(profiles));
 
     let sources = read("crates/colibri-spawner/src/settings.rs")
         + &read("crates/colibri-daemon/src/start.rs");

@@ -1,5 +1,7 @@
 //! The command line: one definition for parsing, help and completions.
 
+use std::collections::BTreeMap;
+use std::env::VarError;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +11,9 @@ use colibri_client::{
     AgentRuntime, Cpus, Env, JailConfig, Limits, MountConfig, RestartParams, RestartWhen, Size,
     SpawnParams, WallTime,
 };
+use colibri_spawner::env_file::{self, Readers};
+
+use crate::error::CliError;
 
 /// Run AI coding agents unattended, each confined in a jail; watch, feed and stop them.
 ///
@@ -47,6 +52,15 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List the profiles of the settings file, which --profile may name
+    Profiles {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check the settings file, or have the daemon read it again
+    #[command(subcommand)]
+    Config(Config),
     /// List agents
     Ps {
         /// Print one JSON array
@@ -112,8 +126,27 @@ pub(crate) enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Look for mistakes in the settings file: all of them, each with its line; exits with 1 if there is one
+    Check {
+        /// This file, and not the usual one
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Have the daemon read its settings file again, and say what that changed
+    Reload {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Spawn {
+    /// Start from this profile of the settings file; options here win over it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
     /// Enter this persistent jail (FreeBSD); takes precedence over --jail-path
     #[arg(long, value_name = "NAME")]
     jail_name: Option<String>,
@@ -159,12 +192,18 @@ pub(crate) struct Spawn {
     /// Set an environment variable of the agent (repeatable)
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
+    /// Set the variables in this file of NAME=VALUE lines (repeatable); --env and --secret win over it
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Set this variable to the value that it has here (repeatable): what is secret is in no argument list
+    #[arg(long = "secret", value_name = "NAME")]
+    secrets: Vec<String>,
     /// Working directory, inside the jail if there is one (default: without a jail here, in a jail /)
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
-    /// How the agent's output is read
-    #[arg(long, value_enum, default_value_t = Runtime::Generic)]
-    runtime: Runtime,
+    /// How the agent's output is read [default: generic]
+    #[arg(long, value_enum)]
+    runtime: Option<Runtime>,
     /// A label for people
     #[arg(long, value_name = "LABEL")]
     name: Option<String>,
@@ -183,8 +222,12 @@ pub(crate) struct Spawn {
     /// The window of --restart-limit [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
     restart_window: Option<Duration>,
-    /// The agent's program and its arguments
-    #[arg(last = true, required = true, value_name = "PROGRAM [ARG]")]
+    /// The agent's program and its arguments; with --profile those of the profile by default
+    #[arg(
+        last = true,
+        required_unless_present = "profile",
+        value_name = "PROGRAM [ARG]"
+    )]
     command: Vec<String>,
 }
 
@@ -212,9 +255,19 @@ impl From<Restart> for RestartWhen {
     }
 }
 
+/// What a profile says that decides what is to be asked for.
+#[derive(Debug, Default)]
+pub(crate) struct OfProfile {
+    /// It has a jail or a working directory, so that this one is not meant.
+    pub(crate) has_place: bool,
+    /// Variables that are to be taken from here.
+    pub(crate) secrets: Vec<String>,
+}
+
 impl Spawn {
     /// As the daemon is asked.
-    pub(crate) fn into_params(self) -> SpawnParams {
+    pub(crate) fn into_params(self, of_profile: &OfProfile) -> Result<SpawnParams, CliError> {
+        let env = self.variables(of_profile)?;
         let workspace = self.workspace.map(absolute);
         let mut mounts = self.mount;
         mounts.extend(workspace.clone().map(|source| MountConfig {
@@ -245,22 +298,23 @@ impl Spawn {
                 .ok()
                 .and_then(|here| here.into_os_string().into_string().ok())
         };
-        let cwd = self.cwd.or_else(|| match &jail {
-            Some(jail) if jail.is_jail() => None,
-            _ => here(),
-        });
+        let placed = of_profile.has_place || jail.as_ref().is_some_and(JailConfig::is_jail);
+        let cwd = self.cwd.or_else(|| if placed { None } else { here() });
         let mut words = self.command.into_iter();
-        SpawnParams {
-            program: words.next().unwrap_or_default(),
-            args: words.collect(),
-            env: Env(self.env.into_iter().collect()),
+        let program = words.next();
+        let args = program.is_some().then(|| words.collect());
+        Ok(SpawnParams {
+            profile: self.profile,
+            program,
+            args,
+            env: Env(env),
             cwd,
             jail,
-            runtime: match self.runtime {
+            runtime: self.runtime.map(|runtime| match runtime {
                 Runtime::Pi => AgentRuntime::Pi,
                 Runtime::Zot => AgentRuntime::Zot,
                 Runtime::Generic => AgentRuntime::Generic,
-            },
+            }),
             name: self.name,
             restart: self.restart.map(|policy| RestartParams {
                 policy: policy.into(),
@@ -269,7 +323,27 @@ impl Spawn {
                 limit: self.restart_limit,
                 window_ms: self.restart_window.map(milliseconds),
             }),
+        })
+    }
+
+    /// Those of `--env`, then of `--secret` and the profile's secrets, then of `--env-file`, the later file first.
+    fn variables(&self, of_profile: &OfProfile) -> Result<BTreeMap<String, String>, CliError> {
+        let mut variables = BTreeMap::new();
+        for path in &self.env_file {
+            variables.extend(env_file::read(path, Readers::Anybody)?);
         }
+        for name in self.secrets.iter().chain(&of_profile.secrets) {
+            let given = self.env.iter().any(|(given, _)| given == name);
+            match std::env::var(name) {
+                Ok(value) => drop(variables.insert(name.clone(), value)),
+                Err(_)
+                    if given || (variables.contains_key(name) && !self.secrets.contains(name)) => {}
+                Err(VarError::NotPresent) => return Err(CliError::NoSecret(name.clone())),
+                Err(VarError::NotUnicode(_)) => return Err(CliError::SecretNotText(name.clone())),
+            }
+        }
+        variables.extend(self.env.iter().cloned());
+        Ok(variables)
     }
 }
 
@@ -395,10 +469,10 @@ mod tests {
         else {
             panic!("{parsed:?}")
         };
-        let params = spawn.into_params();
+        let params = spawn.into_params(&OfProfile::default()).unwrap();
         assert_eq!(
-            (params.program.as_str(), &params.args[..]),
-            ("sh", &["--json".to_owned(), "-x".to_owned()][..])
+            (params.program.as_deref(), params.args),
+            (Some("sh"), Some(vec!["--json".to_owned(), "-x".to_owned()]))
         );
         assert_eq!(params.cwd, None, "a jail starts at its own root");
         for bad in [

@@ -20,7 +20,12 @@ const OFFER_AGAIN: Duration = Duration::from_millis(20);
 
 pub(crate) async fn spawn(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     let client = connect_or_start(global).await?;
-    let agent = client.spawn_agent(spawn.into_params()).await?;
+    let params = crate::config::params(&client, spawn).await?;
+    let agent = client.spawn_agent(params).await?;
+    agent
+        .warnings
+        .iter()
+        .for_each(|warning| output::note(warning));
     output::print(format!("{}\n", agent.id).as_bytes())?;
     Ok(0)
 }

@@ -5,7 +5,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use colibri_client::{Agent, Client, ClientError, ErrorKind, default_socket};
-use colibri_spawner::settings::{Partial, read_file};
+use colibri_spawner::file::ConfigFile;
+use colibri_spawner::settings::Partial;
 use tokio::io::AsyncReadExt;
 
 use crate::args::Global;
@@ -22,13 +23,16 @@ pub(crate) fn lookup(name: &str) -> Option<String> {
 
 /// What the flags, the environment and the settings file say.
 pub(crate) fn settings(global: &Global) -> Result<Partial, CliError> {
+    Ok(stronger(global).or(ConfigFile::read_settings(None, lookup)?))
+}
+
+/// What the flags and the environment say.
+fn stronger(global: &Global) -> Partial {
     let flags = Partial {
         socket: global.socket.clone(),
         ..Partial::default()
     };
-    Ok(flags
-        .or(Partial::from_env(lookup))
-        .or(read_file(None, lookup)?))
+    flags.or(Partial::from_env(lookup))
 }
 
 /// The daemon's socket.
@@ -39,14 +43,22 @@ pub(crate) fn socket(partial: &Partial) -> PathBuf {
         .unwrap_or_else(|| default_socket(lookup))
 }
 
+/// The same. Where the settings file is not needed, a mistake in it keeps nobody from the daemon.
+fn socket_of(global: &Global) -> Result<PathBuf, CliError> {
+    match stronger(global).socket {
+        Some(socket) => Ok(socket),
+        None => Ok(socket(&settings(global)?)),
+    }
+}
+
 /// Connects to the daemon that there is.
 pub(crate) async fn connect(global: &Global) -> Result<Client, CliError> {
-    Ok(Client::connect(&socket(&settings(global)?)).await?)
+    Ok(Client::connect(&socket_of(global)?).await?)
 }
 
 /// Connects, and starts a daemon where none listens.
 pub(crate) async fn connect_or_start(global: &Global) -> Result<Client, CliError> {
-    let socket = socket(&settings(global)?);
+    let socket = socket_of(global)?;
     match Client::connect(&socket).await {
         Err(ClientError::NoDaemon { .. }) if !global.no_autostart => start(&socket).await,
         other => Ok(other?),
@@ -114,6 +126,17 @@ pub(crate) async fn find(client: &Client, wanted: &str) -> Result<Agent, CliErro
         .into_iter()
         .filter(fits)
         .collect();
+    // An agent that starts with the daemon has the label of those before it, which have ended.
+    let labelled = |agent: &Agent| agent.name.as_deref() == Some(wanted);
+    if found.iter().all(labelled)
+        && found
+            .iter()
+            .filter(|agent| agent.exited_at.is_none())
+            .count()
+            == 1
+    {
+        found.retain(|agent| agent.exited_at.is_none());
+    }
     match (found.pop(), found.is_empty()) {
         (Some(agent), true) => Ok(agent),
         (None, _) => Err(CliError::NoSuchAgent(wanted.to_owned())),

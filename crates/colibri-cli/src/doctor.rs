@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use colibri_client::{ClientError, DoctorResult, Finding, FindingStatus};
 
+use colibri_spawner::file::ConfigFile;
+
 use crate::args::Global;
-use crate::connect::connect;
+use crate::connect::{connect, lookup};
 use crate::error::CliError;
 use crate::explain::spawner;
 use crate::output;
@@ -55,7 +57,9 @@ async fn ask(global: &Global) -> Result<Vec<Finding>, CliError> {
 
 /// Settings that cannot be used are a finding too, and the only one: all else hangs on them.
 async fn look(global: &Global) -> Result<Vec<Finding>, CliError> {
-    let spawner = match spawner(global) {
+    // All of the file counts: a daemon does not start with a mistake in a profile either.
+    let file = ConfigFile::read(None, lookup).map_err(CliError::from);
+    let spawner = match file.and_then(|_| spawner(global)) {
         Ok(spawner) => spawner,
         Err(error) => {
             let mend = "mend the setting; flags win over the environment, the environment over colibri.toml";

@@ -14,6 +14,12 @@ pub(crate) enum CliError {
     Settings(#[from] colibri_spawner::settings::SettingsError),
     #[error(transparent)]
     Spawn(#[from] colibri_spawner::SpawnError),
+    #[error(transparent)]
+    EnvFile(#[from] colibri_spawner::env_file::EnvFileError),
+    #[error("the secret {0} is not set in this environment; set it, or give --env-file with it")]
+    NoSecret(String),
+    #[error("the value of the secret {0} is not UTF-8, and the daemon takes text only")]
+    SecretNotText(String),
     #[error(
         "{program} cannot be started: {source}; install colibri-daemon beside colibri, or start it yourself"
     )]

@@ -1,11 +1,15 @@
 //! `colibri explain`: the same preparation as the daemon's, without the daemon.
 
-use colibri_client::ExplainResult;
+use std::collections::BTreeMap;
+
+use colibri_client::{ExplainResult, JailConfig};
 use colibri_priv::BackendRegistry;
-use colibri_spawner::AgentSpawnConfig;
+use colibri_spawner::SpawnError;
+use colibri_spawner::file::ConfigFile;
+use colibri_spawner::profile::Profile;
 use colibri_spawner::settings::Settings;
 
-use crate::args::{Global, Spawn};
+use crate::args::{Global, OfProfile, Spawn};
 use crate::connect::{lookup, settings, socket};
 use crate::error::CliError;
 use crate::output;
@@ -22,19 +26,34 @@ pub(crate) fn spawner(global: &Global) -> Result<colibri_spawner::Spawner, CliEr
     ))
 }
 
-/// Prints what would be executed.
+/// Prints what would be executed. Of the variables only the names could count.
 pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, CliError> {
-    let params = spawn.into_params();
-    let prepared = spawner(global)?.prepare(&AgentSpawnConfig {
+    let name = spawn.profile.clone();
+    let profiles = match name {
+        Some(_) => ConfigFile::read(None, lookup)?.profiles,
+        None => BTreeMap::new(),
+    };
+    let profile = name.as_ref().and_then(|name| profiles.get(name));
+    let of_profile = OfProfile {
+        has_place: profile.is_some_and(|profile| {
+            profile.jail.as_ref().is_some_and(JailConfig::is_jail) || profile.cwd.is_some()
+        }),
+        secrets: Vec::new(),
+    };
+    let params = spawn.into_params(&of_profile)?;
+    let request = Profile {
         program: params.program,
         args: params.args,
         env: params.env.0,
         cwd: params.cwd,
         jail: params.jail,
-        runtime: None,
-        name: params.name,
-        restart: None,
-    })?;
+        ..Profile::default()
+    };
+    let config = request
+        .over(name.as_deref(), &profiles)
+        .and_then(Profile::into_config)
+        .map_err(SpawnError::from)?;
+    let prepared = spawner(global)?.prepare(&config)?;
     if json {
         let (program, args) = prepared.command.into_parts();
         let (engine, privilege) = (prepared.engine, prepared.privilege);

@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod config;
 mod connect;
 mod doctor;
 mod error;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Arguments, Command};
+use crate::args::{Arguments, Command, Config};
 use crate::error::CliError;
 
 fn main() -> ExitCode {
@@ -47,6 +48,9 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         Command::Run(spawn) => run::run(&global, spawn).await,
         Command::Spawn(spawn) => commands::spawn(&global, spawn).await,
         Command::Explain { spawn, json } => explain::explain(&global, spawn, json),
+        Command::Profiles { json } => config::profiles(&global, json).await,
+        Command::Config(Config::Check { config }) => config::check(config.as_deref()),
+        Command::Config(Config::Reload { json }) => config::reload(&global, json).await,
         Command::Ps { json } => commands::ps(&global, json).await,
         Command::Logs(logs) => logs::logs(&global, logs).await,
         Command::Events(wanted) => events::events(&global, wanted).await,

@@ -198,6 +198,7 @@ mod tests {
     #[test]
     fn a_table_shows_agents_and_nothing_that_moves_the_cursor() {
         let agent = |state, exit: Option<Exit>, name: &str, args: &str| Agent {
+            warnings: Vec::new(),
             id: "k3x9abcdef".into(),
             name: Some(name.into()),
             state,

@@ -2,9 +2,7 @@
 
 use std::io::{self, Write};
 
-use colibri_client::{
-    Client, Exit, ExitEvent, KillParams, Notification, SpawnParams, Stream, SubscribeParams,
-};
+use colibri_client::{Client, Exit, ExitEvent, KillParams, Notification, Stream, SubscribeParams};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -20,13 +18,18 @@ const BROKEN_PIPE: u8 = 141;
 /// Runs an agent and exits as it does.
 pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     let client = connect_or_start(global).await?;
-    let params: SpawnParams = spawn.into_params();
+    let params = crate::config::params(&client, spawn).await?;
     let watch = |kind| signal(kind).map_err(CliError::io("watching signals"));
     let mut interrupt = watch(SignalKind::interrupt())?;
     let mut terminate = watch(SignalKind::terminate())?;
     let mut hangup = watch(SignalKind::hangup())?;
     let mut quit = watch(SignalKind::quit())?;
-    let id = client.spawn_agent(params).await?.id;
+    let agent = client.spawn_agent(params).await?;
+    agent
+        .warnings
+        .iter()
+        .for_each(|warning| output::note(warning));
+    let id = agent.id;
     let from_start = SubscribeParams {
         id: Some(id.clone()),
         stream: None,

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use colibri_proto::{
     Agent, Call, DoctorResult, Empty, ExplainResult, IdParams, InputParams, InputResult,
-    KillParams, KillResult, ListParams, ListResult, Notification, OutputData, ReadParams,
-    ReadResult, Run, RunsResult, SpawnParams, SubscribeParams, Subscription, VersionResult,
+    KillParams, KillResult, ListParams, ListResult, Notification, OutputData, ProfilesResult,
+    ReadParams, ReadResult, ReloadResult, Run, RunsResult, SpawnParams, SpawnResult,
+    SubscribeParams, Subscription, VersionResult,
 };
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
@@ -64,7 +65,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn spawn_agent(&self, params: SpawnParams) -> Result<IdParams, ClientError> {
+    pub async fn spawn_agent(&self, params: SpawnParams) -> Result<SpawnResult, ClientError> {
         self.call("spawn-agent", Call::SpawnAgent(params)).await
     }
 
@@ -176,6 +177,24 @@ impl Client {
     /// See [`ClientError`].
     pub async fn doctor(&self) -> Result<DoctorResult, ClientError> {
         self.call("doctor", Call::Doctor(Empty {})).await
+    }
+
+    /// The profiles that a spawn may name.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn list_profiles(&self) -> Result<ProfilesResult, ClientError> {
+        self.call("list-profiles", Call::ListProfiles(Empty {}))
+            .await
+    }
+
+    /// Has the daemon read its settings file again.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; the file is not valid, and nothing has changed.
+    pub async fn reload_config(&self) -> Result<ReloadResult, ClientError> {
+        self.call("reload-config", Call::ReloadConfig(Empty {}))
+            .await
     }
 
     /// Ends the daemon. Agents go on under their shims.

@@ -18,6 +18,17 @@ pub(crate) struct Peer {
     pub(crate) pid: Option<i32>,
 }
 
+impl Peer {
+    /// The daemon itself, for what it does without being asked.
+    pub(crate) fn own() -> Self {
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            pid: Some(rustix::process::getpid().as_raw_pid()),
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
@@ -57,9 +68,11 @@ impl Audit {
                 params.data.data = format!("<{} bytes>", params.data.data.len());
                 Call::SendInput(params)
             }
-            Call::KillAgent(_) | Call::RemoveAgent(_) | Call::CloseInput(_) | Call::Shutdown(_) => {
-                call.clone()
-            }
+            Call::KillAgent(_)
+            | Call::RemoveAgent(_)
+            | Call::CloseInput(_)
+            | Call::ReloadConfig(_)
+            | Call::Shutdown(_) => call.clone(),
             _ => return,
         };
         let line = Line {

@@ -8,18 +8,19 @@ use colibri_journal::JournalError;
 use colibri_proto::{
     Call, DoctorResult, Empty, ErrorKind, ExplainResult, Finding, FindingStatus, IdParams,
     InputParams, InputResult, KillOutcome, KillParams, KillResult, ListParams, ListResult,
-    MAX_READ, OutputData, ReadParams, ReadResult, RpcError, Run, RunsResult, SpawnParams,
+    MAX_READ, OutputData, ReadParams, ReadResult, RpcError, Run, RunsResult, SpawnResult,
     VersionResult,
 };
 use colibri_shim::layout;
 use colibri_shim::record::{RunRecord, read_lines};
-use colibri_spawner::{AgentId, AgentSpawnConfig, LinkError, SpawnError};
+use colibri_spawner::profile::ProfileError;
+use colibri_spawner::{AgentId, LinkError, SpawnError};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::audit::Peer;
 use crate::cursor::bytes_at;
-use crate::registry::{Entry, Kill, Registry, exit_to_wire, restart_from_wire};
+use crate::registry::{Entry, Kill, Registry, exit_to_wire};
 use crate::server::Server;
 use crate::times;
 
@@ -69,18 +70,27 @@ async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Value, RpcE
                     "the daemon ends; no agent was started",
                 ));
             }
+            // Whoever asks has put the secrets into `env`: of the daemon's own environment nobody gets one.
+            let config = server
+                .config
+                .over_profile(params)
+                .and_then(|request| request.resolve(|_| None))
+                .map_err(|error| tell(&error))?;
             let entry = registry
-                .spawn(&config(params))
+                .spawn(&config)
                 .await
                 .map_err(|error| tell(&error))?;
-            reply(&IdParams {
+            reply(&SpawnResult {
                 id: entry.spec.id.to_string(),
+                warnings: entry.spec.warnings.clone(),
             })
         }
         Call::ExplainSpawn(params) => {
-            let prepared = registry
-                .spawner
-                .prepare(&config(params))
+            let prepared = server
+                .config
+                .over_profile(params)
+                .and_then(|request| Ok(request.into_config()?))
+                .and_then(|config| registry.spawner.prepare(&config))
                 .map_err(|error| tell(&error))?;
             let (program, args) = prepared.command.into_parts();
             reply(&ExplainResult {
@@ -130,11 +140,14 @@ async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Value, RpcE
         }
         Call::ReadJournal(params) => read(registry, &params),
         Call::Doctor(Empty {}) => {
-            let findings = registry.spawner.preflight().await;
+            let mut findings = registry.spawner_now().preflight().await;
+            findings.extend(server.config.findings());
             reply(&DoctorResult {
                 findings: findings.into_iter().map(finding).collect(),
             })
         }
+        Call::ListProfiles(Empty {}) => reply(&server.config.profiles()),
+        Call::ReloadConfig(Empty {}) => reply(&server.reload().await?),
         Call::Shutdown(Empty {}) => {
             server.ending.send_replace(true);
             reply(&Empty {})
@@ -177,20 +190,6 @@ fn running(registry: &Registry, id: &str) -> Result<Arc<Entry>, RpcError> {
         return Err(tell(&SpawnError::Ended(id.to_owned())));
     }
     Ok(entry)
-}
-
-fn config(params: SpawnParams) -> AgentSpawnConfig {
-    let runtime = serde_json::to_value(params.runtime).ok();
-    AgentSpawnConfig {
-        program: params.program,
-        args: params.args,
-        env: params.env.0,
-        cwd: params.cwd,
-        jail: params.jail,
-        runtime: runtime.and_then(|runtime| runtime.as_str().map(str::to_owned)),
-        name: params.name,
-        restart: params.restart.as_ref().map(restart_from_wire),
-    }
 }
 
 fn runs(entry: &Entry) -> Result<RunsResult, RpcError> {
@@ -398,6 +397,9 @@ pub(crate) fn kind(error: &SpawnError) -> ErrorKind {
         | SpawnError::EnvName(_)
         | SpawnError::EnvValue(_)
         | SpawnError::EnvActsOutside(_) => ErrorKind::InvalidParams,
+        SpawnError::Profile(ProfileError::Unknown { .. }) => ErrorKind::UnknownProfile,
+        SpawnError::Profile(_) => ErrorKind::InvalidParams,
+        SpawnError::EnvFile(_) => ErrorKind::InvalidConfig,
         SpawnError::Jail(_) | SpawnError::UnknownUser { .. } => ErrorKind::InvalidJail,
         SpawnError::Privilege(colibri_priv::PrivError::Jail(_)) => ErrorKind::InvalidJail,
         SpawnError::Privilege(_) => ErrorKind::Privilege,
@@ -414,7 +416,7 @@ pub(crate) fn kind(error: &SpawnError) -> ErrorKind {
 }
 
 /// As the wire has it; the message says the rest.
-fn tell(error: &SpawnError) -> RpcError {
+pub(crate) fn tell(error: &SpawnError) -> RpcError {
     let mut told = RpcError::new(kind(error), error.to_string());
     if let SpawnError::KillUnverified { remaining, .. } = error {
         told.data.remaining_pids = Some(remaining.clone());

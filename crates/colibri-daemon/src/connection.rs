@@ -165,7 +165,11 @@ impl Connection {
                 self.count(method, outcome.as_ref().err());
                 self.answer_if_wanted(id, outcome).await
             }
-            Call::SpawnAgent(_) | Call::KillAgent(_) | Call::WaitAgent(_) | Call::Doctor(_) => {
+            Call::SpawnAgent(_)
+            | Call::KillAgent(_)
+            | Call::WaitAgent(_)
+            | Call::ReloadConfig(_)
+            | Call::Doctor(_) => {
                 let Ok(permit) = self.calls.clone().acquire_owned().await else {
                     return false;
                 };

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod autostart;
 mod calls;
+mod configuration;
 mod connection;
 mod cursor;
 mod hook;

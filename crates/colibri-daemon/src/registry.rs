@@ -8,6 +8,7 @@ use std::time::Instant;
 use colibri_glasspane::{AgentRuntime, AgentState, Glasspane, Outcome, View};
 use colibri_journal::JournalReader;
 use colibri_proto as wire;
+use colibri_shim::launch::JournalSettings;
 use colibri_shim::layout;
 use colibri_shim::record::{ExitRecord, ExitStatus};
 use colibri_shim::restart::{RestartPolicy, RestartWhen};
@@ -104,6 +105,7 @@ impl Entry {
             args: config.args.clone(),
             cwd: config.cwd.clone(),
             jail: config.jail.clone(),
+            warnings: self.spec.warnings.clone(),
             runtime: self.runtime,
             restart: config.restart.as_ref().map(restart_to_wire),
             run: latest.run,
@@ -152,11 +154,7 @@ pub(crate) fn outcome(exit: &ExitRecord) -> Outcome {
 /// As the wire has it.
 pub(crate) fn restart_to_wire(policy: &RestartPolicy) -> wire::RestartParams {
     wire::RestartParams {
-        policy: match policy.when {
-            RestartWhen::Never => wire::RestartWhen::Never,
-            RestartWhen::OnFailure => wire::RestartWhen::OnFailure,
-            RestartWhen::Always => wire::RestartWhen::Always,
-        },
+        policy: restart_when_to_wire(policy.when),
         delay_ms: Some(policy.delay_ms),
         max_delay_ms: Some(policy.max_delay_ms),
         limit: Some(policy.limit),
@@ -164,19 +162,19 @@ pub(crate) fn restart_to_wire(policy: &RestartPolicy) -> wire::RestartParams {
     }
 }
 
-/// With the defaults where a request is silent.
-pub(crate) fn restart_from_wire(params: &wire::RestartParams) -> RestartPolicy {
-    let default = RestartPolicy::default();
-    RestartPolicy {
-        when: match params.policy {
-            wire::RestartWhen::Never => RestartWhen::Never,
-            wire::RestartWhen::OnFailure => RestartWhen::OnFailure,
-            wire::RestartWhen::Always => RestartWhen::Always,
-        },
-        delay_ms: params.delay_ms.unwrap_or(default.delay_ms),
-        max_delay_ms: params.max_delay_ms.unwrap_or(default.max_delay_ms),
-        limit: params.limit.unwrap_or(default.limit),
-        window_ms: params.window_ms.unwrap_or(default.window_ms),
+pub(crate) fn restart_when_to_wire(when: RestartWhen) -> wire::RestartWhen {
+    match when {
+        RestartWhen::Never => wire::RestartWhen::Never,
+        RestartWhen::OnFailure => wire::RestartWhen::OnFailure,
+        RestartWhen::Always => wire::RestartWhen::Always,
+    }
+}
+
+pub(crate) fn restart_from_wire(when: wire::RestartWhen) -> RestartWhen {
+    match when {
+        wire::RestartWhen::Never => RestartWhen::Never,
+        wire::RestartWhen::OnFailure => RestartWhen::OnFailure,
+        wire::RestartWhen::Always => RestartWhen::Always,
     }
 }
 
@@ -189,7 +187,10 @@ pub(crate) struct Adopted {
 
 /// All agents, and what starts and ends them.
 pub(crate) struct Registry {
+    /// As the daemon was started; see [`Registry::spawner_now`].
     pub(crate) spawner: Spawner,
+    /// What a reload has changed: the shim, and how output is kept.
+    live: RwLock<(PathBuf, JournalSettings)>,
     pub(crate) observers: Observers,
     agents: RwLock<Agents>,
     appeared: broadcast::Sender<Arc<Entry>>,
@@ -209,6 +210,7 @@ impl Registry {
         observers: Observers,
     ) -> Result<(Arc<Self>, Adopted), SpawnError> {
         let registry = Arc::new(Self {
+            live: RwLock::new((spawner.shim.clone(), spawner.journal)),
             spawner,
             observers,
             agents: RwLock::default(),
@@ -245,7 +247,7 @@ impl Registry {
             Vec::new()
         };
         let asked = Instant::now();
-        let spawned = self.spawner.spawn(config, &running).await;
+        let spawned = self.spawner_now().spawn(config, &running).await;
         if let Some(metrics) = &self.observers.metrics {
             metrics.spawned(asked.elapsed(), spawned.as_ref().err().map(calls::kind));
         }
@@ -260,6 +262,38 @@ impl Registry {
             .filter(|entry| wanted(&entry.spec.config) && entry.latest.borrow().exit.is_none())
             .map(|entry| entry.spec.clone())
             .collect()
+    }
+
+    /// What starts an agent now.
+    pub(crate) fn spawner_now(&self) -> Spawner {
+        let (shim, journal) = self
+            .live
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Spawner {
+            shim,
+            journal,
+            ..self.spawner.clone()
+        }
+    }
+
+    /// Agents that are started from now on have this shim, and keep their output so.
+    pub(crate) fn start_from_now_on_with(&self, shim: PathBuf, journal: JournalSettings) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = (shim, journal);
+    }
+
+    /// The agent that runs for this entry of `[[autostart]]`.
+    pub(crate) fn autostarted(&self, key: &str) -> Option<AgentId> {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        agents
+            .by_id
+            .values()
+            .find(|entry| {
+                entry.spec.config.autostart.as_deref() == Some(key)
+                    && entry.latest.borrow().exit.is_none()
+            })
+            .map(|entry| entry.spec.id.clone())
     }
 
     fn add(&self, agent: Agent, adopted: bool) -> Arc<Entry> {

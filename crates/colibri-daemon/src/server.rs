@@ -9,6 +9,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::audit::{Audit, Peer};
+use crate::configuration::Configuration;
 use crate::connection;
 use crate::registry::Registry;
 
@@ -21,6 +22,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(crate) struct Server {
     pub(crate) registry: Arc<Registry>,
     pub(crate) audit: Audit,
+    pub(crate) config: Configuration,
     /// True when the daemon ends.
     pub(crate) ending: watch::Sender<bool>,
     group: Option<u32>,
@@ -28,9 +30,15 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(registry: Arc<Registry>, state: &Path, group: Option<u32>) -> Self {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        config: Configuration,
+        state: &Path,
+        group: Option<u32>,
+    ) -> Self {
         Self {
             registry,
+            config,
             audit: Audit::new(state),
             ending: watch::channel(false).0,
             group,

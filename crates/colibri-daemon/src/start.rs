@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
 use colibri_priv::BackendRegistry;
-use colibri_spawner::settings::{Partial, Settings, SettingsError, read_file};
+use colibri_spawner::file::ConfigFile;
+use colibri_spawner::settings::{Partial, Settings, SettingsError};
 use colibri_spawner::{Cgroups, SpawnError, Spawner};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::configuration::Configuration;
 use crate::hook::Hooks;
 use crate::metrics::{Metrics, MetricsError, Served};
 use crate::registry::{Observers, Registry};
@@ -24,7 +26,7 @@ use crate::socket::{Listening, SocketError};
 ///
 /// Settings come from flags, then the environment (COLIBRI_SOCKET, COLIBRI_STATE_DIR,
 /// COLIBRI_JAIL_PRIV_MODE, COLIBRI_JAIL_HELPER, COLIBRI_JAIL_ENGINE, COLIBRI_SHIM, COLIBRI_METRICS), then the config file.
-/// Ends on SIGTERM, SIGINT or a shutdown request; agents go on under their shims, and the next daemon
+/// SIGHUP has it read the config file again. Ends on SIGTERM, SIGINT or a shutdown request; agents go on under their shims, and the next daemon
 /// with the same state directory adopts them.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "colibri-daemon", version)]
@@ -114,9 +116,15 @@ fn run(
         metrics: arguments.metrics.clone(),
         ..Partial::default()
     };
-    let file = read_file(arguments.config.as_deref(), lookup)?;
-    let partial = flags.or(Partial::from_env(lookup)).or(file);
-    let settings = Settings::resolve(&partial, lookup, backends)?;
+    let file = ConfigFile::read(arguments.config.as_deref(), lookup)?;
+    let stronger = flags.or(Partial::from_env(lookup));
+    let partial = stronger.clone().or(file.settings.clone());
+    let backends = partial.backends(backends);
+    if stronger.privilege.is_none() {
+        file.check_privilege(&backends)
+            .map_err(SettingsError::from)?;
+    }
+    let settings = Settings::resolve(&partial, lookup, |_| backends.clone())?;
     let socket = partial
         .socket
         .clone()
@@ -131,6 +139,7 @@ fn run(
     spawner.cgroups = Cgroups::claim(partial.cgroup.as_deref());
     log_to(arguments, &settings)?;
     let _lock = lock_state(&settings)?;
+    let config = Configuration::new(arguments.config.clone(), stronger, backends, file);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -138,6 +147,9 @@ fn run(
         .map_err(StartError::system("starting threads"))?
         .block_on(async {
             let listening = Listening::open(&socket, partial.socket_group.as_deref()).await?;
+            let watch = |kind| signal(kind).map_err(StartError::system("watching signals"));
+            // Before anything that takes its time: a reload must not end the daemon.
+            let mut hangup = watch(SignalKind::hangup())?;
             let served = match &settings.metrics {
                 Some(address) => Some(Served::open(address).await?),
                 None => None,
@@ -152,18 +164,29 @@ fn run(
                 metrics.watch(&registry);
                 tokio::spawn(async move { served.serve(&metrics).await });
             }
-            let mut term = signal(SignalKind::terminate()).map_err(StartError::system("watching signals"))?;
-            let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::system("watching signals"))?;
+            let mut term = watch(SignalKind::terminate())?;
+            let mut interrupt = watch(SignalKind::interrupt())?;
             tracing::info!(socket = %socket.display(), state = %settings.state_dir.display(),
                 engine = settings.engine.name(), privilege = settings.backend.name(),
                 running = adopted.running, ended = adopted.ended, "listening");
             tell_systemd();
-            let server = Arc::new(Server::new(registry, &settings.state_dir, listening.group));
-            tokio::select! {
-                () = server.clone().accept(&listening.listener) => {}
-                _ = term.recv() => tracing::info!("SIGTERM"),
-                _ = interrupt.recv() => tracing::info!("SIGINT"),
+            let server = Arc::new(Server::new(registry, config, &settings.state_dir, listening.group));
+            tokio::spawn(server.clone().autostart());
+            let mut serving = Box::pin(server.clone().accept(&listening.listener));
+            loop {
+                tokio::select! {
+                    () = &mut serving => {}
+                    _ = term.recv() => tracing::info!("SIGTERM"),
+                    _ = interrupt.recv() => tracing::info!("SIGINT"),
+                    _ = hangup.recv() => {
+                        tracing::info!("SIGHUP");
+                        tokio::spawn(server.clone().reload_alone());
+                        continue;
+                    }
+                }
+                break;
             }
+            drop(serving);
             // Nobody must find a socket at which nobody listens.
             drop(listening);
             let running = server.shut_down().await;

@@ -22,6 +22,10 @@ pub enum ErrorKind {
     InvalidJail,
     /// No such agent.
     UnknownAgent,
+    /// No such profile.
+    UnknownProfile,
+    /// The settings file cannot be used.
+    InvalidConfig,
     /// No such subscription on this connection.
     UnknownSubscription,
     /// The program is not there, or not executable.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod codec;
+mod config;
 mod data;
 mod error;
 mod lifecycle;
@@ -12,6 +13,7 @@ mod wire;
 pub use codec::{FrameDecoder, FrameError, MAX_FRAME, encode_frame};
 pub use colibri_glasspane::{AgentRuntime, AgentState, View};
 pub use colibri_jail_core::{Cpus, JailConfig, Limits, MountConfig, Size, WallTime};
+pub use config::{Changes, NotStarted, ProfileInfo, ProfilesResult, ReloadResult, Started};
 pub use data::{DataError, Encoding, OutputData, text_boundary};
 pub use error::{ErrorData, ErrorKind, RpcError};
 pub use lifecycle::*;

@@ -46,6 +46,10 @@ pub enum Call {
     Unsubscribe(Subscription),
     /// Look whether agents can be run.
     Doctor(Empty),
+    /// The profiles that a spawn may name.
+    ListProfiles(Empty),
+    /// Read the settings file again.
+    ReloadConfig(Empty),
     /// End the daemon; agents go on.
     Shutdown(Empty),
 }
@@ -68,6 +72,8 @@ impl Call {
         "subscribe",
         "unsubscribe",
         "doctor",
+        "list-profiles",
+        "reload-config",
         "shutdown",
     ];
 }
@@ -364,7 +370,7 @@ mod tests {
         let request = Request::parse(frame).unwrap();
         assert_eq!(request.id, None);
         assert!(
-            matches!(request.call().unwrap(), Call::SpawnAgent(params) if params.program == "x")
+            matches!(request.call().unwrap(), Call::SpawnAgent(params) if params.program.as_deref() == Some("x"))
         );
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::rpc::{Call, Notification};
-use crate::{RpcError, wire};
+use crate::{RpcError, config, wire};
 
 /// Mirror of `JailConfig`.
 #[derive(JsonSchema, Serialize, Deserialize)]
@@ -136,6 +136,8 @@ struct Results {
     subscribe: wire::Subscription,
     unsubscribe: wire::Empty,
     doctor: wire::DoctorResult,
+    list_profiles: config::ProfilesResult,
+    reload_config: config::ReloadResult,
     shutdown: wire::Empty,
 }
 

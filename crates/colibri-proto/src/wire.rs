@@ -32,12 +32,16 @@ impl fmt::Debug for Env {
 /// `spawn-agent` and `explain-spawn`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SpawnParams {
-    /// The agent's program: a path, or a name that is searched in its `PATH`.
-    pub program: String,
-    /// Arguments after the program's name.
-    #[serde(default)]
-    pub args: Vec<String>,
-    /// Variables on top of the base environment.
+    /// A profile of the daemon's, which fills what is absent here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// The agent's program: a path, or a name that is searched in its `PATH`. Absent: the profile's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// Arguments after the program's name. Absent: the profile's, with the profile's program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<String>>,
+    /// Variables on top of the base environment, and of the profile's.
     #[serde(default)]
     pub env: Env,
     /// Working directory, inside the jail where there is one.
@@ -47,10 +51,10 @@ pub struct SpawnParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<JailSchema>")]
     pub jail: Option<JailConfig>,
-    /// Which agent program it is.
-    #[serde(default)]
-    #[schemars(with = "RuntimeSchema")]
-    pub runtime: AgentRuntime,
+    /// Which agent program it is; absent: the profile's, or `generic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<RuntimeSchema>")]
+    pub runtime: Option<AgentRuntime>,
     /// A label for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -99,7 +103,14 @@ pub struct IdParams {
 }
 
 /// The result of `spawn-agent`.
-pub type SpawnResult = IdParams;
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SpawnResult {
+    /// The agent.
+    pub id: String,
+    /// What it was to have and runs without, by `best_effort`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
 
 /// The result of `version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -189,6 +200,9 @@ pub struct Agent {
     /// Its confinement.
     #[schemars(with = "Option<JailSchema>")]
     pub jail: Option<JailConfig>,
+    /// What it was to have and runs without, by `best_effort`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Which agent program it is.
     #[schemars(with = "RuntimeSchema")]
     pub runtime: AgentRuntime,

@@ -1,7 +1,9 @@
 //! Control groups of version 2 (cgroups(7)): what holds all processes of an agent to limits together on Linux.
 //!
 //! The daemon needs a part of the tree that is its own, as systemd gives with `Delegate=yes`. A cgroup that has
-//! processes cannot hand controllers on, so the daemon moves itself into a leaf first.
+//! processes cannot hand controllers on, so the daemon must be in a leaf of that part, which systemd does with
+//! `DelegateSubgroup=daemon`. To move there by itself would keep systemd from starting the next daemon beside
+//! agents that still run.
 
 use std::fs;
 use std::io;
@@ -12,7 +14,7 @@ use colibri_jail_core::Limits;
 
 /// The controllers of [`Limits`]: memory, processes and processors.
 const WANTED: [&str; 3] = ["memory", "pids", "cpu"];
-/// Where the daemon itself goes.
+/// Where the daemon itself is.
 const LEAF: &str = "daemon";
 /// Where agents' cgroups go if the daemon is in the root of the tree.
 const OWN: &str = "colibri";
@@ -34,8 +36,8 @@ pub enum Cgroups {
 }
 
 impl Cgroups {
-    /// Looks for a place: `named`, or the daemon's own cgroup if it is delegated to it. May move this process
-    /// into a cgroup below, so it is for the daemon, when it starts.
+    /// Looks for a place: `named`, or the part of the tree that is delegated to this process, and turns the
+    /// controllers on there.
     #[must_use]
     pub fn claim(named: Option<&Path>) -> Self {
         let parent = match named {
@@ -151,7 +153,7 @@ fn hand_on(parent: &Path) -> io::Result<Vec<String>> {
     words("cgroup.subtree_control")
 }
 
-/// The daemon's own cgroup, with the daemon out of the way.
+/// The part of the tree that is delegated to this process.
 fn own_place() -> Result<PathBuf, String> {
     let reading = |file: &str| {
         fs::read_to_string(file).map_err(|error| format!("{file} cannot be read: {error}"))
@@ -173,29 +175,22 @@ fn own_place() -> Result<PathBuf, String> {
         return Ok(place);
     }
     let place = mount.join(own.trim_start_matches('/'));
-    if place.file_name().is_some_and(|name| name == LEAF)
-        && let Some(above) = place.parent()
-        && hand_on(above).is_ok_and(|controllers| !controllers.is_empty())
-    {
-        return Ok(above.to_owned());
+    let parent = place
+        .parent()
+        .filter(|_| place.file_name().is_some_and(|name| name == LEAF));
+    match parent.map(|parent| (parent, hand_on(parent))) {
+        Some((parent, Ok(_))) => Ok(parent.to_owned()),
+        Some((parent, Err(error))) => Err(not_delegated(parent, &error)),
+        None => Err(not_delegated(
+            &place,
+            &"there would be no room beside the daemon",
+        )),
     }
-    let leaf = place.join(LEAF);
-    let pid = std::process::id().to_string();
-    let move_to = |cgroup: &Path| fs::write(cgroup.join("cgroup.procs"), &pid);
-    fs::create_dir_all(&leaf).map_err(|error| not_delegated(&place, &error))?;
-    let moved = move_to(&leaf).and_then(|()| hand_on(&place));
-    if let Err(error) = moved {
-        // Others are in it too, as in the cgroup of a login.
-        let _ = move_to(&place);
-        let _ = fs::remove_dir(&leaf);
-        return Err(not_delegated(&place, &error));
-    }
-    Ok(place)
 }
 
-fn not_delegated(place: &Path, error: &io::Error) -> String {
+fn not_delegated(place: &Path, why: &dyn std::fmt::Display) -> String {
     format!(
-        "the cgroup {} is not the daemon's own ({error}); run it as a service with Delegate=yes, or name one with the setting cgroup",
+        "the cgroup {} is not for agents ({why}); run the daemon as a service of systemd 254 or later with Delegate=yes and DelegateSubgroup=daemon, or name a cgroup of its own with the setting cgroup",
         place.display()
     )
 }

@@ -111,6 +111,9 @@ pub struct AgentSpawnConfig {
     /// Whether it is started again when it has ended; without it, never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartPolicy>,
+    /// The entry of the settings file's `[[autostart]]` that it was started for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autostart: Option<String>,
 }
 
 /// Shows the names of `env` and never the values: they may be secrets.
@@ -125,6 +128,7 @@ impl fmt::Debug for AgentSpawnConfig {
             .field("runtime", &self.runtime)
             .field("name", &self.name)
             .field("restart", &self.restart)
+            .field("autostart", &self.autostart)
             .finish()
     }
 }
@@ -144,6 +148,9 @@ pub struct AgentSpec {
     /// The first process cannot be seen to end with the agent's exact status, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_note: Option<String>,
+    /// Limits that it runs without, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// When the spawn was accepted, in nanoseconds since 1970.
     pub created_at_ns: u64,
 }

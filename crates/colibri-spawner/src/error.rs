@@ -7,6 +7,8 @@ use colibri_jail_core::{CommandLineError, JailError};
 use colibri_priv::PrivError;
 
 use crate::LinkError;
+use crate::env_file::EnvFileError;
+use crate::profile::ProfileError;
 
 /// Why a spawn, an adoption or a kill failed. Nothing runs after a failed spawn.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +28,12 @@ pub enum SpawnError {
     /// The working directory cannot be one.
     #[error("working directory: {0}")]
     Workdir(#[source] JailError),
+    /// The profile that was asked for cannot be used.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The environment file of a profile cannot be used.
+    #[error(transparent)]
+    EnvFile(#[from] EnvFileError),
     /// The privilege backend refuses.
     #[error(transparent)]
     Privilege(#[from] PrivError),

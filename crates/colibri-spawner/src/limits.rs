@@ -14,6 +14,8 @@ pub(crate) struct Means {
     pub(crate) engine: bool,
     /// By limits that each of its processes has.
     pub(crate) process: ProcessLimits,
+    /// Limits that nothing holds it to, and why.
+    pub(crate) unenforced: Vec<String>,
 }
 
 /// What this host offers.
@@ -37,9 +39,10 @@ pub(crate) fn choose(
     host: &Host<'_>,
 ) -> Result<Means, JailError> {
     let mut means = Means::default();
-    let unenforced = |name: &'static str, why: String| {
+    let mut warnings = Vec::new();
+    let mut unenforced = |name: &'static str, why: String| {
         if best_effort {
-            tracing::warn!(limit = name, why, "a limit is not enforced");
+            warnings.push(format!("limit {name} is not enforced: {why}"));
             Ok(())
         } else {
             Err(JailError::LimitUnenforced { name, why })
@@ -96,6 +99,7 @@ pub(crate) fn choose(
             means.process.open_files = Some(files);
         }
     }
+    means.unenforced = warnings;
     Ok(means)
 }
 
@@ -269,21 +273,23 @@ mod tests {
                 most_files: 1000,
             };
             let got = choose(&limits(text), false, &confinement, &host);
-            match strict {
-                Ok(means) => assert_eq!(got, Ok(means), "{text}"),
+            match &strict {
+                Ok(means) => assert_eq!(got.as_ref(), Ok(means), "{text}"),
                 Err(word) => {
                     let said = got.unwrap_err().to_string();
                     assert!(
-                        said.contains(word) && said.contains("--best-effort"),
+                        said.contains(*word) && said.contains("--best-effort"),
                         "{text}: {said}"
                     );
                 }
             }
-            assert_eq!(
-                choose(&limits(text), true, &confinement, &host),
-                Ok(best_effort),
-                "{text}"
-            );
+            let mut lax = choose(&limits(text), true, &confinement, &host).unwrap();
+            let told = std::mem::take(&mut lax.unenforced);
+            assert_eq!(lax, best_effort, "{text}");
+            match strict {
+                Ok(_) => assert!(told.is_empty(), "{text}: {told:?}"),
+                Err(word) => assert!(told.concat().contains(word), "{text}: {told:?}"),
+            }
         }
         let host = Host {
             engine: &bubblewrap,

@@ -69,23 +69,8 @@ impl Spawner {
         config: &AgentSpawnConfig,
         id: &str,
     ) -> Result<Prepared, SpawnError> {
-        let agent = CommandLine::new(config.program.clone(), config.args.clone())?;
-        let ephemeral: JailName = format!("colibri-{id}").parse()?;
-        let mut confinement = match &config.jail {
-            Some(jail) => jail.confinement(&ephemeral)?,
-            None => Confinement::None,
-        };
-        let workdir = config
-            .cwd
-            .as_ref()
-            .map(|cwd| cwd.parse::<JailPath>())
-            .transpose()
-            .map_err(SpawnError::Workdir)?
-            .or(match &config.jail {
-                Some(jail) => jail.workdir()?,
-                None => None,
-            });
-        check_env(&config.env, confinement != Confinement::None)?;
+        let (agent, mut confinement, workdir) =
+            config.checked(&format!("colibri-{id}").parse()?)?;
         let mut engine = self.engine.clone();
         if let (
             JailEngine::Bubblewrap(bubblewrap),
@@ -254,6 +239,40 @@ impl Spawner {
                 })
             }
         }
+    }
+}
+
+impl AgentSpawnConfig {
+    /// Looks whether this could be spawned on some host; looks at nothing of this one.
+    ///
+    /// # Errors
+    /// The first thing that no host would take.
+    pub fn check(&self) -> Result<(), SpawnError> {
+        self.checked(&format!("colibri-{NO_ID}").parse()?).map(drop)
+    }
+
+    /// What to run, how confined and where. `ephemeral` is the name of a jail that is made for it.
+    fn checked(
+        &self,
+        ephemeral: &JailName,
+    ) -> Result<(CommandLine, Confinement, Option<JailPath>), SpawnError> {
+        let agent = CommandLine::new(self.program.clone(), self.args.clone())?;
+        let confinement = match &self.jail {
+            Some(jail) => jail.confinement(ephemeral)?,
+            None => Confinement::None,
+        };
+        let workdir = self
+            .cwd
+            .as_ref()
+            .map(|cwd| cwd.parse::<JailPath>())
+            .transpose()
+            .map_err(SpawnError::Workdir)?
+            .or(match &self.jail {
+                Some(jail) => jail.workdir()?,
+                None => None,
+            });
+        check_env(&self.env, confinement != Confinement::None)?;
+        Ok((agent, confinement, workdir))
     }
 }
 

@@ -3,6 +3,7 @@
 //! The daemon and `colibri explain` must come to the same answer, so it is found here, once.
 
 mod hook;
+mod live;
 mod metrics;
 
 pub use hook::{Hook, HookError, HookSettings, STATES};
@@ -14,8 +15,9 @@ use std::sync::Arc;
 use colibri_jail_core::{Bubblewrap, JailEngine};
 use colibri_priv::{BackendRegistry, PrivBackend, PrivMode};
 use colibri_shim::launch::{Fsync, JournalSettings};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use crate::file::ConfigError;
 use crate::host::is_executable;
 use crate::{Cgroups, HostEnv, Spawner, StateDir};
 
@@ -34,7 +36,7 @@ const BWRAP: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"]
 const LIBEXEC: &[&str] = &["/usr/local/libexec", "/usr/libexec", "/usr/lib/colibri"];
 
 /// One source of settings: flags, environment or file. What it does not say is `None`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Partial {
     /// The daemon's socket.
@@ -70,7 +72,7 @@ pub struct Partial {
 }
 
 /// The word for it; the interval is a setting of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FsyncPolicy {
     /// See [`Fsync::Never`].
@@ -85,14 +87,17 @@ pub enum FsyncPolicy {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettingsError {
-    /// The file is no valid settings file.
-    #[error("{path}: {message}")]
-    File {
+    /// The file cannot be read.
+    #[error("settings file {path} cannot be read: {source}")]
+    Unreadable {
         /// The file.
         path: PathBuf,
-        /// Line, column and what is wrong there.
-        message: String,
+        /// What the system said.
+        source: std::io::Error,
     },
+    /// The file is no valid settings file.
+    #[error("the settings file cannot be used:\n{0}")]
+    File(#[from] ConfigError),
     /// There is no place for the state.
     #[error("no state directory is known: set COLIBRI_STATE_DIR or HOME, or give --state-dir")]
     NoStateDir,
@@ -156,17 +161,6 @@ impl Partial {
         }
     }
 
-    /// What a settings file says.
-    ///
-    /// # Errors
-    /// Not TOML, an unknown key, or a value of another type, with line and column.
-    pub fn from_toml(path: &Path, text: &str) -> Result<Self, SettingsError> {
-        toml::from_str(text).map_err(|error| SettingsError::File {
-            path: path.to_owned(),
-            message: error.to_string().trim_end().to_owned(),
-        })
-    }
-
     /// These settings, and those of `weaker` where these are silent.
     #[must_use]
     pub fn or(self, weaker: Self) -> Self {
@@ -192,8 +186,13 @@ impl Partial {
         }
     }
 
+    /// The privilege backends that there are with these settings.
+    pub fn backends(&self, make: impl FnOnce(&str) -> BackendRegistry) -> BackendRegistry {
+        make(self.helper.as_deref().unwrap_or_else(|| default_helper()))
+    }
+
     /// How journals are kept. A journal that keeps little has small segments, as whole ones are dropped.
-    fn journal(&self) -> Result<JournalSettings, SettingsError> {
+    pub(crate) fn journal(&self) -> Result<JournalSettings, SettingsError> {
         let segment_bytes = match (self.segment_bytes, self.retain_bytes) {
             (Some(bytes), _) => bytes,
             (None, Some(retain)) => (retain / 8).clamp(MIN_SEGMENT_BYTES, DEFAULT_SEGMENT_BYTES),
@@ -242,6 +241,8 @@ pub struct Settings {
     pub metrics: Option<MetricsAddress>,
     /// Commands for changes of state.
     pub hooks: Vec<Hook>,
+    /// Where settings files are, which may hold secrets.
+    own: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -276,23 +277,14 @@ impl Settings {
             Some(name) => PrivMode::parse(name).map_err(SettingsError::Privilege)?,
             None => PrivMode::default_for(&engine),
         };
-        let registry = backends(
-            partial
-                .helper
-                .as_deref()
-                .unwrap_or_else(|| default_helper()),
-        );
+        let registry = partial.backends(backends);
         let backend = registry
             .get(mode.as_str())
             .map_err(SettingsError::Privilege)?;
         let journal = partial.journal()?;
         let metrics = partial.metrics.as_deref().map(str::parse).transpose();
         let metrics = metrics.map_err(SettingsError::Metrics)?;
-        let hooks = (1..).zip(&partial.hook).map(|(number, hook)| {
-            let failed = |source| SettingsError::Hook { number, source };
-            hook.check().map_err(failed)
-        });
-        let hooks = hooks.collect::<Result<_, _>>()?;
+        let hooks = checked(&partial.hook)?;
         let state_dir = match &partial.state_dir {
             Some(path) => path.clone(),
             None => default_state_dir(&lookup).ok_or(SettingsError::NoStateDir)?,
@@ -308,6 +300,10 @@ impl Settings {
             journal,
             metrics,
             hooks,
+            own: crate::file::usual(&lookup)
+                .iter()
+                .filter_map(|file| file.parent().map(Path::to_owned))
+                .collect(),
         })
     }
 
@@ -324,6 +320,7 @@ impl Settings {
         if let Some(MetricsAddress::Unix(socket)) = &self.metrics {
             hidden.extend(socket.parent().map(Path::to_owned));
         }
+        hidden.extend(self.own.iter().cloned());
         Spawner {
             engine: self.engine.clone(),
             backend: self.backend.clone(),
@@ -354,6 +351,18 @@ fn default_state_dir(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf
     Some(lookup("HOME")?.join(".local/state/colibri"))
 }
 
+/// Hooks that can be run.
+///
+/// # Errors
+/// One cannot; which, and why.
+pub(crate) fn checked(hooks: &[HookSettings]) -> Result<Vec<Hook>, SettingsError> {
+    let hooks = (1..).zip(hooks).map(|(number, hook)| {
+        let failed = |source| SettingsError::Hook { number, source };
+        hook.check().map_err(failed)
+    });
+    hooks.collect()
+}
+
 fn default_helper() -> &'static str {
     let there = HELPER.iter().find(|path| is_executable(Path::new(path)));
     there.or(HELPER.first()).copied().unwrap_or_default()
@@ -372,42 +381,10 @@ fn find(program: &str) -> Option<PathBuf> {
         .find(|path| is_executable(path))
 }
 
-/// Reads a settings file: the one named, or the first usual one that exists; none is no settings.
-///
-/// # Errors
-/// The file named cannot be read, or a file is not valid.
-pub fn read_file(
-    named: Option<&Path>,
-    lookup: impl Fn(&str) -> Option<String>,
-) -> Result<Partial, SettingsError> {
-    let usual = || {
-        let config = lookup("XDG_CONFIG_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(lookup("HOME")?).join(".config")))
-            .map(|directory| directory.join("colibri/colibri.toml"));
-        let system = if cfg!(target_os = "freebsd") {
-            "/usr/local/etc/colibri/colibri.toml"
-        } else {
-            "/etc/colibri/colibri.toml"
-        };
-        config
-            .into_iter()
-            .chain([PathBuf::from(system)])
-            .find(|path| path.exists())
-    };
-    let Some(path) = named.map(Path::to_owned).or_else(usual) else {
-        return Ok(Partial::default());
-    };
-    let text = std::fs::read_to_string(&path).map_err(|error| SettingsError::File {
-        path: path.clone(),
-        message: format!("cannot be read: {error}"),
-    })?;
-    Partial::from_toml(&path, &text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::ConfigFile;
     use std::collections::HashMap;
 
     fn resolve(
@@ -420,7 +397,7 @@ mod tests {
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
         let lookup = |name: &str| env.get(name).cloned();
-        let file = Partial::from_toml(Path::new("colibri.toml"), file)?;
+        let file = ConfigFile::parse_settings(Path::new("colibri.toml"), file)?;
         let partial = flags.or(Partial::from_env(lookup)).or(file);
         Settings::resolve(&partial, lookup, BackendRegistry::builtin)
     }
@@ -470,7 +447,7 @@ mod tests {
             (
                 ("HOME", "/h"),
                 "colour = 1\n",
-                &["colibri.toml", "line 1", "colour"],
+                &["colibri.toml:1:1:", "colour"],
             ),
             (
                 ("HOME", "/h"),
@@ -490,7 +467,7 @@ mod tests {
             (
                 ("HOME", "/h"),
                 "\nfsync = \"sometimes\"\n",
-                &["line 2", "sometimes", "never", "interval", "always"],
+                &[":2:9:", "sometimes", "never", "interval", "always"],
             ),
             (
                 ("HOME", "/h"),
@@ -520,7 +497,7 @@ mod tests {
             (
                 ("HOME", "/h"),
                 "[[hook]]\non = [\"done\"]\ncommand = [\"/x\"]\nshell = true\n",
-                &["line 4", "shell", "timeout_ms"],
+                &["4:1", "shell", "timeout_ms"],
             ),
             (
                 ("HOME", "/h"),
@@ -582,24 +559,5 @@ mod tests {
             assert_eq!(settings.journal, expected, "{file}");
             assert_eq!(settings.spawner(Path::new("/s"), []).journal, expected);
         }
-    }
-
-    #[test]
-    fn every_setting_in_the_sample_file_is_one() {
-        let sample = include_str!("../../../docs/colibri.toml");
-        let said: String = sample
-            .lines()
-            .filter_map(|line| line.strip_prefix("# "))
-            .filter(|line| line.contains(" = ") || line.starts_with("[["))
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        let partial = Partial::from_toml(Path::new("sample"), &said).unwrap();
-        let partial = partial.or(Partial::default());
-        assert_eq!(partial.fsync_interval_ms, Some(1000));
-        let all = format!("{said:?}").matches(" = ").count();
-        assert_eq!(all, 14 + 3, "one for each field of Partial and of a hook");
-        assert_eq!(partial.hook.len(), 1);
-        let timeout = partial.hook[0].check().unwrap().timeout;
-        assert_eq!(timeout, std::time::Duration::from_secs(30));
     }
 }

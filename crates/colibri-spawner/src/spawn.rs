@@ -73,6 +73,7 @@ impl Spawner {
             engine: prepared.engine.clone(),
             privilege: prepared.privilege.clone(),
             exit_note: prepared.exit_note.clone(),
+            warnings: means.unenforced.clone(),
             created_at_ns: now_ns(),
         };
         let path = directory.join(layout::SPEC);

@@ -1,0 +1,238 @@
+//! The settings file: its profiles, its mistakes, and having it read again.
+
+use std::path::Path;
+
+use colibri_client::{Client, JailConfig, ProfileInfo, ReloadResult, SpawnParams};
+use colibri_priv::BackendRegistry;
+use colibri_spawner::file::{ConfigError, ConfigFile, usual};
+use colibri_spawner::settings::{Settings, SettingsError};
+
+use crate::args::{Global, OfProfile, Spawn};
+use crate::connect::{connect, lookup};
+use crate::error::CliError;
+use crate::output::{self, plain};
+
+/// What the daemon is asked for, with the secrets that the profile of its settings file wants.
+pub(crate) async fn params(client: &Client, spawn: Spawn) -> Result<SpawnParams, CliError> {
+    let Some(name) = &spawn.profile else {
+        return spawn.into_params(&OfProfile::default());
+    };
+    // One that is not there the daemon refuses, and says which there are.
+    let mut profiles = client.list_profiles().await?.profiles.into_iter();
+    let profile = profiles.find(|profile| profile.name == *name);
+    let of_profile = profile.map_or_else(OfProfile::default, |profile| OfProfile {
+        has_place: profile.jail.as_ref().is_some_and(JailConfig::is_jail) || profile.cwd.is_some(),
+        // What its own variables or file hold needs not be here.
+        secrets: profile
+            .secrets
+            .into_iter()
+            .filter(|name| {
+                let elsewhere = profile.env.contains(name) || profile.env_file.is_some();
+                !elsewhere || std::env::var_os(name).is_some()
+            })
+            .collect(),
+    });
+    spawn.into_params(&of_profile)
+}
+
+/// Lists the daemon's profiles.
+pub(crate) async fn profiles(global: &Global, json: bool) -> Result<u8, CliError> {
+    let found = connect(global).await?.list_profiles().await?;
+    if json {
+        output::print_json(&found)?;
+    } else if found.profiles.is_empty() {
+        output::note(match found.file {
+            Some(_) => "the daemon's settings file has no profiles; see colibri-daemon(8)",
+            None => "the daemon has no settings file, and so no profiles; see colibri-daemon(8)",
+        });
+    } else {
+        output::print(table(&found.profiles).as_bytes())?;
+    }
+    Ok(0)
+}
+
+/// Looks for mistakes in a settings file, as a daemon would at its start, and at the files that it names.
+pub(crate) fn check(named: Option<&Path>) -> Result<u8, CliError> {
+    let file = ConfigFile::read(named, lookup)?;
+    let Some(path) = file.path() else {
+        let places: Vec<_> = usual(lookup)
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        output::note(&format!(
+            "there is no settings file; its place is {}",
+            places.join(" or ")
+        ));
+        return Ok(0);
+    };
+    let backends = file.settings.backends(BackendRegistry::builtin);
+    file.check_privilege(&backends)
+        .map_err(SettingsError::from)?;
+    Settings::resolve(&file.settings, lookup, |_| backends)?;
+    let unusable = file.unusable_env_files();
+    if !unusable.is_empty() {
+        return Err(SettingsError::from(ConfigError(unusable)).into());
+    }
+    let said = format!(
+        "{}: no mistakes; profiles: {}; agents that start with the daemon: {}\n",
+        path.display(),
+        names(file.profiles.keys()),
+        names(file.autostart.iter().map(|entry| &entry.key)),
+    );
+    output::print(said.as_bytes())?;
+    Ok(0)
+}
+
+/// Has the daemon read its settings file again; the exit code is 1 where an agent could not be started.
+pub(crate) async fn reload(global: &Global, json: bool) -> Result<u8, CliError> {
+    let result = connect(global).await?.reload_config().await?;
+    if json {
+        output::print_json(&result)?;
+    } else {
+        output::print(changed(&result).as_bytes())?;
+    }
+    Ok(u8::from(!result.not_started.is_empty()))
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(", "),
+    }
+}
+
+fn table(profiles: &[ProfileInfo]) -> String {
+    let mut table = format!(
+        "{:<16}  {:<7}  {:<16}  {:<10}  {:<20}  COMMAND\n",
+        "NAME", "RUNTIME", "JAIL", "RESTART", "SECRETS"
+    );
+    for profile in profiles {
+        let jail = profile.jail.as_ref();
+        let jail = jail.and_then(|jail| jail.name.as_deref().or(jail.path.as_deref()));
+        let word = |value: Option<serde_json::Value>| match value {
+            Some(serde_json::Value::String(word)) => word,
+            _ => "-".to_owned(),
+        };
+        let words = profile.program.iter().chain(profile.args.iter().flatten());
+        let command: Vec<&str> = words.map(String::as_str).collect();
+        let or_none = |text: String| {
+            if text.is_empty() {
+                "-".to_owned()
+            } else {
+                text
+            }
+        };
+        table.push_str(&format!(
+            "{:<16}  {:<7}  {:<16}  {:<10}  {:<20}  {}\n",
+            plain(&profile.name, 16),
+            word(
+                profile
+                    .runtime
+                    .and_then(|runtime| serde_json::to_value(runtime).ok())
+            ),
+            plain(jail.unwrap_or("-"), 16),
+            word(
+                profile
+                    .restart
+                    .and_then(|when| serde_json::to_value(when).ok())
+            ),
+            plain(&or_none(profile.secrets.join(",")), 20),
+            plain(&or_none(command.join(" ")), 60),
+        ));
+    }
+    table
+}
+
+fn changed(result: &ReloadResult) -> String {
+    let file = result.file.as_deref().unwrap_or("no settings file");
+    let mut lines = vec![format!("read again: {file}")];
+    let mut line = |what: &str, names: &[String]| {
+        if !names.is_empty() {
+            lines.push(format!("{what}: {}", names.join(", ")));
+        }
+    };
+    line(
+        "settings that changed, for agents started from now on",
+        &result.settings,
+    );
+    line(
+        "settings that changed and need a restart of the daemon",
+        &result.needs_restart,
+    );
+    for (what, changes) in [
+        ("profiles", &result.profiles),
+        ("autostart", &result.autostart),
+    ] {
+        line(&format!("{what} added"), &changes.added);
+        line(&format!("{what} changed"), &changes.changed);
+        line(&format!("{what} removed"), &changes.removed);
+    }
+    if lines.len() == 1 {
+        lines.push("nothing has changed".to_owned());
+    }
+    for started in &result.started {
+        lines.push(format!("started {}: {}", started.name, started.id));
+    }
+    for failed in &result.not_started {
+        lines.push(format!("not started {}: {}", failed.name, failed.error));
+    }
+    let lines: Vec<String> = lines.iter().map(|line| plain(line, usize::MAX)).collect();
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use colibri_client::{Changes, NotStarted, RestartWhen, Started};
+
+    #[test]
+    fn profiles_and_reloads_are_shown() {
+        let profile = ProfileInfo {
+            name: "review".into(),
+            program: Some("pi".into()),
+            args: Some(vec!["--mode".into(), "json\x1b[2J".into()]),
+            runtime: Some(colibri_client::AgentRuntime::Pi),
+            jail: Some(JailConfig {
+                path: Some("/srv/agent".into()),
+                ..JailConfig::default()
+            }),
+            secrets: vec!["API_KEY".into()],
+            restart: Some(RestartWhen::OnFailure),
+            ..ProfileInfo::default()
+        };
+        let bare = ProfileInfo {
+            name: "bare".into(),
+            ..ProfileInfo::default()
+        };
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let result = ReloadResult {
+            file: Some("/etc/colibri.toml".into()),
+            settings: words(&["fsync", "retain_bytes"]),
+            needs_restart: words(&["engine"]),
+            profiles: Changes {
+                added: words(&["fix"]),
+                changed: words(&["review"]),
+                removed: words(&["old"]),
+            },
+            autostart: Changes {
+                added: words(&["night", "day"]),
+                ..Changes::default()
+            },
+            started: vec![Started {
+                name: "night".into(),
+                id: "k3x9abcdef".into(),
+            }],
+            not_started: vec![NotStarted {
+                name: "day".into(),
+                error: "no program is named".into(),
+            }],
+        };
+        insta::assert_snapshot!(format!(
+            "{}\n{}\n{}",
+            table(&[bare, profile]),
+            changed(&result),
+            changed(&ReloadResult::default())
+        ));
+    }
+}

@@ -1,0 +1,275 @@
+//! The settings file as it counts now, and how it is read again without a restart.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use colibri_priv::{BackendRegistry, Finding};
+use colibri_proto::{
+    Changes, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnParams,
+};
+use colibri_spawner::SpawnError;
+use colibri_spawner::file::ConfigFile;
+use colibri_spawner::profile::Profile;
+use colibri_spawner::settings::{Partial, Settings, SettingsError};
+use serde_json::Value;
+
+use crate::registry::{restart_from_wire, restart_when_to_wire};
+use crate::server::Server;
+
+/// What the settings file says, and what is stronger than it.
+pub(crate) struct Configuration {
+    /// The file that was named at the start.
+    named: Option<PathBuf>,
+    /// What flags and the environment say.
+    stronger: Partial,
+    backends: BackendRegistry,
+    current: RwLock<Arc<ConfigFile>>,
+    /// The settings that count.
+    counting: Mutex<Partial>,
+    /// Entries of `[[autostart]]` whose agents could not be started, and why.
+    pub(crate) not_started: Mutex<BTreeMap<String, String>>,
+    /// Held by whoever reads the file anew or starts its agents: one after the other.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+}
+
+impl Configuration {
+    pub(crate) fn new(
+        named: Option<PathBuf>,
+        stronger: Partial,
+        backends: BackendRegistry,
+        file: ConfigFile,
+    ) -> Self {
+        warn_of_env_files(&file);
+        let counting = stronger.clone().or(file.settings.clone());
+        Self {
+            named,
+            stronger,
+            backends,
+            current: RwLock::new(Arc::new(file)),
+            counting: Mutex::new(counting),
+            not_started: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The file as it counts now.
+    pub(crate) fn current(&self) -> Arc<ConfigFile> {
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A request, with its gaps filled by the profile that it names.
+    pub(crate) fn over_profile(&self, params: SpawnParams) -> Result<Profile, SpawnError> {
+        let named = params.profile.clone();
+        Ok(request(params).over(named.as_deref(), &self.current().profiles)?)
+    }
+
+    /// All profiles.
+    pub(crate) fn profiles(&self) -> ProfilesResult {
+        let current = self.current();
+        ProfilesResult {
+            file: current.path().map(|path| path.display().to_string()),
+            profiles: current
+                .profiles
+                .iter()
+                .map(|(name, profile)| shown(name, profile))
+                .collect(),
+        }
+    }
+
+    /// What `doctor` says of agents that should have been started.
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        let not_started = self
+            .not_started
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let finding = |(key, error): (&String, &String)| {
+            Finding::fail(
+                format!(
+                    "agent {key:?}, which starts with the daemon, could not be started: {error}"
+                ),
+                "mend that or the entry in the settings file, then run: colibri config reload",
+            )
+        };
+        not_started.iter().map(finding).collect()
+    }
+
+    /// Reads the file anew and takes over what a running daemon can; says nothing yet of agents.
+    fn replace(&self, server: &Server) -> Result<(Arc<ConfigFile>, ReloadResult), SettingsError> {
+        let lookup = |name: &str| std::env::var(name).ok();
+        let file = ConfigFile::read(self.named.as_deref(), lookup)?;
+        let newer = self.stronger.clone().or(file.settings.clone());
+        if self.stronger.privilege.is_none() {
+            file.check_privilege(&self.backends)?;
+        }
+        let settings = Settings::resolve(&newer, lookup, |_| self.backends.clone())?;
+        warn_of_env_files(&file);
+        let mut counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
+        let (live, needs_restart) = counting.changed(&newer);
+        *counting = counting.updated(&newer);
+        drop(counting);
+        server
+            .registry
+            .start_from_now_on_with(settings.shim, settings.journal);
+        let file = Arc::new(file);
+        let before = std::mem::replace(
+            &mut *self.current.write().unwrap_or_else(PoisonError::into_inner),
+            file.clone(),
+        );
+        let entries = |file: &ConfigFile| -> BTreeMap<String, _> {
+            let keyed =
+                |entry: &colibri_spawner::file::Autostart| (entry.key.clone(), entry.clone());
+            file.autostart.iter().map(keyed).collect()
+        };
+        let result = ReloadResult {
+            file: file.path().map(|path| path.display().to_string()),
+            settings: live,
+            needs_restart,
+            profiles: changes(&before.profiles, &file.profiles),
+            autostart: changes(&entries(&before), &entries(&file)),
+            ..ReloadResult::default()
+        };
+        Ok((file, result))
+    }
+}
+
+impl Server {
+    /// Reads the settings file again, and starts the agents that are new in it. A file with a mistake changes
+    /// nothing.
+    pub(crate) async fn reload(&self) -> Result<ReloadResult, RpcError> {
+        let _one_at_a_time = self.config.changing.lock().await;
+        let (file, mut result) = self.config.replace(self).map_err(|error| {
+            tracing::error!("settings not reloaded, those before count on: {error}");
+            RpcError::new(ErrorKind::InvalidConfig, error.to_string())
+                .hint("nothing has changed; mend the file, see it with colibri config check, and reload again")
+        })?;
+        self.start_changed(&file, &mut result).await;
+        tracing::info!(settings = ?result.settings, needs_restart = ?result.needs_restart,
+            profiles = ?result.profiles, autostart = ?result.autostart, "settings reloaded");
+        Ok(result)
+    }
+
+    /// The same for a signal, which nobody waits for: the log says how it went.
+    pub(crate) async fn reload_alone(self: Arc<Self>) {
+        let call = colibri_proto::Call::ReloadConfig(colibri_proto::Empty {});
+        let _ =
+            crate::calls::perform(&self, crate::audit::Peer::own(), "reload-config", call).await;
+    }
+}
+
+fn warn_of_env_files(file: &ConfigFile) {
+    for problem in file.unusable_env_files() {
+        tracing::warn!("{problem}");
+    }
+}
+
+fn changes<T: PartialEq>(before: &BTreeMap<String, T>, now: &BTreeMap<String, T>) -> Changes {
+    let names = |wanted: &dyn Fn(&String, &T) -> bool, of: &BTreeMap<String, T>| {
+        let chosen = of.iter().filter(|(name, value)| wanted(name, value));
+        chosen.map(|(name, _)| name.clone()).collect()
+    };
+    Changes {
+        added: names(&|name, _| !before.contains_key(name), now),
+        changed: names(
+            &|name, value| before.get(name).is_some_and(|before| before != value),
+            now,
+        ),
+        removed: names(&|name, _| !now.contains_key(name), before),
+    }
+}
+
+/// A request as a profile has it.
+fn request(params: SpawnParams) -> Profile {
+    let runtime = params.runtime.map(serde_json::to_value);
+    let restart = params.restart;
+    Profile {
+        program: params.program,
+        args: params.args,
+        env: params.env.0,
+        cwd: params.cwd,
+        jail: params.jail,
+        runtime: match runtime {
+            Some(Ok(Value::String(name))) => Some(name),
+            _ => None,
+        },
+        name: params.name,
+        restart_delay_ms: restart.as_ref().and_then(|restart| restart.delay_ms),
+        restart_max_delay_ms: restart.as_ref().and_then(|restart| restart.max_delay_ms),
+        restart_limit: restart.as_ref().and_then(|restart| restart.limit),
+        restart_window_ms: restart.as_ref().and_then(|restart| restart.window_ms),
+        restart: restart.map(|restart| restart_from_wire(restart.policy)),
+        ..Profile::default()
+    }
+}
+
+fn shown(name: &str, profile: &Profile) -> ProfileInfo {
+    let runtime = profile.runtime.clone().map(Value::String);
+    ProfileInfo {
+        name: name.to_owned(),
+        program: profile.program.clone(),
+        args: profile.args.clone(),
+        runtime: runtime.and_then(|runtime| serde_json::from_value(runtime).ok()),
+        jail: profile.jail.clone(),
+        cwd: profile.cwd.clone(),
+        env: profile.env.keys().cloned().collect(),
+        env_file: profile
+            .env_file
+            .as_ref()
+            .map(|path| path.display().to_string()),
+        secrets: profile.secrets.iter().cloned().collect(),
+        label: profile.name.clone(),
+        restart: profile.restart.map(restart_when_to_wire),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use colibri_proto::AgentRuntime;
+
+    #[test]
+    fn what_a_profile_may_have_as_runtime_the_wire_knows() {
+        for name in colibri_spawner::profile::RUNTIMES {
+            let runtime: AgentRuntime =
+                serde_json::from_value(Value::String((*name).into())).unwrap();
+            let params = SpawnParams {
+                runtime: Some(runtime),
+                ..SpawnParams::default()
+            };
+            assert_eq!(request(params).runtime.as_deref(), Some(*name));
+        }
+        let unknown = serde_json::from_str::<AgentRuntime>("\"x\"")
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            unknown.matches('`').count(),
+            2 * (1 + colibri_spawner::profile::RUNTIMES.len()),
+            "{unknown}"
+        );
+    }
+
+    #[test]
+    fn names_that_came_changed_and_went() {
+        let map = |pairs: &[(&str, i32)]| -> BTreeMap<String, i32> {
+            pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), *value))
+                .collect()
+        };
+        let changes = changes(
+            &map(&[("a", 1), ("b", 1), ("c", 1)]),
+            &map(&[("b", 1), ("c", 2), ("d", 1)]),
+        );
+        assert_eq!(
+            (changes.added, changes.changed, changes.removed),
+            (
+                vec!["d".to_owned()],
+                vec!["c".to_owned()],
+                vec!["a".to_owned()]
+            )
+        );
+    }
+}

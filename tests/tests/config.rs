@@ -1,0 +1,443 @@
+//! The settings file with the real programs: profiles, agents that start with the daemon, a reload, and mistakes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+
+use colibri_tests::{Daemon, eventually, text};
+use serde_json::{Value, json};
+
+/// Writes the settings file of a daemon's user.
+fn configure(daemon: &Daemon, text: &str) {
+    let path = daemon.path(".config/colibri/colibri.toml");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// All agents of that name, oldest first.
+fn named(daemon: &Daemon, name: &str) -> Vec<Value> {
+    let mut agents = daemon.connect().call("list-agents", json!({}))["result"]["agents"]
+        .as_array()
+        .unwrap()
+        .clone();
+    agents.retain(|agent| agent["name"] == name);
+    agents.sort_by_key(|agent| agent["started_at"].to_string());
+    agents
+}
+
+fn running(daemon: &Daemon, name: &str) -> Value {
+    eventually(&format!("{name} runs"), || {
+        named(daemon, name)
+            .into_iter()
+            .find(|agent| agent["exited_at"].is_null())
+    })
+}
+
+fn hang_up(daemon: &Daemon) {
+    let pid = rustix::process::Pid::from_raw(daemon.pid()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+}
+
+const REVIEW: &str = r#"
+[profile.review]
+program = "sh"
+args = ["-c", 'echo "$GREETING $WHOM from $PWD"']
+env = { GREETING = "hello", WHOM = "world" }
+cwd = "/usr"
+jail = { path = "/", ip4 = "disable" }
+name = "reviewer"
+"#;
+
+#[test]
+fn a_profile_fills_what_a_command_line_leaves_out() {
+    let mut daemon = Daemon::place();
+    configure(&daemon, REVIEW);
+    let explain = |daemon: &Daemon, args: &[&str]| {
+        let words: Vec<&str> = ["explain", "--json", "--profile", "review"]
+            .iter()
+            .chain(args)
+            .copied()
+            .collect();
+        serde_json::from_str::<Value>(&daemon.ok(&words)).unwrap()
+    };
+    // Without a daemon.
+    let alone = explain(&daemon, &[]);
+    let unshared = |explained: &Value| explained["args"].to_string().contains("--unshare-net");
+    assert!(unshared(&alone), "{alone}");
+    let other = explain(&daemon, &["--jail-ip4", "inherit", "--", "ls"]);
+    assert!(!unshared(&other), "{other}");
+    assert_eq!(other["args"].as_array().unwrap().last().unwrap(), "ls");
+
+    daemon.launch();
+    let mut wire = daemon.connect();
+    let asked = wire.call("explain-spawn", json!({"profile": "review"}));
+    assert_eq!(asked["result"], explain(&daemon, &[]), "from the same file");
+    for (args, expected) in [
+        (&["--profile", "review"][..], "hello world from /usr\n"),
+        (
+            &["--profile", "review", "--env", "WHOM=you", "--cwd", "/bin"],
+            "hello you from /bin\n",
+        ),
+        (
+            &["--profile", "review", "--", "printenv", "WHOM"],
+            "world\n",
+        ),
+    ] {
+        let words: Vec<&str> = ["run"].iter().chain(args).copied().collect();
+        assert_eq!(daemon.ok(&words), expected, "{args:?}");
+    }
+    let id = daemon.spawn(&["--profile", "review"]);
+    let agent = daemon.agent(&id);
+    assert_eq!(
+        (&agent["name"], &agent["jail"]["ip4"]),
+        (&json!("reviewer"), &json!("disable"))
+    );
+    let asked = wire.call(
+        "spawn-agent",
+        json!({"profile": "review", "name": "mine", "jail": {"ip4": "inherit"}}),
+    );
+    let agent = daemon.agent(asked["result"]["id"].as_str().unwrap());
+    assert_eq!(
+        (&agent["name"], &agent["jail"]),
+        (&json!("mine"), &json!({"path": "/", "ip4": "inherit"}))
+    );
+    let listed = wire.call("list-profiles", json!({}))["result"]["profiles"].clone();
+    assert_eq!(listed[0]["env"], json!(["GREETING", "WHOM"]), "{listed}");
+    assert!(daemon.ok(&["profiles"]).contains("review"));
+}
+
+#[test]
+fn a_profile_without_a_place_leaves_the_agent_here() {
+    let daemon = Daemon::place();
+    configure(&daemon, "[profile.here]\nprogram = \"pwd\"\n");
+    let mut daemon = daemon;
+    daemon.launch();
+    let output = daemon
+        .command("colibri")
+        .args(["run", "--profile", "here"])
+        .current_dir("/usr/bin")
+        .output()
+        .unwrap();
+    assert_eq!(
+        text(&output.stdout),
+        "/usr/bin\n",
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn a_sandboxed_agent_does_not_see_the_settings() {
+    let mut daemon = Daemon::place();
+    configure(&daemon, "[profile.a]\nenv = { TOKEN = \"x\" }\n");
+    daemon.launch();
+    let file = daemon.path(".config/colibri/colibri.toml");
+    let cat = ["--", "cat", file.to_str().unwrap()];
+    assert!(daemon.cli(&[&["run"], &cat[..]].concat()).status.success());
+    let output = daemon.cli(&[&["run", "--jail-path", "/"], &cat[..]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("No such file"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn an_unknown_profile_is_an_error_that_lists_the_known_ones() {
+    let mut daemon = Daemon::place();
+    configure(&daemon, &format!("{REVIEW}[profile.fix]\n"));
+    daemon.launch();
+    for command in ["run", "spawn", "explain"] {
+        let output = daemon.cli(&[command, "--profile", "reviw"]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(&output.stderr);
+        assert!(
+            said.contains("\"reviw\"") && said.contains("fix, review"),
+            "{said}"
+        );
+        assert_eq!(daemon.cli(&[command]).status.code(), Some(2), "no program");
+    }
+    for (params, kind) in [
+        (json!({"profile": "x"}), "unknown-profile"),
+        (json!({"profile": "fix"}), "invalid-params"),
+        (json!({}), "invalid-params"),
+    ] {
+        let answer = daemon.connect().call("spawn-agent", params);
+        assert_eq!(answer["error"]["data"]["kind"], kind, "{answer}");
+    }
+}
+
+#[test]
+fn an_agent_that_starts_with_the_daemon_is_started_once() {
+    let mut daemon = Daemon::place();
+    configure(
+        &daemon,
+        r#"
+[profile.idle]
+program = "sleep"
+args = ["1000"]
+[[autostart]]
+profile = "idle"
+name = "broken"
+program = "/no/such/program"
+[[autostart]]
+profile = "idle"
+name = "night"
+[[autostart]]
+name = "jailed"
+profile = "idle"
+jail = { path = "/" }
+"#,
+    );
+    daemon.launch();
+    let first = running(&daemon, "night");
+    running(&daemon, "jailed");
+    let spec = daemon
+        .state()
+        .join("agents")
+        .join(first["id"].as_str().unwrap());
+    let spec = fs::read_to_string(spec.join("spec.json")).unwrap();
+    assert!(spec.contains("\"autostart\":\"night\""), "{spec}");
+    let audit = fs::read_to_string(daemon.state().join("audit.jsonl")).unwrap();
+    assert!(
+        audit.contains(&format!("\"id\":{}", first["id"])),
+        "{audit}"
+    );
+    assert!(audit.contains("/no/such/program"), "{audit}");
+    // One that cannot be started keeps nobody from the others, and is not forgotten.
+    assert!(
+        daemon.log().contains("not started with the daemon"),
+        "{}",
+        daemon.log()
+    );
+    let doctor = daemon.cli(&["doctor"]);
+    assert_eq!(doctor.status.code(), Some(1));
+    assert!(
+        text(&doctor.stdout).contains("agent \"broken\", which starts with the daemon"),
+        "{}",
+        text(&doctor.stdout)
+    );
+
+    for time in 1..=2 {
+        daemon.kill();
+        daemon.launch();
+        eventually("both were found", || {
+            (daemon.log().matches("runs already").count() == 2 * time).then_some(())
+        });
+    }
+    let agents = named(&daemon, "night");
+    assert_eq!(agents.len(), 1, "{agents:?}");
+    assert_eq!(agents[0]["pid"], first["pid"], "the same process");
+    assert_eq!(named(&daemon, "jailed").len(), 1);
+
+    // One that has ended meanwhile is started again, as another agent.
+    daemon.ok(&["kill", "night", "--grace", "0s"]);
+    hang_up(&daemon);
+    eventually("it was read again", || {
+        daemon.log().contains("settings reloaded").then_some(())
+    });
+    assert_eq!(named(&daemon, "night").len(), 1, "not by a reload");
+    assert!(daemon.terminate());
+    daemon.launch();
+    let second = running(&daemon, "night");
+    assert_ne!(second["id"], first["id"]);
+    assert_eq!(named(&daemon, "night").len(), 2);
+    // Its name means the one that runs.
+    daemon.ok(&["kill", "night", "--grace", "0s"]);
+    assert!(!daemon.agent(second["id"].as_str().unwrap())["exited_at"].is_null());
+}
+
+#[test]
+fn a_reload_takes_over_what_it_can_and_names_what_needs_a_restart() {
+    let mut daemon = Daemon::place();
+    configure(
+        &daemon,
+        "[profile.say]\nprogram = \"echo\"\nargs = [\"one\"]\n",
+    );
+    daemon.launch();
+    assert_eq!(daemon.ok(&["run", "--profile", "say"]), "one\n");
+
+    let changed = r#"
+segment_bytes = 4096
+helper = "/elsewhere/helper"
+[profile.say]
+program = "echo"
+args = ["two"]
+[profile.much]
+program = "sh"
+args = ["-c", "while read line; do head -c 5000 /dev/zero; done"]
+[[autostart]]
+name = "stays"
+program = "sleep"
+args = ["1000"]
+[[autostart]]
+name = "comes"
+program = "/PLACE/comes"
+"#
+    .replace(
+        "/PLACE",
+        daemon.path("").to_str().unwrap().trim_end_matches('/'),
+    );
+    configure(&daemon, &changed);
+    let output = daemon.cli(&["config", "reload", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "one could not be started");
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(result["settings"], json!(["segment_bytes"]));
+    assert_eq!(result["needs_restart"], json!(["helper"]));
+    assert_eq!(
+        result["profiles"],
+        json!({"added": ["much"], "changed": ["say"], "removed": []})
+    );
+    assert_eq!(result["autostart"]["added"], json!(["comes", "stays"]));
+    assert_eq!(result["started"][0]["name"], "stays");
+    assert_eq!(result["not_started"][0]["name"], "comes");
+    assert_eq!(daemon.ok(&["run", "--profile", "say"]), "two\n");
+    let id = daemon.spawn(&["--profile", "much"]);
+    for time in 1..=3 {
+        daemon.ok(&["send", &id, "more"]);
+        eventually("it has written", || {
+            (daemon.agent(&id)["stdout_bytes"] == json!(5000 * time)).then_some(())
+        });
+    }
+    let kept = fs::read_dir(daemon.state().join("agents").join(&id).join("stdout")).unwrap();
+    let segments = kept
+        .flatten()
+        .filter(|file| file.path().extension().is_some_and(|e| e == "log"));
+    assert!(
+        segments.count() >= 3,
+        "new agents keep their output in small files"
+    );
+
+    // A file with a mistake changes nothing, and the answer has its place.
+    configure(
+        &daemon,
+        "[profile.say]\nprogram = \"echo\"\nrestart = \"sometimes\"\n",
+    );
+    let refused = daemon.cli(&["config", "reload"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("colibri.toml:3:11: unknown variant `sometimes`"),
+        "{}",
+        text(&refused.stderr)
+    );
+    let answer = daemon.connect().call("reload-config", json!({}));
+    assert_eq!(
+        answer["error"]["data"]["kind"], "invalid-config",
+        "{answer}"
+    );
+    hang_up(&daemon);
+    eventually("the log has the place, once for each try", || {
+        (daemon.log().matches("colibri.toml:3:11").count() == 3).then_some(())
+    });
+    assert_eq!(daemon.ok(&["run", "--profile", "say"]), "two\n");
+
+    // By signal: what could not be started before is tried again, and what runs is left alone.
+    let stays = running(&daemon, "stays");
+    fs::write(daemon.path("comes"), "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(
+        daemon.path("comes"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    configure(
+        &daemon,
+        &changed.replace("args = [\"1000\"]", "args = [\"2000\"]"),
+    );
+    hang_up(&daemon);
+    running(&daemon, "comes");
+    let after = named(&daemon, "stays");
+    assert_eq!((after.len(), &after[0]["pid"]), (1, &stays["pid"]));
+    let audit = fs::read_to_string(daemon.state().join("audit.jsonl")).unwrap();
+    assert_eq!(audit.matches("\"reload-config\"").count(), 5, "{audit}");
+    // Said again until there is a restart.
+    let said = daemon.ok(&["config", "reload"]);
+    assert!(
+        said.contains("need a restart of the daemon: helper"),
+        "{said}"
+    );
+    daemon.kill();
+    daemon.launch();
+    let said = daemon.ok(&["config", "reload"]);
+    assert!(said.contains("nothing has changed"), "{said}");
+}
+
+#[test]
+fn mistakes_are_shown_by_check_and_by_the_daemon_in_the_same_words() {
+    let place = Daemon::place();
+    let said = place.ok(&["config", "check"]);
+    assert_eq!(said, "", "without a file there is nothing to say on stdout");
+    configure(&place, REVIEW);
+    let said = place.ok(&["config", "check"]);
+    assert!(said.contains("profiles: review"), "{said}");
+    let other = place.path("other.toml");
+    fs::write(
+        &other,
+        "stat_dir = \"/x\"\nprivilege = \"sudo\"\n[profile.a]\nenv = { TOKEN = 5 }\nruntime = \"pie\"\n[[autostart]]\nprofile = \"b\"\n",
+    )
+    .unwrap();
+    let checked = place
+        .command("colibri")
+        .args(["config", "check", "--config"])
+        .arg(&other)
+        .output()
+        .unwrap();
+    let started = place
+        .command("colibri-daemon")
+        .arg("--config")
+        .arg(&other)
+        .output()
+        .unwrap();
+    assert_eq!(
+        (checked.status.code(), started.status.code()),
+        (Some(1), Some(1))
+    );
+    let mistakes = |output: &[u8]| text(output).split_once('\n').unwrap().1.to_owned();
+    assert_eq!(mistakes(&checked.stderr), mistakes(&started.stderr));
+    insta::assert_snapshot!(text(&checked.stderr).replace(other.to_str().unwrap(), "FILE"));
+    fs::write(&other, "\nprivilege = \"sudo\"\n").unwrap();
+    for (program, option) in [
+        ("colibri", &["config", "check", "--config"][..]),
+        ("colibri-daemon", &["--config"]),
+    ] {
+        let output = place
+            .command(program)
+            .args(option)
+            .arg(&other)
+            .output()
+            .unwrap();
+        assert!(
+            text(&output.stderr).contains("other.toml:2:13: ")
+                && text(&output.stderr).contains("helper, mdo, none"),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+    fs::write(place.path("env"), "A=1\n").unwrap();
+    fs::set_permissions(
+        place.path("env"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o644),
+    )
+    .unwrap();
+    fs::write(
+        &other,
+        format!(
+            "[profile.a]\nenv_file = \"{}\"\n",
+            place.path("env").display()
+        ),
+    )
+    .unwrap();
+    let output = place
+        .command("colibri")
+        .args(["config", "check", "--config"])
+        .arg(&other)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("other.toml:2:12: ")
+            && text(&output.stderr).contains("chmod 600"),
+        "{}",
+        text(&output.stderr)
+    );
+}
