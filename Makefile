@@ -1,12 +1,18 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 
-.PHONY: demo test torture fuzz cgroups freebsd man picture audit miri
+.PHONY: demo test install deb torture fuzz cgroups freebsd man picture audit miri
 
 demo: ## Set up, build, and see agents run in a sandbox
 	@scripts/demo.sh
 
 test: ## Set up and run everything that CI runs
 	@scripts/test.sh
+
+install: ## Build, and put programs, pages, completions and units under PREFIX (/usr/local), below DESTDIR
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install.sh
+
+deb: ## Build a Debian package of all programs
+	@scripts/deb.sh
 
 torture: ## Kill daemons, clients and shims under writers and count losses: ROUNDS=200, or SECONDS=60; SEED=
 	@scripts/torture.sh $(if $(SECONDS),--seconds $(SECONDS),--rounds $(or $(ROUNDS),200)) $(if $(SEED),--seed $(SEED))

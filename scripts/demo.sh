@@ -35,11 +35,11 @@ printf '\n$ colibri spawn --runtime pi --name mender --jail-path / --jail-ip4 di
 agent=$(colibri spawn --runtime pi --name mender --jail-path / --jail-ip4 disable -- sh "$place/agent.sh" "$place/repository")
 echo "$agent"
 # It waits for its prompt, so that its events can be watched from the first one on, live.
-printf '\n$ colibri events mender &\n'
+printf '\n$ colibri events --output mender &\n'
 mkfifo "$place/live"
 tee "$place/events" <"$place/live" &
 printer=$!
-colibri events mender >"$place/live" &
+colibri events --output mender >"$place/live" &
 watcher=$!
 show colibri send mender "make the tests pass"
 wait "$watcher" "$printer"

@@ -8,8 +8,9 @@ cd "$(dirname "$0")/.."
 setup
 # faketime: a test lets the clock jump. g++: libFuzzer is C++. perl, passwd, strace and util-linux are what the
 # setuid helper is attacked with. procps: ps is one of the places where no secret may be. sudo: the example of a backend of one's own.
-# tmux: the terminal of colibri top.
-install_packages util-linux bash libfaketime g++ perl passwd procps strace sudo mandoc shellcheck tmux
+# tmux: the terminal of colibri top. python3-prometheus-client: reads metrics.
+install_packages util-linux bash libfaketime g++ perl passwd procps strace sudo mandoc shellcheck tmux \
+    python3-prometheus-client
 cargo nextest --version >/dev/null 2>&1 || {
     say "installing cargo-nextest (once; some minutes)"
     cargo install --quiet --locked cargo-nextest
@@ -46,6 +47,8 @@ cargo test --quiet --locked --workspace --doc
 say "torture"
 scripts/torture.sh --rounds 200
 scripts/fuzz.sh 20
+say "installing, by cargo, by make and as a Debian package"
+scripts/test-install.sh
 say "demo"
 scripts/demo.sh
 if command -v apt-get >/dev/null; then

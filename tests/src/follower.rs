@@ -178,10 +178,8 @@ fn follow_once(socket: &Path, id: &str, rest: Duration, shared: &Mutex<Followed>
                 followed.by_offset.repeated += again;
                 followed.received[output].extend(&bytes[again as usize..]);
             }
-            ServerMessage::Notification(
-                Notification::AgentState(_) | Notification::AgentRemoved(_),
-            ) => {}
             ServerMessage::Notification(Notification::AgentExit(_)) => exits += 1,
+            ServerMessage::Notification(_) => {}
             ServerMessage::Response(response) => {
                 if let Err(error) = response.into_result() {
                     followed.refused = Some(error.message);

@@ -13,6 +13,7 @@
 pub mod follower;
 pub mod helper;
 pub mod lines;
+pub mod metrics;
 pub mod mounts;
 pub mod reports;
 pub mod tmux;

@@ -50,7 +50,7 @@ fn kept_and_shown(daemon: &Daemon, runtimes: &[&str], script: &str, expected: &[
         );
         let agent = daemon.agent(&id);
         assert_eq!(agent["stdout_bytes"], expected.len(), "{agent}");
-        for args in [&["events", &id][..], &["ps"]] {
+        for args in [&["events", "--output", &id][..], &["ps"]] {
             let shown = daemon.ok(args);
             assert!(shown.contains(&id), "{args:?}");
             let bad = shown.chars().find(|c| c.is_control() && *c != '\n');

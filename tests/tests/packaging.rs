@@ -121,3 +121,38 @@ fn the_page_on_freebsd_names_files_that_there_are() {
     }
     assert!(named > 5, "{named} files are named");
 }
+
+#[test]
+fn the_debian_package_is_of_this_version_and_has_every_program() {
+    let version = env!("CARGO_PKG_VERSION");
+    let changelog = read("packaging/debian/changelog");
+    assert!(
+        changelog.starts_with(&format!("colibri ({version}-1) ")),
+        "{changelog}"
+    );
+    let package = read("crates/colibri-cli/Cargo.toml");
+    let installed = read("scripts/install.sh");
+    let mut programs = 0;
+    for member in std::fs::read_dir(repository().join("crates")).unwrap() {
+        let member = member.unwrap().path();
+        if !member.join("src/main.rs").exists() {
+            continue;
+        }
+        let name = member
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .replace("-cli", "");
+        assert!(
+            package.contains(&format!("[\"target/release/{name}\", ")),
+            "{name}"
+        );
+        assert!(
+            installed.contains(&format!("\"$programs/{name}\"")),
+            "{name}"
+        );
+        programs += 1;
+    }
+    assert!(programs >= 5, "{programs} programs");
+}

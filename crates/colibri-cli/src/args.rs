@@ -69,14 +69,8 @@ pub(crate) enum Command {
     },
     /// Print what an agent has written
     Logs(Logs),
-    /// Print what agents write and do as it happens: of one until it has ended, or of all
-    Events {
-        /// Agent: id, beginning of an id, or name; from its first byte on
-        id: Option<String>,
-        /// Print one JSON object a line, as the daemon sends them
-        #[arg(long)]
-        json: bool,
-    },
+    /// Print what happens to agents: of these until they have ended, or of all, also those to come
+    Events(Events),
     /// List the runs of an agent that was started again, and where their output is
     Runs {
         /// Agent: id, beginning of an id, or name
@@ -392,6 +386,22 @@ pub(crate) struct Logs {
     /// Put in front of each line when its first byte came (UTC)
     #[arg(long)]
     pub(crate) timestamps: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Agents: id, beginning of an id, or name
+    #[arg(value_name = "AGENT")]
+    pub(crate) ids: Vec<String>,
+    /// Also print what they write; of named agents from the first byte on
+    #[arg(long)]
+    pub(crate) output: bool,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Wait for the next daemon when this one ends, and say that there is a gap
+    #[arg(long)]
+    pub(crate) reconnect: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

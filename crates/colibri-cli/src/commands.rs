@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
-use colibri_client::{Agent, Client, KillOutcome, KillParams, Notification, SubscribeParams};
+use colibri_client::{Agent, Client, KillOutcome, KillParams};
 
 use crate::args::{Arguments, Global, Spawn};
 use crate::connect::{connect, connect_or_start, find};
@@ -53,37 +53,6 @@ pub(crate) async fn runs(global: &Global, id: &str, json: bool) -> Result<u8, Cl
         output::print(output::runs(&runs).as_bytes())?;
     }
     Ok(0)
-}
-
-pub(crate) async fn events(
-    global: &Global,
-    id: Option<String>,
-    json: bool,
-) -> Result<u8, CliError> {
-    let client = connect(global).await?;
-    let id = match id {
-        Some(wanted) => Some(find(&client, &wanted).await?.id),
-        None => None,
-    };
-    let from_offset = id.is_some().then_some(0);
-    let params = SubscribeParams {
-        id: id.clone(),
-        stream: None,
-        from_offset,
-        timed: false,
-    };
-    let mut events = client.subscribe(params).await?;
-    while let Some(event) = events.next().await {
-        if json {
-            output::print_json(&event)?;
-        } else {
-            output::print(output::event(&event).as_bytes())?;
-        }
-        if id.is_some() && matches!(event, Notification::AgentExit(_)) {
-            return Ok(0);
-        }
-    }
-    Err(CliError::Lost(id.unwrap_or_else(|| "ID".to_owned())))
 }
 
 pub(crate) async fn send(global: &Global, id: &str, line: &str) -> Result<u8, CliError> {

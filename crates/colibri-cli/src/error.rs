@@ -37,6 +37,10 @@ pub(crate) enum CliError {
         "the connection to the daemon ended; the agent goes on: see colibri ps, and colibri logs {0}"
     )]
     Lost(String),
+    #[error(
+        "the connection to the daemon ended, and with it the events; agents go on. Start it again with the next daemon, or give --reconnect"
+    )]
+    EventsLost,
     #[error("agent {id} does not read its input; {left} bytes were not sent")]
     InputStuck { id: String, left: usize },
     #[error(
@@ -61,7 +65,8 @@ impl CliError {
         match self {
             Self::Client(ClientError::NoDaemon { .. })
             | Self::DaemonFailed(_)
-            | Self::Daemon { .. } => 3,
+            | Self::Daemon { .. }
+            | Self::EventsLost => 3,
             Self::NoTerminal => 2,
             _ => 1,
         }

@@ -175,6 +175,7 @@ async fn follow(
             }),
             from_offset: Some(shown.offset),
             timed,
+            ..SubscribeParams::default()
         };
         subscriptions.push(client.subscribe(params).await?);
     }
@@ -189,11 +190,6 @@ async fn follow(
         };
         match event {
             None => return Err(CliError::Lost(id.to_owned())),
-            Some(
-                Notification::AgentExit(_)
-                | Notification::AgentState(_)
-                | Notification::AgentRemoved(_),
-            ) => {}
             Some(Notification::AgentOutput(chunk)) => {
                 let Some(shown) = shown.iter_mut().find(|shown| shown.stream == chunk.stream)
                 else {
@@ -207,6 +203,7 @@ async fn follow(
                 shown.offset = chunk.offset + bytes.len() as u64;
                 shown.printer.print(&bytes, chunk.time.as_deref())?;
             }
+            Some(_) => {}
         }
     }
     Ok(())

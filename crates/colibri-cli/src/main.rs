@@ -8,6 +8,7 @@ mod config;
 mod connect;
 mod doctor;
 mod error;
+mod events;
 mod explain;
 mod logs;
 mod output;
@@ -53,7 +54,7 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         Command::Config(Config::Reload { json }) => config::reload(&global, json).await,
         Command::Ps { json } => commands::ps(&global, json).await,
         Command::Logs(logs) => logs::logs(&global, logs).await,
-        Command::Events { id, json } => commands::events(&global, id, json).await,
+        Command::Events(wanted) => events::events(&global, wanted).await,
         Command::Runs { id, json } => commands::runs(&global, &id, json).await,
         Command::Send { id, line } => commands::send(&global, &id, &line).await,
         Command::Wait { id } => commands::wait(&global, &id).await,

@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use colibri_client::{Agent, AgentState, Exit, Finding, FindingStatus, Notification, Run, Stream};
+use colibri_client::{Agent, AgentState, Exit, Finding, FindingStatus, Run};
 
 use serde::Serialize;
 
@@ -21,12 +21,16 @@ pub(crate) fn note(message: &str) {
 
 /// Writes data. A reader that has gone is no error of ours.
 pub(crate) fn print(bytes: &[u8]) -> Result<(), CliError> {
+    print_while_read(bytes).map(drop)
+}
+
+/// Writes data; `false` where nobody reads it any more.
+pub(crate) fn print_while_read(bytes: &[u8]) -> Result<bool, CliError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(CliError::io("writing to stdout")(error))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::io("writing to stdout")(error)),
     }
 }
 
@@ -42,7 +46,7 @@ pub(crate) fn in_colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-fn coloured(text: &str, code: &str) -> String {
+pub(crate) fn coloured(text: &str, code: &str) -> String {
     if in_colour() {
         format!("\x1b[{code}m{text}\x1b[0m")
     } else {
@@ -168,42 +172,6 @@ pub(crate) fn short_bytes(bytes: u64) -> String {
         b @ 0..10_000 => format!("{b}B"),
         b @ 10_000..10_000_000 => format!("{}kB", b / 1000),
         b => format!("{}MB", b / 1_000_000),
-    }
-}
-
-/// The lines of `events`.
-pub(crate) fn event(event: &Notification) -> String {
-    match event {
-        Notification::AgentOutput(chunk) => {
-            let stream = match chunk.stream {
-                Stream::Stdout => "out",
-                Stream::Stderr => "err",
-            };
-            let bytes = chunk.data.clone().into_bytes().unwrap_or_default();
-            String::from_utf8_lossy(&bytes)
-                .lines()
-                .map(|line| format!("{} {stream}    {}\n", chunk.id, plain(line, 4096)))
-                .collect()
-        }
-        Notification::AgentState(change) => {
-            let more = [change.current_tool.as_deref(), change.last_error.as_deref()];
-            let more: String = more
-                .into_iter()
-                .flatten()
-                .map(|text| format!(" ({})", plain(text, 200)))
-                .collect();
-            format!(
-                "{} state  {}{more}\n",
-                change.id,
-                coloured(&change.state.to_string(), "1")
-            )
-        }
-        Notification::AgentExit(exit) => {
-            let why = exit.error.as_deref();
-            let why = why.map_or_else(String::new, |why| format!(" ({})", plain(why, 300)));
-            format!("{} exit   {}{why}\n", exit.id, ending(exit.exit))
-        }
-        Notification::AgentRemoved(removed) => format!("{} removed\n", removed.id),
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
         id: Some(id.clone()),
         stream: None,
         from_offset: Some(0),
-        timed: false,
+        ..SubscribeParams::default()
     };
     // Output has a connection of its own: a slow terminal must not hold up input and signals.
     let output = crate::connect::connect(global).await?;
@@ -55,7 +55,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
                         break Ok(BROKEN_PIPE);
                     }
                 }
-                Some(Notification::AgentState(_) | Notification::AgentRemoved(_)) => {}
+                Some(_) => {}
             },
             name = any(&mut interrupt, &mut terminate, &mut hangup, &mut quit) => {
                 let forward = KillParams {

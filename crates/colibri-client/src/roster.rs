@@ -128,7 +128,11 @@ impl Roster {
     /// new, or whose last numbers are known now that it has ended.
     pub fn apply(&mut self, event: &Notification) -> Option<String> {
         match event {
-            Notification::AgentOutput(_) => None,
+            Notification::AgentOutput(_)
+            | Notification::AgentSpawned(_)
+            | Notification::AgentRun(_)
+            | Notification::AgentKill(_)
+            | Notification::AgentsMissed(_) => None,
             Notification::AgentState(event) => match self.agents.get_mut(&event.id) {
                 Some(watched) => {
                     watched.tell(event);
@@ -203,6 +207,8 @@ mod tests {
             subscription: 0,
             id: id.to_owned(),
             state,
+            previous: None,
+            merged: 0,
             since: since.to_owned(),
             current_tool: tool.map(str::to_owned),
             last_error: None,

@@ -1,7 +1,7 @@
 //! What each method does, and how its failures are told.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use colibri_jail_core::Signal;
 use colibri_journal::JournalError;
@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::audit::Peer;
 use crate::cursor::bytes_at;
-use crate::registry::{Entry, Registry, exit_to_wire};
+use crate::registry::{Entry, Kill, Registry, exit_to_wire};
 use crate::server::Server;
 use crate::{times, usage};
 
@@ -33,8 +33,17 @@ const MAX_RUNS: usize = 1000;
 const PAGE_BYTES: usize = 768 * 1024;
 
 /// Does what is asked and writes the audit line.
-pub(crate) async fn perform(server: &Server, peer: Peer, call: Call) -> Result<Value, RpcError> {
-    let outcome = dispatch(server, call.clone()).await;
+pub(crate) async fn perform(
+    server: &Server,
+    peer: Peer,
+    method: &'static str,
+    call: Call,
+) -> Result<Value, RpcError> {
+    let asked = Instant::now();
+    let outcome = dispatch(server, peer, call.clone()).await;
+    if let Some(metrics) = &server.registry.observers.metrics {
+        metrics.answered(method, asked.elapsed(), outcome.as_ref().err());
+    }
     let made = match (&call, &outcome) {
         (Call::SpawnAgent(_), Ok(result)) => result["id"].as_str(),
         _ => None,
@@ -46,7 +55,7 @@ pub(crate) async fn perform(server: &Server, peer: Peer, call: Call) -> Result<V
     outcome
 }
 
-async fn dispatch(server: &Server, call: Call) -> Result<Value, RpcError> {
+async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Value, RpcError> {
     let registry = &server.registry;
     match call {
         Call::Version(Empty {}) => reply(&VersionResult {
@@ -111,7 +120,13 @@ async fn dispatch(server: &Server, call: Call) -> Result<Value, RpcError> {
                 .map_err(|error| tell(&error))?;
             reply(&Empty {})
         }
-        Call::KillAgent(params) => kill(registry, params).await,
+        Call::KillAgent(params) => {
+            let outcome = kill(registry, peer, params).await;
+            if let Some(metrics) = &registry.observers.metrics {
+                metrics.killed(outcome.clone().map_err(|error| error.data.kind));
+            }
+            done(outcome?)
+        }
         Call::SendInput(params) => input(registry, params).await,
         Call::CloseInput(IdParams { id }) => {
             let entry = running(registry, &id)?;
@@ -241,7 +256,11 @@ fn list(registry: &Registry, params: &ListParams) -> Result<Value, RpcError> {
     reply(&ListResult { agents, next })
 }
 
-async fn kill(registry: &Registry, params: KillParams) -> Result<Value, RpcError> {
+async fn kill(
+    registry: &Registry,
+    peer: Peer,
+    params: KillParams,
+) -> Result<KillOutcome, RpcError> {
     let signal: Signal = match params.signal.as_deref() {
         None => Signal::TERM,
         Some(name) => name
@@ -249,19 +268,23 @@ async fn kill(registry: &Registry, params: KillParams) -> Result<Value, RpcError
             .map_err(|error| RpcError::new(ErrorKind::InvalidParams, format!("signal: {error}")))?,
     };
     let entry = find(registry, &params.id)?;
-    let done = |outcome| {
-        reply(&KillResult {
-            outcome,
-            remaining_pids: Vec::new(),
-        })
-    };
     let Some(agent) = entry
         .agent
         .as_ref()
         .filter(|_| entry.latest.borrow().exit.is_none())
     else {
-        return done(KillOutcome::AlreadyExited);
+        return Ok(KillOutcome::AlreadyExited);
     };
+    entry.latest.send_modify(|latest| {
+        let before = latest.kill.as_ref().map_or(0, |kill| kill.number);
+        latest.kill = Some(Kill {
+            number: before + 1,
+            signal: signal.name().to_owned(),
+            escalate: params.escalate,
+            uid: peer.uid,
+            at_ms: times::now_ms(),
+        });
+    });
     let spawner = &registry.spawner;
     let report = if params.escalate {
         let grace = params.grace_ms.map_or(GRACE, Duration::from_millis);
@@ -280,7 +303,14 @@ async fn kill(registry: &Registry, params: KillParams) -> Result<Value, RpcError
         let _ =
             tokio::time::timeout(RECORDED, latest.wait_for(|latest| latest.exit.is_some())).await;
     }
-    done(outcome)
+    Ok(outcome)
+}
+
+fn done(outcome: KillOutcome) -> Result<Value, RpcError> {
+    reply(&KillResult {
+        outcome,
+        remaining_pids: Vec::new(),
+    })
 }
 
 async fn input(registry: &Registry, params: InputParams) -> Result<Value, RpcError> {
@@ -359,9 +389,9 @@ fn tell_journal(error: &JournalError) -> RpcError {
     told
 }
 
-/// The kind of an error; its message says the rest.
-pub(crate) fn tell(error: &SpawnError) -> RpcError {
-    let kind = match error {
+/// The kind of an error.
+pub(crate) fn kind(error: &SpawnError) -> ErrorKind {
+    match error {
         SpawnError::BadId(_) => ErrorKind::UnknownAgent,
         SpawnError::Command(_)
         | SpawnError::Workdir(_)
@@ -383,8 +413,12 @@ pub(crate) fn tell(error: &SpawnError) -> RpcError {
         SpawnError::Running(_) => ErrorKind::AgentRunning,
         SpawnError::KillUnverified { .. } => ErrorKind::KillUnverified,
         _ => ErrorKind::Internal,
-    };
-    let mut told = RpcError::new(kind, error.to_string());
+    }
+}
+
+/// As the wire has it; the message says the rest.
+pub(crate) fn tell(error: &SpawnError) -> RpcError {
+    let mut told = RpcError::new(kind(error), error.to_string());
     if let SpawnError::KillUnverified { remaining, .. } = error {
         told.data.remaining_pids = Some(remaining.clone());
     }

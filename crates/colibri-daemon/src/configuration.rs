@@ -155,7 +155,8 @@ impl Server {
     /// The same for a signal, which nobody waits for: the log says how it went.
     pub(crate) async fn reload_alone(self: Arc<Self>) {
         let call = colibri_proto::Call::ReloadConfig(colibri_proto::Empty {});
-        let _ = crate::calls::perform(&self, crate::audit::Peer::own(), call).await;
+        let _ =
+            crate::calls::perform(&self, crate::audit::Peer::own(), "reload-config", call).await;
     }
 }
 

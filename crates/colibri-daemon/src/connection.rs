@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use colibri_proto::{
     Call, ErrorKind, FrameDecoder, FrameError, Request, Response, RpcError, Subscription,
@@ -106,25 +107,34 @@ impl Connection {
             Ok(frame) => frame,
             Err(error) => {
                 let refusal = RpcError::new(ErrorKind::FrameTooLong, error.to_string());
+                self.count("unknown", Some(&refusal));
                 self.answer(Value::Null, Err(refusal)).await;
                 return error == FrameError::TooLong;
             }
         };
         let request = match Request::parse(&frame) {
             Ok(request) => request,
-            Err(error) => return self.answer(Value::Null, Err(error)).await,
+            Err(error) => {
+                self.count("unknown", Some(&error));
+                return self.answer(Value::Null, Err(error)).await;
+            }
         };
         let id = request.id.clone();
+        let method = request.known_method().unwrap_or("unknown");
         match request.call() {
-            Ok(call) => self.call(id, call).await,
-            Err(error) => self.answer_if_wanted(id, Err(error)).await,
+            Ok(call) => self.call(id, method, call).await,
+            Err(error) => {
+                self.count(method, Some(&error));
+                self.answer_if_wanted(id, Err(error)).await
+            }
         }
     }
 
-    async fn call(&mut self, id: Option<Value>, call: Call) -> bool {
+    async fn call(&mut self, id: Option<Value>, method: &'static str, call: Call) -> bool {
         match call {
             Call::Subscribe(params) => {
                 let started = self.subscribe(&params);
+                self.count(method, started.as_ref().err());
                 match started {
                     Ok((number, task)) => {
                         let told = self
@@ -152,6 +162,7 @@ impl Connection {
                         format!("subscription {subscription} is not one of this connection"),
                     )),
                 };
+                self.count(method, outcome.as_ref().err());
                 self.answer_if_wanted(id, outcome).await
             }
             Call::SpawnAgent(_)
@@ -169,10 +180,10 @@ impl Connection {
                     let outcome = match call {
                         // Nobody waits any more when the connection has ended.
                         Call::WaitAgent(_) => tokio::select! {
-                            outcome = calls::perform(&server, peer, call) => outcome,
+                            outcome = calls::perform(&server, peer, method, call) => outcome,
                             () = gone.closed() => return,
                         },
-                        call => calls::perform(&server, peer, call).await,
+                        call => calls::perform(&server, peer, method, call).await,
                     };
                     answer(&frames, id, outcome).await;
                     drop(permit);
@@ -180,7 +191,7 @@ impl Connection {
                 true
             }
             call => {
-                let outcome = calls::perform(&self.server, self.peer, call).await;
+                let outcome = calls::perform(&self.server, self.peer, method, call).await;
                 self.answer_if_wanted(id, outcome).await
             }
         }
@@ -205,6 +216,7 @@ impl Connection {
             stream: params.stream,
             from_offset: params.from_offset,
             timed: params.timed,
+            lifecycle: params.lifecycle,
             rests: params.id.is_none(),
         };
         let registry = self.server.registry.clone();
@@ -214,11 +226,19 @@ impl Connection {
                 calls::find(&registry, id)?,
                 wanted,
                 frames,
+                registry.observers.metrics.clone(),
             )),
             None => Box::pin(subscription::all(registry, wanted, frames)),
         };
         self.next_subscription += 1;
         Ok((number, task))
+    }
+
+    /// Counts what was answered here, at once.
+    fn count(&self, method: &'static str, error: Option<&RpcError>) {
+        if let Some(metrics) = &self.server.registry.observers.metrics {
+            metrics.answered(method, Duration::ZERO, error);
+        }
     }
 
     async fn answer(&self, id: Value, outcome: Result<Value, RpcError>) -> bool {

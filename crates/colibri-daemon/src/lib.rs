@@ -7,6 +7,8 @@ mod calls;
 mod configuration;
 mod connection;
 mod cursor;
+mod hook;
+mod metrics;
 mod registry;
 mod server;
 mod socket;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use colibri_glasspane::{AgentRuntime, AgentState, Glasspane, Outcome, View};
 use colibri_journal::JournalReader;
@@ -14,7 +15,9 @@ use colibri_shim::restart::{RestartPolicy, RestartWhen};
 use colibri_spawner::{Agent, AgentId, AgentSpawnConfig, AgentSpec, Found, SpawnError, Spawner};
 use tokio::sync::{broadcast, watch};
 
-use crate::{supervision, times};
+use crate::hook::{self, Hooks};
+use crate::metrics::Metrics;
+use crate::{calls, supervision, times};
 
 /// Agents that came or went which a subscriber to all may be behind before it looks at the whole list again.
 const CHANGES: usize = 256;
@@ -34,12 +37,41 @@ pub(crate) struct Entry {
     /// Its connection; absent where it had ended before this daemon started.
     pub(crate) agent: Option<Agent>,
     pub(crate) latest: watch::Sender<Snapshot>,
+    /// It was there before this daemon.
+    pub(crate) adopted: bool,
+    /// Which one it is of those that this daemon has come to know.
+    pub(crate) number: u64,
+    pub(crate) hooks: Mutex<hook::Memory>,
+}
+
+/// Who is told of what agents do, where that was asked for.
+#[derive(Clone, Default)]
+pub(crate) struct Observers {
+    pub(crate) metrics: Option<Arc<Metrics>>,
+    pub(crate) hooks: Option<Arc<Hooks>>,
+}
+
+/// The last of the kills that were asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kill {
+    /// How many there were, with this one.
+    pub(crate) number: u64,
+    pub(crate) signal: String,
+    pub(crate) escalate: bool,
+    pub(crate) uid: u32,
+    pub(crate) at_ms: u64,
 }
 
 /// What is known of an agent at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Snapshot {
     pub(crate) view: View,
+    /// How often its state has changed.
+    pub(crate) changes: u64,
+    /// Where in its stdout the line ends that brought the state about, or how much it had written in all when it
+    /// fell silent; absent for other causes.
+    pub(crate) changed_at: Option<u64>,
+    pub(crate) kill: Option<Kill>,
     pub(crate) stdout: u64,
     pub(crate) stderr: u64,
     pub(crate) stalled: Option<String>,
@@ -53,6 +85,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Entry {
+    /// What hooks know of it.
+    pub(crate) fn hooks(&self) -> MutexGuard<'_, hook::Memory> {
+        self.hooks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A reader of one of its journals.
     pub(crate) fn journal(&self, stream: wire::Stream) -> JournalReader {
         JournalReader::new(&self.directory.join(match stream {
@@ -161,16 +198,28 @@ pub(crate) struct Registry {
     pub(crate) spawner: Spawner,
     /// What a reload has changed: the shim, and how output is kept.
     live: RwLock<(PathBuf, JournalSettings)>,
-    agents: RwLock<BTreeMap<AgentId, Arc<Entry>>>,
+    pub(crate) observers: Observers,
+    agents: RwLock<Agents>,
     changes: broadcast::Sender<Change>,
+}
+
+#[derive(Default)]
+struct Agents {
+    by_id: BTreeMap<AgentId, Arc<Entry>>,
+    /// How many there have ever been.
+    count: u64,
 }
 
 impl Registry {
     /// A registry of what the state directory holds.
-    pub(crate) async fn adopt(spawner: Spawner) -> Result<(Arc<Self>, Adopted), SpawnError> {
+    pub(crate) async fn adopt(
+        spawner: Spawner,
+        observers: Observers,
+    ) -> Result<(Arc<Self>, Adopted), SpawnError> {
         let registry = Arc::new(Self {
             live: RwLock::new((spawner.shim.clone(), spawner.journal)),
             spawner,
+            observers,
             agents: RwLock::default(),
             changes: broadcast::channel(CHANGES).0,
         });
@@ -179,7 +228,7 @@ impl Registry {
             match found {
                 Ok(Found::Running(agent)) => {
                     adopted.running += 1;
-                    registry.add(agent);
+                    registry.add(agent, true);
                 }
                 Ok(Found::Ended { spec, exit }) => {
                     adopted.ended += 1;
@@ -204,13 +253,18 @@ impl Registry {
         } else {
             Vec::new()
         };
-        let agent = self.spawner_now().spawn(config, &running).await?;
-        Ok(self.add(agent))
+        let asked = Instant::now();
+        let spawned = self.spawner_now().spawn(config, &running).await;
+        if let Some(metrics) = &self.observers.metrics {
+            metrics.spawned(asked.elapsed(), spawned.as_ref().err().map(calls::kind));
+        }
+        Ok(self.add(spawned?, false))
     }
 
     fn running_with(&self, wanted: impl Fn(&AgentSpawnConfig) -> bool) -> Vec<AgentSpec> {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
         agents
+            .by_id
             .values()
             .filter(|entry| wanted(&entry.spec.config) && entry.latest.borrow().exit.is_none())
             .map(|entry| entry.spec.clone())
@@ -240,6 +294,7 @@ impl Registry {
     pub(crate) fn autostarted(&self, key: &str) -> Option<AgentId> {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
         agents
+            .by_id
             .values()
             .find(|entry| {
                 entry.spec.config.autostart.as_deref() == Some(key)
@@ -248,33 +303,40 @@ impl Registry {
             .map(|entry| entry.spec.id.clone())
     }
 
-    fn add(&self, agent: Agent) -> Arc<Entry> {
+    fn add(&self, agent: Agent, adopted: bool) -> Arc<Entry> {
         let runtime = runtime(&agent.spec);
         let pane = Glasspane::new(runtime, agent.spec.created_at_ns / 1_000_000);
         let snapshot = supervision::snapshot(&pane, &agent.link.state().borrow(), None);
-        let entry = Arc::new(Entry {
+        let entry = self.insert(|number| Entry {
             spec: agent.spec.clone(),
             runtime,
             directory: agent.directory.clone(),
             agent: Some(agent.clone()),
             latest: watch::channel(snapshot).0,
+            adopted,
+            number,
+            hooks: Mutex::default(),
         });
         tokio::spawn(supervision::supervise(
             entry.clone(),
             agent,
             pane,
             self.spawner.clone(),
+            self.observers.clone(),
         ));
-        self.insert(entry)
+        entry
     }
 
-    fn add_ended(&self, spec: AgentSpec, exit: ExitRecord) {
+    pub(crate) fn add_ended(&self, spec: AgentSpec, exit: ExitRecord) {
         let runtime = runtime(&spec);
         let ended_ms = exit.exited_at_ns / 1_000_000;
         let mut pane = Glasspane::new(runtime, spec.created_at_ns / 1_000_000);
         pane.exited(&outcome(&exit), ended_ms);
         let snapshot = Snapshot {
             view: pane.view().clone(),
+            changes: pane.changes(),
+            changed_at: None,
+            kill: None,
             stdout: exit.stdout_bytes,
             stderr: exit.stderr_bytes,
             stalled: None,
@@ -284,18 +346,26 @@ impl Registry {
             exit: Some(exit),
         };
         let directory = self.spawner.state.agent(&spec.id);
-        self.insert(Arc::new(Entry {
+        let entry = self.insert(|number| Entry {
             spec,
             runtime,
             directory,
             agent: None,
-            latest: watch::channel(snapshot).0,
-        }));
+            latest: watch::channel(snapshot.clone()).0,
+            adopted: true,
+            number,
+            hooks: Mutex::default(),
+        });
+        if let Some(hooks) = &self.observers.hooks {
+            hooks.published(&entry, None, &snapshot);
+        }
     }
 
-    fn insert(&self, entry: Arc<Entry>) -> Arc<Entry> {
+    fn insert(&self, make: impl FnOnce(u64) -> Entry) -> Arc<Entry> {
         let mut agents = self.agents.write().unwrap_or_else(PoisonError::into_inner);
-        agents.insert(entry.spec.id.clone(), entry.clone());
+        let entry = Arc::new(make(agents.count));
+        agents.count += 1;
+        agents.by_id.insert(entry.spec.id.clone(), entry.clone());
         // Under the lock, so that whoever lists and listens misses nobody.
         let _ = self.changes.send(Change::Appeared(entry.clone()));
         entry
@@ -306,6 +376,7 @@ impl Registry {
         self.agents
             .read()
             .unwrap_or_else(PoisonError::into_inner)
+            .by_id
             .get(id)
             .cloned()
     }
@@ -316,16 +387,18 @@ impl Registry {
         let from = after.map_or(Unbounded, Excluded);
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
         agents
+            .by_id
             .range::<AgentId, _>((from, Unbounded))
             .map(|(_, entry)| entry.clone())
             .collect()
     }
 
-    /// All agents, and those to come.
-    pub(crate) fn follow(&self) -> (Vec<Arc<Entry>>, broadcast::Receiver<Change>) {
+    /// All agents, the number of the next one, and what changes from now on.
+    pub(crate) fn follow(&self) -> (Vec<Arc<Entry>>, u64, broadcast::Receiver<Change>) {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
         let changes = self.changes.subscribe();
-        (agents.values().cloned().collect(), changes)
+        let present = agents.by_id.values().cloned().collect();
+        (present, agents.count, changes)
     }
 
     /// Forgets an agent that has ended, and deletes what is kept of it.
@@ -336,17 +409,21 @@ impl Registry {
         if entry.latest.borrow().exit.is_none() {
             return Err(SpawnError::Running(id.to_string()));
         }
+        entry.hooks().set_removed(true);
         // In this order: what a cut-off removal leaves is a whole ended agent, or the remains of a spawn,
         // which the next daemon removes.
         remove_file(&entry.directory.join(layout::SHIM))
             .and_then(|()| remove_file(&entry.directory.join(layout::EXIT)))
             .and_then(|()| std::fs::remove_dir_all(&entry.directory))
-            .map_err(|source| SpawnError::File {
-                path: entry.directory.clone(),
-                source,
+            .map_err(|source| {
+                entry.hooks().set_removed(false);
+                SpawnError::File {
+                    path: entry.directory.clone(),
+                    source,
+                }
             })?;
         let mut agents = self.agents.write().unwrap_or_else(PoisonError::into_inner);
-        if agents.remove(id).is_some() {
+        if agents.by_id.remove(id).is_some() {
             let _ = self.changes.send(Change::Removed(id.clone()));
         }
         Ok(())
@@ -355,7 +432,8 @@ impl Registry {
     /// How many agents run.
     pub(crate) fn running(&self) -> usize {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
-        agents.values().filter(|entry| is_running(entry)).count()
+        let all = agents.by_id.values();
+        all.filter(|entry| is_running(entry)).count()
     }
 }
 

@@ -88,14 +88,26 @@ impl Server {
         if !allowed {
             tracing::warn!(?peer, "peer refused");
         }
+        let metrics = self.registry.observers.metrics.clone();
+        if let Some(metrics) = &metrics {
+            metrics.connected(allowed);
+            metrics.connections.inc();
+        }
         connection::serve(self, stream, peer, allowed).await;
+        if let Some(metrics) = &metrics {
+            metrics.connections.dec();
+        }
     }
 
     /// Tells all connections to end, waits a little for them, and says how many agents run on.
     pub(crate) async fn shut_down(&self) -> usize {
         self.ending.send_replace(true);
         let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(FAREWELL, self.slots.acquire_many(all)).await;
+        let answers = tokio::time::timeout(FAREWELL, self.slots.acquire_many(all));
+        match &self.registry.observers.hooks {
+            Some(hooks) => drop(tokio::join!(answers, hooks.end(FAREWELL))),
+            None => drop(answers.await),
+        }
         self.registry.running()
     }
 }

@@ -11,19 +11,21 @@ use clap::{Parser, ValueEnum};
 use colibri_priv::BackendRegistry;
 use colibri_spawner::file::ConfigFile;
 use colibri_spawner::settings::{Partial, Settings, SettingsError};
-use colibri_spawner::{Cgroups, SpawnError};
+use colibri_spawner::{Cgroups, SpawnError, Spawner};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::configuration::Configuration;
-use crate::registry::Registry;
+use crate::hook::Hooks;
+use crate::metrics::{Metrics, MetricsError, Served};
+use crate::registry::{Observers, Registry};
 use crate::server::Server;
 use crate::socket::{Listening, SocketError};
 
 /// Runs AI coding agents unattended, each confined in a jail.
 ///
 /// Settings come from flags, then the environment (COLIBRI_SOCKET, COLIBRI_STATE_DIR,
-/// COLIBRI_JAIL_PRIV_MODE, COLIBRI_JAIL_HELPER, COLIBRI_JAIL_ENGINE, COLIBRI_SHIM), then the config file.
+/// COLIBRI_JAIL_PRIV_MODE, COLIBRI_JAIL_HELPER, COLIBRI_JAIL_ENGINE, COLIBRI_SHIM, COLIBRI_METRICS), then the config file.
 /// SIGHUP has it read the config file again. Ends on SIGTERM, SIGINT or a shutdown request; agents go on under their shims, and the next daemon
 /// with the same state directory adopts them.
 #[derive(Debug, Clone, Parser)]
@@ -38,6 +40,9 @@ pub struct Arguments {
     /// Read settings from this TOML file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Serve metrics here: unix:PATH, or a loopback address with a port, like 127.0.0.1:9464
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
     /// How log lines are written to stderr; COLIBRI_LOG sets what is logged (default: info)
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -62,6 +67,8 @@ enum StartError {
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Socket(#[from] SocketError),
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     #[error(transparent)]
     State(#[from] SpawnError),
     #[error(
@@ -106,6 +113,7 @@ fn run(
     let flags = Partial {
         socket: arguments.socket.clone(),
         state_dir: arguments.state_dir.clone(),
+        metrics: arguments.metrics.clone(),
         ..Partial::default()
     };
     let file = ConfigFile::read(arguments.config.as_deref(), lookup)?;
@@ -142,12 +150,26 @@ fn run(
             let watch = |kind| signal(kind).map_err(StartError::system("watching signals"));
             // Before anything that takes its time: a reload must not end the daemon.
             let mut hangup = watch(SignalKind::hangup())?;
-            let (registry, adopted) = Registry::adopt(spawner).await?;
+            let served = match &settings.metrics {
+                Some(address) => Some(Served::open(address).await?),
+                None => None,
+            };
+            let metrics = served.as_ref().map(|_| Arc::new(Metrics::new()));
+            let environment = hook_environment(&spawner);
+            let hooks = (!settings.hooks.is_empty())
+                .then(|| Hooks::new(settings.hooks.clone(), environment, metrics.clone()));
+            let observers = Observers { metrics: metrics.clone(), hooks };
+            let (registry, adopted) = Registry::adopt(spawner, observers).await?;
+            if let (Some(served), Some(metrics)) = (served, metrics) {
+                metrics.watch(&registry);
+                tokio::spawn(async move { served.serve(&metrics).await });
+            }
             let mut term = watch(SignalKind::terminate())?;
             let mut interrupt = watch(SignalKind::interrupt())?;
             tracing::info!(socket = %socket.display(), state = %settings.state_dir.display(),
                 engine = settings.engine.name(), privilege = settings.backend.name(),
                 running = adopted.running, ended = adopted.ended, "listening");
+            tell_systemd();
             let server = Arc::new(Server::new(registry, config, &settings.state_dir, listening.group));
             tokio::spawn(server.clone().autostart());
             let mut serving = Box::pin(server.clone().accept(&listening.listener));
@@ -171,6 +193,25 @@ fn run(
             tracing::info!(running, "ended; running agents go on under their shims, and the next daemon with this state directory adopts them");
             Ok(())
         })
+}
+
+/// What hooks see of the environment: what agents do, the way to the desktop of the daemon's user, and the daemon.
+fn hook_environment(spawner: &Spawner) -> Vec<(String, String)> {
+    let desktop = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
+    let desktop = desktop
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
+    let socket = spawner.socket.display().to_string();
+    let own = desktop.chain([("COLIBRI_SOCKET".to_owned(), socket)]);
+    spawner.host.with(&own.collect()).into_iter().collect()
+}
+
+/// Says that the daemon listens, where systemd has started it and waits for that (sd_notify(3)).
+fn tell_systemd() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd is not told that the daemon listens");
+    }
 }
 
 fn log_to(arguments: &Arguments, settings: &Settings) -> Result<(), StartError> {

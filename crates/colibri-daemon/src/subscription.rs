@@ -8,9 +8,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use colibri_glasspane::AgentState;
 use colibri_proto::{
-    ExitEvent, Notification, OutputData, OutputEvent, RemovedEvent, StateEvent, Stream,
-    StreamChoice,
+    ExitEvent, KillEvent, MissedEvent, Notification, OutputData, OutputEvent, RemovedEvent,
+    RunEvent, SpawnedEvent, StateEvent, Stream, StreamChoice,
 };
 use colibri_spawner::AgentId;
 use tokio::sync::broadcast::error::RecvError;
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::cursor::{Cursor, Piece};
+use crate::metrics::{Following, Metrics, Place};
 use crate::registry::{Change, Entry, Registry, Snapshot, exit_to_wire, failed};
 use crate::times;
 
@@ -31,6 +33,8 @@ pub(crate) struct Wanted {
     pub(crate) stream: Option<StreamChoice>,
     pub(crate) from_offset: Option<u64>,
     pub(crate) timed: bool,
+    /// Spawns, runs and kills are wanted too.
+    pub(crate) lifecycle: bool,
     /// It is one of many: no file is kept open for it while there is nothing to send.
     pub(crate) rests: bool,
 }
@@ -38,8 +42,78 @@ pub(crate) struct Wanted {
 /// Sends frames; fails when the connection has ended.
 pub(crate) type Frames = mpsc::Sender<Vec<u8>>;
 
-/// Streams one agent until its end or the connection's.
-pub(crate) async fn one(entry: Arc<Entry>, wanted: Wanted, frames: Frames) {
+/// What a subscriber has been told of an agent.
+struct Told {
+    state: Option<AgentState>,
+    /// Its tool, and its last error.
+    words: [Option<String>; 2],
+    changes: u64,
+    run: u32,
+    kills: u64,
+}
+
+impl Told {
+    fn all_of(snapshot: &Snapshot) -> Self {
+        Self {
+            state: None,
+            words: [None, None],
+            changes: snapshot.changes,
+            run: snapshot.run,
+            kills: kills(snapshot),
+        }
+    }
+
+    /// That it was started.
+    fn spawn() -> Self {
+        Self {
+            state: None,
+            words: [None, None],
+            changes: 0,
+            run: 1,
+            kills: 0,
+        }
+    }
+}
+
+fn kills(snapshot: &Snapshot) -> u64 {
+    snapshot.kill.as_ref().map_or(0, |kill| kill.number)
+}
+
+/// Streams one agent that was there before the subscription, until its end or the connection's.
+pub(crate) async fn one(
+    entry: Arc<Entry>,
+    wanted: Wanted,
+    frames: Frames,
+    metrics: Option<Arc<Metrics>>,
+) {
+    let told = Told::all_of(&entry.latest.borrow());
+    follow(entry, wanted, frames, metrics, told).await;
+}
+
+/// Streams one that was not.
+async fn new(entry: Arc<Entry>, mut wanted: Wanted, frames: Frames, metrics: Option<Arc<Metrics>>) {
+    // From now on means all of it.
+    wanted.from_offset = wanted.from_offset.or(Some(0));
+    let spawned = SpawnedEvent {
+        subscription: wanted.subscription,
+        id: entry.spec.id.to_string(),
+        name: entry.spec.config.name.clone(),
+        program: entry.spec.config.program.clone(),
+        runtime: entry.runtime,
+        started_at: times::from_ns(entry.spec.created_at_ns),
+    };
+    if !wanted.lifecycle || send(&frames, &Notification::AgentSpawned(spawned)).await {
+        follow(entry, wanted, frames, metrics, Told::spawn()).await;
+    }
+}
+
+async fn follow(
+    entry: Arc<Entry>,
+    wanted: Wanted,
+    frames: Frames,
+    metrics: Option<Arc<Metrics>>,
+    mut told: Told,
+) {
     let mut latest = entry.latest.subscribe();
     let mut snapshot = latest.borrow_and_update().clone();
     let streams: &[Stream] = match wanted.stream {
@@ -48,28 +122,46 @@ pub(crate) async fn one(entry: Arc<Entry>, wanted: Wanted, frames: Frames) {
         Some(StreamChoice::Stderr) => &[Stream::Stderr],
         Some(StreamChoice::None) => &[],
     };
-    let mut cursors: Vec<(Stream, Cursor)> = streams
+    let places: Vec<(Stream, u64)> = streams
         .iter()
         .map(|stream| {
-            let from = wanted
-                .from_offset
-                .unwrap_or_else(|| length(&snapshot, *stream));
-            let cursor = Cursor::new(entry.journal(*stream), from, wanted.timed);
+            let from = wanted.from_offset;
+            (*stream, from.unwrap_or_else(|| length(&snapshot, *stream)))
+        })
+        .collect();
+    let following = metrics
+        .as_ref()
+        .map(|metrics| Following::new(&metrics.places, entry.clone(), &places));
+    let place = following.as_ref().map(|following| &*following.place);
+    let mut cursors: Vec<(Stream, Cursor)> = places
+        .iter()
+        .map(|(stream, from)| {
+            let cursor = Cursor::new(entry.journal(*stream), *from, wanted.timed);
             (*stream, cursor)
         })
         .collect();
-    let mut told = None;
     loop {
-        let event = Notification::AgentState(state_event(&entry, wanted.subscription, &snapshot));
-        if told.as_ref() != Some(&event) {
+        for event in news(&entry, wanted, &snapshot, &mut told) {
+            if let (Notification::AgentState(state), Some(metrics)) = (&event, &metrics) {
+                metrics.merged(state.merged);
+            }
             if !send(&frames, &event).await {
                 return;
             }
-            told = Some(event);
         }
         for (stream, cursor) in &mut cursors {
             let end = length(&snapshot, *stream);
-            if !outputs(&entry, wanted.subscription, *stream, cursor, end, &frames).await {
+            if !outputs(
+                &entry,
+                wanted.subscription,
+                *stream,
+                cursor,
+                end,
+                &frames,
+                place,
+            )
+            .await
+            {
                 return;
             }
             if wanted.rests {
@@ -97,42 +189,126 @@ pub(crate) async fn one(entry: Arc<Entry>, wanted: Wanted, frames: Frames) {
     }
 }
 
+/// What has happened since the last look, besides output: what came faster than this is counted.
+fn news(entry: &Entry, wanted: Wanted, snapshot: &Snapshot, told: &mut Told) -> Vec<Notification> {
+    let mut news = Vec::new();
+    let subscription = wanted.subscription;
+    let id = || entry.spec.id.to_string();
+    if let Some(kill) = snapshot
+        .kill
+        .as_ref()
+        .filter(|kill| kill.number > told.kills)
+    {
+        news.push(Notification::AgentKill(KillEvent {
+            subscription,
+            id: id(),
+            signal: kill.signal.clone(),
+            escalate: kill.escalate,
+            uid: kill.uid,
+            merged: kill.number - told.kills - 1,
+            at: times::from_ms(kill.at_ms),
+        }));
+        told.kills = kill.number;
+    }
+    if snapshot.run > told.run {
+        news.push(Notification::AgentRun(RunEvent {
+            subscription,
+            id: id(),
+            run: snapshot.run,
+            merged: u64::from(snapshot.run - told.run - 1),
+            error: snapshot.view.last_error.clone(),
+            at: times::from_ms(times::now_ms()),
+        }));
+        told.run = snapshot.run;
+    }
+    if !wanted.lifecycle {
+        news.clear();
+    }
+    let view = &snapshot.view;
+    let since = snapshot.changes.saturating_sub(told.changes);
+    let reason = snapshot.stalled.as_ref().or(view.last_error.as_ref());
+    let words = [view.current_tool.clone(), reason.cloned()];
+    if told.state.is_none() || since > 0 || told.words != words {
+        // An agent begins with `starting`, which is told with the next state.
+        let began = (since > 0).then_some(AgentState::Starting);
+        let previous = told.state.or(began);
+        news.push(Notification::AgentState(StateEvent {
+            subscription,
+            id: id(),
+            state: view.state,
+            previous,
+            merged: since.saturating_sub(1),
+            since: times::from_ms(view.since),
+            current_tool: words[0].clone(),
+            last_error: words[1].clone(),
+        }));
+        told.state = Some(view.state);
+        told.words = words;
+        told.changes = snapshot.changes;
+    }
+    news
+}
+
 /// Streams all agents, also those to come.
 pub(crate) async fn all(registry: Arc<Registry>, wanted: Wanted, frames: Frames) {
+    let metrics = registry.observers.metrics.clone();
     let mut streams = JoinSet::new();
-    let mut known = HashSet::new();
-    let (mut present, mut changes) = registry.follow();
-    let mut removed: Vec<AgentId> = Vec::new();
+    let (present, mut next, mut changes) = registry.follow();
+    // Those of which it was told, or that were there before, so that it is told when they are forgotten.
+    let mut known: HashSet<AgentId> = HashSet::new();
+    for entry in present {
+        known.insert(entry.spec.id.clone());
+        // What ended before is history: it can be listed and read.
+        if entry.latest.borrow().exit.is_none() {
+            streams.spawn(one(entry, wanted, frames.clone(), metrics.clone()));
+        }
+    }
     loop {
-        for id in removed.drain(..) {
+        let change = tokio::select! {
+            change = changes.recv() => change,
+            Some(_) = streams.join_next() => continue,
+            () = frames.closed() => return,
+        };
+        let (mut appeared, mut removed, mut missed) = (Vec::new(), Vec::new(), 0);
+        match change {
+            Ok(Change::Appeared(entry)) => {
+                next = entry.number + 1;
+                appeared.push(entry);
+            }
+            Ok(Change::Removed(id)) => removed.push(id),
+            Err(RecvError::Lagged(_)) => {
+                let (present, count, again) = registry.follow();
+                changes = again;
+                let there: HashSet<&AgentId> = present.iter().map(|entry| &entry.spec.id).collect();
+                removed.extend(known.iter().filter(|id| !there.contains(id)).cloned());
+                appeared.extend(present.iter().filter(|entry| entry.number >= next).cloned());
+                missed = count - next - appeared.len() as u64;
+                next = count;
+            }
+            Err(RecvError::Closed) => return,
+        }
+        for entry in appeared {
+            known.insert(entry.spec.id.clone());
+            streams.spawn(new(entry, wanted, frames.clone(), metrics.clone()));
+        }
+        let mut events = Vec::new();
+        if missed > 0 && wanted.lifecycle {
+            events.push(Notification::AgentsMissed(MissedEvent {
+                subscription: wanted.subscription,
+                agents: missed,
+            }));
+        }
+        for id in removed {
             known.remove(&id);
-            let event = RemovedEvent {
+            events.push(Notification::AgentRemoved(RemovedEvent {
                 subscription: wanted.subscription,
                 id: id.to_string(),
-            };
-            if !send(&frames, &Notification::AgentRemoved(event)).await {
+            }));
+        }
+        for event in events {
+            if !send(&frames, &event).await {
                 return;
             }
-        }
-        for entry in present.drain(..) {
-            // What ended before is history: it can be listed and read.
-            if known.insert(entry.spec.id.clone()) && entry.latest.borrow().exit.is_none() {
-                streams.spawn(one(entry, wanted, frames.clone()));
-            }
-        }
-        tokio::select! {
-            change = changes.recv() => match change {
-                Ok(Change::Appeared(entry)) => present.push(entry),
-                Ok(Change::Removed(id)) => removed.push(id),
-                Err(RecvError::Lagged(_)) => {
-                    (present, changes) = registry.follow();
-                    let there: HashSet<_> = present.iter().map(|entry| &entry.spec.id).collect();
-                    removed.extend(known.iter().filter(|id| !there.contains(id)).cloned());
-                }
-                Err(RecvError::Closed) => return,
-            },
-            Some(_) = streams.join_next() => {}
-            () = frames.closed() => return,
         }
     }
 }
@@ -153,6 +329,7 @@ async fn outputs(
     cursor: &mut Cursor,
     end: u64,
     frames: &Frames,
+    place: Option<&Place>,
 ) -> bool {
     while cursor.has_more(end) {
         let Ok(room) = frames.reserve().await else {
@@ -164,6 +341,7 @@ async fn outputs(
                 bytes,
                 at_ns,
             })) => {
+                let next = offset + bytes.len() as u64;
                 let event = Notification::AgentOutput(OutputEvent {
                     subscription,
                     id: entry.spec.id.to_string(),
@@ -175,6 +353,9 @@ async fn outputs(
                 match event.encode() {
                     Ok(frame) => room.send(frame),
                     Err(error) => tracing::error!(%error, "notification not sent"),
+                }
+                if let Some(place) = place {
+                    place.at(stream, next);
                 }
             }
             // Shorter than it was: somebody truncated it.
@@ -192,20 +373,6 @@ async fn outputs(
     true
 }
 
-fn state_event(entry: &Entry, subscription: u64, snapshot: &Snapshot) -> StateEvent {
-    StateEvent {
-        subscription,
-        id: entry.spec.id.to_string(),
-        state: snapshot.view.state,
-        since: times::from_ms(snapshot.view.since),
-        current_tool: snapshot.view.current_tool.clone(),
-        last_error: snapshot
-            .stalled
-            .clone()
-            .or_else(|| snapshot.view.last_error.clone()),
-    }
-}
-
 async fn send(frames: &Frames, notification: &Notification) -> bool {
     match notification.encode() {
         Ok(frame) => frames.send(frame).await.is_ok(),
@@ -219,11 +386,16 @@ async fn send(frames: &Frames, notification: &Notification) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::Observers;
     use crate::times::now_ms;
     use colibri_glasspane::{AgentRuntime, Glasspane};
     use colibri_journal::{JournalOptions, JournalWriter};
+    use colibri_priv::BackendRegistry;
     use colibri_shim::record::{ExitRecord, ExitStatus};
+    use colibri_spawner::AgentSpec;
+    use colibri_spawner::settings::{Partial, Settings};
     use serde_json::{Value, json};
+    use std::collections::BTreeMap;
     use std::time::SystemTime;
 
     async fn next(queue: &mut mpsc::Receiver<Vec<u8>>) -> Value {
@@ -254,6 +426,9 @@ mod tests {
             view: Glasspane::new(AgentRuntime::Generic, now_ms())
                 .view()
                 .clone(),
+            changes: 0,
+            changed_at: None,
+            kill: None,
             stdout: 10,
             stderr: 0,
             stalled: None,
@@ -270,16 +445,20 @@ mod tests {
             directory: dir.path().to_owned(),
             agent: None,
             latest: tokio::sync::watch::channel(snapshot).0,
+            adopted: true,
+            number: 0,
+            hooks: Default::default(),
         });
         let wanted = Wanted {
             subscription: 1,
             stream: None,
             from_offset: Some(0),
             timed: false,
+            lifecycle: false,
             rests: false,
         };
         let (frames, mut queue) = mpsc::channel(8);
-        let task = tokio::spawn(one(entry, wanted, frames));
+        let task = tokio::spawn(one(entry, wanted, frames, None));
         assert_eq!(next(&mut queue).await["method"], "agent-state");
         let early = tokio::time::timeout(TRY_AGAIN * 2, queue.recv()).await;
         assert!(early.is_err(), "{early:?}");
@@ -287,5 +466,68 @@ mod tests {
         assert_eq!(next(&mut queue).await["params"]["data"], "last words");
         assert_eq!(next(&mut queue).await["method"], "agent-exit");
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_agents_that_come_and_go_before_anybody_looks_none_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let partial = Partial {
+            state_dir: Some(dir.path().to_owned()),
+            ..Partial::default()
+        };
+        let settings = Settings::resolve(&partial, |_| None, BackendRegistry::builtin).unwrap();
+        let spawner = settings.spawner(&dir.path().join("run/colibri.sock"), []);
+        spawner.state.open().unwrap();
+        let (registry, _) = Registry::adopt(spawner, Observers::default())
+            .await
+            .unwrap();
+        let add = |number: u32| {
+            let spec = json!({"id": format!("agent{number:05}"), "program": "x", "engine": "bubblewrap",
+                "privilege": "none", "created_at_ns": 0});
+            let exit = json!({"exited_at_ns": 1, "exit": {"code": 0}, "error": null,
+                "stdout_bytes": 0, "stderr_bytes": 0, "run": 1});
+            let spec: AgentSpec = serde_json::from_value(spec).unwrap();
+            std::fs::create_dir(registry.spawner.state.agent(&spec.id)).unwrap();
+            registry.add_ended(spec, serde_json::from_value(exit).unwrap());
+        };
+        add(0);
+        let wanted = Wanted {
+            subscription: 1,
+            stream: Some(StreamChoice::None),
+            from_offset: None,
+            timed: false,
+            lifecycle: true,
+            rests: true,
+        };
+        let (frames, mut queue) = mpsc::channel(2);
+        tokio::spawn(all(registry.clone(), wanted, frames));
+        tokio::task::yield_now().await;
+        // More than it may be behind, and the first of them have gone again.
+        (1..=300).for_each(add);
+        for number in 1..=10 {
+            let id = format!("agent{number:05}").parse().unwrap();
+            registry.remove(&id).unwrap();
+        }
+        let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let (mut exits, mut missed) = (0, 0);
+        while exits + missed < 300 {
+            let event = next(&mut queue).await;
+            let params = &event["params"];
+            missed += params["agents"].as_u64().unwrap_or(0);
+            if let Some(id) = params["id"].as_str() {
+                let method = event["method"].as_str().unwrap().to_owned();
+                exits += u64::from(method == "agent-exit");
+                told.entry(id.to_owned()).or_default().push(method);
+            }
+        }
+        assert_eq!((exits, missed), (290, 10));
+        assert!(!told.contains_key("agent00000"), "it was there before");
+        for (id, methods) in told {
+            assert_eq!(
+                methods,
+                ["agent-spawned", "agent-state", "agent-exit"],
+                "{id}"
+            );
+        }
     }
 }

@@ -30,6 +30,7 @@ pub struct Glasspane {
     beneath: AgentState,
     stalled: bool,
     ended: bool,
+    changes: u64,
 }
 
 impl Glasspane {
@@ -56,7 +57,14 @@ impl Glasspane {
             beneath: AgentState::Starting,
             stalled: false,
             ended: false,
+            changes: 0,
         }
+    }
+
+    /// How often the state has changed. Whoever looks now and then sees by it whether changes lie between.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// What is known.
@@ -201,6 +209,7 @@ impl Glasspane {
         if self.view.state != shown {
             self.view.state = shown;
             self.view.since = now;
+            self.changes += 1;
         }
     }
 }

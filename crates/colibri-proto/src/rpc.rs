@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::lifecycle::{KillEvent, MissedEvent, RunEvent, SpawnedEvent};
 use crate::wire::{
     Empty, ExitEvent, IdParams, InputParams, KillParams, ListParams, OutputEvent, ReadParams,
     RemovedEvent, SpawnParams, StateEvent, SubscribeParams, Subscription, UsageParams,
@@ -133,6 +134,13 @@ impl Request {
         Ok(Self { id, method, params })
     }
 
+    /// The name of the method, if there is such a one.
+    #[must_use]
+    pub fn known_method(&self) -> Option<&'static str> {
+        let named = |method: &&&str| **method == self.method;
+        Call::METHODS.iter().find(named).copied()
+    }
+
     /// The method with its parameters.
     ///
     /// # Errors
@@ -224,6 +232,14 @@ pub enum Notification {
     AgentState(StateEvent),
     /// An agent has ended.
     AgentExit(ExitEvent),
+    /// An agent was started.
+    AgentSpawned(SpawnedEvent),
+    /// An agent was started again.
+    AgentRun(RunEvent),
+    /// Somebody asked for the end of an agent.
+    AgentKill(KillEvent),
+    /// Agents came and went unseen.
+    AgentsMissed(MissedEvent),
     /// An agent is forgotten.
     AgentRemoved(RemovedEvent),
 }
@@ -257,6 +273,10 @@ impl Notification {
             Self::AgentOutput(event) => event.subscription,
             Self::AgentState(event) => event.subscription,
             Self::AgentExit(event) => event.subscription,
+            Self::AgentSpawned(event) => event.subscription,
+            Self::AgentRun(event) => event.subscription,
+            Self::AgentKill(event) => event.subscription,
+            Self::AgentsMissed(event) => event.subscription,
             Self::AgentRemoved(event) => event.subscription,
         }
     }

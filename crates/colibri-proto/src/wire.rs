@@ -452,6 +452,9 @@ pub struct SubscribeParams {
     /// Each `agent-output` ends with the chunk that it begins in, and says when that came.
     #[serde(default, skip_serializing_if = "is_false")]
     pub timed: bool,
+    /// Also `agent-spawned`, `agent-run`, `agent-kill` and `agents-missed`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub lifecycle: bool,
 }
 
 /// The result of `subscribe`, and the parameters of `unsubscribe`.
@@ -490,6 +493,13 @@ pub struct StateEvent {
     /// What it is doing now.
     #[schemars(with = "StateSchema")]
     pub state: AgentState,
+    /// What was told of it before; absent in the first notification of a subscription.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<StateSchema>")]
+    pub previous: Option<AgentState>,
+    /// So many changes between `previous` and `state` are not told: they came faster than they were looked at.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub merged: u64,
     /// Since when (RFC 3339).
     pub since: String,
     /// The tool that it is using.
@@ -530,6 +540,11 @@ pub struct RemovedEvent {
     pub subscription: u64,
     /// The agent that was.
     pub id: String,
+}
+
+/// For counts that are left out where there is nothing to count.
+pub(crate) fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// How bad a finding is.

@@ -32,7 +32,8 @@ impl HostEnv {
     }
 
     /// These variables, with `own` on top.
-    pub(crate) fn with(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    #[must_use]
+    pub fn with(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut all = self.0.clone();
         all.extend(
             own.iter()

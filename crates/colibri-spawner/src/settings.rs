@@ -2,7 +2,12 @@
 //!
 //! The daemon and `colibri explain` must come to the same answer, so it is found here, once.
 
+mod hook;
 mod live;
+mod metrics;
+
+pub use hook::{Hook, HookError, HookSettings, STATES};
+pub use metrics::{MetricsAddress, MetricsAddressError};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +21,11 @@ use crate::file::ConfigError;
 use crate::host::is_executable;
 use crate::{Cgroups, HostEnv, Spawner, StateDir};
 
-const DEFAULT_HELPER: &str = "/usr/local/libexec/colibri-jail-helper";
+/// Where the helper is looked for; the first is named where none is there.
+const HELPER: &[&str] = &[
+    "/usr/local/libexec/colibri-jail-helper",
+    "/usr/libexec/colibri-jail-helper",
+];
 const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
 const MIN_SEGMENT_BYTES: u64 = 4096;
 const DEFAULT_FSYNC_INTERVAL_MS: u64 = 1000;
@@ -56,6 +65,10 @@ pub struct Partial {
     pub fsync: Option<FsyncPolicy>,
     /// With `fsync = "interval"`: at most so long after it came, in milliseconds.
     pub fsync_interval_ms: Option<u64>,
+    /// Where metrics can be read; see [`MetricsAddress`].
+    pub metrics: Option<String>,
+    /// Commands for changes of state.
+    pub hook: Vec<HookSettings>,
 }
 
 /// The word for it; the interval is a setting of its own.
@@ -111,6 +124,17 @@ pub enum SettingsError {
         "fsync_interval_ms is {0}; give 1 to {MAX_FSYNC_INTERVAL_MS}, or set fsync = \"always\" or \"never\" instead"
     )]
     IntervalRange(u64),
+    /// Metrics cannot be served there.
+    #[error("metrics: {0}")]
+    Metrics(MetricsAddressError),
+    /// A hook cannot be run.
+    #[error("[[hook]] number {number}: {source}")]
+    Hook {
+        /// Which one, from 1.
+        number: usize,
+        /// What is wrong with it.
+        source: HookError,
+    },
     /// An unknown engine.
     #[error("COLIBRI_JAIL_ENGINE: {0}")]
     Engine(colibri_jail_core::JailError),
@@ -132,6 +156,7 @@ impl Partial {
             engine: lookup("COLIBRI_JAIL_ENGINE"),
             shim: lookup("COLIBRI_SHIM").map(PathBuf::from),
             proxy: lookup("COLIBRI_PROXY").map(PathBuf::from),
+            metrics: lookup("COLIBRI_METRICS"),
             ..Self::default()
         }
     }
@@ -153,12 +178,17 @@ impl Partial {
             retain_bytes: self.retain_bytes.or(weaker.retain_bytes),
             fsync: self.fsync.or(weaker.fsync),
             fsync_interval_ms: self.fsync_interval_ms.or(weaker.fsync_interval_ms),
+            metrics: self.metrics.or(weaker.metrics),
+            hook: match self.hook.is_empty() {
+                true => weaker.hook,
+                false => self.hook,
+            },
         }
     }
 
     /// The privilege backends that there are with these settings.
     pub fn backends(&self, make: impl FnOnce(&str) -> BackendRegistry) -> BackendRegistry {
-        make(self.helper.as_deref().unwrap_or(DEFAULT_HELPER))
+        make(self.helper.as_deref().unwrap_or_else(|| default_helper()))
     }
 
     /// How journals are kept. A journal that keeps little has small segments, as whole ones are dropped.
@@ -207,6 +237,10 @@ pub struct Settings {
     pub shim: PathBuf,
     /// How output is kept.
     pub journal: JournalSettings,
+    /// Where metrics are served.
+    pub metrics: Option<MetricsAddress>,
+    /// Commands for changes of state.
+    pub hooks: Vec<Hook>,
     /// Where settings files are, which may hold secrets.
     own: Vec<PathBuf>,
 }
@@ -248,6 +282,9 @@ impl Settings {
             .get(mode.as_str())
             .map_err(SettingsError::Privilege)?;
         let journal = partial.journal()?;
+        let metrics = partial.metrics.as_deref().map(str::parse).transpose();
+        let metrics = metrics.map_err(SettingsError::Metrics)?;
+        let hooks = checked(&partial.hook)?;
         let state_dir = match &partial.state_dir {
             Some(path) => path.clone(),
             None => default_state_dir(&lookup).ok_or(SettingsError::NoStateDir)?,
@@ -261,6 +298,8 @@ impl Settings {
             backend,
             shim,
             journal,
+            metrics,
+            hooks,
             own: crate::file::usual(&lookup)
                 .iter()
                 .filter_map(|file| file.parent().map(Path::to_owned))
@@ -278,6 +317,9 @@ impl Settings {
         let mut hidden = vec![self.state_dir.clone(), PathBuf::from("/run/user")];
         // The directory of the socket is ours by contract, unless somebody put it in a shared one.
         hidden.extend(socket.parent().map(Path::to_owned));
+        if let Some(MetricsAddress::Unix(socket)) = &self.metrics {
+            hidden.extend(socket.parent().map(Path::to_owned));
+        }
         hidden.extend(self.own.iter().cloned());
         Spawner {
             engine: self.engine.clone(),
@@ -309,13 +351,31 @@ fn default_state_dir(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf
     Some(lookup("HOME")?.join(".local/state/colibri"))
 }
 
-/// A program of Colibri's beside the running one, else where packages put it.
+/// Hooks that can be run.
+///
+/// # Errors
+/// One cannot; which, and why.
+pub(crate) fn checked(hooks: &[HookSettings]) -> Result<Vec<Hook>, SettingsError> {
+    let hooks = (1..).zip(hooks).map(|(number, hook)| {
+        let failed = |source| SettingsError::Hook { number, source };
+        hook.check().map_err(failed)
+    });
+    hooks.collect()
+}
+
+fn default_helper() -> &'static str {
+    let there = HELPER.iter().find(|path| is_executable(Path::new(path)));
+    there.or(HELPER.first()).copied().unwrap_or_default()
+}
+
+/// A program of Colibri's beside the running one, or in the libexec of the same prefix, else where packages put it.
 fn find(program: &str) -> Option<PathBuf> {
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|exe| Some(exe.parent()?.to_owned()));
-    beside
-        .into_iter()
+    let near = std::env::current_exe().ok().and_then(|exe| {
+        let bin = exe.parent()?;
+        Some([bin.to_owned(), bin.parent()?.join("libexec")])
+    });
+    near.into_iter()
+        .flatten()
         .chain(LIBEXEC.iter().map(PathBuf::from))
         .map(|directory| directory.join(program))
         .find(|path| is_executable(path))
@@ -423,6 +483,21 @@ mod tests {
                 ("HOME", "/h"),
                 "fsync = \"interval\"\nfsync_interval_ms = 0\n",
                 &["fsync_interval_ms", "1 to 3600000", "\"always\""],
+            ),
+            (
+                ("COLIBRI_METRICS", "0.0.0.0:9464"),
+                "",
+                &["metrics", "0.0.0.0:9464", "loopback", "127.0.0.1:9464"],
+            ),
+            (
+                ("HOME", "/h"),
+                "[[hook]]\non = [\"done\"]\ncommand = [\"/x\"]\n[[hook]]\non = [\"asleep\"]\ncommand = [\"/x\"]\n",
+                &["[[hook]] number 2", "asleep", "blocked"],
+            ),
+            (
+                ("HOME", "/h"),
+                "[[hook]]\non = [\"done\"]\ncommand = [\"/x\"]\nshell = true\n",
+                &["4:1", "shell", "timeout_ms"],
             ),
             (
                 ("HOME", "/h"),

@@ -1,6 +1,7 @@
 //! Every mistake is found, named with its place, and shows no secret.
 
 use super::*;
+use crate::settings::HookSettings;
 use colibri_jail_core::{JailConfig, Limits};
 use std::collections::HashMap;
 
@@ -203,10 +204,12 @@ fn every_line_of_the_sample_file_is_right() {
         .chain(fields::fields_of::<Profile>())
         .chain(fields::fields_of::<JailConfig>())
         .chain(fields::fields_of::<Limits>())
+        .chain(fields::fields_of::<HookSettings>())
     {
         assert!(
             said.contains(&format!("\n{field} = "))
                 || said.contains(&format!(".{field}]\n"))
+                || said.contains(&format!("[[{field}]]\n"))
                 || said.starts_with("socket = ") && *field == "socket",
             "{field} is not in the sample"
         );

@@ -17,7 +17,7 @@ use super::fields::{fields_of, nearest};
 use super::problem::{Problem, Source};
 use super::{Autostart, ConfigFile};
 use crate::profile::{Profile, RUNTIMES};
-use crate::settings::{Partial, SettingsError};
+use crate::settings::{MetricsAddress, Partial, SettingsError, checked};
 
 type Span = Range<usize>;
 type Key<'i> = Spanned<DeString<'i>>;
@@ -386,6 +386,16 @@ fn wrong_setting(alone: &Partial) -> Option<String> {
     }
     let engine = alone.engine.as_ref().map(|name| name.parse::<JailEngine>());
     if let Some(Err(error)) = engine {
+        return Some(error.to_string());
+    }
+    let metrics = alone
+        .metrics
+        .as_ref()
+        .map(|place| place.parse::<MetricsAddress>());
+    if let Some(Err(error)) = metrics {
+        return Some(error.to_string());
+    }
+    if let Err(error) = checked(&alone.hook) {
         return Some(error.to_string());
     }
     let privilege = alone.privilege.as_ref().map(|name| PrivMode::parse(name));

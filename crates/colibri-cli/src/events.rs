@@ -1,0 +1,480 @@
+//! `colibri events`: a line for each thing that happens to agents, for people or as JSON.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use colibri_client::{
+    Agent, AgentRuntime, AgentState, Client, ClientError, Exit, Notification, OutputData, Stream,
+    StreamChoice, SubscribeParams,
+};
+use rustix::event::{PollFd, PollFlags, poll};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::args::{Events, Global};
+use crate::connect::{connect, find};
+use crate::error::CliError;
+use crate::output;
+
+/// Between two tries to find the next daemon.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// Events that wait here for a slow reader; the others wait in the daemon.
+const WAITING: usize = 16;
+
+/// A line. The fields are documented in colibri(1).
+#[derive(Debug, Serialize)]
+struct Line {
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(flatten)]
+    what: What,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum What {
+    Spawned {
+        program: String,
+        runtime: AgentRuntime,
+    },
+    State {
+        state: AgentState,
+        previous_state: Option<AgentState>,
+        #[serde(skip_serializing_if = "is_zero")]
+        merged: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        current_tool: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    Run {
+        run: u32,
+        #[serde(skip_serializing_if = "is_zero")]
+        merged: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    Kill {
+        signal: String,
+        escalate: bool,
+        uid: u32,
+        #[serde(skip_serializing_if = "is_zero")]
+        merged: u64,
+    },
+    Exit {
+        state: AgentState,
+        exit_code: Option<i32>,
+        exit_signal: Option<i32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    Output {
+        stream: Stream,
+        offset: u64,
+        #[serde(flatten)]
+        data: OutputData,
+    },
+    Removed {},
+    Gap {
+        reason: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        missed: Option<u64>,
+    },
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+fn now() -> String {
+    format!("{:.3}", jiff::Timestamp::now())
+}
+
+/// Why following stopped.
+enum Stopped {
+    /// All agents that were named have ended.
+    Ended,
+    /// Nobody reads the lines.
+    Unread,
+    /// The daemon went.
+    Lost,
+}
+
+/// What is known over the life of several daemons.
+#[derive(Default)]
+struct Known {
+    names: BTreeMap<String, String>,
+    /// Agents that run, as far as it was told.
+    running: BTreeSet<String>,
+}
+
+pub(crate) async fn events(global: &Global, wanted: Events) -> Result<u8, CliError> {
+    let mut client = connect(global).await?;
+    let mut ids = Vec::new();
+    for id in &wanted.ids {
+        ids.push(find(&client, id).await?.id);
+    }
+    ids.sort();
+    ids.dedup();
+    let mut known = Known::default();
+    let mut first = true;
+    let mut unread = tokio::task::spawn_blocking(until_unread);
+    loop {
+        let stopped = match follow(&client, &wanted, &mut ids, &mut known, first, &mut unread).await
+        {
+            Err(CliError::Client(ClientError::Closed | ClientError::NoDaemon { .. })) => {
+                Stopped::Lost
+            }
+            other => other?,
+        };
+        match stopped {
+            Stopped::Ended | Stopped::Unread => return Ok(0),
+            Stopped::Lost if !wanted.reconnect => return Err(CliError::EventsLost),
+            Stopped::Lost => {}
+        }
+        let gap = What::Gap {
+            reason: "the daemon has gone; what happens until the next one is there is not told"
+                .into(),
+            missed: None,
+        };
+        if !print(
+            &wanted,
+            Line {
+                time: now(),
+                id: None,
+                name: None,
+                what: gap,
+            },
+        )? {
+            return Ok(0);
+        }
+        first = false;
+        client = loop {
+            tokio::time::sleep(TRY_AGAIN).await;
+            match connect(global).await {
+                Err(CliError::Client(ClientError::NoDaemon { .. })) => {}
+                other => break other?,
+            }
+        };
+    }
+}
+
+/// Follows one daemon. `ids` loses those that have ended.
+async fn follow(
+    client: &Client,
+    wanted: &Events,
+    ids: &mut Vec<String>,
+    known: &mut Known,
+    first: bool,
+    unread: &mut JoinHandle<()>,
+) -> Result<Stopped, CliError> {
+    let one = !ids.is_empty();
+    let (sender, mut events) = mpsc::channel(WAITING);
+    let subscriptions = match one {
+        true => ids.iter().cloned().map(Some).collect(),
+        false => vec![None],
+    };
+    for id in subscriptions {
+        let from_offset = (wanted.output && one && first).then_some(0);
+        let params = SubscribeParams {
+            id: id.clone(),
+            stream: (!wanted.output).then_some(StreamChoice::None),
+            from_offset,
+            timed: wanted.output,
+            lifecycle: true,
+        };
+        let mut events = match client.subscribe(params).await {
+            // It was removed while no daemon was there; the list says so below.
+            Err(ClientError::Rpc(_)) if !first => continue,
+            other => other?,
+        };
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                if sender.send(event).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    drop(sender);
+    // After the subscriptions, so that whoever is not in the list is told of.
+    let there = client.list_agents().await?;
+    for line in meanwhile(known, &there, one.then_some(&*ids)) {
+        if one {
+            ids.retain(|id| line.id.as_ref() != Some(id));
+        }
+        if !print(wanted, line)? {
+            return Ok(Stopped::Unread);
+        }
+    }
+    for agent in &there {
+        if let Some(name) = &agent.name {
+            known.names.insert(agent.id.clone(), name.clone());
+        }
+    }
+    loop {
+        if one && ids.is_empty() {
+            return Ok(Stopped::Ended);
+        }
+        let event = tokio::select! {
+            event = events.recv() => event,
+            // Without this a reader that has gone would be noticed with the next event only.
+            _ = &mut *unread => return Ok(Stopped::Unread),
+        };
+        let Some(event) = event else {
+            return Ok(Stopped::Lost);
+        };
+        let line = line(event, known);
+        if let (What::Exit { .. }, Some(id)) = (&line.what, &line.id) {
+            ids.retain(|other| other != id);
+        }
+        if !print(wanted, line)? {
+            return Ok(Stopped::Unread);
+        }
+    }
+}
+
+/// What became of agents while no daemon was there: those that ran have ended, or are gone.
+fn meanwhile(known: &mut Known, there: &[Agent], ids: Option<&[String]>) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let there: BTreeMap<&str, &Agent> = there.iter().map(|agent| (&*agent.id, agent)).collect();
+    for id in std::mem::take(&mut known.running) {
+        let what = match there.get(&*id) {
+            None => What::Removed {},
+            // Those that were named are followed to their end, whenever that was.
+            Some(agent) if agent.exited_at.is_some() && ids.is_none() => {
+                exit(agent.state, agent.exit, agent.error.clone())
+            }
+            Some(_) => {
+                known.running.insert(id);
+                continue;
+            }
+        };
+        let time = there.get(&*id).and_then(|agent| agent.exited_at.clone());
+        lines.push(Line {
+            time: time.unwrap_or_else(now),
+            name: known.names.get(&id).cloned(),
+            id: Some(id),
+            what,
+        });
+    }
+    lines
+}
+
+/// Returns when nobody reads stdout any more: a pipe's writing end becomes an error then (poll(2), POLLERR). A file
+/// has no reader that could go.
+fn until_unread() {
+    let stdout = std::io::stdout();
+    loop {
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        match poll(&mut watched, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+fn exit(state: AgentState, exit: Option<Exit>, error: Option<String>) -> What {
+    let (exit_code, exit_signal) = match exit {
+        Some(Exit::Code(code)) => (Some(code), None),
+        Some(Exit::Signal(signal)) => (None, Some(signal)),
+        None => (None, None),
+    };
+    What::Exit {
+        state,
+        exit_code,
+        exit_signal,
+        error,
+    }
+}
+
+fn line(event: Notification, known: &mut Known) -> Line {
+    let (time, id, what) = match event {
+        Notification::AgentSpawned(event) => {
+            if let Some(name) = event.name {
+                known.names.insert(event.id.clone(), name);
+            }
+            let what = What::Spawned {
+                program: event.program,
+                runtime: event.runtime,
+            };
+            (event.started_at, event.id, what)
+        }
+        Notification::AgentState(event) => {
+            let what = What::State {
+                state: event.state,
+                previous_state: event.previous,
+                merged: event.merged,
+                current_tool: event.current_tool,
+                error: event.last_error,
+            };
+            known.running.insert(event.id.clone());
+            (event.since, event.id, what)
+        }
+        Notification::AgentRun(event) => {
+            let what = What::Run {
+                run: event.run,
+                merged: event.merged,
+                error: event.error,
+            };
+            (event.at, event.id, what)
+        }
+        Notification::AgentKill(event) => {
+            let what = What::Kill {
+                signal: event.signal,
+                escalate: event.escalate,
+                uid: event.uid,
+                merged: event.merged,
+            };
+            (event.at, event.id, what)
+        }
+        Notification::AgentExit(event) => {
+            known.running.remove(&event.id);
+            let what = exit(event.state, event.exit, event.error);
+            (event.exited_at, event.id, what)
+        }
+        Notification::AgentOutput(event) => {
+            let what = What::Output {
+                stream: event.stream,
+                offset: event.offset,
+                data: event.data,
+            };
+            (event.time.unwrap_or_else(now), event.id, what)
+        }
+        Notification::AgentRemoved(event) => {
+            known.running.remove(&event.id);
+            (now(), event.id, What::Removed {})
+        }
+        Notification::AgentsMissed(event) => {
+            let reason = "agents were started, ended and removed faster than they were looked at";
+            let what = What::Gap {
+                reason: reason.to_owned(),
+                missed: Some(event.agents),
+            };
+            return Line {
+                time: now(),
+                id: None,
+                name: None,
+                what,
+            };
+        }
+    };
+    Line {
+        time,
+        name: known.names.get(&id).cloned(),
+        id: Some(id),
+        what,
+    }
+}
+
+/// Prints a line at once; `false` where nobody reads.
+fn print(wanted: &Events, line: Line) -> Result<bool, CliError> {
+    if wanted.json {
+        let text = serde_json::to_string(&line)
+            .map_err(|error| CliError::io("writing JSON")(error.into()))?;
+        output::print_while_read(format!("{text}\n").as_bytes())
+    } else {
+        output::print_while_read(human(&line).as_bytes())
+    }
+}
+
+/// As people read it. Words of an agent's cannot move the cursor.
+fn human(line: &Line) -> String {
+    let merged = |count: &u64, what: &str| match count {
+        0 => String::new(),
+        count => format!(" [{count} {what} not told]"),
+    };
+    let because = |reason: &Option<String>| match reason {
+        Some(reason) => format!(" ({})", output::plain(reason, 300)),
+        None => String::new(),
+    };
+    let said = match &line.what {
+        What::Spawned { program, runtime } => {
+            let runtime = format!("{runtime:?}").to_lowercase();
+            vec![format!(
+                "spawned {} ({runtime})",
+                output::plain(program, 100)
+            )]
+        }
+        What::State {
+            state,
+            previous_state,
+            merged: count,
+            current_tool,
+            error,
+        } => {
+            // Another tool or error in the same state.
+            let from = previous_state.filter(|from| from != state || *count > 0);
+            let from = from.map_or(String::new(), |from| format!("{from} -> "));
+            let to = output::coloured(&state.to_string(), "1");
+            let between = merged(count, "in between");
+            vec![format!(
+                "state   {from}{to}{between}{}{}",
+                because(current_tool),
+                because(error)
+            )]
+        }
+        What::Run {
+            run,
+            merged: count,
+            error,
+        } => {
+            let more = merged(count, "before");
+            vec![format!("run     {run}{more}{}", because(error))]
+        }
+        What::Kill {
+            signal,
+            escalate,
+            uid,
+            merged: count,
+        } => {
+            let then = if *escalate { ", then KILL" } else { "" };
+            let more = merged(count, "before");
+            vec![format!("kill    {signal}{then}, by uid {uid}{more}")]
+        }
+        What::Exit {
+            exit_code,
+            exit_signal,
+            error,
+            ..
+        } => {
+            let exit = exit_code.map(Exit::Code).or(exit_signal.map(Exit::Signal));
+            vec![format!(
+                "exit    {}{}",
+                output::ending(exit),
+                because(error)
+            )]
+        }
+        What::Output { stream, data, .. } => {
+            let stream = match stream {
+                Stream::Stdout => "out",
+                Stream::Stderr => "err",
+            };
+            let bytes = data.clone().into_bytes().unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes);
+            let lines = text
+                .lines()
+                .map(|line| format!("{stream}     {}", output::plain(line, 4096)));
+            lines.collect()
+        }
+        What::Removed {} => vec!["removed".to_owned()],
+        What::Gap { reason, missed } => {
+            let missed = missed.map_or(String::new(), |count| format!(" [{count} not told]"));
+            vec![format!("gap     {reason}{missed}")]
+        }
+    };
+    let id = line.id.as_deref().unwrap_or("-");
+    let name = line
+        .name
+        .as_deref()
+        .map(|name| format!(" {}", output::plain(name, 24)));
+    let head = format!("{} {id:<10}{}", line.time, name.unwrap_or_default());
+    said.iter()
+        .map(|said| format!("{head}  {said}\n"))
+        .collect()
+}

@@ -1,0 +1,158 @@
+//! `GET /metrics` over HTTP/1.1, for programs of this machine: on a Unix socket or a loopback address.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use colibri_spawner::settings::MetricsAddress;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::prometheus_text;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::Semaphore;
+
+use super::Metrics;
+use crate::socket::{Listening, SocketError};
+
+/// Connections at a time; more wait in the listener's backlog.
+const CONNECTIONS: usize = 16;
+/// A head that is not whole by then ends its connection.
+const HEAD: Duration = Duration::from_secs(5);
+/// And so does a whole request that is not answered and read by then.
+const REQUEST: Duration = Duration::from_secs(10);
+/// Longest head, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// Why metrics are not served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MetricsError {
+    #[error("metrics: {0}")]
+    Socket(#[from] SocketError),
+    #[error("metrics cannot be served at {address}: {source}; name another port with --metrics")]
+    Tcp {
+        address: SocketAddr,
+        source: io::Error,
+    },
+}
+
+/// Where metrics are served, as long as this is there.
+pub(crate) enum Served {
+    Unix(Listening),
+    Tcp(TcpListener),
+}
+
+impl Served {
+    /// Listens.
+    pub(crate) async fn open(address: &MetricsAddress) -> Result<Self, MetricsError> {
+        match address {
+            MetricsAddress::Unix(path) => Ok(Self::Unix(Listening::open(path, None).await?)),
+            MetricsAddress::Loopback(address) => {
+                let failed = |source| MetricsError::Tcp {
+                    address: *address,
+                    source,
+                };
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let address = listener.local_addr().map_err(failed)?;
+                tracing::info!(%address, "metrics");
+                Ok(Self::Tcp(listener))
+            }
+        }
+    }
+
+    /// Serves whoever comes, for ever.
+    pub(crate) async fn serve(&self, metrics: &Arc<Metrics>) {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(slot) = slots.clone().acquire_owned().await else {
+                return;
+            };
+            let metrics = metrics.clone();
+            let accepted = match self {
+                Self::Unix(listening) => {
+                    listening.listener.accept().await.map(|(s, _)| Io::Unix(s))
+                }
+                Self::Tcp(listener) => listener.accept().await.map(|(s, _)| Io::Tcp(s)),
+            };
+            match accepted {
+                Ok(stream) => {
+                    tokio::spawn(async move {
+                        match stream {
+                            Io::Unix(stream) => answer(stream, metrics).await,
+                            Io::Tcp(stream) => answer(stream, metrics).await,
+                        }
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::error!(%error, "connection for metrics not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+enum Io {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+/// One request on a connection, which is closed then: bounded in length and in time.
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, metrics: Arc<Metrics>) {
+    let respond = service_fn(|request| {
+        let response = respond(&request, &metrics);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(MAX_HEAD)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), respond);
+    match tokio::time::timeout(REQUEST, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "metrics not read"),
+        Err(_) => tracing::debug!("metrics not read in time"),
+    }
+}
+
+fn respond<B>(request: &Request<B>, metrics: &Metrics) -> Response<String> {
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    let (status, kind, body) = match (request.uri().path(), request.method()) {
+        ("/metrics", &Method::GET | &Method::HEAD) => match metrics.text() {
+            Ok(text) => {
+                let kind = HeaderValue::from_static(prometheus_text::CONTENT_TYPE);
+                (StatusCode::OK, kind, text)
+            }
+            Err(error) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                plain,
+                format!("metrics cannot be written: {error}\n"),
+            ),
+        },
+        ("/metrics", _) => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            plain,
+            "metrics can only be read: GET /metrics\n".to_owned(),
+        ),
+        _ => (
+            StatusCode::NOT_FOUND,
+            plain,
+            "metrics are at /metrics\n".to_owned(),
+        ),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        let allowed = HeaderValue::from_static("GET, HEAD");
+        response.headers_mut().insert(ALLOW, allowed);
+    }
+    response
+}

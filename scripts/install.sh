@@ -1,0 +1,52 @@
+#!/bin/sh
+# Puts the programs, their manual pages and completions under PREFIX (/usr/local), below DESTDIR if that is set.
+#
+# usage: scripts/install.sh [DIRECTORY OF THE PROGRAMS]; without it they are built, in the release profile.
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+prefix=${DESTDIR:-}${PREFIX:-/usr/local}
+programs=${1:-}
+if [ -z "$programs" ]; then
+    say "building"
+    cargo build --quiet --locked --release --workspace --bins
+    programs=${CARGO_TARGET_DIR:-target}/release
+fi
+
+install -d "$prefix/bin" "$prefix/libexec"
+install -m 755 "$programs/colibri" "$programs/colibri-daemon" "$prefix/bin/"
+# The helper is not setuid: docs/install.md says how root makes it so.
+install -m 755 "$programs/colibri-shim" "$programs/colibri-proxy" "$programs/colibri-jail-helper" "$prefix/libexec/"
+man=$prefix/share/man
+if [ "$(uname)" = FreeBSD ]; then
+    man=$prefix/man
+fi
+for page in docs/man/*.[1-9]; do
+    section=$man/man${page##*.}
+    install -d "$section"
+    install -m 644 "$page" "$section/"
+done
+# Names as each shell looks for them.
+while read -r shell file; do
+    install -d "$(dirname "$prefix/$file")"
+    "$programs/colibri" completions "$shell" >"$prefix/$file"
+    chmod 644 "$prefix/$file"
+done <<FILES
+bash share/bash-completion/completions/colibri
+zsh share/zsh/site-functions/_colibri
+fish share/fish/vendor_completions.d/colibri.fish
+FILES
+install -d "$prefix/share/doc/colibri"
+install -m 644 docs/colibri.toml "$prefix/share/doc/colibri/"
+if [ "$(uname)" = Linux ]; then
+    # The units name the place of the program.
+    for kind in system user; do
+        units=$prefix/lib/systemd/$kind
+        install -d "$units"
+        sed "s|/usr/bin/|${PREFIX:-/usr/local}/bin/|" "packaging/systemd/$kind/colibri.service" >"$units/colibri.service"
+        chmod 644 "$units/colibri.service"
+    done
+    install -d "$prefix/lib/sysusers.d"
+    install -m 644 packaging/systemd/sysusers.d/colibri.conf "$prefix/lib/sysusers.d/"
+fi

@@ -1,0 +1,50 @@
+//! A daemon that serves metrics, and what it serves.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use crate::{Daemon, SOON};
+
+impl Daemon {
+    /// A daemon that serves metrics on a Unix socket.
+    pub fn start_with_metrics() -> Self {
+        let mut daemon = Self::place();
+        daemon.launch_with_metrics();
+        daemon
+    }
+
+    /// Starts it, again if it has ended.
+    pub fn launch_with_metrics(&mut self) {
+        let mut command = self.command("colibri-daemon");
+        command.env(
+            "COLIBRI_METRICS",
+            format!("unix:{}", socket(self).display()),
+        );
+        self.launch_as(command);
+    }
+}
+
+/// Where its metrics are.
+pub fn socket(daemon: &Daemon) -> PathBuf {
+    daemon.path("metrics/metrics.sock")
+}
+
+/// Sends this and reads to the end of the connection.
+pub fn ask(mut stream: impl Read + Write, request: &str) -> String {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    // Whoever is refused may find the connection reset.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
+}
+
+/// Its metrics now.
+pub fn scrape(daemon: &Daemon) -> String {
+    let stream = UnixStream::connect(socket(daemon)).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let answer = ask(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let (head, body) = answer.split_once("\r\n\r\n").expect(&answer);
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    body.to_owned()
+}

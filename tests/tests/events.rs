@@ -1,0 +1,373 @@
+//! `colibri events`: each thing that happens is told, and what is not told one by one is counted.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Stdio};
+
+use colibri_tests::{Daemon, eventually, read, text};
+use serde_json::{Value, json};
+
+/// A running `colibri events --json`.
+struct Events {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Events {
+    fn start(daemon: &Daemon, args: &[&str]) -> Self {
+        let before = subscriptions(daemon);
+        let mut child = daemon
+            .command("colibri")
+            .args(["--no-autostart", "events", "--json"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        // From then on it misses nothing.
+        eventually("it has subscribed", || {
+            (subscriptions(daemon) > before).then_some(())
+        });
+        Self { child, lines }
+    }
+
+    fn next(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        (!line.is_empty()).then(|| serde_json::from_str(&line).expect(&line))
+    }
+
+    /// Lines up to the first that fits, which is the last of them.
+    fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let mut lines = Vec::new();
+        loop {
+            let line = self.next().expect("no more events");
+            let last = fits(&line);
+            lines.push(line);
+            if last {
+                return lines;
+            }
+        }
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        (self.child.wait().unwrap().code(), said)
+    }
+}
+
+/// How many subscriptions there have been.
+fn subscriptions(daemon: &Daemon) -> u64 {
+    let text = colibri_tests::metrics::scrape(daemon);
+    let line = text.lines().find_map(|line| {
+        line.strip_prefix("colibri_requests_total{method=\"subscribe\",result=\"ok\"} ")
+    });
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
+fn of<'a>(events: &'a [Value], id: &str) -> Vec<&'a Value> {
+    events.iter().filter(|event| event["id"] == id).collect()
+}
+
+fn kinds(events: &[&Value]) -> Vec<String> {
+    let kind = |event: &&Value| event["event"].as_str().unwrap().to_owned();
+    events.iter().map(kind).collect()
+}
+
+const FLIP: &str = r#"i=0; while [ $i -lt 2000 ]; do
+    echo '{"type":"extension_ui_request","id":"1","method":"confirm"}'; echo '{"type":"agent_start"}'; i=$((i+1)); done"#;
+
+#[test]
+fn spawns_states_runs_kills_and_exits_of_all_agents_are_told_as_documented() {
+    let daemon = Daemon::start_with_metrics();
+    let mut events = Events::start(&daemon, &["--output"]);
+    let pi = r#"echo '{"type":"tool_execution_start","toolName":"bash"}'; read x; echo '{"type":"error","error":"no"}'; exit 3"#;
+    let worker = daemon.spawn(&[
+        "--name",
+        "night shift",
+        "--runtime",
+        "pi",
+        "--",
+        "sh",
+        "-c",
+        pi,
+    ]);
+    let mut seen = events.until(|event| event["current_tool"] == "bash");
+    daemon.ok(&["send", &worker, "go"]);
+    seen.extend(events.until(|event| event["event"] == "exit"));
+    let again = daemon.spawn(&[
+        "--restart",
+        "on-failure",
+        "--restart-delay",
+        "1ms",
+        "--restart-limit",
+        "2",
+        "--",
+        "sh",
+        "-c",
+        "exit 1",
+    ]);
+    seen.extend(events.until(|event| event["event"] == "exit"));
+    let sleeper = daemon.spawn(&["--", "sleep", "1000"]);
+    daemon.ok(&["kill", &sleeper]);
+    seen.extend(events.until(|event| event["event"] == "exit"));
+    daemon.ok(&["shutdown"]);
+    let (code, said) = events.end();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("--reconnect"), "{said}");
+
+    let worker = of(&seen, &worker);
+    assert!(worker.iter().all(|event| event["name"] == "night shift"));
+    let without_output: Vec<&Value> = worker
+        .iter()
+        .copied()
+        .filter(|event| event["event"] != "output")
+        .collect();
+    assert_eq!(kinds(&without_output)[0], "spawned");
+    assert_eq!(*kinds(&without_output).last().unwrap(), "exit");
+    let last = without_output.last().unwrap();
+    assert_eq!(
+        (&last["exit_code"], &last["exit_signal"]),
+        (&json!(3), &Value::Null)
+    );
+    let written: String = worker
+        .iter()
+        .filter_map(|event| event["data"].as_str())
+        .collect();
+    assert_eq!(written.lines().count(), 2, "{written}");
+
+    let again = of(&seen, &again);
+    let runs: Vec<u64> = again
+        .iter()
+        .filter(|event| event["event"] == "run")
+        .map(|event| 1 + event["merged"].as_u64().unwrap_or(0))
+        .collect();
+    assert_eq!(runs.iter().sum::<u64>(), 2, "{again:?}");
+
+    let sleeper = of(&seen, &sleeper);
+    let kill = sleeper
+        .iter()
+        .find(|event| event["event"] == "kill")
+        .unwrap();
+    assert_eq!(kill["signal"], "TERM");
+    assert_eq!(kill["uid"], rustix::process::getuid().as_raw());
+    assert_eq!(sleeper.last().unwrap()["exit_signal"], 15);
+
+    // Fields that there are, and those that the manual has, which lists each kind's.
+    let page = read("docs/man/colibri.1");
+    let (documented, always) = documented(&page);
+    for event in &seen {
+        let kind = event["event"].as_str().unwrap();
+        let known = documented
+            .get(kind)
+            .unwrap_or_else(|| panic!("{kind} is not documented"));
+        for field in event.as_object().unwrap().keys() {
+            assert!(
+                always.contains(field) || known.contains(field),
+                "{kind}: {field}"
+            );
+        }
+    }
+    let mut used: BTreeMap<&str, BTreeSet<&String>> = BTreeMap::new();
+    for event in &seen {
+        let fields = event.as_object().unwrap().keys();
+        used.entry(event["event"].as_str().unwrap())
+            .or_default()
+            .extend(fields);
+    }
+    for (kind, fields) in &documented {
+        // Those two are other tests'.
+        if !["gap", "removed"].contains(&kind.as_str()) {
+            let used = &used[kind.as_str()];
+            let never: Vec<_> = fields
+                .iter()
+                .filter(|field| !used.contains(field) && *field != "merged")
+                .collect();
+            assert!(
+                never.is_empty(),
+                "{kind}: documented, and never there: {never:?}"
+            );
+        }
+    }
+}
+
+/// The fields of each kind of event, and those that all have, as colibri(1) lists them.
+fn documented(page: &str) -> (BTreeMap<String, BTreeSet<String>>, BTreeSet<String>) {
+    let section = page
+        .split(".Ss Events\n")
+        .nth(1)
+        .expect("no section Events");
+    let section = section.split("\n.S").next().unwrap();
+    let words = |line: &str| -> BTreeSet<String> {
+        let words = line.split_whitespace().skip(1).filter(|word| *word != ",");
+        words.map(str::to_owned).collect()
+    };
+    let mut lines = section.lines();
+    let always = words(lines.find(|line| line.starts_with(".Cm time ")).unwrap());
+    let mut kinds = BTreeMap::new();
+    let mut kind = None;
+    for line in lines {
+        if let Some(name) = line.strip_prefix(".It Cm ") {
+            kinds.insert(name.to_owned(), BTreeSet::new());
+            kind = Some(name.to_owned());
+        } else if let (true, Some(kind)) = (line.starts_with(".Cm "), &kind) {
+            kinds.get_mut(kind).unwrap().extend(words(line));
+        }
+    }
+    assert_eq!(kinds.len(), 8, "{kinds:?}");
+    (kinds, always)
+}
+
+#[test]
+fn changes_that_come_faster_than_they_are_read_are_counted() {
+    let daemon = Daemon::start_with_metrics();
+    let mut events = Events::start(&daemon, &[]);
+    let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", FLIP]);
+    // Nobody reads meanwhile, and pipes are short.
+    daemon.ok(&["wait", &id]);
+    let seen = events.until(|event| event["event"] == "exit");
+    let states: Vec<&Value> = seen
+        .iter()
+        .filter(|event| event["event"] == "state")
+        .collect();
+    let mut changes = 0;
+    for pair in states.windows(2) {
+        assert_eq!(
+            pair[1]["previous_state"], pair[0]["state"],
+            "a gap that nobody tells"
+        );
+    }
+    for state in &states {
+        changes += state["merged"].as_u64().unwrap_or(0);
+        // The first state is no change where the agent has not left it.
+        changes += u64::from(!state["previous_state"].is_null());
+    }
+    // Blocked and working, 2000 times, then done; before that idle, where a line came in two pieces.
+    assert!((4001..=4002).contains(&changes), "{changes}");
+    assert!(states.len() < 3000, "nothing was merged: {}", states.len());
+    assert_eq!(seen.last().unwrap()["state"], "done");
+    let text = colibri_tests::metrics::scrape(&daemon);
+    let merged = text
+        .lines()
+        .find_map(|line| line.strip_prefix("colibri_subscription_merged_states_total "))
+        .unwrap();
+    assert_ne!(merged, "0");
+}
+
+#[test]
+fn agents_that_live_for_a_moment_are_told_of_too() {
+    let daemon = Daemon::start_with_metrics();
+    let mut events = Events::start(&daemon, &[]);
+    let mut wire = daemon.connect();
+    let ids: BTreeSet<String> = (0..40)
+        .map(|_| {
+            let answer = wire.call("spawn-agent", json!({"program": "true"}));
+            answer["result"]["id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut exits = 0;
+    while exits < ids.len() {
+        let event = events.next().unwrap();
+        exits += usize::from(event["event"] == "exit");
+        let kinds = told
+            .entry(event["id"].as_str().unwrap().to_owned())
+            .or_default();
+        kinds.push(event["event"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(told.keys().cloned().collect::<BTreeSet<_>>(), ids);
+    for (id, kinds) in told {
+        assert_eq!(kinds[0], "spawned", "{id}: {kinds:?}");
+        assert_eq!(
+            kinds.iter().filter(|kind| *kind == "spawned").count(),
+            1,
+            "{id}"
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_goes_ends_it_quietly_and_at_once() {
+    let daemon = Daemon::start_with_metrics();
+    let id = daemon.spawn(&["--", "sleep", "1000"]);
+    let mut events = Events::start(&daemon, &[]);
+    assert_eq!(events.next().unwrap()["id"], id.as_str());
+    // Nothing happens any more that it could fail to write.
+    let Events { child, lines } = events;
+    drop(lines);
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(
+        (ended.status.code(), text(&ended.stderr)),
+        (Some(0), String::new())
+    );
+}
+
+#[test]
+fn named_agents_are_followed_to_their_end_and_words_cannot_move_a_cursor() {
+    let daemon = Daemon::start();
+    let script =
+        r#"echo '{"type":"error","error":"a\u001b[2Jb"}'; echo '{"type":"agent_start"}'; read x"#;
+    let evil = "n\u{1b}[2J\u{9b}x";
+    let first = daemon.spawn(&["--name", evil, "--runtime", "pi", "--", "sh", "-c", script]);
+    let second = daemon.spawn(&["--", "sh", "-c", "exit 4"]);
+    daemon.spawn(&["--", "sleep", "1000"]);
+    daemon.cli(&["wait", &second]);
+    eventually("it works", || {
+        (daemon.agent(&first)["state"] == "working").then_some(())
+    });
+    let child = daemon
+        .command("colibri")
+        .args(["--no-autostart", "events", &first[..6], &second])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    daemon.ok(&["send", &first, "x"]);
+    let shown = child.wait_with_output().unwrap();
+    assert!(shown.status.success());
+    let shown = text(&shown.stdout);
+    assert!(
+        shown.contains("exit    code 4\n") && shown.contains("exit    code 0\n"),
+        "{shown}"
+    );
+    let bad = shown.chars().find(|c| c.is_control() && *c != '\n');
+    assert_eq!(bad, None, "{shown:?}");
+}
+
+#[test]
+fn with_reconnect_the_gap_is_told_and_what_became_of_those_that_ran() {
+    let mut daemon = Daemon::start_with_metrics();
+    let go = daemon.path("go");
+    let script = format!("until [ -e {} ]; do sleep 0.02; done; exit 6", go.display());
+    let id = daemon.spawn(&["--", "sh", "-c", &script]);
+    let stays = daemon.spawn(&["--", "sleep", "1000"]);
+    let mut events = Events::start(&daemon, &["--reconnect"]);
+    events.until(|event| event["id"] == stays.as_str());
+    daemon.kill();
+    let gap = events.until(|event| event["event"] == "gap").pop().unwrap();
+    assert!(
+        gap["reason"].as_str().unwrap().contains("not told"),
+        "{gap}"
+    );
+    std::fs::write(&go, "").unwrap();
+    let ended = daemon.state().join("agents").join(&id).join("exit.json");
+    eventually("it ends without a daemon", || ended.exists().then_some(()));
+    daemon.launch_with_metrics();
+    let exit = events
+        .until(|event| event["event"] == "exit")
+        .pop()
+        .unwrap();
+    assert_eq!((&exit["id"], &exit["exit_code"]), (&json!(id), &json!(6)));
+    let later = daemon.spawn(&["--", "true"]);
+    events.until(|event| event["event"] == "spawned" && event["id"] == later.as_str());
+    drop(events.lines);
+    assert_eq!(events.child.wait().unwrap().code(), Some(0));
+}

@@ -1,0 +1,283 @@
+//! Hooks run for what they wait for, once, and nothing that an agent says is more than words to them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
+use colibri_tests::{Daemon, eventually, processes_with};
+use serde_json::{Value, json};
+
+const BLOCKS: &str = r#"{"type":"extension_ui_request","id":"1","method":"confirm"}"#;
+const WORKS: &str = r#"{"type":"agent_start"}"#;
+
+/// A place with a hook that writes down what it is told, for these states; further lines of the hook's may follow.
+fn place(on: &str, more: &str) -> Daemon {
+    let daemon = Daemon::place();
+    let told = daemon.path("told");
+    fs::create_dir(&told).unwrap();
+    // Each run has a file of its own, complete when it has its name.
+    let script = format!(
+        "#!/bin/sh\nset -e\nfile={told}/$COLIBRI_AGENT_ID.$COLIBRI_STATE.$$\n{{ cat; env -0; }} >$file.tmp\nmv $file.tmp $file.told\n{more}\n",
+        told = told.display()
+    );
+    let program = daemon.path("hook");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let settings = format!(
+        "[[hook]]\non = {on}\ncommand = [\"{}\", \"$HOME; `id`\"]\ntimeout_ms = 10000\n",
+        program.display()
+    );
+    fs::write(daemon.path("colibri.toml"), settings).unwrap();
+    daemon
+}
+
+fn launch(daemon: &mut Daemon) {
+    let mut command = daemon.command("colibri-daemon");
+    command
+        .arg("--config")
+        .arg(daemon.path("colibri.toml"))
+        .env("SECRET", "of the daemon");
+    daemon.launch_as(command);
+}
+
+/// The JSON and the environment of each run for that agent and state.
+fn told(daemon: &Daemon, id: &str, state: &str) -> Vec<(Value, BTreeMap<String, String>)> {
+    let mut runs = Vec::new();
+    for entry in fs::read_dir(daemon.path("told")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if !name.starts_with(&format!("{id}.{state}.")) || !name.ends_with(".told") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let (event, environment) = text.split_once('\n').unwrap();
+        let environment = environment
+            .split_terminator('\0')
+            .map(|variable| variable.split_once('=').unwrap())
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        runs.push((serde_json::from_str(event).unwrap(), environment));
+    }
+    runs
+}
+
+fn once(daemon: &Daemon, id: &str, state: &str) -> (Value, BTreeMap<String, String>) {
+    let mut runs = eventually("the hook runs", || {
+        Some(told(daemon, id, state)).filter(|runs| !runs.is_empty())
+    });
+    assert_eq!(runs.len(), 1, "{id} {state}: {runs:?}");
+    runs.remove(0)
+}
+
+/// A pi that asks, and goes on and ends as soon as it is answered.
+fn asks(daemon: &Daemon, name: &str, error: &str) -> String {
+    let script = format!(
+        "echo '{WORKS}'; printf '%s\\n' '{error}'; echo '{BLOCKS}'; read answer; echo '{WORKS}'; exit 3"
+    );
+    daemon.spawn(&["--name", name, "--runtime", "pi", "--", "sh", "-c", &script])
+}
+
+#[test]
+fn a_blocked_agent_is_told_once_and_its_words_stay_words() {
+    let mut daemon = place(r#"["blocked", "error"]"#, "");
+    launch(&mut daemon);
+    let evil = daemon.path("pwned");
+    let error = format!(
+        r#"{{"type":"error","error":"$(touch {0})`touch {0}`; touch {0}\nCOLIBRI_STATE=done\u0000\u001b[2J"}}"#,
+        evil.display()
+    );
+    let name = format!("n\n$(touch {})", evil.display());
+    let id = asks(&daemon, &name, &error);
+    let (event, environment) = once(&daemon, &id, "blocked");
+    assert_eq!(event["event"], "state");
+    assert_eq!(
+        (&event["id"], &event["state"]),
+        (&json!(id), &json!("blocked"))
+    );
+    // What came before it in the same moment is not looked at one by one.
+    assert!(
+        ["starting", "working"].contains(&event["previous_state"].as_str().unwrap()),
+        "{event}"
+    );
+    assert_eq!(event["name"], name.replace('\n', " "));
+    let said = event["error"].as_str().unwrap();
+    assert!(said.contains("COLIBRI_STATE=done  [2J"), "{said}");
+    assert_eq!(environment["COLIBRI_AGENT_ID"], id);
+    assert_eq!(
+        environment["COLIBRI_AGENT_NAME"],
+        event["name"].as_str().unwrap()
+    );
+    assert_eq!(environment["COLIBRI_STATE"], "blocked");
+    assert_eq!(environment["COLIBRI_ERROR"], said);
+    assert_eq!(
+        environment["COLIBRI_SOCKET"],
+        daemon.socket().to_str().unwrap()
+    );
+    assert_eq!(environment.get("SECRET"), None);
+
+    daemon.ok(&["send", &id, "yes"]);
+    let (event, environment) = once(&daemon, &id, "error");
+    assert_eq!(
+        (&event["exit_code"], &event["exit_signal"]),
+        (&json!(3), &Value::Null)
+    );
+    assert_eq!(environment["COLIBRI_EXIT_CODE"], "3");
+    // Everything that could be told again was told by now.
+    once(&daemon, &id, "blocked");
+    assert!(told(&daemon, &id, "working").is_empty());
+    assert!(!evil.exists());
+    // What hooks remember goes with the agent.
+    daemon.ok(&["rm", &id]);
+    assert!(!daemon.state().join("agents").join(&id).exists());
+}
+
+#[test]
+fn the_next_daemon_tells_what_happened_meanwhile_once_and_nothing_twice() {
+    let mut daemon = place(r#"["blocked", "done", "error"]"#, "");
+    // From a time without hooks.
+    daemon.launch();
+    let old = daemon.spawn(&["--", "true"]);
+    daemon.ok(&["wait", &old]);
+    let blocked_before = asks(&daemon, "old", "{}");
+    eventually("it is blocked", || {
+        (daemon.agent(&blocked_before)["state"] == "blocked").then_some(())
+    });
+    assert!(daemon.terminate());
+
+    launch(&mut daemon);
+    let stays = asks(&daemon, "stays", "{}");
+    once(&daemon, &stays, "blocked");
+    let go = daemon.path("go");
+    let waits = format!("until [ -e {} ]; do sleep 0.02; done", go.display());
+    let done = |name: &str| format!("echo >{}", daemon.path(name).display());
+    // Asks, is told of, works while no daemon is there, and asks again.
+    let script = format!(
+        "echo '{BLOCKS}'; {waits}; echo '{WORKS}'; echo '{BLOCKS}'; {}; sleep 1000",
+        done("again.done")
+    );
+    let again = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", &script]);
+    once(&daemon, &again, "blocked");
+    let script = format!(
+        "echo '{WORKS}'; {waits}; echo '{BLOCKS}'; {}; sleep 1000",
+        done("first.done")
+    );
+    let first = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", &script]);
+    let ends = daemon.spawn(&["--", "sh", "-c", &format!("{waits}; exit 5")]);
+    let ended = daemon.spawn(&["--", "false"]);
+    once(&daemon, &ended, "error");
+    // Seen by the hooks, so that they know it later.
+    let seen = |id: &str| daemon.state().join("agents").join(id).join("hook.json");
+    for id in [&first, &ends] {
+        eventually("the hooks have seen it", || seen(id).exists().then_some(()));
+    }
+    daemon.kill();
+    fs::write(&go, "").unwrap();
+    for name in ["again.done", "first.done"] {
+        eventually("it has asked", || daemon.path(name).exists().then_some(()));
+    }
+    let exit = daemon.state().join("agents").join(&ends).join("exit.json");
+    eventually("it has ended", || exit.exists().then_some(()));
+
+    launch(&mut daemon);
+    once(&daemon, &first, "blocked");
+    let (event, _) = once(&daemon, &ends, "error");
+    assert_eq!(event["exit_code"], 5);
+    eventually("the new question is told", || {
+        (told(&daemon, &again, "blocked").len() == 2).then_some(())
+    });
+
+    // A third daemon has no news: what it tells last is behind all it could tell.
+    assert!(daemon.terminate());
+    launch(&mut daemon);
+    let last = daemon.spawn(&["--", "true"]);
+    once(&daemon, &last, "done");
+    for id in [&stays, &first] {
+        once(&daemon, id, "blocked");
+    }
+    once(&daemon, &ends, "error");
+    once(&daemon, &ended, "error");
+    assert_eq!(told(&daemon, &again, "blocked").len(), 2);
+    assert!(
+        told(&daemon, &old, "done").is_empty(),
+        "older than the hooks"
+    );
+    assert!(
+        told(&daemon, &blocked_before, "blocked").is_empty(),
+        "older than the hooks"
+    );
+    // And its next change is news.
+    daemon.ok(&["send", &blocked_before, "yes"]);
+    once(&daemon, &blocked_before, "error");
+}
+
+#[test]
+fn a_flood_of_changes_is_merged_and_the_end_is_told() {
+    let mut daemon = place(r#"["blocked", "done"]"#, "");
+    launch(&mut daemon);
+    let script = format!(
+        "i=0; while [ $i -lt 40000 ]; do echo '{BLOCKS}'; echo '{WORKS}'; i=$((i+1)); done"
+    );
+    let began = Instant::now();
+    let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", &script]);
+    once(&daemon, &id, "done");
+    let blocked = told(&daemon, &id, "blocked").len() as u64;
+    // One a second, for as long as it lasted.
+    let most = 2 + began.elapsed().as_secs();
+    assert!(blocked <= most, "{blocked} notifications, {most} at most");
+}
+
+#[test]
+fn a_hook_that_hangs_is_killed_with_its_processes_and_holds_up_nobody() {
+    let hangs = "sleep 1234 &\necho stuck on purpose >&2\n[ $COLIBRI_AGENT_NAME != hangs ] || wait";
+    let mut daemon = place(r#"["blocked"]"#, hangs);
+    let settings = fs::read_to_string(daemon.path("colibri.toml")).unwrap();
+    fs::write(
+        daemon.path("colibri.toml"),
+        settings.replace("10000", "700"),
+    )
+    .unwrap();
+    launch(&mut daemon);
+    let id = asks(&daemon, "hangs", "{}");
+    once(&daemon, &id, "blocked");
+    // While it hangs, or after: nobody waits for it.
+    daemon.ok(&["ps"]);
+    daemon.ok(&["send", &id, "yes"]);
+    daemon.cli(&["wait", &id]);
+    eventually("it is killed", || {
+        daemon
+            .log()
+            .contains("hook took too long and is killed")
+            .then_some(())
+    });
+    assert!(
+        daemon.log().contains("stuck on purpose"),
+        "{}",
+        daemon.log()
+    );
+    eventually("its processes are gone", || {
+        processes_with(&format!("COLIBRI_AGENT_ID={id}"))
+            .is_empty()
+            .then_some(())
+    });
+}
+
+#[test]
+fn a_hook_that_cannot_be_run_or_fails_is_logged() {
+    let mut daemon = place(r#"["done"]"#, "echo 'no bell \u{1b}[2J here' >&2; exit 9");
+    let settings = fs::read_to_string(daemon.path("colibri.toml")).unwrap();
+    let missing = "[[hook]]\non = [\"done\"]\ncommand = [\"/nowhere/bell\"]\n";
+    fs::write(daemon.path("colibri.toml"), settings + missing).unwrap();
+    launch(&mut daemon);
+    let id = daemon.spawn(&["--", "true"]);
+    once(&daemon, &id, "done");
+    eventually("both are logged", || {
+        let log = daemon.log();
+        let failed = log.contains("hook failed") && log.contains("no bell  [2J here");
+        (failed && log.contains("hook cannot be run") && log.contains("/nowhere/bell"))
+            .then_some(())
+    });
+    daemon.ok(&["ps"]);
+}

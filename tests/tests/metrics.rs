@@ -1,0 +1,358 @@
+//! Metrics, read by the parser of Prometheus' own Python client: true, documented, and for this machine only.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use colibri_tests::metrics::{ask, scrape, socket};
+use colibri_tests::{Daemon, SOON, eventually, read, text};
+use serde_json::{Value, json};
+
+/// Debian's own Python has the module by python3-prometheus-client, which scripts/test.sh installs.
+const PYTHON: &str = "/usr/bin/python3";
+const PARSE: &str = "
+import json, sys
+from prometheus_client.parser import text_string_to_metric_families
+print(json.dumps([
+    {'name': f.name, 'type': f.type, 'help': f.documentation,
+     'samples': [[s.name, s.labels, s.value] for s in f.samples]}
+    for f in text_string_to_metric_families(sys.stdin.read())]))
+";
+
+/// What the text says, by the official parser.
+fn parse(metrics: &str) -> Vec<Value> {
+    let mut python = Command::new(PYTHON)
+        .args(["-c", PARSE])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect(PYTHON);
+    python
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(metrics.as_bytes())
+        .unwrap();
+    let output = python.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert!(
+        output.status.success(),
+        "install python3-prometheus-client, or look at:\n{said}\n{metrics}"
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The value of a sample with these labels, among others.
+fn value(families: &[Value], sample: &str, labels: Value) -> f64 {
+    let wanted = labels.as_object().unwrap();
+    let fits = |found: &&Value| {
+        found[0] == sample && wanted.iter().all(|(name, value)| found[1][name] == *value)
+    };
+    let samples = families
+        .iter()
+        .flat_map(|family| family["samples"].as_array().unwrap());
+    let found = samples.into_iter().find(fits);
+    found.unwrap_or_else(|| panic!("no {sample} {labels}"))[2]
+        .as_f64()
+        .unwrap()
+}
+
+#[test]
+fn metrics_count_what_happened_and_are_those_of_their_page() {
+    let mut daemon = Daemon::place();
+    let settings = "[[hook]]\non = [\"done\"]\ncommand = [\"/bin/true\"]\n";
+    std::fs::write(daemon.path("colibri.toml"), settings).unwrap();
+    let mut command = daemon.command("colibri-daemon");
+    command
+        .args(["--config", daemon.path("colibri.toml").to_str().unwrap()])
+        .arg("--metrics")
+        .arg(format!("unix:{}", socket(&daemon).display()));
+    daemon.launch_as(command);
+    let mode =
+        |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&socket(&daemon)), 0o600);
+    assert_eq!(mode(socket(&daemon).parent().unwrap()), 0o700);
+
+    let flood = daemon.spawn(&[
+        "--",
+        "sh",
+        "-c",
+        "read x; head -c 3000000 /dev/zero; echo e >&2",
+    ]);
+    // It never reads, so that its output waits for it.
+    let mut stuck = daemon.connect();
+    stuck.call("subscribe", json!({"id": flood, "from_offset": 0}));
+    daemon.ok(&["send", &flood, "go"]);
+    daemon.ok(&["wait", &flood]);
+    let again = daemon.spawn(&[
+        "--restart",
+        "on-failure",
+        "--restart-delay",
+        "1ms",
+        "--restart-limit",
+        "2",
+        "--",
+        "false",
+    ]);
+    daemon.cli(&["wait", &again]);
+    daemon.spawn(&["--", "sleep", "1000"]);
+    let killed = daemon.spawn(&["--", "sleep", "1000"]);
+    daemon.ok(&["kill", &killed]);
+    assert!(
+        !daemon
+            .cli(&["spawn", "--", "/nowhere/agent"])
+            .status
+            .success()
+    );
+    stuck.call("make-coffee", json!({}));
+
+    eventually("the hook has run", || {
+        let metrics = scrape(&daemon);
+        metrics
+            .contains("colibri_hook_runs_total{result=\"ok\"} 1\n")
+            .then_some(())
+    });
+    let metrics = scrape(&daemon);
+    let families = parse(&metrics);
+    for (sample, labels, expected) in [
+        (
+            "colibri_build_info",
+            json!({"version": env!("CARGO_PKG_VERSION")}),
+            1.0,
+        ),
+        ("colibri_spawns_total", json!({}), 4.0),
+        (
+            "colibri_spawn_failures_total",
+            json!({"kind": "program-not-found"}),
+            1.0,
+        ),
+        ("colibri_spawn_duration_seconds_count", json!({}), 4.0),
+        ("colibri_agents", json!({"state": "done"}), 1.0),
+        ("colibri_agents", json!({"state": "error"}), 2.0),
+        ("colibri_agents", json!({"state": "starting"}), 1.0),
+        ("colibri_agents", json!({"state": "stalled"}), 0.0),
+        ("colibri_agent_ends_total", json!({"state": "done"}), 1.0),
+        ("colibri_agent_ends_total", json!({"state": "error"}), 2.0),
+        ("colibri_agent_restarts_total", json!({}), 2.0),
+        ("colibri_kills_total", json!({"outcome": "terminated"}), 1.0),
+        ("colibri_kills_total", json!({"outcome": "unverified"}), 0.0),
+        (
+            "colibri_output_bytes_total",
+            json!({"stream": "stdout"}),
+            3e6,
+        ),
+        (
+            "colibri_output_bytes_total",
+            json!({"stream": "stderr"}),
+            2.0,
+        ),
+        ("colibri_connections", json!({}), 1.0),
+        ("colibri_connections_refused_total", json!({}), 0.0),
+        ("colibri_subscriptions", json!({}), 1.0),
+        ("colibri_subscriptions_behind", json!({}), 1.0),
+        (
+            "colibri_requests_total",
+            json!({"method": "spawn-agent", "result": "ok"}),
+            4.0,
+        ),
+        (
+            "colibri_requests_total",
+            json!({"method": "spawn-agent", "result": "program-not-found"}),
+            1.0,
+        ),
+        (
+            "colibri_requests_total",
+            json!({"method": "unknown", "result": "unknown-method"}),
+            1.0,
+        ),
+        (
+            "colibri_request_duration_seconds_count",
+            json!({"method": "kill-agent"}),
+            1.0,
+        ),
+        ("colibri_hook_runs_total", json!({"result": "failed"}), 0.0),
+    ] {
+        let found = value(&families, sample, labels.clone());
+        assert!(
+            (found - expected).abs() < 0.5,
+            "{sample} {labels}: {found}, not {expected}"
+        );
+    }
+    let behind = value(&families, "colibri_subscriptions_behind_bytes", json!({}));
+    // All but what fits into the connection.
+    assert!(behind > 1e6 && behind <= 3e6, "{behind}");
+    assert!(value(&families, "colibri_publish_delay_seconds_count", json!({})) >= 1.0);
+    let started = value(&families, "process_start_time_seconds", json!({}));
+    let now = jiff::Timestamp::now().as_second() as f64;
+    assert!(started > now - 600.0 && started <= now + 1.0, "{started}");
+    // An agent's id would make a series for each agent.
+    for id in [&flood, &again, &killed] {
+        assert!(!metrics.contains(id.as_str()), "{id}");
+    }
+    drop(stuck);
+    eventually("nobody follows", || {
+        scrape(&daemon)
+            .contains("\ncolibri_subscriptions 0\n")
+            .then_some(())
+    });
+    documented(&families);
+}
+
+/// docs/metrics.md has these metrics, and no others: name, type and labels.
+fn documented(families: &[Value]) {
+    let cell = |text: &str| text.trim().trim_matches('`').to_owned();
+    let page: BTreeMap<String, (String, BTreeSet<String>)> = read("docs/metrics.md")
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| {
+            let cells: Vec<&str> = line.split('|').collect();
+            let labels = cells[3]
+                .split(',')
+                .map(cell)
+                .filter(|label| !label.is_empty());
+            (cell(cells[1]), (cell(cells[2]), labels.collect()))
+        })
+        .collect();
+    let there: BTreeMap<String, (String, BTreeSet<String>)> = families
+        .iter()
+        .map(|family| {
+            let kind = family["type"].as_str().unwrap().to_owned();
+            // The parser takes the end off a counter's name.
+            let end = if kind == "counter" { "_total" } else { "" };
+            let name = format!("{}{end}", family["name"].as_str().unwrap());
+            let labels = family["samples"].as_array().unwrap().iter();
+            let labels = labels.flat_map(|sample| sample[1].as_object().unwrap().keys());
+            let labels = labels.filter(|label| *label != "le").cloned().collect();
+            assert!(family["help"].as_str().unwrap().ends_with('.'), "{family}");
+            (name, (kind, labels))
+        })
+        .collect();
+    assert_eq!(page, there, "docs/metrics.md, and what there is");
+}
+
+#[test]
+fn a_loopback_port_serves_get_metrics_and_nothing_else() {
+    let mut daemon = Daemon::place();
+    let mut command = daemon.command("colibri-daemon");
+    command.args(["--metrics", "127.0.0.1:0"]);
+    daemon.launch_as(command);
+    let log = daemon.log();
+    let port = log.split("metrics address=127.0.0.1:").nth(1).unwrap();
+    let port: u16 = port.split_whitespace().next().unwrap().parse().unwrap();
+    let connect = || {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream
+    };
+    for (request, status) in [
+        (
+            "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+            "HTTP/1.1 200 OK",
+        ),
+        (
+            "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+            "HTTP/1.1 200 OK",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "HTTP/1.1 404 Not Found",
+        ),
+        (
+            "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx",
+            "HTTP/1.1 405 Method Not Allowed",
+        ),
+        ("hello\r\n\r\n", "HTTP/1.1 400 Bad Request"),
+    ] {
+        let answer = ask(connect(), request);
+        assert!(answer.starts_with(status), "{request:?}: {answer}");
+        if status.contains("200") {
+            assert!(
+                answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"),
+                "{answer}"
+            );
+        }
+    }
+    let long = format!(
+        "GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n",
+        "x".repeat(1 << 20)
+    );
+    let answer = ask(connect(), &long);
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // More than are served at a time say nothing: they are hung up on, and others are served again.
+    let mute: Vec<TcpStream> = (0..40).map(|_| connect()).collect();
+    for stream in &mute {
+        assert!(!ask(stream, "").contains("200 OK"));
+    }
+    assert!(
+        ask(connect(), "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 200 OK")
+    );
+    daemon.ok(&["ps"]);
+}
+
+#[test]
+fn other_machines_are_refused_before_anything_is_started() {
+    let daemon = Daemon::place();
+    for address in [
+        "0.0.0.0:0",
+        "[::]:0",
+        "192.0.2.1:9464",
+        "localhost:9464",
+        "unix:relative",
+    ] {
+        let output = daemon
+            .command("colibri-daemon")
+            .env("COLIBRI_METRICS", address)
+            .output()
+            .unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{address}: {said}");
+        assert!(
+            said.contains("metrics: ") && said.contains("127.0.0.1:9464")
+                || said.contains("unix:/run"),
+            "{said}"
+        );
+        assert!(!daemon.socket().exists());
+    }
+}
+
+#[test]
+fn an_agent_in_a_sandbox_cannot_reach_the_socket_of_the_metrics() {
+    let daemon = Daemon::start_with_metrics();
+    let there = socket(&daemon);
+    UnixStream::connect(&there).unwrap();
+    let seen = daemon.ok(&[
+        "run",
+        "--jail-path",
+        "/",
+        "--",
+        "ls",
+        "-A",
+        there.parent().unwrap().to_str().unwrap(),
+    ]);
+    assert_eq!(seen, "");
+    // Without a place for them there are none.
+    let without = Daemon::start();
+    assert!(!socket(&without).exists());
+}
+
+#[test]
+fn systemd_is_told_when_the_daemon_listens() {
+    let mut daemon = Daemon::place();
+    let notify = daemon.path("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();
+    systemd.set_read_timeout(Some(SOON)).unwrap();
+    let mut command = daemon.command("colibri-daemon");
+    command.env("NOTIFY_SOCKET", &notify);
+    daemon.launch_as(command);
+    let mut buffer = [0; 64];
+    let count = systemd.recv(&mut buffer).unwrap();
+    assert_eq!(text(&buffer[..count]).trim(), "READY=1");
+    let said = daemon.ok(&["run", "--", "sh", "-c", "echo \"${NOTIFY_SOCKET-none}\""]);
+    assert_eq!(said, "none\n", "agents have nothing to say to systemd");
+}
