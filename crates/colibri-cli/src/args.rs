@@ -43,7 +43,7 @@ pub(crate) enum Command {
     /// Run an agent in the foreground: its output here, its input from here, its exit code
     Run(Spawn),
     /// Start an agent in the background and print its id
-    Spawn(Spawn),
+    Spawn(Background),
     /// Print the exact program and arguments that would be executed; starts nothing, needs no daemon
     Explain {
         #[command(flatten)]
@@ -67,6 +67,14 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what is known of an agent: its state and since when, tool, turns, tokens, cost, errors
+    Status {
+        /// Agent: id, beginning of an id, or name
+        id: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Print what an agent has written
     Logs(Logs),
     /// Print what agents write and do as it happens: of one until it has ended, or of all
@@ -85,13 +93,43 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Send a line to an agent's standard input
+    /// Watch an agent as people read it, and talk to it: what is typed is sent as prompts; Ctrl-C detaches
+    Attach(Attach),
+    /// Give an agent something to do, in the words of its runtime, and wait until it has taken it
+    Prompt {
+        /// Agent: id, beginning of an id, or name
+        id: String,
+        /// The prompt; `-` takes all of standard input instead
+        #[arg(allow_hyphen_values = true)]
+        text: String,
+        /// If it works, it hears this before its model is asked next
+        #[arg(long, conflicts_with = "follow_up")]
+        steer: bool,
+        /// If it works, it begins with this when it is done
+        #[arg(long)]
+        follow_up: bool,
+        /// How long to wait for its answer
+        #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+        timeout: Duration,
+    },
+    /// End what an agent does now, and not the agent
+    Abort {
+        /// Agent: id, beginning of an id, or name
+        id: String,
+        /// How long to wait for its answer
+        #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+        timeout: Duration,
+    },
+    /// Send a line to an agent's standard input, as it is
     Send {
         /// Agent: id, beginning of an id, or name
         id: String,
         /// The line; `-` sends all of standard input instead
-        #[arg(allow_hyphen_values = true)]
-        line: String,
+        #[arg(allow_hyphen_values = true, required_unless_present = "close")]
+        line: Option<String>,
+        /// Close its standard input, behind the line if there is one
+        #[arg(long)]
+        close: bool,
     },
     /// Wait until an agent has ended and exit with its code
     Wait {
@@ -235,6 +273,15 @@ pub(crate) struct Spawn {
         value_name = "PROGRAM [ARG]"
     )]
     command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Background {
+    #[command(flatten)]
+    pub(crate) spawn: Spawn,
+    /// Close its standard input at once, for what reads all of that before it begins, as pi --mode json does
+    #[arg(long)]
+    pub(crate) no_input: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -390,6 +437,21 @@ pub(crate) struct Logs {
     /// Put in front of each line when its first byte came (UTC)
     #[arg(long)]
     pub(crate) timestamps: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// Agent: id, beginning of an id, or name
+    pub(crate) id: String,
+    /// Print its bytes as they are
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Only watch: send nothing of what is typed
+    #[arg(long)]
+    pub(crate) no_input: bool,
+    /// Show all that is kept of its output first, and not only the end of it
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

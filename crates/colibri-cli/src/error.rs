@@ -36,8 +36,6 @@ pub(crate) enum CliError {
         "the connection to the daemon ended; the agent goes on: see colibri ps, and colibri logs {0}"
     )]
     Lost(String),
-    #[error("agent {id} does not read its input; {left} bytes were not sent")]
-    InputStuck { id: String, left: usize },
     #[error("{doing}: {source}")]
     Io {
         doing: &'static str,

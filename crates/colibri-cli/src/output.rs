@@ -38,10 +38,12 @@ pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), CliError> {
 }
 
 /// Colour only on a terminal, and never with `NO_COLOR` (no-color.org).
+pub(crate) fn colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 fn coloured(text: &str, code: &str) -> String {
-    if io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-    {
+    if colours() {
         format!("\x1b[{code}m{text}\x1b[0m")
     } else {
         text.to_owned()
@@ -114,7 +116,7 @@ pub(crate) fn agents(agents: &[Agent], now: jiff::Timestamp) -> String {
 }
 
 /// How something ended, in a few words.
-fn ending(exit: Option<Exit>) -> String {
+pub(crate) fn ending(exit: Option<Exit>) -> String {
     match exit {
         Some(Exit::Code(code)) => format!("code {code}"),
         Some(Exit::Signal(signal)) => format!("signal {signal}"),
@@ -147,7 +149,7 @@ pub(crate) fn runs(runs: &[Run]) -> String {
     table
 }
 
-fn short_age(seconds: i64) -> String {
+pub(crate) fn short_age(seconds: i64) -> String {
     match seconds.max(0) {
         s @ 0..120 => format!("{s}s"),
         s @ 120..7200 => format!("{}m", s / 60),
@@ -156,7 +158,7 @@ fn short_age(seconds: i64) -> String {
     }
 }
 
-fn short_bytes(bytes: u64) -> String {
+pub(crate) fn short_bytes(bytes: u64) -> String {
     match bytes {
         b @ 0..10_000 => format!("{b}B"),
         b @ 10_000..10_000_000 => format!("{}kB", b / 1000),

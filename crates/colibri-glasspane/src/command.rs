@@ -4,6 +4,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::lines::Lines;
 use crate::transcript::Question;
 use crate::{AgentRuntime, clean};
 
@@ -166,9 +167,22 @@ pub struct Response {
     pub error: Option<String>,
 }
 
-/// Reads a line of an agent's output as an answer to a command; `None` where it is something else.
-#[must_use]
-pub fn response(line: &[u8]) -> Option<Response> {
+/// Finds answers in what an agent writes to standard output, from any place in it on.
+#[derive(Debug, Default)]
+pub struct Responses(Lines);
+
+impl Responses {
+    /// Those that these bytes complete.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<Response> {
+        let mut found = Vec::new();
+        self.0
+            .push(bytes, |line| found.extend(line.and_then(response)));
+        found
+    }
+}
+
+/// Reads a line as an answer; `None` where it is something else.
+fn response(line: &[u8]) -> Option<Response> {
     #[derive(Deserialize)]
     struct Raw {
         #[serde(rename = "type")]

@@ -10,7 +10,7 @@ mod pane;
 mod transcript;
 mod view;
 
-pub use command::{Command, CommandError, Delivery, Response, answers, encode, response};
+pub use command::{Command, CommandError, Delivery, Response, Responses, answers, encode};
 pub use paint::Painter;
 pub use pane::{Glasspane, Outcome};
 pub use transcript::{Item, Question, Transcript};

@@ -138,10 +138,11 @@ impl Transcript {
         not_empty(text).map(Item::Stderr).into_iter().collect()
     }
 
-    /// A run has ended and another follows, or bytes are missing: what came last is not to be joined with what
-    /// comes next.
+    /// Bytes are missing: what came last is not joined with what comes next, and of events what comes next is
+    /// passed over up to the end of its line.
     pub fn cut(&mut self) {
         *self = Self::new(self.runtime);
+        self.lines = Lines::within_line();
     }
 
     /// What the agent waits to be told, as far as its output shows.
@@ -277,6 +278,18 @@ mod tests {
             b"Warning: old\x1b[2J\n\n{\"type\":\"agent_start\"}\n[1]\n{\"type\":\"tomorrow\"}\n";
         let shown = painted(&mut Transcript::new(AgentRuntime::Pi), &[lines]);
         assert_eq!(shown, "# not an event: Warning: old\n# not an event: [1]\n");
+    }
+
+    #[test]
+    fn behind_a_gap_it_begins_with_a_whole_line() {
+        let mut transcript = Transcript::new(AgentRuntime::Pi);
+        transcript.stdout(b"{\"type\":\"agent");
+        transcript.cut();
+        let shown = painted(
+            &mut transcript,
+            &[b"_end\"}\n{\"type\":\"compaction_start\"}\n"],
+        );
+        assert_eq!(shown, "- compacting its history\n");
     }
 
     #[test]
