@@ -13,7 +13,9 @@
 pub mod follower;
 pub mod helper;
 pub mod lines;
+pub mod model;
 pub mod mounts;
+pub mod pi;
 pub mod reports;
 
 use std::fs;

@@ -25,9 +25,9 @@ pub(super) fn content(content: &Value) -> String {
     }
 }
 
-/// The first lines of a cleaned text, and how many more there are.
+/// The first lines of a cleaned text, and how many more there are; without empty ones.
 pub(super) fn beginning(text: &str) -> (String, usize) {
-    let mut lines = text.trim_end().lines();
+    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
     let first: Vec<String> = lines
         .by_ref()
         .take(MAX_LINES)
@@ -94,6 +94,6 @@ mod tests {
         let (text, more) = beginning(&"line\n".repeat(20));
         assert_eq!((text.lines().count(), more), (MAX_LINES, 12));
         assert_eq!(beginning(""), (String::new(), 0));
-        assert_eq!(beginning("a\n\n"), ("a".to_owned(), 0));
+        assert_eq!(beginning("a\n\n b\n"), ("a\n b".to_owned(), 0));
     }
 }
