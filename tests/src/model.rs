@@ -53,6 +53,16 @@ pub struct Model {
 impl Model {
     /// A model with these answers, one a request, in this order.
     pub fn start(answers: impl IntoIterator<Item = Answer>) -> Self {
+        Self::answering(answers, |_| {
+            Answer::Fail(400, "the script has no more answers")
+        })
+    }
+
+    /// A model that finds its own answer to a request when it has none of these left.
+    pub fn answering(
+        answers: impl IntoIterator<Item = Answer>,
+        further: fn(&Value) -> Answer,
+    ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::<Shared>::default();
@@ -65,7 +75,9 @@ impl Model {
                 }
                 let shared = served.clone();
                 // A client that goes away is its own affair.
-                std::thread::spawn(move || stream.and_then(|stream| serve(stream, &shared)));
+                std::thread::spawn(move || {
+                    stream.and_then(|stream| serve(stream, &shared, further))
+                });
             }
         });
         Self {
@@ -121,7 +133,7 @@ impl Drop for Model {
     }
 }
 
-fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+fn serve(stream: TcpStream, shared: &Shared, further: fn(&Value) -> Answer) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut length = 0;
     loop {
@@ -140,13 +152,14 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
+    let request: Value = serde_json::from_slice(&body)?;
     let answer = {
         let mut state = shared.state();
-        state.requests.push(serde_json::from_slice(&body)?);
+        state.requests.push(request.clone());
         state.answers.pop_front()
     };
     let to = reader.get_mut();
-    match answer.unwrap_or(Answer::Fail(400, "the script has no more answers")) {
+    match answer.unwrap_or_else(|| further(&request)) {
         Answer::Fail(status, message) => {
             let body = json!({"error": {"message": message}}).to_string();
             write!(

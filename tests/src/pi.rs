@@ -9,7 +9,7 @@ use crate::model::{Answer, Model};
 use crate::{Daemon, eventually, program};
 
 /// Where pi and its node are.
-fn bin() -> PathBuf {
+pub fn bin() -> PathBuf {
     let target = program("colibri");
     let target = target.parent().and_then(Path::parent).unwrap();
     let bin = target.join("tools/pi/node_modules/.bin");

@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use colibri_tests::model::Answer::{Fail, Stall, Text, Tools};
-use colibri_tests::pi::Pi;
-use colibri_tests::{eventually, text};
+use colibri_tests::model::Model;
+use colibri_tests::pi::{Pi, bin};
+use colibri_tests::{Daemon, eventually, program, read, text};
 use serde_json::{Value, json};
 
 #[test]
@@ -206,7 +208,9 @@ fn it_is_prompted_steered_and_aborted() {
 struct Attached {
     child: Child,
     typed: ChildStdin,
-    shown: BufReader<ChildStdout>,
+    shown: Arc<Mutex<Vec<u8>>>,
+    /// How much of it was read.
+    place: usize,
 }
 
 impl Attached {
@@ -220,9 +224,18 @@ impl Attached {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let shown = Arc::<Mutex<Vec<u8>>>::default();
+        let (mut stdout, screen) = (child.stdout.take().unwrap(), shown.clone());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+                screen.lock().unwrap().extend(&buffer[..count]);
+            }
+        });
         Self {
             typed: child.stdin.take().unwrap(),
-            shown: BufReader::new(child.stdout.take().unwrap()),
+            shown,
+            place: 0,
             child,
         }
     }
@@ -231,19 +244,22 @@ impl Attached {
         writeln!(self.typed, "{line}").unwrap();
     }
 
-    /// Reads on until a line begins like this; all that was read.
+    /// Reads on until a whole line begins like this; all that was read.
     fn reads(&mut self, beginning: &str) -> String {
-        let mut all = String::new();
-        loop {
-            let from = all.len();
-            assert!(
-                self.shown.read_line(&mut all).unwrap() > 0,
-                "no {beginning:?} in:\n{all}"
-            );
-            if all[from..].starts_with(beginning) {
-                return all;
+        let place = self.place;
+        let read = eventually(&format!("a line begins with {beginning:?}"), || {
+            let shown = text(&self.shown.lock().unwrap()[place..]);
+            let mut end = 0;
+            for line in shown.split_inclusive('\n') {
+                end += line.len();
+                if line.starts_with(beginning) && line.ends_with('\n') {
+                    return Some(shown[..end].to_owned());
+                }
             }
-        }
+            None
+        });
+        self.place += read.len();
+        read
     }
 
     fn ends(mut self) -> (Option<i32>, String) {
@@ -323,4 +339,62 @@ fn a_person_attaches_talks_answers_leaves_and_comes_back() {
     pi.daemon.ok(&["kill", &id]);
     let code = pi.daemon.cli(&["wait", &id]).status.code();
     assert_eq!(attached.ends().0, code);
+}
+
+#[test]
+fn the_commands_of_the_page_on_agents_work() {
+    let page = read("docs/agents.md");
+    let blocks = page.split("<!-- tested -->\n```sh\n").skip(1);
+    let script: String = blocks
+        .map(|block| block.split("```").next().unwrap())
+        .collect();
+    assert!(script.lines().count() > 15, "{script}");
+    let model = Model::answering([], |request| {
+        match request.to_string().contains("what does this project do?") {
+            true => Text(&["It mends."]),
+            false => Stall,
+        }
+    });
+    let place = Daemon::place();
+    let settings = place.path(".pi/agent");
+    fs::create_dir_all(&settings).unwrap();
+    fs::create_dir(place.path("project")).unwrap();
+    fs::write(settings.join("models.json"), model.models_json()).unwrap();
+    let chosen = json!({"defaultProvider": "scripted", "defaultModel": "m"});
+    fs::write(settings.join("settings.json"), chosen.to_string()).unwrap();
+    let colibri = place.command("colibri");
+    let path = format!(
+        "{}:{}:/usr/bin:/bin",
+        program("colibri").parent().unwrap().display(),
+        bin().display()
+    );
+    let output = Command::new("sh")
+        .args(["-euxc", &format!("{script}\ncolibri shutdown")])
+        .env_clear()
+        .envs(
+            colibri
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .env("PATH", path)
+        .env("PI_OFFLINE", "1")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let (shown, said) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{shown}{said}");
+    for part in [
+        "> make the tests pass\n",
+        "- aborted\n",
+        "> what does this project do?\n  It mends.\n- idle after 1 turn",
+        "  got hello\n",
+    ] {
+        assert!(
+            shown.contains(part),
+            "{part:?} is missing in:\n{shown}{said}"
+        );
+    }
+    eventually("the daemon has ended", || {
+        (!place.socket().exists()).then_some(())
+    });
 }

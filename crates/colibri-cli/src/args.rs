@@ -17,8 +17,8 @@ use crate::error::CliError;
 
 /// Run AI coding agents unattended, each confined in a jail; watch, feed and stop them.
 ///
-/// Exit codes: 0 done; 1 the operation failed; 2 usage; 3 no daemon. `run` and `wait` exit with the
-/// agent's own code, 128+N if signal N ended it.
+/// Exit codes: 0 done; 1 the operation failed; 2 usage; 3 no daemon. `run`, `wait` and `attach` exit with
+/// the agent's own code, 128+N if signal N ended it.
 #[derive(Debug, Parser)]
 #[command(name = "colibri", version, max_term_width = 100)]
 pub(crate) struct Arguments {

@@ -132,7 +132,6 @@ mod tests {
             jail: None,
             runtime: AgentRuntime::Pi,
             restart: None,
-            wall_time_ms: None,
             run: 1,
             started_at: "2026-01-01T00:00:00Z".into(),
             exited_at: None,
