@@ -92,6 +92,11 @@ impl Model {
         self.shared.state().answers.extend(answers);
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// pi's `models.json` with this model as `scripted/m`.
     pub fn models_json(&self) -> String {
         let model =

@@ -87,6 +87,30 @@ fn in_json_mode_it_edits_its_workspace_and_nothing_else() {
 }
 
 #[test]
+fn with_a_network_for_its_model_alone_it_works_and_reaches_nothing_else() {
+    // Somebody else on this host, who would answer.
+    let other = Model::start([]);
+    let place = other.address().to_string().replace(':', "/");
+    let connects = format!("(exec 3<>/dev/tcp/{place}) 2>/dev/null && echo open || echo closed");
+    for (filtered, expected) in [(true, "closed"), (false, "open")] {
+        let pi = Pi::new([
+            Tools(vec![("bash", json!({"command": connects}))]),
+            Text(&["I see."]),
+        ]);
+        let allowed = pi.model.address().to_string();
+        let options: &[&str] = match filtered {
+            true => &["--no-input", "--allow", &allowed],
+            false => &["--no-input"],
+        };
+        let id = pi.spawn(options, &["--mode", "json", "try"]);
+        pi.daemon.ok(&["wait", &id]);
+        let shown = pi.daemon.ok(&["attach", &id]);
+        let result = format!("  | {expected}\n  I see.\n- idle after 2 turns");
+        assert!(shown.contains(&result), "{shown}");
+    }
+}
+
+#[test]
 fn what_it_does_is_seen_from_outside() {
     let waits = "until [ -e go ]; do sleep 0.02; done; echo went";
     let pi = Pi::new([
