@@ -96,6 +96,20 @@ fn an_answer_is_found_among_whatever_else_an_agent_writes() {
 }
 
 #[test]
+fn an_agent_without_input_reads_its_end_at_once() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&["--no-input", "--", "sh", "-c", "cat; echo end"]);
+    daemon.ok(&["wait", &id]);
+    assert_eq!(text(&daemon.stdout(&id)), "end\n");
+    let again = ["spawn", "--no-input", "--restart", "always", "--", "cat"];
+    assert_eq!(
+        outcome(&daemon, &again).0,
+        Some(2),
+        "the next run would wait"
+    );
+}
+
+#[test]
 fn what_is_no_event_is_counted_and_shown() {
     let daemon = Daemon::start();
     let script = r#"echo '{"type":"agent_start"}'; echo 'Warning: old'; printf '\033[2J{\n'; echo '{"type":"of tomorrow"}'"#;

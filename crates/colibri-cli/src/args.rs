@@ -280,7 +280,7 @@ pub(crate) struct Background {
     #[command(flatten)]
     pub(crate) spawn: Spawn,
     /// Close its standard input at once, for what reads all of that before it begins, as pi --mode json does
-    #[arg(long)]
+    #[arg(long, conflicts_with = "restart")]
     pub(crate) no_input: bool,
 }
 
