@@ -24,6 +24,7 @@ pub(crate) async fn spawn(global: &Global, spawn: Spawn, no_input: bool) -> Resu
         .warnings
         .iter()
         .for_each(|warning| output::note(warning));
+    output::print(format!("{}\n", agent.id).as_bytes())?;
     if no_input {
         match client.close_input(&agent.id).await {
             // It has ended or closed it already.
@@ -31,7 +32,6 @@ pub(crate) async fn spawn(global: &Global, spawn: Spawn, no_input: bool) -> Resu
             Err(error) => return Err(error.into()),
         }
     }
-    output::print(format!("{}\n", agent.id).as_bytes())?;
     Ok(0)
 }
 

@@ -35,6 +35,9 @@ fn page(agent: &Agent, now: Timestamp) -> String {
     if let Some(error) = &agent.error {
         row("because", error);
     }
+    for warning in &agent.warnings {
+        row("warning", warning);
+    }
     row("runtime", &format!("{:?}", agent.runtime).to_lowercase());
     let command: Vec<&str> = std::iter::once(&agent.program)
         .chain(&agent.args)
@@ -137,6 +140,7 @@ mod tests {
             exited_at: None,
             exit: None,
             exit_note: None,
+            warnings: vec!["no limit of memory here".into()],
             error: None,
             stdout_bytes: 12_345,
             stderr_bytes: 0,
