@@ -15,6 +15,7 @@ cargo nextest --version >/dev/null 2>&1 || {
     say "installing cargo-nextest (once; some minutes)"
     cargo install --quiet --locked cargo-nextest
 }
+scripts/pi.sh
 
 say "format"
 cargo fmt --all --check

@@ -1,9 +1,9 @@
-//! Arbitrary bytes as an agent's output, for each runtime: a state comes out, however the bytes are cut,
-//! and nothing that is shown can move a terminal's cursor or grow without bound.
+//! Arbitrary bytes as an agent's output, for each runtime: a state and a transcript come out, however the bytes
+//! are cut, and nothing that is shown can move a terminal's cursor or grow without bound.
 
 #![no_main]
 
-use colibri_glasspane::{AgentRuntime, AgentState, Glasspane, Outcome, View};
+use colibri_glasspane::{AgentRuntime, AgentState, Glasspane, Outcome, Painter, Transcript, View};
 use libfuzzer_sys::fuzz_target;
 
 const MOST: usize = 4 * 200;
@@ -17,6 +17,18 @@ fn shown(view: &View) {
     }
     assert!(view.malformed_lines <= view.events);
     serde_json::to_string(view).expect("a view can be written");
+}
+
+fn painted(runtime: AgentRuntime, bytes: &[u8], cut: usize) -> String {
+    let mut transcript = Transcript::new(runtime);
+    let mut painter = Painter::new(false);
+    let mut text = String::new();
+    for piece in bytes.chunks(cut) {
+        for item in transcript.stdout(piece) {
+            text.push_str(&painter.paint(&item));
+        }
+    }
+    text
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -38,6 +50,15 @@ fuzz_target!(|input: &[u8]| {
             serde_json::to_string(whole.view()).expect("a view"),
             serde_json::to_string(pieces.view()).expect("a view")
         );
+        let text = painted(runtime, bytes, cut);
+        assert!(
+            !text
+                .chars()
+                .any(|c| c.is_control() && c != '\n' && c != '\t'),
+            "{text:?}"
+        );
+        let whole = painted(runtime, bytes, bytes.len().max(1));
+        assert_eq!(text, whole);
         pieces.stalled(cut % 2 == 0, 2);
         pieces.tick(u64::MAX);
         pieces.exited(

@@ -14,7 +14,9 @@ pub mod follower;
 pub mod helper;
 pub mod lines;
 pub mod metrics;
+pub mod model;
 pub mod mounts;
+pub mod pi;
 pub mod reports;
 pub mod tmux;
 

@@ -107,8 +107,9 @@ fn spawns_states_runs_kills_and_exits_of_all_agents_are_told_as_documented() {
     let again = daemon.spawn(&[
         "--restart",
         "on-failure",
+        // Long enough that the daemon sees each wait, and why.
         "--restart-delay",
-        "1ms",
+        "500ms",
         "--restart-limit",
         "2",
         "--",

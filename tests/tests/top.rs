@@ -8,9 +8,8 @@ use colibri_tests::mounts::SmallDisk;
 use colibri_tests::tmux::Terminal;
 use colibri_tests::{Daemon, eventually, kill_9, processes_with, text};
 
-/// Prints events as pi does, then keeps every line that it is sent.
-const SCRIPT: &str =
-    r#"printf '%s\n' "$@"; while read -r line; do printf '%s\n' "$line" >>"$KEPT"; done"#;
+/// Prints events as pi does, then keeps every line that it is sent, and answers it.
+const SCRIPT: &str = r#"printf '%s\n' "$@"; while read -r line; do printf '%s\n' "$line" >>"$KEPT"; printf '%s' "$line" | sed 's/.*"id":"\([^"]*\)".*/{"type":"response","id":"\1","command":"prompt","success":true}\n/'; done"#;
 const USAGE: &str = r#"{"type":"message_end","message":{"role":"assistant","stopReason":"toolUse","usage":{"input":18000,"output":900,"cost":{"total":0.06}}}}"#;
 
 /// Starts an agent that has printed these events, and is in that state; its id.
@@ -254,11 +253,14 @@ fn a_prompt_arrives_and_an_agent_is_attached_to() {
     terminal.pastes("in\none line\n");
     terminal.wait_for("fix the test, täglich in one line");
     terminal.keys(&["Enter"]);
-    terminal.wait_for("sent to");
-    let kept = eventually("the line arrives", || {
-        std::fs::read_to_string(daemon.path("waits")).ok()
+    terminal.wait("it is told", |screen| {
+        screen.contains("sent to") && !screen.contains("not sent")
     });
-    assert_eq!(kept, "fix the test, täglich in one line\n");
+    let kept = std::fs::read_to_string(daemon.path("waits")).unwrap();
+    assert!(
+        kept.contains(r#""message":"fix the test, täglich in one line""#),
+        "{kept}"
+    );
 
     terminal.keys(&["a"]);
     terminal.wait_for("Ctrl-C comes back");

@@ -17,8 +17,8 @@ use crate::error::CliError;
 
 /// Run AI coding agents unattended, each confined in a jail; watch, feed and stop them.
 ///
-/// Exit codes: 0 done; 1 the operation failed; 2 usage; 3 no daemon. `run` and `wait` exit with the
-/// agent's own code, 128+N if signal N ended it.
+/// Exit codes: 0 done; 1 the operation failed; 2 usage; 3 no daemon. `run`, `wait` and `attach` exit with
+/// the agent's own code, 128+N if signal N ended it.
 #[derive(Debug, Parser)]
 #[command(name = "colibri", version, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -67,6 +67,14 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what is known of an agent: its state and since when, tool, turns, tokens, cost, errors
+    Status {
+        /// Agent: id, beginning of an id, or name
+        id: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Print what an agent has written
     Logs(Logs),
     /// Print what happens to agents: of these until they have ended, or of all, also those to come
@@ -79,13 +87,43 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Send a line to an agent's standard input
+    /// Watch an agent as people read it, and talk to it: what is typed is sent as prompts; Ctrl-C detaches
+    Attach(Attach),
+    /// Give an agent something to do, in the words of its runtime, and wait until it has taken it
+    Prompt {
+        /// Agent: id, beginning of an id, or name
+        id: String,
+        /// The prompt; `-` takes all of standard input instead
+        #[arg(allow_hyphen_values = true)]
+        text: String,
+        /// If it works, it hears this before its model is asked next
+        #[arg(long, conflicts_with = "follow_up")]
+        steer: bool,
+        /// If it works, it begins with this when it is done
+        #[arg(long)]
+        follow_up: bool,
+        /// How long to wait for its answer
+        #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+        timeout: Duration,
+    },
+    /// End what an agent does now, and not the agent
+    Abort {
+        /// Agent: id, beginning of an id, or name
+        id: String,
+        /// How long to wait for its answer
+        #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+        timeout: Duration,
+    },
+    /// Send a line to an agent's standard input, as it is
     Send {
         /// Agent: id, beginning of an id, or name
         id: String,
         /// The line; `-` sends all of standard input instead
-        #[arg(allow_hyphen_values = true)]
-        line: String,
+        #[arg(allow_hyphen_values = true, required_unless_present = "close")]
+        line: Option<String>,
+        /// Close its standard input, behind the line if there is one
+        #[arg(long)]
+        close: bool,
     },
     /// Wait until an agent has ended and exit with its code
     Wait {
@@ -203,6 +241,9 @@ pub(crate) struct Spawn {
     /// Working directory, inside the jail if there is one (default: without a jail here, in a jail /)
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
+    /// Close its standard input at once, for what reads all of that before it begins, as pi --mode json does
+    #[arg(long)]
+    no_input: bool,
     /// How the agent's output is read [default: generic]
     #[arg(long, value_enum)]
     runtime: Option<Runtime>,
@@ -318,6 +359,7 @@ impl Spawn {
                 Runtime::Generic => AgentRuntime::Generic,
             }),
             name: self.name,
+            no_input: self.no_input,
             restart: self.restart.map(|policy| RestartParams {
                 policy: policy.into(),
                 delay_ms: self.restart_delay.map(milliseconds),
@@ -402,6 +444,21 @@ pub(crate) struct Events {
     /// Wait for the next daemon when this one ends, and say that there is a gap
     #[arg(long)]
     pub(crate) reconnect: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// Agent: id, beginning of an id, or name
+    pub(crate) id: String,
+    /// Print its bytes as they are
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Only watch: send nothing of what is typed
+    #[arg(long)]
+    pub(crate) no_input: bool,
+    /// Show all that is kept of its output first, and not only the end of it
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,11 +1,11 @@
 //! The commands that ask the daemon once, or follow it.
 
 use std::io::{self, Read};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
-use colibri_client::{Agent, Client, KillOutcome, KillParams};
+use colibri_client::{Agent, KillOutcome, KillParams};
 
 use crate::args::{Arguments, Global, Spawn};
 use crate::connect::{connect, connect_or_start, find};
@@ -13,10 +13,8 @@ use crate::error::CliError;
 use crate::output;
 use crate::run::code;
 
-/// How long `send` waits for an agent that does not read.
+/// How long an agent that does not read is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two offers to an agent that does not read.
-const OFFER_AGAIN: Duration = Duration::from_millis(20);
 
 pub(crate) async fn spawn(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     let client = connect_or_start(global).await?;
@@ -55,62 +53,39 @@ pub(crate) async fn runs(global: &Global, id: &str, json: bool) -> Result<u8, Cl
     Ok(0)
 }
 
-pub(crate) async fn send(global: &Global, id: &str, line: &str) -> Result<u8, CliError> {
+pub(crate) async fn send(
+    global: &Global,
+    id: &str,
+    line: Option<&str>,
+    close: bool,
+) -> Result<u8, CliError> {
     let client = connect(global).await?;
     let agent = find(&client, id).await?;
-    if line == "-" {
-        let mut stdin = io::stdin().lock();
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            let count = stdin
-                .read(&mut buffer)
-                .map_err(CliError::io("reading stdin"))?;
-            if count == 0 {
-                return Ok(0);
+    match line {
+        None => {}
+        Some("-") => {
+            let mut stdin = io::stdin().lock();
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                let count = stdin
+                    .read(&mut buffer)
+                    .map_err(CliError::io("reading stdin"))?;
+                if count == 0 {
+                    break;
+                }
+                let bytes = buffer.get(..count).unwrap_or_default();
+                client.send_all(&agent.id, bytes, Some(PATIENCE)).await?;
             }
-            send_all(
-                &client,
-                &agent.id,
-                buffer.get(..count).unwrap_or_default(),
-                Some(PATIENCE),
-            )
-            .await?;
+        }
+        Some(line) => {
+            let bytes = format!("{line}\n").into_bytes();
+            client.send_all(&agent.id, &bytes, Some(PATIENCE)).await?;
         }
     }
-    send_all(
-        &client,
-        &agent.id,
-        format!("{line}\n").as_bytes(),
-        Some(PATIENCE),
-    )
-    .await?;
+    if close {
+        client.close_input(&agent.id).await?;
+    }
     Ok(0)
-}
-
-/// Offers bytes until the agent has taken all, or for as long as the patience lasts.
-pub(crate) async fn send_all(
-    client: &Client,
-    id: &str,
-    bytes: &[u8],
-    patience: Option<Duration>,
-) -> Result<(), CliError> {
-    let mut rest = bytes;
-    let mut progress = Instant::now();
-    while !rest.is_empty() {
-        let taken = client.send_input(id, rest).await?;
-        rest = rest.get(taken..).unwrap_or_default();
-        if taken > 0 {
-            progress = Instant::now();
-        } else if patience.is_some_and(|patience| progress.elapsed() > patience) {
-            return Err(CliError::InputStuck {
-                id: id.to_owned(),
-                left: rest.len(),
-            });
-        } else {
-            tokio::time::sleep(OFFER_AGAIN).await;
-        }
-    }
-    Ok(())
 }
 
 pub(crate) async fn wait(global: &Global, id: &str) -> Result<u8, CliError> {

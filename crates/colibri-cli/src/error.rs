@@ -41,8 +41,6 @@ pub(crate) enum CliError {
         "the connection to the daemon ended, and with it the events; agents go on. Start it again with the next daemon, or give --reconnect"
     )]
     EventsLost,
-    #[error("agent {id} does not read its input; {left} bytes were not sent")]
-    InputStuck { id: String, left: usize },
     #[error(
         "colibri top needs a terminal as standard input and output; colibri ps lists agents, and colibri events prints what they do"
     )]

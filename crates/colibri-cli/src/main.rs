@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod attach;
 mod commands;
 mod config;
 mod connect;
@@ -12,12 +13,15 @@ mod events;
 mod explain;
 mod logs;
 mod output;
+mod prompt;
 mod run;
+mod status;
 mod top;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use colibri_client::glasspane::Delivery;
 
 use crate::args::{Arguments, Command, Config};
 use crate::error::CliError;
@@ -53,10 +57,29 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         Command::Config(Config::Check { config }) => config::check(config.as_deref()),
         Command::Config(Config::Reload { json }) => config::reload(&global, json).await,
         Command::Ps { json } => commands::ps(&global, json).await,
+        Command::Status { id, json } => status::status(&global, &id, json).await,
         Command::Logs(logs) => logs::logs(&global, logs).await,
         Command::Events(wanted) => events::events(&global, wanted).await,
         Command::Runs { id, json } => commands::runs(&global, &id, json).await,
-        Command::Send { id, line } => commands::send(&global, &id, &line).await,
+        Command::Attach(attach) => attach::attach(&global, attach).await,
+        Command::Prompt {
+            id,
+            text,
+            steer,
+            follow_up,
+            timeout,
+        } => {
+            let delivery = match (steer, follow_up) {
+                (true, _) => Delivery::Steer,
+                (_, true) => Delivery::FollowUp,
+                _ => Delivery::Now,
+            };
+            prompt::prompt(&global, &id, text, delivery, timeout).await
+        }
+        Command::Abort { id, timeout } => prompt::abort(&global, &id, timeout).await,
+        Command::Send { id, line, close } => {
+            commands::send(&global, &id, line.as_deref(), close).await
+        }
         Command::Wait { id } => commands::wait(&global, &id).await,
         Command::Kill { id, signal, grace } => commands::kill(&global, &id, signal, grace).await,
         Command::Rm { id, force } => commands::rm(&global, &id, force).await,

@@ -7,13 +7,12 @@ use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{Global, Spawn};
-use crate::commands::send_all;
 use crate::connect::connect_or_start;
 use crate::error::CliError;
 use crate::output;
 
 /// Exit code of a program that wrote to a closed pipe, as a shell reports SIGPIPE.
-const BROKEN_PIPE: u8 = 141;
+pub(crate) const BROKEN_PIPE: u8 = 141;
 
 /// Runs an agent and exits as it does.
 pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
@@ -121,10 +120,8 @@ async fn forward_input(client: Client, id: String) {
             }
             Ok(count) => {
                 // An agent that has closed its input wants no more of it.
-                if send_all(&client, &id, buffer.get(..count).unwrap_or_default(), None)
-                    .await
-                    .is_err()
-                {
+                let bytes = buffer.get(..count).unwrap_or_default();
+                if client.send_all(&id, bytes, None).await.is_err() {
                     return;
                 }
             }

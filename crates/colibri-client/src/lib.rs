@@ -3,14 +3,17 @@
 
 mod client;
 mod connection;
+mod drive;
 mod roster;
 
 pub use client::{Client, Events};
+pub use colibri_glasspane as glasspane;
 pub use colibri_proto::*;
 pub use roster::{Roster, Used, Watched};
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,40 @@ pub enum ClientError {
         /// What did not fit.
         message: String,
     },
+    /// The agent's runtime has no words for a command.
+    #[error(transparent)]
+    Command(#[from] glasspane::CommandError),
+    /// The agent does not read its standard input.
+    #[error("agent {id} does not read its input; {left} bytes were not sent")]
+    InputStuck {
+        /// The agent.
+        id: String,
+        /// How much it has not taken.
+        left: usize,
+    },
+    /// The agent understood a command and refused it.
+    #[error("agent {id} refused {command}: {error}")]
+    Refused {
+        /// The agent.
+        id: String,
+        /// The command, as the agent names it.
+        command: String,
+        /// The agent's own words, cleaned.
+        error: String,
+    },
+    /// The agent took a command and does not answer.
+    #[error(
+        "agent {id} took it and has not answered within {waited:?}; only an agent that was started for commands answers them, like pi --mode rpc"
+    )]
+    NoAnswer {
+        /// The agent.
+        id: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The agent ended before it answered.
+    #[error("agent {0} ended before it answered; colibri logs {0} shows what it wrote")]
+    Ended(String),
 }
 
 /// The daemon's socket where nobody names another: `$XDG_RUNTIME_DIR/colibri/colibri.sock`, else

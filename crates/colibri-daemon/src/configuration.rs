@@ -196,6 +196,7 @@ fn request(params: SpawnParams) -> Profile {
             _ => None,
         },
         name: params.name,
+        no_input: params.no_input.then_some(true),
         restart_delay_ms: restart.as_ref().and_then(|restart| restart.delay_ms),
         restart_max_delay_ms: restart.as_ref().and_then(|restart| restart.max_delay_ms),
         restart_limit: restart.as_ref().and_then(|restart| restart.limit),

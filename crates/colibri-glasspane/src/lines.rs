@@ -7,9 +7,19 @@ pub(crate) const MAX_LINE: usize = 1 << 20;
 pub(crate) struct Lines {
     partial: Vec<u8>,
     skipping: bool,
+    /// The line that is under way was not seen from its beginning on, and is passed over.
+    within: bool,
 }
 
 impl Lines {
+    /// What comes next may begin within a line.
+    pub(crate) fn within_line() -> Self {
+        Self {
+            within: true,
+            ..Self::default()
+        }
+    }
+
     /// Calls `line` for each line that `bytes` complete; with `None` for one that was too long.
     pub(crate) fn push(&mut self, bytes: &[u8], mut line: impl FnMut(Option<&[u8]>)) {
         let mut rest = bytes;
@@ -17,7 +27,9 @@ impl Lines {
             let (head, tail) = rest.split_at(end);
             rest = tail.get(1..).unwrap_or_default();
             self.keep(head);
-            if self.skipping {
+            if std::mem::take(&mut self.within) {
+                // Nobody is told of a line that was not seen whole.
+            } else if self.skipping {
                 line(None);
             } else {
                 line(Some(&self.partial));

@@ -1,6 +1,7 @@
 //! The state machine: what happens, in; what to show, out.
 
-use crate::events::{self, Meaning};
+use crate::clean;
+use crate::events::{self, Meaning, Tool};
 use crate::lines::Lines;
 use crate::{AgentRuntime, AgentState, View};
 
@@ -8,6 +9,8 @@ use crate::{AgentRuntime, AgentState, View};
 const QUIET: u64 = 10_000;
 /// Longest text kept of an agent's own words, in characters.
 const MAX_TEXT: usize = 200;
+/// Most tools that are known to run at the same time; of more, the oldest are forgotten.
+const MAX_TOOLS: usize = 64;
 
 /// How an agent ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,12 +23,22 @@ pub enum Outcome {
     Lost(String),
 }
 
+/// A tool at work.
+#[derive(Debug)]
+struct Running {
+    id: String,
+    name: String,
+    /// It has shown that it is past whatever it may have had to ask.
+    progressed: bool,
+}
+
 /// An agent seen from outside.
 #[derive(Debug)]
 pub struct Glasspane {
     runtime: AgentRuntime,
     lines: Lines,
     view: View,
+    tools: Vec<Running>,
     /// What it would be doing if it were not stalled.
     beneath: AgentState,
     stalled: bool,
@@ -41,8 +54,11 @@ impl Glasspane {
             state: AgentState::Starting,
             since: now,
             current_tool: None,
+            activity: None,
+            queued: 0,
             turns: 0,
             input_tokens: 0,
+            cached_tokens: 0,
             output_tokens: 0,
             cost_usd: 0.0,
             last_error: None,
@@ -54,6 +70,7 @@ impl Glasspane {
             runtime,
             lines: Lines::default(),
             view,
+            tools: Vec::new(),
             beneath: AgentState::Starting,
             stalled: false,
             ended: false,
@@ -111,9 +128,10 @@ impl Glasspane {
     /// the next run is still waited for.
     pub fn restarting(&mut self, reason: Option<&str>, now: u64) {
         self.lines = Lines::default();
-        self.view.current_tool = None;
+        self.rest();
+        self.view.queued = 0;
         if let Some(reason) = reason {
-            self.view.last_error = Some(clean(reason));
+            self.view.last_error = Some(words(reason));
         }
         self.become_(AgentState::Starting, now);
     }
@@ -125,11 +143,12 @@ impl Glasspane {
             Outcome::Code(0) => AgentState::Done,
             Outcome::Code(_) | Outcome::Signal(_) => AgentState::Error,
             Outcome::Lost(reason) => {
-                self.view.last_error = Some(clean(reason));
+                self.view.last_error = Some(words(reason));
                 AgentState::Error
             }
         };
-        self.view.current_tool = None;
+        self.rest();
+        self.view.queued = 0;
         self.become_(state, now);
         self.ended = true;
     }
@@ -155,45 +174,78 @@ impl Glasspane {
 
     fn line(&mut self, line: Option<&[u8]>, now: u64) {
         self.view.events += 1;
-        let Some(meaning) = line.and_then(events::read) else {
+        let Some(meaning) = line.and_then(|line| events::read(self.runtime, line)) else {
             if line.is_none_or(|line| !line.trim_ascii().is_empty()) {
                 self.view.malformed_lines += 1;
             }
             return;
         };
-        match meaning {
-            Meaning::Working => self.become_(AgentState::Working, now),
-            Meaning::Blocked => self.become_(AgentState::Blocked, now),
-            Meaning::Idle => {
-                self.view.current_tool = None;
-                self.become_(AgentState::Idle, now);
-            }
-            Meaning::ToolStarted(name) => {
-                self.view.current_tool = Some(clean(&name));
-                self.become_(AgentState::Working, now);
-            }
-            Meaning::ToolEnded => {
-                self.view.current_tool = None;
-                self.become_(AgentState::Working, now);
-            }
-            Meaning::TurnEnded => self.view.turns += 1,
-            Meaning::Message {
-                input,
-                output,
-                cost,
-                error,
-            } => {
-                self.view.input_tokens = self.view.input_tokens.saturating_add(input);
-                self.view.output_tokens = self.view.output_tokens.saturating_add(output);
-                self.view.cost_usd += cost;
-                if let Some(error) = error {
-                    self.view.last_error = Some(clean(&error));
-                }
-                self.become_(AgentState::Working, now);
-            }
-            Meaning::Failed(error) => self.view.last_error = Some(clean(&error)),
-            Meaning::Nothing => {}
+        if !self.ended {
+            self.take(meaning, now);
         }
+    }
+
+    fn take(&mut self, meaning: Meaning, now: u64) {
+        let view = &mut self.view;
+        view.turns += u64::from(meaning.turn);
+        let usage = meaning.usage;
+        view.input_tokens = view.input_tokens.saturating_add(usage.input);
+        view.cached_tokens = view.cached_tokens.saturating_add(usage.cached);
+        view.output_tokens = view.output_tokens.saturating_add(usage.output);
+        view.cost_usd += usage.cost;
+        if let Some(error) = meaning.error {
+            view.last_error = Some(words(&error));
+        }
+        if let Some(queued) = meaning.queued {
+            view.queued = queued;
+        }
+        if let Some(state) = meaning.state {
+            if state == AgentState::Idle {
+                self.rest();
+            }
+            self.view.activity = meaning.activity;
+            self.become_(state, now);
+        }
+        if let Some(tool) = meaning.tool {
+            self.tool(tool, now);
+        }
+    }
+
+    /// Several tools may run at once, and one of them may wait for a person meanwhile: only news of that one
+    /// ends the waiting, as far as can be told.
+    fn tool(&mut self, tool: Tool, now: u64) {
+        let at = |tools: &[Running], id: &str| tools.iter().position(|tool| tool.id == short(id));
+        let going = match tool {
+            Tool::Started { id, name } => {
+                if self.tools.len() >= MAX_TOOLS {
+                    self.tools.remove(0);
+                }
+                self.tools.push(Running {
+                    id: short(&id).to_owned(),
+                    name: words(&name),
+                    progressed: false,
+                });
+                false
+            }
+            Tool::Progressed { id } => at(&self.tools, &id)
+                .and_then(|place| self.tools.get_mut(place))
+                .is_some_and(|tool| std::mem::replace(&mut tool.progressed, true)),
+            Tool::Ended { id } => {
+                at(&self.tools, &id).is_some_and(|place| self.tools.remove(place).progressed)
+            }
+        };
+        self.view.current_tool = self.tools.last().map(|tool| tool.name.clone());
+        self.view.activity = None;
+        if !(going && self.beneath == AgentState::Blocked) {
+            self.become_(AgentState::Working, now);
+        }
+    }
+
+    /// Nothing is at work any more.
+    fn rest(&mut self) {
+        self.tools.clear();
+        self.view.current_tool = None;
+        self.view.activity = None;
     }
 
     fn become_(&mut self, state: AgentState, now: u64) {
@@ -214,12 +266,15 @@ impl Glasspane {
     }
 }
 
+/// As much of an id as is kept.
+fn short(id: &str) -> &str {
+    let end = id.char_indices().nth(MAX_TEXT);
+    end.and_then(|(end, _)| id.get(..end)).unwrap_or(id)
+}
+
 /// Untrusted words, fit for a terminal and a log.
-fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_TEXT)
-        .collect()
+fn words(text: &str) -> String {
+    clean::line(text, MAX_TEXT)
 }
 
 #[cfg(test)]
@@ -291,11 +346,51 @@ mod tests {
             ),
             (1, 10, 5, 1)
         );
-        assert_eq!(view.last_error.as_deref(), Some("no [2J"));
+        assert_eq!(view.last_error.as_deref(), Some("no"));
         assert!((view.cost_usd - 0.5).abs() < 1e-9);
         pane.exited(&Outcome::Signal(9), 2);
         pane.output(b"{\"type\":\"agent_start\"}\n", 3);
         assert_eq!(pane.view().state, Error, "an end is final");
+    }
+
+    #[test]
+    fn of_several_tools_the_one_that_is_left_is_the_current_one_and_one_may_wait_for_a_person() {
+        let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
+        let tool = |kind: &str, id: &str| {
+            format!(r#"{{"type":"tool_execution_{kind}","toolCallId":"{id}","toolName":"{id}"}}"#)
+        };
+        let ask = r#"{"type":"extension_ui_request","id":"1","method":"confirm"}"#.to_owned();
+        for (line, state, current) in [
+            (tool("start", "bash"), Working, Some("bash")),
+            (tool("update", "bash"), Working, Some("bash")),
+            (tool("start", "edit"), Working, Some("edit")),
+            (ask.clone(), Blocked, Some("edit")),
+            (tool("update", "bash"), Blocked, Some("edit")),
+            (tool("end", "bash"), Blocked, Some("edit")),
+            (tool("end", "unknown"), Working, Some("edit")),
+            (ask, Blocked, Some("edit")),
+            (tool("update", "edit"), Working, Some("edit")),
+            (tool("start", "read"), Working, Some("read")),
+            (tool("end", "edit"), Working, Some("read")),
+            (tool("end", "read"), Working, None),
+            // What is not as it should be is passed over.
+            (
+                r#"{"type":"tool_execution_start","toolName":7}"#.to_owned(),
+                Working,
+                Some(""),
+            ),
+            (
+                r#"{"type":"agent_end","willRetry":"?"}"#.to_owned(),
+                Idle,
+                None,
+            ),
+        ] {
+            pane.output(format!("{line}\n").as_bytes(), 1);
+            let view = pane.view();
+            let seen = (view.state, view.current_tool.as_deref());
+            assert_eq!(seen, (state, current), "{line}");
+        }
+        assert_eq!(pane.view().malformed_lines, 0);
     }
 
     #[test]

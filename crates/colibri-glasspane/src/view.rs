@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub enum AgentRuntime {
     /// `pi --mode json` or `--mode rpc`.
     Pi,
-    /// `zot` with JSON lines of the same shape.
+    /// `zot --json` or `zot rpc`.
     Zot,
     /// Anything else: only activity and exit are looked at.
     #[default]
@@ -51,6 +51,34 @@ impl fmt::Display for AgentState {
     }
 }
 
+/// What an agent is at while it works and no tool of its runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activity {
+    /// It waits for its model.
+    Waiting,
+    /// Its model thinks.
+    Thinking,
+    /// Its model writes an answer or the call of a tool.
+    Writing,
+    /// It makes its history shorter.
+    Compacting,
+    /// Something failed, and it will try that again.
+    Retrying,
+}
+
+impl fmt::Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Waiting => "waiting for its model",
+            Self::Thinking => "thinking",
+            Self::Writing => "writing",
+            Self::Compacting => "compacting",
+            Self::Retrying => "waiting to try again",
+        })
+    }
+}
+
 /// All that is known of an agent from its output. Texts are cleaned of control characters and bounded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct View {
@@ -58,13 +86,23 @@ pub struct View {
     pub state: AgentState,
     /// Since when, in the caller's milliseconds.
     pub since: u64,
-    /// The tool that it is using.
+    /// The tool that it is using; the one that started last, of those that still run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_tool: Option<String>,
+    /// What it is at, where its events say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
+    /// Prompts that it has taken and not begun with.
+    #[serde(default)]
+    pub queued: u64,
     /// Turns it has ended.
     pub turns: u64,
-    /// Tokens read and written, as its events say.
+    /// Tokens read and written, as its events say; those that a provider's cache read or kept are in
+    /// `cached_tokens`.
     pub input_tokens: u64,
+    /// See `input_tokens`.
+    #[serde(default)]
+    pub cached_tokens: u64,
     /// See `input_tokens`.
     pub output_tokens: u64,
     /// Cost in US dollars, as its events say.

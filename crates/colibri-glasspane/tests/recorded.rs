@@ -1,33 +1,50 @@
-//! What real agents wrote, line by line, and what is shown of them. Recorded from pi 0.87.1 with a model whose
-//! answers were scripted; long texts are cut.
+//! What agents wrote, line by line, and what is shown of them. Those of pi are recorded from pi 0.87.1 with a
+//! model whose answers were scripted; long texts are cut. The one of zot is written after the examples of its
+//! docs/rpc.md (protocol version 1): no zot ran here.
 
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write;
 
-use colibri_glasspane::{AgentRuntime, Glasspane};
+use colibri_glasspane::{AgentRuntime, Glasspane, Painter, Transcript};
+
+const SESSIONS: &[(&str, AgentRuntime)] = &[
+    ("pi-json-tools", AgentRuntime::Pi),
+    ("pi-json-error", AgentRuntime::Pi),
+    ("pi-json-parallel-retry", AgentRuntime::Pi),
+    ("pi-rpc-prompt-steer-abort", AgentRuntime::Pi),
+    ("pi-rpc-questions", AgentRuntime::Pi),
+    ("pi-rpc-queue-abort", AgentRuntime::Pi),
+    ("zot-from-its-docs", AgentRuntime::Zot),
+];
+
+fn session(name: &str) -> String {
+    let path = format!("{}/tests/recorded/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(path).unwrap()
+}
 
 #[test]
-fn recorded_sessions_of_pi() {
-    for name in [
-        "pi-json-tools",
-        "pi-json-error",
-        "pi-rpc-prompt-steer-abort",
-    ] {
-        let path = format!("{}/tests/recorded/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
-        let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
+fn states_of_sessions() {
+    for (name, runtime) in SESSIONS {
+        let mut pane = Glasspane::new(*runtime, 0);
         let mut shown = String::new();
         let mut before = String::new();
-        for line in std::fs::read_to_string(path).unwrap().lines() {
+        // pi ends records at LF only.
+        for line in session(name).split_terminator('\n') {
             pane.output(format!("{line}\n").as_bytes(), 1);
             let view = pane.view();
+            let activity = view.activity.map(|activity| activity.to_string());
             let after = format!(
-                "{:<8} tool {:<5} turns {} tokens {}+{} error {}",
+                "{:<8} {:<21} tool {:<5} queued {} turns {} tokens {}+{}+{} ${:.4} error {}",
                 view.state,
+                activity.as_deref().unwrap_or("-"),
                 view.current_tool.as_deref().unwrap_or("-"),
+                view.queued,
                 view.turns,
                 view.input_tokens,
+                view.cached_tokens,
                 view.output_tokens,
+                view.cost_usd,
                 view.last_error.as_deref().unwrap_or("-")
             );
             let event: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -37,6 +54,29 @@ fn recorded_sessions_of_pi() {
             before = after;
         }
         assert_eq!(pane.view().malformed_lines, 0, "{name}");
-        insta::assert_snapshot!(name, shown);
+        insta::assert_snapshot!(*name, shown);
+    }
+}
+
+#[test]
+fn transcripts_of_sessions() {
+    for (name, runtime) in SESSIONS {
+        for colour in [false, true] {
+            let mut transcript = Transcript::new(*runtime);
+            let mut painter = Painter::new(colour);
+            let mut shown = String::new();
+            for item in transcript.stdout(session(name).as_bytes()) {
+                shown.push_str(&painter.paint(&item));
+            }
+            shown.push_str(painter.finish());
+            if !colour {
+                insta::assert_snapshot!(format!("{name}-transcript"), shown);
+            } else if *name == "pi-json-parallel-retry" {
+                insta::assert_snapshot!(
+                    format!("{name}-colours"),
+                    shown.escape_debug().to_string().replace("\\n", "\n")
+                );
+            }
+        }
     }
 }

@@ -58,6 +58,9 @@ pub struct SpawnParams {
     /// A label for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Its standard input is at its end from the start.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_input: bool,
     /// Whether it is started again when it has ended; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartParams>,

@@ -17,7 +17,8 @@ pub(crate) struct Agent {
     pub(crate) pid: Pid,
     /// The pid of a wrapper that signals must spare.
     pub(crate) wrapper: Option<i32>,
-    pub(crate) stdin: OwnedFd,
+    /// Absent where it has no input.
+    pub(crate) stdin: Option<OwnedFd>,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
 }
@@ -35,7 +36,11 @@ pub(crate) fn start(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<Agen
         .envs(launch.env.iter().map(|(name, value)| (name, value)))
         .current_dir(&launch.cwd)
         .process_group(0)
-        .stdin(Stdio::piped())
+        .stdin(if launch.no_input {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     sys::before_exec(&mut command, door, launch.limits);
@@ -46,11 +51,14 @@ pub(crate) fn start(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<Agen
         wrapper: launch
             .wrapper
             .then(|| Pid::from_child(&child).as_raw_nonzero().get()),
-        stdin: child.stdin.take().ok_or_else(missing)?.into(),
+        stdin: child.stdin.take().map(OwnedFd::from),
         stdout: child.stdout.take().ok_or_else(missing)?.into(),
         stderr: child.stderr.take().ok_or_else(missing)?.into(),
     };
-    for pipe in [&agent.stdin, &agent.stdout, &agent.stderr] {
+    for pipe in [&agent.stdout, &agent.stderr]
+        .into_iter()
+        .chain(&agent.stdin)
+    {
         ioctl_fionbio(pipe, true)?;
     }
     Ok(agent)

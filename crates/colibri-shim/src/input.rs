@@ -7,6 +7,7 @@ use colibri_shim::control::{INPUT_BACKLOG, Reply};
 use rustix::io::Errno;
 
 pub(crate) struct Input {
+    none: bool,
     pipe: Option<OwnedFd>,
     queue: VecDeque<u8>,
     closing: bool,
@@ -15,9 +16,11 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    pub(crate) fn new(pipe: OwnedFd) -> Self {
+    /// Without a pipe there is no input, in no run.
+    pub(crate) fn new(pipe: Option<OwnedFd>) -> Self {
         Self {
-            pipe: Some(pipe),
+            none: pipe.is_none(),
+            pipe,
             queue: VecDeque::new(),
             closing: false,
             between_runs: false,
@@ -29,12 +32,12 @@ impl Input {
         self.pipe = None;
         self.queue.clear();
         self.closing = false;
-        self.between_runs = true;
+        self.between_runs = !self.none;
     }
 
     /// The next run has begun.
-    pub(crate) fn connect(&mut self, pipe: OwnedFd) {
-        self.pipe = Some(pipe);
+    pub(crate) fn connect(&mut self, pipe: Option<OwnedFd>) {
+        self.pipe = pipe;
         self.between_runs = false;
         self.write();
     }
@@ -91,7 +94,7 @@ mod tests {
         let (read_end, write_end) = rustix::pipe::pipe().unwrap();
         ioctl_fionbio(&write_end, true).unwrap();
         ioctl_fionbio(&read_end, true).unwrap();
-        let mut input = Input::new(write_end);
+        let mut input = Input::new(Some(write_end));
         let bytes: Vec<u8> = (0..2 * INPUT_BACKLOG).map(|i| (i % 251) as u8).collect();
         let Reply::Written(taken) = input.push(&bytes) else {
             panic!("refused")

@@ -20,6 +20,9 @@ pub struct Launch {
     pub env: Vec<(String, String)>,
     /// Working directory of the process that the shim starts.
     pub cwd: String,
+    /// Its stdin is at its end from the start.
+    #[serde(default)]
+    pub no_input: bool,
     /// The first process is a wrapper (bubblewrap) that ends the sandbox when signalled: a signal meant
     /// for the agent goes to its descendants only.
     #[serde(default)]

@@ -108,6 +108,9 @@ pub struct AgentSpawnConfig {
     /// A label for people.
     #[serde(default)]
     pub name: Option<String>,
+    /// Its standard input is at its end from the start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_input: bool,
     /// Whether it is started again when it has ended; without it, never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartPolicy>,
@@ -127,6 +130,7 @@ impl fmt::Debug for AgentSpawnConfig {
             .field("jail", &self.jail)
             .field("runtime", &self.runtime)
             .field("name", &self.name)
+            .field("no_input", &self.no_input)
             .field("restart", &self.restart)
             .field("autostart", &self.autostart)
             .finish()

@@ -42,6 +42,8 @@ pub struct Profile {
     pub runtime: Option<String>,
     /// A label for people.
     pub name: Option<String>,
+    /// Its standard input is at its end from the start, for what reads all of that before it begins.
+    pub no_input: Option<bool>,
     /// When it is started again.
     pub restart: Option<RestartWhen>,
     /// The longest wait before the first restart.
@@ -105,6 +107,7 @@ impl fmt::Debug for Profile {
             .field("jail", &self.jail)
             .field("runtime", &self.runtime)
             .field("name", &self.name)
+            .field("no_input", &self.no_input)
             .field("restart", &self.restart)
             .field("restart_delay_ms", &self.restart_delay_ms)
             .field("restart_max_delay_ms", &self.restart_max_delay_ms)
@@ -142,6 +145,7 @@ impl Profile {
             },
             runtime: self.runtime.or(weaker.runtime),
             name: self.name.or(weaker.name),
+            no_input: self.no_input.or(weaker.no_input),
             restart: self.restart.or(weaker.restart),
             restart_delay_ms: self.restart_delay_ms.or(weaker.restart_delay_ms),
             restart_max_delay_ms: self.restart_max_delay_ms.or(weaker.restart_max_delay_ms),
@@ -225,6 +229,7 @@ impl Profile {
             jail: self.jail.filter(|jail| *jail != JailConfig::default()),
             runtime: self.runtime,
             name: self.name,
+            no_input: self.no_input.unwrap_or_default(),
             restart: self.restart.map(|when| RestartPolicy {
                 when,
                 delay_ms: self.restart_delay_ms.unwrap_or(default.delay_ms),

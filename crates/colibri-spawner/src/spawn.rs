@@ -101,6 +101,7 @@ impl Spawner {
                 (colibri_jail_core::Confinement::None, Some(workdir)) => workdir.to_string(),
                 _ => "/".to_owned(),
             },
+            no_input: config.no_input,
             wrapper: prepared.has_wrapper(),
             restart: config.restart.clone().unwrap_or_default(),
             wall_time_ms: config.limits().wall_time.map(|limit| limit.0),

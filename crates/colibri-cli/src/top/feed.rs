@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use colibri_client::glasspane::{Command, Delivery};
 use colibri_client::{
     Agent, Client, ClientError, Events, KillOutcome, KillParams, Notification, StreamChoice,
     SubscribeParams, UsageResult,
 };
 use tokio::sync::mpsc;
 
-use crate::commands::{PATIENCE, send_all};
-use crate::error::CliError;
+use crate::commands::PATIENCE;
 
 /// Between two tries to reach a daemon that has gone.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
@@ -96,11 +96,16 @@ pub(super) async fn kill(client: Client, id: String) -> Option<News> {
     }))
 }
 
-/// Sends what a person wrote, as a line.
+/// Tells an agent what a person wrote, in its own words; one that works hears it as `attach` would say it.
 pub(super) async fn prompt(client: Client, id: String, text: String) -> Option<News> {
-    let line = format!("{text}\n");
-    let sent: Result<(), CliError> = send_all(&client, &id, line.as_bytes(), Some(PATIENCE)).await;
-    Some(News::Said(match sent {
+    let told = async {
+        let agent = client.get_agent(&id).await?;
+        let delivery = Delivery::while_watching(agent.runtime);
+        client
+            .command(&agent, &Command::Prompt(&text, delivery), PATIENCE)
+            .await
+    };
+    Some(News::Said(match told.await {
         Ok(()) => format!("sent to {id}"),
         Err(error) => format!("not sent to {id}: {error}"),
     }))

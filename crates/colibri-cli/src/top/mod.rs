@@ -65,6 +65,8 @@ struct Top {
     measuring: bool,
     /// Until then an interrupt was the child's.
     uninterrupted: Instant,
+    /// The child was interrupted: whoever did it wants the table again.
+    interrupted: bool,
 }
 
 /// Shows the table until it is quit.
@@ -86,6 +88,7 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
         changed: true,
         measuring: false,
         uninterrupted: Instant::now(),
+        interrupted: false,
     };
     let mut signals = Signals::watch()?;
     let mut keys = Keys::new();
@@ -239,9 +242,9 @@ impl Top {
     ) -> Result<(), CliError> {
         use std::os::unix::process::ExitStatusExt;
         self.uninterrupted = Instant::now() + SAME_INTERRUPT;
-        let interrupted =
+        let killed =
             status.is_ok_and(|status| status.signal() == Some(process::Signal::INT.as_raw()));
-        if interrupted {
+        if killed || self.interrupted {
             return self.back(screen);
         }
         output::note("that was all; any key goes back to the table");
@@ -253,6 +256,7 @@ impl Top {
     /// The table again.
     fn back(&mut self, screen: &mut Screen) -> Result<(), CliError> {
         self.front = Front::Table;
+        self.interrupted = false;
         self.changed = true;
         screen.take_again().map_err(terminal)
     }
@@ -275,7 +279,12 @@ impl Top {
     fn signalled(&mut self, number: i32, screen: &mut Screen) -> Result<Option<u8>, CliError> {
         let childs = matches!(self.front, Front::Child(_)) || Instant::now() < self.uninterrupted;
         match process::Signal::from_named_raw(number) {
-            Some(process::Signal::INT | process::Signal::QUIT) if childs => {}
+            Some(process::Signal::INT) if childs && matches!(self.front, Front::Pause) => {
+                self.back(screen)?;
+            }
+            Some(process::Signal::INT | process::Signal::QUIT) if childs => {
+                self.interrupted = matches!(self.front, Front::Child(_));
+            }
             Some(process::Signal::TSTP) => self.stop(screen)?,
             Some(process::Signal::CONT) => match self.front {
                 Front::Table | Front::Stopped => self.back(screen)?,
@@ -293,7 +302,7 @@ fn follow(socket: &Path, id: &str) -> io::Result<Child> {
     tokio::process::Command::new(std::env::current_exe()?)
         .arg("--socket")
         .arg(socket)
-        .args(["--no-autostart", "logs", "--follow", id])
+        .args(["--no-autostart", "attach", id])
         .kill_on_drop(true)
         .spawn()
 }

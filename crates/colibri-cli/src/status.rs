@@ -1,0 +1,162 @@
+//! `colibri status`: all that is known of one agent.
+
+use colibri_client::{Agent, AgentState};
+use jiff::Timestamp;
+
+use crate::args::Global;
+use crate::connect::{connect, find};
+use crate::error::CliError;
+use crate::output::{self, ending, plain, short_age, short_bytes};
+
+/// Longest value, in characters.
+const WIDTH: usize = 300;
+
+pub(crate) async fn status(global: &Global, id: &str, json: bool) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    let agent = find(&client, id).await?;
+    if json {
+        output::print_json(&agent)?;
+    } else {
+        output::print(page(&agent, Timestamp::now()).as_bytes())?;
+    }
+    Ok(0)
+}
+
+fn page(agent: &Agent, now: Timestamp) -> String {
+    let mut page = String::new();
+    let mut row = |name: &str, value: &str| {
+        page.push_str(&format!("{name:<10}  {}\n", plain(value, WIDTH)));
+    };
+    row("id", &agent.id);
+    if let Some(name) = &agent.name {
+        row("name", name);
+    }
+    row("state", &state(agent, now));
+    if let Some(error) = &agent.error {
+        row("because", error);
+    }
+    for warning in &agent.warnings {
+        row("warning", warning);
+    }
+    row("runtime", &format!("{:?}", agent.runtime).to_lowercase());
+    let command: Vec<&str> = std::iter::once(&agent.program)
+        .chain(&agent.args)
+        .map(String::as_str)
+        .collect();
+    row("command", &command.join(" "));
+    row(
+        "started",
+        &format!("{} (run {})", agent.started_at, agent.run),
+    );
+    if let Some(exited_at) = &agent.exited_at {
+        row("ended", &format!("{exited_at} ({})", ending(agent.exit)));
+    }
+    row(
+        "output",
+        &format!(
+            "{} stdout, {} stderr{}",
+            short_bytes(agent.stdout_bytes),
+            short_bytes(agent.stderr_bytes),
+            agent
+                .last_event_at
+                .as_ref()
+                .map(|at| format!(", last at {at}"))
+                .unwrap_or_default()
+        ),
+    );
+    let Some(view) = &agent.view else { return page };
+    row("turns", &view.turns.to_string());
+    row(
+        "tokens",
+        &format!(
+            "{} read, {} from a cache or to it, {} written",
+            view.input_tokens, view.cached_tokens, view.output_tokens
+        ),
+    );
+    row("cost", &format!("${:.4}", view.cost_usd));
+    if view.queued > 0 {
+        row("queued", &format!("{} prompt(s)", view.queued));
+    }
+    if view.malformed_lines > 0 {
+        row(
+            "malformed",
+            &format!(
+                "{} of {} lines are no events",
+                view.malformed_lines, view.events
+            ),
+        );
+    }
+    if let Some(error) = &view.last_error {
+        row("last error", error);
+    }
+    page
+}
+
+/// The state, since when, and what it is at.
+fn state(agent: &Agent, now: Timestamp) -> String {
+    let mut text = agent.state.to_string();
+    let Some(view) = &agent.view else { return text };
+    let ended = matches!(agent.state, AgentState::Done | AgentState::Error);
+    let since = i64::try_from(view.since / 1000).unwrap_or(i64::MAX);
+    text.push_str(&format!(
+        " for {}",
+        short_age(now.as_second().saturating_sub(since))
+    ));
+    let activity = view.activity.map(|activity| activity.to_string());
+    if let Some(what) = view.current_tool.clone().or(activity).filter(|_| !ended) {
+        text.push_str(&format!(" ({what})"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use colibri_client::AgentRuntime;
+    use colibri_client::Exit;
+    use colibri_client::glasspane::{Glasspane, Outcome};
+
+    #[test]
+    fn a_page_shows_what_is_known_and_nothing_that_moves_the_cursor() {
+        let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
+        pane.output(
+            b"{\"type\":\"tool_execution_start\",\"toolName\":\"bash\"}\nWarning\n{\"type\":\"error\",\"error\":\"no\\u001b[2J\"}\n\
+              {\"type\":\"queue_update\",\"steering\":[\"a\",\"b\"]}\n",
+            1_767_225_600_000,
+        );
+        let mut agent = Agent {
+            id: "k3x9abcdef".into(),
+            name: Some("evil\x1b[2J".into()),
+            state: AgentState::Working,
+            pid: Some(7),
+            program: "pi".into(),
+            args: vec!["--mode".into(), "rpc".into()],
+            cwd: None,
+            jail: None,
+            runtime: AgentRuntime::Pi,
+            restart: None,
+            run: 1,
+            started_at: "2026-01-01T00:00:00Z".into(),
+            exited_at: None,
+            exit: None,
+            exit_note: None,
+            warnings: vec!["no limit of memory here".into()],
+            error: None,
+            stdout_bytes: 12_345,
+            stderr_bytes: 0,
+            last_event_at: Some("2026-01-01T00:00:00Z".into()),
+            view: Some(pane.view().clone()),
+        };
+        let now = "2026-01-01T00:01:00Z".parse().unwrap();
+        let working = page(&agent, now);
+        pane.exited(&Outcome::Code(1), 1_767_225_660_000);
+        agent.state = AgentState::Error;
+        agent.exited_at = Some("2026-01-01T00:01:00Z".into());
+        agent.exit = Some(Exit::Code(1));
+        agent.view = Some(pane.view().clone());
+        let ended = page(&agent, now);
+        agent.view = None;
+        agent.runtime = AgentRuntime::Generic;
+        insta::assert_snapshot!(format!("{working}\n{ended}\n{}", page(&agent, now)));
+    }
+}

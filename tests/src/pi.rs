@@ -1,0 +1,90 @@
+//! The real pi, as scripts/pi.sh installs it, confined by Colibri, with a scripted model and a workspace.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::model::{Answer, Model};
+use crate::{Daemon, eventually, program};
+
+/// Where pi and its node are.
+pub fn bin() -> PathBuf {
+    let target = program("colibri");
+    let target = target.parent().and_then(Path::parent).unwrap();
+    let bin = target.join("tools/pi/node_modules/.bin");
+    assert!(
+        bin.join("pi").exists(),
+        "{} is not there; run: scripts/pi.sh",
+        bin.join("pi").display()
+    );
+    bin
+}
+
+/// A daemon, a model, and a workspace for pi.
+pub struct Pi {
+    pub daemon: Daemon,
+    pub model: Model,
+    pub workspace: PathBuf,
+}
+
+impl Pi {
+    pub fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+        let daemon = Daemon::start();
+        let model = Model::start(answers);
+        let workspace = daemon.path("workspace");
+        // pi keeps its settings, and locks, in a directory that it may write to.
+        let settings = workspace.join(".pi");
+        fs::create_dir_all(&settings).unwrap();
+        fs::write(settings.join("models.json"), model.models_json()).unwrap();
+        // What fails for a moment is tried again at once.
+        let retry = json!({"retry": {"baseDelayMs": 1}}).to_string();
+        fs::write(settings.join("settings.json"), retry).unwrap();
+        Self {
+            daemon,
+            model,
+            workspace,
+        }
+    }
+
+    /// Starts pi confined, with options of `colibri spawn` and of its own.
+    pub fn spawn(&self, options: &[&str], arguments: &[&str]) -> String {
+        let workspace = self.workspace.display().to_string();
+        let path = format!("PATH={}:/usr/bin:/bin", bin().display());
+        let home = format!("HOME={workspace}");
+        let settings = format!("PI_CODING_AGENT_DIR={workspace}/.pi");
+        let mut words = vec!["--runtime", "pi", "--jail-path", "/", "--workspace"];
+        words.push(&workspace);
+        for variable in [&path, &home, &settings, "PI_OFFLINE=1"] {
+            words.extend(["--env", variable]);
+        }
+        words.extend(options);
+        words.extend(["--", "pi", "--provider", "scripted", "--model", "m"]);
+        words.push("--no-session");
+        words.extend(arguments);
+        self.daemon.spawn(&words)
+    }
+
+    /// Starts pi as it is driven by commands.
+    pub fn rpc(&self) -> String {
+        self.spawn(&[], &["--mode", "rpc"])
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.workspace.join(name)
+    }
+
+    /// Waits for the agent to be in that state with a view that fits.
+    pub fn until(&self, id: &str, state: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        eventually(&format!("{id} is {state}"), || {
+            let agent = self.daemon.agent(id);
+            let found = agent["state"] == state && fits(&agent["view"]);
+            if agent != last {
+                eprintln!("{} {}", agent["state"], agent["view"]);
+                last = agent.clone();
+            }
+            found.then_some(agent)
+        })
+    }
+}

@@ -1,0 +1,271 @@
+//! Agents are told what to do and watched by people, whatever they are. The real pi is in pi.rs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use colibri_tests::{Daemon, eventually, text};
+use serde_json::json;
+
+/// Exit code, standard output and standard error.
+fn outcome(daemon: &Daemon, args: &[&str]) -> (Option<i32>, String, String) {
+    let output = daemon.cli(args);
+    (
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+#[test]
+fn a_generic_agent_is_told_by_lines() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&["--", "sh", "-c", "read a; read b; echo \"$a|$b\"; cat"]);
+    daemon.ok(&["prompt", &id, "do this"]);
+    for (args, expected) in [
+        (&["prompt", &id, "--steer", "x"][..], "no way to be steered"),
+        (&["prompt", &id, "--follow-up", "x"], "no way to queue"),
+        (&["abort", &id], "colibri kill --signal INT"),
+    ] {
+        let (code, _, said) = outcome(&daemon, args);
+        assert_eq!(code, Some(1), "{args:?}: {said}");
+        assert!(said.contains(expected), "{args:?}: {said}");
+    }
+    let mut child = daemon
+        .command("colibri")
+        .args(["prompt", &id, "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"and that").unwrap();
+    assert!(child.wait().unwrap().success());
+    daemon.ok(&["send", "--close", &id, "last"]);
+    daemon.ok(&["wait", &id]);
+    assert_eq!(text(&daemon.stdout(&id)), "do this|and that\nlast\n");
+    let (code, _, said) = outcome(&daemon, &["prompt", &id, "too late"]);
+    assert_eq!(code, Some(1), "{said}");
+}
+
+#[test]
+fn an_agent_that_does_not_answer_is_an_error_that_says_why() {
+    let daemon = Daemon::start();
+    let deaf = daemon.spawn(&["--runtime", "pi", "--", "sleep", "1000"]);
+    for command in [&["prompt", &deaf, "hello"][..], &["abort", &deaf]] {
+        let args: Vec<&str> = command
+            .iter()
+            .copied()
+            .chain(["--timeout", "50ms"])
+            .collect();
+        let (code, _, said) = outcome(&daemon, &args);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(
+            said.contains("has not answered") && said.contains("pi --mode rpc"),
+            "{said}"
+        );
+    }
+    let leaves = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", "read line; exit 3"]);
+    let (code, _, said) = outcome(&daemon, &["prompt", &leaves, "hello"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("ended before it answered"), "{said}");
+}
+
+#[test]
+fn an_answer_is_found_among_whatever_else_an_agent_writes() {
+    let daemon = Daemon::start();
+    // It answers somebody else first, and floods its output.
+    let script = r#"
+        printf '{"type":"agent'; read line; printf '_start"}\n'
+        id=$(printf '%s' "$line" | sed 's/.*"id":"\([^"]*\)".*/\1/')
+        echo '{"type":"response","id":"other","command":"prompt","success":false,"error":"not yours"}'
+        head -c 3000000 /dev/zero | tr '\0' x; echo
+        printf '{"type":"response","id":"%s","command":"prompt","success":%s,"error":"so\\u001b[2J it is"}\n' "$id" "$1"
+        sleep 1000"#;
+    for (success, code) in [("true", 0), ("false", 1)] {
+        let agent = ["--runtime", "pi", "--", "sh", "-c", script, "sh", success];
+        let id = daemon.spawn(&agent);
+        let (found, _, said) = outcome(&daemon, &["prompt", &id, "hello"]);
+        assert_eq!(found, Some(code), "{said}");
+        assert_eq!(
+            said.contains("refused prompt: so it is"),
+            code == 1,
+            "{said}"
+        );
+        daemon.ok(&["kill", "--grace", "0s", &id]);
+    }
+}
+
+#[test]
+fn an_agent_without_input_reads_its_end_at_once() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&["--no-input", "--", "sh", "-c", "cat; echo end"]);
+    daemon.ok(&["wait", &id]);
+    assert_eq!(text(&daemon.stdout(&id)), "end\n");
+    let (_, stdout, _) = outcome(&daemon, &["run", "--no-input", "--", "cat"]);
+    assert_eq!(stdout, "");
+    // In each run, and nothing can be sent to it.
+    let restart = [
+        "--restart",
+        "on-failure",
+        "--restart-delay",
+        "1ms",
+        "--restart-limit",
+        "2",
+    ];
+    let script = ["--no-input", "--", "sh", "-c", "cat; echo end; exit 1"];
+    let again = daemon.spawn(&[&restart[..], &script].concat());
+    let sent = daemon
+        .connect()
+        .call("send-input", serde_json::json!({"id": again, "data": "x"}));
+    let kind = &sent["error"]["data"]["kind"];
+    assert!(
+        ["input-closed", "agent-ended"]
+            .iter()
+            .any(|known| kind == known),
+        "{sent}"
+    );
+    outcome(&daemon, &["wait", &again]);
+    assert_eq!(text(&daemon.stdout(&again)), "end\n".repeat(3));
+}
+
+#[test]
+fn what_is_no_event_is_counted_and_shown() {
+    let daemon = Daemon::start();
+    let script = r#"echo '{"type":"agent_start"}'; echo 'Warning: old'; printf '\033[2J{\n'; echo '{"type":"of tomorrow"}'"#;
+    let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", script]);
+    daemon.ok(&["wait", &id]);
+    let view = &daemon.agent(&id)["view"];
+    assert_eq!(
+        (&view["malformed_lines"], &view["events"]),
+        (&json!(2), &json!(4))
+    );
+    let status = daemon.ok(&["status", &id]);
+    assert!(
+        status.contains("malformed   2 of 4 lines are no events\n"),
+        "{status}"
+    );
+    let shown = daemon.ok(&["attach", &id]);
+    assert_eq!(shown, "# not an event: Warning: old\n# not an event: {\n");
+}
+
+#[test]
+fn an_attached_person_sees_both_outputs_and_leaves_with_the_agents_code() {
+    let daemon = Daemon::start();
+    let script =
+        r"printf 'name? '; read name; echo; printf 'bad \033[31m%s\033[0m\007\n' $name >&2; exit 7";
+    let id = daemon.spawn(&["--", "sh", "-c", script]);
+    let mut attached = daemon
+        .command("colibri")
+        .args(["attach", &id])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = attached.stdout.take().unwrap();
+    // Also a line that has no end yet.
+    let mut beginning = [0; 8];
+    stdout.read_exact(&mut beginning).unwrap();
+    assert_eq!(&beginning, b"  name? ");
+    std::io::Write::write_all(&mut attached.stdin.take().unwrap(), b"ada\n").unwrap();
+    let mut shown = String::new();
+    stdout.read_to_string(&mut shown).unwrap();
+    let output = attached.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    let mut lines: Vec<&str> = shown.lines().collect();
+    // Which of two outputs comes first is not known.
+    lines.retain(|line| !line.trim().is_empty());
+    assert_eq!(lines, ["stderr| bad ada"]);
+    assert!(
+        text(&output.stderr).contains(&format!("{id} ended: code 7")),
+        "{}",
+        text(&output.stderr)
+    );
+    // With --raw everything is as it was.
+    let (code, stdout, stderr) = outcome(&daemon, &["attach", "--raw", "--no-input", &id]);
+    assert_eq!(
+        (code, stdout.as_str(), stderr.lines().next()),
+        (Some(7), "name? \n", Some("bad \x1b[31mada\x1b[0m\x07"))
+    );
+}
+
+#[test]
+fn colour_is_for_terminals_and_not_with_no_color() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&["--", "sh", "-c", "echo bad >&2"]);
+    daemon.ok(&["wait", &id]);
+    let attach = daemon.command("colibri");
+    let command = format!("{} attach {id}", attach.get_program().display());
+    for (no_color, coloured) in [("", true), ("1", false)] {
+        let mut terminal = Command::new("script");
+        terminal
+            .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+            .env_clear()
+            .envs(
+                attach
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .env("NO_COLOR", no_color)
+            .stdin(Stdio::null());
+        let output = terminal.output().unwrap();
+        let shown = text(&output.stdout);
+        assert!(output.status.success(), "{shown}");
+        assert_eq!(
+            shown.contains("\x1b[33mstderr| bad\x1b[0m"),
+            coloured,
+            "{shown:?}"
+        );
+        assert_eq!(shown.contains('\x1b'), coloured, "{shown:?}");
+    }
+    assert_eq!(daemon.ok(&["attach", &id]), "stderr| bad\n");
+}
+
+#[test]
+fn of_a_long_output_the_end_is_shown_or_all() {
+    let daemon = Daemon::start();
+    let script = r#"i=0; while [ $i -lt 3 ]; do head -c 600000 /dev/zero | tr '\0' $i; echo; i=$((i + 1)); done
+        echo '{"type":"compaction_start"}'"#;
+    let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", script]);
+    daemon.ok(&["wait", &id]);
+    let lines = |args: &[&str]| {
+        let (code, shown, said) = outcome(&daemon, args);
+        assert_eq!(code, Some(0), "{said}");
+        let lines: Vec<String> = shown
+            .lines()
+            .map(|line| line.chars().take(20).collect())
+            .collect();
+        (lines.join("|"), said.contains("--all shows the rest"))
+    };
+    assert_eq!(
+        lines(&["attach", &id]),
+        ("# not an event: 2222|- compacting its his".to_owned(), true)
+    );
+    let (all, noted) = lines(&["attach", "--all", &id]);
+    assert_eq!((all.split('|').count(), noted), (4, false), "{all}");
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_the_view_and_not_the_agent() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&["--", "sh", "-c", "while :; do echo line; sleep 0.01; done"]);
+    let mut attached = daemon
+        .command("colibri")
+        .args(["attach", "--no-input", &id])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 7];
+    attached
+        .stdout
+        .take()
+        .unwrap()
+        .read_exact(&mut first)
+        .unwrap();
+    assert_eq!(&first, b"  line\n");
+    assert_eq!(attached.wait().unwrap().code(), Some(141));
+    let before = daemon.agent(&id)["stdout_bytes"].clone();
+    eventually("the agent goes on", || {
+        (daemon.agent(&id)["stdout_bytes"] != before).then_some(())
+    });
+}

@@ -1,0 +1,424 @@
+//! The real pi, unchanged, confined by Colibri: it works in its workspace and nowhere else, what it does is seen,
+//! and it can be told what to do. Its model is scripted; everything else is real.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use colibri_tests::model::Answer::{Fail, Stall, Text, Tools};
+use colibri_tests::model::Model;
+use colibri_tests::pi::{Pi, bin};
+use colibri_tests::{Daemon, eventually, program, read, text};
+use serde_json::{Value, json};
+
+#[test]
+fn in_json_mode_it_edits_its_workspace_and_nothing_else() {
+    let outside = format!("/var/tmp/colibri-outside-{}", std::process::id());
+    let pi = Pi::new([
+        Tools(vec![(
+            "write",
+            json!({"path": "made.txt", "content": "made\n"}),
+        )]),
+        Tools(vec![("read", json!({"path": "given.txt"}))]),
+        Tools(vec![(
+            "edit",
+            json!({"path": "given.txt", "edits": [{"oldText": "an old", "newText": "a new"}]}),
+        )]),
+        Tools(vec![(
+            "write",
+            json!({"path": outside, "content": "out\n"}),
+        )]),
+        Tools(vec![(
+            "bash",
+            json!({"command": format!("exec 2>&1; echo out > {outside}; cat given.txt; touch ../beside")}),
+        )]),
+        Text(&["All ", "done."]),
+    ]);
+    fs::write(pi.file("given.txt"), "an old word\n").unwrap();
+    let id = pi.spawn(&["--no-input"], &["--mode", "json", "change the files"]);
+    pi.daemon.ok(&["wait", &id]);
+    assert_eq!(fs::read_to_string(pi.file("made.txt")).unwrap(), "made\n");
+    assert_eq!(
+        fs::read_to_string(pi.file("given.txt")).unwrap(),
+        "a new word\n"
+    );
+    assert!(!fs::exists(&outside).unwrap() && !pi.daemon.path("beside").exists());
+
+    // What it was told of that, and what is known of it.
+    let requests = pi.model.requests();
+    assert_eq!(requests.len(), 6, "{requests:#?}");
+    let results: Vec<String> = requests[5]["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|message| message["role"] == "tool")
+        .map(|message| message["content"].to_string())
+        .collect();
+    assert!(results[3].contains("read-only file system"), "{results:#?}");
+    assert!(
+        results[4].matches("Read-only file system").count() == 2
+            && results[4].contains("a new word"),
+        "{results:#?}"
+    );
+    let agent = pi.daemon.agent(&id);
+    let view = &agent["view"];
+    assert_eq!(
+        (&agent["state"], &view["turns"], &view["malformed_lines"]),
+        (&json!("done"), &json!(6), &json!(0)),
+        "{agent:#}"
+    );
+    assert_eq!(
+        (&view["input_tokens"], &view["output_tokens"]),
+        (&json!(600), &json!(120))
+    );
+    let cost = view["cost_usd"].as_f64().unwrap();
+    assert!((cost - 0.0036).abs() < 1e-9, "{cost}");
+
+    // And how a person reads it.
+    let attached = pi.daemon.cli(&["attach", &id]);
+    assert_eq!(attached.status.code(), Some(0));
+    let shown = text(&attached.stdout).replace(&outside, "OUTSIDE");
+    insta::assert_snapshot!(shown);
+    let raw = pi.daemon.cli(&["attach", "--raw", &id]);
+    assert_eq!(raw.stdout, pi.daemon.stdout(&id));
+}
+
+#[test]
+fn with_a_network_for_its_model_alone_it_works_and_reaches_nothing_else() {
+    // Somebody else on this host, who would answer.
+    let other = Model::start([]);
+    let place = other.address().to_string().replace(':', "/");
+    let connects = format!("(exec 3<>/dev/tcp/{place}) 2>/dev/null && echo open || echo closed");
+    for (filtered, expected) in [(true, "closed"), (false, "open")] {
+        let pi = Pi::new([
+            Tools(vec![("bash", json!({"command": connects}))]),
+            Text(&["I see."]),
+        ]);
+        let allowed = pi.model.address().to_string();
+        let options: &[&str] = match filtered {
+            true => &["--no-input", "--allow", &allowed],
+            false => &["--no-input"],
+        };
+        let id = pi.spawn(options, &["--mode", "json", "try"]);
+        pi.daemon.ok(&["wait", &id]);
+        let shown = pi.daemon.ok(&["attach", &id]);
+        let result = format!("  | {expected}\n  I see.\n- idle after 2 turns");
+        assert!(shown.contains(&result), "{shown}");
+    }
+}
+
+#[test]
+fn what_it_does_is_seen_from_outside() {
+    let waits = "until [ -e go ]; do sleep 0.02; done; echo went";
+    let pi = Pi::new([
+        Tools(vec![("bash", json!({"command": waits}))]),
+        Text(&["Went."]),
+    ]);
+    let id = pi.rpc();
+    let tell = |prompt: &str| pi.daemon.ok(&["prompt", &id, prompt]);
+    tell("wait for the file");
+    let agent = pi.until(&id, "working", |view| view["current_tool"] == "bash");
+    assert_eq!(agent["view"]["turns"], 0);
+    fs::write(pi.file("go"), "").unwrap();
+    let agent = pi.until(&id, "idle", |view| view["turns"] == 2);
+    assert_eq!(agent["view"]["current_tool"], Value::Null);
+    assert_eq!(agent["view"]["last_error"], Value::Null);
+
+    // A model that does not answer: it works, and what it waits for is shown.
+    pi.model.then([Stall]);
+    tell("ask the slow one");
+    eventually("the model was asked", || {
+        (pi.model.stalled() == 1).then_some(())
+    });
+    pi.until(&id, "working", |view| view["activity"] == "waiting");
+    let status = pi.daemon.ok(&["status", &id]);
+    assert!(status.contains("(waiting for its model)"), "{status}");
+    pi.model.go_on();
+    pi.until(&id, "idle", |view| view["turns"] == 3);
+
+    // A model that fails for a moment, and one that fails.
+    pi.model
+        .then([Fail(500, "overloaded for a moment"), Text(&["Again."])]);
+    tell("try it");
+    let agent = pi.until(&id, "idle", |view| view["turns"] == 5);
+    let error = agent["view"]["last_error"].as_str().unwrap();
+    assert!(error.contains("overloaded for a moment"), "{error}");
+    pi.model.then([Fail(400, "no such luck")]);
+    tell("try it once more");
+    let agent = pi.until(&id, "idle", |view| view["turns"] == 6);
+    let error = agent["view"]["last_error"].as_str().unwrap();
+    assert!(error.contains("no such luck"), "{error}");
+    let status = pi.daemon.ok(&["status", &id]);
+    assert!(status.contains("no such luck"), "{status}");
+
+    // It ends when there is nothing more to read.
+    pi.daemon.ok(&["send", "--close", &id]);
+    pi.daemon.ok(&["wait", &id]);
+    assert_eq!(pi.daemon.agent(&id)["state"], "done");
+}
+
+#[test]
+fn it_is_prompted_steered_and_aborted() {
+    let pi = Pi::new([Stall]);
+    let id = pi.rpc();
+    pi.daemon.ok(&["prompt", &id, "first"]);
+    eventually("the model was asked", || {
+        (pi.model.stalled() == 1).then_some(())
+    });
+
+    // What pi refuses is an error, in pi's words and with a way out.
+    let refused = pi.daemon.cli(&["prompt", &id, "second"]);
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("already processing") && said.contains("--steer or --follow-up"),
+        "{said}"
+    );
+    pi.daemon.ok(&["prompt", "--follow-up", &id, "third"]);
+    pi.daemon.ok(&[
+        "prompt",
+        "--steer",
+        &id,
+        "-- with \"quotes\"\nand \u{2028} lines",
+    ]);
+    pi.until(&id, "working", |view| view["queued"] == 2);
+    pi.model.then([Text(&["Steered."]), Text(&["Followed."])]);
+    pi.model.go_on();
+    pi.until(&id, "idle", |view| view["turns"] == 3);
+    let prompts = |request: &Value| -> Vec<String> {
+        let messages = request["messages"].as_array().unwrap();
+        let users = messages.iter().filter(|message| message["role"] == "user");
+        users
+            .map(|message| match &message["content"] {
+                Value::String(text) => text.clone(),
+                blocks => blocks[0]["text"].as_str().unwrap().to_owned(),
+            })
+            .collect()
+    };
+    let requests = pi.model.requests();
+    assert_eq!(
+        prompts(&requests[2]),
+        ["first", "-- with \"quotes\"\nand \u{2028} lines", "third"]
+    );
+
+    // Abort ends what it does, and not pi; also a tool.
+    pi.model.then([
+        Stall,
+        Tools(vec![("bash", json!({"command": "sleep 1000"}))]),
+    ]);
+    pi.daemon.ok(&["prompt", &id, "stall"]);
+    eventually("the model was asked", || {
+        (pi.model.stalled() == 1).then_some(())
+    });
+    pi.daemon.ok(&["abort", &id]);
+    pi.until(&id, "idle", |_| true);
+    pi.daemon.ok(&["prompt", &id, "sleep"]);
+    pi.until(&id, "working", |view| view["current_tool"] == "bash");
+    pi.daemon.ok(&["abort", &id]);
+    pi.until(&id, "idle", |view| view["current_tool"] == Value::Null);
+    pi.model.then([Text(&["Still here."])]);
+    pi.daemon.ok(&["prompt", &id, "are you there?"]);
+    eventually("it answers", || {
+        text(&pi.daemon.stdout(&id))
+            .contains("Still here.")
+            .then_some(())
+    });
+}
+
+/// `colibri attach`, as a person uses it.
+struct Attached {
+    child: Child,
+    typed: ChildStdin,
+    shown: Arc<Mutex<Vec<u8>>>,
+    /// How much of it was read.
+    place: usize,
+}
+
+impl Attached {
+    fn to(pi: &Pi, id: &str) -> Self {
+        let mut child = pi
+            .daemon
+            .command("colibri")
+            .args(["attach", id])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let shown = Arc::<Mutex<Vec<u8>>>::default();
+        let (mut stdout, screen) = (child.stdout.take().unwrap(), shown.clone());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+                screen.lock().unwrap().extend(&buffer[..count]);
+            }
+        });
+        Self {
+            typed: child.stdin.take().unwrap(),
+            shown,
+            place: 0,
+            child,
+        }
+    }
+
+    fn types(&mut self, line: &str) {
+        writeln!(self.typed, "{line}").unwrap();
+    }
+
+    /// Reads on until a whole line begins like this; all that was read.
+    fn reads(&mut self, beginning: &str) -> String {
+        let place = self.place;
+        let read = eventually(&format!("a line begins with {beginning:?}"), || {
+            let shown = text(&self.shown.lock().unwrap()[place..]);
+            let mut end = 0;
+            for line in shown.split_inclusive('\n') {
+                end += line.len();
+                if line.starts_with(beginning) && line.ends_with('\n') {
+                    return Some(shown[..end].to_owned());
+                }
+            }
+            None
+        });
+        self.place += read.len();
+        read
+    }
+
+    fn ends(mut self) -> (Option<i32>, String) {
+        drop(self.typed);
+        let mut said = String::new();
+        self.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        (self.child.wait().unwrap().code(), said)
+    }
+}
+
+#[test]
+fn a_person_attaches_talks_answers_leaves_and_comes_back() {
+    let pi = Pi::new([
+        Tools(vec![(
+            "bash",
+            json!({"command": "echo one > one; cat one"}),
+        )]),
+        Text(&["It says ", "one."]),
+    ]);
+    // An extension of pi's that asks before each command: what a person has to decide.
+    let asks = r#"export default function (pi) {
+        pi.on("tool_call", async (event, ctx) => {
+            const said = await ctx.ui.confirm("Run this?", String(event.input.command));
+            if (!said) return { block: true, reason: "the person said no" };
+        });
+    }"#;
+    fs::write(pi.file("asks.ts"), asks).unwrap();
+    let id = pi.spawn(&[], &["--mode", "rpc", "-e", "asks.ts"]);
+
+    let mut attached = Attached::to(&pi, &id);
+    attached.types("what does it say?");
+    attached.reads("? ");
+    pi.until(&id, "blocked", |view| view["current_tool"] == "bash");
+    attached.types("perhaps");
+    attached.types("y");
+    let mut shown = attached.reads("- idle");
+    assert_eq!(
+        shown,
+        "* bash has ended:\n  | one\n  It says one.\n- idle after 2 turns, 200+40 tokens, $0.0012\n"
+    );
+
+    // What is typed while it works steers it.
+    pi.model.then([Stall, Text(&["Turned left."])]);
+    attached.types("go");
+    eventually("the model was asked", || {
+        (pi.model.stalled() == 1).then_some(())
+    });
+    attached.types("left");
+    attached.reads("- a prompt waits");
+    pi.model.go_on();
+    shown = attached.reads("- idle");
+    assert!(
+        shown.contains("  Here at last.\n> left\n  Turned left.\n"),
+        "{shown}"
+    );
+
+    // Ctrl-C leaves it alone.
+    let person = rustix::process::Pid::from_child(&attached.child);
+    rustix::process::kill_process(person, rustix::process::Signal::INT).unwrap();
+    let (code, said) = attached.ends();
+    assert_eq!(code, Some(0));
+    assert!(
+        said.contains("\"perhaps\" is no answer") && said.contains(&format!("colibri attach {id}")),
+        "{said}"
+    );
+    assert_eq!(pi.daemon.agent(&id)["state"], "idle");
+
+    // Back again: what was, and then its end.
+    let mut attached = Attached::to(&pi, &id);
+    shown = attached.reads("- idle after 2 turns, 200+40");
+    assert!(shown.starts_with("> what does it say?\n* bash: echo one > one; cat one\n? Run this? echo one > one; cat one (y or n)\n"), "{shown}");
+    pi.daemon.ok(&["kill", &id]);
+    let code = pi.daemon.cli(&["wait", &id]).status.code();
+    assert_eq!(attached.ends().0, code);
+}
+
+#[test]
+fn the_commands_of_the_page_on_agents_work() {
+    let page = read("docs/agents.md");
+    let blocks = page.split("<!-- tested -->\n```sh\n").skip(1);
+    let script: String = blocks
+        .map(|block| block.split("```").next().unwrap())
+        .collect();
+    assert!(script.lines().count() > 15, "{script}");
+    let model = Model::answering([], |request| {
+        match request.to_string().contains("what does this project do?") {
+            true => Text(&["It mends."]),
+            false => Stall,
+        }
+    });
+    let place = Daemon::place();
+    let settings = place.path(".pi/agent");
+    fs::create_dir_all(&settings).unwrap();
+    fs::create_dir(place.path("project")).unwrap();
+    fs::write(settings.join("models.json"), model.models_json()).unwrap();
+    let chosen = json!({"defaultProvider": "scripted", "defaultModel": "m"});
+    fs::write(settings.join("settings.json"), chosen.to_string()).unwrap();
+    let colibri = place.command("colibri");
+    let path = format!(
+        "{}:{}:/usr/bin:/bin",
+        program("colibri").parent().unwrap().display(),
+        bin().display()
+    );
+    let output = Command::new("sh")
+        .args(["-euxc", &format!("{script}\ncolibri shutdown")])
+        .env_clear()
+        .envs(
+            colibri
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .env("PATH", path)
+        .env("PI_OFFLINE", "1")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let (shown, said) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{shown}{said}");
+    for part in [
+        "> make the tests pass\n",
+        "- aborted\n",
+        "> what does this project do?\n  It mends.\n- idle after 1 turn",
+        "  got hello\n",
+    ] {
+        assert!(
+            shown.contains(part),
+            "{part:?} is missing in:\n{shown}{said}"
+        );
+    }
+    eventually("the daemon has ended", || {
+        (!place.socket().exists()).then_some(())
+    });
+}
