@@ -5,7 +5,7 @@ mod codec;
 mod config;
 mod data;
 mod error;
-mod lifecycle;
+mod events;
 mod rpc;
 mod schema;
 mod wire;
@@ -16,7 +16,7 @@ pub use colibri_jail_core::{Cpus, JailConfig, Limits, MountConfig, Size, WallTim
 pub use config::{Changes, NotStarted, ProfileInfo, ProfilesResult, ReloadResult, Started};
 pub use data::{DataError, Encoding, OutputData, text_boundary};
 pub use error::{ErrorData, ErrorKind, RpcError};
-pub use lifecycle::*;
+pub use events::*;
 pub use rpc::{Call, Notification, Request, Response, ServerMessage};
 pub use schema::wire_schema;
 pub use wire::*;

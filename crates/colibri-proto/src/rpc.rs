@@ -5,10 +5,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::lifecycle::{KillEvent, MissedEvent, RunEvent, SpawnedEvent};
+use crate::events::{
+    ExitEvent, KillEvent, MissedEvent, OutputEvent, RemovedEvent, RunEvent, SpawnedEvent,
+    StateEvent,
+};
 use crate::wire::{
-    Empty, ExitEvent, IdParams, InputParams, KillParams, ListParams, OutputEvent, ReadParams,
-    RemovedEvent, SpawnParams, StateEvent, SubscribeParams, Subscription, UsageParams,
+    Empty, IdParams, InputParams, KillParams, ListParams, ReadParams, SpawnParams, SubscribeParams,
+    Subscription, UsageParams,
 };
 use crate::{ErrorKind, RpcError};
 

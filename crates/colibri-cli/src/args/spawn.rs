@@ -1,0 +1,250 @@
+//! The options of `run`, `spawn` and `explain`, and what the daemon is asked for by them.
+
+use std::collections::BTreeMap;
+use std::env::VarError;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use colibri_client::{
+    AgentRuntime, Cpus, Env, JailConfig, Limits, MountConfig, RestartParams, RestartWhen, Size,
+    SpawnParams, WallTime,
+};
+use colibri_spawner::env_file::{self, Readers};
+
+use super::duration;
+use crate::error::CliError;
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Spawn {
+    /// Start from this profile of the settings file; options here win over it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+    /// Enter this persistent jail (FreeBSD); takes precedence over --jail-path
+    #[arg(long, value_name = "NAME")]
+    jail_name: Option<String>,
+    /// Confine to a jail or sandbox with this root directory, gone when the agent ends
+    #[arg(long, value_name = "PATH")]
+    jail_path: Option<String>,
+    /// IPv4 of the jail: inherit, disable (with bubblewrap: no network at all), new, or addresses
+    #[arg(long, value_name = "POLICY")]
+    jail_ip4: Option<String>,
+    /// The user inside the jail
+    #[arg(long, value_name = "USER")]
+    jail_user: Option<String>,
+    /// Give it this directory: writable at the same path in the jail, and where it starts
+    #[arg(long, value_name = "DIR")]
+    workspace: Option<PathBuf>,
+    /// Give it a directory or file of the host, at the same path in the jail or at TARGET; :ro keeps it from writing (repeatable)
+    #[arg(long, value_name = "SOURCE[:TARGET][:ro]")]
+    mount: Vec<MountConfig>,
+    /// Let it connect to this place only, through a proxy (repeatable); it has no other network then
+    #[arg(long, value_name = "HOST:PORT")]
+    allow: Vec<String>,
+    /// The host name that it sees in the jail
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Memory of all its processes together, like 512M or 2G
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
+    /// How many processes and threads it may have at once
+    #[arg(long, value_name = "COUNT")]
+    processes: Option<u32>,
+    /// How many processors it may keep busy, like 1.5
+    #[arg(long, value_name = "NUMBER")]
+    cpu: Option<Cpus>,
+    /// How many files each of its processes may have open
+    #[arg(long, value_name = "COUNT")]
+    open_files: Option<u32>,
+    /// End it so long after its first start, whatever it does, like 90s, 30m or 8h
+    #[arg(long, value_name = "DURATION")]
+    wall_time: Option<WallTime>,
+    /// Run it also where a limit cannot be enforced
+    #[arg(long)]
+    best_effort: bool,
+    /// Set an environment variable of the agent (repeatable)
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// Set the variables in this file of NAME=VALUE lines (repeatable); --env and --secret win over it
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Set this variable to the value that it has here (repeatable): what is secret is in no argument list
+    #[arg(long = "secret", value_name = "NAME")]
+    secrets: Vec<String>,
+    /// Working directory, inside the jail if there is one (default: without a jail here, in a jail /)
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// Close its standard input at once, for what reads all of that before it begins, as pi --mode json does
+    #[arg(long)]
+    no_input: bool,
+    /// How the agent's output is read [default: generic]
+    #[arg(long, value_enum)]
+    runtime: Option<Runtime>,
+    /// A label for people
+    #[arg(long, value_name = "LABEL")]
+    name: Option<String>,
+    /// Start it again when it has ended: never, on-failure or always
+    #[arg(long, value_enum, value_name = "POLICY")]
+    restart: Option<Restart>,
+    /// The longest wait before the first restart; it doubles with each further one [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
+    restart_delay: Option<Duration>,
+    /// No wait before a restart is longer; a run as long sets the wait back [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
+    restart_max_delay: Option<Duration>,
+    /// Give up after so many restarts within the window [default: 10]
+    #[arg(long, value_name = "COUNT", requires = "restart")]
+    restart_limit: Option<u32>,
+    /// The window of --restart-limit [default: 1h]
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
+    restart_window: Option<Duration>,
+    /// The agent's program and its arguments; with --profile those of the profile by default
+    #[arg(
+        last = true,
+        required_unless_present = "profile",
+        value_name = "PROGRAM [ARG]"
+    )]
+    command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Runtime {
+    Pi,
+    Zot,
+    Generic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Restart {
+    Never,
+    OnFailure,
+    Always,
+}
+
+impl From<Restart> for RestartWhen {
+    fn from(restart: Restart) -> Self {
+        match restart {
+            Restart::Never => Self::Never,
+            Restart::OnFailure => Self::OnFailure,
+            Restart::Always => Self::Always,
+        }
+    }
+}
+
+/// What a profile says that decides what is to be asked for.
+#[derive(Debug, Default)]
+pub(crate) struct OfProfile {
+    /// It has a jail or a working directory, so that this one is not meant.
+    pub(crate) has_place: bool,
+    /// Variables that are to be taken from here.
+    pub(crate) secrets: Vec<String>,
+}
+
+impl Spawn {
+    /// As the daemon is asked.
+    pub(crate) fn into_params(self, of_profile: &OfProfile) -> Result<SpawnParams, CliError> {
+        let env = self.variables(of_profile)?;
+        let workspace = self.workspace.map(absolute);
+        let mut mounts = self.mount;
+        mounts.extend(workspace.clone().map(|source| MountConfig {
+            source,
+            ..MountConfig::default()
+        }));
+        let jail = JailConfig {
+            name: self.jail_name,
+            path: self.jail_path,
+            ip4: self.jail_ip4,
+            user: self.jail_user,
+            mounts,
+            workdir: workspace,
+            hostname: self.hostname,
+            allow: self.allow,
+            limits: Limits {
+                memory: self.memory,
+                processes: self.processes,
+                cpu: self.cpu,
+                open_files: self.open_files,
+                wall_time: self.wall_time,
+            },
+            best_effort: self.best_effort,
+        };
+        let jail = (jail != JailConfig::default()).then_some(jail);
+        let here = || {
+            std::env::current_dir()
+                .ok()
+                .and_then(|here| here.into_os_string().into_string().ok())
+        };
+        let placed = of_profile.has_place || jail.as_ref().is_some_and(JailConfig::is_jail);
+        let cwd = self.cwd.or_else(|| if placed { None } else { here() });
+        let mut words = self.command.into_iter();
+        let program = words.next();
+        let args = program.is_some().then(|| words.collect());
+        Ok(SpawnParams {
+            profile: self.profile,
+            program,
+            args,
+            env: Env(env),
+            cwd,
+            jail,
+            runtime: self.runtime.map(|runtime| match runtime {
+                Runtime::Pi => AgentRuntime::Pi,
+                Runtime::Zot => AgentRuntime::Zot,
+                Runtime::Generic => AgentRuntime::Generic,
+            }),
+            name: self.name,
+            no_input: self.no_input,
+            restart: self.restart.map(|policy| RestartParams {
+                policy: policy.into(),
+                delay_ms: self.restart_delay.map(milliseconds),
+                max_delay_ms: self.restart_max_delay.map(milliseconds),
+                limit: self.restart_limit,
+                window_ms: self.restart_window.map(milliseconds),
+            }),
+        })
+    }
+
+    /// Those of `--env`, then of `--secret` and the profile's secrets, then of `--env-file`, the later file first.
+    fn variables(&self, of_profile: &OfProfile) -> Result<BTreeMap<String, String>, CliError> {
+        let mut variables = BTreeMap::new();
+        for path in &self.env_file {
+            variables.extend(env_file::read(path, Readers::Anybody)?);
+        }
+        for name in self.secrets.iter().chain(&of_profile.secrets) {
+            let given = self.env.iter().any(|(given, _)| given == name);
+            match std::env::var(name) {
+                Ok(value) => drop(variables.insert(name.clone(), value)),
+                Err(_)
+                    if given || (variables.contains_key(name) && !self.secrets.contains(name)) => {}
+                Err(VarError::NotPresent) => return Err(CliError::NoSecret(name.clone())),
+                Err(VarError::NotUnicode(_)) => return Err(CliError::SecretNotText(name.clone())),
+            }
+        }
+        variables.extend(self.env.iter().cloned());
+        Ok(variables)
+    }
+}
+
+/// The whole path of a directory that was named from here. What leads through a link is left to the daemon to
+/// refuse, unless `..` makes it mean something else.
+fn absolute(path: PathBuf) -> String {
+    let up = path
+        .components()
+        .any(|part| part == std::path::Component::ParentDir);
+    let whole = if up {
+        path.canonicalize()
+    } else {
+        std::path::absolute(&path)
+    };
+    whole.unwrap_or(path).to_string_lossy().into_owned()
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("give it as NAME=VALUE".to_owned()),
+    }
+}
