@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{self, Permissions};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use colibri_tests::{Daemon, eventually, kill_9, text};
@@ -200,4 +201,54 @@ fn unknown_settings_are_errors_that_list_the_known_ones() {
         "{}",
         text(&output.stderr)
     );
+}
+
+#[test]
+fn what_an_agents_events_said_is_known_after_its_end_and_to_the_next_daemon() {
+    let mut daemon = Daemon::start();
+    let script = r#"echo '{"type":"turn_end"}'; read x; echo '{"type":"turn_end"}'; echo '{"type":"message_end","message":{"role":"assistant","stopReason":"error","errorMessage":"overloaded"}}'"#;
+    let spawn = || daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", script]);
+    let (ended, running) = (spawn(), spawn());
+    daemon.ok(&["send", &ended, "go"]);
+    daemon.ok(&["wait", &ended]);
+    let seen = |daemon: &Daemon, id: &str| {
+        eventually("what it said is known", || {
+            let view = daemon.agent(id)["view"].clone();
+            (view["turns"] == 2 && view["last_error"] == "overloaded").then_some(view)
+        })
+    };
+    let before = seen(&daemon, &ended);
+    eventually("the other has begun", || {
+        (daemon.agent(&running)["view"]["turns"] == 1).then_some(())
+    });
+    // One daemon sees the end, and for the other there is none.
+    daemon.kill();
+    let shim = std::fs::read(
+        daemon
+            .state()
+            .join("agents")
+            .join(&running)
+            .join("shim.json"),
+    )
+    .unwrap();
+    let shim: serde_json::Value = serde_json::from_slice(&shim).unwrap();
+    let input = format!("/proc/{}/fd/0", shim["agent_pid"]);
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(input)
+        .unwrap()
+        .write_all(b"go\n")
+        .unwrap();
+    eventually("it has ended", || {
+        daemon
+            .state()
+            .join("agents")
+            .join(&running)
+            .join("exit.json")
+            .exists()
+            .then_some(())
+    });
+    daemon.launch();
+    assert_eq!(seen(&daemon, &ended), before);
+    seen(&daemon, &running);
 }

@@ -330,10 +330,15 @@ impl Registry {
     pub(crate) fn add_ended(&self, spec: AgentSpec, exit: ExitRecord) {
         let runtime = runtime(&spec);
         let ended_ms = exit.exited_at_ns / 1_000_000;
+        let directory = self.spawner.state.agent(&spec.id);
+        let unread = Glasspane::new(runtime, spec.created_at_ns / 1_000_000);
         let mut pane = Glasspane::new(runtime, spec.created_at_ns / 1_000_000);
         pane.exited(&outcome(&exit), ended_ms);
+        let reads = unread.needs_bytes();
+        let kept = reads.then(|| supervision::kept_view(&directory)).flatten();
+        let unread = (reads && kept.is_none()).then(|| (unread, exit.clone()));
         let snapshot = Snapshot {
-            view: pane.view().clone(),
+            view: kept.unwrap_or_else(|| pane.view().clone()),
             changes: pane.changes(),
             changed_at: None,
             kill: None,
@@ -345,7 +350,6 @@ impl Registry {
             run: exit.run,
             exit: Some(exit),
         };
-        let directory = self.spawner.state.agent(&spec.id);
         let entry = self.insert(|number| Entry {
             spec,
             runtime,
@@ -358,6 +362,9 @@ impl Registry {
         });
         if let Some(hooks) = &self.observers.hooks {
             hooks.published(&entry, None, &snapshot);
+        }
+        if let Some((pane, exit)) = unread {
+            tokio::task::spawn_blocking(move || supervision::review(&entry, pane, &exit));
         }
     }
 

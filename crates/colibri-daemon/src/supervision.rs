@@ -1,12 +1,13 @@
 //! One task an agent: what its shim says and what its journal holds become the latest snapshot.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use colibri_glasspane::{AgentState, Glasspane};
+use colibri_glasspane::{AgentState, Glasspane, View};
 use colibri_journal::{JournalError, JournalReader};
 use colibri_proto::Stream;
-use colibri_shim::record::ExitRecord;
+use colibri_shim::record::{self, Durability, ExitRecord};
 use colibri_spawner::{Agent, Seen, ShimState, Spawner};
 
 use crate::metrics::Metrics;
@@ -17,6 +18,9 @@ use crate::times::now_ms;
 const FIRST_WORD: Duration = Duration::from_secs(1);
 /// Between two looks at how long output takes to get here.
 const SAMPLE: Duration = Duration::from_secs(1);
+
+/// What the events of an ended agent said; in its directory.
+const VIEW: &str = "view.json";
 
 /// Follows an agent to its end.
 pub(crate) async fn supervise(
@@ -84,6 +88,7 @@ pub(crate) async fn supervise(
                 publisher.read_events(journal, cursor, u64::MAX, &mut pane, now);
             }
             pane.exited(&outcome(&exit), exit.exited_at_ns / 1_000_000);
+            keep_view(&entry, &pane);
             tracing::info!(id = %entry.spec.id, exit = ?exit.exit, error = exit.error, "agent ended");
             publisher.publish(&pane, &state, Some(exit));
             return;
@@ -98,6 +103,37 @@ pub(crate) async fn supervise(
             }
         }
     }
+}
+
+/// What the events of an agent said up to its end, as an earlier daemon kept it.
+pub(crate) fn kept_view(directory: &Path) -> Option<View> {
+    let path = directory.join(VIEW);
+    record::read(&path).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "what an agent said is read again");
+        None
+    })
+}
+
+fn keep_view(entry: &Entry, pane: &Glasspane) {
+    let path = entry.directory.join(VIEW);
+    if pane.needs_bytes()
+        && let Err(error) = record::replace(&path, pane.view(), Durability::Process)
+    {
+        tracing::warn!(path = %path.display(), %error, "what an agent said is not kept, and is read again by the next daemon");
+    }
+}
+
+/// Reads what an agent wrote that ended while no daemon was there.
+pub(crate) fn review(entry: &Arc<Entry>, mut pane: Glasspane, exit: &ExitRecord) {
+    let ended_ms = exit.exited_at_ns / 1_000_000;
+    let mut publisher = Publisher::new(entry.clone(), Observers::default());
+    let mut journal = entry.journal(Stream::Stdout);
+    publisher.read_events(&mut journal, &mut 0, u64::MAX, &mut pane, ended_ms);
+    pane.exited(&outcome(exit), ended_ms);
+    keep_view(entry, &pane);
+    entry
+        .latest
+        .send_modify(|latest| latest.view = pane.view().clone());
 }
 
 /// When an agent that was there before last wrote something, in milliseconds since 1970; `now` where nobody knows.
