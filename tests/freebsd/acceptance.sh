@@ -507,14 +507,14 @@ service_colibri() { sh "$here/packaging/freebsd/rc.d/colibri" "$1"; }
 service_start() { run service_colibri onestart; exits 0 && eventually answers && run service_colibri onestatus && exits 0; }
 service_reload() {
     spawn --jail-name "$JAIL" --jail-user "$AG" -- /bin/sleep "${mark}7" && eventually runs "${mark}7" &&
-        run service_colibri onereload
-    exits 0 && eventually answers && runs "${mark}7" && ! in_state error
+        served=$(cat /var/run/colibri-daemon.pid) && run service_colibri onereload
+    exits 0 && eventually answers && [ "$(cat /var/run/colibri-daemon.pid)" = "$served" ] && runs "${mark}7" && ! in_state error
 }
 service_stop() { run service_colibri onestop; exits 0 && runs "${mark}7" && ! answers; }
 service_adopts() { run service_colibri onestart; eventually answers && run colibri kill "$id" && exits 0 && gone "${mark}7"; }
 
 check 'service: start, and status says that it runs' service_start
-check 'service: reload leaves an agent running, and a new daemon knows it' service_reload
+check 'service: reload ends neither the daemon nor an agent' service_reload
 check 'service: stop leaves it running' service_stop
 check 'service: the next start adopts it, and kill ends it' service_adopts
 
