@@ -129,8 +129,7 @@ async fn follow(
             Stream::Stderr => StreamChoice::Stderr,
         }),
         from_offset: Some(from),
-        timed: false,
-        lifecycle: false,
+        ..SubscribeParams::default()
     };
     Ok(client.subscribe(params).await?)
 }

@@ -65,8 +65,7 @@ impl Client {
             id: Some(agent.id.clone()),
             stream: Some(StreamChoice::Stdout),
             from_offset: Some(self.get_agent(&agent.id).await?.stdout_bytes),
-            timed: false,
-            lifecycle: false,
+            ..SubscribeParams::default()
         };
         let mut events = self.subscribe(params).await?;
         let mut responses = Responses::default();

@@ -331,12 +331,11 @@ impl Registry {
         let runtime = runtime(&spec);
         let ended_ms = exit.exited_at_ns / 1_000_000;
         let directory = self.spawner.state.agent(&spec.id);
-        let unread = Glasspane::new(runtime, spec.created_at_ns / 1_000_000);
         let mut pane = Glasspane::new(runtime, spec.created_at_ns / 1_000_000);
         pane.exited(&outcome(&exit), ended_ms);
-        let reads = unread.needs_bytes();
+        let reads = pane.needs_bytes();
         let kept = reads.then(|| supervision::kept_view(&directory)).flatten();
-        let unread = (reads && kept.is_none()).then(|| (unread, exit.clone()));
+        let unread = reads && kept.is_none();
         let snapshot = Snapshot {
             view: kept.unwrap_or_else(|| pane.view().clone()),
             changes: pane.changes(),
@@ -363,8 +362,8 @@ impl Registry {
         if let Some(hooks) = &self.observers.hooks {
             hooks.published(&entry, None, &snapshot);
         }
-        if let Some((pane, exit)) = unread {
-            tokio::task::spawn_blocking(move || supervision::review(&entry, pane, &exit));
+        if unread {
+            tokio::task::spawn_blocking(move || supervision::review(&entry));
         }
     }
 

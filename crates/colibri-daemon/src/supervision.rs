@@ -124,12 +124,16 @@ fn keep_view(entry: &Entry, pane: &Glasspane) {
 }
 
 /// Reads what an agent wrote that ended while no daemon was there.
-pub(crate) fn review(entry: &Arc<Entry>, mut pane: Glasspane, exit: &ExitRecord) {
+pub(crate) fn review(entry: &Arc<Entry>) {
+    let Some(exit) = entry.latest.borrow().exit.clone() else {
+        return;
+    };
+    let mut pane = Glasspane::new(entry.runtime, entry.spec.created_at_ns / 1_000_000);
     let ended_ms = exit.exited_at_ns / 1_000_000;
     let mut publisher = Publisher::new(entry.clone(), Observers::default());
     let mut journal = entry.journal(Stream::Stdout);
     publisher.read_events(&mut journal, &mut 0, u64::MAX, &mut pane, ended_ms);
-    pane.exited(&outcome(exit), ended_ms);
+    pane.exited(&outcome(&exit), ended_ms);
     keep_view(entry, &pane);
     entry
         .latest

@@ -11,9 +11,9 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
-    pub(crate) fn new(directory: &str) -> Self {
+    pub(crate) fn new(directory: PathBuf) -> Self {
         Self {
-            directory: PathBuf::from(directory),
+            directory,
             killed: 0,
         }
     }
@@ -62,7 +62,7 @@ mod tests {
         );
         assert_eq!(kills(""), 0);
         let dir = tempfile::tempdir().unwrap();
-        let mut cgroup = Cgroup::new(dir.path().to_str().unwrap());
+        let mut cgroup = Cgroup::new(dir.path().to_owned());
         assert!(
             !cgroup.out_of_memory(),
             "without the controller there is no such file"

@@ -2,6 +2,7 @@
 //!
 //! Standard input carries the environment, because argv and files can be read by others.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use colibri_journal::JournalOptions;
@@ -35,7 +36,7 @@ pub struct Launch {
     pub wall_time_ms: Option<u64>,
     /// The cgroup that each run enters, and that is removed in the end (Linux).
     #[serde(default)]
-    pub cgroup: Option<String>,
+    pub cgroup: Option<PathBuf>,
     /// Limits of each of its processes.
     #[serde(default)]
     pub limits: ProcessLimits,

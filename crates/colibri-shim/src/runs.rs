@@ -50,7 +50,7 @@ impl Runs {
             limit_at: launch
                 .wall_time_ms
                 .and_then(|limit| now.checked_add(Duration::from_millis(limit))),
-            cgroup: launch.cgroup.as_deref().map(Cgroup::new),
+            cgroup: launch.cgroup.clone().map(Cgroup::new),
             launch,
             shim_start,
             number: 0,

@@ -10,8 +10,6 @@ use crate::cgroup::Cgroups;
 pub(crate) struct Means {
     /// By a cgroup of its own.
     pub(crate) cgroup: bool,
-    /// By commands of the engine around each run.
-    pub(crate) engine: bool,
     /// By limits that each of its processes has.
     pub(crate) process: ProcessLimits,
     /// Limits that nothing holds it to, and why.
@@ -55,9 +53,8 @@ pub(crate) fn choose(
     ];
     for (name, controller, _) in of_all.into_iter().filter(|(_, _, given)| *given) {
         match host.engine {
-            JailEngine::FreebsdJail if matches!(confinement, Confinement::Ephemeral { .. }) => {
-                means.engine = true;
-            }
+            // By the engine's own commands around each run.
+            JailEngine::FreebsdJail if matches!(confinement, Confinement::Ephemeral { .. }) => {}
             JailEngine::FreebsdJail => unenforced(
                 name,
                 "rctl(8) limits jails, and this agent gets none of its own; give path".to_owned(),
@@ -136,10 +133,6 @@ mod tests {
         let files = r#"{"open_files":100}"#;
         let cgroup = Means {
             cgroup: true,
-            ..Means::default()
-        };
-        let engine = Means {
-            engine: true,
             ..Means::default()
         };
         let of_process = |open_files, data| Means {
@@ -225,8 +218,8 @@ mod tests {
                 ephemeral(None),
                 "mdo",
                 &none,
-                Ok(engine.clone()),
-                engine,
+                Ok(Means::default()),
+                Means::default(),
             ),
             (
                 memory,

@@ -87,12 +87,6 @@ impl Spawner {
         } else {
             None
         };
-        let (before, after) = if means.engine {
-            (steps(&prepared.around.0), steps(&prepared.around.1))
-        } else {
-            // Mounts are undone also where there are no limits.
-            (Vec::new(), steps(&prepared.around.1))
-        };
         let launch = Launch {
             program: prepared.command.program().to_owned(),
             args: prepared.command.args().to_vec(),
@@ -105,10 +99,10 @@ impl Spawner {
             wrapper: prepared.has_wrapper(),
             restart: config.restart.clone().unwrap_or_default(),
             wall_time_ms: config.limits().wall_time.map(|limit| limit.0),
-            cgroup: cgroup.and_then(|path| Some(path.to_str()?.to_owned())),
+            cgroup,
             limits: means.process,
-            before,
-            after,
+            before: steps(&prepared.around.0),
+            after: steps(&prepared.around.1),
             journal: self.journal,
         };
         let launched = self.launch(&launch, directory, log).await;
