@@ -6,10 +6,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 setup
-say "building"
-cargo build --quiet --locked --workspace --bins
-PATH=$PWD/${CARGO_TARGET_DIR:-target}/debug:$PATH
-[ -z "${CARGO_TARGET_DIR:-}" ] || PATH=$CARGO_TARGET_DIR/debug:$PATH
+build_and_use
 
 place=$(mktemp -d /var/tmp/colibri-demo-XXXXXX)
 export COLIBRI_SOCKET="$place/run/colibri.sock" COLIBRI_STATE_DIR="$place/state"

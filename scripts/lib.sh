@@ -32,6 +32,14 @@ install_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
 
+# Builds the programs, and puts them in front of all others.
+build_and_use() {
+    say "building"
+    cargo build --quiet --locked --workspace --bins
+    PATH=$PWD/${CARGO_TARGET_DIR:-target}/debug:$PATH
+    [ -z "${CARGO_TARGET_DIR:-}" ] || PATH=$CARGO_TARGET_DIR/debug:$PATH
+}
+
 # What building and running Colibri on Linux needs.
 setup() {
     command -v cargo >/dev/null || die "Rust is needed: see https://rustup.rs, or install the package rustup of your system"

@@ -20,10 +20,7 @@ if [ "$(cat "$TOOLS/version" 2>/dev/null)" != "$RICH" ]; then
     python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target "$TOOLS" "rich==$RICH"
     echo "$RICH" >"$TOOLS/version"
 fi
-say "building"
-cargo build --quiet --locked --workspace --bins
-PATH=$PWD/${CARGO_TARGET_DIR:-target}/debug:$PATH
-[ -z "${CARGO_TARGET_DIR:-}" ] || PATH=$CARGO_TARGET_DIR/debug:$PATH
+build_and_use
 
 place=$(mktemp -d /var/tmp/colibri-picture-XXXXXX)
 export COLIBRI_SOCKET="$place/run/colibri.sock" COLIBRI_STATE_DIR="$place/state" TMUX_TMPDIR="$place"

@@ -20,6 +20,7 @@ pub mod pi;
 pub mod reports;
 pub mod tmux;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -151,17 +152,8 @@ impl Daemon {
     /// Starts the daemon behind the words of another program, which become it.
     pub fn launch_behind(&mut self, words: &[String]) {
         let daemon = self.command("colibri-daemon");
-        let mut command = Command::new(&words[0]);
-        command
-            .args(&words[1..])
-            .arg(daemon.get_program())
-            .env_clear()
-            .envs(
-                daemon
-                    .get_envs()
-                    .filter_map(|(name, value)| Some((name, value?))),
-            )
-            .stdin(Stdio::null());
+        let mut command = self.other(&words[0]);
+        command.args(&words[1..]).arg(daemon.get_program());
         self.launch_as(command);
     }
 
@@ -200,9 +192,40 @@ impl Daemon {
         self.child.as_ref().unwrap().id() as i32
     }
 
+    /// Types commands of a page as its reader would, with the programs and those of `more` in the path, and looks for
+    /// what they must print. The last of them ends the daemon.
+    pub fn types(&self, script: &str, more: &[&Path], parts: &[&str]) {
+        let own = program("colibri");
+        let mut path: Vec<&Path> = vec![own.parent().unwrap()];
+        path.extend(more);
+        path.extend([Path::new("/usr/bin"), Path::new("/bin")]);
+        let output = self
+            .other("sh")
+            .args(["-euxc", script])
+            .env("PATH", std::env::join_paths(path).unwrap())
+            .output()
+            .unwrap();
+        let (shown, said) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{shown}{said}");
+        for part in parts {
+            assert!(
+                shown.contains(part),
+                "{part:?} is missing in:\n{shown}{said}"
+            );
+        }
+        eventually("the daemon has ended", || {
+            (!self.socket().exists()).then_some(())
+        });
+    }
+
     /// One of the programs, with this daemon's environment and nothing to read.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(program(name));
+        self.other(program(name))
+    }
+
+    /// Any program, with this daemon's environment and nothing to read.
+    pub fn other(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
         command
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")

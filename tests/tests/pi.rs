@@ -5,13 +5,13 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::{Arc, Mutex};
 
 use colibri_tests::model::Answer::{Fail, Stall, Text, Tools};
 use colibri_tests::model::Model;
 use colibri_tests::pi::{Pi, bin};
-use colibri_tests::{Daemon, eventually, program, read, text};
+use colibri_tests::{Daemon, eventually, read, text};
 use serde_json::{Value, json};
 
 #[test]
@@ -286,16 +286,10 @@ impl Attached {
         read
     }
 
-    fn ends(mut self) -> (Option<i32>, String) {
+    fn ends(self) -> (Option<i32>, String) {
         drop(self.typed);
-        let mut said = String::new();
-        self.child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut said)
-            .unwrap();
-        (self.child.wait().unwrap().code(), said)
+        let output = self.child.wait_with_output().unwrap();
+        (output.status.code(), text(&output.stderr))
     }
 }
 
@@ -386,39 +380,14 @@ fn the_commands_of_the_page_on_agents_work() {
     fs::write(settings.join("models.json"), model.models_json()).unwrap();
     let chosen = json!({"defaultProvider": "scripted", "defaultModel": "m"});
     fs::write(settings.join("settings.json"), chosen.to_string()).unwrap();
-    let colibri = place.command("colibri");
-    let path = format!(
-        "{}:{}:/usr/bin:/bin",
-        program("colibri").parent().unwrap().display(),
-        bin().display()
+    place.types(
+        &format!("export PI_OFFLINE=1\n{script}\ncolibri shutdown"),
+        &[&bin()],
+        &[
+            "> make the tests pass\n",
+            "- aborted\n",
+            "> what does this project do?\n  It mends.\n- idle after 1 turn",
+            "  got hello\n",
+        ],
     );
-    let output = Command::new("sh")
-        .args(["-euxc", &format!("{script}\ncolibri shutdown")])
-        .env_clear()
-        .envs(
-            colibri
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
-        .env("PATH", path)
-        .env("PI_OFFLINE", "1")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let (shown, said) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{shown}{said}");
-    for part in [
-        "> make the tests pass\n",
-        "- aborted\n",
-        "> what does this project do?\n  It mends.\n- idle after 1 turn",
-        "  got hello\n",
-    ] {
-        assert!(
-            shown.contains(part),
-            "{part:?} is missing in:\n{shown}{said}"
-        );
-    }
-    eventually("the daemon has ended", || {
-        (!place.socket().exists()).then_some(())
-    });
 }

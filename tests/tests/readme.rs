@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use colibri_tests::{Daemon, eventually, program, read, text};
+use colibri_tests::{Daemon, read};
 
 #[test]
 fn the_commands_of_the_readme_work() {
@@ -13,42 +13,16 @@ fn the_commands_of_the_readme_work() {
         .nth(1)
         .expect("no tested block");
     let script = block.split("```").next().unwrap();
-    let place = Daemon::place();
-    let output = place
-        .command("colibri")
-        .get_envs()
-        .fold(
-            &mut std::process::Command::new("sh"),
-            |command, (name, value)| command.env(name, value.unwrap()),
-        )
-        .arg("-euc")
-        .arg(script)
-        .env(
-            "PATH",
-            format!(
-                "{}:/usr/bin:/bin",
-                program("colibri").parent().unwrap().display()
-            ),
-        )
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap();
-    let (shown, said) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{shown}{said}");
-    for part in [
-        "hi\nexit code 7\n",
-        "go on\n",
-        "--ro-bind /srv/agent /",
-        "/usr/sbin/jexec -U agent web pi",
-    ] {
-        assert!(
-            shown.contains(part),
-            "{part:?} is missing in:\n{shown}{said}"
-        );
-    }
-    eventually("the daemon has ended", || {
-        (!place.socket().exists()).then_some(())
-    });
+    Daemon::place().types(
+        script,
+        &[],
+        &[
+            "hi\nexit code 7\n",
+            "go on\n",
+            "--ro-bind /srv/agent /",
+            "/usr/sbin/jexec -U agent web pi",
+        ],
+    );
 }
 
 #[test]
