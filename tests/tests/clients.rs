@@ -7,9 +7,10 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use colibri_client::{Client, Notification, SubscribeParams};
 use colibri_tests::follower::Follower;
 use colibri_tests::lines::Difference;
-use colibri_tests::{Daemon, eventually};
+use colibri_tests::{Daemon, SOON, eventually};
 use serde_json::json;
 
 /// What one connection may cost the daemon at most, in KiB.
@@ -102,4 +103,46 @@ fn fifty_subscribers_some_stuck_slow_or_dead_do_not_slow_an_agent_or_each_other(
         let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).ok()?;
         (open.count() < 25).then_some(())
     });
+}
+
+#[tokio::test]
+async fn events_that_nobody_takes_hold_up_no_calls_and_no_other_events() {
+    let daemon = Daemon::start();
+    fs::write(daemon.path("bytes"), vec![b'x'; 20 << 20]).unwrap();
+    let path = daemon.path("bytes");
+    let id = daemon.spawn(&[
+        "--",
+        "sh",
+        "-c",
+        "cat \"$0\"; cat \"$0\" >&2",
+        path.to_str().unwrap(),
+    ]);
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
+    let outcome = tokio::time::timeout(SOON, async {
+        let client = Client::connect(&daemon.socket()).await.unwrap();
+        let params = SubscribeParams {
+            id: Some(id),
+            from_offset: Some(0),
+            ..SubscribeParams::default()
+        };
+        let untaken = client.subscribe(params.clone()).await.unwrap();
+        // More calls than events find room: what is waited for cannot be behind them.
+        for _ in 0..1000 {
+            assert_eq!(client.list_agents().await.unwrap().len(), 1);
+        }
+        let mut taken = client.subscribe(params).await.unwrap();
+        let mut bytes = 0;
+        while let Some(event) = taken.next().await {
+            match event {
+                Notification::AgentOutput(output) => {
+                    bytes += output.data.into_bytes().unwrap().len()
+                }
+                Notification::AgentExit(_) => break,
+                _ => {}
+            }
+        }
+        drop(untaken);
+        bytes
+    });
+    assert_eq!(outcome.await.expect("held up"), 40 << 20);
 }

@@ -26,12 +26,10 @@ const HISTORY: u64 = 1 << 20;
 pub(crate) async fn attach(global: &Global, options: Attach) -> Result<u8, CliError> {
     let client = connect(global).await?;
     let agent = find(&client, &options.id).await?;
-    // What is shown has a connection of its own: a slow terminal must not hold up what is typed.
-    let output = connect(global).await?;
     let mut view = View::new(&agent, &options);
     let mut outputs = Outputs {
-        stdout: Some(follow(&output, &agent, Stream::Stdout, view.stdout).await?),
-        stderr: Some(follow(&output, &agent, Stream::Stderr, view.stderr).await?),
+        stdout: Some(follow(&client, &agent, Stream::Stdout, view.stdout).await?),
+        stderr: Some(follow(&client, &agent, Stream::Stderr, view.stderr).await?),
     };
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(CliError::io("watching signals"))?;

@@ -35,9 +35,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
         from_offset: Some(0),
         ..SubscribeParams::default()
     };
-    // Output has a connection of its own: a slow terminal must not hold up input and signals.
-    let output = crate::connect::connect(global).await?;
-    let mut events = output.subscribe(from_start).await?;
+    let mut events = client.subscribe(from_start).await?;
     let input = tokio::spawn(forward_input(client.clone(), id.clone()));
     let outcome = loop {
         tokio::select! {

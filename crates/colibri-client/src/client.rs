@@ -19,9 +19,13 @@ use tokio::sync::{Mutex, mpsc};
 use crate::ClientError;
 use crate::connection::{self, Answer, Shared, with};
 
+/// Notifications that wait for a slow consumer before their connection is not read any more.
+const EVENTS: usize = 64;
+
 /// A connection to a daemon, shared by cloning.
 #[derive(Clone)]
 pub struct Client {
+    socket: Arc<Path>,
     writer: Arc<Mutex<OwnedWriteHalf>>,
     shared: Shared,
     next_id: Arc<AtomicU64>,
@@ -37,16 +41,25 @@ impl Client {
     /// # Errors
     /// [`ClientError::NoDaemon`] where nobody does.
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(socket)
-            .await
-            .map_err(|source| ClientError::NoDaemon {
-                path: socket.to_owned(),
-                source,
-            })?;
+        Self::open(socket.into(), None).await
+    }
+
+    async fn open(
+        socket: Arc<Path>,
+        events: Option<mpsc::Sender<Notification>>,
+    ) -> Result<Self, ClientError> {
+        let stream =
+            UnixStream::connect(&socket)
+                .await
+                .map_err(|source| ClientError::NoDaemon {
+                    path: socket.to_path_buf(),
+                    source,
+                })?;
         let (reader, writer) = stream.into_split();
         let shared = Shared::default();
-        tokio::spawn(connection::read(reader, shared.clone()));
+        tokio::spawn(connection::read(reader, shared.clone(), events));
         Ok(Self {
+            socket,
             writer: Arc::new(Mutex::new(writer)),
             shared,
             next_id: Arc::default(),
@@ -216,21 +229,19 @@ impl Client {
             .map(|Empty {}| ())
     }
 
-    /// Subscribes. Events that are not taken hold up this connection, other calls on it included: where
-    /// that matters, give the subscription a connection of its own.
+    /// Subscribes, over a connection of its own: events that are not taken wait in the daemon's journal, and hold
+    /// up no calls and no other subscription.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn subscribe(&self, params: SubscribeParams) -> Result<Events, ClientError> {
-        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let registered = with(&self.shared, |waiting| waiting.subscribe(number));
-        let (answer, events) = registered.ok_or(ClientError::Closed)?;
-        self.send(&Call::Subscribe(params), number).await?;
-        let Subscription { subscription } =
-            decode("subscribe", answer.await.map_err(|_| ClientError::Closed)?)?;
+        let (sender, events) = mpsc::channel(EVENTS);
+        let connection = Self::open(self.socket.clone(), Some(sender)).await?;
+        let Subscription { .. } = connection
+            .call("subscribe", Call::Subscribe(params))
+            .await?;
         Ok(Events {
-            client: self.clone(),
-            subscription,
+            _connection: connection,
             events,
         })
     }
@@ -265,10 +276,9 @@ fn decode<T: DeserializeOwned>(method: &'static str, answer: Answer) -> Result<T
     })
 }
 
-/// What a subscription brings, in order.
+/// What a subscription brings, in order. Dropping it ends the subscription.
 pub struct Events {
-    client: Client,
-    subscription: u64,
+    _connection: Client,
     events: mpsc::Receiver<Notification>,
 }
 
@@ -277,21 +287,5 @@ impl Events {
     /// after its [`Notification::AgentExit`].
     pub async fn next(&mut self) -> Option<Notification> {
         self.events.recv().await
-    }
-}
-
-impl Drop for Events {
-    fn drop(&mut self) {
-        let number = self.subscription;
-        with(&self.client.shared, |waiting| waiting.forget(number));
-        let client = self.client.clone();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let end = Call::Unsubscribe(Subscription {
-                    subscription: number,
-                });
-                let _ = client.call::<Empty>("unsubscribe", end).await;
-            });
-        }
     }
 }

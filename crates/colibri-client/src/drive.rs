@@ -73,7 +73,6 @@ impl Client {
         tokio::pin!(sending);
         let mut sent = None;
         loop {
-            // Events are taken also while it is sent: they would hold up the connection.
             let event = tokio::select! {
                 outcome = &mut sending, if sent.is_none() => {
                     outcome?;

@@ -28,15 +28,15 @@ pub(super) enum News {
     Said(String),
 }
 
-/// A connection for calls, one for events, and the agents that there are.
+/// A connection for calls, events, and the agents that there are.
 pub(super) async fn link(socket: &Path) -> Result<(Client, Events, Vec<Agent>), ClientError> {
     let params = SubscribeParams {
         stream: Some(StreamChoice::None),
         ..SubscribeParams::default()
     };
-    // Told before listed, so that nobody is missed between the two.
-    let events = Client::connect(socket).await?.subscribe(params).await?;
     let calls = Client::connect(socket).await?;
+    // Told before listed, so that nobody is missed between the two.
+    let events = calls.subscribe(params).await?;
     let agents = calls.list_agents().await?;
     Ok((calls, events, agents))
 }
