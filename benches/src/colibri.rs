@@ -1,0 +1,184 @@
+//! A daemon under measurement, in a directory of its own, from any build of the programs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use colibri_client::{
+    Client, Events, JailConfig, KillParams, Notification, SpawnParams, SubscribeParams,
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// How long anything may take before it is taken for broken.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) struct Colibri {
+    directory: TempDir,
+    programs: PathBuf,
+    daemon: Option<Child>,
+    pub(crate) runtime: Runtime,
+    pub(crate) client: Client,
+    pub(crate) events: Events,
+}
+
+impl Colibri {
+    /// Starts the daemon that is in `programs`, and subscribes to all that happens.
+    pub(crate) fn start(programs: &Path) -> Result<Self> {
+        // Not in /tmp, which sandboxes have of their own.
+        let directory = tempfile::Builder::new()
+            .prefix("colibri-bench-")
+            .tempdir_in("/var/tmp")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let mut child = launch(programs, directory.path())?;
+        let connected = runtime.block_on(connect(directory.path()));
+        let (client, events) = match connected {
+            Ok(connected) => connected,
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            directory,
+            programs: programs.to_owned(),
+            daemon: Some(child),
+            runtime,
+            client,
+            events,
+        })
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn pid(&self) -> Result<u32> {
+        Ok(self.daemon.as_ref().context("no daemon runs")?.id())
+    }
+
+    /// Ends the daemon at once and starts the next; how long that takes until it answers with all agents.
+    pub(crate) fn restart(&mut self) -> Result<Duration> {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill()?;
+            daemon.wait()?;
+        }
+        let started = Instant::now();
+        self.daemon = Some(launch(&self.programs, self.directory.path())?);
+        let directory = self.directory.path();
+        let (client, took, events) = self.runtime.block_on(async {
+            let (client, events) = connect(directory).await?;
+            client.version().await?;
+            anyhow::Ok((client, started.elapsed(), events))
+        })?;
+        (self.client, self.events) = (client, events);
+        Ok(took)
+    }
+
+    /// What is asked for to run `command`, in a sandbox or not.
+    pub(crate) fn params(command: &[&str], sandbox: bool) -> SpawnParams {
+        SpawnParams {
+            program: command.first().map(ToString::to_string),
+            args: Some(command.iter().skip(1).map(ToString::to_string).collect()),
+            jail: sandbox.then(|| JailConfig {
+                path: Some("/".to_owned()),
+                ..JailConfig::default()
+            }),
+            ..SpawnParams::default()
+        }
+    }
+
+    /// How long it takes from the request for an agent until a subscriber has its first byte. It is gone afterwards.
+    pub(crate) fn first_byte(&mut self, command: &[&str], sandbox: bool) -> Result<Duration> {
+        let params = Self::params(command, sandbox);
+        let (client, events) = (&self.client, &mut self.events);
+        self.runtime.block_on(async {
+            let asked = Instant::now();
+            let spawned = client.spawn_agent(params);
+            tokio::pin!(spawned);
+            let (mut id, mut seen) = (None, None);
+            let took = loop {
+                if id.is_some() && id == seen {
+                    break asked.elapsed();
+                }
+                tokio::select! {
+                    answer = &mut spawned, if id.is_none() => id = Some(answer?.id),
+                    event = events.next() => match event.context("the daemon went")? {
+                        Notification::AgentOutput(output) => seen = Some(output.id),
+                        Notification::AgentExit(exit) if id.as_ref() == Some(&exit.id) => {
+                            bail!("it ended without a byte: {:?} {:?}", exit.exit, exit.error)
+                        }
+                        _ => {}
+                    },
+                }
+            };
+            let id = id.context("no id")?;
+            finish(client, &id).await?;
+            Ok(took)
+        })
+    }
+}
+
+/// Ends an agent and forgets it.
+pub(crate) async fn finish(client: &Client, id: &str) -> Result<()> {
+    let params = KillParams {
+        id: id.to_owned(),
+        signal: None,
+        grace_ms: None,
+        escalate: true,
+    };
+    client.kill_agent(params).await?;
+    client.remove_agent(id).await?;
+    Ok(())
+}
+
+fn launch(programs: &Path, directory: &Path) -> Result<Child> {
+    let program = programs.join("colibri-daemon");
+    Command::new(&program)
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("HOME", directory)
+        .env("COLIBRI_SOCKET", directory.join("run/colibri.sock"))
+        .env("COLIBRI_STATE_DIR", directory.join("state"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(directory.join("log"))?)
+        .spawn()
+        .with_context(|| format!("{} does not start; build it first", program.display()))
+}
+
+async fn connect(directory: &Path) -> Result<(Client, Events)> {
+    let socket = directory.join("run/colibri.sock");
+    let until = Instant::now() + PATIENCE;
+    let client = loop {
+        match Client::connect(&socket).await {
+            Ok(client) => break client,
+            Err(error) if Instant::now() > until => return Err(error.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    };
+    let events = client.subscribe(SubscribeParams::default()).await?;
+    Ok((client, events))
+}
+
+impl Drop for Colibri {
+    fn drop(&mut self) {
+        let client = &self.client;
+        let _ = self.runtime.block_on(async {
+            for agent in client.list_agents().await? {
+                if agent.exited_at.is_none() {
+                    finish(client, &agent.id).await?;
+                }
+            }
+            anyhow::Ok(())
+        });
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}

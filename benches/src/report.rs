@@ -1,0 +1,119 @@
+//! What was measured: kept as JSON with every sample, and shown as a table for people.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::stats::Samples;
+
+/// One thing that was measured, of one subject.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) subject: String,
+    pub(crate) unit: Unit,
+    pub(crate) samples: Samples,
+    /// Why there is nothing, or what to know about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<String>,
+}
+
+/// What samples count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Unit {
+    /// Shown in milliseconds.
+    Seconds,
+    /// Shown in MiB/s.
+    BytesPerSecond,
+    /// Shown in kB.
+    Bytes,
+    Count,
+}
+
+impl Unit {
+    fn show(self, value: f64) -> String {
+        let (value, unit) = match self {
+            Self::Seconds if value < 0.001 => (value * 1e6, "µs"),
+            Self::Seconds => (value * 1e3, "ms"),
+            Self::BytesPerSecond => (value / f64::from(1 << 20), "MiB/s"),
+            Self::Bytes => (value / 1e3, "kB"),
+            Self::Count => (value, ""),
+        };
+        let digits = match value {
+            _ if !value.is_finite() => return "–".to_owned(),
+            v if v < 10.0 => 2,
+            v if v < 100.0 => 1,
+            _ => 0,
+        };
+        format!("{value:.digits$} {unit}").trim_end().to_owned()
+    }
+}
+
+/// A table: the first row is what the others are compared with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Table {
+    pub(crate) title: String,
+    pub(crate) rows: Vec<Row>,
+}
+
+impl Table {
+    pub(crate) fn new(title: &str) -> Self {
+        Self {
+            title: title.to_owned(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// As Markdown.
+    pub(crate) fn markdown(&self) -> String {
+        let mut text = format!("### {}\n\n", self.title);
+        text.push_str("| | median | quartiles | 99 % | samples | ratio to the first (quartiles) |\n|---|---|---|---|---|---|\n");
+        let base = self.rows.first();
+        for row in &self.rows {
+            let at = |share| row.unit.show(row.samples.quantile(share));
+            let ratio = match base {
+                _ if row.samples.0.is_empty() => row.note.clone().unwrap_or_default(),
+                Some(base) if base.unit == row.unit && base.subject != row.subject => {
+                    let ratio = row.samples.over(&base.samples);
+                    let at = |share| Unit::Count.show(ratio.quantile(share));
+                    let note = row.note.iter().map(|note| format!("; {note}"));
+                    format!(
+                        "{} ({} to {}){}",
+                        at(0.5),
+                        at(0.25),
+                        at(0.75),
+                        note.collect::<String>()
+                    )
+                }
+                _ => row.note.clone().unwrap_or_default(),
+            };
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} to {} | {} | {} | {ratio} |",
+                row.subject,
+                at(0.5),
+                at(0.25),
+                at(0.75),
+                at(0.99),
+                row.samples.0.len()
+            );
+        }
+        text
+    }
+}
+
+/// Prints a table, and keeps it in `directory` with every sample.
+pub(crate) fn keep(directory: &Path, name: &str, tables: &[Table]) -> Result<()> {
+    std::fs::create_dir_all(directory).context("making the directory for results")?;
+    let write = |extension: &str, text: String| {
+        let path = directory.join(name).with_extension(extension);
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    };
+    write("json", serde_json::to_string(tables)?)?;
+    let shown: Vec<String> = tables.iter().map(Table::markdown).collect();
+    let shown = shown.join("\n");
+    println!("{shown}");
+    write("md", shown)
+}

@@ -1,0 +1,53 @@
+//! What is reported of many measurements: medians and quartiles, and ratios of pairs that were taken side by side.
+
+use serde::{Deserialize, Serialize};
+
+/// Measurements of one thing, in the order in which they were taken.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Samples(pub(crate) Vec<f64>);
+
+impl Samples {
+    /// The value below which a share of all lies, by linear interpolation; NaN of none.
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let Some(last) = sorted.len().checked_sub(1) else {
+            return f64::NAN;
+        };
+        let place = share.clamp(0.0, 1.0) * last as f64;
+        let at = |place: f64| sorted.get(place as usize).copied().unwrap_or(f64::NAN);
+        let (low, high) = (at(place.floor()), at(place.ceil()));
+        low + (high - low) * place.fract()
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    /// Each measurement over that of `base` in the same round: noise that lasts longer than a round hits both.
+    pub(crate) fn over(&self, base: &Self) -> Self {
+        let pairs = self.0.iter().zip(&base.0);
+        Self(pairs.map(|(own, base)| own / base).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_between_what_was_measured() {
+        let samples = Samples(vec![4.0, 1.0, 3.0, 2.0]);
+        for (share, expected) in [(0.0, 1.0), (0.25, 1.75), (0.5, 2.5), (1.0, 4.0)] {
+            assert_eq!(samples.quantile(share), expected, "{share}");
+        }
+        assert!(Samples::default().median().is_nan());
+    }
+
+    #[test]
+    fn a_ratio_is_that_of_each_round() {
+        let own = Samples(vec![2.0, 40.0, 6.0]);
+        let base = Samples(vec![1.0, 20.0, 2.0]);
+        assert_eq!(own.over(&base).0, [2.0, 2.0, 3.0]);
+    }
+}
