@@ -1,4 +1,5 @@
-//! How a shim is started: one JSON document on its stdin, one line of answer on its stdout.
+//! How a shim is started: one line of JSON on its stdin, one line of answer on its stdout. Where both are one
+//! socket, it goes on as a control connection that is watched: see [`crate::control`].
 //!
 //! Standard input carries the environment, because argv and files can be read by others.
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::restart::RestartPolicy;
 
-/// What the shim is to run. Sent as JSON on the shim's stdin, which is then closed.
+/// What the shim is to run. Sent as a line of JSON on the shim's stdin.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Launch {
     /// Program to execute, already wrapped; searched in the `PATH` of `env` where it holds no slash.

@@ -15,7 +15,7 @@ mod supervise;
 mod sys;
 mod teardown;
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::{layout, process};
 
+use crate::peer::Peer;
 use crate::runs::Runs;
 use crate::stream::Stream;
 use crate::supervise::Supervisor;
@@ -38,6 +39,8 @@ enum ShimError {
     Directory(PathBuf, io::Error),
     #[error("launch request on stdin cannot be read: {0}")]
     Launch(io::Error),
+    #[error("launch request on stdin was cut off: whoever started this shim has gone")]
+    CutOff,
     #[error("cannot become the reaper of the agent's descendants: {0}")]
     Reaper(io::Error),
     #[error("journal cannot be opened: {0}")]
@@ -69,7 +72,7 @@ impl ShimError {
             | Self::Signals(error)
             | Self::Exec { error, .. }
             | Self::Record(error) => error.raw_os_error(),
-            Self::Journal(_) => None,
+            Self::Journal(_) | Self::CutOff => None,
         }
     }
 }
@@ -97,7 +100,7 @@ fn main() -> ExitCode {
             report(&LaunchReport::Started {
                 pid: supervisor.agent_pid(),
             });
-            match supervisor.run() {
+            match supervisor.run(connection()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     let _ = writeln!(io::stderr(), "colibri-shim: {error}");
@@ -124,22 +127,17 @@ fn start(directory: &Path) -> Result<Supervisor, ShimError> {
     // Entered, so that a long path does not break the socket's address (unix(7): 108 bytes, unix(4): 104).
     std::env::set_current_dir(directory)
         .map_err(|error| ShimError::Directory(directory.to_owned(), error))?;
-    let mut text = Vec::new();
-    io::stdin()
-        .read_to_end(&mut text)
-        .map_err(ShimError::Launch)?;
-    // Whoever started it may die while it writes: half a request is no request.
-    let launch: Launch =
-        serde_json::from_slice(&text).map_err(|error| ShimError::Launch(error.into()))?;
+    // What needs no request is done while that is still being written.
     sys::become_reaper().map_err(ShimError::Reaper)?;
-    let options = launch.journal.options();
-    let stdout = Stream::new(Path::new(layout::STDOUT), &options)?;
-    let stderr = Stream::new(Path::new(layout::STDERR), &options)?;
     let listener = UnixListener::bind(layout::CONTROL).map_err(ShimError::Control)?;
     listener.set_nonblocking(true).map_err(ShimError::Control)?;
     let signals = supervise::Signals::watch().map_err(ShimError::Signals)?;
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let shim_start = process::find(own).ok().flatten();
+    let launch = read_launch()?;
+    let options = launch.journal.options();
+    let stdout = Stream::new(Path::new(layout::STDOUT), &options)?;
+    let stderr = Stream::new(Path::new(layout::STDERR), &options)?;
     let mut runs = Runs::new(launch, shim_start.map_or(0, |process| process.start));
     let agent = runs.start([0, 0]).map_err(|error| {
         runs.end();
@@ -162,17 +160,34 @@ fn start(directory: &Path) -> Result<Supervisor, ShimError> {
     ))
 }
 
-/// Answers whoever started the shim, and lets go of the pipe. Nobody may be there any more.
+/// Whoever started the shim may die while it writes: half a request is no request.
+fn read_launch() -> Result<Launch, ShimError> {
+    let mut line = Vec::new();
+    let read = io::stdin().lock().read_until(b'\n', &mut line);
+    read.map_err(ShimError::Launch)?;
+    if line.last() != Some(&b'\n') {
+        return Err(ShimError::CutOff);
+    }
+    serde_json::from_slice(&line).map_err(|error| ShimError::Launch(error.into()))
+}
+
+/// Answers whoever started the shim. Nobody may be there any more.
 fn report(report: &LaunchReport) {
     if let Ok(mut line) = serde_json::to_vec(report) {
         line.push(b'\n');
         let _ = io::stdout().write_all(&line);
         let _ = io::stdout().flush();
     }
+}
+
+/// Stdin as a control connection, whose other end may be gone already; stdio leads nowhere afterwards.
+fn connection() -> Option<Peer> {
+    let peer = Peer::of_starter(io::stdin()).ok();
     if let Ok(null) = std::fs::File::open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);
     }
+    peer
 }
 
 /// Nanoseconds since 1970.

@@ -36,6 +36,19 @@ impl Peer {
         }
     }
 
+    /// The connection of whoever started the shim, which is watched from the start.
+    ///
+    /// # Errors
+    /// The system refuses a descriptor.
+    pub(crate) fn of_starter(stdin: impl AsFd) -> io::Result<Self> {
+        let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Self {
+            watching: true,
+            ..Self::new(socket)
+        })
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

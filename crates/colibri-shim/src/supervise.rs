@@ -131,11 +131,12 @@ impl Supervisor {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Runs until the agent and its descendants are gone and `exit.json` says so.
+    /// Runs until the agent and its descendants are gone and `exit.json` says so; `starter` is connected already.
     ///
     /// # Errors
     /// poll(2) itself fails; nothing that the agent or a peer does is an error here.
-    pub(crate) fn run(mut self) -> io::Result<()> {
+    pub(crate) fn run(mut self, starter: Option<Peer>) -> io::Result<()> {
+        starter.into_iter().for_each(|peer| self.add(peer));
         let mut buffer = vec![0; CHUNK];
         loop {
             self.wait_for_something()?;
@@ -241,12 +242,16 @@ impl Supervisor {
         }
     }
 
+    fn add(&mut self, peer: Peer) {
+        self.peers.push((self.next_peer, peer));
+        self.next_peer += 1;
+    }
+
     fn serve(&mut self) {
         while self.peers.len() < MAX_PEERS
             && let Ok(Some(peer)) = peer::accept(&self.listener)
         {
-            self.peers.push((self.next_peer, peer));
-            self.next_peer += 1;
+            self.add(peer);
         }
         let mut incoming = Vec::new();
         for (id, peer) in &mut self.peers {

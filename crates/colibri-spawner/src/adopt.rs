@@ -9,6 +9,7 @@ use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ShimRecord};
 
 use crate::leftovers::Seen;
+use crate::link::StartedShim;
 use crate::state::now_ns;
 use crate::{Agent, AgentId, AgentSpec, ShimLink, SpawnError, Spawner};
 
@@ -72,7 +73,7 @@ impl Spawner {
                         run: shim.run,
                         ..Status::default()
                     };
-                    let agent = self.agent(self.spec(id)?, status);
+                    let agent = self.agent(self.spec(id)?, status, None);
                     return Ok(Some(Found::Running(agent)));
                 }
                 (true, None) if since.elapsed() > STARTING => {
@@ -99,10 +100,16 @@ impl Spawner {
         }
     }
 
-    /// An agent whose shim lives; `status` is what is known until the shim says more.
-    pub(crate) fn agent(&self, spec: AgentSpec, status: Status) -> Agent {
+    /// An agent whose shim lives; `status` is what is known until the shim says more. `started` is the shim of one
+    /// that was started just now.
+    pub(crate) fn agent(
+        &self,
+        spec: AgentSpec,
+        status: Status,
+        started: Option<StartedShim>,
+    ) -> Agent {
         let directory = self.state.agent(&spec.id);
-        let link = ShimLink::open(self.state.clone(), spec.id.clone(), status);
+        let link = ShimLink::open(self.state.clone(), spec.id.clone(), status, started);
         Agent {
             spec,
             directory,

@@ -1,16 +1,20 @@
-//! The connection to a shim: requests that get answers, and the latest state for whoever looks. It is made
-//! in the background, and again when it breaks, as long as the shim lives.
+//! The connection to a shim: requests that get answers, and the latest state for whoever looks. A shim that is
+//! started here is born with it; else it is made in the background, and again when it breaks, as long as the
+//! shim lives.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use colibri_shim::control::{Event, MAX_INPUT, Message, Op, Reply, Request, Status};
+use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::layout;
 use colibri_shim::record::ExitRecord;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -22,6 +26,11 @@ const QUEUE: usize = 16;
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(5);
 /// Between two tries to reach a shim that lives: the first wait, doubled up to the longest.
 const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+
+/// Between two looks whether a shim has ended that is about to.
+const COLLECT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
+/// Room for a shim's messages as they come in; longer ones are put together.
+const MESSAGE: usize = 512;
 
 /// Why a shim cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +64,81 @@ pub struct ShimState {
     pub closed: bool,
 }
 
+type Connection = Lines<BufReader<UnixStream>>;
+
+fn connection(socket: UnixStream) -> Connection {
+    BufReader::with_capacity(MESSAGE, socket).lines()
+}
+
+/// A shim that this process has started, and its end of the socket that is the shim's stdio.
+pub(crate) struct StartedShim {
+    process: Child,
+    connection: Connection,
+}
+
+impl StartedShim {
+    /// Runs the shim program, which waits for its launch.
+    ///
+    /// # Errors
+    /// The system refuses the socket or the process.
+    pub(crate) fn start(program: &Path, directory: &Path, log: File) -> io::Result<Self> {
+        let (own, its) = std::os::unix::net::UnixStream::pair()?;
+        own.set_nonblocking(true)?;
+        let process = Command::new(program)
+            .arg(directory)
+            .env_clear()
+            .stdin(OwnedFd::from(its.try_clone()?))
+            .stdout(OwnedFd::from(its))
+            .stderr(Stdio::from(log))
+            .spawn()?;
+        Ok(Self {
+            process,
+            connection: connection(UnixStream::from_std(own)?),
+        })
+    }
+
+    /// Hands it the launch; `None` where it ended without an answer.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub(crate) async fn launch(&mut self, launch: &Launch) -> io::Result<Option<LaunchReport>> {
+        let mut request = serde_json::to_vec(launch)?;
+        request.push(b'\n');
+        // A shim that gave up early says why; the broken pipe says less.
+        let _ = self.connection.get_mut().write_all(&request).await;
+        match self.connection.next_line().await {
+            Ok(Some(line)) => Ok(serde_json::from_str(&line).ok()),
+            Ok(None) => Ok(None),
+            // It ended with some of the request unread (unix(7)).
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for the end of one that runs no agent.
+    pub(crate) async fn end(self) -> Option<ExitStatus> {
+        drop(self.connection);
+        collect(self.process).await
+    }
+}
+
+/// Waits for a process whose end is near: it has closed its descriptors, or is about to. No signal or descriptor is
+/// spent on that, as there may be thousands.
+async fn collect(mut process: Child) -> Option<ExitStatus> {
+    let (mut wait, longest) = COLLECT;
+    loop {
+        match process.try_wait() {
+            Ok(None) => tokio::time::sleep(wait).await,
+            Ok(status) => return status,
+            Err(error) => {
+                tracing::warn!(pid = process.id(), %error, "end of a shim not collected");
+                return None;
+            }
+        }
+        wait = (wait * 2).min(longest);
+    }
+}
+
 type Answer = oneshot::Sender<Result<Reply, LinkError>>;
 
 struct Call {
@@ -71,15 +155,20 @@ pub struct ShimLink {
 }
 
 impl ShimLink {
-    /// A link to the shim of an agent, which is connected to in the background; `status` is what is known of
-    /// the agent until the shim says more.
-    pub(crate) fn open(state_dir: StateDir, id: AgentId, status: Status) -> Self {
+    /// A link to the shim of an agent; one that was not started here is connected to in the background. `status` is
+    /// what is known of the agent until the shim says more.
+    pub(crate) fn open(
+        state_dir: StateDir,
+        id: AgentId,
+        status: Status,
+        started: Option<StartedShim>,
+    ) -> Self {
         let (calls, queue) = mpsc::channel(QUEUE);
         let (tell, state) = watch::channel(ShimState {
             status,
             ..ShimState::default()
         });
-        tokio::spawn(keep(state_dir, id, queue, tell));
+        tokio::spawn(keep(state_dir, id, queue, tell, started));
         Self { calls, state }
     }
 
@@ -182,21 +271,31 @@ async fn keep(
     id: AgentId,
     mut queue: mpsc::Receiver<Call>,
     tell: watch::Sender<ShimState>,
+    started: Option<StartedShim>,
 ) {
     let directory = state_dir.agent(&id);
     let (mut wait, longest) = TRY_AGAIN;
+    let (process, mut watched) = match started {
+        Some(started) => (Some(started.process), Some(started.connection)),
+        None => (None, None),
+    };
     loop {
-        let unanswered = match connect(&directory).await {
-            Ok(socket) => {
+        let is_watched = watched.is_some();
+        let reached = match watched.take() {
+            Some(connection) => Ok(connection),
+            None => connect(&directory).await.map(connection),
+        };
+        let unanswered = match reached {
+            Ok(connection) => {
                 wait = TRY_AGAIN.0;
-                talk(socket, &mut queue, &tell).await
+                talk(connection, is_watched, &mut queue, &tell, process.is_some()).await
             }
             Err(error) => {
                 tracing::debug!(%id, %error, "shim not reached");
                 Vec::new()
             }
         };
-        if queue.is_closed() && queue.is_empty() {
+        if queue.is_closed() && queue.is_empty() && process.is_none() {
             // Nobody holds the link any more.
             return;
         }
@@ -219,24 +318,29 @@ async fn keep(
     // First, so that whoever hears that nothing more comes is not kept waiting for an answer.
     drop(queue);
     tell.send_modify(|state| state.closed = true);
+    if let Some(process) = process {
+        collect(process).await;
+    }
 }
 
-/// One connection, to its end. Returns whoever was not answered.
+/// One connection, to its end, or until nobody holds the link of a shim that need not be collected. Returns whoever
+/// was not answered.
 async fn talk(
-    socket: UnixStream,
+    mut connection: Connection,
+    is_watched: bool,
     queue: &mut mpsc::Receiver<Call>,
     tell: &watch::Sender<ShimState>,
+    to_its_end: bool,
 ) -> Vec<Answer> {
-    let (reader, mut writer) = socket.into_split();
-    let mut lines = BufReader::new(reader).lines();
     let mut waiting: HashMap<u64, Answer> = HashMap::new();
     let (mut writable, mut next_seq) = (true, 0);
     let (answer, _watched) = oneshot::channel();
-    let mut call = Some(Call {
+    let watch = Call {
         op: Op::Watch,
         payload: Vec::new(),
         answer,
-    });
+    };
+    let mut call = Some(watch).filter(|_| !is_watched);
     loop {
         // Whoever has given up must not be surprised by what is done later.
         let wanted = call.take().filter(|call| !call.answer.is_closed());
@@ -252,11 +356,11 @@ async fn talk(
                 bytes.extend_from_slice(&payload);
                 waiting.insert(next_seq, answer);
                 // What the shim still says is read to its end: the exit may be in it.
-                writable = writer.write_all(&bytes).await.is_ok();
+                writable = connection.get_mut().write_all(&bytes).await.is_ok();
             }
         }
         tokio::select! {
-            line = lines.next_line() => {
+            line = connection.next_line() => {
                 let Ok(Some(line)) = line else { break };
                 match serde_json::from_str(&line) {
                     Ok(Message::Reply { seq, reply }) => {
@@ -273,6 +377,7 @@ async fn talk(
             }
             next = queue.recv(), if writable => match next {
                 Some(next) => call = Some(next),
+                None if to_its_end => writable = false,
                 None => break,
             },
         }

@@ -1,17 +1,16 @@
 //! Starts a shim, hands it the launch, and hears from it that the agent runs.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use colibri_jail_core::CommandLine;
 use colibri_shim::control::Status;
 use colibri_shim::launch::{Launch, LaunchReport, Step};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::Command;
 
 use crate::limits::Means;
+use crate::link::StartedShim;
+use crate::prepare::Prepared;
 use crate::state::now_ns;
 use crate::{AgentId, AgentSpawnConfig, AgentSpec, ShimLink, SpawnError, Spawner};
 
@@ -46,29 +45,39 @@ impl Spawner {
         config: &AgentSpawnConfig,
         running: &[AgentSpec],
     ) -> Result<Agent, SpawnError> {
-        // Refused requests leave no trace, so look before the directory is made.
-        let prepared = self.prepare(config)?;
-        self.check(&prepared, running)?;
-        let means = self.means(config, &prepared)?;
-        let (id, directory, log) = self.state.create_agent()?;
-        let started = self.start(config, &means, &id, &directory, log).await;
-        if started.is_err() {
-            crate::state::discard(&directory);
+        loop {
+            // Refused requests leave no trace, so look before the directory is made.
+            let id = AgentId::random();
+            let prepared = self.prepare_as(config, id.as_str())?;
+            self.check(&prepared, running)?;
+            let means = self.means(config, &prepared)?;
+            let Some((directory, log)) = self.state.create_agent(&id)? else {
+                continue;
+            };
+            let started = self
+                .start(config, prepared, means, id, &directory, log)
+                .await;
+            if started.is_err() {
+                crate::state::discard(&directory);
+            }
+            return started;
         }
-        started
     }
 
     async fn start(
         &self,
         config: &AgentSpawnConfig,
-        means: &Means,
-        id: &AgentId,
+        prepared: Prepared,
+        means: Means,
+        id: AgentId,
         directory: &Path,
         log: std::fs::File,
     ) -> Result<Agent, SpawnError> {
-        let prepared = self.prepare_as(config, id.as_str())?;
+        // First, because a process takes its time to come up; it waits for the launch.
+        let shim = StartedShim::start(&self.shim, directory, log)
+            .map_err(|source| shim_failed(&self.shim, source))?;
         let spec = AgentSpec {
-            id: id.clone(),
+            id,
             config: config.redacted(),
             engine: prepared.engine.clone(),
             privilege: prepared.privilege.clone(),
@@ -76,16 +85,44 @@ impl Spawner {
             warnings: means.unenforced.clone(),
             created_at_ns: now_ns(),
         };
-        let path = directory.join(layout::SPEC);
-        record::replace(&path, &spec, Durability::Process)
-            .map_err(|error| SpawnError::from_io("writing", &path, error))?;
-        let cgroup = if means.cgroup {
-            let made = self.cgroups.make(id.as_str(), &config.limits());
-            let made =
-                made.map_err(|error| SpawnError::from_io("making a cgroup for", directory, error))?;
-            Some(made)
-        } else {
-            None
+        let launched = self
+            .launch(config, &prepared, &means, &spec, directory, shim)
+            .await;
+        let (agent_pid, shim) = match launched {
+            Ok(launched) => launched,
+            Err(error) => {
+                if means.cgroup {
+                    self.cgroups.end(spec.id.as_str()).await;
+                }
+                return Err(error);
+            }
+        };
+        // An agent that has ended by now is no failed spawn: the link finds its record.
+        let status = Status {
+            pid: Some(agent_pid),
+            run: 1,
+            ..Status::default()
+        };
+        Ok(self.agent(spec, status, Some(shim)))
+    }
+
+    /// Writes the agent's specification, and hands the waiting shim its launch; returns the first process's id.
+    async fn launch(
+        &self,
+        config: &AgentSpawnConfig,
+        prepared: &Prepared,
+        means: &Means,
+        spec: &AgentSpec,
+        directory: &Path,
+        mut shim: StartedShim,
+    ) -> Result<(i32, StartedShim), SpawnError> {
+        let made = self.provide(means, spec, directory);
+        let cgroup = match made {
+            Ok(cgroup) => cgroup,
+            Err(error) => {
+                shim.end().await;
+                return Err(error);
+            }
         };
         let launch = Launch {
             program: prepared.command.program().to_owned(),
@@ -105,60 +142,14 @@ impl Spawner {
             after: steps(&prepared.around.1),
             journal: self.journal,
         };
-        let launched = self.launch(&launch, directory, log).await;
-        if launched.is_err() {
-            self.cgroups.end(id.as_str()).await;
-        }
-        let agent_pid = launched?;
-        // An agent that has ended by now is no failed spawn: the link finds its record.
-        let status = Status {
-            pid: Some(agent_pid),
-            run: 1,
-            ..Status::default()
-        };
-        Ok(self.agent(spec, status))
-    }
-
-    /// Runs the shim program; returns the first process's id.
-    async fn launch(
-        &self,
-        launch: &Launch,
-        directory: &Path,
-        log: std::fs::File,
-    ) -> Result<i32, SpawnError> {
-        let shim_failed =
-            |source: std::io::Error| match SpawnError::from_io("starting", &self.shim, source) {
-                SpawnError::File { path, source } => SpawnError::Shim { path, source },
-                other => other,
-            };
-        let mut child = Command::new(&self.shim)
-            .arg(directory)
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::from(log))
-            .spawn()
-            .map_err(shim_failed)?;
-        let request = serde_json::to_vec(launch).map_err(|error| shim_failed(error.into()))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A shim that gave up early says why on its stdout; the broken pipe says less.
-            let _ = stdin.write_all(&request).await;
-        }
-        let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout)
-                .read_line(&mut line)
-                .await
-                .map_err(shim_failed)?;
-        }
-        match serde_json::from_str(&line) {
-            Ok(LaunchReport::Started { pid }) => Ok(pid),
-            Ok(LaunchReport::Failed { message, errno }) => {
-                let _ = child.wait().await;
+        match shim.launch(&launch).await {
+            Ok(Some(LaunchReport::Started { pid })) => Ok((pid, shim)),
+            Ok(Some(LaunchReport::Failed { message, errno })) => {
+                shim.end().await;
                 Err(SpawnError::from_launch(message, errno))
             }
-            Err(_) => {
-                let status = child.wait().await.map_err(shim_failed)?;
+            Ok(None) => {
+                let status = shim.end().await.unwrap_or_default();
                 let said = tokio::fs::read_to_string(directory.join(layout::LOG))
                     .await
                     .unwrap_or_default();
@@ -167,6 +158,36 @@ impl Spawner {
                     errno: None,
                 })
             }
+            Err(source) => {
+                shim.end().await;
+                Err(shim_failed(&self.shim, source))
+            }
         }
+    }
+
+    /// What must be there before the agent runs: its specification, and its cgroup.
+    fn provide(
+        &self,
+        means: &Means,
+        spec: &AgentSpec,
+        directory: &Path,
+    ) -> Result<Option<PathBuf>, SpawnError> {
+        let path = directory.join(layout::SPEC);
+        record::replace(&path, spec, Durability::Process)
+            .map_err(|error| SpawnError::from_io("writing", &path, error))?;
+        if !means.cgroup {
+            return Ok(None);
+        }
+        self.cgroups
+            .make(spec.id.as_str(), &spec.config.limits())
+            .map(Some)
+            .map_err(|error| SpawnError::from_io("making a cgroup for", directory, error))
+    }
+}
+
+fn shim_failed(shim: &Path, source: std::io::Error) -> SpawnError {
+    match SpawnError::from_io("starting", shim, source) {
+        SpawnError::File { path, source } => SpawnError::Shim { path, source },
+        other => other,
     }
 }

@@ -106,33 +106,30 @@ impl StateDir {
         Ok(ids)
     }
 
-    /// Makes a directory for a new agent, and the log in it, locked: see [`layout::LOG`].
-    pub(crate) fn create_agent(&self) -> Result<(AgentId, PathBuf, File), SpawnError> {
-        loop {
-            let id = AgentId::random();
-            let directory = self.agent(&id);
-            match DirBuilder::new().mode(0o700).create(&directory) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(SpawnError::from_io("creating", &directory, error)),
-                Ok(()) => {
-                    let log = directory.join(layout::LOG);
-                    let made = OpenOptions::new()
-                        .append(true)
-                        .create_new(true)
-                        .mode(0o600)
-                        .open(&log)
-                        .and_then(|file| {
-                            file.try_lock()?;
-                            Ok(file)
-                        });
-                    return match made {
-                        Ok(file) => Ok((id, directory, file)),
-                        Err(error) => {
-                            discard(&directory);
-                            Err(SpawnError::from_io("creating", &log, error))
-                        }
-                    };
-                }
+    /// Makes a directory for a new agent, and the log in it, locked: see [`layout::LOG`]. `None` where another
+    /// agent has that id.
+    pub(crate) fn create_agent(&self, id: &AgentId) -> Result<Option<(PathBuf, File)>, SpawnError> {
+        let directory = self.agent(id);
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            Err(error) => return Err(SpawnError::from_io("creating", &directory, error)),
+            Ok(()) => {}
+        }
+        let log = directory.join(layout::LOG);
+        let made = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&log)
+            .and_then(|file| {
+                file.try_lock()?;
+                Ok(file)
+            });
+        match made {
+            Ok(file) => Ok(Some((directory, file))),
+            Err(error) => {
+                discard(&directory);
+                Err(SpawnError::from_io("creating", &log, error))
             }
         }
     }
@@ -211,7 +208,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path().join("state"));
         state.open().unwrap();
-        let (id, _, log) = state.create_agent().unwrap();
+        let id = AgentId::random();
+        let (_, log) = state.create_agent(&id).unwrap().unwrap();
+        assert!(state.create_agent(&id).unwrap().is_none(), "taken");
         assert!(state.is_alive(&id).unwrap());
         let handed_over = log.try_clone().unwrap();
         drop(log);
