@@ -184,6 +184,16 @@ impl Daemon {
         self.path("state")
     }
 
+    /// How many agents the state directory holds. One directory more may be there, that of the agent to come.
+    pub fn kept(&self) -> usize {
+        let agents = fs::read_dir(self.state().join("agents")).unwrap();
+        let (with, without): (Vec<_>, Vec<_>) = agents
+            .map(|agent| agent.unwrap().path())
+            .partition(|agent| agent.join("spec.json").exists());
+        assert!(without.len() <= 1, "{without:?}");
+        with.len()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }

@@ -127,7 +127,7 @@ fn a_million_tiny_lines_where_events_are_looked_for() {
 fn words_of_a_grandchild_that_kept_the_pipe_after_the_end() {
     let daemon = Daemon::start();
     let script =
-        "exec 3<&0; (setsid sh -c 'read line <&3; echo \"late $line\"' &); echo early; exit 4";
+        "exec 3<&0; echo early; (setsid sh -c 'read line <&3; echo \"late $line\"' &); exit 4";
     // In a sandbox the end of its first process ends the grandchild: nothing can be late there.
     kept_and_shown(&daemon, RUNTIMES, script, b"early\nlate go\n", 4);
 }

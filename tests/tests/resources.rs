@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use colibri_tests::{Daemon, eventually, program, text};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Sets the soft limit of a running process, behind words that make it of the same user.
 fn prlimit(words: &[&str], pid: i32, limit: &str) {
@@ -37,7 +37,15 @@ fn a_daemon_without_descriptors_says_so_and_recovers() {
     eventually("connections wait for descriptors", || {
         daemon.log().contains("Too many open files").then_some(())
     });
-    let answer = wire.call("spawn-agent", json!({"program": "/bin/true"}));
+    // A shim that was started ahead is there still; the next one is not.
+    let answers: Vec<Value> = (0..2)
+        .map(|_| wire.call("spawn-agent", json!({"program": "/bin/true"})))
+        .collect();
+    let started = answers
+        .iter()
+        .filter(|answer| answer["error"].is_null())
+        .count();
+    let answer = &answers[1];
     assert_eq!(
         answer["error"]["data"]["kind"], "resource-exhausted",
         "{answer}"
@@ -49,8 +57,11 @@ fn a_daemon_without_descriptors_says_so_and_recovers() {
             .contains("Too many open files"),
         "{answer}"
     );
-    let agents = fs::read_dir(daemon.state().join("agents")).unwrap().count();
-    assert_eq!(agents, 1, "nothing is left of the refused spawn");
+    assert_eq!(
+        daemon.kept(),
+        1 + started,
+        "nothing is left of a refused spawn"
+    );
     let answer = wire.call("send-input", json!({"id": running, "data": "go\n"}));
     assert_eq!(answer["result"]["written"], 3, "{answer}");
     drop(held);
@@ -87,11 +98,10 @@ fn wherever_a_spawn_runs_out_of_descriptors_nothing_is_left_of_it() {
             }
         }
         prlimit(&[], daemon.pid(), "--nofile=1024:");
-        let left = fs::read_dir(daemon.state().join("agents")).unwrap().count();
-        assert_eq!(left, started, "with {spare} to spare: {answer}");
+        assert_eq!(daemon.kept(), started, "with {spare} to spare: {answer}");
     }
     assert!(
-        refused > 4 && started > 4,
+        refused > 1 && started > 4,
         "{refused} refused, {started} started"
     );
 }

@@ -32,7 +32,7 @@ fn shim(directory: &Path, agent: &str, restart: Value, before: &[Value], after: 
         .stdin
         .take()
         .unwrap()
-        .write_all(launch.to_string().as_bytes())
+        .write_all(format!("{launch}\n").as_bytes())
         .unwrap();
     let output = child.wait_with_output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap()

@@ -94,12 +94,7 @@ fn every_refusal_of_a_spawn_says_what_to_do() {
         json!([]),
         "nothing is left of a refused spawn"
     );
-    assert_eq!(
-        std::fs::read_dir(daemon.state().join("agents"))
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(daemon.kept(), 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use colibri_glasspane::{AgentRuntime, AgentState, Glasspane, Outcome, View};
 use colibri_journal::JournalReader;
@@ -21,6 +21,9 @@ use crate::{calls, supervision, times};
 
 /// Agents that came or went which a subscriber to all may be behind before it looks at the whole list again.
 const CHANGES: usize = 256;
+
+/// After a spawn, before a shim is started for the next one: the agent's own start comes first.
+const AHEAD: Duration = Duration::from_millis(20);
 
 /// An agent came or went.
 #[derive(Clone)]
@@ -258,7 +261,17 @@ impl Registry {
         if let Some(metrics) = &self.observers.metrics {
             metrics.spawned(asked.elapsed(), spawned.as_ref().err().map(calls::kind));
         }
+        self.start_ahead();
         Ok(self.add(spawned?, false))
+    }
+
+    /// Has a shim ready for the next agent, when the one before has come up.
+    pub(crate) fn start_ahead(&self) {
+        let spawner = self.spawner_now();
+        tokio::spawn(async move {
+            tokio::time::sleep(AHEAD).await;
+            spawner.start_ahead();
+        });
     }
 
     fn running_with(&self, wanted: impl Fn(&AgentSpawnConfig) -> bool) -> Vec<AgentSpec> {

@@ -108,6 +108,7 @@ impl Server {
             Some(hooks) => drop(tokio::join!(answers, hooks.end(FAREWELL))),
             None => drop(answers.await),
         }
+        self.registry.spawner.end_ahead().await;
         self.registry.running()
     }
 }

@@ -170,6 +170,7 @@ fn run(
                 engine = settings.engine.name(), privilege = settings.backend.name(),
                 running = adopted.running, ended = adopted.ended, "listening");
             tell_systemd();
+            registry.start_ahead();
             let server = Arc::new(Server::new(registry, config, &settings.state_dir, listening.group));
             tokio::spawn(server.clone().autostart());
             let mut serving = Box::pin(server.clone().accept(&listening.listener));

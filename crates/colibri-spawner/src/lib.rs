@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod ahead;
 mod cgroup;
 mod config;
 mod doctor;
@@ -21,6 +22,7 @@ mod spawn;
 mod state;
 
 pub use adopt::Found;
+pub use ahead::Ahead;
 pub use cgroup::Cgroups;
 pub use config::{AgentId, AgentSpawnConfig, AgentSpec};
 pub use error::SpawnError;
@@ -60,4 +62,6 @@ pub struct Spawner {
     pub journal: JournalSettings,
     /// Where their cgroups are made.
     pub cgroups: Cgroups,
+    /// The shim of the agent to come, where it was started ahead.
+    pub ahead: Ahead,
 }

@@ -115,6 +115,11 @@ impl StartedShim {
         }
     }
 
+    /// Whether it lives, as far as this process knows.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
     /// Waits for the end of one that runs no agent.
     pub(crate) async fn end(self) -> Option<ExitStatus> {
         drop(self.connection);

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::file::ConfigError;
 use crate::host::is_executable;
-use crate::{Cgroups, HostEnv, Spawner, StateDir};
+use crate::{Ahead, Cgroups, HostEnv, Spawner, StateDir};
 
 /// Where the helper is looked for; the first is named where none is there.
 const HELPER: &[&str] = &[
@@ -331,6 +331,7 @@ impl Settings {
             host: HostEnv::pick(variables),
             journal: self.journal,
             cgroups: Cgroups::Unavailable("they were not looked for".to_owned()),
+            ahead: Ahead::default(),
         }
     }
 }

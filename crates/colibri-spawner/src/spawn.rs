@@ -8,6 +8,7 @@ use colibri_shim::launch::{Launch, LaunchReport, Step};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
 
+use crate::ahead::{Waiting, shim_failed};
 use crate::limits::Means;
 use crate::link::StartedShim;
 use crate::prepare::Prepared;
@@ -46,36 +47,58 @@ impl Spawner {
         running: &[AgentSpec],
     ) -> Result<Agent, SpawnError> {
         loop {
-            // Refused requests leave no trace, so look before the directory is made.
-            let id = AgentId::random();
-            let prepared = self.prepare_as(config, id.as_str())?;
-            self.check(&prepared, running)?;
-            let means = self.means(config, &prepared)?;
-            let Some((directory, log)) = self.state.create_agent(&id)? else {
-                continue;
+            let waiting = self.ahead.take(&self.shim);
+            let id = match &waiting {
+                Some(waiting) => waiting.id.clone(),
+                None => AgentId::random(),
             };
-            let started = self
-                .start(config, prepared, means, id, &directory, log)
-                .await;
-            if started.is_err() {
-                crate::state::discard(&directory);
+            // Refused requests leave no trace, so look before the directory is made.
+            let (prepared, means) = match self.look(config, &id, running) {
+                Ok(found) => found,
+                Err(error) => {
+                    waiting
+                        .into_iter()
+                        .for_each(|waiting| self.ahead.put(waiting));
+                    return Err(error);
+                }
+            };
+            // A process takes its time to come up; it does while the rest is got ready.
+            let started = match waiting {
+                Some(waiting) => Some(waiting),
+                None => Waiting::start(self, &id)?,
+            };
+            if let Some(started) = started {
+                return self.start(config, &prepared, &means, started).await;
             }
-            return started;
         }
+    }
+
+    /// What would run, and how it is held to its limits, if the host has what it takes.
+    fn look(
+        &self,
+        config: &AgentSpawnConfig,
+        id: &AgentId,
+        running: &[AgentSpec],
+    ) -> Result<(Prepared, Means), SpawnError> {
+        let prepared = self.prepare_as(config, id.as_str())?;
+        self.check(&prepared, running)?;
+        let means = self.means(config, &prepared)?;
+        Ok((prepared, means))
     }
 
     async fn start(
         &self,
         config: &AgentSpawnConfig,
-        prepared: Prepared,
-        means: Means,
-        id: AgentId,
-        directory: &Path,
-        log: std::fs::File,
+        prepared: &Prepared,
+        means: &Means,
+        waiting: Waiting,
     ) -> Result<Agent, SpawnError> {
-        // First, because a process takes its time to come up; it waits for the launch.
-        let shim = StartedShim::start(&self.shim, directory, log)
-            .map_err(|source| shim_failed(&self.shim, source))?;
+        let Waiting {
+            id,
+            directory,
+            shim,
+            ..
+        } = waiting;
         let spec = AgentSpec {
             id,
             config: config.redacted(),
@@ -86,24 +109,26 @@ impl Spawner {
             created_at_ns: now_ns(),
         };
         let launched = self
-            .launch(config, &prepared, &means, &spec, directory, shim)
+            .launch(config, prepared, means, &spec, &directory, shim)
             .await;
-        let (agent_pid, shim) = match launched {
-            Ok(launched) => launched,
+        match launched {
+            Ok((agent_pid, shim)) => {
+                // An agent that has ended by now is no failed spawn: the link finds its record.
+                let status = Status {
+                    pid: Some(agent_pid),
+                    run: 1,
+                    ..Status::default()
+                };
+                Ok(self.agent(spec, status, Some(shim)))
+            }
             Err(error) => {
                 if means.cgroup {
                     self.cgroups.end(spec.id.as_str()).await;
                 }
-                return Err(error);
+                crate::state::discard(&directory);
+                Err(error)
             }
-        };
-        // An agent that has ended by now is no failed spawn: the link finds its record.
-        let status = Status {
-            pid: Some(agent_pid),
-            run: 1,
-            ..Status::default()
-        };
-        Ok(self.agent(spec, status, Some(shim)))
+        }
     }
 
     /// Writes the agent's specification, and hands the waiting shim its launch; returns the first process's id.
@@ -182,12 +207,5 @@ impl Spawner {
             .make(spec.id.as_str(), &spec.config.limits())
             .map(Some)
             .map_err(|error| SpawnError::from_io("making a cgroup for", directory, error))
-    }
-}
-
-fn shim_failed(shim: &Path, source: std::io::Error) -> SpawnError {
-    match SpawnError::from_io("starting", shim, source) {
-        SpawnError::File { path, source } => SpawnError::Shim { path, source },
-        other => other,
     }
 }
