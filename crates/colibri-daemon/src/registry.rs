@@ -23,7 +23,7 @@ use crate::{calls, supervision, times};
 const CHANGES: usize = 256;
 
 /// After a spawn, before a shim is started for the next one: the agent's own start comes first.
-const AHEAD: Duration = Duration::from_millis(20);
+const AHEAD: Duration = Duration::from_millis(5);
 
 /// An agent came or went.
 #[derive(Clone)]
