@@ -5,12 +5,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod colibri;
+mod latency;
 mod peers;
 mod report;
 mod spawn;
 mod stats;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -39,6 +41,18 @@ enum What {
         #[arg(long, default_value_t = 1000)]
         rounds: usize,
     },
+    /// From an agent's write until a subscriber has read it.
+    Latency {
+        /// How many writes are measured.
+        #[arg(long, default_value_t = 2000)]
+        count: usize,
+        /// How many agents write beside.
+        #[arg(long, default_value_t = 100)]
+        busy: usize,
+    },
+    /// Writes what time it is; the agent of the measurement above.
+    #[command(hide = true)]
+    Stamp { every_us: u64, count: u64 },
 }
 
 fn main() -> Result<()> {
@@ -49,5 +63,10 @@ fn main() -> Result<()> {
             let table = spawn::measure(&mut peers, rounds)?;
             report::keep(&args.results, "spawn", &[table])
         }
+        What::Latency { count, busy } => {
+            let table = latency::measure(&args.programs, count, busy)?;
+            report::keep(&args.results, "latency", &[table])
+        }
+        What::Stamp { every_us, count } => latency::stamp(Duration::from_micros(every_us), count),
     }
 }

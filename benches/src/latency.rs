@@ -1,0 +1,112 @@
+//! How long it takes from an agent's write until a subscriber has read it.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use colibri_client::{Notification, Stream, SubscribeParams};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::colibri::Colibri;
+use crate::report::{Row, Table, Unit};
+use crate::stats::Samples;
+
+/// Between two writes of the agent that is measured: it sleeps, and so does everything else.
+const PACE: Duration = Duration::from_millis(5);
+
+/// Nanoseconds of a clock that all processes share.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+/// The agent: writes what time it is, again and again.
+pub(crate) fn stamp(every: Duration, count: u64) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    for _ in 0..count {
+        std::thread::sleep(every);
+        stdout.write_all(format!("{:<99}\n", now()).as_bytes())?;
+        stdout.flush()?;
+    }
+    Ok(())
+}
+
+/// One agent alone, then beside others that write as well.
+pub(crate) fn measure(programs: &Path, count: usize, busy: usize) -> Result<Table> {
+    let mut table = Table::new("From an agent's write to a subscriber's read");
+    for (others, pace) in [
+        (0, PACE),
+        (busy, Duration::from_millis(100)),
+        (busy, Duration::from_millis(10)),
+    ] {
+        let subject = match others {
+            0 => "alone".to_owned(),
+            _ => format!(
+                "beside {others} agents that write {} lines a second each",
+                1000 / pace.as_millis()
+            ),
+        };
+        let mut colibri = Colibri::start(programs)?;
+        for _ in 0..others {
+            start(&colibri, pace, u64::MAX)?;
+        }
+        let id = start(&colibri, PACE, count as u64)?;
+        let samples = follow(&mut colibri, &id).with_context(|| subject.clone())?;
+        table.rows.push(Row {
+            subject,
+            unit: Unit::Seconds,
+            samples,
+            note: None,
+        });
+    }
+    Ok(table)
+}
+
+fn start(colibri: &Colibri, every: Duration, count: u64) -> Result<String> {
+    let own = std::env::current_exe()?;
+    let every = every.as_micros().to_string();
+    let command = [
+        own.to_str()
+            .context("the path of this program is no text")?,
+        "stamp",
+        &every,
+        &count.to_string(),
+    ];
+    let params = Colibri::params(&command, false);
+    let spawned = colibri.client.spawn_agent(params);
+    Ok(colibri.runtime.block_on(spawned)?.id)
+}
+
+/// How old each stamp is when it is here.
+fn follow(colibri: &mut Colibri, id: &str) -> Result<Samples> {
+    let params = SubscribeParams {
+        id: Some(id.to_owned()),
+        from_offset: Some(0),
+        ..SubscribeParams::default()
+    };
+    let client = colibri.client.clone();
+    colibri.runtime.block_on(async {
+        let mut events = client.subscribe(params).await?;
+        let mut samples = Samples::default();
+        let mut line = Vec::new();
+        loop {
+            match events.next().await.context("the daemon went")? {
+                Notification::AgentOutput(output) if output.stream == Stream::Stdout => {
+                    let at = now();
+                    line.extend(output.data.into_bytes()?);
+                    for stamp in line.split(|byte| *byte == b'\n') {
+                        let stamp: Option<u64> = std::str::from_utf8(stamp)?.trim().parse().ok();
+                        samples
+                            .0
+                            .extend(stamp.map(|stamp| at.saturating_sub(stamp) as f64 / 1e9));
+                    }
+                    // The agent writes whole lines.
+                    line.clear();
+                }
+                Notification::AgentExit(_) => return Ok(samples),
+                _ => {}
+            }
+        }
+    })
+}
