@@ -1,7 +1,11 @@
 //! Rounds: in each of them everything that is compared is measured once, in another order each time, so that noise
 //! which lasts longer than a round hits all.
 
-use anyhow::{Context, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::peers::{Named, Peers};
 use crate::report::{Row, Table, Unit};
@@ -22,6 +26,11 @@ pub(crate) fn measure<P: Named + ?Sized>(
         samples: Samples::default(),
         note: peer.note(),
     }));
+    // Whoever is told to end cleans up first.
+    let told = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&told))?;
+    }
     let mut order: Vec<usize> = (0..peers.present.len()).collect();
     // The first round fills caches and is not counted.
     for round in 0..=rounds {
@@ -31,6 +40,7 @@ pub(crate) fn measure<P: Named + ?Sized>(
             else {
                 continue;
             };
+            ensure!(!told.load(Ordering::Relaxed), "told to end");
             let value = once(peer).with_context(|| format!("{}, round {round}", row.subject))?;
             if round > 0 {
                 row.samples.0.push(value);

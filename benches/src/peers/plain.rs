@@ -1,12 +1,13 @@
 //! Nothing around the program but a pipe, or a sandbox and a pipe.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Copies, Named, Spawns, check};
 
@@ -21,7 +22,7 @@ impl Named for PosixSpawn {
 
 impl Spawns for PosixSpawn {
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
-        first_byte(command)
+        first_byte_of(&mut bare(command)?, |child| Ok(child.kill()?))
     }
 }
 
@@ -73,7 +74,9 @@ impl Named for Bubblewrap {
 
 impl Spawns for Bubblewrap {
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
-        first_byte(&[BWRAP, command].concat())
+        first_byte_of(&mut bare(&[BWRAP, command].concat())?, |bwrap| {
+            kill_inside(bwrap)
+        })
     }
 }
 
@@ -92,22 +95,33 @@ impl Copies for BubblewrapCat {
     }
 }
 
-pub(super) fn first_byte(command: &[&str]) -> Result<Duration> {
+fn bare(command: &[&str]) -> Result<Command> {
     let (program, arguments) = command.split_first().context("no program")?;
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear();
-    first_byte_of(&mut command, || Ok(()))
+    let mut bare = Command::new(program);
+    bare.args(arguments).env_clear();
+    Ok(bare)
 }
 
-/// Ends the program with `end` and a SIGKILL.
+/// Kills the first process of a sandbox, after which bwrap ends: one that is killed early does not take it along.
+fn kill_inside(bwrap: &Child) -> Result<()> {
+    let id = bwrap.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+    let inside = children.split_whitespace().next().context("no child")?;
+    let inside = Pid::from_raw(inside.parse()?).context("no child")?;
+    Ok(kill_process(inside, Signal::KILL)?)
+}
+
+/// `end` ends the program; where it cannot, a SIGKILL does.
 pub(super) fn first_byte_of(
     command: &mut Command,
-    end: impl FnOnce() -> Result<()>,
+    end: impl FnOnce(&mut Child) -> Result<()>,
 ) -> Result<Duration> {
+    // A file: who is left over would keep a pipe open.
+    let mut said = tempfile::tempfile()?;
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .stderr(said.try_clone()?);
     let program = command.get_program().to_string_lossy().into_owned();
     let asked = Instant::now();
     let mut child = command
@@ -116,14 +130,18 @@ pub(super) fn first_byte_of(
     let mut byte = [0];
     let read = child.stdout.take().context("no stdout")?.read(&mut byte);
     let took = asked.elapsed();
-    let ended = end();
-    child.kill()?;
-    let said = child.wait_with_output()?.stderr;
-    let said = String::from_utf8_lossy(&said);
+    let ended = end(&mut child);
+    if ended.is_err() {
+        child.kill()?;
+    }
+    child.wait()?;
+    let mut text = String::new();
+    said.rewind()?;
+    said.read_to_string(&mut text)?;
     ensure!(
         read? == 1 && byte == *b"\n",
         "{program} wrote no line feed: {}",
-        said.trim()
+        text.trim()
     );
     ended?;
     Ok(took)

@@ -184,6 +184,13 @@ impl Spawns for Container {
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
         let name = self.0.prepare(command)?;
         let mut run = self.0.command(&["run", &name]);
-        first_byte_of(&mut run, || self.0.delete(&name))
+        // It deletes the container itself when that has ended.
+        first_byte_of(&mut run, |_| {
+            let killed = quietly(&mut self.0.command(&["kill", &name, "KILL"]));
+            if killed.is_err() {
+                let _ = self.0.delete(&name);
+            }
+            killed
+        })
     }
 }

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tempfile::TempDir;
 
 use super::super::{Copies, Named, Spawns};
 use super::log::Log;
-use super::{directory, quietly, text};
+use super::{directory, text};
 use crate::colibri::PATIENCE;
 
 pub(super) const NAME: &str = "s6-supervise and s6-log";
@@ -90,13 +90,21 @@ impl S6 {
     }
 
     fn stop(&mut self) -> Result<()> {
-        quietly(Command::new("/usr/bin/s6-svc").args([
-            "-wd",
-            "-T",
-            "10000",
-            "-d",
-            text(self.directory.path())?,
-        ]))
+        self.control.write_all(b"d")?;
+        // s6-svc can wait for it, but leaves processes to be reaped by the first of the system.
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let state = Command::new("/usr/bin/s6-svstat")
+                .args(["-o", "pid"])
+                .arg(self.directory.path())
+                .output()
+                .context("s6-svstat does not start")?;
+            match state.stdout.as_slice() {
+                b"-1\n" => return Ok(()),
+                _ if Instant::now() > until => bail!("s6-supervise does not end what it runs"),
+                _ => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
     }
 
     fn end_logger(&mut self) -> Result<()> {

@@ -56,7 +56,7 @@ impl Spawns for SystemdRun {
             "--",
         ])
         .args(command);
-        first_byte_of(&mut run, || {
+        first_byte_of(&mut run, |_| {
             quietly(Command::new("systemctl").args([whose, "kill", "--signal=KILL", &unit]))
         })
     }
