@@ -5,8 +5,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::process::{getegid, geteuid};
@@ -107,6 +107,23 @@ impl Bundle {
         command
     }
 
+    /// Kills a container, which its runtime deletes when that has ended. It may run before its runtime has written
+    /// down that it does.
+    fn kill(&self, name: &str, run: &mut Child) -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            match quietly(&mut self.command(&["kill", name, "KILL"])) {
+                Ok(()) => return Ok(()),
+                Err(_) if run.try_wait()?.is_some() => return Ok(()),
+                Err(error) if Instant::now() > until => {
+                    let _ = self.delete(name);
+                    return Err(error);
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+
     pub(super) fn delete(&self, name: &str) -> Result<()> {
         quietly(&mut self.command(&["delete", "--force", name]))
     }
@@ -184,13 +201,6 @@ impl Spawns for Container {
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
         let name = self.0.prepare(command)?;
         let mut run = self.0.command(&["run", &name]);
-        // It deletes the container itself when that has ended.
-        first_byte_of(&mut run, |_| {
-            let killed = quietly(&mut self.0.command(&["kill", &name, "KILL"]));
-            if killed.is_err() {
-                let _ = self.0.delete(&name);
-            }
-            killed
-        })
+        first_byte_of(&mut run, |run| self.0.kill(&name, run))
     }
 }
