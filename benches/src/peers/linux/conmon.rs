@@ -15,8 +15,9 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Deserialize;
 
+use super::super::log::Log;
 use super::super::{Copies, Named, Spawns, check};
-use super::log::Log;
+
 use super::oci::{Bundle, Runtime};
 use super::{quietly, text};
 

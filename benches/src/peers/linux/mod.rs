@@ -1,7 +1,6 @@
 //! Those that are measured on Linux: what they keep is watched by inotify(7), and containers are its namespaces.
 
 mod conmon;
-mod log;
 mod oci;
 mod pm2;
 mod s6;

@@ -12,8 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::super::log::Log;
 use super::super::{Copies, Named, Spawns};
-use super::log::Log;
+
 use super::{directory, text};
 
 pub(super) const NAME: &str = "pm2";

@@ -12,8 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tempfile::TempDir;
 
+use super::super::log::Log;
 use super::super::{Copies, Named, Spawns};
-use super::log::Log;
+
 use super::{directory, text};
 use crate::colibri::PATIENCE;
 

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+use super::super::log::Log;
 use super::super::{Copies, Named, Spawns};
-use super::log::Log;
+
 use super::{directory, text};
 use crate::colibri::PATIENCE;
 
