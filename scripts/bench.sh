@@ -33,7 +33,7 @@ else
     cargo build --quiet --locked --release --workspace --bins
 fi
 set -- "$TARGET/$profile/colibri-bench" --programs "$TARGET/$profile" --results "$TARGET/bench${smoke:+/smoke}" \
-    --tools "$TARGET/tools" $complete "$@"
+    --tools "$TARGET/tools" ${complete:+"$complete"} "$@"
 
 # crun refuses version 2 of cgroups beside version 1 where both have controllers. Version 2 is hidden from all that is
 # measured, in a mount namespace of its own.
