@@ -38,7 +38,7 @@ set -- "$TARGET/$profile/colibri-bench" --programs "$TARGET/$profile" --results 
 # crun refuses version 2 of cgroups beside version 1 where both have controllers. Version 2 is hidden from all that is
 # measured, in a mount namespace of its own.
 unified=/sys/fs/cgroup/unified
-if [ "$(id -u)" = 0 ] && [ -s "$unified/cgroup.controllers" ]; then
+if [ "$(id -u)" = 0 ] && [ -n "$(cat "$unified/cgroup.controllers" 2>/dev/null)" ]; then
     # shellcheck disable=SC2016 # for the inner shell
     exec unshare --mount sh -c 'umount "$0" && exec "$@"' "$unified" "$@"
 fi
