@@ -85,3 +85,20 @@ fn text(most: u64) -> Result<(NamedTempFile, u64)> {
     drop(out);
     Ok((file, length))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_whole_lines_and_no_longer_than_asked_for() {
+        for most in [0, 1, 1000, 100_000] {
+            let (file, length) = text(most).unwrap();
+            let text = std::fs::read_to_string(file.path()).unwrap();
+            assert_eq!(text.len() as u64, length);
+            assert!(length <= most && most - length < 400, "{length} of {most}");
+            assert!(text.is_empty() || text.ends_with('\n'));
+            assert!(text.lines().all(|line| (19..400).contains(&line.len())));
+        }
+    }
+}

@@ -166,3 +166,35 @@ fn check(written: &Path, kept: &[PathBuf]) -> Result<()> {
         at += both;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_must_be_what_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        for (written, kept, good) in [
+            ("one\ntwo\n", vec!["one\ntwo\n"], true),
+            ("one\ntwo\n", vec!["one\nt", "", "wo\n"], true),
+            ("", vec![], true),
+            ("one\ntwo\n", vec!["one\n"], false),
+            ("one\n", vec!["one\n", "two\n"], false),
+            ("one\ntwo\n", vec!["one\nTwo\n"], false),
+        ] {
+            let file = |name: &str, text: &str| {
+                let path = directory.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                path
+            };
+            let original = file("written", written);
+            let kept: Vec<PathBuf> = kept
+                .iter()
+                .enumerate()
+                .map(|(at, text)| file(&at.to_string(), text))
+                .collect();
+            let outcome = check(&original, &kept);
+            assert_eq!(outcome.is_ok(), good, "{written:?}: {outcome:?}");
+        }
+    }
+}

@@ -179,3 +179,30 @@ fn strip(log: &Path, bare: &Path) -> Result<()> {
     bare.flush()?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_without_its_prefixes_is_what_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, bare) = (directory.path().join("log"), directory.path().join("bare"));
+        for (text, expected) in [
+            ("", Some("")),
+            ("T stdout F one two\nT stdout F \n", Some("one two\n\n")),
+            (
+                "T stdout P o\nT stdout F ne\nT stdout P two\n",
+                Some("one\ntwo"),
+            ),
+            ("T stdout F one", None),
+            ("T stderr F one\n", None),
+            ("one\n", None),
+        ] {
+            fs::write(&log, text).unwrap();
+            let outcome = strip(&log, &bare);
+            let outcome = outcome.ok().map(|()| fs::read_to_string(&bare).unwrap());
+            assert_eq!(outcome.as_deref(), expected, "{text:?}");
+        }
+    }
+}

@@ -45,6 +45,8 @@ impl Runtime {
     pub(super) fn program(self) -> &'static str {
         match self {
             Self::Crun => "/usr/bin/crun",
+            // Where the packages of Docker have it, and where Debian has it.
+            Self::Runc if Path::new("/usr/bin/runc").exists() => "/usr/bin/runc",
             Self::Runc => "/usr/sbin/runc",
         }
     }
