@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::spawn::COMMAND;
+
 /// As tables show it.
 pub(crate) trait Named {
     fn name(&self) -> String;
@@ -55,6 +57,7 @@ pub(crate) struct Places {
     /// Colibri's own.
     pub(crate) programs: PathBuf,
     /// Those that scripts/bench.sh has installed.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
     pub(crate) tools: PathBuf,
 }
 
@@ -111,8 +114,10 @@ pub(crate) fn spawning(places: &Places) -> Result<Peers<dyn Spawns>> {
         Box::new(ours::Ours::start(&places.programs, false)?),
         Box::new(ours::Ours::start(&places.programs, true)?),
         Box::new(plain::PosixSpawn),
-        Box::new(plain::Bubblewrap),
     ]);
+    peers.add(plain::BWRAP, Ok(Box::new(plain::Bubblewrap)), |peer| {
+        peer.first_byte(COMMAND)
+    });
     #[cfg(target_os = "linux")]
     linux::add_spawning(&mut peers, places);
     Ok(peers)
@@ -123,14 +128,23 @@ pub(crate) fn copying(places: &Places) -> Result<Peers<dyn Copies>> {
     let programs = &places.programs;
     let mut peers: Peers<dyn Copies> = Peers::new(vec![
         Box::new(plain::Cat),
-        Box::new(plain::BubblewrapCat),
         Box::new(ours::Kept::start(programs, false, false)?),
         Box::new(ours::Kept::start(programs, true, false)?),
         Box::new(ours::Kept::start(programs, false, true)?),
     ]);
+    peers.add(plain::BWRAP_CAT, Ok(Box::new(plain::BubblewrapCat)), a_line);
     #[cfg(target_os = "linux")]
     linux::add_copying(&mut peers, places);
     Ok(peers)
+}
+
+/// Tries a peer with a line.
+fn a_line(peer: &mut (dyn Copies + 'static)) -> Result<Duration> {
+    let file = tempfile::Builder::new()
+        .prefix("colibri-bench-")
+        .tempfile_in("/var/tmp")?;
+    std::fs::write(file.path(), "a line\n")?;
+    peer.copy(file.path(), 7)
 }
 
 /// Whether what was kept, in files that follow each other, is what was written.

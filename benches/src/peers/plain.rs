@@ -44,8 +44,11 @@ impl Copies for Cat {
 /// bwrap(1) with the words that Colibri gives it, and a pipe.
 pub(super) struct Bubblewrap;
 
+pub(super) const BWRAP: &str = "bwrap and a pipe";
+pub(super) const BWRAP_CAT: &str = "bwrap cat and a pipe to cat > file";
+
 /// As `colibri explain --jail-path /` has it.
-const BWRAP: &[&str] = &[
+const WORDS: &[&str] = &[
     "/usr/bin/bwrap",
     "--unshare-user",
     "--unshare-pid",
@@ -68,13 +71,13 @@ const BWRAP: &[&str] = &[
 
 impl Named for Bubblewrap {
     fn name(&self) -> String {
-        "bwrap and a pipe".to_owned()
+        BWRAP.to_owned()
     }
 }
 
 impl Spawns for Bubblewrap {
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
-        first_byte_of(&mut bare(&[BWRAP, command].concat())?, |bwrap| {
+        first_byte_of(&mut bare(&[WORDS, command].concat())?, |bwrap| {
             kill_inside(bwrap)
         })
     }
@@ -85,13 +88,13 @@ pub(super) struct BubblewrapCat;
 
 impl Named for BubblewrapCat {
     fn name(&self) -> String {
-        "bwrap cat and a pipe to cat > file".to_owned()
+        BWRAP_CAT.to_owned()
     }
 }
 
 impl Copies for BubblewrapCat {
     fn copy(&mut self, file: &Path, _bytes: u64) -> Result<Duration> {
-        copy(&[BWRAP, &["cat"]].concat(), file)
+        copy(&[WORDS, &["cat"]].concat(), file)
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use super::{Copies, Peers, Places, SYSTEMD_RUN, Spawns};
+use super::{Copies, Peers, Places, SYSTEMD_RUN, Spawns, a_line};
 use crate::spawn::COMMAND;
 use oci::Runtime;
 
@@ -46,24 +46,17 @@ pub(super) fn add_copying(peers: &mut Peers<dyn Copies>, places: &Places) {
     fn boxed<P: Copies + 'static>(peer: Result<P>) -> Result<Box<dyn Copies>> {
         peer.map(|peer| Box::new(peer) as Box<dyn Copies>)
     }
-    fn once(peer: &mut (dyn Copies + 'static)) -> Result<Duration> {
-        let file = tempfile::Builder::new()
-            .prefix("colibri-bench-")
-            .tempfile_in("/var/tmp")?;
-        std::fs::write(file.path(), "a line\n")?;
-        peer.copy(file.path(), 7)
-    }
     for runtime in Runtime::ALL {
         let peer = boxed(conmon::Conmon::new(*runtime));
-        peers.add(runtime.name_with_conmon(), peer, once);
+        peers.add(runtime.name_with_conmon(), peer, a_line);
     }
     peers.add(
         supervisord::NAME,
         boxed(supervisord::Supervisord::new()),
-        once,
+        a_line,
     );
-    peers.add(s6::NAME, boxed(s6::S6::new()), once);
-    peers.add(pm2::NAME, boxed(pm2::Pm2::new(&places.tools)), once);
+    peers.add(s6::NAME, boxed(s6::S6::new()), a_line);
+    peers.add(pm2::NAME, boxed(pm2::Pm2::new(&places.tools)), a_line);
 }
 
 /// A directory for a peer, beside those of Colibri: not in /tmp, which sandboxes have of their own.
