@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 
-.PHONY: demo test install deb torture fuzz cgroups freebsd man picture audit miri
+.PHONY: demo test install deb torture fuzz cgroups freebsd man picture audit miri bench
 
 demo: ## Set up, build, and see agents run in a sandbox
 	@scripts/demo.sh
@@ -38,3 +38,6 @@ audit: ## Licences, sources, duplicates, advisories, unused dependencies, lowest
 
 miri: ## The tests of the pure crates under miri; needs a nightly toolchain with it
 	@scripts/miri.sh
+
+bench: ## Measure Colibri beside what one would use instead: WHAT="spawn --rounds 100"; results in target/bench
+	@scripts/bench.sh $(WHAT)

@@ -32,6 +32,22 @@ install_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
 
+# install_from_npm NAME DIRECTORY PROGRAM: puts what DIRECTORY locks into target/tools/NAME, once, and tries PROGRAM.
+install_from_npm() {
+    tools=${CARGO_TARGET_DIR:-$PWD/target}/tools
+    cmp -s "$2/package-lock.json" "$tools/$1/package-lock.json" && return 0
+    command -v npm >/dev/null || install_packages npm
+    say "installing $1 (once; about a minute)"
+    rm -rf "${tools:?}/$1" "$tools/$1.new"
+    mkdir -p "$tools/$1.new"
+    cp "$2/package.json" "$2/package-lock.json" "$tools/$1.new"
+    npm ci --prefix "$tools/$1.new" --no-audit --no-fund --loglevel error >&2
+    # First those that came with it: the machine's own node may be too old.
+    PATH=$tools/$1.new/node_modules/.bin:$PATH "$3" --version >&2 ||
+        die "$3 does not start; remove $tools/$1.new and try again"
+    mv "$tools/$1.new" "$tools/$1"
+}
+
 # Builds the programs, and puts them in front of all others.
 build_and_use() {
     say "building"

@@ -48,6 +48,8 @@ cargo test --quiet --locked --workspace --doc
 say "torture"
 scripts/torture.sh --rounds 200
 scripts/fuzz.sh 20
+say "benches, a little of each"
+scripts/bench.sh --smoke
 say "installing, by cargo, by make and as a Debian package"
 scripts/test-install.sh
 say "demo"

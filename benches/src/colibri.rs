@@ -79,6 +79,12 @@ impl Colibri {
         Ok(took)
     }
 
+    /// Takes other events from now on.
+    pub(crate) fn subscribe(&mut self, params: SubscribeParams) -> Result<()> {
+        self.events = self.runtime.block_on(self.client.subscribe(params))?;
+        Ok(())
+    }
+
     /// What is asked for to run `command`, in a sandbox or not.
     pub(crate) fn params(command: &[&str], sandbox: bool) -> SpawnParams {
         SpawnParams {

@@ -8,14 +8,18 @@ mod colibri;
 mod latency;
 mod peers;
 mod report;
+mod rounds;
 mod spawn;
 mod stats;
+mod throughput;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use crate::peers::Places;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -29,12 +33,24 @@ struct Args {
     /// Where results are kept.
     #[arg(long, global = true, default_value = "target/bench")]
     results: PathBuf,
+    /// Where scripts/bench.sh has put tools that are in no package.
+    #[arg(long, global = true, default_value = "target/tools")]
+    tools: PathBuf,
+    /// Fails where something that Colibri is compared with does not run here (but for systemd-run).
+    #[arg(long, global = true)]
+    complete: bool,
     #[command(subcommand)]
     what: What,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// Everything, one after another.
+    All {
+        /// A little of each.
+        #[arg(long)]
+        smoke: bool,
+    },
     /// From the request for a program until somebody has its first byte.
     Spawn {
         /// How often each is measured.
@@ -53,20 +69,71 @@ enum What {
     /// Writes what time it is; the agent of the measurement above.
     #[command(hide = true)]
     Stamp { every_us: u64, count: u64 },
+    /// How fast output gets to where it is kept.
+    Throughput {
+        /// How often each is measured.
+        #[arg(long, default_value_t = 10)]
+        rounds: usize,
+        /// How much is written each time, in MiB; below 256, where s6-log begins the next file.
+        #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..256))]
+        megabytes: u32,
+    },
+}
+
+impl What {
+    /// All that can be measured.
+    fn each(smoke: bool) -> Vec<Self> {
+        let rounds = |full| if smoke { 2 } else { full };
+        vec![
+            Self::Spawn {
+                rounds: rounds(1000),
+            },
+            Self::Throughput {
+                rounds: rounds(10),
+                megabytes: if smoke { 4 } else { 250 },
+            },
+            Self::Latency {
+                count: if smoke { 20 } else { 2000 },
+                busy: if smoke { 5 } else { 100 },
+            },
+        ]
+    }
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
     match args.what {
+        What::Stamp { every_us, count } => latency::stamp(Duration::from_micros(every_us), count),
+        What::All { smoke } => {
+            for what in What::each(smoke) {
+                measure(&args, &what)?;
+            }
+            Ok(())
+        }
+        _ => measure(&args, &args.what),
+    }
+}
+
+fn measure(args: &Args, what: &What) -> Result<()> {
+    let places = Places {
+        programs: args.programs.clone(),
+        tools: args.tools.clone(),
+    };
+    let (name, tables) = match what {
+        What::All { .. } | What::Stamp { .. } => return Ok(()),
         What::Spawn { rounds } => {
-            let (mut peers, _absent) = peers::all(&args.programs)?;
-            let table = spawn::measure(&mut peers, rounds)?;
-            report::keep(&args.results, "spawn", &[table])
+            let mut peers = peers::spawning(&places)?.complete(args.complete)?;
+            ("spawn", vec![spawn::measure(&mut peers, *rounds)?])
+        }
+        What::Throughput { rounds, megabytes } => {
+            let mut peers = peers::copying(&places)?.complete(args.complete)?;
+            let table = throughput::measure(&mut peers, *rounds, *megabytes)?;
+            ("throughput", vec![table])
         }
         What::Latency { count, busy } => {
-            let table = latency::measure(&args.programs, count, busy)?;
-            report::keep(&args.results, "latency", &[table])
+            let table = latency::measure(&args.programs, *count, *busy)?;
+            ("latency", vec![table])
         }
-        What::Stamp { every_us, count } => latency::stamp(Duration::from_micros(every_us), count),
-    }
+    };
+    report::keep(&args.results, name, &tables)
 }

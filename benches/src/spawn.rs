@@ -1,38 +1,21 @@
 //! From the request for a program until somebody has its first byte.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::peers::Peer;
-use crate::report::{Row, Table, Unit};
-use crate::stats::Samples;
+use crate::peers::{Peers, Spawns};
+use crate::report::{Table, Unit};
+use crate::rounds;
 
-/// Writes a byte and waits until it is ended.
-const COMMAND: &[&str] = &["/bin/sh", "-c", "echo; exec sleep 100000"];
+/// Writes a line feed and waits until it is ended.
+pub(crate) const COMMAND: &[&str] = &["/bin/sh", "-c", "echo; exec sleep 100000"];
 
-/// Every peer once in each round, in another order each time.
-pub(crate) fn measure(peers: &mut [Box<dyn Peer>], rounds: usize) -> Result<Table> {
-    let mut table = Table::new("From the request to the first byte");
-    table.rows.extend(peers.iter().map(|peer| Row {
-        subject: peer.name().to_owned(),
-        unit: Unit::Seconds,
-        samples: Samples::default(),
-        note: None,
-    }));
-    let mut order: Vec<usize> = (0..peers.len()).collect();
-    // The first round fills caches and is not counted.
-    for round in 0..=rounds {
-        fastrand::shuffle(&mut order);
-        for at in &order {
-            let (Some(peer), Some(row)) = (peers.get_mut(*at), table.rows.get_mut(*at)) else {
-                continue;
-            };
-            let took = peer
-                .first_byte(COMMAND)
-                .with_context(|| row.subject.clone())?;
-            if round > 0 {
-                row.samples.0.push(took.as_secs_f64());
-            }
-        }
-    }
-    Ok(table)
+/// Every peer once in each round.
+pub(crate) fn measure(peers: &mut Peers<dyn Spawns>, rounds: usize) -> Result<Table> {
+    rounds::measure(
+        "From the request to the first byte",
+        Unit::Seconds,
+        peers,
+        rounds,
+        |peer| Ok(peer.first_byte(COMMAND)?.as_secs_f64()),
+    )
 }

@@ -1,62 +1,214 @@
 //! What one would use instead of Colibri, behind one interface.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+mod log;
+mod ours;
 mod plain;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
-use crate::colibri::Colibri;
+use crate::spawn::COMMAND;
+
+/// As tables show it.
+pub(crate) trait Named {
+    fn name(&self) -> String;
+
+    /// What to know about it.
+    fn note(&self) -> Option<String> {
+        None
+    }
+}
 
 /// A way to run programs in the background and to see what they write.
-pub(crate) trait Peer {
-    /// As tables show it.
-    fn name(&self) -> &str;
-
-    /// Runs a command that writes something and then waits for its end; how long it takes from the request until
-    /// the first byte can be read. It is gone afterwards.
+pub(crate) trait Spawns: Named {
+    /// Runs a command that writes a line feed and then waits for its end; how long it takes from the request until
+    /// that byte can be read. It is gone afterwards.
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration>;
 }
 
+/// A way to run programs in the background and to keep what they write.
+pub(crate) trait Copies: Named {
+    /// Runs `cat` on a file of `bytes` bytes; how long it takes from the request until all of them are where output is
+    /// kept. That they are those of the file is checked afterwards, and they are removed.
+    fn copy(&mut self, file: &Path, bytes: u64) -> Result<Duration>;
+}
+
 /// One that cannot run here, and why.
+#[derive(Debug)]
 pub(crate) struct Absent {
     pub(crate) name: &'static str,
     pub(crate) why: String,
 }
 
-/// All that are measured. The first is Colibri, which the others are compared with.
-pub(crate) fn all(programs: &Path) -> Result<(Vec<Box<dyn Peer>>, Vec<Absent>)> {
-    let present: Vec<Box<dyn Peer>> = vec![
-        Box::new(OurOwn::start(programs, false)?),
-        Box::new(OurOwn::start(programs, true)?),
-        Box::new(plain::PosixSpawn),
-        Box::new(plain::Bubblewrap),
-    ];
-    Ok((present, Vec::new()))
+/// Those that are measured, and those that cannot be.
+pub(crate) struct Peers<P: ?Sized> {
+    pub(crate) present: Vec<Box<P>>,
+    pub(crate) absent: Vec<Absent>,
 }
 
-struct OurOwn {
-    colibri: Colibri,
-    sandbox: bool,
+/// Where programs are.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    /// Colibri's own.
+    pub(crate) programs: PathBuf,
+    /// Those that scripts/bench.sh has installed.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
+    pub(crate) tools: PathBuf,
 }
 
-impl OurOwn {
-    fn start(programs: &Path, sandbox: bool) -> Result<Self> {
-        let colibri = Colibri::start(programs)?;
-        Ok(Self { colibri, sandbox })
-    }
-}
-
-impl Peer for OurOwn {
-    fn name(&self) -> &str {
-        match self.sandbox {
-            false => "Colibri, no jail",
-            true => "Colibri, sandbox",
+impl<P: Named + ?Sized> Peers<P> {
+    fn new(present: Vec<Box<P>>) -> Self {
+        Self {
+            present,
+            absent: Vec::new(),
         }
     }
 
-    fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
-        self.colibri.first_byte(command, self.sandbox)
+    /// Takes in one that may not run here: it is tried once.
+    fn add(
+        &mut self,
+        name: &'static str,
+        peer: Result<Box<P>>,
+        once: impl FnOnce(&mut P) -> Result<Duration>,
+    ) {
+        let tried = peer.and_then(|mut peer| {
+            once(&mut peer)?;
+            Ok(peer)
+        });
+        match tried {
+            Ok(peer) => self.present.push(peer),
+            Err(error) => self.absent.push(Absent {
+                name,
+                why: format!("{error:#}")
+                    .trim()
+                    .replace('\n', "; ")
+                    .replace('|', "/"),
+            }),
+        }
+    }
+
+    /// If `all` must be there, fails where one is absent for another reason than that the system is not run by systemd.
+    pub(crate) fn complete(self, all: bool) -> Result<Self> {
+        for absent in self.absent.iter().filter(|_| all) {
+            ensure!(
+                absent.name == SYSTEMD_RUN,
+                "{} does not run here: {}",
+                absent.name,
+                absent.why
+            );
+        }
+        Ok(self)
+    }
+}
+
+const SYSTEMD_RUN: &str = "systemd-run and a pipe";
+
+/// All that start programs. The first is Colibri, which the others are compared with.
+pub(crate) fn spawning(places: &Places) -> Result<Peers<dyn Spawns>> {
+    let mut peers: Peers<dyn Spawns> = Peers::new(vec![
+        Box::new(ours::Ours::start(&places.programs, false)?),
+        Box::new(ours::Ours::start(&places.programs, true)?),
+        Box::new(plain::PosixSpawn),
+    ]);
+    peers.add(plain::BWRAP, Ok(Box::new(plain::Bubblewrap)), |peer| {
+        peer.first_byte(COMMAND)
+    });
+    #[cfg(target_os = "linux")]
+    linux::add_spawning(&mut peers, places);
+    Ok(peers)
+}
+
+/// All that keep what programs write. The first is what nothing can be much faster than.
+pub(crate) fn copying(places: &Places) -> Result<Peers<dyn Copies>> {
+    let programs = &places.programs;
+    let mut peers: Peers<dyn Copies> = Peers::new(vec![
+        Box::new(plain::Cat),
+        Box::new(ours::Kept::start(programs, false, false)?),
+        Box::new(ours::Kept::start(programs, true, false)?),
+        Box::new(ours::Kept::start(programs, false, true)?),
+    ]);
+    peers.add(plain::BWRAP_CAT, Ok(Box::new(plain::BubblewrapCat)), a_line);
+    #[cfg(target_os = "linux")]
+    linux::add_copying(&mut peers, places);
+    Ok(peers)
+}
+
+/// Tries a peer with a line.
+fn a_line(peer: &mut (dyn Copies + 'static)) -> Result<Duration> {
+    let file = tempfile::Builder::new()
+        .prefix("colibri-bench-")
+        .tempfile_in("/var/tmp")?;
+    std::fs::write(file.path(), "a line\n")?;
+    peer.copy(file.path(), 7)
+}
+
+/// Whether what was kept, in files that follow each other, is what was written.
+fn check(written: &Path, kept: &[PathBuf]) -> Result<()> {
+    use std::io::{BufRead, BufReader, Read};
+
+    let open = |path: &PathBuf| {
+        std::fs::File::open(path).with_context(|| format!("opening {}", path.display()))
+    };
+    let mut chain: Box<dyn Read> = Box::new(std::io::empty());
+    for path in kept {
+        chain = Box::new(chain.chain(open(path)?));
+    }
+    let mut chain = BufReader::with_capacity(1 << 18, chain);
+    let mut original = BufReader::with_capacity(1 << 18, open(&written.to_owned())?);
+    let mut at = 0;
+    loop {
+        let (left, right) = (original.fill_buf()?, chain.fill_buf()?);
+        let both = left.len().min(right.len());
+        if both == 0 {
+            ensure!(
+                left.is_empty() && right.is_empty(),
+                "what is kept has another length than what was written; the same are {at} bytes"
+            );
+            return Ok(());
+        }
+        ensure!(
+            left.get(..both) == right.get(..both),
+            "what is kept is not what was written, somewhere in {both} bytes from byte {at} on"
+        );
+        original.consume(both);
+        chain.consume(both);
+        at += both;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_must_be_what_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        for (written, kept, good) in [
+            ("one\ntwo\n", vec!["one\ntwo\n"], true),
+            ("one\ntwo\n", vec!["one\nt", "", "wo\n"], true),
+            ("", vec![], true),
+            ("one\ntwo\n", vec!["one\n"], false),
+            ("one\n", vec!["one\n", "two\n"], false),
+            ("one\ntwo\n", vec!["one\nTwo\n"], false),
+        ] {
+            let file = |name: &str, text: &str| {
+                let path = directory.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                path
+            };
+            let original = file("written", written);
+            let kept: Vec<PathBuf> = kept
+                .iter()
+                .enumerate()
+                .map(|(at, text)| file(&at.to_string(), text))
+                .collect();
+            let outcome = check(&original, &kept);
+            assert_eq!(outcome.is_ok(), good, "{written:?}: {outcome:?}");
+        }
     }
 }

@@ -1,31 +1,54 @@
 //! Nothing around the program but a pipe, or a sandbox and a pipe.
 
-use std::io::Read;
-use std::process::{Command, Stdio};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
-use super::Peer;
+use super::{Copies, Named, Spawns, check};
 
 /// posix_spawn(3), which the standard library uses where it can, and a pipe.
 pub(super) struct PosixSpawn;
 
-impl Peer for PosixSpawn {
-    fn name(&self) -> &str {
-        "posix_spawn and a pipe"
+impl Named for PosixSpawn {
+    fn name(&self) -> String {
+        "posix_spawn and a pipe".to_owned()
     }
+}
 
+impl Spawns for PosixSpawn {
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
-        first_byte(command)
+        first_byte_of(&mut bare(command)?, |child| Ok(child.kill()?))
+    }
+}
+
+/// What nothing that keeps output can be much faster than: `cat FILE | cat > OUT`.
+pub(super) struct Cat;
+
+impl Named for Cat {
+    fn name(&self) -> String {
+        "cat and a pipe to cat > file".to_owned()
+    }
+}
+
+impl Copies for Cat {
+    fn copy(&mut self, file: &Path, _bytes: u64) -> Result<Duration> {
+        copy(&["cat"], file)
     }
 }
 
 /// bwrap(1) with the words that Colibri gives it, and a pipe.
 pub(super) struct Bubblewrap;
 
+pub(super) const BWRAP: &str = "bwrap and a pipe";
+pub(super) const BWRAP_CAT: &str = "bwrap cat and a pipe to cat > file";
+
 /// As `colibri explain --jail-path /` has it.
-const BWRAP: &[&str] = &[
+const WORDS: &[&str] = &[
     "/usr/bin/bwrap",
     "--unshare-user",
     "--unshare-pid",
@@ -46,31 +69,106 @@ const BWRAP: &[&str] = &[
     "--",
 ];
 
-impl Peer for Bubblewrap {
-    fn name(&self) -> &str {
-        "bwrap and a pipe"
-    }
-
-    fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
-        first_byte(&[BWRAP, command].concat())
+impl Named for Bubblewrap {
+    fn name(&self) -> String {
+        BWRAP.to_owned()
     }
 }
 
-fn first_byte(command: &[&str]) -> Result<Duration> {
+impl Spawns for Bubblewrap {
+    fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
+        first_byte_of(&mut bare(&[WORDS, command].concat())?, |bwrap| {
+            kill_inside(bwrap)
+        })
+    }
+}
+
+/// `bwrap … cat FILE | cat > OUT`.
+pub(super) struct BubblewrapCat;
+
+impl Named for BubblewrapCat {
+    fn name(&self) -> String {
+        BWRAP_CAT.to_owned()
+    }
+}
+
+impl Copies for BubblewrapCat {
+    fn copy(&mut self, file: &Path, _bytes: u64) -> Result<Duration> {
+        copy(&[WORDS, &["cat"]].concat(), file)
+    }
+}
+
+fn bare(command: &[&str]) -> Result<Command> {
     let (program, arguments) = command.split_first().context("no program")?;
-    let asked = Instant::now();
-    let mut child = Command::new(program)
-        .args(arguments)
-        .env_clear()
+    let mut bare = Command::new(program);
+    bare.args(arguments).env_clear();
+    Ok(bare)
+}
+
+/// Kills the first process of a sandbox, after which bwrap ends: one that is killed early does not take it along.
+fn kill_inside(bwrap: &Child) -> Result<()> {
+    let id = bwrap.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+    let inside = children.split_whitespace().next().context("no child")?;
+    let inside = Pid::from_raw(inside.parse()?).context("no child")?;
+    Ok(kill_process(inside, Signal::KILL)?)
+}
+
+/// `end` ends the program; where it cannot, a SIGKILL does.
+pub(super) fn first_byte_of(
+    command: &mut Command,
+    end: impl FnOnce(&mut Child) -> Result<()>,
+) -> Result<Duration> {
+    // A file: who is left over would keep a pipe open.
+    let mut said = tempfile::tempfile()?;
+    command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(said.try_clone()?);
+    let program = command.get_program().to_string_lossy().into_owned();
+    let asked = Instant::now();
+    let mut child = command
         .spawn()
         .with_context(|| format!("{program} does not start"))?;
     let mut byte = [0];
-    let read = child.stdout.take().context("no stdout")?.read(&mut byte)?;
+    let read = child.stdout.take().context("no stdout")?.read(&mut byte);
     let took = asked.elapsed();
-    child.kill()?;
+    let ended = end(&mut child);
+    if ended.is_err() {
+        child.kill()?;
+    }
     child.wait()?;
-    ensure!(read == 1, "{program} wrote nothing");
+    let mut text = String::new();
+    said.rewind()?;
+    said.read_to_string(&mut text)?;
+    ensure!(
+        read? == 1 && byte == *b"\n",
+        "{program} wrote no line feed: {}",
+        text.trim()
+    );
+    ended?;
+    Ok(took)
+}
+
+fn copy(cat: &[&str], file: &Path) -> Result<Duration> {
+    let (program, arguments) = cat.split_first().context("no program")?;
+    let out = tempfile::Builder::new()
+        .prefix("colibri-bench-")
+        .tempfile_in("/var/tmp")?;
+    let kept: File = out.as_file().try_clone()?;
+    let asked = Instant::now();
+    let mut writer = Command::new(program)
+        .args(arguments)
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("{program} does not start"))?;
+    let pipe = writer.stdout.take().context("no stdout")?;
+    let kept = Command::new("cat").stdin(pipe).stdout(kept).status()?;
+    let took = asked.elapsed();
+    let written = writer.wait()?;
+    ensure!(kept.success() && written.success(), "cat failed");
+    check(file, &[out.path().to_owned()])?;
     Ok(took)
 }

@@ -1,0 +1,63 @@
+//! systemd-run(1) with `--pipe`: systemd starts the program, whose output is a pipe of ours. It keeps output in the
+//! system's journal only, so it has no throughput here.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rustix::process::geteuid;
+
+use super::super::plain::first_byte_of;
+use super::super::{Named, SYSTEMD_RUN, Spawns};
+use super::quietly;
+
+pub(super) struct SystemdRun {
+    count: usize,
+}
+
+impl SystemdRun {
+    /// As sd_booted(3) finds out.
+    pub(super) fn new() -> Result<Self> {
+        ensure!(
+            Path::new("/run/systemd/system").is_dir(),
+            "the system is not run by systemd"
+        );
+        Ok(Self { count: 0 })
+    }
+}
+
+impl Named for SystemdRun {
+    fn name(&self) -> String {
+        SYSTEMD_RUN.to_owned()
+    }
+}
+
+impl Spawns for SystemdRun {
+    fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
+        self.count += 1;
+        let unit = format!(
+            "colibri-bench-{}-{}.service",
+            std::process::id(),
+            self.count
+        );
+        let whose = match geteuid().is_root() {
+            true => "--system",
+            false => "--user",
+        };
+        let mut run = Command::new("systemd-run");
+        run.args([
+            whose,
+            "--quiet",
+            "--pipe",
+            "--collect",
+            "--unit",
+            &unit,
+            "--",
+        ])
+        .args(command);
+        first_byte_of(&mut run, |_| {
+            quietly(Command::new("systemctl").args([whose, "kill", "--signal=KILL", &unit]))
+        })
+    }
+}
