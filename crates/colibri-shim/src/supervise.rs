@@ -28,6 +28,10 @@ const RETRY: Duration = Duration::from_millis(500);
 const OWN_GRACE: Duration = Duration::from_secs(5);
 /// Most chunks saved after the last process is gone; a pipe holds far less.
 const DRAIN: usize = 64;
+/// Most chunks of each output between two looks at everything else.
+const BURST: usize = 16;
+/// Between two statuses: each of them wakes whoever watches, and a fast writer would have the machine do nothing else.
+const PACE: Duration = Duration::from_millis(1);
 /// Connections beyond this many wait in the listener's backlog.
 const MAX_PEERS: usize = 16;
 
@@ -93,6 +97,10 @@ pub(crate) struct Supervisor {
     /// `exit.json` could not be written yet.
     unrecorded: Option<String>,
     next_retry: Option<Instant>,
+    /// Before that no watcher is told of anything.
+    next_status: Instant,
+    /// One of them waits to be.
+    untold: bool,
 }
 
 impl Supervisor {
@@ -124,6 +132,8 @@ impl Supervisor {
             teardown: None,
             unrecorded: None,
             next_retry: None,
+            next_status: Instant::now(),
+            untold: false,
         }
     }
 
@@ -202,11 +212,10 @@ impl Supervisor {
             },
             self.outputs[0].sync_due(),
             self.outputs[1].sync_due(),
+            self.untold.then_some(self.next_status),
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
-            // Rounded up to a millisecond: poll(2) may count in those, and one too few would spin.
-            let left =
-                deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            let left = deadline.saturating_duration_since(Instant::now());
             Timespec::try_from(left).unwrap_or(Timespec {
                 tv_sec: 1,
                 tv_nsec: 0,
@@ -359,25 +368,38 @@ impl Supervisor {
         }
     }
 
-    /// Copies one chunk of each output, so that neither starves the other or the requests.
+    /// Copies what is there, some chunks of each output in turn, so that neither starves the other or the requests.
     fn copy(&mut self, buffer: &mut [u8]) {
-        let before = self.status();
+        let before = (self.ends(), self.stalls());
         let now = Instant::now();
         if self.next_retry.is_some_and(|at| now >= at) {
             self.next_retry = None;
             self.outputs.iter_mut().for_each(Stream::retry);
         }
+        for _ in 0..BURST {
+            let mut more = false;
+            for output in &mut self.outputs {
+                more |= output.copy(buffer);
+            }
+            if !more {
+                break;
+            }
+        }
         for output in &mut self.outputs {
-            output.copy(buffer);
             output.sync_if_due(now);
         }
         if self.outputs.iter().any(|output| output.stalled().is_some()) && self.next_retry.is_none()
         {
             self.next_retry = Some(now + RETRY);
         }
-        if self.status() != before {
+        if (self.ends(), self.stalls()) != before {
             self.outdate();
         }
+    }
+
+    fn stalls(&self) -> [bool; 2] {
+        let [stdout, stderr] = &self.outputs;
+        [stdout.stalled().is_some(), stderr.stalled().is_some()]
     }
 
     /// All processes are gone: what is still in the pipes is saved, then the end of the run is recorded.
@@ -548,9 +570,17 @@ impl Supervisor {
 
     /// Sends the latest status to watchers that can take it; the others get a later one.
     fn publish(&mut self) {
+        let waits = |peer: &Peer| peer.watching && peer.outdated && !peer.has_unsent();
+        self.untold = self.peers.iter().any(|(_, peer)| waits(peer));
+        let now = Instant::now();
+        if !self.untold || now < self.next_status {
+            return;
+        }
+        self.untold = false;
+        self.next_status = now + PACE;
         let status = Message::Event(Event::Status(self.status()));
         for (_, peer) in &mut self.peers {
-            if peer.watching && peer.outdated && !peer.has_unsent() {
+            if waits(peer) {
                 peer.outdated = false;
                 peer.send(&status);
             }
