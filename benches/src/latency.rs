@@ -1,7 +1,8 @@
 //! How long it takes from an agent's write until a subscriber has read it.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -32,16 +33,22 @@ pub(crate) fn stamp(every: Duration, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// One agent alone, then beside others that write as well.
+/// A pipe for comparison; one agent alone, then beside others that write as well.
 pub(crate) fn measure(programs: &Path, count: usize, busy: usize) -> Result<Table> {
     let mut table = Table::new("From an agent's write to a subscriber's read");
+    table.rows.push(Row {
+        subject: "a pipe, and nothing between".to_owned(),
+        unit: Unit::Seconds,
+        samples: through_a_pipe(count)?,
+        note: None,
+    });
     for (others, pace) in [
         (0, PACE),
         (busy, Duration::from_millis(100)),
         (busy, Duration::from_millis(10)),
     ] {
         let subject = match others {
-            0 => "alone".to_owned(),
+            0 => "an agent alone".to_owned(),
             _ => format!(
                 "beside {others} agents that write {} lines a second each",
                 1000 / pace.as_millis()
@@ -61,6 +68,22 @@ pub(crate) fn measure(programs: &Path, count: usize, busy: usize) -> Result<Tabl
         });
     }
     Ok(table)
+}
+
+/// The least that it can take: one process wakes another.
+fn through_a_pipe(count: usize) -> Result<Samples> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["stamp", &PACE.as_micros().to_string(), &count.to_string()])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut samples = Samples::default();
+    for line in BufReader::new(child.stdout.take().context("no stdout")?).lines() {
+        let at = now();
+        let stamp: u64 = line?.trim().parse()?;
+        samples.0.push(at.saturating_sub(stamp) as f64 / 1e9);
+    }
+    child.wait()?;
+    Ok(samples)
 }
 
 fn start(colibri: &Colibri, every: Duration, count: u64) -> Result<String> {
