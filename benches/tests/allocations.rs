@@ -24,7 +24,7 @@ fn hot_paths_allocate_as_often_as_they_are_known_to() {
             let mut count = || {
                 let counts = measure(&mut operation.run);
                 // Names of files in a temporary directory are longer here and shorter there.
-                let most = counts.bytes_max.next_multiple_of(1024) / 1024;
+                let most = counts.bytes_max.div_ceil(1024);
                 (counts.count_total, most)
             };
             let (allocations, most) = count();
