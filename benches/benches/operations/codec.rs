@@ -110,7 +110,7 @@ fn output(bytes: &[u8]) -> Vec<u8> {
 
 /// As a client reads it.
 fn told(frame: &[u8]) -> Vec<u8> {
-    match serde_json::from_slice(frame).unwrap() {
+    match ServerMessage::parse(frame).unwrap() {
         ServerMessage::Notification(Notification::AgentOutput(event)) => {
             event.data.into_bytes().unwrap()
         }
@@ -120,15 +120,15 @@ fn told(frame: &[u8]) -> Vec<u8> {
 
 /// As the daemon answers a call.
 fn answer<T: Serialize>(result: &T) -> Vec<u8> {
-    let result = serde_json::to_value(result).unwrap();
+    let result = serde_json::value::to_raw_value(result).unwrap();
     encode_frame(&Response::new(json!(7), Ok(result))).unwrap()
 }
 
 /// As a client reads it.
 fn answered<T: DeserializeOwned>(frame: &[u8]) -> T {
-    match serde_json::from_slice(frame).unwrap() {
+    match ServerMessage::parse(frame).unwrap() {
         ServerMessage::Response(response) => {
-            serde_json::from_value(response.into_result().unwrap()).unwrap()
+            serde_json::from_str(response.into_result().unwrap().get()).unwrap()
         }
         other => panic!("{other:?}"),
     }

@@ -48,9 +48,10 @@ pub(crate) fn bench(group: &str, operations: Vec<Operation>) {
         mut run,
     } in operations
     {
-        if let Some(bytes) = bytes {
-            group.throughput(Throughput::Bytes(bytes as u64));
-        }
+        group.throughput(match bytes {
+            Some(bytes) => Throughput::Bytes(bytes as u64),
+            None => Throughput::Elements(1),
+        });
         group.bench_function(name, |bencher| bencher.iter(&mut run));
     }
     group.finish();

@@ -3,7 +3,8 @@
 use colibri_jail_core::JailConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
 use crate::events::{
     ExitEvent, KillEvent, MissedEvent, OutputEvent, RemovedEvent, RunEvent, SpawnedEvent,
@@ -166,20 +167,28 @@ impl Request {
             );
         }
         let method = self.method;
-        serde_json::from_value(json!({"method": &method, "params": self.params}))
+        let call = Map::from_iter([
+            ("method".to_owned(), Value::from(method.as_str())),
+            ("params".to_owned(), self.params),
+        ]);
+        serde_json::from_value(Value::Object(call))
             .map_err(|error| RpcError::new(ErrorKind::InvalidParams, format!("{method}: {error}")))
     }
 }
 
+/// A result as it is written. Whoever knows its type reads it.
+pub type Answer = Box<RawValue>;
+
 /// An answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Response {
     jsonrpc: Version,
     /// The request's.
     pub id: Value,
-    /// What came of it.
-    #[serde(flatten)]
-    pub outcome: Outcome,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    result: Option<Answer>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<RpcError>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -188,39 +197,34 @@ enum Version {
     Two,
 }
 
-/// A result or an error.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// It worked.
-    Result(Value),
-    /// It did not.
-    Error(RpcError),
-}
-
 impl Response {
     /// The answer to a request; `id` null where the request could not be read.
     #[must_use]
-    pub fn new(id: Value, outcome: Result<Value, RpcError>) -> Self {
-        let outcome = match outcome {
-            Ok(result) => Outcome::Result(result),
-            Err(error) => Outcome::Error(error),
+    pub fn new(id: Value, outcome: Result<Answer, RpcError>) -> Self {
+        let (result, error) = match outcome {
+            Ok(result) => (Some(result), None),
+            Err(error) => (None, Some(error)),
         };
         Self {
             jsonrpc: Version::Two,
             id,
-            outcome,
+            result,
+            error,
         }
     }
 
     /// The result, or the error.
     ///
     /// # Errors
-    /// The request failed.
-    pub fn into_result(self) -> Result<Value, RpcError> {
-        match self.outcome {
-            Outcome::Result(result) => Ok(result),
-            Outcome::Error(error) => Err(error),
+    /// The request failed, or the answer says neither.
+    pub fn into_result(self) -> Result<Answer, RpcError> {
+        match (self.error, self.result) {
+            (Some(error), _) => Err(error),
+            (None, Some(result)) => Ok(result),
+            (None, None) => Err(RpcError::new(
+                ErrorKind::Internal,
+                "the answer has neither a result nor an error",
+            )),
         }
     }
 }
@@ -300,13 +304,26 @@ impl Call {
 }
 
 /// What a client reads.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone)]
 pub enum ServerMessage {
     /// Something happened.
     Notification(Notification),
     /// An answer.
     Response(Response),
+}
+
+impl ServerMessage {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// It is neither, or a notification of a later version.
+    pub fn parse(frame: &[u8]) -> Result<Self, serde_json::Error> {
+        // Most frames of a busy connection are outputs. In an answer this finds no method, and keeps nothing.
+        match serde_json::from_slice(frame) {
+            Ok(notification) => Ok(Self::Notification(notification)),
+            Err(_) => serde_json::from_slice(frame).map(Self::Response),
+        }
+    }
 }
 
 #[cfg(test)]
