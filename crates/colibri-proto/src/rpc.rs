@@ -1,6 +1,7 @@
 //! JSON-RPC 2.0 envelopes, and every method as a variant, so that a server's match is complete.
 
 use colibri_jail_core::JailConfig;
+use memchr::memmem;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -318,13 +319,19 @@ impl ServerMessage {
     /// # Errors
     /// It is neither, or a notification of a later version.
     pub fn parse(frame: &[u8]) -> Result<Self, serde_json::Error> {
-        // Most frames of a busy connection are outputs. In an answer this finds no method, and keeps nothing.
-        match serde_json::from_slice(frame) {
-            Ok(notification) => Ok(Self::Notification(notification)),
-            Err(_) => serde_json::from_slice(frame).map(Self::Response),
+        let notification = || serde_json::from_slice(frame).map(Self::Notification);
+        let response = || serde_json::from_slice(frame).map(Self::Response);
+        // What it is shows where it begins, as we write it; what another has written is tried both ways.
+        let front = frame.get(..FRONT).unwrap_or(frame);
+        match memmem::find(front, b"\"method\"") {
+            Some(_) => notification().or_else(|_| response()),
+            None => response().or_else(|_| notification()),
         }
     }
 }
+
+/// The method of a notification of ours begins within so many bytes.
+const FRONT: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -398,6 +405,43 @@ mod tests {
         assert!(
             matches!(request.call().unwrap(), Call::SpawnAgent(params) if params.program.as_deref() == Some("x"))
         );
+    }
+
+    #[test]
+    fn a_message_is_understood_in_any_order_of_its_fields() {
+        let removed = r#""method":"agent-removed","params":{"subscription":1,"id":"a"}"#;
+        let turned = r#""params":{"subscription":1,"id":"a"},"method":"agent-removed""#;
+        for (fields, understood) in [
+            (format!(r#""jsonrpc":"2.0",{removed}"#), "notification"),
+            (format!(r#"{turned},"jsonrpc":"2.0""#), "notification"),
+            (format!(r#"{:40}{turned}"#, ""), "notification"),
+            (r#""jsonrpc":"2.0","id":7,"result":{}"#.into(), "result"),
+            (r#""result":{"method":7},"id":7,"jsonrpc":"2.0""#.into(), "result"),
+            (r#""jsonrpc":"2.0","id":"\"method\"","result":[]"#.into(), "result"),
+            (
+                r#""jsonrpc":"2.0","id":7,"error":{"code":-32000,"message":"no","data":{"kind":"internal"}}"#.into(),
+                "no",
+            ),
+            (
+                r#""jsonrpc":"2.0","id":7"#.into(),
+                "the answer has neither a result nor an error",
+            ),
+            (r#""jsonrpc":"2.0","method":"agent-danced","params":{}"#.into(), "nothing"),
+            (r#""jsonrpc":"1.0","id":7,"result":{}"#.into(), "nothing"),
+        ] {
+            let seen = match ServerMessage::parse(format!("{{{fields}}}").as_bytes()) {
+                Ok(ServerMessage::Notification(Notification::AgentRemoved(_))) => {
+                    "notification".to_owned()
+                }
+                Ok(ServerMessage::Notification(other)) => format!("{other:?}"),
+                Ok(ServerMessage::Response(response)) => match response.into_result() {
+                    Ok(_) => "result".to_owned(),
+                    Err(error) => error.message,
+                },
+                Err(_) => "nothing".to_owned(),
+            };
+            assert_eq!(seen, understood, "{fields}");
+        }
     }
 
     #[test]
