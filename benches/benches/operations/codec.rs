@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use colibri_proto::{
     Agent, AgentRuntime, AgentState, Call, Env, FrameDecoder, JailConfig, ListResult, MountConfig,
     Notification, OutputData, OutputEvent, ReadResult, Request, Response, ServerMessage,
-    SpawnParams, Stream, encode_frame,
+    SpawnParams, Stream,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -121,7 +121,7 @@ fn told(frame: &[u8]) -> Vec<u8> {
 /// As the daemon answers a call.
 fn answer<T: Serialize>(result: &T) -> Vec<u8> {
     let result = serde_json::value::to_raw_value(result).unwrap();
-    encode_frame(&Response::new(json!(7), Ok(result))).unwrap()
+    Response::new(json!(7), Ok(result)).encode().unwrap()
 }
 
 /// As a client reads it.

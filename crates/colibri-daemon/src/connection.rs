@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use colibri_proto::{
     Answer, Call, Empty, ErrorKind, FrameDecoder, FrameError, Request, Response, RpcError,
-    Subscription, encode_frame,
+    Subscription,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -253,13 +253,15 @@ impl Connection {
 /// Answers; without an id nobody wants to hear. `false` where the connection has ended.
 async fn answer(frames: &Frames, id: Option<Value>, outcome: Result<Answer, RpcError>) -> bool {
     let Some(id) = id else { return true };
-    let frame = encode_frame(&Response::new(id.clone(), outcome)).or_else(|error| {
-        let refusal = RpcError::new(
-            ErrorKind::FrameTooLong,
-            format!("the answer does not fit: {error}"),
-        );
-        encode_frame(&Response::new(id, Err(refusal)))
-    });
+    let frame = Response::new(id.clone(), outcome)
+        .encode()
+        .or_else(|error| {
+            let refusal = RpcError::new(
+                ErrorKind::FrameTooLong,
+                format!("the answer does not fit: {error}"),
+            );
+            Response::new(id, Err(refusal)).encode()
+        });
     match frame {
         Ok(frame) => frames.send(frame).await.is_ok(),
         Err(_) => false,

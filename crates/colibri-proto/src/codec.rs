@@ -82,7 +82,14 @@ impl FrameDecoder {
 /// # Errors
 /// The value does not fit into a frame (or cannot be JSON at all, which no type of this crate does).
 pub fn encode_frame<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
-    let mut frame = serde_json::to_vec(value).map_err(|_| FrameError::TooLong)?;
+    encode_around(value, 0)
+}
+
+/// As [`encode_frame`], of a value of which a text of `length` bytes is the most: the frame need not grow to that.
+pub(crate) fn encode_around<T: Serialize>(value: &T, length: usize) -> Result<Vec<u8>, FrameError> {
+    // Lines have an escape each.
+    let mut frame = Vec::with_capacity(length + length / 16 + 256);
+    serde_json::to_writer(&mut frame, value).map_err(|_| FrameError::TooLong)?;
     if frame.len() > MAX_FRAME {
         return Err(FrameError::TooLong);
     }

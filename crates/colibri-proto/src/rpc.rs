@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use crate::codec::encode_around;
 use crate::events::{
     ExitEvent, KillEvent, MissedEvent, OutputEvent, RemovedEvent, RunEvent, SpawnedEvent,
     StateEvent,
@@ -214,6 +215,15 @@ impl Response {
         }
     }
 
+    /// As it goes over the wire, with its LF.
+    ///
+    /// # Errors
+    /// It does not fit into a frame.
+    pub fn encode(&self) -> Result<Vec<u8>, crate::FrameError> {
+        let length = self.result.as_ref().map_or(0, |result| result.get().len());
+        encode_around(self, length)
+    }
+
     /// The result, or the error.
     ///
     /// # Errors
@@ -267,11 +277,16 @@ impl Notification {
     /// # Errors
     /// It does not fit into a frame.
     pub fn encode(&self) -> Result<Vec<u8>, crate::FrameError> {
-        crate::encode_frame(&Framed {
+        let length = match self {
+            Self::AgentOutput(event) => event.data.data.len(),
+            _ => 0,
+        };
+        let framed = Framed {
             jsonrpc: Version::Two,
             id: None,
             body: self,
-        })
+        };
+        encode_around(&framed, length)
     }
 
     /// The subscription that it belongs to.
