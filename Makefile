@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 
-.PHONY: demo test install deb torture fuzz cgroups freebsd man picture audit miri bench
+.PHONY: demo test install deb torture fuzz cgroups freebsd man picture audit miri bench bench-compare
 
 demo: ## Set up, build, and see agents run in a sandbox
 	@scripts/demo.sh
@@ -41,3 +41,6 @@ miri: ## The tests of the pure crates under miri; needs a nightly toolchain with
 
 bench: ## Measure Colibri beside what one would use instead: WHAT="spawn --rounds 100"; results in target/bench
 	@scripts/bench.sh $(WHAT)
+
+bench-compare: ## Measure two commits against each other: BASE=HEAD~1 NEW=(the working tree)
+	@scripts/bench-compare.sh "$(BASE)" "$(NEW)"

@@ -42,7 +42,7 @@ cargo-shear --deny-warnings
 say "lowest versions"
 lowest=$(mktemp -d)
 trap 'rm -rf "$lowest"' EXIT
-cp -R Cargo.toml Cargo.lock crates tests "$lowest"
+cp -R Cargo.toml Cargo.lock benches crates tests "$lowest"
 direct() {
     cargo tree --quiet --locked --workspace --target all --edges normal,build,dev --depth 1 --prefix none --format '{p}' | grep -v '(/' | sort -u
 }

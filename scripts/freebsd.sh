@@ -20,13 +20,14 @@ if [ ! -x "$TOOLS/zig/ziglang/zig" ]; then
     python3 -m pip install --quiet --disable-pip-version-check --target "$TOOLS/zig" "ziglang==$ZIG_VERSION"
 fi
 
-# zig knows these libraries only as parts of others, or not at all, and nothing here calls into them.
+# zig knows these libraries only as parts of others, or not at all, and nothing here calls into them; and it has names of
+# its own for targets.
 cat >"$TOOLS/freebsd-cc" <<LINKER
 #!/bin/sh
 for word do
     shift
     case \$word in
-        -lkvm | -lmemstat | -lprocstat | -ldevstat | -m64) ;;
+        -lkvm | -lmemstat | -lprocstat | -ldevstat | -m64 | --target=*) ;;
         *) set -- "\$@" "\$word" ;;
     esac
 done
@@ -37,6 +38,8 @@ chmod +x "$TOOLS/freebsd-cc"
 export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Dwarnings
 export CARGO_TARGET_DIR="$BUILD"
 export CARGO_TARGET_X86_64_UNKNOWN_FREEBSD_LINKER="$TOOLS/freebsd-cc"
+# A part of criterion's is C.
+export CC_x86_64_unknown_freebsd="$TOOLS/freebsd-cc"
 # Backtraces are of no use here, and without debug information linking is quick.
 export CARGO_PROFILE_DEV_DEBUG=false
 unset RUSTUP_TOOLCHAIN RUSTC_WRAPPER || true

@@ -50,6 +50,10 @@ scripts/torture.sh --rounds 200
 scripts/fuzz.sh 20
 say "benches, a little of each"
 scripts/bench.sh --smoke
+cargo test --quiet --locked -p colibri-benches --benches
+target=${CARGO_TARGET_DIR:-target}
+"$target/debug/colibri-bench" compare --base "$target/debug" --new "$target/debug" --rounds 2 --agents 10 --mebibytes 4 \
+    --results "$target/bench/smoke"
 say "installing, by cargo, by make and as a Debian package"
 scripts/test-install.sh
 say "demo"

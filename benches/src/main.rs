@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod colibri;
+mod compare;
 mod latency;
 mod peers;
 mod report;
@@ -78,6 +79,17 @@ enum What {
         #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..256))]
         megabytes: u32,
     },
+    /// Two builds of Colibri against each other.
+    Compare {
+        /// Where the programs are that the others are compared with.
+        #[arg(long)]
+        base: PathBuf,
+        /// Where the others are.
+        #[arg(long)]
+        new: PathBuf,
+        #[command(flatten)]
+        amount: compare::Amount,
+    },
 }
 
 impl What {
@@ -110,6 +122,12 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
+        What::Compare { base, new, amount } => {
+            let tables = compare::measure(&base, &new, amount)?;
+            report::keep(&args.results, "compare", &tables)?;
+            println!("{}", compare::verdict(&tables));
+            Ok(())
+        }
         _ => measure(&args, &args.what),
     }
 }
@@ -120,7 +138,7 @@ fn measure(args: &Args, what: &What) -> Result<()> {
         tools: args.tools.clone(),
     };
     let (name, tables) = match what {
-        What::All { .. } | What::Stamp { .. } => return Ok(()),
+        What::All { .. } | What::Stamp { .. } | What::Compare { .. } => return Ok(()),
         What::Spawn { rounds } => {
             let mut peers = peers::spawning(&places)?.complete(args.complete)?;
             ("spawn", vec![spawn::measure(&mut peers, *rounds)?])

@@ -12,7 +12,7 @@ fn frames(pieces: impl Iterator<Item = Vec<u8>>) -> Vec<Result<Vec<u8>, FrameErr
     for piece in pieces {
         decoder.push(&piece);
         while let Some(frame) = decoder.next_frame() {
-            frames.push(frame);
+            frames.push(frame.map(<[u8]>::to_vec));
         }
     }
     frames

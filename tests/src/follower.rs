@@ -164,7 +164,7 @@ fn follow_once(socket: &Path, id: &str, rest: Duration, shared: &Mutex<Followed>
         if !rest.is_zero() {
             std::thread::sleep(rest);
         }
-        let Ok(message) = serde_json::from_str(&line) else {
+        let Ok(message) = ServerMessage::parse(line.as_bytes()) else {
             return false;
         };
         let mut followed = shared.lock().unwrap();

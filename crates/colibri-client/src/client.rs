@@ -270,7 +270,7 @@ impl Client {
 }
 
 fn decode<T: DeserializeOwned>(method: &'static str, answer: Answer) -> Result<T, ClientError> {
-    serde_json::from_value(answer?).map_err(|error| ClientError::Protocol {
+    serde_json::from_str(answer?.get()).map_err(|error| ClientError::Protocol {
         method,
         message: error.to_string(),
     })

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use colibri_proto::{FrameDecoder, Notification, Response, RpcError, ServerMessage};
-use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) type Answer = Result<Value, RpcError>;
+pub(crate) type Answer = Result<colibri_proto::Answer, RpcError>;
 
 /// Who waits for what.
 #[derive(Default)]
@@ -57,7 +56,7 @@ pub(crate) async fn read(
         decoder.push(buffer.get(..count).unwrap_or_default());
         while let Some(frame) = decoder.next_frame() {
             let Ok(frame) = frame else { break 'connection };
-            match serde_json::from_slice(&frame) {
+            match ServerMessage::parse(frame) {
                 Ok(ServerMessage::Response(response)) => {
                     with(&shared, |waiting| waiting.answer(response));
                 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use colibri_jail_core::Signal;
 use colibri_journal::JournalError;
 use colibri_proto::{
-    Call, DoctorResult, Empty, ErrorKind, ExplainResult, Finding, FindingStatus, IdParams,
+    Answer, Call, DoctorResult, Empty, ErrorKind, ExplainResult, Finding, FindingStatus, IdParams,
     InputParams, InputResult, KillOutcome, KillParams, KillResult, ListParams, ListResult,
     MAX_READ, OutputData, ReadParams, ReadResult, RpcError, Run, RunsResult, SpawnResult,
     VersionResult,
@@ -16,7 +16,6 @@ use colibri_shim::record::{RunRecord, read_lines};
 use colibri_spawner::profile::ProfileError;
 use colibri_spawner::{AgentId, LinkError, SpawnError};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::audit::Peer;
 use crate::cursor::bytes_at;
@@ -38,16 +37,17 @@ pub(crate) async fn perform(
     peer: Peer,
     method: &'static str,
     call: Call,
-) -> Result<Value, RpcError> {
+) -> Result<Answer, RpcError> {
     let asked = Instant::now();
     let outcome = dispatch(server, peer, call.clone()).await;
     if let Some(metrics) = &server.registry.observers.metrics {
         metrics.answered(method, asked.elapsed(), outcome.as_ref().err());
     }
     let made = match (&call, &outcome) {
-        (Call::SpawnAgent(_), Ok(result)) => result["id"].as_str(),
+        (Call::SpawnAgent(_), Ok(result)) => serde_json::from_str(result.get()).ok(),
         _ => None,
     };
+    let made = made.as_ref().map(|SpawnResult { id, .. }| id.as_str());
     match &outcome {
         Ok(_) => server.audit.record(peer, &call, made, "ok"),
         Err(error) => server.audit.record(peer, &call, None, &error.message),
@@ -55,7 +55,7 @@ pub(crate) async fn perform(
     outcome
 }
 
-async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Value, RpcError> {
+async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Answer, RpcError> {
     let registry = &server.registry;
     match call {
         Call::Version(Empty {}) => reply(&VersionResult {
@@ -161,9 +161,9 @@ async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Value, RpcE
     }
 }
 
-/// A result as JSON.
-pub(crate) fn reply<T: Serialize>(result: &T) -> Result<Value, RpcError> {
-    serde_json::to_value(result).map_err(|error| {
+/// A result as JSON text.
+pub(crate) fn reply<T: Serialize>(result: &T) -> Result<Answer, RpcError> {
+    serde_json::value::to_raw_value(result).map_err(|error| {
         RpcError::new(
             ErrorKind::Internal,
             format!("result cannot be written: {error}"),
@@ -229,7 +229,7 @@ fn finding(finding: colibri_priv::Finding) -> Finding {
     }
 }
 
-fn list(registry: &Registry, params: &ListParams) -> Result<Value, RpcError> {
+fn list(registry: &Registry, params: &ListParams) -> Result<Answer, RpcError> {
     let after = params
         .after
         .as_ref()
@@ -306,14 +306,14 @@ async fn kill(
     Ok(outcome)
 }
 
-fn done(outcome: KillOutcome) -> Result<Value, RpcError> {
+fn done(outcome: KillOutcome) -> Result<Answer, RpcError> {
     reply(&KillResult {
         outcome,
         remaining_pids: Vec::new(),
     })
 }
 
-async fn input(registry: &Registry, params: InputParams) -> Result<Value, RpcError> {
+async fn input(registry: &Registry, params: InputParams) -> Result<Answer, RpcError> {
     let entry = running(registry, &params.id)?;
     let bytes = params
         .data
@@ -338,7 +338,7 @@ async fn input(registry: &Registry, params: InputParams) -> Result<Value, RpcErr
     }
 }
 
-fn read(registry: &Registry, params: &ReadParams) -> Result<Value, RpcError> {
+fn read(registry: &Registry, params: &ReadParams) -> Result<Answer, RpcError> {
     let entry = find(registry, &params.id)?;
     let mut journal = entry.journal(params.stream);
     let ended = entry.latest.borrow().exit.is_some();
@@ -366,7 +366,7 @@ fn read(registry: &Registry, params: &ReadParams) -> Result<Value, RpcError> {
         .map_err(|error| tell_journal(&error))?;
     let next_offset = offset + bytes.len() as u64;
     let end = ended && next_offset == journal.end_offset().map_err(|error| tell_journal(&error))?;
-    let data = OutputData::from_bytes(&bytes);
+    let data = OutputData::from(bytes);
     reply(&ReadResult {
         offset,
         next_offset,

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use colibri_proto::{
-    Call, ErrorKind, FrameDecoder, FrameError, Request, Response, RpcError, Subscription,
-    encode_frame,
+    Answer, Call, Empty, ErrorKind, FrameDecoder, FrameError, Request, Response, RpcError,
+    Subscription,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
@@ -102,7 +102,7 @@ struct Connection {
 
 impl Connection {
     /// Handles one frame; `false` where the connection must end.
-    async fn frame(&mut self, frame: Result<Vec<u8>, FrameError>) -> bool {
+    async fn frame(&mut self, frame: Result<&[u8], FrameError>) -> bool {
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
@@ -112,7 +112,7 @@ impl Connection {
                 return error == FrameError::TooLong;
             }
         };
-        let request = match Request::parse(&frame) {
+        let request = match Request::parse(frame) {
             Ok(request) => request,
             Err(error) => {
                 self.count("unknown", Some(&error));
@@ -155,7 +155,7 @@ impl Connection {
                 let outcome = match self.subscriptions.remove(&subscription) {
                     Some(task) => {
                         task.abort();
-                        Ok(json!({}))
+                        reply(&Empty {})
                     }
                     None => Err(RpcError::new(
                         ErrorKind::UnknownSubscription,
@@ -241,25 +241,27 @@ impl Connection {
         }
     }
 
-    async fn answer(&self, id: Value, outcome: Result<Value, RpcError>) -> bool {
+    async fn answer(&self, id: Value, outcome: Result<Answer, RpcError>) -> bool {
         answer(&self.frames, Some(id), outcome).await
     }
 
-    async fn answer_if_wanted(&self, id: Option<Value>, outcome: Result<Value, RpcError>) -> bool {
+    async fn answer_if_wanted(&self, id: Option<Value>, outcome: Result<Answer, RpcError>) -> bool {
         answer(&self.frames, id, outcome).await
     }
 }
 
 /// Answers; without an id nobody wants to hear. `false` where the connection has ended.
-async fn answer(frames: &Frames, id: Option<Value>, outcome: Result<Value, RpcError>) -> bool {
+async fn answer(frames: &Frames, id: Option<Value>, outcome: Result<Answer, RpcError>) -> bool {
     let Some(id) = id else { return true };
-    let frame = encode_frame(&Response::new(id.clone(), outcome)).or_else(|error| {
-        let refusal = RpcError::new(
-            ErrorKind::FrameTooLong,
-            format!("the answer does not fit: {error}"),
-        );
-        encode_frame(&Response::new(id, Err(refusal)))
-    });
+    let frame = Response::new(id.clone(), outcome)
+        .encode()
+        .or_else(|error| {
+            let refusal = RpcError::new(
+                ErrorKind::FrameTooLong,
+                format!("the answer does not fit: {error}"),
+            );
+            Response::new(id, Err(refusal)).encode()
+        });
     match frame {
         Ok(frame) => frames.send(frame).await.is_ok(),
         Err(_) => false,

@@ -347,7 +347,7 @@ async fn outputs(
                     id: entry.spec.id.to_string(),
                     stream,
                     offset,
-                    data: OutputData::from_bytes(&bytes),
+                    data: OutputData::from(bytes),
                     time: at_ns.map(times::from_ns),
                 });
                 match event.encode() {

@@ -4,10 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-use colibri_proto::{ErrorKind, RpcError, Usage, UsageParams, UsageResult};
+use colibri_proto::{Answer, ErrorKind, RpcError, Usage, UsageParams, UsageResult};
 use colibri_shim::record::{self, ShimRecord};
 use colibri_shim::{layout, process};
-use serde_json::Value;
 
 use crate::calls::reply;
 use crate::registry::{Entry, Registry};
@@ -16,7 +15,7 @@ use crate::registry::{Entry, Registry};
 static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// `get-usage`. An agent that has ended, or that there is not, is left out.
-pub(crate) async fn measure(registry: &Registry, params: UsageParams) -> Result<Value, RpcError> {
+pub(crate) async fn measure(registry: &Registry, params: UsageParams) -> Result<Answer, RpcError> {
     let wanted: Option<HashSet<String>> = params.ids.map(|ids| ids.into_iter().collect());
     let mut entries = registry.list(None);
     entries.retain(|entry| {

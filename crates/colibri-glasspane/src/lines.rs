@@ -1,5 +1,7 @@
 //! Cuts a stream of bytes into lines at LF, in bounded memory.
 
+use memchr::memchr;
+
 /// A line longer than this is not looked at.
 pub(crate) const MAX_LINE: usize = 1 << 20;
 
@@ -23,9 +25,14 @@ impl Lines {
     /// Calls `line` for each line that `bytes` complete; with `None` for one that was too long.
     pub(crate) fn push(&mut self, bytes: &[u8], mut line: impl FnMut(Option<&[u8]>)) {
         let mut rest = bytes;
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = memchr(b'\n', rest) {
             let (head, tail) = rest.split_at(end);
             rest = tail.get(1..).unwrap_or_default();
+            // Most lines come whole.
+            if self.partial.is_empty() && !self.skipping && !self.within && head.len() <= MAX_LINE {
+                line(Some(head));
+                continue;
+            }
             self.keep(head);
             if std::mem::take(&mut self.within) {
                 // Nobody is told of a line that was not seen whole.

@@ -1,5 +1,6 @@
 //! Frames: one JSON object a line, at most 1 MiB. Whatever bytes come, memory stays bounded.
 
+use memchr::memchr;
 use serde::Serialize;
 
 /// Longest frame in either direction, in bytes, without its LF.
@@ -23,7 +24,9 @@ pub enum FrameError {
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     buffer: Vec<u8>,
-    /// Bytes at the front that hold no LF.
+    /// Bytes at the front that were given out.
+    taken: usize,
+    /// Bytes at the front that hold no LF, but for those that were given out.
     searched: usize,
     /// Bytes already dropped of a frame that is too long.
     skipped: usize,
@@ -33,44 +36,44 @@ impl FrameDecoder {
     /// Takes bytes in. Call [`FrameDecoder::next_frame`] until it has none before the next push, so that
     /// no more than a frame and one push are held.
     pub fn push(&mut self, bytes: &[u8]) {
+        // Once for all frames of the push before.
+        self.buffer.drain(..self.taken);
+        self.searched -= self.taken;
+        self.taken = 0;
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next whole frame, without its line end; `None` where more bytes are needed. Empty lines are
     /// no frames.
-    pub fn next_frame(&mut self) -> Option<Result<Vec<u8>, FrameError>> {
-        loop {
-            let found = self
-                .buffer
-                .get(self.searched..)?
-                .iter()
-                .position(|byte| *byte == b'\n');
-            let Some(end) = found.map(|end| end + self.searched) else {
+    pub fn next_frame(&mut self) -> Option<Result<&[u8], FrameError>> {
+        let range = loop {
+            let unsearched = self.buffer.get(self.searched..)?;
+            let Some(end) = memchr(b'\n', unsearched).map(|end| end + self.searched) else {
                 self.searched = self.buffer.len();
-                if self.skipped > 0 || self.buffer.len() > MAX_FRAME + 1 {
-                    self.skipped += self.buffer.len();
+                let held = self.buffer.len() - self.taken;
+                if self.skipped > 0 || held > MAX_FRAME + 1 {
+                    self.skipped += held;
                     self.buffer.clear();
-                    self.searched = 0;
+                    (self.taken, self.searched) = (0, 0);
                     if self.skipped > MAX_SKIP {
                         return Some(Err(FrameError::Endless));
                     }
                 }
                 return None;
             };
-            let mut frame: Vec<u8> = self.buffer.drain(..=end).collect();
-            self.searched = 0;
-            frame.pop();
-            if frame.last() == Some(&b'\r') {
-                frame.pop();
-            }
+            let start = std::mem::replace(&mut self.taken, end + 1);
+            self.searched = self.taken;
+            let line = self.buffer.get(start..end)?;
+            let frame = line.strip_suffix(b"\r").unwrap_or(line);
             let skipped = std::mem::take(&mut self.skipped);
             if skipped > 0 || frame.len() > MAX_FRAME {
                 return Some(Err(FrameError::TooLong));
             }
             if !frame.iter().all(u8::is_ascii_whitespace) {
-                return Some(Ok(frame));
+                break start..start + frame.len();
             }
-        }
+        };
+        self.buffer.get(range).map(Ok)
     }
 }
 
@@ -79,7 +82,14 @@ impl FrameDecoder {
 /// # Errors
 /// The value does not fit into a frame (or cannot be JSON at all, which no type of this crate does).
 pub fn encode_frame<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
-    let mut frame = serde_json::to_vec(value).map_err(|_| FrameError::TooLong)?;
+    encode_around(value, 0)
+}
+
+/// As [`encode_frame`], of a value of which a text of `length` bytes is the most: the frame need not grow to that.
+pub(crate) fn encode_around<T: Serialize>(value: &T, length: usize) -> Result<Vec<u8>, FrameError> {
+    // Lines have an escape each.
+    let mut frame = Vec::with_capacity(length + length / 16 + 256);
+    serde_json::to_writer(&mut frame, value).map_err(|_| FrameError::TooLong)?;
     if frame.len() > MAX_FRAME {
         return Err(FrameError::TooLong);
     }
@@ -98,7 +108,7 @@ mod tests {
         for piece in stream.chunks(cut) {
             decoder.push(piece);
             while let Some(frame) = decoder.next_frame() {
-                frames.push(frame);
+                frames.push(frame.map(<[u8]>::to_vec));
             }
             assert!(decoder.buffer.len() <= MAX_FRAME + 1 + cut);
         }

@@ -40,10 +40,14 @@ impl OutputData {
                 data: text.to_owned(),
                 encoding: Encoding::Utf8,
             },
-            Err(_) => Self {
-                data: STANDARD.encode(bytes),
-                encoding: Encoding::Base64,
-            },
+            Err(_) => Self::base64(bytes),
+        }
+    }
+
+    fn base64(bytes: &[u8]) -> Self {
+        Self {
+            data: STANDARD.encode(bytes),
+            encoding: Encoding::Base64,
         }
     }
 
@@ -57,6 +61,19 @@ impl OutputData {
             Encoding::Base64 => STANDARD
                 .decode(&self.data)
                 .map_err(|error| DataError(error.to_string())),
+        }
+    }
+}
+
+/// As [`OutputData::from_bytes`], without a copy where they are text.
+impl From<Vec<u8>> for OutputData {
+    fn from(bytes: Vec<u8>) -> Self {
+        match String::from_utf8(bytes) {
+            Ok(data) => Self {
+                data,
+                encoding: Encoding::Utf8,
+            },
+            Err(error) => Self::base64(error.as_bytes()),
         }
     }
 }
@@ -94,7 +111,9 @@ mod tests {
     proptest! {
         #[test]
         fn bytes_come_back(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            prop_assert_eq!(OutputData::from_bytes(&bytes).into_bytes().unwrap(), bytes);
+            let data = OutputData::from_bytes(&bytes);
+            prop_assert_eq!(&data, &OutputData::from(bytes.clone()));
+            prop_assert_eq!(data.into_bytes().unwrap(), bytes);
         }
     }
 }

@@ -17,6 +17,6 @@ pub use config::{Changes, NotStarted, ProfileInfo, ProfilesResult, ReloadResult,
 pub use data::{DataError, Encoding, OutputData, text_boundary};
 pub use error::{ErrorData, ErrorKind, RpcError};
 pub use events::*;
-pub use rpc::{Call, Notification, Request, Response, ServerMessage};
+pub use rpc::{Answer, Call, Notification, Request, Response, ServerMessage};
 pub use schema::wire_schema;
 pub use wire::*;

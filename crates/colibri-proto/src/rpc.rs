@@ -1,10 +1,13 @@
 //! JSON-RPC 2.0 envelopes, and every method as a variant, so that a server's match is complete.
 
 use colibri_jail_core::JailConfig;
+use memchr::memmem;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
+use crate::codec::encode_around;
 use crate::events::{
     ExitEvent, KillEvent, MissedEvent, OutputEvent, RemovedEvent, RunEvent, SpawnedEvent,
     StateEvent,
@@ -166,20 +169,28 @@ impl Request {
             );
         }
         let method = self.method;
-        serde_json::from_value(json!({"method": &method, "params": self.params}))
+        let call = Map::from_iter([
+            ("method".to_owned(), Value::from(method.as_str())),
+            ("params".to_owned(), self.params),
+        ]);
+        serde_json::from_value(Value::Object(call))
             .map_err(|error| RpcError::new(ErrorKind::InvalidParams, format!("{method}: {error}")))
     }
 }
 
+/// A result as it is written. Whoever knows its type reads it.
+pub type Answer = Box<RawValue>;
+
 /// An answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Response {
     jsonrpc: Version,
     /// The request's.
     pub id: Value,
-    /// What came of it.
-    #[serde(flatten)]
-    pub outcome: Outcome,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    result: Option<Answer>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<RpcError>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -188,39 +199,43 @@ enum Version {
     Two,
 }
 
-/// A result or an error.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// It worked.
-    Result(Value),
-    /// It did not.
-    Error(RpcError),
-}
-
 impl Response {
     /// The answer to a request; `id` null where the request could not be read.
     #[must_use]
-    pub fn new(id: Value, outcome: Result<Value, RpcError>) -> Self {
-        let outcome = match outcome {
-            Ok(result) => Outcome::Result(result),
-            Err(error) => Outcome::Error(error),
+    pub fn new(id: Value, outcome: Result<Answer, RpcError>) -> Self {
+        let (result, error) = match outcome {
+            Ok(result) => (Some(result), None),
+            Err(error) => (None, Some(error)),
         };
         Self {
             jsonrpc: Version::Two,
             id,
-            outcome,
+            result,
+            error,
         }
+    }
+
+    /// As it goes over the wire, with its LF.
+    ///
+    /// # Errors
+    /// It does not fit into a frame.
+    pub fn encode(&self) -> Result<Vec<u8>, crate::FrameError> {
+        let length = self.result.as_ref().map_or(0, |result| result.get().len());
+        encode_around(self, length)
     }
 
     /// The result, or the error.
     ///
     /// # Errors
-    /// The request failed.
-    pub fn into_result(self) -> Result<Value, RpcError> {
-        match self.outcome {
-            Outcome::Result(result) => Ok(result),
-            Outcome::Error(error) => Err(error),
+    /// The request failed, or the answer says neither.
+    pub fn into_result(self) -> Result<Answer, RpcError> {
+        match (self.error, self.result) {
+            (Some(error), _) => Err(error),
+            (None, Some(result)) => Ok(result),
+            (None, None) => Err(RpcError::new(
+                ErrorKind::Internal,
+                "the answer has neither a result nor an error",
+            )),
         }
     }
 }
@@ -262,11 +277,16 @@ impl Notification {
     /// # Errors
     /// It does not fit into a frame.
     pub fn encode(&self) -> Result<Vec<u8>, crate::FrameError> {
-        crate::encode_frame(&Framed {
+        let length = match self {
+            Self::AgentOutput(event) => event.data.data.len(),
+            _ => 0,
+        };
+        let framed = Framed {
             jsonrpc: Version::Two,
             id: None,
             body: self,
-        })
+        };
+        encode_around(&framed, length)
     }
 
     /// The subscription that it belongs to.
@@ -300,14 +320,33 @@ impl Call {
 }
 
 /// What a client reads.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone)]
 pub enum ServerMessage {
     /// Something happened.
     Notification(Notification),
     /// An answer.
     Response(Response),
 }
+
+impl ServerMessage {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// It is neither, or a notification of a later version.
+    pub fn parse(frame: &[u8]) -> Result<Self, serde_json::Error> {
+        let notification = || serde_json::from_slice(frame).map(Self::Notification);
+        let response = || serde_json::from_slice(frame).map(Self::Response);
+        // What it is shows where it begins, as we write it; what another has written is tried both ways.
+        let front = frame.get(..FRONT).unwrap_or(frame);
+        match memmem::find(front, b"\"method\"") {
+            Some(_) => notification().or_else(|_| response()),
+            None => response().or_else(|_| notification()),
+        }
+    }
+}
+
+/// The method of a notification of ours begins within so many bytes.
+const FRONT: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -381,6 +420,43 @@ mod tests {
         assert!(
             matches!(request.call().unwrap(), Call::SpawnAgent(params) if params.program.as_deref() == Some("x"))
         );
+    }
+
+    #[test]
+    fn a_message_is_understood_in_any_order_of_its_fields() {
+        let removed = r#""method":"agent-removed","params":{"subscription":1,"id":"a"}"#;
+        let turned = r#""params":{"subscription":1,"id":"a"},"method":"agent-removed""#;
+        for (fields, understood) in [
+            (format!(r#""jsonrpc":"2.0",{removed}"#), "notification"),
+            (format!(r#"{turned},"jsonrpc":"2.0""#), "notification"),
+            (format!(r#"{:40}{turned}"#, ""), "notification"),
+            (r#""jsonrpc":"2.0","id":7,"result":{}"#.into(), "result"),
+            (r#""result":{"method":7},"id":7,"jsonrpc":"2.0""#.into(), "result"),
+            (r#""jsonrpc":"2.0","id":"\"method\"","result":[]"#.into(), "result"),
+            (
+                r#""jsonrpc":"2.0","id":7,"error":{"code":-32000,"message":"no","data":{"kind":"internal"}}"#.into(),
+                "no",
+            ),
+            (
+                r#""jsonrpc":"2.0","id":7"#.into(),
+                "the answer has neither a result nor an error",
+            ),
+            (r#""jsonrpc":"2.0","method":"agent-danced","params":{}"#.into(), "nothing"),
+            (r#""jsonrpc":"1.0","id":7,"result":{}"#.into(), "nothing"),
+        ] {
+            let seen = match ServerMessage::parse(format!("{{{fields}}}").as_bytes()) {
+                Ok(ServerMessage::Notification(Notification::AgentRemoved(_))) => {
+                    "notification".to_owned()
+                }
+                Ok(ServerMessage::Notification(other)) => format!("{other:?}"),
+                Ok(ServerMessage::Response(response)) => match response.into_result() {
+                    Ok(_) => "result".to_owned(),
+                    Err(error) => error.message,
+                },
+                Err(_) => "nothing".to_owned(),
+            };
+            assert_eq!(seen, understood, "{fields}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ fn the_frames_in_the_documentation_are_frames() {
             methods.push(value["method"].as_str().unwrap().to_owned());
             assert!(call.is_ok(), "{line}: {call:?}");
         } else {
-            let message: Result<ServerMessage, _> = serde_json::from_str(line);
+            let message = ServerMessage::parse(line.as_bytes());
             assert!(message.is_ok(), "{line}: {message:?}");
             let again = match message.unwrap() {
                 ServerMessage::Response(response) => serde_json::to_value(response).unwrap(),

@@ -1,16 +1,20 @@
 //! The events of pi: its docs/json.md, rpc.md and rpc-extension-ui.md, version 0.87.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{Meaning, Tool, Usage, dollars, text_of};
 use crate::{Activity, AgentState};
 
+/// What may be long is read only where the event's kind asks for it: an update repeats all that was written before.
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
-struct Event {
-    #[serde(rename = "type")]
-    kind: String,
+struct Event<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
     tool_call_id: Value,
     tool_name: Value,
     error_message: Option<Value>,
@@ -18,13 +22,47 @@ struct Event {
     error: Option<Value>,
     success: Value,
     method: Value,
-    message: Value,
-    assistant_message_event: Value,
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow)]
+    assistant_message_event: Option<&'a RawValue>,
     will_retry: Value,
     reason: Value,
-    result: Value,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
     steering: Value,
     follow_up: Value,
+}
+
+/// What is looked at of a message.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Message {
+    role: Value,
+    usage: Value,
+    stop_reason: Value,
+    error_message: Value,
+}
+
+/// What is looked at of a part of an assistant's message.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Part {
+    #[serde(rename = "type")]
+    kind: Value,
+}
+
+/// What is looked at of a result of compaction.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Compacted {
+    usage: Value,
+}
+
+/// Reads a part of an event; what is not as it should be is passed over.
+fn part<'a, T: Deserialize<'a> + Default>(raw: Option<&'a RawValue>) -> T {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or_default()
 }
 
 /// Methods of pi's extension interface that wait for an answer.
@@ -37,15 +75,15 @@ pub(crate) fn read(line: &[u8]) -> Option<Meaning> {
         return None;
     }
     let said = |error: &Option<Value>| error.as_ref().map(|error| text_of(Some(error)));
-    Some(match event.kind.as_str() {
+    Some(match event.kind.as_ref() {
         "agent_start" => Meaning::working(None),
         "turn_start" => Meaning::working(Activity::Waiting),
-        "message_start" if event.message["role"] == "assistant" => {
+        "message_start" if part::<Message>(event.message).role == "assistant" => {
             Meaning::working(Activity::Waiting)
         }
         "message_start" => Meaning::working(None),
-        "message_update" => Meaning::working(streaming(&event.assistant_message_event)),
-        "message_end" => message(&event.message),
+        "message_update" => Meaning::working(streaming(&part(event.assistant_message_event))),
+        "message_end" => message(&part(event.message)),
         "turn_end" => Meaning {
             turn: true,
             ..Meaning::default()
@@ -75,7 +113,7 @@ pub(crate) fn read(line: &[u8]) -> Option<Meaning> {
                 true => AgentState::Idle,
                 false => AgentState::Working,
             }),
-            usage: usage(&event.result["usage"]),
+            usage: usage(&part::<Compacted>(event.result).usage),
             error: said(&event.error_message),
             ..Meaning::default()
         },
@@ -96,9 +134,10 @@ pub(crate) fn read(line: &[u8]) -> Option<Meaning> {
         {
             Meaning::now(AgentState::Blocked)
         }
-        "extension_error" | "error" => {
-            Meaning::failed(text_of(event.error.as_ref().or(Some(&event.message))))
-        }
+        "extension_error" | "error" => Meaning::failed(match &event.error {
+            Some(error) => text_of(Some(error)),
+            None => text_of(Some(&part(event.message))),
+        }),
         "response" if event.success == false => Meaning::failed(text_of(event.error.as_ref())),
         _ => Meaning::default(),
     })
@@ -112,8 +151,8 @@ fn tool(tool: Tool) -> Meaning {
 }
 
 /// What an assistant's message is made of right now.
-fn streaming(part: &Value) -> Option<Activity> {
-    let kind = part["type"].as_str().unwrap_or_default();
+fn streaming(part: &Part) -> Option<Activity> {
+    let kind = part.kind.as_str().unwrap_or_default();
     match kind.split_once('_').map_or(kind, |(what, _)| what) {
         "thinking" => Some(Activity::Thinking),
         "text" | "toolcall" => Some(Activity::Writing),
@@ -122,10 +161,10 @@ fn streaming(part: &Value) -> Option<Activity> {
 }
 
 /// A message is complete. Tools that call models say what that cost.
-fn message(message: &Value) -> Meaning {
+fn message(message: &Message) -> Meaning {
     Meaning {
-        usage: usage(&message["usage"]),
-        error: (message["stopReason"] == "error").then(|| text_of(Some(&message["errorMessage"]))),
+        usage: usage(&message.usage),
+        error: (message.stop_reason == "error").then(|| text_of(Some(&message.error_message))),
         ..Meaning::working(None)
     }
 }

@@ -1,0 +1,7 @@
+//! Frames out and in.
+
+mod operations;
+
+fn main() {
+    operations::bench("codec", operations::codec::all());
+}

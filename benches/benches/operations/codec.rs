@@ -1,0 +1,193 @@
+//! Frames, as the daemon and its clients make and read them.
+
+use std::collections::BTreeMap;
+
+use colibri_proto::{
+    Agent, AgentRuntime, AgentState, Call, Env, FrameDecoder, JailConfig, ListResult, MountConfig,
+    Notification, OutputData, OutputEvent, ReadResult, Request, Response, ServerMessage,
+    SpawnParams, Stream,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::Operation;
+
+pub(crate) fn all() -> Vec<Operation> {
+    let mut all = Vec::new();
+    for (name, bytes) in outputs() {
+        let length = bytes.len();
+        let frame = output(&bytes);
+        all.push(
+            Operation::new(format!("encode output of {name}"), move || output(&bytes)).over(length),
+        );
+        all.push(
+            Operation::new(format!("decode output of {name}"), move || told(&frame)).over(length),
+        );
+    }
+
+    let call = Call::SpawnAgent(spawn());
+    let frame = call.encode(7).unwrap();
+    let length = frame.len();
+    all.push(Operation::new("encode a spawn", move || call.encode(7).unwrap()).over(length));
+    let read = move || Request::parse(&frame).unwrap().call().unwrap();
+    all.push(Operation::new("decode a spawn", read).over(length));
+
+    let list = ListResult {
+        agents: (0..100).map(agent).collect(),
+        next: None,
+    };
+    let frame = answer(&list);
+    let length = frame.len();
+    all.push(Operation::new("encode a list of 100 agents", move || answer(&list)).over(length));
+    let read = move || answered::<ListResult>(&frame);
+    all.push(Operation::new("decode a list of 100 agents", read).over(length));
+
+    let result = ReadResult {
+        offset: 0,
+        next_offset: 65_536,
+        data: OutputData::from_bytes(&text(65_536)),
+        end: false,
+        time: None,
+    };
+    let frame = answer(&result);
+    all.push(Operation::new("encode a read of 64 KiB", move || answer(&result)).over(65_536));
+    let read = move || answered::<ReadResult>(&frame);
+    all.push(Operation::new("decode a read of 64 KiB", read).over(65_536));
+
+    // As much as one read(2) of a connection brings.
+    let frames = output(&text(64)).repeat(1000);
+    let length = frames.len();
+    let cut = move || {
+        let mut decoder = FrameDecoder::default();
+        let mut count = 0;
+        for piece in frames.chunks(65_536) {
+            decoder.push(piece);
+            while let Some(frame) = decoder.next_frame() {
+                count += frame.unwrap().len();
+            }
+        }
+        count
+    };
+    all.push(Operation::new("cut 1000 frames", cut).over(length));
+    all
+}
+
+/// What agents write: text of several lengths, text of which each fourth byte needs an escape, and no text.
+fn outputs() -> Vec<(&'static str, Vec<u8>)> {
+    let escapes = |at: usize| *b"\"\n\x1b\\".get(at / 4 % 4).unwrap();
+    let with_escapes = text(65_536).into_iter().enumerate();
+    let with_escapes = with_escapes.map(|(at, byte)| if at % 4 == 0 { escapes(at) } else { byte });
+    let no_text = (0..65_536_u32).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]);
+    vec![
+        ("64 B", text(64)),
+        ("4 KiB", text(4096)),
+        ("64 KiB", text(65_536)),
+        ("64 KiB with many escapes", with_escapes.collect()),
+        ("64 KiB of no text", no_text.collect()),
+    ]
+}
+
+/// Lines of 64 bytes.
+fn text(length: usize) -> Vec<u8> {
+    let line = b"test result: ok. 27 passed; 0 failed; finished in 0.04 seconds.\n";
+    line.iter().copied().cycle().take(length).collect()
+}
+
+/// As a subscription tells of it.
+fn output(bytes: &[u8]) -> Vec<u8> {
+    Notification::AgentOutput(OutputEvent {
+        subscription: 1,
+        id: "a1b2c3d4e5f6".to_owned(),
+        stream: Stream::Stdout,
+        offset: 123_456_789,
+        data: OutputData::from_bytes(bytes),
+        time: None,
+    })
+    .encode()
+    .unwrap()
+}
+
+/// As a client reads it.
+fn told(frame: &[u8]) -> Vec<u8> {
+    match ServerMessage::parse(frame).unwrap() {
+        ServerMessage::Notification(Notification::AgentOutput(event)) => {
+            event.data.into_bytes().unwrap()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// As the daemon answers a call.
+fn answer<T: Serialize>(result: &T) -> Vec<u8> {
+    let result = serde_json::value::to_raw_value(result).unwrap();
+    Response::new(json!(7), Ok(result)).encode().unwrap()
+}
+
+/// As a client reads it.
+fn answered<T: DeserializeOwned>(frame: &[u8]) -> T {
+    match ServerMessage::parse(frame).unwrap() {
+        ServerMessage::Response(response) => {
+            serde_json::from_str(response.into_result().unwrap().get()).unwrap()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn spawn() -> SpawnParams {
+    SpawnParams {
+        program: Some("pi".to_owned()),
+        args: Some(
+            ["--mode", "rpc", "--model", "a-model"]
+                .map(str::to_owned)
+                .into(),
+        ),
+        env: Env(BTreeMap::from(
+            [("API_KEY", "k-0123456789"), ("LANG", "C.UTF-8")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        )),
+        cwd: Some("/work".to_owned()),
+        jail: Some(jail()),
+        runtime: Some(AgentRuntime::Pi),
+        name: Some("night shift".to_owned()),
+        ..SpawnParams::default()
+    }
+}
+
+fn jail() -> JailConfig {
+    JailConfig {
+        path: Some("/".to_owned()),
+        mounts: vec![MountConfig {
+            source: "/work".to_owned(),
+            ..MountConfig::default()
+        }],
+        allow: vec!["api.example.org:443".to_owned()],
+        ..JailConfig::default()
+    }
+}
+
+fn agent(number: u32) -> Agent {
+    Agent {
+        id: format!("a1b2c3d4{number:04}"),
+        name: Some(format!("worker {number}")),
+        state: AgentState::Working,
+        pid: Some(1000 + number.cast_signed()),
+        program: "pi".to_owned(),
+        args: ["--mode", "rpc"].map(str::to_owned).into(),
+        cwd: Some("/work".to_owned()),
+        jail: Some(jail()),
+        warnings: Vec::new(),
+        runtime: AgentRuntime::Pi,
+        restart: None,
+        run: 1,
+        started_at: "2026-01-01T00:00:00.123Z".to_owned(),
+        exited_at: None,
+        exit: None,
+        exit_note: None,
+        error: None,
+        stdout_bytes: 123_456,
+        stderr_bytes: 0,
+        last_event_at: Some("2026-01-01T01:02:03.456Z".to_owned()),
+        view: None,
+    }
+}

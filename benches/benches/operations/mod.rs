@@ -1,0 +1,97 @@
+//! What is done once for every byte, line, event, call or spawn: timed by the benches beside this directory, and its
+//! allocations counted by tests/allocations.rs.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(dead_code, reason = "each bench takes a part of it")]
+
+pub(crate) mod codec;
+pub(crate) mod glasspane;
+pub(crate) mod jail_wrap;
+pub(crate) mod journal;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+use criterion::{Criterion, Throughput};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Something that can be done again and again.
+pub(crate) struct Operation {
+    pub(crate) name: String,
+    /// How many bytes it goes through, where its cost depends on that.
+    bytes: Option<usize>,
+    pub(crate) run: Box<dyn FnMut()>,
+}
+
+impl Operation {
+    pub(crate) fn new<T>(name: impl Into<String>, mut run: impl FnMut() -> T + 'static) -> Self {
+        Self {
+            name: name.into(),
+            bytes: None,
+            run: Box::new(move || {
+                black_box(run());
+            }),
+        }
+    }
+
+    pub(crate) fn over(mut self, bytes: usize) -> Self {
+        self.bytes = Some(bytes);
+        self
+    }
+}
+
+/// Time on a processor: what else runs on the machine counts as little as it can.
+struct CpuTime;
+
+impl Measurement for CpuTime {
+    type Intermediate = Duration;
+    type Value = Duration;
+
+    fn start(&self) -> Duration {
+        let now = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::try_from(now).unwrap()
+    }
+
+    fn end(&self, started: Duration) -> Duration {
+        self.start().saturating_sub(started)
+    }
+
+    fn add(&self, one: &Duration, other: &Duration) -> Duration {
+        *one + *other
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        value.as_nanos() as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        WallTime.formatter()
+    }
+}
+
+/// Times all of them.
+pub(crate) fn bench(group: &str, operations: Vec<Operation>) {
+    let mut criterion = Criterion::default()
+        .with_measurement(CpuTime)
+        .configure_from_args();
+    let mut group = criterion.benchmark_group(group);
+    for Operation {
+        name,
+        bytes,
+        mut run,
+    } in operations
+    {
+        group.throughput(match bytes {
+            Some(bytes) => Throughput::Bytes(bytes as u64),
+            None => Throughput::Elements(1),
+        });
+        group.bench_function(name, |bencher| bencher.iter(&mut run));
+    }
+    group.finish();
+    criterion.final_summary();
+}

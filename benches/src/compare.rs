@@ -1,0 +1,306 @@
+//! Two builds of Colibri against each other, interleaved: whether a change made something slower or larger.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use colibri_client::{Notification, StreamChoice, SubscribeParams};
+
+use crate::colibri::{Colibri, finish};
+use crate::report::{Row, Table, Unit};
+use crate::spawn::COMMAND;
+use crate::stats::Samples;
+
+/// With fewer pairs, quartiles say nothing.
+const ENOUGH: usize = 12;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Amount {
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 30)]
+    rounds: usize,
+    /// How many agents are there meanwhile, and in the list.
+    #[arg(long, default_value_t = 100)]
+    agents: usize,
+    /// How much an agent writes as fast as it can, in MiB.
+    #[arg(long, default_value_t = 64)]
+    mebibytes: u64,
+}
+
+/// One of the two builds, at work.
+struct Build {
+    colibri: Colibri,
+    /// Its agents that do nothing.
+    idle: Vec<String>,
+    /// An agent that writes whatever is put into a pipe of its own.
+    echo: String,
+    pipe: File,
+    bytes: u64,
+}
+
+type Measure = fn(&mut Build) -> Result<f64>;
+
+/// What is measured, in which unit, and how often in each round.
+const MEASURES: &[(&str, Unit, usize, Measure)] = &[
+    ("spawn, no jail", Unit::Seconds, 5, |build| {
+        Ok(build.colibri.first_byte(COMMAND, false)?.as_secs_f64())
+    }),
+    ("spawn, sandbox", Unit::Seconds, 5, |build| {
+        Ok(build.colibri.first_byte(COMMAND, true)?.as_secs_f64())
+    }),
+    (
+        "from a write to a subscriber",
+        Unit::Seconds,
+        20,
+        Build::latency,
+    ),
+    ("output, nobody listens", Unit::BytesPerSecond, 1, |build| {
+        build.throughput(false)
+    }),
+    (
+        "output, with a subscriber",
+        Unit::BytesPerSecond,
+        1,
+        |build| build.throughput(true),
+    ),
+    ("list of all agents", Unit::Seconds, 5, Build::list),
+    ("memory of the daemon, Pss", Unit::Bytes, 1, |build| {
+        pss(build.colibri.pid()?)
+    }),
+    ("memory of a shim, Pss", Unit::Bytes, 1, Build::shims),
+];
+
+/// A table for each thing that is measured, with `base` in the first row and `new` in the second.
+pub(crate) fn measure(base: &Path, new: &Path, amount: Amount) -> Result<Vec<Table>> {
+    let mut builds = [Build::start(base, amount)?, Build::start(new, amount)?];
+    let names = ["base", "new"];
+    let mut tables: Vec<Table> = MEASURES
+        .iter()
+        .map(|(title, unit, ..)| {
+            let mut table = Table::new(title);
+            table.rows.extend(names.map(|name| Row {
+                subject: name.to_owned(),
+                unit: *unit,
+                samples: Samples::default(),
+                note: None,
+            }));
+            table
+        })
+        .collect();
+    // The first round fills caches and is not counted.
+    for round in 0..=amount.rounds {
+        for ((title, _, times, measure), table) in MEASURES.iter().zip(&mut tables) {
+            for _ in 0..*times {
+                let mut pair: Vec<_> = builds.iter_mut().zip(&mut table.rows).collect();
+                fastrand::shuffle(&mut pair);
+                for (build, row) in pair {
+                    let value =
+                        measure(build).with_context(|| format!("{title}, {}", row.subject))?;
+                    if round > 0 {
+                        row.samples.0.push(value);
+                    }
+                }
+            }
+        }
+    }
+    Ok(tables)
+}
+
+/// A line for each table: the ratio, and whether it can be told from noise.
+pub(crate) fn verdict(tables: &[Table]) -> String {
+    let mut text = String::from("new / base, with quartiles:\n");
+    for table in tables {
+        let [base, new] = table.rows.as_slice() else {
+            continue;
+        };
+        let ratio = new.samples.over(&base.samples);
+        let [low, middle, high] = [0.25, 0.5, 0.75].map(|share| ratio.quantile(share));
+        let faster = matches!(new.unit, Unit::BytesPerSecond) == (middle > 1.0);
+        let said = match (ratio.0.len(), faster) {
+            (..ENOUGH, _) => "too few rounds to tell",
+            _ if low <= 1.0 && high >= 1.0 => "within the noise",
+            (_, true) => "BETTER",
+            (_, false) => "WORSE",
+        };
+        let _ = writeln!(
+            text,
+            "{:<30} {middle:.3} ({low:.3} to {high:.3})  {said}",
+            table.title
+        );
+    }
+    text
+}
+
+impl Build {
+    fn start(programs: &Path, amount: Amount) -> Result<Self> {
+        let colibri = Colibri::start(programs)?;
+        let path = colibri.directory().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0)?;
+        // Open in both directions it neither waits for the agent nor ends.
+        let pipe = OpenOptions::new().read(true).write(true).open(&path)?;
+        let spawn = |command: &[&str]| {
+            let spawned = colibri.client.spawn_agent(Colibri::params(command, false));
+            anyhow::Ok(colibri.runtime.block_on(spawned)?.id)
+        };
+        let idle = (0..amount.agents)
+            .map(|_| spawn(&["sleep", "100000"]))
+            .collect::<Result<Vec<_>>>()?;
+        let bytes = amount.mebibytes << 20;
+        let line = b"test result: ok. 27 passed; 0 failed; finished in 0.04 seconds.\n";
+        let text: Vec<u8> = line.repeat(usize::try_from(bytes)? / line.len());
+        fs::write(colibri.directory().join("text"), text)?;
+        let echo = spawn(&["cat", path.to_str().context("no text")?])?;
+        Ok(Self {
+            colibri,
+            idle,
+            echo,
+            pipe,
+            bytes,
+        })
+    }
+
+    /// How long a byte takes from the pipe by way of an agent, its shim and the daemon to a subscriber.
+    fn latency(&mut self) -> Result<f64> {
+        let (events, echo) = (&mut self.colibri.events, &self.echo);
+        let written = Instant::now();
+        self.pipe.write_all(b"\n")?;
+        self.colibri.runtime.block_on(async {
+            loop {
+                match events.next().await.context("the daemon went")? {
+                    Notification::AgentOutput(output) if output.id == *echo => break,
+                    _ => {}
+                }
+            }
+            Ok(written.elapsed().as_secs_f64())
+        })
+    }
+
+    /// How much is kept in a second of an agent that writes as fast as it can, from its spawn to its end.
+    fn throughput(&mut self, heard: bool) -> Result<f64> {
+        self.listen((!heard).then_some(StreamChoice::None))?;
+        let bytes = self.bytes;
+        let text = self.colibri.directory().join("text");
+        let params = Colibri::params(&["cat", text.to_str().context("no text")?], false);
+        let (client, events) = (&self.colibri.client, &mut self.colibri.events);
+        let took = self.colibri.runtime.block_on(async {
+            let asked = Instant::now();
+            let id = client.spawn_agent(params).await?.id;
+            let mut got = 0;
+            loop {
+                match events.next().await.context("the daemon went")? {
+                    Notification::AgentOutput(output) if output.id == id => {
+                        got += output.data.into_bytes()?.len() as u64;
+                    }
+                    Notification::AgentExit(exit) if exit.id == id => break,
+                    _ => {}
+                }
+            }
+            let took = asked.elapsed();
+            ensure!(got == if heard { bytes } else { 0 }, "{got} bytes came");
+            let kept = client.get_agent(&id).await?.stdout_bytes;
+            ensure!(kept == bytes, "{kept} bytes were kept");
+            finish(client, &id).await?;
+            anyhow::Ok(took)
+        })?;
+        self.listen(None)?;
+        Ok(bytes as f64 / took.as_secs_f64())
+    }
+
+    /// Subscribes anew, to some outputs or to all.
+    fn listen(&mut self, stream: Option<StreamChoice>) -> Result<()> {
+        let params = SubscribeParams {
+            stream,
+            ..SubscribeParams::default()
+        };
+        let subscribed = self.colibri.client.subscribe(params);
+        self.colibri.events = self.colibri.runtime.block_on(subscribed)?;
+        Ok(())
+    }
+
+    fn list(&mut self) -> Result<f64> {
+        let asked = Instant::now();
+        let agents = self
+            .colibri
+            .runtime
+            .block_on(self.colibri.client.list_agents())?;
+        let took: Duration = asked.elapsed();
+        ensure!(
+            agents.len() == self.idle.len() + 1,
+            "{} are there",
+            agents.len()
+        );
+        Ok(took.as_secs_f64())
+    }
+
+    /// Of a shim in the middle.
+    fn shims(&mut self) -> Result<f64> {
+        let agents = self.colibri.directory().join("state/agents");
+        let shims = self.idle.iter().map(|id| {
+            let path = agents.join(id).join("shim.json");
+            let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            let record: serde_json::Value = serde_json::from_slice(&text)?;
+            let pid = record["shim_pid"].as_u64().context("no shim_pid")?;
+            pss(u32::try_from(pid)?)
+        });
+        Ok(Samples(shims.collect::<Result<_>>()?).median())
+    }
+}
+
+/// A process's share of the machine's memory, in bytes (Linux, proc(5)).
+fn pss(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
+    let kib: f64 = kib.context("no Pss")?.trim().parse()?;
+    Ok(kib * 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_most_pairs_agree_on_is_no_noise() {
+        let table = |unit, factor: f64, noise: f64, rounds: usize| {
+            let rows = [("base", 1.0, 0.0), ("new", factor, noise)];
+            let row = |(subject, factor, noise): (&str, f64, f64)| {
+                let at = |round: usize| {
+                    factor
+                        + if round.is_multiple_of(2) {
+                            noise
+                        } else {
+                            -noise
+                        }
+                };
+                Row {
+                    subject: subject.to_owned(),
+                    unit,
+                    samples: Samples((0..rounds).map(at).collect()),
+                    note: None,
+                }
+            };
+            Table {
+                rows: rows.map(row).into(),
+                ..Table::new("it")
+            }
+        };
+        for (unit, factor, noise, rounds, said) in [
+            (Unit::Seconds, 1.5, 0.1, 12, "WORSE"),
+            (Unit::Seconds, 0.5, 0.1, 12, "BETTER"),
+            (Unit::BytesPerSecond, 1.5, 0.1, 12, "BETTER"),
+            (Unit::BytesPerSecond, 0.5, 0.1, 12, "WORSE"),
+            (Unit::Bytes, 1.05, 0.1, 12, "within the noise"),
+            (Unit::Bytes, 1.0, 0.0, 12, "within the noise"),
+            (Unit::Seconds, 1.5, 0.1, 11, "too few rounds to tell"),
+        ] {
+            let text = verdict(&[table(unit, factor, noise, rounds)]);
+            assert!(text.ends_with(&format!("  {said}\n")), "{text}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! How often hot paths allocate, and how much they hold at most: the same whenever it is counted, so that a new
+//! allocation shows in the snapshot. `INSTA_UPDATE=always cargo nextest run -p colibri-benches --test allocations`
+//! takes over what is counted now.
+
+#[path = "../benches/operations/mod.rs"]
+mod operations;
+
+use std::fmt::Write as _;
+
+use allocation_counter::measure;
+
+#[test]
+fn hot_paths_allocate_as_often_as_they_are_known_to() {
+    let mut counted = String::new();
+    for (group, operations) in [
+        ("jail_wrap", operations::jail_wrap::all()),
+        ("codec", operations::codec::all()),
+        ("glasspane", operations::glasspane::all()),
+        ("journal", operations::journal::all()),
+    ] {
+        for mut operation in operations {
+            // What is kept for good is there after the first time.
+            (operation.run)();
+            let mut count = || {
+                let counts = measure(&mut operation.run);
+                // Names of files in a temporary directory are longer here and shorter there.
+                let most = counts.bytes_max.div_ceil(1024);
+                (counts.count_total, most)
+            };
+            let (allocations, most) = count();
+            assert_eq!(count(), (allocations, most), "{}", operation.name);
+            let _ = writeln!(
+                counted,
+                "{group}: {:<42} {allocations:>5} allocations, at most {most:>4} KiB",
+                operation.name
+            );
+        }
+    }
+    insta::assert_snapshot!(counted);
+}
