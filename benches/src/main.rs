@@ -10,6 +10,7 @@ mod latency;
 mod peers;
 mod report;
 mod rounds;
+mod sizes;
 mod spawn;
 mod stats;
 mod throughput;
@@ -79,6 +80,8 @@ enum What {
         #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..256))]
         megabytes: u32,
     },
+    /// How large the programs are.
+    Sizes,
     /// Two builds of Colibri against each other.
     Compare {
         /// Where the programs are that the others are compared with.
@@ -108,6 +111,7 @@ impl What {
                 count: if smoke { 20 } else { 2000 },
                 busy: if smoke { 5 } else { 100 },
             },
+            Self::Sizes,
         ]
     }
 }
@@ -152,6 +156,7 @@ fn measure(args: &Args, what: &What) -> Result<()> {
             let table = latency::measure(&args.programs, *count, *busy)?;
             ("latency", vec![table])
         }
+        What::Sizes => ("sizes", vec![sizes::measure(&args.programs)]),
     };
     report::keep(&args.results, name, &tables)
 }

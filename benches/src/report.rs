@@ -73,8 +73,12 @@ impl Table {
         let base = self.rows.first();
         for row in &self.rows {
             let at = |share| row.unit.show(row.samples.quantile(share));
+            if row.samples.0.is_empty() {
+                let why = row.note.as_deref().unwrap_or("nothing measured");
+                let _ = writeln!(text, "| {} | | | | | {why} |", row.subject);
+                continue;
+            }
             let ratio = match base {
-                _ if row.samples.0.is_empty() => row.note.clone().unwrap_or_default(),
                 Some(base) if base.unit == row.unit && base.subject != row.subject => {
                     let ratio = row.samples.over(&base.samples);
                     let at = |share| Unit::Count.show(ratio.quantile(share));

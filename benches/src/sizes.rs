@@ -1,0 +1,36 @@
+//! How large the programs are, beside those of others.
+
+use std::path::{Path, PathBuf};
+
+use crate::report::{Row, Table, Unit};
+use crate::stats::Samples;
+
+const OWN: &[&str] = &[
+    "colibri-shim",
+    "colibri-jail-helper",
+    "colibri-proxy",
+    "colibri",
+    "colibri-daemon",
+];
+const OTHERS: &[&str] = &[
+    "/usr/bin/bwrap",
+    "/usr/bin/crun",
+    "/usr/bin/runc",
+    "/usr/bin/conmon",
+];
+
+pub(crate) fn measure(programs: &Path) -> Table {
+    let mut table = Table::new("Programs, as they are installed");
+    let own = OWN.iter().map(|name| programs.join(name));
+    for path in own.chain(OTHERS.iter().map(PathBuf::from)) {
+        let size = std::fs::metadata(&path).map(|file| file.len() as f64);
+        let name = path.file_name().unwrap_or_default();
+        table.rows.push(Row {
+            subject: name.to_string_lossy().into_owned(),
+            unit: Unit::Bytes,
+            note: size.as_ref().err().map(ToString::to_string),
+            samples: Samples(size.into_iter().collect()),
+        });
+    }
+    table
+}
