@@ -85,6 +85,20 @@ impl Colibri {
         Ok(())
     }
 
+    /// Does this while events are taken and thrown away, so that none waits.
+    pub(crate) fn taking_events<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
+        let events = &mut self.events;
+        self.runtime.block_on(async {
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    done = &mut work => return Ok(done),
+                    event = events.next() => drop(event.context("the daemon went")?),
+                }
+            }
+        })
+    }
+
     /// What is asked for to run `command`, in a sandbox or not.
     pub(crate) fn params(command: &[&str], sandbox: bool) -> SpawnParams {
         SpawnParams {

@@ -7,10 +7,14 @@
 mod colibri;
 mod compare;
 mod latency;
+mod memory;
 mod peers;
+mod plot;
+mod process;
 mod report;
 mod rounds;
 mod sizes;
+mod scale;
 mod spawn;
 mod stats;
 mod throughput;
@@ -93,6 +97,24 @@ enum What {
         #[command(flatten)]
         amount: compare::Amount,
     },
+    /// Memory, processor and wake-ups of agents that do nothing.
+    Memory {
+        /// How many there are.
+        #[arg(long, default_value_t = 1000)]
+        agents: usize,
+        /// How many seconds they are watched.
+        #[arg(long, default_value_t = 10.0)]
+        window: f64,
+    },
+    /// What calls cost by the number of agents; a plot too.
+    Scale {
+        /// At which numbers.
+        #[arg(long, value_delimiter = ',', default_value = "10,100,1000,5000")]
+        agents: Vec<usize>,
+        /// How often each is measured.
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+    },
 }
 
 impl What {
@@ -112,6 +134,17 @@ impl What {
                 busy: if smoke { 5 } else { 100 },
             },
             Self::Sizes,
+            Self::Memory {
+                agents: if smoke { 20 } else { 1000 },
+                window: if smoke { 1.0 } else { 10.0 },
+            },
+            Self::Scale {
+                agents: match smoke {
+                    true => vec![10, 20],
+                    false => vec![10, 100, 1000, 5000],
+                },
+                rounds: if smoke { 1 } else { 20 },
+            },
         ]
     }
 }
@@ -157,6 +190,16 @@ fn measure(args: &Args, what: &What) -> Result<()> {
             ("latency", vec![table])
         }
         What::Sizes => ("sizes", vec![sizes::measure(&args.programs)]),
+        What::Memory { agents, window } => {
+            let window = Duration::try_from_secs_f64(*window)?;
+            let table = memory::measure(&args.programs, *agents, window)?;
+            ("memory", vec![table])
+        }
+        What::Scale { agents, rounds } => {
+            let picture = args.results.join("scale.svg");
+            let tables = scale::measure(&args.programs, agents, *rounds, &picture)?;
+            ("scale", tables)
+        }
     };
     report::keep(&args.results, name, &tables)
 }

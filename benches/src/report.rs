@@ -55,6 +55,9 @@ impl Unit {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Table {
     pub(crate) title: String,
+    /// Its rows are of different things: none is compared with another.
+    #[serde(default)]
+    pub(crate) plain: bool,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -62,15 +65,50 @@ impl Table {
     pub(crate) fn new(title: &str) -> Self {
         Self {
             title: title.to_owned(),
+            plain: false,
             rows: Vec::new(),
         }
+    }
+
+    /// A table whose rows are not compared with each other.
+    pub(crate) fn plain(title: &str) -> Self {
+        Self {
+            plain: true,
+            ..Self::new(title)
+        }
+    }
+
+    /// Adds a row; returns its median.
+    pub(crate) fn row(
+        &mut self,
+        subject: &str,
+        unit: Unit,
+        samples: Vec<f64>,
+        note: Option<String>,
+    ) -> f64 {
+        let samples = Samples(samples);
+        let median = samples.median();
+        self.rows.push(Row {
+            subject: subject.to_owned(),
+            unit,
+            samples,
+            note,
+        });
+        median
     }
 
     /// As Markdown.
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!("### {}\n\n", self.title);
-        text.push_str("| | median | quartiles | 99 % | samples | ratio to the first (quartiles) |\n|---|---|---|---|---|---|\n");
-        let base = self.rows.first();
+        let last = match self.plain {
+            true => "note",
+            false => "ratio to the first (quartiles)",
+        };
+        let _ = writeln!(
+            text,
+            "| | median | quartiles | 99 % | samples | {last} |\n|---|---|---|---|---|---|"
+        );
+        let base = self.rows.first().filter(|_| !self.plain);
         for row in &self.rows {
             let at = |share| row.unit.show(row.samples.quantile(share));
             if row.samples.0.is_empty() {

@@ -1,0 +1,179 @@
+//! What agents cost that do nothing: memory of the daemon and of each shim, time on a processor, wake-ups.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use colibri_client::{AgentState, Notification};
+
+use crate::colibri::{Colibri, PATIENCE};
+use crate::process::{self, Work};
+use crate::report::{Table, Unit};
+
+/// Between two looks whether all have fallen silent.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Starts that many agents, writes to each and reads what it writes, and then looks at all for `window`.
+pub(crate) fn measure(programs: &Path, agents: usize, window: Duration) -> Result<Table> {
+    let mut colibri = Colibri::start(programs)?;
+    let pid = colibri.pid()?;
+    settle(&colibri)?;
+    let idle = process::memory(pid)?;
+    let empty = observe(&[pid], window)?;
+
+    let started = Instant::now();
+    start(&mut colibri, agents)?;
+    eprintln!("{agents} agents run after {:?}", started.elapsed());
+    let echoed = Instant::now();
+    echo(&mut colibri, agents)?;
+    eprintln!("each has answered after {:?}", echoed.elapsed());
+    settle(&colibri)?;
+
+    let shims = process::shims(&colibri.directory().join("state"))?;
+    let memory = shims.iter().map(|shim| process::memory(*shim));
+    let memory = memory.collect::<Result<Vec<_>>>()?;
+    let full = process::memory(pid)?;
+    let descriptors = process::descriptors(pid)?;
+    let watched: Vec<u32> = std::iter::once(pid).chain(shims.iter().copied()).collect();
+    let work = observe(&watched, window)?;
+    let (daemon, of_shims) = work.split_first().context("no daemon")?;
+
+    let count = agents as f64;
+    let share = |work: &Work| work.cpu.as_secs_f64() / window.as_secs_f64() * 100.0;
+    let switches = |of: &[Work]| of.iter().map(|work| work.switches).sum::<u64>() as f64;
+    let seconds = window.as_secs_f64();
+    let mut table = Table::plain(&format!("Memory and idle cost with {agents} live agents"));
+    let mut row = |subject: &str, unit, values: Vec<f64>, note: &str| {
+        table.row(subject, unit, values, Some(note.to_owned()));
+    };
+    row(
+        "shim, Pss",
+        Unit::Bytes,
+        memory.iter().map(|memory| memory.pss).collect(),
+        "goal: at most 1200 kB; a sample a shim",
+    );
+    row(
+        "shim, private pages",
+        Unit::Bytes,
+        memory.iter().map(|memory| memory.private).collect(),
+        "Private_Dirty and Private_Clean",
+    );
+    row(
+        "daemon without agents, Pss",
+        Unit::Bytes,
+        vec![idle.pss],
+        "goal: at most 10000 kB",
+    );
+    row("daemon with all, Pss", Unit::Bytes, vec![full.pss], "");
+    row(
+        "daemon, more for each agent",
+        Unit::Bytes,
+        vec![(full.pss - idle.pss) / count],
+        "goal: at most 20 kB",
+    );
+    row(
+        "daemon without agents, % of a processor",
+        Unit::Count,
+        empty.iter().map(share).collect(),
+        "goal: below 1",
+    );
+    row(
+        "daemon with all idle, % of a processor",
+        Unit::Count,
+        vec![share(daemon)],
+        "goal: below 1",
+    );
+    let window = format!("in {seconds} s; goal: none");
+    row(
+        "daemon without agents, wake-ups",
+        Unit::Count,
+        vec![switches(&empty)],
+        &window,
+    );
+    row(
+        "daemon with all idle, wake-ups",
+        Unit::Count,
+        vec![daemon.switches as f64],
+        &window,
+    );
+    row(
+        "all shims, wake-ups",
+        Unit::Count,
+        vec![switches(of_shims)],
+        &window,
+    );
+    row(
+        "daemon, descriptors",
+        Unit::Count,
+        vec![descriptors as f64],
+        "with the connections of this program",
+    );
+    Ok(table)
+}
+
+fn start(colibri: &mut Colibri, agents: usize) -> Result<()> {
+    let params = Colibri::params(&["cat"], false);
+    for number in 0..agents {
+        let client = colibri.client.clone();
+        let spawned = client.spawn_agent(params.clone());
+        let spawned = colibri.taking_events(spawned)?;
+        spawned.with_context(|| format!("agent {} of {agents}", number + 1))?;
+    }
+    Ok(())
+}
+
+/// Writes a line to all, and reads it from all while all live.
+fn echo(colibri: &mut Colibri, agents: usize) -> Result<()> {
+    let (client, events) = (&colibri.client, &mut colibri.events);
+    let echoed = async {
+        let mut silent = HashSet::new();
+        for agent in client.list_agents().await? {
+            client.send_input(&agent.id, b"ping\n").await?;
+            silent.insert(agent.id);
+        }
+        if silent.len() != agents {
+            bail!("{} of {agents} agents are listed", silent.len());
+        }
+        while !silent.is_empty() {
+            match events.next().await.context("the daemon went")? {
+                Notification::AgentOutput(output) => drop(silent.remove(&output.id)),
+                Notification::AgentExit(exit) => bail!("{} ended: {:?}", exit.id, exit.error),
+                _ => {}
+            }
+        }
+        Ok(())
+    };
+    colibri
+        .runtime
+        .block_on(async { tokio::time::timeout(PATIENCE, echoed).await })?
+}
+
+/// Until all agents are told to be idle: what they wrote last keeps them working for a while.
+fn settle(colibri: &Colibri) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let all = colibri.runtime.block_on(colibri.client.list_agents())?;
+        let idle = |state| state == AgentState::Idle;
+        let busy = all.iter().filter(|agent| !idle(agent.state)).count();
+        if busy == 0 {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            bail!("{busy} agents are not idle");
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// What these processes do within that time.
+fn observe(pids: &[u32], window: Duration) -> Result<Vec<Work>> {
+    // What a call before has brought about is to end first.
+    std::thread::sleep(LOOK_AGAIN);
+    let look = || pids.iter().map(|pid| process::work(*pid));
+    let before = look().collect::<Result<Vec<_>>>()?;
+    std::thread::sleep(window);
+    let after = look().collect::<Result<Vec<_>>>()?;
+    let pairs = after.into_iter().zip(before);
+    Ok(pairs.map(|(after, before)| after.since(before)).collect())
+}

@@ -1,0 +1,116 @@
+//! Lines over two logarithmic axes, as SVG.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use plotters::prelude::*;
+
+/// A line.
+pub(crate) struct Series {
+    pub(crate) name: String,
+    /// Its points are hollow: a second kind.
+    pub(crate) dashed: bool,
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+const SIZE: (u32, u32) = (900, 560);
+
+/// Writes the picture.
+pub(crate) fn plot(path: &Path, title: &str, x: &str, y: &str, lines: &[Series]) -> Result<()> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).context("making the directory for results")?;
+    }
+    let mut text = String::new();
+    draw(&mut text, title, x, y, lines).map_err(|error| anyhow!("drawing: {error}"))?;
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+fn draw(
+    text: &mut String,
+    title: &str,
+    x: &str,
+    y: &str,
+    lines: &[Series],
+) -> Result<(), Box<dyn std::error::Error>> {
+    let points = || lines.iter().flat_map(|line| line.points.iter().copied());
+    let around = |values: &dyn Fn() -> Vec<f64>| {
+        let values = values();
+        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = values.iter().copied().fold(0.0, f64::max);
+        if low.is_finite() && low > 0.0 {
+            low / 1.3..high * 1.3
+        } else {
+            0.1..10.0
+        }
+    };
+    let xs = around(&|| points().map(|point| point.0).collect());
+    let ys = around(&|| points().map(|point| point.1).collect());
+    let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, ("sans-serif", 20))
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
+        .build_cartesian_2d(xs.log_scale(), ys.log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc(x)
+        .y_desc(y)
+        .x_label_formatter(&|value| format!("{value}"))
+        .y_label_formatter(&|value| format!("{value}"))
+        .light_line_style(BLACK.mix(0.06))
+        .draw()?;
+    let half = lines.len().div_ceil(2).max(1);
+    for (number, line) in lines.iter().enumerate() {
+        let color = Palette99::pick(number % half).to_rgba();
+        let fill = move || match line.dashed {
+            true => color.stroke_width(1),
+            false => color.filled(),
+        };
+        chart
+            .draw_series(LineSeries::new(
+                line.points.iter().copied(),
+                color.stroke_width(if line.dashed { 1 } else { 2 }),
+            ))?
+            .label(&line.name)
+            .legend(move |(x, y)| Circle::new((x + 8, y), 4, fill()));
+        let marks = line.points.iter();
+        chart.draw_series(marks.map(|point| Circle::new(*point, 4, fill())))?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.85))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    area.present()?;
+    drop(chart);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_drawn_with_their_names_also_without_points() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/plot.svg");
+        let line = |name: &str, points: &[(f64, f64)]| Series {
+            name: name.to_owned(),
+            dashed: false,
+            points: points.to_vec(),
+        };
+        plot(&path, "Cost", "agents", "ms", &[]).unwrap();
+        let lines = [
+            line("one <&>", &[(10.0, 1.0), (100.0, 9.0)]),
+            line("two", &[(10.0, 3.0)]),
+        ];
+        plot(&path, "Cost", "agents", "ms", &lines).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for part in ["<svg", "one &lt;&amp;&gt;", "two", "agents", "<polyline"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}

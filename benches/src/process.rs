@@ -1,0 +1,127 @@
+//! What the kernel says of a process: memory, time on a processor, wake-ups, descriptors (Linux, proc(5)).
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// A process's share of the machine's memory, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Memory {
+    /// Proportional set size: of a page that n processes map, each has an nth.
+    pub(crate) pss: f64,
+    /// Pages that are its alone.
+    pub(crate) private: f64,
+}
+
+/// How much memory a process has.
+pub(crate) fn memory(pid: u32) -> Result<Memory> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    Ok(rollup(&text))
+}
+
+fn rollup(text: &str) -> Memory {
+    let of = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+        kib.unwrap_or(f64::NAN) * 1024.0
+    };
+    Memory {
+        pss: of("Pss:"),
+        private: of("Private_Clean:") + of("Private_Dirty:"),
+    }
+}
+
+/// What a process has done up to now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// Time on a processor.
+    pub(crate) cpu: Duration,
+    /// How often its threads were taken off a processor, so how often they were put on one.
+    pub(crate) switches: u64,
+}
+
+impl Work {
+    /// What came after `before`.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            cpu: self.cpu.saturating_sub(before.cpu),
+            switches: self.switches.saturating_sub(before.switches),
+        }
+    }
+}
+
+/// What a process has done, with all threads that it has.
+pub(crate) fn work(pid: u32) -> Result<Work> {
+    let path = format!("/proc/{pid}/task");
+    let mut sum = Work::default();
+    for thread in fs::read_dir(&path).with_context(|| format!("reading {path}"))? {
+        let thread = thread?.path();
+        // A thread that ends meanwhile has done nothing.
+        let read = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();
+        let nanoseconds = read("schedstat");
+        let nanoseconds = nanoseconds.split_whitespace().next();
+        sum.cpu += Duration::from_nanos(nanoseconds.and_then(|n| n.parse().ok()).unwrap_or(0));
+        sum.switches += switches(&read("status"));
+    }
+    Ok(sum)
+}
+
+fn switches(status: &str) -> u64 {
+    let counts = status.lines().filter_map(|line| {
+        let (name, count) = line.split_once(':')?;
+        name.ends_with("voluntary_ctxt_switches")
+            .then(|| count.trim().parse::<u64>().ok())?
+    });
+    counts.sum()
+}
+
+/// How many descriptors a process has open.
+pub(crate) fn descriptors(pid: u32) -> Result<usize> {
+    let path = format!("/proc/{pid}/fd");
+    Ok(fs::read_dir(&path)
+        .with_context(|| format!("reading {path}"))?
+        .count())
+}
+
+/// The shims of all agents in a state directory.
+pub(crate) fn shims(state: &Path) -> Result<Vec<u32>> {
+    let mut pids = Vec::new();
+    for agent in fs::read_dir(state.join("agents"))? {
+        let path = agent?.path().join("shim.json");
+        let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+        let record: serde_json::Value = serde_json::from_str(&text)?;
+        let pid = record["shim_pid"].as_u64().context("no shim_pid")?;
+        pids.push(u32::try_from(pid)?);
+    }
+    Ok(pids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        let text = "55d0-7ffe ---p 00000000 00:00 0    [rollup]\nRss:  900 kB\nPss:  100 kB\nPss_Dirty:  7 kB\nPrivate_Clean:  30 kB\nPrivate_Dirty:  40 kB\n";
+        let memory = rollup(text);
+        assert_eq!((memory.pss, memory.private), (102_400.0, 71_680.0));
+        assert!(rollup("").pss.is_nan());
+    }
+
+    #[test]
+    fn both_kinds_of_switches_count() {
+        let text = "Name:\tx\nvoluntary_ctxt_switches:\t150\nnonvoluntary_ctxt_switches:\t545\n";
+        assert_eq!(switches(text), 695);
+    }
+
+    #[test]
+    fn this_process_has_memory_work_and_descriptors() {
+        let pid = std::process::id();
+        assert!(memory(pid).unwrap().pss > 0.0);
+        assert!(work(pid).unwrap().switches > 0);
+        assert!(descriptors(pid).unwrap() >= 3);
+    }
+}
