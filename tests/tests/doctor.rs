@@ -255,6 +255,11 @@ fn the_directories_and_their_disk() {
         "",
     );
     ward.look("few descriptors", &[], "ulimit -n 100");
+    ward.look(
+        "few at first: the daemon raises it",
+        &[],
+        "ulimit -Sn 32; ulimit -Hn 4096",
+    );
     ward.look("next to no descriptors", &[], "ulimit -n 32");
     insta::assert_snapshot!(ward.masked());
 }

@@ -106,6 +106,37 @@ fn wherever_a_spawn_runs_out_of_descriptors_nothing_is_left_of_it() {
     );
 }
 
+#[test]
+fn the_daemon_raises_its_limit_of_descriptors_and_gives_agents_that_which_it_found() {
+    const FOUND: usize = 64;
+    let mut daemon = Daemon::place();
+    let limits = format!("ulimit -Sn {FOUND}; ulimit -Hn 4096; exec \"$@\"");
+    daemon.launch_behind(&["sh", "-c", &limits, "sh"].map(str::to_owned));
+    let ids: Vec<String> = (0..100).map(|_| daemon.spawn(&["--", "cat"])).collect();
+    let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    assert!(open.count() > FOUND, "a descriptor an agent");
+    // All at once, and each of them by its own connection.
+    for id in &ids {
+        daemon.ok(&["send", id, "here"]);
+    }
+    for id in &ids {
+        daemon.ok(&["send", "--close", id]);
+        assert_eq!(daemon.cli(&["wait", id]).status.code(), Some(0));
+        assert_eq!(daemon.stdout(id), b"here\n");
+    }
+    let show = ["--", "sh", "-c", "ulimit -Sn; ulimit -Hn"];
+    for (limit, shown) in [
+        (&[][..], "64\n4096\n"),
+        (&["--open-files", "128"], "128\n128\n"),
+        (&["--open-files", "32"], "32\n32\n"),
+        (&["--jail-path", "/"], "64\n4096\n"),
+    ] {
+        let id = daemon.spawn(&[limit, &show[..]].concat());
+        daemon.ok(&["wait", &id]);
+        assert_eq!(text(&daemon.stdout(&id)), shown, "{limit:?}");
+    }
+}
+
 /// A process limit does not bind root: the daemon runs as a user of this test's own.
 #[test]
 fn a_daemon_that_cannot_fork_says_so_and_recovers() {

@@ -12,6 +12,7 @@ use colibri_priv::BackendRegistry;
 use colibri_spawner::file::ConfigFile;
 use colibri_spawner::settings::{Partial, Settings, SettingsError};
 use colibri_spawner::{Cgroups, SpawnError, Spawner};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -135,9 +136,16 @@ fn run(
             Some((name.into_string().ok()?, value.into_string().ok()?))
         }),
     );
+    let raised = raise_open_files();
     spawner.state.open()?;
     spawner.cgroups = Cgroups::claim(partial.cgroup.as_deref());
     log_to(arguments, &settings)?;
+    match raised {
+        Ok(before) => spawner.soft_files = before,
+        Err(error) => {
+            tracing::warn!(%error, "the soft limit of open files is not raised: there can be as many running agents as it allows")
+        }
+    }
     let _lock = lock_state(&settings)?;
     let config = Configuration::new(arguments.config.clone(), stronger, backends, file);
     tokio::runtime::Builder::new_multi_thread()
@@ -194,6 +202,22 @@ fn run(
             tracing::info!(running, "ended; running agents go on under their shims, and the next daemon with this state directory adopts them");
             Ok(())
         })
+}
+
+/// Raises the soft limit of open files to the hard one (setrlimit(2)): every running agent takes a descriptor.
+/// Gives what the limit was, for the agents, if it was another: select(2) cannot do with descriptors from 1024 on,
+/// so programs expect a low limit and raise it themselves where they need more.
+fn raise_open_files() -> io::Result<Option<u64>> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return Ok(None);
+    }
+    let current_is_hard = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, current_is_hard)?;
+    Ok(current)
 }
 
 /// What hooks see of the environment: what agents do, the way to the desktop of the daemon's user, and the daemon.

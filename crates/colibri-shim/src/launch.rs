@@ -56,6 +56,10 @@ pub struct Launch {
 pub struct ProcessLimits {
     /// How many files it may have open.
     pub open_files: Option<u64>,
+    /// How many it may have open until it asks for more itself, where `open_files` says nothing: the soft limit,
+    /// which the daemon has raised for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soft_files: Option<u64>,
     /// Its data, in bytes: heap and anonymous mappings.
     pub data: Option<u64>,
 }

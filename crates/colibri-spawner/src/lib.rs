@@ -64,4 +64,6 @@ pub struct Spawner {
     pub cgroups: Cgroups,
     /// The shim of the agent to come, where it was started ahead.
     pub ahead: Ahead,
+    /// The soft limit of open files that agents get, where a request says none; absent: that of this process.
+    pub soft_files: Option<u64>,
 }

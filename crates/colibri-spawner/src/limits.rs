@@ -136,7 +136,11 @@ mod tests {
             ..Means::default()
         };
         let of_process = |open_files, data| Means {
-            process: ProcessLimits { open_files, data },
+            process: ProcessLimits {
+                open_files,
+                data,
+                ..ProcessLimits::default()
+            },
             ..Means::default()
         };
         type Row<'a> = (

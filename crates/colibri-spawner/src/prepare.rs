@@ -170,12 +170,9 @@ impl Spawner {
             most_files,
         };
         let confinement = &prepared.confinement;
-        Ok(limits::choose(
-            &config.limits(),
-            best_effort,
-            confinement,
-            &host,
-        )?)
+        let mut means = limits::choose(&config.limits(), best_effort, confinement, &host)?;
+        means.process.soft_files = self.soft_files;
+        Ok(means)
     }
 
     /// Checks on the host what can be checked before a start, so that the answer is clear and early.

@@ -332,6 +332,7 @@ impl Settings {
             journal: self.journal,
             cgroups: Cgroups::Unavailable("they were not looked for".to_owned()),
             ahead: Ahead::default(),
+            soft_files: None,
         }
     }
 }

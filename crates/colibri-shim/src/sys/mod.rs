@@ -21,7 +21,9 @@ use std::process::Command;
 
 use colibri_shim::launch::ProcessLimits;
 use rustix::io::{close, fcntl_getfd};
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 
 /// The signals that a request may name, spelled as in signal(7) without `SIG`.
 const SIGNALS: &[(&str, Signal)] = &[
@@ -77,11 +79,24 @@ pub(crate) fn before_exec(command: &mut Command, door: Option<File>, limits: Pro
             if let Some(door) = &door {
                 rustix::io::write(door, b"0")?;
             }
-            limit(Resource::Nofile, limits.open_files)?;
+            match limits.open_files {
+                Some(most) => limit(Resource::Nofile, Some(most))?,
+                None => lower(Resource::Nofile, limits.soft_files)?,
+            }
             limit(Resource::Data, limits.data)?;
             Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
         });
     }
+}
+
+/// Sets the soft limit alone; one that would be above the hard one is left as it is.
+fn lower(resource: Resource, soft: Option<u64>) -> std::io::Result<()> {
+    let Rlimit { current, maximum } = getrlimit(resource);
+    if soft.is_some_and(|soft| current.is_none_or(|current| soft < current)) {
+        let current = soft;
+        setrlimit(resource, Rlimit { current, maximum })?;
+    }
+    Ok(())
 }
 
 fn limit(resource: Resource, most: Option<u64>) -> std::io::Result<()> {

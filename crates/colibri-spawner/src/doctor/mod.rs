@@ -209,14 +209,15 @@ fn forbidding() -> Option<(String, &'static str)> {
     })
 }
 
-/// Every running agent takes one of the daemon's descriptors, every subscriber up to three more.
+/// Every running agent takes one of the daemon's descriptors, every subscriber up to three more. The daemon raises
+/// its soft limit to the hard one, which counts therefore.
 fn descriptors() -> Finding {
-    let Some(limit) = getrlimit(Resource::Nofile).current else {
+    let Some(limit) = getrlimit(Resource::Nofile).maximum else {
         return Finding::ok("descriptors are not limited");
     };
     let agents = limit.saturating_sub(OWN_DESCRIPTORS);
     let what = format!("{limit} descriptors allow about {agents} running agents at a time");
-    let mend = "raise the limit for the daemon: ulimit -n 8192, LimitNOFILE= in its systemd unit, or login.conf(5)";
+    let mend = "raise the hard limit for the daemon: ulimit -Hn 8192, LimitNOFILE= in its systemd unit, or login.conf(5)";
     match agents {
         0 => Finding::fail(what, mend),
         few if few < FEW_AGENTS => Finding::warn(what, mend),
