@@ -155,7 +155,8 @@ struct Call {
 /// A connection to a shim, shared by cloning.
 #[derive(Clone, Debug)]
 pub struct ShimLink {
-    calls: mpsc::Sender<Call>,
+    /// Boxed, because the queue keeps room for 32 calls ready.
+    calls: mpsc::Sender<Box<Call>>,
     state: watch::Receiver<ShimState>,
 }
 
@@ -216,11 +217,11 @@ impl ShimLink {
 
     async fn request(&self, op: Op, payload: Vec<u8>) -> Result<Reply, LinkError> {
         let (answer, answered) = oneshot::channel();
-        let call = Call {
+        let call = Box::new(Call {
             op,
             payload,
             answer,
-        };
+        });
         self.calls.send(call).await.map_err(|_| LinkError::Gone)?;
         match answered.await.map_err(|_| LinkError::Gone)?? {
             Reply::Refused(reason) => Err(LinkError::Refused(reason)),
@@ -274,7 +275,7 @@ async fn connect(directory: &Path) -> io::Result<UnixStream> {
 async fn keep(
     state_dir: StateDir,
     id: AgentId,
-    mut queue: mpsc::Receiver<Call>,
+    mut queue: mpsc::Receiver<Box<Call>>,
     tell: watch::Sender<ShimState>,
     started: Option<StartedShim>,
 ) {
@@ -333,7 +334,7 @@ async fn keep(
 async fn talk(
     mut connection: Connection,
     is_watched: bool,
-    queue: &mut mpsc::Receiver<Call>,
+    queue: &mut mpsc::Receiver<Box<Call>>,
     tell: &watch::Sender<ShimState>,
     to_its_end: bool,
 ) -> Vec<Answer> {
@@ -381,7 +382,7 @@ async fn talk(
                 }
             }
             next = queue.recv(), if writable => match next {
-                Some(next) => call = Some(next),
+                Some(next) => call = Some(*next),
                 None if to_its_end => writable = false,
                 None => break,
             },
