@@ -148,7 +148,7 @@ fn at(
         if there.len() != number {
             bail!("{} of {number} agents are listed", there.len());
         }
-        let (took, _) = timed(colibri, |client| async move { client.list_agents().await })?;
+        let (took, _) = timed(colibri, |client| async move { client.list_running().await })?;
         running.push(took);
         let (took, spawned) = timed(colibri, |client| async move {
             client.spawn_agent(Crowd::Live.params()).await

@@ -253,12 +253,44 @@ fn explain_is_the_same_with_and_without_a_daemon() {
 #[test]
 fn long_lists_come_in_pages() {
     let daemon = Daemon::start();
-    let ids: Vec<String> = (0..5).map(|_| daemon.spawn(&["--", "true"])).collect();
-    let mut wire = daemon.connect();
+    let mut ids: Vec<String> = (0..5).map(|_| daemon.spawn(&["--", "true"])).collect();
+    ids.sort();
+    assert_eq!(pages(&mut daemon.connect(), false), ids);
+}
+
+#[test]
+fn those_that_run_are_listed_alone_also_by_the_next_daemon() {
+    let mut daemon = Daemon::start();
+    let mut ended: Vec<String> = (0..3).map(|_| daemon.spawn(&["--", "true"])).collect();
+    let mut running: Vec<String> = (0..5).map(|_| daemon.spawn(&["--", "cat"])).collect();
+    running.sort();
+    for id in &ended {
+        assert_eq!(daemon.cli(&["wait", id]).status.code(), Some(0));
+    }
+    assert_eq!(pages(&mut daemon.connect(), true), running);
+    ended.push(running.remove(2));
+    daemon.ok(&["kill", &ended[3]]);
+    assert_eq!(pages(&mut daemon.connect(), true), running);
+    daemon.kill();
+    daemon.launch();
+    assert_eq!(pages(&mut daemon.connect(), true), running);
+    running.push(daemon.spawn(&["--", "cat"]));
+    running.sort();
+    assert_eq!(pages(&mut daemon.connect(), true), running);
+    daemon.ok(&["rm", &ended[0]]);
+    let mut all = [&ended[1..], &running].concat();
+    all.sort();
+    assert_eq!(pages(&mut daemon.connect(), false), all);
+}
+
+/// The ids of all agents, two in a page, as the pages have them.
+fn pages(wire: &mut Wire, running: bool) -> Vec<String> {
     let mut seen = Vec::new();
     let mut after = Value::Null;
     loop {
-        let page = wire.call("list-agents", json!({"limit": 2, "after": after}))["result"].clone();
+        let params = json!({"limit": 2, "after": after, "running": running});
+        let page = wire.call("list-agents", params)["result"].clone();
+        assert!(page["agents"].as_array().unwrap().len() <= 2, "{page}");
         seen.extend(
             page["agents"]
                 .as_array()
@@ -268,10 +300,7 @@ fn long_lists_come_in_pages() {
         );
         after = page["next"].clone();
         if after.is_null() {
-            break;
+            return seen;
         }
     }
-    let mut ids = ids;
-    ids.sort();
-    assert_eq!(seen, ids);
 }

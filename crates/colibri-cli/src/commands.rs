@@ -143,13 +143,7 @@ pub(crate) async fn rm(global: &Global, id: &str, force: bool) -> Result<u8, Cli
 
 pub(crate) async fn shutdown(global: &Global) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let ended = |agent: &Agent| agent.exited_at.is_some();
-    let running = client
-        .list_agents()
-        .await?
-        .iter()
-        .filter(|agent| !ended(agent))
-        .count();
+    let running = client.list_running().await?.len();
     client.shutdown().await?;
     output::note(&format!(
         "the daemon ends; {running} running agents go on and are adopted by the next one"

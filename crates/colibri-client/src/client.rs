@@ -95,10 +95,29 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn list_agents(&self) -> Result<Vec<Agent>, ClientError> {
+        self.list(false).await
+    }
+
+    /// All agents that run: what it costs does not grow with those that have ended.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn list_running(&self) -> Result<Vec<Agent>, ClientError> {
+        let mut agents = self.list(true).await?;
+        // A daemon of an earlier version lists all.
+        agents.retain(|agent| agent.exited_at.is_none());
+        Ok(agents)
+    }
+
+    async fn list(&self, running: bool) -> Result<Vec<Agent>, ClientError> {
         let mut agents = Vec::new();
         let mut after = None;
         loop {
-            let params = ListParams { after, limit: None };
+            let params = ListParams {
+                after,
+                limit: None,
+                running,
+            };
             let page: ListResult = self.call("list-agents", Call::ListAgents(params)).await?;
             agents.extend(page.agents);
             after = page.next;

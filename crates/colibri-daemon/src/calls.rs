@@ -7,9 +7,8 @@ use colibri_jail_core::Signal;
 use colibri_journal::JournalError;
 use colibri_proto::{
     Answer, Call, DoctorResult, Empty, ErrorKind, ExplainResult, Finding, FindingStatus, IdParams,
-    InputParams, InputResult, KillOutcome, KillParams, KillResult, ListParams, ListResult,
-    MAX_READ, OutputData, ReadParams, ReadResult, RpcError, Run, RunsResult, SpawnResult,
-    VersionResult,
+    InputParams, InputResult, KillOutcome, KillParams, KillResult, ListParams, MAX_READ,
+    OutputData, ReadParams, ReadResult, RpcError, Run, RunsResult, SpawnResult, VersionResult,
 };
 use colibri_shim::layout;
 use colibri_shim::record::{RunRecord, read_lines};
@@ -28,6 +27,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const RECORDED: Duration = Duration::from_secs(2);
 /// Runs in one answer: each takes at most some hundred bytes of a frame.
 const MAX_RUNS: usize = 1000;
+/// Agents that are looked for at once: a page that is full has not walked all that come behind it.
+const AT_ONCE: usize = 256;
 /// A page of agents stays well below a frame.
 const PAGE_BYTES: usize = 768 * 1024;
 
@@ -229,8 +230,17 @@ fn finding(finding: colibri_priv::Finding) -> Finding {
     }
 }
 
+/// A page, each agent of it written once: its length counts, and it is the answer. Reads as
+/// [`colibri_proto::ListResult`].
+#[derive(Serialize)]
+struct Page {
+    agents: Vec<Answer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
 fn list(registry: &Registry, params: &ListParams) -> Result<Answer, RpcError> {
-    let after = params
+    let mut after = params
         .after
         .as_ref()
         .map(|after| after.parse::<AgentId>())
@@ -239,21 +249,28 @@ fn list(registry: &Registry, params: &ListParams) -> Result<Answer, RpcError> {
     let limit = params.limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
     });
-    let mut agents = Vec::new();
+    let mut page = Page {
+        agents: Vec::new(),
+        next: None,
+    };
     let mut bytes = 0;
-    let mut next = None;
-    for entry in registry.list(after.as_ref()) {
-        let agent = entry.to_wire();
-        bytes += serde_json::to_vec(&agent).map_or(0, |text| text.len());
-        if !agents.is_empty() && (bytes > PAGE_BYTES || agents.len() >= limit) {
-            next = agents
-                .last()
-                .map(|agent: &colibri_proto::Agent| agent.id.clone());
-            break;
+    loop {
+        let some = registry.list(after.as_ref(), params.running, AT_ONCE);
+        let last = some.len() < AT_ONCE;
+        for entry in some {
+            let agent = reply(&entry.to_wire())?;
+            bytes += agent.get().len();
+            if !page.agents.is_empty() && (bytes > PAGE_BYTES || page.agents.len() >= limit) {
+                page.next = after.map(|id| id.to_string());
+                return reply(&page);
+            }
+            page.agents.push(agent);
+            after = Some(entry.spec.id.clone());
         }
-        agents.push(agent);
+        if last {
+            return reply(&page);
+        }
     }
-    reply(&ListResult { agents, next })
 }
 
 async fn kill(

@@ -34,7 +34,7 @@ pub(crate) enum Change {
 
 /// An agent.
 pub(crate) struct Entry {
-    pub(crate) spec: AgentSpec,
+    pub(crate) spec: Arc<AgentSpec>,
     pub(crate) runtime: AgentRuntime,
     pub(crate) directory: PathBuf,
     /// Its connection; absent where it had ended before this daemon started.
@@ -103,7 +103,7 @@ impl Entry {
 
     /// As it is shown on the wire.
     pub(crate) fn to_wire(&self) -> wire::Agent {
-        let latest = self.latest.borrow().clone();
+        let latest = self.latest.borrow();
         let config = &self.spec.config;
         let ended = latest.exit.as_ref();
         wire::Agent {
@@ -129,12 +129,12 @@ impl Entry {
                 .filter(|_| ended.is_some_and(failed)),
             error: match ended {
                 Some(exit) => exit.error.clone(),
-                None => latest.stalled.or(latest.waiting),
+                None => latest.stalled.clone().or_else(|| latest.waiting.clone()),
             },
             stdout_bytes: latest.stdout,
             stderr_bytes: latest.stderr,
             last_event_at: latest.view.last_activity.map(times::from_ms),
-            view: (self.runtime != AgentRuntime::Generic).then_some(latest.view),
+            view: (self.runtime != AgentRuntime::Generic).then(|| latest.view.clone()),
         }
     }
 }
@@ -197,18 +197,21 @@ pub(crate) struct Adopted {
 
 /// All agents, and what starts and ends them.
 pub(crate) struct Registry {
-    /// As the daemon was started; see [`Registry::spawner_now`].
-    pub(crate) spawner: Spawner,
+    /// As the daemon was started; see [`Registry::spawner_now`]. Shared by all that supervise an agent.
+    pub(crate) spawner: Arc<Spawner>,
     /// What a reload has changed: the shim, and how output is kept.
     live: RwLock<(PathBuf, JournalSettings)>,
     pub(crate) observers: Observers,
-    agents: RwLock<Agents>,
+    agents: Arc<RwLock<Agents>>,
     changes: broadcast::Sender<Change>,
 }
 
 #[derive(Default)]
 struct Agents {
     by_id: BTreeMap<AgentId, Arc<Entry>>,
+    /// Those of them that run, and for a moment those that have just ended: a state directory is full of ended
+    /// agents, and who looks for running ones walks these only.
+    running: BTreeMap<AgentId, Arc<Entry>>,
     /// How many there have ever been.
     count: u64,
 }
@@ -221,9 +224,9 @@ impl Registry {
     ) -> Result<(Arc<Self>, Adopted), SpawnError> {
         let registry = Arc::new(Self {
             live: RwLock::new((spawner.shim.clone(), spawner.journal)),
-            spawner,
+            spawner: Arc::new(spawner),
             observers,
-            agents: RwLock::default(),
+            agents: Arc::default(),
             changes: broadcast::channel(CHANGES).0,
         });
         let mut adopted = Adopted::default();
@@ -277,10 +280,10 @@ impl Registry {
     fn running_with(&self, wanted: impl Fn(&AgentSpawnConfig) -> bool) -> Vec<AgentSpec> {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
         agents
-            .by_id
+            .running
             .values()
-            .filter(|entry| wanted(&entry.spec.config) && entry.latest.borrow().exit.is_none())
-            .map(|entry| entry.spec.clone())
+            .filter(|entry| wanted(&entry.spec.config) && !has_ended(entry))
+            .map(|entry| AgentSpec::clone(&entry.spec))
             .collect()
     }
 
@@ -294,7 +297,7 @@ impl Registry {
         Spawner {
             shim,
             journal,
-            ..self.spawner.clone()
+            ..Spawner::clone(&self.spawner)
         }
     }
 
@@ -307,12 +310,9 @@ impl Registry {
     pub(crate) fn autostarted(&self, key: &str) -> Option<AgentId> {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
         agents
-            .by_id
+            .running
             .values()
-            .find(|entry| {
-                entry.spec.config.autostart.as_deref() == Some(key)
-                    && entry.latest.borrow().exit.is_none()
-            })
+            .find(|entry| entry.spec.config.autostart.as_deref() == Some(key) && !has_ended(entry))
             .map(|entry| entry.spec.id.clone())
     }
 
@@ -330,17 +330,24 @@ impl Registry {
             number,
             hooks: Mutex::default(),
         });
-        tokio::spawn(supervision::supervise(
+        // On its own, so that this task does not hold it twice: as what it waits for, and as what it began with.
+        let supervised = Box::pin(supervision::supervise(
             entry.clone(),
             agent,
             pane,
             self.spawner.clone(),
             self.observers.clone(),
         ));
+        let (agents, id) = (self.agents.clone(), entry.spec.id.clone());
+        tokio::spawn(async move {
+            supervised.await;
+            let mut agents = agents.write().unwrap_or_else(PoisonError::into_inner);
+            agents.running.remove(&id);
+        });
         entry
     }
 
-    pub(crate) fn add_ended(&self, spec: AgentSpec, exit: ExitRecord) {
+    pub(crate) fn add_ended(&self, spec: Arc<AgentSpec>, exit: ExitRecord) {
         let runtime = runtime(&spec);
         let ended_ms = exit.exited_at_ns / 1_000_000;
         let directory = self.spawner.state.agent(&spec.id);
@@ -385,6 +392,9 @@ impl Registry {
         let entry = Arc::new(make(agents.count));
         agents.count += 1;
         agents.by_id.insert(entry.spec.id.clone(), entry.clone());
+        if !has_ended(&entry) {
+            agents.running.insert(entry.spec.id.clone(), entry.clone());
+        }
         // Under the lock, so that whoever lists and listens misses nobody.
         let _ = self.changes.send(Change::Appeared(entry.clone()));
         entry
@@ -400,16 +410,38 @@ impl Registry {
             .cloned()
     }
 
-    /// All agents behind `after`, by id.
-    pub(crate) fn list(&self, after: Option<&AgentId>) -> Vec<Arc<Entry>> {
+    /// The first so many agents behind `after`, by id; only those that run, or those that have ended too.
+    pub(crate) fn list(
+        &self,
+        after: Option<&AgentId>,
+        running: bool,
+        at_most: usize,
+    ) -> Vec<Arc<Entry>> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
-        agents
-            .by_id
+        let listed = match running {
+            true => &agents.running,
+            false => &agents.by_id,
+        };
+        listed
             .range::<AgentId, _>((from, Unbounded))
-            .map(|(_, entry)| entry.clone())
+            .map(|(_, entry)| entry)
+            .filter(|entry| !running || !has_ended(entry))
+            .take(at_most)
+            .cloned()
             .collect()
+    }
+
+    /// All agents that run.
+    pub(crate) fn list_running(&self) -> Vec<Arc<Entry>> {
+        self.list(None, true, usize::MAX)
+    }
+
+    /// Looks at all agents. Nobody comes or goes meanwhile.
+    pub(crate) fn each(&self, look: impl FnMut(&Entry)) {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        agents.by_id.values().map(|entry| &**entry).for_each(look);
     }
 
     /// All agents, the number of the next one, and what changes from now on.
@@ -442,6 +474,7 @@ impl Registry {
                 }
             })?;
         let mut agents = self.agents.write().unwrap_or_else(PoisonError::into_inner);
+        agents.running.remove(id);
         if agents.by_id.remove(id).is_some() {
             let _ = self.changes.send(Change::Removed(id.clone()));
         }
@@ -451,7 +484,7 @@ impl Registry {
     /// How many agents run.
     pub(crate) fn running(&self) -> usize {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
-        let all = agents.by_id.values();
+        let all = agents.running.values();
         all.filter(|entry| is_running(entry)).count()
     }
 }
@@ -462,6 +495,10 @@ fn remove_file(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+fn has_ended(entry: &Entry) -> bool {
+    entry.latest.borrow().exit.is_some()
 }
 
 fn is_running(entry: &Entry) -> bool {
@@ -479,3 +516,6 @@ fn runtime(spec: &AgentSpec) -> AgentRuntime {
         .and_then(|name| serde_json::from_value(serde_json::Value::String(name.clone())).ok())
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -440,7 +440,7 @@ mod tests {
         let spec = json!({"id": "k3x9abcdef", "program": "x", "engine": "bubblewrap",
             "privilege": "none", "created_at_ns": 0});
         let entry = Arc::new(Entry {
-            spec: serde_json::from_value(spec).unwrap(),
+            spec: Arc::new(serde_json::from_value(spec).unwrap()),
             runtime: AgentRuntime::Generic,
             directory: dir.path().to_owned(),
             agent: None,
@@ -488,7 +488,7 @@ mod tests {
                 "stdout_bytes": 0, "stderr_bytes": 0, "run": 1});
             let spec: AgentSpec = serde_json::from_value(spec).unwrap();
             std::fs::create_dir(registry.spawner.state.agent(&spec.id)).unwrap();
-            registry.add_ended(spec, serde_json::from_value(exit).unwrap());
+            registry.add_ended(Arc::new(spec), serde_json::from_value(exit).unwrap());
         };
         add(0);
         let wanted = Wanted {

@@ -27,7 +27,7 @@ pub(crate) async fn supervise(
     entry: Arc<Entry>,
     agent: Agent,
     mut pane: Glasspane,
-    spawner: Spawner,
+    spawner: Arc<Spawner>,
     observers: Observers,
 ) {
     let mut states = agent.link.state();
@@ -82,7 +82,8 @@ pub(crate) async fn supervise(
         if state.exit.is_some() || state.closed {
             let exit = match state.exit.clone() {
                 Some(exit) => exit,
-                None => lost(&entry, &spawner).await,
+                // Rare, and long: what it holds is not kept ready for each agent.
+                None => Box::pin(lost(&entry, &spawner)).await,
             };
             if let Some((journal, cursor)) = &mut events {
                 publisher.read_events(journal, cursor, u64::MAX, &mut pane, now);

@@ -17,12 +17,11 @@ static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// `get-usage`. An agent that has ended, or that there is not, is left out.
 pub(crate) async fn measure(registry: &Registry, params: UsageParams) -> Result<Answer, RpcError> {
     let wanted: Option<HashSet<String>> = params.ids.map(|ids| ids.into_iter().collect());
-    let mut entries = registry.list(None);
+    let mut entries = registry.list_running();
     entries.retain(|entry| {
-        entry.latest.borrow().exit.is_none()
-            && wanted
-                .as_ref()
-                .is_none_or(|wanted| wanted.contains(entry.spec.id.as_str()))
+        wanted
+            .as_ref()
+            .is_none_or(|wanted| wanted.contains(entry.spec.id.as_str()))
     });
     let begin = *BEGIN;
     // It reads a file for each process of the host.

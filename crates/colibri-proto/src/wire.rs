@@ -148,6 +148,9 @@ pub struct ListParams {
     /// At most so many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// Only those that run; absent or false: those that have ended too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub running: bool,
 }
 
 /// The result of `list-agents`: a page, because a frame is bounded.

@@ -1,6 +1,7 @@
 //! Finds what an earlier process left: running agents, ended ones, and spawns that were cut off.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use colibri_journal::JournalReader;
@@ -15,6 +16,8 @@ use crate::{Agent, AgentId, AgentSpec, ShimLink, SpawnError, Spawner};
 
 /// Between two looks at a shim that is just starting.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Shares in which agents are looked at side by side.
+const AT_ONCE: usize = 16;
 /// A shim that was started and has no record after so long is stuck.
 const STARTING: Duration = Duration::from_secs(5);
 
@@ -26,7 +29,7 @@ pub enum Found {
     /// It has ended.
     Ended {
         /// Its specification.
-        spec: AgentSpec,
+        spec: Arc<AgentSpec>,
         /// How it ended.
         exit: ExitRecord,
     },
@@ -40,15 +43,36 @@ impl Spawner {
     /// # Errors
     /// The state directory cannot be read at all.
     pub async fn adopt(&self) -> Result<Vec<Result<Found, (AgentId, SpawnError)>>, SpawnError> {
+        let ids = self.state.ids()?;
+        // One that must be waited for holds up its share of the others only.
+        let share = ids.len().div_ceil(AT_ONCE).max(1);
+        let mut shares = Vec::new();
+        for ids in ids.chunks(share) {
+            let (spawner, ids) = (self.clone(), ids.to_vec());
+            shares.push(tokio::spawn(async move { spawner.adopt_some(ids).await }));
+        }
         let mut found = Vec::new();
-        for id in self.state.ids()? {
+        for share in shares {
+            found.extend(share.await.map_err(|error| SpawnError::State {
+                path: self.state.agents(),
+                problem: format!("was not read to its end: {error}; start the daemon again"),
+            })?);
+        }
+        Ok(found)
+    }
+
+    async fn adopt_some(&self, ids: Vec<AgentId>) -> Vec<Result<Found, (AgentId, SpawnError)>> {
+        let mut found = Vec::new();
+        for id in ids {
             match self.adopt_one(&id).await {
                 Ok(Some(agent)) => found.push(Ok(agent)),
                 Ok(None) => {}
                 Err(error) => found.push(Err((id, error))),
             }
+            // Each reads a few small files: others are to get their turn in between.
+            tokio::task::yield_now().await;
         }
-        Ok(found)
+        found
     }
 
     /// Looks at one agent; `None` where there was only the remains of a spawn.
@@ -61,7 +85,7 @@ impl Spawner {
             let exit: Option<ExitRecord> = read(&directory.join(layout::EXIT))?;
             let shim: Option<ShimRecord> = read(&directory.join(layout::SHIM))?;
             if let Some(exit) = exit {
-                let spec = self.spec(id)?;
+                let spec = Arc::new(self.spec(id)?);
                 return Ok(Some(Found::Ended { spec, exit }));
             }
             match (alive, shim) {
@@ -92,7 +116,7 @@ impl Spawner {
                 (false, Some(_)) => {
                     let exit = self.record_lost(id, Seen::Later).await?;
                     return Ok(Some(Found::Ended {
-                        spec: self.spec(id)?,
+                        spec: Arc::new(self.spec(id)?),
                         exit,
                     }));
                 }
@@ -111,7 +135,7 @@ impl Spawner {
         let directory = self.state.agent(&spec.id);
         let link = ShimLink::open(self.state.clone(), spec.id.clone(), status, started);
         Agent {
-            spec,
+            spec: Arc::new(spec),
             directory,
             link,
         }

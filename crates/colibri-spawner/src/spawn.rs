@@ -1,6 +1,7 @@
 //! Starts a shim, hands it the launch, and hears from it that the agent runs.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use colibri_jail_core::CommandLine;
 use colibri_shim::control::Status;
@@ -19,7 +20,7 @@ use crate::{AgentId, AgentSpawnConfig, AgentSpec, ShimLink, SpawnError, Spawner}
 #[derive(Debug, Clone)]
 pub struct Agent {
     /// Its specification.
-    pub spec: AgentSpec,
+    pub spec: Arc<AgentSpec>,
     /// Its directory.
     pub directory: PathBuf,
     /// The connection to its shim.

@@ -128,13 +128,13 @@ impl Collector for Live {
         let mut states = [0_i64; STATES.len()];
         let mut hooks = (0, 0);
         if let Some(agents) = self.agents.get().and_then(Weak::upgrade) {
-            for entry in agents.list(None) {
+            agents.each(|entry| {
                 let state = entry.latest.borrow().view.state;
                 let known = STATES.iter().zip(&mut states);
                 for (_, count) in known.filter(|(known, _)| **known == state) {
                     *count += 1;
                 }
-            }
+            });
             hooks = agents
                 .observers
                 .hooks

@@ -71,6 +71,13 @@ pub(crate) fn close_inherited() {
 /// its agent running unseen (prctl(2) `PR_SET_PDEATHSIG`, procctl(2) `PROC_PDEATHSIG_CTL`). It enters the cgroup
 /// behind `door`, and gets these limits.
 pub(crate) fn before_exec(command: &mut Command, door: Option<File>, limits: ProcessLimits) {
+    // A shim that waited for its agent may have been started while its parent had few descriptors left.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    let _ = setrlimit(Resource::Nofile, most);
     // SAFETY: the closure runs between fork(2) and execve(2) of a single-threaded process and makes a few
     // system calls; it neither allocates nor takes a lock.
     #[allow(unsafe_code)]

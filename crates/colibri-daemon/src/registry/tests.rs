@@ -1,0 +1,81 @@
+//! Which agents are walked by whoever looks for those that run.
+
+use super::*;
+use colibri_priv::BackendRegistry;
+use colibri_shim::record::{self, Durability};
+use colibri_spawner::settings::{Partial, Settings};
+use serde_json::json;
+use std::fs::File;
+
+fn spec(id: &str) -> serde_json::Value {
+    json!({"id": id, "program": "x", "engine": "bubblewrap", "privilege": "none", "created_at_ns": 0})
+}
+
+fn exit() -> serde_json::Value {
+    json!({"exited_at_ns": 1, "exit": {"code": 0}, "error": null,
+        "stdout_bytes": 0, "stderr_bytes": 0, "run": 1})
+}
+
+#[tokio::test]
+async fn who_looks_for_running_agents_does_not_walk_those_that_have_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let partial = Partial {
+        state_dir: Some(dir.path().to_owned()),
+        ..Partial::default()
+    };
+    let settings = Settings::resolve(&partial, |_| None, BackendRegistry::builtin).unwrap();
+    let spawner = settings.spawner(&dir.path().join("run/colibri.sock"), []);
+    spawner.state.open().unwrap();
+    let place = |id: &str| {
+        let directory = spawner.state.agent(&id.parse().unwrap());
+        std::fs::create_dir(&directory).unwrap();
+        record::replace(
+            &directory.join(layout::SPEC),
+            &spec(id),
+            Durability::Process,
+        )
+        .unwrap();
+        directory
+    };
+    // One whose shim lives, as far as can be seen, and two that have ended.
+    let living = place("living1234");
+    let log = File::create(living.join(layout::LOG)).unwrap();
+    log.try_lock().unwrap();
+    let shim = json!({"shim_pid": 1, "agent_pid": 1, "started_at_ns": 0});
+    record::replace(&living.join(layout::SHIM), &shim, Durability::Process).unwrap();
+    for id in ["ended12345", "ended67890"] {
+        record::replace(&place(id).join(layout::EXIT), &exit(), Durability::Process).unwrap();
+    }
+    let (registry, adopted) = Registry::adopt(spawner.clone(), Observers::default())
+        .await
+        .unwrap();
+    assert_eq!((adopted.running, adopted.ended), (1, 2));
+    let indexed = || registry.agents.read().unwrap().running.len();
+    let listed = |running| {
+        let all = registry.list(None, running, usize::MAX);
+        let ids = all.iter().map(|entry| entry.spec.id.to_string());
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(indexed(), 1);
+    assert_eq!(listed(true), ["living1234"]);
+    assert_eq!(listed(false), ["ended12345", "ended67890", "living1234"]);
+    assert_eq!(registry.list(None, false, 2).len(), 2);
+    record::replace(&living.join(layout::EXIT), &exit(), Durability::Process).unwrap();
+    drop(log);
+    let entry = registry.get(&"living1234".parse().unwrap()).unwrap();
+    let mut latest = entry.latest.subscribe();
+    latest
+        .wait_for(|latest| latest.exit.is_some())
+        .await
+        .unwrap();
+    assert_eq!(listed(true), [""; 0], "at once");
+    let gone = async {
+        while indexed() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let patience = std::time::Duration::from_secs(20);
+    assert!(tokio::time::timeout(patience, gone).await.is_ok());
+    assert_eq!(registry.running(), 0);
+    assert_eq!(listed(false).len(), 3);
+}
