@@ -194,6 +194,17 @@ impl Daemon {
         with.len()
     }
 
+    /// The id of the agent to come and the pid of its shim, if that waits already.
+    pub fn waiting(&self) -> Option<(String, i32)> {
+        let agents = fs::read_dir(self.state().join("agents")).ok()?;
+        let waiting = agents
+            .map(|agent| agent.unwrap())
+            .find(|agent| !agent.path().join("spec.json").exists())?;
+        let id = waiting.file_name().into_string().unwrap();
+        let shim = *processes_with(&id).first()?;
+        Some((id, shim))
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }

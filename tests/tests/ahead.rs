@@ -2,23 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::fs;
-
 use colibri_tests::{Daemon, eventually, kill_9, processes_with};
 
-/// The id of the agent to come, and its shim.
 fn waiting(daemon: &Daemon) -> (String, i32) {
-    eventually("a shim waits", || {
-        let agents = fs::read_dir(daemon.state().join("agents")).ok()?;
-        let id = agents
-            .map(|agent| agent.unwrap())
-            .find(|agent| !agent.path().join("spec.json").exists())?
-            .file_name()
-            .into_string()
-            .unwrap();
-        let shim = *processes_with(&id).first()?;
-        Some((id, shim))
-    })
+    eventually("a shim waits", || daemon.waiting())
 }
 
 fn gone(daemon: &Daemon, id: &str) {
