@@ -151,13 +151,14 @@ impl StateDir {
 }
 
 /// Removes what a failed spawn has made. It may have failed for want of a descriptor, which a look into a
-/// directory needs too: so what is there before the shim is, is removed by name.
+/// directory needs too: so what is there before the shim has its launch is removed by name.
 pub(crate) fn discard(directory: &Path) {
     let spec = directory.join(layout::SPEC);
     for file in [
         &spec,
         &spec.with_extension("tmp"),
         &directory.join(layout::LOG),
+        &directory.join(layout::CONTROL),
     ] {
         let _ = fs::remove_file(file);
     }
