@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use colibri_client::{Notification, StreamChoice, SubscribeParams};
 
 use crate::colibri::{Colibri, finish};
+use crate::process;
 use crate::report::{Row, Table, Unit};
 use crate::spawn::COMMAND;
 use crate::stats::Samples;
@@ -69,7 +70,7 @@ const MEASURES: &[(&str, Unit, usize, Measure)] = &[
     ),
     ("list of all agents", Unit::Seconds, 5, Build::list),
     ("memory of the daemon, Pss", Unit::Bytes, 1, |build| {
-        pss(build.colibri.pid()?)
+        Ok(process::memory(build.colibri.pid()?)?.pss)
     }),
     ("memory of a shim, Pss", Unit::Bytes, 1, Build::shims),
 ];
@@ -241,24 +242,11 @@ impl Build {
     fn shims(&mut self) -> Result<f64> {
         let agents = self.colibri.directory().join("state/agents");
         let shims = self.idle.iter().map(|id| {
-            let path = agents.join(id).join("shim.json");
-            let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-            let record: serde_json::Value = serde_json::from_slice(&text)?;
-            let pid = record["shim_pid"].as_u64().context("no shim_pid")?;
-            pss(u32::try_from(pid)?)
+            let shim = process::shim(&agents.join(id))?;
+            Ok(process::memory(shim)?.pss)
         });
         Ok(Samples(shims.collect::<Result<_>>()?).median())
     }
-}
-
-/// A process's share of the machine's memory, in bytes (Linux, proc(5)).
-fn pss(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/smaps_rollup");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
-    let kib: f64 = kib.context("no Pss")?.trim().parse()?;
-    Ok(kib * 1024.0)
 }
 
 #[cfg(test)]

@@ -86,17 +86,25 @@ pub(crate) fn descriptors(pid: u32) -> Result<usize> {
         .count())
 }
 
-/// The shims of all agents in a state directory.
+/// The shims of all agents in a state directory; not the one that waits for the next agent.
 pub(crate) fn shims(state: &Path) -> Result<Vec<u32>> {
     let mut pids = Vec::new();
     for agent in fs::read_dir(state.join("agents"))? {
-        let path = agent?.path().join("shim.json");
-        let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-        let record: serde_json::Value = serde_json::from_str(&text)?;
-        let pid = record["shim_pid"].as_u64().context("no shim_pid")?;
-        pids.push(u32::try_from(pid)?);
+        let agent = agent?.path();
+        if agent.join("spec.json").exists() {
+            pids.push(shim(&agent)?);
+        }
     }
     Ok(pids)
+}
+
+/// The shim of the agent with this directory.
+pub(crate) fn shim(agent: &Path) -> Result<u32> {
+    let path = agent.join("shim.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let record: serde_json::Value = serde_json::from_str(&text)?;
+    let pid = record["shim_pid"].as_u64().context("no shim_pid")?;
+    Ok(u32::try_from(pid)?)
 }
 
 #[cfg(test)]
