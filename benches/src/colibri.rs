@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use colibri_client::{
-    Client, Events, JailConfig, KillParams, Notification, SpawnParams, SubscribeParams,
+    Client, ClientError, Events, JailConfig, KillParams, Notification, SpawnParams, SubscribeParams,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -72,7 +72,6 @@ impl Colibri {
         let directory = self.directory.path();
         let (client, took, events) = self.runtime.block_on(async {
             let (client, events) = connect(directory).await?;
-            client.version().await?;
             anyhow::Ok((client, started.elapsed(), events))
         })?;
         (self.client, self.events) = (client, events);
@@ -174,14 +173,20 @@ fn launch(programs: &Path, directory: &Path) -> Result<Child> {
 async fn connect(directory: &Path) -> Result<(Client, Events)> {
     let socket = directory.join("run/colibri.sock");
     let until = Instant::now() + PATIENCE;
-    let client = loop {
-        match Client::connect(&socket).await {
-            Ok(client) => break client,
-            Err(error) if Instant::now() > until => return Err(error.into()),
-            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+    loop {
+        match reach(&socket).await {
+            // A shim that a killed daemon was just starting has its socket until it is a program of its own.
+            Err(_) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(1)).await,
+            reached => return Ok(reached?),
         }
-    };
+    }
+}
+
+async fn reach(socket: &Path) -> Result<(Client, Events), ClientError> {
+    let client = Client::connect(socket).await?;
     let events = client.subscribe(SubscribeParams::default()).await?;
+    // It listens before it has adopted, and answers after.
+    client.version().await?;
     Ok((client, events))
 }
 

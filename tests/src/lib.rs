@@ -165,11 +165,17 @@ impl Daemon {
             .open(self.path("log"))
             .unwrap();
         self.child = Some(command.stderr(log).spawn().unwrap());
-        let stream = eventually("the daemon listens", || {
-            UnixStream::connect(self.socket()).ok()
+        // It listens before it has adopted, and answers after. A shim that a killed daemon was just starting has its
+        // socket until it is a program of its own, and answers nothing.
+        eventually("the daemon answers", || {
+            let mut wire = Wire::new(UnixStream::connect(self.socket()).ok()?);
+            let request = json!({"jsonrpc": "2.0", "id": 0, "method": "version"});
+            let sent = wire
+                .reader
+                .get_mut()
+                .write_all(format!("{request}\n").as_bytes());
+            sent.ok().and_then(|()| wire.line())
         });
-        // It listens before it has adopted, and answers after.
-        Wire::new(stream).call("version", json!({}));
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
