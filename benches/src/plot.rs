@@ -33,18 +33,19 @@ fn draw(
     lines: &[Series],
 ) -> Result<(), Box<dyn std::error::Error>> {
     let points = || lines.iter().flat_map(|line| line.points.iter().copied());
-    let around = |values: &dyn Fn() -> Vec<f64>| {
+    let around = |values: &dyn Fn() -> Vec<f64>, above: f64| {
         let values = values();
         let low = values.iter().copied().fold(f64::INFINITY, f64::min);
         let high = values.iter().copied().fold(0.0, f64::max);
         if low.is_finite() && low > 0.0 {
-            low / 1.3..high * 1.3
+            low / 1.3..high * above
         } else {
             0.1..10.0
         }
     };
-    let xs = around(&|| points().map(|point| point.0).collect());
-    let ys = around(&|| points().map(|point| point.1).collect());
+    let xs = around(&|| points().map(|point| point.0).collect(), 1.3);
+    // The names of the lines are above them.
+    let ys = around(&|| points().map(|point| point.1).collect(), 100.0);
     let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)

@@ -170,11 +170,13 @@ impl Daemon {
         eventually("the daemon answers", || {
             let mut wire = Wire::new(UnixStream::connect(self.socket()).ok()?);
             let request = json!({"jsonrpc": "2.0", "id": 0, "method": "version"});
+            let mut answer = String::new();
             let sent = wire
                 .reader
                 .get_mut()
                 .write_all(format!("{request}\n").as_bytes());
-            sent.ok().and_then(|()| wire.line())
+            let read = sent.and_then(|()| wire.reader.read_line(&mut answer));
+            read.ok().filter(|bytes| *bytes > 0)
         });
     }
 

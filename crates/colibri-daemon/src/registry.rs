@@ -273,7 +273,7 @@ impl Registry {
         let spawner = self.spawner_now();
         tokio::spawn(async move {
             tokio::time::sleep(AHEAD).await;
-            spawner.start_ahead();
+            spawner.start_ahead().await;
         });
     }
 

@@ -14,6 +14,7 @@ mod stream;
 mod supervise;
 mod sys;
 mod teardown;
+mod watchers;
 
 use std::io::{self, BufRead, Write};
 use std::os::fd::OwnedFd;

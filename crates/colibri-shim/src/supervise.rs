@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::{Event, Message, Op, Reply, Status};
+use colibri_shim::control::{Op, Reply, Status};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ExitStatus};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,10 +16,11 @@ use signal_hook::consts::{SIGCHLD, SIGTERM};
 
 use crate::agent::Agent;
 use crate::input::Input;
-use crate::peer::{self, Peer};
+use crate::peer::Peer;
 use crate::runs::{End, Runs};
 use crate::stream::{CHUNK, Stream};
 use crate::teardown::Teardown;
+use crate::watchers::{Asker, Watchers};
 use crate::{now_ns, sys};
 
 /// How often a full disk is tried again.
@@ -30,10 +31,6 @@ const OWN_GRACE: Duration = Duration::from_secs(5);
 const DRAIN: usize = 64;
 /// Most chunks of each output between two looks at everything else.
 const BURST: usize = 16;
-/// Between two statuses: each of them wakes whoever watches, and a fast writer would have the machine do nothing else.
-const PACE: Duration = Duration::from_millis(1);
-/// Connections beyond this many wait in the listener's backlog.
-const MAX_PEERS: usize = 16;
 
 /// SIGCHLD and SIGTERM as readable descriptors.
 pub(crate) struct Signals {
@@ -87,20 +84,14 @@ pub(crate) struct Supervisor {
     wrapper: Option<i32>,
     input: Input,
     outputs: [Stream; 2],
-    listener: OwnedFd,
+    watchers: Watchers,
     signals: Signals,
-    peers: Vec<(u64, Peer)>,
-    next_peer: u64,
     /// How and when the first process ended.
     exit: Option<(ExitStatus, u64)>,
     teardown: Option<Teardown>,
     /// `exit.json` could not be written yet.
     unrecorded: Option<String>,
     next_retry: Option<Instant>,
-    /// Before that no watcher is told of anything.
-    next_status: Instant,
-    /// One of them waits to be.
-    untold: bool,
 }
 
 impl Supervisor {
@@ -124,16 +115,12 @@ impl Supervisor {
             wrapper: agent.wrapper,
             input: Input::new(agent.stdin),
             outputs: [stdout, stderr],
-            listener,
+            watchers: Watchers::new(listener),
             signals,
-            peers: Vec::new(),
-            next_peer: 0,
             exit: None,
             teardown: None,
             unrecorded: None,
             next_retry: None,
-            next_status: Instant::now(),
-            untold: false,
         }
     }
 
@@ -146,7 +133,7 @@ impl Supervisor {
     /// # Errors
     /// poll(2) itself fails; nothing that the agent or a peer does is an error here.
     pub(crate) fn run(mut self, starter: Option<Peer>) -> io::Result<()> {
-        starter.into_iter().for_each(|peer| self.add(peer));
+        starter.into_iter().for_each(|peer| self.watchers.add(peer));
         let mut buffer = vec![0; CHUNK];
         loop {
             self.wait_for_something()?;
@@ -176,7 +163,10 @@ impl Supervisor {
             if self.phase == Phase::Ended && self.settle() {
                 return Ok(());
             }
-            self.publish();
+            if self.watchers.want_status() {
+                let status = self.status();
+                self.watchers.publish(status);
+            }
         }
     }
 
@@ -185,23 +175,13 @@ impl Supervisor {
             PollFd::new(&self.signals.child, PollFlags::IN),
             PollFd::new(&self.signals.term, PollFlags::IN),
         ];
-        if self.peers.len() < MAX_PEERS {
-            fds.push(PollFd::new(&self.listener, PollFlags::IN));
-        }
         for pipe in self.outputs.iter().filter_map(Stream::readable) {
             fds.push(PollFd::new(pipe, PollFlags::IN));
         }
         if let Some(pipe) = self.input.writable() {
             fds.push(PollFd::new(pipe, PollFlags::OUT));
         }
-        for (_, peer) in &self.peers {
-            let wanted = if peer.has_unsent() {
-                PollFlags::IN | PollFlags::OUT
-            } else {
-                PollFlags::IN
-            };
-            fds.push(PollFd::from_borrowed_fd(peer.fd(), wanted));
-        }
+        fds.extend(self.watchers.wanted());
         let deadlines = [
             self.teardown.as_ref().map(Teardown::deadline),
             self.next_retry,
@@ -212,7 +192,7 @@ impl Supervisor {
             },
             self.outputs[0].sync_due(),
             self.outputs[1].sync_due(),
-            self.untold.then_some(self.next_status),
+            self.watchers.due(),
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -237,7 +217,7 @@ impl Supervisor {
                         None => ExitStatus::Code(status.exit_status().unwrap_or_default()),
                     };
                     self.exit = Some((status, now_ns()));
-                    self.outdate();
+                    self.watchers.outdate();
                 }
                 Ok(Some(_)) | Err(Errno::INTR) => {}
                 Ok(None) => return,
@@ -251,45 +231,20 @@ impl Supervisor {
         }
     }
 
-    fn add(&mut self, peer: Peer) {
-        self.peers.push((self.next_peer, peer));
-        self.next_peer += 1;
-    }
-
     fn serve(&mut self) {
-        while self.peers.len() < MAX_PEERS
-            && let Ok(Some(peer)) = peer::accept(&self.listener)
-        {
-            self.add(peer);
-        }
-        let mut incoming = Vec::new();
-        for (id, peer) in &mut self.peers {
-            peer.flush();
-            incoming.extend(peer.receive().into_iter().map(|request| (*id, request)));
-        }
-        for (id, request) in incoming {
-            match request {
-                Ok((request, payload)) => {
-                    if let Some(reply) = self.perform((id, request.seq), request.op, &payload) {
-                        self.reply((id, request.seq), reply);
-                    }
-                }
-                Err(reason) => self.reply((id, 0), Reply::Refused(reason)),
+        for (asker, op, payload) in self.watchers.receive() {
+            if let Some(reply) = self.perform(asker, op, &payload) {
+                self.watchers.reply(asker, reply);
             }
         }
-        self.peers.retain(|(_, peer)| !peer.gone);
+        self.watchers.drop_gone();
     }
 
-    fn perform(&mut self, asker: (u64, u64), op: Op, payload: &[u8]) -> Option<Reply> {
+    fn perform(&mut self, asker: Asker, op: Op, payload: &[u8]) -> Option<Reply> {
         let unknown = |name: &str| Some(Reply::Refused(format!("unknown signal {name}")));
         match op {
-            Op::Watch => {
-                if let Some((_, peer)) = self.peers.iter_mut().find(|(id, _)| *id == asker.0) {
-                    peer.watching = true;
-                    peer.outdated = true;
-                }
-                Some(Reply::Ok)
-            }
+            // Answered where it came in.
+            Op::Watch => None,
             Op::Signal { signal: name } => {
                 let Some(signal) = sys::signal_by_name(&name) else {
                     return unknown(&name);
@@ -364,7 +319,7 @@ impl Supervisor {
             .into_iter()
             .flat_map(Teardown::into_askers)
         {
-            self.reply(asker, reply.clone());
+            self.watchers.reply(asker, reply.clone());
         }
     }
 
@@ -393,7 +348,7 @@ impl Supervisor {
             self.next_retry = Some(now + RETRY);
         }
         if (self.ends(), self.stalls()) != before {
-            self.outdate();
+            self.watchers.outdate();
         }
     }
 
@@ -450,7 +405,7 @@ impl Supervisor {
             Err(reason) => {
                 self.unrecorded = Some(reason);
                 self.next_retry = Some(Instant::now() + RETRY);
-                self.outdate();
+                self.watchers.outdate();
                 false
             }
             Ok(Some(record)) => {
@@ -464,7 +419,7 @@ impl Supervisor {
                 self.input.wait_for_next();
                 self.phase = Phase::Waiting(Instant::now() + wait);
                 self.next = None;
-                self.outdate();
+                self.watchers.outdate();
                 false
             }
         }
@@ -503,7 +458,7 @@ impl Supervisor {
             }
             Err(_) => self.phase = Phase::Ended,
         }
-        self.outdate();
+        self.watchers.outdate();
     }
 
     fn ends(&self) -> [u64; 2] {
@@ -511,37 +466,10 @@ impl Supervisor {
         [stdout.end(), stderr.end()]
     }
 
-    /// Tells every watcher, waiting a little for those that are slow to read.
     fn farewell(&mut self, record: ExitRecord) {
         self.runs.end();
         let _ = std::fs::remove_file(layout::CONTROL);
-        let message = Message::Event(Event::Exit(record));
-        let until = Instant::now() + Duration::from_secs(1);
-        for (_, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.watching) {
-            peer.send(&message);
-        }
-        while self
-            .peers
-            .iter()
-            .any(|(_, peer)| peer.has_unsent() && !peer.gone)
-            && Instant::now() < until
-        {
-            let mut fds: Vec<_> = self
-                .peers
-                .iter()
-                .filter(|(_, peer)| peer.has_unsent())
-                .map(|(_, peer)| PollFd::from_borrowed_fd(peer.fd(), PollFlags::OUT))
-                .collect();
-            let _ = poll(
-                &mut fds,
-                Some(&Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 100_000_000,
-                }),
-            );
-            drop(fds);
-            self.peers.iter_mut().for_each(|(_, peer)| peer.flush());
-        }
+        self.watchers.farewell(record);
     }
 
     fn status(&self) -> Status {
@@ -559,37 +487,6 @@ impl Supervisor {
             run: self.runs.number(),
             run_from: self.runs.stdout_from(),
             waiting: self.waiting.clone(),
-        }
-    }
-
-    fn outdate(&mut self) {
-        for (_, peer) in &mut self.peers {
-            peer.outdated = true;
-        }
-    }
-
-    /// Sends the latest status to watchers that can take it; the others get a later one.
-    fn publish(&mut self) {
-        let waits = |peer: &Peer| peer.watching && peer.outdated && !peer.has_unsent();
-        self.untold = self.peers.iter().any(|(_, peer)| waits(peer));
-        let now = Instant::now();
-        if !self.untold || now < self.next_status {
-            return;
-        }
-        self.untold = false;
-        self.next_status = now + PACE;
-        let status = Message::Event(Event::Status(self.status()));
-        for (_, peer) in &mut self.peers {
-            if waits(peer) {
-                peer.outdated = false;
-                peer.send(&status);
-            }
-        }
-    }
-
-    fn reply(&mut self, (id, seq): (u64, u64), reply: Reply) {
-        if let Some((_, peer)) = self.peers.iter_mut().find(|(peer, _)| *peer == id) {
-            peer.send(&Message::Reply { seq, reply });
         }
     }
 }

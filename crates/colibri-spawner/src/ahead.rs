@@ -5,13 +5,16 @@
 //! and goes; the next daemon removes the directory as it does that of any other such spawn.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
 
 use crate::link::StartedShim;
 use crate::state::discard;
 use crate::{AgentId, SpawnError, Spawner};
 
-/// At most one, shared by the clones of a spawner.
+/// At most one, shared by the clones of a spawner. A spawn that comes while it is being started waits for it: the two
+/// would only hold up each other.
 #[derive(Clone, Default)]
 pub struct Ahead(Arc<Mutex<Option<Waiting>>>);
 
@@ -59,12 +62,8 @@ impl Waiting {
 }
 
 impl Ahead {
-    fn slot(&self) -> MutexGuard<'_, Option<Waiting>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn take(&self, program: &Path) -> Option<Waiting> {
-        let mut waiting = self.slot().take()?;
+    pub(crate) async fn take(&self, program: &Path) -> Option<Waiting> {
+        let mut waiting = self.0.lock().await.take()?;
         if waiting.is_good(program) {
             return Some(waiting);
         }
@@ -73,8 +72,9 @@ impl Ahead {
     }
 
     /// Keeps one for the next spawn; one of two is enough.
-    pub(crate) fn put(&self, waiting: Waiting) {
-        if let Some(other) = self.slot().replace(waiting) {
+    pub(crate) async fn put(&self, waiting: Waiting) {
+        let other = self.0.lock().await.replace(waiting);
+        if let Some(other) = other {
             tokio::spawn(other.end());
         }
     }
@@ -83,20 +83,20 @@ impl Ahead {
 impl Spawner {
     /// Starts the shim of the agent to come, so that the next spawn is quicker; it costs a process of about a
     /// megabyte. Nothing where one waits already. What fails here will fail in the next spawn, and be told then.
-    pub fn start_ahead(&self) {
-        if self.ahead.slot().is_some() {
+    pub async fn start_ahead(&self) {
+        let mut slot = self.ahead.0.lock().await;
+        if slot.is_some() {
             return;
         }
         match Waiting::start(self, &AgentId::random()) {
-            Ok(Some(waiting)) => self.ahead.put(waiting),
-            Ok(None) => {}
+            Ok(waiting) => *slot = waiting,
             Err(error) => tracing::debug!(%error, "no shim was started ahead"),
         }
     }
 
     /// Ends the shim that waits, and leaves nothing of it behind.
     pub async fn end_ahead(&self) {
-        let waiting = self.ahead.slot().take();
+        let waiting = self.ahead.0.lock().await.take();
         if let Some(waiting) = waiting {
             waiting.end().await;
         }

@@ -48,7 +48,7 @@ impl Spawner {
         running: &[AgentSpec],
     ) -> Result<Agent, SpawnError> {
         loop {
-            let waiting = self.ahead.take(&self.shim);
+            let waiting = self.ahead.take(&self.shim).await;
             let id = match &waiting {
                 Some(waiting) => waiting.id.clone(),
                 None => AgentId::random(),
@@ -57,9 +57,9 @@ impl Spawner {
             let (prepared, means) = match self.look(config, &id, running) {
                 Ok(found) => found,
                 Err(error) => {
-                    waiting
-                        .into_iter()
-                        .for_each(|waiting| self.ahead.put(waiting));
+                    if let Some(waiting) = waiting {
+                        self.ahead.put(waiting).await;
+                    }
                     return Err(error);
                 }
             };
