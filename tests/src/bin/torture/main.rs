@@ -16,6 +16,7 @@ mod table;
 use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -315,7 +316,7 @@ impl Torture {
         self.complain(&format!("agent {id} is not known any more"));
     }
 
-    /// A directory is a whole agent that is known, or it is not there.
+    /// A directory is a whole agent that is known, that of the agent to come, or it is not there.
     fn directories(&mut self) {
         let known: HashSet<String> = self
             .agents
@@ -323,18 +324,17 @@ impl Torture {
             .map(|agent| agent.id.clone())
             .chain(self.ended.keys().cloned())
             .collect();
-        for entry in std::fs::read_dir(self.daemon.state().join("agents")).unwrap() {
-            let entry = entry.unwrap();
-            let name = entry.file_name().into_string().unwrap();
-            if !known.contains(&name) || !entry.path().join("spec.json").exists() {
-                let files: Vec<_> = std::fs::read_dir(entry.path())
-                    .into_iter()
-                    .flatten()
-                    .flatten()
-                    .map(|file| file.file_name())
-                    .collect();
-                self.complain(&format!("directory {name} is no agent: {files:?}"));
+        let until = Instant::now() + SOON;
+        let strange = loop {
+            let strange = strangers(&self.daemon.state().join("agents"), &known);
+            // One that is just being made or removed is not for long.
+            if strange.is_empty() || Instant::now() > until {
+                break strange;
             }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        for complaint in strange {
+            self.complain(&complaint);
         }
     }
 
@@ -372,4 +372,28 @@ fn list(wire: &mut Wire) -> BTreeMap<String, Value> {
         .iter()
         .map(|agent| (agent["id"].as_str().unwrap().to_owned(), agent.clone()))
         .collect()
+}
+
+/// Directories that are neither an agent's nor that in which a shim waits for the next.
+fn strangers(agents: &Path, known: &HashSet<String>) -> Vec<String> {
+    let mut waiting = 0;
+    let mut strange = Vec::new();
+    for entry in std::fs::read_dir(agents).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        let whole = entry.path().join("spec.json").exists();
+        if whole && known.contains(&name) {
+            continue;
+        }
+        // Its shim holds the log as long as it lives.
+        let log = std::fs::File::open(entry.path().join("shim.log"));
+        let lives = log.is_ok_and(|log| log.try_lock_shared().is_err());
+        if !whole && lives && waiting == 0 {
+            waiting += 1;
+            continue;
+        }
+        let files = std::fs::read_dir(entry.path()).into_iter().flatten();
+        let files: Vec<_> = files.flatten().map(|file| file.file_name()).collect();
+        strange.push(format!("directory {name} is no agent: {files:?}"));
+    }
+    strange
 }
