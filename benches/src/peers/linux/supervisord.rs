@@ -149,6 +149,15 @@ impl Running {
     }
 
     fn answer(&mut self, method: &str) -> Result<()> {
+        let answer = self.reply()?;
+        ensure!(
+            answer.contains("<boolean>1</boolean>"),
+            "supervisord refuses {method}: {answer}"
+        );
+        Ok(())
+    }
+
+    fn reply(&mut self) -> Result<String> {
         let mut length = None;
         loop {
             let mut line = String::new();
@@ -164,12 +173,7 @@ impl Running {
         }
         let mut answer = vec![0; length.context("supervisord answered without a length")?];
         self.connection.read_exact(&mut answer)?;
-        let answer = String::from_utf8_lossy(&answer);
-        ensure!(
-            answer.contains("<boolean>1</boolean>"),
-            "supervisord refuses {method}: {answer}"
-        );
-        Ok(())
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 }
 
@@ -177,6 +181,15 @@ impl Running {
     fn stop(&mut self) -> Result<()> {
         self.ask("stopProcess", "")?;
         self.answer("stopProcess")
+    }
+
+    /// Makes sure that it knows of the end of what has ended, or is about to.
+    fn settle(&mut self) -> Result<()> {
+        self.ask("stopProcess", "")?;
+        let answer = self.reply()?;
+        let ended = answer.contains("NOT_RUNNING") || answer.contains("<boolean>1</boolean>");
+        ensure!(ended, "supervisord refuses stopProcess: {answer}");
+        Ok(())
     }
 }
 
@@ -210,6 +223,8 @@ impl Spawns for Supervisord {
 impl Copies for Supervisord {
     fn copy(&mut self, file: &Path, bytes: u64) -> Result<Duration> {
         let took = self.run(&["cat", text(file)?], bytes)?;
+        let running = self.running.as_mut();
+        running.context("no supervisord runs")?.settle()?;
         self.log.check(file)?;
         Ok(took)
     }
