@@ -11,8 +11,11 @@ use crate::peer::{self, Peer};
 
 /// Connections beyond this many wait in the listener's backlog.
 const MAX_PEERS: usize = 16;
-/// Between two statuses: each of them wakes whoever watches, and a fast writer would have the machine do nothing else.
+/// Between two statuses in the long run: each of them wakes whoever watches, and a fast writer would have the machine
+/// do nothing else.
 const PACE: Duration = Duration::from_millis(1);
+/// How far statuses may be ahead of that: so many come at once before any has to wait.
+const AHEAD: Duration = PACE.saturating_mul(32);
 
 /// Who asked, and the number of the request.
 pub(crate) type Asker = (u64, u64);
@@ -21,8 +24,7 @@ pub(crate) struct Watchers {
     listener: OwnedFd,
     peers: Vec<(u64, Peer)>,
     next: u64,
-    /// Before that no watcher is told of anything.
-    next_status: Instant,
+    pace: Pace,
     /// One of them waits to be.
     untold: bool,
 }
@@ -33,7 +35,7 @@ impl Watchers {
             listener,
             peers: Vec::new(),
             next: 0,
-            next_status: Instant::now(),
+            pace: Pace(Instant::now()),
             untold: false,
         }
     }
@@ -60,7 +62,7 @@ impl Watchers {
 
     /// When [`Watchers::want_status`] is to be asked again, if nothing happens before.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.untold.then_some(self.next_status)
+        self.untold.then(|| self.pace.next())
     }
 
     /// Requests that have come. Those that could not be read, and `watch`, are answered here.
@@ -117,13 +119,13 @@ impl Watchers {
     /// Whether [`Watchers::publish`] has anybody to tell now.
     pub(crate) fn want_status(&mut self) -> bool {
         self.untold = self.peers.iter().any(|(_, peer)| waits(peer));
-        self.untold && Instant::now() >= self.next_status
+        self.untold && Instant::now() >= self.pace.next()
     }
 
     /// Sends the latest status to watchers that can take it; the others get a later one.
     pub(crate) fn publish(&mut self, status: Status) {
         self.untold = false;
-        self.next_status = Instant::now() + PACE;
+        self.pace.spend(Instant::now());
         let status = Message::Event(Event::Status(status));
         for (_, peer) in self.peers.iter_mut().filter(|(_, peer)| waits(peer)) {
             peer.outdated = false;
@@ -164,4 +166,50 @@ impl Watchers {
 /// Whether it is to be told of something, and has taken what it was told before.
 fn waits(peer: &Peer) -> bool {
     peer.watching && peer.outdated && !peer.has_unsent()
+}
+
+/// When the next status would be sent if all kept their distance.
+struct Pace(Instant);
+
+impl Pace {
+    /// When the next one may be sent.
+    fn next(&self) -> Instant {
+        self.0.checked_sub(AHEAD).unwrap_or(self.0)
+    }
+
+    fn spend(&mut self, now: Instant) {
+        self.0 = self.0.max(now) + PACE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_statuses_come_at_once_and_many_keep_their_distance() {
+        let start = Instant::now() + AHEAD;
+        let mut pace = Pace(start);
+        // Somebody who writes without end: how many are told at once, then one in each millisecond.
+        let mut told = 0;
+        while pace.next() <= start {
+            pace.spend(start);
+            told += 1;
+        }
+        assert_eq!(told, 33);
+        for ms in 1..=10 {
+            let now = start + PACE * ms;
+            assert!(pace.next() <= now, "{ms}");
+            pace.spend(now);
+            assert!(pace.next() > now, "{ms}");
+        }
+        // Somebody who rests may have as many again, and no more for a longer rest.
+        let rested = start + Duration::from_secs(3600);
+        let mut told = 0;
+        while pace.next() <= rested {
+            pace.spend(rested);
+            told += 1;
+        }
+        assert_eq!(told, 33);
+    }
 }
