@@ -87,7 +87,7 @@ fn wherever_a_spawn_runs_out_of_descriptors_nothing_is_left_of_it() {
         prlimit(
             &[],
             daemon.pid(),
-            &format!("--nofile={}:", open + spare - 2),
+            &format!("--nofile={}:", open + spare - 6),
         );
         let answer = wire.call("spawn-agent", json!({"program": "/bin/true"}));
         match answer["result"]["id"].as_str() {
