@@ -518,4 +518,4 @@ fn runtime(spec: &AgentSpec) -> AgentRuntime {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

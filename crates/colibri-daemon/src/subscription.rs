@@ -387,14 +387,13 @@ async fn send(frames: &Frames, notification: &Notification) -> bool {
 mod tests {
     use super::*;
     use crate::registry::Observers;
+    use crate::registry::tests::{exit, spawner_in, spec};
     use crate::times::now_ms;
     use colibri_glasspane::{AgentRuntime, Glasspane};
     use colibri_journal::{JournalOptions, JournalWriter};
-    use colibri_priv::BackendRegistry;
     use colibri_shim::record::{ExitRecord, ExitStatus};
     use colibri_spawner::AgentSpec;
-    use colibri_spawner::settings::{Partial, Settings};
-    use serde_json::{Value, json};
+    use serde_json::Value;
     use std::collections::BTreeMap;
     use std::time::SystemTime;
 
@@ -437,10 +436,8 @@ mod tests {
             run: 1,
             exit: Some(exit),
         };
-        let spec = json!({"id": "k3x9abcdef", "program": "x", "engine": "bubblewrap",
-            "privilege": "none", "created_at_ns": 0});
         let entry = Arc::new(Entry {
-            spec: Arc::new(serde_json::from_value(spec).unwrap()),
+            spec: Arc::new(serde_json::from_value(spec("k3x9abcdef")).unwrap()),
             runtime: AgentRuntime::Generic,
             directory: dir.path().to_owned(),
             agent: None,
@@ -471,24 +468,14 @@ mod tests {
     #[tokio::test]
     async fn of_agents_that_come_and_go_before_anybody_looks_none_is_passed_over() {
         let dir = tempfile::tempdir().unwrap();
-        let partial = Partial {
-            state_dir: Some(dir.path().to_owned()),
-            ..Partial::default()
-        };
-        let settings = Settings::resolve(&partial, |_| None, BackendRegistry::builtin).unwrap();
-        let spawner = settings.spawner(&dir.path().join("run/colibri.sock"), []);
-        spawner.state.open().unwrap();
-        let (registry, _) = Registry::adopt(spawner, Observers::default())
+        let (registry, _) = Registry::adopt(spawner_in(dir.path()), Observers::default())
             .await
             .unwrap();
         let add = |number: u32| {
-            let spec = json!({"id": format!("agent{number:05}"), "program": "x", "engine": "bubblewrap",
-                "privilege": "none", "created_at_ns": 0});
-            let exit = json!({"exited_at_ns": 1, "exit": {"code": 0}, "error": null,
-                "stdout_bytes": 0, "stderr_bytes": 0, "run": 1});
+            let spec = spec(&format!("agent{number:05}"));
             let spec: AgentSpec = serde_json::from_value(spec).unwrap();
             std::fs::create_dir(registry.spawner.state.agent(&spec.id)).unwrap();
-            registry.add_ended(Arc::new(spec), serde_json::from_value(exit).unwrap());
+            registry.add_ended(Arc::new(spec), serde_json::from_value(exit()).unwrap());
         };
         add(0);
         let wanted = Wanted {

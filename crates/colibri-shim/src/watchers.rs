@@ -1,6 +1,6 @@
 //! All connections to the control socket: who is told what, and how often.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use colibri_shim::control::{Event, Message, Op, Reply, Status};
@@ -145,14 +145,12 @@ impl Watchers {
                 .peers
                 .iter()
                 .filter(|(_, peer)| peer.has_unsent() && !peer.gone);
-            let fds: Vec<BorrowedFd<'_>> = unsent.map(|(_, peer)| peer.fd()).collect();
+            let mut fds: Vec<PollFd<'_>> = unsent
+                .map(|(_, peer)| PollFd::from_borrowed_fd(peer.fd(), PollFlags::OUT))
+                .collect();
             if fds.is_empty() {
                 return;
             }
-            let mut fds: Vec<PollFd<'_>> = fds
-                .into_iter()
-                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT))
-                .collect();
             let tenth = Timespec {
                 tv_sec: 0,
                 tv_nsec: 100_000_000,

@@ -7,11 +7,23 @@ use colibri_spawner::settings::{Partial, Settings};
 use serde_json::json;
 use std::fs::File;
 
-fn spec(id: &str) -> serde_json::Value {
+/// A spawner with an empty state directory.
+pub(crate) fn spawner_in(dir: &Path) -> Spawner {
+    let partial = Partial {
+        state_dir: Some(dir.to_owned()),
+        ..Partial::default()
+    };
+    let settings = Settings::resolve(&partial, |_| None, BackendRegistry::builtin).unwrap();
+    let spawner = settings.spawner(&dir.join("run/colibri.sock"), []);
+    spawner.state.open().unwrap();
+    spawner
+}
+
+pub(crate) fn spec(id: &str) -> serde_json::Value {
     json!({"id": id, "program": "x", "engine": "bubblewrap", "privilege": "none", "created_at_ns": 0})
 }
 
-fn exit() -> serde_json::Value {
+pub(crate) fn exit() -> serde_json::Value {
     json!({"exited_at_ns": 1, "exit": {"code": 0}, "error": null,
         "stdout_bytes": 0, "stderr_bytes": 0, "run": 1})
 }
@@ -19,13 +31,7 @@ fn exit() -> serde_json::Value {
 #[tokio::test]
 async fn who_looks_for_running_agents_does_not_walk_those_that_have_ended() {
     let dir = tempfile::tempdir().unwrap();
-    let partial = Partial {
-        state_dir: Some(dir.path().to_owned()),
-        ..Partial::default()
-    };
-    let settings = Settings::resolve(&partial, |_| None, BackendRegistry::builtin).unwrap();
-    let spawner = settings.spawner(&dir.path().join("run/colibri.sock"), []);
-    spawner.state.open().unwrap();
+    let spawner = spawner_in(dir.path());
     let place = |id: &str| {
         let directory = spawner.state.agent(&id.parse().unwrap());
         std::fs::create_dir(&directory).unwrap();
