@@ -146,9 +146,7 @@ impl Colibri {
 pub(crate) async fn finish(client: &Client, id: &str) -> Result<()> {
     let params = KillParams {
         id: id.to_owned(),
-        signal: None,
-        grace_ms: None,
-        escalate: true,
+        ..KillParams::default()
     };
     client.kill_agent(params).await?;
     client.remove_agent(id).await?;

@@ -156,9 +156,7 @@ fn at(
         spawn.push(took);
         let params = KillParams {
             id: spawned.id.clone(),
-            signal: None,
-            grace_ms: None,
-            escalate: true,
+            ..KillParams::default()
         };
         let (took, _) = timed(
             colibri,

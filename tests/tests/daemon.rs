@@ -32,7 +32,10 @@ fn agents_outlive_a_killed_daemon_and_lose_nothing() {
     });
     daemon.launch();
     assert_eq!(daemon.agent(&running)["pid"], pid, "the same process");
-    assert_eq!(daemon.agent(&ending)["exit"], json!({"code": 6}));
+    assert_eq!(
+        daemon.agent(&ending)["exit"],
+        json!({"code": 6, "reason": "exited"})
+    );
     assert_eq!(daemon.stdout(&ending), b"last words\n");
     assert_eq!(daemon.cli(&["wait", &running]).status.code(), Some(9));
     let expected: String = (1..=300).map(|i| format!("line {i}\n")).collect();
@@ -108,7 +111,10 @@ fn the_remains_of_a_cut_off_spawn_are_removed_and_damage_hides_nobody() {
     daemon.launch();
     assert!(!agents.join("orphan").exists());
     assert!(agents.join("damaged").exists() && daemon.log().contains("damaged"));
-    assert_eq!(daemon.agent(&good)["exit"], json!({"code": 0}));
+    assert_eq!(
+        daemon.agent(&good)["exit"],
+        json!({"code": 0, "reason": "exited"})
+    );
 }
 
 #[test]

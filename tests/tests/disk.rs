@@ -64,7 +64,7 @@ fn a_full_disk_slows_an_agent_shows_it_and_costs_no_byte() {
     let agent = daemon.connect().call("wait-agent", json!({"id": id}))["result"].clone();
     assert_eq!(
         (&agent["state"], &agent["exit"]),
-        (&json!("error"), &json!({"code": 5}))
+        (&json!("error"), &json!({"code": 5, "reason": "exited"}))
     );
     let followed = follower.finish();
     let report = reports.get("w").unwrap();

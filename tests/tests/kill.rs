@@ -39,7 +39,10 @@ fn an_agent_that_ignores_term_and_its_escaped_grandchild_are_gone_after_a_kill()
         let agent = daemon.agent(&id);
         assert_eq!(
             (&agent["state"], &agent["exit"]),
-            (&json!("error"), &json!({"signal": 9})),
+            (
+                &json!("done"),
+                &json!({"signal": 9, "reason": "killed-by-user"})
+            ),
             "{agent}"
         );
     }
@@ -57,7 +60,10 @@ fn an_agent_may_end_in_its_own_way_within_the_grace() {
         let result = daemon.connect().call("kill-agent", json!({"id": id}));
         assert_eq!(result["result"]["outcome"], "terminated", "{result}");
         assert_eq!(daemon.stdout(&id), b"ready\ntidied\n");
-        assert_eq!(daemon.agent(&id)["exit"], json!({"code": 0}));
+        assert_eq!(
+            daemon.agent(&id)["exit"],
+            json!({"code": 0, "reason": "killed-by-user"})
+        );
         let again = daemon.connect().call("kill-agent", json!({"id": id}));
         assert_eq!(again["result"]["outcome"], "already-exited");
     }

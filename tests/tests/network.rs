@@ -204,7 +204,10 @@ fn the_proxy_lives_as_long_as_its_sandbox_and_no_longer() {
     let killed = daemon.connect().call("kill-agent", json!({"id": id}));
     assert_eq!(killed["result"]["outcome"], "terminated", "{killed}");
     assert_eq!(daemon.stdout(&id), b"up\n200");
-    assert_eq!(daemon.agent(&id)["exit"], json!({"code": 3}));
+    assert_eq!(
+        daemon.agent(&id)["exit"],
+        json!({"code": 3, "reason": "exited"})
+    );
     assert_eq!(proxies(&id), Vec::<i32>::new());
     // Nor does it outlive an agent that has to be killed, or whose shim is.
     let id = spawn("trap '' TERM; echo up; sleep 1000; :");

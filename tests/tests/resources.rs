@@ -94,7 +94,11 @@ fn wherever_a_spawn_runs_out_of_descriptors_nothing_is_left_of_it() {
             Some(id) => {
                 started += 1;
                 let ended = wire.call("wait-agent", json!({"id": id}));
-                assert_eq!(ended["result"]["exit"], json!({"code": 0}), "{ended}");
+                assert_eq!(
+                    ended["result"]["exit"],
+                    json!({"code": 0, "reason": "exited"}),
+                    "{ended}"
+                );
             }
             None => {
                 refused += 1;
@@ -185,11 +189,19 @@ fn a_daemon_that_cannot_fork_says_so_and_recovers() {
     is_exhausted(&daemon, &mut wire, "Resource temporarily unavailable");
     wire.call("send-input", json!({"id": running, "data": "go\n"}));
     let ended = wire.call("wait-agent", json!({"id": running}));
-    assert_eq!(ended["result"]["exit"], json!({"code": 4}), "{ended}");
+    assert_eq!(
+        ended["result"]["exit"],
+        json!({"code": 4, "reason": "exited"}),
+        "{ended}"
+    );
     prlimit(user, daemon.pid(), "--nproc=4096:");
     let answer = wire.call("spawn-agent", json!({"program": "/bin/true"}));
     let ended = wire.call("wait-agent", json!({"id": answer["result"]["id"]}));
-    assert_eq!(ended["result"]["exit"], json!({"code": 0}), "{answer}");
+    assert_eq!(
+        ended["result"]["exit"],
+        json!({"code": 0, "reason": "exited"}),
+        "{answer}"
+    );
 }
 
 /// Where the package libfaketime has its library.

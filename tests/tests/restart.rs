@@ -52,7 +52,7 @@ fn an_agent_that_fails_is_started_again_until_it_does_not() {
             (&run["run"], &run["exit"], &run["stdout"]),
             (
                 &json!(number + 1),
-                &json!({"code": (number + 1) % 4}),
+                &json!({"code": (number + 1) % 4, "reason": "exited"}),
                 &json!([from, from + 6])
             )
         );
@@ -112,7 +112,10 @@ fn restarts_go_on_without_a_daemon_and_the_next_one_knows_of_them() {
     let killed = daemon.connect().call("kill-agent", json!({"id": id}));
     assert_eq!(killed["result"]["outcome"], "terminated", "{killed}");
     assert_eq!(daemon.agent(&id)["run"], json!(4));
-    assert_eq!(daemon.agent(&id)["exit"], json!({"signal": 15}));
+    assert_eq!(
+        daemon.agent(&id)["exit"],
+        json!({"signal": 15, "reason": "killed-by-user"})
+    );
 }
 
 #[test]
@@ -143,7 +146,11 @@ fn between_two_runs_it_says_so_keeps_input_and_can_be_killed() {
     let agent = daemon.agent(&id);
     assert_eq!(
         (&agent["state"], &agent["exit"], &agent["run"]),
-        (&json!("error"), &json!({"code": 5}), &json!(1))
+        (
+            &json!("error"),
+            &json!({"code": 5, "reason": "exited"}),
+            &json!(1)
+        )
     );
     assert_eq!(text(&daemon.stdout(&id)), "run 1\n");
 }
@@ -228,7 +235,11 @@ fn an_agent_whose_time_is_up_is_ended_and_not_started_again() {
         let agent = daemon.connect().call("wait-agent", json!({"id": id}))["result"].clone();
         assert_eq!(
             (&agent["state"], &agent["exit"], &agent["run"]),
-            (&json!("error"), &json!({"code": 0}), &json!(1)),
+            (
+                &json!("error"),
+                &json!({"code": 0, "reason": "wall-time"}),
+                &json!(1)
+            ),
             "{agent}"
         );
         assert!(

@@ -270,7 +270,7 @@ fn secrets_are_in_the_agents_environment_and_nowhere_else() {
         let (code, runs) = if *restarts { (0, 3) } else { (7, 1) };
         assert_eq!(
             (&agent["exit"], &agent["run"]),
-            (&json!({"code": code}), &json!(runs)),
+            (&json!({"code": code, "reason": "exited"}), &json!(runs)),
             "{agent}"
         );
     }

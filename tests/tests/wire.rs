@@ -129,7 +129,7 @@ fn subscribers_see_every_byte_the_states_and_the_end() {
                 "agent-exit" => {
                     assert_eq!(
                         (&params["exit"], &params["state"]),
-                        (&json!({"code": 3}), &json!("error"))
+                        (&json!({"code": 3, "reason": "exited"}), &json!("error"))
                     );
                     break;
                 }

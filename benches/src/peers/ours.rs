@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use colibri_client::{Exit, Notification, StreamChoice, SubscribeParams};
+use colibri_client::{Notification, StreamChoice, SubscribeParams};
 
 use super::{Copies, Named, Spawns, check};
 use crate::colibri::Colibri;
@@ -104,7 +104,7 @@ impl Copies for Kept {
                     }
                     Notification::AgentExit(exit) if exit.id == id => {
                         ensure!(
-                            exit.exit == Some(Exit::Code(0)),
+                            exit.exit.and_then(|exit| exit.code) == Some(0),
                             "cat failed: {:?} {:?}",
                             exit.exit,
                             exit.error

@@ -111,7 +111,7 @@ pub(crate) async fn kill(
         id: agent.id.clone(),
         signal: Some(signal),
         grace_ms: Some(grace_ms),
-        escalate: true,
+        ..KillParams::default()
     };
     let result = client.kill_agent(params).await?;
     output::note(&match result.outcome {
@@ -131,9 +131,7 @@ pub(crate) async fn rm(global: &Global, id: &str, force: bool) -> Result<u8, Cli
     if force {
         let params = KillParams {
             id: agent.id.clone(),
-            signal: None,
-            grace_ms: None,
-            escalate: true,
+            ..KillParams::default()
         };
         client.kill_agent(params).await?;
     }

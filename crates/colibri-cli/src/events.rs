@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use colibri_client::{
-    Agent, AgentRuntime, AgentState, Client, ClientError, Exit, Notification, OutputData, Stream,
-    StreamChoice, SubscribeParams,
+    Agent, AgentRuntime, AgentState, Client, ClientError, Exit, ExitReason, Notification,
+    OutputData, Stream, StreamChoice, SubscribeParams,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
@@ -69,6 +69,8 @@ enum What {
         state: AgentState,
         exit_code: Option<i32>,
         exit_signal: Option<i32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<ExitReason>,
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
@@ -280,15 +282,11 @@ fn until_unread() {
 }
 
 fn exit(state: AgentState, exit: Option<Exit>, error: Option<String>) -> What {
-    let (exit_code, exit_signal) = match exit {
-        Some(Exit::Code(code)) => (Some(code), None),
-        Some(Exit::Signal(signal)) => (None, Some(signal)),
-        None => (None, None),
-    };
     What::Exit {
         state,
-        exit_code,
-        exit_signal,
+        exit_code: exit.and_then(|exit| exit.code),
+        exit_signal: exit.and_then(|exit| exit.signal),
+        reason: exit.map(|exit| exit.reason),
         error,
     }
 }
@@ -440,10 +438,15 @@ fn human(line: &Line) -> String {
         What::Exit {
             exit_code,
             exit_signal,
+            reason,
             error,
             ..
         } => {
-            let exit = exit_code.map(Exit::Code).or(exit_signal.map(Exit::Signal));
+            let exit = reason.map(|reason| Exit {
+                code: *exit_code,
+                signal: *exit_signal,
+                reason,
+            });
             vec![format!(
                 "exit    {}{}",
                 output::ending(exit),

@@ -127,9 +127,14 @@ pub(crate) fn agents(agents: &[Agent], now: jiff::Timestamp) -> String {
 /// How something ended, in a few words.
 pub(crate) fn ending(exit: Option<Exit>) -> String {
     match exit {
-        Some(Exit::Code(code)) => format!("code {code}"),
-        Some(Exit::Signal(signal)) => format!("signal {signal}"),
-        None => "lost".to_owned(),
+        Some(Exit {
+            code: Some(code), ..
+        }) => format!("code {code}"),
+        Some(Exit {
+            signal: Some(signal),
+            ..
+        }) => format!("signal {signal}"),
+        Some(_) | None => "lost".to_owned(),
     }
 }
 
@@ -201,6 +206,19 @@ fn indented(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use colibri_client::ExitReason;
+
+    fn ended(code: Option<i32>, signal: Option<i32>) -> Exit {
+        let reason = match code {
+            Some(_) => ExitReason::Exited,
+            None => ExitReason::Signalled,
+        };
+        Exit {
+            code,
+            signal,
+            reason,
+        }
+    }
 
     #[test]
     fn a_table_shows_agents_and_nothing_that_moves_the_cursor() {
@@ -233,13 +251,13 @@ mod tests {
                 agent(AgentState::Working, None, "night shift", "make test"),
                 agent(
                     AgentState::Error,
-                    Some(Exit::Signal(9)),
+                    Some(ended(None, Some(9))),
                     "evil\x1b[2J\n",
                     &"x".repeat(99)
                 ),
                 agent(
                     AgentState::Done,
-                    Some(Exit::Code(0)),
+                    Some(ended(Some(0), None)),
                     "a name that is too long for the table",
                     ""
                 ),

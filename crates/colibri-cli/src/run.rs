@@ -47,7 +47,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
                     let Ok(bytes) = chunk.data.into_bytes() else { continue };
                     if write(stream, &bytes).is_err() {
                         // Nobody reads us any more, so nobody wants the agent's output.
-                        let kill = KillParams { id: id.clone(), signal: None, grace_ms: None, escalate: true };
+                        let kill = KillParams { id: id.clone(), ..KillParams::default() };
                         client.kill_agent(kill).await?;
                         break Ok(BROKEN_PIPE);
                     }
@@ -58,8 +58,9 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
                 let forward = KillParams {
                     id: id.clone(),
                     signal: Some(name.to_owned()),
-                    grace_ms: None,
                     escalate: false,
+                    no_restart: true,
+                    ..KillParams::default()
                 };
                 if let Err(error) = client.kill_agent(forward).await {
                     output::complain(&error.to_string());

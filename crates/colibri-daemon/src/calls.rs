@@ -207,7 +207,7 @@ fn runs(entry: &Entry) -> Result<RunsResult, RpcError> {
         run: record.run,
         started_at: times::from_ns(record.started_at_ns),
         exited_at: times::from_ns(record.exited_at_ns),
-        exit: record.exit.map(exit_to_wire),
+        exit: Some(exit_to_wire(record.exit, record.reason())),
         error: record.error,
         stdout: record.stdout,
         stderr: record.stderr,

@@ -197,6 +197,7 @@ fn request(params: SpawnParams) -> Profile {
         },
         name: params.name,
         no_input: params.no_input.then_some(true),
+        umask: params.umask,
         restart_delay_ms: restart.as_ref().and_then(|restart| restart.delay_ms),
         restart_max_delay_ms: restart.as_ref().and_then(|restart| restart.max_delay_ms),
         restart_limit: restart.as_ref().and_then(|restart| restart.limit),

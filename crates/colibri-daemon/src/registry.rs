@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use colibri_glasspane::{AgentRuntime, AgentState, Glasspane, Outcome, View};
+use colibri_glasspane::{AgentRuntime, AgentState, ExitReason, Glasspane, Outcome, View};
 use colibri_journal::JournalReader;
 use colibri_proto as wire;
 use colibri_shim::launch::JournalSettings;
@@ -121,7 +121,7 @@ impl Entry {
             run: latest.run,
             started_at: times::from_ns(self.spec.created_at_ns),
             exited_at: ended.map(|exit| times::from_ns(exit.exited_at_ns)),
-            exit: ended.and_then(|exit| exit.exit).map(exit_to_wire),
+            exit: ended.map(|exit| exit_to_wire(exit.exit, exit.reason())),
             exit_note: self
                 .spec
                 .exit_note
@@ -144,15 +144,22 @@ pub(crate) fn failed(exit: &ExitRecord) -> bool {
     exit.exit != Some(ExitStatus::Code(0))
 }
 
-pub(crate) fn exit_to_wire(exit: ExitStatus) -> wire::Exit {
-    match exit {
-        ExitStatus::Code(code) => wire::Exit::Code(code),
-        ExitStatus::Signal(signal) => wire::Exit::Signal(signal),
+pub(crate) fn exit_to_wire(exit: Option<ExitStatus>, reason: ExitReason) -> wire::Exit {
+    let (code, signal) = match exit {
+        Some(ExitStatus::Code(code)) => (Some(code), None),
+        Some(ExitStatus::Signal(signal)) => (None, Some(signal)),
+        None => (None, None),
+    };
+    wire::Exit {
+        code,
+        signal,
+        reason,
     }
 }
 
 pub(crate) fn outcome(exit: &ExitRecord) -> Outcome {
     match (exit.exit, &exit.error) {
+        (Some(_), _) if exit.reason() == ExitReason::KilledByUser => Outcome::KilledByUser,
         (None, error) => Outcome::Lost(error.clone().unwrap_or_default()),
         // Ended by a limit: whatever code it ends with, it has not done what it was to do.
         (Some(_), Some(reason)) => Outcome::Lost(reason.clone()),

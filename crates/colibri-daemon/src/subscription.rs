@@ -173,7 +173,7 @@ async fn follow(
                 subscription: wanted.subscription,
                 id: entry.spec.id.to_string(),
                 state: snapshot.view.state,
-                exit: exit.exit.map(exit_to_wire),
+                exit: Some(exit_to_wire(exit.exit, exit.reason())),
                 exit_note: entry.spec.exit_note.clone().filter(|_| failed(exit)),
                 error: exit.error.clone(),
                 exited_at: times::from_ns(exit.exited_at_ns),
@@ -415,6 +415,7 @@ mod tests {
         std::os::unix::fs::symlink(&aside, &log).unwrap();
         let exit = ExitRecord {
             exit: Some(ExitStatus::Code(0)),
+            reason: None,
             error: None,
             exited_at_ns: 0,
             stdout_bytes: 10,

@@ -4,6 +4,7 @@
 mod clean;
 mod command;
 mod events;
+mod exit_reason;
 mod lines;
 mod paint;
 mod pane;
@@ -11,6 +12,7 @@ mod transcript;
 mod view;
 
 pub use command::{Command, CommandError, Delivery, Response, Responses, answers, encode};
+pub use exit_reason::ExitReason;
 pub use paint::Painter;
 pub use pane::{Glasspane, Outcome};
 pub use transcript::{Item, Question, Transcript};

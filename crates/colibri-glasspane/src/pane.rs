@@ -19,7 +19,9 @@ pub enum Outcome {
     Code(i32),
     /// By this signal.
     Signal(i32),
-    /// Nobody saw how; the reason.
+    /// A user ended it, whatever its exit status.
+    KilledByUser,
+    /// Its exit status is unknown, or does not tell what happened; the reason.
     Lost(String),
 }
 
@@ -140,7 +142,7 @@ impl Glasspane {
     pub fn exited(&mut self, outcome: &Outcome, now: u64) {
         self.stalled = false;
         let state = match outcome {
-            Outcome::Code(0) => AgentState::Done,
+            Outcome::Code(0) | Outcome::KilledByUser => AgentState::Done,
             Outcome::Code(_) | Outcome::Signal(_) => AgentState::Error,
             Outcome::Lost(reason) => {
                 self.view.last_error = Some(words(reason));

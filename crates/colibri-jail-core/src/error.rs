@@ -16,6 +16,9 @@ pub enum CommandLineError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JailError {
+    /// The umask is not an octal permission mask.
+    #[error("umask {0:?} is invalid: it is not an octal number up to 777; write it like 022")]
+    Umask(String),
     /// Jail name: empty.
     #[error("jail name is empty; give a name of letters, digits, '-' and '_'")]
     NameEmpty,

@@ -16,6 +16,7 @@ mod name;
 mod op;
 mod path;
 mod signal;
+mod umask;
 mod user;
 
 pub use bubblewrap::Bubblewrap;
@@ -32,4 +33,5 @@ pub use name::JailName;
 pub use op::JailOp;
 pub use path::JailPath;
 pub use signal::{Pid, Signal};
+pub use umask::Umask;
 pub use user::JailUser;

@@ -28,8 +28,12 @@ pub enum ErrorKind {
     InvalidConfig,
     /// No such subscription on this connection.
     UnknownSubscription,
-    /// The program is not there, or not executable.
+    /// The program is not there.
     ProgramNotFound,
+    /// The program is there and cannot be executed: no permission, or its interpreter is missing.
+    ProgramNotExecutable,
+    /// Another running agent has this name.
+    NameInUse,
     /// A directory is not there, or is no directory.
     PathNotFound,
     /// The program that confines is not installed.
@@ -44,6 +48,10 @@ pub enum ErrorKind {
     AgentEnded,
     /// The agent's stdin is closed.
     InputClosed,
+    /// The agent's shim does not answer within the time limit.
+    AgentSilent,
+    /// The values of the agent's environment are not kept, so it cannot be spawned again.
+    EnvironmentNotKept,
     /// Processes are left after a kill.
     KillUnverified,
     /// These bytes are not kept any more.

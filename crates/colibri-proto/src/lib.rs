@@ -11,8 +11,8 @@ mod schema;
 mod wire;
 
 pub use codec::{FrameDecoder, FrameError, MAX_FRAME, encode_frame};
-pub use colibri_glasspane::{AgentRuntime, AgentState, View};
-pub use colibri_jail_core::{Cpus, JailConfig, Limits, MountConfig, Size, WallTime};
+pub use colibri_glasspane::{AgentRuntime, AgentState, ExitReason, View};
+pub use colibri_jail_core::{Cpus, JailConfig, Limits, MountConfig, Size, Umask, WallTime};
 pub use config::{Changes, NotStarted, ProfileInfo, ProfilesResult, ReloadResult, Started};
 pub use data::{DataError, Encoding, OutputData, text_boundary};
 pub use error::{ErrorData, ErrorKind, RpcError};

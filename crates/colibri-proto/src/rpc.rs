@@ -405,6 +405,7 @@ mod tests {
             signal: None,
             grace_ms: Some(5),
             escalate: true,
+            no_restart: false,
         });
         let frame = call.encode(7).unwrap();
         let request = Request::parse(&frame).unwrap();

@@ -107,6 +107,19 @@ pub(crate) enum RuntimeSchema {
     Generic,
 }
 
+/// Mirror of `ExitReason`.
+#[derive(JsonSchema, Serialize, Deserialize)]
+#[schemars(rename = "ExitReason")]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ReasonSchema {
+    Exited,
+    Signalled,
+    KilledByUser,
+    WallTime,
+    NotStarted,
+    Lost,
+}
+
 /// The whole wire: requests, results by method, notifications, errors.
 #[derive(JsonSchema)]
 #[allow(dead_code)]

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use colibri_glasspane::{AgentRuntime, AgentState, View};
-use colibri_jail_core::JailConfig;
+use colibri_glasspane::{AgentRuntime, AgentState, ExitReason, View};
+use colibri_jail_core::{JailConfig, Umask};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::OutputData;
-use crate::schema::{JailSchema, RuntimeSchema, StateSchema};
+use crate::schema::{JailSchema, ReasonSchema, RuntimeSchema, StateSchema};
 
 /// Most bytes that one `read-journal` gives: they fit into a frame however they are written.
 pub const MAX_READ: u64 = 131_072;
@@ -61,6 +61,10 @@ pub struct SpawnParams {
     /// Its standard input is at its end from the start.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_input: bool,
+    /// Its file mode creation mask, octal like `027`; absent: `022`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub umask: Option<Umask>,
     /// Whether it is started again when it has ended; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartParams>,
@@ -163,24 +167,57 @@ pub struct ListResult {
     pub next: Option<String>,
 }
 
-/// How an agent ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Exit {
-    /// With this code.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
+/// How an agent ended: its exit code or the signal that ended it, and why. Both are absent where the exit status
+/// was never collected (`reason` is `lost` or `not-started`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Exit {
+    /// The exit code of the first process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    /// The signal that ended the first process (the host's number).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Why it ended.
+    #[schemars(with = "ReasonSchema")]
+    pub reason: ExitReason,
 }
 
 impl Exit {
-    /// The exit code by which a shell reports it: 128+N for signal N.
+    /// The exit code by which a shell reports it: 128+N for signal N, and 1 where the exit status is unknown.
     #[must_use]
     pub fn shell_code(self) -> i32 {
-        match self {
-            Self::Code(code) => code,
-            Self::Signal(signal) => 128 + signal,
+        match (self.code, self.signal) {
+            (Some(code), _) => code,
+            (None, Some(signal)) => 128 + signal,
+            (None, None) => 1,
         }
+    }
+}
+
+/// Daemons before this version send no reason: it is derived from the exit status.
+impl<'de> Deserialize<'de> for Exit {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Received {
+            code: Option<i32>,
+            signal: Option<i32>,
+            reason: Option<ExitReason>,
+        }
+        let Received {
+            code,
+            signal,
+            reason,
+        } = Received::deserialize(deserializer)?;
+        let derived = match (code, signal) {
+            (Some(_), _) => ExitReason::Exited,
+            (None, Some(_)) => ExitReason::Signalled,
+            (None, None) => ExitReason::Lost,
+        };
+        Ok(Self {
+            code,
+            signal,
+            reason: reason.unwrap_or(derived),
+        })
     }
 }
 
@@ -329,6 +366,21 @@ pub struct KillParams {
     /// `false`: deliver the signal and do no more.
     #[serde(default = "yes")]
     pub escalate: bool,
+    /// With `escalate` false: after this signal the agent is not started again, whatever its restart policy.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_restart: bool,
+}
+
+impl Default for KillParams {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            signal: None,
+            grace_ms: None,
+            escalate: true,
+            no_restart: false,
+        }
+    }
 }
 
 fn yes() -> bool {

@@ -184,6 +184,7 @@ mod tests {
             (
                 serde_json::to_string(&Message::Event(Event::Exit(ExitRecord {
                     exit: Some(ExitStatus::Code(7)),
+                    reason: None,
                     error: None,
                     exited_at_ns: 1,
                     stdout_bytes: 2,

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use colibri_glasspane::ExitReason;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -43,8 +44,11 @@ pub enum ExitStatus {
 /// `exit.json`: the agent and all its descendants are gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
-    /// How the first process ended; absent where nobody could see it (the shim was killed).
+    /// How the first process ended; absent where the status was not collected (the shim was killed).
     pub exit: Option<ExitStatus>,
+    /// Why the agent ended; absent in records of shims before this field: see [`ExitRecord::reason`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ExitReason>,
     /// Why `exit` is absent, or why the agent was ended or not started again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -59,6 +63,30 @@ pub struct ExitRecord {
     pub run: u32,
 }
 
+impl ExitRecord {
+    /// Returns why the agent ended, derived from the exit status where the record does not say it.
+    #[must_use]
+    pub fn reason(&self) -> ExitReason {
+        self.reason.unwrap_or_else(|| reason_of(self.exit))
+    }
+}
+
+impl RunRecord {
+    /// Returns why the run ended, derived from the exit status where the record does not say it.
+    #[must_use]
+    pub fn reason(&self) -> ExitReason {
+        self.reason.unwrap_or_else(|| reason_of(self.exit))
+    }
+}
+
+fn reason_of(exit: Option<ExitStatus>) -> ExitReason {
+    match exit {
+        Some(ExitStatus::Code(_)) => ExitReason::Exited,
+        Some(ExitStatus::Signal(_)) => ExitReason::Signalled,
+        None => ExitReason::Lost,
+    }
+}
+
 /// A line of `runs.jsonl`: a run that has ended. Its output is in the agent's journals between the offsets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
@@ -70,6 +98,9 @@ pub struct RunRecord {
     pub exited_at_ns: u64,
     /// How; absent where nobody could see it.
     pub exit: Option<ExitStatus>,
+    /// Why the run ended; absent in records of shims before this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ExitReason>,
     /// Why `exit` is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -182,6 +213,7 @@ mod tests {
         for exit in [ExitStatus::Code(7), ExitStatus::Signal(9)] {
             let record = ExitRecord {
                 exit: Some(exit),
+                reason: None,
                 error: None,
                 exited_at_ns: 1,
                 stdout_bytes: 2,

@@ -215,6 +215,7 @@ impl Runs {
             started_at_ns: self.began_ns,
             exited_at_ns,
             exit,
+            reason: None,
             error: self.why.clone(),
             stdout: (self.from[0], to[0]),
             stderr: (self.from[1], to[1]),
@@ -243,6 +244,7 @@ impl Runs {
         };
         ExitRecord {
             exit,
+            reason: None,
             error: self.why.clone().or_else(unseen),
             exited_at_ns,
             stdout_bytes: to[0],

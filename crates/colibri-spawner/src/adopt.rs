@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use colibri_glasspane::ExitReason;
 use colibri_journal::JournalReader;
 use colibri_shim::control::Status;
 use colibri_shim::layout;
@@ -159,6 +160,7 @@ impl Spawner {
         let left = self.end_leftovers(&self.spec(id)?, session).await;
         let exit = ExitRecord {
             exit: None,
+            reason: Some(ExitReason::Lost),
             error: Some(format!(
                 "the agent's shim was killed or crashed, and the agent was ended with it: its exit code is not known, its output up to then is kept; {left}"
             )),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use colibri_jail_core::{JailConfig, Limits};
+use colibri_jail_core::{JailConfig, Limits, Umask};
 use colibri_shim::restart::RestartPolicy;
 use serde::{Deserialize, Serialize};
 
@@ -111,6 +111,9 @@ pub struct AgentSpawnConfig {
     /// Its standard input is at its end from the start.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_input: bool,
+    /// Its file mode creation mask; absent: 022.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub umask: Option<Umask>,
     /// Whether it is started again when it has ended; without it, never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartPolicy>,
@@ -131,6 +134,7 @@ impl fmt::Debug for AgentSpawnConfig {
             .field("runtime", &self.runtime)
             .field("name", &self.name)
             .field("no_input", &self.no_input)
+            .field("umask", &self.umask)
             .field("restart", &self.restart)
             .field("autostart", &self.autostart)
             .finish()

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
-use colibri_jail_core::{JailConfig, MountConfig};
+use colibri_jail_core::{JailConfig, MountConfig, Umask};
 use colibri_shim::restart::{RestartPolicy, RestartWhen};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -44,6 +44,8 @@ pub struct Profile {
     pub name: Option<String>,
     /// Its standard input is at its end from the start, for what reads all of that before it begins.
     pub no_input: Option<bool>,
+    /// Its file mode creation mask.
+    pub umask: Option<Umask>,
     /// When it is started again.
     pub restart: Option<RestartWhen>,
     /// The longest wait before the first restart.
@@ -108,6 +110,7 @@ impl fmt::Debug for Profile {
             .field("runtime", &self.runtime)
             .field("name", &self.name)
             .field("no_input", &self.no_input)
+            .field("umask", &self.umask)
             .field("restart", &self.restart)
             .field("restart_delay_ms", &self.restart_delay_ms)
             .field("restart_max_delay_ms", &self.restart_max_delay_ms)
@@ -146,6 +149,7 @@ impl Profile {
             runtime: self.runtime.or(weaker.runtime),
             name: self.name.or(weaker.name),
             no_input: self.no_input.or(weaker.no_input),
+            umask: self.umask.or(weaker.umask),
             restart: self.restart.or(weaker.restart),
             restart_delay_ms: self.restart_delay_ms.or(weaker.restart_delay_ms),
             restart_max_delay_ms: self.restart_max_delay_ms.or(weaker.restart_max_delay_ms),
@@ -230,6 +234,7 @@ impl Profile {
             runtime: self.runtime,
             name: self.name,
             no_input: self.no_input.unwrap_or_default(),
+            umask: self.umask,
             restart: self.restart.map(|when| RestartPolicy {
                 when,
                 delay_ms: self.restart_delay_ms.unwrap_or(default.delay_ms),

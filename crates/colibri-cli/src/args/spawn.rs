@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use colibri_client::{
     AgentRuntime, Cpus, Env, JailConfig, Limits, MountConfig, RestartParams, RestartWhen, Size,
-    SpawnParams, WallTime,
+    SpawnParams, Umask, WallTime,
 };
 use colibri_spawner::env_file::{self, Readers};
 
@@ -77,6 +77,9 @@ pub(crate) struct Spawn {
     /// Close its standard input at once, for what reads all of that before it begins, as pi --mode json does
     #[arg(long)]
     no_input: bool,
+    /// File mode creation mask of the agent, octal [default: 022]
+    #[arg(long, value_name = "MASK")]
+    umask: Option<Umask>,
     /// How the agent's output is read [default: generic]
     #[arg(long, value_enum)]
     runtime: Option<Runtime>,
@@ -193,6 +196,7 @@ impl Spawn {
             }),
             name: self.name,
             no_input: self.no_input,
+            umask: self.umask,
             restart: self.restart.map(|policy| RestartParams {
                 policy: policy.into(),
                 delay_ms: self.restart_delay.map(milliseconds),

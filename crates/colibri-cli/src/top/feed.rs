@@ -82,9 +82,7 @@ pub(super) async fn measure(client: Client, ids: Vec<String>) -> Option<News> {
 pub(super) async fn kill(client: Client, id: String) -> Option<News> {
     let params = KillParams {
         id: id.clone(),
-        signal: None,
-        grace_ms: None,
-        escalate: true,
+        ..KillParams::default()
     };
     Some(News::Said(match client.kill_agent(params).await {
         Ok(result) => match result.outcome {

@@ -167,24 +167,28 @@ impl Agent {
 
     fn exit_is_right(&self, shown: &Value, report: Report) -> bool {
         let exit = &shown["exit"];
-        let own = *exit == json!({"code": self.wanted.code});
+        let own = exit["code"] == json!(self.wanted.code);
         match self.fate {
             Fate::Undisturbed => own && report.done,
             // In a sandbox bwrap tells of signals as a shell does.
             Fate::Killed => {
                 (own && report.done)
-                    || [
-                        json!({"signal": 15}),
-                        json!({"signal": 9}),
-                        json!({"code": 143}),
-                        json!({"code": 137}),
-                    ]
-                    .contains(exit)
+                    || (exit["reason"] == "killed-by-user"
+                        && [
+                            (&exit["signal"], json!(15)),
+                            (&exit["signal"], json!(9)),
+                            (&exit["code"], json!(143)),
+                            (&exit["code"], json!(137)),
+                        ]
+                        .iter()
+                        .any(|(found, wanted)| *found == wanted))
             }
             Fate::ShimKilled => {
                 let reason = shown["error"].as_str().unwrap_or_default();
                 (own && report.done)
-                    || (exit.is_null() && shown["state"] == "error" && reason.contains("shim"))
+                    || (exit["reason"] == "lost"
+                        && shown["state"] == "error"
+                        && reason.contains("shim"))
             }
         }
     }
