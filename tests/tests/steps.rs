@@ -100,7 +100,10 @@ fn a_step_that_fails_after_a_run_is_told_and_keeps_nothing_else_from_being_done(
         &[shell("echo device busy >&2; exit 1"), shell(&leave)],
     );
     let end = end(dir.path());
-    assert_eq!(end["exit"], json!({"code": 7, "reason": "exited"}));
+    assert_eq!(
+        (&end["exit"], &end["reason"]),
+        (&json!({"code": 7}), &json!("exited"))
+    );
     let error = end["error"].as_str().unwrap();
     assert!(
         error.contains("device busy") && error.contains("by hand"),

@@ -306,6 +306,8 @@ async fn kill(
     let report = if params.escalate {
         let grace = params.grace_ms.map_or(GRACE, Duration::from_millis);
         spawner.kill(agent, signal, grace).await
+    } else if params.no_restart {
+        spawner.signal_last(agent, signal).await
     } else {
         spawner.signal(agent, signal).await
     };
@@ -426,6 +428,8 @@ pub(crate) fn kind(error: &SpawnError) -> ErrorKind {
         SpawnError::WrapperMissing(_) => ErrorKind::EngineMissing,
         SpawnError::Launch { .. } | SpawnError::Shim { .. } => ErrorKind::SpawnFailed,
         SpawnError::Resources { .. } => ErrorKind::ResourceExhausted,
+        SpawnError::Link(LinkError::Silent(_)) => ErrorKind::AgentSilent,
+        SpawnError::PrivilegedCommand { .. } => ErrorKind::Privilege,
         SpawnError::Ended(_) | SpawnError::Link(LinkError::Gone) => ErrorKind::AgentEnded,
         SpawnError::Running(_) => ErrorKind::AgentRunning,
         SpawnError::KillUnverified { .. } => ErrorKind::KillUnverified,

@@ -12,7 +12,8 @@ use colibri_priv::BackendRegistry;
 use colibri_spawner::file::ConfigFile;
 use colibri_spawner::settings::{Partial, Settings, SettingsError};
 use colibri_spawner::{Cgroups, SpawnError, Spawner};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -106,10 +107,14 @@ fn run(
     arguments: &Arguments,
     backends: impl FnOnce(&str) -> BackendRegistry,
 ) -> Result<(), StartError> {
-    if arguments.background {
-        // Fails only where it has a session of its own already.
-        let _ = rustix::process::setsid();
-    }
+    colibri_sys::signals::reset_inherited();
+    // Files of the daemon are its user's alone; agents have a umask of their own.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    let arguments = &if arguments.background {
+        detach(arguments).map_err(StartError::system("detaching from the caller"))?
+    } else {
+        arguments.clone()
+    };
     let lookup = |name: &str| std::env::var(name).ok();
     let flags = Partial {
         socket: arguments.socket.clone(),
@@ -140,6 +145,7 @@ fn run(
     spawner.state.open()?;
     spawner.cgroups = Cgroups::claim(partial.cgroup.as_deref());
     log_to(arguments, &settings)?;
+    warn_of_low_priority();
     match raised {
         Ok(before) => spawner.soft_files = before,
         Err(error) => {
@@ -156,6 +162,8 @@ fn run(
         .block_on(async {
             let listening = Listening::open(&socket, partial.socket_group.as_deref()).await?;
             let watch = |kind| signal(kind).map_err(StartError::system("watching signals"));
+            // Where RLIMIT_FSIZE is reached, a write fails with EFBIG, and does not end the daemon.
+            drop(watch(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
             // Before anything that takes its time: a reload must not end the daemon.
             let mut hangup = watch(SignalKind::hangup())?;
             let served = match &settings.metrics {
@@ -202,6 +210,36 @@ fn run(
             tracing::info!(running, "ended; running agents go on under their shims, and the next daemon with this state directory adopts them");
             Ok(())
         })
+}
+
+/// Leaves the session, the working directory and the scheduling priority of the caller, which may be a shell in a
+/// directory that is to be unmounted. Returns the arguments with absolute paths. Resource limits stay: what the caller
+/// has lowered, an ordinary user cannot raise.
+fn detach(arguments: &Arguments) -> io::Result<Arguments> {
+    // Fails only where it has a session of its own already.
+    let _ = rustix::process::setsid();
+    let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
+    let detached = Arguments {
+        socket: absolute(&arguments.socket)?,
+        state_dir: absolute(&arguments.state_dir)?,
+        config: absolute(&arguments.config)?,
+        ..arguments.clone()
+    };
+    std::env::set_current_dir("/")?;
+    // An ordinary user may not lower the value (getpriority(2)); that is logged later.
+    let _ = rustix::process::setpriority_process(None, 0);
+    Ok(detached)
+}
+
+fn warn_of_low_priority() {
+    if let Ok(nice) = rustix::process::getpriority_process(None)
+        && nice > 0
+    {
+        tracing::warn!(
+            nice,
+            "the daemon and its agents run at a low priority, inherited from what started the daemon; start it with nice 0 to change that"
+        );
+    }
 }
 
 /// Raises the soft limit of open files to the hard one (setrlimit(2)): every running agent takes a descriptor.

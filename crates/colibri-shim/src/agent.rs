@@ -1,4 +1,5 @@
-//! Starts the first process: pipes for its stdio, its own process group, nothing inherited.
+//! Starts the first process: pipes for its stdio, its own process group, nothing inherited: no descriptor, signal mask,
+//! ignored signal or umask.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -43,7 +44,12 @@ pub(crate) fn start(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<Agen
         })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    sys::before_exec(&mut command, door, launch.limits);
+    sys::before_exec(
+        &mut command,
+        door,
+        launch.limits,
+        launch.umask.unwrap_or(0o022),
+    );
     let mut child = command.spawn()?;
     let missing = || io::Error::other("a pipe of the agent is missing");
     let agent = Agent {

@@ -1,7 +1,7 @@
 //! The cgroup that the spawner made for the agent: entered by each run, asked about its end, removed with the last.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 pub(crate) struct Cgroup {
@@ -26,6 +26,15 @@ impl Cgroup {
         OpenOptions::new()
             .write(true)
             .open(self.directory.join("cgroup.procs"))
+    }
+
+    /// Sends KILL to every process in it, whatever they fork meanwhile (`cgroup.kill`, cgroups(7); Linux 5.14). Where
+    /// the kernel has no such file, nothing happens.
+    pub(crate) fn kill(&self) {
+        let _ = OpenOptions::new()
+            .write(true)
+            .open(self.directory.join("cgroup.kill"))
+            .and_then(|mut file| file.write_all(b"1"));
     }
 
     /// Whether a process was killed since the last look because the memory limit was reached.

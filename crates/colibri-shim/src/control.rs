@@ -3,6 +3,9 @@
 //! A request carries a sequence number, and its reply the same one; events carry none and go to
 //! connections that sent `watch`. The bytes of an `input` request follow its line raw, `len` of them, so
 //! that input need not be text.
+//!
+//! Protocol 2 adds `expires_ms`, `restart`, and `last` of `signal`. A shim says its version in `shim.json`; a caller
+//! sends a shim of an earlier version only what that one knows.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +18,27 @@ pub const MAX_INPUT: usize = 65_536;
 /// Input that the agent has not read yet is kept up to this many bytes; what is over is not accepted.
 pub const INPUT_BACKLOG: usize = 1 << 20;
 
+/// The version of this protocol. Version 1 had no number.
+pub const PROTOCOL: u32 = 2;
+
+/// Returns the time by which requests expire: milliseconds of the monotonic clock, which all processes of a host share
+/// (clock_gettime(2)).
+#[must_use]
+pub fn clock_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let milliseconds = u64::try_from(now.tv_nsec / 1_000_000).unwrap_or(0);
+    seconds.saturating_mul(1000).saturating_add(milliseconds)
+}
+
 /// A numbered request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Chosen by the client, repeated in the reply.
     pub seq: u64,
+    /// A shim that reads the request after this time of [`clock_ms`] does not carry it out: its caller has given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
     /// What to do.
     #[serde(flatten)]
     pub op: Op,
@@ -35,11 +54,19 @@ pub enum Op {
     Signal {
         /// Name without `SIG`, as in signal(7).
         signal: String,
+        /// No run follows the current one, whatever the restart policy.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        last: bool,
     },
     /// Signal, grace, KILL, and a reply when nothing is left or nothing more can be done.
     Kill {
         /// The first signal; name without `SIG`.
         signal: String,
+        /// How long to wait before KILL, in milliseconds.
+        grace_ms: u64,
+    },
+    /// End the current run as a kill with TERM does, and start the next one at once, whatever the restart policy.
+    Restart {
         /// How long to wait before KILL, in milliseconds.
         grace_ms: u64,
     },
@@ -88,8 +115,10 @@ pub enum Reply {
     },
     /// The agent's stdin is closed.
     InputClosed,
-    /// The request was not understood.
+    /// The request was not understood, or makes no sense now.
     Refused(String),
+    /// The request was read after it had expired, and was not carried out.
+    Expired,
 }
 
 /// Whom a signal reached.
@@ -149,6 +178,7 @@ mod tests {
             (
                 serde_json::to_string(&Request {
                     seq: 1,
+                    expires_ms: None,
                     op: Op::Watch,
                 })
                 .unwrap(),
@@ -157,6 +187,7 @@ mod tests {
             (
                 serde_json::to_string(&Request {
                     seq: 2,
+                    expires_ms: None,
                     op: Op::Kill {
                         signal: "TERM".into(),
                         grace_ms: 5000,
@@ -168,10 +199,31 @@ mod tests {
             (
                 serde_json::to_string(&Request {
                     seq: 3,
+                    expires_ms: Some(9),
                     op: Op::Input { len: 5 },
                 })
                 .unwrap(),
-                r#"{"seq":3,"op":"input","len":5}"#,
+                r#"{"seq":3,"expires_ms":9,"op":"input","len":5}"#,
+            ),
+            (
+                serde_json::to_string(&Request {
+                    seq: 4,
+                    expires_ms: None,
+                    op: Op::Signal {
+                        signal: "INT".into(),
+                        last: true,
+                    },
+                })
+                .unwrap(),
+                r#"{"seq":4,"op":"signal","signal":"INT","last":true}"#,
+            ),
+            (
+                serde_json::to_string(&Message::Reply {
+                    seq: 4,
+                    reply: Reply::Expired,
+                })
+                .unwrap(),
+                r#"{"seq":4,"reply":"expired"}"#,
             ),
             (
                 serde_json::to_string(&Message::Reply {

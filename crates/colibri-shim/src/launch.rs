@@ -25,6 +25,9 @@ pub struct Launch {
     /// Its stdin is at its end from the start.
     #[serde(default)]
     pub no_input: bool,
+    /// File mode creation mask of each run (umask(2)); absent: 022.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub umask: Option<u32>,
     /// The first process is a wrapper (bubblewrap) that ends the sandbox when signalled: a signal meant
     /// for the agent goes to its descendants only.
     #[serde(default)]
@@ -116,6 +119,10 @@ impl JournalSettings {
     }
 }
 
+fn first_protocol() -> u32 {
+    1
+}
+
 /// The shim's one line of answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -124,6 +131,9 @@ pub enum LaunchReport {
     Started {
         /// Its process id.
         pid: i32,
+        /// The version of the control protocol that the shim speaks; absent: 1.
+        #[serde(default = "first_protocol")]
+        protocol: u32,
     },
     /// Nothing runs. The shim has ended.
     Failed {

@@ -21,10 +21,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use colibri_shim::control::PROTOCOL;
 use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::{layout, process};
+use rustix::fs::Mode;
+use signal_hook::consts::SIGXFSZ;
 
 use crate::peer::Peer;
 use crate::runs::Runs;
@@ -42,6 +46,10 @@ enum ShimError {
     Launch(io::Error),
     #[error("launch request on stdin was cut off: whoever started this shim has gone")]
     CutOff,
+    #[error(
+        "inherited descriptors cannot be closed: {0}; the system must have close_range(2), as Linux 5.9 and FreeBSD 13 have"
+    )]
+    Descriptors(io::Error),
     #[error("cannot become the reaper of the agent's descendants: {0}")]
     Reaper(io::Error),
     #[error("journal cannot be opened: {0}")]
@@ -67,6 +75,7 @@ impl ShimError {
         match self {
             Self::Directory(_, error)
             | Self::Launch(error)
+            | Self::Descriptors(error)
             | Self::Reaper(error)
             | Self::Journal(JournalError::Io { source: error, .. })
             | Self::Control(error)
@@ -100,6 +109,7 @@ fn main() -> ExitCode {
         Ok(supervisor) => {
             report(&LaunchReport::Started {
                 pid: supervisor.agent_pid(),
+                protocol: PROTOCOL,
             });
             match supervisor.run(connection()) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -121,7 +131,12 @@ fn main() -> ExitCode {
 
 /// Everything up to the running agent, in the order in which a failure leaves nothing behind.
 fn start(directory: &Path) -> Result<Supervisor, ShimError> {
-    sys::close_inherited();
+    // An agent that inherits a directory gets out of its jail by it.
+    colibri_sys::descriptors::close_from(3).map_err(ShimError::Descriptors)?;
+    colibri_sys::signals::reset_inherited();
+    // A handler, and not SIG_IGN, which the agent would inherit: a write beyond RLIMIT_FSIZE then fails with EFBIG.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(ShimError::Signals)?;
+    rustix::process::umask(Mode::from_raw_mode(0o077));
     // A session of its own: no terminal's signal reaches it. It fails only for a group leader, which
     // somebody who starts the shim from an interactive shell makes it.
     let _ = rustix::process::setsid();
@@ -140,7 +155,10 @@ fn start(directory: &Path) -> Result<Supervisor, ShimError> {
     let stdout = Stream::new(Path::new(layout::STDOUT), &options)?;
     let stderr = Stream::new(Path::new(layout::STDERR), &options)?;
     let mut runs = Runs::new(launch, shim_start.map_or(0, |process| process.start));
-    let agent = runs.start([0, 0]).map_err(|error| {
+    let prepared = runs.begin([0, 0]).run(&signals.child());
+    let agent = prepared.and_then(|()| runs.start()).map_err(|error| {
+        // The error says what failed; what was prepared is undone as far as possible.
+        let _ = runs.clean_up().run(&signals.child());
         runs.end();
         ShimError::Exec {
             program: runs.program().to_owned(),
@@ -158,6 +176,7 @@ fn start(directory: &Path) -> Result<Supervisor, ShimError> {
         stderr,
         OwnedFd::from(listener),
         signals,
+        directory.to_owned(),
     ))
 }
 

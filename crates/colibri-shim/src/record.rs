@@ -23,11 +23,14 @@ pub struct ShimRecord {
     /// When the first process was started, in nanoseconds since 1970.
     pub started_at_ns: u64,
     /// Number of the run, from 1.
-    #[serde(default = "first_run")]
+    #[serde(default = "first")]
     pub run: u32,
+    /// The version of the control protocol that the shim speaks: see [`PROTOCOL`](crate::control::PROTOCOL).
+    #[serde(default = "first")]
+    pub protocol: u32,
 }
 
-fn first_run() -> u32 {
+fn first() -> u32 {
     1
 }
 
@@ -59,7 +62,7 @@ pub struct ExitRecord {
     /// Length of the stderr journal, in bytes.
     pub stderr_bytes: u64,
     /// Number of the last run, from 1.
-    #[serde(default = "first_run")]
+    #[serde(default = "first")]
     pub run: u32,
 }
 

@@ -5,16 +5,26 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use colibri_glasspane::ExitReason;
+use colibri_shim::control::PROTOCOL;
 use colibri_shim::launch::Launch;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ExitStatus, RunRecord, ShimRecord};
 use colibri_shim::restart::{Decision, RestartWhen, Restarts};
 
 use crate::cgroup::Cgroup;
-use crate::{agent, now_ns, steps};
+use crate::steps::{OnError, Steps};
+use crate::{agent, now_ns};
 
-/// How a run ended: absent where nobody saw it, and when, in nanoseconds since 1970.
-pub(crate) type End = (Option<ExitStatus>, u64);
+/// How a run ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End {
+    /// The exit status of the first process; absent where it was not collected.
+    pub(crate) exit: Option<ExitStatus>,
+    pub(crate) reason: ExitReason,
+    /// When, in nanoseconds since 1970.
+    pub(crate) at_ns: u64,
+}
 
 pub(crate) struct Runs {
     launch: Launch,
@@ -36,8 +46,6 @@ pub(crate) struct Runs {
     why: Option<String>,
     /// This run is in `runs.jsonl`.
     recorded: bool,
-    /// What is to be done after this run has been done.
-    finished: bool,
     cgroup: Option<Cgroup>,
 }
 
@@ -61,7 +69,6 @@ impl Runs {
             closing: false,
             why: None,
             recorded: false,
-            finished: false,
         }
     }
 
@@ -85,50 +92,60 @@ impl Runs {
         self.from[0]
     }
 
-    /// Starts the next run, whose output begins at these offsets.
-    ///
-    /// # Errors
-    /// What kept the program from being executed. The run counts all the same, as one that has ended.
-    pub(crate) fn start(&mut self, from: [u64; 2]) -> io::Result<agent::Agent> {
+    /// Begins the next run, whose output begins at these offsets. Returns the commands to run before its program.
+    pub(crate) fn begin(&mut self, from: [u64; 2]) -> Steps {
         self.number = self.number.saturating_add(1);
         self.began = Instant::now();
         self.began_ns = now_ns();
         self.from = from;
         self.why = None;
         self.recorded = false;
-        self.finished = false;
-        let started = self
-            .launch
-            .before
-            .iter()
-            .try_for_each(steps::run)
-            .and_then(|()| agent::start(&self.launch, self.cgroup.as_ref()));
-        started.inspect_err(|error| {
-            self.why = Some(format!(
-                "run {} could not be started: {}: {error}",
-                self.number, self.launch.program
-            ));
-            self.finish();
-        })
+        Steps::new(&self.launch.before, OnError::Stop)
     }
 
-    /// No process of this run is left: what was done for it is undone, once.
-    pub(crate) fn finish(&mut self) {
-        if std::mem::replace(&mut self.finished, true) {
-            return;
-        }
-        let mut add = |reason: String| {
-            self.why = Some(match self.why.take() {
-                Some(why) => format!("{why}; {reason}"),
-                None => reason,
-            });
-        };
+    /// Executes the program of the run that was begun.
+    ///
+    /// # Errors
+    /// What kept the program from being executed.
+    pub(crate) fn start(&self) -> io::Result<agent::Agent> {
+        agent::start(&self.launch, self.cgroup.as_ref())
+    }
+
+    /// Notes why the run that was begun has no program. The run counts all the same, as one that has ended.
+    pub(crate) fn not_started(&mut self, error: &str) {
+        let program = &self.launch.program;
+        self.add_reason(format!(
+            "run {} could not be started: {program}: {error}",
+            self.number
+        ));
+    }
+
+    /// Returns the commands to run when no process of this run is left.
+    pub(crate) fn clean_up(&self) -> Steps {
+        Steps::new(&self.launch.after, OnError::Continue)
+    }
+
+    /// Takes note of how the clean-up went, and of the memory limit, once for each run.
+    pub(crate) fn cleaned_up(&mut self, outcome: Result<(), String>) {
         if self.cgroup.as_mut().is_some_and(Cgroup::out_of_memory) {
-            add("its memory limit was reached; give it more with --memory".to_owned());
+            self.add_reason("its memory limit was reached; give it more with --memory".to_owned());
         }
-        if let Some(wrong) = steps::run_all(&self.launch.after) {
-            add(wrong);
+        if let Err(error) = outcome {
+            self.add_reason(format!("{error}; undo it by hand"));
         }
+    }
+
+    /// Adds to what is shown beside the exit status.
+    pub(crate) fn add_reason(&mut self, reason: String) {
+        self.why = Some(match self.why.take() {
+            Some(why) => format!("{why}; {reason}"),
+            None => reason,
+        });
+    }
+
+    /// The cgroup of the agent, whose processes it can end at once.
+    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
     }
 
     /// There is no other run.
@@ -149,6 +166,7 @@ impl Runs {
             agent_pid,
             started_at_ns: self.began_ns,
             run: self.number,
+            protocol: PROTOCOL,
         };
         record::replace(Path::new(layout::SHIM), &shim, Durability::Process)
     }
@@ -156,6 +174,11 @@ impl Runs {
     /// There is to be no other run: somebody ended the agent.
     pub(crate) fn close(&mut self) {
         self.closing = true;
+    }
+
+    /// Whether there is to be no other run.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
     }
 
     /// When the wall-clock limit strikes.
@@ -170,10 +193,9 @@ impl Runs {
         }
         self.limit_at = None;
         let limit = Duration::from_millis(self.launch.wall_time_ms.unwrap_or_default());
-        self.why = Some(format!(
+        self.add_reason(format!(
             "its wall-clock limit of {limit:?} was reached; give it more with --wall-time"
         ));
-        self.closing = true;
         true
     }
 
@@ -202,20 +224,21 @@ impl Runs {
         }
     }
 
-    /// Adds this run to `runs.jsonl`, once. An agent that is never started again has no such file.
+    /// Adds this run to `runs.jsonl`, once. An agent that has one run only has no such file.
     ///
     /// # Errors
     /// Whatever the file system refuses.
-    pub(crate) fn record(&mut self, (exit, exited_at_ns): End, to: [u64; 2]) -> io::Result<()> {
-        if self.recorded || self.launch.restart.when == RestartWhen::Never {
+    pub(crate) fn record(&mut self, end: End, to: [u64; 2], is_last: bool) -> io::Result<()> {
+        let is_only = self.launch.restart.when == RestartWhen::Never && self.number == 1 && is_last;
+        if self.recorded || is_only {
             return Ok(());
         }
         let run = RunRecord {
             run: self.number,
             started_at_ns: self.began_ns,
-            exited_at_ns,
-            exit,
-            reason: None,
+            exited_at_ns: end.at_ns,
+            exit: end.exit,
+            reason: Some(end.reason),
             error: self.why.clone(),
             stdout: (self.from[0], to[0]),
             stderr: (self.from[1], to[1]),
@@ -237,16 +260,17 @@ impl Runs {
     }
 
     /// How the agent ended, for `exit.json`.
-    pub(crate) fn exit_record(&self, (exit, exited_at_ns): End, to: [u64; 2]) -> ExitRecord {
-        let unseen = || {
-            exit.is_none()
-                .then(|| "the agent's exit status was not seen".to_owned())
+    pub(crate) fn exit_record(&self, end: End, to: [u64; 2]) -> ExitRecord {
+        let unknown = || {
+            end.exit
+                .is_none()
+                .then(|| "the exit status of the agent is not known".to_owned())
         };
         ExitRecord {
-            exit,
-            reason: None,
-            error: self.why.clone().or_else(unseen),
-            exited_at_ns,
+            exit: end.exit,
+            reason: Some(end.reason),
+            error: self.why.clone().or_else(unknown),
+            exited_at_ns: end.at_ns,
             stdout_bytes: to[0],
             stderr_bytes: to[1],
             run: self.number,

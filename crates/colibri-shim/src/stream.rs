@@ -18,6 +18,8 @@ pub(crate) struct Stream {
     journal: JournalWriter,
     waiting: Vec<u8>,
     stalled: Option<String>,
+    /// What is read is discarded.
+    discarding: bool,
 }
 
 impl Stream {
@@ -27,6 +29,7 @@ impl Stream {
             journal: JournalWriter::open(directory, options.clone())?,
             waiting: Vec::new(),
             stalled: None,
+            discarding: false,
         })
     }
 
@@ -106,7 +109,17 @@ impl Stream {
         self.journal.sync()
     }
 
+    /// From now on reads the pipe and keeps nothing: the journal's directory is gone.
+    pub(crate) fn discard(&mut self) {
+        self.discarding = true;
+        self.waiting = Vec::new();
+        self.stalled = None;
+    }
+
     fn append(&mut self, bytes: &[u8]) {
+        if self.discarding {
+            return;
+        }
         match self.journal.append(bytes, SystemTime::now()) {
             Ok(()) => self.stalled = None,
             Err(error) => {

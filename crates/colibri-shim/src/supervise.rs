@@ -1,12 +1,21 @@
 //! The loop that a shim lives in: pipes to journals, requests to answers, the dead to `exit.json`.
+//!
+//! States of an agent between its start and its end:
+//!
+//! ```text
+//! Running -> Draining -> CleaningUp -> Recording -> (exit.json, end of the shim)
+//!    ^                                     |
+//!    +------- Preparing <------ Waiting <--+   with a restart policy, or when a restart is requested
+//! ```
 
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::{Op, Reply, Status};
+use colibri_glasspane::ExitReason;
+use colibri_shim::control::{Delivery, Op, Reply, Status};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ExitStatus};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,6 +27,7 @@ use crate::agent::Agent;
 use crate::input::Input;
 use crate::peer::Peer;
 use crate::runs::{End, Runs};
+use crate::steps::Steps;
 use crate::stream::{CHUNK, Stream};
 use crate::teardown::Teardown;
 use crate::watchers::{Asker, Watchers};
@@ -27,10 +37,16 @@ use crate::{now_ns, sys};
 const RETRY: Duration = Duration::from_millis(500);
 /// Grace of a shim that is itself asked to end, before KILL.
 const OWN_GRACE: Duration = Duration::from_secs(5);
-/// Most chunks saved after the last process is gone; a pipe holds far less.
+/// Maximum number of chunks saved after the last process is gone; a pipe holds far less.
 const DRAIN: usize = 64;
-/// Most chunks of each output between two looks at everything else.
+/// Maximum number of chunks of each output copied between two looks at everything else.
 const BURST: usize = 16;
+/// Interval of looks whether a sandbox has started its program, while a signal waits for that.
+const STARTING: Duration = Duration::from_millis(2);
+/// Maximum number of signals that wait for the program of a sandbox.
+const MAX_DEFERRED: usize = 64;
+/// Minimum time between two looks whether the agent's directory still exists.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// SIGCHLD and SIGTERM as readable descriptors.
 pub(crate) struct Signals {
@@ -51,6 +67,11 @@ impl Signals {
             term: watch(SIGTERM)?,
         })
     }
+
+    /// Becomes readable when a child ends.
+    pub(crate) fn child(&self) -> BorrowedFd<'_> {
+        self.child.as_fd()
+    }
 }
 
 /// Empties a signal's descriptor; returns whether there was anything.
@@ -63,14 +84,26 @@ fn take(signal: &UnixStream) -> bool {
 }
 
 /// Where the agent is between a start and its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Processes of it live.
     Running,
-    /// None is left; its last output and its end are to be saved.
-    Ended,
-    /// The next run begins then.
+    /// None is left; what is in the pipes is to be saved.
+    Draining,
+    /// The commands after the run are on their way.
+    CleaningUp(Steps),
+    /// The end of the run is to be recorded.
+    Recording,
+    /// The next run begins at this time.
     Waiting(Instant),
+    /// The commands before the run are on their way.
+    Preparing(Steps),
+}
+
+/// A signal for the program of a sandbox that has not started it yet.
+struct Deferred {
+    signal: Signal,
+    then_continue: bool,
+    asker: Option<Asker>,
 }
 
 pub(crate) struct Supervisor {
@@ -78,6 +111,8 @@ pub(crate) struct Supervisor {
     phase: Phase,
     /// What follows this run, once that is decided: the wait for the next, or nothing.
     next: Option<Option<Duration>>,
+    /// The next run was asked for: it follows whatever the restart policy says.
+    restart_requested: bool,
     /// For people, while the next run is waited for.
     waiting: Option<String>,
     pid: Pid,
@@ -87,8 +122,19 @@ pub(crate) struct Supervisor {
     watchers: Watchers,
     signals: Signals,
     /// How and when the first process ended.
-    exit: Option<(ExitStatus, u64)>,
+    exit: Option<End>,
+    /// Why the run ends, where Colibri ends it.
+    ending: Option<ExitReason>,
     teardown: Option<Teardown>,
+    /// Signals that wait for the program of a sandbox.
+    deferred: Vec<Deferred>,
+    /// The sandbox of this run has started its program, as far as somebody had to look.
+    program_started: bool,
+    /// The agent's directory; the working directory of this process.
+    directory: PathBuf,
+    /// The directory was removed: nothing can be recorded in it any more.
+    removed: bool,
+    next_look: Instant,
     /// `exit.json` could not be written yet.
     unrecorded: Option<String>,
     next_retry: Option<Instant>,
@@ -103,6 +149,7 @@ impl Supervisor {
         mut stderr: Stream,
         listener: OwnedFd,
         signals: Signals,
+        directory: PathBuf,
     ) -> Self {
         stdout.connect(agent.stdout);
         stderr.connect(agent.stderr);
@@ -110,6 +157,7 @@ impl Supervisor {
             runs,
             phase: Phase::Running,
             next: None,
+            restart_requested: false,
             waiting: None,
             pid: agent.pid,
             wrapper: agent.wrapper,
@@ -118,7 +166,13 @@ impl Supervisor {
             watchers: Watchers::new(listener),
             signals,
             exit: None,
+            ending: None,
             teardown: None,
+            deferred: Vec::new(),
+            program_started: false,
+            directory,
+            removed: false,
+            next_look: Instant::now() + LOOK,
             unrecorded: None,
             next_retry: None,
         }
@@ -137,35 +191,81 @@ impl Supervisor {
         let mut buffer = vec![0; CHUNK];
         loop {
             self.wait_for_something()?;
-            if take(&self.signals.child) {
+            if take(&self.signals.child) && matches!(self.phase, Phase::Running) {
                 self.reap();
             }
             if take(&self.signals.term) {
-                self.begin_kill(Signal::TERM, OWN_GRACE);
+                self.runs.add_reason("its shim received SIGTERM".to_owned());
+                self.begin_kill(Signal::TERM, OWN_GRACE, None);
             }
             self.serve();
+            self.deliver_deferred();
             self.input.write();
             self.copy(&mut buffer);
+            self.look_after_directory();
+            let now = Instant::now();
+            let cgroup = self.runs.cgroup();
             if let Some(reply) = self
                 .teardown
                 .as_mut()
-                .and_then(|kill| kill.step(Instant::now()))
+                .and_then(|kill| kill.step(now, cgroup))
             {
                 self.finish_kill(&reply);
             }
-            let now = Instant::now();
             if self.runs.limit_strikes(now) {
-                self.begin_kill(Signal::TERM, OWN_GRACE);
+                self.begin_kill(Signal::TERM, OWN_GRACE, Some(ExitReason::WallTime));
             }
-            if matches!(self.phase, Phase::Waiting(at) if now >= at) {
-                self.start_again();
-            }
-            if self.phase == Phase::Ended && self.settle() {
+            if self.advance(&mut buffer) {
                 return Ok(());
             }
             if self.watchers.want_status() {
                 let status = self.status();
                 self.watchers.publish(status);
+            }
+        }
+    }
+
+    /// Goes on to the next phases as far as possible without waiting. Returns whether the agent has ended and that is
+    /// recorded.
+    fn advance(&mut self, buffer: &mut [u8]) -> bool {
+        loop {
+            let now = Instant::now();
+            match &mut self.phase {
+                Phase::Running => return false,
+                Phase::Waiting(at) if now < *at => return false,
+                Phase::Waiting(_) => {
+                    self.exit = None;
+                    self.ending = None;
+                    self.program_started = false;
+                    self.phase = Phase::Preparing(self.runs.begin(self.ends()));
+                }
+                Phase::Preparing(steps) => match steps.poll(now) {
+                    None => return false,
+                    Some(outcome) => self.start_run(outcome),
+                },
+                Phase::Draining => {
+                    if !self.drain(buffer) {
+                        return false;
+                    }
+                    self.phase = Phase::CleaningUp(self.runs.clean_up());
+                }
+                Phase::CleaningUp(steps) => match steps.poll(now) {
+                    None => return false,
+                    Some(outcome) => {
+                        self.runs.cleaned_up(outcome);
+                        self.phase = Phase::Recording;
+                    }
+                },
+                Phase::Recording => {
+                    if self.next_retry.is_some_and(|at| now < at) {
+                        return false;
+                    }
+                    match self.record() {
+                        Recorded::Ended => return true,
+                        Recorded::NotYet => return false,
+                        Recorded::Continues => {}
+                    }
+                }
             }
         }
     }
@@ -182,14 +282,19 @@ impl Supervisor {
             fds.push(PollFd::new(pipe, PollFlags::OUT));
         }
         fds.extend(self.watchers.wanted());
+        let (steps_output, phase_deadline) = match &self.phase {
+            Phase::Waiting(at) => (None, Some(*at)),
+            Phase::Preparing(steps) | Phase::CleaningUp(steps) => steps.wanted(),
+            Phase::Running | Phase::Draining | Phase::Recording => (None, None),
+        };
+        fds.extend(steps_output.map(|output| PollFd::new(output, PollFlags::IN)));
+        let deferred = (!self.deferred.is_empty()).then(|| Instant::now() + STARTING);
         let deadlines = [
             self.teardown.as_ref().map(Teardown::deadline),
             self.next_retry,
             self.runs.limit_at(),
-            match self.phase {
-                Phase::Waiting(at) => Some(at),
-                _ => None,
-            },
+            phase_deadline,
+            deferred,
             self.outputs[0].sync_due(),
             self.outputs[1].sync_due(),
             self.watchers.due(),
@@ -212,19 +317,24 @@ impl Supervisor {
         loop {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if pid == self.pid => {
-                    let status = match status.terminating_signal() {
-                        Some(signal) => ExitStatus::Signal(signal),
-                        None => ExitStatus::Code(status.exit_status().unwrap_or_default()),
+                    let (exit, derived) = match status.terminating_signal() {
+                        Some(signal) => (ExitStatus::Signal(signal), ExitReason::Signalled),
+                        None => (
+                            ExitStatus::Code(status.exit_status().unwrap_or_default()),
+                            ExitReason::Exited,
+                        ),
                     };
-                    self.exit = Some((status, now_ns()));
+                    self.exit = Some(End {
+                        exit: Some(exit),
+                        reason: self.ending.unwrap_or(derived),
+                        at_ns: now_ns(),
+                    });
                     self.watchers.outdate();
                 }
                 Ok(Some(_)) | Err(Errno::INTR) => {}
                 Ok(None) => return,
                 Err(_) => {
-                    if self.phase == Phase::Running {
-                        self.phase = Phase::Ended;
-                    }
+                    self.phase = Phase::Draining;
                     return;
                 }
             }
@@ -238,6 +348,9 @@ impl Supervisor {
             }
         }
         self.watchers.drop_gone();
+        if self.watchers.is_alone() {
+            self.next_look = self.next_look.min(Instant::now());
+        }
     }
 
     fn perform(&mut self, asker: Asker, op: Op, payload: &[u8]) -> Option<Reply> {
@@ -245,11 +358,19 @@ impl Supervisor {
         match op {
             // Answered where it came in.
             Op::Watch => None,
-            Op::Signal { signal: name } => {
+            Op::Signal { signal: name, last } => {
                 let Some(signal) = sys::signal_by_name(&name) else {
                     return unknown(&name);
                 };
-                Some(Reply::Signalled(self.signal(signal)))
+                if last {
+                    self.end_with_this_run(Some(ExitReason::KilledByUser));
+                }
+                self.deliver_or_defer(Deferred {
+                    signal,
+                    then_continue: last,
+                    asker: Some(asker),
+                })
+                .map(Reply::Signalled)
             }
             Op::Kill {
                 signal: name,
@@ -258,12 +379,14 @@ impl Supervisor {
                 let Some(signal) = sys::signal_by_name(&name) else {
                     return unknown(&name);
                 };
-                self.begin_kill(signal, Duration::from_millis(grace_ms));
+                let grace = Duration::from_millis(grace_ms);
+                self.begin_kill(signal, grace, Some(ExitReason::KilledByUser));
                 if let Some(teardown) = &mut self.teardown {
                     teardown.add(asker);
                 }
                 None
             }
+            Op::Restart { grace_ms } => Some(self.restart(Duration::from_millis(grace_ms))),
             Op::Input { .. } => Some(self.input.push(payload)),
             Op::CloseInput => {
                 self.input.close();
@@ -274,12 +397,11 @@ impl Supervisor {
 
     /// The first process, until it has been collected: only so long its number, and its group's, are its own.
     fn first(&self) -> Option<Pid> {
-        (self.phase == Phase::Running && self.exit.is_none()).then_some(self.pid)
+        (matches!(self.phase, Phase::Running) && self.exit.is_none()).then_some(self.pid)
     }
 
     /// Delivers a signal as a terminal would: to the agent's process group, or to all in its sandbox.
-    fn signal(&self, signal: Signal) -> colibri_shim::control::Delivery {
-        use colibri_shim::control::Delivery;
+    fn signal(&self, signal: Signal) -> Delivery {
         if let (Some(first), None) = (self.first(), self.wrapper) {
             return match kill_process_group(first, signal) {
                 Ok(()) => Delivery {
@@ -296,20 +418,126 @@ impl Supervisor {
         sys::signal_all(signal, None, self.wrapper).unwrap_or_default()
     }
 
-    fn begin_kill(&mut self, signal: Signal, grace: Duration) {
-        let now = Instant::now();
-        self.runs.close();
-        if self.phase != Phase::Running {
-            // Between two runs, or at the end of one that could not be recorded yet.
-            self.phase = Phase::Ended;
-            self.next = Some(None);
+    /// Delivers a signal now, or as soon as the sandbox has started the program that it is for.
+    fn deliver_or_defer(&mut self, deferred: Deferred) -> Option<Delivery> {
+        // KILL and STOP act on what sets up the sandbox, too.
+        let at_once = matches!(deferred.signal, Signal::KILL | Signal::STOP);
+        if !at_once && self.program_is_pending() && self.deferred.len() < MAX_DEFERRED {
+            self.deferred.push(deferred);
+            return None;
         }
-        // Whom this does not reach, KILL must.
-        let _ = sys::signal_all(signal, self.first(), self.wrapper);
+        Some(self.deliver(&deferred))
+    }
+
+    fn deliver(&self, deferred: &Deferred) -> Delivery {
+        let delivery = self.signal(deferred.signal);
+        if deferred.then_continue {
+            // A stopped process takes a signal only when it goes on.
+            self.signal(Signal::CONT);
+        }
+        delivery
+    }
+
+    /// Whether there is a sandbox that still prepares itself. A signal would be lost on it.
+    fn program_is_pending(&mut self) -> bool {
+        if self.wrapper.is_none() || self.program_started || self.first().is_none() {
+            return false;
+        }
+        self.program_started = sys::sandbox_has_program();
+        !self.program_started
+    }
+
+    fn deliver_deferred(&mut self) {
+        if self.deferred.is_empty() || self.program_is_pending() {
+            return;
+        }
+        for deferred in std::mem::take(&mut self.deferred) {
+            let delivery = self.deliver(&deferred);
+            if let Some(asker) = deferred.asker {
+                self.watchers.reply(asker, Reply::Signalled(delivery));
+            }
+        }
+    }
+
+    /// No run follows this one. Where it has not ended by itself, this is why it ends.
+    fn end_with_this_run(&mut self, reason: Option<ExitReason>) {
+        self.runs.close();
+        self.restart_requested = false;
+        match &mut self.phase {
+            Phase::Running => self.give_reason(reason),
+            Phase::Waiting(_) => {
+                if let (Some(end), Some(ExitReason::WallTime)) = (&mut self.exit, reason) {
+                    end.reason = ExitReason::WallTime;
+                }
+                self.phase = Phase::Recording;
+                self.next = Some(None);
+            }
+            Phase::Preparing(steps) => {
+                steps.abort();
+                self.runs.not_started("it was ended before");
+                self.exit = Some(End {
+                    exit: None,
+                    reason: reason.unwrap_or(ExitReason::NotStarted),
+                    at_ns: now_ns(),
+                });
+                self.phase = Phase::Draining;
+                self.next = Some(None);
+            }
+            Phase::Draining | Phase::CleaningUp(_) | Phase::Recording => self.next = Some(None),
+        }
+    }
+
+    fn give_reason(&mut self, reason: Option<ExitReason>) {
+        if self.exit.is_none() {
+            self.ending = self.ending.or(reason);
+        }
+    }
+
+    fn begin_kill(&mut self, signal: Signal, grace: Duration, reason: Option<ExitReason>) {
+        self.end_with_this_run(reason);
+        self.begin_teardown(signal, grace);
+    }
+
+    /// Signals all that is left of the run, and sees to its end.
+    fn begin_teardown(&mut self, signal: Signal, grace: Duration) {
+        let now = Instant::now();
+        let first = Deferred {
+            signal,
+            then_continue: !matches!(signal, Signal::STOP | Signal::TSTP | Signal::KILL),
+            asker: None,
+        };
+        if signal != Signal::KILL && self.program_is_pending() {
+            self.deferred.push(first);
+        } else {
+            // What this does not reach, KILL must.
+            let _ = sys::signal_all(signal, self.first(), self.wrapper);
+            if first.then_continue {
+                let _ = sys::signal_all(Signal::CONT, self.first(), self.wrapper);
+            }
+        }
         match &mut self.teardown {
             Some(teardown) => teardown.shorten(now, grace),
             None => self.teardown = Some(Teardown::new(now, grace)),
         }
+    }
+
+    /// Ends the current run; the next one follows at once.
+    fn restart(&mut self, grace: Duration) -> Reply {
+        if self.runs.is_closing() {
+            return Reply::Refused("the agent is being ended".to_owned());
+        }
+        self.restart_requested = true;
+        match &mut self.phase {
+            Phase::Running => {
+                self.give_reason(Some(ExitReason::KilledByUser));
+                self.begin_teardown(Signal::TERM, grace);
+            }
+            Phase::Waiting(at) => *at = Instant::now(),
+            // The next run is being prepared: that is the one asked for.
+            Phase::Preparing(_) => self.restart_requested = false,
+            Phase::Draining | Phase::CleaningUp(_) | Phase::Recording => self.next = None,
+        }
+        Reply::Ok
     }
 
     fn finish_kill(&mut self, reply: &Reply) {
@@ -343,7 +571,9 @@ impl Supervisor {
         for output in &mut self.outputs {
             output.sync_if_due(now);
         }
-        if self.outputs.iter().any(|output| output.stalled().is_some()) && self.next_retry.is_none()
+        if self.outputs.iter().any(|output| output.stalled().is_some())
+            && self.next_retry.is_none()
+            && !self.is_removed()
         {
             self.next_retry = Some(now + RETRY);
         }
@@ -357,18 +587,22 @@ impl Supervisor {
         [stdout.stalled().is_some(), stderr.stalled().is_some()]
     }
 
-    /// All processes are gone: what is still in the pipes is saved, then the end of the run is recorded.
-    /// Returns whether the agent has ended with it, and `exit.json` says so.
-    fn settle(&mut self) -> bool {
+    /// All processes are gone: what is still in the pipes is saved. Returns whether all of it is.
+    fn drain(&mut self, buffer: &mut [u8]) -> bool {
         if let Some(kill) = &self.teardown {
             let reply = kill.verified();
             self.finish_kill(&reply);
         }
-        let mut buffer = vec![0; CHUNK];
+        for deferred in std::mem::take(&mut self.deferred) {
+            if let Some(asker) = deferred.asker {
+                self.watchers
+                    .reply(asker, Reply::Signalled(Delivery::default()));
+            }
+        }
         for output in &mut self.outputs {
-            // Bounded: a stranger that was handed the pipe could write for ever.
+            // Bounded: another process that was handed the pipe could write for ever.
             for _ in 0..DRAIN {
-                if !output.copy(&mut buffer) {
+                if !output.copy(buffer) {
                     break;
                 }
             }
@@ -377,50 +611,68 @@ impl Supervisor {
             }
             output.close();
         }
-        if self.next_retry.is_some_and(|at| Instant::now() < at) {
-            return false;
+        true
+    }
+
+    /// Records the end of the run, and of the agent where it was the last.
+    fn record(&mut self) -> Recorded {
+        if let Some(kill) = &self.teardown {
+            let reply = kill.verified();
+            self.finish_kill(&reply);
         }
-        let (exit, exited_at_ns): End = match self.exit {
-            Some((status, at)) => (Some(status), at),
-            None => (None, now_ns()),
-        };
-        self.runs.finish();
+        let end = *self.exit.get_or_insert(End {
+            exit: None,
+            reason: ExitReason::Lost,
+            at_ns: now_ns(),
+        });
         let next = match self.next {
             Some(next) => next,
-            None => *self.next.insert(self.runs.next(exit)),
+            None if self.restart_requested => *self.next.insert(Some(Duration::ZERO)),
+            None => *self.next.insert(self.runs.next(end.exit)),
         };
         let to = self.ends();
         let recorded = self
             .runs
-            .record((exit, exited_at_ns), to)
+            .record(end, to, next.is_none())
             .map_err(|error| format!("{} cannot be written: {error}", layout::RUNS));
-        let end = match (&recorded, next) {
+        let ended = match (&recorded, next) {
             (Ok(()), None) => {
-                let record = self.runs.exit_record((exit, exited_at_ns), to);
+                let record = self.runs.exit_record(end, to);
                 self.record_end(&record).map(|()| Some(record))
             }
             _ => recorded.map(|()| None),
         };
-        match end {
+        match ended {
+            Err(_) if self.is_removed() => {
+                // Nothing can be kept: the daemon hears how it ended, and keeps that in memory.
+                self.runs.add_reason(format!(
+                    "its directory {} was removed while it ran: its output and the record of its end are lost",
+                    self.directory.display()
+                ));
+                let record = self.runs.exit_record(end, to);
+                self.farewell(record);
+                Recorded::Ended
+            }
             Err(reason) => {
                 self.unrecorded = Some(reason);
                 self.next_retry = Some(Instant::now() + RETRY);
                 self.watchers.outdate();
-                false
+                Recorded::NotYet
             }
             Ok(Some(record)) => {
                 self.farewell(record);
-                true
+                Recorded::Ended
             }
             Ok(None) => {
                 let wait = next.unwrap_or_default();
                 self.unrecorded = None;
-                self.waiting = Some(self.runs.describe(exit, wait));
+                self.waiting = Some(self.runs.describe(end.exit, wait));
                 self.input.wait_for_next();
                 self.phase = Phase::Waiting(Instant::now() + wait);
                 self.next = None;
+                self.restart_requested = false;
                 self.watchers.outdate();
-                false
+                Recorded::Continues
             }
         }
     }
@@ -438,10 +690,10 @@ impl Supervisor {
             .map_err(|error| format!("{} cannot be written: {error}", layout::EXIT))
     }
 
-    /// The wait is over: the next run.
-    fn start_again(&mut self) {
-        self.exit = None;
-        match self.runs.start(self.ends()) {
+    /// The commands before the run have ended: executes its program.
+    fn start_run(&mut self, prepared: Result<(), String>) {
+        let started = prepared.and_then(|()| self.runs.start().map_err(|error| error.to_string()));
+        match started {
             Ok(agent) => {
                 self.pid = agent.pid;
                 self.wrapper = agent.wrapper;
@@ -452,13 +704,44 @@ impl Supervisor {
                 self.phase = Phase::Running;
                 self.waiting = None;
                 if let Err(error) = self.runs.announce(self.agent_pid()) {
-                    // It is for those who look when this shim is gone; who asks it is told the truth.
+                    // It is for those who look when this shim is gone; the shim itself answers with the current pid.
                     let _ = writeln!(io::stderr(), "{} not written: {error}", layout::SHIM);
                 }
             }
-            Err(_) => self.phase = Phase::Ended,
+            Err(error) => {
+                self.runs.not_started(&error);
+                self.exit = Some(End {
+                    exit: None,
+                    reason: ExitReason::NotStarted,
+                    at_ns: now_ns(),
+                });
+                self.phase = Phase::Draining;
+            }
         }
         self.watchers.outdate();
+    }
+
+    /// Looks whether the directory was removed. A shim without one and without a daemon can never be reached again:
+    /// it ends its agent.
+    fn look_after_directory(&mut self) {
+        let now = Instant::now();
+        if now < self.next_look || self.runs.is_closing() {
+            return;
+        }
+        self.next_look = now + LOOK;
+        if self.is_removed() && self.watchers.is_alone() {
+            self.begin_kill(Signal::TERM, OWN_GRACE, None);
+        }
+    }
+
+    /// Whether the agent's directory was removed. From then on output is read and discarded, so that the agent goes on.
+    fn is_removed(&mut self) -> bool {
+        if !self.removed && is_working_directory_removed() {
+            self.removed = true;
+            self.outputs.iter_mut().for_each(Stream::discard);
+            self.watchers.outdate();
+        }
+        self.removed
     }
 
     fn ends(&self) -> [u64; 2] {
@@ -477,16 +760,37 @@ impl Supervisor {
         Status {
             stdout: stdout.end(),
             stderr: stderr.end(),
-            stalled: stdout
-                .stalled()
-                .or(stderr.stalled())
-                .or(self.unrecorded.as_ref())
-                .cloned(),
-            lingering: self.exit.is_some() && self.phase == Phase::Running,
+            stalled: match self.removed {
+                true => Some(format!(
+                    "its directory {} was removed; its output since then is lost",
+                    self.directory.display()
+                )),
+                false => stdout
+                    .stalled()
+                    .or(stderr.stalled())
+                    .or(self.unrecorded.as_ref())
+                    .cloned(),
+            },
+            lingering: self.exit.is_some() && matches!(self.phase, Phase::Running),
             pid: self.first().map(|first| first.as_raw_nonzero().get()),
             run: self.runs.number(),
             run_from: self.runs.stdout_from(),
             waiting: self.waiting.clone(),
         }
     }
+}
+
+/// What became of recording the end of a run.
+enum Recorded {
+    /// The agent has ended.
+    Ended,
+    /// Another run follows.
+    Continues,
+    /// It is to be tried again.
+    NotYet,
+}
+
+/// Whether the working directory was removed (rmdir(2)). One that was renamed still takes records.
+fn is_working_directory_removed() -> bool {
+    std::env::current_dir().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }

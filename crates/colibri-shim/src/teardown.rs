@@ -1,16 +1,21 @@
 //! Ending an agent: signal, grace, KILL, and KILL again until nothing is left or time is up.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use colibri_shim::control::Reply;
 use rustix::process::Signal;
 
+use crate::cgroup::Cgroup;
 use crate::sys;
 
 /// How long the dead may take to disappear after KILL before the kill counts as unverified.
 const VERIFY: Duration = Duration::from_secs(5);
 /// Between two rounds of KILL: a process that forks faster than it is found is hit again.
 const ROUND: Duration = Duration::from_millis(20);
+
+/// Maximum number of sweeps of STOP before the next KILL.
+const SWEEPS: u32 = 1000;
 
 /// Whoever asked, to be answered at the end: connection and request number.
 pub(crate) type Asker = (u64, u64);
@@ -19,6 +24,9 @@ pub(crate) type Asker = (u64, u64);
 pub(crate) struct Teardown {
     stage: Stage,
     askers: Vec<Asker>,
+    /// Processes that were stopped since the last KILL, so that they fork no more.
+    stopped: HashSet<i32>,
+    sweeps: u32,
 }
 
 enum Stage {
@@ -32,6 +40,8 @@ impl Teardown {
         Self {
             stage: Stage::Grace { until: now + grace },
             askers: Vec::new(),
+            stopped: HashSet::new(),
+            sweeps: 0,
         }
     }
 
@@ -55,12 +65,27 @@ impl Teardown {
     }
 
     /// Goes on where its time has come. Returns the reply when the kill cannot be verified.
-    pub(crate) fn step(&mut self, now: Instant) -> Option<Reply> {
+    ///
+    /// The first KILL goes to all that is found. What forks faster than that is stopped first, sweep by sweep, until a
+    /// sweep finds nothing that runs: then the next KILL ends all of it.
+    pub(crate) fn step(&mut self, now: Instant, cgroup: Option<&Cgroup>) -> Option<Reply> {
         if now < self.deadline() {
             return None;
         }
         let until = match self.stage {
             Stage::Grace { .. } => now + VERIFY,
+            Stage::Killing { until, .. }
+                if now < until
+                    && self.sweeps < SWEEPS
+                    && sys::stop_running(&mut self.stopped).unwrap_or(false) =>
+            {
+                self.sweeps += 1;
+                self.stage = Stage::Killing {
+                    until,
+                    next_round: now,
+                };
+                return None;
+            }
             Stage::Killing { until, .. } if now >= until => {
                 let delivery = sys::signal_all(Signal::KILL, None, None).unwrap_or_default();
                 return Some(Reply::Killed {
@@ -71,6 +96,11 @@ impl Teardown {
             }
             Stage::Killing { until, .. } => until,
         };
+        if let Some(cgroup) = cgroup {
+            cgroup.kill();
+        }
+        self.stopped.clear();
+        self.sweeps = 0;
         // What cannot be listed or signalled now is tried again next round, and reported in the end.
         let _ = sys::signal_all(Signal::KILL, None, None);
         self.stage = Stage::Killing {

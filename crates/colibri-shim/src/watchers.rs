@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::{Event, Message, Op, Reply, Status};
+use colibri_shim::control::{Event, Message, Op, Reply, Status, clock_ms};
 use colibri_shim::record::ExitRecord;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -85,6 +85,12 @@ impl Watchers {
                             reply: Reply::Ok,
                         });
                     }
+                    Ok((request, _)) if request.expires_ms.is_some_and(|at| clock_ms() >= at) => {
+                        peer.send(&Message::Reply {
+                            seq: request.seq,
+                            reply: Reply::Expired,
+                        });
+                    }
                     Ok((request, payload)) => {
                         requests.push(((*id, request.seq), request.op, payload));
                     }
@@ -96,6 +102,11 @@ impl Watchers {
             }
         }
         requests
+    }
+
+    /// Whether nobody is connected.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.peers.is_empty()
     }
 
     /// Forgets those that have hung up.

@@ -98,7 +98,7 @@ impl Spawner {
                         run: shim.run,
                         ..Status::default()
                     };
-                    let agent = self.agent(self.spec(id)?, status, None);
+                    let agent = self.agent(self.spec(id)?, status, shim.protocol, None);
                     return Ok(Some(Found::Running(agent)));
                 }
                 (true, None) if since.elapsed() > STARTING => {
@@ -131,10 +131,17 @@ impl Spawner {
         &self,
         spec: AgentSpec,
         status: Status,
+        protocol: u32,
         started: Option<StartedShim>,
     ) -> Agent {
         let directory = self.state.agent(&spec.id);
-        let link = ShimLink::open(self.state.clone(), spec.id.clone(), status, started);
+        let link = ShimLink::open(
+            self.state.clone(),
+            spec.id.clone(),
+            status,
+            protocol,
+            started,
+        );
         Agent {
             spec: Arc::new(spec),
             directory,

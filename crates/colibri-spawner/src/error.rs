@@ -136,6 +136,16 @@ pub enum SpawnError {
     /// The agent's shim does not answer.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// A command that the privilege backend gave failed.
+    #[error(
+        "privileged command '{command}' failed: {problem}; run colibri doctor to check the privilege backend"
+    )]
+    PrivilegedCommand {
+        /// The command.
+        command: String,
+        /// How it ended, and what it wrote to stderr.
+        problem: String,
+    },
     /// KILL was sent and some are still there.
     #[error("agent {id} could not be ended: {why}; still running: {}", pids(.remaining))]
     KillUnverified {

@@ -3,16 +3,24 @@
 //! The shim does this for all that it may signal. What runs as another user inside a FreeBSD jail is
 //! reached through the privilege backend: single processes of a persistent jail, the whole of one of ours.
 
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use colibri_jail_core::{CommandLine, JailEngine, JailName, JailOp, Pid, Signal};
 use colibri_shim::control::{Op, Reply};
 use colibri_shim::record::{self, ShimRecord};
 use colibri_shim::{layout, process};
+use tokio::io::AsyncReadExt;
 
 use crate::link::AT_ONCE;
 use crate::{Agent, AgentSpec, LinkError, SpawnError, Spawner};
+
+/// How long a privileged command may take before it is killed.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// How long an agent of an earlier release, which ends only by a kill, may take after its last signal.
+const LONG_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// Maximum length of a privileged command's stderr in an error message, in bytes.
+const MAX_SAID: usize = 2048;
 
 /// How long a shim itself waits for the dead to disappear after KILL.
 const SHIM_VERIFIES: Duration = Duration::from_secs(5);
@@ -41,10 +49,66 @@ impl Spawner {
     /// Delivers a signal and does no more.
     ///
     /// # Errors
-    /// The agent runs as somebody else and the backend refuses.
+    /// The signal was not delivered: the shim does not answer, or the agent runs as another user and the privilege
+    /// backend fails.
     pub async fn signal(&self, agent: &Agent, signal: Signal) -> Result<KillReport, SpawnError> {
+        self.send_signal(agent, signal, false).await
+    }
+
+    /// Delivers a signal; the agent is never started again after it.
+    ///
+    /// # Errors
+    /// As [`Spawner::signal`].
+    pub async fn signal_last(
+        &self,
+        agent: &Agent,
+        signal: Signal,
+    ) -> Result<KillReport, SpawnError> {
+        if agent.link.protocol() >= 2 {
+            return self.send_signal(agent, signal, true).await;
+        }
+        // A shim of protocol 1 gives up restarts with a kill only, and answers when that has ended.
+        let (link, signal) = (agent.link.clone(), signal.to_string());
+        let grace_ms = u64::try_from(LONG_GRACE.as_millis()).unwrap_or(u64::MAX);
+        tokio::spawn(async move {
+            let op = Op::Kill { signal, grace_ms };
+            let _ = link.request_within(LONG_GRACE * 2, op, Vec::new()).await;
+        });
+        Ok(KillReport {
+            outcome: KillOutcome::Signalled,
+        })
+    }
+
+    /// Ends the agent's current run, as a kill with TERM does, and has its shim start the next one at once.
+    ///
+    /// # Errors
+    /// The agent has ended or is being ended, or its shim does not answer or is of an earlier release.
+    pub async fn restart(&self, agent: &Agent, grace: Duration) -> Result<(), SpawnError> {
+        if agent.link.protocol() < 2 {
+            return Err(LinkError::Refused(
+                "it is of an earlier release and cannot restart an agent; kill the agent and spawn it again"
+                    .to_owned(),
+            )
+            .into());
+        }
+        let op = Op::Restart {
+            grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+        };
+        match agent.link.request_within(AT_ONCE, op, Vec::new()).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn send_signal(
+        &self,
+        agent: &Agent,
+        signal: Signal,
+        last: bool,
+    ) -> Result<KillReport, SpawnError> {
         let op = Op::Signal {
             signal: signal.to_string(),
+            last,
         };
         let outcome = match agent.link.request_within(AT_ONCE, op, Vec::new()).await {
             Ok(Reply::Signalled(delivery)) => {
@@ -82,15 +146,21 @@ impl Spawner {
                 outcome: KillOutcome::Terminated,
             });
         }
+        let mut failure = None;
         let (signal, grace) = if in_jail_of_another_user {
             // bubblewrap has no command to remove a sandbox, and not every backend has one of its own.
             let remove = self
                 .own_jail(&agent.spec)
                 .map(|name| JailOp::Remove { name })
                 .filter(|remove| self.backend.elevate(remove, &self.engine).is_ok());
-            match remove {
-                Some(remove) => self.run_elevated(&remove).await?,
-                None => drop(self.signal(agent, Signal::KILL).await?),
+            // Whether it worked is for the verification to say; it names the cause where it did not.
+            let ended = match remove {
+                Some(remove) => self.run_elevated(&remove).await,
+                None => self.signal(agent, Signal::KILL).await.map(drop),
+            };
+            if let Err(error) = ended {
+                tracing::warn!(id = %agent.spec.id, %error, "jail not ended through the privilege backend");
+                failure = Some(error.to_string());
             }
             ("KILL".to_owned(), Duration::ZERO)
         } else {
@@ -111,17 +181,19 @@ impl Spawner {
             }
         };
         if !denied.is_empty() {
-            self.signal_elevated(&agent.spec, Signal::KILL, &denied)
-                .await?;
+            let sent = self
+                .signal_elevated(&agent.spec, Signal::KILL, &denied)
+                .await;
+            failure = sent.err().map(|error| error.to_string()).or(failure);
             if let Some((_, remaining, _)) = self.shim_kill(agent, "KILL", Duration::ZERO).await? {
-                unverified(
-                    agent,
-                    remaining,
-                    "KILL was sent through the privilege backend too",
-                )?;
+                let why = failure.unwrap_or_else(|| {
+                    "KILL was sent through the privilege backend too".to_owned()
+                });
+                unverified(agent, remaining, &why)?;
             }
         } else {
-            unverified(agent, remaining, "KILL was sent for 5 s")?;
+            let why = failure.unwrap_or_else(|| "KILL was sent for 5 s".to_owned());
+            unverified(agent, remaining, &why)?;
         }
         let outcome = if forced {
             KillOutcome::Killed
@@ -206,6 +278,7 @@ impl Spawner {
             JailEngine::Bubblewrap(_) if signal != Signal::KILL => inside(pids),
             _ => pids.to_vec(),
         };
+        let numbers = pids.clone();
         let pids: Vec<Pid> = pids
             .iter()
             .filter_map(|pid| u32::try_from(*pid).ok())
@@ -219,8 +292,12 @@ impl Spawner {
             .jail
             .as_ref()
             .and_then(|jail| jail.name.as_ref()?.parse().ok());
-        self.run_elevated(&JailOp::Signal { jail, pids, signal })
-            .await
+        let op = JailOp::Signal { jail, pids, signal };
+        match self.run_elevated(&op).await {
+            // What ended meanwhile cannot be signalled, and need not be.
+            Err(SpawnError::PrivilegedCommand { .. }) if !any_lives(numbers).await => Ok(()),
+            sent => sent,
+        }
     }
 
     pub(crate) async fn run_elevated(&self, op: &JailOp) -> Result<(), SpawnError> {
@@ -228,22 +305,59 @@ impl Spawner {
         self.run_command(&command).await
     }
 
+    /// Runs a privileged command to its end, within a time limit.
+    ///
+    /// # Errors
+    /// It could not be started, failed, or did not end in time.
     pub(crate) async fn run_command(&self, command: &CommandLine) -> Result<(), SpawnError> {
         tracing::info!(command = %command, "running through the privilege backend");
-        let output = tokio::process::Command::new(command.program())
+        let child = tokio::process::Command::new(command.program())
             .args(command.args())
             .env_clear()
             .stdin(Stdio::null())
-            .output()
-            .await
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
             .map_err(|error| SpawnError::from_io("running", command.program().as_ref(), error))?;
-        if !output.status.success() {
-            // What is gone already cannot be signalled or removed; verification decides, not this.
-            tracing::warn!(command = %command, status = %output.status,
-                stderr = %String::from_utf8_lossy(&output.stderr), "privileged command failed");
+        let failed = |problem: String| SpawnError::PrivilegedCommand {
+            command: command.to_string(),
+            problem,
+        };
+        let output = match tokio::time::timeout(COMMAND_LIMIT, collect(child)).await {
+            Ok(output) => {
+                output.map_err(|error| failed(format!("its end is not known: {error}")))?
+            }
+            Err(_) => return Err(failed(format!("it did not end within {COMMAND_LIMIT:?}"))),
+        };
+        let (status, said) = output;
+        if status.success() {
+            return Ok(());
         }
-        Ok(())
+        let said = String::from_utf8_lossy(&said);
+        Err(failed(format!("{status}: {}", said.trim_end())))
     }
+}
+
+/// Waits for the end of a command; keeps the beginning of its stderr.
+async fn collect(mut child: tokio::process::Child) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    let mut said = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        let mut stderr = tokio::io::BufReader::new(stderr);
+        let limit = MAX_SAID as u64;
+        (&mut stderr).take(limit).read_to_end(&mut said).await?;
+        // The rest is read, so that the command is not held up, and dropped.
+        tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
+    }
+    Ok((child.wait().await?, said))
+}
+
+async fn any_lives(pids: Vec<i32>) -> bool {
+    let look = move || {
+        pids.iter()
+            .any(|pid| !matches!(process::find(*pid), Ok(None)))
+    };
+    tokio::task::spawn_blocking(look).await.unwrap_or(true)
 }
 
 /// Those of the processes that are in a pid namespace of their own, or all where none is: whatever stands between the

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use colibri_shim::control::{Event, MAX_INPUT, Message, Op, Reply, Request, Status};
+use colibri_shim::control::{Event, MAX_INPUT, Message, Op, Reply, Request, Status, clock_ms};
 use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::layout;
 use colibri_shim::record::ExitRecord;
@@ -24,6 +24,8 @@ use crate::{AgentId, StateDir};
 const QUEUE: usize = 16;
 /// How long a shim that is well may take for an answer on a busy machine.
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(5);
+/// A request expires this long before its caller gives up.
+const MARGIN: Duration = Duration::from_millis(250);
 /// Between two tries to reach a shim that lives: the first wait, doubled up to the longest.
 const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
@@ -48,7 +50,7 @@ pub enum LinkError {
     Interrupted,
     /// The shim lives and does not answer.
     #[error(
-        "the agent's shim does not answer within {0:?}; it may be stopped or the machine overloaded; kill the agent to end both"
+        "the agent's shim did not answer within {0:?}: it may be stopped, or the machine overloaded; try again, or kill the agent to end both"
     )]
     Silent(Duration),
 }
@@ -149,6 +151,8 @@ type Answer = oneshot::Sender<Result<Reply, LinkError>>;
 struct Call {
     op: Op,
     payload: Vec<u8>,
+    /// See [`Request::expires_ms`].
+    expires_ms: Option<u64>,
     answer: Answer,
 }
 
@@ -158,6 +162,8 @@ pub struct ShimLink {
     /// Boxed, because the queue keeps room for 32 calls ready.
     calls: mpsc::Sender<Box<Call>>,
     state: watch::Receiver<ShimState>,
+    /// The version of the control protocol that the shim speaks.
+    protocol: u32,
 }
 
 impl ShimLink {
@@ -167,6 +173,7 @@ impl ShimLink {
         state_dir: StateDir,
         id: AgentId,
         status: Status,
+        protocol: u32,
         started: Option<StartedShim>,
     ) -> Self {
         let (calls, queue) = mpsc::channel(QUEUE);
@@ -175,7 +182,17 @@ impl ShimLink {
             ..ShimState::default()
         });
         tokio::spawn(keep(state_dir, id, queue, tell, started));
-        Self { calls, state }
+        Self {
+            calls,
+            state,
+            protocol,
+        }
+    }
+
+    /// The version of the control protocol that the shim speaks: that of this crate, or an earlier one.
+    #[must_use]
+    pub fn protocol(&self) -> u32 {
+        self.protocol
     }
 
     /// The latest state, and a way to wait for the next.
@@ -215,11 +232,17 @@ impl ShimLink {
             .map(drop)
     }
 
-    async fn request(&self, op: Op, payload: Vec<u8>) -> Result<Reply, LinkError> {
+    async fn request(
+        &self,
+        op: Op,
+        payload: Vec<u8>,
+        expires_ms: Option<u64>,
+    ) -> Result<Reply, LinkError> {
         let (answer, answered) = oneshot::channel();
         let call = Box::new(Call {
             op,
             payload,
+            expires_ms,
             answer,
         });
         self.calls.send(call).await.map_err(|_| LinkError::Gone)?;
@@ -229,16 +252,22 @@ impl ShimLink {
         }
     }
 
-    /// Asks the shim, which may be stopped: then this gives up.
+    /// Sends a request to the shim, which may be stopped: then this gives up after `limit`, and a shim that goes on
+    /// later does not carry the request out.
     pub(crate) async fn request_within(
         &self,
         limit: Duration,
         op: Op,
         payload: Vec<u8>,
     ) -> Result<Reply, LinkError> {
-        tokio::time::timeout(limit, self.request(op, payload))
-            .await
-            .unwrap_or(Err(LinkError::Silent(limit)))
+        // A request that is carried out at the last moment must still be answered in time.
+        let valid = limit.saturating_sub(MARGIN.min(limit / 2));
+        let valid_ms = u64::try_from(valid.as_millis()).unwrap_or(u64::MAX);
+        let expires_ms = Some(clock_ms().saturating_add(valid_ms));
+        match tokio::time::timeout(limit, self.request(op, payload, expires_ms)).await {
+            Ok(Ok(Reply::Expired)) | Err(_) => Err(LinkError::Silent(limit)),
+            Ok(answered) => answered,
+        }
     }
 
     /// Waits until the agent has ended; `None` where the shim went without saying how.
@@ -344,6 +373,7 @@ async fn talk(
     let watch = Call {
         op: Op::Watch,
         payload: Vec::new(),
+        expires_ms: None,
         answer,
     };
     let mut call = Some(watch).filter(|_| !is_watched);
@@ -353,11 +383,16 @@ async fn talk(
         if let Some(Call {
             op,
             payload,
+            expires_ms,
             answer,
         }) = wanted
         {
             next_seq += 1;
-            if let Ok(mut bytes) = serde_json::to_vec(&Request { seq: next_seq, op }) {
+            if let Ok(mut bytes) = serde_json::to_vec(&Request {
+                seq: next_seq,
+                expires_ms,
+                op,
+            }) {
                 bytes.push(b'\n');
                 bytes.extend_from_slice(&payload);
                 waiting.insert(next_seq, answer);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use colibri_jail_core::CommandLine;
+use colibri_jail_core::{CommandLine, Umask};
 use colibri_shim::control::Status;
 use colibri_shim::launch::{Launch, LaunchReport, Step};
 use colibri_shim::layout;
@@ -113,14 +113,14 @@ impl Spawner {
             .launch(config, prepared, means, &spec, &directory, shim)
             .await;
         match launched {
-            Ok((agent_pid, shim)) => {
+            Ok((agent_pid, protocol, shim)) => {
                 // An agent that has ended by now is no failed spawn: the link finds its record.
                 let status = Status {
                     pid: Some(agent_pid),
                     run: 1,
                     ..Status::default()
                 };
-                Ok(self.agent(spec, status, Some(shim)))
+                Ok(self.agent(spec, status, protocol, Some(shim)))
             }
             Err(error) => {
                 if means.cgroup {
@@ -132,7 +132,8 @@ impl Spawner {
         }
     }
 
-    /// Writes the agent's specification, and hands the waiting shim its launch; returns the first process's id.
+    /// Writes the agent's specification, and hands the waiting shim its launch. Returns the first process's id, and the
+    /// version of the control protocol that the shim speaks.
     async fn launch(
         &self,
         config: &AgentSpawnConfig,
@@ -141,7 +142,7 @@ impl Spawner {
         spec: &AgentSpec,
         directory: &Path,
         mut shim: StartedShim,
-    ) -> Result<(i32, StartedShim), SpawnError> {
+    ) -> Result<(i32, u32, StartedShim), SpawnError> {
         let made = self.provide(means, spec, directory);
         let cgroup = match made {
             Ok(cgroup) => cgroup,
@@ -159,6 +160,7 @@ impl Spawner {
                 _ => "/".to_owned(),
             },
             no_input: config.no_input,
+            umask: config.umask.map(Umask::bits),
             wrapper: prepared.has_wrapper(),
             restart: config.restart.clone().unwrap_or_default(),
             wall_time_ms: config.limits().wall_time.map(|limit| limit.0),
@@ -169,7 +171,7 @@ impl Spawner {
             journal: self.journal,
         };
         match shim.launch(&launch).await {
-            Ok(Some(LaunchReport::Started { pid })) => Ok((pid, shim)),
+            Ok(Some(LaunchReport::Started { pid, protocol })) => Ok((pid, protocol, shim)),
             Ok(Some(LaunchReport::Failed { message, errno })) => {
                 shim.end().await;
                 Err(SpawnError::from_launch(message, errno))

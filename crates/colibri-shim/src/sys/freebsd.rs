@@ -1,20 +1,11 @@
 //! FreeBSD: the kernel's reaper facility knows every descendant, also in jails, and signals them itself.
 
+use std::collections::HashSet;
 use std::io;
 
 use colibri_shim::control::Delivery;
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, PidInfoFlags, Resource, Signal, get_reaper_pids, getrlimit, reaper_kill, set_reaper_status,
-};
-
-/// All numbers that a descriptor above stdio can have: /dev/fd does not list them without fdescfs(5).
-pub(crate) fn open_descriptors() -> impl Iterator<Item = i32> {
-    let limit = getrlimit(Resource::Nofile).current;
-    3..limit
-        .and_then(|limit| i32::try_from(limit).ok())
-        .unwrap_or(65_536)
-}
+use rustix::process::{Pid, PidInfoFlags, Signal, get_reaper_pids, reaper_kill, set_reaper_status};
 
 /// Orphaned descendants become children of this process (procctl(2) `PROC_REAP_ACQUIRE`).
 pub(crate) fn become_reaper() -> io::Result<()> {
@@ -55,4 +46,14 @@ pub(crate) fn signal_all(
         }),
         Err(error) => Err(error.into()),
     }
+}
+
+/// jail(8) and jexec(8) have no phase in which the program inside misses a signal: they execute it themselves.
+pub(crate) fn sandbox_has_program() -> bool {
+    true
+}
+
+/// Not needed: `PROC_REAP_KILL` signals every descendant within one system call, those that are being forked included.
+pub(crate) fn stop_running(_stopped: &mut HashSet<i32>) -> io::Result<bool> {
+    Ok(false)
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use colibri_shim::control::Delivery;
 use colibri_shim::process;
@@ -11,19 +12,6 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, getpgid, getpid, kill_process_group, pidfd_open, pidfd_send_signal,
     set_child_subreaper,
 };
-
-/// The numbers of all open descriptors above stdio, and perhaps of one that is closed by now: the directory's
-/// own (proc_pid_fd(5)).
-pub(crate) fn open_descriptors() -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|descriptor| *descriptor > 2)
-        .collect()
-}
 
 /// Orphaned descendants become children of this process (`PR_SET_CHILD_SUBREAPER`, prctl(2)).
 pub(crate) fn become_reaper() -> io::Result<()> {
@@ -101,13 +89,7 @@ pub(crate) fn signal_all(
         Some(_) => Pid::from_raw(*pid).and_then(|pid| getpgid(Some(pid)).ok()) != group,
         None => Some(*pid) != wrapper,
     };
-    let opened: Vec<_> = descendants()?
-        .into_iter()
-        .filter_map(|pid| {
-            let fd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-            Some((pid, fd))
-        })
-        .collect();
+    let opened = open(descendants()?);
     let still: HashSet<i32> = descendants()?.into_iter().filter(outside).collect();
     let mut delivery = Delivery::default();
     if let Some(group) = group {
@@ -125,6 +107,57 @@ pub(crate) fn signal_all(
         }
     }
     Ok(delivery)
+}
+
+fn open(pids: Vec<i32>) -> Vec<(i32, OwnedFd)> {
+    let open = |pid| {
+        let descriptor = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        Some((pid, descriptor))
+    };
+    pids.into_iter().filter_map(open).collect()
+}
+
+/// Sends STOP to every descendant that is not in `stopped`, and adds it. Returns whether there was one.
+///
+/// What is stopped cannot fork: when a sweep finds nothing new, no descendant runs any more, however fast it forked
+/// before, and one round of KILL ends them all.
+pub(crate) fn stop_running(stopped: &mut HashSet<i32>) -> io::Result<bool> {
+    let running = descendants()?
+        .into_iter()
+        .filter(|pid| !stopped.contains(pid))
+        .collect();
+    let opened = open(running);
+    let still: HashSet<i32> = descendants()?.into_iter().collect();
+    let mut any = false;
+    for (pid, descriptor) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
+        any |= pidfd_send_signal(descriptor, Signal::STOP).is_ok();
+        stopped.insert(*pid);
+    }
+    Ok(any)
+}
+
+/// Whether a sandbox of a descendant has a process besides its init. bwrap makes that process, which becomes the
+/// agent's program, when the sandbox is ready; before, a signal would reach nobody: the kernel gives none to an init
+/// that has no handler for it (pid_namespaces(7)).
+pub(crate) fn sandbox_has_program() -> bool {
+    let own = numbers("self").map_or(1, |numbers| numbers.len());
+    descendants().unwrap_or_default().iter().any(|pid| {
+        numbers(&pid.to_string()).is_some_and(|numbers| {
+            numbers.len() > own && numbers.last().is_some_and(|pid| pid != "1")
+        })
+    })
+}
+
+/// The numbers of a process that is not a zombie, from the namespace of /proc inwards (`NSpid`, proc_pid_status(5)).
+fn numbers(process: &str) -> Option<Vec<String>> {
+    let status = fs::read(format!("/proc/{process}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    if field("State:")?.trim_start().starts_with(['Z', 'X']) {
+        return None;
+    }
+    let numbers = field("NSpid:")?.split_whitespace();
+    Some(numbers.map(str::to_owned).collect())
 }
 
 #[cfg(test)]

@@ -6,24 +6,19 @@ mod freebsd;
 mod linux;
 
 #[cfg(target_os = "freebsd")]
-use freebsd::open_descriptors;
-#[cfg(target_os = "freebsd")]
-pub(crate) use freebsd::{become_reaper, descendants, signal_all};
+pub(crate) use freebsd::{
+    become_reaper, descendants, sandbox_has_program, signal_all, stop_running,
+};
 #[cfg(target_os = "linux")]
-use linux::open_descriptors;
-#[cfg(target_os = "linux")]
-pub(crate) use linux::{become_reaper, descendants, signal_all};
+pub(crate) use linux::{become_reaper, descendants, sandbox_has_program, signal_all, stop_running};
 
 use std::fs::File;
-use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use colibri_shim::launch::ProcessLimits;
-use rustix::io::{close, fcntl_getfd};
-use rustix::process::{
-    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
-};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, setrlimit, umask};
 
 /// The signals that a request may name, spelled as in signal(7) without `SIG`.
 const SIGNALS: &[(&str, Signal)] = &[
@@ -52,25 +47,18 @@ pub(crate) fn signal_by_name(name: &str) -> Option<Signal> {
         .map(|(_, signal)| *signal)
 }
 
-/// Closes every descriptor but stdio. Whoever started the daemon may have left some open, and an agent that
-/// inherits a directory gets out of its jail by it. To be called before anything is opened.
-pub(crate) fn close_inherited() {
-    for descriptor in open_descriptors() {
-        // SAFETY: nothing of this process is open yet but stdio, so nobody owns the number; it is borrowed to
-        // see whether it is open, and closed only then.
-        #[allow(unsafe_code)]
-        unsafe {
-            if fcntl_getfd(BorrowedFd::borrow_raw(descriptor)).is_ok() {
-                close(descriptor);
-            }
-        }
-    }
-}
-
 /// Prepares the command's process. The kernel ends it when the shim dies, so that a killed shim does not leave
-/// its agent running unseen (prctl(2) `PR_SET_PDEATHSIG`, procctl(2) `PROC_PDEATHSIG_CTL`). It enters the cgroup
-/// behind `door`, and gets these limits.
-pub(crate) fn before_exec(command: &mut Command, door: Option<File>, limits: ProcessLimits) {
+/// its agent running unseen. It enters the cgroup behind `door`, and gets these limits, this umask, an empty signal
+/// mask and the default action for every signal.
+pub(crate) fn before_exec(
+    command: &mut Command,
+    door: Option<File>,
+    limits: ProcessLimits,
+    mask: u32,
+) {
+    let shim = getpid();
+    // The type is 16 bits wide on FreeBSD.
+    let mask = Mode::from_bits_truncate((mask & 0o777) as _);
     // A shim that waited for its agent may have been started while its parent had few descriptors left.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let most = Rlimit {
@@ -91,7 +79,9 @@ pub(crate) fn before_exec(command: &mut Command, door: Option<File>, limits: Pro
                 None => lower(Resource::Nofile, limits.soft_files)?,
             }
             limit(Resource::Data, limits.data)?;
-            Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+            umask(mask);
+            colibri_sys::signals::reset_for_exec();
+            colibri_sys::process::die_with_parent(shim)
         });
     }
 }
