@@ -392,3 +392,103 @@ fn unverified(agent: &Agent, remaining: Vec<i32>, why: &str) -> Result<(), Spawn
         why: why.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use colibri_jail_core::{Bubblewrap, CommandLine};
+    use colibri_priv::{Finding, PrivBackend, PrivError};
+    use colibri_shim::launch::{Fsync, JournalSettings};
+
+    /// Elevates every operation to one shell script.
+    struct Script(&'static str);
+
+    #[async_trait::async_trait]
+    impl PrivBackend for Script {
+        fn name(&self) -> &str {
+            "script"
+        }
+
+        fn elevate(&self, _: &JailOp, _: &JailEngine) -> Result<CommandLine, PrivError> {
+            let args = vec!["-c".to_owned(), self.0.to_owned()];
+            Ok(CommandLine::new("/bin/sh".to_owned(), args)?)
+        }
+
+        async fn preflight(&self) -> Vec<Finding> {
+            Vec::new()
+        }
+    }
+
+    fn spawner(script: &'static str) -> Spawner {
+        Spawner {
+            engine: JailEngine::Bubblewrap(Bubblewrap::default()),
+            backend: Arc::new(Script(script)),
+            state: crate::StateDir::new(PathBuf::from("/nonexistent")),
+            socket: PathBuf::from("/nonexistent/socket"),
+            hidden: Vec::new(),
+            shim: PathBuf::from("/nonexistent/shim"),
+            host: crate::HostEnv::default(),
+            journal: JournalSettings {
+                segment_bytes: 4096,
+                retain_bytes: None,
+                fsync: Fsync::Never,
+            },
+            cgroups: crate::Cgroups::Unavailable(String::new()),
+            ahead: crate::Ahead::default(),
+            soft_files: None,
+        }
+    }
+
+    fn remove() -> JailOp {
+        JailOp::Remove {
+            name: "colibri-a".parse().unwrap(),
+        }
+    }
+
+    #[tokio::test]
+    async fn failed_privileged_command_is_an_error() {
+        let error = spawner("echo no such jail >&2; exit 3")
+            .run_elevated(&remove())
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("exit status: 3: no such jail"), "{error}");
+        spawner("exit 0").run_elevated(&remove()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hanging_privileged_command_is_ended_at_its_limit() {
+        let error = spawner("exec sleep 1000")
+            .run_elevated(&remove())
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("did not end within 30s"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn undelivered_signal_is_an_error_unless_its_target_ended() {
+        let spec: AgentSpec = serde_json::from_value(serde_json::json!({
+            "id": "a", "program": "p", "engine": "bubblewrap", "privilege": "script", "created_at_ns": 0,
+        }))
+        .unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let spawner = spawner("exit 1");
+        let sent = spawner.signal_elevated(&spec, Signal::TERM, &[pid]).await;
+        assert!(
+            matches!(sent, Err(SpawnError::PrivilegedCommand { .. })),
+            "{sent:?}"
+        );
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let sent = spawner.signal_elevated(&spec, Signal::TERM, &[pid]).await;
+        assert!(sent.is_ok(), "{sent:?}");
+    }
+}

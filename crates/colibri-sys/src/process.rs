@@ -17,3 +17,20 @@ pub fn die_with_parent(parent: Pid) -> io::Result<()> {
         _ => Err(io::Error::from(rustix::io::Errno::SRCH)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parent_that_ended_before_the_call_is_an_error() {
+        let parent = getppid().unwrap();
+        die_with_parent(parent).unwrap();
+        let other = Pid::from_raw(i32::MAX).unwrap();
+        let error = die_with_parent(other).unwrap_err();
+        assert_eq!(
+            error.raw_os_error(),
+            Some(rustix::io::Errno::SRCH.raw_os_error())
+        );
+    }
+}

@@ -1,0 +1,426 @@
+//! Signals reach the agent they are meant for, and what a process inherits does not reach agents.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Stdio};
+
+use colibri_tests::{Daemon, eventually, program, text};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+const POLITE: &str = "trap 'echo bye; exit 0' TERM INT; while :; do sleep 0.02; done";
+
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+/// A field of `/proc/PID/status` (proc_pid_status(5)).
+fn status(pid: i32, name: &str) -> String {
+    field(
+        &fs::read_to_string(format!("/proc/{pid}/status")).unwrap(),
+        name,
+    )
+}
+
+fn field(status: &str, name: &str) -> String {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name}:")));
+    line.unwrap().trim().to_owned()
+}
+
+/// A set of signals, without those that the C library keeps for itself (32 and 33, signal(7)).
+fn signals(status: &str, name: &str) -> u64 {
+    u64::from_str_radix(&field(status, name), 16).unwrap() & !(0b11 << 31)
+}
+
+fn shim_of(daemon: &Daemon, id: &str) -> i32 {
+    let record = fs::read(daemon.state().join("agents").join(id).join("shim.json")).unwrap();
+    let record: Value = serde_json::from_slice(&record).unwrap();
+    record["shim_pid"].as_i64().unwrap() as i32
+}
+
+/// Starts `colibri run` and waits until its agent is listed. Returns both.
+fn run(daemon: &Daemon, args: &[&str]) -> (Child, String) {
+    let before: Vec<Value> = agents(daemon);
+    let child = daemon
+        .command("colibri")
+        .args(["--no-autostart", "run"])
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = eventually("the agent is listed", || {
+        let agents = agents(daemon);
+        let new = agents
+            .iter()
+            .find(|agent| before.iter().all(|old| old["id"] != agent["id"]))?;
+        Some(new["id"].as_str().unwrap().to_owned())
+    });
+    (child, id)
+}
+
+fn agents(daemon: &Daemon) -> Vec<Value> {
+    let answer = daemon.connect().call("list-agents", json!({}));
+    answer["result"]["agents"].as_array().unwrap().clone()
+}
+
+#[test]
+fn term_right_after_spawn_is_never_lost() {
+    let daemon = Daemon::start();
+    let mut wire = daemon.connect();
+    for round in 0..100 {
+        let spawned = wire.call(
+            "spawn-agent",
+            json!({"program": "sh", "args": ["-c", POLITE], "jail": {"path": "/"}}),
+        );
+        let id = spawned["result"]["id"].clone();
+        let killed = wire.call("kill-agent", json!({"id": id, "grace_ms": 15_000}));
+        assert_eq!(
+            killed["result"]["outcome"], "terminated",
+            "{round}: {killed}"
+        );
+    }
+}
+
+#[test]
+fn interrupt_right_after_run_is_never_lost() {
+    let daemon = Daemon::start();
+    for round in 0..20 {
+        let (mut child, id) = run(&daemon, &["--jail-path", "/", "--", "sh", "-c", POLITE]);
+        signal(child.id() as i32, Signal::INT);
+        let ended = eventually("run has ended", || child.try_wait().unwrap());
+        assert!(
+            [Some(0), Some(130)].contains(&ended.code()),
+            "{round}: {ended}"
+        );
+        assert!(!daemon.agent(&id)["exit"].is_null());
+    }
+}
+
+#[test]
+fn signal_forwarded_by_run_ends_restarts() {
+    let daemon = Daemon::start();
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("QUIT", 3)] {
+        let (mut child, id) = run(
+            &daemon,
+            &[
+                "--restart",
+                "always",
+                "--restart-delay",
+                "1ms",
+                "--",
+                "sleep",
+                "1000",
+            ],
+        );
+        let sent = Signal::from_named_raw(number).unwrap();
+        signal(child.id() as i32, sent);
+        let ended = eventually("run has ended", || child.try_wait().unwrap());
+        assert_eq!(ended.code(), Some(128 + number), "{name}: {ended}");
+        let agent = daemon.agent(&id);
+        assert_eq!(
+            (&agent["exit"]["reason"], &agent["run"], &agent["state"]),
+            (&json!("killed-by-user"), &json!(1), &json!("done")),
+            "{name}: {agent}"
+        );
+    }
+}
+
+#[test]
+fn stopped_agent_gets_term_within_the_grace() {
+    let daemon = Daemon::start();
+    for jail in [&[][..], &["--jail-path", "/"]] {
+        let script = "trap 'echo bye; exit 3' TERM; echo ready; kill -STOP $$; :";
+        let id = daemon.spawn(&[jail, &["--", "sh", "-c", script]].concat());
+        eventually("it is ready", || {
+            daemon.stdout(&id).starts_with(b"ready").then_some(())
+        });
+        let killed = daemon
+            .connect()
+            .call("kill-agent", json!({"id": id, "grace_ms": 15_000}));
+        assert_eq!(killed["result"]["outcome"], "terminated", "{killed}");
+        assert_eq!(text(&daemon.stdout(&id)), "ready\nbye\n");
+    }
+}
+
+#[test]
+fn inherited_signal_state_reaches_no_agent() {
+    let mut daemon = Daemon::place();
+    daemon.launch_behind(&[
+        "/usr/bin/env".to_owned(),
+        "--block-signal".to_owned(),
+        "--ignore-signal=QUIT,HUP,INT,USR1,CHLD,XFSZ".to_owned(),
+    ]);
+    let shown = daemon.spawn(&["--", "cat", "/proc/self/status"]);
+    assert_eq!(daemon.cli(&["wait", &shown]).status.code(), Some(0));
+    let agent = text(&daemon.stdout(&shown));
+    assert_eq!(signals(&agent, "SigBlk"), 0);
+    assert_eq!(signals(&agent, "SigIgn"), 0);
+    // The Rust runtime ignores SIGPIPE (13) in daemon and shim.
+    let id = daemon.spawn(&["--", "sleep", "1000"]);
+    for pid in [daemon.pid(), shim_of(&daemon, &id)] {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert_eq!(signals(&status, "SigBlk"), 0);
+        assert_eq!(signals(&status, "SigIgn"), 1 << 12);
+    }
+    let killed = daemon
+        .connect()
+        .call("kill-agent", json!({"id": id, "signal": "QUIT"}));
+    assert_eq!(killed["result"]["outcome"], "terminated", "{killed}");
+}
+
+#[test]
+fn autostarted_daemon_detaches_from_its_caller() {
+    let daemon = Daemon::place();
+    let here = daemon.path("here");
+    fs::create_dir(&here).unwrap();
+    let script = "umask 0; cd here; exec nice -n 5 \"$0\" spawn -- \"$@\"";
+    let spawn = |args: &[&str]| {
+        let output = daemon
+            .other("sh")
+            .args(["-c", script])
+            .arg(program("colibri"))
+            .args(args)
+            .current_dir(daemon.path(""))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim().to_owned()
+    };
+    let id = spawn(&["sleep", "1000"]);
+    let shim = shim_of(&daemon, &id);
+    let log = fs::read_to_string(daemon.state().join("daemon.log")).unwrap();
+    let pid: i32 = {
+        let lock = daemon.state().join("daemon.lock");
+        let holders = daemon.other("fuser").arg(&lock).output().unwrap();
+        text(&holders.stdout)
+            .split_whitespace()
+            .find_map(|word| word.parse().ok())
+            .unwrap_or_else(|| panic!("nobody holds {}: {log}", lock.display()))
+    };
+    assert_eq!(
+        fs::read_link(format!("/proc/{pid}/cwd")).unwrap().to_str(),
+        Some("/")
+    );
+    assert_eq!(status(pid, "Umask"), "0077");
+    assert_eq!(status(shim, "Umask"), "0077");
+    let nice = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let nice = nice
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(16)
+        .unwrap()
+        .to_owned();
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(nice, "0", "root can restore the priority");
+    } else {
+        assert!(log.contains("low priority"), "{log}");
+    }
+    let agent = daemon.agent(&id)["pid"].as_i64().unwrap() as i32;
+    assert_eq!(status(agent, "Umask"), "0022");
+    let other = daemon.spawn(&["--umask", "027", "--", "sleep", "1000"]);
+    let agent = daemon.agent(&other)["pid"].as_i64().unwrap() as i32;
+    assert_eq!(status(agent, "Umask"), "0027");
+    for id in [id, other] {
+        daemon.ok(&["kill", "--grace", "1s", &id]);
+    }
+    daemon.ok(&["shutdown"]);
+}
+
+#[test]
+fn file_size_limit_stalls_an_agent_and_loses_nothing() {
+    let mut daemon = Daemon::place();
+    daemon.launch_behind(&["/usr/bin/prlimit".to_owned(), "--fsize=65536:".to_owned()]);
+    let id = daemon.spawn(&[
+        "--",
+        "sh",
+        "-c",
+        "head -c 200000 /dev/zero | tr '\\0' x; exit 5",
+    ]);
+    let agent = eventually("it is stalled", || {
+        let agent = daemon.agent(&id);
+        (agent["state"] == "stalled").then_some(agent)
+    });
+    let reason = agent["error"].as_str().unwrap();
+    assert!(reason.contains("File too large"), "{reason}");
+    let raised = daemon
+        .other("/usr/bin/prlimit")
+        .args([
+            "--pid",
+            &shim_of(&daemon, &id).to_string(),
+            "--fsize=unlimited:",
+        ])
+        .output()
+        .unwrap();
+    assert!(raised.status.success(), "{}", text(&raised.stderr));
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(5));
+    assert_eq!(daemon.stdout(&id), vec![b'x'; 200_000]);
+}
+
+#[test]
+fn reason_of_an_end_is_recorded() {
+    let daemon = Daemon::start();
+    let cases: &[(&[&str], &str, &str)] = &[
+        (&["--", "true"], "exited", "done"),
+        (&["--", "sh", "-c", "exit 3"], "exited", "error"),
+        (&["--", "sh", "-c", "kill -9 $$"], "signalled", "error"),
+        (
+            &["--wall-time", "100ms", "--", "sleep", "1000"],
+            "wall-time",
+            "error",
+        ),
+    ];
+    for (args, reason, state) in cases {
+        let id = daemon.spawn(args);
+        daemon.cli(&["wait", &id]);
+        let agent = daemon.agent(&id);
+        assert_eq!(
+            (&agent["exit"]["reason"], &agent["state"]),
+            (&json!(reason), &json!(state)),
+            "{agent}"
+        );
+    }
+    let killed = daemon.spawn(&["--", "sleep", "1000"]);
+    daemon.ok(&["kill", &killed]);
+    let lost = daemon.spawn(&["--", "sleep", "1000"]);
+    signal(shim_of(&daemon, &lost), Signal::KILL);
+    daemon.cli(&["wait", &lost]);
+    let agent = daemon.agent(&killed);
+    assert_eq!(
+        (&agent["exit"], &agent["state"]),
+        (
+            &json!({"signal": 15, "reason": "killed-by-user"}),
+            &json!("done")
+        )
+    );
+    let agent = daemon.agent(&lost);
+    assert_eq!(
+        (&agent["exit"], &agent["state"]),
+        (&json!({"reason": "lost"}), &json!("error"))
+    );
+}
+
+#[test]
+fn expired_request_is_not_carried_out_later() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&["--", "cat"]);
+    let shim = shim_of(&daemon, &id);
+    let mut wire = daemon.connect();
+    signal(shim, Signal::STOP);
+    let refused = wire.call("send-input", json!({"id": id, "data": "again\n"}));
+    assert_eq!(
+        refused["error"]["data"]["kind"], "agent-silent",
+        "{refused}"
+    );
+    signal(shim, Signal::CONT);
+    let sent = wire.call("send-input", json!({"id": id, "data": "again\n"}));
+    assert_eq!(sent["result"]["written"], 6, "{sent}");
+    wire.call("close-input", json!({"id": id}));
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
+    assert_eq!(text(&daemon.stdout(&id)), "again\n");
+}
+
+#[test]
+fn agent_in_a_removed_directory_reports_its_exit_code() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&[
+        "--",
+        "sh",
+        "-c",
+        "read line; head -c 300000 /dev/zero; exit 7",
+    ]);
+    fs::remove_dir_all(daemon.state().join("agents").join(&id)).unwrap();
+    daemon.ok(&["send", &id, "go"]);
+    let waited = daemon.cli(&["wait", &id]);
+    assert_eq!(waited.status.code(), Some(7), "{}", text(&waited.stderr));
+    let agent = daemon.agent(&id);
+    assert_eq!(
+        (&agent["exit"]["code"], &agent["state"]),
+        (&json!(7), &json!("error"))
+    );
+    let error = agent["error"].as_str().unwrap();
+    assert!(error.contains("was removed while it ran"), "{error}");
+    daemon.ok(&["rm", &id]);
+}
+
+#[test]
+fn kill_ends_an_agent_whose_directory_was_removed() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&["--", "sleep", "1000"]);
+    fs::remove_dir_all(daemon.state().join("agents").join(&id)).unwrap();
+    let killed = daemon.connect().call("kill-agent", json!({"id": id}));
+    assert_eq!(killed["result"]["outcome"], "terminated", "{killed}");
+    let agent = daemon.agent(&id);
+    assert_eq!(agent["exit"]["signal"], json!(15), "{agent}");
+    let again = daemon.connect().call("kill-agent", json!({"id": id}));
+    assert_eq!(again["result"]["outcome"], "already-exited", "{again}");
+}
+
+#[test]
+fn unreachable_shim_without_directory_ends_its_agent() {
+    let mut daemon = Daemon::start();
+    let id = daemon.spawn(&["--", "sh", "-c", "sleep 1000; :"]);
+    let shim = shim_of(&daemon, &id);
+    fs::remove_dir_all(daemon.state().join("agents").join(&id)).unwrap();
+    daemon.kill();
+    eventually("the shim has ended", || {
+        (!std::path::Path::new(&format!("/proc/{shim}")).exists()
+            || status(shim, "State").starts_with('Z'))
+        .then_some(())
+    });
+}
+
+#[test]
+fn inherited_descriptor_is_closed_without_proc() {
+    let dir = tempfile::tempdir().unwrap();
+    let launch = json!({
+        "program": "/bin/sh",
+        "args": ["-c", "if (: <&7) 2>/dev/null; then echo open; else echo closed; fi >&2"],
+        "env": [], "cwd": "/", "journal": {"segment_bytes": 65536, "fsync": "never"},
+    });
+    fs::write(dir.path().join("launch"), format!("{launch}\n")).unwrap();
+    let script = "mount -t tmpfs none /proc && cd \"$1\" && exec \"$0\" \"$1\" 7</ <launch";
+    let output = std::process::Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script])
+        .arg(program("colibri-shim"))
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert!(text(&output.stdout).contains("started"), "{output:?}");
+    eventually("the agent has ended", || {
+        dir.path().join("exit.json").exists().then_some(())
+    });
+    let log = fs::read(dir.path().join("stderr/00000000000000000000.log")).unwrap();
+    assert_eq!(text(&log), "closed\n");
+}
+
+#[test]
+fn shim_that_cannot_close_descriptors_starts_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new("strace")
+        .args([
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "inject=close_range:error=ENOSYS",
+        ])
+        .arg(program("colibri-shim"))
+        .arg(dir.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.code().is_some() && output.status.signal().is_none());
+    let said = text(&output.stdout);
+    assert!(
+        said.contains("inherited descriptors cannot be closed"),
+        "{said}"
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
