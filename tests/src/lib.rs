@@ -62,6 +62,19 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// One of the programs of the release before this one, as scripts/previous.sh builds them.
+pub fn previous_program(name: &str) -> PathBuf {
+    let own = program("colibri");
+    let target = own.parent().and_then(Path::parent).unwrap();
+    let path = target.join("previous").join(name);
+    assert!(
+        path.exists(),
+        "{} is not built; run: scripts/previous.sh",
+        path.display()
+    );
+    path
+}
+
 /// Looks again and again until there is something.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + SOON;

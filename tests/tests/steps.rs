@@ -4,11 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use colibri_tests::{eventually, program};
+use colibri_tests::{SOON, eventually, program};
 use serde_json::{Value, json};
 
 fn shell(script: &str) -> Value {
@@ -34,8 +35,11 @@ fn shim(directory: &Path, agent: &str, restart: Value, before: &[Value], after: 
         .unwrap()
         .write_all(format!("{launch}\n").as_bytes())
         .unwrap();
-    let output = child.wait_with_output().unwrap();
-    serde_json::from_slice(&output.stdout).unwrap()
+    // The shim itself ends later: nobody waits for it here.
+    let mut answer = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut answer).unwrap();
+    serde_json::from_str(&answer).unwrap()
 }
 
 fn end(directory: &Path) -> Value {
@@ -110,4 +114,44 @@ fn a_step_that_fails_after_a_run_is_told_and_keeps_nothing_else_from_being_done(
         "{error}"
     );
     assert_eq!(fs::read_to_string(&trace).unwrap(), "after\n");
+}
+
+#[test]
+fn kill_during_a_hanging_step_is_answered_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = dir.path().join("first");
+    // It hangs before the second run.
+    let hanging = format!(
+        "[ ! -e {0} ] || exec sleep 1000 # mark-step-7f3a\ntouch {0}",
+        first.display()
+    );
+    shim(
+        dir.path(),
+        "exit 9",
+        json!({"when": "always", "delay_ms": 1, "max_delay_ms": 1}),
+        &[shell(&hanging)],
+        &[],
+    );
+    eventually("the first run has ended", || {
+        let runs = fs::read_to_string(dir.path().join("runs.jsonl")).ok()?;
+        runs.ends_with('\n').then_some(())
+    });
+    let socket = UnixStream::connect(dir.path().join("control.sock")).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let mut socket = BufReader::new(socket);
+    let kill = "{\"seq\":1,\"op\":\"kill\",\"signal\":\"TERM\",\"grace_ms\":100}\n";
+    socket.get_mut().write_all(kill.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_line(&mut answer).unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(
+        answer["reply"]["killed"]["remaining"],
+        json!([]),
+        "{answer}"
+    );
+    let end = end(dir.path());
+    assert!(
+        ["exited", "killed-by-user"].contains(&end["reason"].as_str().unwrap()),
+        "{end}"
+    );
 }
