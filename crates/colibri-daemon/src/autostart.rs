@@ -51,16 +51,16 @@ impl Server {
         if *self.ending.borrow() {
             return;
         }
-        if let Some(id) = self.registry.autostarted(&name) {
-            tracing::info!(name, %id, "runs already");
-            self.not_started().remove(&name);
-            return;
-        }
         match self.spawn_entry(file, entry).await {
             Ok(id) => {
                 tracing::info!(name, id, "started with the daemon");
                 self.not_started().remove(&name);
                 result.started.push(Started { name, id });
+            }
+            Err(SpawnError::AutostartInUse { id, .. }) => {
+                let id = id.map(|id| id.to_string());
+                tracing::info!(name, id, "runs already");
+                self.not_started().remove(&name);
             }
             Err(error) => {
                 let error = error.to_string();
@@ -96,6 +96,10 @@ impl Server {
             Ok(agent.spec.id.to_string())
         }
         .await;
+        if matches!(spawned, Err(SpawnError::AutostartInUse { .. })) {
+            // It runs already, so nothing was asked for.
+            return spawned;
+        }
         let (made, outcome) = match &spawned {
             Ok(id) => (Some(id.as_str()), "ok".to_owned()),
             Err(error) => (None, SpawnError::to_string(error)),

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::audit::Peer;
 use crate::cursor::bytes_at;
-use crate::registry::{Entry, Kill, Registry, exit_to_wire};
+use crate::registry::{Entry, Kill, Registry, exit_to_wire, valid_name};
 use crate::server::Server;
 use crate::{times, usage};
 
@@ -91,7 +91,10 @@ async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Answer, Rpc
                 .config
                 .over_profile(params)
                 .and_then(|request| Ok(request.into_config()?))
-                .and_then(|config| registry.spawner.prepare(&config))
+                .and_then(|config| {
+                    valid_name(&config)?;
+                    registry.spawner.prepare(&config)
+                })
                 .map_err(|error| tell(&error))?;
             let (program, args) = prepared.command.into_parts();
             reply(&ExplainResult {
@@ -413,6 +416,7 @@ pub(crate) fn kind(error: &SpawnError) -> ErrorKind {
     match error {
         SpawnError::BadId(_) => ErrorKind::UnknownAgent,
         SpawnError::Command(_)
+        | SpawnError::Name { .. }
         | SpawnError::Workdir(_)
         | SpawnError::EnvName(_)
         | SpawnError::EnvValue(_)

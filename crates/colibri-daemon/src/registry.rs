@@ -1,5 +1,7 @@
 //! All agents by id: what they were started with, and the latest of what is known of them.
 
+mod reservation;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -18,6 +20,9 @@ use tokio::sync::{broadcast, watch};
 use crate::hook::{self, Hooks};
 use crate::metrics::Metrics;
 use crate::{calls, supervision, times};
+
+use reservation::Starting;
+pub(crate) use reservation::valid_name;
 
 /// Agents that came or went which a subscriber to all may be behind before it looks at the whole list again.
 const CHANGES: usize = 256;
@@ -221,6 +226,10 @@ struct Agents {
     running: BTreeMap<AgentId, Arc<Entry>>,
     /// How many there have ever been.
     count: u64,
+    /// Spawns in progress, by the number of their reservation.
+    starting: BTreeMap<u64, Starting>,
+    /// How many reservations there have ever been.
+    reservations: u64,
 }
 
 impl Registry {
@@ -255,19 +264,16 @@ impl Registry {
 
     /// Starts an agent.
     pub(crate) async fn spawn(&self, config: &AgentSpawnConfig) -> Result<Arc<Entry>, SpawnError> {
-        let mounting = |config: &AgentSpawnConfig| {
-            config
-                .jail
-                .as_ref()
-                .is_some_and(|jail| !jail.mounts.is_empty())
-        };
-        let running = if mounting(config) {
-            self.running_with(mounting)
-        } else {
-            Vec::new()
-        };
         let asked = Instant::now();
-        let spawned = self.spawner_now().spawn(config, &running).await;
+        // Held until the agent is in the registry, or the spawn has failed.
+        let (_reservation, spawned) = match self.reserve(config) {
+            Ok((reservation, others)) => {
+                let spawned = self.spawner_now().spawn(config, &others).await;
+                (Some(reservation), spawned)
+            }
+            Err(error @ SpawnError::AutostartInUse { .. }) => return Err(error),
+            Err(error) => (None, Err(error)),
+        };
         if let Some(metrics) = &self.observers.metrics {
             metrics.spawned(asked.elapsed(), spawned.as_ref().err().map(calls::kind));
         }
@@ -282,16 +288,6 @@ impl Registry {
             tokio::time::sleep(AHEAD).await;
             spawner.start_ahead().await;
         });
-    }
-
-    fn running_with(&self, wanted: impl Fn(&AgentSpawnConfig) -> bool) -> Vec<AgentSpec> {
-        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
-        agents
-            .running
-            .values()
-            .filter(|entry| wanted(&entry.spec.config) && !has_ended(entry))
-            .map(|entry| AgentSpec::clone(&entry.spec))
-            .collect()
     }
 
     /// What starts an agent now.
@@ -311,16 +307,6 @@ impl Registry {
     /// Agents that are started from now on have this shim, and keep their output so.
     pub(crate) fn start_from_now_on_with(&self, shim: PathBuf, journal: JournalSettings) {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = (shim, journal);
-    }
-
-    /// The agent that runs for this entry of `[[autostart]]`.
-    pub(crate) fn autostarted(&self, key: &str) -> Option<AgentId> {
-        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
-        agents
-            .running
-            .values()
-            .find(|entry| entry.spec.config.autostart.as_deref() == Some(key) && !has_ended(entry))
-            .map(|entry| entry.spec.id.clone())
     }
 
     fn add(&self, agent: Agent, adopted: bool) -> Arc<Entry> {

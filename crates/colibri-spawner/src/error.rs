@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use colibri_jail_core::{CommandLineError, JailError};
 use colibri_priv::PrivError;
 
-use crate::LinkError;
 use crate::env_file::EnvFileError;
 use crate::profile::ProfileError;
+use crate::{AgentId, LinkError, MAX_NAME, NameError};
 
 /// Why a spawn, an adoption or a kill failed. Nothing runs after a failed spawn.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,33 @@ pub enum SpawnError {
     /// The privilege backend refuses.
     #[error(transparent)]
     Privilege(#[from] PrivError),
+    /// The name of the agent cannot be one.
+    #[error("agent name {}: {source}", shown(.name))]
+    Name {
+        /// As asked for.
+        name: String,
+        /// What is wrong with it.
+        source: NameError,
+    },
+    /// Another agent that runs or is being started has that name.
+    #[error(
+        "agent name {name:?} is in use by {}; give another name, or end that agent first",
+        holder(.id.as_ref())
+    )]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// The running agent; absent while it is being started.
+        id: Option<AgentId>,
+    },
+    /// The agent of an `[[autostart]]` entry runs or is being started.
+    #[error("the agent of [[autostart]] entry {key:?} is {}", holder(.id.as_ref()))]
+    AutostartInUse {
+        /// The entry.
+        key: String,
+        /// The running agent; absent while it is being started.
+        id: Option<AgentId>,
+    },
     /// A variable's name cannot be one.
     #[error("environment variable name {0:?} is not usable: it is empty or holds '=' or NUL")]
     EnvName(String),
@@ -156,6 +183,17 @@ pub enum SpawnError {
         /// What was tried.
         why: String,
     },
+}
+
+fn shown(name: &str) -> String {
+    format!("{:?}", name.chars().take(MAX_NAME).collect::<String>())
+}
+
+fn holder(id: Option<&AgentId>) -> String {
+    match id {
+        Some(id) => format!("agent {id}"),
+        None => "an agent that is being started".to_owned(),
+    }
 }
 
 fn pids(pids: &[i32]) -> String {

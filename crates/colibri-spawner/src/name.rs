@@ -1,0 +1,86 @@
+//! Names of agents, validated where a request comes in.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Longest name of an agent, in characters.
+pub const MAX_NAME: usize = 64;
+
+/// A usable name of an agent: 1 to 64 characters, no control characters, not only whitespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AgentName(String);
+
+/// Why a text cannot be the name of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NameError {
+    /// It is empty or consists of whitespace.
+    #[error("it is empty or only whitespace; give at least one visible character, or no name")]
+    Blank,
+    /// It is too long.
+    #[error("it is longer than {MAX_NAME} characters; give a shorter one")]
+    TooLong,
+    /// It holds a control character.
+    #[error("it holds a control character; remove it")]
+    Control,
+}
+
+impl AgentName {
+    /// Returns the name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for AgentName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.trim().is_empty() {
+            Err(NameError::Blank)
+        } else if text.chars().count() > MAX_NAME {
+            Err(NameError::TooLong)
+        } else if text.chars().any(char::is_control) {
+            Err(NameError::Control)
+        } else {
+            Ok(Self(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for AgentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_rules_hold_as_a_table() {
+        let longest = "ä".repeat(MAX_NAME);
+        let too_long = "x".repeat(MAX_NAME + 1);
+        for (text, expected) in [
+            ("", Err(NameError::Blank)),
+            (" \t\u{3000}", Err(NameError::Blank)),
+            ("a\nb", Err(NameError::Control)),
+            ("a\u{1b}[2J", Err(NameError::Control)),
+            ("a\u{9b}", Err(NameError::Control)),
+            ("a\0", Err(NameError::Control)),
+            (too_long.as_str(), Err(NameError::TooLong)),
+            (longest.as_str(), Ok(())),
+            ("night shift", Ok(())),
+            (" x ", Ok(())),
+        ] {
+            let parsed = text.parse::<AgentName>();
+            assert_eq!(
+                parsed.map(|name| assert_eq!(name.as_str(), text)),
+                expected,
+                "{text:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Spawns that arrive at the same time and claim the same thing: exactly one gets it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::sync::Barrier;
+
+use colibri_tests::Daemon;
+use serde_json::{Value, json};
+
+const SPAWNS: usize = 60;
+
+/// Sends one spawn on each of 60 connections at the same time; returns the answers.
+fn at_the_same_time(daemon: &Daemon, params: impl Fn(usize) -> Value + Sync) -> Vec<Value> {
+    let ready = Barrier::new(SPAWNS);
+    std::thread::scope(|scope| {
+        let spawns: Vec<_> = (0..SPAWNS)
+            .map(|number| {
+                let (ready, params) = (&ready, &params);
+                scope.spawn(move || {
+                    let mut wire = daemon.connect();
+                    let params = params(number);
+                    ready.wait();
+                    wire.call("spawn-agent", params)
+                })
+            })
+            .collect();
+        spawns
+            .into_iter()
+            .map(|spawn| spawn.join().unwrap())
+            .collect()
+    })
+}
+
+/// The ids of accepted spawns; all others were refused with an error of `kind` that contains `part`.
+fn accepted(answers: &[Value], kind: &str, part: &str) -> Vec<String> {
+    let mut ids = Vec::new();
+    for answer in answers {
+        match answer["result"]["id"].as_str() {
+            Some(id) => ids.push(id.to_owned()),
+            None => {
+                let error = &answer["error"];
+                assert_eq!(error["data"]["kind"], kind, "{answer}");
+                assert!(
+                    error["message"].as_str().unwrap().contains(part),
+                    "{answer}"
+                );
+            }
+        }
+    }
+    ids
+}
+
+#[test]
+fn overlapping_mounts_of_60_spawns_are_accepted_once() {
+    let daemon = Daemon::start();
+    // Each source lies in the one before it, so that any two of them overlap.
+    let mut sources = Vec::new();
+    let mut source = daemon.path("w").canonicalize().unwrap_or(daemon.path("w"));
+    for _ in 0..SPAWNS {
+        fs::create_dir(&source).unwrap();
+        sources.push(source.clone());
+        source.push("d");
+    }
+    let answers = at_the_same_time(&daemon, |number| {
+        let mounts = json!([{"source": sources[number], "target": "/tmp/w"}]);
+        json!({"program": "/bin/sleep", "args": ["1000"], "jail": {"path": "/", "mounts": mounts}})
+    });
+    let ids = accepted(&answers, "path-not-found", "lie one in the other");
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    // Its end frees the mounts.
+    daemon.ok(&["kill", &ids[0]]);
+    let source = sources[7].display().to_string();
+    daemon.spawn(&[
+        "--jail-path",
+        "/",
+        "--mount",
+        &format!("{source}:/tmp/w"),
+        "--",
+        "true",
+    ]);
+}
+
+#[test]
+fn one_name_of_60_spawns_is_accepted_once() {
+    let daemon = Daemon::start();
+    let spawn = |_| json!({"program": "/bin/sleep", "args": ["1000"], "name": "night shift"});
+    let answers = at_the_same_time(&daemon, spawn);
+    let ids = accepted(&answers, "name-in-use", "\"night shift\" is in use by");
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    let refused = daemon.connect().call("spawn-agent", spawn(0));
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains(&ids[0]), "the holder is named: {message}");
+    // A name is free again when its agent has ended, and after a spawn that failed.
+    daemon.ok(&["kill", &ids[0]]);
+    let failed = json!({"program": "/absent", "name": "night shift"});
+    let failed = daemon.connect().call("spawn-agent", failed);
+    assert_eq!(failed["error"]["data"]["kind"], "program-not-found");
+    let again = daemon.connect().call("spawn-agent", spawn(0));
+    assert!(again["result"]["id"].is_string(), "{again}");
+}
+
+#[test]
+fn unusable_name_is_refused() {
+    let daemon = Daemon::start();
+    let mut wire = daemon.connect();
+    for (name, part) in [
+        (String::new(), "empty or only whitespace"),
+        (" \t".to_owned(), "empty or only whitespace"),
+        ("a\u{1b}[2Jb".to_owned(), "control character"),
+        ("x".repeat(65), "longer than 64"),
+    ] {
+        for method in ["spawn-agent", "explain-spawn"] {
+            let answer = wire.call(method, json!({"program": "/bin/true", "name": name}));
+            let error = &answer["error"];
+            assert_eq!(
+                error["data"]["kind"], "invalid-params",
+                "{method} {name:?}: {answer}"
+            );
+            assert!(
+                error["message"].as_str().unwrap().contains(part),
+                "{answer}"
+            );
+        }
+    }
+}
