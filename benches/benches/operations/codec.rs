@@ -121,7 +121,7 @@ fn told(frame: &[u8]) -> Vec<u8> {
 /// As the daemon answers a call.
 fn answer<T: Serialize>(result: &T) -> Vec<u8> {
     let result = serde_json::value::to_raw_value(result).unwrap();
-    Response::new(json!(7), Ok(result)).encode().unwrap()
+    Response::new(7, Ok(result)).encode().unwrap()
 }
 
 /// As a client reads it.

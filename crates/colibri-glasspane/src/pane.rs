@@ -66,6 +66,7 @@ impl Glasspane {
             last_error: None,
             events: 0,
             malformed_lines: 0,
+            skipped_bytes: 0,
             last_activity: None,
         };
         Self {
@@ -110,6 +111,13 @@ impl Glasspane {
         if self.beneath == AgentState::Starting {
             self.become_(AgentState::Idle, now);
         }
+    }
+
+    /// So many bytes of its stdout were not shown to this pane. What comes next may begin within a line, which is
+    /// passed over.
+    pub fn skipped(&mut self, bytes: u64) {
+        self.view.skipped_bytes = self.view.skipped_bytes.saturating_add(bytes);
+        self.lines = Lines::within_line();
     }
 
     /// The agent wrote something.
@@ -434,6 +442,17 @@ mod tests {
         let view = pane.view();
         assert_eq!((view.state, view.malformed_lines), (Working, 0));
         assert!(view.last_error.is_some(), "why it was restarted stays");
+    }
+
+    #[test]
+    fn skipped_bytes_are_counted_and_the_cut_line_ignored() {
+        let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
+        pane.output(b"{\"type\":\"agent_", 1);
+        pane.skipped(1000);
+        pane.output(b"rest of a line\"}\n{\"type\":\"agent_start\"}\n", 2);
+        let view = pane.view();
+        assert_eq!((view.state, view.malformed_lines), (Working, 0));
+        assert_eq!(view.skipped_bytes, 1000);
     }
 
     proptest! {

@@ -114,7 +114,15 @@ pub struct View {
     pub events: u64,
     /// Lines that are no JSON object, or too long to be one.
     pub malformed_lines: u64,
+    /// Bytes of events that were not parsed, because the agent wrote faster than they could be.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped_bytes: u64,
     /// When it last wrote something, in the caller's milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_activity: Option<u64>,
+}
+
+// serde passes a reference.
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

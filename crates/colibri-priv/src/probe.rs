@@ -56,8 +56,16 @@ pub fn run(program: &Path, args: &[String], limit: Duration) -> io::Result<Said>
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let out = read(child.stdout.take());
-    let err = read(child.stderr.take());
+    let readers = read(child.stdout.take()).and_then(|out| Ok((out, read(child.stderr.take())?)));
+    let (out, err) = match readers {
+        Ok(readers) => readers,
+        Err(error) => {
+            // The child must not outlive this call.
+            child.kill()?;
+            child.wait()?;
+            return Err(error);
+        }
+    };
     let until = Instant::now() + limit;
     let status = loop {
         match child.try_wait()? {
@@ -77,8 +85,8 @@ pub fn run(program: &Path, args: &[String], limit: Duration) -> io::Result<Said>
     })
 }
 
-fn read(from: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
+fn read(from: Option<impl Read + Send + 'static>) -> io::Result<JoinHandle<Vec<u8>>> {
+    thread::Builder::new().spawn(move || {
         let mut bytes = Vec::new();
         if let Some(from) = from {
             let _ = from.take(MOST).read_to_end(&mut bytes);

@@ -6,6 +6,7 @@ mod config;
 mod data;
 mod error;
 mod events;
+mod id;
 mod rpc;
 mod schema;
 mod wire;
@@ -17,6 +18,7 @@ pub use config::{Changes, NotStarted, ProfileInfo, ProfilesResult, ReloadResult,
 pub use data::{DataError, Encoding, OutputData, text_boundary};
 pub use error::{ErrorData, ErrorKind, RpcError};
 pub use events::*;
-pub use rpc::{Answer, Call, Notification, Request, Response, ServerMessage};
+pub use id::{MAX_ID, RequestId};
+pub use rpc::{Answer, Call, Notification, Refusal, Request, Response, ServerMessage};
 pub use schema::wire_schema;
 pub use wire::*;

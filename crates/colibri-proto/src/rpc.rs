@@ -12,9 +12,11 @@ use crate::events::{
     ExitEvent, KillEvent, MissedEvent, OutputEvent, RemovedEvent, RunEvent, SpawnedEvent,
     StateEvent,
 };
+use crate::id::{MAX_ID, RequestId};
+use crate::schema::JailSchema;
 use crate::wire::{
-    Empty, IdParams, InputParams, KillParams, ListParams, ReadParams, SpawnParams, SubscribeParams,
-    Subscription, UsageParams,
+    Empty, IdParams, InputParams, KillParams, ListParams, ReadParams, RestartAgentParams,
+    SpawnParams, SubscribeParams, Subscription, UsageParams,
 };
 use crate::{ErrorKind, RpcError};
 
@@ -42,6 +44,8 @@ pub enum Call {
     RemoveAgent(IdParams),
     /// End an agent.
     KillAgent(KillParams),
+    /// Start the next run of an agent, or an ended agent anew.
+    RestartAgent(RestartAgentParams),
     /// Write to an agent's stdin.
     SendInput(InputParams),
     /// Close an agent's stdin.
@@ -75,6 +79,7 @@ impl Call {
         "get-usage",
         "remove-agent",
         "kill-agent",
+        "restart-agent",
         "send-input",
         "close-input",
         "read-journal",
@@ -91,53 +96,117 @@ impl Call {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// The caller's number or text; absent: no answer is wanted.
-    pub id: Option<Value>,
+    pub id: Option<RequestId>,
     method: String,
     params: Value,
 }
 
+/// What is answered to a frame that is no request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    /// The id of the request, or null where it could not be read.
+    pub id: RequestId,
+    /// What is wrong with it.
+    pub error: RpcError,
+}
+
+/// The fields of a request as they are written.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(default, borrow, deserialize_with = "present")]
+    jsonrpc: Option<&'a RawValue>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    id: Option<&'a RawValue>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    method: Option<&'a RawValue>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    params: Option<&'a RawValue>,
+}
+
+/// Reads a field that is there; also one that is null.
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(from).map(Some)
+}
+
+fn invalid(message: &str) -> RpcError {
+    RpcError::new(ErrorKind::InvalidRequest, message)
+        .hint("send {\"jsonrpc\":\"2.0\",\"id\":…,\"method\":…,\"params\":{…}}")
+}
+
+fn no_json(error: &serde_json::Error) -> RpcError {
+    RpcError::new(ErrorKind::ParseError, format!("frame is not JSON: {error}"))
+        .hint("send one JSON object in UTF-8 a line, nested at most 127 deep")
+}
+
+/// What is wrong with a frame that has not the fields of a request.
+fn not_an_object(frame: &[u8]) -> RpcError {
+    match serde_json::from_slice(frame) {
+        Err(error) => no_json(&error),
+        Ok(Value::Array(_)) => invalid("batches are not supported; send one request a line"),
+        Ok(Value::Object(_)) => invalid("a field of the request is there twice"),
+        Ok(_) => invalid("a request is a JSON object"),
+    }
+}
+
 impl Request {
+    /// Reads a frame, as [`Request::read`], for callers who do not answer it.
+    ///
+    /// # Errors
+    /// It is no JSON, or no request.
+    pub fn parse(frame: &[u8]) -> Result<Self, RpcError> {
+        Self::read(frame).map_err(|refusal| refusal.error)
+    }
+
     /// Reads a frame.
     ///
     /// # Errors
-    /// It is no JSON, or no request; the error is the answer to send, with the `id` null.
-    pub fn parse(frame: &[u8]) -> Result<Self, RpcError> {
-        let value: Value = serde_json::from_slice(frame).map_err(|error| {
-            RpcError::new(ErrorKind::ParseError, format!("frame is not JSON: {error}"))
-                .hint("send one JSON object in UTF-8 a line, nested at most 127 deep")
-        })?;
-        let invalid = |message: &str| {
-            RpcError::new(ErrorKind::InvalidRequest, message)
-                .hint("send {\"jsonrpc\":\"2.0\",\"id\":…,\"method\":…,\"params\":{…}}")
+    /// It is no JSON, or no request: what is to be answered, with the id of the request where that could be read.
+    pub fn read(frame: &[u8]) -> Result<Self, Refusal> {
+        let not_an_object = || Refusal {
+            id: RequestId::null(),
+            error: not_an_object(frame),
         };
-        let mut fields = match value {
-            Value::Object(fields) => fields,
-            Value::Array(_) => {
-                return Err(invalid(
-                    "batches are not supported; send one request a line",
-                ));
+        // serde reads an array as the fields in their order.
+        if frame.trim_ascii_start().first() != Some(&b'{') {
+            return Err(not_an_object());
+        }
+        let fields: Fields<'_> = serde_json::from_slice(frame).map_err(|_| not_an_object())?;
+        let id = match fields.id.map(RequestId::of) {
+            Some(None) => {
+                let message =
+                    format!("\"id\" must be a number, a text or null, of at most {MAX_ID} bytes");
+                return Err(Refusal {
+                    id: RequestId::null(),
+                    error: invalid(&message),
+                });
             }
-            _ => return Err(invalid("a request is a JSON object")),
+            Some(Some(id)) => Some(id),
+            None => None,
         };
-        if fields.get("jsonrpc") != Some(&json!("2.0")) {
+        match Self::method_and_params(&fields) {
+            Ok((method, params)) => Ok(Self { id, method, params }),
+            Err(error) => Err(Refusal {
+                id: id.unwrap_or_else(RequestId::null),
+                error,
+            }),
+        }
+    }
+
+    fn method_and_params(fields: &Fields<'_>) -> Result<(String, Value), RpcError> {
+        let text = |field: Option<&RawValue>| serde_json::from_str::<String>(field?.get()).ok();
+        if text(fields.jsonrpc).as_deref() != Some("2.0") {
             return Err(invalid("\"jsonrpc\" must be \"2.0\""));
         }
-        let id = fields.remove("id");
-        if !matches!(
-            id,
-            None | Some(Value::Null | Value::Number(_) | Value::String(_))
-        ) {
-            return Err(invalid("\"id\" must be a number or a string"));
-        }
-        let Some(Value::String(method)) = fields.remove("method") else {
+        let Some(method) = text(fields.method) else {
             return Err(invalid("\"method\" must be a string"));
         };
-        let params = match fields.remove("params") {
-            None | Some(Value::Null) => json!({}),
-            Some(params @ Value::Object(_)) => params,
-            Some(_) => return Err(invalid("\"params\" must be an object")),
-        };
-        Ok(Self { id, method, params })
+        let params = fields.params.map_or("null", RawValue::get);
+        match serde_json::from_str(params) {
+            Ok(Value::Null) => Ok((method, json!({}))),
+            Ok(params @ Value::Object(_)) => Ok((method, params)),
+            Ok(_) => Err(invalid("\"params\" must be an object")),
+            Err(error) => Err(no_json(&error)),
+        }
     }
 
     /// The name of the method, if there is such a one.
@@ -164,8 +233,10 @@ impl Request {
             && let Err(error) = JailConfig::deserialize(jail)
         {
             return Err(
-                RpcError::new(ErrorKind::InvalidJail, format!("jail: {error}"))
-                    .hint("a jail has the fields name, path, ip4 and user, all of them texts"),
+                RpcError::new(ErrorKind::InvalidJail, format!("jail: {error}")).hint(format!(
+                    "a jail has the fields {}",
+                    jail_fields().join(", ")
+                )),
             );
         }
         let method = self.method;
@@ -178,6 +249,13 @@ impl Request {
     }
 }
 
+/// The names of the fields of a jail, as its schema has them, which a test holds to the type.
+fn jail_fields() -> Vec<String> {
+    let schema = schemars::schema_for!(JailSchema);
+    let fields = schema.get("properties").and_then(Value::as_object);
+    fields.map_or_else(Vec::new, |fields| fields.keys().cloned().collect())
+}
+
 /// A result as it is written. Whoever knows its type reads it.
 pub type Answer = Box<RawValue>;
 
@@ -186,7 +264,7 @@ pub type Answer = Box<RawValue>;
 pub struct Response {
     jsonrpc: Version,
     /// The request's.
-    pub id: Value,
+    pub id: RequestId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     result: Option<Answer>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -202,14 +280,14 @@ enum Version {
 impl Response {
     /// The answer to a request; `id` null where the request could not be read.
     #[must_use]
-    pub fn new(id: Value, outcome: Result<Answer, RpcError>) -> Self {
+    pub fn new(id: impl Into<RequestId>, outcome: Result<Answer, RpcError>) -> Self {
         let (result, error) = match outcome {
             Ok(result) => (Some(result), None),
             Err(error) => (None, Some(error)),
         };
         Self {
             jsonrpc: Version::Two,
-            id,
+            id: id.into(),
             result,
             error,
         }
@@ -386,6 +464,109 @@ mod tests {
         insta::assert_snapshot!(shown);
     }
 
+    /// The id with which a frame is answered, as it is written; `None` where no answer is wanted.
+    fn answered_id(frame: &str) -> Option<String> {
+        let id = match Request::read(frame.as_bytes()) {
+            Ok(request) => request.id?,
+            Err(refusal) => refusal.id,
+        };
+        let answer = Response::new(id, Err(RpcError::new(ErrorKind::Internal, "no")));
+        let text = String::from_utf8(answer.encode().unwrap()).unwrap();
+        let id = text.split("\"id\":").nth(1)?;
+        Some(id.split(",\"error\"").next()?.to_owned())
+    }
+
+    #[test]
+    fn id_is_answered_as_it_was_written() {
+        let valid = |id: &str| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"version"}}"#);
+        for id in [
+            "1",
+            "-7",
+            "0",
+            "18446744073709551615",
+            "18446744073709551616",
+            "123456789012345678901234567890",
+            "1.50",
+            "1e400",
+            "\"a\"",
+            r#""\u00e4\n\"""#,
+            "\"\"",
+            "null",
+        ] {
+            assert_eq!(answered_id(&valid(id)).as_deref(), Some(id));
+            // Also where the rest of the request is wrong.
+            for (wrong, kind) in [
+                (
+                    format!(r#"{{"id":{id},"method":"version"}}"#),
+                    ErrorKind::InvalidRequest,
+                ),
+                (
+                    format!(r#"{{"jsonrpc":"1.0","id":{id},"method":"version"}}"#),
+                    ErrorKind::InvalidRequest,
+                ),
+                (
+                    format!(r#"{{"jsonrpc":"2.0","id":{id}}}"#),
+                    ErrorKind::InvalidRequest,
+                ),
+                (
+                    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":7}}"#),
+                    ErrorKind::InvalidRequest,
+                ),
+                (
+                    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"version","params":[1]}}"#),
+                    ErrorKind::InvalidRequest,
+                ),
+                (
+                    format!(r#"{{"jsonrpc":"2.0","method":"version","params":"x","id":{id}}}"#),
+                    ErrorKind::InvalidRequest,
+                ),
+                (
+                    format!(
+                        r#"{{"jsonrpc":"2.0","id":{id},"method":"version","params":{{"a":"\ud800"}}}}"#
+                    ),
+                    ErrorKind::ParseError,
+                ),
+            ] {
+                let refusal = Request::read(wrong.as_bytes()).unwrap_err();
+                assert_eq!(refusal.error.data.kind, kind, "{wrong}");
+                assert_eq!(answered_id(&wrong).as_deref(), Some(id), "{wrong}");
+            }
+        }
+        let long = format!("\"{}\"", "x".repeat(MAX_ID));
+        let (long, twice) = (
+            valid(&long),
+            r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"version"}"#,
+        );
+        for frame in [
+            "{",
+            "[]",
+            "7",
+            &long,
+            twice,
+            &valid("{}"),
+            &valid("[1]"),
+            &valid("true"),
+        ] {
+            assert_eq!(answered_id(frame).as_deref(), Some("null"), "{frame}");
+        }
+        assert_eq!(answered_id(r#"{"jsonrpc":"2.0","method":"version"}"#), None);
+    }
+
+    #[test]
+    fn hint_for_a_jail_names_all_its_fields() {
+        let frame =
+            br#"{"jsonrpc":"2.0","id":1,"method":"spawn-agent","params":{"jail":{"pth":"/"}}}"#;
+        let error = Request::parse(frame).and_then(Request::call).unwrap_err();
+        let hint = error.data.hint.unwrap();
+        // The message of serde lists the fields of the type itself.
+        let listed = error.message.split("expected one of ").nth(1).unwrap();
+        let fields: Vec<&str> = listed.split('`').skip(1).step_by(2).collect();
+        assert!(fields.len() >= 10, "{fields:?}");
+        for field in fields {
+            assert!(hint.contains(field), "{field} is not in: {hint}");
+        }
+    }
+
     #[test]
     fn every_method_is_listed_and_reads_back() {
         let schema = serde_json::to_value(schemars::schema_for!(Call)).unwrap();
@@ -409,7 +590,7 @@ mod tests {
         });
         let frame = call.encode(7).unwrap();
         let request = Request::parse(&frame).unwrap();
-        assert_eq!(request.id, Some(json!(7)));
+        assert_eq!(request.id, Some(7.into()));
         assert_eq!(request.call().unwrap(), call);
     }
 

@@ -144,6 +144,7 @@ struct Results {
     get_usage: wire::UsageResult,
     remove_agent: wire::Empty,
     kill_agent: wire::KillResult,
+    restart_agent: wire::RestartResult,
     send_input: wire::InputResult,
     close_input: wire::Empty,
     read_journal: wire::ReadResult,

@@ -387,6 +387,23 @@ fn yes() -> bool {
     true
 }
 
+/// `restart-agent`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RestartAgentParams {
+    /// The agent.
+    pub id: String,
+    /// How long to wait between TERM and KILL before the next run of a running agent, in milliseconds; default 5000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<u64>,
+}
+
+/// The result of `restart-agent`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RestartResult {
+    /// The agent that runs now: the same one if it was running, else a new one.
+    pub id: String,
+}
+
 /// How a kill went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -44,7 +44,8 @@ impl Spawner {
     /// # Errors
     /// The state directory cannot be read at all.
     pub async fn adopt(&self) -> Result<Vec<Result<Found, (AgentId, SpawnError)>>, SpawnError> {
-        let ids = self.state.ids()?;
+        let state = self.state.clone();
+        let ids = blocking(move || state.ids()).await??;
         // One that must be waited for holds up its share of the others only.
         let share = ids.len().div_ceil(AT_ONCE).max(1);
         let mut shares = Vec::new();
@@ -81,47 +82,71 @@ impl Spawner {
         let directory = self.state.agent(id);
         let since = Instant::now();
         loop {
-            // In this order: a shim that ends between the looks has written its record before.
-            let alive = self.state.is_alive(id)?;
-            let exit: Option<ExitRecord> = read(&directory.join(layout::EXIT))?;
-            let shim: Option<ShimRecord> = read(&directory.join(layout::SHIM))?;
-            if let Some(exit) = exit {
-                let spec = Arc::new(self.spec(id)?);
-                return Ok(Some(Found::Ended { spec, exit }));
-            }
-            match (alive, shim) {
-                (true, Some(shim)) => {
-                    let status = Status {
-                        stdout: length(&directory.join(layout::STDOUT)),
-                        stderr: length(&directory.join(layout::STDERR)),
-                        pid: Some(shim.agent_pid),
-                        run: shim.run,
-                        ..Status::default()
-                    };
-                    let agent = self.agent(self.spec(id)?, status, shim.protocol, None);
+            let (spawner, looked_for) = (self.clone(), id.clone());
+            let (alive, shim) = match blocking(move || spawner.look_for(&looked_for)).await?? {
+                Look::Ended(spec, exit) => {
+                    let spec = Arc::new(*spec);
+                    return Ok(Some(Found::Ended { spec, exit }));
+                }
+                Look::Running(spec, status, protocol) => {
+                    let agent = self.agent(*spec, status, protocol, None);
                     return Ok(Some(Found::Running(agent)));
                 }
-                (true, None) if since.elapsed() > STARTING => {
+                Look::Neither { alive, shim } => (alive, shim),
+            };
+            match (alive, shim) {
+                (true, _) if since.elapsed() > STARTING => {
                     return Err(SpawnError::State {
                         path: directory,
                         problem: "its shim lives and has not started the agent; look for the process that holds shim.log open, end it, and restart the daemon".to_owned(),
                     });
                 }
-                (true, None) => tokio::time::sleep(LOOK_AGAIN).await,
-                (false, None) => {
+                (true, _) => tokio::time::sleep(LOOK_AGAIN).await,
+                (false, false) => {
                     tracing::info!(%id, "removing the remains of a spawn that was cut off");
-                    std::fs::remove_dir_all(&directory)
+                    let place = directory.clone();
+                    blocking(move || std::fs::remove_dir_all(&place))
+                        .await?
                         .map_err(|error| SpawnError::from_io("removing", &directory, error))?;
                     return Ok(None);
                 }
-                (false, Some(_)) => {
-                    let exit = self.record_lost(id, Seen::Later).await?;
+                (false, true) => {
+                    let spec = self.spec(id)?;
+                    let exit = self.record_lost(&spec, Seen::Later).await?;
                     return Ok(Some(Found::Ended {
-                        spec: Arc::new(self.spec(id)?),
+                        spec: Arc::new(spec),
                         exit,
                     }));
                 }
             }
+        }
+    }
+
+    /// Reads what there is of an agent.
+    fn look_for(&self, id: &AgentId) -> Result<Look, SpawnError> {
+        let directory = self.state.agent(id);
+        // In this order: a shim that ends between the looks has written its record before.
+        let alive = self.state.is_alive(id)?;
+        let exit: Option<ExitRecord> = read(&directory.join(layout::EXIT))?;
+        let shim: Option<ShimRecord> = read(&directory.join(layout::SHIM))?;
+        if let Some(exit) = exit {
+            return Ok(Look::Ended(Box::new(self.spec(id)?), exit));
+        }
+        match (alive, shim) {
+            (true, Some(shim)) => {
+                let status = Status {
+                    stdout: length(&directory.join(layout::STDOUT)),
+                    stderr: length(&directory.join(layout::STDERR)),
+                    pid: Some(shim.agent_pid),
+                    run: shim.run,
+                    ..Status::default()
+                };
+                Ok(Look::Running(Box::new(self.spec(id)?), status, shim.protocol))
+            }
+            (alive, shim) => Ok(Look::Neither {
+                alive,
+                shim: shim.is_some(),
+            }),
         }
     }
 
@@ -149,36 +174,56 @@ impl Spawner {
         }
     }
 
-    /// Finds or writes the end of an agent whose shim is gone, and ends what the agent left behind.
+    /// Finds or writes the end of an agent whose shim is gone, and ends what the agent left behind. Where the
+    /// agent's directory was removed, the record is returned all the same, and says so.
     ///
     /// # Errors
     /// The record cannot be read or written.
-    pub async fn record_lost(&self, id: &AgentId, seen: Seen) -> Result<ExitRecord, SpawnError> {
-        let directory = self.state.agent(id);
+    pub async fn record_lost(
+        &self,
+        spec: &AgentSpec,
+        seen: Seen,
+    ) -> Result<ExitRecord, SpawnError> {
+        let directory = self.state.agent(&spec.id);
         let path = directory.join(layout::EXIT);
-        if let Some(exit) = read(&path)? {
+        let place = directory.clone();
+        let (exit, shim) = blocking(move || {
+            let exit: Option<ExitRecord> = read(&place.join(layout::EXIT))?;
+            let shim: Option<ShimRecord> = read(&place.join(layout::SHIM))?;
+            Ok::<_, SpawnError>((exit, shim))
+        })
+        .await??;
+        if let Some(exit) = exit {
             return Ok(exit);
         }
-        let shim: Option<ShimRecord> = read(&directory.join(layout::SHIM))?;
         let session = shim
             .as_ref()
             .filter(|_| seen == Seen::AtOnce)
             .map(|shim| shim.shim_pid);
-        let left = self.end_leftovers(&self.spec(id)?, session).await;
-        let exit = ExitRecord {
-            exit: None,
-            reason: Some(ExitReason::Lost),
-            error: Some(format!(
-                "the agent's shim was killed or crashed, and the agent was ended with it: its exit code is not known, its output up to then is kept; {left}"
-            )),
-            exited_at_ns: now_ns(),
-            stdout_bytes: length(&directory.join(layout::STDOUT)),
-            stderr_bytes: length(&directory.join(layout::STDERR)),
-            run: shim.map_or(1, |shim| shim.run),
-        };
-        record::replace(&path, &exit, Durability::Machine)
-            .map_err(|error| SpawnError::from_io("writing", &path, error))?;
-        Ok(exit)
+        let left = self.end_leftovers(spec, session).await;
+        blocking(move || {
+            let removed = !directory.exists();
+            let what = match removed {
+                true => "the agent's directory was removed while it ran, with its output and the record of its end: its exit code is not known",
+                false => "the agent's shim was killed or crashed, and the agent was ended with it: its exit code is not known, its output up to then is kept",
+            };
+            let exit = ExitRecord {
+                exit: None,
+                reason: Some(ExitReason::Lost),
+                error: Some(format!("{what}; {left}")),
+                exited_at_ns: now_ns(),
+                stdout_bytes: length(&directory.join(layout::STDOUT)),
+                stderr_bytes: length(&directory.join(layout::STDERR)),
+                run: shim.map_or(1, |shim| shim.run),
+            };
+            if removed {
+                return Ok(exit);
+            }
+            record::replace(&path, &exit, Durability::Machine)
+                .map_err(|error| SpawnError::from_io("writing", &path, error))?;
+            Ok(exit)
+        })
+        .await?
     }
 
     fn spec(&self, id: &AgentId) -> Result<AgentSpec, SpawnError> {
@@ -190,6 +235,26 @@ impl Spawner {
                     .to_owned(),
         })
     }
+}
+
+/// What the directory of an agent says at one moment.
+enum Look {
+    Ended(Box<AgentSpec>, ExitRecord),
+    /// With the version of the control protocol that its shim speaks.
+    Running(Box<AgentSpec>, Status, u32),
+    Neither { alive: bool, shim: bool },
+}
+
+/// Runs a look at files on the runtime's threads for such work.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, SpawnError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| SpawnError::Resources {
+            doing: "reading the state of agents".to_owned(),
+            source: std::io::Error::other(error),
+        })
 }
 
 /// Length of a journal; one that cannot be read counts as empty.

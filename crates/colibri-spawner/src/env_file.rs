@@ -4,10 +4,11 @@
 //! docs/decisions/0019).
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use crate::regular_file;
 
 /// More than any environment holds (execve(2): a string has at most 128 KiB on Linux).
 const MAX_BYTES: u64 = 1 << 20;
@@ -64,12 +65,9 @@ pub fn read(path: &Path, readers: Readers) -> Result<BTreeMap<String, String>, E
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(failed)?;
+    let file = regular_file::open(path).map_err(failed)?;
     let data = file.metadata().map_err(failed)?;
-    if data.is_dir() {
-        return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
-    }
-    if readers == Readers::Owner && data.is_file() && data.mode() & 0o077 != 0 {
+    if readers == Readers::Owner && data.mode() & 0o077 != 0 {
         return Err(EnvFileError::Open {
             path: path.to_owned(),
             mode: data.mode() & 0o7777,

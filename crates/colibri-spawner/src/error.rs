@@ -157,6 +157,17 @@ pub enum SpawnError {
     /// The agent has ended.
     #[error("agent {0} has ended")]
     Ended(String),
+    /// The values of the agent's environment are not kept, so it cannot be spawned again.
+    #[error(
+        "agent {id} cannot be spawned again: the values of its environment variables ({}) are not kept; spawn a new agent with them",
+        .variables.join(", ")
+    )]
+    EnvironmentNotKept {
+        /// The agent.
+        id: String,
+        /// The names of the variables.
+        variables: Vec<String>,
+    },
     /// The agent still runs.
     #[error("agent {0} is running; kill it first")]
     Running(String),

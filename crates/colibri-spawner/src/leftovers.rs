@@ -4,7 +4,9 @@
 //! agent without a jail are found by the id in their environment and by the shim's session. One that hides
 //! from both, by its own doing, is not found: that is one of the reasons for a jail.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::io;
 use std::time::{Duration, Instant};
 
 use colibri_jail_core::{JailEngine, JailOp, Signal};
@@ -94,41 +96,61 @@ impl Spawner {
     }
 }
 
+/// Ends what is left, round by round. The rounds are short pieces of work on the runtime's threads, so that many lost
+/// agents share them, and the wait between rounds takes no thread.
 async fn look(spec: &AgentSpec, session: Option<i32>) -> Leftovers {
-    let id = spec.id.to_string();
-    match tokio::task::spawn_blocking(move || end_all(&id, session)).await {
-        Ok(Ok(left)) => left,
-        Ok(Err(error)) => Leftovers::Unknown(error.to_string()),
-        Err(error) => Leftovers::Unknown(error.to_string()),
+    let until = Instant::now() + VERIFY;
+    let mut ended = HashSet::new();
+    loop {
+        let id = spec.id.to_string();
+        let round = tokio::task::spawn_blocking(move || kill_all(&id, session)).await;
+        let Round {
+            left,
+            hit,
+            in_reach,
+        } = match round.map_err(io::Error::other).flatten() {
+            Ok(round) => round,
+            Err(error) => return Leftovers::Unknown(error.to_string()),
+        };
+        if left.is_empty() {
+            return Leftovers::Ended(ended.len());
+        }
+        ended.extend(hit);
+        if !in_reach || Instant::now() >= until {
+            return Leftovers::Remaining(left);
+        }
+        tokio::time::sleep(ROUND).await;
     }
 }
 
-fn end_all(id: &str, session: Option<i32>) -> std::io::Result<Leftovers> {
-    let until = Instant::now() + VERIFY;
-    let mut ended = std::collections::HashSet::new();
-    loop {
-        let left: Vec<Process> = process::of_agent(id, session)?;
-        if left.is_empty() {
-            return Ok(Leftovers::Ended(ended.len()));
-        }
-        let mut in_reach = false;
-        for process in &left {
-            match process::kill(process) {
-                Ok(there) => {
-                    in_reach = true;
-                    if there {
-                        ended.insert(*process);
-                    }
+/// What one round found.
+struct Round {
+    /// Processes that were there.
+    left: Vec<i32>,
+    /// Those of them that were sent KILL.
+    hit: Vec<Process>,
+    /// Whether this user may signal any of them.
+    in_reach: bool,
+}
+
+fn kill_all(id: &str, session: Option<i32>) -> io::Result<Round> {
+    let found: Vec<Process> = process::of_agent(id, session)?;
+    let mut round = Round {
+        left: found.iter().map(|process| process.pid).collect(),
+        hit: Vec::new(),
+        in_reach: false,
+    };
+    for process in found {
+        match process::kill(&process) {
+            Ok(there) => {
+                round.in_reach = true;
+                if there {
+                    round.hit.push(process);
                 }
-                // Reported in the end, if it stays.
-                Err(error) => tracing::debug!(pid = process.pid, %error, "not ended"),
             }
+            // Reported in the end, if it stays.
+            Err(error) => tracing::debug!(pid = process.pid, %error, "not ended"),
         }
-        if !in_reach || Instant::now() >= until {
-            return Ok(Leftovers::Remaining(
-                left.iter().map(|process| process.pid).collect(),
-            ));
-        }
-        std::thread::sleep(ROUND);
     }
+    Ok(round)
 }

@@ -18,6 +18,7 @@ mod mounts;
 mod name;
 mod prepare;
 pub mod profile;
+mod regular_file;
 pub mod settings;
 mod spawn;
 mod state;

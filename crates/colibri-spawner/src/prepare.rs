@@ -1,7 +1,6 @@
 //! From a request to the exact command: validated, wrapped and elevated. Nothing is started here.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::{
@@ -13,7 +12,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::host::{is_executable, resolve_in, user_in};
 use crate::limits::Means;
-use crate::{AgentSpawnConfig, AgentSpec, SpawnError, Spawner, limits, mounts};
+use crate::{AgentSpawnConfig, AgentSpec, SpawnError, Spawner, limits, mounts, regular_file};
 
 /// Stands for the agent's id where there is none yet, as in `explain`.
 const NO_ID: &str = "ID";
@@ -321,11 +320,15 @@ fn hidden_in(root: &Path, directories: &[PathBuf]) -> Result<Vec<JailPath>, Spaw
         .collect()
 }
 
+/// Longest passwd(5) file that is read, in bytes.
+const MAX_TABLE: u64 = 16 << 20;
+
 /// The user's numbers by the root's own table: bubblewrap knows no names.
 fn number_of(name: &str, root: &Path) -> Result<JailUser, SpawnError> {
     let table = root.join("etc/passwd");
     resolve_in(root, Path::new("/etc/passwd"))
-        .and_then(|place| fs::read_to_string(place).ok())
+        .and_then(|place| regular_file::read(&place, MAX_TABLE).ok())
+        .and_then(|bytes| String::from_utf8(bytes).ok())
         .and_then(|text| user_in(&text, name))
         .ok_or_else(|| SpawnError::UnknownUser {
             user: name.to_owned(),

@@ -11,6 +11,7 @@ pub use metrics::{MetricsAddress, MetricsAddressError};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use colibri_jail_core::{Bubblewrap, JailEngine};
 use colibri_priv::{BackendRegistry, PrivBackend, PrivMode};
@@ -30,6 +31,10 @@ const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
 const MIN_SEGMENT_BYTES: u64 = 4096;
 const DEFAULT_FSYNC_INTERVAL_MS: u64 = 1000;
 const MAX_FSYNC_INTERVAL_MS: u64 = 3_600_000;
+const DEFAULT_LOG_BYTES: u64 = 10 << 20;
+const MIN_LOG_BYTES: u64 = 4096;
+const DEFAULT_LOG_KEEP: u32 = 5;
+const MAX_LOG_KEEP: u32 = 100;
 /// Where bubblewrap is looked for; a service's `PATH` is not relied on.
 const BWRAP: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"];
 /// Where Colibri's own programs are looked for when they are not beside the running one.
@@ -67,6 +72,14 @@ pub struct Partial {
     pub fsync_interval_ms: Option<u64>,
     /// Where metrics can be read; see [`MetricsAddress`].
     pub metrics: Option<String>,
+    /// Size at which `audit.jsonl` and `daemon.log` are rotated, in bytes.
+    pub log_max_bytes: Option<u64>,
+    /// How many rotated files of each are kept.
+    pub log_keep: Option<u32>,
+    /// How long ended agents are kept, like `30d`.
+    pub retain_ended_for: Option<String>,
+    /// How many ended agents are kept.
+    pub retain_ended_count: Option<u64>,
     /// Commands for changes of state.
     pub hook: Vec<HookSettings>,
 }
@@ -124,6 +137,22 @@ pub enum SettingsError {
         "fsync_interval_ms is {0}; give 1 to {MAX_FSYNC_INTERVAL_MS}, or set fsync = \"always\" or \"never\" instead"
     )]
     IntervalRange(u64),
+    /// A log file must hold something.
+    #[error("log_max_bytes is {0}; give at least {MIN_LOG_BYTES}")]
+    LogBytes(u64),
+    /// Too many log files.
+    #[error("log_keep is {0}; give at most {MAX_LOG_KEEP}")]
+    LogKeep(u32),
+    /// The time cannot be read.
+    #[error(
+        "retain_ended_for is {text:?}: {problem}; give a time like \"30d\", \"12h\" or \"90m\""
+    )]
+    RetainEndedFor {
+        /// What is set.
+        text: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Metrics cannot be served there.
     #[error("metrics: {0}")]
     Metrics(MetricsAddressError),
@@ -179,6 +208,10 @@ impl Partial {
             fsync: self.fsync.or(weaker.fsync),
             fsync_interval_ms: self.fsync_interval_ms.or(weaker.fsync_interval_ms),
             metrics: self.metrics.or(weaker.metrics),
+            log_max_bytes: self.log_max_bytes.or(weaker.log_max_bytes),
+            log_keep: self.log_keep.or(weaker.log_keep),
+            retain_ended_for: self.retain_ended_for.or(weaker.retain_ended_for),
+            retain_ended_count: self.retain_ended_count.or(weaker.retain_ended_count),
             hook: match self.hook.is_empty() {
                 true => weaker.hook,
                 false => self.hook,
@@ -189,6 +222,35 @@ impl Partial {
     /// The privilege backends that there are with these settings.
     pub fn backends(&self, make: impl FnOnce(&str) -> BackendRegistry) -> BackendRegistry {
         make(self.helper.as_deref().unwrap_or_else(|| default_helper()))
+    }
+
+    /// Returns when log files are rotated.
+    pub(crate) fn log(&self) -> Result<LogLimits, SettingsError> {
+        let limits = LogLimits {
+            max_bytes: self.log_max_bytes.unwrap_or(DEFAULT_LOG_BYTES),
+            keep: self.log_keep.unwrap_or(DEFAULT_LOG_KEEP),
+        };
+        if limits.max_bytes < MIN_LOG_BYTES {
+            Err(SettingsError::LogBytes(limits.max_bytes))
+        } else if limits.keep > MAX_LOG_KEEP {
+            Err(SettingsError::LogKeep(limits.keep))
+        } else {
+            Ok(limits)
+        }
+    }
+
+    /// Returns which ended agents are kept.
+    pub(crate) fn retention(&self) -> Result<Retention, SettingsError> {
+        let age = self.retain_ended_for.as_deref().map(|text| {
+            age(text).map_err(|problem| SettingsError::RetainEndedFor {
+                text: text.to_owned(),
+                problem,
+            })
+        });
+        Ok(Retention {
+            age: age.transpose()?,
+            count: self.retain_ended_count,
+        })
     }
 
     /// How journals are kept. A journal that keeps little has small segments, as whole ones are dropped.
@@ -224,6 +286,35 @@ impl Partial {
     }
 }
 
+/// When a log file is rotated, and how many files are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLimits {
+    /// Largest size of a file, in bytes.
+    pub max_bytes: u64,
+    /// How many rotated files are kept besides the current one.
+    pub keep: u32,
+}
+
+/// Which ended agents are kept; without both, all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Those that ended longer ago are removed.
+    pub age: Option<Duration>,
+    /// Of more, the oldest are removed.
+    pub count: Option<u64>,
+}
+
+/// A time like `30d` or `1h 30m`; a day has 24 hours.
+fn age(text: &str) -> Result<Duration, String> {
+    let span: jiff::Span = text
+        .parse()
+        .map_err(|error: jiff::Error| error.to_string())?;
+    let duration = span
+        .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+        .map_err(|error| error.to_string())?;
+    Duration::try_from(duration).map_err(|error| error.to_string())
+}
+
 /// Settings that can be used.
 #[derive(Clone)]
 pub struct Settings {
@@ -239,6 +330,10 @@ pub struct Settings {
     pub journal: JournalSettings,
     /// Where metrics are served.
     pub metrics: Option<MetricsAddress>,
+    /// When log files are rotated.
+    pub log: LogLimits,
+    /// Which ended agents are kept.
+    pub retention: Retention,
     /// Commands for changes of state.
     pub hooks: Vec<Hook>,
     /// Where settings files are, which may hold secrets.
@@ -282,6 +377,8 @@ impl Settings {
             .get(mode.as_str())
             .map_err(SettingsError::Privilege)?;
         let journal = partial.journal()?;
+        let log = partial.log()?;
+        let retention = partial.retention()?;
         let metrics = partial.metrics.as_deref().map(str::parse).transpose();
         let metrics = metrics.map_err(SettingsError::Metrics)?;
         let hooks = checked(&partial.hook)?;
@@ -299,6 +396,8 @@ impl Settings {
             shim,
             journal,
             metrics,
+            log,
+            retention,
             hooks,
             own: crate::file::usual(&lookup)
                 .iter()

@@ -7,9 +7,17 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use colibri_shim::layout;
+use colibri_shim::record::{self, Durability};
 use rustix::process::geteuid;
 
-use crate::{AgentId, SpawnError};
+use crate::{AgentId, SpawnError, regular_file};
+
+/// The format of the state directory that this version writes. A version reads all formats up to its own.
+const FORMAT: u32 = 1;
+/// The file that holds the number of the format.
+const FORMAT_FILE: &str = "format";
+/// What is said of a state directory that is gone.
+const REMOVED: &str = "was removed while the daemon runs; restart the daemon, which creates it again: colibri shutdown, then any command starts it";
 
 /// The state directory. Making the value touches nothing; [`StateDir::open`] creates and checks it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,11 +88,46 @@ impl StateDir {
             fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
                 .map_err(|error| trouble(format!("cannot be made private: {error}")))?;
         }
+        self.check_format().map_err(trouble)?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(self.agents())
             .map_err(|error| trouble(format!("cannot hold agents: {error}")))
+    }
+
+    /// Checks that this version can read what is in the directory, and records its own format there.
+    fn check_format(&self) -> Result<(), String> {
+        let path = self.0.join(FORMAT_FILE);
+        let recorded = match regular_file::read(&path, 100) {
+            Ok(text) => Some(String::from_utf8_lossy(&text).trim().to_owned()),
+            // Directories of versions before the first format have no such file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(format!("cannot be used: {}: {error}", path.display())),
+        };
+        let number = recorded.as_ref().map(|text| text.parse::<u32>());
+        match number {
+            Some(Ok(FORMAT)) => return Ok(()),
+            Some(Ok(newer)) if newer > FORMAT => {
+                return Err(format!(
+                    "has format {newer}, which a newer version of Colibri wrote; this version knows formats up to {FORMAT}: start that version, or name another directory with --state-dir"
+                ));
+            }
+            Some(Err(_)) => {
+                return Err(format!(
+                    "has no readable format: {} holds {:?} and no number; restore it, or name another directory with --state-dir",
+                    path.display(),
+                    recorded.unwrap_or_default()
+                ));
+            }
+            Some(Ok(_)) | None => {}
+        }
+        record::replace(&path, &FORMAT, Durability::Machine).map_err(|error| {
+            format!(
+                "cannot be used: {} cannot be written: {error}",
+                path.display()
+            )
+        })
     }
 
     /// The ids of all agents that are there, sorted.
@@ -106,12 +149,24 @@ impl StateDir {
         Ok(ids)
     }
 
+    /// Whether the directory was removed since it was opened.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        !self.agents().is_dir()
+    }
+
     /// Makes a directory for a new agent, and the log in it, locked: see [`layout::LOG`]. `None` where another
     /// agent has that id.
     pub(crate) fn create_agent(&self, id: &AgentId) -> Result<Option<(PathBuf, File)>, SpawnError> {
         let directory = self.agent(id);
         match DirBuilder::new().mode(0o700).create(&directory) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.is_removed() => {
+                return Err(SpawnError::State {
+                    path: self.0.clone(),
+                    problem: REMOVED.to_owned(),
+                });
+            }
             Err(error) => return Err(SpawnError::from_io("creating", &directory, error)),
             Ok(()) => {}
         }
@@ -202,6 +257,51 @@ mod tests {
             }
         }
         assert!(StateDir::new("relative".into()).open().is_err());
+    }
+
+    #[test]
+    fn newer_state_format_is_refused_and_older_one_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path().join("state"));
+        state.open().unwrap();
+        let format = state.path().join(FORMAT_FILE);
+        for (text, part) in [
+            (Some("0\n"), None),
+            (Some("1"), None),
+            (None, None),
+            (Some("2\n"), Some("start that version")),
+            (Some("x"), Some("no number")),
+            (Some(""), Some("no number")),
+        ] {
+            match text {
+                Some(text) => fs::write(&format, text).unwrap(),
+                None => fs::remove_file(&format).unwrap(),
+            }
+            let opened = state.open().map_err(|error| error.to_string());
+            match part {
+                None => assert_eq!(opened, Ok(()), "{text:?}"),
+                Some(part) => assert!(opened.unwrap_err().contains(part), "{text:?}"),
+            }
+            if part.is_none() {
+                assert_eq!(fs::read_to_string(&format).unwrap().trim(), "1");
+            }
+        }
+    }
+
+    #[test]
+    fn spawn_without_state_directory_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path().join("state"));
+        state.open().unwrap();
+        assert!(!state.is_removed());
+        fs::remove_dir_all(state.path()).unwrap();
+        assert!(state.is_removed());
+        let error = state.create_agent(&AgentId::random()).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains("was removed while the daemon runs"),
+            "{message}"
+        );
     }
 
     #[test]

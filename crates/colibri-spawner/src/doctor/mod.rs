@@ -37,7 +37,7 @@ impl Spawner {
             .all(|finding| finding.status != Status::Fail);
         let spawner = self.clone();
         // What blocks is kept from the threads that serve.
-        let looked = tokio::task::spawn_blocking(move || {
+        let looked = on_a_thread("colibri-doctor", move || {
             let mut findings = Vec::new();
             if usable {
                 findings.extend(spawner.engine_works());
@@ -53,10 +53,7 @@ impl Spawner {
         });
         match looked.await {
             Ok(looked) => findings.extend(looked),
-            Err(error) => findings.push(Finding::fail(
-                format!("the look at this host did not come to its end: {error}"),
-                "this is a mistake of Colibri's; please report it",
-            )),
+            Err(finding) => findings.push(finding),
         }
         findings
     }
@@ -92,13 +89,12 @@ impl Spawner {
         }
         let backend = self.backend.clone();
         let runtime = tokio::runtime::Handle::current();
-        let look = tokio::task::spawn_blocking(move || runtime.block_on(backend.preflight()));
+        let look = on_a_thread("colibri-backend", move || {
+            runtime.block_on(backend.preflight())
+        });
         match tokio::time::timeout(BACKEND, look).await {
             Ok(Ok(findings)) => findings,
-            Ok(Err(error)) => vec![Finding::fail(
-                format!("the privilege backend {name} fails at its own look: {error}"),
-                "report it to whoever made the backend",
-            )],
+            Ok(Err(finding)) => vec![finding],
             Err(_) => vec![Finding::fail(
                 format!("the privilege backend {name} did not end its own look within {BACKEND:?}"),
                 "see what it waits for",
@@ -176,6 +172,31 @@ impl Spawner {
             Err(error) => Finding::fail(format!("jails cannot be listed: {error}"), mend),
         }
     }
+}
+
+/// Runs work that may block for long, or for ever, on a thread of its own. A thread of the runtime's would be missed
+/// by others, and its creation may panic.
+async fn on_a_thread<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Finding> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    let started = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || drop(done.send(work())));
+    if let Err(error) = started {
+        return Err(Finding::fail(
+            format!("this host cannot be looked at: no thread can be started: {error}"),
+            "end processes of this user, or raise the limit of processes: ulimit -u, TasksMax= in a systemd unit, or login.conf(5)",
+        ));
+    }
+    // The sender is dropped without a word only by a panic.
+    result.await.map_err(|_| {
+        Finding::fail(
+            format!("the thread {name} ended with a panic"),
+            "report it to the author of the privilege backend, or of Colibri",
+        )
+    })
 }
 
 fn run(command: &CommandLine) -> std::io::Result<probe::Said> {

@@ -16,6 +16,7 @@ use colibri_priv::BackendRegistry;
 
 use crate::env_file::{self, Readers};
 use crate::profile::{Profile, ProfileError};
+use crate::regular_file;
 use crate::settings::{Partial, SettingsError};
 
 pub use problem::Problem;
@@ -169,6 +170,9 @@ impl ConfigFile {
     }
 }
 
+/// Longest settings file that is read, in bytes.
+const MAX_BYTES: u64 = 4 << 20;
+
 /// The file named, or the first usual one that exists.
 fn text(
     named: Option<&Path>,
@@ -180,7 +184,13 @@ fn text(
     else {
         return Ok(None);
     };
-    match std::fs::read_to_string(&path) {
+    let text = regular_file::read(&path, MAX_BYTES).and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|_| {
+            let kind = std::io::ErrorKind::InvalidData;
+            std::io::Error::new(kind, "it is not UTF-8")
+        })
+    });
+    match text {
         Ok(text) => Ok(Some((path, text))),
         Err(source) => Err(SettingsError::Unreadable { path, source }),
     }

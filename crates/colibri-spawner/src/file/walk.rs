@@ -98,10 +98,19 @@ impl Walk {
             }
         }
         self.file.settings = read(settings).unwrap_or_default();
-        if let Err(error) = self.file.settings.journal() {
+        let settings = &self.file.settings;
+        let checks = [
+            settings.journal().err(),
+            settings.log().err(),
+            settings.retention().err(),
+        ];
+        for error in checks.into_iter().flatten() {
             let key = match error {
                 SettingsError::SegmentBytes(_) => "segment_bytes",
                 SettingsError::RetainBytes { .. } => "retain_bytes",
+                SettingsError::LogBytes(_) => "log_max_bytes",
+                SettingsError::LogKeep(_) => "log_keep",
+                SettingsError::RetainEndedFor { .. } => "retain_ended_for",
                 _ => "fsync_interval_ms",
             };
             let at = self.file.places.get(key).cloned().unwrap_or(0..0);

@@ -5,13 +5,15 @@ use serde_json::{Map, Value};
 
 use super::Partial;
 
-/// Settings that a running daemon takes over; they are about agents that are started from then on.
+/// Settings that a running daemon takes over: about agents that are started from then on, and about ended ones.
 const LIVE: &[&str] = &[
     "shim",
     "segment_bytes",
     "retain_bytes",
     "fsync",
     "fsync_interval_ms",
+    "retain_ended_for",
+    "retain_ended_count",
 ];
 
 impl Partial {
