@@ -311,7 +311,7 @@ fn named_agents_are_followed_to_their_end_and_words_cannot_move_a_cursor() {
     let daemon = Daemon::start();
     let script =
         r#"echo '{"type":"error","error":"a\u001b[2Jb"}'; echo '{"type":"agent_start"}'; read x"#;
-    let evil = "n\u{1b}[2J\u{9b}x";
+    let evil = "n\u{202e}x";
     let first = daemon.spawn(&["--name", evil, "--runtime", "pi", "--", "sh", "-c", script]);
     let second = daemon.spawn(&["--", "sh", "-c", "exit 4"]);
     daemon.spawn(&["--", "sleep", "1000"]);

@@ -89,7 +89,7 @@ fn a_blocked_agent_is_told_once_and_its_words_stay_words() {
         r#"{{"type":"error","error":"$(touch {0})`touch {0}`; touch {0}\nCOLIBRI_STATE=done\u0000\u001b[2J"}}"#,
         evil.display()
     );
-    let name = format!("n\n$(touch {})", evil.display());
+    let name = format!("n $(touch {})", evil.display());
     let id = asks(&daemon, &name, &error);
     let (event, environment) = once(&daemon, &id, "blocked");
     assert_eq!(event["event"], "state");
@@ -102,7 +102,7 @@ fn a_blocked_agent_is_told_once_and_its_words_stay_words() {
         ["starting", "working"].contains(&event["previous_state"].as_str().unwrap()),
         "{event}"
     );
-    assert_eq!(event["name"], name.replace('\n', " "));
+    assert_eq!(event["name"], name);
     let said = event["error"].as_str().unwrap();
     assert!(said.ends_with(" COLIBRI_STATE=done"), "{said}");
     assert!(!said.contains(char::is_control), "{said:?}");

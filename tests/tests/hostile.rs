@@ -20,7 +20,7 @@ fn kept_and_shown(daemon: &Daemon, runtimes: &[&str], script: &str, expected: &[
             "--runtime",
             runtime,
             "--name",
-            "evil\u{1b}[2J",
+            "evil; rm -rf $HOME",
             "--",
             "sh",
             "-c",

@@ -148,37 +148,87 @@ fn the_daemon_raises_its_limit_of_descriptors_and_gives_agents_that_which_it_fou
     }
 }
 
-/// A process limit does not bind root: the daemon runs as a user of this test's own.
+/// A user of one test's own, as a process limit does not bind root. When this is dropped, all its processes end.
+struct User(Option<u32>);
+
+impl User {
+    /// The user with this number, or the test's own where that is not root.
+    fn new(uid: u32) -> Self {
+        Self(rustix::process::geteuid().is_root().then_some(uid))
+    }
+
+    /// The words of a command line that make what follows run as this user.
+    fn words(&self) -> Vec<String> {
+        let Some(uid) = self.0 else {
+            return Vec::new();
+        };
+        let (user, group) = (format!("--reuid={uid}"), format!("--regid={uid}"));
+        vec![
+            "setpriv".to_owned(),
+            user,
+            group,
+            "--clear-groups".to_owned(),
+        ]
+    }
+
+    /// Starts the daemon as this user, behind a line of shell.
+    fn launch(&self, daemon: &mut Daemon, line: &str) {
+        for name in ["colibri-daemon", "colibri-shim", "colibri-proxy"] {
+            fs::copy(program(name), daemon.path(name)).unwrap();
+        }
+        if let Some(uid) = self.0 {
+            let owned = Command::new("chown")
+                .args(["-R", &format!("{uid}:{uid}")])
+                .arg(daemon.path(""))
+                .status()
+                .unwrap();
+            assert!(owned.success());
+        }
+        let own_copy = format!("{line} exec {}", daemon.path("colibri-daemon").display());
+        let mut words = self.words();
+        words.extend(["sh", "-c", &own_copy].map(str::to_owned));
+        daemon.launch_behind(&words);
+    }
+
+    /// How many processes this user has.
+    fn processes(&self) -> usize {
+        let uid = self.0.unwrap_or(rustix::process::geteuid().as_raw());
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let own = all.filter(|entry| {
+            let is_process = entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.parse::<u32>().is_ok());
+            is_process
+                && std::os::unix::fs::MetadataExt::uid(&match entry.metadata() {
+                    Ok(data) => data,
+                    Err(_) => return false,
+                }) == uid
+        });
+        own.count()
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let mut words = self.words();
+        if words.is_empty() {
+            return;
+        }
+        // One kill(2) of all: none of them can fork meanwhile.
+        words.extend(["kill", "-KILL", "--", "-1"].map(str::to_owned));
+        let _ = Command::new(&words[0]).args(&words[1..]).status();
+    }
+}
+
 #[test]
 fn a_daemon_that_cannot_fork_says_so_and_recovers() {
     let mut daemon = Daemon::place();
-    let user: &[&str] = match rustix::process::geteuid().is_root() {
-        false => &[],
-        true => &[
-            "setpriv",
-            "--reuid=64917",
-            "--regid=64917",
-            "--clear-groups",
-        ],
-    };
-    for name in ["colibri-daemon", "colibri-shim"] {
-        fs::copy(program(name), daemon.path(name)).unwrap();
-    }
-    if !user.is_empty() {
-        let owned = Command::new("chown")
-            .args(["-R", "64917:64917"])
-            .arg(daemon.path(""))
-            .status()
-            .unwrap();
-        assert!(owned.success());
-    }
-    let own_copy = format!("exec {}", daemon.path("colibri-daemon").display());
-    let words: Vec<String> = user
-        .iter()
-        .chain(&["sh", "-c", &own_copy])
-        .map(|word| (*word).to_owned())
-        .collect();
-    daemon.launch_behind(&words);
+    let own = User::new(64917);
+    own.launch(&mut daemon, "");
+    let words = own.words();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let user = &words[..];
     let mut wire = daemon.connect();
     let running = wire.call(
         "spawn-agent",
@@ -201,6 +251,85 @@ fn a_daemon_that_cannot_fork_says_so_and_recovers() {
         ended["result"]["exit"],
         json!({"code": 0, "reason": "exited"}),
         "{answer}"
+    );
+}
+
+/// Runs a fork bomb until no process is left for its user, and ends it.
+fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
+    const LIMIT: usize = 300;
+    let mut daemon = Daemon::place();
+    let own = User::new(uid);
+    if own.0.is_none() {
+        // A bomb of the test's own user would take its processes too.
+        return;
+    }
+    own.launch(&mut daemon, &format!("ulimit -u {LIMIT};"));
+    let mut wire = daemon.connect();
+    // Its processes last for a while, so that there is no room between one and the next.
+    let bomb = "b() { b & b & sleep 1000; }; b";
+    let answer = wire.call(
+        "spawn-agent",
+        json!({"program": "/bin/sh", "args": ["-c", bomb], "jail": jail}),
+    );
+    let id = answer["result"]["id"].clone();
+    assert!(id.is_string(), "{answer}");
+    eventually("no process is left", || {
+        (own.processes() > LIMIT - 30).then_some(())
+    });
+    let listed = wire.call("list-agents", json!({}));
+    assert_eq!(listed["result"]["agents"][0]["id"], id, "{listed}");
+    let doctor = wire.call("doctor", json!({}));
+    assert!(doctor["result"]["findings"].is_array(), "{doctor}");
+    let killed = wire.call("kill-agent", json!({"id": id, "grace_ms": 0}));
+    assert!(killed["result"]["outcome"].is_string(), "{killed}");
+    let ended = wire.call("wait-agent", json!({"id": id}));
+    assert!(ended["result"]["exit"].is_object(), "{ended}");
+    // The daemon, and a shim that waits.
+    eventually("nothing is left of it", || {
+        (own.processes() <= 2).then_some(())
+    });
+    let again = wire.call("spawn-agent", json!({"program": "/bin/true"}));
+    assert!(again["result"]["id"].is_string(), "{again}");
+    assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
+}
+
+#[test]
+fn fork_bomb_without_a_jail_is_ended_and_the_daemon_lives() {
+    fork_bomb_is_ended(64918, json!(null));
+}
+
+#[test]
+fn fork_bomb_in_a_sandbox_is_ended_and_the_daemon_lives() {
+    fork_bomb_is_ended(64919, json!({"path": "/"}));
+}
+
+/// Nothing is started where the threads that the daemon needs cannot be had.
+#[test]
+fn daemon_without_threads_says_so_and_ends() {
+    let daemon = Daemon::place();
+    let own = User::new(64920);
+    if own.0.is_none() {
+        return;
+    }
+    let mut words = own.words();
+    fs::copy(program("colibri-daemon"), daemon.path("colibri-daemon")).unwrap();
+    let owned = Command::new("chown")
+        .args(["-R", "64920:64920"])
+        .arg(daemon.path(""))
+        .status()
+        .unwrap();
+    assert!(owned.success());
+    let line = format!(
+        "ulimit -u 3; exec {}",
+        daemon.path("colibri-daemon").display()
+    );
+    words.extend(["sh", "-c", &line].map(str::to_owned));
+    let output = daemon.other(&words[0]).args(&words[1..]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("the threads of the daemon cannot be started"),
+        "{said}"
     );
 }
 

@@ -51,14 +51,17 @@ fn explanations_in_every_mode() {
 fn complaints_say_what_to_do() {
     let daemon = Daemon::start();
     let name = |number: &str| {
-        daemon.spawn(&[
+        let id = daemon.spawn(&[
             "--name",
             "twin",
             "--",
             "sh",
             "-c",
             &format!("exit {number}"),
-        ])
+        ]);
+        // A name is free again when its agent has ended.
+        daemon.cli(&["wait", &id]);
+        id
     };
     let (first, second) = (name("1"), name("2"));
     let asleep = daemon.spawn(&["--name", "asleep", "--", "sleep", "1000"]);

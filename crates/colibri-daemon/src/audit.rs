@@ -1,14 +1,13 @@
 //! `audit.jsonl`: one line for each request that changes something, with who asked and what came of it.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use colibri_proto::Call;
+use colibri_spawner::settings::LogLimits;
 use serde::Serialize;
 
-use crate::times;
+use crate::rotation::RotatedLog;
+use crate::{pool, times};
 
 /// Who sits at the other end of a connection, as the kernel says (unix(7) SO_PEERCRED, unix(4) LOCAL_PEERCRED).
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -43,16 +42,28 @@ struct Line<'a> {
 }
 
 /// The audit file.
-pub(crate) struct Audit(PathBuf);
+pub(crate) struct Audit {
+    path: PathBuf,
+    log: RotatedLog,
+}
 
 impl Audit {
-    pub(crate) fn new(state: &Path) -> Self {
-        Self(state.join("audit.jsonl"))
+    pub(crate) fn new(state: &Path, limits: LogLimits) -> Self {
+        let path = state.join("audit.jsonl");
+        Self {
+            log: RotatedLog::new(path.clone(), limits),
+            path,
+        }
+    }
+
+    /// Opens the file by its name again before the next line.
+    pub(crate) fn reopen(&self) {
+        self.log.reopen();
     }
 
     /// Writes a line if the call changes something. Values of `env` and the bytes of inputs are left out:
     /// they may be secrets.
-    pub(crate) fn record(&self, peer: Peer, call: &Call, made: Option<&str>, outcome: &str) {
+    pub(crate) async fn record(&self, peer: Peer, call: &Call, made: Option<&str>, outcome: &str) {
         let redacted = match call {
             Call::SpawnAgent(params) => {
                 let mut params = params.clone();
@@ -69,6 +80,7 @@ impl Audit {
                 Call::SendInput(params)
             }
             Call::KillAgent(_)
+            | Call::RestartAgent(_)
             | Call::RemoveAgent(_)
             | Call::CloseInput(_)
             | Call::ReloadConfig(_)
@@ -82,20 +94,20 @@ impl Audit {
             id: made,
             outcome,
         };
-        let written = serde_json::to_vec(&line)
-            .map_err(std::io::Error::from)
-            .and_then(|mut text| {
+        let text = match serde_json::to_vec(&line) {
+            Ok(mut text) => {
                 text.push(b'\n');
-                // One write(2) in append mode, so that lines do not mix. Opened anew: somebody may rotate it.
-                OpenOptions::new()
-                    .append(true)
-                    .create(true)
-                    .mode(0o600)
-                    .open(&self.0)?
-                    .write_all(&text)
-            });
+                text
+            }
+            Err(error) => {
+                tracing::error!(path = %self.path.display(), %error, "audit line not written");
+                return;
+            }
+        };
+        let log = self.log.clone();
+        let written = pool::short(move || log.append(&text)).await.flatten();
         if let Err(error) = written {
-            tracing::error!(path = %self.0.display(), %error, "audit line not written");
+            tracing::error!(path = %self.path.display(), %error, "audit line not written");
         }
     }
 }

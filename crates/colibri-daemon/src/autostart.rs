@@ -11,6 +11,7 @@ use colibri_spawner::SpawnError;
 use colibri_spawner::file::{Autostart, ConfigFile};
 
 use crate::audit::Peer;
+use crate::pool;
 use crate::server::Server;
 
 impl Server {
@@ -82,9 +83,12 @@ impl Server {
             ..SpawnParams::default()
         };
         let spawned = async {
-            let mut config = entry
-                .merged(&file.profiles)?
-                .resolve(|name| std::env::var(name).ok())?;
+            let profile = entry.merged(&file.profiles)?;
+            let resolved = pool::short(move || profile.resolve(|name| std::env::var(name).ok()));
+            let mut config = resolved.await.map_err(|source| SpawnError::Resources {
+                doing: "reading the profile".to_owned(),
+                source,
+            })??;
             config.autostart = Some(entry.key.clone());
             params.program = Some(config.program.clone());
             params.args = Some(config.args.clone());
@@ -105,7 +109,8 @@ impl Server {
             Err(error) => (None, SpawnError::to_string(error)),
         };
         self.audit
-            .record(Peer::own(), &Call::SpawnAgent(params), made, &outcome);
+            .record(Peer::own(), &Call::SpawnAgent(params), made, &outcome)
+            .await;
         spawned
     }
 

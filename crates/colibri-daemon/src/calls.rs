@@ -8,19 +8,21 @@ use colibri_journal::JournalError;
 use colibri_proto::{
     Answer, Call, DoctorResult, Empty, ErrorKind, ExplainResult, Finding, FindingStatus, IdParams,
     InputParams, InputResult, KillOutcome, KillParams, KillResult, ListParams, MAX_READ,
-    OutputData, ReadParams, ReadResult, RpcError, Run, RunsResult, SpawnResult, VersionResult,
+    OutputData, ReadParams, ReadResult, RestartAgentParams, RestartResult, RpcError, Run,
+    RunsResult, SpawnResult, VersionResult,
 };
 use colibri_shim::layout;
 use colibri_shim::record::{RunRecord, read_lines};
 use colibri_spawner::profile::ProfileError;
-use colibri_spawner::{AgentId, LinkError, SpawnError};
+use colibri_spawner::{AgentId, LinkError, SpawnError, StateDir};
 use serde::Serialize;
 
 use crate::audit::Peer;
+use crate::configuration::Secrets;
 use crate::cursor::bytes_at;
 use crate::registry::{Entry, Kill, Registry, exit_to_wire, valid_name};
 use crate::server::Server;
-use crate::{times, usage};
+use crate::{pool, times, usage};
 
 const GRACE: Duration = Duration::from_secs(5);
 /// Behind a kill the agent's end is recorded in a moment; so long its answer waits for that.
@@ -50,8 +52,11 @@ pub(crate) async fn perform(
     };
     let made = made.as_ref().map(|SpawnResult { id, .. }| id.as_str());
     match &outcome {
-        Ok(_) => server.audit.record(peer, &call, made, "ok"),
-        Err(error) => server.audit.record(peer, &call, None, &error.message),
+        Ok(_) => server.audit.record(peer, &call, made, "ok").await,
+        Err(error) => {
+            let outcome = &error.message;
+            server.audit.record(peer, &call, None, outcome).await;
+        }
     }
     outcome
 }
@@ -71,11 +76,10 @@ async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Answer, Rpc
                     "the daemon ends; no agent was started",
                 ));
             }
-            // Whoever asks has put the secrets into `env`: of the daemon's own environment nobody gets one.
             let config = server
                 .config
-                .over_profile(params)
-                .and_then(|request| request.resolve(|_| None))
+                .over_profile(params, Secrets::Wanted)
+                .await
                 .map_err(|error| tell(&error))?;
             let entry = registry
                 .spawn(&config)
@@ -87,15 +91,19 @@ async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Answer, Rpc
             })
         }
         Call::ExplainSpawn(params) => {
-            let prepared = server
+            let config = server
                 .config
-                .over_profile(params)
-                .and_then(|request| Ok(request.into_config()?))
-                .and_then(|config| {
-                    valid_name(&config)?;
-                    registry.spawner.prepare(&config)
-                })
+                .over_profile(params, Secrets::Unwanted)
+                .await
                 .map_err(|error| tell(&error))?;
+            let spawner = registry.spawner.clone();
+            let prepared = pool::short(move || {
+                valid_name(&config)?;
+                spawner.prepare(&config)
+            })
+            .await
+            .map_err(ending)?
+            .map_err(|error| tell(&error))?;
             let (program, args) = prepared.command.into_parts();
             reply(&ExplainResult {
                 program,
@@ -114,13 +122,15 @@ async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Answer, Rpc
         }
         Call::ListRuns(IdParams { id }) => {
             let entry = find(registry, &id)?;
-            reply(&runs(&entry)?)
+            let runs = pool::short(move || runs(&entry)).await.map_err(ending)?;
+            reply(&runs?)
         }
         Call::GetUsage(params) => usage::measure(registry, params).await,
         Call::RemoveAgent(IdParams { id }) => {
             let entry = find(registry, &id)?;
             registry
                 .remove(&entry.spec.id)
+                .await
                 .map_err(|error| tell(&error))?;
             reply(&Empty {})
         }
@@ -143,9 +153,18 @@ async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Answer, Rpc
             }
             reply(&Empty {})
         }
-        Call::ReadJournal(params) => read(registry, &params),
+        Call::ReadJournal(params) => {
+            let entry = find(registry, &params.id)?;
+            pool::short(move || read(&entry, &params))
+                .await
+                .map_err(ending)?
+        }
+        Call::RestartAgent(params) => restart(server, params).await,
         Call::Doctor(Empty {}) => {
-            let mut findings = registry.spawner_now().preflight().await;
+            let spawner = registry.spawner_now();
+            let mut findings = spawner.preflight().await;
+            let removed = pool::short(move || removed_state(&spawner.state)).await;
+            findings.extend(removed.ok().flatten());
             findings.extend(server.config.findings());
             reply(&DoctorResult {
                 findings: findings.into_iter().map(finding).collect(),
@@ -173,6 +192,14 @@ pub(crate) fn reply<T: Serialize>(result: &T) -> Result<Answer, RpcError> {
             format!("result cannot be written: {error}"),
         )
     })
+}
+
+/// What is said where the daemon ends before it has answered.
+fn ending(error: std::io::Error) -> RpcError {
+    RpcError::new(
+        ErrorKind::ShuttingDown,
+        format!("the daemon is shutting down: {error}; start it and try again"),
+    )
 }
 
 /// The agent of that id.
@@ -218,6 +245,20 @@ fn runs(entry: &Entry) -> Result<RunsResult, RpcError> {
     Ok(RunsResult {
         runs: runs.collect(),
     })
+}
+
+/// What doctor says of a state directory that was removed under the running daemon.
+fn removed_state(state: &StateDir) -> Option<colibri_priv::Finding> {
+    let fail = || {
+        colibri_priv::Finding::fail(
+            format!(
+                "state directory {} was removed while the daemon runs: no agent can be started, and what ended agents wrote is lost",
+                state.path().display()
+            ),
+            "restart the daemon, which creates it again: colibri shutdown, then any command starts it",
+        )
+    };
+    state.is_removed().then(fail)
 }
 
 /// As the wire has it.
@@ -274,6 +315,41 @@ fn list(registry: &Registry, params: &ListParams) -> Result<Answer, RpcError> {
             return reply(&page);
         }
     }
+}
+
+/// Ends the current run of a running agent so that its shim starts the next one at once, or spawns an ended agent
+/// anew.
+async fn restart(server: &Server, params: RestartAgentParams) -> Result<Answer, RpcError> {
+    let registry = &server.registry;
+    let entry = find(registry, &params.id)?;
+    let running = entry.agent.as_ref();
+    if let Some(agent) = running.filter(|_| entry.latest.borrow().exit.is_none()) {
+        let grace = params.grace_ms.map_or(GRACE, Duration::from_millis);
+        let restarted = registry.spawner.restart(agent, grace).await;
+        restarted.map_err(|error| tell(&error))?;
+        return reply(&RestartResult { id: params.id });
+    }
+    if *server.ending.borrow() {
+        return Err(RpcError::new(
+            ErrorKind::ShuttingDown,
+            "the daemon is shutting down; no agent was started",
+        ));
+    }
+    let config = entry.spec.config.clone();
+    if !config.env.is_empty() {
+        let variables: Vec<String> = config.env.into_keys().collect();
+        return Err(tell(&SpawnError::EnvironmentNotKept {
+            id: params.id,
+            variables,
+        }));
+    }
+    let entry = registry
+        .spawn(&config)
+        .await
+        .map_err(|error| tell(&error))?;
+    reply(&RestartResult {
+        id: entry.spec.id.to_string(),
+    })
 }
 
 async fn kill(
@@ -360,8 +436,7 @@ async fn input(registry: &Registry, params: InputParams) -> Result<Answer, RpcEr
     }
 }
 
-fn read(registry: &Registry, params: &ReadParams) -> Result<Answer, RpcError> {
-    let entry = find(registry, &params.id)?;
+fn read(entry: &Entry, params: &ReadParams) -> Result<Answer, RpcError> {
     let mut journal = entry.journal(params.stream);
     let ended = entry.latest.borrow().exit.is_some();
     let offset = match &params.since {
@@ -437,6 +512,8 @@ pub(crate) fn kind(error: &SpawnError) -> ErrorKind {
         SpawnError::Ended(_) | SpawnError::Link(LinkError::Gone) => ErrorKind::AgentEnded,
         SpawnError::Running(_) => ErrorKind::AgentRunning,
         SpawnError::KillUnverified { .. } => ErrorKind::KillUnverified,
+        SpawnError::NameInUse { .. } | SpawnError::AutostartInUse { .. } => ErrorKind::NameInUse,
+        SpawnError::EnvironmentNotKept { .. } => ErrorKind::EnvironmentNotKept,
         _ => ErrorKind::Internal,
     }
 }

@@ -8,14 +8,22 @@ use colibri_priv::{BackendRegistry, Finding};
 use colibri_proto::{
     Changes, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnParams,
 };
-use colibri_spawner::SpawnError;
 use colibri_spawner::file::ConfigFile;
 use colibri_spawner::profile::Profile;
 use colibri_spawner::settings::{Partial, Settings, SettingsError};
+use colibri_spawner::{AgentSpawnConfig, SpawnError};
 use serde_json::Value;
 
+use crate::pool;
 use crate::registry::{restart_from_wire, restart_when_to_wire};
 use crate::server::Server;
+
+/// Whether the environment file of a profile is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Secrets {
+    Wanted,
+    Unwanted,
+}
 
 /// What the settings file says, and what is stronger than it.
 pub(crate) struct Configuration {
@@ -61,10 +69,30 @@ impl Configuration {
             .clone()
     }
 
-    /// A request, with its gaps filled by the profile that it names.
-    pub(crate) fn over_profile(&self, params: SpawnParams) -> Result<Profile, SpawnError> {
-        let named = params.profile.clone();
-        Ok(request(params).over(named.as_deref(), &self.current().profiles)?)
+    /// Returns what a request spawns, with its gaps filled by the profile that it names. Reads the environment file
+    /// of the profile if `secrets` are wanted.
+    ///
+    /// # Errors
+    /// The profile or its environment file cannot be used.
+    pub(crate) async fn over_profile(
+        &self,
+        params: SpawnParams,
+        secrets: Secrets,
+    ) -> Result<AgentSpawnConfig, SpawnError> {
+        let file = self.current();
+        let read = pool::short(move || {
+            let named = params.profile.clone();
+            let profile = request(params).over(named.as_deref(), &file.profiles)?;
+            match secrets {
+                // The caller has put the secrets into `env`: the daemon's own environment is not read.
+                Secrets::Wanted => profile.resolve(|_| None),
+                Secrets::Unwanted => Ok(profile.into_config()?),
+            }
+        });
+        read.await.map_err(|source| SpawnError::Resources {
+            doing: "reading the profile".to_owned(),
+            source,
+        })?
     }
 
     /// All profiles.
@@ -98,22 +126,35 @@ impl Configuration {
     }
 
     /// Reads the file anew and takes over what a running daemon can; says nothing yet of agents.
-    fn replace(&self, server: &Server) -> Result<(Arc<ConfigFile>, ReloadResult), SettingsError> {
-        let lookup = |name: &str| std::env::var(name).ok();
-        let file = ConfigFile::read(self.named.as_deref(), lookup)?;
-        let newer = self.stronger.clone().or(file.settings.clone());
-        if self.stronger.privilege.is_none() {
-            file.check_privilege(&self.backends)?;
-        }
-        let settings = Settings::resolve(&newer, lookup, |_| self.backends.clone())?;
-        warn_of_env_files(&file);
+    async fn replace(
+        &self,
+        server: &Server,
+    ) -> Result<(Arc<ConfigFile>, ReloadResult), SettingsError> {
+        let (named, stronger) = (self.named.clone(), self.stronger.clone());
+        let backends = self.backends.clone();
+        let read = pool::short(move || {
+            let lookup = |name: &str| std::env::var(name).ok();
+            let file = ConfigFile::read(named.as_deref(), lookup)?;
+            let newer = stronger.clone().or(file.settings.clone());
+            if stronger.privilege.is_none() {
+                file.check_privilege(&backends)?;
+            }
+            let settings = Settings::resolve(&newer, lookup, |_| backends)?;
+            warn_of_env_files(&file);
+            Ok::<_, SettingsError>((file, newer, settings))
+        });
+        let (file, newer, settings) =
+            read.await.map_err(|source| SettingsError::Unreadable {
+                path: self.named.clone().unwrap_or_default(),
+                source,
+            })??;
         let mut counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
         let (live, needs_restart) = counting.changed(&newer);
         *counting = counting.updated(&newer);
         drop(counting);
-        server
-            .registry
-            .start_from_now_on_with(settings.shim, settings.journal);
+        let registry = &server.registry;
+        registry.start_from_now_on_with(settings.shim, settings.journal);
+        registry.retention.set(settings.retention);
         let file = Arc::new(file);
         let before = std::mem::replace(
             &mut *self.current.write().unwrap_or_else(PoisonError::into_inner),
@@ -141,7 +182,7 @@ impl Server {
     /// nothing.
     pub(crate) async fn reload(&self) -> Result<ReloadResult, RpcError> {
         let _one_at_a_time = self.config.changing.lock().await;
-        let (file, mut result) = self.config.replace(self).map_err(|error| {
+        let (file, mut result) = self.config.replace(self).await.map_err(|error| {
             tracing::error!("settings not reloaded, those before count on: {error}");
             RpcError::new(ErrorKind::InvalidConfig, error.to_string())
                 .hint("nothing has changed; mend the file, see it with colibri config check, and reload again")

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use colibri_proto::{
-    Answer, Call, Empty, ErrorKind, FrameDecoder, FrameError, Request, Response, RpcError,
-    Subscription,
+    Answer, Call, Empty, ErrorKind, FrameDecoder, FrameError, Refusal, Request, RequestId,
+    Response, RpcError, Subscription,
 };
-use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
@@ -51,7 +50,7 @@ pub(crate) async fn serve(server: Arc<Server>, stream: UnixStream, peer: Peer, a
             format!("user {} may not use this daemon", peer.uid),
         )
         .hint("run as the daemon's user, or have a socket_group configured");
-        connection.answer(Value::Null, Err(error)).await;
+        connection.answer(RequestId::null(), Err(error)).await;
     } else {
         let mut decoder = FrameDecoder::default();
         let mut buffer = vec![0; 16 * 1024];
@@ -108,15 +107,15 @@ impl Connection {
             Err(error) => {
                 let refusal = RpcError::new(ErrorKind::FrameTooLong, error.to_string());
                 self.count("unknown", Some(&refusal));
-                self.answer(Value::Null, Err(refusal)).await;
+                self.answer(RequestId::null(), Err(refusal)).await;
                 return error == FrameError::TooLong;
             }
         };
-        let request = match Request::parse(frame) {
+        let request = match Request::read(frame) {
             Ok(request) => request,
-            Err(error) => {
+            Err(Refusal { id, error }) => {
                 self.count("unknown", Some(&error));
-                return self.answer(Value::Null, Err(error)).await;
+                return self.answer(id, Err(error)).await;
             }
         };
         let id = request.id.clone();
@@ -130,7 +129,7 @@ impl Connection {
         }
     }
 
-    async fn call(&mut self, id: Option<Value>, method: &'static str, call: Call) -> bool {
+    async fn call(&mut self, id: Option<RequestId>, method: &'static str, call: Call) -> bool {
         match call {
             Call::Subscribe(params) => {
                 let started = self.subscribe(&params);
@@ -167,6 +166,8 @@ impl Connection {
             }
             Call::SpawnAgent(_)
             | Call::KillAgent(_)
+            | Call::RestartAgent(_)
+            | Call::RemoveAgent(_)
             | Call::WaitAgent(_)
             | Call::ReloadConfig(_)
             | Call::GetUsage(_)
@@ -241,17 +242,21 @@ impl Connection {
         }
     }
 
-    async fn answer(&self, id: Value, outcome: Result<Answer, RpcError>) -> bool {
+    async fn answer(&self, id: RequestId, outcome: Result<Answer, RpcError>) -> bool {
         answer(&self.frames, Some(id), outcome).await
     }
 
-    async fn answer_if_wanted(&self, id: Option<Value>, outcome: Result<Answer, RpcError>) -> bool {
+    async fn answer_if_wanted(
+        &self,
+        id: Option<RequestId>,
+        outcome: Result<Answer, RpcError>,
+    ) -> bool {
         answer(&self.frames, id, outcome).await
     }
 }
 
 /// Answers; without an id nobody wants to hear. `false` where the connection has ended.
-async fn answer(frames: &Frames, id: Option<Value>, outcome: Result<Answer, RpcError>) -> bool {
+async fn answer(frames: &Frames, id: Option<RequestId>, outcome: Result<Answer, RpcError>) -> bool {
     let Some(id) = id else { return true };
     let frame = Response::new(id.clone(), outcome)
         .encode()

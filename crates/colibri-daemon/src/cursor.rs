@@ -1,7 +1,8 @@
-//! A place in a journal that only goes forward: what a subscriber has been sent of one output.
+//! What a subscriber has been sent of an agent's outputs: a place in each journal that only goes forward, and the
+//! merge of both by the times in the journals.
 
-use colibri_journal::{JournalError, JournalReader};
-use colibri_proto::text_boundary;
+use colibri_journal::{Chunk, JournalError, JournalReader};
+use colibri_proto::{Stream, text_boundary};
 
 /// Most bytes of output in one notification; six times as many fit into a frame, as escapes may need.
 const CHUNK: u64 = 64 * 1024;
@@ -10,6 +11,8 @@ pub(crate) struct Cursor {
     journal: JournalReader,
     offset: u64,
     timed: bool,
+    /// The chunk that holds `offset`, as far as it was known at the last look.
+    chunk: Option<Chunk>,
 }
 
 /// Bytes to be sent.
@@ -21,23 +24,151 @@ pub(crate) struct Piece {
     pub(crate) at_ns: Option<u64>,
 }
 
+/// How long both outputs are known to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) stdout: u64,
+    pub(crate) stderr: u64,
+}
+
+impl Ends {
+    pub(crate) fn of(self, stream: Stream) -> u64 {
+        match stream {
+            Stream::Stdout => self.stdout,
+            Stream::Stderr => self.stderr,
+        }
+    }
+}
+
+/// The outputs that a subscriber follows, merged by the times at which their chunks came.
+pub(crate) struct Merge {
+    cursors: Vec<(Stream, Cursor)>,
+}
+
+impl Merge {
+    pub(crate) fn new(cursors: Vec<(Stream, Cursor)>) -> Self {
+        Self { cursors }
+    }
+
+    /// Whether there is more to send of outputs that are known to be so long.
+    pub(crate) fn has_more(&self, ends: Ends) -> bool {
+        let mut cursors = self.cursors.iter();
+        cursors.any(|(stream, cursor)| cursor.has_more(ends.of(*stream)))
+    }
+
+    /// Whether stdout is followed and has been sent up to `offset` only in part.
+    pub(crate) fn is_before(&self, offset: u64) -> bool {
+        let mut cursors = self.cursors.iter();
+        cursors.any(|(stream, cursor)| *stream == Stream::Stdout && cursor.offset < offset)
+    }
+
+    /// Closes the open files until there is more to read.
+    pub(crate) fn rest(&mut self) {
+        for (_, cursor) in &mut self.cursors {
+            cursor.journal.rest();
+        }
+    }
+
+    /// Returns the next bytes of outputs that are known to be so long, the earlier of both first, and moves behind
+    /// them; `None` where there are none. Bytes that retention has dropped, or that are gone with their journal, are
+    /// passed over: the gap shows in the offsets.
+    ///
+    /// # Errors
+    /// They cannot be read now; the places stay.
+    pub(crate) fn next(&mut self, ends: Ends) -> Result<Option<(Stream, Piece)>, JournalError> {
+        loop {
+            let mut first: Option<(usize, u64)> = None;
+            let mut other = None;
+            let pending = self.cursors.iter();
+            let pending = pending.filter(|(stream, cursor)| cursor.has_more(ends.of(*stream)));
+            let is_one = pending.count() == 1;
+            for (number, (stream, cursor)) in self.cursors.iter_mut().enumerate() {
+                let end = ends.of(*stream);
+                if !cursor.has_more(end) {
+                    continue;
+                }
+                // Bytes without a chunk are dropped or gone: they are passed over first.
+                let at_ns = match is_one {
+                    true => 0,
+                    false => cursor.chunk()?.map_or(0, |chunk| chunk.at_ns),
+                };
+                match first {
+                    Some((_, earliest)) if at_ns >= earliest => other = Some(at_ns),
+                    _ => {
+                        other = first.map(|(_, at_ns)| at_ns);
+                        first = Some((number, at_ns));
+                    }
+                }
+            }
+            let Some((number, _)) = first else {
+                return Ok(None);
+            };
+            let Some((stream, cursor)) = self.cursors.get_mut(number) else {
+                return Ok(None);
+            };
+            let end = ends.of(*stream);
+            let end = match other {
+                Some(other) => cursor.end_before(end, other)?,
+                None => end,
+            };
+            match cursor.next(end)? {
+                Some(piece) => return Ok(Some((*stream, piece))),
+                // Shorter than it was: it was truncated or removed.
+                None => {
+                    cursor.give_up(end);
+                }
+            }
+        }
+    }
+}
+
 impl Cursor {
     pub(crate) fn new(journal: JournalReader, offset: u64, timed: bool) -> Self {
         Self {
             journal,
             offset,
             timed,
+            chunk: None,
         }
     }
 
     /// Whether the journal, known to be `end` long, has more.
-    pub(crate) fn has_more(&self, end: u64) -> bool {
+    fn has_more(&self, end: u64) -> bool {
         self.offset < end
     }
 
-    /// Lets go of the open file, until there is more to read.
-    pub(crate) fn rest(&mut self) {
-        self.journal.rest();
+    /// Returns the chunk that holds the next byte; `None` where it is dropped or gone.
+    fn chunk(&mut self) -> Result<Option<Chunk>, JournalError> {
+        let holds = |chunk: &Chunk| chunk.start <= self.offset && self.offset < chunk.end;
+        if !self.chunk.as_ref().is_some_and(holds) {
+            self.chunk = self.journal.chunk_at(self.offset)?;
+        }
+        Ok(self.chunk)
+    }
+
+    /// Returns where the next piece must end so that it holds nothing that came after `other_ns`, but for the chunk
+    /// in which it begins.
+    fn end_before(&mut self, end: u64, other_ns: u64) -> Result<u64, JournalError> {
+        let Some(chunk) = self.chunk()? else {
+            return Ok(end);
+        };
+        let mut upto = chunk.end;
+        while upto < end && upto - self.offset < CHUNK {
+            match self.journal.chunk_at(upto)? {
+                Some(next) if next.at_ns <= other_ns && next.end > upto => upto = next.end,
+                _ => break,
+            }
+        }
+        Ok(upto.min(end))
+    }
+
+    fn give_up(&mut self, end: u64) {
+        tracing::warn!(
+            from = self.offset,
+            to = end,
+            "output not sent: its journal is shorter than it was, or was removed"
+        );
+        self.offset = self.offset.max(end);
     }
 
     /// The next bytes of a journal that is known to be `end` long, and moves behind them; `None` where there
@@ -45,12 +176,13 @@ impl Cursor {
     ///
     /// # Errors
     /// They cannot be read now; the place stays.
-    pub(crate) fn next(&mut self, end: u64) -> Result<Option<Piece>, JournalError> {
+    fn next(&mut self, end: u64) -> Result<Option<Piece>, JournalError> {
         while self.has_more(end) {
             match self.read(end) {
                 Err(JournalError::BelowOldest { oldest, .. }) if oldest > self.offset => {
                     self.offset = oldest;
                 }
+                Err(JournalError::BeyondEnd { .. }) => return Ok(None),
                 other => return other,
             }
         }
@@ -177,6 +309,58 @@ mod tests {
                 }
             }
             prop_assert_eq!(at.max(model.len() as u64), at, "all of it has come");
+        }
+
+        #[test]
+        fn merged_outputs_come_in_order_without_gap_or_repeat(
+            writes in prop::collection::vec((any::<bool>(), 1..300_usize, 0..40_u64), 1..60),
+            segment_bytes in 1..2000_u64,
+            timed in any::<bool>(),
+            looks in prop::collection::vec(1..20_usize, 0..20),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let options = JournalOptions { segment_bytes, ..JournalOptions::default() };
+            let places = [dir.path().join("out"), dir.path().join("err")];
+            let mut writers = places.each_ref().map(|place| JournalWriter::open(place, options.clone()).unwrap());
+            let cursors = [Stream::Stdout, Stream::Stderr].into_iter().zip(&places);
+            let mut merge = Merge::new(cursors.map(|(stream, place)| (stream, cursor(place, 0, timed))).collect());
+            let mut model: [Vec<u8>; 2] = Default::default();
+            let mut at = [0, 0];
+            let mut clock = SystemTime::UNIX_EPOCH;
+            let mut looks = looks.into_iter();
+            let mut until_look = looks.next().unwrap_or(usize::MAX);
+            let index = |stream| usize::from(stream == Stream::Stderr);
+            // Times of the bytes, so that the order of what both outputs hold at one look can be checked.
+            let mut times: [Vec<Duration>; 2] = Default::default();
+            for (number, (error, count, wait)) in writes.iter().enumerate() {
+                let to = usize::from(*error);
+                clock += Duration::from_millis(*wait);
+                let from = model[to].len();
+                model[to].extend("a\u{20ac}\n".bytes().cycle().skip(from % 5).take(*count));
+                times[to].resize(model[to].len(), clock.duration_since(SystemTime::UNIX_EPOCH).unwrap());
+                writers[to].append(&model[to][from..], clock).unwrap();
+                until_look -= 1;
+                if until_look > 0 && number + 1 < writes.len() {
+                    continue;
+                }
+                until_look = looks.next().unwrap_or(usize::MAX);
+                let ends = Ends { stdout: model[0].len() as u64, stderr: model[1].len() as u64 };
+                prop_assert_eq!(merge.has_more(ends), at != [model[0].len(), model[1].len()]);
+                while let Some((stream, piece)) = merge.next(ends).unwrap() {
+                    let (own, other) = (index(stream), 1 - index(stream));
+                    prop_assert_eq!(piece.offset as usize, at[own], "no gap and no repeat");
+                    let end = at[own] + piece.bytes.len();
+                    prop_assert_eq!(&piece.bytes[..], &model[own][at[own]..end]);
+                    // Chunks hold what came within the interval of the index, 10 ms; a piece may end with one, or
+                    // with what is left of a character that one cuts.
+                    if at[other] < model[other].len() {
+                        let slack = Duration::from_millis(25);
+                        prop_assert!(times[own][at[own]] <= times[other][at[other]] + slack);
+                    }
+                    at[own] = end;
+                }
+                prop_assert_eq!(at, [model[0].len(), model[1].len()], "all of it has come");
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::metrics::Metrics;
+use crate::pool;
 use crate::registry::{Entry, Snapshot};
 
 pub(crate) use command::HookEnd;
@@ -187,13 +188,13 @@ impl Hooks {
             found,
         } = waiting;
         let known = match found {
-            true => read(&entry),
+            true => read(&entry).await,
             false => entry.hooks().seen,
         };
         let Some(mut known) = known else {
             if found {
                 // It is from a time without hooks: what it does is no news.
-                keep(&entry, latest);
+                keep(&entry, latest).await;
                 return false;
             }
             return self.run(id, &entry, wanted, merged, None, latest).await;
@@ -206,7 +207,7 @@ impl Hooks {
             // Written where it makes a difference: a state that is told has been left.
             if self.wants(known.state) && known != latest {
                 known = latest;
-                keep(&entry, known);
+                keep(&entry, known).await;
             }
             return false;
         }
@@ -224,7 +225,7 @@ impl Hooks {
         latest: Seen,
     ) -> bool {
         let Some(change) = wanted else {
-            keep(entry, latest);
+            keep(entry, latest).await;
             return false;
         };
         let told = command::Told::new(entry, &change.snapshot, change.previous.or(known), merged);
@@ -234,7 +235,7 @@ impl Hooks {
             let started = command::start(hook, &self.environment, &told);
             if !kept {
                 // Not before it was tried: a daemon that is killed here tells it again, and does not lose it.
-                keep(entry, latest);
+                keep(entry, latest).await;
                 kept = true;
             }
             let end = match started {
@@ -297,22 +298,30 @@ impl Memory {
 }
 
 /// What hooks have seen of an agent, by an earlier daemon.
-fn read(entry: &Entry) -> Option<Seen> {
+async fn read(entry: &Entry) -> Option<Seen> {
     let path = entry.directory.join(RECORD);
-    record::read(&path).unwrap_or_else(|error| {
-        tracing::warn!(path = %path.display(), %error, "what hooks have seen is not known");
-        None
-    })
+    let read = pool::short(move || {
+        record::read(&path).unwrap_or_else(|error| {
+            tracing::warn!(path = %path.display(), %error, "what hooks have seen is not known");
+            None
+        })
+    });
+    read.await.ok().flatten()
 }
 
 /// Remembers what hooks have seen of an agent, for this daemon and the next.
-fn keep(entry: &Entry, seen: Seen) {
-    let mut memory = entry.hooks();
-    memory.seen = Some(seen);
-    let path = entry.directory.join(RECORD);
-    if !memory.removed
-        && let Err(error) = record::replace(&path, &seen, Durability::Process)
-    {
-        tracing::warn!(path = %path.display(), %error, "what hooks have seen is not kept, and may be told again");
-    }
+async fn keep(entry: &Arc<Entry>, seen: Seen) {
+    let entry = entry.clone();
+    let kept = pool::short(move || {
+        let mut memory = entry.hooks();
+        memory.seen = Some(seen);
+        let path = entry.directory.join(RECORD);
+        if !memory.removed
+            && let Err(error) = record::replace(&path, &seen, Durability::Process)
+        {
+            tracing::warn!(path = %path.display(), %error, "what hooks have seen is not kept, and may be told again");
+        }
+    });
+    // Fails only where the daemon is shutting down: the next one tells it again.
+    let _ = kept.await;
 }

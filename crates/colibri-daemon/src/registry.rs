@@ -19,7 +19,8 @@ use tokio::sync::{broadcast, watch};
 
 use crate::hook::{self, Hooks};
 use crate::metrics::Metrics;
-use crate::{calls, supervision, times};
+use crate::retention::Keeper;
+use crate::{calls, pool, supervision, times};
 
 use reservation::Starting;
 pub(crate) use reservation::valid_name;
@@ -79,6 +80,12 @@ pub(crate) struct Snapshot {
     /// Where in its stdout the line ends that brought the state about, or how much it had written in all when it
     /// fell silent; absent for other causes.
     pub(crate) changed_at: Option<u64>,
+    /// How much of its stdout precedes the state: subscribers get that first, then the state, then the rest.
+    pub(crate) precedes: u64,
+    /// How much of its stdout has been looked for events.
+    pub(crate) parsed: u64,
+    /// Where in its stdout the run begins.
+    pub(crate) run_from: u64,
     pub(crate) kill: Option<Kill>,
     pub(crate) stdout: u64,
     pub(crate) stderr: u64,
@@ -216,6 +223,10 @@ pub(crate) struct Registry {
     pub(crate) observers: Observers,
     agents: Arc<RwLock<Agents>>,
     changes: broadcast::Sender<Change>,
+    /// Which ended agents are kept.
+    pub(crate) retention: Keeper,
+    /// Held by a removal.
+    removing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -244,6 +255,8 @@ impl Registry {
             observers,
             agents: Arc::default(),
             changes: broadcast::channel(CHANGES).0,
+            retention: Keeper::default(),
+            removing: tokio::sync::Mutex::default(),
         });
         let mut adopted = Adopted::default();
         for found in registry.spawner.adopt().await? {
@@ -263,7 +276,10 @@ impl Registry {
     }
 
     /// Starts an agent.
-    pub(crate) async fn spawn(&self, config: &AgentSpawnConfig) -> Result<Arc<Entry>, SpawnError> {
+    pub(crate) async fn spawn(
+        self: &Arc<Self>,
+        config: &AgentSpawnConfig,
+    ) -> Result<Arc<Entry>, SpawnError> {
         let asked = Instant::now();
         // Held until the agent is in the registry, or the spawn has failed.
         let (_reservation, spawned) = match self.reserve(config) {
@@ -309,10 +325,11 @@ impl Registry {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = (shim, journal);
     }
 
-    fn add(&self, agent: Agent, adopted: bool) -> Arc<Entry> {
+    fn add(self: &Arc<Self>, agent: Agent, adopted: bool) -> Arc<Entry> {
         let runtime = runtime(&agent.spec);
         let pane = Glasspane::new(runtime, agent.spec.created_at_ns / 1_000_000);
-        let snapshot = supervision::snapshot(&pane, &agent.link.state().borrow(), None);
+        let status = agent.link.state().borrow().status.clone();
+        let snapshot = supervision::snapshot(&pane, &status, None);
         let entry = self.insert(|number| Entry {
             spec: agent.spec.clone(),
             runtime,
@@ -331,11 +348,19 @@ impl Registry {
             self.spawner.clone(),
             self.observers.clone(),
         ));
-        let (agents, id) = (self.agents.clone(), entry.spec.id.clone());
+        let (registry, id) = (Arc::downgrade(self), entry.spec.id.clone());
         tokio::spawn(async move {
             supervised.await;
-            let mut agents = agents.write().unwrap_or_else(PoisonError::into_inner);
+            let Some(registry) = registry.upgrade() else {
+                return;
+            };
+            let mut agents = registry
+                .agents
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             agents.running.remove(&id);
+            drop(agents);
+            registry.retention.wake();
         });
         entry
     }
@@ -353,6 +378,9 @@ impl Registry {
             view: kept.unwrap_or_else(|| pane.view().clone()),
             changes: pane.changes(),
             changed_at: None,
+            precedes: u64::MAX,
+            parsed: u64::MAX,
+            run_from: 0,
             kill: None,
             stdout: exit.stdout_bytes,
             stderr: exit.stderr_bytes,
@@ -376,7 +404,7 @@ impl Registry {
             hooks.published(&entry, None, &snapshot);
         }
         if unread {
-            tokio::task::spawn_blocking(move || supervision::review(&entry));
+            tokio::spawn(supervision::review(entry));
         }
     }
 
@@ -437,6 +465,16 @@ impl Registry {
         agents.by_id.values().map(|entry| &**entry).for_each(look);
     }
 
+    /// Returns all agents that have ended, and when, in nanoseconds since 1970.
+    pub(crate) fn ended(&self) -> Vec<(u64, AgentId)> {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        let ended = agents.by_id.values().filter_map(|entry| {
+            let exit = entry.latest.borrow().exit.as_ref()?.exited_at_ns;
+            Some((exit, entry.spec.id.clone()))
+        });
+        ended.collect()
+    }
+
     /// All agents, the number of the next one, and what changes from now on.
     pub(crate) fn follow(&self) -> (Vec<Arc<Entry>>, u64, broadcast::Receiver<Change>) {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
@@ -446,32 +484,35 @@ impl Registry {
     }
 
     /// Forgets an agent that has ended, and deletes what is kept of it.
-    pub(crate) fn remove(&self, id: &AgentId) -> Result<(), SpawnError> {
+    ///
+    /// # Errors
+    /// It runs, or its directory cannot be deleted.
+    pub(crate) async fn remove(&self, id: &AgentId) -> Result<(), SpawnError> {
+        // One after the other: a second removal of the same agent finds that it is gone.
+        let _one_at_a_time = self.removing.lock().await;
         let Some(entry) = self.get(id) else {
             return Ok(());
         };
         if entry.latest.borrow().exit.is_none() {
             return Err(SpawnError::Running(id.to_string()));
         }
-        entry.hooks().set_removed(true);
-        // In this order: what a cut-off removal leaves is a whole ended agent, or the remains of a spawn,
-        // which the next daemon removes.
-        remove_file(&entry.directory.join(layout::SHIM))
-            .and_then(|()| remove_file(&entry.directory.join(layout::EXIT)))
-            .and_then(|()| std::fs::remove_dir_all(&entry.directory))
-            .map_err(|source| {
-                entry.hooks().set_removed(false);
-                SpawnError::File {
-                    path: entry.directory.clone(),
-                    source,
-                }
-            })?;
+        let removed = entry.clone();
+        let outcome = pool::long(move || remove_directory(&removed)).await;
+        outcome.flatten().map_err(|source| SpawnError::File {
+            path: entry.directory.clone(),
+            source,
+        })?;
+        self.forget(id);
+        Ok(())
+    }
+
+    /// Takes an agent out of the registry, and tells subscribers.
+    pub(crate) fn forget(&self, id: &AgentId) {
         let mut agents = self.agents.write().unwrap_or_else(PoisonError::into_inner);
         agents.running.remove(id);
         if agents.by_id.remove(id).is_some() {
             let _ = self.changes.send(Change::Removed(id.clone()));
         }
-        Ok(())
     }
 
     /// How many agents run.
@@ -480,6 +521,27 @@ impl Registry {
         let all = agents.running.values();
         all.filter(|entry| is_running(entry)).count()
     }
+}
+
+/// Deletes an agent's directory.
+fn remove_directory(entry: &Entry) -> std::io::Result<()> {
+    entry.hooks().set_removed(true);
+    // In this order: what a cut-off removal leaves is a whole ended agent, or the remains of a spawn,
+    // which the next daemon removes.
+    let removed = remove_file(&entry.directory.join(layout::SHIM))
+        .and_then(|()| remove_file(&entry.directory.join(layout::EXIT)))
+        .and_then(|()| match std::fs::remove_dir_all(&entry.directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            // What an agent said may be written at this moment.
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                std::fs::remove_dir_all(&entry.directory)
+            }
+            other => other,
+        });
+    if removed.is_err() {
+        entry.hooks().set_removed(false);
+    }
+    removed
 }
 
 /// A file that is gone already is removed.

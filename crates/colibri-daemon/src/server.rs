@@ -1,6 +1,5 @@
 //! Accepts connections, checks who is there, and ends them all on the way down.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,13 +32,13 @@ impl Server {
     pub(crate) fn new(
         registry: Arc<Registry>,
         config: Configuration,
-        state: &Path,
+        audit: Audit,
         group: Option<u32>,
     ) -> Self {
         Self {
             registry,
             config,
-            audit: Audit::new(state),
+            audit,
             ending: watch::channel(false).0,
             group,
             slots: Arc::new(Semaphore::new(CONNECTIONS)),

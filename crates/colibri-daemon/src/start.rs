@@ -17,12 +17,15 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::audit::Audit;
 use crate::configuration::Configuration;
 use crate::hook::Hooks;
 use crate::metrics::{Metrics, MetricsError, Served};
 use crate::registry::{Observers, Registry};
+use crate::rotation::RotatedLog;
 use crate::server::Server;
 use crate::socket::{Listening, SocketError};
+use crate::{pool, retention};
 
 /// Runs AI coding agents unattended, each confined in a jail.
 ///
@@ -77,6 +80,10 @@ enum StartError {
         "state directory {0} is used by another colibri-daemon; stop that one, or name another directory with --state-dir"
     )]
     StateInUse(PathBuf),
+    #[error(
+        "the threads of the daemon cannot be started: {0}; end processes of this user, or raise the limit of processes: ulimit -u, or TasksMax= in the systemd unit"
+    )]
+    Threads(io::Error),
     #[error("{doing} failed: {source}")]
     System {
         doing: &'static str,
@@ -144,7 +151,7 @@ fn run(
     let raised = raise_open_files();
     spawner.state.open()?;
     spawner.cgroups = Cgroups::claim(partial.cgroup.as_deref());
-    log_to(arguments, &settings)?;
+    let log = log_to(arguments, &settings)?;
     warn_of_low_priority();
     match raised {
         Ok(before) => spawner.soft_files = before,
@@ -154,11 +161,9 @@ fn run(
     }
     let _lock = lock_state(&settings)?;
     let config = Configuration::new(arguments.config.clone(), stronger, backends, file);
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(StartError::system("starting threads"))?
+    let audit = Audit::new(&settings.state_dir, settings.log);
+    pool::runtime()
+        .map_err(StartError::Threads)?
         .block_on(async {
             let listening = Listening::open(&socket, partial.socket_group.as_deref()).await?;
             let watch = |kind| signal(kind).map_err(StartError::system("watching signals"));
@@ -187,7 +192,9 @@ fn run(
                 running = adopted.running, ended = adopted.ended, "listening");
             tell_systemd();
             registry.start_ahead();
-            let server = Arc::new(Server::new(registry, config, &settings.state_dir, listening.group));
+            registry.retention.set(settings.retention);
+            tokio::spawn(retention::keep(registry.clone()));
+            let server = Arc::new(Server::new(registry, config, audit, listening.group));
             tokio::spawn(server.clone().autostart());
             let mut serving = Box::pin(server.clone().accept(&listening.listener));
             loop {
@@ -196,6 +203,10 @@ fn run(
                     _ = term.recv() => tracing::info!("SIGTERM"),
                     _ = interrupt.recv() => tracing::info!("SIGINT"),
                     _ = hangup.recv() => {
+                        if let Some(log) = &log {
+                            log.reopen();
+                        }
+                        server.audit.reopen();
                         tracing::info!("SIGHUP");
                         tokio::spawn(server.clone().reload_alone());
                         continue;
@@ -277,28 +288,27 @@ fn tell_systemd() {
     }
 }
 
-fn log_to(arguments: &Arguments, settings: &Settings) -> Result<(), StartError> {
+/// Has log lines written; returns the log file, if they go to one.
+fn log_to(arguments: &Arguments, settings: &Settings) -> Result<Option<RotatedLog>, StartError> {
     let filter = EnvFilter::try_from_env("COLIBRI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)
         .with_target(false);
     if arguments.background {
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(settings.state_dir.join("daemon.log"))
-            .map_err(StartError::system(
-                "opening daemon.log in the state directory",
-            ))?;
-        builder.with_writer(Arc::new(file)).init();
+        let log = RotatedLog::new(settings.state_dir.join("daemon.log"), settings.log);
+        log.open().map_err(StartError::system(
+            "opening daemon.log in the state directory",
+        ))?;
+        let writer = log.clone();
+        builder.with_writer(move || writer.clone()).init();
+        return Ok(Some(log));
     } else if arguments.log_format == LogFormat::Json {
         builder.json().with_writer(io::stderr).init();
     } else {
         builder.with_writer(io::stderr).init();
     }
-    Ok(())
+    Ok(None)
 }
 
 /// One daemon a state directory: two would both answer for the same agents.

@@ -18,13 +18,15 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::cursor::{Cursor, Piece};
+use crate::cursor::{Cursor, Ends, Merge, Piece};
 use crate::metrics::{Following, Metrics, Place};
 use crate::registry::{Change, Entry, Registry, Snapshot, exit_to_wire, failed};
-use crate::times;
+use crate::{pool, times};
 
 /// After a journal could not be read (no descriptors left, say), before it is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// Failed reads of a journal, one after the other, before its subscriber goes on without that output: a minute.
+const ATTEMPTS: u32 = 300;
 
 /// What a subscriber wants of an agent.
 #[derive(Debug, Clone, Copy)]
@@ -133,40 +135,43 @@ async fn follow(
         .as_ref()
         .map(|metrics| Following::new(&metrics.places, entry.clone(), &places));
     let place = following.as_ref().map(|following| &*following.place);
-    let mut cursors: Vec<(Stream, Cursor)> = places
-        .iter()
-        .map(|(stream, from)| {
-            let cursor = Cursor::new(entry.journal(*stream), *from, wanted.timed);
-            (*stream, cursor)
-        })
-        .collect();
+    let cursors = places.iter().map(|(stream, from)| {
+        let cursor = Cursor::new(entry.journal(*stream), *from, wanted.timed);
+        (*stream, cursor)
+    });
+    let mut sender = Sender {
+        entry: &entry,
+        wanted,
+        frames: &frames,
+        place,
+        merge: Some(Merge::new(cursors.collect())),
+    };
     loop {
-        for event in news(&entry, wanted, &snapshot, &mut told) {
-            if let (Notification::AgentState(state), Some(metrics)) = (&event, &metrics) {
-                metrics.merged(state.merged);
+        let first = told.state.is_none() && snapshot.changes == told.changes;
+        let News { kill, run, state } = news(&entry, wanted, &snapshot, &mut told);
+        if let (Some(Notification::AgentState(state)), Some(metrics)) = (&state, &metrics) {
+            metrics.merged(state.merged);
+        }
+        // In the order of cause and effect: a run begins behind the output of the one before, and a state comes
+        // behind the line that says so. What the agent was doing already when it was subscribed to comes first.
+        let state_first = first && state.is_some();
+        let steps = [
+            (0, kill, false),
+            (0, state.clone().filter(|_| state_first), false),
+            (snapshot.run_from, run, true),
+            (snapshot.precedes, state.filter(|_| !state_first), true),
+        ];
+        for (precedes, event, after_output) in steps {
+            let Some(event) = event else { continue };
+            if after_output && !sender.outputs(&snapshot, precedes).await {
+                return;
             }
             if !send(&frames, &event).await {
                 return;
             }
         }
-        for (stream, cursor) in &mut cursors {
-            let end = length(&snapshot, *stream);
-            if !outputs(
-                &entry,
-                wanted.subscription,
-                *stream,
-                cursor,
-                end,
-                &frames,
-                place,
-            )
-            .await
-            {
-                return;
-            }
-            if wanted.rests {
-                cursor.rest();
-            }
+        if !sender.outputs(&snapshot, u64::MAX).await {
+            return;
         }
         if let Some(exit) = &snapshot.exit {
             let event = ExitEvent {
@@ -189,9 +194,17 @@ async fn follow(
     }
 }
 
+/// What has happened besides output.
+#[derive(Default)]
+struct News {
+    kill: Option<Notification>,
+    run: Option<Notification>,
+    state: Option<Notification>,
+}
+
 /// What has happened since the last look, besides output: what came faster than this is counted.
-fn news(entry: &Entry, wanted: Wanted, snapshot: &Snapshot, told: &mut Told) -> Vec<Notification> {
-    let mut news = Vec::new();
+fn news(entry: &Entry, wanted: Wanted, snapshot: &Snapshot, told: &mut Told) -> News {
+    let mut news = News::default();
     let subscription = wanted.subscription;
     let id = || entry.spec.id.to_string();
     if let Some(kill) = snapshot
@@ -199,7 +212,7 @@ fn news(entry: &Entry, wanted: Wanted, snapshot: &Snapshot, told: &mut Told) -> 
         .as_ref()
         .filter(|kill| kill.number > told.kills)
     {
-        news.push(Notification::AgentKill(KillEvent {
+        news.kill = Some(Notification::AgentKill(KillEvent {
             subscription,
             id: id(),
             signal: kill.signal.clone(),
@@ -211,7 +224,7 @@ fn news(entry: &Entry, wanted: Wanted, snapshot: &Snapshot, told: &mut Told) -> 
         told.kills = kill.number;
     }
     if snapshot.run > told.run {
-        news.push(Notification::AgentRun(RunEvent {
+        news.run = Some(Notification::AgentRun(RunEvent {
             subscription,
             id: id(),
             run: snapshot.run,
@@ -222,7 +235,7 @@ fn news(entry: &Entry, wanted: Wanted, snapshot: &Snapshot, told: &mut Told) -> 
         told.run = snapshot.run;
     }
     if !wanted.lifecycle {
-        news.clear();
+        news = News::default();
     }
     let view = &snapshot.view;
     let since = snapshot.changes.saturating_sub(told.changes);
@@ -232,7 +245,7 @@ fn news(entry: &Entry, wanted: Wanted, snapshot: &Snapshot, told: &mut Told) -> 
         // An agent begins with `starting`, which is told with the next state.
         let began = (since > 0).then_some(AgentState::Starting);
         let previous = told.state.or(began);
-        news.push(Notification::AgentState(StateEvent {
+        news.state = Some(Notification::AgentState(StateEvent {
             subscription,
             id: id(),
             state: view.state,
@@ -320,57 +333,93 @@ fn length(snapshot: &Snapshot, stream: Stream) -> u64 {
     }
 }
 
-/// Sends what the journal holds between the cursor and `end`, all of it, however often it must be tried;
-/// `false` where the connection has ended.
-async fn outputs(
-    entry: &Entry,
-    subscription: u64,
-    stream: Stream,
-    cursor: &mut Cursor,
-    end: u64,
-    frames: &Frames,
-    place: Option<&Place>,
-) -> bool {
-    while cursor.has_more(end) {
-        let Ok(room) = frames.reserve().await else {
-            return false;
+/// Sends the outputs of one agent to one subscriber.
+struct Sender<'a> {
+    entry: &'a Arc<Entry>,
+    wanted: Wanted,
+    frames: &'a Frames,
+    place: Option<&'a Place>,
+    /// Absent while it is read from, on another thread.
+    merge: Option<Merge>,
+}
+
+impl Sender<'_> {
+    /// Sends what the journals hold behind the cursors, all of it that the snapshot knows of, until stdout has been
+    /// sent up to `precedes`; `false` where the connection has ended.
+    async fn outputs(&mut self, snapshot: &Snapshot, precedes: u64) -> bool {
+        let ends = Ends {
+            stdout: snapshot.stdout.min(snapshot.parsed).min(precedes),
+            stderr: snapshot.stderr,
         };
-        match cursor.next(end) {
-            Ok(Some(Piece {
-                offset,
-                bytes,
-                at_ns,
-            })) => {
-                let next = offset + bytes.len() as u64;
-                let event = Notification::AgentOutput(OutputEvent {
-                    subscription,
-                    id: entry.spec.id.to_string(),
-                    stream,
-                    offset,
-                    data: OutputData::from(bytes),
-                    time: at_ns.map(times::from_ns),
-                });
-                match event.encode() {
-                    Ok(frame) => room.send(frame),
-                    Err(error) => tracing::error!(%error, "notification not sent"),
-                }
-                if let Some(place) = place {
-                    place.at(stream, next);
-                }
+        let mut attempts = 0;
+        loop {
+            // What comes behind an event waits for it, and so does stderr from then on.
+            let wanted = |merge: &&Merge| {
+                merge.has_more(ends) && (precedes == u64::MAX || merge.is_before(ends.stdout))
+            };
+            if self.merge.as_ref().filter(wanted).is_none() {
+                break;
             }
-            // Shorter than it was: somebody truncated it.
-            Ok(None) => return true,
-            Err(error) => {
-                drop(room);
-                tracing::warn!(id = %entry.spec.id, %error, "journal not read, trying again");
-                tokio::select! {
-                    () = tokio::time::sleep(TRY_AGAIN) => {}
-                    () = frames.closed() => return false,
+            let Ok(room) = self.frames.reserve().await else {
+                return false;
+            };
+            let Some(mut merge) = self.merge.take() else {
+                return false;
+            };
+            let read = pool::short(move || {
+                let next = merge.next(ends);
+                (merge, next)
+            });
+            // Fails only where the daemon is shutting down.
+            let Ok((merge, next)) = read.await else {
+                return false;
+            };
+            self.merge = Some(merge);
+            match next {
+                Ok(Some((stream, piece))) => {
+                    attempts = 0;
+                    let next = piece.offset + piece.bytes.len() as u64;
+                    match self.event(stream, piece).encode() {
+                        Ok(frame) => room.send(frame),
+                        Err(error) => tracing::error!(%error, "notification not sent"),
+                    }
+                    if let Some(place) = self.place {
+                        place.at(stream, next);
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    drop(room);
+                    attempts += 1;
+                    let id = &self.entry.spec.id;
+                    if attempts > ATTEMPTS {
+                        tracing::error!(%id, %error, "journal not read; its subscriber misses output");
+                        return true;
+                    }
+                    tracing::warn!(%id, %error, "journal not read, trying again");
+                    tokio::select! {
+                        () = tokio::time::sleep(TRY_AGAIN) => {}
+                        () = self.frames.closed() => return false,
+                    }
                 }
             }
         }
+        if let Some(merge) = self.merge.as_mut().filter(|_| self.wanted.rests) {
+            merge.rest();
+        }
+        true
     }
-    true
+
+    fn event(&self, stream: Stream, piece: Piece) -> Notification {
+        Notification::AgentOutput(OutputEvent {
+            subscription: self.wanted.subscription,
+            id: self.entry.spec.id.to_string(),
+            stream,
+            offset: piece.offset,
+            data: OutputData::from(piece.bytes),
+            time: piece.at_ns.map(times::from_ns),
+        })
+    }
 }
 
 async fn send(frames: &Frames, notification: &Notification) -> bool {
@@ -428,6 +477,9 @@ mod tests {
                 .clone(),
             changes: 0,
             changed_at: None,
+            precedes: u64::MAX,
+            parsed: u64::MAX,
+            run_from: 0,
             kill: None,
             stdout: 10,
             stderr: 0,
@@ -494,7 +546,7 @@ mod tests {
         (1..=300).for_each(add);
         for number in 1..=10 {
             let id = format!("agent{number:05}").parse().unwrap();
-            registry.remove(&id).unwrap();
+            registry.forget(&id);
         }
         let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let (mut exits, mut missed) = (0, 0);

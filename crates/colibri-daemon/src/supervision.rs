@@ -1,16 +1,20 @@
 //! One task an agent: what its shim says and what its journal holds become the latest snapshot.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use colibri_glasspane::{AgentState, Glasspane, View};
-use colibri_journal::{JournalError, JournalReader};
 use colibri_proto::Stream;
+use colibri_shim::control::Status;
 use colibri_shim::record::{self, Durability, ExitRecord};
 use colibri_spawner::{Agent, Seen, ShimState, Spawner};
+use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
+use crate::parser::{BACKLOG, LAST_BACKLOG, Parser};
+use crate::pool;
 use crate::registry::{Entry, Observers, Snapshot, outcome};
 use crate::times::now_ms;
 
@@ -19,6 +23,9 @@ const FIRST_WORD: Duration = Duration::from_secs(1);
 /// Between two looks at how long output takes to get here.
 const SAMPLE: Duration = Duration::from_secs(1);
 
+/// Ended agents whose events are read at the same time.
+static REVIEWING: Semaphore = Semaphore::const_new(1);
+
 /// What the events of an ended agent said; in its directory.
 const VIEW: &str = "view.json";
 
@@ -26,15 +33,28 @@ const VIEW: &str = "view.json";
 pub(crate) async fn supervise(
     entry: Arc<Entry>,
     agent: Agent,
-    mut pane: Glasspane,
+    pane: Glasspane,
     spawner: Arc<Spawner>,
     observers: Observers,
 ) {
+    let id = entry.spec.id.clone();
+    // Fails only where the daemon is shutting down: the next one begins again.
+    if let Err(error) = follow(entry, agent, pane, spawner, observers).await {
+        tracing::debug!(%id, %error, "agent not followed any more");
+    }
+}
+
+async fn follow(
+    entry: Arc<Entry>,
+    agent: Agent,
+    pane: Glasspane,
+    spawner: Arc<Spawner>,
+    observers: Observers,
+) -> io::Result<()> {
     let mut states = agent.link.state();
     let mut publisher = Publisher::new(entry.clone(), observers);
-    let mut events = pane
-        .needs_bytes()
-        .then(|| (entry.journal(Stream::Stdout), 0));
+    let reads = pane.needs_bytes();
+    let mut parser = Parser::new(entry.clone(), pane);
     let mut seen = 0;
     // What the runs of an adopted agent have written is read as they wrote it, one after the other.
     let mut run = match entry.adopted {
@@ -48,55 +68,72 @@ pub(crate) async fn supervise(
     let mut waiting = None;
     loop {
         let state = states.borrow_and_update().clone();
+        let ended = state.exit.is_some() || state.closed;
+        let status = &state.status;
         let now = now_ms();
-        let written = state.status.stdout + state.status.stderr;
-        if state.status.run > run
-            || (state.status.waiting.is_some() && state.status.waiting != waiting)
-        {
+        let written = status.stdout + status.stderr;
+        let mut is_behind = false;
+        if status.run > run || (status.waiting.is_some() && status.waiting != waiting) {
             // What the run before has written last must not mix with the first line of this one.
-            if let Some((journal, cursor)) = &mut events {
-                let end = if state.status.run > run {
-                    state.status.run_from
-                } else {
-                    state.status.stdout
-                };
-                publisher.read_events(journal, cursor, end, &mut pane, now);
+            let before = match status.run > run {
+                true => status.run_from,
+                false => status.stdout,
+            };
+            if ended {
+                parser = parser.all(before, LAST_BACKLOG, now).await?;
+            } else {
+                parser.skip_backlog(before, BACKLOG);
+                parser = parser.slice(before, now).await?;
+                is_behind = parser.is_behind(before);
             }
-            pane.restarting(state.status.waiting.as_deref(), now);
-            if !found {
-                seen = written;
+            if !is_behind {
+                parser.pane.restarting(status.waiting.as_deref(), now);
+                if !found {
+                    seen = written;
+                }
             }
         }
-        run = run.max(state.status.run);
-        waiting.clone_from(&state.status.waiting);
-        if let Some((journal, cursor)) = &mut events {
-            publisher.read_events(journal, cursor, u64::MAX, &mut pane, now);
-        } else if written > seen {
-            let last = Some(now).filter(|_| !found);
-            pane.active(last.unwrap_or_else(|| last_written(&entry, &state, now)));
+        if !is_behind {
+            run = run.max(status.run);
+            waiting.clone_from(&status.waiting);
+            if reads && !ended {
+                parser.skip_backlog(status.stdout, BACKLOG);
+                parser = parser.slice(status.stdout, now).await?;
+                is_behind = parser.is_behind(status.stdout);
+            } else if !reads && written > seen {
+                let last = match found {
+                    true => last_written(&entry, &state, now).await?,
+                    false => now,
+                };
+                parser.pane.active(last);
+            }
+            seen = written;
         }
         found = false;
-        seen = written;
-        pane.stalled(state.status.stalled.is_some(), now);
-        pane.tick(now);
-        if state.exit.is_some() || state.closed {
+        parser.pane.stalled(status.stalled.is_some(), now);
+        parser.pane.tick(now);
+        if ended {
             let exit = match state.exit.clone() {
                 Some(exit) => exit,
                 // Rare, and long: what it holds is not kept ready for each agent.
                 None => Box::pin(lost(&entry, &spawner)).await,
             };
-            if let Some((journal, cursor)) = &mut events {
-                publisher.read_events(journal, cursor, u64::MAX, &mut pane, now);
-            }
-            pane.exited(&outcome(&exit), exit.exited_at_ns / 1_000_000);
-            keep_view(&entry, &pane);
+            parser = parser.all(exit.stdout_bytes, LAST_BACKLOG, now).await?;
+            parser
+                .pane
+                .exited(&outcome(&exit), exit.exited_at_ns / 1_000_000);
+            keep_view(&entry, &parser.pane).await?;
             tracing::info!(id = %entry.spec.id, exit = ?exit.exit, error = exit.error, "agent ended");
-            publisher.publish(&pane, &state, Some(exit));
-            return;
+            publisher.publish(&parser, &state, Some(exit)).await?;
+            return Ok(());
         }
-        publisher.publish(&pane, &state, None);
+        publisher.publish(&parser, &state, None).await?;
+        if is_behind {
+            // The queue for the next slice is where other agents get their turn.
+            continue;
+        }
         let changed = states.changed();
-        match pane.deadline() {
+        match parser.pane.deadline() {
             None => drop(changed.await),
             Some(at) => {
                 let left = Duration::from_millis(at.saturating_sub(now_ms()));
@@ -115,51 +152,63 @@ pub(crate) fn kept_view(directory: &Path) -> Option<View> {
     })
 }
 
-fn keep_view(entry: &Entry, pane: &Glasspane) {
-    let path = entry.directory.join(VIEW);
-    if pane.needs_bytes()
-        && let Err(error) = record::replace(&path, pane.view(), Durability::Process)
-    {
-        tracing::warn!(path = %path.display(), %error, "what an agent said is not kept, and is read again by the next daemon");
+async fn keep_view(entry: &Entry, pane: &Glasspane) -> io::Result<()> {
+    if !pane.needs_bytes() {
+        return Ok(());
     }
+    let (path, view) = (entry.directory.join(VIEW), pane.view().clone());
+    pool::short(move || {
+        if let Err(error) = record::replace(&path, &view, Durability::Process) {
+            tracing::warn!(path = %path.display(), %error, "what an agent said is not kept, and is read again by the next daemon");
+        }
+    })
+    .await
 }
 
 /// Reads what an agent wrote that ended while no daemon was there.
-pub(crate) fn review(entry: &Arc<Entry>) {
+pub(crate) async fn review(entry: Arc<Entry>) {
     let Some(exit) = entry.latest.borrow().exit.clone() else {
         return;
     };
-    let mut pane = Glasspane::new(entry.runtime, entry.spec.created_at_ns / 1_000_000);
+    // Agents that run come first: of those that have ended, one at a time is read.
+    let Ok(_slot) = REVIEWING.acquire().await else {
+        return;
+    };
+    let pane = Glasspane::new(entry.runtime, entry.spec.created_at_ns / 1_000_000);
     let ended_ms = exit.exited_at_ns / 1_000_000;
-    let mut publisher = Publisher::new(entry.clone(), Observers::default());
-    let mut journal = entry.journal(Stream::Stdout);
-    publisher.read_events(&mut journal, &mut 0, u64::MAX, &mut pane, ended_ms);
-    pane.exited(&outcome(&exit), ended_ms);
-    keep_view(entry, &pane);
-    entry
-        .latest
-        .send_modify(|latest| latest.view = pane.view().clone());
+    let parser = Parser::new(entry.clone(), pane);
+    let Ok(mut parser) = parser.all(exit.stdout_bytes, BACKLOG, ended_ms).await else {
+        return;
+    };
+    parser.pane.exited(&outcome(&exit), ended_ms);
+    if keep_view(&entry, &parser.pane).await.is_ok() {
+        entry
+            .latest
+            .send_modify(|latest| latest.view = parser.pane.view().clone());
+    }
 }
 
 /// When an agent that was there before last wrote something, in milliseconds since 1970; `now` where nobody knows.
-fn last_written(entry: &Entry, state: &ShimState, now: u64) -> u64 {
+async fn last_written(entry: &Arc<Entry>, state: &ShimState, now: u64) -> io::Result<u64> {
     let outputs = [
         (Stream::Stdout, state.status.stdout),
         (Stream::Stderr, state.status.stderr),
     ];
-    let last = outputs.into_iter().filter_map(|(stream, end)| {
-        let at_ns = entry.journal(stream).time_at(end.checked_sub(1)?);
-        Some(at_ns.ok()?? / 1_000_000)
-    });
-    last.max().map_or(now, |last| last.min(now))
+    let entry = entry.clone();
+    pool::short(move || {
+        let last = outputs.into_iter().filter_map(|(stream, end)| {
+            let at_ns = entry.journal(stream).time_at(end.checked_sub(1)?);
+            Some(at_ns.ok()?? / 1_000_000)
+        });
+        last.max().map_or(now, |last| last.min(now))
+    })
+    .await
 }
 
 /// Makes the latest of an agent known.
 struct Publisher {
     entry: Arc<Entry>,
     observers: Observers,
-    /// Where the last line ends that changed the state.
-    changed_at: Option<u64>,
     first: bool,
     sampled: Option<Instant>,
 }
@@ -169,58 +218,39 @@ impl Publisher {
         Self {
             entry,
             observers,
-            changed_at: None,
             first: true,
             sampled: None,
         }
     }
 
-    /// Shows the pane what is new in the journal, up to that offset or its end.
-    fn read_events(
+    async fn publish(
         &mut self,
-        journal: &mut JournalReader,
-        cursor: &mut u64,
-        end: u64,
-        pane: &mut Glasspane,
-        now: u64,
-    ) {
-        let id = &self.entry.spec.id;
-        let mut buffer = vec![0; 64 * 1024];
-        while *cursor < end {
-            let room =
-                usize::try_from(end - *cursor).map_or(buffer.len(), |left| left.min(buffer.len()));
-            match journal.read(*cursor, buffer.get_mut(..room).unwrap_or_default()) {
-                Ok(0) => return,
-                Ok(count) => {
-                    let bytes = buffer.get(..count).unwrap_or_default();
-                    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-                        let before = pane.changes();
-                        pane.output(line, now);
-                        *cursor += line.len() as u64;
-                        if pane.changes() != before {
-                            self.changed_at = Some(*cursor);
-                        }
-                    }
-                }
-                // Retention was faster: a state goes by what is left.
-                Err(JournalError::BelowOldest { oldest, .. }) if oldest > *cursor => {
-                    *cursor = oldest;
-                }
-                Err(error) => return tracing::warn!(%id, %error, "events not read"),
-            }
-        }
-    }
-
-    fn publish(&mut self, pane: &Glasspane, state: &ShimState, exit: Option<ExitRecord>) {
-        let mut snapshot = snapshot(pane, state, exit);
+        parser: &Parser,
+        state: &ShimState,
+        exit: Option<ExitRecord>,
+    ) -> io::Result<()> {
+        let pane = &parser.pane;
+        let mut snapshot = snapshot(pane, &state.status, exit);
+        snapshot.parsed = match snapshot.exit {
+            Some(_) => u64::MAX,
+            None => parser.parsed(),
+        };
         snapshot.changed_at = match (snapshot.view.state, pane.needs_bytes()) {
             (AgentState::Starting | AgentState::Stalled, _) => None,
-            (_, true) => self.changed_at,
+            (_, true) => parser.changed_at,
             (AgentState::Idle, false) => Some(snapshot.stdout + snapshot.stderr),
             (_, false) => None,
         };
+        snapshot.precedes = match snapshot.view.state {
+            _ if snapshot.exit.is_some() => u64::MAX,
+            AgentState::Starting if snapshot.waiting.is_none() => snapshot.run_from,
+            AgentState::Idle | AgentState::Working | AgentState::Blocked if pane.needs_bytes() => {
+                snapshot.changed_at.unwrap_or(u64::MAX)
+            }
+            _ => u64::MAX,
+        };
         if let Some(metrics) = self.observers.metrics.clone() {
-            self.sample(&metrics, &snapshot);
+            self.sample(&metrics, &snapshot).await?;
         }
         let mut before = None;
         self.entry.latest.send_if_modified(|latest| {
@@ -243,29 +273,33 @@ impl Publisher {
             }
         }
         self.first = false;
+        Ok(())
     }
 
     /// Looks how long the first of the new bytes took to get here, if its time is its own: bytes that came nearly
     /// together have one time.
-    fn sample(&mut self, metrics: &Metrics, now: &Snapshot) {
+    async fn sample(&mut self, metrics: &Metrics, now: &Snapshot) -> io::Result<()> {
         let from = self.entry.latest.borrow().stdout;
         let recently = self.sampled.is_some_and(|at| at.elapsed() < SAMPLE);
         if recently || now.stdout <= from || (self.first && self.entry.adopted) {
-            return;
+            return Ok(());
         }
-        if let Ok(Some(chunk)) = self.entry.journal(Stream::Stdout).chunk_at(from)
+        let entry = self.entry.clone();
+        let chunk = pool::short(move || entry.journal(Stream::Stdout).chunk_at(from)).await?;
+        if let Ok(Some(chunk)) = chunk
             && chunk.start == from
         {
             metrics.publishes(chunk.at_ns);
             self.sampled = Some(Instant::now());
         }
+        Ok(())
     }
 }
 
 /// The shim went without a word: it was killed, or its last word was lost with the connection.
 async fn lost(entry: &Entry, spawner: &Spawner) -> ExitRecord {
     loop {
-        match spawner.record_lost(&entry.spec.id, Seen::AtOnce).await {
+        match spawner.record_lost(&entry.spec, Seen::AtOnce).await {
             Ok(exit) => return exit,
             Err(error) => {
                 tracing::error!(id = %entry.spec.id, %error, "the end of an agent is not recorded yet");
@@ -276,8 +310,7 @@ async fn lost(entry: &Entry, spawner: &Spawner) -> ExitRecord {
 }
 
 /// What is known now.
-pub(crate) fn snapshot(pane: &Glasspane, state: &ShimState, exit: Option<ExitRecord>) -> Snapshot {
-    let status = &state.status;
+pub(crate) fn snapshot(pane: &Glasspane, status: &Status, exit: Option<ExitRecord>) -> Snapshot {
     let (stdout, stderr) = match &exit {
         Some(exit) => (exit.stdout_bytes, exit.stderr_bytes),
         None => (status.stdout, status.stderr),
@@ -286,6 +319,12 @@ pub(crate) fn snapshot(pane: &Glasspane, state: &ShimState, exit: Option<ExitRec
         view: pane.view().clone(),
         changes: pane.changes(),
         changed_at: None,
+        precedes: u64::MAX,
+        parsed: match pane.needs_bytes() {
+            true => 0,
+            false => u64::MAX,
+        },
+        run_from: status.run_from,
         kill: None,
         stdout,
         stderr,

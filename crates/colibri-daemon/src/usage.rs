@@ -9,6 +9,7 @@ use colibri_shim::record::{self, ShimRecord};
 use colibri_shim::{layout, process};
 
 use crate::calls::reply;
+use crate::pool;
 use crate::registry::{Entry, Registry};
 
 /// The clock of `at_ms`.
@@ -25,7 +26,7 @@ pub(crate) async fn measure(registry: &Registry, params: UsageParams) -> Result<
     });
     let begin = *BEGIN;
     // It reads a file for each process of the host.
-    let looked = tokio::task::spawn_blocking(move || look(&entries, begin)).await;
+    let looked = pool::long(move || look(&entries, begin)).await;
     let failed = |why: String| {
         RpcError::new(
             ErrorKind::Internal,

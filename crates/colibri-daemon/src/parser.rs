@@ -1,0 +1,156 @@
+//! Reads an agent's events from its journal, in slices of bounded size on the pool.
+//!
+//! ```text
+//! journal: |---- parsed ----|---------------- backlog ----------------|
+//!                           cursor        (skipped if too long)        end
+//! ```
+
+use std::io;
+use std::sync::Arc;
+
+use colibri_glasspane::Glasspane;
+use colibri_journal::{JournalError, JournalReader};
+use colibri_proto::Stream;
+
+use crate::pool;
+use crate::registry::Entry;
+
+/// Most bytes that are parsed before other agents get their turn.
+const SLICE: u64 = 256 * 1024;
+/// Bytes of one read within a slice.
+const READ: usize = 64 * 1024;
+/// Longest backlog that is parsed; of a longer one only the end is.
+pub(crate) const BACKLOG: u64 = 64 << 20;
+/// Longest backlog that is parsed before the end of an agent is published.
+pub(crate) const LAST_BACKLOG: u64 = 4 << 20;
+/// What is left to be parsed of a backlog that is too long.
+const KEPT: u64 = 1 << 20;
+
+/// An agent's pane, and how far its journal has been parsed.
+pub(crate) struct Parser {
+    pub(crate) pane: Glasspane,
+    entry: Arc<Entry>,
+    journal: JournalReader,
+    cursor: u64,
+    /// Where the last line ends that changed the state.
+    pub(crate) changed_at: Option<u64>,
+    /// The journal cannot be read on: it is shorter than it was, or gone.
+    gone: bool,
+    /// A read failed and is tried again when there is news.
+    failed: bool,
+    skip_logged: bool,
+}
+
+impl Parser {
+    pub(crate) fn new(entry: Arc<Entry>, pane: Glasspane) -> Self {
+        Self {
+            pane,
+            journal: entry.journal(Stream::Stdout),
+            entry,
+            cursor: 0,
+            changed_at: None,
+            gone: false,
+            failed: false,
+            skip_logged: false,
+        }
+    }
+
+    /// Returns how many bytes of stdout have been parsed; all of them where none need be.
+    pub(crate) fn parsed(&self) -> u64 {
+        match self.pane.needs_bytes() && !self.gone && !self.failed {
+            true => self.cursor,
+            false => u64::MAX,
+        }
+    }
+
+    /// Whether bytes before `end` can be parsed now.
+    pub(crate) fn is_behind(&self, end: u64) -> bool {
+        self.parsed() < end
+    }
+
+    /// Skips a backlog that is longer than `limit`, but for its end. The line in which the rest begins is skipped too.
+    pub(crate) fn skip_backlog(&mut self, end: u64, limit: u64) {
+        if self.is_behind(end) && end - self.cursor > limit {
+            self.skip_to(end.saturating_sub(KEPT.min(limit)));
+        }
+    }
+
+    fn skip_to(&mut self, offset: u64) {
+        let skipped = offset.saturating_sub(self.cursor);
+        self.cursor = offset;
+        self.pane.skipped(skipped);
+        if !std::mem::replace(&mut self.skip_logged, true) {
+            let id = &self.entry.spec.id;
+            tracing::warn!(%id, skipped, "events skipped: the agent writes faster than they are parsed; see skipped_bytes");
+        }
+    }
+
+    /// Parses one slice, at most up to `end`.
+    ///
+    /// # Errors
+    /// The daemon is shutting down.
+    pub(crate) async fn slice(mut self, end: u64, now: u64) -> io::Result<Self> {
+        self.failed = false;
+        if !self.is_behind(end) {
+            return Ok(self);
+        }
+        pool::parse(move || {
+            self.parse(end.min(self.cursor.saturating_add(SLICE)), now);
+            self
+        })
+        .await
+    }
+
+    /// Parses all up to `end`, slice by slice, with a backlog of at most `limit`.
+    ///
+    /// # Errors
+    /// The daemon is shutting down.
+    pub(crate) async fn all(mut self, end: u64, limit: u64, now: u64) -> io::Result<Self> {
+        self.failed = false;
+        self.skip_backlog(end, limit);
+        while self.is_behind(end) {
+            self = self.slice(end, now).await?;
+            if self.failed {
+                break;
+            }
+        }
+        Ok(self)
+    }
+
+    fn parse(&mut self, end: u64, now: u64) {
+        let mut buffer = vec![0; READ];
+        while self.cursor < end {
+            let left = usize::try_from(end - self.cursor).unwrap_or(READ);
+            let room = buffer.get_mut(..left.min(READ)).unwrap_or_default();
+            let id = &self.entry.spec.id;
+            match self.journal.read(self.cursor, room) {
+                Ok(0) | Err(JournalError::BeyondEnd { .. }) => {
+                    tracing::warn!(%id, offset = self.cursor, "events not parsed: the journal is shorter than it was, or was removed");
+                    self.gone = true;
+                    return;
+                }
+                Ok(count) => self.lines(buffer.get(..count).unwrap_or_default(), now),
+                // Retention was faster: a state goes by what is left.
+                Err(JournalError::BelowOldest { oldest, .. }) if oldest > self.cursor => {
+                    self.skip_to(oldest);
+                }
+                Err(error) => {
+                    tracing::warn!(%id, %error, "events not read");
+                    self.failed = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn lines(&mut self, bytes: &[u8], now: u64) {
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let before = self.pane.changes();
+            self.pane.output(line, now);
+            self.cursor += line.len() as u64;
+            if self.pane.changes() != before {
+                self.changed_at = Some(self.cursor);
+            }
+        }
+    }
+}

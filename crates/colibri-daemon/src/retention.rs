@@ -1,0 +1,135 @@
+//! Removes ended agents by age and count, as the settings say: at the start, every hour, and after an agent's end.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use colibri_spawner::AgentId;
+use colibri_spawner::settings::Retention;
+use tokio::sync::Notify;
+
+use crate::registry::Registry;
+use crate::times;
+
+/// Between two passes where nothing ends.
+const EVERY: Duration = Duration::from_secs(3600);
+/// From one pass to the next at least, however many agents end.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Most agents that one pass removes; the next one removes more.
+const AT_ONCE: usize = 100;
+
+/// Which ended agents are kept, and a wake-up for the task that removes the others.
+#[derive(Default)]
+pub(crate) struct Keeper {
+    retention: Mutex<Retention>,
+    wake: Notify,
+}
+
+impl Keeper {
+    /// Replaces the settings, and starts a pass.
+    pub(crate) fn set(&self, retention: Retention) {
+        *self.lock() = retention;
+        self.wake.notify_one();
+    }
+
+    /// Starts a pass, because an agent has ended.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    fn get(&self) -> Retention {
+        *self.lock()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Retention> {
+        self.retention
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes what is not kept, for ever.
+pub(crate) async fn keep(registry: Arc<Registry>) {
+    loop {
+        let is_done = pass(&registry).await;
+        tokio::time::sleep(PAUSE).await;
+        if is_done {
+            let _ = tokio::time::timeout(EVERY, registry.retention.wake.notified()).await;
+        }
+    }
+}
+
+/// Removes some agents that are not kept, the oldest first; whether none is left.
+async fn pass(registry: &Registry) -> bool {
+    let retention = registry.retention.get();
+    if retention == Retention::default() {
+        return true;
+    }
+    let now_ns = times::now_ms().saturating_mul(1_000_000);
+    let mut expired = expired(retention, now_ns, registry.ended());
+    let is_done = expired.len() <= AT_ONCE;
+    expired.truncate(AT_ONCE);
+    let mut failed = 0;
+    for id in &expired {
+        if let Err(error) = registry.remove(id).await {
+            failed += 1;
+            tracing::warn!(%id, %error, "ended agent not removed; the next pass tries again");
+        }
+    }
+    if expired.len() > failed {
+        let removed = expired.len() - failed;
+        tracing::info!(
+            removed,
+            "ended agents removed by retain_ended_for and retain_ended_count"
+        );
+    }
+    is_done || failed > 0
+}
+
+/// Returns the agents that are not kept, the oldest first; `ended` are all that have ended, and when.
+fn expired(retention: Retention, now_ns: u64, mut ended: Vec<(u64, AgentId)>) -> Vec<AgentId> {
+    ended.sort();
+    let by_count = retention.count.map_or(0, |count| {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        ended.len().saturating_sub(count)
+    });
+    let by_age = retention.age.map_or(0, |age| {
+        let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+        let limit = now_ns.saturating_sub(age);
+        ended.partition_point(|(at_ns, _)| *at_ns < limit)
+    });
+    ended.truncate(by_count.max(by_age));
+    ended.into_iter().map(|(_, id)| id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oldest_agents_expire_by_age_and_count() {
+        let ended = || {
+            let agents = [("c", 30), ("a", 10), ("b", 20), ("d", 40)];
+            let agents = agents.map(|(id, at_s)| (at_s * 1_000_000_000, id.parse().unwrap()));
+            agents.to_vec()
+        };
+        for (age_s, count, gone) in [
+            (None, None, ""),
+            (None, Some(4), ""),
+            (None, Some(3), "a"),
+            (None, Some(0), "abcd"),
+            (Some(30), None, "a"),
+            (Some(100), None, ""),
+            (Some(30), Some(2), "ab"),
+            (Some(14), Some(3), "abc"),
+            (Some(0), None, "abcd"),
+        ] {
+            let retention = Retention {
+                age: age_s.map(Duration::from_secs),
+                count,
+            };
+            let ids = expired(retention, 45_000_000_000, ended());
+            let ids: String = ids.iter().map(AgentId::as_str).collect();
+            assert_eq!(ids, gone, "{age_s:?} {count:?}");
+        }
+    }
+}

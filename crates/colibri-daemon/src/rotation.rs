@@ -1,0 +1,166 @@
+//! A log file of bounded size: at a limit it becomes `NAME.1`, the one before `NAME.2`, and so on; the oldest goes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use colibri_spawner::settings::LogLimits;
+
+/// A log file, shared by cloning. It is opened by its name again when another file has that name, or none has, so
+/// that other programs may move it away.
+#[derive(Clone)]
+pub(crate) struct RotatedLog(Arc<Mutex<Log>>);
+
+struct Log {
+    path: PathBuf,
+    limits: LogLimits,
+    file: Option<File>,
+}
+
+impl RotatedLog {
+    /// Names a log file; the first write opens it.
+    pub(crate) fn new(path: PathBuf, limits: LogLimits) -> Self {
+        Self(Arc::new(Mutex::new(Log {
+            path,
+            limits,
+            file: None,
+        })))
+    }
+
+    /// Opens the file, so that a directory that cannot be written is known at once.
+    pub(crate) fn open(&self) -> io::Result<()> {
+        self.lock().file().map(drop)
+    }
+
+    /// Opens the file by its name again before the next write.
+    pub(crate) fn reopen(&self) {
+        self.lock().file = None;
+    }
+
+    /// Appends whole lines by one write(2), and rotates first where they would exceed the size limit.
+    pub(crate) fn append(&self, lines: &[u8]) -> io::Result<()> {
+        self.lock().append(lines)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For log lines: `tracing_subscriber` writes each by one call.
+impl Write for RotatedLog {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.append(lines).map(|()| lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let size = self.file()?.metadata()?.len();
+        let after = size.saturating_add(lines.len() as u64);
+        if size > 0 && after > self.limits.max_bytes {
+            self.rotate()?;
+        }
+        self.file()?.write_all(lines)
+    }
+
+    fn file(&mut self) -> io::Result<&mut File> {
+        let named = fs::symlink_metadata(&self.path).ok();
+        let is_same = |file: &File| {
+            let own = file.metadata().ok();
+            let identity = |data: &fs::Metadata| (data.dev(), data.ino());
+            own.as_ref().map(identity) == named.as_ref().map(identity)
+        };
+        match self.file.take().filter(is_same) {
+            Some(file) => Ok(self.file.insert(file)),
+            None => {
+                let file = OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .mode(0o600)
+                    .open(&self.path)?;
+                Ok(self.file.insert(file))
+            }
+        }
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file = None;
+        let keep = self.limits.keep;
+        // A file that is missing leaves a gap, which closes with the next rotations.
+        for number in (1..keep).rev() {
+            missing_is_fine(fs::rename(
+                numbered(&self.path, number),
+                numbered(&self.path, number + 1),
+            ))?;
+        }
+        match keep {
+            0 => missing_is_fine(fs::remove_file(&self.path)),
+            _ => missing_is_fine(fs::rename(&self.path, numbered(&self.path, 1))),
+        }
+    }
+}
+
+fn missing_is_fine(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_is_rotated_by_size_and_old_files_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let limits = LogLimits {
+            max_bytes: 10,
+            keep: 2,
+        };
+        let log = RotatedLog::new(path.clone(), limits);
+        for number in 1..=9 {
+            log.append(format!("line {number}\n").as_bytes()).unwrap();
+        }
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(read("log"), "line 9\n");
+        assert_eq!(read("log.1"), "line 8\n");
+        assert_eq!(read("log.2"), "line 7\n");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+        let mode = fs::metadata(&path).unwrap().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+    }
+
+    #[test]
+    fn moved_log_is_opened_again_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let limits = LogLimits {
+            max_bytes: 1000,
+            keep: 0,
+        };
+        let log = RotatedLog::new(path.clone(), limits);
+        log.append(b"a\n").unwrap();
+        fs::rename(&path, dir.path().join("moved")).unwrap();
+        log.append(b"b\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "b\n");
+        fs::remove_file(&path).unwrap();
+        log.reopen();
+        log.append(b"c\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "c\n");
+    }
+}

@@ -1,0 +1,98 @@
+//! Agents that write as fast as they can, of every runtime: they hold up neither the daemon nor each other.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Instant;
+
+use colibri_tests::{Daemon, SOON, eventually};
+use serde_json::json;
+
+const LINES: &str = "exec yes";
+const EVENTS: &str =
+    r#"exec yes '{"type":"tool_execution_start","toolCallId":"1","toolName":"bash","args":{}}'"#;
+const ONE_LINE: &str = "yes | tr -d '\\n'";
+
+/// What ten hostile agents run, and as what runtime.
+const HOSTILE: &[(&str, &str)] = &[
+    ("pi", LINES),
+    ("pi", EVENTS),
+    ("pi", ONE_LINE),
+    ("zot", LINES),
+    ("zot", EVENTS),
+    ("zot", ONE_LINE),
+    ("generic", LINES),
+    ("generic", ONE_LINE),
+    ("pi", EVENTS),
+    ("zot", EVENTS),
+];
+
+#[test]
+fn ps_and_kill_answer_while_ten_agents_flood() {
+    let mut daemon = Daemon::place();
+    // Keeps the disk of the test small.
+    std::fs::write(daemon.path("colibri.toml"), "retain_bytes = 16777216\n").unwrap();
+    let mut command = daemon.command("colibri-daemon");
+    command.arg("--config").arg(daemon.path("colibri.toml"));
+    daemon.launch_as(command);
+    let mut wire = daemon.connect();
+    let ids: Vec<String> = HOSTILE
+        .iter()
+        .map(|(runtime, script)| {
+            let params = json!({"program": "/bin/sh", "args": ["-c", script], "runtime": runtime});
+            let answer = wire.call("spawn-agent", params);
+            answer["result"]["id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    for id in &ids {
+        eventually("it floods", || {
+            let written = daemon.agent(id)["stdout_bytes"].as_u64()?;
+            (written > 1 << 20).then_some(())
+        });
+    }
+    // A client's own patience is shorter than this: the CLI gives up by itself, and that is a failure.
+    for id in &ids {
+        let asked = Instant::now();
+        assert!(daemon.ok(&["ps"]).contains(id));
+        daemon.ok(&["kill", "--grace", "1s", id]);
+        assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+        let agent = daemon.agent(id);
+        assert!(agent["exit"].is_object(), "its end is published: {agent}");
+    }
+}
+
+#[test]
+fn backlog_that_is_too_long_is_skipped_and_counted() {
+    let mut daemon = Daemon::start();
+    let start = r#"{"type":"agent_start"}"#;
+    let filler = format!(r#"{{"type":"x","filler":"{}"}}"#, "f".repeat(1000));
+    let end = r#"{"type":"tool_execution_start","toolCallId":"1","toolName":"bash","args":{}}"#;
+    // It waits until the daemon is gone, writes 100 MiB, and goes on living.
+    let script = format!(
+        "echo '{start}'; read x; yes '{filler}' | head -n 100000; echo '{end}'; read y; exit 3"
+    );
+    let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", &script]);
+    eventually("it works", || {
+        (daemon.agent(&id)["state"] == "working").then_some(())
+    });
+    // The answer to this may come after the daemon has seen some of it.
+    daemon.ok(&["send", &id, "go"]);
+    daemon.kill();
+    let journal = daemon.state().join("agents").join(&id).join("stdout");
+    let written = || {
+        let files = std::fs::read_dir(&journal).into_iter().flatten().flatten();
+        let lengths = files.filter_map(|file| Some(file.metadata().ok()?.len()));
+        lengths.sum::<u64>()
+    };
+    eventually("it has written", || (written() > 100 << 20).then_some(()));
+    daemon.launch();
+    let agent = eventually("the last event is known", || {
+        let agent = daemon.agent(&id);
+        (agent["view"]["current_tool"] == "bash").then_some(agent)
+    });
+    let skipped = agent["view"]["skipped_bytes"].as_u64().unwrap_or(0);
+    assert!(skipped > 32 << 20, "{agent}");
+    assert_eq!(agent["view"]["malformed_lines"], 0, "{agent}");
+    assert_eq!(daemon.log().matches("events skipped").count(), 1);
+    daemon.ok(&["send", &id, "end"]);
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(3));
+}

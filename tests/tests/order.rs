@@ -1,0 +1,87 @@
+//! The order in which a subscriber is told: outputs by their times, and a state behind the line that caused it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use colibri_tests::{Daemon, Wire};
+use serde_json::{Value, json};
+
+/// All notifications of one agent up to its exit.
+fn followed(wire: &mut Wire, id: &str, params: Value) -> Vec<Value> {
+    let mut params = params;
+    params["id"] = json!(id);
+    params["from_offset"] = json!(0);
+    let answer = wire.call("subscribe", params);
+    assert!(answer["result"].is_object(), "{answer}");
+    let mut told = Vec::new();
+    loop {
+        let event = wire.line().unwrap();
+        let is_exit = event["method"] == "agent-exit";
+        told.push(event);
+        if is_exit {
+            return told;
+        }
+    }
+}
+
+#[test]
+fn both_outputs_come_in_the_order_of_their_times() {
+    let daemon = Daemon::start();
+    // Farther apart than the bytes that a journal gives one time.
+    let script = "for i in 1 2 3 4; do echo out $i; sleep 0.05; echo err $i >&2; sleep 0.05; done";
+    let id = daemon.spawn(&["--", "sh", "-c", script]);
+    daemon.ok(&["wait", &id]);
+    for timed in [false, true] {
+        let told = followed(&mut daemon.connect(), &id, json!({"timed": timed}));
+        let outputs = told
+            .iter()
+            .filter(|event| event["method"] == "agent-output");
+        let words: String = outputs
+            .map(|event| event["params"]["data"].as_str().unwrap())
+            .collect();
+        let expected: String = (1..=4).map(|i| format!("out {i}\nerr {i}\n")).collect();
+        assert_eq!(words, expected, "timed: {timed}");
+    }
+}
+
+#[test]
+fn state_comes_behind_the_line_that_caused_it() {
+    let daemon = Daemon::start();
+    let mut wire = daemon.connect();
+    let subscribed = wire.call("subscribe", json!({"lifecycle": true}));
+    assert!(subscribed["result"].is_object());
+    let start = r#"{"type":"agent_start"}"#;
+    let tool = r#"{"type":"tool_execution_start","toolCallId":"1","toolName":"bash","args":{}}"#;
+    let asks = r#"{"type":"extension_ui_request","id":"1","method":"confirm"}"#;
+    let script =
+        format!("echo '{start}'; echo '{tool}'; echo '{asks}'; echo later; sleep 0.3; exit 3");
+    let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", &script]);
+    let mut told = Vec::new();
+    while told
+        .last()
+        .is_none_or(|event: &Value| event["method"] != "agent-exit")
+    {
+        let event = wire.line().unwrap();
+        if event["params"]["id"] == json!(id) {
+            told.push(event);
+        }
+    }
+    let mut output = String::new();
+    let mut states = Vec::new();
+    for event in &told {
+        let params = &event["params"];
+        match event["method"].as_str().unwrap() {
+            "agent-output" => output.push_str(params["data"].as_str().unwrap()),
+            "agent-state" => states.push((params["state"].as_str().unwrap(), output.clone())),
+            _ => {}
+        }
+    }
+    let (state, before) = states
+        .iter()
+        .find(|(state, _)| *state == "blocked")
+        .unwrap();
+    assert_eq!(*state, "blocked");
+    assert!(before.ends_with(&format!("{asks}\n")), "{states:?}");
+    let (state, before) = states.last().unwrap();
+    assert_eq!(*state, "error");
+    assert!(before.ends_with("later\n"), "{states:?}");
+}

@@ -1,0 +1,117 @@
+//! Directories that are removed under a running daemon or agent, and files that keep a reader waiting.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::process::Command;
+
+use colibri_tests::{Daemon, eventually, kill_9, text};
+use serde_json::{Value, json};
+
+#[test]
+fn removed_state_directory_is_told_and_restored_by_a_restart() {
+    let mut daemon = Daemon::start();
+    fs::remove_dir_all(daemon.state()).unwrap();
+    let answer = daemon
+        .connect()
+        .call("spawn-agent", json!({"program": "/bin/true"}));
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("was removed while the daemon runs"),
+        "{answer}"
+    );
+    let doctor = daemon.connect().call("doctor", json!({}));
+    let findings = doctor["result"]["findings"].as_array().unwrap();
+    let fails = |finding: &&Value| {
+        let what = finding["what"].as_str().unwrap();
+        finding["status"] == "fail" && what.contains("was removed while the daemon runs")
+    };
+    let finding = findings.iter().find(fails);
+    assert!(finding.unwrap()["mend"].is_string(), "{doctor}");
+    assert!(daemon.terminate());
+    daemon.launch();
+    let id = daemon.spawn(&["--", "true"]);
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
+}
+
+#[test]
+fn removed_directory_of_a_lost_agent_ends_its_readers() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&["--", "sh", "-c", "echo hi; echo ho >&2; exec sleep 1000"]);
+    eventually("it has written", || {
+        (daemon.agent(&id)["stderr_bytes"] == 3).then_some(())
+    });
+    let directory = daemon.state().join("agents").join(&id);
+    let shim = fs::read(directory.join("shim.json")).unwrap();
+    let shim: Value = serde_json::from_slice(&shim).unwrap();
+    let mut wire = daemon.connect();
+    fs::remove_dir_all(&directory).unwrap();
+    let subscribed = wire.call("subscribe", json!({"id": id, "from_offset": 0}));
+    assert!(subscribed["result"].is_object(), "{subscribed}");
+    kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
+    let ended = daemon.connect().call("wait-agent", json!({"id": id}));
+    assert_eq!(ended["result"]["exit"]["reason"], "lost", "{ended}");
+    let error = ended["result"]["error"].as_str().unwrap();
+    assert!(error.contains("directory was removed"), "{ended}");
+    // The subscriber is told of the end, although the journals are gone.
+    while wire.line().unwrap()["method"] != "agent-exit" {}
+    let read = wire.call("read-journal", json!({"id": id, "stream": "stdout"}));
+    assert_eq!(read["result"]["end"], true, "{read}");
+    daemon.ok(&["rm", &id]);
+    assert!(daemon.agent(&id).is_null());
+}
+
+#[test]
+fn fifo_in_place_of_a_file_is_refused_at_once() {
+    let daemon = Daemon::place();
+    let fifo = daemon.path("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let fifo = fifo.to_str().unwrap();
+    let config = daemon.path("colibri.toml");
+    fs::write(
+        &config,
+        format!("[profile.p]\nprogram = \"true\"\nenv_file = \"{fifo}\"\n"),
+    )
+    .unwrap();
+    let config = config.to_str().unwrap();
+    for args in [
+        &["--config", fifo, "config", "check"][..],
+        &["--config", config, "config", "check"],
+        &["explain", "--env-file", fifo, "--", "true"],
+    ] {
+        let output = daemon.cli(args);
+        assert!(!output.status.success(), "{args:?}");
+        let said = text(&[output.stdout, output.stderr].concat());
+        assert!(
+            said.contains("it is a FIFO; give a regular file"),
+            "{args:?}: {said}"
+        );
+    }
+    let output = daemon
+        .command("colibri-daemon")
+        .args(["--config", fifo])
+        .output()
+        .unwrap();
+    assert!(text(&output.stderr).contains("it is a FIFO"), "{output:?}");
+}
+
+#[test]
+fn state_directory_of_a_newer_format_is_refused() {
+    let mut daemon = Daemon::start();
+    let format = daemon.state().join("format");
+    assert_eq!(fs::read_to_string(&format).unwrap(), "1\n");
+    assert!(daemon.terminate());
+    fs::write(&format, "2\n").unwrap();
+    let output = daemon.command("colibri-daemon").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("has format 2") && said.contains("start that version"),
+        "{said}"
+    );
+    // A directory of a version before the first format has no such file.
+    fs::remove_file(&format).unwrap();
+    daemon.launch();
+    assert_eq!(fs::read_to_string(&format).unwrap(), "1\n");
+}
