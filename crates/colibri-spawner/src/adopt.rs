@@ -141,7 +141,11 @@ impl Spawner {
                     run: shim.run,
                     ..Status::default()
                 };
-                Ok(Look::Running(Box::new(self.spec(id)?), status, shim.protocol))
+                Ok(Look::Running(
+                    Box::new(self.spec(id)?),
+                    status,
+                    shim.protocol,
+                ))
             }
             (alive, shim) => Ok(Look::Neither {
                 alive,
@@ -242,7 +246,10 @@ enum Look {
     Ended(Box<AgentSpec>, ExitRecord),
     /// With the version of the control protocol that its shim speaks.
     Running(Box<AgentSpec>, Status, u32),
-    Neither { alive: bool, shim: bool },
+    Neither {
+        alive: bool,
+        shim: bool,
+    },
 }
 
 /// Runs a look at files on the runtime's threads for such work.

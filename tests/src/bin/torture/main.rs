@@ -11,6 +11,7 @@
 )]
 
 mod agent;
+mod single;
 mod table;
 
 use std::collections::{BTreeMap, HashSet};
@@ -98,6 +99,8 @@ struct Torture {
     ended: BTreeMap<String, Value>,
     tokens: HashSet<String>,
     next: u64,
+    /// How many faults with agents of their own were injected.
+    singles: usize,
     last: Fault,
     table: Table,
     clean: bool,
@@ -114,6 +117,7 @@ impl Torture {
             ended: BTreeMap::new(),
             tokens: HashSet::new(),
             next: 0,
+            singles: 0,
             last: Fault::DaemonKilled,
             table: Table::default(),
             clean: true,
@@ -167,6 +171,9 @@ impl Torture {
         if self.random.u8(..10) == 0 {
             self.kill_a_shim(Fault::ShimKilled);
         }
+        if self.random.u8(..3) == 0 {
+            self.inject_single();
+        }
         let (fault, flight) = self.strike();
         self.last = fault;
         self.table.row(fault).injected += 1;
@@ -177,6 +184,17 @@ impl Torture {
         self.moment(Duration::from_millis(40));
         self.daemon.launch();
         self.look_around(flight);
+    }
+
+    /// Injects one of the faults that have agents of their own, each in its turn.
+    fn inject_single(&mut self) {
+        let (fault, inject) = single::FAULTS[self.singles % single::FAULTS.len()];
+        self.singles += 1;
+        self.table.row(fault).injected += 1;
+        if let Err(what) = inject(&self.daemon) {
+            self.table.row(fault).agents_lost += 1;
+            self.complain(&format!("{fault:?}: {what}"));
+        }
     }
 
     fn kill_a_shim(&mut self, fault: Fault) {

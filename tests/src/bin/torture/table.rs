@@ -15,10 +15,16 @@ pub(crate) enum Fault {
     ClientKilled,
     ShimKilled,
     ShimKilledUnseen,
+    TermAtSpawn,
+    RunInterrupted,
+    Flood,
+    OverlappingSpawns,
+    ForkBomb,
+    DirectoryRemoved,
 }
 
 impl Fault {
-    const ALL: [(Self, &str); 7] = [
+    const ALL: [(Self, &str); 13] = [
         (Self::DaemonKilled, "daemon killed"),
         (Self::DuringSpawn, "daemon killed during a spawn"),
         (Self::DuringKill, "daemon killed during a kill"),
@@ -26,6 +32,12 @@ impl Fault {
         (Self::ClientKilled, "client killed"),
         (Self::ShimKilled, "shim killed"),
         (Self::ShimKilledUnseen, "shim killed while no daemon runs"),
+        (Self::TermAtSpawn, "TERM right after a spawn"),
+        (Self::RunInterrupted, "run with restarts interrupted"),
+        (Self::Flood, "flood of events"),
+        (Self::OverlappingSpawns, "overlapping spawns"),
+        (Self::ForkBomb, "fork bomb"),
+        (Self::DirectoryRemoved, "directory of an agent removed"),
     ];
 }
 

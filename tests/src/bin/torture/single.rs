@@ -1,0 +1,188 @@
+//! Faults that concern agents of their own: each starts them, injects the fault, checks the promise, and removes them.
+
+use std::process::{Child, Stdio};
+use std::time::Instant;
+
+use colibri_tests::{Daemon, SOON, Wire, eventually};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use serde_json::{Value, json};
+
+use crate::table::Fault;
+
+/// A user without a name and without processes, for the fork bomb.
+const BOMBER: u32 = 64921;
+/// Doubles itself until its user has no process left.
+const BOMB: &str = "b() { b & b & sleep 1000; }; b";
+/// Limits the processes of the user of whatever it executes (prlimit(1)).
+const BOUND: &str = "--nproc=200:200";
+/// Spawns at the same time, of which one may be accepted.
+const SPAWNS: usize = 8;
+
+type Outcome = Result<(), String>;
+
+/// What can be injected, in turn.
+pub(crate) const FAULTS: &[(Fault, fn(&Daemon) -> Outcome)] = &[
+    (Fault::TermAtSpawn, term_at_spawn),
+    (Fault::RunInterrupted, run_interrupted),
+    (Fault::Flood, flood),
+    (Fault::OverlappingSpawns, overlapping_spawns),
+    (Fault::ForkBomb, fork_bomb),
+    (Fault::DirectoryRemoved, directory_removed),
+];
+
+fn expect(holds: bool, what: &Value) -> Outcome {
+    if holds { Ok(()) } else { Err(what.to_string()) }
+}
+
+fn spawn(wire: &mut Wire, params: Value) -> Result<String, String> {
+    let answer = wire.call("spawn-agent", params);
+    let id = answer["result"]["id"].as_str().map(str::to_owned);
+    id.ok_or_else(|| answer.to_string())
+}
+
+fn remove(wire: &mut Wire, id: &str) -> Outcome {
+    let removed = wire.call("remove-agent", json!({"id": id}));
+    expect(removed.get("result").is_some(), &removed)
+}
+
+/// TERM to a sandbox that has just been spawned reaches its program.
+fn term_at_spawn(daemon: &Daemon) -> Outcome {
+    let mut wire = daemon.connect();
+    let script = "trap 'exit 0' TERM; while :; do sleep 0.02; done";
+    let params = json!({"program": "sh", "args": ["-c", script], "jail": {"path": "/"}});
+    let id = spawn(&mut wire, params)?;
+    let killed = wire.call("kill-agent", json!({"id": id, "grace_ms": 15_000}));
+    expect(killed["result"]["outcome"] == "terminated", &killed)?;
+    remove(&mut wire, &id)
+}
+
+/// INT to `colibri run` ends an agent for good that is started again after every end.
+fn run_interrupted(daemon: &Daemon) -> Outcome {
+    let mut wire = daemon.connect();
+    let mut child: Child = daemon
+        .command("colibri")
+        .args(["--no-autostart", "run", "--name", "interrupted"])
+        .args([
+            "--restart",
+            "always",
+            "--restart-delay",
+            "1ms",
+            "--",
+            "sleep",
+            "1000",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let id = eventually("the agent is listed", || {
+        let listed = wire.call("list-agents", json!({"running": true}));
+        let agents = listed["result"]["agents"].as_array()?;
+        let agent = agents.iter().find(|agent| agent["name"] == "interrupted")?;
+        Some(agent["id"].as_str()?.to_owned())
+    });
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::INT).unwrap();
+    let status = eventually("run has ended", || child.try_wait().unwrap());
+    expect(status.code() == Some(130), &json!(status.to_string()))?;
+    let agent = daemon.agent(&id);
+    expect(
+        agent["run"] == 1 && agent["exit"]["reason"] == "killed-by-user",
+        &agent,
+    )?;
+    remove(&mut wire, &id)
+}
+
+/// Agents that write events as fast as they can do not hold up other calls.
+fn flood(daemon: &Daemon) -> Outcome {
+    let mut wire = daemon.connect();
+    let params = json!({"program": "yes", "runtime": "pi"});
+    let ids = [spawn(&mut wire, params.clone())?, spawn(&mut wire, params)?];
+    let asked = Instant::now();
+    let listed = wire.call("list-agents", json!({}));
+    expect(listed.get("result").is_some(), &listed)?;
+    for id in &ids {
+        let killed = wire.call("kill-agent", json!({"id": id}));
+        expect(killed.get("result").is_some(), &killed)?;
+        wire.call("wait-agent", json!({"id": id}));
+        remove(&mut wire, id)?;
+    }
+    expect(asked.elapsed() < SOON, &json!("the daemon was held up"))
+}
+
+/// Of spawns at the same time, each of which mounts a directory within that of another, one is accepted.
+fn overlapping_spawns(daemon: &Daemon) -> Outcome {
+    let nested: Vec<_> = (1..=SPAWNS)
+        .map(|depth| daemon.path(&format!("nested{}", "/in".repeat(depth))))
+        .collect();
+    std::fs::create_dir_all(&nested[SPAWNS - 1]).unwrap();
+    let answers: Vec<Value> = std::thread::scope(|scope| {
+        let spawns: Vec<_> = nested
+            .iter()
+            .map(|source| {
+                let mounts = json!([{"source": source, "target": "/tmp/nested"}]);
+                let params = json!({
+                    "program": "sleep", "args": ["1000"], "jail": {"path": "/", "mounts": mounts},
+                });
+                scope.spawn(move || daemon.connect().call("spawn-agent", params))
+            })
+            .collect();
+        spawns
+            .into_iter()
+            .map(|spawn| spawn.join().unwrap())
+            .collect()
+    });
+    let accepted: Vec<&str> = answers
+        .iter()
+        .filter_map(|answer| answer["result"]["id"].as_str())
+        .collect();
+    let mut wire = daemon.connect();
+    for id in &accepted {
+        wire.call("kill-agent", json!({"id": id, "grace_ms": 0}));
+        remove(&mut wire, id)?;
+    }
+    expect(accepted.len() == 1, &json!(answers))
+}
+
+/// A fork bomb that has all processes of its user is ended. Only root can give it a user of its own.
+fn fork_bomb(daemon: &Daemon) -> Outcome {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let mut wire = daemon.connect();
+    let user = BOMBER.to_string();
+    let args = [
+        BOUND,
+        "setpriv",
+        "--reuid",
+        &user,
+        "--regid",
+        &user,
+        "--clear-groups",
+        "sh",
+        "-c",
+        BOMB,
+    ];
+    let id = spawn(&mut wire, json!({"program": "prlimit", "args": args}))?;
+    eventually("the bomb has gone off", || {
+        let used = wire.call("get-usage", json!({"ids": [id]}));
+        let processes = used["result"]["agents"][0]["processes"].as_u64();
+        (processes >= Some(150)).then_some(())
+    });
+    let killed = wire.call("kill-agent", json!({"id": id, "grace_ms": 0}));
+    expect(killed["result"]["outcome"] == "killed", &killed)?;
+    remove(&mut wire, &id)
+}
+
+/// An agent whose directory was removed reports its exit code.
+fn directory_removed(daemon: &Daemon) -> Outcome {
+    let mut wire = daemon.connect();
+    let params = json!({"program": "sh", "args": ["-c", "read line; exit 7"]});
+    let id = spawn(&mut wire, params)?;
+    std::fs::remove_dir_all(daemon.state().join("agents").join(&id)).unwrap();
+    let sent = wire.call("send-input", json!({"id": id, "data": "go\n"}));
+    expect(sent["result"]["written"] == 3, &sent)?;
+    let ended = wire.call("wait-agent", json!({"id": id}));
+    expect(ended["result"]["exit"]["code"] == 7, &ended)?;
+    remove(&mut wire, &id)
+}
