@@ -9,7 +9,6 @@ use colibri_proto::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
 
 use super::Operation;
 
