@@ -1,7 +1,12 @@
 //! `colibri doctor` on a machine that is broken for real, one thing at a time: the finding names it and says how to mend
 //! it. What belongs to the machine is broken in a mount or user namespace of the test's own.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods
+)]
 
 use std::fmt::Write;
 use std::fs::{self, Permissions};

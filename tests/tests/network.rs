@@ -1,6 +1,11 @@
 //! An agent that may connect to some places only: real connections, through the real proxy, out of a real sandbox.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods
+)]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -1,7 +1,12 @@
 //! The real pi, unchanged, confined by Colibri: it works in its workspace and nowhere else, what it does is seen,
 //! and it can be told what to do. Its model is scripted; everything else is real.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods
+)]
 
 use std::fs;
 use std::io::{Read, Write};

@@ -76,6 +76,7 @@ mod tests {
     use std::net::{Ipv4Addr, TcpStream};
 
     #[test]
+    #[allow(clippy::disallowed_methods)]
     fn a_socket_that_was_handed_over_is_the_same_one() {
         let (outside, inside) = pair().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

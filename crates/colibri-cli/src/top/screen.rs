@@ -113,7 +113,8 @@ impl Keys {
     pub(super) fn new() -> Self {
         let (ask, asked) = std::sync::mpsc::channel();
         let (sender, events) = mpsc::channel(1);
-        std::thread::spawn(move || {
+        // Where no thread can be had, the sender is dropped, and `next` says so.
+        let _ = std::thread::Builder::new().spawn(move || {
             while asked.recv().is_ok() {
                 if sender.blocking_send(crossterm::event::read()).is_err() {
                     return;
