@@ -22,7 +22,7 @@ const READ: usize = 64 * 1024;
 /// Longest backlog that is parsed; of a longer one only the end is.
 pub(crate) const BACKLOG: u64 = 64 << 20;
 /// Longest backlog that is parsed before the end of an agent is published.
-pub(crate) const LAST_BACKLOG: u64 = 4 << 20;
+pub(crate) const LAST_BACKLOG: u64 = 1 << 20;
 /// What is left to be parsed of a backlog that is too long.
 const KEPT: u64 = 1 << 20;
 

@@ -64,6 +64,10 @@ impl Meaning {
 
 /// Reads one line; `None` where it is no event.
 pub(crate) fn read(runtime: AgentRuntime, line: &[u8]) -> Option<Meaning> {
+    // Cheap, for agents that write much and no events: the error of a parser is not.
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return None;
+    }
     match runtime {
         AgentRuntime::Pi => pi::read(line),
         AgentRuntime::Zot => zot::read(line),
