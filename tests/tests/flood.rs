@@ -55,8 +55,9 @@ fn ps_and_kill_answer_while_ten_agents_flood() {
         assert!(daemon.ok(&["ps"]).contains(id));
         daemon.ok(&["kill", "--grace", "1s", id]);
         assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
-        let agent = daemon.agent(id);
-        assert!(agent["exit"].is_object(), "its end is published: {agent}");
+        eventually("its end is published", || {
+            daemon.agent(id)["exit"].is_object().then_some(())
+        });
     }
 }
 
@@ -68,7 +69,7 @@ fn backlog_that_is_too_long_is_skipped_and_counted() {
     let end = r#"{"type":"tool_execution_start","toolCallId":"1","toolName":"bash","args":{}}"#;
     // It waits until the daemon is gone, writes 100 MiB, and goes on living.
     let script = format!(
-        "echo '{start}'; read x; yes '{filler}' | head -n 100000; echo '{end}'; read y; exit 3"
+        "echo '{start}'; read x; yes '{filler}' | head -n 120000; echo '{end}'; read y; exit 3"
     );
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", &script]);
     eventually("it works", || {
@@ -92,7 +93,9 @@ fn backlog_that_is_too_long_is_skipped_and_counted() {
     let skipped = agent["view"]["skipped_bytes"].as_u64().unwrap_or(0);
     assert!(skipped > 32 << 20, "{agent}");
     assert_eq!(agent["view"]["malformed_lines"], 0, "{agent}");
-    assert_eq!(daemon.log().matches("events skipped").count(), 1);
+    // Once by each daemon that skips.
+    let logged = daemon.log().matches("events skipped").count();
+    assert!((1..=2).contains(&logged), "{}", daemon.log());
     daemon.ok(&["send", &id, "end"]);
     assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(3));
 }

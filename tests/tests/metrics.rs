@@ -115,7 +115,7 @@ fn metrics_count_what_happened_and_are_those_of_their_page() {
     eventually("the hook has run", || {
         let metrics = scrape(&daemon);
         metrics
-            .contains("colibri_hook_runs_total{result=\"ok\"} 1\n")
+            .contains("colibri_hook_runs_total{result=\"ok\"} 2\n")
             .then_some(())
     });
     let metrics = scrape(&daemon);
@@ -133,12 +133,13 @@ fn metrics_count_what_happened_and_are_those_of_their_page() {
             1.0,
         ),
         ("colibri_spawn_duration_seconds_count", json!({}), 4.0),
-        ("colibri_agents", json!({"state": "done"}), 1.0),
-        ("colibri_agents", json!({"state": "error"}), 2.0),
+        // An agent that was killed by its user is done.
+        ("colibri_agents", json!({"state": "done"}), 2.0),
+        ("colibri_agents", json!({"state": "error"}), 1.0),
         ("colibri_agents", json!({"state": "starting"}), 1.0),
         ("colibri_agents", json!({"state": "stalled"}), 0.0),
-        ("colibri_agent_ends_total", json!({"state": "done"}), 1.0),
-        ("colibri_agent_ends_total", json!({"state": "error"}), 2.0),
+        ("colibri_agent_ends_total", json!({"state": "done"}), 2.0),
+        ("colibri_agent_ends_total", json!({"state": "error"}), 1.0),
         ("colibri_agent_restarts_total", json!({}), 2.0),
         ("colibri_kills_total", json!({"outcome": "terminated"}), 1.0),
         ("colibri_kills_total", json!({"outcome": "unverified"}), 0.0),

@@ -35,6 +35,42 @@ fn removed_state_directory_is_told_and_restored_by_a_restart() {
 }
 
 #[test]
+fn removed_directory_of_an_agent_does_not_hang_its_end() {
+    let daemon = Daemon::start();
+    let script = "echo hi; read x; exit 7";
+    let ids: Vec<String> = (0..2)
+        .map(|_| daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", script]))
+        .collect();
+    let mut wire = daemon.connect();
+    for id in &ids {
+        eventually("it has written", || {
+            (daemon.agent(id)["stdout_bytes"] == 3).then_some(())
+        });
+        fs::remove_dir_all(daemon.state().join("agents").join(id)).unwrap();
+    }
+    let subscribed = wire.call("subscribe", json!({"id": ids[0], "from_offset": 0}));
+    assert!(subscribed["result"].is_object(), "{subscribed}");
+    // The exit code is known from memory, and the state says what was lost.
+    daemon.ok(&["send", &ids[0], "go"]);
+    let ended = daemon.connect().call("wait-agent", json!({"id": ids[0]}));
+    assert_eq!(ended["result"]["exit"]["code"], 7, "{ended}");
+    let error = ended["result"]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("removed"), "{ended}");
+    while wire.line().unwrap()["method"] != "agent-exit" {}
+    daemon.ok(&["kill", "--grace", "1s", &ids[1]]);
+    let ended = daemon.connect().call("wait-agent", json!({"id": ids[1]}));
+    assert_eq!(
+        ended["result"]["exit"]["reason"], "killed-by-user",
+        "{ended}"
+    );
+    for id in &ids {
+        assert!(daemon.cli(&["logs", "-f", id]).status.code().is_some());
+        daemon.ok(&["rm", id]);
+        assert!(daemon.agent(id).is_null());
+    }
+}
+
+#[test]
 fn removed_directory_of_a_lost_agent_ends_its_readers() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "echo hi; echo ho >&2; exec sleep 1000"]);
@@ -76,8 +112,8 @@ fn fifo_in_place_of_a_file_is_refused_at_once() {
     .unwrap();
     let config = config.to_str().unwrap();
     for args in [
-        &["--config", fifo, "config", "check"][..],
-        &["--config", config, "config", "check"],
+        &["config", "check", "--config", fifo][..],
+        &["config", "check", "--config", config],
         &["explain", "--env-file", fifo, "--", "true"],
     ] {
         let output = daemon.cli(args);

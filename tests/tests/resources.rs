@@ -171,8 +171,8 @@ impl User {
         ]
     }
 
-    /// Starts the daemon as this user, behind a line of shell.
-    fn launch(&self, daemon: &mut Daemon, line: &str) {
+    /// Starts the daemon as this user, behind the words of another program.
+    fn launch(&self, daemon: &mut Daemon, before: &[&str]) {
         for name in ["colibri-daemon", "colibri-shim", "colibri-proxy"] {
             fs::copy(program(name), daemon.path(name)).unwrap();
         }
@@ -184,9 +184,10 @@ impl User {
                 .unwrap();
             assert!(owned.success());
         }
-        let own_copy = format!("{line} exec {}", daemon.path("colibri-daemon").display());
+        let own_copy = format!("exec {}", daemon.path("colibri-daemon").display());
         let mut words = self.words();
-        words.extend(["sh", "-c", &own_copy].map(str::to_owned));
+        let shell = ["sh", "-c", &own_copy];
+        words.extend(before.iter().chain(&shell).map(|word| (*word).to_owned()));
         daemon.launch_behind(&words);
     }
 
@@ -225,7 +226,7 @@ impl Drop for User {
 fn a_daemon_that_cannot_fork_says_so_and_recovers() {
     let mut daemon = Daemon::place();
     let own = User::new(64917);
-    own.launch(&mut daemon, "");
+    own.launch(&mut daemon, &[]);
     let words = own.words();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let user = &words[..];
@@ -263,13 +264,16 @@ fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
         // A bomb of the test's own user would take its processes too.
         return;
     }
-    own.launch(&mut daemon, &format!("ulimit -u {LIMIT};"));
+    own.launch(
+        &mut daemon,
+        &["prlimit", &format!("--nproc={LIMIT}:{LIMIT}")],
+    );
     let mut wire = daemon.connect();
-    // Its processes last for a while, so that there is no room between one and the next.
-    let bomb = "b() { b & b & sleep 1000; }; b";
+    // Every process of it forks as soon as there is room for one.
+    let bomb = "while (1) { fork; select(undef, undef, undef, 0.005) }";
     let answer = wire.call(
         "spawn-agent",
-        json!({"program": "/bin/sh", "args": ["-c", bomb], "jail": jail}),
+        json!({"program": "/usr/bin/perl", "args": ["-e", bomb], "jail": jail}),
     );
     let id = answer["result"]["id"].clone();
     assert!(id.is_string(), "{answer}");
@@ -319,11 +323,8 @@ fn daemon_without_threads_says_so_and_ends() {
         .status()
         .unwrap();
     assert!(owned.success());
-    let line = format!(
-        "ulimit -u 3; exec {}",
-        daemon.path("colibri-daemon").display()
-    );
-    words.extend(["sh", "-c", &line].map(str::to_owned));
+    let own_copy = daemon.path("colibri-daemon").display().to_string();
+    words.extend(["prlimit", "--nproc=3:3", &own_copy].map(str::to_owned));
     let output = daemon.other(&words[0]).args(&words[1..]).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = text(&output.stderr);

@@ -91,6 +91,14 @@ fn ended_agent_is_spawned_anew_by_restart() {
     assert_ne!(new, id);
     assert_eq!(daemon.cli(&["wait", &new]).status.code(), Some(3));
     assert_eq!(daemon.agent(&new)["name"], "again");
+    // A running agent keeps its id, whatever its restart policy.
+    let runs = daemon.spawn(&["--", "sleep", "1000"]);
+    let answer = wire.call("restart-agent", json!({"id": runs, "grace_ms": 1000}));
+    assert_eq!(answer["result"]["id"], json!(runs), "{answer}");
+    eventually("its next run has begun", || {
+        let agent = daemon.agent(&runs);
+        (agent["run"] == 2 && agent["pid"].is_i64()).then_some(())
+    });
     // Values of the environment are not kept.
     let secret = daemon.spawn(&["--env", "TOKEN=s3cret", "--", "true"]);
     daemon.cli(&["wait", &secret]);
