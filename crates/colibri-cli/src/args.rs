@@ -64,7 +64,8 @@ pub(crate) enum Command {
     },
     /// Show what is known of an agent: its state and since when, tool, turns, tokens, cost, errors
     Status {
-        /// Agent: id, beginning of an id, or name
+        /// Agent: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", value_parser = agent)]
         id: String,
         /// Print one JSON object
         #[arg(long)]
@@ -76,7 +77,8 @@ pub(crate) enum Command {
     Events(Events),
     /// List the runs of an agent that was started again, and where their output is
     Runs {
-        /// Agent: id, beginning of an id, or name
+        /// Agent: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", value_parser = agent)]
         id: String,
         /// Print one JSON array
         #[arg(long)]
@@ -86,7 +88,8 @@ pub(crate) enum Command {
     Attach(Attach),
     /// Give an agent something to do, in the words of its runtime, and wait until it has taken it
     Prompt {
-        /// Agent: id, beginning of an id, or name
+        /// Agent: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", value_parser = agent)]
         id: String,
         /// The prompt; `-` takes all of standard input instead
         #[arg(allow_hyphen_values = true)]
@@ -103,7 +106,8 @@ pub(crate) enum Command {
     },
     /// End what an agent does now, and not the agent
     Abort {
-        /// Agent: id, beginning of an id, or name
+        /// Agent: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", value_parser = agent)]
         id: String,
         /// How long to wait for its answer
         #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
@@ -111,7 +115,8 @@ pub(crate) enum Command {
     },
     /// Send a line to an agent's standard input, as it is
     Send {
-        /// Agent: id, beginning of an id, or name
+        /// Agent: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", value_parser = agent)]
         id: String,
         /// The line; `-` sends all of standard input instead
         #[arg(allow_hyphen_values = true, required_unless_present = "close")]
@@ -122,12 +127,14 @@ pub(crate) enum Command {
     },
     /// Wait until an agent has ended and exit with its code
     Wait {
-        /// Agent: id, beginning of an id, or name
+        /// Agent: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", value_parser = agent)]
         id: String,
     },
     /// End an agent: signal, grace, KILL, and verify that nothing is left
     Kill {
-        /// Agent: id, beginning of an id, or name
+        /// Agent: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", value_parser = agent)]
         id: String,
         /// The first signal
         #[arg(long, value_name = "SIGNAL", default_value = "TERM")]
@@ -138,7 +145,8 @@ pub(crate) enum Command {
     },
     /// Forget an agent that has ended, and delete its output
     Rm {
-        /// Agent: id, beginning of an id, or name
+        /// Agent: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", value_parser = agent)]
         id: String,
         /// End it first if it runs
         #[arg(short, long)]
@@ -179,7 +187,8 @@ pub(crate) enum Config {
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// Agent: id, beginning of an id, or name
+    /// Agent: id, name, or unique id prefix of at least 4 characters
+    #[arg(value_name = "AGENT", value_parser = agent)]
     pub(crate) id: String,
     /// Go on printing until the agent has ended
     #[arg(short, long)]
@@ -200,8 +209,8 @@ pub(crate) struct Logs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// Agents: id, beginning of an id, or name
-    #[arg(value_name = "AGENT")]
+    /// Agents: id, name, or unique id prefix of at least 4 characters
+    #[arg(value_name = "AGENT", value_parser = agent)]
     pub(crate) ids: Vec<String>,
     /// Also print what they write; of named agents from the first byte on
     #[arg(long)]
@@ -216,7 +225,8 @@ pub(crate) struct Events {
 
 #[derive(Debug, Args)]
 pub(crate) struct Attach {
-    /// Agent: id, beginning of an id, or name
+    /// Agent: id, name, or unique id prefix of at least 4 characters
+    #[arg(value_name = "AGENT", value_parser = agent)]
     pub(crate) id: String,
     /// Print its bytes as they are
     #[arg(long)]
@@ -237,6 +247,23 @@ pub(crate) enum LogStream {
 
 fn since(text: &str) -> Result<jiff::Timestamp, String> {
     crate::logs::since(text, jiff::Timestamp::now())
+}
+
+/// Checks what selects an agent before anything is asked: an empty one is most often an unset variable.
+fn agent(text: &str) -> Result<String, String> {
+    if colibri_client::is_blank(text) {
+        return Err(
+            "an empty id or name selects no agent; give an id or a name that colibri ps shows"
+                .to_owned(),
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// Checks the name for a new agent.
+fn name(text: &str) -> Result<String, colibri_client::NameError> {
+    colibri_client::check_name(text)?;
+    Ok(text.to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -21,7 +21,8 @@ pub(crate) async fn params(client: &Client, spawn: Spawn) -> Result<SpawnParams,
     let mut profiles = client.list_profiles().await?.profiles.into_iter();
     let profile = profiles.find(|profile| profile.name == *name);
     let of_profile = profile.map_or_else(OfProfile::default, |profile| OfProfile {
-        has_place: profile.jail.as_ref().is_some_and(JailConfig::is_jail) || profile.cwd.is_some(),
+        has_jail: profile.jail.as_ref().is_some_and(JailConfig::is_jail),
+        has_cwd: profile.cwd.is_some(),
         // What its own variables or file hold needs not be here.
         secrets: profile
             .secrets

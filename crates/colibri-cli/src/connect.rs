@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use colibri_client::{Agent, Client, ClientError, ErrorKind, default_socket};
+use colibri_client::{Agent, Client, ClientError, default_socket};
 use colibri_spawner::file::ConfigFile;
 use colibri_spawner::settings::Partial;
 use tokio::io::AsyncReadExt;
@@ -112,41 +112,7 @@ async fn start(socket: &Path) -> Result<Client, CliError> {
     }
 }
 
-/// The agent of that id, beginning of an id, or name.
+/// Returns the agent that the user means; see [`colibri_client::resolve`].
 pub(crate) async fn find(client: &Client, wanted: &str) -> Result<Agent, CliError> {
-    match client.get_agent(wanted).await {
-        Err(ClientError::Rpc(error)) if error.data.kind == ErrorKind::UnknownAgent => {}
-        other => return Ok(other?),
-    }
-    let fits =
-        |agent: &Agent| agent.id.starts_with(wanted) || agent.name.as_deref() == Some(wanted);
-    let mut found: Vec<Agent> = client
-        .list_agents()
-        .await?
-        .into_iter()
-        .filter(fits)
-        .collect();
-    // An agent that starts with the daemon has the label of those before it, which have ended.
-    let labelled = |agent: &Agent| agent.name.as_deref() == Some(wanted);
-    if found.iter().all(labelled)
-        && found
-            .iter()
-            .filter(|agent| agent.exited_at.is_none())
-            .count()
-            == 1
-    {
-        found.retain(|agent| agent.exited_at.is_none());
-    }
-    match (found.pop(), found.is_empty()) {
-        (Some(agent), true) => Ok(agent),
-        (None, _) => Err(CliError::NoSuchAgent(wanted.to_owned())),
-        (Some(last), false) => {
-            let ids: Vec<_> = found
-                .iter()
-                .chain([&last])
-                .map(|agent| agent.id.clone())
-                .collect();
-            Err(CliError::Ambiguous(wanted.to_owned(), ids.join(", ")))
-        }
-    }
+    Ok(client.find_agent(wanted).await?)
 }

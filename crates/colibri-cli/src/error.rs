@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use colibri_client::ClientError;
 
+use crate::paths::PathError;
+
 /// A failure of a command. The exit code is 3 where there is no daemon, 2 where the command makes no sense
 /// here, and 1 for all else.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +29,8 @@ pub(crate) enum CliError {
     Daemon { program: PathBuf, source: io::Error },
     #[error("a daemon could not be started:\n{0}")]
     DaemonFailed(String),
-    #[error(
-        "no agent has the id, the beginning of an id, or the name {0:?}; colibri ps shows all agents"
-    )]
-    NoSuchAgent(String),
-    #[error("{0:?} could be several agents: {1}; give more of the id")]
-    Ambiguous(String, String),
+    #[error(transparent)]
+    Path(#[from] PathError),
     #[error(
         "the connection to the daemon ended; the agent goes on: see colibri ps, and colibri logs {0}"
     )]

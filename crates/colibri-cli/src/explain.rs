@@ -35,9 +35,10 @@ pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, C
     };
     let profile = name.as_ref().and_then(|name| profiles.get(name));
     let of_profile = OfProfile {
-        has_place: profile.is_some_and(|profile| {
-            profile.jail.as_ref().is_some_and(JailConfig::is_jail) || profile.cwd.is_some()
-        }),
+        has_jail: profile
+            .and_then(|profile| profile.jail.as_ref())
+            .is_some_and(JailConfig::is_jail),
+        has_cwd: profile.is_some_and(|profile| profile.cwd.is_some()),
         secrets: Vec::new(),
     };
     let params = spawn.into_params(&of_profile)?;

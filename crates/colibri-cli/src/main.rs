@@ -13,6 +13,7 @@ mod events;
 mod explain;
 mod logs;
 mod output;
+mod paths;
 mod prompt;
 mod run;
 mod status;

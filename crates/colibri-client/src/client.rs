@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use colibri_proto::{
-    Agent, Call, DoctorResult, Empty, ExplainResult, IdParams, InputParams, InputResult,
+    Agent, Call, DoctorResult, Empty, ErrorKind, ExplainResult, IdParams, InputParams, InputResult,
     KillParams, KillResult, ListParams, ListResult, Notification, OutputData, ProfilesResult,
     ReadParams, ReadResult, ReloadResult, Run, RunsResult, SpawnParams, SpawnResult,
     SubscribeParams, Subscription, UsageParams, UsageResult, VersionResult,
@@ -16,8 +16,8 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex, mpsc};
 
-use crate::ClientError;
 use crate::connection::{self, Answer, Shared, with};
+use crate::{ClientError, ResolveError, is_blank, resolve};
 
 /// Notifications that wait for a slow consumer before their connection is not read any more.
 const EVENTS: usize = 64;
@@ -31,8 +31,12 @@ pub struct Client {
     next_id: Arc<AtomicU64>,
 }
 
-fn id(id: &str) -> IdParams {
-    IdParams { id: id.to_owned() }
+/// The parameters of a call about one agent. An empty id is refused here: it is most often an unset variable.
+fn id(id: &str) -> Result<IdParams, ClientError> {
+    if is_blank(id) {
+        return Err(ResolveError::Blank.into());
+    }
+    Ok(IdParams { id: id.to_owned() })
 }
 
 impl Client {
@@ -132,7 +136,20 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn get_agent(&self, agent: &str) -> Result<Agent, ClientError> {
-        self.call("get-agent", Call::GetAgent(id(agent))).await
+        self.call("get-agent", Call::GetAgent(id(agent)?)).await
+    }
+
+    /// Returns the agent that a user means by `wanted`; see [`resolve`].
+    ///
+    /// # Errors
+    /// [`ClientError::Resolve`] where no agent is selected, or more than one; else see [`ClientError`].
+    pub async fn find_agent(&self, wanted: &str) -> Result<Agent, ClientError> {
+        match self.get_agent(wanted).await {
+            Err(ClientError::Rpc(error)) if error.data.kind == ErrorKind::UnknownAgent => {}
+            other => return other,
+        }
+        let agents = self.list_agents().await?;
+        Ok(resolve(&agents, wanted)?.clone())
     }
 
     /// One agent, once it has ended.
@@ -140,7 +157,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn wait_agent(&self, agent: &str) -> Result<Agent, ClientError> {
-        self.call("wait-agent", Call::WaitAgent(id(agent))).await
+        self.call("wait-agent", Call::WaitAgent(id(agent)?)).await
     }
 
     /// The runs of an agent that was started again.
@@ -148,7 +165,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn list_runs(&self, agent: &str) -> Result<Vec<Run>, ClientError> {
-        let result: RunsResult = self.call("list-runs", Call::ListRuns(id(agent))).await?;
+        let result: RunsResult = self.call("list-runs", Call::ListRuns(id(agent)?)).await?;
         Ok(result.runs)
     }
 
@@ -166,7 +183,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn remove_agent(&self, agent: &str) -> Result<(), ClientError> {
-        self.call("remove-agent", Call::RemoveAgent(id(agent)))
+        self.call("remove-agent", Call::RemoveAgent(id(agent)?))
             .await
             .map(|Empty {}| ())
     }
@@ -176,6 +193,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn kill_agent(&self, params: KillParams) -> Result<KillResult, ClientError> {
+        id(&params.id)?;
         self.call("kill-agent", Call::KillAgent(params)).await
     }
 
@@ -187,7 +205,7 @@ impl Client {
     pub async fn send_input(&self, agent: &str, bytes: &[u8]) -> Result<usize, ClientError> {
         let bytes = bytes.get(..512 * 1024).unwrap_or(bytes);
         let params = InputParams {
-            id: agent.to_owned(),
+            id: id(agent)?.id,
             data: OutputData::from_bytes(bytes),
         };
         let result: InputResult = self.call("send-input", Call::SendInput(params)).await?;
@@ -199,7 +217,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn close_input(&self, agent: &str) -> Result<(), ClientError> {
-        self.call("close-input", Call::CloseInput(id(agent)))
+        self.call("close-input", Call::CloseInput(id(agent)?))
             .await
             .map(|Empty {}| ())
     }
@@ -209,6 +227,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn read_journal(&self, params: ReadParams) -> Result<ReadResult, ClientError> {
+        id(&params.id)?;
         self.call("read-journal", Call::ReadJournal(params)).await
     }
 
@@ -254,6 +273,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn subscribe(&self, params: SubscribeParams) -> Result<Events, ClientError> {
+        params.id.as_deref().map(id).transpose()?;
         let (sender, events) = mpsc::channel(EVENTS);
         let connection = Self::open(self.socket.clone(), Some(sender)).await?;
         let Subscription { .. } = connection

@@ -4,11 +4,13 @@
 mod client;
 mod connection;
 mod drive;
+mod resolve;
 mod roster;
 
 pub use client::{Client, Events};
 pub use colibri_glasspane as glasspane;
 pub use colibri_proto::*;
+pub use resolve::{MIN_PREFIX, NameError, ResolveError, check_name, is_blank, resolve};
 pub use roster::{Roster, Used, Watched};
 
 use std::io;
@@ -32,6 +34,9 @@ pub enum ClientError {
     /// The daemon refused; its own words.
     #[error(transparent)]
     Rpc(#[from] RpcError),
+    /// What was typed selects no agent.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
     /// The connection ended before the answer came.
     #[error("the daemon closed the connection before it answered; it may have been stopped")]
     Closed,

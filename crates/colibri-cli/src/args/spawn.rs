@@ -12,8 +12,9 @@ use colibri_client::{
 };
 use colibri_spawner::env_file::{self, Readers};
 
-use super::duration;
+use super::{duration, name};
 use crate::error::CliError;
+use crate::paths::{Here, tidy};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Spawn {
@@ -25,7 +26,7 @@ pub(crate) struct Spawn {
     jail_name: Option<String>,
     /// Confine to a jail or sandbox with this root directory, gone when the agent ends
     #[arg(long, value_name = "PATH")]
-    jail_path: Option<String>,
+    jail_path: Option<PathBuf>,
     /// IPv4 of the jail: inherit, disable (with bubblewrap: no network at all), new, or addresses
     #[arg(long, value_name = "POLICY")]
     jail_ip4: Option<String>,
@@ -83,8 +84,8 @@ pub(crate) struct Spawn {
     /// How the agent's output is read [default: generic]
     #[arg(long, value_enum)]
     runtime: Option<Runtime>,
-    /// A label for people
-    #[arg(long, value_name = "LABEL")]
+    /// A label for people, at most 64 characters; no two running agents have the same
+    #[arg(long, value_name = "LABEL", value_parser = name)]
     name: Option<String>,
     /// Start it again when it has ended: never, on-failure or always
     #[arg(long, value_enum, value_name = "POLICY")]
@@ -137,8 +138,10 @@ impl From<Restart> for RestartWhen {
 /// What a profile says that decides what is to be asked for.
 #[derive(Debug, Default)]
 pub(crate) struct OfProfile {
-    /// It has a jail or a working directory, so that this one is not meant.
-    pub(crate) has_place: bool,
+    /// It has a jail, so that a working directory is one inside of it.
+    pub(crate) has_jail: bool,
+    /// It has a working directory, so that the caller's is not meant.
+    pub(crate) has_cwd: bool,
     /// Variables that are to be taken from here.
     pub(crate) secrets: Vec<String>,
 }
@@ -147,15 +150,30 @@ impl Spawn {
     /// As the daemon is asked.
     pub(crate) fn into_params(self, of_profile: &OfProfile) -> Result<SpawnParams, CliError> {
         let env = self.variables(of_profile)?;
-        let workspace = self.workspace.map(absolute);
-        let mut mounts = self.mount;
+        let here = Here::now();
+        let workspace = self
+            .workspace
+            .map(|path| here.normalize(&path))
+            .transpose()?;
+        let jail_path = self
+            .jail_path
+            .map(|path| here.normalize(&path))
+            .transpose()?;
+        let mut mounts = Vec::new();
+        for mount in self.mount {
+            mounts.push(MountConfig {
+                source: here.normalize(mount.source.as_ref())?,
+                target: mount.target.as_deref().map(tidy),
+                ..mount
+            });
+        }
         mounts.extend(workspace.clone().map(|source| MountConfig {
             source,
             ..MountConfig::default()
         }));
         let jail = JailConfig {
             name: self.jail_name,
-            path: self.jail_path,
+            path: jail_path,
             ip4: self.jail_ip4,
             user: self.jail_user,
             mounts,
@@ -172,13 +190,13 @@ impl Spawn {
             best_effort: self.best_effort,
         };
         let jail = (jail != JailConfig::default()).then_some(jail);
-        let here = || {
-            std::env::current_dir()
-                .ok()
-                .and_then(|here| here.into_os_string().into_string().ok())
+        let confined = of_profile.has_jail || jail.as_ref().is_some_and(JailConfig::is_jail);
+        let cwd = match self.cwd {
+            Some(inside) if confined => Some(tidy(&inside)),
+            Some(outside) => Some(here.normalize(outside.as_ref())?),
+            None if confined || of_profile.has_cwd => None,
+            None => Some(here.text()?),
         };
-        let placed = of_profile.has_place || jail.as_ref().is_some_and(JailConfig::is_jail);
-        let cwd = self.cwd.or_else(|| if placed { None } else { here() });
         let mut words = self.command.into_iter();
         let program = words.next();
         let args = program.is_some().then(|| words.collect());
@@ -226,20 +244,6 @@ impl Spawn {
         variables.extend(self.env.iter().cloned());
         Ok(variables)
     }
-}
-
-/// The whole path of a directory that was named from here. What leads through a link is left to the daemon to
-/// refuse, unless `..` makes it mean something else.
-fn absolute(path: PathBuf) -> String {
-    let up = path
-        .components()
-        .any(|part| part == std::path::Component::ParentDir);
-    let whole = if up {
-        path.canonicalize()
-    } else {
-        std::path::absolute(&path)
-    };
-    whole.unwrap_or(path).to_string_lossy().into_owned()
 }
 
 fn milliseconds(duration: Duration) -> u64 {

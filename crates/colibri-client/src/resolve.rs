@@ -1,0 +1,264 @@
+//! Finds the agent that a user means by what they type. Pure: the caller lists the agents.
+//!
+//! The order is: a full id, an exact name, the beginning of an id. A name always wins over the beginning of an id, so
+//! that no agent becomes unreachable by its name because another one got an id that starts with it.
+
+use std::cmp::Reverse;
+
+use colibri_proto::Agent;
+
+/// Fewest characters of an id that select an agent.
+pub const MIN_PREFIX: usize = 4;
+
+/// Most characters of a name.
+const MAX_NAME: usize = 64;
+
+/// Why what was typed selects no agent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// Nothing was typed, as by an unset variable of a shell.
+    #[error(
+        "no agent is named: the id or name is empty; give an id or a name that colibri ps shows"
+    )]
+    Blank,
+    /// No agent fits.
+    #[error("no agent has the id, id prefix or name {0:?}; run colibri ps to list all agents")]
+    Unknown(String),
+    /// Ids begin with it, but it is too short to select one.
+    #[error(
+        "{wanted:?} is too short for an id prefix, and no agent has it as its name; give at least {MIN_PREFIX} characters of the id"
+    )]
+    PrefixTooShort {
+        /// What was typed.
+        wanted: String,
+    },
+    /// Several ids begin with it.
+    #[error("{wanted:?} is a prefix of several ids: {}; give more characters of the id", ids.join(", "))]
+    AmbiguousPrefix {
+        /// What was typed.
+        wanted: String,
+        /// All that fit.
+        ids: Vec<String>,
+    },
+    /// Several running agents have this name. A daemon of this version does not let that happen.
+    #[error("{wanted:?} is the name of several running agents: {}; give an id", ids.join(", "))]
+    AmbiguousName {
+        /// What was typed.
+        wanted: String,
+        /// All that fit.
+        ids: Vec<String>,
+    },
+}
+
+/// Returns the agent that `wanted` selects: the one with this id; else the one with exactly this name, a running
+/// agent before those that have ended and the newest of these; else the only one whose id begins with `wanted`, which
+/// must have at least [`MIN_PREFIX`] characters then.
+///
+/// # Errors
+/// No agent is selected, or more than one.
+pub fn resolve<'a>(agents: &'a [Agent], wanted: &str) -> Result<&'a Agent, ResolveError> {
+    if is_blank(wanted) {
+        return Err(ResolveError::Blank);
+    }
+    if let Some(agent) = agents.iter().find(|agent| agent.id == wanted) {
+        return Ok(agent);
+    }
+    if let Some(agent) = by_name(agents, wanted)? {
+        return Ok(agent);
+    }
+    let fits: Vec<&Agent> = agents
+        .iter()
+        .filter(|agent| agent.id.starts_with(wanted))
+        .collect();
+    match fits[..] {
+        [] => Err(ResolveError::Unknown(wanted.to_owned())),
+        _ if wanted.chars().count() < MIN_PREFIX => Err(ResolveError::PrefixTooShort {
+            wanted: wanted.to_owned(),
+        }),
+        [agent] => Ok(agent),
+        _ => Err(ResolveError::AmbiguousPrefix {
+            wanted: wanted.to_owned(),
+            ids: ids(&fits),
+        }),
+    }
+}
+
+fn by_name<'a>(agents: &'a [Agent], wanted: &str) -> Result<Option<&'a Agent>, ResolveError> {
+    let named = agents
+        .iter()
+        .filter(|agent| agent.name.as_deref() == Some(wanted));
+    let (running, ended): (Vec<&Agent>, Vec<&Agent>) =
+        named.partition(|agent| agent.exited_at.is_none());
+    match running[..] {
+        [agent] => Ok(Some(agent)),
+        [] => Ok(ended
+            .into_iter()
+            .min_by_key(|agent| Reverse((&agent.started_at, &agent.exited_at, &agent.id)))),
+        _ => Err(ResolveError::AmbiguousName {
+            wanted: wanted.to_owned(),
+            ids: ids(&running),
+        }),
+    }
+}
+
+fn ids(agents: &[&Agent]) -> Vec<String> {
+    let mut ids: Vec<String> = agents.iter().map(|agent| agent.id.clone()).collect();
+    ids.sort();
+    ids
+}
+
+/// Whether a text is empty or only whitespace, and so names nothing.
+#[must_use]
+pub fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
+}
+
+/// Why an agent cannot have a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NameError {
+    /// It is empty or only whitespace.
+    #[error("the name is empty; give 1 to {MAX_NAME} characters, or leave the name out")]
+    Blank,
+    /// It would not be shown as it is.
+    #[error("the name {0:?} has a control character; give printable characters")]
+    Control(String),
+    /// It does not fit into a table.
+    #[error("the name has {0} characters; give at most {MAX_NAME}")]
+    TooLong(usize),
+}
+
+/// Checks the name for a new agent: 1 to 64 characters, no control characters, not only whitespace.
+///
+/// # Errors
+/// The name is refused.
+pub fn check_name(name: &str) -> Result<(), NameError> {
+    if is_blank(name) {
+        return Err(NameError::Blank);
+    }
+    if name.chars().any(char::is_control) {
+        return Err(NameError::Control(name.to_owned()));
+    }
+    match name.chars().count() {
+        0..=MAX_NAME => Ok(()),
+        count => Err(NameError::TooLong(count)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    /// An agent that was started in the given second, and ended a second later if `ended`.
+    fn agent(id: &str, name: Option<&str>, started: u32, ended: bool) -> Agent {
+        let at = |second: u32| format!("2026-01-01T00:00:{second:02}.000Z");
+        let exited_at = ended.then(|| at(started + 1));
+        let agent = json!({"id": id, "name": name, "state": "working", "pid": 7, "program": "sh", "args": [],
+            "jail": null, "runtime": "generic", "run": 1, "started_at": at(started), "exited_at": exited_at,
+            "stdout_bytes": 0, "stderr_bytes": 0});
+        serde_json::from_value(agent).unwrap()
+    }
+
+    #[test]
+    fn resolve_follows_the_documented_order() {
+        let agents = [
+            agent("qz8abcdefg", Some("precious"), 1, false),
+            agent("zaaa111111", Some("z"), 2, true),
+            agent("zaaa222222", Some("z"), 4, true),
+            agent("zaaa333333", Some("z"), 3, true),
+            agent("twin111111", Some("both"), 5, false),
+            agent("twin222222", Some("both"), 9, true),
+            agent("late111111", Some("qz8abcdefg"), 9, false),
+            agent("old1111111", Some("twin"), 9, false),
+            agent("two1111111", Some("doubled"), 1, false),
+            agent("two2222222", Some("doubled"), 2, false),
+        ];
+        for (wanted, expected) in [
+            ("precious", Ok("qz8abcdefg")),
+            ("qz8abcdefg", Ok("qz8abcdefg")),
+            ("qz8abc", Ok("qz8abcdefg")),
+            ("qz8a", Ok("qz8abcdefg")),
+            ("qz8", Err("too short")),
+            ("q", Err("too short")),
+            ("z", Ok("zaaa222222")),
+            ("zaaa", Err("zaaa111111, zaaa222222, zaaa333333")),
+            ("zaaa3", Ok("zaaa333333")),
+            ("both", Ok("twin111111")),
+            ("twin", Ok("old1111111")),
+            ("twin2", Ok("twin222222")),
+            (
+                "doubled",
+                Err("several running agents: two1111111, two2222222"),
+            ),
+            ("Precious", Err("no agent has")),
+            ("precious ", Err("no agent has")),
+            ("x", Err("no agent has")),
+            ("qz8abcdefgh", Err("no agent has")),
+            ("", Err("is empty")),
+            (" \t\n", Err("is empty")),
+            ("\u{2003}", Err("is empty")),
+        ] {
+            let found = resolve(&agents, wanted);
+            match (found, expected) {
+                (Ok(found), Ok(id)) => assert_eq!(found.id, id, "{wanted:?}"),
+                (Err(error), Err(part)) => {
+                    assert!(error.to_string().contains(part), "{wanted:?}: {error}");
+                }
+                (found, _) => panic!("{wanted:?}: {found:?}"),
+            }
+        }
+        assert_eq!(resolve(&[], ""), Err(ResolveError::Blank));
+    }
+
+    proptest! {
+        #[test]
+        fn exact_name_always_beats_an_id_prefix(
+            ids in prop::collection::btree_set("[ab]{10}", 1..8),
+            name in "[ab]{1,9}",
+            place in any::<prop::sample::Index>(),
+            ended in any::<bool>(),
+        ) {
+            let ids: Vec<String> = ids.into_iter().collect();
+            let owner = place.get(&ids);
+            let agents: Vec<Agent> = ids
+                .iter()
+                .map(|id| agent(id, (id == owner).then_some(&*name), 1, ended))
+                .collect();
+            prop_assert_eq!(&resolve(&agents, &name).unwrap().id, owner);
+        }
+
+        #[test]
+        fn resolve_never_guesses_between_agents(
+            ids in prop::collection::btree_set("[ab]{6}", 0..12),
+            wanted in "[ab ]{0,7}",
+        ) {
+            let agents: Vec<Agent> = ids.iter().map(|id| agent(id, None, 1, false)).collect();
+            let fits = ids.iter().filter(|id| id.starts_with(&wanted)).count();
+            match resolve(&agents, &wanted) {
+                Ok(found) => {
+                    prop_assert!(found.id == wanted || (fits == 1 && wanted.len() >= MIN_PREFIX));
+                }
+                Err(_) => prop_assert!(!ids.contains(&wanted) && (fits != 1 || wanted.len() < MIN_PREFIX)),
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_cannot_be_typed_or_shown_are_refused() {
+        for (name, fits) in [
+            ("night shift".to_owned(), true),
+            ("ü".repeat(64), true),
+            ("x".repeat(65), false),
+            (String::new(), false),
+            (" \t".to_owned(), false),
+            ("a\nb".to_owned(), false),
+            ("a\u{1b}[2J".to_owned(), false),
+            ("a\u{85}".to_owned(), false),
+        ] {
+            assert_eq!(check_name(&name).is_ok(), fits, "{name:?}");
+        }
+    }
+}
