@@ -40,7 +40,7 @@ pub(crate) fn socket(partial: &Partial) -> PathBuf {
     partial
         .socket
         .clone()
-        .unwrap_or_else(|| default_socket(lookup))
+        .unwrap_or_else(|| default_socket(lookup, None))
 }
 
 /// The same. Where the settings file is not needed, a mistake in it keeps nobody from the daemon.

@@ -188,6 +188,7 @@ async fn follow(
             from_offset,
             timed: wanted.output,
             lifecycle: true,
+            ..SubscribeParams::default()
         };
         let mut events = match client.subscribe(params).await {
             // It was removed while no daemon was there; the list says so below.

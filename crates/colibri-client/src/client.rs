@@ -17,7 +17,8 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::connection::{self, Answer, Shared, with};
-use crate::{ClientError, ResolveError, is_blank, resolve};
+use crate::peer::own_uid;
+use crate::{ClientError, ResolveError, TrustedUsers, is_blank, resolve};
 
 /// Notifications that wait for a slow consumer before their connection is not read any more.
 const EVENTS: usize = 64;
@@ -26,6 +27,7 @@ const EVENTS: usize = 64;
 #[derive(Clone)]
 pub struct Client {
     socket: Arc<Path>,
+    trusted: TrustedUsers,
     writer: Arc<Mutex<OwnedWriteHalf>>,
     shared: Shared,
     next_id: Arc<AtomicU64>,
@@ -40,30 +42,56 @@ fn id(id: &str) -> Result<IdParams, ClientError> {
 }
 
 impl Client {
-    /// Connects to the daemon that listens at `socket`.
+    /// Connects to the daemon of root or of this user that listens at `socket`.
     ///
     /// # Errors
-    /// [`ClientError::NoDaemon`] where nobody does.
+    /// [`ClientError::NoDaemon`] where nobody does, [`ClientError::UntrustedPeer`] where somebody else does.
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
-        Self::open(socket.into(), None).await
+        Self::connect_trusting(socket, TrustedUsers::default()).await
+    }
+
+    /// Connects to the daemon of one of these users that listens at `socket`.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_trusting(
+        socket: &Path,
+        trusted: TrustedUsers,
+    ) -> Result<Self, ClientError> {
+        Self::open(socket.into(), trusted, None).await
+    }
+
+    /// Whether the connection has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        with(&self.shared, |waiting| waiting.is_closed())
     }
 
     async fn open(
         socket: Arc<Path>,
+        trusted: TrustedUsers,
         events: Option<mpsc::Sender<Notification>>,
     ) -> Result<Self, ClientError> {
-        let stream =
-            UnixStream::connect(&socket)
-                .await
-                .map_err(|source| ClientError::NoDaemon {
-                    path: socket.to_path_buf(),
-                    source,
-                })?;
+        let failed = |source| ClientError::NoDaemon {
+            path: socket.to_path_buf(),
+            source,
+        };
+        let stream = UnixStream::connect(&socket).await.map_err(failed)?;
+        // Before a byte is sent: what is said here may be secret.
+        let uid = stream.peer_cred().map_err(failed)?.uid();
+        if !trusted.trusts(uid) {
+            return Err(ClientError::UntrustedPeer {
+                path: socket.to_path_buf(),
+                uid,
+                own: own_uid(),
+            });
+        }
         let (reader, writer) = stream.into_split();
         let shared = Shared::default();
         tokio::spawn(connection::read(reader, shared.clone(), events));
         Ok(Self {
             socket,
+            trusted,
             writer: Arc::new(Mutex::new(writer)),
             shared,
             next_id: Arc::default(),
@@ -275,7 +303,7 @@ impl Client {
     pub async fn subscribe(&self, params: SubscribeParams) -> Result<Events, ClientError> {
         params.id.as_deref().map(id).transpose()?;
         let (sender, events) = mpsc::channel(EVENTS);
-        let connection = Self::open(self.socket.clone(), Some(sender)).await?;
+        let connection = Self::open(self.socket.clone(), self.trusted, Some(sender)).await?;
         let Subscription { .. } = connection
             .call("subscribe", Call::Subscribe(params))
             .await?;

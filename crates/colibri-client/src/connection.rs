@@ -34,6 +34,10 @@ impl Waiting {
         Some(receiver)
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     fn answer(&mut self, response: Response) {
         let id = response.id.as_u64();
         if let Some(answer) = id.and_then(|id| self.calls.remove(&id)) {

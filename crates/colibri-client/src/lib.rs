@@ -3,18 +3,26 @@
 
 mod client;
 mod connection;
+mod daemon_file;
 mod drive;
+mod endpoint;
+mod follow;
+mod peer;
 mod resolve;
 mod roster;
 
 pub use client::{Client, Events};
 pub use colibri_glasspane as glasspane;
 pub use colibri_proto::*;
+pub use daemon_file::{DAEMON_LOCK, DaemonFile};
+pub use endpoint::{Endpoint, LinkNote};
+pub use follow::{Follow, Followed, Following, Output};
+pub use peer::{TrustedUsers, UnknownUser};
 pub use resolve::{MIN_PREFIX, NameError, ResolveError, check_name, is_blank, resolve};
 pub use roster::{Roster, Used, Watched};
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Why a call failed.
@@ -31,6 +39,45 @@ pub enum ClientError {
         /// What the system said.
         source: io::Error,
     },
+    /// Nobody listens at the socket that was named, and the daemon of the state directory listens at another one.
+    #[error(
+        "no daemon listens at {wanted}, and the daemon of state directory {state_dir} (pid {pid}) listens at {socket}; pass --socket {socket}, or unset COLIBRI_SOCKET"
+    )]
+    Elsewhere {
+        /// The socket that was named.
+        wanted: PathBuf,
+        /// The state directory.
+        state_dir: PathBuf,
+        /// Its daemon.
+        pid: i32,
+        /// Where that listens.
+        socket: PathBuf,
+    },
+    /// Somebody else listens. Nothing was sent.
+    #[error(
+        "the process that listens at {path} is of uid {uid}, which is neither root nor you (uid {own}); nothing was sent to it. If that is the user of your daemon, set daemon_user = \"{uid}\" in colibri.toml or COLIBRI_DAEMON_USER={uid}"
+    )]
+    UntrustedPeer {
+        /// The socket.
+        path: PathBuf,
+        /// Who listens.
+        uid: u32,
+        /// Who asks.
+        own: u32,
+    },
+    /// The daemon's program cannot be executed.
+    #[error(
+        "cannot start {program}: {source}; install colibri-daemon beside colibri, or start it yourself"
+    )]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The daemon ended at once; its own words.
+    #[error("a daemon could not be started:\n{0}")]
+    StartFailed(String),
     /// The daemon refused; its own words.
     #[error(transparent)]
     Rpc(#[from] RpcError),
@@ -89,14 +136,29 @@ pub enum ClientError {
     Ended(String),
 }
 
-/// The daemon's socket where nobody names another: `$XDG_RUNTIME_DIR/colibri/colibri.sock`, else
-/// `/var/run/colibri/colibri.sock`. `lookup` gives a variable's value.
+/// Returns the daemon's socket where nobody names another: `$XDG_RUNTIME_DIR/colibri/colibri.sock`, else
+/// `/var/run/colibri/colibri.sock` for root, else `colibri.sock` in the state directory. `lookup` gives a variable's
+/// value.
 #[must_use]
-pub fn default_socket(lookup: impl Fn(&str) -> Option<String>) -> PathBuf {
-    lookup("XDG_RUNTIME_DIR")
-        .filter(|directory| directory.starts_with('/'))
-        .map_or_else(|| PathBuf::from("/var/run"), PathBuf::from)
-        .join("colibri/colibri.sock")
+pub fn default_socket(
+    lookup: impl Fn(&str) -> Option<String>,
+    state_dir: Option<&Path>,
+) -> PathBuf {
+    default_socket_of(lookup, state_dir, peer::own_uid() == 0)
+}
+
+fn default_socket_of(
+    lookup: impl Fn(&str) -> Option<String>,
+    state_dir: Option<&Path>,
+    is_root: bool,
+) -> PathBuf {
+    if let Some(directory) = lookup("XDG_RUNTIME_DIR").filter(|path| path.starts_with('/')) {
+        return PathBuf::from(directory).join("colibri/colibri.sock");
+    }
+    match state_dir {
+        Some(state_dir) if !is_root => state_dir.join("colibri.sock"),
+        _ => PathBuf::from("/var/run/colibri/colibri.sock"),
+    }
 }
 
 #[cfg(test)]
@@ -104,22 +166,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_socket_is_in_the_runtime_directory_if_there_is_one() {
-        for (runtime, socket) in [
+    fn default_socket_follows_the_documented_order() {
+        let var_run = "/var/run/colibri/colibri.sock";
+        for (runtime, state, is_root, socket) in [
             (
                 Some("/run/user/1000"),
+                Some("/s"),
+                false,
                 "/run/user/1000/colibri/colibri.sock",
             ),
-            (None, "/var/run/colibri/colibri.sock"),
-            (Some(""), "/var/run/colibri/colibri.sock"),
-            (Some("relative"), "/var/run/colibri/colibri.sock"),
+            (
+                Some("/run/user/0"),
+                Some("/s"),
+                true,
+                "/run/user/0/colibri/colibri.sock",
+            ),
+            (None, Some("/s"), true, var_run),
+            (None, Some("/s"), false, "/s/colibri.sock"),
+            (Some(""), Some("/s"), false, "/s/colibri.sock"),
+            (Some("relative"), Some("/s"), false, "/s/colibri.sock"),
+            (None, None, false, var_run),
         ] {
             let lookup = |name: &str| {
                 runtime
                     .filter(|_| name == "XDG_RUNTIME_DIR")
                     .map(str::to_owned)
             };
-            assert_eq!(default_socket(lookup), PathBuf::from(socket));
+            let found = default_socket_of(lookup, state.map(Path::new), is_root);
+            assert_eq!(found, PathBuf::from(socket), "{runtime:?} {state:?}");
         }
     }
 }

@@ -216,6 +216,7 @@ impl Connection {
             subscription: number,
             stream: params.stream,
             from_offset: params.from_offset,
+            stderr_from_offset: params.stderr_from_offset,
             timed: params.timed,
             lifecycle: params.lifecycle,
             rests: params.id.is_none(),

@@ -3,11 +3,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
+use colibri_client::{DAEMON_LOCK, DaemonFile};
 use colibri_priv::BackendRegistry;
 use colibri_spawner::file::ConfigFile;
 use colibri_spawner::settings::{Partial, Settings, SettingsError};
@@ -25,7 +26,7 @@ use crate::registry::{Observers, Registry};
 use crate::rotation::RotatedLog;
 use crate::server::Server;
 use crate::socket::{Listening, SocketError};
-use crate::{pool, retention};
+use crate::{pool, retention, times};
 
 /// Runs AI coding agents unattended, each confined in a jail.
 ///
@@ -77,9 +78,9 @@ enum StartError {
     #[error(transparent)]
     State(#[from] SpawnError),
     #[error(
-        "state directory {0} is used by another colibri-daemon; stop that one, or name another directory with --state-dir"
+        "state directory {directory} is used by another colibri-daemon{which}; stop that one, or name another directory with --state-dir"
     )]
-    StateInUse(PathBuf),
+    StateInUse { directory: PathBuf, which: String },
     #[error(
         "the threads of the daemon cannot be started: {0}; end processes of this user, or raise the limit of processes: ulimit -u, or TasksMax= in the systemd unit"
     )]
@@ -141,7 +142,7 @@ fn run(
     let socket = partial
         .socket
         .clone()
-        .unwrap_or_else(|| colibri_client::default_socket(lookup));
+        .unwrap_or_else(|| colibri_client::default_socket(lookup, Some(&settings.state_dir)));
     let mut spawner = settings.spawner(
         &socket,
         std::env::vars_os().filter_map(|(name, value)| {
@@ -160,12 +161,15 @@ fn run(
         }
     }
     let _lock = lock_state(&settings)?;
+    // A daemon that was killed has left it.
+    DaemonFile::remove(&settings.state_dir);
     let config = Configuration::new(arguments.config.clone(), stronger, backends, file);
     let audit = Audit::new(&settings.state_dir, settings.log);
     pool::runtime()
         .map_err(StartError::Threads)?
         .block_on(async {
             let listening = Listening::open(&socket, partial.socket_group.as_deref()).await?;
+            record(&settings, &socket);
             let watch = |kind| signal(kind).map_err(StartError::system("watching signals"));
             // Where RLIMIT_FSIZE is reached, a write fails with EFBIG, and does not end the daemon.
             drop(watch(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
@@ -215,6 +219,7 @@ fn run(
                 break;
             }
             drop(serving);
+            DaemonFile::remove(&settings.state_dir);
             // Nobody must find a socket at which nobody listens.
             drop(listening);
             let running = server.shut_down().await;
@@ -311,19 +316,37 @@ fn log_to(arguments: &Arguments, settings: &Settings) -> Result<Option<RotatedLo
     Ok(None)
 }
 
+/// Records where this daemon listens, for clients that know its state directory only.
+fn record(settings: &Settings, socket: &Path) {
+    let record = DaemonFile {
+        pid: rustix::process::getpid().as_raw_nonzero().get(),
+        socket: socket.to_owned(),
+        started_at: times::from_ms(times::now_ms()),
+    };
+    if let Err(error) = record.write(&settings.state_dir) {
+        tracing::warn!(%error, "cannot write daemon.json in the state directory; clients must be told the socket");
+    }
+}
+
 /// One daemon a state directory: two would both answer for the same agents.
 fn lock_state(settings: &Settings) -> Result<File, StartError> {
     let file = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
-        .open(settings.state_dir.join("daemon.lock"))
+        .open(settings.state_dir.join(DAEMON_LOCK))
         .map_err(StartError::system(
             "opening daemon.lock in the state directory",
         ))?;
     if crate::socket::lock(&file).map_err(StartError::system("locking the state directory"))? {
         Ok(file)
     } else {
-        Err(StartError::StateInUse(settings.state_dir.clone()))
+        let running = DaemonFile::of_running(&settings.state_dir);
+        let which =
+            running.map(|other| format!(" (pid {}, socket {})", other.pid, other.socket.display()));
+        Err(StartError::StateInUse {
+            directory: settings.state_dir.clone(),
+            which: which.unwrap_or_default(),
+        })
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct Wanted {
     pub(crate) subscription: u64,
     pub(crate) stream: Option<StreamChoice>,
     pub(crate) from_offset: Option<u64>,
+    /// Where standard error begins, if that is another place.
+    pub(crate) stderr_from_offset: Option<u64>,
     pub(crate) timed: bool,
     /// Spawns, runs and kills are wanted too.
     pub(crate) lifecycle: bool,
@@ -127,7 +129,10 @@ async fn follow(
     let places: Vec<(Stream, u64)> = streams
         .iter()
         .map(|stream| {
-            let from = wanted.from_offset;
+            let from = match stream {
+                Stream::Stdout => wanted.from_offset,
+                Stream::Stderr => wanted.stderr_from_offset.or(wanted.from_offset),
+            };
             (*stream, from.unwrap_or_else(|| length(&snapshot, *stream)))
         })
         .collect();
@@ -503,6 +508,7 @@ mod tests {
             subscription: 1,
             stream: None,
             from_offset: Some(0),
+            stderr_from_offset: None,
             timed: false,
             lifecycle: false,
             rests: false,
@@ -535,6 +541,7 @@ mod tests {
             subscription: 1,
             stream: Some(StreamChoice::None),
             from_offset: None,
+            stderr_from_offset: None,
             timed: false,
             lifecycle: true,
             rests: true,

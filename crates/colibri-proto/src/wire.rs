@@ -524,6 +524,9 @@ pub struct SubscribeParams {
     /// From this byte of each output on; absent: from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_offset: Option<u64>,
+    /// From this byte of standard error on; absent: as `from_offset` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr_from_offset: Option<u64>,
     /// Each `agent-output` ends with the chunk that it begins in, and says when that came.
     #[serde(default, skip_serializing_if = "is_false")]
     pub timed: bool,

@@ -48,6 +48,8 @@ pub struct Partial {
     pub socket: Option<PathBuf>,
     /// Group that may use the socket, by name or number.
     pub socket_group: Option<String>,
+    /// Of clients: the user whose daemon they trust besides root's and their own, by name or number.
+    pub daemon_user: Option<String>,
     /// The state directory.
     pub state_dir: Option<PathBuf>,
     /// Name of the privilege backend.
@@ -179,6 +181,7 @@ impl Partial {
         let lookup = |name: &str| lookup(name).filter(|value| !value.is_empty());
         Self {
             socket: lookup("COLIBRI_SOCKET").map(PathBuf::from),
+            daemon_user: lookup("COLIBRI_DAEMON_USER"),
             state_dir: lookup("COLIBRI_STATE_DIR").map(PathBuf::from),
             privilege: lookup("COLIBRI_JAIL_PRIV_MODE"),
             helper: lookup("COLIBRI_JAIL_HELPER"),
@@ -196,6 +199,7 @@ impl Partial {
         Self {
             socket: self.socket.or(weaker.socket),
             socket_group: self.socket_group.or(weaker.socket_group),
+            daemon_user: self.daemon_user.or(weaker.daemon_user),
             state_dir: self.state_dir.or(weaker.state_dir),
             privilege: self.privilege.or(weaker.privilege),
             helper: self.helper.or(weaker.helper),
@@ -217,6 +221,12 @@ impl Partial {
                 false => self.hook,
             },
         }
+    }
+
+    /// Returns the state directory of a daemon with these settings.
+    pub fn state_dir_or_default(&self, lookup: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+        let named = self.state_dir.clone();
+        named.or_else(|| default_state_dir(&lookup))
     }
 
     /// The privilege backends that there are with these settings.
@@ -382,10 +392,9 @@ impl Settings {
         let metrics = partial.metrics.as_deref().map(str::parse).transpose();
         let metrics = metrics.map_err(SettingsError::Metrics)?;
         let hooks = checked(&partial.hook)?;
-        let state_dir = match &partial.state_dir {
-            Some(path) => path.clone(),
-            None => default_state_dir(&lookup).ok_or(SettingsError::NoStateDir)?,
-        };
+        let state_dir = partial
+            .state_dir_or_default(&lookup)
+            .ok_or(SettingsError::NoStateDir)?;
         let shim = partial.shim.clone().unwrap_or_else(|| {
             find("colibri-shim").unwrap_or_else(|| Path::new(LIBEXEC[0]).join("colibri-shim"))
         });

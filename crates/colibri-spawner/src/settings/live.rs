@@ -5,8 +5,10 @@ use serde_json::{Map, Value};
 
 use super::Partial;
 
-/// Settings that a running daemon takes over: about agents that are started from then on, and about ended ones.
+/// Settings that a running daemon takes over: those about agents that are started from then on, those about ended ones,
+/// and those that only clients read.
 const LIVE: &[&str] = &[
+    "daemon_user",
     "shim",
     "segment_bytes",
     "retain_bytes",

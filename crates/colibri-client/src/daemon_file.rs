@@ -1,0 +1,107 @@
+//! `daemon.json` in the state directory: where the daemon of that directory listens.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "daemon.json";
+const NEW_FILE: &str = "daemon.json.new";
+/// A daemon holds an exclusive lock on this file of its state directory as long as it runs.
+pub const DAEMON_LOCK: &str = "daemon.lock";
+/// More than any record takes.
+const MAX_LENGTH: u64 = 64 << 10;
+
+/// A running daemon, as it has recorded itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonFile {
+    /// Its process.
+    pub pid: i32,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Since when (RFC 3339).
+    pub started_at: String,
+}
+
+impl DaemonFile {
+    /// Records the daemon, atomically and for its user alone.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, state_dir: &Path) -> io::Result<()> {
+        let new = state_dir.join(NEW_FILE);
+        let _ = fs::remove_file(&new);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        drop(file);
+        fs::rename(new, state_dir.join(FILE))
+    }
+
+    /// Removes the record, at the start and at the end of a daemon.
+    pub fn remove(state_dir: &Path) {
+        let _ = fs::remove_file(state_dir.join(FILE));
+    }
+
+    /// Returns the daemon that runs with this state directory, if it has recorded itself.
+    #[must_use]
+    pub fn of_running(state_dir: &Path) -> Option<Self> {
+        let record = Self::read(state_dir)?;
+        let pid = rustix::process::Pid::from_raw(record.pid)?;
+        // A process of another user cannot be signalled, and lives as well.
+        let lives = rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH);
+        (lives && is_locked(state_dir)).then_some(record)
+    }
+
+    fn read(state_dir: &Path) -> Option<Self> {
+        let path = state_dir.join(FILE);
+        let data = fs::symlink_metadata(&path).ok()?;
+        if !data.is_file() || data.len() > MAX_LENGTH {
+            return None;
+        }
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+}
+
+/// Whether a daemon runs with this state directory, also one that does not listen yet.
+pub(crate) fn is_locked(state_dir: &Path) -> bool {
+    File::open(state_dir.join(DAEMON_LOCK))
+        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_counts_only_while_its_daemon_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(DaemonFile::of_running(dir.path()), None, "no file");
+        let record = DaemonFile {
+            pid: i32::try_from(std::process::id()).unwrap(),
+            socket: "/run/x.sock".into(),
+            started_at: "2026-01-01T00:00:00.000Z".into(),
+        };
+        record.write(dir.path()).unwrap();
+        assert_eq!(DaemonFile::of_running(dir.path()), None, "no lock file");
+        let lock = File::create(dir.path().join(DAEMON_LOCK)).unwrap();
+        assert_eq!(DaemonFile::of_running(dir.path()), None, "not locked");
+        lock.lock().unwrap();
+        assert_eq!(DaemonFile::of_running(dir.path()), Some(record.clone()));
+        let ended = DaemonFile {
+            pid: i32::MAX,
+            ..record
+        };
+        ended.write(dir.path()).unwrap();
+        assert_eq!(DaemonFile::of_running(dir.path()), None, "no such process");
+        fs::write(dir.path().join(FILE), "{").unwrap();
+        assert_eq!(DaemonFile::of_running(dir.path()), None, "not a record");
+        DaemonFile::remove(dir.path());
+        assert!(!dir.path().join(FILE).exists());
+    }
+}
