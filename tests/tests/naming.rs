@@ -1,0 +1,88 @@
+//! What a user types selects one agent, or none: an empty text and a guess never do.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use colibri_tests::{Daemon, text};
+
+#[test]
+fn empty_id_selects_no_agent_in_any_command() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&["--", "sleep", "1000"]);
+    for blank in ["", " ", "\t"] {
+        for args in [
+            &["kill", blank][..],
+            &["rm", "-f", blank],
+            &["rm", blank],
+            &["status", blank],
+            &["logs", blank],
+            &["runs", blank],
+            &["attach", blank],
+            &["prompt", blank, "hi"],
+            &["abort", blank],
+            &["send", blank, "hi"],
+            &["wait", blank],
+            &["events", blank],
+            &["events", &id, blank],
+        ] {
+            let output = daemon.cli(args);
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+            assert!(said.contains("empty"), "{args:?}: {said}");
+        }
+    }
+    assert!(daemon.agent(&id)["exited_at"].is_null(), "it still runs");
+    // Nothing was asked, so that a missing daemon makes no difference.
+    let absent = Daemon::place();
+    assert_eq!(absent.cli(&["kill", ""]).status.code(), Some(2));
+}
+
+#[test]
+fn exact_name_beats_the_prefix_of_an_id() {
+    let daemon = Daemon::start();
+    let other = daemon.spawn(&["--name", "precious", "--", "sleep", "1000"]);
+    for length in [1, 4, 9] {
+        let name = &other[..length];
+        let named = daemon.spawn(&["--name", name, "--", "sleep", "1000"]);
+        daemon.ok(&["kill", name]);
+        assert!(daemon.agent(&other)["exited_at"].is_null(), "{name}");
+        assert!(!daemon.agent(&named)["exited_at"].is_null(), "{name}");
+        // The name goes with its agent, and does not select another one by a short prefix.
+        daemon.ok(&["rm", name]);
+    }
+    let refused = daemon.cli(&["rm", "-f", &other[..1]]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(said.contains("too short for an id prefix"), "{said}");
+    assert!(daemon.agent(&other)["exited_at"].is_null());
+    daemon.ok(&["kill", &other[..4]]);
+}
+
+#[test]
+fn reused_name_selects_the_running_then_the_newest_agent() {
+    let daemon = Daemon::start();
+    for code in ["1", "2", "3"] {
+        let script = format!("exit {code}");
+        let id = daemon.spawn(&["--name", "night", "--", "sh", "-c", &script]);
+        let waited = daemon.cli(&["wait", "night"]);
+        assert_eq!(waited.status.code().unwrap().to_string(), code);
+        assert!(daemon.ok(&["status", "night"]).contains(&id));
+    }
+    let running = daemon.spawn(&["--name", "night", "--", "sleep", "1000"]);
+    assert!(daemon.ok(&["status", "night"]).contains(&running));
+    daemon.ok(&["rm", "-f", "night"]);
+    assert_eq!(daemon.cli(&["wait", "night"]).status.code(), Some(3));
+}
+
+#[test]
+fn names_that_cannot_be_shown_are_refused_at_once() {
+    // There is no daemon: it is not asked.
+    let place = Daemon::place();
+    let long = "x".repeat(65);
+    for name in ["", "  ", "a\nb", "a\u{1b}[2J", &long] {
+        for command in ["run", "spawn", "explain"] {
+            let output = place.cli(&[command, "--name", name, "--", "true"]);
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{name:?}: {said}");
+        }
+    }
+}
