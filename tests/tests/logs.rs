@@ -112,8 +112,8 @@ fn lines_have_the_times_at_which_they_came_and_can_be_asked_for_by_them() {
     assert_eq!(both(&format!("--since {third}")), "third\n");
     assert_eq!(
         both("--since 1h"),
-        "first\nthird\nsecond\n",
-        "without times one output, then the other"
+        "first\nsecond\nthird\n",
+        "as they came, also where times are not shown"
     );
     assert_eq!(both("--since 2999-01-01T00:00:00Z"), "");
     let usage = daemon.cli(&["logs", &id, "--since", "1h", "--from", "3"]);

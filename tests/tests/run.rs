@@ -105,6 +105,40 @@ fn signals_are_forwarded_and_the_agent_decides() {
 }
 
 #[test]
+fn forwarded_signal_ends_a_restarting_agent_for_good() {
+    let daemon = Daemon::start();
+    for jail in [&[][..], &["--jail-path", "/"]] {
+        for (signal, code) in [
+            (rustix::process::Signal::INT, 130),
+            (rustix::process::Signal::TERM, 143),
+            (rustix::process::Signal::HUP, 129),
+        ] {
+            let restart = ["--restart", "always", "--restart-delay", "1ms", "--"];
+            let script = "echo $COLIBRI_AGENT_ID; exec sleep 1000";
+            let mut child = daemon
+                .command("colibri")
+                .arg("run")
+                .args(jail)
+                .args(restart)
+                .args(["sh", "-c", script])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+            let mut id = String::new();
+            std::io::BufRead::read_line(&mut stdout, &mut id).unwrap();
+            let pid = rustix::process::Pid::from_child(&child);
+            rustix::process::kill_process(pid, signal).unwrap();
+            let ended = eventually("it ends", || child.try_wait().unwrap());
+            assert_eq!(ended.code(), Some(code), "{jail:?}");
+            let agent = daemon.agent(id.trim());
+            assert_eq!(agent["run"], 1, "{agent}");
+            assert!(!agent["exited_at"].is_null(), "{agent}");
+        }
+    }
+}
+
+#[test]
 fn an_agent_whose_reader_has_gone_is_ended() {
     let daemon = Daemon::start();
     let mut child = daemon
@@ -154,10 +188,11 @@ fn what_is_wrong_with_a_command_line_is_usage() {
         &["fly"],
         &["kill", "x", "--grace", "soon"],
         &["run", "--env", "novalue", "--", "true"],
+        &["logs", ""],
     ] {
         assert_eq!(daemon.cli(args).status.code(), Some(2), "{args:?}");
     }
-    for args in [&["wait", "nobody"][..], &["kill", "../x"], &["logs", ""]] {
+    for args in [&["wait", "nobody"][..], &["kill", "../x"]] {
         assert_eq!(daemon.cli(args).status.code(), Some(1), "{args:?}");
     }
 }

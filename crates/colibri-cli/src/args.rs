@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The daemon's socket (default: $COLIBRI_SOCKET, else colibri/colibri.sock in $XDG_RUNTIME_DIR or /var/run)
+    /// The daemon's socket (default: $COLIBRI_SOCKET, else that of your running daemon, else colibri/colibri.sock in $XDG_RUNTIME_DIR; see colibri(1))
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// Do not start a daemon where none listens
@@ -218,9 +218,9 @@ pub(crate) struct Events {
     /// Print one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
-    /// Wait for the next daemon when this one ends, and say that there is a gap
-    #[arg(long)]
-    pub(crate) reconnect: bool,
+    /// The default; accepted for scripts of earlier versions
+    #[arg(long, hide = true)]
+    reconnect: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,153 +1,128 @@
 //! `colibri attach`: an agent as it works, for people; what they type is said to it.
 
-use std::io::{self, Write};
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
 
 use colibri_client::glasspane::{Command, Delivery, Item, Painter, Transcript, encode};
 use colibri_client::{
-    Agent, AgentState, Client, ClientError, Events, Notification, OutputEvent, StateEvent, Stream,
-    StreamChoice, SubscribeParams,
+    Agent, AgentState, Client, ClientError, ExitEvent, Follow, Followed, Output, StateEvent, Stream,
 };
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::args::{Attach, Global};
 use crate::commands::PATIENCE;
-use crate::connect::{connect, find};
+use crate::connect::{endpoint, find};
 use crate::error::CliError;
 use crate::output;
 use crate::run::{BROKEN_PIPE, exit_code};
+use crate::signals::Signals;
+use crate::sink::{Failure, Piece, Sink};
 
 /// How much of what each output already holds is shown, in bytes.
 const HISTORY: u64 = 1 << 20;
 
-/// Shows an agent until it has ended, and exits as it does, or until Ctrl-C.
+/// How long output that is under way is waited for when the user detaches.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// Shows an agent until it has ended, and exits as it does, or until a signal, Ctrl-C among them. As in `run`, the
+/// loop never blocks.
 pub(crate) async fn attach(global: &Global, options: Attach) -> Result<u8, CliError> {
-    let client = connect(global).await?;
+    let endpoint = endpoint(global)?;
+    let client = endpoint.connect_or_start(output::link).await?;
     let agent = find(&client, &options.id).await?;
-    let mut view = View::new(&agent, &options);
-    let mut outputs = Outputs {
-        stdout: Some(follow(&client, &agent, Stream::Stdout, view.stdout).await?),
-        stderr: Some(follow(&client, &agent, Stream::Stderr, view.stderr).await?),
-    };
-    let mut interrupt =
-        signal(SignalKind::interrupt()).map_err(CliError::io("watching signals"))?;
+    let mut signals = Signals::watch()?;
+    let (mut sink, mut failures) = Sink::start()?;
     let mut typed = match options.no_input || agent.exited_at.is_some() {
         true => None,
-        false => Some(read_input()),
+        false => Some(crate::input::lines()?),
     };
+    let mut view = View::new(&agent, &options);
+    let wanted = Follow {
+        id: agent.id.clone(),
+        stream: None,
+        stdout: view.stdout,
+        stderr: view.stderr,
+        timed: false,
+    };
+    let mut following = endpoint.follow(client, wanted);
+    let client = following.client();
     let mut telling: Option<JoinHandle<Result<(), ClientError>>> = None;
-    let code = loop {
-        let shown = tokio::select! {
-            event = outputs.next() => match event {
-                None => return Err(CliError::Lost(agent.id.clone())),
-                Some(Notification::AgentExit(exit)) if outputs.ended() => {
-                    view.finish();
-                    output::note(&format!("{} ended: {}", agent.id, output::ending(exit.exit)));
-                    break exit_code(&exit);
-                }
-                Some(Notification::AgentOutput(chunk)) => view.output(chunk),
-                Some(Notification::AgentState(change)) => view.state(&change),
-                Some(_) => Ok(()),
-            },
-            line = next_line(&mut typed), if telling.is_none() => {
-                match line {
-                    None => typed = None,
-                    Some(line) => telling = view.tell(&client, &agent, &line),
-                }
-                Ok(())
+    let mut end: Option<ExitEvent> = None;
+    loop {
+        let is_free = view.pieces.is_empty();
+        tokio::select! {
+            biased;
+            signal = signals.next() => {
+                sink.close();
+                detach(&mut failures, &mut view, &agent).await;
+                // Ctrl-C is how people leave; other signals are told by the exit code.
+                return Ok(if signal.name == "INT" { 0 } else { signal.exit_code() });
             }
+            failure = failures.recv() => {
+                if let Some(failure) = failure {
+                    if failure.is_reader_gone() {
+                        return Ok(BROKEN_PIPE);
+                    }
+                    let doing = "writing what the agent says; the agent goes on";
+                    return Err(CliError::io(doing)(failure.error));
+                }
+                let Some(exit) = end else { return Ok(1) };
+                output::note(&format!("{} ended: {}", agent.id, output::ending(exit.exit)));
+                return Ok(exit_code(&exit));
+            }
+            permit = sink.room(), if !is_free => {
+                if let (Some(permit), Some(piece)) = (permit, view.pieces.pop_front()) {
+                    drop(permit.send(piece));
+                }
+                if view.pieces.is_empty() && end.is_some() {
+                    sink.close();
+                }
+            }
+            event = following.next(), if is_free && end.is_none() => match event {
+                Some(Ok(Followed::Output(output))) => view.output(output),
+                Some(Ok(Followed::State(change))) => view.state(&change),
+                Some(Ok(Followed::Exit(exit))) => {
+                    view.finish();
+                    end = Some(exit);
+                    if view.pieces.is_empty() {
+                        sink.close();
+                    }
+                }
+                Some(Ok(Followed::Link(note))) => view.say(&note.to_string()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.into()),
+                None => return Ok(1),
+            },
+            line = next_line(&mut typed), if telling.is_none() => match line {
+                None => typed = None,
+                Some(line) => telling = view.tell(&client, &agent, &line),
+            },
             outcome = told(&mut telling) => {
                 telling = None;
                 if let Err(error) = outcome {
-                    view.finish();
-                    output::complain(&error.to_string());
+                    view.say(&error.to_string());
                 }
-                Ok(())
             }
-            _ = interrupt.recv() => {
-                view.finish();
-                output::note(&format!(
-                    "detached; {id} goes on, and colibri attach {id} comes back to it",
-                    id = agent.id
-                ));
-                break 0;
-            }
-        };
-        match shown {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break BROKEN_PIPE,
-            other => other.map_err(CliError::io("writing what the agent says"))?,
         }
-    };
-    Ok(code)
-}
-
-/// Both outputs of an agent; each ends with an event of its own.
-struct Outputs {
-    stdout: Option<Events>,
-    stderr: Option<Events>,
-}
-
-impl Outputs {
-    async fn next(&mut self) -> Option<Notification> {
-        let (event, of) = tokio::select! {
-            event = next_event(&mut self.stdout) => (event, &mut self.stdout),
-            event = next_event(&mut self.stderr) => (event, &mut self.stderr),
-        };
-        if matches!(event, Some(Notification::AgentExit(_))) {
-            *of = None;
-        }
-        event
-    }
-
-    fn ended(&self) -> bool {
-        self.stdout.is_none() && self.stderr.is_none()
     }
 }
 
-/// The next event, never one of what has ended.
-async fn next_event(events: &mut Option<Events>) -> Option<Notification> {
-    match events {
-        Some(events) => events.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn follow(
-    client: &Client,
-    agent: &Agent,
-    stream: Stream,
-    from: u64,
-) -> Result<Events, CliError> {
-    let params = SubscribeParams {
-        id: Some(agent.id.clone()),
-        stream: Some(match stream {
-            Stream::Stdout => StreamChoice::Stdout,
-            Stream::Stderr => StreamChoice::Stderr,
-        }),
-        from_offset: Some(from),
-        ..SubscribeParams::default()
-    };
-    Ok(client.subscribe(params).await?)
-}
-
-/// Lines from standard input, until its end.
-fn read_input() -> mpsc::Receiver<String> {
-    let (lines, typed) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let mut input = BufReader::new(tokio::io::stdin());
-        let mut line = Vec::new();
-        while let Ok(1..) = input.read_until(b'\n', &mut line).await {
-            let text = String::from_utf8_lossy(&line);
-            let text = text.trim_end_matches(['\n', '\r']).to_owned();
-            line.clear();
-            if lines.send(text).await.is_err() {
-                return;
-            }
+/// Leaves at once: what is under way is written if somebody reads it.
+async fn detach(failures: &mut mpsc::UnboundedReceiver<Failure>, view: &mut View, agent: &Agent) {
+    let written = async { while failures.recv().await.is_some() {} };
+    if tokio::time::timeout(FAREWELL, written).await.is_ok() {
+        view.pieces.clear();
+        view.finish();
+        for piece in view.pieces.drain(..) {
+            output::show(io::stdout(), &piece.bytes);
         }
-    });
-    typed
+    }
+    output::note(&format!(
+        "detached; {id} goes on, and colibri attach {id} comes back to it",
+        id = agent.id
+    ));
 }
 
 async fn next_line(typed: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
@@ -172,10 +147,12 @@ struct View {
     raw: bool,
     transcript: Transcript,
     painter: Painter,
-    /// Where the next byte of each output is.
+    /// Where each output begins.
     stdout: u64,
     stderr: u64,
     told: Option<AgentState>,
+    /// What is to be written, in order.
+    pieces: VecDeque<Piece>,
 }
 
 impl View {
@@ -191,6 +168,7 @@ impl View {
             stdout: from(agent.stdout_bytes),
             stderr: from(agent.stderr_bytes),
             told: None,
+            pieces: VecDeque::new(),
         };
         if view.stdout > 0 {
             view.transcript.cut();
@@ -202,54 +180,60 @@ impl View {
         view
     }
 
-    fn output(&mut self, chunk: OutputEvent) -> io::Result<()> {
-        let bytes = chunk.data.into_bytes().map_err(io::Error::other)?;
-        let place = match chunk.stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        };
-        let gap = chunk.offset.saturating_sub(*place);
-        *place = chunk.offset + bytes.len() as u64;
-        if gap > 0 {
-            if chunk.stream == Stream::Stdout {
+    fn write(&mut self, bytes: Vec<u8>, stream: Stream) {
+        if !bytes.is_empty() {
+            self.pieces.push_back(Piece { stream, bytes });
+        }
+    }
+
+    fn output(&mut self, output: Output) {
+        if output.gap > 0 {
+            if output.stream == Stream::Stdout {
                 self.transcript.cut();
             }
-            self.finish();
-            output::note(&format!("{gap} bytes are no longer kept"));
+            self.say(&format!("{} bytes are no longer kept", output.gap));
         }
         if self.raw {
-            return write(&bytes, chunk.stream);
+            return self.write(output.bytes, output.stream);
         }
-        let items = match chunk.stream {
-            Stream::Stdout => self.transcript.stdout(&bytes),
-            Stream::Stderr => self.transcript.stderr(&bytes),
+        let items = match output.stream {
+            Stream::Stdout => self.transcript.stdout(&output.bytes),
+            Stream::Stderr => self.transcript.stderr(&output.bytes),
         };
         let text: String = items.iter().map(|item| self.painter.paint(item)).collect();
-        write(text.as_bytes(), Stream::Stdout)
+        self.write(text.into_bytes(), Stream::Stdout);
     }
 
     /// Only what the agent's own events do not show.
-    fn state(&mut self, change: &StateEvent) -> io::Result<()> {
+    fn state(&mut self, change: &StateEvent) {
         if self.told.replace(change.state) == Some(change.state)
             || change.state != AgentState::Stalled
             || self.raw
         {
-            return Ok(());
+            return;
         }
         let why = output::plain(change.last_error.as_deref().unwrap_or_default(), 300);
         let text = self.painter.paint(&Item::Notice(format!("stalled: {why}")));
-        write(text.as_bytes(), Stream::Stdout)
+        self.write(text.into_bytes(), Stream::Stdout);
     }
 
     /// Ends the line that is under way.
     fn finish(&mut self) {
-        let _ = write(self.painter.finish().as_bytes(), Stream::Stdout);
+        let text = self.painter.finish();
+        self.write(text.as_bytes().to_vec(), Stream::Stdout);
+    }
+
+    /// Says something on stderr, behind what is to be written.
+    fn say(&mut self, message: &str) {
+        self.finish();
+        let line = format!("colibri: {message}\n");
+        self.write(line.into_bytes(), Stream::Stderr);
     }
 
     /// Begins to tell the agent what was typed: the answer, where it asks.
     fn tell(
         &mut self,
-        client: &Client,
+        client: &watch::Receiver<Client>,
         agent: &Agent,
         line: &str,
     ) -> Option<JoinHandle<Result<(), ClientError>>> {
@@ -261,25 +245,16 @@ impl View {
         };
         match encode(agent.runtime, "attached", &command) {
             Err(error) => {
-                self.finish();
-                output::complain(&error.to_string());
+                self.say(&error.to_string());
                 None
             }
             Ok(bytes) => {
                 self.transcript.answered();
-                let (client, id) = (client.clone(), agent.id.clone());
+                let (client, id) = (client.borrow().clone(), agent.id.clone());
                 Some(tokio::spawn(async move {
                     client.send_all(&id, &bytes, Some(PATIENCE)).await
                 }))
             }
         }
-    }
-}
-
-fn write(bytes: &[u8], stream: Stream) -> io::Result<()> {
-    let write = |to: &mut dyn Write| to.write_all(bytes).and_then(|()| to.flush());
-    match stream {
-        Stream::Stdout => write(&mut io::stdout().lock()),
-        Stream::Stderr => write(&mut io::stderr().lock()),
     }
 }

@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use colibri_client::{Agent, KillOutcome, KillParams};
 
 use crate::args::{Arguments, Global, Spawn};
-use crate::connect::{connect, connect_or_start, find};
+use crate::connect::{self, connect, connect_existing, find};
 use crate::error::CliError;
 use crate::output;
 use crate::run::code;
@@ -17,7 +17,7 @@ use crate::run::code;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) async fn spawn(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
-    let client = connect_or_start(global).await?;
+    let client = connect(global).await?;
     let params = crate::config::params(&client, spawn).await?;
     let agent = client.spawn_agent(params).await?;
     agent
@@ -91,7 +91,7 @@ pub(crate) async fn send(
 pub(crate) async fn wait(global: &Global, id: &str) -> Result<u8, CliError> {
     let client = connect(global).await?;
     let agent: Agent = find(&client, id).await?;
-    let agent = client.wait_agent(&agent.id).await?;
+    let agent = connect::wait(global, &client, &agent.id).await?;
     if let Some(note) = agent.exit_note.as_ref().or(agent.error.as_ref()) {
         output::note(note);
     }
@@ -140,7 +140,7 @@ pub(crate) async fn rm(global: &Global, id: &str, force: bool) -> Result<u8, Cli
 }
 
 pub(crate) async fn shutdown(global: &Global) -> Result<u8, CliError> {
-    let client = connect(global).await?;
+    let client = connect_existing(global).await?;
     let running = client.list_running().await?.len();
     client.shutdown().await?;
     output::note(&format!(

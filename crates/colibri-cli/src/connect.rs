@@ -1,20 +1,15 @@
 //! Finds the daemon, or starts one for this user and says so.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
-use colibri_client::{Agent, Client, ClientError, default_socket};
+use colibri_client::{Agent, Client, Endpoint, TrustedUsers, default_socket};
 use colibri_spawner::file::ConfigFile;
-use colibri_spawner::settings::Partial;
-use tokio::io::AsyncReadExt;
+use colibri_spawner::settings::{Partial, SettingsError};
 
 use crate::args::Global;
 use crate::error::CliError;
 use crate::output;
-
-/// Between two tries to reach a daemon that was just started.
-const TRY_AGAIN: Duration = Duration::from_millis(10);
+use crate::paths::{Here, PathError};
 
 /// A variable's value.
 pub(crate) fn lookup(name: &str) -> Option<String> {
@@ -23,96 +18,82 @@ pub(crate) fn lookup(name: &str) -> Option<String> {
 
 /// What the flags, the environment and the settings file say.
 pub(crate) fn settings(global: &Global) -> Result<Partial, CliError> {
-    Ok(stronger(global).or(ConfigFile::read_settings(None, lookup)?))
+    Ok(stronger(global)?.or(ConfigFile::read_settings(None, lookup)?))
 }
 
-/// What the flags and the environment say.
-fn stronger(global: &Global) -> Partial {
+/// What the flags and the environment say. A socket that was typed is named from here.
+fn stronger(global: &Global) -> Result<Partial, PathError> {
     let flags = Partial {
         socket: global.socket.clone(),
+        daemon_user: lookup("COLIBRI_DAEMON_USER").filter(|user| !user.is_empty()),
         ..Partial::default()
     };
-    flags.or(Partial::from_env(lookup))
+    let mut stronger = flags.or(Partial::from_env(lookup));
+    if let Some(socket) = &mut stronger.socket {
+        *socket = Here::now().path(socket)?;
+    }
+    Ok(stronger)
 }
 
-/// The daemon's socket.
+/// The socket at which a daemon with these settings listens.
 pub(crate) fn socket(partial: &Partial) -> PathBuf {
+    let state_dir = partial.state_dir_or_default(lookup);
     partial
         .socket
         .clone()
-        .unwrap_or_else(|| default_socket(lookup, None))
+        .unwrap_or_else(|| default_socket(lookup, state_dir.as_deref()))
 }
 
-/// The same. Where the settings file is not needed, a mistake in it keeps nobody from the daemon.
-fn socket_of(global: &Global) -> Result<PathBuf, CliError> {
-    match stronger(global).socket {
-        Some(socket) => Ok(socket),
-        None => Ok(socket(&settings(global)?)),
-    }
+/// Returns where the daemon is. Where the settings file is not needed, a mistake in it keeps nobody from the daemon.
+pub(crate) fn endpoint(global: &Global) -> Result<Endpoint, CliError> {
+    let stronger = stronger(global)?;
+    let file: Result<Partial, SettingsError> = ConfigFile::read_settings(None, lookup);
+    let file = match stronger.socket {
+        Some(_) => file.unwrap_or_default(),
+        None => file?,
+    };
+    let partial = stronger.or(file);
+    let trusted = match &partial.daemon_user {
+        Some(user) => TrustedUsers::and_user(user)?,
+        None => TrustedUsers::default(),
+    };
+    let state_dir = partial.state_dir_or_default(lookup);
+    Ok(Endpoint {
+        default_socket: default_socket(lookup, state_dir.as_deref()),
+        named_socket: partial.socket,
+        state_dir,
+        trusted,
+        program: (!global.no_autostart).then(daemon_program),
+    })
+}
+
+/// The daemon beside this program, or else the one in the path.
+fn daemon_program() -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .and_then(|exe| exe.parent().map(|bin| bin.join("colibri-daemon")))
+        .filter(|beside| Path::exists(beside))
+        .unwrap_or_else(|| PathBuf::from("colibri-daemon"))
+}
+
+/// Connects, and starts a daemon where none listens, unless `--no-autostart` is given.
+pub(crate) async fn connect(global: &Global) -> Result<Client, CliError> {
+    Ok(endpoint(global)?.connect_or_start(output::link).await?)
 }
 
 /// Connects to the daemon that there is.
-pub(crate) async fn connect(global: &Global) -> Result<Client, CliError> {
-    Ok(Client::connect(&socket_of(global)?).await?)
-}
-
-/// Connects, and starts a daemon where none listens.
-pub(crate) async fn connect_or_start(global: &Global) -> Result<Client, CliError> {
-    let socket = socket_of(global)?;
-    match Client::connect(&socket).await {
-        Err(ClientError::NoDaemon { .. }) if !global.no_autostart => start(&socket).await,
-        other => Ok(other?),
-    }
-}
-
-async fn start(socket: &Path) -> Result<Client, CliError> {
-    let program = std::env::current_exe()
-        .ok()
-        .and_then(|exe| Some(exe.parent()?.join("colibri-daemon")))
-        .filter(|beside| beside.exists())
-        .unwrap_or_else(|| PathBuf::from("colibri-daemon"));
-    let mut child = tokio::process::Command::new(&program)
-        .arg("--background")
-        .arg("--socket")
-        .arg(socket)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|source| CliError::Daemon {
-            program: program.clone(),
-            source,
-        })?;
-    loop {
-        if let Ok(client) = Client::connect(socket).await {
-            output::note(&format!(
-                "started {} at {}",
-                program.display(),
-                socket.display()
-            ));
-            return Ok(client);
-        }
-        let Ok(ended) = tokio::time::timeout(TRY_AGAIN, child.wait()).await else {
-            continue;
-        };
-        // Somebody else may have started one at the same moment, and that is as good.
-        if let Ok(client) = Client::connect(socket).await {
-            return Ok(client);
-        }
-        let mut said = String::new();
-        if let Some(mut stderr) = child.stderr.take() {
-            let _ = stderr.read_to_string(&mut said).await;
-        }
-        let status = ended.map(|status| status.to_string()).unwrap_or_default();
-        return Err(CliError::DaemonFailed(if said.is_empty() {
-            status
-        } else {
-            said.trim_end().to_owned()
-        }));
-    }
+pub(crate) async fn connect_existing(global: &Global) -> Result<Client, CliError> {
+    Ok(endpoint(global)?.connect().await?)
 }
 
 /// Returns the agent that the user means; see [`colibri_client::resolve`].
 pub(crate) async fn find(client: &Client, wanted: &str) -> Result<Agent, CliError> {
     Ok(client.find_agent(wanted).await?)
+}
+
+/// Returns an agent once it has ended, also where the daemon is restarted meanwhile.
+pub(crate) async fn wait(global: &Global, client: &Client, id: &str) -> Result<Agent, CliError> {
+    Ok(endpoint(global)?
+        .wait_agent(client, id, output::link)
+        .await?)
 }

@@ -1,7 +1,6 @@
 //! What can go wrong, and the exit code that says so.
 
 use std::io;
-use std::path::PathBuf;
 
 use colibri_client::ClientError;
 
@@ -23,22 +22,10 @@ pub(crate) enum CliError {
     NoSecret(String),
     #[error("the value of the secret {0} is not UTF-8, and the daemon takes text only")]
     SecretNotText(String),
-    #[error(
-        "{program} cannot be started: {source}; install colibri-daemon beside colibri, or start it yourself"
-    )]
-    Daemon { program: PathBuf, source: io::Error },
-    #[error("a daemon could not be started:\n{0}")]
-    DaemonFailed(String),
+    #[error(transparent)]
+    DaemonUser(#[from] colibri_client::UnknownUser),
     #[error(transparent)]
     Path(#[from] PathError),
-    #[error(
-        "the connection to the daemon ended; the agent goes on: see colibri ps, and colibri logs {0}"
-    )]
-    Lost(String),
-    #[error(
-        "the connection to the daemon ended, and with it the events; agents go on. Start it again with the next daemon, or give --reconnect"
-    )]
-    EventsLost,
     #[error(
         "colibri top needs a terminal as standard input and output; colibri ps lists agents, and colibri events prints what they do"
     )]
@@ -59,10 +46,14 @@ impl CliError {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Client(ClientError::NoDaemon { .. })
-            | Self::DaemonFailed(_)
-            | Self::Daemon { .. }
-            | Self::EventsLost => 3,
+            Self::Client(
+                ClientError::NoDaemon { .. }
+                | ClientError::Elsewhere { .. }
+                | ClientError::UntrustedPeer { .. }
+                | ClientError::Start { .. }
+                | ClientError::StartFailed(_),
+            ) => 3,
+            Self::DaemonUser(_) => 2,
             Self::NoTerminal => 2,
             _ => 1,
         }

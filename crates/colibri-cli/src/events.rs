@@ -1,24 +1,20 @@
 //! `colibri events`: a line for each thing that happens to agents, for people or as JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use colibri_client::{
-    Agent, AgentRuntime, AgentState, Client, ClientError, Exit, ExitReason, Notification,
-    OutputData, Stream, StreamChoice, SubscribeParams,
+    Agent, AgentRuntime, AgentState, Client, ClientError, Endpoint, Exit, ExitReason, MAX_READ,
+    Notification, OutputData, ReadParams, Stream, StreamChoice, SubscribeParams,
 };
-use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::args::{Events, Global};
-use crate::connect::{connect, find};
+use crate::connect::{endpoint, find};
 use crate::error::CliError;
 use crate::output;
+use crate::sink::until_unread;
 
-/// Between two tries to find the next daemon.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// Events that wait here for a slow reader; the others wait in the daemon.
 const WAITING: usize = 16;
 
@@ -112,10 +108,25 @@ struct Known {
     names: BTreeMap<String, String>,
     /// Agents that run, as far as it was told.
     running: BTreeSet<String>,
+    /// Where the next byte of each output is, by agent: of those whose output is told, and have not ended.
+    places: BTreeMap<String, [u64; 2]>,
 }
 
+impl Known {
+    fn place(&mut self, id: &str, stream: Stream) -> &mut u64 {
+        let [stdout, stderr] = self.places.entry(id.to_owned()).or_default();
+        match stream {
+            Stream::Stdout => stdout,
+            Stream::Stderr => stderr,
+        }
+    }
+}
+
+/// Prints lines until all agents that were named have ended, or nobody reads. A daemon that goes is waited for, or
+/// another one is started; see [`Endpoint::reconnect`].
 pub(crate) async fn events(global: &Global, wanted: Events) -> Result<u8, CliError> {
-    let mut client = connect(global).await?;
+    let endpoint = endpoint(global)?;
+    let mut client = endpoint.connect_or_start(output::link).await?;
     let mut ids = Vec::new();
     for id in &wanted.ids {
         ids.push(find(&client, id).await?.id);
@@ -124,18 +135,15 @@ pub(crate) async fn events(global: &Global, wanted: Events) -> Result<u8, CliErr
     ids.dedup();
     let mut known = Known::default();
     let mut first = true;
-    let mut unread = tokio::task::spawn_blocking(until_unread);
+    let mut unread = until_unread()?;
     loop {
         let stopped = match follow(&client, &wanted, &mut ids, &mut known, first, &mut unread).await
         {
-            Err(CliError::Client(ClientError::Closed | ClientError::NoDaemon { .. })) => {
-                Stopped::Lost
-            }
+            Err(CliError::Client(error)) if error.is_lost_connection() => Stopped::Lost,
             other => other?,
         };
         match stopped {
             Stopped::Ended | Stopped::Unread => return Ok(0),
-            Stopped::Lost if !wanted.reconnect => return Err(CliError::EventsLost),
             Stopped::Lost => {}
         }
         let gap = What::Gap {
@@ -143,25 +151,31 @@ pub(crate) async fn events(global: &Global, wanted: Events) -> Result<u8, CliErr
                 .into(),
             missed: None,
         };
-        if !print(
-            &wanted,
-            Line {
-                time: now(),
-                id: None,
-                name: None,
-                what: gap,
-            },
-        )? {
+        let gap = Line {
+            time: now(),
+            id: None,
+            name: None,
+            what: gap,
+        };
+        if !print(&wanted, gap)? {
             return Ok(0);
         }
         first = false;
-        client = loop {
-            tokio::time::sleep(TRY_AGAIN).await;
-            match connect(global).await {
-                Err(CliError::Client(ClientError::NoDaemon { .. })) => {}
-                other => break other?,
-            }
+        client = match reconnect(&endpoint, &mut unread).await? {
+            Some(client) => client,
+            None => return Ok(0),
         };
+    }
+}
+
+/// Connects to the next daemon; `None` where nobody reads any more.
+async fn reconnect(
+    endpoint: &Endpoint,
+    unread: &mut oneshot::Receiver<()>,
+) -> Result<Option<Client>, CliError> {
+    tokio::select! {
+        client = endpoint.reconnect(output::link) => Ok(Some(client?)),
+        _ = unread => Ok(None),
     }
 }
 
@@ -172,7 +186,7 @@ async fn follow(
     ids: &mut Vec<String>,
     known: &mut Known,
     first: bool,
-    unread: &mut JoinHandle<()>,
+    unread: &mut oneshot::Receiver<()>,
 ) -> Result<Stopped, CliError> {
     let one = !ids.is_empty();
     let (sender, mut events) = mpsc::channel(WAITING);
@@ -181,14 +195,18 @@ async fn follow(
         false => vec![None],
     };
     for id in subscriptions {
-        let from_offset = (wanted.output && one && first).then_some(0);
+        // Of named agents all output is told: from the first byte on, and after a daemon went from where it was.
+        let place = |known: &mut Known, stream| {
+            let id = id.as_deref().filter(|_| wanted.output)?;
+            Some(*known.place(id, stream))
+        };
         let params = SubscribeParams {
             id: id.clone(),
             stream: (!wanted.output).then_some(StreamChoice::None),
-            from_offset,
+            from_offset: place(known, Stream::Stdout),
+            stderr_from_offset: place(known, Stream::Stderr),
             timed: wanted.output,
             lifecycle: true,
-            ..SubscribeParams::default()
         };
         let mut events = match client.subscribe(params).await {
             // It was removed while no daemon was there; the list says so below.
@@ -207,17 +225,20 @@ async fn follow(
     drop(sender);
     // After the subscriptions, so that whoever is not in the list is told of.
     let there = client.list_agents().await?;
+    for agent in &there {
+        if let Some(name) = &agent.name {
+            known.names.insert(agent.id.clone(), name.clone());
+        }
+    }
+    if wanted.output && !one && !first && !catch_up(client, wanted, &there, known).await? {
+        return Ok(Stopped::Unread);
+    }
     for line in meanwhile(known, &there, one.then_some(&*ids)) {
         if one {
             ids.retain(|id| line.id.as_ref() != Some(id));
         }
         if !print(wanted, line)? {
             return Ok(Stopped::Unread);
-        }
-    }
-    for agent in &there {
-        if let Some(name) = &agent.name {
-            known.names.insert(agent.id.clone(), name.clone());
         }
     }
     loop {
@@ -232,7 +253,9 @@ async fn follow(
         let Some(event) = event else {
             return Ok(Stopped::Lost);
         };
-        let line = line(event, known);
+        let Some(line) = line(event, known) else {
+            continue;
+        };
         if let (What::Exit { .. }, Some(id)) = (&line.what, &line.id) {
             ids.retain(|other| other != id);
         }
@@ -240,6 +263,61 @@ async fn follow(
             return Ok(Stopped::Unread);
         }
     }
+}
+
+/// Prints what agents whose output was told have written while no daemon was there; `false` where nobody reads.
+async fn catch_up(
+    client: &Client,
+    wanted: &Events,
+    there: &[Agent],
+    known: &mut Known,
+) -> Result<bool, CliError> {
+    for agent in there {
+        if !known.places.contains_key(&agent.id) {
+            continue;
+        }
+        for (stream, end) in [
+            (Stream::Stdout, agent.stdout_bytes),
+            (Stream::Stderr, agent.stderr_bytes),
+        ] {
+            while *known.place(&agent.id, stream) < end {
+                let params = ReadParams {
+                    id: agent.id.clone(),
+                    stream,
+                    offset: *known.place(&agent.id, stream),
+                    limit: MAX_READ,
+                    since: None,
+                    timed: true,
+                };
+                let read = match client.read_journal(params).await {
+                    // Retention has dropped it: the offset of the next line shows that.
+                    Err(ClientError::Rpc(error)) => {
+                        *known.place(&agent.id, stream) = error.data.oldest_offset.unwrap_or(end);
+                        continue;
+                    }
+                    other => other?,
+                };
+                if read.next_offset == read.offset {
+                    break;
+                }
+                *known.place(&agent.id, stream) = read.next_offset;
+                let line = Line {
+                    time: read.time.unwrap_or_else(now),
+                    id: Some(agent.id.clone()),
+                    name: agent.name.clone(),
+                    what: What::Output {
+                        stream,
+                        offset: read.offset,
+                        data: read.data,
+                    },
+                };
+                if !print(wanted, line)? {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// What became of agents while no daemon was there: those that ran have ended, or are gone.
@@ -269,19 +347,6 @@ fn meanwhile(known: &mut Known, there: &[Agent], ids: Option<&[String]>) -> Vec<
     lines
 }
 
-/// Returns when nobody reads stdout any more: a pipe's writing end becomes an error then (poll(2), POLLERR). A file
-/// has no reader that could go.
-fn until_unread() {
-    let stdout = std::io::stdout();
-    loop {
-        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
-        match poll(&mut watched, None) {
-            Err(rustix::io::Errno::INTR) => {}
-            Ok(_) | Err(_) => return,
-        }
-    }
-}
-
 fn exit(state: AgentState, exit: Option<Exit>, error: Option<String>) -> What {
     What::Exit {
         state,
@@ -292,7 +357,8 @@ fn exit(state: AgentState, exit: Option<Exit>, error: Option<String>) -> What {
     }
 }
 
-fn line(event: Notification, known: &mut Known) -> Line {
+/// The line for an event; `None` for output that was told already.
+fn line(event: Notification, known: &mut Known) -> Option<Line> {
     let (time, id, what) = match event {
         Notification::AgentSpawned(event) => {
             if let Some(name) = event.name {
@@ -334,10 +400,26 @@ fn line(event: Notification, known: &mut Known) -> Line {
         }
         Notification::AgentExit(event) => {
             known.running.remove(&event.id);
+            known.places.remove(&event.id);
             let what = exit(event.state, event.exit, event.error);
             (event.exited_at, event.id, what)
         }
         Notification::AgentOutput(event) => {
+            let mut event = event;
+            let place = known.place(&event.id, event.stream);
+            let told = place.saturating_sub(event.offset);
+            if let (1.., Ok(bytes)) = (told, event.data.clone().into_bytes()) {
+                let told = usize::try_from(told).unwrap_or(usize::MAX);
+                let rest = bytes.get(told..).filter(|rest| !rest.is_empty())?;
+                event.offset += told as u64;
+                event.data = OutputData::from_bytes(rest);
+            }
+            let length = event
+                .data
+                .clone()
+                .into_bytes()
+                .map_or(0, |bytes| bytes.len());
+            *place = event.offset + length as u64;
             let what = What::Output {
                 stream: event.stream,
                 offset: event.offset,
@@ -347,6 +429,7 @@ fn line(event: Notification, known: &mut Known) -> Line {
         }
         Notification::AgentRemoved(event) => {
             known.running.remove(&event.id);
+            known.places.remove(&event.id);
             (now(), event.id, What::Removed {})
         }
         Notification::AgentsMissed(event) => {
@@ -355,20 +438,20 @@ fn line(event: Notification, known: &mut Known) -> Line {
                 reason: reason.to_owned(),
                 missed: Some(event.agents),
             };
-            return Line {
+            return Some(Line {
                 time: now(),
                 id: None,
                 name: None,
                 what,
-            };
+            });
         }
     };
-    Line {
+    Some(Line {
         time,
         name: known.names.get(&id).cloned(),
         id: Some(id),
         what,
-    }
+    })
 }
 
 /// Prints a line at once; `false` where nobody reads.

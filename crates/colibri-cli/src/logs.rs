@@ -3,15 +3,16 @@
 use std::io::{self, Write};
 
 use colibri_client::{
-    Client, ClientError, ErrorKind, Events, MAX_READ, Notification, OutputData, ReadParams, Stream,
-    StreamChoice, SubscribeParams,
+    Client, ClientError, Endpoint, ErrorKind, Follow, Followed, MAX_READ, OutputData, ReadParams,
+    Stream, StreamChoice,
 };
 use jiff::{SignedDuration, Timestamp};
 
 use crate::args::{Global, LogStream, Logs};
-use crate::connect::{connect, find};
+use crate::connect::{endpoint, find};
 use crate::error::CliError;
 use crate::output;
+use crate::sink::until_unread;
 
 /// One of the outputs that are shown.
 struct Shown {
@@ -22,7 +23,8 @@ struct Shown {
 
 /// Prints the whole of it, or follows it to the agent's end.
 pub(crate) async fn logs(global: &Global, logs: Logs) -> Result<u8, CliError> {
-    let client = connect(global).await?;
+    let endpoint = endpoint(global)?;
+    let client = endpoint.connect_or_start(output::link).await?;
     let agent = find(&client, &logs.id).await?;
     let streams: &[Stream] = match logs.stream {
         None => &[Stream::Stdout, Stream::Stderr],
@@ -43,7 +45,7 @@ pub(crate) async fn logs(global: &Global, logs: Logs) -> Result<u8, CliError> {
         });
     }
     if logs.follow {
-        follow(&client, &agent.id, shown, logs.timestamps).await?;
+        follow(&endpoint, client, &agent.id, shown, logs.timestamps).await?;
     } else {
         all(&client, &agent.id, shown, logs.timestamps).await?;
     }
@@ -86,29 +88,33 @@ struct Piece {
     time: Option<String>,
 }
 
-/// Prints what is there. With times, two outputs are printed as they came, chunk by chunk.
+/// Prints what is there: two outputs merged by the times at which their chunks came.
 async fn all(
     client: &Client,
     id: &str,
     mut shown: Vec<Shown>,
-    timed: bool,
+    timestamps: bool,
 ) -> Result<(), CliError> {
     let mut next: Vec<Option<Piece>> = Vec::new();
     for shown in &mut shown {
-        next.push(read(client, id, shown, timed).await?);
+        next.push(read(client, id, shown, true).await?);
     }
     loop {
         let with_more = next.iter().enumerate().filter_map(|(place, piece)| {
             let piece = piece.as_ref()?;
-            Some((place, piece.time.as_ref().filter(|_| timed)))
+            Some((place, piece.time.clone()))
         });
-        // RFC 3339 in UTC sorts as text. Without times all are equal, and the first output comes first.
-        let Some((place, _)) = with_more.min_by_key(|(_, time)| *time) else {
+        // RFC 3339 in UTC sorts as text; of two that came at once the first output comes first.
+        let Some((place, _)) = with_more.min_by_key(|(_, time)| time.clone()) else {
             return Ok(());
         };
+        // Where only one output has more, there is nothing to merge, and reads may be long.
+        let timed = timestamps || next.iter().flatten().count() > 1;
         if let (Some(shown), Some(slot)) = (shown.get_mut(place), next.get_mut(place)) {
-            if let Some(piece) = slot.take() {
-                shown.printer.print(&piece.bytes, piece.time.as_deref())?;
+            if let Some(piece) = slot.take()
+                && !shown.printer.print(&piece.bytes, piece.time.as_deref())?
+            {
+                return Ok(());
             }
             *slot = read(client, id, shown, timed).await?;
         }
@@ -158,63 +164,57 @@ fn decode(data: OutputData) -> Result<Vec<u8>, CliError> {
         .map_err(|error| CliError::io("reading what the daemon sent")(io::Error::other(error)))
 }
 
-/// Prints what is there and what comes, until the agent has ended.
+/// Prints what is there and what comes, until the agent has ended or nobody reads.
 async fn follow(
-    client: &Client,
+    endpoint: &Endpoint,
+    client: Client,
     id: &str,
     mut shown: Vec<Shown>,
     timed: bool,
 ) -> Result<(), CliError> {
-    let mut subscriptions = Vec::new();
-    for shown in &shown {
-        let params = SubscribeParams {
-            id: Some(id.to_owned()),
-            stream: Some(match shown.stream {
+    let offset = |stream| {
+        let shown = shown.iter().find(|shown| shown.stream == stream);
+        shown.map_or(0, |shown| shown.offset)
+    };
+    let wanted = Follow {
+        id: id.to_owned(),
+        stream: match shown.as_slice() {
+            [only] => Some(match only.stream {
                 Stream::Stdout => StreamChoice::Stdout,
                 Stream::Stderr => StreamChoice::Stderr,
             }),
-            from_offset: Some(shown.offset),
-            timed,
-            ..SubscribeParams::default()
+            _ => None,
+        },
+        stdout: offset(Stream::Stdout),
+        stderr: offset(Stream::Stderr),
+        timed,
+    };
+    let mut following = endpoint.follow(client, wanted);
+    let mut unread = until_unread()?;
+    loop {
+        let followed = tokio::select! {
+            followed = following.next() => followed,
+            // Without this a reader that has gone would be noticed with the next output only.
+            _ = &mut unread => return Ok(()),
         };
-        subscriptions.push(client.subscribe(params).await?);
-    }
-    let second = subscriptions.pop();
-    let first = subscriptions.pop();
-    let mut ended = [first.is_none(), second.is_none()];
-    let (mut first, mut second) = (first, second);
-    while ended != [true, true] {
-        let event = tokio::select! {
-            event = next(&mut first), if !ended[0] => { ended[0] = is_end(&event); event }
-            event = next(&mut second), if !ended[1] => { ended[1] = is_end(&event); event }
-        };
-        match event {
-            None => return Err(CliError::Lost(id.to_owned())),
-            Some(Notification::AgentOutput(chunk)) => {
-                let Some(shown) = shown.iter_mut().find(|shown| shown.stream == chunk.stream)
-                else {
-                    continue;
-                };
-                let gap = chunk.offset.saturating_sub(shown.offset);
-                if gap > 0 {
-                    output::note(&format!("{gap} bytes are no longer kept"));
+        match followed {
+            None => return Ok(()),
+            Some(Err(error)) => return Err(error.into()),
+            Some(Ok(Followed::Exit(_))) => return Ok(()),
+            Some(Ok(Followed::Link(note))) => output::link(note),
+            Some(Ok(Followed::Output(output))) => {
+                let to = shown.iter_mut().find(|shown| shown.stream == output.stream);
+                let Some(shown) = to else { continue };
+                if output.gap > 0 {
+                    output::note(&format!("{} bytes are no longer kept", output.gap));
                 }
-                let bytes = decode(chunk.data)?;
-                shown.offset = chunk.offset + bytes.len() as u64;
-                shown.printer.print(&bytes, chunk.time.as_deref())?;
+                if !shown.printer.print(&output.bytes, output.time.as_deref())? {
+                    return Ok(());
+                }
             }
-            Some(_) => {}
+            Some(Ok(_)) => {}
         }
     }
-    Ok(())
-}
-
-async fn next(events: &mut Option<Events>) -> Option<Notification> {
-    events.as_mut()?.next().await
-}
-
-fn is_end(event: &Option<Notification>) -> bool {
-    matches!(event, Some(Notification::AgentExit(_)))
 }
 
 /// Writes bytes as they are, or with the time in front of each line.
@@ -225,7 +225,8 @@ struct Printer {
 }
 
 impl Printer {
-    fn print(&mut self, bytes: &[u8], time: Option<&str>) -> Result<(), CliError> {
+    /// Prints bytes; `false` where nobody reads them any more.
+    fn print(&mut self, bytes: &[u8], time: Option<&str>) -> Result<bool, CliError> {
         let stamped;
         let bytes = if self.timestamps {
             stamped = self.stamp(bytes, time.unwrap_or("-"));
@@ -234,11 +235,13 @@ impl Printer {
             bytes
         };
         if self.to_stdout {
-            return output::print(bytes);
+            return output::print_while_read(bytes);
         }
-        io::stderr()
-            .write_all(bytes)
-            .map_err(CliError::io("writing to stderr"))
+        match io::stderr().write_all(bytes) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(CliError::io("writing to stderr")(error)),
+        }
     }
 
     /// A line that began in an earlier piece has the time of that one.

@@ -11,11 +11,14 @@ mod doctor;
 mod error;
 mod events;
 mod explain;
+mod input;
 mod logs;
 mod output;
 mod paths;
 mod prompt;
 mod run;
+mod signals;
+mod sink;
 mod status;
 mod top;
 

@@ -2,16 +2,41 @@
 //! terminal's cursor.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
-use colibri_client::{Agent, AgentState, Exit, Finding, FindingStatus, Run};
+use colibri_client::{Agent, AgentState, Exit, Finding, FindingStatus, LinkNote, Run};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::error::CliError;
 
-/// Something went wrong.
+/// Longest wait for a reader of stderr, before a message is given up.
+const UNREAD: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 500_000_000,
+};
+
+/// Something went wrong. A stderr that nobody reads does not hold the command up for long.
 pub(crate) fn complain(message: &str) {
-    let _ = writeln!(io::stderr(), "colibri: {message}");
+    show(io::stderr(), format!("colibri: {message}\n").as_bytes());
+}
+
+/// Writes a few bytes past the buffers and locks of `std`, unless nobody reads them.
+pub(crate) fn show(to: impl AsFd, bytes: &[u8]) {
+    // A pipe that is ready takes as many without blocking.
+    for part in bytes.chunks(4096) {
+        let mut watched = [PollFd::new(&to, PollFlags::OUT)];
+        match poll(&mut watched, Some(&UNREAD)) {
+            Ok(1..) => drop(rustix::io::write(&to, part)),
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+/// Says what happens to the connection.
+pub(crate) fn link(note: LinkNote) {
+    complain(&note.to_string());
 }
 
 /// Something to know.

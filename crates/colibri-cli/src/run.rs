@@ -1,96 +1,403 @@
 //! `colibri run`: an agent in the foreground, as if it were started by the shell itself.
+//!
+//! The loop never blocks: output is written by a thread ([`crate::sink`]), input is read by another one
+//! ([`crate::input`]), and calls to the daemon are tasks. So signals are served while nobody reads the output and while
+//! the daemon does not answer.
 
-use std::io::{self, Write};
+use std::time::Duration;
 
-use colibri_client::{Client, Exit, ExitEvent, KillParams, Notification, Stream, SubscribeParams};
-use tokio::io::AsyncReadExt;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use colibri_client::{
+    Client, Exit, ExitEvent, Follow, Followed, KillParams, Output, SpawnParams, SpawnResult, Stream,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::args::{Global, Spawn};
-use crate::connect::connect_or_start;
+use crate::connect::endpoint;
 use crate::error::CliError;
 use crate::output;
+use crate::signals::{Ending, Signals};
+use crate::sink::{Failure, Piece, Sink};
 
 /// Exit code of a program that wrote to a closed pipe, as a shell reports SIGPIPE.
 pub(crate) const BROKEN_PIPE: u8 = 141;
+/// Exit code of a failure of Colibri itself.
+const OWN_FAILURE: u8 = 125;
+/// Longest wait for the daemon's answer to a forwarded signal.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Longest wait for the daemon's answer to the kill of an agent whose reader has gone; it includes the grace.
+const KILL_ANSWER: Duration = Duration::from_secs(20);
+/// How long blocked output is waited for after a signal and the agent's end.
+const BLOCKED: Duration = Duration::from_secs(1);
+/// Without an answer or a written byte for so long, a second signal ends the command.
+const STUCK: Duration = Duration::from_millis(300);
+/// A signal has to do with what happens so long after it.
+const RELATED: Duration = Duration::from_secs(10);
+/// Between two looks at these limits, after a signal.
+const TICK: Duration = Duration::from_millis(50);
+/// Between two offers to an agent that does not read.
+const OFFER_AGAIN: Duration = Duration::from_millis(20);
 
 /// Runs an agent and exits as it does.
 pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
-    let client = connect_or_start(global).await?;
+    let endpoint = endpoint(global)?;
+    let client = endpoint.connect_or_start(output::link).await?;
     let params = crate::config::params(&client, spawn).await?;
-    let watch = |kind| signal(kind).map_err(CliError::io("watching signals"));
-    let mut interrupt = watch(SignalKind::interrupt())?;
-    let mut terminate = watch(SignalKind::terminate())?;
-    let mut hangup = watch(SignalKind::hangup())?;
-    let mut quit = watch(SignalKind::quit())?;
-    let agent = client.spawn_agent(params).await?;
+    let mut signals = Signals::watch()?;
+    let (sink, mut failures) = Sink::start()?;
+    let input = crate::input::pieces()?;
+    let (agent, early) = match start(&client, params, &mut signals).await? {
+        Started::Agent(agent, early) => (agent, early),
+        Started::GaveUp(code) => {
+            output::complain(&format!(
+                "the daemon at {} has not answered yet; it may still start the agent: run colibri ps when it answers again",
+                endpoint.socket().display()
+            ));
+            return Ok(code);
+        }
+    };
     agent
         .warnings
         .iter()
         .for_each(|warning| output::note(warning));
-    let id = agent.id;
-    let from_start = SubscribeParams {
-        id: Some(id.clone()),
+    let wanted = Follow {
+        id: agent.id.clone(),
         stream: None,
-        from_offset: Some(0),
-        ..SubscribeParams::default()
+        stdout: 0,
+        stderr: 0,
+        timed: false,
     };
-    let mut events = client.subscribe(from_start).await?;
-    let input = tokio::spawn(forward_input(client.clone(), id.clone()));
+    let mut following = endpoint.follow(client, wanted);
+    let input = tokio::spawn(forward_input(input, following.client(), agent.id.clone()));
+    let (answers, mut answered) = mpsc::unbounded_channel();
+    let mut run = Run {
+        id: agent.id,
+        socket: endpoint.socket().display().to_string(),
+        client: following.client(),
+        sink,
+        answers,
+        sent: Vec::new(),
+        unanswered: Vec::new(),
+        last: None,
+        repeated: None,
+        end: None,
+        ended_at: None,
+        reader_gone: false,
+        incomplete: false,
+    };
+    for signal in early {
+        run.forward(signal);
+    }
+    let mut pending: Option<Piece> = None;
+    let mut events_end = false;
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let outcome = loop {
         tokio::select! {
-            event = events.next() => match event {
-                None => break Err(CliError::Lost(id.clone())),
-                Some(Notification::AgentExit(exit)) => break Ok(exit_code(&exit)),
-                Some(Notification::AgentOutput(chunk)) => {
-                    let stream = chunk.stream;
-                    let Ok(bytes) = chunk.data.into_bytes() else { continue };
-                    if write(stream, &bytes).is_err() {
-                        // Nobody reads us any more, so nobody wants the agent's output.
-                        let kill = KillParams { id: id.clone(), ..KillParams::default() };
-                        client.kill_agent(kill).await?;
-                        break Ok(BROKEN_PIPE);
-                    }
-                }
-                Some(_) => {}
+            biased;
+            signal = signals.next() => run.forward(signal),
+            Some(answer) = answered.recv() => if let Some(code) = run.answered(answer) {
+                break Ok(code);
             },
-            name = any(&mut interrupt, &mut terminate, &mut hangup, &mut quit) => {
-                let forward = KillParams {
-                    id: id.clone(),
-                    signal: Some(name.to_owned()),
-                    escalate: false,
-                    no_restart: true,
-                    ..KillParams::default()
-                };
-                if let Err(error) = client.kill_agent(forward).await {
-                    output::complain(&error.to_string());
+            failure = failures.recv() => match failure {
+                Some(failure) => run.failed(&failure),
+                None => break Ok(run.code()),
+            },
+            _ = tick.tick(), if run.is_watched() => if let Some(code) = run.overdue() {
+                break Ok(code);
+            },
+            // The queue is taken from in its order; after the agent's end it is only emptied.
+            permit = run.sink.room(), if pending.is_some() => {
+                if let (Some(permit), Some(piece)) = (permit, pending.take()) {
+                    drop(permit.send(piece));
                 }
             }
+            event = following.next(), if pending.is_none() && !events_end => match event {
+                Some(Ok(Followed::Output(output))) => pending = run.output(output),
+                Some(Ok(Followed::Exit(exit))) => {
+                    run.end(&exit);
+                    run.sink.close();
+                    events_end = true;
+                }
+                Some(Ok(Followed::Link(note))) => output::link(note),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break Err(error.into()),
+                None => events_end = true,
+            },
         }
     };
     input.abort();
     outcome
 }
 
-async fn any(
-    interrupt: &mut Signal,
-    terminate: &mut Signal,
-    hangup: &mut Signal,
-    quit: &mut Signal,
-) -> &'static str {
-    tokio::select! {
-        _ = interrupt.recv() => "INT",
-        _ = terminate.recv() => "TERM",
-        _ = hangup.recv() => "HUP",
-        _ = quit.recv() => "QUIT",
+/// How the request to start the agent went.
+enum Started {
+    /// It runs, and these signals came before.
+    Agent(SpawnResult, Vec<Ending>),
+    /// The daemon does not answer, and a signal wants the end.
+    GaveUp(u8),
+}
+
+/// Starts the agent, and keeps the signals that come meanwhile.
+async fn start(
+    client: &Client,
+    params: SpawnParams,
+    signals: &mut Signals,
+) -> Result<Started, CliError> {
+    let client = client.clone();
+    let mut starting = tokio::spawn(async move { client.spawn_agent(params).await });
+    let mut early: Vec<Ending> = Vec::new();
+    let far = Instant::now() + Duration::from_secs(86_400 * 365);
+    let mut until = far;
+    loop {
+        tokio::select! {
+            biased;
+            agent = &mut starting => {
+                let agent = agent.map_err(|error| CliError::io("starting the agent")(error.into()))??;
+                return Ok(Started::Agent(agent, early));
+            }
+            signal = signals.next() => {
+                if early.contains(&signal) {
+                    return Ok(Started::GaveUp(signal.exit_code()));
+                }
+                early.push(signal);
+                until = until.min(Instant::now() + ANSWER);
+            }
+            () = tokio::time::sleep_until(until) => return Ok(Started::GaveUp(OWN_FAILURE)),
+        }
     }
 }
 
-fn write(stream: Stream, bytes: &[u8]) -> io::Result<()> {
-    let write = |mut to: Box<dyn Write>| to.write_all(bytes).and_then(|()| to.flush());
-    match stream {
-        Stream::Stdout => write(Box::new(io::stdout().lock())),
-        Stream::Stderr => write(Box::new(io::stderr().lock())),
+/// What the daemon answers to calls that are not waited for.
+enum Answer {
+    /// A signal was delivered, or could not be.
+    Signal(u64, Result<(), CliError>),
+    /// The agent whose reader has gone is killed.
+    Killed(Result<(), CliError>),
+    /// The agent has ended, whatever of its output is not written yet.
+    Ended(u8),
+}
+
+struct Run {
+    id: String,
+    socket: String,
+    client: watch::Receiver<Client>,
+    sink: Sink,
+    answers: mpsc::UnboundedSender<Answer>,
+    /// Signals that were forwarded.
+    sent: Vec<Ending>,
+    /// Numbers of calls without an answer, and until when it is waited for.
+    unanswered: Vec<(u64, Instant, Instant)>,
+    /// When the last one came.
+    last: Option<Instant>,
+    /// A signal that came again, and when: it ends this command if something is stuck.
+    repeated: Option<(Ending, Instant)>,
+    /// The exit code, once all events have come.
+    end: Option<u8>,
+    /// When the end of the agent became known, and its exit code.
+    ended_at: Option<(Instant, u8)>,
+    reader_gone: bool,
+    /// Not all of the output could be written.
+    incomplete: bool,
+}
+
+impl Run {
+    /// Passes a signal on, without waiting for the answer.
+    fn forward(&mut self, signal: Ending) {
+        if self.sent.contains(&signal) {
+            self.repeated = Some((signal, Instant::now()));
+        }
+        if self.sent.is_empty() {
+            self.watch_the_end();
+        }
+        self.sent.push(signal);
+        self.last = Some(Instant::now());
+        let params = KillParams {
+            id: self.id.clone(),
+            signal: Some(signal.name.to_owned()),
+            escalate: false,
+            no_restart: true,
+            ..KillParams::default()
+        };
+        let number = self.sent.len() as u64;
+        self.call(number, ANSWER, params, move |outcome| {
+            Answer::Signal(number, outcome)
+        });
+    }
+
+    fn call(
+        &mut self,
+        number: u64,
+        limit: Duration,
+        params: KillParams,
+        answer: impl FnOnce(Result<(), CliError>) -> Answer + Send + 'static,
+    ) {
+        let now = Instant::now();
+        self.unanswered.push((number, now, now + limit));
+        let (mut client, answers) = (self.client.clone(), self.answers.clone());
+        tokio::spawn(async move {
+            let outcome = loop {
+                let present = client.borrow_and_update().clone();
+                match present.kill_agent(params.clone()).await {
+                    Err(error) if error.is_lost_connection() => {
+                        if client.changed().await.is_err() {
+                            break Err(error.into());
+                        }
+                    }
+                    other => break other.map(drop).map_err(CliError::from),
+                }
+            };
+            let _ = answers.send(answer(outcome));
+        });
+    }
+
+    /// Learns of the agent's end also while its output is blocked, behind which the event of its end waits.
+    fn watch_the_end(&self) {
+        let (mut client, answers, id) =
+            (self.client.clone(), self.answers.clone(), self.id.clone());
+        tokio::spawn(async move {
+            loop {
+                let present = client.borrow_and_update().clone();
+                match present.wait_agent(&id).await {
+                    Ok(agent) => {
+                        let _ = answers.send(Answer::Ended(agent.exit.map_or(1, code)));
+                        return;
+                    }
+                    Err(error) if error.is_lost_connection() => {
+                        if client.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(_) => return,
+                }
+            }
+        });
+    }
+
+    /// Takes in an answer; the exit code, where it ends the command.
+    fn answered(&mut self, answer: Answer) -> Option<u8> {
+        match answer {
+            Answer::Signal(number, outcome) => {
+                self.unanswered.retain(|(other, ..)| *other != number);
+                if let (Err(error), None) = (outcome, self.ended_at) {
+                    output::complain(&error.to_string());
+                }
+                None
+            }
+            Answer::Killed(outcome) => {
+                if let Err(error) = outcome {
+                    output::complain(&error.to_string());
+                }
+                Some(BROKEN_PIPE)
+            }
+            Answer::Ended(code) => {
+                self.ended_at = Some((Instant::now(), code));
+                None
+            }
+        }
+    }
+
+    fn is_watched(&self) -> bool {
+        !self.unanswered.is_empty() || !self.sent.is_empty()
+    }
+
+    /// Returns the exit code where a limit is exceeded, and says which.
+    fn overdue(&self) -> Option<u8> {
+        let now = Instant::now();
+        // Output that is blocked long after a signal has a reader that takes its time.
+        if let (Some((at, code)), Some(last)) = (self.ended_at, self.last)
+            && at.saturating_duration_since(last) <= RELATED
+            && at.max(last).elapsed() >= BLOCKED
+            && self.sink.blocked_for() >= BLOCKED
+        {
+            output::complain(&format!(
+                "nobody reads the output of agent {id}, which has ended; see colibri logs {id}",
+                id = self.id
+            ));
+            return Some(self.or_own_failure(code));
+        }
+        let oldest = self.unanswered.iter().map(|(_, since, _)| *since).min();
+        let is_silent = oldest.is_some_and(|since| since.elapsed() >= STUCK);
+        if let Some((signal, at)) = self.repeated
+            && at.elapsed() <= RELATED
+            && (is_silent || self.sink.blocked_for() >= STUCK)
+        {
+            output::complain(&format!(
+                "agent {id} may still run; to end it: colibri kill {id}",
+                id = self.id
+            ));
+            return Some(signal.exit_code());
+        }
+        if self.unanswered.iter().any(|(.., until)| *until <= now) {
+            output::complain(&format!(
+                "the daemon at {socket} does not answer, and agent {id} may still run; when the daemon answers again, end the agent with: colibri kill {id}",
+                socket = self.socket,
+                id = self.id
+            ));
+            return Some(OWN_FAILURE);
+        }
+        None
+    }
+
+    fn output(&self, output: Output) -> Option<Piece> {
+        if self.reader_gone {
+            return None;
+        }
+        if output.gap > 0 {
+            output::note(&format!("{} bytes are no longer kept", output.gap));
+        }
+        Some(Piece {
+            stream: output.stream,
+            bytes: output.bytes,
+        })
+    }
+
+    /// An output cannot be written any more. Nobody wants an agent whose reader has gone; for any other reason it goes
+    /// on.
+    fn failed(&mut self, failure: &Failure) {
+        if failure.is_reader_gone() {
+            if !self.reader_gone {
+                self.reader_gone = true;
+                let params = KillParams {
+                    id: self.id.clone(),
+                    ..KillParams::default()
+                };
+                self.call(0, KILL_ANSWER, params, Answer::Killed);
+            }
+            return;
+        }
+        self.incomplete = true;
+        let name = match failure.stream {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        };
+        output::complain(&format!(
+            "cannot write the agent's {name}: {error}; the agent goes on, and the rest of its {name} is not written here: see colibri logs --stream {name} {id}",
+            error = failure.error,
+            id = self.id
+        ));
+    }
+
+    fn end(&mut self, exit: &ExitEvent) {
+        let code = exit_code(exit);
+        self.end = Some(code);
+        self.ended_at.get_or_insert((Instant::now(), code));
+    }
+
+    /// The exit code when all that could be written is written.
+    fn code(&self) -> u8 {
+        match self.reader_gone {
+            true => BROKEN_PIPE,
+            false => self.or_own_failure(self.end.unwrap_or(OWN_FAILURE)),
+        }
+    }
+
+    /// Output that is not complete is never a success.
+    fn or_own_failure(&self, code: u8) -> u8 {
+        match (code, self.incomplete) {
+            (0, true) => OWN_FAILURE,
+            _ => code,
+        }
     }
 }
 
@@ -108,22 +415,59 @@ pub(crate) fn code(exit: Exit) -> u8 {
 }
 
 /// Our input becomes the agent's, to its end.
-async fn forward_input(client: Client, id: String) {
-    let mut stdin = tokio::io::stdin();
-    let mut buffer = vec![0; 64 * 1024];
+async fn forward_input(
+    mut input: mpsc::Receiver<Vec<u8>>,
+    mut client: watch::Receiver<Client>,
+    id: String,
+) {
+    while let Some(piece) = input.recv().await {
+        if !offer(&piece, &mut client, &id).await {
+            return;
+        }
+    }
     loop {
-        match stdin.read(&mut buffer).await {
-            Ok(0) | Err(_) => {
-                let _ = client.close_input(&id).await;
-                return;
-            }
-            Ok(count) => {
-                // An agent that has closed its input wants no more of it.
-                let bytes = buffer.get(..count).unwrap_or_default();
-                if client.send_all(&id, bytes, None).await.is_err() {
+        let present = client.borrow_and_update().clone();
+        match present.close_input(&id).await {
+            Err(error) if error.is_lost_connection() => {
+                if client.changed().await.is_err() {
                     return;
                 }
             }
+            _ => return,
         }
     }
+}
+
+/// Offers a piece until the agent has taken all of it; `false` where it wants no more. What was under way when the
+/// daemon went is not sent again: the agent may have it.
+async fn offer(piece: &[u8], client: &mut watch::Receiver<Client>, id: &str) -> bool {
+    let mut rest = piece;
+    while !rest.is_empty() {
+        let present = client.borrow_and_update().clone();
+        if present.is_closed() {
+            if client.changed().await.is_err() {
+                return false;
+            }
+            continue;
+        }
+        match present.send_input(id, rest).await {
+            Ok(0) => tokio::time::sleep(OFFER_AGAIN).await,
+            Ok(taken) => rest = rest.get(taken..).unwrap_or_default(),
+            Err(colibri_client::ClientError::Closed) => {
+                output::complain(&format!(
+                    "the daemon went while {} bytes of input were sent; the agent may not have got them",
+                    rest.len()
+                ));
+                return client.changed().await.is_ok();
+            }
+            Err(error) if error.is_lost_connection() => {
+                if client.changed().await.is_err() {
+                    return false;
+                }
+            }
+            // An agent that has closed its input wants no more of it.
+            Err(_) => return false,
+        }
+    }
+    true
 }

@@ -181,7 +181,6 @@ impl Partial {
         let lookup = |name: &str| lookup(name).filter(|value| !value.is_empty());
         Self {
             socket: lookup("COLIBRI_SOCKET").map(PathBuf::from),
-            daemon_user: lookup("COLIBRI_DAEMON_USER"),
             state_dir: lookup("COLIBRI_STATE_DIR").map(PathBuf::from),
             privilege: lookup("COLIBRI_JAIL_PRIV_MODE"),
             helper: lookup("COLIBRI_JAIL_HELPER"),

@@ -1,12 +1,11 @@
 //! What comes from the daemon: a subscription to all agents, again and again where it ends, and the answers to calls.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use colibri_client::glasspane::{Command, Delivery};
 use colibri_client::{
-    Agent, Client, ClientError, Events, KillOutcome, KillParams, Notification, StreamChoice,
-    SubscribeParams, UsageResult,
+    Agent, Client, ClientError, Endpoint, Events, KillOutcome, KillParams, LinkNote, Notification,
+    StreamChoice, SubscribeParams, UsageResult,
 };
 use tokio::sync::mpsc;
 
@@ -28,21 +27,20 @@ pub(super) enum News {
     Said(String),
 }
 
-/// A connection for calls, events, and the agents that there are.
-pub(super) async fn link(socket: &Path) -> Result<(Client, Events, Vec<Agent>), ClientError> {
+/// Subscribes to all agents and lists them.
+pub(super) async fn link(calls: &Client) -> Result<(Events, Vec<Agent>), ClientError> {
     let params = SubscribeParams {
         stream: Some(StreamChoice::None),
         ..SubscribeParams::default()
     };
-    let calls = Client::connect(socket).await?;
     // Told before listed, so that nobody is missed between the two.
     let events = calls.subscribe(params).await?;
     let agents = calls.list_agents().await?;
-    Ok((calls, events, agents))
+    Ok((events, agents))
 }
 
 /// Brings what is told, and a new connection whenever the old one has ended.
-pub(super) async fn follow(socket: PathBuf, mut events: Events, news: mpsc::Sender<News>) {
+pub(super) async fn follow(endpoint: Endpoint, mut events: Events, news: mpsc::Sender<News>) {
     loop {
         while let Some(event) = events.next().await {
             if news.send(News::Told(event)).await.is_err() {
@@ -54,8 +52,7 @@ pub(super) async fn follow(socket: PathBuf, mut events: Events, news: mpsc::Send
             if news.send(News::Lost(why)).await.is_err() {
                 return;
             }
-            tokio::time::sleep(TRY_AGAIN).await;
-            match link(&socket).await {
+            match next(&endpoint, &news).await {
                 Ok((calls, events, agents)) => {
                     if news.send(News::Live(calls, agents)).await.is_err() {
                         return;
@@ -64,8 +61,25 @@ pub(super) async fn follow(socket: PathBuf, mut events: Events, news: mpsc::Send
                 }
                 Err(error) => why = error.to_string(),
             }
+            tokio::time::sleep(TRY_AGAIN).await;
         };
     }
+}
+
+/// A connection to the next daemon.
+async fn next(
+    endpoint: &Endpoint,
+    news: &mpsc::Sender<News>,
+) -> Result<(Client, Events, Vec<Agent>), ClientError> {
+    let tell = |note: LinkNote| {
+        if matches!(note, LinkNote::Waiting { .. }) {
+            // Full of other news, it says the same a moment later.
+            let _ = news.try_send(News::Lost(note.to_string()));
+        }
+    };
+    let calls = endpoint.reconnect(tell).await?;
+    let (events, agents) = link(&calls).await?;
+    Ok((calls, events, agents))
 }
 
 /// `get-agent`. One that has gone meanwhile is no news.

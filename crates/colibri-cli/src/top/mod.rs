@@ -74,10 +74,12 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return Err(CliError::NoTerminal);
     }
-    let socket = connect::socket(&connect::settings(global)?);
-    let (client, events, agents) = feed::link(&socket).await?;
+    let endpoint = connect::endpoint(global)?;
+    let client = endpoint.connect_or_start(output::link).await?;
+    let (events, agents) = feed::link(&client).await?;
+    let socket = endpoint.socket();
     let (sender, mut news) = mpsc::channel(NEWS);
-    tokio::spawn(feed::follow(socket.clone(), events, sender.clone()));
+    tokio::spawn(feed::follow(endpoint, events, sender.clone()));
     let mut top = Top {
         app: App::new(agents),
         front: Front::Table,

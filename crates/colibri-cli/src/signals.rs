@@ -1,0 +1,57 @@
+//! The signals that end a program, which `run` forwards and `attach` detaches at.
+
+use rustix::process;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::error::CliError;
+
+/// A signal that ends a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ending {
+    /// Its name, without `SIG`.
+    pub(crate) name: &'static str,
+    number: i32,
+}
+
+impl Ending {
+    /// The exit code of a program that the signal has ended, as a shell reports it.
+    pub(crate) fn exit_code(self) -> u8 {
+        u8::try_from(128 + self.number).unwrap_or(1)
+    }
+}
+
+/// HUP, INT, QUIT and TERM, from now on.
+pub(crate) struct Signals(Vec<(Ending, Signal)>);
+
+impl Signals {
+    /// Watches them in place of what they do by default.
+    pub(crate) fn watch() -> Result<Self, CliError> {
+        let wanted = [
+            ("INT", process::Signal::INT),
+            ("TERM", process::Signal::TERM),
+            ("HUP", process::Signal::HUP),
+            ("QUIT", process::Signal::QUIT),
+        ];
+        let mut signals = Vec::new();
+        for (name, number) in wanted {
+            let number = number.as_raw();
+            let watched =
+                signal(SignalKind::from_raw(number)).map_err(CliError::io("watching signals"))?;
+            signals.push((Ending { name, number }, watched));
+        }
+        Ok(Self(signals))
+    }
+
+    /// Returns the next one. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Ending {
+        std::future::poll_fn(|context| {
+            for (ending, signal) in &mut self.0 {
+                if signal.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(*ending);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
