@@ -119,3 +119,48 @@ fn lines_have_the_times_at_which_they_came_and_can_be_asked_for_by_them() {
     let usage = daemon.cli(&["logs", &id, "--since", "1h", "--from", "3"]);
     assert_eq!(usage.status.code(), Some(2));
 }
+
+#[test]
+fn both_outputs_are_merged_by_time_in_every_command() {
+    let daemon = Daemon::start();
+    let script = "i=0; while [ $i -lt 6 ]; do echo out $i; sleep 0.05; echo err $i >&2; sleep 0.05; i=$((i+1)); done";
+    let id = daemon.spawn(&["--", "sh", "-c", script]);
+    daemon.cli(&["wait", &id]);
+    let expected: Vec<String> = (0..6)
+        .flat_map(|i| [format!("out {i}"), format!("err {i}")])
+        .collect();
+    for args in [
+        "logs",
+        "logs -f",
+        "logs --timestamps",
+        "logs -f --timestamps",
+        "attach --all --raw --no-input",
+        "attach --all --no-input",
+        "attach --no-input",
+        "events --output",
+    ] {
+        let output = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(format!(
+                "{} --no-autostart {args} {id} 2>&1",
+                colibri_tests::program("colibri").display()
+            ))
+            .env("COLIBRI_SOCKET", daemon.socket())
+            .output()
+            .unwrap();
+        let shown = text(&output.stdout);
+        let found: Vec<&str> = shown
+            .lines()
+            .filter_map(|line| line.find("out ").or(line.find("err ")).map(|at| (line, at)))
+            .map(|(line, _)| {
+                let at = ["out ", "err "]
+                    .iter()
+                    .filter_map(|word| line.rfind(word))
+                    .max();
+                &line[at.unwrap()..]
+            })
+            .filter(|words| words.len() == 5)
+            .collect();
+        assert_eq!(found, expected, "{args}: {shown}");
+    }
+}

@@ -261,9 +261,8 @@ fn agent(text: &str) -> Result<String, String> {
 }
 
 /// Checks the name for a new agent.
-fn name(text: &str) -> Result<String, colibri_client::NameError> {
-    colibri_client::check_name(text)?;
-    Ok(text.to_owned())
+fn name(text: &str) -> Result<String, colibri_spawner::NameError> {
+    Ok(text.parse::<colibri_spawner::AgentName>()?.to_string())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

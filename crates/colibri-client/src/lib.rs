@@ -18,7 +18,7 @@ pub use daemon_file::{DAEMON_LOCK, DaemonFile};
 pub use endpoint::{Endpoint, LinkNote};
 pub use follow::{Follow, Followed, Following, Output};
 pub use peer::{TrustedUsers, UnknownUser};
-pub use resolve::{MIN_PREFIX, NameError, ResolveError, check_name, is_blank, resolve};
+pub use resolve::{MIN_PREFIX, ResolveError, is_blank, resolve};
 pub use roster::{Roster, Used, Watched};
 
 use std::io;

@@ -10,9 +10,6 @@ use colibri_proto::Agent;
 /// Fewest characters of an id that select an agent.
 pub const MIN_PREFIX: usize = 4;
 
-/// Most characters of a name.
-const MAX_NAME: usize = 64;
-
 /// Why what was typed selects no agent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -114,38 +111,6 @@ pub fn is_blank(text: &str) -> bool {
     text.trim().is_empty()
 }
 
-/// Why an agent cannot have a name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NameError {
-    /// It is empty or only whitespace.
-    #[error("the name is empty; give 1 to {MAX_NAME} characters, or leave the name out")]
-    Blank,
-    /// It would not be shown as it is.
-    #[error("the name {0:?} has a control character; give printable characters")]
-    Control(String),
-    /// It does not fit into a table.
-    #[error("the name has {0} characters; give at most {MAX_NAME}")]
-    TooLong(usize),
-}
-
-/// Checks the name for a new agent: 1 to 64 characters, no control characters, not only whitespace.
-///
-/// # Errors
-/// The name is refused.
-pub fn check_name(name: &str) -> Result<(), NameError> {
-    if is_blank(name) {
-        return Err(NameError::Blank);
-    }
-    if name.chars().any(char::is_control) {
-        return Err(NameError::Control(name.to_owned()));
-    }
-    match name.chars().count() {
-        0..=MAX_NAME => Ok(()),
-        count => Err(NameError::TooLong(count)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,22 +208,6 @@ mod tests {
                 }
                 Err(_) => prop_assert!(!ids.contains(&wanted) && (fits != 1 || wanted.len() < MIN_PREFIX)),
             }
-        }
-    }
-
-    #[test]
-    fn names_that_cannot_be_typed_or_shown_are_refused() {
-        for (name, fits) in [
-            ("night shift".to_owned(), true),
-            ("ü".repeat(64), true),
-            ("x".repeat(65), false),
-            (String::new(), false),
-            (" \t".to_owned(), false),
-            ("a\nb".to_owned(), false),
-            ("a\u{1b}[2J".to_owned(), false),
-            ("a\u{85}".to_owned(), false),
-        ] {
-            assert_eq!(check_name(&name).is_ok(), fits, "{name:?}");
         }
     }
 }

@@ -93,7 +93,7 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
         interrupted: false,
     };
     let mut signals = Signals::watch()?;
-    let mut keys = Keys::new();
+    let mut keys = Keys::new().map_err(CliError::Runtime)?;
     let mut screen = Screen::take().map_err(terminal)?;
     let mut tick = interval(TICK);
     let mut measure = interval(MEASURE);

@@ -110,22 +110,25 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn new() -> Self {
+    /// Starts the thread.
+    pub(super) fn new() -> io::Result<Self> {
         let (ask, asked) = std::sync::mpsc::channel();
         let (sender, events) = mpsc::channel(1);
-        // Where no thread can be had, the sender is dropped, and `next` says so.
-        let _ = std::thread::Builder::new().spawn(move || {
+        let read = move || {
             while asked.recv().is_ok() {
                 if sender.blocking_send(crossterm::event::read()).is_err() {
                     return;
                 }
             }
-        });
-        Self {
+        };
+        std::thread::Builder::new()
+            .name("keys".to_owned())
+            .spawn(read)?;
+        Ok(Self {
             ask,
             events,
             asked: false,
-        }
+        })
     }
 
     /// The next event. Being given up costs none.

@@ -1,0 +1,67 @@
+//! Commands say so where no thread can be created, and never panic.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::os::unix::fs::chown;
+
+use colibri_tests::helper::{as_user, make_user, uid};
+use colibri_tests::{eventually, program, text};
+
+/// Whose processes no other test counts.
+const USER: &str = "colibri-threadless";
+
+#[test]
+fn commands_without_threads_report_it_and_do_not_panic() {
+    if !rustix::process::geteuid().is_root() {
+        // The limit of root's processes is none.
+        return;
+    }
+    make_user(USER);
+    let dir = tempfile::Builder::new()
+        .prefix("colibri-test-")
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    for name in ["colibri", "colibri-daemon", "colibri-shim"] {
+        fs::copy(program(name), dir.path().join(name)).unwrap();
+    }
+    let owner = Some(uid(USER));
+    chown(dir.path(), owner, owner).unwrap();
+    let colibri = dir.path().join("colibri").display().to_string();
+    let call = |limit: &[&str], args: &[&str]| {
+        as_user(USER, &[limit, &[&colibri], args].concat())
+            .env("HOME", dir.path())
+            .output()
+            .unwrap()
+    };
+    let id = text(&call(&[], &["spawn", "--", "sleep", "1000"]).stdout);
+    let id = id.trim();
+    assert!(!id.is_empty());
+    // The daemon, the shim and the agent are more than that already.
+    let limit = ["prlimit", "--nproc=1"];
+    for args in [
+        &["attach", id][..],
+        &["logs", "-f", id],
+        &["events"],
+        &["run", "--", "true"],
+    ] {
+        let output = call(&limit, args);
+        let said = text(&output.stderr);
+        assert!(!output.status.success(), "{args:?}");
+        assert!(
+            output.status.code().is_some_and(|code| code != 101),
+            "{args:?}: {said}"
+        );
+        assert!(!said.contains("panicked"), "{args:?}: {said}");
+        assert!(said.contains("threads"), "{args:?}: {said}");
+    }
+    for args in [&["ps"][..], &["status", id], &["logs", id]] {
+        let output = call(&limit, args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+    }
+    call(&[], &["rm", "-f", id]);
+    let output = call(&[], &["shutdown"]);
+    assert!(output.status.success(), "{output:?}");
+    let socket = dir.path().join(".local/state/colibri/colibri.sock");
+    eventually("it has ended", || (!socket.exists()).then_some(()));
+}
