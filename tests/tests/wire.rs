@@ -38,6 +38,38 @@ fn bad_frames_are_answered_and_the_connection_goes_on() {
 }
 
 #[test]
+fn ids_are_answered_verbatim_also_of_invalid_requests() {
+    use std::io::{BufRead, BufReader, Write};
+    let daemon = Daemon::start();
+    let mut stream = std::os::unix::net::UnixStream::connect(daemon.socket()).unwrap();
+    stream.set_read_timeout(Some(colibri_tests::SOON)).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    for id in [
+        "7",
+        "123456789012345678901234567890",
+        "1.50",
+        r#""a\u00e4""#,
+        "null",
+    ] {
+        for rest in [
+            r#""jsonrpc":"2.0","method":"version""#,
+            r#""jsonrpc":"2.0","method":"make-coffee""#,
+            r#""jsonrpc":"2.0","method":"get-agent","params":{}"#,
+            r#""jsonrpc":"2.0","method":"version","params":[]"#,
+            r#""jsonrpc":"1.0","method":"version""#,
+            r#""jsonrpc":"2.0""#,
+        ] {
+            writeln!(stream, "{{\"id\":{id},{rest}}}").unwrap();
+            let answer = lines.next().unwrap().unwrap();
+            assert!(
+                answer.contains(&format!("\"id\":{id},")),
+                "{id} {rest}: {answer}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_frame_without_end_closes_that_connection_only() {
     let daemon = Daemon::start();
     let mut wire = daemon.connect();

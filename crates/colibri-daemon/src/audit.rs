@@ -56,11 +56,6 @@ impl Audit {
         }
     }
 
-    /// Opens the file by its name again before the next line.
-    pub(crate) fn reopen(&self) {
-        self.log.reopen();
-    }
-
     /// Writes a line if the call changes something. Values of `env` and the bytes of inputs are left out:
     /// they may be secrets.
     pub(crate) async fn record(&self, peer: Peer, call: &Call, made: Option<&str>, outcome: &str) {
@@ -105,7 +100,13 @@ impl Audit {
             }
         };
         let log = self.log.clone();
-        let written = pool::short(move || log.append(&text)).await.flatten();
+        let written = pool::short(move || {
+            let written = log.append(&text);
+            // A file that is open for writing would keep its file system from becoming read-only.
+            log.reopen();
+            written
+        });
+        let written = written.await.flatten();
         if let Err(error) = written {
             tracing::error!(path = %self.path.display(), %error, "audit line not written");
         }

@@ -210,7 +210,6 @@ fn run(
                         if let Some(log) = &log {
                             log.reopen();
                         }
-                        server.audit.reopen();
                         tracing::info!("SIGHUP");
                         tokio::spawn(server.clone().reload_alone());
                         continue;

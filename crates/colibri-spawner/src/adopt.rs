@@ -252,14 +252,14 @@ enum Look {
     },
 }
 
-/// Runs a look at files on the runtime's threads for such work.
-async fn blocking<T: Send + 'static>(
+/// Runs work on files on the runtime's threads for such work.
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, SpawnError> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| SpawnError::Resources {
-            doing: "reading the state of agents".to_owned(),
+            doing: "work on files".to_owned(),
             source: std::io::Error::other(error),
         })
 }

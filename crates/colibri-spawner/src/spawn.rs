@@ -9,6 +9,7 @@ use colibri_shim::launch::{Launch, LaunchReport, Step};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
 
+use crate::adopt::blocking;
 use crate::ahead::{Waiting, shim_failed};
 use crate::limits::Means;
 use crate::link::StartedShim;
@@ -54,7 +55,10 @@ impl Spawner {
                 None => AgentId::random(),
             };
             // Refused requests leave no trace, so look before the directory is made.
-            let (prepared, means) = match self.look(config, &id, running) {
+            let (spawner, request, new) = (self.clone(), config.clone(), id.clone());
+            let others = running.to_vec();
+            let looked = blocking(move || spawner.look(&request, &new, &others)).await;
+            let (prepared, means) = match looked.flatten() {
                 Ok(found) => found,
                 Err(error) => {
                     if let Some(waiting) = waiting {
@@ -143,8 +147,10 @@ impl Spawner {
         directory: &Path,
         mut shim: StartedShim,
     ) -> Result<(i32, u32, StartedShim), SpawnError> {
-        let made = self.provide(means, spec, directory);
-        let cgroup = match made {
+        let (spawner, wanted, kept) = (self.clone(), means.clone(), spec.clone());
+        let place = directory.to_owned();
+        let made = blocking(move || spawner.provide(&wanted, &kept, &place)).await;
+        let cgroup = match made.flatten() {
             Ok(cgroup) => cgroup,
             Err(error) => {
                 shim.end().await;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use colibri_jail_core::{CommandLine, Ip4Policy, JailEngine, JailOp, JailSetup};
 use colibri_priv::{Finding, Status, probe};
 use rustix::process::{Resource, geteuid, getrlimit};
+use tokio::sync::Semaphore;
 
 use crate::Spawner;
 
@@ -16,6 +17,8 @@ use crate::Spawner;
 const LIMIT: Duration = Duration::from_secs(5);
 /// How long a backend may take for its own look.
 const BACKEND: Duration = Duration::from_secs(20);
+/// Looks on threads of their own at the same time; one at a backend that hangs never ends.
+static LOOKS: Semaphore = Semaphore::const_new(16);
 /// What the daemon itself has open, with some connections and a spawn on its way.
 const OWN_DESCRIPTORS: u64 = 40;
 /// Fewer agents than this are hardly meant.
@@ -180,10 +183,20 @@ async fn on_a_thread<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Finding> {
+    let Ok(slot) = LOOKS.try_acquire() else {
+        return Err(Finding::fail(
+            "this host cannot be looked at: earlier looks have not ended",
+            "see what the privilege backend waits for, then try again",
+        ));
+    };
     let (done, result) = tokio::sync::oneshot::channel();
     let started = std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(move || drop(done.send(work())));
+        .spawn(move || {
+            let outcome = work();
+            drop(slot);
+            drop(done.send(outcome));
+        });
     if let Err(error) = started {
         return Err(Finding::fail(
             format!("this host cannot be looked at: no thread can be started: {error}"),
