@@ -326,7 +326,7 @@ fn the_terminal_is_given_back_however_it_ends() {
     terminal.keys(&["q"]);
     modes();
     for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130), ("QUIT", 131)] {
-        terminal.keys(&["colibri top; echo \"exit code $?\"", "Enter"]);
+        terminal.keys(&["colibri --no-autostart top; echo \"exit code $?\"", "Enter"]);
         terminal.wait_for(STATES);
         let kill = std::process::Command::new("kill")
             .args([format!("-{signal}"), pid().to_string()])
@@ -336,7 +336,7 @@ fn the_terminal_is_given_back_however_it_ends() {
         modes();
     }
     for stop in ["key", "signal"] {
-        terminal.keys(&["colibri top; echo \"exit code $?\"", "Enter"]);
+        terminal.keys(&["colibri --no-autostart top; echo \"exit code $?\"", "Enter"]);
         terminal.wait_for(STATES);
         if stop == "key" {
             terminal.keys(&["C-z"]);
@@ -438,7 +438,7 @@ fn without_a_terminal_or_a_daemon_it_says_so() {
     let output = command.arg("top").stdin(Stdio::piped()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let terminal = Terminal::open(&daemon, 160, 24, &[]);
-    terminal.keys(&["colibri top; echo \"exit code $?\"", "Enter"]);
+    terminal.keys(&["colibri --no-autostart top; echo \"exit code $?\"", "Enter"]);
     let screen = terminal.wait_for("exit code 3\n");
     assert!(screen.contains("no daemon listens at"), "{screen}");
 }

@@ -8,7 +8,7 @@ use colibri_client::{ClientError, DoctorResult, Finding, FindingStatus};
 use colibri_spawner::file::ConfigFile;
 
 use crate::args::Global;
-use crate::connect::{connect, lookup};
+use crate::connect::{connect_existing, lookup};
 use crate::error::CliError;
 use crate::explain::spawner;
 use crate::output;
@@ -44,7 +44,7 @@ pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> 
 }
 
 async fn ask(global: &Global) -> Result<Vec<Finding>, CliError> {
-    let answer = async { Ok(connect(global).await?.doctor().await?.findings) };
+    let answer = async { Ok(connect_existing(global).await?.doctor().await?.findings) };
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(answer) => answer,
         Err(_) => {
