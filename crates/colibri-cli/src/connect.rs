@@ -23,16 +23,13 @@ pub(crate) fn settings(global: &Global) -> Result<Partial, CliError> {
 
 /// What the flags and the environment say. A socket that was typed is named from here.
 fn stronger(global: &Global) -> Result<Partial, PathError> {
+    let typed = global.socket.as_deref();
     let flags = Partial {
-        socket: global.socket.clone(),
+        socket: typed.map(|path| Here::now().path(path)).transpose()?,
         daemon_user: lookup("COLIBRI_DAEMON_USER").filter(|user| !user.is_empty()),
         ..Partial::default()
     };
-    let mut stronger = flags.or(Partial::from_env(lookup));
-    if let Some(socket) = &mut stronger.socket {
-        *socket = Here::now().path(socket)?;
-    }
-    Ok(stronger)
+    Ok(flags.or(Partial::from_env(lookup)))
 }
 
 /// The socket at which a daemon with these settings listens.

@@ -22,6 +22,8 @@ use crate::{Client, ClientError, DaemonFile, TrustedUsers};
 const TRY_STARTED: Duration = Duration::from_millis(10);
 /// Between two tries to reach the next daemon.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
+/// How long a connection that ends without an answer is tried again.
+const LEFT_OVER: Duration = Duration::from_secs(2);
 /// How long a started daemon may take until it listens.
 const START: Duration = Duration::from_secs(60);
 /// How long another daemon that starts at the same moment may take until it listens.
@@ -139,14 +141,26 @@ impl Endpoint {
         &self,
         note: impl FnMut(LinkNote),
     ) -> Result<Client, ClientError> {
-        let socket = self.socket();
-        match (self.connect_at(&socket).await, &self.program) {
-            (Err(ClientError::NoDaemon { source, .. }), Some(program))
-                if is_absent(&source) || has_crashed(&source) =>
-            {
-                self.start(program, &socket, note).await
+        let until = Instant::now() + LEFT_OVER;
+        loop {
+            let socket = self.socket();
+            match (self.connect_at(&socket).await, &self.program) {
+                (Err(ClientError::NoDaemon { source, .. }), Some(program))
+                    if is_absent(&source) || has_crashed(&source) =>
+                {
+                    return self.start(program, &socket, note).await;
+                }
+                (Ok(client), _) => {
+                    if answers(&client).await {
+                        return Ok(client);
+                    }
+                    if Instant::now() > until {
+                        return Err(ClientError::Closed);
+                    }
+                    sleep(TRY_STARTED).await;
+                }
+                (other, _) => return other,
             }
-            (other, _) => other,
         }
     }
 
@@ -174,6 +188,7 @@ impl Endpoint {
         let mut failure = None;
         loop {
             match self.connect().await {
+                Ok(client) if !answers(&client).await => {}
                 Ok(client) => {
                     if failure.is_none() {
                         note(LinkNote::Started {
@@ -304,6 +319,12 @@ impl ClientError {
             _ => false,
         }
     }
+}
+
+/// Whether a daemon is at the other end. A process that a killed daemon was just starting may hold its socket for a
+/// moment, and answers nothing.
+async fn answers(client: &Client) -> bool {
+    !matches!(client.version().await, Err(ClientError::Closed))
 }
 
 fn is_absent(error: &io::Error) -> bool {
