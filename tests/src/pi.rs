@@ -2,23 +2,49 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::model::{Answer, Model};
 use crate::{Daemon, eventually, program};
 
-/// Where pi and its node are.
-pub fn bin() -> PathBuf {
+/// Directory of pi's and node's programs below that of the tools.
+const BIN: &str = "node_modules/.bin";
+/// Mount target of the tools in a sandbox. It does not depend on where the repository is.
+const TOOLS_INSIDE: &str = "/tmp/pi-tools";
+/// Directories that a sandbox has of its own: it does not show the host's.
+const PRIVATE: &[&str] = &["/tmp", "/dev", "/proc"];
+
+/// Returns the directory into which scripts/pi.sh installs pi and its node.
+fn tools() -> PathBuf {
     let target = program("colibri");
     let target = target.parent().and_then(Path::parent).unwrap();
-    let bin = target.join("tools/pi/node_modules/.bin");
+    let tools = target.join("tools/pi");
+    let pi = tools.join(BIN).join("pi");
     assert!(
-        bin.join("pi").exists(),
-        "{} is not there; run: scripts/pi.sh",
-        bin.join("pi").display()
+        pi.exists(),
+        "{} does not exist; run: scripts/pi.sh",
+        pi.display()
     );
-    bin
+    tools.canonicalize().unwrap()
+}
+
+/// Returns the directory of pi's and node's programs for agents whose options mount nothing: a copy in `place` if
+/// the repository is where no sandbox sees it.
+pub fn bin(place: &Path) -> PathBuf {
+    let tools = tools();
+    if !PRIVATE.iter().any(|private| tools.starts_with(private)) {
+        return tools.join(BIN);
+    }
+    let copy = place.join("pi-tools");
+    let copied = Command::new("cp")
+        .arg("-a")
+        .args([&tools, &copy])
+        .status()
+        .unwrap();
+    assert!(copied.success(), "cannot copy {}", tools.display());
+    copy.join(BIN)
 }
 
 /// A daemon, a model, and a workspace for pi.
@@ -50,11 +76,12 @@ impl Pi {
     /// Starts pi confined, with options of `colibri spawn` and of its own.
     pub fn spawn(&self, options: &[&str], arguments: &[&str]) -> String {
         let workspace = self.workspace.display().to_string();
-        let path = format!("PATH={}:/usr/bin:/bin", bin().display());
+        let mount = format!("{}:{TOOLS_INSIDE}:ro", tools().display());
+        let path = format!("PATH={TOOLS_INSIDE}/{BIN}:/usr/bin:/bin");
         let home = format!("HOME={workspace}");
         let settings = format!("PI_CODING_AGENT_DIR={workspace}/.pi");
         let mut words = vec!["--runtime", "pi", "--jail-path", "/", "--workspace"];
-        words.push(&workspace);
+        words.extend([&workspace, "--mount", &mount]);
         for variable in [&path, &home, &settings, "PI_OFFLINE=1"] {
             words.extend(["--env", variable]);
         }

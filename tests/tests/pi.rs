@@ -387,7 +387,7 @@ fn the_commands_of_the_page_on_agents_work() {
     fs::write(settings.join("settings.json"), chosen.to_string()).unwrap();
     place.types(
         &format!("export PI_OFFLINE=1\n{script}\ncolibri shutdown"),
-        &[&bin()],
+        &[&bin(&place.path(""))],
         &[
             "> make the tests pass\n",
             "- aborted\n",

@@ -19,6 +19,9 @@ pub(crate) enum Fate {
     ShimKilled,
 }
 
+/// Mount target of the writer's program in a sandbox.
+const WRITER_INSIDE: &str = "/tmp/writer";
+
 /// An agent that was asked for.
 pub(crate) struct Wanted {
     pub(crate) token: String,
@@ -30,12 +33,16 @@ impl Wanted {
     pub(crate) fn random(random: &mut fastrand::Rng, number: u64, reports: &Reports) -> Self {
         let token = format!("writer-{number}-");
         let (seed, code) = (random.u64(..).to_string(), random.u8(..));
+        let writer = program("writer");
         let mut params = json!({
-            "program": program("writer"),
+            "program": writer,
             "args": [reports.socket(), token, seed, code.to_string()],
         });
         if random.u8(..3) == 0 {
-            params["jail"] = json!({"path": "/"});
+            // Mounted, because a sandbox has a /tmp of its own and the repository may be there.
+            let mount = json!({"source": writer, "target": WRITER_INSIDE, "read_only": true});
+            params["jail"] = json!({"path": "/", "mounts": [mount]});
+            params["program"] = json!(WRITER_INSIDE);
         }
         Self {
             token,
