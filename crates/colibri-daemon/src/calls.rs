@@ -503,6 +503,7 @@ pub(crate) fn kind(error: &SpawnError) -> ErrorKind {
         SpawnError::Privilege(colibri_priv::PrivError::Jail(_)) => ErrorKind::InvalidJail,
         SpawnError::Privilege(_) => ErrorKind::Privilege,
         SpawnError::ProgramNotFound { .. } => ErrorKind::ProgramNotFound,
+        SpawnError::ProgramNotExecutable { .. } => ErrorKind::ProgramNotExecutable,
         SpawnError::Path { .. } => ErrorKind::PathNotFound,
         SpawnError::WrapperMissing(_) => ErrorKind::EngineMissing,
         SpawnError::Launch { .. } | SpawnError::Shim { .. } => ErrorKind::SpawnFailed,

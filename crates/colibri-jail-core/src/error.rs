@@ -1,15 +1,51 @@
-//! Every refusal, each with what to do instead. Values are shown escaped: they may come from anybody.
+//! Every refusal, each with a hint. Values are shown escaped because they are untrusted. A message names a field of
+//! [`crate::JailConfig`] or [`crate::Limits`] in backquotes, so that a program can show its own word for it, as the
+//! command line shows its flags.
 
 /// Why a program and its arguments cannot be a command line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommandLineError {
     /// No program.
-    #[error("the program is empty; name one to run")]
+    #[error("the program name is empty; give a program to run")]
     EmptyProgram,
     /// A byte that ends strings in execve(2).
-    #[error("{0} holds a NUL byte, which no command line can carry; remove it")]
+    #[error("{0} contains a NUL byte, which execve(2) cannot pass; remove it")]
     Nul(String),
+    /// One argument or variable is longer than the system passes on.
+    #[error(
+        "{what} has {bytes} bytes, more than the {max} that execve(2) takes in one string; pass it in a file or on standard input"
+    )]
+    StringTooLong {
+        /// The argument or the variable.
+        what: String,
+        /// Its length, in bytes.
+        bytes: usize,
+        /// The longest allowed, in bytes.
+        max: usize,
+    },
+    /// Arguments and environment together are longer than the system passes on.
+    #[error(
+        "arguments and environment have {bytes} bytes, more than the {max} that execve(2) takes here (ARG_MAX); pass them in a file or on standard input"
+    )]
+    TooLong {
+        /// Their length, in bytes, with a pointer each.
+        bytes: usize,
+        /// The longest allowed, in bytes.
+        max: usize,
+    },
+    /// The program that confines takes fewer words.
+    #[error(
+        "{count} arguments are more than {program} takes ({max}, its own included); pass them in a file or on standard input"
+    )]
+    TooMany {
+        /// How many there are.
+        count: usize,
+        /// The program that confines.
+        program: String,
+        /// The most that it takes.
+        max: usize,
+    },
 }
 
 /// Why a confinement, or one of its values, is not possible.
@@ -20,45 +56,45 @@ pub enum JailError {
     #[error("umask {0:?} is invalid: it is not an octal number up to 777; write it like 022")]
     Umask(String),
     /// Jail name: empty.
-    #[error("jail name is empty; give a name of letters, digits, '-' and '_'")]
+    #[error("the jail name is empty; give a name of letters, digits, '-' and '_'")]
     NameEmpty,
     /// Jail name: jexec(8) would read it as an option.
     #[error(
-        "jail name {0:?} begins with '-', so jexec would read it as an option; give a name that begins with a letter, a digit or '_'"
+        "jail name {0:?} begins with '-': jexec(8) would read it as an option; start it with a letter, a digit or '_'"
     )]
     NameLeadingDash(String),
     /// Jail name: jexec(8) would read it as a jail id.
     #[error(
-        "jail name {0:?} is all digits, so jexec would read it as a jail id; give the jail's name"
+        "jail name {0:?} is all digits: jexec(8) would read it as a jail id; give the jail's name"
     )]
     NameAllDigits(String),
     /// Jail name: a dot names a child jail.
     #[error(
-        "jail name {0:?} holds '.', which names a child of another jail; give the name of a jail of this host's own"
+        "jail name {0:?} contains '.', which names a child of another jail; give a jail of this host itself"
     )]
     NameDot(String),
     /// Jail name: a comma separates values.
-    #[error("jail name {0:?} holds ',', which separates values for jail(8); leave it out")]
+    #[error("jail name {0:?} contains ',', which separates values for jail(8); remove it")]
     NameComma(String),
     /// Jail name: an equals sign separates a parameter from its value.
     #[error(
-        "jail name {0:?} holds '=', which separates a parameter from its value for jail(8); leave it out"
+        "jail name {0:?} contains '=', which separates a parameter from its value for jail(8); remove it"
     )]
     NameEquals(String),
     /// Jail name: a quote.
-    #[error("jail name {0:?} holds a quote; leave it out")]
+    #[error("jail name {0:?} contains a quote; remove it")]
     NameQuote(String),
     /// Jail name: white space.
-    #[error("jail name {0:?} holds white space; leave it out")]
+    #[error("jail name {0:?} contains white space; remove it")]
     NameWhitespace(String),
     /// Jail name: NUL.
-    #[error("jail name {0:?} holds a NUL byte; leave it out")]
+    #[error("jail name {0:?} contains a NUL byte; remove it")]
     NameNul(String),
     /// Jail name: a control character.
-    #[error("jail name {0:?} holds a control character; leave it out")]
+    #[error("jail name {0:?} contains a control character; remove it")]
     NameControl(String),
     /// Jail name: something else.
-    #[error("jail name {name:?} holds {found:?}; use letters, digits, '-' and '_' only")]
+    #[error("jail name {name:?} contains {found:?}; use letters, digits, '-' and '_' only")]
     NameCharacter {
         /// The name.
         name: String,
@@ -66,7 +102,7 @@ pub enum JailError {
         found: char,
     },
     /// Jail name: longer than the kernel keeps.
-    #[error("jail name of {length} bytes is too long; at most {max} are kept")]
+    #[error("the jail name has {length} bytes, at most {max} are allowed; shorten it")]
     NameTooLong {
         /// Its length, in bytes.
         length: usize,
@@ -74,22 +110,22 @@ pub enum JailError {
         max: usize,
     },
     /// Path: empty.
-    #[error("path is empty; give an absolute one")]
+    #[error("the path is empty; give an absolute path")]
     PathEmpty,
     /// Path: relative.
-    #[error("path {0:?} is relative; give it from the root, beginning with '/'")]
+    #[error("path {0:?} is relative; give an absolute path, which begins with '/'")]
     PathRelative(String),
     /// Path: has other spellings.
-    #[error("path {0:?} is not normal; write it without '.', '..', doubled or trailing '/'")]
+    #[error("path {0:?} is not normalized; remove '.', '..', doubled and trailing '/'")]
     PathNotNormal(String),
     /// Path: NUL.
-    #[error("path {0:?} holds a NUL byte; leave it out")]
+    #[error("path {0:?} contains a NUL byte; remove it")]
     PathNul(String),
     /// Path: control characters.
-    #[error("path {0:?} holds a control character; rename the directory")]
+    #[error("path {0:?} contains a control character; rename the directory")]
     PathControl(String),
     /// Path: longer than the kernel takes.
-    #[error("path of {length} bytes is too long; at most {max} are possible")]
+    #[error("the path has {length} bytes, at most {max} are allowed; shorten it")]
     PathTooLong {
         /// Its length, in bytes.
         length: usize,
@@ -97,7 +133,7 @@ pub enum JailError {
         max: usize,
     },
     /// Path: syntax for jail(8).
-    #[error("path {path:?} holds {found:?}, which is syntax for jail(8); rename the directory")]
+    #[error("path {path:?} contains {found:?}, which is syntax for jail(8); rename the directory")]
     PathSyntax {
         /// The path.
         path: String,
@@ -105,35 +141,35 @@ pub enum JailError {
         found: char,
     },
     /// ip4: empty.
-    #[error("ip4 is empty; give inherit, disable, new, or addresses separated by ','")]
+    #[error("`ip4` is empty; give inherit, disable, new, or addresses separated by ','")]
     Ip4Empty,
     /// ip4: an entry that is no address.
     #[error(
-        "ip4 entry {0:?} is not an IPv4 address; give inherit, disable, new, or addresses like 192.0.2.7 separated by ','"
+        "`ip4` entry {0:?} is not an IPv4 address; give inherit, disable, new, or addresses like 192.0.2.7 separated by ','"
     )]
     Ip4Malformed(String),
     /// ip4: the same address twice.
-    #[error("ip4 address {0} is given twice; give it once")]
+    #[error("`ip4` address {0} is given twice; give it once")]
     Ip4Duplicate(std::net::Ipv4Addr),
     /// ip4: no address of a host.
-    #[error("ip4 address {0} cannot be a jail's own; give the address of an interface")]
+    #[error("`ip4` address {0} cannot belong to a jail; give the address of an interface")]
     Ip4Unusable(std::net::Ipv4Addr),
     /// ip4 without a jail that is made.
     #[error(
-        "ip4 is set when a jail is made, and jail {0} exists already: leave ip4 out, or give path without name to make one"
+        "`ip4` applies to a new jail, and jail {0} exists already; remove `ip4`, or replace `name` by `path` to create a jail"
     )]
     Ip4WithName(crate::JailName),
     /// ip4 with nothing to apply to.
-    #[error("ip4 needs a jail: give path too, or leave ip4 out")]
+    #[error("`ip4` needs a jail; add `path`, or remove `ip4`")]
     Ip4WithoutJail,
     /// User: empty.
-    #[error("user is empty; give a name, UID or UID:GID")]
+    #[error("`user` is empty; give a name, UID or UID:GID")]
     UserEmpty,
     /// User: reads as an option.
-    #[error("user {0:?} begins with '-', which reads as an option; give a name, UID or UID:GID")]
+    #[error("`user` {0:?} begins with '-', which reads as an option; give a name, UID or UID:GID")]
     UserLeadingDash(String),
     /// User: longer than the system keeps.
-    #[error("user name of {length} bytes is too long; at most {max} are kept")]
+    #[error("the `user` name has {length} bytes, at most {max} are allowed; give another user")]
     UserTooLong {
         /// Its length, in bytes.
         length: usize,
@@ -141,7 +177,7 @@ pub enum JailError {
         max: usize,
     },
     /// User: characters.
-    #[error("user {user:?} holds {found:?}; use letters, digits, '-', '_' and '.' only")]
+    #[error("`user` {user:?} contains {found:?}; use letters, digits, '-', '_' and '.' only")]
     UserCharacter {
         /// The user.
         user: String,
@@ -149,47 +185,55 @@ pub enum JailError {
         found: char,
     },
     /// User: a number that no user has.
-    #[error("user id {0:?} is out of range; give 0 to 4294967294")]
+    #[error("`user` id {0:?} is out of range; give 0 to 4294967294")]
     UserId(String),
     /// User with nothing to apply to.
-    #[error("user needs a jail: give name or path too, or leave user out")]
+    #[error("`user` needs a jail; add `name` or `path`, or remove `user`")]
     UserWithoutJail,
     /// FreeBSD looks users up by name.
     #[error(
-        "user {0} is a number, and jexec and jail look users up by name; give the name of a user inside the jail"
+        "`user` {0} is a number, and jexec(8) and jail(8) take names; give the name of a user inside the jail"
     )]
     UserNumberOnFreebsd(String),
     /// bubblewrap maps numbers.
-    #[error("user {0} is a name, and bubblewrap knows numbers only; give UID or UID:GID")]
+    #[error("`user` {0} is a name, and bubblewrap takes numbers; give UID or UID:GID")]
     UserNameOnBubblewrap(String),
     /// There are no persistent jails with bubblewrap.
     #[error(
-        "jail {0} cannot be entered with bubblewrap, which has no persistent jails: give path, the root directory of a sandbox, instead of name"
+        "jail {0} cannot be entered: bubblewrap has no persistent jails; replace `name` by `path`, the root directory of a sandbox"
     )]
     NameOnBubblewrap(crate::JailName),
     /// bubblewrap's network is all or nothing.
     #[error(
-        "ip4 {0} is not possible with bubblewrap: give disable for no network, or inherit for the host's"
+        "`ip4` {0} is not possible with bubblewrap; give disable for no network, or inherit for the host's network"
     )]
     Ip4OnBubblewrap(String),
     /// Nothing to do with bubblewrap.
     #[error(
-        "{0} does nothing with bubblewrap: a sandbox ends with its first process, and has no list"
+        "bubblewrap has no operation {0}: a sandbox ends with its first process and is not listed; use the freebsd engine"
     )]
     OpOnBubblewrap(&'static str),
     /// Mount: not in one of the written forms.
     #[error(
-        "mount {0:?} is not understood; give SOURCE, SOURCE:TARGET, or either with :ro behind it"
+        "mount {0:?} has the wrong form; give SOURCE or SOURCE:TARGET, and :ro or :rw after it if needed"
     )]
     MountMalformed(String),
-    /// Mount: over the jail's root.
+    /// Mount: an option that does not exist.
     #[error(
-        "a mount cannot lie over the jail's root; give the root itself as path, or another target"
+        "mount {mount:?} has the unknown option {option:?} after its last colon; give ro or rw, or an absolute target"
     )]
+    MountOption {
+        /// The whole mount.
+        mount: String,
+        /// What stands after the last colon.
+        option: String,
+    },
+    /// Mount: over the jail's root.
+    #[error("a mount cannot cover the jail's root; give another target, or the root as `path`")]
     MountOnRoot,
     /// Mount: where the jail has something of its own.
     #[error(
-        "mount target {target} lies in {taken}, which every jail has of its own; give another target"
+        "mount target {target} is in {taken}, which is private to every jail; give another target"
     )]
     MountTaken {
         /// The target.
@@ -198,10 +242,12 @@ pub enum JailError {
         taken: &'static str,
     },
     /// Mount: two on one target.
-    #[error("mount target {0} is given twice; give each its own")]
+    #[error("mount target {0} is given twice; give each mount its own target")]
     MountTwice(crate::JailPath),
     /// Mount: too many.
-    #[error("{count} mounts are too many; at most {max} are possible")]
+    #[error(
+        "there are {count} `mounts`, at most {max} are allowed; mount a common parent directory"
+    )]
     MountTooMany {
         /// How many.
         count: usize,
@@ -209,16 +255,18 @@ pub enum JailError {
         max: usize,
     },
     /// Hostname: malformed.
-    #[error("hostname {0:?} is not one; use letters, digits, '-' and '.', at most 64 in all")]
+    #[error(
+        "`hostname` {0:?} is not a host name; use letters, digits, '-' and '.', at most 64 in all"
+    )]
     Hostname(String),
     /// A destination that is none.
     #[error(
-        "destination {0:?} is not understood; give HOST:PORT, like api.example.com:443 or [2001:db8::1]:443"
+        "`allow` entry {0:?} is not a destination; give HOST:PORT, like api.example.com:443 or [2001:db8::1]:443"
     )]
     Destination(String),
     /// Values of a new jail, with one that exists already.
     #[error(
-        "{value} is set when a jail is made, and jail {name} exists already: leave it out, or give path without name to make one"
+        "`{value}` applies to a new jail, and jail {name} exists already; remove it, or replace `name` by `path` to create a jail"
     )]
     SetupWithName {
         /// What was given.
@@ -227,34 +275,34 @@ pub enum JailError {
         name: crate::JailName,
     },
     /// Values of a jail, without one.
-    #[error("{0} needs a jail: give path too, or leave {0} out")]
+    #[error("`{0}` needs a jail; add `path`, or remove `{0}`")]
     SetupWithoutJail(&'static str),
     /// Network both filtered and of another kind.
-    #[error("allow gives the jail a filtered network, and ip4 {0} another: leave one of them out")]
+    #[error("`allow` filters the jail's network and conflicts with `ip4` {0}; remove one of them")]
     AllowWithIp4(String),
     /// Filtering takes the proxy.
     #[error(
-        "allow needs the program colibri-proxy, which was not found; install it beside colibri-daemon, or leave allow out"
+        "`allow` needs the program colibri-proxy, which was not found; install it beside colibri-daemon, or remove `allow`"
     )]
     AllowWithoutProxy,
     /// No filter for jails of FreeBSD.
     #[error(
-        "allow is not possible with jails of FreeBSD: give ip4 addresses and filter them with pf(4), or ip4 disable for no network"
+        "`allow` is not possible with FreeBSD jails; set `ip4` to addresses and filter them with pf(4), or to disable for no network"
     )]
     AllowOnFreebsd,
     /// Memory: malformed.
-    #[error("memory {0:?} is not understood; give bytes, or a text like 512M or 2G")]
+    #[error("memory {0:?} is not a size; give bytes, or a text like 512M or 2G")]
     SizeMalformed(String),
     /// Processors: malformed.
-    #[error("cpu {0:?} is not understood; give a number of processors, like 2 or 0.5")]
+    #[error("cpu {0:?} is not a number of processors; give one like 2 or 0.5")]
     CpusMalformed(String),
     /// Wall time: malformed.
     #[error(
-        "wall time {0:?} is not understood; give a time like 90s, 30m or 1h30m, or a whole number of seconds"
+        "{0:?} is not a duration; give one like 90s, 30m or 1h30m, or a whole number of seconds"
     )]
     WallTimeMalformed(String),
     /// A limit with which nothing runs.
-    #[error("limit {name} is too small for anything to run; give at least {least}")]
+    #[error("limit `{name}` is too small for any program; give at least {least}")]
     LimitTooSmall {
         /// Which.
         name: &'static str,
@@ -263,7 +311,7 @@ pub enum JailError {
     },
     /// A limit that this engine cannot hold an agent to.
     #[error(
-        "limit {name} cannot be enforced here: {why}; leave it out, or let the agent run without it by best_effort (--best-effort)"
+        "limit `{name}` cannot be enforced: {why}, or accept the missing limit with `best_effort`"
     )]
     LimitUnenforced {
         /// Which.
@@ -272,7 +320,7 @@ pub enum JailError {
         why: String,
     },
     /// An engine that does not exist.
-    #[error("engine {0:?} is unknown; known are freebsd and bubblewrap")]
+    #[error("engine {0:?} is unknown; give freebsd or bubblewrap")]
     UnknownEngine(String),
     /// A signal that does not exist, or must not be sent.
     #[error(
@@ -280,6 +328,6 @@ pub enum JailError {
     )]
     UnknownSignal(String),
     /// A process id that is none.
-    #[error("process id {0} cannot be an agent's; give one from 2 up")]
+    #[error("process id {0} cannot belong to an agent; give 2 or more")]
     BadPid(u32),
 }

@@ -146,7 +146,7 @@ impl fmt::Display for Cpus {
     }
 }
 
-/// How long an agent may take, in milliseconds.
+/// Maximum run time of an agent, in milliseconds. Written like `90s`, `30m` or `1h30m`; a plain number is seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WallTime(pub u64);
 
@@ -163,6 +163,9 @@ impl FromStr for WallTime {
 
     fn from_str(text: &str) -> Result<Self, JailError> {
         let malformed = || JailError::WallTimeMalformed(text.to_owned());
+        if let Some(seconds) = whole(text) {
+            return seconds.checked_mul(1000).map(Self).ok_or_else(malformed);
+        }
         let (mut rest, mut total) = (text, 0_u64);
         loop {
             let digits = rest
@@ -326,7 +329,11 @@ mod tests {
             ("1h 30m", Some(5_400_000)),
             ("1d", Some(86_400_000)),
             ("", None),
-            ("90", None),
+            ("90", Some(90_000)),
+            ("0", Some(0)),
+            ("+90", None),
+            ("1m30", None),
+            ("18446744073709551615", None),
             ("h", None),
             ("-1s", None),
             ("1.5h", None),

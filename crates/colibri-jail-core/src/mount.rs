@@ -26,19 +26,30 @@ pub struct MountConfig {
     pub read_only: bool,
 }
 
-/// `SOURCE`, `SOURCE:TARGET`, either with `:ro` behind it. Paths that hold `:` cannot be written so.
+/// `SOURCE` or `SOURCE:TARGET`, each optionally followed by `:ro` or `:rw`. What stands after the last colon is an
+/// option or an absolute target. Paths that contain `:` cannot be written so.
 impl FromStr for MountConfig {
     type Err = JailError;
 
     fn from_str(text: &str) -> Result<Self, JailError> {
         let malformed = || JailError::MountMalformed(text.to_owned());
         let mut words: Vec<&str> = text.split(':').collect();
+        if let [_, .., last] = words[..]
+            && !last.is_empty()
+            && !matches!(last, "ro" | "rw")
+            && (words.len() > 2 || !last.starts_with('/'))
+        {
+            return Err(JailError::MountOption {
+                mount: text.to_owned(),
+                option: last.to_owned(),
+            });
+        }
         let mode = words
             .pop_if(|word| matches!(*word, "ro" | "rw"))
             .unwrap_or("rw");
         match words[..] {
             [source] if !source.is_empty() => Ok((source, None)),
-            [source, target] if !source.is_empty() && !target.is_empty() => {
+            [source, target] if !source.is_empty() && target.starts_with('/') => {
                 Ok((source, Some(target.to_owned())))
             }
             _ => Err(malformed()),
@@ -121,6 +132,13 @@ mod tests {
             ("/src:/work:rw", Some(("/src", Some("/work"), false))),
             ("/src:/work:ro", Some(("/src", Some("/work"), true))),
             ("src:ro", Some(("src", None, true))),
+            ("/src:rw", Some(("/src", None, false))),
+            ("/src:/tmp/x:rw", Some(("/src", Some("/tmp/x"), false))),
+            ("/src:RO", None),
+            ("/src:/work:", None),
+            ("/src:/work:ro,nosuid", None),
+            ("/src:/work:ro:rw", None),
+            ("/src:work:ro", None),
             ("", None),
             (":", None),
             ("ro", None),

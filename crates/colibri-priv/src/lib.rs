@@ -62,7 +62,7 @@ pub enum PrivError {
     },
     /// The helper makes jails with less.
     #[error(
-        "the helper makes no jails with mounts, hostname or allow; leave them out, or use another privilege backend"
+        "the helper creates no jails with `mounts`, `hostname` or `allow`; remove them, or use another privilege backend"
     )]
     HelperSetup,
     /// Nobody registered a backend of this name.

@@ -36,17 +36,36 @@ pub enum Cgroups {
 }
 
 impl Cgroups {
-    /// Looks for a place: `named`, or the part of the tree that is delegated to this process, and turns the
-    /// controllers on there.
+    /// Finds the cgroup for agents, `named` or the one that is delegated to this process, and enables the
+    /// controllers in it.
     #[must_use]
     pub fn claim(named: Option<&Path>) -> Self {
+        Self::find(named, Access::Change)
+    }
+
+    /// Returns what [`Cgroups::claim`] would return, and changes nothing.
+    #[must_use]
+    pub fn probe(named: Option<&Path>) -> Self {
+        Self::find(named, Access::Look)
+    }
+
+    fn find(named: Option<&Path>, access: Access) -> Self {
         let parent = match named {
-            Some(named) => Ok(named.to_owned()),
-            None => own_place(),
+            Some(named) => Ok((named.to_owned(), named.to_owned())),
+            None => own_place(access),
         };
-        let claimed = parent.and_then(|parent| {
-            let controllers = hand_on(&parent)
-                .map_err(|error| format!("{} cannot be used: {error}", parent.display()))?;
+        let claimed = parent.and_then(|(parent, source)| {
+            // A probe leaves uncreated what a claim creates: its controllers are those above it.
+            let place = match access {
+                Access::Look if !parent.exists() => &source,
+                _ => &parent,
+            };
+            let controllers = hand_on(place, access).map_err(|error| {
+                format!(
+                    "cgroup {} cannot be used: {error}; name another one in the setting cgroup",
+                    parent.display()
+                )
+            })?;
             Ok(Self::In {
                 parent,
                 controllers,
@@ -62,7 +81,7 @@ impl Cgroups {
             Self::Unavailable(why) => Some(why.clone()),
             Self::In { controllers, .. } if controllers.iter().any(|own| own == controller) => None,
             Self::In { parent, .. } => Some(format!(
-                "the cgroup controller {controller} is not available in {}",
+                "the cgroup controller {controller} is not available in {}; {HOW_TO_GET}",
                 parent.display()
             )),
         }
@@ -133,14 +152,27 @@ fn settings(limits: &Limits) -> Vec<(&'static str, &'static str, String, bool)> 
     settings
 }
 
-/// Hands the wanted controllers on to what is below; returns those that are.
-fn hand_on(parent: &Path) -> io::Result<Vec<String>> {
+/// Whether controllers are enabled, or only looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Look,
+    Change,
+}
+
+/// Enables the wanted controllers for the cgroups below; returns the enabled ones, or with [`Access::Look`] those
+/// that this process could enable.
+fn hand_on(parent: &Path, access: Access) -> io::Result<Vec<String>> {
     let words = |file: &str| -> io::Result<Vec<String>> {
         let text = fs::read_to_string(parent.join(file))?;
         Ok(text.split_whitespace().map(str::to_owned).collect())
     };
     let there = words("cgroup.controllers")?;
     let on = words("cgroup.subtree_control")?;
+    if access == Access::Look {
+        let control = parent.join("cgroup.subtree_control");
+        let writable = fs::OpenOptions::new().write(true).open(control).is_ok();
+        return Ok(if writable { there } else { on });
+    }
     for controller in WANTED {
         let has = |list: &[String]| list.iter().any(|word| word == controller);
         if has(&there) && !has(&on) {
@@ -153,47 +185,54 @@ fn hand_on(parent: &Path) -> io::Result<Vec<String>> {
     words("cgroup.subtree_control")
 }
 
-/// The part of the tree that is delegated to this process.
-fn own_place() -> Result<PathBuf, String> {
+/// Finds the part of the tree that is delegated to this process: the cgroup for agents, and the one above whose
+/// controllers it gets.
+fn own_place(access: Access) -> Result<(PathBuf, PathBuf), String> {
     let reading = |file: &str| {
-        fs::read_to_string(file).map_err(|error| format!("{file} cannot be read: {error}"))
+        fs::read_to_string(file)
+            .map_err(|error| format!("{file} cannot be read: {error}; mount /proc"))
     };
-    let mount = mount_point(&reading("/proc/self/mountinfo")?)
-        .ok_or("no cgroup2 file system is mounted")?;
+    let mount = mount_point(&reading("/proc/self/mountinfo")?).ok_or(
+        "no whole cgroup2 file system is mounted; boot with cgroups of version 2 (cgroups(7)), and in a container share the host's cgroup namespace",
+    )?;
     let cgroups = reading("/proc/self/cgroup")?;
-    let own = own_cgroup(&cgroups).ok_or("this process is in no cgroup of version 2")?;
+    let own = own_cgroup(&cgroups).ok_or(
+        "the daemon is in no cgroup of version 2; boot with cgroups of version 2 (cgroups(7))",
+    )?;
     if own == "/" {
         let place = mount.join(OWN);
-        let controllers = hand_on(&mount).map_err(|error| not_delegated(&mount, &error))?;
+        let controllers = hand_on(&mount, access).map_err(|error| not_delegated(&mount, &error))?;
         if controllers.is_empty() {
             return Err(format!(
-                "the cgroup controllers memory, pids and cpu are not available in {}",
+                "the cgroup controllers memory, pids and cpu are not available in {}; {HOW_TO_GET}",
                 mount.display()
             ));
         }
-        fs::create_dir_all(&place).map_err(|error| not_delegated(&mount, &error))?;
-        return Ok(place);
+        if access == Access::Change {
+            fs::create_dir_all(&place).map_err(|error| not_delegated(&mount, &error))?;
+        }
+        return Ok((place, mount));
     }
     let place = mount.join(own.trim_start_matches('/'));
     let parent = place
         .parent()
         .filter(|_| place.file_name().is_some_and(|name| name == LEAF));
-    match parent.map(|parent| (parent, hand_on(parent))) {
-        Some((parent, Ok(_))) => Ok(parent.to_owned()),
+    match parent.map(|parent| (parent, hand_on(parent, access))) {
+        Some((parent, Ok(_))) => Ok((parent.to_owned(), parent.to_owned())),
         Some((parent, Err(error))) => Err(not_delegated(parent, &error)),
-        None => Err(not_delegated(
-            &place,
-            &"there would be no room beside the daemon",
-        )),
+        None => Err(not_delegated(&place, &"it contains the daemon itself")),
     }
 }
 
 fn not_delegated(place: &Path, why: &dyn std::fmt::Display) -> String {
     format!(
-        "the cgroup {} is not for agents ({why}); run the daemon as a service of systemd 254 or later with Delegate=yes and DelegateSubgroup=daemon, or name a cgroup of its own with the setting cgroup",
+        "cgroup {} is not delegated to the daemon ({why}); run the daemon as a systemd service with Delegate=yes and DelegateSubgroup=daemon (systemd 254 or later; systemctl --user start colibri does that), or name a delegated cgroup in the setting cgroup",
         place.display()
     )
 }
+
+/// What makes the controllers available.
+const HOW_TO_GET: &str = "boot with cgroups of version 2 only (systemd.unified_cgroup_hierarchy=1 on the kernel's command line), run the daemon as a systemd service with Delegate=yes, or name a cgroup that has the controller in the setting cgroup";
 
 /// The mount point of the whole cgroup2 tree, from proc_pid_mountinfo(5).
 fn mount_point(mountinfo: &str) -> Option<PathBuf> {
@@ -256,9 +295,24 @@ mod tests {
     #[test]
     fn a_place_that_is_none_says_so() {
         let dir = tempfile::tempdir().unwrap();
-        let Cgroups::Unavailable(why) = Cgroups::claim(Some(dir.path())) else {
-            panic!("a plain directory is no cgroup");
-        };
-        assert!(why.contains(dir.path().to_str().unwrap()), "{why}");
+        for find in [Cgroups::claim, Cgroups::probe] {
+            let Cgroups::Unavailable(why) = find(Some(dir.path())) else {
+                panic!("a plain directory is no cgroup");
+            };
+            assert!(why.contains(dir.path().to_str().unwrap()), "{why}");
+        }
+    }
+
+    #[test]
+    fn probe_reads_controllers_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cgroup.controllers"), "cpu memory pids\n").unwrap();
+        fs::write(dir.path().join("cgroup.subtree_control"), "").unwrap();
+        let found = Cgroups::probe(Some(dir.path()));
+        assert_eq!(found.lacks("memory"), None, "{found:?}");
+        let lacking = found.lacks("io").unwrap();
+        assert!(lacking.contains("; boot with"), "{lacking}");
+        let control = fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap();
+        assert_eq!(control, "");
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that can go wrong between a request and a running agent.
+//! Errors between a request and a running agent.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::{AgentId, LinkError, MAX_NAME, NameError};
 pub enum SpawnError {
     /// The id is not one of ours.
     #[error(
-        "'{0}' is not an agent id: ids are lower-case letters and digits; see them with list-agents"
+        "'{0}' is not an agent id; give one of lower-case letters and digits, as list-agents shows them"
     )]
     BadId(String),
     /// The command line itself is unusable.
@@ -65,27 +65,35 @@ pub enum SpawnError {
         id: Option<AgentId>,
     },
     /// A variable's name cannot be one.
-    #[error("environment variable name {0:?} is not usable: it is empty or holds '=' or NUL")]
+    #[error("environment variable name {0:?} is empty or contains '=' or NUL; give another name")]
     EnvName(String),
     /// A variable's value cannot be passed on.
-    #[error("the value of environment variable {0} holds a NUL byte; remove it")]
+    #[error("the value of environment variable {0} contains a NUL byte; remove it")]
     EnvValue(String),
     /// A variable would act on the program that confines, outside of the jail.
     #[error(
-        "environment variable {0} is refused for a jailed agent: the dynamic linker would obey it in the program that confines, before the agent is confined; set it inside the jail instead, e.g. with env(1)"
+        "environment variable {0} is refused for a jailed agent: the dynamic linker would apply it to the program that confines; set it inside the jail, e.g. with env(1)"
     )]
     EnvActsOutside(String),
-    /// There is no such program, or it is not executable.
-    #[error(
-        "program '{program}' was not found, or is not executable, {place}; give the path of an executable file"
-    )]
+    /// The program does not exist.
+    #[error("program '{program}' was not found {place}; {hint}")]
     ProgramNotFound {
         /// As asked for.
         program: String,
-        /// Where it was looked for.
+        /// Where it was looked for, and what hides it there.
         place: String,
+        /// What to do.
+        hint: String,
     },
-    /// A path that the request names is not there.
+    /// The program exists and cannot be executed.
+    #[error("program '{program}' is not executable: {problem}")]
+    ProgramNotExecutable {
+        /// As asked for.
+        program: String,
+        /// Why, and what to do.
+        problem: String,
+    },
+    /// A path of the request does not exist, or is not what it must be.
     #[error("{what} {path} {problem}")]
     Path {
         /// What the path was meant for.
@@ -96,9 +104,7 @@ pub enum SpawnError {
         problem: String,
     },
     /// The user named is not in the root's own user table.
-    #[error(
-        "user '{user}' is not in {table}; give a user of that table, or numbers as UID or UID:GID"
-    )]
+    #[error("user '{user}' is not in {table}; give a user of that file, or UID or UID:GID")]
     UnknownUser {
         /// As asked for.
         user: String,
@@ -107,7 +113,7 @@ pub enum SpawnError {
     },
     /// The program that confines is not installed.
     #[error(
-        "{0} is needed to confine this agent and is not installed or not executable; install it (Debian and Ubuntu: apt install bubblewrap), or name another engine in COLIBRI_JAIL_ENGINE"
+        "{0}, which confines this agent, is not installed or not executable; install it (Debian and Ubuntu: apt install bubblewrap), or set COLIBRI_JAIL_ENGINE to another engine"
     )]
     WrapperMissing(String),
     /// The shim program is not where it should be.
@@ -130,7 +136,7 @@ pub enum SpawnError {
     },
     /// The system has no more processes, descriptors, memory or disk.
     #[error(
-        "{doing} failed because the system is out of a resource: {source}; free some or raise the limit, then try again"
+        "{doing} failed: the system is out of a resource: {source}; free some or raise the limit, then try again"
     )]
     Resources {
         /// What was being done.
@@ -147,7 +153,7 @@ pub enum SpawnError {
         problem: String,
     },
     /// An agent's file cannot be written or read.
-    #[error("{path}: {source}")]
+    #[error("cannot write or read {path}: {source}")]
     File {
         /// The file.
         path: PathBuf,

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod ahead;
+mod arguments;
 mod cgroup;
 mod config;
 mod doctor;
@@ -18,6 +19,7 @@ mod mounts;
 mod name;
 mod prepare;
 pub mod profile;
+mod program;
 mod regular_file;
 pub mod settings;
 mod spawn;

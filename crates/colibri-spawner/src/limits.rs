@@ -1,4 +1,4 @@
-//! Which means hold an agent to its limits here, and which limits nothing holds it to.
+//! Selects the enforcement mechanism (cgroup, rlimit, rctl) for each limit, and names limits that have none.
 
 use colibri_jail_core::{Confinement, JailEngine, JailError, Limits};
 use colibri_shim::launch::ProcessLimits;
@@ -40,7 +40,7 @@ pub(crate) fn choose(
     let mut warnings = Vec::new();
     let mut unenforced = |name: &'static str, why: String| {
         if best_effort {
-            warnings.push(format!("limit {name} is not enforced: {why}"));
+            warnings.push(format!("limit `{name}` is not enforced: {why}"));
             Ok(())
         } else {
             Err(JailError::LimitUnenforced { name, why })
@@ -57,7 +57,7 @@ pub(crate) fn choose(
             JailEngine::FreebsdJail if matches!(confinement, Confinement::Ephemeral { .. }) => {}
             JailEngine::FreebsdJail => unenforced(
                 name,
-                "rctl(8) limits jails, and this agent gets none of its own; give path".to_owned(),
+                "rctl(8) limits jails, and this agent has no jail of its own; create one with `path`".to_owned(),
             )?,
             JailEngine::Bubblewrap(_) => match host.cgroups.lacks(controller) {
                 None => means.cgroup = true,
@@ -74,7 +74,10 @@ pub(crate) fn choose(
     if let Some(files) = limits.open_files {
         let files = u64::from(files);
         if host.privilege == "helper" {
-            unenforced("open_files", "the helper sets it, by its policy".to_owned())?;
+            unenforced(
+                "open_files",
+                "the helper sets it; set it in the helper's policy, helper.toml(5)".to_owned(),
+            )?;
         } else if matches!(
             (host.engine, confinement),
             (
@@ -84,11 +87,11 @@ pub(crate) fn choose(
         ) {
             unenforced(
                 "open_files",
-                "jail(8) sets it by the user's class in login.conf(5)".to_owned(),
+                "jail(8) sets it from the user's class; set it in login.conf(5)".to_owned(),
             )?;
         } else if files > host.most_files {
             let why = format!(
-                "the daemon itself may have no more than {} open",
+                "the daemon itself may have at most {} open; give a lower limit, raise the daemon's hard limit (LimitNOFILE=, ulimit -Hn)",
                 host.most_files
             );
             unenforced("open_files", why)?;
@@ -231,7 +234,7 @@ mod tests {
                 Confinement::None,
                 "none",
                 &none,
-                Err("none of its own"),
+                Err("no jail of its own"),
                 Means::default(),
             ),
             (
@@ -249,7 +252,7 @@ mod tests {
                 ephemeral(None),
                 "helper",
                 &none,
-                Err("by its policy"),
+                Err("helper.toml(5)"),
                 Means::default(),
             ),
             (
@@ -275,7 +278,7 @@ mod tests {
                 Err(word) => {
                     let said = got.unwrap_err().to_string();
                     assert!(
-                        said.contains(*word) && said.contains("--best-effort"),
+                        said.contains(*word) && said.contains("`best_effort`"),
                         "{text}: {said}"
                     );
                 }
@@ -295,6 +298,6 @@ mod tests {
             most_files: 99,
         };
         let said = choose(&limits(files), false, &Confinement::None, &host).unwrap_err();
-        assert!(said.to_string().contains("no more than 99"), "{said}");
+        assert!(said.to_string().contains("at most 99"), "{said}");
     }
 }

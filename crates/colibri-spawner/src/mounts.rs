@@ -49,7 +49,7 @@ pub(crate) fn hidden_in(
                 return Err(refuse(
                     "mount source",
                     &mount.source,
-                    "is where the daemon keeps its own state or socket, a way out of the jail; give another",
+                    "contains the daemon's own state or socket, which would lead out of the jail; give another",
                 ));
             }
             if let Ok(rest) = directory.strip_prefix(source) {
@@ -86,7 +86,7 @@ pub(crate) fn check(
         })?;
         if real != source {
             let problem = format!(
-                "leads through a symbolic link to {}; give that if you mean it",
+                "contains a symbolic link; give the real path {} if that is meant",
                 real.display()
             );
             return Err(refuse("mount source", &mount.source, problem));
@@ -105,7 +105,7 @@ pub(crate) fn check(
         let fits = on.is_some_and(|on| on.exists() && on.is_dir() == source.is_dir());
         if !fits {
             let problem = format!(
-                "is no {kind} in the jail to mount on; create an empty one there, or give a target in /tmp"
+                "is no {kind} in the jail to mount on; create an empty {kind} there, or give a target in /tmp"
             );
             return Err(refuse("mount target", &mount.target, problem));
         }
@@ -136,7 +136,7 @@ pub(crate) fn apart(
         for other in setup.mounts.iter().skip(number + 1) {
             if pair(mount, other) {
                 let problem = format!(
-                    "and {} lie one in the other, so that the agent could exchange one for something else; give only the outer one",
+                    "and {} contain one another, so that the agent could replace one; give only the outer one",
                     other.source
                 );
                 return Err(refuse("mount source", &mount.source, problem));
@@ -154,7 +154,7 @@ pub(crate) fn apart(
         {
             if pair(mount, other) {
                 let problem = format!(
-                    "and {} of agent {} lie one in the other, so that one agent could exchange the other's; give both the same, or wait until that one has ended",
+                    "and {} of agent {} contain one another, so that one agent could replace the other's; give both the same directory, or wait until that agent has ended",
                     other.source, spec.id
                 );
                 return Err(refuse("mount source", &mount.source, problem));

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::{
-    CommandLine, Confinement, ExitFidelity, JailEngine, JailName, JailOp, JailPath, JailUser,
+    CommandLine, Confinement, ExitFidelity, JailEngine, JailName, JailOp, JailPath, JailUser, Mount,
 };
 
 use colibri_shim::process::AGENT_VARIABLE;
 use rustix::process::{Resource, getrlimit};
 
+use crate::arguments;
 use crate::host::{is_executable, resolve_in, user_in};
 use crate::limits::Means;
+use crate::program::{self, Hidden, View};
 use crate::{AgentSpawnConfig, AgentSpec, SpawnError, Spawner, limits, mounts, regular_file};
 
 /// Stands for the agent's id where there is none yet, as in `explain`.
@@ -22,6 +24,9 @@ const NO_ID: &str = "ID";
 const ACTS_OUTSIDE: &[&str] = &["LD_", "GLIBC_TUNABLES", "GCONV_PATH"];
 /// Directories that a bubblewrap sandbox has of its own, whatever the root holds there.
 const PRIVATE: &[&str] = &["/proc", "/dev", "/tmp"];
+
+/// Most arguments that bwrap(1) takes, its own and the command's together (bubblewrap.c: MAX_ARGS).
+const BWRAP_WORDS: usize = 9000;
 
 /// By what programs find a proxy, and where colibri-proxy listens in a sandbox.
 const PROXY_VARIABLES: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
@@ -47,9 +52,69 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// Returns the `PATH` in which the agent's program is searched.
+    fn search_path(&self) -> &str {
+        self.env.get("PATH").map_or("", String::as_str)
+    }
+
     /// Signals must spare the first process, because it is a wrapper that takes the sandbox with it.
     pub(crate) fn has_wrapper(&self) -> bool {
         self.confinement != Confinement::None && self.engine == "bubblewrap"
+    }
+}
+
+/// What an ephemeral jail shows of the host.
+struct Own<'a> {
+    root: &'a Path,
+    bubblewrap: bool,
+    hidden: &'a [JailPath],
+    mounts: &'a [Mount],
+}
+
+impl Own<'_> {
+    /// Returns the place on the host of a path in the jail; `None` where the jail shows nothing.
+    fn find(&self, path: &Path) -> Option<PathBuf> {
+        match mounts::place(self.mounts, path) {
+            Some(place) => place.exists().then_some(place),
+            None if self.covered(path).is_some() => None,
+            None => resolve_in(self.root, path),
+        }
+    }
+
+    /// Says why the jail does not show a path of the root.
+    fn hidden(&self, path: &Path) -> Option<Hidden> {
+        if mounts::place(self.mounts, path).is_some() {
+            return None;
+        }
+        let exists = resolve_in(self.root, path).is_some();
+        self.covered(path)
+            .map(|(directory, daemons)| match daemons {
+                true => Hidden {
+                    why: format!("{directory} belongs to the daemon and is hidden from agents"),
+                    hint: "move it elsewhere".to_owned(),
+                    exists,
+                },
+                false => Hidden {
+                    why: format!("the sandbox has its own {directory}, which hides the host's"),
+                    hint: format!(
+                        "mount it with `mounts` {}, or move it out of {directory}",
+                        path.display()
+                    ),
+                    exists,
+                },
+            })
+    }
+
+    /// Returns the directory of the sandbox's own in which a path lies, and whether it hides the daemon's files.
+    fn covered(&self, path: &Path) -> Option<(&str, bool)> {
+        if !self.bubblewrap {
+            return None;
+        }
+        let private = PRIVATE.iter().map(|own| (*own, false));
+        let daemons = self.hidden.iter().map(|own| (own.as_str(), true));
+        private
+            .chain(daemons)
+            .find(|(directory, _)| path.starts_with(directory))
     }
 }
 
@@ -180,11 +245,32 @@ impl Spawner {
         prepared: &Prepared,
         running: &[AgentSpec],
     ) -> Result<(), SpawnError> {
+        let words = match prepared.engine.as_str() {
+            "bubblewrap" if prepared.confinement != Confinement::None => {
+                Some(("bwrap(1)", BWRAP_WORDS))
+            }
+            _ => None,
+        };
+        arguments::check(
+            &prepared.command,
+            &prepared.env,
+            words,
+            &arguments::Most::of_host(),
+        )?;
         match &prepared.confinement {
             Confinement::None => {
                 let cwd = Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
                 check_directory("working directory", cwd, cwd)?;
-                check_program(prepared, "on this host", &|path| Some(cwd.join(path)))
+                program::check(
+                    prepared.agent.program(),
+                    prepared.search_path(),
+                    &View {
+                        find: &|path| Some(cwd.join(path)),
+                        hidden: &|_| None,
+                        place: "on this host",
+                        as_self: true,
+                    },
+                )
             }
             Confinement::Persistent { .. } => check_wrapper(&prepared.command),
             Confinement::Ephemeral { path, setup, .. } => {
@@ -207,32 +293,39 @@ impl Spawner {
                 }
                 mounts::check(&setup.mounts, &self.engine, |path| resolve_in(root, path))?;
                 mounts::apart(&prepared.confinement, &self.engine, running)?;
-                let visible = |path: &Path| {
-                    if let Some(place) = mounts::place(&setup.mounts, path) {
-                        return place.exists().then_some(place);
-                    }
-                    let private = prepared.engine == "bubblewrap"
-                        && (PRIVATE.iter().any(|own| path.starts_with(own))
-                            || prepared
-                                .hidden
-                                .iter()
-                                .any(|dir| path.starts_with(dir.as_str())));
-                    if private {
-                        None
-                    } else {
-                        resolve_in(root, path)
-                    }
+                let own = Own {
+                    root,
+                    bubblewrap: prepared.engine == "bubblewrap",
+                    hidden: &prepared.hidden,
+                    mounts: &setup.mounts,
                 };
                 let workdir =
                     Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
                 let private = PRIVATE.iter().any(|own| workdir == Path::new(own));
                 if !private || mounts::place(&setup.mounts, workdir).is_some() {
-                    let place = visible(workdir).unwrap_or_default();
+                    if let Some(hidden) = own.hidden(workdir) {
+                        return Err(SpawnError::Path {
+                            what: "working directory",
+                            path: workdir.display().to_string(),
+                            problem: format!(
+                                "does not exist in the jail: {}; {}",
+                                hidden.why, hidden.hint
+                            ),
+                        });
+                    }
+                    let place = own.find(workdir).unwrap_or_default();
                     check_directory("working directory", workdir, &place)?;
                 }
-                check_program(prepared, &format!("under {}", root.display()), &|path| {
-                    visible(&workdir.join(path))
-                })
+                program::check(
+                    prepared.agent.program(),
+                    prepared.search_path(),
+                    &View {
+                        find: &|path| own.find(&workdir.join(path)),
+                        hidden: &|path| own.hidden(&workdir.join(path)),
+                        place: &format!("under {}", root.display()),
+                        as_self: own.bubblewrap && prepared.privilege == "none",
+                    },
+                )
             }
         }
     }
@@ -306,7 +399,7 @@ fn hidden_in(root: &Path, directories: &[PathBuf]) -> Result<Vec<JailPath>, Spaw
         return Err(SpawnError::Path {
             what: "jail path",
             path: root.display().to_string(),
-            problem: "is where the daemon keeps its own state; give another root".to_owned(),
+            problem: "contains the daemon's own state; give another root".to_owned(),
         });
     }
     inside
@@ -341,7 +434,7 @@ fn check_directory(what: &'static str, shown: &Path, place: &Path) -> Result<(),
         Ok(data) if data.is_dir() => return Ok(()),
         Ok(_) => "is not a directory; give one".to_owned(),
         Err(_) if place.as_os_str().is_empty() => {
-            "does not exist inside the jail; give one that does".to_owned()
+            "does not exist in the jail; give one that does".to_owned()
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             "does not exist; create it or give another".to_owned()
@@ -361,37 +454,4 @@ fn check_wrapper(command: &CommandLine) -> Result<(), SpawnError> {
     } else {
         Err(SpawnError::WrapperMissing(command.program().to_owned()))
     }
-}
-
-/// Looks for the agent's program as execvp(3) will: by path, or in each directory of its `PATH`.
-fn check_program(
-    prepared: &Prepared,
-    place: &str,
-    find: &dyn Fn(&Path) -> Option<PathBuf>,
-) -> Result<(), SpawnError> {
-    let program = prepared.agent.program();
-    let executable = |path: &Path| find(path).is_some_and(|found| is_executable(&found));
-    let found = if program.contains('/') {
-        executable(Path::new(program))
-    } else {
-        prepared
-            .env
-            .get("PATH")
-            .into_iter()
-            .flat_map(|path| path.split(':'))
-            .any(|directory| executable(&Path::new(directory).join(program)))
-    };
-    if found {
-        return Ok(());
-    }
-    let place = if program.contains('/') {
-        place.to_owned()
-    } else {
-        let path = prepared.env.get("PATH").map_or("", String::as_str);
-        format!("{place} in PATH {path}")
-    };
-    Err(SpawnError::ProgramNotFound {
-        program: program.to_owned(),
-        place,
-    })
 }

@@ -74,11 +74,11 @@ pub enum ProfileError {
         known: Vec<String>,
     },
     /// Neither the request nor a profile says what to run.
-    #[error("no program is named; give one, or a profile that has one")]
+    #[error("the request names no program; give one, or a profile that has one")]
     NoProgram,
     /// Whoever asks has not given a secret.
     #[error(
-        "the secret {name} is not there; set it in the environment of whoever starts the agent, or give it a value in env"
+        "the secret {name} has no value; set it in the environment of the program that starts the agent, or in `env`"
     )]
     Secret {
         /// The variable.

@@ -437,7 +437,9 @@ impl Settings {
             shim: self.shim.clone(),
             host: HostEnv::pick(variables),
             journal: self.journal,
-            cgroups: Cgroups::Unavailable("they were not looked for".to_owned()),
+            cgroups: Cgroups::Unavailable(
+                "the daemon has not looked for cgroups; start it again".to_owned(),
+            ),
             ahead: Ahead::default(),
             soft_files: None,
         }

@@ -1,6 +1,7 @@
-//! Looks at each thing that a spawn needs, and says how to mend what is wrong. It changes nothing but for a file that
+//! Looks at each thing that a spawn needs, and says how to fix what is wrong. It changes nothing but for a file that
 //! it writes and removes, and it always ends: whatever else it asks is bounded.
 
+mod limits;
 mod places;
 
 use std::path::Path;
@@ -52,6 +53,9 @@ impl Spawner {
             findings.extend(places::state(spawner.state.path()));
             findings.extend(places::socket(&spawner.socket));
             findings.push(descriptors());
+            if usable {
+                findings.extend(limits::enforceable(&spawner.engine, &spawner.cgroups));
+            }
             findings
         });
         match looked.await {

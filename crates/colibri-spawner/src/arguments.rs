@@ -1,0 +1,136 @@
+//! Compares a command line and its environment with what execve(2) takes, so that the answer names the culprit.
+
+use std::collections::BTreeMap;
+
+use colibri_jail_core::{CommandLine, CommandLineError};
+use rustix::param::page_size;
+use rustix::process::{Resource, getrlimit};
+
+/// Bytes that the system needs beside arguments and environment: the program's path, alignment, auxiliary values.
+const RESERVED: usize = 8 << 10;
+/// Bytes of the pointer to each string.
+const POINTER: usize = size_of::<usize>();
+
+/// What execve(2) takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Most {
+    /// Bytes of one string, its NUL included; `None` without a limit of its own.
+    pub(crate) string: Option<usize>,
+    /// Bytes of all strings and their pointers.
+    pub(crate) total: usize,
+}
+
+impl Most {
+    /// Returns the limits of this host: on Linux by the stack limit that agents inherit, see execve(2).
+    pub(crate) fn of_host() -> Self {
+        if cfg!(target_os = "linux") {
+            const LEAST: u64 = 128 << 10;
+            const MOST: u64 = 6 << 20;
+            let stack = getrlimit(Resource::Stack).current.unwrap_or(u64::MAX);
+            let total = (stack / 4).clamp(LEAST, MOST);
+            Self {
+                string: Some(32 * page_size()),
+                total: usize::try_from(total).unwrap_or(usize::MAX),
+            }
+        } else {
+            // FreeBSD: kern.argmax, on 64-bit systems.
+            Self {
+                string: None,
+                total: 512 << 10,
+            }
+        }
+    }
+}
+
+/// Checks a command and its environment. `words` names the program that confines and the most words that it takes.
+///
+/// # Errors
+/// The first limit that is exceeded.
+pub(crate) fn check(
+    command: &CommandLine,
+    env: &BTreeMap<String, String>,
+    words: Option<(&str, usize)>,
+    most: &Most,
+) -> Result<(), CommandLineError> {
+    if let Some((program, max)) = words
+        && command.args().len() + 1 > max
+    {
+        return Err(CommandLineError::TooMany {
+            count: command.args().len() + 1,
+            program: program.to_owned(),
+            max,
+        });
+    }
+    let arguments = std::iter::once(command.program())
+        .chain(command.args().iter().map(String::as_str))
+        .map(|text| ("an argument".to_owned(), text.len()));
+    // NAME=VALUE
+    let variables = env.iter().map(|(name, value)| {
+        let what = format!("environment variable {name:.40}");
+        (what, name.len() + 1 + value.len())
+    });
+    let mut total = RESERVED;
+    for (what, bytes) in arguments.chain(variables) {
+        if let Some(max) = most.string
+            && bytes >= max
+        {
+            return Err(CommandLineError::StringTooLong {
+                what,
+                bytes,
+                max: max - 1,
+            });
+        }
+        total += bytes + 1 + POINTER;
+    }
+    match total > most.total {
+        true => Err(CommandLineError::TooLong {
+            bytes: total,
+            max: most.total,
+        }),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exceeded_limit_is_named() {
+        let most = Most {
+            string: Some(1000),
+            total: 20_000,
+        };
+        let many = vec!["x".to_owned(); 100];
+        let try_out = |args: Vec<String>, variable: usize, words: Option<(&str, usize)>| {
+            let command = CommandLine::new("agent", args).unwrap();
+            let env = BTreeMap::from([("V".to_owned(), "v".repeat(variable))]);
+            check(&command, &env, words, &most)
+        };
+        assert_eq!(try_out(many.clone(), 10, Some(("bwrap", 101))), Ok(()));
+        let said = |outcome: Result<(), CommandLineError>| outcome.unwrap_err().to_string();
+        let shown = [
+            said(try_out(many, 10, Some(("bwrap(1)", 100)))),
+            said(try_out(vec!["x".repeat(1000)], 1, None)),
+            said(try_out(vec![], 998, None)),
+            said(try_out(vec!["x".repeat(900); 20], 1, None)),
+        ];
+        insta::assert_snapshot!(shown.join("\n"));
+        assert_eq!(try_out(vec!["x".repeat(999)], 997, None), Ok(()));
+    }
+
+    #[test]
+    fn limits_of_the_host_agree_with_getconf() {
+        let Ok(output) = std::process::Command::new("getconf")
+            .arg("ARG_MAX")
+            .output()
+        else {
+            return;
+        };
+        let told: usize = String::from_utf8_lossy(&output.stdout)
+            .trim()
+            .parse()
+            .unwrap_or(0);
+        assert!(Most::of_host().total <= told.max(128 << 10), "{told}");
+    }
+}
