@@ -232,6 +232,13 @@ impl Daemon {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    /// How many bytes the daemon has read so far, from files and sockets (proc_pid_io(5)).
+    pub fn read_bytes(&self) -> u64 {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.pid())).unwrap();
+        let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+        read.unwrap().parse().unwrap()
+    }
+
     pub fn pid(&self) -> i32 {
         self.child.as_ref().unwrap().id() as i32
     }

@@ -148,9 +148,9 @@ fn an_unknown_profile_is_an_error_that_lists_the_known_ones() {
     let mut daemon = Daemon::place();
     configure(&daemon, &format!("{REVIEW}[profile.fix]\n"));
     daemon.launch();
-    for command in ["run", "spawn", "explain"] {
+    for (command, code) in [("run", 125), ("spawn", 1), ("explain", 1)] {
         let output = daemon.cli(&[command, "--profile", "reviw"]);
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(code));
         let said = text(&output.stderr);
         assert!(
             said.contains("\"reviw\"") && said.contains("fix, review"),

@@ -28,9 +28,9 @@ fn each_process_may_open_only_so_many_files() {
         assert_eq!(text(&output.stdout), "20\n20\n20\n", "{output:?}");
     }
     let output = daemon.cli(&["run", "--open-files", "2000000000", "--", "true"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(125));
     assert!(
-        text(&output.stderr).contains("limit open_files cannot be enforced here"),
+        text(&output.stderr).contains("limit --open-files cannot be enforced"),
         "{output:?}"
     );
 }
@@ -55,7 +55,7 @@ fn a_limit_of_all_processes_together_is_enforced_or_refused() {
     assert_eq!(text(&strict.stdout), "");
     let agents = daemon.connect().call("list-agents", json!({}));
     let started = agents["result"]["agents"].as_array().unwrap().len();
-    if text(&strict.stderr).contains("limit memory cannot be enforced here") {
+    if text(&strict.stderr).contains("limit --memory cannot be enforced") {
         assert_eq!(started, 1, "nothing was started");
     } else {
         assert_eq!(started, 2);
@@ -67,7 +67,7 @@ fn a_limit_of_all_processes_together_is_enforced_or_refused() {
     assert_ne!(lax.status.code(), Some(0), "{lax:?}");
     assert_eq!(text(&lax.stdout), "", "{lax:?}");
     let refused = text(&strict.stderr).contains("cannot be enforced");
-    let warned = text(&lax.stderr).contains("colibri: limit memory is not enforced: ");
+    let warned = text(&lax.stderr).contains("colibri: limit --memory is not enforced: ");
     assert_eq!(warned, refused, "what is not enforced is told: {lax:?}");
 }
 

@@ -164,3 +164,82 @@ fn both_outputs_are_merged_by_time_in_every_command() {
         assert_eq!(found, expected, "{args}: {shown}");
     }
 }
+
+#[test]
+fn tail_prints_the_last_lines_of_one_stream_or_both() {
+    let daemon = Daemon::start();
+    // A line longer than what one read brings, an empty one, and one without its end.
+    let script = "echo first; head -c 300000 /dev/zero | tr '\\0' x; echo; echo; printf last";
+    let long = daemon.spawn(&["--", "sh", "-c", script]);
+    assert_eq!(daemon.cli(&["wait", &long]).status.code(), Some(0));
+    let line = "x".repeat(300_000);
+    for (count, expected) in [
+        ("0", String::new()),
+        ("1", "last".to_owned()),
+        ("2", "\nlast".to_owned()),
+        ("3", format!("{line}\n\nlast")),
+        ("4", format!("first\n{line}\n\nlast")),
+        ("99", format!("first\n{line}\n\nlast")),
+    ] {
+        for args in [
+            &["logs", "--tail", count, &long][..],
+            &["logs", "-f", "--tail", count, &long],
+        ] {
+            assert!(daemon.ok(args) == expected, "{args:?}");
+        }
+    }
+
+    // Lines of both streams, each at a time of its own.
+    let script = "while read line; do echo out $line; read line; echo err $line >&2; done";
+    let both = daemon.spawn(&["--", "sh", "-c", script]);
+    let (mut out, mut err) = (String::new(), String::new());
+    for number in 0..10 {
+        daemon.ok(&["send", &both, &number.to_string()]);
+        match number % 2 {
+            0 => out.push_str(&format!("out {number}\n")),
+            _ => err.push_str(&format!("err {number}\n")),
+        }
+        eventually("it is written", || {
+            let agent = daemon.agent(&both);
+            let written = (
+                agent["stdout_bytes"].as_u64(),
+                agent["stderr_bytes"].as_u64(),
+            );
+            (written == (Some(out.len() as u64), Some(err.len() as u64))).then_some(())
+        });
+    }
+    let seen = |count: &str| {
+        let output = daemon.cli(&["logs", "--tail", count, &both]);
+        assert!(output.status.success(), "{output:?}");
+        (text(&output.stdout), text(&output.stderr))
+    };
+    assert_eq!(
+        seen("3"),
+        ("out 8\n".to_owned(), "err 7\nerr 9\n".to_owned())
+    );
+    assert_eq!(seen("1"), (String::new(), "err 9\n".to_owned()));
+    assert_eq!(seen("10"), (out, err));
+    let stdout = daemon.ok(&["logs", "--tail", "2", "--stream", "stdout", &both]);
+    assert_eq!(stdout, "out 6\nout 8\n");
+    daemon.ok(&["kill", "--grace", "0s", &both]);
+}
+
+#[test]
+fn tail_of_a_long_journal_reads_only_its_end() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&["--", "seq", "-f", "line %09.0f", "1", "1000000"]);
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
+    let reads = |args: &[&str]| {
+        let before = daemon.read_bytes();
+        let output = daemon.ok(args);
+        (output, daemon.read_bytes() - before)
+    };
+    // Other work of the daemon is counted too, until it has caught up with the output.
+    eventually("only the end is read", || {
+        let (shown, read) = reads(&["logs", "--tail", "2", &id]);
+        assert_eq!(shown, "line 000999999\nline 001000000\n");
+        (read < 2_000_000).then_some(())
+    });
+    let (all, read) = reads(&["logs", &id]);
+    assert!(all.len() == 15_000_000 && read >= 15_000_000, "{read}");
+}

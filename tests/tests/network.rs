@@ -211,7 +211,7 @@ fn the_proxy_lives_as_long_as_its_sandbox_and_no_longer() {
     assert_eq!(daemon.stdout(&id), b"up\n200");
     assert_eq!(
         daemon.agent(&id)["exit"],
-        json!({"code": 3, "reason": "exited"})
+        json!({"code": 3, "reason": "killed-by-user"})
     );
     assert_eq!(proxies(&id), Vec::<i32>::new());
     // Nor does it outlive an agent that has to be killed, or whose shim is.
@@ -266,7 +266,7 @@ fn without_the_proxy_there_is_no_agent() {
     command.env("COLIBRI_PROXY", "/nonexistent/colibri-proxy");
     daemon.launch_as(command);
     let output = run(&daemon, &["127.0.0.1:1"], "true");
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
     assert!(
         text(&output.stderr).contains("/nonexistent/colibri-proxy"),
         "{output:?}"
@@ -283,12 +283,12 @@ fn without_the_proxy_there_is_no_agent() {
         "true",
     ]);
     assert!(
-        text(&both.stderr).contains("leave one of them out"),
+        text(&both.stderr).contains("conflicts with --jail-ip4 inherit"),
         "{both:?}"
     );
     let none = daemon.cli(&["run", "--allow", "a:1", "--", "true"]);
     assert!(
-        text(&none.stderr).contains("allow needs a jail"),
+        text(&none.stderr).contains("--allow needs a jail; add --jail-path"),
         "{none:?}"
     );
 }

@@ -188,12 +188,19 @@ fn what_is_wrong_with_a_command_line_is_usage() {
         &["fly"],
         &["kill", "x", "--grace", "soon"],
         &["run", "--env", "novalue", "--", "true"],
+        &["run", "pi", "--mode", "json"],
         &["logs", ""],
+        &["kill", " "],
+        &["prune", "--older-than", "7"],
     ] {
         assert_eq!(daemon.cli(args).status.code(), Some(2), "{args:?}");
     }
-    for args in [&["wait", "nobody"][..], &["kill", "../x"]] {
-        assert_eq!(daemon.cli(args).status.code(), Some(1), "{args:?}");
+    for (args, code) in [
+        (&["wait", "nobody"][..], 125),
+        (&["attach", "nobody"], 125),
+        (&["kill", "../x"], 1),
+    ] {
+        assert_eq!(daemon.cli(args).status.code(), Some(code), "{args:?}");
     }
 }
 
@@ -209,7 +216,7 @@ fn agents_are_found_by_id_its_beginning_and_name() {
         );
     }
     daemon.ok(&["rm", &id]);
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(1));
+    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(125));
     assert!(!daemon.state().join("agents").join(&id).exists());
     let running = daemon.spawn(&["--", "sleep", "1000"]);
     assert_eq!(

@@ -1,19 +1,35 @@
 //! The command line: one definition for parsing, help and completions.
 
+mod separator;
 mod spawn;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use colibri_client::WallTime;
 
 pub(crate) use self::spawn::{OfProfile, Spawn};
 
-/// Run AI coding agents unattended, each confined in a jail; watch, feed and stop them.
+/// Parses the command line of this process; shows help or a usage error, and exits, where there is no command.
+pub(crate) fn parse() -> Arguments {
+    let words: Vec<_> = std::env::args_os().collect();
+    Arguments::try_parse_from(&words).unwrap_or_else(|error| {
+        let words: Vec<String> = words
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        separator::explained(error, Arguments::command(), &words).exit()
+    })
+}
+
+/// Run AI coding agents unattended, each confined in a jail; watch, prompt and stop them.
 ///
 /// Exit codes: 0 done; 1 the operation failed; 2 usage; 3 no daemon. `run`, `wait` and `attach` exit with
-/// the agent's own code, 128+N if signal N ended it.
+/// the agent's own code, 128+N if signal N ended it; 127 if its program was not found, 126 if it cannot be
+/// executed, and 125 if Colibri itself failed or the agent's exit status is unknown.
 #[derive(Debug, Parser)]
 #[command(name = "colibri", version, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -25,20 +41,20 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The daemon's socket (default: $COLIBRI_SOCKET, else that of your running daemon, else colibri/colibri.sock in $XDG_RUNTIME_DIR; see colibri(1))
+    /// Socket of the daemon (default: $COLIBRI_SOCKET, else that of your running daemon, else colibri/colibri.sock in $XDG_RUNTIME_DIR; see colibri(1))
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Do not start a daemon where none listens
+    /// Do not start a daemon if none is running
     #[arg(long, global = true)]
     pub(crate) no_autostart: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run an agent in the foreground: its output here, its input from here, its exit code
+    /// Run an agent in the foreground: forward its output, input and signals, exit with its code
     Run(Spawn),
     /// Start an agent in the background and print its id
-    Spawn(Spawn),
+    Spawn(Background),
     /// Print the exact program and arguments that would be executed; starts nothing, needs no daemon
     Explain {
         #[command(flatten)]
@@ -47,35 +63,31 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List the profiles of the settings file, which --profile may name
+    /// List the profiles of the settings file, for --profile
     Profiles {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Check the settings file, or have the daemon read it again
+    /// Check the settings file, or make the daemon read it again
     #[command(subcommand)]
     Config(Config),
-    /// List agents
-    Ps {
-        /// Print one JSON array
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show what is known of an agent: its state and since when, tool, turns, tokens, cost, errors
+    /// List agents: running ones first, then ended ones, each the newest first
+    Ps(List),
+    /// Show details of agents: state and since when, tool, turns, tokens, cost, errors
     Status {
-        /// Agent: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", value_parser = agent)]
-        id: String,
-        /// Print one JSON object
+        /// Agents: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", required = true, value_parser = agent)]
+        ids: Vec<String>,
+        /// Print one JSON object for each agent
         #[arg(long)]
         json: bool,
     },
-    /// Print what an agent has written
+    /// Print the output of an agent
     Logs(Logs),
-    /// Print what happens to agents: of these until they have ended, or of all, also those to come
+    /// Print the events of these agents until they have ended, or of all agents, new ones included
     Events(Events),
-    /// List the runs of an agent that was started again, and where their output is
+    /// List the runs of an agent with a restart policy, and the offsets of their output
     Runs {
         /// Agent: id, name, or unique id prefix of at least 4 characters
         #[arg(value_name = "AGENT", value_parser = agent)]
@@ -84,83 +96,95 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Watch an agent as people read it, and talk to it: what is typed is sent as prompts; Ctrl-C detaches
+    /// Attach to an agent: show its formatted output, send typed lines as prompts; Ctrl-C detaches
     Attach(Attach),
-    /// Give an agent something to do, in the words of its runtime, and wait until it has taken it
+    /// Send an agent a prompt in the form that its runtime expects, and wait until it has accepted it
     Prompt {
         /// Agent: id, name, or unique id prefix of at least 4 characters
         #[arg(value_name = "AGENT", value_parser = agent)]
         id: String,
-        /// The prompt; `-` takes all of standard input instead
+        /// The prompt; `-` reads it from standard input
         #[arg(allow_hyphen_values = true)]
         text: String,
-        /// If it works, it hears this before its model is asked next
+        /// Deliver it before the next request to the model, if the agent is working
         #[arg(long, conflicts_with = "follow_up")]
         steer: bool,
-        /// If it works, it begins with this when it is done
+        /// Deliver it when the current turn has ended, if the agent is working
         #[arg(long)]
         follow_up: bool,
-        /// How long to wait for its answer
-        #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-        timeout: Duration,
+        /// Wait until the turn has ended, and print the agent's answer
+        #[arg(long)]
+        wait: bool,
+        /// Maximum time to wait [default: 30s, with --wait unlimited once the prompt is accepted]
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        timeout: Option<Duration>,
     },
-    /// End what an agent does now, and not the agent
+    /// Cancel the current turn of an agent; the agent keeps running
     Abort {
         /// Agent: id, name, or unique id prefix of at least 4 characters
         #[arg(value_name = "AGENT", value_parser = agent)]
         id: String,
-        /// How long to wait for its answer
+        /// Maximum time to wait until the agent has accepted it
         #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
         timeout: Duration,
     },
-    /// Send a line to an agent's standard input, as it is
+    /// Send a line to an agent's standard input, unchanged
     Send {
         /// Agent: id, name, or unique id prefix of at least 4 characters
         #[arg(value_name = "AGENT", value_parser = agent)]
         id: String,
-        /// The line; `-` sends all of standard input instead
+        /// The line; `-` sends standard input instead
         #[arg(allow_hyphen_values = true, required_unless_present = "close")]
         line: Option<String>,
-        /// Close its standard input, behind the line if there is one
+        /// Close its standard input, after the line if there is one
         #[arg(long)]
         close: bool,
     },
-    /// Wait until an agent has ended and exit with its code
+    /// Wait until agents have ended, and exit with their code: of several, the first that is not 0
     Wait {
-        /// Agent: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", value_parser = agent)]
-        id: String,
+        /// Agents: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", required = true, value_parser = agent)]
+        ids: Vec<String>,
     },
-    /// End an agent: signal, grace, KILL, and verify that nothing is left
+    /// End agents: signal, grace, KILL, and verify that no process is left
     Kill {
-        /// Agent: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", value_parser = agent)]
-        id: String,
+        /// Agents: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", required = true, value_parser = agent)]
+        ids: Vec<String>,
         /// The first signal
         #[arg(long, value_name = "SIGNAL", default_value = "TERM")]
         signal: String,
-        /// How long to wait before KILL
+        /// Time between the first signal and KILL
         #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
         grace: Duration,
     },
-    /// Forget an agent that has ended, and delete its output
+    /// Delete agents that have ended, and their output
     Rm {
-        /// Agent: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", value_parser = agent)]
-        id: String,
-        /// End it first if it runs
+        /// Agents: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", required = true, value_parser = agent)]
+        ids: Vec<String>,
+        /// Kill agents that run first
         #[arg(short, long)]
         force: bool,
     },
-    /// Watch all agents in a live table on the terminal; from there attach, prompt and kill
+    /// Delete all agents that have ended, and their output
+    Prune {
+        /// Only agents that ended at least this long ago, like 7d or 12h
+        #[arg(long, value_name = "AGE", value_parser = age)]
+        older_than: Option<Duration>,
+        /// Only print what would be deleted
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show all agents in a live table; attach, prompt and kill from there
     Top,
-    /// Look whether agents can be run here, and say how to mend what is missing
+    /// Check whether agents can run here, and print how to fix what is missing
     Doctor {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// End the daemon; agents go on, and the next daemon adopts them
+    /// Stop the daemon; agents keep running, and the next daemon adopts them
     Shutdown,
     /// Print a completion script, e.g. colibri completions bash > ~/.local/share/bash-completion/completions/colibri
     Completions {
@@ -169,15 +193,22 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Whether its exit code is that of an agent.
+    pub(crate) fn exits_as_an_agent(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Wait { .. } | Self::Attach(_))
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
-    /// Look for mistakes in the settings file: all of them, each with its line; exits with 1 if there is one
+    /// Report all errors in the settings file, each with its line; exit with 1 if there is one
     Check {
-        /// This file, and not the usual one
+        /// Check this file instead of the default one
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Have the daemon read its settings file again, and say what that changed
+    /// Make the daemon read its settings file again, and print what changed
     Reload {
         /// Print one JSON object
         #[arg(long)]
@@ -186,23 +217,56 @@ pub(crate) enum Config {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Background {
+    #[command(flatten)]
+    pub(crate) spawn: Spawn,
+    /// Send this prompt once the agent runs, in the form that its runtime expects
+    #[arg(
+        long,
+        value_name = "TEXT",
+        conflicts_with = "no_input",
+        allow_hyphen_values = true
+    )]
+    pub(crate) prompt: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Print one JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// List only agents that run
+    #[arg(long)]
+    pub(crate) running: bool,
+    /// Print only ids, one a line
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+    /// List at most this many agents, the first ones in the order of the list
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) last: Option<usize>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Logs {
     /// Agent: id, name, or unique id prefix of at least 4 characters
     #[arg(value_name = "AGENT", value_parser = agent)]
     pub(crate) id: String,
-    /// Go on printing until the agent has ended
+    /// Keep printing until the agent has ended
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Only this output; without it stdout goes to stdout and stderr to stderr
+    /// Print only this stream; by default stdout goes to stdout and stderr to stderr
     #[arg(long, value_enum)]
     pub(crate) stream: Option<LogStream>,
-    /// Start at this byte (default: the oldest that is kept)
+    /// Start at this byte (default: the oldest kept one)
     #[arg(long, value_name = "OFFSET")]
     pub(crate) from: Option<u64>,
-    /// Start at what came at or after this time: so long ago, like 10m, or like 2026-01-31T12:00:00Z
+    /// Start with the last COUNT lines
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["from", "since"])]
+    pub(crate) tail: Option<u64>,
+    /// Start at output of this time or later: an age like 10m, or a time like 2026-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", conflicts_with = "from", value_parser = since)]
     pub(crate) since: Option<jiff::Timestamp>,
-    /// Put in front of each line when its first byte came (UTC)
+    /// Print the time of its first byte before each line (UTC)
     #[arg(long)]
     pub(crate) timestamps: bool,
 }
@@ -212,7 +276,7 @@ pub(crate) struct Events {
     /// Agents: id, name, or unique id prefix of at least 4 characters
     #[arg(value_name = "AGENT", value_parser = agent)]
     pub(crate) ids: Vec<String>,
-    /// Also print what they write; of named agents from the first byte on
+    /// Also print the agents' output; of named agents from the first byte on
     #[arg(long)]
     pub(crate) output: bool,
     /// Print one JSON object a line
@@ -228,13 +292,13 @@ pub(crate) struct Attach {
     /// Agent: id, name, or unique id prefix of at least 4 characters
     #[arg(value_name = "AGENT", value_parser = agent)]
     pub(crate) id: String,
-    /// Print its bytes as they are
+    /// Print its output unchanged
     #[arg(long)]
     pub(crate) raw: bool,
-    /// Only watch: send nothing of what is typed
+    /// Do not send typed lines
     #[arg(long)]
     pub(crate) no_input: bool,
-    /// Show all that is kept of its output first, and not only the end of it
+    /// Show all kept output first, instead of only its end
     #[arg(long)]
     pub(crate) all: bool,
 }
@@ -265,17 +329,28 @@ fn name(text: &str) -> Result<String, colibri_spawner::NameError> {
     Ok(text.parse::<colibri_spawner::AgentName>()?.to_string())
 }
 
+/// Parses a duration like `500ms`, `5s` or `1h30m`; a plain number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(time) = text.parse::<WallTime>() {
+        return Ok(time.duration());
+    }
     text.parse::<jiff::SignedDuration>()
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok())
-        .ok_or_else(|| "give it like 5s, 500ms or 2m".to_owned())
+        .ok_or_else(|| "give one like 500ms, 5s or 1h30m, or a whole number of seconds".to_owned())
+}
+
+/// Parses an age like `7d` or `12h`. It needs a unit: what is older is deleted, and a plain `7` may be meant as days.
+fn age(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(_) => Err("give it with a unit, like 7d, 12h or 30m".to_owned()),
+        Err(_) => duration(text).map_err(|_| "give one like 7d, 12h or 30m".to_owned()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_sound_and_its_help_is_reviewed() {
@@ -321,10 +396,18 @@ mod tests {
             (Some("sh"), Some(vec!["--json".to_owned(), "-x".to_owned()]))
         );
         assert_eq!(params.cwd, None, "a jail starts at its own root");
+        for plain in [
+            &["colibri", "run", "--wall-time", "5", "--", "sh"][..],
+            &["colibri", "kill", "a", "--grace", "5"],
+            &["colibri", "prompt", "a", "hi", "--timeout", "5"],
+        ] {
+            assert!(Arguments::try_parse_from(plain).is_ok(), "{plain:?}");
+        }
         for bad in [
             &["colibri", "run"][..],
             &["colibri", "run", "sh"],
             &["colibri", "kill", "a", "--grace", "soon"],
+            &["colibri", "prune", "--older-than", "7"],
         ] {
             assert_eq!(
                 Arguments::try_parse_from(bad).unwrap_err().exit_code(),

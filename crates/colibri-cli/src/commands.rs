@@ -1,40 +1,85 @@
-//! The commands that ask the daemon once, or follow it.
+//! The commands that ask the daemon once for each agent, or wait for agents.
 
 use std::io::{self, Read};
 use std::time::Duration;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
-use colibri_client::{Agent, KillOutcome, KillParams};
+use colibri_client::glasspane::{Command, Delivery};
+use colibri_client::{
+    Agent, Client, ClientError, ErrorKind, KillOutcome, KillParams, ReadParams, Stream,
+};
+use jiff::Timestamp;
 
-use crate::args::{Arguments, Global, Spawn};
+use crate::args::{Arguments, Background, Global, List};
 use crate::connect::{self, connect, connect_existing, find};
 use crate::error::CliError;
 use crate::output;
 use crate::run::code;
 
-/// How long an agent that does not read is waited for.
+/// Maximum time without progress while an agent does not read its input.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(crate) async fn spawn(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
+/// Applies `act` to each agent in order. A failure is reported, and the others are still done.
+pub(crate) async fn each(
+    ids: &[String],
+    mut act: impl AsyncFnMut(&str) -> Result<(), CliError>,
+) -> Result<u8, CliError> {
+    // The failure of the only one is the command's.
+    if let [id] = ids {
+        return act(id).await.map(|()| 0);
+    }
+    let mut failed = false;
+    for id in ids {
+        if let Err(error) = act(id).await {
+            failed = true;
+            output::complain(&format!("{}: {}", output::plain(id, 64), error.message()));
+        }
+    }
+    Ok(u8::from(failed))
+}
+
+pub(crate) async fn spawn(global: &Global, background: Background) -> Result<u8, CliError> {
+    let Background { spawn, prompt } = background;
     let client = connect(global).await?;
     let params = crate::config::params(&client, spawn).await?;
     let agent = client.spawn_agent(params).await?;
     agent
         .warnings
         .iter()
-        .for_each(|warning| output::note(warning));
+        .for_each(|warning| output::warn(warning));
     output::print(format!("{}\n", agent.id).as_bytes())?;
+    let Some(prompt) = prompt else { return Ok(0) };
+    let told = async {
+        let agent = client.get_agent(&agent.id).await?;
+        let command = Command::Prompt(&prompt, Delivery::Now);
+        client.command(&agent, &command, PATIENCE).await
+    };
+    told.await.map_err(|source| CliError::Prompt {
+        id: agent.id.clone(),
+        source: Box::new(source),
+    })?;
     Ok(0)
 }
 
-pub(crate) async fn ps(global: &Global, json: bool) -> Result<u8, CliError> {
-    let mut agents = connect(global).await?.list_agents().await?;
-    agents.sort_by(|a, b| a.started_at.cmp(&b.started_at));
-    if json {
+pub(crate) async fn ps(global: &Global, list: &List) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    let mut agents = match list.running {
+        true => client.list_running().await?,
+        false => client.list_agents().await?,
+    };
+    output::sort_for_list(&mut agents);
+    agents.truncate(list.last.unwrap_or(usize::MAX));
+    if list.json {
         output::print_json(&agents)?;
+    } else if list.quiet {
+        let ids: String = agents
+            .iter()
+            .map(|agent| format!("{}\n", agent.id))
+            .collect();
+        output::print(ids.as_bytes())?;
     } else {
-        output::print(output::agents(&agents, jiff::Timestamp::now()).as_bytes())?;
+        output::print(output::agents(&agents, Timestamp::now()).as_bytes())?;
     }
     Ok(0)
 }
@@ -46,7 +91,10 @@ pub(crate) async fn runs(global: &Global, id: &str, json: bool) -> Result<u8, Cl
     if json {
         output::print_json(&runs)?;
     } else if runs.is_empty() && agent.restart.is_none() {
-        output::note("it is never started again, so its runs are not kept; see colibri ps");
+        output::note(&format!(
+            "agent {} has no restart policy, so its runs are not recorded; see colibri ps",
+            agent.id
+        ));
     } else {
         output::print(output::runs(&runs).as_bytes())?;
     }
@@ -69,7 +117,7 @@ pub(crate) async fn send(
             loop {
                 let count = stdin
                     .read(&mut buffer)
-                    .map_err(CliError::io("reading stdin"))?;
+                    .map_err(CliError::io("cannot read standard input"))?;
                 if count == 0 {
                     break;
                 }
@@ -88,55 +136,186 @@ pub(crate) async fn send(
     Ok(0)
 }
 
-pub(crate) async fn wait(global: &Global, id: &str) -> Result<u8, CliError> {
+/// Waits for all of them, and returns the first exit code that is not 0, in the order given.
+pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let agent: Agent = find(&client, id).await?;
-    let agent = connect::wait(global, &client, &agent.id).await?;
-    if let Some(note) = agent.exit_note.as_ref().or(agent.error.as_ref()) {
-        output::note(note);
+    if let [id] = ids {
+        return wait_for(global, &client, find(&client, id).await?).await;
     }
-    Ok(agent.exit.map_or(1, code))
+    // All are looked for first, so that a mistake is reported before any wait.
+    let mut found = Vec::new();
+    for id in ids {
+        let agent = find(&client, id).await;
+        if let Err(error) = &agent {
+            output::complain(&format!("{}: {}", output::plain(id, 64), error.message()));
+        }
+        found.push(agent.map_err(|error| error.exit_code_of_agent()));
+    }
+    let mut first = 0;
+    for agent in found {
+        let code = match agent {
+            Err(code) => code,
+            Ok(agent) => {
+                let id = agent.id.clone();
+                wait_for(global, &client, agent)
+                    .await
+                    .unwrap_or_else(|error| {
+                        output::complain(&format!("{id}: {}", error.message()));
+                        error.exit_code_of_agent()
+                    })
+            }
+        };
+        if first == 0 {
+            first = code;
+        }
+    }
+    Ok(first)
+}
+
+async fn wait_for(global: &Global, client: &Client, agent: Agent) -> Result<u8, CliError> {
+    let agent = connect::wait(global, client, &agent.id).await?;
+    let note = agent.exit_note.as_ref().or(agent.error.as_ref());
+    crate::run::explain_exit(&agent.id, agent.exit, note);
+    Ok(code(agent.exit))
 }
 
 pub(crate) async fn kill(
     global: &Global,
-    id: &str,
+    ids: &[String],
     signal: String,
     grace: Duration,
 ) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let agent = find(&client, id).await?;
     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-    let params = KillParams {
-        id: agent.id.clone(),
-        signal: Some(signal),
-        grace_ms: Some(grace_ms),
-        ..KillParams::default()
-    };
-    let result = client.kill_agent(params).await?;
-    output::note(&match result.outcome {
-        KillOutcome::Terminated => {
-            format!("{} ended at the signal; nothing of it is left", agent.id)
-        }
-        KillOutcome::Killed => format!("{} needed KILL; nothing of it is left", agent.id),
-        KillOutcome::AlreadyExited => format!("{} had ended already", agent.id),
-        KillOutcome::Signalled => format!("{} was signalled", agent.id),
-    });
-    Ok(0)
-}
-
-pub(crate) async fn rm(global: &Global, id: &str, force: bool) -> Result<u8, CliError> {
-    let client = connect(global).await?;
-    let agent = find(&client, id).await?;
-    if force {
+    each(ids, async |id| {
+        let agent = find(&client, id).await?;
         let params = KillParams {
             id: agent.id.clone(),
+            signal: Some(signal.clone()),
+            grace_ms: Some(grace_ms),
             ..KillParams::default()
         };
-        client.kill_agent(params).await?;
+        let result = client.kill_agent(params).await?;
+        output::note(&match result.outcome {
+            KillOutcome::Terminated => {
+                format!("agent {} ended at {signal}; no process is left", agent.id)
+            }
+            KillOutcome::Killed => format!("agent {} needed KILL; no process is left", agent.id),
+            KillOutcome::AlreadyExited => format!("agent {} had already ended", agent.id),
+            KillOutcome::Signalled => format!("agent {} was sent {signal}", agent.id),
+        });
+        Ok(())
+    })
+    .await
+}
+
+pub(crate) async fn rm(global: &Global, ids: &[String], force: bool) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    each(ids, async |id| {
+        let agent = find(&client, id).await?;
+        if force {
+            let params = KillParams {
+                id: agent.id.clone(),
+                ..KillParams::default()
+            };
+            client.kill_agent(params).await?;
+        }
+        Ok(client.remove_agent(&agent.id).await?)
+    })
+    .await
+}
+
+/// Deletes ended agents, and prints each with the bytes of output that this freed.
+pub(crate) async fn prune(
+    global: &Global,
+    older_than: Option<Duration>,
+    dry_run: bool,
+) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    let before = older_than.map(|age| age_ago(Timestamp::now(), age));
+    let mut agents = client.list_agents().await?;
+    agents.retain(|agent| ended_before(agent, before));
+    output::sort_for_list(&mut agents);
+    let (mut count, mut freed, mut failed) = (0, 0, false);
+    for agent in &agents {
+        let kept = kept_bytes(&client, agent).await;
+        if !dry_run {
+            match client.remove_agent(&agent.id).await {
+                Ok(()) => {}
+                // Somebody else was faster.
+                Err(ClientError::Rpc(error)) if error.data.kind == ErrorKind::UnknownAgent => {
+                    continue;
+                }
+                Err(error) => {
+                    output::complain(&format!("cannot remove agent {}: {error}", agent.id));
+                    failed = true;
+                    continue;
+                }
+            }
+        }
+        count += 1;
+        freed += kept;
+        let name = agent.name.as_deref().unwrap_or("-");
+        let line = format!(
+            "{}  {}  {}  {}\n",
+            agent.id,
+            agent.exited_at.as_deref().unwrap_or("-"),
+            output::short_bytes(kept),
+            output::plain(name, 64),
+        );
+        output::print(line.as_bytes())?;
     }
-    client.remove_agent(&agent.id).await?;
-    Ok(0)
+    let what = match dry_run {
+        true => "would remove",
+        false => "removed",
+    };
+    output::note(&format!(
+        "{what} {count} ended agents with {} of output",
+        output::short_bytes(freed)
+    ));
+    Ok(u8::from(failed))
+}
+
+/// Saturates at the beginning of time, before which no agent ended.
+fn age_ago(now: Timestamp, age: Duration) -> Timestamp {
+    let age = jiff::SignedDuration::try_from(age).unwrap_or(jiff::SignedDuration::MAX);
+    now.checked_sub(age).unwrap_or(Timestamp::MIN)
+}
+
+/// Whether an agent has ended, and no later than `before`. One whose time is unreadable counts as young.
+fn ended_before(agent: &Agent, before: Option<Timestamp>) -> bool {
+    let Some(exited_at) = &agent.exited_at else {
+        return false;
+    };
+    before.is_none_or(|before| {
+        exited_at
+            .parse::<Timestamp>()
+            .is_ok_and(|exited_at| exited_at <= before)
+    })
+}
+
+/// Returns how many bytes of output are kept: what was written, less what retention has dropped.
+async fn kept_bytes(client: &Client, agent: &Agent) -> u64 {
+    let mut kept = 0;
+    for (stream, written) in [
+        (Stream::Stdout, agent.stdout_bytes),
+        (Stream::Stderr, agent.stderr_bytes),
+    ] {
+        let probe = ReadParams {
+            id: agent.id.clone(),
+            stream,
+            offset: 0,
+            limit: 0,
+            since: None,
+            timed: false,
+        };
+        let oldest = match client.read_journal(probe).await {
+            Err(ClientError::Rpc(error)) => error.data.oldest_offset.unwrap_or(0),
+            _ => 0,
+        };
+        kept += written.saturating_sub(oldest);
+    }
+    kept
 }
 
 pub(crate) async fn shutdown(global: &Global) -> Result<u8, CliError> {
@@ -144,7 +323,7 @@ pub(crate) async fn shutdown(global: &Global) -> Result<u8, CliError> {
     let running = client.list_running().await?.len();
     client.shutdown().await?;
     output::note(&format!(
-        "the daemon ends; {running} running agents go on and are adopted by the next one"
+        "the daemon stops; {running} running agents keep running, and the next daemon adopts them"
     ));
     Ok(0)
 }

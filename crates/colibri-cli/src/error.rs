@@ -1,13 +1,15 @@
-//! What can go wrong, and the exit code that says so.
+//! Failures of commands, and their exit codes.
 
 use std::io;
+use std::time::Duration;
 
-use colibri_client::ClientError;
+use colibri_client::{ClientError, ErrorKind};
 
+use crate::flags;
 use crate::paths::PathError;
+use crate::run::OWN_FAILURE;
 
-/// A failure of a command. The exit code is 3 where there is no daemon, 2 where the command makes no sense
-/// here, and 1 for all else.
+/// A failure of a command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error(transparent)]
@@ -18,16 +20,18 @@ pub(crate) enum CliError {
     Spawn(#[from] colibri_spawner::SpawnError),
     #[error(transparent)]
     EnvFile(#[from] colibri_spawner::env_file::EnvFileError),
-    #[error("the secret {0} is not set in this environment; set it, or give --env-file with it")]
+    #[error(
+        "secret {0} is not set in the environment; set it, or pass it in a file with --env-file"
+    )]
     NoSecret(String),
-    #[error("the value of the secret {0} is not UTF-8, and the daemon takes text only")]
+    #[error("the value of secret {0} is not UTF-8; encode it as text, e.g. with base64(1)")]
     SecretNotText(String),
     #[error(transparent)]
     DaemonUser(#[from] colibri_client::UnknownUser),
     #[error(transparent)]
     Path(#[from] PathError),
     #[error(
-        "colibri top needs a terminal as standard input and output; colibri ps lists agents, and colibri events prints what they do"
+        "colibri top needs a terminal as standard input and output; use colibri ps or colibri events instead"
     )]
     NoTerminal,
     #[error("{doing}: {source}")]
@@ -35,8 +39,22 @@ pub(crate) enum CliError {
         doing: &'static str,
         source: io::Error,
     },
-    #[error("threads cannot be started: {0}")]
+    #[error("cannot start threads: {0}; raise the limit of processes (ulimit -u)")]
     Runtime(io::Error),
+    #[error(
+        "agent {id} runs, and its prompt was not accepted: {source}; send it with colibri prompt {id}"
+    )]
+    Prompt {
+        id: String,
+        #[source]
+        source: Box<ClientError>,
+    },
+    #[error(
+        "agent {id} did not end its turn within {waited:?}; follow it with colibri attach {id}"
+    )]
+    TurnNotEnded { id: String, waited: Duration },
+    #[error("the turn of agent {id} failed: {error}")]
+    TurnFailed { id: String, error: String },
 }
 
 impl CliError {
@@ -44,6 +62,21 @@ impl CliError {
         move |source| Self::Io { doing, source }
     }
 
+    /// Returns the message, with flags where a library names fields of a request.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            // What is wrong with the settings file is named by its own keys.
+            Self::Client(ClientError::Rpc(error))
+                if error.data.kind != ErrorKind::InvalidConfig =>
+            {
+                flags::shown(&error.message)
+            }
+            Self::Spawn(error) => flags::shown(&error.to_string()),
+            _ => self.to_string(),
+        }
+    }
+
+    /// Returns the exit code: 3 without a daemon, 2 where the command does not fit here, and else 1.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Client(
@@ -56,6 +89,20 @@ impl CliError {
             Self::DaemonUser(_) => 2,
             Self::NoTerminal => 2,
             _ => 1,
+        }
+    }
+
+    /// Returns the exit code of `run`, `wait` and `attach`, whose other codes are an agent's: 126 and 127 as shells
+    /// use them, and 125 for a failure of Colibri itself.
+    pub(crate) fn exit_code_of_agent(&self) -> u8 {
+        match (self, self.exit_code()) {
+            (Self::Client(ClientError::Rpc(error)), _) => match error.data.kind {
+                ErrorKind::ProgramNotFound => 127,
+                ErrorKind::ProgramNotExecutable => 126,
+                _ => OWN_FAILURE,
+            },
+            (_, code @ (2 | 3)) => code,
+            _ => OWN_FAILURE,
         }
     }
 }

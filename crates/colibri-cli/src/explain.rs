@@ -4,26 +4,28 @@ use std::collections::BTreeMap;
 
 use colibri_client::{ExplainResult, JailConfig};
 use colibri_priv::BackendRegistry;
-use colibri_spawner::SpawnError;
 use colibri_spawner::file::ConfigFile;
 use colibri_spawner::profile::Profile;
 use colibri_spawner::settings::Settings;
+use colibri_spawner::{Cgroups, SpawnError};
 
 use crate::args::{Global, OfProfile, Spawn};
 use crate::connect::{lookup, settings, socket};
 use crate::error::CliError;
 use crate::output;
 
-/// A spawner as a daemon with this environment would have.
+/// Returns the spawner that a daemon with this environment would have.
 pub(crate) fn spawner(global: &Global) -> Result<colibri_spawner::Spawner, CliError> {
     let partial = settings(global)?;
     let settings = Settings::resolve(&partial, lookup, BackendRegistry::builtin)?;
-    Ok(settings.spawner(
+    let mut spawner = settings.spawner(
         &socket(&partial),
         std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         }),
-    ))
+    );
+    spawner.cgroups = Cgroups::probe(partial.cgroup.as_deref());
+    Ok(spawner)
 }
 
 /// Prints what would be executed. Of the variables only the names could count.

@@ -31,11 +31,18 @@ pub(crate) async fn logs(global: &Global, logs: Logs) -> Result<u8, CliError> {
         Some(LogStream::Stdout) => &[Stream::Stdout],
         Some(LogStream::Stderr) => &[Stream::Stderr],
     };
+    let tail = match logs.tail {
+        Some(count) => crate::tail::starts(&client, &agent, streams, count).await?,
+        None => Vec::new(),
+    };
     let mut shown = Vec::new();
-    for stream in streams {
+    for (place, stream) in streams.iter().enumerate() {
         shown.push(Shown {
             stream: *stream,
-            offset: start(&client, &agent.id, *stream, &logs).await?,
+            offset: match tail.get(place) {
+                Some(offset) => *offset,
+                None => start(&client, &agent.id, *stream, &logs).await?,
+            },
             printer: Printer {
                 // An agent's stderr is data where it was asked for alone.
                 to_stdout: logs.stream.is_some() || *stream == Stream::Stdout,

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answer;
 mod args;
 mod attach;
 mod commands;
@@ -11,6 +12,7 @@ mod doctor;
 mod error;
 mod events;
 mod explain;
+mod flags;
 mod input;
 mod logs;
 mod output;
@@ -20,18 +22,19 @@ mod run;
 mod signals;
 mod sink;
 mod status;
+mod tail;
 mod top;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use colibri_client::glasspane::Delivery;
 
 use crate::args::{Arguments, Command, Config};
 use crate::error::CliError;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = args::parse();
+    let with_code_of_agent = arguments.command.exits_as_an_agent();
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -45,8 +48,11 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            output::complain(&error.to_string());
-            ExitCode::from(error.exit_code())
+            output::complain(&error.message());
+            ExitCode::from(match with_code_of_agent {
+                true => error.exit_code_of_agent(),
+                false => error.exit_code(),
+            })
         }
     }
 }
@@ -55,13 +61,13 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
     let global = arguments.global;
     match arguments.command {
         Command::Run(spawn) => run::run(&global, spawn).await,
-        Command::Spawn(spawn) => commands::spawn(&global, spawn).await,
+        Command::Spawn(background) => commands::spawn(&global, background).await,
         Command::Explain { spawn, json } => explain::explain(&global, spawn, json),
         Command::Profiles { json } => config::profiles(&global, json).await,
         Command::Config(Config::Check { config }) => config::check(config.as_deref()),
         Command::Config(Config::Reload { json }) => config::reload(&global, json).await,
-        Command::Ps { json } => commands::ps(&global, json).await,
-        Command::Status { id, json } => status::status(&global, &id, json).await,
+        Command::Ps(list) => commands::ps(&global, &list).await,
+        Command::Status { ids, json } => status::status(&global, &ids, json).await,
         Command::Logs(logs) => logs::logs(&global, logs).await,
         Command::Events(wanted) => events::events(&global, wanted).await,
         Command::Runs { id, json } => commands::runs(&global, &id, json).await,
@@ -71,6 +77,7 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
             text,
             steer,
             follow_up,
+            wait,
             timeout,
         } => {
             let delivery = match (steer, follow_up) {
@@ -78,15 +85,19 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
                 (_, true) => Delivery::FollowUp,
                 _ => Delivery::Now,
             };
-            prompt::prompt(&global, &id, text, delivery, timeout).await
+            prompt::prompt(&global, &id, text, delivery, wait, timeout).await
         }
         Command::Abort { id, timeout } => prompt::abort(&global, &id, timeout).await,
         Command::Send { id, line, close } => {
             commands::send(&global, &id, line.as_deref(), close).await
         }
-        Command::Wait { id } => commands::wait(&global, &id).await,
-        Command::Kill { id, signal, grace } => commands::kill(&global, &id, signal, grace).await,
-        Command::Rm { id, force } => commands::rm(&global, &id, force).await,
+        Command::Wait { ids } => commands::wait(&global, &ids).await,
+        Command::Kill { ids, signal, grace } => commands::kill(&global, &ids, signal, grace).await,
+        Command::Rm { ids, force } => commands::rm(&global, &ids, force).await,
+        Command::Prune {
+            older_than,
+            dry_run,
+        } => commands::prune(&global, older_than, dry_run).await,
         Command::Top => top::top(&global).await,
         Command::Doctor { json } => doctor::doctor(&global, json).await,
         Command::Shutdown => commands::shutdown(&global).await,

@@ -1,10 +1,10 @@
-//! What people see: complaints on stderr, tables on stdout, and nothing of an agent's that could move a
-//! terminal's cursor.
+//! Output for people: messages on stderr, tables on stdout. Untrusted text cannot move a terminal's cursor.
 
+use std::cmp::Ordering;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 
-use colibri_client::{Agent, AgentState, Exit, Finding, FindingStatus, LinkNote, Run};
+use colibri_client::{Agent, AgentState, Exit, ExitReason, Finding, FindingStatus, LinkNote, Run};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
@@ -17,7 +17,7 @@ const UNREAD: Timespec = Timespec {
     tv_nsec: 500_000_000,
 };
 
-/// Something went wrong. A stderr that nobody reads does not hold the command up for long.
+/// Writes an error to stderr. A stderr that nobody reads does not hold the command up for long.
 pub(crate) fn complain(message: &str) {
     show(io::stderr(), format!("colibri: {message}\n").as_bytes());
 }
@@ -39,9 +39,14 @@ pub(crate) fn link(note: LinkNote) {
     complain(&note.to_string());
 }
 
-/// Something to know.
+/// Writes a note to stderr.
 pub(crate) fn note(message: &str) {
     complain(message);
+}
+
+/// Writes a warning of a spawn to stderr, with the command line's flags.
+pub(crate) fn warn(warning: &str) {
+    note(&crate::flags::shown(warning));
 }
 
 /// Writes data. A reader that has gone is no error of ours.
@@ -104,7 +109,28 @@ pub(crate) fn plain(text: &str, width: usize) -> String {
         .collect()
 }
 
-/// The table of `ps`.
+/// Sorts agents as `ps` and `top` show them: running ones first, then ended ones, each the newest first.
+pub(crate) fn sort_for_list(agents: &mut [Agent]) {
+    agents.sort_by(list_order);
+}
+
+/// Which of two agents comes first in a list. Times are RFC 3339 in UTC and sort as text.
+pub(crate) fn list_order(a: &Agent, b: &Agent) -> Ordering {
+    let key = |of: &Agent| {
+        let ended = of.exited_at.clone();
+        (
+            ended.is_some(),
+            ended.unwrap_or_else(|| of.started_at.clone()),
+        )
+    };
+    let ((a_ended, a_time), (b_ended, b_time)) = (key(a), key(b));
+    a_ended
+        .cmp(&b_ended)
+        .then_with(|| b_time.cmp(&a_time))
+        .then_with(|| a.id.cmp(&b.id))
+}
+
+/// Formats the table of `ps`.
 pub(crate) fn agents(agents: &[Agent], now: jiff::Timestamp) -> String {
     let mut table = format!(
         "{:<10}  {:<16}  {:<8}  {:<12}  {:<7}  {:<16}  {:>6}  {:>8}  COMMAND\n",
@@ -149,17 +175,33 @@ pub(crate) fn agents(agents: &[Agent], now: jiff::Timestamp) -> String {
     table
 }
 
-/// How something ended, in a few words.
+/// Formats why an agent or a run ended, in one or two words.
 pub(crate) fn ending(exit: Option<Exit>) -> String {
-    match exit {
-        Some(Exit {
-            code: Some(code), ..
-        }) => format!("code {code}"),
-        Some(Exit {
-            signal: Some(signal),
-            ..
-        }) => format!("signal {signal}"),
-        Some(_) | None => "lost".to_owned(),
+    let Some(exit) = exit else {
+        return "lost".to_owned();
+    };
+    match (exit.reason, exit.code, exit.signal) {
+        (ExitReason::KilledByUser, ..) => "killed".to_owned(),
+        (ExitReason::WallTime, ..) => "wall time".to_owned(),
+        (ExitReason::NotStarted, ..) => "not started".to_owned(),
+        (ExitReason::Lost, ..) => "lost".to_owned(),
+        (_, Some(code), _) => format!("code {code}"),
+        (_, None, Some(signal)) => format!("signal {signal}"),
+        (_, None, None) => "lost".to_owned(),
+    }
+}
+
+/// Formats why an agent ended, with its exit status where the reason does not contain it.
+pub(crate) fn full_ending(exit: Option<Exit>) -> String {
+    let brief = ending(exit);
+    let status = exit.and_then(|exit| match (exit.code, exit.signal) {
+        (Some(code), _) => Some(format!("code {code}")),
+        (None, Some(signal)) => Some(format!("signal {signal}")),
+        (None, None) => None,
+    });
+    match status.filter(|status| *status != brief) {
+        Some(status) => format!("{brief}, {status}"),
+        None => brief,
     }
 }
 
@@ -215,8 +257,8 @@ pub(crate) fn findings(findings: &[Finding]) -> String {
             FindingStatus::Fail => coloured("fail", "31"),
         };
         lines.push_str(&format!("{status}  {}\n", indented(&finding.what)));
-        if let Some(mend) = &finding.mend {
-            lines.push_str(&format!("      to mend: {}\n", indented(mend)));
+        if let Some(fix) = &finding.mend {
+            lines.push_str(&format!("      fix: {}\n", indented(fix)));
         }
     }
     lines
@@ -243,6 +285,72 @@ mod tests {
             signal,
             reason,
         }
+    }
+
+    #[test]
+    fn ending_names_the_reason_before_the_status() {
+        let exit = |code, signal, reason| {
+            let exit = Exit {
+                code,
+                signal,
+                reason,
+            };
+            format!("{} / {}", ending(Some(exit)), full_ending(Some(exit)))
+        };
+        for (shown, expected) in [
+            (exit(Some(7), None, ExitReason::Exited), "code 7 / code 7"),
+            (
+                exit(None, Some(9), ExitReason::Signalled),
+                "signal 9 / signal 9",
+            ),
+            (
+                exit(None, Some(15), ExitReason::KilledByUser),
+                "killed / killed, signal 15",
+            ),
+            (
+                exit(Some(0), None, ExitReason::KilledByUser),
+                "killed / killed, code 0",
+            ),
+            (
+                exit(None, Some(9), ExitReason::WallTime),
+                "wall time / wall time, signal 9",
+            ),
+            (exit(None, None, ExitReason::Lost), "lost / lost"),
+            (
+                exit(None, None, ExitReason::NotStarted),
+                "not started / not started",
+            ),
+        ] {
+            assert_eq!(shown, expected);
+        }
+        assert_eq!(ending(None), "lost");
+    }
+
+    #[test]
+    fn list_has_running_agents_first_and_newest_first() {
+        let agent = |id: &str, started: &str, exited: Option<&str>| -> Agent {
+            serde_json::from_value(serde_json::json!({"id": id, "name": null, "state": "idle", "pid": null,
+                "program": "sh", "args": [], "jail": null, "runtime": "generic", "started_at": started,
+                "exited_at": exited, "stdout_bytes": 0, "stderr_bytes": 0}))
+            .unwrap()
+        };
+        let mut agents = vec![
+            agent(
+                "long-ago",
+                "2026-01-01T00:00:00Z",
+                Some("2026-01-01T01:00:00Z"),
+            ),
+            agent("old", "2026-01-01T02:00:00Z", None),
+            agent(
+                "ended-last",
+                "2026-01-01T00:00:00Z",
+                Some("2026-01-02T00:00:00Z"),
+            ),
+            agent("new", "2026-01-01T03:00:00Z", None),
+        ];
+        sort_for_list(&mut agents);
+        let ids: Vec<&str> = agents.iter().map(|agent| agent.id.as_str()).collect();
+        assert_eq!(ids, ["new", "old", "ended-last", "long-ago"]);
     }
 
     #[test]

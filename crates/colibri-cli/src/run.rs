@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use colibri_client::{
-    Client, Exit, ExitEvent, Follow, Followed, KillParams, Output, SpawnParams, SpawnResult, Stream,
+    Client, Exit, ExitEvent, ExitReason, Follow, Followed, KillParams, Output, SpawnParams,
+    SpawnResult, Stream,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -21,8 +22,8 @@ use crate::sink::{Failure, Piece, Sink};
 
 /// Exit code of a program that wrote to a closed pipe, as a shell reports SIGPIPE.
 pub(crate) const BROKEN_PIPE: u8 = 141;
-/// Exit code of a failure of Colibri itself.
-const OWN_FAILURE: u8 = 125;
+/// Exit code of `run`, `wait` and `attach` for a failure of Colibri itself.
+pub(crate) const OWN_FAILURE: u8 = 125;
 /// Longest wait for the daemon's answer to a forwarded signal.
 const ANSWER: Duration = Duration::from_secs(5);
 /// Longest wait for the daemon's answer to the kill of an agent whose reader has gone; it includes the grace.
@@ -59,7 +60,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     agent
         .warnings
         .iter()
-        .for_each(|warning| output::note(warning));
+        .for_each(|warning| output::warn(warning));
     let wanted = Follow {
         id: agent.id.clone(),
         stream: None,
@@ -260,7 +261,7 @@ impl Run {
                 let present = client.borrow_and_update().clone();
                 match present.wait_agent(&id).await {
                     Ok(agent) => {
-                        let _ = answers.send(Answer::Ended(agent.exit.map_or(1, code)));
+                        let _ = answers.send(Answer::Ended(code(agent.exit)));
                         return;
                     }
                     Err(error) if error.is_lost_connection() => {
@@ -401,17 +402,40 @@ impl Run {
     }
 }
 
-/// The code to exit with; says on stderr what a code cannot.
+/// Returns the code to exit with, and explains on stderr what a code cannot tell.
 pub(crate) fn exit_code(exit: &ExitEvent) -> u8 {
-    if let Some(note) = exit.exit_note.as_ref().or(exit.error.as_ref()) {
-        output::note(note);
-    }
-    exit.exit.map_or(1, code)
+    explain_exit(
+        &exit.id,
+        exit.exit,
+        exit.exit_note.as_ref().or(exit.error.as_ref()),
+    );
+    code(exit.exit)
 }
 
-/// As a shell reports it.
-pub(crate) fn code(exit: Exit) -> u8 {
-    u8::try_from(exit.shell_code() & 0xff).unwrap_or(1)
+/// Explains an end on stderr, where the exit code does not tell it.
+pub(crate) fn explain_exit(id: &str, exit: Option<Exit>, note: Option<&String>) {
+    let reason = exit.map_or(ExitReason::Lost, |exit| exit.reason);
+    match (note, reason) {
+        (Some(note), _) => output::note(note),
+        (None, ExitReason::Exited | ExitReason::Signalled) => {}
+        (None, ExitReason::KilledByUser) => {
+            output::note(&format!("agent {id} was killed by a user"))
+        }
+        (None, ExitReason::WallTime) => {
+            output::note(&format!("agent {id} reached its wall-time limit"));
+        }
+        (None, reason) => output::note(&format!(
+            "agent {id} has no exit status ({reason}); see colibri status {id}"
+        )),
+    }
+}
+
+/// Returns an agent's exit code as a shell reports it; 125 where its exit status is unknown.
+pub(crate) fn code(exit: Option<Exit>) -> u8 {
+    match exit.filter(|exit| exit.code.is_some() || exit.signal.is_some()) {
+        Some(exit) => u8::try_from(exit.shell_code() & 0xff).unwrap_or(1),
+        None => OWN_FAILURE,
+    }
 }
 
 /// Our input becomes the agent's, to its end.

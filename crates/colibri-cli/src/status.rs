@@ -1,25 +1,31 @@
-//! `colibri status`: all that is known of one agent.
+//! `colibri status`: the details of agents.
 
 use colibri_client::{Agent, AgentState};
 use jiff::Timestamp;
 
 use crate::args::Global;
+use crate::commands::each;
 use crate::connect::{connect, find};
 use crate::error::CliError;
-use crate::output::{self, ending, plain, short_age, short_bytes};
+use crate::output::{self, full_ending, plain, short_age, short_bytes};
 
 /// Longest value, in characters.
 const WIDTH: usize = 300;
 
-pub(crate) async fn status(global: &Global, id: &str, json: bool) -> Result<u8, CliError> {
+/// Shows each agent; those that do not exist are reported, and the exit code is 1 then.
+pub(crate) async fn status(global: &Global, ids: &[String], json: bool) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let agent = find(&client, id).await?;
-    if json {
-        output::print_json(&agent)?;
-    } else {
-        output::print(page(&agent, Timestamp::now()).as_bytes())?;
-    }
-    Ok(0)
+    let mut shown = 0;
+    each(ids, async |id| {
+        let agent = find(&client, id).await?;
+        if json {
+            return output::print_json(&agent);
+        }
+        let gap = if shown > 0 { "\n" } else { "" };
+        shown += 1;
+        output::print(format!("{gap}{}", page(&agent, Timestamp::now())).as_bytes())
+    })
+    .await
 }
 
 fn page(agent: &Agent, now: Timestamp) -> String {
@@ -49,7 +55,10 @@ fn page(agent: &Agent, now: Timestamp) -> String {
         &format!("{} (run {})", agent.started_at, agent.run),
     );
     if let Some(exited_at) = &agent.exited_at {
-        row("ended", &format!("{exited_at} ({})", ending(agent.exit)));
+        row(
+            "ended",
+            &format!("{exited_at} ({})", full_ending(agent.exit)),
+        );
     }
     row(
         "output",

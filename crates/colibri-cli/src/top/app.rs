@@ -232,15 +232,17 @@ impl App {
             .filter(|watched| fits(watched, &words))
             .collect();
         found.sort_by(|a, b| {
+            if self.sort == Column::Age {
+                return columns::by_age(a, b, self.descending);
+            }
             let order = self.sort.compare(a, b);
             let order = if self.descending {
                 order.reverse()
             } else {
                 order
             };
-            // Of equals the older is first, so that no row moves without a reason.
-            let age = |of: &Watched| (of.agent.started_at.clone(), of.agent.id.clone());
-            order.then_with(|| age(a).cmp(&age(b)))
+            // A total order, so that no row moves without a reason.
+            order.then_with(|| columns::by_age(a, b, false))
         });
         self.rows = found
             .into_iter()

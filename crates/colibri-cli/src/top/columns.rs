@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use colibri_client::{AgentState, Watched};
 use jiff::Timestamp;
 
-use crate::output::{plain, short_age, short_bytes};
+use crate::output::{list_order, plain, short_age, short_bytes};
 
 /// What can be shown, and sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,9 +87,9 @@ impl Column {
         )
     }
 
-    /// What is largest is wanted first, and of words the first one.
+    /// Whether the largest value comes first by default; of ages the smallest does, as in `colibri ps`.
     pub(super) fn descending(self) -> bool {
-        self.is_number()
+        self.is_number() && self != Age
     }
 
     pub(super) fn next(self) -> Self {
@@ -174,6 +174,15 @@ impl Column {
             }
             Jail => jail(a).cmp(jail(b)),
         }
+    }
+}
+
+/// The order of `colibri ps`: running agents first, then ended ones, each the newest first; or the oldest first.
+pub(super) fn by_age(a: &Watched, b: &Watched, oldest_first: bool) -> Ordering {
+    let order = list_order(&a.agent, &b.agent);
+    match oldest_first && a.runs() == b.runs() {
+        true => order.reverse(),
+        false => order,
     }
 }
 

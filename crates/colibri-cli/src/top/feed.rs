@@ -100,9 +100,9 @@ pub(super) async fn kill(client: Client, id: String) -> Option<News> {
     };
     Some(News::Said(match client.kill_agent(params).await {
         Ok(result) => match result.outcome {
-            KillOutcome::Killed => format!("{id} needed KILL; nothing of it is left"),
-            KillOutcome::AlreadyExited => format!("{id} had ended already"),
-            _ => format!("{id} ended at the signal; nothing of it is left"),
+            KillOutcome::Killed => format!("{id} needed KILL; no process is left"),
+            KillOutcome::AlreadyExited => format!("{id} had already ended"),
+            _ => format!("{id} ended at TERM; no process is left"),
         },
         Err(error) => format!("{id} not killed: {error}"),
     }))

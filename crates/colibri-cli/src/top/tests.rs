@@ -32,17 +32,17 @@ fn some() -> Vec<Agent> {
         agent(
             "aaaaaaaaaa",
             json!({"name": "night shift", "runtime": "pi", "view": view, "stdout_bytes": 123_456,
-            "jail": {"path": "/"}, "started_at": "2026-01-01T00:00:00Z"}),
+            "jail": {"path": "/"}, "started_at": "2026-01-01T02:00:00Z"}),
         ),
         agent(
             "bbbbbbbbbb",
             json!({"name": "ask me", "state": "blocked", "runtime": "pi", "view": view,
-            "jail": {"name": "agents"}, "started_at": "2026-01-01T02:00:00Z"}),
+            "jail": {"name": "agents"}, "started_at": "2026-01-01T00:00:00Z"}),
         ),
         agent(
             "cccccccccc",
             json!({"name": "evil\u{1b}[2J\u{202e}\n日本語の名前はとても長い", "state": "error",
-            "pid": null, "exited_at": "2026-01-01T02:59:00Z", "exit": {"signal": 9},
+            "pid": null, "exited_at": "2026-01-01T02:59:59Z", "exit": {"signal": 9},
             "error": "killed by\u{7} the limit", "started_at": "2026-01-01T02:30:00Z"}),
         ),
         agent(
@@ -159,7 +159,7 @@ fn every_column_sorts_and_is_reversed() {
         (Column::Name, "bdca"),
         (Column::Id, "abcd"),
         (Column::State, "bacd"),
-        (Column::Since, "abcd"),
+        (Column::Since, "abdc"),
         (Column::Tool, "abcd"),
         (Column::Cpu, "bacd"),
         (Column::Memory, "bacd"),
@@ -169,9 +169,9 @@ fn every_column_sorts_and_is_reversed() {
         assert_eq!(order(&mut app), expected, "{column:?}");
         press(&mut app, KeyCode::Char('s'));
     }
-    app.sort_by(Column::Age, true);
+    app.sort_by(Column::Age, false);
     press(&mut app, KeyCode::Char('S'));
-    assert_eq!(order(&mut app), "dcba");
+    assert_eq!(order(&mut app), "badc", "running agents stay first");
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn usage_is_asked_for_of_what_is_seen_or_sorts() {
     agents.extend((0..1000).map(more));
     let mut app = App::new(agents);
     app.fit(10);
-    assert_eq!(app.to_measure().len(), 8, "two of ten have ended");
+    assert_eq!(app.to_measure().len(), 10, "running agents come first");
     app.sort_by(Column::Cpu, true);
     app.fit(10);
     assert_eq!(app.to_measure().len(), 1002);
