@@ -348,3 +348,33 @@ fn first_prompt_goes_to_any_runtime_and_its_failure_names_the_agent() {
     let refused = daemon.cli(&["spawn", "--prompt", "x", "--no-input", "--", "cat"]);
     assert_eq!(refused.status.code(), Some(2));
 }
+
+#[test]
+fn restart_starts_the_next_run_or_a_new_agent() {
+    let daemon = Daemon::start();
+    let running = daemon.spawn(&["--", "sh", "-c", "echo up; exec sleep 1000"]);
+    let ended = daemon.spawn(&["--name", "again", "--", "echo", "hi"]);
+    let secret = daemon.spawn(&["--env", "A=b", "--", "true"]);
+    daemon.cli(&["wait", &ended, &secret]);
+    let pid = daemon.agent(&running)["pid"].clone();
+    let output = daemon.cli(&["restart", &running, "nobody", &ended, &secret]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{out}{err}");
+    let [same, new] = out.lines().collect::<Vec<_>>()[..] else {
+        panic!("{out}{err}")
+    };
+    assert!(same == running && new != ended, "{out}");
+    assert!(
+        err.contains("no agent with ID") && err.contains(&secret),
+        "{err}"
+    );
+    eventually("the next run", || {
+        let agent = daemon.agent(&running);
+        let next = agent["run"] == 2 && agent["pid"].is_i64() && agent["pid"] != pid;
+        (next && daemon.stdout(&running) == b"up\nup\n").then_some(())
+    });
+    daemon.ok(&["wait", new]);
+    assert_eq!(daemon.stdout(new), b"hi\n");
+    assert_eq!(daemon.agent(new)["name"], "again");
+    daemon.ok(&["kill", "--grace", "0s", &running]);
+}

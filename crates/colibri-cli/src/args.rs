@@ -158,6 +158,18 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
         grace: Duration,
     },
+    /// Restart agents now, whatever their restart policy, and print the id of each
+    ///
+    /// A running agent keeps its id: its current run is ended, and the next one starts at once. An ended agent is
+    /// spawned again with the same options and gets a new id.
+    Restart {
+        /// Agents: id, name, or unique id prefix of at least 4 characters
+        #[arg(value_name = "AGENT", required = true, value_parser = agent)]
+        ids: Vec<String>,
+        /// Time between TERM and KILL for a running agent
+        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+        grace: Duration,
+    },
     /// Delete agents that have ended, and their output
     Rm {
         /// Agents: id, name, or unique id prefix of at least 4 characters

@@ -209,6 +209,21 @@ pub(crate) async fn kill(
     .await
 }
 
+/// Restarts agents, and prints the id of each, which is a new one for an agent that had ended.
+pub(crate) async fn restart(
+    global: &Global,
+    ids: &[String],
+    grace: Duration,
+) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    each(ids, async |id| {
+        let agent = find(&client, id).await?;
+        let restarted = client.restart_agent(&agent.id, Some(grace)).await?;
+        output::print(format!("{restarted}\n").as_bytes())
+    })
+    .await
+}
+
 pub(crate) async fn rm(global: &Global, ids: &[String], force: bool) -> Result<u8, CliError> {
     let client = connect(global).await?;
     each(ids, async |id| {

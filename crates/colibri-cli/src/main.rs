@@ -93,6 +93,7 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         }
         Command::Wait { ids } => commands::wait(&global, &ids).await,
         Command::Kill { ids, signal, grace } => commands::kill(&global, &ids, signal, grace).await,
+        Command::Restart { ids, grace } => commands::restart(&global, &ids, grace).await,
         Command::Rm { ids, force } => commands::rm(&global, &ids, force).await,
         Command::Prune {
             older_than,

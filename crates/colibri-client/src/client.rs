@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use colibri_proto::{
     Agent, Call, DoctorResult, Empty, ErrorKind, ExplainResult, IdParams, InputParams, InputResult,
     KillParams, KillResult, ListParams, ListResult, Notification, OutputData, ProfilesResult,
-    ReadParams, ReadResult, ReloadResult, Run, RunsResult, SpawnParams, SpawnResult,
-    SubscribeParams, Subscription, UsageParams, UsageResult, VersionResult,
+    ReadParams, ReadResult, ReloadResult, RestartAgentParams, RestartResult, Run, RunsResult,
+    SpawnParams, SpawnResult, SubscribeParams, Subscription, UsageParams, UsageResult,
+    VersionResult,
 };
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
@@ -223,6 +225,27 @@ impl Client {
     pub async fn kill_agent(&self, params: KillParams) -> Result<KillResult, ClientError> {
         id(&params.id)?;
         self.call("kill-agent", Call::KillAgent(params)).await
+    }
+
+    /// Restarts an agent, whatever its restart policy, and returns the id of the agent that runs then: the same one if
+    /// it was running, else a new one. `grace` is the time between TERM and KILL for a running agent.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ErrorKind::EnvironmentNotKept`](crate::ErrorKind::EnvironmentNotKept) for an ended agent
+    /// with environment variables, whose values nobody keeps.
+    pub async fn restart_agent(
+        &self,
+        agent: &str,
+        grace: Option<Duration>,
+    ) -> Result<String, ClientError> {
+        let params = RestartAgentParams {
+            id: agent.to_owned(),
+            grace_ms: grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
+        };
+        let result: RestartResult = self
+            .call("restart-agent", Call::RestartAgent(params))
+            .await?;
+        Ok(result.id)
     }
 
     /// Offers bytes to an agent's stdin; returns how many were taken, which may be fewer while the agent

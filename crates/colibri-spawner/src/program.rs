@@ -1,13 +1,12 @@
 //! Looks for an agent's program as execvp(3) will, so that a failure has a cause before anything is started.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
-use crate::SpawnError;
+use crate::{SpawnError, regular_file};
 
 /// Bytes of a program that are read to find its interpreter.
 const HEAD: u64 = 4096;
@@ -175,7 +174,9 @@ impl Interpreter {
 
 fn head(path: &Path) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
-    File::open(path)?.take(HEAD).read_to_end(&mut head)?;
+    regular_file::open(path)?
+        .take(HEAD)
+        .read_to_end(&mut head)?;
     Ok(head)
 }
 
