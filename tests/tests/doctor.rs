@@ -397,7 +397,7 @@ fn a_socket_that_is_no_daemons_is_a_finding_and_the_rest_is_found_without() {
         ward.shown
     );
     assert!(
-        ward.shown.contains("which process has the socket"),
+        ward.shown.contains("find the process that has the socket"),
         "{}",
         ward.shown
     );

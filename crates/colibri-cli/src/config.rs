@@ -1,4 +1,4 @@
-//! The settings file: its profiles, its mistakes, and having it read again.
+//! The settings file: its profiles, its errors, and reloading it.
 
 use std::path::Path;
 
@@ -43,8 +43,8 @@ pub(crate) async fn profiles(global: &Global, json: bool) -> Result<u8, CliError
         output::print_json(&found)?;
     } else if found.profiles.is_empty() {
         output::note(match found.file {
-            Some(_) => "the daemon's settings file has no profiles; see colibri-daemon(8)",
-            None => "the daemon has no settings file, and so no profiles; see colibri-daemon(8)",
+            Some(_) => "the daemon's settings file has no profiles; add one as colibri-daemon(8) describes",
+            None => "the daemon has no settings file and no profiles; create one as colibri-daemon(8) describes",
         });
     } else {
         output::print(table(&found.profiles).as_bytes())?;
@@ -61,7 +61,7 @@ pub(crate) fn check(named: Option<&Path>) -> Result<u8, CliError> {
             .map(|path| path.display().to_string())
             .collect();
         output::note(&format!(
-            "there is no settings file; its place is {}",
+            "no settings file exists; create it at {}",
             places.join(" or ")
         ));
         return Ok(0);

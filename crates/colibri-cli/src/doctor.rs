@@ -1,4 +1,4 @@
-//! `colibri doctor`: what the daemon finds, or where there is none, what one started here would find.
+//! `colibri doctor`: the findings of the daemon, or of one started here if none is running.
 
 use std::io;
 use std::time::Duration;
@@ -21,13 +21,13 @@ pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> 
     let findings = match ask(global).await {
         Ok(findings) => findings,
         Err(CliError::Client(ClientError::NoDaemon { .. })) => {
-            output::note("no daemon listens; this is what one started here would find");
+            output::note("no daemon is running; these are the findings for one started here");
             look(global).await?
         }
         Err(CliError::Settings(_)) => look(global).await?,
         Err(why) => {
-            let mend = "see which process has the socket; what follows was found without it";
-            let mut findings = vec![fail(why.to_string(), mend)];
+            let fix = "find the process that has the socket, e.g. with fuser(1); the other findings are without the daemon";
+            let mut findings = vec![fail(why.message(), fix)];
             findings.extend(look(global).await?);
             findings
         }
@@ -48,9 +48,9 @@ async fn ask(global: &Global) -> Result<Vec<Finding>, CliError> {
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(answer) => answer,
         Err(_) => {
-            let silent = format!("it does not answer within {PATIENCE:?}");
+            let silent = format!("no answer within {PATIENCE:?}");
             let silent = io::Error::new(io::ErrorKind::TimedOut, silent);
-            Err(CliError::io("asking the daemon")(silent))
+            Err(CliError::io("cannot ask the daemon")(silent))
         }
     }
 }
@@ -62,8 +62,8 @@ async fn look(global: &Global) -> Result<Vec<Finding>, CliError> {
     let spawner = match file.and_then(|_| spawner(global)) {
         Ok(spawner) => spawner,
         Err(error) => {
-            let mend = "mend the setting; flags win over the environment, the environment over colibri.toml";
-            return Ok(vec![fail(error.to_string(), mend)]);
+            let fix = "correct the setting; flags override the environment, and the environment overrides colibri.toml";
+            return Ok(vec![fail(error.message(), fix)]);
         }
     };
     let found = spawner.preflight().await;
@@ -71,10 +71,10 @@ async fn look(global: &Global) -> Result<Vec<Finding>, CliError> {
         .map_err(|error| CliError::io("reading findings")(error.into()))
 }
 
-fn fail(what: String, mend: &str) -> Finding {
+fn fail(what: String, fix: &str) -> Finding {
     Finding {
         status: FindingStatus::Fail,
         what,
-        mend: Some(mend.to_owned()),
+        mend: Some(fix.to_owned()),
     }
 }

@@ -69,7 +69,7 @@ impl Finding {
                 Self::ok(format!("{program} is installed"))
             }
             Ok(_) => Self::fail(format!("{program} is not an executable file"), mend),
-            Err(error) => Self::fail(format!("{program} is not there: {error}"), mend),
+            Err(error) => Self::fail(format!("{program} cannot be found: {error}"), mend),
         }
     }
 
@@ -80,8 +80,8 @@ impl Finding {
             let shown = place.display();
             let data = match fs::symlink_metadata(place) {
                 Err(error) => {
-                    let mend = "install it as root; docs/helper-protocol.md and the sample beside the helper say what is in it";
-                    return Self::fail(format!("{shown} is not there: {error}"), mend);
+                    let mend = "install it as root; start from the sample beside the helper, see docs/helper-protocol.md";
+                    return Self::fail(format!("{shown} cannot be found: {error}"), mend);
                 }
                 Ok(data) => data,
             };
@@ -108,7 +108,7 @@ impl Finding {
         let mend = format!("as root: chown root {shown} && chmod 4755 {shown}");
         match fs::metadata(program) {
             Err(error) => Self::fail(
-                format!("{shown} is not there: {error}"),
+                format!("{shown} cannot be found: {error}"),
                 "install colibri-jail-helper",
             ),
             Ok(data) if data.uid() != 0 || data.mode() & 0o4000 == 0 => {

@@ -35,7 +35,7 @@ pub(crate) fn mac_do() -> Vec<Finding> {
         Err(error) => {
             return vec![Finding::fail(
                 format!("{SYSCTL} cannot be run: {error}"),
-                "it comes with FreeBSD",
+                "use the privilege backend mdo on FreeBSD only",
             )];
         }
         // The variable is the module's own.
@@ -58,7 +58,7 @@ pub(crate) fn mac_do() -> Vec<Finding> {
         .map(|group| group.as_raw())
         .collect();
     findings.push(match macdo::parse(rules.trim()) {
-        Err(error) => Finding::warn(format!("security.mac.do.rules: {error}"), "see mac_do(4), and try: mdo -i id"),
+        Err(error) => Finding::warn(format!("security.mac.do.rules: {error}"), "correct it as mac_do(4) describes, and try: mdo -i id"),
         Ok(rules) => match macdo::verdict(&rules, uid, gid, &groups) {
             Verdict::Allowed(rule) => Finding::ok(format!("mac_do lets uid {uid} become root: {rule}")),
             Verdict::Groups(rule) => Finding::fail(
@@ -94,9 +94,9 @@ pub(crate) fn helper(program: &Path) -> Vec<Finding> {
         Ok(said) => {
             let listed = said.status.and_then(|status| status.code()) != Some(NOT_LISTED);
             let mend = if listed && policy.status == Status::Ok {
-                "the system log has the reason; mend what it names, as root".to_owned()
+                "fix as root what the system log names".to_owned()
             } else if listed {
-                format!("see what is said of {POLICY}; the system log has the reason too")
+                format!("fix {POLICY} as the other findings say; the system log has the reason too")
             } else {
                 format!("as root add a rule with this user among its callers to {POLICY}")
             };

@@ -74,7 +74,7 @@ impl Spawner {
                     "/usr/sbin/jls",
                     "/bin/kill",
                 ],
-                "these come with FreeBSD; on Linux use the bubblewrap engine",
+                "use the bubblewrap engine on Linux; this program comes with FreeBSD",
             ),
             JailEngine::Bubblewrap(bubblewrap) => (
                 vec![bubblewrap.program.as_str()],
@@ -90,7 +90,7 @@ impl Spawner {
         let name = self.backend.name();
         if self.engine.needs_root() && name == "none" && !geteuid().is_root() {
             return vec![Finding::fail(
-                "jails need root, which the privilege backend none does not give an ordinary user",
+                "jails need root, and the privilege backend none does not provide it",
                 "set COLIBRI_JAIL_PRIV_MODE to mdo or helper",
             )];
         }
@@ -104,7 +104,7 @@ impl Spawner {
             Ok(Err(finding)) => vec![finding],
             Err(_) => vec![Finding::fail(
                 format!("the privilege backend {name} did not end its own look within {BACKEND:?}"),
-                "see what it waits for",
+                "find out what it waits for, e.g. with ps(1), and fix that",
             )],
         }
     }
@@ -152,17 +152,17 @@ impl Spawner {
             Some((setting, mend)) if none => Finding::fail(format!("{what} ({setting})"), mend),
             None if none => Finding::fail(
                 what,
-                "user namespaces must be allowed; in a container, the container must allow them: docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined",
+                "allow user namespaces; in a container start it with: docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined",
             ),
             _ => Finding::warn(
                 what,
-                "with this privilege backend perhaps only other roots are allowed; try: colibri run --jail-path / -- true",
+                "try: colibri run --jail-path ROOT -- true; this privilege backend may allow other roots only",
             ),
         }
     }
 
     fn jails_are_listed(&self) -> Finding {
-        let mend = "see jls(8); inside a jail of its own the daemon needs children.max (jail(8))";
+        let mend = "try jls(8); if the daemon runs in a jail itself, set children.max of that jail (jail(8))";
         match self
             .engine
             .command_line(&JailOp::List)
