@@ -365,7 +365,7 @@ fn restart_starts_the_next_run_or_a_new_agent() {
     };
     assert!(same == running && new != ended, "{out}");
     assert!(
-        err.contains("no agent with ID") && err.contains(&secret),
+        err.contains("\"nobody\"") && err.contains(&secret),
         "{err}"
     );
     eventually("the next run", || {
