@@ -405,7 +405,7 @@ fn daemon_is_found_through_its_state_directory() {
 }
 
 #[test]
-fn user_without_a_runtime_directory_has_the_socket_in_the_state_directory() {
+fn socket_without_runtime_directory_is_in_the_state_directory() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
