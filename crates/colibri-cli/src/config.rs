@@ -43,8 +43,12 @@ pub(crate) async fn profiles(global: &Global, json: bool) -> Result<u8, CliError
         output::print_json(&found)?;
     } else if found.profiles.is_empty() {
         output::note(match found.file {
-            Some(_) => "the daemon's settings file has no profiles; add one as colibri-daemon(8) describes",
-            None => "the daemon has no settings file and no profiles; create one as colibri-daemon(8) describes",
+            Some(_) => {
+                "the daemon's settings file has no profiles; add one as colibri-daemon(8) describes"
+            }
+            None => {
+                "the daemon has no settings file and no profiles; create one as colibri-daemon(8) describes"
+            }
         });
     } else {
         output::print(table(&found.profiles).as_bytes())?;
