@@ -138,6 +138,8 @@ pub fn kill_shims(state: &Path) {
 pub struct Daemon {
     dir: TempDir,
     child: Option<Child>,
+    /// The user of the daemon, where it is another one than that of its clients.
+    user: Option<u32>,
 }
 
 impl Daemon {
@@ -147,7 +149,16 @@ impl Daemon {
             .prefix("colibri-test-")
             .tempdir_in("/var/tmp")
             .unwrap();
-        Self { dir, child: None }
+        Self {
+            dir,
+            child: None,
+            user: None,
+        }
+    }
+
+    /// Clients trust this user as that of the daemon, besides root and their own.
+    pub fn trust(&mut self, user: u32) {
+        self.user = Some(user);
     }
 
     /// A daemon that listens.
@@ -283,6 +294,10 @@ impl Daemon {
             .env("HOME", self.dir.path())
             .env("COLIBRI_SOCKET", self.socket())
             .env("COLIBRI_STATE_DIR", self.state())
+            .envs(
+                self.user
+                    .map(|user| ("COLIBRI_DAEMON_USER", user.to_string())),
+            )
             .stdin(Stdio::null());
         command
     }

@@ -364,10 +364,7 @@ fn restart_starts_the_next_run_or_a_new_agent() {
         panic!("{out}{err}")
     };
     assert!(same == running && new != ended, "{out}");
-    assert!(
-        err.contains("\"nobody\"") && err.contains(&secret),
-        "{err}"
-    );
+    assert!(err.contains("\"nobody\"") && err.contains(&secret), "{err}");
     eventually("the next run", || {
         let agent = daemon.agent(&running);
         let next = agent["run"] == 2 && agent["pid"].is_i64() && agent["pid"] != pid;

@@ -178,7 +178,7 @@ fn what_is_kept_is_private_and_what_others_can_write_is_refused() {
 fn unknown_settings_are_errors_that_list_the_known_ones() {
     let place = Daemon::place();
     for (name, value, known) in [
-        ("COLIBRI_JAIL_ENGINE", "docker", "freebsd and bubblewrap"),
+        ("COLIBRI_JAIL_ENGINE", "docker", "freebsd or bubblewrap"),
         ("COLIBRI_JAIL_PRIV_MODE", "sudo", "helper, mdo, none"),
     ] {
         for program in ["colibri-daemon", "colibri"] {

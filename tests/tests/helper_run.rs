@@ -683,11 +683,7 @@ fn a_kill_holds_where_the_daemon_may_not_signal() {
         .enumerate()
     {
         for (script, mark, outcome) in [
-            (
-                polite,
-                mark(&format!("polite{number}")),
-                "ended at the signal",
-            ),
+            (polite, mark(&format!("polite{number}")), "ended at TERM"),
             (stubborn, mark(&format!("stubborn{number}")), "needed KILL"),
         ] {
             let words = [
@@ -716,7 +712,7 @@ fn a_kill_holds_where_the_daemon_may_not_signal() {
                 "{killed:?} {outcome}"
             );
             assert_eq!(processes_with(&mark), Vec::<i32>::new());
-            if outcome == "ended at the signal" {
+            if outcome == "ended at TERM" {
                 assert_eq!(
                     text(&deployed.cli(&["logs", &id]).stdout),
                     "ready\ntidied\n"

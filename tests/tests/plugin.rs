@@ -83,6 +83,7 @@ impl Site {
             .env("COLIBRI_SOCKET", daemon.socket())
             .env("COLIBRI_STATE_DIR", daemon.state());
         daemon.launch_as(command);
+        daemon.trust(uid(user));
         Self {
             daemon,
             _sudoers: sudoers,
@@ -210,7 +211,7 @@ fn an_agent_behind_sudo_hears_the_first_signal_and_ends_as_it_likes() {
     );
     let killed = daemon.cli(&["kill", "--grace", "20s", &id]);
     assert!(
-        text(&killed.stderr).contains("ended at the signal"),
+        text(&killed.stderr).contains("ended at TERM"),
         "{}",
         text(&killed.stderr)
     );

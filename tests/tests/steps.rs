@@ -17,6 +17,7 @@ fn shell(script: &str) -> Value {
 }
 
 /// Starts a shim and returns its answer.
+#[allow(clippy::zombie_processes, reason = "the shim outlives its starter")]
 fn shim(directory: &Path, agent: &str, restart: Value, before: &[Value], after: &[Value]) -> Value {
     let launch = json!({
         "program": "/bin/sh", "args": ["-c", agent], "env": [["PATH", "/usr/bin:/bin"]], "cwd": directory,
@@ -116,6 +117,71 @@ fn a_step_that_fails_after_a_run_is_told_and_keeps_nothing_else_from_being_done(
     assert_eq!(fs::read_to_string(&trace).unwrap(), "after\n");
 }
 
+/// Sends a kill to a shim.
+fn kill(socket: &mut BufReader<UnixStream>, signal: &str, grace_ms: u64) {
+    let kill = json!({"seq": 1, "op": "kill", "signal": signal, "grace_ms": grace_ms});
+    socket
+        .get_mut()
+        .write_all(format!("{kill}\n").as_bytes())
+        .unwrap();
+}
+
+fn answer(socket: &mut BufReader<UnixStream>) -> Value {
+    let mut answer = String::new();
+    socket.read_line(&mut answer).unwrap();
+    serde_json::from_str(&answer).unwrap()
+}
+
+fn connect(directory: &Path) -> BufReader<UnixStream> {
+    let socket = UnixStream::connect(directory.join("control.sock")).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    BufReader::new(socket)
+}
+
+#[test]
+fn kill_after_the_end_does_not_hit_the_clean_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (trace, gate) = (dir.path().join("trace"), dir.path().join("gate"));
+    let made = Command::new("mkfifo").arg(&gate).status().unwrap();
+    assert!(made.success());
+    let clean_up = format!(
+        "echo begun >> {0}; read line < {1}; echo after >> {0}",
+        trace.display(),
+        gate.display()
+    );
+    shim(
+        dir.path(),
+        "sleep 1000",
+        json!({"when": "never"}),
+        &[],
+        &[shell(&clean_up)],
+    );
+    let mut first = connect(dir.path());
+    kill(&mut first, "TERM", 10_000);
+    answer(&mut first);
+    eventually("the clean-up has begun", || {
+        (fs::read_to_string(&trace).ok()? == "begun\n").then_some(())
+    });
+    // The second kill is read before the gate opens: its watcher hears of it in order.
+    let mut second = connect(dir.path());
+    kill(&mut second, "KILL", 0);
+    kill(&mut second, "NO-SUCH-SIGNAL", 0);
+    assert_eq!(
+        answer(&mut second)["reply"],
+        json!({"refused": "unknown signal NO-SUCH-SIGNAL"})
+    );
+    fs::write(&gate, "go\n").unwrap();
+    let killed = answer(&mut second);
+    assert_eq!(
+        killed["reply"]["killed"]["remaining"],
+        json!([]),
+        "{killed}"
+    );
+    let end = end(dir.path());
+    assert_eq!(end["error"], Value::Null, "{end}");
+    assert_eq!(fs::read_to_string(&trace).unwrap(), "begun\nafter\n");
+}
+
 #[test]
 fn kill_during_a_hanging_step_is_answered_at_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -136,14 +202,9 @@ fn kill_during_a_hanging_step_is_answered_at_once() {
         let runs = fs::read_to_string(dir.path().join("runs.jsonl")).ok()?;
         runs.ends_with('\n').then_some(())
     });
-    let socket = UnixStream::connect(dir.path().join("control.sock")).unwrap();
-    socket.set_read_timeout(Some(SOON)).unwrap();
-    let mut socket = BufReader::new(socket);
-    let kill = "{\"seq\":1,\"op\":\"kill\",\"signal\":\"TERM\",\"grace_ms\":100}\n";
-    socket.get_mut().write_all(kill.as_bytes()).unwrap();
-    let mut answer = String::new();
-    socket.read_line(&mut answer).unwrap();
-    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let mut socket = connect(dir.path());
+    kill(&mut socket, "TERM", 100);
+    let answer = answer(&mut socket);
     assert_eq!(
         answer["reply"]["killed"]["remaining"],
         json!([]),

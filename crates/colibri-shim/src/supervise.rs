@@ -204,14 +204,7 @@ impl Supervisor {
             self.copy(&mut buffer);
             self.look_after_directory();
             let now = Instant::now();
-            let cgroup = self.runs.cgroup();
-            if let Some(reply) = self
-                .teardown
-                .as_mut()
-                .and_then(|kill| kill.step(now, cgroup))
-            {
-                self.finish_kill(&reply);
-            }
+            self.step_teardown(now);
             if self.runs.limit_strikes(now) {
                 self.begin_kill(Signal::TERM, OWN_GRACE, Some(ExitReason::WallTime));
             }
@@ -222,6 +215,19 @@ impl Supervisor {
                 let status = self.status();
                 self.watchers.publish(status);
             }
+        }
+    }
+
+    /// Goes on with a kill. Where no process of the agent is left, it has nothing to do but to be answered: a signal
+    /// would hit the commands around the run.
+    fn step_teardown(&mut self, now: Instant) {
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        let cgroup = self.runs.cgroup();
+        let step = self.teardown.as_mut().map(|kill| kill.step(now, cgroup));
+        if let Some(reply) = step.flatten() {
+            self.finish_kill(&reply);
         }
     }
 
@@ -290,7 +296,10 @@ impl Supervisor {
         fds.extend(steps_output.map(|output| PollFd::new(output, PollFlags::IN)));
         let deferred = (!self.deferred.is_empty()).then(|| Instant::now() + STARTING);
         let deadlines = [
-            self.teardown.as_ref().map(Teardown::deadline),
+            self.teardown
+                .as_ref()
+                .filter(|_| matches!(self.phase, Phase::Running))
+                .map(Teardown::deadline),
             self.next_retry,
             self.runs.limit_at(),
             phase_deadline,
@@ -508,7 +517,7 @@ impl Supervisor {
         };
         if signal != Signal::KILL && self.program_is_pending() {
             self.deferred.push(first);
-        } else {
+        } else if matches!(self.phase, Phase::Running) {
             // What this does not reach, KILL must.
             let _ = sys::signal_all(signal, self.first(), self.wrapper);
             if first.then_continue {
