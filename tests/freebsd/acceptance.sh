@@ -391,7 +391,7 @@ limited() {
         exits 0 && ! rctl "jail:colibri-$id" | grep -q maxproc
     else
         run colibri run --processes 5 --jail-path "$root" -- /bin/echo started
-        exits 1 && complained rctl && ! said started
+        exits 125 && complained rctl && ! said started
     fi
 }
 
