@@ -195,7 +195,8 @@ impl Spawner {
             let why = failure.unwrap_or_else(|| "KILL was sent for 5 s".to_owned());
             unverified(agent, remaining, &why)?;
         }
-        let outcome = if forced {
+        // One that outlived the grace needed more than the signal, even if the shim saw its end only.
+        let outcome = if forced || lived {
             KillOutcome::Killed
         } else {
             KillOutcome::Terminated
