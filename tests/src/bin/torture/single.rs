@@ -20,8 +20,11 @@ const SPAWNS: usize = 8;
 
 type Outcome = Result<(), String>;
 
+/// Injects a fault and checks what it did.
+pub(crate) type Inject = fn(&Daemon) -> Outcome;
+
 /// What can be injected, in turn.
-pub(crate) const FAULTS: &[(Fault, fn(&Daemon) -> Outcome)] = &[
+pub(crate) const FAULTS: &[(Fault, Inject)] = &[
     (Fault::TermAtSpawn, term_at_spawn),
     (Fault::RunInterrupted, run_interrupted),
     (Fault::Flood, flood),
