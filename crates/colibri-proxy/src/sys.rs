@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::process::Pid;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 /// Signals that are sent to all processes of an agent.
@@ -31,9 +31,6 @@ pub(crate) fn take_socket(number: i32) -> Option<OwnedFd> {
 /// Makes the kernel end this process when its parent ends (prctl(2) `PR_SET_PDEATHSIG`, procctl(2)
 /// `PROC_PDEATHSIG_CTL`), also where that has happened already.
 pub(crate) fn end_with(parent: Option<i32>) -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    if getppid() != parent.and_then(Pid::from_raw) {
-        return Err(io::Error::other("it has ended"));
-    }
-    Ok(())
+    let parent = parent.and_then(Pid::from_raw);
+    colibri_sys::process::die_with_parent(parent.ok_or(rustix::io::Errno::SRCH)?)
 }
