@@ -298,3 +298,18 @@ impl Drop for Sandbox {
         let _ = self.child.wait();
     }
 }
+
+/// A directory of a user's own, with the programs in it.
+pub fn programs_of(user: &str) -> tempfile::TempDir {
+    make_user(user);
+    let dir = tempfile::Builder::new()
+        .prefix("colibri-test-")
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    for name in ["colibri", "colibri-daemon", "colibri-shim"] {
+        fs::copy(program(name), dir.path().join(name)).unwrap();
+    }
+    let owner = Some(uid(user));
+    chown(dir.path(), owner, owner).unwrap();
+    dir
+}

@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 
-use colibri_tests::helper::{OTHER, as_user, make_user, uid};
-use colibri_tests::{Daemon, eventually, processes_with, program, text};
+use colibri_tests::helper::{OTHER, as_user, programs_of};
+use colibri_tests::{Daemon, eventually, processes_with, text};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// `colibri`, with a daemon that it may start.
@@ -409,16 +409,7 @@ fn socket_without_runtime_directory_is_in_the_state_directory() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    make_user(OTHER);
-    let dir = tempfile::Builder::new()
-        .prefix("colibri-test-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
-    for name in ["colibri", "colibri-daemon", "colibri-shim"] {
-        fs::copy(program(name), dir.path().join(name)).unwrap();
-    }
-    let owner = Some(uid(OTHER));
-    std::os::unix::fs::chown(dir.path(), owner, owner).unwrap();
+    let dir = programs_of(OTHER);
     let colibri = dir.path().join("colibri");
     let call = |args: &[&str]| {
         as_user(OTHER, &[&[colibri.to_str().unwrap()], args].concat())

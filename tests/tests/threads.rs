@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::fs;
-use std::os::unix::fs::chown;
 
-use colibri_tests::helper::{as_user, make_user, uid};
-use colibri_tests::{eventually, program, text};
+use colibri_tests::helper::{as_user, programs_of};
+use colibri_tests::{eventually, text};
 
 /// Whose processes no other test counts.
 const USER: &str = "colibri-threadless";
@@ -17,16 +15,7 @@ fn commands_without_threads_report_it_and_do_not_panic() {
         // The limit of root's processes is none.
         return;
     }
-    make_user(USER);
-    let dir = tempfile::Builder::new()
-        .prefix("colibri-test-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
-    for name in ["colibri", "colibri-daemon", "colibri-shim"] {
-        fs::copy(program(name), dir.path().join(name)).unwrap();
-    }
-    let owner = Some(uid(USER));
-    chown(dir.path(), owner, owner).unwrap();
+    let dir = programs_of(USER);
     let colibri = dir.path().join("colibri").display().to_string();
     let call = |limit: &[&str], args: &[&str]| {
         as_user(USER, &[limit, &[&colibri], args].concat())
