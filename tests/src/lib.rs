@@ -63,7 +63,7 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// One of the programs of the release before this one, as scripts/previous.sh builds them.
+/// Returns the path of a program of the previous release, built by scripts/previous.sh.
 pub fn previous_program(name: &str) -> PathBuf {
     let own = program("colibri");
     let target = own.parent().and_then(Path::parent).unwrap();
@@ -138,7 +138,7 @@ pub fn kill_shims(state: &Path) {
 pub struct Daemon {
     dir: TempDir,
     child: Option<Child>,
-    /// The user of the daemon, where it is another one than that of its clients.
+    /// Uid of the daemon, if it differs from that of its clients.
     user: Option<u32>,
 }
 
@@ -156,7 +156,7 @@ impl Daemon {
         }
     }
 
-    /// Clients trust this user as that of the daemon, besides root and their own.
+    /// Makes clients trust a daemon of this user, besides root's and their own.
     pub fn trust(&mut self, user: u32) {
         self.user = Some(user);
     }
@@ -243,7 +243,7 @@ impl Daemon {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// How many bytes the daemon has read so far, from files and sockets (proc_pid_io(5)).
+    /// Returns how many bytes the daemon has read so far from files and sockets (proc_pid_io(5)).
     pub fn read_bytes(&self) -> u64 {
         let io = fs::read_to_string(format!("/proc/{}/io", self.pid())).unwrap();
         let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));

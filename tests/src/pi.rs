@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use crate::model::{Answer, Model};
 use crate::{Daemon, eventually, program};
 
-/// Directory of pi's and node's programs below that of the tools.
+/// Directory of the programs of pi and node, relative to the tools directory.
 const BIN: &str = "node_modules/.bin";
 /// Mount target of the tools in a sandbox. It does not depend on where the repository is.
 const TOOLS_INSIDE: &str = "/tmp/pi-tools";
-/// Directories that a sandbox has of its own: it does not show the host's.
+/// Directories that are private to a sandbox and hide those of the host.
 const PRIVATE: &[&str] = &["/tmp", "/dev", "/proc"];
 
 /// Returns the directory into which scripts/pi.sh installs pi and its node.
@@ -30,8 +30,8 @@ fn tools() -> PathBuf {
     tools.canonicalize().unwrap()
 }
 
-/// Returns the directory of pi's and node's programs for agents whose options mount nothing: a copy in `place` if
-/// the repository is where no sandbox sees it.
+/// Returns the directory of the programs of pi and node for agents without mounts: a copy in `place` if a sandbox
+/// hides the repository.
 pub fn bin(place: &Path) -> PathBuf {
     let tools = tools();
     if !PRIVATE.iter().any(|private| tools.starts_with(private)) {

@@ -1,5 +1,5 @@
-//! `run` and `attach` serve signals also where nobody reads their output and where the daemon does not answer, and only
-//! a reader that has gone ends an agent.
+//! `run` and `attach` serve signals while their output is blocked and while the daemon does not answer; of all write
+//! errors only EPIPE ends an agent.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -20,7 +20,7 @@ fn signal_daemon(daemon: &Daemon, signal: Signal) {
     kill_process(Pid::from_raw(daemon.pid()).unwrap(), signal).unwrap();
 }
 
-/// Waits for the end of a command, however little of its output is read.
+/// Waits for the end of a command whose output may be blocked.
 fn end(mut child: Child) -> (Option<i32>, String) {
     let code = eventually("the command ends", || child.try_wait().unwrap()).code();
     let mut said = String::new();
@@ -33,7 +33,7 @@ fn end(mut child: Child) -> (Option<i32>, String) {
     (code, said)
 }
 
-/// The only agent, once it has written more than a pipe and the queues hold.
+/// Returns the id of the only agent after it has written more than a pipe and the queues hold.
 fn flooding(daemon: &Daemon) -> String {
     eventually("the agent has written a lot", || {
         let list = daemon.connect().call("list-agents", serde_json::json!({}));
@@ -66,7 +66,7 @@ fn to_full(daemon: &Daemon, args: &[&str]) -> Output {
 }
 
 #[test]
-fn full_disk_on_stdout_is_told_and_ends_no_agent() {
+fn full_disk_on_stdout_is_reported_and_ends_no_agent() {
     let daemon = Daemon::start();
     let mark = daemon.path("mark");
     for (code, expected) in [("7", 7), ("0", 125)] {
@@ -108,7 +108,7 @@ fn full_disk_on_stdout_is_told_and_ends_no_agent() {
 }
 
 #[test]
-fn signals_are_served_while_nobody_reads_the_pipe() {
+fn signals_are_served_while_the_pipe_is_full() {
     for (name, number, code) in [
         ("INT", Signal::INT, 130),
         ("TERM", Signal::TERM, 143),
@@ -131,7 +131,7 @@ fn second_signal_ends_a_command_that_is_stuck() {
     let script = "trap '' INT; yes";
     let mut child = start(&daemon, &["run", "--", "sh", "-c", script]);
     let id = flooding(&daemon);
-    // Two of a kind may become one before they are seen.
+    // Two pending signals of the same kind may be merged.
     eventually("the command ends", || {
         let ended = child.try_wait().unwrap();
         if ended.is_none() {
@@ -146,14 +146,14 @@ fn second_signal_ends_a_command_that_is_stuck() {
 }
 
 #[test]
-fn output_that_is_read_late_is_whole() {
+fn output_read_late_is_complete() {
     let daemon = Daemon::start();
     let mut child = start(&daemon, &["run", "--", "sh", "-c", "seq 1 200000; exit 3"]);
     eventually("the agent has ended", || {
         let list = daemon.connect().call("list-agents", serde_json::json!({}));
         list["result"]["agents"][0]["exited_at"].as_str().map(drop)
     });
-    // Longer than any patience after a signal, which there was none.
+    // Longer than the limits that apply after a signal; none was sent.
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(child.try_wait().unwrap(), None);
     let mut out = String::new();

@@ -116,7 +116,7 @@ fn failed_start_has_the_exit_code_of_a_shell() {
         ),
     ];
     for (options, command, code, said) in rows {
-        // Too long for an argument list, so it goes by the wire.
+        // Too long for an argument of colibri itself, so it is sent to the socket directly.
         if command.iter().map(|word| word.len() + 8).sum::<usize>() > 130_000 && command.len() == 2
         {
             let answer = daemon.connect().call(
@@ -134,7 +134,7 @@ fn failed_start_has_the_exit_code_of_a_shell() {
         assert_eq!(output.status.code(), Some(code), "{shown:?}: {err}");
         assert!(err.contains(said), "{shown:?}: {err}");
     }
-    // Without a daemon it stays 3.
+    // Without a daemon the exit code is 3, not 125.
     let absent = Daemon::place();
     for command in [&["run", "--", "true"][..], &["wait", "x"], &["attach", "x"]] {
         assert_eq!(absent.cli(command).status.code(), Some(3), "{command:?}");
@@ -142,7 +142,7 @@ fn failed_start_has_the_exit_code_of_a_shell() {
 }
 
 #[test]
-fn reason_of_an_end_is_shown_everywhere() {
+fn exit_reason_is_shown_by_every_command() {
     let daemon = Daemon::start();
     let named = |name: &str, options: &[&str], script: &str| {
         let words = [&["--name", name], options, &["--", "sh", "-c", script]].concat();
@@ -162,7 +162,7 @@ fn reason_of_an_end_is_shown_everywhere() {
         let waited = daemon.cli(&["wait", id]);
         let said = text(&waited.stderr);
         assert!(said.contains(note), "{brief}: {said}");
-        // KILL may come before TERM has ended it.
+        // KILL may arrive before TERM has ended the agent.
         let found = waited.status.code().unwrap();
         assert!(
             found == code || (id == &killed && found == 143),
@@ -250,7 +250,7 @@ fn lists_have_running_agents_first_and_prune_removes_ended_ones() {
     let json: Value = serde_json::from_str(&daemon.ok(&["ps", "--json", "--last", "1"])).unwrap();
     assert_eq!(json[0]["id"], second);
 
-    // Nothing is that old.
+    // No agent is that old.
     let output = daemon.cli(&["prune", "--older-than", "1h"]);
     assert_eq!(
         text(&output.stderr),
@@ -279,7 +279,7 @@ fn lists_have_running_agents_first_and_prune_removes_ended_ones() {
     daemon.ok(&["kill", "--grace", "0s", &first, &second]);
 }
 
-/// Speaks as pi does in RPC mode: accepts each prompt, says two messages with a tool between them, and is idle.
+/// Imitates pi in RPC mode: accepts each prompt, sends two messages with a tool call between them, and becomes idle.
 const PI: &str = r#"while read -r line; do
     id=$(printf '%s' "$line" | sed 's/.*"id":"\([^"]*\)".*/\1/')
     say() { printf '%s\n' "$1"; }
@@ -329,7 +329,7 @@ fn prompt_waits_for_the_turn_and_prints_the_answer() {
 }
 
 #[test]
-fn first_prompt_goes_to_any_runtime_and_its_failure_names_the_agent() {
+fn first_prompt_is_sent_or_its_failure_names_the_agent() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&[
         "--prompt",

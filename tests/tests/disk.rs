@@ -85,7 +85,7 @@ fn a_full_disk_slows_an_agent_shows_it_and_costs_no_byte() {
 fn an_end_on_a_full_disk_is_recorded_when_there_is_room() {
     let (daemon, disk) = on_a_small_disk(4);
     let id = daemon.spawn(&["--", "sh", "-c", "echo before; read line; exit 9"]);
-    // Else the disk may be full before that is stored, and it is the output that waits.
+    // Wait until this output is stored: otherwise the full disk may stall it instead of the exit record.
     eventually("it has written", || {
         (daemon.stdout(&id) == b"before\n").then_some(())
     });

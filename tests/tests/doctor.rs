@@ -122,7 +122,7 @@ impl Ward {
     }
 }
 
-/// Leaves out the findings on limits: which of them can be enforced depends on the machine.
+/// Removes the findings on limits, which depend on the machine.
 fn without_limits(text: &str) -> String {
     let mut of_limit = false;
     let kept = text.lines().filter(|line| {

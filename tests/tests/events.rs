@@ -53,7 +53,7 @@ impl Events {
         }
     }
 
-    /// Goes as its reader, which ends it.
+    /// Closes its stdout, which ends it.
     fn end(self) {
         let Self { mut child, lines } = self;
         drop(lines);
@@ -343,7 +343,7 @@ fn named_agents_are_followed_to_their_end_and_words_cannot_move_a_cursor() {
 }
 
 #[test]
-fn a_restart_is_told_as_a_gap_with_what_became_of_those_that_ran() {
+fn events_report_a_daemon_restart_as_a_gap() {
     let mut daemon = Daemon::start_with_metrics();
     let go = daemon.path("go");
     let script = format!("until [ -e {} ]; do sleep 0.02; done; exit 6", go.display());

@@ -1,4 +1,4 @@
-//! Agents that write as fast as they can, of every runtime: they hold up neither the daemon nor each other.
+//! Agents of every runtime that flood their output delay neither the daemon nor each other.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -12,7 +12,7 @@ const EVENTS: &str =
     r#"exec yes '{"type":"tool_execution_start","toolCallId":"1","toolName":"bash","args":{}}'"#;
 const ONE_LINE: &str = "yes | tr -d '\\n'";
 
-/// What ten hostile agents run, and as what runtime.
+/// Scripts of ten hostile agents, and their runtimes.
 const HOSTILE: &[(&str, &str)] = &[
     ("pi", LINES),
     ("pi", EVENTS),
@@ -49,7 +49,7 @@ fn ps_and_kill_answer_while_ten_agents_flood() {
             (written > 1 << 20).then_some(())
         });
     }
-    // A client's own patience is shorter than this: the CLI gives up by itself, and that is a failure.
+    // Longer than the timeouts of the CLI, so that a timeout is reported by the CLI as a failure.
     for id in &ids {
         let asked = Instant::now();
         assert!(daemon.ok(&["ps"]).contains(id));
@@ -75,7 +75,7 @@ fn backlog_that_is_too_long_is_skipped_and_counted() {
     eventually("it works", || {
         (daemon.agent(&id)["state"] == "working").then_some(())
     });
-    // The answer to this may come after the daemon has seen some of it.
+    // The daemon may see part of the output before it answers this request.
     daemon.ok(&["send", &id, "go"]);
     daemon.kill();
     let journal = daemon.state().join("agents").join(&id).join("stdout");
@@ -93,7 +93,7 @@ fn backlog_that_is_too_long_is_skipped_and_counted() {
     let skipped = agent["view"]["skipped_bytes"].as_u64().unwrap_or(0);
     assert!(skipped > 32 << 20, "{agent}");
     assert_eq!(agent["view"]["malformed_lines"], 0, "{agent}");
-    // Once by each daemon that skips.
+    // Each daemon that skips logs it once.
     let logged = daemon.log().matches("events skipped").count();
     assert!((1..=2).contains(&logged), "{}", daemon.log());
     daemon.ok(&["send", &id, "end"]);

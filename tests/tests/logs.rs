@@ -168,7 +168,7 @@ fn both_outputs_are_merged_by_time_in_every_command() {
 #[test]
 fn tail_prints_the_last_lines_of_one_stream_or_both() {
     let daemon = Daemon::start();
-    // A line longer than what one read brings, an empty one, and one without its end.
+    // A line longer than one read, an empty line, and a line without a line feed.
     let script = "echo first; head -c 300000 /dev/zero | tr '\\0' x; echo; echo; printf last";
     let long = daemon.spawn(&["--", "sh", "-c", script]);
     assert_eq!(daemon.cli(&["wait", &long]).status.code(), Some(0));
@@ -189,7 +189,7 @@ fn tail_prints_the_last_lines_of_one_stream_or_both() {
         }
     }
 
-    // Lines of both streams, each at a time of its own.
+    // Lines of both streams, each with a different time.
     let script = "while read line; do echo out $line; read line; echo err $line >&2; done";
     let both = daemon.spawn(&["--", "sh", "-c", script]);
     let (mut out, mut err) = (String::new(), String::new());
@@ -234,7 +234,7 @@ fn tail_of_a_long_journal_reads_only_its_end() {
         let output = daemon.ok(args);
         (output, daemon.read_bytes() - before)
     };
-    // Other work of the daemon is counted too, until it has caught up with the output.
+    // Other reads of the daemon are counted too, until it has caught up with the output.
     eventually("only the end is read", || {
         let (shown, read) = reads(&["logs", "--tail", "2", &id]);
         assert_eq!(shown, "line 000999999\nline 001000000\n");

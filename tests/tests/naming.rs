@@ -1,4 +1,4 @@
-//! What a user types selects one agent, or none: an empty text and a guess never do.
+//! An agent selector selects exactly one agent or is refused; empty and ambiguous selectors are refused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -31,7 +31,7 @@ fn empty_id_selects_no_agent_in_any_command() {
         }
     }
     assert!(daemon.agent(&id)["exited_at"].is_null(), "it still runs");
-    // Nothing was asked, so that a missing daemon makes no difference.
+    // Checked before any request, so that no daemon is needed.
     let absent = Daemon::place();
     assert_eq!(absent.cli(&["kill", ""]).status.code(), Some(2));
 }
@@ -46,7 +46,7 @@ fn exact_name_beats_the_prefix_of_an_id() {
         daemon.ok(&["kill", name]);
         assert!(daemon.agent(&other)["exited_at"].is_null(), "{name}");
         assert!(!daemon.agent(&named)["exited_at"].is_null(), "{name}");
-        // The name goes with its agent, and does not select another one by a short prefix.
+        // After the agent is removed, its name selects no other agent as a short id prefix.
         daemon.ok(&["rm", name]);
     }
     let refused = daemon.cli(&["rm", "-f", &other[..1]]);
@@ -74,8 +74,8 @@ fn reused_name_selects_the_running_then_the_newest_agent() {
 }
 
 #[test]
-fn names_that_cannot_be_shown_are_refused_at_once() {
-    // There is no daemon: it is not asked.
+fn invalid_names_are_refused_without_a_daemon() {
+    // Checked by the client: no daemon runs.
     let place = Daemon::place();
     let long = "x".repeat(65);
     for name in ["", "  ", "a\nb", "a\u{1b}[2J", &long] {

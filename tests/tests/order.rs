@@ -1,11 +1,11 @@
-//! The order in which a subscriber is told: outputs by their times, and a state behind the line that caused it.
+//! The order of notifications: output by its times, and a state after the line that caused it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use colibri_tests::{Daemon, Wire};
 use serde_json::{Value, json};
 
-/// All notifications of one agent up to its exit.
+/// Returns all notifications about one agent up to its exit.
 fn followed(wire: &mut Wire, id: &str, params: Value) -> Vec<Value> {
     let mut params = params;
     params["id"] = json!(id);
@@ -26,7 +26,7 @@ fn followed(wire: &mut Wire, id: &str, params: Value) -> Vec<Value> {
 #[test]
 fn both_outputs_come_in_the_order_of_their_times() {
     let daemon = Daemon::start();
-    // Farther apart than the bytes that a journal gives one time.
+    // Further apart than the interval within which a journal records one time.
     let script = "for i in 1 2 3 4; do echo out $i; sleep 0.05; echo err $i >&2; sleep 0.05; done";
     let id = daemon.spawn(&["--", "sh", "-c", script]);
     daemon.ok(&["wait", &id]);
@@ -44,7 +44,7 @@ fn both_outputs_come_in_the_order_of_their_times() {
 }
 
 #[test]
-fn state_comes_behind_the_line_that_caused_it() {
+fn state_follows_the_line_that_caused_it() {
     let daemon = Daemon::start();
     let mut wire = daemon.connect();
     let subscribed = wire.call("subscribe", json!({"lifecycle": true}));

@@ -1,4 +1,4 @@
-//! Paths as users type them, and places from which nothing can be started.
+//! Paths as users type them, and working directories from which no agent can be started.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -11,7 +11,7 @@ use std::process::Output;
 
 use colibri_tests::{Daemon, program, text};
 
-/// Runs a shell script in a directory; `$colibri` is the command.
+/// Runs a shell script in a directory; `$colibri` is the path of the command.
 fn sh(daemon: &Daemon, directory: &Path, script: &str) -> Output {
     daemon
         .other("sh")
@@ -36,7 +36,7 @@ fn deleted_working_directory_is_an_error_that_names_it() {
         assert!(said.contains("current directory"), "{command}: {said}");
         assert!(said.contains("--cwd"), "{command}: {said}");
     }
-    // Where the directory does not matter, it is not looked at.
+    // Commands that do not need the directory ignore it.
     let script = "mkdir gone && cd gone && rmdir ../gone && exec \"$colibri\" run --cwd / -- pwd";
     let output = sh(&daemon, daemon.path("log").parent().unwrap(), script);
     assert_eq!(text(&output.stdout), "/\n", "{output:?}");
@@ -120,7 +120,7 @@ fn typed_paths_work_as_a_shell_completes_them() {
             "hi\n".to_owned(),
         ),
     ] {
-        // As a shell that came through a link, which is its PWD.
+        // As in a shell that entered the directory through a symbolic link: its PWD contains the link.
         let script = format!("cd link && \"$colibri\" --no-autostart {script}");
         let output = sh(&daemon, &root, &script);
         let (out, said) = (text(&output.stdout), text(&output.stderr));
@@ -128,7 +128,7 @@ fn typed_paths_work_as_a_shell_completes_them() {
         let expected = if expected == "/\n" { expected } else { trimmed };
         assert_eq!(out, expected, "{script}: {said}");
     }
-    // A link that is not the user's place is left to the daemon, which refuses it.
+    // A link that is not part of PWD is kept, and the daemon refuses it.
     let output = sh(
         &daemon,
         &root,

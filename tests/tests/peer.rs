@@ -1,4 +1,4 @@
-//! A client talks to the daemon of root, of its own user or of the user that is configured, and to nobody else.
+//! A client connects only to a daemon of root, of its own user, or of the configured user.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use colibri_tests::helper::{CALLER, OTHER, as_user, make_user, uid};
 use colibri_tests::{eventually, program, text};
 
-/// Listens as another user and keeps whatever it is sent.
+/// Python program that listens as another user and records the bytes it receives.
 const LISTENER: &str = r#"
 import os, socket, sys
 listener = socket.socket(socket.AF_UNIX)
@@ -38,7 +38,7 @@ struct Stranger {
 }
 
 impl Stranger {
-    /// Somebody else's listener in a directory like /tmp.
+    /// Starts a listener of another user in a world-writable directory.
     fn listen() -> Self {
         make_user(CALLER);
         make_user(OTHER);
@@ -69,7 +69,7 @@ impl Stranger {
         fs::read_to_string(&self.said).unwrap()
     }
 
-    /// `colibri` of a user who was led to that socket.
+    /// Runs `colibri` with that socket.
     fn call(&self, args: &[&str], variables: &[(&str, &str)]) -> Output {
         let program = self.dir.path().join("colibri");
         let mut command: Command = as_user(CALLER, &[&[program.to_str().unwrap()], args].concat());
@@ -140,7 +140,7 @@ fn configured_daemon_user_is_trusted() {
             .iter()
             .map(|user| ("COLIBRI_DAEMON_USER", *user))
             .collect();
-        // What it answers is no answer, but it is asked.
+        // The answer is invalid, but the request was sent.
         let program = stranger.dir.path().join("colibri");
         let mut child = as_user(CALLER, &[program.to_str().unwrap(), "ps"])
             .env("COLIBRI_SOCKET", stranger.dir.path().join("colibri.sock"))

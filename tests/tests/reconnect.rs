@@ -1,4 +1,4 @@
-//! Commands find the daemon, start it where it is missing, and go on with the next one after it has gone.
+//! Commands find the daemon, start one if none runs, and continue with the next one after it has ended.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,7 +10,7 @@ use colibri_tests::helper::{OTHER, as_user, programs_of};
 use colibri_tests::{Daemon, eventually, processes_with, text};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// `colibri`, with a daemon that it may start.
+/// Returns a `colibri` command that may start a daemon.
 fn colibri(daemon: &Daemon, args: &[&str]) -> Command {
     let mut command = daemon.command("colibri");
     command.args(args);
@@ -51,7 +51,7 @@ impl Recorded {
     }
 }
 
-/// An agent that counts, one step for each line that is in the file `steps`.
+/// Starts an agent that prints one number for each line in the file `steps`; returns its id.
 fn counting(daemon: &Daemon) -> String {
     let steps = daemon.path("steps");
     fs::write(&steps, "").unwrap();
@@ -100,7 +100,7 @@ fn every_command_starts_the_daemon_after_a_crash() {
         &["rm", &id],
     ] {
         daemon.kill();
-        // One that was started by a command is ended as hard.
+        // A daemon that a command has started is killed too.
         for pid in processes_with("--background") {
             let of_this = processes_with(daemon.socket().to_str().unwrap());
             if of_this.contains(&pid) {
@@ -127,7 +127,7 @@ fn every_command_starts_the_daemon_after_a_crash() {
         Some(3),
         "nothing to shut down: {output:?}"
     );
-    // It looks itself where there is no daemon, and makes nothing.
+    // Without a daemon, doctor checks the host itself and creates no files.
     colibri(&refused, &["doctor"]).output().unwrap();
     assert!(!refused.state().exists() && !refused.socket().exists());
     daemon.ok(&["shutdown"]);
@@ -294,7 +294,7 @@ fn events_of_all_agents_catch_up_after_a_crash() {
 }
 
 #[test]
-fn crashed_daemon_is_started_by_who_follows() {
+fn crashed_daemon_is_restarted_by_a_following_command() {
     let mut daemon = Daemon::start();
     let script = counting(&daemon);
     let mut run = Recorded::start(&daemon, "run", &["run", "--", "sh", "-c", &script]);
@@ -341,7 +341,7 @@ fn stopped_daemon_is_waited_for_and_not_started() {
                 .then_some(())
         });
     }
-    // Signals are served meanwhile.
+    // Signals are served while waiting for the next daemon.
     let mut attach = attach;
     kill_process(Pid::from_child(&attach.child), Signal::INT).unwrap();
     assert_eq!(attach.end(), Some(0), "{}", attach.err());
@@ -359,7 +359,7 @@ fn stopped_daemon_is_waited_for_and_not_started() {
 fn daemon_is_found_through_its_state_directory() {
     let daemon = Daemon::start();
     daemon.spawn(&["--name", "here", "--", "sleep", "1000"]);
-    // As su, cron and containers leave the environment.
+    // An environment without XDG_RUNTIME_DIR, as under su, cron and in containers.
     let found = daemon
         .command("colibri")
         .env_remove("COLIBRI_SOCKET")
@@ -384,7 +384,7 @@ fn daemon_is_found_through_its_state_directory() {
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    // A daemon of the same state directory names the one that there is.
+    // A second daemon with the same state directory names the running one.
     let second = daemon
         .command("colibri-daemon")
         .env("COLIBRI_SOCKET", &wrong)

@@ -1,4 +1,4 @@
-//! Directories that are removed under a running daemon or agent, and files that keep a reader waiting.
+//! Directories that are removed while a daemon or agent uses them, and FIFOs in place of files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,7 +9,7 @@ use colibri_tests::{Daemon, eventually, kill_9, text};
 use serde_json::{Value, json};
 
 #[test]
-fn removed_state_directory_is_told_and_restored_by_a_restart() {
+fn removed_state_directory_is_reported_and_restored() {
     let mut daemon = Daemon::start();
     fs::remove_dir_all(daemon.state()).unwrap();
     let answer = daemon
@@ -50,7 +50,7 @@ fn removed_directory_of_an_agent_does_not_hang_its_end() {
     }
     let subscribed = wire.call("subscribe", json!({"id": ids[0], "from_offset": 0}));
     assert!(subscribed["result"].is_object(), "{subscribed}");
-    // The exit code is known from memory, and the state says what was lost.
+    // The daemon keeps the exit code in memory; the error names the loss.
     daemon.ok(&["send", &ids[0], "go"]);
     let ended = daemon.connect().call("wait-agent", json!({"id": ids[0]}));
     assert_eq!(ended["result"]["exit"]["code"], 7, "{ended}");
@@ -89,7 +89,7 @@ fn removed_directory_of_a_lost_agent_ends_its_readers() {
     assert_eq!(ended["result"]["exit"]["reason"], "lost", "{ended}");
     let error = ended["result"]["error"].as_str().unwrap();
     assert!(error.contains("directory was removed"), "{ended}");
-    // The subscriber is told of the end, although the journals are gone.
+    // The subscriber gets the exit, although the journals are lost.
     while wire.line().unwrap()["method"] != "agent-exit" {}
     let read = wire.call("read-journal", json!({"id": id, "stream": "stdout"}));
     assert_eq!(read["result"]["end"], true, "{read}");
@@ -146,7 +146,7 @@ fn state_directory_of_a_newer_format_is_refused() {
         said.contains("has format 2") && said.contains("start that version"),
         "{said}"
     );
-    // A directory of a version before the first format has no such file.
+    // Releases before format 1 did not write the file.
     fs::remove_file(&format).unwrap();
     daemon.launch();
     assert_eq!(fs::read_to_string(&format).unwrap(), "1\n");

@@ -1,4 +1,4 @@
-//! Spawns that arrive at the same time and claim the same thing: exactly one gets it.
+//! Of concurrent spawns that reserve the same name or overlapping mounts, exactly one is accepted.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -32,7 +32,7 @@ fn at_the_same_time(daemon: &Daemon, params: impl Fn(usize) -> Value + Sync) -> 
     })
 }
 
-/// The ids of accepted spawns; all others were refused with an error of `kind` that contains `part`.
+/// Returns the ids of accepted spawns, and checks that all others failed with an error of `kind` that contains `part`.
 fn accepted(answers: &[Value], kind: &str, part: &str) -> Vec<String> {
     let mut ids = Vec::new();
     for answer in answers {
@@ -68,7 +68,7 @@ fn overlapping_mounts_of_60_spawns_are_accepted_once() {
     });
     let ids = accepted(&answers, "path-not-found", "contain one another");
     assert_eq!(ids.len(), 1, "{ids:?}");
-    // Its end frees the mounts.
+    // The end of the agent releases its mounts.
     daemon.ok(&["kill", &ids[0]]);
     let source = sources[7].display().to_string();
     daemon.spawn(&[

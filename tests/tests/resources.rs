@@ -148,16 +148,16 @@ fn the_daemon_raises_its_limit_of_descriptors_and_gives_agents_that_which_it_fou
     }
 }
 
-/// A user of one test's own, as a process limit does not bind root. When this is dropped, all its processes end.
+/// A user for one test, because process limits do not apply to root. Dropping it ends all processes of the user.
 struct User(Option<u32>);
 
 impl User {
-    /// The user with this number, or the test's own where that is not root.
+    /// Returns the user with this uid, or the current one if the test does not run as root.
     fn new(uid: u32) -> Self {
         Self(rustix::process::geteuid().is_root().then_some(uid))
     }
 
-    /// The words of a command line that make what follows run as this user.
+    /// Returns the command-line prefix that runs a command as this user.
     fn words(&self) -> Vec<String> {
         let Some(uid) = self.0 else {
             return Vec::new();
@@ -171,7 +171,7 @@ impl User {
         ]
     }
 
-    /// Starts the daemon as this user, behind the words of another program.
+    /// Starts the daemon as this user, with `before` in front of its command line.
     fn launch(&self, daemon: &mut Daemon, before: &[&str]) {
         for name in ["colibri-daemon", "colibri-shim", "colibri-proxy"] {
             fs::copy(program(name), daemon.path(name)).unwrap();
@@ -191,7 +191,7 @@ impl User {
         daemon.launch_behind(&words);
     }
 
-    /// How many processes this user has.
+    /// Returns the number of processes of this user.
     fn processes(&self) -> usize {
         let uid = self.0.unwrap_or(rustix::process::geteuid().as_raw());
         let all = fs::read_dir("/proc").unwrap().flatten();
@@ -216,7 +216,7 @@ impl Drop for User {
         if words.is_empty() {
             return;
         }
-        // One kill(2) of all: none of them can fork meanwhile.
+        // kill(-1) signals all processes of the user in one call, so that none can fork meanwhile.
         words.extend(["kill", "-KILL", "--", "-1"].map(str::to_owned));
         let _ = Command::new(&words[0]).args(&words[1..]).status();
     }
@@ -255,13 +255,13 @@ fn a_daemon_that_cannot_fork_says_so_and_recovers() {
     );
 }
 
-/// Runs a fork bomb until no process is left for its user, and ends it.
+/// Runs a fork bomb until its user has no free process slot, and ends it.
 fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
     const LIMIT: usize = 300;
     let mut daemon = Daemon::place();
     let own = User::new(uid);
     if own.0.is_none() {
-        // A bomb of the test's own user would take its processes too.
+        // As the test's user the bomb would use up its processes too.
         return;
     }
     own.launch(
@@ -269,7 +269,7 @@ fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
         &["prlimit", &format!("--nproc={LIMIT}:{LIMIT}")],
     );
     let mut wire = daemon.connect();
-    // Every process of it forks as soon as there is room for one.
+    // Each of its processes forks as soon as a process slot is free.
     let bomb = "while (1) { fork; select(undef, undef, undef, 0.005) }";
     let answer = wire.call(
         "spawn-agent",
@@ -288,7 +288,7 @@ fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
     assert!(killed["result"]["outcome"].is_string(), "{killed}");
     let ended = wire.call("wait-agent", json!({"id": id}));
     assert!(ended["result"]["exit"].is_object(), "{ended}");
-    // The daemon, and a shim that waits.
+    // The daemon and the pre-started shim.
     eventually("nothing is left of it", || {
         (own.processes() <= 2).then_some(())
     });
@@ -307,9 +307,9 @@ fn fork_bomb_in_a_sandbox_is_ended_and_the_daemon_lives() {
     fork_bomb_is_ended(64919, json!({"path": "/"}));
 }
 
-/// Nothing is started where the threads that the daemon needs cannot be had.
+/// A daemon that cannot create its threads reports it and exits.
 #[test]
-fn daemon_without_threads_says_so_and_ends() {
+fn daemon_without_threads_reports_it_and_exits() {
     let daemon = Daemon::place();
     let own = User::new(64920);
     if own.0.is_none() {

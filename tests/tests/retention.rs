@@ -1,4 +1,4 @@
-//! What grows has a bound: ended agents by age and count, and log files by size.
+//! Bounds on disk usage: ended agents by age and count, log files by size.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -39,7 +39,7 @@ fn ended_agents_are_removed_by_count_and_running_ones_never() {
     });
     let directory = daemon.state().join("agents").join(&ended[0]);
     assert!(!directory.exists());
-    // A reload counts at once.
+    // A reload applies immediately.
     fs::write(daemon.path("colibri.toml"), "retain_ended_for = \"0s\"\n").unwrap();
     daemon.ok(&["config", "reload"]);
     eventually("all that have ended are removed", || {

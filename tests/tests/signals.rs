@@ -1,4 +1,4 @@
-//! Signals reach the agent they are meant for, and what a process inherits does not reach agents.
+//! Signals reach their agent, and agents do not inherit signal state or descriptors of the daemon's caller.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -16,7 +16,7 @@ fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
-/// A field of `/proc/PID/status` (proc_pid_status(5)).
+/// Returns a field of `/proc/PID/status` (proc_pid_status(5)).
 fn status(pid: i32, name: &str) -> String {
     field(
         &fs::read_to_string(format!("/proc/{pid}/status")).unwrap(),
@@ -31,7 +31,7 @@ fn field(status: &str, name: &str) -> String {
     line.unwrap().trim().to_owned()
 }
 
-/// A set of signals, without those that the C library keeps for itself (32 and 33, signal(7)).
+/// Returns a signal set from `/proc/PID/status`, without those reserved by the C library (32 and 33, signal(7)).
 fn signals(status: &str, name: &str) -> u64 {
     u64::from_str_radix(&field(status, name), 16).unwrap() & !(0b11 << 31)
 }
@@ -264,7 +264,7 @@ fn file_size_limit_stalls_an_agent_and_loses_nothing() {
 }
 
 #[test]
-fn reason_of_an_end_is_recorded() {
+fn exit_reason_is_recorded() {
     let daemon = Daemon::start();
     let cases: &[(&[&str], &str, &str)] = &[
         (&["--", "true"], "exited", "done"),

@@ -36,7 +36,7 @@ fn shim(directory: &Path, agent: &str, restart: Value, before: &[Value], after: 
         .unwrap()
         .write_all(format!("{launch}\n").as_bytes())
         .unwrap();
-    // The shim itself ends later: nobody waits for it here.
+    // The shim ends later; this test does not wait for it.
     let mut answer = String::new();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     stdout.read_line(&mut answer).unwrap();
@@ -162,7 +162,7 @@ fn kill_after_the_end_does_not_hit_the_clean_up() {
     eventually("the clean-up has begun", || {
         (fs::read_to_string(&trace).ok()? == "begun\n").then_some(())
     });
-    // The second kill is read before the gate opens: its watcher hears of it in order.
+    // Make sure that the second kill is read before the gate opens.
     let mut second = connect(dir.path());
     kill(&mut second, "KILL", 0);
     kill(&mut second, "NO-SUCH-SIGNAL", 0);
@@ -186,7 +186,7 @@ fn kill_after_the_end_does_not_hit_the_clean_up() {
 fn kill_during_a_hanging_step_is_answered_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let first = dir.path().join("first");
-    // It hangs before the second run.
+    // The command before the second run hangs.
     let hanging = format!(
         "[ ! -e {0} ] || exec sleep 1000 # mark-step-7f3a\ntouch {0}",
         first.display()

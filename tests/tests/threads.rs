@@ -1,4 +1,4 @@
-//! Commands say so where no thread can be created, and never panic.
+//! Commands report that no thread can be created, and do not panic.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,13 +6,13 @@
 use colibri_tests::helper::{as_user, programs_of};
 use colibri_tests::{eventually, text};
 
-/// Whose processes no other test counts.
+/// A user whose processes no other test counts.
 const USER: &str = "colibri-threadless";
 
 #[test]
 fn commands_without_threads_report_it_and_do_not_panic() {
     if !rustix::process::geteuid().is_root() {
-        // The limit of root's processes is none.
+        // Process limits do not apply to root.
         return;
     }
     let dir = programs_of(USER);
@@ -26,7 +26,7 @@ fn commands_without_threads_report_it_and_do_not_panic() {
     let id = text(&call(&[], &["spawn", "--", "sleep", "1000"]).stdout);
     let id = id.trim();
     assert!(!id.is_empty());
-    // The daemon, the shim and the agent are more than that already.
+    // The daemon, the shim and the agent already exceed the limit.
     let limit = ["prlimit", "--nproc=1"];
     for args in [
         &["attach", id][..],

@@ -1,4 +1,4 @@
-//! Two releases share a state directory: agents outlive an upgrade of the daemon, and the way back.
+//! Two releases share a state directory: agents outlive an upgrade and a downgrade of the daemon.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use colibri_tests::{Daemon, eventually, kill_9, previous_program, processes_with, program, text};
 use serde_json::{Value, json};
 
-/// The programs of a release, by name.
+/// Returns the path of a program of a release.
 type Release = fn(&str) -> PathBuf;
 
 fn current(name: &str) -> PathBuf {
@@ -36,7 +36,7 @@ fn spawn(daemon: &Daemon, script: &str, more: Value) -> String {
         .to_owned()
 }
 
-/// All of an agent's stdout, over the wire.
+/// Returns all stdout of an agent, read through the daemon.
 fn stdout(daemon: &Daemon, id: &str) -> String {
     let read = json!({"id": id, "stream": "stdout"});
     let answer = daemon.connect().call("read-journal", read);
@@ -83,7 +83,7 @@ fn agents_outlive_the_change(first: Release, second: Release) {
     daemon.kill();
 
     launch(&mut daemon, second);
-    // Adoption: all are there, with their ends and output.
+    // Adoption: all agents are listed, with their exits and output.
     assert_eq!(daemon.agent(&ended)["exit"]["code"], 3);
     assert_eq!(stdout(&daemon, &ended), "over\n");
     for id in [&reader, &sandboxed, &restarting] {

@@ -1,4 +1,4 @@
-//! Follows one turn of an agent, and collects the answer: the model's last message in it.
+//! Follows one turn of an agent, and collects the answer: the last message of the model in that turn.
 
 use colibri_client::glasspane::{Glasspane, Item, Transcript};
 use colibri_client::{
@@ -9,19 +9,19 @@ use colibri_client::{
 use crate::error::CliError;
 use crate::output;
 
-/// Most bytes kept of an answer; of a longer one the beginning is dropped.
+/// Maximum size of an answer, in bytes; of a longer one only the end is kept.
 const MOST: usize = 4 << 20;
 
-/// What a turn brought.
+/// The result of a turn.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// The last message of the model's; of a generic agent all that it wrote.
+    /// The last message of the model; for the runtime `generic` all output of the turn.
     pub(crate) text: String,
     /// Why the turn failed.
     pub(crate) error: Option<String>,
 }
 
-/// A turn that is followed.
+/// A turn in progress, whose output is read.
 pub(crate) struct Turn {
     id: String,
     events: Events,
@@ -29,7 +29,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// Follows an agent's output from its present end on.
+    /// Subscribes to an agent's output, starting at its current end.
     pub(crate) async fn follow(
         client: &Client,
         id: &str,
@@ -82,14 +82,14 @@ impl Turn {
     }
 }
 
-/// Reads the answer out of a turn's output. Pure.
+/// Extracts the answer from the output of a turn. Does no I/O.
 struct Reader {
     runtime: AgentRuntime,
     pane: Glasspane,
     transcript: Transcript,
-    /// The message that streams.
+    /// The message that is being streamed.
     message: String,
-    /// The last one that is complete.
+    /// The last complete message.
     answer: String,
     worked: bool,
 }
@@ -106,9 +106,9 @@ impl Reader {
         }
     }
 
-    /// Takes in output; `true` at the end of the turn.
+    /// Processes output; returns `true` at the end of the turn.
     fn output(&mut self, bytes: &[u8]) -> bool {
-        // Line by line, so that the state at each is seen.
+        // Line by line, so that the state after each line is checked.
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
             for item in self.transcript.stdout(line) {
                 self.item(item);
@@ -127,8 +127,8 @@ impl Reader {
         false
     }
 
-    /// Takes in a state that the daemon reports; `true` at the end of the turn. An agent without events is idle when
-    /// it has been silent for a while, which only the daemon knows.
+    /// Processes a state that the daemon reports; returns `true` at the end of the turn. An agent without events is
+    /// idle after a time without output, which only the daemon measures.
     fn state(&self, state: AgentState) -> bool {
         self.runtime == AgentRuntime::Generic && self.worked && state == AgentState::Idle
     }

@@ -13,7 +13,7 @@ use colibri_client::WallTime;
 
 pub(crate) use self::spawn::{OfProfile, Spawn};
 
-/// Parses the command line of this process; shows help or a usage error, and exits, where there is no command.
+/// Parses the command line of this process; prints help or a usage error and exits if it contains no command.
 pub(crate) fn parse() -> Arguments {
     let words: Vec<_> = std::env::args_os().collect();
     Arguments::try_parse_from(&words).unwrap_or_else(|error| {
@@ -206,7 +206,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether its exit code is that of an agent.
+    /// Returns whether the exit code of the command is that of an agent.
     pub(crate) fn exits_as_an_agent(&self) -> bool {
         matches!(self, Self::Run(_) | Self::Wait { .. } | Self::Attach(_))
     }
@@ -325,7 +325,7 @@ fn since(text: &str) -> Result<jiff::Timestamp, String> {
     crate::logs::since(text, jiff::Timestamp::now())
 }
 
-/// Checks what selects an agent before anything is asked: an empty one is most often an unset variable.
+/// Checks an agent selector before any request is sent. An empty one is usually an unset shell variable.
 fn agent(text: &str) -> Result<String, String> {
     if colibri_client::is_blank(text) {
         return Err(
@@ -352,7 +352,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "give one like 500ms, 5s or 1h30m, or a whole number of seconds".to_owned())
 }
 
-/// Parses an age like `7d` or `12h`. It needs a unit: what is older is deleted, and a plain `7` may be meant as days.
+/// Parses an age like `7d` or `12h`. The unit is required: older agents are deleted, and a plain `7` may mean days.
 fn age(text: &str) -> Result<Duration, String> {
     match text.parse::<u64>() {
         Ok(_) => Err("give it with a unit, like 7d, 12h or 30m".to_owned()),

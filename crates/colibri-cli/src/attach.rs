@@ -23,10 +23,10 @@ use crate::sink::{Failure, Piece, Sink};
 /// How much of what each output already holds is shown, in bytes.
 const HISTORY: u64 = 1 << 20;
 
-/// How long output that is under way is waited for when the user detaches.
+/// Maximum time to finish writing queued output when the user detaches.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-/// Shows an agent until it has ended, and exits as it does, or until a signal, Ctrl-C among them. As in `run`, the
+/// Shows an agent until it has ended, then exits with its code; a signal (Ctrl-C is SIGINT) detaches. As in `run`, the
 /// loop never blocks.
 pub(crate) async fn attach(global: &Global, options: Attach) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
@@ -57,7 +57,7 @@ pub(crate) async fn attach(global: &Global, options: Attach) -> Result<u8, CliEr
             signal = signals.next() => {
                 sink.close();
                 detach(&mut failures, &mut view, &agent).await;
-                // Ctrl-C is how people leave; other signals are told by the exit code.
+                // Ctrl-C is the normal way to detach: exit with 0. Other signals exit with 128+N.
                 return Ok(if signal.name == "INT" { 0 } else { signal.exit_code() });
             }
             failure = failures.recv() => {
@@ -109,7 +109,7 @@ pub(crate) async fn attach(global: &Global, options: Attach) -> Result<u8, CliEr
     }
 }
 
-/// Leaves at once: what is under way is written if somebody reads it.
+/// Detaches: writes queued output for at most [`FAREWELL`], then prints the notice.
 async fn detach(failures: &mut mpsc::UnboundedReceiver<Failure>, view: &mut View, agent: &Agent) {
     let written = async { while failures.recv().await.is_some() {} };
     if tokio::time::timeout(FAREWELL, written).await.is_ok() {
@@ -147,11 +147,11 @@ struct View {
     raw: bool,
     transcript: Transcript,
     painter: Painter,
-    /// Where each output begins.
+    /// Offset in each output at which the view starts.
     stdout: u64,
     stderr: u64,
     told: Option<AgentState>,
-    /// What is to be written, in order.
+    /// Pieces to write, in order.
     pieces: VecDeque<Piece>,
 }
 
@@ -223,7 +223,7 @@ impl View {
         self.write(text.as_bytes().to_vec(), Stream::Stdout);
     }
 
-    /// Says something on stderr, behind what is to be written.
+    /// Queues a message for stderr, after the queued output.
     fn say(&mut self, message: &str) {
         self.finish();
         let line = format!("colibri: {message}\n");

@@ -1,4 +1,4 @@
-//! The commands that ask the daemon once for each agent, or wait for agents.
+//! Commands that send the daemon one request for each agent, or wait for agents.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -20,12 +20,12 @@ use crate::run::code;
 /// Maximum time without progress while an agent does not read its input.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Applies `act` to each agent in order. A failure is reported, and the others are still done.
+/// Applies `act` to each agent in order. A failure is reported, and the remaining agents are still handled.
 pub(crate) async fn each(
     ids: &[String],
     mut act: impl AsyncFnMut(&str) -> Result<(), CliError>,
 ) -> Result<u8, CliError> {
-    // The failure of the only one is the command's.
+    // With one agent, its failure is the failure of the command.
     if let [id] = ids {
         return act(id).await.map(|()| 0);
     }
@@ -136,13 +136,13 @@ pub(crate) async fn send(
     Ok(0)
 }
 
-/// Waits for all of them, and returns the first exit code that is not 0, in the order given.
+/// Waits for all agents, and returns the first exit code that is not 0, in the order given.
 pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError> {
     let client = connect(global).await?;
     if let [id] = ids {
         return wait_for(global, &client, find(&client, id).await?).await;
     }
-    // All are looked for first, so that a mistake is reported before any wait.
+    // All agents are resolved first, so that a wrong one is reported before any wait.
     let mut found = Vec::new();
     for id in ids {
         let agent = find(&client, id).await;
@@ -209,7 +209,7 @@ pub(crate) async fn kill(
     .await
 }
 
-/// Restarts agents, and prints the id of each, which is a new one for an agent that had ended.
+/// Restarts agents, and prints the id of each; an agent that had ended gets a new id.
 pub(crate) async fn restart(
     global: &Global,
     ids: &[String],
@@ -240,7 +240,7 @@ pub(crate) async fn rm(global: &Global, ids: &[String], force: bool) -> Result<u
     .await
 }
 
-/// Deletes ended agents, and prints each with the bytes of output that this freed.
+/// Deletes ended agents, and prints each with the number of output bytes that this freed.
 pub(crate) async fn prune(
     global: &Global,
     older_than: Option<Duration>,
@@ -257,7 +257,7 @@ pub(crate) async fn prune(
         if !dry_run {
             match client.remove_agent(&agent.id).await {
                 Ok(()) => {}
-                // Somebody else was faster.
+                // Another client removed it first.
                 Err(ClientError::Rpc(error)) if error.data.kind == ErrorKind::UnknownAgent => {
                     continue;
                 }
@@ -291,13 +291,13 @@ pub(crate) async fn prune(
     Ok(u8::from(failed))
 }
 
-/// Saturates at the beginning of time, before which no agent ended.
+/// Returns the time `age` before `now`; saturates at the minimum, before which no agent ended.
 fn age_ago(now: Timestamp, age: Duration) -> Timestamp {
     let age = jiff::SignedDuration::try_from(age).unwrap_or(jiff::SignedDuration::MAX);
     now.checked_sub(age).unwrap_or(Timestamp::MIN)
 }
 
-/// Whether an agent has ended, and no later than `before`. One whose time is unreadable counts as young.
+/// Returns whether an agent has ended, and not after `before`. An unreadable end time counts as after `before`.
 fn ended_before(agent: &Agent, before: Option<Timestamp>) -> bool {
     let Some(exited_at) = &agent.exited_at else {
         return false;
@@ -309,7 +309,7 @@ fn ended_before(agent: &Agent, before: Option<Timestamp>) -> bool {
     })
 }
 
-/// Returns how many bytes of output are kept: what was written, less what retention has dropped.
+/// Returns how many bytes of output are kept: the bytes written minus the bytes dropped by retention.
 async fn kept_bytes(client: &Client, agent: &Agent) -> u64 {
     let mut kept = 0;
     for (stream, written) in [

@@ -21,7 +21,7 @@ pub(crate) fn settings(global: &Global) -> Result<Partial, CliError> {
     Ok(stronger(global)?.or(ConfigFile::read_settings(None, lookup)?))
 }
 
-/// What the flags and the environment say. A socket that was typed is named from here.
+/// Returns the settings from flags and environment. A relative socket path is resolved against the current directory.
 fn stronger(global: &Global) -> Result<Partial, PathError> {
     let typed = global.socket.as_deref();
     let flags = Partial {
@@ -32,7 +32,7 @@ fn stronger(global: &Global) -> Result<Partial, PathError> {
     Ok(flags.or(Partial::from_env(lookup)))
 }
 
-/// The socket at which a daemon with these settings listens.
+/// Returns the socket at which a daemon with these settings listens.
 pub(crate) fn socket(partial: &Partial) -> PathBuf {
     let state_dir = partial.state_dir_or_default(lookup);
     partial
@@ -41,7 +41,8 @@ pub(crate) fn socket(partial: &Partial) -> PathBuf {
         .unwrap_or_else(|| default_socket(lookup, state_dir.as_deref()))
 }
 
-/// Returns where the daemon is. Where the settings file is not needed, a mistake in it keeps nobody from the daemon.
+/// Returns the endpoint of the daemon. If a flag or the environment names the socket, an unreadable settings file is
+/// ignored.
 pub(crate) fn endpoint(global: &Global) -> Result<Endpoint, CliError> {
     let stronger = stronger(global)?;
     let file: Result<Partial, SettingsError> = ConfigFile::read_settings(None, lookup);
@@ -64,7 +65,7 @@ pub(crate) fn endpoint(global: &Global) -> Result<Endpoint, CliError> {
     })
 }
 
-/// The daemon beside this program, or else the one in the path.
+/// Returns the `colibri-daemon` in the directory of this program, else the one in `PATH`.
 fn daemon_program() -> PathBuf {
     std::env::current_exe()
         .ok()
@@ -73,12 +74,12 @@ fn daemon_program() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("colibri-daemon"))
 }
 
-/// Connects, and starts a daemon where none listens, unless `--no-autostart` is given.
+/// Connects to the daemon; starts one if none listens, unless `--no-autostart` is given.
 pub(crate) async fn connect(global: &Global) -> Result<Client, CliError> {
     Ok(endpoint(global)?.connect_or_start(output::link).await?)
 }
 
-/// Connects to the daemon that there is.
+/// Connects to a running daemon; starts none.
 pub(crate) async fn connect_existing(global: &Global) -> Result<Client, CliError> {
     Ok(endpoint(global)?.connect().await?)
 }
@@ -88,7 +89,7 @@ pub(crate) async fn find(client: &Client, wanted: &str) -> Result<Agent, CliErro
     Ok(client.find_agent(wanted).await?)
 }
 
-/// Returns an agent once it has ended, also where the daemon is restarted meanwhile.
+/// Waits until an agent has ended and returns it; continues with the next daemon if the daemon is restarted.
 pub(crate) async fn wait(global: &Global, client: &Client, id: &str) -> Result<Agent, CliError> {
     Ok(endpoint(global)?
         .wait_agent(client, id, output::link)

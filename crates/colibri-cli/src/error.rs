@@ -62,10 +62,10 @@ impl CliError {
         move |source| Self::Io { doing, source }
     }
 
-    /// Returns the message, with flags where a library names fields of a request.
+    /// Returns the message, with command-line flags in place of the request fields that libraries name.
     pub(crate) fn message(&self) -> String {
         match self {
-            // What is wrong with the settings file is named by its own keys.
+            // Errors in the settings file keep the keys of that file.
             Self::Client(ClientError::Rpc(error))
                 if error.data.kind != ErrorKind::InvalidConfig =>
             {
@@ -76,7 +76,7 @@ impl CliError {
         }
     }
 
-    /// Returns the exit code: 3 without a daemon, 2 where the command does not fit here, and else 1.
+    /// Returns the exit code: 3 without a daemon, 2 for an unknown daemon user or a missing terminal, otherwise 1.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Client(

@@ -108,7 +108,7 @@ struct Known {
     names: BTreeMap<String, String>,
     /// Agents that run, as far as it was told.
     running: BTreeSet<String>,
-    /// Where the next byte of each output is, by agent: of those whose output is told, and have not ended.
+    /// Offset of the next byte of each output, by agent, for agents that have not ended and whose output is printed.
     places: BTreeMap<String, [u64; 2]>,
 }
 
@@ -122,8 +122,8 @@ impl Known {
     }
 }
 
-/// Prints lines until all agents that were named have ended, or nobody reads. A daemon that goes is waited for, or
-/// another one is started; see [`Endpoint::reconnect`].
+/// Prints events until all named agents have ended or the reader has closed stdout. When the daemon ends, continues
+/// with the next one; see [`Endpoint::reconnect`].
 pub(crate) async fn events(global: &Global, wanted: Events) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
     let mut client = endpoint.connect_or_start(output::link).await?;
@@ -168,7 +168,7 @@ pub(crate) async fn events(global: &Global, wanted: Events) -> Result<u8, CliErr
     }
 }
 
-/// Connects to the next daemon; `None` where nobody reads any more.
+/// Connects to the next daemon; returns `None` if the reader has closed stdout.
 async fn reconnect(
     endpoint: &Endpoint,
     unread: &mut oneshot::Receiver<()>,
@@ -195,7 +195,7 @@ async fn follow(
         false => vec![None],
     };
     for id in subscriptions {
-        // Of named agents all output is told: from the first byte on, and after a daemon went from where it was.
+        // Named agents are followed from their first byte, and after a reconnect from the offset reached before.
         let place = |known: &mut Known, stream| {
             let id = id.as_deref().filter(|_| wanted.output)?;
             Some(*known.place(id, stream))
@@ -265,7 +265,7 @@ async fn follow(
     }
 }
 
-/// Prints what agents whose output was told have written while no daemon was there; `false` where nobody reads.
+/// Prints the output that followed agents wrote while no daemon ran; returns `false` if the reader has closed stdout.
 async fn catch_up(
     client: &Client,
     wanted: &Events,
@@ -290,7 +290,7 @@ async fn catch_up(
                     timed: true,
                 };
                 let read = match client.read_journal(params).await {
-                    // Retention has dropped it: the offset of the next line shows that.
+                    // Retention has dropped these bytes: the offset of the next line shows the gap.
                     Err(ClientError::Rpc(error)) => {
                         *known.place(&agent.id, stream) = error.data.oldest_offset.unwrap_or(end);
                         continue;
@@ -357,7 +357,7 @@ fn exit(state: AgentState, exit: Option<Exit>, error: Option<String>) -> What {
     }
 }
 
-/// The line for an event; `None` for output that was told already.
+/// Returns the line for an event; `None` for output that was already printed.
 fn line(event: Notification, known: &mut Known) -> Option<Line> {
     let (time, id, what) = match event {
         Notification::AgentSpawned(event) => {

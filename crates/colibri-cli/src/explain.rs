@@ -14,7 +14,7 @@ use crate::connect::{lookup, settings, socket};
 use crate::error::CliError;
 use crate::output;
 
-/// Returns the spawner that a daemon with this environment would have.
+/// Returns the spawner of a daemon with this environment.
 pub(crate) fn spawner(global: &Global) -> Result<colibri_spawner::Spawner, CliError> {
     let partial = settings(global)?;
     let settings = Settings::resolve(&partial, lookup, BackendRegistry::builtin)?;

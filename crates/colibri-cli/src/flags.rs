@@ -1,6 +1,6 @@
-//! The flags of the command line for the fields that messages of the libraries name.
+//! Replaces request fields in error messages of the libraries by command-line flags.
 
-/// Each field of a jail, of its limits or of a request, and its flag. Libraries write fields in backquotes.
+/// Fields of a jail, of its limits and of a request, and their flags. Libraries write field names in backquotes.
 const FLAGS: &[(&str, &str)] = &[
     ("name", "--jail-name"),
     ("path", "--jail-path"),
@@ -21,7 +21,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("restart", "--restart"),
 ];
 
-/// Replaces each field in backquotes by its flag.
+/// Returns the message with each field name in backquotes replaced by its flag.
 pub(crate) fn shown(message: &str) -> String {
     let mut shown = message.to_owned();
     for (field, flag) in FLAGS {

@@ -1,4 +1,4 @@
-//! Reads standard input by a thread of its own: a read may block for ever.
+//! Reads standard input on a separate thread, because read(2) may block forever.
 
 use std::io::{self, BufRead, Read};
 
@@ -6,12 +6,12 @@ use tokio::sync::mpsc;
 
 use crate::error::CliError;
 
-/// Most bytes of one piece.
+/// Maximum size of one piece, in bytes.
 const AT_ONCE: usize = 64 * 1024;
-/// Longest line that is typed, in bytes; a longer one comes in pieces.
+/// Maximum length of a line, in bytes; a longer line is split.
 const LINE: u64 = 1 << 20;
 
-/// Returns what is read, in pieces, to its end.
+/// Starts the thread; the receiver yields the input in pieces until end of file.
 pub(crate) fn pieces() -> Result<mpsc::Receiver<Vec<u8>>, CliError> {
     start(|pieces| {
         let mut stdin = io::stdin().lock();
@@ -32,7 +32,7 @@ pub(crate) fn pieces() -> Result<mpsc::Receiver<Vec<u8>>, CliError> {
     })
 }
 
-/// Returns what is read, line by line, to its end.
+/// Starts the thread; the receiver yields the input line by line until end of file.
 pub(crate) fn lines() -> Result<mpsc::Receiver<String>, CliError> {
     start(|lines| {
         let mut stdin = io::stdin().lock();

@@ -95,7 +95,7 @@ struct Piece {
     time: Option<String>,
 }
 
-/// Prints what is there: two outputs merged by the times at which their chunks came.
+/// Prints the kept output: both streams merged by the times of their chunks.
 async fn all(
     client: &Client,
     id: &str,
@@ -111,11 +111,11 @@ async fn all(
             let piece = piece.as_ref()?;
             Some((place, piece.time.clone()))
         });
-        // RFC 3339 in UTC sorts as text; of two that came at once the first output comes first.
+        // RFC 3339 in UTC sorts as text; at equal times the first stream comes first.
         let Some((place, _)) = with_more.min_by_key(|(_, time)| time.clone()) else {
             return Ok(());
         };
-        // Where only one output has more, there is nothing to merge, and reads may be long.
+        // If only one stream has more data, there is nothing to merge, and reads may be long.
         let timed = timestamps || next.iter().flatten().count() > 1;
         if let (Some(shown), Some(slot)) = (shown.get_mut(place), next.get_mut(place)) {
             if let Some(piece) = slot.take()
@@ -171,7 +171,7 @@ fn decode(data: OutputData) -> Result<Vec<u8>, CliError> {
         .map_err(|error| CliError::io("reading what the daemon sent")(io::Error::other(error)))
 }
 
-/// Prints what is there and what comes, until the agent has ended or nobody reads.
+/// Prints kept and new output until the agent has ended or the reader has closed stdout.
 async fn follow(
     endpoint: &Endpoint,
     client: Client,
@@ -201,7 +201,7 @@ async fn follow(
     loop {
         let followed = tokio::select! {
             followed = following.next() => followed,
-            // Without this a reader that has gone would be noticed with the next output only.
+            // Without this branch a closed stdout would be noticed only with the next output.
             _ = &mut unread => return Ok(()),
         };
         match followed {
@@ -232,7 +232,7 @@ struct Printer {
 }
 
 impl Printer {
-    /// Prints bytes; `false` where nobody reads them any more.
+    /// Prints bytes; returns `false` if the reader has closed stdout.
     fn print(&mut self, bytes: &[u8], time: Option<&str>) -> Result<bool, CliError> {
         let stamped;
         let bytes = if self.timestamps {

@@ -11,20 +11,20 @@ use serde::Serialize;
 
 use crate::error::CliError;
 
-/// Longest wait for a reader of stderr, before a message is given up.
+/// Maximum time to wait until stderr accepts a message; after it the message is dropped.
 const UNREAD: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 500_000_000,
 };
 
-/// Writes an error to stderr. A stderr that nobody reads does not hold the command up for long.
+/// Writes an error to stderr. A blocked stderr delays the command by at most [`UNREAD`].
 pub(crate) fn complain(message: &str) {
     show(io::stderr(), format!("colibri: {message}\n").as_bytes());
 }
 
-/// Writes a few bytes past the buffers and locks of `std`, unless nobody reads them.
+/// Writes a few bytes without the buffers and locks of `std`; drops them if the descriptor stays blocked.
 pub(crate) fn show(to: impl AsFd, bytes: &[u8]) {
-    // A pipe that is ready takes as many without blocking.
+    // A pipe that poll(2) reports as writable accepts this many bytes without blocking.
     for part in bytes.chunks(4096) {
         let mut watched = [PollFd::new(&to, PollFlags::OUT)];
         match poll(&mut watched, Some(&UNREAD)) {
@@ -34,7 +34,7 @@ pub(crate) fn show(to: impl AsFd, bytes: &[u8]) {
     }
 }
 
-/// Says what happens to the connection.
+/// Reports a change of the connection on stderr.
 pub(crate) fn link(note: LinkNote) {
     complain(&note.to_string());
 }
@@ -44,7 +44,7 @@ pub(crate) fn note(message: &str) {
     complain(message);
 }
 
-/// Writes a warning of a spawn to stderr, with the command line's flags.
+/// Writes a warning of a spawn to stderr, with flags in place of field names.
 pub(crate) fn warn(warning: &str) {
     note(&crate::flags::shown(warning));
 }
@@ -114,7 +114,7 @@ pub(crate) fn sort_for_list(agents: &mut [Agent]) {
     agents.sort_by(list_order);
 }
 
-/// Which of two agents comes first in a list. Times are RFC 3339 in UTC and sort as text.
+/// Compares two agents by their order in a list. Times are RFC 3339 in UTC and sort as text.
 pub(crate) fn list_order(a: &Agent, b: &Agent) -> Ordering {
     let key = |of: &Agent| {
         let ended = of.exited_at.clone();

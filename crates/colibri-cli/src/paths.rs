@@ -1,4 +1,4 @@
-//! Normalizes paths as users type them. The daemon and the libraries take absolute, normal paths only.
+//! Normalizes paths as users type them. The daemon and the libraries accept only absolute, normalized paths.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -23,16 +23,16 @@ pub(crate) enum PathError {
     Unresolved { path: PathBuf, source: io::Error },
 }
 
-/// Where the user is.
+/// The current directory of the user.
 pub(crate) struct Here {
-    /// The current directory, as the kernel names it: without symbolic links.
+    /// The path that getcwd(3) returns: without symbolic links.
     directory: io::Result<PathBuf>,
-    /// The shell's name for it (`PWD`), which may lead through symbolic links.
+    /// The path in the shell's `PWD`, which may contain symbolic links.
     shell: Option<PathBuf>,
 }
 
 impl Here {
-    /// Looks where this process is.
+    /// Reads the current directory of this process.
     pub(crate) fn now() -> Self {
         let same = |path: &PathBuf| {
             let of = |path: &Path| std::fs::metadata(path).map(|data| (data.dev(), data.ino()));
@@ -55,21 +55,21 @@ impl Here {
         }
     }
 
-    /// The current directory as text.
+    /// Returns the current directory as text.
     pub(crate) fn text(&self) -> Result<String, PathError> {
         let directory = self.directory()?;
         let text = directory.to_str().map(str::to_owned);
         text.ok_or_else(|| PathError::CurrentDirectoryNotText(directory.to_owned()))
     }
 
-    /// Returns the absolute path of what was typed, as text; see [`normalize`].
+    /// Returns the absolute path for a typed one, as text; see [`normalize`].
     pub(crate) fn normalize(&self, typed: &Path) -> Result<String, PathError> {
         let path = self.path(typed)?;
         let text = path.to_str().map(str::to_owned);
         text.ok_or(PathError::NotText(path))
     }
 
-    /// Returns the absolute path of what was typed; see [`normalize`].
+    /// Returns the absolute path for a typed one; see [`normalize`].
     pub(crate) fn path(&self, typed: &Path) -> Result<PathBuf, PathError> {
         if typed.is_absolute() {
             let directory = self.directory.as_deref().unwrap_or(Path::new("/"));
@@ -79,11 +79,11 @@ impl Here {
     }
 }
 
-/// Returns the absolute path of what was typed in `directory`, without `.`, `..`, doubled or trailing `/`.
+/// Returns the absolute path for one typed in `directory`, without `.`, `..`, doubled or trailing `/`.
 ///
-/// Symbolic links stay, so that the daemon can refuse those that lead elsewhere, with two exceptions: what stands
-/// before a `..` is resolved, as the kernel would, and so is the shell's name of the current directory where the user
-/// has spelled it out.
+/// Symbolic links stay, so that the daemon can refuse paths that contain one. There are two exceptions: the part
+/// before a `..` is resolved, as the kernel does, and a prefix that equals the shell's `PWD` is replaced by
+/// `directory`.
 fn normalize(typed: &Path, directory: &Path, shell: Option<&Path>) -> Result<PathBuf, PathError> {
     if typed.as_os_str().is_empty() {
         return Err(PathError::Empty);
@@ -104,8 +104,8 @@ fn normalize(typed: &Path, directory: &Path, shell: Option<&Path>) -> Result<Pat
     Ok(path)
 }
 
-/// Removes `.`, doubled and trailing `/` from an absolute path inside a jail. What `..` means there is not known here,
-/// so that one with it is left for the daemon to refuse, as is a relative one.
+/// Removes `.`, doubled and trailing `/` from an absolute path inside a jail. `..` stays, because the host cannot
+/// resolve it, and a relative path is returned unchanged: the daemon refuses both.
 pub(crate) fn tidy(typed: &str) -> String {
     let path = Path::new(typed);
     if !path.is_absolute() {
@@ -141,7 +141,7 @@ mod tests {
             ("absent/new".to_owned(), at("/real/project/absent/new")),
             ("sub/../sub".to_owned(), at("/real/project/sub")),
             ("../../real/".to_owned(), at("/real")),
-            // A link is left to be refused, unless what stands behind it depends on it.
+            // A link stays, so that the daemon refuses it, unless a `..` after it needs its target.
             ("../deep".to_owned(), at("/real/deep")),
             ("../deep/..".to_owned(), at("/real/project")),
             (at("/link/project"), at("/real/project")),

@@ -44,7 +44,7 @@ pub(crate) async fn prompt(
         told?;
         return Ok(0);
     }
-    // The output is followed from before the prompt on, so that none of the answer is missed.
+    // Subscribe before the prompt is sent, so that no part of the answer is missed.
     let turn = Turn::follow(&client, &agent.id, agent.runtime).await?;
     let told = client.command(&agent, &command, accepted_within).await;
     hint_delivery(&told, agent.runtime, agent.state, delivery);
@@ -71,7 +71,7 @@ pub(crate) async fn prompt(
     }
 }
 
-/// Tells of the two ways to prompt pi while it works, where it refused the third.
+/// Prints a hint on `--steer` and `--follow-up` if pi refused a plain prompt while it was working.
 fn hint_delivery(
     told: &Result<(), ClientError>,
     runtime: AgentRuntime,

@@ -1,8 +1,8 @@
 //! `colibri run`: an agent in the foreground, as if it were started by the shell itself.
 //!
-//! The loop never blocks: output is written by a thread ([`crate::sink`]), input is read by another one
-//! ([`crate::input`]), and calls to the daemon are tasks. So signals are served while nobody reads the output and while
-//! the daemon does not answer.
+//! The loop never blocks: one thread writes output ([`crate::sink`]), another one reads input ([`crate::input`]), and
+//! calls to the daemon are tasks. Signals are therefore served while the output is blocked and while the daemon does
+//! not answer.
 
 use std::time::Duration;
 
@@ -24,19 +24,19 @@ use crate::sink::{Failure, Piece, Sink};
 pub(crate) const BROKEN_PIPE: u8 = 141;
 /// Exit code of `run`, `wait` and `attach` for a failure of Colibri itself.
 pub(crate) const OWN_FAILURE: u8 = 125;
-/// Longest wait for the daemon's answer to a forwarded signal.
+/// Timeout for the daemon's answer to a forwarded signal.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Longest wait for the daemon's answer to the kill of an agent whose reader has gone; it includes the grace.
+/// Timeout for the daemon's answer to the kill after EPIPE on the output; it includes the grace period.
 const KILL_ANSWER: Duration = Duration::from_secs(20);
-/// How long blocked output is waited for after a signal and the agent's end.
+/// Maximum time to wait for blocked output after both a signal and the agent's end.
 const BLOCKED: Duration = Duration::from_secs(1);
-/// Without an answer or a written byte for so long, a second signal ends the command.
+/// Time without an answer or a written byte after which a repeated signal ends the command.
 const STUCK: Duration = Duration::from_millis(300);
-/// A signal has to do with what happens so long after it.
+/// Time after a signal within which blocked output or the agent's end is attributed to it.
 const RELATED: Duration = Duration::from_secs(10);
-/// Between two looks at these limits, after a signal.
+/// Interval at which these limits are checked after a signal.
 const TICK: Duration = Duration::from_millis(50);
-/// Between two offers to an agent that does not read.
+/// Interval between attempts to send input to an agent that does not read it.
 const OFFER_AGAIN: Duration = Duration::from_millis(20);
 
 /// Runs an agent and exits as it does.
@@ -107,7 +107,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
             _ = tick.tick(), if run.is_watched() => if let Some(code) = run.overdue() {
                 break Ok(code);
             },
-            // The queue is taken from in its order; after the agent's end it is only emptied.
+            // At most one piece waits here, so order is kept; after the agent's end the queue is only drained.
             permit = run.sink.room(), if pending.is_some() => {
                 if let (Some(permit), Some(piece)) = (permit, pending.take()) {
                     drop(permit.send(piece));
@@ -131,15 +131,15 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     outcome
 }
 
-/// How the request to start the agent went.
+/// Result of the request to start the agent.
 enum Started {
-    /// It runs, and these signals came before.
+    /// The agent runs; these signals arrived before it did.
     Agent(SpawnResult, Vec<Ending>),
-    /// The daemon does not answer, and a signal wants the end.
+    /// The daemon did not answer in time after a signal; exit with this code.
     GaveUp(u8),
 }
 
-/// Starts the agent, and keeps the signals that come meanwhile.
+/// Starts the agent, and collects the signals that arrive before the daemon answers.
 async fn start(
     client: &Client,
     params: SpawnParams,
@@ -169,13 +169,13 @@ async fn start(
     }
 }
 
-/// What the daemon answers to calls that are not waited for.
+/// Result of a call to the daemon that runs as a task.
 enum Answer {
-    /// A signal was delivered, or could not be.
+    /// The call with this number has delivered its signal, or failed.
     Signal(u64, Result<(), CliError>),
-    /// The agent whose reader has gone is killed.
+    /// The kill after EPIPE on the output has finished.
     Killed(Result<(), CliError>),
-    /// The agent has ended, whatever of its output is not written yet.
+    /// The agent has ended with this code; its output may not be written yet.
     Ended(u8),
 }
 
@@ -185,25 +185,25 @@ struct Run {
     client: watch::Receiver<Client>,
     sink: Sink,
     answers: mpsc::UnboundedSender<Answer>,
-    /// Signals that were forwarded.
+    /// Forwarded signals, repeated ones included.
     sent: Vec<Ending>,
-    /// Numbers of calls without an answer, and until when it is waited for.
+    /// Calls without an answer: number, start and deadline.
     unanswered: Vec<(u64, Instant, Instant)>,
-    /// When the last one came.
+    /// Time of the last forwarded signal.
     last: Option<Instant>,
-    /// A signal that came again, and when: it ends this command if something is stuck.
+    /// The last repeated signal and its time: it ends this command if output or daemon is stuck.
     repeated: Option<(Ending, Instant)>,
-    /// The exit code, once all events have come.
+    /// The exit code, once the exit event has arrived.
     end: Option<u8>,
-    /// When the end of the agent became known, and its exit code.
+    /// Time at which the agent's end became known, and its exit code.
     ended_at: Option<(Instant, u8)>,
     reader_gone: bool,
-    /// Not all of the output could be written.
+    /// Whether part of the output could not be written.
     incomplete: bool,
 }
 
 impl Run {
-    /// Passes a signal on, without waiting for the answer.
+    /// Forwards a signal, without waiting for the answer.
     fn forward(&mut self, signal: Ending) {
         if self.sent.contains(&signal) {
             self.repeated = Some((signal, Instant::now()));
@@ -252,7 +252,7 @@ impl Run {
         });
     }
 
-    /// Learns of the agent's end also while its output is blocked, behind which the event of its end waits.
+    /// Waits for the agent's end by a separate call: the exit event comes after the output, which may be blocked.
     fn watch_the_end(&self) {
         let (mut client, answers, id) =
             (self.client.clone(), self.answers.clone(), self.id.clone());
@@ -275,7 +275,7 @@ impl Run {
         });
     }
 
-    /// Takes in an answer; the exit code, where it ends the command.
+    /// Processes an answer; returns the exit code if it ends the command.
     fn answered(&mut self, answer: Answer) -> Option<u8> {
         match answer {
             Answer::Signal(number, outcome) => {
@@ -302,10 +302,10 @@ impl Run {
         !self.unanswered.is_empty() || !self.sent.is_empty()
     }
 
-    /// Returns the exit code where a limit is exceeded, and says which.
+    /// Returns the exit code if a limit is exceeded, and reports on stderr which one.
     fn overdue(&self) -> Option<u8> {
         let now = Instant::now();
-        // Output that is blocked long after a signal has a reader that takes its time.
+        // Output that blocks long after a signal is not related to it: its reader is slow.
         if let (Some((at, code)), Some(last)) = (self.ended_at, self.last)
             && at.saturating_duration_since(last) <= RELATED
             && at.max(last).elapsed() >= BLOCKED
@@ -353,8 +353,7 @@ impl Run {
         })
     }
 
-    /// An output cannot be written any more. Nobody wants an agent whose reader has gone; for any other reason it goes
-    /// on.
+    /// Handles a failed output. EPIPE kills the agent, as SIGPIPE would; after any other error the agent keeps running.
     fn failed(&mut self, failure: &Failure) {
         if failure.is_reader_gone() {
             if !self.reader_gone {
@@ -385,7 +384,7 @@ impl Run {
         self.ended_at.get_or_insert((Instant::now(), code));
     }
 
-    /// The exit code when all that could be written is written.
+    /// Returns the exit code for the end of the writer thread.
     fn code(&self) -> u8 {
         match self.reader_gone {
             true => BROKEN_PIPE,
@@ -393,7 +392,7 @@ impl Run {
         }
     }
 
-    /// Output that is not complete is never a success.
+    /// Returns 125 instead of 0 if part of the output could not be written.
     fn or_own_failure(&self, code: u8) -> u8 {
         match (code, self.incomplete) {
             (0, true) => OWN_FAILURE,
@@ -402,7 +401,7 @@ impl Run {
     }
 }
 
-/// Returns the code to exit with, and explains on stderr what a code cannot tell.
+/// Returns the exit code for an agent's end, and explains on stderr what the code does not show.
 pub(crate) fn exit_code(exit: &ExitEvent) -> u8 {
     explain_exit(
         &exit.id,
@@ -412,7 +411,7 @@ pub(crate) fn exit_code(exit: &ExitEvent) -> u8 {
     code(exit.exit)
 }
 
-/// Explains an end on stderr, where the exit code does not tell it.
+/// Prints why an agent ended to stderr, if the exit code does not show it.
 pub(crate) fn explain_exit(id: &str, exit: Option<Exit>, note: Option<&String>) {
     let reason = exit.map_or(ExitReason::Lost, |exit| exit.reason);
     match (note, reason) {
@@ -462,8 +461,8 @@ async fn forward_input(
     }
 }
 
-/// Offers a piece until the agent has taken all of it; `false` where it wants no more. What was under way when the
-/// daemon went is not sent again: the agent may have it.
+/// Sends a piece until the agent has accepted all of it; returns `false` if its input is closed. Bytes in transit when
+/// the daemon ended are not sent again, because the agent may have received them.
 async fn offer(piece: &[u8], client: &mut watch::Receiver<Client>, id: &str) -> bool {
     let mut rest = piece;
     while !rest.is_empty() {
@@ -489,7 +488,7 @@ async fn offer(piece: &[u8], client: &mut watch::Receiver<Client>, id: &str) -> 
                     return false;
                 }
             }
-            // An agent that has closed its input wants no more of it.
+            // The agent has closed its standard input.
             Err(_) => return false,
         }
     }

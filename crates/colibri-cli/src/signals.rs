@@ -1,11 +1,11 @@
-//! The signals that end a program, which `run` forwards and `attach` detaches at.
+//! The terminating signals that `run` forwards and that make `attach` detach.
 
 use rustix::process;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::CliError;
 
-/// A signal that ends a program.
+/// A terminating signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ending {
     /// Its name, without `SIG`.
@@ -14,17 +14,17 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
-    /// The exit code of a program that the signal has ended, as a shell reports it.
+    /// Returns the exit code that a shell reports for a program ended by this signal: 128+N.
     pub(crate) fn exit_code(self) -> u8 {
         u8::try_from(128 + self.number).unwrap_or(1)
     }
 }
 
-/// HUP, INT, QUIT and TERM, from now on.
+/// Stream of HUP, INT, QUIT and TERM.
 pub(crate) struct Signals(Vec<(Ending, Signal)>);
 
 impl Signals {
-    /// Watches them in place of what they do by default.
+    /// Installs handlers, which replace the default actions.
     pub(crate) fn watch() -> Result<Self, CliError> {
         let wanted = [
             ("INT", process::Signal::INT),
@@ -42,7 +42,7 @@ impl Signals {
         Ok(Self(signals))
     }
 
-    /// Returns the next one. Cancel safe.
+    /// Waits for the next signal. Cancel safe.
     pub(crate) async fn next(&mut self) -> Ending {
         std::future::poll_fn(|context| {
             for (ending, signal) in &mut self.0 {

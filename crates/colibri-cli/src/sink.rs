@@ -1,6 +1,7 @@
-//! Writes an agent's output by a thread of its own, so that signals are served while nobody reads.
+//! Writes an agent's output on a separate thread, so that signals are served while the output is blocked.
 //!
-//! The queue is short: when it is full, no more events are taken, and what the agent writes waits in its journals.
+//! The queue is bounded and gives backpressure: when it is full, the command reads no more events, and further output
+//! of the agent stays in its journals.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,9 +15,9 @@ use tokio::sync::mpsc;
 
 use crate::error::CliError;
 
-/// Pieces that wait for the thread.
+/// Capacity of the queue, in pieces.
 const WAITING: usize = 4;
-/// Most bytes of one write(2): progress is seen between writes.
+/// Maximum size of one write(2), in bytes; progress is recorded between writes.
 const AT_ONCE: usize = 64 * 1024;
 
 /// Bytes for one of this process's outputs.
@@ -25,7 +26,7 @@ pub(crate) struct Piece {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Why an output is not written any more.
+/// A failed output and its error.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) stream: Stream,
@@ -33,19 +34,19 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Whether the reader has gone. Every other failure is one that the reader does not know of.
+    /// Returns whether the reader has closed the pipe (EPIPE).
     pub(crate) fn is_reader_gone(&self) -> bool {
         self.error.kind() == io::ErrorKind::BrokenPipe
     }
 }
 
-/// The thread that writes, and its queue.
+/// Handle of the writer thread and its queue.
 pub(crate) struct Sink {
     queue: Option<mpsc::Sender<Piece>>,
     writing: Writing,
 }
 
-/// Since when the present write(2) makes no progress.
+/// Start time of the current write(2); absent between writes.
 #[derive(Clone, Default)]
 struct Writing(Arc<Mutex<Option<Instant>>>);
 
@@ -60,7 +61,7 @@ impl Writing {
 }
 
 impl Sink {
-    /// Starts the thread. The receiver brings each output that fails, once, and ends when all is written after
+    /// Starts the thread. The receiver yields each failed output once, and ends when all pieces are written after
     /// [`Sink::close`].
     pub(crate) fn start() -> Result<(Self, mpsc::UnboundedReceiver<Failure>), CliError> {
         let (queue, pieces) = mpsc::channel(WAITING);
@@ -89,12 +90,12 @@ impl Sink {
         }
     }
 
-    /// Takes no more pieces; the failures end when the last one is written.
+    /// Closes the queue; the receiver of failures ends when the last piece is written.
     pub(crate) fn close(&mut self) {
         self.queue = None;
     }
 
-    /// Returns for how long nothing could be written; zero where there is nothing to write.
+    /// Returns how long the current write(2) has been blocked; zero between writes.
     pub(crate) fn blocked_for(&self) -> Duration {
         self.writing
             .since()
@@ -119,13 +120,13 @@ fn write_all_of(
         writing.set(None);
         if let Err(error) = written {
             failed_streams.push(stream);
-            // The main loop may have ended.
+            // Fails only if the main loop has ended.
             let _ = failed.send(Failure { stream, error });
         }
     }
 }
 
-/// Writes past the buffers and the locks of `std`, which a blocked write would hold.
+/// Writes all bytes without the buffers and locks of `std`, which a blocked write would hold.
 fn write_all(to: impl AsFd, bytes: &[u8], writing: &Writing) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -148,8 +149,8 @@ fn write_all(to: impl AsFd, bytes: &[u8], writing: &Writing) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns when nobody reads stdout any more: a pipe's writing end becomes an error then (poll(2), POLLERR). A file
-/// has no reader that could go.
+/// Starts a thread that reports when the reader of stdout has gone: poll(2) returns POLLERR for the write end of a
+/// pipe then. For a file it never reports.
 pub(crate) fn until_unread() -> Result<tokio::sync::oneshot::Receiver<()>, CliError> {
     let (gone, unread) = tokio::sync::oneshot::channel();
     let watch = move || {

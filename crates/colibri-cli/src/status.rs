@@ -12,7 +12,7 @@ use crate::output::{self, full_ending, plain, short_age, short_bytes};
 /// Longest value, in characters.
 const WIDTH: usize = 300;
 
-/// Shows each agent; those that do not exist are reported, and the exit code is 1 then.
+/// Shows each agent. An unknown agent is reported, and the exit code is 1.
 pub(crate) async fn status(global: &Global, ids: &[String], json: bool) -> Result<u8, CliError> {
     let client = connect(global).await?;
     let mut shown = 0;

@@ -1,12 +1,12 @@
-//! Finds where the last lines of an agent's output begin. Journals are read backwards from their ends, so that the
-//! cost depends on the lines that are wanted and not on the length of the journals; memory is bounded by one chunk.
+//! Finds the offsets of the last lines of an agent's output. Journals are read backwards from their ends, so that the
+//! cost depends on the requested lines and not on the length of the journals; memory is bounded by one chunk.
 
 use colibri_client::{Agent, Client, ClientError, MAX_READ, OutputData, ReadParams, Stream};
 
 use crate::error::CliError;
 
-/// Returns the offset in each of `streams` at which the agent's last `count` lines begin. Of several streams the
-/// lines are taken together, by the time of their first bytes.
+/// Returns the offset in each of `streams` at which the agent's last `count` lines begin. Lines of several streams are
+/// counted together, ordered by the times of their first bytes.
 pub(crate) async fn starts(
     client: &Client,
     agent: &Agent,
@@ -33,7 +33,7 @@ pub(crate) async fn starts(
             piece: None,
         });
     }
-    // The oldest of them are too many.
+    // Each stream contributed up to `count` lines: skip the oldest ones.
     for _ in count..lines {
         let mut oldest: Option<(String, usize)> = None;
         for (place, of) in starts.iter_mut().enumerate() {
@@ -53,7 +53,7 @@ pub(crate) async fn starts(
     Ok(starts.iter().map(|of| of.start).collect())
 }
 
-/// One output up to a byte.
+/// One output up to the offset `end`.
 struct Journal<'a> {
     client: &'a Client,
     id: &'a str,
@@ -61,7 +61,7 @@ struct Journal<'a> {
     end: u64,
 }
 
-/// Bytes of one output from an offset on, with the time at which they came where that was asked for.
+/// Bytes of one output from an offset on, with their time if it was requested.
 struct Piece {
     offset: u64,
     bytes: Vec<u8>,
@@ -80,7 +80,7 @@ impl Journal<'_> {
             let from = place.saturating_sub(MAX_READ).max(oldest);
             let bytes = match self.read(from, place).await? {
                 Ok(bytes) => bytes,
-                // It was dropped meanwhile.
+                // Retention has dropped these bytes meanwhile.
                 Err(kept) => {
                     oldest = kept;
                     continue;
@@ -118,7 +118,7 @@ impl Journal<'_> {
         }
     }
 
-    /// Reads all bytes of a range; the oldest kept offset where its beginning is no longer kept.
+    /// Reads all bytes of a range; the inner error is the oldest kept offset if the start is no longer kept.
     async fn read(&self, from: u64, to: u64) -> Result<Result<Vec<u8>, u64>, CliError> {
         let mut bytes = Vec::new();
         loop {
@@ -167,7 +167,7 @@ impl Lines<'_> {
         Ok(piece.map(|piece| piece.time.clone()))
     }
 
-    /// Goes on to the next line.
+    /// Advances to the next line.
     async fn skip(&mut self) -> Result<(), CliError> {
         let mut place = self.start;
         loop {

@@ -35,7 +35,7 @@ pub struct Client {
     next_id: Arc<AtomicU64>,
 }
 
-/// The parameters of a call about one agent. An empty id is refused here: it is most often an unset variable.
+/// Returns the parameters of a call about one agent. An empty id is refused: it is usually an unset shell variable.
 fn id(id: &str) -> Result<IdParams, ClientError> {
     if is_blank(id) {
         return Err(ResolveError::Blank.into());
@@ -47,12 +47,12 @@ impl Client {
     /// Connects to the daemon of root or of this user that listens at `socket`.
     ///
     /// # Errors
-    /// [`ClientError::NoDaemon`] where nobody does, [`ClientError::UntrustedPeer`] where somebody else does.
+    /// [`ClientError::NoDaemon`] if no process listens, [`ClientError::UntrustedPeer`] if its user is not trusted.
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
         Self::connect_trusting(socket, TrustedUsers::default()).await
     }
 
-    /// Connects to the daemon of one of these users that listens at `socket`.
+    /// Connects to the daemon at `socket` if it runs as one of the trusted users.
     ///
     /// # Errors
     /// As [`Client::connect`].
@@ -63,7 +63,7 @@ impl Client {
         Self::open(socket.into(), trusted, None).await
     }
 
-    /// Whether the connection has ended.
+    /// Returns whether the connection has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         with(&self.shared, |waiting| waiting.is_closed())
@@ -79,7 +79,7 @@ impl Client {
             source,
         };
         let stream = UnixStream::connect(&socket).await.map_err(failed)?;
-        // Before a byte is sent: what is said here may be secret.
+        // Checked before the first byte is sent, because requests may contain secrets.
         let uid = stream.peer_cred().map_err(failed)?.uid();
         if !trusted.trusts(uid) {
             return Err(ClientError::UntrustedPeer {
@@ -232,7 +232,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`]; [`ErrorKind::EnvironmentNotKept`](crate::ErrorKind::EnvironmentNotKept) for an ended agent
-    /// with environment variables, whose values nobody keeps.
+    /// with environment variables, whose values are not kept.
     pub async fn restart_agent(
         &self,
         agent: &str,

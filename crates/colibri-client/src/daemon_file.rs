@@ -1,4 +1,4 @@
-//! `daemon.json` in the state directory: where the daemon of that directory listens.
+//! `daemon.json` in the state directory: pid and socket of the running daemon.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -9,24 +9,24 @@ use serde::{Deserialize, Serialize};
 
 const FILE: &str = "daemon.json";
 const NEW_FILE: &str = "daemon.json.new";
-/// A daemon holds an exclusive lock on this file of its state directory as long as it runs.
+/// Lock file in the state directory; a daemon holds an exclusive lock on it as long as it runs.
 pub const DAEMON_LOCK: &str = "daemon.lock";
-/// More than any record takes.
+/// Maximum size of the record that is read, in bytes.
 const MAX_LENGTH: u64 = 64 << 10;
 
-/// A running daemon, as it has recorded itself.
+/// The record that a running daemon writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonFile {
-    /// Its process.
+    /// Process id of the daemon.
     pub pid: i32,
-    /// Where it listens.
+    /// Socket at which it listens.
     pub socket: PathBuf,
-    /// Since when (RFC 3339).
+    /// Start time (RFC 3339).
     pub started_at: String,
 }
 
 impl DaemonFile {
-    /// Records the daemon, atomically and for its user alone.
+    /// Writes the record atomically, readable only by the daemon's user.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -43,17 +43,17 @@ impl DaemonFile {
         fs::rename(new, state_dir.join(FILE))
     }
 
-    /// Removes the record, at the start and at the end of a daemon.
+    /// Removes the record. A daemon calls this at its start and its end.
     pub fn remove(state_dir: &Path) {
         let _ = fs::remove_file(state_dir.join(FILE));
     }
 
-    /// Returns the daemon that runs with this state directory, if it has recorded itself.
+    /// Returns the record of the daemon that runs with this state directory, if it has written one.
     #[must_use]
     pub fn of_running(state_dir: &Path) -> Option<Self> {
         let record = Self::read(state_dir)?;
         let pid = rustix::process::Pid::from_raw(record.pid)?;
-        // A process of another user cannot be signalled, and lives as well.
+        // EPERM means that the process exists and belongs to another user.
         let lives = rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH);
         (lives && is_locked(state_dir)).then_some(record)
     }
@@ -68,7 +68,7 @@ impl DaemonFile {
     }
 }
 
-/// Whether a daemon runs with this state directory, also one that does not listen yet.
+/// Returns whether a daemon runs with this state directory, even if it does not listen yet.
 pub(crate) fn is_locked(state_dir: &Path) -> bool {
     File::open(state_dir.join(DAEMON_LOCK))
         .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_counts_only_while_its_daemon_lives() {
+    fn record_is_valid_only_while_its_daemon_lives() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(DaemonFile::of_running(dir.path()), None, "no file");
         let record = DaemonFile {

@@ -1,4 +1,4 @@
-//! Finds the daemon of a user, starts one where none listens, and finds the next one after it has gone.
+//! Finds the daemon of a user, starts one if none listens, and reconnects to the next one after it has ended.
 //!
 //! ```text
 //! connected --connection ends--> socket refuses connections -> the daemon crashed: start one -> connected
@@ -18,38 +18,38 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::daemon_file::is_locked;
 use crate::{Client, ClientError, DaemonFile, TrustedUsers};
 
-/// Between two tries to reach a daemon that was just started.
+/// Retry interval for connecting to a daemon that was just started.
 const TRY_STARTED: Duration = Duration::from_millis(10);
-/// Between two tries to reach the next daemon.
+/// Retry interval for connecting to the next daemon.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
-/// How long a connection that ends without an answer is tried again.
+/// Time for which a connection that ends without an answer is retried: a dying process may still hold the socket.
 const LEFT_OVER: Duration = Duration::from_secs(2);
-/// How long a started daemon may take until it listens.
+/// Timeout until a started daemon listens.
 const START: Duration = Duration::from_secs(60);
-/// How long another daemon that starts at the same moment may take until it listens.
+/// Timeout until another daemon that starts at the same time listens.
 const OTHER_START: Duration = Duration::from_secs(10);
-/// How long a crashed daemon's supervisor has to start the next one, before a client does.
+/// Time that a service manager has to restart a crashed daemon before a client starts one.
 const SUPERVISOR: Duration = Duration::from_millis(500);
-/// Longest answer of a daemon to the first request after a reconnect, before it is tried anew.
+/// Timeout for the first answer after a reconnect; after it the client reconnects again.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 
-/// What happens to the connection, for people.
+/// A change of the connection, to show to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LinkNote {
-    /// A daemon was started.
+    /// The client has started a daemon.
     Started {
         /// Its program.
         program: PathBuf,
         /// Where it listens.
         socket: PathBuf,
     },
-    /// The daemon was stopped, and the next one is waited for.
+    /// The daemon was stopped; the client waits for the next one.
     Waiting {
-        /// Where it listened.
+        /// Socket at which it listened.
         socket: PathBuf,
     },
-    /// The connection to the next daemon is there.
+    /// The client is connected to the next daemon.
     Reconnected {
         /// Where it listens.
         socket: PathBuf,
@@ -74,24 +74,23 @@ impl fmt::Display for LinkNote {
     }
 }
 
-/// Where a daemon is, whose it may be, and whether one is started.
+/// How to reach a daemon: its socket, the users who are trusted, and the program to start if none listens.
 #[derive(Debug, Clone, Default)]
 pub struct Endpoint {
-    /// The socket that the user has named. Absent: that of the daemon that runs with the state directory, else
-    /// `default_socket`.
+    /// Socket set by the user; absent: that of the daemon that runs with the state directory, else `default_socket`.
     pub named_socket: Option<PathBuf>,
-    /// Where a daemon listens if nobody says otherwise; see [`crate::default_socket`].
+    /// Socket of a daemon without a `socket` setting; see [`crate::default_socket`].
     pub default_socket: PathBuf,
-    /// The state directory of the daemon that would be started.
+    /// State directory of the daemon that would be started.
     pub state_dir: Option<PathBuf>,
-    /// Whose daemon is trusted.
+    /// Users whose daemon is trusted.
     pub trusted: TrustedUsers,
-    /// The daemon's program; absent: none is started.
+    /// Program of the daemon; absent: never start one.
     pub program: Option<PathBuf>,
 }
 
 impl Endpoint {
-    /// Returns the socket where the daemon should be now.
+    /// Returns the socket at which the daemon is expected now.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         if let Some(named) = &self.named_socket {
@@ -101,13 +100,13 @@ impl Endpoint {
             .map_or_else(|| self.default_socket.clone(), |daemon| daemon.socket)
     }
 
-    /// Returns the daemon that runs with the state directory.
+    /// Returns the record of the daemon that runs with the state directory.
     #[must_use]
     pub fn running(&self) -> Option<DaemonFile> {
         DaemonFile::of_running(self.state_dir.as_deref()?)
     }
 
-    /// Connects to the daemon that there is.
+    /// Connects to a running daemon; starts none.
     ///
     /// # Errors
     /// [`ClientError::NoDaemon`], [`ClientError::Elsewhere`] or [`ClientError::UntrustedPeer`].
@@ -133,7 +132,7 @@ impl Endpoint {
         }
     }
 
-    /// Connects, and starts a daemon where none listens.
+    /// Connects to the daemon; starts one if none listens.
     ///
     /// # Errors
     /// As [`Endpoint::connect`]; [`ClientError::Start`] or [`ClientError::StartFailed`].
@@ -204,7 +203,7 @@ impl Endpoint {
             if failure.is_none() {
                 match timeout(TRY_STARTED, child.wait()).await {
                     Err(_) => {}
-                    // It goes on in the background.
+                    // The parent process has ended; the daemon continues in the background.
                     Ok(Ok(status)) if status.success() => sleep(TRY_STARTED).await,
                     Ok(status) => {
                         let mut said = String::new();
@@ -224,7 +223,7 @@ impl Endpoint {
             } else {
                 sleep(TRY_STARTED).await;
             }
-            // Another daemon that was started at the same moment is as good; it holds the lock before it listens.
+            // If another daemon was started at the same time, use it: it takes the lock before it listens.
             let other_starts = self.state_dir.as_deref().is_some_and(is_locked);
             match failure.take() {
                 Some(said) if !other_starts || Instant::now() > until => {
@@ -242,11 +241,11 @@ impl Endpoint {
         }
     }
 
-    /// Connects to the next daemon, after the connection to one has ended. Where that has crashed, and its supervisor
-    /// starts no other, one is started; where it was stopped, the next one is waited for.
+    /// Connects to the next daemon after a connection has ended. If the daemon crashed and its service manager does not
+    /// restart it, the client starts one; if it was stopped, the client waits for the next one.
     ///
     /// # Errors
-    /// The daemon cannot be started, or is not to be trusted.
+    /// The daemon cannot be started, or its user is not trusted.
     pub async fn reconnect(&self, mut note: impl FnMut(LinkNote)) -> Result<Client, ClientError> {
         let mut told = false;
         let mut crashed_since: Option<Instant> = None;
@@ -259,7 +258,7 @@ impl Endpoint {
                         note(LinkNote::Reconnected { socket });
                         return Ok(client);
                     }
-                    // It ends, or was killed and something still holds its socket.
+                    // The daemon is shutting down, or was killed and another process still holds its socket.
                     Ok(Err(_)) | Err(_) => continue,
                 },
                 Err(ClientError::NoDaemon { source, .. }) => source,
@@ -287,7 +286,7 @@ impl Endpoint {
         }
     }
 
-    /// Returns an agent once it has ended, also where the daemon is restarted meanwhile.
+    /// Waits until an agent has ended and returns it; continues with the next daemon if the daemon is restarted.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -310,7 +309,7 @@ impl Endpoint {
 }
 
 impl ClientError {
-    /// Whether the daemon has gone, or is about to, so that a retry with the next one makes sense.
+    /// Returns whether the daemon has ended or is shutting down, so that a retry with the next one makes sense.
     #[must_use]
     pub fn is_lost_connection(&self) -> bool {
         match self {
@@ -321,8 +320,8 @@ impl ClientError {
     }
 }
 
-/// Whether a daemon is at the other end. A process that a killed daemon was just starting may hold its socket for a
-/// moment, and answers nothing.
+/// Returns whether a daemon answers. After a daemon was killed, a child between fork(2) and execve(2) may hold its
+/// socket for a moment; it never answers.
 async fn answers(client: &Client) -> bool {
     !matches!(client.version().await, Err(ClientError::Closed))
 }
@@ -331,7 +330,7 @@ fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
 
-/// A socket file at which nobody listens: a daemon that ends in order removes it.
+/// Returns whether the socket file exists and no process listens: a daemon removes the file on an orderly shutdown.
 fn has_crashed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionRefused
 }

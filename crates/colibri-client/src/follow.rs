@@ -1,70 +1,70 @@
-//! Follows one agent from byte offsets on, over the lives of several daemons, without gap or repeat.
+//! Follows the output of one agent from given offsets, across restarts of the daemon, without gap or repeat.
 
 use colibri_proto::{ExitEvent, Notification, StateEvent, Stream, StreamChoice, SubscribeParams};
 use tokio::sync::{mpsc, watch};
 
 use crate::{Client, ClientError, Endpoint, LinkNote};
 
-/// Events that wait for a slow consumer here; all others wait in the daemon's journals.
+/// Capacity of the event queue; when it is full, backpressure leaves further output in the journals.
 const WAITING: usize = 8;
 
-/// What is followed.
+/// Which agent and output to follow, and from where.
 #[derive(Debug, Clone)]
 pub struct Follow {
     /// The agent's full id.
     pub id: String,
-    /// One output; absent: both.
+    /// The stream to follow; absent: both.
     pub stream: Option<StreamChoice>,
-    /// Where standard output begins.
+    /// First offset in standard output.
     pub stdout: u64,
-    /// Where standard error begins.
+    /// First offset in standard error.
     pub stderr: u64,
-    /// Each output comes with its time.
+    /// Whether each [`Output`] has its time.
     pub timed: bool,
 }
 
 /// Bytes that an agent has written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// Which output.
+    /// The stream.
     pub stream: Stream,
-    /// Where they begin.
+    /// Offset of the first byte.
     pub offset: u64,
     /// The bytes.
     pub bytes: Vec<u8>,
-    /// So many bytes before them are no longer kept.
+    /// Number of bytes directly before these that are no longer kept.
     pub gap: u64,
-    /// When they came (RFC 3339), if that was asked for and is known.
+    /// Time of the first byte (RFC 3339), if it was requested and is known.
     pub time: Option<String>,
 }
 
-/// What following an agent brings.
+/// An event of a followed agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Followed {
-    /// It wrote something.
+    /// The agent wrote output.
     Output(Output),
-    /// Its state changed, or is told again by the next daemon.
+    /// Its state changed, or the next daemon reports it again.
     State(StateEvent),
-    /// It has ended, and this is the last of it.
+    /// It has ended; the last event.
     Exit(ExitEvent),
     /// The connection changed.
     Link(LinkNote),
 }
 
-/// A followed agent. Dropping it ends that.
+/// The event stream of a followed agent. Dropping it unsubscribes.
 pub struct Following {
     events: mpsc::Receiver<Result<Followed, ClientError>>,
     client: watch::Receiver<Client>,
 }
 
 impl Following {
-    /// Returns what comes next; `None` after the agent's end or an error. Cancel safe.
+    /// Returns the next event; `None` after the agent's end or an error. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Followed, ClientError>> {
         self.events.recv().await
     }
 
-    /// Returns the present connection for calls; it changes when a daemon is replaced.
+    /// Returns the current connection for calls; it changes after a reconnect.
     #[must_use]
     pub fn client(&self) -> watch::Receiver<Client> {
         self.client.clone()
@@ -142,7 +142,7 @@ impl Endpoint {
     }
 }
 
-/// Where the next byte of each output is.
+/// Offset of the next byte of each stream.
 struct Places {
     stdout: u64,
     stderr: u64,
@@ -167,7 +167,7 @@ impl Places {
         }
     }
 
-    /// Turns a notification into what is told of it; bytes that were told already are left out.
+    /// Converts a notification into an event, without bytes that were already delivered.
     fn take(&mut self, event: Notification) -> Result<Option<Followed>, ClientError> {
         let chunk = match event {
             Notification::AgentOutput(chunk) => chunk,
@@ -213,7 +213,7 @@ mod tests {
     use colibri_proto::{OutputData, OutputEvent};
 
     #[test]
-    fn output_is_told_once_and_gaps_are_counted() {
+    fn output_is_delivered_once_and_gaps_are_counted() {
         let wanted = Follow {
             id: "a".into(),
             stream: None,

@@ -39,30 +39,30 @@ pub enum ClientError {
         /// What the system said.
         source: io::Error,
     },
-    /// Nobody listens at the socket that was named, and the daemon of the state directory listens at another one.
+    /// No process listens at the requested socket, and the daemon of the state directory listens at another one.
     #[error(
         "no daemon listens at {wanted}, and the daemon of state directory {state_dir} (pid {pid}) listens at {socket}; pass --socket {socket}, or unset COLIBRI_SOCKET"
     )]
     Elsewhere {
-        /// The socket that was named.
+        /// The requested socket.
         wanted: PathBuf,
         /// The state directory.
         state_dir: PathBuf,
-        /// Its daemon.
+        /// Process id of its daemon.
         pid: i32,
-        /// Where that listens.
+        /// Socket at which that daemon listens.
         socket: PathBuf,
     },
-    /// Somebody else listens. Nothing was sent.
+    /// The listening process belongs to a user who is not trusted. No byte was sent.
     #[error(
         "the process that listens at {path} is of uid {uid}, which is neither root nor you (uid {own}); nothing was sent to it. If that is the user of your daemon, set daemon_user = \"{uid}\" in colibri.toml or COLIBRI_DAEMON_USER={uid}"
     )]
     UntrustedPeer {
         /// The socket.
         path: PathBuf,
-        /// Who listens.
+        /// User id of the listening process.
         uid: u32,
-        /// Who asks.
+        /// User id of this process.
         own: u32,
     },
     /// The daemon's program cannot be executed.
@@ -75,13 +75,13 @@ pub enum ClientError {
         /// What the system said.
         source: io::Error,
     },
-    /// The daemon ended at once; its own words.
+    /// The started daemon ended or did not listen in time; its message.
     #[error("a daemon could not be started:\n{0}")]
     StartFailed(String),
     /// The daemon refused; its own words.
     #[error(transparent)]
     Rpc(#[from] RpcError),
-    /// What was typed selects no agent.
+    /// The selector matches no agent, or several.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     /// The connection ended before the answer came.
@@ -136,9 +136,9 @@ pub enum ClientError {
     Ended(String),
 }
 
-/// Returns the daemon's socket where nobody names another: `$XDG_RUNTIME_DIR/colibri/colibri.sock`, else
-/// `/var/run/colibri/colibri.sock` for root, else `colibri.sock` in the state directory. `lookup` gives a variable's
-/// value.
+/// Returns the default socket of the daemon: `$XDG_RUNTIME_DIR/colibri/colibri.sock`, else
+/// `/var/run/colibri/colibri.sock` for root, else `colibri.sock` in the state directory. `lookup` returns the value of
+/// an environment variable.
 #[must_use]
 pub fn default_socket(
     lookup: impl Fn(&str) -> Option<String>,

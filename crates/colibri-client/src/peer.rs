@@ -1,26 +1,27 @@
-//! Whose daemon a client talks to. A socket in a directory that others may write can be anybody's.
+//! Checks which user owns the process at the daemon's socket. In a directory that other users may write, any user can
+//! listen at that path.
 
 use std::fs;
 
-/// The users whose daemon is trusted: root, the user of this process, and one more where that is configured.
+/// Users whose daemon is trusted: root, the user of this process, and optionally one configured user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TrustedUsers {
     more: Option<u32>,
 }
 
-/// A name that is no user of this host.
+/// A name or number that is not a user of this host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("daemon user {0:?} is unknown; give a user of /etc/passwd, or the number of one")]
 pub struct UnknownUser(pub String);
 
 impl TrustedUsers {
-    /// Trusts the daemon of this user too.
+    /// Trusts root, the user of this process and `uid`.
     #[must_use]
     pub fn and(uid: u32) -> Self {
         Self { more: Some(uid) }
     }
 
-    /// Trusts the daemon of this user too, given by name or number.
+    /// Trusts root, the user of this process and `user`, given by name or number.
     ///
     /// # Errors
     /// There is no such user.
@@ -43,7 +44,7 @@ pub(crate) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// The number of a user in passwd(5).
+/// Returns the uid of a user in a passwd(5) table.
 fn uid_in(table: &str, user: &str) -> Option<u32> {
     let line = table
         .lines()

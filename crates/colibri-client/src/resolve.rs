@@ -1,28 +1,28 @@
-//! Finds the agent that a user means by what they type. Pure: the caller lists the agents.
+//! Resolves an agent selector to an agent. Does no I/O: the caller lists the agents.
 //!
-//! The order is: a full id, an exact name, the beginning of an id. A name always wins over the beginning of an id, so
-//! that no agent becomes unreachable by its name because another one got an id that starts with it.
+//! The order is: full id, exact name, id prefix. A name takes precedence over an id prefix, so that an agent stays
+//! reachable by its name when another one gets an id that starts with it.
 
 use std::cmp::Reverse;
 
 use colibri_proto::Agent;
 
-/// Fewest characters of an id that select an agent.
+/// Minimum length of an id prefix, in characters.
 pub const MIN_PREFIX: usize = 4;
 
-/// Why what was typed selects no agent.
+/// Why a selector selects no agent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolveError {
-    /// Nothing was typed, as by an unset variable of a shell.
+    /// The selector is empty or whitespace, usually from an unset shell variable.
     #[error(
         "no agent is named: the id or name is empty; give an id or a name that colibri ps shows"
     )]
     Blank,
-    /// No agent fits.
+    /// No agent matches.
     #[error("no agent has the id, id prefix or name {0:?}; run colibri ps to list all agents")]
     Unknown(String),
-    /// Ids begin with it, but it is too short to select one.
+    /// The selector is a prefix of an id, but shorter than [`MIN_PREFIX`].
     #[error(
         "{wanted:?} is too short for an id prefix, and no agent has it as its name; give at least {MIN_PREFIX} characters of the id"
     )]
@@ -30,7 +30,7 @@ pub enum ResolveError {
         /// What was typed.
         wanted: String,
     },
-    /// Several ids begin with it.
+    /// The selector is a prefix of several ids.
     #[error("{wanted:?} is a prefix of several ids: {}; give more characters of the id", ids.join(", "))]
     AmbiguousPrefix {
         /// What was typed.
@@ -38,7 +38,7 @@ pub enum ResolveError {
         /// All that fit.
         ids: Vec<String>,
     },
-    /// Several running agents have this name. A daemon of this version does not let that happen.
+    /// Several running agents have this name. Only daemons of earlier versions allow that.
     #[error("{wanted:?} is the name of several running agents: {}; give an id", ids.join(", "))]
     AmbiguousName {
         /// What was typed.
@@ -48,9 +48,8 @@ pub enum ResolveError {
     },
 }
 
-/// Returns the agent that `wanted` selects: the one with this id; else the one with exactly this name, a running
-/// agent before those that have ended and the newest of these; else the only one whose id begins with `wanted`, which
-/// must have at least [`MIN_PREFIX`] characters then.
+/// Returns the agent that `wanted` selects. First the agent with this id; else the running agent with this name, or the
+/// newest ended one; else the only agent whose id starts with `wanted`, if it has at least [`MIN_PREFIX`] characters.
 ///
 /// # Errors
 /// No agent is selected, or more than one.
@@ -105,7 +104,7 @@ fn ids(agents: &[&Agent]) -> Vec<String> {
     ids
 }
 
-/// Whether a text is empty or only whitespace, and so names nothing.
+/// Returns whether a text is empty or only whitespace.
 #[must_use]
 pub fn is_blank(text: &str) -> bool {
     text.trim().is_empty()

@@ -102,7 +102,7 @@ impl Audit {
         let log = self.log.clone();
         let written = pool::short(move || {
             let written = log.append(&text);
-            // A file that is open for writing would keep its file system from becoming read-only.
+            // Closed after each line: a file open for writing prevents a read-only remount of its file system.
             log.reopen();
             written
         });

@@ -101,7 +101,7 @@ impl Server {
         }
         .await;
         if matches!(spawned, Err(SpawnError::AutostartInUse { .. })) {
-            // It runs already, so nothing was asked for.
+            // The agent already runs, so nothing is to be started.
             return spawned;
         }
         let (made, outcome) = match &spawned {

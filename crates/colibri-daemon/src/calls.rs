@@ -194,7 +194,7 @@ pub(crate) fn reply<T: Serialize>(result: &T) -> Result<Answer, RpcError> {
     })
 }
 
-/// What is said where the daemon ends before it has answered.
+/// Returns the error for a call that the daemon cannot answer because it is shutting down.
 fn ending(error: std::io::Error) -> RpcError {
     RpcError::new(
         ErrorKind::ShuttingDown,
@@ -247,7 +247,7 @@ fn runs(entry: &Entry) -> Result<RunsResult, RpcError> {
     })
 }
 
-/// What doctor says of a state directory that was removed under the running daemon.
+/// Returns the finding of `doctor` for a state directory that was removed while the daemon runs.
 fn removed_state(state: &StateDir) -> Option<colibri_priv::Finding> {
     let fail = || {
         colibri_priv::Finding::fail(

@@ -18,7 +18,7 @@ use crate::pool;
 use crate::registry::{restart_from_wire, restart_when_to_wire};
 use crate::server::Server;
 
-/// Whether the environment file of a profile is read.
+/// Selects whether the environment file of a profile is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Secrets {
     Wanted,
@@ -69,8 +69,8 @@ impl Configuration {
             .clone()
     }
 
-    /// Returns what a request spawns, with its gaps filled by the profile that it names. Reads the environment file
-    /// of the profile if `secrets` are wanted.
+    /// Merges a spawn request with the profile that it names; the request takes precedence. Reads the environment file
+    /// of the profile if `secrets` says so.
     ///
     /// # Errors
     /// The profile or its environment file cannot be used.

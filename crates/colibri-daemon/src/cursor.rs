@@ -1,5 +1,5 @@
-//! What a subscriber has been sent of an agent's outputs: a place in each journal that only goes forward, and the
-//! merge of both by the times in the journals.
+//! Reads the outputs of an agent for one subscriber: a cursor in each journal that only moves forward, and the merge of
+//! both streams by the times in the journals.
 
 use colibri_journal::{Chunk, JournalError, JournalReader};
 use colibri_proto::{Stream, text_boundary};
@@ -11,7 +11,7 @@ pub(crate) struct Cursor {
     journal: JournalReader,
     offset: u64,
     timed: bool,
-    /// The chunk that holds `offset`, as far as it was known at the last look.
+    /// The chunk that contains `offset`, as of the last index lookup.
     chunk: Option<Chunk>,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Piece {
     pub(crate) at_ns: Option<u64>,
 }
 
-/// How long both outputs are known to be.
+/// Known lengths of both outputs, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ends {
     pub(crate) stdout: u64,
@@ -40,7 +40,7 @@ impl Ends {
     }
 }
 
-/// The outputs that a subscriber follows, merged by the times at which their chunks came.
+/// The outputs that a subscriber follows, merged by the times of their chunks.
 pub(crate) struct Merge {
     cursors: Vec<(Stream, Cursor)>,
 }
@@ -50,31 +50,30 @@ impl Merge {
         Self { cursors }
     }
 
-    /// Whether there is more to send of outputs that are known to be so long.
+    /// Returns whether any cursor is before the end of its output.
     pub(crate) fn has_more(&self, ends: Ends) -> bool {
         let mut cursors = self.cursors.iter();
         cursors.any(|(stream, cursor)| cursor.has_more(ends.of(*stream)))
     }
 
-    /// Whether stdout is followed and has been sent up to `offset` only in part.
+    /// Returns whether stdout is followed and its cursor is before `offset`.
     pub(crate) fn is_before(&self, offset: u64) -> bool {
         let mut cursors = self.cursors.iter();
         cursors.any(|(stream, cursor)| *stream == Stream::Stdout && cursor.offset < offset)
     }
 
-    /// Closes the open files until there is more to read.
+    /// Closes the open files until the next read.
     pub(crate) fn rest(&mut self) {
         for (_, cursor) in &mut self.cursors {
             cursor.journal.rest();
         }
     }
 
-    /// Returns the next bytes of outputs that are known to be so long, the earlier of both first, and moves behind
-    /// them; `None` where there are none. Bytes that retention has dropped, or that are gone with their journal, are
-    /// passed over: the gap shows in the offsets.
+    /// Returns the next piece before `ends`, the earlier stream first, and advances its cursor; `None` at the ends.
+    /// Bytes that retention has dropped, or that are lost with their journal, are skipped: the offsets show the gap.
     ///
     /// # Errors
-    /// They cannot be read now; the places stay.
+    /// A journal cannot be read now; the cursors do not move.
     pub(crate) fn next(&mut self, ends: Ends) -> Result<Option<(Stream, Piece)>, JournalError> {
         loop {
             let mut first: Option<(usize, u64)> = None;
@@ -87,7 +86,7 @@ impl Merge {
                 if !cursor.has_more(end) {
                     continue;
                 }
-                // Bytes without a chunk are dropped or gone: they are passed over first.
+                // Bytes without a chunk were dropped or lost: they sort first and are skipped.
                 let at_ns = match is_one {
                     true => 0,
                     false => cursor.chunk()?.map_or(0, |chunk| chunk.at_ns),
@@ -113,7 +112,7 @@ impl Merge {
             };
             match cursor.next(end)? {
                 Some(piece) => return Ok(Some((*stream, piece))),
-                // Shorter than it was: it was truncated or removed.
+                // The journal is shorter than its known length: it was truncated or removed.
                 None => {
                     cursor.give_up(end);
                 }
@@ -137,7 +136,7 @@ impl Cursor {
         self.offset < end
     }
 
-    /// Returns the chunk that holds the next byte; `None` where it is dropped or gone.
+    /// Returns the chunk that contains the next byte; `None` if that byte was dropped or lost.
     fn chunk(&mut self) -> Result<Option<Chunk>, JournalError> {
         let holds = |chunk: &Chunk| chunk.start <= self.offset && self.offset < chunk.end;
         if !self.chunk.as_ref().is_some_and(holds) {
@@ -146,8 +145,8 @@ impl Cursor {
         Ok(self.chunk)
     }
 
-    /// Returns where the next piece must end so that it holds nothing that came after `other_ns`, but for the chunk
-    /// in which it begins.
+    /// Returns the maximum end of the next piece: it contains its first chunk, and further chunks not later than
+    /// `other_ns`.
     fn end_before(&mut self, end: u64, other_ns: u64) -> Result<u64, JournalError> {
         let Some(chunk) = self.chunk()? else {
             return Ok(end);
@@ -330,7 +329,7 @@ mod tests {
             let mut looks = looks.into_iter();
             let mut until_look = looks.next().unwrap_or(usize::MAX);
             let index = |stream| usize::from(stream == Stream::Stderr);
-            // Times of the bytes, so that the order of what both outputs hold at one look can be checked.
+            // Times of the bytes, to check the order of both outputs.
             let mut times: [Vec<Duration>; 2] = Default::default();
             for (number, (error, count, wait)) in writes.iter().enumerate() {
                 let to = usize::from(*error);
@@ -351,8 +350,8 @@ mod tests {
                     prop_assert_eq!(piece.offset as usize, at[own], "no gap and no repeat");
                     let end = at[own] + piece.bytes.len();
                     prop_assert_eq!(&piece.bytes[..], &model[own][at[own]..end]);
-                    // Chunks hold what came within the interval of the index, 10 ms; a piece may end with one, or
-                    // with what is left of a character that one cuts.
+                    // A chunk holds the bytes of one index interval (10 ms). A piece may end with a chunk, or with the
+                    // rest of a character that a chunk boundary splits.
                     if at[other] < model[other].len() {
                         let slack = Duration::from_millis(25);
                         prop_assert!(times[own][at[own]] <= times[other][at[other]] + slack);

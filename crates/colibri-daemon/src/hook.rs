@@ -322,6 +322,6 @@ async fn keep(entry: &Arc<Entry>, seen: Seen) {
             tracing::warn!(path = %path.display(), %error, "what hooks have seen is not kept, and may be told again");
         }
     });
-    // Fails only where the daemon is shutting down: the next one tells it again.
+    // Fails only while the daemon is shutting down: the next one runs the hook again.
     let _ = kept.await;
 }

@@ -1,4 +1,4 @@
-//! Reads an agent's events from its journal, in slices of bounded size on the pool.
+//! Parses an agent's events from its journal, in slices of bounded size on the thread pool.
 //!
 //! ```text
 //! journal: |---- parsed ----|---------------- backlog ----------------|
@@ -15,15 +15,15 @@ use colibri_proto::Stream;
 use crate::pool;
 use crate::registry::Entry;
 
-/// Most bytes that are parsed before other agents get their turn.
+/// Maximum size of a slice, in bytes; between slices other agents get a turn.
 const SLICE: u64 = 256 * 1024;
-/// Bytes of one read within a slice.
+/// Size of one read within a slice, in bytes.
 const READ: usize = 64 * 1024;
-/// Longest backlog that is parsed; of a longer one only the end is.
+/// Maximum backlog that is parsed completely, in bytes; of a longer one only the end is parsed.
 pub(crate) const BACKLOG: u64 = 64 << 20;
-/// Longest backlog that is parsed before the end of an agent is published.
+/// Maximum backlog that is parsed before the end of an agent is published, in bytes.
 pub(crate) const LAST_BACKLOG: u64 = 1 << 20;
-/// What is left to be parsed of a backlog that is too long.
+/// Part of a backlog over the maximum that is still parsed: its last bytes.
 const KEPT: u64 = 1 << 20;
 
 /// An agent's pane, and how far its journal has been parsed.
@@ -32,11 +32,11 @@ pub(crate) struct Parser {
     entry: Arc<Entry>,
     journal: JournalReader,
     cursor: u64,
-    /// Where the last line ends that changed the state.
+    /// End offset of the last line that changed the state.
     pub(crate) changed_at: Option<u64>,
-    /// The journal cannot be read on: it is shorter than it was, or gone.
+    /// The journal cannot be read further: it was truncated or removed.
     gone: bool,
-    /// A read failed and is tried again when there is news.
+    /// A read failed; it is retried with the next status of the shim.
     failed: bool,
     skip_logged: bool,
 }
@@ -55,7 +55,7 @@ impl Parser {
         }
     }
 
-    /// Returns how many bytes of stdout have been parsed; all of them where none need be.
+    /// Returns the number of parsed bytes of stdout; `u64::MAX` if none need parsing or none can be read.
     pub(crate) fn parsed(&self) -> u64 {
         match self.pane.needs_bytes() && !self.gone && !self.failed {
             true => self.cursor,
@@ -63,12 +63,13 @@ impl Parser {
         }
     }
 
-    /// Whether bytes before `end` can be parsed now.
+    /// Returns whether bytes before `end` can be parsed now.
     pub(crate) fn is_behind(&self, end: u64) -> bool {
         self.parsed() < end
     }
 
-    /// Skips a backlog that is longer than `limit`, but for its end. The line in which the rest begins is skipped too.
+    /// Skips a backlog that is longer than `limit`, except its end. A line that is cut at the start of the rest is
+    /// skipped too.
     pub(crate) fn skip_backlog(&mut self, end: u64, limit: u64) {
         if self.is_behind(end) && end - self.cursor > limit {
             self.skip_to(end.saturating_sub(KEPT.min(limit)));
@@ -130,7 +131,7 @@ impl Parser {
                     return;
                 }
                 Ok(count) => self.lines(buffer.get(..count).unwrap_or_default(), now),
-                // Retention was faster: a state goes by what is left.
+                // Retention has dropped these bytes: continue with the oldest kept one.
                 Err(JournalError::BelowOldest { oldest, .. }) if oldest > self.cursor => {
                     self.skip_to(oldest);
                 }

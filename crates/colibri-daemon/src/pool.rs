@@ -1,10 +1,10 @@
-//! Blocking work of the daemon, on a fixed number of threads that are started before anything else.
+//! Thread pool of fixed size for blocking work of the daemon, started before anything else.
 //!
-//! Tokio starts a thread for blocking work when none is idle, and panics where the system refuses. The daemon
-//! therefore starts all of them at once, checks first that the system has enough, and keeps them: a kill works
-//! while an agent uses up every process that its user may have.
+//! Tokio starts a thread for blocking work when none is idle, and panics if the system refuses to create one. The
+//! daemon therefore probes that the system grants all threads, starts them at its own start, and keeps them: a kill
+//! works even while an agent uses up every process of its user.
 //!
-//! Work that takes long has a number of slots of its own, so that a thread is always left for short work.
+//! Semaphores bound the number of threads that long work may occupy, so that one thread is left for short work.
 
 use std::io;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -14,21 +14,21 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
-/// Threads that run async tasks.
+/// Number of threads that run async tasks.
 const WORKERS: usize = 2;
-/// Threads that run blocking work: those of both long kinds below, and one more.
+/// Number of threads for blocking work: the permits of both semaphores below, plus one for short work.
 const THREADS: usize = 4;
-/// Slices of agents' events that are parsed at the same time, of all agents together. The queue is first in, first
-/// out, so that each agent gets its turn however much another one writes.
+/// Limits how many slices of events are parsed at the same time, over all agents. The semaphore is fair (FIFO), so that
+/// an agent that floods does not starve the others.
 static PARSING: Semaphore = Semaphore::const_new(2);
-/// Long work at a time: a removal of a directory, a look at all processes of the host.
+/// Limits how many long operations run at the same time, like the removal of a directory or a scan of all processes.
 static LONG: Semaphore = Semaphore::const_new(1);
-/// How long the system may take to run the threads that it has granted.
+/// Timeout until all granted threads run.
 const STARTED: Duration = Duration::from_secs(10);
-/// The threads never end for want of work: about 136 years.
+/// Keep-alive of idle threads: about 136 years, so that none ends.
 const KEPT: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// Keeps threads waiting until it is opened.
+/// Blocks threads until it is opened.
 #[derive(Default)]
 struct Gate {
     open: Mutex<bool>,
@@ -52,10 +52,10 @@ impl Gate {
     }
 }
 
-/// Starts the daemon's runtime with all threads that it will ever have.
+/// Builds the daemon's runtime and starts all of its threads.
 ///
 /// # Errors
-/// The system does not grant the threads.
+/// The system refuses to create the threads.
 pub(crate) fn runtime() -> io::Result<Runtime> {
     probe(WORKERS + THREADS)?;
     let runtime = Builder::new_multi_thread()
@@ -68,7 +68,8 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
     Ok(runtime)
 }
 
-/// Starts so many threads at the same time and ends them: tokio would panic where the system refuses one.
+/// Checks that the system grants `count` threads at the same time: starts and ends them. Without the check tokio would
+/// panic.
 fn probe(count: usize) -> io::Result<()> {
     let gate = Arc::new(Gate::default());
     let mut threads = Vec::with_capacity(count);
@@ -90,7 +91,7 @@ fn probe(count: usize) -> io::Result<()> {
     outcome
 }
 
-/// Has the runtime start all its threads for blocking work: none is idle before all of them run.
+/// Makes the runtime start all threads for blocking work: each task waits until all of them run.
 fn warm_up(runtime: &Runtime) -> io::Result<()> {
     let gate = Arc::new(Gate::default());
     let (started, starts) = channel();
@@ -109,7 +110,7 @@ fn warm_up(runtime: &Runtime) -> io::Result<()> {
     })
 }
 
-/// Runs work that takes a moment: a read or a write of a small file.
+/// Runs short work, like a read or a write of a small file.
 ///
 /// # Errors
 /// The daemon is shutting down.
@@ -121,7 +122,7 @@ pub(crate) async fn short<T: Send + 'static>(
         .map_err(io::Error::other)
 }
 
-/// Runs work that may take long, one piece of it at a time.
+/// Runs long work; only one runs at a time.
 ///
 /// # Errors
 /// The daemon is shutting down.
@@ -132,7 +133,7 @@ pub(crate) async fn long<T: Send + 'static>(
     short(work).await
 }
 
-/// Parses a slice of an agent's events. Whoever calls it bounds the slice.
+/// Parses a slice of an agent's events. The caller bounds the slice.
 ///
 /// # Errors
 /// The daemon is shutting down.
@@ -158,7 +159,7 @@ mod tests {
                 task.await.unwrap().unwrap();
             }
         });
-        // Other tests of this process may start threads of their own; with nextest there are none.
+        // Other tests in this process may start threads; nextest runs each test in its own process.
         assert!(threads() <= before + THREADS);
     }
 }

@@ -80,11 +80,11 @@ pub(crate) struct Snapshot {
     /// Where in its stdout the line ends that brought the state about, or how much it had written in all when it
     /// fell silent; absent for other causes.
     pub(crate) changed_at: Option<u64>,
-    /// How much of its stdout precedes the state: subscribers get that first, then the state, then the rest.
+    /// Stdout offset that precedes the state: subscribers get output up to it, then the state, then the rest.
     pub(crate) precedes: u64,
-    /// How much of its stdout has been looked for events.
+    /// Number of stdout bytes that were parsed for events.
     pub(crate) parsed: u64,
-    /// Where in its stdout the run begins.
+    /// Stdout offset at which the run begins.
     pub(crate) run_from: u64,
     pub(crate) kill: Option<Kill>,
     pub(crate) stdout: u64,
@@ -225,7 +225,7 @@ pub(crate) struct Registry {
     changes: broadcast::Sender<Change>,
     /// Which ended agents are kept.
     pub(crate) retention: Keeper,
-    /// Held by a removal.
+    /// Serializes removals.
     removing: tokio::sync::Mutex<()>,
 }
 
@@ -237,9 +237,9 @@ struct Agents {
     running: BTreeMap<AgentId, Arc<Entry>>,
     /// How many there have ever been.
     count: u64,
-    /// Spawns in progress, by the number of their reservation.
+    /// Spawns in progress, by reservation number.
     starting: BTreeMap<u64, Starting>,
-    /// How many reservations there have ever been.
+    /// Number of the next reservation.
     reservations: u64,
 }
 
@@ -465,7 +465,7 @@ impl Registry {
         agents.by_id.values().map(|entry| &**entry).for_each(look);
     }
 
-    /// Returns all agents that have ended, and when, in nanoseconds since 1970.
+    /// Returns all ended agents with their end times, in nanoseconds since 1970.
     pub(crate) fn ended(&self) -> Vec<(u64, AgentId)> {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
         let ended = agents.by_id.values().filter_map(|entry| {
@@ -486,9 +486,9 @@ impl Registry {
     /// Forgets an agent that has ended, and deletes what is kept of it.
     ///
     /// # Errors
-    /// It runs, or its directory cannot be deleted.
+    /// The agent runs, or its directory cannot be deleted.
     pub(crate) async fn remove(&self, id: &AgentId) -> Result<(), SpawnError> {
-        // One after the other: a second removal of the same agent finds that it is gone.
+        // One removal at a time: a second removal of the same agent then reports an unknown agent.
         let _one_at_a_time = self.removing.lock().await;
         let Some(entry) = self.get(id) else {
             return Ok(());
@@ -506,7 +506,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Takes an agent out of the registry, and tells subscribers.
+    /// Removes an agent from the registry, and notifies subscribers.
     pub(crate) fn forget(&self, id: &AgentId) {
         let mut agents = self.agents.write().unwrap_or_else(PoisonError::into_inner);
         agents.running.remove(id);
@@ -526,13 +526,13 @@ impl Registry {
 /// Deletes an agent's directory.
 fn remove_directory(entry: &Entry) -> std::io::Result<()> {
     entry.hooks().set_removed(true);
-    // In this order: what a cut-off removal leaves is a whole ended agent, or the remains of a spawn,
-    // which the next daemon removes.
+    // In this order: an interrupted removal leaves either a complete ended agent, or an incomplete spawn, which the
+    // next daemon removes.
     let removed = remove_file(&entry.directory.join(layout::SHIM))
         .and_then(|()| remove_file(&entry.directory.join(layout::EXIT)))
         .and_then(|()| match std::fs::remove_dir_all(&entry.directory) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            // What an agent said may be written at this moment.
+            // `view.json` may be written concurrently.
             Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
                 std::fs::remove_dir_all(&entry.directory)
             }

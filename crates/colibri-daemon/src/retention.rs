@@ -1,4 +1,4 @@
-//! Removes ended agents by age and count, as the settings say: at the start, every hour, and after an agent's end.
+//! Removes ended agents by age and count, as configured: at the start, every hour, and after an agent has ended.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tokio::sync::Notify;
 use crate::registry::Registry;
 use crate::times;
 
-/// Between two passes where nothing ends.
+/// Interval between passes while no agent ends.
 const EVERY: Duration = Duration::from_secs(3600);
-/// From one pass to the next at least, however many agents end.
+/// Minimum interval between passes, however many agents end.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Most agents that one pass removes; the next one removes more.
+/// Maximum number of agents that one pass removes.
 const AT_ONCE: usize = 100;
 
-/// Which ended agents are kept, and a wake-up for the task that removes the others.
+/// The retention settings, and a wake-up for the task that applies them.
 #[derive(Default)]
 pub(crate) struct Keeper {
     retention: Mutex<Retention>,
@@ -31,7 +31,7 @@ impl Keeper {
         self.wake.notify_one();
     }
 
-    /// Starts a pass, because an agent has ended.
+    /// Starts a pass after an agent has ended.
     pub(crate) fn wake(&self) {
         self.wake.notify_one();
     }
@@ -47,7 +47,7 @@ impl Keeper {
     }
 }
 
-/// Removes what is not kept, for ever.
+/// Runs passes forever.
 pub(crate) async fn keep(registry: Arc<Registry>) {
     loop {
         let is_done = pass(&registry).await;
@@ -58,7 +58,7 @@ pub(crate) async fn keep(registry: Arc<Registry>) {
     }
 }
 
-/// Removes some agents that are not kept, the oldest first; whether none is left.
+/// Removes at most [`AT_ONCE`] expired agents, the oldest first; returns whether none is left.
 async fn pass(registry: &Registry) -> bool {
     let retention = registry.retention.get();
     if retention == Retention::default() {
@@ -85,7 +85,7 @@ async fn pass(registry: &Registry) -> bool {
     is_done || failed > 0
 }
 
-/// Returns the agents that are not kept, the oldest first; `ended` are all that have ended, and when.
+/// Returns the expired agents, the oldest first; `ended` lists all ended agents with their end times.
 fn expired(retention: Retention, now_ns: u64, mut ended: Vec<(u64, AgentId)>) -> Vec<AgentId> {
     ended.sort();
     let by_count = retention.count.map_or(0, |count| {

@@ -1,4 +1,4 @@
-//! A log file of bounded size: at a limit it becomes `NAME.1`, the one before `NAME.2`, and so on; the oldest goes.
+//! Log rotation by size: a full file is renamed to `NAME.1`, `NAME.1` to `NAME.2`, and so on; the oldest is deleted.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use colibri_spawner::settings::LogLimits;
 
-/// A log file, shared by cloning. It is opened by its name again when another file has that name, or none has, so
-/// that other programs may move it away.
+/// A log file, shared by cloning. It is reopened when its path names another file or none, so that other programs may
+/// rotate it.
 #[derive(Clone)]
 pub(crate) struct RotatedLog(Arc<Mutex<Log>>);
 
@@ -20,7 +20,7 @@ struct Log {
 }
 
 impl RotatedLog {
-    /// Names a log file; the first write opens it.
+    /// Creates a log for a path; the first write opens the file.
     pub(crate) fn new(path: PathBuf, limits: LogLimits) -> Self {
         Self(Arc::new(Mutex::new(Log {
             path,
@@ -29,17 +29,17 @@ impl RotatedLog {
         })))
     }
 
-    /// Opens the file, so that a directory that cannot be written is known at once.
+    /// Opens the file now, so that an error is reported at the start and not with the first line.
     pub(crate) fn open(&self) -> io::Result<()> {
         self.lock().file().map(drop)
     }
 
-    /// Opens the file by its name again before the next write.
+    /// Makes the next write reopen the file.
     pub(crate) fn reopen(&self) {
         self.lock().file = None;
     }
 
-    /// Appends whole lines by one write(2), and rotates first where they would exceed the size limit.
+    /// Appends complete lines with one write(2); rotates first if they would exceed the size limit.
     pub(crate) fn append(&self, lines: &[u8]) -> io::Result<()> {
         self.lock().append(lines)
     }
@@ -49,7 +49,7 @@ impl RotatedLog {
     }
 }
 
-/// For log lines: `tracing_subscriber` writes each by one call.
+/// `tracing_subscriber` writes each log line with one call.
 impl Write for RotatedLog {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         self.append(lines).map(|()| lines.len())
@@ -93,7 +93,7 @@ impl Log {
     fn rotate(&mut self) -> io::Result<()> {
         self.file = None;
         let keep = self.limits.keep;
-        // A file that is missing leaves a gap, which closes with the next rotations.
+        // A missing file leaves a gap in the numbers, which later rotations close.
         for number in (1..keep).rev() {
             missing_is_fine(fs::rename(
                 numbered(&self.path, number),

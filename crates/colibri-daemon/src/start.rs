@@ -116,7 +116,7 @@ fn run(
     backends: impl FnOnce(&str) -> BackendRegistry,
 ) -> Result<(), StartError> {
     colibri_sys::signals::reset_inherited();
-    // Files of the daemon are its user's alone; agents have a umask of their own.
+    // Files of the daemon are readable only by its user; agents have their own umask.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let arguments = &if arguments.background {
         detach(arguments).map_err(StartError::system("detaching from the caller"))?
@@ -161,7 +161,7 @@ fn run(
         }
     }
     let _lock = lock_state(&settings)?;
-    // A daemon that was killed has left it.
+    // A killed daemon leaves its record behind.
     DaemonFile::remove(&settings.state_dir);
     let config = Configuration::new(arguments.config.clone(), stronger, backends, file);
     let audit = Audit::new(&settings.state_dir, settings.log);
@@ -171,7 +171,7 @@ fn run(
             let listening = Listening::open(&socket, partial.socket_group.as_deref()).await?;
             record(&settings, &socket);
             let watch = |kind| signal(kind).map_err(StartError::system("watching signals"));
-            // Where RLIMIT_FSIZE is reached, a write fails with EFBIG, and does not end the daemon.
+            // With a handler, a write beyond RLIMIT_FSIZE fails with EFBIG instead of ending the daemon.
             drop(watch(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
             // Before anything that takes its time: a reload must not end the daemon.
             let mut hangup = watch(SignalKind::hangup())?;
@@ -227,11 +227,11 @@ fn run(
         })
 }
 
-/// Leaves the session, the working directory and the scheduling priority of the caller, which may be a shell in a
-/// directory that is to be unmounted. Returns the arguments with absolute paths. Resource limits stay: what the caller
-/// has lowered, an ordinary user cannot raise.
+/// Leaves the session, the working directory and the scheduling priority of the caller, so that its directory can be
+/// unmounted. Returns the arguments with absolute paths. Resource limits stay: an ordinary user cannot raise a limit
+/// that the caller has lowered.
 fn detach(arguments: &Arguments) -> io::Result<Arguments> {
-    // Fails only where it has a session of its own already.
+    // Fails only if the process is already a session leader.
     let _ = rustix::process::setsid();
     let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
     let detached = Arguments {
@@ -241,7 +241,7 @@ fn detach(arguments: &Arguments) -> io::Result<Arguments> {
         ..arguments.clone()
     };
     std::env::set_current_dir("/")?;
-    // An ordinary user may not lower the value (getpriority(2)); that is logged later.
+    // An ordinary user may not lower the nice value (getpriority(2)); a warning is logged later.
     let _ = rustix::process::setpriority_process(None, 0);
     Ok(detached)
 }
@@ -292,7 +292,7 @@ fn tell_systemd() {
     }
 }
 
-/// Has log lines written; returns the log file, if they go to one.
+/// Installs the log subscriber; returns the log file if the log goes to one.
 fn log_to(arguments: &Arguments, settings: &Settings) -> Result<Option<RotatedLog>, StartError> {
     let filter = EnvFilter::try_from_env("COLIBRI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
@@ -315,7 +315,7 @@ fn log_to(arguments: &Arguments, settings: &Settings) -> Result<Option<RotatedLo
     Ok(None)
 }
 
-/// Records where this daemon listens, for clients that know its state directory only.
+/// Writes `daemon.json`, by which clients that know only the state directory find the socket.
 fn record(settings: &Settings, socket: &Path) {
     let record = DaemonFile {
         pid: rustix::process::getpid().as_raw_nonzero().get(),

@@ -25,7 +25,7 @@ use crate::{pool, times};
 
 /// After a journal could not be read (no descriptors left, say), before it is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
-/// Failed reads of a journal, one after the other, before its subscriber goes on without that output: a minute.
+/// Maximum number of consecutive failed reads (about a minute) before the subscriber continues without that output.
 const ATTEMPTS: u32 = 300;
 
 /// What a subscriber wants of an agent.
@@ -34,7 +34,7 @@ pub(crate) struct Wanted {
     pub(crate) subscription: u64,
     pub(crate) stream: Option<StreamChoice>,
     pub(crate) from_offset: Option<u64>,
-    /// Where standard error begins, if that is another place.
+    /// First offset in standard error, if it differs from `from_offset`.
     pub(crate) stderr_from_offset: Option<u64>,
     pub(crate) timed: bool,
     /// Spawns, runs and kills are wanted too.
@@ -157,8 +157,8 @@ async fn follow(
         if let (Some(Notification::AgentState(state)), Some(metrics)) = (&state, &metrics) {
             metrics.merged(state.merged);
         }
-        // In the order of cause and effect: a run begins behind the output of the one before, and a state comes
-        // behind the line that says so. What the agent was doing already when it was subscribed to comes first.
+        // Order: a run event follows the output of the previous run, and a state follows the line that caused it. The
+        // state at the time of the subscription comes first.
         let state_first = first && state.is_some();
         let steps = [
             (0, kill, false),
@@ -199,7 +199,7 @@ async fn follow(
     }
 }
 
-/// What has happened besides output.
+/// Events other than output, to send in this order.
 #[derive(Default)]
 struct News {
     kill: Option<Notification>,
@@ -344,13 +344,13 @@ struct Sender<'a> {
     wanted: Wanted,
     frames: &'a Frames,
     place: Option<&'a Place>,
-    /// Absent while it is read from, on another thread.
+    /// Absent while a pool thread reads from it.
     merge: Option<Merge>,
 }
 
 impl Sender<'_> {
-    /// Sends what the journals hold behind the cursors, all of it that the snapshot knows of, until stdout has been
-    /// sent up to `precedes`; `false` where the connection has ended.
+    /// Sends output up to the lengths in the snapshot, stopping when stdout has been sent up to `precedes`; returns
+    /// `false` if the connection has ended.
     async fn outputs(&mut self, snapshot: &Snapshot, precedes: u64) -> bool {
         let ends = Ends {
             stdout: snapshot.stdout.min(snapshot.parsed).min(precedes),
@@ -358,7 +358,7 @@ impl Sender<'_> {
         };
         let mut attempts = 0;
         loop {
-            // What comes behind an event waits for it, and so does stderr from then on.
+            // Output after `precedes` waits for the event, and so does stderr once stdout has reached it.
             let wanted = |merge: &&Merge| {
                 merge.has_more(ends) && (precedes == u64::MAX || merge.is_before(ends.stdout))
             };
@@ -375,7 +375,7 @@ impl Sender<'_> {
                 let next = merge.next(ends);
                 (merge, next)
             });
-            // Fails only where the daemon is shutting down.
+            // Fails only while the daemon is shutting down.
             let Ok((merge, next)) = read.await else {
                 return false;
             };

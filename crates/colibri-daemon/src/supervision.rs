@@ -23,7 +23,7 @@ const FIRST_WORD: Duration = Duration::from_secs(1);
 /// Between two looks at how long output takes to get here.
 const SAMPLE: Duration = Duration::from_secs(1);
 
-/// Ended agents whose events are read at the same time.
+/// Limits how many ended agents are parsed at the same time.
 static REVIEWING: Semaphore = Semaphore::const_new(1);
 
 /// What the events of an ended agent said; in its directory.
@@ -38,7 +38,7 @@ pub(crate) async fn supervise(
     observers: Observers,
 ) {
     let id = entry.spec.id.clone();
-    // Fails only where the daemon is shutting down: the next one begins again.
+    // Fails only while the daemon is shutting down: the next daemon parses again.
     if let Err(error) = follow(entry, agent, pane, spawner, observers).await {
         tracing::debug!(%id, %error, "agent not followed any more");
     }
@@ -129,7 +129,7 @@ async fn follow(
         }
         publisher.publish(&parser, &state, None).await?;
         if is_behind {
-            // The queue for the next slice is where other agents get their turn.
+            // Requesting the next slice queues behind other agents.
             continue;
         }
         let changed = states.changed();
@@ -170,7 +170,7 @@ pub(crate) async fn review(entry: Arc<Entry>) {
     let Some(exit) = entry.latest.borrow().exit.clone() else {
         return;
     };
-    // Agents that run come first: of those that have ended, one at a time is read.
+    // Running agents have priority: only one ended agent is parsed at a time.
     let Ok(_slot) = REVIEWING.acquire().await else {
         return;
     };

@@ -19,9 +19,9 @@ pub enum Outcome {
     Code(i32),
     /// By this signal.
     Signal(i32),
-    /// A user ended it, whatever its exit status.
+    /// A user ended the agent, whatever its exit status.
     KilledByUser,
-    /// Its exit status is unknown, or does not tell what happened; the reason.
+    /// Its exit status is unknown or does not show the cause; the reason.
     Lost(String),
 }
 
@@ -113,8 +113,8 @@ impl Glasspane {
         }
     }
 
-    /// So many bytes of its stdout were not shown to this pane. What comes next may begin within a line, which is
-    /// passed over.
+    /// Records that `bytes` of stdout were skipped. The next output may begin within a line; the rest of that line is
+    /// ignored.
     pub fn skipped(&mut self, bytes: u64) {
         self.view.skipped_bytes = self.view.skipped_bytes.saturating_add(bytes);
         self.lines = Lines::within_line();

@@ -1,6 +1,6 @@
-//! Every refusal, each with a hint. Values are shown escaped because they are untrusted. A message names a field of
-//! [`crate::JailConfig`] or [`crate::Limits`] in backquotes, so that a program can show its own word for it, as the
-//! command line shows its flags.
+//! Validation errors, each with a hint. Values are shown escaped because they are untrusted. Messages name fields of
+//! [`crate::JailConfig`] and [`crate::Limits`] in backquotes, so that a program can replace them, as the command line
+//! does by its flags.
 
 /// Why a program and its arguments cannot be a command line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -12,7 +12,7 @@ pub enum CommandLineError {
     /// A byte that ends strings in execve(2).
     #[error("{0} contains a NUL byte, which execve(2) cannot pass; remove it")]
     Nul(String),
-    /// One argument or variable is longer than the system passes on.
+    /// One argument or variable is longer than execve(2) accepts.
     #[error(
         "{what} has {bytes} bytes, more than the {max} that execve(2) takes in one string; pass it in a file or on standard input"
     )]
@@ -24,26 +24,26 @@ pub enum CommandLineError {
         /// The longest allowed, in bytes.
         max: usize,
     },
-    /// Arguments and environment together are longer than the system passes on.
+    /// Arguments and environment together are longer than execve(2) accepts.
     #[error(
         "arguments and environment have {bytes} bytes, more than the {max} that execve(2) takes here (ARG_MAX); pass them in a file or on standard input"
     )]
     TooLong {
-        /// Their length, in bytes, with a pointer each.
+        /// Their length including one pointer for each, in bytes.
         bytes: usize,
         /// The longest allowed, in bytes.
         max: usize,
     },
-    /// The program that confines takes fewer words.
+    /// The confining program accepts fewer arguments.
     #[error(
         "{count} arguments are more than {program} takes ({max}, its own included); pass them in a file or on standard input"
     )]
     TooMany {
         /// How many there are.
         count: usize,
-        /// The program that confines.
+        /// The confining program.
         program: String,
-        /// The most that it takes.
+        /// Maximum number that it accepts.
         max: usize,
     },
 }
@@ -225,10 +225,10 @@ pub enum JailError {
     MountOption {
         /// The whole mount.
         mount: String,
-        /// What stands after the last colon.
+        /// The text after the last colon.
         option: String,
     },
-    /// Mount: over the jail's root.
+    /// Mount: the target is the jail's root.
     #[error("a mount cannot cover the jail's root; give another target, or the root as `path`")]
     MountOnRoot,
     /// Mount: where the jail has something of its own.

@@ -26,8 +26,8 @@ pub struct MountConfig {
     pub read_only: bool,
 }
 
-/// `SOURCE` or `SOURCE:TARGET`, each optionally followed by `:ro` or `:rw`. What stands after the last colon is an
-/// option or an absolute target. Paths that contain `:` cannot be written so.
+/// `SOURCE` or `SOURCE:TARGET`, each optionally followed by `:ro` or `:rw`. The text after the last colon is an option
+/// or an absolute target. This form cannot express paths that contain `:`.
 impl FromStr for MountConfig {
     type Err = JailError;
 

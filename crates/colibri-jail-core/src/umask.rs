@@ -20,7 +20,7 @@ impl Umask {
     }
 }
 
-/// `022`: others may read what the agent makes and not change it.
+/// Returns `022`: other users may read the agent's files, but not write them.
 impl Default for Umask {
     fn default() -> Self {
         Self(0o022)

@@ -1,26 +1,26 @@
-//! Ids of requests, kept as they were written: no number is too long, and no digit is lost.
+//! Request ids, kept as raw JSON, so that numbers of any length are returned without loss.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// Longest id of a request, in bytes as it is written.
+/// Maximum length of a request id, in bytes of JSON.
 pub const MAX_ID: usize = 4096;
 
-/// The id of a request: a number, a text or null, as its caller wrote it.
+/// The id of a request: a JSON number, string or null, exactly as the caller wrote it.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RequestId(Box<RawValue>);
 
 impl RequestId {
-    /// Returns the id of an answer to what could not be read.
+    /// Returns the id for an answer to a request whose id cannot be read.
     #[must_use]
     pub fn null() -> Self {
         Self(RawValue::NULL.to_owned())
     }
 
-    /// Takes over what a caller wrote; `None` where that cannot be an id.
+    /// Returns the id in a request; `None` if the value is not a valid id.
     pub(crate) fn of(raw: &RawValue) -> Option<Self> {
         let text = raw.get();
         let fits = text.len() <= MAX_ID
@@ -47,7 +47,7 @@ impl RequestId {
 
 impl From<u64> for RequestId {
     fn from(number: u64) -> Self {
-        // A number is always JSON.
+        // A number is always valid JSON.
         RawValue::from_string(number.to_string()).map_or_else(|_| Self::null(), Self)
     }
 }

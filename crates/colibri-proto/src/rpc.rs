@@ -101,16 +101,16 @@ pub struct Request {
     params: Value,
 }
 
-/// What is answered to a frame that is no request.
+/// The error answer to a frame that is not a valid request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
-    /// The id of the request, or null where it could not be read.
+    /// The id of the request; null if it cannot be read.
     pub id: RequestId,
     /// What is wrong with it.
     pub error: RpcError,
 }
 
-/// The fields of a request as they are written.
+/// The fields of a request as raw JSON.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(default, borrow, deserialize_with = "present")]
@@ -123,7 +123,7 @@ struct Fields<'a> {
     params: Option<&'a RawValue>,
 }
 
-/// Reads a field that is there; also one that is null.
+/// Deserializes a present field, so that null differs from an absent field.
 fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     Deserialize::deserialize(from).map(Some)
 }
@@ -138,7 +138,7 @@ fn no_json(error: &serde_json::Error) -> RpcError {
         .hint("send one JSON object in UTF-8 a line, nested at most 127 deep")
 }
 
-/// What is wrong with a frame that has not the fields of a request.
+/// Returns the error for a frame that cannot be deserialized as a request.
 fn not_an_object(frame: &[u8]) -> RpcError {
     match serde_json::from_slice(frame) {
         Err(error) => no_json(&error),
@@ -149,18 +149,18 @@ fn not_an_object(frame: &[u8]) -> RpcError {
 }
 
 impl Request {
-    /// Reads a frame, as [`Request::read`], for callers who do not answer it.
+    /// Parses a frame like [`Request::read`], for callers that do not answer it.
     ///
     /// # Errors
-    /// It is no JSON, or no request.
+    /// The frame is not JSON, or not a valid request.
     pub fn parse(frame: &[u8]) -> Result<Self, RpcError> {
         Self::read(frame).map_err(|refusal| refusal.error)
     }
 
-    /// Reads a frame.
+    /// Parses a frame.
     ///
     /// # Errors
-    /// It is no JSON, or no request: what is to be answered, with the id of the request where that could be read.
+    /// The frame is not JSON, or not a valid request: the answer to send, with the id of the request if it can be read.
     pub fn read(frame: &[u8]) -> Result<Self, Refusal> {
         let not_an_object = || Refusal {
             id: RequestId::null(),
@@ -249,7 +249,7 @@ impl Request {
     }
 }
 
-/// The names of the fields of a jail, as its schema has them, which a test holds to the type.
+/// Returns the field names of a jail from its schema, which a test compares with the type.
 fn jail_fields() -> Vec<String> {
     let schema = schemars::schema_for!(JailSchema);
     let fields = schema.get("properties").and_then(Value::as_object);
@@ -464,7 +464,7 @@ mod tests {
         insta::assert_snapshot!(shown);
     }
 
-    /// The id with which a frame is answered, as it is written; `None` where no answer is wanted.
+    /// Returns the id in the answer to a frame; `None` for a notification.
     fn answered_id(frame: &str) -> Option<String> {
         let id = match Request::read(frame.as_bytes()) {
             Ok(request) => request.id?,
@@ -494,7 +494,7 @@ mod tests {
             "null",
         ] {
             assert_eq!(answered_id(&valid(id)).as_deref(), Some(id));
-            // Also where the rest of the request is wrong.
+            // Even if the rest of the request is invalid.
             for (wrong, kind) in [
                 (
                     format!(r#"{{"id":{id},"method":"version"}}"#),

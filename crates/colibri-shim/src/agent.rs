@@ -1,4 +1,4 @@
-//! Starts the first process: pipes for its stdio, its own process group, nothing inherited: no descriptor, signal mask,
+//! Starts the first process: pipes for its stdio, its own process group, and no inherited descriptor, signal mask,
 //! ignored signal or umask.
 
 use std::io;

@@ -28,8 +28,8 @@ impl Cgroup {
             .open(self.directory.join("cgroup.procs"))
     }
 
-    /// Sends KILL to every process in it, whatever they fork meanwhile (`cgroup.kill`, cgroups(7); Linux 5.14). Where
-    /// the kernel has no such file, nothing happens.
+    /// Sends KILL to every process in the cgroup, atomically with respect to fork(2) (`cgroup.kill`, cgroups(7), Linux
+    /// 5.14). Does nothing on older kernels.
     pub(crate) fn kill(&self) {
         let _ = OpenOptions::new()
             .write(true)

@@ -4,8 +4,8 @@
 //! connections that sent `watch`. The bytes of an `input` request follow its line raw, `len` of them, so
 //! that input need not be text.
 //!
-//! Protocol 2 adds `expires_ms`, `restart`, and `last` of `signal`. A shim says its version in `shim.json`; a caller
-//! sends a shim of an earlier version only what that one knows.
+//! Version 2 adds `expires_ms`, `restart`, and `last` of `signal`. A shim reports its version in `shim.json`; a caller
+//! sends an earlier version only the operations that it knows.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,11 +18,11 @@ pub const MAX_INPUT: usize = 65_536;
 /// Input that the agent has not read yet is kept up to this many bytes; what is over is not accepted.
 pub const INPUT_BACKLOG: usize = 1 << 20;
 
-/// The version of this protocol. Version 1 had no number.
+/// Version of this protocol. A shim that reports no version speaks version 1.
 pub const PROTOCOL: u32 = 2;
 
-/// Returns the time by which requests expire: milliseconds of the monotonic clock, which all processes of a host share
-/// (clock_gettime(2)).
+/// Returns the time on the clock for [`Request::expires_ms`]: milliseconds of CLOCK_MONOTONIC, which all processes of a
+/// host share (clock_gettime(2)).
 #[must_use]
 pub fn clock_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -36,7 +36,7 @@ pub fn clock_ms() -> u64 {
 pub struct Request {
     /// Chosen by the client, repeated in the reply.
     pub seq: u64,
-    /// A shim that reads the request after this time of [`clock_ms`] does not carry it out: its caller has given up.
+    /// Time ([`clock_ms`]) after which the shim does not carry out the request, because the caller has timed out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_ms: Option<u64>,
     /// What to do.
@@ -115,9 +115,9 @@ pub enum Reply {
     },
     /// The agent's stdin is closed.
     InputClosed,
-    /// The request was not understood, or makes no sense now.
+    /// The request is invalid, or not possible in the current state.
     Refused(String),
-    /// The request was read after it had expired, and was not carried out.
+    /// The request was read after its expiry and was not carried out.
     Expired,
 }
 

@@ -131,10 +131,10 @@ fn main() -> ExitCode {
 
 /// Everything up to the running agent, in the order in which a failure leaves nothing behind.
 fn start(directory: &Path) -> Result<Supervisor, ShimError> {
-    // An agent that inherits a directory gets out of its jail by it.
+    // An agent could leave its jail through an inherited directory descriptor.
     colibri_sys::descriptors::close_from(3).map_err(ShimError::Descriptors)?;
     colibri_sys::signals::reset_inherited();
-    // A handler, and not SIG_IGN, which the agent would inherit: a write beyond RLIMIT_FSIZE then fails with EFBIG.
+    // A handler makes writes beyond RLIMIT_FSIZE fail with EFBIG. SIG_IGN would too, but the agent would inherit it.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(ShimError::Signals)?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
     // A session of its own: no terminal's signal reaches it. It fails only for a group leader, which
@@ -157,7 +157,7 @@ fn start(directory: &Path) -> Result<Supervisor, ShimError> {
     let mut runs = Runs::new(launch, shim_start.map_or(0, |process| process.start));
     let prepared = runs.begin([0, 0]).run(&signals.child());
     let agent = prepared.and_then(|()| runs.start()).map_err(|error| {
-        // The error says what failed; what was prepared is undone as far as possible.
+        // The error names the failed command; the clean-up then undoes the others as far as possible.
         let _ = runs.clean_up().run(&signals.child());
         runs.end();
         ShimError::Exec {

@@ -47,9 +47,9 @@ pub enum ExitStatus {
 /// `exit.json`: the agent and all its descendants are gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
-    /// How the first process ended; absent where the status was not collected (the shim was killed).
+    /// Exit status of the first process; absent if it was not collected because the shim was killed.
     pub exit: Option<ExitStatus>,
-    /// Why the agent ended; absent in records of shims before this field: see [`ExitRecord::reason`].
+    /// Why the agent ended; absent in records of earlier releases, see [`ExitRecord::reason`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ExitReason>,
     /// Why `exit` is absent, or why the agent was ended or not started again.
@@ -67,7 +67,7 @@ pub struct ExitRecord {
 }
 
 impl ExitRecord {
-    /// Returns why the agent ended, derived from the exit status where the record does not say it.
+    /// Returns why the agent ended; derived from the exit status if the record has no reason.
     #[must_use]
     pub fn reason(&self) -> ExitReason {
         self.reason.unwrap_or_else(|| reason_of(self.exit))
@@ -75,7 +75,7 @@ impl ExitRecord {
 }
 
 impl RunRecord {
-    /// Returns why the run ended, derived from the exit status where the record does not say it.
+    /// Returns why the run ended; derived from the exit status if the record has no reason.
     #[must_use]
     pub fn reason(&self) -> ExitReason {
         self.reason.unwrap_or_else(|| reason_of(self.exit))
@@ -101,7 +101,7 @@ pub struct RunRecord {
     pub exited_at_ns: u64,
     /// How; absent where nobody could see it.
     pub exit: Option<ExitStatus>,
-    /// Why the run ended; absent in records of shims before this field.
+    /// Why the run ended; absent in records of earlier releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ExitReason>,
     /// Why `exit` is absent.

@@ -19,10 +19,10 @@ use crate::{agent, now_ns};
 /// How a run ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct End {
-    /// The exit status of the first process; absent where it was not collected.
+    /// Exit status of the first process; absent if it was not collected.
     pub(crate) exit: Option<ExitStatus>,
     pub(crate) reason: ExitReason,
-    /// When, in nanoseconds since 1970.
+    /// End time, in nanoseconds since 1970.
     pub(crate) at_ns: u64,
 }
 
@@ -106,12 +106,12 @@ impl Runs {
     /// Executes the program of the run that was begun.
     ///
     /// # Errors
-    /// What kept the program from being executed.
+    /// The program cannot be executed.
     pub(crate) fn start(&self) -> io::Result<agent::Agent> {
         agent::start(&self.launch, self.cgroup.as_ref())
     }
 
-    /// Notes why the run that was begun has no program. The run counts all the same, as one that has ended.
+    /// Records why the program of the current run was not executed. The run still counts as one that has ended.
     pub(crate) fn not_started(&mut self, error: &str) {
         let program = &self.launch.program;
         self.add_reason(format!(
@@ -120,12 +120,12 @@ impl Runs {
         ));
     }
 
-    /// Returns the commands to run when no process of this run is left.
+    /// Returns the commands to run after the last process of this run has ended.
     pub(crate) fn clean_up(&self) -> Steps {
         Steps::new(&self.launch.after, OnError::Continue)
     }
 
-    /// Takes note of how the clean-up went, and of the memory limit, once for each run.
+    /// Records the outcome of the clean-up and whether the memory limit was reached. Called once for each run.
     pub(crate) fn cleaned_up(&mut self, outcome: Result<(), String>) {
         if self.cgroup.as_mut().is_some_and(Cgroup::out_of_memory) {
             self.add_reason("its memory limit was reached; give it more with --memory".to_owned());
@@ -135,7 +135,7 @@ impl Runs {
         }
     }
 
-    /// Adds to what is shown beside the exit status.
+    /// Adds a text that is shown beside the exit status.
     pub(crate) fn add_reason(&mut self, reason: String) {
         self.why = Some(match self.why.take() {
             Some(why) => format!("{why}; {reason}"),
@@ -143,7 +143,7 @@ impl Runs {
         });
     }
 
-    /// The cgroup of the agent, whose processes it can end at once.
+    /// Returns the cgroup of the agent, if it has one.
     pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
     }
@@ -176,7 +176,7 @@ impl Runs {
         self.closing = true;
     }
 
-    /// Whether there is to be no other run.
+    /// Returns whether the current run is the last one.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing
     }
@@ -224,7 +224,7 @@ impl Runs {
         }
     }
 
-    /// Adds this run to `runs.jsonl`, once. An agent that has one run only has no such file.
+    /// Appends this run to `runs.jsonl`, once. An agent with a single run has no such file.
     ///
     /// # Errors
     /// Whatever the file system refuses.

@@ -1,5 +1,5 @@
-//! Commands before and after each run, as limits and mounts of jails on FreeBSD need them. They run one after the other
-//! while the shim goes on serving requests, each within a time limit.
+//! Runs the commands before and after each run, which limits and mounts of FreeBSD jails need. They run one after the
+//! other, each with a timeout, while the shim keeps serving requests.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,21 +11,21 @@ use colibri_shim::launch::Step;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 
-/// How long one command may take before it is killed.
+/// Timeout of one command; it is killed after it.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How much of a command's stderr is kept for the error message, in bytes.
+/// Maximum length of a command's stderr in an error message, in bytes.
 const KEPT: usize = 4096;
 
-/// What happens to the other commands when one fails.
+/// What to do with the remaining commands when one fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnError {
-    /// They are not run: nothing must start without all of its preparation.
+    /// Skip them: the agent must not start without complete preparation.
     Stop,
-    /// They are run: each undoes something of its own.
+    /// Run them: each one undoes a separate preparation.
     Continue,
 }
 
-/// Commands on their way, in order.
+/// A sequence of commands that is being run.
 pub(crate) struct Steps {
     queue: VecDeque<Step>,
     current: Option<Running>,
@@ -42,7 +42,7 @@ struct Running {
 }
 
 impl Steps {
-    /// Nothing runs before the first [`Steps::poll`].
+    /// Creates the sequence; the first [`Steps::poll`] starts the first command.
     pub(crate) fn new(steps: &[Step], on_error: OnError) -> Self {
         Self {
             queue: steps.iter().cloned().collect(),
@@ -52,7 +52,7 @@ impl Steps {
         }
     }
 
-    /// What to wait for before the next [`Steps::poll`], besides the end of a child: output, and the time limit.
+    /// Returns what to wait for before the next [`Steps::poll`] besides SIGCHLD: the command's stderr and deadline.
     pub(crate) fn wanted(&self) -> (Option<&OwnedFd>, Option<Instant>) {
         match &self.current {
             Some(running) => (running.stderr.as_ref(), Some(running.deadline)),
@@ -60,7 +60,7 @@ impl Steps {
         }
     }
 
-    /// Goes on as far as possible without waiting. Returns the outcome when all commands have ended.
+    /// Advances as far as possible without waiting. Returns the outcome when all commands have ended.
     pub(crate) fn poll(&mut self, now: Instant) -> Option<Result<(), String>> {
         loop {
             let Some(running) = &mut self.current else {
@@ -82,7 +82,7 @@ impl Steps {
             let ended = match running.child.try_wait() {
                 Ok(Some(status)) => running.outcome(status),
                 Ok(None) if now >= running.deadline => {
-                    // One that runs as root is out of reach: it is left to init, and reported.
+                    // A command that runs as root cannot be killed: the shim abandons and reports it.
                     let _ = running.child.kill();
                     Err(format!(
                         "{} did not end within {LIMIT:?}",
@@ -102,11 +102,10 @@ impl Steps {
         }
     }
 
-    /// Runs them all to their end, where there is nothing else to do meanwhile. `child_ended` becomes readable when a
-    /// child ends.
+    /// Runs all commands to their end, blocking. `child_ended` becomes readable when a child ends.
     ///
     /// # Errors
-    /// What went wrong.
+    /// A command failed, or waiting failed.
     pub(crate) fn run(mut self, child_ended: &impl std::os::fd::AsFd) -> io::Result<()> {
         loop {
             if let Some(outcome) = self.poll(Instant::now()) {
@@ -121,12 +120,12 @@ impl Steps {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            // Drained, or it would stay readable; the loop that runs later looks for the dead by itself.
+            // Drained, or it would stay readable. No agent runs yet, so that no other child's end is missed.
             while matches!(rustix::io::read(child_ended, &mut [0; 64]), Ok(count) if count > 0) {}
         }
     }
 
-    /// Ends the current command and forgets the others.
+    /// Kills the current command and drops the remaining ones.
     pub(crate) fn abort(&mut self) {
         self.queue.clear();
         if let Some(mut running) = self.current.take() {
@@ -165,7 +164,7 @@ impl Running {
         })
     }
 
-    /// Takes what the command has written; only its beginning is kept.
+    /// Reads the command's stderr; keeps only the first [`KEPT`] bytes.
     fn read(&mut self) {
         let mut buffer = [0; 1024];
         while let Some(stderr) = &self.stderr {

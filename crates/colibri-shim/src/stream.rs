@@ -18,7 +18,7 @@ pub(crate) struct Stream {
     journal: JournalWriter,
     waiting: Vec<u8>,
     stalled: Option<String>,
-    /// What is read is discarded.
+    /// Whether output is read and discarded.
     discarding: bool,
 }
 
@@ -109,7 +109,7 @@ impl Stream {
         self.journal.sync()
     }
 
-    /// From now on reads the pipe and keeps nothing: the journal's directory is gone.
+    /// Makes later reads discard the output, because the directory of the journal was removed.
     pub(crate) fn discard(&mut self) {
         self.discarding = true;
         self.waiting = Vec::new();

@@ -39,13 +39,13 @@ const RETRY: Duration = Duration::from_millis(500);
 const OWN_GRACE: Duration = Duration::from_secs(5);
 /// Maximum number of chunks saved after the last process is gone; a pipe holds far less.
 const DRAIN: usize = 64;
-/// Maximum number of chunks of each output copied between two looks at everything else.
+/// Maximum number of chunks of each output that are copied in one iteration of the loop.
 const BURST: usize = 16;
-/// Interval of looks whether a sandbox has started its program, while a signal waits for that.
+/// Polling interval for the start of a sandbox's program while a signal waits for it.
 const STARTING: Duration = Duration::from_millis(2);
 /// Maximum number of signals that wait for the program of a sandbox.
 const MAX_DEFERRED: usize = 64;
-/// Minimum time between two looks whether the agent's directory still exists.
+/// Interval at which the existence of the agent's directory is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// SIGCHLD and SIGTERM as readable descriptors.
@@ -87,15 +87,15 @@ fn take(signal: &UnixStream) -> bool {
 enum Phase {
     /// Processes of it live.
     Running,
-    /// None is left; what is in the pipes is to be saved.
+    /// No process is left; the rest of the pipes is copied to the journals.
     Draining,
-    /// The commands after the run are on their way.
+    /// The commands after the run are running.
     CleaningUp(Steps),
-    /// The end of the run is to be recorded.
+    /// The end of the run is being recorded; retried while the disk is full.
     Recording,
     /// The next run begins at this time.
     Waiting(Instant),
-    /// The commands before the run are on their way.
+    /// The commands before the run are running.
     Preparing(Steps),
 }
 
@@ -111,7 +111,7 @@ pub(crate) struct Supervisor {
     phase: Phase,
     /// What follows this run, once that is decided: the wait for the next, or nothing.
     next: Option<Option<Duration>>,
-    /// The next run was asked for: it follows whatever the restart policy says.
+    /// A user requested the next run: it follows whatever the restart policy is.
     restart_requested: bool,
     /// For people, while the next run is waited for.
     waiting: Option<String>,
@@ -123,16 +123,16 @@ pub(crate) struct Supervisor {
     signals: Signals,
     /// How and when the first process ended.
     exit: Option<End>,
-    /// Why the run ends, where Colibri ends it.
+    /// Why Colibri is ending the run; absent if it is not.
     ending: Option<ExitReason>,
     teardown: Option<Teardown>,
     /// Signals that wait for the program of a sandbox.
     deferred: Vec<Deferred>,
-    /// The sandbox of this run has started its program, as far as somebody had to look.
+    /// The sandbox of this run has started its program. Checked only when a signal arrives.
     program_started: bool,
     /// The agent's directory; the working directory of this process.
     directory: PathBuf,
-    /// The directory was removed: nothing can be recorded in it any more.
+    /// The directory was removed: nothing more can be recorded in it.
     removed: bool,
     next_look: Instant,
     /// `exit.json` could not be written yet.
@@ -218,8 +218,8 @@ impl Supervisor {
         }
     }
 
-    /// Goes on with a kill. Where no process of the agent is left, it has nothing to do but to be answered: a signal
-    /// would hit the commands around the run.
+    /// Advances a kill in progress. Outside of [`Phase::Running`] no process of the agent is left, and a signal would
+    /// hit the commands before or after the run.
     fn step_teardown(&mut self, now: Instant) {
         if !matches!(self.phase, Phase::Running) {
             return;
@@ -231,8 +231,7 @@ impl Supervisor {
         }
     }
 
-    /// Goes on to the next phases as far as possible without waiting. Returns whether the agent has ended and that is
-    /// recorded.
+    /// Advances through the phases as far as possible without waiting. Returns whether the agent's end is recorded.
     fn advance(&mut self, buffer: &mut [u8]) -> bool {
         loop {
             let now = Instant::now();
@@ -429,7 +428,7 @@ impl Supervisor {
 
     /// Delivers a signal now, or as soon as the sandbox has started the program that it is for.
     fn deliver_or_defer(&mut self, deferred: Deferred) -> Option<Delivery> {
-        // KILL and STOP act on what sets up the sandbox, too.
+        // KILL and STOP also work on a sandbox that is not set up yet.
         let at_once = matches!(deferred.signal, Signal::KILL | Signal::STOP);
         if !at_once && self.program_is_pending() && self.deferred.len() < MAX_DEFERRED {
             self.deferred.push(deferred);
@@ -441,13 +440,13 @@ impl Supervisor {
     fn deliver(&self, deferred: &Deferred) -> Delivery {
         let delivery = self.signal(deferred.signal);
         if deferred.then_continue {
-            // A stopped process takes a signal only when it goes on.
+            // A stopped process handles a signal only after it continues.
             self.signal(Signal::CONT);
         }
         delivery
     }
 
-    /// Whether there is a sandbox that still prepares itself. A signal would be lost on it.
+    /// Returns whether the sandbox has not started its program yet; the kernel would discard a signal.
     fn program_is_pending(&mut self) -> bool {
         if self.wrapper.is_none() || self.program_started || self.first().is_none() {
             return false;
@@ -468,7 +467,7 @@ impl Supervisor {
         }
     }
 
-    /// No run follows this one. Where it has not ended by itself, this is why it ends.
+    /// Makes the current run the last one. `reason` is recorded unless the run has already ended by itself.
     fn end_with_this_run(&mut self, reason: Option<ExitReason>) {
         self.runs.close();
         self.restart_requested = false;
@@ -507,7 +506,7 @@ impl Supervisor {
         self.begin_teardown(signal, grace);
     }
 
-    /// Signals all that is left of the run, and sees to its end.
+    /// Signals all processes of the run, and starts the grace period before KILL.
     fn begin_teardown(&mut self, signal: Signal, grace: Duration) {
         let now = Instant::now();
         let first = Deferred {
@@ -518,7 +517,7 @@ impl Supervisor {
         if signal != Signal::KILL && self.program_is_pending() {
             self.deferred.push(first);
         } else if matches!(self.phase, Phase::Running) {
-            // What this does not reach, KILL must.
+            // Processes that this signal does not reach get KILL after the grace period.
             let _ = sys::signal_all(signal, self.first(), self.wrapper);
             if first.then_continue {
                 let _ = sys::signal_all(Signal::CONT, self.first(), self.wrapper);
@@ -530,7 +529,7 @@ impl Supervisor {
         }
     }
 
-    /// Ends the current run; the next one follows at once.
+    /// Ends the current run; the next one starts immediately.
     fn restart(&mut self, grace: Duration) -> Reply {
         if self.runs.is_closing() {
             return Reply::Refused("the agent is being ended".to_owned());
@@ -542,7 +541,7 @@ impl Supervisor {
                 self.begin_teardown(Signal::TERM, grace);
             }
             Phase::Waiting(at) => *at = Instant::now(),
-            // The next run is being prepared: that is the one asked for.
+            // The run that is being prepared is the requested one.
             Phase::Preparing(_) => self.restart_requested = false,
             Phase::Draining | Phase::CleaningUp(_) | Phase::Recording => self.next = None,
         }
@@ -596,7 +595,7 @@ impl Supervisor {
         [stdout.stalled().is_some(), stderr.stalled().is_some()]
     }
 
-    /// All processes are gone: what is still in the pipes is saved. Returns whether all of it is.
+    /// Copies the rest of the pipes after the last process has ended. Returns whether all of it is saved.
     fn drain(&mut self, buffer: &mut [u8]) -> bool {
         if let Some(kill) = &self.teardown {
             let reply = kill.verified();
@@ -609,7 +608,7 @@ impl Supervisor {
             }
         }
         for output in &mut self.outputs {
-            // Bounded: another process that was handed the pipe could write for ever.
+            // Bounded: a process outside of the agent that received the pipe could write forever.
             for _ in 0..DRAIN {
                 if !output.copy(buffer) {
                     break;
@@ -623,7 +622,7 @@ impl Supervisor {
         true
     }
 
-    /// Records the end of the run, and of the agent where it was the last.
+    /// Records the end of the run, and the end of the agent if it was the last run.
     fn record(&mut self) -> Recorded {
         if let Some(kill) = &self.teardown {
             let reply = kill.verified();
@@ -653,7 +652,7 @@ impl Supervisor {
         };
         match ended {
             Err(_) if self.is_removed() => {
-                // Nothing can be kept: the daemon hears how it ended, and keeps that in memory.
+                // Nothing can be stored: the daemon gets the record and keeps it in memory.
                 self.runs.add_reason(format!(
                     "its directory {} was removed while it ran: its output and the record of its end are lost",
                     self.directory.display()
@@ -699,7 +698,7 @@ impl Supervisor {
             .map_err(|error| format!("{} cannot be written: {error}", layout::EXIT))
     }
 
-    /// The commands before the run have ended: executes its program.
+    /// Executes the program of the run after the commands before it have ended.
     fn start_run(&mut self, prepared: Result<(), String>) {
         let started = prepared.and_then(|()| self.runs.start().map_err(|error| error.to_string()));
         match started {
@@ -713,7 +712,7 @@ impl Supervisor {
                 self.phase = Phase::Running;
                 self.waiting = None;
                 if let Err(error) = self.runs.announce(self.agent_pid()) {
-                    // It is for those who look when this shim is gone; the shim itself answers with the current pid.
+                    // The file is read only when this shim no longer runs; until then the shim reports the pid itself.
                     let _ = writeln!(io::stderr(), "{} not written: {error}", layout::SHIM);
                 }
             }
@@ -730,7 +729,7 @@ impl Supervisor {
         self.watchers.outdate();
     }
 
-    /// Looks whether the directory was removed. A shim without one and without a daemon can never be reached again:
+    /// Checks whether the directory was removed. Without directory and connection the shim is unreachable for good, so
     /// it ends its agent.
     fn look_after_directory(&mut self) {
         let now = Instant::now();
@@ -743,7 +742,8 @@ impl Supervisor {
         }
     }
 
-    /// Whether the agent's directory was removed. From then on output is read and discarded, so that the agent goes on.
+    /// Returns whether the agent's directory was removed. If so, output is read and discarded, so that the agent does
+    /// not block.
     fn is_removed(&mut self) -> bool {
         if !self.removed && is_working_directory_removed() {
             self.removed = true;
@@ -789,17 +789,17 @@ impl Supervisor {
     }
 }
 
-/// What became of recording the end of a run.
+/// Result of recording the end of a run.
 enum Recorded {
     /// The agent has ended.
     Ended,
     /// Another run follows.
     Continues,
-    /// It is to be tried again.
+    /// Recording failed and is retried.
     NotYet,
 }
 
-/// Whether the working directory was removed (rmdir(2)). One that was renamed still takes records.
+/// Returns whether the working directory was removed (rmdir(2)). A renamed directory still accepts records.
 fn is_working_directory_removed() -> bool {
     std::env::current_dir().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }

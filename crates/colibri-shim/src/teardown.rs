@@ -14,7 +14,7 @@ const VERIFY: Duration = Duration::from_secs(5);
 /// Between two rounds of KILL: a process that forks faster than it is found is hit again.
 const ROUND: Duration = Duration::from_millis(20);
 
-/// Maximum number of sweeps of STOP before the next KILL.
+/// Maximum number of STOP sweeps before the next KILL.
 const SWEEPS: u32 = 1000;
 
 /// Whoever asked, to be answered at the end: connection and request number.
@@ -66,8 +66,8 @@ impl Teardown {
 
     /// Goes on where its time has come. Returns the reply when the kill cannot be verified.
     ///
-    /// The first KILL goes to all that is found. What forks faster than that is stopped first, sweep by sweep, until a
-    /// sweep finds nothing that runs: then the next KILL ends all of it.
+    /// The first KILL goes to all processes found. Processes that fork faster are then stopped, sweep by sweep, until a
+    /// sweep finds none that runs; the next KILL ends all of them.
     pub(crate) fn step(&mut self, now: Instant, cgroup: Option<&Cgroup>) -> Option<Reply> {
         if now < self.deadline() {
             return None;

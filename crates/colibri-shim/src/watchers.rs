@@ -104,7 +104,7 @@ impl Watchers {
         requests
     }
 
-    /// Whether nobody is connected.
+    /// Returns whether no peer is connected.
     pub(crate) fn is_alone(&self) -> bool {
         self.peers.is_empty()
     }

@@ -122,10 +122,10 @@ impl Spawner {
         }
     }
 
-    /// Reads what there is of an agent.
+    /// Reads the state of an agent from its directory.
     fn look_for(&self, id: &AgentId) -> Result<Look, SpawnError> {
         let directory = self.state.agent(id);
-        // In this order: a shim that ends between the looks has written its record before.
+        // In this order: a shim that ends between the two reads has written its record before.
         let alive = self.state.is_alive(id)?;
         let exit: Option<ExitRecord> = read(&directory.join(layout::EXIT))?;
         let shim: Option<ShimRecord> = read(&directory.join(layout::SHIM))?;
@@ -178,8 +178,8 @@ impl Spawner {
         }
     }
 
-    /// Finds or writes the end of an agent whose shim is gone, and ends what the agent left behind. Where the
-    /// agent's directory was removed, the record is returned all the same, and says so.
+    /// Reads or writes the exit record of an agent whose shim has ended, and ends its remaining processes. If the
+    /// agent's directory was removed, the returned record says so.
     ///
     /// # Errors
     /// The record cannot be read or written.
@@ -241,10 +241,10 @@ impl Spawner {
     }
 }
 
-/// What the directory of an agent says at one moment.
+/// State of an agent, as read from its directory.
 enum Look {
     Ended(Box<AgentSpec>, ExitRecord),
-    /// With the version of the control protocol that its shim speaks.
+    /// Its shim runs and speaks this version of the control protocol.
     Running(Box<AgentSpec>, Status, u32),
     Neither {
         alive: bool,
@@ -252,7 +252,7 @@ enum Look {
     },
 }
 
-/// Runs work on files on the runtime's threads for such work.
+/// Runs blocking file operations on the runtime's pool for blocking work.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, SpawnError> {

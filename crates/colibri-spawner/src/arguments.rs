@@ -1,4 +1,4 @@
-//! Compares a command line and its environment with what execve(2) takes, so that the answer names the culprit.
+//! Checks a command line and its environment against the limits of execve(2), so that the error names the argument.
 
 use std::collections::BTreeMap;
 
@@ -6,22 +6,22 @@ use colibri_jail_core::{CommandLine, CommandLineError};
 use rustix::param::page_size;
 use rustix::process::{Resource, getrlimit};
 
-/// Bytes that the system needs beside arguments and environment: the program's path, alignment, auxiliary values.
+/// Bytes reserved for the system besides arguments and environment: program path, alignment, auxiliary vector.
 const RESERVED: usize = 8 << 10;
-/// Bytes of the pointer to each string.
+/// Size of the pointer to each string, in bytes.
 const POINTER: usize = size_of::<usize>();
 
-/// What execve(2) takes.
+/// Limits of execve(2).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Most {
-    /// Bytes of one string, its NUL included; `None` without a limit of its own.
+    /// Maximum size of one string with its NUL, in bytes; `None` if only the total is limited.
     pub(crate) string: Option<usize>,
-    /// Bytes of all strings and their pointers.
+    /// Maximum size of all strings and their pointers, in bytes.
     pub(crate) total: usize,
 }
 
 impl Most {
-    /// Returns the limits of this host: on Linux by the stack limit that agents inherit, see execve(2).
+    /// Returns the limits of this host. On Linux they depend on the stack limit that agents inherit; see execve(2).
     pub(crate) fn of_host() -> Self {
         if cfg!(target_os = "linux") {
             const LEAST: u64 = 128 << 10;
@@ -42,7 +42,7 @@ impl Most {
     }
 }
 
-/// Checks a command and its environment. `words` names the program that confines and the most words that it takes.
+/// Checks a command and its environment. `words` is the confining program and its maximum number of arguments.
 ///
 /// # Errors
 /// The first limit that is exceeded.

@@ -36,14 +36,13 @@ pub enum Cgroups {
 }
 
 impl Cgroups {
-    /// Finds the cgroup for agents, `named` or the one that is delegated to this process, and enables the
-    /// controllers in it.
+    /// Finds the cgroup for agents, `named` or else the one delegated to this process, and enables its controllers.
     #[must_use]
     pub fn claim(named: Option<&Path>) -> Self {
         Self::find(named, Access::Change)
     }
 
-    /// Returns what [`Cgroups::claim`] would return, and changes nothing.
+    /// Returns the result that [`Cgroups::claim`] would have, without changing anything.
     #[must_use]
     pub fn probe(named: Option<&Path>) -> Self {
         Self::find(named, Access::Look)
@@ -55,7 +54,7 @@ impl Cgroups {
             None => own_place(access),
         };
         let claimed = parent.and_then(|(parent, source)| {
-            // A probe leaves uncreated what a claim creates: its controllers are those above it.
+            // A probe does not create the cgroup, so that its controllers are read from the parent.
             let place = match access {
                 Access::Look if !parent.exists() => &source,
                 _ => &parent,
@@ -152,14 +151,14 @@ fn settings(limits: &Limits) -> Vec<(&'static str, &'static str, String, bool)> 
     settings
 }
 
-/// Whether controllers are enabled, or only looked at.
+/// Selects whether controllers are enabled or only read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     Look,
     Change,
 }
 
-/// Enables the wanted controllers for the cgroups below; returns the enabled ones, or with [`Access::Look`] those
+/// Enables the required controllers for child cgroups and returns the enabled ones; with [`Access::Look`] returns those
 /// that this process could enable.
 fn hand_on(parent: &Path, access: Access) -> io::Result<Vec<String>> {
     let words = |file: &str| -> io::Result<Vec<String>> {
@@ -185,8 +184,8 @@ fn hand_on(parent: &Path, access: Access) -> io::Result<Vec<String>> {
     words("cgroup.subtree_control")
 }
 
-/// Finds the part of the tree that is delegated to this process: the cgroup for agents, and the one above whose
-/// controllers it gets.
+/// Finds the subtree that is delegated to this process: returns the cgroup for agents, and its parent, which hands
+/// controllers to it.
 fn own_place(access: Access) -> Result<(PathBuf, PathBuf), String> {
     let reading = |file: &str| {
         fs::read_to_string(file)
@@ -231,7 +230,7 @@ fn not_delegated(place: &Path, why: &dyn std::fmt::Display) -> String {
     )
 }
 
-/// What makes the controllers available.
+/// Hint on how to make the controllers available.
 const HOW_TO_GET: &str = "boot with cgroups of version 2 only (systemd.unified_cgroup_hierarchy=1 on the kernel's command line), run the daemon as a systemd service with Delegate=yes, or name a cgroup that has the controller in the setting cgroup";
 
 /// The mount point of the whole cgroup2 tree, from proc_pid_mountinfo(5).

@@ -37,7 +37,7 @@ pub enum SpawnError {
     /// The privilege backend refuses.
     #[error(transparent)]
     Privilege(#[from] PrivError),
-    /// The name of the agent cannot be one.
+    /// The name of the agent is invalid.
     #[error("agent name {}: {source}", shown(.name))]
     Name {
         /// As asked for.
@@ -45,7 +45,7 @@ pub enum SpawnError {
         /// What is wrong with it.
         source: NameError,
     },
-    /// Another agent that runs or is being started has that name.
+    /// Another agent that runs or is being started has the name.
     #[error(
         "agent name {name:?} is in use by {}; give another name, or end that agent first",
         holder(.id.as_ref())
@@ -80,7 +80,7 @@ pub enum SpawnError {
     ProgramNotFound {
         /// As asked for.
         program: String,
-        /// Where it was looked for, and what hides it there.
+        /// Where it was searched, and what hides it there.
         place: String,
         /// What to do.
         hint: String,
@@ -180,7 +180,7 @@ pub enum SpawnError {
     /// The agent's shim does not answer.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// A command that the privilege backend gave failed.
+    /// A command of the privilege backend failed.
     #[error(
         "privileged command '{command}' failed: {problem}; run colibri doctor to check the privilege backend"
     )]

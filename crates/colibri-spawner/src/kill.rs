@@ -15,9 +15,9 @@ use tokio::io::AsyncReadExt;
 use crate::link::AT_ONCE;
 use crate::{Agent, AgentSpec, LinkError, SpawnError, Spawner};
 
-/// How long a privileged command may take before it is killed.
+/// Timeout of a privileged command; it is killed after it.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
-/// How long an agent of an earlier release, which ends only by a kill, may take after its last signal.
+/// Grace period for the last signal to an agent whose shim speaks protocol 1, where that signal is sent as a kill.
 const LONG_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Maximum length of a privileged command's stderr in an error message, in bytes.
 const MAX_SAID: usize = 2048;
@@ -49,8 +49,8 @@ impl Spawner {
     /// Delivers a signal and does no more.
     ///
     /// # Errors
-    /// The signal was not delivered: the shim does not answer, or the agent runs as another user and the privilege
-    /// backend fails.
+    /// The signal was not delivered: the shim does not answer, or the agent runs as another user and the command of the
+    /// privilege backend failed.
     pub async fn signal(&self, agent: &Agent, signal: Signal) -> Result<KillReport, SpawnError> {
         self.send_signal(agent, signal, false).await
     }
@@ -67,7 +67,7 @@ impl Spawner {
         if agent.link.protocol() >= 2 {
             return self.send_signal(agent, signal, true).await;
         }
-        // A shim of protocol 1 gives up restarts with a kill only, and answers when that has ended.
+        // A shim of protocol 1 stops restarts only with a kill, and answers when the kill has ended.
         let (link, signal) = (agent.link.clone(), signal.to_string());
         let grace_ms = u64::try_from(LONG_GRACE.as_millis()).unwrap_or(u64::MAX);
         tokio::spawn(async move {
@@ -79,7 +79,7 @@ impl Spawner {
         })
     }
 
-    /// Ends the agent's current run, as a kill with TERM does, and has its shim start the next one at once.
+    /// Ends the agent's current run as a kill with TERM does; its shim starts the next one immediately.
     ///
     /// # Errors
     /// The agent has ended or is being ended, or its shim does not answer or is of an earlier release.
@@ -153,7 +153,7 @@ impl Spawner {
                 .own_jail(&agent.spec)
                 .map(|name| JailOp::Remove { name })
                 .filter(|remove| self.backend.elevate(remove, &self.engine).is_ok());
-            // Whether it worked is for the verification to say; it names the cause where it did not.
+            // The verification below checks whether processes are left, and then reports this failure as the cause.
             let ended = match remove {
                 Some(remove) => self.run_elevated(&remove).await,
                 None => self.signal(agent, Signal::KILL).await.map(drop),
@@ -295,7 +295,7 @@ impl Spawner {
             .and_then(|jail| jail.name.as_ref()?.parse().ok());
         let op = JailOp::Signal { jail, pids, signal };
         match self.run_elevated(&op).await {
-            // What ended meanwhile cannot be signalled, and need not be.
+            // The signal fails for processes that have ended meanwhile: not an error.
             Err(SpawnError::PrivilegedCommand { .. }) if !any_lives(numbers).await => Ok(()),
             sent => sent,
         }
@@ -340,14 +340,14 @@ impl Spawner {
     }
 }
 
-/// Waits for the end of a command; keeps the beginning of its stderr.
+/// Waits for the end of a command; returns its status and the beginning of its stderr.
 async fn collect(mut child: tokio::process::Child) -> std::io::Result<(ExitStatus, Vec<u8>)> {
     let mut said = Vec::new();
     if let Some(stderr) = child.stderr.take() {
         let mut stderr = tokio::io::BufReader::new(stderr);
         let limit = MAX_SAID as u64;
         (&mut stderr).take(limit).read_to_end(&mut said).await?;
-        // The rest is read, so that the command is not held up, and dropped.
+        // The rest is read and dropped, so that the command does not block on a full pipe.
         tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
     }
     Ok((child.wait().await?, said))

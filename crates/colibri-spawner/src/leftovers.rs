@@ -96,8 +96,8 @@ impl Spawner {
     }
 }
 
-/// Ends what is left, round by round. The rounds are short pieces of work on the runtime's threads, so that many lost
-/// agents share them, and the wait between rounds takes no thread.
+/// Ends the remaining processes of an agent in rounds. Each round is a short task on the blocking pool, so that many
+/// lost agents share its threads; the wait between rounds occupies none.
 async fn look(spec: &AgentSpec, session: Option<i32>) -> Leftovers {
     let until = Instant::now() + VERIFY;
     let mut ended = HashSet::new();
@@ -123,11 +123,11 @@ async fn look(spec: &AgentSpec, session: Option<i32>) -> Leftovers {
     }
 }
 
-/// What one round found.
+/// Result of one round.
 struct Round {
-    /// Processes that were there.
+    /// Pids of all processes found.
     left: Vec<i32>,
-    /// Those of them that were sent KILL.
+    /// Processes that were sent KILL.
     hit: Vec<Process>,
     /// Whether this user may signal any of them.
     in_reach: bool,
@@ -148,7 +148,7 @@ fn kill_all(id: &str, session: Option<i32>) -> io::Result<Round> {
                     round.hit.push(process);
                 }
             }
-            // Reported in the end, if it stays.
+            // If the process stays, the last round reports it as remaining.
             Err(error) => tracing::debug!(pid = process.pid, %error, "not ended"),
         }
     }

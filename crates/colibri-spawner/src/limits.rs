@@ -1,4 +1,4 @@
-//! Selects the enforcement mechanism (cgroup, rlimit, rctl) for each limit, and names limits that have none.
+//! Selects the enforcement mechanism (cgroup, rlimit, rctl) for each limit, and reports limits without one.
 
 use colibri_jail_core::{Confinement, JailEngine, JailError, Limits};
 use colibri_shim::launch::ProcessLimits;

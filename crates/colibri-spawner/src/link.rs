@@ -24,7 +24,7 @@ use crate::{AgentId, StateDir};
 const QUEUE: usize = 16;
 /// How long a shim that is well may take for an answer on a busy machine.
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(5);
-/// A request expires this long before its caller gives up.
+/// Time between the expiry of a request and the timeout of its caller.
 const MARGIN: Duration = Duration::from_millis(250);
 /// Between two tries to reach a shim that lives: the first wait, doubled up to the longest.
 const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
@@ -189,7 +189,7 @@ impl ShimLink {
         }
     }
 
-    /// The version of the control protocol that the shim speaks: that of this crate, or an earlier one.
+    /// Returns the version of the control protocol that the shim speaks.
     #[must_use]
     pub fn protocol(&self) -> u32 {
         self.protocol
@@ -252,15 +252,15 @@ impl ShimLink {
         }
     }
 
-    /// Sends a request to the shim, which may be stopped: then this gives up after `limit`, and a shim that goes on
-    /// later does not carry the request out.
+    /// Sends a request to the shim with a timeout of `limit`. A shim that was stopped and continues later does not
+    /// carry out an expired request.
     pub(crate) async fn request_within(
         &self,
         limit: Duration,
         op: Op,
         payload: Vec<u8>,
     ) -> Result<Reply, LinkError> {
-        // A request that is carried out at the last moment must still be answered in time.
+        // Leaves time for the answer to a request that is carried out just before it expires.
         let valid = limit.saturating_sub(MARGIN.min(limit / 2));
         let valid_ms = u64::try_from(valid.as_millis()).unwrap_or(u64::MAX);
         let expires_ms = Some(clock_ms().saturating_add(valid_ms));

@@ -1,16 +1,16 @@
-//! Names of agents, validated where a request comes in.
+//! Names of agents, validated when a request is received.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest name of an agent, in characters.
+/// Maximum length of an agent's name, in characters.
 pub const MAX_NAME: usize = 64;
 
-/// A usable name of an agent: 1 to 64 characters, no control characters, not only whitespace.
+/// A valid name of an agent: 1 to 64 characters, no control characters, not only whitespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentName(String);
 
-/// Why a text cannot be the name of an agent.
+/// Why a text is not a valid name of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
@@ -20,7 +20,7 @@ pub enum NameError {
     /// It is too long.
     #[error("it is longer than {MAX_NAME} characters; give a shorter one")]
     TooLong,
-    /// It holds a control character.
+    /// It contains a control character.
     #[error("it holds a control character; remove it")]
     Control,
 }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn name_rules_hold_as_a_table() {
+    fn name_rules_are_enforced() {
         let longest = "ä".repeat(MAX_NAME);
         let too_long = "x".repeat(MAX_NAME + 1);
         for (text, expected) in [

@@ -25,7 +25,7 @@ const ACTS_OUTSIDE: &[&str] = &["LD_", "GLIBC_TUNABLES", "GCONV_PATH"];
 /// Directories that a bubblewrap sandbox has of its own, whatever the root holds there.
 const PRIVATE: &[&str] = &["/proc", "/dev", "/tmp"];
 
-/// Most arguments that bwrap(1) takes, its own and the command's together (bubblewrap.c: MAX_ARGS).
+/// Maximum number of arguments of bwrap(1), including those of the command (bubblewrap.c: MAX_ARGS).
 const BWRAP_WORDS: usize = 9000;
 
 /// By what programs find a proxy, and where colibri-proxy listens in a sandbox.
@@ -63,7 +63,7 @@ impl Prepared {
     }
 }
 
-/// What an ephemeral jail shows of the host.
+/// The parts of the host that an ephemeral jail shows.
 struct Own<'a> {
     root: &'a Path,
     bubblewrap: bool,
@@ -72,7 +72,7 @@ struct Own<'a> {
 }
 
 impl Own<'_> {
-    /// Returns the place on the host of a path in the jail; `None` where the jail shows nothing.
+    /// Returns the host path of a path in the jail; `None` if nothing exists there.
     fn find(&self, path: &Path) -> Option<PathBuf> {
         match mounts::place(self.mounts, path) {
             Some(place) => place.exists().then_some(place),
@@ -81,7 +81,7 @@ impl Own<'_> {
         }
     }
 
-    /// Says why the jail does not show a path of the root.
+    /// Returns why the jail hides a path of the root; `None` if it does not.
     fn hidden(&self, path: &Path) -> Option<Hidden> {
         if mounts::place(self.mounts, path).is_some() {
             return None;
@@ -105,7 +105,7 @@ impl Own<'_> {
             })
     }
 
-    /// Returns the directory of the sandbox's own in which a path lies, and whether it hides the daemon's files.
+    /// Returns the directory that hides a path in the sandbox, and whether it is hidden because it is the daemon's.
     fn covered(&self, path: &Path) -> Option<(&str, bool)> {
         if !self.bubblewrap {
             return None;
@@ -413,7 +413,7 @@ fn hidden_in(root: &Path, directories: &[PathBuf]) -> Result<Vec<JailPath>, Spaw
         .collect()
 }
 
-/// Longest passwd(5) file that is read, in bytes.
+/// Maximum size of a passwd(5) file, in bytes.
 const MAX_TABLE: u64 = 16 << 20;
 
 /// The user's numbers by the root's own table: bubblewrap knows no names.

@@ -1,4 +1,4 @@
-//! Looks for an agent's program as execvp(3) will, so that a failure has a cause before anything is started.
+//! Resolves an agent's program as execvp(3) does, so that a failure is reported with its cause before the spawn.
 
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -8,18 +8,18 @@ use rustix::fs::{Access, access};
 
 use crate::{SpawnError, regular_file};
 
-/// Bytes of a program that are read to find its interpreter.
+/// Number of bytes of a program that are read to find its interpreter.
 const HEAD: u64 = 4096;
 
-/// What the agent's program sees of the host's files.
+/// Mapping from paths that the agent sees to files of the host.
 pub(crate) struct View<'a> {
-    /// The place on the host of a path of the agent's; `None` where it sees nothing.
+    /// Returns the host path of a path in the agent's view; `None` if nothing exists there.
     pub(crate) find: &'a dyn Fn(&Path) -> Option<PathBuf>,
-    /// Why the agent does not see a path of the host, where its confinement is the reason.
+    /// Returns why the confinement hides a path of the host from the agent; `None` if it does not.
     pub(crate) hidden: &'a dyn Fn(&Path) -> Option<Hidden>,
-    /// Where that is, for messages: `on this host`, `under /srv/agent`.
+    /// Name of the view for messages: `on this host`, `under /srv/agent`.
     pub(crate) place: &'a str,
-    /// The program runs as the user of this process, so that this user's permissions decide.
+    /// Whether the program runs as the user of this process, so that this user's permissions apply.
     pub(crate) as_self: bool,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Hidden {
     pub(crate) why: String,
     /// What to do.
     pub(crate) hint: String,
-    /// The host has something there.
+    /// Whether the path exists on the host.
     pub(crate) exists: bool,
 }
 
@@ -113,14 +113,14 @@ impl View<'_> {
                 std::os::unix::fs::MetadataExt::uid(&data)
             ));
         }
-        // A file that cannot be read has an interpreter too, which only execve(2) knows.
+        // The interpreter of an unreadable file is unknown here; execve(2) reports it.
         match head(&found).ok().and_then(|head| interpreter(&head)) {
             Some(interpreter) => self.look_for(&interpreter),
             None => Candidate::Executable,
         }
     }
 
-    /// Whether the interpreter of a program that exists is there.
+    /// Looks up the interpreter of an existing program.
     fn look_for(&self, interpreter: &Interpreter) -> Candidate {
         let path = Path::new(interpreter.path());
         if (self.find)(path).is_some_and(|found| found.exists()) {
@@ -139,7 +139,7 @@ impl View<'_> {
     }
 }
 
-/// What execve(2) starts in a program's place.
+/// The file that execve(2) starts instead of the program.
 #[derive(Debug, PartialEq, Eq)]
 enum Interpreter {
     /// The first word after `#!`.
@@ -180,7 +180,7 @@ fn head(path: &Path) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Reads the interpreter out of the first bytes of a program.
+/// Returns the interpreter named in the first bytes of a program.
 fn interpreter(head: &[u8]) -> Option<Interpreter> {
     match head.strip_prefix(b"#!") {
         Some(rest) => {
@@ -193,7 +193,7 @@ fn interpreter(head: &[u8]) -> Option<Interpreter> {
     }
 }
 
-/// Reads the dynamic loader (PT_INTERP, elf(5)) of a 64-bit little-endian file.
+/// Returns the dynamic loader (PT_INTERP, elf(5)) of a 64-bit little-endian file.
 fn loader(head: &[u8]) -> Option<String> {
     const PT_INTERP: u64 = 3;
     let number = |at: usize, bytes: usize| -> Option<u64> {

@@ -1,4 +1,4 @@
-//! Opens files that people name: regular ones only, so that a FIFO or a device keeps nobody waiting.
+//! Opens files named by users: only regular files, because a FIFO or a device could block the daemon.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Opens a regular file for reading. Never waits: open(2) of a FIFO would wait for its writer.
+/// Opens a regular file for reading. Never blocks, unlike a plain open(2) of a FIFO without a writer.
 ///
 /// # Errors
-/// It cannot be opened, or is anything but a regular file.
+/// The file cannot be opened, or is not a regular file.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = OpenOptions::new()
@@ -75,7 +75,7 @@ mod tests {
             let error = read(&path, 10).unwrap_err().to_string();
             assert!(error.contains(part), "{}: {error}", path.display());
         }
-        // open(2) of a socket fails by itself.
+        // open(2) itself fails for a socket.
         assert!(read(&dir.path().join("socket"), 10).is_err());
         assert_eq!(read(&file, 3).unwrap(), b"abc");
         assert!(read(&file, 2).is_err());

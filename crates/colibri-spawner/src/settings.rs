@@ -48,7 +48,7 @@ pub struct Partial {
     pub socket: Option<PathBuf>,
     /// Group that may use the socket, by name or number.
     pub socket_group: Option<String>,
-    /// Of clients: the user whose daemon they trust besides root's and their own, by name or number.
+    /// User, by name or number, whose daemon clients trust besides root's and their own. Read only by clients.
     pub daemon_user: Option<String>,
     /// The state directory.
     pub state_dir: Option<PathBuf>,
@@ -76,11 +76,11 @@ pub struct Partial {
     pub metrics: Option<String>,
     /// Size at which `audit.jsonl` and `daemon.log` are rotated, in bytes.
     pub log_max_bytes: Option<u64>,
-    /// How many rotated files of each are kept.
+    /// Number of rotated files of each that are kept.
     pub log_keep: Option<u32>,
-    /// How long ended agents are kept, like `30d`.
+    /// Time for which ended agents are kept, like `30d`.
     pub retain_ended_for: Option<String>,
-    /// How many ended agents are kept.
+    /// Maximum number of ended agents that are kept.
     pub retain_ended_count: Option<u64>,
     /// Commands for changes of state.
     pub hook: Vec<HookSettings>,
@@ -139,13 +139,13 @@ pub enum SettingsError {
         "fsync_interval_ms is {0}; give 1 to {MAX_FSYNC_INTERVAL_MS}, or set fsync = \"always\" or \"never\" instead"
     )]
     IntervalRange(u64),
-    /// A log file must hold something.
+    /// `log_max_bytes` is too small.
     #[error("log_max_bytes is {0}; give at least {MIN_LOG_BYTES}")]
     LogBytes(u64),
-    /// Too many log files.
+    /// `log_keep` is too large.
     #[error("log_keep is {0}; give at most {MAX_LOG_KEEP}")]
     LogKeep(u32),
-    /// The time cannot be read.
+    /// `retain_ended_for` is not a valid time.
     #[error(
         "retain_ended_for is {text:?}: {problem}; give a time like \"30d\", \"12h\" or \"90m\""
     )]
@@ -233,7 +233,7 @@ impl Partial {
         make(self.helper.as_deref().unwrap_or_else(|| default_helper()))
     }
 
-    /// Returns when log files are rotated.
+    /// Returns the limits for log files.
     pub(crate) fn log(&self) -> Result<LogLimits, SettingsError> {
         let limits = LogLimits {
             max_bytes: self.log_max_bytes.unwrap_or(DEFAULT_LOG_BYTES),
@@ -248,7 +248,7 @@ impl Partial {
         }
     }
 
-    /// Returns which ended agents are kept.
+    /// Returns the retention of ended agents.
     pub(crate) fn retention(&self) -> Result<Retention, SettingsError> {
         let age = self.retain_ended_for.as_deref().map(|text| {
             age(text).map_err(|problem| SettingsError::RetainEndedFor {
@@ -295,25 +295,25 @@ impl Partial {
     }
 }
 
-/// When a log file is rotated, and how many files are kept.
+/// Limits for log files: size of rotation, and number of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLimits {
-    /// Largest size of a file, in bytes.
+    /// Maximum size of a file, in bytes.
     pub max_bytes: u64,
-    /// How many rotated files are kept besides the current one.
+    /// Number of rotated files that are kept besides the current one.
     pub keep: u32,
 }
 
-/// Which ended agents are kept; without both, all of them.
+/// Retention of ended agents; without both limits all are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Those that ended longer ago are removed.
+    /// Agents that ended longer ago than this are removed.
     pub age: Option<Duration>,
-    /// Of more, the oldest are removed.
+    /// Maximum number of ended agents; the oldest are removed.
     pub count: Option<u64>,
 }
 
-/// A time like `30d` or `1h 30m`; a day has 24 hours.
+/// Parses a time like `30d` or `1h 30m`; a day has 24 hours.
 fn age(text: &str) -> Result<Duration, String> {
     let span: jiff::Span = text
         .parse()

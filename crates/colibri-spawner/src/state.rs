@@ -12,11 +12,11 @@ use rustix::process::geteuid;
 
 use crate::{AgentId, SpawnError, regular_file};
 
-/// The format of the state directory that this version writes. A version reads all formats up to its own.
+/// Format of the state directory that this version writes. A version reads all formats up to its own.
 const FORMAT: u32 = 1;
-/// The file that holds the number of the format.
+/// File that contains the number of the format.
 const FORMAT_FILE: &str = "format";
-/// What is said of a state directory that is gone.
+/// Error message for a state directory that was removed.
 const REMOVED: &str = "was removed while the daemon runs; restart the daemon, which creates it again: colibri shutdown, then any command starts it";
 
 /// The state directory. Making the value touches nothing; [`StateDir::open`] creates and checks it.
@@ -96,12 +96,12 @@ impl StateDir {
             .map_err(|error| trouble(format!("cannot hold agents: {error}")))
     }
 
-    /// Checks that this version can read what is in the directory, and records its own format there.
+    /// Checks that this version can read the format of the directory, and writes its own format there.
     fn check_format(&self) -> Result<(), String> {
         let path = self.0.join(FORMAT_FILE);
         let recorded = match regular_file::read(&path, 100) {
             Ok(text) => Some(String::from_utf8_lossy(&text).trim().to_owned()),
-            // Directories of versions before the first format have no such file.
+            // Releases before format 1 did not write the file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(format!("cannot be used: {}: {error}", path.display())),
         };
@@ -149,7 +149,7 @@ impl StateDir {
         Ok(ids)
     }
 
-    /// Whether the directory was removed since it was opened.
+    /// Returns whether the directory was removed since it was opened.
     #[must_use]
     pub fn is_removed(&self) -> bool {
         !self.agents().is_dir()
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn spawn_without_state_directory_says_why() {
+    fn spawn_without_state_directory_names_the_cause() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path().join("state"));
         state.open().unwrap();

@@ -4,11 +4,11 @@ use std::io;
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
-/// Has the kernel send KILL to the calling process when its parent ends (`PR_SET_PDEATHSIG`, prctl(2);
+/// Makes the kernel send KILL to the calling process when its parent ends (`PR_SET_PDEATHSIG`, prctl(2);
 /// `PROC_PDEATHSIG_CTL`, procctl(2)). `parent` is the parent as it was before fork(2).
 ///
 /// # Errors
-/// The kernel refuses, or the parent has ended already: the signal would never come then.
+/// The kernel refuses, or the parent has already ended, so that the signal would never be sent.
 pub fn die_with_parent(parent: Pid) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have ended between fork(2) and the call above.

@@ -5,7 +5,7 @@
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// The highest signal number plus one: `_NSIG` of Linux (64) and `SIGRTMAX` of FreeBSD (126).
+/// Highest signal number plus one: the highest are 64 on Linux (`_NSIG`) and 126 on FreeBSD (`SIGRTMAX`).
 const END: i32 = if cfg!(target_os = "freebsd") { 127 } else { 65 };
 
 /// Unblocks every signal, and resets each ignored signal to its default action, except SIGPIPE, which the Rust runtime
@@ -20,8 +20,8 @@ pub fn reset_inherited() {
     }
 }
 
-/// The same, SIGPIPE included, between fork(2) and execve(2): what the new program gets is the state of a freshly
-/// started session. Makes only async-signal-safe calls (signal-safety(7)).
+/// Does the same as [`reset_inherited`], SIGPIPE included, between fork(2) and execve(2): the new program starts with
+/// an empty mask and default actions. Makes only async-signal-safe calls (signal-safety(7)).
 pub fn reset_for_exec() {
     unblock_all();
     for signal in 1..END {

@@ -22,7 +22,7 @@ pub(super) fn explained(error: Error, mut command: Command, words: &[String]) ->
     }
 }
 
-/// Returns the program that stands where an option was expected, and the command line with `--` before it.
+/// Returns the program that was given where clap expected an option, and the command line with `--` before it.
 fn corrected(command: &Command, words: &[String]) -> Option<(String, String)> {
     let name = positional(command, words, 1)?;
     let sub = words
@@ -33,7 +33,7 @@ fn corrected(command: &Command, words: &[String]) -> Option<(String, String)> {
     let (options, rest) = words.split_at_checked(place)?;
     let mut line: Vec<&str> = options.iter().skip(1).map(String::as_str).collect();
     line.push("--");
-    // The separator that stands too late.
+    // A `--` after the program is in the wrong place: remove it.
     let late = rest
         .iter()
         .position(|word| word == "--")
@@ -44,8 +44,8 @@ fn corrected(command: &Command, words: &[String]) -> Option<(String, String)> {
     Some((program.clone(), line.to_string()))
 }
 
-/// Returns the index of the first word from `start` on that is neither an option of `command` nor its value. `None`
-/// where an option is unknown, or `--` comes first.
+/// Returns the index of the first word from `start` on that is neither an option of `command` nor its value; `None`
+/// if an unknown option or `--` comes before it.
 fn positional(command: &Command, words: &[String], start: usize) -> Option<usize> {
     let takes_value = |known: &dyn Fn(&clap::Arg) -> bool| {
         let mut arguments = command.get_arguments();
@@ -81,7 +81,7 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     #[test]
-    fn program_without_separator_is_explained_with_the_corrected_line() {
+    fn program_without_separator_is_explained() {
         let mut shown = String::new();
         for line in [
             "run pi --mode json hi",

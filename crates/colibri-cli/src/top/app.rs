@@ -241,7 +241,7 @@ impl App {
             } else {
                 order
             };
-            // A total order, so that no row moves without a reason.
+            // A total order, so that rows with equal values keep their places.
             order.then_with(|| columns::by_age(a, b, false))
         });
         self.rows = found

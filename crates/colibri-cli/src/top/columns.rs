@@ -87,7 +87,7 @@ impl Column {
         )
     }
 
-    /// Whether the largest value comes first by default; of ages the smallest does, as in `colibri ps`.
+    /// Whether the largest value comes first by default. The youngest agent comes first, as in `colibri ps`.
     pub(super) fn descending(self) -> bool {
         self.is_number() && self != Age
     }
@@ -177,7 +177,7 @@ impl Column {
     }
 }
 
-/// The order of `colibri ps`: running agents first, then ended ones, each the newest first; or the oldest first.
+/// Compares as `colibri ps` sorts: running agents first, then ended ones, each newest first, or oldest first.
 pub(super) fn by_age(a: &Watched, b: &Watched, oldest_first: bool) -> Ordering {
     let order = list_order(&a.agent, &b.agent);
     match oldest_first && a.runs() == b.runs() {

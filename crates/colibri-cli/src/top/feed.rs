@@ -66,14 +66,14 @@ pub(super) async fn follow(endpoint: Endpoint, mut events: Events, news: mpsc::S
     }
 }
 
-/// A connection to the next daemon.
+/// Connects to the next daemon.
 async fn next(
     endpoint: &Endpoint,
     news: &mpsc::Sender<News>,
 ) -> Result<(Client, Events, Vec<Agent>), ClientError> {
     let tell = |note: LinkNote| {
         if matches!(note, LinkNote::Waiting { .. }) {
-            // Full of other news, it says the same a moment later.
+            // If the channel is full, the notice is dropped: the next attempt sends it again.
             let _ = news.try_send(News::Lost(note.to_string()));
         }
     };

@@ -1,8 +1,8 @@
 //! Reservations: what a spawn in progress holds before its agent is in the registry.
 //!
-//! A spawn waits for its shim, so a look at the running agents is out of date when the agent is added. Each spawn
-//! therefore registers its name, its `[[autostart]]` entry and its mounts under the lock under which it looks at
-//! the running agents and at the reservations made before its own. Of two spawns that conflict the second is refused.
+//! A spawn waits for its shim, so a check against the running agents is out of date when the agent is added. Each spawn
+//! therefore reserves its name, its `[[autostart]]` entry and its mounts, under the same lock as the check against
+//! running agents and earlier reservations. Of two spawns that conflict, the second is refused.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -10,14 +10,14 @@ use colibri_spawner::{AgentId, AgentName, AgentSpawnConfig, AgentSpec, SpawnErro
 
 use super::{Agents, Registry, has_ended};
 
-/// Stands for the id of an agent that is being started, in messages about its mounts.
+/// Placeholder for the id of an agent that is being started, in messages about its mounts.
 const STARTING: &str = "starting";
 
-/// What one spawn in progress holds.
+/// A spawn in progress and what it has reserved.
 pub(super) struct Starting {
     name: Option<AgentName>,
     autostart: Option<String>,
-    /// Its specification as far as it is known, if it has mounts.
+    /// Its specification as far as known, if it has mounts.
     mounts: Option<AgentSpec>,
 }
 
@@ -35,11 +35,11 @@ impl Drop for Reservation {
 }
 
 impl Registry {
-    /// Reserves the name, the `[[autostart]]` entry and the mounts of a spawn. Also returns the specifications that
-    /// its mounts must not overlap with: of running agents, and of reservations made before.
+    /// Reserves the name, the `[[autostart]]` entry and the mounts of a spawn. Also returns the specifications of
+    /// running agents and earlier reservations, with whose mounts its own must not overlap.
     ///
     /// # Errors
-    /// The name is unusable, or the name or the entry is held by another agent.
+    /// The name is invalid, or another agent has the name or the entry.
     pub(super) fn reserve(
         &self,
         config: &AgentSpawnConfig,
@@ -137,10 +137,10 @@ impl Agents {
     }
 }
 
-/// Returns the name that a spawn asks for, if it asks for one.
+/// Validates the name in a spawn request; returns `None` if the request has none.
 ///
 /// # Errors
-/// The name is unusable.
+/// The name is invalid.
 pub(crate) fn valid_name(config: &AgentSpawnConfig) -> Result<Option<AgentName>, SpawnError> {
     let name = config.name.as_deref().map(|name| {
         name.parse().map_err(|source| SpawnError::Name {

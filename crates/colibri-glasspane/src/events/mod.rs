@@ -64,7 +64,7 @@ impl Meaning {
 
 /// Reads one line; `None` where it is no event.
 pub(crate) fn read(runtime: AgentRuntime, line: &[u8]) -> Option<Meaning> {
-    // Cheap, for agents that write much and no events: the error of a parser is not.
+    // A cheap check first: parser errors are expensive for agents that write much output without events.
     if line.trim_ascii_start().first() != Some(&b'{') {
         return None;
     }

@@ -48,12 +48,12 @@ pub(crate) fn signal_all(
     }
 }
 
-/// jail(8) and jexec(8) have no phase in which the program inside misses a signal: they execute it themselves.
+/// Returns `true`: jail(8) and jexec(8) execute the program in their own process, so that no signal is lost.
 pub(crate) fn sandbox_has_program() -> bool {
     true
 }
 
-/// Not needed: `PROC_REAP_KILL` signals every descendant within one system call, those that are being forked included.
+/// Does nothing: `PROC_REAP_KILL` signals every descendant in one system call, including those being forked.
 pub(crate) fn stop_running(_stopped: &mut HashSet<i32>) -> io::Result<bool> {
     Ok(false)
 }

@@ -119,8 +119,8 @@ fn open(pids: Vec<i32>) -> Vec<(i32, OwnedFd)> {
 
 /// Sends STOP to every descendant that is not in `stopped`, and adds it. Returns whether there was one.
 ///
-/// What is stopped cannot fork: when a sweep finds nothing new, no descendant runs any more, however fast it forked
-/// before, and one round of KILL ends them all.
+/// A stopped process cannot fork: when a sweep finds no new one, no descendant runs any more, and one round of KILL
+/// ends all of them, even a fork bomb.
 pub(crate) fn stop_running(stopped: &mut HashSet<i32>) -> io::Result<bool> {
     let running = descendants()?
         .into_iter()
@@ -136,9 +136,9 @@ pub(crate) fn stop_running(stopped: &mut HashSet<i32>) -> io::Result<bool> {
     Ok(any)
 }
 
-/// Whether a sandbox of a descendant has a process besides its init. bwrap makes that process, which becomes the
-/// agent's program, when the sandbox is ready; before, a signal would reach nobody: the kernel gives none to an init
-/// that has no handler for it (pid_namespaces(7)).
+/// Returns whether the sandbox of a descendant contains a process besides its init. bwrap forks that process, which
+/// becomes the agent's program, when the sandbox is ready. Before that a signal is lost: the kernel discards signals
+/// for which an init has no handler (pid_namespaces(7)).
 pub(crate) fn sandbox_has_program() -> bool {
     let own = numbers("self").map_or(1, |numbers| numbers.len());
     descendants().unwrap_or_default().iter().any(|pid| {
@@ -148,7 +148,8 @@ pub(crate) fn sandbox_has_program() -> bool {
     })
 }
 
-/// The numbers of a process that is not a zombie, from the namespace of /proc inwards (`NSpid`, proc_pid_status(5)).
+/// Returns the pids of a process in each pid namespace, outermost first (`NSpid`, proc_pid_status(5)); `None` for a
+/// zombie.
 fn numbers(process: &str) -> Option<Vec<String>> {
     let status = fs::read(format!("/proc/{process}/status")).ok()?;
     let status = String::from_utf8_lossy(&status);

@@ -1,4 +1,4 @@
-//! Which limits of an agent can be enforced here, and what enables the others.
+//! Checks which limits of an agent can be enforced on this host, and how to enable the others.
 
 use std::path::Path;
 
@@ -8,9 +8,9 @@ use colibri_priv::{Finding, probe};
 use super::LIMIT;
 use crate::Cgroups;
 
-/// Each limit of all processes of an agent together, and its cgroup controller.
+/// Limits on all processes of an agent together, and their cgroup controllers.
 const LIMITS: &[(&str, &str)] = &[("memory", "memory"), ("processes", "pids"), ("cpu", "cpu")];
-/// Enables rctl(8).
+/// Name of the sysctl that enables rctl(8).
 const RACCT: &str = "kern.racct.enable";
 
 /// Returns one finding for each limit. A limit that cannot be enforced is a warning: agents run without it.
@@ -24,7 +24,7 @@ pub(super) fn enforceable(engine: &JailEngine, cgroups: &Cgroups) -> Vec<Finding
     }
 }
 
-/// `lacks` is a cause and a hint.
+/// Returns the finding for one limit. `lacks` is the text `CAUSE; HINT`.
 fn by_cgroup(limit: &str, lacks: Option<String>) -> Finding {
     let Some(lacks) = lacks else {
         return Finding::ok(format!("limit {limit} can be enforced, by a cgroup"));

@@ -18,7 +18,7 @@ use crate::Spawner;
 const LIMIT: Duration = Duration::from_secs(5);
 /// How long a backend may take for its own look.
 const BACKEND: Duration = Duration::from_secs(20);
-/// Looks on threads of their own at the same time; one at a backend that hangs never ends.
+/// Limits the number of concurrent checks on separate threads; a check of a backend that hangs never ends.
 static LOOKS: Semaphore = Semaphore::const_new(16);
 /// What the daemon itself has open, with some connections and a spawn on its way.
 const OWN_DESCRIPTORS: u64 = 40;
@@ -181,8 +181,8 @@ impl Spawner {
     }
 }
 
-/// Runs work that may block for long, or for ever, on a thread of its own. A thread of the runtime's would be missed
-/// by others, and its creation may panic.
+/// Runs work that may block forever on a separate thread. On the runtime's pool it would occupy a thread that others
+/// need, and the creation of a pool thread may panic.
 async fn on_a_thread<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -207,7 +207,7 @@ async fn on_a_thread<T: Send + 'static>(
             "end processes of this user, or raise the limit of processes: ulimit -u, TasksMax= in a systemd unit, or login.conf(5)",
         ));
     }
-    // The sender is dropped without a word only by a panic.
+    // The sender is dropped without a result only if the work panics.
     result.await.map_err(|_| {
         Finding::fail(
             format!("the thread {name} ended with a panic"),

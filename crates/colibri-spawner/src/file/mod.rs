@@ -170,7 +170,7 @@ impl ConfigFile {
     }
 }
 
-/// Longest settings file that is read, in bytes.
+/// Maximum size of a settings file, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// The file named, or the first usual one that exists.

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use super::Partial;
 
-/// Settings that a running daemon takes over: those about agents that are started from then on, those about ended ones,
-/// and those that only clients read.
+/// Settings that apply without a restart of the daemon: those for new agents, those for ended agents, and those that
+/// only clients read.
 const LIVE: &[&str] = &[
     "daemon_user",
     "shim",

@@ -39,7 +39,7 @@ impl Wanted {
             "args": [reports.socket(), token, seed, code.to_string()],
         });
         if random.u8(..3) == 0 {
-            // Mounted, because a sandbox has a /tmp of its own and the repository may be there.
+            // Mounted, because a sandbox has its own /tmp, which hides a repository there.
             let mount = json!({"source": writer, "target": WRITER_INSIDE, "read_only": true});
             params["jail"] = json!({"path": "/", "mounts": [mount]});
             params["program"] = json!(WRITER_INSIDE);

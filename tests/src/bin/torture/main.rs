@@ -99,7 +99,7 @@ struct Torture {
     ended: BTreeMap<String, Value>,
     tokens: HashSet<String>,
     next: u64,
-    /// How many faults with agents of their own were injected.
+    /// Number of injected faults that start their own agents.
     singles: usize,
     last: Fault,
     table: Table,
@@ -186,7 +186,7 @@ impl Torture {
         self.look_around(flight);
     }
 
-    /// Injects one of the faults that have agents of their own, each in its turn.
+    /// Injects the next fault that starts its own agents.
     fn inject_single(&mut self) {
         let (fault, inject) = single::FAULTS[self.singles % single::FAULTS.len()];
         self.singles += 1;

@@ -1,4 +1,4 @@
-//! Faults that concern agents of their own: each starts them, injects the fault, checks the promise, and removes them.
+//! Faults that start their own agents: each starts agents, injects the fault, checks the guarantee, and removes them.
 
 use std::process::{Child, Stdio};
 use std::time::Instant;
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use crate::table::Fault;
 
-/// A user without a name and without processes, for the fork bomb.
+/// Uid without a passwd entry and without processes, for the fork bomb.
 const BOMBER: u32 = 64921;
-/// Doubles itself until its user has no process left.
+/// A fork bomb: doubles itself until the process limit of its user is reached.
 const BOMB: &str = "b() { b & b & sleep 1000; }; b";
-/// Limits the processes of the user of whatever it executes (prlimit(1)).
+/// Option of prlimit(1) that limits the processes of the user.
 const BOUND: &str = "--nproc=200:200";
-/// Spawns at the same time, of which one may be accepted.
+/// Number of concurrent spawns, of which one may be accepted.
 const SPAWNS: usize = 8;
 
 type Outcome = Result<(), String>;
@@ -59,7 +59,7 @@ fn term_at_spawn(daemon: &Daemon) -> Outcome {
     remove(&mut wire, &id)
 }
 
-/// INT to `colibri run` ends an agent for good that is started again after every end.
+/// INT to `colibri run` ends an agent with restart policy `always` for good.
 fn run_interrupted(daemon: &Daemon) -> Outcome {
     let mut wire = daemon.connect();
     let mut child: Child = daemon
@@ -96,7 +96,7 @@ fn run_interrupted(daemon: &Daemon) -> Outcome {
     remove(&mut wire, &id)
 }
 
-/// Agents that write events as fast as they can do not hold up other calls.
+/// Agents that flood their output with events do not delay other calls.
 fn flood(daemon: &Daemon) -> Outcome {
     let mut wire = daemon.connect();
     let params = json!({"program": "yes", "runtime": "pi"});
@@ -113,7 +113,7 @@ fn flood(daemon: &Daemon) -> Outcome {
     expect(asked.elapsed() < SOON, &json!("the daemon was held up"))
 }
 
-/// Of spawns at the same time, each of which mounts a directory within that of another, one is accepted.
+/// Of concurrent spawns with nested mounts, exactly one is accepted.
 fn overlapping_spawns(daemon: &Daemon) -> Outcome {
     let nested: Vec<_> = (1..=SPAWNS)
         .map(|depth| daemon.path(&format!("nested{}", "/in".repeat(depth))))
@@ -147,7 +147,7 @@ fn overlapping_spawns(daemon: &Daemon) -> Outcome {
     expect(accepted.len() == 1, &json!(answers))
 }
 
-/// A fork bomb that has all processes of its user is ended. Only root can give it a user of its own.
+/// A fork bomb that uses up the processes of its user is ended. Needs root, to run it as a separate user.
 fn fork_bomb(daemon: &Daemon) -> Outcome {
     if !geteuid().is_root() {
         return Ok(());
