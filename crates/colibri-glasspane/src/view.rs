@@ -114,7 +114,7 @@ pub struct View {
     pub events: u64,
     /// Lines that are no JSON object, or too long to be one.
     pub malformed_lines: u64,
-    /// Bytes of events that were not parsed, because the agent wrote faster than they could be.
+    /// Number of output bytes that were not parsed for events, because the agent wrote too fast.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skipped_bytes: u64,
     /// When it last wrote something, in the caller's milliseconds.

@@ -28,9 +28,9 @@ pub enum ErrorKind {
     InvalidConfig,
     /// No such subscription on this connection.
     UnknownSubscription,
-    /// The program is not there.
+    /// The program does not exist.
     ProgramNotFound,
-    /// The program is there and cannot be executed: no permission, or its interpreter is missing.
+    /// The program exists but cannot be executed: no permission, or its interpreter is missing.
     ProgramNotExecutable,
     /// Another running agent has this name.
     NameInUse,
@@ -48,9 +48,9 @@ pub enum ErrorKind {
     AgentEnded,
     /// The agent's stdin is closed.
     InputClosed,
-    /// The agent's shim does not answer within the time limit.
+    /// The agent's shim did not answer within its timeout.
     AgentSilent,
-    /// The values of the agent's environment are not kept, so it cannot be spawned again.
+    /// The agent cannot be spawned again, because its environment values are not kept.
     EnvironmentNotKept,
     /// Processes are left after a kill.
     KillUnverified,

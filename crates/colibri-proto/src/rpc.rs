@@ -44,7 +44,7 @@ pub enum Call {
     RemoveAgent(IdParams),
     /// End an agent.
     KillAgent(KillParams),
-    /// Start the next run of an agent, or an ended agent anew.
+    /// Restart a running agent, or spawn an ended agent again.
     RestartAgent(RestartAgentParams),
     /// Write to an agent's stdin.
     SendInput(InputParams),

@@ -107,7 +107,7 @@ pub(crate) enum RuntimeSchema {
     Generic,
 }
 
-/// Mirror of `ExitReason`.
+/// Why an agent ended. Mirror of `colibri_glasspane::ExitReason`.
 #[derive(JsonSchema, Serialize, Deserialize)]
 #[schemars(rename = "ExitReason")]
 #[serde(rename_all = "kebab-case")]

@@ -183,7 +183,7 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// The exit code by which a shell reports it: 128+N for signal N, and 1 where the exit status is unknown.
+    /// Returns the exit code that a shell reports: 128+N for signal N, and 1 if the exit status is unknown.
     #[must_use]
     pub fn shell_code(self) -> i32 {
         match (self.code, self.signal) {
@@ -194,7 +194,7 @@ impl Exit {
     }
 }
 
-/// Daemons before this version send no reason: it is derived from the exit status.
+/// Derives the reason from the exit status if it is absent, as in messages of earlier releases.
 impl<'de> Deserialize<'de> for Exit {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -366,7 +366,7 @@ pub struct KillParams {
     /// `false`: deliver the signal and do no more.
     #[serde(default = "yes")]
     pub escalate: bool,
-    /// With `escalate` false: after this signal the agent is not started again, whatever its restart policy.
+    /// With `escalate` false: no restart follows this signal, whatever the restart policy.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_restart: bool,
 }
@@ -392,7 +392,7 @@ fn yes() -> bool {
 pub struct RestartAgentParams {
     /// The agent.
     pub id: String,
-    /// How long to wait between TERM and KILL before the next run of a running agent, in milliseconds; default 5000.
+    /// Time between TERM and KILL for a running agent, in milliseconds; default 5000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_ms: Option<u64>,
 }
@@ -524,7 +524,7 @@ pub struct SubscribeParams {
     /// From this byte of each output on; absent: from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_offset: Option<u64>,
-    /// From this byte of standard error on; absent: as `from_offset` says.
+    /// First offset in standard error; absent: the same as `from_offset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr_from_offset: Option<u64>,
     /// Each `agent-output` ends with the chunk that it begins in, and says when that came.
