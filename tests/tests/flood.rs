@@ -67,7 +67,7 @@ fn backlog_that_is_too_long_is_skipped_and_counted() {
     let start = r#"{"type":"agent_start"}"#;
     let filler = format!(r#"{{"type":"x","filler":"{}"}}"#, "f".repeat(1000));
     let end = r#"{"type":"tool_execution_start","toolCallId":"1","toolName":"bash","args":{}}"#;
-    // It waits until the daemon is gone, writes 100 MiB, and goes on living.
+    // The agent waits until the daemon has ended, writes 100 MiB, and keeps running.
     let script = format!(
         "echo '{start}'; read x; yes '{filler}' | head -n 120000; echo '{end}'; read y; exit 3"
     );

@@ -54,7 +54,7 @@ fn accepted(answers: &[Value], kind: &str, part: &str) -> Vec<String> {
 #[test]
 fn overlapping_mounts_of_60_spawns_are_accepted_once() {
     let daemon = Daemon::start();
-    // Each source lies in the one before it, so that any two of them overlap.
+    // Each source is a subdirectory of the previous one, so that any two of them overlap.
     let mut sources = Vec::new();
     let mut source = daemon.path("w").canonicalize().unwrap_or(daemon.path("w"));
     for _ in 0..SPAWNS {

@@ -317,8 +317,8 @@ fn list(registry: &Registry, params: &ListParams) -> Result<Answer, RpcError> {
     }
 }
 
-/// Ends the current run of a running agent so that its shim starts the next one at once, or spawns an ended agent
-/// anew.
+/// Ends the current run of a running agent, whose shim then starts the next one immediately; spawns an ended agent
+/// again.
 async fn restart(server: &Server, params: RestartAgentParams) -> Result<Answer, RpcError> {
     let registry = &server.registry;
     let entry = find(registry, &params.id)?;

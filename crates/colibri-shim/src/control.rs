@@ -65,9 +65,9 @@ pub enum Op {
         /// How long to wait before KILL, in milliseconds.
         grace_ms: u64,
     },
-    /// End the current run as a kill with TERM does, and start the next one at once, whatever the restart policy.
+    /// End the current run as a kill with TERM does, and start the next one immediately, whatever the restart policy.
     Restart {
-        /// How long to wait before KILL, in milliseconds.
+        /// Time between TERM and KILL, in milliseconds.
         grace_ms: u64,
     },
     /// Queue `len` bytes, which follow this line, for the agent's stdin.

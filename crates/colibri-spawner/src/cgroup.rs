@@ -158,8 +158,8 @@ enum Access {
     Change,
 }
 
-/// Enables the required controllers for child cgroups and returns the enabled ones; with [`Access::Look`] returns those
-/// that this process could enable.
+/// Enables the required controllers for child cgroups and returns the enabled ones; with [`Access::Look`] only returns
+/// the controllers that this process could enable.
 fn hand_on(parent: &Path, access: Access) -> io::Result<Vec<String>> {
     let words = |file: &str| -> io::Result<Vec<String>> {
         let text = fs::read_to_string(parent.join(file))?;

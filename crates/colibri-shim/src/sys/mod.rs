@@ -47,9 +47,9 @@ pub(crate) fn signal_by_name(name: &str) -> Option<Signal> {
         .map(|(_, signal)| *signal)
 }
 
-/// Prepares the command's process. The kernel ends it when the shim dies, so that a killed shim does not leave
-/// its agent running unseen. It enters the cgroup behind `door`, and gets these limits, this umask, an empty signal
-/// mask and the default action for every signal.
+/// Prepares the process of a command. It enters the cgroup of `door`, and gets the limits, the umask, an empty signal
+/// mask and the default action for every signal. The kernel kills it when the shim dies, so that a killed shim leaves
+/// no unsupervised agent.
 pub(crate) fn before_exec(
     command: &mut Command,
     door: Option<File>,

@@ -1,5 +1,5 @@
-//! Looks at each thing that a spawn needs, and says how to fix what is wrong. It changes nothing but for a file that
-//! it writes and removes, and it always ends: whatever else it asks is bounded.
+//! Checks each requirement of a spawn, and reports how to fix those that fail. It changes nothing except a file that it
+//! writes and removes, and every check has a timeout.
 
 mod limits;
 mod places;
