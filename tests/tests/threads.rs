@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-
 use colibri_tests::helper::{as_user, programs_of};
 use colibri_tests::{eventually, text};
 

@@ -12,6 +12,7 @@ use colibri_shim::record::{self, ShimRecord};
 use colibri_shim::{layout, process};
 use tokio::io::AsyncReadExt;
 
+use crate::adopt::blocking;
 use crate::link::AT_ONCE;
 use crate::{Agent, AgentSpec, LinkError, SpawnError, Spawner};
 
@@ -358,7 +359,7 @@ async fn any_lives(pids: Vec<i32>) -> bool {
         pids.iter()
             .any(|pid| !matches!(process::find(*pid), Ok(None)))
     };
-    tokio::task::spawn_blocking(look).await.unwrap_or(true)
+    blocking(look).await.unwrap_or(true)
 }
 
 /// Those of the processes that are in a pid namespace of their own, or all where none is: whatever stands between the

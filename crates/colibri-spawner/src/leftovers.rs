@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use colibri_jail_core::{JailEngine, JailOp, Signal};
 use colibri_shim::process::{self, Process};
+use tokio::sync::Semaphore;
 
 use crate::{AgentSpec, Spawner};
 
@@ -96,6 +97,9 @@ impl Spawner {
     }
 }
 
+/// Rounds at a time: each looks at every process of the host, and others need the threads too.
+static ROUNDS: Semaphore = Semaphore::const_new(1);
+
 /// Ends the remaining processes of an agent in rounds. Each round is a short task on the blocking pool, so that many
 /// lost agents share its threads; the wait between rounds occupies none.
 async fn look(spec: &AgentSpec, session: Option<i32>) -> Leftovers {
@@ -103,7 +107,11 @@ async fn look(spec: &AgentSpec, session: Option<i32>) -> Leftovers {
     let mut ended = HashSet::new();
     loop {
         let id = spec.id.to_string();
-        let round = tokio::task::spawn_blocking(move || kill_all(&id, session)).await;
+        let round = {
+            // A closed semaphore would be the only error, and it is never closed.
+            let _slot = ROUNDS.acquire().await;
+            tokio::task::spawn_blocking(move || kill_all(&id, session)).await
+        };
         let Round {
             left,
             hit,
