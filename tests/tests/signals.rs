@@ -424,3 +424,62 @@ fn shim_that_cannot_close_descriptors_starts_nothing() {
     );
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[test]
+fn stop_right_after_spawn_does_not_block_later_signals() {
+    let daemon = Daemon::start();
+    let mut wire = daemon.connect();
+    for _ in 0..5 {
+        let params = json!({"program": "sh", "args": ["-c", POLITE], "jail": {"path": "/"}});
+        let id = wire.call("spawn-agent", params)["result"]["id"].clone();
+        for signal in ["STOP", "CONT"] {
+            let params = json!({"id": id, "signal": signal, "escalate": false});
+            let sent = wire.call("kill-agent", params);
+            assert_eq!(sent["result"]["outcome"], "signalled", "{signal}: {sent}");
+        }
+        let killed = wire.call("kill-agent", json!({"id": id, "grace_ms": 15_000}));
+        assert_eq!(killed["result"]["outcome"], "terminated", "{killed}");
+    }
+}
+
+#[test]
+fn kill_ends_an_agent_whose_output_cannot_be_stored() {
+    let mut daemon = Daemon::place();
+    daemon.launch_behind(&["/usr/bin/prlimit".to_owned(), "--fsize=65536:".to_owned()]);
+    let id = daemon.spawn(&["--", "sh", "-c", "head -c 200000 /dev/zero; sleep 1000"]);
+    eventually("it is stalled", || {
+        (daemon.agent(&id)["state"] == "stalled").then_some(())
+    });
+    daemon.connect().call("kill-agent", json!({"id": id}));
+    let ended = daemon.connect().call("wait-agent", json!({"id": id}));
+    let error = ended["result"]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("could not be stored"), "{ended}");
+    assert_eq!(ended["result"]["stdout_bytes"], 65536, "{ended}");
+}
+
+#[test]
+fn daemon_that_cannot_log_still_answers() {
+    let daemon = Daemon::place();
+    let spawned = daemon
+        .command("colibri")
+        .args(["spawn", "--", "sh", "-c", "read line; exit 3"])
+        .output()
+        .unwrap();
+    assert!(spawned.status.success(), "{}", text(&spawned.stderr));
+    let id = text(&spawned.stdout).trim().to_owned();
+    let mut wire = daemon.connect();
+    eventually("the state directory is gone", || {
+        fs::remove_dir_all(daemon.state()).ok()
+    });
+    let unknown = wire.call("kill-agent", json!({"id": "nosuch"}));
+    assert_eq!(
+        unknown["error"]["data"]["kind"], "unknown-agent",
+        "{unknown}"
+    );
+    let refused = wire.call("spawn-agent", json!({"program": "true"}));
+    assert!(refused["error"]["message"].is_string(), "{refused}");
+    wire.call("close-input", json!({"id": id}));
+    let ended = wire.call("wait-agent", json!({"id": id}));
+    assert_eq!(ended["result"]["exit"]["code"], 3, "{ended}");
+    wire.call("shutdown", json!({}));
+}

@@ -56,7 +56,8 @@ fn send(daemon: &Daemon, id: &str, line: &str) {
     assert_eq!(sent["result"]["written"], line.len(), "{sent}");
 }
 
-fn agents_outlive_the_change(first: Release, second: Release) {
+/// `mark` is in the arguments of the agent that is restarted, and of no other process.
+fn agents_outlive_the_change(first: Release, second: Release, mark: &str) {
     let mut daemon = Daemon::place();
     launch(&mut daemon, first);
     let ended = spawn(&daemon, "echo over; exit 3", json!({}));
@@ -73,7 +74,7 @@ fn agents_outlive_the_change(first: Release, second: Release) {
     );
     let restarting = spawn(
         &daemon,
-        "echo run; read line; : mark-upgrade-7f3a",
+        &format!("echo run; read line; : {mark}"),
         json!({"restart": {"policy": "always", "delay_ms": 1}}),
     );
     send(&daemon, &reader, "one\n");
@@ -100,7 +101,7 @@ fn agents_outlive_the_change(first: Release, second: Release) {
     let end = daemon.connect().call("wait-agent", json!({"id": reader}));
     assert_eq!(end["result"]["exit"]["code"], 5, "{end}");
     // Restarts by the shim.
-    for pid in processes_with("mark-upgrade-7f3a") {
+    for pid in processes_with(mark) {
         kill_9(pid);
     }
     eventually("the second run has begun", || {
@@ -117,7 +118,7 @@ fn agents_outlive_the_change(first: Release, second: Release) {
         assert!(!daemon.agent(id)["exited_at"].is_null());
     }
     assert_eq!(stdout(&daemon, &sandboxed), "up\nbye\n");
-    assert_eq!(processes_with("mark-upgrade-7f3a"), Vec::<i32>::new());
+    assert_eq!(processes_with(mark), Vec::<i32>::new());
     // A new agent beside those of the other release.
     let new = spawn(&daemon, "exit 4", json!({}));
     let end = daemon.connect().call("wait-agent", json!({"id": new}));
@@ -126,12 +127,12 @@ fn agents_outlive_the_change(first: Release, second: Release) {
 
 #[test]
 fn agents_outlive_an_upgrade() {
-    agents_outlive_the_change(previous, current);
+    agents_outlive_the_change(previous, current, "mark-upgrade-7f3a");
 }
 
 #[test]
 fn agents_outlive_a_downgrade() {
-    agents_outlive_the_change(current, previous);
+    agents_outlive_the_change(current, previous, "mark-downgrade-7f3a");
 }
 
 #[test]

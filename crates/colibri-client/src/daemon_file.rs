@@ -52,7 +52,7 @@ impl DaemonFile {
     #[must_use]
     pub fn of_running(state_dir: &Path) -> Option<Self> {
         let record = Self::read(state_dir)?;
-        let pid = rustix::process::Pid::from_raw(record.pid)?;
+        let pid = rustix::process::Pid::from_raw(record.pid).filter(|_| record.pid > 0)?;
         // EPERM means that the process exists and belongs to another user.
         let lives = rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH);
         (lives && is_locked(state_dir)).then_some(record)

@@ -29,6 +29,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const RECORDED: Duration = Duration::from_secs(2);
 /// Runs in one answer: each takes at most some hundred bytes of a frame.
 const MAX_RUNS: usize = 1000;
+/// Maximum number of bytes read of the file of runs; a record takes some hundred.
+const MAX_RUNS_BYTES: u64 = 1 << 20;
 /// Agents that are looked for at once: a page that is full has not walked all that come behind it.
 const AT_ONCE: usize = 256;
 /// A page of agents stays well below a frame.
@@ -96,14 +98,12 @@ async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Answer, Rpc
                 .over_profile(params, Secrets::Unwanted)
                 .await
                 .map_err(|error| tell(&error))?;
-            let spawner = registry.spawner.clone();
-            let prepared = pool::short(move || {
-                valid_name(&config)?;
-                spawner.prepare(&config)
-            })
-            .await
-            .map_err(ending)?
-            .map_err(|error| tell(&error))?;
+            valid_name(&config).map_err(|error| tell(&error))?;
+            let prepared = registry
+                .spawner
+                .explain(&config)
+                .await
+                .map_err(|error| tell(&error))?;
             let (program, args) = prepared.command.into_parts();
             reply(&ExplainResult {
                 program,
@@ -226,7 +226,7 @@ fn running(registry: &Registry, id: &str) -> Result<Arc<Entry>, RpcError> {
 
 fn runs(entry: &Entry) -> Result<RunsResult, RpcError> {
     let path = entry.directory.join(layout::RUNS);
-    let records: Vec<RunRecord> = read_lines(&path).map_err(|error| {
+    let records: Vec<RunRecord> = read_lines(&path, MAX_RUNS_BYTES).map_err(|error| {
         RpcError::new(
             ErrorKind::Internal,
             format!("{} cannot be read: {error}", path.display()),

@@ -34,6 +34,8 @@ pub(crate) struct Parser {
     cursor: u64,
     /// End offset of the last line that changed the state.
     pub(crate) changed_at: Option<u64>,
+    /// Where the line ends that last changed the state or the tool.
+    pub(crate) noted_at: Option<u64>,
     /// The journal cannot be read further: it was truncated or removed.
     gone: bool,
     /// A read failed; it is retried with the next status of the shim.
@@ -49,6 +51,7 @@ impl Parser {
             entry,
             cursor: 0,
             changed_at: None,
+            noted_at: None,
             gone: false,
             failed: false,
             skip_logged: false,
@@ -146,11 +149,14 @@ impl Parser {
 
     fn lines(&mut self, bytes: &[u8], now: u64) {
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let before = self.pane.changes();
+            let before = (self.pane.changes(), self.pane.tool_changes());
             self.pane.output(line, now);
             self.cursor += line.len() as u64;
-            if self.pane.changes() != before {
+            if self.pane.changes() != before.0 {
                 self.changed_at = Some(self.cursor);
+            }
+            if (self.pane.changes(), self.pane.tool_changes()) != before {
+                self.noted_at = Some(self.cursor);
             }
         }
     }

@@ -16,8 +16,9 @@ use tokio::sync::Semaphore;
 
 /// Number of threads that run async tasks.
 const WORKERS: usize = 2;
-/// Number of threads for blocking work: the permits of both semaphores below, plus one for short work.
-const THREADS: usize = 4;
+/// Threads that run blocking work: two that parse, one for long work, one for leftovers and two for paths that users
+/// name (both in the spawner), and two for short work.
+const THREADS: usize = 8;
 /// Limits how many slices of events are parsed at the same time, over all agents. The semaphore is fair (FIFO), so that
 /// an agent that floods does not starve the others.
 static PARSING: Semaphore = Semaphore::const_new(2);

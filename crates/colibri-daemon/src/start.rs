@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use colibri_client::{DAEMON_LOCK, DaemonFile};
@@ -66,6 +67,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// Longest wait at the end for blocking work that is still running.
+const LAST_WORK: Duration = Duration::from_secs(1);
+
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -116,6 +120,8 @@ fn run(
     backends: impl FnOnce(&str) -> BackendRegistry,
 ) -> Result<(), StartError> {
     colibri_sys::signals::reset_inherited();
+    // With a handler, a write beyond RLIMIT_FSIZE fails with EFBIG instead of ending the daemon.
+    colibri_sys::signals::catch(Signal::XFSZ);
     // Files of the daemon are readable only by its user; agents have their own umask.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let arguments = &if arguments.background {
@@ -165,14 +171,11 @@ fn run(
     DaemonFile::remove(&settings.state_dir);
     let config = Configuration::new(arguments.config.clone(), stronger, backends, file);
     let audit = Audit::new(&settings.state_dir, settings.log);
-    pool::runtime()
-        .map_err(StartError::Threads)?
-        .block_on(async {
+    let runtime = pool::runtime().map_err(StartError::Threads)?;
+    let outcome = runtime.block_on(async {
             let listening = Listening::open(&socket, partial.socket_group.as_deref()).await?;
             record(&settings, &socket);
             let watch = |kind| signal(kind).map_err(StartError::system("watching signals"));
-            // With a handler, a write beyond RLIMIT_FSIZE fails with EFBIG instead of ending the daemon.
-            drop(watch(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
             // Before anything that takes its time: a reload must not end the daemon.
             let mut hangup = watch(SignalKind::hangup())?;
             let served = match &settings.metrics {
@@ -194,6 +197,9 @@ fn run(
             tracing::info!(socket = %socket.display(), state = %settings.state_dir.display(),
                 engine = settings.engine.name(), privilege = settings.backend.name(),
                 running = adopted.running, ended = adopted.ended, "listening");
+            if arguments.background {
+                release_stdio();
+            }
             tell_systemd();
             registry.start_ahead();
             registry.retention.set(settings.retention);
@@ -224,7 +230,19 @@ fn run(
             let running = server.shut_down().await;
             tracing::info!(running, "ended; running agents go on under their shims, and the next daemon with this state directory adopts them");
             Ok(())
-        })
+        });
+    // Blocking work on a file system that does not answer may never end.
+    runtime.shutdown_timeout(LAST_WORK);
+    outcome
+}
+
+/// Directs stdio to /dev/null: the caller of a daemon in the background reads its stderr only until it listens.
+fn release_stdio() {
+    if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
 }
 
 /// Leaves the session, the working directory and the scheduling priority of the caller, so that its directory can be
@@ -298,7 +316,9 @@ fn log_to(arguments: &Arguments, settings: &Settings) -> Result<Option<RotatedLo
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)
-        .with_target(false);
+        .with_target(false)
+        // A message on stderr about a failed write panics where stderr fails, too.
+        .log_internal_errors(false);
     if arguments.background {
         let log = RotatedLog::new(settings.state_dir.join("daemon.log"), settings.log);
         log.open().map_err(StartError::system(

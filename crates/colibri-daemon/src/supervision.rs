@@ -245,7 +245,7 @@ impl Publisher {
             _ if snapshot.exit.is_some() => u64::MAX,
             AgentState::Starting if snapshot.waiting.is_none() => snapshot.run_from,
             AgentState::Idle | AgentState::Working | AgentState::Blocked if pane.needs_bytes() => {
-                snapshot.changed_at.unwrap_or(u64::MAX)
+                parser.noted_at.unwrap_or(u64::MAX)
             }
             _ => u64::MAX,
         };

@@ -46,6 +46,7 @@ pub struct Glasspane {
     stalled: bool,
     ended: bool,
     changes: u64,
+    tool_changes: u64,
 }
 
 impl Glasspane {
@@ -78,7 +79,14 @@ impl Glasspane {
             stalled: false,
             ended: false,
             changes: 0,
+            tool_changes: 0,
         }
+    }
+
+    /// Returns how often the tool has changed.
+    #[must_use]
+    pub fn tool_changes(&self) -> u64 {
+        self.tool_changes
     }
 
     /// How often the state has changed. Whoever looks now and then sees by it whether changes lie between.
@@ -244,7 +252,11 @@ impl Glasspane {
                 at(&self.tools, &id).is_some_and(|place| self.tools.remove(place).progressed)
             }
         };
-        self.view.current_tool = self.tools.last().map(|tool| tool.name.clone());
+        let current = self.tools.last().map(|tool| tool.name.clone());
+        if self.view.current_tool != current {
+            self.view.current_tool = current;
+            self.tool_changes += 1;
+        }
         self.view.activity = None;
         if !(going && self.beneath == AgentState::Blocked) {
             self.become_(AgentState::Working, now);

@@ -21,14 +21,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use colibri_shim::control::PROTOCOL;
 use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::{layout, process};
 use rustix::fs::Mode;
-use signal_hook::consts::SIGXFSZ;
+use rustix::process::Signal;
 
 use crate::peer::Peer;
 use crate::runs::Runs;
@@ -135,7 +134,7 @@ fn start(directory: &Path) -> Result<Supervisor, ShimError> {
     colibri_sys::descriptors::close_from(3).map_err(ShimError::Descriptors)?;
     colibri_sys::signals::reset_inherited();
     // A handler makes writes beyond RLIMIT_FSIZE fail with EFBIG. SIG_IGN would too, but the agent would inherit it.
-    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(ShimError::Signals)?;
+    colibri_sys::signals::catch(Signal::XFSZ);
     rustix::process::umask(Mode::from_raw_mode(0o077));
     // A session of its own: no terminal's signal reaches it. It fails only for a group leader, which
     // somebody who starts the shim from an interactive shell makes it.

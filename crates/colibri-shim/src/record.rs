@@ -9,6 +9,9 @@ use colibri_glasspane::ExitReason;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+/// Maximum number of bytes that [`read_lines`] reads.
+const MAX_LINES: usize = 1 << 20;
+
 /// `shim.json`: the processes of an agent that runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimRecord {
@@ -177,17 +180,31 @@ pub fn append<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     file.write_all(&text)
 }
 
-/// Reads a file of records; lines that are none are left out, and a file that is not there has none.
+/// Reads the end of a file of records, at most `most` bytes of whole lines; lines that are none are left out, and a file
+/// that is not there has none.
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn read_lines<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
-    let text = match fs::read(path) {
+pub fn read_lines<T: DeserializeOwned>(path: &Path, most: u64) -> io::Result<Vec<T>> {
+    let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
+    let from = file.metadata()?.len().saturating_sub(most);
+    let mut text = vec![0; usize::try_from(most).unwrap_or(usize::MAX).min(MAX_LINES)];
+    let mut count = 0;
+    while let Some(room) = text.get_mut(count..).filter(|room| !room.is_empty()) {
+        match file.read_at(room, from + count as u64)? {
+            0 => break,
+            more => count += more,
+        }
+    }
+    text.truncate(count);
+    // Where the file is longer, the first line may be a part of one.
+    let first = usize::from(from > 0);
     Ok(text
         .split(|byte| *byte == b'\n')
+        .skip(first)
         .filter_map(|line| serde_json::from_slice(line).ok())
         .collect())
 }
@@ -240,7 +257,7 @@ mod tests {
     fn a_line_that_was_cut_costs_itself_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("runs.jsonl");
-        assert!(read_lines::<u32>(&path).unwrap().is_empty());
+        assert!(read_lines::<u32>(&path, 1000).unwrap().is_empty());
         for number in [1, 2] {
             append(&path, &number).unwrap();
         }
@@ -251,6 +268,6 @@ mod tests {
             .write_all(b"{\"run\":")
             .unwrap();
         append(&path, &3).unwrap();
-        assert_eq!(read_lines::<u32>(&path).unwrap(), [1, 2, 3]);
+        assert_eq!(read_lines::<u32>(&path, 1000).unwrap(), [1, 2, 3]);
     }
 }

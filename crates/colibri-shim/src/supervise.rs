@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use colibri_glasspane::ExitReason;
-use colibri_shim::control::{Delivery, Op, Reply, Status};
+use colibri_shim::control::{Delivery, Op, Reply, Request, Status, clock_ms};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ExitStatus};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -45,6 +45,8 @@ const BURST: usize = 16;
 const STARTING: Duration = Duration::from_millis(2);
 /// Maximum number of signals that wait for the program of a sandbox.
 const MAX_DEFERRED: usize = 64;
+/// How long output of a killed agent that cannot be stored is kept in memory and in the pipe.
+const STORE: Duration = Duration::from_secs(5);
 /// Interval at which the existence of the agent's directory is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -104,6 +106,8 @@ struct Deferred {
     signal: Signal,
     then_continue: bool,
     asker: Option<Asker>,
+    /// At this time of [`clock_ms`] its caller gives up, and it is dropped.
+    expires_ms: Option<u64>,
 }
 
 pub(crate) struct Supervisor {
@@ -126,6 +130,8 @@ pub(crate) struct Supervisor {
     /// Why Colibri is ending the run; absent if it is not.
     ending: Option<ExitReason>,
     teardown: Option<Teardown>,
+    /// When a user first asked for its end.
+    killed_at: Option<Instant>,
     /// Signals that wait for the program of a sandbox.
     deferred: Vec<Deferred>,
     /// The sandbox of this run has started its program. Checked only when a signal arrives.
@@ -168,6 +174,7 @@ impl Supervisor {
             exit: None,
             ending: None,
             teardown: None,
+            killed_at: None,
             deferred: Vec::new(),
             program_started: false,
             directory,
@@ -350,8 +357,8 @@ impl Supervisor {
     }
 
     fn serve(&mut self) {
-        for (asker, op, payload) in self.watchers.receive() {
-            if let Some(reply) = self.perform(asker, op, &payload) {
+        for (asker, request, payload) in self.watchers.receive() {
+            if let Some(reply) = self.perform(asker, request, &payload) {
                 self.watchers.reply(asker, reply);
             }
         }
@@ -361,9 +368,9 @@ impl Supervisor {
         }
     }
 
-    fn perform(&mut self, asker: Asker, op: Op, payload: &[u8]) -> Option<Reply> {
+    fn perform(&mut self, asker: Asker, request: Request, payload: &[u8]) -> Option<Reply> {
         let unknown = |name: &str| Some(Reply::Refused(format!("unknown signal {name}")));
-        match op {
+        match request.op {
             // Answered where it came in.
             Op::Watch => None,
             Op::Signal { signal: name, last } => {
@@ -377,6 +384,7 @@ impl Supervisor {
                     signal,
                     then_continue: last,
                     asker: Some(asker),
+                    expires_ms: request.expires_ms,
                 })
                 .map(Reply::Signalled)
             }
@@ -428,9 +436,9 @@ impl Supervisor {
 
     /// Delivers a signal now, or as soon as the sandbox has started the program that it is for.
     fn deliver_or_defer(&mut self, deferred: Deferred) -> Option<Delivery> {
-        // KILL and STOP also work on a sandbox that is not set up yet.
-        let at_once = matches!(deferred.signal, Signal::KILL | Signal::STOP);
-        if !at_once && self.program_is_pending() && self.deferred.len() < MAX_DEFERRED {
+        // KILL also works on a sandbox that is not set up yet. STOP would keep it from being set up.
+        let is_kill = deferred.signal == Signal::KILL;
+        if !is_kill && self.program_is_pending() && self.deferred.len() < MAX_DEFERRED {
             self.deferred.push(deferred);
             return None;
         }
@@ -440,10 +448,15 @@ impl Supervisor {
     fn deliver(&self, deferred: &Deferred) -> Delivery {
         let delivery = self.signal(deferred.signal);
         if deferred.then_continue {
-            // A stopped process handles a signal only after it continues.
-            self.signal(Signal::CONT);
+            self.continue_all();
         }
         delivery
+    }
+
+    /// A stopped process takes a signal only when it goes on. Here the wrapper is not spared: one that is stopped does
+    /// not see the end of its sandbox.
+    fn continue_all(&self) {
+        let _ = sys::signal_all(Signal::CONT, self.first(), None);
     }
 
     /// Returns whether the sandbox has not started its program yet; the kernel would discard a signal.
@@ -456,6 +469,16 @@ impl Supervisor {
     }
 
     fn deliver_deferred(&mut self) {
+        if self.deferred.is_empty() {
+            return;
+        }
+        let now = clock_ms();
+        let is_late = |deferred: &Deferred| deferred.expires_ms.is_some_and(|at| now >= at);
+        let (late, kept): (Vec<_>, Vec<_>) = self.deferred.drain(..).partition(is_late);
+        self.deferred = kept;
+        for asker in late.into_iter().filter_map(|deferred| deferred.asker) {
+            self.watchers.reply(asker, Reply::Expired);
+        }
         if self.deferred.is_empty() || self.program_is_pending() {
             return;
         }
@@ -470,6 +493,7 @@ impl Supervisor {
     /// Makes the current run the last one. `reason` is recorded unless the run has already ended by itself.
     fn end_with_this_run(&mut self, reason: Option<ExitReason>) {
         self.runs.close();
+        self.killed_at.get_or_insert_with(Instant::now);
         self.restart_requested = false;
         match &mut self.phase {
             Phase::Running => self.give_reason(reason),
@@ -513,6 +537,7 @@ impl Supervisor {
             signal,
             then_continue: !matches!(signal, Signal::STOP | Signal::TSTP | Signal::KILL),
             asker: None,
+            expires_ms: None,
         };
         if signal != Signal::KILL && self.program_is_pending() {
             self.deferred.push(first);
@@ -520,7 +545,7 @@ impl Supervisor {
             // Processes that this signal does not reach get KILL after the grace period.
             let _ = sys::signal_all(signal, self.first(), self.wrapper);
             if first.then_continue {
-                let _ = sys::signal_all(Signal::CONT, self.first(), self.wrapper);
+                self.continue_all();
             }
         }
         match &mut self.teardown {
@@ -607,6 +632,8 @@ impl Supervisor {
                     .reply(asker, Reply::Signalled(Delivery::default()));
             }
         }
+        let given_up = self.killed_at.is_some_and(|at| at.elapsed() >= STORE);
+        let mut lost = false;
         for output in &mut self.outputs {
             // Bounded: a process outside of the agent that received the pipe could write forever.
             for _ in 0..DRAIN {
@@ -614,10 +641,20 @@ impl Supervisor {
                     break;
                 }
             }
+            if output.stalled().is_some() && given_up {
+                output.discard();
+                lost = true;
+            }
             if output.stalled().is_some() {
                 return false;
             }
             output.close();
+        }
+        if lost {
+            self.runs.add_reason(
+                "the rest of its output could not be stored after it was killed, and is lost"
+                    .to_owned(),
+            );
         }
         true
     }

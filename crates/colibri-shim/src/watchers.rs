@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::{Event, Message, Op, Reply, Status, clock_ms};
+use colibri_shim::control::{Event, Message, Op, Reply, Request, Status, clock_ms};
 use colibri_shim::record::ExitRecord;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -66,7 +66,7 @@ impl Watchers {
     }
 
     /// Requests that have come. Those that could not be read, and `watch`, are answered here.
-    pub(crate) fn receive(&mut self) -> Vec<(Asker, Op, Vec<u8>)> {
+    pub(crate) fn receive(&mut self) -> Vec<(Asker, Request, Vec<u8>)> {
         while self.peers.len() < MAX_PEERS
             && let Ok(Some(peer)) = peer::accept(&self.listener)
         {
@@ -92,7 +92,7 @@ impl Watchers {
                         });
                     }
                     Ok((request, payload)) => {
-                        requests.push(((*id, request.seq), request.op, payload));
+                        requests.push(((*id, request.seq), request, payload));
                     }
                     Err(reason) => peer.send(&Message::Reply {
                         seq: 0,

@@ -9,6 +9,7 @@ use colibri_journal::JournalReader;
 use colibri_shim::control::Status;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ShimRecord};
+use tokio::sync::Semaphore;
 
 use crate::leftovers::Seen;
 use crate::link::StartedShim;
@@ -250,6 +251,41 @@ enum Look {
         alive: bool,
         shim: bool,
     },
+}
+
+/// Maximum number of looks at paths that requests name, at a time. One of them may be on a file system that does not
+/// answer; it then keeps its permit and its thread, and others keep theirs.
+static USER_PATHS: Semaphore = Semaphore::const_new(2);
+/// Longest wait for a look at such paths, and for the permit.
+const ANSWERS: Duration = Duration::from_secs(10);
+
+/// Runs work on paths that a request names, within a time limit.
+///
+/// # Errors
+/// The file system did not answer in time.
+pub(crate) async fn on_user_paths<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, SpawnError> {
+    let looked = async {
+        // The semaphore is never closed: without a permit the work runs all the same.
+        let permit = USER_PATHS.acquire().await;
+        blocking(move || {
+            let outcome = work();
+            drop(permit);
+            outcome
+        })
+        .await
+    };
+    match tokio::time::timeout(ANSWERS, looked).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(SpawnError::Resources {
+            doing: "looking at the paths of the request".to_owned(),
+            source: std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                format!("a file system did not answer within {ANSWERS:?}"),
+            ),
+        }),
+    }
 }
 
 /// Runs blocking file operations on the runtime's pool for blocking work.

@@ -25,6 +25,19 @@ pub enum NameError {
     Control,
 }
 
+/// Returns whether a character has no shape of its own (Unicode: default ignorable, and bidirectional controls).
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{feff}'
+    )
+}
+
 impl AgentName {
     /// Returns the name as text.
     #[must_use]
@@ -37,7 +50,7 @@ impl FromStr for AgentName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.trim().is_empty() {
+        if text.chars().all(|c| c.is_whitespace() || is_invisible(c)) {
             Err(NameError::Blank)
         } else if text.chars().count() > MAX_NAME {
             Err(NameError::TooLong)
@@ -66,6 +79,7 @@ mod tests {
         for (text, expected) in [
             ("", Err(NameError::Blank)),
             (" \t\u{3000}", Err(NameError::Blank)),
+            ("\u{200b} \u{feff}", Err(NameError::Blank)),
             ("a\nb", Err(NameError::Control)),
             ("a\u{1b}[2J", Err(NameError::Control)),
             ("a\u{9b}", Err(NameError::Control)),

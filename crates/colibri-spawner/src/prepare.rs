@@ -128,6 +128,17 @@ impl Spawner {
         self.prepare_as(config, NO_ID)
     }
 
+    /// Does the same without blocking the caller's thread, within a time limit.
+    ///
+    /// # Errors
+    /// As [`Spawner::prepare`], or a file system does not answer.
+    pub async fn explain(&self, config: &AgentSpawnConfig) -> Result<Prepared, SpawnError> {
+        let (spawner, config) = (self.clone(), config.clone());
+        crate::adopt::on_user_paths(move || spawner.prepare(&config))
+            .await
+            .flatten()
+    }
+
     pub(crate) fn prepare_as(
         &self,
         config: &AgentSpawnConfig,

@@ -9,7 +9,7 @@ use colibri_shim::launch::{Launch, LaunchReport, Step};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
 
-use crate::adopt::blocking;
+use crate::adopt::{blocking, on_user_paths};
 use crate::ahead::{Waiting, shim_failed};
 use crate::limits::Means;
 use crate::link::StartedShim;
@@ -57,7 +57,7 @@ impl Spawner {
             // Refused requests leave no trace, so look before the directory is made.
             let (spawner, request, new) = (self.clone(), config.clone(), id.clone());
             let others = running.to_vec();
-            let looked = blocking(move || spawner.look(&request, &new, &others)).await;
+            let looked = on_user_paths(move || spawner.look(&request, &new, &others)).await;
             let (prepared, means) = match looked.flatten() {
                 Ok(found) => found,
                 Err(error) => {
