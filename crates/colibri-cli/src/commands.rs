@@ -50,12 +50,12 @@ pub(crate) async fn spawn(global: &Global, background: Background) -> Result<u8,
         .for_each(|warning| output::warn(warning));
     output::print(format!("{}\n", agent.id).as_bytes())?;
     let Some(prompt) = prompt else { return Ok(0) };
-    let told = async {
+    let prompted = async {
         let agent = client.get_agent(&agent.id).await?;
         let command = Command::Prompt(&prompt, Delivery::Now);
         client.command(&agent, &command, PATIENCE).await
     };
-    told.await.map_err(|source| CliError::Prompt {
+    prompted.await.map_err(|source| CliError::Prompt {
         id: agent.id.clone(),
         source: Box::new(source),
     })?;

@@ -407,11 +407,11 @@ fn line(event: Notification, known: &mut Known) -> Option<Line> {
         Notification::AgentOutput(event) => {
             let mut event = event;
             let place = known.place(&event.id, event.stream);
-            let told = place.saturating_sub(event.offset);
-            if let (1.., Ok(bytes)) = (told, event.data.clone().into_bytes()) {
-                let told = usize::try_from(told).unwrap_or(usize::MAX);
-                let rest = bytes.get(told..).filter(|rest| !rest.is_empty())?;
-                event.offset += told as u64;
+            let printed = place.saturating_sub(event.offset);
+            if let (1.., Ok(bytes)) = (printed, event.data.clone().into_bytes()) {
+                let printed = usize::try_from(printed).unwrap_or(usize::MAX);
+                let rest = bytes.get(printed..).filter(|rest| !rest.is_empty())?;
+                event.offset += printed as u64;
                 event.data = OutputData::from_bytes(rest);
             }
             let length = event

@@ -275,18 +275,6 @@ mod tests {
     use super::*;
     use colibri_client::ExitReason;
 
-    fn ended(code: Option<i32>, signal: Option<i32>) -> Exit {
-        let reason = match code {
-            Some(_) => ExitReason::Exited,
-            None => ExitReason::Signalled,
-        };
-        Exit {
-            code,
-            signal,
-            reason,
-        }
-    }
-
     #[test]
     fn ending_names_the_reason_before_the_status() {
         let exit = |code, signal, reason| {
@@ -384,13 +372,13 @@ mod tests {
                 agent(AgentState::Working, None, "night shift", "make test"),
                 agent(
                     AgentState::Error,
-                    Some(ended(None, Some(9))),
+                    Some(Exit::from_status(None, Some(9))),
                     "evil\x1b[2J\n",
                     &"x".repeat(99)
                 ),
                 agent(
                     AgentState::Done,
-                    Some(ended(Some(0), None)),
+                    Some(Exit::from_status(Some(0), None)),
                     "a name that is too long for the table",
                     ""
                 ),

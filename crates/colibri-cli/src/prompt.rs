@@ -39,16 +39,16 @@ pub(crate) async fn prompt(
     let command = Command::Prompt(&text, delivery);
     let accepted_within = timeout.unwrap_or(ACCEPTED_WITHIN);
     if !wait {
-        let told = client.command(&agent, &command, accepted_within).await;
-        hint_delivery(&told, agent.runtime, agent.state, delivery);
-        told?;
+        let accepted = client.command(&agent, &command, accepted_within).await;
+        hint_delivery(&accepted, agent.runtime, agent.state, delivery);
+        accepted?;
         return Ok(0);
     }
     // Subscribe before the prompt is sent, so that no part of the answer is missed.
     let turn = Turn::follow(&client, &agent.id, agent.runtime).await?;
-    let told = client.command(&agent, &command, accepted_within).await;
-    hint_delivery(&told, agent.runtime, agent.state, delivery);
-    told?;
+    let accepted = client.command(&agent, &command, accepted_within).await;
+    hint_delivery(&accepted, agent.runtime, agent.state, delivery);
+    accepted?;
     let answer = match timeout {
         None => turn.end().await?,
         Some(waited) => tokio::time::timeout(waited, turn.end())
@@ -73,13 +73,13 @@ pub(crate) async fn prompt(
 
 /// Prints a hint on `--steer` and `--follow-up` if pi refused a plain prompt while it was working.
 fn hint_delivery(
-    told: &Result<(), ClientError>,
+    accepted: &Result<(), ClientError>,
     runtime: AgentRuntime,
     state: AgentState,
     delivery: Delivery,
 ) {
     let busy = (runtime, state) == (AgentRuntime::Pi, AgentState::Working);
-    if matches!(told, Err(ClientError::Refused { .. })) && busy && delivery == Delivery::Now {
+    if matches!(accepted, Err(ClientError::Refused { .. })) && busy && delivery == Delivery::Now {
         output::note("pi is working, and accepts a prompt only with --steer or --follow-up");
     }
 }

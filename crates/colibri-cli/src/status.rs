@@ -123,20 +123,7 @@ mod tests {
     use super::*;
     use colibri_client::AgentRuntime;
     use colibri_client::Exit;
-    use colibri_client::ExitReason;
     use colibri_client::glasspane::{Glasspane, Outcome};
-
-    fn ended(code: Option<i32>, signal: Option<i32>) -> Exit {
-        let reason = match code {
-            Some(_) => ExitReason::Exited,
-            None => ExitReason::Signalled,
-        };
-        Exit {
-            code,
-            signal,
-            reason,
-        }
-    }
 
     #[test]
     fn a_page_shows_what_is_known_and_nothing_that_moves_the_cursor() {
@@ -174,7 +161,7 @@ mod tests {
         pane.exited(&Outcome::Code(1), 1_767_225_660_000);
         agent.state = AgentState::Error;
         agent.exited_at = Some("2026-01-01T00:01:00Z".into());
-        agent.exit = Some(ended(Some(1), None));
+        agent.exit = Some(Exit::from_status(Some(1), None));
         agent.view = Some(pane.view().clone());
         let ended = page(&agent, now);
         agent.view = None;

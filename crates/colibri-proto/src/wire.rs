@@ -183,6 +183,21 @@ pub struct Exit {
 }
 
 impl Exit {
+    /// Returns an exit whose reason is what the exit status says by itself.
+    #[must_use]
+    pub fn from_status(code: Option<i32>, signal: Option<i32>) -> Self {
+        let reason = match (code, signal) {
+            (Some(_), _) => ExitReason::Exited,
+            (None, Some(_)) => ExitReason::Signalled,
+            (None, None) => ExitReason::Lost,
+        };
+        Self {
+            code,
+            signal,
+            reason,
+        }
+    }
+
     /// Returns the exit code that a shell reports: 128+N for signal N, and 1 if the exit status is unknown.
     #[must_use]
     pub fn shell_code(self) -> i32 {
@@ -208,15 +223,10 @@ impl<'de> Deserialize<'de> for Exit {
             signal,
             reason,
         } = Received::deserialize(deserializer)?;
-        let derived = match (code, signal) {
-            (Some(_), _) => ExitReason::Exited,
-            (None, Some(_)) => ExitReason::Signalled,
-            (None, None) => ExitReason::Lost,
-        };
+        let derived = Self::from_status(code, signal);
         Ok(Self {
-            code,
-            signal,
-            reason: reason.unwrap_or(derived),
+            reason: reason.unwrap_or(derived.reason),
+            ..derived
         })
     }
 }

@@ -119,10 +119,6 @@ impl JournalSettings {
     }
 }
 
-fn first_protocol() -> u32 {
-    1
-}
-
 /// The shim's one line of answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -132,7 +128,7 @@ pub enum LaunchReport {
         /// Its process id.
         pid: i32,
         /// The version of the control protocol that the shim speaks; absent: 1.
-        #[serde(default = "first_protocol")]
+        #[serde(default = "crate::record::first")]
         protocol: u32,
     },
     /// Nothing runs. The shim has ended.

@@ -33,7 +33,8 @@ pub struct ShimRecord {
     pub protocol: u32,
 }
 
-fn first() -> u32 {
+/// The number of a run, or the version of a protocol, where an older shim has written none.
+pub(crate) fn first() -> u32 {
     1
 }
 

@@ -127,10 +127,10 @@ mod tests {
         else {
             return;
         };
-        let told: usize = String::from_utf8_lossy(&output.stdout)
+        let limit: usize = String::from_utf8_lossy(&output.stdout)
             .trim()
             .parse()
             .unwrap_or(0);
-        assert!(Most::of_host().total <= told.max(128 << 10), "{told}");
+        assert!(Most::of_host().total <= limit.max(128 << 10), "{limit}");
     }
 }
