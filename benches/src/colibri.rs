@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use colibri_client::{
-    Client, ClientError, Events, JailConfig, KillParams, Notification, SpawnParams, SubscribeParams,
+    Client, ClientError, Events, JailConfig, KillParams, Notification, SpawnRequest,
+    SubscribeParams,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -99,15 +100,15 @@ impl Colibri {
     }
 
     /// What is asked for to run `command`, in a sandbox or not.
-    pub(crate) fn params(command: &[&str], sandbox: bool) -> SpawnParams {
-        SpawnParams {
+    pub(crate) fn params(command: &[&str], sandbox: bool) -> SpawnRequest {
+        SpawnRequest {
             program: command.first().map(ToString::to_string),
             args: Some(command.iter().skip(1).map(ToString::to_string).collect()),
             jail: sandbox.then(|| JailConfig {
                 path: Some("/".to_owned()),
                 ..JailConfig::default()
             }),
-            ..SpawnParams::default()
+            ..SpawnRequest::default()
         }
     }
 

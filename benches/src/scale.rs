@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use colibri_client::{KillParams, SpawnParams};
+use colibri_client::{KillParams, SpawnRequest};
 use tokio::task::JoinSet;
 
 use crate::colibri::Colibri;
@@ -32,7 +32,7 @@ impl Crowd {
         }
     }
 
-    fn params(self) -> SpawnParams {
+    fn params(self) -> SpawnRequest {
         let program = match self {
             Self::Live => "cat",
             Self::Ended => "true",

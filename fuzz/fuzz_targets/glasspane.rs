@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use colibri_glasspane::{AgentRuntime, AgentState, Glasspane, Outcome, Painter, Transcript, View};
+use colibri_glasspane::{AgentRuntime, AgentState, Exit, Glasspane, Painter, Transcript, View};
 use libfuzzer_sys::fuzz_target;
 
 const MOST: usize = 4 * 200;
@@ -62,7 +62,8 @@ fuzz_target!(|input: &[u8]| {
         pieces.stalled(cut % 2 == 0, 2);
         pieces.tick(u64::MAX);
         pieces.exited(
-            &Outcome::Lost(String::from_utf8_lossy(bytes).into_owned()),
+            &Exit::from_status(None),
+            Some(&String::from_utf8_lossy(bytes)),
             3,
         );
         shown(pieces.view());

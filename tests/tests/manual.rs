@@ -220,8 +220,8 @@ fn the_daemon_has_the_options_settings_and_variables_of_its_page() {
     assert!(keys(profiles).contains("limits"));
     assert_eq!(items(&section(&page, "Profiles"), "Cm"), keys(profiles));
 
-    let sources = read("crates/colibri-spawner/src/settings.rs")
-        + &read("crates/colibri-daemon/src/start.rs");
+    let sources =
+        read("crates/colibri-config/src/settings.rs") + &read("crates/colibri-daemon/src/start.rs");
     let read_by_it: BTreeSet<String> = sources
         .split('"')
         .filter(|word| {

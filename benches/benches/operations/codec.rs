@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use colibri_proto::{
     Agent, AgentRuntime, AgentState, Call, Env, FrameDecoder, JailConfig, ListResult, MountConfig,
     Notification, OutputData, OutputEvent, ReadResult, Request, Response, ServerMessage,
-    SpawnParams, Stream,
+    SpawnRequest, Stream,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -133,8 +133,8 @@ fn answered<T: DeserializeOwned>(frame: &[u8]) -> T {
     }
 }
 
-fn spawn() -> SpawnParams {
-    SpawnParams {
+fn spawn() -> SpawnRequest {
+    SpawnRequest {
         program: Some("pi".to_owned()),
         args: Some(
             ["--mode", "rpc", "--model", "a-model"]
@@ -149,7 +149,7 @@ fn spawn() -> SpawnParams {
         jail: Some(jail()),
         runtime: Some(AgentRuntime::Pi),
         name: Some("night shift".to_owned()),
-        ..SpawnParams::default()
+        ..SpawnRequest::default()
     }
 }
 

@@ -104,7 +104,7 @@ impl Copies for Kept {
                     }
                     Notification::AgentExit(exit) if exit.id == id => {
                         ensure!(
-                            exit.exit.and_then(|exit| exit.code) == Some(0),
+                            exit.exit.and_then(|exit| exit.code()) == Some(0),
                             "cat failed: {:?} {:?}",
                             exit.exit,
                             exit.error

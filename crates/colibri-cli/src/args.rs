@@ -337,8 +337,8 @@ fn agent(text: &str) -> Result<String, String> {
 }
 
 /// Checks the name for a new agent.
-fn name(text: &str) -> Result<String, colibri_spawner::NameError> {
-    Ok(text.parse::<colibri_spawner::AgentName>()?.to_string())
+fn name(text: &str) -> Result<String, colibri_types::AgentNameError> {
+    Ok(text.parse::<colibri_types::AgentName>()?.to_string())
 }
 
 /// Parses a duration like `500ms`, `5s` or `1h30m`; a plain number is seconds.

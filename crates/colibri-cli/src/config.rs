@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use colibri_client::{Client, JailConfig, ProfileInfo, ReloadResult, SpawnParams};
+use colibri_client::{Client, JailConfig, ProfileInfo, ReloadResult, SpawnRequest};
+use colibri_config::{ConfigError, ConfigFile, default_paths};
+use colibri_config::{Settings, SettingsError};
 use colibri_priv::BackendRegistry;
-use colibri_spawner::file::{ConfigError, ConfigFile, usual};
-use colibri_spawner::settings::{Settings, SettingsError};
 
 use crate::args::{Global, OfProfile, Spawn};
 use crate::connect::{connect, lookup};
@@ -13,7 +13,7 @@ use crate::error::CliError;
 use crate::output::{self, plain};
 
 /// What the daemon is asked for, with the secrets that the profile of its settings file wants.
-pub(crate) async fn params(client: &Client, spawn: Spawn) -> Result<SpawnParams, CliError> {
+pub(crate) async fn params(client: &Client, spawn: Spawn) -> Result<SpawnRequest, CliError> {
     let Some(name) = &spawn.profile else {
         return spawn.into_params(&OfProfile::default());
     };
@@ -60,7 +60,7 @@ pub(crate) async fn profiles(global: &Global, json: bool) -> Result<u8, CliError
 pub(crate) fn check(named: Option<&Path>) -> Result<u8, CliError> {
     let file = ConfigFile::read(named, lookup)?;
     let Some(path) = file.path() else {
-        let places: Vec<_> = usual(lookup)
+        let places: Vec<_> = default_paths(lookup)
             .iter()
             .map(|path| path.display().to_string())
             .collect();

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use colibri_client::{Agent, Client, Endpoint, TrustedUsers, default_socket};
-use colibri_spawner::file::ConfigFile;
-use colibri_spawner::settings::{Partial, SettingsError};
+use colibri_config::ConfigFile;
+use colibri_config::{PartialSettings, SettingsError};
 
 use crate::args::Global;
 use crate::error::CliError;
@@ -17,23 +17,23 @@ pub(crate) fn lookup(name: &str) -> Option<String> {
 }
 
 /// What the flags, the environment and the settings file say.
-pub(crate) fn settings(global: &Global) -> Result<Partial, CliError> {
+pub(crate) fn settings(global: &Global) -> Result<PartialSettings, CliError> {
     Ok(stronger(global)?.or(ConfigFile::read_settings(None, lookup)?))
 }
 
 /// Returns the settings from flags and environment. A relative socket path is resolved against the current directory.
-fn stronger(global: &Global) -> Result<Partial, PathError> {
+fn stronger(global: &Global) -> Result<PartialSettings, PathError> {
     let typed = global.socket.as_deref();
-    let flags = Partial {
+    let flags = PartialSettings {
         socket: typed.map(|path| Here::now().path(path)).transpose()?,
         daemon_user: lookup("COLIBRI_DAEMON_USER").filter(|user| !user.is_empty()),
-        ..Partial::default()
+        ..PartialSettings::default()
     };
-    Ok(flags.or(Partial::from_env(lookup)))
+    Ok(flags.or(PartialSettings::from_env(lookup)))
 }
 
 /// Returns the socket at which a daemon with these settings listens.
-pub(crate) fn socket(partial: &Partial) -> PathBuf {
+pub(crate) fn socket(partial: &PartialSettings) -> PathBuf {
     let state_dir = partial.state_dir_or_default(lookup);
     partial
         .socket
@@ -45,7 +45,7 @@ pub(crate) fn socket(partial: &Partial) -> PathBuf {
 /// ignored.
 pub(crate) fn endpoint(global: &Global) -> Result<Endpoint, CliError> {
     let stronger = stronger(global)?;
-    let file: Result<Partial, SettingsError> = ConfigFile::read_settings(None, lookup);
+    let file: Result<PartialSettings, SettingsError> = ConfigFile::read_settings(None, lookup);
     let file = match stronger.socket {
         Some(_) => file.unwrap_or_default(),
         None => file?,

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use colibri_client::{ClientError, DoctorResult, Finding, FindingStatus};
 
-use colibri_spawner::file::ConfigFile;
+use colibri_config::ConfigFile;
 
 use crate::args::Global;
 use crate::connect::{connect_existing, lookup};
 use crate::error::CliError;
-use crate::explain::spawner;
+use crate::explain::preparer;
 use crate::output;
 
 /// Longer than the daemon's own looks can take.
@@ -27,7 +27,7 @@ pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> 
         Err(CliError::Settings(_)) => look(global).await?,
         Err(why) => {
             let fix = "find the process that has the socket, e.g. with fuser(1); the other findings are without the daemon";
-            let mut findings = vec![fail(why.message(), fix)];
+            let mut findings = vec![Finding::fail(why.message(), fix)];
             findings.extend(look(global).await?);
             findings
         }
@@ -59,22 +59,12 @@ async fn ask(global: &Global) -> Result<Vec<Finding>, CliError> {
 async fn look(global: &Global) -> Result<Vec<Finding>, CliError> {
     // All of the file counts: a daemon does not start with a mistake in a profile either.
     let file = ConfigFile::read(None, lookup).map_err(CliError::from);
-    let spawner = match file.and_then(|_| spawner(global)) {
-        Ok(spawner) => spawner,
+    let (preparer, installation) = match file.and_then(|_| preparer(global)) {
+        Ok(found) => found,
         Err(error) => {
             let fix = "correct the setting; flags override the environment, and the environment overrides colibri.toml";
-            return Ok(vec![fail(error.message(), fix)]);
+            return Ok(vec![Finding::fail(error.message(), fix)]);
         }
     };
-    let found = spawner.preflight().await;
-    serde_json::from_value(serde_json::json!(found))
-        .map_err(|error| CliError::io("reading findings")(error.into()))
-}
-
-fn fail(what: String, fix: &str) -> Finding {
-    Finding {
-        status: FindingStatus::Fail,
-        what,
-        mend: Some(fix.to_owned()),
-    }
+    Ok(preparer.preflight(&installation).await)
 }

@@ -15,11 +15,14 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
-    Settings(#[from] colibri_spawner::settings::SettingsError),
+    Settings(#[from] colibri_config::SettingsError),
     #[error(transparent)]
-    Spawn(#[from] colibri_spawner::SpawnError),
+    Prepare(#[from] colibri_prepare::PrepareError),
+    /// A profile cannot be used.
     #[error(transparent)]
-    EnvFile(#[from] colibri_spawner::env_file::EnvFileError),
+    Profile(#[from] colibri_config::ProfileError),
+    #[error(transparent)]
+    EnvFile(#[from] colibri_config::env_file::EnvFileError),
     #[error(
         "secret {0} is not set in the environment; set it, or pass it in a file with --env-file"
     )]
@@ -71,7 +74,7 @@ impl CliError {
             {
                 flags::shown(&error.message)
             }
-            Self::Spawn(error) => flags::shown(&error.to_string()),
+            Self::Prepare(error) => flags::shown(&error.to_string()),
             _ => self.to_string(),
         }
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use colibri_client::{
-    Agent, AgentRuntime, AgentState, Client, ClientError, Endpoint, Exit, ExitReason, MAX_READ,
-    Notification, OutputData, ReadParams, Stream, StreamChoice, SubscribeParams,
+    Agent, AgentRuntime, AgentState, Client, ClientError, Endpoint, Exit, ExitReason, ExitStatus,
+    MAX_READ, Notification, OutputData, ReadParams, Stream, StreamChoice, SubscribeParams,
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -350,8 +350,8 @@ fn meanwhile(known: &mut Known, there: &[Agent], ids: Option<&[String]>) -> Vec<
 fn exit(state: AgentState, exit: Option<Exit>, error: Option<String>) -> What {
     What::Exit {
         state,
-        exit_code: exit.and_then(|exit| exit.code),
-        exit_signal: exit.and_then(|exit| exit.signal),
+        exit_code: exit.and_then(Exit::code),
+        exit_signal: exit.and_then(Exit::signal),
         reason: exit.map(|exit| exit.reason),
         error,
     }
@@ -527,8 +527,9 @@ fn human(line: &Line) -> String {
             ..
         } => {
             let exit = reason.map(|reason| Exit {
-                code: *exit_code,
-                signal: *exit_signal,
+                status: exit_code
+                    .map(ExitStatus::Code)
+                    .or(exit_signal.map(ExitStatus::Signal)),
                 reason,
             });
             vec![format!(

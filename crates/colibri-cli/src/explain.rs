@@ -3,29 +3,36 @@
 use std::collections::BTreeMap;
 
 use colibri_client::{ExplainResult, JailConfig};
+use colibri_config::{ConfigFile, Profile, ProfileError, Settings};
+use colibri_prepare::{Cgroups, HostEnv, Installation, Preparer};
 use colibri_priv::BackendRegistry;
-use colibri_spawner::file::ConfigFile;
-use colibri_spawner::profile::Profile;
-use colibri_spawner::settings::Settings;
-use colibri_spawner::{Cgroups, SpawnError};
 
 use crate::args::{Global, OfProfile, Spawn};
 use crate::connect::{lookup, settings, socket};
 use crate::error::CliError;
 use crate::output;
 
-/// Returns the spawner of a daemon with this environment.
-pub(crate) fn spawner(global: &Global) -> Result<colibri_spawner::Spawner, CliError> {
+/// Returns the preparer of a daemon with this environment, and its paths.
+pub(crate) fn preparer(global: &Global) -> Result<(Preparer, Installation), CliError> {
     let partial = settings(global)?;
     let settings = Settings::resolve(&partial, lookup, BackendRegistry::builtin)?;
-    let mut spawner = settings.spawner(
-        &socket(&partial),
-        std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        }),
-    );
-    spawner.cgroups = Cgroups::probe(partial.cgroup.as_deref());
-    Ok(spawner)
+    let socket = socket(&partial);
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let preparer = Preparer {
+        private_directories: settings.private_directories(&socket),
+        engine: settings.engine,
+        backend: settings.backend,
+        host: HostEnv::from_variables(variables),
+        cgroups: Cgroups::probe(partial.cgroup.as_deref()),
+        soft_open_files: None,
+    };
+    let installation = Installation {
+        shim: settings.shim,
+        state_dir: settings.state_dir,
+        socket,
+    };
+    Ok((preparer, installation))
 }
 
 /// Prints what would be executed. Of the variables only the names could count.
@@ -38,25 +45,16 @@ pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, C
     let profile = name.as_ref().and_then(|name| profiles.get(name));
     let of_profile = OfProfile {
         has_jail: profile
-            .and_then(|profile| profile.jail.as_ref())
+            .and_then(|profile| profile.request.jail.as_ref())
             .is_some_and(JailConfig::is_jail),
-        has_cwd: profile.is_some_and(|profile| profile.cwd.is_some()),
+        has_cwd: profile.is_some_and(|profile| profile.request.cwd.is_some()),
         secrets: Vec::new(),
     };
     let params = spawn.into_params(&of_profile)?;
-    let request = Profile {
-        program: params.program,
-        args: params.args,
-        env: params.env.0,
-        cwd: params.cwd,
-        jail: params.jail,
-        ..Profile::default()
-    };
-    let config = request
-        .over(name.as_deref(), &profiles)
-        .and_then(Profile::into_config)
-        .map_err(SpawnError::from)?;
-    let prepared = spawner(global)?.prepare(&config)?;
+    let profile = Profile::from(params).over(&profiles)?;
+    let config = profile.request.resolve().map_err(ProfileError::from)?;
+    let (preparer, _) = preparer(global)?;
+    let prepared = preparer.prepare(&config)?;
     if json {
         let (program, args) = prepared.command.into_parts();
         let (engine, privilege) = (prepared.engine, prepared.privilege);

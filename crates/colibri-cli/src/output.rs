@@ -180,7 +180,7 @@ pub(crate) fn ending(exit: Option<Exit>) -> String {
     let Some(exit) = exit else {
         return "lost".to_owned();
     };
-    match (exit.reason, exit.code, exit.signal) {
+    match (exit.reason, exit.code(), exit.signal()) {
         (ExitReason::KilledByUser, ..) => "killed".to_owned(),
         (ExitReason::WallTime, ..) => "wall time".to_owned(),
         (ExitReason::NotStarted, ..) => "not started".to_owned(),
@@ -194,7 +194,7 @@ pub(crate) fn ending(exit: Option<Exit>) -> String {
 /// Formats why an agent ended, with its exit status where the reason does not contain it.
 pub(crate) fn full_ending(exit: Option<Exit>) -> String {
     let brief = ending(exit);
-    let status = exit.and_then(|exit| match (exit.code, exit.signal) {
+    let status = exit.and_then(|exit| match (exit.code(), exit.signal()) {
         (Some(code), _) => Some(format!("code {code}")),
         (None, Some(signal)) => Some(format!("signal {signal}")),
         (None, None) => None,
@@ -257,7 +257,7 @@ pub(crate) fn findings(findings: &[Finding]) -> String {
             FindingStatus::Fail => coloured("fail", "31"),
         };
         lines.push_str(&format!("{status}  {}\n", indented(&finding.what)));
-        if let Some(fix) = &finding.mend {
+        if let Some(fix) = &finding.fix {
             lines.push_str(&format!("      fix: {}\n", indented(fix)));
         }
     }
@@ -273,16 +273,15 @@ fn indented(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use colibri_client::ExitReason;
+    use colibri_client::{ExitReason, ExitStatus};
 
     #[test]
     fn ending_names_the_reason_before_the_status() {
-        let exit = |code, signal, reason| {
-            let exit = Exit {
-                code,
-                signal,
-                reason,
-            };
+        let exit = |code: Option<i32>, signal: Option<i32>, reason| {
+            let status = code
+                .map(ExitStatus::Code)
+                .or(signal.map(ExitStatus::Signal));
+            let exit = Exit { status, reason };
             format!("{} / {}", ending(Some(exit)), full_ending(Some(exit)))
         };
         for (shown, expected) in [
@@ -372,13 +371,13 @@ mod tests {
                 agent(AgentState::Working, None, "night shift", "make test"),
                 agent(
                     AgentState::Error,
-                    Some(Exit::from_status(None, Some(9))),
+                    Some(Exit::from_status(Some(ExitStatus::Signal(9)))),
                     "evil\x1b[2J\n",
                     &"x".repeat(99)
                 ),
                 agent(
                     AgentState::Done,
-                    Some(Exit::from_status(Some(0), None)),
+                    Some(Exit::from_status(Some(ExitStatus::Code(0)))),
                     "a name that is too long for the table",
                     ""
                 ),

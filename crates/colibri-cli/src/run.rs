@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use colibri_client::{
-    Client, Exit, ExitEvent, ExitReason, Follow, Followed, KillParams, Output, SpawnParams,
+    Client, Exit, ExitEvent, ExitReason, Follow, Followed, KillParams, Output, SpawnRequest,
     SpawnResult, Stream,
 };
 use tokio::sync::{mpsc, watch};
@@ -142,7 +142,7 @@ enum Started {
 /// Starts the agent, and collects the signals that arrive before the daemon answers.
 async fn start(
     client: &Client,
-    params: SpawnParams,
+    params: SpawnRequest,
     signals: &mut Signals,
 ) -> Result<Started, CliError> {
     let client = client.clone();
@@ -431,7 +431,7 @@ pub(crate) fn explain_exit(id: &str, exit: Option<Exit>, note: Option<&String>) 
 
 /// Returns an agent's exit code as a shell reports it; 125 where its exit status is unknown.
 pub(crate) fn code(exit: Option<Exit>) -> u8 {
-    match exit.filter(|exit| exit.code.is_some() || exit.signal.is_some()) {
+    match exit.filter(|exit| exit.status.is_some()) {
         Some(exit) => u8::try_from(exit.shell_code() & 0xff).unwrap_or(1),
         None => OWN_FAILURE,
     }

@@ -122,8 +122,8 @@ fn state(agent: &Agent, now: Timestamp) -> String {
 mod tests {
     use super::*;
     use colibri_client::AgentRuntime;
-    use colibri_client::Exit;
-    use colibri_client::glasspane::{Glasspane, Outcome};
+    use colibri_client::glasspane::Glasspane;
+    use colibri_client::{Exit, ExitStatus};
 
     #[test]
     fn a_page_shows_what_is_known_and_nothing_that_moves_the_cursor() {
@@ -158,10 +158,14 @@ mod tests {
         };
         let now = "2026-01-01T00:01:00Z".parse().unwrap();
         let working = page(&agent, now);
-        pane.exited(&Outcome::Code(1), 1_767_225_660_000);
+        pane.exited(
+            &Exit::from_status(Some(ExitStatus::Code(1))),
+            None,
+            1_767_225_660_000,
+        );
         agent.state = AgentState::Error;
         agent.exited_at = Some("2026-01-01T00:01:00Z".into());
-        agent.exit = Some(Exit::from_status(Some(1), None));
+        agent.exit = Some(Exit::from_status(Some(ExitStatus::Code(1))));
         agent.view = Some(pane.view().clone());
         let ended = page(&agent, now);
         agent.view = None;

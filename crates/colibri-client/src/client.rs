@@ -9,7 +9,7 @@ use colibri_proto::{
     Agent, Call, DoctorResult, Empty, ErrorKind, ExplainResult, IdParams, InputParams, InputResult,
     KillParams, KillResult, ListParams, ListResult, Notification, OutputData, ProfilesResult,
     ReadParams, ReadResult, ReloadResult, RestartAgentParams, RestartResult, Run, RunsResult,
-    SpawnParams, SpawnResult, SubscribeParams, Subscription, UsageParams, UsageResult,
+    SpawnRequest, SpawnResult, SubscribeParams, Subscription, UsageParams, UsageResult,
     VersionResult,
 };
 use serde::de::DeserializeOwned;
@@ -112,7 +112,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn spawn_agent(&self, params: SpawnParams) -> Result<SpawnResult, ClientError> {
+    pub async fn spawn_agent(&self, params: SpawnRequest) -> Result<SpawnResult, ClientError> {
         self.call("spawn-agent", Call::SpawnAgent(params)).await
     }
 
@@ -120,7 +120,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn explain_spawn(&self, params: SpawnParams) -> Result<ExplainResult, ClientError> {
+    pub async fn explain_spawn(&self, params: SpawnRequest) -> Result<ExplainResult, ClientError> {
         self.call("explain-spawn", Call::ExplainSpawn(params)).await
     }
 

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use colibri_config::LogLimits;
 use colibri_proto::Call;
-use colibri_spawner::settings::LogLimits;
 use serde::Serialize;
 
 use crate::rotation::RotatedLog;

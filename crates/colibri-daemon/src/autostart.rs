@@ -6,11 +6,12 @@
 
 use std::sync::{Arc, PoisonError};
 
-use colibri_proto::{Call, Env, NotStarted, ReloadResult, SpawnParams, Started};
+use colibri_config::{Autostart, ConfigFile};
+use colibri_proto::{Call, Env, NotStarted, ReloadResult, SpawnRequest, Started};
 use colibri_spawner::SpawnError;
-use colibri_spawner::file::{Autostart, ConfigFile};
 
 use crate::audit::Peer;
+use crate::calls::RequestError;
 use crate::pool;
 use crate::server::Server;
 
@@ -58,7 +59,7 @@ impl Server {
                 self.not_started().remove(&name);
                 result.started.push(Started { name, id });
             }
-            Err(SpawnError::AutostartInUse { id, .. }) => {
+            Err(RequestError::Spawn(SpawnError::AutostartInUse { id, .. })) => {
                 let id = id.map(|id| id.to_string());
                 tracing::info!(name, id, "runs already");
                 self.not_started().remove(&name);
@@ -76,11 +77,11 @@ impl Server {
         &self,
         file: &ConfigFile,
         entry: &Autostart,
-    ) -> Result<String, SpawnError> {
-        let mut params = SpawnParams {
-            profile: entry.profile.clone(),
+    ) -> Result<String, RequestError> {
+        let mut params = SpawnRequest {
+            profile: entry.own.request.profile.clone(),
             name: Some(entry.key.clone()),
-            ..SpawnParams::default()
+            ..SpawnRequest::default()
         };
         let spawned = async {
             let profile = entry.merged(&file.profiles)?;
@@ -100,13 +101,16 @@ impl Server {
             Ok(agent.spec.id.to_string())
         }
         .await;
-        if matches!(spawned, Err(SpawnError::AutostartInUse { .. })) {
+        if matches!(
+            spawned,
+            Err(RequestError::Spawn(SpawnError::AutostartInUse { .. }))
+        ) {
             // The agent already runs, so nothing is to be started.
             return spawned;
         }
         let (made, outcome) = match &spawned {
             Ok(id) => (Some(id.as_str()), "ok".to_owned()),
-            Err(error) => (None, SpawnError::to_string(error)),
+            Err(error) => (None, RequestError::to_string(error)),
         };
         self.audit
             .record(Peer::own(), &Call::SpawnAgent(params), made, &outcome)

@@ -3,24 +3,27 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use colibri_config::ProfileError;
 use colibri_jail_core::Signal;
 use colibri_journal::JournalError;
+use colibri_prepare::{Installation, PrepareError};
+use colibri_priv::PrivError;
 use colibri_proto::{
-    Answer, Call, DoctorResult, Empty, ErrorKind, ExplainResult, Finding, FindingStatus, IdParams,
-    InputParams, InputResult, KillOutcome, KillParams, KillResult, ListParams, MAX_READ,
-    OutputData, ReadParams, ReadResult, RestartAgentParams, RestartResult, RpcError, Run,
-    RunsResult, SpawnResult, VersionResult,
+    Answer, Call, DoctorResult, Empty, ErrorKind, ExplainResult, IdParams, InputParams,
+    InputResult, KillOutcome, KillParams, KillResult, ListParams, MAX_READ, OutputData, ReadParams,
+    ReadResult, RestartAgentParams, RestartResult, RpcError, Run, RunsResult, SpawnResult,
+    VersionResult,
 };
 use colibri_shim::layout;
 use colibri_shim::record::{RunRecord, read_lines};
-use colibri_spawner::profile::ProfileError;
 use colibri_spawner::{AgentId, LinkError, SpawnError, StateDir};
+use colibri_types::SpawnConfigError;
 use serde::Serialize;
 
 use crate::audit::Peer;
 use crate::configuration::Secrets;
 use crate::cursor::bytes_at;
-use crate::registry::{Entry, Kill, Registry, exit_to_wire, valid_name};
+use crate::registry::{Entry, Kill, Registry, valid_name};
 use crate::server::Server;
 use crate::{pool, times, usage};
 
@@ -82,7 +85,7 @@ async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Answer, Rpc
                 .config
                 .over_profile(params, Secrets::Wanted)
                 .await
-                .map_err(|error| tell(&error))?;
+                .map_err(|error| error.to_rpc_error())?;
             let entry = registry
                 .spawn(&config)
                 .await
@@ -97,7 +100,7 @@ async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Answer, Rpc
                 .config
                 .over_profile(params, Secrets::Unwanted)
                 .await
-                .map_err(|error| tell(&error))?;
+                .map_err(|error| error.to_rpc_error())?;
             valid_name(&config).map_err(|error| tell(&error))?;
             let prepared = registry
                 .spawner
@@ -162,13 +165,16 @@ async fn dispatch(server: &Server, peer: Peer, call: Call) -> Result<Answer, Rpc
         Call::RestartAgent(params) => restart(server, params).await,
         Call::Doctor(Empty {}) => {
             let spawner = registry.spawner_now();
-            let mut findings = spawner.preflight().await;
+            let installation = Installation {
+                shim: spawner.shim.clone(),
+                state_dir: spawner.state.path().to_owned(),
+                socket: server.socket.clone(),
+            };
+            let mut findings = spawner.preparer.preflight(&installation).await;
             let removed = pool::short(move || removed_state(&spawner.state)).await;
             findings.extend(removed.ok().flatten());
             findings.extend(server.config.findings());
-            reply(&DoctorResult {
-                findings: findings.into_iter().map(finding).collect(),
-            })
+            reply(&DoctorResult { findings })
         }
         Call::ListProfiles(Empty {}) => reply(&server.config.profiles()),
         Call::ReloadConfig(Empty {}) => reply(&server.reload().await?),
@@ -237,7 +243,7 @@ fn runs(entry: &Entry) -> Result<RunsResult, RpcError> {
         run: record.run,
         started_at: times::from_ns(record.started_at_ns),
         exited_at: times::from_ns(record.exited_at_ns),
-        exit: Some(exit_to_wire(record.exit, record.reason())),
+        exit: Some(record.exit()),
         error: record.error,
         stdout: record.stdout,
         stderr: record.stderr,
@@ -259,19 +265,6 @@ fn removed_state(state: &StateDir) -> Option<colibri_priv::Finding> {
         )
     };
     state.is_removed().then(fail)
-}
-
-/// As the wire has it.
-fn finding(finding: colibri_priv::Finding) -> Finding {
-    Finding {
-        status: match finding.status {
-            colibri_priv::Status::Ok => FindingStatus::Ok,
-            colibri_priv::Status::Warn => FindingStatus::Warn,
-            colibri_priv::Status::Fail => FindingStatus::Fail,
-        },
-        what: finding.what,
-        mend: finding.mend,
-    }
 }
 
 /// A page, each agent of it written once: its length counts, and it is the answer. Reads as
@@ -390,12 +383,7 @@ async fn kill(
     } else {
         spawner.signal(agent, signal).await
     };
-    let outcome = match report.map_err(|error| tell(&error))?.outcome {
-        colibri_spawner::KillOutcome::Terminated => KillOutcome::Terminated,
-        colibri_spawner::KillOutcome::Killed => KillOutcome::Killed,
-        colibri_spawner::KillOutcome::AlreadyExited => KillOutcome::AlreadyExited,
-        colibri_spawner::KillOutcome::Signalled => KillOutcome::Signalled,
-    };
+    let outcome = report.map_err(|error| tell(&error))?.outcome;
     if outcome != KillOutcome::Signalled {
         let mut latest = entry.latest.subscribe();
         let _ =
@@ -486,26 +474,56 @@ fn tell_journal(error: &JournalError) -> RpcError {
     told
 }
 
+/// Why a request for an agent failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    /// Its profile cannot be used.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// It cannot be spawned.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+}
+
+impl RequestError {
+    pub(crate) fn to_rpc_error(&self) -> RpcError {
+        match self {
+            Self::Spawn(error) => tell(error),
+            Self::Profile(error) => {
+                let kind = match error {
+                    ProfileError::Unknown { .. } => ErrorKind::UnknownProfile,
+                    ProfileError::EnvFile(_) => ErrorKind::InvalidConfig,
+                    _ => ErrorKind::InvalidParams,
+                };
+                RpcError::new(kind, error.to_string())
+            }
+        }
+    }
+}
+
+/// Returns the kind of an error of the preparation.
+fn prepare_error_kind(error: &PrepareError) -> ErrorKind {
+    match error {
+        PrepareError::Config(SpawnConfigError::Jail(_))
+        | PrepareError::Jail(_)
+        | PrepareError::UnknownUser { .. }
+        | PrepareError::Privilege(PrivError::Jail(_)) => ErrorKind::InvalidJail,
+        PrepareError::Config(_) | PrepareError::Command(_) => ErrorKind::InvalidParams,
+        PrepareError::Privilege(_) => ErrorKind::Privilege,
+        PrepareError::ProgramNotFound { .. } => ErrorKind::ProgramNotFound,
+        PrepareError::ProgramNotExecutable { .. } => ErrorKind::ProgramNotExecutable,
+        PrepareError::Path { .. } => ErrorKind::PathNotFound,
+        PrepareError::WrapperMissing(_) => ErrorKind::EngineMissing,
+        _ => ErrorKind::Internal,
+    }
+}
+
 /// The kind of an error.
 pub(crate) fn kind(error: &SpawnError) -> ErrorKind {
     match error {
-        SpawnError::BadId(_) => ErrorKind::UnknownAgent,
-        SpawnError::Command(_)
-        | SpawnError::Name { .. }
-        | SpawnError::Workdir(_)
-        | SpawnError::EnvName(_)
-        | SpawnError::EnvValue(_)
-        | SpawnError::EnvActsOutside(_) => ErrorKind::InvalidParams,
-        SpawnError::Profile(ProfileError::Unknown { .. }) => ErrorKind::UnknownProfile,
-        SpawnError::Profile(_) => ErrorKind::InvalidParams,
-        SpawnError::EnvFile(_) => ErrorKind::InvalidConfig,
-        SpawnError::Jail(_) | SpawnError::UnknownUser { .. } => ErrorKind::InvalidJail,
-        SpawnError::Privilege(colibri_priv::PrivError::Jail(_)) => ErrorKind::InvalidJail,
-        SpawnError::Privilege(_) => ErrorKind::Privilege,
-        SpawnError::ProgramNotFound { .. } => ErrorKind::ProgramNotFound,
-        SpawnError::ProgramNotExecutable { .. } => ErrorKind::ProgramNotExecutable,
-        SpawnError::Path { .. } => ErrorKind::PathNotFound,
-        SpawnError::WrapperMissing(_) => ErrorKind::EngineMissing,
+        SpawnError::Id(_) => ErrorKind::UnknownAgent,
+        SpawnError::Prepare(error) => prepare_error_kind(error),
+        SpawnError::Name { .. } => ErrorKind::InvalidParams,
         SpawnError::Launch { .. } | SpawnError::Shim { .. } => ErrorKind::SpawnFailed,
         SpawnError::Resources { .. } => ErrorKind::ResourceExhausted,
         SpawnError::Link(LinkError::Silent(_)) => ErrorKind::AgentSilent,

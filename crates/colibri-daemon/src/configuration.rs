@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use colibri_config::ConfigFile;
+use colibri_config::{PartialSettings, Settings, SettingsError};
+use colibri_config::{Profile, ProfileError};
 use colibri_priv::{BackendRegistry, Finding};
 use colibri_proto::{
-    Changes, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnParams,
+    Changes, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnRequest,
 };
-use colibri_spawner::file::ConfigFile;
-use colibri_spawner::profile::Profile;
-use colibri_spawner::settings::{Partial, Settings, SettingsError};
 use colibri_spawner::{AgentSpawnConfig, SpawnError};
-use serde_json::Value;
 
+use crate::calls::RequestError;
 use crate::pool;
-use crate::registry::{restart_from_wire, restart_when_to_wire};
 use crate::server::Server;
 
 /// Selects whether the environment file of a profile is read.
@@ -30,11 +29,11 @@ pub(crate) struct Configuration {
     /// The file that was named at the start.
     named: Option<PathBuf>,
     /// What flags and the environment say.
-    stronger: Partial,
+    stronger: PartialSettings,
     backends: BackendRegistry,
     current: RwLock<Arc<ConfigFile>>,
     /// The settings that count.
-    counting: Mutex<Partial>,
+    counting: Mutex<PartialSettings>,
     /// Entries of `[[autostart]]` whose agents could not be started, and why.
     pub(crate) not_started: Mutex<BTreeMap<String, String>>,
     /// Held by whoever reads the file anew or starts its agents: one after the other.
@@ -44,7 +43,7 @@ pub(crate) struct Configuration {
 impl Configuration {
     pub(crate) fn new(
         named: Option<PathBuf>,
-        stronger: Partial,
+        stronger: PartialSettings,
         backends: BackendRegistry,
         file: ConfigFile,
     ) -> Self {
@@ -76,23 +75,23 @@ impl Configuration {
     /// The profile or its environment file cannot be used.
     pub(crate) async fn over_profile(
         &self,
-        params: SpawnParams,
+        params: SpawnRequest,
         secrets: Secrets,
-    ) -> Result<AgentSpawnConfig, SpawnError> {
+    ) -> Result<AgentSpawnConfig, RequestError> {
         let file = self.current();
         let read = pool::short(move || {
-            let named = params.profile.clone();
-            let profile = request(params).over(named.as_deref(), &file.profiles)?;
+            let profile = Profile::from(params).over(&file.profiles)?;
             match secrets {
                 // The caller has put the secrets into `env`: the daemon's own environment is not read.
                 Secrets::Wanted => profile.resolve(|_| None),
-                Secrets::Unwanted => Ok(profile.into_config()?),
+                Secrets::Unwanted => profile.request.resolve().map_err(ProfileError::from),
             }
         });
-        read.await.map_err(|source| SpawnError::Resources {
+        let config = read.await.map_err(|source| SpawnError::Resources {
             doing: "reading the profile".to_owned(),
             source,
-        })?
+        })?;
+        Ok(config?)
     }
 
     /// All profiles.
@@ -161,8 +160,7 @@ impl Configuration {
             file.clone(),
         );
         let entries = |file: &ConfigFile| -> BTreeMap<String, _> {
-            let keyed =
-                |entry: &colibri_spawner::file::Autostart| (entry.key.clone(), entry.clone());
+            let keyed = |entry: &colibri_config::Autostart| (entry.key.clone(), entry.clone());
             file.autostart.iter().map(keyed).collect()
         };
         let result = ReloadResult {
@@ -222,77 +220,29 @@ fn changes<T: PartialEq>(before: &BTreeMap<String, T>, now: &BTreeMap<String, T>
     }
 }
 
-/// A request as a profile has it.
-fn request(params: SpawnParams) -> Profile {
-    let runtime = params.runtime.map(serde_json::to_value);
-    let restart = params.restart;
-    Profile {
-        program: params.program,
-        args: params.args,
-        env: params.env.0,
-        cwd: params.cwd,
-        jail: params.jail,
-        runtime: match runtime {
-            Some(Ok(Value::String(name))) => Some(name),
-            _ => None,
-        },
-        name: params.name,
-        no_input: params.no_input.then_some(true),
-        umask: params.umask,
-        restart_delay_ms: restart.as_ref().and_then(|restart| restart.delay_ms),
-        restart_max_delay_ms: restart.as_ref().and_then(|restart| restart.max_delay_ms),
-        restart_limit: restart.as_ref().and_then(|restart| restart.limit),
-        restart_window_ms: restart.as_ref().and_then(|restart| restart.window_ms),
-        restart: restart.map(|restart| restart_from_wire(restart.policy)),
-        ..Profile::default()
-    }
-}
-
 fn shown(name: &str, profile: &Profile) -> ProfileInfo {
-    let runtime = profile.runtime.clone().map(Value::String);
+    let request = &profile.request;
     ProfileInfo {
         name: name.to_owned(),
-        program: profile.program.clone(),
-        args: profile.args.clone(),
-        runtime: runtime.and_then(|runtime| serde_json::from_value(runtime).ok()),
-        jail: profile.jail.clone(),
-        cwd: profile.cwd.clone(),
-        env: profile.env.keys().cloned().collect(),
+        program: request.program.clone(),
+        args: request.args.clone(),
+        runtime: request.runtime,
+        jail: request.jail.clone(),
+        cwd: request.cwd.clone(),
+        env: request.env.keys().cloned().collect(),
         env_file: profile
             .env_file
             .as_ref()
             .map(|path| path.display().to_string()),
         secrets: profile.secrets.iter().cloned().collect(),
-        label: profile.name.clone(),
-        restart: profile.restart.map(restart_when_to_wire),
+        label: request.name.clone(),
+        restart: request.restart.as_ref().and_then(|restart| restart.policy),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use colibri_proto::AgentRuntime;
-
-    #[test]
-    fn what_a_profile_may_have_as_runtime_the_wire_knows() {
-        for name in colibri_spawner::profile::RUNTIMES {
-            let runtime: AgentRuntime =
-                serde_json::from_value(Value::String((*name).into())).unwrap();
-            let params = SpawnParams {
-                runtime: Some(runtime),
-                ..SpawnParams::default()
-            };
-            assert_eq!(request(params).runtime.as_deref(), Some(*name));
-        }
-        let unknown = serde_json::from_str::<AgentRuntime>("\"x\"")
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            unknown.matches('`').count(),
-            2 * (1 + colibri_spawner::profile::RUNTIMES.len()),
-            "{unknown}"
-        );
-    }
 
     #[test]
     fn names_that_came_changed_and_went() {

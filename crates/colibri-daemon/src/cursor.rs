@@ -270,7 +270,7 @@ mod tests {
         ) {
             let dir = tempfile::tempdir().unwrap();
             let options = JournalOptions { segment_bytes, retain_bytes, ..JournalOptions::default() };
-            let mut writer = JournalWriter::open(dir.path(), options.clone()).unwrap();
+            let mut writer = JournalWriter::open(dir.path(), options).unwrap();
             let mut model: Vec<u8> = Vec::new();
             let (mut known, mut at) = (0, start);
             let mut subscriber = cursor(dir.path(), start, timed);
@@ -287,7 +287,7 @@ mod tests {
                     }
                     Step::Reopen => {
                         drop(writer);
-                        writer = JournalWriter::open(dir.path(), options.clone()).unwrap();
+                        writer = JournalWriter::open(dir.path(), options).unwrap();
                     }
                     Step::Look => known = writer.end_offset(),
                     Step::Reconnect => subscriber = cursor(dir.path(), at, timed),
@@ -320,7 +320,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let options = JournalOptions { segment_bytes, ..JournalOptions::default() };
             let places = [dir.path().join("out"), dir.path().join("err")];
-            let mut writers = places.each_ref().map(|place| JournalWriter::open(place, options.clone()).unwrap());
+            let mut writers = places.each_ref().map(|place| JournalWriter::open(place, options).unwrap());
             let cursors = [Stream::Stdout, Stream::Stderr].into_iter().zip(&places);
             let mut merge = Merge::new(cursors.map(|(stream, place)| (stream, cursor(place, 0, timed))).collect());
             let mut model: [Vec<u8>; 2] = Default::default();

@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use colibri_config::Hook;
 use colibri_glasspane::AgentState;
 use colibri_shim::record::{self, Durability};
-use colibri_spawner::AgentId;
-use colibri_spawner::settings::Hook;
+use colibri_types::AgentId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 

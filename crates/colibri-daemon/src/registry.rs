@@ -7,13 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use colibri_glasspane::{AgentRuntime, AgentState, ExitReason, Glasspane, Outcome, View};
-use colibri_journal::JournalReader;
+use colibri_glasspane::{AgentRuntime, AgentState, Glasspane, View};
+use colibri_journal::{JournalOptions, JournalReader};
 use colibri_proto as wire;
-use colibri_shim::launch::JournalSettings;
 use colibri_shim::layout;
-use colibri_shim::record::{ExitRecord, ExitStatus};
-use colibri_shim::restart::{RestartPolicy, RestartWhen};
+use colibri_shim::record::ExitRecord;
 use colibri_spawner::{Agent, AgentId, AgentSpawnConfig, AgentSpec, Found, SpawnError, Spawner};
 use tokio::sync::{broadcast, watch};
 
@@ -129,16 +127,17 @@ impl Entry {
             jail: config.jail.clone(),
             warnings: self.spec.warnings.clone(),
             runtime: self.runtime,
-            restart: config.restart.as_ref().map(restart_to_wire),
+            restart: config.restart.clone(),
             run: latest.run,
             started_at: times::from_ns(self.spec.created_at_ns),
             exited_at: ended.map(|exit| times::from_ns(exit.exited_at_ns)),
-            exit: ended.map(|exit| exit_to_wire(exit.exit, exit.reason())),
+            exit: ended.map(ExitRecord::exit),
             exit_note: self
                 .spec
                 .exit_note
                 .clone()
-                .filter(|_| ended.is_some_and(failed)),
+                // The note is about failures; a success is exact.
+                .filter(|_| ended.is_some_and(|record| !record.exit().is_success())),
             error: match ended {
                 Some(exit) => exit.error.clone(),
                 None => latest.stalled.clone().or_else(|| latest.waiting.clone()),
@@ -148,62 +147,6 @@ impl Entry {
             last_event_at: latest.view.last_activity.map(times::from_ms),
             view: (self.runtime != AgentRuntime::Generic).then(|| latest.view.clone()),
         }
-    }
-}
-
-/// jail(8)'s note is about failures; a success is exact.
-pub(crate) fn failed(exit: &ExitRecord) -> bool {
-    exit.exit != Some(ExitStatus::Code(0))
-}
-
-pub(crate) fn exit_to_wire(exit: Option<ExitStatus>, reason: ExitReason) -> wire::Exit {
-    let (code, signal) = match exit {
-        Some(ExitStatus::Code(code)) => (Some(code), None),
-        Some(ExitStatus::Signal(signal)) => (None, Some(signal)),
-        None => (None, None),
-    };
-    wire::Exit {
-        code,
-        signal,
-        reason,
-    }
-}
-
-pub(crate) fn outcome(exit: &ExitRecord) -> Outcome {
-    match (exit.exit, &exit.error) {
-        (Some(_), _) if exit.reason() == ExitReason::KilledByUser => Outcome::KilledByUser,
-        (None, error) => Outcome::Lost(error.clone().unwrap_or_default()),
-        // Ended by a limit: whatever code it ends with, it has not done what it was to do.
-        (Some(_), Some(reason)) => Outcome::Lost(reason.clone()),
-        (Some(ExitStatus::Code(code)), None) => Outcome::Code(code),
-        (Some(ExitStatus::Signal(signal)), None) => Outcome::Signal(signal),
-    }
-}
-
-/// As the wire has it.
-pub(crate) fn restart_to_wire(policy: &RestartPolicy) -> wire::RestartParams {
-    wire::RestartParams {
-        policy: restart_when_to_wire(policy.when),
-        delay_ms: Some(policy.delay_ms),
-        max_delay_ms: Some(policy.max_delay_ms),
-        limit: Some(policy.limit),
-        window_ms: Some(policy.window_ms),
-    }
-}
-
-pub(crate) fn restart_when_to_wire(when: RestartWhen) -> wire::RestartWhen {
-    match when {
-        RestartWhen::Never => wire::RestartWhen::Never,
-        RestartWhen::OnFailure => wire::RestartWhen::OnFailure,
-        RestartWhen::Always => wire::RestartWhen::Always,
-    }
-}
-
-pub(crate) fn restart_from_wire(when: wire::RestartWhen) -> RestartWhen {
-    match when {
-        wire::RestartWhen::Never => RestartWhen::Never,
-        wire::RestartWhen::OnFailure => RestartWhen::OnFailure,
-        wire::RestartWhen::Always => RestartWhen::Always,
     }
 }
 
@@ -219,7 +162,7 @@ pub(crate) struct Registry {
     /// As the daemon was started; see [`Registry::spawner_now`]. Shared by all that supervise an agent.
     pub(crate) spawner: Arc<Spawner>,
     /// What a reload has changed: the shim, and how output is kept.
-    live: RwLock<(PathBuf, JournalSettings)>,
+    live: RwLock<(PathBuf, JournalOptions)>,
     pub(crate) observers: Observers,
     agents: Arc<RwLock<Agents>>,
     changes: broadcast::Sender<Change>,
@@ -321,12 +264,12 @@ impl Registry {
     }
 
     /// Agents that are started from now on have this shim, and keep their output so.
-    pub(crate) fn start_from_now_on_with(&self, shim: PathBuf, journal: JournalSettings) {
+    pub(crate) fn start_from_now_on_with(&self, shim: PathBuf, journal: JournalOptions) {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = (shim, journal);
     }
 
     fn add(self: &Arc<Self>, agent: Agent, adopted: bool) -> Arc<Entry> {
-        let runtime = runtime(&agent.spec);
+        let runtime = agent.spec.config.runtime.unwrap_or_default();
         let pane = Glasspane::new(runtime, agent.spec.created_at_ns / 1_000_000);
         let status = agent.link.state().borrow().status.clone();
         let snapshot = supervision::snapshot(&pane, &status, None);
@@ -366,11 +309,11 @@ impl Registry {
     }
 
     pub(crate) fn add_ended(&self, spec: Arc<AgentSpec>, exit: ExitRecord) {
-        let runtime = runtime(&spec);
+        let runtime = spec.config.runtime.unwrap_or_default();
         let ended_ms = exit.exited_at_ns / 1_000_000;
         let directory = self.spawner.state.agent(&spec.id);
         let mut pane = Glasspane::new(runtime, spec.created_at_ns / 1_000_000);
-        pane.exited(&outcome(&exit), ended_ms);
+        pane.exited(&exit.exit(), exit.error.as_deref(), ended_ms);
         let reads = pane.needs_bytes();
         let kept = reads.then(|| supervision::kept_view(&directory)).flatten();
         let unread = reads && kept.is_none();
@@ -561,15 +504,6 @@ fn is_running(entry: &Entry) -> bool {
         entry.latest.borrow().view.state,
         AgentState::Done | AgentState::Error
     )
-}
-
-/// A runtime that an earlier or later version wrote and this one does not know reads as generic.
-fn runtime(spec: &AgentSpec) -> AgentRuntime {
-    spec.config
-        .runtime
-        .as_ref()
-        .and_then(|name| serde_json::from_value(serde_json::Value::String(name.clone())).ok())
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

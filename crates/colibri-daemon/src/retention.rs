@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use colibri_spawner::AgentId;
-use colibri_spawner::settings::Retention;
+use colibri_config::Retention;
+use colibri_types::AgentId;
 use tokio::sync::Notify;
 
 use crate::registry::Registry;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use colibri_spawner::settings::LogLimits;
+use colibri_config::LogLimits;
 
 /// A log file, shared by cloning. It is reopened when its path names another file or none, so that other programs may
 /// rotate it.

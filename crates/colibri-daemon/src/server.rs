@@ -1,5 +1,6 @@
 //! Accepts connections, checks who is there, and ends them all on the way down.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ pub(crate) struct Server {
     pub(crate) registry: Arc<Registry>,
     pub(crate) audit: Audit,
     pub(crate) config: Configuration,
+    pub(crate) socket: PathBuf,
     /// True when the daemon ends.
     pub(crate) ending: watch::Sender<bool>,
     group: Option<u32>,
@@ -33,10 +35,12 @@ impl Server {
         registry: Arc<Registry>,
         config: Configuration,
         audit: Audit,
+        socket: PathBuf,
         group: Option<u32>,
     ) -> Self {
         Self {
             registry,
+            socket,
             config,
             audit,
             ending: watch::channel(false).0,

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use colibri_client::{DAEMON_LOCK, DaemonFile};
+use colibri_config::ConfigFile;
+use colibri_config::{PartialSettings, Settings, SettingsError};
+use colibri_prepare::{Cgroups, HostEnv, Preparer};
 use colibri_priv::BackendRegistry;
-use colibri_spawner::file::ConfigFile;
-use colibri_spawner::settings::{Partial, Settings, SettingsError};
-use colibri_spawner::{Cgroups, SpawnError, Spawner};
+use colibri_spawner::{SpawnError, Spawner, StateDir};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -130,14 +131,14 @@ fn run(
         arguments.clone()
     };
     let lookup = |name: &str| std::env::var(name).ok();
-    let flags = Partial {
+    let flags = PartialSettings {
         socket: arguments.socket.clone(),
         state_dir: arguments.state_dir.clone(),
         metrics: arguments.metrics.clone(),
-        ..Partial::default()
+        ..PartialSettings::default()
     };
     let file = ConfigFile::read(arguments.config.as_deref(), lookup)?;
-    let stronger = flags.or(Partial::from_env(lookup));
+    let stronger = flags.or(PartialSettings::from_env(lookup));
     let partial = stronger.clone().or(file.settings.clone());
     let backends = partial.backends(backends);
     if stronger.privilege.is_none() {
@@ -149,23 +150,28 @@ fn run(
         .socket
         .clone()
         .unwrap_or_else(|| colibri_client::default_socket(lookup, Some(&settings.state_dir)));
-    let mut spawner = settings.spawner(
-        &socket,
-        std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        }),
-    );
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let mut preparer = Preparer {
+        engine: settings.engine.clone(),
+        backend: settings.backend.clone(),
+        private_directories: settings.private_directories(&socket),
+        host: HostEnv::from_variables(variables),
+        cgroups: Cgroups::claim(partial.cgroup.as_deref()),
+        soft_open_files: None,
+    };
     let raised = raise_open_files();
-    spawner.state.open()?;
-    spawner.cgroups = Cgroups::claim(partial.cgroup.as_deref());
+    StateDir::new(settings.state_dir.clone()).open()?;
     let log = log_to(arguments, &settings)?;
     warn_of_low_priority();
     match raised {
-        Ok(before) => spawner.soft_files = before,
+        Ok(before) => preparer.soft_open_files = before,
         Err(error) => {
             tracing::warn!(%error, "the soft limit of open files is not raised: there can be as many running agents as it allows")
         }
     }
+    let mut spawner = Spawner::new(preparer, settings.state_dir.clone(), settings.shim.clone());
+    spawner.journal = settings.journal;
     let _lock = lock_state(&settings)?;
     // A killed daemon leaves its record behind.
     DaemonFile::remove(&settings.state_dir);
@@ -183,7 +189,7 @@ fn run(
                 None => None,
             };
             let metrics = served.as_ref().map(|_| Arc::new(Metrics::new()));
-            let environment = hook_environment(&spawner);
+            let environment = hook_environment(&spawner.preparer.host, &socket);
             let hooks = (!settings.hooks.is_empty())
                 .then(|| Hooks::new(settings.hooks.clone(), environment, metrics.clone()));
             let observers = Observers { metrics: metrics.clone(), hooks };
@@ -204,7 +210,7 @@ fn run(
             registry.start_ahead();
             registry.retention.set(settings.retention);
             tokio::spawn(retention::keep(registry.clone()));
-            let server = Arc::new(Server::new(registry, config, audit, listening.group));
+            let server = Arc::new(Server::new(registry, config, audit, socket.clone(), listening.group));
             tokio::spawn(server.clone().autostart());
             let mut serving = Box::pin(server.clone().accept(&listening.listener));
             loop {
@@ -292,14 +298,14 @@ fn raise_open_files() -> io::Result<Option<u64>> {
 }
 
 /// What hooks see of the environment: what agents do, the way to the desktop of the daemon's user, and the daemon.
-fn hook_environment(spawner: &Spawner) -> Vec<(String, String)> {
+fn hook_environment(host: &HostEnv, socket: &Path) -> Vec<(String, String)> {
     let desktop = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
     let desktop = desktop
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
-    let socket = spawner.socket.display().to_string();
+    let socket = socket.display().to_string();
     let own = desktop.chain([("COLIBRI_SOCKET".to_owned(), socket)]);
-    spawner.host.with(&own.collect()).into_iter().collect()
+    host.with(&own.collect()).into_iter().collect()
 }
 
 /// Says that the daemon listens, where systemd has started it and waits for that (sd_notify(3)).

@@ -13,14 +13,14 @@ use colibri_proto::{
     ExitEvent, KillEvent, MissedEvent, Notification, OutputData, OutputEvent, RemovedEvent,
     RunEvent, SpawnedEvent, StateEvent, Stream, StreamChoice,
 };
-use colibri_spawner::AgentId;
+use colibri_types::AgentId;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::cursor::{Cursor, Ends, Merge, Piece};
 use crate::metrics::{Following, Metrics, Place};
-use crate::registry::{Change, Entry, Registry, Snapshot, exit_to_wire, failed};
+use crate::registry::{Change, Entry, Registry, Snapshot};
 use crate::{pool, times};
 
 /// After a journal could not be read (no descriptors left, say), before it is tried again.
@@ -183,8 +183,12 @@ async fn follow(
                 subscription: wanted.subscription,
                 id: entry.spec.id.to_string(),
                 state: snapshot.view.state,
-                exit: Some(exit_to_wire(exit.exit, exit.reason())),
-                exit_note: entry.spec.exit_note.clone().filter(|_| failed(exit)),
+                exit: Some(exit.exit()),
+                exit_note: entry
+                    .spec
+                    .exit_note
+                    .clone()
+                    .filter(|_| !exit.exit().is_success()),
                 error: exit.error.clone(),
                 exited_at: times::from_ns(exit.exited_at_ns),
             };
@@ -445,8 +449,9 @@ mod tests {
     use crate::times::now_ms;
     use colibri_glasspane::{AgentRuntime, Glasspane};
     use colibri_journal::{JournalOptions, JournalWriter};
-    use colibri_shim::record::{ExitRecord, ExitStatus};
+    use colibri_shim::record::ExitRecord;
     use colibri_spawner::AgentSpec;
+    use colibri_types::ExitStatus;
     use serde_json::Value;
     use std::collections::BTreeMap;
     use std::time::SystemTime;

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::metrics::Metrics;
 use crate::parser::{BACKLOG, LAST_BACKLOG, Parser};
 use crate::pool;
-use crate::registry::{Entry, Observers, Snapshot, outcome};
+use crate::registry::{Entry, Observers, Snapshot};
 use crate::times::now_ms;
 
 /// How long the first word of a shim that was there before is waited for: it says where the run began.
@@ -119,9 +119,11 @@ async fn follow(
                 None => Box::pin(lost(&entry, &spawner)).await,
             };
             parser = parser.all(exit.stdout_bytes, LAST_BACKLOG, now).await?;
-            parser
-                .pane
-                .exited(&outcome(&exit), exit.exited_at_ns / 1_000_000);
+            parser.pane.exited(
+                &exit.exit(),
+                exit.error.as_deref(),
+                exit.exited_at_ns / 1_000_000,
+            );
             keep_view(&entry, &parser.pane).await?;
             tracing::info!(id = %entry.spec.id, exit = ?exit.exit, error = exit.error, "agent ended");
             publisher.publish(&parser, &state, Some(exit)).await?;
@@ -180,7 +182,9 @@ pub(crate) async fn review(entry: Arc<Entry>) {
     let Ok(mut parser) = parser.all(exit.stdout_bytes, BACKLOG, ended_ms).await else {
         return;
     };
-    parser.pane.exited(&outcome(&exit), ended_ms);
+    parser
+        .pane
+        .exited(&exit.exit(), exit.error.as_deref(), ended_ms);
     if keep_view(&entry, &parser.pane).await.is_ok() {
         entry
             .latest

@@ -3,7 +3,7 @@
 use crate::clean;
 use crate::events::{self, Meaning, Tool};
 use crate::lines::Lines;
-use crate::{AgentRuntime, AgentState, View};
+use crate::{AgentRuntime, AgentState, Exit, ExitReason, ExitStatus, View};
 
 /// A generic agent that writes nothing for so long, in milliseconds, counts as idle.
 const QUIET: u64 = 10_000;
@@ -11,19 +11,6 @@ const QUIET: u64 = 10_000;
 const MAX_TEXT: usize = 200;
 /// Most tools that are known to run at the same time; of more, the oldest are forgotten.
 const MAX_TOOLS: usize = 64;
-
-/// How an agent ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// With this exit code.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
-    /// A user ended the agent, whatever its exit status.
-    KilledByUser,
-    /// Its exit status is unknown or does not show the cause; the reason.
-    Lost(String),
-}
 
 /// A tool at work.
 #[derive(Debug)]
@@ -154,16 +141,22 @@ impl Glasspane {
         self.become_(AgentState::Starting, now);
     }
 
-    /// It ended. Nothing changes after this.
-    pub fn exited(&mut self, outcome: &Outcome, now: u64) {
+    /// Records the end of the agent. The state is final. `error` is the reason if the end is not the agent's own, such as
+    /// a limit, or if the exit status is unknown.
+    pub fn exited(&mut self, exit: &Exit, error: Option<&str>, now: u64) {
         self.stalled = false;
-        let state = match outcome {
-            Outcome::Code(0) | Outcome::KilledByUser => AgentState::Done,
-            Outcome::Code(_) | Outcome::Signal(_) => AgentState::Error,
-            Outcome::Lost(reason) => {
-                self.view.last_error = Some(words(reason));
-                AgentState::Error
+        let killed = exit.status.is_some() && exit.reason == ExitReason::KilledByUser;
+        let failed = match (exit.status, error) {
+            _ if killed => false,
+            (None, _) | (_, Some(_)) => {
+                self.view.last_error = Some(words(error.unwrap_or_default()));
+                true
             }
+            (Some(status), None) => status != ExitStatus::Code(0),
+        };
+        let state = match failed {
+            true => AgentState::Error,
+            false => AgentState::Done,
         };
         self.rest();
         self.view.queued = 0;
@@ -370,7 +363,7 @@ mod tests {
         );
         assert_eq!(view.last_error.as_deref(), Some("no"));
         assert!((view.cost_usd - 0.5).abs() < 1e-9);
-        pane.exited(&Outcome::Signal(9), 2);
+        pane.exited(&Exit::from_status(Some(ExitStatus::Signal(9))), None, 2);
         pane.output(b"{\"type\":\"agent_start\"}\n", 3);
         assert_eq!(pane.view().state, Error, "an end is final");
     }
@@ -436,7 +429,7 @@ mod tests {
         assert_eq!(pane.view().state, AgentState::Stalled);
         pane.stalled(false, 20_001);
         assert_eq!(pane.view().state, Idle);
-        pane.exited(&Outcome::Code(0), 20_002);
+        pane.exited(&Exit::from_status(Some(ExitStatus::Code(0))), None, 20_002);
         assert_eq!(pane.view().state, Done);
     }
 

@@ -4,21 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Which agent program it is, and so how its output is read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AgentRuntime {
-    /// `pi --mode json` or `--mode rpc`.
-    Pi,
-    /// `zot --json` or `zot rpc`.
-    Zot,
-    /// Anything else: only activity and exit are looked at.
-    #[default]
-    Generic,
-}
-
 /// What an agent is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
     /// It runs and has shown nothing yet.

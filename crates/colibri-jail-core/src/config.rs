@@ -11,6 +11,7 @@ use crate::{
 /// A confinement as it is written in a request or a file. An unknown field is an error: a mistyped
 /// confinement must never mean less of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct JailConfig {
     /// Enter the persistent jail of this name. Takes precedence over `path`.
@@ -92,6 +93,37 @@ impl JailConfig {
     #[must_use]
     pub fn is_jail(&self) -> bool {
         self.name.is_some() || self.path.is_some()
+    }
+
+    /// Returns this configuration with its gaps filled from `weaker`, for example a profile's. `name` and `path` are one
+    /// choice, and so are mounts with the same target: the weaker one is dropped. Lists are concatenated, weaker first.
+    #[must_use]
+    pub fn or(self, mut weaker: Self) -> Self {
+        if self.name.is_some() {
+            weaker.path = None;
+        } else if self.path.is_some() {
+            weaker.name = None;
+        }
+        let is_replaced = |mount: &MountConfig| {
+            self.mounts
+                .iter()
+                .any(|own| own.target_or_source() == mount.target_or_source())
+        };
+        weaker.mounts.retain(|mount| !is_replaced(mount));
+        weaker.mounts.extend(self.mounts);
+        weaker.allow.extend(self.allow);
+        Self {
+            name: self.name.or(weaker.name),
+            path: self.path.or(weaker.path),
+            ip4: self.ip4.or(weaker.ip4),
+            user: self.user.or(weaker.user),
+            mounts: weaker.mounts,
+            workdir: self.workdir.or(weaker.workdir),
+            hostname: self.hostname.or(weaker.hostname),
+            allow: weaker.allow,
+            limits: self.limits.or(weaker.limits),
+            best_effort: self.best_effort || weaker.best_effort,
+        }
     }
 
     /// Checks every value, once. `ephemeral` is the name that a new jail gets, if this asks for one.

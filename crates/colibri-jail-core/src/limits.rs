@@ -10,22 +10,26 @@ use crate::JailError;
 
 /// Limits as they are written in a request or a file; absent ones are the host's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Memory of all its processes together: bytes, or a text like `512M` or `2G` (powers of 1024).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
     pub memory: Option<Size>,
     /// How many processes and threads it may have at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<u32>,
     /// How many processors it may keep busy, like `1.5`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
     pub cpu: Option<Cpus>,
     /// How many files each of its processes may have open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open_files: Option<u32>,
     /// It is ended so long after its first start, whatever it does: seconds, or a text like `90s`, `30m` or `8h`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
     pub wall_time: Option<WallTime>,
 }
 
@@ -34,6 +38,18 @@ const LEAST_MEMORY: u64 = 1 << 20;
 const LEAST_OPEN_FILES: u32 = 8;
 
 impl Limits {
+    /// Returns these limits with their gaps filled from `weaker`.
+    #[must_use]
+    pub fn or(self, weaker: Self) -> Self {
+        Self {
+            memory: self.memory.or(weaker.memory),
+            processes: self.processes.or(weaker.processes),
+            cpu: self.cpu.or(weaker.cpu),
+            open_files: self.open_files.or(weaker.open_files),
+            wall_time: self.wall_time.or(weaker.wall_time),
+        }
+    }
+
     /// Refuses limits with which nothing runs.
     ///
     /// # Errors
@@ -221,6 +237,7 @@ fn whole(text: &str) -> Option<u64> {
 
 /// A number, or the text that a person writes.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 enum Written {
     Whole(u64),

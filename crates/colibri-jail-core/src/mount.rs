@@ -14,6 +14,7 @@ const TAKEN: &[&str] = &["/proc", "/dev"];
 
 /// A mount as it is written in a request or a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MountConfig {
     /// The directory or file of the host.
@@ -71,6 +72,14 @@ pub struct Mount {
     pub target: JailPath,
     /// The agent cannot change it.
     pub read_only: bool,
+}
+
+impl MountConfig {
+    /// Returns the path in the jail: the target, or the source if there is none.
+    #[must_use]
+    pub fn target_or_source(&self) -> &str {
+        self.target.as_deref().unwrap_or(&self.source)
+    }
 }
 
 impl fmt::Display for Mount {

@@ -9,6 +9,8 @@ use crate::JailError;
 
 /// A file mode creation mask (umask(2)), written octal like `022`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(with = "String"))]
 #[serde(try_from = "String", into = "String")]
 pub struct Umask(u32);
 

@@ -17,18 +17,26 @@ const CLOCK_STEP_NS: u64 = 1_000_000_000;
 /// When appended bytes are forced onto the disk. Without it they survive the death of every process, but
 /// not that of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum Fsync {
     /// When the system likes.
     #[default]
     Never,
     /// At most so long after they were appended, if the caller heeds [`JournalWriter::sync_due`].
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "interval-ms", with = "milliseconds")
+    )]
     Interval(Duration),
     /// With every append.
     Always,
 }
 
 /// How a journal is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 pub struct JournalOptions {
     /// A segment that has reached this length, in bytes, gets no more.
     pub segment_bytes: u64,
@@ -39,6 +47,22 @@ pub struct JournalOptions {
     /// Appends closer together than this share an index record and so a time: a million tiny writes must
     /// not make the index larger than the data.
     pub index_interval: Duration,
+}
+
+/// A duration as a number of milliseconds.
+#[cfg(feature = "serde")]
+mod milliseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
 }
 
 impl Default for JournalOptions {

@@ -124,7 +124,7 @@ fn readers_keep_up_with_a_writer_that_rotates_and_drops() {
 fn a_second_writer_is_noticed_before_it_is_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let options = small_segments(4, None);
-    let mut first = JournalWriter::open(dir.path(), options.clone()).unwrap();
+    let mut first = JournalWriter::open(dir.path(), options).unwrap();
     first.append(b"0000", at(1)).unwrap();
     let mut second = JournalWriter::open(dir.path(), options).unwrap();
     second.append(b"1111", at(2)).unwrap();
@@ -205,7 +205,7 @@ fn odd_options_and_policies_keep_every_byte() {
             fsync,
             index_interval: Duration::ZERO,
         };
-        let mut writer = JournalWriter::open(dir.path(), options.clone()).unwrap();
+        let mut writer = JournalWriter::open(dir.path(), options).unwrap();
         writer.append(b"a", at(1)).unwrap();
         drop(writer);
         let mut writer = JournalWriter::open(dir.path(), options).unwrap();

@@ -96,7 +96,7 @@ proptest! {
             index_interval: Duration::from_millis(index_ms),
             ..JournalOptions::default()
         };
-        let open = || JournalWriter::open(dir.path(), options.clone()).unwrap();
+        let open = || JournalWriter::open(dir.path(), options).unwrap();
         let mut writer = open();
         let mut follower = JournalReader::new(dir.path());
         let mut followed = Vec::new();
@@ -169,7 +169,7 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let options = JournalOptions { segment_bytes, ..JournalOptions::default() };
-        let open = || JournalWriter::open(dir.path(), options.clone()).unwrap();
+        let open = || JournalWriter::open(dir.path(), options).unwrap();
         let mut writer = open();
         for (tick, chunk) in bytes.chunks(50).enumerate() {
             writer.append(chunk, at(tick as u64 * 100)).unwrap();

@@ -5,6 +5,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use colibri_jail_core::{Bubblewrap, CommandLine, JailEngine, JailOp, JailSetup};
 
+use crate::checks::executable;
 use crate::{Finding, PrivBackend, PrivError, preflight};
 
 /// FreeBSD's mdo(1), allowed by rules of mac_do(4). The rules know identities and no commands: whoever may
@@ -30,7 +31,7 @@ impl PrivBackend for Mdo {
     }
 
     async fn preflight(&self) -> Vec<Finding> {
-        let mdo = Finding::executable(
+        let mdo = executable(
             MDO,
             "mdo comes with FreeBSD 14.2 and later; elsewhere set COLIBRI_JAIL_PRIV_MODE",
         );

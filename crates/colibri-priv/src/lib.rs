@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+pub mod checks;
 pub mod conformance;
-mod finding;
 #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
 mod macdo;
 mod none;
@@ -12,7 +12,7 @@ pub mod probe;
 mod registry;
 
 pub use backends::{Helper, Mdo};
-pub use finding::{Finding, Status};
+pub use colibri_types::{Finding, FindingStatus};
 pub use none::None;
 pub use registry::{BackendRegistry, PrivMode};
 
@@ -33,7 +33,7 @@ pub trait PrivBackend: Send + Sync {
     /// The engine or this backend cannot do it; the message says what to do instead.
     fn elevate(&self, op: &JailOp, engine: &JailEngine) -> Result<CommandLine, PrivError>;
 
-    /// Whether it can work on this host, and if not, how to mend that.
+    /// Whether it can work on this host, and if not, how to fix that.
     async fn preflight(&self) -> Vec<Finding>;
 }
 

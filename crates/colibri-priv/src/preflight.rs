@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{Finding, Status, probe};
+use crate::checks::{roots_alone, setuid_root};
+use crate::{Finding, FindingStatus, probe};
 
 const LIMIT: Duration = Duration::from_secs(5);
 /// EX_NOPERM of sysexits(3): the helper's policy does not list the caller.
@@ -41,15 +42,15 @@ pub(crate) fn mac_do() -> Vec<Finding> {
         // The variable is the module's own.
         Ok(said) if !said.worked() => {
             let what = format!("mac_do(4) is not loaded: {}", said.complaint());
-            let mend = "as root: kldload mac_do, and mac_do_load=\"YES\" in /boot/loader.conf";
-            return vec![Finding::fail(what, mend)];
+            let fix = "as root: kldload mac_do, and mac_do_load=\"YES\" in /boot/loader.conf";
+            return vec![Finding::fail(what, fix)];
         }
         Ok(said) => said.out,
     };
     let mut findings = Vec::new();
     if ask("security.mac.do.enabled").is_ok_and(|said| said.out.trim() == "0") {
-        let mend = "as root: sysctl security.mac.do.enabled=1";
-        findings.push(Finding::fail("mac_do(4) is switched off", mend));
+        let fix = "as root: sysctl security.mac.do.enabled=1";
+        findings.push(Finding::fail("mac_do(4) is switched off", fix));
     }
     let gid = getegid().as_raw();
     let groups: Vec<u32> = getgroups()
@@ -79,12 +80,12 @@ pub(crate) fn mac_do() -> Vec<Finding> {
 /// Whether the helper is what it must be, and lets this user do something. It is asked itself, because the place of
 /// its policy was fixed when it was built; of the usual place is said what anybody can see of it.
 pub(crate) fn helper(program: &Path) -> Vec<Finding> {
-    let setuid = Finding::setuid_root(program);
-    if setuid.status != Status::Ok {
+    let setuid = setuid_root(program);
+    if setuid.status != FindingStatus::Ok {
         return vec![setuid];
     }
     let mut findings = vec![setuid];
-    let policy = Finding::roots_alone(Path::new(POLICY));
+    let policy = roots_alone(Path::new(POLICY));
     match probe::run(program, &["check".to_owned()], LIMIT) {
         Ok(said) if said.worked() => {
             findings.push(Finding::ok(
@@ -93,7 +94,7 @@ pub(crate) fn helper(program: &Path) -> Vec<Finding> {
         }
         Ok(said) => {
             let listed = said.status.and_then(|status| status.code()) != Some(NOT_LISTED);
-            let mend = if listed && policy.status == Status::Ok {
+            let fix = if listed && policy.status == FindingStatus::Ok {
                 "fix as root what the system log names".to_owned()
             } else if listed {
                 format!("fix {POLICY} as the other findings say; the system log has the reason too")
@@ -102,7 +103,7 @@ pub(crate) fn helper(program: &Path) -> Vec<Finding> {
             };
             findings.push(Finding::fail(
                 format!("the helper refuses this user: {}", said.complaint()),
-                mend,
+                fix,
             ));
             if listed {
                 findings.push(policy);

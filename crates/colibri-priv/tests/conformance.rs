@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use colibri_jail_core::{CommandLine, JailEngine, JailOp};
 use colibri_priv::conformance::{Broken, Report, check, check_in_two_environments};
-use colibri_priv::{Finding, Helper, Mdo, None, PrivBackend, PrivError, Status};
+use colibri_priv::{Finding, FindingStatus, Helper, Mdo, None, PrivBackend, PrivError};
 
 mod mdo {
     colibri_priv::conformance_test!(colibri_priv::Mdo);
@@ -244,9 +244,9 @@ fn every_wrong_backend_is_found_out_with_the_right_words() {
             vec![
                 Finding::fail("sudo is missing", "install it"),
                 Finding {
-                    status: Status::Fail,
+                    status: FindingStatus::Fail,
                     what: "sudo is missing".to_owned(),
-                    mend: Option::None,
+                    fix: Option::None,
                 },
             ]
         },

@@ -1,12 +1,9 @@
 //! What is said on the wire about the daemon's settings file: its profiles, and what a reload has changed.
 
-use colibri_glasspane::AgentRuntime;
 use colibri_jail_core::JailConfig;
+use colibri_types::{AgentRuntime, RestartWhen};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::schema::{JailSchema, RuntimeSchema};
-use crate::wire::RestartWhen;
 
 /// A profile as it is shown: of its variables the names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -21,11 +18,9 @@ pub struct ProfileInfo {
     pub args: Option<Vec<String>>,
     /// Which agent program it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<RuntimeSchema>")]
     pub runtime: Option<AgentRuntime>,
     /// Confinement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<JailSchema>")]
     pub jail: Option<JailConfig>,
     /// Working directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]

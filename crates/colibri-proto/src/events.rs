@@ -1,12 +1,12 @@
 //! What subscribers are told: outputs, states and ends; with `lifecycle` spawns, runs and kills too.
 
-use colibri_glasspane::{AgentRuntime, AgentState};
+use colibri_glasspane::AgentState;
+use colibri_types::{AgentRuntime, Exit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::OutputData;
-use crate::schema::{RuntimeSchema, StateSchema};
-use crate::wire::{Exit, Stream};
+use crate::wire::Stream;
 
 /// `agent-spawned`: an agent that was not there before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -21,7 +21,6 @@ pub struct SpawnedEvent {
     /// Its program.
     pub program: String,
     /// Which agent program it is.
-    #[schemars(with = "RuntimeSchema")]
     pub runtime: AgentRuntime,
     /// When it was started (RFC 3339).
     pub started_at: String,
@@ -102,11 +101,9 @@ pub struct StateEvent {
     /// The agent.
     pub id: String,
     /// What it is doing now.
-    #[schemars(with = "StateSchema")]
     pub state: AgentState,
     /// What was told of it before; absent in the first notification of a subscription.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<StateSchema>")]
     pub previous: Option<AgentState>,
     /// So many changes between `previous` and `state` are not told: they came faster than they were looked at.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -129,7 +126,6 @@ pub struct ExitEvent {
     /// The agent.
     pub id: String,
     /// `done` or `error`.
-    #[schemars(with = "StateSchema")]
     pub state: AgentState,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -12,8 +12,12 @@ mod schema;
 mod wire;
 
 pub use codec::{FrameDecoder, FrameError, MAX_FRAME, encode_frame};
-pub use colibri_glasspane::{AgentRuntime, AgentState, ExitReason, View};
+pub use colibri_glasspane::{AgentState, View};
 pub use colibri_jail_core::{Cpus, JailConfig, Limits, MountConfig, Size, Umask, WallTime};
+pub use colibri_types::{
+    AgentRuntime, Env, Exit, ExitReason, ExitStatus, Finding, FindingStatus, KillOutcome,
+    RestartPolicy, RestartWhen, SpawnRequest,
+};
 pub use config::{Changes, NotStarted, ProfileInfo, ProfilesResult, ReloadResult, Started};
 pub use data::{DataError, Encoding, OutputData, text_boundary};
 pub use error::{ErrorData, ErrorKind, RpcError};

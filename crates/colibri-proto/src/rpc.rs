@@ -13,11 +13,12 @@ use crate::events::{
     StateEvent,
 };
 use crate::id::{MAX_ID, RequestId};
-use crate::schema::JailSchema;
 use crate::wire::{
     Empty, IdParams, InputParams, KillParams, ListParams, ReadParams, RestartAgentParams,
-    SpawnParams, SubscribeParams, Subscription, UsageParams,
+    SubscribeParams, Subscription, UsageParams,
 };
+use colibri_types::SpawnRequest;
+
 use crate::{ErrorKind, RpcError};
 
 /// Every method, with its parameters.
@@ -27,9 +28,9 @@ pub enum Call {
     /// Who answers.
     Version(Empty),
     /// Start an agent.
-    SpawnAgent(SpawnParams),
+    SpawnAgent(SpawnRequest),
     /// What `spawn-agent` would execute.
-    ExplainSpawn(SpawnParams),
+    ExplainSpawn(SpawnRequest),
     /// All agents.
     ListAgents(ListParams),
     /// One agent.
@@ -251,7 +252,7 @@ impl Request {
 
 /// Returns the field names of a jail from its schema, which a test compares with the type.
 fn jail_fields() -> Vec<String> {
-    let schema = schemars::schema_for!(JailSchema);
+    let schema = schemars::schema_for!(colibri_jail_core::JailConfig);
     let fields = schema.get("properties").and_then(Value::as_object);
     fields.map_or_else(Vec::new, |fields| fields.keys().cloned().collect())
 }
@@ -643,9 +644,9 @@ mod tests {
 
     #[test]
     fn environment_values_are_not_shown() {
-        let params = SpawnParams {
+        let params = SpawnRequest {
             env: crate::Env([("TOKEN".to_owned(), "s3cret".to_owned())].into()),
-            ..SpawnParams::default()
+            ..SpawnRequest::default()
         };
         let shown = format!("{:?}", Call::SpawnAgent(params));
         assert!(shown.contains("TOKEN") && !shown.contains("s3cret"));

@@ -1,15 +1,12 @@
 //! Parameters, results and notifications, as docs/protocol.md describes them.
 
-use std::collections::BTreeMap;
-use std::fmt;
-
-use colibri_glasspane::{AgentRuntime, AgentState, ExitReason, View};
-use colibri_jail_core::{JailConfig, Umask};
+use colibri_glasspane::{AgentState, View};
+use colibri_jail_core::JailConfig;
+use colibri_types::{AgentRuntime, Exit, Finding, KillOutcome, RestartPolicy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::OutputData;
-use crate::schema::{JailSchema, ReasonSchema, RuntimeSchema, StateSchema};
 
 /// Most bytes that one `read-journal` gives: they fit into a frame however they are written.
 pub const MAX_READ: u64 = 131_072;
@@ -17,90 +14,6 @@ pub const MAX_READ: u64 = 131_072;
 /// No parameters, or an empty result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Empty {}
-
-/// Environment variables. Their values are never shown.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Env(pub BTreeMap<String, String>);
-
-impl fmt::Debug for Env {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.keys()).finish()
-    }
-}
-
-/// `spawn-agent` and `explain-spawn`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct SpawnParams {
-    /// A profile of the daemon's, which fills what is absent here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub profile: Option<String>,
-    /// The agent's program: a path, or a name that is searched in its `PATH`. Absent: the profile's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub program: Option<String>,
-    /// Arguments after the program's name. Absent: the profile's, with the profile's program.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub args: Option<Vec<String>>,
-    /// Variables on top of the base environment, and of the profile's.
-    #[serde(default)]
-    pub env: Env,
-    /// Working directory, inside the jail where there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cwd: Option<String>,
-    /// Confinement. An unknown field in it is an error.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<JailSchema>")]
-    pub jail: Option<JailConfig>,
-    /// Which agent program it is; absent: the profile's, or `generic`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<RuntimeSchema>")]
-    pub runtime: Option<AgentRuntime>,
-    /// A label for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Its standard input is at its end from the start.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub no_input: bool,
-    /// Its file mode creation mask, octal like `027`; absent: `022`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub umask: Option<Umask>,
-    /// Whether it is started again when it has ended; absent: never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restart: Option<RestartParams>,
-}
-
-/// When an agent is started again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum RestartWhen {
-    /// Never.
-    #[default]
-    Never,
-    /// After any end but exit code 0.
-    OnFailure,
-    /// After every end, until it is killed.
-    Always,
-}
-
-/// How an agent is started again. Times are in milliseconds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct RestartParams {
-    /// When.
-    pub policy: RestartWhen,
-    /// The longest wait before the first restart; it doubles with each further one. Default 1000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delay_ms: Option<u64>,
-    /// No wait is longer; a run that lasted as long sets the wait back. Default 300000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_delay_ms: Option<u64>,
-    /// More restarts within the window and the agent is given up. Default 10.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u32>,
-    /// The window of `limit`. Default 3600000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub window_ms: Option<u64>,
-}
 
 /// An agent's id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -167,70 +80,6 @@ pub struct ListResult {
     pub next: Option<String>,
 }
 
-/// How an agent ended: its exit code or the signal that ended it, and why. Both are absent where the exit status
-/// was never collected (`reason` is `lost` or `not-started`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Exit {
-    /// The exit code of the first process.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<i32>,
-    /// The signal that ended the first process (the host's number).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signal: Option<i32>,
-    /// Why it ended.
-    #[schemars(with = "ReasonSchema")]
-    pub reason: ExitReason,
-}
-
-impl Exit {
-    /// Returns an exit whose reason is what the exit status says by itself.
-    #[must_use]
-    pub fn from_status(code: Option<i32>, signal: Option<i32>) -> Self {
-        let reason = match (code, signal) {
-            (Some(_), _) => ExitReason::Exited,
-            (None, Some(_)) => ExitReason::Signalled,
-            (None, None) => ExitReason::Lost,
-        };
-        Self {
-            code,
-            signal,
-            reason,
-        }
-    }
-
-    /// Returns the exit code that a shell reports: 128+N for signal N, and 1 if the exit status is unknown.
-    #[must_use]
-    pub fn shell_code(self) -> i32 {
-        match (self.code, self.signal) {
-            (Some(code), _) => code,
-            (None, Some(signal)) => 128 + signal,
-            (None, None) => 1,
-        }
-    }
-}
-
-/// Derives the reason from the exit status if it is absent, as in messages of earlier releases.
-impl<'de> Deserialize<'de> for Exit {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Received {
-            code: Option<i32>,
-            signal: Option<i32>,
-            reason: Option<ExitReason>,
-        }
-        let Received {
-            code,
-            signal,
-            reason,
-        } = Received::deserialize(deserializer)?;
-        let derived = Self::from_status(code, signal);
-        Ok(Self {
-            reason: reason.unwrap_or(derived.reason),
-            ..derived
-        })
-    }
-}
-
 /// An agent. Times are RFC 3339 in UTC.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Agent {
@@ -239,7 +88,6 @@ pub struct Agent {
     /// Its label.
     pub name: Option<String>,
     /// What it is doing.
-    #[schemars(with = "StateSchema")]
     pub state: AgentState,
     /// The first process; with a jail the one that confines. Absent when it is gone.
     pub pid: Option<i32>,
@@ -251,17 +99,15 @@ pub struct Agent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// Its confinement.
-    #[schemars(with = "Option<JailSchema>")]
     pub jail: Option<JailConfig>,
     /// What it was to have and runs without, by `best_effort`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Which agent program it is.
-    #[schemars(with = "RuntimeSchema")]
     pub runtime: AgentRuntime,
     /// Whether it is started again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restart: Option<RestartParams>,
+    pub restart: Option<RestartPolicy>,
     /// Which run it is in, or has ended with; 1 is the first.
     #[serde(default)]
     pub run: u32,
@@ -414,20 +260,6 @@ pub struct RestartResult {
     pub id: String,
 }
 
-/// How a kill went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum KillOutcome {
-    /// The first signal was enough.
-    Terminated,
-    /// It took KILL, or the removal of the jail.
-    Killed,
-    /// There was nothing left to end.
-    AlreadyExited,
-    /// The signal was delivered; no more was asked for.
-    Signalled,
-}
-
 /// The result of `kill-agent`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KillResult {
@@ -550,32 +382,6 @@ pub struct SubscribeParams {
 pub struct Subscription {
     /// Its number on this connection.
     pub subscription: u64,
-}
-
-/// How bad a finding is.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum FindingStatus {
-    /// As it should be.
-    Ok,
-    /// Works, but look at it.
-    Warn,
-    /// Does not work.
-    Fail,
-}
-
-/// One thing that `doctor` looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Finding {
-    /// How bad it is.
-    pub status: FindingStatus,
-    /// What was found.
-    pub what: String,
-    /// How to mend it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mend: Option<String>,
 }
 
 /// The result of `doctor`.

@@ -37,7 +37,7 @@ pub(crate) fn start(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<Agen
         .envs(launch.env.iter().map(|(name, value)| (name, value)))
         .current_dir(&launch.cwd)
         .process_group(0)
-        .stdin(if launch.no_input {
+        .stdin(if launch.options.no_input {
             Stdio::null()
         } else {
             Stdio::piped()
@@ -48,7 +48,7 @@ pub(crate) fn start(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<Agen
         &mut command,
         door,
         launch.limits,
-        launch.umask.unwrap_or(0o022),
+        launch.options.umask.unwrap_or_default().bits(),
     );
     let mut child = command.spawn()?;
     let missing = || io::Error::other("a pipe of the agent is missing");

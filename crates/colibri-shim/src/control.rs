@@ -170,7 +170,7 @@ pub struct Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::ExitStatus;
+    use colibri_types::ExitStatus;
 
     #[test]
     fn frames_read_as_documented() {

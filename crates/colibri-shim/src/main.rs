@@ -150,7 +150,7 @@ fn start(directory: &Path) -> Result<Supervisor, ShimError> {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let shim_start = process::find(own).ok().flatten();
     let launch = read_launch()?;
-    let options = launch.journal.options();
+    let options = launch.journal;
     let stdout = Stream::new(Path::new(layout::STDOUT), &options)?;
     let stderr = Stream::new(Path::new(layout::STDERR), &options)?;
     let mut runs = Runs::new(launch, shim_start.map_or(0, |process| process.start));

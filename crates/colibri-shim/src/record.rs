@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use colibri_glasspane::ExitReason;
+use colibri_types::{Exit, ExitReason, ExitStatus};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -38,22 +38,12 @@ pub(crate) fn first() -> u32 {
     1
 }
 
-/// How the first process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ExitStatus {
-    /// It exited with this code.
-    Code(i32),
-    /// This signal ended it (the host's number).
-    Signal(i32),
-}
-
 /// `exit.json`: the agent and all its descendants are gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
     /// Exit status of the first process; absent if it was not collected because the shim was killed.
     pub exit: Option<ExitStatus>,
-    /// Why the agent ended; absent in records of earlier releases, see [`ExitRecord::reason`].
+    /// Why the agent ended; absent in records of earlier releases, see [`ExitRecord::exit`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ExitReason>,
     /// Why `exit` is absent, or why the agent was ended or not started again.
@@ -71,26 +61,18 @@ pub struct ExitRecord {
 }
 
 impl ExitRecord {
-    /// Returns why the agent ended; derived from the exit status if the record has no reason.
+    /// Returns how the agent ended.
     #[must_use]
-    pub fn reason(&self) -> ExitReason {
-        self.reason.unwrap_or_else(|| reason_of(self.exit))
+    pub fn exit(&self) -> Exit {
+        Exit::new(self.exit, self.reason)
     }
 }
 
 impl RunRecord {
-    /// Returns why the run ended; derived from the exit status if the record has no reason.
+    /// Returns how the run ended.
     #[must_use]
-    pub fn reason(&self) -> ExitReason {
-        self.reason.unwrap_or_else(|| reason_of(self.exit))
-    }
-}
-
-fn reason_of(exit: Option<ExitStatus>) -> ExitReason {
-    match exit {
-        Some(ExitStatus::Code(_)) => ExitReason::Exited,
-        Some(ExitStatus::Signal(_)) => ExitReason::Signalled,
-        None => ExitReason::Lost,
+    pub fn exit(&self) -> Exit {
+        Exit::new(self.exit, self.reason)
     }
 }
 

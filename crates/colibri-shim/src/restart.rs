@@ -6,50 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::record::ExitStatus;
-
-/// When an agent is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RestartWhen {
-    /// Never.
-    #[default]
-    Never,
-    /// After any end but exit code 0.
-    OnFailure,
-    /// After every end, until it is killed.
-    Always,
-}
-
-/// The policy. Times are in milliseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RestartPolicy {
-    /// When.
-    pub when: RestartWhen,
-    /// The longest wait before the first restart. It doubles with each further one.
-    pub delay_ms: u64,
-    /// No wait is longer than this. A run that lasted as long sets the wait back to the first.
-    pub max_delay_ms: u64,
-    /// More restarts than this within `window_ms` and the agent is given up.
-    pub limit: u32,
-    /// The window of `limit`.
-    pub window_ms: u64,
-}
-
-impl Default for RestartPolicy {
-    fn default() -> Self {
-        Self {
-            when: RestartWhen::Never,
-            delay_ms: 1_000,
-            max_delay_ms: 300_000,
-            limit: 10,
-            window_ms: 3_600_000,
-        }
-    }
-}
+use colibri_types::{ExitStatus, RestartPolicy, RestartWhen};
 
 /// What follows the end of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +40,12 @@ impl Restarts {
         }
     }
 
+    /// Returns the policy.
+    #[must_use]
+    pub fn policy(&self) -> &RestartPolicy {
+        &self.policy
+    }
+
     /// A run has ended at `now` (of any clock that never goes back) after `lasted`; `None` is an end that
     /// nobody saw, which counts as a failure. The wait lies between half of its bound and all of it, where
     /// `chance` (0 to 1) says, so that agents that failed together do not come back together.
@@ -93,7 +56,7 @@ impl Restarts {
         now: Duration,
         chance: f64,
     ) -> Decision {
-        let wanted = match self.policy.when {
+        let wanted = match self.policy.when() {
             RestartWhen::Never => false,
             RestartWhen::OnFailure => exit != Some(ExitStatus::Code(0)),
             RestartWhen::Always => true,
@@ -101,7 +64,7 @@ impl Restarts {
         if !wanted {
             return Decision::Stop;
         }
-        let window = Duration::from_millis(self.policy.window_ms);
+        let window = self.policy.window();
         while self
             .recent
             .front()
@@ -109,15 +72,17 @@ impl Restarts {
         {
             self.recent.pop_front();
         }
-        if self.recent.len() >= self.policy.limit as usize {
+        if self.recent.len() >= self.policy.limit() as usize {
             return Decision::GiveUp;
         }
         self.recent.push_back(now);
-        let cap = Duration::from_millis(self.policy.max_delay_ms);
+        let cap = self.policy.max_delay();
         if lasted >= cap {
             self.streak = 0;
         }
-        let bound = Duration::from_millis(self.policy.delay_ms)
+        let bound = self
+            .policy
+            .delay()
             .saturating_mul(2_u32.saturating_pow(self.streak))
             .min(cap);
         self.streak = self.streak.saturating_add(1);
@@ -134,11 +99,11 @@ mod tests {
 
     fn policy(when: RestartWhen) -> RestartPolicy {
         RestartPolicy {
-            when,
-            delay_ms: 1_000,
-            max_delay_ms: 5_000,
-            limit: 4,
-            window_ms: 60_000,
+            policy: Some(when),
+            delay_ms: Some(1_000),
+            max_delay_ms: Some(5_000),
+            limit: Some(4),
+            window_ms: Some(60_000),
         }
     }
 
@@ -204,7 +169,10 @@ mod tests {
             window_ms in 1..100_000_u64,
             ends in prop::collection::vec((0..50_000_u64, 0..200_000_u64, 0.0..1.0), 1..40),
         ) {
-            let policy = RestartPolicy { when: RestartWhen::Always, delay_ms, max_delay_ms, limit, window_ms };
+            let policy = RestartPolicy {
+                policy: Some(RestartWhen::Always), delay_ms: Some(delay_ms), max_delay_ms: Some(max_delay_ms),
+                limit: Some(limit), window_ms: Some(window_ms),
+            };
             let mut restarts = Restarts::new(policy);
             let mut now = Duration::ZERO;
             let mut decided = Vec::new();

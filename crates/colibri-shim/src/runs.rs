@@ -5,12 +5,12 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use colibri_glasspane::ExitReason;
 use colibri_shim::control::PROTOCOL;
 use colibri_shim::launch::Launch;
 use colibri_shim::layout;
-use colibri_shim::record::{self, Durability, ExitRecord, ExitStatus, RunRecord, ShimRecord};
-use colibri_shim::restart::{Decision, RestartWhen, Restarts};
+use colibri_shim::record::{self, Durability, ExitRecord, RunRecord, ShimRecord};
+use colibri_shim::restart::{Decision, Restarts};
+use colibri_types::{ExitReason, ExitStatus, RestartWhen};
 
 use crate::cgroup::Cgroup;
 use crate::steps::{OnError, Steps};
@@ -54,8 +54,9 @@ impl Runs {
     pub(crate) fn new(launch: Launch, shim_start: u64) -> Self {
         let now = Instant::now();
         Self {
-            restarts: Restarts::new(launch.restart.clone()),
+            restarts: Restarts::new(launch.options.restart.clone().unwrap_or_default()),
             limit_at: launch
+                .options
                 .wall_time_ms
                 .and_then(|limit| now.checked_add(Duration::from_millis(limit))),
             cgroup: launch.cgroup.clone().map(Cgroup::new),
@@ -192,7 +193,7 @@ impl Runs {
             return false;
         }
         self.limit_at = None;
-        let limit = Duration::from_millis(self.launch.wall_time_ms.unwrap_or_default());
+        let limit = Duration::from_millis(self.launch.options.wall_time_ms.unwrap_or_default());
         self.add_reason(format!(
             "its wall-clock limit of {limit:?} was reached; give it more with --wall-time"
         ));
@@ -209,11 +210,11 @@ impl Runs {
             Decision::After(wait) => Some(wait),
             Decision::Stop => None,
             Decision::GiveUp => {
-                let policy = &self.launch.restart;
+                let policy = self.restarts.policy();
                 let given_up = format!(
                     "given up after {} restarts within {:?}",
-                    policy.limit,
-                    Duration::from_millis(policy.window_ms)
+                    policy.limit(),
+                    policy.window()
                 );
                 self.why = Some(match self.why.take() {
                     Some(why) => format!("{given_up}; {why}"),
@@ -229,7 +230,8 @@ impl Runs {
     /// # Errors
     /// Whatever the file system refuses.
     pub(crate) fn record(&mut self, end: End, to: [u64; 2], is_last: bool) -> io::Result<()> {
-        let is_only = self.launch.restart.when == RestartWhen::Never && self.number == 1 && is_last;
+        let is_only =
+            self.restarts.policy().when() == RestartWhen::Never && self.number == 1 && is_last;
         if self.recorded || is_only {
             return Ok(());
         }

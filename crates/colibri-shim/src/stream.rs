@@ -26,7 +26,7 @@ impl Stream {
     pub(crate) fn new(directory: &Path, options: &JournalOptions) -> Result<Self, JournalError> {
         Ok(Self {
             pipe: None,
-            journal: JournalWriter::open(directory, options.clone())?,
+            journal: JournalWriter::open(directory, *options)?,
             waiting: Vec::new(),
             stalled: None,
             discarding: false,

@@ -14,10 +14,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use colibri_glasspane::ExitReason;
 use colibri_shim::control::{Delivery, Op, Reply, Request, Status, clock_ms};
 use colibri_shim::layout;
-use colibri_shim::record::{self, Durability, ExitRecord, ExitStatus};
+use colibri_shim::record::{self, Durability, ExitRecord};
+use colibri_types::{ExitReason, ExitStatus};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use colibri_glasspane::ExitReason;
 use colibri_journal::JournalReader;
 use colibri_shim::control::Status;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ShimRecord};
+use colibri_types::ExitReason;
 use tokio::sync::Semaphore;
 
 use crate::leftovers::Seen;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::link::StartedShim;
+use crate::spawn::new_id;
 use crate::state::discard;
 use crate::{AgentId, SpawnError, Spawner};
 
@@ -88,7 +89,7 @@ impl Spawner {
         if slot.is_some() {
             return;
         }
-        match Waiting::start(self, &AgentId::random()) {
+        match Waiting::start(self, &new_id()) {
             Ok(waiting) => *slot = waiting,
             Err(error) => tracing::debug!(%error, "no shim was started ahead"),
         }

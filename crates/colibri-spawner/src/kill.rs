@@ -12,6 +12,9 @@ use colibri_shim::record::{self, ShimRecord};
 use colibri_shim::{layout, process};
 use tokio::io::AsyncReadExt;
 
+use colibri_prepare::PrepareError;
+use colibri_types::KillOutcome;
+
 use crate::adopt::blocking;
 use crate::link::AT_ONCE;
 use crate::{Agent, AgentSpec, LinkError, SpawnError, Spawner};
@@ -25,19 +28,6 @@ const MAX_SAID: usize = 2048;
 
 /// How long a shim itself waits for the dead to disappear after KILL.
 const SHIM_VERIFIES: Duration = Duration::from_secs(5);
-
-/// How a kill went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KillOutcome {
-    /// The first signal was enough.
-    Terminated,
-    /// It took KILL, or the removal of the jail.
-    Killed,
-    /// There was nothing left to end.
-    AlreadyExited,
-    /// A signal was delivered; no more was asked for.
-    Signalled,
-}
 
 /// What was done. Nothing of the agent is left, unless only a signal was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +125,8 @@ impl Spawner {
     ) -> Result<KillReport, SpawnError> {
         // On Linux it is the backend that makes the agent another user.
         let in_jail_of_another_user = agent.spec.config.is_jailed()
-            && (matches!(self.engine, JailEngine::FreebsdJail) || agent.spec.privilege != "none");
+            && (matches!(self.preparer.engine, JailEngine::FreebsdJail)
+                || agent.spec.privilege != "none");
         let lived = in_jail_of_another_user
             && self.signal(agent, signal).await?.outcome == KillOutcome::Signalled;
         if lived
@@ -153,7 +144,12 @@ impl Spawner {
             let remove = self
                 .own_jail(&agent.spec)
                 .map(|name| JailOp::Remove { name })
-                .filter(|remove| self.backend.elevate(remove, &self.engine).is_ok());
+                .filter(|remove| {
+                    self.preparer
+                        .backend
+                        .elevate(remove, &self.preparer.engine)
+                        .is_ok()
+                });
             // The verification below checks whether processes are left, and then reports this failure as the cause.
             let ended = match remove {
                 Some(remove) => self.run_elevated(&remove).await,
@@ -276,7 +272,7 @@ impl Spawner {
         signal: Signal,
         pids: &[i32],
     ) -> Result<(), SpawnError> {
-        let pids = match &self.engine {
+        let pids = match &self.preparer.engine {
             JailEngine::Bubblewrap(_) if signal != Signal::KILL => inside(pids),
             _ => pids.to_vec(),
         };
@@ -303,7 +299,11 @@ impl Spawner {
     }
 
     pub(crate) async fn run_elevated(&self, op: &JailOp) -> Result<(), SpawnError> {
-        let command = self.backend.elevate(op, &self.engine)?;
+        let command = self
+            .preparer
+            .backend
+            .elevate(op, &self.preparer.engine)
+            .map_err(PrepareError::from)?;
         self.run_command(&command).await
     }
 
@@ -402,8 +402,8 @@ mod tests {
     use std::sync::Arc;
 
     use colibri_jail_core::{Bubblewrap, CommandLine};
+    use colibri_journal::JournalOptions;
     use colibri_priv::{Finding, PrivBackend, PrivError};
-    use colibri_shim::launch::{Fsync, JournalSettings};
 
     /// Elevates every operation to one shell script.
     struct Script(&'static str);
@@ -426,21 +426,18 @@ mod tests {
 
     fn spawner(script: &'static str) -> Spawner {
         Spawner {
-            engine: JailEngine::Bubblewrap(Bubblewrap::default()),
-            backend: Arc::new(Script(script)),
-            state: crate::StateDir::new(PathBuf::from("/nonexistent")),
-            socket: PathBuf::from("/nonexistent/socket"),
-            hidden: Vec::new(),
-            shim: PathBuf::from("/nonexistent/shim"),
-            host: crate::HostEnv::default(),
-            journal: JournalSettings {
-                segment_bytes: 4096,
-                retain_bytes: None,
-                fsync: Fsync::Never,
+            preparer: crate::Preparer {
+                engine: JailEngine::Bubblewrap(Bubblewrap::default()),
+                backend: Arc::new(Script(script)),
+                private_directories: Vec::new(),
+                host: crate::HostEnv::default(),
+                cgroups: crate::Cgroups::Unavailable(String::new()),
+                soft_open_files: None,
             },
-            cgroups: crate::Cgroups::Unavailable(String::new()),
+            state: crate::StateDir::new(PathBuf::from("/nonexistent")),
+            shim: PathBuf::from("/nonexistent/shim"),
+            journal: JournalOptions::default(),
             ahead: crate::Ahead::default(),
-            soft_files: None,
         }
     }
 

@@ -61,7 +61,7 @@ impl fmt::Display for Leftovers {
 
 impl Spawner {
     pub(crate) async fn end_leftovers(&self, spec: &AgentSpec, session: Option<i32>) -> Leftovers {
-        if matches!(self.engine, JailEngine::FreebsdJail)
+        if matches!(self.preparer.engine, JailEngine::FreebsdJail)
             && let Some(name) = self.own_jail(spec)
             && let Err(error) = self.run_elevated(&JailOp::Remove { name }).await
         {
@@ -81,9 +81,9 @@ impl Spawner {
 
     /// What was done for a lost agent's jail is undone: mounts, limits, cgroup.
     async fn undo(&self, spec: &AgentSpec) {
-        self.cgroups.end(spec.id.as_str()).await;
-        let ops = match self.prepare_as(&spec.config, spec.id.as_str()) {
-            Ok(prepared) => prepared.around.1,
+        self.preparer.cgroups.end(spec.id.as_str()).await;
+        let ops = match self.preparer.prepare_as(&spec.config, spec.id.as_str()) {
+            Ok(prepared) => prepared.post_run,
             Err(error) => {
                 tracing::warn!(id = %spec.id, %error, "what was done for a lost agent is not undone");
                 return;

@@ -3,72 +3,54 @@
 
 mod adopt;
 mod ahead;
-mod arguments;
-mod cgroup;
-mod config;
-mod doctor;
-pub mod env_file;
 mod error;
-pub mod file;
-mod host;
 mod kill;
 mod leftovers;
-mod limits;
 mod link;
-mod mounts;
-mod name;
-mod prepare;
-pub mod profile;
-mod program;
-mod regular_file;
-pub mod settings;
 mod spawn;
 mod state;
 
 pub use adopt::Found;
 pub use ahead::Ahead;
-pub use cgroup::Cgroups;
-pub use config::{AgentId, AgentSpawnConfig, AgentSpec};
+pub use colibri_prepare::{Cgroups, HostEnv, Prepared, Preparer};
+pub use colibri_types::KillOutcome;
+pub use colibri_types::{AgentId, AgentName, AgentSpawnConfig, AgentSpec};
 pub use error::SpawnError;
-pub use host::HostEnv;
-pub use kill::{KillOutcome, KillReport};
+pub use kill::KillReport;
 pub use leftovers::Seen;
 pub use link::{LinkError, ShimLink, ShimState};
-pub use name::{AgentName, MAX_NAME, NameError};
-pub use prepare::Prepared;
 pub use spawn::Agent;
 pub use state::StateDir;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use colibri_jail_core::JailEngine;
-use colibri_priv::PrivBackend;
-use colibri_shim::launch::JournalSettings;
+use colibri_journal::JournalOptions;
 
-/// How agents are confined and where they are kept. Making one touches nothing.
+/// Spawns, adopts and ends agents. Creating one touches nothing.
 #[derive(Clone)]
 pub struct Spawner {
-    /// What confines.
-    pub engine: JailEngine,
-    /// What reaches root, where the engine needs it.
-    pub backend: Arc<dyn PrivBackend>,
-    /// Where agents live.
+    /// Prepares the commands of agents.
+    pub preparer: Preparer,
+    /// Directories of agents.
     pub state: StateDir,
-    /// The daemon's socket.
-    pub socket: PathBuf,
-    /// Directories that no sandbox may see: the daemon's own socket would be a way out.
-    pub hidden: Vec<PathBuf>,
     /// The `colibri-shim` program.
     pub shim: PathBuf,
-    /// What the environment of agents starts from.
-    pub host: HostEnv,
-    /// How their output is kept.
-    pub journal: JournalSettings,
-    /// Where their cgroups are made.
-    pub cgroups: Cgroups,
-    /// The shim of the agent to come, where it was started ahead.
+    /// How the output of agents is stored.
+    pub journal: JournalOptions,
+    /// The pre-started shim.
     pub ahead: Ahead,
-    /// The soft limit of open files that agents get, where a request says none; absent: that of this process.
-    pub soft_files: Option<u64>,
+}
+
+impl Spawner {
+    /// Returns a spawner that keeps its agents in `state_dir`, with default journal options.
+    #[must_use]
+    pub fn new(preparer: Preparer, state_dir: PathBuf, shim: PathBuf) -> Self {
+        Self {
+            preparer,
+            state: StateDir::new(state_dir),
+            shim,
+            journal: JournalOptions::default(),
+            ahead: Ahead::default(),
+        }
+    }
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use colibri_jail_core::{CommandLine, Umask};
+use colibri_jail_core::CommandLine;
+use colibri_prepare::{LimitPlan, Prepared};
 use colibri_shim::control::Status;
 use colibri_shim::launch::{Launch, LaunchReport, Step};
 use colibri_shim::layout;
@@ -11,11 +12,14 @@ use colibri_shim::record::{self, Durability};
 
 use crate::adopt::{blocking, on_user_paths};
 use crate::ahead::{Waiting, shim_failed};
-use crate::limits::Means;
 use crate::link::StartedShim;
-use crate::prepare::Prepared;
 use crate::state::now_ns;
 use crate::{AgentId, AgentSpawnConfig, AgentSpec, ShimLink, SpawnError, Spawner};
+
+/// Generates the id of a new agent.
+pub(crate) fn new_id() -> AgentId {
+    AgentId::generate(|bound| fastrand::usize(..bound))
+}
 
 /// A running agent.
 #[derive(Debug, Clone)]
@@ -52,13 +56,14 @@ impl Spawner {
             let waiting = self.ahead.take(&self.shim).await;
             let id = match &waiting {
                 Some(waiting) => waiting.id.clone(),
-                None => AgentId::random(),
+                None => new_id(),
             };
             // Refused requests leave no trace, so look before the directory is made.
-            let (spawner, request, new) = (self.clone(), config.clone(), id.clone());
+            let (preparer, request, new) = (self.preparer.clone(), config.clone(), id.clone());
             let others = running.to_vec();
-            let looked = on_user_paths(move || spawner.look(&request, &new, &others)).await;
-            let (prepared, means) = match looked.flatten() {
+            let looked =
+                on_user_paths(move || Ok(preparer.plan(&request, new.as_str(), &others)?)).await;
+            let (prepared, limits) = match looked.flatten() {
                 Ok(found) => found,
                 Err(error) => {
                     if let Some(waiting) = waiting {
@@ -73,29 +78,27 @@ impl Spawner {
                 None => Waiting::start(self, &id)?,
             };
             if let Some(started) = started {
-                return self.start(config, &prepared, &means, started).await;
+                return self.start(config, &prepared, &limits, started).await;
             }
         }
     }
 
-    /// What would run, and how it is held to its limits, if the host has what it takes.
-    fn look(
-        &self,
-        config: &AgentSpawnConfig,
-        id: &AgentId,
-        running: &[AgentSpec],
-    ) -> Result<(Prepared, Means), SpawnError> {
-        let prepared = self.prepare_as(config, id.as_str())?;
-        self.check(&prepared, running)?;
-        let means = self.means(config, &prepared)?;
-        Ok((prepared, means))
+    /// Prepares a command without blocking the caller's thread, within a time limit. Starts nothing.
+    ///
+    /// # Errors
+    /// As [`Preparer::prepare`](colibri_prepare::Preparer::prepare), or a file system does not answer.
+    pub async fn explain(&self, config: &AgentSpawnConfig) -> Result<Prepared, SpawnError> {
+        let (preparer, config) = (self.preparer.clone(), config.clone());
+        on_user_paths(move || Ok(preparer.prepare(&config)?))
+            .await
+            .flatten()
     }
 
     async fn start(
         &self,
         config: &AgentSpawnConfig,
         prepared: &Prepared,
-        means: &Means,
+        limits: &LimitPlan,
         waiting: Waiting,
     ) -> Result<Agent, SpawnError> {
         let Waiting {
@@ -110,11 +113,11 @@ impl Spawner {
             engine: prepared.engine.clone(),
             privilege: prepared.privilege.clone(),
             exit_note: prepared.exit_note.clone(),
-            warnings: means.unenforced.clone(),
+            warnings: limits.unenforced.clone(),
             created_at_ns: now_ns(),
         };
         let launched = self
-            .launch(config, prepared, means, &spec, &directory, shim)
+            .launch(config, prepared, limits, &spec, &directory, shim)
             .await;
         match launched {
             Ok((agent_pid, protocol, shim)) => {
@@ -127,8 +130,8 @@ impl Spawner {
                 Ok(self.agent(spec, status, protocol, Some(shim)))
             }
             Err(error) => {
-                if means.cgroup {
-                    self.cgroups.end(spec.id.as_str()).await;
+                if limits.cgroup {
+                    self.preparer.cgroups.end(spec.id.as_str()).await;
                 }
                 crate::state::discard(&directory);
                 Err(error)
@@ -142,12 +145,12 @@ impl Spawner {
         &self,
         config: &AgentSpawnConfig,
         prepared: &Prepared,
-        means: &Means,
+        limits: &LimitPlan,
         spec: &AgentSpec,
         directory: &Path,
         mut shim: StartedShim,
     ) -> Result<(i32, u32, StartedShim), SpawnError> {
-        let (spawner, wanted, kept) = (self.clone(), means.clone(), spec.clone());
+        let (spawner, wanted, kept) = (self.clone(), limits.clone(), spec.clone());
         let place = directory.to_owned();
         let made = blocking(move || spawner.provide(&wanted, &kept, &place)).await;
         let cgroup = match made.flatten() {
@@ -165,15 +168,12 @@ impl Spawner {
                 (colibri_jail_core::Confinement::None, Some(workdir)) => workdir.to_string(),
                 _ => "/".to_owned(),
             },
-            no_input: config.no_input,
-            umask: config.umask.map(Umask::bits),
+            options: config.run_options(),
             wrapper: prepared.has_wrapper(),
-            restart: config.restart.clone().unwrap_or_default(),
-            wall_time_ms: config.limits().wall_time.map(|limit| limit.0),
             cgroup,
-            limits: means.process,
-            before: steps(&prepared.around.0),
-            after: steps(&prepared.around.1),
+            limits: limits.process,
+            before: steps(&prepared.pre_run),
+            after: steps(&prepared.post_run),
             journal: self.journal,
         };
         match shim.launch(&launch).await {
@@ -202,17 +202,18 @@ impl Spawner {
     /// What must be there before the agent runs: its specification, and its cgroup.
     fn provide(
         &self,
-        means: &Means,
+        limits: &LimitPlan,
         spec: &AgentSpec,
         directory: &Path,
     ) -> Result<Option<PathBuf>, SpawnError> {
         let path = directory.join(layout::SPEC);
         record::replace(&path, spec, Durability::Process)
             .map_err(|error| SpawnError::from_io("writing", &path, error))?;
-        if !means.cgroup {
+        if !limits.cgroup {
             return Ok(None);
         }
-        self.cgroups
+        self.preparer
+            .cgroups
             .make(spec.id.as_str(), &spec.config.limits())
             .map(Some)
             .map_err(|error| SpawnError::from_io("making a cgroup for", directory, error))

@@ -10,7 +10,9 @@ use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
 use rustix::process::geteuid;
 
-use crate::{AgentId, SpawnError, regular_file};
+use colibri_sys::regular_file;
+
+use crate::{AgentId, SpawnError};
 
 /// Format of the state directory that this version writes. A version reads all formats up to its own.
 const FORMAT: u32 = 1;
@@ -236,6 +238,7 @@ pub(crate) fn now_ns() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spawn::new_id;
 
     #[test]
     fn a_directory_that_others_can_write_is_refused_and_a_readable_one_is_closed() {
@@ -296,7 +299,7 @@ mod tests {
         assert!(!state.is_removed());
         fs::remove_dir_all(state.path()).unwrap();
         assert!(state.is_removed());
-        let error = state.create_agent(&AgentId::random()).unwrap_err();
+        let error = state.create_agent(&new_id()).unwrap_err();
         let message = error.to_string();
         assert!(
             message.contains("was removed while the daemon runs"),
@@ -309,7 +312,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path().join("state"));
         state.open().unwrap();
-        let id = AgentId::random();
+        let id = new_id();
         let (_, log) = state.create_agent(&id).unwrap().unwrap();
         assert!(state.create_agent(&id).unwrap().is_none(), "taken");
         assert!(state.is_alive(&id).unwrap());

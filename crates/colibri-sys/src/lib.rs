@@ -3,4 +3,5 @@
 
 pub mod descriptors;
 pub mod process;
+pub mod regular_file;
 pub mod signals;

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use colibri_jail_core::{CommandLine, JailEngine, JailOp};
+use colibri_priv::checks;
 use colibri_priv::{Finding, PrivBackend, PrivError};
 
 const SUDO: &str = if cfg!(target_os = "freebsd") {
@@ -27,6 +28,6 @@ impl PrivBackend for Sudo {
     }
 
     async fn preflight(&self) -> Vec<Finding> {
-        vec![Finding::setuid_root(SUDO.as_ref())]
+        vec![checks::setuid_root(SUDO.as_ref())]
     }
 }

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::env::VarError;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use colibri_client::{
-    AgentRuntime, Cpus, Env, JailConfig, Limits, MountConfig, RestartParams, RestartWhen, Size,
-    SpawnParams, Umask, WallTime,
+    AgentRuntime, Cpus, Env, JailConfig, Limits, MountConfig, RestartPolicy, RestartWhen, Size,
+    SpawnRequest, Umask, WallTime,
 };
-use colibri_spawner::env_file::{self, Readers};
+use colibri_config::env_file::{self, Readers};
 
 use super::{duration, name};
 use crate::error::CliError;
@@ -82,14 +84,14 @@ pub(crate) struct Spawn {
     #[arg(long, value_name = "MASK")]
     umask: Option<Umask>,
     /// How the agent's output is read [default: generic]
-    #[arg(long, value_enum)]
-    runtime: Option<Runtime>,
+    #[arg(long, value_parser = one_of::<AgentRuntime>(AgentRuntime::NAMES))]
+    runtime: Option<AgentRuntime>,
     /// A label for people, at most 64 characters; no two running agents have the same
     #[arg(long, value_name = "LABEL", value_parser = name)]
     name: Option<String>,
     /// Start it again when it has ended: never, on-failure or always
-    #[arg(long, value_enum, value_name = "POLICY")]
-    restart: Option<Restart>,
+    #[arg(long, value_name = "POLICY", value_parser = one_of::<RestartWhen>(RestartWhen::NAMES))]
+    restart: Option<RestartWhen>,
     /// The longest wait before the first restart; it doubles with each further one [default: 1s]
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
     restart_delay: Option<Duration>,
@@ -111,30 +113,6 @@ pub(crate) struct Spawn {
     command: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Runtime {
-    Pi,
-    Zot,
-    Generic,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Restart {
-    Never,
-    OnFailure,
-    Always,
-}
-
-impl From<Restart> for RestartWhen {
-    fn from(restart: Restart) -> Self {
-        match restart {
-            Restart::Never => Self::Never,
-            Restart::OnFailure => Self::OnFailure,
-            Restart::Always => Self::Always,
-        }
-    }
-}
-
 /// What a profile says that decides what is to be asked for.
 #[derive(Debug, Default)]
 pub(crate) struct OfProfile {
@@ -148,7 +126,7 @@ pub(crate) struct OfProfile {
 
 impl Spawn {
     /// As the daemon is asked.
-    pub(crate) fn into_params(self, of_profile: &OfProfile) -> Result<SpawnParams, CliError> {
+    pub(crate) fn into_params(self, of_profile: &OfProfile) -> Result<SpawnRequest, CliError> {
         let env = self.variables(of_profile)?;
         let here = Here::now();
         let workspace = self
@@ -200,23 +178,19 @@ impl Spawn {
         let mut words = self.command.into_iter();
         let program = words.next();
         let args = program.is_some().then(|| words.collect());
-        Ok(SpawnParams {
+        Ok(SpawnRequest {
             profile: self.profile,
             program,
             args,
             env: Env(env),
             cwd,
             jail,
-            runtime: self.runtime.map(|runtime| match runtime {
-                Runtime::Pi => AgentRuntime::Pi,
-                Runtime::Zot => AgentRuntime::Zot,
-                Runtime::Generic => AgentRuntime::Generic,
-            }),
+            runtime: self.runtime,
             name: self.name,
-            no_input: self.no_input,
+            no_input: self.no_input.then_some(true),
             umask: self.umask,
-            restart: self.restart.map(|policy| RestartParams {
-                policy: policy.into(),
+            restart: self.restart.map(|policy| RestartPolicy {
+                policy: Some(policy),
                 delay_ms: self.restart_delay.map(milliseconds),
                 max_delay_ms: self.restart_max_delay.map(milliseconds),
                 limit: self.restart_limit,
@@ -244,6 +218,16 @@ impl Spawn {
         variables.extend(self.env.iter().cloned());
         Ok(variables)
     }
+}
+
+/// Returns a parser of one of `names`.
+fn one_of<T: FromStr + Clone + Send + Sync + 'static>(
+    names: &'static [&'static str],
+) -> impl TypedValueParser<Value = T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -6,10 +6,10 @@ use std::io;
 use std::process::Stdio;
 use std::time::Duration;
 
+use colibri_config::Hook;
 use colibri_glasspane::AgentState;
-use colibri_shim::record::ExitStatus;
-use colibri_spawner::AgentId;
-use colibri_spawner::settings::Hook;
+use colibri_types::AgentId;
+use colibri_types::ExitStatus;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

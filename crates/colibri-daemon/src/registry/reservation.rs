@@ -51,8 +51,8 @@ impl Registry {
             .map(|id| AgentSpec {
                 id,
                 config: config.redacted(),
-                engine: self.spawner.engine.name().to_owned(),
-                privilege: self.spawner.backend.name().to_owned(),
+                engine: self.spawner.preparer.engine.name().to_owned(),
+                privilege: self.spawner.preparer.backend.name().to_owned(),
                 exit_note: None,
                 warnings: Vec::new(),
                 created_at_ns: 0,

@@ -1,20 +1,30 @@
 //! Which agents are walked by whoever looks for those that run.
 
 use super::*;
+use colibri_config::{PartialSettings, Settings};
+use colibri_prepare::{Cgroups, HostEnv, Preparer};
 use colibri_priv::BackendRegistry;
 use colibri_shim::record::{self, Durability};
-use colibri_spawner::settings::{Partial, Settings};
 use serde_json::json;
 use std::fs::File;
 
 /// A spawner with an empty state directory.
 pub(crate) fn spawner_in(dir: &Path) -> Spawner {
-    let partial = Partial {
+    let partial = PartialSettings {
         state_dir: Some(dir.to_owned()),
-        ..Partial::default()
+        ..PartialSettings::default()
     };
     let settings = Settings::resolve(&partial, |_| None, BackendRegistry::builtin).unwrap();
-    let spawner = settings.spawner(&dir.join("run/colibri.sock"), []);
+    let socket = dir.join("run/colibri.sock");
+    let preparer = Preparer {
+        private_directories: settings.private_directories(&socket),
+        engine: settings.engine,
+        backend: settings.backend,
+        host: HostEnv::from_variables([]),
+        cgroups: Cgroups::Unavailable("not claimed".to_owned()),
+        soft_open_files: None,
+    };
+    let spawner = Spawner::new(preparer, settings.state_dir, settings.shim);
     spawner.state.open().unwrap();
     spawner
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use colibri_jail_core::JailEngine;
 
-use crate::{Finding, PrivBackend, PrivMode, Status};
+use crate::{Finding, FindingStatus, PrivBackend, PrivMode};
 
 /// How long a preflight may take.
 const PREFLIGHT: Duration = Duration::from_secs(30);
@@ -267,7 +267,7 @@ fn preflight(backend: &dyn PrivBackend, complaints: &mut Complaints) {
         Some(findings) => {
             if let Some(finding) = findings.iter().find(|finding| is_mute(finding)) {
                 let came = format!("{finding:?}");
-                let what = "a finding fails and does not say how to mend it";
+                let what = "a finding fails and does not say how to fix it";
                 complaints.add(Broken::NoMend, what, "preflight()", &came);
             }
         }
@@ -275,11 +275,8 @@ fn preflight(backend: &dyn PrivBackend, complaints: &mut Complaints) {
 }
 
 fn is_mute(finding: &Finding) -> bool {
-    finding.status == Status::Fail
-        && finding
-            .mend
-            .as_ref()
-            .is_none_or(|mend| mend.trim().is_empty())
+    finding.status == FindingStatus::Fail
+        && finding.fix.as_ref().is_none_or(|fix| fix.trim().is_empty())
 }
 
 struct Unpark(Thread);

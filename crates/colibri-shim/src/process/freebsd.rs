@@ -11,7 +11,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::usage::Measured;
-use super::{AGENT_VARIABLE, Process};
+use colibri_types::AGENT_VARIABLE;
+
+use super::Process;
 
 /// `-e` shows the environment of the caller's own processes in front of the command, `-ww` all of it.
 const LIST: &[&str] = &["-axeww"];

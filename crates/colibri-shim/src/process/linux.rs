@@ -7,7 +7,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::usage::Measured;
-use super::{AGENT_VARIABLE, Process};
+use colibri_types::AGENT_VARIABLE;
+
+use super::Process;
 
 pub(super) fn find(pid: i32) -> io::Result<Option<Process>> {
     Ok(stat(pid)?.as_deref().and_then(parse_stat))

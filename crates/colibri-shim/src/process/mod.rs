@@ -18,9 +18,6 @@ use linux as host;
 use std::collections::{HashMap, HashSet};
 use std::io;
 
-/// The variable in which every process of an agent inherits the agent's id.
-pub const AGENT_VARIABLE: &str = "COLIBRI_AGENT_ID";
-
 /// A process that is not a zombie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Process {
@@ -94,6 +91,7 @@ fn belonging(listed: &[(Process, bool)], session: Option<i32>, own: u32) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use colibri_types::AGENT_VARIABLE;
     use std::process::{Command, Stdio};
 
     #[test]

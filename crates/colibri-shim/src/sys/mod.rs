@@ -16,7 +16,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use colibri_shim::launch::ProcessLimits;
+use colibri_types::ProcessLimits;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, setrlimit, umask};
 

@@ -1,0 +1,70 @@
+//! The fields that a type has for serde, so that no list of keys is kept beside the type.
+
+use serde::de::value::Error;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
+use serde::forward_to_deserialize_any;
+
+/// The names of the fields of a struct, as they are written; none for what is no struct.
+pub(crate) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    let mut fields: &'static [&'static str] = &[];
+    // It always fails: there is nothing to read.
+    let _ = T::deserialize(Asked(&mut fields));
+    fields
+}
+
+/// The near one of `known`, if there is one.
+pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let likeness = |known: &str| strsim::jaro(word, known);
+    let best = known
+        .iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    // As clap does.
+    (likeness(best) > 0.7).then_some(best)
+}
+
+struct Asked<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for Asked<'_> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+        Err(Error::custom("nothing to read"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        *self.0 = fields;
+        self.deserialize_any(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Profile;
+
+    #[test]
+    fn fields_are_those_that_a_file_may_have() {
+        let fields = fields_of::<Profile>();
+        for field in ["program", "env", "jail", "restart_delay", "secrets"] {
+            assert!(fields.contains(&field), "{field} is not in {fields:?}");
+        }
+        assert!(fields_of::<colibri_jail_core::JailConfig>().contains(&"ip4"));
+        assert!(fields_of::<String>().is_empty());
+        assert_eq!(nearest("runtme", fields), Some("runtime"));
+        assert_eq!(
+            nearest("stat_dir", &["state_dir", "shim"]),
+            Some("state_dir")
+        );
+        assert_eq!(nearest("xyz", fields), None);
+    }
+}

@@ -1,0 +1,236 @@
+//! Every mistake is found, named with its place, and shows no secret.
+
+use super::*;
+use crate::fields::fields_of;
+use crate::settings::HookSettings;
+use crate::validate::profile_keys;
+use colibri_jail_core::{JailConfig, Limits};
+use std::collections::HashMap;
+
+fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
+    ConfigFile::parse(Path::new("/etc/colibri.toml"), text)
+}
+
+fn complaints(text: &str) -> String {
+    match parse(text) {
+        Ok(_) => "accepted".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn mistakes_are_shown_with_their_place_and_what_is_allowed() {
+    let mut shown = String::new();
+    for text in [
+        "stat_dir = \"/x\"\nfsink = \"never\"\ncolour = \"red\"\n",
+        "socket = \n",
+        "socket = \"/a\nstate_dir = \"/b\"\n",
+        "socket = \"/a\"\nsocket = \"/b\"\n",
+        "retain_bytes = \"1\"\n",
+        "segment_bytes = 1\nengine = \"docker\"\nprivilege = \"SUDO\"\nstate_dir = \"state\"\nhelper = \"helper\"\n",
+        "segment_bytes = 8192\nretain_bytes = 8191\n",
+        "fsync_interval_ms = 5\n",
+        "fsync = \"sometimes\"\n",
+        "profile = 5\n",
+        "[profile]\nreview = 5\n\"a b\" = {}\n",
+        "[profile.review]\nruntme = \"pi\"\nruntime = \"pie\"\ncwd = \"work\"\nrestart_delay = \"soon\"\nrestart = \"sometimes\"\nargs = \"x\"\n",
+        "[profile.review]\nprogram = \"\"\nrestart_delay = \"1s\"\n",
+        "[profile.review]\nenv_file = \"review.env\"\nsecrets = [\"A=B\"]\n",
+        "[profile.review.jail]\npth = \"/srv\"\nname = \"-web\"\npath = \"srv\"\nip4 = \"none\"\nuser = 5\nallow = [\"x\"]\nmounts = [{ source = \"work\" }, { src = \"/a\" }]\n",
+        "[profile.review.jail.limits]\nmemory = \"1\"\nmemry = \"1G\"\n[profile.other.jail]\nlimits = { wall_time = \"soon\" }\n",
+        "[profile.review]\njail = { name = \"web\", ip4 = \"new\" }\n",
+        "[profile.review]\njail = { path = \"/\" }\nenv = { LD_PRELOAD = \"x\" }\n",
+        "autostart = \"review\"\n",
+        "[[autostart]]\nprofile = \"reviw\"\n[[autostart]]\nprofile = 5\n[profile.review]\nprogram = \"pi\"\n",
+        "[[autostart]]\nprogram = \"pi\"\n",
+        "[[autostart]]\nname = \"night\"\ncolour = 1\n[profile.night]\nruntime = \"pi\"\n",
+        "[[autostart]]\nname = \"night\"\n",
+        "[[autostart]]\nname = \"a\"\nprogram = \"pi\"\n[[autostart]]\nname = \"a\"\nprogram = \"pi\"\n",
+        "fsync = \"\\u001b[2J\"\n",
+        "# grüße\n\tsocket = \"a\"\u{7f}\n",
+    ] {
+        shown.push_str(&format!("==== {text:?}\n{}\n\n", complaints(text)));
+    }
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn no_complaint_shows_what_may_be_a_secret() {
+    for text in [
+        "[profile.a]\nenv = \"TOKEN=s3cret\"\n",
+        "[profile.a]\nenv = [\"TOKEN=s3cret\"]\n",
+        "[profile.a.env]\nTOKEN = [\"s3cret\"]\n",
+        "[profile.a]\nruntime = \"pie\"\n[profile.a.env]\nTOKEN = { x = \"s3cret\" }\n",
+        "[profile.a]\nevn = { TOKEN = \"s3cret\" }\n",
+        "[profile.a.evn]\nTOKEN = \"s3cret\"\n",
+        "[profile.a]\nTOKEN = \"s3cret\"\n",
+        "TOKEN = \"s3cret\"\n",
+        "env.TOKEN = \"s3cret\"\n",
+        "profile = { a = { env = { TOKEN = \"s3cret\" }, runtime = \"pie\" } }\n",
+        "profile = [\"s3cret\"]\n",
+        "autostart = { env = { TOKEN = \"s3cret\" } }\n",
+        "[profile.a.env]\nTOKEN = \"s3cret\n",
+        "[profile.a.env]\nTOKEN = s3cret\n",
+        "[profile.a.env]\nTOKEN = \"\"\"x\ns3cret\\q\n\"\"\"\n",
+        "[profile.a.env]\nTOKEN = \"1\"\nTOKEN = \"s3cret\"\n",
+        "[profile.a]\nenv = { TOKEN = \"s3cret\", \"x }\n",
+        "[profile.a.env]\nA = \"1\"\n[b]\nTOKEN = \"s3cret\n",
+        "[profile.a.env]\n\"A=B\" = \"s3cret\"\n",
+        "[profile.a]\njail = { path = \"/\" }\nenv = { LD_PRELOAD = \"s3cret\" }\n",
+        "[[autostart]]\nname = \"a\"\nenv = { A = \"s3cret\" }\nruntime = \"x\"\n",
+    ] {
+        let shown = complaints(text);
+        assert_ne!(shown, "accepted", "{text}");
+        assert!(shown.starts_with("/etc/colibri.toml:"), "{shown}");
+        assert!(!shown.contains("s3cret"), "{text}\n{shown}");
+    }
+    let whole = parse("[profile.a]\nprogram = \"p\"\nenv = { TOKEN = \"s3cret\" }\n").unwrap();
+    assert!(!format!("{:?}", whole.profiles).contains("s3cret"));
+}
+
+#[test]
+fn what_is_right_is_read() {
+    let file = parse(
+        r#"
+        retain_bytes = 8192
+        [profile.review]
+        program = "pi"
+        args = ["--mode", "json"]
+        runtime = "pi"
+        jail = { path = "/srv/agent" }
+        env = { LANG = "C" }
+        secrets = ["API_KEY"]
+        restart = "on-failure"
+        restart_delay = "2s"
+        [profile.plain]
+        [[autostart]]
+        profile = "review"
+        [[autostart]]
+        profile = "review"
+        name = "second"
+        restart_limit = 3
+        [[autostart]]
+        name = "own"
+        program = "sh"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(file.settings.retain_bytes, Some(8192));
+    assert_eq!(file.profiles["plain"], Profile::default());
+    let keys: Vec<&str> = file
+        .autostart
+        .iter()
+        .map(|entry| entry.key.as_str())
+        .collect();
+    assert_eq!(keys, ["review", "second", "own"]);
+    let first = file.autostart[0].merged(&file.profiles).unwrap();
+    assert_eq!(
+        (
+            first.request.name.as_deref(),
+            first.request.program.as_deref()
+        ),
+        (Some("review"), Some("pi"))
+    );
+    let second = file.autostart[1].merged(&file.profiles).unwrap();
+    assert_eq!(second.request.name.as_deref(), Some("second"));
+    let restart = second.request.restart.unwrap();
+    assert_eq!((restart.limit, restart.delay_ms), (Some(3), Some(2000)));
+}
+
+#[test]
+fn a_broken_profile_keeps_nobody_from_the_settings() {
+    let path = Path::new("/etc/colibri.toml");
+    let settings =
+        ConfigFile::parse_settings(path, "socket = \"/s\"\n[profile.a]\nx = 1\n").unwrap();
+    assert_eq!(settings.socket.as_deref(), Some(Path::new("/s")));
+    for text in ["x = 1\n[profile.a]\n", "socket = 1\n", "[profile.a\n"] {
+        assert!(ConfigFile::parse_settings(path, text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_backend_that_is_not_there_and_an_environment_file_that_cannot_be_used_have_their_place() {
+    let file =
+        parse("\nprivilege = \"sudo\"\n[profile.a]\nenv_file = \"/no/such/file\"\n").unwrap();
+    let known = BackendRegistry::builtin("/h");
+    let message = file.check_privilege(&known).unwrap_err().to_string();
+    assert!(
+        message.starts_with("/etc/colibri.toml:2:13: ") && message.contains("helper, mdo, none"),
+        "{message}"
+    );
+    let unusable = file.unusable_env_files();
+    assert_eq!(
+        (unusable.len(), unusable[0].line, unusable[0].column),
+        (1, 4, 12),
+        "{unusable:?}"
+    );
+}
+
+#[test]
+fn the_file_named_counts_and_else_the_first_usual_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().display().to_string();
+    let env = HashMap::from([("HOME", home.clone())]);
+    let lookup = |name: &str| env.get(name).cloned();
+    let own = dir.path().join(".config/colibri/colibri.toml");
+    assert_eq!(default_paths(lookup).first(), Some(&own));
+    std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+    std::fs::write(&own, "retain_bytes = 8192\n").unwrap();
+    let read = ConfigFile::read(None, lookup).unwrap();
+    assert_eq!(
+        (read.path(), read.settings.retain_bytes),
+        (Some(own.as_path()), Some(8192))
+    );
+    let absent = dir.path().join("absent.toml");
+    let message = ConfigFile::read(Some(&absent), lookup)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(message.contains("absent.toml cannot be read"), "{message}");
+}
+
+#[test]
+fn every_line_of_the_sample_file_is_right() {
+    let sample = include_str!("../../../../docs/colibri.toml");
+    let said: String = sample
+        .lines()
+        .filter_map(|line| line.strip_prefix("# "))
+        .filter(|line| line.starts_with('[') || line.contains(" = "))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    // The interval goes with one of the other words only.
+    let said = said.replace("fsync = \"never\"", "fsync = \"interval\"");
+    let file = parse(&said).unwrap();
+    assert_eq!(file.settings.fsync_interval_ms, Some(1000));
+    for field in fields_of::<PartialSettings>()
+        .iter()
+        .chain(&profile_keys())
+        .chain(fields_of::<JailConfig>())
+        .chain(fields_of::<Limits>())
+        .chain(fields_of::<HookSettings>())
+    {
+        assert!(
+            said.contains(&format!("\n{field} = "))
+                || said.contains(&format!(".{field}]\n"))
+                || said.contains(&format!("[[{field}]]\n"))
+                || said.starts_with("socket = ") && *field == "socket",
+            "{field} is not in the sample"
+        );
+    }
+    assert_eq!((file.profiles.len(), file.autostart.len()), (1, 1));
+}
+
+mod any {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_in_it_there_is_an_answer_that_can_be_printed(
+            text in "(\\[\\[?[a-z.]{0,9}\\]\\]?\n|(profile|env|jail|socket|autostart|name)( = |[.])|[\"'{}\\[\\],=\n\t a-z1é]{0,8}){0,24}",
+        ) {
+            let shown = complaints(&text);
+            prop_assert!(!shown.is_empty());
+        }
+    }
+}

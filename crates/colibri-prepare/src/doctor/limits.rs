@@ -1,0 +1,86 @@
+//! Checks which limits of an agent can be enforced on this host, and how to enable the others.
+
+use std::path::Path;
+
+use colibri_jail_core::JailEngine;
+use colibri_priv::{Finding, probe};
+
+use super::LIMIT;
+use crate::Cgroups;
+
+/// Limits on all processes of an agent together, and their cgroup controllers.
+const LIMITS: &[(&str, &str)] = &[("memory", "memory"), ("processes", "pids"), ("cpu", "cpu")];
+/// Name of the sysctl that enables rctl(8).
+const RACCT: &str = "kern.racct.enable";
+
+/// Returns one finding for each limit. A limit that cannot be enforced is a warning: agents run without it.
+pub(super) fn enforceable(engine: &JailEngine, cgroups: &Cgroups) -> Vec<Finding> {
+    match engine {
+        JailEngine::Bubblewrap(_) => LIMITS
+            .iter()
+            .map(|(limit, controller)| by_cgroup(limit, cgroups.lacks(controller)))
+            .collect(),
+        JailEngine::FreebsdJail => vec![by_rctl(racct())],
+    }
+}
+
+/// Returns the finding for one limit. `lacks` is the text `CAUSE; HINT`.
+fn by_cgroup(limit: &str, lacks: Option<String>) -> Finding {
+    let Some(lacks) = lacks else {
+        return Finding::ok(format!("limit {limit} can be enforced, by a cgroup"));
+    };
+    let (why, hint) = lacks
+        .split_once("; ")
+        .unwrap_or((&lacks, "run without the limit, with best_effort"));
+    Finding::warn(format!("limit {limit} cannot be enforced: {why}"), hint)
+}
+
+fn by_rctl(racct: Result<(), String>) -> Finding {
+    match racct {
+        Ok(()) => {
+            Finding::ok("limits memory, processes and cpu can be enforced on jails, by rctl(8)")
+        }
+        Err(why) => Finding::warn(
+            format!("limits memory, processes and cpu cannot be enforced: {why}"),
+            format!("set {RACCT}=1 in /boot/loader.conf and reboot (rctl(8))"),
+        ),
+    }
+}
+
+fn racct() -> Result<(), String> {
+    let args = ["-n".to_owned(), RACCT.to_owned()];
+    match probe::run(Path::new("/sbin/sysctl"), &args, LIMIT) {
+        Ok(said) if said.worked() && said.out.trim() == "1" => Ok(()),
+        Ok(said) if said.worked() => Err(format!("{RACCT} is {}", said.out.trim())),
+        Ok(said) => Err(format!("sysctl {RACCT} failed: {}", said.complaint())),
+        Err(error) => Err(format!("/sbin/sysctl cannot be started: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use colibri_priv::FindingStatus;
+
+    #[test]
+    fn each_limit_has_a_finding_with_a_fix() {
+        let some = Cgroups::In {
+            parent: "/c".into(),
+            controllers: vec!["pids".to_owned()],
+        };
+        let bubblewrap: JailEngine = "bubblewrap".parse().unwrap();
+        let mut findings = enforceable(&bubblewrap, &some);
+        let none = Cgroups::Unavailable("no cgroups; mount them".to_owned());
+        findings.extend(enforceable(&bubblewrap, &none));
+        findings.extend([by_rctl(Ok(())), by_rctl(Err(format!("{RACCT} is 0")))]);
+        let shown: Vec<String> = findings
+            .iter()
+            .map(|finding| {
+                let fix = finding.fix.as_deref().unwrap_or("-");
+                assert_eq!(finding.fix.is_none(), finding.status == FindingStatus::Ok);
+                format!("{:?}: {} -> {fix}", finding.status, finding.what)
+            })
+            .collect();
+        insta::assert_snapshot!(shown.join("\n"));
+    }
+}

@@ -1,0 +1,79 @@
+//! Errors between a configuration and a command.
+
+use std::io;
+use std::path::PathBuf;
+
+use colibri_jail_core::{CommandLineError, JailError};
+use colibri_priv::PrivError;
+use colibri_types::SpawnConfigError;
+
+/// Why a configuration cannot be turned into a command on this host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PrepareError {
+    /// The configuration is invalid on every host.
+    #[error(transparent)]
+    Config(#[from] SpawnConfigError),
+    /// The command line exceeds a limit of the host.
+    #[error("the command line cannot be executed: {0}")]
+    Command(#[from] CommandLineError),
+    /// The confinement cannot be applied on this host.
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    /// The program does not exist.
+    #[error("program '{program}' was not found {place}; {hint}")]
+    ProgramNotFound {
+        /// As asked for.
+        program: String,
+        /// Where it was searched, and what hides it there.
+        place: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The program exists and cannot be executed.
+    #[error("program '{program}' is not executable: {problem}")]
+    ProgramNotExecutable {
+        /// As asked for.
+        program: String,
+        /// Why, and what to do.
+        problem: String,
+    },
+    /// A path of the request does not exist, or is not what it must be.
+    #[error("{what} {path} {problem}")]
+    Path {
+        /// What the path was meant for.
+        what: &'static str,
+        /// The path.
+        path: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The user named is not in the root's own user table.
+    #[error("user '{user}' is not in {table}; give a user of that file, or UID or UID:GID")]
+    UnknownUser {
+        /// As asked for.
+        user: String,
+        /// The passwd(5) file that was read.
+        table: PathBuf,
+    },
+    /// The program that confines is not installed.
+    #[error(
+        "{0}, which confines this agent, is not installed or not executable; install it (Debian and Ubuntu: apt install bubblewrap), or set COLIBRI_JAIL_ENGINE to another engine"
+    )]
+    WrapperMissing(String),
+    /// The privilege backend refuses.
+    #[error(transparent)]
+    Privilege(#[from] PrivError),
+}
+
+/// Reports whether an error of the system means that a resource is exhausted: descriptors, processes, memory or disk.
+#[must_use]
+pub fn is_resource_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::MFILE | Errno::NFILE | Errno::AGAIN | Errno::NOMEM | Errno::NOSPC | Errno::DQUOT
+        )
+    )
+}

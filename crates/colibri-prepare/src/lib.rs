@@ -1,0 +1,19 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod cgroup;
+mod doctor;
+mod error;
+mod host;
+mod limits;
+mod mounts;
+mod prepare;
+mod program;
+
+pub use cgroup::Cgroups;
+pub use doctor::Installation;
+pub use error::{PrepareError, is_resource_exhaustion};
+pub use host::HostEnv;
+pub use limits::LimitPlan;
+pub use prepare::{Prepared, Preparer};

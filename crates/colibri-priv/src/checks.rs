@@ -1,0 +1,94 @@
+//! Checks of programs and files that a privilege backend depends on.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use colibri_types::Finding;
+
+/// Checks that `program` exists and is executable; `fix` is the hint if not.
+#[must_use]
+pub fn executable(program: &str, fix: &str) -> Finding {
+    match fs::metadata(program) {
+        Ok(data) if data.is_file() && data.permissions().mode() & 0o111 != 0 => {
+            Finding::ok(format!("{program} is installed"))
+        }
+        Ok(_) => Finding::fail(format!("{program} is not an executable file"), fix),
+        Err(error) => Finding::fail(format!("{program} cannot be found: {error}"), fix),
+    }
+}
+
+/// Checks that `path` and every directory above it belongs to root and is writable by root only.
+#[must_use]
+pub fn roots_alone(path: &Path) -> Finding {
+    for place in path.ancestors() {
+        let shown = place.display();
+        let data = match fs::symlink_metadata(place) {
+            Err(error) => {
+                let fix = "install it as root; start from the sample beside the helper, see docs/helper-protocol.md";
+                return Finding::fail(format!("{shown} cannot be found: {error}"), fix);
+            }
+            Ok(data) => data,
+        };
+        if data.uid() != 0 {
+            let what = format!("{shown} belongs to uid {} and not to root", data.uid());
+            return Finding::fail(what, format!("as root: chown root {shown}"));
+        }
+        // In a shared directory like /tmp the sticky bit keeps others from replacing what is root's.
+        if data.mode() & 0o022 != 0 && !(data.is_dir() && data.mode() & 0o1000 != 0) {
+            let what = format!(
+                "{shown} can be written by others (mode {:04o})",
+                data.mode() & 0o7777
+            );
+            return Finding::fail(what, format!("as root: chmod go-w {shown}"));
+        }
+    }
+    Finding::ok(format!("{} is root's alone", path.display()))
+}
+
+/// Checks that `program` is setuid root and writable by root only.
+#[must_use]
+pub fn setuid_root(program: &Path) -> Finding {
+    let shown = program.display();
+    let fix = format!("as root: chown root {shown} && chmod 4755 {shown}");
+    match fs::metadata(program) {
+        Err(error) => Finding::fail(
+            format!("{shown} cannot be found: {error}"),
+            "install colibri-jail-helper",
+        ),
+        Ok(data) if data.uid() != 0 || data.mode() & 0o4000 == 0 => {
+            Finding::fail(format!("{shown} is not setuid root"), fix)
+        }
+        Ok(data) if data.mode() & 0o022 != 0 => {
+            Finding::fail(format!("{shown} can be written by others"), fix)
+        }
+        Ok(_) => Finding::ok(format!("{shown} is setuid root")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use colibri_types::FindingStatus;
+
+    #[test]
+    fn tools_are_found_missing_or_unusable() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tool");
+        fs::write(&file, "").unwrap();
+        for (mode, status) in [(0o644, FindingStatus::Fail), (0o755, FindingStatus::Ok)] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(executable(file.to_str().unwrap(), "fix").status, status);
+        }
+        let absent = executable("/absent/tool", "install it");
+        assert_eq!(
+            (absent.status, absent.fix.as_deref()),
+            (FindingStatus::Fail, Some("install it"))
+        );
+        // Not root's, or not setuid, or writable: whichever it is, it is no helper.
+        for mode in [0o755, 0o4777] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(setuid_root(&file).status, FindingStatus::Fail, "{mode:o}");
+        }
+    }
+}

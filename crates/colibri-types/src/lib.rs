@@ -1,0 +1,23 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod agent_id;
+mod agent_name;
+mod exit;
+mod finding;
+mod kill;
+mod restart;
+mod runtime;
+mod spawn;
+
+pub use agent_id::{AgentId, AgentIdError};
+pub use agent_name::{AgentName, AgentNameError, MAX_NAME};
+pub use exit::{Exit, ExitReason, ExitStatus};
+pub use finding::{Finding, FindingStatus};
+pub use kill::KillOutcome;
+pub use restart::{RestartPolicy, RestartWhen, UnknownRestartPolicy};
+pub use runtime::{AgentRuntime, UnknownRuntime};
+pub use spawn::{
+    AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, Env, NoProgram, ProcessLimits, RunOptions,
+    SpawnConfigError, SpawnRequest, ValidatedSpawn,
+};

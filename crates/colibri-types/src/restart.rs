@@ -1,0 +1,176 @@
+//! When an agent is started again after its end.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Which ends of an agent are followed by a restart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartWhen {
+    /// None.
+    #[default]
+    Never,
+    /// Every end but exit code 0.
+    OnFailure,
+    /// Every end, until the agent is killed.
+    Always,
+}
+
+impl RestartWhen {
+    /// Names of all values, as in requests and settings.
+    pub const NAMES: &'static [&'static str] = &["never", "on-failure", "always"];
+}
+
+/// A name is not one of [`RestartWhen::NAMES`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown restart policy {0:?}; give one of: {names}", names = RestartWhen::NAMES.join(", "))]
+pub struct UnknownRestartPolicy(String);
+
+impl FromStr for RestartWhen {
+    type Err = UnknownRestartPolicy;
+
+    fn from_str(name: &str) -> Result<Self, UnknownRestartPolicy> {
+        match name {
+            "never" => Ok(Self::Never),
+            "on-failure" => Ok(Self::OnFailure),
+            "always" => Ok(Self::Always),
+            _ => Err(UnknownRestartPolicy(name.chars().take(60).collect())),
+        }
+    }
+}
+
+/// A restart policy with exponential backoff. Absent fields have the default; times are in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RestartPolicy {
+    /// Which ends are followed by a restart. Default: never.
+    // Records of earlier releases call it `when`.
+    #[serde(default, skip_serializing_if = "Option::is_none", alias = "when")]
+    pub policy: Option<RestartWhen>,
+    /// Maximum delay before the first restart; it doubles with each further one. Default 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// Maximum delay before any restart. A run that lasts this long resets the backoff. Default 300000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_delay_ms: Option<u64>,
+    /// Maximum number of restarts within the window; the next end after that is final. Default 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Window of `limit`. Default 3600000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_ms: Option<u64>,
+}
+
+impl RestartPolicy {
+    /// Returns which ends are followed by a restart.
+    #[must_use]
+    pub fn when(&self) -> RestartWhen {
+        self.policy.unwrap_or_default()
+    }
+
+    /// Returns the maximum delay before the first restart.
+    #[must_use]
+    pub fn delay(&self) -> Duration {
+        Duration::from_millis(self.delay_ms.unwrap_or(1_000))
+    }
+
+    /// Returns the maximum delay before any restart.
+    #[must_use]
+    pub fn max_delay(&self) -> Duration {
+        Duration::from_millis(self.max_delay_ms.unwrap_or(300_000))
+    }
+
+    /// Returns the maximum number of restarts within the window.
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        self.limit.unwrap_or(10)
+    }
+
+    /// Returns the window of the limit.
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        Duration::from_millis(self.window_ms.unwrap_or(3_600_000))
+    }
+
+    /// Returns this policy with its gaps filled from `weaker`.
+    #[must_use]
+    pub fn or(self, weaker: Self) -> Self {
+        Self {
+            policy: self.policy.or(weaker.policy),
+            delay_ms: self.delay_ms.or(weaker.delay_ms),
+            max_delay_ms: self.max_delay_ms.or(weaker.max_delay_ms),
+            limit: self.limit.or(weaker.limit),
+            window_ms: self.window_ms.or(weaker.window_ms),
+        }
+    }
+
+    /// Returns this policy with its gaps filled from the defaults.
+    #[must_use]
+    pub fn with_defaults(self) -> Self {
+        let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).ok();
+        let default = Self::default();
+        self.or(Self {
+            policy: Some(default.when()),
+            delay_ms: milliseconds(default.delay()),
+            max_delay_ms: milliseconds(default.max_delay()),
+            limit: Some(default.limit()),
+            window_ms: milliseconds(default.window()),
+        })
+    }
+}
+
+/// The form of records and launches, which earlier releases read: all values, and `when` for `policy`.
+pub(crate) mod record_form {
+    use super::RestartPolicy;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::{Value, json};
+
+    pub(crate) fn serialize<S: Serializer>(
+        policy: &Option<RestartPolicy>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let record = policy.clone().map(|policy| {
+            let policy = policy.with_defaults();
+            json!({
+                "when": policy.policy, "delay_ms": policy.delay_ms, "max_delay_ms": policy.max_delay_ms,
+                "limit": policy.limit, "window_ms": policy.window_ms,
+            })
+        });
+        record.unwrap_or(Value::Null).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<RestartPolicy>, D::Error> {
+        Option::deserialize(deserializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restart_name_equals_its_serialized_form() {
+        for name in RestartWhen::NAMES {
+            let when: RestartWhen = name.parse().unwrap();
+            assert_eq!(serde_json::to_value(when).unwrap(), *name);
+        }
+        assert!("sometimes".parse::<RestartWhen>().is_err());
+    }
+
+    #[test]
+    fn gaps_are_filled_from_the_weaker_policy_then_defaults() {
+        let own: RestartPolicy = serde_json::from_str(r#"{"policy":"always"}"#).unwrap();
+        let weaker: RestartPolicy =
+            serde_json::from_str(r#"{"when":"on-failure","limit":3}"#).unwrap();
+        let merged = own.or(weaker).with_defaults();
+        assert_eq!(
+            serde_json::to_string(&merged).unwrap(),
+            r#"{"policy":"always","delay_ms":1000,"max_delay_ms":300000,"limit":3,"window_ms":3600000}"#
+        );
+    }
+}
