@@ -41,12 +41,13 @@ mod tests {
         "colibri-jail-core/src/config.rs",
         "colibri-jail-core/src/limits.rs",
         "colibri-priv/src/lib.rs",
-        "colibri-spawner/src/error.rs",
-        "colibri-spawner/src/limits.rs",
-        "colibri-spawner/src/mounts.rs",
-        "colibri-spawner/src/prepare.rs",
-        "colibri-spawner/src/profile.rs",
-        "colibri-spawner/src/program.rs",
+        "colibri-types/src/spawn.rs",
+        "colibri-config/src/profile.rs",
+        "colibri-prepare/src/error.rs",
+        "colibri-prepare/src/limits.rs",
+        "colibri-prepare/src/mounts.rs",
+        "colibri-prepare/src/prepare.rs",
+        "colibri-prepare/src/program.rs",
     ];
 
     fn flag(field: &str) -> Option<&'static str> {

@@ -50,21 +50,21 @@ impl<'de> Deserializer<'de> for Asked<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::Profile;
+    use crate::validate::profile_keys;
 
     #[test]
     fn fields_are_those_that_a_file_may_have() {
-        let fields = fields_of::<Profile>();
+        let fields = profile_keys();
         for field in ["program", "env", "jail", "restart_delay", "secrets"] {
             assert!(fields.contains(&field), "{field} is not in {fields:?}");
         }
         assert!(fields_of::<colibri_jail_core::JailConfig>().contains(&"ip4"));
         assert!(fields_of::<String>().is_empty());
-        assert_eq!(nearest("runtme", fields), Some("runtime"));
+        assert_eq!(nearest("runtme", &fields), Some("runtime"));
         assert_eq!(
             nearest("stat_dir", &["state_dir", "shim"]),
             Some("state_dir")
         );
-        assert_eq!(nearest("xyz", fields), None);
+        assert_eq!(nearest("xyz", &fields), None);
     }
 }
