@@ -434,7 +434,7 @@ fn a_daemon_tells_what_is_broken_where_it_is() {
         .collect();
     assert_eq!(failed.len(), 2, "{failed:?}");
     for finding in &failed {
-        let mend = finding["mend"].as_str().unwrap();
+        let mend = finding["fix"].as_str().unwrap();
         assert!(mend.contains("run: chmod 700"), "{finding}");
     }
     fs::set_permissions(daemon.state(), Permissions::from_mode(0o700)).unwrap();

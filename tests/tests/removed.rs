@@ -27,7 +27,7 @@ fn removed_state_directory_is_reported_and_restored() {
         finding["status"] == "fail" && what.contains("was removed while the daemon runs")
     };
     let finding = findings.iter().find(fails);
-    assert!(finding.unwrap()["mend"].is_string(), "{doctor}");
+    assert!(finding.unwrap()["fix"].is_string(), "{doctor}");
     assert!(daemon.terminate());
     daemon.launch();
     let id = daemon.spawn(&["--", "true"]);
