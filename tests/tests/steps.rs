@@ -111,7 +111,7 @@ fn a_step_that_fails_after_a_run_is_told_and_keeps_nothing_else_from_being_done(
     );
     let error = end["error"].as_str().unwrap();
     assert!(
-        error.contains("device busy") && error.contains("by hand"),
+        error.contains("device busy") && error.contains("manually"),
         "{error}"
     );
     assert_eq!(fs::read_to_string(&trace).unwrap(), "after\n");

@@ -33,22 +33,24 @@ pub struct Launch {
     /// Limits of each of its processes.
     #[serde(default)]
     pub limits: ProcessLimits,
-    /// What is executed before each run; if one fails, the run is not started.
-    #[serde(default)]
-    pub before: Vec<Step>,
-    /// What is executed after each run, when no process of it is left.
-    #[serde(default)]
-    pub after: Vec<Step>,
+    /// Commands to run before each start, in order. If one fails, the run does not start. Written as `before`, the name
+    /// that shims of earlier releases read.
+    #[serde(default, rename = "before", alias = "pre_run")]
+    pub pre_run: Vec<RunCommand>,
+    /// Commands to run after each run, when all its processes have ended. Each one undoes a separate preparation, so
+    /// all of them run even if one fails. Written as `after`, the name that shims of earlier releases read.
+    #[serde(default, rename = "after", alias = "post_run")]
+    pub post_run: Vec<RunCommand>,
     /// How both journals are kept.
     pub journal: JournalOptions,
 }
 
-/// A command before or after a run.
+/// A command that the shim runs before or after each run of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
-    /// An absolute path.
+pub struct RunCommand {
+    /// Absolute path of the program.
     pub program: String,
-    /// Arguments after the program's own name.
+    /// Arguments without the program name.
     pub args: Vec<String>,
 }
 
@@ -71,4 +73,27 @@ pub enum LaunchReport {
         /// The system's error number, if it was the system that refused.
         errno: Option<i32>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_commands_keep_their_old_names_and_accept_the_new() {
+        let launch = |pre_run: &str, post_run: &str| -> Launch {
+            serde_json::from_value(serde_json::json!({
+                "program": "true", "args": [], "env": [], "cwd": "/",
+                pre_run: [{"program": "/bin/one", "args": []}],
+                post_run: [{"program": "/bin/two", "args": []}],
+                "journal": {"segment_bytes": 65536, "fsync": "never"},
+            }))
+            .unwrap()
+        };
+        for launch in [launch("before", "after"), launch("pre_run", "post_run")] {
+            let written = serde_json::to_value(&launch).unwrap();
+            assert_eq!(written["before"][0]["program"], "/bin/one");
+            assert_eq!(written["after"][0]["program"], "/bin/two");
+        }
+    }
 }

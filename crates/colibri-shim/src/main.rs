@@ -8,8 +8,9 @@ mod agent;
 mod cgroup;
 mod input;
 mod peer;
+mod run_commands;
 mod runs;
-mod steps;
+
 mod stream;
 mod supervise;
 mod sys;

@@ -13,7 +13,7 @@ use colibri_shim::restart::{Decision, Restarts};
 use colibri_types::{ExitReason, ExitStatus, RestartWhen};
 
 use crate::cgroup::Cgroup;
-use crate::steps::{OnError, Steps};
+use crate::run_commands::{OnError, RunCommands};
 use crate::{agent, now_ns};
 
 /// How a run ended.
@@ -94,14 +94,14 @@ impl Runs {
     }
 
     /// Begins the next run, whose output begins at these offsets. Returns the commands to run before its program.
-    pub(crate) fn begin(&mut self, from: [u64; 2]) -> Steps {
+    pub(crate) fn begin(&mut self, from: [u64; 2]) -> RunCommands {
         self.number = self.number.saturating_add(1);
         self.began = Instant::now();
         self.began_ns = now_ns();
         self.from = from;
         self.why = None;
         self.recorded = false;
-        Steps::new(&self.launch.before, OnError::Stop)
+        RunCommands::new(&self.launch.pre_run, OnError::Stop)
     }
 
     /// Executes the program of the run that was begun.
@@ -122,8 +122,8 @@ impl Runs {
     }
 
     /// Returns the commands to run after the last process of this run has ended.
-    pub(crate) fn clean_up(&self) -> Steps {
-        Steps::new(&self.launch.after, OnError::Continue)
+    pub(crate) fn clean_up(&self) -> RunCommands {
+        RunCommands::new(&self.launch.post_run, OnError::Continue)
     }
 
     /// Records the outcome of the clean-up and whether the memory limit was reached. Called once for each run.
@@ -132,7 +132,7 @@ impl Runs {
             self.add_reason("its memory limit was reached; give it more with --memory".to_owned());
         }
         if let Err(error) = outcome {
-            self.add_reason(format!("{error}; undo it by hand"));
+            self.add_reason(format!("{error}; run it manually"));
         }
     }
 

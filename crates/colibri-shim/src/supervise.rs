@@ -26,8 +26,8 @@ use signal_hook::consts::{SIGCHLD, SIGTERM};
 use crate::agent::Agent;
 use crate::input::Input;
 use crate::peer::Peer;
+use crate::run_commands::RunCommands;
 use crate::runs::{End, Runs};
-use crate::steps::Steps;
 use crate::stream::{CHUNK, Stream};
 use crate::teardown::Teardown;
 use crate::watchers::{Asker, Watchers};
@@ -92,13 +92,13 @@ enum Phase {
     /// No process is left; the rest of the pipes is copied to the journals.
     Draining,
     /// The commands after the run are running.
-    CleaningUp(Steps),
+    CleaningUp(RunCommands),
     /// The end of the run is being recorded; retried while the disk is full.
     Recording,
     /// The next run begins at this time.
     Waiting(Instant),
     /// The commands before the run are running.
-    Preparing(Steps),
+    Preparing(RunCommands),
 }
 
 /// A signal for the program of a sandbox that has not started it yet.
@@ -296,7 +296,9 @@ impl Supervisor {
         fds.extend(self.watchers.wanted());
         let (steps_output, phase_deadline) = match &self.phase {
             Phase::Waiting(at) => (None, Some(*at)),
-            Phase::Preparing(steps) | Phase::CleaningUp(steps) => steps.wanted(),
+            Phase::Preparing(steps) | Phase::CleaningUp(steps) => {
+                (steps.stderr(), steps.deadline())
+            }
             Phase::Running | Phase::Draining | Phase::Recording => (None, None),
         };
         fds.extend(steps_output.map(|output| PollFd::new(output, PollFlags::IN)));

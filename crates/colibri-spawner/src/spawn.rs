@@ -6,7 +6,7 @@ use std::sync::Arc;
 use colibri_jail_core::CommandLine;
 use colibri_prepare::{LimitPlan, Prepared};
 use colibri_shim::control::Status;
-use colibri_shim::launch::{Launch, LaunchReport, Step};
+use colibri_shim::launch::{Launch, LaunchReport, RunCommand};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
 
@@ -32,12 +32,12 @@ pub struct Agent {
     pub link: ShimLink,
 }
 
-fn steps(commands: &[CommandLine]) -> Vec<Step> {
-    let step = |command: &CommandLine| Step {
+fn run_commands(commands: &[CommandLine]) -> Vec<RunCommand> {
+    let run_command = |command: &CommandLine| RunCommand {
         program: command.program().to_owned(),
         args: command.args().to_vec(),
     };
-    commands.iter().map(step).collect()
+    commands.iter().map(run_command).collect()
 }
 
 impl Spawner {
@@ -172,8 +172,8 @@ impl Spawner {
             wrapper: prepared.has_wrapper(),
             cgroup,
             limits: limits.process,
-            before: steps(&prepared.pre_run),
-            after: steps(&prepared.post_run),
+            pre_run: run_commands(&prepared.pre_run),
+            post_run: run_commands(&prepared.post_run),
             journal: self.journal,
         };
         match shim.launch(&launch).await {

@@ -1,0 +1,258 @@
+//! Runs the commands before and after each run, such as mounts and limits of FreeBSD jails: one after the other, each
+//! with a timeout, while the shim keeps serving requests.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use colibri_shim::launch::RunCommand;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionbio};
+
+/// Timeout of one command, after which it is killed.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum length of a command's stderr in an error message, in bytes.
+const MAX_STDERR: usize = 4096;
+
+/// What to do with the remaining commands when one fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnError {
+    /// Skip them: the agent must not start without complete preparation.
+    Stop,
+    /// Run them: each one undoes a separate preparation.
+    Continue,
+}
+
+/// A sequence of commands and its progress.
+pub(crate) struct RunCommands {
+    queue: VecDeque<RunCommand>,
+    current: Option<RunningCommand>,
+    errors: Vec<String>,
+    on_error: OnError,
+}
+
+struct RunningCommand {
+    shown: String,
+    child: Child,
+    /// The read end of the command's stderr, until its end of file.
+    stderr: Option<OwnedFd>,
+    stderr_text: Vec<u8>,
+    deadline: Instant,
+}
+
+impl RunCommands {
+    /// Creates the sequence; the first [`RunCommands::poll`] starts the first command.
+    pub(crate) fn new(commands: &[RunCommand], on_error: OnError) -> Self {
+        Self {
+            queue: commands.iter().cloned().collect(),
+            current: None,
+            errors: Vec::new(),
+            on_error,
+        }
+    }
+
+    /// Returns the stderr of the current command, which the caller polls for input.
+    pub(crate) fn stderr(&self) -> Option<&OwnedFd> {
+        self.current.as_ref()?.stderr.as_ref()
+    }
+
+    /// Returns the deadline of the current command.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        Some(self.current.as_ref()?.deadline)
+    }
+
+    /// Advances as far as possible without blocking. Returns the outcome when all commands have ended; the error joins
+    /// the errors of all failed commands. Call it again on SIGCHLD, stderr input or the deadline.
+    pub(crate) fn poll(&mut self, now: Instant) -> Option<Result<(), String>> {
+        loop {
+            if let Some(running) = &mut self.current {
+                let outcome = running.poll(now)?;
+                self.current = None;
+                self.note(outcome);
+            } else if let Some(command) = self.queue.pop_front() {
+                match RunningCommand::start(&command, now) {
+                    Ok(running) => self.current = Some(running),
+                    Err(error) => {
+                        self.note(Err(format!("cannot run {}: {error}", shown(&command))))
+                    }
+                }
+            } else if self.errors.is_empty() {
+                return Some(Ok(()));
+            } else {
+                return Some(Err(std::mem::take(&mut self.errors).join("; ")));
+            }
+        }
+    }
+
+    /// Runs all commands, blocking. `child_ended` becomes readable when a child ends.
+    ///
+    /// # Errors
+    /// A command failed, or poll(2) failed.
+    pub(crate) fn run(mut self, child_ended: &impl AsFd) -> io::Result<()> {
+        loop {
+            if let Some(outcome) = self.poll(Instant::now()) {
+                return outcome.map_err(io::Error::other);
+            }
+            let mut fds = vec![PollFd::new(child_ended, PollFlags::IN)];
+            fds.extend(self.stderr().map(|fd| PollFd::new(fd, PollFlags::IN)));
+            let timeout = self
+                .deadline()
+                .map(|at| at.saturating_duration_since(Instant::now()))
+                .and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // Level-triggered: unread bytes would make every poll return. No agent runs yet, so no other end is missed.
+            while matches!(rustix::io::read(child_ended, &mut [0; 64]), Ok(count) if count > 0) {}
+        }
+    }
+
+    /// Kills the current command and drops the remaining ones.
+    pub(crate) fn abort(&mut self) {
+        self.queue.clear();
+        if let Some(mut running) = self.current.take() {
+            let _ = running.child.kill();
+        }
+    }
+
+    fn note(&mut self, outcome: Result<(), String>) {
+        if let Err(error) = outcome {
+            self.errors.push(error);
+            if self.on_error == OnError::Stop {
+                self.queue.clear();
+            }
+        }
+    }
+}
+
+impl RunningCommand {
+    fn start(command: &RunCommand, now: Instant) -> io::Result<Self> {
+        let mut child = Command::new(&command.program)
+            .args(&command.args)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let stderr = child.stderr.take().map(OwnedFd::from);
+        if let Some(stderr) = &stderr {
+            ioctl_fionbio(stderr, true)?;
+        }
+        Ok(Self {
+            shown: shown(command),
+            child,
+            stderr,
+            stderr_text: Vec::new(),
+            deadline: now + TIMEOUT,
+        })
+    }
+
+    /// Returns the outcome when the command has ended or reached its timeout.
+    fn poll(&mut self, now: Instant) -> Option<Result<(), String>> {
+        self.read_stderr();
+        let shown = &self.shown;
+        match self.child.try_wait() {
+            Ok(Some(status)) => Some(self.outcome(status)),
+            Ok(None) if now >= self.deadline => {
+                // A command that runs as root cannot be killed. The shim abandons and reports it.
+                let _ = self.child.kill();
+                Some(Err(format!("{shown} did not end within {TIMEOUT:?}")))
+            }
+            Ok(None) => None,
+            Err(error) => Some(Err(format!("cannot wait for {shown}: {error}"))),
+        }
+    }
+
+    /// Reads the command's stderr to its end or until a read would block; stores only the first [`MAX_STDERR`] bytes.
+    fn read_stderr(&mut self) {
+        let mut buffer = [0; 1024];
+        while let Some(stderr) = &self.stderr {
+            match rustix::io::read(stderr, &mut buffer) {
+                Ok(0) => self.stderr = None,
+                Ok(count) => {
+                    let room = MAX_STDERR.saturating_sub(self.stderr_text.len());
+                    self.stderr_text.extend(buffer.iter().take(room.min(count)));
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                Err(_) => self.stderr = None,
+            }
+        }
+    }
+
+    fn outcome(&mut self, status: ExitStatus) -> Result<(), String> {
+        if status.success() {
+            return Ok(());
+        }
+        self.read_stderr();
+        let stderr = String::from_utf8_lossy(&self.stderr_text);
+        let shown = &self.shown;
+        Err(format!("{shown} failed ({status}): {}", stderr.trim_end()))
+    }
+}
+
+fn shown(command: &RunCommand) -> String {
+    format!("{} {}", command.program, command.args.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> RunCommand {
+        RunCommand {
+            program: "/bin/sh".to_owned(),
+            args: vec!["-c".to_owned(), script.to_owned()],
+        }
+    }
+
+    fn outcome(mut commands: RunCommands) -> Result<(), String> {
+        loop {
+            if let Some(outcome) = commands.poll(Instant::now()) {
+                return outcome;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn failed_command_stops_pre_run_but_not_post_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let trace = dir.path().join("trace");
+        let append = |word: &str| format!("echo {word} >> {}", trace.display());
+        let commands = [
+            shell(&append("one")),
+            shell("echo no >&2; exit 3"),
+            shell(&append("two")),
+        ];
+        for (on_error, expected) in [(OnError::Stop, "one\n"), (OnError::Continue, "one\ntwo\n")] {
+            let _ = std::fs::remove_file(&trace);
+            let error = outcome(RunCommands::new(&commands, on_error)).unwrap_err();
+            assert!(error.ends_with("failed (exit status: 3): no"), "{error}");
+            assert_eq!(std::fs::read_to_string(&trace).unwrap(), expected);
+        }
+        assert_eq!(outcome(RunCommands::new(&[], OnError::Stop)), Ok(()));
+    }
+
+    #[test]
+    fn command_over_its_timeout_is_killed_and_reported() {
+        let mut commands = RunCommands::new(&[shell("exec sleep 1000")], OnError::Stop);
+        assert_eq!(commands.poll(Instant::now()), None);
+        let error = commands
+            .poll(Instant::now() + TIMEOUT)
+            .unwrap()
+            .unwrap_err();
+        assert!(error.contains("did not end within 30s"), "{error}");
+    }
+
+    #[test]
+    fn long_stderr_is_read_and_truncated() {
+        let script = "head -c 300000 /dev/zero | tr '\\0' x >&2; exit 1";
+        let error = outcome(RunCommands::new(&[shell(script)], OnError::Stop)).unwrap_err();
+        assert!(error.len() < MAX_STDERR + 200, "{}", error.len());
+    }
+}
