@@ -419,7 +419,7 @@ fn shim_that_cannot_close_descriptors_starts_nothing() {
     assert!(output.status.code().is_some() && output.status.signal().is_none());
     let said = text(&output.stdout);
     assert!(
-        said.contains("inherited descriptors cannot be closed"),
+        said.contains("cannot close inherited descriptors"),
         "{said}"
     );
     assert_eq!(output.status.code(), Some(1));

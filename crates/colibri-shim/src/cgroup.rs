@@ -1,4 +1,4 @@
-//! The cgroup that the spawner made for the agent: entered by each run, asked about its end, removed with the last.
+//! The agent's cgroup (Linux), created by the spawner. Each run enters it; the shim removes it after the last run.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -6,52 +6,55 @@ use std::path::PathBuf;
 
 pub(crate) struct Cgroup {
     directory: PathBuf,
-    /// How often the kernel had killed for want of memory when it was last looked at.
-    killed: u64,
+    /// Number of processes that the kernel had killed for memory at the last check.
+    oom_kills: u64,
 }
 
 impl Cgroup {
     pub(crate) fn new(directory: PathBuf) -> Self {
         Self {
             directory,
-            killed: 0,
+            oom_kills: 0,
         }
     }
 
-    /// What a process writes `0` to, to enter (cgroups(7)).
+    /// Opens `cgroup.procs`, to which a process writes `0` to enter the cgroup (cgroups(7)).
     ///
     /// # Errors
-    /// It is not there, or not ours.
-    pub(crate) fn door(&self) -> io::Result<File> {
-        OpenOptions::new()
-            .write(true)
-            .open(self.directory.join("cgroup.procs"))
+    /// The cgroup does not exist or belongs to another user.
+    pub(crate) fn open_procs(&self) -> io::Result<File> {
+        self.open("cgroup.procs")
     }
 
     /// Sends KILL to every process in the cgroup, atomically with respect to fork(2) (`cgroup.kill`, cgroups(7), Linux
     /// 5.14). Does nothing on older kernels.
     pub(crate) fn kill(&self) {
-        let _ = OpenOptions::new()
-            .write(true)
-            .open(self.directory.join("cgroup.kill"))
+        let _ = self
+            .open("cgroup.kill")
             .and_then(|mut file| file.write_all(b"1"));
     }
 
-    /// Whether a process was killed since the last look because the memory limit was reached.
-    pub(crate) fn out_of_memory(&mut self) -> bool {
+    /// Returns whether the kernel has killed a process since the last call because the memory limit was reached.
+    pub(crate) fn check_memory_limit(&mut self) -> bool {
         let events = fs::read_to_string(self.directory.join("memory.events")).unwrap_or_default();
-        let before = self.killed;
-        self.killed = kills(&events);
-        self.killed > before
+        let before = self.oom_kills;
+        self.oom_kills = parse_oom_kills(&events);
+        self.oom_kills > before
     }
 
-    /// No process is left in it. One that cannot be removed stays empty, and the daemon says so.
+    /// Removes the empty cgroup. The daemon reports one that cannot be removed.
     pub(crate) fn remove(&self) {
         let _ = fs::remove_dir(&self.directory);
     }
+
+    fn open(&self, file: &str) -> io::Result<File> {
+        OpenOptions::new()
+            .write(true)
+            .open(self.directory.join(file))
+    }
 }
 
-fn kills(events: &str) -> u64 {
+fn parse_oom_kills(events: &str) -> u64 {
     events
         .lines()
         .find_map(|line| line.strip_prefix("oom_kill "))
@@ -64,20 +67,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kills_for_memory_are_counted_and_groups_of_them_not_twice() {
+    fn memory_kills_are_parsed_and_reported_once() {
         assert_eq!(
-            kills("low 0\nhigh 0\nmax 8\noom 2\noom_kill 3\noom_group_kill 1\n"),
+            parse_oom_kills("low 0\nhigh 0\nmax 8\noom 2\noom_kill 3\noom_group_kill 1\n"),
             3
         );
-        assert_eq!(kills(""), 0);
+        assert_eq!(parse_oom_kills(""), 0);
         let dir = tempfile::tempdir().unwrap();
         let mut cgroup = Cgroup::new(dir.path().to_owned());
         assert!(
-            !cgroup.out_of_memory(),
-            "without the controller there is no such file"
+            !cgroup.check_memory_limit(),
+            "the file is missing without the memory controller"
         );
         fs::write(dir.path().join("memory.events"), "oom_kill 1\n").unwrap();
-        assert!(cgroup.out_of_memory());
-        assert!(!cgroup.out_of_memory(), "each kill is told once");
+        assert!(cgroup.check_memory_limit());
+        assert!(!cgroup.check_memory_limit(), "each kill is reported once");
     }
 }

@@ -1,4 +1,4 @@
-//! The agent's stdin: what was sent waits here, up to a bound, until the agent reads it.
+//! The agent's stdin: a bounded queue of bytes that the agent has not read yet.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -7,65 +7,75 @@ use colibri_shim::control::{INPUT_BACKLOG, Reply};
 use rustix::io::Errno;
 
 pub(crate) struct Input {
-    none: bool,
-    pipe: Option<OwnedFd>,
+    pipe: InputPipe,
     queue: VecDeque<u8>,
+    /// The pipe is closed after the last queued byte.
     closing: bool,
-    /// The run has ended and the next will have a pipe.
-    between_runs: bool,
+}
+
+enum InputPipe {
+    /// No run of the agent has input.
+    Disabled,
+    Open(OwnedFd),
+    /// The run closed its stdin, or a caller closed it.
+    Closed,
+    /// The run has ended; the next one will have a pipe.
+    BetweenRuns,
 }
 
 impl Input {
-    /// Without a pipe there is no input, in no run.
+    /// Creates the input of the first run. Without a pipe no later run has input either.
     pub(crate) fn new(pipe: Option<OwnedFd>) -> Self {
         Self {
-            none: pipe.is_none(),
-            pipe,
+            pipe: pipe.map_or(InputPipe::Disabled, InputPipe::Open),
             queue: VecDeque::new(),
             closing: false,
-            between_runs: false,
         }
     }
 
-    /// The run has ended: what it has not read is not the next one's, what comes from now on is.
-    pub(crate) fn wait_for_next(&mut self) {
-        self.pipe = None;
+    /// Drops input that the ended run has not read, and accepts input for the next run.
+    pub(crate) fn end_run(&mut self) {
+        if !matches!(self.pipe, InputPipe::Disabled) {
+            self.pipe = InputPipe::BetweenRuns;
+        }
         self.queue.clear();
         self.closing = false;
-        self.between_runs = !self.none;
     }
 
-    /// The next run has begun.
+    /// Sets the pipe of a new run.
     pub(crate) fn connect(&mut self, pipe: Option<OwnedFd>) {
-        self.pipe = pipe;
-        self.between_runs = false;
+        self.pipe = pipe.map_or(InputPipe::Disabled, InputPipe::Open);
         self.write();
     }
 
-    /// The pipe, if something waits to be written to it.
+    /// Returns the pipe if bytes are queued for it.
     pub(crate) fn writable(&self) -> Option<&OwnedFd> {
-        self.pipe.as_ref().filter(|_| !self.queue.is_empty())
+        match &self.pipe {
+            InputPipe::Open(pipe) if !self.queue.is_empty() => Some(pipe),
+            _ => None,
+        }
     }
 
-    /// Queues as much as there is room for.
+    /// Queues as many bytes as [`INPUT_BACKLOG`] allows.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Reply {
-        if (self.pipe.is_none() && !self.between_runs) || self.closing {
+        let accepts = matches!(self.pipe, InputPipe::Open(_) | InputPipe::BetweenRuns);
+        if !accepts || self.closing {
             return Reply::InputClosed;
         }
         let room = INPUT_BACKLOG.saturating_sub(self.queue.len());
-        let taken = bytes.get(..room).unwrap_or(bytes);
-        self.queue.extend(taken);
+        let accepted = bytes.get(..room).unwrap_or(bytes);
+        self.queue.extend(accepted);
         self.write();
-        Reply::Written(taken.len())
+        Reply::Written(accepted.len())
     }
 
-    /// Closes the pipe behind what is queued.
+    /// Closes the pipe after the last queued byte.
     pub(crate) fn close(&mut self) {
         self.closing = true;
         self.write();
     }
 
-    /// Writes what the pipe takes. An agent that closed its stdin ends the input.
+    /// Writes queued bytes until a write would block. An agent that closed its stdin ends the input.
     pub(crate) fn write(&mut self) {
         while let Some(pipe) = self.writable() {
             match rustix::io::write(pipe, self.queue.as_slices().0) {
@@ -74,12 +84,12 @@ impl Input {
                 Err(Errno::AGAIN) => return,
                 Err(_) => {
                     self.queue.clear();
-                    self.pipe = None;
+                    self.pipe = InputPipe::Closed;
                 }
             }
         }
-        if self.closing {
-            self.pipe = None;
+        if self.closing && matches!(self.pipe, InputPipe::Open(_)) {
+            self.pipe = InputPipe::Closed;
         }
     }
 }
@@ -90,16 +100,16 @@ mod tests {
     use rustix::io::ioctl_fionbio;
 
     #[test]
-    fn input_is_bounded_kept_in_order_and_closed_behind_the_last_byte() {
+    fn input_is_bounded_ordered_and_closed_after_the_last_byte() {
         let (read_end, write_end) = rustix::pipe::pipe().unwrap();
         ioctl_fionbio(&write_end, true).unwrap();
         ioctl_fionbio(&read_end, true).unwrap();
         let mut input = Input::new(Some(write_end));
         let bytes: Vec<u8> = (0..2 * INPUT_BACKLOG).map(|i| (i % 251) as u8).collect();
-        let Reply::Written(taken) = input.push(&bytes) else {
+        let Reply::Written(accepted) = input.push(&bytes) else {
             panic!("refused")
         };
-        assert!(taken < bytes.len());
+        assert!(accepted < bytes.len());
         input.close();
         assert_eq!(input.push(b"late"), Reply::InputClosed);
         let mut received = Vec::new();
@@ -112,6 +122,6 @@ mod tests {
                 Err(error) => panic!("{error}"),
             }
         }
-        assert!(received == bytes[..taken]);
+        assert!(received == bytes[..accepted]);
     }
 }

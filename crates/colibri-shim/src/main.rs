@@ -1,21 +1,22 @@
-//! `colibri-shim DIRECTORY`: owns one agent until it and all its descendants are gone.
+//! `colibri-shim DIRECTORY`: owns one agent until the agent and all its descendants have ended.
 //!
-//! Started by the spawner with a [`Launch`] on stdin; see the crate's README for its life.
+//! The spawner starts it with a [`Launch`] on stdin. The README of the crate describes its life.
 
 #![deny(unsafe_code)]
 
-mod agent;
+mod agent_process;
 mod cgroup;
+mod connection;
+mod control_server;
+mod descendants;
 mod input;
-mod peer;
+mod kill_sequence;
+mod output;
+mod pre_exec;
 mod run_commands;
 mod runs;
-
-mod stream;
-mod supervise;
-mod sys;
-mod teardown;
-mod watchers;
+mod signals;
+mod supervisor;
 
 use std::io::{self, BufRead, Write};
 use std::os::fd::OwnedFd;
@@ -24,54 +25,55 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use colibri_journal::JournalError;
 use colibri_shim::control::PROTOCOL;
 use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::{layout, process};
 use rustix::fs::Mode;
 use rustix::process::Signal;
 
-use crate::peer::Peer;
+use crate::connection::Connection;
+use crate::output::{Offsets, Outputs};
 use crate::runs::Runs;
-use crate::stream::Stream;
-use crate::supervise::Supervisor;
+use crate::signals::Signals;
+use crate::supervisor::Supervisor;
 
-const USAGE: &str = "usage: colibri-shim DIRECTORY\n\nOwns one agent. Started by the Colibri daemon with a launch request on standard input; not for use by hand.\n";
+const USAGE: &str = "usage: colibri-shim DIRECTORY\n\nOwns one agent. The Colibri daemon starts it with a launch request on standard input; do not start it manually.\n";
 
-/// What keeps a shim from starting its agent.
+/// Why a shim cannot start its agent.
 #[derive(Debug, thiserror::Error)]
 enum ShimError {
-    #[error("agent directory {0} cannot be entered: {1}")]
+    #[error("cannot enter agent directory {0}: {1}")]
     Directory(PathBuf, io::Error),
-    #[error("launch request on stdin cannot be read: {0}")]
+    #[error("cannot read the launch request on stdin: {0}")]
     Launch(io::Error),
-    #[error("launch request on stdin was cut off: whoever started this shim has gone")]
-    CutOff,
+    #[error("cannot read the launch request on stdin: it is incomplete, because its sender ended")]
+    Incomplete,
     #[error(
-        "inherited descriptors cannot be closed: {0}; the system must have close_range(2), as Linux 5.9 and FreeBSD 13 have"
+        "cannot close inherited descriptors: {0}; use a system with close_range(2), such as Linux 5.9 or FreeBSD 13"
     )]
     Descriptors(io::Error),
     #[error("cannot become the reaper of the agent's descendants: {0}")]
     Reaper(io::Error),
-    #[error("journal cannot be opened: {0}")]
-    Journal(#[from] colibri_journal::JournalError),
-    #[error("control socket {file} cannot be created: {0}", file = layout::CONTROL)]
+    #[error("cannot open a journal: {0}")]
+    Journal(#[from] JournalError),
+    #[error("cannot create control socket {file}: {0}", file = layout::CONTROL)]
     Control(io::Error),
-    #[error("signals cannot be watched: {0}")]
+    #[error("cannot catch signals: {0}")]
     Signals(io::Error),
-    #[error("{program} cannot be started in {cwd}: {error}")]
+    #[error("cannot start {program} in {cwd}: {error}")]
     Exec {
         program: String,
         cwd: String,
         error: io::Error,
     },
-    #[error("{file} cannot be written: {0}", file = layout::SHIM)]
+    #[error("cannot write {file}: {0}", file = layout::SHIM)]
     Record(io::Error),
 }
 
 impl ShimError {
-    /// The system's own number, where it was the system that refused.
+    /// Returns the error number of the system, if a system call failed.
     fn errno(&self) -> Option<i32> {
-        use colibri_journal::JournalError;
         match self {
             Self::Directory(_, error)
             | Self::Launch(error)
@@ -82,7 +84,7 @@ impl ShimError {
             | Self::Signals(error)
             | Self::Exec { error, .. }
             | Self::Record(error) => error.raw_os_error(),
-            Self::Journal(_) | Self::CutOff => None,
+            Self::Journal(_) | Self::Incomplete => None,
         }
     }
 }
@@ -90,11 +92,11 @@ impl ShimError {
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let directory = match (arguments.next(), arguments.next()) {
-        (Some(word), None) if word == "--help" || word == "-h" => {
+        (Some(option), None) if option == "--help" || option == "-h" => {
             let _ = io::stdout().write_all(USAGE.as_bytes());
             return ExitCode::SUCCESS;
         }
-        (Some(word), None) if word == "--version" => {
+        (Some(option), None) if option == "--version" => {
             let version = concat!("colibri-shim ", env!("CARGO_PKG_VERSION"), "\n");
             let _ = io::stdout().write_all(version.as_bytes());
             return ExitCode::SUCCESS;
@@ -106,12 +108,12 @@ fn main() -> ExitCode {
         }
     };
     match start(&directory) {
-        Ok(supervisor) => {
+        Ok((supervisor, pid)) => {
             report(&LaunchReport::Started {
-                pid: supervisor.agent_pid(),
+                pid,
                 protocol: PROTOCOL,
             });
-            match supervisor.run(connection()) {
+            match supervisor.run(starter_connection()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     let _ = writeln!(io::stderr(), "colibri-shim: {error}");
@@ -129,69 +131,63 @@ fn main() -> ExitCode {
     }
 }
 
-/// Everything up to the running agent, in the order in which a failure leaves nothing behind.
-fn start(directory: &Path) -> Result<Supervisor, ShimError> {
+/// Starts the agent. The order of the steps ensures that a failure leaves no process and no cgroup. Returns the
+/// supervisor and the pid of the first process.
+fn start(directory: &Path) -> Result<(Supervisor, i32), ShimError> {
     // An agent could leave its jail through an inherited directory descriptor.
     colibri_sys::descriptors::close_from(3).map_err(ShimError::Descriptors)?;
     colibri_sys::signals::reset_inherited();
     // A handler makes writes beyond RLIMIT_FSIZE fail with EFBIG. SIG_IGN would too, but the agent would inherit it.
     colibri_sys::signals::catch(Signal::XFSZ);
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    // A session of its own: no terminal's signal reaches it. It fails only for a group leader, which
-    // somebody who starts the shim from an interactive shell makes it.
+    // Detaches from the terminal's signals. It fails only for the leader of a process group, such as a shim that an
+    // interactive shell started.
     let _ = rustix::process::setsid();
-    // Entered, so that a long path does not break the socket's address (unix(7): 108 bytes, unix(4): 104).
+    // Relative paths keep the socket's address short (unix(7): 108 bytes, unix(4): 104).
     std::env::set_current_dir(directory)
         .map_err(|error| ShimError::Directory(directory.to_owned(), error))?;
-    // What needs no request is done while that is still being written.
-    sys::become_reaper().map_err(ShimError::Reaper)?;
+    // A pre-started shim does all that needs no launch request before it blocks on reading one.
+    descendants::become_reaper().map_err(ShimError::Reaper)?;
     let listener = UnixListener::bind(layout::CONTROL).map_err(ShimError::Control)?;
     listener.set_nonblocking(true).map_err(ShimError::Control)?;
-    let signals = supervise::Signals::watch().map_err(ShimError::Signals)?;
-    let own = rustix::process::getpid().as_raw_nonzero().get();
-    let shim_start = process::find(own).ok().flatten();
+    let signals = Signals::catch().map_err(ShimError::Signals)?;
+    let shim_pid = rustix::process::getpid().as_raw_nonzero().get();
+    let shim = process::find(shim_pid).ok().flatten();
     let launch = read_launch()?;
-    let options = launch.journal;
-    let stdout = Stream::new(Path::new(layout::STDOUT), &options)?;
-    let stderr = Stream::new(Path::new(layout::STDERR), &options)?;
-    let mut runs = Runs::new(launch, shim_start.map_or(0, |process| process.start));
-    let prepared = runs.begin([0, 0]).run(&signals.child());
+    let outputs = Outputs::open(launch.journal)?;
+    let mut runs = Runs::new(launch, shim.map_or(0, |process| process.start));
+    let prepared = runs.begin(Offsets::default()).run(&signals.child_ended);
     let agent = prepared.and_then(|()| runs.start()).map_err(|error| {
-        // The error names the failed command; the clean-up then undoes the others as far as possible.
-        let _ = runs.clean_up().run(&signals.child());
-        runs.end();
+        // The error names the failed command. The post-run commands undo the others as far as possible.
+        let _ = runs.post_run().run(&signals.child_ended);
+        runs.release();
         ShimError::Exec {
-            program: runs.program().to_owned(),
-            cwd: runs.cwd().to_owned(),
+            program: runs.launch().program.clone(),
+            cwd: runs.launch().cwd.clone(),
             error,
         }
     })?;
-    // An agent without a record could not be found again: end it (it dies with this process).
-    runs.announce(agent.pid.as_raw_nonzero().get())
-        .map_err(ShimError::Record)?;
-    Ok(Supervisor::new(
-        runs,
-        agent,
-        stdout,
-        stderr,
-        OwnedFd::from(listener),
-        signals,
-        directory.to_owned(),
-    ))
+    let pid = agent.pid.as_raw_nonzero().get();
+    // Without its record the agent could not be adopted. It is killed at the exit of this process.
+    runs.write_shim_record(pid).map_err(ShimError::Record)?;
+    let listener = OwnedFd::from(listener);
+    let directory = directory.to_owned();
+    let supervisor = Supervisor::new(runs, agent, outputs, listener, signals, directory);
+    Ok((supervisor, pid))
 }
 
-/// Whoever started the shim may die while it writes: half a request is no request.
+/// Reads the launch request. A line without an end is incomplete: its sender ended while it wrote.
 fn read_launch() -> Result<Launch, ShimError> {
     let mut line = Vec::new();
     let read = io::stdin().lock().read_until(b'\n', &mut line);
     read.map_err(ShimError::Launch)?;
     if line.last() != Some(&b'\n') {
-        return Err(ShimError::CutOff);
+        return Err(ShimError::Incomplete);
     }
     serde_json::from_slice(&line).map_err(|error| ShimError::Launch(error.into()))
 }
 
-/// Answers whoever started the shim. Nobody may be there any more.
+/// Writes the answer to the launch request. Its receiver may have ended.
 fn report(report: &LaunchReport) {
     if let Ok(mut line) = serde_json::to_vec(report) {
         line.push(b'\n');
@@ -200,17 +196,17 @@ fn report(report: &LaunchReport) {
     }
 }
 
-/// Stdin as a control connection, whose other end may be gone already; stdio leads nowhere afterwards.
-fn connection() -> Option<Peer> {
-    let peer = Peer::of_starter(io::stdin()).ok();
+/// Returns stdin as a control connection, and redirects stdin and stdout to /dev/null.
+fn starter_connection() -> Option<Connection> {
+    let connection = Connection::from_stdin(io::stdin()).ok();
     if let Ok(null) = std::fs::File::open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);
     }
-    peer
+    connection
 }
 
-/// Nanoseconds since 1970.
+/// Returns the current time in nanoseconds since 1970.
 fn now_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

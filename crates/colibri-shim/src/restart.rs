@@ -1,36 +1,37 @@
-//! Whether an agent that has ended is started again, and when. Pure: time and chance are given.
+//! The restart decision after each run: exponential backoff with jitter, and a limit on restarts within a window. Pure:
+//! the caller passes the time and the random number.
 //!
-//! The shim decides, and not the daemon, because it lives as long as the agent does and holds the
-//! environment, which is written nowhere.
+//! The shim decides and not the daemon, because the shim lives as long as the agent and holds the environment, which is
+//! stored nowhere else.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use colibri_types::{ExitStatus, RestartPolicy, RestartWhen};
 
-/// What follows the end of a run.
+/// What follows a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// Another run, after this wait.
+pub enum RestartDecision {
+    /// Another run, after this backoff.
     After(Duration),
-    /// The agent has ended.
+    /// No run: the policy does not restart the agent after this end.
     Stop,
-    /// It would be started again, but for the limit.
+    /// No run: the limit of restarts within the window is reached.
     GiveUp,
 }
 
-/// A policy, and what it remembers.
+/// A restart policy and its history.
 #[derive(Debug)]
-pub struct Restarts {
+pub struct RestartBackoff {
     policy: RestartPolicy,
-    /// Restarts since the last long run.
+    /// Number of restarts since the last run that lasted `max_delay_ms`.
     streak: u32,
-    /// When the restarts of the window were decided.
+    /// Times of the restarts within the window.
     recent: VecDeque<Duration>,
 }
 
-impl Restarts {
-    /// Nothing has ended yet.
+impl RestartBackoff {
+    /// Creates the state before the first run.
     #[must_use]
     pub fn new(policy: RestartPolicy) -> Self {
         Self {
@@ -46,47 +47,43 @@ impl Restarts {
         &self.policy
     }
 
-    /// A run has ended at `now` (of any clock that never goes back) after `lasted`; `None` is an end that
-    /// nobody saw, which counts as a failure. The wait lies between half of its bound and all of it, where
-    /// `chance` (0 to 1) says, so that agents that failed together do not come back together.
+    /// Decides what follows a run that ended at `now`, a time of any monotonic clock, after `lasted`. An unknown exit
+    /// status counts as a failure.
+    ///
+    /// The backoff doubles with each restart up to `max_delay_ms`. `jitter` (0 to 1) selects a time between half of the
+    /// backoff and all of it, so that agents that failed together do not restart together.
     pub fn decide(
         &mut self,
         exit: Option<ExitStatus>,
         lasted: Duration,
         now: Duration,
-        chance: f64,
-    ) -> Decision {
-        let wanted = match self.policy.when() {
+        jitter: f64,
+    ) -> RestartDecision {
+        let restarts = match self.policy.when() {
             RestartWhen::Never => false,
             RestartWhen::OnFailure => exit != Some(ExitStatus::Code(0)),
             RestartWhen::Always => true,
         };
-        if !wanted {
-            return Decision::Stop;
+        if !restarts {
+            return RestartDecision::Stop;
         }
         let window = self.policy.window();
-        while self
-            .recent
-            .front()
-            .is_some_and(|at| now.saturating_sub(*at) >= window)
-        {
-            self.recent.pop_front();
-        }
+        self.recent.retain(|at| now.saturating_sub(*at) < window);
         if self.recent.len() >= self.policy.limit() as usize {
-            return Decision::GiveUp;
+            return RestartDecision::GiveUp;
         }
         self.recent.push_back(now);
-        let cap = self.policy.max_delay();
-        if lasted >= cap {
+        let max_delay = self.policy.max_delay();
+        if lasted >= max_delay {
             self.streak = 0;
         }
-        let bound = self
+        let backoff = self
             .policy
             .delay()
             .saturating_mul(2_u32.saturating_pow(self.streak))
-            .min(cap);
+            .min(max_delay);
         self.streak = self.streak.saturating_add(1);
-        Decision::After(bound / 2 + (bound / 2).mul_f64(chance.clamp(0.0, 1.0)))
+        RestartDecision::After(backoff / 2 + (backoff / 2).mul_f64(jitter.clamp(0.0, 1.0)))
     }
 }
 
@@ -108,8 +105,8 @@ mod tests {
     }
 
     #[test]
-    fn who_is_started_again() {
-        use Decision::{After, Stop};
+    fn restart_follows_the_policy() {
+        use RestartDecision::{After, Stop};
         for (when, exit, expected) in [
             (RestartWhen::Never, Some(ExitStatus::Code(1)), Stop),
             (RestartWhen::OnFailure, Some(ExitStatus::Code(0)), Stop),
@@ -130,7 +127,7 @@ mod tests {
                 After(SECOND),
             ),
         ] {
-            let mut restarts = Restarts::new(policy(when));
+            let mut restarts = RestartBackoff::new(policy(when));
             assert_eq!(
                 restarts.decide(exit, SECOND, SECOND, 1.0),
                 expected,
@@ -140,29 +137,33 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_doubles_up_to_its_cap_until_the_limit_and_a_long_run_sets_it_back() {
-        let mut restarts = Restarts::new(policy(RestartWhen::Always));
-        let mut step = |at: u64, lasted: u64, chance| {
+    fn backoff_doubles_to_its_maximum_and_a_long_run_resets_it() {
+        let mut restarts = RestartBackoff::new(policy(RestartWhen::Always));
+        let mut decide = |at: u64, lasted: u64, jitter| {
             let lasted = Duration::from_secs(lasted);
-            restarts.decide(None, lasted, Duration::from_secs(at), chance)
+            restarts.decide(None, lasted, Duration::from_secs(at), jitter)
         };
-        let after = |ms| Decision::After(Duration::from_millis(ms));
-        assert_eq!(step(0, 0, 1.0), after(1_000));
-        assert_eq!(step(1, 0, 1.0), after(2_000));
-        assert_eq!(step(2, 0, 0.0), after(2_000), "half of 4 s");
-        assert_eq!(step(3, 0, 1.0), after(5_000), "the cap");
-        assert_eq!(step(59, 0, 1.0), Decision::GiveUp);
+        let after = |ms| RestartDecision::After(Duration::from_millis(ms));
+        assert_eq!(decide(0, 0, 1.0), after(1_000));
+        assert_eq!(decide(1, 0, 1.0), after(2_000));
+        assert_eq!(decide(2, 0, 0.0), after(2_000), "half of 4 s");
+        assert_eq!(decide(3, 0, 1.0), after(5_000), "the maximum");
+        assert_eq!(decide(59, 0, 1.0), RestartDecision::GiveUp);
         assert_eq!(
-            step(60, 0, 0.5),
+            decide(60, 0, 0.5),
             after(3_750),
-            "the first has left the window"
+            "the first restart has left the window"
         );
-        assert_eq!(step(61, 5, 1.0), after(1_000), "it lasted");
+        assert_eq!(
+            decide(61, 5, 1.0),
+            after(1_000),
+            "a long run resets the backoff"
+        );
     }
 
     proptest! {
         #[test]
-        fn a_wait_is_within_its_bounds_and_the_limit_holds_in_every_window(
+        fn backoff_and_restart_count_stay_within_their_bounds(
             delay_ms in 0..10_000_u64,
             max_delay_ms in 0..100_000_u64,
             limit in 0..6_u32,
@@ -173,19 +174,19 @@ mod tests {
                 policy: Some(RestartWhen::Always), delay_ms: Some(delay_ms), max_delay_ms: Some(max_delay_ms),
                 limit: Some(limit), window_ms: Some(window_ms),
             };
-            let mut restarts = Restarts::new(policy);
+            let mut restarts = RestartBackoff::new(policy);
             let mut now = Duration::ZERO;
             let mut decided = Vec::new();
-            for (pause, lasted, chance) in ends {
+            for (pause, lasted, jitter) in ends {
                 now += Duration::from_millis(pause);
-                match restarts.decide(None, Duration::from_millis(lasted), now, chance) {
-                    Decision::After(wait) => {
+                match restarts.decide(None, Duration::from_millis(lasted), now, jitter) {
+                    RestartDecision::After(wait) => {
                         prop_assert!(wait <= Duration::from_millis(max_delay_ms));
                         prop_assert!(wait >= Duration::from_millis(delay_ms.min(max_delay_ms)) / 2);
                         decided.push(now);
                     }
-                    Decision::GiveUp => {}
-                    Decision::Stop => prop_assert!(false, "always means always"),
+                    RestartDecision::GiveUp => {}
+                    RestartDecision::Stop => prop_assert!(false, "the policy is always"),
                 }
                 let window = Duration::from_millis(window_ms);
                 let within = decided.iter().filter(|at| now - **at < window).count();

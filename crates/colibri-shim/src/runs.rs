@@ -1,4 +1,4 @@
-//! The runs of one agent: which one it is, what follows it, and what ends them all.
+//! The runs of one agent: starts them, records them, and decides what follows.
 
 use std::fs::File;
 use std::io;
@@ -9,52 +9,82 @@ use colibri_shim::control::PROTOCOL;
 use colibri_shim::launch::Launch;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, RunRecord, ShimRecord};
-use colibri_shim::restart::{Decision, Restarts};
+use colibri_shim::restart::{RestartBackoff, RestartDecision};
 use colibri_types::{ExitReason, ExitStatus, RestartWhen};
 
+use crate::agent_process::AgentProcess;
 use crate::cgroup::Cgroup;
+use crate::now_ns;
+use crate::output::Offsets;
 use crate::run_commands::{OnError, RunCommands};
-use crate::{agent, now_ns};
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct End {
+pub(crate) struct RunEnd {
     /// Exit status of the first process; absent if it was not collected.
     pub(crate) exit: Option<ExitStatus>,
     pub(crate) reason: ExitReason,
-    /// End time, in nanoseconds since 1970.
+    /// End time of the first process, in nanoseconds since 1970.
     pub(crate) at_ns: u64,
+}
+
+impl RunEnd {
+    /// Creates the end, at this moment, of a run without an exit status.
+    pub(crate) fn without_exit(reason: ExitReason) -> Self {
+        Self {
+            exit: None,
+            reason,
+            at_ns: now_ns(),
+        }
+    }
 }
 
 pub(crate) struct Runs {
     launch: Launch,
-    restarts: Restarts,
-    shim_start: u64,
-    number: u32,
-    /// Of the first run.
-    first: Instant,
-    /// Of this one.
-    began: Instant,
-    began_ns: u64,
-    /// Where this run's output begins in the two journals.
-    from: [u64; 2],
-    /// When the wall-clock limit strikes, unless it has.
-    limit_at: Option<Instant>,
-    /// There is to be no other run.
-    closing: bool,
-    /// Why, where the exit status does not say it.
-    why: Option<String>,
-    /// This run is in `runs.jsonl`.
-    recorded: bool,
     cgroup: Option<Cgroup>,
+    backoff: RestartBackoff,
+    /// Start time of the shim: see [`ShimRecord::shim_start`].
+    shim_start: u64,
+    first_started: Instant,
+    /// When the wall-clock limit is reached; absent after that.
+    limit_at: Option<Instant>,
+    /// How the previous run ended and when the current one starts; absent when it has started.
+    restart_message: Option<String>,
+    current: Run,
+}
+
+/// The current run.
+struct Run {
+    number: u32,
+    started: Instant,
+    started_ns: u64,
+    /// Lengths of the journals when the run started.
+    from: Offsets,
+    /// Explains the end of the run where the exit status does not.
+    error: Option<String>,
+    /// The run is in `runs.jsonl`.
+    recorded: bool,
+}
+
+impl Run {
+    fn new(number: u32, from: Offsets) -> Self {
+        Self {
+            number,
+            started: Instant::now(),
+            started_ns: now_ns(),
+            from,
+            error: None,
+            recorded: false,
+        }
+    }
 }
 
 impl Runs {
-    /// Nothing has been started.
+    /// Creates the state before the first run.
     pub(crate) fn new(launch: Launch, shim_start: u64) -> Self {
         let now = Instant::now();
         Self {
-            restarts: Restarts::new(launch.options.restart.clone().unwrap_or_default()),
+            backoff: RestartBackoff::new(launch.options.restart.clone().unwrap_or_default()),
             limit_at: launch
                 .options
                 .wall_time_ms
@@ -62,198 +92,166 @@ impl Runs {
             cgroup: launch.cgroup.clone().map(Cgroup::new),
             launch,
             shim_start,
-            number: 0,
-            first: now,
-            began: now,
-            began_ns: 0,
-            from: [0, 0],
-            closing: false,
-            why: None,
-            recorded: false,
+            first_started: now,
+            restart_message: None,
+            current: Run::new(0, Offsets::default()),
         }
     }
 
-    /// What is executed.
-    pub(crate) fn program(&self) -> &str {
-        &self.launch.program
+    pub(crate) fn launch(&self) -> &Launch {
+        &self.launch
     }
 
-    /// Where it is executed.
-    pub(crate) fn cwd(&self) -> &str {
-        &self.launch.cwd
-    }
-
-    /// The number of this run, from 1.
+    /// Returns the number of the current run, from 1.
     pub(crate) fn number(&self) -> u32 {
-        self.number
+        self.current.number
     }
 
-    /// Where this run's output begins in the stdout journal.
+    /// Returns the length of the stdout journal when the current run started.
     pub(crate) fn stdout_from(&self) -> u64 {
-        self.from[0]
+        self.current.from.stdout
     }
 
-    /// Begins the next run, whose output begins at these offsets. Returns the commands to run before its program.
-    pub(crate) fn begin(&mut self, from: [u64; 2]) -> RunCommands {
-        self.number = self.number.saturating_add(1);
-        self.began = Instant::now();
-        self.began_ns = now_ns();
-        self.from = from;
-        self.why = None;
-        self.recorded = false;
-        RunCommands::new(&self.launch.pre_run, OnError::Stop)
-    }
-
-    /// Executes the program of the run that was begun.
-    ///
-    /// # Errors
-    /// The program cannot be executed.
-    pub(crate) fn start(&self) -> io::Result<agent::Agent> {
-        agent::start(&self.launch, self.cgroup.as_ref())
-    }
-
-    /// Records why the program of the current run was not executed. The run still counts as one that has ended.
-    pub(crate) fn not_started(&mut self, error: &str) {
-        let program = &self.launch.program;
-        self.add_reason(format!(
-            "run {} could not be started: {program}: {error}",
-            self.number
-        ));
-    }
-
-    /// Returns the commands to run after the last process of this run has ended.
-    pub(crate) fn clean_up(&self) -> RunCommands {
-        RunCommands::new(&self.launch.post_run, OnError::Continue)
-    }
-
-    /// Records the outcome of the clean-up and whether the memory limit was reached. Called once for each run.
-    pub(crate) fn cleaned_up(&mut self, outcome: Result<(), String>) {
-        if self.cgroup.as_mut().is_some_and(Cgroup::out_of_memory) {
-            self.add_reason("its memory limit was reached; give it more with --memory".to_owned());
-        }
-        if let Err(error) = outcome {
-            self.add_reason(format!("{error}; run it manually"));
-        }
-    }
-
-    /// Adds a text that is shown beside the exit status.
-    pub(crate) fn add_reason(&mut self, reason: String) {
-        self.why = Some(match self.why.take() {
-            Some(why) => format!("{why}; {reason}"),
-            None => reason,
-        });
-    }
-
-    /// Returns the cgroup of the agent, if it has one.
     pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
     }
 
-    /// There is no other run.
-    pub(crate) fn end(&self) {
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.remove();
-        }
+    /// Begins the next run, whose output starts at these offsets. Returns the commands to run before its program.
+    pub(crate) fn begin(&mut self, from: Offsets) -> RunCommands {
+        self.current = Run::new(self.current.number.saturating_add(1), from);
+        RunCommands::new(&self.launch.pre_run, OnError::Stop)
     }
 
-    /// Writes `shim.json` for the run that was started.
+    /// Executes the program of the current run.
     ///
     /// # Errors
-    /// Whatever the file system refuses.
-    pub(crate) fn announce(&self, agent_pid: i32) -> io::Result<()> {
+    /// The program cannot be executed.
+    pub(crate) fn start(&mut self) -> io::Result<AgentProcess> {
+        let agent = AgentProcess::start(&self.launch, self.cgroup())?;
+        self.restart_message = None;
+        Ok(agent)
+    }
+
+    /// Writes `shim.json` for the current run.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write_shim_record(&self, agent_pid: i32) -> io::Result<()> {
         let shim = ShimRecord {
             shim_pid: rustix::process::getpid().as_raw_nonzero().get(),
             shim_start: self.shim_start,
             agent_pid,
-            started_at_ns: self.began_ns,
-            run: self.number,
+            started_at_ns: self.current.started_ns,
+            run: self.current.number,
             protocol: PROTOCOL,
         };
         record::replace(Path::new(layout::SHIM), &shim, Durability::Process)
     }
 
-    /// There is to be no other run: somebody ended the agent.
-    pub(crate) fn close(&mut self) {
-        self.closing = true;
+    /// Records why the program of the current run was not executed. The run still counts.
+    pub(crate) fn fail_start(&mut self, error: &str) {
+        let (number, program) = (self.current.number, &self.launch.program);
+        self.add_error(format!(
+            "run {number} could not be started: {program}: {error}"
+        ));
     }
 
-    /// Returns whether the current run is the last one.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.closing
+    /// Adds an explanation of the run's end, which is shown with the exit status.
+    pub(crate) fn add_error(&mut self, error: String) {
+        let error = match self.current.error.take() {
+            Some(earlier) => format!("{earlier}; {error}"),
+            None => error,
+        };
+        self.current.error = Some(error);
     }
 
-    /// When the wall-clock limit strikes.
+    /// Returns when the wall-clock limit is reached.
     pub(crate) fn limit_at(&self) -> Option<Instant> {
         self.limit_at
     }
 
-    /// Whether the limit strikes now, which it does once.
-    pub(crate) fn limit_strikes(&mut self, now: Instant) -> bool {
+    /// Returns whether the wall-clock limit is reached; `true` only once.
+    pub(crate) fn check_wall_time(&mut self, now: Instant) -> bool {
         if self.limit_at.is_none_or(|at| now < at) {
             return false;
         }
         self.limit_at = None;
         let limit = Duration::from_millis(self.launch.options.wall_time_ms.unwrap_or_default());
-        self.add_reason(format!(
-            "its wall-clock limit of {limit:?} was reached; give it more with --wall-time"
+        self.add_error(format!(
+            "its wall-clock limit of {limit:?} was reached; raise it with --wall-time"
         ));
         true
     }
 
-    /// This run has ended. Returns the wait for the next, if there is to be one.
-    pub(crate) fn next(&mut self, exit: Option<ExitStatus>) -> Option<Duration> {
-        if self.closing {
-            return None;
+    /// Returns the commands to run after the last process of the current run has ended.
+    pub(crate) fn post_run(&self) -> RunCommands {
+        RunCommands::new(&self.launch.post_run, OnError::Continue)
+    }
+
+    /// Records the outcome of the post-run commands, and whether the memory limit was reached.
+    pub(crate) fn finish_post_run(&mut self, outcome: Result<(), String>) {
+        if self.cgroup.as_mut().is_some_and(Cgroup::check_memory_limit) {
+            self.add_error("its memory limit was reached; raise it with --memory".to_owned());
         }
-        let (lasted, now) = (self.began.elapsed(), self.first.elapsed());
-        match self.restarts.decide(exit, lasted, now, fastrand::f64()) {
-            Decision::After(wait) => Some(wait),
-            Decision::Stop => None,
-            Decision::GiveUp => {
-                let policy = self.restarts.policy();
-                let given_up = format!(
-                    "given up after {} restarts within {:?}",
-                    policy.limit(),
-                    policy.window()
-                );
-                self.why = Some(match self.why.take() {
-                    Some(why) => format!("{given_up}; {why}"),
-                    None => given_up,
-                });
+        if let Err(error) = outcome {
+            self.add_error(format!("{error}; run the failed commands manually"));
+        }
+    }
+
+    /// Applies the restart policy to the end of the current run. Returns the time until the next run, if there is one.
+    pub(crate) fn decide_restart(&mut self, exit: Option<ExitStatus>) -> Option<Duration> {
+        let lasted = self.current.started.elapsed();
+        let now = self.first_started.elapsed();
+        match self.backoff.decide(exit, lasted, now, fastrand::f64()) {
+            RestartDecision::After(wait) => Some(wait),
+            RestartDecision::Stop => None,
+            RestartDecision::GiveUp => {
+                let policy = self.backoff.policy();
+                let (limit, window) = (policy.limit(), policy.window());
+                let mut error = format!("given up after {limit} restarts within {window:?}");
+                if let Some(earlier) = self.current.error.take() {
+                    error = format!("{error}; {earlier}");
+                }
+                self.current.error = Some(error);
                 None
             }
         }
     }
 
-    /// Appends this run to `runs.jsonl`, once. An agent with a single run has no such file.
+    /// Appends the current run to `runs.jsonl`, once. An agent with a single run has no such file.
     ///
     /// # Errors
-    /// Whatever the file system refuses.
-    pub(crate) fn record(&mut self, end: End, to: [u64; 2], is_last: bool) -> io::Result<()> {
-        let is_only =
-            self.restarts.policy().when() == RestartWhen::Never && self.number == 1 && is_last;
-        if self.recorded || is_only {
+    /// The file cannot be written.
+    pub(crate) fn append_record(
+        &mut self,
+        end: RunEnd,
+        to: Offsets,
+        is_last: bool,
+    ) -> io::Result<()> {
+        let Run { number, from, .. } = self.current;
+        let is_only = self.backoff.policy().when() == RestartWhen::Never && number == 1 && is_last;
+        if self.current.recorded || is_only {
             return Ok(());
         }
         let run = RunRecord {
-            run: self.number,
-            started_at_ns: self.began_ns,
+            run: number,
+            started_at_ns: self.current.started_ns,
             exited_at_ns: end.at_ns,
             exit: end.exit,
             reason: Some(end.reason),
-            error: self.why.clone(),
-            stdout: (self.from[0], to[0]),
-            stderr: (self.from[1], to[1]),
+            error: self.current.error.clone(),
+            stdout: (from.stdout, to.stdout),
+            stderr: (from.stderr, to.stderr),
         };
         record::append(Path::new(layout::RUNS), &run)?;
-        self.recorded = true;
+        self.current.recorded = true;
         Ok(())
     }
 
-    /// Puts `runs.jsonl` on the disk. Only in the end: a disk may take long, and requests wait meanwhile.
+    /// Syncs `runs.jsonl` to the disk. Done only after the last run, because requests wait meanwhile.
     ///
     /// # Errors
-    /// Whatever the file system refuses.
+    /// The file cannot be synced.
     pub(crate) fn sync(&self) -> io::Result<()> {
         match File::open(layout::RUNS) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -261,37 +259,45 @@ impl Runs {
         }
     }
 
-    /// How the agent ended, for `exit.json`.
-    pub(crate) fn exit_record(&self, end: End, to: [u64; 2]) -> ExitRecord {
-        let unknown = || {
-            end.exit
-                .is_none()
-                .then(|| "the exit status of the agent is not known".to_owned())
-        };
+    /// Returns the content of `exit.json`, with the current run as the last one.
+    pub(crate) fn exit_record(&self, end: RunEnd, to: Offsets) -> ExitRecord {
+        let unknown = || "the exit status of the agent is not known".to_owned();
         ExitRecord {
             exit: end.exit,
             reason: Some(end.reason),
-            error: self.why.clone().or_else(unknown),
+            error: (self.current.error.clone()).or_else(|| end.exit.is_none().then(unknown)),
             exited_at_ns: end.at_ns,
-            stdout_bytes: to[0],
-            stderr_bytes: to[1],
-            run: self.number,
+            stdout_bytes: to.stdout,
+            stderr_bytes: to.stderr,
+            run: self.current.number,
         }
     }
 
-    /// One line on how this run ended and when the next comes.
-    pub(crate) fn describe(&self, exit: Option<ExitStatus>, wait: Duration) -> String {
-        let how = match (exit, &self.why) {
-            (_, Some(why)) => why.clone(),
-            (Some(ExitStatus::Code(code)), None) => {
-                format!("run {} ended with code {code}", self.number)
+    /// Removes what the agent used beyond its directory; no run follows.
+    pub(crate) fn release(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove();
+        }
+    }
+
+    /// Returns how the previous run ended and when the current one starts, unless it has started.
+    pub(crate) fn restart_message(&self) -> Option<&String> {
+        self.restart_message.as_ref()
+    }
+
+    /// Sets the restart message after the end of the current run.
+    pub(crate) fn set_restart_message(&mut self, exit: Option<ExitStatus>, wait: Duration) {
+        let number = self.current.number;
+        let end = match (&self.current.error, exit) {
+            (Some(error), _) => error.clone(),
+            (None, Some(ExitStatus::Code(code))) => format!("run {number} ended with code {code}"),
+            (None, Some(ExitStatus::Signal(signal))) => {
+                format!("run {number} was ended by signal {signal}")
             }
-            (Some(ExitStatus::Signal(signal)), None) => {
-                format!("run {} was ended by signal {signal}", self.number)
-            }
-            (None, None) => format!("run {} ended unseen", self.number),
+            (None, None) => format!("run {number} ended with an unknown exit status"),
         };
+        // Whole milliseconds.
         let wait = Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-        format!("{how}; restarting in {wait:?}")
+        self.restart_message = Some(format!("{end}; restarting in {wait:?}"));
     }
 }

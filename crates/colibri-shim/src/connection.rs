@@ -1,52 +1,70 @@
-//! One connection to the control socket: bytes in, requests out, and replies that wait for room.
+//! One connection to the control socket: parses requests, and buffers replies until the socket accepts them.
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use colibri_shim::control::{MAX_INPUT, MAX_REQUEST, Message, Op, Request};
+use colibri_shim::control::{MAX_INPUT, MAX_REQUEST, Message, Op, Reply, Request};
 use rustix::io::Errno;
-use std::os::fd::OwnedFd;
 
-/// A request, and the raw bytes that followed it.
-pub(crate) type Incoming = (Request, Vec<u8>);
+/// A request and the raw bytes that followed it.
+pub(crate) struct Received {
+    pub(crate) request: Request,
+    pub(crate) payload: Vec<u8>,
+}
 
-pub(crate) struct Peer {
+pub(crate) struct Connection {
     socket: OwnedFd,
     received: Vec<u8>,
     unsent: VecDeque<u8>,
-    /// It asked for events.
+    /// The client requested events.
     pub(crate) watching: bool,
-    /// Something changed since the last status that it was sent.
+    /// The status has changed since the last one that was sent.
     pub(crate) outdated: bool,
-    /// It hung up, or broke the protocol.
-    pub(crate) gone: bool,
+    /// The client closed the connection or violated the protocol.
+    pub(crate) closed: bool,
 }
 
-impl Peer {
+impl Connection {
     /// Takes over a connected, non-blocking socket.
-    pub(crate) fn new(socket: OwnedFd) -> Self {
+    fn new(socket: OwnedFd) -> Self {
         Self {
             socket,
             received: Vec::new(),
             unsent: VecDeque::new(),
             watching: false,
             outdated: false,
-            gone: false,
+            closed: false,
         }
     }
 
-    /// The connection of whoever started the shim, which is watched from the start.
+    /// Creates the connection to the process that started the shim, from stdin. It receives events without a request.
     ///
     /// # Errors
-    /// The system refuses a descriptor.
-    pub(crate) fn of_starter(stdin: impl AsFd) -> io::Result<Self> {
+    /// The descriptor cannot be duplicated or configured.
+    pub(crate) fn from_stdin(stdin: impl AsFd) -> io::Result<Self> {
         let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
         Ok(Self {
             watching: true,
             ..Self::new(socket)
         })
+    }
+
+    /// Accepts a pending connection, if there is one.
+    ///
+    /// # Errors
+    /// accept(2) failed, for example because no descriptors are left; the connection stays pending.
+    pub(crate) fn accept(listener: &OwnedFd) -> io::Result<Option<Self>> {
+        match rustix::net::accept(listener) {
+            Ok(socket) => {
+                rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+                rustix::io::ioctl_fionbio(&socket, true)?;
+                Ok(Some(Self::new(socket)))
+            }
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -57,40 +75,42 @@ impl Peer {
         !self.unsent.is_empty()
     }
 
-    /// Reads what has come and returns the requests that are complete.
-    pub(crate) fn receive(&mut self) -> Vec<Result<Incoming, String>> {
+    /// Returns whether a status event is needed and the previous messages have been sent.
+    pub(crate) fn needs_status(&self) -> bool {
+        self.watching && self.outdated && !self.has_unsent()
+    }
+
+    /// Reads the socket and returns the complete requests. An error is the last item: it closes the connection.
+    pub(crate) fn receive(&mut self) -> Vec<Result<Received, String>> {
         let mut buffer = [0; 16 * 1024];
-        loop {
+        while self.received.len() <= MAX_REQUEST + MAX_INPUT {
             match rustix::io::read(&self.socket, &mut buffer) {
-                Ok(0) => {
-                    self.gone = true;
-                    break;
-                }
-                Ok(count) => self.received.extend(buffer.iter().take(count)),
+                Ok(count @ 1..) => self.received.extend(buffer.iter().take(count)),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
-                Err(_) => {
-                    self.gone = true;
+                Ok(0) | Err(_) => {
+                    self.closed = true;
                     break;
                 }
-            }
-            if self.received.len() > MAX_REQUEST + MAX_INPUT {
-                break;
             }
         }
         let mut requests = Vec::new();
         while let Some(request) = take_request(&mut self.received) {
-            let broken = request.is_err();
+            let invalid = request.is_err();
             requests.push(request);
-            if broken {
-                self.gone = true;
+            if invalid {
+                self.closed = true;
                 break;
             }
         }
         requests
     }
 
-    /// Queues a message and sends what the socket takes.
+    pub(crate) fn reply(&mut self, seq: u64, reply: Reply) {
+        self.send(&Message::Reply { seq, reply });
+    }
+
+    /// Queues a message and writes as much as the socket accepts.
     pub(crate) fn send(&mut self, message: &Message) {
         if let Ok(text) = serde_json::to_vec(message) {
             self.unsent.extend(text);
@@ -106,7 +126,7 @@ impl Peer {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
                 Err(_) => {
-                    self.gone = true;
+                    self.closed = true;
                     self.unsent.clear();
                 }
             }
@@ -114,20 +134,20 @@ impl Peer {
     }
 }
 
-/// Takes the first whole request off the buffer; an error means that the stream cannot be read on.
-fn take_request(received: &mut Vec<u8>) -> Option<Result<Incoming, String>> {
+/// Removes the first complete request from the buffer. After an error the position of the next request is unknown.
+fn take_request(received: &mut Vec<u8>) -> Option<Result<Received, String>> {
     let Some(end) = received.iter().position(|byte| *byte == b'\n') else {
         return (received.len() > MAX_REQUEST)
             .then(|| Err(format!("request line longer than {MAX_REQUEST} bytes")));
     };
     let request: Request = match serde_json::from_slice(received.get(..end)?) {
         Ok(request) => request,
-        Err(error) => return Some(Err(format!("request not understood: {error}"))),
+        Err(error) => return Some(Err(format!("invalid request: {error}"))),
     };
     let len = match request.op {
         Op::Input { len } if len > MAX_INPUT => {
             return Some(Err(format!(
-                "input of {len} bytes; at most {MAX_INPUT} are taken at once"
+                "input of {len} bytes is too long; send at most {MAX_INPUT} bytes in one request"
             )));
         }
         Op::Input { len } => len,
@@ -135,23 +155,7 @@ fn take_request(received: &mut Vec<u8>) -> Option<Result<Incoming, String>> {
     };
     let payload = received.get(end + 1..end + 1 + len)?.to_vec();
     received.drain(..end + 1 + len);
-    Some(Ok((request, payload)))
-}
-
-/// Accepts one waiting connection, if there is one.
-///
-/// # Errors
-/// The system refuses (no descriptors left); the connection keeps waiting.
-pub(crate) fn accept(listener: &OwnedFd) -> io::Result<Option<Peer>> {
-    match rustix::net::accept(listener) {
-        Ok(socket) => {
-            rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
-            rustix::io::ioctl_fionbio(&socket, true)?;
-            Ok(Some(Peer::new(socket)))
-        }
-        Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    Some(Ok(Received { request, payload }))
 }
 
 #[cfg(test)]
@@ -159,34 +163,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_taken_whole_or_not_at_all() {
+    fn split_stream_yields_the_same_requests() {
         let stream = b"{\"seq\":1,\"op\":\"watch\"}\n{\"seq\":2,\"op\":\"input\",\"len\":3}\na\nb{\"seq\":3,\"op\":\"close-input\"}\n";
-        // However the bytes are cut, the same three requests come out.
-        for cut in 0..=stream.len() {
-            let mut received = stream[..cut].to_vec();
+        for split in 0..=stream.len() {
+            let mut received = stream[..split].to_vec();
             let mut requests = Vec::new();
             while let Some(request) = take_request(&mut received) {
                 requests.push(request.unwrap());
             }
-            received.extend(&stream[cut..]);
+            received.extend(&stream[split..]);
             while let Some(request) = take_request(&mut received) {
                 requests.push(request.unwrap());
             }
-            assert_eq!(requests.len(), 3, "cut at {cut}");
-            assert_eq!(requests[1].1, b"a\nb");
+            assert_eq!(requests.len(), 3, "split at {split}");
+            assert_eq!(requests[1].payload, b"a\nb");
             assert!(received.is_empty());
         }
     }
 
     #[test]
-    fn what_cannot_be_read_on_is_an_error() {
-        for bad in [
+    fn invalid_request_is_an_error() {
+        for invalid in [
             b"{\"seq\":1,\"op\":\"fly\"}\n".to_vec(),
             b"{\"seq\":1,\"op\":\"input\",\"len\":65537}\n".to_vec(),
             b"\xff\n".to_vec(),
             vec![b'x'; MAX_REQUEST + 1],
         ] {
-            assert!(take_request(&mut bad.clone()).unwrap().is_err());
+            assert!(take_request(&mut invalid.clone()).unwrap().is_err());
         }
         assert!(take_request(&mut vec![b'x'; MAX_REQUEST]).is_none());
     }

@@ -1,4 +1,4 @@
-//! FreeBSD: the kernel's reaper facility knows every descendant, also in jails, and signals them itself.
+//! FreeBSD: the kernel's reaper facility lists and signals every descendant, also in jails.
 
 use std::collections::HashSet;
 use std::io;
@@ -7,13 +7,13 @@ use colibri_shim::control::Delivery;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidInfoFlags, Signal, get_reaper_pids, reaper_kill, set_reaper_status};
 
-/// Orphaned descendants become children of this process (procctl(2) `PROC_REAP_ACQUIRE`).
+/// Makes orphaned descendants children of this process (procctl(2) `PROC_REAP_ACQUIRE`).
 pub(crate) fn become_reaper() -> io::Result<()> {
     Ok(set_reaper_status(true)?)
 }
 
-/// Every descendant of this process, jailed ones included (procctl(2) `PROC_REAP_GETPIDS`).
-pub(crate) fn descendants() -> io::Result<Vec<i32>> {
+/// Returns the pids of all descendants except zombies, jailed ones included (procctl(2) `PROC_REAP_GETPIDS`).
+pub(crate) fn list() -> io::Result<Vec<i32>> {
     let infos = get_reaper_pids(None)?;
     Ok(infos
         .iter()
@@ -22,12 +22,12 @@ pub(crate) fn descendants() -> io::Result<Vec<i32>> {
         .collect())
 }
 
-/// Signals every descendant in one system call, so that no reused pid can be hit (procctl(2)
-/// `PROC_REAP_KILL`). That includes the process group, and wrappers to be spared exist on Linux only.
+/// Signals every descendant in one system call, so that no reused pid is hit (procctl(2) `PROC_REAP_KILL`). That
+/// includes the process group; wrappers to spare exist on Linux only.
 pub(crate) fn signal_all(
     signal: Signal,
     _group: Option<Pid>,
-    _wrapper: Option<i32>,
+    _spared: Option<Pid>,
 ) -> io::Result<Delivery> {
     match reaper_kill(None, signal, false, None) {
         Ok(result) => Ok(Delivery {
@@ -39,17 +39,17 @@ pub(crate) fn signal_all(
                 .collect(),
         }),
         Err(Errno::SRCH) => Ok(Delivery::default()),
-        // Nobody could be signalled: all of them run as another user.
+        // No process was signalled: all of them run as another user.
         Err(Errno::PERM) => Ok(Delivery {
             sent: 0,
-            denied: descendants()?,
+            denied: list()?,
         }),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Returns `true`: jail(8) and jexec(8) execute the program in their own process, so that no signal is lost.
-pub(crate) fn sandbox_has_program() -> bool {
+pub(crate) fn has_sandboxed_program() -> bool {
     true
 }
 

@@ -1,0 +1,65 @@
+//! Starts the agent's first process: pipes for its stdio, its own process group, and no inherited descriptor, signal
+//! mask, ignored signal or umask.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use colibri_shim::launch::Launch;
+use rustix::io::ioctl_fionbio;
+use rustix::process::Pid;
+
+use crate::cgroup::Cgroup;
+use crate::pre_exec;
+
+/// The first process, and the shim's ends of its pipes, all of them non-blocking.
+pub(crate) struct AgentProcess {
+    pub(crate) pid: Pid,
+    /// The process is the wrapper of a sandbox: see [`Launch::wrapper`].
+    pub(crate) is_wrapper: bool,
+    /// Absent if the agent has no input.
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+impl AgentProcess {
+    /// Executes the program of the launch.
+    ///
+    /// # Errors
+    /// fork(2), chdir(2), setrlimit(2) or execve(2) failed, or the cgroup cannot be entered; no process runs then.
+    pub(crate) fn start(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<Self> {
+        let cgroup_procs = cgroup.map(Cgroup::open_procs).transpose()?;
+        let mut command = Command::new(&launch.program);
+        command
+            .args(&launch.args)
+            .env_clear()
+            .envs(launch.env.iter().map(|(name, value)| (name, value)))
+            .current_dir(&launch.cwd)
+            .process_group(0)
+            .stdin(match launch.options.no_input {
+                true => Stdio::null(),
+                false => Stdio::piped(),
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        pre_exec::set_up(&mut command, launch, cgroup_procs);
+        let mut child = command.spawn()?;
+        let missing = || io::Error::other("a pipe of the agent is missing");
+        let agent = Self {
+            pid: Pid::from_child(&child),
+            is_wrapper: launch.wrapper,
+            stdin: child.stdin.take().map(OwnedFd::from),
+            stdout: child.stdout.take().ok_or_else(missing)?.into(),
+            stderr: child.stderr.take().ok_or_else(missing)?.into(),
+        };
+        for pipe in [&agent.stdout, &agent.stderr]
+            .into_iter()
+            .chain(&agent.stdin)
+        {
+            ioctl_fionbio(pipe, true)?;
+        }
+        Ok(agent)
+    }
+}

@@ -1,0 +1,11 @@
+//! The descendants of the shim: lists and signals them. One module per platform.
+
+#[cfg(target_os = "freebsd")]
+mod freebsd;
+#[cfg(target_os = "linux")]
+mod linux;
+
+#[cfg(target_os = "freebsd")]
+pub(crate) use freebsd::{become_reaper, has_sandboxed_program, list, signal_all, stop_running};
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{become_reaper, has_sandboxed_program, list, signal_all, stop_running};

@@ -1,0 +1,64 @@
+//! What the agent's process does between fork(2) and execve(2). The only unsafe code of the shim.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use colibri_shim::launch::Launch;
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getpid, getrlimit, setrlimit, umask};
+
+/// Makes the process of `command` enter the cgroup of `cgroup_procs`, get the limits and the umask of the launch, reset
+/// its signal mask and signal actions, and receive KILL when the shim ends, so that a killed shim leaves no unsupervised
+/// agent.
+pub(crate) fn set_up(command: &mut Command, launch: &Launch, cgroup_procs: Option<File>) {
+    let shim = getpid();
+    let mask = launch.options.umask.unwrap_or_default().bits();
+    // The type is 16 bits wide on FreeBSD.
+    let mask = Mode::from_bits_truncate(mask as _);
+    let limits = launch.limits;
+    // A pre-started shim may have inherited a lower soft limit from its parent.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = set_both(Resource::Nofile, maximum);
+    // SAFETY: the closure runs between fork(2) and execve(2) of a single-threaded process and makes a few system calls.
+    // It neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(move || {
+            if let Some(procs) = &cgroup_procs {
+                // The kernel reads 0 as the writing process (cgroups(7)).
+                rustix::io::write(procs, b"0")?;
+            }
+            match limits.open_files {
+                Some(_) => set_both(Resource::Nofile, limits.open_files)?,
+                None => lower_soft(Resource::Nofile, limits.soft_files)?,
+            }
+            if limits.data.is_some() {
+                set_both(Resource::Data, limits.data)?;
+            }
+            umask(mask);
+            colibri_sys::signals::reset_for_exec();
+            colibri_sys::process::die_with_parent(shim)
+        });
+    }
+}
+
+fn set_both(resource: Resource, limit: Option<u64>) -> io::Result<()> {
+    let limits = Rlimit {
+        current: limit,
+        maximum: limit,
+    };
+    Ok(setrlimit(resource, limits)?)
+}
+
+/// Lowers the soft limit; never raises it.
+fn lower_soft(resource: Resource, soft: Option<u64>) -> io::Result<()> {
+    let Rlimit { current, maximum } = getrlimit(resource);
+    if soft.is_some_and(|soft| current.is_none_or(|current| soft < current)) {
+        let current = soft;
+        setrlimit(resource, Rlimit { current, maximum })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! Signals: those that the shim receives, and the names of those that it sends.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::process::Signal;
+use signal_hook::consts::{SIGCHLD, SIGTERM};
+use signal_hook::low_level::{pipe, signal_name};
+
+/// Names of the signals that a request may send, as in signal(7) without `SIG`.
+const NAMES: [&str; 15] = [
+    "HUP", "INT", "QUIT", "ABRT", "KILL", "USR1", "USR2", "ALRM", "TERM", "CONT", "STOP", "TSTP",
+    "TTIN", "TTOU", "WINCH",
+];
+
+/// Returns the host's signal of one of the [`NAMES`].
+pub(crate) fn by_name(name: &str) -> Option<Signal> {
+    let full_name = NAMES.contains(&name).then(|| format!("SIG{name}"))?;
+    (1..32)
+        .filter_map(Signal::from_named_raw)
+        .find(|signal| signal_name(signal.as_raw()) == Some(&full_name))
+}
+
+/// The signals that the shim receives, as readable descriptors.
+pub(crate) struct Signals {
+    /// SIGCHLD.
+    pub(crate) child_ended: SignalPipe,
+    /// SIGTERM.
+    pub(crate) terminate: SignalPipe,
+}
+
+impl Signals {
+    /// Installs the signal handlers.
+    ///
+    /// # Errors
+    /// The system refuses descriptors or handlers.
+    pub(crate) fn catch() -> io::Result<Self> {
+        Ok(Self {
+            child_ended: SignalPipe::new(SIGCHLD)?,
+            terminate: SignalPipe::new(SIGTERM)?,
+        })
+    }
+
+    /// Returns the descriptors to poll for input.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [self.child_ended.as_fd(), self.terminate.as_fd()].into_iter()
+    }
+}
+
+/// A descriptor that becomes readable when a signal is received.
+pub(crate) struct SignalPipe(UnixStream);
+
+impl SignalPipe {
+    fn new(signal: i32) -> io::Result<Self> {
+        let (reader, writer) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        pipe::register(signal, writer)?;
+        Ok(Self(reader))
+    }
+
+    /// Empties the pipe. Returns whether the signal has been received since the last call.
+    pub(crate) fn take(&self) -> bool {
+        let mut received = false;
+        while matches!(rustix::io::read(&self.0, &mut [0; 64]), Ok(count) if count > 0) {
+            received = true;
+        }
+        received
+    }
+}
+
+impl AsFd for SignalPipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_named_signal_exists_on_the_host() {
+        for name in NAMES {
+            assert!(by_name(name).is_some(), "{name}");
+        }
+        assert_eq!(by_name("TERM"), Some(Signal::TERM));
+        for name in ["SIGTERM", "term", "CHLD", "SEGV", ""] {
+            assert_eq!(by_name(name), None, "{name}");
+        }
+    }
+}

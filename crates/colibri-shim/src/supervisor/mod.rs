@@ -1,0 +1,274 @@
+//! Supervises one agent: copies its output, serves requests, collects its processes, records its end, and restarts it.
+//!
+//! The supervisor is a single-threaded loop around poll(2). Its [`State`] is one enum:
+//!
+//! ```text
+//!    +--> Running      processes of the run exist
+//!    |       | the kernel reports that no descendant is left
+//!    |       v
+//!    |    Draining     copies the rest of the pipes; waits while a journal cannot store it <--+
+//!    |       v                                                                                |
+//!    |    CleaningUp   runs the post-run commands                                             |
+//!    |       v                                                                                |
+//!    |    Recording    writes runs.jsonl and exit.json; retries while that fails <--+         |
+//!    |       |     \                                                                |         |
+//!    |       |      `--- no run follows ---> the shim exits                         |         |
+//!    |       v                                                                      |         |
+//!    |    BackingOff   waits for the restart time --------- kill, wall-clock limit -+         |
+//!    |       v                                                                                |
+//!    +--- Preparing    runs the pre-run commands ---------- failed command or start, kill ----+
+//! ```
+//!
+//! `running` signals and kills the processes of a run, `requests` serves the control socket, `end` ends a run or the
+//! agent, and `record` writes the records.
+
+mod directory;
+mod end;
+mod record;
+mod requests;
+mod running;
+mod state;
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use colibri_shim::control::Status;
+use colibri_shim::layout;
+use colibri_types::ExitReason;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::Signal;
+
+use crate::agent_process::AgentProcess;
+use crate::connection::Connection;
+use crate::control_server::{ControlServer, RequestId};
+use crate::input::Input;
+use crate::output::Outputs;
+use crate::runs::{RunEnd, Runs};
+use crate::signals::Signals;
+use directory::AgentDirectory;
+use running::RunningAgent;
+use state::{EndedRun, NextRun, State};
+
+/// Grace period before KILL when the shim itself ends the agent.
+const SHIM_GRACE: Duration = Duration::from_secs(5);
+
+/// Supervises one agent through all of its runs.
+pub(crate) struct Supervisor {
+    state: State,
+    runs: Runs,
+    input: Input,
+    outputs: Outputs,
+    server: ControlServer,
+    signals: Signals,
+    directory: AgentDirectory,
+    /// Kill requests that are answered when no process is left, or when the kill cannot be verified.
+    kill_requests: Vec<RequestId>,
+    /// When the end of the agent was first requested. No run follows the current one after that.
+    ending_since: Option<Instant>,
+}
+
+/// Result of a step of the state machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// The state has changed; another step may be possible.
+    Advanced,
+    /// The next step waits for an event or a deadline.
+    Blocked,
+    /// The end of the agent is recorded, or cannot be recorded any more.
+    Ended,
+}
+
+impl Supervisor {
+    /// Takes over the first run, which has just been started in `directory`, the working directory.
+    pub(crate) fn new(
+        runs: Runs,
+        agent: AgentProcess,
+        mut outputs: Outputs,
+        listener: OwnedFd,
+        signals: Signals,
+        directory: PathBuf,
+    ) -> Self {
+        let state = State::Running(RunningAgent::new(&agent));
+        outputs.connect(agent.stdout, agent.stderr);
+        Self {
+            state,
+            runs,
+            input: Input::new(agent.stdin),
+            outputs,
+            server: ControlServer::new(listener),
+            signals,
+            directory: AgentDirectory::new(directory),
+            kill_requests: Vec::new(),
+            ending_since: None,
+        }
+    }
+
+    /// Runs until the agent and its descendants have ended and `exit.json` is written. `starter` is the connection to
+    /// the process that started the shim.
+    ///
+    /// # Errors
+    /// poll(2) failed. The agent and its clients cause no error.
+    pub(crate) fn run(mut self, starter: Option<Connection>) -> io::Result<()> {
+        if let Some(connection) = starter {
+            self.server.add(connection);
+        }
+        loop {
+            self.poll()?;
+            if self.signals.child_ended.take() {
+                self.reap();
+            }
+            if self.signals.terminate.take() {
+                self.runs.add_error("its shim received SIGTERM".to_owned());
+                self.kill(Signal::TERM, SHIM_GRACE, None);
+            }
+            self.serve_requests();
+            self.deliver_deferred_signals();
+            self.input.write();
+            self.copy_output();
+            let now = Instant::now();
+            self.check_directory(now);
+            self.step_kill(now);
+            if self.runs.check_wall_time(now) {
+                self.kill(Signal::TERM, SHIM_GRACE, Some(ExitReason::WallTime));
+            }
+            if self.advance() {
+                return Ok(());
+            }
+            if self.server.is_status_due() {
+                let status = self.status();
+                self.server.publish(status);
+            }
+        }
+    }
+
+    /// Waits for an event or the next deadline.
+    fn poll(&self) -> io::Result<()> {
+        let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut fds: Vec<PollFd<'_>> = self.server.poll_fds().collect();
+        fds.extend(self.signals.fds().map(readable));
+        fds.extend(self.outputs.readable().map(AsFd::as_fd).map(readable));
+        fds.extend(self.state.command_stderr().map(readable));
+        if let Some(pipe) = self.input.writable() {
+            fds.push(PollFd::new(pipe, PollFlags::OUT));
+        }
+        let deadlines = [
+            self.state.deadline(),
+            self.runs.limit_at(),
+            self.outputs.deadline(),
+            self.server.deadline(),
+        ];
+        let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // A timeout too long for the system becomes a shorter one; the loop computes it again.
+            Timespec::try_from(left).unwrap_or(Timespec {
+                tv_sec: 1,
+                tv_nsec: 0,
+            })
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Advances through the states until one waits for an event. Returns whether the agent has ended.
+    fn advance(&mut self) -> bool {
+        loop {
+            match self.step() {
+                Progress::Advanced => {}
+                Progress::Blocked => return false,
+                Progress::Ended => return true,
+            }
+        }
+    }
+
+    fn step(&mut self) -> Progress {
+        let now = Instant::now();
+        match &mut self.state {
+            State::Running(_) => Progress::Blocked,
+            State::Draining(_) => self.drain(now),
+            State::CleaningUp { run, commands } => {
+                let Some(outcome) = commands.poll(now) else {
+                    return Progress::Blocked;
+                };
+                self.runs.finish_post_run(outcome);
+                self.state = State::Recording {
+                    run: *run,
+                    failure: None,
+                };
+                Progress::Advanced
+            }
+            State::Recording { .. } => self.record(now),
+            State::BackingOff { until, .. } if now < *until => Progress::Blocked,
+            State::BackingOff { .. } => {
+                self.state = State::Preparing(self.runs.begin(self.outputs.offsets()));
+                Progress::Advanced
+            }
+            State::Preparing(commands) => {
+                let Some(outcome) = commands.poll(now) else {
+                    return Progress::Blocked;
+                };
+                self.start_run(outcome);
+                Progress::Advanced
+            }
+        }
+    }
+
+    /// Executes the program of the run after its pre-run commands. A failure ends the run.
+    fn start_run(&mut self, prepared: Result<(), String>) {
+        let started = prepared.and_then(|()| self.runs.start().map_err(|error| error.to_string()));
+        match started {
+            Ok(agent) => {
+                let running = RunningAgent::new(&agent);
+                let pid = running.pid();
+                self.state = State::Running(running);
+                self.input.connect(agent.stdin);
+                self.outputs.connect(agent.stdout, agent.stderr);
+                if let Err(error) = self.runs.write_shim_record(pid) {
+                    // The file is read only after this shim has ended; until then the shim reports the pid itself.
+                    let _ = writeln!(io::stderr(), "cannot write {}: {error}", layout::SHIM);
+                }
+            }
+            Err(error) => {
+                self.runs.fail_start(&error);
+                self.state = State::Draining(EndedRun {
+                    end: RunEnd::without_exit(ExitReason::NotStarted),
+                    next: NextRun::Undecided,
+                });
+            }
+        }
+        self.server.mark_status_outdated();
+    }
+
+    fn copy_output(&mut self) {
+        if self.outputs.copy(Instant::now()) {
+            self.server.mark_status_outdated();
+        }
+        if self.outputs.stall_reason().is_some() {
+            self.detect_removal();
+        }
+    }
+
+    fn status(&self) -> Status {
+        let offsets = self.outputs.offsets();
+        let stalled = match self.directory.removal() {
+            Some(removal) => Some(format!("{removal}; its later output is lost")),
+            None => (self.outputs.stall_reason())
+                .or(self.state.record_error())
+                .cloned(),
+        };
+        Status {
+            stdout: offsets.stdout,
+            stderr: offsets.stderr,
+            stalled,
+            lingering: self.state.is_lingering(),
+            pid: self.state.agent_pid(),
+            run: self.runs.number(),
+            run_from: self.runs.stdout_from(),
+            waiting: self.runs.restart_message().cloned(),
+        }
+    }
+}

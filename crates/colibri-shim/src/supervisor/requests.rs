@@ -1,0 +1,111 @@
+//! Serves the requests from the control socket.
+
+use std::time::{Duration, Instant};
+
+use colibri_shim::control::{Delivery, Op, Reply};
+use colibri_types::ExitReason;
+use rustix::process::Signal;
+
+use super::Supervisor;
+use super::running::AgentSignal;
+use super::state::{NextRun, State};
+use crate::connection::Received;
+use crate::control_server::RequestId;
+use crate::signals;
+
+impl Supervisor {
+    /// Reads and handles all available requests.
+    pub(super) fn serve_requests(&mut self) {
+        for (id, received) in self.server.receive() {
+            if let Some(reply) = self.handle(id, received) {
+                self.server.reply(id, reply);
+            }
+        }
+        self.server.remove_closed();
+        if !self.server.has_connections() {
+            self.directory.check_soon();
+        }
+    }
+
+    /// Handles a request. Returns the reply unless that follows later.
+    fn handle(&mut self, id: RequestId, received: Received) -> Option<Reply> {
+        let Received { request, payload } = received;
+        let unknown = |name: &str| Some(Reply::Refused(format!("unknown signal {name}")));
+        match request.op {
+            // The server has answered it.
+            Op::Watch => None,
+            Op::Signal { signal: name, last } => {
+                let Some(signal) = signals::by_name(&name) else {
+                    return unknown(&name);
+                };
+                if last {
+                    self.end_after_this_run(Some(ExitReason::KilledByUser));
+                }
+                self.signal(AgentSignal {
+                    signal,
+                    then_continue: last,
+                    request: Some(id),
+                    expires_ms: request.expires_ms,
+                })
+                .map(Reply::Signalled)
+            }
+            Op::Kill {
+                signal: name,
+                grace_ms,
+            } => {
+                let Some(signal) = signals::by_name(&name) else {
+                    return unknown(&name);
+                };
+                self.kill_requests.push(id);
+                let grace = Duration::from_millis(grace_ms);
+                self.kill(signal, grace, Some(ExitReason::KilledByUser));
+                None
+            }
+            Op::Restart { grace_ms } => Some(self.restart(Duration::from_millis(grace_ms))),
+            Op::Input { .. } => Some(self.input.push(&payload)),
+            Op::CloseInput => {
+                self.input.close();
+                Some(Reply::Ok)
+            }
+        }
+    }
+
+    /// Signals the agent. Returns the delivery unless the signal is deferred. Between two runs no process of the agent
+    /// exists; a signal would hit the commands before or after a run.
+    fn signal(&mut self, signal: AgentSignal) -> Option<Delivery> {
+        match &mut self.state {
+            State::Running(agent) => agent.signal(signal),
+            _ => Some(Delivery::default()),
+        }
+    }
+
+    pub(super) fn deliver_deferred_signals(&mut self) {
+        if let State::Running(agent) = &mut self.state {
+            for (request, reply) in agent.deliver_deferred() {
+                self.server.reply(request, reply);
+            }
+        }
+    }
+
+    /// Ends the current run as a kill with TERM does, and starts the next one immediately.
+    fn restart(&mut self, grace: Duration) -> Reply {
+        if self.ending_since.is_some() {
+            return Reply::Refused("the agent is being ended".to_owned());
+        }
+        let immediately = NextRun::After(Duration::ZERO);
+        match &mut self.state {
+            State::Running(agent) => {
+                agent.next = immediately;
+                agent.set_end_reason(Some(ExitReason::KilledByUser));
+                agent.kill(Signal::TERM, grace);
+            }
+            State::Draining(run) | State::CleaningUp { run, .. } | State::Recording { run, .. } => {
+                run.next = immediately
+            }
+            State::BackingOff { until, .. } => *until = Instant::now(),
+            // The run that is being prepared is the requested one.
+            State::Preparing(_) => {}
+        }
+        Reply::Ok
+    }
+}

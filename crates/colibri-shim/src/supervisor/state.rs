@@ -1,0 +1,98 @@
+//! The states of the supervisor and their data.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use super::running::RunningAgent;
+use crate::run_commands::RunCommands;
+use crate::runs::RunEnd;
+
+/// State of the agent. The module docs of [`super`] show the transitions.
+pub(super) enum State {
+    /// Processes of the run exist.
+    Running(RunningAgent),
+    /// The rest of the pipes is copied to the journals.
+    Draining(EndedRun),
+    /// The post-run commands run.
+    CleaningUp {
+        run: EndedRun,
+        commands: RunCommands,
+    },
+    /// The end of the run is being recorded.
+    Recording {
+        run: EndedRun,
+        failure: Option<RecordFailure>,
+    },
+    /// The run is recorded; the next one starts at `until`.
+    BackingOff { run: EndedRun, until: Instant },
+    /// The pre-run commands of the next run are running.
+    Preparing(RunCommands),
+}
+
+/// A run without processes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EndedRun {
+    pub(super) end: RunEnd,
+    pub(super) next: NextRun,
+}
+
+/// What follows a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NextRun {
+    /// The restart policy decides when the run is recorded.
+    Undecided,
+    /// Another run, after this backoff.
+    After(Duration),
+    /// The run is the last one.
+    Never,
+}
+
+/// A failed write of `runs.jsonl` or `exit.json`.
+pub(super) struct RecordFailure {
+    pub(super) error: String,
+    pub(super) retry_at: Instant,
+}
+
+impl State {
+    /// Returns when the state needs a step without an event.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Running(agent) => agent.deadline(),
+            Self::Draining(_) => None,
+            Self::CleaningUp { commands, .. } | Self::Preparing(commands) => commands.deadline(),
+            Self::Recording { failure, .. } => Some(failure.as_ref()?.retry_at),
+            Self::BackingOff { until, .. } => Some(*until),
+        }
+    }
+
+    /// Returns the stderr of the command before or after the run.
+    pub(super) fn command_stderr(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::CleaningUp { commands, .. } | Self::Preparing(commands) => {
+                commands.stderr().map(AsFd::as_fd)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the pid of the first process, until that is collected.
+    pub(super) fn agent_pid(&self) -> Option<i32> {
+        match self {
+            Self::Running(agent) if !agent.is_lingering() => Some(agent.pid()),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the first process has ended and descendants have not.
+    pub(super) fn is_lingering(&self) -> bool {
+        matches!(self, Self::Running(agent) if agent.is_lingering())
+    }
+
+    /// Returns why the end of the run is not recorded yet.
+    pub(super) fn record_error(&self) -> Option<&String> {
+        match self {
+            Self::Recording { failure, .. } => Some(&failure.as_ref()?.error),
+            _ => None,
+        }
+    }
+}
