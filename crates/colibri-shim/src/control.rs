@@ -1,21 +1,20 @@
-//! The control socket: one JSON object a line, both ways.
+//! The protocol of the control socket: one JSON object per line in both directions.
 //!
-//! A request carries a sequence number, and its reply the same one; events carry none and go to
-//! connections that sent `watch`. The bytes of an `input` request follow its line raw, `len` of them, so
-//! that input need not be text.
+//! A request has a sequence number, which its reply repeats. Events have none; they go to connections that sent `watch`.
+//! An `input` request is followed by `len` raw bytes, because input need not be text.
 //!
-//! Version 2 adds `expires_ms`, `restart`, and `last` of `signal`. A shim reports its version in `shim.json`; a caller
-//! sends an earlier version only the operations that it knows.
+//! Version 2 adds `expires_ms`, `restart`, and `last` of `signal`. A shim reports its version in `shim.json`. A client
+//! sends only operations that the shim's version has.
 
 use serde::{Deserialize, Serialize};
 
 use crate::record::ExitRecord;
 
-/// Longest request line that a shim accepts, in bytes.
+/// Maximum length of a request line, in bytes.
 pub const MAX_REQUEST: usize = 4096;
-/// Most bytes that one `input` request may carry.
+/// Maximum number of bytes in one `input` request.
 pub const MAX_INPUT: usize = 65_536;
-/// Input that the agent has not read yet is kept up to this many bytes; what is over is not accepted.
+/// Maximum number of queued bytes that the agent has not read; the shim accepts no more.
 pub const INPUT_BACKLOG: usize = 1 << 20;
 
 /// Version of this protocol. A shim that reports no version speaks version 1.
@@ -31,7 +30,7 @@ pub fn clock_ms() -> u64 {
     seconds.saturating_mul(1000).saturating_add(milliseconds)
 }
 
-/// A numbered request.
+/// A request with its sequence number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Chosen by the client, repeated in the reply.
@@ -39,30 +38,31 @@ pub struct Request {
     /// Time ([`clock_ms`]) after which the shim does not carry out the request, because the caller has timed out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_ms: Option<u64>,
-    /// What to do.
+    /// The operation.
     #[serde(flatten)]
     pub op: Op,
 }
 
-/// What a shim can be asked.
+/// An operation of a shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum Op {
-    /// Send events from now on, a [`Event::Status`] at once.
+    /// Send events to this connection, starting with an [`Event::Status`].
     Watch,
-    /// Deliver a signal to the agent and do no more.
+    /// Send a signal to the agent.
     Signal {
-        /// Name without `SIG`, as in signal(7).
+        /// Name as in signal(7), without `SIG`.
         signal: String,
         /// No run follows the current one, whatever the restart policy.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         last: bool,
     },
-    /// Signal, grace, KILL, and a reply when nothing is left or nothing more can be done.
+    /// Send a signal, then KILL after the grace period. The reply follows when no process is left, or when the kill
+    /// could not be verified in time.
     Kill {
-        /// The first signal; name without `SIG`.
+        /// Name of the first signal, without `SIG`.
         signal: String,
-        /// How long to wait before KILL, in milliseconds.
+        /// Time between the signal and KILL, in milliseconds.
         grace_ms: u64,
     },
     /// End the current run as a kill with TERM does, and start the next one immediately, whatever the restart policy.
@@ -70,47 +70,47 @@ pub enum Op {
         /// Time between TERM and KILL, in milliseconds.
         grace_ms: u64,
     },
-    /// Queue `len` bytes, which follow this line, for the agent's stdin.
+    /// Queue the bytes that follow this line for the agent's stdin.
     Input {
-        /// How many raw bytes follow.
+        /// Number of bytes.
         len: usize,
     },
-    /// Close the agent's stdin once what is queued has been written.
+    /// Close the agent's stdin after the last queued byte.
     CloseInput,
 }
 
-/// What comes back.
+/// A message of a shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Message {
-    /// The answer to one request.
+    /// The reply to a request.
     Reply {
-        /// The request's number.
+        /// Sequence number of the request.
         seq: u64,
-        /// Outcome.
+        /// The outcome.
         reply: Reply,
     },
-    /// Something happened.
+    /// An event.
     Event(Event),
 }
 
-/// The answer to a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
-    /// Done.
+    /// The request was carried out.
     Ok,
-    /// So many bytes of an `input` were queued; the rest was not.
+    /// Number of bytes of an `input` request that were queued; the others were not.
     Written(usize),
     /// The signal was sent.
     Signalled(Delivery),
-    /// A kill has ended.
+    /// The kill is complete.
     Killed {
-        /// KILL was needed.
+        /// KILL was sent.
         forced: bool,
-        /// Processes of the agent that are still there; empty when the kill is verified.
+        /// Pids of the agent's processes that still exist; empty if the kill is verified.
         remaining: Vec<i32>,
-        /// Those of them that this user may not signal.
+        /// Pids of the remaining processes that this user may not signal.
         denied: Vec<i32>,
     },
     /// The agent's stdin is closed.
@@ -121,48 +121,48 @@ pub enum Reply {
     Expired,
 }
 
-/// Whom a signal reached.
+/// Result of sending a signal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
-    /// How many processes were signalled.
+    /// Number of processes and process groups that were signalled.
     pub sent: usize,
-    /// Processes that this user may not signal.
+    /// Pids of processes that this user may not signal.
     pub denied: Vec<i32>,
 }
 
-/// What watchers are told.
+/// An event, sent to connections that watch the shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// The latest counts; several changes may share one event.
+    /// The latest status. Several changes may be coalesced into one event.
     Status(Status),
-    /// `exit.json` is written; the shim ends now.
+    /// The agent has ended; the shim exits after this event.
     Exit(ExitRecord),
 }
 
-/// A shim's state at a glance.
+/// Status of a shim and its agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Length of the stdout journal, in bytes.
     pub stdout: u64,
     /// Length of the stderr journal, in bytes.
     pub stderr: u64,
-    /// Why output is not read at the moment (the disk is full), if it is not.
+    /// Why output is not stored or the end of a run is not recorded at the moment, such as a full disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled: Option<String>,
-    /// The first process has ended, descendants of it have not.
+    /// The first process has ended, and some of its descendants have not.
     #[serde(default)]
     pub lingering: bool,
-    /// The first process; absent when it has ended.
+    /// Pid of the first process; absent when it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
     /// Number of the run, from 1.
     #[serde(default)]
     pub run: u32,
-    /// Where the run's output begins in the stdout journal.
+    /// Offset in the stdout journal at which the output of the run starts.
     #[serde(default)]
     pub run_from: u64,
-    /// The run has ended and another is to come: how it ended, and when the next is.
+    /// While another run is pending: how the previous run ended, and when the next one starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
 }
@@ -173,7 +173,7 @@ mod tests {
     use colibri_types::ExitStatus;
 
     #[test]
-    fn frames_read_as_documented() {
+    fn messages_have_the_documented_form() {
         let table: Vec<(String, &str)> = vec![
             (
                 serde_json::to_string(&Request {

@@ -1,7 +1,7 @@
-//! How a shim is started: one line of JSON on its stdin, one line of answer on its stdout. Where both are one
-//! socket, it goes on as a control connection that is watched: see [`crate::control`].
+//! The launch request, one line of JSON on the shim's stdin, and the report, one line on its stdout. If both are one
+//! socket, that becomes a control connection with events: see [`crate::control`].
 //!
-//! Standard input carries the environment, because argv and files can be read by others.
+//! The environment travels on stdin, because other processes can read argv and files.
 
 use std::path::PathBuf;
 
@@ -9,28 +9,28 @@ use colibri_journal::JournalOptions;
 use colibri_types::{ProcessLimits, RunOptions};
 use serde::{Deserialize, Serialize};
 
-/// What the shim is to run. Sent as a line of JSON on the shim's stdin.
+/// A launch request: the agent to run, and how.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Launch {
-    /// Program to execute, already wrapped; searched in the `PATH` of `env` where it holds no slash.
+    /// Program to execute, including a wrapper that confines it. Searched in the `PATH` of `env` if it contains no slash.
     pub program: String,
-    /// Arguments after the program's own name.
+    /// Arguments without the program name.
     pub args: Vec<String>,
-    /// The whole environment; nothing is inherited.
+    /// The complete environment; the agent inherits no other variable.
     pub env: Vec<(String, String)>,
-    /// Working directory of the process that the shim starts.
+    /// Working directory of the first process.
     pub cwd: String,
     /// Options of the agent that the shim applies.
     #[serde(flatten)]
     pub options: RunOptions,
-    /// The first process is a wrapper (bubblewrap) that ends the sandbox when signalled: a signal meant
-    /// for the agent goes to its descendants only.
+    /// The first process is a wrapper (bubblewrap) that ends the sandbox when it gets a signal. Signals to the agent go
+    /// to the wrapper's descendants only.
     #[serde(default)]
     pub wrapper: bool,
-    /// The cgroup that each run enters, and that is removed in the end (Linux).
+    /// Directory of the cgroup that each run enters (Linux). The shim removes it after the last run.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
-    /// Limits of each of its processes.
+    /// Limits of each process of the agent.
     #[serde(default)]
     pub limits: ProcessLimits,
     /// Commands to run before each start, in order. If one fails, the run does not start. Written as `before`, the name
@@ -41,7 +41,7 @@ pub struct Launch {
     /// all of them run even if one fails. Written as `after`, the name that shims of earlier releases read.
     #[serde(default, rename = "after", alias = "post_run")]
     pub post_run: Vec<RunCommand>,
-    /// How both journals are kept.
+    /// Settings of both journals.
     pub journal: JournalOptions,
 }
 
@@ -54,23 +54,23 @@ pub struct RunCommand {
     pub args: Vec<String>,
 }
 
-/// The shim's one line of answer.
+/// The shim's answer to the launch request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LaunchReport {
-    /// The first process runs.
+    /// The first process was started.
     Started {
-        /// Its process id.
+        /// Its pid.
         pid: i32,
-        /// The version of the control protocol that the shim speaks; absent: 1.
-        #[serde(default = "crate::record::first")]
+        /// Version of the shim's control protocol; 1 if absent.
+        #[serde(default = "crate::record::default_one")]
         protocol: u32,
     },
-    /// Nothing runs. The shim has ended.
+    /// No process was started; the shim exits.
     Failed {
-        /// What failed, and on what.
+        /// The operation, its object and the cause.
         message: String,
-        /// The system's error number, if it was the system that refused.
+        /// Error number of the system, if a system call failed.
         errno: Option<i32>,
     },
 }

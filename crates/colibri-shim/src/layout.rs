@@ -1,18 +1,20 @@
-//! Names of the files in an agent's directory, so that every program spells them alike.
+//! Names of the files in an agent's directory.
 
-/// What was asked for; written before the shim starts, with the values of `env` redacted.
+/// The spawn request with redacted values of `env`; written before the shim starts.
 pub const SPEC: &str = "spec.json";
-/// Who the shim and the agent are; written by the shim when the agent runs.
+/// [`ShimRecord`](crate::record::ShimRecord): the processes of the shim and the agent. The shim writes it at the start of
+/// each run.
 pub const SHIM: &str = "shim.json";
-/// How it ended; written atomically when the agent and all its descendants are gone.
+/// [`ExitRecord`](crate::record::ExitRecord): how the agent ended. The shim writes it atomically when the agent and all
+/// its descendants have ended.
 pub const EXIT: &str = "exit.json";
-/// One line for each run that has ended, of an agent that may be started again.
+/// One [`RunRecord`](crate::record::RunRecord) per line for each ended run of an agent with restarts.
 pub const RUNS: &str = "runs.jsonl";
-/// The shim's listening socket; gone when the shim is.
+/// The shim's listening socket, removed when the shim exits.
 pub const CONTROL: &str = "control.sock";
-/// The shim's own messages, and the lock that tells whether it lives: whoever starts the shim takes an
-/// exclusive flock(2) on this file and hands the open file over as the shim's stderr, so that the lock is
-/// held without a gap from before the shim exists until it is gone, and no pid needs to be trusted.
+/// The shim's messages, and the lock that proves that the shim runs. The spawner takes an exclusive flock(2) on this file
+/// and passes the open file as the shim's stderr. The lock is therefore held without a gap until the shim has ended, and
+/// no pid needs to be trusted.
 pub const LOG: &str = "shim.log";
 /// Journal directory of the agent's standard output.
 pub const STDOUT: &str = "stdout";

@@ -1,4 +1,4 @@
-//! The files that the shim writes, and how they are written: whole or not at all.
+//! The records that the shim writes to files: their content, and atomic writing.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,33 +12,32 @@ use serde::{Deserialize, Serialize};
 /// Maximum number of bytes that [`read_lines`] reads.
 const MAX_LINES: usize = 1 << 20;
 
-/// `shim.json`: the processes of an agent that runs.
+/// `shim.json`: the processes of a running agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimRecord {
-    /// The shim's process id.
+    /// Pid of the shim.
     pub shim_pid: i32,
-    /// When that process started, see [`Process::start`](crate::process::Process::start); 0 where it is
-    /// not known.
+    /// Start time of the shim, see [`Process::start`](crate::process::Process::start); 0 if unknown.
     #[serde(default)]
     pub shim_start: u64,
-    /// The first process's id; its process group has the same number.
+    /// Pid of the first process, which is also its process group.
     pub agent_pid: i32,
-    /// When the first process was started, in nanoseconds since 1970.
+    /// Start time of the first process, in nanoseconds since 1970.
     pub started_at_ns: u64,
     /// Number of the run, from 1.
-    #[serde(default = "first")]
+    #[serde(default = "default_one")]
     pub run: u32,
-    /// The version of the control protocol that the shim speaks: see [`PROTOCOL`](crate::control::PROTOCOL).
-    #[serde(default = "first")]
+    /// Version of the shim's control protocol: see [`PROTOCOL`](crate::control::PROTOCOL).
+    #[serde(default = "default_one")]
     pub protocol: u32,
 }
 
-/// The number of a run, or the version of a protocol, where an older shim has written none.
-pub(crate) fn first() -> u32 {
+/// Returns the number of a run, or the version of a protocol, in a record of a shim that wrote none.
+pub(crate) fn default_one() -> u32 {
     1
 }
 
-/// `exit.json`: the agent and all its descendants are gone.
+/// `exit.json`: the end of the agent and all its descendants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
     /// Exit status of the first process; absent if it was not collected because the shim was killed.
@@ -46,17 +45,17 @@ pub struct ExitRecord {
     /// Why the agent ended; absent in records of earlier releases, see [`ExitRecord::exit`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ExitReason>,
-    /// Why `exit` is absent, or why the agent was ended or not started again.
+    /// Why `exit` is absent, or why the agent was ended or not restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// When the first process ended, in nanoseconds since 1970.
+    /// End time of the first process, in nanoseconds since 1970.
     pub exited_at_ns: u64,
     /// Length of the stdout journal, in bytes.
     pub stdout_bytes: u64,
     /// Length of the stderr journal, in bytes.
     pub stderr_bytes: u64,
     /// Number of the last run, from 1.
-    #[serde(default = "first")]
+    #[serde(default = "default_one")]
     pub run: u32,
 }
 
@@ -76,16 +75,16 @@ impl RunRecord {
     }
 }
 
-/// A line of `runs.jsonl`: a run that has ended. Its output is in the agent's journals between the offsets.
+/// A line of `runs.jsonl`: an ended run. Its output is in the agent's journals between the offsets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// Its number, from 1.
+    /// Number of the run, from 1.
     pub run: u32,
-    /// When it was started, in nanoseconds since 1970.
+    /// Start time, in nanoseconds since 1970.
     pub started_at_ns: u64,
-    /// When its first process ended, in nanoseconds since 1970.
+    /// End time of the first process, in nanoseconds since 1970.
     pub exited_at_ns: u64,
-    /// How; absent where nobody could see it.
+    /// Exit status of the first process; absent if it was not collected.
     pub exit: Option<ExitStatus>,
     /// Why the run ended; absent in records of earlier releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,26 +92,26 @@ pub struct RunRecord {
     /// Why `exit` is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Where its output begins and ends in the stdout journal.
+    /// Offsets in the stdout journal at which the output starts and ends.
     pub stdout: (u64, u64),
-    /// Where its output begins and ends in the stderr journal.
+    /// Offsets in the stderr journal at which the output starts and ends.
     pub stderr: (u64, u64),
 }
 
-/// Whether a record must survive the machine's own death, or only that of processes.
+/// Which crash a record survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Whole or absent after the death of any process; costs no wait for the disk.
+    /// The record is complete or absent after the crash of a process. Does not wait for the disk.
     Process,
-    /// Whole or absent after a power failure too: fsync(2) on the file and its directory.
+    /// The record is complete or absent after a power failure too: fsync(2) on the file and its directory.
     Machine,
 }
 
-/// Replaces the content of `path` with `value`: either the old or the new content is there, never a
-/// part of one (temporary file, then rename(2)). The file's mode is 0600.
+/// Replaces the content of `path` with `value`, atomically: writes a temporary file, then calls rename(2). The mode of the
+/// file is 0600.
 ///
 /// # Errors
-/// Whatever the file system refuses; the old content is then untouched.
+/// A file operation failed; the old content is unchanged.
 pub fn replace<T: Serialize>(path: &Path, value: &T, durability: Durability) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new()
@@ -137,11 +136,11 @@ pub fn replace<T: Serialize>(path: &Path, value: &T, durability: Durability) -> 
     Ok(())
 }
 
-/// Adds a line to a file of records, mode 0600, which survives the death of any process. A line that an
-/// earlier death or a full disk cut is ended first, so that it costs itself only.
+/// Appends a record as a line to a file with mode 0600. The line survives the crash of any process. A line that an
+/// earlier crash or a full disk truncated is terminated first, so that no other record is lost.
 ///
 /// # Errors
-/// Whatever the file system refuses; the line may then be there in part.
+/// A file operation failed; a part of the line may have been written.
 pub fn append<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .read(true)
@@ -163,8 +162,8 @@ pub fn append<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     file.write_all(&text)
 }
 
-/// Reads the end of a file of records, at most `most` bytes of whole lines; lines that are none are left out, and a file
-/// that is not there has none.
+/// Reads the last records of a file: the complete lines in its last `most` bytes. Skips invalid lines. A missing file has
+/// no records.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -183,19 +182,19 @@ pub fn read_lines<T: DeserializeOwned>(path: &Path, most: u64) -> io::Result<Vec
         }
     }
     text.truncate(count);
-    // Where the file is longer, the first line may be a part of one.
-    let first = usize::from(from > 0);
+    // The first line of a longer file may be incomplete.
+    let skipped = usize::from(from > 0);
     Ok(text
         .split(|byte| *byte == b'\n')
-        .skip(first)
+        .skip(skipped)
         .filter_map(|line| serde_json::from_slice(line).ok())
         .collect())
 }
 
-/// Reads a record; `None` where there is no such file.
+/// Reads a record. Returns `None` if the file does not exist.
 ///
 /// # Errors
-/// The file cannot be read, or holds something else.
+/// The file cannot be read, or contains no valid record.
 pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
         Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
@@ -209,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_survives_the_round_trip_and_replaces_the_old_one() {
+    fn record_round_trips_and_replaces_the_old_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("exit.json");
         assert_eq!(read::<ExitRecord>(&path).unwrap(), None);
@@ -230,14 +229,15 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_record_is_an_error_and_not_absent() {
+    fn damaged_record_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("exit.json");
         fs::write(&path, "{\"exit\":").unwrap();
         assert!(read::<ExitRecord>(&path).is_err());
     }
+
     #[test]
-    fn a_line_that_was_cut_costs_itself_only() {
+    fn truncated_line_loses_no_other_record() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("runs.jsonl");
         assert!(read_lines::<u32>(&path, 1000).unwrap().is_empty());

@@ -1,6 +1,6 @@
-//! FreeBSD: ps(1), which needs no unsafe code and is asked only when a shim was killed.
+//! FreeBSD: runs ps(1), which needs no unsafe code.
 
-// On other hosts only the reading of its lines is compiled, for the tests.
+// Other hosts compile only the parsers, for their tests.
 #![cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
 
 use std::collections::HashMap;
@@ -15,12 +15,12 @@ use colibri_types::AGENT_VARIABLE;
 
 use super::Process;
 
-/// `-e` shows the environment of the caller's own processes in front of the command, `-ww` all of it.
+/// `-e` prints the environment of the caller's processes before the command, `-ww` does not truncate it.
 const LIST: &[&str] = &["-axeww"];
 const COLUMNS: &[&str] = &[
     "-o", "pid=", "-o", "ppid=", "-o", "sid=", "-o", "state=", "-o", "lstart=", "-o", "command=",
 ];
-/// What a process uses; with `-S` its time includes that of its children that it has waited for.
+/// Columns of the resource usage. With `-S` the time includes that of children that the process has waited for.
 const USAGE: &[&str] = &[
     "-o", "pid=", "-o", "ppid=", "-o", "state=", "-o", "time=", "-o", "rss=",
 ];
@@ -40,7 +40,7 @@ pub(super) fn list(id: &str) -> io::Result<Vec<(Process, bool)>> {
         .collect())
 }
 
-/// Between the look and the signal a number could be reused; only pdfork(2) could close that, for children.
+/// The pid could be reused between the check and the signal. Only pdfork(2) avoids that, and only for children.
 pub(super) fn kill(process: &Process) -> io::Result<bool> {
     let Some(pid) = Pid::from_raw(process.pid) else {
         return Ok(false);
@@ -59,14 +59,14 @@ fn first((process, _): (Process, bool)) -> Process {
     process
 }
 
-/// Every process with what it uses.
+/// Returns the usage of all processes.
 pub(super) fn measure() -> io::Result<Vec<Measured>> {
     let own = ps(&["-ax"], USAGE)?;
     let with_children = ps(&["-axS"], USAGE)?;
     Ok(merge(&own, &with_children))
 }
 
-/// Of the two lists, the second with the times of children.
+/// Merges two lists of usage, of which the second includes the times of children.
 fn merge(own: &str, with_children: &str) -> Vec<Measured> {
     let own: HashMap<i32, u64> = own
         .lines()
@@ -78,7 +78,7 @@ fn merge(own: &str, with_children: &str) -> Vec<Measured> {
         .filter_map(parse_usage)
         .map(|process| {
             let all = process.own_ms;
-            // One that began between the two lists has no children that ended.
+            // A process that started between the two lists has no ended children.
             let own_ms = own.get(&process.pid).copied().unwrap_or(all).min(all);
             Measured {
                 own_ms,
@@ -89,7 +89,7 @@ fn merge(own: &str, with_children: &str) -> Vec<Measured> {
         .collect()
 }
 
-/// One line: pid, parent, state, time (`12:34.56`, minutes), resident kilobytes.
+/// Parses a line of usage: pid, parent, state, time (`12:34.56`, minutes), resident kilobytes.
 fn parse_usage(line: &str) -> Option<Measured> {
     let mut words = line.split_whitespace();
     let pid = words.next()?.parse().ok()?;
@@ -118,11 +118,12 @@ fn ps(selection: &[&str], columns: &[&str]) -> io::Result<String> {
         .env_clear()
         .env("LC_ALL", "C")
         .output()?;
-    // ps(1) exits with 1 where it has nothing to show.
+    // ps(1) exits with 1 if it has no process to list.
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// One line: pid, parent, session, state, start (`Tue Nov 24 16:08:55 2026`), environment and command.
+/// Parses a line: pid, parent, session, state, start (`Tue Nov 24 16:08:55 2026`), environment and command. Returns the
+/// process and whether its environment contains `mark`; `None` for a zombie or an invalid line.
 fn parse(line: &str, mark: &str) -> Option<(Process, bool)> {
     let mut words = line.split_whitespace();
     let mut number = || words.next()?.parse::<i32>().ok();
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_ps_are_read() {
+    fn ps_lines_are_parsed() {
         let line = |rest: &str| format!("  812     1   640 {rest}");
         let process = |start| Process {
             pid: 812,
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn times_of_two_lists_become_own_and_waited_for() {
+    fn usage_lists_are_merged_into_own_and_waited_time() {
         let own = "  812     1 Is      0:01.50  2048\n  900   812 Z       0:00.10     0\n";
         let both = "  812     1 Is      1:01.50  2048\n  900   812 Z       0:00.10     0\nnonsense\n  901   812 R       0:00.03   512\n";
         let process = |pid, parent, own_ms, waited_ms, rss, zombie| Measured {

@@ -1,4 +1,4 @@
-//! Linux: /proc, and pidfds so that a reused number is never hit.
+//! Linux: reads /proc, and signals through pidfds, so that no reused pid is hit.
 
 use std::fs;
 use std::io;
@@ -15,18 +15,18 @@ pub(super) fn find(pid: i32) -> io::Result<Option<Process>> {
     Ok(stat(pid)?.as_deref().and_then(parse_stat))
 }
 
-/// The text of `/proc/PID/stat`; `None` where the process has gone. A command name in it may hold any bytes: an
-/// agent must not hide behind one that is no UTF-8.
+/// Returns the text of `/proc/PID/stat`; `None` if the process has ended. The command name in it may contain any bytes,
+/// and a name that is not UTF-8 must not hide a process.
 fn stat(pid: i32) -> io::Result<Option<String>> {
     match fs::read(format!("/proc/{pid}/stat")) {
         Ok(stat) => Ok(Some(String::from_utf8_lossy(&stat).into_owned())),
-        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) if has_ended(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Every process, and whether the environment that it was started with carries the id. Another user's
-/// environment cannot be read: such a process does not carry it.
+/// Returns all processes, each with whether its initial environment contains the agent's id. The environment of another
+/// user's process cannot be read and counts as one without the id.
 pub(super) fn list(id: &str) -> io::Result<Vec<(Process, bool)>> {
     let mark = format!("{AGENT_VARIABLE}={id}");
     let mut found = Vec::new();
@@ -46,7 +46,7 @@ pub(super) fn list(id: &str) -> io::Result<Vec<(Process, bool)>> {
     Ok(found)
 }
 
-/// The descriptor is opened before the look at the start time: what is looked at is what is signalled.
+/// Opens the pidfd before it compares the start time, so that both refer to the same process.
 pub(super) fn kill(process: &Process) -> io::Result<bool> {
     let Some(pid) = Pid::from_raw(process.pid) else {
         return Ok(false);
@@ -66,7 +66,7 @@ pub(super) fn kill(process: &Process) -> io::Result<bool> {
     }
 }
 
-/// Every process with what it uses. What ends while it is looked at is left out.
+/// Returns the usage of all processes. Skips a process that ends meanwhile.
 pub(super) fn measure() -> io::Result<Vec<Measured>> {
     let ticks = rustix::param::clock_ticks_per_second().max(1);
     let page = rustix::param::page_size() as u64;
@@ -82,8 +82,8 @@ pub(super) fn measure() -> io::Result<Vec<Measured>> {
     Ok(found)
 }
 
-/// The fields of `/proc/PID/stat` that say what a process uses (proc_pid_stat(5)): 14 to 17 are its times in clock
-/// ticks, 24 its resident pages, which the kernel counts a little late.
+/// Parses the usage in `/proc/PID/stat` (proc_pid_stat(5)): fields 14 to 17 are times in clock ticks, field 24 is the
+/// approximate number of resident pages.
 fn parse_usage(stat: &str, ticks: u64, page: u64) -> Option<Measured> {
     let (before, after) = stat.rsplit_once(')')?;
     let pid = before.split_once(' ')?.0.parse().ok()?;
@@ -104,21 +104,21 @@ fn parse_usage(stat: &str, ticks: u64, page: u64) -> Option<Measured> {
     })
 }
 
-/// A process that ends while it is looked at is ENOENT or ESRCH.
-fn is_gone(error: &io::Error) -> bool {
+/// Returns whether the error of a read from /proc reports that the process has ended.
+fn has_ended(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
         Some(Errno::NOENT | Errno::SRCH)
     )
 }
 
-/// One line of `/proc/PID/stat`; `None` for a zombie. The command name in it may hold anything, also `)`:
-/// the last one counts (proc_pid_stat(5)). A process whose first thread has ended reads as a zombie as well,
-/// while others of its threads run: they are counted.
+/// Parses `/proc/PID/stat` (proc_pid_stat(5)); returns `None` for a zombie. The command name ends at the last `)`, because
+/// it may contain others. A process whose first thread has ended has the state of a zombie while other threads run, so the
+/// number of threads decides.
 fn parse_stat(stat: &str) -> Option<Process> {
     let (before, after) = stat.rsplit_once(')')?;
     let pid = before.split_once(' ')?.0.parse().ok()?;
-    // From the state on, which is field 3.
+    // The first of these fields is number 3, the state.
     let fields: Vec<&str> = after.split_whitespace().collect();
     let field = |number: usize| fields.get(number - 3).copied();
     let threads: u32 = field(20)?.parse().ok()?;
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_read_behind_any_command_name() {
+    fn stat_is_parsed_after_any_command_name() {
         let rest = "S 7 12 9 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 2 3";
         let expected = Some(Process {
             pid: 12,
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_memory_are_read_behind_any_command_name() {
+    fn usage_is_parsed_after_any_command_name() {
         let line = "12 (a) R 1 (b) S 7 12 9 0 -1 4194560 1 0 0 0 25 5 100 -1 20 0 1 0 4711 2 3 4";
         let expected = Measured {
             pid: 12,

@@ -1,6 +1,6 @@
-//! Processes of the host, each told from a later one of the same number by when it started. For whoever
-//! looks after agents whose shim is gone; a living shim knows its descendants from the kernel. And what
-//! processes use.
+//! Processes of the host, identified by pid and start time, because pids are reused; and their resource usage.
+//!
+//! The daemon uses them for agents whose shim has ended. A running shim gets its descendants from the kernel.
 
 #[cfg(any(target_os = "freebsd", test))]
 mod freebsd;
@@ -21,48 +21,48 @@ use std::io;
 /// A process that is not a zombie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Process {
-    /// Its number.
+    /// The pid.
     pub pid: i32,
-    /// Its parent.
+    /// Pid of the parent.
     pub parent: i32,
-    /// Its session: the number of the process that began it.
+    /// Session id: the pid of the process that created the session.
     pub session: i32,
-    /// When it started, in a unit of the host's own (Linux: clock ticks since boot, proc_pid_stat(5);
-    /// FreeBSD: seconds, ps(1) `lstart`). To be compared for equality.
+    /// Start time in a unit of the host (Linux: clock ticks since boot, proc_pid_stat(5); FreeBSD: seconds, ps(1)
+    /// `lstart`). Compare it only for equality.
     pub start: u64,
 }
 
-/// The process of that number; `None` where there is none, or a zombie.
+/// Returns the process with a pid; `None` if there is none, or a zombie.
 ///
 /// # Errors
-/// The system does not say.
+/// The system cannot report the process.
 pub fn find(pid: i32) -> io::Result<Option<Process>> {
     host::find(pid)
 }
 
-/// Sends KILL to this very process. Returns whether it was there.
+/// Sends KILL to the process, and never to a later process with the same pid. Returns whether it was running.
 ///
 /// # Errors
-/// It is another user's.
+/// The process belongs to another user.
 pub fn kill(process: &Process) -> io::Result<bool> {
     host::kill(process)
 }
 
-/// Every process that carries the agent's id in the environment it was started with, or is in that session,
-/// and all their descendants; never the calling process.
+/// Returns the processes of an agent: those with the agent's id in their initial environment, those in `session`, and all
+/// their descendants; never the calling process.
 ///
-/// A session may be given only as long as its first process has just gone: its number is not given to another
-/// one before the last process of the session has ended, but after that it may be.
+/// Pass a session only directly after the end of its first process. The session id is not reused while the session has a
+/// process, but it may be reused later.
 ///
 /// # Errors
-/// The system does not list its processes.
+/// The system cannot list its processes.
 pub fn of_agent(id: &str, session: Option<i32>) -> io::Result<Vec<Process>> {
     let listed = host::list(id)?;
-    Ok(belonging(&listed, session, std::process::id()))
+    Ok(select(&listed, session, std::process::id()))
 }
 
-/// The pure part: which of the processes, each with whether it carries the id.
-fn belonging(listed: &[(Process, bool)], session: Option<i32>, own: u32) -> Vec<Process> {
+/// Selects the processes of an agent from all processes, each with whether it has the agent's id. Pure.
+fn select(listed: &[(Process, bool)], session: Option<i32>, own: u32) -> Vec<Process> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     for (process, _) in listed {
         children
@@ -95,8 +95,8 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn an_agents_processes_are_the_marked_ones_its_session_and_their_descendants() {
-        // pid, parent, session, carries the id
+    fn agent_has_marked_processes_its_session_and_descendants() {
+        // pid, parent, session, has the id
         let table = [
             (10, 1, 10, false),
             (11, 10, 10, false),
@@ -123,7 +123,7 @@ mod tests {
             (Some(7), &[20, 21, 22, 30, 31, 40]),
             (Some(8), &[20, 21, 22, 40]),
         ] {
-            let mut pids: Vec<i32> = belonging(&table, session, 99)
+            let mut pids: Vec<i32> = select(&table, session, 99)
                 .iter()
                 .map(|process| process.pid)
                 .collect();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_found_by_its_mark_and_ended_only_if_it_is_still_the_same() {
+    fn process_with_a_reused_pid_is_not_killed() {
         let id = "mark4test7f3a";
         let mut child = Command::new("sleep")
             .arg("1000")
@@ -142,21 +142,25 @@ mod tests {
             .spawn()
             .unwrap();
         let found = loop {
-            // Between fork and exec it has the environment of this test.
+            // Between fork and exec the child has the environment of this test.
             if let [found] = of_agent(id, None).unwrap()[..] {
                 break found;
             }
         };
         assert_eq!(found.pid, child.id() as i32);
         assert_eq!(find(found.pid).unwrap(), Some(found));
-        assert_eq!(of_agent("mark4test", None).unwrap(), [], "a part of an id");
-        // Another process that had its number before.
+        assert_eq!(
+            of_agent("mark4test", None).unwrap(),
+            [],
+            "a prefix of an id"
+        );
+        // A process that had the same pid earlier.
         let earlier = Process {
             start: found.start - 1,
             ..found
         };
         assert!(!kill(&earlier).unwrap());
-        assert_eq!(find(found.pid).unwrap(), Some(found), "spared");
+        assert_eq!(find(found.pid).unwrap(), Some(found), "not killed");
         assert!(kill(&found).unwrap());
         child.wait().unwrap();
         assert!(!kill(&found).unwrap());
@@ -165,9 +169,9 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_name_that_is_no_text_hides_nobody() {
+    fn process_with_an_invalid_utf8_name_is_found() {
         let id = "mark4test9c2b";
-        // A thread's name is the process's where it is the first (proc_pid_comm(5)).
+        // The name of the first thread is the name of the process (proc_pid_comm(5)).
         let mut child = Command::new("sh")
             .args(["-c", r"printf '\377' >/proc/$$/comm; read line"])
             .env(AGENT_VARIABLE, id)

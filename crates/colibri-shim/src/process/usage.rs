@@ -1,42 +1,41 @@
-//! What an agent's processes use: one look at all processes of the host, then a sum under each shim.
+//! Resource usage of agents: lists all processes of the host once, and adds up the descendants of each shim.
 
 use std::collections::HashMap;
 use std::io;
 
 use super::host;
 
-/// What the processes below one use at this moment, and have used.
+/// Resource usage of the descendants of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// CPU time, user and system, in milliseconds: of the descendants that live, and of every one that has ended
-    /// and was waited for. Lost is only that of a child whose parent ignores SIGCHLD. The process itself is
-    /// not counted.
+    /// User and system CPU time in milliseconds, of running descendants and of ended ones that were waited for. The time
+    /// of a child whose parent ignores SIGCHLD is lost. The process itself is not counted.
     pub cpu_ms: u64,
-    /// Resident memory in bytes (RSS): pages that processes share count once for each of them.
+    /// Resident memory in bytes (RSS). Shared pages count once for each process.
     pub memory_bytes: u64,
-    /// How many there are, without zombies.
+    /// Number of processes without zombies.
     pub processes: u32,
 }
 
-/// A process as the host's list has it.
+/// Resource usage of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Measured {
     pub(super) pid: i32,
     pub(super) parent: i32,
-    /// Its own CPU time, in milliseconds.
+    /// CPU time of the process itself, in milliseconds.
     pub(super) own_ms: u64,
-    /// That of its children that it has waited for, and of theirs.
+    /// CPU time of the children that it has waited for, and of theirs, in milliseconds.
     pub(super) waited_ms: u64,
-    /// Its resident memory, in bytes.
+    /// Resident memory, in bytes.
     pub(super) rss: u64,
-    /// It has ended and was not waited for.
+    /// The process has ended and was not waited for.
     pub(super) zombie: bool,
 }
 
-/// What the descendants of each of these processes use. A process that is not there has no entry.
+/// Returns the usage of the descendants of each process in `roots`. A process that does not exist has no entry.
 ///
 /// # Errors
-/// The system does not list its processes.
+/// The system cannot list its processes.
 pub fn usage(roots: &[i32]) -> io::Result<HashMap<i32, Usage>> {
     if roots.is_empty() {
         return Ok(HashMap::new());
@@ -44,7 +43,7 @@ pub fn usage(roots: &[i32]) -> io::Result<HashMap<i32, Usage>> {
     Ok(sum(&host::measure()?, roots))
 }
 
-/// The pure part.
+/// Adds up the usage of the descendants. Pure.
 fn sum(listed: &[Measured], roots: &[i32]) -> HashMap<i32, Usage> {
     let mut by_pid = HashMap::new();
     let mut children: HashMap<i32, Vec<&Measured>> = HashMap::new();
@@ -62,7 +61,7 @@ fn sum(listed: &[Measured], roots: &[i32]) -> HashMap<i32, Usage> {
             ..Usage::default()
         };
         let mut todo = vec![*root];
-        // The list is no snapshot: a number that was given anew while it was read could close a circle.
+        // The list is not a snapshot: a pid that was reused meanwhile could make it cyclic.
         let mut left = listed.len();
         while let Some(pid) = todo.pop() {
             for child in children.get(&pid).into_iter().flatten() {
@@ -100,20 +99,20 @@ mod tests {
     }
 
     #[test]
-    fn descendants_are_summed_and_what_was_waited_for_is_not_lost() {
+    fn usage_includes_descendants_and_collected_children() {
         let zombie = Measured {
             zombie: true,
             ..process(13, 12, 5, 0, 999)
         };
         let table = [
             process(1, 0, 1_000_000, 1_000_000, 1),
-            // A shim, whose own time is not the agent's.
+            // A shim: its own time does not count.
             process(10, 1, 500, 7, 4096),
             process(11, 10, 20, 0, 100),
             process(12, 11, 30, 300, 200),
             zombie,
             process(20, 1, 9, 0, 1),
-            // A circle, which no host has.
+            // A cycle, which no real host has.
             process(30, 31, 1, 0, 1),
             process(31, 30, 1, 0, 1),
         ];
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_real_child_is_measured_and_its_time_stays_when_it_has_ended() {
+    fn time_of_a_child_is_kept_after_its_end() {
         let own = std::process::id() as i32;
         let before = usage(&[own]).unwrap()[&own];
         let burn = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
