@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use colibri_glasspane::{AgentState, Glasspane, View};
 use colibri_proto::Stream;
-use colibri_shim::control::Status;
+use colibri_shim::control::ShimStatus;
 use colibri_shim::record::{self, Durability, ExitRecord};
 use colibri_spawner::{Agent, Seen, ShimState, Spawner};
 use tokio::sync::Semaphore;
@@ -314,7 +314,11 @@ async fn lost(entry: &Entry, spawner: &Spawner) -> ExitRecord {
 }
 
 /// What is known now.
-pub(crate) fn snapshot(pane: &Glasspane, status: &Status, exit: Option<ExitRecord>) -> Snapshot {
+pub(crate) fn snapshot(
+    pane: &Glasspane,
+    status: &ShimStatus,
+    exit: Option<ExitRecord>,
+) -> Snapshot {
     let (stdout, stderr) = match &exit {
         Some(exit) => (exit.stdout_bytes, exit.stderr_bytes),
         None => (status.stdout, status.stderr),

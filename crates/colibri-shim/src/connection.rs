@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use colibri_shim::control::{MAX_INPUT, MAX_REQUEST, Message, Op, Reply, Request};
+use colibri_shim::control::{MAX_INPUT, MAX_REQUEST, ShimMessage, ShimOp, ShimReply, ShimRequest};
 use rustix::io::Errno;
 
 /// A request and the raw bytes that followed it.
 pub(crate) struct Received {
-    pub(crate) request: Request,
+    pub(crate) request: ShimRequest,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -106,12 +106,12 @@ impl Connection {
         requests
     }
 
-    pub(crate) fn reply(&mut self, seq: u64, reply: Reply) {
-        self.send(&Message::Reply { seq, reply });
+    pub(crate) fn reply(&mut self, seq: u64, reply: ShimReply) {
+        self.send(&ShimMessage::Reply { seq, reply });
     }
 
     /// Queues a message and writes as much as the socket accepts.
-    pub(crate) fn send(&mut self, message: &Message) {
+    pub(crate) fn send(&mut self, message: &ShimMessage) {
         if let Ok(text) = serde_json::to_vec(message) {
             self.unsent.extend(text);
             self.unsent.push_back(b'\n');
@@ -140,17 +140,17 @@ fn take_request(received: &mut Vec<u8>) -> Option<Result<Received, String>> {
         return (received.len() > MAX_REQUEST)
             .then(|| Err(format!("request line longer than {MAX_REQUEST} bytes")));
     };
-    let request: Request = match serde_json::from_slice(received.get(..end)?) {
+    let request: ShimRequest = match serde_json::from_slice(received.get(..end)?) {
         Ok(request) => request,
         Err(error) => return Some(Err(format!("invalid request: {error}"))),
     };
     let len = match request.op {
-        Op::Input { len } if len > MAX_INPUT => {
+        ShimOp::Input { len } if len > MAX_INPUT => {
             return Some(Err(format!(
                 "input of {len} bytes is too long; send at most {MAX_INPUT} bytes in one request"
             )));
         }
-        Op::Input { len } => len,
+        ShimOp::Input { len } => len,
         _ => 0,
     };
     let payload = received.get(end + 1..end + 1 + len)?.to_vec();

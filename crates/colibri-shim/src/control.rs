@@ -20,7 +20,7 @@ pub const INPUT_BACKLOG: usize = 1 << 20;
 /// Version of this protocol. A shim that reports no version speaks version 1.
 pub const PROTOCOL: u32 = 2;
 
-/// Returns the time on the clock for [`Request::expires_ms`]: milliseconds of CLOCK_MONOTONIC, which all processes of a
+/// Returns the time on the clock for [`ShimRequest::expires_ms`]: milliseconds of CLOCK_MONOTONIC, which all processes of a
 /// host share (clock_gettime(2)).
 #[must_use]
 pub fn clock_ms() -> u64 {
@@ -32,7 +32,7 @@ pub fn clock_ms() -> u64 {
 
 /// A request with its sequence number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
+pub struct ShimRequest {
     /// Chosen by the client, repeated in the reply.
     pub seq: u64,
     /// Time ([`clock_ms`]) after which the shim does not carry out the request, because the caller has timed out.
@@ -40,14 +40,14 @@ pub struct Request {
     pub expires_ms: Option<u64>,
     /// The operation.
     #[serde(flatten)]
-    pub op: Op,
+    pub op: ShimOp,
 }
 
 /// An operation of a shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
-pub enum Op {
-    /// Send events to this connection, starting with an [`Event::Status`].
+pub enum ShimOp {
+    /// Send events to this connection, starting with an [`ShimEvent::Status`].
     Watch,
     /// Send a signal to the agent.
     Signal {
@@ -82,28 +82,28 @@ pub enum Op {
 /// A message of a shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Message {
+pub enum ShimMessage {
     /// The reply to a request.
     Reply {
         /// Sequence number of the request.
         seq: u64,
         /// The outcome.
-        reply: Reply,
+        reply: ShimReply,
     },
     /// An event.
-    Event(Event),
+    Event(ShimEvent),
 }
 
 /// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Reply {
+pub enum ShimReply {
     /// The request was carried out.
     Ok,
     /// Number of bytes of an `input` request that were queued; the others were not.
     Written(usize),
     /// The signal was sent.
-    Signalled(Delivery),
+    Signalled(SignalDelivery),
     /// The kill is complete.
     Killed {
         /// KILL was sent.
@@ -123,7 +123,7 @@ pub enum Reply {
 
 /// Result of sending a signal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delivery {
+pub struct SignalDelivery {
     /// Number of processes and process groups that were signalled.
     pub sent: usize,
     /// Pids of processes that this user may not signal.
@@ -133,16 +133,16 @@ pub struct Delivery {
 /// An event, sent to connections that watch the shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Event {
+pub enum ShimEvent {
     /// The latest status. Several changes may be coalesced into one event.
-    Status(Status),
+    Status(ShimStatus),
     /// The agent has ended; the shim exits after this event.
     Exit(ExitRecord),
 }
 
 /// Status of a shim and its agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
+pub struct ShimStatus {
     /// Length of the stdout journal, in bytes.
     pub stdout: u64,
     /// Length of the stderr journal, in bytes.
@@ -176,19 +176,19 @@ mod tests {
     fn messages_have_the_documented_form() {
         let table: Vec<(String, &str)> = vec![
             (
-                serde_json::to_string(&Request {
+                serde_json::to_string(&ShimRequest {
                     seq: 1,
                     expires_ms: None,
-                    op: Op::Watch,
+                    op: ShimOp::Watch,
                 })
                 .unwrap(),
                 r#"{"seq":1,"op":"watch"}"#,
             ),
             (
-                serde_json::to_string(&Request {
+                serde_json::to_string(&ShimRequest {
                     seq: 2,
                     expires_ms: None,
-                    op: Op::Kill {
+                    op: ShimOp::Kill {
                         signal: "TERM".into(),
                         grace_ms: 5000,
                     },
@@ -197,19 +197,19 @@ mod tests {
                 r#"{"seq":2,"op":"kill","signal":"TERM","grace_ms":5000}"#,
             ),
             (
-                serde_json::to_string(&Request {
+                serde_json::to_string(&ShimRequest {
                     seq: 3,
                     expires_ms: Some(9),
-                    op: Op::Input { len: 5 },
+                    op: ShimOp::Input { len: 5 },
                 })
                 .unwrap(),
                 r#"{"seq":3,"expires_ms":9,"op":"input","len":5}"#,
             ),
             (
-                serde_json::to_string(&Request {
+                serde_json::to_string(&ShimRequest {
                     seq: 4,
                     expires_ms: None,
-                    op: Op::Signal {
+                    op: ShimOp::Signal {
                         signal: "INT".into(),
                         last: true,
                     },
@@ -218,23 +218,23 @@ mod tests {
                 r#"{"seq":4,"op":"signal","signal":"INT","last":true}"#,
             ),
             (
-                serde_json::to_string(&Message::Reply {
+                serde_json::to_string(&ShimMessage::Reply {
                     seq: 4,
-                    reply: Reply::Expired,
+                    reply: ShimReply::Expired,
                 })
                 .unwrap(),
                 r#"{"seq":4,"reply":"expired"}"#,
             ),
             (
-                serde_json::to_string(&Message::Reply {
+                serde_json::to_string(&ShimMessage::Reply {
                     seq: 3,
-                    reply: Reply::Written(5),
+                    reply: ShimReply::Written(5),
                 })
                 .unwrap(),
                 r#"{"seq":3,"reply":{"written":5}}"#,
             ),
             (
-                serde_json::to_string(&Message::Event(Event::Exit(ExitRecord {
+                serde_json::to_string(&ShimMessage::Event(ShimEvent::Exit(ExitRecord {
                     exit: Some(ExitStatus::Code(7)),
                     reason: None,
                     error: None,
@@ -250,14 +250,14 @@ mod tests {
         for (written, expected) in table {
             assert_eq!(written, expected);
         }
-        let event: Message =
+        let event: ShimMessage =
             serde_json::from_str(r#"{"event":"status","stdout":1,"stderr":2}"#).unwrap();
         assert_eq!(
             event,
-            Message::Event(Event::Status(Status {
+            ShimMessage::Event(ShimEvent::Status(ShimStatus {
                 stdout: 1,
                 stderr: 2,
-                ..Status::default()
+                ..ShimStatus::default()
             }))
         );
     }

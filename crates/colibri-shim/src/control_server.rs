@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::{Event, Message, Op, Reply, Status, clock_ms};
+use colibri_shim::control::{ShimEvent, ShimMessage, ShimOp, ShimReply, ShimStatus, clock_ms};
 use colibri_shim::record::ExitRecord;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -81,18 +81,18 @@ impl ControlServer {
                 let received = match received {
                     Ok(received) => received,
                     Err(reason) => {
-                        connection.reply(0, Reply::Refused(reason));
+                        connection.reply(0, ShimReply::Refused(reason));
                         continue;
                     }
                 };
                 let request = &received.request;
                 let seq = request.seq;
-                if request.op == Op::Watch {
+                if request.op == ShimOp::Watch {
                     connection.watching = true;
                     connection.outdated = true;
-                    connection.reply(seq, Reply::Ok);
+                    connection.reply(seq, ShimReply::Ok);
                 } else if request.expires_ms.is_some_and(|at| clock_ms() >= at) {
-                    connection.reply(seq, Reply::Expired);
+                    connection.reply(seq, ShimReply::Expired);
                 } else {
                     let connection = *id;
                     requests.push((RequestId { connection, seq }, received));
@@ -112,7 +112,7 @@ impl ControlServer {
     }
 
     /// Answers a request, unless its connection is closed.
-    pub(crate) fn reply(&mut self, request: RequestId, reply: Reply) {
+    pub(crate) fn reply(&mut self, request: RequestId, reply: ShimReply) {
         if let Some((_, connection)) = self
             .connections
             .iter_mut()
@@ -139,10 +139,10 @@ impl ControlServer {
     }
 
     /// Sends the status to the watchers that have received their previous messages; slower ones get a later status.
-    pub(crate) fn publish(&mut self, status: Status) {
+    pub(crate) fn publish(&mut self, status: ShimStatus) {
         self.status_pending = false;
         self.status_limit.spend(Instant::now());
-        let message = Message::Event(Event::Status(status));
+        let message = ShimMessage::Event(ShimEvent::Status(status));
         for (_, connection) in &mut self.connections {
             if connection.needs_status() {
                 connection.outdated = false;
@@ -153,7 +153,7 @@ impl ControlServer {
 
     /// Sends the exit event to every watcher and waits up to [`EXIT_TIMEOUT`] until it is sent.
     pub(crate) fn publish_exit(&mut self, record: ExitRecord) {
-        let message = Message::Event(Event::Exit(record));
+        let message = ShimMessage::Event(ShimEvent::Exit(record));
         let deadline = Instant::now() + EXIT_TIMEOUT;
         for (_, connection) in &mut self.connections {
             if connection.watching {

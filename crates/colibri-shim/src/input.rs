@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use colibri_shim::control::{INPUT_BACKLOG, Reply};
+use colibri_shim::control::{INPUT_BACKLOG, ShimReply};
 use rustix::io::Errno;
 
 pub(crate) struct Input {
@@ -57,16 +57,16 @@ impl Input {
     }
 
     /// Queues as many bytes as [`INPUT_BACKLOG`] allows.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Reply {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> ShimReply {
         let accepts = matches!(self.pipe, InputPipe::Open(_) | InputPipe::BetweenRuns);
         if !accepts || self.closing {
-            return Reply::InputClosed;
+            return ShimReply::InputClosed;
         }
         let room = INPUT_BACKLOG.saturating_sub(self.queue.len());
         let accepted = bytes.get(..room).unwrap_or(bytes);
         self.queue.extend(accepted);
         self.write();
-        Reply::Written(accepted.len())
+        ShimReply::Written(accepted.len())
     }
 
     /// Closes the pipe after the last queued byte.
@@ -106,12 +106,12 @@ mod tests {
         ioctl_fionbio(&read_end, true).unwrap();
         let mut input = Input::new(Some(write_end));
         let bytes: Vec<u8> = (0..2 * INPUT_BACKLOG).map(|i| (i % 251) as u8).collect();
-        let Reply::Written(accepted) = input.push(&bytes) else {
+        let ShimReply::Written(accepted) = input.push(&bytes) else {
             panic!("refused")
         };
         assert!(accepted < bytes.len());
         input.close();
-        assert_eq!(input.push(b"late"), Reply::InputClosed);
+        assert_eq!(input.push(b"late"), ShimReply::InputClosed);
         let mut received = Vec::new();
         let mut buffer = vec![0; 65_536];
         loop {

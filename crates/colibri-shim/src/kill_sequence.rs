@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::Reply;
+use colibri_shim::control::ShimReply;
 use rustix::process::Signal;
 
 use crate::cgroup::Cgroup;
@@ -68,7 +68,7 @@ impl KillSequence {
     ///
     /// The first KILL goes to all processes that are found. Processes that fork faster are then stopped, sweep by
     /// sweep, until a sweep finds no running process; the next KILL ends all of them.
-    pub(crate) fn step(&mut self, now: Instant, cgroup: Option<&Cgroup>) -> Option<Reply> {
+    pub(crate) fn step(&mut self, now: Instant, cgroup: Option<&Cgroup>) -> Option<ShimReply> {
         if now < self.deadline() {
             return None;
         }
@@ -105,9 +105,9 @@ impl KillSequence {
 }
 
 /// Sends KILL once more and reports the remaining processes.
-fn unverified() -> Reply {
+fn unverified() -> ShimReply {
     let delivery = descendants::signal_all(Signal::KILL, None, None).unwrap_or_default();
-    Reply::Killed {
+    ShimReply::Killed {
         forced: true,
         remaining: descendants::list().unwrap_or_default(),
         denied: delivery.denied,

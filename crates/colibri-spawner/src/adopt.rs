@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use colibri_journal::JournalReader;
-use colibri_shim::control::Status;
+use colibri_shim::control::ShimStatus;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ShimRecord};
 use colibri_types::ExitReason;
@@ -135,12 +135,12 @@ impl Spawner {
         }
         match (alive, shim) {
             (true, Some(shim)) => {
-                let status = Status {
+                let status = ShimStatus {
                     stdout: length(&directory.join(layout::STDOUT)),
                     stderr: length(&directory.join(layout::STDERR)),
                     pid: Some(shim.agent_pid),
                     run: shim.run,
-                    ..Status::default()
+                    ..ShimStatus::default()
                 };
                 Ok(Look::Running(
                     Box::new(self.spec(id)?),
@@ -160,7 +160,7 @@ impl Spawner {
     pub(crate) fn agent(
         &self,
         spec: AgentSpec,
-        status: Status,
+        status: ShimStatus,
         protocol: u32,
         started: Option<StartedShim>,
     ) -> Agent {
@@ -246,7 +246,7 @@ impl Spawner {
 enum Look {
     Ended(Box<AgentSpec>, ExitRecord),
     /// Its shim runs and speaks this version of the control protocol.
-    Running(Box<AgentSpec>, Status, u32),
+    Running(Box<AgentSpec>, ShimStatus, u32),
     Neither {
         alive: bool,
         shim: bool,

@@ -7,7 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use colibri_jail_core::{CommandLine, JailEngine, JailName, JailOp, Pid, Signal};
-use colibri_shim::control::{Op, Reply};
+use colibri_shim::control::{ShimOp, ShimReply};
 use colibri_shim::record::{self, ShimRecord};
 use colibri_shim::{layout, process};
 use tokio::io::AsyncReadExt;
@@ -62,7 +62,7 @@ impl Spawner {
         let (link, signal) = (agent.link.clone(), signal.to_string());
         let grace_ms = u64::try_from(LONG_GRACE.as_millis()).unwrap_or(u64::MAX);
         tokio::spawn(async move {
-            let op = Op::Kill { signal, grace_ms };
+            let op = ShimOp::Kill { signal, grace_ms };
             let _ = link.request_within(LONG_GRACE * 2, op, Vec::new()).await;
         });
         Ok(KillReport {
@@ -82,7 +82,7 @@ impl Spawner {
             )
             .into());
         }
-        let op = Op::Restart {
+        let op = ShimOp::Restart {
             grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
         };
         match agent.link.request_within(AT_ONCE, op, Vec::new()).await {
@@ -97,12 +97,12 @@ impl Spawner {
         signal: Signal,
         last: bool,
     ) -> Result<KillReport, SpawnError> {
-        let op = Op::Signal {
+        let op = ShimOp::Signal {
             signal: signal.to_string(),
             last,
         };
         let outcome = match agent.link.request_within(AT_ONCE, op, Vec::new()).await {
-            Ok(Reply::Signalled(delivery)) => {
+            Ok(ShimReply::Signalled(delivery)) => {
                 self.signal_elevated(&agent.spec, signal, &delivery.denied)
                     .await?;
                 KillOutcome::Signalled
@@ -213,12 +213,12 @@ impl Spawner {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let limit = grace.saturating_add(SHIM_VERIFIES).saturating_add(AT_ONCE);
         loop {
-            let op = Op::Kill {
+            let op = ShimOp::Kill {
                 signal: signal.to_owned(),
                 grace_ms,
             };
             return match agent.link.request_within(limit, op, Vec::new()).await {
-                Ok(Reply::Killed {
+                Ok(ShimReply::Killed {
                     forced,
                     remaining,
                     denied,

@@ -10,7 +10,9 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use colibri_shim::control::{Event, MAX_INPUT, Message, Op, Reply, Request, Status, clock_ms};
+use colibri_shim::control::{
+    MAX_INPUT, ShimEvent, ShimMessage, ShimOp, ShimReply, ShimRequest, ShimStatus, clock_ms,
+};
 use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::layout;
 use colibri_shim::record::ExitRecord;
@@ -59,7 +61,7 @@ pub enum LinkError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ShimState {
     /// Counts and conditions.
-    pub status: Status,
+    pub status: ShimStatus,
     /// The end of the agent, once the shim has recorded it.
     pub exit: Option<ExitRecord>,
     /// The shim is gone: nothing more comes.
@@ -146,12 +148,12 @@ async fn collect(mut process: Child) -> Option<ExitStatus> {
     }
 }
 
-type Answer = oneshot::Sender<Result<Reply, LinkError>>;
+type Answer = oneshot::Sender<Result<ShimReply, LinkError>>;
 
 struct Call {
-    op: Op,
+    op: ShimOp,
     payload: Vec<u8>,
-    /// See [`Request::expires_ms`].
+    /// See [`ShimRequest::expires_ms`].
     expires_ms: Option<u64>,
     answer: Answer,
 }
@@ -172,7 +174,7 @@ impl ShimLink {
     pub(crate) fn open(
         state_dir: StateDir,
         id: AgentId,
-        status: Status,
+        status: ShimStatus,
         protocol: u32,
         started: Option<StartedShim>,
     ) -> Self {
@@ -208,9 +210,9 @@ impl ShimLink {
     pub async fn input(&self, bytes: &[u8]) -> Result<Option<usize>, LinkError> {
         let mut taken = 0;
         for chunk in bytes.chunks(MAX_INPUT) {
-            let op = Op::Input { len: chunk.len() };
+            let op = ShimOp::Input { len: chunk.len() };
             match self.request_within(AT_ONCE, op, chunk.to_vec()).await? {
-                Reply::Written(count) => {
+                ShimReply::Written(count) => {
                     taken += count;
                     if count < chunk.len() {
                         break;
@@ -227,17 +229,17 @@ impl ShimLink {
     /// # Errors
     /// The shim is gone.
     pub async fn close_input(&self) -> Result<(), LinkError> {
-        self.request_within(AT_ONCE, Op::CloseInput, Vec::new())
+        self.request_within(AT_ONCE, ShimOp::CloseInput, Vec::new())
             .await
             .map(drop)
     }
 
     async fn request(
         &self,
-        op: Op,
+        op: ShimOp,
         payload: Vec<u8>,
         expires_ms: Option<u64>,
-    ) -> Result<Reply, LinkError> {
+    ) -> Result<ShimReply, LinkError> {
         let (answer, answered) = oneshot::channel();
         let call = Box::new(Call {
             op,
@@ -247,7 +249,7 @@ impl ShimLink {
         });
         self.calls.send(call).await.map_err(|_| LinkError::Gone)?;
         match answered.await.map_err(|_| LinkError::Gone)?? {
-            Reply::Refused(reason) => Err(LinkError::Refused(reason)),
+            ShimReply::Refused(reason) => Err(LinkError::Refused(reason)),
             reply => Ok(reply),
         }
     }
@@ -257,15 +259,15 @@ impl ShimLink {
     pub(crate) async fn request_within(
         &self,
         limit: Duration,
-        op: Op,
+        op: ShimOp,
         payload: Vec<u8>,
-    ) -> Result<Reply, LinkError> {
+    ) -> Result<ShimReply, LinkError> {
         // Leaves time for the answer to a request that is carried out just before it expires.
         let valid = limit.saturating_sub(MARGIN.min(limit / 2));
         let valid_ms = u64::try_from(valid.as_millis()).unwrap_or(u64::MAX);
         let expires_ms = Some(clock_ms().saturating_add(valid_ms));
         match tokio::time::timeout(limit, self.request(op, payload, expires_ms)).await {
-            Ok(Ok(Reply::Expired)) | Err(_) => Err(LinkError::Silent(limit)),
+            Ok(Ok(ShimReply::Expired)) | Err(_) => Err(LinkError::Silent(limit)),
             Ok(answered) => answered,
         }
     }
@@ -371,7 +373,7 @@ async fn talk(
     let (mut writable, mut next_seq) = (true, 0);
     let (answer, _watched) = oneshot::channel();
     let watch = Call {
-        op: Op::Watch,
+        op: ShimOp::Watch,
         payload: Vec::new(),
         expires_ms: None,
         answer,
@@ -388,7 +390,7 @@ async fn talk(
         }) = wanted
         {
             next_seq += 1;
-            if let Ok(mut bytes) = serde_json::to_vec(&Request {
+            if let Ok(mut bytes) = serde_json::to_vec(&ShimRequest {
                 seq: next_seq,
                 expires_ms,
                 op,
@@ -404,13 +406,13 @@ async fn talk(
             line = connection.next_line() => {
                 let Ok(Some(line)) = line else { break };
                 match serde_json::from_str(&line) {
-                    Ok(Message::Reply { seq, reply }) => {
+                    Ok(ShimMessage::Reply { seq, reply }) => {
                         if let Some(answer) = waiting.remove(&seq) {
                             let _ = answer.send(Ok(reply));
                         }
                     }
-                    Ok(Message::Event(Event::Status(status))) => tell.send_modify(|state| state.status = status),
-                    Ok(Message::Event(Event::Exit(record))) => {
+                    Ok(ShimMessage::Event(ShimEvent::Status(status))) => tell.send_modify(|state| state.status = status),
+                    Ok(ShimMessage::Event(ShimEvent::Exit(record))) => {
                         tell.send_modify(|state| state.exit = Some(record));
                     }
                     Err(error) => tracing::warn!(%error, "message of a shim not understood"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use colibri_jail_core::CommandLine;
 use colibri_prepare::{LimitPlan, Prepared};
-use colibri_shim::control::Status;
+use colibri_shim::control::ShimStatus;
 use colibri_shim::launch::{Launch, LaunchReport, RunCommand};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
@@ -122,10 +122,10 @@ impl Spawner {
         match launched {
             Ok((agent_pid, protocol, shim)) => {
                 // An agent that has ended by now is no failed spawn: the link finds its record.
-                let status = Status {
+                let status = ShimStatus {
                     pid: Some(agent_pid),
                     run: 1,
-                    ..Status::default()
+                    ..ShimStatus::default()
                 };
                 Ok(self.agent(spec, status, protocol, Some(shim)))
             }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 
-use colibri_shim::control::Delivery;
+use colibri_shim::control::SignalDelivery;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidInfoFlags, Signal, get_reaper_pids, reaper_kill, set_reaper_status};
 
@@ -28,9 +28,9 @@ pub(crate) fn signal_all(
     signal: Signal,
     _group: Option<Pid>,
     _spared: Option<Pid>,
-) -> io::Result<Delivery> {
+) -> io::Result<SignalDelivery> {
     match reaper_kill(None, signal, false, None) {
-        Ok(result) => Ok(Delivery {
+        Ok(result) => Ok(SignalDelivery {
             sent: result.killed,
             denied: result
                 .first_failed
@@ -38,9 +38,9 @@ pub(crate) fn signal_all(
                 .into_iter()
                 .collect(),
         }),
-        Err(Errno::SRCH) => Ok(Delivery::default()),
+        Err(Errno::SRCH) => Ok(SignalDelivery::default()),
         // No process was signalled: all of them run as another user.
-        Err(Errno::PERM) => Ok(Delivery {
+        Err(Errno::PERM) => Ok(SignalDelivery {
             sent: 0,
             denied: list()?,
         }),

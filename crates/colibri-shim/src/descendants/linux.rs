@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use colibri_shim::control::Delivery;
+use colibri_shim::control::SignalDelivery;
 use colibri_shim::process;
 use rustix::io::Errno;
 use rustix::process::{
@@ -83,9 +83,9 @@ pub(crate) fn signal_all(
     signal: Signal,
     group: Option<Pid>,
     spared: Option<Pid>,
-) -> io::Result<Delivery> {
+) -> io::Result<SignalDelivery> {
     let group = group.filter(|_| spared.is_none());
-    let mut delivery = Delivery::default();
+    let mut delivery = SignalDelivery::default();
     let mut count = |pid: Pid, sent: Result<(), Errno>| match sent {
         Ok(()) => delivery.sent += 1,
         Err(Errno::PERM) => delivery.denied.push(pid.as_raw_nonzero().get()),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::{Delivery, Reply};
+use colibri_shim::control::{ShimReply, SignalDelivery};
 use colibri_types::ExitReason;
 use rustix::process::Signal;
 
@@ -81,7 +81,7 @@ impl Supervisor {
         }
         for request in agent.deferred_requests() {
             self.server
-                .reply(request, Reply::Signalled(Delivery::default()));
+                .reply(request, ShimReply::Signalled(SignalDelivery::default()));
         }
         let killed = verified(agent.is_kill_forced());
         self.state = State::Draining(EndedRun {
@@ -116,7 +116,7 @@ impl Supervisor {
     }
 
     /// Answers all kill requests.
-    pub(super) fn answer_kills(&mut self, reply: &Reply) {
+    pub(super) fn answer_kills(&mut self, reply: &ShimReply) {
         for request in self.kill_requests.drain(..) {
             self.server.reply(request, reply.clone());
         }
@@ -124,8 +124,8 @@ impl Supervisor {
 }
 
 /// Returns the reply to a kill after which no process is left.
-pub(super) fn verified(forced: bool) -> Reply {
-    Reply::Killed {
+pub(super) fn verified(forced: bool) -> ShimReply {
+    ShimReply::Killed {
         forced,
         remaining: Vec::new(),
         denied: Vec::new(),

@@ -34,7 +34,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::Status;
+use colibri_shim::control::ShimStatus;
 use colibri_shim::layout;
 use colibri_types::ExitReason;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -252,7 +252,7 @@ impl Supervisor {
         }
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> ShimStatus {
         let offsets = self.outputs.offsets();
         let stalled = match self.directory.removal() {
             Some(removal) => Some(format!("{removal}; its later output is lost")),
@@ -260,7 +260,7 @@ impl Supervisor {
                 .or(self.state.record_error())
                 .cloned(),
         };
-        Status {
+        ShimStatus {
             stdout: offsets.stdout,
             stderr: offsets.stderr,
             stalled,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::{Delivery, Op, Reply};
+use colibri_shim::control::{ShimOp, ShimReply, SignalDelivery};
 use colibri_types::ExitReason;
 use rustix::process::Signal;
 
@@ -28,13 +28,13 @@ impl Supervisor {
     }
 
     /// Handles a request. Returns the reply unless that follows later.
-    fn handle(&mut self, id: RequestId, received: Received) -> Option<Reply> {
+    fn handle(&mut self, id: RequestId, received: Received) -> Option<ShimReply> {
         let Received { request, payload } = received;
-        let unknown = |name: &str| Some(Reply::Refused(format!("unknown signal {name}")));
+        let unknown = |name: &str| Some(ShimReply::Refused(format!("unknown signal {name}")));
         match request.op {
             // The server has answered it.
-            Op::Watch => None,
-            Op::Signal { signal: name, last } => {
+            ShimOp::Watch => None,
+            ShimOp::Signal { signal: name, last } => {
                 let Some(signal) = signals::by_name(&name) else {
                     return unknown(&name);
                 };
@@ -47,9 +47,9 @@ impl Supervisor {
                     request: Some(id),
                     expires_ms: request.expires_ms,
                 })
-                .map(Reply::Signalled)
+                .map(ShimReply::Signalled)
             }
-            Op::Kill {
+            ShimOp::Kill {
                 signal: name,
                 grace_ms,
             } => {
@@ -61,21 +61,21 @@ impl Supervisor {
                 self.kill(signal, grace, Some(ExitReason::KilledByUser));
                 None
             }
-            Op::Restart { grace_ms } => Some(self.restart(Duration::from_millis(grace_ms))),
-            Op::Input { .. } => Some(self.input.push(&payload)),
-            Op::CloseInput => {
+            ShimOp::Restart { grace_ms } => Some(self.restart(Duration::from_millis(grace_ms))),
+            ShimOp::Input { .. } => Some(self.input.push(&payload)),
+            ShimOp::CloseInput => {
                 self.input.close();
-                Some(Reply::Ok)
+                Some(ShimReply::Ok)
             }
         }
     }
 
     /// Signals the agent. Returns the delivery unless the signal is deferred. Between two runs no process of the agent
     /// exists; a signal would hit the commands before or after a run.
-    fn signal(&mut self, signal: AgentSignal) -> Option<Delivery> {
+    fn signal(&mut self, signal: AgentSignal) -> Option<SignalDelivery> {
         match &mut self.state {
             State::Running(agent) => agent.signal(signal),
-            _ => Some(Delivery::default()),
+            _ => Some(SignalDelivery::default()),
         }
     }
 
@@ -88,9 +88,9 @@ impl Supervisor {
     }
 
     /// Ends the current run as a kill with TERM does, and starts the next one immediately.
-    fn restart(&mut self, grace: Duration) -> Reply {
+    fn restart(&mut self, grace: Duration) -> ShimReply {
         if self.ending_since.is_some() {
-            return Reply::Refused("the agent is being ended".to_owned());
+            return ShimReply::Refused("the agent is being ended".to_owned());
         }
         let immediately = NextRun::After(Duration::ZERO);
         match &mut self.state {
@@ -106,6 +106,6 @@ impl Supervisor {
             // The run that is being prepared is the requested one.
             State::Preparing(_) => {}
         }
-        Reply::Ok
+        ShimReply::Ok
     }
 }

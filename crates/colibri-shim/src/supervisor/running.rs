@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::{Delivery, Reply, clock_ms};
+use colibri_shim::control::{ShimReply, SignalDelivery, clock_ms};
 use colibri_types::{ExitReason, ExitStatus};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
@@ -119,7 +119,7 @@ impl RunningAgent {
 
     /// Sends a signal now, or defers it until the sandbox has started the program that the signal is for. Returns the
     /// delivery unless the signal is deferred.
-    pub(super) fn signal(&mut self, signal: AgentSignal) -> Option<Delivery> {
+    pub(super) fn signal(&mut self, signal: AgentSignal) -> Option<SignalDelivery> {
         // KILL also ends a sandbox that is not set up yet. More signals than can wait are sent to the sandbox.
         let defers = signal.signal != Signal::KILL && self.deferred.len() < MAX_DEFERRED;
         if defers && self.is_program_pending() {
@@ -131,7 +131,7 @@ impl RunningAgent {
 
     /// Sends the deferred signals when the sandbox has started its program, and drops the expired ones. Returns the
     /// replies.
-    pub(super) fn deliver_deferred(&mut self) -> Vec<(RequestId, Reply)> {
+    pub(super) fn deliver_deferred(&mut self) -> Vec<(RequestId, ShimReply)> {
         let mut replies = Vec::new();
         if self.deferred.is_empty() {
             return replies;
@@ -140,7 +140,7 @@ impl RunningAgent {
         self.deferred.retain(|signal| {
             let expired = signal.expires_ms.is_some_and(|at| now >= at);
             if let (true, Some(request)) = (expired, signal.request) {
-                replies.push((request, Reply::Expired));
+                replies.push((request, ShimReply::Expired));
             }
             !expired
         });
@@ -152,7 +152,7 @@ impl RunningAgent {
             replies.extend(
                 signal
                     .request
-                    .map(|request| (request, Reply::Signalled(delivery))),
+                    .map(|request| (request, ShimReply::Signalled(delivery))),
             );
         }
         replies
@@ -188,7 +188,7 @@ impl RunningAgent {
     }
 
     /// Advances a kill in progress. Returns the reply if the kill could not be verified.
-    pub(super) fn step_kill(&mut self, now: Instant, cgroup: Option<&Cgroup>) -> Option<Reply> {
+    pub(super) fn step_kill(&mut self, now: Instant, cgroup: Option<&Cgroup>) -> Option<ShimReply> {
         let reply = self.kill.as_mut()?.step(now, cgroup)?;
         self.kill = None;
         Some(reply)
@@ -218,7 +218,7 @@ impl RunningAgent {
         !self.program_started
     }
 
-    fn deliver(&self, signal: &AgentSignal) -> Delivery {
+    fn deliver(&self, signal: &AgentSignal) -> SignalDelivery {
         let delivery = self.send(signal.signal);
         if signal.then_continue {
             self.continue_all();
@@ -227,20 +227,20 @@ impl RunningAgent {
     }
 
     /// Sends a signal as a terminal does, to the agent's process group, or to all processes in its sandbox.
-    fn send(&self, signal: Signal) -> Delivery {
+    fn send(&self, signal: Signal) -> SignalDelivery {
         let Some(leader) = self.leader().filter(|_| !self.is_wrapper) else {
             return descendants::signal_all(signal, None, self.wrapper()).unwrap_or_default();
         };
         match kill_process_group(leader, signal) {
-            Ok(()) => Delivery {
+            Ok(()) => SignalDelivery {
                 sent: 1,
                 denied: Vec::new(),
             },
-            Err(Errno::PERM) => Delivery {
+            Err(Errno::PERM) => SignalDelivery {
                 sent: 0,
                 denied: vec![self.pid()],
             },
-            Err(_) => Delivery::default(),
+            Err(_) => SignalDelivery::default(),
         }
     }
 
