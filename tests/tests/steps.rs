@@ -216,3 +216,57 @@ fn kill_during_a_hanging_step_is_answered_at_once() {
         "{end}"
     );
 }
+
+fn request(socket: &mut BufReader<UnixStream>, request: &Value) -> Value {
+    let line = format!("{request}\n");
+    socket.get_mut().write_all(line.as_bytes()).unwrap();
+    answer(socket)
+}
+
+#[test]
+fn restart_request_during_backoff_starts_one_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let marker = dir.path().join("marker");
+    let agent = format!("[ -e {0} ] && exit 0; touch {0}; exit 1", marker.display());
+    let restart = json!({"when": "on-failure", "delay_ms": 600_000, "max_delay_ms": 600_000});
+    shim(dir.path(), &agent, restart, &[], &[]);
+    eventually("the first run is recorded", || {
+        let runs = fs::read_to_string(dir.path().join("runs.jsonl")).ok()?;
+        runs.ends_with('\n').then_some(())
+    });
+    let mut socket = connect(dir.path());
+    let restart = json!({"seq": 1, "op": "restart", "grace_ms": 100});
+    assert_eq!(request(&mut socket, &restart)["reply"], "ok");
+    let end = end(dir.path());
+    assert_eq!(
+        (&end["run"], &end["exit"]),
+        (&json!(2), &json!({"code": 0}))
+    );
+}
+
+#[test]
+fn signal_after_the_end_does_not_hit_post_run_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let (trace, gate) = (dir.path().join("trace"), dir.path().join("gate"));
+    let created = Command::new("mkfifo").arg(&gate).status().unwrap();
+    assert!(created.success());
+    let post_run = format!(
+        "echo begun >> {0}; read line < {1}; echo after >> {0}",
+        trace.display(),
+        gate.display()
+    );
+    let never = json!({"when": "never"});
+    shim(dir.path(), "exit 0", never, &[], &[shell(&post_run)]);
+    eventually("the command after the run has begun", || {
+        (fs::read_to_string(&trace).ok()? == "begun\n").then_some(())
+    });
+    let mut socket = connect(dir.path());
+    let signal = json!({"seq": 1, "op": "signal", "signal": "TERM"});
+    assert_eq!(
+        request(&mut socket, &signal)["reply"],
+        json!({"signalled": {"sent": 0, "denied": []}})
+    );
+    fs::write(&gate, "go\n").unwrap();
+    assert_eq!(end(dir.path())["error"], Value::Null);
+    assert_eq!(fs::read_to_string(&trace).unwrap(), "begun\nafter\n");
+}

@@ -18,6 +18,7 @@ mod runs;
 mod signals;
 mod supervisor;
 
+use std::error::Error;
 use std::io::{self, BufRead, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -44,48 +45,38 @@ const USAGE: &str = "usage: colibri-shim DIRECTORY\n\nOwns one agent. The Colibr
 #[derive(Debug, thiserror::Error)]
 enum ShimError {
     #[error("cannot enter agent directory {0}: {1}")]
-    Directory(PathBuf, io::Error),
+    Directory(PathBuf, #[source] io::Error),
     #[error("cannot read the launch request on stdin: {0}")]
-    Launch(io::Error),
+    Launch(#[source] io::Error),
     #[error("cannot read the launch request on stdin: it is incomplete, because its sender ended")]
     Incomplete,
     #[error(
         "cannot close inherited descriptors: {0}; use a system with close_range(2), such as Linux 5.9 or FreeBSD 13"
     )]
-    Descriptors(io::Error),
+    Descriptors(#[source] io::Error),
     #[error("cannot become the reaper of the agent's descendants: {0}")]
-    Reaper(io::Error),
+    Reaper(#[source] io::Error),
     #[error("cannot open a journal: {0}")]
     Journal(#[from] JournalError),
     #[error("cannot create control socket {file}: {0}", file = layout::CONTROL)]
-    Control(io::Error),
+    Control(#[source] io::Error),
     #[error("cannot catch signals: {0}")]
-    Signals(io::Error),
-    #[error("cannot start {program} in {cwd}: {error}")]
+    Signals(#[source] io::Error),
+    #[error("cannot start {program} in {cwd}: {source}")]
     Exec {
         program: String,
         cwd: String,
-        error: io::Error,
+        source: io::Error,
     },
     #[error("cannot write {file}: {0}", file = layout::SHIM)]
-    Record(io::Error),
+    Record(#[source] io::Error),
 }
 
 impl ShimError {
     /// Returns the error number of the system, if a system call failed.
     fn errno(&self) -> Option<i32> {
-        match self {
-            Self::Directory(_, error)
-            | Self::Launch(error)
-            | Self::Descriptors(error)
-            | Self::Reaper(error)
-            | Self::Journal(JournalError::Io { source: error, .. })
-            | Self::Control(error)
-            | Self::Signals(error)
-            | Self::Exec { error, .. }
-            | Self::Record(error) => error.raw_os_error(),
-            Self::Journal(_) | Self::Incomplete => None,
-        }
+        std::iter::successors(self.source(), |&error| error.source())
+            .find_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error())
     }
 }
 
@@ -157,14 +148,14 @@ fn start(directory: &Path) -> Result<(Supervisor, i32), ShimError> {
     let outputs = Outputs::open(launch.journal)?;
     let mut runs = Runs::new(launch, shim.map_or(0, |process| process.start));
     let prepared = runs.begin(Offsets::default()).run(&signals.child_ended);
-    let agent = prepared.and_then(|()| runs.start()).map_err(|error| {
+    let agent = prepared.and_then(|()| runs.start()).map_err(|source| {
         // The error names the failed command. The post-run commands undo the others as far as possible.
         let _ = runs.post_run().run(&signals.child_ended);
         runs.release();
         ShimError::Exec {
             program: runs.launch().program.clone(),
             cwd: runs.launch().cwd.clone(),
-            error,
+            source,
         }
     })?;
     let pid = agent.pid.as_raw_nonzero().get();

@@ -40,8 +40,8 @@ pub(crate) enum Drained {
 
 /// Both outputs.
 pub(crate) struct Outputs {
-    stdout: Output,
-    stderr: Output,
+    /// stdout and stderr.
+    outputs: [Output; 2],
     buffer: Vec<u8>,
     /// When a failed write or sync is retried; set while an output is stalled.
     retry_at: Option<Instant>,
@@ -51,8 +51,10 @@ impl Outputs {
     /// Opens the journals in the working directory, which is the agent's directory.
     pub(crate) fn open(options: JournalOptions) -> Result<Self, JournalError> {
         Ok(Self {
-            stdout: Output::open(Path::new(layout::STDOUT), options)?,
-            stderr: Output::open(Path::new(layout::STDERR), options)?,
+            outputs: [
+                Output::open(Path::new(layout::STDOUT), options)?,
+                Output::open(Path::new(layout::STDERR), options)?,
+            ],
             buffer: vec![0; BUFFER_SIZE],
             retry_at: None,
         })
@@ -60,40 +62,35 @@ impl Outputs {
 
     /// Sets the pipes of a new run.
     pub(crate) fn connect(&mut self, stdout: OwnedFd, stderr: OwnedFd) {
-        self.stdout.pipe = Some(stdout);
-        self.stderr.pipe = Some(stderr);
+        for (output, pipe) in self.outputs.iter_mut().zip([stdout, stderr]) {
+            output.pipe = Some(pipe);
+        }
     }
 
     /// Returns the pipes to poll for input.
     pub(crate) fn readable(&self) -> impl Iterator<Item = &OwnedFd> {
-        [&self.stdout, &self.stderr]
-            .into_iter()
-            .filter_map(Output::readable)
+        self.outputs.iter().filter_map(Output::readable)
     }
 
     /// Returns when [`Outputs::copy`] is due, even without input: a sync or a retry.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let deadlines = [
-            self.retry_at,
-            self.stdout.journal.sync_due(),
-            self.stderr.journal.sync_due(),
-        ];
-        deadlines.into_iter().flatten().min()
+        let syncs = self.outputs.iter().map(|output| output.journal.sync_due());
+        syncs.flatten().chain(self.retry_at).min()
     }
 
     pub(crate) fn offsets(&self) -> Offsets {
+        let [stdout, stderr] = &self.outputs;
         Offsets {
-            stdout: self.stdout.journal.end_offset(),
-            stderr: self.stderr.journal.end_offset(),
+            stdout: stdout.journal.end_offset(),
+            stderr: stderr.journal.end_offset(),
         }
     }
 
     /// Returns why output is not stored at the moment, if it is not.
     pub(crate) fn stall_reason(&self) -> Option<&String> {
-        self.stdout
-            .stalled
-            .as_ref()
-            .or(self.stderr.stalled.as_ref())
+        self.outputs
+            .iter()
+            .find_map(|output| output.stalled.as_ref())
     }
 
     /// Retries what failed if that is due, copies available output and syncs the journals that are due. The outputs
@@ -103,16 +100,20 @@ impl Outputs {
         let before = self.progress();
         if self.retry_at.is_some_and(|at| now >= at) {
             self.retry_at = None;
-            self.each(Output::retry);
+            self.outputs.iter_mut().for_each(Output::retry);
         }
         for _ in 0..MAX_READS {
-            let more_stdout = self.stdout.copy(&mut self.buffer);
-            let more_stderr = self.stderr.copy(&mut self.buffer);
-            if !more_stdout && !more_stderr {
+            let mut more = false;
+            for output in &mut self.outputs {
+                more |= output.copy(&mut self.buffer);
+            }
+            if !more {
                 break;
             }
         }
-        self.each(|output| output.sync_if_due(now));
+        for output in &mut self.outputs {
+            output.sync_if_due(now);
+        }
         self.schedule_retry(now);
         self.progress() != before
     }
@@ -121,7 +122,7 @@ impl Outputs {
     /// cannot be stored.
     pub(crate) fn drain(&mut self, now: Instant, give_up: bool) -> Drained {
         let mut drained = Drained::Complete;
-        for output in [&mut self.stdout, &mut self.stderr] {
+        for output in &mut self.outputs {
             // Bounded: a process outside of the agent that received the pipe could write forever.
             for _ in 0..MAX_DRAIN_READS {
                 if !output.copy(&mut self.buffer) {
@@ -144,19 +145,15 @@ impl Outputs {
 
     /// Discards unstored and all later output, because the journals were removed.
     pub(crate) fn discard(&mut self) {
-        self.each(Output::discard);
+        self.outputs.iter_mut().for_each(Output::discard);
         self.retry_at = None;
     }
 
     /// Syncs both journals to the disk.
     pub(crate) fn sync(&mut self) -> Result<(), JournalError> {
-        self.stdout.journal.sync()?;
-        self.stderr.journal.sync()
-    }
-
-    fn each(&mut self, action: impl Fn(&mut Output)) {
-        action(&mut self.stdout);
-        action(&mut self.stderr);
+        self.outputs
+            .iter_mut()
+            .try_for_each(|output| output.journal.sync())
     }
 
     fn schedule_retry(&mut self, now: Instant) {
@@ -166,7 +163,10 @@ impl Outputs {
     }
 
     fn progress(&self) -> (Offsets, [bool; 2]) {
-        let stalls = [&self.stdout, &self.stderr].map(|output| output.stalled.is_some());
+        let stalls = self
+            .outputs
+            .each_ref()
+            .map(|output| output.stalled.is_some());
         (self.offsets(), stalls)
     }
 }

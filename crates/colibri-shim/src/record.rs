@@ -1,7 +1,7 @@
 //! The records that the shim writes to files: their content, and atomic writing.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Maximum number of bytes that [`read_lines`] reads.
-const MAX_LINES: usize = 1 << 20;
+const MAX_LINES: u64 = 1 << 20;
 
 /// `shim.json`: the processes of a running agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,20 +168,14 @@ pub fn append<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 /// # Errors
 /// The file cannot be read.
 pub fn read_lines<T: DeserializeOwned>(path: &Path, most: u64) -> io::Result<Vec<T>> {
-    let file = match File::open(path) {
+    let mut file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
     let from = file.metadata()?.len().saturating_sub(most);
-    let mut text = vec![0; usize::try_from(most).unwrap_or(usize::MAX).min(MAX_LINES)];
-    let mut count = 0;
-    while let Some(room) = text.get_mut(count..).filter(|room| !room.is_empty()) {
-        match file.read_at(room, from + count as u64)? {
-            0 => break,
-            more => count += more,
-        }
-    }
-    text.truncate(count);
+    file.seek(SeekFrom::Start(from))?;
+    let mut text = Vec::new();
+    file.take(most.min(MAX_LINES)).read_to_end(&mut text)?;
     // The first line of a longer file may be incomplete.
     let skipped = usize::from(from > 0);
     Ok(text

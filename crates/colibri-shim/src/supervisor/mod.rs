@@ -254,6 +254,7 @@ impl Supervisor {
 
     fn status(&self) -> ShimStatus {
         let offsets = self.outputs.offsets();
+        let running = self.state.running();
         let stalled = match self.directory.removal() {
             Some(removal) => Some(format!("{removal}; its later output is lost")),
             None => (self.outputs.stall_reason())
@@ -264,8 +265,10 @@ impl Supervisor {
             stdout: offsets.stdout,
             stderr: offsets.stderr,
             stalled,
-            lingering: self.state.is_lingering(),
-            pid: self.state.agent_pid(),
+            lingering: running.is_some_and(RunningAgent::is_lingering),
+            pid: running
+                .filter(|agent| !agent.is_lingering())
+                .map(RunningAgent::pid),
             run: self.runs.number(),
             run_from: self.runs.stdout_from(),
             waiting: self.runs.restart_message().cloned(),

@@ -75,17 +75,12 @@ impl State {
         }
     }
 
-    /// Returns the pid of the first process, until that is collected.
-    pub(super) fn agent_pid(&self) -> Option<i32> {
+    /// Returns the run if it has processes.
+    pub(super) fn running(&self) -> Option<&RunningAgent> {
         match self {
-            Self::Running(agent) if !agent.is_lingering() => Some(agent.pid()),
+            Self::Running(agent) => Some(agent),
             _ => None,
         }
-    }
-
-    /// Returns whether the first process has ended and descendants have not.
-    pub(super) fn is_lingering(&self) -> bool {
-        matches!(self, Self::Running(agent) if agent.is_lingering())
     }
 
     /// Returns why the end of the run is not recorded yet.
