@@ -189,9 +189,11 @@ impl RunningCommand {
             return Ok(());
         }
         self.read_stderr();
-        let stderr = String::from_utf8_lossy(&self.stderr_text);
-        let shown = &self.shown;
-        Err(format!("{shown} failed ({status}): {}", stderr.trim_end()))
+        let failed = format!("{} failed ({status})", self.shown);
+        match String::from_utf8_lossy(&self.stderr_text).trim_end() {
+            "" => Err(failed),
+            stderr => Err(format!("{failed}: {stderr}")),
+        }
     }
 }
 

@@ -296,7 +296,7 @@ impl Runs {
             }
             (None, None) => format!("run {number} ended with an unknown exit status"),
         };
-        // Whole milliseconds.
+        // Truncated to milliseconds for the message.
         let wait = Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
         self.restart_message = Some(format!("{end}; restarting in {wait:?}"));
     }

@@ -127,8 +127,8 @@ impl Supervisor {
             self.serve_requests();
             self.deliver_deferred_signals();
             self.input.write();
-            self.copy_output();
             let now = Instant::now();
+            self.copy_output(now);
             self.check_directory(now);
             self.step_kill(now);
             if self.runs.check_wall_time(now) {
@@ -243,8 +243,8 @@ impl Supervisor {
         self.server.mark_status_outdated();
     }
 
-    fn copy_output(&mut self) {
-        if self.outputs.copy(Instant::now()) {
+    fn copy_output(&mut self, now: Instant) {
+        if self.outputs.copy(now) {
             self.server.mark_status_outdated();
         }
         if self.outputs.stall_reason().is_some() {

@@ -34,33 +34,32 @@ impl Supervisor {
             run.next = restart.map_or(NextRun::Never, NextRun::After);
         }
         let (end, next, to) = (run.end, run.next, self.outputs.offsets());
-        match (self.write_records(end, next, to), next) {
-            (Ok(()), NextRun::After(backoff)) => {
-                self.back_off(backoff);
-                Progress::Advanced
+        if let Err(error) = self.write_records(end, next, to) {
+            if !self.detect_removal() {
+                self.retry_later(error);
+                return Progress::Blocked;
             }
-            (Ok(()), _) => {
-                self.finish(self.runs.exit_record(end, to));
-                Progress::Ended
+            if let Some(removal) = self.directory.removal() {
+                self.runs.add_error(format!(
+                    "{removal} while it ran; its output and its exit record are lost"
+                ));
             }
-            (Err(_), _) if self.detect_removal() => {
-                if let Some(removal) = self.directory.removal() {
-                    self.runs.add_error(format!(
-                        "{removal} while it ran; its output and its exit record are lost"
-                    ));
-                }
-                self.finish(self.runs.exit_record(end, to));
-                Progress::Ended
-            }
-            (Err(error), _) => {
-                if let State::Recording { failure, .. } = &mut self.state {
-                    let retry_at = Instant::now() + RETRY_INTERVAL;
-                    *failure = Some(RecordFailure { error, retry_at });
-                }
-                self.server.mark_status_outdated();
-                Progress::Blocked
-            }
+        } else if let NextRun::After(backoff) = next {
+            self.back_off(backoff);
+            return Progress::Advanced;
         }
+        self.finish(self.runs.exit_record(end, to));
+        Progress::Ended
+    }
+
+    fn retry_later(&mut self, error: String) {
+        if let State::Recording { failure, .. } = &mut self.state {
+            *failure = Some(RecordFailure {
+                error,
+                retry_at: Instant::now() + RETRY_INTERVAL,
+            });
+        }
+        self.server.mark_status_outdated();
     }
 
     /// Writes `runs.jsonl`, and after the last run syncs the journals and writes `exit.json`.

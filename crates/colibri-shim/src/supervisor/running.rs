@@ -120,7 +120,7 @@ impl RunningAgent {
     /// Sends a signal now, or defers it until the sandbox has started the program that the signal is for. Returns the
     /// delivery unless the signal is deferred.
     pub(super) fn signal(&mut self, signal: AgentSignal) -> Option<SignalDelivery> {
-        // KILL also ends a sandbox that is not set up yet. More signals than can wait are sent to the sandbox.
+        // KILL also ends a sandbox that is not set up yet. STOP would prevent the setup, so it is deferred too.
         let defers = signal.signal != Signal::KILL && self.deferred.len() < MAX_DEFERRED;
         if defers && self.is_program_pending() {
             self.deferred.push(signal);
