@@ -14,6 +14,8 @@ pub(crate) struct Received {
 }
 
 pub(crate) struct Connection {
+    /// Number of the connection, set by the server.
+    pub(crate) id: u64,
     socket: OwnedFd,
     received: Vec<u8>,
     unsent: VecDeque<u8>,
@@ -29,6 +31,7 @@ impl Connection {
     /// Takes over a connected, non-blocking socket.
     fn new(socket: OwnedFd) -> Self {
         Self {
+            id: 0,
             socket,
             received: Vec::new(),
             unsent: VecDeque::new(),

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use colibri_shim::control::{ShimEvent, ShimMessage, ShimOp, ShimReply, ShimStatus, clock_ms};
 use colibri_shim::record::ExitRecord;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::connection::{Connection, Received};
+use crate::poll::poll_until;
 
 /// Maximum number of connections; further ones wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 16;
@@ -27,7 +28,7 @@ pub(crate) struct RequestId {
 
 pub(crate) struct ControlServer {
     listener: OwnedFd,
-    connections: Vec<(u64, Connection)>,
+    connections: Vec<Connection>,
     next_connection: u64,
     status_limit: RateLimit,
     /// A watcher needs a status event; set by [`ControlServer::is_status_due`].
@@ -45,8 +46,9 @@ impl ControlServer {
         }
     }
 
-    pub(crate) fn add(&mut self, connection: Connection) {
-        self.connections.push((self.next_connection, connection));
+    pub(crate) fn add(&mut self, mut connection: Connection) {
+        connection.id = self.next_connection;
+        self.connections.push(connection);
         self.next_connection += 1;
     }
 
@@ -54,7 +56,7 @@ impl ControlServer {
     pub(crate) fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         let accepts = self.connections.len() < MAX_CONNECTIONS;
         let listener = accepts.then(|| PollFd::new(&self.listener, PollFlags::IN));
-        let connections = self.connections.iter().map(|(_, connection)| {
+        let connections = self.connections.iter().map(|connection| {
             let mut events = PollFlags::IN;
             events.set(PollFlags::OUT, connection.has_unsent());
             PollFd::from_borrowed_fd(connection.fd(), events)
@@ -75,7 +77,7 @@ impl ControlServer {
             self.add(connection);
         }
         let mut requests = Vec::new();
-        for (id, connection) in &mut self.connections {
+        for connection in &mut self.connections {
             connection.flush();
             for received in connection.receive() {
                 let received = match received {
@@ -94,7 +96,7 @@ impl ControlServer {
                 } else if request.expires_ms.is_some_and(|at| clock_ms() >= at) {
                     connection.reply(seq, ShimReply::Expired);
                 } else {
-                    let connection = *id;
+                    let connection = connection.id;
                     requests.push((RequestId { connection, seq }, received));
                 }
             }
@@ -107,16 +109,15 @@ impl ControlServer {
     }
 
     pub(crate) fn remove_closed(&mut self) {
-        self.connections
-            .retain(|(_, connection)| !connection.closed);
+        self.connections.retain(|connection| !connection.closed);
     }
 
     /// Answers a request, unless its connection is closed.
     pub(crate) fn reply(&mut self, request: RequestId, reply: ShimReply) {
-        if let Some((_, connection)) = self
+        if let Some(connection) = self
             .connections
             .iter_mut()
-            .find(|(id, _)| *id == request.connection)
+            .find(|connection| connection.id == request.connection)
         {
             connection.reply(request.seq, reply);
         }
@@ -124,17 +125,14 @@ impl ControlServer {
 
     /// Marks the last status of every watcher as outdated.
     pub(crate) fn mark_status_outdated(&mut self) {
-        for (_, connection) in &mut self.connections {
+        for connection in &mut self.connections {
             connection.outdated = true;
         }
     }
 
     /// Returns whether a watcher needs a status event and the rate limit permits it.
     pub(crate) fn is_status_due(&mut self) -> bool {
-        self.status_pending = self
-            .connections
-            .iter()
-            .any(|(_, connection)| connection.needs_status());
+        self.status_pending = self.connections.iter().any(Connection::needs_status);
         self.status_pending && Instant::now() >= self.status_limit.next()
     }
 
@@ -143,7 +141,7 @@ impl ControlServer {
         self.status_pending = false;
         self.status_limit.spend(Instant::now());
         let message = ShimMessage::Event(ShimEvent::Status(status));
-        for (_, connection) in &mut self.connections {
+        for connection in &mut self.connections {
             if connection.needs_status() {
                 connection.outdated = false;
                 connection.send(&message);
@@ -155,7 +153,7 @@ impl ControlServer {
     pub(crate) fn publish_exit(&mut self, record: ExitRecord) {
         let message = ShimMessage::Event(ShimEvent::Exit(record));
         let deadline = Instant::now() + EXIT_TIMEOUT;
-        for (_, connection) in &mut self.connections {
+        for connection in &mut self.connections {
             if connection.watching {
                 connection.send(&message);
             }
@@ -164,15 +162,14 @@ impl ControlServer {
             let mut fds: Vec<PollFd<'_>> = self
                 .connections
                 .iter()
-                .filter(|(_, connection)| connection.has_unsent() && !connection.closed)
-                .map(|(_, connection)| PollFd::from_borrowed_fd(connection.fd(), PollFlags::OUT))
+                .filter(|connection| connection.has_unsent() && !connection.closed)
+                .map(|connection| PollFd::from_borrowed_fd(connection.fd(), PollFlags::OUT))
                 .collect();
             if fds.is_empty() {
                 return;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let _ = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
-            for (_, connection) in &mut self.connections {
+            let _ = poll_until(&mut fds, Some(deadline));
+            for connection in &mut self.connections {
                 connection.flush();
             }
         }

@@ -12,6 +12,7 @@ mod descendants;
 mod input;
 mod kill_sequence;
 mod output;
+mod poll;
 mod pre_exec;
 mod run_commands;
 mod runs;
@@ -146,6 +147,7 @@ fn start(directory: &Path) -> Result<(Supervisor, i32), ShimError> {
     let shim = process::find(shim_pid).ok().flatten();
     let launch = read_launch()?;
     let outputs = Outputs::open(launch.journal)?;
+    let (program, cwd) = (launch.program.clone(), launch.cwd.clone());
     let mut runs = Runs::new(launch, shim.map_or(0, |process| process.start));
     let prepared = runs.begin(Offsets::default()).run(&signals.child_ended);
     let agent = prepared.and_then(|()| runs.start()).map_err(|source| {
@@ -153,8 +155,8 @@ fn start(directory: &Path) -> Result<(Supervisor, i32), ShimError> {
         let _ = runs.post_run().run(&signals.child_ended);
         runs.release();
         ShimError::Exec {
-            program: runs.launch().program.clone(),
-            cwd: runs.launch().cwd.clone(),
+            program,
+            cwd,
             source,
         }
     })?;

@@ -8,8 +8,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use colibri_shim::launch::RunCommand;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, ioctl_fionbio};
+
+use crate::poll::poll_until;
 
 /// Timeout of one command, after which it is killed.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -97,14 +99,7 @@ impl RunCommands {
             }
             let mut fds = vec![PollFd::new(child_ended, PollFlags::IN)];
             fds.extend(self.stderr().map(|fd| PollFd::new(fd, PollFlags::IN)));
-            let timeout = self
-                .deadline()
-                .map(|at| at.saturating_duration_since(Instant::now()))
-                .and_then(|left| Timespec::try_from(left).ok());
-            match poll(&mut fds, timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            poll_until(&mut fds, self.deadline())?;
             // Level-triggered: unread bytes would make every poll return. No agent runs yet, so no other end is missed.
             while matches!(rustix::io::read(child_ended, &mut [0; 64]), Ok(count) if count > 0) {}
         }

@@ -98,10 +98,6 @@ impl Runs {
         }
     }
 
-    pub(crate) fn launch(&self) -> &Launch {
-        &self.launch
-    }
-
     /// Returns the number of the current run, from 1.
     pub(crate) fn number(&self) -> u32 {
         self.current.number

@@ -37,8 +37,7 @@ use std::time::{Duration, Instant};
 use colibri_shim::control::ShimStatus;
 use colibri_shim::layout;
 use colibri_types::ExitReason;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
 use crate::agent_process::AgentProcess;
@@ -46,6 +45,7 @@ use crate::connection::Connection;
 use crate::control_server::{ControlServer, RequestId};
 use crate::input::Input;
 use crate::output::Outputs;
+use crate::poll::poll_until;
 use crate::runs::{RunEnd, Runs};
 use crate::signals::Signals;
 use directory::AgentDirectory;
@@ -116,7 +116,7 @@ impl Supervisor {
             self.server.add(connection);
         }
         loop {
-            self.poll()?;
+            self.wait()?;
             if self.signals.child_ended.take() {
                 self.reap();
             }
@@ -145,7 +145,7 @@ impl Supervisor {
     }
 
     /// Waits for an event or the next deadline.
-    fn poll(&self) -> io::Result<()> {
+    fn wait(&self) -> io::Result<()> {
         let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut fds: Vec<PollFd<'_>> = self.server.poll_fds().collect();
         fds.extend(self.signals.fds().map(readable));
@@ -160,18 +160,7 @@ impl Supervisor {
             self.outputs.deadline(),
             self.server.deadline(),
         ];
-        let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // A timeout too long for the system becomes a shorter one; the loop computes it again.
-            Timespec::try_from(left).unwrap_or(Timespec {
-                tv_sec: 1,
-                tv_nsec: 0,
-            })
-        });
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        poll_until(&mut fds, deadlines.into_iter().flatten().min())
     }
 
     /// Advances through the states until one waits for an event. Returns whether the agent has ended.
