@@ -20,6 +20,9 @@ pub(crate) fn become_reaper() -> io::Result<()> {
 }
 
 /// Returns the pids of all descendants, zombies included, in no particular order.
+///
+/// The list can miss a process whose sibling ends at the same time (proc_tid_children(5)). A kill therefore repeats its
+/// rounds until wait(2) reports that no descendant is left.
 pub(crate) fn list() -> io::Result<Vec<i32>> {
     let shim = getpid().as_raw_nonzero().get();
     let mut found = Vec::new();
@@ -27,7 +30,7 @@ pub(crate) fn list() -> io::Result<Vec<i32>> {
     while let Some(parent) = parents.pop() {
         let children = match children(parent) {
             Ok(children) => children,
-            // A kernel without CONFIG_PROC_CHILDREN (proc_pid_children(5)).
+            // A kernel without CONFIG_PROC_CHILDREN (proc_tid_children(5)).
             Err(error) if error.kind() == io::ErrorKind::NotFound && parent == shim => {
                 return list_by_scan(shim);
             }
@@ -40,7 +43,7 @@ pub(crate) fn list() -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-/// Returns the children of all threads of a process (`/proc/PID/task/TID/children`, proc_pid_children(5)).
+/// Returns the children of all threads of a process (`/proc/PID/task/TID/children`, proc_tid_children(5)).
 fn children(pid: i32) -> io::Result<Vec<i32>> {
     let mut pids = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
