@@ -30,7 +30,7 @@ syslog = "best-effort"
 
 [[rule]]
 callers = ["colibri-caller", "%colibri-other"]
-jails = ["colibri-*", "web", "box-*"]
+jails = ["colibri-*", "web"]
 roots = ["/", "/var/tmp/colibri-helper-test/*"]
 users = ["colibri-agent"]
 programs = ["*"]
@@ -255,48 +255,6 @@ pub fn run(command: &mut Command) {
         "{command:?}: {}",
         crate::text(&output.stderr)
     );
-}
-
-/// A long-lived sandbox of root's that stands for a persistent jail, made and recorded by the script that
-/// administrators use; it ends with this.
-pub struct Sandbox {
-    /// Its name as a jail, of this test alone.
-    pub name: String,
-    /// Its first process.
-    pub pid: i32,
-    child: std::process::Child,
-}
-
-impl Sandbox {
-    pub fn start() -> Self {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("box-{}-{count}", std::process::id());
-        let script = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../crates/colibri-jail-helper/colibri-sandbox");
-        let record = format!("{PREFIX}/records/sandboxes/{name}");
-        let child = Command::new("sh")
-            .arg(script)
-            .args(["--records", &format!("{PREFIX}/records"), &name, "/"])
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let text = crate::eventually("the sandbox is recorded", || {
-            fs::read_to_string(&record).ok()
-        });
-        let pid = text.lines().next().unwrap()["pid=".len()..]
-            .parse()
-            .unwrap();
-        Self { name, pid, child }
-    }
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        crate::kill_9(self.pid);
-        let _ = self.child.wait();
-    }
 }
 
 /// A directory of a user's own, with the programs in it.

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use colibri_tests::helper::{
-    AGENT, CALLER, Helper, OTHER, PREFIX, Sandbox, as_user, install_program, program, uid,
+    AGENT, CALLER, Helper, OTHER, PREFIX, as_user, install_program, program, uid,
 };
 use colibri_tests::{eventually, kill_9, processes_with, text};
 
@@ -78,41 +78,28 @@ const LOOK: &str = "id -u; id -g; id -G; pwd; umask; grep -E '^(Cap|NoNewPrivs|S
 #[test]
 fn an_agent_starts_clean_whatever_its_caller_has_prepared() {
     let helper = Helper::shared();
-    let sandbox = Sandbox::start();
     // Descriptors, signals ignored and blocked, limits, umask, directory, variables: all of the caller's choice.
     let spoilt = "exec 3</etc/passwd 7</ 9>/dev/null; trap '' TERM HUP USR1; ulimit -S -n 64; umask 0; cd /tmp; \
         export LD_PRELOAD=/tmp/x.so LD_LIBRARY_PATH=/tmp LD_AUDIT=/tmp/x.so GLIBC_TUNABLES=glibc.malloc.check=3 GCONV_PATH=/tmp \
         BASH_ENV=/tmp/x ENV=/tmp/x MALLOC_CHECK_=3 SECRET=x HOME=/root LC_ALL=C; ";
-    let mut answers = Vec::new();
-    for words in [
-        "create --jail colibri-clean --path / --ip4 disable",
-        &format!("attach --jail {}", sandbox.name),
-    ] {
-        let output = helper.sh(
-            CALLER,
-            &format!(
-                "{spoilt} exec $H {words} -- sh -c \"{}\"",
-                LOOK.replace('$', "\\$")
-            ),
-        );
-        assert_eq!(output.status.code(), Some(1), "{output:?}"); // grep counts none
-        let said = text(&output.stdout);
-        answers.push(said.replace(&uid(AGENT).to_string(), "AGENT"));
-    }
+    let output = helper.sh(
+        CALLER,
+        &format!(
+            "{spoilt} exec $H create --jail colibri-clean --path / --ip4 disable -- sh -c \"{}\"",
+            LOOK.replace('$', "\\$")
+        ),
+    );
+    assert_eq!(output.status.code(), Some(1), "{output:?}"); // grep counts none
     let gid = Command::new("id").args(["-g", AGENT]).output().unwrap();
-    let gid = text(&gid.stdout);
-    let answers: Vec<_> = answers
-        .iter()
-        .map(|answer| answer.replace(gid.trim(), "AGENT-GID"))
-        .collect();
-    assert_eq!(answers[0], answers[1], "create and attach");
-    insta::assert_snapshot!(answers[0]);
+    let answer = text(&output.stdout)
+        .replace(&uid(AGENT).to_string(), "AGENT")
+        .replace(text(&gid.stdout).trim(), "AGENT-GID");
+    insta::assert_snapshot!(answer);
 }
 
 #[test]
 fn the_exit_code_and_the_output_are_the_agents_own() {
     let helper = Helper::shared();
-    let sandbox = Sandbox::start();
     for (script, code) in [
         ("exit 0", 0),
         ("exit 7", 7),
@@ -121,30 +108,17 @@ fn the_exit_code_and_the_output_are_the_agents_own() {
         ("kill -KILL $$", 137),
     ] {
         let script = format!("echo out; echo err >&2; {script}");
-        for words in [
-            create("colibri-code", &script),
-            vec![
-                "attach",
-                "--jail",
-                &sandbox.name,
-                "--",
-                "/bin/sh",
-                "-c",
-                &script,
-            ],
-        ] {
-            let output = helper.call(CALLER, &words);
-            let seen = (
-                output.status.code(),
-                text(&output.stdout),
-                text(&output.stderr),
-            );
-            assert_eq!(
-                seen,
-                (Some(code), "out\n".into(), "err\n".into()),
-                "{words:?}"
-            );
-        }
+        let output = helper.call(CALLER, &create("colibri-code", &script));
+        let seen = (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        );
+        assert_eq!(
+            seen,
+            (Some(code), "out\n".into(), "err\n".into()),
+            "{script}"
+        );
     }
 }
 
@@ -194,37 +168,33 @@ fn what_is_hidden_is_empty_also_where_the_agent_could_not_look() {
 #[test]
 fn a_working_directory_is_one_inside() {
     let helper = Helper::shared();
-    let sandbox = Sandbox::start();
-    for words in [
-        vec![
-            "create",
-            "--jail",
-            "colibri-dir",
-            "--path",
-            "/",
-            "--ip4",
-            "disable",
-        ],
-        vec!["attach", "--jail", &sandbox.name],
-    ] {
-        let words = [&words[..], &["--workdir", "/usr/bin", "--", "pwd"]].concat();
-        assert_eq!(text(&helper.call(CALLER, &words).stdout), "/usr/bin\n");
-    }
     let words = [
-        "attach",
+        "create",
         "--jail",
-        &sandbox.name,
+        "colibri-dir",
+        "--path",
+        "/",
+        "--ip4",
+        "disable",
         "--workdir",
-        "/nothing",
+        "/usr/bin",
         "--",
         "pwd",
     ];
-    let output = helper.call(CALLER, &words);
-    assert_eq!(output.status.code(), Some(71));
-    assert!(
-        text(&output.stderr).contains("going to /nothing in the jail"),
-        "{output:?}"
-    );
+    assert_eq!(text(&helper.call(CALLER, &words).stdout), "/usr/bin\n");
+    let missing = words.map(|word| if word == "/usr/bin" { "/nothing" } else { word });
+    let output = helper.call(CALLER, &missing);
+    assert_ne!(output.status.code(), Some(0));
+    assert!(text(&output.stderr).contains("/nothing"), "{output:?}");
+}
+
+#[test]
+fn attach_on_linux_is_refused_with_hint() {
+    let helper = Helper::shared();
+    let output = helper.call(CALLER, &["attach", "--jail", "web", "--", "true"]);
+    let seen = (output.status.code(), text(&output.stderr));
+    let expected = "colibri-jail-helper: refused: cannot enter jail web: Linux has no persistent jails; use create\n";
+    assert_eq!(seen, (Some(77), expected.to_owned()));
 }
 
 #[test]
@@ -257,48 +227,40 @@ fn a_jails_name_is_one_agents_as_long_as_it_lives() {
 #[test]
 fn only_the_callers_own_processes_are_signalled() {
     let helper = Helper::shared();
-    let sandbox = Sandbox::start();
     let signal = |who: &str, pids: &[i32]| {
         let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
         let mut words = vec!["signal", "--signal", "KILL"];
         words.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
         helper.call(who, &words)
     };
-    // An orphan that has left its session, deep in a sandbox of either kind.
+    // An orphan that has left its session, deep in a sandbox.
     let script = "(setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
-    for (mark, words) in [
-        (&mark("made"), create("colibri-own", script)),
-        (
-            &mark("entered"),
-            vec!["attach", "--jail", &sandbox.name, "--", "sh", "-c", script],
-        ),
-    ] {
-        let mut agent = Running::start(CALLER, &words, mark);
-        eventually("both sleep", || {
-            (named(mark, "sleep").len() == 2).then_some(())
-        });
-        let sleeps = named(mark, "sleep");
-        // The agent's user is not the caller's, who cannot do it alone.
-        let direct = helper.sh(CALLER, &format!("kill -KILL {}", sleeps[0]));
-        assert!(text(&direct.stderr).contains("not permitted"), "{direct:?}");
-        let by_other = signal(OTHER, &sleeps);
-        assert_eq!(by_other.status.code(), Some(77), "{by_other:?}");
-        // All or none: one stranger among them spares the rest.
-        let mixed = signal(CALLER, &[sleeps[0], std::process::id() as i32]);
-        assert_eq!(mixed.status.code(), Some(77), "{mixed:?}");
-        assert_eq!(named(mark, "sleep").len(), 2);
-        let own = signal(CALLER, &sleeps);
-        assert!(own.status.success(), "{own:?}");
-        eventually("they are gone", || {
-            named(mark, "sleep").is_empty().then_some(())
-        });
-        agent.0.wait().unwrap();
-        assert_eq!(
-            signal(CALLER, &sleeps).status.code(),
-            Some(77),
-            "they have ended"
-        );
-    }
+    let mark = &mark("made");
+    let mut agent = Running::start(CALLER, &create("colibri-own", script), mark);
+    eventually("both sleep", || {
+        (named(mark, "sleep").len() == 2).then_some(())
+    });
+    let sleeps = named(mark, "sleep");
+    // The agent's user is not the caller's, who cannot do it alone.
+    let direct = helper.sh(CALLER, &format!("kill -KILL {}", sleeps[0]));
+    assert!(text(&direct.stderr).contains("not permitted"), "{direct:?}");
+    let by_other = signal(OTHER, &sleeps);
+    assert_eq!(by_other.status.code(), Some(77), "{by_other:?}");
+    // All or none: one stranger among them spares the rest.
+    let mixed = signal(CALLER, &[sleeps[0], std::process::id() as i32]);
+    assert_eq!(mixed.status.code(), Some(77), "{mixed:?}");
+    assert_eq!(named(mark, "sleep").len(), 2);
+    let own = signal(CALLER, &sleeps);
+    assert!(own.status.success(), "{own:?}");
+    eventually("they are gone", || {
+        named(mark, "sleep").is_empty().then_some(())
+    });
+    agent.0.wait().unwrap();
+    assert_eq!(
+        signal(CALLER, &sleeps).status.code(),
+        Some(77),
+        "they have ended"
+    );
 }
 
 /// A record is of one process, not of whoever has its pid later.
@@ -392,103 +354,22 @@ fn only_the_callers_own_jail_is_removed_and_nothing_of_it_is_left() {
 }
 
 #[test]
-fn nothing_outlives_the_process_that_asked_or_the_sandbox_that_was_entered() {
+fn nothing_outlives_the_process_that_asked() {
     let _helper = Helper::shared();
-    let sandbox = Sandbox::start();
-    let script = "(setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
-    let attach = ["attach", "--jail", &sandbox.name, "--", "sh", "-c", script];
-    for (mark, words) in [
-        (&mark("parent-made"), create("colibri-parent", script)),
-        (&mark("parent-entered"), attach.to_vec()),
-    ] {
-        let quoted: Vec<String> = words
-            .iter()
-            .map(|word| format!("'{}'", word.replace('\'', "'\\''")))
-            .collect();
-        let mut shell = as_user(
-            CALLER,
-            &[
-                "sh",
-                "-c",
-                &format!("MARK={mark} $H {} & wait", quoted.join(" ")),
-            ],
-        )
-        .spawn()
-        .unwrap();
-        eventually("both sleep", || {
-            (named(mark, "sleep").len() == 2).then_some(())
-        });
-        shell.kill().unwrap();
-        shell.wait().unwrap();
-        eventually("they are gone with it", || {
-            processes_with(mark).is_empty().then_some(())
-        });
-    }
-    let mark = &mark("sandbox");
-    let mut agent = Running::start(CALLER, &attach, mark);
+    let mark = &mark("parent");
+    let script = "(setsid sh -c \"sleep 1000; :\" &); sleep 1001; :";
+    let command = format!(
+        "MARK={mark} $H create --jail colibri-parent --path / --ip4 disable -- sh -c '{script}' & wait"
+    );
+    let mut shell = as_user(CALLER, &["sh", "-c", &command]).spawn().unwrap();
     eventually("both sleep", || {
         (named(mark, "sleep").len() == 2).then_some(())
     });
-    kill_9(sandbox.pid);
-    agent.0.wait().unwrap();
-    eventually("they are gone with the sandbox", || {
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    eventually("they are gone with it", || {
         processes_with(mark).is_empty().then_some(())
     });
-}
-
-/// Another agent in the same persistent sandbox is not seen, and stays.
-#[test]
-fn agents_in_one_persistent_sandbox_are_apart() {
-    let helper = Helper::shared();
-    let sandbox = Sandbox::start();
-    let attach = [
-        "attach",
-        "--jail",
-        &sandbox.name,
-        "--",
-        "sh",
-        "-c",
-        "sleep 1000; :",
-    ];
-    let (one_mark, two_mark) = (&mark("one"), &mark("two"));
-    let first = Running::start(CALLER, &attach, one_mark);
-    let _second = Running::start(CALLER, &attach, two_mark);
-    one(one_mark, "sleep");
-    let stays = one(two_mark, "sleep");
-    let seen = helper.call(
-        CALLER,
-        &[
-            "attach",
-            "--jail",
-            &sandbox.name,
-            "--",
-            "sh",
-            "-c",
-            "ls -d /proc/[0-9]* | wc -l; kill -KILL -1; echo alive",
-        ],
-    );
-    assert!(
-        text(&seen.stdout).starts_with("3\n") || text(&seen.stdout).starts_with("4\n"),
-        "{seen:?}"
-    );
-    let killed = helper.call(
-        CALLER,
-        &[
-            "signal",
-            "--jail",
-            &sandbox.name,
-            "--signal",
-            "KILL",
-            "--pid",
-            &first.pid().to_string(),
-        ],
-    );
-    assert!(killed.status.success(), "{killed:?}");
-    eventually("the first is gone", || {
-        processes_with(one_mark).is_empty().then_some(())
-    });
-    assert_eq!(named(two_mark, "sleep"), [stays]);
-    assert!(Path::new(&format!("/proc/{}", sandbox.pid)).exists());
 }
 
 /// While it works the helper is root's alone, though the caller has started it.
@@ -630,100 +511,84 @@ impl Drop for Deployed {
 #[test]
 fn a_daemon_without_any_right_runs_agents_as_another_user() {
     let _helper = Helper::shared();
-    let sandbox = Sandbox::start();
     let deployed = Deployed::start();
-    for jail in [&["--jail-path", "/"][..], &["--jail-name", &sandbox.name]] {
-        let words = [
-            &["run"],
-            jail,
-            &[
-                "--jail-user",
-                AGENT,
-                "--env",
-                "MARK=m",
-                "--env",
-                "OTHER=o",
-                "--",
-                "sh",
-                "-c",
-                "id -un; echo $MARK$OTHER; cat; exit 7",
-            ],
-        ]
-        .concat();
-        let mut child = Deployed::command(&deployed.place, "colibri", &words)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"through\n").unwrap();
-        let output = child.wait_with_output().unwrap();
-        let seen = (output.status.code(), text(&output.stdout));
-        assert_eq!(
-            seen,
-            (Some(7), format!("{AGENT}\nm\nthrough\n")),
-            "{output:?}"
-        );
-        // A refusal reaches the person who asked.
-        let refused =
-            deployed.cli(&[&["run"], jail, &["--jail-user", "daemon", "--", "true"]].concat());
-        assert!(text(&refused.stderr).contains("users = ["), "{refused:?}");
-    }
+    let jail = ["run", "--jail-path", "/", "--jail-user"];
+    let script = "id -un; echo $MARK$OTHER; cat; exit 7";
+    let words = [
+        &jail[..],
+        &[
+            AGENT, "--env", "MARK=m", "--env", "OTHER=o", "--", "sh", "-c", script,
+        ],
+    ]
+    .concat();
+    let mut child = Deployed::command(&deployed.place, "colibri", &words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"through\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let seen = (output.status.code(), text(&output.stdout));
+    assert_eq!(
+        seen,
+        (Some(7), format!("{AGENT}\nm\nthrough\n")),
+        "{output:?}"
+    );
+    // A refusal reaches the person who asked.
+    let refused = deployed.cli(&[&jail[..], &["daemon", "--", "true"]].concat());
+    assert!(text(&refused.stderr).contains("users = ["), "{refused:?}");
 }
 
 #[test]
 fn a_kill_holds_where_the_daemon_may_not_signal() {
     let _helper = Helper::shared();
-    let sandbox = Sandbox::start();
     let deployed = Deployed::start();
     let polite = "trap 'echo tidied; exit 3' TERM; echo ready; while :; do sleep 0.02; done";
     let stubborn = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; sleep 1000; :' \"$0\" &); echo ready; sleep 1001; :";
-    for (number, jail) in [&["--jail-path", "/"][..], &["--jail-name", &sandbox.name]]
-        .into_iter()
-        .enumerate()
-    {
-        for (script, mark, outcome) in [
-            (polite, mark(&format!("polite{number}")), "ended at TERM"),
-            (stubborn, mark(&format!("stubborn{number}")), "needed KILL"),
-        ] {
-            let words = [
-                &["spawn"],
-                jail,
-                &["--jail-user", AGENT, "--", "sh", "-c", script, &mark],
-            ]
-            .concat();
-            let spawned = deployed.cli(&words);
-            assert!(spawned.status.success(), "{spawned:?}");
-            let id = text(&spawned.stdout).trim().to_owned();
-            eventually("it is ready", || {
-                text(&deployed.cli(&["logs", &id]).stdout)
-                    .starts_with("ready")
-                    .then_some(())
-            });
-            assert!(!processes_with(&mark).is_empty());
-            let grace = if outcome == "needed KILL" {
-                "300ms"
-            } else {
-                "20s"
-            };
-            let killed = deployed.cli(&["kill", "--grace", grace, &id]);
-            assert!(
-                killed.status.success() && text(&killed.stderr).contains(outcome),
-                "{killed:?} {outcome}"
+    for (script, mark, outcome) in [
+        (polite, mark("polite"), "ended at TERM"),
+        (stubborn, mark("stubborn"), "needed KILL"),
+    ] {
+        let words = [
+            "spawn",
+            "--jail-path",
+            "/",
+            "--jail-user",
+            AGENT,
+            "--",
+            "sh",
+            "-c",
+            script,
+            &mark,
+        ];
+        let spawned = deployed.cli(&words);
+        assert!(spawned.status.success(), "{spawned:?}");
+        let id = text(&spawned.stdout).trim().to_owned();
+        eventually("it is ready", || {
+            text(&deployed.cli(&["logs", &id]).stdout)
+                .starts_with("ready")
+                .then_some(())
+        });
+        assert!(!processes_with(&mark).is_empty());
+        let grace = if outcome == "needed KILL" {
+            "300ms"
+        } else {
+            "20s"
+        };
+        let killed = deployed.cli(&["kill", "--grace", grace, &id]);
+        assert!(
+            killed.status.success() && text(&killed.stderr).contains(outcome),
+            "{killed:?} {outcome}"
+        );
+        assert_eq!(processes_with(&mark), Vec::<i32>::new());
+        if outcome == "ended at TERM" {
+            assert_eq!(
+                text(&deployed.cli(&["logs", &id]).stdout),
+                "ready\ntidied\n"
             );
-            assert_eq!(processes_with(&mark), Vec::<i32>::new());
-            if outcome == "ended at TERM" {
-                assert_eq!(
-                    text(&deployed.cli(&["logs", &id]).stdout),
-                    "ready\ntidied\n"
-                );
-            }
         }
     }
-    assert!(
-        Path::new(&format!("/proc/{}", sandbox.pid)).exists(),
-        "the persistent sandbox stays"
-    );
 }
 
 /// A program that makes whoever calls it root, as long as this lives; for the caller's group alone.
@@ -834,23 +699,19 @@ fn what_a_killed_shim_left_out_of_reach_is_named() {
 #[test]
 fn an_agent_has_no_controlling_terminal() {
     let helper = Helper::shared();
-    let sandbox = Sandbox::start();
     let terminal = helper.sh(
         CALLER,
         "script -qec 'sh -c \": </dev/tty && echo has one\"' /dev/null",
     );
     assert!(text(&terminal.stdout).contains("has one"), "{terminal:?}");
-    let enter = format!("attach --jail {}", sandbox.name);
-    for words in ["create --jail colibri-tty --path / --ip4 disable", &enter] {
-        let inside = "sh -c \\\"(: </dev/tty) && echo has one; test -t 0 && echo on it\\\"";
-        let output = helper.sh(
-            CALLER,
-            &format!("script -qec \"$H {words} -- {inside}\" /dev/null"),
-        );
-        let said = text(&output.stdout);
-        assert!(
-            said.contains("on it") && !said.contains("has one"),
-            "{words}: {said}"
-        );
-    }
+    let inside = "sh -c \\\"(: </dev/tty) && echo has one; test -t 0 && echo on it\\\"";
+    let output = helper.sh(
+        CALLER,
+        &format!("script -qec \"$H create --jail colibri-tty --path / --ip4 disable -- {inside}\" /dev/null"),
+    );
+    let said = text(&output.stdout);
+    assert!(
+        said.contains("on it") && !said.contains("has one"),
+        "{said}"
+    );
 }

@@ -41,6 +41,9 @@ pub(crate) enum Refusal {
     Signal(String),
     #[error("ip4 {0} is not possible on Linux; give inherit or disable")]
     Ip4OnLinux(String),
+    #[error("cannot enter jail {0}: Linux has no persistent jails; use create")]
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    AttachOnLinux(String),
     #[error("process {0} is not of an agent that this caller runs{1}; no policy allows it")]
     NotOwnProcess(u32, String),
     #[error("jail {0} was not made for this caller; no policy allows it")]

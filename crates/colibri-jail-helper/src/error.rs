@@ -45,8 +45,10 @@ pub(crate) enum Stop {
     #[error("jail {0} exists already; give the new one another name")]
     JailExists(String),
     #[error("jail {0} is not there; make it first")]
+    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     NoJail(String),
     #[error("jail {0} is not usable: {1}")]
+    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     BadJail(String, &'static str),
     #[error(
         "{0} is a controlling terminal's; run it under setsid(1) or daemon(8), so that the agent cannot type into it"

@@ -177,25 +177,6 @@ impl Records {
     pub(crate) fn forget(&self, record: &Record) {
         let _ = sys::remove_file_at(&self.0, &record.file_name());
     }
-
-    /// A file of root's in the subdirectory of sandboxes that stand for persistent jails.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn sandbox(&self, jail: &JailName) -> Option<Process> {
-        let directory = sys::open_directory_at(&self.0, "sandboxes").ok()?;
-        let file = File::from(sys::open_file_at(&directory, jail.as_str()).ok()?);
-        let data = file.metadata().ok()?;
-        if !data.is_file() || place::only_root_writes(jail.as_str(), &data).is_err() {
-            return None;
-        }
-        let text = place::text(jail.as_str(), file, LONGEST).ok()?;
-        let mut lines = text.lines();
-        let mut value = |name: &str| lines.next()?.strip_prefix(name);
-        let process = Process {
-            pid: value("pid=")?.parse().ok()?,
-            start: value("start=")?.parse().ok()?,
-        };
-        (value("boot=")? == sys::boot()).then_some(process)
-    }
 }
 
 fn failed(doing: &str, error: io::Error) -> Stop {

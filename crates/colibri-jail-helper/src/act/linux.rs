@@ -1,8 +1,7 @@
-//! Linux. A jail that is made is a bubblewrap sandbox; one that is entered is a long-lived sandbox of root's,
-//! whose first process is named in the records. docs/decisions/0006 and 0007 have the reasons.
+//! Linux. A jail is a bubblewrap sandbox for one agent. docs/decisions/0006 has the reasons.
 
 use std::convert::Infallible;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 
 use colibri_jail_core::{
@@ -15,7 +14,7 @@ use crate::place::{self, PlaceError, Trust};
 use crate::record::{Process, Record, Records};
 use crate::request::RequestError;
 use crate::users::Entry;
-use crate::{environment, fixed, log, sys, users};
+use crate::{environment, fixed, sys, users};
 
 /// Directories that a sandbox has of its own, where a look into the root tells nothing.
 const PRIVATE: [&str; 3] = ["/proc/", "/dev/", "/tmp/"];
@@ -38,7 +37,7 @@ pub(super) fn create(
     // From here on every mount is this process's alone. The root is put onto a place of root's by its
     // descriptor: bubblewrap, which knows paths only, finds it there whatever happens to its own path.
     let onto: JailPath = fixed::records().parse().map_err(RequestError::from)?;
-    sys::own_mounts(0).map_err(|error| Stop::system("making a mount namespace", error))?;
+    sys::own_mounts().map_err(|error| Stop::system("making a mount namespace", error))?;
     let root = place::directory(path, Trust::NoLinks)?;
     sys::bind(&root, onto.as_str())
         .map_err(|error| Stop::system(format!("binding {path}"), error))?;
@@ -91,63 +90,6 @@ pub(super) fn create(
     Err(sys::execute(&[program], &args, &env))
 }
 
-/// Enters a long-lived sandbox. The agent gets a pid namespace of its own in it, so that whatever it starts
-/// ends with it, and is known as its own.
-pub(super) fn attach(job: &Job<'_>) -> Result<Infallible, Stop> {
-    let (uid, gid) = numbers(job)?;
-    let records = Records::open()?;
-    let gone = || Stop::NoJail(job.jail.to_string());
-    let sandbox = records.sandbox(job.jail).ok_or_else(gone)?;
-    let init = sys::pidfd(sandbox.pid).map_err(|_| gone())?;
-    let root = File::open(format!("/proc/{}/root", sandbox.pid))
-        .map_err(|_| gone())?
-        .into();
-    let of = |process: &str, namespace: &str| {
-        fs::read_link(format!("/proc/{process}/ns/{namespace}")).map_err(|_| gone())
-    };
-    let shares = |namespace: &str| -> Result<bool, Stop> {
-        Ok(of(&sandbox.pid.to_string(), namespace)? == of("self", namespace)?)
-    };
-    let unusable = |why| Err(Stop::BadJail(job.jail.to_string(), why));
-    if shares("mnt")? || shares("pid")? {
-        return unusable("it shares the host's namespaces; make it with colibri-sandbox");
-    }
-    // The agent's namespaces are made in the sandbox's, and the kernel wants their owner the same.
-    if !shares("user")? {
-        return unusable("it has a user namespace of its own; make it with colibri-sandbox");
-    }
-    // All of it was read of one process, if that is still the recorded one.
-    if sys::parent_and_start(sandbox.pid).is_none_or(|(_, start)| start != sandbox.start) {
-        return Err(gone());
-    }
-
-    let record = own_record(job, false, 0)?;
-    let lock = records.lock()?;
-    tidy(&records)?;
-    records.write(&record)?;
-    drop((lock, records));
-
-    let env = env(job, uid);
-    let itself = sys::pidfd(record.first.pid).map_err(|error| Stop::system("pidfd_open", error))?;
-    let entered = sys::enter_namespaces(&init).and_then(|()| sys::root_into(&root));
-    entered.map_err(|error| Stop::system(format!("entering {}", job.jail), error))?;
-    let child = match sys::fork().map_err(|error| Stop::system("fork", error))? {
-        sys::Fork::Child => finish(inside(job, uid, gid, &itself, &env)),
-        sys::Fork::Parent(child) => child,
-    };
-    drop((itself, init, root));
-    let asker = asker(&record)?;
-    let inside =
-        sys::pidfd(child.unsigned_abs()).map_err(|error| Stop::system("pidfd_open", error))?;
-    become_agent(job, uid, gid)?;
-    sys::unblock_signals();
-    // All that is inside ends with this process.
-    if sys::first_ends(&asker, &inside) && !sys::ends_within(&inside, 0) {
-        sys::exit(128 + libc::SIGKILL);
-    }
-    sys::exit(sys::wait_for(child))
-}
-
 /// The process that asked for an agent, which must not outlive it. The kernel would not tell: the signal of a
 /// parent's death is the parent's to send, and it may not signal another user's process.
 fn asker(record: &Record) -> Result<std::os::fd::OwnedFd, Stop> {
@@ -175,76 +117,6 @@ fn end_with(asker: &std::os::fd::OwnedFd) -> Result<(), Stop> {
         sys::exit(0);
     }
     Ok(())
-}
-
-/// In the sandbox's pid namespace, which takes this process with it when the sandbox ends.
-fn inside(
-    job: &Job<'_>,
-    uid: u32,
-    gid: u32,
-    outer: &std::os::fd::OwnedFd,
-    env: &[Vec<u8>],
-) -> Result<Infallible, Stop> {
-    let failed = |what: &'static str| move |error| Stop::system(what, error);
-    sys::own_mounts(libc::CLONE_NEWPID).map_err(failed("making namespaces"))?;
-    let itself = sys::pidfd(std::process::id()).map_err(failed("pidfd_open"))?;
-    let init = match sys::fork().map_err(failed("fork"))? {
-        sys::Fork::Child => finish(first(job, uid, gid, &itself, env)),
-        sys::Fork::Parent(init) => init,
-    };
-    become_agent(job, uid, gid)?;
-    if sys::ends_within(outer, 0) {
-        return Err(orphaned());
-    }
-    sys::close_from(3)?;
-    // Signals stay blocked: those to the agent's processes are not for this one, nor for the next.
-    sys::exit(sys::wait_for(init))
-}
-
-/// The first process of the agent's own pid namespace: when it ends, the kernel ends all in it.
-fn first(
-    job: &Job<'_>,
-    uid: u32,
-    gid: u32,
-    outer: &std::os::fd::OwnedFd,
-    env: &[Vec<u8>],
-) -> Result<Infallible, Stop> {
-    let failed = |what: &'static str| move |error| Stop::system(what, error);
-    let proc = sys::open_root().and_then(|root| sys::open_directory_at(&root, "proc"));
-    proc.and_then(|proc| sys::mount_proc(&proc))
-        .map_err(failed("mounting /proc"))?;
-    become_agent(job, uid, gid)?;
-    if sys::ends_within(outer, 0) {
-        return Err(orphaned());
-    }
-    let agent = match sys::fork().map_err(failed("fork"))? {
-        sys::Fork::Child => finish(agent(job, env)),
-        sys::Fork::Parent(agent) => agent,
-    };
-    sys::close_from(3)?;
-    sys::exit(sys::wait_for(agent))
-}
-
-fn agent(job: &Job<'_>, env: &[Vec<u8>]) -> Result<Infallible, Stop> {
-    // As bubblewrap does: no terminal to push input into (TIOCSTI, CVE-2017-5226).
-    sys::new_session().map_err(|error| Stop::system("setsid", error))?;
-    let workdir = job.run.workdir.as_ref().map_or("/", JailPath::as_str);
-    sys::change_directory(workdir)
-        .map_err(|error| Stop::system(format!("going to {workdir} in the jail"), error))?;
-    sys::close_from(3)?;
-    sys::unblock_signals();
-    Err(sys::execute(job.programs, job.run.command.args(), env))
-}
-
-/// The end of a child that did not become the agent.
-fn finish(result: Result<Infallible, Stop>) -> ! {
-    match result {
-        Ok(never) => match never {},
-        Err(stop) => {
-            log::complain(&stop);
-            sys::exit(stop.exit_code())
-        }
-    }
 }
 
 /// Gives up root, and what a user's own process keeps.

@@ -56,6 +56,11 @@ pub(crate) fn perform(
         })
     };
     let never: Infallible = match request {
+        #[cfg(target_os = "linux")]
+        Request::Attach { jail, .. } => {
+            return Err(Refusal::AttachOnLinux(jail.to_string()).into());
+        }
+        #[cfg(target_os = "freebsd")]
         Request::Attach { jail, run } => {
             let job = job(jail, run)?;
             log.allowed(&format!("as={}", job.user))?;

@@ -136,9 +136,9 @@ pub(crate) fn kept() -> (OwnedFd, OwnedFd) {
 }
 
 /// A mount namespace of its own, of which nothing comes back to the host.
-pub(crate) fn own_mounts(and: c_int) -> io::Result<()> {
+pub(crate) fn own_mounts() -> io::Result<()> {
     // SAFETY: flags only.
-    check(unsafe { libc::unshare(libc::CLONE_NEWNS | and) })?;
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
     mount(None, "/", None, libc::MS_REC | libc::MS_PRIVATE, None)
 }
 
@@ -162,18 +162,6 @@ pub(crate) fn hide(directory: &OwnedFd) -> io::Result<()> {
         Some("tmpfs"),
         flags,
         Some("mode=0555,size=4k"),
-    )
-}
-
-/// The processes of this pid namespace onto an open directory.
-pub(crate) fn mount_proc(directory: &OwnedFd) -> io::Result<()> {
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    mount(
-        Some("proc"),
-        &by_number(directory),
-        Some("proc"),
-        flags,
-        None,
     )
 }
 
@@ -229,32 +217,10 @@ pub(crate) fn exists_in_root(root: &OwnedFd, path: &str) -> io::Result<()> {
     }
 }
 
-/// Enters namespaces of the process behind a pidfd (setns(2)).
-pub(crate) fn enter_namespaces(process: &OwnedFd) -> io::Result<()> {
-    let all = libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
-    // SAFETY: a descriptor and flags.
-    check(unsafe { libc::setns(process.as_raw_fd(), all) }).map(drop)
-}
-
-/// chroot(2) into an open directory.
-pub(crate) fn root_into(directory: &OwnedFd) -> io::Result<()> {
-    let dot = c_string(".")?;
-    // SAFETY: a descriptor, then a C string that lives through the call.
-    unsafe {
-        check(libc::fchdir(directory.as_raw_fd()))?;
-        check(libc::chroot(dot.as_ptr())).map(drop)
-    }
-}
-
 /// Which of two processes this is after fork(2).
 pub(crate) enum Fork {
     Child,
-    Parent(c_int),
+    Parent,
 }
 
 /// fork(2).
@@ -262,27 +228,8 @@ pub(crate) fn fork() -> io::Result<Fork> {
     // SAFETY: there is one thread, so the child may go on as any process.
     Ok(match check(unsafe { libc::fork() })? {
         0 => Fork::Child,
-        pid => Fork::Parent(pid),
+        _ => Fork::Parent,
     })
-}
-
-/// Waits for a child, and reaps others that come by; its exit code, 128 and its number for a signal.
-pub(crate) fn wait_for(child: c_int) -> c_int {
-    loop {
-        let mut status = 0;
-        // SAFETY: status lives through the call.
-        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
-        if ended == child {
-            return if libc::WIFEXITED(status) {
-                libc::WEXITSTATUS(status)
-            } else {
-                128 + libc::WTERMSIG(status)
-            };
-        }
-        if ended < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return 71;
-        }
-    }
 }
 
 /// Ends this process at once.

@@ -278,7 +278,7 @@ pub(crate) fn change_directory(path: &str) -> io::Result<()> {
 }
 
 /// A session of its own, without a controlling terminal.
-#[cfg_attr(target_os = "linux", allow(dead_code))]
+#[cfg(target_os = "freebsd")]
 pub(crate) fn new_session() -> io::Result<()> {
     // SAFETY: setsid(2) has no arguments.
     check(unsafe { libc::setsid() }).map(drop)
