@@ -210,7 +210,7 @@ fn a_jails_name_is_one_agents_as_long_as_it_lives() {
             (Some(71), ""),
             "{second:?}"
         );
-        assert!(text(&second.stderr).contains("exists already"));
+        assert!(text(&second.stderr).contains("exists; give"));
     }
     drop(first);
     assert_eq!(

@@ -1,88 +1,75 @@
-//! Every way to stop before an agent runs, with the exit code of docs/helper-protocol.md.
+//! Every failure before an agent runs, with its exit code of docs/helper-protocol.md.
 
 use std::io;
 
-use crate::decide::Refusal;
-use crate::place::PlaceError;
+use crate::authorize::Refusal;
 use crate::policy::PolicyError;
 use crate::request::RequestError;
+use crate::safe_open::OpenError;
+use crate::sys::SysError;
 
-/// Why nothing was done. Shown to the caller in one line; what it may not know is in the log only.
+/// A failure, displayed to the caller in one line. [`HelperError::reason`] adds what only root may read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Stop {
-    #[error(
-        "started without a name of its own (argc is 0 or argv[0] is empty); start it as a program usually is"
-    )]
+pub(crate) enum HelperError {
+    #[error("argc is 0 or argv[0] is empty; pass the program's name as argv[0]")]
     NoName,
     #[error(
-        "descriptor {0} {1}; give it 0 to read, and 1 and 2 to write, none of them a directory"
-    )]
-    Descriptor(i32, &'static str),
-    #[error(
-        "not setuid root; as root: chown root colibri-jail-helper && chmod 4755 colibri-jail-helper, on a file system without nosuid, and start it without no_new_privs"
+        "not setuid root; as root run: chown root colibri-jail-helper && chmod 4755 colibri-jail-helper, on a file system without nosuid, and start it without no_new_privs"
     )]
     NotSetuid,
-    /// Says nothing of what the policy holds.
-    #[error("uid {0} may not use this program; the administrator of this host decides who may")]
+    /// Reveals nothing about the policy.
+    #[error("uid {0} may not use this program; ask the administrator of this host for access")]
     NotListed(u32),
-    /// Nobody is listed in a policy that cannot be read.
-    #[error("the policy cannot be used; the administrator finds the reason in the system log")]
+    /// The cause is in the log only: a policy that cannot be read lists no caller.
+    #[error("cannot use the policy; ask the administrator to read the cause in the system log")]
     Policy(#[from] PolicyError),
     #[error(transparent)]
-    Words(#[from] RequestError),
+    Request(#[from] RequestError),
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
     #[error(
-        "no system log takes the decision: {0}; start syslogd, or write syslog = \"best-effort\" in the policy"
+        "cannot write the decision to the system log: {0}; start syslogd, or set syslog = \"best-effort\" in the policy"
     )]
     NoLog(io::Error),
     #[error(transparent)]
-    Place(#[from] PlaceError),
-    #[error("no program {0} in the jail; give one that is there")]
-    NoProgram(String),
-    #[error("no user {0} there; give one that is known, or UID:GID")]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    #[error("cannot start the agent: the process that requested it has ended")]
+    Orphaned,
+    #[error("user {0} does not exist; give a known user, or UID:GID")]
     NoUser(String),
-    #[error("jail {0} exists already; give the new one another name")]
+    #[error("jail {0} exists; give the new jail another name")]
     JailExists(String),
-    #[error("jail {0} is not there; make it first")]
+    #[error("jail {0} does not exist; create it first")]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     NoJail(String),
-    #[error("jail {0} is not usable: {1}")]
+    #[error("cannot use --hide on FreeBSD: a jail has its own root directory; omit the option")]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
-    BadJail(String, &'static str),
+    HideOnFreeBsd,
     #[error(
-        "{0} is a controlling terminal's; run it under setsid(1) or daemon(8), so that the agent cannot type into it"
+        "the session has a controlling terminal, into which the agent could inject input; start the helper with setsid(1) or daemon(8)"
     )]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
-    Terminal(&'static str),
+    Terminal,
     #[error(
-        "jail {jail} was not empty after {seconds} s; look at its processes, and remove it again"
+        "cannot remove jail {jail}: processes remain after {seconds} s; check them and repeat the request"
     )]
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     NotEmpty { jail: String, seconds: u64 },
-    #[error("{what}: {error}")]
-    System { what: String, error: io::Error },
 }
 
-impl Stop {
-    /// The system refused something.
-    pub(crate) fn system(what: impl Into<String>, error: io::Error) -> Self {
-        Self::System {
-            what: what.into(),
-            error,
-        }
-    }
-
-    /// sysexits(3): `EX_USAGE`, `EX_NOPERM`, `EX_OSERR`.
+impl HelperError {
+    /// Returns the exit code (sysexits(3)): `EX_USAGE`, `EX_NOPERM` or `EX_OSERR`.
     pub(crate) fn exit_code(&self) -> i32 {
         match self {
-            Self::Words(_) => 64,
+            Self::Request(_) => 64,
             Self::Refused(_) | Self::NotListed(_) => 77,
             _ => 71,
         }
     }
 
-    /// The whole reason, for the log of root's.
+    /// Returns the complete reason, for the system log.
     pub(crate) fn reason(&self) -> String {
         match self {
             Self::Policy(error) => error.to_string(),

@@ -1,70 +1,122 @@
-//! The setuid-root program of a deployed host: it reads one request, checks it against a policy of root's, and
-//! does it. What it takes and gives is docs/helper-protocol.md; what it defends against is docs/security.md.
-//! This file is the whole course of it, in order.
+//! The setuid-root program of a deployed host. It reads one request, checks it against a policy that only root can
+//! write, and performs it. docs/helper-protocol.md specifies its input and output, docs/security.md its threat model.
+//!
+//! [`run`] contains every step in order. Data flows in one direction, and a module imports only modules below it:
+//!
+//! ```text
+//!   main         the steps of one call
+//!     │
+//!   ops          performs the request: create, attach, signal, remove, check
+//!   audit        one syslog line per decision, one message per failure
+//!   error        HelperError and its exit codes
+//!     │
+//!   authorize    rules + request → grant or refusal (pure)
+//!     │
+//!   policy       helper.toml → the rules of a caller
+//!   request      argv → Request (pure)
+//!     │
+//!   environment, users, safe_open, paths, escape    variables, user tables, files, constants
+//!     │
+//!   sys          system calls, the only unsafe code
+//! ```
 
-// Rust's own start would open descriptors that the caller left closed; the check below must see them so.
+// The start-up code of Rust's standard library opens closed descriptors 0 to 2; this program must detect them.
 #![cfg_attr(not(test), no_main)]
 
-mod act;
-mod decide;
+mod audit;
+mod authorize;
 mod environment;
 mod error;
-mod fixed;
-mod log;
-mod place;
+mod escape;
+mod ops;
+mod paths;
 mod policy;
-mod record;
 mod request;
+mod safe_open;
 mod sys;
 mod users;
 
 use std::ffi::{c_char, c_int};
 
-use error::Stop;
-use log::Log;
+use audit::AuditLog;
+use authorize::Host;
+use error::HelperError;
 use policy::Policy;
 use request::Request;
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
-    let words = sys::words(argc, argv);
-    let mut log = Log::new(sys::real_uid());
-    match run(words, &mut log) {
+    let argv = sys::argv(argc, argv);
+    let mut log = AuditLog::new(sys::real_uid());
+    match run(&argv, &mut log) {
         Ok(()) => 0,
-        Err(stop) => {
-            log.refused(&stop);
-            log::complain(&stop);
-            stop.exit_code()
+        Err(error) => {
+            log.refused(&error);
+            audit::print_error(&error);
+            error.exit_code()
         }
     }
 }
 
-fn run(words: Vec<Vec<u8>>, log: &mut Log) -> Result<(), Stop> {
-    // Whoever starts a program chooses all of this: none of it is taken as it is.
-    if words.first().is_none_or(Vec::is_empty) {
-        return Err(Stop::NoName);
+/// Performs one request. `create` and `attach` replace this process with the agent and return only errors.
+fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
+    // Reject a start that the caller could exploit.
+    if argv.first().is_none_or(Vec::is_empty) {
+        return Err(HelperError::NoName);
     }
     sys::check_standard_descriptors()?;
-    if !sys::is_effectively_root() {
-        return Err(Stop::NotSetuid);
+    if !sys::has_effective_root() {
+        return Err(HelperError::NotSetuid);
     }
+
+    // Reset what execve(2) inherits from the caller. After the change of uids the caller cannot signal this process.
     let caller = sys::caller();
     sys::close_from(3)?;
     sys::reset_signals_and_timers()?;
     sys::reset_limits()?;
-    sys::become_root_alone()?;
+    sys::become_user(0, 0)?;
     sys::reset_umask();
-    sys::change_directory("/").map_err(|error| Stop::system("going to /", error))?;
+    sys::change_directory("/").map_err(sys::cannot("change directory to /"))?;
 
-    let policy = Policy::load(&fixed::policy())?;
-    log.demand(policy.syslog);
-    let rules = policy.of(&caller);
+    // Load the policy. A caller without a rule gets the same answer to every request.
+    let policy = Policy::load(&paths::policy())?;
+    log.set_syslog(policy.syslog);
+    let rules = policy.rules_for(&caller);
     if rules.is_empty() {
-        return Err(Stop::NotListed(caller.uid));
+        return Err(HelperError::NotListed(caller.uid));
     }
 
-    let request = Request::parse(&words)?;
-    log.concerns(&request);
-    let grant = decide::decide(&rules, &request, &users::resolve)?;
-    act::perform(&caller, &rules, &request, &grant, log)
+    // Parse the request; authorize it, log the decision, perform it.
+    let request = Request::parse(argv)?;
+    log.set_request(&request);
+    match &request {
+        Request::Create(create) => {
+            let grant = authorize::create(&rules, create, &Host::this())?;
+            log.allowed(&format!("as={}", grant.user))?;
+            match ops::create(caller.uid, create, &grant)? {}
+        }
+        Request::Attach(attach) => {
+            let grant = authorize::attach(&rules, attach, &Host::this())?;
+            log.allowed(&format!("as={}", grant.user))?;
+            match ops::attach(caller.uid, attach, &grant)? {}
+        }
+        Request::Signal(signal) => {
+            authorize::signal(&rules, signal.jail.as_ref(), signal.signal)?;
+            let targets = ops::find_targets(caller.uid, signal)?;
+            for target in &targets {
+                authorize::signal(&rules, Some(&target.jail), signal.signal)?;
+            }
+            log.allowed("owner=verified")?;
+            ops::send_signal(targets, signal.signal)
+        }
+        Request::Remove { jail } => {
+            let created = ops::find_created_jail(caller.uid, jail)?;
+            log.allowed("owner=verified")?;
+            created.remove()
+        }
+        Request::Check => {
+            log.allowed("")?;
+            ops::print_rules(caller.uid, &rules)
+        }
+    }
 }

@@ -1,96 +1,134 @@
-//! The policy: which callers may do what. Read from a file that only root writes; what it does not say is not
-//! allowed, and what it says in a way that is not understood makes all of it unusable.
+//! The policy: which callers may do what. Its file is writable by root only. Everything that it does not allow is
+//! refused; a file with an error is not used at all.
 
 mod values;
 
 use std::fmt;
 
-use colibri_jail_core::{JailPath, JailUser};
+use colibri_jail_core::{Ip4Policy, JailName, JailPath, JailUser, Signal};
 use serde::Deserialize;
 
-pub(crate) use values::{
-    Ip4, Pattern, Program, SignalName, Tree, User, Who, allows_ip4, from_text,
+use crate::safe_open::{self, OpenError};
+use crate::sys::Caller;
+use crate::users::{self, UserIds};
+use values::{
+    AllowedCaller, AllowedIp4, AllowedProgram, AllowedRoot, AllowedSignal, AllowedUser,
+    JailPattern, VariablePattern,
 };
 
-use crate::environment::Variable;
-use crate::place::{self, PlaceError};
-use crate::sys::Caller;
-use crate::users;
+/// Maximum size of a policy, in bytes.
+const MAX_BYTES: u64 = 64 << 10;
 
-/// Far more than a policy needs.
-const LONGEST: u64 = 64 << 10;
+/// Maximum depth of nested brackets; `[[rule]]` has two.
+const MAX_DEPTH: usize = 8;
 
-/// Brackets in each other; `[[rule]]` is two.
-const DEEPEST: usize = 8;
-
-/// Why there is no policy.
+/// Why the policy cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PolicyError {
     #[error(transparent)]
-    Place(#[from] PlaceError),
-    #[error("{path}: {problem}")]
-    Text { path: String, problem: String },
+    Open(#[from] OpenError),
+    #[error("cannot parse {path}: {problem}")]
+    Parse { path: String, problem: String },
 }
 
-/// The whole file.
+/// The content of helper.toml.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Policy {
-    /// Whether a decision must reach syslogd(8).
+    /// Whether an allowed request must be logged by syslogd(8).
     #[serde(default)]
     pub(crate) syslog: Syslog,
     #[serde(default, rename = "rule")]
     rules: Vec<Rule>,
 }
 
+/// What happens to a request whose decision cannot be logged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Syslog {
+    /// The request is refused.
     #[default]
     Required,
+    /// The request is performed.
     BestEffort,
 }
 
-/// What some callers may do. A request is allowed if one rule allows all of it.
+/// What some callers may do. A request is allowed if one rule allows all parts of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rule {
-    callers: Vec<Who>,
-    /// Jails to enter, and with `roots` to make, exact or as `prefix*`.
+    callers: Vec<AllowedCaller>,
+    /// Jails to enter, and with `roots` to create: exact names or `prefix*`.
     #[serde(default)]
-    pub(crate) jails: Vec<Pattern>,
-    /// Root directories of jails that are made: exact, or as `/tree/*` all that is below.
+    jails: Vec<JailPattern>,
+    /// Root directories of created jails: exact paths, or `/tree/*` for everything below.
     #[serde(default)]
-    pub(crate) roots: Vec<Tree>,
-    /// Users inside; the first one where a request names none.
+    roots: Vec<AllowedRoot>,
+    /// Users inside; the first one is the default.
     #[serde(default)]
-    pub(crate) users: Vec<User>,
+    pub(crate) users: Vec<AllowedUser>,
     /// Programs inside, by absolute path; `*` is any.
     #[serde(default)]
-    pub(crate) programs: Vec<Program>,
-    /// IPv4 of jails that are made.
+    programs: Vec<AllowedProgram>,
+    /// IPv4 modes and addresses of created jails.
     #[serde(default)]
-    pub(crate) ip4: Vec<Ip4>,
-    /// Variables that pass, exact or as `PREFIX*`.
+    ip4: Vec<AllowedIp4>,
+    /// Variables that pass: exact names or `PREFIX*`.
     #[serde(default)]
-    pub(crate) environment: Vec<Variable>,
+    environment: Vec<VariablePattern>,
     /// Signals to the caller's own agents.
     #[serde(default)]
-    pub(crate) signals: Vec<SignalName>,
+    signals: Vec<AllowedSignal>,
     #[serde(default)]
     pub(crate) limits: Limits,
 }
 
-/// As it could stand in the file, without the callers: whom else it is for is not this caller's to know.
+impl Rule {
+    pub(crate) fn allows_jail(&self, jail: &JailName) -> bool {
+        self.jails.iter().any(|pattern| pattern.matches(jail))
+    }
+
+    pub(crate) fn allows_root(&self, path: &JailPath) -> bool {
+        self.roots.iter().any(|root| root.contains(path))
+    }
+
+    pub(crate) fn allows_program(&self, path: &str) -> bool {
+        self.programs.iter().any(|program| program.allows(path))
+    }
+
+    /// Reports whether the rule allows the mode, or every single address.
+    pub(crate) fn allows_ip4(&self, ip4: &Ip4Policy) -> bool {
+        let is_listed = |one: &Ip4Policy| self.ip4.iter().any(|allowed| allowed.0 == *one);
+        match ip4 {
+            Ip4Policy::Addresses(list) => {
+                !list.is_empty()
+                    && list
+                        .iter()
+                        .all(|address| is_listed(&Ip4Policy::Addresses(vec![*address])))
+            }
+            mode => is_listed(mode),
+        }
+    }
+
+    pub(crate) fn allows_variable(&self, name: &str) -> bool {
+        self.environment.iter().any(|pattern| pattern.matches(name))
+    }
+
+    pub(crate) fn allows_signal(&self, signal: Signal) -> bool {
+        self.signals.iter().any(|allowed| allowed.0 == signal)
+    }
+}
+
+/// Formats a rule as TOML without its callers, which a caller may not learn.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fn list<T: fmt::Display>(
             f: &mut fmt::Formatter<'_>,
-            name: &str,
+            key: &str,
             values: &[T],
         ) -> fmt::Result {
             let values: Vec<_> = values.iter().map(|value| format!("\"{value}\"")).collect();
-            writeln!(f, "{name} = [{}]", values.join(", "))
+            writeln!(f, "{key} = [{}]", values.join(", "))
         }
         list(f, "jails", &self.jails)?;
         list(f, "roots", &self.roots)?;
@@ -99,43 +137,23 @@ impl fmt::Display for Rule {
         list(f, "ip4", &self.ip4)?;
         list(f, "environment", &self.environment)?;
         list(f, "signals", &self.signals)?;
-        let Limits {
-            open_files,
-            processes,
-            memory,
-            file_size,
-            cpu_seconds,
-        } = self.limits;
-        write!(
-            f,
-            "limits = {{ open_files = {open_files}, processes = {processes}"
-        )?;
-        for (name, value) in [
-            ("memory", memory),
-            ("file_size", file_size),
-            ("cpu_seconds", cpu_seconds),
-        ] {
-            if let Some(value) = value {
-                write!(f, ", {name} = {value}")?;
-            }
-        }
-        writeln!(f, " }}")
+        writeln!(f, "limits = {{ {} }}", self.limits)
     }
 }
 
-/// Resource limits of an agent (setrlimit(2)); its core files are always off.
+/// Resource limits of an agent (setrlimit(2)). Core files are always disabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Limits {
     /// Open files of one process.
     pub(crate) open_files: u64,
-    /// Processes of its user, in all jails together.
+    /// Processes of the user, in all jails together.
     pub(crate) processes: u64,
     /// Address space of one process, in bytes.
     pub(crate) memory: Option<u64>,
-    /// Size of a file that it writes, in bytes.
+    /// Size of a file that the agent writes, in bytes.
     pub(crate) file_size: Option<u64>,
-    /// Processor time of one process, in seconds.
+    /// CPU time of one process, in seconds.
     pub(crate) cpu_seconds: Option<u64>,
 }
 
@@ -151,51 +169,76 @@ impl Default for Limits {
     }
 }
 
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "open_files = {}, processes = {}",
+            self.open_files, self.processes
+        )?;
+        for (key, value) in [
+            ("memory", self.memory),
+            ("file_size", self.file_size),
+            ("cpu_seconds", self.cpu_seconds),
+        ] {
+            if let Some(value) = value {
+                write!(f, ", {key} = {value}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Policy {
-    /// Reads the file, which must be root's alone.
+    /// Reads and parses the file, which only root may be able to write.
     pub(crate) fn load(path: &str) -> Result<Self, PolicyError> {
-        let problem = |problem: String| PolicyError::Text {
+        let text = safe_open::read_root_owned(&safe_open::fixed_path(path)?, MAX_BYTES)?;
+        Self::parse(&text).map_err(|problem| PolicyError::Parse {
             path: path.to_owned(),
             problem,
-        };
-        let place: JailPath = path
-            .parse()
-            .map_err(|error: colibri_jail_core::JailError| problem(error.to_string()))?;
-        let text = place::read_of_root(&place, LONGEST)?;
-        Self::parse(&text).map_err(problem)
+        })
     }
 
+    /// Parses the text of a policy.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        // The parser goes as deep as the text does; a policy has lists in tables, and no list of lists.
-        if depth(text).is_none_or(|depth| depth > DEEPEST) {
+        // basic-toml recurses without a limit.
+        if nesting_depth(text).is_none_or(|depth| depth > MAX_DEPTH) {
             return Err(format!(
-                "has a string of many lines, or brackets more than {DEEPEST} deep"
+                "unsupported multi-line string, or brackets nested more than {MAX_DEPTH} deep"
             ));
         }
         basic_toml::from_str(text).map_err(|error| error.to_string())
     }
 
-    /// The rules for this caller.
-    pub(crate) fn of(&self, caller: &Caller) -> Vec<&Rule> {
+    /// Returns the rules that list this caller.
+    pub(crate) fn rules_for(&self, caller: &Caller) -> Vec<&Rule> {
         let groups = users::host_table("/etc/group").unwrap_or_default();
-        self.of_with(caller, &|name| users::group(&groups, name), &users::resolve)
+        self.rules_with(
+            caller,
+            &|name| users::find_group(&groups, name),
+            &users::host_ids,
+        )
     }
 
-    fn of_with(
+    fn rules_with(
         &self,
         caller: &Caller,
-        group: &impl Fn(&str) -> Option<u32>,
-        user: &impl Fn(&JailUser) -> Option<(u32, u32)>,
+        find_group: &impl Fn(&str) -> Option<u32>,
+        find_user: &impl Fn(&JailUser) -> Option<UserIds>,
     ) -> Vec<&Rule> {
         self.rules
             .iter()
-            .filter(|rule| rule.callers.iter().any(|who| who.is(caller, group, user)))
+            .filter(|rule| {
+                rule.callers
+                    .iter()
+                    .any(|allowed| allowed.is(caller, find_group, find_user))
+            })
             .collect()
     }
 }
 
-/// How many brackets are open at once, outside of strings and comments; none where a string has many lines.
-fn depth(text: &str) -> Option<usize> {
+/// Returns how deep brackets are nested outside of strings and comments, or none for a text with a multi-line string.
+fn nesting_depth(text: &str) -> Option<usize> {
     if text.contains("\"\"\"") || text.contains("'''") {
         return None;
     }
@@ -235,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_samples_are_policies() {
+    fn sample_policies_parse() {
         for sample in [
             include_str!("../helper.toml.freebsd"),
             include_str!("../helper.toml.linux"),
@@ -247,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_makes_all_of_it_unusable() {
+    fn policy_with_any_error_is_refused() {
         assert_eq!(Policy::parse("").unwrap(), Policy::default());
         for bad in [
             "colour = 1",
@@ -282,14 +325,17 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_for_those_that_it_names() {
+    fn rule_applies_to_listed_users_and_groups() {
         let policy =
             Policy::parse("[[rule]]\ncallers = [\"colibri\", \"1002\", \"%agents\", \"%70\"]")
                 .unwrap();
         let group = |name: &str| (name == "agents").then_some(60);
         let user = |user: &JailUser| match user {
-            JailUser::Name(name) => (name.as_ref() == "colibri").then_some((1001, 1001)),
-            JailUser::Id { uid, .. } => Some((*uid, *uid)),
+            JailUser::Name(name) => (name.as_ref() == "colibri").then_some(UserIds {
+                uid: 1001,
+                gid: 1001,
+            }),
+            JailUser::Id { .. } => UserIds::numeric(user),
         };
         for (who, listed) in [
             (caller(1001, &[5]), true),
@@ -301,7 +347,7 @@ mod tests {
             (caller(0, &[0]), false),
         ] {
             assert_eq!(
-                !policy.of_with(&who, &group, &user).is_empty(),
+                !policy.rules_with(&who, &group, &user).is_empty(),
                 listed,
                 "{who:?}"
             );
@@ -309,8 +355,8 @@ mod tests {
     }
 
     #[test]
-    fn trees_hold_what_is_below_them_and_nothing_beside() {
-        for (tree, path, held) in [
+    fn patterns_match_exact_names_or_prefixes() {
+        for (root, path, contained) in [
             ("/srv/a", "/srv/a", true),
             ("/srv/a", "/srv/a/b", false),
             ("/srv/a", "/srv", false),
@@ -325,9 +371,11 @@ mod tests {
             ("/", "/srv", false),
         ] {
             assert_eq!(
-                Tree::new(tree).unwrap().holds(&path.parse().unwrap()),
-                held,
-                "{tree} {path}"
+                AllowedRoot::new(root)
+                    .unwrap()
+                    .contains(&path.parse().unwrap()),
+                contained,
+                "{root} {path}"
             );
         }
         for (pattern, name, matched) in [
@@ -339,18 +387,45 @@ mod tests {
             ("*", "anything", true),
         ] {
             assert_eq!(
-                Pattern::new(pattern)
+                JailPattern::new(pattern)
                     .unwrap()
                     .matches(&name.parse().unwrap()),
                 matched,
                 "{pattern} {name}"
             );
         }
+        for (pattern, name, matched) in [
+            ("PATH", "PATH", true),
+            ("PATH", "PATH2", false),
+            ("LC_*", "LC_ALL", true),
+            ("LC_*", "LANG", false),
+            ("*", "ANY", true),
+        ] {
+            let pattern = VariablePattern::new(pattern).unwrap();
+            assert_eq!(pattern.matches(name), matched, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn forbidden_variable_patterns_are_refused() {
+        for bad in [
+            "LD_*",
+            "LD_PRELOAD",
+            "MALLOC_*",
+            "ENV",
+            "A=B",
+            "a b",
+            "",
+            "*A",
+            "A*B*",
+        ] {
+            assert!(VariablePattern::new(bad).is_err(), "{bad}");
+        }
     }
 
     proptest! {
         #[test]
-        fn no_file_breaks_the_reader(text in prop_oneof![
+        fn random_policies_do_not_break_the_parser(text in prop_oneof![
             ".{0,200}",
             "(\\[\\[?rule\\]?\\]|callers|jails|limits| = |\\[|\\]|\"|a|1|\n|,|#|\\\\|'){0,40}",
         ]) {
@@ -358,7 +433,7 @@ mod tests {
         }
 
         #[test]
-        fn deep_nesting_is_an_answer(
+        fn deep_nesting_is_an_error(
             depth in 0..20_000_usize,
             before in prop::sample::select(vec!["", "'\\'\nb = ", "\"\\\"\"\nb = ", "# [\"\nb = "]),
             open in prop::sample::select(vec!["[", "[\n", "[#]\n", "[']',", "{a="]),

@@ -1,5 +1,5 @@
-//! The words of a request, read by the grammar of docs/helper-protocol.md and no other: fixed order, each
-//! option once, its value in a word of its own. Every value becomes a checked type here.
+//! Parses a request by the grammar of docs/helper-protocol.md: fixed order, each option once, its value in a separate
+//! argument. Every value becomes a validated type here.
 
 use std::fmt;
 
@@ -7,40 +7,50 @@ use colibri_jail_core::{
     CommandLine, CommandLineError, Ip4Policy, JailError, JailName, JailPath, JailUser, Pid, Signal,
 };
 
-use crate::fixed::SEARCH;
-use crate::log::plain;
+use crate::escape::printable;
+use crate::paths::SEARCH;
 
-/// What jails that are made begin with, and jails that are entered do not.
-const OWN: &str = "colibri-";
-/// More than any daemon hides, or any agent has processes that need a signal at once.
-const MOST: usize = 1024;
+/// Prefix of the names of created jails; `attach` refuses it.
+const CREATED_PREFIX: &str = "colibri-";
+/// Maximum number of `--hide` or `--pid` options of one request.
+const MAX_REPEATED: usize = 1024;
 
-/// One request.
+/// A parsed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Request {
-    Attach {
-        jail: JailName,
-        run: Run,
-    },
-    Create {
-        jail: JailName,
-        path: JailPath,
-        ip4: Ip4Policy,
-        hide: Vec<JailPath>,
-        run: Run,
-    },
-    Signal {
-        jail: Option<JailName>,
-        signal: Signal,
-        pids: Vec<u32>,
-    },
-    Remove {
-        jail: JailName,
-    },
+    Attach(AttachRequest),
+    Create(CreateRequest),
+    Signal(SignalRequest),
+    Remove { jail: JailName },
     Check,
 }
 
-/// What is to run in a jail.
+/// A request to run a program in an existing jail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AttachRequest {
+    pub(crate) jail: JailName,
+    pub(crate) run: Run,
+}
+
+/// A request to create a jail and run a program in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CreateRequest {
+    pub(crate) jail: JailName,
+    pub(crate) path: JailPath,
+    pub(crate) ip4: Ip4Policy,
+    pub(crate) hide: Vec<JailPath>,
+    pub(crate) run: Run,
+}
+
+/// A request to signal processes of the caller's agents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SignalRequest {
+    pub(crate) jail: Option<JailName>,
+    pub(crate) signal: Signal,
+    pub(crate) pids: Vec<u32>,
+}
+
+/// The program to run in a jail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) user: Option<JailUser>,
@@ -48,32 +58,38 @@ pub(crate) struct Run {
     pub(crate) command: CommandLine,
 }
 
-/// Why the words are no request.
+/// Why the arguments are not a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RequestError {
     #[error("no verb; give attach, create, signal, remove or check")]
     NoVerb,
     #[error("unknown verb {0:?}; give attach, create, signal, remove or check")]
     Verb(String),
-    #[error("word {0} is not UTF-8; write it so")]
-    NotText(usize),
-    #[error("{0} is missing; docs/helper-protocol.md has the order of the words")]
+    #[error("argument {0} is not UTF-8; encode it as UTF-8")]
+    NotUtf8(usize),
+    #[error("{0} is missing; see docs/helper-protocol.md for the order of the arguments")]
     Missing(&'static str),
-    #[error("word {0:?} is not expected there; docs/helper-protocol.md has the order of the words")]
+    #[error(
+        "unexpected argument {0:?}; see docs/helper-protocol.md for the order of the arguments"
+    )]
     Unexpected(String),
-    #[error("more than {MOST} times {0}; give fewer")]
+    #[error("{0} is given more than {MAX_REPEATED} times; split the request")]
     TooMany(&'static str),
-    #[error("--pid {0:?} is not a process id; give digits, from 2 up")]
+    #[error("--pid {0:?} is not a process id; give a decimal number above 1")]
     Pid(String),
-    #[error("--signal {0:?} is not a name without SIG, as TERM")]
+    #[error("--signal {0:?} is not a signal name; write it without SIG, as TERM")]
     Signal(String),
     #[error(
-        "{0} does not begin with {OWN}, as every jail that is made does; to enter a jail that exists, use attach"
+        "cannot create jail {0}: its name does not start with {CREATED_PREFIX}; use attach to enter an existing jail"
     )]
-    NotOwn(JailName),
-    #[error("{0} begins with {OWN}: it belongs to one agent, and is entered by no other")]
-    Own(JailName),
-    #[error("program {0:?} is neither an absolute, normal path nor a plain name")]
+    NotCreatedName(JailName),
+    #[error(
+        "cannot enter jail {0}: names that start with {CREATED_PREFIX} belong to one agent; give another jail"
+    )]
+    CreatedName(JailName),
+    #[error(
+        "program {0:?} is neither an absolute, normal path nor a plain name; give one of these"
+    )]
     Program(String),
     #[error(transparent)]
     Value(#[from] JailError),
@@ -81,17 +97,17 @@ pub(crate) enum RequestError {
     Command(#[from] CommandLineError),
 }
 
-/// The words not read yet.
-struct Words<'a>(&'a [String]);
+/// The arguments that are not parsed yet.
+struct Arguments<'a>(&'a [String]);
 
-impl<'a> Words<'a> {
+impl<'a> Arguments<'a> {
     fn optional(&mut self, name: &'static str) -> Result<Option<&'a str>, RequestError> {
         match self.0 {
-            [word, value, rest @ ..] if word == name => {
+            [option, value, rest @ ..] if option == name => {
                 self.0 = rest;
                 Ok(Some(value))
             }
-            [word] if word == name => Err(RequestError::Missing(name)),
+            [option] if option == name => Err(RequestError::Missing(name)),
             _ => Ok(None),
         }
     }
@@ -104,7 +120,7 @@ impl<'a> Words<'a> {
         let mut values = Vec::new();
         while let Some(value) = self.optional(name)? {
             values.push(value);
-            if values.len() > MOST {
+            if values.len() > MAX_REPEATED {
                 return Err(RequestError::TooMany(name));
             }
         }
@@ -118,9 +134,9 @@ impl<'a> Words<'a> {
             [dashes, program, args @ ..] if dashes == "--" => {
                 self.0 = &[];
                 let command = CommandLine::new(program, args)?;
-                let path = program.parse::<JailPath>();
-                let name = !program.contains('/') && !matches!(program.as_str(), "." | "..");
-                if path.is_err() && !name {
+                let is_path = program.parse::<JailPath>().is_ok();
+                let is_name = !program.contains('/') && !matches!(program.as_str(), "." | "..");
+                if !is_path && !is_name {
                     return Err(RequestError::Program(program.clone()));
                 }
                 Ok(Run {
@@ -130,90 +146,90 @@ impl<'a> Words<'a> {
                 })
             }
             [dashes] if dashes == "--" => Err(RequestError::Missing("the program")),
-            [word, ..] => Err(RequestError::Unexpected(word.clone())),
+            [argument, ..] => Err(RequestError::Unexpected(argument.clone())),
             [] => Err(RequestError::Missing("--")),
         }
     }
 
     fn end(&self) -> Result<(), RequestError> {
         match self.0.first() {
-            Some(word) => Err(RequestError::Unexpected(word.clone())),
+            Some(argument) => Err(RequestError::Unexpected(argument.clone())),
             None => Ok(()),
         }
     }
 }
 
 impl Request {
-    /// Reads the words, the first of which is this program's own name.
-    pub(crate) fn parse(words: &[Vec<u8>]) -> Result<Self, RequestError> {
-        let words: Vec<String> = words
+    /// Parses `argv`, whose first element is the name of this program.
+    pub(crate) fn parse(argv: &[Vec<u8>]) -> Result<Self, RequestError> {
+        let arguments: Vec<String> = argv
             .iter()
             .enumerate()
             .skip(1)
-            .map(|(place, word)| {
-                String::from_utf8(word.clone()).map_err(|_| RequestError::NotText(place))
+            .map(|(index, argument)| {
+                String::from_utf8(argument.clone()).map_err(|_| RequestError::NotUtf8(index))
             })
             .collect::<Result<_, _>>()?;
-        let (verb, rest) = words.split_first().ok_or(RequestError::NoVerb)?;
-        let mut words = Words(rest);
+        let (verb, options) = arguments.split_first().ok_or(RequestError::NoVerb)?;
+        let mut options = Arguments(options);
         let request = match verb.as_str() {
             "attach" => {
-                let jail: JailName = words.required("--jail")?.parse()?;
-                if jail.as_str().starts_with(OWN) {
-                    return Err(RequestError::Own(jail));
+                let jail: JailName = options.required("--jail")?.parse()?;
+                if jail.as_str().starts_with(CREATED_PREFIX) {
+                    return Err(RequestError::CreatedName(jail));
                 }
-                Self::Attach {
+                Self::Attach(AttachRequest {
                     jail,
-                    run: words.run()?,
-                }
+                    run: options.run()?,
+                })
             }
             "create" => {
-                let jail: JailName = words.required("--jail")?.parse()?;
-                if !jail.as_str().starts_with(OWN) {
-                    return Err(RequestError::NotOwn(jail));
+                let jail: JailName = options.required("--jail")?.parse()?;
+                if !jail.as_str().starts_with(CREATED_PREFIX) {
+                    return Err(RequestError::NotCreatedName(jail));
                 }
-                Self::Create {
+                Self::Create(CreateRequest {
                     jail,
-                    path: words.required("--path")?.parse()?,
-                    ip4: words.required("--ip4")?.parse()?,
-                    hide: words
+                    path: options.required("--path")?.parse()?,
+                    ip4: options.required("--ip4")?.parse()?,
+                    hide: options
                         .repeated("--hide")?
                         .into_iter()
                         .map(str::parse)
                         .collect::<Result<_, _>>()?,
-                    run: words.run()?,
-                }
+                    run: options.run()?,
+                })
             }
             "signal" => {
-                let jail = words.optional("--jail")?.map(str::parse).transpose()?;
-                let name = words.required("--signal")?;
+                let jail = options.optional("--jail")?.map(str::parse).transpose()?;
+                let name = options.required("--signal")?;
                 let signal: Signal = name.parse()?;
                 if signal.name() != name {
                     return Err(RequestError::Signal(name.to_owned()));
                 }
-                let pids = words.repeated("--pid")?;
+                let pids = options.repeated("--pid")?;
                 if pids.is_empty() {
                     return Err(RequestError::Missing("--pid"));
                 }
-                Self::Signal {
+                Self::Signal(SignalRequest {
                     jail,
                     signal,
-                    pids: pids.into_iter().map(pid).collect::<Result<_, _>>()?,
-                }
+                    pids: pids.into_iter().map(parse_pid).collect::<Result<_, _>>()?,
+                })
             }
             "remove" => Self::Remove {
-                jail: words.required("--jail")?.parse()?,
+                jail: options.required("--jail")?.parse()?,
             },
             "check" => Self::Check,
             other => return Err(RequestError::Verb(other.to_owned())),
         };
-        words.end()?;
+        options.end()?;
         Ok(request)
     }
 }
 
 impl Run {
-    /// The paths in the jail that the program can be, the first that exists counts.
+    /// Returns the paths in the jail that the program may have; the first that exists is executed.
     pub(crate) fn candidates(&self) -> Vec<String> {
         let program = self.command.program();
         if program.starts_with('/') {
@@ -226,37 +242,34 @@ impl Run {
     }
 }
 
-fn pid(text: &str) -> Result<u32, RequestError> {
-    let digits = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number: Option<u32> = text.parse().ok().filter(|_| digits);
-    let number = number.ok_or_else(|| RequestError::Pid(text.to_owned()))?;
-    Pid::new(number)?;
-    Ok(number)
+fn parse_pid(text: &str) -> Result<u32, RequestError> {
+    let is_decimal = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
+    let pid: Option<u32> = text.parse().ok().filter(|_| is_decimal);
+    let pid = pid.ok_or_else(|| RequestError::Pid(text.to_owned()))?;
+    Pid::new(pid)?;
+    Ok(pid)
 }
 
-/// For the log: what is asked for, without the agent's arguments, which may be anything.
+/// Formats a request for the log, without the arguments of the agent, which may contain secrets.
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Attach { jail, run } => write!(f, "verb=attach jail={jail}{run}"),
-            Self::Create {
+            Self::Attach(AttachRequest { jail, run }) => write!(f, "verb=attach jail={jail}{run}"),
+            Self::Create(CreateRequest {
                 jail,
                 path,
                 ip4,
                 run,
                 ..
-            } => {
-                let path = plain(path.as_str());
+            }) => {
+                let path = printable(path.as_str());
                 write!(f, "verb=create jail={jail} path={path:?} ip4={ip4}{run}")
             }
-            Self::Signal { jail, signal, pids } => {
+            Self::Signal(SignalRequest { jail, signal, pids }) => {
                 let jail = jail.as_ref().map_or("-", JailName::as_str);
                 let pids: Vec<_> = pids.iter().take(16).map(u32::to_string).collect();
-                write!(
-                    f,
-                    "verb=signal jail={jail} signal={signal} pids={}",
-                    pids.join(",")
-                )
+                let pids = pids.join(",");
+                write!(f, "verb=signal jail={jail} signal={signal} pids={pids}")
             }
             Self::Remove { jail } => write!(f, "verb=remove jail={jail}"),
             Self::Check => f.write_str("verb=check"),
@@ -270,11 +283,8 @@ impl fmt::Display for Run {
             .user
             .as_ref()
             .map_or("-".to_owned(), ToString::to_string);
-        write!(
-            f,
-            " user={user} program={:?}",
-            plain(self.command.program())
-        )
+        let program = printable(self.command.program());
+        write!(f, " user={user} program={program:?}")
     }
 }
 
@@ -283,7 +293,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    pub(crate) fn parse(line: &str) -> Result<Request, RequestError> {
+    fn parse(line: &str) -> Result<Request, RequestError> {
         let words: Vec<Vec<u8>> = std::iter::once("helper")
             .chain(line.split(' ').filter(|word| !word.is_empty()))
             .map(|word| word.as_bytes().to_vec())
@@ -292,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_protocol_are_requests() {
+    fn protocol_document_examples_parse() {
         let document = include_str!("../../../docs/helper-protocol.md");
         let examples: Vec<_> = document
             .lines()
@@ -306,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_not_the_grammar_is_no_request() {
+    fn arguments_outside_the_grammar_are_refused() {
         let table = [
             "",
             "run",
@@ -361,16 +371,16 @@ mod tests {
             assert!(parse(line).is_err(), "{line}");
         }
         let bytes = [b"helper".to_vec(), b"\xff".to_vec()];
-        assert_eq!(Request::parse(&bytes), Err(RequestError::NotText(1)));
+        assert_eq!(Request::parse(&bytes), Err(RequestError::NotUtf8(1)));
         assert_eq!(Request::parse(&[]), Err(RequestError::NoVerb));
     }
 
     #[test]
-    fn everything_behind_the_dashes_is_the_agents() {
-        let Ok(Request::Attach { run, .. }) =
+    fn arguments_after_dashes_belong_to_the_agent() {
+        let Ok(Request::Attach(AttachRequest { run, .. })) =
             parse("attach --jail web -- sh --user root -- --jail x")
         else {
-            panic!("no attach");
+            panic!("not an attach request");
         };
         assert_eq!(run.command.args(), ["--user", "root", "--", "--jail", "x"]);
         assert_eq!(run.user, None);
@@ -379,7 +389,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_words_break_the_parser(words in prop::collection::vec(
+        fn random_arguments_do_not_break_the_parser(words in prop::collection::vec(
             prop_oneof![
                 prop::sample::select(vec!["attach", "create", "signal", "remove", "check", "--jail", "--path", "--ip4",
                     "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
@@ -387,7 +397,7 @@ mod tests {
                 prop::collection::vec(any::<u8>(), 0..8),
             ], 0..14)
         ) {
-            // What is taken shows in one line that nothing of it can end.
+            // A request that parses is displayed in one line of ASCII.
             if let Ok(request) = Request::parse(&words) {
                 let shown = request.to_string();
                 prop_assert!(!shown.contains('\n') && shown.is_ascii());

@@ -1,67 +1,81 @@
-//! User and group names by the plain tables of the host. The C library's look-up would load modules that
-//! nsswitch.conf(5) names into a process of root's; users of a directory service are written by number.
+//! Looks up users and groups in plain passwd(5) and group(5) tables. The C library's lookup would load the modules
+//! of nsswitch.conf(5) into a root process, so a user of a directory service must be given by number.
 
-use colibri_jail_core::{JailPath, JailUser};
+use colibri_jail_core::JailUser;
 
-use crate::place::{self, PlaceError};
+use crate::safe_open::{self, OpenError};
 
-/// Larger tables than any host of plain files has.
-const TABLE: u64 = 4 << 20;
+/// Maximum size of a table, in bytes.
+pub(crate) const MAX_TABLE: u64 = 4 << 20;
 
-/// A user as a passwd(5) table has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) name: String,
+/// Numeric user and group of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UserIds {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+}
+
+impl UserIds {
+    /// Returns the ids of a user that is given by number; the gid defaults to the uid.
+    pub(crate) fn numeric(user: &JailUser) -> Option<Self> {
+        match user {
+            JailUser::Name(_) => None,
+            JailUser::Id { uid, gid } => Some(Self {
+                uid: *uid,
+                gid: gid.unwrap_or(*uid),
+            }),
+        }
+    }
+}
+
+/// An entry of a passwd(5) table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PasswdEntry {
+    pub(crate) name: String,
+    pub(crate) ids: UserIds,
     pub(crate) home: String,
     pub(crate) shell: String,
 }
 
-/// Looks for a line of a passwd(5) table; lines that are not whole are passed over.
-pub(crate) fn entry(table: &str, wanted: impl Fn(&str, u32) -> bool) -> Option<Entry> {
+/// Returns the first complete entry of a passwd(5) table that `matches` accepts by name and uid.
+pub(crate) fn find_user(table: &str, matches: impl Fn(&str, u32) -> bool) -> Option<PasswdEntry> {
     table.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, uid, gid, _, home, shell] = fields[..] else {
             return None;
         };
         let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
-        (wanted(name, uid) && uid != u32::MAX && gid != u32::MAX).then(|| Entry {
+        (matches(name, uid) && uid != u32::MAX && gid != u32::MAX).then(|| PasswdEntry {
             name: name.to_owned(),
-            uid,
-            gid,
+            ids: UserIds { uid, gid },
             home: home.to_owned(),
             shell: shell.to_owned(),
         })
     })
 }
 
-/// The number of a group(5).
-pub(crate) fn group(table: &str, wanted: &str) -> Option<u32> {
+/// Returns the gid of a group in a group(5) table.
+pub(crate) fn find_group(table: &str, name: &str) -> Option<u32> {
     table.lines().find_map(|line| {
         let mut fields = line.split(':');
-        (fields.next()? == wanted)
+        (fields.next()? == name)
             .then(|| fields.nth(1)?.parse().ok())
             .flatten()
     })
 }
 
-/// A table of the host's, which only root writes.
-pub(crate) fn host_table(path: &str) -> Result<String, PlaceError> {
-    let path: JailPath = path
-        .parse()
-        .map_err(|_| PlaceError::NotAFile(path.to_owned()))?;
-    place::read_of_root(&path, TABLE)
+/// Reads a table of the host, which only root may be able to write.
+pub(crate) fn host_table(path: &str) -> Result<String, OpenError> {
+    safe_open::read_root_owned(&safe_open::fixed_path(path)?, MAX_TABLE)
 }
 
-/// User and group number of a user of the host.
-pub(crate) fn resolve(user: &JailUser) -> Option<(u32, u32)> {
+/// Returns the ids of a user of the host.
+pub(crate) fn host_ids(user: &JailUser) -> Option<UserIds> {
     match user {
-        JailUser::Id { uid, gid } => Some((*uid, gid.unwrap_or(*uid))),
-        JailUser::Name(name) => {
+        JailUser::Id { .. } => UserIds::numeric(user),
+        JailUser::Name(wanted) => {
             let table = host_table("/etc/passwd").ok()?;
-            let found = entry(&table, |known, _| known == name.as_ref())?;
-            Some((found.uid, found.gid))
+            find_user(&table, |name, _| name == wanted.as_ref()).map(|entry| entry.ids)
         }
     }
 }
@@ -73,20 +87,25 @@ mod tests {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n+::::::\nbroken:x:7\nagent:x:1001:1002::/home/agent:/bin/bash\nodd:x:4294967295:1::/:/bin/sh\n";
 
     #[test]
-    fn a_user_is_a_whole_line() {
-        let found = entry(PASSWD, |name, _| name == "agent").unwrap();
-        assert_eq!(
-            (found.uid, found.gid, found.home.as_str()),
-            (1001, 1002, "/home/agent")
-        );
-        assert_eq!(entry(PASSWD, |_, uid| uid == 0).unwrap().name, "root");
+    fn only_complete_table_lines_are_entries() {
+        let found = find_user(PASSWD, |name, _| name == "agent").unwrap();
+        let ids = UserIds {
+            uid: 1001,
+            gid: 1002,
+        };
+        assert_eq!((found.ids, found.home.as_str()), (ids, "/home/agent"));
+        assert_eq!(find_user(PASSWD, |_, uid| uid == 0).unwrap().name, "root");
         for missing in ["broken", "+", "odd", ""] {
-            assert_eq!(entry(PASSWD, |name, _| name == missing), None, "{missing}");
+            assert_eq!(
+                find_user(PASSWD, |name, _| name == missing),
+                None,
+                "{missing}"
+            );
         }
         assert_eq!(
-            group("wheel:*:0:root\nagents:x:5:\nbad\n", "agents"),
+            find_group("wheel:*:0:root\nagents:x:5:\nbad\n", "agents"),
             Some(5)
         );
-        assert_eq!(group("wheel:*:0:root\nbad\n", "bad"), None);
+        assert_eq!(find_group("wheel:*:0:root\nbad\n", "bad"), None);
     }
 }

@@ -1,13 +1,15 @@
-//! The values of a policy: strings in the file, checked when it is read.
+//! The values of a policy: strings in the file, validated when it is parsed.
 
 use std::fmt;
 
 use colibri_jail_core::{Ip4Policy, JailName, JailPath, JailUser, Signal};
 use serde::Deserialize;
 
+use crate::environment;
 use crate::sys::Caller;
+use crate::users::UserIds;
 
-/// What is read from a string is checked by its `new`.
+/// Implements `TryFrom<String>`, which serde uses, by the type's `new`.
 macro_rules! from_text {
     ($($type:ident)*) => { $(
         impl TryFrom<String> for $type {
@@ -19,132 +21,184 @@ macro_rules! from_text {
         }
     )* };
 }
-pub(crate) use from_text;
-from_text! { Who Pattern Tree User Program Ip4 SignalName }
+from_text! { AllowedCaller JailPattern VariablePattern AllowedRoot AllowedUser AllowedProgram AllowedIp4 AllowedSignal }
+
+/// Implements `Display` by the only field.
+macro_rules! display_inner {
+    ($($type:ident)*) => { $(
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )* };
+}
+display_inner! { JailPattern VariablePattern AllowedUser AllowedIp4 AllowedSignal }
+
+/// Parses a value of colibri-jail-core, with its error as text.
+fn parse<T: std::str::FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
 
 /// A caller: a name, a uid, `%group` or `%gid`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) enum Who {
+pub(super) enum AllowedCaller {
     User(JailUser),
     Group(JailUser),
 }
 
-impl Who {
-    pub(super) fn new(text: &str) -> Result<Self, String> {
-        let (name, group) = match text.strip_prefix('%') {
+impl AllowedCaller {
+    fn new(text: &str) -> Result<Self, String> {
+        let (name, is_group) = match text.strip_prefix('%') {
             Some(name) => (name, true),
             None => (text, false),
         };
-        match name
-            .parse::<JailUser>()
-            .map_err(|error| error.to_string())?
-        {
+        match parse(name)? {
             JailUser::Id { gid: Some(_), .. } => {
-                Err(format!("caller {text:?} is a uid alone, without a gid"))
+                Err(format!("caller {text:?} has a gid; give the uid only"))
             }
-            who if group => Ok(Self::Group(who)),
-            who => Ok(Self::User(who)),
+            group if is_group => Ok(Self::Group(group)),
+            user => Ok(Self::User(user)),
         }
     }
 
-    /// A name that the host's tables do not know is nobody's.
+    /// Reports whether this is the caller. A name that the host's tables do not have matches no caller.
     pub(super) fn is(
         &self,
         caller: &Caller,
-        group: &impl Fn(&str) -> Option<u32>,
-        user: &impl Fn(&JailUser) -> Option<(u32, u32)>,
+        find_group: &impl Fn(&str) -> Option<u32>,
+        find_user: &impl Fn(&JailUser) -> Option<UserIds>,
     ) -> bool {
         match self {
-            Self::User(who) => user(who).is_some_and(|(uid, _)| uid == caller.uid),
+            Self::User(user) => find_user(user).is_some_and(|ids| ids.uid == caller.uid),
             Self::Group(JailUser::Id { uid: gid, .. }) => caller.groups.contains(gid),
             Self::Group(JailUser::Name(name)) => {
-                group(name.as_ref()).is_some_and(|gid| caller.groups.contains(&gid))
+                find_group(name.as_ref()).is_some_and(|gid| caller.groups.contains(&gid))
             }
         }
     }
 }
 
-/// A jail's name, or a prefix of names and `*`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct Pattern {
+/// A text that matches exactly, or with a final `*` as a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pattern {
     text: String,
-    prefix: bool,
+    is_prefix: bool,
 }
 
 impl Pattern {
-    pub(super) fn new(text: &str) -> Result<Self, String> {
-        let (start, prefix) = match text.strip_suffix('*') {
-            Some(start) => (start, true),
-            None => (text, false),
+    /// Splits off a final `*` and validates the rest, unless the pattern is `*` alone.
+    fn new(pattern: &str, validate: impl Fn(&str) -> Result<(), String>) -> Result<Self, String> {
+        let (text, is_prefix) = match pattern.strip_suffix('*') {
+            Some(prefix) => (prefix, true),
+            None => (pattern, false),
         };
-        if !(prefix && start.is_empty()) {
-            start
-                .parse::<JailName>()
-                .map_err(|error| error.to_string())?;
+        if pattern != "*" {
+            validate(text)?;
         }
         Ok(Self {
-            text: start.to_owned(),
-            prefix,
+            text: text.to_owned(),
+            is_prefix,
         })
     }
 
-    pub(crate) fn matches(&self, name: &JailName) -> bool {
-        if self.prefix {
-            name.as_str().starts_with(&self.text)
+    fn matches(&self, text: &str) -> bool {
+        if self.is_prefix {
+            text.starts_with(&self.text)
         } else {
-            name.as_str() == self.text
+            text == self.text
         }
     }
 }
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.text, if self.prefix { "*" } else { "" })
+        write!(f, "{}{}", self.text, if self.is_prefix { "*" } else { "" })
     }
 }
 
-/// A directory, or with `/*` all that is below it.
+/// A jail's name, or a prefix of names and `*`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Tree {
-    path: JailPath,
-    below: bool,
+pub(super) struct JailPattern(Pattern);
+
+impl JailPattern {
+    pub(super) fn new(text: &str) -> Result<Self, String> {
+        Pattern::new(text, |name| parse::<JailName>(name).map(drop)).map(Self)
+    }
+
+    pub(super) fn matches(&self, name: &JailName) -> bool {
+        self.0.matches(name.as_str())
+    }
 }
 
-impl Tree {
+/// A variable's name, or a prefix of names and `*`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct VariablePattern(Pattern);
+
+impl VariablePattern {
     pub(super) fn new(text: &str) -> Result<Self, String> {
-        let (path, below) = match text.strip_suffix("/*") {
+        let validate = |name: &str| {
+            if !environment::is_name(name) {
+                return Err(format!(
+                    "environment {text:?} is not a variable name, or a prefix of one and *"
+                ));
+            }
+            if environment::is_forbidden(name) {
+                return Err(format!("environment {text:?} never passes; omit it"));
+            }
+            Ok(())
+        };
+        Pattern::new(text, validate).map(Self)
+    }
+
+    pub(super) fn matches(&self, name: &str) -> bool {
+        self.0.matches(name)
+    }
+}
+
+/// A root directory, or with `/*` everything below a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct AllowedRoot {
+    path: JailPath,
+    is_tree: bool,
+}
+
+impl AllowedRoot {
+    pub(super) fn new(text: &str) -> Result<Self, String> {
+        let (path, is_tree) = match text.strip_suffix("/*") {
             Some("") => ("/", true),
             Some(path) => (path, true),
             None => (text, false),
         };
         if path.contains('*') {
             return Err(format!(
-                "root {text:?} holds '*' elsewhere than in a last /*"
+                "root {text:?} has a '*' before its end; use it in a final /* only"
             ));
         }
-        let path = path
-            .parse()
-            .map_err(|error: colibri_jail_core::JailError| error.to_string())?;
-        Ok(Self { path, below })
+        Ok(Self {
+            path: parse(path)?,
+            is_tree,
+        })
     }
 
-    pub(crate) fn holds(&self, path: &JailPath) -> bool {
-        if !self.below {
+    pub(super) fn contains(&self, path: &JailPath) -> bool {
+        if !self.is_tree {
             return self.path == *path;
         }
         let tree = self.path.as_str().trim_end_matches('/');
         path.as_str()
             .strip_prefix(tree)
-            .is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
+            .is_some_and(|below| below.len() > 1 && below.starts_with('/'))
     }
 }
 
-impl fmt::Display for Tree {
+impl fmt::Display for AllowedRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.below, self.path.as_str()) {
+        match (self.is_tree, self.path.as_str()) {
             (true, "/") => f.write_str("/*"),
             (true, path) => write!(f, "{path}/*"),
             (false, path) => f.write_str(path),
@@ -155,53 +209,43 @@ impl fmt::Display for Tree {
 /// A user inside a jail.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct User(pub(crate) JailUser);
+pub(crate) struct AllowedUser(pub(crate) JailUser);
 
-impl User {
-    pub(super) fn new(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map(Self)
-            .map_err(|error: colibri_jail_core::JailError| error.to_string())
-    }
-}
-
-impl fmt::Display for User {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+impl AllowedUser {
+    fn new(text: &str) -> Result<Self, String> {
+        parse(text).map(Self)
     }
 }
 
 /// A program inside a jail.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) enum Program {
+pub(super) enum AllowedProgram {
     Any,
-    Path(String),
+    Path(JailPath),
 }
 
-impl Program {
-    pub(super) fn new(text: &str) -> Result<Self, String> {
-        if text == "*" {
-            return Ok(Self::Any);
+impl AllowedProgram {
+    fn new(text: &str) -> Result<Self, String> {
+        match text {
+            "*" => Ok(Self::Any),
+            path => parse(path).map(Self::Path),
         }
-        text.parse::<JailPath>()
-            .map_err(|error| error.to_string())?;
-        Ok(Self::Path(text.to_owned()))
     }
 
-    pub(crate) fn allows(&self, path: &str) -> bool {
+    pub(super) fn allows(&self, path: &str) -> bool {
         match self {
             Self::Any => true,
-            Self::Path(allowed) => allowed == path,
+            Self::Path(allowed) => allowed.as_str() == path,
         }
     }
 }
 
-impl fmt::Display for Program {
+impl fmt::Display for AllowedProgram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => f.write_str("*"),
-            Self::Path(path) => f.write_str(path),
+            Self::Path(path) => path.fmt(f),
         }
     }
 }
@@ -209,62 +253,33 @@ impl fmt::Display for Program {
 /// `inherit`, `disable`, `new`, or one address.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Ip4(Ip4Policy);
+pub(super) struct AllowedIp4(pub(super) Ip4Policy);
 
-impl Ip4 {
-    pub(super) fn new(text: &str) -> Result<Self, String> {
-        match text
-            .parse()
-            .map_err(|error: colibri_jail_core::JailError| error.to_string())?
-        {
+impl AllowedIp4 {
+    fn new(text: &str) -> Result<Self, String> {
+        match parse(text)? {
             Ip4Policy::Addresses(list) if list.len() > 1 => Err(format!(
-                "ip4 {text:?} is more than one address; write one string for each"
+                "ip4 {text:?} has several addresses; write one string for each"
             )),
             one => Ok(Self(one)),
         }
     }
 }
 
-impl fmt::Display for Ip4 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Every address asked for must be there.
-pub(crate) fn allows_ip4(allowed: &[Ip4], wanted: &Ip4Policy) -> bool {
-    let listed = |one: &Ip4Policy| allowed.iter().any(|ip4| ip4.0 == *one);
-    match wanted {
-        Ip4Policy::Addresses(list) => {
-            !list.is_empty()
-                && list
-                    .iter()
-                    .all(|address| listed(&Ip4Policy::Addresses(vec![*address])))
-        }
-        word => listed(word),
-    }
-}
-
-/// A signal's name.
+/// A signal's name without `SIG`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct SignalName(pub(crate) Signal);
+pub(super) struct AllowedSignal(pub(super) Signal);
 
-impl SignalName {
-    pub(super) fn new(text: &str) -> Result<Self, String> {
-        let signal: Signal = text
-            .parse()
-            .map_err(|error: colibri_jail_core::JailError| error.to_string())?;
+impl AllowedSignal {
+    fn new(text: &str) -> Result<Self, String> {
+        let signal: Signal = parse(text)?;
         if signal.name() == text {
             Ok(Self(signal))
         } else {
-            Err(format!("signal {text:?} is written {signal}"))
+            Err(format!(
+                "signal {text:?} is not a name; write it as {signal}"
+            ))
         }
-    }
-}
-
-impl fmt::Display for SignalName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }

@@ -7,14 +7,15 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use colibri_jail_core::{Ip4Policy, JailName};
 
-use super::{c_string, check};
-use crate::error::Stop;
+use super::{SysError, c_string, cannot, check};
 
-/// A process as the kernel knows it.
+/// A running process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct ProcessInfo {
     pub(crate) parent: u32,
+    /// Start time, in microseconds since 1970.
     pub(crate) start: u64,
+    /// Id of the jail, 0 for the host.
     pub(crate) jid: i32,
 }
 
@@ -22,22 +23,22 @@ pub(crate) struct Seen {
 const ZOMBIE: i8 = 5;
 
 /// Closes every descriptor from `first` up (closefrom(2)).
-pub(crate) fn close_from(first: c_int) -> Result<(), Stop> {
-    // SAFETY: a number only; no descriptor from 3 up is in use when this is called at the start or before execve.
+pub(crate) fn close_from(first: c_int) -> Result<(), SysError> {
+    // SAFETY: a number only; callers use no descriptor from `first` up afterwards.
     unsafe { libc::closefrom(first) };
     Ok(())
 }
 
-/// Start times count from 1970 here, so a record of another boot matches no process.
-pub(crate) fn boot() -> String {
+/// Returns a constant: start times are absolute, so a record of another boot matches no process.
+pub(crate) fn boot_id() -> String {
     String::new()
 }
 
-/// A process that has not ended (sysctl(3), `KERN_PROC_PID`).
-pub(crate) fn look(pid: u32) -> Option<Seen> {
+/// Returns a process that has not ended (sysctl(3), `KERN_PROC_PID`).
+pub(crate) fn process_info(pid: u32) -> Option<ProcessInfo> {
     let pid = c_int::try_from(pid).ok()?;
     let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
-    // SAFETY: all bytes zero is a valid kinfo_proc, which holds numbers, arrays and null pointers.
+    // SAFETY: all bytes zero is a valid kinfo_proc, which consists of numbers, arrays and pointers.
     let mut info: libc::kinfo_proc = unsafe { std::mem::zeroed() };
     let mut size = size_of::<libc::kinfo_proc>();
     // SAFETY: mib has four numbers, info has size bytes, and nothing is set.
@@ -52,26 +53,22 @@ pub(crate) fn look(pid: u32) -> Option<Seen> {
         )
     })
     .ok()?;
-    // The layout may grow at its end only; another size is another kernel's.
-    let whole = size == size_of::<libc::kinfo_proc>() && info.ki_structsize as usize == size;
-    if !whole || info.ki_pid != pid || info.ki_stat as i8 == ZOMBIE {
+    // A different size is the layout of another kernel version.
+    let is_known_layout =
+        size == size_of::<libc::kinfo_proc>() && info.ki_structsize as usize == size;
+    if !is_known_layout || info.ki_pid != pid || info.ki_stat as i8 == ZOMBIE {
         return None;
     }
     let seconds = u64::try_from(info.ki_start.tv_sec).ok()?;
     let microseconds = u64::try_from(info.ki_start.tv_usec).ok()?;
-    Some(Seen {
+    Some(ProcessInfo {
         parent: info.ki_ppid.unsigned_abs(),
         start: seconds.checked_mul(1_000_000)?.checked_add(microseconds)?,
         jid: info.ki_jid,
     })
 }
 
-/// Parent and start time of a process that has not ended, in microseconds since 1970.
-pub(crate) fn parent_and_start(pid: u32) -> Option<(u32, u64)> {
-    look(pid).map(|seen| (seen.parent, seen.start))
-}
-
-/// One element of what `PROC_REAP_GETPIDS` fills (procctl(2)).
+/// `struct procctl_reaper_pidinfo`, an element of the list of `PROC_REAP_GETPIDS` (procctl(2)).
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct ReaperPid {
@@ -81,6 +78,7 @@ struct ReaperPid {
     pad: [c_uint; 15],
 }
 
+/// `struct procctl_reaper_pids`, the argument of `PROC_REAP_GETPIDS` (procctl(2)).
 #[repr(C)]
 struct ReaperPids {
     count: c_uint,
@@ -91,23 +89,23 @@ struct ReaperPids {
 /// `REAPER_PIDINFO_VALID` of sys/procctl.h.
 const VALID: c_uint = 1;
 
-/// Pids of all descendants of a reaper that its child `child` started, orphans included (procctl(2)).
-pub(crate) fn subtree(reaper: u32, child: u32) -> Vec<u32> {
-    const MOST: usize = 99_999; // PID_MAX of sys/proc.h
+/// Returns the descendants of a reaper that its child `child` started, orphans included (procctl(2)).
+pub(crate) fn descendants(reaper: u32, child: u32) -> Vec<u32> {
+    const MAX_PIDS: usize = 99_999; // PID_MAX of sys/proc.h
     let empty = ReaperPid {
         pid: 0,
         subtree: 0,
         flags: 0,
         pad: [0; 15],
     };
-    let mut pids = vec![empty; MOST];
+    let mut pids = vec![empty; MAX_PIDS];
     let mut request = ReaperPids {
-        count: MOST as c_uint,
+        count: MAX_PIDS as c_uint,
         pad: [0; 15],
         pids: pids.as_mut_ptr(),
     };
     let id = libc::id_t::from(reaper);
-    // SAFETY: the request points to as many elements as it says, and both live through the call.
+    // SAFETY: the request points to `count` elements, and both live through the call.
     let filled = unsafe {
         libc::procctl(
             libc::P_PID,
@@ -125,23 +123,23 @@ pub(crate) fn subtree(reaper: u32, child: u32) -> Vec<u32> {
         .collect()
 }
 
-/// kill(2).
+/// Signals a process (kill(2)).
 pub(crate) fn kill(pid: u32, signal: c_int) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
     // SAFETY: numbers only.
     check(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
-/// fchdir(2).
+/// Changes the working directory to an open one (fchdir(2)).
 pub(crate) fn change_to(directory: &OwnedFd) -> io::Result<()> {
     // SAFETY: an open descriptor.
     check(unsafe { libc::fchdir(directory.as_raw_fd()) }).map(drop)
 }
 
-/// A parameter of jail_set(2) or jail_get(2): name with its NUL, and the bytes of the value.
+/// A parameter of jail_set(2) or jail_get(2): its name with a final NUL, and the bytes of its value.
 struct Parameter(&'static [u8], Vec<u8>);
 
-/// Calls jail_set(2) or jail_get(2); the jail's id, or what the kernel says in `errmsg`.
+/// Calls jail_set(2) or jail_get(2). Returns the jail's id; an error contains the kernel's `errmsg`.
 fn jail(
     call: unsafe extern "C" fn(*mut libc::iovec, c_uint, c_int) -> c_int,
     parameters: Vec<Parameter>,
@@ -165,17 +163,17 @@ fn jail(
     }
     push(b"errmsg\0", &mut message);
     let count = c_uint::try_from(vector.len()).map_err(io::Error::other)?;
-    // SAFETY: every element points to as many bytes as it says, which live through the call; the kernel writes
+    // SAFETY: every element points to `iov_len` bytes, which live through the call; the kernel writes
     // to values only, never to names.
     let jid = unsafe { call(vector.as_mut_ptr(), count, flags) };
     check(jid).map_err(|error| {
-        let said = message.split(|byte| *byte == 0).next().unwrap_or_default();
-        if said.is_empty() {
+        let reason = message.split(|byte| *byte == 0).next().unwrap_or_default();
+        if reason.is_empty() {
             return error;
         }
         io::Error::new(
             error.kind(),
-            format!("{} ({error})", String::from_utf8_lossy(said)),
+            format!("{} ({error})", String::from_utf8_lossy(reason)),
         )
     })
 }
@@ -184,7 +182,7 @@ fn text(value: &str) -> Vec<u8> {
     [value.as_bytes(), b"\0"].concat()
 }
 
-/// The id of the jail of that name, if there is one.
+/// Returns the id of a jail, if it exists.
 pub(crate) fn jail_id(name: &JailName) -> Option<i32> {
     jail(
         libc::jail_get,
@@ -194,13 +192,13 @@ pub(crate) fn jail_id(name: &JailName) -> Option<i32> {
     .ok()
 }
 
-/// Makes a jail whose root is the working directory, and enters it (jail_set(2)): one call, so that a jail
-/// without a process, which nothing would end, never is. It goes with its last process.
-pub(crate) fn make_jail(name: &JailName, ip4: &Ip4Policy) -> io::Result<i32> {
+/// Creates a jail whose root is the working directory, and enters it (jail_set(2)). One call does both, so that a jail
+/// without a process never remains. The kernel removes the jail with its last process.
+pub(crate) fn create_jail(name: &JailName, ip4: &Ip4Policy) -> io::Result<i32> {
     let number = |value: c_int| value.to_ne_bytes().to_vec();
     let mut parameters = vec![
         Parameter(b"name\0", text(name.as_str())),
-        // Relative, and so found from the descriptor that was checked, whatever happens to its path.
+        // Relative to the working directory, whose descriptor was checked; its path may have changed since.
         Parameter(b"path\0", text(".")),
         Parameter(b"ip6\0", number(libc::JAIL_SYS_DISABLE)),
     ];
@@ -212,7 +210,7 @@ pub(crate) fn make_jail(name: &JailName, ip4: &Ip4Policy) -> io::Result<i32> {
     };
     parameters.push(Parameter(b"ip4\0", number(mode)));
     if !addresses.is_empty() {
-        // struct in_addr, in network order.
+        // struct in_addr, in network byte order.
         let bytes = addresses.iter().flat_map(Ipv4Addr::octets).collect();
         parameters.push(Parameter(b"ip4.addr\0", bytes));
     }
@@ -223,20 +221,20 @@ pub(crate) fn make_jail(name: &JailName, ip4: &Ip4Policy) -> io::Result<i32> {
     )
 }
 
-/// jail_attach(2): the jail's root becomes root and working directory.
+/// Enters a jail (jail_attach(2)); its root becomes the root and the working directory.
 pub(crate) fn attach_jail(jid: i32) -> io::Result<()> {
     // SAFETY: a number only.
     check(unsafe { libc::jail_attach(jid) }).map(drop)
 }
 
-/// jail_remove(2): kills all in it.
+/// Removes a jail and kills its processes (jail_remove(2)).
 pub(crate) fn remove_jail(jid: i32) -> io::Result<()> {
     // SAFETY: a number only.
     check(unsafe { libc::jail_remove(jid) }).map(drop)
 }
 
-/// Ends with its parent, and gains nothing by execve(2) (procctl(2)).
-pub(crate) fn seclude() -> Result<(), Stop> {
+/// Sets KILL as the parent-death signal of this process and prevents it from gaining privileges by execve(2) (procctl(2)).
+pub(crate) fn restrict_process() -> Result<(), SysError> {
     for (command, value) in [
         (libc::PROC_PDEATHSIG_CTL, libc::SIGKILL),
         (libc::PROC_NO_NEW_PRIVS_CTL, libc::PROC_NO_NEW_PRIVS_ENABLE),
@@ -244,12 +242,18 @@ pub(crate) fn seclude() -> Result<(), Stop> {
         let mut value = value;
         // SAFETY: both commands take a pointer to an int; id 0 is this process.
         check(unsafe { libc::procctl(libc::P_PID, 0, command, (&raw mut value).cast()) })
-            .map_err(|error| Stop::system("procctl", error))?;
+            .map_err(cannot("restrict the process by procctl(2)"))?;
     }
     Ok(())
 }
 
-/// Whether there is a controlling terminal, into which its processes could push input (tty(4), TIOCSTI).
+/// Starts a session without a controlling terminal (setsid(2)).
+pub(crate) fn new_session() -> io::Result<()> {
+    // SAFETY: setsid(2) has no arguments.
+    check(unsafe { libc::setsid() }).map(drop)
+}
+
+/// Reports whether there is a controlling terminal, into which a process could inject input (tty(4), TIOCSTI).
 pub(crate) fn has_terminal() -> bool {
     let Ok(path) = c_string("/dev/tty") else {
         return true;

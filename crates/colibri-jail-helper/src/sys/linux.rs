@@ -1,12 +1,12 @@
-//! Linux: namespaces, mounts, pidfds and /proc.
+//! Linux: mount namespaces, mounts, pidfds and /proc.
 
 use std::ffi::{c_int, c_long};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
-use super::{c_string, check};
-use crate::error::Stop;
+use super::{SysError, c_string, cannot, check};
 
 /// `RESOLVE_NO_MAGICLINKS` and `RESOLVE_IN_ROOT` of linux/openat2.h.
 const IN_ROOT: u64 = 0x02 | 0x10;
@@ -27,36 +27,44 @@ fn check_long(result: c_long) -> io::Result<c_int> {
 }
 
 /// Closes every descriptor from `first` up (close_range(2)).
-pub(crate) fn close_from(first: libc::c_uint) -> Result<(), Stop> {
-    // SAFETY: numbers only; no descriptor from 3 up is in use when this is called at the start or before execve.
+pub(crate) fn close_from(first: libc::c_uint) -> Result<(), SysError> {
+    // SAFETY: numbers only; callers use no descriptor from `first` up afterwards.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
     check_long(closed)
         .map(drop)
-        .map_err(|error| Stop::system("closing descriptors", error))
+        .map_err(cannot("close descriptors"))
 }
 
-/// This boot's id.
-pub(crate) fn boot() -> String {
+/// Returns the id of this boot (random(4)).
+pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())
         .unwrap_or_default()
 }
 
-/// Parent and start time of a process that has not ended, in clock ticks since boot (proc_pid_stat(5)).
-pub(crate) fn parent_and_start(pid: u32) -> Option<(u32, u64)> {
+/// A running process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProcessInfo {
+    pub(crate) parent: u32,
+    /// Start time, in clock ticks since boot.
+    pub(crate) start: u64,
+}
+
+/// Returns a process that has not ended (proc_pid_stat(5)).
+pub(crate) fn process_info(pid: u32) -> Option<ProcessInfo> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The command name may hold anything, also `)`: the last one counts.
-fn parse_stat(stat: &str) -> Option<(u32, u64)> {
+/// Parses the fields after the command name, which may itself contain `)`.
+fn parse_stat(stat: &str) -> Option<ProcessInfo> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
     let start = fields.nth(17)?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some((parent, start))
+    (!matches!(state, "Z" | "X")).then_some(ProcessInfo { parent, start })
 }
 
-/// Children of a process's first thread, by a look at all of /proc: not every kernel has `children` files.
+/// Returns the children of a process by a scan of /proc: not every kernel has `children` files.
 pub(crate) fn children(parent: u32) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -64,22 +72,22 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| parent_and_start(*pid).is_some_and(|(found, _)| found == parent))
+        .filter(|pid| process_info(*pid).is_some_and(|info| info.parent == parent))
         .collect()
 }
 
-/// A descriptor of a process, which no reuse of its pid changes (pidfd_open(2)).
+/// Opens a process. The descriptor does not change when the pid is reused (pidfd_open(2)).
 pub(crate) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: numbers only; the new descriptor is owned by nobody else.
+    // SAFETY: numbers only; the new descriptor has no other owner.
     unsafe {
         check_long(libc::syscall(libc::SYS_pidfd_open, pid, 0)).map(|fd| OwnedFd::from_raw_fd(fd))
     }
 }
 
-/// Signals the process behind a pidfd; one that has ended is `ESRCH`.
+/// Signals a process (pidfd_send_signal(2)); `ESRCH` if it has ended.
 pub(crate) fn pidfd_signal(process: &OwnedFd, signal: c_int) -> io::Result<()> {
     let null = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a null siginfo is allowed (pidfd_send_signal(2)).
+    // SAFETY: a null siginfo is allowed.
     let sent = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
@@ -92,81 +100,74 @@ pub(crate) fn pidfd_signal(process: &OwnedFd, signal: c_int) -> io::Result<()> {
     check_long(sent).map(drop)
 }
 
-/// Whether the process behind a pidfd ends within that many milliseconds.
-pub(crate) fn ends_within(process: &OwnedFd, milliseconds: c_int) -> bool {
-    let mut poll = libc::pollfd {
-        fd: process.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one element that lives through the call. Signals are blocked, so it is not interrupted.
-    unsafe { libc::poll(&raw mut poll, 1, milliseconds) == 1 }
-}
-
-/// Waits until one of two processes has ended; whether it is the first.
-pub(crate) fn first_ends(first: &OwnedFd, second: &OwnedFd) -> bool {
+/// Waits until a process has ended or the timeout expires; without a timeout, until one has ended (poll(2)). Returns which
+/// of the processes have ended.
+pub(crate) fn wait_exit<const N: usize>(
+    processes: [&OwnedFd; N],
+    timeout: Option<Duration>,
+) -> [bool; N] {
+    let timeout = timeout.map_or(-1, |timeout| {
+        c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX)
+    });
     loop {
-        let mut poll = [first, second].map(|process| libc::pollfd {
+        let mut poll = processes.map(|process| libc::pollfd {
             fd: process.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         });
-        // SAFETY: two elements that live through the call.
-        if unsafe { libc::poll(poll.as_mut_ptr(), 2, -1) } > 0 {
-            return poll[0].revents != 0;
+        // SAFETY: N elements that live through the call.
+        if unsafe { libc::poll(poll.as_mut_ptr(), N as libc::nfds_t, timeout) } >= 0 {
+            return poll.map(|process| process.revents != 0);
         }
     }
 }
 
-/// Keeps `first` and `second` only, and gives up what else is open, stdio too: a pipe's other end would wait.
-pub(crate) fn keep_only(first: &OwnedFd, second: &OwnedFd) -> Result<(), Stop> {
-    let failed = |error| Stop::system("giving up descriptors", error);
-    // SAFETY: both are open and above 2; 0 and 1 become theirs, and nothing here uses another one afterwards.
+/// Moves two descriptors to 0 and 1 and closes all others, stdio included: an open end of a pipe would keep its reader
+/// waiting. The caller must leave this process by [`exit`].
+pub(crate) fn keep_only(kept: [&OwnedFd; 2]) -> Result<[OwnedFd; 2], SysError> {
+    let [first, second] = kept.map(AsRawFd::as_raw_fd);
+    // SAFETY: both descriptors are open and above 2, so that neither call closes the other's source.
     unsafe {
-        check(libc::dup2(first.as_raw_fd(), 0)).map_err(failed)?;
-        check(libc::dup2(second.as_raw_fd(), 1)).map_err(failed)?;
+        check(libc::dup2(first, 0)).map_err(cannot("duplicate a descriptor"))?;
+        check(libc::dup2(second, 1)).map_err(cannot("duplicate a descriptor"))?;
     }
-    close_from(2)
+    close_from(2)?;
+    // SAFETY: the calls above opened 0 and 1. The process ends by exit, so no earlier owner closes a descriptor.
+    Ok([0, 1].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// Descriptors 0 and 1 after [`keep_only`].
-pub(crate) fn kept() -> (OwnedFd, OwnedFd) {
-    // SAFETY: keep_only has made them, and the process ends with their owner.
-    unsafe { (OwnedFd::from_raw_fd(0), OwnedFd::from_raw_fd(1)) }
-}
-
-/// A mount namespace of its own, of which nothing comes back to the host.
-pub(crate) fn own_mounts() -> io::Result<()> {
+/// Enters a new mount namespace whose mounts do not propagate to the host (unshare(2)).
+pub(crate) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: flags only.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
     mount(None, "/", None, libc::MS_REC | libc::MS_PRIVATE, None)
 }
 
-/// Puts the tree at an open directory onto another directory.
-pub(crate) fn bind(tree: &OwnedFd, onto: &str) -> io::Result<()> {
+/// Bind-mounts an open directory with its submounts (mount(2)).
+pub(crate) fn bind_mount(directory: &OwnedFd, mount_point: &str) -> io::Result<()> {
     mount(
-        Some(&by_number(tree)),
-        onto,
+        Some(&descriptor_path(directory)),
+        mount_point,
         None,
         libc::MS_BIND | libc::MS_REC,
         None,
     )
 }
 
-/// An empty file system onto an open directory.
-pub(crate) fn hide(directory: &OwnedFd) -> io::Result<()> {
+/// Mounts an empty read-only file system onto an open directory.
+pub(crate) fn mount_empty(directory: &OwnedFd) -> io::Result<()> {
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_RDONLY;
     mount(
         Some("colibri"),
-        &by_number(directory),
+        &descriptor_path(directory),
         Some("tmpfs"),
         flags,
         Some("mode=0555,size=4k"),
     )
 }
 
-/// The kernel's own name for an open descriptor (proc_pid_fd(5)), which no rename of the file changes.
-fn by_number(fd: &OwnedFd) -> String {
+/// Returns the path of an open descriptor (proc_pid_fd(5)), which stays valid when the file is renamed.
+fn descriptor_path(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
@@ -196,8 +197,8 @@ fn mount(
     .map(drop)
 }
 
-/// Opens a path as a process would whose root is `root` (openat2(2)), only to see that it is there.
-pub(crate) fn exists_in_root(root: &OwnedFd, path: &str) -> io::Result<()> {
+/// Checks that a path exists for a process with the root directory `root` (openat2(2)).
+pub(crate) fn check_exists_in_root(root: &OwnedFd, path: &str) -> io::Result<()> {
     let path = c_string(path)?;
     let how = OpenHow {
         flags: (libc::O_PATH | libc::O_CLOEXEC) as u64,
@@ -217,46 +218,47 @@ pub(crate) fn exists_in_root(root: &OwnedFd, path: &str) -> io::Result<()> {
     }
 }
 
-/// Which of two processes this is after fork(2).
+/// The process that returns from [`fork`].
 pub(crate) enum Fork {
     Child,
     Parent,
 }
 
-/// fork(2).
+/// Forks (fork(2)).
 pub(crate) fn fork() -> io::Result<Fork> {
-    // SAFETY: there is one thread, so the child may go on as any process.
+    // SAFETY: with one thread, the child may call any function.
     Ok(match check(unsafe { libc::fork() })? {
         0 => Fork::Child,
         _ => Fork::Parent,
     })
 }
 
-/// Ends this process at once.
+/// Ends this process without cleanup (_exit(2)).
 pub(crate) fn exit(code: c_int) -> ! {
     // SAFETY: _exit(2) does not return.
     unsafe { libc::_exit(code) }
 }
 
-/// No program that is executed later can get any capability (capabilities(7)); needs root.
+/// Empties the capability bounding set, so that no later program gains a capability (capabilities(7)). Requires root.
 pub(crate) fn drop_capability_bounds() {
     for capability in 0..64 {
-        // SAFETY: prctl(2) with numbers; one that this kernel does not know answers EINVAL.
+        // SAFETY: prctl(2) with numbers; an unknown capability returns EINVAL.
         unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
     }
 }
 
-/// Cannot be traced or looked into by its user; ends with its parent; gains nothing by execve(2); and its keys
-/// are its own (prctl(2), keyctl(2)). The first two are undone by a change of user, so this comes after it.
-pub(crate) fn seclude() -> Result<(), Stop> {
+/// Makes this process untraceable by its user, sets KILL as its parent-death signal, prevents it from gaining privileges by
+/// execve(2), and gives it a new session keyring (prctl(2), keyctl(2)). A change of user undoes the first two, so call it
+/// afterwards.
+pub(crate) fn restrict_process() -> Result<(), SysError> {
     /// `KEYCTL_JOIN_SESSION_KEYRING` of linux/keyctl.h.
     const JOIN_SESSION_KEYRING: c_long = 1;
-    // SAFETY: prctl(2) and keyctl(2) with numbers and a null name. A kernel without keys answers ENOSYS.
+    // SAFETY: prctl(2) and keyctl(2) with numbers and a null name. A kernel without keys returns ENOSYS.
     unsafe {
         check(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))
             .and_then(|_| check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0)))
             .and_then(|_| check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)))
-            .map_err(|error| Stop::system("prctl", error))?;
+            .map_err(cannot("restrict the process by prctl(2)"))?;
         libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0, 0, 0, 0);
     }
     Ok(())
@@ -267,19 +269,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parent_and_start_are_found_behind_any_command_name() {
+    fn stat_is_parsed_after_any_command_name() {
         let tail = "7 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
-        for (stat, found) in [
-            (format!("12 (sh) S {tail}"), Some((7, 4711))),
-            (format!("12 (a) R 1 (b)) S {tail}"), Some((7, 4711))),
+        let found = Some(ProcessInfo {
+            parent: 7,
+            start: 4711,
+        });
+        for (stat, expected) in [
+            (format!("12 (sh) S {tail}"), found),
+            (format!("12 (a) R 1 (b)) S {tail}"), found),
             (format!("12 (sh) Z {tail}"), None),
             ("12 (sh) S 7 1".to_owned(), None),
             ("12 (sh)".to_owned(), None),
             (String::new(), None),
         ] {
-            assert_eq!(parse_stat(&stat), found, "{stat}");
+            assert_eq!(parse_stat(&stat), expected, "{stat}");
         }
-        let own = parent_and_start(std::process::id()).unwrap();
-        assert_eq!(own.0, super::super::parent_pid());
+        let info = process_info(std::process::id()).unwrap();
+        assert_eq!(info.parent, super::super::parent_pid());
     }
 }

@@ -1,5 +1,5 @@
-//! The boundary to the system: all unsafe code of this program, in small functions that are safe to call. It is
-//! single-threaded from its start to its execve(2), which several reasons below rest on.
+//! System calls: all unsafe code of this program, in small functions that are safe to call. The program has one thread
+//! from its start to its execve(2); several SAFETY comments rely on that.
 #![allow(unsafe_code)]
 
 #[cfg(target_os = "freebsd")]
@@ -18,14 +18,30 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use colibri_jail_core::Signal;
 
-use crate::error::Stop;
-use crate::policy::Limits;
+/// Why a function of this module failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SysError {
+    #[error(
+        "descriptor {0} {1}; open 0 for reading, 1 and 2 for writing, none of them as a directory"
+    )]
+    Descriptor(c_int, &'static str),
+    #[error("no program {0} in the jail; give an existing one")]
+    NoProgram(String),
+    #[error("cannot {action}: {error}")]
+    Failed { action: String, error: io::Error },
+}
 
-/// Who started this program, as the kernel says.
+/// Returns a function for `map_err` that adds the action to an error of the system.
+pub(crate) fn cannot(action: impl Into<String>) -> impl FnOnce(io::Error) -> SysError {
+    let action = action.into();
+    |error| SysError::Failed { action, error }
+}
+
+/// The user that started this program, as reported by the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Caller {
     pub(crate) uid: u32,
-    /// All groups, the real one among them.
+    /// All groups, including the real one.
     pub(crate) groups: Vec<u32>,
 }
 
@@ -37,51 +53,50 @@ fn check(result: c_int) -> io::Result<c_int> {
     }
 }
 
-/// A word for a system call. Words of a request hold no NUL; one of a program's own name might.
+/// Converts a text for a system call. A text with a NUL byte is an error.
 fn c_string(text: impl Into<Vec<u8>>) -> io::Result<CString> {
     Ok(CString::new(text)?)
 }
 
-/// The words of the command line, the program's own name first; none where argc is 0.
-pub(crate) fn words(argc: c_int, argv: *const *const c_char) -> Vec<Vec<u8>> {
+/// Returns the arguments, the program's name first. Empty if argc is 0.
+pub(crate) fn argv(argc: c_int, argv: *const *const c_char) -> Vec<Vec<u8>> {
     let count = usize::try_from(argc).unwrap_or(0);
-    let mut words = Vec::with_capacity(count);
-    for place in 0..count {
+    let mut arguments = Vec::with_capacity(count);
+    for index in 0..count {
         // SAFETY: the C runtime passes argc valid pointers to strings that live as long as the process; a null
-        // one, which ends the list, is looked for all the same.
+        // pointer, which ends the list, is checked for all the same.
         unsafe {
-            let word = *argv.add(place);
-            if word.is_null() {
+            let argument = *argv.add(index);
+            if argument.is_null() {
                 break;
             }
-            words.push(CStr::from_ptr(word).to_bytes().to_vec());
+            arguments.push(CStr::from_ptr(argument).to_bytes().to_vec());
         }
     }
-    words
+    arguments
 }
 
-/// The real uid.
+/// Returns the real uid.
 pub(crate) fn real_uid() -> u32 {
     // SAFETY: getuid(2) has no arguments and cannot fail.
     unsafe { libc::getuid() }
 }
 
-/// Whether the effective uid is 0.
-pub(crate) fn is_effectively_root() -> bool {
+/// Reports whether the effective uid is 0.
+pub(crate) fn has_effective_root() -> bool {
     // SAFETY: geteuid(2) has no arguments and cannot fail.
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Descriptors 0 to 2 are open, 0 to read and the others to write, and none is a directory, by which a
-/// confined agent could get at what is outside. The C library opens /dev/full or /dev/null in the wrong
-/// direction for a setuid program whose caller closed one (glibc, `__libc_check_standard_fds`), so the
-/// direction tells.
-pub(crate) fn check_standard_descriptors() -> Result<(), Stop> {
+/// Checks that descriptor 0 is open for reading, that 1 and 2 are open for writing, and that none is a directory, which
+/// would lead the agent out of its jail. For a setuid program whose caller closed one, the C library opens /dev/full or
+/// /dev/null in the wrong direction (glibc, `__libc_check_standard_fds`), so the direction reveals it.
+pub(crate) fn check_standard_descriptors() -> Result<(), SysError> {
     for fd in 0..=2 {
-        // SAFETY: fcntl(2) F_GETFL takes any number and reads nothing of ours.
+        // SAFETY: fcntl(2) F_GETFL takes any number and reads no memory.
         let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
         if flags < 0 {
-            return Err(Stop::Descriptor(fd, "is closed"));
+            return Err(SysError::Descriptor(fd, "is closed"));
         }
         let wrong = if fd == 0 {
             libc::O_WRONLY
@@ -89,7 +104,7 @@ pub(crate) fn check_standard_descriptors() -> Result<(), Stop> {
             libc::O_RDONLY
         };
         if flags & libc::O_ACCMODE == wrong || flags & libc::O_PATH != 0 {
-            return Err(Stop::Descriptor(
+            return Err(SysError::Descriptor(
                 fd,
                 "is closed, or open in the wrong direction",
             ));
@@ -98,16 +113,16 @@ pub(crate) fn check_standard_descriptors() -> Result<(), Stop> {
         let mut data: libc::stat = unsafe { std::mem::zeroed() };
         // SAFETY: data is a stat that lives through the call.
         if unsafe { libc::fstat(fd, &raw mut data) } < 0 {
-            return Err(Stop::Descriptor(fd, "cannot be looked at"));
+            return Err(SysError::Descriptor(fd, "cannot be examined"));
         }
         if data.st_mode & libc::S_IFMT == libc::S_IFDIR {
-            return Err(Stop::Descriptor(fd, "is a directory"));
+            return Err(SysError::Descriptor(fd, "is a directory"));
         }
     }
     Ok(())
 }
 
-/// Who started this program. To be read before [`become_root_alone`].
+/// Returns the user that started this program. Call it before [`become_user`].
 pub(crate) fn caller() -> Caller {
     let mut groups = vec![0; 1 << 16];
     // SAFETY: the buffer has the given number of elements; Linux has at most 65536 groups, FreeBSD 1023.
@@ -121,21 +136,21 @@ pub(crate) fn caller() -> Caller {
     }
 }
 
-/// Ignored and blocked signals and running timers are inherited by execve(2). From here on all signals wait:
-/// a terminal's could stop this program with a lock in its hand. [`unblock_signals`] ends that.
-pub(crate) fn reset_signals_and_timers() -> Result<(), Stop> {
-    // SAFETY: plain calls with values on the stack; SIG_DFL is a valid disposition for every signal, and those
-    // that cannot be changed answer EINVAL.
+/// Resets signal dispositions and timers, which execve(2) inherits, and blocks all signals until [`unblock_signals`]: a
+/// signal of a terminal could stop this program while it holds a lock.
+pub(crate) fn reset_signals_and_timers() -> Result<(), SysError> {
+    // SAFETY: plain calls with values on the stack; SIG_DFL is a valid disposition for every signal, and a signal
+    // whose disposition is fixed returns EINVAL.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
         if libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) < 0 {
-            return Err(Stop::system("blocking signals", io::Error::last_os_error()));
+            return Err(cannot("block signals")(io::Error::last_os_error()));
         }
         for signal in 1..128 {
             libc::signal(signal, libc::SIG_DFL);
         }
-        // The C library keeps these for itself and refuses to change them (nptl(7)); inherited they may be ignored.
+        // The C library reserves these and refuses to change them (nptl(7)), but they may be inherited as ignored.
         #[cfg(target_os = "linux")]
         for signal in [32, 33] {
             let default = [0_u8; 64];
@@ -155,7 +170,7 @@ pub(crate) fn reset_signals_and_timers() -> Result<(), Stop> {
     Ok(())
 }
 
-/// Lets signals come again, just before another program runs.
+/// Unblocks all signals, directly before execve(2).
 pub(crate) fn unblock_signals() {
     // SAFETY: an empty set on the stack.
     unsafe {
@@ -165,8 +180,9 @@ pub(crate) fn unblock_signals() {
     }
 }
 
-/// The caller's limits could end this program half way (`RLIMIT_FSIZE`, `RLIMIT_CPU`): its own are the widest.
-pub(crate) fn reset_limits() -> Result<(), Stop> {
+/// Raises the resource limits, which the caller could set to end this program between two steps (`RLIMIT_FSIZE`,
+/// `RLIMIT_CPU`), and disables core files.
+pub(crate) fn reset_limits() -> Result<(), SysError> {
     limit(libc::RLIMIT_CORE, 0)?;
     for resource in [
         libc::RLIMIT_FSIZE,
@@ -181,27 +197,17 @@ pub(crate) fn reset_limits() -> Result<(), Stop> {
     set_limit(libc::RLIMIT_STACK, 8 << 20, libc::RLIM_INFINITY)
 }
 
-/// The agent's limits. Processes are counted for its user, so this comes last.
-pub(crate) fn apply_limits(limits: &Limits) -> Result<(), Stop> {
-    let or_none =
-        |value: Option<u64>| value.map_or(libc::RLIM_INFINITY, |value| value as libc::rlim_t);
-    limit(libc::RLIMIT_AS, or_none(limits.memory))?;
-    limit(libc::RLIMIT_FSIZE, or_none(limits.file_size))?;
-    limit(libc::RLIMIT_CPU, or_none(limits.cpu_seconds))?;
-    limit(libc::RLIMIT_NOFILE, limits.open_files as libc::rlim_t)?;
-    limit(libc::RLIMIT_NPROC, limits.processes as libc::rlim_t)
-}
-
 #[cfg(target_os = "linux")]
 type Resource = libc::__rlimit_resource_t;
 #[cfg(not(target_os = "linux"))]
 type Resource = c_int;
 
-fn limit(resource: Resource, value: libc::rlim_t) -> Result<(), Stop> {
+/// Sets the soft and the hard value of a resource limit (setrlimit(2)).
+pub(crate) fn limit(resource: Resource, value: libc::rlim_t) -> Result<(), SysError> {
     set_limit(resource, value, value)
 }
 
-fn set_limit(resource: Resource, soft: libc::rlim_t, hard: libc::rlim_t) -> Result<(), Stop> {
+fn set_limit(resource: Resource, soft: libc::rlim_t, hard: libc::rlim_t) -> Result<(), SysError> {
     let set = |soft, hard| {
         let limit = libc::rlimit {
             rlim_cur: soft,
@@ -215,7 +221,7 @@ fn set_limit(resource: Resource, soft: libc::rlim_t, hard: libc::rlim_t) -> Resu
             if error.kind() != io::ErrorKind::PermissionDenied {
                 return Err(error);
             }
-            // A container may keep the right to raise limits from its root: then there is no more than there is.
+            // Root of a container may lack the right to raise limits (CAP_SYS_RESOURCE); the present maximum remains.
             let mut present = libc::rlimit {
                 rlim_cur: 0,
                 rlim_max: 0,
@@ -224,86 +230,74 @@ fn set_limit(resource: Resource, soft: libc::rlim_t, hard: libc::rlim_t) -> Resu
             check(unsafe { libc::getrlimit(resource, &raw mut present) })?;
             set(soft.min(present.rlim_max), hard.min(present.rlim_max))
         })
-        .map_err(|error| Stop::system(format!("setting resource limit {resource}"), error))
+        .map_err(cannot(format!("set resource limit {resource}")))
 }
 
-/// Real, effective and saved uid and gid become 0 and supplementary groups go, so that the caller, whose real
-/// uid this was, can send no signal any more (kill(2)).
-pub(crate) fn become_root_alone() -> Result<(), Stop> {
-    become_user(0, 0)
-}
-
-/// Becomes that user for good. Groups first: afterwards the right to set them is gone.
-pub(crate) fn become_user(uid: u32, gid: u32) -> Result<(), Stop> {
-    let failed = |what: &'static str| move |error| Stop::system(what, error);
-    // (uid_t)-1 means "leave as it is" to setresuid(2): it would leave root. No type lets it come here.
+/// Sets the real, effective and saved uid and gid irrevocably, and drops all supplementary groups. Groups are set first,
+/// while the process still has the right. The previous real uid loses the right to signal this process (kill(2)).
+pub(crate) fn become_user(uid: u32, gid: u32) -> Result<(), SysError> {
+    // setresuid(2) ignores (uid_t)-1 and would leave root. The types of a request exclude the value already.
     if uid == u32::MAX || gid == u32::MAX {
-        return Err(Stop::NoUser(format!("{uid}:{gid}")));
+        return Err(cannot(format!("become user {uid}:{gid}"))(
+            io::ErrorKind::InvalidInput.into(),
+        ));
     }
-    // SAFETY: one group on the stack; the other calls take numbers. One thread: the process changes whole.
+    // SAFETY: one group on the stack; the other calls take numbers. With one thread, the whole process changes.
     unsafe {
-        check(libc::setgroups(1, &raw const gid)).map_err(failed("setgroups"))?;
-        check(libc::setresgid(gid, gid, gid)).map_err(failed("setresgid"))?;
-        check(libc::setresuid(uid, uid, uid)).map_err(failed("setresuid"))?;
+        check(libc::setgroups(1, &raw const gid)).map_err(cannot("set the groups"))?;
+        check(libc::setresgid(gid, gid, gid)).map_err(cannot("set the gid"))?;
+        check(libc::setresuid(uid, uid, uid)).map_err(cannot("set the uid"))?;
         let mut ids = [u32::MAX; 6];
         let [a, b, c, d, e, f] = &mut ids;
-        check(libc::getresuid(a, b, c)).map_err(failed("getresuid"))?;
-        check(libc::getresgid(d, e, f)).map_err(failed("getresgid"))?;
+        check(libc::getresuid(a, b, c)).map_err(cannot("read the uid"))?;
+        check(libc::getresgid(d, e, f)).map_err(cannot("read the gid"))?;
         let group_count = libc::getgroups(0, std::ptr::null_mut());
-        let back = uid != 0
+        let regained = uid != 0
             && (libc::setuid(0) == 0
                 || libc::setgid(0) == 0
                 || libc::setgroups(0, std::ptr::null()) == 0);
-        if ids != [uid, uid, uid, gid, gid, gid] || group_count != 1 || back {
-            return Err(Stop::system(
-                "giving up root",
-                io::Error::other("the system kept some of it"),
-            ));
+        if ids != [uid, uid, uid, gid, gid, gid] || group_count != 1 || regained {
+            return Err(cannot("drop root")(io::Error::other(
+                "the process kept an id, a group or the right to change them",
+            )));
         }
     }
     Ok(())
 }
 
-/// Files of the agent are as of a login.
+/// Sets the umask of a login session, 022.
 pub(crate) fn reset_umask() {
     // SAFETY: umask(2) takes a number and cannot fail.
     unsafe { libc::umask(0o022) };
 }
 
-/// chdir(2).
+/// Changes the working directory (chdir(2)).
 pub(crate) fn change_directory(path: &str) -> io::Result<()> {
     let path = c_string(path)?;
     // SAFETY: path is a C string that lives through the call.
     check(unsafe { libc::chdir(path.as_ptr()) }).map(drop)
 }
 
-/// A session of its own, without a controlling terminal.
-#[cfg(target_os = "freebsd")]
-pub(crate) fn new_session() -> io::Result<()> {
-    // SAFETY: setsid(2) has no arguments.
-    check(unsafe { libc::setsid() }).map(drop)
-}
-
 const DIRECTORY: c_int = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
 
-/// `/`.
+/// Opens `/`.
 pub(crate) fn open_root() -> io::Result<OwnedFd> {
     open_at(libc::AT_FDCWD, "/", DIRECTORY, 0)
 }
 
-/// A directory in a directory, not through a link.
+/// Opens a directory in a directory, not through a link.
 pub(crate) fn open_directory_at(directory: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     open_at(directory.as_raw_fd(), name, DIRECTORY, 0)
 }
 
-/// A file to read, not through a link, and without waiting for the other end of a FIFO.
+/// Opens a file for reading, not through a link, and without waiting for the writer of a FIFO.
 pub(crate) fn open_file_at(directory: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     let flags =
         libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
     open_at(directory.as_raw_fd(), name, flags, 0)
 }
 
-/// A file to write, new ones of root's alone; `exclusive` refuses one that exists.
+/// Opens a file for writing; a new one has mode 0600. With `exclusive`, an existing file is an error.
 pub(crate) fn create_file_at(
     directory: &OwnedFd,
     name: &str,
@@ -316,14 +310,14 @@ pub(crate) fn create_file_at(
 
 fn open_at(directory: c_int, name: &str, flags: c_int, mode: libc::c_uint) -> io::Result<OwnedFd> {
     let name = c_string(name)?;
-    // SAFETY: name is a C string that lives through the call; the new descriptor is owned by nobody else.
+    // SAFETY: name is a C string that lives through the call; the new descriptor has no other owner.
     unsafe {
         check(libc::openat(directory, name.as_ptr(), flags, mode))
             .map(|fd| OwnedFd::from_raw_fd(fd))
     }
 }
 
-/// mkdirat(2).
+/// Creates a directory (mkdirat(2)).
 pub(crate) fn make_directory_at(
     directory: &OwnedFd,
     name: &str,
@@ -334,14 +328,14 @@ pub(crate) fn make_directory_at(
     check(unsafe { libc::mkdirat(directory.as_raw_fd(), name.as_ptr(), mode) }).map(drop)
 }
 
-/// unlinkat(2).
+/// Deletes a file (unlinkat(2)).
 pub(crate) fn remove_file_at(directory: &OwnedFd, name: &str) -> io::Result<()> {
     let name = c_string(name)?;
     // SAFETY: name is a C string that lives through the call.
     check(unsafe { libc::unlinkat(directory.as_raw_fd(), name.as_ptr(), 0) }).map(drop)
 }
 
-/// renameat(2), in one directory.
+/// Renames a file within a directory (renameat(2)).
 pub(crate) fn rename_at(directory: &OwnedFd, from: &str, to: &str) -> io::Result<()> {
     let (from, to) = (c_string(from)?, c_string(to)?);
     let fd = directory.as_raw_fd();
@@ -349,14 +343,14 @@ pub(crate) fn rename_at(directory: &OwnedFd, from: &str, to: &str) -> io::Result
     check(unsafe { libc::renameat(fd, from.as_ptr(), fd, to.as_ptr()) }).map(drop)
 }
 
-/// All names in a directory but `.` and `..`.
+/// Returns all names in a directory but `.` and `..`.
 pub(crate) fn names_in(directory: &OwnedFd) -> io::Result<Vec<String>> {
-    let own = open_directory_at(directory, ".")?;
+    let reopened = open_directory_at(directory, ".")?;
     let mut names = Vec::new();
-    // SAFETY: fdopendir(3) takes over the descriptor, which is given up here, and closedir(3) closes it; an
+    // SAFETY: fdopendir(3) takes ownership of the descriptor, and closedir(3) closes it; an
     // entry is read before the next call of readdir(3), and its name is a C string.
     unsafe {
-        let stream = libc::fdopendir(std::os::fd::IntoRawFd::into_raw_fd(own));
+        let stream = libc::fdopendir(std::os::fd::IntoRawFd::into_raw_fd(reopened));
         if stream.is_null() {
             return Err(io::Error::last_os_error());
         }
@@ -376,51 +370,42 @@ pub(crate) fn names_in(directory: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// execve(2) of the first of `programs` that exists; returns only if none could be executed.
-pub(crate) fn execute(programs: &[String], args: &[String], env: &[Vec<u8>]) -> Stop {
+/// Executes the first of `programs` that exists (execve(2)). Returns only if none could be executed.
+pub(crate) fn execute(programs: &[String], args: &[String], environment: &[Vec<u8>]) -> SysError {
     let shown = programs.join(" or ");
-    let prepared = || -> io::Result<(Vec<CString>, Vec<CString>)> {
-        let args = args
-            .iter()
-            .map(|word| c_string(word.as_str()))
-            .collect::<io::Result<_>>()?;
-        let env = env
-            .iter()
-            .map(|word| c_string(word.as_slice()))
-            .collect::<io::Result<_>>()?;
-        Ok((args, env))
+    let strings = |texts: Vec<&[u8]>| -> io::Result<Vec<CString>> {
+        texts.into_iter().map(c_string).collect()
     };
-    let (args, env) = match prepared() {
-        Ok(prepared) => prepared,
-        Err(error) => return Stop::system(format!("executing {shown}"), error),
+    let args = strings(args.iter().map(String::as_bytes).collect());
+    let environment = strings(environment.iter().map(Vec::as_slice).collect());
+    let (args, environment) = match (args, environment) {
+        (Ok(args), Ok(environment)) => (args, environment),
+        (Err(error), _) | (_, Err(error)) => return cannot(format!("execute {shown}"))(error),
     };
-    let pointers = |words: &[CString]| -> Vec<*const c_char> {
-        words
-            .iter()
-            .map(|word| word.as_ptr())
-            .chain([std::ptr::null()])
-            .collect()
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        let pointers = strings.iter().map(|string| string.as_ptr());
+        pointers.chain([std::ptr::null()]).collect()
     };
-    let envp = pointers(&env);
+    let envp = pointers(&environment);
     for program in programs {
-        let Ok(program) = c_string(program.as_str()) else {
+        let Ok(path) = c_string(program.as_str()) else {
             continue;
         };
-        // As a shell does, argv[0] is what was found.
+        // As in a shell, argv[0] is the path that was found.
         let mut argv = pointers(&args);
-        argv.insert(0, program.as_ptr());
+        argv.insert(0, path.as_ptr());
         // SAFETY: both lists end with null and point to C strings that live through the call.
-        unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+        unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::NotFound {
-            return Stop::system(format!("executing {}", program.to_string_lossy()), error);
+            return cannot(format!("execute {program}"))(error);
         }
     }
-    Stop::NoProgram(shown)
+    SysError::NoProgram(shown)
 }
 
-/// The host's number of a signal.
-pub(crate) fn number(signal: Signal) -> c_int {
+/// Returns the host's number of a signal.
+pub(crate) fn signal_number(signal: Signal) -> c_int {
     match signal.name() {
         "HUP" => libc::SIGHUP,
         "INT" => libc::SIGINT,
@@ -440,7 +425,7 @@ pub(crate) fn number(signal: Signal) -> c_int {
     }
 }
 
-/// The caller's variables, in the order in which it gave them.
+/// Returns the environment of this process, in its order.
 pub(crate) fn environment() -> Vec<(Vec<u8>, Vec<u8>)> {
     use std::os::unix::ffi::OsStringExt;
     std::env::vars_os()
@@ -448,7 +433,7 @@ pub(crate) fn environment() -> Vec<(Vec<u8>, Vec<u8>)> {
         .collect()
 }
 
-/// The process that started this one.
+/// Returns the pid of the parent process.
 pub(crate) fn parent_pid() -> u32 {
     // SAFETY: getppid(2) has no arguments and cannot fail.
     unsafe { libc::getppid() }.unsigned_abs()

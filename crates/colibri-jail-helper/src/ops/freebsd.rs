@@ -1,0 +1,206 @@
+//! FreeBSD: this process creates or enters the jail by system calls and executes the agent, so pid, stdio and exit status
+//! are the agent's.
+
+use std::convert::Infallible;
+
+use colibri_jail_core::{Ip4Policy, JailName, JailPath, JailUser, Signal};
+
+use super::records::{ProcessId, Record, Records};
+use super::{Agent, Lookup};
+use crate::error::HelperError;
+use crate::safe_open::{self, OpenError, Trust};
+use crate::sys::{self, cannot};
+use crate::users::{self, PasswdEntry, UserIds};
+
+/// Creates a jail for one agent and becomes it.
+pub(super) fn create(
+    agent: &Agent<'_>,
+    path: &JailPath,
+    ip4: &Ip4Policy,
+    hide: &[JailPath],
+) -> Result<Infallible, HelperError> {
+    if !hide.is_empty() {
+        return Err(HelperError::HideOnFreeBsd);
+    }
+    leave_terminal()?;
+    let records = Records::open()?;
+    let lock = records.lock()?;
+    if sys::jail_id(agent.jail).is_some() {
+        return Err(HelperError::JailExists(agent.jail.to_string()));
+    }
+    records.prune(has_ended)?;
+    let root = safe_open::directory(path, Trust::AnyOwner)?;
+    sys::change_to(&root).map_err(cannot(format!("change directory to {path}")))?;
+    drop(root);
+    let jid =
+        sys::create_jail(agent.jail, ip4).map_err(cannot(format!("create jail {}", agent.jail)))?;
+    // This process is inside the jail now; the records are reached by their descriptor, which is then closed.
+    records.write(&agent.record(true, jid)?)?;
+    drop((lock, records));
+    become_agent(agent)
+}
+
+/// Enters an existing jail and becomes an agent in it.
+pub(super) fn attach(agent: &Agent<'_>) -> Result<Infallible, HelperError> {
+    leave_terminal()?;
+    let jid =
+        sys::jail_id(agent.jail).ok_or_else(|| HelperError::NoJail(agent.jail.to_string()))?;
+    let records = Records::open()?;
+    let lock = records.lock()?;
+    records.prune(has_ended)?;
+    records.write(&agent.record(false, jid)?)?;
+    drop((lock, records));
+    sys::attach_jail(jid).map_err(cannot(format!("enter jail {}", agent.jail)))?;
+    become_agent(agent)
+}
+
+/// Starts a session without a controlling terminal. A group leader cannot; its session must not have a terminal.
+fn leave_terminal() -> Result<(), HelperError> {
+    if sys::new_session().is_err() && sys::has_terminal() {
+        return Err(HelperError::Terminal);
+    }
+    Ok(())
+}
+
+/// Drops root and executes the agent. This process is inside the jail: every file that it reads may be hostile.
+fn become_agent(agent: &Agent<'_>) -> Result<Infallible, HelperError> {
+    let user = jail_user(&agent.grant.user)?;
+    let environment = agent.environment(user.entry.as_ref());
+    let parent = sys::parent_pid();
+    super::apply_limits(&agent.grant.rule.limits)?;
+    sys::become_user(user.ids.uid, user.ids.gid)?;
+    sys::restrict_process()?;
+    if sys::parent_pid() != parent {
+        return Err(HelperError::Orphaned);
+    }
+    let workdir = agent.run.workdir.as_ref().map_or("/", JailPath::as_str);
+    sys::change_directory(workdir)
+        .map_err(cannot(format!("change directory to {workdir} in the jail")))?;
+    sys::close_from(3)?;
+    sys::unblock_signals();
+    Err(sys::execute(
+        &agent.grant.programs,
+        agent.run.command.args(),
+        &environment,
+    )
+    .into())
+}
+
+/// A user of a jail, with its passwd(5) entry there if it has one.
+struct ResolvedUser {
+    ids: UserIds,
+    entry: Option<PasswdEntry>,
+}
+
+/// Resolves a user by the jail's own passwd(5). Only the name root resolves to uid 0, whatever the table contains.
+fn jail_user(user: &JailUser) -> Result<ResolvedUser, HelperError> {
+    let table = jail_passwd();
+    if let Some(ids) = UserIds::numeric(user) {
+        let entry = users::find_user(&table.unwrap_or_default(), |_, uid| uid == ids.uid);
+        return Ok(ResolvedUser { ids, entry });
+    }
+    let name = user.to_string();
+    match users::find_user(&table?, |known, _| known == name) {
+        Some(entry) if entry.ids.uid != 0 || name == "root" => Ok(ResolvedUser {
+            ids: entry.ids,
+            entry: Some(entry),
+        }),
+        _ => Err(HelperError::NoUser(name)),
+    }
+}
+
+fn jail_passwd() -> Result<String, OpenError> {
+    let etc = safe_open::directory(&safe_open::fixed_path("/etc")?, Trust::AnyOwner)?;
+    let shown = "/etc/passwd in the jail";
+    let file = safe_open::regular_file_at(&etc, "passwd", shown)?;
+    safe_open::read_text(shown, file, users::MAX_TABLE)
+}
+
+/// A process to signal.
+pub(crate) struct Target {
+    pub(crate) jail: JailName,
+    process: ProcessId,
+    jid: i32,
+}
+
+impl Target {
+    /// Reports whether one request can signal both processes: signals are sent from inside one jail.
+    pub(super) fn combines_with(&self, other: &Self) -> bool {
+        self.jid == other.jid
+    }
+}
+
+/// Finds the record of a process. In a created jail every process belongs to the agent; in an entered jail only the
+/// descendants of the agent's first process do, orphans included, as its reaper lists them.
+pub(super) fn find_target(pid: u32, records: &[Record]) -> Lookup {
+    let Some(info) = sys::process_info(pid) else {
+        return Lookup::Ended;
+    };
+    let owns = |record: &&Record| {
+        record.jid == info.jid
+            && record.jid != 0
+            && !has_ended(record)
+            && (record.created || has_started(record, pid))
+    };
+    match records.iter().find(owns) {
+        Some(record) => Lookup::Own(Target {
+            jail: record.jail.clone(),
+            process: ProcessId {
+                pid,
+                start: info.start,
+            },
+            jid: record.jid,
+        }),
+        None => Lookup::NotOwn,
+    }
+}
+
+/// Reports whether the agent of a record is or started the process.
+fn has_started(record: &Record, pid: u32) -> bool {
+    if record.first.pid == pid {
+        return record.first.is_running();
+    }
+    // The reaper is checked before and after its list is read, so that its pid was not reused.
+    record.parent.is_running()
+        && sys::descendants(record.parent.pid, record.first.pid).contains(&pid)
+        && record.parent.is_running()
+}
+
+/// Enters the jail and signals the processes. FreeBSD has no descriptor for a process of another parent; from inside the
+/// jail, a reused pid outside of it cannot be signalled.
+pub(crate) fn send_signal(targets: Vec<Target>, signal: Signal) -> Result<(), HelperError> {
+    let Some(Target { jid, jail, .. }) = targets.first() else {
+        return Ok(());
+    };
+    sys::attach_jail(*jid).map_err(cannot(format!("enter jail {jail}")))?;
+    for target in &targets {
+        if !target.process.is_running() {
+            continue;
+        }
+        match sys::kill(target.process.pid, sys::signal_number(signal)) {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                return Err(cannot("send the signal")(error).into());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes the created jail, unless another jail has its name by now.
+pub(super) fn remove_jail(record: &Record) -> Result<(), HelperError> {
+    if sys::jail_id(&record.jail) != Some(record.jid) {
+        return Ok(());
+    }
+    Ok(sys::remove_jail(record.jid).map_err(cannot(format!("remove jail {}", record.jail)))?)
+}
+
+/// Reports whether no process of a record's agent can exist: its created jail is removed, or the reaper of an entered
+/// jail's agent has ended, and all descendants with it.
+fn has_ended(record: &Record) -> bool {
+    if record.created {
+        sys::jail_id(&record.jail) != Some(record.jid)
+    } else {
+        !record.parent.is_running()
+    }
+}

@@ -1,0 +1,259 @@
+//! Linux: a jail is a bubblewrap sandbox for one agent. docs/decisions/0006 states why root does so little of it.
+
+use std::convert::Infallible;
+use std::os::fd::OwnedFd;
+
+use colibri_jail_core::{
+    Bubblewrap, CommandLine, Ip4Policy, JailEngine, JailName, JailOp, JailPath, JailSetup, Signal,
+};
+
+use super::records::{ProcessId, Record, Records};
+use super::{Agent, Lookup};
+use crate::authorize::Refusal;
+use crate::error::HelperError;
+use crate::paths;
+use crate::request::RequestError;
+use crate::safe_open::{self, OpenError, Trust};
+use crate::sys::{self, SysError, cannot};
+use crate::users::{self, UserIds};
+
+/// Directories that every sandbox mounts privately, so a program in them cannot be looked up in the root directory.
+const PRIVATE: [&str; 3] = ["/proc/", "/dev/", "/tmp/"];
+/// Maximum number of attempts to read a process's ancestors without a change in between.
+const ANCESTOR_ATTEMPTS: usize = 5;
+/// Maximum number of ancestors. Reparenting between two reads could form a loop.
+const MAX_ANCESTORS: usize = 10_000;
+/// Maximum time from KILL to the end of a sandbox, in seconds.
+const REMOVE_TIMEOUT: u64 = 5;
+
+/// Creates a sandbox for one agent and becomes it.
+pub(super) fn create(
+    agent: &Agent<'_>,
+    path: &JailPath,
+    ip4: &Ip4Policy,
+    hide: &[JailPath],
+) -> Result<Infallible, HelperError> {
+    let user = &agent.grant.user;
+    let ids = users::host_ids(user).ok_or_else(|| HelperError::NoUser(user.to_string()))?;
+    let bubblewrap = bubblewrap()?;
+    let records = Records::open()?;
+
+    // From here on mounts are private to this process. The root is bound by its descriptor to a directory of root's:
+    // bubblewrap resolves paths again, and the caller cannot replace this one.
+    let mount_point = &records.path;
+    sys::unshare_mounts().map_err(cannot("create a mount namespace"))?;
+    let root = safe_open::directory(path, Trust::AnyOwner)?;
+    sys::bind_mount(&root, mount_point.as_str()).map_err(cannot(format!("bind {path}")))?;
+    let root = safe_open::directory(mount_point, Trust::AnyOwner)?;
+    for hidden in hide {
+        let start = root.try_clone().map_err(cannot("duplicate a descriptor"))?;
+        let directory = safe_open::directory_in(start, hidden, Trust::AnyOwner)?;
+        sys::mount_empty(&directory).map_err(cannot(format!("hide {hidden}")))?;
+    }
+
+    let programs = &agent.grant.programs;
+    let program = programs.iter().find(|program| {
+        PRIVATE.iter().any(|prefix| program.starts_with(prefix))
+            || sys::check_exists_in_root(&root, program).is_ok()
+    });
+    let program = program.ok_or_else(|| SysError::NoProgram(programs.join(" or ")))?;
+    let engine = JailEngine::Bubblewrap(Bubblewrap {
+        program: bubblewrap,
+        ..Bubblewrap::default()
+    });
+    let command = engine
+        .command_line(&JailOp::Create {
+            name: agent.jail.clone(),
+            path: mount_point.clone(),
+            ip4: ip4.clone(),
+            // This process itself becomes the user.
+            user: None,
+            workdir: agent.run.workdir.clone(),
+            setup: JailSetup::default(),
+            command: CommandLine::new(program.clone(), agent.run.command.args())
+                .map_err(RequestError::from)?,
+        })
+        .map_err(RequestError::from)?;
+
+    let record = agent.record(true, 0)?;
+    let lock = records.lock()?;
+    if records
+        .created(agent.jail)
+        .is_some_and(|existing| !has_ended(&existing))
+    {
+        return Err(HelperError::JailExists(agent.jail.to_string()));
+    }
+    records.prune(has_ended)?;
+    records.write(&record)?;
+    drop(lock);
+
+    let passwd = users::host_table("/etc/passwd").unwrap_or_default();
+    let entry = users::find_user(&passwd, |_, uid| uid == ids.uid);
+    let environment = agent.environment(entry.as_ref());
+    let requester = open_requester(&record)?;
+    become_agent(agent, ids)?;
+    start_watchdog(&requester)?;
+    sys::close_from(3)?;
+    sys::unblock_signals();
+    let (program, args) = command.into_parts();
+    Err(sys::execute(&[program], &args, &environment).into())
+}
+
+/// Refuses the request, as [`crate::authorize::attach`] does.
+pub(super) fn attach(agent: &Agent<'_>) -> Result<Infallible, HelperError> {
+    Err(Refusal::AttachOnLinux(agent.jail.to_string()).into())
+}
+
+/// Opens the process that requested the agent. The agent must not outlive it.
+fn open_requester(record: &Record) -> Result<OwnedFd, HelperError> {
+    let requester = sys::pidfd(record.parent.pid).map_err(|_| HelperError::Orphaned)?;
+    if sys::parent_pid() == record.parent.pid {
+        Ok(requester)
+    } else {
+        Err(HelperError::Orphaned)
+    }
+}
+
+/// Forks a watchdog that kills this process when `requester` has ended. The kernel does not send the parent-death signal
+/// across users (docs/decisions/0008). The watchdog runs as the agent's user.
+fn start_watchdog(requester: &OwnedFd) -> Result<(), SysError> {
+    let agent = sys::pidfd(std::process::id()).map_err(cannot("open a pidfd"))?;
+    if let sys::Fork::Child = sys::fork().map_err(cannot("fork"))? {
+        // Signals stay blocked: signals to all of the agent's processes must not end the watchdog.
+        let Ok([requester, agent]) = sys::keep_only([requester, &agent]) else {
+            sys::exit(71);
+        };
+        if let [true, _] = sys::wait_exit([&requester, &agent], None) {
+            let _ = sys::pidfd_signal(&agent, libc::SIGKILL);
+        }
+        sys::exit(0);
+    }
+    Ok(())
+}
+
+/// Drops root for good.
+fn become_agent(agent: &Agent<'_>, ids: UserIds) -> Result<(), SysError> {
+    super::apply_limits(&agent.grant.rule.limits)?;
+    sys::drop_capability_bounds();
+    sys::become_user(ids.uid, ids.gid)?;
+    sys::restrict_process()
+}
+
+/// Returns the first bubblewrap that only root can write.
+fn bubblewrap() -> Result<JailPath, OpenError> {
+    let usable = |path: &str| {
+        let path = safe_open::fixed_path(path)?;
+        safe_open::root_owned_file(&path).map(|_| path)
+    };
+    let [packaged, local] = paths::BWRAP;
+    usable(packaged).or_else(|_| usable(local))
+}
+
+/// A process to signal. Its descriptor does not change when the pid is reused.
+pub(crate) struct Target {
+    pub(crate) jail: JailName,
+    process: OwnedFd,
+}
+
+impl Target {
+    /// Reports whether one request can signal both processes.
+    pub(super) fn combines_with(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+/// Finds the record of a process: the record's first process must be the process or an ancestor of it. An orphan of a
+/// sandbox becomes a child of the sandbox's first process, so this holds while that process runs.
+pub(super) fn find_target(pid: u32, records: &[Record]) -> Lookup {
+    // Opened before the ancestors are read: if the pid is reused afterwards, the signal fails.
+    let process = sys::pidfd(pid).ok();
+    let record = process.as_ref().and_then(|_| {
+        let ancestors = stable_ancestors(pid)?;
+        records
+            .iter()
+            .find(|record| ancestors.contains(&record.first))
+    });
+    match (process, record) {
+        (Some(process), Some(record)) => Lookup::Own(Target {
+            jail: record.jail.clone(),
+            process,
+        }),
+        _ if sys::process_info(pid).is_none() => Lookup::Ended,
+        _ => Lookup::NotOwn,
+    }
+}
+
+/// Returns a process and its ancestors as two successive reads agree on them. Each ancestor existed before and after
+/// its child named it, so no pid was reused in between.
+fn stable_ancestors(pid: u32) -> Option<Vec<ProcessId>> {
+    (0..ANCESTOR_ATTEMPTS).find_map(|_| {
+        let ancestors = ancestors(pid)?;
+        (self::ancestors(pid).as_ref() == Some(&ancestors)).then_some(ancestors)
+    })
+}
+
+/// Returns a process and its ancestors, without pid 1.
+fn ancestors(mut pid: u32) -> Option<Vec<ProcessId>> {
+    let mut ancestors = Vec::new();
+    while pid > 1 {
+        let info = sys::process_info(pid)?;
+        ancestors.push(ProcessId {
+            pid,
+            start: info.start,
+        });
+        if ancestors.len() > MAX_ANCESTORS {
+            return None;
+        }
+        pid = info.parent;
+    }
+    Some(ancestors)
+}
+
+/// Signals the processes. A process that has ended in the meantime is not an error.
+pub(crate) fn send_signal(targets: Vec<Target>, signal: Signal) -> Result<(), HelperError> {
+    for target in targets {
+        match sys::pidfd_signal(&target.process, sys::signal_number(signal)) {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                return Err(cannot("send the signal")(error).into());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Kills the sandbox's first process on the host, and waits until the first process inside has ended, and with it the
+/// pid namespace.
+pub(super) fn remove_jail(record: &Record) -> Result<(), HelperError> {
+    let Ok(outer) = sys::pidfd(record.first.pid) else {
+        return Ok(());
+    };
+    // Opened before the check, so the descriptor is of the recorded process or its signal fails.
+    if has_ended(record) {
+        return Ok(());
+    }
+    let mut processes: Vec<_> = sys::children(record.first.pid)
+        .into_iter()
+        .filter_map(|child| sys::pidfd(child).ok())
+        .collect();
+    if record.first.is_running() {
+        let _ = sys::pidfd_signal(&outer, libc::SIGKILL);
+    }
+    processes.insert(0, outer);
+    let timeout = Some(std::time::Duration::from_secs(REMOVE_TIMEOUT));
+    if processes
+        .iter()
+        .all(|process| sys::wait_exit([process], timeout) == [true])
+    {
+        return Ok(());
+    }
+    Err(HelperError::NotEmpty {
+        jail: record.jail.to_string(),
+        seconds: REMOVE_TIMEOUT,
+    })
+}
+
+/// Reports whether the agent of a record has ended.
+fn has_ended(record: &Record) -> bool {
+    record.boot != sys::boot_id() || !record.first.is_running()
+}

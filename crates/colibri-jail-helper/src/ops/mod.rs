@@ -1,0 +1,181 @@
+//! Performs authorized requests. `create` and `attach` end by executing the agent, so they return errors only.
+
+#[cfg(target_os = "freebsd")]
+mod freebsd;
+#[cfg(target_os = "linux")]
+mod linux;
+mod records;
+
+#[cfg(target_os = "freebsd")]
+use freebsd as host;
+#[cfg(target_os = "linux")]
+use linux as host;
+
+use std::convert::Infallible;
+use std::io::{self, Write};
+
+use colibri_jail_core::JailName;
+
+pub(crate) use host::{Target, send_signal};
+
+use crate::authorize::{Grant, Refusal};
+use crate::environment;
+use crate::error::HelperError;
+use crate::policy::{Limits, Rule};
+use crate::request::{AttachRequest, CreateRequest, Run, SignalRequest};
+use crate::sys::{self, SysError};
+use crate::users::PasswdEntry;
+use records::{ProcessId, Record, Records};
+
+/// An agent that is about to start.
+struct Agent<'a> {
+    caller_uid: u32,
+    jail: &'a JailName,
+    run: &'a Run,
+    grant: &'a Grant<'a>,
+}
+
+impl Agent<'_> {
+    /// Returns a record of this process, which becomes the agent. `jid` is 0 on Linux.
+    fn record(&self, created: bool, jid: i32) -> Result<Record, HelperError> {
+        let process = |pid| ProcessId::of(pid).ok_or(HelperError::Orphaned);
+        Ok(Record {
+            uid: self.caller_uid,
+            jail: self.jail.clone(),
+            created,
+            first: process(std::process::id())?,
+            parent: process(sys::parent_pid())?,
+            jid,
+            boot: sys::boot_id(),
+        })
+    }
+
+    /// Returns the environment of the agent, whose passwd(5) entry is `user`.
+    fn environment(&self, user: Option<&PasswdEntry>) -> Vec<Vec<u8>> {
+        let is_allowed = |name: &str| self.grant.rule.allows_variable(name);
+        environment::filter(sys::environment(), is_allowed, user)
+    }
+}
+
+/// Creates a jail and becomes its agent.
+pub(crate) fn create(
+    caller_uid: u32,
+    request: &CreateRequest,
+    grant: &Grant<'_>,
+) -> Result<Infallible, HelperError> {
+    let agent = Agent {
+        caller_uid,
+        jail: &request.jail,
+        run: &request.run,
+        grant,
+    };
+    host::create(&agent, &request.path, &request.ip4, &request.hide)
+}
+
+/// Enters an existing jail and becomes an agent in it. Linux has no persistent jails.
+pub(crate) fn attach(
+    caller_uid: u32,
+    request: &AttachRequest,
+    grant: &Grant<'_>,
+) -> Result<Infallible, HelperError> {
+    let agent = Agent {
+        caller_uid,
+        jail: &request.jail,
+        run: &request.run,
+        grant,
+    };
+    host::attach(&agent)
+}
+
+/// A process of a signal request.
+enum Lookup {
+    Own(Target),
+    /// It has ended or never existed.
+    Ended,
+    /// It does not provably belong to the caller.
+    NotOwn,
+}
+
+/// Returns the processes of the request, each of which must belong to an agent of the caller. Ended processes are
+/// omitted, unless all have ended.
+pub(crate) fn find_targets(
+    caller_uid: u32,
+    request: &SignalRequest,
+) -> Result<Vec<Target>, HelperError> {
+    // The same answer for every process of others, so that it reveals nothing about them.
+    let not_own = |pid| {
+        let jail = request.jail.as_ref();
+        let suffix = jail.map_or(String::new(), |jail| format!(" in jail {jail}"));
+        Err(Refusal::NotOwnProcess(pid, suffix).into())
+    };
+    let mut records = Records::open()?.of_caller(caller_uid)?;
+    if let Some(jail) = &request.jail {
+        records.retain(|record| record.jail == *jail);
+    }
+    let mut targets: Vec<Target> = Vec::new();
+    let mut ended = None;
+    for &pid in &request.pids {
+        match host::find_target(pid, &records) {
+            Lookup::Own(target)
+                if targets
+                    .first()
+                    .is_none_or(|first| first.combines_with(&target)) =>
+            {
+                targets.push(target);
+            }
+            Lookup::Ended => ended = Some(pid),
+            Lookup::Own(_) | Lookup::NotOwn => return not_own(pid),
+        }
+    }
+    match ended {
+        Some(pid) if targets.is_empty() => not_own(pid),
+        _ => Ok(targets),
+    }
+}
+
+/// A jail that the helper created for the caller.
+pub(crate) struct CreatedJail {
+    records: Records,
+    record: Record,
+}
+
+/// Returns the jail if it was created for the caller. The refusal does not reveal whether it exists.
+pub(crate) fn find_created_jail(
+    caller_uid: u32,
+    jail: &JailName,
+) -> Result<CreatedJail, HelperError> {
+    let records = Records::open()?;
+    match records.created(jail) {
+        Some(record) if record.uid == caller_uid => Ok(CreatedJail { records, record }),
+        _ => Err(Refusal::NotOwnJail(jail.to_string()).into()),
+    }
+}
+
+impl CreatedJail {
+    /// Kills all processes of the jail, waits until it is removed, and deletes its record.
+    pub(crate) fn remove(self) -> Result<(), HelperError> {
+        host::remove_jail(&self.record)?;
+        self.records.delete(&self.record);
+        Ok(())
+    }
+}
+
+/// Prints the caller's rules on descriptor 1.
+pub(crate) fn print_rules(caller_uid: u32, rules: &[&Rule]) -> Result<(), HelperError> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "uid {caller_uid} may use this helper, by these rules:")
+        .and_then(|()| rules.iter().try_for_each(|rule| write!(out, "\n{rule}")))
+        .map_err(|error| sys::cannot("write to descriptor 1")(error).into())
+}
+
+/// Applies the resource limits of the rule. `RLIMIT_NPROC` counts the processes of the user, so the agent's user must
+/// be set directly afterwards.
+fn apply_limits(limits: &Limits) -> Result<(), SysError> {
+    let or_unlimited =
+        |value: Option<u64>| value.map_or(libc::RLIM_INFINITY, |value| value as libc::rlim_t);
+    sys::limit(libc::RLIMIT_AS, or_unlimited(limits.memory))?;
+    sys::limit(libc::RLIMIT_FSIZE, or_unlimited(limits.file_size))?;
+    sys::limit(libc::RLIMIT_CPU, or_unlimited(limits.cpu_seconds))?;
+    sys::limit(libc::RLIMIT_NOFILE, limits.open_files as libc::rlim_t)?;
+    sys::limit(libc::RLIMIT_NPROC, limits.processes as libc::rlim_t)
+}
