@@ -45,10 +45,12 @@ impl Host {
     }
 }
 
-/// What a rule allows to run.
+/// An authorized program: the request with what one rule adds to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Grant<'a> {
     pub(crate) rule: &'a Rule,
+    pub(crate) jail: &'a JailName,
+    pub(crate) run: &'a Run,
     /// The user inside.
     pub(crate) user: JailUser,
     /// Allowed paths of the program; the first that exists is executed.
@@ -102,7 +104,7 @@ fn first_allowed<'a, T>(
 /// Authorizes running a program in a new jail.
 pub(crate) fn create<'a>(
     rules: &[&'a Rule],
-    request: &CreateRequest,
+    request: &'a CreateRequest,
     host: &Host,
 ) -> Result<Grant<'a>, Refusal> {
     let CreateRequest {
@@ -118,14 +120,14 @@ pub(crate) fn create<'a>(
             return Err(Refusal::Root(printable(path.as_str())));
         }
         check_ip4(rule, ip4, host)?;
-        check_run(rule, run, host)
+        check_run(rule, jail, run, host)
     })
 }
 
 /// Authorizes running a program in an existing jail.
 pub(crate) fn attach<'a>(
     rules: &[&'a Rule],
-    request: &AttachRequest,
+    request: &'a AttachRequest,
     host: &Host,
 ) -> Result<Grant<'a>, Refusal> {
     if host.os == Os::Linux {
@@ -133,7 +135,7 @@ pub(crate) fn attach<'a>(
     }
     first_allowed(rules, |rule| {
         check_jail(rule, &request.jail)?;
-        check_run(rule, &request.run, host)
+        check_run(rule, &request.jail, &request.run, host)
     })
 }
 
@@ -174,14 +176,19 @@ fn check_ip4(rule: &Rule, ip4: &Ip4Policy, host: &Host) -> Result<(), Refusal> {
     Err(Refusal::Ip4(ip4.clone(), values.join(", ")))
 }
 
-fn check_run<'a>(rule: &'a Rule, run: &Run, host: &Host) -> Result<Grant<'a>, Refusal> {
+fn check_run<'a>(
+    rule: &'a Rule,
+    jail: &'a JailName,
+    run: &'a Run,
+    host: &Host,
+) -> Result<Grant<'a>, Refusal> {
     let user = match &run.user {
-        None => rule.users.first().ok_or(Refusal::NoUser)?.0.clone(),
+        None => rule.users.first().ok_or(Refusal::NoUser)?.value.clone(),
         Some(user) => {
             let ids = host.ids(user);
             let is_same =
                 |allowed: &JailUser| allowed == user || (ids.is_some() && host.ids(allowed) == ids);
-            if !rule.users.iter().any(|allowed| is_same(&allowed.0)) {
+            if !rule.users.iter().any(|allowed| is_same(&allowed.value)) {
                 return Err(Refusal::User(user.to_string()));
             }
             user.clone()
@@ -211,6 +218,8 @@ fn check_run<'a>(rule: &'a Rule, run: &Run, host: &Host) -> Result<Grant<'a>, Re
     }
     Ok(Grant {
         rule,
+        jail,
+        run,
         user,
         programs,
     })
@@ -270,9 +279,10 @@ mod tests {
             .chain(line.split(' '))
             .map(|argument| argument.as_bytes().to_vec())
             .collect();
-        let grant = match Request::parse(&argv).unwrap() {
-            Request::Create(request) => create(&rules, &request, host),
-            Request::Attach(request) => attach(&rules, &request, host),
+        let request = Request::parse(&argv).unwrap();
+        let grant = match &request {
+            Request::Create(request) => create(&rules, request, host),
+            Request::Attach(request) => attach(&rules, request, host),
             Request::Signal(request) => {
                 return match signal(&rules, request.jail.as_ref(), request.signal) {
                     Ok(()) => "yes".to_owned(),

@@ -93,12 +93,12 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
         Request::Create(create) => {
             let grant = authorize::create(&rules, create, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
-            match ops::create(caller.uid, create, &grant)? {}
+            match ops::create(caller.uid, &grant, create)? {}
         }
         Request::Attach(attach) => {
             let grant = authorize::attach(&rules, attach, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
-            match ops::attach(caller.uid, attach, &grant)? {}
+            match ops::attach(caller.uid, &grant)? {}
         }
         Request::Signal(signal) => {
             authorize::signal(&rules, signal.jail.as_ref(), signal.signal)?;

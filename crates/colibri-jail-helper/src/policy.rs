@@ -11,10 +11,7 @@ use serde::Deserialize;
 use crate::safe_open::{self, OpenError};
 use crate::sys::Caller;
 use crate::users::{self, UserIds};
-use values::{
-    AllowedCaller, AllowedIp4, AllowedProgram, AllowedRoot, AllowedSignal, AllowedUser,
-    JailPattern, VariablePattern,
-};
+use values::{AllowedCaller, AllowedProgram, AllowedRoot, JailPattern, Value, VariablePattern};
 
 /// Maximum size of a policy, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
@@ -57,48 +54,50 @@ pub(crate) enum Syslog {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rule {
-    callers: Vec<AllowedCaller>,
+    callers: Vec<Value<AllowedCaller>>,
     /// Jails to enter, and with `roots` to create: exact names or `prefix*`.
     #[serde(default)]
-    jails: Vec<JailPattern>,
+    jails: Vec<Value<JailPattern>>,
     /// Root directories of created jails: exact paths, or `/tree/*` for everything below.
     #[serde(default)]
-    roots: Vec<AllowedRoot>,
+    roots: Vec<Value<AllowedRoot>>,
     /// Users inside; the first one is the default.
     #[serde(default)]
-    pub(crate) users: Vec<AllowedUser>,
+    pub(crate) users: Vec<Value<JailUser>>,
     /// Programs inside, by absolute path; `*` is any.
     #[serde(default)]
-    programs: Vec<AllowedProgram>,
+    programs: Vec<Value<AllowedProgram>>,
     /// IPv4 modes and addresses of created jails.
     #[serde(default)]
-    ip4: Vec<AllowedIp4>,
+    ip4: Vec<Value<Ip4Policy>>,
     /// Variables that pass: exact names or `PREFIX*`.
     #[serde(default)]
-    environment: Vec<VariablePattern>,
+    environment: Vec<Value<VariablePattern>>,
     /// Signals to the caller's own agents.
     #[serde(default)]
-    signals: Vec<AllowedSignal>,
+    signals: Vec<Value<Signal>>,
     #[serde(default)]
     pub(crate) limits: Limits,
 }
 
 impl Rule {
     pub(crate) fn allows_jail(&self, jail: &JailName) -> bool {
-        self.jails.iter().any(|pattern| pattern.matches(jail))
+        self.jails.iter().any(|jails| jails.value.matches(jail))
     }
 
     pub(crate) fn allows_root(&self, path: &JailPath) -> bool {
-        self.roots.iter().any(|root| root.contains(path))
+        self.roots.iter().any(|root| root.value.contains(path))
     }
 
     pub(crate) fn allows_program(&self, path: &str) -> bool {
-        self.programs.iter().any(|program| program.allows(path))
+        self.programs
+            .iter()
+            .any(|program| program.value.allows(path))
     }
 
     /// Reports whether the rule allows the mode, or every single address.
     pub(crate) fn allows_ip4(&self, ip4: &Ip4Policy) -> bool {
-        let is_listed = |one: &Ip4Policy| self.ip4.iter().any(|allowed| allowed.0 == *one);
+        let is_listed = |one: &Ip4Policy| self.ip4.iter().any(|allowed| allowed.value == *one);
         match ip4 {
             Ip4Policy::Addresses(list) => {
                 !list.is_empty()
@@ -111,11 +110,13 @@ impl Rule {
     }
 
     pub(crate) fn allows_variable(&self, name: &str) -> bool {
-        self.environment.iter().any(|pattern| pattern.matches(name))
+        self.environment
+            .iter()
+            .any(|names| names.value.matches(name))
     }
 
     pub(crate) fn allows_signal(&self, signal: Signal) -> bool {
-        self.signals.iter().any(|allowed| allowed.0 == signal)
+        self.signals.iter().any(|allowed| allowed.value == signal)
     }
 }
 
@@ -231,7 +232,7 @@ impl Policy {
             .filter(|rule| {
                 rule.callers
                     .iter()
-                    .any(|allowed| allowed.is(caller, find_group, find_user))
+                    .any(|allowed| allowed.value.is(caller, find_group, find_user))
             })
             .collect()
     }
@@ -267,6 +268,7 @@ fn nesting_depth(text: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::values::ParseValue;
     use super::*;
     use proptest::prelude::*;
 
@@ -371,7 +373,7 @@ mod tests {
             ("/", "/srv", false),
         ] {
             assert_eq!(
-                AllowedRoot::new(root)
+                AllowedRoot::parse_value(root)
                     .unwrap()
                     .contains(&path.parse().unwrap()),
                 contained,
@@ -387,7 +389,7 @@ mod tests {
             ("*", "anything", true),
         ] {
             assert_eq!(
-                JailPattern::new(pattern)
+                JailPattern::parse_value(pattern)
                     .unwrap()
                     .matches(&name.parse().unwrap()),
                 matched,
@@ -401,8 +403,8 @@ mod tests {
             ("LC_*", "LANG", false),
             ("*", "ANY", true),
         ] {
-            let pattern = VariablePattern::new(pattern).unwrap();
-            assert_eq!(pattern.matches(name), matched, "{pattern} {name}");
+            let parsed = VariablePattern::parse_value(pattern).unwrap();
+            assert_eq!(parsed.matches(name), matched, "{pattern} {name}");
         }
     }
 
@@ -419,7 +421,7 @@ mod tests {
             "*A",
             "A*B*",
         ] {
-            assert!(VariablePattern::new(bad).is_err(), "{bad}");
+            assert!(VariablePattern::parse_value(bad).is_err(), "{bad}");
         }
     }
 

@@ -3,55 +3,56 @@
 
 use std::convert::Infallible;
 
-use colibri_jail_core::{Ip4Policy, JailName, JailPath, JailUser, Signal};
+use colibri_jail_core::{JailName, JailPath, JailUser, Signal};
 
+use super::Lookup;
 use super::records::{ProcessId, Record, Records};
-use super::{Agent, Lookup};
+use crate::authorize::Grant;
 use crate::error::HelperError;
+use crate::request::CreateRequest;
 use crate::safe_open::{self, OpenError, Trust};
 use crate::sys::{self, cannot};
 use crate::users::{self, PasswdEntry, UserIds};
 
 /// Creates a jail for one agent and becomes it.
-pub(super) fn create(
-    agent: &Agent<'_>,
-    path: &JailPath,
-    ip4: &Ip4Policy,
-    hide: &[JailPath],
+pub(crate) fn create(
+    caller_uid: u32,
+    grant: &Grant<'_>,
+    request: &CreateRequest,
 ) -> Result<Infallible, HelperError> {
-    if !hide.is_empty() {
+    if !request.hide.is_empty() {
         return Err(HelperError::HideOnFreeBsd);
     }
     leave_terminal()?;
     let records = Records::open()?;
     let lock = records.lock()?;
-    if sys::jail_id(agent.jail).is_some() {
-        return Err(HelperError::JailExists(agent.jail.to_string()));
+    if sys::jail_id(grant.jail).is_some() {
+        return Err(HelperError::JailExists(grant.jail.to_string()));
     }
     records.prune(has_ended)?;
-    let root = safe_open::directory(path, Trust::AnyOwner)?;
-    sys::change_to(&root).map_err(cannot(format!("change directory to {path}")))?;
+    let root = safe_open::directory(&request.path, Trust::AnyOwner)?;
+    sys::change_to(&root).map_err(cannot(format!("change directory to {}", request.path)))?;
     drop(root);
-    let jid =
-        sys::create_jail(agent.jail, ip4).map_err(cannot(format!("create jail {}", agent.jail)))?;
+    let jid = sys::create_jail(grant.jail, &request.ip4)
+        .map_err(cannot(format!("create jail {}", grant.jail)))?;
     // This process is inside the jail now; the records are reached by their descriptor, which is then closed.
-    records.write(&agent.record(true, jid)?)?;
+    records.write(&super::agent_record(caller_uid, grant, true, jid)?)?;
     drop((lock, records));
-    become_agent(agent)
+    become_agent(grant)
 }
 
 /// Enters an existing jail and becomes an agent in it.
-pub(super) fn attach(agent: &Agent<'_>) -> Result<Infallible, HelperError> {
+pub(crate) fn attach(caller_uid: u32, grant: &Grant<'_>) -> Result<Infallible, HelperError> {
     leave_terminal()?;
     let jid =
-        sys::jail_id(agent.jail).ok_or_else(|| HelperError::NoJail(agent.jail.to_string()))?;
+        sys::jail_id(grant.jail).ok_or_else(|| HelperError::NoJail(grant.jail.to_string()))?;
     let records = Records::open()?;
     let lock = records.lock()?;
     records.prune(has_ended)?;
-    records.write(&agent.record(false, jid)?)?;
+    records.write(&super::agent_record(caller_uid, grant, false, jid)?)?;
     drop((lock, records));
-    sys::attach_jail(jid).map_err(cannot(format!("enter jail {}", agent.jail)))?;
-    become_agent(agent)
+    sys::attach_jail(jid).map_err(cannot(format!("enter jail {}", grant.jail)))?;
+    become_agent(grant)
 }
 
 /// Starts a session without a controlling terminal. A group leader cannot; its session must not have a terminal.
@@ -63,27 +64,22 @@ fn leave_terminal() -> Result<(), HelperError> {
 }
 
 /// Drops root and executes the agent. This process is inside the jail: every file that it reads may be hostile.
-fn become_agent(agent: &Agent<'_>) -> Result<Infallible, HelperError> {
-    let user = jail_user(&agent.grant.user)?;
-    let environment = agent.environment(user.entry.as_ref());
+fn become_agent(grant: &Grant<'_>) -> Result<Infallible, HelperError> {
+    let user = jail_user(&grant.user)?;
+    let environment = super::agent_environment(grant, user.entry.as_ref());
     let parent = sys::parent_pid();
-    super::apply_limits(&agent.grant.rule.limits)?;
+    super::apply_limits(&grant.rule.limits)?;
     sys::become_user(user.ids.uid, user.ids.gid)?;
     sys::restrict_process()?;
     if sys::parent_pid() != parent {
         return Err(HelperError::Orphaned);
     }
-    let workdir = agent.run.workdir.as_ref().map_or("/", JailPath::as_str);
+    let workdir = grant.run.workdir.as_ref().map_or("/", JailPath::as_str);
     sys::change_directory(workdir)
         .map_err(cannot(format!("change directory to {workdir} in the jail")))?;
     sys::close_from(3)?;
     sys::unblock_signals();
-    Err(sys::execute(
-        &agent.grant.programs,
-        agent.run.command.args(),
-        &environment,
-    )
-    .into())
+    Err(sys::execute(&grant.programs, grant.run.command.args(), &environment).into())
 }
 
 /// A user of a jail, with its passwd(5) entry there if it has one.

@@ -4,15 +4,15 @@ use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 
 use colibri_jail_core::{
-    Bubblewrap, CommandLine, Ip4Policy, JailEngine, JailName, JailOp, JailPath, JailSetup, Signal,
+    Bubblewrap, CommandLine, JailEngine, JailName, JailOp, JailPath, JailSetup, Signal,
 };
 
+use super::Lookup;
 use super::records::{ProcessId, Record, Records};
-use super::{Agent, Lookup};
-use crate::authorize::Refusal;
+use crate::authorize::{Grant, Refusal};
 use crate::error::HelperError;
 use crate::paths;
-use crate::request::RequestError;
+use crate::request::{CreateRequest, RequestError};
 use crate::safe_open::{self, OpenError, Trust};
 use crate::sys::{self, SysError, cannot};
 use crate::users::{self, UserIds};
@@ -27,13 +27,12 @@ const MAX_ANCESTORS: usize = 10_000;
 const REMOVE_TIMEOUT: u64 = 5;
 
 /// Creates a sandbox for one agent and becomes it.
-pub(super) fn create(
-    agent: &Agent<'_>,
-    path: &JailPath,
-    ip4: &Ip4Policy,
-    hide: &[JailPath],
+pub(crate) fn create(
+    caller_uid: u32,
+    grant: &Grant<'_>,
+    request: &CreateRequest,
 ) -> Result<Infallible, HelperError> {
-    let user = &agent.grant.user;
+    let user = &grant.user;
     let ids = users::host_ids(user).ok_or_else(|| HelperError::NoUser(user.to_string()))?;
     let bubblewrap = bubblewrap()?;
     let records = Records::open()?;
@@ -42,16 +41,17 @@ pub(super) fn create(
     // bubblewrap resolves paths again, and the caller cannot replace this one.
     let mount_point = &records.path;
     sys::unshare_mounts().map_err(cannot("create a mount namespace"))?;
-    let root = safe_open::directory(path, Trust::AnyOwner)?;
-    sys::bind_mount(&root, mount_point.as_str()).map_err(cannot(format!("bind {path}")))?;
+    let root = safe_open::directory(&request.path, Trust::AnyOwner)?;
+    sys::bind_mount(&root, mount_point.as_str())
+        .map_err(cannot(format!("bind {}", request.path)))?;
     let root = safe_open::directory(mount_point, Trust::AnyOwner)?;
-    for hidden in hide {
+    for hidden in &request.hide {
         let start = root.try_clone().map_err(cannot("duplicate a descriptor"))?;
         let directory = safe_open::directory_in(start, hidden, Trust::AnyOwner)?;
         sys::mount_empty(&directory).map_err(cannot(format!("hide {hidden}")))?;
     }
 
-    let programs = &agent.grant.programs;
+    let programs = &grant.programs;
     let program = programs.iter().find(|program| {
         PRIVATE.iter().any(|prefix| program.starts_with(prefix))
             || sys::check_exists_in_root(&root, program).is_ok()
@@ -63,25 +63,25 @@ pub(super) fn create(
     });
     let command = engine
         .command_line(&JailOp::Create {
-            name: agent.jail.clone(),
+            name: grant.jail.clone(),
             path: mount_point.clone(),
-            ip4: ip4.clone(),
+            ip4: request.ip4.clone(),
             // This process itself becomes the user.
             user: None,
-            workdir: agent.run.workdir.clone(),
+            workdir: grant.run.workdir.clone(),
             setup: JailSetup::default(),
-            command: CommandLine::new(program.clone(), agent.run.command.args())
+            command: CommandLine::new(program.clone(), grant.run.command.args())
                 .map_err(RequestError::from)?,
         })
         .map_err(RequestError::from)?;
 
-    let record = agent.record(true, 0)?;
+    let record = super::agent_record(caller_uid, grant, true, 0)?;
     let lock = records.lock()?;
     if records
-        .created(agent.jail)
+        .created(grant.jail)
         .is_some_and(|existing| !has_ended(&existing))
     {
-        return Err(HelperError::JailExists(agent.jail.to_string()));
+        return Err(HelperError::JailExists(grant.jail.to_string()));
     }
     records.prune(has_ended)?;
     records.write(&record)?;
@@ -89,9 +89,9 @@ pub(super) fn create(
 
     let passwd = users::host_table("/etc/passwd").unwrap_or_default();
     let entry = users::find_user(&passwd, |_, uid| uid == ids.uid);
-    let environment = agent.environment(entry.as_ref());
+    let environment = super::agent_environment(grant, entry.as_ref());
     let requester = open_requester(&record)?;
-    become_agent(agent, ids)?;
+    become_agent(grant, ids)?;
     start_watchdog(&requester)?;
     sys::close_from(3)?;
     sys::unblock_signals();
@@ -100,8 +100,8 @@ pub(super) fn create(
 }
 
 /// Refuses the request, as [`crate::authorize::attach`] does.
-pub(super) fn attach(agent: &Agent<'_>) -> Result<Infallible, HelperError> {
-    Err(Refusal::AttachOnLinux(agent.jail.to_string()).into())
+pub(crate) fn attach(_caller_uid: u32, grant: &Grant<'_>) -> Result<Infallible, HelperError> {
+    Err(Refusal::AttachOnLinux(grant.jail.to_string()).into())
 }
 
 /// Opens the process that requested the agent. The agent must not outlive it.
@@ -132,8 +132,8 @@ fn start_watchdog(requester: &OwnedFd) -> Result<(), SysError> {
 }
 
 /// Drops root for good.
-fn become_agent(agent: &Agent<'_>, ids: UserIds) -> Result<(), SysError> {
-    super::apply_limits(&agent.grant.rule.limits)?;
+fn become_agent(grant: &Grant<'_>, ids: UserIds) -> Result<(), SysError> {
+    super::apply_limits(&grant.rule.limits)?;
     sys::drop_capability_bounds();
     sys::become_user(ids.uid, ids.gid)?;
     sys::restrict_process()

@@ -11,80 +11,44 @@ use freebsd as host;
 #[cfg(target_os = "linux")]
 use linux as host;
 
-use std::convert::Infallible;
 use std::io::{self, Write};
 
 use colibri_jail_core::JailName;
 
-pub(crate) use host::{Target, send_signal};
+pub(crate) use host::{Target, attach, create, send_signal};
 
 use crate::authorize::{Grant, Refusal};
 use crate::environment;
 use crate::error::HelperError;
 use crate::policy::{Limits, Rule};
-use crate::request::{AttachRequest, CreateRequest, Run, SignalRequest};
+use crate::request::SignalRequest;
 use crate::sys::{self, SysError};
 use crate::users::PasswdEntry;
 use records::{ProcessId, Record, Records};
 
-/// An agent that is about to start.
-struct Agent<'a> {
+/// Returns a record of this process, which becomes the agent. `jid` is 0 on Linux.
+fn agent_record(
     caller_uid: u32,
-    jail: &'a JailName,
-    run: &'a Run,
-    grant: &'a Grant<'a>,
-}
-
-impl Agent<'_> {
-    /// Returns a record of this process, which becomes the agent. `jid` is 0 on Linux.
-    fn record(&self, created: bool, jid: i32) -> Result<Record, HelperError> {
-        let process = |pid| ProcessId::of(pid).ok_or(HelperError::Orphaned);
-        Ok(Record {
-            uid: self.caller_uid,
-            jail: self.jail.clone(),
-            created,
-            first: process(std::process::id())?,
-            parent: process(sys::parent_pid())?,
-            jid,
-            boot: sys::boot_id(),
-        })
-    }
-
-    /// Returns the environment of the agent, whose passwd(5) entry is `user`.
-    fn environment(&self, user: Option<&PasswdEntry>) -> Vec<Vec<u8>> {
-        let is_allowed = |name: &str| self.grant.rule.allows_variable(name);
-        environment::filter(sys::environment(), is_allowed, user)
-    }
-}
-
-/// Creates a jail and becomes its agent.
-pub(crate) fn create(
-    caller_uid: u32,
-    request: &CreateRequest,
     grant: &Grant<'_>,
-) -> Result<Infallible, HelperError> {
-    let agent = Agent {
-        caller_uid,
-        jail: &request.jail,
-        run: &request.run,
-        grant,
-    };
-    host::create(&agent, &request.path, &request.ip4, &request.hide)
+    created: bool,
+    jid: i32,
+) -> Result<Record, HelperError> {
+    let process = |pid| ProcessId::of(pid).ok_or(HelperError::Orphaned);
+    Ok(Record {
+        uid: caller_uid,
+        jail: grant.jail.clone(),
+        created,
+        first: process(std::process::id())?,
+        parent: process(sys::parent_pid())?,
+        jid,
+        boot: sys::boot_id(),
+    })
 }
 
-/// Enters an existing jail and becomes an agent in it. Linux has no persistent jails.
-pub(crate) fn attach(
-    caller_uid: u32,
-    request: &AttachRequest,
-    grant: &Grant<'_>,
-) -> Result<Infallible, HelperError> {
-    let agent = Agent {
-        caller_uid,
-        jail: &request.jail,
-        run: &request.run,
-        grant,
-    };
-    host::attach(&agent)
+/// Returns the environment of the agent, whose passwd(5) entry is `user`.
+fn agent_environment(grant: &Grant<'_>, user: Option<&PasswdEntry>) -> Vec<Vec<u8>> {
+    let is_allowed = |name: &str| grant.rule.allows_variable(name);
+    environment::filter(sys::environment(), is_allowed, user)
 }
 
 /// A process of a signal request.

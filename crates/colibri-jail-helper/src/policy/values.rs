@@ -9,31 +9,33 @@ use crate::environment;
 use crate::sys::Caller;
 use crate::users::UserIds;
 
-/// Implements `TryFrom<String>`, which serde uses, by the type's `new`.
-macro_rules! from_text {
-    ($($type:ident)*) => { $(
-        impl TryFrom<String> for $type {
-            type Error = String;
-
-            fn try_from(text: String) -> Result<Self, String> {
-                Self::new(&text)
-            }
-        }
-    )* };
+/// A validated value with its text, as which it is displayed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String", bound = "T: ParseValue")]
+pub(crate) struct Value<T> {
+    text: String,
+    pub(crate) value: T,
 }
-from_text! { AllowedCaller JailPattern VariablePattern AllowedRoot AllowedUser AllowedProgram AllowedIp4 AllowedSignal }
 
-/// Implements `Display` by the only field.
-macro_rules! display_inner {
-    ($($type:ident)*) => { $(
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
-            }
-        }
-    )* };
+impl<T: ParseValue> TryFrom<String> for Value<T> {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let value = T::parse_value(&text)?;
+        Ok(Self { text, value })
+    }
 }
-display_inner! { JailPattern VariablePattern AllowedUser AllowedIp4 AllowedSignal }
+
+impl<T> fmt::Display for Value<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A type of values in a policy, which may be stricter than in requests.
+pub(super) trait ParseValue: Sized {
+    fn parse_value(text: &str) -> Result<Self, String>;
+}
 
 /// Parses a value of colibri-jail-core, with its error as text.
 fn parse<T: std::str::FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
@@ -41,28 +43,26 @@ fn parse<T: std::str::FromStr<Err: fmt::Display>>(text: &str) -> Result<T, Strin
 }
 
 /// A caller: a name, a uid, `%group` or `%gid`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum AllowedCaller {
     User(JailUser),
     Group(JailUser),
 }
 
-impl AllowedCaller {
-    fn new(text: &str) -> Result<Self, String> {
-        let (name, is_group) = match text.strip_prefix('%') {
-            Some(name) => (name, true),
-            None => (text, false),
-        };
-        match parse(name)? {
+impl ParseValue for AllowedCaller {
+    fn parse_value(text: &str) -> Result<Self, String> {
+        let name = text.strip_prefix('%');
+        match parse(name.unwrap_or(text))? {
             JailUser::Id { gid: Some(_), .. } => {
                 Err(format!("caller {text:?} has a gid; give the uid only"))
             }
-            group if is_group => Ok(Self::Group(group)),
+            group if name.is_some() => Ok(Self::Group(group)),
             user => Ok(Self::User(user)),
         }
     }
+}
 
+impl AllowedCaller {
     /// Reports whether this is the caller. A name that the host's tables do not have matches no caller.
     pub(super) fn is(
         &self,
@@ -90,16 +90,14 @@ struct Pattern {
 impl Pattern {
     /// Splits off a final `*` and validates the rest, unless the pattern is `*` alone.
     fn new(pattern: &str, validate: impl Fn(&str) -> Result<(), String>) -> Result<Self, String> {
-        let (text, is_prefix) = match pattern.strip_suffix('*') {
-            Some(prefix) => (prefix, true),
-            None => (pattern, false),
-        };
+        let prefix = pattern.strip_suffix('*');
+        let text = prefix.unwrap_or(pattern);
         if pattern != "*" {
             validate(text)?;
         }
         Ok(Self {
             text: text.to_owned(),
-            is_prefix,
+            is_prefix: prefix.is_some(),
         })
     }
 
@@ -112,34 +110,28 @@ impl Pattern {
     }
 }
 
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.text, if self.is_prefix { "*" } else { "" })
+/// A jail's name, or a prefix of names and `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct JailPattern(Pattern);
+
+impl ParseValue for JailPattern {
+    fn parse_value(text: &str) -> Result<Self, String> {
+        Pattern::new(text, |name| parse::<JailName>(name).map(drop)).map(Self)
     }
 }
 
-/// A jail's name, or a prefix of names and `*`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(super) struct JailPattern(Pattern);
-
 impl JailPattern {
-    pub(super) fn new(text: &str) -> Result<Self, String> {
-        Pattern::new(text, |name| parse::<JailName>(name).map(drop)).map(Self)
-    }
-
     pub(super) fn matches(&self, name: &JailName) -> bool {
         self.0.matches(name.as_str())
     }
 }
 
 /// A variable's name, or a prefix of names and `*`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct VariablePattern(Pattern);
 
-impl VariablePattern {
-    pub(super) fn new(text: &str) -> Result<Self, String> {
+impl ParseValue for VariablePattern {
+    fn parse_value(text: &str) -> Result<Self, String> {
         let validate = |name: &str| {
             if !environment::is_name(name) {
                 return Err(format!(
@@ -153,26 +145,28 @@ impl VariablePattern {
         };
         Pattern::new(text, validate).map(Self)
     }
+}
 
+impl VariablePattern {
     pub(super) fn matches(&self, name: &str) -> bool {
         self.0.matches(name)
     }
 }
 
 /// A root directory, or with `/*` everything below a directory.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AllowedRoot {
     path: JailPath,
     is_tree: bool,
 }
 
-impl AllowedRoot {
-    pub(super) fn new(text: &str) -> Result<Self, String> {
-        let (path, is_tree) = match text.strip_suffix("/*") {
-            Some("") => ("/", true),
-            Some(path) => (path, true),
-            None => (text, false),
+impl ParseValue for AllowedRoot {
+    fn parse_value(text: &str) -> Result<Self, String> {
+        let tree = text.strip_suffix("/*");
+        let path = match tree {
+            Some("") => "/",
+            Some(path) => path,
+            None => text,
         };
         if path.contains('*') {
             return Err(format!(
@@ -181,101 +175,64 @@ impl AllowedRoot {
         }
         Ok(Self {
             path: parse(path)?,
-            is_tree,
+            is_tree: tree.is_some(),
         })
     }
+}
 
+impl AllowedRoot {
     pub(super) fn contains(&self, path: &JailPath) -> bool {
-        if !self.is_tree {
-            return self.path == *path;
-        }
-        let tree = self.path.as_str().trim_end_matches('/');
-        path.as_str()
-            .strip_prefix(tree)
-            .is_some_and(|below| below.len() > 1 && below.starts_with('/'))
-    }
-}
-
-impl fmt::Display for AllowedRoot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.is_tree, self.path.as_str()) {
-            (true, "/") => f.write_str("/*"),
-            (true, path) => write!(f, "{path}/*"),
-            (false, path) => f.write_str(path),
+        if self.is_tree {
+            path != &self.path && path.is_in(self.path.as_str())
+        } else {
+            path == &self.path
         }
     }
 }
 
-/// A user inside a jail.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct AllowedUser(pub(crate) JailUser);
+/// A program inside a jail; none for any program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct AllowedProgram(Option<JailPath>);
 
-impl AllowedUser {
-    fn new(text: &str) -> Result<Self, String> {
-        parse(text).map(Self)
+impl ParseValue for AllowedProgram {
+    fn parse_value(text: &str) -> Result<Self, String> {
+        let path = (text != "*").then(|| parse(text)).transpose()?;
+        Ok(Self(path))
     }
-}
-
-/// A program inside a jail.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(super) enum AllowedProgram {
-    Any,
-    Path(JailPath),
 }
 
 impl AllowedProgram {
-    fn new(text: &str) -> Result<Self, String> {
-        match text {
-            "*" => Ok(Self::Any),
-            path => parse(path).map(Self::Path),
-        }
-    }
-
     pub(super) fn allows(&self, path: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Path(allowed) => allowed.as_str() == path,
-        }
+        self.0
+            .as_ref()
+            .is_none_or(|allowed| allowed.as_str() == path)
     }
 }
 
-impl fmt::Display for AllowedProgram {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Any => f.write_str("*"),
-            Self::Path(path) => path.fmt(f),
-        }
+impl ParseValue for JailUser {
+    fn parse_value(text: &str) -> Result<Self, String> {
+        parse(text)
     }
 }
 
 /// `inherit`, `disable`, `new`, or one address.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(super) struct AllowedIp4(pub(super) Ip4Policy);
-
-impl AllowedIp4 {
-    fn new(text: &str) -> Result<Self, String> {
+impl ParseValue for Ip4Policy {
+    fn parse_value(text: &str) -> Result<Self, String> {
         match parse(text)? {
-            Ip4Policy::Addresses(list) if list.len() > 1 => Err(format!(
+            Self::Addresses(list) if list.len() > 1 => Err(format!(
                 "ip4 {text:?} has several addresses; write one string for each"
             )),
-            one => Ok(Self(one)),
+            one => Ok(one),
         }
     }
 }
 
 /// A signal's name without `SIG`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(super) struct AllowedSignal(pub(super) Signal);
-
-impl AllowedSignal {
-    fn new(text: &str) -> Result<Self, String> {
-        let signal: Signal = parse(text)?;
+impl ParseValue for Signal {
+    fn parse_value(text: &str) -> Result<Self, String> {
+        let signal: Self = parse(text)?;
         if signal.name() == text {
-            Ok(Self(signal))
+            Ok(signal)
         } else {
             Err(format!(
                 "signal {text:?} is not a name; write it as {signal}"
