@@ -1,30 +1,29 @@
-//! A real setuid helper for tests: built with a fixed place of its own, installed as root's, and called by real
-//! unprivileged users. All of it is this host's: one lock, shared by tests that only call the helper and
-//! held alone by those that change its policy, keeps them from each other. What is installed stays: the program and
-//! its policy serve two users that nobody can log in as.
+//! A real setuid helper for tests: built with a separate path prefix, installed for root, and called by real unprivileged
+//! users. The installation belongs to the host. Tests that call the helper share a lock; a test that changes its policy
+//! holds the lock exclusively. The installation remains after the tests: its policy lists only users without a login.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// Fixed when the variant is built; root's alone.
+/// Directory of policy, records and log socket, compiled into the helper under test. Writable by root only.
 pub const PREFIX: &str = "/run/colibri-helper-test";
-/// Where the programs are installed: not under /run, which may be nosuid.
+/// Directory of the installed programs. /run may be mounted nosuid.
 const PROGRAMS: &str = "/usr/local/libexec/colibri-helper-test";
-/// Under it the caller may write.
+/// Directory that the caller may write, below which the policy allows roots.
 pub const TREE: &str = "/var/tmp/colibri-helper-test";
 
-/// In the policy.
+/// User that the policy lists by name.
 pub const CALLER: &str = "colibri-caller";
-/// In the policy too, by its group.
+/// User that the policy lists by group.
 pub const OTHER: &str = "colibri-other";
-/// Not in the policy.
+/// User that the policy does not list.
 pub const STRANGER: &str = "colibri-stranger";
-/// Whom agents run as.
+/// User that agents run as.
 pub const AGENT: &str = "colibri-agent";
 
-/// What every test but those of bad policies lives by.
+/// The policy of all tests but those of invalid policies.
 pub const POLICY: &str = r#"
 syslog = "best-effort"
 
@@ -46,20 +45,22 @@ cpu_seconds = 600
 
 [[rule]]
 callers = ["colibri-caller"]
-jails = ["agent-*"]
+jails = ["agent-*", "colibri-*"]
+roots = ["/usr"]
 users = ["colibri-agent"]
 programs = ["/usr/bin/true"]
+ip4 = ["disable"]
 signals = ["HUP"]
 "#;
 
-/// The installed helper, as long as this lives.
+/// The installed helper. The lock is held until this is dropped.
 pub struct Helper {
-    alone: bool,
+    is_exclusive: bool,
     _lock: File,
 }
 
 impl Helper {
-    /// For tests that call the helper.
+    /// Installs the helper once per test run, for tests that only call it.
     pub fn shared() -> Self {
         let lock = lock_file();
         loop {
@@ -73,39 +74,39 @@ impl Helper {
             lock.unlock().unwrap();
         }
         Self {
-            alone: false,
+            is_exclusive: false,
             _lock: lock,
         }
     }
 
-    /// For tests that change the policy or what lies beside it.
-    pub fn alone() -> Self {
+    /// Installs the helper for a test that changes the policy or files beside it.
+    pub fn exclusive() -> Self {
         let lock = lock_file();
         lock.lock().unwrap();
         install();
         Self {
-            alone: true,
+            is_exclusive: true,
             _lock: lock,
         }
     }
 
-    /// Puts a policy in place of the present one, as an ordinary file of root's.
+    /// Replaces the policy by a regular file of root's.
     pub fn set_policy(&self, text: &str) {
-        assert!(self.alone, "others rely on the policy");
+        assert!(self.is_exclusive, "other tests use the policy");
         write_policy(text);
     }
 
-    /// A shell command of a user's, with nothing to read; `$H` is the helper.
+    /// Runs a shell script as a user, without input; `$H` is the helper.
     pub fn sh(&self, user: &str, script: &str) -> Output {
         as_user(user, &["/bin/bash", "-c", script])
             .output()
             .unwrap()
     }
 
-    /// The helper, called by a user with these words.
-    pub fn call(&self, user: &str, words: &[&str]) -> Output {
+    /// Calls the helper as a user with these arguments.
+    pub fn call(&self, user: &str, arguments: &[&str]) -> Output {
         let helper = program("colibri-jail-helper");
-        as_user(user, &[&[helper.to_str().unwrap()], words].concat())
+        as_user(user, &[&[helper.to_str().unwrap()], arguments].concat())
             .output()
             .unwrap()
     }
@@ -113,23 +114,23 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        if self.alone {
+        if self.is_exclusive {
             write_policy(POLICY);
         }
     }
 }
 
-/// An installed program.
+/// Returns the path of an installed program.
 pub fn program(name: &str) -> PathBuf {
     Path::new(PROGRAMS).join(name)
 }
 
-/// A command that a user runs, with an environment of its own and nothing to read.
-pub fn as_user(user: &str, words: &[&str]) -> Command {
+/// Returns a command that runs as a user, with a minimal environment and without input.
+pub fn as_user(user: &str, command_line: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid", user, "--regid", user, "--clear-groups", "--"])
-        .args(words)
+        .args(command_line)
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("H", program("colibri-jail-helper"))
@@ -138,8 +139,7 @@ pub fn as_user(user: &str, words: &[&str]) -> Command {
     command
 }
 
-/// Makes a user that nobody can log in as, if there is none of that name. One at a time: useradd(8) does not wait
-/// for another one.
+/// Creates a user without a login, if it does not exist. A lock serializes calls: useradd(8) does not wait for others.
 pub fn make_user(name: &str) {
     let lock = File::create("/run/colibri-test-users.lock").unwrap();
     lock.lock().unwrap();
@@ -156,13 +156,13 @@ pub fn make_user(name: &str) {
     }
 }
 
-/// The number of a user.
+/// Returns the uid of a user.
 pub fn uid(user: &str) -> u32 {
     let output = Command::new("id").args(["-u", user]).output().unwrap();
     crate::text(&output.stdout).trim().parse().unwrap()
 }
 
-/// What tests of one run have in common, so that each run installs once.
+/// Identifies this test run, so that each run installs the helper once.
 fn run_id() -> String {
     let run = std::env::var("NEXTEST_RUN_ID").unwrap_or_else(|_| std::process::id().to_string());
     format!("{}\n{run}", env!("CARGO_MANIFEST_DIR"))
@@ -171,7 +171,7 @@ fn run_id() -> String {
 fn lock_file() -> File {
     assert!(
         rustix::process::geteuid().is_root(),
-        "this test installs a setuid program and makes users: run the tests as root, as in: sudo -E make test"
+        "this test installs a setuid program and creates users; run the tests as root: sudo -E make test"
     );
     File::create("/run/colibri-helper-test.lock").unwrap()
 }
@@ -223,13 +223,13 @@ fn install() {
     fs::write(format!("{PREFIX}/installed"), run_id()).unwrap();
 }
 
-/// Installs a program of the workspace for users who cannot look into its directory.
+/// Installs a program of the workspace for users without access to the build directory.
 pub fn install_program(name: &str) -> PathBuf {
     copy(&crate::program(name), name, 0o755);
     program(name)
 }
 
-/// By another name first: the present one may be running.
+/// Installs a program atomically: the present one may be running.
 fn copy(from: &Path, name: &str, mode: u32) {
     let new = program(&format!("new-{name}-{}", std::process::id()));
     fs::copy(from, &new).unwrap();
@@ -247,7 +247,7 @@ fn write_policy(text: &str) {
     fs::set_permissions(PREFIX, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Runs a command, which must work.
+/// Runs a command and panics if it fails.
 pub fn run(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(
@@ -257,7 +257,7 @@ pub fn run(command: &mut Command) {
     );
 }
 
-/// A directory of a user's own, with the programs in it.
+/// Creates a directory that a user owns, with the programs in it.
 pub fn programs_of(user: &str) -> tempfile::TempDir {
     make_user(user);
     let dir = tempfile::Builder::new()

@@ -1,5 +1,5 @@
-//! The setuid helper as its users find it: what it refuses, tried by an unprivileged user against the real
-//! program, one line of a table for each attempt.
+//! Requests that the setuid helper must refuse. Unprivileged users send them to the real program; a table lists one
+//! attack per entry.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,61 +13,57 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use colibri_tests::helper::{AGENT, CALLER, Helper, OTHER, POLICY, PREFIX, STRANGER, TREE, uid};
 use colibri_tests::{eventually, text};
 
-/// One attempt: what it tries, who does it, and how; `$H` is the helper.
-type Attempt = (&'static str, &'static str, &'static str);
+/// An attack: its description, its user, and its shell script, in which `$H` is the helper.
+type Attack = (&'static str, &'static str, &'static str);
 
-/// A whole `create` that the policy allows, to be spoilt at one place.
+/// The options of a `create` request that the policy allows.
 const CREATE: &str = "--jail colibri-t1 --path / --ip4 disable";
 
-const ATTEMPTS: &[Attempt] = &[
+const ATTACKS: &[Attack] = &[
     // Callers.
+    ("unlisted user: check", STRANGER, "$H check"),
     (
-        "a user who is not in the policy asks what it may do",
-        STRANGER,
-        "$H check",
-    ),
-    (
-        "a stranger makes a jail",
+        "unlisted user: create",
         STRANGER,
         "$H create --jail colibri-t1 --path / --ip4 disable -- sh",
     ),
+    ("unlisted user: invalid arguments", STRANGER, "$H nonsense"),
     (
-        "a stranger with words that are no request learns no more",
-        STRANGER,
-        "$H nonsense",
-    ),
-    (
-        "a stranger names a jail that is in the policy",
+        "unlisted user: jail of the policy",
         STRANGER,
         "$H attach --jail web -- sh",
     ),
     (
-        "a stranger who says he is the caller",
+        "unlisted user: variables with a listed user",
         STRANGER,
         "USER=colibri-caller LOGNAME=colibri-caller SUDO_UID=0 $H check",
     ),
-    // How it is started.
+    // Start of the process.
     (
         "argc is 0",
         CALLER,
         "n=59; test $(uname -m) = aarch64 && n=221; perl -e 'my ($n, $p, $z) = ($ARGV[0] + 0, \"$ENV{H}\", pack(\"Q\", 0)); syscall($n, $p, $z, $z)' $n",
     ),
     ("argv[0] is empty", CALLER, "exec -a '' $H check"),
-    ("no setuid bit", CALLER, "$(dirname $H)/not-setuid check"),
     (
-        "no_new_privs takes the setuid bit away",
+        "setuid bit missing",
+        CALLER,
+        "$(dirname $H)/not-setuid check",
+    ),
+    (
+        "no_new_privs disables the setuid bit",
         CALLER,
         "setpriv --no-new-privs $H check",
     ),
     (
-        "in a user namespace that says its user is root",
+        "user namespace with the caller as root",
         CALLER,
         "unshare --user --map-root-user $H check",
     ),
     ("descriptor 0 is closed", CALLER, "$H check <&-"),
     ("descriptor 1 is closed", CALLER, "$H check >&-"),
     (
-        "descriptor 2 is closed, so that a file of root's could be opened as it",
+        "descriptor 2 is closed, a file of root's could take its number",
         CALLER,
         "$H check 2>&- || exit $?",
     ),
@@ -77,190 +73,183 @@ const ATTEMPTS: &[Attempt] = &[
         "$H check <&- >&- 2>&-",
     ),
     (
-        "descriptor 0 is a directory that leads out of the jail",
+        "descriptor 0 is a directory outside of the jail",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 disable -- sh </",
     ),
+    ("descriptor 0 is write-only", CALLER, "$H check 0>/dev/null"),
+    ("descriptor 1 is read-only", CALLER, "$H check 1</dev/null"),
     (
-        "descriptor 0 cannot be read",
-        CALLER,
-        "$H check 0>/dev/null",
-    ),
-    (
-        "descriptor 1 cannot be written",
-        CALLER,
-        "$H check 1</dev/null",
-    ),
-    (
-        "no descriptor may be opened",
+        "descriptor limit is exhausted",
         CALLER,
         "ulimit -n 4; $H create --jail db --path / --ip4 disable -- sh",
     ),
-    // Words.
-    ("no verb", CALLER, "$H"),
-    ("a free command line", CALLER, "$H sh -c id"),
-    ("a verb that does not exist", CALLER, "$H list"),
+    // Arguments.
+    ("missing verb", CALLER, "$H"),
+    ("free command line", CALLER, "$H sh -c id"),
+    ("unknown verb", CALLER, "$H list"),
     (
-        "an option before the verb",
+        "option before the verb",
         CALLER,
         "$H --jail web attach -- sh",
     ),
-    ("help, as other programs have", CALLER, "$H --help"),
+    ("--help", CALLER, "$H --help"),
     (
-        "option and value in one word",
+        "option and value in one argument",
         CALLER,
         "$H attach --jail=web -- sh",
     ),
     (
-        "an option given twice, the second to count",
+        "duplicate option",
         CALLER,
         "$H attach --jail web --jail db -- sh",
     ),
     (
-        "options in another order",
+        "options in the wrong order",
         CALLER,
         "$H attach --user colibri-agent --jail web -- sh",
     ),
     (
-        "an option of another verb",
+        "option of another verb",
         CALLER,
         "$H attach --jail web --path / -- sh",
     ),
-    ("a value that is missing", CALLER, "$H attach --jail"),
+    ("missing value", CALLER, "$H attach --jail"),
     (
-        "no dashes before the program",
+        "missing -- before the program",
         CALLER,
         "$H attach --jail web sh",
     ),
-    ("no program", CALLER, "$H attach --jail web --"),
-    ("an empty program", CALLER, "$H attach --jail web -- ''"),
+    ("missing program", CALLER, "$H attach --jail web --"),
+    ("empty program", CALLER, "$H attach --jail web -- ''"),
     (
-        "bytes that are no text",
+        "arguments that are not UTF-8",
         CALLER,
         "$H attach --jail $'\\xff\\xfe' -- sh",
     ),
-    ("words behind check", CALLER, "$H check --jail web"),
+    ("arguments after check", CALLER, "$H check --jail web"),
     // Jails.
+    ("attach on Linux", CALLER, "$H attach --jail web -- sh"),
     (
-        "a jail of another name",
+        "jail of another caller",
         CALLER,
-        "$H attach --jail db -- sh",
+        "$H signal --jail db --signal KILL --pid 7",
     ),
     (
-        "a name that begins with the one allowed",
+        "jail name with an allowed name as prefix",
         CALLER,
-        "$H attach --jail web2 -- sh",
+        "$H signal --jail web2 --signal KILL --pid 7",
     ),
     (
-        "a name that leads to another record",
+        "jail name that is a path to a record",
         CALLER,
         "$H attach --jail ../../web -- sh",
     ),
     (
-        "a name that is an option",
+        "jail name that is an option",
         CALLER,
         "$H attach --jail --user -- sh",
     ),
-    ("a jail by its id", CALLER, "$H attach --jail 1 -- sh"),
+    ("jail by its id", CALLER, "$H attach --jail 1 -- sh"),
     (
-        "a child of an allowed jail",
+        "child of an allowed jail",
         CALLER,
         "$H attach --jail web.db -- sh",
     ),
     (
-        "another agent's own jail",
+        "attach to a created jail",
         CALLER,
         "$H attach --jail colibri-t1 -- sh",
     ),
     (
-        "a jail made under a persistent one's name",
+        "create with the name of a persistent jail",
         CALLER,
         "$H create --jail web --path / --ip4 disable -- sh",
     ),
     (
-        "an allowed jail that is not there",
+        "attach to a missing jail",
         CALLER,
         "$H attach --jail agent-7 -- true",
     ),
     // Roots.
     (
-        "a root that is not in the policy",
+        "root outside of the policy",
         CALLER,
         "$H create --jail colibri-t1 --path /root --ip4 disable -- sh",
     ),
     (
-        "a root above the allowed tree",
+        "root above the allowed tree",
         CALLER,
         "$H create --jail colibri-t1 --path /var/tmp/colibri-helper-test --ip4 disable -- sh",
     ),
     (
-        "a root beside the allowed tree",
+        "root beside the allowed tree",
         CALLER,
         "$H create --jail colibri-t1 --path /var/tmp/colibri-helper-test2/x --ip4 disable -- sh",
     ),
     (
-        "dots out of the allowed tree",
+        "root with .. out of the allowed tree",
         CALLER,
         "$H create --jail colibri-t1 --path /var/tmp/colibri-helper-test/../../../root --ip4 disable -- sh",
     ),
     (
-        "a relative root",
+        "relative root",
         CALLER,
         "cd /; $H create --jail colibri-t1 --path root --ip4 disable -- sh",
     ),
     (
-        "a link in the tree, to the host's root",
+        "root that is a link to the host's root",
         CALLER,
         "$H create --jail colibri-t1 --path /var/tmp/colibri-helper-test/link --ip4 disable -- sh",
     ),
     (
-        "a link on the way, to the host's root",
+        "root below a link to the host's root",
         CALLER,
         "$H create --jail colibri-t1 --path /var/tmp/colibri-helper-test/link/root --ip4 disable -- sh",
     ),
     (
-        "a root that is a file",
+        "root that is a file",
         CALLER,
         "$H create --jail colibri-t1 --path /var/tmp/colibri-helper-test/file --ip4 disable -- sh",
     ),
     (
-        "a root that is not there",
+        "missing root",
         CALLER,
         "$H create --jail colibri-t1 --path /var/tmp/colibri-helper-test/nothing --ip4 disable -- sh",
     ),
     (
-        "a root with a line's end in it",
+        "root with a newline",
         CALLER,
         "$H create --jail colibri-t1 --path $'/x\\nNov 24 root: ok' --ip4 disable -- sh",
     ),
     (
-        "to hide through a link",
+        "hide through a link",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 disable --hide /var/tmp/colibri-helper-test/link -- sh",
     ),
     (
-        "to hide by dots",
+        "hide with ..",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 disable --hide /var/../etc -- sh",
     ),
     // Users.
     (
-        "to be root",
+        "user root",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 disable --user root -- sh",
     ),
     (
-        "to be uid 0",
+        "uid 0",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 disable --user 0 -- sh",
     ),
     (
-        "uid -1, which setresuid(2) reads as no change",
+        "uid -1, which setresuid(2) ignores",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 disable --user -1 -- sh",
     ),
     (
-        "uid 4294967295, the same in unsigned",
+        "uid 4294967295, which is -1 as unsigned",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 disable --user 4294967295 -- sh",
     ),
@@ -270,196 +259,181 @@ const ATTEMPTS: &[Attempt] = &[
         "$H create --jail colibri-t1 --path / --ip4 disable --user 4294967296 -- sh",
     ),
     (
-        "the agent's uid with root's group",
+        "uid of the agent with gid 0",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 disable --user $(id -u colibri-agent):0 -- sh",
     ),
     (
-        "the agent's uid with group -1",
+        "uid of the agent with gid -1",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 disable --user $(id -u colibri-agent):4294967295 -- sh",
     ),
     (
-        "to be oneself",
+        "user that is the caller",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 disable --user colibri-caller -- sh",
     ),
     (
-        "a user with white space",
+        "user with a space",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 disable --user 'a b' -- sh",
     ),
     // Programs.
     (
-        "a program that is not allowed",
+        "program outside of the policy",
         CALLER,
-        "$H attach --jail agent-7 -- /bin/sh",
+        "$H create --jail colibri-t1 --path /usr --ip4 disable -- /bin/sh",
     ),
     (
-        "a program by dots",
+        "program with ..",
         CALLER,
         "$H attach --jail agent-7 -- /usr/bin/../bin/sh",
     ),
     (
-        "a program in the working directory",
+        "program in the working directory",
         CALLER,
         "cd /usr/bin; $H attach --jail agent-7 -- ./true",
     ),
     (
-        "a program found in the caller's PATH",
+        "program in the caller's PATH",
         CALLER,
-        "PATH=/tmp:$PATH $H attach --jail agent-7 -- sh",
+        "PATH=/tmp:$PATH $H create --jail colibri-t1 --path /usr --ip4 disable -- sh",
     ),
+    ("program ..", CALLER, "$H attach --jail agent-7 -- .."),
     (
-        "a name that walks",
-        CALLER,
-        "$H attach --jail agent-7 -- ..",
-    ),
-    (
-        "a program that is not there",
+        "missing program in the jail",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 disable -- /bin/nothing",
     ),
     // Networks.
     (
-        "an address that is not in the policy",
+        "address on Linux",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 192.0.2.7 -- sh",
     ),
     (
-        "ip4 that is no word",
+        "invalid ip4",
         CALLER,
         "$H create --jail colibri-t1 --path / --ip4 'disable inherit' -- sh",
     ),
     (
-        "no ip4 at all",
+        "missing ip4",
         CALLER,
         "$H create --jail colibri-t1 --path / -- sh",
     ),
     // Signals.
+    ("signal to init", CALLER, "$H signal --signal KILL --pid 1"),
     (
-        "a signal to init",
-        CALLER,
-        "$H signal --signal KILL --pid 1",
-    ),
-    (
-        "a signal to every process",
+        "signal to every process",
         CALLER,
         "$H signal --signal KILL --pid -1",
     ),
     (
-        "a signal to the own group",
+        "signal to the process group",
         CALLER,
         "$H signal --signal KILL --pid 0",
     ),
     (
-        "a signal to a process of root's",
+        "signal to a process of root's",
         CALLER,
         "$H signal --signal KILL --pid $ROOT",
     ),
     (
-        "a signal to a kernel thread",
+        "signal to a kernel thread",
         CALLER,
         "$H signal --signal KILL --pid 2",
     ),
     (
-        "a signal to the caller's own shell, which is no agent",
+        "signal to the caller's shell, which is not an agent",
         CALLER,
         "$H signal --signal KILL --pid $$",
     ),
     (
-        "a signal to a process that is not there",
+        "signal to a missing process",
         CALLER,
         "$H signal --signal KILL --pid 4194303",
     ),
     (
-        "a pid that is another one in 32 bits",
+        "pid that overflows 32 bits",
         CALLER,
         "$H signal --signal KILL --pid 4294967298",
     ),
     (
-        "a pid with a sign",
+        "pid with a sign",
         CALLER,
         "$H signal --signal KILL --pid +7",
     ),
     (
-        "a signal that is not in the policy",
+        "signal outside of the policy",
         CALLER,
         "$H signal --signal STOP --pid 7",
     ),
-    ("a signal by number", CALLER, "$H signal --signal 9 --pid 7"),
+    ("signal by number", CALLER, "$H signal --signal 9 --pid 7"),
     (
-        "no signal but a look whether a process lives",
+        "signal 0, which tests whether a process exists",
         CALLER,
         "$H signal --signal 0 --pid 7",
     ),
     (
-        "a signal in a jail that is not the process's",
+        "signal in a jail that does not contain the process",
         CALLER,
         "$H signal --jail web --signal KILL --pid $$",
     ),
     // Removal.
     (
-        "the removal of a jail that nobody made",
+        "remove a jail that does not exist",
         CALLER,
         "$H remove --jail colibri-none",
     ),
+    ("remove a persistent jail", CALLER, "$H remove --jail web"),
+    ("remove the records", CALLER, "$H remove --jail ../records"),
+    ("remove the lock", CALLER, "$H remove --jail lock"),
+    // Files and environment.
     (
-        "the removal of a persistent jail",
-        CALLER,
-        "$H remove --jail web",
-    ),
-    (
-        "the removal of the records",
-        CALLER,
-        "$H remove --jail ../records",
-    ),
-    ("the removal of the lock", CALLER, "$H remove --jail lock"),
-    // Around it.
-    (
-        "the helper's records, read by its caller",
+        "read the records as the caller",
         CALLER,
         "ls /run/colibri-helper-test/records",
     ),
     (
-        "the policy, written by its caller",
+        "write the policy as the caller",
         CALLER,
         "echo >>/run/colibri-helper-test/helper.toml",
     ),
     (
-        "another policy by the environment",
+        "select a policy by the environment",
         CALLER,
-        "COLIBRI_HELPER_PREFIX=/tmp COLIBRI_HELPER_POLICY=/tmp/x $H attach --jail db -- sh",
+        "COLIBRI_HELPER_PREFIX=/tmp COLIBRI_HELPER_POLICY=/tmp/x $H signal --jail db --signal KILL --pid 7",
     ),
     (
-        "the helper under a debugger",
+        "run the helper under a debugger",
         CALLER,
         "strace -o /dev/null $H check",
     ),
 ];
 
-fn show(table: &mut String, what: &str, output: &Output) {
+/// Appends exit code and message of an attack to the table, without values that differ between calls.
+fn append_result(table: &mut String, attack: &str, output: &Output) {
     let code = output
         .status
         .code()
         .map_or("signal".to_owned(), |code| code.to_string());
-    let mut said = text(&output.stderr).trim_end().to_owned();
+    let mut message = text(&output.stderr).trim_end().to_owned();
     for user in [CALLER, OTHER, STRANGER, AGENT] {
-        said = said.replace(&format!("uid {} ", uid(user)), &format!("uid of {user} "));
-        said = said.replace(&uid(user).to_string(), &format!("<{user}>"));
+        message = message.replace(&format!("uid {} ", uid(user)), &format!("uid of {user} "));
+        message = message.replace(&uid(user).to_string(), &format!("<{user}>"));
     }
-    // What differs from call to call; the kernel's own and the greatest pid are what was asked for.
+    // The pids of a kernel thread and of a missing process are constants of their scripts.
     let mut before = "";
-    let mut shown = Vec::new();
-    for word in said.split(' ') {
+    let mut words = Vec::new();
+    for word in message.split(' ') {
         let number = word
             .parse::<u32>()
             .is_ok_and(|pid| pid != 2 && pid != 4_194_303);
-        let pid = before == "process" && number;
-        shown.push(if pid { "PID" } else { word });
+        let is_pid = before == "process" && number;
+        words.push(if is_pid { "PID" } else { word });
         before = word;
     }
-    writeln!(table, "{what}\n    {code}: {}", shown.join(" ")).unwrap();
+    writeln!(table, "{attack}\n    {code}: {}", words.join(" ")).unwrap();
 }
 
 #[test]
@@ -469,30 +443,30 @@ fn every_attempt_is_refused() {
     let _ = symlink("/", &link);
     fs::write(Path::new(TREE).join("file"), "").unwrap();
     let mut table = String::new();
-    for (what, who, how) in ATTEMPTS {
-        let script = format!("ROOT={}; {how}", std::process::id());
-        let output = helper.sh(who, &script);
+    for (attack, user, script) in ATTACKS {
+        let script = format!("ROOT={}; {script}", std::process::id());
+        let output = helper.sh(user, &script);
         let is_code = [1, 2, 64, 71, 77].contains(&output.status.code().unwrap());
         assert!(
             is_code && output.stdout.is_empty(),
-            "{what}: {} {output:?}",
+            "{attack}: {} {output:?}",
             output.status
         );
         let lines = text(&output.stderr).lines().count();
         assert!(
             lines <= 1 || output.status.code() == Some(1),
-            "{what}: {output:?}"
+            "{attack}: {output:?}"
         );
-        show(&mut table, what, &output);
+        append_result(&mut table, attack, &output);
     }
-    assert!(ATTEMPTS.len() >= 60, "{}", ATTEMPTS.len());
-    writeln!(table, "\n{} attempts, all refused", ATTEMPTS.len()).unwrap();
+    assert!(ATTACKS.len() >= 60, "{}", ATTACKS.len());
+    writeln!(table, "\n{} attacks, all refused", ATTACKS.len()).unwrap();
     insta::assert_snapshot!(table);
 }
 
-/// A stranger sees the same words whatever the policy holds and whatever is asked.
+/// The answer to an unlisted user does not depend on the policy or the request.
 #[test]
-fn a_stranger_learns_nothing() {
+fn unlisted_user_gets_the_same_answer() {
     let helper = Helper::shared();
     let mut answers: Vec<_> = [
         "$H",
@@ -518,22 +492,23 @@ fn a_stranger_learns_nothing() {
     assert_eq!(answers[0].0, Some(77));
 }
 
+/// Makes the policy unsafe or invalid.
 type Spoil = fn(&Helper, &Path);
 
 #[test]
-fn a_policy_that_others_could_have_made_is_none() {
-    let helper = Helper::alone();
+fn unsafe_or_invalid_policy_is_refused() {
+    let helper = Helper::exclusive();
     let policy = Path::new(PREFIX).join("helper.toml");
     let table: &[(&str, Spoil)] = &[
         ("it is missing", |_, policy| {
             fs::remove_file(policy).unwrap()
         }),
         ("its group can write it", |_, policy| mode(policy, 0o664)),
-        ("everybody can write it", |_, policy| mode(policy, 0o646)),
-        ("it is the caller's", |_, policy| {
+        ("every user can write it", |_, policy| mode(policy, 0o646)),
+        ("it belongs to the caller", |_, policy| {
             std::os::unix::fs::chown(policy, Some(uid(CALLER)), None).unwrap()
         }),
-        ("it is a link to one that is good", |_, policy| {
+        ("it is a link to a valid policy", |_, policy| {
             fs::rename(policy, policy.with_extension("real")).unwrap();
             symlink(policy.with_extension("real"), policy).unwrap();
         }),
@@ -541,7 +516,7 @@ fn a_policy_that_others_could_have_made_is_none() {
             fs::remove_file(policy).unwrap();
             fs::create_dir(policy).unwrap();
         }),
-        ("it is a FIFO that nobody writes", |_, policy| {
+        ("it is a FIFO without a writer", |_, policy| {
             fs::remove_file(policy).unwrap();
             let made = std::process::Command::new("mkfifo")
                 .arg(policy)
@@ -556,44 +531,44 @@ fn a_policy_that_others_could_have_made_is_none() {
             helper.set_policy(&format!("{POLICY}#{}", "x".repeat(1 << 17)))
         }),
         ("it is not TOML", |helper, _| helper.set_policy("rule = [[")),
-        ("it is cut off in the middle", |helper, _| {
+        ("it is truncated", |helper, _| {
             helper.set_policy(&POLICY[..POLICY.len() - 12])
         }),
-        ("it has a field that is not known", |helper, _| {
+        ("it has an unknown key", |helper, _| {
             helper.set_policy(&format!("{POLICY}\nsignal = []"))
         }),
-        ("it lets the linker's variables pass", |helper, _| {
+        ("it allows variables of the linker", |helper, _| {
             helper.set_policy("[[rule]]\ncallers = [\"colibri-caller\"]\nenvironment = [\"LD_*\"]")
         }),
         ("it nests a thousand lists", |helper, _| {
             helper.set_policy(&format!("a = {}", "[".repeat(1000)))
         }),
         ("it is empty", |helper, _| helper.set_policy("")),
-        ("it names no caller", |helper, _| {
+        ("it lists no caller", |helper, _| {
             helper.set_policy("[[rule]]\ncallers = []\njails = [\"*\"]")
         }),
-        ("it names a user that does not exist", |helper, _| {
+        ("it lists a user that does not exist", |helper, _| {
             helper.set_policy("[[rule]]\ncallers = [\"nobody-at-all\"]")
         }),
-        ("it wants a log, and there is none", |helper, _| {
+        ("it requires a log, and there is none", |helper, _| {
             helper.set_policy(&POLICY.replace("best-effort", "required"))
         }),
     ];
     let mut shown = String::new();
     let log_path = Path::new(PREFIX).join("log");
-    for (what, spoil) in table {
+    for (problem, spoil) in table {
         helper.set_policy(POLICY);
         spoil(&helper, &policy);
-        // The caller is told little; the administrator finds the reason in the log.
+        // The caller gets no detail; the cause is in the log.
         let _ = fs::remove_file(&log_path);
-        let log = (!what.contains("there is none"))
+        let log = (!problem.contains("there is none"))
             .then(|| std::os::unix::net::UnixDatagram::bind(&log_path).unwrap());
         let output = helper.call(CALLER, &["check"]);
         assert!(
             !output.status.success() && output.stdout.is_empty(),
-            "{what}: {output:?}"
+            "{problem}: {output:?}"
         );
-        show(&mut shown, what, &output);
+        append_result(&mut shown, problem, &output);
         if let Some(log) = log {
             let mut bytes = [0; 4096];
             log.set_read_timeout(Some(colibri_tests::SOON)).unwrap();
@@ -618,7 +593,7 @@ fn mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn check_prints_the_callers_own_rules() {
+fn check_prints_only_the_callers_rules() {
     let helper = Helper::shared();
     let output = helper.call(OTHER, &["check"]);
     assert!(output.status.success());
@@ -627,15 +602,15 @@ fn check_prints_the_callers_own_rules() {
 }
 
 #[test]
-fn every_decision_is_one_line_in_the_log() {
-    let helper = Helper::alone();
+fn every_decision_is_logged_in_one_line() {
+    let helper = Helper::exclusive();
     helper.set_policy(&POLICY.replace("best-effort", "required"));
     let path = Path::new(PREFIX).join("log");
     let _ = fs::remove_file(&path);
     let log = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
     log.set_read_timeout(Some(colibri_tests::SOON)).unwrap();
     let mut shown = String::new();
-    for (who, words) in [
+    for (user, arguments) in [
         (STRANGER, &["check"][..]),
         (CALLER, &["check"]),
         (
@@ -676,7 +651,7 @@ fn every_decision_is_one_line_in_the_log() {
         (CALLER, &["signal", "--signal", "KILL", "--pid", "2"]),
         (CALLER, &["remove", "--jail", "colibri-log2"]),
     ] {
-        helper.call(who, words);
+        helper.call(user, arguments);
         let mut bytes = [0; 4096];
         let length = log.recv(&mut bytes).unwrap();
         let line = text(&bytes[..length]);
@@ -689,7 +664,7 @@ fn every_decision_is_one_line_in_the_log() {
         writeln!(shown, "{front}[PID]: {rest}").unwrap();
     }
     log.set_nonblocking(true).unwrap();
-    assert!(log.recv(&mut [0; 10]).is_err(), "one line a call");
+    assert!(log.recv(&mut [0; 10]).is_err(), "one line for each call");
     fs::remove_file(&path).unwrap();
     for user in [CALLER, STRANGER, AGENT] {
         shown = shown.replace(&format!("uid={}", uid(user)), &format!("uid=<{user}>"));
@@ -698,9 +673,9 @@ fn every_decision_is_one_line_in_the_log() {
     insta::assert_snapshot!(shown);
 }
 
-/// Words at random, from a fixed seed: whatever they are, the answer is one clean line, and nothing runs.
+/// Random arguments from a fixed seed get one line of printable ASCII, and no program runs.
 #[test]
-fn random_words_are_answered_with_one_clean_line() {
+fn random_arguments_get_one_printable_line() {
     let helper = Helper::shared();
     let vocabulary = [
         "attach",
@@ -747,15 +722,15 @@ fn random_words_are_answered_with_one_clean_line() {
         usize::try_from(state % below as u64).unwrap()
     };
     for round in 0..400 {
-        let mut words: Vec<&str> = (0..random(14))
+        let mut arguments: Vec<&str> = (0..random(14))
             .map(|_| vocabulary[random(vocabulary.len())])
             .collect();
-        if words == ["check"] {
-            words.push("x");
+        if arguments == ["check"] {
+            arguments.push("x");
         }
-        // Half of them are near what is right.
+        // Every second request starts like a valid one.
         if round % 2 == 0 {
-            words.splice(
+            arguments.splice(
                 0..0,
                 ["create"]
                     .into_iter()
@@ -763,26 +738,28 @@ fn random_words_are_answered_with_one_clean_line() {
                     .take(1 + random(7)),
             );
         }
-        let who = if round % 4 == 0 { STRANGER } else { CALLER };
-        let output = helper.call(who, &words);
-        let said = text(&output.stderr);
+        let user = if round % 4 == 0 { STRANGER } else { CALLER };
+        let output = helper.call(user, &arguments);
+        let message = text(&output.stderr);
         assert!(
             [64, 71, 77].contains(&output.status.code().unwrap()),
-            "{words:?}: {output:?}"
+            "{arguments:?}: {output:?}"
         );
-        assert!(output.stdout.is_empty(), "{words:?}: {output:?}");
-        let clean = said
+        assert!(output.stdout.is_empty(), "{arguments:?}: {output:?}");
+        let is_printable = message
             .bytes()
             .filter(|byte| *byte != b'\n')
             .all(|byte| (b' '..=b'~').contains(&byte));
         assert!(
-            clean && said.lines().count() == 1 && said.starts_with("colibri-jail-helper: "),
-            "{words:?}: {said:?}"
+            is_printable
+                && message.lines().count() == 1
+                && message.starts_with("colibri-jail-helper: "),
+            "{arguments:?}: {message:?}"
         );
     }
 }
 
-/// Tells the other thread to end.
+/// Stops the other thread when it is dropped.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -791,15 +768,15 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// The caller swaps directories of its own for links to the host's root while it asks for them as roots.
+/// The caller exchanges its directory with a link to the host's root while the helper opens it as a root.
 #[test]
-fn links_and_renames_swapped_during_a_call_lead_nowhere() {
+fn swapped_links_never_escape_the_allowed_root() {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     let helper = Helper::shared();
-    let place = Path::new(TREE).join("swap");
-    let _ = fs::remove_dir_all(&place);
-    fs::create_dir_all(place.join("real/etc")).unwrap();
-    symlink("/", place.join("link")).unwrap();
+    let directory = Path::new(TREE).join("swap");
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(directory.join("real/etc")).unwrap();
+    symlink("/", directory.join("link")).unwrap();
     let stop = AtomicBool::new(false);
     let swaps = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -807,22 +784,23 @@ fn links_and_renames_swapped_during_a_call_lead_nowhere() {
             while !stop.load(Ordering::Relaxed) {
                 renameat_with(
                     CWD,
-                    place.join("real"),
+                    directory.join("real"),
                     CWD,
-                    place.join("link"),
+                    directory.join("link"),
                     RenameFlags::EXCHANGE,
                 )
                 .unwrap();
                 swaps.fetch_add(1, Ordering::Relaxed);
             }
         });
-        // Dropped at the end, also by a panic: the scope waits for the swaps.
+        // Dropped after a panic too: the scope waits for the thread.
         let _stop = Stop(&stop);
         let (mut as_directory, mut as_link) = (0, 0);
         for round in 0..200 {
-            // The last part and one on the way; a file that only the host has, so that following shows.
-            let root = place.join(if round % 2 == 0 { "real" } else { "real/etc" });
-            let words = [
+            // Exchanges the last component or one before it. Only the host has the program, so it runs if a link is
+            // followed.
+            let root = directory.join(if round % 2 == 0 { "real" } else { "real/etc" });
+            let arguments = [
                 "create",
                 "--jail",
                 "colibri-swap",
@@ -833,29 +811,34 @@ fn links_and_renames_swapped_during_a_call_lead_nowhere() {
                 "--",
                 "/usr/bin/env",
             ];
-            let words_on_the_way = words.map(|word| {
-                if word == "/usr/bin/env" && round % 2 == 1 {
+            let arguments = arguments.map(|argument| {
+                if argument == "/usr/bin/env" && round % 2 == 1 {
                     "/passwd"
                 } else {
-                    word
+                    argument
                 }
             });
-            let output = helper.call(CALLER, &words_on_the_way);
-            let said = text(&output.stderr);
+            let output = helper.call(CALLER, &arguments);
+            let message = text(&output.stderr);
             assert!(
                 output.stdout.is_empty(),
                 "the host's program ran: {output:?}"
             );
-            if said.contains("is a symbolic link") {
+            if message.contains("is a symbolic link") {
                 as_link += 1;
             } else {
-                assert!(said.contains("no program /"), "round {round}: {output:?}");
+                assert!(
+                    message.contains("no program /"),
+                    "round {round}: {output:?}"
+                );
                 as_directory += 1;
             }
         }
-        // Both were met, so the swaps did fall into the calls.
+        // Both outcomes occurred, so exchanges happened during calls.
         assert!(as_directory > 0 && as_link > 0, "{as_directory} {as_link}");
     });
     assert!(swaps.into_inner() > 1000);
-    eventually("the place is gone", || fs::remove_dir_all(&place).ok());
+    eventually("the directory is removed", || {
+        fs::remove_dir_all(&directory).ok()
+    });
 }

@@ -1,5 +1,5 @@
-//! The setuid helper at its work: what it runs is confined, clean and the caller's own; only the caller's own is
-//! signalled and removed; and the whole of Colibri runs through it.
+//! Allowed requests to the setuid helper: agents are confined and start with a clean process state, a caller signals and
+//! removes only its own agents, and an unprivileged daemon runs agents through it.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::print_stderr,
@@ -20,24 +20,24 @@ use colibri_tests::{eventually, kill_9, processes_with, text};
 
 const CREATE: [&str; 6] = ["--path", "/", "--ip4", "disable", "--", "sh"];
 
-/// `create` with this name, then a shell with this script.
+/// Returns the arguments that create a jail and run a shell script in it.
 fn create<'a>(jail: &'a str, script: &'a str) -> Vec<&'a str> {
     [&["create", "--jail", jail][..], &CREATE, &["-c", script]].concat()
 }
 
-/// A word in the environment or the words of this test's processes alone.
+/// Returns a text that identifies processes of this test by their environment or arguments.
 fn mark(what: &str) -> String {
     format!("mark-{what}-{}", std::process::id())
 }
 
-/// A running call of the helper, ended with this.
+/// A running call of the helper, killed when this is dropped.
 struct Running(Child);
 
 impl Running {
-    fn start(user: &str, words: &[&str], mark: &str) -> Self {
+    fn start(user: &str, arguments: &[&str], mark: &str) -> Self {
         let helper = program("colibri-jail-helper");
-        let words = [&[helper.to_str().unwrap()], words].concat();
-        let child = as_user(user, &words)
+        let command_line = [&[helper.to_str().unwrap()], arguments].concat();
+        let child = as_user(user, &command_line)
             .env("MARK", mark)
             .stdout(Stdio::null())
             .spawn()
@@ -57,12 +57,12 @@ impl Drop for Running {
     }
 }
 
-/// Those of the processes with `mark` that run `name`, as the agent's shell or its children do.
+/// Returns the pids of the processes with `mark` whose command name is `name`.
 fn named(mark: &str, name: &str) -> Vec<i32> {
-    let is = |pid: &i32| {
+    let has_name = |pid: &i32| {
         fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
     };
-    processes_with(mark).into_iter().filter(is).collect()
+    processes_with(mark).into_iter().filter(has_name).collect()
 }
 
 fn one(mark: &str, name: &str) -> i32 {
@@ -71,25 +71,25 @@ fn one(mark: &str, name: &str) -> i32 {
     })
 }
 
-/// What an agent finds, whatever its caller has prepared.
-const LOOK: &str = "id -u; id -g; id -G; pwd; umask; grep -E '^(Cap|NoNewPrivs|SigBlk|SigIgn|NSpid)' /proc/self/status | grep -v NSpid; \
+/// Prints the process state that an agent inherits.
+const PRINT_STATE: &str = "id -u; id -g; id -G; pwd; umask; grep -E '^(Cap|NoNewPrivs|SigBlk|SigIgn|NSpid)' /proc/self/status | grep -v NSpid; \
     ulimit -n; ulimit -c; ulimit -f; env | sort; ls /proc/self/fd | tr '\\n' ' '; cat /proc/1/environ 2>&1 | tr '\\0' '\\n' | grep -c SECRET";
 
 #[test]
-fn an_agent_starts_clean_whatever_its_caller_has_prepared() {
+fn agent_inherits_no_process_state_of_the_caller() {
     let helper = Helper::shared();
-    // Descriptors, signals ignored and blocked, limits, umask, directory, variables: all of the caller's choice.
-    let spoilt = "exec 3</etc/passwd 7</ 9>/dev/null; trap '' TERM HUP USR1; ulimit -S -n 64; umask 0; cd /tmp; \
+    // The caller chooses descriptors, ignored signals, limits, umask, working directory and variables.
+    let caller_state = "exec 3</etc/passwd 7</ 9>/dev/null; trap '' TERM HUP USR1; ulimit -S -n 64; umask 0; cd /tmp; \
         export LD_PRELOAD=/tmp/x.so LD_LIBRARY_PATH=/tmp LD_AUDIT=/tmp/x.so GLIBC_TUNABLES=glibc.malloc.check=3 GCONV_PATH=/tmp \
         BASH_ENV=/tmp/x ENV=/tmp/x MALLOC_CHECK_=3 SECRET=x HOME=/root LC_ALL=C; ";
     let output = helper.sh(
         CALLER,
         &format!(
-            "{spoilt} exec $H create --jail colibri-clean --path / --ip4 disable -- sh -c \"{}\"",
-            LOOK.replace('$', "\\$")
+            "{caller_state} exec $H create --jail colibri-clean --path / --ip4 disable -- sh -c \"{}\"",
+            PRINT_STATE.replace('$', "\\$")
         ),
     );
-    assert_eq!(output.status.code(), Some(1), "{output:?}"); // grep counts none
+    assert_eq!(output.status.code(), Some(1), "{output:?}"); // grep found nothing
     let gid = Command::new("id").args(["-g", AGENT]).output().unwrap();
     let answer = text(&output.stdout)
         .replace(&uid(AGENT).to_string(), "AGENT")
@@ -98,7 +98,7 @@ fn an_agent_starts_clean_whatever_its_caller_has_prepared() {
 }
 
 #[test]
-fn the_exit_code_and_the_output_are_the_agents_own() {
+fn exit_code_and_output_are_passed_through() {
     let helper = Helper::shared();
     for (script, code) in [
         ("exit 0", 0),
@@ -123,10 +123,10 @@ fn the_exit_code_and_the_output_are_the_agents_own() {
 }
 
 #[test]
-fn what_is_hidden_is_empty_also_where_the_agent_could_not_look() {
+fn hidden_directory_is_empty_for_the_agent() {
     let helper = Helper::shared();
-    let place = tempfile::tempdir_in("/var/tmp").unwrap();
-    let state = place.path().join("state");
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let state = directory.path().join("state");
     fs::create_dir(&state).unwrap();
     fs::write(state.join("secret"), "x").unwrap();
     let shown = state.to_str().unwrap();
@@ -146,16 +146,16 @@ fn what_is_hidden_is_empty_also_where_the_agent_could_not_look() {
         "ls -A $0; echo done",
         shown,
     ];
-    // The temporary directory above is root's own and closed, until it is opened.
-    let closed = helper.call(CALLER, &words);
-    assert_eq!(text(&closed.stdout), "done\n", "{closed:?}");
-    std::os::unix::fs::chown(place.path(), Some(uid(AGENT)), None).unwrap();
-    let open = helper.call(CALLER, &words);
+    // Only root can enter the parent directory; the second call repeats the request after it belongs to the agent.
+    let of_root = helper.call(CALLER, &words);
+    assert_eq!(text(&of_root.stdout), "done\n", "{of_root:?}");
+    std::os::unix::fs::chown(directory.path(), Some(uid(AGENT)), None).unwrap();
+    let of_agent = helper.call(CALLER, &words);
     assert_eq!(
-        (text(&open.stdout), text(&open.stderr)),
+        (text(&of_agent.stdout), text(&of_agent.stderr)),
         ("done\n".into(), String::new())
     );
-    // Nothing of it is mounted on the host.
+    // The mounts do not propagate to the host.
     assert_eq!(fs::read_to_string(state.join("secret")).unwrap(), "x");
     assert!(
         fs::read_to_string("/proc/self/mounts")
@@ -166,7 +166,7 @@ fn what_is_hidden_is_empty_also_where_the_agent_could_not_look() {
 }
 
 #[test]
-fn a_working_directory_is_one_inside() {
+fn working_directory_is_inside_the_jail() {
     let helper = Helper::shared();
     let words = [
         "create",
@@ -198,7 +198,7 @@ fn attach_on_linux_is_refused_with_hint() {
 }
 
 #[test]
-fn a_jails_name_is_one_agents_as_long_as_it_lives() {
+fn jail_name_is_refused_while_its_agent_runs() {
     let helper = Helper::shared();
     let mark = &mark("name");
     let first = Running::start(CALLER, &create("colibri-name", "sleep 1000; :"), mark);
@@ -223,9 +223,8 @@ fn a_jails_name_is_one_agents_as_long_as_it_lives() {
     );
 }
 
-/// Kills, but only what the caller's own agents are.
 #[test]
-fn only_the_callers_own_processes_are_signalled() {
+fn signal_reaches_only_the_callers_processes() {
     let helper = Helper::shared();
     let signal = |who: &str, pids: &[i32]| {
         let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
@@ -233,26 +232,26 @@ fn only_the_callers_own_processes_are_signalled() {
         words.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
         helper.call(who, &words)
     };
-    // An orphan that has left its session, deep in a sandbox.
+    // The first process is an orphan in a separate session.
     let script = "(setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
     let mark = &mark("made");
     let mut agent = Running::start(CALLER, &create("colibri-own", script), mark);
-    eventually("both sleep", || {
+    eventually("both processes sleep", || {
         (named(mark, "sleep").len() == 2).then_some(())
     });
     let sleeps = named(mark, "sleep");
-    // The agent's user is not the caller's, who cannot do it alone.
+    // The agent has another user, so the caller itself may not signal it.
     let direct = helper.sh(CALLER, &format!("kill -KILL {}", sleeps[0]));
     assert!(text(&direct.stderr).contains("not permitted"), "{direct:?}");
     let by_other = signal(OTHER, &sleeps);
     assert_eq!(by_other.status.code(), Some(77), "{by_other:?}");
-    // All or none: one stranger among them spares the rest.
+    // One foreign process in the request prevents all signals.
     let mixed = signal(CALLER, &[sleeps[0], std::process::id() as i32]);
     assert_eq!(mixed.status.code(), Some(77), "{mixed:?}");
     assert_eq!(named(mark, "sleep").len(), 2);
-    let own = signal(CALLER, &sleeps);
-    assert!(own.status.success(), "{own:?}");
-    eventually("they are gone", || {
+    let by_caller = signal(CALLER, &sleeps);
+    assert!(by_caller.status.success(), "{by_caller:?}");
+    eventually("both processes have ended", || {
         named(mark, "sleep").is_empty().then_some(())
     });
     agent.0.wait().unwrap();
@@ -263,9 +262,9 @@ fn only_the_callers_own_processes_are_signalled() {
     );
 }
 
-/// A record is of one process, not of whoever has its pid later.
+/// A record identifies a process by pid and start time.
 #[test]
-fn a_reused_pid_is_a_stranger() {
+fn reused_pid_is_not_signalled() {
     let helper = Helper::shared();
     let mark = &mark("reused");
     let agent = Running::start(CALLER, &create("colibri-reused", "sleep 1000; :"), mark);
@@ -288,13 +287,13 @@ fn a_reused_pid_is_a_stranger() {
             ],
         )
     };
-    // As if the process of the record had ended, and this one had got its pid.
+    // Changes the record as if another process had the recorded pid now.
     let start = record
         .lines()
         .find_map(|line| line.strip_prefix("start="))
         .unwrap();
     let other: u64 = start.parse::<u64>().unwrap() - 1;
-    for (what, changed) in [
+    for (change, changed) in [
         (
             "another start",
             record.replace(&format!("\nstart={start}\n"), &format!("\nstart={other}\n")),
@@ -309,30 +308,30 @@ fn a_reused_pid_is_a_stranger() {
         ),
         ("a torn record", record[..record.len() - 2].to_owned()),
     ] {
-        assert_ne!(changed, record, "{what}");
+        assert_ne!(changed, record, "{change}");
         fs::write(&path, changed).unwrap();
-        assert_eq!(kill().status.code(), Some(77), "{what}");
+        assert_eq!(kill().status.code(), Some(77), "{change}");
         let removed = helper.call(CALLER, &["remove", "--jail", "colibri-reused"]);
         assert!(
-            what == "another start" || removed.status.code() == Some(77),
-            "{what}: {removed:?}"
+            change == "another start" || removed.status.code() == Some(77),
+            "{change}: {removed:?}"
         );
-        assert_eq!(named(mark, "sleep").len(), 1, "{what}");
+        assert_eq!(named(mark, "sleep").len(), 1, "{change}");
         fs::write(&path, &record).unwrap();
     }
     assert!(kill().status.success());
-    eventually("it is gone", || {
+    eventually("the agent has ended", || {
         processes_with(mark).is_empty().then_some(())
     });
 }
 
 #[test]
-fn only_the_callers_own_jail_is_removed_and_nothing_of_it_is_left() {
+fn remove_kills_only_the_callers_jail() {
     let helper = Helper::shared();
     let mark = &mark("remove");
     let script = "trap '' TERM; (setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
     let mut agent = Running::start(CALLER, &create("colibri-remove", script), mark);
-    eventually("both sleep", || {
+    eventually("both processes sleep", || {
         (named(mark, "sleep").len() == 2).then_some(())
     });
     let remove = |who: &str| helper.call(who, &["remove", "--jail", "colibri-remove"]);
@@ -343,18 +342,18 @@ fn only_the_callers_own_jail_is_removed_and_nothing_of_it_is_left() {
     assert_eq!(
         processes_with(mark),
         Vec::<i32>::new(),
-        "gone when it answers"
+        "no process is left when the request returns"
     );
     assert_eq!(agent.0.wait().unwrap().signal(), Some(9));
     assert_eq!(
         remove(CALLER).status.code(),
         Some(77),
-        "it is nobody's by now"
+        "the record is deleted"
     );
 }
 
 #[test]
-fn nothing_outlives_the_process_that_asked() {
+fn sandbox_ends_with_the_requesting_process() {
     let _helper = Helper::shared();
     let mark = &mark("parent");
     let script = "(setsid sh -c \"sleep 1000; :\" &); sleep 1001; :";
@@ -362,19 +361,19 @@ fn nothing_outlives_the_process_that_asked() {
         "MARK={mark} $H create --jail colibri-parent --path / --ip4 disable -- sh -c '{script}' & wait"
     );
     let mut shell = as_user(CALLER, &["sh", "-c", &command]).spawn().unwrap();
-    eventually("both sleep", || {
+    eventually("both processes sleep", || {
         (named(mark, "sleep").len() == 2).then_some(())
     });
     shell.kill().unwrap();
     shell.wait().unwrap();
-    eventually("they are gone with it", || {
+    eventually("the sandbox has ended", || {
         processes_with(mark).is_empty().then_some(())
     });
 }
 
-/// While it works the helper is root's alone, though the caller has started it.
+/// After its first steps the helper has no uid of the caller, who cannot signal it any more.
 #[test]
-fn a_caller_cannot_interrupt_the_helper_half_way() {
+fn caller_cannot_interrupt_the_helper() {
     let helper = Helper::shared();
     assert!(
         helper
@@ -382,13 +381,13 @@ fn a_caller_cannot_interrupt_the_helper_half_way() {
             .status
             .success()
     );
-    // In the middle of its work, where it waits for another one.
+    // A signal while the helper waits for the lock of the records.
     let path = Path::new(PREFIX).join("records/lock");
     let lock = fs::File::options().write(true).open(&path).unwrap();
     lock.lock().unwrap();
     let mut call = Running::start(CALLER, &create("colibri-race", "exit 9"), &mark("race"));
     let fds = format!("/proc/{}/fd", call.pid());
-    eventually("it waits for the lock", || {
+    eventually("the helper waits for the lock", || {
         let mut links = fs::read_dir(&fds)
             .ok()?
             .flatten()
@@ -405,7 +404,7 @@ fn a_caller_cannot_interrupt_the_helper_half_way() {
     drop(lock);
     assert_eq!(call.0.wait().unwrap().code(), Some(9));
 
-    // And at any moment.
+    // Signals at varying times.
     for round in 0..60 {
         let signal = ["KILL", "TERM"][round % 2];
         let script = format!(
@@ -413,13 +412,13 @@ fn a_caller_cannot_interrupt_the_helper_half_way() {
             for signal in STOP CONT {signal}; do kill -$signal $pid 2>/dev/null; done; wait $pid"
         );
         let status = helper.sh(CALLER, &script).status;
-        // Ended by the signal before it was root alone, or not at all.
+        // The signal arrives before the change of uids, or has no effect.
         assert!(
             [0, 143, 137].contains(&status.code().unwrap()),
             "{round}: {status}"
         );
     }
-    // No lock is held, and no half a record left.
+    // The lock is free, and no temporary record is left.
     assert!(
         helper
             .call(CALLER, &create("colibri-race", "exit 0"))
@@ -436,9 +435,9 @@ fn a_caller_cannot_interrupt_the_helper_half_way() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A daemon of an unprivileged user, which reaches sandboxes by the helper.
+/// A daemon of an unprivileged user that uses the helper as its privilege backend.
 struct Deployed {
-    place: tempfile::TempDir,
+    directory: tempfile::TempDir,
     daemon: Child,
 }
 
@@ -447,20 +446,20 @@ impl Deployed {
         for name in ["colibri", "colibri-daemon", "colibri-shim"] {
             install_program(name);
         }
-        let place = tempfile::Builder::new()
+        let directory = tempfile::Builder::new()
             .prefix("colibri-test-")
             .tempdir_in("/var/tmp")
             .unwrap();
-        std::os::unix::fs::chown(place.path(), Some(uid(CALLER)), None).unwrap();
-        let log = fs::File::create(place.path().join("log")).unwrap();
-        let daemon = Self::command(&place, "colibri-daemon", &[])
+        std::os::unix::fs::chown(directory.path(), Some(uid(CALLER)), None).unwrap();
+        let log = fs::File::create(directory.path().join("log")).unwrap();
+        let daemon = Self::command(&directory, "colibri-daemon", &[])
             .stderr(log)
             .spawn()
             .unwrap();
-        let deployed = Self { place, daemon };
+        let deployed = Self { directory, daemon };
         eventually("the daemon listens", || {
             deployed
-                .place
+                .directory
                 .path()
                 .join("run/colibri.sock")
                 .exists()
@@ -469,23 +468,23 @@ impl Deployed {
         deployed
     }
 
-    fn command(place: &tempfile::TempDir, name: &str, words: &[&str]) -> Command {
+    fn command(directory: &tempfile::TempDir, name: &str, arguments: &[&str]) -> Command {
         let path = program(name);
-        let mut command = as_user(CALLER, &[&[path.to_str().unwrap()], words].concat());
+        let mut command = as_user(CALLER, &[&[path.to_str().unwrap()], arguments].concat());
         command
-            .env("HOME", place.path())
-            .env("COLIBRI_SOCKET", place.path().join("run/colibri.sock"))
-            .env("COLIBRI_STATE_DIR", place.path().join("state"))
+            .env("HOME", directory.path())
+            .env("COLIBRI_SOCKET", directory.path().join("run/colibri.sock"))
+            .env("COLIBRI_STATE_DIR", directory.path().join("state"))
             .env("COLIBRI_JAIL_PRIV_MODE", "helper")
             .env("COLIBRI_JAIL_HELPER", program("colibri-jail-helper"));
         command
     }
 
-    fn cli(&self, words: &[&str]) -> std::process::Output {
+    fn cli(&self, arguments: &[&str]) -> std::process::Output {
         Self::command(
-            &self.place,
+            &self.directory,
             "colibri",
-            &[&["--no-autostart"], words].concat(),
+            &[&["--no-autostart"], arguments].concat(),
         )
         .output()
         .unwrap()
@@ -496,20 +495,20 @@ impl Drop for Deployed {
     fn drop(&mut self) {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
-        for pid in processes_with(self.place.path().to_str().unwrap()) {
+        for pid in processes_with(self.directory.path().to_str().unwrap()) {
             kill_9(pid);
         }
         if std::thread::panicking() {
             eprintln!(
                 "{}",
-                fs::read_to_string(self.place.path().join("log")).unwrap_or_default()
+                fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
             );
         }
     }
 }
 
 #[test]
-fn a_daemon_without_any_right_runs_agents_as_another_user() {
+fn unprivileged_daemon_runs_agents_as_another_user() {
     let _helper = Helper::shared();
     let deployed = Deployed::start();
     let jail = ["run", "--jail-path", "/", "--jail-user"];
@@ -521,7 +520,7 @@ fn a_daemon_without_any_right_runs_agents_as_another_user() {
         ],
     ]
     .concat();
-    let mut child = Deployed::command(&deployed.place, "colibri", &words)
+    let mut child = Deployed::command(&deployed.directory, "colibri", &words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -535,13 +534,13 @@ fn a_daemon_without_any_right_runs_agents_as_another_user() {
         (Some(7), format!("{AGENT}\nm\nthrough\n")),
         "{output:?}"
     );
-    // A refusal reaches the person who asked.
+    // The refusal of the helper reaches the user of the CLI.
     let refused = deployed.cli(&[&jail[..], &["daemon", "--", "true"]].concat());
     assert!(text(&refused.stderr).contains("users = ["), "{refused:?}");
 }
 
 #[test]
-fn a_kill_holds_where_the_daemon_may_not_signal() {
+fn kill_ends_agents_of_another_user() {
     let _helper = Helper::shared();
     let deployed = Deployed::start();
     let polite = "trap 'echo tidied; exit 3' TERM; echo ready; while :; do sleep 0.02; done";
@@ -565,7 +564,7 @@ fn a_kill_holds_where_the_daemon_may_not_signal() {
         let spawned = deployed.cli(&words);
         assert!(spawned.status.success(), "{spawned:?}");
         let id = text(&spawned.stdout).trim().to_owned();
-        eventually("it is ready", || {
+        eventually("the agent is ready", || {
             text(&deployed.cli(&["logs", &id]).stdout)
                 .starts_with("ready")
                 .then_some(())
@@ -591,39 +590,39 @@ fn a_kill_holds_where_the_daemon_may_not_signal() {
     }
 }
 
-/// A program that makes whoever calls it root, as long as this lives; for the caller's group alone.
-struct WayUp(std::path::PathBuf);
+/// A setuid program that runs a command as root, for the caller's group only; deleted when this is dropped.
+struct SetuidRoot(std::path::PathBuf);
 
-impl WayUp {
-    fn make() -> Self {
+impl SetuidRoot {
+    fn install() -> Self {
         use std::os::unix::fs::PermissionsExt;
-        let way = Self(program(&format!("way-up-{}", std::process::id())));
-        fs::copy("/usr/bin/setpriv", &way.0).unwrap();
+        let installed = Self(program(&format!("setuid-root-{}", std::process::id())));
+        fs::copy("/usr/bin/setpriv", &installed.0).unwrap();
         let owned = Command::new("chown")
             .arg(format!("root:{CALLER}"))
-            .arg(&way.0)
+            .arg(&installed.0)
             .status();
         assert!(owned.unwrap().success());
-        fs::set_permissions(&way.0, fs::Permissions::from_mode(0o4750)).unwrap();
-        way
+        fs::set_permissions(&installed.0, fs::Permissions::from_mode(0o4750)).unwrap();
+        installed
     }
 }
 
-impl Drop for WayUp {
+impl Drop for SetuidRoot {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// An agent without a jail that has become root by a setuid program is out of its daemon's reach.
+/// The daemon may not signal an agent without a jail that has become root by a setuid program.
 #[test]
-fn a_kill_that_cannot_be_verified_names_who_is_left() {
+fn unverified_kill_reports_remaining_pids() {
     let _helper = Helper::shared();
     let deployed = Deployed::start();
-    let way = WayUp::make();
+    let setuid_root = SetuidRoot::install();
     let script = format!(
         "trap '' TERM; {} --reuid=0 --regid=0 --clear-groups sleep 1003; :",
-        way.0.display()
+        setuid_root.0.display()
     );
     let mark = mark("root");
     let spawned = deployed.cli(&[
@@ -644,20 +643,20 @@ fn a_kill_that_cannot_be_verified_names_who_is_left() {
         said.contains(&format!("still running: pid {left}\n")),
         "{said}"
     );
-    // It is not forgotten: when the one that is left ends, the agent has ended.
+    // The agent ends when its last process does.
     kill_9(left);
     let waited = deployed.cli(&["wait", &id]);
     assert_eq!(waited.status.code(), Some(128 + 9), "{waited:?}");
 }
 
 #[test]
-fn what_a_killed_shim_left_out_of_reach_is_named() {
+fn wait_reports_pids_left_by_a_killed_shim() {
     let _helper = Helper::shared();
     let deployed = Deployed::start();
-    let way = WayUp::make();
+    let setuid_root = SetuidRoot::install();
     let script = format!(
         "{} --reuid=0 --regid=0 --clear-groups sleep 1004 & echo up; sleep 1005; :",
-        way.0.display()
+        setuid_root.0.display()
     );
     let mark = mark("left");
     let words = [
@@ -678,7 +677,7 @@ fn what_a_killed_shim_left_out_of_reach_is_named() {
         named(&mark, "sleep").into_iter().find(root)
     });
     let shim = deployed
-        .place
+        .directory
         .path()
         .join("state/agents")
         .join(&id)
@@ -695,9 +694,9 @@ fn what_a_killed_shim_left_out_of_reach_is_named() {
     kill_9(left);
 }
 
-/// With one it could push input into it, for the shell outside to read (TIOCSTI).
+/// A controlling terminal would allow the agent to inject input for the caller's shell (TIOCSTI).
 #[test]
-fn an_agent_has_no_controlling_terminal() {
+fn agent_has_no_controlling_terminal() {
     let helper = Helper::shared();
     let terminal = helper.sh(
         CALLER,

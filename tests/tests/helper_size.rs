@@ -1,4 +1,4 @@
-//! The helper is small enough to trust, and docs/security.md says how small: its crates, its lines, its tests.
+//! Checks that docs/security.md states the size of the helper (crates and lines) and names existing tests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,7 +10,7 @@ use std::process::Command;
 
 use colibri_tests::{read, repository};
 
-/// All Rust files below a directory.
+/// Returns all Rust files below a directory.
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -25,7 +25,7 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Lines that are neither empty, comment, nor test.
+/// Counts the lines of a file without blank lines, comments and tests.
 fn lines_of_code(path: &Path) -> usize {
     let text = fs::read_to_string(path).unwrap();
     text.lines()
@@ -35,7 +35,7 @@ fn lines_of_code(path: &Path) -> usize {
         .count()
 }
 
-/// Names of the crates that are linked into the helper, or that run when it is built.
+/// Returns the names of the helper's dependencies with these kinds of edges (cargo tree).
 fn crates(edges: &str) -> BTreeSet<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
@@ -68,7 +68,7 @@ fn crates(edges: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_documents_count_is_true() {
+fn security_page_states_the_current_size() {
     let source = repository().join("crates/colibri-jail-helper/src");
     let (mut all, mut boundary) = (0, 0);
     for path in sources(&source) {
@@ -85,17 +85,17 @@ fn the_documents_count_is_true() {
         .collect();
     let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
     let mut expected = String::new();
-    writeln!(expected, "- {all} lines of code for both systems, {boundary} of them in `sys`, the only place of unsafe code.").unwrap();
+    writeln!(expected, "- {all} lines of code for both systems, {boundary} of them in `sys`, the only module with unsafe code.").unwrap();
     writeln!(
         expected,
-        "- {} crates linked beside itself and the standard library: {}.",
+        "- {} linked crates, besides the standard library: {}.",
         linked.len(),
         list(&linked)
     )
     .unwrap();
     writeln!(
         expected,
-        "- {} that only run when it is compiled: {}.",
+        "- {} crates that run at compile time only: {}.",
         built.len(),
         list(&built)
     )
@@ -103,7 +103,7 @@ fn the_documents_count_is_true() {
     let document = read("docs/security.md");
     assert!(
         document.contains(&expected),
-        "docs/security.md should say:\n{expected}"
+        "docs/security.md should contain:\n{expected}"
     );
     for path in sources(&source) {
         let text = fs::read_to_string(&path).unwrap();
@@ -119,7 +119,7 @@ fn the_documents_count_is_true() {
 }
 
 #[test]
-fn every_test_that_the_table_names_exists() {
+fn tests_named_in_security_page_exist() {
     let document = read("docs/security.md");
     let table = document
         .split("## Known bug classes")
