@@ -19,7 +19,7 @@ pub const CALLER: &str = "colibri-caller";
 /// User that the policy lists by group.
 pub const OTHER: &str = "colibri-other";
 /// User that the policy does not list.
-pub const STRANGER: &str = "colibri-stranger";
+pub const UNLISTED: &str = "colibri-unlisted";
 /// User that agents run as.
 pub const AGENT: &str = "colibri-agent";
 
@@ -184,7 +184,7 @@ fn install() {
     if is_installed() {
         return;
     }
-    for user in [CALLER, OTHER, STRANGER, AGENT] {
+    for user in [CALLER, OTHER, UNLISTED, AGENT] {
         make_user(user);
     }
     let root = crate::repository();

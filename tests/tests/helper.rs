@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use colibri_tests::helper::{AGENT, CALLER, Helper, OTHER, POLICY, PREFIX, STRANGER, TREE, uid};
+use colibri_tests::helper::{AGENT, CALLER, Helper, OTHER, POLICY, PREFIX, TREE, UNLISTED, uid};
 use colibri_tests::{eventually, text};
 
 /// An attack: its description, its user, and its shell script, in which `$H` is the helper.
@@ -21,21 +21,21 @@ const CREATE: &str = "--jail colibri-t1 --path / --ip4 disable";
 
 const ATTACKS: &[Attack] = &[
     // Callers.
-    ("unlisted user: check", STRANGER, "$H check"),
+    ("unlisted user: check", UNLISTED, "$H check"),
     (
         "unlisted user: create",
-        STRANGER,
+        UNLISTED,
         "$H create --jail colibri-t1 --path / --ip4 disable -- sh",
     ),
-    ("unlisted user: invalid arguments", STRANGER, "$H nonsense"),
+    ("unlisted user: invalid arguments", UNLISTED, "$H nonsense"),
     (
         "unlisted user: jail of the policy",
-        STRANGER,
+        UNLISTED,
         "$H attach --jail web -- sh",
     ),
     (
         "unlisted user: variables with a listed user",
-        STRANGER,
+        UNLISTED,
         "USER=colibri-caller LOGNAME=colibri-caller SUDO_UID=0 $H check",
     ),
     // Start of the process.
@@ -418,7 +418,7 @@ fn append_result(table: &mut String, attack: &str, output: &Output) {
         .code()
         .map_or("signal".to_owned(), |code| code.to_string());
     let mut message = text(&output.stderr).trim_end().to_owned();
-    for user in [CALLER, OTHER, STRANGER, AGENT] {
+    for user in [CALLER, OTHER, UNLISTED, AGENT] {
         message = message.replace(&format!("uid {} ", uid(user)), &format!("uid of {user} "));
         message = message.replace(&uid(user).to_string(), &format!("<{user}>"));
     }
@@ -479,7 +479,7 @@ fn unlisted_user_gets_the_same_answer() {
     ]
     .iter()
     .map(|script| {
-        let output = helper.sh(STRANGER, script);
+        let output = helper.sh(UNLISTED, script);
         (
             output.status.code(),
             text(&output.stdout),
@@ -611,7 +611,7 @@ fn every_decision_is_logged_in_one_line() {
     log.set_read_timeout(Some(colibri_tests::SOON)).unwrap();
     let mut shown = String::new();
     for (user, arguments) in [
-        (STRANGER, &["check"][..]),
+        (UNLISTED, &["check"][..]),
         (CALLER, &["check"]),
         (
             CALLER,
@@ -666,7 +666,7 @@ fn every_decision_is_logged_in_one_line() {
     log.set_nonblocking(true).unwrap();
     assert!(log.recv(&mut [0; 10]).is_err(), "one line for each call");
     fs::remove_file(&path).unwrap();
-    for user in [CALLER, STRANGER, AGENT] {
+    for user in [CALLER, UNLISTED, AGENT] {
         shown = shown.replace(&format!("uid={}", uid(user)), &format!("uid=<{user}>"));
         shown = shown.replace(&format!("uid {}", uid(user)), &format!("uid <{user}>"));
     }
@@ -738,7 +738,7 @@ fn random_arguments_get_one_printable_line() {
                     .take(1 + random(7)),
             );
         }
-        let user = if round % 4 == 0 { STRANGER } else { CALLER };
+        let user = if round % 4 == 0 { UNLISTED } else { CALLER };
         let output = helper.call(user, &arguments);
         let message = text(&output.stderr);
         assert!(

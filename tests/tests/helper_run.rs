@@ -130,7 +130,7 @@ fn hidden_directory_is_empty_for_the_agent() {
     fs::create_dir(&state).unwrap();
     fs::write(state.join("secret"), "x").unwrap();
     let shown = state.to_str().unwrap();
-    let words = [
+    let arguments = [
         "create",
         "--jail",
         "colibri-hide",
@@ -147,10 +147,10 @@ fn hidden_directory_is_empty_for_the_agent() {
         shown,
     ];
     // Only root can enter the parent directory; the second call repeats the request after it belongs to the agent.
-    let of_root = helper.call(CALLER, &words);
+    let of_root = helper.call(CALLER, &arguments);
     assert_eq!(text(&of_root.stdout), "done\n", "{of_root:?}");
     std::os::unix::fs::chown(directory.path(), Some(uid(AGENT)), None).unwrap();
-    let of_agent = helper.call(CALLER, &words);
+    let of_agent = helper.call(CALLER, &arguments);
     assert_eq!(
         (text(&of_agent.stdout), text(&of_agent.stderr)),
         ("done\n".into(), String::new())
@@ -168,7 +168,7 @@ fn hidden_directory_is_empty_for_the_agent() {
 #[test]
 fn working_directory_is_inside_the_jail() {
     let helper = Helper::shared();
-    let words = [
+    let arguments = [
         "create",
         "--jail",
         "colibri-dir",
@@ -181,8 +181,8 @@ fn working_directory_is_inside_the_jail() {
         "--",
         "pwd",
     ];
-    assert_eq!(text(&helper.call(CALLER, &words).stdout), "/usr/bin\n");
-    let missing = words.map(|word| if word == "/usr/bin" { "/nothing" } else { word });
+    assert_eq!(text(&helper.call(CALLER, &arguments).stdout), "/usr/bin\n");
+    let missing = arguments.map(|word| if word == "/usr/bin" { "/nothing" } else { word });
     let output = helper.call(CALLER, &missing);
     assert_ne!(output.status.code(), Some(0));
     assert!(text(&output.stderr).contains("/nothing"), "{output:?}");
@@ -203,8 +203,8 @@ fn jail_name_is_refused_while_its_agent_runs() {
     let mark = &mark("name");
     let first = Running::start(CALLER, &create("colibri-name", "sleep 1000; :"), mark);
     one(mark, "sleep");
-    for who in [CALLER, OTHER] {
-        let second = helper.call(who, &create("colibri-name", "echo ran"));
+    for user in [CALLER, OTHER] {
+        let second = helper.call(user, &create("colibri-name", "echo ran"));
         assert_eq!(
             (second.status.code(), text(&second.stdout).as_str()),
             (Some(71), ""),
@@ -226,15 +226,15 @@ fn jail_name_is_refused_while_its_agent_runs() {
 #[test]
 fn signal_reaches_only_the_callers_processes() {
     let helper = Helper::shared();
-    let signal = |who: &str, pids: &[i32]| {
+    let signal = |user: &str, pids: &[i32]| {
         let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
-        let mut words = vec!["signal", "--signal", "KILL"];
-        words.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
-        helper.call(who, &words)
+        let mut arguments = vec!["signal", "--signal", "KILL"];
+        arguments.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
+        helper.call(user, &arguments)
     };
     // The first process is an orphan in a separate session.
     let script = "(setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
-    let mark = &mark("made");
+    let mark = &mark("signal");
     let mut agent = Running::start(CALLER, &create("colibri-own", script), mark);
     eventually("both processes sleep", || {
         (named(mark, "sleep").len() == 2).then_some(())
@@ -334,7 +334,7 @@ fn remove_kills_only_the_callers_jail() {
     eventually("both processes sleep", || {
         (named(mark, "sleep").len() == 2).then_some(())
     });
-    let remove = |who: &str| helper.call(who, &["remove", "--jail", "colibri-remove"]);
+    let remove = |user: &str| helper.call(user, &["remove", "--jail", "colibri-remove"]);
     assert_eq!(remove(OTHER).status.code(), Some(77));
     assert_eq!(named(mark, "sleep").len(), 2);
     let removed = remove(CALLER);
@@ -371,7 +371,7 @@ fn sandbox_ends_with_the_requesting_process() {
     });
 }
 
-/// After its first steps the helper has no uid of the caller, who cannot signal it any more.
+/// After its first steps the helper has no uid of the caller, so the caller cannot signal it.
 #[test]
 fn caller_cannot_interrupt_the_helper() {
     let helper = Helper::shared();
@@ -513,14 +513,14 @@ fn unprivileged_daemon_runs_agents_as_another_user() {
     let deployed = Deployed::start();
     let jail = ["run", "--jail-path", "/", "--jail-user"];
     let script = "id -un; echo $MARK$OTHER; cat; exit 7";
-    let words = [
+    let arguments = [
         &jail[..],
         &[
             AGENT, "--env", "MARK=m", "--env", "OTHER=o", "--", "sh", "-c", script,
         ],
     ]
     .concat();
-    let mut child = Deployed::command(&deployed.directory, "colibri", &words)
+    let mut child = Deployed::command(&deployed.directory, "colibri", &arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -549,7 +549,7 @@ fn kill_ends_agents_of_another_user() {
         (polite, mark("polite"), "ended at TERM"),
         (stubborn, mark("stubborn"), "needed KILL"),
     ] {
-        let words = [
+        let arguments = [
             "spawn",
             "--jail-path",
             "/",
@@ -561,7 +561,7 @@ fn kill_ends_agents_of_another_user() {
             script,
             &mark,
         ];
-        let spawned = deployed.cli(&words);
+        let spawned = deployed.cli(&arguments);
         assert!(spawned.status.success(), "{spawned:?}");
         let id = text(&spawned.stdout).trim().to_owned();
         eventually("the agent is ready", || {
@@ -637,11 +637,11 @@ fn unverified_kill_reports_remaining_pids() {
     let id = text(&spawned.stdout).trim().to_owned();
     let left = one(&mark, "sleep");
     let killed = deployed.cli(&["kill", "--grace", "0s", &id]);
-    let said = text(&killed.stderr);
-    assert_eq!(killed.status.code(), Some(1), "{said}");
+    let message = text(&killed.stderr);
+    assert_eq!(killed.status.code(), Some(1), "{message}");
     assert!(
-        said.contains(&format!("still running: pid {left}\n")),
-        "{said}"
+        message.contains(&format!("still running: pid {left}\n")),
+        "{message}"
     );
     // The agent ends when its last process does.
     kill_9(left);
@@ -659,7 +659,7 @@ fn wait_reports_pids_left_by_a_killed_shim() {
         setuid_root.0.display()
     );
     let mark = mark("left");
-    let words = [
+    let arguments = [
         "spawn",
         "--env",
         &format!("MARK={mark}"),
@@ -668,7 +668,7 @@ fn wait_reports_pids_left_by_a_killed_shim() {
         "-c",
         &script,
     ];
-    let id = text(&deployed.cli(&words).stdout).trim().to_owned();
+    let id = text(&deployed.cli(&arguments).stdout).trim().to_owned();
     let root = |pid: &i32| {
         fs::read_to_string(format!("/proc/{pid}/status"))
             .is_ok_and(|status| status.contains("Uid:\t0\t0"))
@@ -686,10 +686,10 @@ fn wait_reports_pids_left_by_a_killed_shim() {
     let shim: serde_json::Value = serde_json::from_str(&shim).unwrap();
     kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
     let waited = deployed.cli(&["wait", &id]);
-    let said = text(&waited.stderr);
+    let message = text(&waited.stderr);
     assert!(
-        said.contains(&format!("still running: pid {left};")),
-        "{said}"
+        message.contains(&format!("still running: pid {left};")),
+        "{message}"
     );
     kill_9(left);
 }
@@ -708,9 +708,9 @@ fn agent_has_no_controlling_terminal() {
         CALLER,
         &format!("script -qec \"$H create --jail colibri-tty --path / --ip4 disable -- {inside}\" /dev/null"),
     );
-    let said = text(&output.stdout);
+    let message = text(&output.stdout);
     assert!(
-        said.contains("on it") && !said.contains("has one"),
-        "{said}"
+        message.contains("on it") && !message.contains("has one"),
+        "{message}"
     );
 }

@@ -86,17 +86,17 @@ mod tests {
     use crate::users::UserIds;
     use proptest::prelude::*;
 
-    fn filtered(given: &[(&str, &str)], allowed: &[&str]) -> Vec<String> {
+    fn filtered(variables: &[(&str, &str)], allowed: &[&str]) -> Vec<String> {
         let is_allowed = |name: &str| {
             allowed.iter().any(|text| match text.strip_suffix('*') {
                 Some(prefix) => name.starts_with(prefix),
                 None => name == *text,
             })
         };
-        let given = given
+        let variables = variables
             .iter()
             .map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec()));
-        filter(given, is_allowed, None)
+        filter(variables, is_allowed, None)
             .into_iter()
             .map(|bytes| String::from_utf8(bytes).unwrap())
             .collect()
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn filter_passes_only_allowed_variables() {
-        let given = [
+        let variables = [
             ("PATH", "/bin"),
             ("LC_ALL", "C"),
             ("SECRET", "x"),
@@ -125,14 +125,14 @@ mod tests {
             ("PATH", "/evil"),
         ];
         assert_eq!(
-            filtered(&given, &["PATH", "LC_*"]),
+            filtered(&variables, &["PATH", "LC_*"]),
             ["PATH=/bin", "LC_ALL=C"]
         );
         assert_eq!(
-            filtered(&given, &["*"]),
+            filtered(&variables, &["*"]),
             ["PATH=/bin", "LC_ALL=C", "SECRET=x"]
         );
-        assert_eq!(filtered(&given, &[]), Vec::<String>::new());
+        assert_eq!(filtered(&variables, &[]), Vec::<String>::new());
     }
 
     #[test]
@@ -143,8 +143,8 @@ mod tests {
             home: "/home/agent".into(),
             shell: "/bin/sh".into(),
         };
-        let given = [(b"HOME".to_vec(), b"/root".to_vec())];
-        let variables = filter(given, |_| true, Some(&user));
+        let variables = [(b"HOME".to_vec(), b"/root".to_vec())];
+        let variables = filter(variables, |_| true, Some(&user));
         let expected: [&[u8]; 4] = [
             b"USER=agent",
             b"LOGNAME=agent",
@@ -157,10 +157,10 @@ mod tests {
     proptest! {
         #[test]
         fn forbidden_variables_never_pass(
-            given in prop::collection::vec(("(LD_|GLIBC_|MALLOC_|IFS|ENV|[A-Z_]|=|\\PC){0,6}", "\\PC{0,8}"), 0..8)
+            variables in prop::collection::vec(("(LD_|GLIBC_|MALLOC_|IFS|ENV|[A-Z_]|=|\\PC){0,6}", "\\PC{0,8}"), 0..8)
         ) {
-            let given: Vec<_> = given.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-            let variables = filtered(&given, &["*"]);
+            let variables: Vec<_> = variables.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            let variables = filtered(&variables, &["*"]);
             for line in &variables {
                 let (name, _) = line.split_once('=').unwrap();
                 prop_assert!(is_name(name) && !is_forbidden(name));

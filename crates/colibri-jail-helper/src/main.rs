@@ -1,7 +1,7 @@
 //! The setuid-root program of a deployed host. It reads one request, checks it against a policy that only root can
 //! write, and performs it. docs/helper-protocol.md specifies its input and output, docs/security.md its threat model.
 //!
-//! [`run`] contains every step in order. Data flows in one direction, and a module imports only modules below it:
+//! [`run`] contains every step in order. A module imports only modules below it, or after it in the same line:
 //!
 //! ```text
 //!   main         the steps of one call

@@ -294,11 +294,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse(line: &str) -> Result<Request, RequestError> {
-        let words: Vec<Vec<u8>> = std::iter::once("helper")
+        let argv: Vec<Vec<u8>> = std::iter::once("helper")
             .chain(line.split(' ').filter(|word| !word.is_empty()))
             .map(|word| word.as_bytes().to_vec())
             .collect();
-        Request::parse(&words)
+        Request::parse(&argv)
     }
 
     #[test]
@@ -389,7 +389,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_arguments_do_not_break_the_parser(words in prop::collection::vec(
+        fn random_arguments_do_not_break_the_parser(argv in prop::collection::vec(
             prop_oneof![
                 prop::sample::select(vec!["attach", "create", "signal", "remove", "check", "--jail", "--path", "--ip4",
                     "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
@@ -398,7 +398,7 @@ mod tests {
             ], 0..14)
         ) {
             // A request that parses is displayed in one line of ASCII.
-            if let Ok(request) = Request::parse(&words) {
+            if let Ok(request) = Request::parse(&argv) {
                 let shown = request.to_string();
                 prop_assert!(!shown.contains('\n') && shown.is_ascii());
             }
