@@ -66,7 +66,7 @@ fn overlapping_mounts_of_60_spawns_are_accepted_once() {
         let mounts = json!([{"source": sources[number], "target": "/tmp/w"}]);
         json!({"program": "/bin/sleep", "args": ["1000"], "jail": {"path": "/", "mounts": mounts}})
     });
-    let ids = accepted(&answers, "path-not-found", "contain one another");
+    let ids = accepted(&answers, "path-not-found", "overlaps mount source");
     assert_eq!(ids.len(), 1, "{ids:?}");
     // The end of the agent releases its mounts.
     daemon.ok(&["kill", &ids[0]]);

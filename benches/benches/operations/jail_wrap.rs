@@ -1,7 +1,10 @@
 //! Confinements, by both engines.
 
+use std::sync::Arc;
+
 use colibri_jail_core::{
-    Bubblewrap, CommandLine, JailConfig, JailEngine, JailOp, Limits, MountConfig, Size, jail_wrap,
+    Bubblewrap, CommandLine, FreebsdJail, JailConfig, JailEngine, JailOp, Limits, MountConfig,
+    Size, jail_wrap,
 };
 
 use super::Operation;
@@ -31,19 +34,18 @@ pub(crate) fn all() -> Vec<Operation> {
         ("a path, 10 mounts and limits", mounted),
     ];
     let mut all = Vec::new();
-    for engine in [
-        JailEngine::FreebsdJail,
-        JailEngine::Bubblewrap(Bubblewrap::default()),
-    ] {
+    let engines: [Arc<dyn JailEngine>; 2] =
+        [Arc::new(FreebsdJail), Arc::new(Bubblewrap::default())];
+    for engine in engines {
         for (name, config) in configs.clone() {
-            // bwrap(1) knows no names.
-            if config.name.is_some() && engine != JailEngine::FreebsdJail {
+            // bwrap(1) has no persistent jails.
+            if config.name.is_some() && engine.name() == Bubblewrap::NAME {
                 continue;
             }
             let engine = engine.clone();
             all.push(Operation::new(
                 format!("{name} ({})", engine.name()),
-                move || wrapped(&engine, &config),
+                move || wrapped(&*engine, &config),
             ));
         }
     }
@@ -51,14 +53,14 @@ pub(crate) fn all() -> Vec<Operation> {
 }
 
 /// All that a spawn does here: checks what is asked for, wraps, and lists what is to be done before and after.
-fn wrapped(engine: &JailEngine, config: &JailConfig) -> (CommandLine, Vec<JailOp>) {
+fn wrapped(engine: &dyn JailEngine, config: &JailConfig) -> (CommandLine, Vec<JailOp>) {
     let own = "colibri-a1b2c3d4e5f6".parse().unwrap();
     let confinement = config.confinement(&own).unwrap();
     let command = CommandLine::new("/usr/bin/pi", ["--mode", "rpc", "--model", "a-model"]).unwrap();
     let wrapped = jail_wrap(engine, &confinement, None, command.clone()).unwrap();
     let around = confinement.into_op(None, command).map(|op| {
-        let mut around = engine.before(&op, &config.limits);
-        around.extend(engine.after(&op, &config.limits));
+        let mut around = engine.pre_run(&op, &config.limits).unwrap();
+        around.extend(engine.post_run(&op, &config.limits).unwrap());
         around
     });
     (wrapped, around.unwrap_or_default())

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use colibri_jail_core::{Bubblewrap, JailEngine};
+use colibri_jail_core::{Bubblewrap, EngineRegistry, FreebsdJail, JailEngine};
 use colibri_journal::{Fsync, JournalOptions};
 use colibri_priv::{BackendRegistry, PrivBackend, PrivMode};
 use colibri_sys::regular_file::is_executable;
@@ -324,13 +324,29 @@ fn age(text: &str) -> Result<Duration, String> {
     Duration::try_from(duration).map_err(|error| error.to_string())
 }
 
+impl PartialSettings {
+    /// Returns the bubblewrap engine with the paths of its programs on this host.
+    fn bubblewrap(&self) -> Bubblewrap {
+        let program = BWRAP
+            .iter()
+            .find(|path| is_executable(Path::new(path)))
+            .and_then(|path| path.parse().ok());
+        let engine = program.map_or_else(Bubblewrap::default, Bubblewrap::new);
+        let proxy = self.proxy.clone().or_else(|| find("colibri-proxy"));
+        match proxy.and_then(|path| path.to_str()?.parse().ok()) {
+            Some(proxy) => engine.with_proxy(proxy),
+            None => engine,
+        }
+    }
+}
+
 /// Settings that can be used.
 #[derive(Clone)]
 pub struct Settings {
     /// The state directory.
     pub state_dir: PathBuf,
     /// The engine, with the place of its program on this host.
-    pub engine: JailEngine,
+    pub engine: Arc<dyn JailEngine>,
     /// The privilege backend.
     pub backend: Arc<dyn PrivBackend>,
     /// The shim program.
@@ -359,27 +375,19 @@ impl Settings {
         lookup: impl Fn(&str) -> Option<String>,
         backends: impl FnOnce(&str) -> BackendRegistry,
     ) -> Result<Self, SettingsError> {
-        let mut engine: JailEngine = match &partial.engine {
-            Some(name) => name.parse().map_err(SettingsError::Engine)?,
-            None if cfg!(target_os = "freebsd") => JailEngine::FreebsdJail,
-            None => JailEngine::Bubblewrap(Bubblewrap::default()),
+        let mut engines = EngineRegistry::builtin();
+        engines.register(Arc::new(partial.bubblewrap()));
+        let default = if cfg!(target_os = "freebsd") {
+            FreebsdJail::NAME
+        } else {
+            Bubblewrap::NAME
         };
-        if let JailEngine::Bubblewrap(bubblewrap) = &mut engine
-            && let Some(found) = BWRAP.iter().find(|path| is_executable(Path::new(path)))
-            && let Ok(path) = found.parse()
-        {
-            bubblewrap.program = path;
-        }
-        if let JailEngine::Bubblewrap(bubblewrap) = &mut engine {
-            bubblewrap.proxy = partial
-                .proxy
-                .clone()
-                .or_else(|| find("colibri-proxy"))
-                .and_then(|path| path.to_str()?.parse().ok());
-        }
+        let engine = engines
+            .by_name(partial.engine.as_deref().unwrap_or(default))
+            .map_err(SettingsError::Engine)?;
         let mode = match &partial.privilege {
             Some(name) => PrivMode::parse(name).map_err(SettingsError::Privilege)?,
-            None => PrivMode::default_for(&engine),
+            None => PrivMode::default_for(&*engine),
         };
         let registry = partial.backends(backends);
         let backend = registry

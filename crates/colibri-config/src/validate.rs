@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
-use colibri_jail_core::{JailConfig, JailEngine};
+use colibri_jail_core::{EngineRegistry, JailConfig};
 use colibri_priv::PrivMode;
 use colibri_types::{AgentRuntime, SpawnRequest};
 use serde::de::DeserializeOwned;
@@ -426,8 +426,8 @@ fn wrong_setting(alone: &PartialSettings) -> Option<String> {
             path.display()
         ));
     }
-    let engine = alone.engine.as_ref().map(|name| name.parse::<JailEngine>());
-    if let Some(Err(error)) = engine {
+    let engine = alone.engine.as_ref();
+    if let Some(Err(error)) = engine.map(|name| EngineRegistry::builtin().by_name(name)) {
         return Some(error.to_string());
     }
     let metrics = alone

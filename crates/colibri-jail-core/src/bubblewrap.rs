@@ -1,17 +1,24 @@
-//! Command lines of bwrap(1): a root bound read-only, own namespaces, private /proc, /dev and /tmp.
+//! Command lines of bwrap(1): a read-only root, separate namespaces, private /proc, /dev and /tmp.
 //!
-//! With `allow` the sandbox has no network. Before bwrap, colibri-proxy starts the part of itself that filters; in
-//! the sandbox, before the agent, another part opens the port at which the agent finds it.
+//! A sandbox with `allow` has no network except a proxy. colibri-proxy runs bwrap and filters outside the sandbox;
+//! inside, a second instance starts the agent and listens on the port where the agent finds the proxy.
 
-use crate::{CommandLine, Ip4Policy, JailError, JailOp, JailPath, JailUser};
+use crate::{
+    ArgumentLimit, CommandLine, Confinement, EnginePrograms, Ip4Policy, JailEngine, JailError,
+    JailName, JailOp, JailPath, JailSetup, JailUser, LimitMechanism,
+};
 
 const KILL: &str = "/bin/kill";
-/// Where a filtered sandbox has the proxy program: in its private /dev, over which nothing can be mounted.
+/// Path of the proxy program in a filtered sandbox: in the private /dev, over which nothing can be mounted.
 const PROXY_INSIDE: &str = "/dev/colibri-proxy";
+/// Directories that are private to every sandbox.
+const PRIVATE: &[&str] = &["/proc", "/dev", "/tmp"];
+/// Maximum number of arguments of bwrap(1), including those of the command (bubblewrap.c: MAX_ARGS).
+const MAX_ARGS: usize = 9000;
 
-/// Own namespaces, an end with the parent, no terminal to push input into (TIOCSTI, CVE-2017-5226), and no
-/// capabilities: bwrap leaves a caller who is root all of them otherwise.
-const ALWAYS: &[&str] = &[
+/// Options of every sandbox: separate namespaces, end with the parent, no terminal to push input into (TIOCSTI,
+/// CVE-2017-5226), and no capabilities, which bwrap otherwise leaves to a caller who is root.
+const COMMON: &[&str] = &[
     "--unshare-user",
     "--unshare-pid",
     "--unshare-ipc",
@@ -23,30 +30,48 @@ const ALWAYS: &[&str] = &[
     "ALL",
 ];
 
-/// The bubblewrap engine.
+/// The engine of Linux: bwrap(1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bubblewrap {
-    /// The program.
-    pub program: JailPath,
-    /// Directories inside the root that the agent finds empty: the sockets and state of whoever confines
-    /// it, which would be a way out. They must exist; the caller knows.
-    pub hidden: Vec<JailPath>,
-    /// The `colibri-proxy` program, for agents that may connect to some places only.
-    pub proxy: Option<JailPath>,
+    program: JailPath,
+    proxy: Option<JailPath>,
 }
 
 impl Default for Bubblewrap {
     fn default() -> Self {
-        Self {
-            program: JailPath::fixed("/usr/bin/bwrap"),
-            hidden: Vec::new(),
-            proxy: None,
-        }
+        Self::new(JailPath::literal("/usr/bin/bwrap"))
     }
 }
 
 impl Bubblewrap {
-    pub(crate) fn command_line(&self, op: &JailOp) -> Result<CommandLine, JailError> {
+    /// The engine's name.
+    pub const NAME: &str = "bubblewrap";
+
+    /// Creates an engine that runs `program` as bwrap(1).
+    #[must_use]
+    pub fn new(program: JailPath) -> Self {
+        Self {
+            program,
+            proxy: None,
+        }
+    }
+
+    /// Sets the path of the `colibri-proxy` program. Without it, jails with `allow` are refused.
+    #[must_use]
+    pub fn with_proxy(self, proxy: JailPath) -> Self {
+        Self {
+            proxy: Some(proxy),
+            ..self
+        }
+    }
+}
+
+impl JailEngine for Bubblewrap {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    fn command_line(&self, op: &JailOp) -> Result<CommandLine, JailError> {
         match op {
             JailOp::Attach { name, .. } => Err(JailError::NameOnBubblewrap(name.clone())),
             JailOp::Create {
@@ -63,7 +88,7 @@ impl Bubblewrap {
                     (Some(proxy), false) => Some(proxy),
                     (None, false) => return Err(JailError::AllowWithoutProxy),
                 };
-                let mut args: Vec<String> = ALWAYS.iter().map(|word| (*word).to_owned()).collect();
+                let mut args: Vec<String> = COMMON.iter().map(|word| (*word).to_owned()).collect();
                 match ip4 {
                     Ip4Policy::Inherit if proxy.is_none() => {}
                     Ip4Policy::Inherit | Ip4Policy::Disable => {
@@ -71,65 +96,116 @@ impl Bubblewrap {
                     }
                     other => return Err(JailError::Ip4OnBubblewrap(other.to_string())),
                 }
-                args.extend(["--ro-bind", path.as_str(), "/"].map(str::to_owned));
-                args.extend(
-                    ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"].map(str::to_owned),
-                );
+                let mut options = |words: &[&str]| {
+                    args.extend(words.iter().map(|word| (*word).to_owned()));
+                };
+                options(&["--ro-bind", path.as_str(), "/"]);
+                options(&["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
                 for mount in &setup.mounts {
                     let bind = if mount.read_only {
                         "--ro-bind"
                     } else {
                         "--bind"
                     };
-                    args.extend(
-                        [bind, mount.source.as_str(), mount.target.as_str()].map(str::to_owned),
-                    );
+                    options(&[bind, mount.source.as_str(), mount.target.as_str()]);
                 }
                 if let Some(proxy) = proxy {
-                    args.extend(["--ro-bind", proxy.as_str(), PROXY_INSIDE].map(str::to_owned));
+                    options(&["--ro-bind", proxy.as_str(), PROXY_INSIDE]);
                 }
-                for hidden in &self.hidden {
-                    args.extend(["--tmpfs".to_owned(), hidden.to_string()]);
+                for masked in &setup.masked {
+                    options(&["--tmpfs", masked.as_str()]);
                 }
-                if let Some((uid, gid)) = user.as_ref().map(numbers).transpose()? {
-                    args.extend(["--uid".to_owned(), uid.to_string()]);
-                    args.extend(["--gid".to_owned(), gid.to_string()]);
+                if let Some((uid, gid)) = user.as_ref().map(ids).transpose()? {
+                    options(&["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
                 }
                 if let Some(hostname) = &setup.hostname {
-                    args.extend(["--hostname", hostname.as_str()].map(str::to_owned));
+                    options(&["--hostname", hostname.as_str()]);
                 }
                 let workdir = workdir.as_ref().map_or("/", JailPath::as_str);
-                args.extend(["--chdir", workdir, "--"].map(str::to_owned));
+                options(&["--chdir", workdir, "--"]);
                 let mut command = command.clone();
                 if proxy.is_some() {
-                    command = command.behind(PROXY_INSIDE, vec!["enter".to_owned()]);
+                    command = command.wrapped_by(PROXY_INSIDE, vec!["enter".to_owned()]);
                 }
-                command = command.behind(self.program.as_str(), args);
+                command = command.wrapped_by(self.program.as_str(), args);
                 if let Some(proxy) = proxy {
                     let mut words = vec!["run".to_owned()];
                     words.extend(setup.allow.iter().map(ToString::to_string));
                     words.push("--".to_owned());
-                    command = command.behind(proxy.as_str(), words);
+                    command = command.wrapped_by(proxy.as_str(), words);
                 }
                 Ok(command)
             }
-            JailOp::Signal { pids, signal, .. } => {
-                let mut args = vec!["-s".to_owned(), signal.to_string()];
-                args.extend(pids.iter().map(ToString::to_string));
-                Ok(CommandLine::trusted(KILL, args))
+            JailOp::Signal { pids, signal, .. } => Ok(CommandLine::kill(KILL, *signal, pids)),
+            JailOp::Remove { .. } | JailOp::List | JailOp::HostCommand { .. } => {
+                Err(JailError::Unsupported {
+                    engine: Self::NAME.to_owned(),
+                    operation: op.kind(),
+                    hint: "use the freebsd engine, because a sandbox ends with its first process and is not listed",
+                })
             }
-            JailOp::Remove { .. } => Err(JailError::OpOnBubblewrap("remove")),
-            JailOp::Unmount { .. } => Err(JailError::OpOnBubblewrap("unmount")),
-            JailOp::Limit { .. } | JailOp::Unlimit { .. } => {
-                Err(JailError::OpOnBubblewrap("limit"))
-            }
-            JailOp::List => Err(JailError::OpOnBubblewrap("list")),
         }
+    }
+
+    fn programs(&self) -> EnginePrograms {
+        EnginePrograms::new(
+            [self.program.as_str()],
+            "install bubblewrap (Debian and Ubuntu: apt install bubblewrap)",
+        )
+    }
+
+    fn needs_root(&self) -> bool {
+        false
+    }
+
+    fn limit_mechanism(&self, _confinement: &Confinement) -> LimitMechanism {
+        LimitMechanism::Cgroup
+    }
+
+    fn masks_paths(&self) -> bool {
+        true
+    }
+
+    fn private_directories(&self) -> &'static [&'static str] {
+        PRIVATE
+    }
+
+    /// bwrap(1) creates mount points in the private /tmp.
+    fn creates_mount_point(&self, target: &JailPath) -> bool {
+        target.is_in("/tmp")
+    }
+
+    fn users_by_number(&self) -> bool {
+        true
+    }
+
+    fn has_wrapper_process(&self) -> bool {
+        true
+    }
+
+    fn argument_limit(&self) -> Option<ArgumentLimit> {
+        Some(ArgumentLimit {
+            program: "bwrap(1)",
+            max: MAX_ARGS,
+        })
+    }
+
+    /// Returns an empty sandbox: it shows whether user namespaces work.
+    fn probe(&self) -> Option<JailOp> {
+        Some(JailOp::Create {
+            name: JailName::literal("colibri-doctor"),
+            path: JailPath::root(),
+            ip4: Ip4Policy::Inherit,
+            user: None,
+            workdir: None,
+            setup: JailSetup::default(),
+            command: CommandLine::unchecked("/bin/sh", vec!["-c".to_owned(), ":".to_owned()]),
+        })
     }
 }
 
-/// Of names only root's number is the same everywhere.
-fn numbers(user: &JailUser) -> Result<(u32, u32), JailError> {
+/// Returns the user's and the group's number. Of the names only root has the same number on every host.
+fn ids(user: &JailUser) -> Result<(u32, u32), JailError> {
     match user {
         JailUser::Id { uid, gid } => Ok((*uid, gid.unwrap_or(*uid))),
         JailUser::Name(name) if name.as_ref() == "root" => Ok((0, 0)),

@@ -1,12 +1,12 @@
-//! A program and its arguments, as execve(2) takes them: no shell is ever between.
+//! A program and its arguments for execve(2), without a shell.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::CommandLineError;
+use crate::{CommandLineError, Pid, Signal};
 
-/// A program and its arguments. Neither holds a NUL byte, and the program is not empty.
+/// A program and its arguments. None contains a NUL byte, and the program is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct CommandLine {
     program: String,
@@ -14,11 +14,11 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// Checks what execve(2) and the wrapping programs could not carry. An empty program is refused
-    /// because jail(8) skips an empty command and would make a jail with nothing in it.
+    /// Validates a command for execve(2) and the wrapping programs. An empty program is refused because jail(8) skips
+    /// an empty command and would create a jail without a process.
     ///
     /// # Errors
-    /// The program is empty, or one of the words holds a NUL byte.
+    /// The program is empty, or a string contains a NUL byte.
     pub fn new<A: Into<String>>(
         program: impl Into<String>,
         args: impl IntoIterator<Item = A>,
@@ -37,57 +37,61 @@ impl CommandLine {
         Ok(Self { program, args })
     }
 
-    /// Puts `program` and `front` before this command. All of them are known to be free of NUL.
-    pub(crate) fn behind(self, program: &str, front: Vec<String>) -> Self {
-        let mut args = front;
+    /// Creates a command from strings that contain no NUL byte.
+    pub(crate) fn unchecked(program: &str, args: Vec<String>) -> Self {
+        Self {
+            program: program.to_owned(),
+            args,
+        }
+    }
+
+    /// Returns `program args… SELF`. The strings contain no NUL byte.
+    pub(crate) fn wrapped_by(self, program: &str, mut args: Vec<String>) -> Self {
         args.push(self.program);
         args.extend(self.args);
-        Self {
-            program: program.to_owned(),
-            args,
-        }
+        Self::unchecked(program, args)
     }
 
-    pub(crate) fn trusted(program: &str, args: Vec<String>) -> Self {
-        Self {
-            program: program.to_owned(),
-            args,
-        }
+    /// Returns a command line of kill(1).
+    pub(crate) fn kill(program: &str, signal: Signal, pids: &[Pid]) -> Self {
+        let mut args = vec!["-s".to_owned(), signal.to_string()];
+        args.extend(pids.iter().map(ToString::to_string));
+        Self::unchecked(program, args)
     }
 
-    /// Runs this command through another program: `program args… THIS`. For privilege backends.
+    /// Runs this command through another program: `program args… SELF`. For privilege backends.
     ///
     /// # Errors
-    /// As [`CommandLine::new`], for the words in front.
+    /// As [`CommandLine::new`], for `program` and `args`.
     pub fn prefixed<A: Into<String>>(
         self,
         program: impl Into<String>,
         args: impl IntoIterator<Item = A>,
     ) -> Result<Self, CommandLineError> {
-        let front = Self::new(program, args)?;
-        Ok(self.behind(&front.program, front.args))
+        let prefix = Self::new(program, args)?;
+        Ok(self.wrapped_by(&prefix.program, prefix.args))
     }
 
-    /// The program: a path, or a name to be searched in `PATH`.
+    /// Returns the program: a path, or a name to search in `PATH`.
     #[must_use]
     pub fn program(&self) -> &str {
         &self.program
     }
 
-    /// The arguments after the program's own name.
+    /// Returns the arguments after the program.
     #[must_use]
     pub fn args(&self) -> &[String] {
         &self.args
     }
 
-    /// Program and arguments, owned.
+    /// Returns program and arguments, owned.
     #[must_use]
     pub fn into_parts(self) -> (String, Vec<String>) {
         (self.program, self.args)
     }
 }
 
-/// One line that a POSIX shell reads back as the same words.
+/// Quotes the words for a POSIX shell.
 impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         quote(&self.program, f)?;
@@ -113,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_executed_is_refused() {
+    fn command_that_execve_rejects_is_refused() {
         let none: [&str; 0] = [];
         assert_eq!(
             CommandLine::new("", none),
@@ -131,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn display_quotes_for_a_shell() {
+    fn display_quotes_for_a_posix_shell() {
         for (words, shown) in [
             (["/bin/sh", "-c", "echo hi"], "/bin/sh -c 'echo hi'"),
             (["a", "", "it's"], "a '' 'it'\\''s'"),

@@ -1,4 +1,6 @@
-//! What a caller writes ([`JailConfig`]) and what it means once it has been checked ([`Confinement`]).
+//! Confinement as written by a caller ([`JailConfig`]) and after validation ([`Confinement`]).
+
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,16 +10,16 @@ use crate::{
     Limits, Mount, MountConfig,
 };
 
-/// A confinement as it is written in a request or a file. An unknown field is an error: a mistyped
-/// confinement must never mean less of it.
+/// A confinement as written in a request or a file. An unknown field is an error, because a misspelled field must not
+/// weaken the confinement.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct JailConfig {
-    /// Enter the persistent jail of this name. Takes precedence over `path`.
+    /// Name of a persistent jail to enter. Takes precedence over `path`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Make a jail with this root directory, gone when the command ends.
+    /// Root directory of a new jail, which is removed when the command ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// `inherit` (default), `disable`, `new`, or addresses separated by `,`; with `path` only.
@@ -26,22 +28,22 @@ pub struct JailConfig {
     /// The user inside the jail: a name, or with bubblewrap also `UID` or `UID:GID`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Directories and files of the host that the jail has too; with `path` only.
+    /// Directories and files of the host to mount in the jail; with `path` only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<MountConfig>,
-    /// The directory in the jail in which the agent starts. Default `/`.
+    /// Working directory of the agent inside the jail. Default `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
-    /// The host name that the agent sees; with `path` only.
+    /// Host name inside the jail; with `path` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// The only places that it may connect to, each `HOST:PORT`, through a proxy; with `path` only.
+    /// The only destinations the agent may connect to, each `HOST:PORT`, through a proxy; with `path` only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<String>,
-    /// How much it may use of the host. These hold without a jail too.
+    /// Resource limits. They apply without a jail too.
     #[serde(skip_serializing_if = "is_default")]
     pub limits: Limits,
-    /// Run it also where some of `limits` cannot be enforced.
+    /// Start the agent even if some of `limits` cannot be enforced.
     #[serde(skip_serializing_if = "is_default")]
     pub best_effort: bool,
 }
@@ -50,53 +52,61 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// What a new jail has besides its root.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct JailSetup {
-    /// Directories and files of the host, in the order in which they are mounted.
-    pub mounts: Vec<Mount>,
-    /// Its host name.
-    pub hostname: Option<Hostname>,
-    /// The only places that can be connected to; where there are any, the jail has no network but a proxy.
-    pub allow: Vec<Destination>,
+fn parse<T: FromStr<Err = JailError>>(text: &Option<String>) -> Result<Option<T>, JailError> {
+    text.as_deref().map(str::parse).transpose()
 }
 
-/// A confinement that has been checked.
+/// Settings of a new jail besides its root.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct JailSetup {
+    /// Mounts of host directories and files, parents before children.
+    pub mounts: Vec<Mount>,
+    /// Host name.
+    pub hostname: Option<Hostname>,
+    /// The only destinations the jail may connect to; if not empty, the jail has no network except a proxy.
+    pub allow: Vec<Destination>,
+    /// Directories inside the jail that the agent sees empty, see [`crate::masked_paths`]. They must exist. The caller
+    /// adds them after validation; an engine that cannot mask refuses them.
+    pub masked: Vec<JailPath>,
+}
+
+/// A validated confinement.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Confinement {
     /// No jail.
     None,
-    /// A jail that exists, and stays.
+    /// A jail that exists before and after the command.
     Persistent {
         /// The jail.
         name: JailName,
         /// The user inside it.
         user: Option<JailUser>,
     },
-    /// A jail that is made for one command and goes with it.
+    /// A jail that is created for one command and removed with it.
     Ephemeral {
         /// Its name, unique on the host.
         name: JailName,
         /// Its root directory.
         path: JailPath,
-        /// Its IPv4.
+        /// Its IPv4 policy.
         ip4: Ip4Policy,
         /// The user inside it.
         user: Option<JailUser>,
-        /// What it has besides its root.
+        /// Its settings besides the root.
         setup: JailSetup,
     },
 }
 
 impl JailConfig {
-    /// Whether this asks for a jail; without one only its limits mean something.
+    /// Returns whether this requests a jail; without one only the limits apply.
     #[must_use]
     pub fn is_jail(&self) -> bool {
         self.name.is_some() || self.path.is_some()
     }
 
-    /// Returns this configuration with its gaps filled from `weaker`, for example a profile's. `name` and `path` are one
-    /// choice, and so are mounts with the same target: the weaker one is dropped. Lists are concatenated, weaker first.
+    /// Fills the gaps of this configuration from `weaker`, for example a profile's. `name` and `path` are alternatives, and
+    /// so are mounts with the same target: the weaker one is dropped. Lists are concatenated, weaker first.
     #[must_use]
     pub fn or(self, mut weaker: Self) -> Self {
         if self.name.is_some() {
@@ -107,7 +117,7 @@ impl JailConfig {
         let is_replaced = |mount: &MountConfig| {
             self.mounts
                 .iter()
-                .any(|own| own.target_or_source() == mount.target_or_source())
+                .any(|stronger| stronger.target_or_source() == mount.target_or_source())
         };
         weaker.mounts.retain(|mount| !is_replaced(mount));
         weaker.mounts.extend(self.mounts);
@@ -126,44 +136,28 @@ impl JailConfig {
         }
     }
 
-    /// Checks every value, once. `ephemeral` is the name that a new jail gets, if this asks for one.
+    /// Validates every value. `ephemeral` is the name of the new jail, if this requests one.
     ///
     /// # Errors
-    /// The first value that is wrong, also one that another would overrule, or that applies to nothing.
+    /// The first value that is invalid, conflicts with another, or applies to nothing.
     pub fn confinement(&self, ephemeral: &JailName) -> Result<Confinement, JailError> {
-        let name = self
-            .name
-            .as_deref()
-            .map(str::parse::<JailName>)
-            .transpose()?;
-        let path = self
-            .path
-            .as_deref()
-            .map(str::parse::<JailPath>)
-            .transpose()?;
-        let ip4 = self
-            .ip4
-            .as_deref()
-            .map(str::parse::<Ip4Policy>)
-            .transpose()?;
-        let user = self
-            .user
-            .as_deref()
-            .map(str::parse::<JailUser>)
-            .transpose()?;
+        let name: Option<JailName> = parse(&self.name)?;
+        let path: Option<JailPath> = parse(&self.path)?;
+        let ip4: Option<Ip4Policy> = parse(&self.ip4)?;
+        let user: Option<JailUser> = parse(&self.user)?;
         let setup = self.setup()?;
         self.workdir()?;
         self.limits.check()?;
         match (name, path, ip4, user) {
             (Some(name), _, Some(_), _) => Err(JailError::Ip4WithName(name)),
-            (Some(name), _, None, user) => match self.first_of_setup() {
+            (Some(name), _, None, user) => match self.first_setup_field() {
                 Some(value) => Err(JailError::SetupWithName { value, name }),
                 None => Ok(Confinement::Persistent { name, user }),
             },
             (None, Some(path), ip4, user) => {
                 let ip4 = match (ip4, setup.allow.is_empty()) {
                     (ip4, true) => ip4.unwrap_or_default(),
-                    // Whoever does not know of the proxy must not let everything through.
+                    // An engine or backend that does not support the proxy must not open the network.
                     (None | Some(Ip4Policy::Disable), false) => Ip4Policy::Disable,
                     (Some(other), false) => return Err(JailError::AllowWithIp4(other.to_string())),
                 };
@@ -179,7 +173,7 @@ impl JailConfig {
             (None, None, None, Some(_)) => Err(JailError::UserWithoutJail),
             (None, None, None, None) => {
                 let workdir = self.workdir.as_ref().map(|_| "workdir");
-                match self.first_of_setup().or(workdir) {
+                match self.first_setup_field().or(workdir) {
                     Some(value) => Err(JailError::SetupWithoutJail(value)),
                     None => Ok(Confinement::None),
                 }
@@ -187,12 +181,12 @@ impl JailConfig {
         }
     }
 
-    /// Where in the jail the agent starts.
+    /// Returns the agent's working directory inside the jail.
     ///
     /// # Errors
-    /// It is no path.
+    /// The path is invalid.
     pub fn workdir(&self) -> Result<Option<JailPath>, JailError> {
-        self.workdir.as_deref().map(str::parse).transpose()
+        parse(&self.workdir)
     }
 
     fn setup(&self) -> Result<JailSetup, JailError> {
@@ -204,25 +198,27 @@ impl JailConfig {
         allow.sort();
         allow.dedup();
         Ok(JailSetup {
-            mounts: mount::check(&self.mounts)?,
-            hostname: self.hostname.as_deref().map(str::parse).transpose()?,
+            mounts: mount::validate(&self.mounts)?,
+            hostname: parse(&self.hostname)?,
             allow,
+            masked: Vec::new(),
         })
     }
 
-    fn first_of_setup(&self) -> Option<&'static str> {
+    /// Returns the first field that applies to a new jail only.
+    fn first_setup_field(&self) -> Option<&'static str> {
         [
             (!self.mounts.is_empty(), "mounts"),
             (self.hostname.is_some(), "hostname"),
             (!self.allow.is_empty(), "allow"),
         ]
         .into_iter()
-        .find_map(|(given, name)| given.then_some(name))
+        .find_map(|(is_set, name)| is_set.then_some(name))
     }
 }
 
 impl Confinement {
-    /// The operation that runs `command` so confined, in `workdir` inside; `None` where there is no jail.
+    /// Returns the operation that runs `command` confined, in `workdir` inside the jail; `None` without a jail.
     #[must_use]
     pub fn into_op(self, workdir: Option<JailPath>, command: CommandLine) -> Option<JailOp> {
         match self {
@@ -257,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn precedence_and_values_that_apply_to_nothing() {
+    fn jail_name_takes_precedence_over_path() {
         let config = |name: &str, path: &str, ip4: &str, user: &str| {
             let value = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
             JailConfig {
@@ -269,7 +265,7 @@ mod tests {
             }
         };
         let web: JailName = "web".parse().unwrap();
-        let own: JailName = "colibri-x".parse().unwrap();
+        let ephemeral: JailName = "colibri-x".parse().unwrap();
         let persistent = Ok(Confinement::Persistent {
             name: web.clone(),
             user: None,
@@ -291,7 +287,7 @@ mod tests {
             (
                 config("", "/srv", "", ""),
                 Ok(Confinement::Ephemeral {
-                    name: own.clone(),
+                    name: ephemeral.clone(),
                     path: "/srv".parse().unwrap(),
                     ip4: Ip4Policy::Inherit,
                     user: None,
@@ -299,13 +295,13 @@ mod tests {
                 }),
             ),
         ] {
-            assert_eq!(config.confinement(&own), expected, "{config:?}");
+            assert_eq!(config.confinement(&ephemeral), expected, "{config:?}");
         }
     }
 
     #[test]
-    fn what_a_new_jail_has_is_refused_where_none_is_made() {
-        let own: JailName = "colibri-x".parse().unwrap();
+    fn setup_without_new_jail_is_refused() {
+        let ephemeral: JailName = "colibri-x".parse().unwrap();
         let web: JailName = "web".parse().unwrap();
         for (field, value) in [
             ("mounts", r#"[{"source":"/w"}]"#),
@@ -313,15 +309,15 @@ mod tests {
             ("allow", r#"["a:1"]"#),
             ("workdir", r#""/w""#),
         ] {
-            let with = |place: &str| {
-                let text = format!("{{{place}\"{field}\":{value}}}");
+            let with = |jail: &str| {
+                let text = format!("{{{jail}\"{field}\":{value}}}");
                 let config: JailConfig = serde_json::from_str(&text).unwrap();
                 assert_eq!(
                     serde_json::from_str::<JailConfig>(&serde_json::to_string(&config).unwrap())
                         .unwrap(),
                     config
                 );
-                config.confinement(&own)
+                config.confinement(&ephemeral)
             };
             assert_eq!(with(""), Err(JailError::SetupWithoutJail(field)));
             assert!(with(r#""path":"/","#).is_ok());
@@ -341,12 +337,12 @@ mod tests {
     }
 
     #[test]
-    fn a_filtered_network_is_no_other_and_closed_to_whoever_does_not_know_the_filter() {
-        let own: JailName = "colibri-x".parse().unwrap();
+    fn filtered_network_disables_ip4() {
+        let ephemeral: JailName = "colibri-x".parse().unwrap();
         let ip4 = |text: &str| {
             let config: JailConfig = serde_json::from_str(text).unwrap();
             config
-                .confinement(&own)
+                .confinement(&ephemeral)
                 .map(|confinement| match confinement {
                     Confinement::Ephemeral { ip4, setup, .. } => (ip4, setup.allow.len()),
                     other => panic!("{other:?}"),
@@ -371,17 +367,17 @@ mod tests {
     }
 
     #[test]
-    fn limits_need_no_jail() {
-        let own: JailName = "colibri-x".parse().unwrap();
+    fn limits_apply_without_jail() {
+        let ephemeral: JailName = "colibri-x".parse().unwrap();
         let config: JailConfig = serde_json::from_str(r#"{"limits":{"open_files":64}}"#).unwrap();
         assert!(!config.is_jail());
-        assert_eq!(config.confinement(&own), Ok(Confinement::None));
+        assert_eq!(config.confinement(&ephemeral), Ok(Confinement::None));
         let config: JailConfig = serde_json::from_str(r#"{"limits":{"open_files":1}}"#).unwrap();
-        assert!(config.confinement(&own).is_err());
+        assert!(config.confinement(&ephemeral).is_err());
     }
 
     #[test]
-    fn every_field_may_be_missing_and_none_may_be_unknown() {
+    fn unknown_field_is_refused_and_missing_is_default() {
         let parse = serde_json::from_str::<JailConfig>;
         assert_eq!(parse("{}").unwrap(), JailConfig::default());
         let message = parse(r#"{"pth":"/srv"}"#).unwrap_err().to_string();

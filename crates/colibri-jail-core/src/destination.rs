@@ -1,4 +1,4 @@
-//! Where an agent may connect to, when it may not connect anywhere.
+//! Network destinations that a filtered jail may connect to.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use crate::{JailError, hostname};
 
-/// Longest host name that DNS carries (RFC 1035, section 2.3.4), without the last dot.
-const MAX: usize = 253;
+/// Maximum length of a DNS name (RFC 1035, section 2.3.4), in bytes, without the trailing dot.
+const MAX_HOST_LEN: usize = 253;
 
-/// A host and a TCP port: `HOST:PORT`, an IPv6 address in brackets. The host is a name or an address, exactly;
-/// a name is not case-sensitive and is kept in lower case.
+/// A host and a TCP port: `HOST:PORT`, with brackets around an IPv6 address. The host is one name or address, without
+/// patterns. Names are case-insensitive and stored in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Destination {
     host: String,
@@ -18,13 +18,13 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// The host: a name in lower case, or an address without brackets.
+    /// Returns the host: a name in lower case, or an address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The TCP port.
+    /// Returns the TCP port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
@@ -37,17 +37,17 @@ impl FromStr for Destination {
     fn from_str(text: &str) -> Result<Self, JailError> {
         let malformed = || JailError::Destination(text.to_owned());
         let (host, port) = text.rsplit_once(':').ok_or_else(malformed)?;
-        // from_str would take a sign and leading zeros.
+        // u16::from_str also accepts a sign and leading zeros.
         let port: u16 = Some(port)
             .filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0'))
             .and_then(|port| port.parse().ok())
             .ok_or_else(malformed)?;
-        let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
+        let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
             Some(inner) => match inner.and_then(|inner| inner.parse().ok()) {
                 Some(IpAddr::V6(address)) => address.to_string(),
                 _ => return Err(malformed()),
             },
-            None if host.len() <= MAX && host.split('.').all(hostname::is_label) => {
+            None if host.len() <= MAX_HOST_LEN && host.split('.').all(hostname::is_label) => {
                 host.to_ascii_lowercase()
             }
             None => return Err(malformed()),
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_with_ports_and_nothing_else() {
+    fn destination_requires_host_and_port() {
         for (text, shown) in [
             ("api.example.com:443", "api.example.com:443"),
             ("API.Example.COM:443", "api.example.com:443"),

@@ -1,127 +1,207 @@
-//! Which program confines: a value and not a `cfg`, so that every engine is tested on every host.
+//! Jail engines. An engine is a value and not a `cfg`, so that every engine is tested on every host.
 
-use std::str::FromStr;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
-use crate::{Bubblewrap, CommandLine, Confinement, JailError, JailOp, JailPath, Limits, freebsd};
+use crate::{
+    Bubblewrap, CommandLine, Confinement, FreebsdJail, JailError, JailOp, JailPath, Limits,
+};
 
-/// What confines.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JailEngine {
-    /// jail(8) and jexec(8).
-    FreebsdJail,
-    /// bwrap(1).
-    Bubblewrap(Bubblewrap),
-}
+/// A program that confines commands, for example jail(8) or bwrap(1).
+///
+/// Every method is pure: it depends on its arguments and on the engine's own fields only. The methods with a default
+/// tell callers what they must do around the command; each default is the case that needs nothing from the caller.
+pub trait JailEngine: fmt::Debug + Send + Sync {
+    /// Returns the name in settings and answers: lower-case letters, digits and `-`.
+    fn name(&self) -> &str;
 
-/// What the exit status of the first process says about the agent's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitFidelity {
-    /// It is the agent's own, a death by signal N perhaps as 128+N.
-    Exact,
-    /// Every failure is 1 (jail(8) waits for the command and reports only that it failed).
-    Collapsed,
-}
-
-impl JailEngine {
-    /// The name in settings and answers.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::FreebsdJail => "freebsd",
-            Self::Bubblewrap(_) => "bubblewrap",
-        }
-    }
-
-    /// Whether an ordinary user needs a privilege backend for it.
-    #[must_use]
-    pub fn needs_root(&self) -> bool {
-        matches!(self, Self::FreebsdJail)
-    }
-
-    /// The exact command for an operation, without privilege.
+    /// Returns the exact command for an operation, without privilege.
     ///
     /// # Errors
-    /// The engine cannot do it; the message says what to do instead.
-    pub fn command_line(&self, op: &JailOp) -> Result<CommandLine, JailError> {
-        match self {
-            Self::FreebsdJail => freebsd::command_line(op),
-            Self::Bubblewrap(bubblewrap) => bubblewrap.command_line(op),
-        }
-    }
+    /// The engine does not support the operation; the message contains a hint.
+    fn command_line(&self, op: &JailOp) -> Result<CommandLine, JailError>;
 
-    /// Refuses what [`JailEngine::command_line`] refuses; for backends that pass the operation on.
+    /// Returns the programs that the engine needs on the host.
+    fn programs(&self) -> EnginePrograms;
+
+    /// Refuses what [`JailEngine::command_line`] refuses; for backends that build commands themselves.
     ///
     /// # Errors
-    /// The engine cannot do it.
-    pub fn check(&self, op: &JailOp) -> Result<(), JailError> {
+    /// As [`JailEngine::command_line`].
+    fn check(&self, op: &JailOp) -> Result<(), JailError> {
         self.command_line(op).map(drop)
     }
 
-    /// What is to be done before each run of this operation's command, so that it is held to these limits.
-    #[must_use]
-    pub fn before(&self, op: &JailOp, limits: &Limits) -> Vec<JailOp> {
-        match (self, op) {
-            (Self::FreebsdJail, JailOp::Create { name, .. }) if limits.of_a_jail() => {
-                vec![JailOp::Limit {
-                    name: name.clone(),
-                    limits: limits.clone(),
-                }]
-            }
-            _ => Vec::new(),
-        }
+    /// Returns whether an unprivileged user needs a privilege backend for this engine.
+    fn needs_root(&self) -> bool {
+        true
     }
 
-    /// What is to be done after each run of this operation's command, when nothing of it is left: mounts are
-    /// undone, the innermost first, and limits lifted.
-    #[must_use]
-    pub fn after(&self, op: &JailOp, limits: &Limits) -> Vec<JailOp> {
-        let (
-            Self::FreebsdJail,
-            JailOp::Create {
-                name, path, setup, ..
-            },
-        ) = (self, op)
-        else {
-            return Vec::new();
-        };
-        let unmounts = setup.mounts.iter().rev().map(|mount| JailOp::Unmount {
-            target: path.join(&mount.target),
-        });
-        let unlimit = limits
-            .of_a_jail()
-            .then(|| JailOp::Unlimit { name: name.clone() });
-        unmounts.chain(unlimit).collect()
+    /// Returns the operations to run before each start of `op`'s command, in order.
+    ///
+    /// # Errors
+    /// A value cannot be expressed for the engine's programs.
+    fn pre_run(&self, _op: &JailOp, _limits: &Limits) -> Result<Vec<JailOp>, JailError> {
+        Ok(Vec::new())
     }
 
-    /// What the exit status of this operation's process says.
+    /// Returns the operations to run after each end of `op`'s command, in order, once no process of it is left.
+    ///
+    /// # Errors
+    /// A value cannot be expressed for the engine's programs.
+    fn post_run(&self, _op: &JailOp, _limits: &Limits) -> Result<Vec<JailOp>, JailError> {
+        Ok(Vec::new())
+    }
+
+    /// Returns what the exit status of `op`'s process tells about the agent.
+    fn exit_fidelity(&self, _op: &JailOp) -> ExitFidelity {
+        ExitFidelity::Exact
+    }
+
+    /// Returns how limits on all processes of an agent together are enforced.
+    fn limit_mechanism(&self, _confinement: &Confinement) -> LimitMechanism {
+        LimitMechanism::Unavailable("this engine enforces no limits; remove the limit")
+    }
+
+    /// Returns why the engine replaces the open files limit that the caller sets, as `CAUSE; HINT`; `None` if the
+    /// agent keeps the caller's.
+    fn open_files_override(&self, _confinement: &Confinement) -> Option<&'static str> {
+        None
+    }
+
+    /// Returns whether the engine can mask paths of the root (the `masked` field of [`crate::JailSetup`]).
+    fn masks_paths(&self) -> bool {
+        false
+    }
+
+    /// Returns the directories that a new jail replaces by private ones. They must exist in the root.
+    fn private_directories(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Returns whether the engine itself creates the mount point `target`.
+    fn creates_mount_point(&self, _target: &JailPath) -> bool {
+        false
+    }
+
+    /// Returns whether mounts appear in the host's file system, so that jails with the same root share them.
+    fn mounts_on_host(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the engine takes users by number only; the caller then resolves names in the root's passwd(5).
+    fn users_by_number(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the first process is a wrapper whose end kills the agent; signals must then not reach it.
+    fn has_wrapper_process(&self) -> bool {
+        false
+    }
+
+    /// Returns the maximum number of arguments that the engine's program accepts; `None` if only execve(2) limits it.
+    fn argument_limit(&self) -> Option<ArgumentLimit> {
+        None
+    }
+
+    /// Returns an operation without side effects that shows whether the engine works on this host.
+    fn probe(&self) -> Option<JailOp> {
+        None
+    }
+}
+
+/// What the exit status of the first process tells about the agent's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitFidelity {
+    /// It is the agent's exit code. A death by signal N may appear as 128+N.
+    Exact,
+    /// Every failure is 1: jail(8) waits for the command and reports only that it failed.
+    Collapsed,
+}
+
+/// The mechanism that enforces limits on all processes of an agent together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitMechanism {
+    /// A cgroup(7), which the caller creates.
+    Cgroup,
+    /// rctl(8) rules, which are among the operations of [`JailEngine::pre_run`].
+    Rctl,
+    /// No mechanism; the reason, as `CAUSE; HINT`.
+    Unavailable(&'static str),
+}
+
+/// A limit on the number of arguments, and the program that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArgumentLimit {
+    /// The program, for messages.
+    pub program: &'static str,
+    /// Maximum number of arguments, including those of the agent.
+    pub max: usize,
+}
+
+/// The programs of an engine, and how to install them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EnginePrograms {
+    /// Absolute paths.
+    pub paths: Vec<String>,
+    /// A hint that starts with a verb.
+    pub hint: &'static str,
+}
+
+impl EnginePrograms {
+    /// Creates a list of absolute paths with a hint.
     #[must_use]
-    pub fn exit_fidelity(&self, op: &JailOp) -> ExitFidelity {
-        match (self, op) {
-            (Self::FreebsdJail, JailOp::Create { .. }) => ExitFidelity::Collapsed,
-            _ => ExitFidelity::Exact,
+    pub fn new<P: Into<String>>(paths: impl IntoIterator<Item = P>, hint: &'static str) -> Self {
+        Self {
+            paths: paths.into_iter().map(Into::into).collect(),
+            hint,
         }
     }
 }
 
-impl FromStr for JailEngine {
-    type Err = JailError;
+/// The engines that can be selected by name.
+#[derive(Debug, Clone)]
+pub struct EngineRegistry(BTreeMap<String, Arc<dyn JailEngine>>);
 
-    fn from_str(text: &str) -> Result<Self, JailError> {
-        match text {
-            "freebsd" => Ok(Self::FreebsdJail),
-            "bubblewrap" => Ok(Self::Bubblewrap(Bubblewrap::default())),
-            other => Err(JailError::UnknownEngine(other.to_owned())),
-        }
+impl EngineRegistry {
+    /// Returns a registry with [`FreebsdJail`] and [`Bubblewrap`], with their default program paths.
+    #[must_use]
+    pub fn builtin() -> Self {
+        let mut engines = Self(BTreeMap::new());
+        engines.register(Arc::new(FreebsdJail));
+        engines.register(Arc::new(Bubblewrap::default()));
+        engines
+    }
+
+    /// Adds an engine under its name, and replaces an engine with the same name.
+    pub fn register(&mut self, engine: Arc<dyn JailEngine>) {
+        self.0.insert(engine.name().to_owned(), engine);
+    }
+
+    /// Returns the engine with this name.
+    ///
+    /// # Errors
+    /// [`JailError::UnknownEngine`], which lists the known names.
+    pub fn by_name(&self, name: &str) -> Result<Arc<dyn JailEngine>, JailError> {
+        self.0
+            .get(name)
+            .cloned()
+            .ok_or_else(|| JailError::UnknownEngine {
+                name: name.to_owned(),
+                known: self.0.keys().cloned().collect::<Vec<_>>().join(", "),
+            })
     }
 }
 
-/// Wraps `command` so that it runs confined, in `workdir` inside the jail. Without a jail the very same
-/// command comes back: its working directory is then set by whoever starts it.
+/// Wraps `command` so that it runs confined, in `workdir` inside the jail. Without a jail it returns `command`
+/// unchanged; the caller then sets the working directory.
 ///
 /// # Errors
-/// The engine cannot confine so; the message says what to do instead.
+/// The engine does not support this confinement; the message contains a hint.
 pub fn jail_wrap(
-    engine: &JailEngine,
+    engine: &dyn JailEngine,
     confinement: &Confinement,
     workdir: Option<&JailPath>,
     command: CommandLine,
@@ -132,5 +212,60 @@ pub fn jail_wrap(
     {
         None => Ok(command),
         Some(op) => engine.command_line(&op),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An engine that implements only what the trait requires.
+    #[derive(Debug)]
+    struct Zone;
+
+    impl JailEngine for Zone {
+        fn name(&self) -> &str {
+            "zone"
+        }
+
+        fn command_line(&self, op: &JailOp) -> Result<CommandLine, JailError> {
+            match op {
+                JailOp::Attach { name, command, .. } => Ok(command
+                    .clone()
+                    .prefixed("/usr/sbin/zlogin", [name.as_str()])
+                    .unwrap()),
+                other => Err(JailError::Unsupported {
+                    engine: "zone".to_owned(),
+                    operation: other.kind(),
+                    hint: "give the `name` of a zone",
+                }),
+            }
+        }
+
+        fn programs(&self) -> EnginePrograms {
+            EnginePrograms::new(["/usr/sbin/zlogin"], "install Solaris")
+        }
+    }
+
+    #[test]
+    fn third_party_engine_is_registered_and_wraps() {
+        let mut engines = EngineRegistry::builtin();
+        engines.register(Arc::new(Zone));
+        let zone = engines.by_name("zone").unwrap();
+        let confinement = Confinement::Persistent {
+            name: "web".parse().unwrap(),
+            user: None,
+        };
+        let agent = CommandLine::new("pi", ["x"]).unwrap();
+        let wrapped = jail_wrap(&*zone, &confinement, None, agent).unwrap();
+        assert_eq!(wrapped.to_string(), "/usr/sbin/zlogin web pi x");
+        assert_eq!(
+            zone.check(&JailOp::List).unwrap_err().to_string(),
+            "engine zone does not support the operation list; give the `name` of a zone"
+        );
+        assert_eq!(
+            engines.by_name("docker").unwrap_err().to_string(),
+            "engine \"docker\" is unknown; give one of bubblewrap, freebsd, zone"
+        );
     }
 }

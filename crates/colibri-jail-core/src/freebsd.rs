@@ -1,11 +1,14 @@
-//! Command lines of jexec(8), jail(8), jls(8) and kill(1), as FreeBSD 15 reads them.
+//! Command lines of jexec(8), jail(8), jls(8), kill(1), umount(8) and rctl(8), as FreeBSD 15 parses them.
 //!
-//! jexec's option parsing ends at the jail's name, which cannot begin with `-`. jail(8) takes everything
-//! behind `command=` for the command's own words when the jail is described on the command line; for a jail
-//! of jail.conf(5) it would split the first word and give it to a shell instead. IPv6 is never asked for, and
-//! a jail that does not ask has none (sys/kern/kern_jail.c), so `ip4=disable` leaves it Unix sockets only.
+//! jexec stops parsing options at the jail's name, which cannot begin with `-`. jail(8) takes all words after
+//! `command=` as the command's when the jail is described on the command line; for a jail from jail.conf(5) it would
+//! pass them to a shell. No IPv6 is requested, and a jail without a request has none (sys/kern/kern_jail.c), so
+//! `ip4=disable` leaves it with Unix sockets only.
 
-use crate::{CommandLine, Ip4Policy, JailError, JailOp, JailPath, JailUser, Limits};
+use crate::{
+    CommandLine, Confinement, EnginePrograms, ExitFidelity, Ip4Policy, JailEngine, JailError,
+    JailOp, JailPath, JailUser, LimitMechanism, Limits,
+};
 
 const JEXEC: &str = "/usr/sbin/jexec";
 const JAIL: &str = "/usr/sbin/jail";
@@ -14,112 +17,183 @@ const KILL: &str = "/bin/kill";
 const UMOUNT: &str = "/sbin/umount";
 const RCTL: &str = "/usr/bin/rctl";
 
-/// Characters that are syntax in jail.conf(5) and in lists of values. On its command line jail(8) splits a
-/// `path=` at the first `=` only, but what it and others print of a jail (jls(8), `-J`, rc scripts) is read
-/// again as such text, so they are refused rather than trusted to arrive. An `=` behind the first is plain.
+/// Characters with a meaning in jail.conf(5) and in lists of values. On its command line jail(8) splits `path=` at the
+/// first `=` only, but other programs parse the printed description of a jail again as such text (jls(8), `-J`, rc
+/// scripts). An `=` after the first is plain.
 const SYNTAX: &str = ",\"'`$\\;#{}";
 
-pub(crate) fn command_line(op: &JailOp) -> Result<CommandLine, JailError> {
-    match op {
-        JailOp::Attach {
-            name,
-            user,
-            workdir,
-            command,
-        } => {
-            let mut args = Vec::new();
-            if let Some(workdir) = workdir {
-                args.extend(["-d".to_owned(), workdir.to_string()]);
-            }
-            if let Some(user) = user {
-                args.extend(["-U".to_owned(), name_of(user)?]);
-            }
-            // No -l: it would clear the environment.
-            args.push(name.to_string());
-            Ok(command.clone().behind(JEXEC, args))
-        }
-        JailOp::Create {
-            name,
-            path,
-            ip4,
-            user,
-            workdir,
-            setup,
-            command,
-        } => {
-            if !setup.allow.is_empty() {
-                return Err(JailError::AllowOnFreebsd);
-            }
-            // -q: without it jail(8) may print "NAME: created" into the agent's output.
-            let mut args = vec!["-q".to_owned(), "-c".to_owned(), format!("name={name}")];
-            args.push(format!("path={}", value(path)?));
-            match ip4 {
-                Ip4Policy::Addresses(_) => {
-                    args.extend(["ip4=new".to_owned(), format!("ip4.addr={ip4}")]);
+/// The engine of FreeBSD: jail(8) and jexec(8).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FreebsdJail;
+
+impl FreebsdJail {
+    /// The engine's name.
+    pub const NAME: &str = "freebsd";
+}
+
+impl JailEngine for FreebsdJail {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    fn command_line(&self, op: &JailOp) -> Result<CommandLine, JailError> {
+        match op {
+            JailOp::Attach {
+                name,
+                user,
+                workdir,
+                command,
+            } => {
+                let mut args = Vec::new();
+                if let Some(workdir) = workdir {
+                    args.extend(["-d".to_owned(), workdir.to_string()]);
                 }
-                word => args.push(format!("ip4={word}")),
-            }
-            if let Some(hostname) = &setup.hostname {
-                args.push(format!("host.hostname={hostname}"));
-            }
-            // A line of fstab(5) each. jail(8) itself refuses a mount point that a link leads out of the root.
-            for mount in &setup.mounts {
-                let target = path.join(&mount.target);
-                let mode = if mount.read_only { "ro" } else { "rw" };
-                args.push(format!(
-                    "mount={} {} nullfs {mode} 0 0",
-                    value(&mount.source)?,
-                    value(&target)?
-                ));
-            }
-            if let Some(user) = user {
-                args.push(format!("exec.jail_user={}", name_of(user)?));
-            }
-            let (program, rest) = command.clone().into_parts();
-            match workdir {
-                None => args.push(format!("command={program}")),
-                // jail(8) starts the command in the jail's root and has no parameter for another
-                // directory. The shell gets the directory as a word, never as a part of its script.
-                Some(workdir) => {
-                    args.push("command=/bin/sh".to_owned());
-                    args.extend(["-c", "cd -- \"$0\" && exec \"$@\""].map(str::to_owned));
-                    args.extend([workdir.to_string(), program]);
+                if let Some(user) = user {
+                    args.extend(["-U".to_owned(), user_name(user)?]);
                 }
+                // Without -l, which would clear the environment.
+                args.push(name.to_string());
+                Ok(command.clone().wrapped_by(JEXEC, args))
             }
-            args.extend(rest);
-            Ok(CommandLine::trusted(JAIL, args))
+            JailOp::Create {
+                name,
+                path,
+                ip4,
+                user,
+                workdir,
+                setup,
+                command,
+            } => {
+                if !setup.allow.is_empty() {
+                    return Err(JailError::AllowOnFreebsd);
+                }
+                if let Some(masked) = setup.masked.first() {
+                    return Err(JailError::MaskOnFreebsd(masked.clone()));
+                }
+                // Without -q jail(8) may print "NAME: created" into the agent's output.
+                let mut args = vec!["-q".to_owned(), "-c".to_owned(), format!("name={name}")];
+                args.push(format!("path={}", checked(path)?));
+                match ip4 {
+                    Ip4Policy::Addresses(_) => {
+                        args.extend(["ip4=new".to_owned(), format!("ip4.addr={ip4}")]);
+                    }
+                    word => args.push(format!("ip4={word}")),
+                }
+                if let Some(hostname) = &setup.hostname {
+                    args.push(format!("host.hostname={hostname}"));
+                }
+                // One line of fstab(5) each. jail(8) itself refuses a mount point outside the root.
+                for mount in &setup.mounts {
+                    let target = path.join(&mount.target);
+                    let mode = if mount.read_only { "ro" } else { "rw" };
+                    args.push(format!(
+                        "mount={} {} nullfs {mode} 0 0",
+                        checked(&mount.source)?,
+                        checked(&target)?
+                    ));
+                }
+                if let Some(user) = user {
+                    args.push(format!("exec.jail_user={}", user_name(user)?));
+                }
+                let (program, agent_args) = command.clone().into_parts();
+                match workdir {
+                    None => args.push(format!("command={program}")),
+                    // jail(8) starts the command in the jail's root and has no parameter for another directory. The
+                    // shell gets the directory as an argument, never as part of its script.
+                    Some(workdir) => {
+                        args.push("command=/bin/sh".to_owned());
+                        args.extend(["-c", "cd -- \"$0\" && exec \"$@\""].map(str::to_owned));
+                        args.extend([workdir.to_string(), program]);
+                    }
+                }
+                args.extend(agent_args);
+                Ok(CommandLine::unchecked(JAIL, args))
+            }
+            JailOp::Signal { pids, signal, .. } => Ok(CommandLine::kill(KILL, *signal, pids)),
+            // -R and not -r: this jail has no configuration with stop actions (jail(8)). jail(8) may send TERM first
+            // and wait up to stop.timeout, 10 s by default, before the kernel kills the remaining processes.
+            JailOp::Remove { name } => Ok(CommandLine::unchecked(
+                JAIL,
+                vec!["-R".to_owned(), name.to_string()],
+            )),
+            JailOp::List => Ok(CommandLine::unchecked(JLS, vec!["name".to_owned()])),
+            JailOp::HostCommand { command, .. } => Ok(command.clone()),
         }
-        JailOp::Signal { pids, signal, .. } => {
-            let mut args = vec!["-s".to_owned(), signal.to_string()];
-            args.extend(pids.iter().map(ToString::to_string));
-            Ok(CommandLine::trusted(KILL, args))
+    }
+
+    fn programs(&self) -> EnginePrograms {
+        EnginePrograms::new(
+            [JEXEC, JAIL, JLS, KILL],
+            "use the bubblewrap engine on Linux; this program comes with FreeBSD",
+        )
+    }
+
+    fn pre_run(&self, op: &JailOp, limits: &Limits) -> Result<Vec<JailOp>, JailError> {
+        let JailOp::Create { name, .. } = op else {
+            return Ok(Vec::new());
+        };
+        if !limits.has_jail_limits() {
+            return Ok(Vec::new());
         }
-        // -R and not -r: a jail of ours has no configuration with stop actions (jail(8)). It may still send
-        // TERM first and wait up to stop.timeout, 10 s by default, before the kernel kills what is left.
-        JailOp::Remove { name } => Ok(CommandLine::trusted(
-            JAIL,
-            vec!["-R".to_owned(), name.to_string()],
-        )),
-        // jail(8) undoes its mounts only where it removes the jail itself, and ours go with their last process.
-        JailOp::Unmount { target } => Ok(CommandLine::trusted(
-            UMOUNT,
-            vec![value(target)?.to_owned()],
-        )),
-        JailOp::Limit { name, limits } => {
-            let mut args = vec!["-a".to_owned()];
-            args.extend(rules(limits).map(|rule| format!("jail:{name}:{rule}")));
-            Ok(CommandLine::trusted(RCTL, args))
+        let mut args = vec!["-a".to_owned()];
+        args.extend(rctl_rules(limits).map(|rule| format!("jail:{name}:{rule}")));
+        Ok(vec![host_command("set limits", RCTL, args)])
+    }
+
+    /// Unmounts, the innermost mount first, and removes the limits. jail(8) unmounts only when it removes the jail
+    /// itself, and these jails end with their last process.
+    fn post_run(&self, op: &JailOp, limits: &Limits) -> Result<Vec<JailOp>, JailError> {
+        let JailOp::Create {
+            name, path, setup, ..
+        } = op
+        else {
+            return Ok(Vec::new());
+        };
+        let mut ops = Vec::new();
+        for mount in setup.mounts.iter().rev() {
+            let target = path.join(&mount.target);
+            let args = vec![checked(&target)?.to_owned()];
+            ops.push(host_command("unmount", UMOUNT, args));
         }
-        JailOp::Unlimit { name } => Ok(CommandLine::trusted(
-            RCTL,
-            vec!["-r".to_owned(), format!("jail:{name}")],
-        )),
-        JailOp::List => Ok(CommandLine::trusted(JLS, vec!["name".to_owned()])),
+        if limits.has_jail_limits() {
+            let args = vec!["-r".to_owned(), format!("jail:{name}")];
+            ops.push(host_command("remove limits", RCTL, args));
+        }
+        Ok(ops)
+    }
+
+    fn exit_fidelity(&self, op: &JailOp) -> ExitFidelity {
+        match op {
+            JailOp::Create { .. } => ExitFidelity::Collapsed,
+            _ => ExitFidelity::Exact,
+        }
+    }
+
+    fn limit_mechanism(&self, confinement: &Confinement) -> LimitMechanism {
+        match confinement {
+            Confinement::Ephemeral { .. } => LimitMechanism::Rctl,
+            _ => LimitMechanism::Unavailable(
+                "rctl(8) limits jails, and this agent has no dedicated jail; create one with `path`",
+            ),
+        }
+    }
+
+    fn open_files_override(&self, confinement: &Confinement) -> Option<&'static str> {
+        matches!(confinement, Confinement::Ephemeral { user: Some(_), .. })
+            .then_some("jail(8) sets it from the user's class; set it in login.conf(5)")
+    }
+
+    fn mounts_on_host(&self) -> bool {
+        true
+    }
+
+    fn probe(&self) -> Option<JailOp> {
+        Some(JailOp::List)
     }
 }
 
-/// What rctl(8) can hold a jail to: bytes in memory, processes, percent of one processor.
-fn rules(limits: &Limits) -> impl Iterator<Item = String> {
+/// Returns the rules of rctl(8): bytes of memory, number of processes, percent of one processor.
+fn rctl_rules(limits: &Limits) -> impl Iterator<Item = String> {
     [
         limits
             .memory
@@ -135,15 +209,23 @@ fn rules(limits: &Limits) -> impl Iterator<Item = String> {
     .flatten()
 }
 
-/// jexec -U and exec.jail_user look names up in the jail's own user table.
-fn name_of(user: &JailUser) -> Result<String, JailError> {
+fn host_command(purpose: &'static str, program: &str, args: Vec<String>) -> JailOp {
+    JailOp::HostCommand {
+        purpose,
+        command: CommandLine::unchecked(program, args),
+    }
+}
+
+/// Returns the user's name: jexec -U and exec.jail_user look names up in the jail's user table.
+fn user_name(user: &JailUser) -> Result<String, JailError> {
     match user {
         JailUser::Name(name) => Ok(name.as_ref().to_owned()),
         JailUser::Id { .. } => Err(JailError::UserNumberOnFreebsd(user.to_string())),
     }
 }
 
-fn value(path: &JailPath) -> Result<&str, JailError> {
+/// Returns the path as text, if it contains no syntax of jail(8).
+fn checked(path: &JailPath) -> Result<&str, JailError> {
     let text = path.as_str();
     match text
         .chars()

@@ -1,26 +1,26 @@
-//! The name that a jail's host has, as seen from inside.
+//! Host names of jails.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::JailError;
 
-/// Linux keeps 64 bytes (uname(2)); FreeBSD would keep 255 (sysctl `kern.hostname`).
-const MAX: usize = 64;
+/// Maximum length of a host name, in bytes: the limit of Linux (uname(2)). FreeBSD allows 255 (sysctl `kern.hostname`).
+const MAX_LEN: usize = 64;
 
 /// A host name: labels of letters, digits and `-`, separated by dots (hostname(7)).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Hostname(String);
 
 impl Hostname {
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Whether this is a label of a host name.
+/// Returns whether this is a label of a host name.
 pub(crate) fn is_label(label: &str) -> bool {
     !label.is_empty()
         && label.len() <= 63
@@ -35,7 +35,7 @@ impl FromStr for Hostname {
     type Err = JailError;
 
     fn from_str(text: &str) -> Result<Self, JailError> {
-        if text.len() <= MAX && text.split('.').all(is_label) {
+        if text.len() <= MAX_LEN && text.split('.').all(is_label) {
             Ok(Self(text.to_owned()))
         } else {
             Err(JailError::Hostname(text.to_owned()))
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_hosts_and_nothing_else() {
+    fn hostname_accepts_dns_labels_only() {
         for good in ["a", "agent-1", "a.b.example", "4u", &"a".repeat(63)] {
             assert_eq!(good.parse::<Hostname>().unwrap().as_str(), good);
         }

@@ -1,4 +1,4 @@
-//! What IPv4 a jail gets: jail(8) `ip4` and `ip4.addr`.
+//! IPv4 policy of a jail: `ip4` and `ip4.addr` of jail(8).
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::JailError;
 
-/// The IPv4 of an ephemeral jail.
+/// The IPv4 policy of an ephemeral jail.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Ip4Policy {
     /// The host's addresses, unrestricted.
@@ -14,9 +14,9 @@ pub enum Ip4Policy {
     Inherit,
     /// No IPv4; with bubblewrap no network at all.
     Disable,
-    /// A set of its own, without an address.
+    /// A separate set of addresses, empty.
     New,
-    /// A set of its own, with these addresses of the host's interfaces.
+    /// A separate set with these addresses of the host's interfaces.
     Addresses(Vec<Ipv4Addr>),
 }
 
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_bad_value_has_its_own_refusal() {
+    fn invalid_ip4_policy_reports_its_error() {
         let table = [
             ("", JailError::Ip4Empty),
             ("Inherit", JailError::Ip4Malformed("Inherit".into())),

@@ -10,6 +10,7 @@ mod error;
 mod freebsd;
 mod hostname;
 mod ip4;
+mod isolation;
 mod limits;
 mod mount;
 mod name;
@@ -23,15 +24,20 @@ pub use bubblewrap::Bubblewrap;
 pub use command::CommandLine;
 pub use config::{Confinement, JailConfig, JailSetup};
 pub use destination::Destination;
-pub use engine::{ExitFidelity, JailEngine, jail_wrap};
+pub use engine::{
+    ArgumentLimit, EnginePrograms, EngineRegistry, ExitFidelity, JailEngine, LimitMechanism,
+    jail_wrap,
+};
 pub use error::{CommandLineError, JailError};
+pub use freebsd::FreebsdJail;
 pub use hostname::Hostname;
 pub use ip4::Ip4Policy;
+pub use isolation::{OtherJail, PathConflict, masked_paths, reject_overlaps};
 pub use limits::{Cpus, Limits, Size, WallTime};
-pub use mount::{Mount, MountConfig};
+pub use mount::{Mount, MountConfig, host_path};
 pub use name::JailName;
 pub use op::JailOp;
 pub use path::JailPath;
 pub use signal::{Pid, Signal};
 pub use umask::Umask;
-pub use user::JailUser;
+pub use user::{JailUser, UserName};

@@ -1,4 +1,4 @@
-//! How much an agent may use of the host.
+//! Resource limits of an agent.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,37 +8,38 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::JailError;
 
-/// Limits as they are written in a request or a file; absent ones are the host's.
+/// Limits as written in a request or a file. An absent limit is the host's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Memory of all its processes together: bytes, or a text like `512M` or `2G` (powers of 1024).
+    /// Maximum memory of all processes together: bytes, or a text like `512M` or `2G` (powers of 1024).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<NumberOrText>"))]
     pub memory: Option<Size>,
-    /// How many processes and threads it may have at once.
+    /// Maximum number of concurrent processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<u32>,
-    /// How many processors it may keep busy, like `1.5`.
+    /// Maximum number of busy processors, like `1.5`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<NumberOrText>"))]
     pub cpu: Option<Cpus>,
-    /// How many files each of its processes may have open.
+    /// Maximum number of open files of each process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open_files: Option<u32>,
-    /// It is ended so long after its first start, whatever it does: seconds, or a text like `90s`, `30m` or `8h`.
+    /// Maximum time from the first start to the end of the agent: seconds, or a text like `90s`, `30m` or `8h`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<Written>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<NumberOrText>"))]
     pub wall_time: Option<WallTime>,
 }
 
-/// The smallest limits with which anything runs at all; less is a slip of the pen.
-const LEAST_MEMORY: u64 = 1 << 20;
-const LEAST_OPEN_FILES: u32 = 8;
+/// Minimum memory limit, in bytes. No program runs with less.
+const MIN_MEMORY: u64 = 1 << 20;
+/// Minimum number of open files. No program runs with fewer.
+const MIN_OPEN_FILES: u32 = 8;
 
 impl Limits {
-    /// Returns these limits with their gaps filled from `weaker`.
+    /// Fills the gaps of these limits from `weaker`.
     #[must_use]
     pub fn or(self, weaker: Self) -> Self {
         Self {
@@ -50,43 +51,43 @@ impl Limits {
         }
     }
 
-    /// Refuses limits with which nothing runs.
+    /// Validates the limits.
     ///
     /// # Errors
-    /// The first that is too small.
+    /// The first limit that is too small for any program.
     pub fn check(&self) -> Result<(), JailError> {
-        let small = |name, least: &str| {
-            Err(JailError::LimitTooSmall {
+        let too_small = [
+            (
+                "memory",
+                "1M",
+                self.memory.is_some_and(|memory| memory.0 < MIN_MEMORY),
+            ),
+            ("processes", "1", self.processes == Some(0)),
+            ("cpu", "0.01", self.cpu.is_some_and(|cpu| cpu.0 < 10)),
+            (
+                "open_files",
+                "8",
+                self.open_files.is_some_and(|files| files < MIN_OPEN_FILES),
+            ),
+            (
+                "wall_time",
+                "1ms",
+                self.wall_time.is_some_and(|time| time.0 == 0),
+            ),
+        ];
+        match too_small.into_iter().find(|(_, _, is_small)| *is_small) {
+            Some((name, least, _)) => Err(JailError::LimitTooSmall {
                 name,
                 least: least.to_owned(),
-            })
-        };
-        if self.memory.is_some_and(|memory| memory.0 < LEAST_MEMORY) {
-            return small("memory", "1M");
+            }),
+            None => Ok(()),
         }
-        if self.processes == Some(0) {
-            return small("processes", "1");
-        }
-        if self.cpu.is_some_and(|cpu| cpu.0 < 10) {
-            return small("cpu", "0.01");
-        }
-        if self
-            .open_files
-            .is_some_and(|files| files < LEAST_OPEN_FILES)
-        {
-            return small("open_files", "8");
-        }
-        if self.wall_time.is_some_and(|time| time.0 == 0) {
-            return small("wall_time", "1ms");
-        }
-        Ok(())
     }
-}
 
-impl Limits {
-    /// Whether any of them is one of all processes together; the others are set for each, or watched by time.
+    /// Returns whether a limit applies to all processes together: memory, processes or cpu. The others apply to each
+    /// process, or to the run time.
     #[must_use]
-    pub fn of_a_jail(&self) -> bool {
+    pub fn has_jail_limits(&self) -> bool {
         self.memory.is_some() || self.processes.is_some() || self.cpu.is_some()
     }
 }
@@ -95,7 +96,8 @@ impl Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
-const UNITS: &[(char, u32)] = &[('T', 40), ('G', 30), ('M', 20), ('K', 10)];
+/// Units of memory, as powers of two.
+const SIZE_UNITS: &[(char, u32)] = &[('T', 40), ('G', 30), ('M', 20), ('K', 10)];
 
 impl FromStr for Size {
     type Err = JailError;
@@ -107,11 +109,11 @@ impl FromStr for Size {
             .strip_suffix("IB")
             .or(upper.strip_suffix('B'))
             .unwrap_or(&upper);
-        let (number, shift) = UNITS
+        let (number, shift) = SIZE_UNITS
             .iter()
             .find_map(|(unit, shift)| Some((number.strip_suffix(*unit)?, *shift)))
             .unwrap_or((number, 0));
-        let number = whole(number).ok_or_else(malformed)?;
+        let number = parse_digits(number).ok_or_else(malformed)?;
         number
             .checked_mul(1 << shift)
             .map(Self)
@@ -121,7 +123,7 @@ impl FromStr for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = UNITS
+        let unit = SIZE_UNITS
             .iter()
             .find(|(_, shift)| self.0 > 0 && self.0.is_multiple_of(1 << shift));
         match unit {
@@ -148,7 +150,7 @@ impl FromStr for Cpus {
 
 impl Cpus {
     fn from_number(number: f64) -> Option<Self> {
-        // NaN and numbers out of range fail the comparison; what is left fits exactly.
+        // NaN and numbers out of range fail the comparison; the others fit exactly.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         (0.0..=65_536.0)
             .contains(&number)
@@ -166,7 +168,8 @@ impl fmt::Display for Cpus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WallTime(pub u64);
 
-const SPANS: &[(&str, u64)] = &[
+/// Units of time, in milliseconds. `ms` precedes `m`, its prefix.
+const TIME_UNITS: &[(&str, u64)] = &[
     ("ms", 1),
     ("d", 86_400_000),
     ("h", 3_600_000),
@@ -179,25 +182,25 @@ impl FromStr for WallTime {
 
     fn from_str(text: &str) -> Result<Self, JailError> {
         let malformed = || JailError::WallTimeMalformed(text.to_owned());
-        if let Some(seconds) = whole(text) {
+        if let Some(seconds) = parse_digits(text) {
             return seconds.checked_mul(1000).map(Self).ok_or_else(malformed);
         }
-        let (mut rest, mut total) = (text, 0_u64);
+        let (mut remaining, mut total) = (text, 0_u64);
         loop {
-            let digits = rest
+            let digits = remaining
                 .find(|c: char| !c.is_ascii_digit())
                 .ok_or_else(malformed)?;
-            let (number, behind) = rest.split_at(digits);
-            let (unit, scale) = SPANS
+            let (number, after) = remaining.split_at(digits);
+            let (unit, scale) = TIME_UNITS
                 .iter()
-                .find(|(unit, _)| behind.starts_with(unit))
+                .find(|(unit, _)| after.starts_with(unit))
                 .ok_or_else(malformed)?;
-            total = whole(number)
+            total = parse_digits(number)
                 .and_then(|number| number.checked_mul(*scale))
                 .and_then(|part| total.checked_add(part))
                 .ok_or_else(malformed)?;
-            rest = behind.get(unit.len()..).unwrap_or_default().trim_start();
-            if rest.is_empty() {
+            remaining = after.get(unit.len()..).unwrap_or_default().trim_start();
+            if remaining.is_empty() {
                 return Ok(Self(total));
             }
         }
@@ -205,7 +208,7 @@ impl FromStr for WallTime {
 }
 
 impl WallTime {
-    /// The same as a duration.
+    /// Returns the time as a duration.
     #[must_use]
     pub fn duration(self) -> Duration {
         Duration::from_millis(self.0)
@@ -228,53 +231,53 @@ impl fmt::Display for WallTime {
     }
 }
 
-/// Digits and nothing else: no sign, no blank.
-fn whole(text: &str) -> Option<u64> {
+/// Parses ASCII digits, without a sign or a blank.
+fn parse_digits(text: &str) -> Option<u64> {
     text.parse()
         .ok()
         .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// A number, or the text that a person writes.
+/// A JSON or TOML value: a number, or a text with a unit.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
-enum Written {
+enum NumberOrText {
     Whole(u64),
-    Number(f64),
+    Fraction(f64),
     Text(String),
+}
+
+fn number_or_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err = JailError>,
+{
+    match NumberOrText::deserialize(deserializer)? {
+        NumberOrText::Whole(number) => number.to_string(),
+        // Debug keeps the fraction of 8.0, which is not a whole number of bytes or seconds.
+        NumberOrText::Fraction(number) => format!("{number:?}"),
+        NumberOrText::Text(text) => text,
+    }
+    .parse()
+    .map_err(serde::de::Error::custom)
 }
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Written::deserialize(deserializer)? {
-            Written::Whole(bytes) => Ok(Self(bytes)),
-            Written::Number(number) => Err(JailError::SizeMalformed(number.to_string())),
-            Written::Text(text) => text.parse(),
-        }
-        .map_err(serde::de::Error::custom)
+        number_or_text(deserializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Cpus {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = match Written::deserialize(deserializer)? {
-            Written::Whole(number) => number.to_string(),
-            Written::Number(number) => number.to_string(),
-            Written::Text(text) => text,
-        };
-        text.parse().map_err(serde::de::Error::custom)
+        number_or_text(deserializer)
     }
 }
 
 impl<'de> Deserialize<'de> for WallTime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Written::deserialize(deserializer)? {
-            Written::Whole(seconds) => Ok(Self(seconds.saturating_mul(1000))),
-            Written::Number(number) => Err(JailError::WallTimeMalformed(number.to_string())),
-            Written::Text(text) => text.parse(),
-        }
-        .map_err(serde::de::Error::custom)
+        number_or_text(deserializer)
     }
 }
 
@@ -302,7 +305,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn sizes_processors_and_times_as_people_write_them() {
+    fn size_cpus_and_time_parse_their_units() {
         let size = |text: &str| text.parse::<Size>().ok().map(|size| size.0);
         for (text, bytes) in [
             ("1048576", Some(1 << 20)),
@@ -362,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_texts_are_both_read_and_nothing_unknown() {
+    fn limits_accept_numbers_and_texts() {
         let parse = serde_json::from_str::<Limits>;
         let limits =
             parse(r#"{"memory":"2G","processes":64,"cpu":1.5,"open_files":256,"wall_time":"8h"}"#);
@@ -384,7 +387,9 @@ mod tests {
             r#"{"memory":-1}"#,
             r#"{"memory":1.5}"#,
             r#"{"cpu":-1}"#,
+            r#"{"memory":8.0}"#,
             r#"{"wall_time":1.5}"#,
+            r#"{"wall_time":8.0}"#,
             r#"{"wall_time":true}"#,
             r#"{"processes":"many"}"#,
         ] {
@@ -393,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_can_run_with_is_refused() {
+    fn limit_below_minimum_is_refused() {
         let check = |text: &str| serde_json::from_str::<Limits>(text).unwrap().check();
         assert_eq!(check("{}"), Ok(()));
         for (text, name) in [
@@ -413,7 +418,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read_again(memory: u64, cpu in 0..65_536_000_u32, time: u64) {
+        fn displayed_limit_parses_to_same_value(memory: u64, cpu in 0..65_536_000_u32, time: u64) {
             prop_assert_eq!(Size(memory).to_string().parse(), Ok(Size(memory)));
             prop_assert_eq!(Cpus(cpu).to_string().parse(), Ok(Cpus(cpu)));
             prop_assert_eq!(WallTime(time).to_string().parse(), Ok(WallTime(time)));

@@ -1,30 +1,39 @@
-//! Directories and files of the host that an agent sees in its jail.
+//! Mounts of host directories and files in a jail.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{JailError, JailPath};
 
-/// Most mounts of one jail.
-const MAX: usize = 64;
-/// Places that a sandbox has of its own; nothing of the host may lie over them.
-const TAKEN: &[&str] = &["/proc", "/dev"];
+/// Maximum number of mounts of one jail.
+const MAX_MOUNTS: usize = 64;
+/// Directories that are private to every jail; a mount must not cover them.
+const RESERVED: &[&str] = &["/proc", "/dev"];
 
-/// A mount as it is written in a request or a file.
+/// A mount as written in a request or a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MountConfig {
     /// The directory or file of the host.
     pub source: String,
-    /// Where it is in the jail; absent: at the same path.
+    /// Mount point inside the jail. Default: the same path as the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// The agent cannot change it.
+    /// Whether the mount is read-only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
+}
+
+impl MountConfig {
+    /// Returns the mount point inside the jail: the target, or the source if there is none.
+    #[must_use]
+    pub fn target_or_source(&self) -> &str {
+        self.target.as_deref().unwrap_or(&self.source)
+    }
 }
 
 /// `SOURCE` or `SOURCE:TARGET`, each optionally followed by `:ro` or `:rw`. The text after the last colon is an option
@@ -63,23 +72,16 @@ impl FromStr for MountConfig {
     }
 }
 
-/// A mount that has been checked.
+/// A validated mount.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Mount {
     /// The directory or file of the host.
     pub source: JailPath,
-    /// Where it is in the jail.
+    /// Mount point inside the jail.
     pub target: JailPath,
-    /// The agent cannot change it.
+    /// Whether the mount is read-only.
     pub read_only: bool,
-}
-
-impl MountConfig {
-    /// Returns the path in the jail: the target, or the source if there is none.
-    #[must_use]
-    pub fn target_or_source(&self) -> &str {
-        self.target.as_deref().unwrap_or(&self.source)
-    }
 }
 
 impl fmt::Display for Mount {
@@ -89,16 +91,32 @@ impl fmt::Display for Mount {
     }
 }
 
-/// Checks all mounts of a jail, and puts them into the order in which they are made: what lies inside
-/// another comes after it.
-pub(crate) fn check(mounts: &[MountConfig]) -> Result<Vec<Mount>, JailError> {
-    if mounts.len() > MAX {
+/// Returns the host path of `path` in a jail with these mounts; `None` if no mount contains it. Parents precede children
+/// in `mounts`.
+#[must_use]
+pub fn host_path(mounts: &[Mount], path: &Path) -> Option<PathBuf> {
+    let mount = mounts
+        .iter()
+        .rfind(|mount| path.starts_with(mount.target.as_str()))?;
+    let inner = path.strip_prefix(mount.target.as_str()).ok()?;
+    let source = Path::new(mount.source.as_str());
+    // Path::join with an empty path would append a slash, which fails on a file.
+    Some(if inner.as_os_str().is_empty() {
+        source.to_owned()
+    } else {
+        source.join(inner)
+    })
+}
+
+/// Validates all mounts of a jail, and sorts them so that a mount follows every mount that contains its target.
+pub(crate) fn validate(mounts: &[MountConfig]) -> Result<Vec<Mount>, JailError> {
+    if mounts.len() > MAX_MOUNTS {
         return Err(JailError::MountTooMany {
             count: mounts.len(),
-            max: MAX,
+            max: MAX_MOUNTS,
         });
     }
-    let mut checked = Vec::new();
+    let mut valid = Vec::new();
     for mount in mounts {
         let source: JailPath = mount.source.parse()?;
         let target = match &mount.target {
@@ -108,24 +126,23 @@ pub(crate) fn check(mounts: &[MountConfig]) -> Result<Vec<Mount>, JailError> {
         if target.as_str() == "/" {
             return Err(JailError::MountOnRoot);
         }
-        if let Some(taken) = TAKEN.iter().find(|taken| target.is_in(taken)) {
+        if let Some(taken) = RESERVED.iter().find(|taken| target.is_in(taken)) {
             return Err(JailError::MountTaken { target, taken });
         }
-        checked.push(Mount {
+        valid.push(Mount {
             source,
             target,
             read_only: mount.read_only,
         });
     }
-    checked.sort_by(|one, other| one.target.cmp(&other.target));
-    for pair in checked.windows(2) {
-        if let [one, other] = pair
-            && one.target == other.target
-        {
-            return Err(JailError::MountTwice(one.target.clone()));
-        }
+    valid.sort_by(|one, other| one.target.cmp(&other.target));
+    match valid
+        .windows(2)
+        .find(|pair| pair[0].target == pair[1].target)
+    {
+        Some(pair) => Err(JailError::MountTwice(pair[0].target.clone())),
+        None => Ok(valid),
     }
-    Ok(checked)
 }
 
 #[cfg(test)]
@@ -133,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn written_forms() {
+    fn mount_text_is_source_target_and_mode() {
         let table = [
             ("/src", Some(("/src", None, false))),
             ("/src:ro", Some(("/src", None, true))),
@@ -167,13 +184,32 @@ mod tests {
     }
 
     #[test]
-    fn parents_come_first_and_nothing_lies_over_another() {
-        let checked = |texts: &[&str]| {
+    fn host_path_uses_innermost_mount() {
+        let mounts =
+            ["/a:/w", "/b:/w/sub", "/etc/hosts:/w/hosts"].map(|text| text.parse().unwrap());
+        let mounts = validate(&mounts).unwrap();
+        for (path, expected) in [
+            ("/w", Some("/a")),
+            ("/w/x", Some("/a/x")),
+            ("/w/sub/x", Some("/b/x")),
+            ("/w/subs", Some("/a/subs")),
+            ("/w/hosts", Some("/etc/hosts")),
+            ("/x", None),
+        ] {
+            let found = host_path(&mounts, Path::new(path));
+            assert_eq!(found, expected.map(PathBuf::from), "{path}");
+        }
+    }
+
+    #[test]
+    fn mounts_are_sorted_and_conflicts_refused() {
+        let validated = |texts: &[&str]| {
             let mounts: Vec<MountConfig> = texts.iter().map(|text| text.parse().unwrap()).collect();
-            check(&mounts).map(|mounts| mounts.iter().map(ToString::to_string).collect::<Vec<_>>())
+            validate(&mounts)
+                .map(|mounts| mounts.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
         assert_eq!(
-            checked(&["/b/c:/w/sub:ro", "/a:/w"]),
+            validated(&["/b/c:/w/sub:ro", "/a:/w"]),
             Ok(vec!["/a:/w".into(), "/b/c:/w/sub:ro".into()])
         );
         let path = |text: &str| text.parse::<JailPath>().unwrap();
@@ -198,13 +234,13 @@ mod tests {
             (&["a"], JailError::PathRelative("a".into())),
             (&["/a:/b/"], JailError::PathNotNormal("/b/".into())),
         ] {
-            assert_eq!(checked(mounts), Err(error), "{mounts:?}");
+            assert_eq!(validated(mounts), Err(error), "{mounts:?}");
         }
-        assert!(checked(&["/a:/procs", "/a:/devel"]).is_ok());
+        assert!(validated(&["/a:/procs", "/a:/devel"]).is_ok());
         let many: Vec<String> = (0..65).map(|number| format!("/a:/m{number}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert!(matches!(
-            checked(&many),
+            validated(&many),
             Err(JailError::MountTooMany { count: 65, .. })
         ));
     }

@@ -1,30 +1,36 @@
-//! Names of jails. A bad one would be read as an option, an id, another jail or a second parameter.
+//! Names of jails. jexec(8) and jail(8) would parse an invalid name as an option, an id, another jail or a parameter.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::JailError;
 
-/// The kernel keeps a jail's name in MAXHOSTNAMELEN (256) bytes, the last of them NUL (jail(2), sys/jail.h).
-const MAX: usize = 255;
+/// Maximum length of a name, in bytes. The kernel stores it in MAXHOSTNAMELEN (256) bytes including the NUL (jail(2),
+/// sys/jail.h).
+const MAX_LEN: usize = 255;
 
-/// The name of a jail, safe as an argument of jexec(8) and as a value of jail(8).
+/// The name of a jail, safe as an argument of jexec(8) and as a parameter value of jail(8).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JailName(String);
 
 impl JailName {
-    /// A name that may mean a child jail, as `parent.child` (jail(8), Hierarchical Jails). Every part of it
-    /// must be a valid name.
+    /// Parses a name that may denote a child jail, `parent.child` (jail(8), Hierarchical Jails). Every part must be a
+    /// valid name.
     ///
     /// # Errors
-    /// As [`JailName::from_str`], for the first part that is wrong.
+    /// As [`JailName::from_str`], for the first invalid part.
     pub fn hierarchical(text: &str) -> Result<Self, JailError> {
         check_length(text)?;
         text.split('.').try_for_each(check)?;
         Ok(Self(text.to_owned()))
     }
 
-    /// The name as text.
+    /// Wraps a valid name that is a constant of this crate.
+    pub(crate) fn literal(name: &'static str) -> Self {
+        Self(name.to_owned())
+    }
+
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -32,10 +38,10 @@ impl JailName {
 }
 
 fn check_length(text: &str) -> Result<(), JailError> {
-    if text.len() > MAX {
+    if text.len() > MAX_LEN {
         return Err(JailError::NameTooLong {
             length: text.len(),
-            max: MAX,
+            max: MAX_LEN,
         });
     }
     Ok(())
@@ -77,7 +83,7 @@ fn check(text: &str) -> Result<(), JailError> {
 impl FromStr for JailName {
     type Err = JailError;
 
-    /// The name of a jail of the host itself; one with a dot, which means a child jail, is refused.
+    /// Parses the name of a jail of the host itself. A dot, which denotes a child jail, is refused.
     fn from_str(text: &str) -> Result<Self, JailError> {
         check(text)?;
         Ok(Self(text.to_owned()))
@@ -95,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_bad_name_has_its_own_refusal() {
+    fn invalid_jail_name_reports_its_error() {
         let n = str::to_owned;
         let table = [
             ("", JailError::NameEmpty),
@@ -152,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_jail_must_be_meant_and_have_valid_parts() {
+    fn hierarchical_name_requires_valid_parts() {
         assert_eq!(JailName::hierarchical("web.db").unwrap().as_str(), "web.db");
         for bad in ["web.", ".db", "web..db", "web.-x", "web.12", "web.a b"] {
             assert!(JailName::hierarchical(bad).is_err(), "{bad}");

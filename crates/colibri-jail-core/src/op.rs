@@ -1,11 +1,12 @@
-//! What needs an engine, and perhaps root: these operations, and nothing else goes through a backend.
+//! Operations on jails. Only these go through an engine and a privilege backend.
 
-use crate::{CommandLine, Ip4Policy, JailName, JailPath, JailSetup, JailUser, Limits, Pid, Signal};
+use crate::{CommandLine, Ip4Policy, JailName, JailPath, JailSetup, JailUser, Pid, Signal};
 
 /// One operation on jails.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum JailOp {
-    /// Run a command in a jail that exists.
+    /// Run a command in an existing jail.
     Attach {
         /// The jail.
         name: JailName,
@@ -16,26 +17,26 @@ pub enum JailOp {
         /// The agent.
         command: CommandLine,
     },
-    /// Make a jail for one command.
+    /// Create a jail for one command.
     Create {
         /// The new jail's name.
         name: JailName,
         /// Its root directory.
         path: JailPath,
-        /// Its IPv4.
+        /// Its IPv4 policy.
         ip4: Ip4Policy,
         /// The user inside it.
         user: Option<JailUser>,
         /// Working directory inside it.
         workdir: Option<JailPath>,
-        /// What it has besides its root.
+        /// Mounts, host name, network filter and masked paths.
         setup: JailSetup,
         /// The agent.
         command: CommandLine,
     },
-    /// Signal processes that the caller may not signal itself.
+    /// Signal processes that the caller has no permission to signal.
     Signal {
-        /// The jail that they are in, if it is a persistent one.
+        /// The persistent jail of the processes, if they are in one.
         jail: Option<JailName>,
         /// The processes, by their ids on the host.
         pids: Vec<Pid>,
@@ -47,23 +48,37 @@ pub enum JailOp {
         /// The jail.
         name: JailName,
     },
-    /// Undo a mount that a jail has left behind (FreeBSD).
-    Unmount {
-        /// Where it is on the host.
-        target: JailPath,
-    },
-    /// Hold a jail to limits, also one that is yet to be made (FreeBSD).
-    Limit {
-        /// The jail.
-        name: JailName,
-        /// Memory, processes and processors; the others are not a jail's.
-        limits: Limits,
-    },
-    /// Lift all limits of a jail (FreeBSD).
-    Unlimit {
-        /// The jail.
-        name: JailName,
-    },
-    /// Name the jails that exist, one a line.
+    /// List the names of the existing jails, one per line.
     List,
+    /// Run a command of the engine on the host, before or after a run: set limits, or unmount.
+    HostCommand {
+        /// What the command does: a verb phrase for messages, like "set limits".
+        purpose: &'static str,
+        /// The command.
+        command: CommandLine,
+    },
+}
+
+impl JailOp {
+    /// Returns the name of the operation, for messages.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Attach { .. } => "attach",
+            Self::Create { .. } => "create",
+            Self::Signal { .. } => "signal",
+            Self::Remove { .. } => "remove",
+            Self::List => "list",
+            Self::HostCommand { .. } => "host-command",
+        }
+    }
+
+    /// Returns the command that the operation runs in a jail; `None` if it runs none.
+    #[must_use]
+    pub fn agent(&self) -> Option<&CommandLine> {
+        match self {
+            Self::Attach { command, .. } | Self::Create { command, .. } => Some(command),
+            _ => None,
+        }
+    }
 }

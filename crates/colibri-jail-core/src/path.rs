@@ -1,38 +1,39 @@
-//! Absolute, normal paths: one spelling for one place, and never an option.
+//! Absolute, normalized paths: one spelling per path, and never an option.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::JailError;
 
-/// FreeBSD keeps a jail's path in MAXPATHLEN (1024) bytes with the NUL (jail(2)); Linux allows more.
-const MAX: usize = 1023;
+/// Maximum length of a path, in bytes. FreeBSD stores a jail's path in MAXPATHLEN (1024) bytes including the NUL
+/// (jail(2)); Linux allows more.
+const MAX_LEN: usize = 1023;
 
 /// An absolute path without `.`, `..`, doubled or trailing `/`, NUL or control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JailPath(String);
 
 impl JailPath {
-    /// `/` itself.
+    /// Returns `/`.
     #[must_use]
     pub fn root() -> Self {
         Self("/".to_owned())
     }
 
-    /// A path that is written in this crate.
-    pub(crate) fn fixed(path: &'static str) -> Self {
+    /// Wraps a valid path that is a constant of this crate.
+    pub(crate) fn literal(path: &'static str) -> Self {
         Self(path.to_owned())
     }
 
-    /// Whether this is `directory` or lies in it.
+    /// Returns whether this is `directory` or a path in it.
     #[must_use]
     pub fn is_in(&self, directory: &str) -> bool {
         self.0
             .strip_prefix(directory.trim_end_matches('/'))
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            .is_some_and(|suffix| suffix.is_empty() || suffix.starts_with('/'))
     }
 
-    /// What is called `inner` under this root.
+    /// Returns the path of `inner` below this root.
     #[must_use]
     pub fn join(&self, inner: &Self) -> Self {
         match (self.0.as_str(), inner.0.as_str()) {
@@ -42,7 +43,7 @@ impl JailPath {
         }
     }
 
-    /// The path as text.
+    /// Returns the path as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -54,10 +55,10 @@ impl FromStr for JailPath {
 
     fn from_str(text: &str) -> Result<Self, JailError> {
         let path = || text.to_owned();
-        if text.len() > MAX {
+        if text.len() > MAX_LEN {
             return Err(JailError::PathTooLong {
                 length: text.len(),
-                max: MAX,
+                max: MAX_LEN,
             });
         }
         if text.is_empty() {
@@ -72,8 +73,8 @@ impl FromStr for JailPath {
         let Some(inside) = text.strip_prefix('/') else {
             return Err(JailError::PathRelative(path()));
         };
-        let odd = |part: &str| part.is_empty() || part == "." || part == "..";
-        if !inside.is_empty() && inside.split('/').any(odd) {
+        let abnormal = |part: &str| part.is_empty() || part == "." || part == "..";
+        if !inside.is_empty() && inside.split('/').any(abnormal) {
             return Err(JailError::PathNotNormal(path()));
         }
         Ok(Self(path()))
@@ -91,9 +92,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inside_and_joined() {
+    fn path_containment_and_join_follow_components() {
         let path = |text: &str| text.parse::<JailPath>().unwrap();
-        for (inner, outer, inside) in [
+        for (inner, outer, expected) in [
             ("/a", "/a", true),
             ("/a/b", "/a", true),
             ("/ab", "/a", false),
@@ -101,7 +102,7 @@ mod tests {
             ("/a", "/", true),
             ("/", "/", true),
         ] {
-            assert_eq!(path(inner).is_in(outer), inside, "{inner} in {outer}");
+            assert_eq!(path(inner).is_in(outer), expected, "{inner} in {outer}");
         }
         for (root, inner, joined) in [
             ("/", "/a", "/a"),
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_path_has_its_own_refusal() {
+    fn invalid_path_reports_its_error() {
         let p = str::to_owned;
         let table = [
             ("", JailError::PathEmpty),

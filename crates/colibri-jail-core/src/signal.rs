@@ -1,11 +1,11 @@
-//! Signals by name, because the numbers of many differ between Linux and FreeBSD (signal(7), signal(3)).
+//! Signals by name: the numbers of many signals differ between Linux and FreeBSD (signal(7), signal(3)).
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::JailError;
 
-/// Names, and the number where POSIX fixes it (kill(1)) and so it is the same everywhere.
+/// Names, with the number where POSIX fixes it (kill(1)).
 const SIGNALS: &[(&str, Option<u8>)] = &[
     ("HUP", Some(1)),
     ("INT", Some(2)),
@@ -24,17 +24,17 @@ const SIGNALS: &[(&str, Option<u8>)] = &[
     ("WINCH", None),
 ];
 
-/// A signal that may be sent to an agent.
+/// A signal that callers may send to an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Signal(&'static str);
 
 impl Signal {
-    /// Ask to end.
+    /// Requests termination.
     pub const TERM: Self = Self("TERM");
-    /// End at once.
+    /// Terminates immediately; cannot be caught.
     pub const KILL: Self = Self("KILL");
 
-    /// The name, without `SIG`.
+    /// Returns the name, without `SIG`.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.0
@@ -44,7 +44,7 @@ impl Signal {
 impl FromStr for Signal {
     type Err = JailError;
 
-    /// `TERM`, `SIGTERM`, `term`, or a number that POSIX fixes, as `15`.
+    /// Parses `TERM`, `SIGTERM`, `term`, or a number that POSIX fixes, like `15`.
     fn from_str(text: &str) -> Result<Self, JailError> {
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -63,15 +63,15 @@ impl fmt::Display for Signal {
     }
 }
 
-/// The id of a process that may be signalled: never 0 (one's own group) or 1 (init).
+/// The id of a process that may be signalled: never 0 (the caller's process group) or 1 (init).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pid(u32);
 
 impl Pid {
-    /// Checks a process id.
+    /// Validates a process id.
     ///
     /// # Errors
-    /// It is 0 or 1, or would be negative as pid_t, which kill(2) reads as a group.
+    /// The id is 0 or 1, or negative as pid_t, which kill(2) interprets as a process group.
     pub fn new(pid: u32) -> Result<Self, JailError> {
         if pid > 1 && i32::try_from(pid).is_ok() {
             Ok(Self(pid))
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_are_known_by_name_and_by_fixed_number() {
+    fn signal_parses_by_name_and_posix_number() {
         for (text, name) in [
             ("TERM", "TERM"),
             ("SIGTERM", "TERM"),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn only_single_ordinary_processes_are_named() {
+    fn pid_of_init_or_group_is_refused() {
         for (pid, good) in [
             (0, false),
             (1, false),

@@ -1,4 +1,4 @@
-//! The file mode creation mask of an agent.
+//! File mode creation masks.
 
 use std::fmt;
 use std::str::FromStr;

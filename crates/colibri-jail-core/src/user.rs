@@ -1,28 +1,29 @@
-//! The user that an agent is inside its jail, by name (FreeBSD) or by number (bubblewrap).
+//! Users inside a jail, by name (FreeBSD) or by number (bubblewrap).
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::JailError;
 
-/// FreeBSD keeps user names in MAXLOGNAME (33) bytes with the NUL (getlogin(2)); Linux allows 32 too.
-const MAX: usize = 32;
+/// Maximum length of a user name, in bytes. FreeBSD stores it in MAXLOGNAME (33) bytes including the NUL (getlogin(2));
+/// Linux allows 32 too.
+const MAX_LEN: usize = 32;
 
 /// A user inside the jail.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum JailUser {
-    /// By a name that the jail's own user table knows.
+    /// By name, from the jail's user table.
     Name(UserName),
     /// By number.
     Id {
         /// User id.
         uid: u32,
-        /// Group id; the same number as the user's where it is not given.
+        /// Group id; the user id if absent.
         gid: Option<u32>,
     },
 }
 
-/// A user's name that reads as nothing else: no option, no number, no syntax.
+/// A user's name that no program parses as an option, a number or syntax.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UserName(String);
 
@@ -48,18 +49,18 @@ impl FromStr for JailUser {
                 None => (text, None),
             };
             return Ok(Self::Id {
-                uid: id(uid)?,
-                gid: gid.map(id).transpose()?,
+                uid: parse_id(uid)?,
+                gid: gid.map(parse_id).transpose()?,
             });
         }
-        if text.len() > MAX {
+        if text.len() > MAX_LEN {
             return Err(JailError::UserTooLong {
                 length: text.len(),
-                max: MAX,
+                max: MAX_LEN,
             });
         }
-        let odd = |c: &char| !(c.is_ascii_alphanumeric() || "-_.".contains(*c));
-        match text.chars().find(odd) {
+        let invalid = |c: &char| !(c.is_ascii_alphanumeric() || "-_.".contains(*c));
+        match text.chars().find(invalid) {
             Some(found) => Err(JailError::UserCharacter {
                 user: text.to_owned(),
                 found,
@@ -69,8 +70,8 @@ impl FromStr for JailUser {
     }
 }
 
-/// A user or group id. 4294967295 is (uid_t)-1, which setuid(2) and chown(2) read as "leave as it is".
-fn id(text: &str) -> Result<u32, JailError> {
+/// Parses a user or group id. 4294967295 is (uid_t)-1, which setuid(2) and chown(2) interpret as "do not change".
+fn parse_id(text: &str) -> Result<u32, JailError> {
     text.parse()
         .ok()
         .filter(|id| *id != u32::MAX && text.bytes().all(|byte| byte.is_ascii_digit()))
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_bad_user_has_its_own_refusal() {
+    fn invalid_jail_user_reports_its_error() {
         let u = str::to_owned;
         let table = [
             ("", JailError::UserEmpty),

@@ -1,20 +1,20 @@
-//! What people read when a value is refused: one line for each refusal.
+//! The message of each validation error.
 
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write;
 
 use colibri_jail_core::{
-    CommandLine, JailConfig, JailEngine, JailError, JailName, JailOp, JailPath, JailUser, Pid,
-    Signal, jail_wrap,
+    Bubblewrap, CommandLine, Confinement, EngineRegistry, FreebsdJail, JailConfig, JailEngine,
+    JailError, JailName, JailOp, JailPath, JailUser, Pid, Signal, jail_wrap,
 };
 
-fn refusal<T: std::str::FromStr<Err = JailError> + std::fmt::Debug>(text: &str) -> String {
+fn error<T: std::str::FromStr<Err = JailError> + std::fmt::Debug>(text: &str) -> String {
     text.parse::<T>().unwrap_err().to_string()
 }
 
 #[test]
-fn every_refusal_says_what_to_do() {
+fn every_error_message_has_a_hint() {
     let mut shown = String::new();
     let mut show = |message: String| writeln!(shown, "{message}").unwrap();
     for program in [("", ""), ("a\0", ""), ("a", "b\0")] {
@@ -28,14 +28,14 @@ fn every_refusal_says_what_to_do() {
     for name in [
         "", "-a", "12", "a.b", "a,b", "a=b", "a'b", "a b", "a\0", "a\u{7}", "a/b", &long,
     ] {
-        show(refusal::<JailName>(name));
+        show(error::<JailName>(name));
     }
     let long = format!("/{}", "a".repeat(2000));
     for path in ["", "srv", "/srv/..", "/a\0", "/a\u{7}", &long] {
-        show(refusal::<JailPath>(path));
+        show(error::<JailPath>(path));
     }
     for user in ["", "-l", "4294967295", "a:b", &"a".repeat(40)] {
-        show(refusal::<JailUser>(user));
+        show(error::<JailUser>(user));
     }
     for ip4 in ["", "lan", "192.0.2.7,192.0.2.7", "0.0.0.0"] {
         show(
@@ -44,8 +44,9 @@ fn every_refusal_says_what_to_do() {
                 .to_string(),
         );
     }
-    show(refusal::<Signal>("64"));
-    show(refusal::<JailEngine>("docker"));
+    show(error::<Signal>("64"));
+    let engines = EngineRegistry::builtin();
+    show(engines.by_name("docker").unwrap_err().to_string());
     show(Pid::new(1).unwrap_err().to_string());
     for (name, path, ip4, user, engine) in [
         ("web", "", "new", "", "freebsd"),
@@ -65,11 +66,11 @@ fn every_refusal_says_what_to_do() {
             user: value(user),
             ..JailConfig::default()
         };
-        let engine = engine.parse().unwrap();
+        let engine = engines.by_name(engine).unwrap();
         let command = CommandLine::new("pi", ["x"]).unwrap();
         let wrapped = config
             .confinement(&"colibri-x".parse().unwrap())
-            .and_then(|confinement| jail_wrap(&engine, &confinement, None, command));
+            .and_then(|confinement| jail_wrap(&*engine, &confinement, None, command));
         show(wrapped.unwrap_err().to_string());
     }
     for (config, engine) in [
@@ -101,20 +102,31 @@ fn every_refusal_says_what_to_do() {
         let command = CommandLine::new("pi", ["x"]).unwrap();
         let wrapped = config
             .confinement(&"colibri-x".parse().unwrap())
-            .and_then(|confinement| jail_wrap(&engine.parse()?, &confinement, None, command));
+            .and_then(|confinement| {
+                jail_wrap(&*engines.by_name(engine)?, &confinement, None, command)
+            });
         show(wrapped.unwrap_err().to_string());
     }
-    show(refusal::<colibri_jail_core::MountConfig>("/a:/b:/c"));
-    show(refusal::<colibri_jail_core::Size>("2 big"));
-    show(refusal::<colibri_jail_core::Cpus>("all"));
-    show(refusal::<colibri_jail_core::WallTime>("soon"));
-    let bubblewrap: JailEngine = "bubblewrap".parse().unwrap();
-    show(bubblewrap.check(&JailOp::List).unwrap_err().to_string());
+    show(error::<colibri_jail_core::MountConfig>("/a:/b:/c"));
+    show(error::<colibri_jail_core::Size>("2 big"));
+    show(error::<colibri_jail_core::Cpus>("all"));
+    show(error::<colibri_jail_core::WallTime>("soon"));
+    let name = || "x".parse().unwrap();
+    for op in [JailOp::List, JailOp::Remove { name: name() }] {
+        show(Bubblewrap::default().check(&op).unwrap_err().to_string());
+    }
+    let mut masked = JailConfig {
+        path: Some("/".into()),
+        ..JailConfig::default()
+    }
+    .confinement(&name())
+    .unwrap();
+    if let Confinement::Ephemeral { setup, .. } = &mut masked {
+        setup.masked.push("/var/db/colibri".parse().unwrap());
+    }
+    let command = CommandLine::new("pi", ["x"]).unwrap();
     show(
-        bubblewrap
-            .check(&JailOp::Remove {
-                name: "x".parse().unwrap(),
-            })
+        jail_wrap(&FreebsdJail, &masked, None, command)
             .unwrap_err()
             .to_string(),
     );

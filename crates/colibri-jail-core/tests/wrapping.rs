@@ -1,25 +1,27 @@
-//! For every input: the agent's words come out as one unbroken, unchanged suffix, and the programs on the
-//! way read exactly the intended values. The programs' own ways to read their words are modelled here.
+//! Property tests of the argv: the agent's arguments are an unchanged suffix, and every program before it parses exactly
+//! the intended values. The tests model the option parsers of these programs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::sync::Arc;
+
 use colibri_jail_core::{
-    CommandLine, Confinement, Ip4Policy, JailConfig, JailEngine, JailName, JailOp, JailPath,
-    JailSetup, JailUser, MountConfig, Pid, Signal, jail_wrap,
+    Bubblewrap, CommandLine, Confinement, FreebsdJail, Ip4Policy, JailConfig, JailEngine, JailName,
+    JailOp, JailPath, JailSetup, JailUser, MountConfig, Pid, Signal, jail_wrap,
 };
 use proptest::prelude::*;
 
-/// getopt(3) on FreeBSD: options end at the first word that is none, or behind `--`.
+/// Models getopt(3) of FreeBSD: options end before the first other word, or after `--`.
 fn getopt<'a>(
     args: &'a [String],
     with_value: &str,
 ) -> (Vec<(char, Option<&'a str>)>, &'a [String]) {
     let mut options = Vec::new();
-    let mut rest = args;
-    while let Some((word, behind)) = rest.split_first() {
+    let mut remaining = args;
+    while let Some((word, behind)) = remaining.split_first() {
         let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
             break;
         };
-        rest = behind;
+        remaining = behind;
         if letters == "-" {
             break;
         }
@@ -30,21 +32,23 @@ fn getopt<'a>(
             }
             let attached = &letters[position + letter.len_utf8()..];
             if attached.is_empty() {
-                let (value, behind) = rest.split_first().expect("an option without its value");
+                let (value, behind) = remaining
+                    .split_first()
+                    .expect("an option without its value");
                 options.push((letter, Some(value.as_str())));
-                rest = behind;
+                remaining = behind;
             } else {
                 options.push((letter, Some(attached)));
             }
             break;
         }
     }
-    (options, rest)
+    (options, remaining)
 }
 
-/// What jexec(8) makes of its words.
+/// Models jexec(8).
 fn read_jexec(args: &[String]) -> (Option<&str>, Option<&str>, &str, &[String]) {
-    let (options, rest) = getopt(args, "dUu");
+    let (options, operands) = getopt(args, "dUu");
     let value = |letter| {
         options
             .iter()
@@ -55,38 +59,38 @@ fn read_jexec(args: &[String]) -> (Option<&str>, Option<&str>, &str, &[String]) 
         options.iter().all(|(letter, _)| "dU".contains(*letter)),
         "{options:?}"
     );
-    let (jail, command) = rest.split_first().expect("jexec without a jail");
+    let (jail, command) = operands.split_first().expect("jexec without a jail");
     (value('d'), value('U'), jail, command)
 }
 
-/// What jail(8) makes of its words: parameters, and behind `command=` the command's own.
+/// Models jail(8): parameters, then the command from `command=` on.
 fn read_jail(args: &[String]) -> (Vec<(&str, &str)>, Vec<&str>) {
-    let (options, rest) = getopt(args, "Jefnpsu");
+    let (options, operands) = getopt(args, "Jefnpsu");
     assert_eq!(options, [('q', None), ('c', None)]);
-    let position = rest
+    let position = operands
         .iter()
         .position(|word| word.starts_with("command"))
         .expect("no command");
-    let parameters = rest[..position]
+    let parameters = operands[..position]
         .iter()
         .map(|word| word.split_once('=').expect("a parameter without value"))
         .collect();
-    let first = rest[position]
+    let first = operands[position]
         .strip_prefix("command=")
         .expect("command without a program");
     assert!(!first.is_empty(), "jail(8) skips an empty command");
     let command = std::iter::once(first)
-        .chain(rest[position + 1..].iter().map(String::as_str))
+        .chain(operands[position + 1..].iter().map(String::as_str))
         .collect();
     (parameters, command)
 }
 
-/// What bwrap(1) makes of its words: options with a fixed number of values, up to `--`.
+/// Models bwrap(1): options with a fixed number of values, up to `--`.
 fn read_bwrap(args: &[String]) -> (Vec<(&str, Vec<&str>)>, &[String]) {
     let mut options = Vec::new();
-    let mut rest = args;
+    let mut remaining = args;
     loop {
-        let (option, behind) = rest.split_first().expect("bwrap without a command");
+        let (option, behind) = remaining.split_first().expect("bwrap without a command");
         if option == "--" {
             return (options, behind);
         }
@@ -104,11 +108,11 @@ fn read_bwrap(args: &[String]) -> (Vec<(&str, Vec<&str>)>, &[String]) {
         };
         let (taken, behind) = behind.split_at(values);
         options.push((option.as_str(), taken.iter().map(String::as_str).collect()));
-        rest = behind;
+        remaining = behind;
     }
 }
 
-/// Words that like to be mistaken for something else.
+/// Words that an option parser or a shell could misread.
 fn word() -> impl Strategy<Value = String> {
     prop_oneof![
         prop::sample::select(vec![
@@ -193,45 +197,65 @@ fn confinement() -> impl Strategy<Value = Confinement> {
     ]
 }
 
-/// Checked by the crate itself, so that only what can be written is made.
+/// Returns setups that `JailConfig` accepts.
 fn setup() -> impl Strategy<Value = JailSetup> {
     let mounts = prop::collection::vec((path(), prop::option::of(path()), any::<bool>()), 0..4);
     let destination =
         prop::sample::select(vec!["api.example.com:443", "[::1]:8080", "192.0.2.7:1"]);
     let allow = prop::collection::vec(destination, 0..3);
     let hostname = prop::option::of(prop::sample::select(vec!["agent", "a.b"]));
-    (mounts, hostname, allow).prop_filter_map("a setup", |(mounts, hostname, allow)| {
-        let config = JailConfig {
-            path: Some("/".to_owned()),
-            mounts: mounts
-                .iter()
-                .map(|(source, target, read_only)| MountConfig {
-                    source: source.to_string(),
-                    target: target.as_ref().map(ToString::to_string),
-                    read_only: *read_only,
-                })
-                .collect(),
-            hostname: hostname.map(str::to_owned),
-            allow: allow.into_iter().map(str::to_owned).collect(),
-            ..JailConfig::default()
-        };
-        match config.confinement(&"x".parse().ok()?) {
-            Ok(Confinement::Ephemeral { setup, .. }) => Some(setup),
-            _ => None,
-        }
-    })
+    let masked = prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(path(), 1..3)];
+    (mounts, hostname, allow, masked).prop_filter_map(
+        "a setup",
+        |(mounts, hostname, allow, masked)| {
+            let config = JailConfig {
+                path: Some("/".to_owned()),
+                mounts: mounts
+                    .iter()
+                    .map(|(source, target, read_only)| MountConfig {
+                        source: source.to_string(),
+                        target: target.as_ref().map(ToString::to_string),
+                        read_only: *read_only,
+                    })
+                    .collect(),
+                hostname: hostname.map(str::to_owned),
+                allow: allow.into_iter().map(str::to_owned).collect(),
+                ..JailConfig::default()
+            };
+            match config.confinement(&"x".parse().ok()?) {
+                Ok(Confinement::Ephemeral { mut setup, .. }) => {
+                    setup.masked = masked;
+                    Some(setup)
+                }
+                _ => None,
+            }
+        },
+    )
 }
 
-fn engine() -> impl Strategy<Value = JailEngine> {
-    let proxy = prop::option::of(path());
-    let bubblewrap = (prop::collection::vec(path(), 0..3), proxy).prop_map(|(hidden, proxy)| {
-        JailEngine::Bubblewrap(colibri_jail_core::Bubblewrap {
-            hidden,
-            proxy,
-            ..Default::default()
-        })
+/// An engine, with the path of its proxy.
+#[derive(Debug, Clone)]
+struct TestEngine {
+    engine: Arc<dyn JailEngine>,
+    proxy: Option<JailPath>,
+}
+
+fn engine() -> impl Strategy<Value = TestEngine> {
+    let freebsd = Just(TestEngine {
+        engine: Arc::new(FreebsdJail),
+        proxy: None,
     });
-    prop_oneof![Just(JailEngine::FreebsdJail), bubblewrap]
+    let bubblewrap = prop::option::of(path()).prop_map(|proxy| {
+        let engine = Bubblewrap::default();
+        TestEngine {
+            engine: match &proxy {
+                Some(proxy) => Arc::new(engine.with_proxy(proxy.clone())),
+                None => Arc::new(engine),
+            },
+            proxy,
+        }
+    });
+    prop_oneof![freebsd, bubblewrap]
 }
 
 fn words(command: &CommandLine) -> Vec<&str> {
@@ -244,14 +268,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn the_agents_words_are_an_unchanged_suffix_and_nothing_is_misread(
+    fn agent_arguments_are_an_unchanged_suffix(
         engine in engine(),
         confinement in confinement(),
         workdir in prop::option::of(path()),
         agent in command(),
     ) {
-        let Ok(wrapped) = jail_wrap(&engine, &confinement, workdir.as_ref(), agent.clone()) else {
-            // A refusal is an answer; which ones there are is a table elsewhere.
+        let TestEngine { engine, proxy } = engine;
+        let Ok(wrapped) = jail_wrap(&*engine, &confinement, workdir.as_ref(), agent.clone()) else {
+            // The test of the messages covers the errors.
             return Ok(());
         };
         let expected = words(&agent);
@@ -292,14 +317,13 @@ proptest! {
                 }
             }
             (Confinement::Ephemeral { path, ip4, user, setup, .. }, program) => {
-                let JailEngine::Bubblewrap(bubblewrap) = &engine else { unreachable!() };
                 let mut expected = expected;
                 let mut wrapped = wrapped.args();
                 if setup.allow.is_empty() {
                     prop_assert_eq!(program, "/usr/bin/bwrap");
                 } else {
                     // colibri-proxy run DESTINATION… -- bwrap … -- colibri-proxy enter AGENT…
-                    let proxy = bubblewrap.proxy.as_ref().unwrap();
+                    let proxy = proxy.as_ref().unwrap();
                     prop_assert_eq!(program, proxy.as_str());
                     let (allow, behind) = wrapped.split_at(setup.allow.len() + 1);
                     let mut intended = vec!["run".to_owned()];
@@ -321,7 +345,7 @@ proptest! {
                     list.push(vec![mount.source.as_str(), mount.target.as_str()]);
                 }
                 if !setup.allow.is_empty() {
-                    read_only.push(vec![bubblewrap.proxy.as_ref().unwrap().as_str(), "/dev/colibri-proxy"]);
+                    read_only.push(vec![proxy.as_ref().unwrap().as_str(), "/dev/colibri-proxy"]);
                 }
                 prop_assert_eq!(values("--ro-bind"), read_only);
                 prop_assert_eq!(values("--bind"), writable);
@@ -332,37 +356,38 @@ proptest! {
                 for namespace in ["user", "pid", "ipc", "uts", "cgroup"] {
                     prop_assert_eq!(values(&format!("--unshare-{namespace}")).len(), 1);
                 }
-                let hidden: Vec<_> = std::iter::once("/tmp").chain(bubblewrap.hidden.iter().map(JailPath::as_str)).collect();
-                prop_assert_eq!(values("--tmpfs").concat(), hidden);
+                let masked: Vec<_> = std::iter::once("/tmp").chain(setup.masked.iter().map(JailPath::as_str)).collect();
+                prop_assert_eq!(values("--tmpfs").concat(), masked);
             }
             other => prop_assert!(false, "unexpected {other:?}"),
         }
     }
 
     #[test]
-    fn signals_and_removals_name_only_what_is_meant(
+    fn signal_and_remove_name_exactly_their_targets(
         engine in engine(), name in name(), pids in prop::collection::vec(2..i32::MAX as u32, 1..5),
     ) {
         let typed = pids.iter().map(|pid| Pid::new(*pid).unwrap()).collect();
+        let engine = engine.engine;
         let kill = engine.command_line(&JailOp::Signal { jail: None, pids: typed, signal: Signal::TERM }).unwrap();
         let (options, rest) = getopt(kill.args(), "s");
         prop_assert_eq!((kill.program(), options), ("/bin/kill", vec![('s', Some("TERM"))]));
         prop_assert_eq!(rest, pids.iter().map(ToString::to_string).collect::<Vec<_>>());
-        if engine == JailEngine::FreebsdJail {
+        if engine.name() == FreebsdJail::NAME {
             let remove = engine.command_line(&JailOp::Remove { name: name.clone() }).unwrap();
             prop_assert_eq!(remove.to_string(), format!("/usr/sbin/jail -R {name}"));
         }
     }
 
     #[test]
-    fn no_text_makes_a_parser_panic(text in "\\PC{0,40}|[ -~]{0,40}") {
+    fn parsers_never_panic(text in "\\PC{0,40}|[ -~]{0,40}") {
         let _ = text.parse::<JailName>();
         let _ = JailName::hierarchical(&text);
         let _ = text.parse::<JailPath>();
         let _ = text.parse::<Ip4Policy>();
         let _ = text.parse::<JailUser>();
         let _ = text.parse::<Signal>();
-        let _ = text.parse::<JailEngine>();
+        let _ = colibri_jail_core::EngineRegistry::builtin().by_name(&text);
         let _ = text.parse::<MountConfig>();
         let _ = text.parse::<colibri_jail_core::Hostname>();
         let _ = text.parse::<colibri_jail_core::Destination>();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use colibri_jail_core::{CommandLine, CommandLineError};
+use colibri_jail_core::{ArgumentLimit, CommandLine, CommandLineError};
 use rustix::param::page_size;
 use rustix::process::{Resource, getrlimit};
 
@@ -49,16 +49,16 @@ impl Most {
 pub(crate) fn check(
     command: &CommandLine,
     env: &BTreeMap<String, String>,
-    words: Option<(&str, usize)>,
+    wrapper: Option<ArgumentLimit>,
     most: &Most,
 ) -> Result<(), CommandLineError> {
-    if let Some((program, max)) = words
-        && command.args().len() + 1 > max
+    if let Some(limit) = wrapper
+        && command.args().len() + 1 > limit.max
     {
         return Err(CommandLineError::TooMany {
             count: command.args().len() + 1,
-            program: program.to_owned(),
-            max,
+            program: limit.program.to_owned(),
+            max: limit.max,
         });
     }
     let arguments = std::iter::once(command.program())
@@ -101,16 +101,22 @@ mod tests {
             string: Some(1000),
             total: 20_000,
         };
+        let limit = |max| {
+            Some(ArgumentLimit {
+                program: "bwrap(1)",
+                max,
+            })
+        };
         let many = vec!["x".to_owned(); 100];
-        let try_out = |args: Vec<String>, variable: usize, words: Option<(&str, usize)>| {
+        let try_out = |args: Vec<String>, variable: usize, wrapper: Option<ArgumentLimit>| {
             let command = CommandLine::new("agent", args).unwrap();
             let env = BTreeMap::from([("V".to_owned(), "v".repeat(variable))]);
-            check(&command, &env, words, &most)
+            check(&command, &env, wrapper, &most)
         };
-        assert_eq!(try_out(many.clone(), 10, Some(("bwrap", 101))), Ok(()));
+        assert_eq!(try_out(many.clone(), 10, limit(101)), Ok(()));
         let said = |outcome: Result<(), CommandLineError>| outcome.unwrap_err().to_string();
         let shown = [
-            said(try_out(many, 10, Some(("bwrap(1)", 100)))),
+            said(try_out(many, 10, limit(100))),
             said(try_out(vec!["x".repeat(1000)], 1, None)),
             said(try_out(vec![], 998, None)),
             said(try_out(vec!["x".repeat(900); 20], 1, None)),

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use colibri_jail_core::{CommandLineError, JailError};
+use colibri_jail_core::{CommandLineError, JailError, PathConflict};
 use colibri_priv::PrivError;
 use colibri_types::SpawnConfigError;
 
@@ -64,6 +64,16 @@ pub enum PrepareError {
     /// The privilege backend refuses.
     #[error(transparent)]
     Privilege(#[from] PrivError),
+}
+
+impl From<PathConflict> for PrepareError {
+    fn from(conflict: PathConflict) -> Self {
+        Self::Path {
+            what: conflict.what,
+            path: conflict.path,
+            problem: conflict.problem,
+        }
+    }
 }
 
 /// Reports whether an error of the system means that a resource is exhausted: descriptors, processes, memory or disk.

@@ -1,6 +1,7 @@
 //! Selects the enforcement mechanism (cgroup, rlimit, rctl) for each limit, and reports limits without one.
 
-use colibri_jail_core::{Confinement, JailEngine, JailError, Limits};
+use colibri_jail_core::{Confinement, JailEngine, JailError, LimitMechanism, Limits};
+use colibri_priv::PrivBackend;
 use colibri_types::ProcessLimits;
 
 use crate::cgroup::Cgroups;
@@ -18,9 +19,9 @@ pub struct LimitPlan {
 
 /// What this host offers.
 pub(crate) struct Host<'a> {
-    pub(crate) engine: &'a JailEngine,
-    /// Name of the privilege backend; `none` where nothing is elevated.
-    pub(crate) privilege: &'a str,
+    pub(crate) engine: &'a dyn JailEngine,
+    /// The privilege backend, which is used for jails only.
+    pub(crate) backend: &'a dyn PrivBackend,
     pub(crate) cgroups: &'a Cgroups,
     /// The highest number of open files that this process may allow (getrlimit(2)).
     pub(crate) most_files: u64,
@@ -52,14 +53,11 @@ pub(crate) fn choose(
         ("cpu", "cpu", limits.cpu.is_some()),
     ];
     for (name, controller, _) in of_all.into_iter().filter(|(_, _, given)| *given) {
-        match host.engine {
-            // By the engine's own commands around each run.
-            JailEngine::FreebsdJail if matches!(confinement, Confinement::Ephemeral { .. }) => {}
-            JailEngine::FreebsdJail => unenforced(
-                name,
-                "rctl(8) limits jails, and this agent has no jail of its own; create one with `path`".to_owned(),
-            )?,
-            JailEngine::Bubblewrap(_) => match host.cgroups.lacks(controller) {
+        match host.engine.limit_mechanism(confinement) {
+            // The engine's pre_run sets these rules.
+            LimitMechanism::Rctl => {}
+            LimitMechanism::Unavailable(why) => unenforced(name, why.to_owned())?,
+            LimitMechanism::Cgroup => match host.cgroups.lacks(controller) {
                 None => means.cgroup = true,
                 Some(why) => {
                     unenforced(name, why)?;
@@ -73,22 +71,12 @@ pub(crate) fn choose(
     }
     if let Some(files) = limits.open_files {
         let files = u64::from(files);
-        if host.privilege == "helper" {
-            unenforced(
-                "open_files",
-                "the helper sets it; set it in the helper's policy, helper.toml(5)".to_owned(),
-            )?;
-        } else if matches!(
-            (host.engine, confinement),
-            (
-                JailEngine::FreebsdJail,
-                Confinement::Ephemeral { user: Some(_), .. }
-            )
-        ) {
-            unenforced(
-                "open_files",
-                "jail(8) sets it from the user's class; set it in login.conf(5)".to_owned(),
-            )?;
+        let by_backend = match confinement {
+            Confinement::None => None,
+            _ => host.backend.open_files_override(),
+        };
+        if let Some(why) = by_backend.or(host.engine.open_files_override(confinement)) {
+            unenforced("open_files", why.to_owned())?;
         } else if files > host.most_files {
             let why = format!(
                 "the daemon itself may have at most {} open; give a lower limit, raise the daemon's hard limit (LimitNOFILE=, ulimit -Hn)",
@@ -106,6 +94,8 @@ pub(crate) fn choose(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use colibri_jail_core::{Bubblewrap, FreebsdJail};
+    use colibri_priv::BackendRegistry;
 
     fn limits(text: &str) -> Limits {
         serde_json::from_str(text).unwrap()
@@ -129,8 +119,8 @@ mod tests {
             controllers: vec!["pids".to_owned()],
         };
         let none = Cgroups::Unavailable("no cgroups".to_owned());
-        let (freebsd, bubblewrap): (JailEngine, JailEngine) =
-            ("freebsd".parse().unwrap(), "bubblewrap".parse().unwrap());
+        let (freebsd, bubblewrap) = (FreebsdJail, Bubblewrap::default());
+        let backends = BackendRegistry::builtin("/helper");
         let memory = r#"{"memory":"1G"}"#;
         let processes = r#"{"processes":9}"#;
         let files = r#"{"open_files":100}"#;
@@ -148,7 +138,7 @@ mod tests {
         };
         type Row<'a> = (
             &'a str,
-            &'a JailEngine,
+            &'a dyn JailEngine,
             Confinement,
             &'a str,
             &'a Cgroups,
@@ -234,7 +224,7 @@ mod tests {
                 Confinement::None,
                 "none",
                 &none,
-                Err("no jail of its own"),
+                Err("no dedicated jail"),
                 LimitPlan::default(),
             ),
             (
@@ -268,7 +258,7 @@ mod tests {
         for (text, engine, confinement, privilege, cgroups, strict, best_effort) in table {
             let host = Host {
                 engine,
-                privilege,
+                backend: &*backends.get(privilege).unwrap(),
                 cgroups,
                 most_files: 1000,
             };
@@ -293,7 +283,7 @@ mod tests {
         }
         let host = Host {
             engine: &bubblewrap,
-            privilege: "none",
+            backend: &colibri_priv::None,
             cgroups: &none,
             most_files: 99,
         };

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use colibri_jail_core::{
-    CommandLine, Confinement, ExitFidelity, JailEngine, JailOp, JailPath, JailUser, Mount,
+    CommandLine, Confinement, ExitFidelity, JailEngine, JailOp, JailPath, JailSetup, JailUser,
+    host_path, masked_paths,
 };
 
 use colibri_priv::PrivBackend;
@@ -21,11 +22,6 @@ use crate::{Cgroups, HostEnv, PrepareError, limits, mounts};
 
 /// Stands for the agent's id where there is none yet, as in `explain`.
 const NO_ID: &str = "ID";
-/// Directories that a bubblewrap sandbox has of its own, whatever the root holds there.
-const PRIVATE: &[&str] = &["/proc", "/dev", "/tmp"];
-
-/// Maximum number of arguments of bwrap(1), including those of the command (bubblewrap.c: MAX_ARGS).
-const BWRAP_WORDS: usize = 9000;
 
 /// By what programs find a proxy, and where colibri-proxy listens in a sandbox.
 const PROXY_VARIABLES: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
@@ -46,12 +42,12 @@ pub struct Prepared {
     pub confinement: Confinement,
     /// The working directory, inside the jail if there is one.
     pub workdir: Option<JailPath>,
-    /// Directories of the daemon that the sandbox masks.
-    pub hidden: Vec<JailPath>,
     /// The whole environment.
     pub env: BTreeMap<String, String>,
     /// Why the exit status of the first process is not the agent's own.
     pub exit_note: Option<String>,
+    /// Whether the first process is a wrapper whose end kills the agent; signals must not reach it.
+    pub has_wrapper: bool,
     /// Commands to run before each start.
     pub pre_run: Vec<CommandLine>,
     /// Commands to run after each run.
@@ -63,26 +59,20 @@ impl Prepared {
     fn search_path(&self) -> &str {
         self.env.get("PATH").map_or("", String::as_str)
     }
-
-    /// Signals must spare the first process, because it is a wrapper that takes the sandbox with it.
-    #[must_use]
-    pub fn has_wrapper(&self) -> bool {
-        self.confinement != Confinement::None && self.engine == "bubblewrap"
-    }
 }
 
 /// The parts of the host that an ephemeral jail shows.
 struct Own<'a> {
     root: &'a Path,
-    bubblewrap: bool,
-    hidden: &'a [JailPath],
-    mounts: &'a [Mount],
+    /// Directories that the engine replaces by private ones.
+    private: &'static [&'static str],
+    setup: &'a JailSetup,
 }
 
 impl Own<'_> {
     /// Returns the host path of a path in the jail; `None` if nothing exists there.
     fn find(&self, path: &Path) -> Option<PathBuf> {
-        match mounts::place(self.mounts, path) {
+        match host_path(&self.setup.mounts, path) {
             Some(place) => place.exists().then_some(place),
             None if self.covered(path).is_some() => None,
             None => resolve_in(self.root, path),
@@ -91,7 +81,7 @@ impl Own<'_> {
 
     /// Returns why the jail hides a path of the root; `None` if it does not.
     fn hidden(&self, path: &Path) -> Option<Hidden> {
-        if mounts::place(self.mounts, path).is_some() {
+        if host_path(&self.setup.mounts, path).is_some() {
             return None;
         }
         let exists = resolve_in(self.root, path).is_some();
@@ -115,11 +105,8 @@ impl Own<'_> {
 
     /// Returns the directory that hides a path in the sandbox, and whether it is hidden because it is the daemon's.
     fn covered(&self, path: &Path) -> Option<(&str, bool)> {
-        if !self.bubblewrap {
-            return None;
-        }
-        let private = PRIVATE.iter().map(|own| (*own, false));
-        let daemons = self.hidden.iter().map(|own| (own.as_str(), true));
+        let private = self.private.iter().map(|own| (*own, false));
+        let daemons = self.setup.masked.iter().map(|own| (own.as_str(), true));
         private
             .chain(daemons)
             .find(|(directory, _)| path.starts_with(directory))
@@ -130,7 +117,7 @@ impl Own<'_> {
 #[derive(Clone)]
 pub struct Preparer {
     /// The engine.
-    pub engine: JailEngine,
+    pub engine: Arc<dyn JailEngine>,
     /// The privilege backend.
     pub backend: Arc<dyn PrivBackend>,
     /// Directories that no sandbox may show: the daemon's state, sockets and settings.
@@ -183,53 +170,50 @@ impl Preparer {
             mut confinement,
             workdir,
         } = config.validate(&format!("colibri-{id}"))?;
-        let mut engine = self.engine.clone();
-        if let (
-            JailEngine::Bubblewrap(bubblewrap),
-            Confinement::Ephemeral {
-                path, user, setup, ..
-            },
-        ) = (&mut engine, &mut confinement)
+        let engine = &*self.engine;
+        let has_wrapper = confinement != Confinement::None && engine.has_wrapper_process();
+        if let Confinement::Ephemeral {
+            path, user, setup, ..
+        } = &mut confinement
         {
-            bubblewrap.hidden = hidden_in(Path::new(path.as_str()), &self.private_directories)?;
-            // A mount covers what lies beneath it, and may show the same again.
-            let mounts = &setup.mounts;
-            bubblewrap.hidden.retain(|hidden| {
-                !mounts
-                    .iter()
-                    .any(|mount| hidden.is_in(mount.target.as_str()))
-            });
-            bubblewrap
-                .hidden
-                .extend(mounts::hidden_in(mounts, &self.private_directories)?);
-            if let Some(JailUser::Name(name)) = user {
-                *user = Some(number_of(name.as_ref(), Path::new(path.as_str()))?);
+            let root = Path::new(path.as_str());
+            if engine.masks_paths() {
+                let real = |path: &Path| path.canonicalize().ok();
+                let protected = self.private_directories.iter();
+                let protected: Vec<_> = protected.filter_map(|path| real(path)).collect();
+                setup.masked = masked_paths(
+                    &real(root).unwrap_or(root.to_owned()),
+                    &setup.mounts,
+                    engine.private_directories(),
+                    &protected,
+                )?;
+            }
+            if engine.users_by_number()
+                && let Some(JailUser::Name(name)) = user
+            {
+                *user = Some(number_of(name.as_ref(), root)?);
             }
         }
-        let hidden = match &engine {
-            JailEngine::Bubblewrap(bubblewrap) => bubblewrap.hidden.clone(),
-            JailEngine::FreebsdJail => Vec::new(),
-        };
         let mut exit_note = None;
         let (mut pre_run, mut post_run) = (Vec::new(), Vec::new());
         let (command, privilege) = match confinement.clone().into_op(workdir.clone(), agent.clone())
         {
             None => (agent.clone(), "none".to_owned()),
             Some(op) => {
-                if self.backend.name() != "helper"
+                if !self.backend.exact_exit_code()
                     && engine.exit_fidelity(&op) == ExitFidelity::Collapsed
                 {
                     exit_note = Some("jail(8) reports every failure as exit code 1: the agent's own code or signal is not known".to_owned());
                 }
                 let limits = config.limits();
                 let elevate = |ops: Vec<JailOp>| -> Result<Vec<CommandLine>, PrepareError> {
-                    let elevated = ops.iter().map(|op| self.backend.elevate(op, &engine));
+                    let elevated = ops.iter().map(|op| self.backend.elevate(op, engine));
                     Ok(elevated.collect::<Result<_, _>>()?)
                 };
-                pre_run = elevate(engine.before(&op, &limits))?;
-                post_run = elevate(engine.after(&op, &limits))?;
+                pre_run = elevate(engine.pre_run(&op, &limits)?)?;
+                post_run = elevate(engine.post_run(&op, &limits)?)?;
                 (
-                    self.backend.elevate(&op, &engine)?,
+                    self.backend.elevate(&op, engine)?,
                     self.backend.name().to_owned(),
                 )
             }
@@ -255,9 +239,9 @@ impl Preparer {
             agent,
             confinement,
             workdir,
-            hidden,
             env,
             exit_note,
+            has_wrapper,
             pre_run,
             post_run,
         })
@@ -275,8 +259,8 @@ impl Preparer {
         let most_files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
         let best_effort = config.jail.as_ref().is_some_and(|jail| jail.best_effort);
         let host = limits::Host {
-            engine: &self.engine,
-            privilege: &prepared.privilege,
+            engine: &*self.engine,
+            backend: &*self.backend,
             cgroups: &self.cgroups,
             most_files,
         };
@@ -288,16 +272,14 @@ impl Preparer {
 
     /// Checks on the host what can be checked before a start, so that the answer is clear and early.
     pub fn check(&self, prepared: &Prepared, running: &[AgentSpec]) -> Result<(), PrepareError> {
-        let words = match prepared.engine.as_str() {
-            "bubblewrap" if prepared.confinement != Confinement::None => {
-                Some(("bwrap(1)", BWRAP_WORDS))
-            }
-            _ => None,
+        let wrapper = match &prepared.confinement {
+            Confinement::None => None,
+            _ => self.engine.argument_limit(),
         };
         arguments::check(
             &prepared.command,
             &prepared.env,
-            words,
+            wrapper,
             &arguments::Most::of_host(),
         )?;
         match &prepared.confinement {
@@ -320,32 +302,30 @@ impl Preparer {
                 let root = Path::new(path.as_str());
                 check_directory("jail path", root, root)?;
                 check_wrapper(&prepared.command)?;
-                if prepared.engine == "bubblewrap" {
-                    for needed in PRIVATE {
-                        let inside = root.join(needed.trim_start_matches('/'));
-                        if !inside.is_dir() {
-                            return Err(PrepareError::Path {
-                                what: "jail path",
-                                path: path.to_string(),
-                                problem: format!(
-                                    "has no directory {needed} to mount on; create an empty one in it"
-                                ),
-                            });
-                        }
+                let engine = &*self.engine;
+                for needed in engine.private_directories() {
+                    let inside = root.join(needed.trim_start_matches('/'));
+                    if !inside.is_dir() {
+                        return Err(PrepareError::Path {
+                            what: "jail path",
+                            path: path.to_string(),
+                            problem: format!(
+                                "has no directory {needed} to mount on; create an empty one in it"
+                            ),
+                        });
                     }
                 }
-                mounts::check(&setup.mounts, &self.engine, |path| resolve_in(root, path))?;
-                mounts::apart(&prepared.confinement, &self.engine, running)?;
+                mounts::check(&setup.mounts, engine, |path| resolve_in(root, path))?;
+                mounts::reject_overlaps(&prepared.confinement, engine, running)?;
                 let own = Own {
                     root,
-                    bubblewrap: prepared.engine == "bubblewrap",
-                    hidden: &prepared.hidden,
-                    mounts: &setup.mounts,
+                    private: engine.private_directories(),
+                    setup,
                 };
                 let workdir =
                     Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
-                let private = PRIVATE.iter().any(|own| workdir == Path::new(own));
-                if !private || mounts::place(&setup.mounts, workdir).is_some() {
+                let private = own.private.iter().any(|own| workdir == Path::new(own));
+                if !private || host_path(&setup.mounts, workdir).is_some() {
                     if let Some(hidden) = own.hidden(workdir) {
                         return Err(PrepareError::Path {
                             what: "working directory",
@@ -366,44 +346,12 @@ impl Preparer {
                         find: &|path| own.find(&workdir.join(path)),
                         hidden: &|path| own.hidden(&workdir.join(path)),
                         place: &format!("under {}", root.display()),
-                        as_self: own.bubblewrap && prepared.privilege == "none",
+                        as_self: !engine.needs_root() && self.backend.runs_as_caller(),
                     },
                 )
             }
         }
     }
-}
-
-/// Those of `directories` that are inside `root`, as they are called there.
-fn hidden_in(root: &Path, directories: &[PathBuf]) -> Result<Vec<JailPath>, PrepareError> {
-    let Ok(root) = root.canonicalize() else {
-        return Ok(Vec::new());
-    };
-    let mut inside: Vec<PathBuf> = directories
-        .iter()
-        .filter_map(|directory| directory.canonicalize().ok())
-        .filter_map(|directory| Some(Path::new("/").join(directory.strip_prefix(&root).ok()?)))
-        .filter(|directory| !PRIVATE.iter().any(|own| directory.starts_with(own)))
-        .collect();
-    // Whoever sorts parents first needs no child of one.
-    inside.sort();
-    inside.dedup_by(|later, earlier| later.starts_with(earlier));
-    if inside.iter().any(|directory| directory == Path::new("/")) {
-        return Err(PrepareError::Path {
-            what: "jail path",
-            path: root.display().to_string(),
-            problem: "contains the daemon's own state; give another root".to_owned(),
-        });
-    }
-    inside
-        .iter()
-        .map(|directory| {
-            directory
-                .to_string_lossy()
-                .parse()
-                .map_err(PrepareError::from)
-        })
-        .collect()
 }
 
 /// Maximum size of a passwd(5) file, in bytes.

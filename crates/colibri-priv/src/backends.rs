@@ -1,15 +1,12 @@
-//! The two backends that elevate: FreeBSD's mdo and Colibri's own helper.
-
-use std::path::Path;
+//! The two backends that elevate: mdo(1) of FreeBSD and Colibri's setuid helper.
 
 use async_trait::async_trait;
-use colibri_jail_core::{Bubblewrap, CommandLine, JailEngine, JailOp, JailSetup};
+use colibri_jail_core::{CommandLine, JailEngine, JailOp};
 
-use crate::checks::executable;
 use crate::{Finding, PrivBackend, PrivError, preflight};
 
-/// FreeBSD's mdo(1), allowed by rules of mac_do(4). The rules know identities and no commands: whoever may
-/// use it is root, so it is for single-operator machines.
+/// mdo(1) of FreeBSD, with the rules of mac_do(4). The rules know identities, not commands: a user who may run mdo has
+/// full root rights, so it suits single-operator machines.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Mdo;
 
@@ -21,38 +18,46 @@ impl PrivBackend for Mdo {
         "mdo"
     }
 
-    /// `-i` alone makes the user root and leaves the groups as they are (mdo(1)), which asks mac_do(4) for the
-    /// least: a rule for the uid is enough, on 14 (`uid=1001:0`) as on 15 (`uid=1001>uid=0`, whose default is
-    /// that the groups stay). A rule on 15 that speaks of groups must allow the present ones too:
-    /// `uid=1001>uid=0,gid=0` refuses `-i`, `uid=1001>uid=0,gid=0,gid=.,+gid=.` does not. `-u root` would ask
-    /// for all of root's login groups, and `-g` is unknown to 14.2. Behind `--` nothing is an option of mdo's.
-    fn elevate(&self, op: &JailOp, engine: &JailEngine) -> Result<CommandLine, PrivError> {
+    /// `-i` alone sets the uid to root and keeps the groups (mdo(1)), which needs the fewest rights from mac_do(4): a
+    /// rule for the uid is enough, on 14 (`uid=1001:0`) and on 15 (`uid=1001>uid=0`, where the groups stay by default).
+    /// A rule on 15 that lists groups must allow the present ones too: `uid=1001>uid=0,gid=0` refuses `-i`,
+    /// `uid=1001>uid=0,gid=0,gid=.,+gid=.` does not. `-u root` would require all login groups of root, and 14.2 has no
+    /// `-g`. mdo parses no options after `--`.
+    fn elevate(&self, op: &JailOp, engine: &dyn JailEngine) -> Result<CommandLine, PrivError> {
         Ok(engine.command_line(op)?.prefixed(MDO, ["-i", "--"])?)
     }
 
     async fn preflight(&self) -> Vec<Finding> {
-        let mdo = executable(
-            MDO,
-            "mdo comes with FreeBSD 14.2 and later; elsewhere set COLIBRI_JAIL_PRIV_MODE",
-        );
-        std::iter::once(mdo).chain(preflight::mac_do()).collect()
+        preflight::mdo(MDO).await
     }
 }
 
-/// Colibri's setuid program: it takes typed verbs, checks them against a policy of root's, and does them
-/// itself. The words are the contract in docs/helper-protocol.md.
+/// Colibri's setuid program. It takes typed operations, checks them against a root-owned policy, and executes them
+/// itself. docs/helper-protocol.md specifies the arguments.
 #[derive(Debug, Clone)]
 pub struct Helper {
     program: String,
 }
 
 impl Helper {
-    /// A helper at an absolute path. Another one is refused when it is used: it would be searched in `PATH` or
-    /// in the agent's working directory.
+    /// Creates a backend for the helper at this path. A relative path is refused on use, because it would be searched
+    /// in `PATH` or in the agent's working directory.
     #[must_use]
     pub fn new(program: &str) -> Self {
         Self {
             program: program.to_owned(),
+        }
+    }
+}
+
+/// Options of the helper, in the order of its protocol.
+#[derive(Default)]
+struct Options(Vec<String>);
+
+impl Options {
+    fn add(&mut self, name: &str, value: Option<impl ToString>) {
+        if let Some(value) = value {
+            self.0.extend([name.to_owned(), value.to_string()]);
         }
     }
 }
@@ -63,39 +68,25 @@ impl PrivBackend for Helper {
         "helper"
     }
 
-    fn elevate(&self, op: &JailOp, engine: &JailEngine) -> Result<CommandLine, PrivError> {
+    fn elevate(&self, op: &JailOp, engine: &dyn JailEngine) -> Result<CommandLine, PrivError> {
         if !self.program.starts_with('/') {
             return Err(PrivError::HelperPath(self.program.clone()));
         }
-        // What bubblewrap has no command for, the helper does itself on Linux: it enters a sandbox of root's that
-        // stands for a persistent jail, and ends one that it made.
-        let own = matches!(
-            (engine, op),
-            (
-                JailEngine::Bubblewrap(_),
-                JailOp::Attach { .. } | JailOp::Remove { .. }
-            )
-        );
-        if !own {
+        // The helper removes sandboxes that it created, also where the engine has no command to remove one.
+        if !matches!(op, JailOp::Remove { .. }) {
             engine.check(op)?;
         }
-        let mut words: Vec<String> = Vec::new();
-        let mut option = |name: &str, value: Option<String>| {
-            if let Some(value) = value {
-                words.extend([format!("--{name}"), value]);
-            }
-        };
-        let (verb, command) = match op {
+        let mut options = Options::default();
+        match op {
             JailOp::Attach {
                 name,
                 user,
                 workdir,
-                command,
+                ..
             } => {
-                option("jail", Some(name.to_string()));
-                option("user", user.as_ref().map(ToString::to_string));
-                option("workdir", workdir.as_ref().map(ToString::to_string));
-                ("attach", Some(command.clone()))
+                options.add("--jail", Some(name));
+                options.add("--user", user.as_ref());
+                options.add("--workdir", workdir.as_ref());
             }
             JailOp::Create {
                 name,
@@ -104,59 +95,79 @@ impl PrivBackend for Helper {
                 user,
                 workdir,
                 setup,
-                command,
+                ..
             } => {
-                if *setup != JailSetup::default() {
-                    return Err(PrivError::HelperSetup);
+                if !(setup.mounts.is_empty() && setup.allow.is_empty() && setup.hostname.is_none())
+                {
+                    return Err(PrivError::unsupported(
+                        self.name(),
+                        "create jails with `mounts`, `hostname` or `allow`",
+                        "remove them, or use another privilege backend",
+                    ));
                 }
-                option("jail", Some(name.to_string()));
-                option("path", Some(path.to_string()));
-                option("ip4", Some(ip4.to_string()));
-                if let JailEngine::Bubblewrap(Bubblewrap { hidden, .. }) = engine {
-                    for directory in hidden {
-                        option("hide", Some(directory.to_string()));
-                    }
+                options.add("--jail", Some(name));
+                options.add("--path", Some(path));
+                options.add("--ip4", Some(ip4));
+                for masked in &setup.masked {
+                    options.add("--hide", Some(masked));
                 }
-                option("user", user.as_ref().map(ToString::to_string));
-                option("workdir", workdir.as_ref().map(ToString::to_string));
-                ("create", Some(command.clone()))
+                options.add("--user", user.as_ref());
+                options.add("--workdir", workdir.as_ref());
             }
             JailOp::Signal { jail, pids, signal } => {
-                option("jail", jail.as_ref().map(ToString::to_string));
-                option("signal", Some(signal.to_string()));
+                options.add("--jail", jail.as_ref());
+                options.add("--signal", Some(signal));
                 for pid in pids {
-                    option("pid", Some(pid.to_string()));
+                    options.add("--pid", Some(pid));
                 }
-                ("signal", None)
             }
-            JailOp::Remove { name } => {
-                option("jail", Some(name.to_string()));
-                ("remove", None)
-            }
-            JailOp::Unmount { .. } | JailOp::Limit { .. } | JailOp::Unlimit { .. } => {
-                return Err(PrivError::NoVerb {
-                    doing: "unmount, or to limit jails",
-                    instead: "leave mounts and limits out, or use another privilege backend",
-                });
-            }
+            JailOp::Remove { name } => options.add("--jail", Some(name)),
             JailOp::List => {
-                return Err(PrivError::NoVerb {
-                    doing: "list jails",
-                    instead: "run the listing as it is, it needs no root",
-                });
+                return Err(PrivError::unsupported(
+                    self.name(),
+                    "list jails",
+                    "run the command without privilege, it needs no root",
+                ));
             }
-        };
-        words.insert(0, verb.to_owned());
-        match command {
-            Some(command) => {
-                words.push("--".to_owned());
-                Ok(command.prefixed(self.program.clone(), words)?)
+            JailOp::HostCommand { purpose, .. } => {
+                return Err(PrivError::unsupported(
+                    self.name(),
+                    *purpose,
+                    "remove `mounts` and `limits`, or use another privilege backend",
+                ));
             }
-            None => Ok(CommandLine::new(self.program.clone(), words)?),
+            other => {
+                return Err(PrivError::unsupported(
+                    self.name(),
+                    other.kind(),
+                    "use another privilege backend",
+                ));
+            }
+        }
+        let mut args = vec![op.kind().to_owned()];
+        args.extend(options.0);
+        match op.agent() {
+            Some(agent) => {
+                args.push("--".to_owned());
+                Ok(agent.clone().prefixed(self.program.clone(), args)?)
+            }
+            None => Ok(CommandLine::new(self.program.clone(), args)?),
         }
     }
 
     async fn preflight(&self) -> Vec<Finding> {
-        preflight::helper(Path::new(&self.program))
+        preflight::helper(&self.program).await
+    }
+
+    fn exact_exit_code(&self) -> bool {
+        true
+    }
+
+    fn open_files_override(&self) -> Option<&'static str> {
+        Some("the helper sets it; set it in the helper's policy, helper.toml(5)")
+    }
+
+    fn has_policy(&self) -> bool {
+        true
     }
 }

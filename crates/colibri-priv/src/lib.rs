@@ -3,7 +3,6 @@
 
 mod backends;
 pub mod checks;
-pub mod conformance;
 #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
 mod macdo;
 mod none;
@@ -19,64 +18,100 @@ pub use registry::{BackendRegistry, PrivMode};
 use async_trait::async_trait;
 use colibri_jail_core::{CommandLine, CommandLineError, JailEngine, JailError, JailOp};
 
-/// The plug-in boundary: one way to get the right to do what needs root.
+/// A privilege backend: obtains the right to run a jail operation.
+///
+/// The methods with a default are capabilities. Callers ask for them; they never compare names.
 #[async_trait]
 pub trait PrivBackend: Send + Sync {
-    /// The name in `COLIBRI_JAIL_PRIV_MODE`: lower-case letters, digits and `-`.
+    /// Returns the name in `COLIBRI_JAIL_PRIV_MODE`: lower-case letters, digits and `-`.
     fn name(&self) -> &str;
 
-    /// The command that does `op` with the right to do it. Pure: it reads nothing and starts nothing. The
-    /// agent's words must come out as an unbroken, unchanged suffix, and no value of its environment may
+    /// Returns the command that runs `op` with privilege. Pure: it does no I/O, reads no environment and starts no
+    /// process. The agent's arguments must be an unbroken, unchanged suffix, and no value of its environment may
     /// appear.
     ///
     /// # Errors
-    /// The engine or this backend cannot do it; the message says what to do instead.
-    fn elevate(&self, op: &JailOp, engine: &JailEngine) -> Result<CommandLine, PrivError>;
+    /// The engine or this backend does not support the operation; the message contains a hint.
+    fn elevate(&self, op: &JailOp, engine: &dyn JailEngine) -> Result<CommandLine, PrivError>;
 
-    /// Whether it can work on this host, and if not, how to fix that.
+    /// Checks whether the backend works on this host, and returns how to fix it if not. Callers await it in a task with
+    /// a timeout, so it must not block: run blocking work with `tokio::task::spawn_blocking`.
     async fn preflight(&self) -> Vec<Finding>;
+
+    /// Returns whether elevated commands run as the calling user, because the backend adds no privilege.
+    fn runs_as_caller(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the exit status of an elevated command is the agent's own, even if the engine's is not
+    /// ([`colibri_jail_core::ExitFidelity::Collapsed`]).
+    fn exact_exit_code(&self) -> bool {
+        false
+    }
+
+    /// Returns why the backend replaces the open files limit that the caller sets, as `CAUSE; HINT`; `None` if the
+    /// agent keeps the caller's.
+    fn open_files_override(&self) -> Option<&'static str> {
+        Option::None
+    }
+
+    /// Returns whether a policy of the backend restricts operations. A trial operation may then be refused although
+    /// the backend works; `preflight` reports on the policy instead.
+    fn has_policy(&self) -> bool {
+        false
+    }
 }
 
-/// Why an operation cannot be elevated, or a backend cannot be had.
+/// Error of a privilege backend or of its selection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PrivError {
-    /// The engine cannot do it.
+    /// The engine does not support the operation.
     #[error(transparent)]
     Jail(#[from] JailError),
-    /// The command cannot be built.
+    /// The command is invalid.
     #[error(transparent)]
     Command(#[from] CommandLineError),
-    /// The helper would be searched, and somebody else's found.
+    /// The helper's path is relative, so the program would be searched.
     #[error(
-        "helper path {0:?} is not absolute; give its place from the root, as /usr/local/libexec/colibri-jail-helper"
+        "helper path {0:?} is not absolute; give an absolute path like /usr/local/libexec/colibri-jail-helper"
     )]
     HelperPath(String),
-    /// The helper has no verb for it.
-    #[error("the helper has no verb to {doing}; {instead}")]
-    NoVerb {
-        /// What was to be done.
-        doing: &'static str,
-        /// What to do instead.
-        instead: &'static str,
+    /// The backend does not support an operation that the engine supports.
+    #[error("privilege backend {backend} cannot {operation}; {hint}")]
+    Unsupported {
+        /// The backend.
+        backend: String,
+        /// The operation, as a verb phrase.
+        operation: String,
+        /// A hint that starts with a verb.
+        hint: &'static str,
     },
-    /// The helper makes jails with less.
-    #[error(
-        "the helper creates no jails with `mounts`, `hostname` or `allow`; remove them, or use another privilege backend"
-    )]
-    HelperSetup,
-    /// Nobody registered a backend of this name.
+    /// No backend with this name.
     #[error("privilege backend {name:?} is unknown; known are {known}")]
     Unknown {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// All registered names.
+        /// The registered names, separated by `, `.
         known: String,
     },
-    /// The name is taken.
+    /// Another backend has this name.
     #[error("privilege backend {0:?} is registered already; give yours another name")]
     Taken(String),
-    /// The name would not do in a setting.
-    #[error("privilege backend name {0:?} is not usable; use lower-case letters, digits and '-'")]
+    /// The name is invalid.
+    #[error("privilege backend name {0:?} is invalid; use lower-case letters, digits and '-'")]
     BadName(String),
+}
+
+impl PrivError {
+    /// Returns the error of a backend that does not support an operation: `operation` is a verb phrase, `hint` starts
+    /// with a verb.
+    #[must_use]
+    pub fn unsupported(backend: &str, operation: impl Into<String>, hint: &'static str) -> Self {
+        Self::Unsupported {
+            backend: backend.to_owned(),
+            operation: operation.into(),
+            hint,
+        }
+    }
 }

@@ -1,31 +1,32 @@
-//! The rules of mac_do(4), in both grammars: which of them lets a user become root with the groups that it has, as
-//! `mdo -i` asks. Pure, so that it is tested where there is no FreeBSD.
+//! The rules of mac_do(4), in both grammars: finds the rule that lets a user become root with its present groups, as
+//! `mdo -i` requests. Pure, so that it is tested on every host.
 //!
-//! 15 writes `uid=1001>uid=0,gid=.,+gid=.` with `;` between rules, 14 `uid=1001:0` with `,` or `;`.
+//! FreeBSD 15 writes `uid=1001>uid=0,gid=.,+gid=.` with `;` between rules, 14 `uid=1001:0` with `,` or `;`.
 
 /// A user or group in a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Id {
     Number(u32),
-    /// `.`: what the process has already.
+    /// `.`: the present id of the process.
     Current,
     /// `*` or `any`.
     Any,
 }
 
-/// What a clause says of a group (mac_do(4)): none is the primary one, `+` may, `!` must, `-` must not be among the
-/// supplementary ones.
+/// A target of a rule (mac_do(4)). A group without a flag is the primary one; the flags `+`, `!` and `-` allow, require
+/// and forbid a supplementary group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Clause {
+enum Target {
     Uid(Id),
-    Primary(Id),
-    May(Id),
-    Must(Id),
-    MustNot(Id),
+    PrimaryGroup(Id),
+    AllowedGroup(Id),
+    RequiredGroup(Id),
+    ForbiddenGroup(Id),
 }
 
+/// The processes to which a rule applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
+enum Source {
     Uid(u32),
     Gid(u32),
 }
@@ -34,29 +35,29 @@ enum From {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
     text: String,
-    from: From,
-    to: Vec<Clause>,
-    /// Any user and any groups, whatever `to` holds.
-    anything: bool,
+    source: Source,
+    targets: Vec<Target>,
+    /// Whether the rule allows any user and any groups.
+    allows_all: bool,
 }
 
-/// Text that is no rule.
+/// A malformed rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no rule of mac_do(4)")]
+#[error("{0:?} is not a rule of mac_do(4)")]
 pub(crate) struct BadRule(pub(crate) String);
 
-/// What the rules say to one user.
+/// The result of the rules for one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// This rule lets it.
+    /// This rule lets the user become root.
     Allowed(String),
-    /// This rule would, were it not for the groups that it has.
-    Groups(String),
-    /// No rule lets it become root.
+    /// This rule would, except for the user's groups.
+    WrongGroups(String),
+    /// No rule lets the user become root.
     NoRule,
 }
 
-/// Reads `security.mac.do.rules`.
+/// Parses `security.mac.do.rules`.
 pub(crate) fn parse(text: &str) -> Result<Vec<Rule>, BadRule> {
     let mut rules = Vec::new();
     for part in text
@@ -65,70 +66,71 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Rule>, BadRule> {
         .filter(|part| !part.is_empty())
     {
         if let Some((from, to)) = part.split_once('>') {
-            rules.push(rule(part, from, to)?);
+            rules.push(parse_rule(part, from, to)?);
             continue;
         }
-        // Between rules of 14 there may be commas, and 15 takes ':' for '>' too: what has none goes on with the targets.
-        let mut whole: Vec<String> = Vec::new();
-        for piece in part.split(',') {
-            match whole.last_mut() {
-                Some(last) if !piece.contains(':') => {
+        // FreeBSD 14 separates rules by commas too, and 15 also accepts ':' for '>'. An item without ':' is a further
+        // target of the rule before it.
+        let mut texts: Vec<String> = Vec::new();
+        for item in part.split(',') {
+            match texts.last_mut() {
+                Some(last) if !item.contains(':') => {
                     last.push(',');
-                    last.push_str(piece);
+                    last.push_str(item);
                 }
-                _ => whole.push(piece.to_owned()),
+                _ => texts.push(item.to_owned()),
             }
         }
-        for text in whole {
+        for text in texts {
             let (from, to) = text.split_once(':').ok_or_else(|| BadRule(text.clone()))?;
-            rules.push(rule(text.trim(), from, to)?);
+            rules.push(parse_rule(text.trim(), from, to)?);
         }
     }
     Ok(rules)
 }
 
-fn rule(text: &str, from: &str, to: &str) -> Result<Rule, BadRule> {
+fn parse_rule(text: &str, from: &str, to: &str) -> Result<Rule, BadRule> {
     let bad = || BadRule(text.to_owned());
-    let from = match pair(from).ok_or_else(bad)? {
-        ("uid", Id::Number(uid)) => From::Uid(uid),
-        ("gid", Id::Number(gid)) => From::Gid(gid),
+    let source = match parse_pair(from).ok_or_else(bad)? {
+        ("uid", Id::Number(uid)) => Source::Uid(uid),
+        ("gid", Id::Number(gid)) => Source::Gid(gid),
         _ => return Err(bad()),
     };
     let to = to.trim();
-    let anything = matches!(to, "any" | "*");
-    let clauses = match to.parse() {
+    let allows_all = matches!(to, "any" | "*");
+    let targets = match to.parse() {
         Ok(uid) if to.bytes().all(|byte| byte.is_ascii_digit()) => {
-            vec![Clause::Uid(Id::Number(uid))]
+            vec![Target::Uid(Id::Number(uid))]
         }
-        _ if anything => Vec::new(),
+        _ if allows_all => Vec::new(),
         _ => to
             .split(',')
-            .map(|text| clause(text.trim()))
+            .map(|text| parse_target(text.trim()))
             .collect::<Option<_>>()
             .ok_or_else(bad)?,
     };
     Ok(Rule {
         text: text.to_owned(),
-        from,
-        to: clauses,
-        anything,
+        source,
+        targets,
+        allows_all,
     })
 }
 
-fn clause(text: &str) -> Option<Clause> {
+fn parse_target(text: &str) -> Option<Target> {
     let flag = text.chars().next().filter(|c| "+!-".contains(*c));
-    let (kind, id) = pair(if flag.is_some() { &text[1..] } else { text })?;
+    let (kind, id) = parse_pair(if flag.is_some() { &text[1..] } else { text })?;
     match (kind, flag) {
-        ("uid", None) => Some(Clause::Uid(id)),
-        ("gid", None) => Some(Clause::Primary(id)),
-        ("gid", Some('+')) => Some(Clause::May(id)),
-        ("gid", Some('!')) => Some(Clause::Must(id)),
-        ("gid", Some(_)) => Some(Clause::MustNot(id)),
+        ("uid", None) => Some(Target::Uid(id)),
+        ("gid", None) => Some(Target::PrimaryGroup(id)),
+        ("gid", Some('+')) => Some(Target::AllowedGroup(id)),
+        ("gid", Some('!')) => Some(Target::RequiredGroup(id)),
+        ("gid", Some(_)) => Some(Target::ForbiddenGroup(id)),
         _ => None,
     }
 }
 
-fn pair(text: &str) -> Option<(&str, Id)> {
+fn parse_pair(text: &str) -> Option<(&str, Id)> {
     let (kind, id) = text.split_once('=')?;
     let id = match id.trim() {
         "." => Id::Current,
@@ -141,7 +143,7 @@ fn pair(text: &str) -> Option<(&str, Id)> {
     Some((kind.trim(), id))
 }
 
-/// What the rules say to a user with this primary group and these others.
+/// Evaluates the rules for a user with this primary group and these groups.
 pub(crate) fn verdict(rules: &[Rule], uid: u32, gid: u32, groups: &[u32]) -> Verdict {
     let others: Vec<u32> = groups
         .iter()
@@ -150,51 +152,56 @@ pub(crate) fn verdict(rules: &[Rule], uid: u32, gid: u32, groups: &[u32]) -> Ver
         .collect();
     let mut groups_only = None;
     for rule in rules {
-        let mine = match rule.from {
-            From::Uid(from) => from == uid,
-            From::Gid(from) => from == gid || others.contains(&from),
+        let applies = match rule.source {
+            Source::Uid(from) => from == uid,
+            Source::Gid(from) => from == gid || others.contains(&from),
         };
-        let root = rule.anything
-            || rule.to.iter().any(|clause| {
-                matches!(clause, Clause::Uid(Id::Number(0) | Id::Any))
-                    || (uid == 0 && *clause == Clause::Uid(Id::Current))
+        let allows_root = rule.allows_all
+            || rule.targets.iter().any(|target| {
+                matches!(target, Target::Uid(Id::Number(0) | Id::Any))
+                    || (uid == 0 && *target == Target::Uid(Id::Current))
             });
-        if mine && root {
-            if rule.anything || groups_stay(&rule.to, gid, &others) {
+        if applies && allows_root {
+            if rule.allows_all || allows_groups(&rule.targets, gid, &others) {
                 return Verdict::Allowed(rule.text.clone());
             }
             groups_only.get_or_insert_with(|| rule.text.clone());
         }
     }
-    groups_only.map_or(Verdict::NoRule, Verdict::Groups)
+    groups_only.map_or(Verdict::NoRule, Verdict::WrongGroups)
 }
 
-/// Whether a rule's targets let the groups stay as they are; one that says nothing of groups does.
-fn groups_stay(to: &[Clause], gid: u32, others: &[u32]) -> bool {
-    let is = |id: &Id, group: u32| match id {
+/// Returns whether the targets let the groups stay unchanged. Targets without a group do.
+fn allows_groups(targets: &[Target], gid: u32, others: &[u32]) -> bool {
+    let matches = |id: &Id, group: u32| match id {
         Id::Number(number) => *number == group,
         Id::Current | Id::Any => true,
     };
-    let speaks = to.iter().any(|clause| !matches!(clause, Clause::Uid(_)));
-    let mut primary = to.iter().filter_map(|clause| match clause {
-        Clause::Primary(id) => Some(is(id, gid)),
+    if targets
+        .iter()
+        .all(|target| matches!(target, Target::Uid(_)))
+    {
+        return true;
+    }
+    let mut primary = targets.iter().filter_map(|target| match target {
+        Target::PrimaryGroup(id) => Some(matches(id, gid)),
         _ => None,
     });
-    let primary_stays = match primary.next() {
-        None => true,
-        Some(first) => first || primary.any(|fits| fits),
-    };
-    let others_stay = others.iter().all(|group| {
-        to.iter()
-            .any(|clause| matches!(clause, Clause::May(id) | Clause::Must(id) if is(id, *group)))
+    let allows_primary = primary
+        .next()
+        .is_none_or(|first| first || primary.any(|fits| fits));
+    let allows_others = others.iter().all(|group| {
+        targets.iter().any(|target| {
+            matches!(target, Target::AllowedGroup(id) | Target::RequiredGroup(id) if matches(id, *group))
+        })
     });
-    let demands_met = to.iter().all(|clause| match clause {
-        Clause::Must(Id::Number(group)) => others.contains(group),
-        Clause::MustNot(Id::Number(group)) => !others.contains(group),
-        Clause::MustNot(_) => others.is_empty(),
+    let meets_flags = targets.iter().all(|target| match target {
+        Target::RequiredGroup(Id::Number(group)) => others.contains(group),
+        Target::ForbiddenGroup(Id::Number(group)) => !others.contains(group),
+        Target::ForbiddenGroup(_) => others.is_empty(),
         _ => true,
     });
-    !speaks || (primary_stays && others_stay && demands_met)
+    allows_primary && allows_others && meets_flags
 }
 
 #[cfg(test)]
@@ -203,9 +210,9 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn both_grammars_are_read_and_the_rule_that_fits_is_found() {
+    fn matching_rule_is_found_in_both_grammars() {
         let allowed = |rule: &str| Verdict::Allowed(rule.to_owned());
-        let groups = |rule: &str| Verdict::Groups(rule.to_owned());
+        let groups = |rule: &str| Verdict::WrongGroups(rule.to_owned());
         // uid 1001, gid 1001, groups 0 and 80
         for (text, expected) in [
             ("", Verdict::NoRule),
@@ -281,14 +288,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_kernel_says_is_answered(text in "[uidgany=0-9:>;,.*+!-]{0,40}|\\PC{0,40}", uid: u32, gid: u32) {
+        fn parser_never_panics(text in "[uidgany=0-9:>;,.*+!-]{0,40}|\\PC{0,40}", uid: u32, gid: u32) {
             if let Ok(rules) = parse(&text) {
                 let _ = verdict(&rules, uid, gid, &[gid, 0]);
             }
         }
 
         #[test]
-        fn a_rule_for_another_user_never_lets_one_in(uid in 2..1000u32, to in "any|uid=0|uid=0,gid=.|0") {
+        fn rule_of_another_user_never_matches(uid in 2..1000u32, to in "any|uid=0|uid=0,gid=.|0") {
             for between in ['>', ':'] {
                 let rules = parse(&format!("uid=1{between}{to}"));
                 if let Ok(rules) = rules {

@@ -1,53 +1,59 @@
-//! A look at the host by one of its own programs, never longer than it may take: doctor must answer whatever is broken.
+//! Runs a program of the host for a check, with a timeout and bounded output.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
-/// Most that is read of what a program says.
-const MOST: u64 = 16 * 1024;
-/// Between two looks whether it has ended.
-const LOOK: Duration = Duration::from_millis(5);
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 
-/// What a program said.
+/// Maximum number of bytes read from each output stream of a program.
+const MAX_OUTPUT: u64 = 16 * 1024;
+/// Minimum time for the output to arrive after the program's end.
+const OUTPUT_GRACE: Duration = Duration::from_millis(100);
+/// Maximum time until a killed program is reaped.
+const REAP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The output of a program.
 #[derive(Debug, Clone)]
-pub struct Said {
-    /// How it ended; absent where it was killed because its time was up.
+#[non_exhaustive]
+pub struct ProbeOutput {
+    /// The exit status; absent if the program exceeded its time and was killed.
     pub status: Option<ExitStatus>,
-    /// On stdout.
-    pub out: String,
-    /// On stderr.
-    pub err: String,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
 }
 
-impl Said {
-    /// It ended well.
+impl ProbeOutput {
+    /// Returns whether the program ended with exit code 0.
     #[must_use]
-    pub fn worked(&self) -> bool {
+    pub fn is_success(&self) -> bool {
         self.status.is_some_and(|status| status.success())
     }
 
-    /// Its complaint in one line, for a finding.
+    /// Returns the cause of a failure in one line: standard error, or the exit status if it is empty.
     #[must_use]
-    pub fn complaint(&self) -> String {
-        let words = self.err.split_whitespace().collect::<Vec<_>>().join(" ");
-        match (self.status, words.is_empty()) {
-            (None, _) => format!("it did not end in time; {words}")
-                .trim_end_matches("; ")
-                .to_owned(),
-            (Some(_), false) => words,
+    pub fn failure(&self) -> String {
+        let stderr = self.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+        match (self.status, stderr.is_empty()) {
+            (None, true) => "it did not end in time".to_owned(),
+            (None, false) => format!("it did not end in time; {stderr}"),
+            (Some(_), false) => stderr,
             (Some(status), true) => status.to_string(),
         }
     }
 }
 
-/// Runs a program with nothing to read and an empty environment, and kills it when `limit` has passed. Blocks.
+/// Runs a program with empty standard input and environment, and kills it after `limit`. Needs a tokio runtime.
 ///
 /// # Errors
-/// It cannot be started.
-pub fn run(program: &Path, args: &[String], limit: Duration) -> io::Result<Said> {
+/// The program cannot be started.
+pub async fn run(program: &Path, args: &[String], limit: Duration) -> io::Result<ProbeOutput> {
     let mut child = Command::new(program)
         .args(args)
         .env_clear()
@@ -55,80 +61,70 @@ pub fn run(program: &Path, args: &[String], limit: Duration) -> io::Result<Said>
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .kill_on_drop(true)
         .spawn()?;
-    let readers = read(child.stdout.take()).and_then(|out| Ok((out, read(child.stderr.take())?)));
-    let (out, err) = match readers {
-        Ok(readers) => readers,
-        Err(error) => {
-            // The child must not outlive this call.
-            child.kill()?;
-            child.wait()?;
-            return Err(error);
+    let deadline = Instant::now() + limit;
+    let (stdout, stderr) = (read(child.stdout.take()), read(child.stderr.take()));
+    let status = match timeout_at(deadline, child.wait()).await {
+        Ok(status) => Some(status?),
+        Err(_) => {
+            child.start_kill()?;
+            let _ = timeout(REAP_TIMEOUT, child.wait()).await;
+            None
         }
     };
-    let until = Instant::now() + limit;
-    let status = loop {
-        match child.try_wait()? {
-            Some(status) => break Some(status),
-            None if Instant::now() >= until => {
-                child.kill()?;
-                child.wait()?;
-                break None;
-            }
-            None => thread::sleep(LOOK),
-        }
-    };
-    Ok(Said {
+    Ok(ProbeOutput {
         status,
-        out: text(out, until),
-        err: text(err, until),
+        stdout: text(stdout, deadline).await,
+        stderr: text(stderr, deadline).await,
     })
 }
 
-fn read(from: Option<impl Read + Send + 'static>) -> io::Result<JoinHandle<Vec<u8>>> {
-    thread::Builder::new().spawn(move || {
+fn read(stream: Option<impl AsyncRead + Unpin + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    tokio::spawn(async move {
         let mut bytes = Vec::new();
-        if let Some(from) = from {
-            let _ = from.take(MOST).read_to_end(&mut bytes);
+        if let Some(stream) = stream {
+            let _ = stream.take(MAX_OUTPUT).read_to_end(&mut bytes).await;
         }
         bytes
     })
 }
 
-/// A grandchild may hold the pipe for ever: what is not there in time is not waited for.
-fn text(reader: JoinHandle<Vec<u8>>, until: Instant) -> String {
-    let until = until.max(Instant::now() + Duration::from_millis(100));
-    while !reader.is_finished() && Instant::now() < until {
-        thread::sleep(LOOK);
+/// Returns the output. A descendant may keep the pipe open forever, so output that does not end in time is dropped.
+async fn text(mut reader: JoinHandle<Vec<u8>>, deadline: Instant) -> String {
+    let deadline = deadline.max(Instant::now() + OUTPUT_GRACE);
+    match timeout_at(deadline, &mut reader).await {
+        Ok(bytes) => String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned(),
+        Err(_) => {
+            reader.abort();
+            String::new()
+        }
     }
-    if !reader.is_finished() {
-        return String::new();
-    }
-    String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sh(script: &str, limit: Duration) -> Said {
-        run(
-            Path::new("/bin/sh"),
-            &["-c".to_owned(), script.to_owned()],
-            limit,
-        )
-        .unwrap()
+    async fn sh(script: &str, limit: Duration) -> ProbeOutput {
+        let args = ["-c".to_owned(), script.to_owned()];
+        run(Path::new("/bin/sh"), &args, limit).await.unwrap()
     }
 
-    #[test]
-    fn a_program_is_heard_and_one_that_hangs_is_ended() {
-        let said = sh("echo a; echo b >&2; exit 3", Duration::from_secs(20));
-        assert_eq!((said.out.as_str(), said.complaint().as_str()), ("a\n", "b"));
-        assert!(!said.worked() && sh(":", Duration::from_secs(20)).worked());
-        let hung = sh("exec sleep 1000", Duration::from_millis(50));
-        assert_eq!(hung.complaint(), "it did not end in time");
-        // A grandchild that keeps the pipe keeps nobody.
-        assert!(sh("sleep 30 & exit 0", Duration::from_millis(200)).worked());
-        assert!(run(Path::new("/absent"), &[], LOOK).is_err());
+    #[tokio::test]
+    async fn program_output_is_read_and_timeout_kills() {
+        let long = Duration::from_secs(20);
+        let output = sh("echo a; echo b >&2; exit 3", long).await;
+        assert_eq!(
+            (output.stdout.as_str(), output.failure().as_str()),
+            ("a\n", "b")
+        );
+        assert!(!output.is_success() && sh(":", long).await.is_success());
+        let hung = sh("exec sleep 1000", Duration::from_millis(50)).await;
+        assert_eq!(hung.failure(), "it did not end in time");
+        // A descendant that keeps the pipe open delays nothing.
+        let orphan = sh("sleep 30 & exit 0", Duration::from_millis(200)).await;
+        assert!(orphan.is_success());
+        assert!(run(Path::new("/absent"), &[], long).await.is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Backends by name. The name is resolved once, at start, and looked at only when a spawn asks for a jail.
+//! Backends by name. The name is resolved once, at start, and used when a spawn requests a jail.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,30 +8,31 @@ use colibri_jail_core::JailEngine;
 
 use crate::{Helper, Mdo, None, PrivBackend, PrivError};
 
-/// The name of the backend to use, as in `COLIBRI_JAIL_PRIV_MODE`.
+/// The name of the selected backend, as in `COLIBRI_JAIL_PRIV_MODE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrivMode(String);
 
 impl PrivMode {
-    /// Takes a name; whether a backend has it, the registry knows.
+    /// Validates a name. [`BackendRegistry::get`] checks whether a backend has it.
     ///
     /// # Errors
-    /// No backend could have this name.
+    /// The name is invalid.
     pub fn parse(name: &str) -> Result<Self, PrivError> {
-        let usable = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if name.is_empty() || name.len() > 32 || !name.bytes().all(usable) {
+        let is_valid =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.is_empty() || name.len() > 32 || !name.bytes().all(is_valid) {
             return Err(PrivError::BadName(name.to_owned()));
         }
         Ok(Self(name.to_owned()))
     }
 
-    /// `mdo` where the engine needs root, `none` where it does not.
+    /// Returns the default: `mdo` if the engine needs root, else `none`.
     #[must_use]
-    pub fn default_for(engine: &JailEngine) -> Self {
+    pub fn default_for(engine: &dyn JailEngine) -> Self {
         Self(if engine.needs_root() { "mdo" } else { "none" }.to_owned())
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -44,12 +45,12 @@ impl fmt::Display for PrivMode {
     }
 }
 
-/// The backends that can be chosen.
+/// The backends that can be selected by name.
 #[derive(Clone, Default)]
 pub struct BackendRegistry(BTreeMap<String, Arc<dyn PrivBackend>>);
 
 impl BackendRegistry {
-    /// `mdo`, `none`, and `helper` with the program at this path.
+    /// Returns a registry with `mdo`, `none`, and `helper` with the program at this path.
     #[must_use]
     pub fn builtin(helper: &str) -> Self {
         let backends: [Arc<dyn PrivBackend>; 3] =
@@ -62,10 +63,10 @@ impl BackendRegistry {
         )
     }
 
-    /// Adds a backend under its own name.
+    /// Adds a backend under its name.
     ///
     /// # Errors
-    /// The name is taken or not usable.
+    /// The name is taken or invalid.
     pub fn register(&mut self, backend: Arc<dyn PrivBackend>) -> Result<(), PrivError> {
         let name = PrivMode::parse(backend.name())?.0;
         if self.0.contains_key(&name) {
@@ -75,10 +76,10 @@ impl BackendRegistry {
         Ok(())
     }
 
-    /// The backend of that name.
+    /// Returns the backend with this name.
     ///
     /// # Errors
-    /// There is none; the message lists those that there are.
+    /// The name is unknown; the message lists the known names.
     pub fn get(&self, name: &str) -> Result<Arc<dyn PrivBackend>, PrivError> {
         self.0.get(name).cloned().ok_or_else(|| PrivError::Unknown {
             name: name.to_owned(),
@@ -90,9 +91,10 @@ impl BackendRegistry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use colibri_jail_core::{Bubblewrap, FreebsdJail};
 
     #[test]
-    fn names_are_resolved_or_answered_with_those_that_exist() {
+    fn unknown_backend_lists_known_names() {
         let mut registry = BackendRegistry::builtin("/helper");
         for name in ["mdo", "helper", "none"] {
             assert_eq!(registry.get(name).unwrap().name(), name);
@@ -109,12 +111,9 @@ mod tests {
         for bad in ["", "Mdo", "a b", "../x"] {
             assert_eq!(PrivMode::parse(bad), Err(PrivError::BadName(bad.into())));
         }
+        assert_eq!(PrivMode::default_for(&FreebsdJail).as_str(), "mdo");
         assert_eq!(
-            PrivMode::default_for(&JailEngine::FreebsdJail).as_str(),
-            "mdo"
-        );
-        assert_eq!(
-            PrivMode::default_for(&"bubblewrap".parse().unwrap()).as_str(),
+            PrivMode::default_for(&Bubblewrap::default()).as_str(),
             "none"
         );
     }

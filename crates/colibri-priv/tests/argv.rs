@@ -1,11 +1,11 @@
-//! The exact argv of every combination, one table for each engine and backend, to be read by a person.
+//! The exact argv of every combination of engine, backend and confinement, as snapshots.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fmt::Write;
 
 use std::sync::Arc;
 
-use colibri_jail_core::{CommandLine, JailConfig, JailEngine, JailOp};
+use colibri_jail_core::{Bubblewrap, CommandLine, FreebsdJail, JailConfig, JailEngine, JailOp};
 use colibri_priv::{BackendRegistry, PrivBackend};
 
 const NAME: Option<&str> = Some("web");
@@ -32,22 +32,22 @@ fn backend(mode: &str) -> Arc<dyn PrivBackend> {
         .unwrap()
 }
 
-fn table(mode: &str, engine: &JailEngine) -> String {
+fn table(mode: &str, engine: &dyn JailEngine) -> String {
     let backend = backend(mode);
     let agent = CommandLine::new("/usr/local/bin/pi", ["--mode", "json", "fix it"]).unwrap();
     let mut table = format!(
-        "{:<8} {:<10} {:<20} argv, or ! and the refusal\n",
+        "{:<8} {:<10} {:<20} argv, or ! and the error\n",
         "jail", "user", "ip4"
     );
     for (shown, name, path) in JAILS {
         for user in USERS {
             for ip4 in IP4 {
-                let own = |value: Option<&str>| value.map(str::to_owned);
+                let text = |value: Option<&str>| value.map(str::to_owned);
                 let config = JailConfig {
-                    name: own(name),
-                    path: own(path),
-                    ip4: own(ip4),
-                    user: own(user),
+                    name: text(name),
+                    path: text(path),
+                    ip4: text(ip4),
+                    user: text(user),
                     ..JailConfig::default()
                 };
                 let wrapped = config
@@ -63,7 +63,7 @@ fn table(mode: &str, engine: &JailEngine) -> String {
                     );
                 let result = match wrapped {
                     Ok(command) => command.to_string(),
-                    Err(refusal) => format!("! {refusal}"),
+                    Err(error) => format!("! {error}"),
                 };
                 let (user, ip4) = (user.unwrap_or("-"), ip4.unwrap_or("-"));
                 writeln!(table, "{shown:<8} {user:<10} {ip4:<20} {result}").unwrap();
@@ -73,21 +73,28 @@ fn table(mode: &str, engine: &JailEngine) -> String {
     table
 }
 
+/// The engines, with a proxy for those that support one.
+fn engines() -> [Arc<dyn JailEngine>; 2] {
+    let proxy = "/usr/libexec/colibri-proxy".parse().unwrap();
+    [
+        Arc::new(FreebsdJail),
+        Arc::new(Bubblewrap::default().with_proxy(proxy)),
+    ]
+}
+
 #[test]
-fn every_combination() {
-    for engine in ["freebsd", "bubblewrap"] {
+fn argv_of_every_engine_and_backend() {
+    for engine in engines() {
         for mode in ["mdo", "helper", "none"] {
-            insta::assert_snapshot!(
-                format!("{engine}-{mode}"),
-                table(mode, &engine.parse().unwrap())
-            );
+            let name = format!("{}-{mode}", engine.name());
+            insta::assert_snapshot!(name, table(mode, &*engine));
         }
     }
 }
 
-/// What a jail can have besides its root, and on FreeBSD what is done before and after each run.
+/// Includes the commands before and after each run.
 #[test]
-fn every_setup() {
+fn argv_of_every_jail_setup() {
     const SETUPS: &[&str] = &[
         r#""mounts":[{"source":"/home/dev/p"}],"workdir":"/home/dev/p""#,
         r#""mounts":[{"source":"/w/sub","target":"/work/sub","read_only":true},{"source":"/w","target":"/work"}]"#,
@@ -96,12 +103,8 @@ fn every_setup() {
         r#""limits":{"memory":"2G","processes":64,"cpu":1.5,"open_files":256,"wall_time":"8h"}"#,
         r#""mounts":[{"source":"/w"}],"limits":{"memory":"2G"}"#,
     ];
-    for engine in ["freebsd", "bubblewrap"] {
+    for engine in engines() {
         let mut table = String::new();
-        let mut engine: JailEngine = engine.parse().unwrap();
-        if let JailEngine::Bubblewrap(bubblewrap) = &mut engine {
-            bubblewrap.proxy = Some("/usr/libexec/colibri-proxy".parse().unwrap());
-        }
         for mode in ["mdo", "helper", "none"] {
             for setup in SETUPS {
                 let config: JailConfig =
@@ -115,18 +118,18 @@ fn every_setup() {
                         CommandLine::new("pi", ["x"]).unwrap(),
                     )
                     .unwrap();
-                let mut show = |when: &str, op: &JailOp| {
-                    let elevated = backend(mode).elevate(op, &engine);
+                let mut show = |phase: &str, op: &JailOp| {
+                    let elevated = backend(mode).elevate(op, &*engine);
                     let shown = elevated
                         .map_or_else(|error| format!("! {error}"), |command| command.to_string());
-                    writeln!(table, "{when:>8} {shown}").unwrap();
+                    writeln!(table, "{phase:>8} {shown}").unwrap();
                 };
-                for op in engine.before(&op, &config.limits) {
-                    show("before", &op);
+                for op in engine.pre_run(&op, &config.limits).unwrap() {
+                    show("pre-run", &op);
                 }
                 show("run", &op);
-                for op in engine.after(&op, &config.limits) {
-                    show("after", &op);
+                for op in engine.post_run(&op, &config.limits).unwrap() {
+                    show("post-run", &op);
                 }
             }
         }

@@ -1,24 +1,25 @@
-//! For every operation: a backend asks for exactly what was meant, and the agent's words come out unchanged
-//! behind it. mdo's own way to read its words is modelled here, and the helper's as its protocol has it.
+//! Property tests of the built-in backends: the command requests exactly the operation, and ends with the agent's
+//! unchanged arguments. The tests model the option parser of mdo(1) and the protocol of the helper.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use colibri_jail_core::{
-    Bubblewrap, CommandLine, Ip4Policy, JailEngine, JailName, JailOp, JailPath, JailSetup,
-    JailUser, Pid, Signal,
+    Bubblewrap, CommandLine, FreebsdJail, Ip4Policy, JailEngine, JailName, JailOp, JailPath,
+    JailSetup, JailUser, Pid, Signal,
 };
 use colibri_priv::{BackendRegistry, Helper, PrivBackend, PrivError, PrivMode};
 use proptest::prelude::*;
 
 const HELPER: &str = "/usr/local/libexec/colibri-jail-helper";
 
-fn elevate(mode: &str, op: &JailOp, engine: &JailEngine) -> Result<CommandLine, PrivError> {
+fn elevate(mode: &str, op: &JailOp, engine: &dyn JailEngine) -> Result<CommandLine, PrivError> {
     let backend = BackendRegistry::builtin(HELPER).get(mode).unwrap();
     backend.elevate(op, engine)
 }
 
-/// What mdo(1) makes of its words: getopt_long(3) that stops at the first word that is no option.
+/// Models mdo(1): getopt_long(3) that stops before the first other word.
 fn read_mdo(args: &[String]) -> (Vec<char>, CommandLine) {
     let mut options = Vec::new();
     let mut rest = args;
@@ -40,8 +41,8 @@ fn read_mdo(args: &[String]) -> (Vec<char>, CommandLine) {
     (options, CommandLine::new(program, args).unwrap())
 }
 
-/// What the helper makes of its words, by the grammar in docs/helper-protocol.md.
-fn read_helper(args: &[String]) -> (JailOp, Vec<JailPath>) {
+/// Models the helper, by the grammar in docs/helper-protocol.md.
+fn read_helper(args: &[String]) -> JailOp {
     const ORDER: [&str; 8] = [
         "--jail",
         "--path",
@@ -80,7 +81,12 @@ fn read_helper(args: &[String]) -> (JailOp, Vec<JailPath>) {
     let must = |option: &str| one(option).unwrap_or_else(|| panic!("{verb} without {option}"));
     let user = one("--user").map(|user| user.parse().unwrap());
     let workdir = one("--workdir").map(|workdir| workdir.parse().unwrap());
-    let op = match verb.as_str() {
+    let mut setup = JailSetup::default();
+    setup.masked = all("--hide")
+        .iter()
+        .map(|path| path.parse().unwrap())
+        .collect();
+    match verb.as_str() {
         "attach" => JailOp::Attach {
             name: must("--jail").parse().unwrap(),
             user,
@@ -93,7 +99,7 @@ fn read_helper(args: &[String]) -> (JailOp, Vec<JailPath>) {
             ip4: must("--ip4").parse().unwrap(),
             user,
             workdir,
-            setup: JailSetup::default(),
+            setup,
             command: command.expect("no command"),
         },
         "signal" => JailOp::Signal {
@@ -108,15 +114,10 @@ fn read_helper(args: &[String]) -> (JailOp, Vec<JailPath>) {
             name: must("--jail").parse().unwrap(),
         },
         other => panic!("verb {other:?}"),
-    };
-    let hidden = all("--hide");
-    (
-        op,
-        hidden.iter().map(|path| path.parse().unwrap()).collect(),
-    )
+    }
 }
 
-/// Words that like to be mistaken for something else.
+/// Words that an option parser or a shell could misread.
 fn word() -> impl Strategy<Value = String> {
     prop_oneof![
         prop::sample::select(vec![
@@ -154,6 +155,7 @@ fn op() -> impl Strategy<Value = JailOp> {
             })
     };
     let workdir = || prop::option::of(path());
+    let masked = prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(path(), 1..3)];
     let pid = (2..i32::MAX as u32).prop_map(|pid| Pid::new(pid).unwrap());
     let signal = parsed::<Signal>("TERM|KILL|USR1|HUP");
     prop_oneof![
@@ -165,15 +167,19 @@ fn op() -> impl Strategy<Value = JailOp> {
                 command,
             }
         }),
-        (name(), path(), ip4, user(), workdir(), command()).prop_map(
-            |(name, path, ip4, user, workdir, command)| JailOp::Create {
-                name,
-                path,
-                ip4,
-                user,
-                workdir,
-                setup: JailSetup::default(),
-                command,
+        (name(), path(), ip4, user(), workdir(), masked, command()).prop_map(
+            |(name, path, ip4, user, workdir, masked, command)| {
+                let mut setup = JailSetup::default();
+                setup.masked = masked;
+                JailOp::Create {
+                    name,
+                    path,
+                    ip4,
+                    user,
+                    workdir,
+                    setup,
+                    command,
+                }
             }
         ),
         (
@@ -186,57 +192,47 @@ fn op() -> impl Strategy<Value = JailOp> {
     ]
 }
 
-fn engine() -> impl Strategy<Value = JailEngine> {
-    let bubblewrap = prop::collection::vec(path(), 0..3).prop_map(|hidden| {
-        JailEngine::Bubblewrap(Bubblewrap {
-            hidden,
-            ..Bubblewrap::default()
-        })
-    });
-    prop_oneof![Just(JailEngine::FreebsdJail), bubblewrap]
+fn engine() -> impl Strategy<Value = Arc<dyn JailEngine>> {
+    let engines: Vec<Arc<dyn JailEngine>> =
+        vec![Arc::new(FreebsdJail), Arc::new(Bubblewrap::default())];
+    prop::sample::select(engines)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn every_backend_asks_for_exactly_what_was_meant(op in op(), engine in engine()) {
-        // The helper has verbs of its own where bubblewrap has no command.
-        let own = matches!(
-            (&engine, &op),
-            (JailEngine::Bubblewrap(_), JailOp::Attach { .. } | JailOp::Remove { .. })
-        );
-        if own {
-            let helper = elevate("helper", &op, &engine).unwrap();
-            prop_assert_eq!(read_helper(helper.args()), (op.clone(), Vec::new()));
-        }
+    fn elevated_command_requests_exactly_the_operation(op in op(), engine in engine()) {
+        // The helper removes sandboxes itself; bubblewrap has no command for it.
+        let helper_only = matches!(op, JailOp::Remove { .. }) && engine.check(&op).is_err();
         let plain = match engine.command_line(&op) {
             Ok(plain) => plain,
             Err(refusal) => {
-                for mode in ["mdo", "helper", "none"].iter().filter(|mode| **mode != "helper" || !own) {
-                    prop_assert_eq!(elevate(mode, &op, &engine), Err(PrivError::Jail(refusal.clone())));
+                for mode in ["mdo", "helper", "none"] {
+                    let elevated = elevate(mode, &op, &*engine);
+                    if mode == "helper" && helper_only {
+                        prop_assert_eq!(read_helper(elevated.unwrap().args()), op.clone());
+                    } else {
+                        prop_assert_eq!(elevated, Err(PrivError::Jail(refusal.clone())));
+                    }
                 }
                 return Ok(());
             }
         };
-        prop_assert_eq!(elevate("none", &op, &engine), Ok(plain.clone()));
+        prop_assert_eq!(elevate("none", &op, &*engine), Ok(plain.clone()));
 
-        let mdo = elevate("mdo", &op, &engine).unwrap();
+        let mdo = elevate("mdo", &op, &*engine).unwrap();
         prop_assert_eq!(mdo.program(), "/usr/bin/mdo");
         prop_assert_eq!(read_mdo(mdo.args()), (vec!['i'], plain));
 
-        let helper = elevate("helper", &op, &engine).unwrap();
+        let helper = elevate("helper", &op, &*engine).unwrap();
         prop_assert_eq!(helper.program(), HELPER);
-        let hidden = match (&engine, &op) {
-            (JailEngine::Bubblewrap(bubblewrap), JailOp::Create { .. }) => bubblewrap.hidden.clone(),
-            _ => Vec::new(),
-        };
-        prop_assert_eq!(read_helper(helper.args()), (op, hidden));
+        prop_assert_eq!(read_helper(helper.args()), op);
     }
 }
 
 #[test]
-fn the_examples_of_the_protocol_are_what_the_helper_is_given() {
+fn helper_protocol_examples_match_the_backend() {
     let agent = CommandLine::new("/usr/local/bin/pi", ["--mode", "json", "fix it"]).unwrap();
     let attach = JailOp::Attach {
         name: "web".parse().unwrap(),
@@ -244,13 +240,13 @@ fn the_examples_of_the_protocol_are_what_the_helper_is_given() {
         workdir: Some("/work".parse().unwrap()),
         command: agent.clone(),
     };
-    let create = |ip4: &str, user: &str| JailOp::Create {
+    let create = |ip4: &str, user: &str, setup: JailSetup| JailOp::Create {
         name: "colibri-k3x9".parse().unwrap(),
         path: "/srv/agent".parse().unwrap(),
         ip4: ip4.parse().unwrap(),
         user: Some(user.parse().unwrap()),
         workdir: None,
-        setup: JailSetup::default(),
+        setup,
         command: agent.clone(),
     };
     let signal = JailOp::Signal {
@@ -261,21 +257,23 @@ fn the_examples_of_the_protocol_are_what_the_helper_is_given() {
     let remove = JailOp::Remove {
         name: "colibri-k3x9".parse().unwrap(),
     };
-    let bubblewrap = JailEngine::Bubblewrap(Bubblewrap {
-        hidden: vec!["/run/user".parse().unwrap()],
-        ..Bubblewrap::default()
-    });
+    let mut masking = JailSetup::default();
+    masking.masked.push("/run/user".parse().unwrap());
+    let freebsd: &dyn JailEngine = &FreebsdJail;
     let helper = Helper::new("/colibri-jail-helper");
     let mut shown = String::new();
     for (op, engine) in [
-        (&attach, &JailEngine::FreebsdJail),
+        (&attach, freebsd),
         (
-            &create("192.0.2.7,192.0.2.8", "agent"),
-            &JailEngine::FreebsdJail,
+            &create("192.0.2.7,192.0.2.8", "agent", JailSetup::default()),
+            freebsd,
         ),
-        (&create("disable", "1001:1002"), &bubblewrap),
-        (&signal, &JailEngine::FreebsdJail),
-        (&remove, &JailEngine::FreebsdJail),
+        (
+            &create("disable", "1001:1002", masking),
+            &Bubblewrap::default(),
+        ),
+        (&signal, freebsd),
+        (&remove, freebsd),
     ] {
         let command = helper.elevate(op, engine).unwrap().to_string();
         writeln!(shown, "{}", command.trim_start_matches('/')).unwrap();
@@ -288,25 +286,26 @@ fn the_examples_of_the_protocol_are_what_the_helper_is_given() {
 }
 
 #[test]
-fn every_refusal_says_what_to_do() {
+fn every_error_message_has_a_hint() {
     let remove = JailOp::Remove {
         name: "web".parse().unwrap(),
     };
-    let engine = JailEngine::FreebsdJail;
     let mut registry = BackendRegistry::builtin(HELPER);
-    let refusals = [
-        Helper::new("bin/helper").elevate(&remove, &engine).err(),
-        elevate("helper", &JailOp::List, &engine).err(),
-        elevate("none", &remove, &"bubblewrap".parse().unwrap()).err(),
+    let errors = [
+        Helper::new("bin/helper")
+            .elevate(&remove, &FreebsdJail)
+            .err(),
+        elevate("helper", &JailOp::List, &FreebsdJail).err(),
+        elevate("none", &remove, &Bubblewrap::default()).err(),
         registry.get("doas").err(),
         registry
             .register(std::sync::Arc::new(colibri_priv::Mdo))
             .err(),
         PrivMode::parse("My Sudo").err(),
     ];
-    let lines: Vec<_> = refusals
+    let lines: Vec<_> = errors
         .into_iter()
-        .map(|refusal| refusal.unwrap().to_string())
+        .map(|error| error.unwrap().to_string())
         .collect();
     insta::assert_snapshot!(lines.join("\n"));
 }

@@ -6,7 +6,7 @@
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use colibri_jail_core::{CommandLine, JailEngine, JailName, JailOp, Pid, Signal};
+use colibri_jail_core::{CommandLine, JailName, JailOp, Pid, Signal};
 use colibri_shim::control::{ShimOp, ShimReply};
 use colibri_shim::record::{self, ShimRecord};
 use colibri_shim::{layout, process};
@@ -125,8 +125,7 @@ impl Spawner {
     ) -> Result<KillReport, SpawnError> {
         // On Linux it is the backend that makes the agent another user.
         let in_jail_of_another_user = agent.spec.config.is_jailed()
-            && (matches!(self.preparer.engine, JailEngine::FreebsdJail)
-                || agent.spec.privilege != "none");
+            && (self.preparer.engine.needs_root() || !self.preparer.backend.runs_as_caller());
         let lived = in_jail_of_another_user
             && self.signal(agent, signal).await?.outcome == KillOutcome::Signalled;
         if lived
@@ -147,7 +146,7 @@ impl Spawner {
                 .filter(|remove| {
                     self.preparer
                         .backend
-                        .elevate(remove, &self.preparer.engine)
+                        .elevate(remove, &*self.preparer.engine)
                         .is_ok()
                 });
             // The verification below checks whether processes are left, and then reports this failure as the cause.
@@ -272,9 +271,10 @@ impl Spawner {
         signal: Signal,
         pids: &[i32],
     ) -> Result<(), SpawnError> {
-        let pids = match &self.preparer.engine {
-            JailEngine::Bubblewrap(_) if signal != Signal::KILL => inside(pids),
-            _ => pids.to_vec(),
+        let pids = if self.preparer.engine.has_wrapper_process() && signal != Signal::KILL {
+            inside(pids)
+        } else {
+            pids.to_vec()
         };
         let numbers = pids.clone();
         let pids: Vec<Pid> = pids
@@ -302,7 +302,7 @@ impl Spawner {
         let command = self
             .preparer
             .backend
-            .elevate(op, &self.preparer.engine)
+            .elevate(op, &*self.preparer.engine)
             .map_err(PrepareError::from)?;
         self.run_command(&command).await
     }
@@ -401,7 +401,7 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::Arc;
 
-    use colibri_jail_core::{Bubblewrap, CommandLine};
+    use colibri_jail_core::{Bubblewrap, CommandLine, JailEngine};
     use colibri_journal::JournalOptions;
     use colibri_priv::{Finding, PrivBackend, PrivError};
 
@@ -414,7 +414,7 @@ mod tests {
             "script"
         }
 
-        fn elevate(&self, _: &JailOp, _: &JailEngine) -> Result<CommandLine, PrivError> {
+        fn elevate(&self, _: &JailOp, _: &dyn JailEngine) -> Result<CommandLine, PrivError> {
             let args = vec!["-c".to_owned(), self.0.to_owned()];
             Ok(CommandLine::new("/bin/sh".to_owned(), args)?)
         }
@@ -427,7 +427,7 @@ mod tests {
     fn spawner(script: &'static str) -> Spawner {
         Spawner {
             preparer: crate::Preparer {
-                engine: JailEngine::Bubblewrap(Bubblewrap::default()),
+                engine: Arc::new(Bubblewrap::default()),
                 backend: Arc::new(Script(script)),
                 private_directories: Vec::new(),
                 host: crate::HostEnv::default(),

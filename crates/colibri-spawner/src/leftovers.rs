@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use colibri_jail_core::{JailEngine, JailOp, Signal};
+use colibri_jail_core::{JailOp, Signal};
 use colibri_shim::process::{self, Process};
 use tokio::sync::Semaphore;
 
@@ -61,9 +61,12 @@ impl fmt::Display for Leftovers {
 
 impl Spawner {
     pub(crate) async fn end_leftovers(&self, spec: &AgentSpec, session: Option<i32>) -> Leftovers {
-        if matches!(self.preparer.engine, JailEngine::FreebsdJail)
-            && let Some(name) = self.own_jail(spec)
-            && let Err(error) = self.run_elevated(&JailOp::Remove { name }).await
+        let remove = self
+            .own_jail(spec)
+            .map(|name| JailOp::Remove { name })
+            .filter(|remove| self.preparer.engine.check(remove).is_ok());
+        if let Some(remove) = remove
+            && let Err(error) = self.run_elevated(&remove).await
         {
             tracing::warn!(id = %spec.id, %error, "the jail of a lost agent was not removed");
         }

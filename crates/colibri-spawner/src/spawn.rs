@@ -169,7 +169,7 @@ impl Spawner {
                 _ => "/".to_owned(),
             },
             options: config.run_options(),
-            wrapper: prepared.has_wrapper(),
+            wrapper: prepared.has_wrapper,
             cgroup,
             limits: limits.process,
             pre_run: run_commands(&prepared.pre_run),

@@ -1,4 +1,4 @@
-//! sudo as a privilege backend for Colibri. What sudo allows, its own sudoers decides: see the file beside.
+//! sudo as a privilege backend for Colibri. The file `sudoers` of this directory has the rules that it needs.
 
 use async_trait::async_trait;
 use colibri_jail_core::{CommandLine, JailEngine, JailOp};
@@ -20,8 +20,8 @@ impl PrivBackend for Sudo {
         "sudo"
     }
 
-    fn elevate(&self, op: &JailOp, engine: &JailEngine) -> Result<CommandLine, PrivError> {
-        // -n: never ask for a password; -E: the agent's environment stays; --: what follows is no option of sudo's.
+    fn elevate(&self, op: &JailOp, engine: &dyn JailEngine) -> Result<CommandLine, PrivError> {
+        // -n: never ask for a password; -E: keep the agent's environment; --: no options of sudo follow.
         Ok(engine
             .command_line(op)?
             .prefixed(SUDO, ["-n", "-E", "--"])?)

@@ -1,13 +1,13 @@
-//! The backend holds what every backend must, and one that is written as people like to write it at first does not.
+//! The backend conforms, and a naive one that passes a line to a shell does not.
 
 use async_trait::async_trait;
 use colibri_jail_core::{CommandLine, JailEngine, JailOp};
-use colibri_priv::conformance::{Broken, check};
 use colibri_priv::{Finding, PrivBackend, PrivError};
+use colibri_priv_conformance::{ViolationKind, check};
 
-colibri_priv::conformance_test!(backend_sudo::Sudo);
+colibri_priv_conformance::conformance_test!(backend_sudo::Sudo);
 
-/// Hands sudo a line for a shell instead of words.
+/// Passes a line to a shell instead of arguments.
 struct SudoShell;
 
 #[async_trait]
@@ -16,7 +16,7 @@ impl PrivBackend for SudoShell {
         "sudo-shell"
     }
 
-    fn elevate(&self, op: &JailOp, engine: &JailEngine) -> Result<CommandLine, PrivError> {
+    fn elevate(&self, op: &JailOp, engine: &dyn JailEngine) -> Result<CommandLine, PrivError> {
         let (program, args) = engine.command_line(op)?.into_parts();
         let line = format!("{program} {}", args.join(" "));
         Ok(CommandLine::new(
@@ -31,16 +31,9 @@ impl PrivBackend for SudoShell {
 }
 
 #[test]
-fn a_line_for_a_shell_does_not_conform() {
+fn shell_line_does_not_conform() {
     let report = check(&SudoShell).unwrap_err();
     println!("{report}");
-    let found: Vec<_> = report
-        .complaints
-        .iter()
-        .map(|complaint| complaint.broken)
-        .collect();
-    assert!(
-        found.contains(&Broken::Joins) && found.contains(&Broken::Shell),
-        "{report}"
-    );
+    assert!(report.contains(ViolationKind::JoinsArguments), "{report}");
+    assert!(report.contains(ViolationKind::UsesShell), "{report}");
 }

@@ -24,7 +24,7 @@ fn flags_beat_environment_beats_file_beats_default() {
     let file = "state_dir = \"/file\"\nengine = \"freebsd\"\n";
     let from_file = resolve(PartialSettings::default(), &[("HOME", "/h")], file).unwrap();
     assert_eq!(from_file.state_dir, Path::new("/file"));
-    assert_eq!(from_file.engine, JailEngine::FreebsdJail);
+    assert_eq!(from_file.engine.name(), FreebsdJail::NAME);
     assert_eq!(from_file.backend.name(), "mdo");
     let env = [
         ("COLIBRI_STATE_DIR", "/env"),

@@ -57,10 +57,7 @@ pub(crate) fn create(
             || sys::check_exists_in_root(&root, program).is_ok()
     });
     let program = program.ok_or_else(|| SysError::NoProgram(programs.join(" or ")))?;
-    let engine = JailEngine::Bubblewrap(Bubblewrap {
-        program: bubblewrap,
-        ..Bubblewrap::default()
-    });
+    let engine = Bubblewrap::new(bubblewrap);
     let command = engine
         .command_line(&JailOp::Create {
             name: grant.jail.clone(),

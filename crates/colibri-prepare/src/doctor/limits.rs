@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use colibri_jail_core::JailEngine;
+use colibri_jail_core::LimitMechanism;
 use colibri_priv::{Finding, probe};
 
 use super::LIMIT;
@@ -14,13 +14,17 @@ const LIMITS: &[(&str, &str)] = &[("memory", "memory"), ("processes", "pids"), (
 const RACCT: &str = "kern.racct.enable";
 
 /// Returns one finding for each limit. A limit that cannot be enforced is a warning: agents run without it.
-pub(super) fn enforceable(engine: &JailEngine, cgroups: &Cgroups) -> Vec<Finding> {
-    match engine {
-        JailEngine::Bubblewrap(_) => LIMITS
+pub(super) async fn enforceable(mechanism: LimitMechanism, cgroups: &Cgroups) -> Vec<Finding> {
+    let by_limit = |lacks: &dyn Fn(&str) -> Option<String>| {
+        LIMITS
             .iter()
-            .map(|(limit, controller)| by_cgroup(limit, cgroups.lacks(controller)))
-            .collect(),
-        JailEngine::FreebsdJail => vec![by_rctl(racct())],
+            .map(|(limit, controller)| by_cgroup(limit, lacks(controller)))
+            .collect()
+    };
+    match mechanism {
+        LimitMechanism::Cgroup => by_limit(&|controller| cgroups.lacks(controller)),
+        LimitMechanism::Unavailable(why) => by_limit(&|_| Some(why.to_owned())),
+        LimitMechanism::Rctl => vec![by_rctl(racct().await)],
     }
 }
 
@@ -47,12 +51,12 @@ fn by_rctl(racct: Result<(), String>) -> Finding {
     }
 }
 
-fn racct() -> Result<(), String> {
+async fn racct() -> Result<(), String> {
     let args = ["-n".to_owned(), RACCT.to_owned()];
-    match probe::run(Path::new("/sbin/sysctl"), &args, LIMIT) {
-        Ok(said) if said.worked() && said.out.trim() == "1" => Ok(()),
-        Ok(said) if said.worked() => Err(format!("{RACCT} is {}", said.out.trim())),
-        Ok(said) => Err(format!("sysctl {RACCT} failed: {}", said.complaint())),
+    match probe::run(Path::new("/sbin/sysctl"), &args, LIMIT).await {
+        Ok(output) if output.is_success() && output.stdout.trim() == "1" => Ok(()),
+        Ok(output) if output.is_success() => Err(format!("{RACCT} is {}", output.stdout.trim())),
+        Ok(output) => Err(format!("sysctl {RACCT} failed: {}", output.failure())),
         Err(error) => Err(format!("/sbin/sysctl cannot be started: {error}")),
     }
 }
@@ -62,16 +66,15 @@ mod tests {
     use super::*;
     use colibri_priv::FindingStatus;
 
-    #[test]
-    fn each_limit_has_a_finding_with_a_fix() {
+    #[tokio::test]
+    async fn each_limit_has_a_finding_with_a_fix() {
         let some = Cgroups::In {
             parent: "/c".into(),
             controllers: vec!["pids".to_owned()],
         };
-        let bubblewrap: JailEngine = "bubblewrap".parse().unwrap();
-        let mut findings = enforceable(&bubblewrap, &some);
+        let mut findings = enforceable(LimitMechanism::Cgroup, &some).await;
         let none = Cgroups::Unavailable("no cgroups; mount them".to_owned());
-        findings.extend(enforceable(&bubblewrap, &none));
+        findings.extend(enforceable(LimitMechanism::Cgroup, &none).await);
         findings.extend([by_rctl(Ok(())), by_rctl(Err(format!("{RACCT} is 0")))]);
         let shown: Vec<String> = findings
             .iter()

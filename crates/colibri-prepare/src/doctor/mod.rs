@@ -7,7 +7,7 @@ mod places;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use colibri_jail_core::{CommandLine, Ip4Policy, JailEngine, JailOp, JailSetup};
+use colibri_jail_core::{CommandLine, JailConfig, JailOp, LimitMechanism};
 use colibri_priv::checks::executable;
 use colibri_priv::{Finding, FindingStatus, probe};
 use rustix::process::{Resource, geteuid, getrlimit};
@@ -17,7 +17,7 @@ use crate::Preparer;
 
 /// How long one program may take.
 const LIMIT: Duration = Duration::from_secs(5);
-/// How long a backend may take for its own look.
+/// Timeout of a backend's preflight.
 const BACKEND: Duration = Duration::from_secs(20);
 /// Limits the number of concurrent checks on separate threads; a check of a backend that hangs never ends.
 static LOOKS: Semaphore = Semaphore::const_new(16);
@@ -51,118 +51,104 @@ impl Preparer {
         let usable = findings
             .iter()
             .all(|finding| finding.status != FindingStatus::Fail);
-        let (preparer, installation) = (self.clone(), installation.clone());
+        let installation = installation.clone();
+        if usable {
+            findings.extend(self.engine_works().await);
+        }
         // What blocks is kept from the threads that serve.
         let looked = on_a_thread("colibri-doctor", move || {
-            let mut findings = Vec::new();
-            if usable {
-                findings.extend(preparer.engine_works());
-            }
-            findings.push(executable(
+            let mut findings = vec![executable(
                 &installation.shim.to_string_lossy(),
                 "install colibri-shim beside colibri-daemon, or set COLIBRI_SHIM",
-            ));
+            )];
             findings.extend(places::state(&installation.state_dir));
             findings.extend(places::socket(&installation.socket));
             findings.push(descriptors());
-            if usable {
-                findings.extend(limits::enforceable(&preparer.engine, &preparer.cgroups));
-            }
             findings
         });
         match looked.await {
             Ok(looked) => findings.extend(looked),
             Err(finding) => findings.push(finding),
         }
+        if usable && let Some(mechanism) = self.limit_mechanism() {
+            findings.extend(limits::enforceable(mechanism, &self.cgroups).await);
+        }
         findings
     }
 
     fn programs(&self) -> Vec<Finding> {
-        let (programs, fix): (Vec<&str>, _) = match &self.engine {
-            JailEngine::FreebsdJail => (
-                vec![
-                    "/usr/sbin/jexec",
-                    "/usr/sbin/jail",
-                    "/usr/sbin/jls",
-                    "/bin/kill",
-                ],
-                "use the bubblewrap engine on Linux; this program comes with FreeBSD",
-            ),
-            JailEngine::Bubblewrap(bubblewrap) => (
-                vec![bubblewrap.program.as_str()],
-                "install bubblewrap (Debian and Ubuntu: apt install bubblewrap)",
-            ),
-        };
-        let look = |program: &&str| executable(program, fix);
-        programs.iter().map(look).collect()
+        let programs = self.engine.programs();
+        let check = |program: &String| executable(program, programs.hint);
+        programs.paths.iter().map(check).collect()
     }
 
-    /// The backend is perhaps somebody else's: it may block, panic or hang.
+    /// Returns how limits of an agent with a new jail are enforced.
+    fn limit_mechanism(&self) -> Option<LimitMechanism> {
+        let config = JailConfig {
+            path: Some("/".to_owned()),
+            ..JailConfig::default()
+        };
+        let confinement = config.confinement(&"colibri-doctor".parse().ok()?).ok()?;
+        Some(self.engine.limit_mechanism(&confinement))
+    }
+
+    /// Runs the preflight of the backend in a task with a timeout, because it may be a third party's.
     async fn backend_findings(&self) -> Vec<Finding> {
-        let name = self.backend.name();
-        if self.engine.needs_root() && name == "none" && !geteuid().is_root() {
+        if self.engine.needs_root() && self.backend.runs_as_caller() && !geteuid().is_root() {
             return vec![Finding::fail(
-                "jails need root, and the privilege backend none does not provide it",
+                format!(
+                    "jails need root, and the privilege backend {} does not provide it",
+                    self.backend.name()
+                ),
                 "set COLIBRI_JAIL_PRIV_MODE to mdo or helper",
             )];
         }
+        let name = self.backend.name().to_owned();
         let backend = self.backend.clone();
-        let runtime = tokio::runtime::Handle::current();
-        let look = on_a_thread("colibri-backend", move || {
-            runtime.block_on(backend.preflight())
-        });
-        match tokio::time::timeout(BACKEND, look).await {
+        let mut preflight = tokio::spawn(async move { backend.preflight().await });
+        match tokio::time::timeout(BACKEND, &mut preflight).await {
             Ok(Ok(findings)) => findings,
-            Ok(Err(finding)) => vec![finding],
-            Err(_) => vec![Finding::fail(
-                format!("the privilege backend {name} did not end its own look within {BACKEND:?}"),
-                "find out what it waits for, e.g. with ps(1), and fix that",
+            Ok(Err(error)) => vec![Finding::fail(
+                format!("the preflight of the privilege backend {name} failed: {error}"),
+                "report it to the author of the privilege backend",
             )],
-        }
-    }
-
-    /// The real thing, where that harms nobody: an empty sandbox, or a list of jails.
-    fn engine_works(&self) -> Option<Finding> {
-        match &self.engine {
-            // The helper has answered for itself, by its policy.
-            JailEngine::Bubblewrap(_) if self.backend.name() == "helper" => None,
-            JailEngine::Bubblewrap(_) => Some(self.sandbox_works()),
-            JailEngine::FreebsdJail => Some(self.jails_are_listed()),
-        }
-    }
-
-    fn sandbox_works(&self) -> Finding {
-        let none = self.backend.name() == "none";
-        let elevated = CommandLine::new("/bin/sh", ["-c", ":"])
-            .map_err(|error| error.to_string())
-            .and_then(|command| {
-                let op = JailOp::Create {
-                    name: "colibri-doctor"
-                        .parse()
-                        .map_err(|_| "its name".to_owned())?,
-                    path: "/".parse().map_err(|_| "its root".to_owned())?,
-                    ip4: Ip4Policy::Inherit,
-                    user: None,
-                    workdir: None,
-                    setup: JailSetup::default(),
-                    command,
-                };
-                self.backend
-                    .elevate(&op, &self.engine)
-                    .map_err(|error| error.to_string())
-            });
-        let why = match elevated.map(|command| run(&command)) {
-            Ok(Ok(said)) if said.worked() => {
-                return Finding::ok("a sandbox can be made: user namespaces work");
+            Err(_) => {
+                preflight.abort();
+                vec![Finding::fail(
+                    format!(
+                        "the preflight of the privilege backend {name} did not end within {BACKEND:?}"
+                    ),
+                    "find out what it waits for, e.g. with ps(1), and fix that",
+                )]
             }
-            Ok(Ok(said)) => said.complaint(),
-            Ok(Err(error)) => error.to_string(),
-            Err(refusal) => refusal,
+        }
+    }
+
+    /// Runs the engine's probe. A policy of the backend may refuse a trial jail; its preflight reports on the policy.
+    async fn engine_works(&self) -> Option<Finding> {
+        match self.engine.probe()? {
+            JailOp::List => Some(self.jails_are_listed().await),
+            _ if self.backend.has_policy() => None,
+            trial => Some(self.sandbox_works(&trial).await),
+        }
+    }
+
+    async fn sandbox_works(&self, trial: &JailOp) -> Finding {
+        let cause = match self.backend.elevate(trial, &*self.engine) {
+            Ok(command) => match run(&command).await {
+                Ok(output) if output.is_success() => {
+                    return Finding::ok("a sandbox can be made: user namespaces work");
+                }
+                Ok(output) => output.failure(),
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
         };
-        let what = format!("a sandbox cannot be made: {why}");
+        let what = format!("a sandbox cannot be made: {cause}");
+        let as_caller = self.backend.runs_as_caller();
         match forbidding() {
-            Some((setting, fix)) if none => Finding::fail(format!("{what} ({setting})"), fix),
-            None if none => Finding::fail(
+            Some((setting, fix)) if as_caller => Finding::fail(format!("{what} ({setting})"), fix),
+            None if as_caller => Finding::fail(
                 what,
                 "allow user namespaces; in a container start it with: docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined",
             ),
@@ -173,22 +159,22 @@ impl Preparer {
         }
     }
 
-    fn jails_are_listed(&self) -> Finding {
-        let fix = "try jls(8); if the daemon runs in a jail itself, set children.max of that jail (jail(8))";
-        match self
-            .engine
-            .command_line(&JailOp::List)
-            .map(|list| run(&list))
-        {
-            Ok(Ok(said)) if said.worked() => {
-                Finding::ok(format!("{} jails are there now", said.out.lines().count()))
-            }
-            Ok(Ok(said)) => {
-                Finding::fail(format!("jails cannot be listed: {}", said.complaint()), fix)
-            }
-            Ok(Err(error)) => Finding::fail(format!("jails cannot be listed: {error}"), fix),
-            Err(error) => Finding::fail(format!("jails cannot be listed: {error}"), fix),
-        }
+    async fn jails_are_listed(&self) -> Finding {
+        let cause = match self.engine.command_line(&JailOp::List) {
+            Ok(command) => match run(&command).await {
+                Ok(output) if output.is_success() => {
+                    let count = output.stdout.lines().count();
+                    return Finding::ok(format!("{count} jails are there now"));
+                }
+                Ok(output) => output.failure(),
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        Finding::fail(
+            format!("jails cannot be listed: {cause}"),
+            "try jls(8); if the daemon runs in a jail itself, set children.max of that jail (jail(8))",
+        )
     }
 }
 
@@ -222,13 +208,13 @@ async fn on_a_thread<T: Send + 'static>(
     result.await.map_err(|_| {
         Finding::fail(
             format!("the thread {name} ended with a panic"),
-            "report it to the author of the privilege backend, or of Colibri",
+            "report it to the authors of Colibri",
         )
     })
 }
 
-fn run(command: &CommandLine) -> std::io::Result<probe::Said> {
-    probe::run(Path::new(command.program()), command.args(), LIMIT)
+async fn run(command: &CommandLine) -> std::io::Result<probe::ProbeOutput> {
+    probe::run(Path::new(command.program()), command.args(), LIMIT).await
 }
 
 /// The setting of this host that keeps ordinary users from user namespaces (user_namespaces(7), Debian's and Ubuntu's

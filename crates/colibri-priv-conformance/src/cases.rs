@@ -1,13 +1,16 @@
-//! What backends are given: every operation in every shape, and agents with hostile words. The same each time.
+//! The test cases: every operation, and agents with arguments that are easily misread. Deterministic.
 
 use std::fmt::Write;
 
+use std::sync::Arc;
+
 use colibri_jail_core::{
-    Bubblewrap, CommandLine, Ip4Policy, JailEngine, JailOp, JailSetup, Mount, Pid, Signal,
+    CommandLine, Confinement, EngineRegistry, JailConfig, JailEngine, JailOp, JailSetup,
+    MountConfig, Pid, Signal,
 };
 
-/// Words that like to be mistaken for something else, from plain to odd.
-const WORDS: &[&str] = &[
+/// Arguments that an option parser or a shell could misread, from plain to unusual.
+const ARGUMENTS: &[&str] = &[
     "one",
     "two",
     "two words",
@@ -48,46 +51,37 @@ const WORDS: &[&str] = &[
     "/usr/bin/sudo",
     "sh",
 ];
-/// How many commands of random words each shape is tried with.
-const RANDOM: usize = 40;
+/// Number of commands with random arguments for each template.
+const RANDOM_COMMANDS: usize = 40;
+/// Maximum number of words of a random command.
 const MAX_RANDOM_WORDS: u64 = 7;
+/// Seed of the random arguments.
 const SEED: u64 = 0x5eed_c011_b213;
 
-/// Where nothing else is like it; the first agent of each shape is this program alone.
+/// A program that resembles no other argument. The first agent of each template is this program without arguments.
 pub(super) const FIRST_AGENT: &str = "/colibri-conformance/agent";
 
-/// Engines, also with directories to hide.
-pub(super) fn engines() -> Vec<JailEngine> {
-    let hiding = Bubblewrap {
-        hidden: ["/run/user", "/var/lib/hidden"]
-            .iter()
-            .filter_map(|path| path.parse().ok())
-            .collect(),
-        ..Bubblewrap::default()
-    };
-    vec![
-        JailEngine::FreebsdJail,
-        JailEngine::Bubblewrap(Bubblewrap::default()),
-        JailEngine::Bubblewrap(hiding),
-    ]
+/// Returns the built-in engines.
+pub(super) fn engines() -> Vec<Arc<dyn JailEngine>> {
+    let engines = EngineRegistry::builtin();
+    ["freebsd", "bubblewrap"]
+        .iter()
+        .filter_map(|name| engines.by_name(name).ok())
+        .collect()
 }
 
-/// An operation, but for its agent.
-pub(super) struct Shape(JailOp);
+/// An operation whose agent is replaced in each case.
+pub(super) struct Template(JailOp);
 
-impl Shape {
-    /// The agents to try it with; one, that is not looked at, where it has none.
+impl Template {
+    /// Returns the agents of the cases; a single unused one for an operation without an agent.
     pub(super) fn agents(&self) -> Vec<CommandLine> {
         let first = command(&[FIRST_AGENT.to_owned()]);
-        match self.0 {
-            JailOp::Attach { .. } | JailOp::Create { .. } => {
-                first.into_iter().chain(agents()).collect()
-            }
-            _ => first.into_iter().collect(),
-        }
+        let others = self.0.agent().map(|_| agents()).unwrap_or_default();
+        first.into_iter().chain(others).collect()
     }
 
-    /// The operation with this agent.
+    /// Returns the operation with this agent.
     pub(super) fn op(&self, agent: &CommandLine) -> JailOp {
         let mut op = self.0.clone();
         if let JailOp::Attach { command, .. } | JailOp::Create { command, .. } = &mut op {
@@ -97,12 +91,12 @@ impl Shape {
     }
 }
 
-/// Every operation, with and without what is optional in it.
-pub(super) fn shapes() -> Vec<Shape> {
+/// Returns every operation, with and without its optional values.
+pub(super) fn templates() -> Vec<Template> {
     let Some(agent) = command(&[FIRST_AGENT.to_owned()]) else {
         return Vec::new();
     };
-    let mut shapes = Vec::new();
+    let mut ops = Vec::new();
     for (user, workdir) in [
         (None, None),
         (Some("agent"), None),
@@ -113,7 +107,7 @@ pub(super) fn shapes() -> Vec<Shape> {
     ] {
         let user = || user.and_then(|user| user.parse().ok());
         let workdir = || workdir.and_then(|workdir| workdir.parse().ok());
-        shapes.extend("web".parse().ok().map(|name| JailOp::Attach {
+        ops.extend("web".parse().ok().map(|name| JailOp::Attach {
             name,
             user: user(),
             workdir: workdir(),
@@ -128,7 +122,7 @@ pub(super) fn shapes() -> Vec<Shape> {
             if let (Ok(name), Ok(path), Ok(ip4)) =
                 ("colibri-k3x9".parse(), path.parse(), ip4.parse())
             {
-                shapes.push(JailOp::Create {
+                ops.push(JailOp::Create {
                     name,
                     path,
                     ip4,
@@ -140,54 +134,75 @@ pub(super) fn shapes() -> Vec<Shape> {
             }
         }
     }
-    // With everything that a new jail can have.
-    if let (Ok(name), Ok(path), Ok(source), Ok(target), Ok(hostname)) = (
-        "colibri-k3x9".parse(),
-        "/srv/jail".parse(),
-        "/home/dev/project".parse(),
-        "/work".parse(),
-        "sandbox".parse(),
-    ) {
-        shapes.push(JailOp::Create {
-            name,
-            path,
-            ip4: Ip4Policy::Inherit,
-            user: None,
-            workdir: None,
-            setup: JailSetup {
-                mounts: vec![Mount {
-                    source,
-                    target,
-                    read_only: true,
-                }],
-                hostname: Some(hostname),
-                allow: Vec::new(),
-            },
-            command: agent.clone(),
-        });
+    for setup in setups() {
+        if let (Ok(name), Ok(path)) = ("colibri-k3x9".parse(), "/srv/jail".parse()) {
+            ops.push(JailOp::Create {
+                name,
+                path,
+                ip4: Default::default(),
+                user: None,
+                workdir: None,
+                setup,
+                command: agent.clone(),
+            });
+        }
     }
     let pids = |pids: &[u32]| pids.iter().filter_map(|pid| Pid::new(*pid).ok()).collect();
     for (jail, numbers, signal) in [
         (None, &[4711][..], Signal::TERM),
         (Some("web"), &[4711, 815, 2_147_483_647], Signal::KILL),
     ] {
-        shapes.push(JailOp::Signal {
+        ops.push(JailOp::Signal {
             jail: jail.and_then(|jail| jail.parse().ok()),
             pids: pids(numbers),
             signal,
         });
     }
-    shapes.extend(
+    ops.extend(
         "colibri-k3x9"
             .parse()
             .ok()
             .map(|name| JailOp::Remove { name }),
     );
-    shapes.push(JailOp::List);
-    shapes.into_iter().map(Shape).collect()
+    ops.push(JailOp::List);
+    if let Ok(command) = CommandLine::new("/usr/bin/rctl", ["-r", "jail:colibri-k3x9"]) {
+        ops.push(JailOp::HostCommand {
+            purpose: "remove limits",
+            command,
+        });
+    }
+    ops.into_iter().map(Template).collect()
 }
 
-/// From the simplest to the oddest, so that the first that fails is easy to read.
+/// Returns a setup with mounts and a host name, and one with masked paths.
+fn setups() -> Vec<JailSetup> {
+    let config = JailConfig {
+        path: Some("/srv/jail".to_owned()),
+        mounts: vec![MountConfig {
+            source: "/home/dev/project".to_owned(),
+            target: Some("/work".to_owned()),
+            read_only: true,
+        }],
+        hostname: Some("sandbox".to_owned()),
+        ..JailConfig::default()
+    };
+    let confinement = "colibri-k3x9"
+        .parse()
+        .and_then(|name| config.confinement(&name));
+    let mut setups = Vec::new();
+    if let Ok(Confinement::Ephemeral { setup, .. }) = confinement {
+        setups.push(setup);
+    }
+    let mut masking = JailSetup::default();
+    masking.masked = ["/run/user", "/var/lib/hidden"]
+        .iter()
+        .filter_map(|path| path.parse().ok())
+        .collect();
+    setups.push(masking);
+    setups
+}
+
+/// Returns agents from simple to unusual, so that the first failed case is easy to read.
 fn agents() -> Vec<CommandLine> {
     let program = "/bin/agent".to_owned();
     let mut agents = vec![
@@ -195,19 +210,19 @@ fn agents() -> Vec<CommandLine> {
         vec![program.clone(), "one".to_owned(), "two".to_owned()],
     ];
     agents.extend(
-        WORDS
+        ARGUMENTS
             .iter()
             .map(|word| vec![program.clone(), (*word).to_owned()]),
     );
     agents.extend(
-        WORDS
+        ARGUMENTS
             .iter()
             .filter(|word| !word.is_empty())
             .map(|word| vec![(*word).to_owned(), "one".to_owned(), "one".to_owned()]),
     );
-    agents.push(WORDS.iter().map(|word| (*word).to_owned()).collect());
+    agents.push(ARGUMENTS.iter().map(|word| (*word).to_owned()).collect());
     let mut random = Random(SEED);
-    for _ in 0..RANDOM {
+    for _ in 0..RANDOM_COMMANDS {
         let count = 1 + random.below(MAX_RANDOM_WORDS);
         agents.push((0..count).map(|_| random.word()).collect());
     }
@@ -219,7 +234,7 @@ fn command(words: &[String]) -> Option<CommandLine> {
     CommandLine::new(program, args).ok()
 }
 
-/// SplitMix64: enough to vary words, and the same on every host.
+/// SplitMix64: the same numbers on every host.
 struct Random(u64);
 
 impl Random {
@@ -231,35 +246,24 @@ impl Random {
         (mixed ^ (mixed >> 31)) % bound
     }
 
-    /// One of the hostile words, or two run together.
+    /// Returns one of the arguments, or two concatenated.
     fn word(&mut self) -> String {
         let mut word = String::new();
         for _ in 0..1 + self.below(2) {
-            let place = self.below(WORDS.len() as u64);
-            word.push_str(WORDS.get(place as usize).copied().unwrap_or_default());
+            let index = self.below(ARGUMENTS.len() as u64);
+            word.push_str(ARGUMENTS.get(index as usize).copied().unwrap_or_default());
         }
         word
     }
 }
 
-/// An operation in one line.
-pub(super) fn describe(op: &JailOp, engine: &JailEngine) -> String {
-    let mut line = String::new();
-    let (verb, agent) = match op {
-        JailOp::Attach { command, .. } => ("attach", Some(command)),
-        JailOp::Create { command, .. } => ("create", Some(command)),
-        JailOp::Signal { .. } => ("signal", None),
-        JailOp::Remove { .. } => ("remove", None),
-        JailOp::Unmount { .. } => ("unmount", None),
-        JailOp::Limit { .. } => ("limit", None),
-        JailOp::Unlimit { .. } => ("unlimit", None),
-        JailOp::List => ("list", None),
-    };
-    let _ = write!(line, "{verb} on {}", engine.name());
+/// Returns the operation in one line.
+pub(super) fn describe(op: &JailOp, engine: &dyn JailEngine) -> String {
+    let mut line = format!("{} on {}", op.kind(), engine.name());
     for (name, value) in super::judge::values(op) {
         let _ = write!(line, ", {name} {value:?}");
     }
-    if let Some(agent) = agent {
+    if let Some(agent) = op.agent() {
         let _ = write!(line, ", agent {:?}", super::judge::words(agent));
     }
     line

@@ -1,0 +1,263 @@
+//! Rules that isolate agents from each other and from the program that starts them. An argv alone cannot express them.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Confinement, JailEngine, JailPath, Mount};
+
+/// A path of the host that must not be shown in a jail.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {path} {problem}")]
+#[non_exhaustive]
+pub struct PathConflict {
+    /// Purpose of the path.
+    pub what: &'static str,
+    /// The path.
+    pub path: String,
+    /// The cause and a hint.
+    pub problem: String,
+}
+
+impl PathConflict {
+    fn new(what: &'static str, path: impl ToString, problem: impl Into<String>) -> Self {
+        Self {
+            what,
+            path: path.to_string(),
+            problem: problem.into(),
+        }
+    }
+}
+
+/// A jail that exists while another is created.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherJail<'a> {
+    /// Name of its agent, for messages.
+    pub agent: &'a str,
+    /// Its confinement.
+    pub confinement: &'a Confinement,
+}
+
+/// Refuses mounts through which one agent could replace a mount source of another, or of itself.
+///
+/// A source inside a directory that an agent may write is a name that this agent can replace by a symbolic link until
+/// the source is mounted, and again before each restart. Engines whose mounts appear on the host
+/// ([`JailEngine::mounts_on_host`]) also need distinct mount points.
+///
+/// # Errors
+/// The first conflict.
+pub fn reject_overlaps(
+    confinement: &Confinement,
+    engine: &dyn JailEngine,
+    others: &[OtherJail<'_>],
+) -> Result<(), PathConflict> {
+    let Confinement::Ephemeral { path, setup, .. } = confinement else {
+        return Ok(());
+    };
+    for (number, mount) in setup.mounts.iter().enumerate() {
+        for other in setup.mounts.iter().skip(number + 1) {
+            if is_replaceable(mount, other) {
+                let problem = format!(
+                    "overlaps mount source {}: the agent could replace the inner one; mount only the outer one",
+                    other.source
+                );
+                return Err(PathConflict::new("mount source", &mount.source, problem));
+            }
+        }
+    }
+    for OtherJail { agent, confinement } in others {
+        let Confinement::Ephemeral {
+            path: other_path,
+            setup: other_setup,
+            ..
+        } = confinement
+        else {
+            continue;
+        };
+        for mount in &setup.mounts {
+            for other in &other_setup.mounts {
+                if is_replaceable(mount, other) {
+                    let problem = format!(
+                        "overlaps mount source {} of agent {agent}: one agent could replace the other's; mount the same directory in both, or wait until that agent ends",
+                        other.source
+                    );
+                    return Err(PathConflict::new("mount source", &mount.source, problem));
+                }
+                let other_target = other_path.join(&other.target);
+                if engine.mounts_on_host() && path.join(&mount.target).is_in(other_target.as_str())
+                {
+                    let problem = format!(
+                        "is in use by agent {agent}, whose jail has the same root; give another target"
+                    );
+                    return Err(PathConflict::new("mount target", &mount.target, problem));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether one of the sources is inside the other and the outer one is writable.
+fn is_replaceable(one: &Mount, other: &Mount) -> bool {
+    let inside = |inner: &JailPath, outer: &Mount| {
+        !outer.read_only && *inner != outer.source && inner.is_in(outer.source.as_str())
+    };
+    inside(&one.source, other) || inside(&other.source, one)
+}
+
+/// Returns the directories of `protected` that a jail with this root and these mounts would show, as paths inside the
+/// jail. The caller adds them to the `masked` field of [`crate::JailSetup`].
+///
+/// `root` and `protected` are real paths of the host (realpath(3)). Paths in `private` directories of the engine
+/// ([`JailEngine::private_directories`]) need no mask, nor do paths of the root that a mount covers.
+///
+/// # Errors
+/// The root or a mount source is in a protected directory, so that nothing would remain to show.
+pub fn masked_paths(
+    root: &Path,
+    mounts: &[Mount],
+    private: &[&str],
+    protected: &[PathBuf],
+) -> Result<Vec<JailPath>, PathConflict> {
+    let mut in_root: Vec<PathBuf> = protected
+        .iter()
+        .filter_map(|directory| Some(Path::new("/").join(directory.strip_prefix(root).ok()?)))
+        .filter(|directory| !private.iter().any(|private| directory.starts_with(private)))
+        .collect();
+    // Parents sort before their children, which need no mask.
+    in_root.sort();
+    in_root.dedup_by(|later, earlier| later.starts_with(earlier));
+    if in_root.iter().any(|directory| directory == Path::new("/")) {
+        let problem = "contains the daemon's own state; give another root";
+        return Err(PathConflict::new("jail path", root.display(), problem));
+    }
+    in_root.retain(|directory| {
+        !mounts
+            .iter()
+            .any(|mount| directory.starts_with(mount.target.as_str()))
+    });
+    let mut masked = in_root;
+    for directory in protected {
+        for mount in mounts {
+            let source = Path::new(mount.source.as_str());
+            if source.starts_with(directory) {
+                let problem = "contains the daemon's own state or socket, which would lead out of the jail; give another";
+                return Err(PathConflict::new("mount source", &mount.source, problem));
+            }
+            if let Ok(inner) = directory.strip_prefix(source) {
+                masked.push(Path::new(mount.target.as_str()).join(inner));
+            }
+        }
+    }
+    masked
+        .iter()
+        .map(|path| {
+            let text = path.to_string_lossy();
+            text.parse().map_err(|error| {
+                let problem = format!("cannot be masked: {error}");
+                PathConflict::new("daemon directory", &text, problem)
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Bubblewrap, FreebsdJail, JailConfig};
+
+    type Paths = &'static [&'static str];
+
+    fn confinement(mounts: &[&str]) -> Confinement {
+        let config = JailConfig {
+            path: Some("/".into()),
+            mounts: mounts.iter().map(|mount| mount.parse().unwrap()).collect(),
+            ..JailConfig::default()
+        };
+        config.confinement(&"colibri-x".parse().unwrap()).unwrap()
+    }
+
+    fn mounts(texts: &[&str]) -> Vec<Mount> {
+        match confinement(texts) {
+            Confinement::Ephemeral { setup, .. } => setup.mounts,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn is_accepted(engine: &dyn JailEngine, mounts: &[&str], others: &[&str]) -> bool {
+        let other = OtherJail {
+            agent: "abc",
+            confinement: &confinement(others),
+        };
+        reject_overlaps(&confinement(mounts), engine, &[other]).is_ok()
+    }
+
+    #[test]
+    fn writable_mount_that_contains_another_is_refused() {
+        let table: &[(&[&str], &[&str], bool)] = &[
+            (&["/w"], &["/w"], true),
+            (&["/w/a"], &["/w/b"], true),
+            (&["/w/a"], &["/w"], false),
+            (&["/w"], &["/w/a"], false),
+            (&["/w"], &["/w/a:ro"], false),
+            (&["/w/a:ro"], &["/w"], false),
+            (&["/w/a"], &["/w:ro"], true),
+            (&["/w:ro"], &["/w/a"], true),
+            (&["/w", "/w/a:/b"], &[], false),
+            (&["/w:ro", "/w/a:/b:ro"], &[], true),
+            (&["/wa"], &["/w"], true),
+        ];
+        for (mounts, others, accepted) in table {
+            assert_eq!(
+                is_accepted(&Bubblewrap::default(), mounts, others),
+                *accepted,
+                "{mounts:?} and {others:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn freebsd_mount_target_in_use_is_refused() {
+        for (mount, other, accepted) in [
+            ("/a:/w", "/b:/w", false),
+            ("/a:/w/x", "/b:/w", false),
+            ("/a:/w", "/b:/v", true),
+        ] {
+            assert_eq!(is_accepted(&FreebsdJail, &[mount], &[other]), accepted);
+            assert!(is_accepted(&Bubblewrap::default(), &[mount], &[other]));
+        }
+    }
+
+    #[test]
+    fn protected_directories_of_root_are_masked() {
+        let masked = |root: &str, mount: &[&str], protected: &[&str]| {
+            let protected: Vec<PathBuf> = protected.iter().map(PathBuf::from).collect();
+            masked_paths(Path::new(root), &mounts(mount), &["/tmp"], &protected)
+                .map(|paths| paths.iter().map(ToString::to_string).collect::<Vec<_>>())
+                .map_err(|conflict| conflict.what)
+        };
+        let shown: &[(&str, Paths, Paths, Paths)] = &[
+            ("/", &[], &["/s"], &["/s"]),
+            ("/r", &[], &["/s", "/r/s"], &["/s"]),
+            ("/", &[], &["/s/a", "/s", "/t"], &["/s", "/t"]),
+            ("/", &[], &["/tmp/s"], &[]),
+            ("/", &["/w:/s"], &["/s/a"], &[]),
+            ("/r", &["/h:/tmp/w"], &["/h/s"], &["/tmp/w/s"]),
+            ("/r", &["/h/w"], &["/h/s"], &[]),
+        ];
+        for (root, mounts, protected, expected) in shown {
+            let expected = expected.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                masked(root, mounts, protected),
+                Ok(expected),
+                "{root} {mounts:?} {protected:?}"
+            );
+        }
+        let refused: &[(&str, Paths, Paths, &str)] = &[
+            ("/s", &[], &["/s"], "jail path"),
+            ("/r", &["/h"], &["/h"], "mount source"),
+            ("/r", &["/h/s"], &["/h"], "mount source"),
+        ];
+        for (root, mounts, protected, what) in refused {
+            assert_eq!(masked(root, mounts, protected), Err(*what), "{root}");
+        }
+    }
+}
