@@ -1,4 +1,4 @@
-//! Checks of programs and files that a privilege backend depends on.
+//! Checks of programs and files that a privilege backend depends on. They block while they read the file system.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -20,30 +20,33 @@ pub fn executable(program: &str, fix: &str) -> Finding {
 
 /// Checks that `path` and every directory above it belongs to root and is writable by root only.
 #[must_use]
-pub fn roots_alone(path: &Path) -> Finding {
-    for place in path.ancestors() {
-        let shown = place.display();
-        let data = match fs::symlink_metadata(place) {
+pub fn writable_by_root_only(path: &Path) -> Finding {
+    for ancestor in path.ancestors() {
+        let shown = ancestor.display();
+        let data = match fs::symlink_metadata(ancestor) {
             Err(error) => {
-                let fix = "install it as root; start from the sample beside the helper, see docs/helper-protocol.md";
+                let fix = "install it as root; start from the sample in the helper's directory, see docs/helper-protocol.md";
                 return Finding::fail(format!("{shown} cannot be found: {error}"), fix);
             }
             Ok(data) => data,
         };
         if data.uid() != 0 {
-            let what = format!("{shown} belongs to uid {} and not to root", data.uid());
+            let what = format!("{shown} belongs to uid {}, not to root", data.uid());
             return Finding::fail(what, format!("as root: chown root {shown}"));
         }
-        // In a shared directory like /tmp the sticky bit keeps others from replacing what is root's.
+        // In a shared directory like /tmp the sticky bit prevents others from replacing files of root.
         if data.mode() & 0o022 != 0 && !(data.is_dir() && data.mode() & 0o1000 != 0) {
             let what = format!(
-                "{shown} can be written by others (mode {:04o})",
+                "{shown} is writable by other users (mode {:04o})",
                 data.mode() & 0o7777
             );
             return Finding::fail(what, format!("as root: chmod go-w {shown}"));
         }
     }
-    Finding::ok(format!("{} is root's alone", path.display()))
+    Finding::ok(format!(
+        "{} belongs to root and only root can write it",
+        path.display()
+    ))
 }
 
 /// Checks that `program` is setuid root and writable by root only.
@@ -60,7 +63,7 @@ pub fn setuid_root(program: &Path) -> Finding {
             Finding::fail(format!("{shown} is not setuid root"), fix)
         }
         Ok(data) if data.mode() & 0o022 != 0 => {
-            Finding::fail(format!("{shown} can be written by others"), fix)
+            Finding::fail(format!("{shown} is writable by other users"), fix)
         }
         Ok(_) => Finding::ok(format!("{shown} is setuid root")),
     }
@@ -72,7 +75,7 @@ mod tests {
     use colibri_types::FindingStatus;
 
     #[test]
-    fn tools_are_found_missing_or_unusable() {
+    fn program_checks_report_missing_and_unusable() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tool");
         fs::write(&file, "").unwrap();
@@ -85,7 +88,7 @@ mod tests {
             (absent.status, absent.fix.as_deref()),
             (FindingStatus::Fail, Some("install it"))
         );
-        // Not root's, or not setuid, or writable: whichever it is, it is no helper.
+        // Depending on the test's user: not owned by root, not setuid, or writable by others.
         for mode in [0o755, 0o4777] {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(setuid_root(&file).status, FindingStatus::Fail, "{mode:o}");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::checks::{executable, roots_alone, setuid_root};
+use crate::checks::{executable, setuid_root, writable_by_root_only};
 use crate::{Finding, FindingStatus, probe};
 
 /// Timeout of one program.
@@ -121,7 +121,7 @@ pub(crate) async fn helper(program: &str) -> Vec<Finding> {
         return vec![setuid];
     }
     let mut findings = vec![setuid];
-    let policy = blocking(|| roots_alone(Path::new(POLICY))).await;
+    let policy = blocking(|| writable_by_root_only(Path::new(POLICY))).await;
     match probe::run(program.as_ref(), &["check".to_owned()], PROBE_TIMEOUT).await {
         Ok(output) if output.is_success() => {
             findings.push(Finding::ok(
