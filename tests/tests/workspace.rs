@@ -134,7 +134,7 @@ fn the_daemons_state_and_socket_are_not_found_in_what_is_mounted() {
             "ls /tmp/x",
         );
         assert!(
-            text(&output.stderr).contains("lead out of the jail"),
+            text(&output.stderr).contains("leave the jail"),
             "{output:?}"
         );
     }

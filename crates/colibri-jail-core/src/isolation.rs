@@ -126,7 +126,7 @@ pub fn masked_paths(
     in_root.sort();
     in_root.dedup_by(|later, earlier| later.starts_with(earlier));
     if in_root.iter().any(|directory| directory == Path::new("/")) {
-        let problem = "contains the daemon's own state; give another root";
+        let problem = "is in a directory of the daemon's state or socket; give another root";
         return Err(PathConflict::new("jail path", root.display(), problem));
     }
     in_root.retain(|directory| {
@@ -139,7 +139,7 @@ pub fn masked_paths(
         for mount in mounts {
             let source = Path::new(mount.source.as_str());
             if source.starts_with(directory) {
-                let problem = "contains the daemon's own state or socket, which would lead out of the jail; give another";
+                let problem = "is in a directory of the daemon's state or socket, through which an agent could leave the jail; give another";
                 return Err(PathConflict::new("mount source", &mount.source, problem));
             }
             if let Ok(inner) = directory.strip_prefix(source) {

@@ -17,11 +17,11 @@ fn getopt<'a>(
 ) -> (Vec<(char, Option<&'a str>)>, &'a [String]) {
     let mut options = Vec::new();
     let mut remaining = args;
-    while let Some((word, behind)) = remaining.split_first() {
+    while let Some((word, after)) = remaining.split_first() {
         let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
             break;
         };
-        remaining = behind;
+        remaining = after;
         if letters == "-" {
             break;
         }
@@ -32,11 +32,11 @@ fn getopt<'a>(
             }
             let attached = &letters[position + letter.len_utf8()..];
             if attached.is_empty() {
-                let (value, behind) = remaining
+                let (value, after) = remaining
                     .split_first()
                     .expect("an option without its value");
                 options.push((letter, Some(value.as_str())));
-                remaining = behind;
+                remaining = after;
             } else {
                 options.push((letter, Some(attached)));
             }
@@ -90,9 +90,9 @@ fn read_bwrap(args: &[String]) -> (Vec<(&str, Vec<&str>)>, &[String]) {
     let mut options = Vec::new();
     let mut remaining = args;
     loop {
-        let (option, behind) = remaining.split_first().expect("bwrap without a command");
+        let (option, after) = remaining.split_first().expect("bwrap without a command");
         if option == "--" {
-            return (options, behind);
+            return (options, after);
         }
         let values = match option.as_str() {
             "--ro-bind" | "--bind" => 2,
@@ -106,9 +106,9 @@ fn read_bwrap(args: &[String]) -> (Vec<(&str, Vec<&str>)>, &[String]) {
             }
             other => panic!("bwrap would not know {other:?}"),
         };
-        let (taken, behind) = behind.split_at(values);
+        let (taken, after) = after.split_at(values);
         options.push((option.as_str(), taken.iter().map(String::as_str).collect()));
-        remaining = behind;
+        remaining = after;
     }
 }
 
@@ -325,12 +325,12 @@ proptest! {
                     // colibri-proxy run DESTINATION… -- bwrap … -- colibri-proxy enter AGENT…
                     let proxy = proxy.as_ref().unwrap();
                     prop_assert_eq!(program, proxy.as_str());
-                    let (allow, behind) = wrapped.split_at(setup.allow.len() + 1);
+                    let (allow, after) = wrapped.split_at(setup.allow.len() + 1);
                     let mut intended = vec!["run".to_owned()];
                     intended.extend(setup.allow.iter().map(ToString::to_string));
                     prop_assert_eq!(allow, intended);
-                    prop_assert_eq!(&behind[..2], ["--", "/usr/bin/bwrap"]);
-                    wrapped = &behind[2..];
+                    prop_assert_eq!(&after[..2], ["--", "/usr/bin/bwrap"]);
+                    wrapped = &after[2..];
                     expected.splice(0..0, ["/dev/colibri-proxy", "enter"]);
                 }
                 let (options, read_command) = read_bwrap(wrapped);

@@ -22,12 +22,12 @@ fn elevate(mode: &str, op: &JailOp, engine: &dyn JailEngine) -> Result<CommandLi
 /// Models mdo(1): getopt_long(3) that stops before the first other word.
 fn read_mdo(args: &[String]) -> (Vec<char>, CommandLine) {
     let mut options = Vec::new();
-    let mut rest = args;
-    while let Some((word, behind)) = rest.split_first() {
+    let mut remaining = args;
+    while let Some((word, after)) = remaining.split_first() {
         let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
             break;
         };
-        rest = behind;
+        remaining = after;
         if letters == "-" {
             break;
         }
@@ -37,7 +37,7 @@ fn read_mdo(args: &[String]) -> (Vec<char>, CommandLine) {
         );
         options.extend(letters.chars());
     }
-    let (program, args) = rest.split_first().expect("mdo without a command");
+    let (program, args) = remaining.split_first().expect("mdo without a command");
     (options, CommandLine::new(program, args).unwrap())
 }
 
@@ -53,28 +53,28 @@ fn read_helper(args: &[String]) -> JailOp {
         "--signal",
         "--pid",
     ];
-    let (verb, mut rest) = args.split_first().expect("no verb");
+    let (verb, mut remaining) = args.split_first().expect("no verb");
     let mut options: Vec<(usize, &str)> = Vec::new();
     let mut command = None;
-    while let Some((word, behind)) = rest.split_first() {
+    while let Some((word, after)) = remaining.split_first() {
         if word == "--" {
-            let (program, args) = behind.split_first().expect("no program");
+            let (program, args) = after.split_first().expect("no program");
             command = Some(CommandLine::new(program, args).unwrap());
             break;
         }
-        let place = ORDER.iter().position(|option| option == word).expect(word);
-        let (value, behind) = behind.split_first().expect("an option without its value");
+        let position = ORDER.iter().position(|option| option == word).expect(word);
+        let (value, after) = after.split_first().expect("an option without its value");
         let before = options.last().map(|(before, _)| *before);
         assert!(
-            before < Some(place) || (before == Some(place) && [3, 7].contains(&place)),
+            before < Some(position) || (before == Some(position) && [3, 7].contains(&position)),
             "{word} is out of order or given twice: {args:?}"
         );
-        options.push((place, value));
-        rest = behind;
+        options.push((position, value));
+        remaining = after;
     }
     let all = |option: &str| -> Vec<&str> {
-        let place = ORDER.iter().position(|known| *known == option);
-        let found = options.iter().filter(|(found, _)| Some(*found) == place);
+        let position = ORDER.iter().position(|known| *known == option);
+        let found = options.iter().filter(|(found, _)| Some(*found) == position);
         found.map(|(_, value)| *value).collect()
     };
     let one = |option: &str| all(option).first().copied();
