@@ -1,16 +1,15 @@
-//! Follows one turn of an agent, and collects the answer: the last message of the model in that turn.
+//! Follows one turn of an agent, and collects its answer: the last message of the model in that turn.
 
 use colibri_client::glasspane::{Glasspane, Item, Transcript};
 use colibri_client::{
-    AgentRuntime, AgentState, Client, ClientError, Events, Notification, Stream, StreamChoice,
-    SubscribeParams,
+    AgentRuntime, AgentState, Client, ClientError, Events, Notification, Stream, output_bytes,
 };
 
 use crate::error::CliError;
 use crate::output;
 
 /// Maximum size of an answer, in bytes; of a longer one only the end is kept.
-const MOST: usize = 4 << 20;
+const MAX_ANSWER: usize = 4 << 20;
 
 /// The result of a turn.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -25,7 +24,7 @@ pub(crate) struct Answer {
 pub(crate) struct Turn {
     id: String,
     events: Events,
-    reader: Reader,
+    reader: AnswerReader,
 }
 
 impl Turn {
@@ -35,55 +34,42 @@ impl Turn {
         id: &str,
         runtime: AgentRuntime,
     ) -> Result<Self, CliError> {
-        let params = SubscribeParams {
-            id: Some(id.to_owned()),
-            stream: Some(StreamChoice::Stdout),
-            from_offset: Some(client.get_agent(id).await?.stdout_bytes),
-            ..SubscribeParams::default()
-        };
         Ok(Self {
             id: id.to_owned(),
-            events: client.subscribe(params).await?,
-            reader: Reader::new(runtime),
+            events: client.subscribe_new_stdout(id).await?,
+            reader: AnswerReader::new(runtime),
         })
     }
 
     /// Waits until the turn has ended.
-    pub(crate) async fn end(mut self) -> Result<Answer, CliError> {
+    pub(crate) async fn wait(mut self) -> Result<Answer, CliError> {
         loop {
             let event = self.events.next().await;
-            match event.ok_or(ClientError::Closed)? {
-                Notification::AgentOutput(chunk) if chunk.stream == Stream::Stdout => {
-                    let bytes = chunk.data.into_bytes().map_err(|error| {
-                        CliError::io("cannot read output that the daemon sent")(
-                            std::io::Error::other(error),
-                        )
-                    })?;
-                    if self.reader.output(&bytes) {
-                        break;
-                    }
+            let has_ended = match event.ok_or(ClientError::Closed)? {
+                Notification::AgentOutput(output) if output.stream == Stream::Stdout => {
+                    self.reader.output(&output_bytes(output.data)?)
                 }
                 Notification::AgentState(change) => {
                     if change.state == AgentState::Blocked {
-                        output::note(&format!(
+                        output::message(&format!(
                             "agent {id} asks a question; answer it with colibri attach {id}",
                             id = self.id
                         ));
                     }
-                    if self.reader.state(change.state) {
-                        break;
-                    }
+                    self.reader.state(change.state)
                 }
                 Notification::AgentExit(_) => return Err(ClientError::Ended(self.id).into()),
-                _ => {}
+                _ => false,
+            };
+            if has_ended {
+                return Ok(self.reader.answer());
             }
         }
-        Ok(self.reader.answer())
     }
 }
 
 /// Extracts the answer from the output of a turn. Does no I/O.
-struct Reader {
+struct AnswerReader {
     runtime: AgentRuntime,
     pane: Glasspane,
     transcript: Transcript,
@@ -91,10 +77,11 @@ struct Reader {
     message: String,
     /// The last complete message.
     answer: String,
-    worked: bool,
+    /// Whether the agent has worked in this turn.
+    has_worked: bool,
 }
 
-impl Reader {
+impl AnswerReader {
     fn new(runtime: AgentRuntime) -> Self {
         Self {
             runtime,
@@ -102,42 +89,42 @@ impl Reader {
             transcript: Transcript::new(runtime),
             message: String::new(),
             answer: String::new(),
-            worked: false,
+            has_worked: false,
         }
     }
 
     /// Processes output; returns `true` at the end of the turn.
     fn output(&mut self, bytes: &[u8]) -> bool {
-        // Line by line, so that the state after each line is checked.
+        // The state is checked after each line.
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
             for item in self.transcript.stdout(line) {
                 self.item(item);
             }
             if self.runtime == AgentRuntime::Generic {
-                self.worked = true;
+                self.has_worked = true;
                 continue;
             }
             self.pane.output(line, 0);
             match self.pane.view().state {
-                AgentState::Working => self.worked = true,
-                AgentState::Idle if self.worked => return true,
+                AgentState::Working => self.has_worked = true,
+                AgentState::Idle if self.has_worked => return true,
                 _ => {}
             }
         }
         false
     }
 
-    /// Processes a state that the daemon reports; returns `true` at the end of the turn. An agent without events is
-    /// idle after a time without output, which only the daemon measures.
+    /// Processes a state that the daemon reports; returns `true` at the end of the turn. The daemon calls an
+    /// agent without events idle after a time without output.
     fn state(&self, state: AgentState) -> bool {
-        self.runtime == AgentRuntime::Generic && self.worked && state == AgentState::Idle
+        self.runtime == AgentRuntime::Generic && self.has_worked && state == AgentState::Idle
     }
 
     fn item(&mut self, item: Item) {
         match item {
             Item::Text(text) | Item::Output(text) => {
                 self.message.push_str(&text);
-                let surplus = self.message.len().saturating_sub(MOST);
+                let surplus = self.message.len().saturating_sub(MAX_ANSWER);
                 if surplus > 0 {
                     let start = (surplus..=self.message.len())
                         .find(|at| self.message.is_char_boundary(*at));
@@ -165,25 +152,25 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn pi(lines: &[&str], piece: usize) -> Option<Answer> {
-        let mut reader = Reader::new(AgentRuntime::Pi);
+    fn pi(lines: &[&str], chunk: usize) -> Option<Answer> {
+        let mut reader = AnswerReader::new(AgentRuntime::Pi);
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let ended = text
             .as_bytes()
-            .chunks(piece)
+            .chunks(chunk)
             .any(|bytes| reader.output(bytes));
         ended.then(|| reader.answer())
     }
 
     #[test]
     fn answer_is_the_last_message_of_the_turn() {
-        let said = |text: &str| {
+        let message_end = |text: &str| {
             format!(
                 r#"{{"type":"message_end","message":{{"role":"assistant","content":[{{"type":"text","text":"{text}"}}]}}}}"#
             )
         };
-        let first = said("I look.");
-        let last = said("All done.\\nReally.");
+        let first = message_end("I look.");
+        let last = message_end("All done.\\nReally.");
         let lines = [
             r#"{"type":"agent_start"}"#,
             &first,
@@ -192,11 +179,11 @@ mod tests {
             &last,
             r#"{"type":"agent_end"}"#,
         ];
-        for piece in [1, 7, 10_000] {
-            let answer = pi(&lines, piece).expect("the turn ends");
-            assert_eq!(answer.text, "All done.\nReally.", "{piece}");
+        for chunk in [1, 7, 10_000] {
+            let answer = pi(&lines, chunk).expect("the turn ends");
+            assert_eq!(answer.text, "All done.\nReally.", "{chunk}");
             assert_eq!(answer.error, None);
-            assert_eq!(pi(&lines[..5], piece), None, "it has not ended");
+            assert_eq!(pi(&lines[..5], chunk), None, "it has not ended");
         }
     }
 
@@ -213,8 +200,8 @@ mod tests {
     }
 
     #[test]
-    fn generic_turn_ends_when_the_daemon_calls_the_agent_idle() {
-        let mut reader = Reader::new(AgentRuntime::Generic);
+    fn generic_turn_ends_when_the_daemon_reports_idle() {
+        let mut reader = AnswerReader::new(AgentRuntime::Generic);
         assert!(!reader.state(AgentState::Idle), "before it has written");
         assert!(!reader.output(b"got "));
         assert!(!reader.output(b"it\n"));

@@ -207,7 +207,7 @@ pub(crate) enum Command {
 
 impl Command {
     /// Returns whether the exit code of the command is that of an agent.
-    pub(crate) fn exits_as_an_agent(&self) -> bool {
+    pub(crate) fn exits_as_agent(&self) -> bool {
         matches!(self, Self::Run(_) | Self::Wait { .. } | Self::Attach(_))
     }
 }

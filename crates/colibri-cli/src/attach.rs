@@ -1,4 +1,4 @@
-//! `colibri attach`: an agent as it works, for people; what they type is said to it.
+//! `colibri attach`: shows an agent's formatted output, and sends typed lines as prompts.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,192 +6,199 @@ use std::time::Duration;
 
 use colibri_client::glasspane::{Command, Delivery, Item, Painter, Transcript, encode};
 use colibri_client::{
-    Agent, AgentState, Client, ClientError, ExitEvent, Follow, Followed, Output, StateEvent, Stream,
+    Agent, AgentState, Client, ClientError, ExitEvent, FollowEvent, FollowParams, OutputChunk,
+    StateEvent, Stream,
 };
-use tokio::sync::{mpsc, watch};
+use rustix::process::Signal;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::args::{Attach, Global};
-use crate::commands::PATIENCE;
+use crate::commands::INPUT_TIMEOUT;
 use crate::connect::{endpoint, find};
 use crate::error::CliError;
+use crate::exit::{self, BROKEN_PIPE};
 use crate::output;
-use crate::run::{BROKEN_PIPE, exit_code};
-use crate::signals::Signals;
-use crate::sink::{Failure, Piece, Sink};
+use crate::signals::{self, Signals, TERMINATING};
+use crate::sink::{Block, Sink, WriteFailure};
+use crate::tables::short_exit;
 
-/// How much of what each output already holds is shown, in bytes.
-const HISTORY: u64 = 1 << 20;
+/// Maximum number of bytes of each stream that are shown from before the attach.
+const MAX_HISTORY: u64 = 1 << 20;
 
 /// Maximum time to finish writing queued output when the user detaches.
-const FAREWELL: Duration = Duration::from_millis(200);
+const DETACH_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Shows an agent until it has ended, then exits with its code; a signal (Ctrl-C is SIGINT) detaches. As in `run`, the
 /// loop never blocks.
 pub(crate) async fn attach(global: &Global, options: Attach) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
-    let client = endpoint.connect_or_start(output::link).await?;
+    let client = endpoint.connect_or_start(output::connection_event).await?;
     let agent = find(&client, &options.id).await?;
-    let mut signals = Signals::watch()?;
+    let mut signals = Signals::install(&TERMINATING)?;
     let (mut sink, mut failures) = Sink::start()?;
-    let mut typed = match options.no_input || agent.exited_at.is_some() {
+    let mut typed_lines = match options.no_input || agent.exited_at.is_some() {
         true => None,
         false => Some(crate::input::lines()?),
     };
     let mut view = View::new(&agent, &options);
-    let wanted = Follow {
+    let params = FollowParams {
         id: agent.id.clone(),
         stream: None,
-        stdout: view.stdout,
-        stderr: view.stderr,
+        stdout: view.start_of(agent.stdout_bytes),
+        stderr: view.start_of(agent.stderr_bytes),
         timed: false,
     };
-    let mut following = endpoint.follow(client, wanted);
-    let client = following.client();
-    let mut telling: Option<JoinHandle<Result<(), ClientError>>> = None;
+    let mut events = endpoint.follow(client, params);
+    let mut client = events.client();
+    let mut sending: Option<JoinHandle<Result<(), ClientError>>> = None;
     let mut end: Option<ExitEvent> = None;
     loop {
-        let is_free = view.pieces.is_empty();
+        let is_queue_empty = view.queue.is_empty();
         tokio::select! {
             biased;
             signal = signals.next() => {
                 sink.close();
                 detach(&mut failures, &mut view, &agent).await;
                 // Ctrl-C is the normal way to detach: exit with 0. Other signals exit with 128+N.
-                return Ok(if signal.name == "INT" { 0 } else { signal.exit_code() });
+                return Ok(if signal == Signal::INT { 0 } else { signals::exit_code(signal) });
             }
             failure = failures.recv() => {
                 if let Some(failure) = failure {
-                    if failure.is_reader_gone() {
+                    if failure.is_broken_pipe() {
                         return Ok(BROKEN_PIPE);
                     }
-                    let doing = "writing what the agent says; the agent goes on";
-                    return Err(CliError::io(doing)(failure.error));
+                    let context = "cannot write the agent's output (the agent keeps running)";
+                    return Err(CliError::io(context)(failure.error));
                 }
                 let Some(exit) = end else { return Ok(1) };
-                output::note(&format!("{} ended: {}", agent.id, output::ending(exit.exit)));
-                return Ok(exit_code(&exit));
+                output::message(&format!("{} ended: {}", agent.id, short_exit(exit.exit)));
+                return Ok(exit::explained_code(&exit));
             }
-            permit = sink.room(), if !is_free => {
-                if let (Some(permit), Some(piece)) = (permit, view.pieces.pop_front()) {
-                    drop(permit.send(piece));
+            permit = sink.room(), if !is_queue_empty => {
+                if let (Some(permit), Some(block)) = (permit, view.queue.pop_front()) {
+                    drop(permit.send(block));
                 }
-                if view.pieces.is_empty() && end.is_some() {
+                if view.queue.is_empty() && end.is_some() {
                     sink.close();
                 }
             }
-            event = following.next(), if is_free && end.is_none() => match event {
-                Some(Ok(Followed::Output(output))) => view.output(output),
-                Some(Ok(Followed::State(change))) => view.state(&change),
-                Some(Ok(Followed::Exit(exit))) => {
-                    view.finish();
+            event = events.next(), if is_queue_empty && end.is_none() => match event {
+                Some(Ok(FollowEvent::Output(output))) => view.show_output(output),
+                Some(Ok(FollowEvent::State(event))) => view.show_state(&event),
+                Some(Ok(FollowEvent::Exit(exit))) => {
+                    view.finish_line();
                     end = Some(exit);
-                    if view.pieces.is_empty() {
+                    if view.queue.is_empty() {
                         sink.close();
                     }
                 }
-                Some(Ok(Followed::Link(note))) => view.say(&note.to_string()),
+                Some(Ok(FollowEvent::Connection(event))) => view.show_message(&event.to_string()),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
                 None => return Ok(1),
             },
-            line = next_line(&mut typed), if telling.is_none() => match line {
-                None => typed = None,
-                Some(line) => telling = view.tell(&client, &agent, &line),
+            line = next_line(&mut typed_lines), if sending.is_none() => match line {
+                None => typed_lines = None,
+                Some(line) => sending = view.send_line(client.get(), &agent, &line),
             },
-            outcome = told(&mut telling) => {
-                telling = None;
-                if let Err(error) = outcome {
-                    view.say(&error.to_string());
+            result = sent(&mut sending) => {
+                sending = None;
+                if let Err(error) = result {
+                    view.show_message(&error.to_string());
                 }
             }
         }
     }
 }
 
-/// Detaches: writes queued output for at most [`FAREWELL`], then prints the notice.
-async fn detach(failures: &mut mpsc::UnboundedReceiver<Failure>, view: &mut View, agent: &Agent) {
+/// Detaches: writes queued output for at most [`DETACH_TIMEOUT`], then prints a message.
+async fn detach(
+    failures: &mut mpsc::UnboundedReceiver<WriteFailure>,
+    view: &mut View,
+    agent: &Agent,
+) {
     let written = async { while failures.recv().await.is_some() {} };
-    if tokio::time::timeout(FAREWELL, written).await.is_ok() {
-        view.pieces.clear();
-        view.finish();
-        for piece in view.pieces.drain(..) {
-            output::show(io::stdout(), &piece.bytes);
+    if tokio::time::timeout(DETACH_TIMEOUT, written).await.is_ok() {
+        view.queue.clear();
+        view.finish_line();
+        for block in view.queue.drain(..) {
+            output::write_unbuffered(io::stdout(), &block.bytes);
         }
     }
-    output::note(&format!(
-        "detached; {id} goes on, and colibri attach {id} comes back to it",
+    output::message(&format!(
+        "detached; agent {id} keeps running; attach again with colibri attach {id}",
         id = agent.id
     ));
 }
 
-async fn next_line(typed: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
-    match typed {
-        Some(typed) => typed.recv().await,
+async fn next_line(typed_lines: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
+    match typed_lines {
+        Some(lines) => lines.recv().await,
         None => std::future::pending().await,
     }
 }
 
-/// Whether the agent took what it was told last.
-async fn told(
-    telling: &mut Option<JoinHandle<Result<(), ClientError>>>,
+/// Waits until the line in transit was sent.
+async fn sent(
+    sending: &mut Option<JoinHandle<Result<(), ClientError>>>,
 ) -> Result<(), ClientError> {
-    match telling {
-        Some(telling) => telling.await.unwrap_or(Ok(())),
+    match sending {
+        Some(sending) => sending.await.unwrap_or(Ok(())),
         None => std::future::pending().await,
     }
 }
 
-/// What is on the screen.
+/// Formats what is shown, and queues it for the writer thread.
 struct View {
     raw: bool,
+    all: bool,
     transcript: Transcript,
     painter: Painter,
-    /// Offset in each output at which the view starts.
-    stdout: u64,
-    stderr: u64,
-    told: Option<AgentState>,
-    /// Pieces to write, in order.
-    pieces: VecDeque<Piece>,
+    last_state: Option<AgentState>,
+    queue: VecDeque<Block>,
 }
 
 impl View {
     fn new(agent: &Agent, options: &Attach) -> Self {
-        let from = |length: u64| match options.all {
-            true => 0,
-            false => length.saturating_sub(HISTORY),
-        };
         let mut view = Self {
             raw: options.raw,
+            all: options.all,
             transcript: Transcript::new(agent.runtime),
             painter: Painter::new(output::in_colour()),
-            stdout: from(agent.stdout_bytes),
-            stderr: from(agent.stderr_bytes),
-            told: None,
-            pieces: VecDeque::new(),
+            last_state: None,
+            queue: VecDeque::new(),
         };
-        if view.stdout > 0 {
+        if view.start_of(agent.stdout_bytes) > 0 {
             view.transcript.cut();
-            output::note(&format!(
-                "only the end of what {} has written is shown; --all shows the rest",
+            output::message(&format!(
+                "only the end of the output of agent {} is shown; show all of it with --all",
                 agent.id
             ));
         }
         view
     }
 
-    fn write(&mut self, bytes: Vec<u8>, stream: Stream) {
-        if !bytes.is_empty() {
-            self.pieces.push_back(Piece { stream, bytes });
+    /// Returns the offset at which to start in a stream of this length.
+    fn start_of(&self, length: u64) -> u64 {
+        match self.all {
+            true => 0,
+            false => length.saturating_sub(MAX_HISTORY),
         }
     }
 
-    fn output(&mut self, output: Output) {
+    fn write(&mut self, bytes: Vec<u8>, stream: Stream) {
+        if !bytes.is_empty() {
+            self.queue.push_back(Block { stream, bytes });
+        }
+    }
+
+    fn show_output(&mut self, output: OutputChunk) {
         if output.gap > 0 {
             if output.stream == Stream::Stdout {
                 self.transcript.cut();
             }
-            self.say(&format!("{} bytes are no longer kept", output.gap));
+            self.show_message(&format!("{} bytes are no longer kept", output.gap));
         }
         if self.raw {
             return self.write(output.bytes, output.stream);
@@ -204,36 +211,38 @@ impl View {
         self.write(text.into_bytes(), Stream::Stdout);
     }
 
-    /// Only what the agent's own events do not show.
-    fn state(&mut self, change: &StateEvent) {
-        if self.told.replace(change.state) == Some(change.state)
-            || change.state != AgentState::Stalled
+    /// Shows the state `stalled`, which the agent's own events do not contain.
+    fn show_state(&mut self, event: &StateEvent) {
+        if self.last_state.replace(event.state) == Some(event.state)
+            || event.state != AgentState::Stalled
             || self.raw
         {
             return;
         }
-        let why = output::plain(change.last_error.as_deref().unwrap_or_default(), 300);
-        let text = self.painter.paint(&Item::Notice(format!("stalled: {why}")));
+        let reason = output::sanitize(event.last_error.as_deref().unwrap_or_default(), 300);
+        let text = self
+            .painter
+            .paint(&Item::Notice(format!("stalled: {reason}")));
         self.write(text.into_bytes(), Stream::Stdout);
     }
 
-    /// Ends the line that is under way.
-    fn finish(&mut self) {
+    /// Ends an unfinished line.
+    fn finish_line(&mut self) {
         let text = self.painter.finish();
         self.write(text.as_bytes().to_vec(), Stream::Stdout);
     }
 
     /// Queues a message for stderr, after the queued output.
-    fn say(&mut self, message: &str) {
-        self.finish();
+    fn show_message(&mut self, message: &str) {
+        self.finish_line();
         let line = format!("colibri: {message}\n");
         self.write(line.into_bytes(), Stream::Stderr);
     }
 
-    /// Begins to tell the agent what was typed: the answer, where it asks.
-    fn tell(
+    /// Starts to send a typed line: the answer to an open question of the agent, otherwise a prompt.
+    fn send_line(
         &mut self,
-        client: &watch::Receiver<Client>,
+        client: Client,
         agent: &Agent,
         line: &str,
     ) -> Option<JoinHandle<Result<(), ClientError>>> {
@@ -245,14 +254,14 @@ impl View {
         };
         match encode(agent.runtime, "attached", &command) {
             Err(error) => {
-                self.say(&error.to_string());
+                self.show_message(&error.to_string());
                 None
             }
             Ok(bytes) => {
                 self.transcript.answered();
-                let (client, id) = (client.borrow().clone(), agent.id.clone());
+                let id = agent.id.clone();
                 Some(tokio::spawn(async move {
-                    client.send_all(&id, &bytes, Some(PATIENCE)).await
+                    client.send_all(&id, &bytes, Some(INPUT_TIMEOUT)).await
                 }))
             }
         }

@@ -6,34 +6,35 @@ use std::time::Duration;
 use clap::CommandFactory;
 use clap_complete::Shell;
 use colibri_client::glasspane::{Command, Delivery};
-use colibri_client::{
-    Agent, Client, ClientError, ErrorKind, KillOutcome, KillParams, ReadParams, Stream,
-};
+use colibri_client::{Agent, Client, ClientError, ErrorKind, KillOutcome, KillParams, Stream};
 use jiff::Timestamp;
 
 use crate::args::{Arguments, Background, Global, List};
 use crate::connect::{self, connect, connect_existing, find};
 use crate::error::CliError;
-use crate::output;
-use crate::run::code;
+use crate::{exit, output, tables};
 
 /// Maximum time without progress while an agent does not read its input.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const INPUT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Applies `act` to each agent in order. A failure is reported, and the remaining agents are still handled.
-pub(crate) async fn each(
+/// Applies `command` to each agent in order. Reports a failure and continues with the remaining agents.
+pub(crate) async fn for_each_agent(
     ids: &[String],
-    mut act: impl AsyncFnMut(&str) -> Result<(), CliError>,
+    mut command: impl AsyncFnMut(&str) -> Result<(), CliError>,
 ) -> Result<u8, CliError> {
-    // With one agent, its failure is the failure of the command.
+    // The failure of a single agent is the failure of the command.
     if let [id] = ids {
-        return act(id).await.map(|()| 0);
+        return command(id).await.map(|()| 0);
     }
     let mut failed = false;
     for id in ids {
-        if let Err(error) = act(id).await {
+        if let Err(error) = command(id).await {
             failed = true;
-            output::complain(&format!("{}: {}", output::plain(id, 64), error.message()));
+            output::message(&format!(
+                "{}: {}",
+                output::sanitize(id, 64),
+                error.message()
+            ));
         }
     }
     Ok(u8::from(failed))
@@ -42,18 +43,18 @@ pub(crate) async fn each(
 pub(crate) async fn spawn(global: &Global, background: Background) -> Result<u8, CliError> {
     let Background { spawn, prompt } = background;
     let client = connect(global).await?;
-    let params = crate::config::params(&client, spawn).await?;
+    let params = crate::config::spawn_params(&client, spawn).await?;
     let agent = client.spawn_agent(params).await?;
     agent
         .warnings
         .iter()
-        .for_each(|warning| output::warn(warning));
+        .for_each(|warning| output::warning(warning));
     output::print(format!("{}\n", agent.id).as_bytes())?;
     let Some(prompt) = prompt else { return Ok(0) };
     let prompted = async {
         let agent = client.get_agent(&agent.id).await?;
         let command = Command::Prompt(&prompt, Delivery::Now);
-        client.command(&agent, &command, PATIENCE).await
+        client.command(&agent, &command, INPUT_TIMEOUT).await
     };
     prompted.await.map_err(|source| CliError::Prompt {
         id: agent.id.clone(),
@@ -68,7 +69,7 @@ pub(crate) async fn ps(global: &Global, list: &List) -> Result<u8, CliError> {
         true => client.list_running().await?,
         false => client.list_agents().await?,
     };
-    output::sort_for_list(&mut agents);
+    tables::sort_for_list(&mut agents);
     agents.truncate(list.last.unwrap_or(usize::MAX));
     if list.json {
         output::print_json(&agents)?;
@@ -79,7 +80,7 @@ pub(crate) async fn ps(global: &Global, list: &List) -> Result<u8, CliError> {
             .collect();
         output::print(ids.as_bytes())?;
     } else {
-        output::print(output::agents(&agents, Timestamp::now()).as_bytes())?;
+        output::print(tables::agents(&agents, Timestamp::now()).as_bytes())?;
     }
     Ok(0)
 }
@@ -91,12 +92,12 @@ pub(crate) async fn runs(global: &Global, id: &str, json: bool) -> Result<u8, Cl
     if json {
         output::print_json(&runs)?;
     } else if runs.is_empty() && agent.restart.is_none() {
-        output::note(&format!(
+        output::message(&format!(
             "agent {} has no restart policy, so its runs are not recorded; see colibri ps",
             agent.id
         ));
     } else {
-        output::print(output::runs(&runs).as_bytes())?;
+        output::print(tables::runs(&runs).as_bytes())?;
     }
     Ok(0)
 }
@@ -122,12 +123,16 @@ pub(crate) async fn send(
                     break;
                 }
                 let bytes = buffer.get(..count).unwrap_or_default();
-                client.send_all(&agent.id, bytes, Some(PATIENCE)).await?;
+                client
+                    .send_all(&agent.id, bytes, Some(INPUT_TIMEOUT))
+                    .await?;
             }
         }
         Some(line) => {
             let bytes = format!("{line}\n").into_bytes();
-            client.send_all(&agent.id, &bytes, Some(PATIENCE)).await?;
+            client
+                .send_all(&agent.id, &bytes, Some(INPUT_TIMEOUT))
+                .await?;
         }
     }
     if close {
@@ -147,9 +152,13 @@ pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError
     for id in ids {
         let agent = find(&client, id).await;
         if let Err(error) = &agent {
-            output::complain(&format!("{}: {}", output::plain(id, 64), error.message()));
+            output::message(&format!(
+                "{}: {}",
+                output::sanitize(id, 64),
+                error.message()
+            ));
         }
-        found.push(agent.map_err(|error| error.exit_code_of_agent()));
+        found.push(agent.map_err(|error| error.agent_exit_code()));
     }
     let mut first = 0;
     for agent in found {
@@ -160,8 +169,8 @@ pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError
                 wait_for(global, &client, agent)
                     .await
                     .unwrap_or_else(|error| {
-                        output::complain(&format!("{id}: {}", error.message()));
-                        error.exit_code_of_agent()
+                        output::message(&format!("{id}: {}", error.message()));
+                        error.agent_exit_code()
                     })
             }
         };
@@ -174,9 +183,9 @@ pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError
 
 async fn wait_for(global: &Global, client: &Client, agent: Agent) -> Result<u8, CliError> {
     let agent = connect::wait(global, client, &agent.id).await?;
-    let note = agent.exit_note.as_ref().or(agent.error.as_ref());
-    crate::run::explain_exit(&agent.id, agent.exit, note);
-    Ok(code(agent.exit))
+    let note = agent.exit_note.as_deref().or(agent.error.as_deref());
+    exit::explain(&agent.id, agent.exit, note);
+    Ok(exit::code(agent.exit))
 }
 
 pub(crate) async fn kill(
@@ -187,7 +196,7 @@ pub(crate) async fn kill(
 ) -> Result<u8, CliError> {
     let client = connect(global).await?;
     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-    each(ids, async |id| {
+    for_each_agent(ids, async |id| {
         let agent = find(&client, id).await?;
         let params = KillParams {
             id: agent.id.clone(),
@@ -196,7 +205,7 @@ pub(crate) async fn kill(
             ..KillParams::default()
         };
         let result = client.kill_agent(params).await?;
-        output::note(&match result.outcome {
+        output::message(&match result.outcome {
             KillOutcome::Terminated => {
                 format!("agent {} ended at {signal}; no process is left", agent.id)
             }
@@ -216,7 +225,7 @@ pub(crate) async fn restart(
     grace: Duration,
 ) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    each(ids, async |id| {
+    for_each_agent(ids, async |id| {
         let agent = find(&client, id).await?;
         let restarted = client.restart_agent(&agent.id, Some(grace)).await?;
         output::print(format!("{restarted}\n").as_bytes())
@@ -226,7 +235,7 @@ pub(crate) async fn restart(
 
 pub(crate) async fn rm(global: &Global, ids: &[String], force: bool) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    each(ids, async |id| {
+    for_each_agent(ids, async |id| {
         let agent = find(&client, id).await?;
         if force {
             let params = KillParams {
@@ -250,7 +259,7 @@ pub(crate) async fn prune(
     let before = older_than.map(|age| age_ago(Timestamp::now(), age));
     let mut agents = client.list_agents().await?;
     agents.retain(|agent| ended_before(agent, before));
-    output::sort_for_list(&mut agents);
+    tables::sort_for_list(&mut agents);
     let (mut count, mut freed, mut failed) = (0, 0, false);
     for agent in &agents {
         let kept = kept_bytes(&client, agent).await;
@@ -262,7 +271,7 @@ pub(crate) async fn prune(
                     continue;
                 }
                 Err(error) => {
-                    output::complain(&format!("cannot remove agent {}: {error}", agent.id));
+                    output::message(&format!("cannot remove agent {}: {error}", agent.id));
                     failed = true;
                     continue;
                 }
@@ -275,18 +284,18 @@ pub(crate) async fn prune(
             "{}  {}  {}  {}\n",
             agent.id,
             agent.exited_at.as_deref().unwrap_or("-"),
-            output::short_bytes(kept),
-            output::plain(name, 64),
+            tables::short_bytes(kept),
+            output::sanitize(name, 64),
         );
         output::print(line.as_bytes())?;
     }
-    let what = match dry_run {
+    let verb = match dry_run {
         true => "would remove",
         false => "removed",
     };
-    output::note(&format!(
-        "{what} {count} ended agents with {} of output",
-        output::short_bytes(freed)
+    output::message(&format!(
+        "{verb} {count} ended agents with {} of output",
+        tables::short_bytes(freed)
     ));
     Ok(u8::from(failed))
 }
@@ -316,19 +325,8 @@ async fn kept_bytes(client: &Client, agent: &Agent) -> u64 {
         (Stream::Stdout, agent.stdout_bytes),
         (Stream::Stderr, agent.stderr_bytes),
     ] {
-        let probe = ReadParams {
-            id: agent.id.clone(),
-            stream,
-            offset: 0,
-            limit: 0,
-            since: None,
-            timed: false,
-        };
-        let oldest = match client.read_journal(probe).await {
-            Err(ClientError::Rpc(error)) => error.data.oldest_offset.unwrap_or(0),
-            _ => 0,
-        };
-        kept += written.saturating_sub(oldest);
+        let oldest = client.oldest_offset(&agent.id, stream).await;
+        kept += written.saturating_sub(oldest.unwrap_or(0));
     }
     kept
 }
@@ -337,8 +335,8 @@ pub(crate) async fn shutdown(global: &Global) -> Result<u8, CliError> {
     let client = connect_existing(global).await?;
     let running = client.list_running().await?.len();
     client.shutdown().await?;
-    output::note(&format!(
-        "the daemon stops; {running} running agents keep running, and the next daemon adopts them"
+    output::message(&format!(
+        "the daemon is stopping; {running} agents keep running, and the next daemon adopts them"
     ));
     Ok(0)
 }

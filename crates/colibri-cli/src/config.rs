@@ -3,33 +3,32 @@
 use std::path::Path;
 
 use colibri_client::{Client, JailConfig, ProfileInfo, ReloadResult, SpawnRequest};
-use colibri_config::{ConfigError, ConfigFile, default_paths};
-use colibri_config::{Settings, SettingsError};
+use colibri_config::{ConfigError, ConfigFile, Settings, SettingsError, default_paths};
 use colibri_priv::BackendRegistry;
 
 use crate::args::{Global, OfProfile, Spawn};
 use crate::connect::{connect, lookup};
 use crate::error::CliError;
-use crate::output::{self, plain};
+use crate::output::{self, sanitize};
 
-/// What the daemon is asked for, with the secrets that the profile of its settings file wants.
-pub(crate) async fn params(client: &Client, spawn: Spawn) -> Result<SpawnRequest, CliError> {
+/// Returns the spawn request for these options, with the secrets that the daemon's profile requires.
+pub(crate) async fn spawn_params(client: &Client, spawn: Spawn) -> Result<SpawnRequest, CliError> {
     let Some(name) = &spawn.profile else {
         return spawn.into_params(&OfProfile::default());
     };
-    // One that is not there the daemon refuses, and says which there are.
+    // The daemon refuses an unknown profile, and lists the known ones.
     let mut profiles = client.list_profiles().await?.profiles.into_iter();
     let profile = profiles.find(|profile| profile.name == *name);
     let of_profile = profile.map_or_else(OfProfile::default, |profile| OfProfile {
         has_jail: profile.jail.as_ref().is_some_and(JailConfig::is_jail),
         has_cwd: profile.cwd.is_some(),
-        // What its own variables or file hold needs not be here.
+        // A secret that the profile may set itself is optional here.
         secrets: profile
             .secrets
             .into_iter()
             .filter(|name| {
-                let elsewhere = profile.env.contains(name) || profile.env_file.is_some();
-                !elsewhere || std::env::var_os(name).is_some()
+                let may_be_set = profile.env.contains(name) || profile.env_file.is_some();
+                !may_be_set || std::env::var_os(name).is_some()
             })
             .collect(),
     });
@@ -42,7 +41,7 @@ pub(crate) async fn profiles(global: &Global, json: bool) -> Result<u8, CliError
     if json {
         output::print_json(&found)?;
     } else if found.profiles.is_empty() {
-        output::note(match found.file {
+        output::message(match found.file {
             Some(_) => {
                 "the daemon's settings file has no profiles; add one as colibri-daemon(8) describes"
             }
@@ -51,22 +50,22 @@ pub(crate) async fn profiles(global: &Global, json: bool) -> Result<u8, CliError
             }
         });
     } else {
-        output::print(table(&found.profiles).as_bytes())?;
+        output::print(profile_table(&found.profiles).as_bytes())?;
     }
     Ok(0)
 }
 
-/// Looks for mistakes in a settings file, as a daemon would at its start, and at the files that it names.
-pub(crate) fn check(named: Option<&Path>) -> Result<u8, CliError> {
-    let file = ConfigFile::read(named, lookup)?;
+/// Validates a settings file and the files that it names, as a daemon does when it starts.
+pub(crate) fn check(path: Option<&Path>) -> Result<u8, CliError> {
+    let file = ConfigFile::read(path, lookup)?;
     let Some(path) = file.path() else {
-        let places: Vec<_> = default_paths(lookup)
+        let paths: Vec<_> = default_paths(lookup)
             .iter()
             .map(|path| path.display().to_string())
             .collect();
-        output::note(&format!(
+        output::message(&format!(
             "no settings file exists; create it at {}",
-            places.join(" or ")
+            paths.join(" or ")
         ));
         return Ok(0);
     };
@@ -78,23 +77,23 @@ pub(crate) fn check(named: Option<&Path>) -> Result<u8, CliError> {
     if !unusable.is_empty() {
         return Err(SettingsError::from(ConfigError(unusable)).into());
     }
-    let said = format!(
-        "{}: no mistakes; profiles: {}; agents that start with the daemon: {}\n",
+    let summary = format!(
+        "{}: no errors; profiles: {}; agents that start with the daemon: {}\n",
         path.display(),
         names(file.profiles.keys()),
         names(file.autostart.iter().map(|entry| &entry.key)),
     );
-    output::print(said.as_bytes())?;
+    output::print(summary.as_bytes())?;
     Ok(0)
 }
 
-/// Has the daemon read its settings file again; the exit code is 1 where an agent could not be started.
+/// Makes the daemon read its settings file again; exits with 1 if an agent could not be started.
 pub(crate) async fn reload(global: &Global, json: bool) -> Result<u8, CliError> {
     let result = connect(global).await?.reload_config().await?;
     if json {
         output::print_json(&result)?;
     } else {
-        output::print(changed(&result).as_bytes())?;
+        output::print(reload_report(&result).as_bytes())?;
     }
     Ok(u8::from(!result.not_started.is_empty()))
 }
@@ -107,7 +106,7 @@ fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
     }
 }
 
-fn table(profiles: &[ProfileInfo]) -> String {
+fn profile_table(profiles: &[ProfileInfo]) -> String {
     let mut table = format!(
         "{:<16}  {:<7}  {:<16}  {:<10}  {:<20}  COMMAND\n",
         "NAME", "RUNTIME", "JAIL", "RESTART", "SECRETS"
@@ -130,51 +129,51 @@ fn table(profiles: &[ProfileInfo]) -> String {
         };
         table.push_str(&format!(
             "{:<16}  {:<7}  {:<16}  {:<10}  {:<20}  {}\n",
-            plain(&profile.name, 16),
+            sanitize(&profile.name, 16),
             word(
                 profile
                     .runtime
                     .and_then(|runtime| serde_json::to_value(runtime).ok())
             ),
-            plain(jail.unwrap_or("-"), 16),
+            sanitize(jail.unwrap_or("-"), 16),
             word(
                 profile
                     .restart
                     .and_then(|when| serde_json::to_value(when).ok())
             ),
-            plain(&or_none(profile.secrets.join(",")), 20),
-            plain(&or_none(command.join(" ")), 60),
+            sanitize(&or_none(profile.secrets.join(",")), 20),
+            sanitize(&or_none(command.join(" ")), 60),
         ));
     }
     table
 }
 
-fn changed(result: &ReloadResult) -> String {
+fn reload_report(result: &ReloadResult) -> String {
     let file = result.file.as_deref().unwrap_or("no settings file");
-    let mut lines = vec![format!("read again: {file}")];
-    let mut line = |what: &str, names: &[String]| {
+    let mut lines = vec![format!("reloaded: {file}")];
+    let mut line = |title: &str, names: &[String]| {
         if !names.is_empty() {
-            lines.push(format!("{what}: {}", names.join(", ")));
+            lines.push(format!("{title}: {}", names.join(", ")));
         }
     };
     line(
-        "settings that changed, for agents started from now on",
+        "settings changed for agents started from now on",
         &result.settings,
     );
     line(
-        "settings that changed and need a restart of the daemon",
+        "settings changed that need a restart of the daemon",
         &result.needs_restart,
     );
-    for (what, changes) in [
+    for (section, changes) in [
         ("profiles", &result.profiles),
         ("autostart", &result.autostart),
     ] {
-        line(&format!("{what} added"), &changes.added);
-        line(&format!("{what} changed"), &changes.changed);
-        line(&format!("{what} removed"), &changes.removed);
+        line(&format!("{section} added"), &changes.added);
+        line(&format!("{section} changed"), &changes.changed);
+        line(&format!("{section} removed"), &changes.removed);
     }
     if lines.len() == 1 {
-        lines.push("nothing has changed".to_owned());
+        lines.push("no changes".to_owned());
     }
     for started in &result.started {
         lines.push(format!("started {}: {}", started.name, started.id));
@@ -182,7 +181,10 @@ fn changed(result: &ReloadResult) -> String {
     for failed in &result.not_started {
         lines.push(format!("not started {}: {}", failed.name, failed.error));
     }
-    let lines: Vec<String> = lines.iter().map(|line| plain(line, usize::MAX)).collect();
+    let lines: Vec<String> = lines
+        .iter()
+        .map(|line| sanitize(line, usize::MAX))
+        .collect();
     lines.join("\n") + "\n"
 }
 
@@ -192,7 +194,7 @@ mod tests {
     use colibri_client::{Changes, NotStarted, RestartWhen, Started};
 
     #[test]
-    fn profiles_and_reloads_are_shown() {
+    fn profiles_and_reload_results_are_formatted() {
         let profile = ProfileInfo {
             name: "review".into(),
             program: Some("pi".into()),
@@ -235,9 +237,9 @@ mod tests {
         };
         insta::assert_snapshot!(format!(
             "{}\n{}\n{}",
-            table(&[bare, profile]),
-            changed(&result),
-            changed(&ReloadResult::default())
+            profile_table(&[bare, profile]),
+            reload_report(&result),
+            reload_report(&ReloadResult::default())
         ));
     }
 }

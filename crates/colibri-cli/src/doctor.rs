@@ -11,7 +11,7 @@ use crate::args::Global;
 use crate::connect::{connect_existing, lookup};
 use crate::error::CliError;
 use crate::explain::preparer;
-use crate::output;
+use crate::{output, tables};
 
 /// Longer than the daemon's own looks can take.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -21,7 +21,7 @@ pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> 
     let findings = match ask(global).await {
         Ok(findings) => findings,
         Err(CliError::Client(ClientError::NoDaemon { .. })) => {
-            output::note("no daemon is running; these are the findings for one started here");
+            output::message("no daemon is running; these are the findings for one started here");
             look(global).await?
         }
         Err(CliError::Settings(_)) => look(global).await?,
@@ -38,7 +38,7 @@ pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> 
     if json {
         output::print_json(&DoctorResult { findings })?;
     } else {
-        output::print(output::findings(&findings).as_bytes())?;
+        output::print(tables::findings(&findings).as_bytes())?;
     }
     Ok(u8::from(failed))
 }

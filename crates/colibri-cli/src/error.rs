@@ -1,15 +1,15 @@
-//! Failures of commands, and their exit codes.
+//! Errors of commands, and their exit codes.
 
 use std::io;
 use std::time::Duration;
 
 use colibri_client::{ClientError, ErrorKind};
 
+use crate::exit::OWN_FAILURE;
 use crate::flags;
 use crate::paths::PathError;
-use crate::run::OWN_FAILURE;
 
-/// A failure of a command.
+/// An error of a command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error(transparent)]
@@ -18,34 +18,35 @@ pub(crate) enum CliError {
     Settings(#[from] colibri_config::SettingsError),
     #[error(transparent)]
     Prepare(#[from] colibri_prepare::PrepareError),
-    /// A profile cannot be used.
     #[error(transparent)]
     Profile(#[from] colibri_config::ProfileError),
     #[error(transparent)]
     EnvFile(#[from] colibri_config::env_file::EnvFileError),
     #[error(
-        "secret {0} is not set in the environment; set it, or pass it in a file with --env-file"
+        "cannot pass secret {0}: it is not set in the environment; set it, or pass it in a file with --env-file"
     )]
     NoSecret(String),
-    #[error("the value of secret {0} is not UTF-8; encode it as text, e.g. with base64(1)")]
+    #[error(
+        "cannot pass secret {0}: its value is not UTF-8; encode it as text, e.g. with base64(1)"
+    )]
     SecretNotText(String),
     #[error(transparent)]
     DaemonUser(#[from] colibri_client::UnknownUser),
     #[error(transparent)]
     Path(#[from] PathError),
     #[error(
-        "colibri top needs a terminal as standard input and output; use colibri ps or colibri events instead"
+        "cannot run top: standard input and output must be a terminal; use colibri ps or colibri events instead"
     )]
     NoTerminal,
-    #[error("{doing}: {source}")]
+    #[error("{context}: {source}")]
     Io {
-        doing: &'static str,
+        context: &'static str,
         source: io::Error,
     },
-    #[error("cannot start threads: {0}; raise the limit of processes (ulimit -u)")]
+    #[error("cannot start threads: {0}; raise the process limit (ulimit -u)")]
     Runtime(io::Error),
     #[error(
-        "agent {id} runs, and its prompt was not accepted: {source}; send it with colibri prompt {id}"
+        "cannot send the prompt: {source}; agent {id} runs; send the prompt with colibri prompt {id}"
     )]
     Prompt {
         id: String,
@@ -61,25 +62,25 @@ pub(crate) enum CliError {
 }
 
 impl CliError {
-    pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { doing, source }
+    pub(crate) fn io(context: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { context, source }
     }
 
-    /// Returns the message, with command-line flags in place of the request fields that libraries name.
+    /// Returns the message, with command-line options in place of request fields.
     pub(crate) fn message(&self) -> String {
         match self {
             // Errors in the settings file keep the keys of that file.
             Self::Client(ClientError::Rpc(error))
                 if error.data.kind != ErrorKind::InvalidConfig =>
             {
-                flags::shown(&error.message)
+                flags::with_options(&error.message)
             }
-            Self::Prepare(error) => flags::shown(&error.to_string()),
+            Self::Prepare(error) => flags::with_options(&error.to_string()),
             _ => self.to_string(),
         }
     }
 
-    /// Returns the exit code: 3 without a daemon, 2 for an unknown daemon user or a missing terminal, otherwise 1.
+    /// Returns the exit code: 3 if no daemon can be used, 2 for an unknown daemon user or a missing terminal, otherwise 1.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Client(
@@ -89,15 +90,14 @@ impl CliError {
                 | ClientError::Start { .. }
                 | ClientError::StartFailed(_),
             ) => 3,
-            Self::DaemonUser(_) => 2,
-            Self::NoTerminal => 2,
+            Self::DaemonUser(_) | Self::NoTerminal => 2,
             _ => 1,
         }
     }
 
     /// Returns the exit code of `run`, `wait` and `attach`, whose other codes are an agent's: 126 and 127 as shells
     /// use them, and 125 for a failure of Colibri itself.
-    pub(crate) fn exit_code_of_agent(&self) -> u8 {
+    pub(crate) fn agent_exit_code(&self) -> u8 {
         match (self, self.exit_code()) {
             (Self::Client(ClientError::Rpc(error)), _) => match error.data.kind {
                 ErrorKind::ProgramNotFound => 127,

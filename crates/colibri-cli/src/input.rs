@@ -6,22 +6,22 @@ use tokio::sync::mpsc;
 
 use crate::error::CliError;
 
-/// Maximum size of one piece, in bytes.
-const AT_ONCE: usize = 64 * 1024;
+/// Maximum size of a chunk, in bytes.
+const MAX_CHUNK: usize = 64 * 1024;
 /// Maximum length of a line, in bytes; a longer line is split.
-const LINE: u64 = 1 << 20;
+const MAX_LINE: u64 = 1 << 20;
 
-/// Starts the thread; the receiver yields the input in pieces until end of file.
-pub(crate) fn pieces() -> Result<mpsc::Receiver<Vec<u8>>, CliError> {
-    start(|pieces| {
+/// Starts the thread; the receiver yields the input in chunks until end of file.
+pub(crate) fn chunks() -> Result<mpsc::Receiver<Vec<u8>>, CliError> {
+    start(|chunks| {
         let mut stdin = io::stdin().lock();
-        let mut buffer = vec![0; AT_ONCE];
+        let mut buffer = vec![0; MAX_CHUNK];
         loop {
             match stdin.read(&mut buffer) {
                 Ok(0) => return,
                 Ok(count) => {
-                    let piece = buffer.get(..count).unwrap_or_default().to_vec();
-                    if pieces.blocking_send(piece).is_err() {
+                    let chunk = buffer.get(..count).unwrap_or_default().to_vec();
+                    if chunks.blocking_send(chunk).is_err() {
                         return;
                     }
                 }
@@ -38,7 +38,7 @@ pub(crate) fn lines() -> Result<mpsc::Receiver<String>, CliError> {
         let mut stdin = io::stdin().lock();
         loop {
             let mut line = Vec::new();
-            match (&mut stdin).take(LINE).read_until(b'\n', &mut line) {
+            match (&mut stdin).take(MAX_LINE).read_until(b'\n', &mut line) {
                 Ok(0) => return,
                 Ok(_) => {
                     let text = String::from_utf8_lossy(&line);

@@ -1,10 +1,10 @@
-//! `colibri logs`: what an agent has written, from a byte or a time on, with times if wanted.
+//! `colibri logs`: prints an agent's output from an offset, a time or a line on.
 
 use std::io::{self, Write};
 
 use colibri_client::{
-    Client, ClientError, Endpoint, ErrorKind, Follow, Followed, MAX_READ, OutputData, ReadParams,
-    Stream, StreamChoice,
+    Client, ClientError, Endpoint, ErrorKind, FollowEvent, FollowParams, OutputChunk, OutputReader,
+    ReadParams, Stream, StreamChoice, StreamRange, last_lines,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,75 +12,91 @@ use crate::args::{Global, LogStream, Logs};
 use crate::connect::{endpoint, find};
 use crate::error::CliError;
 use crate::output;
-use crate::sink::until_unread;
+use crate::sink::watch_stdout_reader;
 
-/// One of the outputs that are shown.
-struct Shown {
-    stream: Stream,
-    offset: u64,
-    printer: Printer,
-}
-
-/// Prints the whole of it, or follows it to the agent's end.
-pub(crate) async fn logs(global: &Global, logs: Logs) -> Result<u8, CliError> {
+/// Prints the kept output, or follows the output until the agent has ended.
+pub(crate) async fn logs(global: &Global, options: Logs) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
-    let client = endpoint.connect_or_start(output::link).await?;
-    let agent = find(&client, &logs.id).await?;
-    let streams: &[Stream] = match logs.stream {
+    let client = endpoint.connect_or_start(output::connection_event).await?;
+    let agent = find(&client, &options.id).await?;
+    let streams: &[Stream] = match options.stream {
         None => &[Stream::Stdout, Stream::Stderr],
         Some(LogStream::Stdout) => &[Stream::Stdout],
         Some(LogStream::Stderr) => &[Stream::Stderr],
     };
-    let tail = match logs.tail {
-        Some(count) => crate::tail::starts(&client, &agent, streams, count).await?,
-        None => Vec::new(),
-    };
-    let mut shown = Vec::new();
-    for (place, stream) in streams.iter().enumerate() {
-        shown.push(Shown {
-            stream: *stream,
-            offset: match tail.get(place) {
-                Some(offset) => *offset,
-                None => start(&client, &agent.id, *stream, &logs).await?,
-            },
-            printer: Printer {
-                // An agent's stderr is data where it was asked for alone.
-                to_stdout: logs.stream.is_some() || *stream == Stream::Stdout,
-                timestamps: logs.timestamps,
-                within_line: false,
-            },
-        });
+    let mut ranges = Vec::new();
+    match options.tail {
+        Some(count) => ranges = last_lines(&client, &agent, streams, count).await?,
+        None => {
+            for stream in streams {
+                ranges.push(StreamRange {
+                    stream: *stream,
+                    start: start_offset(&client, &agent.id, *stream, &options).await?,
+                    end: u64::MAX,
+                });
+            }
+        }
     }
-    if logs.follow {
-        follow(&endpoint, client, &agent.id, shown, logs.timestamps).await?;
+    // Output that the agent writes meanwhile is printed too.
+    for range in &mut ranges {
+        range.end = u64::MAX;
+    }
+    let mut printers = Printers::new(&options);
+    if options.follow {
+        let params = FollowParams {
+            id: agent.id,
+            stream: options.stream.map(|stream| match stream {
+                LogStream::Stdout => StreamChoice::Stdout,
+                LogStream::Stderr => StreamChoice::Stderr,
+            }),
+            stdout: start_of(&ranges, Stream::Stdout),
+            stderr: start_of(&ranges, Stream::Stderr),
+            timed: options.timestamps,
+        };
+        follow(&endpoint, client, params, &mut printers).await?;
     } else {
-        all(&client, &agent.id, shown, logs.timestamps).await?;
+        let mut reader = OutputReader::new(&client, &agent.id, &ranges, options.timestamps);
+        while let Some(chunk) = reader.next().await? {
+            if !printers.print(&chunk)? {
+                break;
+            }
+        }
     }
     Ok(0)
 }
 
-/// Where to begin. What was not asked for by its offset begins at the oldest byte that is kept.
-async fn start(client: &Client, id: &str, stream: Stream, logs: &Logs) -> Result<u64, CliError> {
+fn start_of(ranges: &[StreamRange], stream: Stream) -> u64 {
+    let range = ranges.iter().find(|range| range.stream == stream);
+    range.map_or(0, |range| range.start)
+}
+
+/// Returns the first offset to print. Without `--from` it is not before the oldest kept byte.
+async fn start_offset(
+    client: &Client,
+    id: &str,
+    stream: Stream,
+    options: &Logs,
+) -> Result<u64, CliError> {
     let mut probe = ReadParams {
         id: id.to_owned(),
         stream,
-        offset: logs.from.unwrap_or(0),
+        offset: options.from.unwrap_or(0),
         limit: 0,
-        since: logs.since.map(|since| since.to_string()),
+        since: options.since.map(|since| since.to_string()),
         timed: false,
     };
     match client.read_journal(probe.clone()).await {
         Ok(read) => Ok(read.offset),
-        Err(ClientError::Rpc(error)) if logs.from.is_none() => match error.data.oldest_offset {
+        Err(ClientError::Rpc(error)) if options.from.is_none() => match error.data.oldest_offset {
             Some(oldest) => {
-                output::note(&format!("the first {oldest} bytes are no longer kept"));
+                output::message(&format!("the first {oldest} bytes are no longer kept"));
                 Ok(oldest)
             }
             None => Err(ClientError::Rpc(error).into()),
         },
-        // One of two outputs may well be shorter than the other: it is shown from its end on.
+        // `--from` applies to both streams: a shorter one is printed from its end on.
         Err(ClientError::Rpc(error))
-            if logs.stream.is_none() && error.data.kind == ErrorKind::OffsetBeyondEnd =>
+            if options.stream.is_none() && error.data.kind == ErrorKind::OffsetBeyondEnd =>
         {
             probe.since = Some(Timestamp::MAX.to_string());
             Ok(client.read_journal(probe).await?.offset)
@@ -89,133 +105,27 @@ async fn start(client: &Client, id: &str, stream: Stream, logs: &Logs) -> Result
     }
 }
 
-/// A piece of output that waits to be printed.
-struct Piece {
-    bytes: Vec<u8>,
-    time: Option<String>,
-}
-
-/// Prints the kept output: both streams merged by the times of their chunks.
-async fn all(
-    client: &Client,
-    id: &str,
-    mut shown: Vec<Shown>,
-    timestamps: bool,
-) -> Result<(), CliError> {
-    let mut next: Vec<Option<Piece>> = Vec::new();
-    for shown in &mut shown {
-        next.push(read(client, id, shown, true).await?);
-    }
-    loop {
-        let with_more = next.iter().enumerate().filter_map(|(place, piece)| {
-            let piece = piece.as_ref()?;
-            Some((place, piece.time.clone()))
-        });
-        // RFC 3339 in UTC sorts as text; at equal times the first stream comes first.
-        let Some((place, _)) = with_more.min_by_key(|(_, time)| time.clone()) else {
-            return Ok(());
-        };
-        // If only one stream has more data, there is nothing to merge, and reads may be long.
-        let timed = timestamps || next.iter().flatten().count() > 1;
-        if let (Some(shown), Some(slot)) = (shown.get_mut(place), next.get_mut(place)) {
-            if let Some(piece) = slot.take()
-                && !shown.printer.print(&piece.bytes, piece.time.as_deref())?
-            {
-                return Ok(());
-            }
-            *slot = read(client, id, shown, timed).await?;
-        }
-    }
-}
-
-async fn read(
-    client: &Client,
-    id: &str,
-    shown: &mut Shown,
-    timed: bool,
-) -> Result<Option<Piece>, CliError> {
-    loop {
-        let params = ReadParams {
-            id: id.to_owned(),
-            stream: shown.stream,
-            offset: shown.offset,
-            limit: MAX_READ,
-            since: None,
-            timed,
-        };
-        let read = match client.read_journal(params).await {
-            // It was dropped while the rest was printed.
-            Err(ClientError::Rpc(error)) if error.data.oldest_offset > Some(shown.offset) => {
-                let oldest = error.data.oldest_offset.unwrap_or(shown.offset);
-                output::note(&format!(
-                    "{} bytes are no longer kept",
-                    oldest - shown.offset
-                ));
-                shown.offset = oldest;
-                continue;
-            }
-            other => other?,
-        };
-        shown.offset = read.next_offset;
-        let bytes = decode(read.data)?;
-        return Ok(Some(Piece {
-            bytes,
-            time: read.time,
-        })
-        .filter(|piece| !piece.bytes.is_empty()));
-    }
-}
-
-fn decode(data: OutputData) -> Result<Vec<u8>, CliError> {
-    data.into_bytes()
-        .map_err(|error| CliError::io("reading what the daemon sent")(io::Error::other(error)))
-}
-
 /// Prints kept and new output until the agent has ended or the reader has closed stdout.
 async fn follow(
     endpoint: &Endpoint,
     client: Client,
-    id: &str,
-    mut shown: Vec<Shown>,
-    timed: bool,
+    params: FollowParams,
+    printers: &mut Printers,
 ) -> Result<(), CliError> {
-    let offset = |stream| {
-        let shown = shown.iter().find(|shown| shown.stream == stream);
-        shown.map_or(0, |shown| shown.offset)
-    };
-    let wanted = Follow {
-        id: id.to_owned(),
-        stream: match shown.as_slice() {
-            [only] => Some(match only.stream {
-                Stream::Stdout => StreamChoice::Stdout,
-                Stream::Stderr => StreamChoice::Stderr,
-            }),
-            _ => None,
-        },
-        stdout: offset(Stream::Stdout),
-        stderr: offset(Stream::Stderr),
-        timed,
-    };
-    let mut following = endpoint.follow(client, wanted);
-    let mut unread = until_unread()?;
+    let mut events = endpoint.follow(client, params);
+    let mut stdout_closed = watch_stdout_reader()?;
     loop {
-        let followed = tokio::select! {
-            followed = following.next() => followed,
-            // Without this branch a closed stdout would be noticed only with the next output.
-            _ = &mut unread => return Ok(()),
+        let event = tokio::select! {
+            event = events.next() => event,
+            // A write would report this only with the next output.
+            _ = &mut stdout_closed => return Ok(()),
         };
-        match followed {
-            None => return Ok(()),
+        match event {
+            None | Some(Ok(FollowEvent::Exit(_))) => return Ok(()),
             Some(Err(error)) => return Err(error.into()),
-            Some(Ok(Followed::Exit(_))) => return Ok(()),
-            Some(Ok(Followed::Link(note))) => output::link(note),
-            Some(Ok(Followed::Output(output))) => {
-                let to = shown.iter_mut().find(|shown| shown.stream == output.stream);
-                let Some(shown) = to else { continue };
-                if output.gap > 0 {
-                    output::note(&format!("{} bytes are no longer kept", output.gap));
-                }
-                if !shown.printer.print(&output.bytes, output.time.as_deref())? {
+            Some(Ok(FollowEvent::Connection(event))) => output::connection_event(event),
+            Some(Ok(FollowEvent::Output(chunk))) => {
+                if !printers.print(&chunk)? {
                     return Ok(());
                 }
             }
@@ -224,7 +134,40 @@ async fn follow(
     }
 }
 
-/// Writes bytes as they are, or with the time in front of each line.
+/// The printers of both streams.
+struct Printers {
+    stdout: Printer,
+    stderr: Printer,
+}
+
+impl Printers {
+    fn new(options: &Logs) -> Self {
+        let printer = |to_stdout| Printer {
+            to_stdout,
+            timestamps: options.timestamps,
+            within_line: false,
+        };
+        Self {
+            stdout: printer(true),
+            // A stream that was requested alone goes to stdout.
+            stderr: printer(options.stream.is_some()),
+        }
+    }
+
+    /// Prints a chunk; returns `false` if the reader has closed the pipe.
+    fn print(&mut self, chunk: &OutputChunk) -> Result<bool, CliError> {
+        if chunk.gap > 0 {
+            output::message(&format!("{} bytes are no longer kept", chunk.gap));
+        }
+        let printer = match chunk.stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        printer.print(&chunk.bytes, chunk.time.as_deref())
+    }
+}
+
+/// Prints the bytes of one stream unchanged, or with a timestamp before each line.
 struct Printer {
     to_stdout: bool,
     timestamps: bool,
@@ -232,7 +175,6 @@ struct Printer {
 }
 
 impl Printer {
-    /// Prints bytes; returns `false` if the reader has closed stdout.
     fn print(&mut self, bytes: &[u8], time: Option<&str>) -> Result<bool, CliError> {
         let stamped;
         let bytes = if self.timestamps {
@@ -247,11 +189,11 @@ impl Printer {
         match io::stderr().write_all(bytes) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(CliError::io("writing to stderr")(error)),
+            Err(error) => Err(CliError::io("cannot write to stderr")(error)),
         }
     }
 
-    /// A line that began in an earlier piece has the time of that one.
+    /// Inserts the time of its first byte before each line. A line that began in an earlier chunk has a timestamp.
     fn stamp(&mut self, bytes: &[u8], time: &str) -> Vec<u8> {
         let mut stamped = Vec::with_capacity(bytes.len() + 32);
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -266,17 +208,15 @@ impl Printer {
     }
 }
 
-/// `10m` ago, or a time in RFC 3339.
+/// Parses an age like `10m`, or an RFC 3339 time.
 pub(crate) fn since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }
     text.parse::<SignedDuration>()
         .ok()
-        .and_then(|ago| now.checked_sub(ago.abs()).ok())
-        .ok_or_else(|| {
-            "give a time before now like 10m or 2h, or one like 2026-01-31T12:00:00Z".to_owned()
-        })
+        .and_then(|age| now.checked_sub(age.abs()).ok())
+        .ok_or_else(|| "give an age like 10m or 2h, or a time like 2026-01-31T12:00:00Z".to_owned())
 }
 
 #[cfg(test)]
@@ -284,13 +224,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_line_has_the_time_of_its_first_byte() {
+    fn line_has_the_time_of_its_first_byte() {
         let mut printer = Printer {
             to_stdout: true,
             timestamps: true,
             within_line: false,
         };
-        let mut shown = Vec::new();
+        let mut printed = Vec::new();
         for (bytes, time) in [
             (&b"one\ntw"[..], "T1"),
             (b"o", "T2"),
@@ -298,13 +238,13 @@ mod tests {
             (b"\n", "T4"),
             (b"\xff\n", "T5"),
         ] {
-            shown.extend(printer.stamp(bytes, time));
+            printed.extend(printer.stamp(bytes, time));
         }
-        assert_eq!(shown, b"T1 one\nT1 two\nT3 \nT3 three\nT5 \xff\n");
+        assert_eq!(printed, b"T1 one\nT1 two\nT3 \nT3 three\nT5 \xff\n");
     }
 
     #[test]
-    fn a_time_is_given_from_now_or_as_it_is() {
+    fn since_is_an_age_or_a_time() {
         let now: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
         for (text, expected) in [
             ("10m", Some("2026-01-01T23:50:00Z")),

@@ -1,4 +1,4 @@
-//! The `colibri` command: reads the command line, asks the daemon, prints what it answers.
+//! The `colibri` command: parses the command line, sends requests to the daemon, and prints the results.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ mod connect;
 mod doctor;
 mod error;
 mod events;
+mod exit;
 mod explain;
 mod flags;
 mod input;
@@ -22,7 +23,7 @@ mod run;
 mod signals;
 mod sink;
 mod status;
-mod tail;
+mod tables;
 mod top;
 
 use std::process::ExitCode;
@@ -34,30 +35,30 @@ use crate::error::CliError;
 
 fn main() -> ExitCode {
     let arguments = args::parse();
-    let with_code_of_agent = arguments.command.exits_as_an_agent();
-    let outcome = tokio::runtime::Builder::new_current_thread()
+    let exits_as_agent = arguments.command.exits_as_agent();
+    let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(CliError::Runtime)
         .and_then(|runtime| {
-            let outcome = runtime.block_on(perform(arguments));
-            // A read of stdin may be blocked for ever in its thread.
+            let result = runtime.block_on(execute(arguments));
+            // A read of stdin may block its thread forever.
             runtime.shutdown_background();
-            outcome
+            result
         });
-    match outcome {
+    match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            output::complain(&error.message());
-            ExitCode::from(match with_code_of_agent {
-                true => error.exit_code_of_agent(),
+            output::message(&error.message());
+            ExitCode::from(match exits_as_agent {
+                true => error.agent_exit_code(),
                 false => error.exit_code(),
             })
         }
     }
 }
 
-async fn perform(arguments: Arguments) -> Result<u8, CliError> {
+async fn execute(arguments: Arguments) -> Result<u8, CliError> {
     let global = arguments.global;
     match arguments.command {
         Command::Run(spawn) => run::run(&global, spawn).await,
@@ -69,7 +70,7 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         Command::Ps(list) => commands::ps(&global, &list).await,
         Command::Status { ids, json } => status::status(&global, &ids, json).await,
         Command::Logs(logs) => logs::logs(&global, logs).await,
-        Command::Events(wanted) => events::events(&global, wanted).await,
+        Command::Events(events) => events::events(&global, events).await,
         Command::Runs { id, json } => commands::runs(&global, &id, json).await,
         Command::Attach(attach) => attach::attach(&global, attach).await,
         Command::Prompt {

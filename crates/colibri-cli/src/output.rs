@@ -1,81 +1,75 @@
-//! Output for people: messages on stderr, tables on stdout. Untrusted text cannot move a terminal's cursor.
+//! Writes messages to stderr and results to stdout, and sanitizes untrusted text for a terminal.
 
-use std::cmp::Ordering;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 
-use colibri_client::{Agent, AgentState, Exit, ExitReason, Finding, FindingStatus, LinkNote, Run};
-
+use colibri_client::ConnectionEvent;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::error::CliError;
 
 /// Maximum time to wait until stderr accepts a message; after it the message is dropped.
-const UNREAD: Timespec = Timespec {
+const STDERR_TIMEOUT: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 500_000_000,
 };
 
-/// Writes an error to stderr. A blocked stderr delays the command by at most [`UNREAD`].
-pub(crate) fn complain(message: &str) {
-    show(io::stderr(), format!("colibri: {message}\n").as_bytes());
+/// Writes a message to stderr. A blocked stderr delays the command by at most [`STDERR_TIMEOUT`].
+pub(crate) fn message(text: &str) {
+    write_unbuffered(io::stderr(), format!("colibri: {text}\n").as_bytes());
+}
+
+/// Writes a message about a connection to stderr.
+pub(crate) fn connection_event(event: ConnectionEvent) {
+    message(&event.to_string());
+}
+
+/// Writes a warning of a spawn to stderr, with options in place of field names.
+pub(crate) fn warning(text: &str) {
+    message(&crate::flags::with_options(text));
 }
 
 /// Writes a few bytes without the buffers and locks of `std`; drops them if the descriptor stays blocked.
-pub(crate) fn show(to: impl AsFd, bytes: &[u8]) {
+pub(crate) fn write_unbuffered(to: impl AsFd, bytes: &[u8]) {
     // A pipe that poll(2) reports as writable accepts this many bytes without blocking.
     for part in bytes.chunks(4096) {
-        let mut watched = [PollFd::new(&to, PollFlags::OUT)];
-        match poll(&mut watched, Some(&UNREAD)) {
+        let mut polled = [PollFd::new(&to, PollFlags::OUT)];
+        match poll(&mut polled, Some(&STDERR_TIMEOUT)) {
             Ok(1..) => drop(rustix::io::write(&to, part)),
             Ok(0) | Err(_) => return,
         }
     }
 }
 
-/// Reports a change of the connection on stderr.
-pub(crate) fn link(note: LinkNote) {
-    complain(&note.to_string());
-}
-
-/// Writes a note to stderr.
-pub(crate) fn note(message: &str) {
-    complain(message);
-}
-
-/// Writes a warning of a spawn to stderr, with flags in place of field names.
-pub(crate) fn warn(warning: &str) {
-    note(&crate::flags::shown(warning));
-}
-
-/// Writes data. A reader that has gone is no error of ours.
+/// Writes to stdout. A reader that has closed the pipe is not an error.
 pub(crate) fn print(bytes: &[u8]) -> Result<(), CliError> {
     print_while_read(bytes).map(drop)
 }
 
-/// Writes data; `false` where nobody reads it any more.
+/// Writes to stdout; returns `false` if the reader has closed the pipe.
 pub(crate) fn print_while_read(bytes: &[u8]) -> Result<bool, CliError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(CliError::io("writing to stdout")(error)),
+        Err(error) => Err(CliError::io("cannot write to stdout")(error)),
     }
 }
 
-/// Writes one JSON value on a line.
+/// Writes one JSON value and a newline to stdout.
 pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), CliError> {
-    let text =
-        serde_json::to_string(value).map_err(|error| CliError::io("writing JSON")(error.into()))?;
+    let text = serde_json::to_string(value)
+        .map_err(|error| CliError::io("cannot write JSON")(error.into()))?;
     print(format!("{text}\n").as_bytes())
 }
 
-/// Colour only on a terminal, and never with `NO_COLOR` (no-color.org).
+/// Returns whether to use colour: on a terminal, and without `NO_COLOR` (no-color.org).
 pub(crate) fn in_colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Returns text with an SGR code, if colour is used.
 pub(crate) fn coloured(text: &str, code: &str) -> String {
     if in_colour() {
         format!("\x1b[{code}m{text}\x1b[0m")
@@ -84,9 +78,9 @@ pub(crate) fn coloured(text: &str, code: &str) -> String {
     }
 }
 
-/// Untrusted words in a table: no control characters, none that turn the direction of the text or are not seen, no
-/// more than fits.
-pub(crate) fn plain(text: &str, width: usize) -> String {
+/// Sanitizes untrusted text for a terminal: replaces control, bidirectional and invisible characters, and truncates to
+/// `width` characters.
+pub(crate) fn sanitize(text: &str, width: usize) -> String {
     let clean: String = text
         .chars()
         .map(|c| match c {
@@ -107,282 +101,4 @@ pub(crate) fn plain(text: &str, width: usize) -> String {
         .take(width.saturating_sub(1))
         .chain(['…'])
         .collect()
-}
-
-/// Sorts agents as `ps` and `top` show them: running ones first, then ended ones, each the newest first.
-pub(crate) fn sort_for_list(agents: &mut [Agent]) {
-    agents.sort_by(list_order);
-}
-
-/// Compares two agents by their order in a list. Times are RFC 3339 in UTC and sort as text.
-pub(crate) fn list_order(a: &Agent, b: &Agent) -> Ordering {
-    let key = |of: &Agent| {
-        let ended = of.exited_at.clone();
-        (
-            ended.is_some(),
-            ended.unwrap_or_else(|| of.started_at.clone()),
-        )
-    };
-    let ((a_ended, a_time), (b_ended, b_time)) = (key(a), key(b));
-    a_ended
-        .cmp(&b_ended)
-        .then_with(|| b_time.cmp(&a_time))
-        .then_with(|| a.id.cmp(&b.id))
-}
-
-/// Formats the table of `ps`.
-pub(crate) fn agents(agents: &[Agent], now: jiff::Timestamp) -> String {
-    let mut table = format!(
-        "{:<10}  {:<16}  {:<8}  {:<12}  {:<7}  {:<16}  {:>6}  {:>8}  COMMAND\n",
-        "ID", "NAME", "STATE", "EXIT", "RUNTIME", "JAIL", "AGE", "OUTPUT"
-    );
-    for agent in agents {
-        let jail = agent
-            .jail
-            .as_ref()
-            .and_then(|jail| jail.name.as_deref().or(jail.path.as_deref()))
-            .unwrap_or("-");
-        let exit = match agent.exit {
-            None if agent.exited_at.is_none() => "-".to_owned(),
-            exit => ending(exit),
-        };
-        let age = agent
-            .started_at
-            .parse::<jiff::Timestamp>()
-            .map_or(0, |at| now.as_second() - at.as_second());
-        let state = format!("{:<8}", agent.state.to_string());
-        let state = match agent.state {
-            AgentState::Working => coloured(&state, "32"),
-            AgentState::Blocked | AgentState::Stalled => coloured(&state, "33"),
-            AgentState::Error => coloured(&state, "31"),
-            _ => state,
-        };
-        let command: Vec<&str> = std::iter::once(&agent.program)
-            .chain(&agent.args)
-            .map(String::as_str)
-            .collect();
-        table.push_str(&format!(
-            "{:<10}  {:<16}  {state}  {exit:<12}  {:<7}  {:<16}  {:>6}  {:>8}  {}\n",
-            agent.id,
-            plain(agent.name.as_deref().unwrap_or("-"), 16),
-            format!("{:?}", agent.runtime).to_lowercase(),
-            plain(jail, 16),
-            short_age(age),
-            short_bytes(agent.stdout_bytes + agent.stderr_bytes),
-            plain(&command.join(" "), 60),
-        ));
-    }
-    table
-}
-
-/// Formats why an agent or a run ended, in one or two words.
-pub(crate) fn ending(exit: Option<Exit>) -> String {
-    let Some(exit) = exit else {
-        return "lost".to_owned();
-    };
-    match (exit.reason, exit.code(), exit.signal()) {
-        (ExitReason::KilledByUser, ..) => "killed".to_owned(),
-        (ExitReason::WallTime, ..) => "wall time".to_owned(),
-        (ExitReason::NotStarted, ..) => "not started".to_owned(),
-        (ExitReason::Lost, ..) => "lost".to_owned(),
-        (_, Some(code), _) => format!("code {code}"),
-        (_, None, Some(signal)) => format!("signal {signal}"),
-        (_, None, None) => "lost".to_owned(),
-    }
-}
-
-/// Formats why an agent ended, with its exit status where the reason does not contain it.
-pub(crate) fn full_ending(exit: Option<Exit>) -> String {
-    let brief = ending(exit);
-    let status = exit.and_then(|exit| match (exit.code(), exit.signal()) {
-        (Some(code), _) => Some(format!("code {code}")),
-        (None, Some(signal)) => Some(format!("signal {signal}")),
-        (None, None) => None,
-    });
-    match status.filter(|status| *status != brief) {
-        Some(status) => format!("{brief}, {status}"),
-        None => brief,
-    }
-}
-
-/// The table of `runs`.
-pub(crate) fn runs(runs: &[Run]) -> String {
-    let mut table = format!(
-        "{:>4}  {:<24}  {:<24}  {:<10}  {:>10}  {:>10}  {:>10}  {:>10}  ERROR\n",
-        "RUN", "STARTED", "ENDED", "EXIT", "OUT FROM", "OUT TO", "ERR FROM", "ERR TO"
-    );
-    for run in runs {
-        let line = format!(
-            "{:>4}  {:<24}  {:<24}  {:<10}  {:>10}  {:>10}  {:>10}  {:>10}  {}",
-            run.run,
-            run.started_at,
-            run.exited_at,
-            ending(run.exit),
-            run.stdout.0,
-            run.stdout.1,
-            run.stderr.0,
-            run.stderr.1,
-            plain(run.error.as_deref().unwrap_or("-"), 120),
-        );
-        table.push_str(&line);
-        table.push('\n');
-    }
-    table
-}
-
-pub(crate) fn short_age(seconds: i64) -> String {
-    match seconds.max(0) {
-        s @ 0..120 => format!("{s}s"),
-        s @ 120..7200 => format!("{}m", s / 60),
-        s @ 7200..172_800 => format!("{}h", s / 3600),
-        s => format!("{}d", s / 86400),
-    }
-}
-
-pub(crate) fn short_bytes(bytes: u64) -> String {
-    match bytes {
-        b @ 0..10_000 => format!("{b}B"),
-        b @ 10_000..10_000_000 => format!("{}kB", b / 1000),
-        b => format!("{}MB", b / 1_000_000),
-    }
-}
-
-/// The lines of `doctor`.
-pub(crate) fn findings(findings: &[Finding]) -> String {
-    let mut lines = String::new();
-    for finding in findings {
-        let status = match finding.status {
-            FindingStatus::Ok => coloured("ok  ", "32"),
-            FindingStatus::Warn => coloured("warn", "33"),
-            FindingStatus::Fail => coloured("fail", "31"),
-        };
-        lines.push_str(&format!("{status}  {}\n", indented(&finding.what)));
-        if let Some(fix) = &finding.fix {
-            lines.push_str(&format!("      fix: {}\n", indented(fix)));
-        }
-    }
-    lines
-}
-
-/// What follows a first line; a program of the host's may have said it.
-fn indented(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(|line| plain(line, usize::MAX)).collect();
-    lines.join("\n      ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use colibri_client::{ExitReason, ExitStatus};
-
-    #[test]
-    fn ending_names_the_reason_before_the_status() {
-        let exit = |code: Option<i32>, signal: Option<i32>, reason| {
-            let status = code
-                .map(ExitStatus::Code)
-                .or(signal.map(ExitStatus::Signal));
-            let exit = Exit { status, reason };
-            format!("{} / {}", ending(Some(exit)), full_ending(Some(exit)))
-        };
-        for (shown, expected) in [
-            (exit(Some(7), None, ExitReason::Exited), "code 7 / code 7"),
-            (
-                exit(None, Some(9), ExitReason::Signalled),
-                "signal 9 / signal 9",
-            ),
-            (
-                exit(None, Some(15), ExitReason::KilledByUser),
-                "killed / killed, signal 15",
-            ),
-            (
-                exit(Some(0), None, ExitReason::KilledByUser),
-                "killed / killed, code 0",
-            ),
-            (
-                exit(None, Some(9), ExitReason::WallTime),
-                "wall time / wall time, signal 9",
-            ),
-            (exit(None, None, ExitReason::Lost), "lost / lost"),
-            (
-                exit(None, None, ExitReason::NotStarted),
-                "not started / not started",
-            ),
-        ] {
-            assert_eq!(shown, expected);
-        }
-        assert_eq!(ending(None), "lost");
-    }
-
-    #[test]
-    fn list_has_running_agents_first_and_newest_first() {
-        let agent = |id: &str, started: &str, exited: Option<&str>| -> Agent {
-            serde_json::from_value(serde_json::json!({"id": id, "name": null, "state": "idle", "pid": null,
-                "program": "sh", "args": [], "jail": null, "runtime": "generic", "started_at": started,
-                "exited_at": exited, "stdout_bytes": 0, "stderr_bytes": 0}))
-            .unwrap()
-        };
-        let mut agents = vec![
-            agent(
-                "long-ago",
-                "2026-01-01T00:00:00Z",
-                Some("2026-01-01T01:00:00Z"),
-            ),
-            agent("old", "2026-01-01T02:00:00Z", None),
-            agent(
-                "ended-last",
-                "2026-01-01T00:00:00Z",
-                Some("2026-01-02T00:00:00Z"),
-            ),
-            agent("new", "2026-01-01T03:00:00Z", None),
-        ];
-        sort_for_list(&mut agents);
-        let ids: Vec<&str> = agents.iter().map(|agent| agent.id.as_str()).collect();
-        assert_eq!(ids, ["new", "old", "ended-last", "long-ago"]);
-    }
-
-    #[test]
-    fn a_table_shows_agents_and_nothing_that_moves_the_cursor() {
-        let agent = |state, exit: Option<Exit>, name: &str, args: &str| Agent {
-            warnings: Vec::new(),
-            id: "k3x9abcdef".into(),
-            name: Some(name.into()),
-            state,
-            pid: None,
-            program: "sh".into(),
-            args: vec!["-c".into(), args.into()],
-            cwd: None,
-            jail: None,
-            runtime: Default::default(),
-            restart: None,
-            run: 1,
-            started_at: "2026-01-01T00:00:00Z".into(),
-            exited_at: exit.map(|_| "2026-01-01T01:00:00Z".into()),
-            exit,
-            exit_note: None,
-            error: None,
-            stdout_bytes: 12_345,
-            stderr_bytes: 0,
-            last_event_at: None,
-            view: None,
-        };
-        let now = "2026-01-01T03:00:00Z".parse().unwrap();
-        insta::assert_snapshot!(agents(
-            &[
-                agent(AgentState::Working, None, "night shift", "make test"),
-                agent(
-                    AgentState::Error,
-                    Some(Exit::from_status(Some(ExitStatus::Signal(9)))),
-                    "evil\x1b[2J\n",
-                    &"x".repeat(99)
-                ),
-                agent(
-                    AgentState::Done,
-                    Some(Exit::from_status(Some(ExitStatus::Code(0)))),
-                    "a name that is too long for the table",
-                    ""
-                ),
-            ],
-            now
-        ));
-    }
 }

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use colibri_client::glasspane::{Command, Delivery};
-use colibri_client::{AgentRuntime, AgentState, Client, ClientError};
+use colibri_client::{AgentRuntime, AgentState, ClientError};
 
 use crate::answer::{Answer, Turn};
 use crate::args::Global;
@@ -13,9 +13,9 @@ use crate::error::CliError;
 use crate::output;
 
 /// Default maximum time until an agent has accepted a prompt.
-const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Sends a prompt; with `wait` also waits for the end of the turn, and prints the answer.
+/// Sends a prompt; with `wait`, waits for the end of the turn and prints the answer.
 pub(crate) async fn prompt(
     global: &Global,
     id: &str,
@@ -37,21 +37,19 @@ pub(crate) async fn prompt(
         _ => text,
     };
     let command = Command::Prompt(&text, delivery);
-    let accepted_within = timeout.unwrap_or(ACCEPTED_WITHIN);
-    if !wait {
-        let accepted = client.command(&agent, &command, accepted_within).await;
-        hint_delivery(&accepted, agent.runtime, agent.state, delivery);
-        accepted?;
-        return Ok(0);
-    }
+    let accept_timeout = timeout.unwrap_or(ACCEPT_TIMEOUT);
     // Subscribe before the prompt is sent, so that no part of the answer is missed.
-    let turn = Turn::follow(&client, &agent.id, agent.runtime).await?;
-    let accepted = client.command(&agent, &command, accepted_within).await;
+    let turn = match wait {
+        true => Some(Turn::follow(&client, &agent.id, agent.runtime).await?),
+        false => None,
+    };
+    let accepted = client.command(&agent, &command, accept_timeout).await;
     hint_delivery(&accepted, agent.runtime, agent.state, delivery);
     accepted?;
+    let Some(turn) = turn else { return Ok(0) };
     let answer = match timeout {
-        None => turn.end().await?,
-        Some(waited) => tokio::time::timeout(waited, turn.end())
+        None => turn.wait().await?,
+        Some(waited) => tokio::time::timeout(waited, turn.wait())
             .await
             .map_err(|_| CliError::TurnNotEnded {
                 id: agent.id.clone(),
@@ -71,7 +69,7 @@ pub(crate) async fn prompt(
     }
 }
 
-/// Prints a hint on `--steer` and `--follow-up` if pi refused a plain prompt while it was working.
+/// Prints a hint if pi refused a prompt without `--steer` and `--follow-up` while it was working.
 fn hint_delivery(
     accepted: &Result<(), ClientError>,
     runtime: AgentRuntime,
@@ -80,12 +78,12 @@ fn hint_delivery(
 ) {
     let busy = (runtime, state) == (AgentRuntime::Pi, AgentState::Working);
     if matches!(accepted, Err(ClientError::Refused { .. })) && busy && delivery == Delivery::Now {
-        output::note("pi is working, and accepts a prompt only with --steer or --follow-up");
+        output::message("pi is working; pass --steer or --follow-up");
     }
 }
 
 pub(crate) async fn abort(global: &Global, id: &str, timeout: Duration) -> Result<u8, CliError> {
-    let client: Client = connect(global).await?;
+    let client = connect(global).await?;
     let agent = find(&client, id).await?;
     client.command(&agent, &Command::Abort, timeout).await?;
     Ok(0)

@@ -1,53 +1,50 @@
-//! The terminating signals that `run` forwards and that make `attach` detach.
+//! Signals to this process, as an async stream.
 
-use rustix::process;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use rustix::process::Signal;
+use tokio::signal::unix::{self, SignalKind};
 
 use crate::error::CliError;
 
-/// A terminating signal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ending {
-    /// Its name, without `SIG`.
-    pub(crate) name: &'static str,
-    number: i32,
-}
+/// The signals that `run` forwards, and that make `attach` detach.
+pub(crate) const TERMINATING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
 
-impl Ending {
-    /// Returns the exit code that a shell reports for a program ended by this signal: 128+N.
-    pub(crate) fn exit_code(self) -> u8 {
-        u8::try_from(128 + self.number).unwrap_or(1)
+/// Returns the name of one of the terminating signals, without `SIG`.
+pub(crate) fn name(signal: Signal) -> &'static str {
+    match signal {
+        Signal::INT => "INT",
+        Signal::HUP => "HUP",
+        Signal::QUIT => "QUIT",
+        _ => "TERM",
     }
 }
 
-/// Stream of HUP, INT, QUIT and TERM.
-pub(crate) struct Signals(Vec<(Ending, Signal)>);
+/// Returns the exit code that a shell reports for a program ended by this signal: 128+N.
+pub(crate) fn exit_code(signal: Signal) -> u8 {
+    u8::try_from(128 + signal.as_raw()).unwrap_or(1)
+}
+
+/// A stream of signals.
+pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
     /// Installs handlers, which replace the default actions.
-    pub(crate) fn watch() -> Result<Self, CliError> {
-        let wanted = [
-            ("INT", process::Signal::INT),
-            ("TERM", process::Signal::TERM),
-            ("HUP", process::Signal::HUP),
-            ("QUIT", process::Signal::QUIT),
-        ];
-        let mut signals = Vec::new();
-        for (name, number) in wanted {
-            let number = number.as_raw();
-            let watched =
-                signal(SignalKind::from_raw(number)).map_err(CliError::io("watching signals"))?;
-            signals.push((Ending { name, number }, watched));
+    pub(crate) fn install(signals: &[Signal]) -> Result<Self, CliError> {
+        let mut installed = Vec::new();
+        for signal in signals {
+            let kind = SignalKind::from_raw(signal.as_raw());
+            let stream =
+                unix::signal(kind).map_err(CliError::io("cannot install a signal handler"))?;
+            installed.push((*signal, stream));
         }
-        Ok(Self(signals))
+        Ok(Self(installed))
     }
 
     /// Waits for the next signal. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Ending {
+    pub(crate) async fn next(&mut self) -> Signal {
         std::future::poll_fn(|context| {
-            for (ending, signal) in &mut self.0 {
-                if signal.poll_recv(context).is_ready() {
-                    return std::task::Poll::Ready(*ending);
+            for (signal, stream) in &mut self.0 {
+                if stream.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(*signal);
                 }
             }
             std::task::Poll::Pending

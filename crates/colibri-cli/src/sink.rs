@@ -15,72 +15,72 @@ use tokio::sync::mpsc;
 
 use crate::error::CliError;
 
-/// Capacity of the queue, in pieces.
-const WAITING: usize = 4;
+/// Capacity of the queue, in blocks.
+const QUEUE: usize = 4;
 /// Maximum size of one write(2), in bytes; progress is recorded between writes.
-const AT_ONCE: usize = 64 * 1024;
+const MAX_WRITE: usize = 64 * 1024;
 
-/// Bytes for one of this process's outputs.
-pub(crate) struct Piece {
+/// Bytes to write to stdout or stderr of this process.
+pub(crate) struct Block {
     pub(crate) stream: Stream,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// A failed output and its error.
+/// The first write error of stdout or stderr.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct WriteFailure {
     pub(crate) stream: Stream,
     pub(crate) error: io::Error,
 }
 
-impl Failure {
+impl WriteFailure {
     /// Returns whether the reader has closed the pipe (EPIPE).
-    pub(crate) fn is_reader_gone(&self) -> bool {
+    pub(crate) fn is_broken_pipe(&self) -> bool {
         self.error.kind() == io::ErrorKind::BrokenPipe
     }
 }
 
 /// Handle of the writer thread and its queue.
 pub(crate) struct Sink {
-    queue: Option<mpsc::Sender<Piece>>,
-    writing: Writing,
+    queue: Option<mpsc::Sender<Block>>,
+    write_start: WriteStart,
 }
 
 /// Start time of the current write(2); absent between writes.
 #[derive(Clone, Default)]
-struct Writing(Arc<Mutex<Option<Instant>>>);
+struct WriteStart(Arc<Mutex<Option<Instant>>>);
 
-impl Writing {
-    fn set(&self, since: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+impl WriteStart {
+    fn set(&self, start: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = start;
     }
 
-    fn since(&self) -> Option<Instant> {
+    fn get(&self) -> Option<Instant> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Sink {
-    /// Starts the thread. The receiver yields each failed output once, and ends when all pieces are written after
-    /// [`Sink::close`].
-    pub(crate) fn start() -> Result<(Self, mpsc::UnboundedReceiver<Failure>), CliError> {
-        let (queue, pieces) = mpsc::channel(WAITING);
+    /// Starts the thread. The receiver yields at most one failure for each stream, and ends when all blocks are written
+    /// after [`Sink::close`].
+    pub(crate) fn start() -> Result<(Self, mpsc::UnboundedReceiver<WriteFailure>), CliError> {
+        let (queue, blocks) = mpsc::channel(QUEUE);
         let (failed, failures) = mpsc::unbounded_channel();
-        let writing = Writing::default();
-        let shared = writing.clone();
+        let write_start = WriteStart::default();
+        let shared = write_start.clone();
         std::thread::Builder::new()
             .name("output".to_owned())
-            .spawn(move || write_all_of(pieces, &failed, &shared))
+            .spawn(move || write_blocks(blocks, &failed, &shared))
             .map_err(CliError::Runtime)?;
         let sink = Self {
             queue: Some(queue),
-            writing,
+            write_start,
         };
         Ok((sink, failures))
     }
 
     /// Waits for room in the queue. Cancel safe.
-    pub(crate) fn room(&self) -> impl Future<Output = Option<mpsc::OwnedPermit<Piece>>> + use<> {
+    pub(crate) fn room(&self) -> impl Future<Output = Option<mpsc::OwnedPermit<Block>>> + use<> {
         let queue = self.queue.clone();
         async move {
             match queue {
@@ -90,55 +90,55 @@ impl Sink {
         }
     }
 
-    /// Closes the queue; the receiver of failures ends when the last piece is written.
+    /// Closes the queue; the receiver of failures ends when the last block is written.
     pub(crate) fn close(&mut self) {
         self.queue = None;
     }
 
     /// Returns how long the current write(2) has been blocked; zero between writes.
     pub(crate) fn blocked_for(&self) -> Duration {
-        self.writing
-            .since()
-            .map_or(Duration::ZERO, |since| since.elapsed())
+        self.write_start
+            .get()
+            .map_or(Duration::ZERO, |start| start.elapsed())
     }
 }
 
-fn write_all_of(
-    mut pieces: mpsc::Receiver<Piece>,
-    failed: &mpsc::UnboundedSender<Failure>,
-    writing: &Writing,
+fn write_blocks(
+    mut blocks: mpsc::Receiver<Block>,
+    failed: &mpsc::UnboundedSender<WriteFailure>,
+    write_start: &WriteStart,
 ) {
     let mut failed_streams = Vec::new();
-    while let Some(Piece { stream, bytes }) = pieces.blocking_recv() {
+    while let Some(Block { stream, bytes }) = blocks.blocking_recv() {
         if failed_streams.contains(&stream) {
             continue;
         }
         let written = match stream {
-            Stream::Stdout => write_all(io::stdout(), &bytes, writing),
-            Stream::Stderr => write_all(io::stderr(), &bytes, writing),
+            Stream::Stdout => write_all(io::stdout(), &bytes, write_start),
+            Stream::Stderr => write_all(io::stderr(), &bytes, write_start),
         };
-        writing.set(None);
+        write_start.set(None);
         if let Err(error) = written {
             failed_streams.push(stream);
             // Fails only if the main loop has ended.
-            let _ = failed.send(Failure { stream, error });
+            let _ = failed.send(WriteFailure { stream, error });
         }
     }
 }
 
 /// Writes all bytes without the buffers and locks of `std`, which a blocked write would hold.
-fn write_all(to: impl AsFd, bytes: &[u8], writing: &Writing) -> io::Result<()> {
+fn write_all(to: impl AsFd, bytes: &[u8], write_start: &WriteStart) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
-        writing.set(Some(Instant::now()));
-        let part = rest.get(..AT_ONCE).unwrap_or(rest);
+        write_start.set(Some(Instant::now()));
+        let part = rest.get(..MAX_WRITE).unwrap_or(rest);
         match rustix::io::write(&to, part) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => rest = rest.get(count..).unwrap_or_default(),
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                let mut watched = [PollFd::new(&to, PollFlags::OUT)];
-                match poll(&mut watched, None) {
+                let mut polled = [PollFd::new(&to, PollFlags::OUT)];
+                match poll(&mut polled, None) {
                     Ok(_) | Err(Errno::INTR) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -149,24 +149,24 @@ fn write_all(to: impl AsFd, bytes: &[u8], writing: &Writing) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts a thread that reports when the reader of stdout has gone: poll(2) returns POLLERR for the write end of a
-/// pipe then. For a file it never reports.
-pub(crate) fn until_unread() -> Result<tokio::sync::oneshot::Receiver<()>, CliError> {
-    let (gone, unread) = tokio::sync::oneshot::channel();
+/// Starts a thread that reports when the reader of stdout has closed the pipe: poll(2) returns POLLERR for the write end
+/// then. For a file it never reports.
+pub(crate) fn watch_stdout_reader() -> Result<tokio::sync::oneshot::Receiver<()>, CliError> {
+    let (sender, closed) = tokio::sync::oneshot::channel();
     let watch = move || {
         let stdout = io::stdout();
         loop {
-            let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
-            match poll(&mut watched, None) {
+            let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+            match poll(&mut polled, None) {
                 Err(Errno::INTR) => {}
                 Ok(_) | Err(_) => break,
             }
         }
-        let _ = gone.send(());
+        let _ = sender.send(());
     };
     std::thread::Builder::new()
-        .name("unread".to_owned())
+        .name("stdout-reader".to_owned())
         .spawn(watch)
         .map_err(CliError::Runtime)?;
-    Ok(unread)
+    Ok(closed)
 }

@@ -4,25 +4,26 @@ use colibri_client::{Agent, AgentState};
 use jiff::Timestamp;
 
 use crate::args::Global;
-use crate::commands::each;
+use crate::commands::for_each_agent;
 use crate::connect::{connect, find};
 use crate::error::CliError;
-use crate::output::{self, full_ending, plain, short_age, short_bytes};
+use crate::output::{self, sanitize};
+use crate::tables::{full_exit, short_age, short_bytes};
 
-/// Longest value, in characters.
-const WIDTH: usize = 300;
+/// Maximum length of a value, in characters.
+const MAX_VALUE: usize = 300;
 
-/// Shows each agent. An unknown agent is reported, and the exit code is 1.
+/// Prints the details of each agent. Reports an unknown agent, and exits with 1.
 pub(crate) async fn status(global: &Global, ids: &[String], json: bool) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let mut shown = 0;
-    each(ids, async |id| {
+    let mut printed = 0;
+    for_each_agent(ids, async |id| {
         let agent = find(&client, id).await?;
         if json {
             return output::print_json(&agent);
         }
-        let gap = if shown > 0 { "\n" } else { "" };
-        shown += 1;
+        let gap = if printed > 0 { "\n" } else { "" };
+        printed += 1;
         output::print(format!("{gap}{}", page(&agent, Timestamp::now())).as_bytes())
     })
     .await
@@ -31,7 +32,7 @@ pub(crate) async fn status(global: &Global, ids: &[String], json: bool) -> Resul
 fn page(agent: &Agent, now: Timestamp) -> String {
     let mut page = String::new();
     let mut row = |name: &str, value: &str| {
-        page.push_str(&format!("{name:<10}  {}\n", plain(value, WIDTH)));
+        page.push_str(&format!("{name:<10}  {}\n", sanitize(value, MAX_VALUE)));
     };
     row("id", &agent.id);
     if let Some(name) = &agent.name {
@@ -55,10 +56,7 @@ fn page(agent: &Agent, now: Timestamp) -> String {
         &format!("{} (run {})", agent.started_at, agent.run),
     );
     if let Some(exited_at) = &agent.exited_at {
-        row(
-            "ended",
-            &format!("{exited_at} ({})", full_ending(agent.exit)),
-        );
+        row("ended", &format!("{exited_at} ({})", full_exit(agent.exit)));
     }
     row(
         "output",
@@ -90,7 +88,7 @@ fn page(agent: &Agent, now: Timestamp) -> String {
         row(
             "malformed",
             &format!(
-                "{} of {} lines are no events",
+                "{} of {} lines are not events",
                 view.malformed_lines, view.events
             ),
         );
@@ -101,7 +99,7 @@ fn page(agent: &Agent, now: Timestamp) -> String {
     page
 }
 
-/// The state, since when, and what it is at.
+/// Formats the state, its duration, and the current tool or activity.
 fn state(agent: &Agent, now: Timestamp) -> String {
     let mut text = agent.state.to_string();
     let Some(view) = &agent.view else { return text };
@@ -126,7 +124,7 @@ mod tests {
     use colibri_client::{Exit, ExitStatus};
 
     #[test]
-    fn a_page_shows_what_is_known_and_nothing_that_moves_the_cursor() {
+    fn status_shows_all_details_and_is_sanitized() {
         let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
         pane.output(
             b"{\"type\":\"tool_execution_start\",\"toolName\":\"bash\"}\nWarning\n{\"type\":\"error\",\"error\":\"no\\u001b[2J\"}\n\

@@ -1,4 +1,4 @@
-//! The client: one method a call of the protocol.
+//! The client: one method for each call of the protocol.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use colibri_proto::{
     Agent, Call, DoctorResult, Empty, ErrorKind, ExplainResult, IdParams, InputParams, InputResult,
     KillParams, KillResult, ListParams, ListResult, Notification, OutputData, ProfilesResult,
     ReadParams, ReadResult, ReloadResult, RestartAgentParams, RestartResult, Run, RunsResult,
-    SpawnRequest, SpawnResult, SubscribeParams, Subscription, UsageParams, UsageResult,
+    SpawnRequest, SpawnResult, Stream, SubscribeParams, Subscription, UsageParams, UsageResult,
     VersionResult,
 };
 use serde::de::DeserializeOwned;
@@ -18,25 +18,27 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex, mpsc};
 
-use crate::connection::{self, Answer, Shared, with};
+use crate::connection::{self, SharedCalls, lock};
 use crate::peer::own_uid;
 use crate::{ClientError, ResolveError, TrustedUsers, is_blank, resolve};
 
-/// Notifications that wait for a slow consumer before their connection is not read any more.
-const EVENTS: usize = 64;
+/// Capacity of the notification queue of a subscription; when it is full, its connection is not read.
+const EVENT_QUEUE: usize = 64;
+/// Maximum number of bytes in one `send-input` request.
+const MAX_INPUT: usize = 512 * 1024;
 
-/// A connection to a daemon, shared by cloning.
+/// A connection to a daemon. Clones share the connection.
 #[derive(Clone)]
 pub struct Client {
     socket: Arc<Path>,
     trusted: TrustedUsers,
     writer: Arc<Mutex<OwnedWriteHalf>>,
-    shared: Shared,
+    calls: SharedCalls,
     next_id: Arc<AtomicU64>,
 }
 
 /// Returns the parameters of a call about one agent. An empty id is refused: it is usually an unset shell variable.
-fn id(id: &str) -> Result<IdParams, ClientError> {
+fn id_params(id: &str) -> Result<IdParams, ClientError> {
     if is_blank(id) {
         return Err(ResolveError::Blank.into());
     }
@@ -44,7 +46,7 @@ fn id(id: &str) -> Result<IdParams, ClientError> {
 }
 
 impl Client {
-    /// Connects to the daemon of root or of this user that listens at `socket`.
+    /// Connects to the daemon at `socket` if it runs as root or as the user of this process.
     ///
     /// # Errors
     /// [`ClientError::NoDaemon`] if no process listens, [`ClientError::UntrustedPeer`] if its user is not trusted.
@@ -66,7 +68,7 @@ impl Client {
     /// Returns whether the connection has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        with(&self.shared, |waiting| waiting.is_closed())
+        lock(&self.calls).is_closed()
     }
 
     async fn open(
@@ -74,13 +76,13 @@ impl Client {
         trusted: TrustedUsers,
         events: Option<mpsc::Sender<Notification>>,
     ) -> Result<Self, ClientError> {
-        let failed = |source| ClientError::NoDaemon {
+        let no_daemon = |source| ClientError::NoDaemon {
             path: socket.to_path_buf(),
             source,
         };
-        let stream = UnixStream::connect(&socket).await.map_err(failed)?;
+        let stream = UnixStream::connect(&socket).await.map_err(no_daemon)?;
         // Checked before the first byte is sent, because requests may contain secrets.
-        let uid = stream.peer_cred().map_err(failed)?.uid();
+        let uid = stream.peer_cred().map_err(no_daemon)?.uid();
         if !trusted.trusts(uid) {
             return Err(ClientError::UntrustedPeer {
                 path: socket.to_path_buf(),
@@ -89,23 +91,23 @@ impl Client {
             });
         }
         let (reader, writer) = stream.into_split();
-        let shared = Shared::default();
-        tokio::spawn(connection::read(reader, shared.clone(), events));
+        let calls = SharedCalls::default();
+        tokio::spawn(connection::read(reader, calls.clone(), events));
         Ok(Self {
             socket,
             trusted,
             writer: Arc::new(Mutex::new(writer)),
-            shared,
+            calls,
             next_id: Arc::default(),
         })
     }
 
-    /// Who answers.
+    /// Returns the name, version and protocol version of the daemon.
     ///
     /// # Errors
-    /// See [`ClientError`]; so for all calls.
+    /// See [`ClientError`].
     pub async fn version(&self) -> Result<VersionResult, ClientError> {
-        self.call("version", Call::Version(Empty {})).await
+        self.call(Call::Version(Empty {})).await
     }
 
     /// Starts an agent.
@@ -113,18 +115,18 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn spawn_agent(&self, params: SpawnRequest) -> Result<SpawnResult, ClientError> {
-        self.call("spawn-agent", Call::SpawnAgent(params)).await
+        self.call(Call::SpawnAgent(params)).await
     }
 
-    /// What `spawn_agent` would execute.
+    /// Returns the command line that [`Client::spawn_agent`] would execute.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn explain_spawn(&self, params: SpawnRequest) -> Result<ExplainResult, ClientError> {
-        self.call("explain-spawn", Call::ExplainSpawn(params)).await
+        self.call(Call::ExplainSpawn(params)).await
     }
 
-    /// All agents, however many pages that takes.
+    /// Returns all agents. Requests as many pages as necessary.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -132,13 +134,13 @@ impl Client {
         self.list(false).await
     }
 
-    /// All agents that run: what it costs does not grow with those that have ended.
+    /// Returns all running agents. The cost does not depend on the number of ended agents.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn list_running(&self) -> Result<Vec<Agent>, ClientError> {
         let mut agents = self.list(true).await?;
-        // A daemon of an earlier version lists all.
+        // Daemons of earlier versions ignore the filter.
         agents.retain(|agent| agent.exited_at.is_none());
         Ok(agents)
     }
@@ -152,7 +154,7 @@ impl Client {
                 limit: None,
                 running,
             };
-            let page: ListResult = self.call("list-agents", Call::ListAgents(params)).await?;
+            let page: ListResult = self.call(Call::ListAgents(params)).await?;
             agents.extend(page.agents);
             after = page.next;
             if after.is_none() {
@@ -161,74 +163,73 @@ impl Client {
         }
     }
 
-    /// One agent.
+    /// Returns the agent with this full id.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn get_agent(&self, agent: &str) -> Result<Agent, ClientError> {
-        self.call("get-agent", Call::GetAgent(id(agent)?)).await
+        self.call(Call::GetAgent(id_params(agent)?)).await
     }
 
-    /// Returns the agent that a user means by `wanted`; see [`resolve`].
+    /// Returns the agent with this id, name or id prefix; see [`resolve`].
     ///
     /// # Errors
-    /// [`ClientError::Resolve`] where no agent is selected, or more than one; else see [`ClientError`].
-    pub async fn find_agent(&self, wanted: &str) -> Result<Agent, ClientError> {
-        match self.get_agent(wanted).await {
+    /// [`ClientError::Resolve`] if no agent is selected, or more than one; otherwise see [`ClientError`].
+    pub async fn find_agent(&self, selector: &str) -> Result<Agent, ClientError> {
+        match self.get_agent(selector).await {
             Err(ClientError::Rpc(error)) if error.data.kind == ErrorKind::UnknownAgent => {}
             other => return other,
         }
         let agents = self.list_agents().await?;
-        Ok(resolve(&agents, wanted)?.clone())
+        Ok(resolve(&agents, selector)?.clone())
     }
 
-    /// One agent, once it has ended.
+    /// Waits until an agent has ended, and returns it.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn wait_agent(&self, agent: &str) -> Result<Agent, ClientError> {
-        self.call("wait-agent", Call::WaitAgent(id(agent)?)).await
+        self.call(Call::WaitAgent(id_params(agent)?)).await
     }
 
-    /// The runs of an agent that was started again.
+    /// Returns the runs of an agent with a restart policy, oldest first.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn list_runs(&self, agent: &str) -> Result<Vec<Run>, ClientError> {
-        let result: RunsResult = self.call("list-runs", Call::ListRuns(id(agent)?)).await?;
+        let result: RunsResult = self.call(Call::ListRuns(id_params(agent)?)).await?;
         Ok(result.runs)
     }
 
-    /// What these agents use, or all that run.
+    /// Measures the resource usage of these agents; absent: of all running agents.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn get_usage(&self, ids: Option<Vec<String>>) -> Result<UsageResult, ClientError> {
-        self.call("get-usage", Call::GetUsage(UsageParams { ids }))
-            .await
+        self.call(Call::GetUsage(UsageParams { ids })).await
     }
 
-    /// Forgets an agent that has ended, and deletes its journals.
+    /// Deletes an ended agent and its journals.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn remove_agent(&self, agent: &str) -> Result<(), ClientError> {
-        self.call("remove-agent", Call::RemoveAgent(id(agent)?))
+        self.call(Call::RemoveAgent(id_params(agent)?))
             .await
             .map(|Empty {}| ())
     }
 
-    /// Ends an agent.
+    /// Ends an agent, or sends it a signal.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn kill_agent(&self, params: KillParams) -> Result<KillResult, ClientError> {
-        id(&params.id)?;
-        self.call("kill-agent", Call::KillAgent(params)).await
+        id_params(&params.id)?;
+        self.call(Call::KillAgent(params)).await
     }
 
-    /// Restarts an agent, whatever its restart policy, and returns the id of the agent that runs then: the same one if
-    /// it was running, else a new one. `grace` is the time between TERM and KILL for a running agent.
+    /// Restarts an agent, whatever its restart policy, and returns the id of the restarted agent: unchanged if it was
+    /// running, otherwise new. `grace` is the time between TERM and KILL for a running agent.
     ///
     /// # Errors
     /// See [`ClientError`]; [`ErrorKind::EnvironmentNotKept`](crate::ErrorKind::EnvironmentNotKept) for an ended agent
@@ -242,115 +243,124 @@ impl Client {
             id: agent.to_owned(),
             grace_ms: grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
         };
-        let result: RestartResult = self
-            .call("restart-agent", Call::RestartAgent(params))
-            .await?;
+        let result: RestartResult = self.call(Call::RestartAgent(params)).await?;
         Ok(result.id)
     }
 
-    /// Offers bytes to an agent's stdin; returns how many were taken, which may be fewer while the agent
-    /// does not read. At most 512 KiB are sent at once.
+    /// Sends bytes to an agent's stdin, at most 512 KiB, and returns how many bytes the agent's pipe accepted: fewer
+    /// than given while the agent does not read.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn send_input(&self, agent: &str, bytes: &[u8]) -> Result<usize, ClientError> {
-        let bytes = bytes.get(..512 * 1024).unwrap_or(bytes);
+        let bytes = bytes.get(..MAX_INPUT).unwrap_or(bytes);
         let params = InputParams {
-            id: id(agent)?.id,
+            id: id_params(agent)?.id,
             data: OutputData::from_bytes(bytes),
         };
-        let result: InputResult = self.call("send-input", Call::SendInput(params)).await?;
+        let result: InputResult = self.call(Call::SendInput(params)).await?;
         Ok(usize::try_from(result.written).unwrap_or(usize::MAX))
     }
 
-    /// Closes an agent's stdin behind what was sent.
+    /// Closes an agent's stdin after the bytes that were accepted.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn close_input(&self, agent: &str) -> Result<(), ClientError> {
-        self.call("close-input", Call::CloseInput(id(agent)?))
+        self.call(Call::CloseInput(id_params(agent)?))
             .await
             .map(|Empty {}| ())
     }
 
-    /// Reads what an agent has written.
+    /// Reads a range of an agent's journal.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn read_journal(&self, params: ReadParams) -> Result<ReadResult, ClientError> {
-        id(&params.id)?;
-        self.call("read-journal", Call::ReadJournal(params)).await
+        id_params(&params.id)?;
+        self.call(Call::ReadJournal(params)).await
     }
 
-    /// Looks whether agents can be run.
+    /// Returns the offset of the oldest byte of an agent's journal that retention has kept.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn oldest_offset(&self, agent: &str, stream: Stream) -> Result<u64, ClientError> {
+        let probe = ReadParams {
+            id: agent.to_owned(),
+            stream,
+            offset: 0,
+            limit: 0,
+            since: None,
+            timed: false,
+        };
+        match self.read_journal(probe).await {
+            Ok(_) => Ok(0),
+            Err(error) => error.oldest_offset().ok_or(error),
+        }
+    }
+
+    /// Checks whether the daemon's host can run agents.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn doctor(&self) -> Result<DoctorResult, ClientError> {
-        self.call("doctor", Call::Doctor(Empty {})).await
+        self.call(Call::Doctor(Empty {})).await
     }
 
-    /// The profiles that a spawn may name.
+    /// Returns the profiles of the daemon's settings file.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn list_profiles(&self) -> Result<ProfilesResult, ClientError> {
-        self.call("list-profiles", Call::ListProfiles(Empty {}))
-            .await
+        self.call(Call::ListProfiles(Empty {})).await
     }
 
-    /// Has the daemon read its settings file again.
+    /// Makes the daemon read its settings file again.
     ///
     /// # Errors
-    /// See [`ClientError`]; the file is not valid, and nothing has changed.
+    /// See [`ClientError`]. An invalid file is an error, and changes nothing.
     pub async fn reload_config(&self) -> Result<ReloadResult, ClientError> {
-        self.call("reload-config", Call::ReloadConfig(Empty {}))
-            .await
+        self.call(Call::ReloadConfig(Empty {})).await
     }
 
-    /// Ends the daemon. Agents go on under their shims.
+    /// Stops the daemon. Agents keep running under their shims.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn shutdown(&self) -> Result<(), ClientError> {
-        self.call("shutdown", Call::Shutdown(Empty {}))
-            .await
-            .map(|Empty {}| ())
+        self.call(Call::Shutdown(Empty {})).await.map(|Empty {}| ())
     }
 
-    /// Subscribes, over a connection of its own: events that are not taken wait in the daemon's journal, and hold
-    /// up no calls and no other subscription.
+    /// Subscribes to events, over a separate connection: a slow consumer gets backpressure, and delays neither calls nor
+    /// other subscriptions.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn subscribe(&self, params: SubscribeParams) -> Result<Events, ClientError> {
-        params.id.as_deref().map(id).transpose()?;
-        let (sender, events) = mpsc::channel(EVENTS);
+        params.id.as_deref().map(id_params).transpose()?;
+        let (sender, events) = mpsc::channel(EVENT_QUEUE);
         let connection = Self::open(self.socket.clone(), self.trusted, Some(sender)).await?;
-        let Subscription { .. } = connection
-            .call("subscribe", Call::Subscribe(params))
-            .await?;
+        let Subscription { .. } = connection.call(Call::Subscribe(params)).await?;
         Ok(Events {
             _connection: connection,
             events,
         })
     }
 
-    async fn call<T: DeserializeOwned>(
-        &self,
-        method: &'static str,
-        call: Call,
-    ) -> Result<T, ClientError> {
-        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let answer =
-            with(&self.shared, |waiting| waiting.call(number)).ok_or(ClientError::Closed)?;
-        self.send(&call, number).await?;
-        decode(method, answer.await.map_err(|_| ClientError::Closed)?)
+    async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let response = lock(&self.calls).register(id).ok_or(ClientError::Closed)?;
+        self.send(call.encode(id)?).await?;
+        let result = response.await.map_err(|_| ClientError::Closed)??;
+        serde_json::from_str(result.get()).map_err(|error| ClientError::Protocol {
+            method: method(&call),
+            message: error.to_string(),
+        })
     }
 
-    async fn send(&self, call: &Call, number: u64) -> Result<(), ClientError> {
-        let frame = call.encode(number)?;
-        // In a task of its own: a caller that gives up must not leave half a frame on the wire.
+    /// Writes a frame in a task, so that a cancelled caller cannot leave half a frame on the wire.
+    async fn send(&self, frame: Vec<u8>) -> Result<(), ClientError> {
         let writer = self.writer.clone();
         tokio::spawn(async move { writer.lock_owned().await.write_all(&frame).await })
             .await
@@ -359,23 +369,36 @@ impl Client {
     }
 }
 
-fn decode<T: DeserializeOwned>(method: &'static str, answer: Answer) -> Result<T, ClientError> {
-    serde_json::from_str(answer?.get()).map_err(|error| ClientError::Protocol {
-        method,
-        message: error.to_string(),
-    })
+/// Returns the method name of a call.
+fn method(call: &Call) -> String {
+    serde_json::to_value(call)
+        .ok()
+        .and_then(|call| Some(call.get("method")?.as_str()?.to_owned()))
+        .unwrap_or_default()
 }
 
-/// What a subscription brings, in order. Dropping it ends the subscription.
+/// The events of a subscription, in order. Dropping it unsubscribes.
 pub struct Events {
     _connection: Client,
     events: mpsc::Receiver<Notification>,
 }
 
 impl Events {
-    /// The next event; `None` when the connection has ended. A subscription to one agent brings nothing
-    /// after its [`Notification::AgentExit`].
+    /// Returns the next event; `None` when the connection has ended. In a subscription to one agent,
+    /// [`Notification::AgentExit`] is the last event. Cancel safe.
     pub async fn next(&mut self) -> Option<Notification> {
         self.events.recv().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn method_of_a_call_is_its_wire_name() {
+        assert_eq!(method(&Call::Version(Empty {})), "version");
+        let call = Call::GetAgent(IdParams { id: "a".into() });
+        assert_eq!(method(&call), "get-agent");
     }
 }

@@ -1,36 +1,36 @@
-//! One connection: frames out under a lock, frames in by a task that hands them to whoever waits.
+//! One connection: callers write frames, and one task reads frames and passes responses to the waiting calls.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use colibri_proto::{FrameDecoder, Notification, Response, RpcError, ServerMessage};
+use colibri_proto::{Answer, FrameDecoder, Notification, Response, RpcError, ServerMessage};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) type Answer = Result<colibri_proto::Answer, RpcError>;
+type CallResult = Result<Answer, RpcError>;
 
-/// Who waits for what.
+/// The calls that wait for a response, by request id.
 #[derive(Default)]
-pub(crate) struct Waiting {
-    calls: HashMap<u64, oneshot::Sender<Answer>>,
+pub(crate) struct PendingCalls {
+    calls: HashMap<u64, oneshot::Sender<CallResult>>,
     closed: bool,
 }
 
-pub(crate) type Shared = Arc<Mutex<Waiting>>;
+pub(crate) type SharedCalls = Arc<Mutex<PendingCalls>>;
 
-pub(crate) fn with<T>(shared: &Shared, act: impl FnOnce(&mut Waiting) -> T) -> T {
-    act(&mut shared.lock().unwrap_or_else(PoisonError::into_inner))
+pub(crate) fn lock(calls: &SharedCalls) -> MutexGuard<'_, PendingCalls> {
+    calls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Waiting {
-    /// Registers a call; `None` where the connection has ended.
-    pub(crate) fn call(&mut self, id: u64) -> Option<oneshot::Receiver<Answer>> {
+impl PendingCalls {
+    /// Registers a call; returns `None` if the connection has ended.
+    pub(crate) fn register(&mut self, id: u64) -> Option<oneshot::Receiver<CallResult>> {
         if self.closed {
             return None;
         }
-        let (answer, receiver) = oneshot::channel();
-        self.calls.insert(id, answer);
+        let (sender, receiver) = oneshot::channel();
+        self.calls.insert(id, sender);
         Some(receiver)
     }
 
@@ -38,20 +38,20 @@ impl Waiting {
         self.closed
     }
 
-    fn answer(&mut self, response: Response) {
+    fn complete(&mut self, response: Response) {
         let id = response.id.as_u64();
-        if let Some(answer) = id.and_then(|id| self.calls.remove(&id)) {
-            // Whoever asked may have given up.
-            let _ = answer.send(response.into_result());
+        if let Some(call) = id.and_then(|id| self.calls.remove(&id)) {
+            // Fails if the caller was cancelled.
+            let _ = call.send(response.into_result());
         }
     }
 }
 
-/// Reads until the end of the connection, or until nobody takes its events any more. A slow consumer slows the
-/// connection: what it has not read must wait somewhere, and that is the daemon's journal.
+/// Reads until the connection ends or the receiver of `events` is dropped. A slow receiver gets backpressure: further
+/// output stays in the journals.
 pub(crate) async fn read(
     mut reader: OwnedReadHalf,
-    shared: Shared,
+    calls: SharedCalls,
     events: Option<mpsc::Sender<Notification>>,
 ) {
     let mut decoder = FrameDecoder::default();
@@ -61,9 +61,7 @@ pub(crate) async fn read(
         while let Some(frame) = decoder.next_frame() {
             let Ok(frame) = frame else { break 'connection };
             match ServerMessage::parse(frame) {
-                Ok(ServerMessage::Response(response)) => {
-                    with(&shared, |waiting| waiting.answer(response));
-                }
+                Ok(ServerMessage::Response(response)) => lock(&calls).complete(response),
                 Ok(ServerMessage::Notification(notification)) => {
                     if let Some(events) = &events
                         && events.send(notification).await.is_err()
@@ -76,10 +74,8 @@ pub(crate) async fn read(
             }
         }
     }
-    with(&shared, |waiting| {
-        *waiting = Waiting {
-            closed: true,
-            ..Waiting::default()
-        }
-    });
+    *lock(&calls) = PendingCalls {
+        closed: true,
+        ..PendingCalls::default()
+    };
 }

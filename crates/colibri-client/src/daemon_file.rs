@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 const FILE: &str = "daemon.json";
 const NEW_FILE: &str = "daemon.json.new";
-/// Lock file in the state directory; a daemon holds an exclusive lock on it as long as it runs.
+/// Lock file in the state directory; a running daemon holds an exclusive lock on it.
 pub const DAEMON_LOCK: &str = "daemon.lock";
 /// Maximum size of the record that is read, in bytes.
 const MAX_LENGTH: u64 = 64 << 10;
@@ -43,7 +43,7 @@ impl DaemonFile {
         fs::rename(new, state_dir.join(FILE))
     }
 
-    /// Removes the record. A daemon calls this at its start and its end.
+    /// Removes the record. A daemon calls this when it starts and when it stops.
     pub fn remove(state_dir: &Path) {
         let _ = fs::remove_file(state_dir.join(FILE));
     }
@@ -53,9 +53,9 @@ impl DaemonFile {
     pub fn of_running(state_dir: &Path) -> Option<Self> {
         let record = Self::read(state_dir)?;
         let pid = rustix::process::Pid::from_raw(record.pid).filter(|_| record.pid > 0)?;
-        // EPERM means that the process exists and belongs to another user.
-        let lives = rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH);
-        (lives && is_locked(state_dir)).then_some(record)
+        // EPERM: the process exists and belongs to another user.
+        let exists = rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH);
+        (exists && is_locked(state_dir)).then_some(record)
     }
 
     fn read(state_dir: &Path) -> Option<Self> {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn record_is_valid_only_while_its_daemon_lives() {
+    fn record_is_valid_only_while_its_daemon_runs() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(DaemonFile::of_running(dir.path()), None, "no file");
         let record = DaemonFile {

@@ -1,4 +1,4 @@
-//! Tells agents what to do, in the words of each, and waits for what they answer.
+//! Sends commands to agents in the form that their runtimes expect, and waits for their responses.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -6,97 +6,103 @@ use std::time::{Duration, SystemTime};
 use colibri_proto::{Agent, Notification, StreamChoice, SubscribeParams};
 use tokio::time::Instant;
 
+use crate::client::Events;
+use crate::follow::output_bytes;
 use crate::glasspane::{Command, Responses, answers, encode};
 use crate::{Client, ClientError};
 
-/// Between two offers to an agent that does not read.
-const OFFER_AGAIN: Duration = Duration::from_millis(20);
+/// Retry interval for sending input to an agent that does not read it.
+const INPUT_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Client {
-    /// Offers bytes to an agent's stdin until it has taken all of them. With `patience`, no longer than that
-    /// without any being taken.
+    /// Sends bytes to an agent's stdin until it has accepted all of them. `timeout` is the maximum time without
+    /// progress; absent: unlimited.
     ///
     /// # Errors
-    /// [`ClientError::InputStuck`] when patience is at its end; else see [`ClientError`].
+    /// [`ClientError::InputStuck`] after the timeout; otherwise see [`ClientError`].
     pub async fn send_all(
         &self,
         agent: &str,
         bytes: &[u8],
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
     ) -> Result<(), ClientError> {
         let mut rest = bytes;
         let mut progress = Instant::now();
         while !rest.is_empty() {
-            let taken = self.send_input(agent, rest).await?;
-            rest = rest.get(taken..).unwrap_or_default();
-            if taken > 0 {
+            let accepted = self.send_input(agent, rest).await?;
+            rest = rest.get(accepted..).unwrap_or_default();
+            if accepted > 0 {
                 progress = Instant::now();
-            } else if patience.is_some_and(|patience| progress.elapsed() > patience) {
+            } else if timeout.is_some_and(|timeout| progress.elapsed() > timeout) {
                 return Err(ClientError::InputStuck {
                     id: agent.to_owned(),
                     left: rest.len(),
                 });
             } else {
-                tokio::time::sleep(OFFER_AGAIN).await;
+                tokio::time::sleep(INPUT_RETRY_INTERVAL).await;
             }
         }
         Ok(())
     }
 
-    /// Tells an agent something and waits, for as long as `patience` lasts, until it says that it has taken it.
-    /// Agents without events, and answers to an agent's questions, get no answer: these are sent, and no more.
+    /// Subscribes to one agent, with its stdout from the current end on.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with the agent's own words, [`ClientError::NoAnswer`], [`ClientError::Ended`],
-    /// [`ClientError::Command`]; else see [`ClientError`].
+    /// See [`ClientError`].
+    pub async fn subscribe_new_stdout(&self, agent: &str) -> Result<Events, ClientError> {
+        self.subscribe(SubscribeParams {
+            id: Some(agent.to_owned()),
+            stream: Some(StreamChoice::Stdout),
+            from_offset: Some(self.get_agent(agent).await?.stdout_bytes),
+            ..SubscribeParams::default()
+        })
+        .await
+    }
+
+    /// Sends a command to an agent, and waits until the agent has accepted it. `timeout` is the maximum time for the
+    /// response, and the maximum time without progress of the input. A runtime without responses, and an answer to a
+    /// question of the agent, is sent without waiting for a response.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the agent's message, [`ClientError::NoAnswer`], [`ClientError::Ended`],
+    /// [`ClientError::Command`]; otherwise see [`ClientError`].
     pub async fn command(
         &self,
         agent: &Agent,
         command: &Command<'_>,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<(), ClientError> {
-        let number = command_id();
-        let bytes = encode(agent.runtime, &number, command)?;
+        let command_id = unique_command_id();
+        let bytes = encode(agent.runtime, &command_id, command)?;
         if !answers(agent.runtime) || matches!(command, Command::Answer(..)) {
-            return self.send_all(&agent.id, &bytes, Some(patience)).await;
+            return self.send_all(&agent.id, &bytes, Some(timeout)).await;
         }
-        // From where its output ends before it is told: the answer is behind that.
-        let params = SubscribeParams {
-            id: Some(agent.id.clone()),
-            stream: Some(StreamChoice::Stdout),
-            from_offset: Some(self.get_agent(&agent.id).await?.stdout_bytes),
-            ..SubscribeParams::default()
-        };
-        let mut events = self.subscribe(params).await?;
+        // Subscribe before the command is sent, so that the response is not missed.
+        let mut events = self.subscribe_new_stdout(&agent.id).await?;
         let mut responses = Responses::default();
-        let sending = self.send_all(&agent.id, &bytes, Some(patience));
+        let sending = self.send_all(&agent.id, &bytes, Some(timeout));
         tokio::pin!(sending);
-        let mut sent = None;
+        let mut sent_at = None;
         loop {
             let event = tokio::select! {
-                outcome = &mut sending, if sent.is_none() => {
-                    outcome?;
-                    sent = Some(Instant::now());
+                result = &mut sending, if sent_at.is_none() => {
+                    result?;
+                    sent_at = Some(Instant::now());
                     continue;
                 }
                 event = events.next() => event.ok_or(ClientError::Closed)?,
-                () = tokio::time::sleep_until(sent.unwrap_or_else(Instant::now) + patience), if sent.is_some() => {
-                    return Err(ClientError::NoAnswer { id: agent.id.clone(), waited: patience });
+                () = tokio::time::sleep_until(sent_at.unwrap_or_else(Instant::now) + timeout), if sent_at.is_some() => {
+                    return Err(ClientError::NoAnswer { id: agent.id.clone(), waited: timeout });
                 }
             };
-            let chunk = match event {
-                Notification::AgentOutput(chunk) => chunk.data,
+            let bytes = match event {
+                Notification::AgentOutput(output) => output_bytes(output.data)?,
                 Notification::AgentExit(_) => return Err(ClientError::Ended(agent.id.clone())),
                 _ => continue,
             };
-            let bytes = chunk.into_bytes().map_err(|error| ClientError::Protocol {
-                method: "subscribe",
-                message: error.to_string(),
-            })?;
-            for response in responses.push(&bytes) {
-                if response.id.as_deref() != Some(&number) {
-                    continue;
-                }
+            let responses = responses.push(&bytes).into_iter();
+            let mut own = responses.filter(|response| response.id.as_ref() == Some(&command_id));
+            if let Some(response) = own.next() {
                 return match response.error {
                     None => Ok(()),
                     Some(error) => Err(ClientError::Refused {
@@ -110,8 +116,7 @@ impl Client {
     }
 }
 
-/// An id that no other command to the agent has.
-fn command_id() -> String {
+fn unique_command_id() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     format!(

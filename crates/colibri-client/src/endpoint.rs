@@ -1,9 +1,4 @@
-//! Finds the daemon of a user, starts one if none listens, and reconnects to the next one after it has ended.
-//!
-//! ```text
-//! connected --connection ends--> socket refuses connections -> the daemon crashed: start one -> connected
-//!                            \-> there is no socket         -> it was stopped: wait          -> connected
-//! ```
+//! Finds the daemon of a user, and starts one if none listens.
 
 use std::fmt;
 use std::io;
@@ -11,37 +6,33 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use colibri_proto::{Agent, ErrorKind};
 use tokio::io::AsyncReadExt;
+use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::daemon_file::is_locked;
 use crate::{Client, ClientError, DaemonFile, TrustedUsers};
 
 /// Retry interval for connecting to a daemon that was just started.
-const TRY_STARTED: Duration = Duration::from_millis(10);
-/// Retry interval for connecting to the next daemon.
-const TRY_AGAIN: Duration = Duration::from_millis(100);
+const START_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// Time for which a connection that ends without an answer is retried: a dying process may still hold the socket.
-const LEFT_OVER: Duration = Duration::from_secs(2);
+const STALE_SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout until a started daemon listens.
-const START: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Timeout until another daemon that starts at the same time listens.
-const OTHER_START: Duration = Duration::from_secs(10);
-/// Time that a service manager has to restart a crashed daemon before a client starts one.
-const SUPERVISOR: Duration = Duration::from_millis(500);
-/// Timeout for the first answer after a reconnect; after it the client reconnects again.
-const FIRST_ANSWER: Duration = Duration::from_secs(30);
+const OTHER_START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout for reading the error message of a daemon that failed to start.
+const STDERR_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A change of the connection, to show to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum LinkNote {
+pub enum ConnectionEvent {
     /// The client has started a daemon.
     Started {
         /// Its program.
         program: PathBuf,
-        /// Where it listens.
+        /// Socket at which it listens.
         socket: PathBuf,
     },
     /// The daemon was stopped; the client waits for the next one.
@@ -51,12 +42,12 @@ pub enum LinkNote {
     },
     /// The client is connected to the next daemon.
     Reconnected {
-        /// Where it listens.
+        /// Socket at which it listens.
         socket: PathBuf,
     },
 }
 
-impl fmt::Display for LinkNote {
+impl fmt::Display for ConnectionEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started { program, socket } => {
@@ -64,11 +55,11 @@ impl fmt::Display for LinkNote {
             }
             Self::Waiting { socket } => write!(
                 f,
-                "the daemon at {} has gone; agents go on. Waiting for the next daemon",
+                "the daemon at {} has stopped; its agents keep running; waiting for the next daemon",
                 socket.display()
             ),
             Self::Reconnected { socket } => {
-                write!(f, "connected to the daemon at {} again", socket.display())
+                write!(f, "reconnected to the daemon at {}", socket.display())
             }
         }
     }
@@ -114,7 +105,7 @@ impl Endpoint {
         self.connect_at(&self.socket()).await
     }
 
-    async fn connect_at(&self, socket: &Path) -> Result<Client, ClientError> {
+    pub(crate) async fn connect_at(&self, socket: &Path) -> Result<Client, ClientError> {
         let error = match Client::connect_trusting(socket, self.trusted).await {
             Err(error @ ClientError::NoDaemon { .. }) => error,
             other => return other,
@@ -132,45 +123,98 @@ impl Endpoint {
         }
     }
 
-    /// Connects to the daemon; starts one if none listens.
+    /// Connects to the daemon; starts one if none listens, and reports that.
     ///
     /// # Errors
     /// As [`Endpoint::connect`]; [`ClientError::Start`] or [`ClientError::StartFailed`].
     pub async fn connect_or_start(
         &self,
-        note: impl FnMut(LinkNote),
+        report: impl FnOnce(ConnectionEvent),
     ) -> Result<Client, ClientError> {
-        let until = Instant::now() + LEFT_OVER;
+        let deadline = Instant::now() + STALE_SOCKET_TIMEOUT;
         loop {
             let socket = self.socket();
             match (self.connect_at(&socket).await, &self.program) {
                 (Err(ClientError::NoDaemon { source, .. }), Some(program))
                     if is_absent(&source) || has_crashed(&source) =>
                 {
-                    return self.start(program, &socket, note).await;
+                    let started = self.start(program, &socket).await?;
+                    started.event.map(report);
+                    return Ok(started.client);
                 }
                 (Ok(client), _) => {
                     if answers(&client).await {
                         return Ok(client);
                     }
-                    if Instant::now() > until {
+                    if Instant::now() > deadline {
                         return Err(ClientError::Closed);
                     }
-                    sleep(TRY_STARTED).await;
+                    sleep(START_RETRY_INTERVAL).await;
                 }
                 (other, _) => return other,
             }
         }
     }
 
-    /// Starts a daemon and waits until it listens.
-    async fn start(
+    /// Starts a daemon and waits until it listens. Uses the daemon that another process starts at the same time.
+    pub(crate) async fn start(
         &self,
         program: &Path,
         socket: &Path,
-        mut note: impl FnMut(LinkNote),
-    ) -> Result<Client, ClientError> {
-        let mut child = tokio::process::Command::new(program)
+    ) -> Result<StartedDaemon, ClientError> {
+        let mut daemon = StartingDaemon::spawn(program, socket)?;
+        loop {
+            match self.connect().await {
+                Ok(client) if !answers(&client).await => {}
+                Ok(client) => {
+                    let event = daemon.failure.is_none().then(|| ConnectionEvent::Started {
+                        program: program.to_owned(),
+                        socket: socket.to_owned(),
+                    });
+                    return Ok(StartedDaemon { client, event });
+                }
+                Err(ClientError::NoDaemon { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            daemon.wait_briefly().await;
+            // A daemon takes the lock before it listens.
+            let other_starts = self.state_dir.as_deref().is_some_and(is_locked);
+            let is_overdue = Instant::now() > daemon.deadline;
+            match daemon.failure {
+                Some(message) if is_overdue || !other_starts => {
+                    return Err(ClientError::StartFailed(message));
+                }
+                None if is_overdue => {
+                    return Err(ClientError::StartFailed(format!(
+                        "it does not listen at {} within {START_TIMEOUT:?}",
+                        socket.display()
+                    )));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A daemon that listens now.
+pub(crate) struct StartedDaemon {
+    pub(crate) client: Client,
+    /// Absent if another process has started the daemon.
+    pub(crate) event: Option<ConnectionEvent>,
+}
+
+/// A daemon process that does not listen yet.
+struct StartingDaemon {
+    child: Child,
+    /// Time until which it, or the other daemon that starts, must listen.
+    deadline: Instant,
+    /// Error message, if the process has failed.
+    failure: Option<String>,
+}
+
+impl StartingDaemon {
+    fn spawn(program: &Path, socket: &Path) -> Result<Self, ClientError> {
+        let child = Command::new(program)
             .arg("--background")
             .arg("--socket")
             .arg(socket)
@@ -182,141 +226,35 @@ impl Endpoint {
                 program: program.to_owned(),
                 source,
             })?;
-        let mut stderr = child.stderr.take();
-        let mut until = Instant::now() + START;
-        let mut failure = None;
-        loop {
-            match self.connect().await {
-                Ok(client) if !answers(&client).await => {}
-                Ok(client) => {
-                    if failure.is_none() {
-                        note(LinkNote::Started {
-                            program: program.to_owned(),
-                            socket: socket.to_owned(),
-                        });
-                    }
-                    return Ok(client);
-                }
-                Err(ClientError::NoDaemon { .. }) => {}
-                Err(error) => return Err(error),
-            }
-            if failure.is_none() {
-                match timeout(TRY_STARTED, child.wait()).await {
-                    Err(_) => {}
-                    // The parent process has ended; the daemon continues in the background.
-                    Ok(Ok(status)) if status.success() => sleep(TRY_STARTED).await,
-                    Ok(status) => {
-                        let mut said = String::new();
-                        if let Some(stderr) = &mut stderr {
-                            let _ = timeout(TRY_AGAIN, stderr.read_to_string(&mut said)).await;
-                        }
-                        if said.is_empty() {
-                            said = match status {
-                                Ok(status) => status.to_string(),
-                                Err(error) => error.to_string(),
-                            };
-                        }
-                        failure = Some(said.trim_end().to_owned());
-                        until = Instant::now() + OTHER_START;
-                    }
-                }
-            } else {
-                sleep(TRY_STARTED).await;
-            }
-            // If another daemon was started at the same time, use it: it takes the lock before it listens.
-            let other_starts = self.state_dir.as_deref().is_some_and(is_locked);
-            match failure.take() {
-                Some(said) if !other_starts || Instant::now() > until => {
-                    return Err(ClientError::StartFailed(said));
-                }
-                None if Instant::now() > until => {
-                    let said = format!(
-                        "it does not listen at {} within {START:?}",
-                        socket.display()
-                    );
-                    return Err(ClientError::StartFailed(said));
-                }
-                other => failure = other,
-            }
-        }
+        Ok(Self {
+            child,
+            deadline: Instant::now() + START_TIMEOUT,
+            failure: None,
+        })
     }
 
-    /// Connects to the next daemon after a connection has ended. If the daemon crashed and its service manager does not
-    /// restart it, the client starts one; if it was stopped, the client waits for the next one.
-    ///
-    /// # Errors
-    /// The daemon cannot be started, or its user is not trusted.
-    pub async fn reconnect(&self, mut note: impl FnMut(LinkNote)) -> Result<Client, ClientError> {
-        let mut told = false;
-        let mut crashed_since: Option<Instant> = None;
-        loop {
-            sleep(TRY_AGAIN).await;
-            let socket = self.socket();
-            let source = match self.connect_at(&socket).await {
-                Ok(client) => match timeout(FIRST_ANSWER, client.version()).await {
-                    Ok(Ok(_)) => {
-                        note(LinkNote::Reconnected { socket });
-                        return Ok(client);
-                    }
-                    // The daemon is shutting down, or was killed and another process still holds its socket.
-                    Ok(Err(_)) | Err(_) => continue,
-                },
-                Err(ClientError::NoDaemon { source, .. }) => source,
-                Err(ClientError::Elsewhere { .. }) => io::ErrorKind::NotFound.into(),
-                Err(error) => return Err(error),
+    /// Waits for the retry interval, or until the process has failed. A successful exit is the fork into the background.
+    async fn wait_briefly(&mut self) {
+        if self.failure.is_some() {
+            return sleep(START_RETRY_INTERVAL).await;
+        }
+        let status = match timeout(START_RETRY_INTERVAL, self.child.wait()).await {
+            Err(_) => return,
+            Ok(Ok(status)) if status.success() => return sleep(START_RETRY_INTERVAL).await,
+            Ok(status) => status,
+        };
+        let mut message = String::new();
+        if let Some(stderr) = &mut self.child.stderr {
+            let _ = timeout(STDERR_TIMEOUT, stderr.read_to_string(&mut message)).await;
+        }
+        if message.is_empty() {
+            message = match status {
+                Ok(status) => status.to_string(),
+                Err(error) => error.to_string(),
             };
-            if !has_crashed(&source) {
-                crashed_since = None;
-            }
-            match &self.program {
-                Some(program) if has_crashed(&source) => {
-                    let since = *crashed_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= SUPERVISOR {
-                        let client = self.start(program, &socket, &mut note).await?;
-                        note(LinkNote::Reconnected { socket });
-                        return Ok(client);
-                    }
-                }
-                _ if !told => {
-                    told = true;
-                    note(LinkNote::Waiting { socket });
-                }
-                _ => {}
-            }
         }
-    }
-
-    /// Waits until an agent has ended and returns it; continues with the next daemon if the daemon is restarted.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn wait_agent(
-        &self,
-        client: &Client,
-        id: &str,
-        mut note: impl FnMut(LinkNote),
-    ) -> Result<Agent, ClientError> {
-        let mut client = client.clone();
-        loop {
-            match client.wait_agent(id).await {
-                Err(error) if error.is_lost_connection() => {
-                    client = self.reconnect(&mut note).await?;
-                }
-                other => return other,
-            }
-        }
-    }
-}
-
-impl ClientError {
-    /// Returns whether the daemon has ended or is shutting down, so that a retry with the next one makes sense.
-    #[must_use]
-    pub fn is_lost_connection(&self) -> bool {
-        match self {
-            Self::Closed | Self::NoDaemon { .. } => true,
-            Self::Rpc(error) => error.data.kind == ErrorKind::ShuttingDown,
-            _ => false,
-        }
+        self.failure = Some(message.trim_end().to_owned());
+        self.deadline = Instant::now() + OTHER_START_TIMEOUT;
     }
 }
 
@@ -331,6 +269,6 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// Returns whether the socket file exists and no process listens: a daemon removes the file on an orderly shutdown.
-fn has_crashed(error: &io::Error) -> bool {
+pub(crate) fn has_crashed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionRefused
 }

@@ -1,16 +1,22 @@
-//! Follows the output of one agent from given offsets, across restarts of the daemon, without gap or repeat.
+//! Follows the output of one agent from given offsets, across restarts of the daemon, without gap or repetition.
 
-use colibri_proto::{ExitEvent, Notification, StateEvent, Stream, StreamChoice, SubscribeParams};
+use std::ops::ControlFlow;
+
+use colibri_proto::{
+    ExitEvent, Notification, OutputData, OutputEvent, StateEvent, Stream, StreamChoice,
+    SubscribeParams,
+};
 use tokio::sync::{mpsc, watch};
 
-use crate::{Client, ClientError, Endpoint, LinkNote};
+use crate::reconnect::unless_lost;
+use crate::{Client, ClientError, ConnectionEvent, CurrentClient, Endpoint, Session};
 
 /// Capacity of the event queue; when it is full, backpressure leaves further output in the journals.
-const WAITING: usize = 8;
+const QUEUE: usize = 8;
 
-/// Which agent and output to follow, and from where.
+/// The agent and output to follow, and the first offsets.
 #[derive(Debug, Clone)]
-pub struct Follow {
+pub struct FollowParams {
     /// The agent's full id.
     pub id: String,
     /// The stream to follow; absent: both.
@@ -19,13 +25,13 @@ pub struct Follow {
     pub stdout: u64,
     /// First offset in standard error.
     pub stderr: u64,
-    /// Whether each [`Output`] has its time.
+    /// Whether each [`OutputChunk`] has its time.
     pub timed: bool,
 }
 
-/// Bytes that an agent has written.
+/// A part of an agent's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
+pub struct OutputChunk {
     /// The stream.
     pub stream: Stream,
     /// Offset of the first byte.
@@ -41,32 +47,32 @@ pub struct Output {
 /// An event of a followed agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Followed {
+pub enum FollowEvent {
     /// The agent wrote output.
-    Output(Output),
+    Output(OutputChunk),
     /// Its state changed, or the next daemon reports it again.
     State(StateEvent),
     /// It has ended; the last event.
     Exit(ExitEvent),
     /// The connection changed.
-    Link(LinkNote),
+    Connection(ConnectionEvent),
 }
 
-/// The event stream of a followed agent. Dropping it unsubscribes.
-pub struct Following {
-    events: mpsc::Receiver<Result<Followed, ClientError>>,
-    client: watch::Receiver<Client>,
+/// The events of a followed agent. Dropping it unsubscribes.
+pub struct FollowStream {
+    events: mpsc::Receiver<Result<FollowEvent, ClientError>>,
+    client: CurrentClient,
 }
 
-impl Following {
+impl FollowStream {
     /// Returns the next event; `None` after the agent's end or an error. Cancel safe.
-    pub async fn next(&mut self) -> Option<Result<Followed, ClientError>> {
+    pub async fn next(&mut self) -> Option<Result<FollowEvent, ClientError>> {
         self.events.recv().await
     }
 
-    /// Returns the current connection for calls; it changes after a reconnect.
+    /// Returns the current connection, for calls.
     #[must_use]
-    pub fn client(&self) -> watch::Receiver<Client> {
+    pub fn client(&self) -> CurrentClient {
         self.client.clone()
     }
 }
@@ -74,155 +80,149 @@ impl Following {
 impl Endpoint {
     /// Follows an agent until its end. `client` is the first connection.
     #[must_use]
-    pub fn follow(&self, client: Client, wanted: Follow) -> Following {
-        let (sender, events) = mpsc::channel(WAITING);
-        let (clients, present) = watch::channel(client);
+    pub fn follow(&self, client: Client, params: FollowParams) -> FollowStream {
+        let (events, receiver) = mpsc::channel(QUEUE);
+        let (clients, current) = watch::channel(client.clone());
         let endpoint = self.clone();
         tokio::spawn(async move {
-            let mut places = Places::new(&wanted);
-            if let Err(error) = endpoint
-                .bring(&clients, &wanted, &mut places, &sender)
-                .await
-            {
-                let _ = sender.send(Err(error)).await;
+            let mut follower = Follower {
+                params,
+                clients,
+                events: events.clone(),
+            };
+            tokio::select! {
+                Err(error) = endpoint.stay_connected(client, &mut follower) => {
+                    let _ = events.send(Err(error)).await;
+                }
+                () = events.closed() => {}
+                else => {}
             }
         });
-        Following {
-            events,
-            client: present,
+        FollowStream {
+            events: receiver,
+            client: CurrentClient(current),
         }
     }
+}
 
-    async fn bring(
-        &self,
-        clients: &watch::Sender<Client>,
-        wanted: &Follow,
-        places: &mut Places,
-        sender: &mpsc::Sender<Result<Followed, ClientError>>,
-    ) -> Result<(), ClientError> {
-        loop {
-            let client = clients.borrow().clone();
-            match client.subscribe(places.params(wanted)).await {
-                Err(error) if error.is_lost_connection() => {}
-                Err(error) => return Err(error),
-                Ok(mut events) => {
-                    while let Some(event) = events.next().await {
-                        let Some(followed) = places.take(event)? else {
-                            continue;
-                        };
-                        let ended = matches!(followed, Followed::Exit(_));
-                        if sender.send(Ok(followed)).await.is_err() || ended {
-                            return Ok(());
-                        }
-                    }
-                }
-            }
-            let (notes, mut told) = mpsc::unbounded_channel();
-            let reconnecting = self.reconnect(move |note| drop(notes.send(note)));
-            tokio::pin!(reconnecting);
-            let client = loop {
-                tokio::select! {
-                    biased;
-                    Some(note) = told.recv() => {
-                        if sender.send(Ok(Followed::Link(note))).await.is_err() {
-                            return Ok(());
-                        }
-                    }
-                    client = &mut reconnecting => break client?,
-                    () = sender.closed() => return Ok(()),
-                }
+/// The session that sends the events of a [`FollowStream`].
+struct Follower {
+    /// Its offsets are those of the next bytes.
+    params: FollowParams,
+    clients: watch::Sender<Client>,
+    events: mpsc::Sender<Result<FollowEvent, ClientError>>,
+}
+
+impl Follower {
+    async fn send_events(&mut self, client: Client) -> Result<(), ClientError> {
+        self.clients.send_replace(client.clone());
+        let mut events = client.subscribe(self.params.subscription()).await?;
+        while let Some(event) = events.next().await {
+            let Some(event) = self.params.advance(event)? else {
+                continue;
             };
-            while let Ok(note) = told.try_recv() {
-                if sender.send(Ok(Followed::Link(note))).await.is_err() {
-                    return Ok(());
-                }
+            let is_end = matches!(event, FollowEvent::Exit(_));
+            if self.events.send(Ok(event)).await.is_err() || is_end {
+                return Ok(());
             }
-            clients.send_replace(client);
         }
+        Err(ClientError::Closed)
     }
 }
 
-/// Offset of the next byte of each stream.
-struct Places {
-    stdout: u64,
-    stderr: u64,
-}
+impl Session for Follower {
+    type Output = ();
+    type Error = ClientError;
 
-impl Places {
-    fn new(wanted: &Follow) -> Self {
-        Self {
-            stdout: wanted.stdout,
-            stderr: wanted.stderr,
-        }
+    async fn run(&mut self, client: Client) -> ControlFlow<Result<(), ClientError>> {
+        unless_lost(self.send_events(client).await)
     }
 
-    fn params(&self, wanted: &Follow) -> SubscribeParams {
+    async fn report(&mut self, event: ConnectionEvent) {
+        let _ = self.events.send(Ok(FollowEvent::Connection(event))).await;
+    }
+}
+
+impl FollowParams {
+    fn subscription(&self) -> SubscribeParams {
         SubscribeParams {
-            id: Some(wanted.id.clone()),
-            stream: wanted.stream,
+            id: Some(self.id.clone()),
+            stream: self.stream,
             from_offset: Some(self.stdout),
             stderr_from_offset: Some(self.stderr),
-            timed: wanted.timed,
+            timed: self.timed,
             ..SubscribeParams::default()
         }
     }
 
-    /// Converts a notification into an event, without bytes that were already delivered.
-    fn take(&mut self, event: Notification) -> Result<Option<Followed>, ClientError> {
-        let chunk = match event {
-            Notification::AgentOutput(chunk) => chunk,
-            Notification::AgentState(state) => return Ok(Some(Followed::State(state))),
-            Notification::AgentExit(exit) => return Ok(Some(Followed::Exit(exit))),
-            _ => return Ok(None),
-        };
-        let mut bytes = chunk
-            .data
-            .into_bytes()
-            .map_err(|error| ClientError::Protocol {
-                method: "subscribe",
-                message: error.to_string(),
-            })?;
-        let place = match chunk.stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        };
-        let known = place.saturating_sub(chunk.offset);
-        let known = usize::try_from(known)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
-        bytes.drain(..known);
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let offset = chunk.offset + known as u64;
-        let gap = offset.saturating_sub(*place);
-        *place = offset + bytes.len() as u64;
-        Ok(Some(Followed::Output(Output {
-            stream: chunk.stream,
-            offset,
-            bytes,
-            gap,
-            time: chunk.time,
-        })))
+    /// Converts a notification into an event without bytes before the current offsets, and advances the offsets.
+    fn advance(&mut self, event: Notification) -> Result<Option<FollowEvent>, ClientError> {
+        Ok(match event {
+            Notification::AgentOutput(output) => {
+                let next = match output.stream {
+                    Stream::Stdout => &mut self.stdout,
+                    Stream::Stderr => &mut self.stderr,
+                };
+                new_output(output, next)?.map(FollowEvent::Output)
+            }
+            Notification::AgentState(state) => Some(FollowEvent::State(state)),
+            Notification::AgentExit(exit) => Some(FollowEvent::Exit(exit)),
+            _ => None,
+        })
     }
+}
+
+/// Returns the part of an output event from offset `next` on, and advances `next` to its end; `None` if all of it is
+/// before `next`.
+///
+/// # Errors
+/// [`ClientError::Protocol`] if the data cannot be decoded.
+pub fn new_output(event: OutputEvent, next: &mut u64) -> Result<Option<OutputChunk>, ClientError> {
+    let mut bytes = output_bytes(event.data)?;
+    let known = usize::try_from(next.saturating_sub(event.offset))
+        .unwrap_or(usize::MAX)
+        .min(bytes.len());
+    bytes.drain(..known);
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let offset = event.offset + known as u64;
+    let gap = offset.saturating_sub(*next);
+    *next = offset + bytes.len() as u64;
+    Ok(Some(OutputChunk {
+        stream: event.stream,
+        offset,
+        bytes,
+        gap,
+        time: event.time,
+    }))
+}
+
+/// Decodes the output in a message of the daemon.
+///
+/// # Errors
+/// [`ClientError::Protocol`].
+pub fn output_bytes(data: OutputData) -> Result<Vec<u8>, ClientError> {
+    data.into_bytes().map_err(|error| ClientError::Protocol {
+        method: "output".to_owned(),
+        message: error.to_string(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use colibri_proto::{OutputData, OutputEvent};
 
     #[test]
     fn output_is_delivered_once_and_gaps_are_counted() {
-        let wanted = Follow {
+        let mut params = FollowParams {
             id: "a".into(),
             stream: None,
             stdout: 10,
             stderr: 0,
             timed: false,
         };
-        let mut places = Places::new(&wanted);
-        let mut take = |stream, offset: u64, text: &str| {
+        let mut advance = |stream, offset: u64, text: &str| {
             let event = Notification::AgentOutput(OutputEvent {
                 subscription: 0,
                 id: "a".into(),
@@ -231,8 +231,8 @@ mod tests {
                 data: OutputData::from_bytes(text.as_bytes()),
                 time: None,
             });
-            match places.take(event).unwrap() {
-                Some(Followed::Output(output)) => Some((
+            match params.advance(event).unwrap() {
+                Some(FollowEvent::Output(output)) => Some((
                     output.offset,
                     String::from_utf8(output.bytes).unwrap(),
                     output.gap,
@@ -250,9 +250,9 @@ mod tests {
             (Stream::Stderr, 1, "rr!", Some((3, "!", 0))),
         ] {
             let expected = expected.map(|(offset, text, gap)| (offset, text.to_owned(), gap));
-            assert_eq!(take(stream, offset, text), expected, "{offset} {text}");
+            assert_eq!(advance(stream, offset, text), expected, "{offset} {text}");
         }
-        assert_eq!(places.params(&wanted).from_offset, Some(21));
-        assert_eq!(places.params(&wanted).stderr_from_offset, Some(4));
+        assert_eq!(params.subscription().from_offset, Some(21));
+        assert_eq!(params.subscription().stderr_from_offset, Some(4));
     }
 }

@@ -7,7 +7,9 @@ mod daemon_file;
 mod drive;
 mod endpoint;
 mod follow;
+mod output;
 mod peer;
+mod reconnect;
 mod resolve;
 mod roster;
 
@@ -15,33 +17,35 @@ pub use client::{Client, Events};
 pub use colibri_glasspane as glasspane;
 pub use colibri_proto::*;
 pub use daemon_file::{DAEMON_LOCK, DaemonFile};
-pub use endpoint::{Endpoint, LinkNote};
-pub use follow::{Follow, Followed, Following, Output};
+pub use endpoint::{ConnectionEvent, Endpoint};
+pub use follow::{FollowEvent, FollowParams, FollowStream, OutputChunk, new_output, output_bytes};
+pub use output::{OutputReader, StreamRange, last_lines};
 pub use peer::{TrustedUsers, UnknownUser};
+pub use reconnect::{CurrentClient, Session};
 pub use resolve::{MIN_PREFIX, ResolveError, is_blank, resolve};
-pub use roster::{Roster, Used, Watched};
+pub use roster::{AgentEntry, MeasuredUsage, Roster};
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Why a call failed.
+/// A failure of a call.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nobody listens.
+    /// No process listens at the socket.
     #[error(
-        "no daemon listens at {path}: {source}; start colibri-daemon, or name its socket in COLIBRI_SOCKET"
+        "cannot connect to a daemon at {path}: {source}; start colibri-daemon, or set COLIBRI_SOCKET to its socket"
     )]
     NoDaemon {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The error of connect(2).
         source: io::Error,
     },
     /// No process listens at the requested socket, and the daemon of the state directory listens at another one.
     #[error(
-        "no daemon listens at {wanted}, and the daemon of state directory {state_dir} (pid {pid}) listens at {socket}; pass --socket {socket}, or unset COLIBRI_SOCKET"
+        "cannot connect to a daemon at {wanted}: the daemon of state directory {state_dir} (pid {pid}) listens at {socket}; pass --socket {socket}, or unset COLIBRI_SOCKET"
     )]
     Elsewhere {
         /// The requested socket.
@@ -55,7 +59,7 @@ pub enum ClientError {
     },
     /// The listening process belongs to a user who is not trusted. No byte was sent.
     #[error(
-        "the process that listens at {path} is of uid {uid}, which is neither root nor you (uid {own}); nothing was sent to it. If that is the user of your daemon, set daemon_user = \"{uid}\" in colibri.toml or COLIBRI_DAEMON_USER={uid}"
+        "refused to use the daemon at {path}: its process belongs to uid {uid}, which is neither root nor you (uid {own}), so nothing was sent; if that is the user of your daemon, set daemon_user = \"{uid}\" in colibri.toml or COLIBRI_DAEMON_USER={uid}"
     )]
     UntrustedPeer {
         /// The socket.
@@ -67,73 +71,88 @@ pub enum ClientError {
     },
     /// The daemon's program cannot be executed.
     #[error(
-        "cannot start {program}: {source}; install colibri-daemon beside colibri, or start it yourself"
+        "cannot start {program}: {source}; install colibri-daemon in the directory of colibri, or start it yourself"
     )]
     Start {
         /// The program.
         program: PathBuf,
-        /// What the system said.
+        /// The error of execve(2).
         source: io::Error,
     },
     /// The started daemon ended or did not listen in time; its message.
-    #[error("a daemon could not be started:\n{0}")]
+    #[error("cannot start a daemon:\n{0}")]
     StartFailed(String),
-    /// The daemon refused; its own words.
+    /// The daemon refused the request; its message.
     #[error(transparent)]
     Rpc(#[from] RpcError),
-    /// The selector matches no agent, or several.
+    /// The selector selects no agent, or several.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    /// The connection ended before the answer came.
-    #[error("the daemon closed the connection before it answered; it may have been stopped")]
+    /// The connection ended before the response.
+    #[error(
+        "the daemon closed the connection before it answered; check whether it runs, and try again"
+    )]
     Closed,
     /// The request is too large for the wire.
-    #[error("the request cannot be sent: {0}")]
+    #[error("cannot send the request: {0}")]
     Frame(#[from] FrameError),
-    /// The daemon answered something else; another version?
+    /// The response is invalid, which suggests a daemon of another version.
     #[error(
-        "the daemon's answer to {method} was not understood: {message}; is it of another version?"
+        "cannot parse the daemon's response to {method}: {message}; use a daemon and a client of the same version"
     )]
     Protocol {
         /// The method called.
-        method: &'static str,
-        /// What did not fit.
+        method: String,
+        /// The error.
         message: String,
     },
-    /// The agent's runtime has no words for a command.
+    /// The agent's runtime does not support the command.
     #[error(transparent)]
     Command(#[from] glasspane::CommandError),
     /// The agent does not read its standard input.
-    #[error("agent {id} does not read its input; {left} bytes were not sent")]
+    #[error(
+        "cannot send input to agent {id}: it does not read its input, and {left} bytes were not sent; try again when it reads"
+    )]
     InputStuck {
         /// The agent.
         id: String,
-        /// How much it has not taken.
+        /// Number of bytes that were not accepted.
         left: usize,
     },
-    /// The agent understood a command and refused it.
+    /// The agent refused a command.
     #[error("agent {id} refused {command}: {error}")]
     Refused {
         /// The agent.
         id: String,
         /// The command, as the agent names it.
         command: String,
-        /// The agent's own words, cleaned.
+        /// The agent's message, without control characters.
         error: String,
     },
-    /// The agent took a command and does not answer.
+    /// The agent accepted the input of a command, and did not respond.
     #[error(
-        "agent {id} took it and has not answered within {waited:?}; only an agent that was started for commands answers them, like pi --mode rpc"
+        "agent {id} did not respond to the command within {waited:?}; start it in a mode that reads commands, like pi --mode rpc"
     )]
     NoAnswer {
         /// The agent.
         id: String,
-        /// How long it was waited for.
+        /// The timeout.
         waited: Duration,
     },
-    /// The agent ended before it answered.
-    #[error("agent {0} ended before it answered; colibri logs {0} shows what it wrote")]
+    /// The agent ended before it responded.
+    #[error("agent {0} ended before it responded; see its output with colibri logs {0}")]
     Ended(String),
+}
+
+impl ClientError {
+    /// Returns the oldest offset that is kept, for a read before it.
+    #[must_use]
+    pub fn oldest_offset(&self) -> Option<u64> {
+        match self {
+            Self::Rpc(error) => error.data.oldest_offset,
+            _ => None,
+        }
+    }
 }
 
 /// Returns the default socket of the daemon: `$XDG_RUNTIME_DIR/colibri/colibri.sock`, else

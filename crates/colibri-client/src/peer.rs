@@ -6,37 +6,41 @@ use std::fs;
 /// Users whose daemon is trusted: root, the user of this process, and optionally one configured user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TrustedUsers {
-    more: Option<u32>,
+    configured: Option<u32>,
 }
 
-/// A name or number that is not a user of this host.
+/// A name that no user of this host has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("daemon user {0:?} is unknown; give a user of /etc/passwd, or the number of one")]
+#[error(
+    "cannot trust daemon user {0:?}: no such user in /etc/passwd; give the name of a user, or a uid"
+)]
 pub struct UnknownUser(pub String);
 
 impl TrustedUsers {
     /// Trusts root, the user of this process and `uid`.
     #[must_use]
-    pub fn and(uid: u32) -> Self {
-        Self { more: Some(uid) }
+    pub fn with_uid(uid: u32) -> Self {
+        Self {
+            configured: Some(uid),
+        }
     }
 
     /// Trusts root, the user of this process and `user`, given by name or number.
     ///
     /// # Errors
-    /// There is no such user.
-    pub fn and_user(user: &str) -> Result<Self, UnknownUser> {
+    /// [`UnknownUser`] if no user has this name.
+    pub fn with_user(user: &str) -> Result<Self, UnknownUser> {
         if let Ok(uid) = user.parse() {
-            return Ok(Self::and(uid));
+            return Ok(Self::with_uid(uid));
         }
         let table = fs::read_to_string("/etc/passwd").unwrap_or_default();
         uid_in(&table, user)
-            .map(Self::and)
+            .map(Self::with_uid)
             .ok_or_else(|| UnknownUser(user.to_owned()))
     }
 
     pub(crate) fn trusts(self, uid: u32) -> bool {
-        uid == 0 || uid == own_uid() || self.more == Some(uid)
+        uid == 0 || uid == own_uid() || self.configured == Some(uid)
     }
 }
 
@@ -57,18 +61,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_root_the_own_and_the_configured_user_are_trusted() {
+    fn only_root_own_and_configured_user_are_trusted() {
         let own = own_uid();
         let stranger = own.wrapping_add(4711).max(1);
-        let none = TrustedUsers::default();
-        assert!(none.trusts(0) && none.trusts(own) && !none.trusts(stranger));
-        let more = TrustedUsers::and(stranger);
-        assert!(more.trusts(0) && more.trusts(own) && more.trusts(stranger));
-        assert!(!more.trusts(stranger + 1));
+        let default = TrustedUsers::default();
+        assert!(default.trusts(0) && default.trusts(own) && !default.trusts(stranger));
+        let configured = TrustedUsers::with_uid(stranger);
+        assert!(configured.trusts(0) && configured.trusts(own) && configured.trusts(stranger));
+        assert!(!configured.trusts(stranger + 1));
     }
 
     #[test]
-    fn users_are_found_by_name_and_number() {
+    fn user_is_found_by_name_or_number() {
         let table = "root:x:0:0:root:/root:/bin/sh\ncolibri:x:998:997::/:/bin/false\nbroken\n";
         for (user, uid) in [
             ("colibri", Some(998)),
@@ -79,8 +83,11 @@ mod tests {
         ] {
             assert_eq!(uid_in(table, user), uid, "{user}");
         }
-        assert_eq!(TrustedUsers::and_user("1234"), Ok(TrustedUsers::and(1234)));
-        let unknown = TrustedUsers::and_user("no-such-user-here");
+        assert_eq!(
+            TrustedUsers::with_user("1234"),
+            Ok(TrustedUsers::with_uid(1234))
+        );
+        let unknown = TrustedUsers::with_user("no-such-user-here");
         assert_eq!(unknown, Err(UnknownUser("no-such-user-here".to_owned())));
     }
 }

@@ -10,80 +10,78 @@ use colibri_proto::Agent;
 /// Minimum length of an id prefix, in characters.
 pub const MIN_PREFIX: usize = 4;
 
-/// Why a selector selects no agent.
+/// A selector that does not select exactly one agent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolveError {
     /// The selector is empty or whitespace, usually from an unset shell variable.
-    #[error(
-        "no agent is named: the id or name is empty; give an id or a name that colibri ps shows"
-    )]
+    #[error("no agent selected: the id or name is empty; give an id or a name from colibri ps")]
     Blank,
     /// No agent matches.
-    #[error("no agent has the id, id prefix or name {0:?}; run colibri ps to list all agents")]
+    #[error("no agent with ID, ID prefix or name {0:?}; list all agents with colibri ps")]
     Unknown(String),
     /// The selector is a prefix of an id, but shorter than [`MIN_PREFIX`].
     #[error(
-        "{wanted:?} is too short for an id prefix, and no agent has it as its name; give at least {MIN_PREFIX} characters of the id"
+        "no agent with name {selector:?}, and it is too short for an ID prefix; give at least {MIN_PREFIX} characters of the ID"
     )]
     PrefixTooShort {
-        /// What was typed.
-        wanted: String,
+        /// The selector.
+        selector: String,
     },
     /// The selector is a prefix of several ids.
-    #[error("{wanted:?} is a prefix of several ids: {}; give more characters of the id", ids.join(", "))]
+    #[error("{selector:?} is a prefix of several IDs: {}; give more characters of the ID", ids.join(", "))]
     AmbiguousPrefix {
-        /// What was typed.
-        wanted: String,
-        /// All that fit.
+        /// The selector.
+        selector: String,
+        /// Ids of the matching agents.
         ids: Vec<String>,
     },
-    /// Several running agents have this name. Only daemons of earlier versions allow that.
-    #[error("{wanted:?} is the name of several running agents: {}; give an id", ids.join(", "))]
+    /// Several running agents have this name. Only daemons of earlier versions allow this.
+    #[error("{selector:?} is the name of several running agents: {}; give an ID", ids.join(", "))]
     AmbiguousName {
-        /// What was typed.
-        wanted: String,
-        /// All that fit.
+        /// The selector.
+        selector: String,
+        /// Ids of the matching agents.
         ids: Vec<String>,
     },
 }
 
-/// Returns the agent that `wanted` selects. First the agent with this id; else the running agent with this name, or the
-/// newest ended one; else the only agent whose id starts with `wanted`, if it has at least [`MIN_PREFIX`] characters.
+/// Returns the agent that `selector` selects. First the agent with this id; else the running agent with this name, or the
+/// newest ended one; else the only agent whose id starts with `selector`, if it has at least [`MIN_PREFIX`] characters.
 ///
 /// # Errors
-/// No agent is selected, or more than one.
-pub fn resolve<'a>(agents: &'a [Agent], wanted: &str) -> Result<&'a Agent, ResolveError> {
-    if is_blank(wanted) {
+/// [`ResolveError`] if no agent is selected, or more than one.
+pub fn resolve<'a>(agents: &'a [Agent], selector: &str) -> Result<&'a Agent, ResolveError> {
+    if is_blank(selector) {
         return Err(ResolveError::Blank);
     }
-    if let Some(agent) = agents.iter().find(|agent| agent.id == wanted) {
+    if let Some(agent) = agents.iter().find(|agent| agent.id == selector) {
         return Ok(agent);
     }
-    if let Some(agent) = by_name(agents, wanted)? {
+    if let Some(agent) = by_name(agents, selector)? {
         return Ok(agent);
     }
-    let fits: Vec<&Agent> = agents
+    let matches: Vec<&Agent> = agents
         .iter()
-        .filter(|agent| agent.id.starts_with(wanted))
+        .filter(|agent| agent.id.starts_with(selector))
         .collect();
-    match fits[..] {
-        [] => Err(ResolveError::Unknown(wanted.to_owned())),
-        _ if wanted.chars().count() < MIN_PREFIX => Err(ResolveError::PrefixTooShort {
-            wanted: wanted.to_owned(),
+    match matches[..] {
+        [] => Err(ResolveError::Unknown(selector.to_owned())),
+        _ if selector.chars().count() < MIN_PREFIX => Err(ResolveError::PrefixTooShort {
+            selector: selector.to_owned(),
         }),
         [agent] => Ok(agent),
         _ => Err(ResolveError::AmbiguousPrefix {
-            wanted: wanted.to_owned(),
-            ids: ids(&fits),
+            selector: selector.to_owned(),
+            ids: ids(&matches),
         }),
     }
 }
 
-fn by_name<'a>(agents: &'a [Agent], wanted: &str) -> Result<Option<&'a Agent>, ResolveError> {
+fn by_name<'a>(agents: &'a [Agent], selector: &str) -> Result<Option<&'a Agent>, ResolveError> {
     let named = agents
         .iter()
-        .filter(|agent| agent.name.as_deref() == Some(wanted));
+        .filter(|agent| agent.name.as_deref() == Some(selector));
     let (running, ended): (Vec<&Agent>, Vec<&Agent>) =
         named.partition(|agent| agent.exited_at.is_none());
     match running[..] {
@@ -92,7 +90,7 @@ fn by_name<'a>(agents: &'a [Agent], wanted: &str) -> Result<Option<&'a Agent>, R
             .into_iter()
             .min_by_key(|agent| Reverse((&agent.started_at, &agent.exited_at, &agent.id)))),
         _ => Err(ResolveError::AmbiguousName {
-            wanted: wanted.to_owned(),
+            selector: selector.to_owned(),
             ids: ids(&running),
         }),
     }
@@ -140,7 +138,7 @@ mod tests {
             agent("two1111111", Some("doubled"), 1, false),
             agent("two2222222", Some("doubled"), 2, false),
         ];
-        for (wanted, expected) in [
+        for (selector, expected) in [
             ("precious", Ok("qz8abcdefg")),
             ("qz8abcdefg", Ok("qz8abcdefg")),
             ("qz8abc", Ok("qz8abcdefg")),
@@ -157,21 +155,21 @@ mod tests {
                 "doubled",
                 Err("several running agents: two1111111, two2222222"),
             ),
-            ("Precious", Err("no agent has")),
-            ("precious ", Err("no agent has")),
-            ("x", Err("no agent has")),
-            ("qz8abcdefgh", Err("no agent has")),
+            ("Precious", Err("no agent with ID")),
+            ("precious ", Err("no agent with ID")),
+            ("x", Err("no agent with ID")),
+            ("qz8abcdefgh", Err("no agent with ID")),
             ("", Err("is empty")),
             (" \t\n", Err("is empty")),
             ("\u{2003}", Err("is empty")),
         ] {
-            let found = resolve(&agents, wanted);
+            let found = resolve(&agents, selector);
             match (found, expected) {
-                (Ok(found), Ok(id)) => assert_eq!(found.id, id, "{wanted:?}"),
+                (Ok(found), Ok(id)) => assert_eq!(found.id, id, "{selector:?}"),
                 (Err(error), Err(part)) => {
-                    assert!(error.to_string().contains(part), "{wanted:?}: {error}");
+                    assert!(error.to_string().contains(part), "{selector:?}: {error}");
                 }
-                (found, _) => panic!("{wanted:?}: {found:?}"),
+                (found, _) => panic!("{selector:?}: {found:?}"),
             }
         }
         assert_eq!(resolve(&[], ""), Err(ResolveError::Blank));
@@ -195,17 +193,17 @@ mod tests {
         }
 
         #[test]
-        fn resolve_never_guesses_between_agents(
+        fn ambiguous_prefix_selects_no_agent(
             ids in prop::collection::btree_set("[ab]{6}", 0..12),
-            wanted in "[ab ]{0,7}",
+            selector in "[ab ]{0,7}",
         ) {
             let agents: Vec<Agent> = ids.iter().map(|id| agent(id, None, 1, false)).collect();
-            let fits = ids.iter().filter(|id| id.starts_with(&wanted)).count();
-            match resolve(&agents, &wanted) {
+            let matches = ids.iter().filter(|id| id.starts_with(&selector)).count();
+            match resolve(&agents, &selector) {
                 Ok(found) => {
-                    prop_assert!(found.id == wanted || (fits == 1 && wanted.len() >= MIN_PREFIX));
+                    prop_assert!(found.id == selector || (matches == 1 && selector.len() >= MIN_PREFIX));
                 }
-                Err(_) => prop_assert!(!ids.contains(&wanted) && (fits != 1 || wanted.len() < MIN_PREFIX)),
+                Err(_) => prop_assert!(!ids.contains(&selector) && (matches != 1 || selector.len() < MIN_PREFIX)),
             }
         }
     }

@@ -1,30 +1,30 @@
-//! All agents as a subscriber knows them: a list, kept current by notifications and by what is measured.
-//! Pure: whoever has it does the asking.
+//! A list of all agents that a subscriber keeps current from notifications and measurements. Does no I/O: the caller
+//! makes the requests.
 
 use std::collections::{BTreeMap, HashMap};
 
 use colibri_proto::{Agent, Notification, StateEvent, Usage, UsageResult};
 
-/// An agent with what has been told of it since it was listed.
+/// An agent with its changes since it was listed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Watched {
-    /// As it was listed, with the state and the byte counts of now.
+pub struct AgentEntry {
+    /// The listed agent, with its current state and byte counts.
     pub agent: Agent,
-    /// Since when it is in its state (RFC 3339); `None` until that is told.
+    /// Start of the current state (RFC 3339); `None` until an event contains it.
     pub since: Option<String>,
-    /// The tool that it is using.
+    /// Tool in use.
     pub current_tool: Option<String>,
-    /// The last error that it reported, or why it is stalled, waits for its next run, or has ended.
+    /// Last error that the agent reported, or the reason why it is stalled, waits for its next run, or has ended.
     pub last_error: Option<String>,
-    /// What it uses, where it was measured and runs.
-    pub used: Option<Used>,
+    /// Resource usage, if the agent runs and was measured.
+    pub usage: Option<MeasuredUsage>,
 }
 
-/// What an agent uses.
+/// Measured resource usage of an agent.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Used {
-    /// Share of a CPU in percent between the last two measurements; `None` after the first one. Two CPUs that are
-    /// busy are 200.
+pub struct MeasuredUsage {
+    /// CPU time between the last two measurements, in percent of one CPU: two busy CPUs are 200. `None` after the first
+    /// measurement.
     pub cpu_percent: Option<f64>,
     /// See [`Usage::cpu_ms`].
     pub cpu_ms: u64,
@@ -35,7 +35,7 @@ pub struct Used {
     at_ms: u64,
 }
 
-impl Watched {
+impl AgentEntry {
     fn new(agent: Agent) -> Self {
         let view = agent.view.as_ref();
         Self {
@@ -45,31 +45,31 @@ impl Watched {
                 .error
                 .clone()
                 .or_else(|| view.and_then(|view| view.last_error.clone())),
-            used: None,
+            usage: None,
             agent,
         }
     }
 
-    /// Whether it runs, or will again.
+    /// Returns whether the agent runs or waits for its next run.
     #[must_use]
     pub fn runs(&self) -> bool {
         self.agent.exited_at.is_none()
     }
 
-    fn tell(&mut self, event: &StateEvent) {
+    fn apply_state(&mut self, event: &StateEvent) {
         self.agent.state = event.state;
         self.since = Some(event.since.clone());
         self.current_tool.clone_from(&event.current_tool);
         self.last_error.clone_from(&event.last_error);
     }
 
-    fn measured(&mut self, usage: &Usage, at_ms: u64) {
-        let cpu_percent = self.used.and_then(|before| {
-            let passed = at_ms.checked_sub(before.at_ms).filter(|ms| *ms > 0)?;
-            let used = usage.cpu_ms.checked_sub(before.cpu_ms)?;
-            Some(used as f64 * 100.0 / passed as f64)
+    fn apply_usage(&mut self, usage: &Usage, at_ms: u64) {
+        let cpu_percent = self.usage.and_then(|before| {
+            let elapsed_ms = at_ms.checked_sub(before.at_ms).filter(|ms| *ms > 0)?;
+            let cpu_ms = usage.cpu_ms.checked_sub(before.cpu_ms)?;
+            Some(cpu_ms as f64 * 100.0 / elapsed_ms as f64)
         });
-        self.used = Some(Used {
+        self.usage = Some(MeasuredUsage {
             cpu_percent,
             cpu_ms: usage.cpu_ms,
             memory_bytes: usage.memory_bytes,
@@ -87,45 +87,44 @@ impl Watched {
     }
 }
 
-/// All agents by id. Feed it the notifications of a subscription without an `id`, which must begin before the
-/// agents are listed.
+/// All agents by id. Pass it the notifications of a subscription without an `id`, which must begin before the agents are
+/// listed.
 #[derive(Debug, Default, Clone)]
 pub struct Roster {
-    agents: BTreeMap<String, Watched>,
-    /// The latest states of agents that were not listed yet.
-    early: HashMap<String, StateEvent>,
+    agents: BTreeMap<String, AgentEntry>,
+    /// The latest states of agents that are not in the list yet.
+    unlisted: HashMap<String, StateEvent>,
 }
 
 impl Roster {
-    /// Begins anew with these agents, as after a new connection.
+    /// Replaces all agents, after a reconnect.
     pub fn replace(&mut self, agents: Vec<Agent>) {
-        self.early.clear();
+        self.unlisted.clear();
         self.agents = agents
             .into_iter()
-            .map(|agent| (agent.id.clone(), Watched::new(agent)))
+            .map(|agent| (agent.id.clone(), AgentEntry::new(agent)))
             .collect();
     }
 
-    /// Takes in one agent as it was asked for.
+    /// Adds or updates one agent from the response of `get-agent`.
     pub fn insert(&mut self, agent: Agent) {
         let before = self.agents.remove(&agent.id);
-        let early = self.early.remove(&agent.id);
-        let mut watched = Watched::new(agent);
-        if watched.runs() {
-            if let Some(before) = before.filter(|before| before.agent.state == watched.agent.state)
-            {
-                watched.since = before.since;
-                watched.used = before.used;
+        let event = self.unlisted.remove(&agent.id);
+        let mut entry = AgentEntry::new(agent);
+        if entry.runs() {
+            if let Some(before) = before.filter(|before| before.agent.state == entry.agent.state) {
+                entry.since = before.since;
+                entry.usage = before.usage;
             }
-            if let Some(early) = early.filter(|early| early.state == watched.agent.state) {
-                watched.since = Some(early.since);
+            if let Some(event) = event.filter(|event| event.state == entry.agent.state) {
+                entry.since = Some(event.since);
             }
         }
-        self.agents.insert(watched.agent.id.clone(), watched);
+        self.agents.insert(entry.agent.id.clone(), entry);
     }
 
-    /// Takes in what was told. Returns an agent to ask for with `get-agent`, and to [`Roster::insert`]: one that is
-    /// new, or whose last numbers are known now that it has ended.
+    /// Applies a notification. Returns the id of an agent that the caller requests with `get-agent` and passes to
+    /// [`Roster::insert`]: one that is new, or one that has ended and whose final numbers are known now.
     pub fn apply(&mut self, event: &Notification) -> Option<String> {
         match event {
             Notification::AgentOutput(_)
@@ -134,57 +133,57 @@ impl Roster {
             | Notification::AgentKill(_)
             | Notification::AgentsMissed(_) => None,
             Notification::AgentState(event) => match self.agents.get_mut(&event.id) {
-                Some(watched) => {
-                    watched.tell(event);
+                Some(entry) => {
+                    entry.apply_state(event);
                     None
                 }
                 None => {
-                    let first = self.early.insert(event.id.clone(), event.clone());
+                    let first = self.unlisted.insert(event.id.clone(), event.clone());
                     first.is_none().then(|| event.id.clone())
                 }
             },
             Notification::AgentExit(event) => {
-                if let Some(watched) = self.agents.get_mut(&event.id) {
-                    watched.agent.state = event.state;
-                    watched.agent.pid = None;
-                    watched.agent.exit = event.exit;
-                    watched.agent.exited_at = Some(event.exited_at.clone());
-                    watched.since = Some(event.exited_at.clone());
-                    watched.current_tool = None;
-                    watched.used = None;
+                if let Some(entry) = self.agents.get_mut(&event.id) {
+                    entry.agent.state = event.state;
+                    entry.agent.pid = None;
+                    entry.agent.exit = event.exit;
+                    entry.agent.exited_at = Some(event.exited_at.clone());
+                    entry.since = Some(event.exited_at.clone());
+                    entry.current_tool = None;
+                    entry.usage = None;
                     if event.error.is_some() {
-                        watched.last_error.clone_from(&event.error);
+                        entry.last_error.clone_from(&event.error);
                     }
                 }
                 Some(event.id.clone())
             }
             Notification::AgentRemoved(event) => {
                 self.agents.remove(&event.id);
-                self.early.remove(&event.id);
+                self.unlisted.remove(&event.id);
                 None
             }
         }
     }
 
-    /// Takes in what was measured. Of agents that are not in the answer the last is kept.
-    pub fn measured(&mut self, result: &UsageResult) {
+    /// Applies a measurement. Agents that are not in it keep their last one.
+    pub fn apply_usage(&mut self, result: &UsageResult) {
         for usage in &result.agents {
-            if let Some(watched) = self.agents.get_mut(&usage.id)
-                && watched.runs()
+            if let Some(entry) = self.agents.get_mut(&usage.id)
+                && entry.runs()
             {
-                watched.measured(usage, result.at_ms);
+                entry.apply_usage(usage, result.at_ms);
             }
         }
     }
 
-    /// One agent.
+    /// Returns the agent with this id.
     #[must_use]
-    pub fn get(&self, id: &str) -> Option<&Watched> {
+    pub fn get(&self, id: &str) -> Option<&AgentEntry> {
         self.agents.get(id)
     }
 
-    /// All agents, by id.
-    pub fn iter(&self) -> impl Iterator<Item = &Watched> {
+    /// Returns all agents in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = &AgentEntry> {
         self.agents.values()
     }
 }
@@ -225,16 +224,16 @@ mod tests {
     }
 
     #[test]
-    fn states_exits_and_removals_are_followed() {
+    fn states_exits_and_removals_are_applied() {
         let mut roster = Roster::default();
         roster.replace(vec![agent("a", "starting")]);
-        assert_eq!(roster.get("a").unwrap().since, None, "not told yet");
+        assert_eq!(roster.get("a").unwrap().since, None, "not known yet");
         let change = state("a", AgentState::Working, "T1", Some("bash"));
         assert_eq!(roster.apply(&change), None);
-        let known = roster.get("a").unwrap();
-        assert_eq!(known.agent.state, AgentState::Working);
+        let entry = roster.get("a").unwrap();
+        assert_eq!(entry.agent.state, AgentState::Working);
         assert_eq!(
-            (known.since.as_deref(), known.current_tool.as_deref()),
+            (entry.since.as_deref(), entry.current_tool.as_deref()),
             (Some("T1"), Some("bash"))
         );
         let exit = Notification::AgentExit(ExitEvent {
@@ -249,12 +248,12 @@ mod tests {
         assert_eq!(
             roster.apply(&exit).as_deref(),
             Some("a"),
-            "its last numbers"
+            "its final numbers"
         );
-        let known = roster.get("a").unwrap();
-        assert!(!known.runs());
+        let entry = roster.get("a").unwrap();
+        assert!(!entry.runs());
         assert_eq!(
-            (known.since.as_deref(), known.last_error.as_deref()),
+            (entry.since.as_deref(), entry.last_error.as_deref()),
             (Some("T2"), Some("lost"))
         );
         let removed = Notification::AgentRemoved(RemovedEvent {
@@ -266,12 +265,12 @@ mod tests {
     }
 
     #[test]
-    fn a_new_agent_is_asked_for_once_and_keeps_what_was_told_before_it_was_listed() {
+    fn new_agent_is_requested_once_and_keeps_earlier_state() {
         let mut roster = Roster::default();
         let starting = state("b", AgentState::Starting, "T1", None);
         assert_eq!(roster.apply(&starting).as_deref(), Some("b"));
         let working = state("b", AgentState::Working, "T2", None);
-        assert_eq!(roster.apply(&working), None, "it is asked for already");
+        assert_eq!(roster.apply(&working), None, "it is requested already");
         roster.insert(agent("b", "working"));
         assert_eq!(roster.get("b").unwrap().since.as_deref(), Some("T2"));
         roster.insert(agent("b", "working"));
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_the_cpu_takes_two_measurements_of_one_daemon() {
+    fn cpu_share_needs_two_measurements_of_one_daemon() {
         let mut roster = Roster::default();
         roster.replace(vec![agent("a", "working")]);
         for (at_ms, cpu_ms, share) in [
@@ -291,16 +290,16 @@ mod tests {
             (3000, 1050, Some(50.0)),
             (3000, 1060, None),
             (4000, 4060, Some(300.0)),
-            // Another daemon, whose clock begins anew.
+            // Another daemon, whose clock starts at 0.
             (100, 4070, None),
             (1100, 4070, Some(0.0)),
         ] {
-            roster.measured(&used("a", at_ms, cpu_ms));
-            let watched = roster.get("a").unwrap();
-            assert_eq!(watched.used.unwrap().cpu_percent, share, "{at_ms}");
-            assert_eq!(watched.agent.stdout_bytes, 10);
+            roster.apply_usage(&used("a", at_ms, cpu_ms));
+            let entry = roster.get("a").unwrap();
+            assert_eq!(entry.usage.unwrap().cpu_percent, share, "{at_ms}");
+            assert_eq!(entry.agent.stdout_bytes, 10);
         }
-        roster.measured(&used("nobody", 1, 1));
+        roster.apply_usage(&used("unknown", 1, 1));
         assert_eq!(roster.iter().count(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! The client against a peer that answers what a script says, in its own order.
+//! The client against a server that sends scripted responses in any order.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,7 +8,7 @@ use colibri_client::{Client, ClientError, ErrorKind, Notification, SubscribePara
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-async fn peer(dir: &tempfile::TempDir) -> (Client, BufReader<UnixStream>, UnixListener) {
+async fn server(dir: &tempfile::TempDir) -> (Client, BufReader<UnixStream>, UnixListener) {
     let path: PathBuf = dir.path().join("s");
     let listener = UnixListener::bind(&path).unwrap();
     let client = Client::connect(&path).await.unwrap();
@@ -16,26 +16,26 @@ async fn peer(dir: &tempfile::TempDir) -> (Client, BufReader<UnixStream>, UnixLi
     (client, BufReader::new(socket), listener)
 }
 
-async fn read_id(peer: &mut BufReader<UnixStream>) -> u64 {
+async fn read_id(server: &mut BufReader<UnixStream>) -> u64 {
     let mut line = String::new();
-    peer.read_line(&mut line).await.unwrap();
+    server.read_line(&mut line).await.unwrap();
     serde_json::from_str::<serde_json::Value>(&line).unwrap()["id"]
         .as_u64()
         .unwrap()
 }
 
 #[tokio::test]
-async fn answers_find_their_callers_in_any_order() {
+async fn out_of_order_responses_reach_their_callers() {
     let dir = tempfile::tempdir().unwrap();
-    let (client, mut peer, _listener) = peer(&dir).await;
+    let (client, mut server, _listener) = server(&dir).await;
     let script = async {
-        let first = read_id(&mut peer).await;
-        let second = read_id(&mut peer).await;
+        let first = read_id(&mut server).await;
+        let second = read_id(&mut server).await;
         for (id, name) in [(second, "second"), (first, "first")] {
-            let answer = format!(
+            let response = format!(
                 "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"name\":\"{name}\",\"version\":\"1\",\"protocol\":1}}}}\n"
             );
-            peer.write_all(answer.as_bytes()).await.unwrap();
+            server.write_all(response.as_bytes()).await.unwrap();
         }
     };
     let (first, second, ()) = tokio::join!(client.version(), client.version(), script);
@@ -46,60 +46,60 @@ async fn answers_find_their_callers_in_any_order() {
 }
 
 #[tokio::test]
-async fn an_event_right_behind_the_answer_is_not_missed_and_the_end_is_told() {
+async fn event_right_after_the_response_is_delivered() {
     let dir = tempfile::tempdir().unwrap();
-    let (client, calls, listener) = peer(&dir).await;
+    let (client, calls, listener) = server(&dir).await;
     let script = async {
-        let mut peer = BufReader::new(listener.accept().await.unwrap().0);
-        let id = read_id(&mut peer).await;
-        let both = format!(
+        let mut server = BufReader::new(listener.accept().await.unwrap().0);
+        let id = read_id(&mut server).await;
+        let frames = format!(
             "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"subscription\":4}}}}\n{}\n",
             r#"{"jsonrpc":"2.0","method":"agent-output","params":{"subscription":4,"id":"a","stream":"stdout","offset":0,"data":"aGk=","encoding":"base64"}}"#
         );
-        peer.write_all(both.as_bytes()).await.unwrap();
-        peer
+        server.write_all(frames.as_bytes()).await.unwrap();
+        server
     };
-    let (events, peer) = tokio::join!(client.subscribe(SubscribeParams::default()), script);
+    let (events, server) = tokio::join!(client.subscribe(SubscribeParams::default()), script);
     let mut events = events.unwrap();
     let Some(Notification::AgentOutput(output)) = events.next().await else {
         panic!("no output")
     };
     assert_eq!(output.data.into_bytes().unwrap(), b"hi");
-    drop(peer);
+    drop(server);
     assert_eq!(events.next().await, None);
     drop(calls);
     assert!(matches!(client.version().await, Err(ClientError::Closed)));
 }
 
 #[tokio::test]
-async fn a_subscription_ends_when_its_events_are_dropped() {
+async fn dropped_events_close_the_connection() {
     let dir = tempfile::tempdir().unwrap();
-    let (client, _calls, listener) = peer(&dir).await;
+    let (client, _calls, listener) = server(&dir).await;
     let script = async {
-        let mut peer = BufReader::new(listener.accept().await.unwrap().0);
-        let id = read_id(&mut peer).await;
-        let answer =
+        let mut server = BufReader::new(listener.accept().await.unwrap().0);
+        let id = read_id(&mut server).await;
+        let response =
             format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"subscription\":0}}}}\n");
-        peer.write_all(answer.as_bytes()).await.unwrap();
-        peer
+        server.write_all(response.as_bytes()).await.unwrap();
+        server
     };
-    let (events, mut peer) = tokio::join!(client.subscribe(SubscribeParams::default()), script);
+    let (events, mut server) = tokio::join!(client.subscribe(SubscribeParams::default()), script);
     drop(events.unwrap());
-    assert_eq!(peer.read_line(&mut String::new()).await.unwrap(), 0);
+    assert_eq!(server.read_line(&mut String::new()).await.unwrap(), 0);
 }
 
 #[tokio::test]
-async fn errors_are_told_apart() {
+async fn error_kinds_are_distinguished() {
     let dir = tempfile::tempdir().unwrap();
     let absent = Client::connect(&dir.path().join("absent")).await;
     assert!(matches!(absent, Err(ClientError::NoDaemon { .. })));
-    let (client, mut peer, _listener) = peer(&dir).await;
+    let (client, mut server, _listener) = server(&dir).await;
     let script = async {
-        let id = read_id(&mut peer).await;
+        let id = read_id(&mut server).await;
         let refusal = format!(
             "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{{\"code\":-32000,\"message\":\"no\",\"data\":{{\"kind\":\"unknown-agent\"}}}}}}\n"
         );
-        peer.write_all(refusal.as_bytes()).await.unwrap();
+        server.write_all(refusal.as_bytes()).await.unwrap();
     };
     let (refused, ()) = tokio::join!(client.get_agent("x"), script);
     assert!(

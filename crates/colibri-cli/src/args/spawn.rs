@@ -16,7 +16,7 @@ use colibri_config::env_file::{self, Readers};
 
 use super::{duration, name};
 use crate::error::CliError;
-use crate::paths::{Here, tidy};
+use crate::paths::{CurrentDir, normalize_in_jail};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Spawn {
@@ -120,7 +120,7 @@ pub(crate) struct OfProfile {
     pub(crate) has_jail: bool,
     /// It has a working directory, so that the caller's is not meant.
     pub(crate) has_cwd: bool,
-    /// Variables that are to be taken from here.
+    /// Variables that are to be taken from current_dir.
     pub(crate) secrets: Vec<String>,
 }
 
@@ -128,20 +128,20 @@ impl Spawn {
     /// As the daemon is asked.
     pub(crate) fn into_params(self, of_profile: &OfProfile) -> Result<SpawnRequest, CliError> {
         let env = self.variables(of_profile)?;
-        let here = Here::now();
+        let current_dir = CurrentDir::read();
         let workspace = self
             .workspace
-            .map(|path| here.normalize(&path))
+            .map(|path| current_dir.normalize(&path))
             .transpose()?;
         let jail_path = self
             .jail_path
-            .map(|path| here.normalize(&path))
+            .map(|path| current_dir.normalize(&path))
             .transpose()?;
         let mut mounts = Vec::new();
         for mount in self.mount {
             mounts.push(MountConfig {
-                source: here.normalize(mount.source.as_ref())?,
-                target: mount.target.as_deref().map(tidy),
+                source: current_dir.normalize(mount.source.as_ref())?,
+                target: mount.target.as_deref().map(normalize_in_jail),
                 ..mount
             });
         }
@@ -170,10 +170,10 @@ impl Spawn {
         let jail = (jail != JailConfig::default()).then_some(jail);
         let confined = of_profile.has_jail || jail.as_ref().is_some_and(JailConfig::is_jail);
         let cwd = match self.cwd {
-            Some(inside) if confined => Some(tidy(&inside)),
-            Some(outside) => Some(here.normalize(outside.as_ref())?),
+            Some(inside) if confined => Some(normalize_in_jail(&inside)),
+            Some(outside) => Some(current_dir.normalize(outside.as_ref())?),
             None if confined || of_profile.has_cwd => None,
-            None => Some(here.text()?),
+            None => Some(current_dir.text()?),
         };
         let mut words = self.command.into_iter();
         let program = words.next();

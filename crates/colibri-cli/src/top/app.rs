@@ -1,84 +1,87 @@
-//! The model: what is known, what is looked at, and what keys and news make of both. Pure; what must be done comes
-//! back as a [`Command`].
+//! The model: agents, selection, filter and mode, changed by keys and updates. Does no I/O: it returns a [`Command`] for
+//! the loop to execute.
 
-use colibri_client::{Agent, Notification, Roster, UsageResult, Watched};
+use colibri_client::{Agent, AgentEntry, Notification, Roster, UsageResult};
 use tui_input::Input;
 
 use super::columns::{self, Column};
 
-/// What the model wants done.
+/// An action for the loop to execute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Command {
     Quit,
-    /// Stop as a job, as the shell's `fg` continues it.
+    /// Stop as a job of the shell.
     Suspend,
-    /// Draw everything anew.
+    /// Redraw the whole screen.
     Redraw,
-    /// Leave the screen to one agent's output.
+    /// Run `colibri attach` on the terminal.
     Attach(String),
-    /// Send an agent what a person wrote.
+    /// Send a prompt.
     Prompt {
         id: String,
         text: String,
     },
     Kill(String),
-    /// `get-agent`.
-    Ask(String),
+    /// Request the agent from the daemon.
+    GetAgent(String),
 }
 
-/// What the keys go to.
+/// What keys act on.
 #[derive(Debug, Clone, Default)]
 pub(super) enum Mode {
     #[default]
     Table,
     Help,
-    /// The filter is typed; the one before comes back with Esc.
+    /// The filter is edited; Esc restores the previous one.
     Filter {
-        before: String,
+        previous: String,
     },
     Prompt {
         id: String,
         line: Input,
     },
-    /// Waits for a yes.
+    /// Asks for confirmation.
     Kill {
         id: String,
     },
 }
 
-/// Whether the table is of now.
+/// Whether the table is current.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum Connection {
     Live,
-    /// The last table is shown; why.
+    /// The last table is shown; the reason.
     Lost(String),
 }
 
 #[derive(Debug)]
 pub(super) struct App {
     pub(super) roster: Roster,
-    pub(super) link: Link,
+    pub(super) connection: Connection,
     pub(super) mode: Mode,
     pub(super) filter: Input,
     pub(super) sort: Column,
     pub(super) descending: bool,
-    /// Something to know, until the next key.
+    /// Message in the last line, until the next key.
     pub(super) message: Option<String>,
-    /// Ids, filtered and sorted.
+    /// Ids of the filtered and sorted agents.
     rows: Vec<String>,
     selected: Option<String>,
-    /// Where the selection was, for when it goes.
-    place: usize,
-    first: usize,
+    /// Row of the selection; it stays if the selected agent is removed.
+    selected_row: usize,
+    /// First visible row.
+    first_row: usize,
+    /// Number of visible rows.
     page: usize,
-    stale: bool,
+    /// Whether `rows` must be sorted and filtered again.
+    is_stale: bool,
 }
 
 impl App {
     pub(super) fn new(agents: Vec<Agent>) -> Self {
         let mut app = Self {
             roster: Roster::default(),
-            link: Link::Live,
+            connection: Connection::Live,
             mode: Mode::Table,
             filter: Input::default(),
             sort: Column::Age,
@@ -86,83 +89,80 @@ impl App {
             message: None,
             rows: Vec::new(),
             selected: None,
-            place: 0,
-            first: 0,
+            selected_row: 0,
+            first_row: 0,
             page: 1,
-            stale: true,
+            is_stale: true,
         };
         app.roster.replace(agents);
         app.arrange();
         app
     }
 
-    /// Somebody is told something of an agent.
-    pub(super) fn told(&mut self, event: &Notification) -> Option<Command> {
-        self.stale = true;
-        self.roster.apply(event).map(Command::Ask)
+    /// Applies an event.
+    pub(super) fn apply_event(&mut self, event: &Notification) -> Option<Command> {
+        self.is_stale = true;
+        self.roster.apply(event).map(Command::GetAgent)
     }
 
-    /// An agent that was asked for.
-    pub(super) fn agent(&mut self, agent: Agent) {
-        self.stale = true;
+    /// Adds or updates an agent.
+    pub(super) fn insert(&mut self, agent: Agent) {
+        self.is_stale = true;
         self.roster.insert(agent);
     }
 
-    pub(super) fn measured(&mut self, result: &UsageResult) {
-        self.stale = true;
-        self.roster.measured(result);
+    pub(super) fn apply_usage(&mut self, result: &UsageResult) {
+        self.is_stale = true;
+        self.roster.apply_usage(result);
     }
 
-    /// The daemon has gone.
-    pub(super) fn lost(&mut self, why: &str) {
-        self.link = Link::Lost(why.to_owned());
+    pub(super) fn disconnected(&mut self, reason: &str) {
+        self.connection = Connection::Lost(reason.to_owned());
     }
 
-    /// A daemon is there, with these agents.
-    pub(super) fn live(&mut self, agents: Vec<Agent>) {
-        self.stale = true;
-        self.link = Link::Live;
+    /// Replaces all agents after a reconnect.
+    pub(super) fn connected(&mut self, agents: Vec<Agent>) {
+        self.is_stale = true;
+        self.connection = Connection::Live;
         self.roster.replace(agents);
     }
 
-    /// What came of a command.
-    pub(super) fn say(&mut self, message: String) {
+    pub(super) fn show_message(&mut self, message: String) {
         self.message = Some(message);
     }
 
-    /// Sorts and filters anew if anything has changed, and moves what is seen so that the selection is in it, on a
-    /// screen with so many rows.
-    pub(super) fn fit(&mut self, page: usize) {
+    /// Sorts and filters again if necessary, and scrolls so that the selection is visible in `page` rows.
+    pub(super) fn layout(&mut self, page: usize) {
         self.page = page.max(1);
         self.arrange();
-        let place = self.position();
-        self.first = self
-            .first
-            .min(place)
-            .max((place + 1).saturating_sub(self.page))
+        let row = self.position();
+        self.first_row = self
+            .first_row
+            .min(row)
+            .max((row + 1).saturating_sub(self.page))
             .min(self.rows.len().saturating_sub(self.page));
     }
 
-    /// The agents to show, the selected one marked.
-    pub(super) fn shown(&self) -> impl Iterator<Item = (&Watched, bool)> {
-        let ids = self.rows.iter().skip(self.first).take(self.page);
+    /// Returns the visible agents, each with whether it is selected.
+    pub(super) fn visible(&self) -> impl Iterator<Item = (&AgentEntry, bool)> {
+        let ids = self.rows.iter().skip(self.first_row).take(self.page);
         ids.filter_map(|id| {
             let selected = self.selected.as_ref() == Some(id);
             Some((self.roster.get(id)?, selected))
         })
     }
 
-    pub(super) fn selected(&self) -> Option<&Watched> {
+    pub(super) fn selected(&self) -> Option<&AgentEntry> {
         self.roster.get(self.selected.as_deref()?)
     }
 
-    /// How many agents fit the filter.
+    /// Returns the number of agents that match the filter.
     pub(super) fn count(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whose usage to ask for: of those that are seen, or where the order hangs on numbers, of all in it.
-    pub(super) fn to_measure(&self) -> Vec<String> {
+    /// Returns the running agents to measure: the visible ones, or all matching ones if the order depends on usage.
+    pub(super) fn ids_to_measure(&self) -> Vec<String> {
         let by_usage = matches!(
             self.sort,
             Column::Cpu
@@ -175,10 +175,10 @@ impl App {
         let (skip, take) = if by_usage {
             (0, usize::MAX)
         } else {
-            (self.first, self.page)
+            (self.first_row, self.page)
         };
         let ids = self.rows.iter().skip(skip).take(take);
-        ids.filter(|id| self.roster.get(id).is_some_and(Watched::runs))
+        ids.filter(|id| self.roster.get(id).is_some_and(AgentEntry::runs))
             .cloned()
             .collect()
     }
@@ -186,17 +186,17 @@ impl App {
     pub(super) fn sort_by(&mut self, column: Column, descending: bool) {
         self.sort = column;
         self.descending = descending;
-        self.stale = true;
+        self.is_stale = true;
     }
 
-    /// The filter was edited.
-    pub(super) fn filtered(&mut self) {
-        self.stale = true;
+    /// Applies an edited filter.
+    pub(super) fn apply_filter(&mut self) {
+        self.is_stale = true;
         self.arrange();
     }
 
-    /// Moves the selection by so many rows.
-    pub(super) fn step(&mut self, rows: isize) {
+    /// Moves the selection by a number of rows.
+    pub(super) fn move_selection(&mut self, rows: isize) {
         self.arrange();
         self.select(self.position().saturating_add_signed(rows));
     }
@@ -205,19 +205,19 @@ impl App {
         isize::try_from(self.page).unwrap_or(isize::MAX)
     }
 
-    fn select(&mut self, place: usize) {
-        self.place = place.min(self.rows.len().saturating_sub(1));
-        self.selected = self.rows.get(self.place).cloned();
+    fn select(&mut self, row: usize) {
+        self.selected_row = row.min(self.rows.len().saturating_sub(1));
+        self.selected = self.rows.get(self.selected_row).cloned();
     }
 
     fn position(&self) -> usize {
         let selected = self.selected.as_ref();
         let found = self.rows.iter().position(|id| Some(id) == selected);
-        found.unwrap_or(self.place)
+        found.unwrap_or(self.selected_row)
     }
 
     fn arrange(&mut self) {
-        if !std::mem::take(&mut self.stale) {
+        if !std::mem::take(&mut self.is_stale) {
             return;
         }
         let words: Vec<String> = self
@@ -226,10 +226,10 @@ impl App {
             .split_whitespace()
             .map(str::to_lowercase)
             .collect();
-        let mut found: Vec<&Watched> = self
+        let mut found: Vec<&AgentEntry> = self
             .roster
             .iter()
-            .filter(|watched| fits(watched, &words))
+            .filter(|entry| matches(entry, &words))
             .collect();
         found.sort_by(|a, b| {
             if self.sort == Column::Age {
@@ -241,33 +241,33 @@ impl App {
             } else {
                 order
             };
-            // A total order, so that rows with equal values keep their places.
+            // A total order, so that agents with equal values keep their rows.
             order.then_with(|| columns::by_age(a, b, false))
         });
         self.rows = found
             .into_iter()
-            .map(|watched| watched.agent.id.clone())
+            .map(|entry| entry.agent.id.clone())
             .collect();
-        // The selection stays with its agent; where that has gone, with its place.
+        // The selection stays with its agent, or in its row if the agent is not in the table any more.
         self.select(self.position());
     }
 }
 
-/// Every word is somewhere in what is shown of the agent.
-fn fits(watched: &Watched, words: &[String]) -> bool {
+/// Returns whether the text of the agent contains each word.
+fn matches(entry: &AgentEntry, words: &[String]) -> bool {
     if words.is_empty() {
         return true;
     }
-    let agent = &watched.agent;
+    let agent = &entry.agent;
     let runtime = format!("{:?}", agent.runtime);
     let state = agent.state.to_string();
     let texts = [
         agent.id.as_str(),
-        columns::name(watched),
+        columns::name(entry),
         &state,
         &runtime,
-        columns::jail(watched),
-        watched.current_tool.as_deref().unwrap_or_default(),
+        columns::jail(entry),
+        entry.current_tool.as_deref().unwrap_or_default(),
         &agent.program,
         &agent.args.join(" "),
     ];

@@ -1,13 +1,14 @@
-//! The columns: what each shows of an agent, how wide it is, how it sorts, and which of them fit.
+//! The columns: their texts, widths, order and layout.
 
 use std::cmp::Ordering;
 
-use colibri_client::{AgentState, Watched};
+use colibri_client::{AgentEntry, AgentState};
 use jiff::Timestamp;
 
-use crate::output::{list_order, plain, short_age, short_bytes};
+use crate::output::sanitize;
+use crate::tables::{list_order, short_age, short_bytes};
 
-/// What can be shown, and sorted by.
+/// A column of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Column {
     Name,
@@ -30,19 +31,25 @@ use Column::{
     Age, Cost, Cpu, Id, Jail, Memory, Name, Output, Runtime, Since, State, Tokens, Tool, Turns,
 };
 
-/// So wide the name becomes before any other column.
-const NAME_FIRST: u16 = 18;
-/// Cells between two columns.
+/// Width up to which the name grows before any other column, in cells.
+const PREFERRED_NAME: u16 = 18;
+/// Number of cells between two columns.
 const GAP: u16 = 1;
 
+/// Minimum and maximum width, in cells.
+struct WidthRange {
+    min: u16,
+    max: u16,
+}
+
 impl Column {
-    /// From left to right.
+    /// All columns, from left to right.
     pub(super) const ALL: [Self; 14] = [
         Name, Id, State, Since, Tool, Cpu, Memory, Age, Output, Turns, Tokens, Cost, Runtime, Jail,
     ];
 
-    /// Where there is no room for all, the first of these are shown.
-    const BY_WORTH: [Self; 14] = [
+    /// All columns by priority: a narrow screen shows the first ones.
+    const BY_PRIORITY: [Self; 14] = [
         Name, State, Since, Cpu, Memory, Tool, Age, Output, Runtime, Jail, Tokens, Cost, Id, Turns,
     ];
 
@@ -65,9 +72,8 @@ impl Column {
         }
     }
 
-    /// Least and most cells.
-    fn widths(self) -> (u16, u16) {
-        match self {
+    fn width(self) -> WidthRange {
+        let (min, max) = match self {
             Name => (12, 28),
             Tool => (8, 20),
             Jail => (8, 24),
@@ -77,7 +83,8 @@ impl Column {
             Output | Tokens | Cost | Memory => (6, 6),
             Since | Turns | Cpu => (5, 5),
             Age => (4, 4),
-        }
+        };
+        WidthRange { min, max }
     }
 
     pub(super) fn is_number(self) -> bool {
@@ -87,7 +94,7 @@ impl Column {
         )
     }
 
-    /// Whether the largest value comes first by default. The youngest agent comes first, as in `colibri ps`.
+    /// Returns whether the default order is descending. By age, the youngest agent is first, as in `colibri ps`.
     pub(super) fn descending(self) -> bool {
         self.is_number() && self != Age
     }
@@ -98,64 +105,68 @@ impl Column {
         Self::ALL.get(next).copied().unwrap_or(Name)
     }
 
-    /// The text of a cell. `with_id`: the id has a column of its own.
-    pub(super) fn text(self, watched: &Watched, now: Timestamp, with_id: bool) -> String {
-        let agent = &watched.agent;
+    /// Returns the text of a cell. `with_id`: the table has a column of ids, so that an agent without a name has none.
+    pub(super) fn text(self, entry: &AgentEntry, now: Timestamp, with_id: bool) -> String {
+        let agent = &entry.agent;
         let view = agent.view.as_ref();
-        let used = watched.used.as_ref();
+        let usage = entry.usage.as_ref();
         let dash = || "-".to_owned();
         match self {
             Name => match &agent.name {
-                Some(name) => plain(name, usize::from(self.widths().1)),
+                Some(name) => sanitize(name, usize::from(self.width().max)),
                 None if with_id => dash(),
                 None => agent.id.clone(),
             },
-            Id => plain(&agent.id, 10),
+            Id => sanitize(&agent.id, 10),
             State => agent.state.to_string(),
-            Since => watched
+            Since => entry
                 .since
                 .as_deref()
                 .map_or_else(dash, |since| short_age(seconds_since(since, now))),
-            Tool => watched
+            Tool => entry
                 .current_tool
                 .as_deref()
-                .map_or_else(dash, |tool| plain(tool, usize::from(self.widths().1))),
-            Cpu => used
-                .and_then(|used| used.cpu_percent)
+                .map_or_else(dash, |tool| sanitize(tool, usize::from(self.width().max))),
+            Cpu => usage
+                .and_then(|usage| usage.cpu_percent)
                 .map_or_else(dash, percent),
-            Memory => used.map_or_else(dash, |used| short_bytes(used.memory_bytes)),
+            Memory => usage.map_or_else(dash, |usage| short_bytes(usage.memory_bytes)),
             Age => short_age(seconds_since(&agent.started_at, now)),
-            Output => short_bytes(output(watched)),
+            Output => short_bytes(output(entry)),
             Turns => view.map_or_else(dash, |view| view.turns.to_string()),
-            Tokens => view.map_or_else(dash, |_| short_count(tokens(watched))),
+            Tokens => view.map_or_else(dash, |_| short_count(tokens(entry))),
             Cost => view.map_or_else(dash, |view| cost(view.cost_usd)),
             Runtime => format!("{:?}", agent.runtime).to_lowercase(),
-            Jail => plain(jail(watched), usize::from(self.widths().1)),
+            Jail => sanitize(jail(entry), usize::from(self.width().max)),
         }
     }
 
-    /// Which of two agents is less in this column.
-    pub(super) fn compare(self, a: &Watched, b: &Watched) -> Ordering {
-        let view = |of: &Watched| of.agent.view.clone();
+    /// Compares two agents by this column.
+    pub(super) fn compare(self, a: &AgentEntry, b: &AgentEntry) -> Ordering {
+        let view = |entry: &AgentEntry| entry.agent.view.clone();
         match self {
             Name => name(a).cmp(name(b)),
             Id => a.agent.id.cmp(&b.agent.id),
             State => urgency(a.agent.state).cmp(&urgency(b.agent.state)),
-            // What is later is shorter. The times are RFC 3339 in UTC, which sort as text.
+            // By duration: a later start is shorter. RFC 3339 in UTC sorts as text.
             Since => b.since.cmp(&a.since),
             Age => b.agent.started_at.cmp(&a.agent.started_at),
-            // Without a tool it comes last.
+            // Agents without a tool are last.
             Tool => {
-                let key = |of: &Watched| (of.current_tool.is_none(), of.current_tool.clone());
+                let key =
+                    |entry: &AgentEntry| (entry.current_tool.is_none(), entry.current_tool.clone());
                 key(a).cmp(&key(b))
             }
             Cpu => {
-                let share =
-                    |of: &Watched| of.used.map_or(-1.0, |used| used.cpu_percent.unwrap_or(0.0));
+                let share = |entry: &AgentEntry| {
+                    entry
+                        .usage
+                        .map_or(-1.0, |usage| usage.cpu_percent.unwrap_or(0.0))
+                };
                 share(a).total_cmp(&share(b))
             }
             Memory => {
-                let memory = |of: &Watched| of.used.map(|used| used.memory_bytes);
+                let memory = |entry: &AgentEntry| entry.usage.map(|usage| usage.memory_bytes);
                 memory(a).cmp(&memory(b))
             }
             Output => output(a).cmp(&output(b)),
@@ -169,7 +180,7 @@ impl Column {
                 cost(a).total_cmp(&cost(b))
             }
             Runtime => {
-                let word = |of: &Watched| format!("{:?}", of.agent.runtime);
+                let word = |entry: &AgentEntry| format!("{:?}", entry.agent.runtime);
                 word(a).cmp(&word(b))
             }
             Jail => jail(a).cmp(jail(b)),
@@ -177,8 +188,8 @@ impl Column {
     }
 }
 
-/// Compares as `colibri ps` sorts: running agents first, then ended ones, each newest first, or oldest first.
-pub(super) fn by_age(a: &Watched, b: &Watched, oldest_first: bool) -> Ordering {
+/// Compares as `colibri ps` does: running agents first, then ended ones, each newest first, or oldest first.
+pub(super) fn by_age(a: &AgentEntry, b: &AgentEntry, oldest_first: bool) -> Ordering {
     let order = list_order(&a.agent, &b.agent);
     match oldest_first && a.runs() == b.runs() {
         true => order.reverse(),
@@ -186,18 +197,28 @@ pub(super) fn by_age(a: &Watched, b: &Watched, oldest_first: bool) -> Ordering {
     }
 }
 
-/// The columns that fit, from left to right, each with its first cell and its width.
-pub(super) fn fitting(width: u16) -> Vec<(Column, u16, u16)> {
+/// A column on the screen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PlacedColumn {
+    pub(super) column: Column,
+    /// First cell.
+    pub(super) x: u16,
+    /// Number of cells.
+    pub(super) width: u16,
+}
+
+/// Returns the columns that fit a screen of this width, from left to right.
+pub(super) fn fitting(width: u16) -> Vec<PlacedColumn> {
     let mut chosen: Vec<(Column, u16)> = Vec::new();
     let mut used = 0;
-    for column in Column::BY_WORTH {
-        let (least, _) = column.widths();
+    for column in Column::BY_PRIORITY {
+        let min = column.width().min;
         let gap = if chosen.is_empty() { 0 } else { GAP };
-        if used + gap + least <= width {
-            used += gap + least;
-            chosen.push((column, least));
+        if used + gap + min <= width {
+            used += gap + min;
+            chosen.push((column, min));
         } else if chosen.is_empty() {
-            // Narrower than a name: as much of it as there is.
+            // The screen is narrower than the name.
             used = width;
             chosen.push((column, width));
         } else {
@@ -205,16 +226,15 @@ pub(super) fn fitting(width: u16) -> Vec<(Column, u16, u16)> {
         }
     }
     let mut left = width - used;
-    // The name is what a person goes by.
     if let Some((Name, width)) = chosen.first_mut() {
-        let more = left.min(NAME_FIRST.saturating_sub(*width));
+        let more = left.min(PREFERRED_NAME.saturating_sub(*width));
         *width += more;
         left -= more;
     }
     while left > 0 {
         let before = left;
         for (column, width) in &mut chosen {
-            if left > 0 && *width < column.widths().1 {
+            if left > 0 && *width < column.width().max {
                 *width += 1;
                 left -= 1;
             }
@@ -223,18 +243,19 @@ pub(super) fn fitting(width: u16) -> Vec<(Column, u16, u16)> {
             break;
         }
     }
-    let mut at = 0;
+    let mut x = 0;
     let mut placed = Vec::new();
     for column in Column::ALL {
         if let Some((_, width)) = chosen.iter().find(|(chosen, _)| *chosen == column) {
-            placed.push((column, at, *width));
-            at += width + GAP;
+            let width = *width;
+            placed.push(PlacedColumn { column, x, width });
+            x += width + GAP;
         }
     }
     placed
 }
 
-/// What needs a person comes first, and what has ended last.
+/// Returns the rank of a state: agents that need the user are first, ended ones last.
 fn urgency(state: AgentState) -> u8 {
     match state {
         AgentState::Blocked => 0,
@@ -247,25 +268,25 @@ fn urgency(state: AgentState) -> u8 {
     }
 }
 
-pub(super) fn name(watched: &Watched) -> &str {
-    watched.agent.name.as_deref().unwrap_or(&watched.agent.id)
+pub(super) fn name(entry: &AgentEntry) -> &str {
+    entry.agent.name.as_deref().unwrap_or(&entry.agent.id)
 }
 
-pub(super) fn jail(watched: &Watched) -> &str {
-    let jail = watched.agent.jail.as_ref();
+pub(super) fn jail(entry: &AgentEntry) -> &str {
+    let jail = entry.agent.jail.as_ref();
     jail.and_then(|jail| jail.name.as_deref().or(jail.path.as_deref()))
         .unwrap_or("-")
 }
 
-fn output(watched: &Watched) -> u64 {
-    watched
+fn output(entry: &AgentEntry) -> u64 {
+    entry
         .agent
         .stdout_bytes
-        .saturating_add(watched.agent.stderr_bytes)
+        .saturating_add(entry.agent.stderr_bytes)
 }
 
-fn tokens(watched: &Watched) -> u64 {
-    watched.agent.view.as_ref().map_or(0, |view| {
+fn tokens(entry: &AgentEntry) -> u64 {
+    entry.agent.view.as_ref().map_or(0, |view| {
         view.input_tokens.saturating_add(view.output_tokens)
     })
 }
@@ -304,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_worth_most_is_shown_where_not_all_fits() {
+    fn narrow_screen_shows_columns_by_priority() {
         for (width, titles) in [
             (0, "NAME"),
             (1, "NAME"),
@@ -318,27 +339,28 @@ mod tests {
             ),
         ] {
             let placed = fitting(width);
-            let found: Vec<_> = placed.iter().map(|(column, ..)| column.title()).collect();
+            let found: Vec<_> = placed.iter().map(|placed| placed.column.title()).collect();
             assert_eq!(found.join(" "), titles, "{width}");
             let mut free = 0;
-            for (_, at, cells) in &placed {
-                assert!(*at >= free && at + cells <= width, "{width}: {placed:?}");
-                free = at + cells;
+            for column in &placed {
+                let end = column.x + column.width;
+                assert!(column.x >= free && end <= width, "{width}: {placed:?}");
+                free = end;
             }
         }
     }
 
     #[test]
-    fn every_width_is_within_the_screen() {
+    fn columns_stay_within_every_width() {
         for width in 0..400 {
             let placed = fitting(width);
-            let end = placed.last().map_or(0, |(_, at, cells)| at + cells);
+            let end = placed.last().map_or(0, |column| column.x + column.width);
             assert!(end <= width, "{width}: {placed:?}");
         }
     }
 
     #[test]
-    fn all_columns_are_sorted_by_in_turn() {
+    fn next_column_cycles_through_all() {
         let mut column = Name;
         for expected in Column::ALL.iter().skip(1).chain([&Name]) {
             column = column.next();

@@ -1,124 +1,158 @@
-//! What comes from the daemon: a subscription to all agents, again and again where it ends, and the answers to calls.
+//! Receives updates from the daemon: a subscription to all agents, renewed after each lost connection, and the results of
+//! requests.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use colibri_client::glasspane::{Command, Delivery};
 use colibri_client::{
-    Agent, Client, ClientError, Endpoint, Events, KillOutcome, KillParams, LinkNote, Notification,
-    StreamChoice, SubscribeParams, UsageResult,
+    Agent, Client, ClientError, ConnectionEvent, Endpoint, Events, KillOutcome, KillParams,
+    Notification, Session, StreamChoice, SubscribeParams, UsageResult,
 };
 use tokio::sync::mpsc;
 
-use crate::commands::PATIENCE;
+use crate::commands::INPUT_TIMEOUT;
 
-/// Between two tries to reach a daemon that has gone.
-const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// Interval between attempts after a failed reconnect.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What has come.
-pub(super) enum News {
-    /// A connection, and all agents.
-    Live(Client, Vec<Agent>),
-    Lost(String),
-    Told(Notification),
+/// A change of what the table shows.
+pub(super) enum Update {
+    /// The connection to the next daemon, and all its agents.
+    Connected(Client, Vec<Agent>),
+    /// Why there is no connection.
+    Disconnected(String),
+    Event(Notification),
     Agent(Box<Agent>),
-    Measured(UsageResult),
-    /// Nothing was measured.
-    Unmeasured,
-    Said(String),
+    Usage(UsageResult),
+    /// The usage could not be measured.
+    NoUsage,
+    /// The result of a command.
+    Message(String),
+}
+
+/// A subscription to all agents, and the agents at its start.
+pub(super) struct Feed {
+    pub(super) events: Events,
+    pub(super) agents: Vec<Agent>,
 }
 
 /// Subscribes to all agents and lists them.
-pub(super) async fn link(calls: &Client) -> Result<(Events, Vec<Agent>), ClientError> {
+pub(super) async fn subscribe(client: &Client) -> Result<Feed, ClientError> {
     let params = SubscribeParams {
         stream: Some(StreamChoice::None),
         ..SubscribeParams::default()
     };
-    // Told before listed, so that nobody is missed between the two.
-    let events = calls.subscribe(params).await?;
-    let agents = calls.list_agents().await?;
-    Ok((events, agents))
+    // Subscribed before listed, so that each agent is in the list or in an event.
+    let events = client.subscribe(params).await?;
+    let agents = client.list_agents().await?;
+    Ok(Feed { events, agents })
 }
 
-/// Brings what is told, and a new connection whenever the old one has ended.
-pub(super) async fn follow(endpoint: Endpoint, mut events: Events, news: mpsc::Sender<News>) {
+/// Sends updates until the receiver is dropped. `events` is the first subscription.
+pub(super) async fn follow(
+    endpoint: Endpoint,
+    client: Client,
+    events: Events,
+    updates: mpsc::Sender<Update>,
+) {
+    let mut follower = Follower {
+        first_events: Some(events),
+        updates,
+    };
     loop {
-        while let Some(event) = events.next().await {
-            if news.send(News::Told(event)).await.is_err() {
-                return;
-            }
+        let followed = endpoint.stay_connected(client.clone(), &mut follower);
+        let Err(error) = followed.await else { return };
+        let update = Update::Disconnected(error.to_string());
+        if follower.updates.send(update).await.is_err() {
+            return;
         }
-        let mut why = "the connection has ended".to_owned();
-        events = loop {
-            if news.send(News::Lost(why)).await.is_err() {
-                return;
-            }
-            match next(&endpoint, &news).await {
-                Ok((calls, events, agents)) => {
-                    if news.send(News::Live(calls, agents)).await.is_err() {
-                        return;
-                    }
-                    break events;
-                }
-                Err(error) => why = error.to_string(),
-            }
-            tokio::time::sleep(TRY_AGAIN).await;
-        };
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
-/// Connects to the next daemon.
-async fn next(
-    endpoint: &Endpoint,
-    news: &mpsc::Sender<News>,
-) -> Result<(Client, Events, Vec<Agent>), ClientError> {
-    let tell = |note: LinkNote| {
-        if matches!(note, LinkNote::Waiting { .. }) {
-            // If the channel is full, the notice is dropped: the next attempt sends it again.
-            let _ = news.try_send(News::Lost(note.to_string()));
+/// The session that sends updates; it ends when the receiver is dropped.
+struct Follower {
+    first_events: Option<Events>,
+    updates: mpsc::Sender<Update>,
+}
+
+impl Session for Follower {
+    type Output = ();
+    type Error = ClientError;
+
+    async fn run(&mut self, client: Client) -> ControlFlow<Result<(), ClientError>> {
+        let mut events = match self.first_events.take() {
+            Some(events) => events,
+            None => {
+                let Feed { events, agents } = match subscribe(&client).await {
+                    Ok(feed) => feed,
+                    Err(error) if error.is_lost_connection() => return ControlFlow::Continue(()),
+                    Err(error) => return ControlFlow::Break(Err(error)),
+                };
+                let update = Update::Connected(client, agents);
+                if self.updates.send(update).await.is_err() {
+                    return ControlFlow::Break(Ok(()));
+                }
+                events
+            }
+        };
+        while let Some(event) = events.next().await {
+            if self.updates.send(Update::Event(event)).await.is_err() {
+                return ControlFlow::Break(Ok(()));
+            }
         }
-    };
-    let calls = endpoint.reconnect(tell).await?;
-    let (events, agents) = link(&calls).await?;
-    Ok((calls, events, agents))
+        let update = Update::Disconnected("the connection has ended".to_owned());
+        match self.updates.send(update).await {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(Ok(())),
+        }
+    }
+
+    async fn report(&mut self, event: ConnectionEvent) {
+        if matches!(event, ConnectionEvent::Waiting { .. }) {
+            let update = Update::Disconnected(event.to_string());
+            let _ = self.updates.send(update).await;
+        }
+    }
 }
 
-/// `get-agent`. One that has gone meanwhile is no news.
-pub(super) async fn ask(client: Client, id: String) -> Option<News> {
+/// Requests an agent; `None` if it was removed meanwhile.
+pub(super) async fn get_agent(client: Client, id: String) -> Option<Update> {
     let agent = client.get_agent(&id).await.ok()?;
-    Some(News::Agent(Box::new(agent)))
+    Some(Update::Agent(Box::new(agent)))
 }
 
-pub(super) async fn measure(client: Client, ids: Vec<String>) -> Option<News> {
-    let measured = client.get_usage(Some(ids)).await;
-    Some(measured.map_or(News::Unmeasured, News::Measured))
+pub(super) async fn measure(client: Client, ids: Vec<String>) -> Option<Update> {
+    let usage = client.get_usage(Some(ids)).await;
+    Some(usage.map_or(Update::NoUsage, Update::Usage))
 }
 
-pub(super) async fn kill(client: Client, id: String) -> Option<News> {
+pub(super) async fn kill(client: Client, id: String) -> Option<Update> {
     let params = KillParams {
         id: id.clone(),
         ..KillParams::default()
     };
-    Some(News::Said(match client.kill_agent(params).await {
+    Some(Update::Message(match client.kill_agent(params).await {
         Ok(result) => match result.outcome {
-            KillOutcome::Killed => format!("{id} needed KILL; no process is left"),
+            KillOutcome::Killed => format!("{id} ended by KILL; no process is left"),
             KillOutcome::AlreadyExited => format!("{id} had already ended"),
-            _ => format!("{id} ended at TERM; no process is left"),
+            _ => format!("{id} ended by TERM; no process is left"),
         },
-        Err(error) => format!("{id} not killed: {error}"),
+        Err(error) => format!("cannot kill {id}: {error}"),
     }))
 }
 
-/// Tells an agent what a person wrote, in its own words; one that works hears it as `attach` would say it.
-pub(super) async fn prompt(client: Client, id: String, text: String) -> Option<News> {
-    let told = async {
+/// Sends a prompt in the form that the agent's runtime expects.
+pub(super) async fn prompt(client: Client, id: String, text: String) -> Option<Update> {
+    let sent = async {
         let agent = client.get_agent(&id).await?;
         let delivery = Delivery::while_watching(agent.runtime);
-        client
-            .command(&agent, &Command::Prompt(&text, delivery), PATIENCE)
-            .await
+        let command = Command::Prompt(&text, delivery);
+        client.command(&agent, &command, INPUT_TIMEOUT).await
     };
-    Some(News::Said(match told.await {
+    Some(Update::Message(match sent.await {
         Ok(()) => format!("sent to {id}"),
-        Err(error) => format!("not sent to {id}: {error}"),
+        Err(error) => format!("cannot send to {id}: {error}"),
     }))
 }

@@ -1,4 +1,4 @@
-//! What each key does.
+//! Handles keys and pasted text.
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tui_input::Input;
@@ -8,26 +8,26 @@ use tui_input::backend::crossterm::EventHandler;
 use super::app::{App, Command, Mode};
 use super::columns;
 
-/// For people: keys and what they do.
+/// The help: keys and their effects.
 pub(super) const HELP: [(&str, &str); 13] = [
     ("Up Down  J j", "select an agent"),
-    ("PgUp PgDn", "a screen up or down"),
-    ("Home End", "the first or last agent"),
-    ("Enter a", "attach: follow its output; Ctrl-C comes back"),
-    ("p", "prompt: send it a line"),
-    ("k", "kill it, after a question"),
-    ("/", "filter by words of any column or the command"),
-    ("Esc", "end the filter"),
+    ("PgUp PgDn", "one page up or down"),
+    ("Home End", "first or last agent"),
+    ("Enter a", "attach: follow its output; Ctrl-C returns"),
+    ("p", "send it a prompt"),
+    ("k", "kill it, after confirmation"),
+    ("/", "filter by words in any column or the command"),
+    ("Esc", "clear the filter"),
     ("s", "sort by the next column"),
     ("S", "reverse the order"),
     ("? h", "this help"),
-    ("Ctrl-L", "draw anew"),
-    ("q Ctrl-C", "quit; agents go on"),
+    ("Ctrl-L", "redraw"),
+    ("q Ctrl-C", "quit; agents keep running"),
 ];
 
 impl App {
-    /// A key, or text that was pasted.
-    pub(super) fn event(&mut self, event: &Event) -> Option<Command> {
+    /// Handles a key or pasted text.
+    pub(super) fn handle(&mut self, event: &Event) -> Option<Command> {
         match event {
             Event::Key(key) if key.kind != KeyEventKind::Release => self.key(*key),
             Event::Paste(text) => {
@@ -50,16 +50,16 @@ impl App {
         match std::mem::take(&mut self.mode) {
             Mode::Table => self.table_key(key),
             Mode::Help => None,
-            Mode::Filter { before } => {
+            Mode::Filter { previous } => {
                 match key.code {
                     KeyCode::Enter => {}
-                    KeyCode::Esc => self.filter = before.into(),
+                    KeyCode::Esc => self.filter = previous.into(),
                     _ => {
                         self.filter.handle_event(&Event::Key(key));
-                        self.mode = Mode::Filter { before };
+                        self.mode = Mode::Filter { previous };
                     }
                 }
-                self.filtered();
+                self.apply_filter();
                 None
             }
             Mode::Prompt { id, mut line } => match key.code {
@@ -75,13 +75,13 @@ impl App {
                 }
             },
             Mode::Kill { id } => {
-                let yes = matches!(key.code, KeyCode::Char('y' | 'Y'));
-                self.say(if yes {
+                let is_confirmed = matches!(key.code, KeyCode::Char('y' | 'Y'));
+                self.show_message(if is_confirmed {
                     format!("killing {id}: TERM, and KILL after 5 s")
                 } else {
                     "not killed".to_owned()
                 });
-                yes.then_some(Command::Kill(id))
+                is_confirmed.then_some(Command::Kill(id))
             }
         }
     }
@@ -90,14 +90,14 @@ impl App {
         self.message = None;
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
-            KeyCode::Up | KeyCode::Char('J') => self.step(-1),
-            KeyCode::Down | KeyCode::Char('j') => self.step(1),
-            KeyCode::Char('p') if control => self.step(-1),
-            KeyCode::Char('n') if control => self.step(1),
-            KeyCode::PageUp => self.step(-self.page()),
-            KeyCode::PageDown => self.step(self.page()),
-            KeyCode::Home => self.step(isize::MIN),
-            KeyCode::End => self.step(isize::MAX),
+            KeyCode::Up | KeyCode::Char('J') => self.move_selection(-1),
+            KeyCode::Down | KeyCode::Char('j') => self.move_selection(1),
+            KeyCode::Char('p') if control => self.move_selection(-1),
+            KeyCode::Char('n') if control => self.move_selection(1),
+            KeyCode::PageUp => self.move_selection(-self.page()),
+            KeyCode::PageDown => self.move_selection(self.page()),
+            KeyCode::Home => self.move_selection(isize::MIN),
+            KeyCode::End => self.move_selection(isize::MAX),
             KeyCode::Char('q') => return Some(Command::Quit),
             KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.mode = Mode::Help,
             KeyCode::Char('s') => {
@@ -106,25 +106,25 @@ impl App {
             }
             KeyCode::Char('S') => self.sort_by(self.sort, !self.descending),
             KeyCode::Char('/') => {
-                let before = self.filter.value().to_owned();
-                self.mode = Mode::Filter { before };
+                let previous = self.filter.value().to_owned();
+                self.mode = Mode::Filter { previous };
             }
             KeyCode::Esc => {
                 self.filter.reset();
-                self.filtered();
+                self.apply_filter();
             }
             KeyCode::Enter | KeyCode::Char('a') => {
                 let selected = self.selected()?;
                 return Some(Command::Attach(selected.agent.id.clone()));
             }
             KeyCode::Char('p') => {
-                if let Some(id) = self.running() {
+                if let Some(id) = self.selected_running() {
                     let line = Input::default();
                     self.mode = Mode::Prompt { id, line };
                 }
             }
             KeyCode::Char('k') | KeyCode::Delete => {
-                if let Some(id) = self.running() {
+                if let Some(id) = self.selected_running() {
                     self.mode = Mode::Kill { id };
                 }
             }
@@ -133,18 +133,19 @@ impl App {
         None
     }
 
-    /// The selected agent if it runs, and else a word about it.
-    fn running(&mut self) -> Option<String> {
+    /// Returns the id of the selected agent if it runs; otherwise shows that it has ended.
+    fn selected_running(&mut self) -> Option<String> {
         let selected = self.selected()?;
         if selected.runs() {
             return Some(selected.agent.id.clone());
         }
         let message = format!("{} has ended", columns::name(selected));
-        self.say(message);
+        self.show_message(message);
         None
     }
 
-    /// Text for the line that is typed, as one line. Anywhere else it would be keys, and is none.
+    /// Inserts pasted text into the edited line, as one line. In other modes it is ignored, so that it is not taken for
+    /// keys.
     fn paste(&mut self, text: &str) {
         let line = match &mut self.mode {
             Mode::Filter { .. } => &mut self.filter,
@@ -155,6 +156,6 @@ impl App {
             let c = if c.is_control() { ' ' } else { c };
             line.handle(InputRequest::InsertChar(c));
         }
-        self.filtered();
+        self.apply_filter();
     }
 }

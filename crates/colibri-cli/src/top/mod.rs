@@ -1,7 +1,13 @@
 //! `colibri top`: a live table of all agents.
 //!
-//! `app`, `keys` and `columns` are the model and `view` the screen, both pure; `feed` brings news from the daemon,
-//! `screen` has the terminal, and the loop here moves what comes between them.
+//! `app`, `keys` and `columns` are the model and `view` draws it, all without I/O. `feed` receives updates from the
+//! daemon, `screen` controls the terminal, and the loop here connects them.
+//!
+//! ```text
+//! Table --attach--> Child --ended by Ctrl-C--> Table
+//!                     \----ended-------------> Pause --key--> Table
+//! Table --Ctrl-Z, SIGTSTP--> Stopped --SIGCONT--> Table
+//! ```
 
 mod app;
 mod columns;
@@ -14,41 +20,50 @@ mod view;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use colibri_client::Client;
-use rustix::process::{self, getpgrp, getsid, kill_current_process_group};
+use rustix::process::{Signal, getpgrp, getsid, kill_current_process_group};
 use tokio::process::Child;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use self::app::{App, Command, Link};
-use self::feed::News;
-use self::screen::{Keys, Screen, give_back};
+use self::app::{App, Command, Connection};
+use self::feed::Update;
+use self::screen::{Keys, Screen, restore};
 use crate::args::Global;
 use crate::connect;
 use crate::error::CliError;
 use crate::output;
+use crate::signals::{self, Signals};
 
-/// Ages are shown in seconds.
+/// Interval at which ages are redrawn.
 const TICK: Duration = Duration::from_secs(1);
-/// A look at all processes of the host costs milliseconds.
-const MEASURE: Duration = Duration::from_secs(2);
-/// However much happens, the screen is drawn no more often.
-const BETWEEN_DRAWS: Duration = Duration::from_millis(40);
-/// News that wait, before the daemon waits.
-const NEWS: usize = 256;
-/// A Ctrl-C ends the child that has the terminal and comes to us too, sometimes a little later. As a key of ours it
-/// would be no signal.
+/// Interval between measurements, each of which costs the daemon milliseconds.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
+/// Minimum interval between frames.
+const FRAME_INTERVAL: Duration = Duration::from_millis(40);
+/// Capacity of the queue of updates; when it is full, backpressure leaves further events in the daemon.
+const UPDATE_QUEUE: usize = 256;
+/// Time after the end of the child within which SIGINT belongs to the Ctrl-C that ended it.
 const SAME_INTERRUPT: Duration = Duration::from_millis(500);
+/// The handled signals.
+const SIGNALS: [Signal; 6] = [
+    Signal::TERM,
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TSTP,
+    Signal::CONT,
+];
 
-/// Who has the terminal.
-enum Front {
+/// The user of the terminal.
+enum Foreground {
     Table,
-    /// `colibri` itself, with another command.
+    /// `colibri attach`.
     Child(Child),
-    /// What that has printed is read, until a key.
+    /// The output of the ended child is shown until a key is pressed.
     Pause,
     /// The shell.
     Stopped,
@@ -56,96 +71,94 @@ enum Front {
 
 struct Top {
     app: App,
-    front: Front,
+    foreground: Foreground,
     socket: PathBuf,
     client: Client,
-    news: mpsc::Sender<News>,
+    updates: mpsc::Sender<Update>,
     in_colour: bool,
-    changed: bool,
-    measuring: bool,
-    /// Until then an interrupt was the child's.
-    uninterrupted: Instant,
-    /// The child was interrupted: whoever did it wants the table again.
-    interrupted: bool,
+    needs_draw: bool,
+    is_measuring: bool,
+    /// Time until which SIGINT is attributed to the child.
+    child_interrupt_until: Instant,
+    /// Whether the child was interrupted, so that the table follows without a pause.
+    is_child_interrupted: bool,
 }
 
-/// Shows the table until it is quit.
+/// Shows the table until the user quits.
 pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return Err(CliError::NoTerminal);
     }
     let endpoint = connect::endpoint(global)?;
-    let client = endpoint.connect_or_start(output::link).await?;
-    let (events, agents) = feed::link(&client).await?;
+    let client = endpoint.connect_or_start(output::connection_event).await?;
+    let feed = feed::subscribe(&client).await?;
     let socket = endpoint.socket();
-    let (sender, mut news) = mpsc::channel(NEWS);
-    tokio::spawn(feed::follow(endpoint, events, sender.clone()));
+    let (sender, mut updates) = mpsc::channel(UPDATE_QUEUE);
+    let following = feed::follow(endpoint, client.clone(), feed.events, sender.clone());
+    tokio::spawn(following);
     let mut top = Top {
-        app: App::new(agents),
-        front: Front::Table,
+        app: App::new(feed.agents),
+        foreground: Foreground::Table,
         socket,
         client,
-        news: sender,
+        updates: sender,
         in_colour: output::in_colour(),
-        changed: true,
-        measuring: false,
-        uninterrupted: Instant::now(),
-        interrupted: false,
+        needs_draw: true,
+        is_measuring: false,
+        child_interrupt_until: Instant::now(),
+        is_child_interrupted: false,
     };
-    let mut signals = Signals::watch()?;
+    let mut signals = Signals::install(&SIGNALS)?;
     let mut keys = Keys::new().map_err(CliError::Runtime)?;
-    let mut screen = Screen::take().map_err(terminal)?;
+    let mut screen = Screen::enter().map_err(terminal_error)?;
     let mut tick = interval(TICK);
-    let mut measure = interval(MEASURE);
+    let mut measure_tick = interval(MEASURE_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    measure.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    measure_tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut draw_at = Instant::now();
     loop {
-        let drawing = top.changed && matches!(top.front, Front::Table);
-        let reading = matches!(top.front, Front::Table | Front::Pause);
-        // In this order: news without end keep nobody from the keys.
+        let can_draw = top.needs_draw && matches!(top.foreground, Foreground::Table);
+        let reads_keys = matches!(top.foreground, Foreground::Table | Foreground::Pause);
+        // Updates are last, so that a flood of them does not delay keys.
         tokio::select! {
             biased;
-            number = signals.next() => if let Some(code) = top.signalled(number, &mut screen)? {
+            signal = signals.next() => if let Some(code) = top.handle_signal(signal, &mut screen)? {
                 return Ok(code);
             },
-            status = ended(&mut top.front) => top.after(status, &mut screen)?,
-            () = sleep_until(draw_at), if drawing => {
-                top.changed = false;
-                draw_at = Instant::now() + BETWEEN_DRAWS;
-                top.draw(&mut screen).map_err(terminal)?;
+            status = child_exit(&mut top.foreground) => top.handle_child_exit(status, &mut screen)?,
+            () = sleep_until(draw_at), if can_draw => {
+                top.needs_draw = false;
+                draw_at = Instant::now() + FRAME_INTERVAL;
+                top.draw(&mut screen).map_err(terminal_error)?;
             }
-            event = keys.next(), if reading => {
-                let event = event.map_err(terminal)?;
-                top.changed = true;
-                if matches!(top.front, Front::Pause) {
+            event = keys.next(), if reads_keys => {
+                let event = event.map_err(terminal_error)?;
+                top.needs_draw = true;
+                if matches!(top.foreground, Foreground::Pause) {
                     if event.is_key_press() {
-                        top.back(&mut screen)?;
+                        top.return_to_table(&mut screen)?;
                     }
-                } else if let Some(command) = top.app.event(&event)
-                    && top.perform(command, &mut screen)?
+                } else if let Some(command) = top.app.handle(&event)
+                    && top.execute(command, &mut screen)?
                 {
                     return Ok(0);
                 }
             }
-            _ = tick.tick() => top.changed = true,
-            _ = measure.tick() => top.measure(),
-            Some(news) = news.recv() => top.take(news),
+            _ = tick.tick() => top.needs_draw = true,
+            _ = measure_tick.tick() => top.measure(),
+            Some(update) = updates.recv() => top.apply(update),
         }
     }
 }
 
-fn terminal(source: io::Error) -> CliError {
-    CliError::Io {
-        doing: "using the terminal",
-        source,
-    }
+fn terminal_error(source: io::Error) -> CliError {
+    CliError::io("cannot use the terminal")(source)
 }
 
-/// The end of the child that has the terminal; never, where none has.
-async fn ended(front: &mut Front) -> io::Result<std::process::ExitStatus> {
-    match front {
-        Front::Child(child) => child.wait().await,
+/// Waits for the exit of the child; forever without one.
+async fn child_exit(foreground: &mut Foreground) -> io::Result<ExitStatus> {
+    match foreground {
+        Foreground::Child(child) => child.wait().await,
         _ => std::future::pending().await,
     }
 }
@@ -155,191 +168,159 @@ impl Top {
         let now = jiff::Timestamp::now();
         let Self { app, in_colour, .. } = self;
         screen.terminal.draw(|frame| {
-            app.fit(view::rows(app, frame.area().height));
+            app.layout(view::rows(app, frame.area().height));
             view::draw(frame, app, now, *in_colour);
         })?;
         Ok(())
     }
 
-    fn take(&mut self, news: News) {
-        self.changed = true;
-        match news {
-            News::Live(client, agents) => {
+    fn apply(&mut self, update: Update) {
+        self.needs_draw = true;
+        match update {
+            Update::Connected(client, agents) => {
                 self.client = client;
-                self.app.live(agents);
+                self.app.connected(agents);
                 self.measure();
             }
-            News::Lost(why) => self.app.lost(&why),
-            News::Told(event) => {
-                if let Some(Command::Ask(id)) = self.app.told(&event) {
-                    self.spawn(feed::ask(self.client.clone(), id));
+            Update::Disconnected(reason) => self.app.disconnected(&reason),
+            Update::Event(event) => {
+                if let Some(Command::GetAgent(id)) = self.app.apply_event(&event) {
+                    self.spawn(feed::get_agent(self.client.clone(), id));
                 }
             }
-            News::Agent(agent) => self.app.agent(*agent),
-            News::Measured(result) => {
-                self.measuring = false;
-                self.app.measured(&result);
+            Update::Agent(agent) => self.app.insert(*agent),
+            Update::Usage(usage) => {
+                self.is_measuring = false;
+                self.app.apply_usage(&usage);
             }
-            News::Unmeasured => self.measuring = false,
-            News::Said(message) => self.app.say(message),
+            Update::NoUsage => self.is_measuring = false,
+            Update::Message(message) => self.app.show_message(message),
         }
     }
 
-    fn spawn(&self, call: impl Future<Output = Option<News>> + Send + 'static) {
-        let news = self.news.clone();
+    fn spawn(&self, request: impl Future<Output = Option<Update>> + Send + 'static) {
+        let updates = self.updates.clone();
         tokio::spawn(async move {
-            if let Some(answer) = call.await {
-                let _ = news.send(answer).await;
+            if let Some(update) = request.await {
+                let _ = updates.send(update).await;
             }
         });
     }
 
-    /// Asks what agents use, unless the last answer is still waited for or nobody looks.
+    /// Requests a measurement, unless one is in progress or the table is not visible.
     fn measure(&mut self) {
-        let ids = self.app.to_measure();
-        let looking = matches!(self.front, Front::Table) && self.app.link == Link::Live;
-        if !self.measuring && looking && !ids.is_empty() {
-            self.measuring = true;
+        let ids = self.app.ids_to_measure();
+        let is_visible =
+            matches!(self.foreground, Foreground::Table) && self.app.connection == Connection::Live;
+        if !self.is_measuring && is_visible && !ids.is_empty() {
+            self.is_measuring = true;
             self.spawn(feed::measure(self.client.clone(), ids));
         }
     }
 
-    /// Does what the model wants; `true` to end.
-    fn perform(&mut self, command: Command, screen: &mut Screen) -> Result<bool, CliError> {
+    /// Executes a command of the model; returns `true` to quit.
+    fn execute(&mut self, command: Command, screen: &mut Screen) -> Result<bool, CliError> {
         let client = self.client.clone();
         match command {
             Command::Quit => return Ok(true),
-            Command::Suspend => self.stop(screen)?,
-            Command::Redraw => screen.clear().map_err(terminal)?,
+            Command::Suspend => self.suspend(screen)?,
+            Command::Redraw => screen.clear().map_err(terminal_error)?,
             Command::Attach(id) => self.attach(&id, screen)?,
             Command::Prompt { id, text } => self.spawn(feed::prompt(client, id, text)),
             Command::Kill(id) => self.spawn(feed::kill(client, id)),
-            Command::Ask(id) => self.spawn(feed::ask(client, id)),
+            Command::GetAgent(id) => self.spawn(feed::get_agent(client, id)),
         }
         Ok(false)
     }
 
-    /// Leaves the terminal to a command that follows the agent.
     fn attach(&mut self, id: &str, screen: &mut Screen) -> Result<(), CliError> {
-        give_back();
-        let started = follow(&self.socket, id);
-        match started {
+        restore();
+        match start_attach(&self.socket, id) {
             Ok(child) => {
-                output::note(&format!("{id}; Ctrl-C comes back"));
-                self.front = Front::Child(child);
+                output::message(&format!("{id}; return with Ctrl-C"));
+                self.foreground = Foreground::Child(child);
             }
             Err(error) => {
-                self.back(screen)?;
-                self.app.say(format!("not attached: {error}"));
+                self.return_to_table(screen)?;
+                self.app
+                    .show_message(format!("cannot attach to {id}: {error}"));
             }
         }
         Ok(())
     }
 
-    /// That command has ended.
-    fn after(
+    fn handle_child_exit(
         &mut self,
-        status: io::Result<std::process::ExitStatus>,
+        status: io::Result<ExitStatus>,
         screen: &mut Screen,
     ) -> Result<(), CliError> {
         use std::os::unix::process::ExitStatusExt;
-        self.uninterrupted = Instant::now() + SAME_INTERRUPT;
-        let killed =
-            status.is_ok_and(|status| status.signal() == Some(process::Signal::INT.as_raw()));
-        if killed || self.interrupted {
-            return self.back(screen);
+        self.child_interrupt_until = Instant::now() + SAME_INTERRUPT;
+        let is_interrupted =
+            status.is_ok_and(|status| status.signal() == Some(Signal::INT.as_raw()));
+        if is_interrupted || self.is_child_interrupted {
+            return self.return_to_table(screen);
         }
-        output::note("that was all; any key goes back to the table");
-        screen.pause().map_err(terminal)?;
-        self.front = Front::Pause;
+        output::message("end of output; return with any key");
+        screen.set_raw_mode().map_err(terminal_error)?;
+        self.foreground = Foreground::Pause;
         Ok(())
     }
 
-    /// The table again.
-    fn back(&mut self, screen: &mut Screen) -> Result<(), CliError> {
-        self.front = Front::Table;
-        self.interrupted = false;
-        self.changed = true;
-        screen.take_again().map_err(terminal)
+    fn return_to_table(&mut self, screen: &mut Screen) -> Result<(), CliError> {
+        self.foreground = Foreground::Table;
+        self.is_child_interrupted = false;
+        self.needs_draw = true;
+        screen.reenter().map_err(terminal_error)
     }
 
-    /// Stops as a job, where there is a shell that could continue it.
-    fn stop(&mut self, screen: &mut Screen) -> Result<(), CliError> {
+    /// Stops this process as a job, if there is a shell that can continue it.
+    fn suspend(&mut self, screen: &mut Screen) -> Result<(), CliError> {
         let has_shell = getsid(None).is_ok_and(|session| session != getpgrp());
         if !has_shell {
-            return screen.clear().map_err(terminal);
+            return screen.clear().map_err(terminal_error);
         }
-        if matches!(self.front, Front::Table) {
-            self.front = Front::Stopped;
+        if matches!(self.foreground, Foreground::Table) {
+            self.foreground = Foreground::Stopped;
         }
-        give_back();
-        let _ = kill_current_process_group(process::Signal::STOP);
+        restore();
+        let _ = kill_current_process_group(Signal::STOP);
         Ok(())
     }
 
-    /// A signal has come; the exit code, where it ends us.
-    fn signalled(&mut self, number: i32, screen: &mut Screen) -> Result<Option<u8>, CliError> {
-        let childs = matches!(self.front, Front::Child(_)) || Instant::now() < self.uninterrupted;
-        match process::Signal::from_named_raw(number) {
-            Some(process::Signal::INT) if childs && matches!(self.front, Front::Pause) => {
-                self.back(screen)?;
+    /// Handles a signal; returns the exit code if it ends this process.
+    fn handle_signal(
+        &mut self,
+        signal: Signal,
+        screen: &mut Screen,
+    ) -> Result<Option<u8>, CliError> {
+        let is_for_child = matches!(self.foreground, Foreground::Child(_))
+            || Instant::now() < self.child_interrupt_until;
+        match signal {
+            Signal::INT if is_for_child && matches!(self.foreground, Foreground::Pause) => {
+                self.return_to_table(screen)?;
             }
-            Some(process::Signal::INT | process::Signal::QUIT) if childs => {
-                self.interrupted = matches!(self.front, Front::Child(_));
+            Signal::INT | Signal::QUIT if is_for_child => {
+                self.is_child_interrupted = matches!(self.foreground, Foreground::Child(_));
             }
-            Some(process::Signal::TSTP) => self.stop(screen)?,
-            Some(process::Signal::CONT) => match self.front {
-                Front::Table | Front::Stopped => self.back(screen)?,
-                Front::Pause => screen.pause().map_err(terminal)?,
-                Front::Child(_) => {}
+            Signal::TSTP => self.suspend(screen)?,
+            Signal::CONT => match self.foreground {
+                Foreground::Table | Foreground::Stopped => self.return_to_table(screen)?,
+                Foreground::Pause => screen.set_raw_mode().map_err(terminal_error)?,
+                Foreground::Child(_) => {}
             },
-            _ => return Ok(Some(u8::try_from(128 + number).unwrap_or(1))),
+            _ => return Ok(Some(signals::exit_code(signal))),
         }
         Ok(None)
     }
 }
 
-/// `colibri` with the command that follows an agent, on our terminal. It ends when we do.
-fn follow(socket: &Path, id: &str) -> io::Result<Child> {
+/// Starts `colibri attach` on this terminal. It is killed when this process ends.
+fn start_attach(socket: &Path, id: &str) -> io::Result<Child> {
     tokio::process::Command::new(std::env::current_exe()?)
         .arg("--socket")
         .arg(socket)
         .args(["--no-autostart", "attach", id])
         .kill_on_drop(true)
         .spawn()
-}
-
-/// Signals that end, stop and continue.
-struct Signals(Vec<(i32, Signal)>);
-
-impl Signals {
-    fn watch() -> Result<Self, CliError> {
-        let wanted = [
-            process::Signal::TERM,
-            process::Signal::HUP,
-            process::Signal::INT,
-            process::Signal::QUIT,
-            process::Signal::TSTP,
-            process::Signal::CONT,
-        ];
-        let mut signals = Vec::new();
-        for number in wanted.map(process::Signal::as_raw) {
-            let signal = signal(SignalKind::from_raw(number));
-            signals.push((number, signal.map_err(CliError::io("watching signals"))?));
-        }
-        Ok(Self(signals))
-    }
-
-    /// The number of the next one.
-    async fn next(&mut self) -> i32 {
-        std::future::poll_fn(|context| {
-            for (number, signal) in &mut self.0 {
-                if signal.poll_recv(context).is_ready() {
-                    return std::task::Poll::Ready(*number);
-                }
-            }
-            std::task::Poll::Pending
-        })
-        .await
-    }
 }

@@ -1,4 +1,4 @@
-//! The terminal: taken, given back whatever happens, and read.
+//! The terminal: its modes, which are always restored, and its keys.
 
 use std::io::{self, BufWriter, Stdout};
 use std::sync::Once;
@@ -14,40 +14,40 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::layout::{Position, Rect};
 use tokio::sync::mpsc;
 
-/// A whole screen goes out in one write, so that nobody sees half of one.
-const FRAME: usize = 256 * 1024;
+/// Size of the output buffer in bytes: a frame is written at once, so that no partial one is visible.
+const FRAME_BUFFER: usize = 256 * 1024;
 
-/// Whether the terminal is in our modes.
-static TAKEN: AtomicBool = AtomicBool::new(false);
-static HOOK: Once = Once::new();
+/// Whether the terminal is in raw mode and must be restored.
+static IS_RAW: AtomicBool = AtomicBool::new(false);
+static PANIC_HOOK: Once = Once::new();
 
-/// The terminal, in raw mode and on its other screen, until this is dropped.
+/// The terminal in raw mode and on its alternate screen, until this is dropped.
 pub(super) struct Screen {
     pub(super) terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
 }
 
 impl Screen {
-    pub(super) fn take() -> io::Result<Self> {
-        // Also where a panic aborts, nobody is left with a terminal that shows nothing of what he types.
-        HOOK.call_once(|| {
-            let before = std::panic::take_hook();
+    pub(super) fn enter() -> io::Result<Self> {
+        // A panic may abort without running `drop`.
+        PANIC_HOOK.call_once(|| {
+            let previous = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| {
-                give_back();
-                before(info);
+                restore();
+                previous(info);
             }));
         });
         let screen = Self {
             terminal: Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(
-                FRAME,
+                FRAME_BUFFER,
                 io::stdout(),
             )))?,
         };
-        screen.enter()?;
+        screen.set_modes()?;
         Ok(screen)
     }
 
-    fn enter(&self) -> io::Result<()> {
-        TAKEN.store(true, Ordering::SeqCst);
+    fn set_modes(&self) -> io::Result<()> {
+        IS_RAW.store(true, Ordering::SeqCst);
         enable_raw_mode()?;
         execute!(
             io::stdout(),
@@ -57,26 +57,24 @@ impl Screen {
         )
     }
 
-    /// Takes the terminal again, and knows nothing of what is on it.
-    pub(super) fn take_again(&mut self) -> io::Result<()> {
-        // Somebody else may have changed its modes, and crossterm holds them for what they were.
+    /// Sets the modes again after another program used the terminal, and redraws everything with the next frame.
+    pub(super) fn reenter(&mut self) -> io::Result<()> {
+        // The other program may have changed the modes that crossterm remembers.
         let _ = disable_raw_mode();
-        self.enter()?;
+        self.set_modes()?;
         self.clear()
     }
 
-    /// What is on the screen is not known any more. (Terminal::clear would ask the terminal where its cursor is,
-    /// and wait for the thread that reads keys.)
+    /// Discards the known contents of the screen, so that the next frame redraws everything. Terminal::clear would request
+    /// the position of the cursor, and wait for the thread that reads keys.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         let size = self.terminal.size()?;
         self.terminal.resize(Rect::from((Position::ORIGIN, size)))
     }
-}
 
-impl Screen {
-    /// Raw mode alone: what is on the screen stays.
-    pub(super) fn pause(&self) -> io::Result<()> {
-        TAKEN.store(true, Ordering::SeqCst);
+    /// Sets raw mode and keeps the contents of the screen.
+    pub(super) fn set_raw_mode(&self) -> io::Result<()> {
+        IS_RAW.store(true, Ordering::SeqCst);
         let _ = disable_raw_mode();
         enable_raw_mode()
     }
@@ -84,13 +82,13 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        give_back();
+        restore();
     }
 }
 
-/// The terminal as it was. May be called at any time.
-pub(super) fn give_back() {
-    if TAKEN.swap(false, Ordering::SeqCst) {
+/// Restores the terminal. May be called at any time.
+pub(super) fn restore() {
+    if IS_RAW.swap(false, Ordering::SeqCst) {
         let _ = execute!(
             io::stdout(),
             DisableBracketedPaste,
@@ -101,21 +99,21 @@ pub(super) fn give_back() {
     }
 }
 
-/// Keys, read in a thread of its own because a read blocks: one for each time that it is asked, so that whoever
-/// has the terminal meanwhile has its keys too.
+/// Reads keys in a separate thread, because a read blocks. Each read is requested, so that no key is taken from another
+/// program that has the terminal.
 pub(super) struct Keys {
-    ask: std::sync::mpsc::Sender<()>,
+    requests: std::sync::mpsc::Sender<()>,
     events: mpsc::Receiver<io::Result<Event>>,
-    asked: bool,
+    is_requested: bool,
 }
 
 impl Keys {
     /// Starts the thread.
     pub(super) fn new() -> io::Result<Self> {
-        let (ask, asked) = std::sync::mpsc::channel();
+        let (requests, requested) = std::sync::mpsc::channel();
         let (sender, events) = mpsc::channel(1);
         let read = move || {
-            while asked.recv().is_ok() {
+            while requested.recv().is_ok() {
                 if sender.blocking_send(crossterm::event::read()).is_err() {
                     return;
                 }
@@ -125,20 +123,20 @@ impl Keys {
             .name("keys".to_owned())
             .spawn(read)?;
         Ok(Self {
-            ask,
+            requests,
             events,
-            asked: false,
+            is_requested: false,
         })
     }
 
-    /// The next event. Being given up costs none.
+    /// Returns the next event. Cancel safe.
     pub(super) async fn next(&mut self) -> io::Result<Event> {
-        if !self.asked {
-            self.asked = true;
-            let _ = self.ask.send(());
+        if !self.is_requested {
+            self.is_requested = true;
+            let _ = self.requests.send(());
         }
         let event = self.events.recv().await;
-        self.asked = false;
+        self.is_requested = false;
         event.unwrap_or_else(|| Err(io::Error::other("the thread that reads keys has ended")))
     }
 }

@@ -1,4 +1,4 @@
-//! Keys and news in, commands and screens out.
+//! Tests of the model: keys and updates as input, commands and screens as output.
 
 use colibri_client::{Agent, Notification, UsageResult};
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
@@ -24,8 +24,8 @@ fn agent(id: &str, more: Value) -> Agent {
     serde_json::from_value(agent).unwrap()
 }
 
-/// Agents of all kinds, one of them hostile.
-fn some() -> Vec<Agent> {
+/// Agents in various states, one with a hostile name.
+fn sample_agents() -> Vec<Agent> {
     let view = json!({"state": "working", "since": 0, "current_tool": "bash", "turns": 12, "input_tokens": 81_000,
         "output_tokens": 9_300, "cost_usd": 1.5, "last_error": "overloaded", "events": 9, "malformed_lines": 0});
     vec![
@@ -54,48 +54,50 @@ fn some() -> Vec<Agent> {
 }
 
 fn press(app: &mut App, code: KeyCode) -> Option<Command> {
-    app.event(&Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+    app.handle(&Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
 }
 
-fn types(app: &mut App, text: &str) {
+fn type_text(app: &mut App, text: &str) {
     for c in text.chars() {
         assert_eq!(press(app, KeyCode::Char(c)), None);
     }
 }
 
 fn control(app: &mut App, c: char) -> Option<Command> {
-    app.event(&Event::Key(KeyEvent::new(
+    app.handle(&Event::Key(KeyEvent::new(
         KeyCode::Char(c),
         KeyModifiers::CONTROL,
     )))
 }
 
 fn selected(app: &App) -> &str {
-    app.selected().map_or("nobody", |of| &of.agent.id[..1])
+    app.selected().map_or("none", |entry| &entry.agent.id[..1])
 }
 
 fn order(app: &mut App) -> String {
-    app.fit(100);
-    app.shown().map(|(of, _)| &of.agent.id[..1]).collect()
+    app.layout(100);
+    app.visible()
+        .map(|(entry, _)| &entry.agent.id[..1])
+        .collect()
 }
 
 fn screen(app: &mut App, width: u16, height: u16) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    app.fit(view::rows(app, height));
+    app.layout(view::rows(app, height));
     terminal
         .draw(|frame| view::draw(frame, app, now(), true))
         .unwrap();
     terminal.backend().to_string()
 }
 
-fn told(method: &str, params: Value) -> Notification {
+fn event(method: &str, params: Value) -> Notification {
     serde_json::from_value(json!({"method": method, "params": params})).unwrap()
 }
 
 #[test]
-fn the_selection_moves_within_the_table_and_stays_with_its_agent() {
-    let mut app = App::new(some());
-    app.fit(2);
+fn selection_moves_within_the_table_and_follows_its_agent() {
+    let mut app = App::new(sample_agents());
+    app.layout(2);
     for (code, expected) in [
         (KeyCode::Up, "a"),
         (KeyCode::Down, "b"),
@@ -109,31 +111,35 @@ fn the_selection_moves_within_the_table_and_stays_with_its_agent() {
     ] {
         assert_eq!(press(&mut app, code), None);
         assert_eq!(selected(&app), expected, "{code:?}");
-        app.fit(2);
-        assert!(app.shown().any(|(_, marked)| marked), "it is seen");
+        app.layout(2);
+        assert!(app.visible().any(|(_, marked)| marked), "it is visible");
     }
     assert_eq!(control(&mut app, 'p'), None);
     assert_eq!(selected(&app), "c");
-    app.told(&told(
+    app.apply_event(&event(
         "agent-removed",
         json!({"subscription": 0, "id": "cccccccccc"}),
     ));
-    app.fit(2);
-    assert_eq!(selected(&app), "d", "what has gone leaves its place");
+    app.layout(2);
+    assert_eq!(
+        selected(&app),
+        "d",
+        "the selection stays in the row of a removed agent"
+    );
     press(&mut app, KeyCode::Char('S'));
-    app.fit(2);
-    assert_eq!(selected(&app), "d", "it stays with its agent");
+    app.layout(2);
+    assert_eq!(selected(&app), "d", "the selection follows its agent");
 }
 
 #[test]
-fn every_column_sorts_and_is_reversed() {
-    let mut app = App::new(some());
-    app.told(&told(
+fn each_column_sorts_in_both_orders() {
+    let mut app = App::new(sample_agents());
+    app.apply_event(&event(
         "agent-state",
         json!({"subscription": 0, "id": "aaaaaaaaaa", "state": "working",
         "since": "2026-01-01T00:30:00Z", "current_tool": "bash"}),
     ));
-    app.told(&told(
+    app.apply_event(&event(
         "agent-state",
         json!({"subscription": 0, "id": "bbbbbbbbbb", "state": "blocked",
         "since": "2026-01-01T02:30:00Z"}),
@@ -146,7 +152,7 @@ fn every_column_sorts_and_is_reversed() {
         let measured: UsageResult = serde_json::from_value(json!({"at_ms": at_ms,
             "agents": [usage("aaaaaaaaaa", cpu), usage("bbbbbbbbbb", 2 * cpu)]}))
         .unwrap();
-        app.measured(&measured);
+        app.apply_usage(&measured);
     }
     for (column, expected) in [
         (Column::Age, "abcd"),
@@ -175,20 +181,20 @@ fn every_column_sorts_and_is_reversed() {
 }
 
 #[test]
-fn a_filter_is_typed_kept_and_taken_back() {
-    let mut app = App::new(some());
+fn filter_is_edited_applied_and_cleared() {
+    let mut app = App::new(sample_agents());
     press(&mut app, KeyCode::Char('/'));
-    types(&mut app, "PI");
+    type_text(&mut app, "PI");
     assert_eq!(order(&mut app), "ab");
-    types(&mut app, " blocked");
+    type_text(&mut app, " blocked");
     assert_eq!(order(&mut app), "b");
     assert_eq!(selected(&app), "b");
     press(&mut app, KeyCode::Enter);
     assert!(matches!(app.mode, Mode::Table));
     press(&mut app, KeyCode::Char('/'));
-    types(&mut app, "q");
-    assert_eq!(order(&mut app), "", "a q in it does not quit");
-    assert_eq!(selected(&app), "nobody");
+    type_text(&mut app, "q");
+    assert_eq!(order(&mut app), "", "q in the filter does not quit");
+    assert_eq!(selected(&app), "none");
     for code in [
         KeyCode::Enter,
         KeyCode::Char('k'),
@@ -196,7 +202,7 @@ fn a_filter_is_typed_kept_and_taken_back() {
         KeyCode::Up,
         KeyCode::End,
     ] {
-        assert_eq!(press(&mut app, code), None, "of nobody");
+        assert_eq!(press(&mut app, code), None, "without a selection");
         assert!(matches!(app.mode, Mode::Table));
     }
     press(&mut app, KeyCode::Char('/'));
@@ -204,16 +210,16 @@ fn a_filter_is_typed_kept_and_taken_back() {
     press(&mut app, KeyCode::Enter);
     assert_eq!(order(&mut app), "b");
     press(&mut app, KeyCode::Char('/'));
-    types(&mut app, "nothing");
+    type_text(&mut app, "nothing");
     press(&mut app, KeyCode::Esc);
-    assert_eq!(order(&mut app), "b", "the filter before");
+    assert_eq!(order(&mut app), "b", "the previous filter");
     press(&mut app, KeyCode::Esc);
     assert_eq!(order(&mut app), "abcd");
 }
 
 #[test]
-fn a_kill_takes_a_yes() {
-    let mut app = App::new(some());
+fn kill_needs_confirmation() {
+    let mut app = App::new(sample_agents());
     for code in [
         KeyCode::Enter,
         KeyCode::Esc,
@@ -227,14 +233,17 @@ fn a_kill_takes_a_yes() {
         assert_eq!(app.message.as_deref(), Some("not killed"));
     }
     press(&mut app, KeyCode::Char('k'));
-    app.event(&Event::Paste("y".into()));
-    assert!(matches!(app.mode, Mode::Kill { .. }), "a paste is no yes");
-    // What is asked for is what is killed, whatever is selected meanwhile.
-    app.told(&told(
+    app.handle(&Event::Paste("y".into()));
+    assert!(
+        matches!(app.mode, Mode::Kill { .. }),
+        "pasted text does not confirm"
+    );
+    // The agent of the question is killed, even if another one is selected meanwhile.
+    app.apply_event(&event(
         "agent-removed",
         json!({"subscription": 0, "id": "aaaaaaaaaa"}),
     ));
-    app.fit(5);
+    app.layout(5);
     assert_eq!(
         press(&mut app, KeyCode::Char('y')),
         Some(Command::Kill("aaaaaaaaaa".into()))
@@ -246,16 +255,16 @@ fn a_kill_takes_a_yes() {
 }
 
 #[test]
-fn a_prompt_is_edited_sent_and_given_up() {
-    let mut app = App::new(some());
+fn prompt_is_edited_sent_and_cancelled() {
+    let mut app = App::new(sample_agents());
     press(&mut app, KeyCode::Char('p'));
-    types(&mut app, "fix teh");
+    type_text(&mut app, "fix teh");
     control(&mut app, 'w');
-    types(&mut app, "the test");
+    type_text(&mut app, "the test");
     press(&mut app, KeyCode::Home);
-    types(&mut app, "q: ");
+    type_text(&mut app, "q: ");
     press(&mut app, KeyCode::End);
-    app.event(&Event::Paste(" and\nmore\u{1b}[2J\n".into()));
+    app.handle(&Event::Paste(" and\nmore\u{1b}[2J\n".into()));
     let text = "q: fix the test and more [2J".to_owned();
     assert_eq!(
         press(&mut app, KeyCode::Enter),
@@ -269,13 +278,16 @@ fn a_prompt_is_edited_sent_and_given_up() {
         assert_eq!(press(&mut app, end), None, "nothing to send");
         assert!(matches!(app.mode, Mode::Table));
     }
-    app.event(&Event::Paste("qky".into()));
-    assert!(matches!(app.mode, Mode::Table), "no keys");
+    app.handle(&Event::Paste("qky".into()));
+    assert!(
+        matches!(app.mode, Mode::Table),
+        "pasted text is not taken for keys"
+    );
 }
 
 #[test]
-fn other_keys_are_commands() {
-    let mut app = App::new(some());
+fn other_keys_return_commands() {
+    let mut app = App::new(sample_agents());
     for (code, expected) in [
         (KeyCode::Char('q'), Some(Command::Quit)),
         (
@@ -292,7 +304,7 @@ fn other_keys_are_commands() {
     assert_eq!(
         press(&mut app, KeyCode::Char('q')),
         None,
-        "ends the help only"
+        "closes the help only"
     );
     for (c, expected) in [
         ('c', Command::Quit),
@@ -305,8 +317,8 @@ fn other_keys_are_commands() {
 }
 
 #[test]
-fn usage_is_asked_for_of_what_is_seen_or_sorts() {
-    let mut agents = some();
+fn usage_is_measured_for_visible_or_sorted_agents() {
+    let mut agents = sample_agents();
     let more = |n: u32| {
         agent(
             &format!("e{n:09}"),
@@ -315,31 +327,34 @@ fn usage_is_asked_for_of_what_is_seen_or_sorts() {
     };
     agents.extend((0..1000).map(more));
     let mut app = App::new(agents);
-    app.fit(10);
-    assert_eq!(app.to_measure().len(), 10, "running agents come first");
+    app.layout(10);
+    assert_eq!(app.ids_to_measure().len(), 10, "running agents come first");
     app.sort_by(Column::Cpu, true);
-    app.fit(10);
-    assert_eq!(app.to_measure().len(), 1002);
-    assert_eq!(app.shown().count(), 10);
+    app.layout(10);
+    assert_eq!(app.ids_to_measure().len(), 1002);
+    assert_eq!(app.visible().count(), 10);
 }
 
 #[test]
-fn a_new_agent_is_asked_for_and_comes_in() {
+fn new_agent_is_requested_and_added() {
     let mut app = App::new(Vec::new());
-    let event = told(
+    let event = event(
         "agent-state",
         json!({"subscription": 0, "id": "aaaaaaaaaa", "state": "working",
         "since": "2026-01-01T00:30:00Z"}),
     );
-    assert_eq!(app.told(&event), Some(Command::Ask("aaaaaaaaaa".into())));
-    app.agent(some().remove(0));
+    assert_eq!(
+        app.apply_event(&event),
+        Some(Command::GetAgent("aaaaaaaaaa".into()))
+    );
+    app.insert(sample_agents().remove(0));
     assert_eq!(order(&mut app), "a");
     assert_eq!(selected(&app), "a");
 }
 
 #[test]
 fn screens() {
-    let mut app = App::new(some());
+    let mut app = App::new(sample_agents());
     let mut shown = String::new();
     let mut show = |what: &str, app: &mut App, width, height| {
         shown.push_str(&format!(
@@ -352,31 +367,31 @@ fn screens() {
     press(&mut app, KeyCode::End);
     press(&mut app, KeyCode::Up);
     show("hostile", &mut app, 80, 16);
-    show("low", &mut app, 60, 9);
+    show("few rows", &mut app, 60, 9);
     for height in [5, 3, 2, 1] {
-        show("lower", &mut app, 22, height);
+        show("fewer rows", &mut app, 22, height);
     }
     press(&mut app, KeyCode::Home);
     press(&mut app, KeyCode::Char('k'));
     show("kill", &mut app, 80, 5);
     press(&mut app, KeyCode::Char('n'));
     press(&mut app, KeyCode::Char('p'));
-    types(
+    type_text(
         &mut app,
         "a long line that does not fit into what is left of the screen",
     );
     show("prompt", &mut app, 50, 5);
     press(&mut app, KeyCode::Esc);
-    app.lost("no daemon listens");
+    app.disconnected("no daemon listens");
     show("lost", &mut app, 80, 6);
     press(&mut app, KeyCode::Char('?'));
     show("help", &mut app, 80, 20);
-    show("nobody", &mut App::new(Vec::new()), 80, 5);
+    show("empty", &mut App::new(Vec::new()), 80, 5);
     insta::assert_snapshot!(shown);
 }
 
 #[test]
-fn no_screen_is_too_small() {
+fn tiny_screen_is_drawn_without_panic() {
     let modes: [&[KeyCode]; 5] = [
         &[],
         &[KeyCode::Char('?')],
@@ -385,7 +400,7 @@ fn no_screen_is_too_small() {
         &[KeyCode::Char('k')],
     ];
     for keys in modes {
-        let mut app = App::new(some());
+        let mut app = App::new(sample_agents());
         for code in keys {
             press(&mut app, *code);
         }
@@ -398,15 +413,15 @@ fn no_screen_is_too_small() {
 }
 
 #[test]
-fn colour_is_left_out_where_it_is_not_wanted() {
+fn screen_without_colour_has_none() {
     use ratatui::style::Color;
     for in_colour in [true, false] {
-        let mut app = App::new(some());
-        app.fit(10);
+        let mut app = App::new(sample_agents());
+        app.layout(10);
         let mut terminal = Terminal::new(TestBackend::new(80, 16)).unwrap();
         for lost in [false, true] {
             if lost {
-                app.lost("gone");
+                app.disconnected("stopped");
             }
             let frame = terminal.draw(|frame| view::draw(frame, &app, now(), in_colour));
             let cells = &frame.unwrap().buffer.content;

@@ -1,31 +1,39 @@
-//! The screen: the model as cells. Pure. On a small screen the table comes first, then the line of keys, the line of
-//! counts, the titles, and what is known of the selected agent.
+//! Draws the model. Does no I/O. A small screen shows, by priority, the table, the line of keys, the line of counts, the
+//! titles, and the details of the selected agent.
 
-use colibri_client::{AgentState, Watched};
+use colibri_client::{AgentEntry, AgentState};
 use jiff::Timestamp;
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
 
-use super::app::{App, Link, Mode};
-use super::columns::{self, Column};
+use super::app::{App, Connection, Mode};
+use super::columns::{self, Column, PlacedColumn};
 use super::keys::HELP;
-use crate::output::{ending, plain};
+use crate::output::sanitize;
+use crate::tables::short_exit;
 
-/// The parts of a screen, from above: each with its first line and its height.
-struct Parts {
+/// Some lines of the screen.
+struct Lines {
+    /// First line.
+    y: u16,
+    height: u16,
+}
+
+/// The parts of the screen from top to bottom.
+struct Layout {
     counts: Option<u16>,
     titles: Option<u16>,
-    table: (u16, u16),
-    details: Option<(u16, u16)>,
-    /// What can be done, or a line that is typed.
+    table: Lines,
+    details: Option<Lines>,
+    /// The line of keys, or the edited line.
     foot: Option<u16>,
 }
 
-impl Parts {
-    fn of(height: u16, typing: bool) -> Self {
-        let foot = (height >= 2 || typing).then(|| height.saturating_sub(1));
+impl Layout {
+    fn new(height: u16, is_editing: bool) -> Self {
+        let foot = (height >= 2 || is_editing).then(|| height.saturating_sub(1));
         let counts = (height >= 3).then_some(0);
         let titles = (height >= 4).then_some(1);
         let details = match height {
@@ -40,23 +48,29 @@ impl Parts {
         Self {
             counts,
             titles,
-            table: (above, table),
-            details: (details > 0).then_some((above + table, details)),
+            table: Lines {
+                y: above,
+                height: table,
+            },
+            details: (details > 0).then_some(Lines {
+                y: above + table,
+                height: details,
+            }),
             foot,
         }
     }
 }
 
-/// How many rows the table has on such a screen.
+/// Returns the number of rows of the table on a screen of this height.
 pub(super) fn rows(app: &App, height: u16) -> usize {
-    usize::from(Parts::of(height, is_typing(app)).table.1)
+    usize::from(Layout::new(height, is_editing(app)).table.height)
 }
 
-fn is_typing(app: &App) -> bool {
+fn is_editing(app: &App) -> bool {
     !matches!(app.mode, Mode::Table | Mode::Help)
 }
 
-/// Draws all of it.
+/// Draws the screen.
 pub(super) fn draw(frame: &mut Frame<'_>, app: &App, now: Timestamp, in_colour: bool) {
     let area = frame.area();
     let mut pen = Pen {
@@ -64,20 +78,20 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App, now: Timestamp, in_colour: 
         area,
         in_colour,
     };
-    let parts = Parts::of(area.height, is_typing(app));
+    let layout = Layout::new(area.height, is_editing(app));
     if matches!(app.mode, Mode::Help) {
         return pen.help();
     }
-    if let Some(y) = parts.counts {
+    if let Some(y) = layout.counts {
         pen.counts(y, app);
     }
-    pen.table(&parts, app, now);
-    if let Some((y, height)) = parts.details
+    pen.table(&layout, app, now);
+    if let Some(lines) = layout.details
         && let Some(selected) = app.selected()
     {
-        pen.details(y, height, selected);
+        pen.details(&lines, selected);
     }
-    let cursor = parts.foot.and_then(|y| pen.foot(y, app));
+    let cursor = layout.foot.and_then(|y| pen.foot(y, app));
     if let Some(cursor) = cursor {
         frame.set_cursor_position(cursor);
     }
@@ -90,7 +104,7 @@ struct Pen<'a> {
 }
 
 impl Pen<'_> {
-    /// Writes what fits into so many cells; outside of the screen nothing.
+    /// Writes text into at most `width` cells, and nothing outside the screen.
     fn put(&mut self, x: u16, y: u16, width: u16, text: &str, style: Style) {
         if x >= self.area.width || y >= self.area.height {
             return;
@@ -124,13 +138,13 @@ impl Pen<'_> {
         }
     }
 
-    /// How many agents there are, in which states, and what is shown of them; or that the daemon has gone.
+    /// Draws the numbers of agents by state, or why there is no connection.
     fn counts(&mut self, y: u16, app: &App) {
-        if let Link::Lost(why) = &app.link {
+        if let Connection::Lost(reason) = &app.connection {
             let style = self
                 .colour(Color::Red)
                 .add_modifier(Modifier::BOLD | Modifier::REVERSED);
-            let text = format!("lost the daemon; trying again. {}", plain(why, 200));
+            let text = format!("no connection, reconnecting: {}", sanitize(reason, 200));
             return self.line(y, &text, style);
         }
         const STATES: [AgentState; 7] = [
@@ -154,7 +168,7 @@ impl Pen<'_> {
             let count = app
                 .roster
                 .iter()
-                .filter(|watched| watched.agent.state == state)
+                .filter(|entry| entry.agent.state == state)
                 .count();
             if count > 0 {
                 let text = format!("{count} {state}");
@@ -164,11 +178,11 @@ impl Pen<'_> {
         }
     }
 
-    fn table(&mut self, parts: &Parts, app: &App, now: Timestamp) {
+    fn table(&mut self, layout: &Layout, app: &App, now: Timestamp) {
         let placed = columns::fitting(self.area.width);
-        let with_id = placed.iter().any(|(column, ..)| *column == Column::Id);
-        if let Some(y) = parts.titles {
-            for (column, x, width) in &placed {
+        let with_id = placed.iter().any(|placed| placed.column == Column::Id);
+        if let Some(y) = layout.titles {
+            for PlacedColumn { column, x, width } in &placed {
                 let mut style = Style::new().add_modifier(Modifier::BOLD);
                 if *column == app.sort {
                     style = style.add_modifier(Modifier::UNDERLINED);
@@ -176,27 +190,27 @@ impl Pen<'_> {
                 self.cell(*column, *x, y, *width, column.title(), style);
             }
         }
-        let (top, height) = parts.table;
+        let Lines { y: top, height } = layout.table;
         if app.count() == 0 && height > 0 {
             let text = if app.roster.iter().next().is_none() {
                 "no agents; start one with colibri spawn"
             } else {
-                "no agent fits the filter; Esc ends it"
+                "no agent matches the filter; clear it with Esc"
             };
             return self.line(top, text, Style::new());
         }
-        for ((watched, selected), y) in app.shown().zip(top..top.saturating_add(height)) {
-            for (column, x, width) in &placed {
+        for ((entry, selected), y) in app.visible().zip(top..top.saturating_add(height)) {
+            for PlacedColumn { column, x, width } in &placed {
                 let style = match column {
-                    Column::State => self.state(watched.agent.state),
-                    _ if !watched.runs() => Style::new().add_modifier(Modifier::DIM),
+                    Column::State => self.state(entry.agent.state),
+                    _ if !entry.runs() => Style::new().add_modifier(Modifier::DIM),
                     _ => Style::new(),
                 };
-                let text = column.text(watched, now, with_id);
+                let text = column.text(entry, now, with_id);
                 self.cell(*column, *x, y, *width, &text, style);
             }
             let row = Rect::new(0, y, self.area.width, 1).intersection(self.area);
-            if app.link != Link::Live {
+            if app.connection != Connection::Live {
                 let grey = self.colour(Color::DarkGray).add_modifier(Modifier::DIM);
                 self.buffer.set_style(row, grey);
             }
@@ -207,9 +221,9 @@ impl Pen<'_> {
         }
     }
 
-    /// Numbers stand at the right, words at the left, and what is too long ends with an ellipsis.
+    /// Draws a cell: numbers right-aligned, other text left-aligned, truncated with an ellipsis.
     fn cell(&mut self, column: Column, x: u16, y: u16, width: u16, text: &str, style: Style) {
-        let text = plain(text, usize::from(width));
+        let text = sanitize(text, usize::from(width));
         let free = if column.is_number() {
             width.saturating_sub(cells(&text))
         } else {
@@ -218,23 +232,24 @@ impl Pen<'_> {
         self.put(x + free, y, width - free, &text, style);
     }
 
-    /// The selected agent: who it is and what it has used, its command, what went wrong.
-    fn details(&mut self, y: u16, height: u16, watched: &Watched) {
-        let agent = &watched.agent;
-        let mut parts = vec![columns::name(watched).to_owned()];
+    /// Draws the details of an agent: names and usage, command, last error.
+    fn details(&mut self, lines: &Lines, entry: &AgentEntry) {
+        let Lines { y, height } = *lines;
+        let agent = &entry.agent;
+        let mut parts = vec![columns::name(entry).to_owned()];
         if agent.name.is_some() {
             parts.push(agent.id.clone());
         }
-        match (agent.pid, watched.runs()) {
+        match (agent.pid, entry.runs()) {
             (Some(pid), true) => parts.push(format!("pid {pid}")),
-            (None, true) => parts.push("between two runs".to_owned()),
-            (_, false) => parts.push(ending(agent.exit)),
+            (None, true) => parts.push("between runs".to_owned()),
+            (_, false) => parts.push(short_exit(agent.exit)),
         }
         if agent.run > 1 {
             parts.push(format!("run {}", agent.run));
         }
-        if let Some(used) = &watched.used {
-            parts.push(counted(used.processes.into(), "process", "processes"));
+        if let Some(usage) = &entry.usage {
+            parts.push(counted(usage.processes.into(), "process", "processes"));
         }
         if let Some(view) = &agent.view {
             parts.push(counted(view.turns, "turn", "turns"));
@@ -245,25 +260,25 @@ impl Pen<'_> {
             parts.push(format!("{read}+{written} tokens"));
             parts.push(columns::cost(view.cost_usd));
         }
-        let who: Vec<_> = parts.iter().map(|part| plain(part, 60)).collect();
-        let error = watched
+        let summary: Vec<_> = parts.iter().map(|part| sanitize(part, 60)).collect();
+        let error = entry
             .last_error
             .as_deref()
-            .map(|error| format!("error: {}", plain(error, 300)));
+            .map(|error| format!("error: {}", sanitize(error, 300)));
         let command: Vec<&str> = std::iter::once(&agent.program)
             .chain(&agent.args)
             .map(String::as_str)
             .collect();
-        let who = who.join("  ");
+        let summary = summary.join("  ");
         let red = self.colour(Color::Red);
         if height < 3 {
             return match error {
                 Some(error) => self.line(y, &error, red),
-                None => self.line(y, &who, Style::new()),
+                None => self.line(y, &summary, Style::new()),
             };
         }
-        self.line(y, &who, Style::new().add_modifier(Modifier::BOLD));
-        let command = format!("$ {}", plain(&command.join(" "), 400));
+        self.line(y, &summary, Style::new().add_modifier(Modifier::BOLD));
+        let command = format!("$ {}", sanitize(&command.join(" "), 400));
         self.line(y + 1, &command, Style::new());
         let error = error.unwrap_or_default();
         let mut left = error.as_str();
@@ -274,15 +289,15 @@ impl Pen<'_> {
         }
     }
 
-    /// The last line; where a cursor stands in it.
+    /// Draws the last line; returns the position of its cursor.
     fn foot(&mut self, y: u16, app: &App) -> Option<Position> {
         let name = |id: &str| {
-            let watched = app.roster.get(id);
-            let name = watched.map_or(id, columns::name);
+            let entry = app.roster.get(id);
+            let name = entry.map_or(id, columns::name);
             if name == id {
                 id.to_owned()
             } else {
-                format!("{} ({id})", plain(name, 30))
+                format!("{} ({id})", sanitize(name, 30))
             }
         };
         let bold = Style::new().add_modifier(Modifier::BOLD);
@@ -293,18 +308,18 @@ impl Pen<'_> {
                 Some(self.cursor(cells(&text), y))
             }
             Mode::Prompt { id, line } => {
-                Some(self.typed(y, &format!("prompt {}: ", name(id)), line))
+                Some(self.edited(y, &format!("prompt {}: ", name(id)), line))
             }
-            Mode::Filter { .. } => Some(self.typed(y, "filter: ", &app.filter)),
+            Mode::Filter { .. } => Some(self.edited(y, "filter: ", &app.filter)),
             Mode::Table | Mode::Help => {
                 match &app.message {
-                    Some(message) => self.line(y, &plain(message, 400), bold),
+                    Some(message) => self.line(y, &sanitize(message, 400), bold),
                     None => {
                         let order = if app.descending { "down" } else { "up" };
                         let sorted = app.sort.title();
                         let filter = match app.filter.value() {
                             "" => "/ filter".to_owned(),
-                            filter => format!("/ {}  Esc all", plain(filter, 20)),
+                            filter => format!("/ {}  Esc clear", sanitize(filter, 20)),
                         };
                         let text = format!(
                             "a attach  p prompt  k kill  s by {sorted} {order}  {filter}  ? help  q quit"
@@ -317,16 +332,16 @@ impl Pen<'_> {
         }
     }
 
-    /// A line that is typed: of a long one the part around the cursor.
-    fn typed(&mut self, y: u16, question: &str, line: &tui_input::Input) -> Position {
+    /// Draws an edited line; of a long line the part around the cursor.
+    fn edited(&mut self, y: u16, label: &str, line: &tui_input::Input) -> Position {
         let bold = Style::new().add_modifier(Modifier::BOLD);
-        // Half of a narrow screen is for what is typed.
-        let asked = cells(question).min(self.area.width / 2);
-        self.put(0, y, asked, question, bold);
-        let room = self.area.width.saturating_sub(asked + 1);
+        // Half of a narrow screen is left for the text.
+        let label_width = cells(label).min(self.area.width / 2);
+        self.put(0, y, label_width, label, bold);
+        let room = self.area.width.saturating_sub(label_width + 1);
         let scroll = line.visual_scroll(usize::from(room));
         let mut hidden = 0;
-        let seen: String = line
+        let visible: String = line
             .value()
             .chars()
             .skip_while(|c| {
@@ -335,10 +350,10 @@ impl Pen<'_> {
                 hide
             })
             .collect();
-        self.put(asked, y, self.area.width, &seen, Style::new());
+        self.put(label_width, y, self.area.width, &visible, Style::new());
         let at = line.visual_cursor().saturating_sub(scroll);
         self.cursor(
-            asked.saturating_add(u16::try_from(at).unwrap_or(u16::MAX)),
+            label_width.saturating_add(u16::try_from(at).unwrap_or(u16::MAX)),
             y,
         )
     }
@@ -349,10 +364,10 @@ impl Pen<'_> {
 
     fn help(&mut self) {
         let bold = Style::new().add_modifier(Modifier::BOLD);
-        self.line(0, "colibri top: keys (any key goes back)", bold);
-        for ((keys, does), y) in HELP.iter().zip(2..) {
+        self.line(0, "colibri top: keys (any key closes the help)", bold);
+        for ((keys, effect), y) in HELP.iter().zip(2..) {
             self.put(0, y, 16, keys, bold);
-            self.put(16, y, self.area.width, does, Style::new());
+            self.put(16, y, self.area.width, effect, Style::new());
         }
         self.line(
             16,
@@ -371,7 +386,7 @@ fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// How many bytes of a text fit into so many cells.
+/// Returns how many bytes of a text fit into `width` cells.
 fn fitting(text: &str, width: u16) -> usize {
     let mut used = 0;
     text.char_indices()
@@ -382,7 +397,7 @@ fn fitting(text: &str, width: u16) -> usize {
         .map_or(text.len(), |(at, _)| at)
 }
 
-/// Cells that a text takes.
+/// Returns the width of a text in cells.
 fn cells(text: &str) -> u16 {
     u16::try_from(ratatui::text::Span::raw(text).width()).unwrap_or(u16::MAX)
 }

@@ -1,0 +1,173 @@
+//! Converts notifications into lines, and tracks agents across several daemons.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use colibri_client::{
+    Agent, ClientError, Notification, OutputChunk, OutputData, Stream, new_output,
+};
+
+use super::line::{Event, Line, now};
+
+/// What was printed about agents before.
+#[derive(Default)]
+pub(super) struct Tracker {
+    names: BTreeMap<String, String>,
+    /// Ids of the agents that run, according to the events so far.
+    running: BTreeSet<String>,
+    /// Offsets of the next bytes, by agent, for agents that have not ended and whose output is printed.
+    offsets: BTreeMap<String, StreamOffsets>,
+}
+
+/// Offset of the next byte of each stream.
+#[derive(Default, Clone, Copy)]
+pub(super) struct StreamOffsets {
+    pub(super) stdout: u64,
+    pub(super) stderr: u64,
+}
+
+impl StreamOffsets {
+    fn of(&mut self, stream: Stream) -> &mut u64 {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+}
+
+impl Tracker {
+    pub(super) fn add_names(&mut self, agents: &[Agent]) {
+        let named = agents.iter().filter_map(|agent| {
+            let name = agent.name.clone()?;
+            Some((agent.id.clone(), name))
+        });
+        self.names.extend(named);
+    }
+
+    /// Returns the offset of the next byte of a stream, and starts to track the agent's output.
+    pub(super) fn next_offset(&mut self, id: &str, stream: Stream) -> u64 {
+        *self.offset_mut(id, stream)
+    }
+
+    /// Returns the offsets of an agent whose output is tracked.
+    pub(super) fn next_offsets(&self, id: &str) -> Option<StreamOffsets> {
+        self.offsets.get(id).copied()
+    }
+
+    fn offset_mut(&mut self, id: &str, stream: Stream) -> &mut u64 {
+        self.offsets.entry(id.to_owned()).or_default().of(stream)
+    }
+
+    fn line_of(&self, id: String, time: String, event: Event) -> Line {
+        Line {
+            time,
+            name: self.names.get(&id).cloned(),
+            id: Some(id),
+            event,
+        }
+    }
+
+    /// Returns the line for a chunk of output, and advances the offset of its stream.
+    pub(super) fn output_line(&mut self, id: &str, chunk: OutputChunk) -> Line {
+        *self.offset_mut(id, chunk.stream) = chunk.offset + chunk.bytes.len() as u64;
+        let event = Event::Output {
+            stream: chunk.stream,
+            offset: chunk.offset,
+            data: OutputData::from_bytes(&chunk.bytes),
+        };
+        self.line_of(id.to_owned(), chunk.time.unwrap_or_else(now), event)
+    }
+
+    /// Returns the lines for tracked agents that ended, or were removed, while no daemon ran. Named agents are followed
+    /// to their end, so that only their removal is reported.
+    pub(super) fn missed_ends(&mut self, agents: &[Agent], are_named: bool) -> Vec<Line> {
+        let agents: BTreeMap<&str, &Agent> =
+            agents.iter().map(|agent| (&*agent.id, agent)).collect();
+        let mut lines = Vec::new();
+        for id in std::mem::take(&mut self.running) {
+            let line = match agents.get(&*id) {
+                None => self.line_of(id, now(), Event::Removed {}),
+                Some(agent) => match &agent.exited_at {
+                    Some(exited_at) if !are_named => {
+                        let event = Event::exit(agent.state, agent.exit, agent.error.clone());
+                        self.line_of(id, exited_at.clone(), event)
+                    }
+                    _ => {
+                        self.running.insert(id);
+                        continue;
+                    }
+                },
+            };
+            lines.push(line);
+        }
+        lines
+    }
+
+    /// Returns the line for a notification; `None` for output that was printed before.
+    pub(super) fn line(&mut self, event: Notification) -> Result<Option<Line>, ClientError> {
+        let (time, id, event) = match event {
+            Notification::AgentSpawned(event) => {
+                if let Some(name) = event.name {
+                    self.names.insert(event.id.clone(), name);
+                }
+                let line = Event::Spawned {
+                    program: event.program,
+                    runtime: event.runtime,
+                };
+                (event.started_at, event.id, line)
+            }
+            Notification::AgentState(event) => {
+                let line = Event::State {
+                    state: event.state,
+                    previous_state: event.previous,
+                    merged: event.merged,
+                    current_tool: event.current_tool,
+                    error: event.last_error,
+                };
+                self.running.insert(event.id.clone());
+                (event.since, event.id, line)
+            }
+            Notification::AgentRun(event) => {
+                let line = Event::Run {
+                    run: event.run,
+                    merged: event.merged,
+                    error: event.error,
+                };
+                (event.at, event.id, line)
+            }
+            Notification::AgentKill(event) => {
+                let line = Event::Kill {
+                    signal: event.signal,
+                    escalate: event.escalate,
+                    uid: event.uid,
+                    merged: event.merged,
+                };
+                (event.at, event.id, line)
+            }
+            Notification::AgentExit(event) => {
+                self.forget(&event.id);
+                let line = Event::exit(event.state, event.exit, event.error);
+                (event.exited_at, event.id, line)
+            }
+            Notification::AgentOutput(event) => {
+                let id = event.id.clone();
+                let next = self.offset_mut(&id, event.stream);
+                let chunk = new_output(event, next)?;
+                return Ok(chunk.map(|chunk| self.output_line(&id, chunk)));
+            }
+            Notification::AgentRemoved(event) => {
+                self.forget(&event.id);
+                (now(), event.id, Event::Removed {})
+            }
+            Notification::AgentsMissed(event) => {
+                let reason = "agents were started, ended and removed faster than events were read";
+                return Ok(Some(Line::gap(reason, Some(event.agents))));
+            }
+        };
+        Ok(Some(self.line_of(id, time, event)))
+    }
+
+    fn forget(&mut self, id: &str) {
+        self.running.remove(id);
+        self.offsets.remove(id);
+    }
+}

@@ -1,0 +1,43 @@
+//! Exit codes of `run`, `wait` and `attach`, which are those of an agent.
+
+use colibri_client::{Exit, ExitEvent, ExitReason};
+
+use crate::output;
+
+/// Exit code of a program that wrote to a closed pipe, as a shell reports SIGPIPE.
+pub(crate) const BROKEN_PIPE: u8 = 141;
+/// Exit code for a failure of Colibri itself.
+pub(crate) const OWN_FAILURE: u8 = 125;
+
+/// Returns an agent's exit code as a shell reports it; 125 if its exit status is unknown.
+pub(crate) fn code(exit: Option<Exit>) -> u8 {
+    match exit.filter(|exit| exit.status.is_some()) {
+        Some(exit) => u8::try_from(exit.shell_code() & 0xff).unwrap_or(1),
+        None => OWN_FAILURE,
+    }
+}
+
+/// Returns the exit code for an agent's end, and explains on stderr what the code does not show.
+pub(crate) fn explained_code(exit: &ExitEvent) -> u8 {
+    let note = exit.exit_note.as_deref().or(exit.error.as_deref());
+    explain(&exit.id, exit.exit, note);
+    code(exit.exit)
+}
+
+/// Prints why an agent ended to stderr, if the exit code does not show it.
+pub(crate) fn explain(id: &str, exit: Option<Exit>, note: Option<&str>) {
+    let reason = exit.map_or(ExitReason::Lost, |exit| exit.reason);
+    match (note, reason) {
+        (Some(note), _) => output::message(note),
+        (None, ExitReason::Exited | ExitReason::Signalled) => {}
+        (None, ExitReason::KilledByUser) => {
+            output::message(&format!("agent {id} was killed by a user"));
+        }
+        (None, ExitReason::WallTime) => {
+            output::message(&format!("agent {id} reached its wall-time limit"));
+        }
+        (None, reason) => output::message(&format!(
+            "agent {id} has no exit status ({reason}); see colibri status {id}"
+        )),
+    }
+}

@@ -1,0 +1,304 @@
+//! The agent of `colibri run`: forwarded signals, the state of its output, and the exit code.
+
+use std::time::Duration;
+
+use colibri_client::{CurrentClient, ExitEvent, KillParams, OutputChunk, Stream};
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::SIGNAL_TIMEOUT;
+use crate::error::CliError;
+use crate::exit::{self, BROKEN_PIPE, OWN_FAILURE};
+use crate::output;
+use crate::signals;
+use crate::sink::{Block, Sink, WriteFailure};
+
+/// Timeout for the daemon's answer to the kill after EPIPE on the output; it includes the grace period.
+const KILL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum time to wait for blocked output after both a signal and the agent's end.
+const BLOCKED_OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time without an answer or a written byte after which a repeated signal ends the command.
+const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(300);
+/// Time after a signal within which blocked output or the agent's end is attributed to it.
+const SIGNAL_EFFECT: Duration = Duration::from_secs(10);
+
+/// Result of a call to the daemon that runs as a task.
+pub(super) enum CallResult {
+    /// A signal was delivered, or was not.
+    Signal {
+        call: u64,
+        result: Result<(), CliError>,
+    },
+    /// The kill after EPIPE on the output has finished.
+    Kill(Result<(), CliError>),
+    /// The agent has ended with this exit code; its output may not be written yet.
+    Ended(u8),
+}
+
+/// A call to the daemon without a result.
+struct PendingCall {
+    number: u64,
+    start: Instant,
+    deadline: Instant,
+}
+
+/// A signal that was forwarded before, and was received again.
+struct RepeatedSignal {
+    signal: Signal,
+    at: Instant,
+}
+
+/// The end of the agent.
+struct Ended {
+    /// Time at which it became known.
+    at: Instant,
+    exit_code: u8,
+}
+
+/// Whether all output was written.
+#[derive(PartialEq, Eq)]
+enum Written {
+    Complete,
+    /// Part of the output could not be written.
+    Incomplete,
+    /// The reader has closed the pipe.
+    ReaderClosed,
+}
+
+pub(super) struct Foreground {
+    id: String,
+    socket: String,
+    client: CurrentClient,
+    pub(super) sink: Sink,
+    results: mpsc::UnboundedSender<CallResult>,
+    /// Forwarded signals, repeated ones included.
+    signals: Vec<Signal>,
+    last_signal_at: Option<Instant>,
+    repeated: Option<RepeatedSignal>,
+    pending: Vec<PendingCall>,
+    ended: Option<Ended>,
+    written: Written,
+}
+
+impl Foreground {
+    pub(super) fn new(
+        id: String,
+        socket: String,
+        client: CurrentClient,
+        sink: Sink,
+        results: mpsc::UnboundedSender<CallResult>,
+    ) -> Self {
+        Self {
+            id,
+            socket,
+            client,
+            sink,
+            results,
+            signals: Vec::new(),
+            last_signal_at: None,
+            repeated: None,
+            pending: Vec::new(),
+            ended: None,
+            written: Written::Complete,
+        }
+    }
+
+    /// Forwards a signal, without waiting for the result.
+    pub(super) fn forward(&mut self, signal: Signal) {
+        let at = Instant::now();
+        if self.signals.contains(&signal) {
+            self.repeated = Some(RepeatedSignal { signal, at });
+        }
+        if self.signals.is_empty() {
+            self.watch_for_end();
+        }
+        self.signals.push(signal);
+        self.last_signal_at = Some(at);
+        let params = KillParams {
+            id: self.id.clone(),
+            signal: Some(signals::name(signal).to_owned()),
+            escalate: false,
+            no_restart: true,
+            ..KillParams::default()
+        };
+        let call = self.signals.len() as u64;
+        self.kill(call, SIGNAL_TIMEOUT, params, move |result| {
+            CallResult::Signal { call, result }
+        });
+    }
+
+    fn kill(
+        &mut self,
+        number: u64,
+        timeout: Duration,
+        params: KillParams,
+        to_result: impl FnOnce(Result<(), CliError>) -> CallResult + Send + 'static,
+    ) {
+        let start = Instant::now();
+        self.pending.push(PendingCall {
+            number,
+            start,
+            deadline: start + timeout,
+        });
+        let (mut client, results) = (self.client.clone(), self.results.clone());
+        tokio::spawn(async move {
+            let call = client.call(|client| {
+                let params = params.clone();
+                async move { client.kill_agent(params).await }
+            });
+            let result = call.await.map(drop).map_err(CliError::from);
+            let _ = results.send(to_result(result));
+        });
+    }
+
+    /// Waits for the agent's end by a separate call: the exit event follows the output, which may be blocked.
+    fn watch_for_end(&self) {
+        let (mut client, results, id) =
+            (self.client.clone(), self.results.clone(), self.id.clone());
+        tokio::spawn(async move {
+            let call = client.call(|client| {
+                let id = id.clone();
+                async move { client.wait_agent(&id).await }
+            });
+            if let Ok(agent) = call.await {
+                let _ = results.send(CallResult::Ended(exit::code(agent.exit)));
+            }
+        });
+    }
+
+    /// Processes the result of a call; returns the exit code if it ends the command.
+    pub(super) fn handle_result(&mut self, result: CallResult) -> Option<u8> {
+        match result {
+            CallResult::Signal { call, result } => {
+                self.pending.retain(|pending| pending.number != call);
+                if let (Err(error), None) = (result, &self.ended) {
+                    output::message(&error.to_string());
+                }
+                None
+            }
+            CallResult::Kill(result) => {
+                if let Err(error) = result {
+                    output::message(&error.to_string());
+                }
+                Some(BROKEN_PIPE)
+            }
+            CallResult::Ended(exit_code) => {
+                self.set_ended(exit_code);
+                None
+            }
+        }
+    }
+
+    fn set_ended(&mut self, exit_code: u8) {
+        self.ended.get_or_insert(Ended {
+            at: Instant::now(),
+            exit_code,
+        });
+    }
+
+    /// Returns whether a signal or a kill was sent, so that time limits apply.
+    pub(super) fn is_signalled(&self) -> bool {
+        !self.pending.is_empty() || !self.signals.is_empty()
+    }
+
+    /// Returns the exit code if a time limit is exceeded, and reports on stderr which one.
+    pub(super) fn check_limits(&self) -> Option<u8> {
+        let id = &self.id;
+        // Output that blocks long after a signal is not related to it: its reader is slow.
+        if let (Some(ended), Some(last_signal_at)) = (&self.ended, self.last_signal_at)
+            && ended.at.saturating_duration_since(last_signal_at) <= SIGNAL_EFFECT
+            && ended.at.max(last_signal_at).elapsed() >= BLOCKED_OUTPUT_TIMEOUT
+            && self.sink.blocked_for() >= BLOCKED_OUTPUT_TIMEOUT
+        {
+            output::message(&format!(
+                "cannot write the output of agent {id}, which has ended: its reader does not read; see it with colibri logs {id}"
+            ));
+            return Some(self.or_own_failure(ended.exit_code));
+        }
+        let oldest_call = self.pending.iter().map(|call| call.start).min();
+        let is_unanswered = oldest_call.is_some_and(|start| start.elapsed() >= UNRESPONSIVE_AFTER);
+        if let Some(repeated) = &self.repeated
+            && repeated.at.elapsed() <= SIGNAL_EFFECT
+            && (is_unanswered || self.sink.blocked_for() >= UNRESPONSIVE_AFTER)
+        {
+            output::message(&format!(
+                "agent {id} may still run; end it with colibri kill {id}"
+            ));
+            return Some(signals::exit_code(repeated.signal));
+        }
+        let now = Instant::now();
+        if self.pending.iter().any(|call| call.deadline <= now) {
+            output::message(&format!(
+                "the daemon at {socket} does not answer, and agent {id} may still run; when the daemon answers again, end the agent with colibri kill {id}",
+                socket = self.socket,
+            ));
+            return Some(OWN_FAILURE);
+        }
+        None
+    }
+
+    /// Returns the block to write for a chunk of output.
+    pub(super) fn block(&self, output: OutputChunk) -> Option<Block> {
+        if self.written == Written::ReaderClosed {
+            return None;
+        }
+        if output.gap > 0 {
+            output::message(&format!("{} bytes are no longer kept", output.gap));
+        }
+        Some(Block {
+            stream: output.stream,
+            bytes: output.bytes,
+        })
+    }
+
+    /// Handles a failed output. EPIPE kills the agent, as SIGPIPE would; after any other error the agent keeps running.
+    pub(super) fn handle_write_failure(&mut self, failure: &WriteFailure) {
+        if failure.is_broken_pipe() {
+            if self.written != Written::ReaderClosed {
+                self.written = Written::ReaderClosed;
+                let params = KillParams {
+                    id: self.id.clone(),
+                    ..KillParams::default()
+                };
+                self.kill(0, KILL_TIMEOUT, params, CallResult::Kill);
+            }
+            return;
+        }
+        if self.written == Written::Complete {
+            self.written = Written::Incomplete;
+        }
+        let name = match failure.stream {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        };
+        output::message(&format!(
+            "cannot write the agent's {name}: {error}; the agent keeps running; see the rest with colibri logs --stream {name} {id}",
+            error = failure.error,
+            id = self.id
+        ));
+    }
+
+    /// Records the agent's end, and closes the queue of output.
+    pub(super) fn handle_exit(&mut self, exit: &ExitEvent) {
+        self.set_ended(exit::explained_code(exit));
+        self.sink.close();
+    }
+
+    /// Returns the exit code when all output is written.
+    pub(super) fn exit_code(&self) -> u8 {
+        match (&self.written, &self.ended) {
+            (Written::ReaderClosed, _) => BROKEN_PIPE,
+            (_, Some(ended)) => self.or_own_failure(ended.exit_code),
+            (_, None) => OWN_FAILURE,
+        }
+    }
+
+    /// Returns 125 instead of 0 if part of the output could not be written.
+    fn or_own_failure(&self, exit_code: u8) -> u8 {
+        match (exit_code, &self.written) {
+            (0, Written::Incomplete) => OWN_FAILURE,
+            _ => exit_code,
+        }
+    }
+}

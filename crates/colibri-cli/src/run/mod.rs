@@ -1,0 +1,158 @@
+//! `colibri run`: an agent in the foreground, as if the shell had started it.
+//!
+//! The loop never blocks: one thread writes output ([`crate::sink`]), another one reads input ([`crate::input`]), and
+//! calls to the daemon are tasks. Signals are therefore served while the output is blocked and while the daemon does
+//! not answer.
+
+mod foreground;
+mod input;
+
+use std::time::Duration;
+
+use colibri_client::{Client, FollowEvent, FollowParams, SpawnRequest, SpawnResult};
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use self::foreground::Foreground;
+use crate::args::{Global, Spawn};
+use crate::connect::endpoint;
+use crate::error::CliError;
+use crate::exit::OWN_FAILURE;
+use crate::output;
+use crate::signals::{self, Signals, TERMINATING};
+use crate::sink::{Block, Sink};
+
+/// Timeout for the daemon's answer after a signal.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval at which time limits are checked after a signal.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Runs an agent and exits as it does.
+pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
+    let endpoint = endpoint(global)?;
+    let client = endpoint.connect_or_start(output::connection_event).await?;
+    let params = crate::config::spawn_params(&client, spawn).await?;
+    let mut signals = Signals::install(&TERMINATING)?;
+    let (sink, mut failures) = Sink::start()?;
+    let input = crate::input::chunks()?;
+    let (agent, early_signals) = match start(&client, params, &mut signals).await? {
+        Started::Agent {
+            agent,
+            early_signals,
+        } => (agent, early_signals),
+        Started::GaveUp { exit_code } => {
+            output::message(&format!(
+                "the daemon at {} has not answered, and may still start the agent; run colibri ps when it answers again",
+                endpoint.socket().display()
+            ));
+            return Ok(exit_code);
+        }
+    };
+    agent
+        .warnings
+        .iter()
+        .for_each(|warning| output::warning(warning));
+    let params = FollowParams {
+        id: agent.id.clone(),
+        stream: None,
+        stdout: 0,
+        stderr: 0,
+        timed: false,
+    };
+    let mut events = endpoint.follow(client, params);
+    let forwarding = input::forward(input, events.client(), agent.id.clone());
+    let forwarding = tokio::spawn(forwarding);
+    let (results, mut call_results) = mpsc::unbounded_channel();
+    let socket = endpoint.socket().display().to_string();
+    let mut agent = Foreground::new(agent.id, socket, events.client(), sink, results);
+    for signal in early_signals {
+        agent.forward(signal);
+    }
+    let mut next_block: Option<Block> = None;
+    let mut events_ended = false;
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let exit_code = loop {
+        tokio::select! {
+            biased;
+            signal = signals.next() => agent.forward(signal),
+            Some(result) = call_results.recv() => if let Some(code) = agent.handle_result(result) {
+                break Ok(code);
+            },
+            failure = failures.recv() => match failure {
+                Some(failure) => agent.handle_write_failure(&failure),
+                None => break Ok(agent.exit_code()),
+            },
+            _ = tick.tick(), if agent.is_signalled() => if let Some(code) = agent.check_limits() {
+                break Ok(code);
+            },
+            // At most one block waits here, so order is kept; after the agent's end the queue is only drained.
+            permit = agent.sink.room(), if next_block.is_some() => {
+                if let (Some(permit), Some(block)) = (permit, next_block.take()) {
+                    drop(permit.send(block));
+                }
+            }
+            event = events.next(), if next_block.is_none() && !events_ended => match event {
+                Some(Ok(FollowEvent::Output(output))) => next_block = agent.block(output),
+                Some(Ok(FollowEvent::Exit(exit))) => {
+                    agent.handle_exit(&exit);
+                    events_ended = true;
+                }
+                Some(Ok(FollowEvent::Connection(event))) => output::connection_event(event),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break Err(error.into()),
+                None => events_ended = true,
+            },
+        }
+    };
+    forwarding.abort();
+    exit_code
+}
+
+/// Result of the request to start the agent.
+enum Started {
+    Agent {
+        agent: SpawnResult,
+        /// Signals that arrived before the agent ran.
+        early_signals: Vec<Signal>,
+    },
+    /// The daemon did not answer in time after a signal.
+    GaveUp { exit_code: u8 },
+}
+
+/// Starts the agent, and collects the signals that arrive before the daemon answers. A second signal of the same kind
+/// gives up, and so does the timeout after the first signal.
+async fn start(
+    client: &Client,
+    params: SpawnRequest,
+    signals: &mut Signals,
+) -> Result<Started, CliError> {
+    let client = client.clone();
+    let mut starting = tokio::spawn(async move { client.spawn_agent(params).await });
+    let mut early_signals: Vec<Signal> = Vec::new();
+    let mut deadline: Option<Instant> = None;
+    loop {
+        let timeout = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            agent = &mut starting => {
+                let agent = agent.map_err(|error| CliError::io("cannot start the agent")(error.into()))??;
+                return Ok(Started::Agent { agent, early_signals });
+            }
+            signal = signals.next() => {
+                if early_signals.contains(&signal) {
+                    return Ok(Started::GaveUp { exit_code: signals::exit_code(signal) });
+                }
+                early_signals.push(signal);
+                deadline.get_or_insert(Instant::now() + SIGNAL_TIMEOUT);
+            }
+            () = timeout => return Ok(Started::GaveUp { exit_code: OWN_FAILURE }),
+        }
+    }
+}
