@@ -2,6 +2,7 @@
 
 mod separator;
 mod spawn;
+mod values;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,11 +10,10 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use colibri_client::WallTime;
-
 pub(crate) use self::spawn::{OfProfile, Spawn};
+use self::values::{age, agent, duration, since};
 
-/// Parses the command line of this process; prints help or a usage error and exits if it contains no command.
+/// Parses the command line of this process. Prints help or a usage error and exits if it contains no command.
 pub(crate) fn parse() -> Arguments {
     let words: Vec<_> = std::env::args_os().collect();
     Arguments::try_parse_from(&words).unwrap_or_else(|error| {
@@ -21,13 +21,13 @@ pub(crate) fn parse() -> Arguments {
             .iter()
             .map(|word| word.to_string_lossy().into_owned())
             .collect();
-        separator::explained(error, Arguments::command(), &words).exit()
+        separator::explain(error, Arguments::command(), &words).exit()
     })
 }
 
 /// Run AI coding agents unattended, each confined in a jail; watch, prompt and stop them.
 ///
-/// Exit codes: 0 done; 1 the operation failed; 2 usage; 3 no daemon. `run`, `wait` and `attach` exit with
+/// Exit codes: 0 success; 1 the operation failed; 2 usage error; 3 no daemon. `run`, `wait` and `attach` exit with
 /// the agent's own code, 128+N if signal N ended it; 127 if its program was not found, 126 if it cannot be
 /// executed, and 125 if Colibri itself failed or the agent's exit status is unknown.
 #[derive(Debug, Parser)]
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Socket of the daemon (default: $COLIBRI_SOCKET, else that of your running daemon, else colibri/colibri.sock in $XDG_RUNTIME_DIR; see colibri(1))
+    /// Socket of the daemon [default: $COLIBRI_SOCKET, else the socket of your running daemon, else $XDG_RUNTIME_DIR/colibri/colibri.sock; see colibri(1)]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// Do not start a daemon if none is running
@@ -51,11 +51,11 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run an agent in the foreground: forward its output, input and signals, exit with its code
+    /// Run an agent in the foreground: forward output, input and signals, and exit with its code
     Run(Spawn),
     /// Start an agent in the background and print its id
     Spawn(Background),
-    /// Print the exact program and arguments that would be executed; starts nothing, needs no daemon
+    /// Print the exact command line that would be executed; starts nothing and needs no daemon
     Explain {
         #[command(flatten)]
         spawn: Spawn,
@@ -63,7 +63,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List the profiles of the settings file, for --profile
+    /// List the profiles for --profile
     Profiles {
         /// Print one JSON object
         #[arg(long)]
@@ -72,44 +72,41 @@ pub(crate) enum Command {
     /// Check the settings file, or make the daemon read it again
     #[command(subcommand)]
     Config(Config),
-    /// List agents: running ones first, then ended ones, each the newest first
+    /// List agents: running ones first, then ended ones, each newest first
     Ps(List),
-    /// Show details of agents: state and since when, tool, turns, tokens, cost, errors
+    /// Show details of agents: state, tool, turns, tokens, cost, errors
     Status {
-        /// Agents: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", required = true, value_parser = agent)]
-        ids: Vec<String>,
+        #[command(flatten)]
+        agents: AgentArgs,
         /// Print one JSON object for each agent
         #[arg(long)]
         json: bool,
     },
     /// Print the output of an agent
     Logs(Logs),
-    /// Print the events of these agents until they have ended, or of all agents, new ones included
+    /// Print the events of agents: of these until they have ended, or of all, including new ones
     Events(Events),
-    /// List the runs of an agent with a restart policy, and the offsets of their output
+    /// List the runs of an agent with a restart policy, with the offsets of their output
     Runs {
-        /// Agent: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", value_parser = agent)]
-        id: String,
+        #[command(flatten)]
+        agent: AgentArg,
         /// Print one JSON array
         #[arg(long)]
         json: bool,
     },
     /// Attach to an agent: show its formatted output, send typed lines as prompts; Ctrl-C detaches
     Attach(Attach),
-    /// Send an agent a prompt in the form that its runtime expects, and wait until it has accepted it
+    /// Send an agent a prompt, and wait until the agent has accepted it
     Prompt {
-        /// Agent: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", value_parser = agent)]
-        id: String,
+        #[command(flatten)]
+        agent: AgentArg,
         /// The prompt; `-` reads it from standard input
         #[arg(allow_hyphen_values = true)]
         text: String,
-        /// Deliver it before the next request to the model, if the agent is working
+        /// If the agent is working, deliver it before the next request to the model
         #[arg(long, conflicts_with = "follow_up")]
         steer: bool,
-        /// Deliver it when the current turn has ended, if the agent is working
+        /// If the agent is working, deliver it when the current turn has ended
         #[arg(long)]
         follow_up: bool,
         /// Wait until the turn has ended, and print the agent's answer
@@ -121,36 +118,32 @@ pub(crate) enum Command {
     },
     /// Cancel the current turn of an agent; the agent keeps running
     Abort {
-        /// Agent: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", value_parser = agent)]
-        id: String,
-        /// Maximum time to wait until the agent has accepted it
+        #[command(flatten)]
+        agent: AgentArg,
+        /// Maximum time to wait until the agent has accepted the command
         #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
         timeout: Duration,
     },
-    /// Send a line to an agent's standard input, unchanged
+    /// Send a line to the standard input of an agent, unchanged
     Send {
-        /// Agent: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", value_parser = agent)]
-        id: String,
-        /// The line; `-` sends standard input instead
+        #[command(flatten)]
+        agent: AgentArg,
+        /// The line; `-` sends all of standard input instead
         #[arg(allow_hyphen_values = true, required_unless_present = "close")]
         line: Option<String>,
-        /// Close its standard input, after the line if there is one
+        /// Close the agent's standard input, after the line if one is given
         #[arg(long)]
         close: bool,
     },
-    /// Wait until agents have ended, and exit with their code: of several, the first that is not 0
+    /// Wait until agents have ended, and exit with their code: for several agents, the first that is not 0
     Wait {
-        /// Agents: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", required = true, value_parser = agent)]
-        ids: Vec<String>,
+        #[command(flatten)]
+        agents: AgentArgs,
     },
-    /// End agents: signal, grace, KILL, and verify that no process is left
+    /// End agents: send a signal, wait, send KILL, and verify that no process is left
     Kill {
-        /// Agents: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", required = true, value_parser = agent)]
-        ids: Vec<String>,
+        #[command(flatten)]
+        agents: AgentArgs,
         /// The first signal
         #[arg(long, value_name = "SIGNAL", default_value = "TERM")]
         signal: String,
@@ -158,39 +151,37 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
         grace: Duration,
     },
-    /// Restart agents now, whatever their restart policy, and print the id of each
+    /// Restart agents now, regardless of their restart policy, and print the id of each
     ///
-    /// A running agent keeps its id: its current run is ended, and the next one starts at once. An ended agent is
+    /// A running agent keeps its id: its current run is ended, and the next run starts immediately. An ended agent is
     /// spawned again with the same options and gets a new id.
     Restart {
-        /// Agents: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", required = true, value_parser = agent)]
-        ids: Vec<String>,
+        #[command(flatten)]
+        agents: AgentArgs,
         /// Time between TERM and KILL for a running agent
         #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
         grace: Duration,
     },
-    /// Delete agents that have ended, and their output
+    /// Delete ended agents and their output
     Rm {
-        /// Agents: id, name, or unique id prefix of at least 4 characters
-        #[arg(value_name = "AGENT", required = true, value_parser = agent)]
-        ids: Vec<String>,
-        /// Kill agents that run first
+        #[command(flatten)]
+        agents: AgentArgs,
+        /// Kill running agents first
         #[arg(short, long)]
         force: bool,
     },
-    /// Delete all agents that have ended, and their output
+    /// Delete all ended agents and their output
     Prune {
-        /// Only agents that ended at least this long ago, like 7d or 12h
+        /// Delete only agents that ended at least this long ago, like 7d or 12h
         #[arg(long, value_name = "AGE", value_parser = age)]
         older_than: Option<Duration>,
         /// Only print what would be deleted
         #[arg(long)]
         dry_run: bool,
     },
-    /// Show all agents in a live table; attach, prompt and kill from there
+    /// Show all agents in a live table; attach to, prompt and kill them there
     Top,
-    /// Check whether agents can run here, and print how to fix what is missing
+    /// Check whether this host can run agents, and print how to fix problems
     Doctor {
         /// Print one JSON object
         #[arg(long)]
@@ -212,9 +203,25 @@ impl Command {
     }
 }
 
+/// One agent.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArg {
+    /// Agent: id, name, or unique id prefix of at least 4 characters
+    #[arg(value_name = "AGENT", value_parser = agent)]
+    pub(crate) id: String,
+}
+
+/// At least one agent.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Agents: id, name, or unique id prefix of at least 4 characters
+    #[arg(value_name = "AGENT", required = true, value_parser = agent)]
+    pub(crate) ids: Vec<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
-    /// Report all errors in the settings file, each with its line; exit with 1 if there is one
+    /// Report all errors in the settings file, each with its line; exit with 1 on an error
     Check {
         /// Check this file instead of the default one
         #[arg(long, value_name = "FILE")]
@@ -232,7 +239,7 @@ pub(crate) enum Config {
 pub(crate) struct Background {
     #[command(flatten)]
     pub(crate) spawn: Spawn,
-    /// Send this prompt once the agent runs, in the form that its runtime expects
+    /// Send this prompt as soon as the agent runs
     #[arg(
         long,
         value_name = "TEXT",
@@ -247,29 +254,28 @@ pub(crate) struct List {
     /// Print one JSON array
     #[arg(long)]
     pub(crate) json: bool,
-    /// List only agents that run
+    /// List only running agents
     #[arg(long)]
     pub(crate) running: bool,
-    /// Print only ids, one a line
+    /// Print only ids, one per line
     #[arg(short, long, conflicts_with = "json")]
     pub(crate) quiet: bool,
-    /// List at most this many agents, the first ones in the order of the list
+    /// List at most this many agents, from the start of the list
     #[arg(long, value_name = "COUNT")]
     pub(crate) last: Option<usize>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// Agent: id, name, or unique id prefix of at least 4 characters
-    #[arg(value_name = "AGENT", value_parser = agent)]
-    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) agent: AgentArg,
     /// Keep printing until the agent has ended
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// Print only this stream; by default stdout goes to stdout and stderr to stderr
     #[arg(long, value_enum)]
     pub(crate) stream: Option<LogStream>,
-    /// Start at this byte (default: the oldest kept one)
+    /// Start at this byte [default: the oldest kept byte]
     #[arg(long, value_name = "OFFSET")]
     pub(crate) from: Option<u64>,
     /// Start with the last COUNT lines
@@ -278,7 +284,7 @@ pub(crate) struct Logs {
     /// Start at output of this time or later: an age like 10m, or a time like 2026-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", conflicts_with = "from", value_parser = since)]
     pub(crate) since: Option<jiff::Timestamp>,
-    /// Print the time of its first byte before each line (UTC)
+    /// Print a timestamp (UTC) before each line: the time of its first byte
     #[arg(long)]
     pub(crate) timestamps: bool,
 }
@@ -288,29 +294,28 @@ pub(crate) struct Events {
     /// Agents: id, name, or unique id prefix of at least 4 characters
     #[arg(value_name = "AGENT", value_parser = agent)]
     pub(crate) ids: Vec<String>,
-    /// Also print the agents' output; of named agents from the first byte on
+    /// Also print output; of named agents from the first byte on
     #[arg(long)]
     pub(crate) output: bool,
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     pub(crate) json: bool,
-    /// The default; accepted for scripts of earlier versions
+    /// The default; accepted for compatibility with earlier versions
     #[arg(long, hide = true)]
     reconnect: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Attach {
-    /// Agent: id, name, or unique id prefix of at least 4 characters
-    #[arg(value_name = "AGENT", value_parser = agent)]
-    pub(crate) id: String,
-    /// Print its output unchanged
+    #[command(flatten)]
+    pub(crate) agent: AgentArg,
+    /// Print the output unchanged
     #[arg(long)]
     pub(crate) raw: bool,
     /// Do not send typed lines
     #[arg(long)]
     pub(crate) no_input: bool,
-    /// Show all kept output first, instead of only its end
+    /// Show all kept output first, instead of only the last MiB
     #[arg(long)]
     pub(crate) all: bool,
 }
@@ -321,70 +326,31 @@ pub(crate) enum LogStream {
     Stderr,
 }
 
-fn since(text: &str) -> Result<jiff::Timestamp, String> {
-    crate::logs::since(text, jiff::Timestamp::now())
-}
-
-/// Checks an agent selector before any request is sent. An empty one is usually an unset shell variable.
-fn agent(text: &str) -> Result<String, String> {
-    if colibri_client::is_blank(text) {
-        return Err(
-            "an empty id or name selects no agent; give an id or a name that colibri ps shows"
-                .to_owned(),
-        );
-    }
-    Ok(text.to_owned())
-}
-
-/// Checks the name for a new agent.
-fn name(text: &str) -> Result<String, colibri_types::AgentNameError> {
-    Ok(text.parse::<colibri_types::AgentName>()?.to_string())
-}
-
-/// Parses a duration like `500ms`, `5s` or `1h30m`; a plain number is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(time) = text.parse::<WallTime>() {
-        return Ok(time.duration());
-    }
-    text.parse::<jiff::SignedDuration>()
-        .ok()
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .ok_or_else(|| "give one like 500ms, 5s or 1h30m, or a whole number of seconds".to_owned())
-}
-
-/// Parses an age like `7d` or `12h`. The unit is required: older agents are deleted, and a plain `7` may mean days.
-fn age(text: &str) -> Result<Duration, String> {
-    match text.parse::<u64>() {
-        Ok(_) => Err("give it with a unit, like 7d, 12h or 30m".to_owned()),
-        Err(_) => duration(text).map_err(|_| "give one like 7d, 12h or 30m".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_is_sound_and_its_help_is_reviewed() {
+    fn definition_is_valid_and_help_matches_snapshot() {
         Arguments::command().debug_assert();
         let mut command = Arguments::command();
         command.build();
-        let mut shown = command.render_long_help().to_string();
+        let mut help = command.render_long_help().to_string();
         for sub in command
             .get_subcommands_mut()
             .filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
         {
-            shown.push_str(&format!(
+            help.push_str(&format!(
                 "\n==== {} ====\n{}",
                 sub.get_name().to_owned(),
                 sub.render_help()
             ));
         }
-        insta::assert_snapshot!(shown);
+        insta::assert_snapshot!(help);
     }
 
     #[test]
-    fn what_stands_behind_the_two_dashes_is_the_agents() {
+    fn arguments_after_separator_belong_to_the_agent() {
         let parsed = Arguments::try_parse_from([
             "colibri",
             "run",

@@ -1,4 +1,4 @@
-//! `colibri doctor`: the findings of the daemon, or of one started here if none is running.
+//! `colibri doctor`: prints the findings of the daemon, or of this process if no daemon runs.
 
 use std::io;
 use std::time::Duration;
@@ -13,22 +13,24 @@ use crate::error::CliError;
 use crate::explain::preparer;
 use crate::{output, tables};
 
-/// Longer than the daemon's own looks can take.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// Timeout for the daemon's answer; longer than the sum of the timeouts of its checks.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Prints the findings; the exit code is 1 where one is a failure.
+/// Prints the findings; exits with 1 if one of them is a failure.
 pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> {
-    let findings = match ask(global).await {
+    let findings = match daemon_findings(global).await {
         Ok(findings) => findings,
         Err(CliError::Client(ClientError::NoDaemon { .. })) => {
-            output::message("no daemon is running; these are the findings for one started here");
-            look(global).await?
+            output::message(
+                "no daemon is running; these are the findings for a daemon started here",
+            );
+            local_findings(global).await?
         }
-        Err(CliError::Settings(_)) => look(global).await?,
-        Err(why) => {
-            let fix = "find the process that has the socket, e.g. with fuser(1); the other findings are without the daemon";
-            let mut findings = vec![Finding::fail(why.message(), fix)];
-            findings.extend(look(global).await?);
+        Err(CliError::Settings(_)) => local_findings(global).await?,
+        Err(error) => {
+            let fix = "find the process that has the socket, e.g. with fuser(1); the other findings are those of a daemon started here";
+            let mut findings = vec![Finding::fail(error.message(), fix)];
+            findings.extend(local_findings(global).await?);
             findings
         }
     };
@@ -43,26 +45,26 @@ pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> 
     Ok(u8::from(failed))
 }
 
-async fn ask(global: &Global) -> Result<Vec<Finding>, CliError> {
+async fn daemon_findings(global: &Global) -> Result<Vec<Finding>, CliError> {
     let answer = async { Ok(connect_existing(global).await?.doctor().await?.findings) };
-    match tokio::time::timeout(PATIENCE, answer).await {
+    match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
         Ok(answer) => answer,
         Err(_) => {
-            let silent = format!("no answer within {PATIENCE:?}");
-            let silent = io::Error::new(io::ErrorKind::TimedOut, silent);
-            Err(CliError::io("cannot ask the daemon")(silent))
+            let message = format!("no answer within {ANSWER_TIMEOUT:?}");
+            let error = io::Error::new(io::ErrorKind::TimedOut, message);
+            Err(CliError::io("cannot get findings from the daemon")(error))
         }
     }
 }
 
-/// Settings that cannot be used are a finding too, and the only one: all else hangs on them.
-async fn look(global: &Global) -> Result<Vec<Finding>, CliError> {
-    // All of the file counts: a daemon does not start with a mistake in a profile either.
+/// Runs the checks of a daemon in this process. Invalid settings are the only finding, because all checks depend on them.
+async fn local_findings(global: &Global) -> Result<Vec<Finding>, CliError> {
+    // The whole file is checked: a daemon does not start with an error in a profile either.
     let file = ConfigFile::read(None, lookup).map_err(CliError::from);
     let (preparer, installation) = match file.and_then(|_| preparer(global)) {
         Ok(found) => found,
         Err(error) => {
-            let fix = "correct the setting; flags override the environment, and the environment overrides colibri.toml";
+            let fix = "correct the setting; options override the environment, and the environment overrides colibri.toml";
             return Ok(vec![Finding::fail(error.message(), fix)]);
         }
     };

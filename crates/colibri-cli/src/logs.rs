@@ -18,7 +18,7 @@ use crate::sink::watch_stdout_reader;
 pub(crate) async fn logs(global: &Global, options: Logs) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
     let client = endpoint.connect_or_start(output::connection_event).await?;
-    let agent = find(&client, &options.id).await?;
+    let agent = find(&client, &options.agent.id).await?;
     let streams: &[Stream] = match options.stream {
         None => &[Stream::Stdout, Stream::Stderr],
         Some(LogStream::Stdout) => &[Stream::Stdout],

@@ -68,13 +68,13 @@ async fn execute(arguments: Arguments) -> Result<u8, CliError> {
         Command::Config(Config::Check { config }) => config::check(config.as_deref()),
         Command::Config(Config::Reload { json }) => config::reload(&global, json).await,
         Command::Ps(list) => commands::ps(&global, &list).await,
-        Command::Status { ids, json } => status::status(&global, &ids, json).await,
+        Command::Status { agents, json } => status::status(&global, &agents.ids, json).await,
         Command::Logs(logs) => logs::logs(&global, logs).await,
         Command::Events(events) => events::events(&global, events).await,
-        Command::Runs { id, json } => commands::runs(&global, &id, json).await,
+        Command::Runs { agent, json } => commands::runs(&global, &agent.id, json).await,
         Command::Attach(attach) => attach::attach(&global, attach).await,
         Command::Prompt {
-            id,
+            agent,
             text,
             steer,
             follow_up,
@@ -86,16 +86,20 @@ async fn execute(arguments: Arguments) -> Result<u8, CliError> {
                 (_, true) => Delivery::FollowUp,
                 _ => Delivery::Now,
             };
-            prompt::prompt(&global, &id, text, delivery, wait, timeout).await
+            prompt::prompt(&global, &agent.id, text, delivery, wait, timeout).await
         }
-        Command::Abort { id, timeout } => prompt::abort(&global, &id, timeout).await,
-        Command::Send { id, line, close } => {
-            commands::send(&global, &id, line.as_deref(), close).await
+        Command::Abort { agent, timeout } => prompt::abort(&global, &agent.id, timeout).await,
+        Command::Send { agent, line, close } => {
+            commands::send(&global, &agent.id, line.as_deref(), close).await
         }
-        Command::Wait { ids } => commands::wait(&global, &ids).await,
-        Command::Kill { ids, signal, grace } => commands::kill(&global, &ids, signal, grace).await,
-        Command::Restart { ids, grace } => commands::restart(&global, &ids, grace).await,
-        Command::Rm { ids, force } => commands::rm(&global, &ids, force).await,
+        Command::Wait { agents } => commands::wait(&global, &agents.ids).await,
+        Command::Kill {
+            agents,
+            signal,
+            grace,
+        } => commands::kill(&global, &agents.ids, signal, grace).await,
+        Command::Restart { agents, grace } => commands::restart(&global, &agents.ids, grace).await,
+        Command::Rm { agents, force } => commands::rm(&global, &agents.ids, force).await,
         Command::Prune {
             older_than,
             dry_run,

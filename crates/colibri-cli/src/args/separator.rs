@@ -1,4 +1,4 @@
-//! Explains a program that was given without the `--` before it.
+//! Explains a program without the `--` before it.
 
 use clap::error::ErrorKind;
 use clap::{Command, Error};
@@ -8,44 +8,56 @@ use colibri_jail_core::CommandLine;
 const TAKE_A_PROGRAM: &[&str] = &["run", "spawn", "explain"];
 
 /// Returns the error to show for a command line that clap refused with `error`.
-pub(super) fn explained(error: Error, mut command: Command, words: &[String]) -> Error {
+pub(super) fn explain(error: Error, mut command: Command, words: &[String]) -> Error {
     if error.kind() != ErrorKind::UnknownArgument {
         return error;
     }
     command.build();
-    match corrected(&command, words) {
-        Some((program, line)) => command.error(
+    match correct(&command, words) {
+        Some(Correction { program, line }) => command.error(
             ErrorKind::UnknownArgument,
-            format!("the program '{program}' needs '--' before it; write: {line}"),
+            format!("the program '{program}' needs '--' before it; run: {line}"),
         ),
         None => error,
     }
 }
 
-/// Returns the program that was given where clap expected an option, and the command line with `--` before it.
-fn corrected(command: &Command, words: &[String]) -> Option<(String, String)> {
+/// A command line with the missing `--`.
+struct Correction {
+    program: String,
+    line: String,
+}
+
+/// Returns the correction if a program is given where clap expected an option.
+fn correct(command: &Command, words: &[String]) -> Option<Correction> {
     let name = positional(command, words, 1)?;
     let sub = words
         .get(name)
         .filter(|sub| TAKE_A_PROGRAM.contains(&sub.as_str()))?;
-    let place = positional(command.find_subcommand(sub)?, words, name + 1)?;
-    let program = words.get(place)?;
-    let (options, rest) = words.split_at_checked(place)?;
+    let index = positional(command.find_subcommand(sub)?, words, name + 1)?;
+    let program = words.get(index)?;
+    let (options, rest) = words.split_at_checked(index)?;
     let mut line: Vec<&str> = options.iter().skip(1).map(String::as_str).collect();
     line.push("--");
-    // A `--` after the program is in the wrong place: remove it.
-    let late = rest
+    // Remove a misplaced `--` after the program.
+    let misplaced = rest
         .iter()
         .position(|word| word == "--")
         .unwrap_or(rest.len());
-    let kept = rest.iter().enumerate().filter(|(at, _)| *at != late);
-    line.extend(kept.map(|(_, word)| word.as_str()));
+    let others = rest
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| *index != misplaced);
+    line.extend(others.map(|(_, word)| word.as_str()));
     let line = CommandLine::new("colibri", line).ok()?;
-    Some((program.clone(), line.to_string()))
+    Some(Correction {
+        program: program.clone(),
+        line: line.to_string(),
+    })
 }
 
 /// Returns the index of the first word from `start` on that is neither an option of `command` nor its value; `None`
-/// if an unknown option or `--` comes before it.
+/// if an unknown option or `--` precedes it.
 fn positional(command: &Command, words: &[String], start: usize) -> Option<usize> {
     let takes_value = |known: &dyn Fn(&clap::Arg) -> bool| {
         let mut arguments = command.get_arguments();
@@ -53,9 +65,9 @@ fn positional(command: &Command, words: &[String], start: usize) -> Option<usize
             .find(|argument| known(argument))
             .map(|argument| argument.get_action().takes_values())
     };
-    let mut place = start;
+    let mut index = start;
     loop {
-        let word = words.get(place)?;
+        let word = words.get(index)?;
         let value_follows = match word.strip_prefix("--") {
             Some("") => return None,
             Some(long) if long.contains('=') => false,
@@ -63,7 +75,7 @@ fn positional(command: &Command, words: &[String], start: usize) -> Option<usize
             None => {
                 let mut letters = word.strip_prefix('-').unwrap_or_default().chars();
                 match (letters.next(), letters.next()) {
-                    (None, _) => return Some(place),
+                    (None, _) => return Some(index),
                     (Some(letter), None) => {
                         takes_value(&|argument| argument.get_short() == Some(letter))?
                     }
@@ -71,7 +83,7 @@ fn positional(command: &Command, words: &[String], start: usize) -> Option<usize
                 }
             }
         };
-        place += if value_follows { 2 } else { 1 };
+        index += if value_follows { 2 } else { 1 };
     }
 }
 
@@ -91,7 +103,7 @@ mod tests {
             "run --jail-path / pi -- --mode json",
             "run --profile review hi",
             "run --name=run run --run run",
-            // These are other mistakes.
+            // Other errors are not corrected.
             "run --mode json -- pi",
             "run -- pi --mode",
             "ps pi",
@@ -103,7 +115,7 @@ mod tests {
                 Ok(_) => "ok".to_owned(),
                 Err(error) => {
                     let words: Vec<String> = words().map(str::to_owned).collect();
-                    let error = super::explained(error, Arguments::command(), &words);
+                    let error = super::explain(error, Arguments::command(), &words);
                     assert_eq!(error.exit_code(), 2, "{line}");
                     let text = error.to_string();
                     text.lines().next().unwrap_or_default().to_owned()

@@ -14,7 +14,7 @@ use colibri_client::{
 };
 use colibri_config::env_file::{self, Readers};
 
-use super::{duration, name};
+use super::values::{duration, name};
 use crate::error::CliError;
 use crate::paths::{CurrentDir, normalize_in_jail};
 

@@ -1,0 +1,48 @@
+//! Parsers of option values.
+
+use std::time::Duration;
+
+use colibri_client::WallTime;
+use jiff::Timestamp;
+
+/// Parses a time, or an age before now.
+pub(super) fn since(text: &str) -> Result<Timestamp, String> {
+    crate::logs::since(text, Timestamp::now())
+}
+
+/// Refuses an empty agent selector before any request is sent: it is usually an unset shell variable.
+pub(super) fn agent(text: &str) -> Result<String, String> {
+    if colibri_client::is_blank(text) {
+        return Err(
+            "an empty ID or name selects no agent; give an ID or a name from colibri ps".to_owned(),
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// Parses the name for a new agent.
+pub(super) fn name(text: &str) -> Result<String, colibri_types::AgentNameError> {
+    Ok(text.parse::<colibri_types::AgentName>()?.to_string())
+}
+
+/// Parses a duration like `500ms`, `5s` or `1h30m`; a plain number is seconds.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(time) = text.parse::<WallTime>() {
+        return Ok(time.duration());
+    }
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| {
+            "give a duration like 500ms, 5s or 1h30m, or a whole number of seconds".to_owned()
+        })
+}
+
+/// Parses an age like `7d` or `12h`. The unit is required, because a plain `7` is ambiguous and older agents
+/// are deleted.
+pub(super) fn age(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(_) => Err("give an age with a unit, like 7d, 12h or 30m".to_owned()),
+        Err(_) => duration(text).map_err(|_| "give an age like 7d, 12h or 30m".to_owned()),
+    }
+}
