@@ -60,14 +60,14 @@ fn an_agent_that_does_not_answer_is_an_error_that_says_why() {
         let (code, _, said) = outcome(&daemon, &args);
         assert_eq!(code, Some(1), "{said}");
         assert!(
-            said.contains("has not answered") && said.contains("pi --mode rpc"),
+            said.contains("did not respond") && said.contains("pi --mode rpc"),
             "{said}"
         );
     }
     let leaves = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", "read line; exit 3"]);
     let (code, _, said) = outcome(&daemon, &["prompt", &leaves, "hello"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("ended before it answered"), "{said}");
+    assert!(said.contains("ended before it responded"), "{said}");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn what_is_no_event_is_counted_and_shown() {
     );
     let status = daemon.ok(&["status", &id]);
     assert!(
-        status.contains("malformed   2 of 4 lines are no events\n"),
+        status.contains("malformed   2 of 4 lines are not events\n"),
         "{status}"
     );
     let shown = daemon.ok(&["attach", &id]);
@@ -235,7 +235,7 @@ fn of_a_long_output_the_end_is_shown_or_all() {
             .lines()
             .map(|line| line.chars().take(20).collect())
             .collect();
-        (lines.join("|"), said.contains("--all shows the rest"))
+        (lines.join("|"), said.contains("show all of it with --all"))
     };
     assert_eq!(
         lines(&["attach", &id]),

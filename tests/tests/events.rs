@@ -120,7 +120,7 @@ fn spawns_states_runs_kills_and_exits_of_all_agents_are_told_as_documented() {
     daemon.ok(&["shutdown"]);
     let gap = events.until(|event| event["event"] == "gap").pop().unwrap();
     assert!(
-        gap["reason"].as_str().unwrap().contains("not told"),
+        gap["reason"].as_str().unwrap().contains("are missing"),
         "{gap}"
     );
     events.end();
@@ -354,7 +354,7 @@ fn events_report_a_daemon_restart_as_a_gap() {
     daemon.kill();
     let gap = events.until(|event| event["event"] == "gap").pop().unwrap();
     assert!(
-        gap["reason"].as_str().unwrap().contains("not told"),
+        gap["reason"].as_str().unwrap().contains("are missing"),
         "{gap}"
     );
     std::fs::write(&go, "").unwrap();

@@ -52,7 +52,7 @@ fn exact_name_beats_the_prefix_of_an_id() {
     let refused = daemon.cli(&["rm", "-f", &other[..1]]);
     assert_eq!(refused.status.code(), Some(1));
     let said = text(&refused.stderr);
-    assert!(said.contains("too short for an id prefix"), "{said}");
+    assert!(said.contains("too short for an ID prefix"), "{said}");
     assert!(daemon.agent(&other)["exited_at"].is_null());
     daemon.ok(&["kill", &other[..4]]);
 }

@@ -254,7 +254,7 @@ fn a_prompt_arrives_and_an_agent_is_attached_to() {
     terminal.wait_for("fix the test, täglich in one line");
     terminal.keys(&["Enter"]);
     terminal.wait("it is told", |screen| {
-        screen.contains("sent to") && !screen.contains("not sent")
+        screen.contains("sent to") && !screen.contains("cannot send")
     });
     let kept = std::fs::read_to_string(daemon.path("waits")).unwrap();
     assert!(
@@ -263,7 +263,7 @@ fn a_prompt_arrives_and_an_agent_is_attached_to() {
     );
 
     terminal.keys(&["a"]);
-    terminal.wait_for("Ctrl-C comes back");
+    terminal.wait_for("return with Ctrl-C");
     terminal.wait_for("overloaded: try again later");
     assert_eq!(terminal.value("alternate_on"), "0");
     terminal.resize(100, 24);
@@ -272,7 +272,7 @@ fn a_prompt_arrives_and_an_agent_is_attached_to() {
     assert!(screen.contains("error: overloaded"), "{screen}");
     // Of one that has ended there is time to read what it printed.
     terminal.keys(&["Down", "Down", "Down", "Enter"]);
-    terminal.wait_for("any key goes back");
+    terminal.wait_for("return with any key");
     assert_eq!(terminal.value("alternate_on"), "0");
     terminal.keys(&["x"]);
     terminal.wait_for(STATES);
@@ -385,7 +385,7 @@ fn it_outlives_a_killed_daemon() {
     let terminal = start(&daemon, 80, 24);
     settled(&terminal, STATES);
     daemon.kill();
-    let lost = terminal.wait_for("lost the daemon; trying again.");
+    let lost = terminal.wait_for("no connection, reconnecting:");
     assert!(
         lost.contains("mender") && lost.contains("finished"),
         "{lost}"
@@ -432,7 +432,7 @@ fn without_a_terminal_or_a_daemon_it_says_so() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
         text(&output.stderr),
-        "colibri: colibri top needs a terminal as standard input and output; use colibri ps or colibri events instead\n"
+        "colibri: cannot run top: standard input and output must be a terminal; use colibri ps or colibri events instead\n"
     );
     let mut command = daemon.command("colibri");
     let output = command.arg("top").stdin(Stdio::piped()).output().unwrap();
@@ -440,5 +440,5 @@ fn without_a_terminal_or_a_daemon_it_says_so() {
     let terminal = Terminal::open(&daemon, 160, 24, &[]);
     terminal.keys(&["colibri --no-autostart top; echo \"exit code $?\"", "Enter"]);
     let screen = terminal.wait_for("exit code 3\n");
-    assert!(screen.contains("no daemon listens at"), "{screen}");
+    assert!(screen.contains("cannot connect to a daemon at"), "{screen}");
 }

@@ -135,9 +135,9 @@ pub(super) async fn kill(client: Client, id: String) -> Option<Update> {
     };
     Some(Update::Message(match client.kill_agent(params).await {
         Ok(result) => match result.outcome {
-            KillOutcome::Killed => format!("{id} ended by KILL; no process is left"),
+            KillOutcome::Killed => format!("{id} needed KILL; no process is left"),
             KillOutcome::AlreadyExited => format!("{id} had already ended"),
-            _ => format!("{id} ended by TERM; no process is left"),
+            _ => format!("{id} ended at TERM; no process is left"),
         },
         Err(error) => format!("cannot kill {id}: {error}"),
     }))
