@@ -8,7 +8,7 @@ use colibri_client::{
 use crate::error::CliError;
 use crate::output;
 
-/// Maximum size of an answer, in bytes; of a longer one only the end is kept.
+/// Maximum size of an answer, in bytes; a longer answer is truncated at its start.
 const MAX_ANSWER: usize = 4 << 20;
 
 /// The result of a turn.
@@ -169,7 +169,7 @@ mod tests {
                 r#"{{"type":"message_end","message":{{"role":"assistant","content":[{{"type":"text","text":"{text}"}}]}}}}"#
             )
         };
-        let first = message_end("I look.");
+        let first = message_end("First.");
         let last = message_end("All done.\\nReally.");
         let lines = [
             r#"{"type":"agent_start"}"#,

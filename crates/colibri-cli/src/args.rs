@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-pub(crate) use self::spawn::{OfProfile, Spawn};
+pub(crate) use self::spawn::{ProfileSettings, Spawn};
 use self::values::{age, agent, duration, since};
 
 /// Parses the command line of this process. Prints help or a usage error and exits if it contains no command.
@@ -368,7 +368,7 @@ mod tests {
         else {
             panic!("{parsed:?}")
         };
-        let params = spawn.into_params(&OfProfile::default()).unwrap();
+        let params = spawn.into_request(&ProfileSettings::default()).unwrap();
         assert_eq!(
             (params.program.as_deref(), params.args),
             (Some("sh"), Some(vec!["--json".to_owned(), "-x".to_owned()]))

@@ -149,7 +149,7 @@ async fn sent(
     }
 }
 
-/// Formats what is shown, and queues it for the writer thread.
+/// Formats output and messages, and queues them for the writer thread.
 struct View {
     raw: bool,
     all: bool,

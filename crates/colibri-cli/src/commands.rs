@@ -141,7 +141,7 @@ pub(crate) async fn send(
     Ok(0)
 }
 
-/// Waits for all agents, and returns the first exit code that is not 0, in the order given.
+/// Waits for all agents, and returns the first exit code that is not 0, in the order of the arguments.
 pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError> {
     let client = connect(global).await?;
     if let [id] = ids {

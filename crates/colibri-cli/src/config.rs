@@ -6,7 +6,7 @@ use colibri_client::{Client, JailConfig, ProfileInfo, ReloadResult, SpawnRequest
 use colibri_config::{ConfigError, ConfigFile, Settings, SettingsError, default_paths};
 use colibri_priv::BackendRegistry;
 
-use crate::args::{Global, OfProfile, Spawn};
+use crate::args::{Global, ProfileSettings, Spawn};
 use crate::connect::{connect, lookup};
 use crate::error::CliError;
 use crate::output::{self, sanitize};
@@ -14,25 +14,26 @@ use crate::output::{self, sanitize};
 /// Returns the spawn request for these options, with the secrets that the daemon's profile requires.
 pub(crate) async fn spawn_params(client: &Client, spawn: Spawn) -> Result<SpawnRequest, CliError> {
     let Some(name) = &spawn.profile else {
-        return spawn.into_params(&OfProfile::default());
+        return spawn.into_request(&ProfileSettings::default());
     };
     // The daemon refuses an unknown profile, and lists the known ones.
     let mut profiles = client.list_profiles().await?.profiles.into_iter();
     let profile = profiles.find(|profile| profile.name == *name);
-    let of_profile = profile.map_or_else(OfProfile::default, |profile| OfProfile {
-        has_jail: profile.jail.as_ref().is_some_and(JailConfig::is_jail),
-        has_cwd: profile.cwd.is_some(),
-        // A secret that the profile may set itself is optional here.
-        secrets: profile
-            .secrets
-            .into_iter()
-            .filter(|name| {
-                let may_be_set = profile.env.contains(name) || profile.env_file.is_some();
-                !may_be_set || std::env::var_os(name).is_some()
-            })
-            .collect(),
-    });
-    spawn.into_params(&of_profile)
+    let profile_settings =
+        profile.map_or_else(ProfileSettings::default, |profile| ProfileSettings {
+            has_jail: profile.jail.as_ref().is_some_and(JailConfig::is_jail),
+            has_cwd: profile.cwd.is_some(),
+            // A secret that the profile may set itself is optional here.
+            secrets: profile
+                .secrets
+                .into_iter()
+                .filter(|name| {
+                    let may_be_set = profile.env.contains(name) || profile.env_file.is_some();
+                    !may_be_set || std::env::var_os(name).is_some()
+                })
+                .collect(),
+        });
+    spawn.into_request(&profile_settings)
 }
 
 /// Lists the daemon's profiles.

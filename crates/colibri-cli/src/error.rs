@@ -85,7 +85,7 @@ impl CliError {
         match self {
             Self::Client(
                 ClientError::NoDaemon { .. }
-                | ClientError::Elsewhere { .. }
+                | ClientError::OtherSocket { .. }
                 | ClientError::UntrustedPeer { .. }
                 | ClientError::Start { .. }
                 | ClientError::StartFailed(_),

@@ -17,14 +17,14 @@ pub(crate) fn code(exit: Option<Exit>) -> u8 {
     }
 }
 
-/// Returns the exit code for an agent's end, and explains on stderr what the code does not show.
+/// Returns the exit code for an agent's end, and prints to stderr the details that the code does not contain.
 pub(crate) fn explained_code(exit: &ExitEvent) -> u8 {
     let note = exit.exit_note.as_deref().or(exit.error.as_deref());
     explain(&exit.id, exit.exit, note);
     code(exit.exit)
 }
 
-/// Prints why an agent ended to stderr, if the exit code does not show it.
+/// Prints to stderr why an agent ended, if the exit code does not contain it.
 pub(crate) fn explain(id: &str, exit: Option<Exit>, note: Option<&str>) {
     let reason = exit.map_or(ExitReason::Lost, |exit| exit.reason);
     match (note, reason) {

@@ -1,4 +1,4 @@
-//! `colibri explain`: the same preparation as the daemon's, without the daemon.
+//! `colibri explain`: prepares a spawn request as the daemon does, and prints the command line.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use colibri_config::{ConfigFile, Profile, ProfileError, Settings};
 use colibri_prepare::{Cgroups, HostEnv, Installation, Preparer};
 use colibri_priv::BackendRegistry;
 
-use crate::args::{Global, OfProfile, Spawn};
+use crate::args::{Global, ProfileSettings, Spawn};
 use crate::connect::{lookup, settings, socket};
 use crate::error::CliError;
 use crate::output;
@@ -35,7 +35,7 @@ pub(crate) fn preparer(global: &Global) -> Result<(Preparer, Installation), CliE
     Ok((preparer, installation))
 }
 
-/// Prints what would be executed. Of the variables only the names could count.
+/// Prints the command line that would be executed. Values of environment variables do not affect it.
 pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, CliError> {
     let name = spawn.profile.clone();
     let profiles = match name {
@@ -43,15 +43,15 @@ pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, C
         None => BTreeMap::new(),
     };
     let profile = name.as_ref().and_then(|name| profiles.get(name));
-    let of_profile = OfProfile {
+    let profile_settings = ProfileSettings {
         has_jail: profile
             .and_then(|profile| profile.request.jail.as_ref())
             .is_some_and(JailConfig::is_jail),
         has_cwd: profile.is_some_and(|profile| profile.request.cwd.is_some()),
         secrets: Vec::new(),
     };
-    let params = spawn.into_params(&of_profile)?;
-    let profile = Profile::from(params).over(&profiles)?;
+    let request = spawn.into_request(&profile_settings)?;
+    let profile = Profile::from(request).over(&profiles)?;
     let config = profile.request.resolve().map_err(ProfileError::from)?;
     let (preparer, _) = preparer(global)?;
     let prepared = preparer.prepare(&config)?;

@@ -3,8 +3,8 @@
 //! The libraries write the name of a request field in backquotes, because their messages also reach users of the
 //! protocol and of the settings file.
 
-/// Fields of spawn requests, jails and limits, and their options of `run`. The name of an agent is never invalid in a
-/// request of this program, so that `name` is the field of a jail.
+/// Fields of spawn requests, jails and limits, and their options of `run`. A message with `name` is about the name of a
+/// jail, because this program validates the name of an agent before it sends a request.
 const OPTIONS: &[(&str, &str)] = &[
     ("name", "--jail-name"),
     ("path", "--jail-path"),
@@ -43,11 +43,10 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
     use colibri_client::SpawnRequest;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     #[test]
     fn each_request_field_has_an_option_of_run() {
-        // Deserialized first, so that a field that is missing here or not known there fails the test.
         let request: SpawnRequest = serde_json::from_value(json!({
             "profile": "p", "program": "sh", "args": ["x"], "env": {"A": "1"}, "cwd": "/", "runtime": "pi", "name": "n",
             "no_input": true, "umask": "022", "restart": {"policy": "always"},
@@ -61,7 +60,7 @@ mod tests {
         for object in [&request, &request["jail"], &request["jail"]["limits"]] {
             fields.extend(object.as_object().unwrap().keys().cloned());
         }
-        // These are no options, or have options for their fields.
+        // These have no option, or options for their fields.
         fields.retain(|field| !["program", "args", "jail", "limits"].contains(&field.as_str()));
         assert!(fields.len() > 20, "{fields:?}");
         let mut command = crate::args::Arguments::command();
@@ -75,7 +74,6 @@ mod tests {
                 "{option}"
             );
         }
-        let _: Value = request;
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl CurrentDir {
 
 /// Returns the absolute path for a path typed in `directory`, without `.`, `..`, doubled or trailing `/`.
 ///
-/// Symbolic links are kept, so that the daemon can refuse paths that contain one, with two exceptions: the part before a
+/// Keeps symbolic links, so that the daemon can refuse paths that contain one, with two exceptions: the part before a
 /// `..` is resolved, as the kernel does, and a prefix that equals the shell's `PWD` is replaced by `directory`.
 fn normalize(typed: &Path, directory: &Path, shell: Option<&Path>) -> Result<PathBuf, PathError> {
     if typed.as_os_str().is_empty() {

@@ -110,8 +110,8 @@ fn state(agent: &Agent, now: Timestamp) -> String {
         short_age(now.as_second().saturating_sub(since))
     ));
     let activity = view.activity.map(|activity| activity.to_string());
-    if let Some(what) = view.current_tool.clone().or(activity).filter(|_| !ended) {
-        text.push_str(&format!(" ({what})"));
+    if let Some(activity) = view.current_tool.clone().or(activity).filter(|_| !ended) {
+        text.push_str(&format!(" ({activity})"));
     }
     text
 }

@@ -247,8 +247,8 @@ impl Client {
         Ok(result.id)
     }
 
-    /// Sends bytes to an agent's stdin, at most 512 KiB, and returns how many bytes the agent's pipe accepted: fewer
-    /// than given while the agent does not read.
+    /// Sends bytes to an agent's stdin, at most 512 KiB, and returns how many bytes the agent's pipe accepted, which
+    /// is less while the agent does not read.
     ///
     /// # Errors
     /// See [`ClientError`].

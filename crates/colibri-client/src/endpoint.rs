@@ -100,7 +100,7 @@ impl Endpoint {
     /// Connects to a running daemon; starts none.
     ///
     /// # Errors
-    /// [`ClientError::NoDaemon`], [`ClientError::Elsewhere`] or [`ClientError::UntrustedPeer`].
+    /// [`ClientError::NoDaemon`], [`ClientError::OtherSocket`] or [`ClientError::UntrustedPeer`].
     pub async fn connect(&self) -> Result<Client, ClientError> {
         self.connect_at(&self.socket()).await
     }
@@ -112,8 +112,8 @@ impl Endpoint {
         };
         match (self.running(), &self.state_dir) {
             (Some(daemon), Some(state_dir)) if daemon.socket != socket => {
-                Err(ClientError::Elsewhere {
-                    wanted: socket.to_owned(),
+                Err(ClientError::OtherSocket {
+                    requested: socket.to_owned(),
                     state_dir: state_dir.clone(),
                     pid: daemon.pid,
                     socket: daemon.socket,

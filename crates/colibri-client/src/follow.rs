@@ -107,7 +107,7 @@ impl Endpoint {
 
 /// The session that sends the events of a [`FollowStream`].
 struct Follower {
-    /// Its offsets are those of the next bytes.
+    /// The agent, and the offsets of the next bytes.
     params: FollowParams,
     clients: watch::Sender<Client>,
     events: mpsc::Sender<Result<FollowEvent, ClientError>>,

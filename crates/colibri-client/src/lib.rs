@@ -45,11 +45,11 @@ pub enum ClientError {
     },
     /// No process listens at the requested socket, and the daemon of the state directory listens at another one.
     #[error(
-        "cannot connect to a daemon at {wanted}: the daemon of state directory {state_dir} (pid {pid}) listens at {socket}; pass --socket {socket}, or unset COLIBRI_SOCKET"
+        "cannot connect to a daemon at {requested}: the daemon of state directory {state_dir} (pid {pid}) listens at {socket}; pass --socket {socket}, or unset COLIBRI_SOCKET"
     )]
-    Elsewhere {
+    OtherSocket {
         /// The requested socket.
-        wanted: PathBuf,
+        requested: PathBuf,
         /// The state directory.
         state_dir: PathBuf,
         /// Process id of its daemon.

@@ -114,7 +114,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    /// An agent that was started in the given second, and ended a second later if `ended`.
+    /// Returns an agent that started at this second, and ended one second later if `ended`.
     fn agent(id: &str, name: Option<&str>, started: u32, ended: bool) -> Agent {
         let at = |second: u32| format!("2026-01-01T00:00:{second:02}.000Z");
         let exited_at = ended.then(|| at(started + 1));
@@ -180,11 +180,11 @@ mod tests {
         fn exact_name_always_beats_an_id_prefix(
             ids in prop::collection::btree_set("[ab]{10}", 1..8),
             name in "[ab]{1,9}",
-            place in any::<prop::sample::Index>(),
+            index in any::<prop::sample::Index>(),
             ended in any::<bool>(),
         ) {
             let ids: Vec<String> = ids.into_iter().collect();
-            let owner = place.get(&ids);
+            let owner = index.get(&ids);
             let agents: Vec<Agent> = ids
                 .iter()
                 .map(|id| agent(id, (id == owner).then_some(&*name), 1, ended))

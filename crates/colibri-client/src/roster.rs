@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(
             roster.get("b").unwrap().since.as_deref(),
             Some("T2"),
-            "kept"
+            "unchanged"
         );
     }
 

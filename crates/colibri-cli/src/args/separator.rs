@@ -28,7 +28,7 @@ struct Correction {
     line: String,
 }
 
-/// Returns the correction if a program is given where clap expected an option.
+/// Returns the correction if a program is in the position of an option.
 fn correct(command: &Command, words: &[String]) -> Option<Correction> {
     let name = positional(command, words, 1)?;
     let sub = words

@@ -1,4 +1,4 @@
-//! The options of `run`, `spawn` and `explain`, and what the daemon is asked for by them.
+//! The options of `run`, `spawn` and `explain`, and their conversion into a spawn request.
 
 use std::collections::BTreeMap;
 use std::env::VarError;
@@ -20,91 +20,91 @@ use crate::paths::{CurrentDir, normalize_in_jail};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Spawn {
-    /// Start from this profile of the settings file; options here win over it
+    /// Start from this profile of the settings file; options take precedence over it
     #[arg(long, value_name = "NAME")]
     pub(crate) profile: Option<String>,
     /// Enter this persistent jail (FreeBSD); takes precedence over --jail-path
     #[arg(long, value_name = "NAME")]
     jail_name: Option<String>,
-    /// Confine to a jail or sandbox with this root directory, gone when the agent ends
+    /// Confine it to a jail or sandbox with this root directory, removed when the agent ends
     #[arg(long, value_name = "PATH")]
     jail_path: Option<PathBuf>,
     /// IPv4 of the jail: inherit, disable (with bubblewrap: no network at all), new, or addresses
     #[arg(long, value_name = "POLICY")]
     jail_ip4: Option<String>,
-    /// The user inside the jail
+    /// User inside the jail
     #[arg(long, value_name = "USER")]
     jail_user: Option<String>,
-    /// Give it this directory: writable at the same path in the jail, and where it starts
+    /// Mount this directory writable at the same path in the jail, and use it as the working directory
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
-    /// Give it a directory or file of the host, at the same path in the jail or at TARGET; :ro keeps it from writing (repeatable)
+    /// Mount a directory or file of the host at the same path in the jail, or at TARGET; read-only with :ro (repeatable)
     #[arg(long, value_name = "SOURCE[:TARGET][:ro]")]
     mount: Vec<MountConfig>,
-    /// Let it connect to this place only, through a proxy (repeatable); it has no other network then
+    /// Allow connections to this host and port only, through a proxy; no other network (repeatable)
     #[arg(long, value_name = "HOST:PORT")]
     allow: Vec<String>,
-    /// The host name that it sees in the jail
+    /// Host name inside the jail
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
-    /// Memory of all its processes together, like 512M or 2G
+    /// Maximum memory of all its processes together, like 512M or 2G
     #[arg(long, value_name = "SIZE")]
     memory: Option<Size>,
-    /// How many processes and threads it may have at once
+    /// Maximum number of processes and threads
     #[arg(long, value_name = "COUNT")]
     processes: Option<u32>,
-    /// How many processors it may keep busy, like 1.5
+    /// Maximum number of CPUs, like 1.5
     #[arg(long, value_name = "NUMBER")]
     cpu: Option<Cpus>,
-    /// How many files each of its processes may have open
+    /// Maximum number of open files of each process
     #[arg(long, value_name = "COUNT")]
     open_files: Option<u32>,
-    /// End it so long after its first start, whatever it does, like 90s, 30m or 8h
+    /// Maximum time from its first start to its end, like 90s, 30m or 8h
     #[arg(long, value_name = "DURATION")]
     wall_time: Option<WallTime>,
-    /// Run it also where a limit cannot be enforced
+    /// Run it even if a limit cannot be enforced
     #[arg(long)]
     best_effort: bool,
-    /// Set an environment variable of the agent (repeatable)
+    /// Set an environment variable (repeatable)
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// Set the variables in this file of NAME=VALUE lines (repeatable); --env and --secret win over it
+    /// Set the variables in this file of NAME=VALUE lines; --env and --secret take precedence (repeatable)
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
-    /// Set this variable to the value that it has here (repeatable): what is secret is in no argument list
+    /// Set a variable to its value in this environment, which keeps it out of argument lists (repeatable)
     #[arg(long = "secret", value_name = "NAME")]
     secrets: Vec<String>,
-    /// Working directory, inside the jail if there is one (default: without a jail here, in a jail /)
+    /// Working directory, inside the jail if there is one [default: the current one, in a jail /]
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
-    /// Close its standard input at once, for what reads all of that before it begins, as pi --mode json does
+    /// Close its standard input immediately, for programs that read all input before they start, like pi --mode json
     #[arg(long)]
     no_input: bool,
     /// File mode creation mask of the agent, octal [default: 022]
     #[arg(long, value_name = "MASK")]
     umask: Option<Umask>,
-    /// How the agent's output is read [default: generic]
+    /// Format of the agent's output [default: generic]
     #[arg(long, value_parser = one_of::<AgentRuntime>(AgentRuntime::NAMES))]
     runtime: Option<AgentRuntime>,
-    /// A label for people, at most 64 characters; no two running agents have the same
+    /// Name of the agent, at most 64 characters, unique among running agents
     #[arg(long, value_name = "LABEL", value_parser = name)]
     name: Option<String>,
-    /// Start it again when it has ended: never, on-failure or always
+    /// When to restart it after it has ended
     #[arg(long, value_name = "POLICY", value_parser = one_of::<RestartWhen>(RestartWhen::NAMES))]
     restart: Option<RestartWhen>,
-    /// The longest wait before the first restart; it doubles with each further one [default: 1s]
+    /// Initial delay before a restart; it doubles with each further restart [default: 1s]
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
     restart_delay: Option<Duration>,
-    /// No wait before a restart is longer; a run as long sets the wait back [default: 5m]
+    /// Maximum delay before a restart; a run of at least this time resets the delay [default: 5m]
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
     restart_max_delay: Option<Duration>,
-    /// Give up after so many restarts within the window [default: 10]
+    /// Maximum number of restarts within the window [default: 10]
     #[arg(long, value_name = "COUNT", requires = "restart")]
     restart_limit: Option<u32>,
-    /// The window of --restart-limit [default: 1h]
+    /// Window of --restart-limit [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
     restart_window: Option<Duration>,
-    /// The agent's program and its arguments; with --profile those of the profile by default
+    /// The agent's program and its arguments [default with --profile: those of the profile]
     #[arg(
         last = true,
         required_unless_present = "profile",
@@ -113,21 +113,21 @@ pub(crate) struct Spawn {
     command: Vec<String>,
 }
 
-/// What a profile says that decides what is to be asked for.
+/// The settings of a profile on which the request depends.
 #[derive(Debug, Default)]
-pub(crate) struct OfProfile {
-    /// It has a jail, so that a working directory is one inside of it.
+pub(crate) struct ProfileSettings {
+    /// Whether the profile has a jail, so that `--cwd` is a path inside it.
     pub(crate) has_jail: bool,
-    /// It has a working directory, so that the caller's is not meant.
+    /// Whether the profile has a working directory, which replaces the default one.
     pub(crate) has_cwd: bool,
     /// Variables that are to be taken from current_dir.
     pub(crate) secrets: Vec<String>,
 }
 
 impl Spawn {
-    /// As the daemon is asked.
-    pub(crate) fn into_params(self, of_profile: &OfProfile) -> Result<SpawnRequest, CliError> {
-        let env = self.variables(of_profile)?;
+    /// Returns the spawn request.
+    pub(crate) fn into_request(self, profile: &ProfileSettings) -> Result<SpawnRequest, CliError> {
+        let env = self.variables(profile)?;
         let current_dir = CurrentDir::read();
         let workspace = self
             .workspace
@@ -168,11 +168,11 @@ impl Spawn {
             best_effort: self.best_effort,
         };
         let jail = (jail != JailConfig::default()).then_some(jail);
-        let confined = of_profile.has_jail || jail.as_ref().is_some_and(JailConfig::is_jail);
+        let confined = profile.has_jail || jail.as_ref().is_some_and(JailConfig::is_jail);
         let cwd = match self.cwd {
             Some(inside) if confined => Some(normalize_in_jail(&inside)),
             Some(outside) => Some(current_dir.normalize(outside.as_ref())?),
-            None if confined || of_profile.has_cwd => None,
+            None if confined || profile.has_cwd => None,
             None => Some(current_dir.text()?),
         };
         let mut words = self.command.into_iter();
@@ -199,18 +199,20 @@ impl Spawn {
         })
     }
 
-    /// Those of `--env`, then of `--secret` and the profile's secrets, then of `--env-file`, the later file first.
-    fn variables(&self, of_profile: &OfProfile) -> Result<BTreeMap<String, String>, CliError> {
+    /// Returns the variables, by precedence those of `--env`, of `--secret` and the profile's secrets, of the last
+    /// `--env-file`, and of earlier ones.
+    fn variables(&self, profile: &ProfileSettings) -> Result<BTreeMap<String, String>, CliError> {
         let mut variables = BTreeMap::new();
         for path in &self.env_file {
             variables.extend(env_file::read(path, Readers::Anybody)?);
         }
-        for name in self.secrets.iter().chain(&of_profile.secrets) {
-            let given = self.env.iter().any(|(given, _)| given == name);
+        for name in self.secrets.iter().chain(&profile.secrets) {
+            let is_set = self.env.iter().any(|(variable, _)| variable == name);
             match std::env::var(name) {
                 Ok(value) => drop(variables.insert(name.clone(), value)),
                 Err(_)
-                    if given || (variables.contains_key(name) && !self.secrets.contains(name)) => {}
+                    if is_set || (variables.contains_key(name) && !self.secrets.contains(name)) => {
+                }
                 Err(VarError::NotPresent) => return Err(CliError::NoSecret(name.clone())),
                 Err(VarError::NotUnicode(_)) => return Err(CliError::SecretNotText(name.clone())),
             }
@@ -237,6 +239,6 @@ fn milliseconds(duration: Duration) -> u64 {
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("give it as NAME=VALUE".to_owned()),
+        _ => Err("give NAME=VALUE".to_owned()),
     }
 }

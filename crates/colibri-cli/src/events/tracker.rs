@@ -8,7 +8,7 @@ use colibri_client::{
 
 use super::line::{Event, Line, now};
 
-/// What was printed about agents before.
+/// The state of agents according to the printed lines.
 #[derive(Default)]
 pub(super) struct Tracker {
     names: BTreeMap<String, String>,

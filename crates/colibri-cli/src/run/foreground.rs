@@ -56,7 +56,7 @@ struct Ended {
     exit_code: u8,
 }
 
-/// Whether all output was written.
+/// How much of the output was written.
 #[derive(PartialEq, Eq)]
 enum Written {
     Complete,
@@ -66,6 +66,7 @@ enum Written {
     ReaderClosed,
 }
 
+/// An agent in the foreground.
 pub(super) struct Foreground {
     id: String,
     socket: String,

@@ -87,7 +87,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
             _ = tick.tick(), if agent.is_signalled() => if let Some(code) = agent.check_limits() {
                 break Ok(code);
             },
-            // At most one block waits here, so order is kept; after the agent's end the queue is only drained.
+            // At most one block waits outside the queue, which preserves the order.
             permit = agent.sink.room(), if next_block.is_some() => {
                 if let (Some(permit), Some(block)) = (permit, next_block.take()) {
                     drop(permit.send(block));

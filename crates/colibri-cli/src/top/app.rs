@@ -26,7 +26,7 @@ pub(super) enum Command {
     GetAgent(String),
 }
 
-/// What keys act on.
+/// The part of the screen that receives keys.
 #[derive(Debug, Clone, Default)]
 pub(super) enum Mode {
     #[default]

@@ -16,11 +16,11 @@ use crate::commands::INPUT_TIMEOUT;
 /// Interval between attempts after a failed reconnect.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A change of what the table shows.
+/// A change of the table.
 pub(super) enum Update {
     /// The connection to the next daemon, and all its agents.
     Connected(Client, Vec<Agent>),
-    /// Why there is no connection.
+    /// The connection is lost; the reason.
     Disconnected(String),
     Event(Notification),
     Agent(Box<Agent>),

@@ -356,9 +356,9 @@ fn new_agent_is_requested_and_added() {
 fn screens() {
     let mut app = App::new(sample_agents());
     let mut shown = String::new();
-    let mut show = |what: &str, app: &mut App, width, height| {
+    let mut show = |title: &str, app: &mut App, width, height| {
         shown.push_str(&format!(
-            "---- {what} {width}x{height}\n{}",
+            "---- {title} {width}x{height}\n{}",
             screen(app, width, height)
         ));
     };

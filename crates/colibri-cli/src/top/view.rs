@@ -138,7 +138,7 @@ impl Pen<'_> {
         }
     }
 
-    /// Draws the numbers of agents by state, or why there is no connection.
+    /// Draws the numbers of agents by state, or the reason of a lost connection.
     fn counts(&mut self, y: u16, app: &App) {
         if let Connection::Lost(reason) = &app.connection {
             let style = self
