@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use colibri_sys::daemon;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::daemon_file::is_locked;
 use crate::{Client, ClientError, DaemonFile, TrustedUsers};
 
 /// Retry interval for connecting to a daemon that was just started.
@@ -178,7 +178,7 @@ impl Endpoint {
             }
             daemon.wait_briefly().await;
             // A daemon takes the lock before it listens.
-            let other_starts = self.state_dir.as_deref().is_some_and(is_locked);
+            let other_starts = self.state_dir.as_deref().is_some_and(daemon::is_locked);
             let is_overdue = Instant::now() > daemon.deadline;
             match daemon.failure {
                 Some(message) if is_overdue || !other_starts => {

@@ -3,7 +3,6 @@
 
 mod client;
 mod connection;
-mod daemon_file;
 mod drive;
 mod endpoint;
 mod follow;
@@ -16,7 +15,7 @@ mod roster;
 pub use client::{Client, Events};
 pub use colibri_glasspane as glasspane;
 pub use colibri_proto::*;
-pub use daemon_file::{DAEMON_LOCK, DaemonFile};
+pub use colibri_sys::daemon::{DaemonFile, default_socket};
 pub use endpoint::{ConnectionEvent, Endpoint};
 pub use follow::{FollowEvent, FollowParams, FollowStream, OutputChunk, new_output, output_bytes};
 pub use output::{OutputReader, StreamRange, last_lines};
@@ -26,7 +25,7 @@ pub use resolve::{MIN_PREFIX, ResolveError, is_blank, resolve};
 pub use roster::{AgentEntry, MeasuredUsage, Roster};
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A failure of a call.
@@ -151,68 +150,6 @@ impl ClientError {
         match self {
             Self::Rpc(error) => error.data.oldest_offset,
             _ => None,
-        }
-    }
-}
-
-/// Returns the default socket of the daemon: `$XDG_RUNTIME_DIR/colibri/colibri.sock`, else
-/// `/var/run/colibri/colibri.sock` for root, else `colibri.sock` in the state directory. `lookup` returns the value of
-/// an environment variable.
-#[must_use]
-pub fn default_socket(
-    lookup: impl Fn(&str) -> Option<String>,
-    state_dir: Option<&Path>,
-) -> PathBuf {
-    default_socket_of(lookup, state_dir, peer::own_uid() == 0)
-}
-
-fn default_socket_of(
-    lookup: impl Fn(&str) -> Option<String>,
-    state_dir: Option<&Path>,
-    is_root: bool,
-) -> PathBuf {
-    if let Some(directory) = lookup("XDG_RUNTIME_DIR").filter(|path| path.starts_with('/')) {
-        return PathBuf::from(directory).join("colibri/colibri.sock");
-    }
-    match state_dir {
-        Some(state_dir) if !is_root => state_dir.join("colibri.sock"),
-        _ => PathBuf::from("/var/run/colibri/colibri.sock"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn default_socket_follows_the_documented_order() {
-        let var_run = "/var/run/colibri/colibri.sock";
-        for (runtime, state, is_root, socket) in [
-            (
-                Some("/run/user/1000"),
-                Some("/s"),
-                false,
-                "/run/user/1000/colibri/colibri.sock",
-            ),
-            (
-                Some("/run/user/0"),
-                Some("/s"),
-                true,
-                "/run/user/0/colibri/colibri.sock",
-            ),
-            (None, Some("/s"), true, var_run),
-            (None, Some("/s"), false, "/s/colibri.sock"),
-            (Some(""), Some("/s"), false, "/s/colibri.sock"),
-            (Some("relative"), Some("/s"), false, "/s/colibri.sock"),
-            (None, None, false, var_run),
-        ] {
-            let lookup = |name: &str| {
-                runtime
-                    .filter(|_| name == "XDG_RUNTIME_DIR")
-                    .map(str::to_owned)
-            };
-            let found = default_socket_of(lookup, state.map(Path::new), is_root);
-            assert_eq!(found, PathBuf::from(socket), "{runtime:?} {state:?}");
         }
     }
 }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use colibri_client::{DAEMON_LOCK, DaemonFile};
 use colibri_config::ConfigFile;
 use colibri_config::{PartialSettings, Settings, SettingsError};
 use colibri_prepare::{Cgroups, HostEnv, Preparer};
 use colibri_priv::BackendRegistry;
 use colibri_spawner::{SpawnError, Spawner, StateDir};
+use colibri_sys::daemon::{DAEMON_LOCK, DaemonFile, default_socket};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -149,7 +149,7 @@ fn run(
     let socket = partial
         .socket
         .clone()
-        .unwrap_or_else(|| colibri_client::default_socket(lookup, Some(&settings.state_dir)));
+        .unwrap_or_else(|| default_socket(lookup, Some(&settings.state_dir)));
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let mut preparer = Preparer {

@@ -120,7 +120,7 @@ pub(crate) struct ProfileSettings {
     pub(crate) has_jail: bool,
     /// Whether the profile has a working directory, which replaces the default one.
     pub(crate) has_cwd: bool,
-    /// Variables that are to be taken from current_dir.
+    /// Names of variables to set to their values in this environment.
     pub(crate) secrets: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! `daemon.json` in the state directory: pid and socket of the running daemon.
+//! How clients find a daemon: its default socket, and its record and lock in the state directory.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+/// Name of the record in the state directory.
 const FILE: &str = "daemon.json";
 const NEW_FILE: &str = "daemon.json.new";
 /// Lock file in the state directory; a running daemon holds an exclusive lock on it.
@@ -14,7 +15,32 @@ pub const DAEMON_LOCK: &str = "daemon.lock";
 /// Maximum size of the record that is read, in bytes.
 const MAX_LENGTH: u64 = 64 << 10;
 
-/// The record that a running daemon writes.
+/// Returns the default socket of the daemon: `$XDG_RUNTIME_DIR/colibri/colibri.sock`, else
+/// `/var/run/colibri/colibri.sock` for root, else `colibri.sock` in the state directory. `lookup` returns the value of
+/// an environment variable.
+#[must_use]
+pub fn default_socket(
+    lookup: impl Fn(&str) -> Option<String>,
+    state_dir: Option<&Path>,
+) -> PathBuf {
+    default_socket_of(lookup, state_dir, rustix::process::geteuid().is_root())
+}
+
+fn default_socket_of(
+    lookup: impl Fn(&str) -> Option<String>,
+    state_dir: Option<&Path>,
+    is_root: bool,
+) -> PathBuf {
+    if let Some(directory) = lookup("XDG_RUNTIME_DIR").filter(|path| path.starts_with('/')) {
+        return PathBuf::from(directory).join("colibri/colibri.sock");
+    }
+    match state_dir {
+        Some(state_dir) if !is_root => state_dir.join("colibri.sock"),
+        _ => PathBuf::from("/var/run/colibri/colibri.sock"),
+    }
+}
+
+/// The record that a running daemon writes to `daemon.json` in its state directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonFile {
     /// Process id of the daemon.
@@ -69,7 +95,8 @@ impl DaemonFile {
 }
 
 /// Returns whether a daemon runs with this state directory, even if it does not listen yet.
-pub(crate) fn is_locked(state_dir: &Path) -> bool {
+#[must_use]
+pub fn is_locked(state_dir: &Path) -> bool {
     File::open(state_dir.join(DAEMON_LOCK))
         .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
@@ -103,5 +130,37 @@ mod tests {
         assert_eq!(DaemonFile::of_running(dir.path()), None, "not a record");
         DaemonFile::remove(dir.path());
         assert!(!dir.path().join(FILE).exists());
+    }
+
+    #[test]
+    fn default_socket_follows_the_documented_order() {
+        let var_run = "/var/run/colibri/colibri.sock";
+        for (runtime, state, is_root, socket) in [
+            (
+                Some("/run/user/1000"),
+                Some("/s"),
+                false,
+                "/run/user/1000/colibri/colibri.sock",
+            ),
+            (
+                Some("/run/user/0"),
+                Some("/s"),
+                true,
+                "/run/user/0/colibri/colibri.sock",
+            ),
+            (None, Some("/s"), true, var_run),
+            (None, Some("/s"), false, "/s/colibri.sock"),
+            (Some(""), Some("/s"), false, "/s/colibri.sock"),
+            (Some("relative"), Some("/s"), false, "/s/colibri.sock"),
+            (None, None, false, var_run),
+        ] {
+            let lookup = |name: &str| {
+                runtime
+                    .filter(|_| name == "XDG_RUNTIME_DIR")
+                    .map(str::to_owned)
+            };
+            let found = default_socket_of(lookup, state.map(Path::new), is_root);
+            assert_eq!(found, PathBuf::from(socket), "{runtime:?} {state:?}");
+        }
     }
 }
