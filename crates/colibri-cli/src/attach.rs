@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::args::{Attach, Global};
 use crate::commands::INPUT_TIMEOUT;
-use crate::connect::{endpoint, find};
+use crate::connect::endpoint;
 use crate::error::CliError;
 use crate::exit::{self, BROKEN_PIPE};
 use crate::output;
@@ -34,7 +34,7 @@ const DETACH_TIMEOUT: Duration = Duration::from_millis(200);
 pub(crate) async fn attach(global: &Global, options: Attach) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
     let client = endpoint.connect_or_start(output::connection_event).await?;
-    let agent = find(&client, &options.agent.id).await?;
+    let agent = client.find_agent(&options.agent.id).await?;
     let mut signals = Signals::install(&TERMINATING)?;
     let (mut sink, mut failures) = Sink::start()?;
     let mut typed_lines = match options.no_input || agent.exited_at.is_some() {

@@ -10,7 +10,7 @@ use colibri_client::{Agent, Client, ClientError, ErrorKind, KillOutcome, KillPar
 use jiff::Timestamp;
 
 use crate::args::{Arguments, Background, Global, List};
-use crate::connect::{self, connect, connect_existing, find};
+use crate::connect::{connect, connect_existing, endpoint};
 use crate::error::CliError;
 use crate::{exit, output, tables};
 
@@ -87,7 +87,7 @@ pub(crate) async fn ps(global: &Global, list: &List) -> Result<u8, CliError> {
 
 pub(crate) async fn runs(global: &Global, id: &str, json: bool) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let agent = find(&client, id).await?;
+    let agent = client.find_agent(id).await?;
     let runs = client.list_runs(&agent.id).await?;
     if json {
         output::print_json(&runs)?;
@@ -109,7 +109,7 @@ pub(crate) async fn send(
     close: bool,
 ) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let agent = find(&client, id).await?;
+    let agent = client.find_agent(id).await?;
     match line {
         None => {}
         Some("-") => {
@@ -145,12 +145,12 @@ pub(crate) async fn send(
 pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError> {
     let client = connect(global).await?;
     if let [id] = ids {
-        return wait_for(global, &client, find(&client, id).await?).await;
+        return wait_for(global, &client, client.find_agent(id).await?).await;
     }
     // All agents are resolved first, so that a wrong one is reported before any wait.
     let mut found = Vec::new();
     for id in ids {
-        let agent = find(&client, id).await;
+        let agent = client.find_agent(id).await.map_err(CliError::from);
         if let Err(error) = &agent {
             output::message(&format!(
                 "{}: {}",
@@ -182,7 +182,9 @@ pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError
 }
 
 async fn wait_for(global: &Global, client: &Client, agent: Agent) -> Result<u8, CliError> {
-    let agent = connect::wait(global, client, &agent.id).await?;
+    let agent = endpoint(global)?
+        .wait_agent(client, &agent.id, output::connection_event)
+        .await?;
     let note = agent.exit_note.as_deref().or(agent.error.as_deref());
     exit::explain(&agent.id, agent.exit, note);
     Ok(exit::code(agent.exit))
@@ -197,7 +199,7 @@ pub(crate) async fn kill(
     let client = connect(global).await?;
     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
     for_each_agent(ids, async |id| {
-        let agent = find(&client, id).await?;
+        let agent = client.find_agent(id).await?;
         let params = KillParams {
             id: agent.id.clone(),
             signal: Some(signal.clone()),
@@ -226,7 +228,7 @@ pub(crate) async fn restart(
 ) -> Result<u8, CliError> {
     let client = connect(global).await?;
     for_each_agent(ids, async |id| {
-        let agent = find(&client, id).await?;
+        let agent = client.find_agent(id).await?;
         let restarted = client.restart_agent(&agent.id, Some(grace)).await?;
         output::print(format!("{restarted}\n").as_bytes())
     })
@@ -236,7 +238,7 @@ pub(crate) async fn restart(
 pub(crate) async fn rm(global: &Global, ids: &[String], force: bool) -> Result<u8, CliError> {
     let client = connect(global).await?;
     for_each_agent(ids, async |id| {
-        let agent = find(&client, id).await?;
+        let agent = client.find_agent(id).await?;
         if force {
             let params = KillParams {
                 id: agent.id.clone(),

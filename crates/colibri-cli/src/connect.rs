@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use colibri_client::{Agent, Client, Endpoint, TrustedUsers, default_socket};
+use colibri_client::{Client, Endpoint, TrustedUsers, default_socket};
 use colibri_config::{ConfigFile, PartialSettings, SettingsError};
 
 use crate::args::Global;
@@ -85,16 +85,4 @@ pub(crate) async fn connect(global: &Global) -> Result<Client, CliError> {
 /// Connects to a running daemon; starts none.
 pub(crate) async fn connect_existing(global: &Global) -> Result<Client, CliError> {
     Ok(endpoint(global)?.connect().await?)
-}
-
-/// Returns the agent with this id, name or id prefix; see [`colibri_client::resolve`].
-pub(crate) async fn find(client: &Client, selector: &str) -> Result<Agent, CliError> {
-    Ok(client.find_agent(selector).await?)
-}
-
-/// Waits until an agent has ended and returns it; continues with the next daemon if the daemon is restarted.
-pub(crate) async fn wait(global: &Global, client: &Client, id: &str) -> Result<Agent, CliError> {
-    Ok(endpoint(global)?
-        .wait_agent(client, id, output::connection_event)
-        .await?)
 }

@@ -9,7 +9,7 @@ use colibri_client::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::args::{Global, LogStream, Logs};
-use crate::connect::{endpoint, find};
+use crate::connect::endpoint;
 use crate::error::CliError;
 use crate::output;
 use crate::sink::watch_stdout_reader;
@@ -18,7 +18,7 @@ use crate::sink::watch_stdout_reader;
 pub(crate) async fn logs(global: &Global, options: Logs) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
     let client = endpoint.connect_or_start(output::connection_event).await?;
-    let agent = find(&client, &options.agent.id).await?;
+    let agent = client.find_agent(&options.agent.id).await?;
     let streams: &[Stream] = match options.stream {
         None => &[Stream::Stdout, Stream::Stderr],
         Some(LogStream::Stdout) => &[Stream::Stdout],

@@ -8,7 +8,7 @@ use colibri_client::{AgentRuntime, AgentState, ClientError};
 
 use crate::answer::{Answer, Turn};
 use crate::args::Global;
-use crate::connect::{connect, find};
+use crate::connect::connect;
 use crate::error::CliError;
 use crate::output;
 
@@ -25,7 +25,7 @@ pub(crate) async fn prompt(
     timeout: Option<Duration>,
 ) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let agent = find(&client, id).await?;
+    let agent = client.find_agent(id).await?;
     let text = match text.as_str() {
         "-" => {
             let mut text = String::new();
@@ -84,7 +84,7 @@ fn hint_delivery(
 
 pub(crate) async fn abort(global: &Global, id: &str, timeout: Duration) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let agent = find(&client, id).await?;
+    let agent = client.find_agent(id).await?;
     client.command(&agent, &Command::Abort, timeout).await?;
     Ok(0)
 }

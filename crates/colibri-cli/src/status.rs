@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use crate::args::Global;
 use crate::commands::for_each_agent;
-use crate::connect::{connect, find};
+use crate::connect::connect;
 use crate::error::CliError;
 use crate::output::{self, sanitize};
 use crate::tables::{full_exit, short_age, short_bytes};
@@ -18,7 +18,7 @@ pub(crate) async fn status(global: &Global, ids: &[String], json: bool) -> Resul
     let client = connect(global).await?;
     let mut printed = 0;
     for_each_agent(ids, async |id| {
-        let agent = find(&client, id).await?;
+        let agent = client.find_agent(id).await?;
         if json {
             return output::print_json(&agent);
         }

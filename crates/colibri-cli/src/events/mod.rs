@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use self::line::Line;
 use self::tracker::Tracker;
 use crate::args::{Events, Global};
-use crate::connect::{endpoint, find};
+use crate::connect::endpoint;
 use crate::error::CliError;
 use crate::output;
 use crate::sink::watch_stdout_reader;
@@ -29,7 +29,7 @@ pub(crate) async fn events(global: &Global, options: Events) -> Result<u8, CliEr
     let client = endpoint.connect_or_start(output::connection_event).await?;
     let mut ids = Vec::new();
     for id in &options.ids {
-        ids.push(find(&client, id).await?.id);
+        ids.push(client.find_agent(id).await?.id);
     }
     ids.sort();
     ids.dedup();
