@@ -13,7 +13,7 @@ const MAX_ANSWER: usize = 4 << 20;
 
 /// The result of a turn.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct TurnResult {
     /// The last message of the model; for the runtime `generic` all output of the turn.
     pub(crate) text: String,
     /// Why the turn failed.
@@ -42,7 +42,7 @@ impl Turn {
     }
 
     /// Waits until the turn has ended.
-    pub(crate) async fn wait(mut self) -> Result<Answer, CliError> {
+    pub(crate) async fn wait(mut self) -> Result<TurnResult, CliError> {
         loop {
             let event = self.events.next().await;
             let has_ended = match event.ok_or(ClientError::Closed)? {
@@ -139,9 +139,9 @@ impl AnswerReader {
         }
     }
 
-    fn answer(mut self) -> Answer {
+    fn answer(mut self) -> TurnResult {
         self.item(Item::Break);
-        Answer {
+        TurnResult {
             text: self.answer,
             error: self.pane.view().last_error.clone(),
         }
@@ -152,7 +152,7 @@ impl AnswerReader {
 mod tests {
     use super::*;
 
-    fn pi(lines: &[&str], chunk: usize) -> Option<Answer> {
+    fn pi(lines: &[&str], chunk: usize) -> Option<TurnResult> {
         let mut reader = AnswerReader::new(AgentRuntime::Pi);
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let ended = text

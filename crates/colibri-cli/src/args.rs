@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: CliCommand,
 }
 
 #[derive(Debug, Args)]
@@ -50,7 +50,7 @@ pub(crate) struct Global {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum CliCommand {
     /// Run an agent in the foreground: forward output, input and signals, and exit with its code
     Run(Spawn),
     /// Start an agent in the background and print its id
@@ -73,7 +73,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(Config),
     /// List agents: running ones first, then ended ones, each newest first
-    Ps(List),
+    Ps(PsArgs),
     /// Show details of agents: state, tool, turns, tokens, cost, errors
     Status {
         #[command(flatten)]
@@ -83,9 +83,9 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Print the output of an agent
-    Logs(Logs),
+    Logs(LogsArgs),
     /// Print the events of agents: of these until they have ended, or of all, including new ones
-    Events(Events),
+    Events(EventsArgs),
     /// List the runs of an agent with a restart policy, with the offsets of their output
     Runs {
         #[command(flatten)]
@@ -95,7 +95,7 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Attach to an agent: show its formatted output, send typed lines as prompts; Ctrl-C detaches
-    Attach(Attach),
+    Attach(AttachArgs),
     /// Send an agent a prompt, and wait until the agent has accepted it
     Prompt {
         #[command(flatten)]
@@ -196,7 +196,7 @@ pub(crate) enum Command {
     },
 }
 
-impl Command {
+impl CliCommand {
     /// Returns whether the exit code of the command is that of an agent.
     pub(crate) fn exits_as_agent(&self) -> bool {
         matches!(self, Self::Run(_) | Self::Wait { .. } | Self::Attach(_))
@@ -250,7 +250,7 @@ pub(crate) struct Background {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct List {
+pub(crate) struct PsArgs {
     /// Print one JSON array
     #[arg(long)]
     pub(crate) json: bool,
@@ -266,7 +266,7 @@ pub(crate) struct List {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Logs {
+pub(crate) struct LogsArgs {
     #[command(flatten)]
     pub(crate) agent: AgentArg,
     /// Keep printing until the agent has ended
@@ -290,7 +290,7 @@ pub(crate) struct Logs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Events {
+pub(crate) struct EventsArgs {
     /// Agents: id, name, or unique id prefix of at least 4 characters
     #[arg(value_name = "AGENT", value_parser = agent)]
     pub(crate) ids: Vec<String>,
@@ -306,7 +306,7 @@ pub(crate) struct Events {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Attach {
+pub(crate) struct AttachArgs {
     #[command(flatten)]
     pub(crate) agent: AgentArg,
     /// Print the output unchanged
@@ -362,7 +362,7 @@ mod tests {
             "-x",
         ]);
         let Ok(Arguments {
-            command: Command::Run(spawn),
+            command: CliCommand::Run(spawn),
             ..
         }) = parsed
         else {

@@ -13,13 +13,13 @@ use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::args::{Attach, Global};
+use crate::args::{AttachArgs, Global};
 use crate::commands::INPUT_TIMEOUT;
 use crate::connect::endpoint;
 use crate::error::CliError;
 use crate::exit::{self, BROKEN_PIPE};
 use crate::output;
-use crate::signals::{self, Signals, TERMINATING};
+use crate::signals::{self, SignalStream, TERMINATING};
 use crate::sink::{Block, Sink, WriteFailure};
 use crate::tables::short_exit;
 
@@ -31,23 +31,22 @@ const DETACH_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Shows an agent until it has ended, then exits with its code; a signal (Ctrl-C is SIGINT) detaches. As in `run`, the
 /// loop never blocks.
-pub(crate) async fn attach(global: &Global, options: Attach) -> Result<u8, CliError> {
+pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
     let client = endpoint.connect_or_start(output::connection_event).await?;
     let agent = client.find_agent(&options.agent.id).await?;
-    let mut signals = Signals::install(&TERMINATING)?;
+    let mut signals = SignalStream::install(&TERMINATING)?;
     let (mut sink, mut failures) = Sink::start()?;
     let mut typed_lines = match options.no_input || agent.exited_at.is_some() {
         true => None,
         false => Some(crate::input::lines()?),
     };
-    let mut view = View::new(&agent, &options);
+    let mut view = AttachView::new(&agent, &options);
     let params = FollowParams {
         id: agent.id.clone(),
-        stream: None,
         stdout: view.start_of(agent.stdout_bytes),
         stderr: view.start_of(agent.stderr_bytes),
-        timed: false,
+        ..FollowParams::default()
     };
     let mut events = endpoint.follow(client, params);
     let mut client = events.client();
@@ -115,7 +114,7 @@ pub(crate) async fn attach(global: &Global, options: Attach) -> Result<u8, CliEr
 /// Detaches: writes queued output for at most [`DETACH_TIMEOUT`], then prints a message.
 async fn detach(
     failures: &mut mpsc::UnboundedReceiver<WriteFailure>,
-    view: &mut View,
+    view: &mut AttachView,
     agent: &Agent,
 ) {
     let written = async { while failures.recv().await.is_some() {} };
@@ -150,7 +149,7 @@ async fn sent(
 }
 
 /// Formats output and messages, and queues them for the writer thread.
-struct View {
+struct AttachView {
     raw: bool,
     all: bool,
     transcript: Transcript,
@@ -159,8 +158,8 @@ struct View {
     queue: VecDeque<Block>,
 }
 
-impl View {
-    fn new(agent: &Agent, options: &Attach) -> Self {
+impl AttachView {
+    fn new(agent: &Agent, options: &AttachArgs) -> Self {
         let mut view = Self {
             raw: options.raw,
             all: options.all,

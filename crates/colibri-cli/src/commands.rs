@@ -9,7 +9,7 @@ use colibri_client::glasspane::{Command, Delivery};
 use colibri_client::{Agent, Client, ClientError, ErrorKind, KillOutcome, KillParams, Stream};
 use jiff::Timestamp;
 
-use crate::args::{Arguments, Background, Global, List};
+use crate::args::{Arguments, Background, Global, PsArgs};
 use crate::connect::{connect, connect_existing, endpoint};
 use crate::error::CliError;
 use crate::{exit, output, tables};
@@ -63,7 +63,7 @@ pub(crate) async fn spawn(global: &Global, background: Background) -> Result<u8,
     Ok(0)
 }
 
-pub(crate) async fn ps(global: &Global, list: &List) -> Result<u8, CliError> {
+pub(crate) async fn ps(global: &Global, list: &PsArgs) -> Result<u8, CliError> {
     let client = connect(global).await?;
     let mut agents = match list.running {
         true => client.list_running().await?,

@@ -8,14 +8,14 @@ use colibri_client::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use crate::args::{Global, LogStream, Logs};
+use crate::args::{Global, LogStream, LogsArgs};
 use crate::connect::endpoint;
 use crate::error::CliError;
 use crate::output;
 use crate::sink::watch_stdout_reader;
 
 /// Prints the kept output, or follows the output until the agent has ended.
-pub(crate) async fn logs(global: &Global, options: Logs) -> Result<u8, CliError> {
+pub(crate) async fn logs(global: &Global, options: LogsArgs) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
     let client = endpoint.connect_or_start(output::connection_event).await?;
     let agent = client.find_agent(&options.agent.id).await?;
@@ -75,7 +75,7 @@ async fn start_offset(
     client: &Client,
     id: &str,
     stream: Stream,
-    options: &Logs,
+    options: &LogsArgs,
 ) -> Result<u64, CliError> {
     let mut probe = ReadParams {
         id: id.to_owned(),
@@ -141,7 +141,7 @@ struct Printers {
 }
 
 impl Printers {
-    fn new(options: &Logs) -> Self {
+    fn new(options: &LogsArgs) -> Self {
         let printer = |to_stdout| Printer {
             to_stdout,
             timestamps: options.timestamps,

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 use colibri_client::glasspane::Delivery;
 
-use crate::args::{Arguments, Command, Config};
+use crate::args::{Arguments, CliCommand, Config};
 use crate::error::CliError;
 
 fn main() -> ExitCode {
@@ -61,19 +61,19 @@ fn main() -> ExitCode {
 async fn execute(arguments: Arguments) -> Result<u8, CliError> {
     let global = arguments.global;
     match arguments.command {
-        Command::Run(spawn) => run::run(&global, spawn).await,
-        Command::Spawn(background) => commands::spawn(&global, background).await,
-        Command::Explain { spawn, json } => explain::explain(&global, spawn, json),
-        Command::Profiles { json } => config::profiles(&global, json).await,
-        Command::Config(Config::Check { config }) => config::check(config.as_deref()),
-        Command::Config(Config::Reload { json }) => config::reload(&global, json).await,
-        Command::Ps(list) => commands::ps(&global, &list).await,
-        Command::Status { agents, json } => status::status(&global, &agents.ids, json).await,
-        Command::Logs(logs) => logs::logs(&global, logs).await,
-        Command::Events(events) => events::events(&global, events).await,
-        Command::Runs { agent, json } => commands::runs(&global, &agent.id, json).await,
-        Command::Attach(attach) => attach::attach(&global, attach).await,
-        Command::Prompt {
+        CliCommand::Run(spawn) => run::run(&global, spawn).await,
+        CliCommand::Spawn(background) => commands::spawn(&global, background).await,
+        CliCommand::Explain { spawn, json } => explain::explain(&global, spawn, json),
+        CliCommand::Profiles { json } => config::profiles(&global, json).await,
+        CliCommand::Config(Config::Check { config }) => config::check(config.as_deref()),
+        CliCommand::Config(Config::Reload { json }) => config::reload(&global, json).await,
+        CliCommand::Ps(list) => commands::ps(&global, &list).await,
+        CliCommand::Status { agents, json } => status::status(&global, &agents.ids, json).await,
+        CliCommand::Logs(logs) => logs::logs(&global, logs).await,
+        CliCommand::Events(events) => events::events(&global, events).await,
+        CliCommand::Runs { agent, json } => commands::runs(&global, &agent.id, json).await,
+        CliCommand::Attach(attach) => attach::attach(&global, attach).await,
+        CliCommand::Prompt {
             agent,
             text,
             steer,
@@ -88,25 +88,27 @@ async fn execute(arguments: Arguments) -> Result<u8, CliError> {
             };
             prompt::prompt(&global, &agent.id, text, delivery, wait, timeout).await
         }
-        Command::Abort { agent, timeout } => prompt::abort(&global, &agent.id, timeout).await,
-        Command::Send { agent, line, close } => {
+        CliCommand::Abort { agent, timeout } => prompt::abort(&global, &agent.id, timeout).await,
+        CliCommand::Send { agent, line, close } => {
             commands::send(&global, &agent.id, line.as_deref(), close).await
         }
-        Command::Wait { agents } => commands::wait(&global, &agents.ids).await,
-        Command::Kill {
+        CliCommand::Wait { agents } => commands::wait(&global, &agents.ids).await,
+        CliCommand::Kill {
             agents,
             signal,
             grace,
         } => commands::kill(&global, &agents.ids, signal, grace).await,
-        Command::Restart { agents, grace } => commands::restart(&global, &agents.ids, grace).await,
-        Command::Rm { agents, force } => commands::rm(&global, &agents.ids, force).await,
-        Command::Prune {
+        CliCommand::Restart { agents, grace } => {
+            commands::restart(&global, &agents.ids, grace).await
+        }
+        CliCommand::Rm { agents, force } => commands::rm(&global, &agents.ids, force).await,
+        CliCommand::Prune {
             older_than,
             dry_run,
         } => commands::prune(&global, older_than, dry_run).await,
-        Command::Top => top::top(&global).await,
-        Command::Doctor { json } => doctor::doctor(&global, json).await,
-        Command::Shutdown => commands::shutdown(&global).await,
-        Command::Completions { shell } => commands::completions(shell),
+        CliCommand::Top => top::top(&global).await,
+        CliCommand::Doctor { json } => doctor::doctor(&global, json).await,
+        CliCommand::Shutdown => commands::shutdown(&global).await,
+        CliCommand::Completions { shell } => commands::completions(shell),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use colibri_client::glasspane::{Command, Delivery};
 use colibri_client::{AgentRuntime, AgentState, ClientError};
 
-use crate::answer::{Answer, Turn};
+use crate::answer::{Turn, TurnResult};
 use crate::args::Global;
 use crate::connect::connect;
 use crate::error::CliError;
@@ -56,7 +56,7 @@ pub(crate) async fn prompt(
                 waited,
             })??,
     };
-    let Answer { text, error } = answer;
+    let TurnResult { text, error } = answer;
     if !text.is_empty() {
         output::print(format!("{}\n", text.trim_end_matches('\n')).as_bytes())?;
     }

@@ -1,4 +1,4 @@
-//! Signals to this process, as an async stream.
+//! SignalStream to this process, as an async stream.
 
 use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
@@ -24,9 +24,9 @@ pub(crate) fn exit_code(signal: Signal) -> u8 {
 }
 
 /// A stream of signals.
-pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
+pub(crate) struct SignalStream(Vec<(Signal, unix::Signal)>);
 
-impl Signals {
+impl SignalStream {
     /// Installs handlers, which replace the default actions.
     pub(crate) fn install(signals: &[Signal]) -> Result<Self, CliError> {
         let mut installed = Vec::new();

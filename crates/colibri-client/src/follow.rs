@@ -15,7 +15,7 @@ use crate::{Client, ClientError, ConnectionEvent, CurrentClient, Endpoint, Sessi
 const QUEUE: usize = 8;
 
 /// The agent and output to follow, and the first offsets.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct FollowParams {
     /// The agent's full id.
     pub id: String,
@@ -85,13 +85,13 @@ impl Endpoint {
         let (clients, current) = watch::channel(client.clone());
         let endpoint = self.clone();
         tokio::spawn(async move {
-            let mut follower = Follower {
+            let mut session = FollowSession {
                 params,
                 clients,
                 events: events.clone(),
             };
             tokio::select! {
-                Err(error) = endpoint.stay_connected(client, &mut follower) => {
+                Err(error) = endpoint.stay_connected(client, &mut session) => {
                     let _ = events.send(Err(error)).await;
                 }
                 () = events.closed() => {}
@@ -106,14 +106,14 @@ impl Endpoint {
 }
 
 /// The session that sends the events of a [`FollowStream`].
-struct Follower {
+struct FollowSession {
     /// The agent, and the offsets of the next bytes.
     params: FollowParams,
     clients: watch::Sender<Client>,
     events: mpsc::Sender<Result<FollowEvent, ClientError>>,
 }
 
-impl Follower {
+impl FollowSession {
     async fn send_events(&mut self, client: Client) -> Result<(), ClientError> {
         self.clients.send_replace(client.clone());
         let mut events = client.subscribe(self.params.subscription()).await?;
@@ -130,7 +130,7 @@ impl Follower {
     }
 }
 
-impl Session for Follower {
+impl Session for FollowSession {
     type Output = ();
     type Error = ClientError;
 

@@ -9,19 +9,19 @@ use crate::tables::short_exit;
 
 /// A line. colibri(1) documents the fields.
 #[derive(Debug, Serialize)]
-pub(super) struct Line {
+pub(super) struct EventLine {
     pub(super) time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<String>,
     #[serde(flatten)]
-    pub(super) event: Event,
+    pub(super) event: EventKind,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
-pub(super) enum Event {
+pub(super) enum EventKind {
     Spawned {
         program: String,
         runtime: AgentRuntime,
@@ -82,7 +82,7 @@ pub(super) fn now() -> String {
     format!("{:.3}", jiff::Timestamp::now())
 }
 
-impl Event {
+impl EventKind {
     pub(super) fn exit(state: AgentState, exit: Option<Exit>, error: Option<String>) -> Self {
         Self::Exit {
             state,
@@ -176,14 +176,14 @@ impl Event {
     }
 }
 
-impl Line {
+impl EventLine {
     /// Creates the line for missing events.
     pub(super) fn gap(reason: &str, missed: Option<u64>) -> Self {
         Self {
             time: now(),
             id: None,
             name: None,
-            event: Event::Gap {
+            event: EventKind::Gap {
                 reason: reason.to_owned(),
                 missed,
             },
@@ -191,7 +191,7 @@ impl Line {
     }
 
     pub(super) fn is_exit(&self) -> bool {
-        matches!(self.event, Event::Exit { .. })
+        matches!(self.event, EventKind::Exit { .. })
     }
 
     pub(super) fn to_json(&self) -> Result<String, CliError> {

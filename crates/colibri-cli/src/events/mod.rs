@@ -11,9 +11,9 @@ use colibri_client::{
 };
 use tokio::sync::mpsc;
 
-use self::line::Line;
+use self::line::EventLine;
 use self::tracker::Tracker;
-use crate::args::{Events, Global};
+use crate::args::{EventsArgs, Global};
 use crate::connect::endpoint;
 use crate::error::CliError;
 use crate::output;
@@ -24,7 +24,7 @@ const QUEUE: usize = 16;
 
 /// Prints events until all named agents have ended or the reader has closed stdout. When the daemon ends, continues
 /// with the next one.
-pub(crate) async fn events(global: &Global, options: Events) -> Result<u8, CliError> {
+pub(crate) async fn events(global: &Global, options: EventsArgs) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
     let client = endpoint.connect_or_start(output::connection_event).await?;
     let mut ids = Vec::new();
@@ -43,23 +43,23 @@ pub(crate) async fn events(global: &Global, options: Events) -> Result<u8, CliEr
     let result = tokio::select! {
         result = endpoint.stay_connected(client, &mut printer) => result,
         // A write would report this only with the next event.
-        _ = stdout_closed => Err(Stop::StdoutClosed),
+        _ = stdout_closed => Err(StopReason::StdoutClosed),
     };
     match result {
-        Ok(()) | Err(Stop::StdoutClosed) => Ok(0),
-        Err(Stop::ConnectionLost(error)) => Err(error.into()),
-        Err(Stop::Failed(error)) => Err(error),
+        Ok(()) | Err(StopReason::StdoutClosed) => Ok(0),
+        Err(StopReason::ConnectionLost(error)) => Err(error.into()),
+        Err(StopReason::Failed(error)) => Err(error),
     }
 }
 
 /// Why printing stops before the named agents have ended.
-enum Stop {
+enum StopReason {
     StdoutClosed,
     ConnectionLost(ClientError),
     Failed(CliError),
 }
 
-impl From<ClientError> for Stop {
+impl From<ClientError> for StopReason {
     fn from(error: ClientError) -> Self {
         match error.is_lost_connection() {
             true => Self::ConnectionLost(error),
@@ -68,7 +68,7 @@ impl From<ClientError> for Stop {
     }
 }
 
-impl From<CliError> for Stop {
+impl From<CliError> for StopReason {
     fn from(error: CliError) -> Self {
         Self::Failed(error)
     }
@@ -76,7 +76,7 @@ impl From<CliError> for Stop {
 
 /// The session that prints events.
 struct EventPrinter {
-    options: Events,
+    options: EventsArgs,
     /// The named agents that have not ended.
     ids: Vec<String>,
     tracker: Tracker,
@@ -85,15 +85,15 @@ struct EventPrinter {
 
 impl Session for EventPrinter {
     type Output = ();
-    type Error = Stop;
+    type Error = StopReason;
 
-    async fn run(&mut self, client: Client) -> ControlFlow<Result<(), Stop>> {
+    async fn run(&mut self, client: Client) -> ControlFlow<Result<(), StopReason>> {
         match self.print_events(&client).await {
-            Err(Stop::ConnectionLost(_)) => {}
+            Err(StopReason::ConnectionLost(_)) => {}
             result => return ControlFlow::Break(result),
         }
         self.is_first_daemon = false;
-        let gap = Line::gap(
+        let gap = EventLine::gap(
             "the daemon ended; events until the next daemon runs are missing",
             None,
         );
@@ -110,7 +110,7 @@ impl Session for EventPrinter {
 
 impl EventPrinter {
     /// Prints the events from one daemon.
-    async fn print_events(&mut self, client: &Client) -> Result<(), Stop> {
+    async fn print_events(&mut self, client: &Client) -> Result<(), StopReason> {
         let has_named_agents = !self.options.ids.is_empty();
         let mut events = self.subscribe(client).await?;
         // Listed after the subscription, so that each agent is in the list or in an event.
@@ -179,7 +179,11 @@ impl EventPrinter {
     }
 
     /// Prints the output that known agents wrote while no daemon ran.
-    async fn print_missed_output(&mut self, client: &Client, agents: &[Agent]) -> Result<(), Stop> {
+    async fn print_missed_output(
+        &mut self,
+        client: &Client,
+        agents: &[Agent],
+    ) -> Result<(), StopReason> {
         for agent in agents {
             let Some(offsets) = self.tracker.next_offsets(&agent.id) else {
                 continue;
@@ -212,14 +216,14 @@ impl EventPrinter {
         Ok(())
     }
 
-    fn print(&self, line: &Line) -> Result<(), Stop> {
+    fn print(&self, line: &EventLine) -> Result<(), StopReason> {
         let text = match self.options.json {
             true => line.to_json()?,
             false => line.to_text(),
         };
         match output::print_while_read(text.as_bytes())? {
             true => Ok(()),
-            false => Err(Stop::StdoutClosed),
+            false => Err(StopReason::StdoutClosed),
         }
     }
 }

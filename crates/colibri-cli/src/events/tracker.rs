@@ -6,7 +6,7 @@ use colibri_client::{
     Agent, ClientError, Notification, OutputChunk, OutputData, Stream, new_output,
 };
 
-use super::line::{Event, Line, now};
+use super::line::{EventKind, EventLine, now};
 
 /// The state of agents according to the printed lines.
 #[derive(Default)]
@@ -57,8 +57,8 @@ impl Tracker {
         self.offsets.entry(id.to_owned()).or_default().of(stream)
     }
 
-    fn line_of(&self, id: String, time: String, event: Event) -> Line {
-        Line {
+    fn line_of(&self, id: String, time: String, event: EventKind) -> EventLine {
+        EventLine {
             time,
             name: self.names.get(&id).cloned(),
             id: Some(id),
@@ -67,9 +67,9 @@ impl Tracker {
     }
 
     /// Returns the line for a chunk of output, and advances the offset of its stream.
-    pub(super) fn output_line(&mut self, id: &str, chunk: OutputChunk) -> Line {
+    pub(super) fn output_line(&mut self, id: &str, chunk: OutputChunk) -> EventLine {
         *self.offset_mut(id, chunk.stream) = chunk.offset + chunk.bytes.len() as u64;
-        let event = Event::Output {
+        let event = EventKind::Output {
             stream: chunk.stream,
             offset: chunk.offset,
             data: OutputData::from_bytes(&chunk.bytes),
@@ -79,16 +79,16 @@ impl Tracker {
 
     /// Returns the lines for tracked agents that ended, or were removed, while no daemon ran. Named agents are followed
     /// to their end, so that only their removal is reported.
-    pub(super) fn missed_ends(&mut self, agents: &[Agent], are_named: bool) -> Vec<Line> {
+    pub(super) fn missed_ends(&mut self, agents: &[Agent], are_named: bool) -> Vec<EventLine> {
         let agents: BTreeMap<&str, &Agent> =
             agents.iter().map(|agent| (&*agent.id, agent)).collect();
         let mut lines = Vec::new();
         for id in std::mem::take(&mut self.running) {
             let line = match agents.get(&*id) {
-                None => self.line_of(id, now(), Event::Removed {}),
+                None => self.line_of(id, now(), EventKind::Removed {}),
                 Some(agent) => match &agent.exited_at {
                     Some(exited_at) if !are_named => {
-                        let event = Event::exit(agent.state, agent.exit, agent.error.clone());
+                        let event = EventKind::exit(agent.state, agent.exit, agent.error.clone());
                         self.line_of(id, exited_at.clone(), event)
                     }
                     _ => {
@@ -103,20 +103,20 @@ impl Tracker {
     }
 
     /// Returns the line for a notification; `None` for output that was printed before.
-    pub(super) fn line(&mut self, event: Notification) -> Result<Option<Line>, ClientError> {
+    pub(super) fn line(&mut self, event: Notification) -> Result<Option<EventLine>, ClientError> {
         let (time, id, event) = match event {
             Notification::AgentSpawned(event) => {
                 if let Some(name) = event.name {
                     self.names.insert(event.id.clone(), name);
                 }
-                let line = Event::Spawned {
+                let line = EventKind::Spawned {
                     program: event.program,
                     runtime: event.runtime,
                 };
                 (event.started_at, event.id, line)
             }
             Notification::AgentState(event) => {
-                let line = Event::State {
+                let line = EventKind::State {
                     state: event.state,
                     previous_state: event.previous,
                     merged: event.merged,
@@ -127,7 +127,7 @@ impl Tracker {
                 (event.since, event.id, line)
             }
             Notification::AgentRun(event) => {
-                let line = Event::Run {
+                let line = EventKind::Run {
                     run: event.run,
                     merged: event.merged,
                     error: event.error,
@@ -135,7 +135,7 @@ impl Tracker {
                 (event.at, event.id, line)
             }
             Notification::AgentKill(event) => {
-                let line = Event::Kill {
+                let line = EventKind::Kill {
                     signal: event.signal,
                     escalate: event.escalate,
                     uid: event.uid,
@@ -145,7 +145,7 @@ impl Tracker {
             }
             Notification::AgentExit(event) => {
                 self.forget(&event.id);
-                let line = Event::exit(event.state, event.exit, event.error);
+                let line = EventKind::exit(event.state, event.exit, event.error);
                 (event.exited_at, event.id, line)
             }
             Notification::AgentOutput(event) => {
@@ -156,11 +156,11 @@ impl Tracker {
             }
             Notification::AgentRemoved(event) => {
                 self.forget(&event.id);
-                (now(), event.id, Event::Removed {})
+                (now(), event.id, EventKind::Removed {})
             }
             Notification::AgentsMissed(event) => {
                 let reason = "agents were started, ended and removed faster than events were read";
-                return Ok(Some(Line::gap(reason, Some(event.agents))));
+                return Ok(Some(EventLine::gap(reason, Some(event.agents))));
             }
         };
         Ok(Some(self.line_of(id, time, event)))

@@ -24,7 +24,7 @@ const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(300);
 const SIGNAL_EFFECT: Duration = Duration::from_secs(10);
 
 /// Result of a call to the daemon that runs as a task.
-pub(super) enum CallResult {
+pub(super) enum CallOutcome {
     /// A signal was delivered, or was not.
     Signal {
         call: u64,
@@ -58,7 +58,7 @@ struct Ended {
 
 /// How much of the output was written.
 #[derive(PartialEq, Eq)]
-enum Written {
+enum OutputState {
     Complete,
     /// Part of the output could not be written.
     Incomplete,
@@ -67,28 +67,28 @@ enum Written {
 }
 
 /// An agent in the foreground.
-pub(super) struct Foreground {
+pub(super) struct ForegroundAgent {
     id: String,
     socket: String,
     client: CurrentClient,
     pub(super) sink: Sink,
-    results: mpsc::UnboundedSender<CallResult>,
+    results: mpsc::UnboundedSender<CallOutcome>,
     /// Forwarded signals, repeated ones included.
     signals: Vec<Signal>,
     last_signal_at: Option<Instant>,
     repeated: Option<RepeatedSignal>,
     pending: Vec<PendingCall>,
     ended: Option<Ended>,
-    written: Written,
+    written: OutputState,
 }
 
-impl Foreground {
+impl ForegroundAgent {
     pub(super) fn new(
         id: String,
         socket: String,
         client: CurrentClient,
         sink: Sink,
-        results: mpsc::UnboundedSender<CallResult>,
+        results: mpsc::UnboundedSender<CallOutcome>,
     ) -> Self {
         Self {
             id,
@@ -101,7 +101,7 @@ impl Foreground {
             repeated: None,
             pending: Vec::new(),
             ended: None,
-            written: Written::Complete,
+            written: OutputState::Complete,
         }
     }
 
@@ -125,7 +125,7 @@ impl Foreground {
         };
         let call = self.signals.len() as u64;
         self.kill(call, SIGNAL_TIMEOUT, params, move |result| {
-            CallResult::Signal { call, result }
+            CallOutcome::Signal { call, result }
         });
     }
 
@@ -134,7 +134,7 @@ impl Foreground {
         number: u64,
         timeout: Duration,
         params: KillParams,
-        to_result: impl FnOnce(Result<(), CliError>) -> CallResult + Send + 'static,
+        to_result: impl FnOnce(Result<(), CliError>) -> CallOutcome + Send + 'static,
     ) {
         let start = Instant::now();
         self.pending.push(PendingCall {
@@ -163,28 +163,28 @@ impl Foreground {
                 async move { client.wait_agent(&id).await }
             });
             if let Ok(agent) = call.await {
-                let _ = results.send(CallResult::Ended(exit::code(agent.exit)));
+                let _ = results.send(CallOutcome::Ended(exit::code(agent.exit)));
             }
         });
     }
 
     /// Processes the result of a call; returns the exit code if it ends the command.
-    pub(super) fn handle_result(&mut self, result: CallResult) -> Option<u8> {
+    pub(super) fn handle_result(&mut self, result: CallOutcome) -> Option<u8> {
         match result {
-            CallResult::Signal { call, result } => {
+            CallOutcome::Signal { call, result } => {
                 self.pending.retain(|pending| pending.number != call);
                 if let (Err(error), None) = (result, &self.ended) {
                     output::message(&error.to_string());
                 }
                 None
             }
-            CallResult::Kill(result) => {
+            CallOutcome::Kill(result) => {
                 if let Err(error) = result {
                     output::message(&error.to_string());
                 }
                 Some(BROKEN_PIPE)
             }
-            CallResult::Ended(exit_code) => {
+            CallOutcome::Ended(exit_code) => {
                 self.set_ended(exit_code);
                 None
             }
@@ -241,7 +241,7 @@ impl Foreground {
 
     /// Returns the block to write for a chunk of output.
     pub(super) fn block(&self, output: OutputChunk) -> Option<Block> {
-        if self.written == Written::ReaderClosed {
+        if self.written == OutputState::ReaderClosed {
             return None;
         }
         if output.gap > 0 {
@@ -256,18 +256,18 @@ impl Foreground {
     /// Handles a failed output. EPIPE kills the agent, as SIGPIPE would; after any other error the agent keeps running.
     pub(super) fn handle_write_failure(&mut self, failure: &WriteFailure) {
         if failure.is_broken_pipe() {
-            if self.written != Written::ReaderClosed {
-                self.written = Written::ReaderClosed;
+            if self.written != OutputState::ReaderClosed {
+                self.written = OutputState::ReaderClosed;
                 let params = KillParams {
                     id: self.id.clone(),
                     ..KillParams::default()
                 };
-                self.kill(0, KILL_TIMEOUT, params, CallResult::Kill);
+                self.kill(0, KILL_TIMEOUT, params, CallOutcome::Kill);
             }
             return;
         }
-        if self.written == Written::Complete {
-            self.written = Written::Incomplete;
+        if self.written == OutputState::Complete {
+            self.written = OutputState::Incomplete;
         }
         let name = match failure.stream {
             Stream::Stdout => "stdout",
@@ -289,7 +289,7 @@ impl Foreground {
     /// Returns the exit code when all output is written.
     pub(super) fn exit_code(&self) -> u8 {
         match (&self.written, &self.ended) {
-            (Written::ReaderClosed, _) => BROKEN_PIPE,
+            (OutputState::ReaderClosed, _) => BROKEN_PIPE,
             (_, Some(ended)) => self.or_own_failure(ended.exit_code),
             (_, None) => OWN_FAILURE,
         }
@@ -298,7 +298,7 @@ impl Foreground {
     /// Returns 125 instead of 0 if part of the output could not be written.
     fn or_own_failure(&self, exit_code: u8) -> u8 {
         match (exit_code, &self.written) {
-            (0, Written::Incomplete) => OWN_FAILURE,
+            (0, OutputState::Incomplete) => OWN_FAILURE,
             _ => exit_code,
         }
     }

@@ -1,7 +1,7 @@
 //! `colibri run`: an agent in the foreground, as if the shell had started it.
 //!
 //! The loop never blocks: one thread writes output ([`crate::sink`]), another one reads input ([`crate::input`]), and
-//! calls to the daemon are tasks. Signals are therefore served while the output is blocked and while the daemon does
+//! calls to the daemon are tasks. SignalStream are therefore served while the output is blocked and while the daemon does
 //! not answer.
 
 mod foreground;
@@ -14,13 +14,13 @@ use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use self::foreground::Foreground;
+use self::foreground::ForegroundAgent;
 use crate::args::{Global, Spawn};
 use crate::connect::endpoint;
 use crate::error::CliError;
 use crate::exit::OWN_FAILURE;
 use crate::output;
-use crate::signals::{self, Signals, TERMINATING};
+use crate::signals::{self, SignalStream, TERMINATING};
 use crate::sink::{Block, Sink};
 
 /// Timeout for the daemon's answer after a signal.
@@ -33,15 +33,15 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
     let client = endpoint.connect_or_start(output::connection_event).await?;
     let params = crate::config::spawn_params(&client, spawn).await?;
-    let mut signals = Signals::install(&TERMINATING)?;
+    let mut signals = SignalStream::install(&TERMINATING)?;
     let (sink, mut failures) = Sink::start()?;
     let input = crate::input::chunks()?;
     let (agent, early_signals) = match start(&client, params, &mut signals).await? {
-        Started::Agent {
+        StartResult::Agent {
             agent,
             early_signals,
         } => (agent, early_signals),
-        Started::GaveUp { exit_code } => {
+        StartResult::GaveUp { exit_code } => {
             output::message(&format!(
                 "the daemon at {} has not answered, and may still start the agent; run colibri ps when it answers again",
                 endpoint.socket().display()
@@ -55,17 +55,14 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
         .for_each(|warning| output::warning(warning));
     let params = FollowParams {
         id: agent.id.clone(),
-        stream: None,
-        stdout: 0,
-        stderr: 0,
-        timed: false,
+        ..FollowParams::default()
     };
     let mut events = endpoint.follow(client, params);
     let forwarding = input::forward(input, events.client(), agent.id.clone());
     let forwarding = tokio::spawn(forwarding);
     let (results, mut call_results) = mpsc::unbounded_channel();
     let socket = endpoint.socket().display().to_string();
-    let mut agent = Foreground::new(agent.id, socket, events.client(), sink, results);
+    let mut agent = ForegroundAgent::new(agent.id, socket, events.client(), sink, results);
     for signal in early_signals {
         agent.forward(signal);
     }
@@ -111,10 +108,10 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
 }
 
 /// Result of the request to start the agent.
-enum Started {
+enum StartResult {
     Agent {
         agent: SpawnResult,
-        /// Signals that arrived before the agent ran.
+        /// SignalStream that arrived before the agent ran.
         early_signals: Vec<Signal>,
     },
     /// The daemon did not answer in time after a signal.
@@ -126,8 +123,8 @@ enum Started {
 async fn start(
     client: &Client,
     params: SpawnRequest,
-    signals: &mut Signals,
-) -> Result<Started, CliError> {
+    signals: &mut SignalStream,
+) -> Result<StartResult, CliError> {
     let client = client.clone();
     let mut starting = tokio::spawn(async move { client.spawn_agent(params).await });
     let mut early_signals: Vec<Signal> = Vec::new();
@@ -143,16 +140,16 @@ async fn start(
             biased;
             agent = &mut starting => {
                 let agent = agent.map_err(|error| CliError::io("cannot start the agent")(error.into()))??;
-                return Ok(Started::Agent { agent, early_signals });
+                return Ok(StartResult::Agent { agent, early_signals });
             }
             signal = signals.next() => {
                 if early_signals.contains(&signal) {
-                    return Ok(Started::GaveUp { exit_code: signals::exit_code(signal) });
+                    return Ok(StartResult::GaveUp { exit_code: signals::exit_code(signal) });
                 }
                 early_signals.push(signal);
                 deadline.get_or_insert(Instant::now() + SIGNAL_TIMEOUT);
             }
-            () = timeout => return Ok(Started::GaveUp { exit_code: OWN_FAILURE }),
+            () = timeout => return Ok(StartResult::GaveUp { exit_code: OWN_FAILURE }),
         }
     }
 }

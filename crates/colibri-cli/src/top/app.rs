@@ -1,4 +1,4 @@
-//! The model: agents, selection, filter and mode, changed by keys and updates. Does no I/O: it returns a [`Command`] for
+//! The model: agents, selection, filter and mode, changed by keys and updates. Does no I/O: it returns an [`Action`] for
 //! the loop to execute.
 
 use colibri_client::{Agent, AgentEntry, Notification, Roster, UsageResult};
@@ -8,7 +8,7 @@ use super::columns::{self, Column};
 
 /// An action for the loop to execute.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum Action {
     Quit,
     /// Stop as a job of the shell.
     Suspend,
@@ -48,7 +48,7 @@ pub(super) enum Mode {
 
 /// Whether the table is current.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Connection {
+pub(super) enum ConnectionState {
     Live,
     /// The last table is shown; the reason.
     Lost(String),
@@ -57,7 +57,7 @@ pub(super) enum Connection {
 #[derive(Debug)]
 pub(super) struct App {
     pub(super) roster: Roster,
-    pub(super) connection: Connection,
+    pub(super) connection: ConnectionState,
     pub(super) mode: Mode,
     pub(super) filter: Input,
     pub(super) sort: Column,
@@ -81,7 +81,7 @@ impl App {
     pub(super) fn new(agents: Vec<Agent>) -> Self {
         let mut app = Self {
             roster: Roster::default(),
-            connection: Connection::Live,
+            connection: ConnectionState::Live,
             mode: Mode::Table,
             filter: Input::default(),
             sort: Column::Age,
@@ -100,9 +100,9 @@ impl App {
     }
 
     /// Applies an event.
-    pub(super) fn apply_event(&mut self, event: &Notification) -> Option<Command> {
+    pub(super) fn apply_event(&mut self, event: &Notification) -> Option<Action> {
         self.is_stale = true;
-        self.roster.apply(event).map(Command::GetAgent)
+        self.roster.apply(event).map(Action::GetAgent)
     }
 
     /// Adds or updates an agent.
@@ -117,13 +117,13 @@ impl App {
     }
 
     pub(super) fn disconnected(&mut self, reason: &str) {
-        self.connection = Connection::Lost(reason.to_owned());
+        self.connection = ConnectionState::Lost(reason.to_owned());
     }
 
     /// Replaces all agents after a reconnect.
     pub(super) fn connected(&mut self, agents: Vec<Agent>) {
         self.is_stale = true;
-        self.connection = Connection::Live;
+        self.connection = ConnectionState::Live;
         self.roster.replace(agents);
     }
 

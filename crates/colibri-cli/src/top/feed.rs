@@ -56,15 +56,15 @@ pub(super) async fn follow(
     events: Events,
     updates: mpsc::Sender<Update>,
 ) {
-    let mut follower = Follower {
+    let mut session = FeedSession {
         first_events: Some(events),
         updates,
     };
     loop {
-        let followed = endpoint.stay_connected(client.clone(), &mut follower);
+        let followed = endpoint.stay_connected(client.clone(), &mut session);
         let Err(error) = followed.await else { return };
         let update = Update::Disconnected(error.to_string());
-        if follower.updates.send(update).await.is_err() {
+        if session.updates.send(update).await.is_err() {
             return;
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
@@ -72,12 +72,12 @@ pub(super) async fn follow(
 }
 
 /// The session that sends updates; it ends when the receiver is dropped.
-struct Follower {
+struct FeedSession {
     first_events: Option<Events>,
     updates: mpsc::Sender<Update>,
 }
 
-impl Session for Follower {
+impl Session for FeedSession {
     type Output = ();
     type Error = ClientError;
 

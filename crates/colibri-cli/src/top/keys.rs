@@ -5,7 +5,7 @@ use tui_input::Input;
 use tui_input::InputRequest;
 use tui_input::backend::crossterm::EventHandler;
 
-use super::app::{App, Command, Mode};
+use super::app::{Action, App, Mode};
 use super::columns;
 
 /// The help: keys and their effects.
@@ -27,7 +27,7 @@ pub(super) const HELP: [(&str, &str); 13] = [
 
 impl App {
     /// Handles a key or pasted text.
-    pub(super) fn handle(&mut self, event: &Event) -> Option<Command> {
+    pub(super) fn handle(&mut self, event: &Event) -> Option<Action> {
         match event {
             Event::Key(key) if key.kind != KeyEventKind::Release => self.key(*key),
             Event::Paste(text) => {
@@ -38,12 +38,12 @@ impl App {
         }
     }
 
-    fn key(&mut self, key: KeyEvent) -> Option<Command> {
+    fn key(&mut self, key: KeyEvent) -> Option<Action> {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             match key.code {
-                KeyCode::Char('c') => return Some(Command::Quit),
-                KeyCode::Char('z') => return Some(Command::Suspend),
-                KeyCode::Char('l') => return Some(Command::Redraw),
+                KeyCode::Char('c') => return Some(Action::Quit),
+                KeyCode::Char('z') => return Some(Action::Suspend),
+                KeyCode::Char('l') => return Some(Action::Redraw),
                 _ => {}
             }
         }
@@ -65,7 +65,7 @@ impl App {
             Mode::Prompt { id, mut line } => match key.code {
                 KeyCode::Enter => {
                     let text = line.value_and_reset();
-                    (!text.is_empty()).then_some(Command::Prompt { id, text })
+                    (!text.is_empty()).then_some(Action::Prompt { id, text })
                 }
                 KeyCode::Esc => None,
                 _ => {
@@ -81,12 +81,12 @@ impl App {
                 } else {
                     "not killed".to_owned()
                 });
-                is_confirmed.then_some(Command::Kill(id))
+                is_confirmed.then_some(Action::Kill(id))
             }
         }
     }
 
-    fn table_key(&mut self, key: KeyEvent) -> Option<Command> {
+    fn table_key(&mut self, key: KeyEvent) -> Option<Action> {
         self.message = None;
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
@@ -98,7 +98,7 @@ impl App {
             KeyCode::PageDown => self.move_selection(self.page()),
             KeyCode::Home => self.move_selection(isize::MIN),
             KeyCode::End => self.move_selection(isize::MAX),
-            KeyCode::Char('q') => return Some(Command::Quit),
+            KeyCode::Char('q') => return Some(Action::Quit),
             KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.mode = Mode::Help,
             KeyCode::Char('s') => {
                 let column = self.sort.next();
@@ -115,7 +115,7 @@ impl App {
             }
             KeyCode::Enter | KeyCode::Char('a') => {
                 let selected = self.selected()?;
-                return Some(Command::Attach(selected.agent.id.clone()));
+                return Some(Action::Attach(selected.agent.id.clone()));
             }
             KeyCode::Char('p') => {
                 if let Some(id) = self.selected_running() {

@@ -29,14 +29,14 @@ use tokio::process::Child;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use self::app::{App, Command, Connection};
+use self::app::{Action, App, ConnectionState};
 use self::feed::Update;
 use self::screen::{Keys, Screen, restore};
 use crate::args::Global;
 use crate::connect;
 use crate::error::CliError;
 use crate::output;
-use crate::signals::{self, Signals};
+use crate::signals::{self, SignalStream};
 
 /// Interval at which ages are redrawn.
 const TICK: Duration = Duration::from_secs(1);
@@ -59,7 +59,7 @@ const SIGNALS: [Signal; 6] = [
 ];
 
 /// The user of the terminal.
-enum Foreground {
+enum TerminalOwner {
     Table,
     /// `colibri attach`.
     Child(Child),
@@ -71,7 +71,7 @@ enum Foreground {
 
 struct Top {
     app: App,
-    foreground: Foreground,
+    owner: TerminalOwner,
     socket: PathBuf,
     client: Client,
     updates: mpsc::Sender<Update>,
@@ -98,7 +98,7 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
     tokio::spawn(following);
     let mut top = Top {
         app: App::new(feed.agents),
-        foreground: Foreground::Table,
+        owner: TerminalOwner::Table,
         socket,
         client,
         updates: sender,
@@ -108,7 +108,7 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
         child_interrupt_until: Instant::now(),
         is_child_interrupted: false,
     };
-    let mut signals = Signals::install(&SIGNALS)?;
+    let mut signals = SignalStream::install(&SIGNALS)?;
     let mut keys = Keys::new().map_err(CliError::Runtime)?;
     let mut screen = Screen::enter().map_err(terminal_error)?;
     let mut tick = interval(TICK);
@@ -117,15 +117,15 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
     measure_tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut draw_at = Instant::now();
     loop {
-        let can_draw = top.needs_draw && matches!(top.foreground, Foreground::Table);
-        let reads_keys = matches!(top.foreground, Foreground::Table | Foreground::Pause);
+        let can_draw = top.needs_draw && matches!(top.owner, TerminalOwner::Table);
+        let reads_keys = matches!(top.owner, TerminalOwner::Table | TerminalOwner::Pause);
         // Updates are last, so that a flood of them does not delay keys.
         tokio::select! {
             biased;
             signal = signals.next() => if let Some(code) = top.handle_signal(signal, &mut screen)? {
                 return Ok(code);
             },
-            status = child_exit(&mut top.foreground) => top.handle_child_exit(status, &mut screen)?,
+            status = child_exit(&mut top.owner) => top.handle_child_exit(status, &mut screen)?,
             () = sleep_until(draw_at), if can_draw => {
                 top.needs_draw = false;
                 draw_at = Instant::now() + FRAME_INTERVAL;
@@ -134,7 +134,7 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
             event = keys.next(), if reads_keys => {
                 let event = event.map_err(terminal_error)?;
                 top.needs_draw = true;
-                if matches!(top.foreground, Foreground::Pause) {
+                if matches!(top.owner, TerminalOwner::Pause) {
                     if event.is_key_press() {
                         top.return_to_table(&mut screen)?;
                     }
@@ -156,9 +156,9 @@ fn terminal_error(source: io::Error) -> CliError {
 }
 
 /// Waits for the exit of the child; forever without one.
-async fn child_exit(foreground: &mut Foreground) -> io::Result<ExitStatus> {
-    match foreground {
-        Foreground::Child(child) => child.wait().await,
+async fn child_exit(owner: &mut TerminalOwner) -> io::Result<ExitStatus> {
+    match owner {
+        TerminalOwner::Child(child) => child.wait().await,
         _ => std::future::pending().await,
     }
 }
@@ -184,7 +184,7 @@ impl Top {
             }
             Update::Disconnected(reason) => self.app.disconnected(&reason),
             Update::Event(event) => {
-                if let Some(Command::GetAgent(id)) = self.app.apply_event(&event) {
+                if let Some(Action::GetAgent(id)) = self.app.apply_event(&event) {
                     self.spawn(feed::get_agent(self.client.clone(), id));
                 }
             }
@@ -210,8 +210,8 @@ impl Top {
     /// Requests a measurement, unless one is in progress or the table is not visible.
     fn measure(&mut self) {
         let ids = self.app.ids_to_measure();
-        let is_visible =
-            matches!(self.foreground, Foreground::Table) && self.app.connection == Connection::Live;
+        let is_visible = matches!(self.owner, TerminalOwner::Table)
+            && self.app.connection == ConnectionState::Live;
         if !self.is_measuring && is_visible && !ids.is_empty() {
             self.is_measuring = true;
             self.spawn(feed::measure(self.client.clone(), ids));
@@ -219,16 +219,16 @@ impl Top {
     }
 
     /// Executes a command of the model; returns `true` to quit.
-    fn execute(&mut self, command: Command, screen: &mut Screen) -> Result<bool, CliError> {
+    fn execute(&mut self, command: Action, screen: &mut Screen) -> Result<bool, CliError> {
         let client = self.client.clone();
         match command {
-            Command::Quit => return Ok(true),
-            Command::Suspend => self.suspend(screen)?,
-            Command::Redraw => screen.clear().map_err(terminal_error)?,
-            Command::Attach(id) => self.attach(&id, screen)?,
-            Command::Prompt { id, text } => self.spawn(feed::prompt(client, id, text)),
-            Command::Kill(id) => self.spawn(feed::kill(client, id)),
-            Command::GetAgent(id) => self.spawn(feed::get_agent(client, id)),
+            Action::Quit => return Ok(true),
+            Action::Suspend => self.suspend(screen)?,
+            Action::Redraw => screen.clear().map_err(terminal_error)?,
+            Action::Attach(id) => self.attach(&id, screen)?,
+            Action::Prompt { id, text } => self.spawn(feed::prompt(client, id, text)),
+            Action::Kill(id) => self.spawn(feed::kill(client, id)),
+            Action::GetAgent(id) => self.spawn(feed::get_agent(client, id)),
         }
         Ok(false)
     }
@@ -238,7 +238,7 @@ impl Top {
         match start_attach(&self.socket, id) {
             Ok(child) => {
                 output::message(&format!("{id}; return with Ctrl-C"));
-                self.foreground = Foreground::Child(child);
+                self.owner = TerminalOwner::Child(child);
             }
             Err(error) => {
                 self.return_to_table(screen)?;
@@ -263,12 +263,12 @@ impl Top {
         }
         output::message("end of output; return with any key");
         screen.set_raw_mode().map_err(terminal_error)?;
-        self.foreground = Foreground::Pause;
+        self.owner = TerminalOwner::Pause;
         Ok(())
     }
 
     fn return_to_table(&mut self, screen: &mut Screen) -> Result<(), CliError> {
-        self.foreground = Foreground::Table;
+        self.owner = TerminalOwner::Table;
         self.is_child_interrupted = false;
         self.needs_draw = true;
         screen.reenter().map_err(terminal_error)
@@ -280,8 +280,8 @@ impl Top {
         if !has_shell {
             return screen.clear().map_err(terminal_error);
         }
-        if matches!(self.foreground, Foreground::Table) {
-            self.foreground = Foreground::Stopped;
+        if matches!(self.owner, TerminalOwner::Table) {
+            self.owner = TerminalOwner::Stopped;
         }
         restore();
         let _ = kill_current_process_group(Signal::STOP);
@@ -294,20 +294,20 @@ impl Top {
         signal: Signal,
         screen: &mut Screen,
     ) -> Result<Option<u8>, CliError> {
-        let is_for_child = matches!(self.foreground, Foreground::Child(_))
+        let is_for_child = matches!(self.owner, TerminalOwner::Child(_))
             || Instant::now() < self.child_interrupt_until;
         match signal {
-            Signal::INT if is_for_child && matches!(self.foreground, Foreground::Pause) => {
+            Signal::INT if is_for_child && matches!(self.owner, TerminalOwner::Pause) => {
                 self.return_to_table(screen)?;
             }
             Signal::INT | Signal::QUIT if is_for_child => {
-                self.is_child_interrupted = matches!(self.foreground, Foreground::Child(_));
+                self.is_child_interrupted = matches!(self.owner, TerminalOwner::Child(_));
             }
             Signal::TSTP => self.suspend(screen)?,
-            Signal::CONT => match self.foreground {
-                Foreground::Table | Foreground::Stopped => self.return_to_table(screen)?,
-                Foreground::Pause => screen.set_raw_mode().map_err(terminal_error)?,
-                Foreground::Child(_) => {}
+            Signal::CONT => match self.owner {
+                TerminalOwner::Table | TerminalOwner::Stopped => self.return_to_table(screen)?,
+                TerminalOwner::Pause => screen.set_raw_mode().map_err(terminal_error)?,
+                TerminalOwner::Child(_) => {}
             },
             _ => return Ok(Some(signals::exit_code(signal))),
         }

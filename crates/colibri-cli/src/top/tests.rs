@@ -7,7 +7,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use serde_json::{Value, json};
 
-use super::app::{App, Command, Mode};
+use super::app::{Action, App, Mode};
 use super::columns::Column;
 use super::view;
 
@@ -53,7 +53,7 @@ fn sample_agents() -> Vec<Agent> {
     ]
 }
 
-fn press(app: &mut App, code: KeyCode) -> Option<Command> {
+fn press(app: &mut App, code: KeyCode) -> Option<Action> {
     app.handle(&Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
 }
 
@@ -63,7 +63,7 @@ fn type_text(app: &mut App, text: &str) {
     }
 }
 
-fn control(app: &mut App, c: char) -> Option<Command> {
+fn control(app: &mut App, c: char) -> Option<Action> {
     app.handle(&Event::Key(KeyEvent::new(
         KeyCode::Char(c),
         KeyModifiers::CONTROL,
@@ -246,7 +246,7 @@ fn kill_needs_confirmation() {
     app.layout(5);
     assert_eq!(
         press(&mut app, KeyCode::Char('y')),
-        Some(Command::Kill("aaaaaaaaaa".into()))
+        Some(Action::Kill("aaaaaaaaaa".into()))
     );
     press(&mut app, KeyCode::End);
     press(&mut app, KeyCode::Char('k'));
@@ -268,7 +268,7 @@ fn prompt_is_edited_sent_and_cancelled() {
     let text = "q: fix the test and more [2J".to_owned();
     assert_eq!(
         press(&mut app, KeyCode::Enter),
-        Some(Command::Prompt {
+        Some(Action::Prompt {
             id: "aaaaaaaaaa".into(),
             text
         })
@@ -289,12 +289,12 @@ fn prompt_is_edited_sent_and_cancelled() {
 fn other_keys_return_commands() {
     let mut app = App::new(sample_agents());
     for (code, expected) in [
-        (KeyCode::Char('q'), Some(Command::Quit)),
+        (KeyCode::Char('q'), Some(Action::Quit)),
         (
             KeyCode::Char('a'),
-            Some(Command::Attach("aaaaaaaaaa".into())),
+            Some(Action::Attach("aaaaaaaaaa".into())),
         ),
-        (KeyCode::Enter, Some(Command::Attach("aaaaaaaaaa".into()))),
+        (KeyCode::Enter, Some(Action::Attach("aaaaaaaaaa".into()))),
         (KeyCode::Char('x'), None),
         (KeyCode::Char('?'), None),
     ] {
@@ -307,9 +307,9 @@ fn other_keys_return_commands() {
         "closes the help only"
     );
     for (c, expected) in [
-        ('c', Command::Quit),
-        ('z', Command::Suspend),
-        ('l', Command::Redraw),
+        ('c', Action::Quit),
+        ('z', Action::Suspend),
+        ('l', Action::Redraw),
     ] {
         press(&mut app, KeyCode::Char('p'));
         assert_eq!(control(&mut app, c), Some(expected));
@@ -345,7 +345,7 @@ fn new_agent_is_requested_and_added() {
     );
     assert_eq!(
         app.apply_event(&event),
-        Some(Command::GetAgent("aaaaaaaaaa".into()))
+        Some(Action::GetAgent("aaaaaaaaaa".into()))
     );
     app.insert(sample_agents().remove(0));
     assert_eq!(order(&mut app), "a");

@@ -8,14 +8,14 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
 
-use super::app::{App, Connection, Mode};
+use super::app::{App, ConnectionState, Mode};
 use super::columns::{self, Column, PlacedColumn};
 use super::keys::HELP;
 use crate::output::sanitize;
 use crate::tables::short_exit;
 
 /// Some lines of the screen.
-struct Lines {
+struct LineRange {
     /// First line.
     y: u16,
     height: u16,
@@ -25,8 +25,8 @@ struct Lines {
 struct Layout {
     counts: Option<u16>,
     titles: Option<u16>,
-    table: Lines,
-    details: Option<Lines>,
+    table: LineRange,
+    details: Option<LineRange>,
     /// The line of keys, or the edited line.
     foot: Option<u16>,
 }
@@ -48,11 +48,11 @@ impl Layout {
         Self {
             counts,
             titles,
-            table: Lines {
+            table: LineRange {
                 y: above,
                 height: table,
             },
-            details: (details > 0).then_some(Lines {
+            details: (details > 0).then_some(LineRange {
                 y: above + table,
                 height: details,
             }),
@@ -140,7 +140,7 @@ impl Pen<'_> {
 
     /// Draws the numbers of agents by state, or the reason of a lost connection.
     fn counts(&mut self, y: u16, app: &App) {
-        if let Connection::Lost(reason) = &app.connection {
+        if let ConnectionState::Lost(reason) = &app.connection {
             let style = self
                 .colour(Color::Red)
                 .add_modifier(Modifier::BOLD | Modifier::REVERSED);
@@ -190,7 +190,7 @@ impl Pen<'_> {
                 self.cell(*column, *x, y, *width, column.title(), style);
             }
         }
-        let Lines { y: top, height } = layout.table;
+        let LineRange { y: top, height } = layout.table;
         if app.count() == 0 && height > 0 {
             let text = if app.roster.iter().next().is_none() {
                 "no agents; start one with colibri spawn"
@@ -210,7 +210,7 @@ impl Pen<'_> {
                 self.cell(*column, *x, y, *width, &text, style);
             }
             let row = Rect::new(0, y, self.area.width, 1).intersection(self.area);
-            if app.connection != Connection::Live {
+            if app.connection != ConnectionState::Live {
                 let grey = self.colour(Color::DarkGray).add_modifier(Modifier::DIM);
                 self.buffer.set_style(row, grey);
             }
@@ -233,8 +233,8 @@ impl Pen<'_> {
     }
 
     /// Draws the details of an agent: names and usage, command, last error.
-    fn details(&mut self, lines: &Lines, entry: &AgentEntry) {
-        let Lines { y, height } = *lines;
+    fn details(&mut self, lines: &LineRange, entry: &AgentEntry) {
+        let LineRange { y, height } = *lines;
         let agent = &entry.agent;
         let mut parts = vec![columns::name(entry).to_owned()];
         if agent.name.is_some() {
