@@ -7,7 +7,7 @@ use std::fmt::Write;
 use colibri_tests::{Daemon, text};
 
 #[test]
-fn explanations_in_every_mode() {
+fn explain_prints_argv_of_every_engine_and_backend() {
     let place = Daemon::place();
     let mut shown = String::new();
     for engine in ["freebsd", "bubblewrap"] {
@@ -48,7 +48,7 @@ fn explanations_in_every_mode() {
 }
 
 #[test]
-fn complaints_say_what_to_do() {
+fn errors_name_the_cause_and_a_hint() {
     let daemon = Daemon::start();
     let name = |number: &str| {
         let id = daemon.spawn(&[
