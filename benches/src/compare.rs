@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_most_pairs_agree_on_is_no_noise() {
+    fn difference_within_noise_is_not_reported() {
         let table = |unit, factor: f64, noise: f64, rounds: usize| {
             let rows = [("base", 1.0, 0.0), ("new", factor, noise)];
             let row = |(subject, factor, noise): (&str, f64, f64)| {

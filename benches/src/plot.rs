@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_drawn_with_their_names_also_without_points() {
+    fn plot_draws_named_lines_and_accepts_empty_series() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/plot.svg");
         let line = |name: &str, points: &[(f64, f64)]| Series {

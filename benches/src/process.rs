@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_read_in_bytes() {
+    fn smaps_rollup_is_parsed_in_bytes() {
         let text = "55d0-7ffe ---p 00000000 00:00 0    [rollup]\nRss:  900 kB\nPss:  100 kB\nPss_Dirty:  7 kB\nPrivate_Clean:  30 kB\nPrivate_Dirty:  40 kB\n";
         let memory = rollup(text);
         assert_eq!((memory.pss, memory.private), (102_400.0, 71_680.0));
@@ -120,13 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn both_kinds_of_switches_count() {
+    fn voluntary_and_forced_switches_are_summed() {
         let text = "Name:\tx\nvoluntary_ctxt_switches:\t150\nnonvoluntary_ctxt_switches:\t545\n";
         assert_eq!(switches(text), 695);
     }
 
     #[test]
-    fn this_process_has_memory_work_and_descriptors() {
+    fn own_process_has_memory_cpu_time_and_descriptors() {
         let pid = std::process::id();
         assert!(memory(pid).unwrap().pss > 0.0);
         assert!(work(pid).unwrap().switches > 0);

@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_between_what_was_measured() {
+    fn quantile_lies_between_samples() {
         let samples = Samples(vec![4.0, 1.0, 3.0, 2.0]);
         for (share, expected) in [(0.0, 1.0), (0.25, 1.75), (0.5, 2.5), (1.0, 4.0)] {
             assert_eq!(samples.quantile(share), expected, "{share}");
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_that_of_each_round() {
+    fn ratio_is_computed_per_round() {
         let own = Samples(vec![2.0, 40.0, 6.0]);
         let base = Samples(vec![1.0, 20.0, 2.0]);
         assert_eq!(own.over(&base).0, [2.0, 2.0, 3.0]);

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_is_whole_lines_and_no_longer_than_asked_for() {
+    fn text_has_whole_lines_within_the_size() {
         for most in [0, 1, 1000, 100_000] {
             let (file, length) = text(most).unwrap();
             let text = std::fs::read_to_string(file.path()).unwrap();

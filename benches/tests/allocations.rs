@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use allocation_counter::measure;
 
 #[test]
-fn hot_paths_allocate_as_often_as_they_are_known_to() {
+fn hot_path_allocations_match_the_snapshot() {
     let mut counted = String::new();
     for (group, operations) in [
         ("jail_wrap", operations::jail_wrap::all()),

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_loss_is_counted() {
+    fn each_kind_of_loss_is_counted() {
         let mut lines = Lines::new(7);
         let lines: Vec<Vec<u8>> = (0..50).map(|_| lines.line()).collect();
         let all = lines.concat();

@@ -49,7 +49,7 @@ name = "reviewer"
 "#;
 
 #[test]
-fn a_profile_fills_what_a_command_line_leaves_out() {
+fn profile_supplies_options_missing_on_the_command_line() {
     let mut daemon = Daemon::place();
     configure(&daemon, REVIEW);
     let explain = |daemon: &Daemon, args: &[&str]| {
@@ -107,7 +107,7 @@ fn a_profile_fills_what_a_command_line_leaves_out() {
 }
 
 #[test]
-fn a_profile_without_a_place_leaves_the_agent_here() {
+fn profile_without_cwd_keeps_the_current_directory() {
     let daemon = Daemon::place();
     configure(&daemon, "[profile.here]\nprogram = \"pwd\"\n");
     let mut daemon = daemon;
@@ -127,7 +127,7 @@ fn a_profile_without_a_place_leaves_the_agent_here() {
 }
 
 #[test]
-fn a_sandboxed_agent_does_not_see_the_settings() {
+fn sandboxed_agent_cannot_read_the_settings_file() {
     let mut daemon = Daemon::place();
     configure(&daemon, "[profile.a]\nenv = { TOKEN = \"x\" }\n");
     daemon.launch();
@@ -144,7 +144,7 @@ fn a_sandboxed_agent_does_not_see_the_settings() {
 }
 
 #[test]
-fn an_unknown_profile_is_an_error_that_lists_the_known_ones() {
+fn unknown_profile_is_an_error_that_lists_known_ones() {
     let mut daemon = Daemon::place();
     configure(&daemon, &format!("{REVIEW}[profile.fix]\n"));
     daemon.launch();
@@ -169,7 +169,7 @@ fn an_unknown_profile_is_an_error_that_lists_the_known_ones() {
 }
 
 #[test]
-fn an_agent_that_starts_with_the_daemon_is_started_once() {
+fn autostart_agent_is_started_once() {
     let mut daemon = Daemon::place();
     configure(
         &daemon,
@@ -249,7 +249,7 @@ jail = { path = "/" }
 }
 
 #[test]
-fn a_reload_takes_over_what_it_can_and_names_what_needs_a_restart() {
+fn reload_applies_changes_and_names_those_needing_a_restart() {
     let mut daemon = Daemon::place();
     configure(
         &daemon,
@@ -363,7 +363,7 @@ program = "/PLACE/comes"
 }
 
 #[test]
-fn mistakes_are_shown_by_check_and_by_the_daemon_in_the_same_words() {
+fn config_check_and_daemon_report_the_same_diagnostics() {
     let place = Daemon::place();
     let said = place.ok(&["config", "check"]);
     assert_eq!(said, "", "without a file there is nothing to say on stdout");

@@ -10,7 +10,7 @@ use colibri_tests::{Daemon, eventually, kill_9, text};
 use serde_json::json;
 
 #[test]
-fn agents_outlive_a_killed_daemon_and_lose_nothing() {
+fn killed_daemon_loses_no_agent_and_no_output() {
     let mut daemon = Daemon::start();
     let script =
         "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; sleep 0.005; done; exit 9";
@@ -43,7 +43,7 @@ fn agents_outlive_a_killed_daemon_and_lose_nothing() {
 }
 
 #[test]
-fn a_graceful_end_leaves_agents_running_and_says_so() {
+fn shutdown_leaves_agents_running_and_reports_them() {
     let mut daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "read line; exit 8"]);
     assert!(daemon.terminate());
@@ -60,7 +60,7 @@ fn a_graceful_end_leaves_agents_running_and_says_so() {
 }
 
 #[test]
-fn a_killed_shim_takes_its_agent_along_and_is_reported() {
+fn killed_shim_ends_its_agent_and_is_reported() {
     let daemon = Daemon::start();
     for jail in [&[][..], &["--jail-path", "/"]] {
         let id = daemon.spawn(
@@ -98,7 +98,7 @@ fn a_killed_shim_takes_its_agent_along_and_is_reported() {
 }
 
 #[test]
-fn the_remains_of_a_cut_off_spawn_are_removed_and_damage_hides_nobody() {
+fn interrupted_spawn_is_removed_and_damage_is_isolated() {
     let mut daemon = Daemon::start();
     let good = daemon.spawn(&["--", "true"]);
     daemon.cli(&["wait", &good]);
@@ -118,7 +118,7 @@ fn the_remains_of_a_cut_off_spawn_are_removed_and_damage_hides_nobody() {
 }
 
 #[test]
-fn a_second_daemon_is_refused_and_a_stale_socket_replaced() {
+fn second_daemon_is_refused_and_stale_socket_replaced() {
     let mut daemon = Daemon::start();
     let second = daemon.command("colibri-daemon").output().unwrap();
     assert_eq!(second.status.code(), Some(1));
@@ -146,7 +146,7 @@ fn a_second_daemon_is_refused_and_a_stale_socket_replaced() {
 }
 
 #[test]
-fn what_is_kept_is_private_and_what_others_can_write_is_refused() {
+fn state_is_private_and_writable_directories_are_refused() {
     let mut daemon = Daemon::start();
     let id = daemon.spawn(&["--", "echo", "hi"]);
     daemon.cli(&["wait", &id]);
@@ -175,7 +175,7 @@ fn what_is_kept_is_private_and_what_others_can_write_is_refused() {
 }
 
 #[test]
-fn unknown_settings_are_errors_that_list_the_known_ones() {
+fn unknown_setting_is_an_error_that_lists_known_ones() {
     let place = Daemon::place();
     for (name, value, known) in [
         ("COLIBRI_JAIL_ENGINE", "docker", "freebsd or bubblewrap"),
@@ -210,7 +210,7 @@ fn unknown_settings_are_errors_that_list_the_known_ones() {
 }
 
 #[test]
-fn what_an_agents_events_said_is_known_after_its_end_and_to_the_next_daemon() {
+fn event_details_survive_the_agent_and_the_daemon() {
     let mut daemon = Daemon::start();
     let script = r#"echo '{"type":"turn_end"}'; read x; echo '{"type":"turn_end"}'; echo '{"type":"message_end","message":{"role":"assistant","stopReason":"error","errorMessage":"overloaded"}}'"#;
     let spawn = || daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", script]);

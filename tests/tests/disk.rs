@@ -19,7 +19,7 @@ fn on_a_small_disk(mib: u32) -> (Daemon, SmallDisk) {
 }
 
 #[test]
-fn a_full_disk_slows_an_agent_shows_it_and_costs_no_byte() {
+fn full_disk_stalls_the_agent_and_loses_no_byte() {
     let (daemon, disk) = on_a_small_disk(16);
     let reports = Reports::listen(&daemon.path("reports"));
     let writer = program("writer");
@@ -82,7 +82,7 @@ fn a_full_disk_slows_an_agent_shows_it_and_costs_no_byte() {
 }
 
 #[test]
-fn an_end_on_a_full_disk_is_recorded_when_there_is_room() {
+fn exit_on_full_disk_is_recorded_when_space_is_free() {
     let (daemon, disk) = on_a_small_disk(4);
     let id = daemon.spawn(&["--", "sh", "-c", "echo before; read line; exit 9"]);
     // Wait until this output is stored: otherwise the full disk may stall it instead of the exit record.
@@ -106,7 +106,7 @@ fn an_end_on_a_full_disk_is_recorded_when_there_is_room() {
 }
 
 #[test]
-fn a_kill_counts_though_the_end_of_the_run_cannot_be_recorded() {
+fn kill_succeeds_when_the_run_end_cannot_be_recorded() {
     let (daemon, disk) = on_a_small_disk(4);
     let script = "echo run; read line; exit 9";
     let id = daemon.spawn(&[
@@ -132,7 +132,7 @@ fn a_kill_counts_though_the_end_of_the_run_cannot_be_recorded() {
 }
 
 #[test]
-fn a_read_only_state_directory_is_told_and_agents_go_on() {
+fn read_only_state_directory_is_reported_and_agents_run() {
     let (mut daemon, disk) = on_a_small_disk(16);
     let id = daemon.spawn(&[
         "--",

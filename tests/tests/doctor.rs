@@ -147,7 +147,7 @@ fn without_numbers(text: &str) -> String {
 }
 
 #[test]
-fn where_all_is_well_it_says_what_it_looked_at() {
+fn healthy_host_lists_all_checks() {
     let mut ward = Ward::new();
     let output = ward.command(&[], "").output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
@@ -175,7 +175,7 @@ fn where_all_is_well_it_says_what_it_looked_at() {
 }
 
 #[test]
-fn what_the_engine_needs() {
+fn missing_engine_requirements_are_findings() {
     let mut ward = Ward::new();
     let bwrap = "/usr/bin/bwrap";
     let over = |path: &Path| format!("mount --bind {} {bwrap}", path.display());
@@ -214,7 +214,7 @@ fn what_the_engine_needs() {
 }
 
 #[test]
-fn the_directories_and_their_disk() {
+fn directory_and_disk_problems_are_findings() {
     let mut ward = Ward::new();
     let open = ward.directory("open", 0o770);
     ward.look(
@@ -293,7 +293,7 @@ fn the_directories_and_their_disk() {
 }
 
 #[test]
-fn the_helper_and_its_policy() {
+fn helper_and_policy_problems_are_findings() {
     let mut ward = Ward::new();
     let helper = ward.path("helper");
     fs::copy(program("colibri-jail-helper"), &helper).unwrap();
@@ -357,7 +357,7 @@ fn the_helper_and_its_policy() {
 }
 
 #[test]
-fn the_settings() {
+fn settings_problems_are_findings() {
     let mut ward = Ward::new();
     for (variable, value) in [
         ("COLIBRI_JAIL_PRIV_MODE", "doas"),
@@ -381,7 +381,7 @@ fn the_settings() {
 }
 
 #[test]
-fn a_socket_that_is_no_daemons_is_a_finding_and_the_rest_is_found_without() {
+fn foreign_socket_is_a_finding_and_other_checks_run() {
     let mut ward = Ward::new();
     ward.directory("run", 0o700);
     let listener = UnixListener::bind(ward.daemon.socket()).unwrap();
@@ -404,7 +404,7 @@ fn a_socket_that_is_no_daemons_is_a_finding_and_the_rest_is_found_without() {
 }
 
 #[test]
-fn a_daemon_tells_what_is_broken_where_it_is() {
+fn daemon_reports_problems_of_its_own_environment() {
     let daemon = Daemon::start();
     let doctor = || daemon.cli(&["doctor", "--json"]);
     let findings = |output: &std::process::Output| -> Vec<Value> {

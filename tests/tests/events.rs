@@ -83,7 +83,7 @@ const FLIP: &str = r#"i=0; while [ $i -lt 2000 ]; do
     echo '{"type":"extension_ui_request","id":"1","method":"confirm"}'; echo '{"type":"agent_start"}'; i=$((i+1)); done"#;
 
 #[test]
-fn spawns_states_runs_kills_and_exits_of_all_agents_are_told_as_documented() {
+fn events_match_their_documentation() {
     let daemon = Daemon::start_with_metrics();
     let mut events = Events::start(&daemon, &["--output"]);
     let pi = r#"echo '{"type":"tool_execution_start","toolName":"bash"}'; read x; echo '{"type":"error","error":"no"}'; exit 3"#;
@@ -228,7 +228,7 @@ fn documented(page: &str) -> (BTreeMap<String, BTreeSet<String>>, BTreeSet<Strin
 }
 
 #[test]
-fn changes_that_come_faster_than_they_are_read_are_counted() {
+fn coalesced_changes_are_counted() {
     let daemon = Daemon::start_with_metrics();
     let mut events = Events::start(&daemon, &[]);
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", FLIP]);
@@ -264,7 +264,7 @@ fn changes_that_come_faster_than_they_are_read_are_counted() {
 }
 
 #[test]
-fn agents_that_live_for_a_moment_are_told_of_too() {
+fn short_lived_agents_are_reported() {
     let daemon = Daemon::start_with_metrics();
     let mut events = Events::start(&daemon, &[]);
     let mut wire = daemon.connect();
@@ -296,7 +296,7 @@ fn agents_that_live_for_a_moment_are_told_of_too() {
 }
 
 #[test]
-fn a_reader_that_goes_ends_it_quietly_and_at_once() {
+fn closed_reader_ends_events_immediately_without_error() {
     let daemon = Daemon::start_with_metrics();
     let id = daemon.spawn(&["--", "sleep", "1000"]);
     let mut events = Events::start(&daemon, &[]);
@@ -312,7 +312,7 @@ fn a_reader_that_goes_ends_it_quietly_and_at_once() {
 }
 
 #[test]
-fn named_agents_are_followed_to_their_end_and_words_cannot_move_a_cursor() {
+fn named_agents_are_followed_to_their_end_without_escapes() {
     let daemon = Daemon::start();
     let script =
         r#"echo '{"type":"error","error":"a\u001b[2Jb"}'; echo '{"type":"agent_start"}'; read x"#;

@@ -81,7 +81,7 @@ fn asks(daemon: &Daemon, name: &str, error: &str) -> String {
 }
 
 #[test]
-fn a_blocked_agent_is_told_once_and_its_words_stay_words() {
+fn blocked_agent_runs_the_hook_once_without_a_shell() {
     let mut daemon = place(r#"["blocked", "error"]"#, "");
     launch(&mut daemon);
     let evil = daemon.path("pwned");
@@ -136,7 +136,7 @@ fn a_blocked_agent_is_told_once_and_its_words_stay_words() {
 }
 
 #[test]
-fn the_next_daemon_tells_what_happened_meanwhile_once_and_nothing_twice() {
+fn next_daemon_runs_missed_hooks_exactly_once() {
     let mut daemon = place(r#"["blocked", "done", "error"]"#, "");
     // From a time without hooks.
     daemon.launch();
@@ -215,7 +215,7 @@ fn the_next_daemon_tells_what_happened_meanwhile_once_and_nothing_twice() {
 }
 
 #[test]
-fn a_flood_of_changes_is_merged_and_the_end_is_told() {
+fn flood_of_changes_is_coalesced_and_the_end_reported() {
     let mut daemon = place(r#"["blocked", "done"]"#, "");
     launch(&mut daemon);
     let script = format!(
@@ -231,7 +231,7 @@ fn a_flood_of_changes_is_merged_and_the_end_is_told() {
 }
 
 #[test]
-fn a_hook_that_hangs_is_killed_with_its_processes_and_holds_up_nobody() {
+fn hanging_hook_is_killed_and_delays_no_other_hook() {
     let hangs = "sleep 1234 &\necho stuck on purpose >&2\n[ $COLIBRI_AGENT_NAME != hangs ] || wait";
     let mut daemon = place(r#"["blocked"]"#, hangs);
     let settings = fs::read_to_string(daemon.path("colibri.toml")).unwrap();
@@ -266,7 +266,7 @@ fn a_hook_that_hangs_is_killed_with_its_processes_and_holds_up_nobody() {
 }
 
 #[test]
-fn a_hook_that_cannot_be_run_or_fails_is_logged() {
+fn failing_hook_is_logged() {
     let mut daemon = place(r#"["done"]"#, "echo 'no bell \u{1b}[2J here' >&2; exit 9");
     let settings = fs::read_to_string(daemon.path("colibri.toml")).unwrap();
     let missing = "[[hook]]\non = [\"done\"]\ncommand = [\"/nowhere/bell\"]\n";

@@ -73,17 +73,17 @@ fn from_a_file(runtimes: &[&str], bytes: &[u8]) {
 }
 
 #[test]
-fn a_line_of_100_mib_without_an_end() {
+fn line_of_100_mib_without_newline() {
     from_a_file(&["generic"], &vec![b'x'; 100 << 20]);
 }
 
 #[test]
-fn a_line_of_100_mib_without_an_end_where_events_are_looked_for() {
+fn line_of_100_mib_without_newline_is_parsed_as_events() {
     from_a_file(&["pi"], &vec![b'x'; 100 << 20]);
 }
 
 #[test]
-fn bytes_that_are_no_text_nul_and_terminal_commands() {
+fn binary_nul_and_escape_sequences_are_kept_and_masked() {
     let mut bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
     bytes.extend_from_slice(b"\x1b]0;owned\x07\x1b[2J\xc3\n\xe2\x82\n\xff\xfe\0\0\n");
     bytes.extend("é€😀\u{85}\u{9b}31m\r\n".repeat(20_000).bytes());
@@ -92,7 +92,7 @@ fn bytes_that_are_no_text_nul_and_terminal_commands() {
 }
 
 #[test]
-fn events_that_are_meant_to_confuse() {
+fn malicious_events_are_kept_and_masked() {
     let mut bytes = Vec::new();
     for line in [
         r#"{"type":"tool_execution_start","toolName":"\u001b[2J\u0007rm\n-rf"}"#,
@@ -114,17 +114,17 @@ fn a_million_tiny_lines(runtime: &str) {
 }
 
 #[test]
-fn a_million_tiny_lines_written_one_by_one() {
+fn million_tiny_lines_are_kept() {
     a_million_tiny_lines("generic");
 }
 
 #[test]
-fn a_million_tiny_lines_where_events_are_looked_for() {
+fn million_tiny_lines_are_parsed_as_events() {
     a_million_tiny_lines("pi");
 }
 
 #[test]
-fn words_of_a_grandchild_that_kept_the_pipe_after_the_end() {
+fn output_of_a_surviving_grandchild_is_kept() {
     let daemon = Daemon::start();
     let script =
         "exec 3<&0; echo early; (setsid sh -c 'read line <&3; echo \"late $line\"' &); exit 4";

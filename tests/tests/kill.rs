@@ -19,7 +19,7 @@ fn stubborn(daemon: &Daemon, jail: &[&str], mark: &str) -> String {
 }
 
 #[test]
-fn an_agent_that_ignores_term_and_its_escaped_grandchild_are_gone_after_a_kill() {
+fn kill_ends_term_ignoring_agent_and_escaped_grandchild() {
     let daemon = Daemon::start();
     for (jail, mark) in [
         (&[][..], "mark-plain-7f3a"),
@@ -49,7 +49,7 @@ fn an_agent_that_ignores_term_and_its_escaped_grandchild_are_gone_after_a_kill()
 }
 
 #[test]
-fn an_agent_may_end_in_its_own_way_within_the_grace() {
+fn agent_may_exit_within_the_grace_period() {
     let daemon = Daemon::start();
     for jail in [&[][..], &["--jail-path", "/"]] {
         let script = "trap 'echo tidied; exit 0' TERM; echo ready; while :; do sleep 0.02; done";
@@ -70,7 +70,7 @@ fn an_agent_may_end_in_its_own_way_within_the_grace() {
 }
 
 #[test]
-fn kills_at_the_same_time_agree() {
+fn concurrent_kills_report_the_same_result() {
     let daemon = Daemon::start();
     let id = stubborn(&daemon, &[], "mark-together-7f3a");
     let outcomes: Vec<_> = std::thread::scope(|scope| {
@@ -98,7 +98,7 @@ fn kills_at_the_same_time_agree() {
 }
 
 #[test]
-fn a_fork_storm_is_ended() {
+fn kill_ends_a_fork_storm() {
     let daemon = Daemon::start();
     // Each process replaces itself by two for ever, up to a bound that spares the machine.
     let storm = "trap '' TERM; n=0; while [ $n -lt 40 ]; do n=$((n+1)); (setsid sh -c 'while :; do sleep 0.01; done' \"$0\" &); done; echo up; wait; sleep 1000";
@@ -114,7 +114,7 @@ fn a_fork_storm_is_ended() {
 }
 
 #[test]
-fn descendants_are_waited_for_and_their_output_is_kept() {
+fn exit_waits_for_descendants_and_keeps_their_output() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&[
         "--",
@@ -129,7 +129,7 @@ fn descendants_are_waited_for_and_their_output_is_kept() {
 }
 
 #[test]
-fn an_agent_that_is_killed_while_it_starts_leaves_nothing() {
+fn kill_during_start_leaves_no_process() {
     let daemon = Daemon::start();
     let mark = "mark-starting-7f3a";
     for round in 0..20 {

@@ -9,7 +9,7 @@ use serde_json::json;
 const FILL: &str = "x = bytearray(300 << 20); print('filled')";
 
 #[test]
-fn each_process_may_open_only_so_many_files() {
+fn open_files_limit_applies_to_each_process() {
     let daemon = Daemon::start();
     for jail in [&[][..], &["--jail-path", "/"]] {
         let output = daemon.cli(
@@ -37,7 +37,7 @@ fn each_process_may_open_only_so_many_files() {
 
 /// Which of the two is right is the host's matter: both are the promise.
 #[test]
-fn a_limit_of_all_processes_together_is_enforced_or_refused() {
+fn limit_of_the_whole_agent_is_enforced_or_refused() {
     let daemon = Daemon::start();
     let python = |options: &[&str]| {
         daemon.cli(
@@ -72,7 +72,7 @@ fn a_limit_of_all_processes_together_is_enforced_or_refused() {
 }
 
 #[test]
-fn limits_are_shown_and_kept_over_a_restart_of_the_daemon() {
+fn limits_are_shown_and_survive_a_daemon_restart() {
     let mut daemon = Daemon::start();
     let id = daemon.spawn(&[
         "--open-files",

@@ -6,7 +6,7 @@ use colibri_tests::{Daemon, eventually, text};
 use serde_json::json;
 
 #[test]
-fn what_retention_dropped_is_told_and_offsets_stay() {
+fn retention_reports_dropped_bytes_and_keeps_offsets() {
     let mut daemon = Daemon::place();
     let config = daemon.path(".config/colibri");
     std::fs::create_dir_all(&config).unwrap();
@@ -60,7 +60,7 @@ fn what_retention_dropped_is_told_and_offsets_stay() {
 }
 
 #[test]
-fn lines_have_the_times_at_which_they_came_and_can_be_asked_for_by_them() {
+fn lines_have_timestamps_and_since_selects_by_them() {
     let daemon = Daemon::start();
     let script = "echo first; read x; echo second >&2; read x; printf thi; read x; echo rd";
     let id = daemon.spawn(&["--jail-path", "/", "--", "sh", "-c", script]);
@@ -121,7 +121,7 @@ fn lines_have_the_times_at_which_they_came_and_can_be_asked_for_by_them() {
 }
 
 #[test]
-fn both_outputs_are_merged_by_time_in_every_command() {
+fn every_command_merges_both_outputs_by_time() {
     let daemon = Daemon::start();
     let script = "i=0; while [ $i -lt 6 ]; do echo out $i; sleep 0.05; echo err $i >&2; sleep 0.05; i=$((i+1)); done";
     let id = daemon.spawn(&["--", "sh", "-c", script]);

@@ -137,7 +137,7 @@ fn items(lines: &[&str], wanted: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn colibri_has_the_commands_and_options_of_its_page() {
+fn cli_matches_its_manual_page() {
     let page = page("colibri.1");
     let overview = help("colibri", None);
     let there = commands(&overview);
@@ -182,7 +182,7 @@ fn colibri_has_the_commands_and_options_of_its_page() {
 }
 
 #[test]
-fn the_daemon_has_the_options_settings_and_variables_of_its_page() {
+fn daemon_matches_its_manual_page() {
     let page = page("colibri-daemon.8");
     let there = explained(&help("colibri-daemon", None));
     assert!(there.contains("--state-dir"), "{there:?}");
@@ -235,7 +235,7 @@ fn the_daemon_has_the_options_settings_and_variables_of_its_page() {
 }
 
 #[test]
-fn the_helper_has_the_verbs_and_options_of_its_page() {
+fn helper_matches_its_manual_page() {
     let page = page("colibri-jail-helper.8");
     let source = read("crates/colibri-jail-helper/src/request.rs");
     let source = source.split("#[cfg(test)]").next().unwrap();
@@ -269,7 +269,7 @@ fn the_helper_has_the_verbs_and_options_of_its_page() {
 }
 
 #[test]
-fn the_policy_has_the_keys_of_its_page() {
+fn policy_keys_match_their_manual_page() {
     let source = read("crates/colibri-jail-helper/src/policy.rs");
     let mut keys = BTreeSet::new();
     for name in ["Policy", "Rule", "Limits"] {
@@ -307,7 +307,7 @@ fn the_policy_has_the_keys_of_its_page() {
 }
 
 #[test]
-fn examples_have_options_that_there_are() {
+fn examples_use_existing_options() {
     let mut there = explained(&help("colibri-daemon", None));
     let overview = help("colibri", None);
     for command in commands(&overview).iter().filter(|name| *name != "help") {
@@ -336,7 +336,7 @@ fn examples_have_options_that_there_are() {
 }
 
 #[test]
-fn pages_refer_to_pages_that_there_are() {
+fn cross_references_name_existing_pages() {
     let names: BTreeSet<String> = fs::read_dir(repository().join("docs/man"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -64,7 +64,7 @@ fn value(families: &[Value], sample: &str, labels: Value) -> f64 {
 }
 
 #[test]
-fn metrics_count_what_happened_and_are_those_of_their_page() {
+fn metrics_match_their_page_and_count_events() {
     let mut daemon = Daemon::place();
     let settings = "[[hook]]\non = [\"done\"]\ncommand = [\"/bin/true\"]\n";
     std::fs::write(daemon.path("colibri.toml"), settings).unwrap();
@@ -238,7 +238,7 @@ fn documented(families: &[Value]) {
 }
 
 #[test]
-fn a_loopback_port_serves_get_metrics_and_nothing_else() {
+fn loopback_port_serves_only_get_metrics() {
     let mut daemon = Daemon::place();
     let mut command = daemon.command("colibri-daemon");
     command.args(["--metrics", "127.0.0.1:0"]);
@@ -297,7 +297,7 @@ fn a_loopback_port_serves_get_metrics_and_nothing_else() {
 }
 
 #[test]
-fn other_machines_are_refused_before_anything_is_started() {
+fn non_loopback_metrics_address_is_refused_at_start() {
     let daemon = Daemon::place();
     for address in [
         "0.0.0.0:0",
@@ -323,7 +323,7 @@ fn other_machines_are_refused_before_anything_is_started() {
 }
 
 #[test]
-fn an_agent_in_a_sandbox_cannot_reach_the_socket_of_the_metrics() {
+fn sandboxed_agent_cannot_reach_the_metrics_socket() {
     let daemon = Daemon::start_with_metrics();
     let there = socket(&daemon);
     UnixStream::connect(&there).unwrap();
@@ -343,7 +343,7 @@ fn an_agent_in_a_sandbox_cannot_reach_the_socket_of_the_metrics() {
 }
 
 #[test]
-fn systemd_is_told_when_the_daemon_listens() {
+fn daemon_notifies_systemd_when_it_listens() {
     let mut daemon = Daemon::place();
     let notify = daemon.path("notify");
     let systemd = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();

@@ -67,7 +67,7 @@ fn run(daemon: &Daemon, allow: &[&str], script: &str) -> Output {
 }
 
 #[test]
-fn allowed_places_are_reached_and_no_others_and_each_refusal_is_shown() {
+fn allowed_hosts_are_reached_and_refusals_shown() {
     let daemon = Daemon::start();
     let (friend, stranger) = (Echo::start(), Echo::start());
     let script = format!(
@@ -105,7 +105,7 @@ fn allowed_places_are_reached_and_no_others_and_each_refusal_is_shown() {
 }
 
 #[test]
-fn names_are_resolved_outside_and_only_those_allowed() {
+fn allowed_names_are_resolved_by_the_proxy() {
     let daemon = Daemon::start();
     let echo = Echo::start();
     let script = format!(
@@ -123,7 +123,7 @@ fn names_are_resolved_outside_and_only_those_allowed() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_and_serves_nobody() {
+fn malformed_request_is_refused() {
     let daemon = Daemon::start();
     let echo = Echo::start();
     let script = "for request in 'GET / HTTP/1.1' 'CONNECT x HTTP/1.1' 'SSH-2.0-x' 'GET http://u@127.0.0.1/ HTTP/1.1'; do \
@@ -144,7 +144,7 @@ fn what_is_no_request_is_refused_and_serves_nobody() {
 }
 
 #[test]
-fn many_connections_and_megabytes_pass_unchanged() {
+fn many_connections_and_large_transfers_are_unchanged() {
     let daemon = Daemon::start();
     let echo = Echo::start();
     // A tunnel of megabytes, and fifty at once.
@@ -160,7 +160,7 @@ fn many_connections_and_megabytes_pass_unchanged() {
 }
 
 #[test]
-fn the_proxy_lives_as_long_as_its_sandbox_and_no_longer() {
+fn proxy_ends_with_its_sandbox() {
     let daemon = Daemon::start();
     let echo = Echo::start();
     let mark = "mark-proxy-7f3a";
@@ -230,7 +230,7 @@ fn the_proxy_lives_as_long_as_its_sandbox_and_no_longer() {
 }
 
 #[test]
-fn each_run_of_a_restarted_agent_has_its_proxy() {
+fn each_run_has_its_proxy() {
     let daemon = Daemon::start();
     let echo = Echo::start();
     let script = format!(
@@ -260,7 +260,7 @@ fn each_run_of_a_restarted_agent_has_its_proxy() {
 }
 
 #[test]
-fn without_the_proxy_there_is_no_agent() {
+fn missing_proxy_program_fails_the_spawn() {
     let mut daemon = Daemon::place();
     let mut command = daemon.command("colibri-daemon");
     command.env("COLIBRI_PROXY", "/nonexistent/colibri-proxy");

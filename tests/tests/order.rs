@@ -24,7 +24,7 @@ fn followed(wire: &mut Wire, id: &str, params: Value) -> Vec<Value> {
 }
 
 #[test]
-fn both_outputs_come_in_the_order_of_their_times() {
+fn both_outputs_arrive_in_order_of_their_times() {
     let daemon = Daemon::start();
     // Further apart than the interval within which a journal records one time.
     let script = "for i in 1 2 3 4; do echo out $i; sleep 0.05; echo err $i >&2; sleep 0.05; done";

@@ -19,7 +19,7 @@ fn acceptance(words: &[&str]) -> Output {
 
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "it says what it is started on")]
-fn the_acceptance_test_refuses_to_run_elsewhere_than_on_freebsd_15() {
+fn acceptance_script_refuses_hosts_other_than_freebsd_15() {
     for (words, why) in [
         (
             &["target/debug"][..],
@@ -41,7 +41,7 @@ fn the_acceptance_test_refuses_to_run_elsewhere_than_on_freebsd_15() {
 }
 
 #[test]
-fn the_acceptance_test_plans_as_many_checks_as_it_makes() {
+fn acceptance_script_plan_matches_its_checks() {
     let script = read(ACCEPTANCE);
     let plan: usize = script
         .lines()
@@ -65,7 +65,7 @@ fn the_acceptance_test_plans_as_many_checks_as_it_makes() {
 }
 
 #[test]
-fn the_acceptance_test_checks_nothing_that_is_not_defined() {
+fn acceptance_script_calls_only_defined_functions() {
     let script = read(ACCEPTANCE);
     let defined: BTreeSet<_> = script
         .lines()
@@ -80,7 +80,7 @@ fn the_acceptance_test_checks_nothing_that_is_not_defined() {
 }
 
 #[test]
-fn the_service_knows_only_options_and_variables_that_there_are() {
+fn rc_script_uses_existing_options_and_variables() {
     let service = read("packaging/freebsd/rc.d/colibri");
     let help = Command::new(colibri_tests::program("colibri-daemon"))
         .arg("--help")
@@ -107,7 +107,7 @@ fn the_service_knows_only_options_and_variables_that_there_are() {
 }
 
 #[test]
-fn the_page_on_freebsd_names_files_that_there_are() {
+fn freebsd_page_names_existing_files() {
     let page = read("docs/freebsd.md");
     let mut named = 0;
     for word in page.split(|c: char| c.is_whitespace() || "`()[],".contains(c)) {
@@ -123,7 +123,7 @@ fn the_page_on_freebsd_names_files_that_there_are() {
 }
 
 #[test]
-fn the_debian_package_is_of_this_version_and_has_every_program() {
+fn debian_package_has_this_version_and_every_program() {
     let version = env!("CARGO_PKG_VERSION");
     let changelog = read("packaging/debian/changelog");
     assert!(

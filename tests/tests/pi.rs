@@ -20,7 +20,7 @@ use colibri_tests::{Daemon, eventually, read, text};
 use serde_json::{Value, json};
 
 #[test]
-fn in_json_mode_it_edits_its_workspace_and_nothing_else() {
+fn json_mode_edits_only_the_workspace() {
     let outside = format!("/var/tmp/colibri-outside-{}", std::process::id());
     let pi = Pi::new([
         Tools(vec![(
@@ -92,7 +92,7 @@ fn in_json_mode_it_edits_its_workspace_and_nothing_else() {
 }
 
 #[test]
-fn with_a_network_for_its_model_alone_it_works_and_reaches_nothing_else() {
+fn allow_reaches_only_the_model_provider() {
     // Somebody else on this host, who would answer.
     let other = Model::start([]);
     let place = other.address().to_string().replace(':', "/");
@@ -116,7 +116,7 @@ fn with_a_network_for_its_model_alone_it_works_and_reaches_nothing_else() {
 }
 
 #[test]
-fn what_it_does_is_seen_from_outside() {
+fn status_and_events_show_tools_and_turns() {
     let waits = "until [ -e go ]; do sleep 0.02; done; echo went";
     let pi = Pi::new([
         Tools(vec![("bash", json!({"command": waits}))]),
@@ -166,7 +166,7 @@ fn what_it_does_is_seen_from_outside() {
 }
 
 #[test]
-fn it_is_prompted_steered_and_aborted() {
+fn prompt_steer_and_abort_reach_pi() {
     let pi = Pi::new([Stall]);
     let id = pi.rpc();
     pi.daemon.ok(&["prompt", &id, "first"]);
@@ -299,7 +299,7 @@ impl Attached {
 }
 
 #[test]
-fn a_person_attaches_talks_answers_leaves_and_comes_back() {
+fn attach_sends_prompts_and_answers_and_reattaches() {
     let pi = Pi::new([
         Tools(vec![(
             "bash",
@@ -365,7 +365,7 @@ fn a_person_attaches_talks_answers_leaves_and_comes_back() {
 }
 
 #[test]
-fn the_commands_of_the_page_on_agents_work() {
+fn commands_of_the_agents_page_work() {
     let page = read("docs/agents.md");
     let blocks = page.split("<!-- tested -->\n```sh\n").skip(1);
     let script: String = blocks

@@ -126,7 +126,7 @@ impl Drop for Mark {
 }
 
 #[test]
-fn an_agent_behind_sudo_is_roots_is_confined_and_has_its_own_exit_code() {
+fn sudo_agent_is_confined_and_keeps_its_exit_code() {
     let site = Site::of(ALLOWED);
     let daemon = &site.daemon;
     let explained = daemon.connect().call(
@@ -171,7 +171,7 @@ fn an_agent_behind_sudo_is_roots_is_confined_and_has_its_own_exit_code() {
 }
 
 #[test]
-fn a_kill_reaches_the_agent_through_sudo_and_leaves_nothing() {
+fn kill_through_sudo_leaves_no_process() {
     let site = Site::of(ALLOWED);
     let daemon = &site.daemon;
     let mark = Mark::new("kill");
@@ -201,7 +201,7 @@ fn a_kill_reaches_the_agent_through_sudo_and_leaves_nothing() {
 }
 
 #[test]
-fn an_agent_behind_sudo_hears_the_first_signal_and_ends_as_it_likes() {
+fn sudo_agent_handles_the_first_signal_of_a_kill() {
     let site = Site::of(ALLOWED);
     let daemon = &site.daemon;
     let mark = Mark::new("term");
@@ -230,7 +230,7 @@ fn an_agent_behind_sudo_hears_the_first_signal_and_ends_as_it_likes() {
 }
 
 #[test]
-fn whom_sudo_does_not_know_gets_sudos_own_words() {
+fn refusal_by_sudo_is_shown_verbatim() {
     let site = Site::of(STRANGER);
     let output = site.daemon.cli(&["run", "--jail-path", "/", "--", "true"]);
     assert_eq!(output.status.code(), Some(1));

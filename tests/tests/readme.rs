@@ -5,7 +5,7 @@
 use colibri_tests::{Daemon, read};
 
 #[test]
-fn the_commands_of_the_readme_work() {
+fn readme_commands_work() {
     let readme =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
     let block = readme
@@ -26,7 +26,7 @@ fn the_commands_of_the_readme_work() {
 }
 
 #[test]
-fn the_picture_is_of_the_table_as_it_is_now() {
+fn picture_matches_the_current_table() {
     let readme = read("README.md");
     let before = readme.split("(docs/picture.svg)").next().unwrap();
     assert!(before.len() < readme.len(), "no picture");

@@ -42,7 +42,7 @@ fn is_exhausted(daemon: &Daemon, wire: &mut Wire, of: &str) {
 }
 
 #[test]
-fn a_daemon_without_descriptors_says_so_and_recovers() {
+fn daemon_without_descriptors_reports_it_and_recovers() {
     let daemon = Daemon::start();
     let running = daemon.spawn(&["--", "sh", "-c", "read x; echo still here; exit 4"]);
     let mut wire = daemon.connect();
@@ -68,7 +68,7 @@ fn a_daemon_without_descriptors_says_so_and_recovers() {
 }
 
 #[test]
-fn wherever_a_spawn_runs_out_of_descriptors_nothing_is_left_of_it() {
+fn spawn_without_descriptors_leaves_nothing_at_any_step() {
     let daemon = Daemon::start();
     let mut wire = daemon.connect();
     eventually("a shim waits", || daemon.waiting());
@@ -118,7 +118,7 @@ fn wherever_a_spawn_runs_out_of_descriptors_nothing_is_left_of_it() {
 }
 
 #[test]
-fn the_daemon_raises_its_limit_of_descriptors_and_gives_agents_that_which_it_found() {
+fn daemon_raises_nofile_limit_and_restores_it_for_agents() {
     const FOUND: usize = 64;
     let mut daemon = Daemon::place();
     let limits = format!("ulimit -Sn {FOUND}; ulimit -Hn 4096; exec \"$@\"");
@@ -223,7 +223,7 @@ impl Drop for User {
 }
 
 #[test]
-fn a_daemon_that_cannot_fork_says_so_and_recovers() {
+fn daemon_that_cannot_fork_reports_it_and_recovers() {
     let mut daemon = Daemon::place();
     let own = User::new(64917);
     own.launch(&mut daemon, &[]);
@@ -350,7 +350,7 @@ fn faketime() -> String {
 }
 
 #[test]
-fn a_clock_that_jumps_costs_nothing_and_times_stay_in_order() {
+fn clock_jump_loses_nothing_and_times_stay_ordered() {
     let mut daemon = Daemon::place();
     let clock = daemon.path("clock");
     let set = |offset: &str| fs::write(&clock, offset).unwrap();

@@ -24,7 +24,7 @@ fn spawn(daemon: &Daemon, restart: Value, script: &str) -> String {
 }
 
 #[test]
-fn an_agent_that_fails_is_started_again_until_it_does_not() {
+fn failing_agent_is_restarted_until_it_succeeds() {
     let daemon = Daemon::start();
     let script = counting(
         &daemon,
@@ -77,7 +77,7 @@ fn an_agent_that_fails_is_started_again_until_it_does_not() {
 }
 
 #[test]
-fn restarts_go_on_without_a_daemon_and_the_next_one_knows_of_them() {
+fn restarts_continue_without_a_daemon_and_are_adopted() {
     let mut daemon = Daemon::start();
     let script = counting(
         &daemon,
@@ -119,7 +119,7 @@ fn restarts_go_on_without_a_daemon_and_the_next_one_knows_of_them() {
 }
 
 #[test]
-fn between_two_runs_it_says_so_keeps_input_and_can_be_killed() {
+fn restart_delay_is_shown_keeps_input_and_can_be_killed() {
     let daemon = Daemon::start();
     let restart = json!({"policy": "always", "delay_ms": 3_600_000, "max_delay_ms": 3_600_000});
     let id = spawn(&daemon, restart, &counting(&daemon, "exit 5"));
@@ -156,7 +156,7 @@ fn between_two_runs_it_says_so_keeps_input_and_can_be_killed() {
 }
 
 #[test]
-fn an_agent_that_fails_again_and_again_is_given_up() {
+fn restart_limit_gives_up_a_failing_agent() {
     let daemon = Daemon::start();
     let restart = json!({"policy": "always", "delay_ms": 1, "limit": 3});
     let id = spawn(&daemon, restart, &counting(&daemon, "exit 0"));
@@ -181,7 +181,7 @@ fn an_agent_that_fails_again_and_again_is_given_up() {
 }
 
 #[test]
-fn a_program_that_has_gone_is_a_failed_run_and_may_come_back() {
+fn missing_program_is_a_failed_run_and_is_retried() {
     let daemon = Daemon::start();
     let program = daemon.path("agent");
     let install = |text: &str| {
@@ -208,7 +208,7 @@ fn a_program_that_has_gone_is_a_failed_run_and_may_come_back() {
 }
 
 #[test]
-fn an_agent_whose_time_is_up_is_ended_and_not_started_again() {
+fn wall_time_ends_the_agent_without_a_restart() {
     let daemon = Daemon::start();
     for jail in [&[][..], &["--jail-path", "/"]] {
         let id = daemon.spawn(

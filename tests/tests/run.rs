@@ -13,7 +13,7 @@ use std::process::Stdio;
 use colibri_tests::{Daemon, eventually, processes_with, program, text};
 
 #[test]
-fn output_and_exit_code_are_the_agents() {
+fn run_forwards_output_and_exit_code() {
     let daemon = Daemon::start();
     for jail in [&[][..], &["--jail-path", "/"]] {
         for (script, code, out, err) in [
@@ -39,7 +39,7 @@ fn output_and_exit_code_are_the_agents() {
 }
 
 #[test]
-fn stdin_reaches_the_agent_byte_for_byte_and_ends() {
+fn run_forwards_stdin_and_its_end() {
     let daemon = Daemon::start();
     // More than every buffer on the way, and not text.
     let bytes: Vec<u8> = (0..3_000_000_u32)
@@ -77,7 +77,7 @@ fn stdin_reaches_the_agent_byte_for_byte_and_ends() {
 }
 
 #[test]
-fn signals_are_forwarded_and_the_agent_decides() {
+fn run_forwards_signals_and_the_agent_decides() {
     let daemon = Daemon::start();
     for jail in [&[][..], &["--jail-path", "/"]] {
         let script = "trap 'echo got it; exit 5' INT; echo ready; while :; do sleep 0.05; done";
@@ -139,7 +139,7 @@ fn forwarded_signal_ends_a_restarting_agent_for_good() {
 }
 
 #[test]
-fn an_agent_whose_reader_has_gone_is_ended() {
+fn closed_reader_of_run_ends_the_agent() {
     let daemon = Daemon::start();
     let mut child = daemon
         .command("colibri")
@@ -154,7 +154,7 @@ fn an_agent_whose_reader_has_gone_is_ended() {
 }
 
 #[test]
-fn a_daemon_is_started_where_there_is_none_and_that_is_said() {
+fn missing_daemon_is_started_and_reported() {
     let place = Daemon::place();
     let refused = place.cli(&["ps"]);
     assert_eq!(refused.status.code(), Some(3), "{}", text(&refused.stderr));
@@ -181,7 +181,7 @@ fn a_daemon_is_started_where_there_is_none_and_that_is_said() {
 }
 
 #[test]
-fn what_is_wrong_with_a_command_line_is_usage() {
+fn invalid_command_line_exits_with_usage() {
     let daemon = Daemon::start();
     for args in [
         &["run"][..],
@@ -205,7 +205,7 @@ fn what_is_wrong_with_a_command_line_is_usage() {
 }
 
 #[test]
-fn agents_are_found_by_id_its_beginning_and_name() {
+fn agent_is_selected_by_id_prefix_and_name() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--name", "night shift", "--", "sh", "-c", "exit 3"]);
     for wanted in [id.as_str(), &id[..6], "night shift"] {
@@ -228,7 +228,7 @@ fn agents_are_found_by_id_its_beginning_and_name() {
 }
 
 #[test]
-fn everything_works_for_an_ordinary_user_too() {
+fn unprivileged_user_can_run_all_commands() {
     if !rustix::process::geteuid().is_root() {
         // Then all the other tests show it.
         return;

@@ -16,7 +16,7 @@ fn inside(daemon: &Daemon, options: &[&str], script: &str) -> String {
 }
 
 #[test]
-fn the_root_is_read_only_and_tmp_is_the_agents_own() {
+fn root_is_read_only_and_tmp_is_private() {
     let daemon = Daemon::start();
     let host = tempfile::NamedTempFile::new_in("/tmp").unwrap();
     let seen = inside(
@@ -39,7 +39,7 @@ fn the_root_is_read_only_and_tmp_is_the_agents_own() {
 }
 
 #[test]
-fn it_has_no_capabilities_and_sees_no_processes_but_its_own() {
+fn sandbox_has_no_capabilities_and_a_private_pid_namespace() {
     let daemon = Daemon::start();
     let seen = inside(
         &daemon,
@@ -53,7 +53,7 @@ fn it_has_no_capabilities_and_sees_no_processes_but_its_own() {
 }
 
 #[test]
-fn the_network_is_the_hosts_or_none_at_all() {
+fn network_is_the_hosts_or_disabled() {
     let daemon = Daemon::start();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let script = format!(
@@ -69,7 +69,7 @@ fn the_network_is_the_hosts_or_none_at_all() {
 }
 
 #[test]
-fn the_daemon_that_confines_it_is_out_of_reach() {
+fn daemon_socket_and_state_are_hidden() {
     let daemon = Daemon::start();
     let seen = inside(
         &daemon,
@@ -87,7 +87,7 @@ fn the_daemon_that_confines_it_is_out_of_reach() {
 }
 
 #[test]
-fn working_directory_and_user_are_those_inside() {
+fn cwd_and_user_are_those_of_the_sandbox() {
     let daemon = Daemon::start();
     assert_eq!(inside(&daemon, &[], "pwd"), "/\n");
     assert_eq!(inside(&daemon, &["--cwd", "/usr/bin"], "pwd"), "/usr/bin\n");
@@ -102,7 +102,7 @@ fn working_directory_and_user_are_those_inside() {
 }
 
 #[test]
-fn the_environment_is_a_base_and_what_was_given() {
+fn environment_is_the_base_plus_given_variables() {
     let daemon = Daemon::start();
     let seen = inside(&daemon, &["--env", "TOKEN=a b=c"], "env");
     assert!(
@@ -113,7 +113,7 @@ fn the_environment_is_a_base_and_what_was_given() {
 }
 
 #[test]
-fn nothing_that_the_daemon_had_open_is_open_for_an_agent() {
+fn agent_inherits_no_descriptor_of_the_daemon() {
     let mut daemon = Daemon::place();
     // A directory would lead out of the sandbox.
     let leaky = ["sh", "-c", "exec 7</ 9</etc/passwd; exec \"$@\"", "sh"];

@@ -109,7 +109,7 @@ fn name(way: &str) -> String {
 }
 
 #[test]
-fn secrets_are_in_the_agents_environment_and_nowhere_else() {
+fn secrets_appear_only_in_the_agents_environment() {
     let mut daemon = Daemon::place();
     let config = daemon.path(".config/colibri/colibri.toml");
     let profile_file = daemon.path("profile.env");

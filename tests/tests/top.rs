@@ -145,7 +145,7 @@ fn has_state(row: &str, states: &[&str]) -> bool {
 const STATES: &str = "6 agents  1 blocked  1 error  1 working  1 starting  1 idle  1 done";
 
 #[test]
-fn the_table_in_terminals_of_all_sizes() {
+fn table_fits_terminals_of_all_sizes() {
     let (daemon, agents) = with_agents();
     let terminal = start(&daemon, 80, 24);
     let mut shown = String::new();
@@ -187,7 +187,7 @@ fn the_table_in_terminals_of_all_sizes() {
 }
 
 #[test]
-fn filter_and_order() {
+fn filter_and_sort_order_apply() {
     let (daemon, agents) = with_agents();
     let terminal = start(&daemon, 80, 24);
     settled(&terminal, STATES);
@@ -216,7 +216,7 @@ fn filter_and_order() {
 }
 
 #[test]
-fn a_kill_is_confirmed() {
+fn kill_requires_confirmation() {
     let (daemon, agents) = with_agents();
     let quiet = id_of(&agents, "quiet");
     let terminal = start(&daemon, 80, 24);
@@ -241,7 +241,7 @@ fn a_kill_is_confirmed() {
 }
 
 #[test]
-fn a_prompt_arrives_and_an_agent_is_attached_to() {
+fn prompt_and_attach_work_from_the_table() {
     let (daemon, agents) = with_agents();
     let terminal = start(&daemon, 80, 24);
     settled(&terminal, STATES);
@@ -289,7 +289,7 @@ fn shell(terminal: &Terminal) {
 }
 
 #[test]
-fn the_terminal_is_given_back_however_it_ends() {
+fn terminal_is_restored_however_top_ends() {
     let (daemon, _) = with_agents();
     let terminal = start(&daemon, 80, 24);
     let home = daemon.path("log").parent().unwrap().to_owned();
@@ -360,7 +360,7 @@ fn the_terminal_is_given_back_however_it_ends() {
 }
 
 #[test]
-fn no_colour_where_it_is_not_wanted() {
+fn no_color_disables_colour() {
     let (daemon, _) = with_agents();
     for (more, wanted) in [(&[][..], true), (&[("NO_COLOR", "1")], false)] {
         let terminal = Terminal::open(&daemon, 80, 24, more);
@@ -380,7 +380,7 @@ fn no_colour_where_it_is_not_wanted() {
 }
 
 #[test]
-fn it_outlives_a_killed_daemon() {
+fn top_survives_a_killed_daemon() {
     let (mut daemon, agents) = with_agents();
     let terminal = start(&daemon, 80, 24);
     settled(&terminal, STATES);
@@ -407,7 +407,7 @@ fn it_outlives_a_killed_daemon() {
 }
 
 #[test]
-fn an_agent_whose_output_cannot_be_stored_is_shown_with_the_reason() {
+fn stalled_agent_is_shown_with_its_reason() {
     let mut daemon = Daemon::place();
     let disk = SmallDisk::for_state(&daemon, 16);
     daemon.launch_behind(&disk.enter());
@@ -426,7 +426,7 @@ fn an_agent_whose_output_cannot_be_stored_is_shown_with_the_reason() {
 }
 
 #[test]
-fn without_a_terminal_or_a_daemon_it_says_so() {
+fn missing_terminal_or_daemon_is_an_error() {
     let daemon = Daemon::place();
     let output = daemon.cli(&["top"]);
     assert_eq!(output.status.code(), Some(2));

@@ -126,12 +126,12 @@ fn agents_outlive_the_change(first: Release, second: Release, mark: &str) {
 }
 
 #[test]
-fn agents_outlive_an_upgrade() {
+fn agents_survive_an_upgrade() {
     agents_outlive_the_change(previous, current, "mark-upgrade-7f3a");
 }
 
 #[test]
-fn agents_outlive_a_downgrade() {
+fn agents_survive_a_downgrade() {
     agents_outlive_the_change(current, previous, "mark-downgrade-7f3a");
 }
 

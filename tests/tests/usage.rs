@@ -10,7 +10,7 @@ fn usage(daemon: &Daemon, params: Value) -> Value {
 }
 
 #[test]
-fn time_and_memory_are_those_of_all_processes_of_an_agent() {
+fn usage_sums_all_processes_of_an_agent() {
     let daemon = Daemon::start();
     // A child burns time and ends, another process keeps memory, and all wait inside a sandbox.
     let script = "sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'
@@ -47,7 +47,7 @@ fn time_and_memory_are_those_of_all_processes_of_an_agent() {
 }
 
 #[test]
-fn a_restarted_agent_keeps_the_time_of_its_earlier_runs() {
+fn cpu_time_includes_earlier_runs() {
     let daemon = Daemon::start();
     let script = "[ -e ran ] && exec sleep 1000; : >ran; i=0
         while [ $i -lt 300000 ]; do i=$((i+1)); done; exit 1";
@@ -72,7 +72,7 @@ fn a_restarted_agent_keeps_the_time_of_its_earlier_runs() {
 }
 
 #[test]
-fn a_subscriber_is_told_of_tools_errors_and_removals() {
+fn subscriber_receives_tools_errors_and_removals() {
     let daemon = Daemon::start();
     let mut wire = daemon.connect();
     wire.call("subscribe", json!({"stream": "none"}));

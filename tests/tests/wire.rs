@@ -14,7 +14,7 @@ fn kind(answer: &Value) -> &str {
 }
 
 #[test]
-fn bad_frames_are_answered_and_the_connection_goes_on() {
+fn bad_frame_is_answered_and_the_connection_survives() {
     let daemon = Daemon::start();
     let mut wire = daemon.connect();
     let long = vec![b'x'; (1 << 20) + 1];
@@ -38,7 +38,7 @@ fn bad_frames_are_answered_and_the_connection_goes_on() {
 }
 
 #[test]
-fn ids_are_answered_verbatim_also_of_invalid_requests() {
+fn ids_of_invalid_requests_are_answered_verbatim() {
     use std::io::{BufRead, BufReader, Write};
     let daemon = Daemon::start();
     let mut stream = std::os::unix::net::UnixStream::connect(daemon.socket()).unwrap();
@@ -70,7 +70,7 @@ fn ids_are_answered_verbatim_also_of_invalid_requests() {
 }
 
 #[test]
-fn a_frame_without_end_closes_that_connection_only() {
+fn unterminated_frame_closes_only_that_connection() {
     let daemon = Daemon::start();
     let mut wire = daemon.connect();
     let sent = (0..400).all(|_| {
@@ -88,7 +88,7 @@ fn a_frame_without_end_closes_that_connection_only() {
 }
 
 #[test]
-fn every_refusal_of_a_spawn_says_what_to_do() {
+fn refused_spawn_names_the_cause_and_a_hint() {
     let daemon = Daemon::start();
     let mut wire = daemon.connect();
     let mut shown = String::new();
@@ -130,7 +130,7 @@ fn every_refusal_of_a_spawn_says_what_to_do() {
 }
 
 #[test]
-fn subscribers_see_every_byte_the_states_and_the_end() {
+fn subscriber_receives_every_byte_state_and_the_exit() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&[
         "--",
@@ -180,7 +180,7 @@ fn subscribers_see_every_byte_the_states_and_the_end() {
 }
 
 #[test]
-fn bytes_that_are_no_text_come_back_as_they_were() {
+fn binary_output_round_trips() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--", "printf", "\\377\\000\\n\\303"]);
     daemon.cli(&["wait", &id]);
@@ -203,7 +203,7 @@ fn bytes_that_are_no_text_come_back_as_they_were() {
 }
 
 #[test]
-fn input_is_queued_bounded_and_closed() {
+fn input_queue_is_bounded_and_can_be_closed() {
     let daemon = Daemon::start();
     let mut wire = daemon.connect();
     let id = daemon.spawn(&["--", "sh", "-c", "sleep 1000"]);
@@ -236,7 +236,7 @@ fn input_is_queued_bounded_and_closed() {
 }
 
 #[test]
-fn explain_is_the_same_with_and_without_a_daemon() {
+fn explain_is_identical_with_and_without_a_daemon() {
     let daemon = Daemon::start();
     let alone = daemon.ok(&[
         "explain",
@@ -283,7 +283,7 @@ fn explain_is_the_same_with_and_without_a_daemon() {
 }
 
 #[test]
-fn long_lists_come_in_pages() {
+fn long_lists_are_paginated() {
     let daemon = Daemon::start();
     let mut ids: Vec<String> = (0..5).map(|_| daemon.spawn(&["--", "true"])).collect();
     ids.sort();
@@ -291,7 +291,7 @@ fn long_lists_come_in_pages() {
 }
 
 #[test]
-fn those_that_run_are_listed_alone_also_by_the_next_daemon() {
+fn running_filter_survives_a_daemon_restart() {
     let mut daemon = Daemon::start();
     let mut ended: Vec<String> = (0..3).map(|_| daemon.spawn(&["--", "true"])).collect();
     let mut running: Vec<String> = (0..5).map(|_| daemon.spawn(&["--", "cat"])).collect();

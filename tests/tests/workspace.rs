@@ -27,7 +27,7 @@ fn run(daemon: &Daemon, options: &[&str], script: &str) -> std::process::Output 
 }
 
 #[test]
-fn a_workspace_is_writable_at_the_same_path_and_nothing_else_is() {
+fn only_the_workspace_is_writable_at_the_same_path() {
     let daemon = Daemon::start();
     let (_dir, work) = directory();
     fs::write(format!("{work}/old"), "before").unwrap();
@@ -54,7 +54,7 @@ fn a_workspace_is_writable_at_the_same_path_and_nothing_else_is() {
 }
 
 #[test]
-fn mounts_are_where_they_were_asked_for_and_only_as_writable() {
+fn mounts_have_the_requested_target_and_mode() {
     let daemon = Daemon::start();
     let (_one, one) = directory();
     let (_two, two) = directory();
@@ -116,7 +116,7 @@ fn mounts_are_where_they_were_asked_for_and_only_as_writable() {
 }
 
 #[test]
-fn the_daemons_state_and_socket_are_not_found_in_what_is_mounted() {
+fn daemon_state_and_socket_are_hidden_in_mounts() {
     let daemon = Daemon::start();
     let top = daemon.path("").canonicalize().unwrap();
     let seen = run(
@@ -141,7 +141,7 @@ fn the_daemons_state_and_socket_are_not_found_in_what_is_mounted() {
 }
 
 #[test]
-fn a_link_that_an_agent_left_is_not_followed_for_another() {
+fn symlink_planted_by_an_agent_is_not_followed() {
     let daemon = Daemon::start();
     let (_dir, work) = directory();
     let planted = run(
@@ -192,7 +192,7 @@ fn a_link_that_an_agent_left_is_not_followed_for_another() {
 }
 
 #[test]
-fn a_workspace_is_named_from_where_one_stands() {
+fn relative_workspace_resolves_against_the_cwd() {
     let daemon = Daemon::start();
     let (_dir, work) = directory();
     fs::create_dir(format!("{work}/sub")).unwrap();

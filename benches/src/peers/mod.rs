@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_must_be_what_was_written() {
+    fn log_that_differs_from_written_bytes_fails() {
         let directory = tempfile::tempdir().unwrap();
         for (written, kept, good) in [
             ("one\ntwo\n", vec!["one\ntwo\n"], true),

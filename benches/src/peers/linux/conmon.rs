@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_without_its_prefixes_is_what_was_written() {
+    fn log_without_prefixes_equals_written_bytes() {
         let directory = tempfile::tempdir().unwrap();
         let (log, bare) = (directory.path().join("log"), directory.path().join("bare"));
         for (text, expected) in [

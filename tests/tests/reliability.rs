@@ -5,7 +5,7 @@
 use colibri_tests::read;
 
 #[test]
-fn every_promise_names_tests_that_exist() {
+fn reliability_page_names_existing_tests() {
     let text = read("docs/reliability.md");
     let mut named = 0;
     for line in text.lines().filter(|line| line.starts_with('|')) {

@@ -26,7 +26,7 @@ fn spread(daemon: &Daemon, jail: &[&str], mark: &str) -> String {
 }
 
 #[test]
-fn what_an_agent_left_when_its_shim_was_killed_is_ended_and_reported() {
+fn orphans_of_a_killed_shim_are_ended_and_reported() {
     let daemon = Daemon::start();
     for (jail, mark, left) in [
         (
@@ -53,7 +53,7 @@ fn what_an_agent_left_when_its_shim_was_killed_is_ended_and_reported() {
 }
 
 #[test]
-fn a_daemon_that_comes_later_ends_what_carries_the_agents_id() {
+fn next_daemon_ends_orphans_that_carry_the_agent_id() {
     let mut daemon = Daemon::start();
     let id = daemon.spawn(&[
         "--",
@@ -81,7 +81,7 @@ fn a_daemon_that_comes_later_ends_what_carries_the_agents_id() {
 }
 
 #[test]
-fn a_stopped_shim_keeps_no_daemon_from_starting_and_no_agent_alive() {
+fn stopped_shim_delays_no_daemon_and_no_kill() {
     let mut daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "sleep 1000; :", "mark-stopped-7f3a"]);
     let shim = rustix::process::Pid::from_raw(shim_pid(&daemon, &id)).unwrap();
@@ -149,7 +149,7 @@ colibri shutdown
 "#;
 
 #[test]
-fn a_stranger_with_a_number_that_was_ours_is_never_signalled() {
+fn reused_pid_is_not_signalled() {
     let place = Daemon::place();
     let beside = colibri_tests::program("colibri");
     let path = format!("{}:/usr/bin:/bin", beside.parent().unwrap().display());

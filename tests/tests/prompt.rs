@@ -19,7 +19,7 @@ fn outcome(daemon: &Daemon, args: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn a_generic_agent_is_told_by_lines() {
+fn generic_agent_gets_prompts_as_lines() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "read a; read b; echo \"$a|$b\"; cat"]);
     daemon.ok(&["prompt", &id, "do this"]);
@@ -48,7 +48,7 @@ fn a_generic_agent_is_told_by_lines() {
 }
 
 #[test]
-fn an_agent_that_does_not_answer_is_an_error_that_says_why() {
+fn missing_answer_is_an_error_with_its_cause() {
     let daemon = Daemon::start();
     let deaf = daemon.spawn(&["--runtime", "pi", "--", "sleep", "1000"]);
     for command in [&["prompt", &deaf, "hello"][..], &["abort", &deaf]] {
@@ -71,7 +71,7 @@ fn an_agent_that_does_not_answer_is_an_error_that_says_why() {
 }
 
 #[test]
-fn an_answer_is_found_among_whatever_else_an_agent_writes() {
+fn answer_is_found_among_other_output() {
     let daemon = Daemon::start();
     // It answers somebody else first, and floods its output.
     let script = r#"
@@ -96,7 +96,7 @@ fn an_answer_is_found_among_whatever_else_an_agent_writes() {
 }
 
 #[test]
-fn an_agent_without_input_reads_its_end_at_once() {
+fn no_input_agent_reads_eof_immediately() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--no-input", "--", "sh", "-c", "cat; echo end"]);
     daemon.ok(&["wait", &id]);
@@ -129,7 +129,7 @@ fn an_agent_without_input_reads_its_end_at_once() {
 }
 
 #[test]
-fn what_is_no_event_is_counted_and_shown() {
+fn malformed_lines_are_counted_and_shown() {
     let daemon = Daemon::start();
     let script = r#"echo '{"type":"agent_start"}'; echo 'Warning: old'; printf '\033[2J{\n'; echo '{"type":"of tomorrow"}'"#;
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", script]);
@@ -149,7 +149,7 @@ fn what_is_no_event_is_counted_and_shown() {
 }
 
 #[test]
-fn an_attached_person_sees_both_outputs_and_leaves_with_the_agents_code() {
+fn attach_shows_both_outputs_and_exits_with_the_agents_code() {
     let daemon = Daemon::start();
     let script =
         r"printf 'name? '; read name; echo; printf 'bad \033[31m%s\033[0m\007\n' $name >&2; exit 7";
@@ -190,7 +190,7 @@ fn an_attached_person_sees_both_outputs_and_leaves_with_the_agents_code() {
 }
 
 #[test]
-fn colour_is_for_terminals_and_not_with_no_color() {
+fn colour_requires_a_terminal_and_respects_no_color() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "echo bad >&2"]);
     daemon.ok(&["wait", &id]);
@@ -222,7 +222,7 @@ fn colour_is_for_terminals_and_not_with_no_color() {
 }
 
 #[test]
-fn of_a_long_output_the_end_is_shown_or_all() {
+fn attach_shows_the_tail_of_long_output_or_all() {
     let daemon = Daemon::start();
     let script = r#"i=0; while [ $i -lt 3 ]; do head -c 600000 /dev/zero | tr '\0' $i; echo; i=$((i + 1)); done
         echo '{"type":"compaction_start"}'"#;
@@ -246,7 +246,7 @@ fn of_a_long_output_the_end_is_shown_or_all() {
 }
 
 #[test]
-fn a_reader_that_has_gone_ends_the_view_and_not_the_agent() {
+fn closed_reader_ends_attach_and_not_the_agent() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "while :; do echo line; sleep 0.01; done"]);
     let mut attached = daemon

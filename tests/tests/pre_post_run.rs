@@ -50,7 +50,7 @@ fn end(directory: &Path) -> Value {
 }
 
 #[test]
-fn each_run_has_its_steps_before_and_after_it() {
+fn each_run_executes_pre_run_and_post_run() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
     let leave = |word: &str| format!("echo {word} >> {}", trace.display());
@@ -73,7 +73,7 @@ fn each_run_has_its_steps_before_and_after_it() {
 }
 
 #[test]
-fn a_step_that_fails_before_a_run_keeps_it_from_starting_and_what_was_done_is_undone() {
+fn failed_pre_run_prevents_the_run_and_is_rolled_back() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
     let leave = |word: &str| format!("echo {word} >> {}", trace.display());
@@ -93,7 +93,7 @@ fn a_step_that_fails_before_a_run_keeps_it_from_starting_and_what_was_done_is_un
 }
 
 #[test]
-fn a_step_that_fails_after_a_run_is_told_and_keeps_nothing_else_from_being_done() {
+fn failed_post_run_is_reported_and_the_others_run() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
     let leave = format!("echo after >> {}", trace.display());
@@ -139,7 +139,7 @@ fn connect(directory: &Path) -> BufReader<UnixStream> {
 }
 
 #[test]
-fn kill_after_the_end_does_not_hit_the_clean_up() {
+fn kill_after_exit_does_not_interrupt_post_run() {
     let dir = tempfile::tempdir().unwrap();
     let (trace, gate) = (dir.path().join("trace"), dir.path().join("gate"));
     let made = Command::new("mkfifo").arg(&gate).status().unwrap();
@@ -183,7 +183,7 @@ fn kill_after_the_end_does_not_hit_the_clean_up() {
 }
 
 #[test]
-fn kill_during_a_hanging_step_is_answered_at_once() {
+fn kill_during_a_hanging_command_is_immediate() {
     let dir = tempfile::tempdir().unwrap();
     let first = dir.path().join("first");
     // The command before the second run hangs.

@@ -16,7 +16,7 @@ fn gone(daemon: &Daemon, id: &str) {
 }
 
 #[test]
-fn a_spawn_takes_the_shim_that_waits_and_the_next_one_has_its_own() {
+fn spawn_takes_the_pooled_shim_and_refills_the_pool() {
     let daemon = Daemon::start();
     for _ in 0..3 {
         let (id, shim) = waiting(&daemon);
@@ -36,7 +36,7 @@ fn a_spawn_takes_the_shim_that_waits_and_the_next_one_has_its_own() {
 }
 
 #[test]
-fn one_that_was_killed_is_not_missed() {
+fn killed_pooled_shim_is_replaced() {
     let daemon = Daemon::start();
     let (id, shim) = waiting(&daemon);
     kill_9(shim);
@@ -47,7 +47,7 @@ fn one_that_was_killed_is_not_missed() {
 }
 
 #[test]
-fn it_ends_with_its_daemon() {
+fn pooled_shim_ends_with_its_daemon() {
     let mut daemon = Daemon::start();
     let (id, _) = waiting(&daemon);
     assert!(daemon.terminate());
