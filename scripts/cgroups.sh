@@ -1,13 +1,13 @@
 #!/bin/sh
-# Holds agents to limits by cgroups of version 2, in a machine of its own: few hosts give theirs to a test.
+# Tests limits by cgroups (version 2) in a virtual machine, because few hosts delegate cgroups to a test.
 #
-# The machine is Debian's kernel under QEMU with the programs of target/debug, busybox and bwrap in its memory;
-# nothing of the host is touched. It is emulated, which takes seconds and works everywhere.
+# The machine runs Debian's kernel under QEMU, with the programs of target/debug, busybox and bwrap in an initramfs. It changes
+# nothing on the host. Emulation takes seconds and works without KVM.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-command -v apt-get >/dev/null || die "this takes Debian's packages of QEMU, busybox and a kernel"
+command -v apt-get >/dev/null || die "cannot test cgroups: apt-get is missing; use a Debian host, which has packages of QEMU, busybox and a kernel"
 install_packages qemu-system-x86 busybox-static cpio bubblewrap util-linux
 build=$PWD/target/cgroups
 mkdir -p "$build"
@@ -16,7 +16,7 @@ cargo build --quiet --locked --workspace --bins
 kernel=$(find "$build/kernel/boot" -name 'vmlinuz-*' 2>/dev/null | head -n 1)
 if [ -z "$kernel" ]; then
     package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
-    say "fetching ${package:?no kernel package is known; run apt-get update}"
+    say "fetching ${package:?no kernel package found; run apt-get update}"
     (cd "$build" && apt-get download -qq "$package" && dpkg -x linux-image-*.deb kernel && rm linux-image-*.deb)
     kernel=$(find "$build/kernel/boot" -name 'vmlinuz-*' | head -n 1)
 fi
@@ -44,8 +44,8 @@ printf 'root:x:0:\nagent:x:1000:\n' >"$root/etc/group"
 cp tests/cgroups/guest.sh "$root/init"
 (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$build/initramfs"
 
-say "holding agents to limits in a machine of its own"
-# The kernel's own lines stay away from the answers.
+say "testing limits in a virtual machine"
+# quiet and loglevel=1 keep kernel messages out of the TAP output.
 timeout 300 qemu-system-x86_64 -accel tcg -m 2048 -smp 2 -nographic -no-reboot -nodefaults -serial stdio \
     -kernel "$kernel" -initrd "$build/initramfs" -append 'console=ttyS0 quiet loglevel=1 panic=-1' \
     </dev/null | tr -d '\r' >"$build/log" || true
@@ -54,6 +54,6 @@ planned=$(sed -n 's/^1\.\.//p' "$build/log")
 passed=$(grep -a -c '^ok ' "$build/log" || true)
 if [ -z "$planned" ] || [ "$planned" != "$passed" ]; then
     tail -n 60 "$build/log" >&2
-    die "not all checks passed ($passed of ${planned:-an unknown number}); the whole log is $build/log"
+    die "only $passed of ${planned:-an unknown number of} checks passed; see $build/log"
 fi
 say "all $passed checks passed"

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds the Debian package of all programs with cargo-deb, and prints where it is: target/debian/colibri_*.deb.
+# Builds the Debian package of all programs with cargo-deb and prints its path: target/debian/colibri_*.deb.
 #
-# --dev packs the programs of the dev profile into target/debian-dev instead, in seconds: for tests.
+# --dev packages programs of the dev profile into target/debian-dev, for tests.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -14,9 +14,9 @@ case ${1:-} in
     *) die "usage: scripts/deb.sh [--dev]" ;;
 esac
 
-command -v dpkg-deb >/dev/null || die "a Debian package is built on Debian or Ubuntu"
+command -v dpkg-deb >/dev/null || die "cannot build a Debian package: dpkg-deb is missing; use Debian or Ubuntu"
 setup
-# dpkg-shlibdeps, which says what the programs need, is in dpkg-dev.
+# dpkg-dev contains dpkg-shlibdeps, which finds the required libraries.
 install_packages dpkg-dev
 if [ "$(cargo deb --version 2>/dev/null)" != "cargo-deb $CARGO_DEB" ]; then
     say "installing cargo-deb $CARGO_DEB (once; some minutes)"

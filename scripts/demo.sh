@@ -1,6 +1,6 @@
 #!/bin/sh
-# Colibri at work, from nothing: builds it, starts a daemon of its own in a temporary directory, lets an
-# agent mend a failing test in a sandbox, tries what the sandbox refuses, kills an agent that will not go.
+# Demonstrates Colibri: builds it, starts a daemon in a temporary directory, lets an agent fix a failing test in a
+# sandbox, tries forbidden operations, and kills an agent that ignores TERM.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -8,14 +8,14 @@ cd "$(dirname "$0")/.."
 setup
 build_and_use
 
-place=$(mktemp -d /var/tmp/colibri-demo-XXXXXX)
-export COLIBRI_SOCKET="$place/run/colibri.sock" COLIBRI_STATE_DIR="$place/state"
+demo=$(mktemp -d /var/tmp/colibri-demo-XXXXXX)
+export COLIBRI_SOCKET="$demo/run/colibri.sock" COLIBRI_STATE_DIR="$demo/state"
 clean_up() {
     for id in ${agent:-} ${stubborn:-}; do
         colibri --no-autostart kill --grace 0s "$id" 2>/dev/null || true
     done
     colibri --no-autostart shutdown 2>/dev/null || true
-    rm -rf "$place"
+    rm -rf "$demo"
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
@@ -25,33 +25,33 @@ show() {
     "$@"
 }
 
-say "an agent mends a failing test, in a sandbox without a network"
-cp -r examples/demo/repo "$place/repository"
-cp examples/demo/agent.sh "$place/agent.sh"
-printf '\n$ colibri spawn --runtime pi --name mender --jail-path / --jail-ip4 disable -- sh agent.sh repository\n'
-agent=$(colibri spawn --runtime pi --name mender --jail-path / --jail-ip4 disable -- sh "$place/agent.sh" "$place/repository")
+say "an agent fixes a failing test in a sandbox without a network"
+cp -r examples/demo/repo "$demo/repository"
+cp examples/demo/agent.sh "$demo/agent.sh"
+printf '\n$ colibri spawn --runtime pi --name fixer --jail-path / --jail-ip4 disable -- sh agent.sh repository\n'
+agent=$(colibri spawn --runtime pi --name fixer --jail-path / --jail-ip4 disable -- sh "$demo/agent.sh" "$demo/repository")
 echo "$agent"
-# It waits for its prompt, so that its events can be watched from the first one on, live.
-printf '\n$ colibri events --output mender &\n'
-mkfifo "$place/live"
-tee "$place/events" <"$place/live" &
+# The agent waits for its prompt, so the watcher sees every event.
+printf '\n$ colibri events --output fixer &\n'
+mkfifo "$demo/live"
+tee "$demo/events" <"$demo/live" &
 printer=$!
-colibri events --output mender >"$place/live" &
+colibri events --output fixer >"$demo/live" &
 watcher=$!
-show colibri send mender "make the tests pass"
+show colibri send fixer "make the tests pass"
 wait "$watcher" "$printer"
-show colibri wait mender
-grep -q 'all tests pass' "$place/events" || die "the agent did not mend the test"
-cmp -s examples/demo/repo/leap.sh "$place/repository/leap.sh" || die "the sandbox let the agent write outside"
+show colibri wait fixer
+grep -q 'all tests pass' "$demo/events" || die "the agent did not fix the test"
+cmp -s examples/demo/repo/leap.sh "$demo/repository/leap.sh" || die "the sandbox let the agent write outside"
 
-say "what the sandbox refuses"
+say "operations that the sandbox refuses"
 refused() {
     printf '\n$ colibri run --jail-path / --jail-ip4 disable -- bash -c %s\n' "'$1'"
     if colibri run --jail-path / --jail-ip4 disable -- bash -c "$1" </dev/null; then
-        die "this was allowed"
+        die "the sandbox allowed this"
     fi
 }
-refused "echo mine > $place/repository/leap.sh"
+refused "echo mine > $demo/repository/leap.sh"
 refused 'exec 3<>/dev/tcp/192.0.2.1/80'
 refused "ls $COLIBRI_SOCKET"
 

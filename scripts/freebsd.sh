@@ -1,8 +1,8 @@
 #!/bin/sh
-# Type-checks and links every program for FreeBSD on a Debian host, and proves that FreeBSD binaries came out.
+# Lints and links every program for FreeBSD on a Debian host, and verifies that the results are FreeBSD binaries.
 #
-# The ordinary toolchain ships no FreeBSD standard library, so Debian's own Rust compiles one from its
-# sources, and zig links: it brings FreeBSD's headers and libraries.
+# rustup's stable toolchain lacks a FreeBSD standard library, so Debian's Rust compiles one from source. zig links: it
+# contains FreeBSD's headers and libraries.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -20,8 +20,7 @@ if [ ! -x "$TOOLS/zig/ziglang/zig" ]; then
     python3 -m pip install --quiet --disable-pip-version-check --target "$TOOLS/zig" "ziglang==$ZIG_VERSION"
 fi
 
-# zig knows these libraries only as parts of others, or not at all, and nothing here calls into them; and it has names of
-# its own for targets.
+# Drops libraries that zig lacks and no program uses, and replaces the name of the target by zig's.
 cat >"$TOOLS/freebsd-cc" <<LINKER
 #!/bin/sh
 for word do
@@ -38,14 +37,14 @@ chmod +x "$TOOLS/freebsd-cc"
 export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Dwarnings
 export CARGO_TARGET_DIR="$BUILD"
 export CARGO_TARGET_X86_64_UNKNOWN_FREEBSD_LINKER="$TOOLS/freebsd-cc"
-# A part of criterion's is C.
+# A dependency of criterion contains C.
 export CC_x86_64_unknown_freebsd="$TOOLS/freebsd-cc"
-# Backtraces are of no use here, and without debug information linking is quick.
+# Debug information slows linking, and these programs are not run.
 export CARGO_PROFILE_DEV_DEBUG=false
 unset RUSTUP_TOOLCHAIN RUSTC_WRAPPER || true
 
-say "checking all targets for $TARGET with clippy, warnings are errors"
-# Debian's cargo must find Debian's clippy, and not rustup's.
+say "linting all targets for $TARGET, warnings are errors"
+# Debian's cargo must find Debian's clippy instead of rustup's.
 PATH=/usr/bin:$PATH /usr/bin/cargo clippy --quiet --locked -Zbuild-std --target "$TARGET" --workspace --all-targets
 
 say "linking all programs for $TARGET"
@@ -56,6 +55,6 @@ for program in colibri colibri-daemon colibri-shim colibri-proxy colibri-jail-he
     printf '%s: %s\n' "$program" "$described"
     case $described in
         ELF*FreeBSD*) ;;
-        *) say "$program is no FreeBSD program"; exit 1 ;;
+        *) die "$program is not a FreeBSD program" ;;
     esac
 done

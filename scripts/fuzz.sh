@@ -1,9 +1,8 @@
 #!/bin/sh
-# Feeds arbitrary bytes to each target in fuzz/ for so many seconds (20), starting from the seeds there and
-# from what earlier runs have found. The stable toolchain is enough: these flags are what cargo-fuzz sets,
-# without a sanitizer, which has little to find in code without unsafe.
+# Fuzzes each target in fuzz/, starting from its seeds and the corpus of earlier runs. The stable toolchain is enough: the
+# flags are those of cargo-fuzz without a sanitizer, which finds little in code without unsafe.
 #
-# usage: scripts/fuzz.sh [SECONDS [TARGET…]]
+# usage: scripts/fuzz.sh [SECONDS [TARGET…]]; 20 seconds per target by default
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -16,16 +15,16 @@ command -v c++ >/dev/null || install_packages g++
 host=$(rustc -vV | sed -n 's/^host: //p')
 build=$PWD/target/fuzz
 say "building the fuzz targets"
-# With --target the flags are not those of build scripts, too.
+# --target keeps the flags from build scripts.
 RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 --cfg fuzzing" \
     cargo build --quiet --locked --release --manifest-path fuzz/Cargo.toml --target "$host" --target-dir "$build"
 
 for target do
-    found=$build/corpus/$target
-    mkdir -p "$found" "$build/artifacts/$target"
+    corpus=$build/corpus/$target
+    mkdir -p "$corpus" "$build/artifacts/$target"
     say "fuzzing $target for $seconds s"
     "$build/$host/release/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=512 -max_len=65536 \
-        -print_final_stats=1 -artifact_prefix="$build/artifacts/$target/" "$found" "fuzz/seeds/$target" \
+        -print_final_stats=1 -artifact_prefix="$build/artifacts/$target/" "$corpus" "fuzz/seeds/$target" \
         >"$build/$target.log" 2>&1 || {
         tail -n 40 "$build/$target.log" >&2
         die "$target: see above; the input is in $build/artifacts/$target"

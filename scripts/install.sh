@@ -1,7 +1,7 @@
 #!/bin/sh
-# Puts the programs, their manual pages and completions under PREFIX (/usr/local), below DESTDIR if that is set.
+# Installs programs, manual pages, completions and units under PREFIX (/usr/local), inside DESTDIR if that is set.
 #
-# usage: scripts/install.sh [DIRECTORY OF THE PROGRAMS]; without it they are built, in the release profile.
+# usage: scripts/install.sh [DIRECTORY]; installs the programs of DIRECTORY, or builds them in the release profile.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -16,7 +16,7 @@ fi
 
 install -d "$prefix/bin" "$prefix/libexec"
 install -m 755 "$programs/colibri" "$programs/colibri-daemon" "$prefix/bin/"
-# The helper is not setuid: docs/install.md says how root makes it so.
+# The helper is not setuid; docs/install.md describes how root sets the bit.
 install -m 755 "$programs/colibri-shim" "$programs/colibri-proxy" "$programs/colibri-jail-helper" "$prefix/libexec/"
 man=$prefix/share/man
 if [ "$(uname)" = FreeBSD ]; then
@@ -27,7 +27,7 @@ for page in docs/man/*.[1-9]; do
     install -d "$section"
     install -m 644 "$page" "$section/"
 done
-# Names as each shell looks for them.
+# Each shell expects another file name.
 while read -r shell file; do
     install -d "$(dirname "$prefix/$file")"
     "$programs/colibri" completions "$shell" >"$prefix/$file"
@@ -40,7 +40,7 @@ FILES
 install -d "$prefix/share/doc/colibri"
 install -m 644 docs/colibri.toml "$prefix/share/doc/colibri/"
 if [ "$(uname)" = Linux ]; then
-    # The units name the place of the program.
+    # The units contain the path of the program.
     for kind in system user; do
         units=$prefix/lib/systemd/$kind
         install -d "$units"

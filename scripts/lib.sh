@@ -1,4 +1,4 @@
-# Shared by the scripts beside it, which source it from the root of the repository.
+# Functions of the scripts in this directory, which source it from the root of the repository.
 # shellcheck shell=sh
 
 say() { printf '==> %s\n' "$*" >&2; }
@@ -14,25 +14,26 @@ as_root() {
     elif command -v sudo >/dev/null; then
         sudo "$@"
     else
-        die "this needs root and there is no sudo; as root run: $*"
+        die "root is required and sudo is missing; run as root: $*"
     fi
 }
 
-# Installs those Debian packages that are missing.
+# Installs missing Debian packages.
 install_packages() {
     missing=
     for package in "$@"; do
         dpkg -s "$package" 2>/dev/null | grep -q '^Status: install ok installed' || missing="$missing $package"
     done
     [ -n "$missing" ] || return 0
-    command -v apt-get >/dev/null || die "install these packages of your system:$missing"
+    command -v apt-get >/dev/null || die "packages are missing; install the equivalents of:$missing"
     say "installing$missing"
     as_root apt-get update -qq
     # shellcheck disable=SC2086 # a list of words
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
 
-# install_from_npm NAME DIRECTORY PROGRAM: puts what DIRECTORY locks into target/tools/NAME, once, and tries PROGRAM.
+# install_from_npm NAME DIRECTORY PROGRAM: installs the packages locked in DIRECTORY into target/tools/NAME, unless they are
+# installed, and starts PROGRAM.
 install_from_npm() {
     tools=${CARGO_TARGET_DIR:-$PWD/target}/tools
     cmp -s "$2/package-lock.json" "$tools/$1/package-lock.json" && return 0
@@ -42,13 +43,13 @@ install_from_npm() {
     mkdir -p "$tools/$1.new"
     cp "$2/package.json" "$2/package-lock.json" "$tools/$1.new"
     npm ci --prefix "$tools/$1.new" --no-audit --no-fund --loglevel error >&2
-    # First those that came with it: the machine's own node may be too old.
+    # Prefer the installed node: the machine's may be too old.
     PATH=$tools/$1.new/node_modules/.bin:$PATH "$3" --version >&2 ||
-        die "$3 does not start; remove $tools/$1.new and try again"
+        die "cannot start $3; remove $tools/$1.new and try again"
     mv "$tools/$1.new" "$tools/$1"
 }
 
-# Builds the programs, and puts them in front of all others.
+# Builds the programs and prepends their directory to PATH.
 build_and_use() {
     say "building"
     cargo build --quiet --locked --workspace --bins
@@ -56,11 +57,11 @@ build_and_use() {
     [ -z "${CARGO_TARGET_DIR:-}" ] || PATH=$CARGO_TARGET_DIR/debug:$PATH
 }
 
-# What building and running Colibri on Linux needs.
+# Checks and installs the requirements for building and running Colibri on Linux.
 setup() {
-    command -v cargo >/dev/null || die "Rust is needed: see https://rustup.rs, or install the package rustup of your system"
+    command -v cargo >/dev/null || die "cargo is missing; install Rust from https://rustup.rs or your system's package rustup"
     command -v cc >/dev/null || install_packages gcc libc6-dev
     command -v bwrap >/dev/null || install_packages bubblewrap
     bwrap --unshare-user --unshare-pid --ro-bind / / --proc /proc true || die \
-        "bubblewrap cannot make a sandbox here. On Ubuntu 24.04 and later allow it user namespaces: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0. In a container, the container must allow them: docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
+        "bubblewrap cannot create a sandbox; allow user namespaces. Ubuntu 24.04 and later: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0. In a container: docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the tests of the pure crates under miri, which sees undefined behaviour that a test run does not: in
-# the crates that they are built on, too, since these here are without unsafe code.
+# Runs the tests of the pure crates under miri, which detects undefined behaviour. These crates contain no unsafe code;
+# their dependencies do.
 #
 # usage: scripts/miri.sh [CRATE…]
 set -eu
@@ -9,20 +9,21 @@ cd "$(dirname "$0")/.."
 
 [ $# != 0 ] || set -- colibri-jail-core colibri-glasspane colibri-proto
 
-command -v rustup >/dev/null || die "miri comes with a nightly toolchain of rustup: see https://rustup.rs"
+command -v rustup >/dev/null || die "rustup is missing; install it from https://rustup.rs for a nightly toolchain with miri"
 cargo +nightly miri --version >/dev/null 2>&1 ||
-    die "there is no miri; run: rustup toolchain install nightly --component miri,rust-src"
+    die "miri is missing; run: rustup toolchain install nightly --component miri,rust-src"
 [ -d "$(rustc +nightly --print sysroot)/lib/rustlib/src" ] ||
-    die "miri needs the sources of the standard library; run: rustup component add --toolchain nightly rust-src"
+    die "the sources of the standard library are missing; run: rustup component add --toolchain nightly rust-src"
 
-# Tests read their snapshots, and proptest the clock; insta would ask cargo where they are, and miri starts no processes.
+# Isolation is off because tests read snapshots and proptest reads the clock. INSTA_WORKSPACE_ROOT: insta would run cargo to
+# find it, and miri cannot start processes.
 export MIRIFLAGS="-Zmiri-disable-isolation" INSTA_WORKSPACE_ROOT="$PWD" INSTA_UPDATE=no
-# An interpreter is slow: so few cases of each property.
+# Few cases per property: miri is slow.
 export PROPTEST_CASES="${PROPTEST_CASES:-4}"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/miri"
 for crate do
     say "$crate under miri"
-    # Of the protocol its codec: the tests of its types are mostly serde's and schemars' code, and take many minutes.
+    # Only the codec of the protocol: tests of its types mostly run serde and schemars, for many minutes.
     case $crate in
         colibri-proto) set -- --lib codec:: ;;
         *) set -- --lib --tests ;;

@@ -1,6 +1,5 @@
 #!/bin/sh
-# Installs the real pi that tests run, and a node that is new enough for it, into target/tools/pi. Once: what is
-# there already stays.
+# Installs pi for the tests, with a suitable node, into target/tools/pi, unless it is installed.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

@@ -1,4 +1,4 @@
-"""Cells of a terminal with their escape sequences, in; the terminal as SVG, out. Called by picture.sh."""
+"""Converts terminal cells with escape sequences (stdin) to SVG (stdout). Called by picture.sh."""
 
 import io
 import sys
@@ -6,7 +6,7 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
-# Rich's own, without the fonts that it would fetch from elsewhere.
+# Rich's format without its web fonts.
 FORMAT = """\
 <svg xmlns="http://www.w3.org/2000/svg" class="rich-terminal" viewBox="0 0 {width} {height}" role="img" aria-label="colibri top in a terminal">
 <style>

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Records the README's picture: colibri top over real agents, in a real terminal (tmux), as docs/picture.svg. The
-# agents are shell scripts that print events as pi does and do some work; rich turns the terminal's cells into SVG.
+# Records the README's picture, docs/picture.svg: colibri top in a real terminal (tmux). The agents are shell scripts that
+# print events of pi and use the CPU. rich converts the terminal's cells to SVG.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -22,8 +22,8 @@ if [ "$(cat "$TOOLS/version" 2>/dev/null)" != "$RICH" ]; then
 fi
 build_and_use
 
-place=$(mktemp -d /var/tmp/colibri-picture-XXXXXX)
-export COLIBRI_SOCKET="$place/run/colibri.sock" COLIBRI_STATE_DIR="$place/state" TMUX_TMPDIR="$place"
+scratch=$(mktemp -d /var/tmp/colibri-picture-XXXXXX)
+export COLIBRI_SOCKET="$scratch/run/colibri.sock" COLIBRI_STATE_DIR="$scratch/state" TMUX_TMPDIR="$scratch"
 terminal() { tmux -u -L picture -f /dev/null "$@"; }
 clean_up() {
     terminal kill-server 2>/dev/null || true
@@ -31,13 +31,13 @@ clean_up() {
         colibri --no-autostart kill --grace 0s "$name" 2>/dev/null || true
     done
     colibri --no-autostart shutdown 2>/dev/null || true
-    rm -rf "$place"
+    rm -rf "$scratch"
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 
-cat >"$place/agent.sh" <<'AGENT'
-# What an agent of that kind has said so far, and what it does now.
+cat >"$scratch/agent.sh" <<'AGENT'
+# Prints the events of an agent of this kind and enters its current state.
 say() { printf '%s\n' "$1"; }
 said() { say "{\"type\":\"message_end\",\"message\":{\"role\":\"assistant\",\"stopReason\":\"toolUse\",\"usage\":{\"input\":$1,\"output\":$2,\"cost\":{\"total\":$3}}}}"; }
 turns() { while [ "$1" -gt 0 ]; do say '{"type":"turn_end"}'; set -- $(($1 - 1)); done; }
@@ -53,10 +53,10 @@ port) said 12900 800 0.05; turns 1; tool read; while :; do work 9000 -; sleep 0.
 model) say '{"type":"message_end","message":{"role":"assistant","stopReason":"error","errorMessage":"529 overloaded: the model provider did not answer three times"}}'; exit 1 ;;
 esac
 AGENT
-pi() { # a name, a kind, and options
+pi() { # NAME KIND OPTIONS…
     name=$1 kind=$2
     shift 2
-    colibri spawn --runtime pi --name "$name" --cwd "$place" "$@" -- sh agent.sh "$kind" >/dev/null
+    colibri spawn --runtime pi --name "$name" --cwd "$scratch" "$@" -- sh agent.sh "$kind" >/dev/null
 }
 say "starting agents"
 pi fix-leap-year fix --jail-path / --jail-ip4 disable
@@ -76,18 +76,18 @@ until_seen() {
     tries=0
     until screen | grep -q "$1"; do
         tries=$((tries + 1))
-        [ "$tries" -lt 200 ] || die "$1 never came on the screen: $(screen)"
+        [ "$tries" -lt 200 ] || die "the screen does not show $1: $(screen)"
         sleep 0.1
     done
 }
 until_seen '^7 agents  1 blocked  1 error  3 working  1 idle  1 done'
 terminal send-keys -t top Down Down
 until_seen '^upgrade-deps  [a-z0-9]* '
-# A share of the CPU takes two looks.
+# The CPU share appears after two samples.
 until_seen 'fix-leap-year.*[0-9]%'
 until_seen 'port-to-freebsd.*[0-9]%'
-# With the spaces at the ends of lines: a selected row is one to its end.
-screen -e -N >"$place/screen"
-PYTHONPATH=$TOOLS python3 scripts/picture.py "$WIDTH" "colibri top" <"$place/screen" >"$place/picture.svg"
-mv "$place/picture.svg" "$OUT"
+# -N keeps trailing spaces: a selected row is highlighted to its end.
+screen -e -N >"$scratch/screen"
+PYTHONPATH=$TOOLS python3 scripts/picture.py "$WIDTH" "colibri top" <"$scratch/screen" >"$scratch/picture.svg"
+mv "$scratch/picture.svg" "$OUT"
 say "recorded into $OUT"

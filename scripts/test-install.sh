@@ -1,13 +1,13 @@
 #!/bin/sh
-# Installs Colibri in each way of docs/install.md, with programs of the dev profile, and takes it away again. This machine
-# stays as it is: the package is installed into a copy-on-write view of its file system, in a mount namespace of its own.
+# Installs and removes Colibri in each way of docs/install.md, with programs of the dev profile. The package is installed into
+# an overlay of the file system in a separate mount namespace, so this machine does not change.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 TARGET=${CARGO_TARGET_DIR:-target}
 
-# The commands behind a mark `<!-- tested: NAME -->` in docs/install.md.
+# Prints the commands after the marker `<!-- tested: NAME -->` in docs/install.md.
 block() {
     found=$(awk -v mark="<!-- tested: $1 -->" '
         $0 == mark { wanted = 1; next }
@@ -18,57 +18,57 @@ block() {
     printf '%s\n' "$found"
 }
 
-# Runs such commands, each shown.
-perform() {
-    block "$1" >"$place/block"
-    sh -eux "$place/block"
+# Runs these commands and shows each.
+run_block() {
+    block "$1" >"$scratch/block"
+    sh -eux "$scratch/block"
 }
 
-is_gone() {
+assert_removed() {
     for path; do
-        [ ! -e "$path" ] || die "$path is left"
+        [ ! -e "$path" ] || die "$path was not removed"
     done
 }
 
-# --- in the view ---------------------------------------------------------------------------------------------------
+# --- in the overlay ---------------------------------------------------------------------------------------------------
 
-# A daemon and a run with what is installed, as the user behind these words.
+# Starts the installed daemon and an agent as a user: the arguments are a command prefix that changes the user.
 works_as() {
     # shellcheck disable=SC2016 # for that shell
-    said=$(block use | "$@" env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/var/tmp/try-home \
-        XDG_RUNTIME_DIR=/run/user-of-tryer sh -eu 2>&1) || die "not usable: $said"
-    case $said in
+    output=$(block use | "$@" env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/var/tmp/try-home \
+        XDG_RUNTIME_DIR=/run/user-of-tryer sh -eu 2>&1) || die "the installed programs fail: $output"
+    case $output in
         *"hello from "*) ;;
-        *) die "no word from the agent: $said" ;;
+        *) die "the agent printed no greeting: $output" ;;
     esac
 }
 
-in_the_view() {
-    place=$(mktemp -d)
-    perform package
+test_package() {
+    scratch=$(mktemp -d)
+    run_block package
 
-    say "the programs, as an ordinary user"
+    say "the installed programs, as an ordinary user"
     useradd --create-home --home-dir /var/tmp/try-home tryer
     install -d -m 700 -o tryer -g tryer /run/user-of-tryer
     works_as setpriv --reuid tryer --regid tryer --init-groups
 
-    say "the machine's daemon, as its unit starts it"
+    say "the daemon of the system unit"
     systemd-analyze verify --man=no /usr/lib/systemd/system/colibri.service
-    XDG_RUNTIME_DIR=$place systemd-analyze verify --man=no --user /usr/lib/systemd/user/colibri.service
-    SUDO_USER=tryer perform group
-    # systemd makes these.
+    XDG_RUNTIME_DIR=$scratch systemd-analyze verify --man=no --user /usr/lib/systemd/user/colibri.service
+    SUDO_USER=tryer run_block group
+    # systemd creates these.
     install -d -m 750 -o colibri -g colibri /run/colibri /var/lib/colibri
-    grep '^Environment=' /usr/lib/systemd/system/colibri.service | cut -d= -f2- >"$place/environment"
+    grep '^Environment=' /usr/lib/systemd/system/colibri.service | cut -d= -f2- >"$scratch/environment"
     # shellcheck disable=SC2046 # words without spaces
-    setpriv --reuid colibri --regid colibri --init-groups env -i $(cat "$place/environment") HOME=/var/lib/colibri \
-        "$(sed -n 's/^ExecStart=//p' /usr/lib/systemd/system/colibri.service)" 2>"$place/log" &
+    setpriv --reuid colibri --regid colibri --init-groups env -i $(cat "$scratch/environment") HOME=/var/lib/colibri \
+        "$(sed -n 's/^ExecStart=//p' /usr/lib/systemd/system/colibri.service)" 2>"$scratch/log" &
     daemon=$!
-    timeout 20 sh -c 'until [ -S /run/colibri/colibri.sock ]; do sleep 0.1; done' || die "it does not listen: $(cat "$place/log")"
-    said=$(setpriv --reuid tryer --regid tryer --init-groups env COLIBRI_SOCKET=/run/colibri/colibri.sock \
+    timeout 20 sh -c 'until [ -S /run/colibri/colibri.sock ]; do sleep 0.1; done' || die "the daemon does not listen: $(cat "$scratch/log")"
+    output=$(setpriv --reuid tryer --regid tryer --init-groups env COLIBRI_SOCKET=/run/colibri/colibri.sock \
         colibri run --jail-path / -- id -un)
-    [ "$said" = colibri ] || die "an agent of the machine's daemon is $said"
+    [ "$output" = colibri ] || die "an agent of the system daemon runs as $output"
     kill "$daemon"
-    wait "$daemon" || die "the daemon ended badly: $(cat "$place/log")"
+    wait "$daemon" || die "the daemon failed: $(cat "$scratch/log")"
 
     say "completions"
     # shellcheck disable=SC2016 # for those shells
@@ -85,62 +85,62 @@ in_the_view() {
     done
 
     say "the helper"
-    [ "$(stat -c %a /usr/libexec/colibri-jail-helper)" = 755 ] || die "the helper is setuid from the beginning"
-    perform helper
+    [ "$(stat -c %a /usr/libexec/colibri-jail-helper)" = 755 ] || die "the package installs the helper with the setuid bit"
+    run_block helper
     [ "$(stat -c %U:%a /usr/libexec/colibri-jail-helper)" = root:4755 ] || die "the helper is not setuid"
     setpriv --reuid tryer --regid tryer --init-groups /usr/libexec/colibri-jail-helper check ||
         [ $? = 77 ] || die "the helper does not read its policy"
-    perform 'no helper'
-    perform helper
+    run_block 'no helper'
+    run_block helper
     rm /etc/colibri/helper.toml
 
     say "purge"
     touch /var/lib/colibri/left
-    perform purge
+    run_block purge
     userdel --remove tryer 2>/dev/null
-    rm -rf "$place" /run/user-of-tryer
-    is_gone /usr/bin/colibri* /usr/libexec/colibri* /etc/colibri /var/lib/colibri /run/colibri /usr/share/doc/colibri \
+    rm -rf "$scratch" /run/user-of-tryer
+    assert_removed /usr/bin/colibri* /usr/libexec/colibri* /etc/colibri /var/lib/colibri /run/colibri /usr/share/doc/colibri \
         /usr/lib/systemd/*/colibri.service /usr/lib/sysusers.d/colibri.conf
     if getent passwd colibri || getent group colibri; then
-        die "the user or group colibri is left"
+        die "the user or group colibri was not removed"
     fi
     find /etc /usr /opt /run /var/lib -xdev -name '*colibri*' -newer "$marker" -not -path '/var/lib/apt/*' >"$marker.left"
-    [ ! -s "$marker.left" ] || die "left behind: $(cat "$marker.left")"
+    [ ! -s "$marker.left" ] || die "files were not removed: $(cat "$marker.left")"
 }
 
-# Lays the view over the whole file system, and goes on in it. What is written there is in memory.
-lay_view() {
+# Mounts an overlay over the whole file system, enters it and runs the test. Writes go to memory.
+enter_overlay() {
     mount --make-rprivate /
     mount -t tmpfs -o mode=755 tmpfs "$1"
-    mkdir "$1/upper" "$1/work" "$1/view"
-    mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/view"
-    mount -t proc proc "$1/view/proc"
-    mount --rbind /sys "$1/view/sys"
-    # Devices of its own: what replaces a file in there must not replace this machine's.
-    mount -t tmpfs -o mode=755 tmpfs "$1/view/dev"
+    mkdir "$1/upper" "$1/work" "$1/merged"
+    mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/merged"
+    mount -t proc proc "$1/merged/proc"
+    mount --rbind /sys "$1/merged/sys"
+    # A separate /dev: replacing a file in it must not replace this machine's.
+    mount -t tmpfs -o mode=755 tmpfs "$1/merged/dev"
     for device in null zero full random urandom tty; do
-        touch "$1/view/dev/$device"
-        mount --bind "/dev/$device" "$1/view/dev/$device"
+        touch "$1/merged/dev/$device"
+        mount --bind "/dev/$device" "$1/merged/dev/$device"
     done
-    mkdir -m 1777 "$1/view/dev/shm"
-    ln -s /proc/self/fd "$1/view/dev/fd"
-    # As after a boot, and without a systemd that could be asked for anything.
-    mount -t tmpfs -o mode=755 tmpfs "$1/view/run"
-    # What docs/install.md finds in the repository.
-    mkdir -p "$1/view/try/docs" "$1/view/try/target/debian" "$1/view/old"
-    cp docs/install.md "$1/view/try/docs/"
-    cp "$TARGET"/debian-dev/colibri_*.deb "$1/view/try/target/debian/"
-    cd "$1/view"
+    mkdir -m 1777 "$1/merged/dev/shm"
+    ln -s /proc/self/fd "$1/merged/dev/fd"
+    # Empty as after a boot, so no systemd is reachable.
+    mount -t tmpfs -o mode=755 tmpfs "$1/merged/run"
+    # The files of the repository that docs/install.md uses.
+    mkdir -p "$1/merged/try/docs" "$1/merged/try/target/debian" "$1/merged/old"
+    cp docs/install.md "$1/merged/try/docs/"
+    cp "$TARGET"/debian-dev/colibri_*.deb "$1/merged/try/target/debian/"
+    cd "$1/merged"
     pivot_root . old
     umount -l /old
     rmdir /old
     cd /try
     marker=$(mktemp)
-    in_the_view
+    test_package
 }
 
-if [ "${1:-}" = --view ]; then
-    lay_view "$2"
+if [ "${1:-}" = --overlay ]; then
+    enter_overlay "$2"
     exit 0
 fi
 
@@ -151,26 +151,26 @@ scripts/deb.sh --dev
 say "lintian"
 lintian --allow-root --fail-on error,warning "$TARGET"/debian-dev/colibri_*.deb
 
-place=$(mktemp -d /var/tmp/colibri-install-XXXXXX)
-trap 'as_root rm -rf "$place"' EXIT
-tried() {
-    HOME=$place env -u XDG_RUNTIME_DIR COLIBRI_SOCKET="$place/run/colibri.sock" COLIBRI_STATE_DIR="$place/state" PATH="$1:/usr/bin:/bin" \
-        sh -euc 'colibri run --jail-path / -- true && colibri shutdown' 2>"$place/said" || die "$1: $(cat "$place/said")"
-    rm -rf "$place/state" "$place/run"
+scratch=$(mktemp -d /var/tmp/colibri-install-XXXXXX)
+trap 'as_root rm -rf "$scratch"' EXIT
+check_programs() {
+    HOME=$scratch env -u XDG_RUNTIME_DIR COLIBRI_SOCKET="$scratch/run/colibri.sock" COLIBRI_STATE_DIR="$scratch/state" PATH="$1:/usr/bin:/bin" \
+        sh -euc 'colibri run --jail-path / -- true && colibri shutdown' 2>"$scratch/output" || die "$1: $(cat "$scratch/output")"
+    rm -rf "$scratch/state" "$scratch/run"
 }
 
 say "make install"
-DESTDIR=$place/dest PREFIX=/opt/colibri scripts/install.sh "$TARGET/debug"
-tried "$place/dest/opt/colibri/bin"
-grep -q '^ExecStart=/opt/colibri/bin/colibri-daemon$' "$place/dest/opt/colibri/lib/systemd/system/colibri.service" || die "the unit names another program"
+DESTDIR=$scratch/dest PREFIX=/opt/colibri scripts/install.sh "$TARGET/debug"
+check_programs "$scratch/dest/opt/colibri/bin"
+grep -q '^ExecStart=/opt/colibri/bin/colibri-daemon$' "$scratch/dest/opt/colibri/lib/systemd/system/colibri.service" || die "the unit starts another program"
 
 say "cargo install"
-# As written, but in the profile that is compiled already.
-block cargo | sed 's/^cargo install /&--quiet --debug --force /' >"$place/block"
-CARGO_INSTALL_ROOT=$place/cargo CARGO_TARGET_DIR=$(realpath "$TARGET") sh -eux "$place/block"
-tried "$place/cargo/bin"
+# As documented, but in the compiled profile.
+block cargo | sed 's/^cargo install /&--quiet --debug --force /' >"$scratch/block"
+CARGO_INSTALL_ROOT=$scratch/cargo CARGO_TARGET_DIR=$(realpath "$TARGET") sh -eux "$scratch/block"
+check_programs "$scratch/cargo/bin"
 
-say "the package, in a view of this machine"
-mkdir "$place/view"
-as_root env "PATH=$PATH" "CARGO_TARGET_DIR=$TARGET" unshare --mount --pid --fork scripts/test-install.sh --view "$place/view"
-say "installed, used and removed"
+say "the package, in an overlay of this machine"
+mkdir "$scratch/overlay"
+as_root env "PATH=$PATH" "CARGO_TARGET_DIR=$TARGET" unshare --mount --pid --fork scripts/test-install.sh --overlay "$scratch/overlay"
+say "installed, tested and removed"

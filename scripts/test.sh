@@ -1,18 +1,17 @@
 #!/bin/sh
-# Everything that CI runs: format, shell scripts, manual pages, dependencies, lints, tests, doctests, faults,
-# fuzzing, the demo, limits in a machine of its own, and the FreeBSD lane.
+# Runs everything that CI runs: format, shell scripts, manual pages, dependencies, lints, tests, doctests, faults,
+# fuzzing, the demo, limits in a virtual machine, and the FreeBSD lane.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 setup
-# faketime: a test lets the clock jump. g++: libFuzzer is C++. perl, passwd, strace and util-linux are what the
-# setuid helper is attacked with. procps: ps is one of the places where no secret may be. sudo: the example of a backend of one's own.
-# tmux: the terminal of colibri top. python3-prometheus-client: reads metrics.
+# libfaketime: clock jumps. g++: libFuzzer. perl, passwd, strace, util-linux: attacks on the setuid helper. procps: ps must
+# not show secrets. sudo: the example backend. tmux: the terminal of colibri top. python3-prometheus-client: parses metrics.
 install_packages util-linux bash libfaketime g++ perl passwd procps strace sudo mandoc shellcheck tmux \
     python3-prometheus-client
 cargo nextest --version >/dev/null 2>&1 || {
-    say "installing cargo-nextest (once; some minutes)"
+    say "installing cargo-nextest (once; takes minutes)"
     cargo install --quiet --locked cargo-nextest
 }
 scripts/pi.sh
@@ -22,7 +21,7 @@ cargo fmt --all --check
 cargo fmt --check --manifest-path fuzz/Cargo.toml
 cargo fmt --check --manifest-path examples/backend-sudo/Cargo.toml
 say "shell scripts"
-# All that say that they are one, and those that are read by others.
+# All files with a shell's shebang, and those that other scripts source.
 grep -rlIE --exclude-dir=target --exclude-dir=.git --exclude='*.rs' --exclude='*.md' '^#!.*[/ ](ba)?sh$' . |
     sort | xargs shellcheck --external-sources scripts/lib.sh
 shellcheck --shell=sh examples/demo/repo/leap.sh
@@ -37,36 +36,36 @@ if [ "$(id -u)" = 0 ]; then
     cargo nextest run --locked --workspace
 else
     cargo nextest run --locked --workspace -E 'not binary(/^helper|^plugin$|^doctor$/)'
-    say "tests of the setuid helper, of a backend with sudo and of doctor, as root"
+    say "tests that need root"
     as_root env "PATH=$PATH" "HOME=$HOME" "CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" \
         cargo nextest run --locked -p colibri-tests -E 'binary(/^helper|^plugin$|^doctor$/)'
 fi
-say "a backend of one's own"
+say "the example backend"
 cargo test --quiet --locked --manifest-path examples/backend-sudo/Cargo.toml --target-dir target
 say "doctests"
 cargo test --quiet --locked --workspace --doc
 say "torture"
 scripts/torture.sh --rounds 200
 scripts/fuzz.sh 20
-say "benches, a little of each"
+say "benches, short versions"
 scripts/bench.sh --smoke
 cargo test --quiet --locked -p colibri-benches --benches
 target=${CARGO_TARGET_DIR:-target}
 "$target/debug/colibri-bench" compare --base "$target/debug" --new "$target/debug" --rounds 2 --agents 10 --mebibytes 4 \
     --results "$target/bench/smoke"
-say "installing, by cargo, by make and as a Debian package"
+say "installation by cargo, by make and as a Debian package"
 scripts/test-install.sh
 say "demo"
 scripts/demo.sh
 if command -v apt-get >/dev/null; then
     scripts/cgroups.sh
 else
-    say "limits by cgroups: not tried, it takes Debian's packages"
+    say "limits by cgroups: NOT tested, needs Debian's packages"
 fi
 if command -v apt-get >/dev/null; then
     say "FreeBSD"
     scripts/freebsd.sh
 else
-    say "FreeBSD: not checked, it takes Debian's Rust packages"
+    say "FreeBSD: NOT checked, needs Debian's Rust packages"
 fi
 say "all passed"

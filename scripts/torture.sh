@@ -1,5 +1,5 @@
 #!/bin/sh
-# Injects faults under the real programs and prints what was lost, which must be nothing.
+# Injects faults into the real programs and counts losses. Exits with 1 if anything was lost.
 #
 # usage: scripts/torture.sh [--rounds N | --seconds N] [--seed N]
 set -eu
