@@ -5,6 +5,7 @@ usage: scripts/words.py [--root DIRECTORY] [--base COMMIT] [FILE...]
 
 Prints FILE:LINE, the match and a replacement for each finding, and exits with 1 if there is one. FILE restricts the check
 to these paths. A line that must contain such a word, for example a table of bad examples, carries the marker `words:allow`.
+A word in quotes or backquotes is a literal and passes.
 """
 
 import argparse
@@ -45,6 +46,7 @@ EXCLUDED = re.compile(
     r"^(LICENSE|scripts/words\.py|tests/tests/word_check\.rs)$|\.(svg|png|proptest-regressions)$|(^|/)(Cargo\.lock|package-lock\.json)$"
     r"|^fuzz/seeds/|/tests/recorded/|/tests/snapshots/recorded__"
 )
+QUOTES = tuple("\"'`\\")
 GAP = r"(?:[ \t]|\n[ \t]*(?://[/!]?|[#*>.]|--)?)+"
 PATTERNS = [
     (re.compile(rf"(?<![A-Za-z]){word.replace(' ', GAP)}(?![A-Za-z])", re.I), advice) for word, advice in WORDS.items()
@@ -63,8 +65,10 @@ def check_text(text):
     lines = text.split("\n")
     for pattern, advice in PATTERNS:
         for match in pattern.finditer(text):
+            # A quoted word is a literal: a user name, a field name.
+            quoted = text[match.start() - 1 : match.start()] in QUOTES and text[match.end() : match.end() + 1] in QUOTES
             line = text.count("\n", 0, match.start())
-            if MARKER not in lines[line]:
+            if not quoted and MARKER not in lines[line]:
                 yield line + 1, f'"{" ".join(match[0].split())}"', advice
     for match in TEST.finditer(text):
         if len(match[1]) > MAX_TEST_NAME:

@@ -1,4 +1,4 @@
-//! Frames out and in.
+//! Encoding and decoding of frames.
 
 mod operations;
 

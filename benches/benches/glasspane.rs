@@ -1,4 +1,4 @@
-//! From what an agent writes to what is shown of it.
+//! From an agent's output to its view and transcript.
 
 mod operations;
 

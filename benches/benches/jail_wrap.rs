@@ -1,4 +1,4 @@
-//! From a checked confinement to the command that confines.
+//! From a validated confinement to a command line.
 
 mod operations;
 

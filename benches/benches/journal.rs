@@ -1,4 +1,4 @@
-//! Appends to a journal, reads, and looks into its index.
+//! Appends to a journal, reads, and index lookups.
 
 mod operations;
 

@@ -1,4 +1,4 @@
-//! A daemon under measurement, in a directory of its own, from any build of the programs.
+//! A daemon under measurement, in a temporary directory, from any build of the programs.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use colibri_client::{
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// How long anything may take before it is taken for broken.
+/// Timeout after which an operation counts as failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Colibri {
@@ -25,9 +25,9 @@ pub(crate) struct Colibri {
 }
 
 impl Colibri {
-    /// Starts the daemon that is in `programs`, and subscribes to all that happens.
+    /// Starts the daemon of `programs` and subscribes to all events.
     pub(crate) fn start(programs: &Path) -> Result<Self> {
-        // Not in /tmp, which sandboxes have of their own.
+        // Sandboxes have a private /tmp, so the directory is elsewhere.
         let directory = tempfile::Builder::new()
             .prefix("colibri-bench-")
             .tempdir_in("/var/tmp")?;
@@ -62,7 +62,7 @@ impl Colibri {
         Ok(self.daemon.as_ref().context("no daemon runs")?.id())
     }
 
-    /// Ends the daemon at once and starts the next; how long that takes until it answers with all agents.
+    /// Kills the daemon, starts the next one, and returns the time until it answers with all agents.
     pub(crate) fn restart(&mut self) -> Result<Duration> {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill()?;
@@ -79,13 +79,13 @@ impl Colibri {
         Ok(took)
     }
 
-    /// Takes other events from now on.
+    /// Replaces the subscription.
     pub(crate) fn subscribe(&mut self, params: SubscribeParams) -> Result<()> {
         self.events = self.runtime.block_on(self.client.subscribe(params))?;
         Ok(())
     }
 
-    /// Does this while events are taken and thrown away, so that none waits.
+    /// Runs a future while discarding events, so that none queues up.
     pub(crate) fn taking_events<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
         let events = &mut self.events;
         self.runtime.block_on(async {
@@ -99,7 +99,7 @@ impl Colibri {
         })
     }
 
-    /// What is asked for to run `command`, in a sandbox or not.
+    /// Returns the parameters of a spawn of `command`, in a sandbox or not.
     pub(crate) fn params(command: &[&str], sandbox: bool) -> SpawnRequest {
         SpawnRequest {
             program: command.first().map(ToString::to_string),
@@ -112,7 +112,7 @@ impl Colibri {
         }
     }
 
-    /// How long it takes from the request for an agent until a subscriber has its first byte. It is gone afterwards.
+    /// Returns the time from the spawn request until a subscriber has the agent's first byte, and removes the agent.
     pub(crate) fn first_byte(&mut self, command: &[&str], sandbox: bool) -> Result<Duration> {
         let params = Self::params(command, sandbox);
         let (client, events) = (&self.client, &mut self.events);
@@ -143,7 +143,7 @@ impl Colibri {
     }
 }
 
-/// Ends an agent and forgets it.
+/// Kills an agent and removes it.
 pub(crate) async fn finish(client: &Client, id: &str) -> Result<()> {
     let params = KillParams {
         id: id.to_owned(),
@@ -174,7 +174,7 @@ async fn connect(directory: &Path) -> Result<(Client, Events)> {
     let until = Instant::now() + PATIENCE;
     loop {
         match reach(&socket).await {
-            // A shim that a killed daemon was just starting has its socket until it is a program of its own.
+            // Between fork and exec, a shim that a killed daemon was starting holds the socket open.
             Err(_) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(1)).await,
             reached => return Ok(reached?),
         }
@@ -184,7 +184,7 @@ async fn connect(directory: &Path) -> Result<(Client, Events)> {
 async fn reach(socket: &Path) -> Result<(Client, Events), ClientError> {
     let client = Client::connect(socket).await?;
     let events = client.subscribe(SubscribeParams::default()).await?;
-    // It listens before it has adopted, and answers after.
+    // The daemon listens before it adopts agents, and answers after that.
     client.version().await?;
     Ok((client, events))
 }

@@ -1,4 +1,4 @@
-//! Two builds of Colibri against each other, interleaved: whether a change made something slower or larger.
+//! Compares two builds of Colibri, interleaved: did a change make something slower or larger?
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -15,29 +15,29 @@ use crate::report::{Row, Table, Unit};
 use crate::spawn::COMMAND;
 use crate::stats::Samples;
 
-/// With fewer pairs, quartiles say nothing.
+/// Minimum number of pairs for meaningful quartiles.
 const ENOUGH: usize = 12;
 
-/// How much is measured.
+/// Size of a comparison.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Amount {
-    /// How often everything is measured.
+    /// Number of rounds
     #[arg(long, default_value_t = 30)]
     rounds: usize,
-    /// How many agents are there meanwhile, and in the list.
+    /// Number of idle agents during the measurement, and in the list
     #[arg(long, default_value_t = 100)]
     agents: usize,
-    /// How much an agent writes as fast as it can, in MiB.
+    /// Output of an agent that writes at full speed, in MiB
     #[arg(long, default_value_t = 64)]
     mebibytes: u64,
 }
 
-/// One of the two builds, at work.
+/// A running build.
 struct Build {
     colibri: Colibri,
-    /// Its agents that do nothing.
+    /// Idle agents.
     idle: Vec<String>,
-    /// An agent that writes whatever is put into a pipe of its own.
+    /// An agent that copies a FIFO to its stdout.
     echo: String,
     pipe: File,
     bytes: u64,
@@ -45,7 +45,7 @@ struct Build {
 
 type Measure = fn(&mut Build) -> Result<f64>;
 
-/// What is measured, in which unit, and how often in each round.
+/// Title, unit, repetitions per round, and function of each measurement.
 const MEASURES: &[(&str, Unit, usize, Measure)] = &[
     ("spawn, no jail", Unit::Seconds, 5, |build| {
         Ok(build.colibri.first_byte(COMMAND, false)?.as_secs_f64())
@@ -75,7 +75,7 @@ const MEASURES: &[(&str, Unit, usize, Measure)] = &[
     ("memory of a shim, Pss", Unit::Bytes, 1, Build::shims),
 ];
 
-/// A table for each thing that is measured, with `base` in the first row and `new` in the second.
+/// Returns one table per measurement, with `base` in the first row and `new` in the second.
 pub(crate) fn measure(base: &Path, new: &Path, amount: Amount) -> Result<Vec<Table>> {
     let mut builds = [Build::start(base, amount)?, Build::start(new, amount)?];
     let names = ["base", "new"];
@@ -92,7 +92,7 @@ pub(crate) fn measure(base: &Path, new: &Path, amount: Amount) -> Result<Vec<Tab
             table
         })
         .collect();
-    // The first round fills caches and is not counted.
+    // The first round warms caches and is not counted.
     for round in 0..=amount.rounds {
         for ((title, _, times, measure), table) in MEASURES.iter().zip(&mut tables) {
             for _ in 0..*times {
@@ -111,7 +111,7 @@ pub(crate) fn measure(base: &Path, new: &Path, amount: Amount) -> Result<Vec<Tab
     Ok(tables)
 }
 
-/// A line for each table: the ratio, and whether it can be told from noise.
+/// Returns one line per table: the ratio, and whether it exceeds the noise.
 pub(crate) fn verdict(tables: &[Table]) -> String {
     let mut text = String::from("new / base, with quartiles:\n");
     for table in tables {
@@ -142,7 +142,7 @@ impl Build {
         let path = colibri.directory().join("pipe");
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0)?;
-        // Open in both directions it neither waits for the agent nor ends.
+        // Opened for reading and writing, so that open(2) does not wait for the agent and reads do not end.
         let pipe = OpenOptions::new().read(true).write(true).open(&path)?;
         let spawn = |command: &[&str]| {
             let spawned = colibri.client.spawn_agent(Colibri::params(command, false));
@@ -165,7 +165,7 @@ impl Build {
         })
     }
 
-    /// How long a byte takes from the pipe by way of an agent, its shim and the daemon to a subscriber.
+    /// Returns the time that a byte takes from the FIFO through the agent, its shim and the daemon to a subscriber.
     fn latency(&mut self) -> Result<f64> {
         let (events, echo) = (&mut self.colibri.events, &self.echo);
         let written = Instant::now();
@@ -181,7 +181,7 @@ impl Build {
         })
     }
 
-    /// How much is kept in a second of an agent that writes as fast as it can, from its spawn to its end.
+    /// Returns the stored bytes per second of an agent that writes at full speed, from its spawn to its end.
     fn throughput(&mut self, heard: bool) -> Result<f64> {
         self.listen((!heard).then_some(StreamChoice::None))?;
         let bytes = self.bytes;
@@ -212,7 +212,7 @@ impl Build {
         Ok(bytes as f64 / took.as_secs_f64())
     }
 
-    /// Subscribes anew, to some outputs or to all.
+    /// Replaces the subscription, with some outputs or all of them.
     fn listen(&mut self, stream: Option<StreamChoice>) -> Result<()> {
         let params = SubscribeParams {
             stream,
@@ -238,7 +238,7 @@ impl Build {
         Ok(took.as_secs_f64())
     }
 
-    /// Of a shim in the middle.
+    /// Returns the memory of the median shim.
     fn shims(&mut self) -> Result<f64> {
         let agents = self.colibri.directory().join("state/agents");
         let shims = self.idle.iter().map(|id| {

@@ -1,4 +1,4 @@
-//! How long it takes from an agent's write until a subscriber has read it.
+//! Latency from an agent's write until a subscriber has read it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -13,16 +13,16 @@ use crate::colibri::Colibri;
 use crate::report::{Row, Table, Unit};
 use crate::stats::Samples;
 
-/// Between two writes of the agent that is measured: it sleeps, and so does everything else.
+/// Pause between two writes of the measured agent, in which the machine becomes idle.
 const PACE: Duration = Duration::from_millis(5);
 
-/// Nanoseconds of a clock that all processes share.
+/// Returns nanoseconds of a clock that all processes share.
 fn now() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
-/// The agent: writes what time it is, again and again.
+/// Runs as the agent: writes timestamps repeatedly.
 pub(crate) fn stamp(every: Duration, count: u64) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     for _ in 0..count {
@@ -33,7 +33,7 @@ pub(crate) fn stamp(every: Duration, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// A pipe for comparison; one agent alone, then beside others that write as well.
+/// Measures a plain pipe for comparison, one agent alone, and one agent next to other writing agents.
 pub(crate) fn measure(programs: &Path, count: usize, busy: usize) -> Result<Table> {
     let mut table = Table::new("From an agent's write to a subscriber's read");
     table.rows.push(Row {
@@ -70,7 +70,7 @@ pub(crate) fn measure(programs: &Path, count: usize, busy: usize) -> Result<Tabl
     Ok(table)
 }
 
-/// The least that it can take: one process wakes another.
+/// Lower bound: one process wakes another one.
 fn through_a_pipe(count: usize) -> Result<Samples> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(["stamp", &PACE.as_micros().to_string(), &count.to_string()])
@@ -101,7 +101,7 @@ fn start(colibri: &Colibri, every: Duration, count: u64) -> Result<String> {
     Ok(colibri.runtime.block_on(spawned)?.id)
 }
 
-/// How old each stamp is when it is here.
+/// Returns the age of each timestamp on arrival.
 fn follow(colibri: &mut Colibri, id: &str) -> Result<Samples> {
     let params = SubscribeParams {
         id: Some(id.to_owned()),

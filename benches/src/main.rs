@@ -1,5 +1,5 @@
-//! `colibri-bench`: Colibri measured side by side with what one would use instead, on the same work, interleaved
-//! in one run. docs/performance.md says what came of it and how to repeat it.
+//! `colibri-bench`: compares Colibri with its alternatives on the same work, interleaved in one run.
+//! docs/performance.md has the results and the commands.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -33,16 +33,16 @@ use crate::peers::Places;
     about = "Measures Colibri side by side with what one would use instead"
 )]
 struct Args {
-    /// Where the programs to be measured are.
+    /// Directory of the programs to measure
     #[arg(long, global = true, default_value = "target/release")]
     programs: PathBuf,
-    /// Where results are kept.
+    /// Directory for results
     #[arg(long, global = true, default_value = "target/bench")]
     results: PathBuf,
-    /// Where scripts/bench.sh has put tools that are in no package.
+    /// Directory of the tools that scripts/bench.sh installs
     #[arg(long, global = true, default_value = "target/tools")]
     tools: PathBuf,
-    /// Fails where something that Colibri is compared with does not run here (but for systemd-run).
+    /// Fail if an alternative cannot run here (except systemd-run)
     #[arg(long, global = true)]
     complete: bool,
     #[command(subcommand)]
@@ -51,74 +51,74 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Everything, one after another.
+    /// Run all measurements
     All {
-        /// A little of each.
+        /// Run a short version of each
         #[arg(long)]
         smoke: bool,
     },
-    /// From the request for a program until somebody has its first byte.
+    /// From a spawn request until the caller has the first byte
     Spawn {
-        /// How often each is measured.
+        /// Number of rounds
         #[arg(long, default_value_t = 1000)]
         rounds: usize,
     },
-    /// From an agent's write until a subscriber has read it.
+    /// From an agent's write until a subscriber has read it
     Latency {
-        /// How many writes are measured.
+        /// Number of measured writes
         #[arg(long, default_value_t = 2000)]
         count: usize,
-        /// How many agents write beside.
+        /// Number of other writing agents
         #[arg(long, default_value_t = 100)]
         busy: usize,
     },
-    /// Writes what time it is; the agent of the measurement above.
+    /// Write timestamps; runs as the agent of the latency measurement
     #[command(hide = true)]
     Stamp { every_us: u64, count: u64 },
-    /// How fast output gets to where it is kept.
+    /// Throughput of stored output
     Throughput {
-        /// How often each is measured.
+        /// Number of rounds
         #[arg(long, default_value_t = 10)]
         rounds: usize,
-        /// How much is written each time, in MiB; below 256, where s6-log begins the next file.
+        /// Size of the output in MiB; below 256, where s6-log starts another file
         #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..256))]
         megabytes: u32,
     },
-    /// How large the programs are.
+    /// Sizes of the programs
     Sizes,
-    /// Two builds of Colibri against each other.
+    /// Compare two builds of Colibri
     Compare {
-        /// Where the programs are that the others are compared with.
+        /// Directory of the base programs
         #[arg(long)]
         base: PathBuf,
-        /// Where the others are.
+        /// Directory of the new programs
         #[arg(long)]
         new: PathBuf,
         #[command(flatten)]
         amount: compare::Amount,
     },
-    /// Memory, processor and wake-ups of agents that do nothing.
+    /// Memory, CPU time and wake-ups of idle agents
     Memory {
-        /// How many there are.
+        /// Number of agents
         #[arg(long, default_value_t = 1000)]
         agents: usize,
-        /// How many seconds they are watched.
+        /// Duration of the observation in seconds
         #[arg(long, default_value_t = 10.0)]
         window: f64,
     },
-    /// What calls cost by the number of agents; a plot too.
+    /// Cost of calls by the number of agents, with a plot
     Scale {
-        /// At which numbers.
+        /// Numbers of agents
         #[arg(long, value_delimiter = ',', default_value = "10,100,1000,5000")]
         agents: Vec<usize>,
-        /// How often each is measured.
+        /// Number of rounds
         #[arg(long, default_value_t = 20)]
         rounds: usize,
     },
 }
 
 impl What {
-    /// All that can be measured.
+    /// Runs all measurements.
     fn each(smoke: bool) -> Vec<Self> {
         let rounds = |full| if smoke { 2 } else { full };
         vec![

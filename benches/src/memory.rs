@@ -1,4 +1,4 @@
-//! What agents cost that do nothing: memory of the daemon and of each shim, time on a processor, wake-ups.
+//! Cost of idle agents: memory of the daemon and of each shim, CPU time, wake-ups.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -11,10 +11,10 @@ use crate::colibri::{Colibri, PATIENCE};
 use crate::process::{self, Work};
 use crate::report::{Table, Unit};
 
-/// Between two looks whether all have fallen silent.
+/// Interval of the checks whether all agents are idle.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// Starts that many agents, writes to each and reads what it writes, and then looks at all for `window`.
+/// Starts the agents, exchanges a line with each, and then observes all processes for `window`.
 pub(crate) fn measure(programs: &Path, agents: usize, window: Duration) -> Result<Table> {
     let mut colibri = Colibri::start(programs)?;
     let pid = colibri.pid()?;
@@ -123,7 +123,7 @@ fn start(colibri: &mut Colibri, agents: usize) -> Result<()> {
     Ok(())
 }
 
-/// Writes a line to all, and reads it from all while all live.
+/// Sends a line to all agents and reads it back from each while all of them run.
 fn echo(colibri: &mut Colibri, agents: usize) -> Result<()> {
     let (client, events) = (&colibri.client, &mut colibri.events);
     let echoed = async {
@@ -149,7 +149,7 @@ fn echo(colibri: &mut Colibri, agents: usize) -> Result<()> {
         .block_on(async { tokio::time::timeout(PATIENCE, echoed).await })?
 }
 
-/// Until all agents are told to be idle: what they wrote last keeps them working for a while.
+/// Waits until all agents are idle: output keeps an agent in the state `working` for a while.
 fn settle(colibri: &Colibri) -> Result<()> {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -166,9 +166,9 @@ fn settle(colibri: &Colibri) -> Result<()> {
     }
 }
 
-/// What these processes do within that time.
+/// Returns the work of these processes within this time.
 fn observe(pids: &[u32], window: Duration) -> Result<Vec<Work>> {
-    // What a call before has brought about is to end first.
+    // Lets the effects of earlier calls end first.
     std::thread::sleep(LOOK_AGAIN);
     let look = || pids.iter().map(|pid| process::work(*pid));
     let before = look().collect::<Result<Vec<_>>>()?;

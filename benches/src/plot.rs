@@ -1,4 +1,4 @@
-//! Lines over two logarithmic axes, as SVG.
+//! Line charts with two logarithmic axes, as SVG.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use plotters::prelude::*;
 /// A line.
 pub(crate) struct Series {
     pub(crate) name: String,
-    /// Its points are hollow: a second kind.
+    /// Draws hollow points, for a second kind of line.
     pub(crate) dashed: bool,
     pub(crate) points: Vec<(f64, f64)>,
 }
 
 const SIZE: (u32, u32) = (900, 560);
 
-/// Writes the picture.
+/// Writes the chart.
 pub(crate) fn plot(path: &Path, title: &str, x: &str, y: &str, lines: &[Series]) -> Result<()> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).context("making the directory for results")?;
@@ -44,7 +44,7 @@ fn draw(
         }
     };
     let xs = around(&|| points().map(|point| point.0).collect(), 1.3);
-    // The names of the lines are above them.
+    // Labels are above the lines.
     let ys = around(&|| points().map(|point| point.1).collect(), 100.0);
     let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
     area.fill(&WHITE)?;

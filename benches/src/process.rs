@@ -1,4 +1,4 @@
-//! What the kernel says of a process: memory, time on a processor, wake-ups, descriptors (Linux, proc(5)).
+//! Process statistics of the kernel: memory, CPU time, wake-ups, descriptors (Linux, proc(5)).
 
 use std::fs;
 use std::path::Path;
@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// A process's share of the machine's memory, in bytes.
+/// Memory of a process, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Memory {
-    /// Proportional set size: of a page that n processes map, each has an nth.
+    /// Proportional set size: a page that n processes map counts one nth for each.
     pub(crate) pss: f64,
-    /// Pages that are its alone.
+    /// Pages that no other process maps.
     pub(crate) private: f64,
 }
 
-/// How much memory a process has.
+/// Reads the memory of a process.
 pub(crate) fn memory(pid: u32) -> Result<Memory> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
@@ -34,17 +34,17 @@ fn rollup(text: &str) -> Memory {
     }
 }
 
-/// What a process has done up to now.
+/// Work of a process since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Work {
-    /// Time on a processor.
+    /// CPU time.
     pub(crate) cpu: Duration,
-    /// How often its threads were taken off a processor, so how often they were put on one.
+    /// Context switches of all threads, which equal the wake-ups.
     pub(crate) switches: u64,
 }
 
 impl Work {
-    /// What came after `before`.
+    /// Returns the work since `before`.
     pub(crate) fn since(self, before: Self) -> Self {
         Self {
             cpu: self.cpu.saturating_sub(before.cpu),
@@ -53,13 +53,13 @@ impl Work {
     }
 }
 
-/// What a process has done, with all threads that it has.
+/// Reads the work of a process with all of its threads.
 pub(crate) fn work(pid: u32) -> Result<Work> {
     let path = format!("/proc/{pid}/task");
     let mut sum = Work::default();
     for thread in fs::read_dir(&path).with_context(|| format!("reading {path}"))? {
         let thread = thread?.path();
-        // A thread that ends meanwhile has done nothing.
+        // A thread that ends meanwhile counts as idle.
         let read = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();
         let nanoseconds = read("schedstat");
         let nanoseconds = nanoseconds.split_whitespace().next();
@@ -78,7 +78,7 @@ fn switches(status: &str) -> u64 {
     counts.sum()
 }
 
-/// How many descriptors a process has open.
+/// Returns the number of open descriptors of a process.
 pub(crate) fn descriptors(pid: u32) -> Result<usize> {
     let path = format!("/proc/{pid}/fd");
     Ok(fs::read_dir(&path)
@@ -86,7 +86,7 @@ pub(crate) fn descriptors(pid: u32) -> Result<usize> {
         .count())
 }
 
-/// The shims of all agents in a state directory; not the one that waits for the next agent.
+/// Returns the shims of all agents in a state directory, without the pooled shim.
 pub(crate) fn shims(state: &Path) -> Result<Vec<u32>> {
     let mut pids = Vec::new();
     for agent in fs::read_dir(state.join("agents"))? {
@@ -98,7 +98,7 @@ pub(crate) fn shims(state: &Path) -> Result<Vec<u32>> {
     Ok(pids)
 }
 
-/// The shim of the agent with this directory.
+/// Returns the shim of the agent with this directory.
 pub(crate) fn shim(agent: &Path) -> Result<u32> {
     let path = agent.join("shim.json");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;

@@ -1,4 +1,4 @@
-//! What was measured: kept as JSON with every sample, and shown as a table for people.
+//! Results: stored as JSON with every sample, and printed as tables.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,26 +8,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::stats::Samples;
 
-/// One thing that was measured, of one subject.
+/// One measurement of one subject.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) subject: String,
     pub(crate) unit: Unit,
     pub(crate) samples: Samples,
-    /// Why there is nothing, or what to know about it.
+    /// The reason for missing samples, or a remark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,
 }
 
-/// What samples count.
+/// Unit of the samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Unit {
-    /// Shown in milliseconds.
+    /// Printed in milliseconds.
     Seconds,
-    /// Shown in MiB/s.
+    /// Printed in MiB/s.
     BytesPerSecond,
-    /// Shown in kB.
+    /// Printed in kB.
     Bytes,
     Count,
 }
@@ -51,11 +51,11 @@ impl Unit {
     }
 }
 
-/// A table: the first row is what the others are compared with.
+/// A table whose ratios are relative to the first row.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Table {
     pub(crate) title: String,
-    /// Its rows are of different things: none is compared with another.
+    /// Rows measure different things, so the table has no ratios.
     #[serde(default)]
     pub(crate) plain: bool,
     pub(crate) rows: Vec<Row>,
@@ -70,7 +70,7 @@ impl Table {
         }
     }
 
-    /// A table whose rows are not compared with each other.
+    /// Creates a table without ratios.
     pub(crate) fn plain(title: &str) -> Self {
         Self {
             plain: true,
@@ -78,7 +78,7 @@ impl Table {
         }
     }
 
-    /// Adds a row; returns its median.
+    /// Adds a row and returns its median.
     pub(crate) fn row(
         &mut self,
         subject: &str,
@@ -97,7 +97,7 @@ impl Table {
         median
     }
 
-    /// As Markdown.
+    /// Formats the table as Markdown.
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!("### {}\n\n", self.title);
         let last = match self.plain {
@@ -146,7 +146,7 @@ impl Table {
     }
 }
 
-/// Prints a table, and keeps it in `directory` with every sample.
+/// Prints a table and stores it in `directory` with every sample.
 pub(crate) fn keep(directory: &Path, name: &str, tables: &[Table]) -> Result<()> {
     std::fs::create_dir_all(directory).context("making the directory for results")?;
     let write = |extension: &str, text: String| {

@@ -1,5 +1,5 @@
-//! Rounds: in each of them everything that is compared is measured once, in another order each time, so that noise
-//! which lasts longer than a round hits all.
+//! Rounds: each measures every subject once, in a different order, so that noise which lasts longer than a round
+//! affects all of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,8 @@ use crate::peers::{Named, Peers};
 use crate::report::{Row, Table, Unit};
 use crate::stats::Samples;
 
-/// A table with a row for each peer, also for those that are absent. The first row is of the first peer.
+/// Returns a table with a row for each alternative, including unavailable ones. The first row is that of the first
+/// one.
 pub(crate) fn measure<P: Named + ?Sized>(
     title: &str,
     unit: Unit,
@@ -26,13 +27,13 @@ pub(crate) fn measure<P: Named + ?Sized>(
         samples: Samples::default(),
         note: peer.note(),
     }));
-    // Whoever is told to end cleans up first.
+    // Clean up before exiting on a signal.
     let told = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&told))?;
     }
     let mut order: Vec<usize> = (0..peers.present.len()).collect();
-    // The first round fills caches and is not counted.
+    // The first round warms caches and is not counted.
     for round in 0..=rounds {
         fastrand::shuffle(&mut order);
         for at in &order {

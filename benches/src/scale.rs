@@ -1,4 +1,4 @@
-//! What calls cost by the number of agents that there are, of those that run and of those that have ended.
+//! Cost of calls by the number of agents, running or ended.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use crate::plot::{Series, plot};
 use crate::process;
 use crate::report::{Table, Unit};
 
-/// Spawns that are under way at once while a crowd is made.
+/// Number of concurrent spawns while agents are started.
 const AT_ONCE: usize = 16;
-/// Adoptions are long: so many at most at each number of agents.
+/// Maximum number of adoptions at each number of agents, because they are slow.
 const RESTARTS: usize = 5;
 
-/// What a crowd is made of.
+/// Kind of agents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Crowd {
     Live,
@@ -85,7 +85,7 @@ pub(crate) fn measure(
     Ok(tables)
 }
 
-/// Starts agents until there are that many.
+/// Starts agents until their number is reached.
 fn grow(colibri: &mut Colibri, crowd: Crowd, number: usize) -> Result<()> {
     let client = colibri.client.clone();
     let work = async move {
@@ -127,7 +127,7 @@ fn grow(colibri: &mut Colibri, crowd: Crowd, number: usize) -> Result<()> {
     colibri.taking_events(work)?
 }
 
-/// Medians in milliseconds, by the call.
+/// Medians in milliseconds by call.
 type Medians = Vec<(&'static str, f64)>;
 
 fn at(
@@ -203,7 +203,7 @@ fn at(
     Ok((table, medians))
 }
 
-/// What a call brings, and how many seconds it takes.
+/// Returns the result of a call and its duration in seconds.
 fn timed<T, F: Future<Output = Result<T, colibri_client::ClientError>>>(
     colibri: &mut Colibri,
     call: impl FnOnce(colibri_client::Client) -> F,

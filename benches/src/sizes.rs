@@ -1,4 +1,4 @@
-//! How large the programs are, beside those of others.
+//! Sizes of the programs and of the alternatives.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! From the request for a program until somebody has its first byte.
+//! From the spawn request until the caller has the first byte.
 
 use anyhow::Result;
 
@@ -6,10 +6,10 @@ use crate::peers::{Peers, Spawns};
 use crate::report::{Table, Unit};
 use crate::rounds;
 
-/// Writes a line feed and waits until it is ended.
+/// Writes a line feed and waits to be ended.
 pub(crate) const COMMAND: &[&str] = &["/bin/sh", "-c", "echo; exec sleep 100000"];
 
-/// Every peer once in each round.
+/// Measures every alternative once in each round.
 pub(crate) fn measure(peers: &mut Peers<dyn Spawns>, rounds: usize) -> Result<Table> {
     rounds::measure(
         "From the request to the first byte",

@@ -1,13 +1,13 @@
-//! What is reported of many measurements: medians and quartiles, and ratios of pairs that were taken side by side.
+//! Statistics: medians, quartiles, and ratios of pairs that were measured in the same round.
 
 use serde::{Deserialize, Serialize};
 
-/// Measurements of one thing, in the order in which they were taken.
+/// Samples of one subject in the order of measurement.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Samples(pub(crate) Vec<f64>);
 
 impl Samples {
-    /// The value below which a share of all lies, by linear interpolation; NaN of none.
+    /// Returns a quantile by linear interpolation; NaN without samples.
     pub(crate) fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -24,7 +24,7 @@ impl Samples {
         self.quantile(0.5)
     }
 
-    /// Each measurement over that of `base` in the same round: noise that lasts longer than a round hits both.
+    /// Divides each sample by that of `base` in the same round: noise that lasts longer than a round affects both.
     pub(crate) fn over(&self, base: &Self) -> Self {
         let pairs = self.0.iter().zip(&base.0);
         Self(pairs.map(|(own, base)| own / base).collect())

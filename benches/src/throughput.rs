@@ -1,4 +1,4 @@
-//! How fast the output of a program that writes as fast as it can gets to where it is kept.
+//! Throughput of stored output of a program that writes at full speed.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::peers::{Copies, Peers};
 use crate::report::{Table, Unit};
 use crate::rounds;
 
-/// Every peer once in each round, with the same text.
+/// Measures every alternative once in each round, with the same text.
 pub(crate) fn measure(
     peers: &mut Peers<dyn Copies>,
     rounds: usize,
@@ -27,8 +27,8 @@ pub(crate) fn measure(
     )
 }
 
-/// A file of whole lines as programs write them, of 20 to 400 bytes, at most `most` bytes in all; and its length.
-/// ASCII, because pm2 takes each read for whole characters and spoils others. The same each time.
+/// Returns a file of whole lines of 20 to 400 bytes, at most `most` bytes in total, and its length. ASCII, because
+/// pm2 decodes each read separately and corrupts split characters. The content is deterministic.
 fn text(most: u64) -> Result<(NamedTempFile, u64)> {
     const WORDS: &[&str] = &[
         "reading",

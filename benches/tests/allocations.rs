@@ -1,6 +1,6 @@
-//! How often hot paths allocate, and how much they hold at most: the same whenever it is counted, so that a new
-//! allocation shows in the snapshot. `INSTA_UPDATE=always cargo nextest run -p colibri-benches --test allocations`
-//! takes over what is counted now.
+//! Counts the allocations of hot paths and their peak. The counts are deterministic, so a new allocation changes the
+//! snapshot. `INSTA_UPDATE=always cargo nextest run -p colibri-benches --test allocations` accepts the current
+//! counts.
 
 #[path = "../benches/operations/mod.rs"]
 mod operations;
@@ -19,11 +19,11 @@ fn hot_path_allocations_match_the_snapshot() {
         ("journal", operations::journal::all()),
     ] {
         for mut operation in operations {
-            // What is kept for good is there after the first time.
+            // The first run initializes caches that live forever.
             (operation.run)();
             let mut count = || {
                 let counts = measure(&mut operation.run);
-                // Names of files in a temporary directory are longer here and shorter there.
+                // Names of temporary files have different lengths.
                 let most = counts.bytes_max.div_ceil(1024);
                 (counts.count_total, most)
             };

@@ -1,5 +1,5 @@
-//! Somebody who wants every byte of an agent exactly once, and comes back with the last offset whenever
-//! the connection ends: by the wire, or with `colibri logs -f`.
+//! A client that reads every byte of an agent exactly once: it reconnects with its last offset whenever the
+//! connection ends. It uses the wire protocol or `colibri logs -f`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,18 +15,18 @@ use serde_json::json;
 use crate::SOON;
 use crate::lines::Difference;
 
-/// What has come so far.
+/// Received data.
 #[derive(Debug, Default)]
 pub struct Followed {
-    /// Standard output and standard error.
+    /// stdout and stderr.
     pub received: [Vec<u8>; 2],
-    /// What the offsets say about gaps and repeats.
+    /// Gaps and repetitions according to the offsets.
     pub by_offset: Difference,
-    /// The agent's end was told, behind all output.
+    /// The agent's end was reported, after all output.
     pub ended: bool,
-    /// Why it gave up, if it did.
+    /// Reason for giving up.
     pub refused: Option<String>,
-    /// How to cut it off.
+    /// Handle for cutting the connection.
     cut: [Option<Cut>; 2],
 }
 
@@ -48,7 +48,7 @@ impl Follower {
         Self::slowly(socket, id, Duration::ZERO)
     }
 
-    /// Follows both outputs over one connection, and rests after each message.
+    /// Follows both outputs over one connection, with a pause after each message.
     pub fn slowly(socket: PathBuf, id: String, rest: Duration) -> Self {
         let followed = Arc::<Mutex<Followed>>::default();
         let shared = followed.clone();
@@ -61,7 +61,7 @@ impl Follower {
         }
     }
 
-    /// Follows each output with a `colibri logs -f`, which `command` makes.
+    /// Follows each output with a `colibri logs -f` process created by `command`.
     pub fn by_program(command: impl Fn() -> Command, id: &str) -> Self {
         let followed = Arc::<Mutex<Followed>>::default();
         let ends = Arc::new(Mutex::new(0));
@@ -91,7 +91,7 @@ impl Follower {
         }
     }
 
-    /// Cuts the connection or kills the program, at whatever it is doing.
+    /// Cuts the connection or kills the process at an arbitrary moment.
     pub fn cut(&self) {
         let followed = self.followed.lock().unwrap();
         for cut in followed.cut.iter().flatten() {
@@ -102,12 +102,12 @@ impl Follower {
         }
     }
 
-    /// Looks at what has come.
+    /// Inspects the received data.
     pub fn look<T>(&self, look: impl FnOnce(&Followed) -> T) -> T {
         look(&self.followed.lock().unwrap())
     }
 
-    /// What has come when the agent has ended, or the follower has given up.
+    /// Waits until the agent has ended or the follower has given up, and returns the received data.
     pub fn finish(self) -> Followed {
         for thread in self.threads {
             thread.join().unwrap();
@@ -119,7 +119,7 @@ impl Follower {
     }
 }
 
-/// Comes back again and again until it was there to the end; gives up where nobody answers for long.
+/// Repeats `once` until it returns true; gives up after a long time without progress.
 fn while_away(shared: &Mutex<Followed>, mut once: impl FnMut() -> bool) {
     let mut progress = (Instant::now(), 0);
     while !once() {
@@ -140,7 +140,7 @@ fn while_away(shared: &Mutex<Followed>, mut once: impl FnMut() -> bool) {
     }
 }
 
-/// One connection; whether the agent has ended.
+/// Follows over one connection; returns whether the agent has ended.
 fn follow_once(socket: &Path, id: &str, rest: Duration, shared: &Mutex<Followed>) -> bool {
     let Ok(mut stream) = UnixStream::connect(socket) else {
         return false;
@@ -195,7 +195,7 @@ fn follow_once(socket: &Path, id: &str, rest: Duration, shared: &Mutex<Followed>
     false
 }
 
-/// One `colibri logs -f`; whether it says that the agent has ended.
+/// Follows with one `colibri logs -f`; returns whether it reported the end of the agent.
 fn logs_once(command: &mut Command, output: usize, shared: &Mutex<Followed>) -> bool {
     let spawned = command
         .stdin(Stdio::null())
@@ -210,7 +210,7 @@ fn logs_once(command: &mut Command, output: usize, shared: &Mutex<Followed>) -> 
         let mut followed = shared.lock().unwrap();
         followed.received[output].extend(&buffer[..count]);
     }
-    // Its pid is another's when it has been waited for.
+    // After wait(2) the pid may be reused.
     shared.lock().unwrap().cut[output] = None;
     let mut said = String::new();
     let _ = child.stderr.take().unwrap().read_to_string(&mut said);

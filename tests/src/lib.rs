@@ -1,5 +1,5 @@
-//! Shared by the end-to-end tests: a real daemon in a temporary directory, on its own socket, that leaves
-//! nothing behind.
+//! Shared code of the end-to-end tests: a real daemon in a temporary directory, on a separate socket, that is cleaned
+//! up.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -32,21 +32,21 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// How long something may take that happens at once on an idle machine.
+/// Timeout for operations that are immediate on an idle machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub fn repository() -> &'static Path {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().unwrap_or(tests)
 }
 
-/// A file of the repository, as text.
+/// Reads a file of the repository.
 pub fn read(path: &str) -> String {
     fs::read_to_string(repository().join(path)).expect(path)
 }
 
-/// One of the workspace's programs: beside this one, or beside the directory of the tests.
+/// Returns the path of a program of the workspace: next to this one, or in the parent of its directory `deps`.
 pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
     let directory = own.parent().unwrap();
@@ -76,7 +76,7 @@ pub fn previous_program(name: &str) -> PathBuf {
     path
 }
 
-/// Looks again and again until there is something.
+/// Polls until `look` returns a value, and panics after a timeout.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + SOON;
     loop {
@@ -91,7 +91,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Pids of all processes that have `mark` among their arguments or in their environment.
+/// Returns the pids of all processes with `mark` in their arguments or environment.
 pub fn processes_with(mark: &str) -> Vec<i32> {
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -116,13 +116,13 @@ pub fn processes_with(mark: &str) -> Vec<i32> {
     pids
 }
 
-/// Ends a process at once.
+/// Sends SIGKILL.
 pub fn kill_9(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }
 
-/// Ends the shims of all agents in a state directory that have not ended; their agents die with them.
+/// Kills the shims of all running agents in a state directory; their agents die with them.
 pub fn kill_shims(state: &Path) {
     let agents = fs::read_dir(state.join("agents"));
     for agent in agents.into_iter().flatten().flatten() {
@@ -134,7 +134,7 @@ pub fn kill_shims(state: &Path) {
     }
 }
 
-/// A daemon of the test's own.
+/// A daemon in a temporary directory.
 pub struct Daemon {
     dir: TempDir,
     child: Option<Child>,
@@ -143,7 +143,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A place for a daemon. Not in /tmp, which sandboxes have of their own.
+    /// Creates the directory of a daemon, not in /tmp, which is private in sandboxes.
     pub fn place() -> Self {
         let dir = tempfile::Builder::new()
             .prefix("colibri-test-")
@@ -156,25 +156,25 @@ impl Daemon {
         }
     }
 
-    /// Makes clients trust a daemon of this user, besides root's and their own.
+    /// Lets clients trust a daemon of this user, besides root's and their own.
     pub fn trust(&mut self, user: u32) {
         self.user = Some(user);
     }
 
-    /// A daemon that listens.
+    /// Starts a daemon and waits until it answers.
     pub fn start() -> Self {
         let mut daemon = Self::place();
         daemon.launch();
         daemon
     }
 
-    /// Starts the daemon, again if it has ended.
+    /// Starts the daemon, or restarts it after its end.
     pub fn launch(&mut self) {
         let daemon = self.command("colibri-daemon");
         self.launch_as(daemon);
     }
 
-    /// Starts the daemon behind the words of another program, which become it.
+    /// Starts the daemon with a command prefix that executes it.
     pub fn launch_behind(&mut self, words: &[String]) {
         let daemon = self.command("colibri-daemon");
         let mut command = self.other(&words[0]);
@@ -190,8 +190,8 @@ impl Daemon {
             .open(self.path("log"))
             .unwrap();
         self.child = Some(command.stderr(log).spawn().unwrap());
-        // It listens before it has adopted, and answers after. A shim that a killed daemon was just starting has its
-        // socket until it is a program of its own, and answers nothing.
+        // The daemon listens before it adopts agents, and answers after that. Between fork and exec, a shim that a
+        // killed daemon was starting holds the socket open and answers nothing.
         eventually("the daemon answers", || {
             let mut wire = Wire::new(UnixStream::connect(self.socket()).ok()?);
             let request = json!({"jsonrpc": "2.0", "id": 0, "method": "version"});
@@ -217,7 +217,7 @@ impl Daemon {
         self.path("state")
     }
 
-    /// How many agents the state directory holds. One directory more may be there, that of the agent to come.
+    /// Returns the number of agents in the state directory, without the directory of the pooled shim.
     pub fn kept(&self) -> usize {
         eventually("at most one directory is of no agent", || {
             let agents = fs::read_dir(self.state().join("agents")).unwrap();
@@ -228,7 +228,7 @@ impl Daemon {
         })
     }
 
-    /// The id of the agent to come and the pid of its shim, if that waits already.
+    /// Returns the id and the pid of the pooled shim, if it runs.
     pub fn waiting(&self) -> Option<(String, i32)> {
         let agents = fs::read_dir(self.state().join("agents")).ok()?;
         let waiting = agents
@@ -243,7 +243,7 @@ impl Daemon {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// Returns how many bytes the daemon has read so far from files and sockets (proc_pid_io(5)).
+    /// Returns the number of bytes that the daemon has read from files and sockets (proc_pid_io(5)).
     pub fn read_bytes(&self) -> u64 {
         let io = fs::read_to_string(format!("/proc/{}/io", self.pid())).unwrap();
         let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
@@ -254,8 +254,8 @@ impl Daemon {
         self.child.as_ref().unwrap().id() as i32
     }
 
-    /// Types commands of a page as its reader would, with the programs and those of `more` in the path, and looks for
-    /// what they must print. The last of them ends the daemon.
+    /// Runs the commands of a documentation page, with the programs and the directories of `more` in PATH, and checks
+    /// that they print `parts`. The last command ends the daemon.
     pub fn types(&self, script: &str, more: &[&Path], parts: &[&str]) {
         let own = program("colibri");
         let mut path: Vec<&Path> = vec![own.parent().unwrap()];
@@ -280,12 +280,12 @@ impl Daemon {
         });
     }
 
-    /// One of the programs, with this daemon's environment and nothing to read.
+    /// Returns a command for one of the programs, with this daemon's environment and empty stdin.
     pub fn command(&self, name: &str) -> Command {
         self.other(program(name))
     }
 
-    /// Any program, with this daemon's environment and nothing to read.
+    /// Returns a command for any program, with this daemon's environment and empty stdin.
     pub fn other(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
@@ -302,7 +302,7 @@ impl Daemon {
         command
     }
 
-    /// `colibri` with these arguments.
+    /// Runs `colibri` with these arguments.
     pub fn cli(&self, args: &[&str]) -> Output {
         self.command("colibri")
             .arg("--no-autostart")
@@ -311,7 +311,7 @@ impl Daemon {
             .unwrap()
     }
 
-    /// `colibri` with these arguments, which must work; what it printed.
+    /// Runs `colibri` with these arguments, requires success, and returns its stdout.
     pub fn ok(&self, args: &[&str]) -> String {
         let output = self.cli(args);
         assert!(
@@ -322,30 +322,30 @@ impl Daemon {
         text(&output.stdout)
     }
 
-    /// Starts an agent; its id.
+    /// Starts an agent and returns its id.
     pub fn spawn(&self, args: &[&str]) -> String {
         let words: Vec<&str> = ["spawn"].iter().chain(args).copied().collect();
         self.ok(&words).trim().to_owned()
     }
 
-    /// A raw connection.
+    /// Opens a raw connection.
     pub fn connect(&self) -> Wire {
         Wire::new(UnixStream::connect(self.socket()).unwrap())
     }
 
-    /// An agent as the daemon shows it.
+    /// Returns the `get-agent` result of an agent.
     pub fn agent(&self, id: &str) -> Value {
         self.connect().call("get-agent", json!({"id": id}))["result"].clone()
     }
 
-    /// Everything in an agent's stdout.
+    /// Returns all of an agent's stdout.
     pub fn stdout(&self, id: &str) -> Vec<u8> {
         let output = self.cli(&["logs", "--stream", "stdout", id]);
         assert!(output.status.success(), "{}", text(&output.stderr));
         output.stdout
     }
 
-    /// SIGKILL, and the process is gone.
+    /// Sends SIGKILL and waits for the end.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -353,7 +353,7 @@ impl Daemon {
         }
     }
 
-    /// SIGTERM; whether it ended well.
+    /// Sends SIGTERM; returns whether the daemon exited successfully.
     pub fn terminate(&mut self) -> bool {
         let mut child = self.child.take().unwrap();
         let pid = rustix::process::Pid::from_child(&child);
@@ -369,7 +369,7 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         kill_shims(&self.state());
-        // No daemon comes any more to end what a killed shim's agent has left. HOME gives it away.
+        // No later daemon ends the orphans of killed shims, so end all processes that have this HOME.
         for pid in processes_with(&self.dir.path().display().to_string()) {
             kill_9(pid);
         }
@@ -379,7 +379,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A connection that sends and reads raw lines.
+/// A connection for raw lines.
 pub struct Wire {
     reader: BufReader<UnixStream>,
     next_id: u64,
@@ -398,14 +398,14 @@ impl Wire {
         self.reader.get_mut().write_all(bytes).unwrap();
     }
 
-    /// The next line; `None` at the end of the connection.
+    /// Returns the next line; `None` at the end of the connection.
     pub fn line(&mut self) -> Option<Value> {
         let mut line = String::new();
         self.reader.read_line(&mut line).unwrap();
         (!line.is_empty()).then(|| serde_json::from_str(&line).unwrap())
     }
 
-    /// Calls and waits for the answer, passing over notifications.
+    /// Sends a request and returns its answer, skipping notifications.
     pub fn call(&mut self, method: &str, params: Value) -> Value {
         let id = self.next_id;
         self.next_id += 1;

@@ -1,8 +1,8 @@
-//! Output that can be checked: numbered lines, each with a checksum of its own, from a seed.
+//! Verifiable output: numbered lines, each with a checksum, generated from a seed.
 
 use crc32fast::{Hasher, hash};
 
-/// Makes the lines of one output.
+/// Generates the lines of one output.
 pub struct Lines {
     random: fastrand::Rng,
     number: u64,
@@ -16,7 +16,7 @@ impl Lines {
         }
     }
 
-    /// The next line: text or any bytes, now and then a long one, then its number and checksum.
+    /// Returns the next line: text or binary data, occasionally long, then its number and checksum.
     pub fn line(&mut self) -> Vec<u8> {
         let random = &mut self.random;
         let most = if random.u8(..) < 4 { 30_000 } else { 200 };
@@ -36,14 +36,14 @@ impl Lines {
     }
 }
 
-/// How much of an output its writer has written, and the checksum of all of it.
+/// Length and checksum of the output that a writer has written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Written {
     pub bytes: u64,
     pub checksum: u32,
 }
 
-/// Counts what is written.
+/// Counts written output.
 #[derive(Default)]
 pub struct Counter {
     hasher: Hasher,
@@ -64,29 +64,29 @@ impl Counter {
 /// How the writer of an output ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It wrote all that it said, and no more.
+    /// It wrote everything that it reported, and no more.
     Whole,
-    /// It was killed: a write that it could not count any more may be there.
+    /// It was killed: one write more than reported is possible.
     Killed,
-    /// What was in its pipe went with its shim: less may be there than it wrote.
+    /// Its shim was killed, with the content of the pipe: less than reported is possible.
     WithItsShim,
 }
 
-/// Bytes that are missing or wrong, and bytes that are there again.
+/// Missing or damaged bytes, and repeated bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Difference {
     pub lost: u64,
     pub repeated: u64,
 }
 
-/// Compares what was received with what the writer says it wrote.
+/// Compares received bytes with the writer's report.
 pub fn check(received: &[u8], written: Written, end: End) -> Difference {
     let mut found = Difference::default();
     let (mut next, mut damaged) = (0, 0);
     for line in received.split_inclusive(|byte| *byte == b'\n') {
         let number = match number(line) {
             Some(number) => number,
-            // Whatever ends early may end within a line.
+            // Truncated output may end within a line.
             None if line.last() != Some(&b'\n') && end != End::Whole => break,
             None => {
                 damaged += line.len() as u64;
@@ -96,7 +96,7 @@ pub fn check(received: &[u8], written: Written, end: End) -> Difference {
         if number < next {
             found.repeated += line.len() as u64;
         } else {
-            // A line is at least this long, and the count of bytes below knows more.
+            // A line has at least 12 bytes; the byte count below is more exact.
             damaged += (number - next) * 12;
             next = number + 1;
         }
@@ -120,7 +120,7 @@ pub fn check(received: &[u8], written: Written, end: End) -> Difference {
     found
 }
 
-/// The number of a line whose checksum is right.
+/// Returns the number of a line with a valid checksum.
 fn number(line: &[u8]) -> Option<u64> {
     let (front, checksum) = line
         .strip_suffix(b"\n")?

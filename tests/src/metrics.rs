@@ -1,4 +1,4 @@
-//! A daemon that serves metrics, and what it serves.
+//! A daemon that serves metrics.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use crate::{Daemon, SOON};
 
 impl Daemon {
-    /// A daemon that serves metrics on a Unix socket.
+    /// Starts a daemon that serves metrics on a Unix socket.
     pub fn start_with_metrics() -> Self {
         let mut daemon = Self::place();
         daemon.launch_with_metrics();
         daemon
     }
 
-    /// Starts it, again if it has ended.
+    /// Starts the daemon with metrics, or restarts it after its end.
     pub fn launch_with_metrics(&mut self) {
         let mut command = self.command("colibri-daemon");
         command.env(
@@ -25,21 +25,21 @@ impl Daemon {
     }
 }
 
-/// Where its metrics are.
+/// Returns the path of the metrics socket.
 pub fn socket(daemon: &Daemon) -> PathBuf {
     daemon.path("metrics/metrics.sock")
 }
 
-/// Sends this and reads to the end of the connection.
+/// Sends a request and reads until the end of the connection.
 pub fn ask(mut stream: impl Read + Write, request: &str) -> String {
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
-    // Whoever is refused may find the connection reset.
+    // The connection of a refused client may be reset.
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8(answer).unwrap()
 }
 
-/// Its metrics now.
+/// Returns the current metrics.
 pub fn scrape(daemon: &Daemon) -> String {
     let stream = UnixStream::connect(socket(daemon)).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();

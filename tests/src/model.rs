@@ -1,5 +1,5 @@
-//! A model server on loopback whose answers are scripted: what an OpenAI-compatible provider says to
-//! POST /v1/chat/completions, event by event. It listens for as long as it lives.
+//! A scripted model server on loopback, which imitates POST /v1/chat/completions of an OpenAI-compatible provider,
+//! event by event. Dropping it stops it.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -9,16 +9,16 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
-/// What the model answers to one request.
+/// The answer to one request.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// These pieces of text.
+    /// Text in these chunks.
     Text(&'static [&'static str]),
-    /// Calls of these tools, at once.
+    /// Parallel calls of these tools.
     Tools(Vec<(&'static str, Value)>),
     /// An HTTP error.
     Fail(u16, &'static str),
-    /// Nothing, before [`Model::go_on`]; then a text.
+    /// No output until [`Model::release`]; then a text.
     Stall,
 }
 
@@ -26,7 +26,7 @@ pub enum Answer {
 struct State {
     answers: VecDeque<Answer>,
     requests: Vec<Value>,
-    /// Answers that wait for `go_on`, and how often it was said.
+    /// Number of answers that wait for `release`, and of calls of it.
     stalled: usize,
     go_on: usize,
     ends: bool,
@@ -51,14 +51,14 @@ pub struct Model {
 }
 
 impl Model {
-    /// A model with these answers, one a request, in this order.
+    /// Starts a model with these answers, one per request.
     pub fn start(answers: impl IntoIterator<Item = Answer>) -> Self {
         Self::answering(answers, |_| {
             Answer::Fail(400, "the script has no more answers")
         })
     }
 
-    /// A model that finds its own answer to a request when it has none of these left.
+    /// Starts a model that calls `further` when no scripted answer is left.
     pub fn answering(
         answers: impl IntoIterator<Item = Answer>,
         further: fn(&Value) -> Answer,
@@ -74,7 +74,7 @@ impl Model {
                     return;
                 }
                 let shared = served.clone();
-                // A client that goes away is its own affair.
+                // Errors of a disconnected client are ignored.
                 std::thread::spawn(move || {
                     stream.and_then(|stream| serve(stream, &shared, further))
                 });
@@ -87,17 +87,17 @@ impl Model {
         }
     }
 
-    /// Further answers, behind those that are left.
+    /// Appends answers.
     pub fn then(&self, answers: impl IntoIterator<Item = Answer>) {
         self.shared.state().answers.extend(answers);
     }
 
-    /// Where it listens.
+    /// Returns the address of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// pi's `models.json` with this model as `scripted/m`.
+    /// Returns pi's `models.json` with this model as `scripted/m`.
     pub fn models_json(&self) -> String {
         let model =
             json!({"id": "m", "cost": {"input": 3, "output": 15, "cacheRead": 0, "cacheWrite": 0}});
@@ -110,17 +110,17 @@ impl Model {
         .to_string()
     }
 
-    /// What it was asked, in order.
+    /// Returns the received requests in order.
     pub fn requests(&self) -> Vec<Value> {
         self.shared.state().requests.clone()
     }
 
-    /// How many answers wait.
+    /// Returns the number of stalled answers.
     pub fn stalled(&self) -> usize {
         self.shared.state().stalled
     }
 
-    /// An answer that waits is given.
+    /// Releases one stalled answer.
     pub fn go_on(&self) {
         self.shared.state().go_on += 1;
         self.shared.changed.notify_all();

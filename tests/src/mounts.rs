@@ -1,5 +1,4 @@
-//! A daemon in a mount namespace of its own, whose state directory is a small disk that can be filled,
-//! made read-only and emptied.
+//! A small disk as state directory, in a separate mount namespace, that can be filled, made read-only and emptied.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -8,14 +7,14 @@ use std::process::{Child, Command, Stdio};
 
 use crate::{Daemon, text};
 
-/// A small disk, seen only by what runs in its namespace.
+/// A small disk that only processes in its mount namespace see.
 pub struct SmallDisk {
     holder: Child,
     at: PathBuf,
 }
 
 impl SmallDisk {
-    /// Makes a disk of so many MiB for the state of this daemon.
+    /// Creates a disk of this size for the state of a daemon.
     pub fn for_state(daemon: &Daemon, mib: u32) -> Self {
         let at = daemon.state();
         fs::create_dir_all(&at).unwrap();
@@ -42,7 +41,7 @@ impl SmallDisk {
         Self { holder, at }
     }
 
-    /// The words before a program that is to see the disk.
+    /// Returns the command prefix that enters the mount namespace.
     pub fn enter(&self) -> Vec<String> {
         let user: &[&str] = match rustix::process::geteuid().is_root() {
             true => &[],
@@ -57,26 +56,25 @@ impl SmallDisk {
             .collect()
     }
 
-    /// Where the disk is seen from outside.
+    /// Returns the path of the disk from outside.
     pub fn path(&self) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
         root.join(self.at.strip_prefix("/").unwrap())
     }
 
-    /// Fills it up to the last byte with a file `ballast`.
+    /// Fills the disk with a file `ballast`.
     pub fn fill(&self) {
         let ballast = fs::File::create(self.path().join("ballast")).unwrap();
         let error = std::io::copy(&mut std::io::repeat(0), &mut &ballast).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
     }
 
-    /// Makes room.
+    /// Removes the file `ballast`.
     pub fn empty(&self) {
         fs::remove_file(self.path().join("ballast")).unwrap();
     }
 
-    /// Lays a read-only view over it: every path leads there, as after a remount, which the kernel refuses
-    /// while files are open to write.
+    /// Mounts a read-only view over the disk. A remount is impossible while files are open for writing.
     pub fn forbid_writing(&self) {
         let at = self.at.display();
         self.inside(&format!(
@@ -84,7 +82,7 @@ impl SmallDisk {
         ));
     }
 
-    /// Takes that view away.
+    /// Removes the read-only view.
     pub fn allow_writing(&self) {
         self.inside(&format!("umount {}", self.at.display()));
     }

@@ -1,4 +1,4 @@
-//! The real pi, as scripts/pi.sh installs it, confined by Colibri, with a scripted model and a workspace.
+//! pi as installed by scripts/pi.sh, confined by Colibri, with a scripted model and a workspace.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn tools() -> PathBuf {
     tools.canonicalize().unwrap()
 }
 
-/// Returns the directory of the programs of pi and node for agents without mounts: a copy in `place` if a sandbox
+/// Returns the directory of the programs of pi and node for agents without mounts: a copy in `directory` if a sandbox
 /// hides the repository.
 pub fn bin(place: &Path) -> PathBuf {
     let tools = tools();
@@ -59,11 +59,11 @@ impl Pi {
         let daemon = Daemon::start();
         let model = Model::start(answers);
         let workspace = daemon.path("workspace");
-        // pi keeps its settings, and locks, in a directory that it may write to.
+        // pi writes settings and locks into its directory.
         let settings = workspace.join(".pi");
         fs::create_dir_all(&settings).unwrap();
         fs::write(settings.join("models.json"), model.models_json()).unwrap();
-        // What fails for a moment is tried again at once.
+        // Retry transient errors immediately.
         let retry = json!({"retry": {"baseDelayMs": 1}}).to_string();
         fs::write(settings.join("settings.json"), retry).unwrap();
         Self {
@@ -73,7 +73,7 @@ impl Pi {
         }
     }
 
-    /// Starts pi confined, with options of `colibri spawn` and of its own.
+    /// Starts pi confined, with options of `colibri spawn` and arguments of pi.
     pub fn spawn(&self, options: &[&str], arguments: &[&str]) -> String {
         let workspace = self.workspace.display().to_string();
         let mount = format!("{}:{TOOLS_INSIDE}:ro", tools().display());
@@ -92,7 +92,7 @@ impl Pi {
         self.daemon.spawn(&words)
     }
 
-    /// Starts pi as it is driven by commands.
+    /// Starts pi in RPC mode.
     pub fn rpc(&self) -> String {
         self.spawn(&[], &["--mode", "rpc"])
     }
@@ -101,7 +101,7 @@ impl Pi {
         self.workspace.join(name)
     }
 
-    /// Waits for the agent to be in that state with a view that fits.
+    /// Waits until the agent has this state and its view matches.
     pub fn until(&self, id: &str, state: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         eventually(&format!("{id} is {state}"), || {

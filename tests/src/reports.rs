@@ -1,4 +1,4 @@
-//! What writers say of themselves, on a socket of their own beside all that is tested.
+//! Reports of writers over a separate socket, independent of the tested code.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex};
 
 use crate::lines::Written;
 
-/// A writer's own words.
+/// The latest report of a writer.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Report {
     pub pid: i32,
     pub written: [Written; 2],
     /// It has written everything and exits now.
     pub done: bool,
-    /// Its end of the connection is closed: it runs no more.
+    /// Its connection is closed: it has ended.
     pub gone: bool,
 }
 
@@ -48,12 +48,12 @@ impl Reports {
         self.socket.to_str().unwrap()
     }
 
-    /// What the writer with this token has said; `None` where it never ran.
+    /// Returns the report of the writer with this token; `None` if it never ran.
     pub fn get(&self, token: &str) -> Option<Report> {
         self.by_token.lock().unwrap().get(token).copied()
     }
 
-    /// Every writer that ever ran.
+    /// Returns the tokens of all writers that ever ran.
     pub fn tokens(&self) -> Vec<String> {
         self.by_token.lock().unwrap().keys().cloned().collect()
     }
@@ -62,7 +62,7 @@ impl Reports {
 fn hear(stream: UnixStream, by_token: &Mutex<HashMap<String, Report>>) {
     let mut token = String::new();
     for line in BufReader::new(stream).lines() {
-        // A line that a kill has cut says nothing.
+        // Ignore a line that a kill truncated.
         let Ok(line) = line else { break };
         let words: Vec<&str> = line.split(' ').collect();
         let mut by_token = by_token.lock().unwrap();

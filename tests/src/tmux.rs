@@ -1,4 +1,4 @@
-//! A real terminal: tmux(1) with a server of its own, an interactive shell in it, keys in and screens out.
+//! A real terminal: a separate tmux(1) server with an interactive shell, key input and screen output.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,7 +12,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// A terminal of that size, with a daemon's environment and these variables on top.
+    /// Opens a terminal of this size, with a daemon's environment and additional variables.
     pub fn open(daemon: &Daemon, width: u16, height: u16, more: &[(&str, &str)]) -> Self {
         let programs = program("colibri").parent().unwrap().display().to_string();
         let command = daemon.command("colibri");
@@ -25,7 +25,7 @@ impl Terminal {
             .filter(|(name, _)| name != "PATH")
             .collect();
         environment.push(("PATH".into(), format!("{programs}:/usr/bin:/bin")));
-        // The server's socket is in a directory of the test's.
+        // The socket of the tmux server is in the test's directory.
         let directory = daemon.path("tmux");
         std::fs::create_dir_all(&directory).unwrap();
         environment.push(("TMUX_TMPDIR".into(), directory.display().to_string()));
@@ -76,17 +76,17 @@ impl Terminal {
         text(&output.stdout)
     }
 
-    /// Presses keys, by tmux's names; what is none is typed.
+    /// Presses keys by tmux's names; types any other text.
     pub fn keys(&self, keys: &[&str]) {
         self.tmux(&[&["send-keys", "-t", "test"], keys].concat());
     }
 
-    /// Types a text as it is.
+    /// Types text literally.
     pub fn types(&self, text: &str) {
         self.tmux(&["send-keys", "-t", "test", "-l", text]);
     }
 
-    /// Pastes a text, as a terminal does where the program wants to know.
+    /// Pastes text, with bracketed paste if the program enables it.
     pub fn pastes(&self, text: &str) {
         self.tmux(&["set-buffer", text]);
         self.tmux(&["paste-buffer", "-p", "-t", "test"]);
@@ -97,24 +97,24 @@ impl Terminal {
         self.tmux(&["resize-window", "-t", "test", "-x", &width, "-y", &height]);
     }
 
-    /// What is on the screen.
+    /// Returns the content of the screen.
     pub fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p", "-t", "test"])
     }
 
-    /// The same with colours, as escape sequences.
+    /// Returns the content of the screen with escape sequences for colours.
     pub fn coloured(&self) -> String {
         self.tmux(&["capture-pane", "-p", "-e", "-t", "test"])
     }
 
-    /// A value of tmux's, by the name of its format.
+    /// Returns the value of a tmux format.
     pub fn value(&self, name: &str) -> String {
         let format = format!("#{{{name}}}");
         let value = self.tmux(&["display-message", "-p", "-t", "test", &format]);
         value.trim_end().to_owned()
     }
 
-    /// Looks at the screen until it is as wanted.
+    /// Polls the screen until it matches.
     pub fn wait(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let mut last = String::new();
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

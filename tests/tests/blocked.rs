@@ -1,4 +1,4 @@
-//! `run` and `attach` serve signals while their output is blocked and while the daemon does not answer; of all write
+//! `run` and `attach` handle signals while their output is blocked and while the daemon does not answer. Of all write
 //! errors only EPIPE ends an agent.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -153,7 +153,7 @@ fn output_read_late_is_complete() {
         let list = daemon.connect().call("list-agents", serde_json::json!({}));
         list["result"]["agents"][0]["exited_at"].as_str().map(drop)
     });
-    // Longer than the limits that apply after a signal; none was sent.
+    // Longer than the timeouts that apply after a signal.
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(child.try_wait().unwrap(), None);
     let mut out = String::new();

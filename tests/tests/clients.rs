@@ -1,4 +1,4 @@
-//! Slow, stuck and dead clients hold up nobody but themselves, and cost bounded memory.
+//! Slow, stuck and dead clients delay nothing else and cost bounded memory.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,10 +13,10 @@ use colibri_tests::lines::Difference;
 use colibri_tests::{Daemon, SOON, eventually};
 use serde_json::json;
 
-/// What one connection may cost the daemon at most, in KiB.
+/// Maximum memory of one connection in the daemon, in KiB.
 const A_CONNECTION: u64 = 2 << 10;
 
-/// A line of /proc/PID/status, in KiB.
+/// Returns a value of /proc/PID/status, in KiB.
 fn memory(daemon: &Daemon, key: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with(key)).unwrap();
@@ -58,7 +58,7 @@ fn fifty_subscribers_do_not_slow_the_agent_or_each_other() {
         .connect()
         .call("send-input", json!({"id": id, "data": "go\n"}));
     drop(dying);
-    // The end comes while the stuck ones still hold their connections and have read nothing.
+    // The agent ends while the stuck subscribers are connected and have read nothing.
     assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(8));
     for follower in reading.into_iter().chain(slow) {
         let followed = follower.finish();
@@ -76,7 +76,7 @@ fn fifty_subscribers_do_not_slow_the_agent_or_each_other() {
         most < bound,
         "{most} KiB at most, {base} KiB before, bound {bound} KiB"
     );
-    // A stuck one that reads at last gets everything too, from the journal.
+    // A stuck subscriber that starts to read gets everything, too.
     let mut late = stuck.into_iter();
     let read = std::io::BufRead::lines(std::io::BufReader::new(late.next().unwrap()));
     let mut offset = 0;
@@ -126,7 +126,7 @@ async fn unread_events_delay_no_calls_or_other_subscriptions() {
             ..SubscribeParams::default()
         };
         let untaken = client.subscribe(params.clone()).await.unwrap();
-        // More calls than events find room: what is waited for cannot be behind them.
+        // More calls than the event queue has entries: answers must not queue after events.
         for _ in 0..1000 {
             assert_eq!(client.list_agents().await.unwrap().len(), 1);
         }

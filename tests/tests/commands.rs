@@ -1,4 +1,4 @@
-//! Commands for several agents, the order of lists, exit codes of Colibri itself, and prompts with answers.
+//! Commands for several agents, the order of lists, exit codes of Colibri, and prompts with answers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -116,7 +116,7 @@ fn failed_start_has_the_exit_code_of_a_shell() {
         ),
     ];
     for (options, command, code, said) in rows {
-        // Too long for an argument of colibri itself, so it is sent to the socket directly.
+        // Too long for an argument of colibri itself, so the request is sent to the socket.
         if command.iter().map(|word| word.len() + 8).sum::<usize>() > 130_000 && command.len() == 2
         {
             let answer = daemon.connect().call(
@@ -250,7 +250,7 @@ fn lists_have_running_agents_first_and_prune_removes_ended_ones() {
     let json: Value = serde_json::from_str(&daemon.ok(&["ps", "--json", "--last", "1"])).unwrap();
     assert_eq!(json[0]["id"], second);
 
-    // No agent is that old.
+    // No agent ended that long ago.
     let output = daemon.cli(&["prune", "--older-than", "1h"]);
     assert_eq!(
         text(&output.stderr),

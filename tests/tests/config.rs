@@ -1,4 +1,4 @@
-//! The settings file with the real programs: profiles, agents that start with the daemon, a reload, and mistakes.
+//! The settings file with the real programs: profiles, autostart, reload, and diagnostics.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -14,7 +14,7 @@ fn configure(daemon: &Daemon, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-/// All agents of that name, oldest first.
+/// Returns all agents with this name, oldest first.
 fn named(daemon: &Daemon, name: &str) -> Vec<Value> {
     let mut agents = daemon.connect().call("list-agents", json!({}))["result"]["agents"]
         .as_array()
@@ -205,7 +205,7 @@ jail = { path = "/" }
         "{audit}"
     );
     assert!(audit.contains("/no/such/program"), "{audit}");
-    // One that cannot be started keeps nobody from the others, and is not forgotten.
+    // One that cannot be started does not prevent the others, and is reported.
     assert!(
         daemon.log().contains("not started with the daemon"),
         "{}",
@@ -231,7 +231,7 @@ jail = { path = "/" }
     assert_eq!(agents[0]["pid"], first["pid"], "the same process");
     assert_eq!(named(&daemon, "jailed").len(), 1);
 
-    // One that has ended meanwhile is started again, as another agent.
+    // An agent that has ended meanwhile is started again, as a new agent.
     daemon.ok(&["kill", "night", "--grace", "0s"]);
     hang_up(&daemon);
     eventually("it was read again", || {
@@ -243,7 +243,7 @@ jail = { path = "/" }
     let second = running(&daemon, "night");
     assert_ne!(second["id"], first["id"]);
     assert_eq!(named(&daemon, "night").len(), 2);
-    // Its name means the one that runs.
+    // Its name selects the running agent.
     daemon.ok(&["kill", "night", "--grace", "0s"]);
     assert!(!daemon.agent(second["id"].as_str().unwrap())["exited_at"].is_null());
 }
@@ -309,7 +309,7 @@ program = "/PLACE/comes"
         "new agents keep their output in small files"
     );
 
-    // A file with a mistake changes nothing, and the answer has its place.
+    // A file with a mistake changes nothing, and the error has its position.
     configure(
         &daemon,
         "[profile.say]\nprogram = \"echo\"\nrestart = \"sometimes\"\n",
@@ -332,7 +332,7 @@ program = "/PLACE/comes"
     });
     assert_eq!(daemon.ok(&["run", "--profile", "say"]), "two\n");
 
-    // By signal: what could not be started before is tried again, and what runs is left alone.
+    // SIGHUP retries agents that could not be started and does not touch running ones.
     let stays = running(&daemon, "stays");
     fs::write(daemon.path("comes"), "#!/bin/sh\nexec sleep 1000\n").unwrap();
     fs::set_permissions(
@@ -350,7 +350,7 @@ program = "/PLACE/comes"
     assert_eq!((after.len(), &after[0]["pid"]), (1, &stays["pid"]));
     let audit = fs::read_to_string(daemon.state().join("audit.jsonl")).unwrap();
     assert_eq!(audit.matches("\"reload-config\"").count(), 5, "{audit}");
-    // Said again until there is a restart.
+    // Repeated until the daemon restarts.
     let said = daemon.ok(&["config", "reload"]);
     assert!(
         said.contains("need a restart of the daemon: helper"),

@@ -1,4 +1,4 @@
-//! The daemon itself: it dies and comes back, refuses what it must, and goes on.
+//! The daemon: crash, restart, refusals and permissions.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -21,7 +21,7 @@ fn killed_daemon_loses_no_agent_and_no_output() {
         .connect()
         .call("send-input", json!({"id": ending, "data": "last words\n"}));
     daemon.kill();
-    // Ends while nobody looks.
+    // Ends while no daemon runs.
     let exit = daemon
         .state()
         .join("agents")
@@ -227,7 +227,7 @@ fn event_details_survive_the_agent_and_the_daemon() {
     eventually("the other has begun", || {
         (daemon.agent(&running)["view"]["turns"] == 1).then_some(())
     });
-    // One daemon sees the end, and for the other there is none.
+    // A daemon observes the end of the first agent; no daemon runs when the second one ends.
     daemon.kill();
     let shim = std::fs::read(
         daemon

@@ -1,4 +1,4 @@
-//! The disk refuses: full, read-only. Agents wait, nothing is lost, and everybody is told.
+//! A full or read-only disk: agents wait, nothing is lost, and the cause is reported.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -24,7 +24,7 @@ fn full_disk_stalls_the_agent_and_loses_no_byte() {
     let reports = Reports::listen(&daemon.path("reports"));
     let writer = program("writer");
     disk.fill();
-    // There is no room for a new agent, and nothing of it is left.
+    // A spawn fails for lack of space and leaves nothing.
     let refused = daemon.cli(&["spawn", "--", "true"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(

@@ -1,5 +1,5 @@
-//! `colibri doctor` on a machine that is broken for real, one thing at a time: the finding names it and says how to mend
-//! it. What belongs to the machine is broken in a mount or user namespace of the test's own.
+//! `colibri doctor` on a host with one real defect at a time: the finding names the defect and a fix. Host-wide
+//! defects are created in a separate mount or user namespace.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -18,10 +18,10 @@ use std::process::Command;
 use colibri_tests::{Daemon, program, text};
 use serde_json::Value;
 
-/// Somebody else.
+/// Uid of another user.
 const NOBODY: u32 = 65534;
 
-/// A place that doctor looks at, and what it said there.
+/// A directory that doctor checks, and its findings.
 struct Ward {
     daemon: Daemon,
     shown: String,
@@ -57,11 +57,11 @@ impl Ward {
         path
     }
 
-    /// Doctor with these variables, behind a shell that first does `before` in namespaces of its own.
+    /// Returns a doctor command that runs after the shell commands `setup` in separate namespaces.
     fn command(&self, variables: &[(&str, &Path)], before: &str) -> Command {
         let doctor = self.daemon.command("colibri");
         let mut command = Command::new("unshare");
-        // Only there is the limit of user namespaces one's own.
+        // The limit can be changed only in a separate user namespace.
         let user: &[&str] = match before.contains("max_user_namespaces") {
             true => &["--user", "--map-root-user"],
             false => &[],
@@ -83,7 +83,7 @@ impl Ward {
         command
     }
 
-    /// Shows what is not well.
+    /// Records warnings and failures.
     fn look(&mut self, title: &str, variables: &[(&str, &Path)], before: &str) {
         let command = self.command(variables, before);
         self.show(title, command);
@@ -112,7 +112,7 @@ impl Ward {
         self.shown.push('\n');
     }
 
-    /// What was shown, without what is of this machine.
+    /// Returns the findings without machine-specific paths.
     fn masked(&self) -> String {
         let place = self.path("");
         let programs = program("colibri");
@@ -133,7 +133,7 @@ fn without_limits(text: &str) -> String {
     kept.map(|line| format!("{line}\n")).collect()
 }
 
-/// The words of doctor's own `ok` lines, without numbers.
+/// Replaces numbers in `ok` lines.
 fn without_numbers(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars() {
@@ -315,7 +315,7 @@ fn helper_and_policy_problems_are_findings() {
     ward.look("not root's", &variables, "");
     chown(&helper, Some(0), None).unwrap();
     mode(0o4755);
-    // An /etc of the test's own, where the policy is one that would do.
+    // A separate /etc with a valid policy.
     let etc = ward.path("etc");
     let policy = "syslog = \"best-effort\"\n[[rule]]\ncallers = [\"root\"]\njails = [\"colibri-*\"]\nroots = [\"/\"]\nusers = [\"nobody\"]\nprograms = [\"*\"]\nip4 = [\"inherit\"]\n";
     let policy = ward.file("policy", policy, 0o644);

@@ -1,4 +1,4 @@
-//! `colibri events`: each thing that happens is told, and what is not told one by one is counted.
+//! `colibri events`: every event is reported, and coalesced ones are counted.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -27,7 +27,7 @@ impl Events {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
-        // From then on it misses nothing.
+        // No event is missed after the subscription.
         eventually("it has subscribed", || {
             (subscriptions(daemon) > before).then_some(())
         });
@@ -40,7 +40,7 @@ impl Events {
         (!line.is_empty()).then(|| serde_json::from_str(&line).expect(&line))
     }
 
-    /// Lines up to the first that fits, which is the last of them.
+    /// Returns the events up to and including the first match.
     fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
         let mut lines = Vec::new();
         loop {
@@ -61,7 +61,7 @@ impl Events {
     }
 }
 
-/// How many subscriptions there have been.
+/// Returns the number of subscriptions since the start of the daemon.
 fn subscriptions(daemon: &Daemon) -> u64 {
     let text = colibri_tests::metrics::scrape(daemon);
     let line = text.lines().find_map(|line| {
@@ -103,7 +103,7 @@ fn events_match_their_documentation() {
     let again = daemon.spawn(&[
         "--restart",
         "on-failure",
-        // Long enough that the daemon sees each wait, and why.
+        // Long enough for the daemon to observe each restart delay.
         "--restart-delay",
         "500ms",
         "--restart-limit",
@@ -162,7 +162,7 @@ fn events_match_their_documentation() {
     assert_eq!(kill["uid"], rustix::process::getuid().as_raw());
     assert_eq!(sleeper.last().unwrap()["exit_signal"], 15);
 
-    // Fields that there are, and those that the manual has, which lists each kind's.
+    // Compare the fields of events with those documented for each kind in the manual.
     let page = read("docs/man/colibri.1");
     let (documented, always) = documented(&page);
     for event in &seen {
@@ -185,7 +185,7 @@ fn events_match_their_documentation() {
             .extend(fields);
     }
     for (kind, fields) in &documented {
-        // Those two are other tests'.
+        // Other tests cover these two.
         if !["gap", "removed"].contains(&kind.as_str()) {
             let used = &used[kind.as_str()];
             let never: Vec<_> = fields
@@ -200,7 +200,7 @@ fn events_match_their_documentation() {
     }
 }
 
-/// The fields of each kind of event, and those that all have, as colibri(1) lists them.
+/// Returns the documented fields of each kind of event, and the fields that all kinds have, from colibri(1).
 fn documented(page: &str) -> (BTreeMap<String, BTreeSet<String>>, BTreeSet<String>) {
     let section = page
         .split(".Ss Events\n")
@@ -232,7 +232,7 @@ fn coalesced_changes_are_counted() {
     let daemon = Daemon::start_with_metrics();
     let mut events = Events::start(&daemon, &[]);
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", FLIP]);
-    // Nobody reads meanwhile, and pipes are short.
+    // Nothing reads meanwhile, and the pipe is short.
     daemon.ok(&["wait", &id]);
     let seen = events.until(|event| event["event"] == "exit");
     let states: Vec<&Value> = seen
@@ -248,10 +248,10 @@ fn coalesced_changes_are_counted() {
     }
     for state in &states {
         changes += state["merged"].as_u64().unwrap_or(0);
-        // The first state is no change where the agent has not left it.
+        // The first state counts as a change only if it has a previous state.
         changes += u64::from(!state["previous_state"].is_null());
     }
-    // Blocked and working, 2000 times, then done; before that idle, where a line came in two pieces.
+    // 2000 times blocked and working, then done; one idle more if a line arrived in two reads.
     assert!((4001..=4002).contains(&changes), "{changes}");
     assert!(states.len() < 3000, "nothing was merged: {}", states.len());
     assert_eq!(seen.last().unwrap()["state"], "done");
@@ -301,7 +301,7 @@ fn closed_reader_ends_events_immediately_without_error() {
     let id = daemon.spawn(&["--", "sleep", "1000"]);
     let mut events = Events::start(&daemon, &[]);
     assert_eq!(events.next().unwrap()["id"], id.as_str());
-    // Nothing happens any more that it could fail to write.
+    // No further event occurs whose write could fail.
     let Events { child, lines } = events;
     drop(lines);
     let ended = child.wait_with_output().unwrap();

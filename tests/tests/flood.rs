@@ -29,7 +29,7 @@ const HOSTILE: &[(&str, &str)] = &[
 #[test]
 fn ps_and_kill_answer_while_ten_agents_flood() {
     let mut daemon = Daemon::place();
-    // Keeps the disk of the test small.
+    // Bounds the disk usage of the test.
     std::fs::write(daemon.path("colibri.toml"), "retain_bytes = 16777216\n").unwrap();
     let mut command = daemon.command("colibri-daemon");
     command.arg("--config").arg(daemon.path("colibri.toml"));
@@ -49,7 +49,7 @@ fn ps_and_kill_answer_while_ten_agents_flood() {
             (written > 1 << 20).then_some(())
         });
     }
-    // Longer than the timeouts of the CLI, so that a timeout is reported by the CLI as a failure.
+    // The timeouts of the CLI are shorter, so it would report a timeout as a failure.
     for id in &ids {
         let asked = Instant::now();
         assert!(daemon.ok(&["ps"]).contains(id));

@@ -1,4 +1,4 @@
-//! Hooks run for what they wait for, once, and nothing that an agent says is more than words to them.
+//! Hooks run once per requested state and treat an agent's output as data.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 const BLOCKS: &str = r#"{"type":"extension_ui_request","id":"1","method":"confirm"}"#;
 const WORKS: &str = r#"{"type":"agent_start"}"#;
 
-/// A place with a hook that writes down what it is told, for these states; further lines of the hook's may follow.
+/// Creates a daemon whose hook records its input for these states; `more` is appended to the hook's script.
 fn place(on: &str, more: &str) -> Daemon {
     let daemon = Daemon::place();
     let told = daemon.path("told");
     fs::create_dir(&told).unwrap();
-    // Each run has a file of its own, complete when it has its name.
+    // Each run writes a separate file, renamed when complete.
     let script = format!(
         "#!/bin/sh\nset -e\nfile={told}/$COLIBRI_AGENT_ID.$COLIBRI_STATE.$$\n{{ cat; env -0; }} >$file.tmp\nmv $file.tmp $file.told\n{more}\n",
         told = told.display()
@@ -43,7 +43,7 @@ fn launch(daemon: &mut Daemon) {
     daemon.launch_as(command);
 }
 
-/// The JSON and the environment of each run for that agent and state.
+/// Returns the JSON and the environment of each hook run for that agent and state.
 fn told(daemon: &Daemon, id: &str, state: &str) -> Vec<(Value, BTreeMap<String, String>)> {
     let mut runs = Vec::new();
     for entry in fs::read_dir(daemon.path("told")).unwrap() {
@@ -72,7 +72,7 @@ fn once(daemon: &Daemon, id: &str, state: &str) -> (Value, BTreeMap<String, Stri
     runs.remove(0)
 }
 
-/// A pi that asks, and goes on and ends as soon as it is answered.
+/// Starts an imitation of pi that asks a question, and ends as soon as it is answered.
 fn asks(daemon: &Daemon, name: &str, error: &str) -> String {
     let script = format!(
         "echo '{WORKS}'; printf '%s\\n' '{error}'; echo '{BLOCKS}'; read answer; echo '{WORKS}'; exit 3"
@@ -97,7 +97,7 @@ fn blocked_agent_runs_the_hook_once_without_a_shell() {
         (&event["id"], &event["state"]),
         (&json!(id), &json!("blocked"))
     );
-    // What came before it in the same moment is not looked at one by one.
+    // Earlier states of the same burst are coalesced.
     assert!(
         ["starting", "working"].contains(&event["previous_state"].as_str().unwrap()),
         "{event}"
@@ -126,11 +126,11 @@ fn blocked_agent_runs_the_hook_once_without_a_shell() {
         (&json!(3), &Value::Null)
     );
     assert_eq!(environment["COLIBRI_EXIT_CODE"], "3");
-    // Everything that could be told again was told by now.
+    // A repeated notification would have arrived by now.
     once(&daemon, &id, "blocked");
     assert!(told(&daemon, &id, "working").is_empty());
     assert!(!evil.exists());
-    // What hooks remember goes with the agent.
+    // The hook record is removed with the agent.
     daemon.ok(&["rm", &id]);
     assert!(!daemon.state().join("agents").join(&id).exists());
 }
@@ -138,7 +138,7 @@ fn blocked_agent_runs_the_hook_once_without_a_shell() {
 #[test]
 fn next_daemon_runs_missed_hooks_exactly_once() {
     let mut daemon = place(r#"["blocked", "done", "error"]"#, "");
-    // From a time without hooks.
+    // Agents from before hooks were configured.
     daemon.launch();
     let old = daemon.spawn(&["--", "true"]);
     daemon.ok(&["wait", &old]);
@@ -154,7 +154,7 @@ fn next_daemon_runs_missed_hooks_exactly_once() {
     let go = daemon.path("go");
     let waits = format!("until [ -e {} ]; do sleep 0.02; done", go.display());
     let done = |name: &str| format!("echo >{}", daemon.path(name).display());
-    // Asks, is told of, works while no daemon is there, and asks again.
+    // Asks, is reported, works while no daemon runs, and asks again.
     let script = format!(
         "echo '{BLOCKS}'; {waits}; echo '{WORKS}'; echo '{BLOCKS}'; {}; sleep 1000",
         done("again.done")
@@ -169,7 +169,7 @@ fn next_daemon_runs_missed_hooks_exactly_once() {
     let ends = daemon.spawn(&["--", "sh", "-c", &format!("{waits}; exit 5")]);
     let ended = daemon.spawn(&["--", "false"]);
     once(&daemon, &ended, "error");
-    // Seen by the hooks, so that they know it later.
+    // Hooks have recorded it, so later daemons know its state.
     let seen = |id: &str| daemon.state().join("agents").join(id).join("hook.json");
     for id in [&first, &ends] {
         eventually("the hooks have seen it", || seen(id).exists().then_some(()));
@@ -190,7 +190,7 @@ fn next_daemon_runs_missed_hooks_exactly_once() {
         (told(&daemon, &again, "blocked").len() == 2).then_some(())
     });
 
-    // A third daemon has no news: what it tells last is behind all it could tell.
+    // A third daemon reports no old state: hooks run in order, so the last report comes after any repetition.
     assert!(daemon.terminate());
     launch(&mut daemon);
     let last = daemon.spawn(&["--", "true"]);
@@ -209,7 +209,7 @@ fn next_daemon_runs_missed_hooks_exactly_once() {
         told(&daemon, &blocked_before, "blocked").is_empty(),
         "older than the hooks"
     );
-    // And its next change is news.
+    // Its next change is reported.
     daemon.ok(&["send", &blocked_before, "yes"]);
     once(&daemon, &blocked_before, "error");
 }
@@ -225,7 +225,7 @@ fn flood_of_changes_is_coalesced_and_the_end_reported() {
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", &script]);
     once(&daemon, &id, "done");
     let blocked = told(&daemon, &id, "blocked").len() as u64;
-    // One a second, for as long as it lasted.
+    // At most one run a second.
     let most = 2 + began.elapsed().as_secs();
     assert!(blocked <= most, "{blocked} notifications, {most} at most");
 }
@@ -243,7 +243,7 @@ fn hanging_hook_is_killed_and_delays_no_other_hook() {
     launch(&mut daemon);
     let id = asks(&daemon, "hangs", "{}");
     once(&daemon, &id, "blocked");
-    // While it hangs, or after: nobody waits for it.
+    // Nothing waits for the hook.
     daemon.ok(&["ps"]);
     daemon.ok(&["send", &id, "yes"]);
     daemon.cli(&["wait", &id]);

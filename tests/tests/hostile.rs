@@ -1,4 +1,4 @@
-//! Output that is meant to hurt: kept byte for byte, and shown so that no terminal minds.
+//! Malicious output is stored byte for byte and displayed without escape sequences.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,10 +9,10 @@ use colibri_tests::follower::Follower;
 use colibri_tests::lines::Difference;
 use serde_json::json;
 
-/// Both ways in which an agent's output is looked at.
+/// Runtimes with different parsers.
 const RUNTIMES: &[&str] = &["generic", "pi"];
 
-/// Runs `script` once for each runtime, and compares what every reader gets with `expected`.
+/// Runs `script` once for each runtime, and compares the data of every reader with `expected`.
 fn kept_and_shown(daemon: &Daemon, runtimes: &[&str], script: &str, expected: &[u8], code: i32) {
     for runtime in runtimes {
         let file = daemon.path("bytes");
@@ -65,7 +65,7 @@ fn kept_and_shown(daemon: &Daemon, runtimes: &[&str], script: &str, expected: &[
     }
 }
 
-/// What a file holds, written by cat.
+/// Runs `cat` on a file with these bytes.
 fn from_a_file(runtimes: &[&str], bytes: &[u8]) {
     let daemon = Daemon::start();
     fs::write(daemon.path("bytes"), bytes).unwrap();
@@ -128,6 +128,6 @@ fn output_of_a_surviving_grandchild_is_kept() {
     let daemon = Daemon::start();
     let script =
         "exec 3<&0; echo early; (setsid sh -c 'read line <&3; echo \"late $line\"' &); exit 4";
-    // In a sandbox the end of its first process ends the grandchild: nothing can be late there.
+    // In a sandbox the end of the first process would end the grandchild.
     kept_and_shown(&daemon, RUNTIMES, script, b"early\nlate go\n", 4);
 }

@@ -1,14 +1,14 @@
-//! Kill always holds: whatever an agent does, nothing of it is left.
+//! Kill always succeeds: no process of an agent remains.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use colibri_tests::{Daemon, eventually, processes_with};
 use serde_json::json;
 
-/// Ignores TERM, and so does a grandchild that has left the session and its parent.
+/// Ignores TERM, and so does a grandchild in another session without its parent.
 const STUBBORN: &str = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; echo grandchild; sleep 1000; :' \"$0\" &); echo child; sleep 1000; :";
 
-/// A stubborn agent that already ignores TERM, as its grandchild does.
+/// Starts an agent and waits until it and its grandchild ignore TERM.
 fn stubborn(daemon: &Daemon, jail: &[&str], mark: &str) -> String {
     let id = daemon.spawn(&[jail, &["--", "sh", "-c", STUBBORN, mark]].concat());
     eventually("both ignore TERM", || {
@@ -100,7 +100,7 @@ fn concurrent_kills_report_the_same_result() {
 #[test]
 fn kill_ends_a_fork_storm() {
     let daemon = Daemon::start();
-    // Each process replaces itself by two for ever, up to a bound that spares the machine.
+    // A bounded number of processes in separate sessions that never end.
     let storm = "trap '' TERM; n=0; while [ $n -lt 40 ]; do n=$((n+1)); (setsid sh -c 'while :; do sleep 0.01; done' \"$0\" &); done; echo up; wait; sleep 1000";
     let id = daemon.spawn(&["--", "sh", "-c", storm, "mark-storm-7f3a"]);
     eventually("the storm is up", || {
@@ -141,12 +141,12 @@ fn kill_during_start_leaves_no_process() {
         let spawn = json!({"program": "sh", "args": ["-c", STUBBORN, mark], "jail": jail});
         let mut wire = daemon.connect();
         if round < 10 {
-            // Killed as soon as it can be named: bubblewrap may not have come to the agent yet.
+            // Killed as soon as it has an id: bubblewrap may not have executed the agent yet.
             let id = wire.call("spawn-agent", spawn)["result"]["id"].clone();
             let killed = wire.call("kill-agent", json!({"id": id, "grace_ms": 0}));
             assert_eq!(killed["result"]["remaining_pids"], json!([]), "{killed}");
         } else {
-            // Whoever asked has gone before the answer: the agent is there all the same, or it is not.
+            // The caller disconnects before the answer: the agent is started completely or not at all.
             let request =
                 json!({"jsonrpc": "2.0", "id": 1, "method": "spawn-agent", "params": spawn});
             wire.send(format!("{request}\n").as_bytes());

@@ -1,5 +1,5 @@
-//! Agents are held to their limits, or are not run. What cgroups do is tested in a machine of its own
-//! (scripts/cgroups.sh), as few hosts give theirs to a test.
+//! Limits are enforced, or the spawn is refused. scripts/cgroups.sh tests cgroups in a virtual machine, because few
+//! hosts delegate cgroups to a test.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -35,7 +35,7 @@ fn open_files_limit_applies_to_each_process() {
     );
 }
 
-/// Which of the two is right is the host's matter: both are the promise.
+/// The host decides which of the two applies.
 #[test]
 fn limit_of_the_whole_agent_is_enforced_or_refused() {
     let daemon = Daemon::start();
@@ -62,7 +62,7 @@ fn limit_of_the_whole_agent_is_enforced_or_refused() {
         let error = agents["result"]["agents"].to_string();
         assert!(error.contains("its memory limit was reached"), "{error}");
     }
-    // Of each process at least, when that is accepted.
+    // With `--best-effort` the limit applies to each process.
     let lax = python(&["--memory", "100M", "--best-effort"]);
     assert_ne!(lax.status.code(), Some(0), "{lax:?}");
     assert_eq!(text(&lax.stdout), "", "{lax:?}");
@@ -88,6 +88,6 @@ fn limits_are_shown_and_survive_a_daemon_restart() {
     daemon.kill();
     daemon.launch();
     assert_eq!(daemon.agent(&id)["jail"]["limits"], expected);
-    // Limits alone are no jail: it can be killed like any other.
+    // Limits alone do not create a jail; the agent can be killed as usual.
     daemon.ok(&["kill", "--grace", "0s", &id]);
 }

@@ -1,4 +1,4 @@
-//! `colibri logs`: from a byte or a time on, with times, and where the beginning is not kept any more.
+//! `colibri logs`: offsets, timestamps, tails, and dropped beginnings.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -16,7 +16,7 @@ fn retention_reports_dropped_bytes_and_keeps_offsets() {
     )
     .unwrap();
     daemon.launch();
-    // Much more than a pipe holds: what one read brings goes into one segment.
+    // Much more than a pipe holds, because each read goes into one segment.
     let id = daemon.spawn(&["--", "seq", "-f", "line %06.0f", "1", "100000"]);
     assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
     let all: String = (1..=100_000).map(|i| format!("line {i:06}\n")).collect();

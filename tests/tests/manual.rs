@@ -1,5 +1,4 @@
-//! The manual pages say what the programs take: each page's commands, options and keys are those that there
-//! are, no more and no less.
+//! The manual pages match the programs: each page lists exactly the existing commands, options and keys.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -19,7 +18,7 @@ fn help(name: &str, sub: Option<&str>) -> String {
     help_of(name, sub.as_slice())
 }
 
-/// The help of a command, and of the commands that it has itself.
+/// Returns the help of a command and of its subcommands.
 fn help_of(name: &str, subs: &[&str]) -> String {
     let output = Command::new(program(name))
         .args(subs)
@@ -36,7 +35,7 @@ fn help_of(name: &str, subs: &[&str]) -> String {
     help
 }
 
-/// Options, short and long, that a help text explains.
+/// Returns the short and long options that a help text lists.
 fn explained(help: &str) -> Options {
     help.lines()
         .map(str::trim_start)
@@ -52,7 +51,7 @@ fn explained(help: &str) -> Options {
         .collect()
 }
 
-/// Commands that a help text lists.
+/// Returns the commands that a help text lists.
 fn commands(help: &str) -> BTreeSet<String> {
     help.lines()
         .skip_while(|line| *line != "Commands:")
@@ -64,7 +63,7 @@ fn commands(help: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// What stands behind a macro (`Fl`, `Cm`, `Ev`) in a line, without punctuation.
+/// Returns the words after a macro (`Fl`, `Cm`, `Ev`) in a line, without punctuation.
 fn called(line: &str, wanted: &str) -> Vec<String> {
     let mut now = "";
     let mut found = Vec::new();
@@ -84,7 +83,7 @@ fn called(line: &str, wanted: &str) -> Vec<String> {
     found
 }
 
-/// The options of a line of a page, as they are typed. `Fl -` is what ends options.
+/// Returns the options in a line of a page as users type them. `Fl -` ends options.
 fn options(line: &str) -> Options {
     called(line, "Fl")
         .iter()
@@ -93,7 +92,7 @@ fn options(line: &str) -> Options {
         .collect()
 }
 
-/// The lines of a section or subsection.
+/// Returns the lines of a section or subsection.
 fn section<'a>(page: &'a str, title: &str) -> Vec<&'a str> {
     let heading = |line: &&str| line.starts_with(".Sh ") || line.starts_with(".Ss ");
     let mut lines = page
@@ -103,8 +102,8 @@ fn section<'a>(page: &'a str, title: &str) -> Vec<&'a str> {
     lines.take_while(|line| !heading(line)).collect()
 }
 
-/// The options that a section explains, for each command: those that a line `.Pq Cm a , b` behind names, or
-/// else all of `usual`.
+/// Collects the options that a section explains, by command: those named by a following line `.Pq Cm a , b`, or all
+/// of `usual`.
 fn explained_in(page: &str, title: &str, usual: &[&str], into: &mut BTreeMap<String, Options>) {
     let lines = section(page, title);
     for (at, line) in lines.iter().enumerate() {
@@ -123,7 +122,7 @@ fn explained_in(page: &str, title: &str, usual: &[&str], into: &mut BTreeMap<Str
     }
 }
 
-/// Everything that a page calls an option, wherever it stands.
+/// Returns all options on a page.
 fn all_options(page: &str) -> Options {
     page.lines().flat_map(options).collect()
 }
@@ -198,7 +197,7 @@ fn daemon_matches_its_manual_page() {
     let (settings, profiles) = sample.split_once("# [profile.").unwrap();
     let keys = |text: &str| -> BTreeSet<String> {
         let lines = text.lines().filter_map(|line| line.strip_prefix("# "));
-        // A table's own name is a key, too: the last in its brackets.
+        // The last part of a table's header is a key, too.
         let key = |line: &str| match line.strip_prefix('[') {
             Some(header) => header
                 .trim_matches(['[', ']'])
@@ -322,7 +321,7 @@ fn examples_use_existing_options() {
         "helper.toml.5",
     ] {
         let page = page(name);
-        // Behind the two dashes they are the agent's.
+        // Options after `--` belong to the agent.
         let written = page
             .lines()
             .flat_map(|line| line.split_whitespace().take_while(|word| *word != "--"))

@@ -1,4 +1,4 @@
-//! What the command prints: explanations in every mode, and complaints.
+//! Output of the command: explanations with every engine and backend, and error messages.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -59,7 +59,7 @@ fn errors_name_the_cause_and_a_hint() {
             "-c",
             &format!("exit {number}"),
         ]);
-        // A name is free again when its agent has ended.
+        // A name is available again when its agent has ended.
         daemon.cli(&["wait", &id]);
         id
     };

@@ -1,4 +1,4 @@
-//! Metrics, read by the parser of Prometheus' own Python client: true, documented, and for this machine only.
+//! Metrics, parsed by Prometheus' Python client: values, documentation, and access.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,7 +13,7 @@ use colibri_tests::metrics::{ask, scrape, socket};
 use colibri_tests::{Daemon, SOON, eventually, read, text};
 use serde_json::{Value, json};
 
-/// Debian's own Python has the module by python3-prometheus-client, which scripts/test.sh installs.
+/// The system's Python has the module from python3-prometheus-client, which scripts/test.sh installs.
 const PYTHON: &str = "/usr/bin/python3";
 const PARSE: &str = "
 import json, sys
@@ -24,7 +24,7 @@ print(json.dumps([
     for f in text_string_to_metric_families(sys.stdin.read())]))
 ";
 
-/// What the text says, by the official parser.
+/// Parses metrics with the official parser.
 fn parse(metrics: &str) -> Vec<Value> {
     let mut python = Command::new(PYTHON)
         .args(["-c", PARSE])
@@ -48,7 +48,7 @@ fn parse(metrics: &str) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The value of a sample with these labels, among others.
+/// Returns the value of the sample that has these labels.
 fn value(families: &[Value], sample: &str, labels: Value) -> f64 {
     let wanted = labels.as_object().unwrap();
     let fits = |found: &&Value| {
@@ -85,7 +85,7 @@ fn metrics_match_their_page_and_count_events() {
         "-c",
         "read x; head -c 3000000 /dev/zero; echo e >&2",
     ]);
-    // It never reads, so that its output waits for it.
+    // This subscriber never reads, so its output waits in the journal.
     let mut stuck = daemon.connect();
     stuck.call("subscribe", json!({"id": flood, "from_offset": 0}));
     daemon.ok(&["send", &flood, "go"]);
@@ -133,7 +133,7 @@ fn metrics_match_their_page_and_count_events() {
             1.0,
         ),
         ("colibri_spawn_duration_seconds_count", json!({}), 4.0),
-        // An agent that was killed by its user is done.
+        // An agent that its user killed is `done`.
         ("colibri_agents", json!({"state": "done"}), 2.0),
         ("colibri_agents", json!({"state": "error"}), 1.0),
         ("colibri_agents", json!({"state": "starting"}), 1.0),
@@ -186,13 +186,13 @@ fn metrics_match_their_page_and_count_events() {
         );
     }
     let behind = value(&families, "colibri_subscriptions_behind_bytes", json!({}));
-    // All but what fits into the connection.
+    // Everything that does not fit into the connection.
     assert!(behind > 1e6 && behind <= 3e6, "{behind}");
     assert!(value(&families, "colibri_publish_delay_seconds_count", json!({})) >= 1.0);
     let started = value(&families, "process_start_time_seconds", json!({}));
     let now = jiff::Timestamp::now().as_second() as f64;
     assert!(started > now - 600.0 && started <= now + 1.0, "{started}");
-    // An agent's id would make a series for each agent.
+    // An agent's id as a label would create a series per agent.
     for id in [&flood, &again, &killed] {
         assert!(!metrics.contains(id.as_str()), "{id}");
     }
@@ -205,7 +205,7 @@ fn metrics_match_their_page_and_count_events() {
     documented(&families);
 }
 
-/// docs/metrics.md has these metrics, and no others: name, type and labels.
+/// Checks that docs/metrics.md lists exactly these metrics: name, type and labels.
 fn documented(families: &[Value]) {
     let cell = |text: &str| text.trim().trim_matches('`').to_owned();
     let page: BTreeMap<String, (String, BTreeSet<String>)> = read("docs/metrics.md")
@@ -224,7 +224,7 @@ fn documented(families: &[Value]) {
         .iter()
         .map(|family| {
             let kind = family["type"].as_str().unwrap().to_owned();
-            // The parser takes the end off a counter's name.
+            // The parser strips the suffix of counters.
             let end = if kind == "counter" { "_total" } else { "" };
             let name = format!("{}{end}", family["name"].as_str().unwrap());
             let labels = family["samples"].as_array().unwrap().iter();
@@ -285,7 +285,7 @@ fn loopback_port_serves_only_get_metrics() {
     );
     let answer = ask(connect(), &long);
     assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
-    // More than are served at a time say nothing: they are hung up on, and others are served again.
+    // More silent connections than the server accepts: they are closed, and later ones are served.
     let mute: Vec<TcpStream> = (0..40).map(|_| connect()).collect();
     for stream in &mute {
         assert!(!ask(stream, "").contains("200 OK"));
@@ -337,7 +337,7 @@ fn sandboxed_agent_cannot_reach_the_metrics_socket() {
         there.parent().unwrap().to_str().unwrap(),
     ]);
     assert_eq!(seen, "");
-    // Without a place for them there are none.
+    // Without the setting the socket does not exist.
     let without = Daemon::start();
     assert!(!socket(&without).exists());
 }

@@ -1,4 +1,4 @@
-//! An agent that may connect to some places only: real connections, through the real proxy, out of a real sandbox.
+//! The network filter with real connections through the real proxy, from a real sandbox.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,7 +14,7 @@ use std::process::Output;
 use colibri_tests::{Daemon, eventually, processes_with, text};
 use serde_json::json;
 
-/// A server that answers each connection with what it was sent, up to the end of a head or a line.
+/// A server that echoes each HTTP head or line.
 struct Echo(u16);
 
 impl Echo {
@@ -97,7 +97,7 @@ fn allowed_hosts_are_reached_and_refusals_shown() {
         stranger.place()
     );
     assert_eq!(err.matches(&refused).count(), 3, "{err}");
-    // And it is kept.
+    // The refusals are stored.
     let agents = daemon.connect().call("list-agents", json!({}));
     let id = agents["result"]["agents"][0]["id"].as_str().unwrap();
     let kept = daemon.ok(&["logs", "--stream", "stderr", id]);
@@ -114,7 +114,7 @@ fn allowed_names_are_resolved_by_the_proxy() {
     );
     let output = run(&daemon, &[&format!("localhost:{}", echo.0)], &script);
     let out = text(&output.stdout);
-    // An address is not the name that was allowed, even where it is the same place.
+    // Names are matched literally: the address of an allowed name is refused.
     assert!(
         out.starts_with("GET / HTTP/1.1\r\n") && out.matches("GET").count() == 1,
         "{output:?}"
@@ -147,7 +147,7 @@ fn malformed_request_is_refused() {
 fn many_connections_and_large_transfers_are_unchanged() {
     let daemon = Daemon::start();
     let echo = Echo::start();
-    // A tunnel of megabytes, and fifty at once.
+    // A large transfer through a tunnel, and fifty concurrent tunnels.
     let script = format!(
         "tunnel() {{ exec 3<>/dev/tcp/127.0.0.1/3128; printf 'CONNECT {place} HTTP/1.1\\r\\n\\r\\n' >&3; \
            IFS= read -r status <&3; IFS= read -r blank <&3; }}; \
@@ -193,7 +193,7 @@ fn proxy_ends_with_its_sandbox() {
             })
             .collect::<Vec<_>>()
     };
-    // A signal for the agent is not for the proxy.
+    // A signal to the agent does not reach the proxy.
     let polite = format!(
         "trap 'curl -sS -o /dev/null -w \"%{{http_code}}\" http://{place}/; exit 3' TERM; echo up; while :; do sleep 0.02; done"
     );
@@ -214,7 +214,7 @@ fn proxy_ends_with_its_sandbox() {
         json!({"code": 3, "reason": "killed-by-user"})
     );
     assert_eq!(proxies(&id), Vec::<i32>::new());
-    // Nor does it outlive an agent that has to be killed, or whose shim is.
+    // The proxy also ends with a killed agent or shim.
     let id = spawn("trap '' TERM; echo up; sleep 1000; :");
     let killed = daemon
         .connect()

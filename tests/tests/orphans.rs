@@ -1,4 +1,4 @@
-//! A shim that is killed or stopped, and numbers of processes that are used again.
+//! Orphans of killed shims, stopped shims, and reused pids.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -7,7 +7,7 @@ use std::fs;
 use colibri_tests::{Daemon, eventually, kill_9, processes_with};
 use serde_json::{Value, json};
 
-/// A grandchild that left its session and its parent, and one that emptied its environment.
+/// Starts a grandchild in another session, and one with an empty environment.
 const SPREAD: &str = "(setsid sh -c 'echo up; sleep 1000; :' \"$0\" &); (env -i sh -c 'echo up; sleep 1000; :' \"$0\" &); echo up; sleep 1000; :";
 
 fn shim_pid(daemon: &Daemon, id: &str) -> i32 {
@@ -101,7 +101,7 @@ fn stopped_shim_delays_no_daemon_and_no_kill() {
     assert_eq!(daemon.agent(&id)["state"], "error");
 }
 
-/// In a pid namespace of its own, where the next number can be chosen (proc_sys_kernel(5), ns_last_pid).
+/// Runs in a separate pid namespace, where the next pid can be chosen (proc_sys_kernel(5), ns_last_pid).
 const REUSE: &str = r#"
 set -eu
 # reuse PID: a stranger with that number, also as its session and process group.

@@ -1,4 +1,4 @@
-//! What is installed on FreeBSD and tried there: as far as another host can look at it.
+//! The files for FreeBSD and Debian, as far as another host can check them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -49,7 +49,7 @@ fn acceptance_script_plan_matches_its_checks() {
         .unwrap()
         .parse()
         .unwrap();
-    // Each stands alone in its line: no condition and no loop makes it come never or twice.
+    // Each check is on a separate line, outside conditions and loops, so it runs exactly once.
     let checks: Vec<_> = script
         .lines()
         .filter(|line| line.trim_start().starts_with("check '"))
@@ -95,7 +95,7 @@ fn rc_script_uses_existing_options_and_variables() {
     for option in options {
         assert!(help.contains(option), "{option}");
     }
-    // Each variable that rc.conf may set is explained at the top, with its default.
+    // The header documents each variable of rc.conf with its default.
     for line in service.lines().filter(|line| line.starts_with(": \"${")) {
         let (name, value) = line[5..].split_once(":=").unwrap();
         let default = value.trim_end_matches("}\"");

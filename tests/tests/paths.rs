@@ -120,7 +120,7 @@ fn typed_paths_work_as_a_shell_completes_them() {
             "hi\n".to_owned(),
         ),
     ] {
-        // As in a shell that entered the directory through a symbolic link: its PWD contains the link.
+        // As in a shell that entered the directory through a symbolic link: PWD contains the link.
         let script = format!("cd link && \"$colibri\" --no-autostart {script}");
         let output = sh(&daemon, &root, &script);
         let (out, said) = (text(&output.stdout), text(&output.stderr));
@@ -128,7 +128,7 @@ fn typed_paths_work_as_a_shell_completes_them() {
         let expected = if expected == "/\n" { expected } else { trimmed };
         assert_eq!(out, expected, "{script}: {said}");
     }
-    // A link that is not part of PWD is kept, and the daemon refuses it.
+    // A link that is not part of PWD stays, and the daemon refuses it.
     let output = sh(
         &daemon,
         &root,

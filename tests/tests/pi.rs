@@ -1,5 +1,5 @@
-//! The real pi, unchanged, confined by Colibri: it works in its workspace and nowhere else, what it does is seen,
-//! and it can be told what to do. Its model is scripted; everything else is real.
+//! pi, unchanged and confined by Colibri: it works only in its workspace, its activity is visible, and it accepts
+//! prompts. Only its model is scripted.
 
 #![allow(
     clippy::unwrap_used,
@@ -52,7 +52,7 @@ fn json_mode_edits_only_the_workspace() {
     );
     assert!(!fs::exists(&outside).unwrap() && !pi.daemon.path("beside").exists());
 
-    // What it was told of that, and what is known of it.
+    // The tool results that the model receives, and the daemon's view.
     let requests = pi.model.requests();
     assert_eq!(requests.len(), 6, "{requests:#?}");
     let results: Vec<String> = requests[5]["messages"]
@@ -82,7 +82,7 @@ fn json_mode_edits_only_the_workspace() {
     let cost = view["cost_usd"].as_f64().unwrap();
     assert!((cost - 0.0036).abs() < 1e-9, "{cost}");
 
-    // And how a person reads it.
+    // The formatted output.
     let attached = pi.daemon.cli(&["attach", &id]);
     assert_eq!(attached.status.code(), Some(0));
     let shown = text(&attached.stdout).replace(&outside, "OUTSIDE");
@@ -93,7 +93,7 @@ fn json_mode_edits_only_the_workspace() {
 
 #[test]
 fn allow_reaches_only_the_model_provider() {
-    // Somebody else on this host, who would answer.
+    // Another reachable server on this host.
     let other = Model::start([]);
     let place = other.address().to_string().replace(':', "/");
     let connects = format!("(exec 3<>/dev/tcp/{place}) 2>/dev/null && echo open || echo closed");
@@ -132,7 +132,7 @@ fn status_and_events_show_tools_and_turns() {
     assert_eq!(agent["view"]["current_tool"], Value::Null);
     assert_eq!(agent["view"]["last_error"], Value::Null);
 
-    // A model that does not answer: it works, and what it waits for is shown.
+    // A model that does not answer: the state and the reason of the wait are shown.
     pi.model.then([Stall]);
     tell("ask the slow one");
     eventually("the model was asked", || {
@@ -144,7 +144,7 @@ fn status_and_events_show_tools_and_turns() {
     pi.model.go_on();
     pi.until(&id, "idle", |view| view["turns"] == 3);
 
-    // A model that fails for a moment, and one that fails.
+    // A transient model error, and a permanent one.
     pi.model
         .then([Fail(500, "overloaded for a moment"), Text(&["Again."])]);
     tell("try it");
@@ -159,7 +159,7 @@ fn status_and_events_show_tools_and_turns() {
     let status = pi.daemon.ok(&["status", &id]);
     assert!(status.contains("no such luck"), "{status}");
 
-    // It ends when there is nothing more to read.
+    // pi ends when its stdin is closed.
     pi.daemon.ok(&["send", "--close", &id]);
     pi.daemon.ok(&["wait", &id]);
     assert_eq!(pi.daemon.agent(&id)["state"], "done");
@@ -174,7 +174,7 @@ fn prompt_steer_and_abort_reach_pi() {
         (pi.model.stalled() == 1).then_some(())
     });
 
-    // What pi refuses is an error, in pi's words and with a way out.
+    // A refusal by pi is an error with pi's message and a hint.
     let refused = pi.daemon.cli(&["prompt", &id, "second"]);
     let said = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1), "{said}");
@@ -209,7 +209,7 @@ fn prompt_steer_and_abort_reach_pi() {
         ["first", "-- with \"quotes\"\nand \u{2028} lines", "third"]
     );
 
-    // Abort ends what it does, and not pi; also a tool.
+    // Abort cancels the current model request or tool; pi keeps running.
     pi.model.then([
         Stall,
         Tools(vec![("bash", json!({"command": "sleep 1000"}))]),
@@ -233,12 +233,12 @@ fn prompt_steer_and_abort_reach_pi() {
     });
 }
 
-/// `colibri attach`, as a person uses it.
+/// A user's `colibri attach`.
 struct Attached {
     child: Child,
     typed: ChildStdin,
     shown: Arc<Mutex<Vec<u8>>>,
-    /// How much of it was read.
+    /// Number of bytes that were read from `shown`.
     place: usize,
 }
 
@@ -273,7 +273,7 @@ impl Attached {
         writeln!(self.typed, "{line}").unwrap();
     }
 
-    /// Reads on until a whole line begins like this; all that was read.
+    /// Waits for a complete line with this beginning, and returns everything up to it.
     fn reads(&mut self, beginning: &str) -> String {
         let place = self.place;
         let read = eventually(&format!("a line begins with {beginning:?}"), || {
@@ -307,7 +307,7 @@ fn attach_sends_prompts_and_answers_and_reattaches() {
         )]),
         Text(&["It says ", "one."]),
     ]);
-    // An extension of pi's that asks before each command: what a person has to decide.
+    // An extension of pi that asks before each command.
     let asks = r#"export default function (pi) {
         pi.on("tool_call", async (event, ctx) => {
             const said = await ctx.ui.confirm("Run this?", String(event.input.command));
@@ -329,7 +329,7 @@ fn attach_sends_prompts_and_answers_and_reattaches() {
         "* bash has ended:\n  | one\n  It says one.\n- idle after 2 turns, 200+40 tokens, $0.0012\n"
     );
 
-    // What is typed while it works steers it.
+    // Input during a turn steers it.
     pi.model.then([Stall, Text(&["Turned left."])]);
     attached.types("go");
     eventually("the model was asked", || {
@@ -344,7 +344,7 @@ fn attach_sends_prompts_and_answers_and_reattaches() {
         "{shown}"
     );
 
-    // Ctrl-C leaves it alone.
+    // Ctrl-C detaches.
     let person = rustix::process::Pid::from_child(&attached.child);
     rustix::process::kill_process(person, rustix::process::Signal::INT).unwrap();
     let (code, said) = attached.ends();
@@ -355,7 +355,7 @@ fn attach_sends_prompts_and_answers_and_reattaches() {
     );
     assert_eq!(pi.daemon.agent(&id)["state"], "idle");
 
-    // Back again: what was, and then its end.
+    // Attaching again shows the earlier output.
     let mut attached = Attached::to(&pi, &id);
     shown = attached.reads("- idle after 2 turns, 200+40");
     assert!(shown.starts_with("> what does it say?\n* bash: echo one > one; cat one\n? Run this? echo one > one; cat one (y or n)\n"), "{shown}");

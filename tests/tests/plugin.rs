@@ -1,5 +1,5 @@
-//! A privilege backend that is not one of ours, at its work: the daemon of examples/backend-sudo, run by an ordinary
-//! user, reaches bubblewrap through a real sudo, so that its agents are another user's processes.
+//! A third-party privilege backend: the daemon of examples/backend-sudo, run by an ordinary user, starts bubblewrap
+//! through a real sudo, so its agents belong to another user.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -12,13 +12,13 @@ use colibri_tests::helper::{as_user, make_user, run, uid};
 use colibri_tests::{Daemon, eventually, kill_9, processes_with, program, text};
 use serde_json::json;
 
-/// May use sudo as the file beside the example says, while a test runs.
+/// May use sudo according to the example's sudoers file, during a test.
 const ALLOWED: &str = "colibri-sudo";
-/// May not.
+/// May not use sudo.
 const STRANGER: &str = "colibri-no-sudo";
 const RULES: &str = "/etc/sudoers.d/colibri-test";
 
-/// Two users that nobody can log in as, and sudo's rule for one of them. One test at a time has it.
+/// Two users without login, and the sudo rule for one of them. A lock serializes the tests.
 struct Sudoers(File);
 
 impl Sudoers {
@@ -36,7 +36,7 @@ impl Sudoers {
         let rules = fs::read_to_string(sample)
             .unwrap()
             .replace("COLIBRI", ALLOWED);
-        // sudo does not read a file of sudoers.d with a dot in its name, so that it is checked before it counts.
+        // sudo ignores files with a dot in sudoers.d, so visudo checks the file before it is renamed.
         let unchecked = format!("{RULES}.new");
         fs::write(&unchecked, rules).unwrap();
         fs::set_permissions(&unchecked, fs::Permissions::from_mode(0o440)).unwrap();
@@ -90,7 +90,7 @@ impl Site {
         }
     }
 
-    /// Starts an agent that writes a first line; its id.
+    /// Starts an agent that writes a first line, and returns its id.
     fn agent(&self, mark: &str, script: &str) -> String {
         let mark = format!("MARK={mark}");
         let id = self.daemon.spawn(&[
@@ -110,7 +110,7 @@ impl Site {
     }
 }
 
-/// A mark that only this test's agents have.
+/// Returns a mark for the processes of this test.
 struct Mark(String);
 
 impl Mark {

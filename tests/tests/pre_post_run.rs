@@ -1,5 +1,5 @@
-//! What a shim does around each run, as jails of FreeBSD need it for their mounts and limits: the real shim, with
-//! commands that leave a trace.
+//! The commands that a shim runs before and after each run, which FreeBSD jails need for mounts and limits. Tested
+//! with the real shim and commands that write a trace.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -162,7 +162,7 @@ fn kill_after_exit_does_not_interrupt_post_run() {
     eventually("the clean-up has begun", || {
         (fs::read_to_string(&trace).ok()? == "begun\n").then_some(())
     });
-    // Make sure that the second kill is read before the gate opens.
+    // Wait until the shim has read the second kill before the gate opens.
     let mut second = connect(dir.path());
     kill(&mut second, "KILL", 0);
     kill(&mut second, "NO-SUCH-SIGNAL", 0);

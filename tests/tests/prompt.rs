@@ -1,4 +1,4 @@
-//! Agents are told what to do and watched by people, whatever they are. The real pi is in pi.rs.
+//! Prompts and `attach` with any agent. pi.rs tests pi.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use colibri_tests::{Daemon, eventually, text};
 use serde_json::json;
 
-/// Exit code, standard output and standard error.
+/// Returns exit code, stdout and stderr.
 fn outcome(daemon: &Daemon, args: &[&str]) -> (Option<i32>, String, String) {
     let output = daemon.cli(args);
     (
@@ -73,7 +73,7 @@ fn missing_answer_is_an_error_with_its_cause() {
 #[test]
 fn answer_is_found_among_other_output() {
     let daemon = Daemon::start();
-    // It answers somebody else first, and floods its output.
+    // It answers another client first, and floods its output.
     let script = r#"
         printf '{"type":"agent'; read line; printf '_start"}\n'
         id=$(printf '%s' "$line" | sed 's/.*"id":"\([^"]*\)".*/\1/')
@@ -103,7 +103,7 @@ fn no_input_agent_reads_eof_immediately() {
     assert_eq!(text(&daemon.stdout(&id)), "end\n");
     let (_, stdout, _) = outcome(&daemon, &["run", "--no-input", "--", "cat"]);
     assert_eq!(stdout, "");
-    // In each run, and nothing can be sent to it.
+    // This applies to each run, and input is refused.
     let restart = [
         "--restart",
         "on-failure",
@@ -163,7 +163,7 @@ fn attach_shows_both_outputs_and_exits_with_the_agents_code() {
         .spawn()
         .unwrap();
     let mut stdout = attached.stdout.take().unwrap();
-    // Also a line that has no end yet.
+    // Partial lines are shown, too.
     let mut beginning = [0; 8];
     stdout.read_exact(&mut beginning).unwrap();
     assert_eq!(&beginning, b"  name? ");
@@ -173,7 +173,7 @@ fn attach_shows_both_outputs_and_exits_with_the_agents_code() {
     let output = attached.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(7));
     let mut lines: Vec<&str> = shown.lines().collect();
-    // Which of two outputs comes first is not known.
+    // The order of the two outputs is not defined.
     lines.retain(|line| !line.trim().is_empty());
     assert_eq!(lines, ["stderr| bad ada"]);
     assert!(
@@ -181,7 +181,7 @@ fn attach_shows_both_outputs_and_exits_with_the_agents_code() {
         "{}",
         text(&output.stderr)
     );
-    // With --raw everything is as it was.
+    // --raw shows the bytes unchanged.
     let (code, stdout, stderr) = outcome(&daemon, &["attach", "--raw", "--no-input", &id]);
     assert_eq!(
         (code, stdout.as_str(), stderr.lines().next()),

@@ -1,4 +1,4 @@
-//! The README's commands, as a reader would type them.
+//! The commands of the README.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -35,7 +35,7 @@ fn picture_matches_the_current_table() {
     assert!(picture.len() < 40_000, "{} bytes", picture.len());
     let elsewhere = picture.replace("http://www.w3.org/2000/svg", "");
     assert!(!elsewhere.contains("://"), "it fetches something");
-    // Words are apart by spaces that do not break.
+    // The picture contains non-breaking spaces.
     let shown = picture.replace("&#160;", " ");
     let titles = read("crates/colibri-cli/src/top/columns.rs");
     for title in [

@@ -51,7 +51,7 @@ impl Recorded {
     }
 }
 
-/// Starts an agent that prints one number for each line in the file `steps`; returns its id.
+/// Creates the file `steps` and returns a script that prints 500 numbers for each line in it.
 fn counting(daemon: &Daemon) -> String {
     let steps = daemon.path("steps");
     fs::write(&steps, "").unwrap();
@@ -100,7 +100,7 @@ fn every_command_starts_the_daemon_after_a_crash() {
         &["rm", &id],
     ] {
         daemon.kill();
-        // A daemon that a command has started is killed too.
+        // A daemon that a command has started is killed, too.
         for pid in processes_with("--background") {
             let of_this = processes_with(daemon.socket().to_str().unwrap());
             if of_this.contains(&pid) {
@@ -341,7 +341,7 @@ fn stopped_daemon_is_waited_for_and_not_started() {
                 .then_some(())
         });
     }
-    // Signals are served while waiting for the next daemon.
+    // Signals are handled while waiting for the next daemon.
     let mut attach = attach;
     kill_process(Pid::from_child(&attach.child), Signal::INT).unwrap();
     assert_eq!(attach.end(), Some(0), "{}", attach.err());

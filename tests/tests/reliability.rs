@@ -1,4 +1,4 @@
-//! Every test that docs/reliability.md names is there.
+//! Checks that every test that docs/reliability.md names exists.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,7 +10,7 @@ fn reliability_page_names_existing_tests() {
     let mut named = 0;
     for line in text.lines().filter(|line| line.starts_with('|')) {
         let mut source = String::new();
-        // What stands in backquotes is every second part.
+        // Every second part is in backquotes.
         for word in line.split('`').skip(1).step_by(2) {
             if word.ends_with(".rs") {
                 source = read(word);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 const SPAWNS: usize = 60;
 
-/// Sends one spawn on each of 60 connections at the same time; returns the answers.
+/// Sends one spawn on each of 60 connections at the same time, and returns the answers.
 fn at_the_same_time(daemon: &Daemon, params: impl Fn(usize) -> Value + Sync) -> Vec<Value> {
     let ready = Barrier::new(SPAWNS);
     std::thread::scope(|scope| {

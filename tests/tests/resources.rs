@@ -1,4 +1,4 @@
-//! No descriptors, no processes, a clock that jumps: clear errors, and recovery afterwards.
+//! No descriptors, no processes, a clock jump: clear errors, and recovery afterwards.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use colibri_tests::{Daemon, Wire, eventually, kill_9, processes_with, program, text};
 use serde_json::json;
 
-/// Sets the soft limit of a running process, behind words that make it of the same user.
+/// Sets the soft limit of a running process, with a command prefix that changes to its user.
 fn prlimit(words: &[&str], pid: i32, limit: &str) {
     let words = [words, &["prlimit"]].concat();
     let output = Command::new(words[0])
@@ -22,8 +22,8 @@ fn prlimit(words: &[&str], pid: i32, limit: &str) {
     assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
-/// A spawn beside the one agent that there is fails for want of something, and leaves nothing behind. The shim that was
-/// started ahead may be there still, and serve one before.
+/// Checks that a spawn fails for lack of a resource and leaves nothing. The first of two spawns may succeed with the
+/// pooled shim.
 fn is_exhausted(daemon: &Daemon, wire: &mut Wire, of: &str) {
     let mut spawn = || wire.call("spawn-agent", json!({"program": "/bin/true"}));
     let answers = [spawn(), spawn()];
@@ -77,7 +77,7 @@ fn spawn_without_descriptors_leaves_nothing_at_any_step() {
         .count();
     let (mut refused, mut started) = (0, 0);
     for spare in 0..40 {
-        // One that was started ahead needs little more: the spawn is to start its own.
+        // A pooled shim needs few descriptors; kill it, so that the spawn starts a shim.
         if let Some((id, shim)) = daemon.waiting() {
             kill_9(shim);
             eventually("it waits no more", || {
@@ -126,7 +126,7 @@ fn daemon_raises_nofile_limit_and_restores_it_for_agents() {
     let ids: Vec<String> = (0..100).map(|_| daemon.spawn(&["--", "cat"])).collect();
     let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
     assert!(open.count() > FOUND, "a descriptor an agent");
-    // All at once, and each of them by its own connection.
+    // Concurrent connections.
     for id in &ids {
         daemon.ok(&["send", id, "here"]);
     }
@@ -261,7 +261,7 @@ fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
     let mut daemon = Daemon::place();
     let own = User::new(uid);
     if own.0.is_none() {
-        // As the test's user the bomb would use up its processes too.
+        // Without a separate user, the bomb would exhaust the processes of the test's user.
         return;
     }
     own.launch(
@@ -334,7 +334,7 @@ fn daemon_without_threads_reports_it_and_exits() {
     );
 }
 
-/// Where the package libfaketime has its library.
+/// Returns the path of the library of the package libfaketime.
 fn faketime() -> String {
     let found = Command::new("dpkg")
         .args(["-L", "libfaketime"])

@@ -1,11 +1,11 @@
-//! Agents that are started again, and agents whose time is up; with and without a daemon.
+//! Restarts and wall-clock limits, with and without a daemon.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use colibri_tests::{Daemon, eventually, processes_with, text};
 use serde_json::{Value, json};
 
-/// Counts its runs in a file and says which it is.
+/// Returns a script that counts its runs in a file and prints the count.
 fn counting(daemon: &Daemon, then: &str) -> String {
     let counter = daemon.path("counter");
     format!(
@@ -60,7 +60,7 @@ fn failing_agent_is_restarted_until_it_succeeds() {
     assert_eq!(runs.as_array().unwrap().len(), 4);
     let table = daemon.ok(&["runs", &id]);
     assert_eq!(table.lines().count(), 5, "{table}");
-    // A subscriber reads on over all runs, and is told of one end.
+    // A subscriber reads the output of all runs, and receives one exit.
     let mut received = 0;
     loop {
         let event = events.line().unwrap();

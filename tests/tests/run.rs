@@ -1,4 +1,4 @@
-//! `colibri run` is as if the shell had started the agent itself, with a jail and without.
+//! `colibri run` behaves as if the shell had started the agent itself, with and without a jail.
 
 #![allow(
     clippy::unwrap_used,
@@ -41,7 +41,7 @@ fn run_forwards_output_and_exit_code() {
 #[test]
 fn run_forwards_stdin_and_its_end() {
     let daemon = Daemon::start();
-    // More than every buffer on the way, and not text.
+    // More than all buffers on the way, and binary.
     let bytes: Vec<u8> = (0..3_000_000_u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
@@ -230,7 +230,7 @@ fn agent_is_selected_by_id_prefix_and_name() {
 #[test]
 fn unprivileged_user_can_run_all_commands() {
     if !rustix::process::geteuid().is_root() {
-        // Then all the other tests show it.
+        // The other tests cover this case.
         return;
     }
     let dir = tempfile::Builder::new()

@@ -1,4 +1,4 @@
-//! What a confined agent can and cannot do, seen from inside.
+//! The rights of a confined agent, tested from inside.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -115,7 +115,7 @@ fn environment_is_the_base_plus_given_variables() {
 #[test]
 fn agent_inherits_no_descriptor_of_the_daemon() {
     let mut daemon = Daemon::place();
-    // A directory would lead out of the sandbox.
+    // An open directory would lead out of the sandbox.
     let leaky = ["sh", "-c", "exec 7</ 9</etc/passwd; exec \"$@\"", "sh"];
     daemon.launch_behind(&leaky.map(str::to_owned));
     let own = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
@@ -136,7 +136,7 @@ fn agent_inherits_no_descriptor_of_the_daemon() {
         .concat();
         let output = daemon.cli(&args);
         let seen = text(&output.stdout);
-        // 3 is the directory that the shell is just reading.
+        // 3 is the directory that the shell reads.
         assert_eq!(seen, "0 1 2 3\n", "{}", text(&output.stderr));
     }
 }

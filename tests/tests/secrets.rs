@@ -1,5 +1,5 @@
 //! A secret is in the agent's environment and nowhere else: not in a file, an argument list, a log, an answer or an
-//! error, whichever way it came.
+//! error.
 
 #![allow(
     clippy::print_stderr,
@@ -16,14 +16,14 @@ use std::process::{Command, Output};
 use colibri_tests::{Daemon, eventually, text};
 use serde_json::json;
 
-/// Every secret begins so; what follows says which way it came.
+/// Prefix of every secret; the suffix names its source.
 const MARK: &str = "tell-nobody-4c1f";
 
 fn secret(way: &str) -> String {
     format!("{MARK}-{way}")
 }
 
-/// What was looked through for secrets.
+/// A search for secrets.
 #[derive(Default)]
 struct Search {
     files: usize,
@@ -45,7 +45,7 @@ impl Search {
         self.text(&output.stderr, &format!("stderr of {what}"));
     }
 
-    /// All files below, but for those that the test has written itself.
+    /// Searches all files in a directory, except those that the test has written.
     fn files(&mut self, place: &Path, own: &[PathBuf]) {
         if own.iter().any(|path| path == place) {
             return;
@@ -65,7 +65,7 @@ impl Search {
         }
     }
 
-    /// The words of all processes of the machine, as anybody sees them.
+    /// Searches the arguments of all processes, which every user can read.
     fn processes(&mut self) {
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             if let Ok(argv) = fs::read(entry.path().join("cmdline")) {
@@ -89,7 +89,7 @@ fn private(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// Waits for a line, and says by its exit code whether it has had every secret in each of its runs: 7.
+/// Returns a script that waits for a line and exits with 7 if it has every secret.
 fn agent(ways: &[&str]) -> String {
     let tests: Vec<String> = ways
         .iter()
@@ -103,7 +103,7 @@ fn agent(ways: &[&str]) -> String {
     format!("read line; {} && exit 7; exit 1", tests.join(" && "))
 }
 
-/// The variable in which a secret comes.
+/// Returns the name of the variable for a secret.
 fn name(way: &str) -> String {
     format!("TOKEN_{}", way.to_uppercase().replace('-', "_"))
 }
@@ -168,7 +168,7 @@ fn secrets_appear_only_in_the_agents_environment() {
     let mut events = daemon.connect();
     events.call("subscribe", json!({}));
 
-    // Every way but that of a command line, which shows what it is given to whoever looks.
+    // Every source except the command line, which other users can read.
     let cli = |args: &[&str]| {
         let mut command = daemon.command("colibri");
         command
@@ -196,7 +196,7 @@ fn secrets_appear_only_in_the_agents_environment() {
             [&by_flags[..], &["--", "sh", "-c", &script]].concat(),
             vec!["--env", &flag_env, "--", "sh", "-c", &script_env],
             vec!["--profile", "secret"],
-            // Three runs, each of which must have it.
+            // Three runs, each of which must have the secret.
             [
                 &by_flags[..],
                 &[
@@ -236,7 +236,7 @@ fn secrets_appear_only_in_the_agents_environment() {
     search.processes();
     search.files(&daemon.path(""), &own);
 
-    // In the foreground; its words are in the process list as long as it runs.
+    // In the foreground; its arguments are in the process list while it runs.
     let mut run = cli(&[&["run"], &by_flags[..], &["--", "sh", "-c", &script]].concat())
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
@@ -256,13 +256,13 @@ fn secrets_appear_only_in_the_agents_environment() {
     assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
     search.answer("run", &output);
 
-    // Each says by its code that it had what it was given, in each of its runs.
+    // The exit code shows that each run had its secrets.
     for (id, restarts) in &started {
         for run in 1..=if *restarts { 3 } else { 1 } {
             eventually("its run has begun", || {
                 (daemon.agent(id)["run"] == json!(run)).then_some(())
             });
-            // What is sent may be one too.
+            // Input may be a secret, too.
             let input = json!({"id": id, "data": format!("{}\n", secret("input"))});
             daemon.connect().call("send-input", input);
         }
@@ -275,7 +275,7 @@ fn secrets_appear_only_in_the_agents_environment() {
         );
     }
 
-    // What fails says so without it.
+    // Error messages do not contain it.
     let broken = daemon.path("broken.env");
     private(&broken, &format!("A=1\n{}\n", secret("line")));
     let unclosed = daemon.path("unclosed.env");
@@ -345,7 +345,7 @@ fn secrets_appear_only_in_the_agents_environment() {
             search.answer(verb, &output);
         }
     }
-    // Who asks must bring what the profile wants.
+    // The caller must provide the secrets that a profile lists.
     let asked = daemon
         .connect()
         .call("spawn-agent", json!({"profile": "secret"}));
@@ -356,7 +356,7 @@ fn secrets_appear_only_in_the_agents_environment() {
             .contains("TOKEN_ASKED"),
         "{asked}"
     );
-    // Of the daemon's own environment nobody gets one.
+    // The daemon's environment is not available to callers.
     let asked = daemon
         .connect()
         .call("spawn-agent", json!({"profile": "started"}));
@@ -370,7 +370,7 @@ fn secrets_appear_only_in_the_agents_environment() {
     let output = daemon.cli(&["spawn", "--profile", "secret"]);
     assert_eq!(output.status.code(), Some(1), "asked for by nobody");
 
-    // A file that others can read is not used.
+    // A file that others can read is refused.
     fs::set_permissions(&profile_file, fs::Permissions::from_mode(0o644)).unwrap();
     let output = cli(&["spawn", "--profile", "secret"]).output().unwrap();
     assert!(
@@ -382,7 +382,7 @@ fn secrets_appear_only_in_the_agents_environment() {
     search.answer("config check", &cli(&["config", "check"]).output().unwrap());
     fs::set_permissions(&profile_file, fs::Permissions::from_mode(0o600)).unwrap();
 
-    // All that can be asked.
+    // All outputs that a client can request.
     for args in [
         &["ps"][..],
         &["ps", "--json"],
@@ -429,7 +429,7 @@ fn secrets_appear_only_in_the_agents_environment() {
         .to_string();
     search.text(asked.as_bytes(), "explain-spawn");
 
-    // Mistakes beside a secret are shown without it: by the log too, which the files below hold.
+    // Diagnostics do not contain secrets. The search of files below includes the log.
     for mistake in [
         text_of_config.replace("[profile.started]\nenv", "[profile.started]\nenvironment"),
         text_of_config.replace(
@@ -461,7 +461,7 @@ fn secrets_appear_only_in_the_agents_environment() {
     }
     private(&config, &text_of_config);
 
-    // What subscribers saw, up to the last end.
+    // Events of subscribers, up to the last exit.
     let mut ended = 0;
     while ended < started.len() + 1 {
         let event = events.line().unwrap();

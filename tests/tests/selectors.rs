@@ -1,4 +1,4 @@
-//! An agent selector selects exactly one agent or is refused; empty and ambiguous selectors are refused.
+//! An agent selector selects exactly one agent; empty and ambiguous selectors are refused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,4 +1,4 @@
-//! The shim of the next agent, which waits before anybody asks for it.
+//! The pre-started shim for the next agent.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

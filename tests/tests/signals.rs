@@ -42,7 +42,7 @@ fn shim_of(daemon: &Daemon, id: &str) -> i32 {
     record["shim_pid"].as_i64().unwrap() as i32
 }
 
-/// Starts `colibri run` and waits until its agent is listed. Returns both.
+/// Starts `colibri run`, waits until its agent is listed, and returns both.
 fn run(daemon: &Daemon, args: &[&str]) -> (Child, String) {
     let before: Vec<Value> = agents(daemon);
     let child = daemon

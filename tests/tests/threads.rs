@@ -5,7 +5,7 @@
 use colibri_tests::helper::{as_user, programs_of};
 use colibri_tests::{eventually, text};
 
-/// A user whose processes no other test counts.
+/// A dedicated user, because limits count its processes.
 const USER: &str = "colibri-threadless";
 
 #[test]

@@ -8,11 +8,11 @@ use colibri_tests::mounts::SmallDisk;
 use colibri_tests::tmux::Terminal;
 use colibri_tests::{Daemon, eventually, kill_9, processes_with, text};
 
-/// Prints events as pi does, then keeps every line that it is sent, and answers it.
+/// Prints events of pi, then records and answers every line of input.
 const SCRIPT: &str = r#"printf '%s\n' "$@"; while read -r line; do printf '%s\n' "$line" >>"$KEPT"; printf '%s' "$line" | sed 's/.*"id":"\([^"]*\)".*/{"type":"response","id":"\1","command":"prompt","success":true}\n/'; done"#;
 const USAGE: &str = r#"{"type":"message_end","message":{"role":"assistant","stopReason":"toolUse","usage":{"input":18000,"output":900,"cost":{"total":0.06}}}}"#;
 
-/// Starts an agent that has printed these events, and is in that state; its id.
+/// Starts an agent that prints these events, waits for a state, and returns its id.
 fn pi(daemon: &Daemon, name: &str, events: &[&str], state: &str) -> String {
     let kept = format!("KEPT={}", daemon.path(name).display());
     let options = ["--runtime", "pi", "--name", name, "--env", &kept];
@@ -26,7 +26,7 @@ fn in_state(daemon: &Daemon, id: &str, state: &str) {
     eventually(state, || (daemon.agent(id)["state"] == state).then_some(()));
 }
 
-/// A daemon with an agent in each state that needs no damage: their names and ids.
+/// Starts a daemon with an agent in each state except `stalled`; returns their names and ids.
 fn with_agents() -> (Daemon, Vec<(&'static str, String)>) {
     let daemon = Daemon::start();
     let start = r#"{"type":"agent_start"}"#;
@@ -75,7 +75,7 @@ fn start(daemon: &Daemon, width: u16, height: u16) -> Terminal {
     terminal
 }
 
-/// A screen without what is different each time: ids, pids, and the columns that change by themselves.
+/// Masks ids, pids, and columns that change over time.
 fn fixed(screen: &str, agents: &[(&str, String)]) -> String {
     let mut screen = screen.to_owned();
     for (name, id) in agents {
@@ -86,7 +86,7 @@ fn fixed(screen: &str, agents: &[(&str, String)]) -> String {
     if let Some(at) = lines.iter().position(|line| line.starts_with("NAME ")) {
         let titles = lines[at].clone();
         let mut volatile = Vec::new();
-        // All of them stand at the right end of their column.
+        // These columns are right-aligned.
         for (title, width) in [
             ("SINCE", 5),
             ("CPU", 5),
@@ -124,7 +124,7 @@ fn fixed(screen: &str, agents: &[(&str, String)]) -> String {
     lines.join("\n")
 }
 
-/// All agents are there and have been measured: a share of the CPU takes two looks.
+/// Waits until all agents are shown with their CPU share, which appears after two samples.
 fn settled(terminal: &Terminal, states: &str) -> String {
     terminal.wait(states, |screen| {
         let rows = screen.lines().skip(2);
@@ -270,7 +270,7 @@ fn prompt_and_attach_work_from_the_table() {
     terminal.keys(&["C-c"]);
     let screen = terminal.wait_for(STATES);
     assert!(screen.contains("error: overloaded"), "{screen}");
-    // Of one that has ended there is time to read what it printed.
+    // For an ended agent, the output stays until a key is pressed.
     terminal.keys(&["Down", "Down", "Down", "Enter"]);
     terminal.wait_for("return with any key");
     assert_eq!(terminal.value("alternate_on"), "0");
@@ -280,7 +280,7 @@ fn prompt_and_attach_work_from_the_table() {
     shell(&terminal);
 }
 
-/// The shell waits for a command.
+/// Waits for the shell prompt.
 fn shell(terminal: &Terminal) {
     terminal.wait("the shell", |screen| {
         let shown = screen.trim_end();
@@ -294,7 +294,7 @@ fn terminal_is_restored_however_top_ends() {
     let terminal = start(&daemon, 80, 24);
     let home = daemon.path("log").parent().unwrap().to_owned();
     let modes = || {
-        // Until the shell has asked, what is typed is another's.
+        // Before the prompt, another program reads the input.
         shell(&terminal);
         terminal.keys(&[
             "clear; stty -a >\"$HOME/looking\" && mv \"$HOME/looking\" \"$HOME/modes\"",
@@ -392,7 +392,7 @@ fn top_survives_a_killed_daemon() {
     );
     daemon.launch();
     settled(&terminal, STATES);
-    // It lives again: new agents come, and old ones change and go.
+    // The table is live again: agents appear, change and disappear.
     let late = daemon.spawn(&["--name", "latecomer", "--", "sleep", "1000"]);
     terminal.wait_for("latecomer");
     terminal.wait_for("7 agents");

@@ -1,4 +1,4 @@
-//! Two releases share a state directory: agents outlive an upgrade and a downgrade of the daemon.
+//! Two releases share a state directory: agents survive an upgrade and a downgrade of the daemon.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -56,7 +56,7 @@ fn send(daemon: &Daemon, id: &str, line: &str) {
     assert_eq!(sent["result"]["written"], line.len(), "{sent}");
 }
 
-/// `mark` is in the arguments of the agent that is restarted, and of no other process.
+/// `mark` is in the arguments of the restarted agent and of no other process.
 fn agents_outlive_the_change(first: Release, second: Release, mark: &str) {
     let mut daemon = Daemon::place();
     launch(&mut daemon, first);
@@ -119,7 +119,7 @@ fn agents_outlive_the_change(first: Release, second: Release, mark: &str) {
     }
     assert_eq!(stdout(&daemon, &sandboxed), "up\nbye\n");
     assert_eq!(processes_with(mark), Vec::<i32>::new());
-    // A new agent beside those of the other release.
+    // A new agent next to those of the other release.
     let new = spawn(&daemon, "exit 4", json!({}));
     let end = daemon.connect().call("wait-agent", json!({"id": new}));
     assert_eq!(end["result"]["exit"]["code"], 4, "{end}");

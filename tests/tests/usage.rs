@@ -1,4 +1,4 @@
-//! What agents use, as the daemon measures it, and what a subscriber to all agents is told beside states.
+//! Resource usage as measured by the daemon, and lifecycle events of all agents.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -12,7 +12,7 @@ fn usage(daemon: &Daemon, params: Value) -> Value {
 #[test]
 fn usage_sums_all_processes_of_an_agent() {
     let daemon = Daemon::start();
-    // A child burns time and ends, another process keeps memory, and all wait inside a sandbox.
+    // A child uses CPU time and ends, another process holds memory, and all run in a sandbox.
     let script = "sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'
         x=$(head -c 30000000 /dev/zero | tr '\\0' x); echo there; read line; echo ${#x} >&2; exit 0";
     let heavy = daemon.spawn(&["--jail-path", "/", "--", "sh", "-c", script]);
@@ -27,10 +27,10 @@ fn usage_sums_all_processes_of_an_agent() {
     };
     let (burnt, idle) = (of(&heavy).unwrap(), of(&light).unwrap());
     let number = |of: &Value, field: &str| of[field].as_u64().unwrap();
-    // The child has ended: its time is known because it was waited for.
+    // The CPU time of the ended child is known because its parent waited for it.
     assert!(number(&burnt, "cpu_ms") >= 20, "{burnt}");
     assert!(number(&burnt, "memory_bytes") >= 30_000_000, "{burnt}");
-    // bwrap outside, bwrap inside, and the shell.
+    // The outer bwrap, the inner bwrap, and the shell.
     assert_eq!(number(&burnt, "processes"), 3, "{burnt}");
     assert_eq!(number(&burnt, "stdout_bytes"), 6, "{burnt}");
     assert_eq!(number(&idle, "processes"), 1, "{idle}");

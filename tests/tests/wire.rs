@@ -1,4 +1,4 @@
-//! The socket as others see it: bad input gets a clear error, and the daemon goes on.
+//! The socket with arbitrary input: malformed input gets a clear error, and the daemon keeps serving.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -315,7 +315,7 @@ fn running_filter_survives_a_daemon_restart() {
     assert_eq!(pages(&mut daemon.connect(), false), all);
 }
 
-/// The ids of all agents, two in a page, as the pages have them.
+/// Returns the ids of all agents in pages of two.
 fn pages(wire: &mut Wire, running: bool) -> Vec<String> {
     let mut seen = Vec::new();
     let mut after = Value::Null;

@@ -1,4 +1,4 @@
-//! What of the host an agent gets to see and to change, and that nothing more comes with it.
+//! The parts of the host that an agent can see and change.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,7 +8,7 @@ use std::path::Path;
 use colibri_tests::{Daemon, text};
 use serde_json::json;
 
-/// A directory under a name without links, as every source must have.
+/// Creates a directory with a path without links, as every source requires.
 fn directory() -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let path = dir.path().canonicalize().unwrap().display().to_string();
@@ -76,7 +76,7 @@ fn mounts_have_the_requested_target_and_mode() {
         ],
         "pwd; cat file two/file ../alone; uname -n; echo x > file; echo changed > two/file",
     );
-    // The target of the second lies in what the first brings, and must be there: nothing is made in it.
+    // The target of the second mount is inside the first one and must exist: nothing is created there.
     assert!(
         text(&output.stderr).contains("no directory in the jail"),
         "{output:?}"
@@ -159,7 +159,7 @@ fn symlink_planted_by_an_agent_is_not_followed() {
         assert_eq!(output.status.code(), Some(125));
         assert!(text(&output.stderr).contains("symbolic link"), "{output:?}");
     }
-    // Nor while the one that could plant it runs, which would have time between the look and the mount.
+    // Refused while the agent that could plant the link runs: it could do so between the check and the mount.
     let first = daemon.spawn(&[
         "--jail-path",
         "/",
@@ -179,7 +179,7 @@ fn symlink_planted_by_an_agent_is_not_followed() {
     );
     let said = second["error"]["message"].as_str().unwrap();
     assert!(said.contains(&first) && said.contains("replace"), "{said}");
-    // The same directory is no trap: two agents may work side by side.
+    // The same directory is accepted: two agents may share it.
     let beside = run(&daemon, &["--workspace", &work], "ls");
     assert!(beside.status.success(), "{beside:?}");
     daemon.ok(&["kill", "--grace", "0s", &first]);

@@ -1,4 +1,4 @@
-//! Frames, as the daemon and its clients make and read them.
+//! Frames as the daemon and its clients encode and decode them.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +54,7 @@ pub(crate) fn all() -> Vec<Operation> {
     let read = move || answered::<ReadResult>(&frame);
     all.push(Operation::new("decode a read of 64 KiB", read).over(65_536));
 
-    // As much as one read(2) of a connection brings.
+    // As much as one read(2) of a connection returns.
     let frames = output(&text(64)).repeat(1000);
     let length = frames.len();
     let cut = move || {
@@ -72,7 +72,7 @@ pub(crate) fn all() -> Vec<Operation> {
     all
 }
 
-/// What agents write: text of several lengths, text of which each fourth byte needs an escape, and no text.
+/// Kinds of output: text with lines of several lengths, text that needs an escape every fourth byte, and binary data.
 fn outputs() -> Vec<(&'static str, Vec<u8>)> {
     let escapes = |at: usize| *b"\"\n\x1b\\".get(at / 4 % 4).unwrap();
     let with_escapes = text(65_536).into_iter().enumerate();
@@ -93,7 +93,7 @@ fn text(length: usize) -> Vec<u8> {
     line.iter().copied().cycle().take(length).collect()
 }
 
-/// As a subscription tells of it.
+/// Encodes the notification of a subscription.
 fn output(bytes: &[u8]) -> Vec<u8> {
     Notification::AgentOutput(OutputEvent {
         subscription: 1,
@@ -107,7 +107,7 @@ fn output(bytes: &[u8]) -> Vec<u8> {
     .unwrap()
 }
 
-/// As a client reads it.
+/// Decodes it as a client does.
 fn told(frame: &[u8]) -> Vec<u8> {
     match ServerMessage::parse(frame).unwrap() {
         ServerMessage::Notification(Notification::AgentOutput(event)) => {
@@ -117,13 +117,13 @@ fn told(frame: &[u8]) -> Vec<u8> {
     }
 }
 
-/// As the daemon answers a call.
+/// Encodes the daemon's answer to a call.
 fn answer<T: Serialize>(result: &T) -> Vec<u8> {
     let result = serde_json::value::to_raw_value(result).unwrap();
     Response::new(7, Ok(result)).encode().unwrap()
 }
 
-/// As a client reads it.
+/// Decodes it as a client does.
 fn answered<T: DeserializeOwned>(frame: &[u8]) -> T {
     match ServerMessage::parse(frame).unwrap() {
         ServerMessage::Response(response) => {

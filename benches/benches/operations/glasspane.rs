@@ -1,4 +1,4 @@
-//! What an agent writes, on its way to what is shown of it.
+//! State machines that turn an agent's output into its view and transcript.
 
 use colibri_glasspane::{AgentRuntime, Glasspane, Transcript};
 

@@ -1,4 +1,4 @@
-//! Confinements, by both engines.
+//! Confinement by both engines.
 
 use std::sync::Arc;
 
@@ -52,7 +52,8 @@ pub(crate) fn all() -> Vec<Operation> {
     all
 }
 
-/// All that a spawn does here: checks what is asked for, wraps, and lists what is to be done before and after.
+/// Everything that a spawn does in this crate: validates the request, wraps the command, and lists the commands
+/// before and after a run.
 fn wrapped(engine: &dyn JailEngine, config: &JailConfig) -> (CommandLine, Vec<JailOp>) {
     let own = "colibri-a1b2c3d4e5f6".parse().unwrap();
     let confinement = config.confinement(&own).unwrap();

@@ -1,4 +1,4 @@
-//! A journal in a directory of its own, as a shim writes it and the daemon reads it.
+//! A journal in a temporary directory, as a shim writes it and the daemon reads it.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ pub(crate) fn all() -> Vec<Operation> {
     let mut all = Vec::new();
     for (name, length) in [("64 B", 64), ("4 KiB", 4096), ("64 KiB", 65_536)] {
         let directory = directory();
-        // Bounded, because it is appended to as long as it is timed.
+        // Bounded, because the benchmark appends for as long as it runs.
         let options = JournalOptions {
             retain_bytes: Some(64 << 20),
             ..JournalOptions::default()
@@ -77,7 +77,7 @@ fn directory() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Appends of so many bytes, a second after each other.
+/// Appends of this many bytes, one second apart.
 fn write(directory: &Path, appends: u64, length: usize, segment_bytes: u64) {
     let options = JournalOptions {
         segment_bytes,

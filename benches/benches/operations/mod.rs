@@ -1,5 +1,5 @@
-//! What is done once for every byte, line, event, call or spawn: timed by the benches beside this directory, and its
-//! allocations counted by tests/allocations.rs.
+//! Operations that run once per byte, line, event, call or spawn. The benches in this package time them, and
+//! tests/allocations.rs counts their allocations.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 #![allow(dead_code, reason = "each bench takes a part of it")]
@@ -16,10 +16,10 @@ use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Criterion, Throughput};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Something that can be done again and again.
+/// A repeatable operation.
 pub(crate) struct Operation {
     pub(crate) name: String,
-    /// How many bytes it goes through, where its cost depends on that.
+    /// Number of bytes that it processes, if its cost depends on that.
     bytes: Option<usize>,
     pub(crate) run: Box<dyn FnMut()>,
 }
@@ -41,7 +41,7 @@ impl Operation {
     }
 }
 
-/// Time on a processor: what else runs on the machine counts as little as it can.
+/// CPU time, which depends little on other load of the machine.
 struct CpuTime;
 
 impl Measurement for CpuTime {
@@ -74,7 +74,7 @@ impl Measurement for CpuTime {
     }
 }
 
-/// Times all of them.
+/// Times all operations.
 pub(crate) fn bench(group: &str, operations: Vec<Operation>) {
     let mut criterion = Criterion::default()
         .with_measurement(CpuTime)

@@ -1,4 +1,4 @@
-//! A log that somebody else writes.
+//! A log that another program writes.
 
 use std::fs;
 use std::mem::MaybeUninit;
@@ -14,17 +14,18 @@ use rustix::io::Errno;
 use super::check;
 use crate::colibri::PATIENCE;
 
-/// Whoever looks at each write takes CPU time from what is measured: while more than this is missing, looks are rare.
+/// Polling each write takes CPU time from the measured programs. While more bytes than this are missing, polls are
+/// rare.
 const CLOSE: u64 = 1 << 20;
 
-/// A directory whose writes inotify(7) tells of.
+/// A directory that inotify(7) watches.
 pub(super) struct Watch {
     directory: PathBuf,
     inotify: OwnedFd,
 }
 
 impl Watch {
-    /// It must be there.
+    /// Watches an existing directory.
     pub(super) fn new(directory: &Path) -> Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let what = WatchFlags::MODIFY | WatchFlags::CREATE;
@@ -36,7 +37,7 @@ impl Watch {
         })
     }
 
-    /// The length of all files in it whose names end like this.
+    /// Returns the total length of all files whose names have this suffix.
     fn length(&self, ending: &str) -> Result<u64> {
         let mut length = 0;
         for entry in fs::read_dir(&self.directory)? {
@@ -48,7 +49,7 @@ impl Watch {
         Ok(length)
     }
 
-    /// Waits until the files whose names end like this have so many bytes together, and says when that was.
+    /// Waits until the files with this suffix have this total length, and returns that time.
     pub(super) fn wait_for(&self, ending: &str, bytes: u64) -> Result<Instant> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -68,7 +69,7 @@ impl Watch {
         }
     }
 
-    /// Waits for the next event, at most a second, and takes all that are there.
+    /// Waits at most a second for an event and drains the queue.
     fn wait(&self) -> Result<()> {
         let second = Timespec {
             tv_sec: 1,
@@ -88,7 +89,7 @@ impl Watch {
     }
 }
 
-/// A file in a directory of its own, watched also before it is there.
+/// A file in a dedicated directory, watched before it exists.
 pub(super) struct Log {
     path: PathBuf,
     name: String,
@@ -96,7 +97,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Makes the directory, which nothing else may be in.
+    /// Creates the directory, which must contain nothing else.
     pub(super) fn new(directory: &Path, name: &str) -> Result<Self> {
         fs::create_dir_all(directory)?;
         Ok(Self {
@@ -110,18 +111,18 @@ impl Log {
         &self.path
     }
 
-    /// Waits until the log has so many bytes, and says when that was.
+    /// Waits until the log has this many bytes, and returns that time.
     pub(super) fn wait_for(&self, bytes: u64) -> Result<Instant> {
         self.watch.wait_for(&self.name, bytes)
     }
 
-    /// Checks that the log is what is in `file`, and empties it.
+    /// Checks that the log equals `file`, and truncates it.
     pub(super) fn check(&self, file: &Path) -> Result<()> {
         check(file, std::slice::from_ref(&self.path))?;
         self.empty()
     }
 
-    /// Checks that the log is a line feed, and empties it.
+    /// Checks that the log is a line feed, and truncates it.
     pub(super) fn check_line_feed(&self) -> Result<()> {
         let kept = self.read()?;
         ensure!(
@@ -136,7 +137,7 @@ impl Log {
         fs::read(&self.path).with_context(|| format!("reading {}", self.path.display()))
     }
 
-    /// Makes the log empty, which those who append to it do not notice.
+    /// Truncates the log; programs that append to it do not notice.
     pub(super) fn empty(&self) -> Result<()> {
         fs::File::create(&self.path)
             .with_context(|| format!("emptying {}", self.path.display()))?;

@@ -1,4 +1,4 @@
-//! What one would use instead of Colibri, behind one interface.
+//! The alternatives to Colibri behind one interface.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -14,49 +14,49 @@ use anyhow::{Context, Result, ensure};
 
 use crate::spawn::COMMAND;
 
-/// As tables show it.
+/// Name in tables.
 pub(crate) trait Named {
     fn name(&self) -> String;
 
-    /// What to know about it.
+    /// Note in tables.
     fn note(&self) -> Option<String> {
         None
     }
 }
 
-/// A way to run programs in the background and to see what they write.
+/// Runs programs in the background and shows their output.
 pub(crate) trait Spawns: Named {
-    /// Runs a command that writes a line feed and then waits for its end; how long it takes from the request until
-    /// that byte can be read. It is gone afterwards.
+    /// Runs a command that writes a line feed and then waits. Returns the time from the request until that byte is
+    /// readable, and ends the command.
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration>;
 }
 
-/// A way to run programs in the background and to keep what they write.
+/// Runs programs in the background and stores their output.
 pub(crate) trait Copies: Named {
-    /// Runs `cat` on a file of `bytes` bytes; how long it takes from the request until all of them are where output is
-    /// kept. That they are those of the file is checked afterwards, and they are removed.
+    /// Runs `cat` on a file of `bytes` bytes. Returns the time from the request until all of them are stored, then
+    /// compares and removes them.
     fn copy(&mut self, file: &Path, bytes: u64) -> Result<Duration>;
 }
 
-/// One that cannot run here, and why.
+/// An alternative that cannot run here, and the reason.
 #[derive(Debug)]
 pub(crate) struct Absent {
     pub(crate) name: &'static str,
     pub(crate) why: String,
 }
 
-/// Those that are measured, and those that cannot be.
+/// Available and unavailable alternatives.
 pub(crate) struct Peers<P: ?Sized> {
     pub(crate) present: Vec<Box<P>>,
     pub(crate) absent: Vec<Absent>,
 }
 
-/// Where programs are.
+/// Directories of programs.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
-    /// Colibri's own.
+    /// Colibri's programs.
     pub(crate) programs: PathBuf,
-    /// Those that scripts/bench.sh has installed.
+    /// Tools that scripts/bench.sh installed.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
     pub(crate) tools: PathBuf,
 }
@@ -69,7 +69,7 @@ impl<P: Named + ?Sized> Peers<P> {
         }
     }
 
-    /// Takes in one that may not run here: it is tried once.
+    /// Adds an alternative after a trial run.
     fn add(
         &mut self,
         name: &'static str,
@@ -92,7 +92,7 @@ impl<P: Named + ?Sized> Peers<P> {
         }
     }
 
-    /// If `all` must be there, fails where one is absent for another reason than that the system is not run by systemd.
+    /// With `all`, fails if an alternative is unavailable for another reason than a missing systemd.
     pub(crate) fn complete(self, all: bool) -> Result<Self> {
         for absent in self.absent.iter().filter(|_| all) {
             ensure!(
@@ -108,7 +108,7 @@ impl<P: Named + ?Sized> Peers<P> {
 
 const SYSTEMD_RUN: &str = "systemd-run and a pipe";
 
-/// All that start programs. The first is Colibri, which the others are compared with.
+/// Returns all programs that start commands. Ratios are relative to the first one, Colibri.
 pub(crate) fn spawning(places: &Places) -> Result<Peers<dyn Spawns>> {
     let mut peers: Peers<dyn Spawns> = Peers::new(vec![
         Box::new(ours::Ours::start(&places.programs, false)?),
@@ -123,7 +123,7 @@ pub(crate) fn spawning(places: &Places) -> Result<Peers<dyn Spawns>> {
     Ok(peers)
 }
 
-/// All that keep what programs write. The first is what nothing can be much faster than.
+/// Returns all programs that store output. The first one is the upper bound.
 pub(crate) fn copying(places: &Places) -> Result<Peers<dyn Copies>> {
     let programs = &places.programs;
     let mut peers: Peers<dyn Copies> = Peers::new(vec![
@@ -138,7 +138,7 @@ pub(crate) fn copying(places: &Places) -> Result<Peers<dyn Copies>> {
     Ok(peers)
 }
 
-/// Tries a peer with a line.
+/// Tries an alternative with one line.
 fn a_line(peer: &mut (dyn Copies + 'static)) -> Result<Duration> {
     let file = tempfile::Builder::new()
         .prefix("colibri-bench-")
@@ -147,7 +147,7 @@ fn a_line(peer: &mut (dyn Copies + 'static)) -> Result<Duration> {
     peer.copy(file.path(), 7)
 }
 
-/// Whether what was kept, in files that follow each other, is what was written.
+/// Checks that the stored output, in consecutive files, equals the written data.
 fn check(written: &Path, kept: &[PathBuf]) -> Result<()> {
     use std::io::{BufRead, BufReader, Read};
 

@@ -1,4 +1,4 @@
-//! Colibri itself.
+//! Colibri.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use colibri_client::{Notification, StreamChoice, SubscribeParams};
 use super::{Copies, Named, Spawns, check};
 use crate::colibri::Colibri;
 
-/// Seen by a subscriber to everything.
+/// A subscriber to all events receives the output.
 pub(super) struct Ours {
     colibri: Colibri,
     sandbox: bool,
@@ -41,8 +41,7 @@ impl Spawns for Ours {
     }
 }
 
-/// Output in its journal, whose files are watched; or taken by a subscriber, which has asked for all of it from the
-/// first byte on.
+/// Output in the journal, whose files are watched, or received by a subscriber from the first byte on.
 pub(super) struct Kept {
     colibri: Colibri,
     sandbox: bool,
@@ -127,12 +126,12 @@ impl Copies for Kept {
     }
 }
 
-/// Where an agent's output is, in the directory of its daemon.
+/// Returns the path of an agent's output in the daemon's state directory.
 fn stdout(directory: &Path, id: &str) -> PathBuf {
     directory.join("state/agents").join(id).join("stdout")
 }
 
-/// When a journal has so many bytes.
+/// Returns the time at which a journal has this many bytes.
 #[cfg(target_os = "linux")]
 fn kept(journal: &Path, bytes: u64) -> Result<Option<Instant>> {
     super::log::Watch::new(journal)?
@@ -140,13 +139,13 @@ fn kept(journal: &Path, bytes: u64) -> Result<Option<Instant>> {
         .map(Some)
 }
 
-/// Nothing tells it here: it is there when the agent's end is told.
+/// No notification here: the output is complete when the agent's end is reported.
 #[cfg(not(target_os = "linux"))]
 fn kept(_journal: &Path, _bytes: u64) -> Result<Option<Instant>> {
     Ok(None)
 }
 
-/// The files of a journal, in order.
+/// Returns the files of a journal in order.
 fn segments(journal: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(journal).with_context(|| journal.display().to_string())?;
     let mut logs: Vec<PathBuf> = entries

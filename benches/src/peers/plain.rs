@@ -1,4 +1,4 @@
-//! Nothing around the program but a pipe, or a sandbox and a pipe.
+//! A pipe without a supervisor, or a sandbox and a pipe.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Copies, Named, Spawns, check};
 
-/// posix_spawn(3), which the standard library uses where it can, and a pipe.
+/// posix_spawn(3), which the standard library uses where possible, and a pipe.
 pub(super) struct PosixSpawn;
 
 impl Named for PosixSpawn {
@@ -26,7 +26,7 @@ impl Spawns for PosixSpawn {
     }
 }
 
-/// What nothing that keeps output can be much faster than: `cat FILE | cat > OUT`.
+/// The upper bound of storing output: `cat FILE | cat > OUT`.
 pub(super) struct Cat;
 
 impl Named for Cat {
@@ -41,13 +41,13 @@ impl Copies for Cat {
     }
 }
 
-/// bwrap(1) with the words that Colibri gives it, and a pipe.
+/// bwrap(1) with the arguments that Colibri passes, and a pipe.
 pub(super) struct Bubblewrap;
 
 pub(super) const BWRAP: &str = "bwrap and a pipe";
 pub(super) const BWRAP_CAT: &str = "bwrap cat and a pipe to cat > file";
 
-/// As `colibri explain --jail-path /` has it.
+/// Arguments as printed by `colibri explain --jail-path /`.
 const WORDS: &[&str] = &[
     "/usr/bin/bwrap",
     "--unshare-user",
@@ -105,7 +105,7 @@ fn bare(command: &[&str]) -> Result<Command> {
     Ok(bare)
 }
 
-/// Kills the first process of a sandbox, after which bwrap ends: one that is killed early does not take it along.
+/// Kills the first process of a sandbox, which ends bwrap. Killing bwrap early would leave that process running.
 fn kill_inside(bwrap: &Child) -> Result<()> {
     let id = bwrap.id();
     let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
@@ -114,12 +114,12 @@ fn kill_inside(bwrap: &Child) -> Result<()> {
     Ok(kill_process(inside, Signal::KILL)?)
 }
 
-/// `end` ends the program; where it cannot, a SIGKILL does.
+/// Ends the program with `end`, or with SIGKILL if that fails.
 pub(super) fn first_byte_of(
     command: &mut Command,
     end: impl FnOnce(&mut Child) -> Result<()>,
 ) -> Result<Duration> {
-    // A file: who is left over would keep a pipe open.
+    // A file, because a surviving process would hold a pipe open.
     let mut said = tempfile::tempfile()?;
     command
         .stdin(Stdio::piped())

@@ -1,7 +1,7 @@
-//! `writer SOCKET TOKEN SEED CODE [wait]`: an agent that knows what it wrote. It writes numbered lines to both
-//! outputs, in chunks and at a speed that the seed chooses, tells SOCKET after each write how much that
-//! was and its checksum, and exits with CODE.
-//! With `wait` it writes much, and goes on after the first writes when a line comes on its stdin.
+//! `writer SOCKET TOKEN SEED CODE [wait]`: an agent that reports its output. It writes numbered lines to both
+//! outputs, in chunks and at a speed that depend on the seed. After each write it sends the total length and checksum
+//! to SOCKET. It exits with CODE. With `wait` it writes more, and pauses after the first writes until it reads a line
+//! from stdin.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -50,7 +50,7 @@ fn main() {
             }
             .unwrap();
             let written = counters[output].add(&bytes);
-            // Whoever started it has gone when this fails, and so does it.
+            // The write fails if the test has ended; the panic then ends this program.
             writeln!(
                 report,
                 "wrote {output} {} {}",

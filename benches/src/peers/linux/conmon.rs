@@ -1,7 +1,7 @@
-//! conmon(8), which stands beside each container of podman and CRI-O and keeps its output: started as podman starts
-//! it, with the runtime's `start` when it says that the container is there. From the start of conmon until its log
-//! has a line; for throughput until it ends, which it does as soon as it has all (the log's length says nothing: each
-//! line has a prefix, and so has each piece of a line that came in two reads).
+//! conmon(8), which supervises each container of podman and CRI-O and stores its output. It is started as podman does
+//! it: conmon, then the runtime's `start` once conmon reports the container. Measured from the start of conmon until
+//! its log has a line; for throughput until conmon exits, which it does when it has stored everything. The length of
+//! the log is no measure: each line, and each part of a line from separate reads, has a prefix.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -24,11 +24,11 @@ use super::{quietly, text};
 pub(super) struct Conmon {
     bundle: Bundle,
     log: Log,
-    /// The container that is there, and its conmon.
+    /// The running container and its conmon.
     running: Option<(String, Child)>,
 }
 
-/// What conmon says when the container is there.
+/// Message of conmon when the container exists.
 #[derive(Deserialize)]
 struct Said {
     data: i32,
@@ -47,7 +47,7 @@ impl Conmon {
         })
     }
 
-    /// Starts a container; when that was asked for.
+    /// Starts a container and returns the time of the request.
     fn start(&mut self, command: &[&str]) -> Result<Instant> {
         let name = self.bundle.prepare(command)?;
         let directory = self.bundle.directory.path();
@@ -156,7 +156,7 @@ impl Copies for Conmon {
     }
 }
 
-/// Writes what was in a log without its prefixes: the time, the output and whether the line ends here.
+/// Writes a log without its prefixes: time, stream, and end-of-line flag.
 fn strip(log: &Path, bare: &Path) -> Result<()> {
     let mut log = BufReader::with_capacity(1 << 18, File::open(log)?);
     let mut bare = BufWriter::with_capacity(1 << 18, File::create(bare)?);

@@ -1,4 +1,4 @@
-//! Those that are measured on Linux: what they keep is watched by inotify(7), and containers are its namespaces.
+//! Alternatives on Linux: inotify(7) watches the stored output, and containers use Linux namespaces.
 
 mod conmon;
 mod oci;
@@ -59,14 +59,15 @@ pub(super) fn add_copying(peers: &mut Peers<dyn Copies>, places: &Places) {
     peers.add(pm2::NAME, boxed(pm2::Pm2::new(&places.tools)), a_line);
 }
 
-/// A directory for a peer, beside those of Colibri: not in /tmp, which sandboxes have of their own.
+/// Returns a directory for an alternative, on the same file system as Colibri's and outside /tmp, which sandboxes
+/// replace.
 fn directory() -> Result<TempDir> {
     Ok(tempfile::Builder::new()
         .prefix("colibri-bench-")
         .tempdir_in("/var/tmp")?)
 }
 
-/// Runs a program of which only its success counts.
+/// Runs a program and checks its exit status.
 fn quietly(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command
@@ -82,7 +83,7 @@ fn quietly(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A path as the text that configurations take.
+/// Returns a path as text for configuration files.
 fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
 }

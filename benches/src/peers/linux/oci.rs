@@ -1,6 +1,6 @@
-//! Containers of crun(1) and runc(8), as close as they can be to the sandbox that bwrap(1) makes for Colibri: the same
-//! namespaces, /proc, /dev and /tmp of its own, everything else of the host readable; no cgroup where the runtime
-//! can do without.
+//! Containers of crun(1) and runc(8), as similar as possible to the sandbox that bwrap(1) creates for Colibri: the
+//! same namespaces, private /proc, /dev and /tmp, the rest of the host readable, and no cgroup if the runtime allows
+//! that.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,11 +17,11 @@ use super::super::plain::first_byte_of;
 use super::super::{Named, Spawns};
 use super::{directory, quietly, text};
 
-/// What runs containers.
+/// A container runtime.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Runtime {
     Crun,
-    /// Makes a cgroup for each container: it has no option against it.
+    /// Creates a cgroup for each container; no option prevents it.
     Runc,
 }
 
@@ -45,14 +45,14 @@ impl Runtime {
     pub(super) fn program(self) -> &'static str {
         match self {
             Self::Crun => "/usr/bin/crun",
-            // Where the packages of Docker have it, and where Debian has it.
+            // Paths in Docker's and Debian's packages.
             Self::Runc if Path::new("/usr/bin/runc").exists() => "/usr/bin/runc",
             Self::Runc => "/usr/sbin/runc",
         }
     }
 }
 
-/// An OCI bundle: a directory with `config.json` and the directories that the host's are mounted on.
+/// An OCI bundle: a directory with `config.json` and the mount points for the host's directories.
 pub(super) struct Bundle {
     pub(super) directory: TempDir,
     pub(super) runtime: Runtime,
@@ -81,7 +81,7 @@ impl Bundle {
         })
     }
 
-    /// Writes `config.json` for a command, and makes a name for the next container.
+    /// Writes `config.json` for a command, and chooses the name of the next container.
     pub(super) fn prepare(&mut self, command: &[&str]) -> Result<String> {
         self.count += 1;
         let config = serde_json::to_vec(&config(command)?)?;
@@ -90,7 +90,7 @@ impl Bundle {
         Ok(format!("{}-{}", own.to_string_lossy(), self.count))
     }
 
-    /// What the runtime is told before the name of a command.
+    /// Options of the runtime before the name of a command.
     pub(super) fn arguments(&self) -> Vec<String> {
         let state = self.directory.path().join("state").display().to_string();
         let mut arguments = vec![format!("--root={state}")];
@@ -109,8 +109,8 @@ impl Bundle {
         command
     }
 
-    /// Kills a container, which its runtime deletes when that has ended. It may run before its runtime has written
-    /// down that it does.
+    /// Kills a container; its runtime deletes it afterwards. The container may run before its runtime has recorded
+    /// that.
     fn kill(&self, name: &str, run: &mut Child) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(10);
         loop {
@@ -131,7 +131,7 @@ impl Bundle {
     }
 }
 
-/// What is in the host's root, but for what a container has of its own.
+/// Returns the entries of the host's root, except those that a container replaces.
 fn host() -> Result<Vec<(std::path::PathBuf, fs::FileType)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/")? {
@@ -184,7 +184,7 @@ fn config(command: &[&str]) -> Result<Value> {
     }))
 }
 
-/// `crun run` or `runc run` in the foreground, its output a pipe: there is no other interface to them.
+/// `crun run` or `runc run` in the foreground with a pipe as output: the runtimes have no other interface.
 pub(super) struct Container(Bundle);
 
 impl Container {

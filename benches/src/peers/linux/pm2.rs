@@ -1,5 +1,5 @@
-//! pm2: a script that is connected to its daemon by pm2's own API (benches/peers/pm2.js) is told to start a program;
-//! until its log has the bytes.
+//! pm2: a script that is connected to pm2's daemon by its API (benches/peers/pm2.js) starts a program. Measured until
+//! its log has the bytes.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -65,14 +65,14 @@ impl Pm2 {
     }
 
     fn ask(&mut self, what: &Value) -> Result<()> {
-        // One write: a line in pieces would be waited for.
+        // One write: a partial line would be buffered.
         self.stdin.write_all(format!("{what}\n").as_bytes())?;
         Ok(())
     }
 
     fn answer(&mut self) -> Result<()> {
         let mut line = String::new();
-        // pm2 itself may say something to people first.
+        // pm2 may print messages to the user first.
         loop {
             line.clear();
             let read = self.stdout.read_line(&mut line)?;
@@ -89,7 +89,7 @@ impl Pm2 {
         Ok(())
     }
 
-    /// Runs a command until the log has so many bytes.
+    /// Runs a command until the log has this many bytes.
     fn run(&mut self, command: &[&str], bytes: u64) -> Result<Duration> {
         let log = text(self.log.path())?.to_owned();
         let asked = Instant::now();
@@ -137,7 +137,8 @@ impl Spawns for Pm2 {
 
 impl Copies for Pm2 {
     fn copy(&mut self, file: &Path, bytes: u64) -> Result<Duration> {
-        // pm2 closes the log when the program ends, also before it has read all of its output: it waits to be ended.
+        // pm2 closes the log when the program ends, even before it has read all output. So the program waits to be
+        // killed.
         let script = format!("cat '{}'; exec sleep 100000", text(file)?);
         let took = self.run(&["/bin/sh", "-c", &script], bytes)?;
         self.log.check(file)?;

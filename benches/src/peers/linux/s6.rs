@@ -1,5 +1,5 @@
-//! s6-supervise(8) with s6-log(8) at the other end of a pipe, as s6-svscan(8) puts them: `u` is written to the control
-//! FIFO, which is all that s6-svc(8) does, until the log has the bytes.
+//! s6-supervise(8) with s6-log(8) at the other end of a pipe, as s6-svscan(8) connects them. Measured from the write
+//! of `u` to the control FIFO, which is all that s6-svc(8) does, until the log has the bytes.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
@@ -23,7 +23,7 @@ pub(super) const NAME: &str = "s6-supervise and s6-log";
 pub(super) struct S6 {
     directory: TempDir,
     log: Log,
-    /// The end of the pipe that loggers read.
+    /// Read end of the pipe for loggers.
     logged: File,
     supervise: Child,
     logger: Option<Child>,
@@ -45,7 +45,7 @@ impl S6 {
             .stderr(File::create(service.join("stderr"))?)
             .spawn()
             .context("s6-supervise does not start")?;
-        // There is a reader when it can be opened for writing without waiting for one.
+        // open(2) for writing without waiting succeeds once the FIFO has a reader.
         let until = Instant::now() + PATIENCE;
         let control = loop {
             match open_control(&service.join("supervise/control")) {
@@ -68,7 +68,7 @@ impl S6 {
         })
     }
 
-    /// Starts it with an empty log, whose logger counts from nothing: s6-log begins the next file after 256 MiB.
+    /// Starts it with an empty log and a new logger: s6-log starts another file after 256 MiB.
     fn start(&mut self, command: &[&str]) -> Result<Instant> {
         self.end_logger()?;
         let logs = self.log.path().parent().context("no directory")?;
@@ -92,7 +92,7 @@ impl S6 {
 
     fn stop(&mut self) -> Result<()> {
         self.control.write_all(b"d")?;
-        // s6-svc can wait for it, but leaves processes to be reaped by the first of the system.
+        // s6-svc can wait for the end, but leaves processes for init to reap.
         let until = Instant::now() + PATIENCE;
         loop {
             let state = Command::new("/usr/bin/s6-svstat")
@@ -132,7 +132,7 @@ fn open_control(path: &Path) -> std::io::Result<File> {
         .open(path)
 }
 
-/// The script `run`: a shell's text as it is, so that there is one shell only.
+/// Returns the script `run`: a shell command is used directly, so that only one shell runs.
 fn write_run(service: &Path, command: &[&str]) -> Result<()> {
     let script = match command {
         ["/bin/sh", "-c", text] => (*text).to_owned(),
@@ -178,7 +178,7 @@ impl Spawns for S6 {
 
 impl Copies for S6 {
     fn copy(&mut self, file: &Path, bytes: u64) -> Result<Duration> {
-        // What has ended would be started again: it waits to be stopped.
+        // The supervisor would restart an ended program. So the program waits to be stopped.
         let script = format!("cat '{}'; exec sleep 100000", text(file)?);
         let asked = self.start(&["/bin/sh", "-c", &script])?;
         let seen = self.log.wait_for(bytes)?;

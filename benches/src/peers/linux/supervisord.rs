@@ -1,4 +1,4 @@
-//! supervisord(1): `startProcess` over its XML-RPC on a connection that is there already; until its log has the bytes.
+//! supervisord(1): `startProcess` over XML-RPC on an open connection. Measured until its log has the bytes.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,7 +21,7 @@ pub(super) const NAME: &str = "supervisord";
 pub(super) struct Supervisord {
     directory: TempDir,
     log: Log,
-    /// The one for the command that was asked for last.
+    /// The supervisord of the latest command.
     running: Option<Running>,
 }
 
@@ -42,7 +42,8 @@ impl Supervisord {
         })
     }
 
-    /// The one for a command: it is in the configuration, so that another command takes another supervisord.
+    /// A supervisord for one command: its configuration contains the command, so another command needs another
+    /// supervisord.
     fn running(&mut self, command: &[&str]) -> Result<()> {
         if self
             .running
@@ -61,7 +62,7 @@ impl Supervisord {
         Ok(())
     }
 
-    /// Runs a command until the log has so many bytes. The answer, which says that it runs, is read afterwards.
+    /// Runs a command until the log has this many bytes, and reads the answer afterwards.
     fn run(&mut self, command: &[&str], bytes: u64) -> Result<Duration> {
         self.running(command)?;
         let running = self.running.as_mut().context("no supervisord runs")?;
@@ -134,7 +135,7 @@ impl Running {
         })
     }
 
-    /// Calls a method for the one program that there is.
+    /// Calls a method for the configured program.
     fn ask(&mut self, method: &str, parameters: &str) -> Result<()> {
         let body = format!(
             "<?xml version=\"1.0\"?><methodCall><methodName>supervisor.{method}</methodName>\
@@ -183,7 +184,7 @@ impl Running {
         self.answer("stopProcess")
     }
 
-    /// Makes sure that it knows of the end of what has ended, or is about to.
+    /// Waits until it has noticed the end of a program that has ended or is about to.
     fn settle(&mut self) -> Result<()> {
         self.ask("stopProcess", "")?;
         let answer = self.reply()?;
@@ -194,7 +195,7 @@ impl Running {
 }
 
 impl Drop for Running {
-    /// Ends what it runs, too.
+    /// Ends the running program, too.
     fn drop(&mut self) {
         let _ = self.stop();
         let _ = self.supervisord.kill();

@@ -1,5 +1,5 @@
-//! systemd-run(1) with `--pipe`: systemd starts the program, whose output is a pipe of ours. It keeps output in the
-//! system's journal only, so it has no throughput here.
+//! systemd-run(1) with `--pipe`: systemd starts the program with a pipe of the benchmark as output. It stores output
+//! only in the system's journal, so its throughput is not measured.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +17,7 @@ pub(super) struct SystemdRun {
 }
 
 impl SystemdRun {
-    /// As sd_booted(3) finds out.
+    /// Implements sd_booted(3).
     pub(super) fn new() -> Result<Self> {
         ensure!(
             Path::new("/run/systemd/system").is_dir(),

@@ -1,4 +1,4 @@
-//! One agent under torture: what it must do, what it met, and the verdict over what is left of it.
+//! One agent under torture: its expected behaviour, its faults, and the verdict on its result.
 
 use std::collections::BTreeSet;
 
@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use crate::table::{Fault, Table};
 
-/// What may have happened to it on purpose.
+/// Fault that was injected into this agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Undisturbed,
-    /// A kill was sent, and may have arrived.
+    /// A kill was sent and may have arrived.
     Killed,
     ShimKilled,
 }
@@ -22,7 +22,7 @@ pub(crate) enum Fate {
 /// Mount target of the writer's program in a sandbox.
 const WRITER_INSIDE: &str = "/tmp/writer";
 
-/// An agent that was asked for.
+/// Parameters of an agent.
 pub(crate) struct Wanted {
     pub(crate) token: String,
     pub(crate) code: u8,
@@ -39,7 +39,7 @@ impl Wanted {
             "args": [reports.socket(), token, seed, code.to_string()],
         });
         if random.u8(..3) == 0 {
-            // Mounted, because a sandbox has its own /tmp, which hides a repository there.
+            // Mounted, because a private /tmp hides a repository there.
             let mount = json!({"source": writer, "target": WRITER_INSIDE, "read_only": true});
             params["jail"] = json!({"path": "/", "mounts": [mount]});
             params["program"] = json!(WRITER_INSIDE);
@@ -52,13 +52,13 @@ impl Wanted {
     }
 }
 
-/// An agent that is there.
+/// A spawned agent.
 pub(crate) struct Agent {
     pub(crate) id: String,
     pub(crate) wanted: Wanted,
     pub(crate) fate: Fate,
     follower: Follower,
-    /// Least length that its stdout must have in the end.
+    /// Minimum length of its stdout at the end.
     kept: u64,
     met: BTreeSet<Fault>,
     last: Fault,
@@ -92,13 +92,13 @@ impl Agent {
         self.last = fault;
     }
 
-    /// Kills its client, which comes back.
+    /// Disconnects its client, which reconnects.
     pub(crate) fn cut_client(&mut self) {
         self.follower.cut();
         self.meets(Fault::ClientKilled);
     }
 
-    /// Kills its shim; false where it has ended first.
+    /// Kills its shim; returns false if the agent has ended before.
     pub(crate) fn kill_shim(&mut self, daemon: &Daemon, fault: Fault) -> bool {
         let directory = daemon.state().join("agents").join(&self.id);
         if directory.join("exit.json").exists() {
@@ -118,12 +118,12 @@ impl Agent {
         true
     }
 
-    /// What it was seen to have lost, after its end; `shown` is how the daemon shows it.
+    /// Counts losses of an ended agent; `shown` is its `get-agent` result.
     pub(crate) fn judge(self, shown: &Value, reports: &Reports, table: &mut Table) {
         let report = eventually("the writer of an ended agent is gone", || {
             match reports.get(&self.wanted.token) {
                 Some(report) => report.gone.then_some(report),
-                // It may have been killed before its first word.
+                // The writer may have been killed before its first report.
                 None => processes_with(&self.wanted.token)
                     .is_empty()
                     .then(Report::default),
@@ -177,7 +177,7 @@ impl Agent {
         let own = exit["code"] == json!(self.wanted.code);
         match self.fate {
             Fate::Undisturbed => own && report.done,
-            // In a sandbox bwrap tells of signals as a shell does.
+            // In a sandbox bwrap reports signals like a shell does.
             Fate::Killed => {
                 (own && report.done)
                     || (exit["reason"] == "killed-by-user"

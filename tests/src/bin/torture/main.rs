@@ -1,5 +1,5 @@
-//! `make torture`: the real programs with writers at work, and faults at random moments. In the end a
-//! table says what each fault cost; anything but nothing is a failure.
+//! `make torture`: injects faults at random moments into the real programs while agents write. Prints a table of
+//! losses per fault; any loss is a failure.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -29,12 +29,12 @@ use crate::agent::{Agent, Fate, Wanted};
 use crate::table::{Fault, Table};
 
 const USAGE: &str = "usage: torture [--rounds N | --seconds S] [--seed N]\n\nKills daemons, clients and shims under writers and counts what is lost. A round kills one daemon (default: 200).\n";
-/// Writers at a time.
+/// Number of concurrent writers.
 const WRITERS: usize = 6;
-/// Agents that have ended and been judged, kept for the removals to come.
+/// Number of ended and checked agents that are kept for later removals.
 const ENDED: usize = 12;
 
-/// When to stop.
+/// End of the run.
 enum Limit {
     Rounds(u64),
     Until(Instant),
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the round does just before the daemon dies.
+/// Request in flight when the daemon is killed.
 enum InFlight {
     Nothing,
     Spawn(Wanted, UnixStream),
@@ -95,7 +95,7 @@ struct Torture {
     daemon: Daemon,
     reports: Reports,
     agents: Vec<Agent>,
-    /// Ended and judged, with how they must be shown from then on.
+    /// Ended and checked agents, with their expected `list-agents` entries.
     ended: BTreeMap<String, Value>,
     tokens: HashSet<String>,
     next: u64,
@@ -145,7 +145,7 @@ impl Torture {
         ));
     }
 
-    /// A moment of random length: not to wait for something, but to strike anywhere.
+    /// Sleeps for a random time, so that faults hit at any moment.
     fn moment(&mut self, most: Duration) {
         std::thread::sleep(most.mul_f64(self.random.f64()));
     }
@@ -204,7 +204,7 @@ impl Torture {
         }
     }
 
-    /// Kills the daemon, at something or other.
+    /// Kills the daemon, possibly with a request in flight.
     fn strike(&mut self) -> (Fault, InFlight) {
         let send = |daemon: &Daemon, method: &str, params: &Value| {
             let mut stream = UnixStream::connect(daemon.socket()).unwrap();
@@ -245,7 +245,7 @@ impl Torture {
         (fault, flight)
     }
 
-    /// Everybody must be there, and nothing else; who has ended is judged.
+    /// Checks that exactly the expected agents exist, and judges the ended ones.
     fn look_around(&mut self, flight: InFlight) {
         let mut wire = self.daemon.connect();
         let mut shown = list(&mut wire);
@@ -334,7 +334,7 @@ impl Torture {
         self.complain(&format!("agent {id} is not known any more"));
     }
 
-    /// A directory is a whole agent that is known, that of the agent to come, or it is not there.
+    /// Checks that every directory belongs to a known agent or to the pooled shim.
     fn directories(&mut self) {
         let known: HashSet<String> = self
             .agents
@@ -345,7 +345,7 @@ impl Torture {
         let until = Instant::now() + SOON;
         let strange = loop {
             let strange = strangers(&self.daemon.state().join("agents"), &known);
-            // One that is just being made or removed is not for long.
+            // A directory may be about to be created or removed.
             if strange.is_empty() || Instant::now() > until {
                 break strange;
             }
@@ -356,7 +356,7 @@ impl Torture {
         }
     }
 
-    /// Lets the last ones end, and looks whether anything is left.
+    /// Waits for the last agents and checks that nothing remains.
     fn finish(&mut self) -> bool {
         let mut wire = self.daemon.connect();
         for agent in std::mem::take(&mut self.agents) {
@@ -382,7 +382,7 @@ impl Torture {
     }
 }
 
-/// All agents by id.
+/// Returns all agents by id.
 fn list(wire: &mut Wire) -> BTreeMap<String, Value> {
     let answer = wire.call("list-agents", json!({}));
     let agents = answer["result"]["agents"].as_array().unwrap();
@@ -392,7 +392,7 @@ fn list(wire: &mut Wire) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Directories that are neither an agent's nor that in which a shim waits for the next.
+/// Describes directories that belong neither to an agent nor to the pooled shim.
 fn strangers(agents: &Path, known: &HashSet<String>) -> Vec<String> {
     let mut waiting = 0;
     let mut strange = Vec::new();
@@ -402,7 +402,7 @@ fn strangers(agents: &Path, known: &HashSet<String>) -> Vec<String> {
         if whole && known.contains(&name) {
             continue;
         }
-        // Its shim holds the log as long as it lives.
+        // A live shim holds a lock on its log.
         let log = std::fs::File::open(entry.path().join("shim.log"));
         let lives = log.is_ok_and(|log| log.try_lock_shared().is_err());
         if !whole && lives && waiting == 0 {

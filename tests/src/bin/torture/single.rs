@@ -20,10 +20,10 @@ const SPAWNS: usize = 8;
 
 type Outcome = Result<(), String>;
 
-/// Injects a fault and checks what it did.
+/// Injects a fault and checks its effect.
 pub(crate) type Inject = fn(&Daemon) -> Outcome;
 
-/// What can be injected, in turn.
+/// Faults, injected in turn.
 pub(crate) const FAULTS: &[(Fault, Inject)] = &[
     (Fault::TermAtSpawn, term_at_spawn),
     (Fault::RunInterrupted, run_interrupted),
@@ -147,7 +147,7 @@ fn overlapping_spawns(daemon: &Daemon) -> Outcome {
     expect(accepted.len() == 1, &json!(answers))
 }
 
-/// A fork bomb that uses up the processes of its user is ended. Needs root, to run it as a separate user.
+/// A fork bomb that exhausts the processes of its user is ended. Needs root, to run it as a separate user.
 fn fork_bomb(daemon: &Daemon) -> Outcome {
     if !geteuid().is_root() {
         return Ok(());

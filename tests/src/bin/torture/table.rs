@@ -1,11 +1,11 @@
-//! The faults, and the table of what each of them did.
+//! The faults and the table of their effects.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use colibri_tests::lines::Difference;
 
-/// A fault that is injected.
+/// An injected fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     DaemonKilled,
@@ -41,7 +41,7 @@ impl Fault {
     ];
 }
 
-/// What one fault did.
+/// Effect of one fault.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Row {
     pub(crate) injected: u64,
@@ -51,11 +51,11 @@ pub(crate) struct Row {
     pub(crate) exit_codes_lost: u64,
 }
 
-/// All faults. A loss counts for the last fault that its agent met.
+/// All faults. A loss counts for the latest fault of its agent.
 #[derive(Default)]
 pub(crate) struct Table {
     rows: BTreeMap<Fault, Row>,
-    /// Agents checked, and their bytes, each once.
+    /// Checked agents, and their bytes, each counted once.
     pub(crate) agents: u64,
     pub(crate) bytes: u64,
 }
