@@ -32,13 +32,16 @@ say "lints"
 cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 cargo clippy --quiet --locked --manifest-path examples/backend-sudo/Cargo.toml --target-dir target --all-targets -- -D warnings
 say "tests"
+# Tests that need root, mostly to run programs as other users.
+needs_root='package(colibri-tests) and (binary(/^(helper.*|plugin|doctor|peer|threads)$/)
+    or test(/fork_bomb|daemon_without_threads|without_runtime_directory|unprivileged_user/))'
 if [ "$(id -u)" = 0 ]; then
     cargo nextest run --locked --workspace
 else
-    cargo nextest run --locked --workspace -E 'not binary(/^helper|^plugin$|^doctor$/)'
+    cargo nextest run --locked --workspace -E "not ($needs_root)"
     say "tests that need root"
     as_root env "PATH=$PATH" "HOME=$HOME" "CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" \
-        cargo nextest run --locked -p colibri-tests -E 'binary(/^helper|^plugin$|^doctor$/)'
+        cargo nextest run --locked -p colibri-tests -E "$needs_root"
 fi
 say "the example backend"
 cargo test --quiet --locked --manifest-path examples/backend-sudo/Cargo.toml --target-dir target

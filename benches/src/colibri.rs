@@ -93,7 +93,7 @@ impl Colibri {
             loop {
                 tokio::select! {
                     done = &mut work => return Ok(done),
-                    event = events.next() => drop(event.context("the daemon went")?),
+                    event = events.next() => drop(event.context("the connection to the daemon ended")?),
                 }
             }
         })
@@ -127,10 +127,10 @@ impl Colibri {
                 }
                 tokio::select! {
                     answer = &mut spawned, if id.is_none() => id = Some(answer?.id),
-                    event = events.next() => match event.context("the daemon went")? {
+                    event = events.next() => match event.context("the connection to the daemon ended")? {
                         Notification::AgentOutput(output) => seen = Some(output.id),
                         Notification::AgentExit(exit) if id.as_ref() == Some(&exit.id) => {
-                            bail!("it ended without a byte: {:?} {:?}", exit.exit, exit.error)
+                            bail!("the agent ended without a byte: {:?} {:?}", exit.exit, exit.error)
                         }
                         _ => {}
                     },

@@ -16,7 +16,7 @@ use crate::spawn::COMMAND;
 use crate::stats::Samples;
 
 /// Minimum number of pairs for meaningful quartiles.
-const ENOUGH: usize = 12;
+const MIN_PAIRS: usize = 12;
 
 /// Size of a comparison.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -59,7 +59,7 @@ const MEASURES: &[(&str, Unit, usize, Measure)] = &[
         20,
         Build::latency,
     ),
-    ("output, nobody listens", Unit::BytesPerSecond, 1, |build| {
+    ("output, no subscriber", Unit::BytesPerSecond, 1, |build| {
         build.throughput(false)
     }),
     (
@@ -121,15 +121,15 @@ pub(crate) fn verdict(tables: &[Table]) -> String {
         let ratio = new.samples.over(&base.samples);
         let [low, middle, high] = [0.25, 0.5, 0.75].map(|share| ratio.quantile(share));
         let faster = matches!(new.unit, Unit::BytesPerSecond) == (middle > 1.0);
-        let said = match (ratio.0.len(), faster) {
-            (..ENOUGH, _) => "too few rounds to tell",
+        let message = match (ratio.0.len(), faster) {
+            (..MIN_PAIRS, _) => "too few rounds",
             _ if low <= 1.0 && high >= 1.0 => "within the noise",
             (_, true) => "BETTER",
             (_, false) => "WORSE",
         };
         let _ = writeln!(
             text,
-            "{:<30} {middle:.3} ({low:.3} to {high:.3})  {said}",
+            "{:<30} {middle:.3} ({low:.3} to {high:.3})  {message}",
             table.title
         );
     }
@@ -155,7 +155,7 @@ impl Build {
         let line = b"test result: ok. 27 passed; 0 failed; finished in 0.04 seconds.\n";
         let text: Vec<u8> = line.repeat(usize::try_from(bytes)? / line.len());
         fs::write(colibri.directory().join("text"), text)?;
-        let echo = spawn(&["cat", path.to_str().context("no text")?])?;
+        let echo = spawn(&["cat", path.to_str().context("not UTF-8")?])?;
         Ok(Self {
             colibri,
             idle,
@@ -172,7 +172,11 @@ impl Build {
         self.pipe.write_all(b"\n")?;
         self.colibri.runtime.block_on(async {
             loop {
-                match events.next().await.context("the daemon went")? {
+                match events
+                    .next()
+                    .await
+                    .context("the connection to the daemon ended")?
+                {
                     Notification::AgentOutput(output) if output.id == *echo => break,
                     _ => {}
                 }
@@ -186,14 +190,18 @@ impl Build {
         self.listen((!heard).then_some(StreamChoice::None))?;
         let bytes = self.bytes;
         let text = self.colibri.directory().join("text");
-        let params = Colibri::params(&["cat", text.to_str().context("no text")?], false);
+        let params = Colibri::params(&["cat", text.to_str().context("not UTF-8")?], false);
         let (client, events) = (&self.colibri.client, &mut self.colibri.events);
         let took = self.colibri.runtime.block_on(async {
             let asked = Instant::now();
             let id = client.spawn_agent(params).await?.id;
             let mut got = 0;
             loop {
-                match events.next().await.context("the daemon went")? {
+                match events
+                    .next()
+                    .await
+                    .context("the connection to the daemon ended")?
+                {
                     Notification::AgentOutput(output) if output.id == id => {
                         got += output.data.into_bytes()?.len() as u64;
                     }
@@ -202,9 +210,9 @@ impl Build {
                 }
             }
             let took = asked.elapsed();
-            ensure!(got == if heard { bytes } else { 0 }, "{got} bytes came");
+            ensure!(got == if heard { bytes } else { 0 }, "{got} bytes arrived");
             let kept = client.get_agent(&id).await?.stdout_bytes;
-            ensure!(kept == bytes, "{kept} bytes were kept");
+            ensure!(kept == bytes, "{kept} bytes were stored");
             finish(client, &id).await?;
             anyhow::Ok(took)
         })?;
@@ -232,7 +240,7 @@ impl Build {
         let took: Duration = asked.elapsed();
         ensure!(
             agents.len() == self.idle.len() + 1,
-            "{} are there",
+            "{} agents are running",
             agents.len()
         );
         Ok(took.as_secs_f64())
@@ -278,17 +286,17 @@ mod tests {
                 ..Table::new("it")
             }
         };
-        for (unit, factor, noise, rounds, said) in [
+        for (unit, factor, noise, rounds, message) in [
             (Unit::Seconds, 1.5, 0.1, 12, "WORSE"),
             (Unit::Seconds, 0.5, 0.1, 12, "BETTER"),
             (Unit::BytesPerSecond, 1.5, 0.1, 12, "BETTER"),
             (Unit::BytesPerSecond, 0.5, 0.1, 12, "WORSE"),
             (Unit::Bytes, 1.05, 0.1, 12, "within the noise"),
             (Unit::Bytes, 1.0, 0.0, 12, "within the noise"),
-            (Unit::Seconds, 1.5, 0.1, 11, "too few rounds to tell"),
+            (Unit::Seconds, 1.5, 0.1, 11, "too few rounds"),
         ] {
             let text = verdict(&[table(unit, factor, noise, rounds)]);
-            assert!(text.ends_with(&format!("  {said}\n")), "{text}");
+            assert!(text.ends_with(&format!("  {message}\n")), "{text}");
         }
     }
 }

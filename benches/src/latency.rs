@@ -37,7 +37,7 @@ pub(crate) fn stamp(every: Duration, count: u64) -> Result<()> {
 pub(crate) fn measure(programs: &Path, count: usize, busy: usize) -> Result<Table> {
     let mut table = Table::new("From an agent's write to a subscriber's read");
     table.rows.push(Row {
-        subject: "a pipe, and nothing between".to_owned(),
+        subject: "a pipe without Colibri".to_owned(),
         unit: Unit::Seconds,
         samples: through_a_pipe(count)?,
         note: None,
@@ -48,9 +48,9 @@ pub(crate) fn measure(programs: &Path, count: usize, busy: usize) -> Result<Tabl
         (busy, Duration::from_millis(10)),
     ] {
         let subject = match others {
-            0 => "an agent alone".to_owned(),
+            0 => "one agent".to_owned(),
             _ => format!(
-                "beside {others} agents that write {} lines a second each",
+                "with {others} other agents at {} lines/s each",
                 1000 / pace.as_millis()
             ),
         };
@@ -91,7 +91,7 @@ fn start(colibri: &Colibri, every: Duration, count: u64) -> Result<String> {
     let every = every.as_micros().to_string();
     let command = [
         own.to_str()
-            .context("the path of this program is no text")?,
+            .context("the path of this program is not UTF-8")?,
         "stamp",
         &every,
         &count.to_string(),
@@ -114,7 +114,11 @@ fn follow(colibri: &mut Colibri, id: &str) -> Result<Samples> {
         let mut samples = Samples::default();
         let mut line = Vec::new();
         loop {
-            match events.next().await.context("the daemon went")? {
+            match events
+                .next()
+                .await
+                .context("the connection to the daemon ended")?
+            {
                 Notification::AgentOutput(output) if output.stream == Stream::Stdout => {
                     let at = now();
                     line.extend(output.data.into_bytes()?);

@@ -28,10 +28,7 @@ use clap::{Parser, Subcommand};
 use crate::peers::Places;
 
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    about = "Measures Colibri side by side with what one would use instead"
-)]
+#[command(version, about = "Benchmarks Colibri against its alternatives")]
 struct Args {
     /// Directory of the programs to measure
     #[arg(long, global = true, default_value = "target/release")]

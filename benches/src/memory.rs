@@ -12,7 +12,7 @@ use crate::process::{self, Work};
 use crate::report::{Table, Unit};
 
 /// Interval of the checks whether all agents are idle.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Starts the agents, exchanges a line with each, and then observes all processes for `window`.
 pub(crate) fn measure(programs: &Path, agents: usize, window: Duration) -> Result<Table> {
@@ -24,10 +24,10 @@ pub(crate) fn measure(programs: &Path, agents: usize, window: Duration) -> Resul
 
     let started = Instant::now();
     start(&mut colibri, agents)?;
-    eprintln!("{agents} agents run after {:?}", started.elapsed());
+    eprintln!("{agents} agents started after {:?}", started.elapsed());
     let echoed = Instant::now();
     echo(&mut colibri, agents)?;
-    eprintln!("each has answered after {:?}", echoed.elapsed());
+    eprintln!("all agents answered after {:?}", echoed.elapsed());
     settle(&colibri)?;
 
     let shims = process::shims(&colibri.directory().join("state"))?;
@@ -51,7 +51,7 @@ pub(crate) fn measure(programs: &Path, agents: usize, window: Duration) -> Resul
         "shim, Pss",
         Unit::Bytes,
         memory.iter().map(|memory| memory.pss).collect(),
-        "goal: at most 1200 kB; a sample a shim",
+        "goal: at most 1200 kB; one sample per shim",
     );
     row(
         "shim, private pages",
@@ -65,21 +65,26 @@ pub(crate) fn measure(programs: &Path, agents: usize, window: Duration) -> Resul
         vec![idle.pss],
         "goal: at most 10000 kB",
     );
-    row("daemon with all, Pss", Unit::Bytes, vec![full.pss], "");
     row(
-        "daemon, more for each agent",
+        "daemon with all agents, Pss",
+        Unit::Bytes,
+        vec![full.pss],
+        "",
+    );
+    row(
+        "daemon, per agent",
         Unit::Bytes,
         vec![(full.pss - idle.pss) / count],
         "goal: at most 20 kB",
     );
     row(
-        "daemon without agents, % of a processor",
+        "daemon without agents, % CPU",
         Unit::Count,
         empty.iter().map(share).collect(),
         "goal: below 1",
     );
     row(
-        "daemon with all idle, % of a processor",
+        "daemon with all agents idle, % CPU",
         Unit::Count,
         vec![share(daemon)],
         "goal: below 1",
@@ -92,7 +97,7 @@ pub(crate) fn measure(programs: &Path, agents: usize, window: Duration) -> Resul
         &window,
     );
     row(
-        "daemon with all idle, wake-ups",
+        "daemon with all agents idle, wake-ups",
         Unit::Count,
         vec![daemon.switches as f64],
         &window,
@@ -107,7 +112,7 @@ pub(crate) fn measure(programs: &Path, agents: usize, window: Duration) -> Resul
         "daemon, descriptors",
         Unit::Count,
         vec![descriptors as f64],
-        "with the connections of this program",
+        "including the benchmark's connections",
     );
     Ok(table)
 }
@@ -136,7 +141,11 @@ fn echo(colibri: &mut Colibri, agents: usize) -> Result<()> {
             bail!("{} of {agents} agents are listed", silent.len());
         }
         while !silent.is_empty() {
-            match events.next().await.context("the daemon went")? {
+            match events
+                .next()
+                .await
+                .context("the connection to the daemon ended")?
+            {
                 Notification::AgentOutput(output) => drop(silent.remove(&output.id)),
                 Notification::AgentExit(exit) => bail!("{} ended: {:?}", exit.id, exit.error),
                 _ => {}
@@ -162,18 +171,18 @@ fn settle(colibri: &Colibri) -> Result<()> {
         if Instant::now() > until {
             bail!("{busy} agents are not idle");
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
 /// Returns the work of these processes within this time.
 fn observe(pids: &[u32], window: Duration) -> Result<Vec<Work>> {
     // Lets the effects of earlier calls end first.
-    std::thread::sleep(LOOK_AGAIN);
-    let look = || pids.iter().map(|pid| process::work(*pid));
-    let before = look().collect::<Result<Vec<_>>>()?;
+    std::thread::sleep(POLL_INTERVAL);
+    let sample = || pids.iter().map(|pid| process::work(*pid));
+    let before = sample().collect::<Result<Vec<_>>>()?;
     std::thread::sleep(window);
-    let after = look().collect::<Result<Vec<_>>>()?;
+    let after = sample().collect::<Result<Vec<_>>>()?;
     let pairs = after.into_iter().zip(before);
     Ok(pairs.map(|(after, before)| after.since(before)).collect())
 }

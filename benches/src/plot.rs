@@ -18,7 +18,7 @@ const SIZE: (u32, u32) = (900, 560);
 /// Writes the chart.
 pub(crate) fn plot(path: &Path, title: &str, x: &str, y: &str, lines: &[Series]) -> Result<()> {
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).context("making the directory for results")?;
+        std::fs::create_dir_all(directory).context("creating the directory for results")?;
     }
     let mut text = String::new();
     draw(&mut text, title, x, y, lines).map_err(|error| anyhow!("drawing: {error}"))?;

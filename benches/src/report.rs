@@ -148,7 +148,7 @@ impl Table {
 
 /// Prints a table and stores it in `directory` with every sample.
 pub(crate) fn keep(directory: &Path, name: &str, tables: &[Table]) -> Result<()> {
-    std::fs::create_dir_all(directory).context("making the directory for results")?;
+    std::fs::create_dir_all(directory).context("creating the directory for results")?;
     let write = |extension: &str, text: String| {
         let path = directory.join(name).with_extension(extension);
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))

@@ -28,9 +28,9 @@ pub(crate) fn measure<P: Named + ?Sized>(
         note: peer.note(),
     }));
     // Clean up before exiting on a signal.
-    let told = Arc::new(AtomicBool::new(false));
+    let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&told))?;
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
     let mut order: Vec<usize> = (0..peers.present.len()).collect();
     // The first round warms caches and is not counted.
@@ -41,7 +41,10 @@ pub(crate) fn measure<P: Named + ?Sized>(
             else {
                 continue;
             };
-            ensure!(!told.load(Ordering::Relaxed), "told to end");
+            ensure!(
+                !interrupted.load(Ordering::Relaxed),
+                "interrupted by a signal"
+            );
             let value = once(peer).with_context(|| format!("{}, round {round}", row.subject))?;
             if round > 0 {
                 row.samples.0.push(value);
@@ -52,7 +55,7 @@ pub(crate) fn measure<P: Named + ?Sized>(
         subject: absent.name.to_owned(),
         unit,
         samples: Samples::default(),
-        note: Some(format!("not here: {}", absent.why)),
+        note: Some(format!("not available: {}", absent.why)),
     }));
     Ok(table)
 }

@@ -182,7 +182,7 @@ fn at(
     let mut medians = Medians::new();
     for (call, samples) in [
         ("list-agents", list),
-        ("list-agents of those that run", running),
+        ("list-agents, running only", running),
         ("spawn-agent", spawn),
         ("kill-agent", kill),
         ("adoption", adopt),
@@ -190,7 +190,7 @@ fn at(
         let median = table.row(call, Unit::Seconds, samples, None);
         medians.push((call, median * 1e3));
     }
-    let processor = Some("the daemon's time on a processor".to_owned());
+    let processor = Some("CPU time of the daemon".to_owned());
     table.row("list-agents", Unit::Seconds, list_cpu, processor.clone());
     table.row("adoption", Unit::Seconds, adopt_cpu, processor);
     table.row(

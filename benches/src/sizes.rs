@@ -20,7 +20,7 @@ const OTHERS: &[&str] = &[
 ];
 
 pub(crate) fn measure(programs: &Path) -> Table {
-    let mut table = Table::plain("Programs, as they are installed");
+    let mut table = Table::plain("Installed programs");
     let own = OWN.iter().map(|name| programs.join(name));
     for path in own.chain(OTHERS.iter().map(PathBuf::from)) {
         let size = std::fs::metadata(&path).map(|file| file.len() as f64);

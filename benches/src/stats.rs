@@ -14,10 +14,10 @@ impl Samples {
         let Some(last) = sorted.len().checked_sub(1) else {
             return f64::NAN;
         };
-        let place = share.clamp(0.0, 1.0) * last as f64;
-        let at = |place: f64| sorted.get(place as usize).copied().unwrap_or(f64::NAN);
-        let (low, high) = (at(place.floor()), at(place.ceil()));
-        low + (high - low) * place.fract()
+        let position = share.clamp(0.0, 1.0) * last as f64;
+        let at = |position: f64| sorted.get(position as usize).copied().unwrap_or(f64::NAN);
+        let (low, high) = (at(position.floor()), at(position.ceil()));
+        low + (high - low) * position.fract()
     }
 
     pub(crate) fn median(&self) -> f64 {

@@ -19,7 +19,7 @@ pub(crate) fn measure(
     let (file, bytes) = text(u64::from(megabytes) << 20).context("writing the text")?;
     let path: &Path = file.path();
     rounds::measure(
-        &format!("{megabytes} MiB of lines, from `cat` to where they are kept"),
+        &format!("{megabytes} MiB of lines from `cat` into storage"),
         Unit::BytesPerSecond,
         peers,
         rounds,

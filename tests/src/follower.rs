@@ -44,16 +44,16 @@ pub struct Follower {
 
 impl Follower {
     /// Follows both outputs over one connection.
-    pub fn by_wire(socket: PathBuf, id: String) -> Self {
+    pub fn over_wire(socket: PathBuf, id: String) -> Self {
         Self::slowly(socket, id, Duration::ZERO)
     }
 
     /// Follows both outputs over one connection, with a pause after each message.
-    pub fn slowly(socket: PathBuf, id: String, rest: Duration) -> Self {
+    pub fn slowly(socket: PathBuf, id: String, pause: Duration) -> Self {
         let followed = Arc::<Mutex<Followed>>::default();
         let shared = followed.clone();
         let thread = std::thread::spawn(move || {
-            while_away(&shared, || follow_once(&socket, &id, rest, &shared));
+            retry_until_done(&shared, || follow_once(&socket, &id, pause, &shared));
         });
         Self {
             followed,
@@ -62,20 +62,20 @@ impl Follower {
     }
 
     /// Follows each output with a `colibri logs -f` process created by `command`.
-    pub fn by_program(command: impl Fn() -> Command, id: &str) -> Self {
+    pub fn with_program(command: impl Fn() -> Command, id: &str) -> Self {
         let followed = Arc::<Mutex<Followed>>::default();
         let ends = Arc::new(Mutex::new(0));
         let threads = [(0, "stdout"), (1, "stderr")].map(|(output, name)| {
             let (shared, ends, id) = (followed.clone(), ends.clone(), id.to_owned());
             let command = command();
             std::thread::spawn(move || {
-                while_away(&shared, || {
+                retry_until_done(&shared, || {
                     let from = shared.lock().unwrap().received[output].len().to_string();
-                    let mut again = Command::new(command.get_program());
-                    let set = command.get_envs();
-                    again.envs(set.filter_map(|(name, value)| Some((name, value?))));
-                    again.args(["--no-autostart", "logs", "-f", "--stream", name, "--from"]);
-                    let ended = logs_once(again.args([&from, &id]), output, &shared);
+                    let mut retry = Command::new(command.get_program());
+                    let variables = command.get_envs();
+                    retry.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+                    retry.args(["--no-autostart", "logs", "-f", "--stream", name, "--from"]);
+                    let ended = logs_once(retry.args([&from, &id]), output, &shared);
                     if ended {
                         let mut ends = ends.lock().unwrap();
                         *ends += 1;
@@ -103,8 +103,8 @@ impl Follower {
     }
 
     /// Inspects the received data.
-    pub fn look<T>(&self, look: impl FnOnce(&Followed) -> T) -> T {
-        look(&self.followed.lock().unwrap())
+    pub fn inspect<T>(&self, inspect: impl FnOnce(&Followed) -> T) -> T {
+        inspect(&self.followed.lock().unwrap())
     }
 
     /// Waits until the agent has ended or the follower has given up, and returns the received data.
@@ -120,7 +120,7 @@ impl Follower {
 }
 
 /// Repeats `once` until it returns true; gives up after a long time without progress.
-fn while_away(shared: &Mutex<Followed>, mut once: impl FnMut() -> bool) {
+fn retry_until_done(shared: &Mutex<Followed>, mut once: impl FnMut() -> bool) {
     let mut progress = (Instant::now(), 0);
     while !once() {
         let mut followed = shared.lock().unwrap();
@@ -132,7 +132,7 @@ fn while_away(shared: &Mutex<Followed>, mut once: impl FnMut() -> bool) {
             progress = (Instant::now(), bytes);
         }
         if progress.0.elapsed() > 3 * SOON {
-            followed.refused = Some(format!("nothing came for {:?}", 3 * SOON));
+            followed.refused = Some(format!("no progress for {:?}", 3 * SOON));
             return;
         }
         drop(followed);
@@ -141,7 +141,7 @@ fn while_away(shared: &Mutex<Followed>, mut once: impl FnMut() -> bool) {
 }
 
 /// Follows over one connection; returns whether the agent has ended.
-fn follow_once(socket: &Path, id: &str, rest: Duration, shared: &Mutex<Followed>) -> bool {
+fn follow_once(socket: &Path, id: &str, pause: Duration, shared: &Mutex<Followed>) -> bool {
     let Ok(mut stream) = UnixStream::connect(socket) else {
         return false;
     };
@@ -161,8 +161,8 @@ fn follow_once(socket: &Path, id: &str, rest: Duration, shared: &Mutex<Followed>
     let mut exits = 0;
     for line in BufReader::new(stream).lines() {
         let Ok(line) = line else { return false };
-        if !rest.is_zero() {
-            std::thread::sleep(rest);
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
         }
         let Ok(message) = ServerMessage::parse(line.as_bytes()) else {
             return false;
@@ -174,9 +174,9 @@ fn follow_once(socket: &Path, id: &str, rest: Duration, shared: &Mutex<Followed>
                 let bytes = event.data.into_bytes().unwrap();
                 let next = followed.received[output].len() as u64;
                 followed.by_offset.lost += event.offset.saturating_sub(next);
-                let again = next.saturating_sub(event.offset).min(bytes.len() as u64);
-                followed.by_offset.repeated += again;
-                followed.received[output].extend(&bytes[again as usize..]);
+                let retry = next.saturating_sub(event.offset).min(bytes.len() as u64);
+                followed.by_offset.repeated += retry;
+                followed.received[output].extend(&bytes[retry as usize..]);
             }
             ServerMessage::Notification(Notification::AgentExit(_)) => exits += 1,
             ServerMessage::Notification(_) => {}
@@ -212,10 +212,10 @@ fn logs_once(command: &mut Command, output: usize, shared: &Mutex<Followed>) -> 
     }
     // After wait(2) the pid may be reused.
     shared.lock().unwrap().cut[output] = None;
-    let mut said = String::new();
-    let _ = child.stderr.take().unwrap().read_to_string(&mut said);
-    if said.contains("no agent has") {
-        shared.lock().unwrap().refused = Some(said);
+    let mut message = String::new();
+    let _ = child.stderr.take().unwrap().read_to_string(&mut message);
+    if message.contains("no agent has") {
+        shared.lock().unwrap().refused = Some(message);
     }
     child.wait().unwrap().success()
 }

@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -48,8 +49,8 @@ pub fn read(path: &str) -> String {
 
 /// Returns the path of a program of the workspace: next to this one, or in the parent of its directory `deps`.
 pub fn program(name: &str) -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let directory = own.parent().unwrap();
+    let executable = std::env::current_exe().unwrap();
+    let directory = executable.parent().unwrap();
     let directory = match directory.ends_with("deps") {
         true => directory.parent().unwrap(),
         false => directory,
@@ -65,8 +66,8 @@ pub fn program(name: &str) -> PathBuf {
 
 /// Returns the path of a program of the previous release, built by scripts/previous.sh.
 pub fn previous_program(name: &str) -> PathBuf {
-    let own = program("colibri");
-    let target = own.parent().and_then(Path::parent).unwrap();
+    let executable = program("colibri");
+    let target = executable.parent().and_then(Path::parent).unwrap();
     let path = target.join("previous").join(name);
     assert!(
         path.exists(),
@@ -77,11 +78,11 @@ pub fn previous_program(name: &str) -> PathBuf {
 }
 
 /// Polls until `look` returns a value, and panics after a timeout.
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + SOON;
     loop {
-        if let Some(found) = look() {
-            return found;
+        if let Some(value) = poll() {
+            return value;
         }
         assert!(
             Instant::now() < until,
@@ -118,18 +119,37 @@ pub fn processes_with(mark: &str) -> Vec<i32> {
 
 /// Sends SIGKILL.
 pub fn kill_9(pid: i32) {
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+}
+
+/// Sends a signal to a running process.
+pub fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+/// Returns whether the test runs as root; otherwise prints that it is skipped. scripts/test.sh runs these tests as root.
+pub fn is_root_or_skipped(reason: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: {reason}; run this test as root");
+    }
+    root
+}
+
+/// Returns the pid in an agent's `shim.json`.
+fn shim_pid(agent_dir: &Path) -> Option<i32> {
+    let record = fs::read(agent_dir.join("shim.json")).ok()?;
+    let record: Value = serde_json::from_slice(&record).ok()?;
+    Some(record["shim_pid"].as_i64().unwrap() as i32)
 }
 
 /// Kills the shims of all running agents in a state directory; their agents die with them.
 pub fn kill_shims(state: &Path) {
     let agents = fs::read_dir(state.join("agents"));
     for agent in agents.into_iter().flatten().flatten() {
-        let shim = fs::read(agent.path().join("shim.json")).unwrap_or_default();
         let ended = agent.path().join("exit.json").exists();
-        if let (Ok(shim), false) = (serde_json::from_slice::<Value>(&shim), ended) {
-            kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
+        if let (Some(shim), false) = (shim_pid(&agent.path()), ended) {
+            kill_9(shim);
         }
     }
 }
@@ -144,7 +164,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Creates the directory of a daemon, not in /tmp, which is private in sandboxes.
-    pub fn place() -> Self {
+    pub fn prepare() -> Self {
         let dir = tempfile::Builder::new()
             .prefix("colibri-test-")
             .tempdir_in("/var/tmp")
@@ -163,7 +183,7 @@ impl Daemon {
 
     /// Starts a daemon and waits until it answers.
     pub fn start() -> Self {
-        let mut daemon = Self::place();
+        let mut daemon = Self::prepare();
         daemon.launch();
         daemon
     }
@@ -175,10 +195,19 @@ impl Daemon {
     }
 
     /// Starts the daemon with a command prefix that executes it.
-    pub fn launch_behind(&mut self, words: &[String]) {
+    pub fn launch_with_prefix(&mut self, arguments: &[String]) {
         let daemon = self.command("colibri-daemon");
-        let mut command = self.other(&words[0]);
-        command.args(&words[1..]).arg(daemon.get_program());
+        let mut command = self.external(&arguments[0]);
+        command.args(&arguments[1..]).arg(daemon.get_program());
+        self.launch_as(command);
+    }
+
+    /// Starts the daemon with this settings file.
+    pub fn launch_with_settings(&mut self, settings: &str) {
+        let config = self.path("colibri.toml");
+        fs::write(&config, settings).unwrap();
+        let mut command = self.command("colibri-daemon");
+        command.arg("--config").arg(config);
         self.launch_as(command);
     }
 
@@ -217,9 +246,25 @@ impl Daemon {
         self.path("state")
     }
 
+    /// Returns the directory of an agent.
+    pub fn agent_dir(&self, id: &str) -> PathBuf {
+        self.state().join("agents").join(id)
+    }
+
+    /// Returns the pid of an agent's shim.
+    pub fn shim_pid(&self, id: &str) -> i32 {
+        shim_pid(&self.agent_dir(id)).unwrap()
+    }
+
+    /// Returns the `list-agents` entries of all agents.
+    pub fn agents(&self) -> Vec<Value> {
+        let answer = self.connect().call("list-agents", json!({}));
+        answer["result"]["agents"].as_array().unwrap().clone()
+    }
+
     /// Returns the number of agents in the state directory, without the directory of the pooled shim.
-    pub fn kept(&self) -> usize {
-        eventually("at most one directory is of no agent", || {
+    pub fn agent_count(&self) -> usize {
+        eventually("at most one directory belongs to no agent", || {
             let agents = fs::read_dir(self.state().join("agents")).unwrap();
             let (with, without): (Vec<_>, Vec<_>) = agents
                 .map(|agent| agent.unwrap().path())
@@ -229,7 +274,7 @@ impl Daemon {
     }
 
     /// Returns the id and the pid of the pooled shim, if it runs.
-    pub fn waiting(&self) -> Option<(String, i32)> {
+    pub fn pooled_shim(&self) -> Option<(String, i32)> {
         let agents = fs::read_dir(self.state().join("agents")).ok()?;
         let waiting = agents
             .map(|agent| agent.unwrap())
@@ -256,23 +301,23 @@ impl Daemon {
 
     /// Runs the commands of a documentation page, with the programs and the directories of `more` in PATH, and checks
     /// that they print `parts`. The last command ends the daemon.
-    pub fn types(&self, script: &str, more: &[&Path], parts: &[&str]) {
-        let own = program("colibri");
-        let mut path: Vec<&Path> = vec![own.parent().unwrap()];
+    pub fn run_documented(&self, script: &str, more: &[&Path], parts: &[&str]) {
+        let executable = program("colibri");
+        let mut path: Vec<&Path> = vec![executable.parent().unwrap()];
         path.extend(more);
         path.extend([Path::new("/usr/bin"), Path::new("/bin")]);
         let output = self
-            .other("sh")
+            .external("sh")
             .args(["-euxc", script])
             .env("PATH", std::env::join_paths(path).unwrap())
             .output()
             .unwrap();
-        let (shown, said) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success(), "{shown}{said}");
+        let (stdout, message) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{stdout}{message}");
         for part in parts {
             assert!(
-                shown.contains(part),
-                "{part:?} is missing in:\n{shown}{said}"
+                stdout.contains(part),
+                "{part:?} is missing in:\n{stdout}{message}"
             );
         }
         eventually("the daemon has ended", || {
@@ -282,11 +327,11 @@ impl Daemon {
 
     /// Returns a command for one of the programs, with this daemon's environment and empty stdin.
     pub fn command(&self, name: &str) -> Command {
-        self.other(program(name))
+        self.external(program(name))
     }
 
     /// Returns a command for any program, with this daemon's environment and empty stdin.
-    pub fn other(&self, program: impl AsRef<OsStr>) -> Command {
+    pub fn external(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
             .env_clear()
@@ -324,8 +369,8 @@ impl Daemon {
 
     /// Starts an agent and returns its id.
     pub fn spawn(&self, args: &[&str]) -> String {
-        let words: Vec<&str> = ["spawn"].iter().chain(args).copied().collect();
-        self.ok(&words).trim().to_owned()
+        let arguments: Vec<&str> = ["spawn"].iter().chain(args).copied().collect();
+        self.ok(&arguments).trim().to_owned()
     }
 
     /// Opens a raw connection.
@@ -356,8 +401,7 @@ impl Daemon {
     /// Sends SIGTERM; returns whether the daemon exited successfully.
     pub fn terminate(&mut self) -> bool {
         let mut child = self.child.take().unwrap();
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        signal(child.id() as i32, Signal::TERM);
         child.wait().unwrap().success()
     }
 }

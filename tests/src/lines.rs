@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(
             check(cut, written, End::WithItsShim),
             Difference::default(),
-            "a pipe's content goes with the shim"
+            "the content of the pipe may be lost with the shim"
         );
         let more = counter.add(b"x");
         assert_eq!(check(&all, more, End::Whole).lost, 1);

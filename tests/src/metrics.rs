@@ -9,7 +9,7 @@ use crate::{Daemon, SOON};
 impl Daemon {
     /// Starts a daemon that serves metrics on a Unix socket.
     pub fn start_with_metrics() -> Self {
-        let mut daemon = Self::place();
+        let mut daemon = Self::prepare();
         daemon.launch_with_metrics();
         daemon
     }

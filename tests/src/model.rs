@@ -28,8 +28,8 @@ struct State {
     requests: Vec<Value>,
     /// Number of answers that wait for `release`, and of calls of it.
     stalled: usize,
-    go_on: usize,
-    ends: bool,
+    released: usize,
+    stopped: bool,
 }
 
 #[derive(Default)]
@@ -61,7 +61,7 @@ impl Model {
     /// Starts a model that calls `further` when no scripted answer is left.
     pub fn answering(
         answers: impl IntoIterator<Item = Answer>,
-        further: fn(&Value) -> Answer,
+        fallback: fn(&Value) -> Answer,
     ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -70,13 +70,13 @@ impl Model {
         let served = shared.clone();
         let listener = std::thread::spawn(move || {
             for stream in listener.incoming() {
-                if served.state().ends {
+                if served.state().stopped {
                     return;
                 }
                 let shared = served.clone();
                 // Errors of a disconnected client are ignored.
                 std::thread::spawn(move || {
-                    stream.and_then(|stream| serve(stream, &shared, further))
+                    stream.and_then(|stream| serve(stream, &shared, fallback))
                 });
             }
         });
@@ -121,15 +121,15 @@ impl Model {
     }
 
     /// Releases one stalled answer.
-    pub fn go_on(&self) {
-        self.shared.state().go_on += 1;
+    pub fn release(&self) {
+        self.shared.state().released += 1;
         self.shared.changed.notify_all();
     }
 }
 
 impl Drop for Model {
     fn drop(&mut self) {
-        self.shared.state().ends = true;
+        self.shared.state().stopped = true;
         self.shared.changed.notify_all();
         let _ = TcpStream::connect(self.address);
         if let Some(listener) = self.listener.take() {
@@ -138,7 +138,7 @@ impl Drop for Model {
     }
 }
 
-fn serve(stream: TcpStream, shared: &Shared, further: fn(&Value) -> Answer) -> io::Result<()> {
+fn serve(stream: TcpStream, shared: &Shared, fallback: fn(&Value) -> Answer) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut length = 0;
     loop {
@@ -163,68 +163,68 @@ fn serve(stream: TcpStream, shared: &Shared, further: fn(&Value) -> Answer) -> i
         state.requests.push(request.clone());
         state.answers.pop_front()
     };
-    let to = reader.get_mut();
-    match answer.unwrap_or_else(|| further(&request)) {
+    let stream = reader.get_mut();
+    match answer.unwrap_or_else(|| fallback(&request)) {
         Answer::Fail(status, message) => {
             let body = json!({"error": {"message": message}}).to_string();
             write!(
-                to,
+                stream,
                 "HTTP/1.1 {status} Scripted\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
                 body.len()
             )
         }
-        Answer::Text(pieces) => {
-            begin(to)?;
-            for piece in pieces {
-                chunk(to, &json!({"content": piece}), None)?;
+        Answer::Text(chunks) => {
+            start_stream(stream)?;
+            for chunk_text in chunks {
+                chunk(stream, &json!({"content": chunk_text}), None)?;
             }
-            end(to, "stop")
+            end_stream(stream, "stop")
         }
         Answer::Tools(calls) => {
-            begin(to)?;
+            start_stream(stream)?;
             for (index, (name, arguments)) in calls.iter().enumerate() {
                 let function = json!({"name": name, "arguments": arguments.to_string()});
                 let call = json!({"index": index, "id": format!("call-{index}"), "type": "function", "function": function});
-                chunk(to, &json!({"tool_calls": [call]}), None)?;
+                chunk(stream, &json!({"tool_calls": [call]}), None)?;
             }
-            end(to, "tool_calls")
+            end_stream(stream, "tool_calls")
         }
         Answer::Stall => {
-            begin(to)?;
+            start_stream(stream)?;
             let mut state = shared.state();
             state.stalled += 1;
             let mut state = shared
                 .changed
-                .wait_while(state, |state| state.go_on == 0 && !state.ends)
+                .wait_while(state, |state| state.released == 0 && !state.stopped)
                 .unwrap();
             state.stalled -= 1;
-            state.go_on = state.go_on.saturating_sub(1);
+            state.released = state.released.saturating_sub(1);
             drop(state);
-            chunk(to, &json!({"content": "Here at last."}), None)?;
-            end(to, "stop")
+            chunk(stream, &json!({"content": "Here at last."}), None)?;
+            end_stream(stream, "stop")
         }
     }
 }
 
-fn begin(to: &mut TcpStream) -> io::Result<()> {
+fn start_stream(stream: &mut TcpStream) -> io::Result<()> {
     write!(
-        to,
+        stream,
         "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
     )?;
-    chunk(to, &json!({"role": "assistant", "content": ""}), None)
+    chunk(stream, &json!({"role": "assistant", "content": ""}), None)
 }
 
-fn chunk(to: &mut TcpStream, delta: &Value, finish: Option<&str>) -> io::Result<()> {
+fn chunk(stream: &mut TcpStream, delta: &Value, finish: Option<&str>) -> io::Result<()> {
     let mut event = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
         "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]});
     if finish.is_some() {
         event["usage"] =
             json!({"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120});
     }
-    write!(to, "data: {event}\n\n")
+    write!(stream, "data: {event}\n\n")
 }
 
-fn end(to: &mut TcpStream, finish: &str) -> io::Result<()> {
-    chunk(to, &json!({}), Some(finish))?;
-    write!(to, "data: [DONE]\n\n")
+fn end_stream(stream: &mut TcpStream, finish: &str) -> io::Result<()> {
+    chunk(stream, &json!({}), Some(finish))?;
+    write!(stream, "data: [DONE]\n\n")
 }

@@ -10,17 +10,17 @@ use crate::{Daemon, text};
 /// A small disk that only processes in its mount namespace see.
 pub struct SmallDisk {
     holder: Child,
-    at: PathBuf,
+    mount_point: PathBuf,
 }
 
 impl SmallDisk {
     /// Creates a disk of this size for the state of a daemon.
     pub fn for_state(daemon: &Daemon, mib: u32) -> Self {
-        let at = daemon.state();
-        fs::create_dir_all(&at).unwrap();
+        let mount_point = daemon.state();
+        fs::create_dir_all(&mount_point).unwrap();
         let script = format!(
             "mount -t tmpfs -o size={mib}m,mode=0700 tmpfs {} && echo ready && exec sleep 100000",
-            at.display()
+            mount_point.display()
         );
         let user: &[&str] = match rustix::process::geteuid().is_root() {
             true => &[],
@@ -32,13 +32,16 @@ impl SmallDisk {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("unshare(1) is needed: install util-linux");
+            .expect("unshare(1) is missing; install util-linux");
         let mut ready = String::new();
         BufReader::new(holder.stdout.take().unwrap())
             .read_line(&mut ready)
             .unwrap();
-        assert_eq!(ready, "ready\n", "a mount namespace cannot be made here");
-        Self { holder, at }
+        assert_eq!(ready, "ready\n", "cannot create a mount namespace");
+        Self {
+            holder,
+            mount_point,
+        }
     }
 
     /// Returns the command prefix that enters the mount namespace.
@@ -59,7 +62,7 @@ impl SmallDisk {
     /// Returns the path of the disk from outside.
     pub fn path(&self) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
-        root.join(self.at.strip_prefix("/").unwrap())
+        root.join(self.mount_point.strip_prefix("/").unwrap())
     }
 
     /// Fills the disk with a file `ballast`.
@@ -76,18 +79,18 @@ impl SmallDisk {
 
     /// Mounts a read-only view over the disk. A remount is impossible while files are open for writing.
     pub fn forbid_writing(&self) {
-        let at = self.at.display();
-        self.inside(&format!(
-            "mount --bind {at} {at} && mount -o remount,bind,ro {at}"
+        let mount_point = self.mount_point.display();
+        self.run_inside(&format!(
+            "mount --bind {mount_point} {mount_point} && mount -o remount,bind,ro {mount_point}"
         ));
     }
 
     /// Removes the read-only view.
     pub fn allow_writing(&self) {
-        self.inside(&format!("umount {}", self.at.display()));
+        self.run_inside(&format!("umount {}", self.mount_point.display()));
     }
 
-    fn inside(&self, script: &str) {
+    fn run_inside(&self, script: &str) {
         let enter = self.enter();
         let output = Command::new(&enter[0])
             .args(&enter[1..])

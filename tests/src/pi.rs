@@ -32,12 +32,12 @@ fn tools() -> PathBuf {
 
 /// Returns the directory of the programs of pi and node for agents without mounts: a copy in `directory` if a sandbox
 /// hides the repository.
-pub fn bin(place: &Path) -> PathBuf {
+pub fn bin(directory: &Path) -> PathBuf {
     let tools = tools();
     if !PRIVATE.iter().any(|private| tools.starts_with(private)) {
         return tools.join(BIN);
     }
-    let copy = place.join("pi-tools");
+    let copy = directory.join("pi-tools");
     let copied = Command::new("cp")
         .arg("-a")
         .args([&tools, &copy])

@@ -16,7 +16,7 @@ pub struct Report {
     /// It has written everything and exits now.
     pub done: bool,
     /// Its connection is closed: it has ended.
-    pub gone: bool,
+    pub ended: bool,
 }
 
 /// Reports by token.
@@ -38,7 +38,7 @@ impl Reports {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let by_token = by_token.clone();
-                std::thread::spawn(move || hear(stream, &by_token));
+                std::thread::spawn(move || record(stream, &by_token));
             }
         });
         reports
@@ -59,7 +59,7 @@ impl Reports {
     }
 }
 
-fn hear(stream: UnixStream, by_token: &Mutex<HashMap<String, Report>>) {
+fn record(stream: UnixStream, by_token: &Mutex<HashMap<String, Report>>) {
     let mut token = String::new();
     for line in BufReader::new(stream).lines() {
         // Ignore a line that a kill truncated.
@@ -83,6 +83,6 @@ fn hear(stream: UnixStream, by_token: &Mutex<HashMap<String, Report>>) {
         }
     }
     if !token.is_empty() {
-        by_token.lock().unwrap().entry(token).or_default().gone = true;
+        by_token.lock().unwrap().entry(token).or_default().ended = true;
     }
 }

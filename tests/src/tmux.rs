@@ -13,7 +13,7 @@ pub struct Terminal {
 
 impl Terminal {
     /// Opens a terminal of this size, with a daemon's environment and additional variables.
-    pub fn open(daemon: &Daemon, width: u16, height: u16, more: &[(&str, &str)]) -> Self {
+    pub fn open(daemon: &Daemon, width: u16, height: u16, variables: &[(&str, &str)]) -> Self {
         let programs = program("colibri").parent().unwrap().display().to_string();
         let command = daemon.command("colibri");
         let mut environment: Vec<(String, String)> = command
@@ -29,12 +29,12 @@ impl Terminal {
         let directory = daemon.path("tmux");
         std::fs::create_dir_all(&directory).unwrap();
         environment.push(("TMUX_TMPDIR".into(), directory.display().to_string()));
-        let fixed = [
+        let defaults = [
             ("LANG", "C.UTF-8"),
             ("TERM", "xterm-256color"),
             ("PS1", "$ "),
         ];
-        for (name, value) in fixed.iter().chain(more) {
+        for (name, value) in defaults.iter().chain(variables) {
             environment.push(((*name).to_owned(), (*value).to_owned()));
         }
         let terminal = Self {
@@ -67,7 +67,7 @@ impl Terminal {
             .args(["-u", "-L", "test", "-f", "/dev/null"])
             .args(args)
             .output()
-            .expect("tmux is needed for this test");
+            .expect("tmux is missing; install the package tmux");
         assert!(
             output.status.success(),
             "tmux {args:?}: {}",
@@ -115,20 +115,20 @@ impl Terminal {
     }
 
     /// Polls the screen until it matches.
-    pub fn wait(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+    pub fn wait(&self, what: &str, expected: impl Fn(&str) -> bool) -> String {
         let mut last = String::new();
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             eventually(what, || {
                 last = self.screen();
-                wanted(&last).then(|| last.clone())
+                expected(&last).then(|| last.clone())
             })
         }));
         found.unwrap_or_else(|_| panic!("{what} never came on the screen:\n{last}"))
     }
 
     /// Waits for a text on the screen.
-    pub fn wait_for(&self, wanted: &str) -> String {
-        self.wait(wanted, |screen| screen.contains(wanted))
+    pub fn wait_for(&self, expected: &str) -> String {
+        self.wait(expected, |screen| screen.contains(expected))
     }
 }
 

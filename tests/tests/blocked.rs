@@ -9,35 +9,27 @@ use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use colibri_tests::tmux::Terminal;
-use colibri_tests::{Daemon, SOON, eventually, text};
-use rustix::process::{Pid, Signal, kill_process};
-
-fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
-}
-
-fn signal_daemon(daemon: &Daemon, signal: Signal) {
-    kill_process(Pid::from_raw(daemon.pid()).unwrap(), signal).unwrap();
-}
+use colibri_tests::{Daemon, SOON, eventually, signal, text};
+use rustix::process::Signal;
 
 /// Waits for the end of a command whose output may be blocked.
 fn end(mut child: Child) -> (Option<i32>, String) {
     let code = eventually("the command ends", || child.try_wait().unwrap()).code();
-    let mut said = String::new();
+    let mut message = String::new();
     child
         .stderr
         .take()
         .unwrap()
-        .read_to_string(&mut said)
+        .read_to_string(&mut message)
         .unwrap();
-    (code, said)
+    (code, message)
 }
 
 /// Returns the id of the only agent after it has written more than a pipe and the queues hold.
 fn flooding(daemon: &Daemon) -> String {
-    eventually("the agent has written a lot", || {
-        let list = daemon.connect().call("list-agents", serde_json::json!({}));
-        let agent = &list["result"]["agents"][0];
+    eventually("the agent has written more than 4 MiB", || {
+        let agents = daemon.agents();
+        let agent = agents.first()?;
         (agent["stdout_bytes"].as_u64()? > 4 << 20)
             .then(|| agent["id"].as_str().unwrap().to_owned())
     })
@@ -75,9 +67,13 @@ fn full_disk_on_stdout_is_reported_and_ends_no_agent() {
             mark.display()
         );
         let output = to_full(&daemon, &["run", "--", "sh", "-c", &script]);
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(expected), "{said}");
-        assert_eq!(said.matches("No space left on device").count(), 1, "{said}");
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(expected), "{message}");
+        assert_eq!(
+            message.matches("No space left on device").count(),
+            1,
+            "{message}"
+        );
     }
     assert_eq!(std::fs::read_to_string(&mark).unwrap(), "whole\nwhole\n");
     let id = daemon.spawn(&[
@@ -96,12 +92,12 @@ fn full_disk_on_stdout_is_reported_and_ends_no_agent() {
         &["events", "--output", &id],
     ] {
         let output = to_full(&daemon, args);
-        let said = text(&output.stderr);
+        let message = text(&output.stderr);
         assert!(!output.status.success(), "{args:?}");
         assert_eq!(
-            said.matches("No space left on device").count(),
+            message.matches("No space left on device").count(),
             1,
-            "{args:?}: {said}"
+            "{args:?}: {message}"
         );
         assert!(daemon.agent(&id)["exited_at"].is_null(), "{args:?}");
     }
@@ -118,9 +114,9 @@ fn signals_are_served_while_the_pipe_is_full() {
         let daemon = Daemon::start();
         let child = start(&daemon, &["run", "--", "yes"]);
         let id = flooding(&daemon);
-        signal(&child, number);
-        let (found, said) = end(child);
-        assert_eq!(found, Some(code), "{name}: {said}");
+        signal(child.id() as i32, number);
+        let (found, message) = end(child);
+        assert_eq!(found, Some(code), "{name}: {message}");
         assert!(!daemon.agent(&id)["exited_at"].is_null(), "{name}");
     }
 }
@@ -135,13 +131,13 @@ fn second_signal_ends_a_command_that_is_stuck() {
     eventually("the command ends", || {
         let ended = child.try_wait().unwrap();
         if ended.is_none() {
-            signal(&child, Signal::INT);
+            signal(child.id() as i32, Signal::INT);
         }
         ended
     });
-    let (code, said) = end(child);
-    assert_eq!(code, Some(130), "{said}");
-    assert!(said.contains(&format!("colibri kill {id}")), "{said}");
+    let (code, message) = end(child);
+    assert_eq!(code, Some(130), "{message}");
+    assert!(message.contains(&format!("colibri kill {id}")), "{message}");
     assert!(daemon.agent(&id)["exited_at"].is_null(), "it ignores INT");
 }
 
@@ -150,8 +146,7 @@ fn output_read_late_is_complete() {
     let daemon = Daemon::start();
     let mut child = start(&daemon, &["run", "--", "sh", "-c", "seq 1 200000; exit 3"]);
     eventually("the agent has ended", || {
-        let list = daemon.connect().call("list-agents", serde_json::json!({}));
-        list["result"]["agents"][0]["exited_at"].as_str().map(drop)
+        daemon.agents().first()?["exited_at"].as_str().map(drop)
     });
     // Longer than the timeouts that apply after a signal.
     std::thread::sleep(Duration::from_millis(1500));
@@ -192,10 +187,10 @@ fn attach_detaches_at_any_signal_while_unread() {
                 .unwrap()
                 .read_exact(&mut first)
                 .unwrap();
-            signal(&child, number);
-            let (found, said) = end(child);
-            assert_eq!(found, Some(code), "{options:?}: {said}");
-            assert!(said.contains("detached"), "{said}");
+            signal(child.id() as i32, number);
+            let (found, message) = end(child);
+            assert_eq!(found, Some(code), "{options:?}: {message}");
+            assert!(message.contains("detached"), "{message}");
         }
     }
     assert!(daemon.agent(&id)["exited_at"].is_null());
@@ -218,15 +213,15 @@ fn signals_are_served_while_the_daemon_is_stopped() {
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     stdout.read_line(&mut id).unwrap();
     let id = id.trim();
-    signal_daemon(&daemon, Signal::STOP);
+    signal(daemon.pid(), Signal::STOP);
     let began = Instant::now();
-    signal(&child, Signal::TERM);
-    let (code, said) = end(child);
-    signal_daemon(&daemon, Signal::CONT);
-    assert_eq!(code, Some(125), "{said}");
+    signal(child.id() as i32, Signal::TERM);
+    let (code, message) = end(child);
+    signal(daemon.pid(), Signal::CONT);
+    assert_eq!(code, Some(125), "{message}");
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     for part in [id, daemon.socket().to_str().unwrap(), "colibri kill"] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(message.contains(part), "{part}: {message}");
     }
 }
 
@@ -243,11 +238,11 @@ fn attach_detaches_while_the_daemon_is_stopped() {
             .unwrap()
             .read_exact(&mut first)
             .unwrap();
-        signal_daemon(&daemon, Signal::STOP);
-        signal(&child, number);
-        let (_, said) = end(child);
-        signal_daemon(&daemon, Signal::CONT);
-        assert!(said.contains("detached"), "{said}");
+        signal(daemon.pid(), Signal::STOP);
+        signal(child.id() as i32, number);
+        let (_, message) = end(child);
+        signal(daemon.pid(), Signal::CONT);
+        assert!(message.contains("detached"), "{message}");
     }
 }
 
@@ -261,7 +256,7 @@ fn signals_are_served_while_a_terminal_is_stopped() {
             other => other.to_owned(),
         };
         terminal.types(&format!("colibri {words}\n"));
-        terminal.wait("the output", |screen| {
+        terminal.wait("output on the screen", |screen| {
             screen.matches("\ny").count() > 5 || screen.matches("y\n").count() > 5
         });
         terminal.keys(&["C-s"]);
@@ -279,7 +274,7 @@ fn signals_are_served_while_a_terminal_is_stopped() {
                     line.starts_with("colibri\0") && line.contains(mark)
                 })
         });
-        kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
+        signal(pid, Signal::TERM);
         eventually("the command ends", || {
             (!std::path::Path::new(&format!("/proc/{pid}/exe")).exists()).then_some(())
         });

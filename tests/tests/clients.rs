@@ -49,7 +49,7 @@ fn fifty_subscribers_do_not_slow_the_agent_or_each_other() {
     let stuck: Vec<UnixStream> = (0..25).map(|_| subscribe()).collect();
     let dying: Vec<UnixStream> = (0..10).map(|_| subscribe()).collect();
     let reading: Vec<Follower> = (0..10)
-        .map(|_| Follower::by_wire(daemon.socket(), id.clone()))
+        .map(|_| Follower::over_wire(daemon.socket(), id.clone()))
         .collect();
     let slow: Vec<Follower> = (0..5)
         .map(|_| Follower::slowly(daemon.socket(), id.clone(), Duration::from_millis(20)))
@@ -86,7 +86,7 @@ fn fifty_subscribers_do_not_slow_the_agent_or_each_other() {
             Some("agent-output") => {
                 let event = serde_json::from_value(event).unwrap();
                 let colibri_proto::Notification::AgentOutput(event) = event else {
-                    panic!("another event")
+                    panic!("an unexpected event")
                 };
                 let part = event.data.into_bytes().unwrap();
                 assert_eq!(event.offset, offset as u64, "no gap and no repeat");
@@ -99,7 +99,7 @@ fn fifty_subscribers_do_not_slow_the_agent_or_each_other() {
     }
     assert_eq!(offset, bytes.len());
     drop(late);
-    eventually("connections that have ended are given up", || {
+    eventually("ended connections are closed", || {
         let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).ok()?;
         (open.count() < 25).then_some(())
     });
@@ -144,5 +144,5 @@ async fn unread_events_delay_no_calls_or_other_subscriptions() {
         drop(untaken);
         bytes
     });
-    assert_eq!(outcome.await.expect("held up"), 40 << 20);
+    assert_eq!(outcome.await.expect("a timeout"), 40 << 20);
 }

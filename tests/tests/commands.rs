@@ -115,7 +115,7 @@ fn failed_start_has_the_exit_code_of_a_shell() {
             "unknown option \"rx\"",
         ),
     ];
-    for (options, command, code, said) in rows {
+    for (options, command, code, expected) in rows {
         // Too long for an argument of colibri itself, so the request is sent to the socket.
         if command.iter().map(|word| word.len() + 8).sum::<usize>() > 130_000 && command.len() == 2
         {
@@ -124,7 +124,7 @@ fn failed_start_has_the_exit_code_of_a_shell() {
                 serde_json::json!({"program": command[0], "args": &command[1..]}),
             );
             let message = answer["error"]["message"].as_str().unwrap();
-            assert!(message.contains(said), "{message}");
+            assert!(message.contains(expected), "{message}");
             continue;
         }
         let words = [&["run"], options, &["--"], &command].concat();
@@ -132,10 +132,10 @@ fn failed_start_has_the_exit_code_of_a_shell() {
         let err = text(&output.stderr);
         let shown = &words[..words.len().min(8)];
         assert_eq!(output.status.code(), Some(code), "{shown:?}: {err}");
-        assert!(err.contains(said), "{shown:?}: {err}");
+        assert!(err.contains(expected), "{shown:?}: {err}");
     }
     // Without a daemon the exit code is 3, not 125.
-    let absent = Daemon::place();
+    let absent = Daemon::prepare();
     for command in [&["run", "--", "true"][..], &["wait", "x"], &["attach", "x"]] {
         assert_eq!(absent.cli(command).status.code(), Some(3), "{command:?}");
     }
@@ -160,8 +160,8 @@ fn exit_reason_is_shown_by_every_command() {
         (&signalled, 137, "signal 9", ""),
     ] {
         let waited = daemon.cli(&["wait", id]);
-        let said = text(&waited.stderr);
-        assert!(said.contains(note), "{brief}: {said}");
+        let message = text(&waited.stderr);
+        assert!(message.contains(note), "{brief}: {message}");
         // KILL may arrive before TERM has ended the agent.
         let found = waited.status.code().unwrap();
         assert!(
@@ -175,8 +175,8 @@ fn exit_reason_is_shown_by_every_command() {
             daemon.ok(&["status", id]).contains(&format!("({brief}")),
             "{brief}"
         );
-        let told = daemon.ok(&["events", id]);
-        assert!(told.contains(&format!("exit    {brief}")), "{told}");
+        let shown = daemon.ok(&["events", id]);
+        assert!(shown.contains(&format!("exit    {brief}")), "{shown}");
     }
     let status = daemon.ok(&["status", &killed]);
     assert!(status.contains("state       done"), "{status}");
@@ -198,13 +198,13 @@ fn several_agents_are_handled_and_each_failure_reported() {
     for words in [
         &["wait", "third", "fourth"][..],
         &["wait", "fourth", "third"],
-        &["wait", "nobody", "third"],
-        &["rm", "first", "nobody", "third"],
-        &["kill", "nobody", "first", "second"],
+        &["wait", "missing", "third"],
+        &["rm", "first", "missing", "third"],
+        &["kill", "missing", "first", "second"],
         &["kill", "first", "second"],
         &["rm", "first", "second"],
         &["ps", "-q"],
-        &["status", "nobody", "fourth", "absent"],
+        &["status", "missing", "fourth", "absent"],
     ] {
         let output = daemon.cli(words);
         writeln!(shown, "$ colibri {}", words.join(" ")).unwrap();
@@ -274,8 +274,8 @@ fn lists_have_running_agents_first_and_prune_removes_ended_ones() {
         "{lines:?}"
     );
     assert_eq!(ids(&[]), [second.clone(), first.clone()]);
-    assert!(!daemon.state().join("agents").join(&old).exists());
-    assert!(daemon.state().join("agents").join(&first).exists());
+    assert!(!daemon.agent_dir(&old).exists());
+    assert!(daemon.agent_dir(&first).exists());
     daemon.ok(&["kill", "--grace", "0s", &first, &second]);
 }
 
@@ -357,14 +357,17 @@ fn restart_starts_the_next_run_or_a_new_agent() {
     let secret = daemon.spawn(&["--env", "A=b", "--", "true"]);
     daemon.cli(&["wait", &ended, &secret]);
     let pid = daemon.agent(&running)["pid"].clone();
-    let output = daemon.cli(&["restart", &running, "nobody", &ended, &secret]);
+    let output = daemon.cli(&["restart", &running, "missing", &ended, &secret]);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(1), "{out}{err}");
     let [same, new] = out.lines().collect::<Vec<_>>()[..] else {
         panic!("{out}{err}")
     };
     assert!(same == running && new != ended, "{out}");
-    assert!(err.contains("\"nobody\"") && err.contains(&secret), "{err}");
+    assert!(
+        err.contains("\"missing\"") && err.contains(&secret),
+        "{err}"
+    );
     eventually("the next run", || {
         let agent = daemon.agent(&running);
         let next = agent["run"] == 2 && agent["pid"].is_i64() && agent["pid"] != pid;

@@ -4,7 +4,8 @@
 
 use std::fs;
 
-use colibri_tests::{Daemon, eventually, text};
+use colibri_tests::{Daemon, eventually, signal, text};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// Writes the settings file of a daemon's user.
@@ -16,10 +17,7 @@ fn configure(daemon: &Daemon, text: &str) {
 
 /// Returns all agents with this name, oldest first.
 fn named(daemon: &Daemon, name: &str) -> Vec<Value> {
-    let mut agents = daemon.connect().call("list-agents", json!({}))["result"]["agents"]
-        .as_array()
-        .unwrap()
-        .clone();
+    let mut agents = daemon.agents();
     agents.retain(|agent| agent["name"] == name);
     agents.sort_by_key(|agent| agent["started_at"].to_string());
     agents
@@ -33,9 +31,8 @@ fn running(daemon: &Daemon, name: &str) -> Value {
     })
 }
 
-fn hang_up(daemon: &Daemon) {
-    let pid = rustix::process::Pid::from_raw(daemon.pid()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+fn send_hangup(daemon: &Daemon) {
+    signal(daemon.pid(), Signal::HUP);
 }
 
 const REVIEW: &str = r#"
@@ -50,7 +47,7 @@ name = "reviewer"
 
 #[test]
 fn profile_supplies_options_missing_on_the_command_line() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     configure(&daemon, REVIEW);
     let explain = |daemon: &Daemon, args: &[&str]| {
         let words: Vec<&str> = ["explain", "--json", "--profile", "review"]
@@ -70,8 +67,12 @@ fn profile_supplies_options_missing_on_the_command_line() {
 
     daemon.launch();
     let mut wire = daemon.connect();
-    let asked = wire.call("explain-spawn", json!({"profile": "review"}));
-    assert_eq!(asked["result"], explain(&daemon, &[]), "from the same file");
+    let answer = wire.call("explain-spawn", json!({"profile": "review"}));
+    assert_eq!(
+        answer["result"],
+        explain(&daemon, &[]),
+        "from the same file"
+    );
     for (args, expected) in [
         (&["--profile", "review"][..], "hello world from /usr\n"),
         (
@@ -92,11 +93,11 @@ fn profile_supplies_options_missing_on_the_command_line() {
         (&agent["name"], &agent["jail"]["ip4"]),
         (&json!("reviewer"), &json!("disable"))
     );
-    let asked = wire.call(
+    let answer = wire.call(
         "spawn-agent",
         json!({"profile": "review", "name": "mine", "jail": {"ip4": "inherit"}}),
     );
-    let agent = daemon.agent(asked["result"]["id"].as_str().unwrap());
+    let agent = daemon.agent(answer["result"]["id"].as_str().unwrap());
     assert_eq!(
         (&agent["name"], &agent["jail"]),
         (&json!("mine"), &json!({"path": "/", "ip4": "inherit"}))
@@ -108,7 +109,7 @@ fn profile_supplies_options_missing_on_the_command_line() {
 
 #[test]
 fn profile_without_cwd_keeps_the_current_directory() {
-    let daemon = Daemon::place();
+    let daemon = Daemon::prepare();
     configure(&daemon, "[profile.here]\nprogram = \"pwd\"\n");
     let mut daemon = daemon;
     daemon.launch();
@@ -128,7 +129,7 @@ fn profile_without_cwd_keeps_the_current_directory() {
 
 #[test]
 fn sandboxed_agent_cannot_read_the_settings_file() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     configure(&daemon, "[profile.a]\nenv = { TOKEN = \"x\" }\n");
     daemon.launch();
     let file = daemon.path(".config/colibri/colibri.toml");
@@ -145,16 +146,16 @@ fn sandboxed_agent_cannot_read_the_settings_file() {
 
 #[test]
 fn unknown_profile_is_an_error_that_lists_known_ones() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     configure(&daemon, &format!("{REVIEW}[profile.fix]\n"));
     daemon.launch();
     for (command, code) in [("run", 125), ("spawn", 1), ("explain", 1)] {
         let output = daemon.cli(&[command, "--profile", "reviw"]);
         assert_eq!(output.status.code(), Some(code));
-        let said = text(&output.stderr);
+        let message = text(&output.stderr);
         assert!(
-            said.contains("\"reviw\"") && said.contains("fix, review"),
-            "{said}"
+            message.contains("\"reviw\"") && message.contains("fix, review"),
+            "{message}"
         );
         assert_eq!(daemon.cli(&[command]).status.code(), Some(2), "no program");
     }
@@ -170,7 +171,7 @@ fn unknown_profile_is_an_error_that_lists_known_ones() {
 
 #[test]
 fn autostart_agent_is_started_once() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     configure(
         &daemon,
         r#"
@@ -193,10 +194,7 @@ jail = { path = "/" }
     daemon.launch();
     let first = running(&daemon, "night");
     running(&daemon, "jailed");
-    let spec = daemon
-        .state()
-        .join("agents")
-        .join(first["id"].as_str().unwrap());
+    let spec = daemon.agent_dir(first["id"].as_str().unwrap());
     let spec = fs::read_to_string(spec.join("spec.json")).unwrap();
     assert!(spec.contains("\"autostart\":\"night\""), "{spec}");
     let audit = fs::read_to_string(daemon.state().join("audit.jsonl")).unwrap();
@@ -222,7 +220,7 @@ jail = { path = "/" }
     for time in 1..=2 {
         daemon.kill();
         daemon.launch();
-        eventually("both were found", || {
+        eventually("both agents were adopted", || {
             (daemon.log().matches("runs already").count() == 2 * time).then_some(())
         });
     }
@@ -233,11 +231,15 @@ jail = { path = "/" }
 
     // An agent that has ended meanwhile is started again, as a new agent.
     daemon.ok(&["kill", "night", "--grace", "0s"]);
-    hang_up(&daemon);
-    eventually("it was read again", || {
+    send_hangup(&daemon);
+    eventually("the settings were reloaded", || {
         daemon.log().contains("settings reloaded").then_some(())
     });
-    assert_eq!(named(&daemon, "night").len(), 1, "not by a reload");
+    assert_eq!(
+        named(&daemon, "night").len(),
+        1,
+        "a reload does not start it"
+    );
     assert!(daemon.terminate());
     daemon.launch();
     let second = running(&daemon, "night");
@@ -250,7 +252,7 @@ jail = { path = "/" }
 
 #[test]
 fn reload_applies_changes_and_names_those_needing_a_restart() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     configure(
         &daemon,
         "[profile.say]\nprogram = \"echo\"\nargs = [\"one\"]\n",
@@ -281,7 +283,11 @@ program = "/PLACE/comes"
     );
     configure(&daemon, &changed);
     let output = daemon.cli(&["config", "reload", "--json"]);
-    assert_eq!(output.status.code(), Some(1), "one could not be started");
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "one agent could not be started"
+    );
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(result["settings"], json!(["segment_bytes"]));
     assert_eq!(result["needs_restart"], json!(["helper"]));
@@ -300,14 +306,11 @@ program = "/PLACE/comes"
             (daemon.agent(&id)["stdout_bytes"] == json!(5000 * time)).then_some(())
         });
     }
-    let kept = fs::read_dir(daemon.state().join("agents").join(&id).join("stdout")).unwrap();
+    let kept = fs::read_dir(daemon.agent_dir(&id).join("stdout")).unwrap();
     let segments = kept
         .flatten()
         .filter(|file| file.path().extension().is_some_and(|e| e == "log"));
-    assert!(
-        segments.count() >= 3,
-        "new agents keep their output in small files"
-    );
+    assert!(segments.count() >= 3, "new agents use small segments");
 
     // A file with a mistake changes nothing, and the error has its position.
     configure(
@@ -326,8 +329,8 @@ program = "/PLACE/comes"
         answer["error"]["data"]["kind"], "invalid-config",
         "{answer}"
     );
-    hang_up(&daemon);
-    eventually("the log has the place, once for each try", || {
+    send_hangup(&daemon);
+    eventually("the log has the position, once for each attempt", || {
         (daemon.log().matches("colibri.toml:3:11").count() == 3).then_some(())
     });
     assert_eq!(daemon.ok(&["run", "--profile", "say"]), "two\n");
@@ -344,45 +347,45 @@ program = "/PLACE/comes"
         &daemon,
         &changed.replace("args = [\"1000\"]", "args = [\"2000\"]"),
     );
-    hang_up(&daemon);
+    send_hangup(&daemon);
     running(&daemon, "comes");
     let after = named(&daemon, "stays");
     assert_eq!((after.len(), &after[0]["pid"]), (1, &stays["pid"]));
     let audit = fs::read_to_string(daemon.state().join("audit.jsonl")).unwrap();
     assert_eq!(audit.matches("\"reload-config\"").count(), 5, "{audit}");
     // Repeated until the daemon restarts.
-    let said = daemon.ok(&["config", "reload"]);
+    let message = daemon.ok(&["config", "reload"]);
     assert!(
-        said.contains("need a restart of the daemon: helper"),
-        "{said}"
+        message.contains("need a restart of the daemon: helper"),
+        "{message}"
     );
     daemon.kill();
     daemon.launch();
-    let said = daemon.ok(&["config", "reload"]);
-    assert!(said.contains("no changes"), "{said}");
+    let message = daemon.ok(&["config", "reload"]);
+    assert!(message.contains("no changes"), "{message}");
 }
 
 #[test]
 fn config_check_and_daemon_report_the_same_diagnostics() {
-    let place = Daemon::place();
-    let said = place.ok(&["config", "check"]);
-    assert_eq!(said, "", "without a file there is nothing to say on stdout");
-    configure(&place, REVIEW);
-    let said = place.ok(&["config", "check"]);
-    assert!(said.contains("profiles: review"), "{said}");
-    let other = place.path("other.toml");
+    let daemon = Daemon::prepare();
+    let message = daemon.ok(&["config", "check"]);
+    assert_eq!(message, "", "without a file stdout is empty");
+    configure(&daemon, REVIEW);
+    let message = daemon.ok(&["config", "check"]);
+    assert!(message.contains("profiles: review"), "{message}");
+    let other = daemon.path("other.toml");
     fs::write(
         &other,
         "stat_dir = \"/x\"\nprivilege = \"sudo\"\n[profile.a]\nenv = { TOKEN = 5 }\nruntime = \"pie\"\n[[autostart]]\nprofile = \"b\"\n",
     )
     .unwrap();
-    let checked = place
+    let checked = daemon
         .command("colibri")
         .args(["config", "check", "--config"])
         .arg(&other)
         .output()
         .unwrap();
-    let started = place
+    let started = daemon
         .command("colibri-daemon")
         .arg("--config")
         .arg(&other)
@@ -400,7 +403,7 @@ fn config_check_and_daemon_report_the_same_diagnostics() {
         ("colibri", &["config", "check", "--config"][..]),
         ("colibri-daemon", &["--config"]),
     ] {
-        let output = place
+        let output = daemon
             .command(program)
             .args(option)
             .arg(&other)
@@ -413,9 +416,9 @@ fn config_check_and_daemon_report_the_same_diagnostics() {
             text(&output.stderr)
         );
     }
-    fs::write(place.path("env"), "A=1\n").unwrap();
+    fs::write(daemon.path("env"), "A=1\n").unwrap();
     fs::set_permissions(
-        place.path("env"),
+        daemon.path("env"),
         std::os::unix::fs::PermissionsExt::from_mode(0o644),
     )
     .unwrap();
@@ -423,11 +426,11 @@ fn config_check_and_daemon_report_the_same_diagnostics() {
         &other,
         format!(
             "[profile.a]\nenv_file = \"{}\"\n",
-            place.path("env").display()
+            daemon.path("env").display()
         ),
     )
     .unwrap();
-    let output = place
+    let output = daemon
         .command("colibri")
         .args(["config", "check", "--config"])
         .arg(&other)

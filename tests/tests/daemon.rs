@@ -22,11 +22,7 @@ fn killed_daemon_loses_no_agent_and_no_output() {
         .call("send-input", json!({"id": ending, "data": "last words\n"}));
     daemon.kill();
     // Ends while no daemon runs.
-    let exit = daemon
-        .state()
-        .join("agents")
-        .join(&ending)
-        .join("exit.json");
+    let exit = daemon.agent_dir(&ending).join("exit.json");
     eventually("it has ended without a daemon", || {
         exit.exists().then_some(())
     });
@@ -79,9 +75,7 @@ fn killed_shim_ends_its_agent_and_is_reported() {
         eventually("it writes", || {
             daemon.stdout(&id).starts_with(b"before").then_some(())
         });
-        let shim = fs::read(daemon.state().join("agents").join(&id).join("shim.json")).unwrap();
-        let shim: serde_json::Value = serde_json::from_slice(&shim).unwrap();
-        kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
+        kill_9(daemon.shim_pid(&id));
         let agent = daemon.connect().call("wait-agent", json!({"id": id}))["result"].clone();
         assert_eq!(agent["state"], "error");
         assert!(
@@ -89,7 +83,7 @@ fn killed_shim_ends_its_agent_and_is_reported() {
             "{agent}"
         );
         assert_eq!(daemon.stdout(&id), b"before\n");
-        eventually("the agent is gone", || {
+        eventually("the agent has ended", || {
             colibri_tests::processes_with("mark-shim-7f3a")
                 .is_empty()
                 .then_some(())
@@ -151,7 +145,7 @@ fn state_is_private_and_writable_directories_are_refused() {
     let id = daemon.spawn(&["--", "echo", "hi"]);
     daemon.cli(&["wait", &id]);
     let mode = |path: std::path::PathBuf| fs::symlink_metadata(path).unwrap().mode() & 0o777;
-    let agent = daemon.state().join("agents").join(&id);
+    let agent = daemon.agent_dir(&id);
     assert_eq!((mode(daemon.state()), mode(agent.clone())), (0o700, 0o700));
     assert_eq!(
         (
@@ -176,13 +170,13 @@ fn state_is_private_and_writable_directories_are_refused() {
 
 #[test]
 fn unknown_setting_is_an_error_that_lists_known_ones() {
-    let place = Daemon::place();
+    let daemon = Daemon::prepare();
     for (name, value, known) in [
         ("COLIBRI_JAIL_ENGINE", "docker", "freebsd or bubblewrap"),
         ("COLIBRI_JAIL_PRIV_MODE", "sudo", "helper, mdo, none"),
     ] {
         for program in ["colibri-daemon", "colibri"] {
-            let mut command = place.command(program);
+            let mut command = daemon.command(program);
             if program == "colibri" {
                 command.args(["explain", "--", "true"]);
             }
@@ -195,11 +189,11 @@ fn unknown_setting_is_an_error_that_lists_known_ones() {
             );
         }
     }
-    fs::write(place.path("bad.toml"), "stat_dir = \"/x\"\n").unwrap();
-    let output = place
+    fs::write(daemon.path("bad.toml"), "stat_dir = \"/x\"\n").unwrap();
+    let output = daemon
         .command("colibri-daemon")
         .arg("--config")
-        .arg(place.path("bad.toml"))
+        .arg(daemon.path("bad.toml"))
         .output()
         .unwrap();
     assert!(
@@ -217,26 +211,19 @@ fn event_details_survive_the_agent_and_the_daemon() {
     let (ended, running) = (spawn(), spawn());
     daemon.ok(&["send", &ended, "go"]);
     daemon.ok(&["wait", &ended]);
-    let seen = |daemon: &Daemon, id: &str| {
-        eventually("what it said is known", || {
+    let view_of = |daemon: &Daemon, id: &str| {
+        eventually("the view is complete", || {
             let view = daemon.agent(id)["view"].clone();
             (view["turns"] == 2 && view["last_error"] == "overloaded").then_some(view)
         })
     };
-    let before = seen(&daemon, &ended);
-    eventually("the other has begun", || {
+    let before = view_of(&daemon, &ended);
+    eventually("the other agent has begun", || {
         (daemon.agent(&running)["view"]["turns"] == 1).then_some(())
     });
     // A daemon observes the end of the first agent; no daemon runs when the second one ends.
     daemon.kill();
-    let shim = std::fs::read(
-        daemon
-            .state()
-            .join("agents")
-            .join(&running)
-            .join("shim.json"),
-    )
-    .unwrap();
+    let shim = std::fs::read(daemon.agent_dir(&running).join("shim.json")).unwrap();
     let shim: serde_json::Value = serde_json::from_slice(&shim).unwrap();
     let input = format!("/proc/{}/fd/0", shim["agent_pid"]);
     std::fs::OpenOptions::new()
@@ -247,14 +234,12 @@ fn event_details_survive_the_agent_and_the_daemon() {
         .unwrap();
     eventually("it has ended", || {
         daemon
-            .state()
-            .join("agents")
-            .join(&running)
+            .agent_dir(&running)
             .join("exit.json")
             .exists()
             .then_some(())
     });
     daemon.launch();
-    assert_eq!(seen(&daemon, &ended), before);
-    seen(&daemon, &running);
+    assert_eq!(view_of(&daemon, &ended), before);
+    view_of(&daemon, &running);
 }

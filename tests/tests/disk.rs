@@ -12,9 +12,9 @@ use colibri_tests::{Daemon, eventually, program, text};
 use serde_json::json;
 
 fn on_a_small_disk(mib: u32) -> (Daemon, SmallDisk) {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     let disk = SmallDisk::for_state(&daemon, mib);
-    daemon.launch_behind(&disk.enter());
+    daemon.launch_with_prefix(&disk.enter());
     (daemon, disk)
 }
 
@@ -43,7 +43,7 @@ fn full_disk_stalls_the_agent_and_loses_no_byte() {
         "5",
         "wait",
     ]);
-    let follower = Follower::by_wire(daemon.socket(), id.clone());
+    let follower = Follower::over_wire(daemon.socket(), id.clone());
     eventually("it writes", || {
         reports
             .get("w")
@@ -119,6 +119,10 @@ fn kill_succeeds_when_the_run_end_cannot_be_recorded() {
         "-c",
         script,
     ]);
+    // Wait until this output is stored: otherwise the full disk may stall it instead of the record of the run.
+    eventually("it has written", || {
+        (daemon.stdout(&id) == b"run\n").then_some(())
+    });
     disk.fill();
     daemon.ok(&["send", &id, "go"]);
     eventually("the run cannot be recorded", || {
@@ -128,7 +132,7 @@ fn kill_succeeds_when_the_run_end_cannot_be_recorded() {
     daemon.ok(&["kill", &id]);
     disk.empty();
     assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(9));
-    assert_eq!(daemon.stdout(&id), b"run\n", "it was not started again");
+    assert_eq!(daemon.stdout(&id), b"run\n", "it was not restarted");
 }
 
 #[test]
@@ -152,7 +156,7 @@ fn read_only_state_directory_is_reported_and_agents_run() {
         text(&refused.stderr)
     );
     daemon.ok(&["send", &id, "go"]);
-    eventually("the agent goes on", || {
+    eventually("the agent keeps running", || {
         (daemon.stdout(&id) == b"one\ntwo\n").then_some(())
     });
     assert!(daemon.log().contains("audit line not written"));
@@ -172,7 +176,7 @@ fn read_only_state_directory_is_reported_and_agents_run() {
         text(&refused.stderr)
     );
     disk.allow_writing();
-    daemon.launch_behind(&enter);
+    daemon.launch_with_prefix(&enter);
     daemon.ok(&["send", &id, "go"]);
     assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(3));
     assert_eq!(daemon.stdout(&id), b"one\ntwo\n");

@@ -19,23 +19,23 @@ use colibri_tests::{Daemon, program, text};
 use serde_json::Value;
 
 /// Uid of another user.
-const NOBODY: u32 = 65534;
+const OTHER_USER: u32 = 65534;
 
 /// A directory that doctor checks, and its findings.
-struct Ward {
+struct DoctorHost {
     daemon: Daemon,
-    shown: String,
+    findings: String,
 }
 
-impl Ward {
+impl DoctorHost {
     fn new() -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
-            "this test mounts over programs and gives directories away: run the tests as root, as in: sudo -E make test"
+            "root is required to mount over programs and change owners; run: sudo -E make test"
         );
         Self {
-            daemon: Daemon::place(),
-            shown: String::new(),
+            daemon: Daemon::prepare(),
+            findings: String::new(),
         }
     }
 
@@ -58,18 +58,18 @@ impl Ward {
     }
 
     /// Returns a doctor command that runs after the shell commands `setup` in separate namespaces.
-    fn command(&self, variables: &[(&str, &Path)], before: &str) -> Command {
+    fn command(&self, variables: &[(&str, &Path)], setup: &str) -> Command {
         let doctor = self.daemon.command("colibri");
         let mut command = Command::new("unshare");
         // The limit can be changed only in a separate user namespace.
-        let user: &[&str] = match before.contains("max_user_namespaces") {
+        let user: &[&str] = match setup.contains("max_user_namespaces") {
             true => &["--user", "--map-root-user"],
             false => &[],
         };
         command
             .args(user)
             .args(["--mount", "--", "sh", "-c"])
-            .arg(format!("set -e; {before}\nexec \"$@\""))
+            .arg(format!("set -e; {setup}\nexec \"$@\""))
             .arg("sh")
             .arg(doctor.get_program())
             .arg("doctor")
@@ -84,72 +84,72 @@ impl Ward {
     }
 
     /// Records warnings and failures.
-    fn look(&mut self, title: &str, variables: &[(&str, &Path)], before: &str) {
-        let command = self.command(variables, before);
-        self.show(title, command);
+    fn check(&mut self, title: &str, variables: &[(&str, &Path)], setup: &str) {
+        let command = self.command(variables, setup);
+        self.record(title, command);
     }
 
-    fn show(&mut self, title: &str, mut command: Command) {
+    fn record(&mut self, title: &str, mut command: Command) {
         let output = command.output().unwrap();
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         assert!(!out.is_empty(), "{title}: {err}");
         assert!(!err.contains("panicked"), "{title}: {err}");
         writeln!(
-            self.shown,
+            self.findings,
             "{title}: exit code {}",
             output.status.code().unwrap()
         )
         .unwrap();
-        let mut ill = false;
+        let mut in_problem = false;
         for line in without_limits(&out).lines() {
-            ill = line.starts_with("warn")
+            in_problem = line.starts_with("warn")
                 || line.starts_with("fail")
-                || (ill && line.starts_with(' '));
-            if ill {
-                writeln!(self.shown, "  {line}").unwrap();
+                || (in_problem && line.starts_with(' '));
+            if in_problem {
+                writeln!(self.findings, "  {line}").unwrap();
             }
         }
-        self.shown.push('\n');
+        self.findings.push('\n');
     }
 
     /// Returns the findings without machine-specific paths.
     fn masked(&self) -> String {
-        let place = self.path("");
+        let directory = self.path("");
         let programs = program("colibri");
-        self.shown
-            .replace(place.to_str().unwrap(), "PLACE/")
+        self.findings
+            .replace(directory.to_str().unwrap(), "PLACE/")
             .replace(programs.parent().unwrap().to_str().unwrap(), "BIN")
     }
 }
 
 /// Removes the findings on limits, which depend on the machine.
 fn without_limits(text: &str) -> String {
-    let mut of_limit = false;
-    let kept = text.lines().filter(|line| {
-        of_limit = line.get(6..).is_some_and(|what| what.starts_with("limit "))
-            || (of_limit && line.starts_with(' '));
-        !of_limit
+    let mut in_limit = false;
+    let lines = text.lines().filter(|line| {
+        in_limit = line.get(6..).is_some_and(|what| what.starts_with("limit "))
+            || (in_limit && line.starts_with(' '));
+        !in_limit
     });
-    kept.map(|line| format!("{line}\n")).collect()
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 /// Replaces numbers in `ok` lines.
 fn without_numbers(text: &str) -> String {
-    let mut shown = String::new();
+    let mut findings = String::new();
     for c in text.chars() {
         match c {
-            '0'..='9' if shown.ends_with('N') => {}
-            '0'..='9' => shown.push('N'),
-            c => shown.push(c),
+            '0'..='9' if findings.ends_with('N') => {}
+            '0'..='9' => findings.push('N'),
+            c => findings.push(c),
         }
     }
-    shown
+    findings
 }
 
 #[test]
 fn healthy_host_lists_all_checks() {
-    let mut ward = Ward::new();
-    let output = ward.command(&[], "").output().unwrap();
+    let mut host = DoctorHost::new();
+    let output = host.command(&[], "").output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
     let found = text(&output.stdout);
     for limit in ["memory", "processes", "cpu"] {
@@ -163,33 +163,36 @@ fn healthy_host_lists_all_checks() {
             "{found}"
         );
     }
-    ward.shown = without_limits(&found);
+    host.findings = without_limits(&found);
     assert_eq!(
         text(&output.stderr).lines().count(),
         1,
         "{}",
         text(&output.stderr)
     );
-    assert!(!ward.daemon.state().exists(), "it has made something");
-    insta::assert_snapshot!(without_numbers(&ward.masked()));
+    assert!(
+        !host.daemon.state().exists(),
+        "doctor created the state directory"
+    );
+    insta::assert_snapshot!(without_numbers(&host.masked()));
 }
 
 #[test]
 fn missing_engine_requirements_are_findings() {
-    let mut ward = Ward::new();
+    let mut host = DoctorHost::new();
     let bwrap = "/usr/bin/bwrap";
     let over = |path: &Path| format!("mount --bind {} {bwrap}", path.display());
-    let plain = ward.file("plain", "", 0o644);
-    ward.look("bwrap is no program", &[], &over(&plain));
-    let hangs = ward.file("hangs", "#!/bin/sh\nexec sleep 1000\n", 0o755);
-    ward.look("bwrap hangs", &[], &over(&hangs));
-    let refuses = ward.file(
+    let plain = host.file("plain", "", 0o644);
+    host.check("bwrap is not executable", &[], &over(&plain));
+    let hangs = host.file("hangs", "#!/bin/sh\nexec sleep 1000\n", 0o755);
+    host.check("bwrap hangs", &[], &over(&hangs));
+    let refuses = host.file(
         "refuses",
         "#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2; exit 1\n",
         0o755,
     );
-    ward.look("bwrap is refused", &[], &over(&refuses));
-    ward.look(
+    host.check("bwrap is refused", &[], &over(&refuses));
+    host.check(
         "AppArmor refuses it",
         &[],
         &format!(
@@ -197,128 +200,132 @@ fn missing_engine_requirements_are_findings() {
             over(&refuses)
         ),
     );
-    ward.look(
+    host.check(
         "user namespaces are forbidden",
         &[],
         "echo 0 > /proc/sys/user/max_user_namespaces",
     );
-    ward.look(
+    host.check(
         "the shim is missing",
         &[("COLIBRI_SHIM", Path::new("/absent/shim"))],
         "",
     );
-    ward.look("the shim is no program", &[("COLIBRI_SHIM", &plain)], "");
+    host.check(
+        "the shim is not executable",
+        &[("COLIBRI_SHIM", &plain)],
+        "",
+    );
     let freebsd = [("COLIBRI_JAIL_ENGINE", Path::new("freebsd"))];
-    ward.look("another system's engine", &freebsd, "");
-    insta::assert_snapshot!(ward.masked());
+    host.check("another system's engine", &freebsd, "");
+    insta::assert_snapshot!(host.masked());
 }
 
 #[test]
 fn directory_and_disk_problems_are_findings() {
-    let mut ward = Ward::new();
-    let open = ward.directory("open", 0o770);
-    ward.look(
+    let mut host = DoctorHost::new();
+    let open = host.directory("open", 0o770);
+    host.check(
         "state: its group can write it",
         &[("COLIBRI_STATE_DIR", &open)],
         "",
     );
-    let theirs = ward.directory("theirs", 0o700);
-    chown(&theirs, Some(NOBODY), None).unwrap();
-    ward.look(
-        "state: somebody else's",
-        &[("COLIBRI_STATE_DIR", &theirs)],
+    let foreign = host.directory("theirs", 0o700);
+    chown(&foreign, Some(OTHER_USER), None).unwrap();
+    host.check(
+        "state: another user's",
+        &[("COLIBRI_STATE_DIR", &foreign)],
         "",
     );
-    let file = ward.file("file", "", 0o600);
-    ward.look("state: a file", &[("COLIBRI_STATE_DIR", &file)], "");
-    ward.look(
+    let file = host.file("file", "", 0o600);
+    host.check("state: a file", &[("COLIBRI_STATE_DIR", &file)], "");
+    host.check(
         "state: relative",
         &[("COLIBRI_STATE_DIR", Path::new("here"))],
         "",
     );
-    ward.look(
+    host.check(
         "state: cannot be made",
         &[("COLIBRI_STATE_DIR", Path::new("/sys/colibri"))],
         "mount -o remount,bind,ro /sys || mount -t tmpfs -o ro none /sys",
     );
-    let own = ward.directory("state", 0o700);
-    let at = own.display();
-    let tmpfs = format!("mount -t tmpfs -o size=1m,mode=0700 none {at}");
-    ward.look(
+    let state = host.directory("state", 0o700);
+    let path = state.display();
+    let tmpfs = format!("mount -t tmpfs -o size=1m,mode=0700 none {path}");
+    host.check(
         "disk: full",
         &[],
-        &format!("{tmpfs}; cat /dev/zero > {at}/ballast 2>/dev/null || true"),
+        &format!("{tmpfs}; cat /dev/zero > {path}/ballast 2>/dev/null || true"),
     );
-    ward.look(
+    host.check(
         "disk: read-only",
         &[],
-        &format!("{tmpfs}; mount -o remount,ro {at}"),
+        &format!("{tmpfs}; mount -o remount,ro {path}"),
     );
-    ward.look(
-        "disk: little room",
+    host.check(
+        "disk: little space",
         &[],
-        &format!("mount -t tmpfs -o size=8m,mode=0700 none {at}"),
+        &format!("mount -t tmpfs -o size=8m,mode=0700 none {path}"),
     );
-    ward.look(
+    host.check(
         "disk: few files",
         &[],
-        &format!("mount -t tmpfs -o size=900m,nr_inodes=50,mode=0700 none {at}"),
+        &format!("mount -t tmpfs -o size=900m,nr_inodes=50,mode=0700 none {path}"),
     );
-    let socket = ward.directory("socket", 0o777).join("s");
-    ward.look(
-        "socket: everybody can write its directory",
+    let socket = host.directory("socket", 0o777).join("s");
+    host.check(
+        "socket: all users can write its directory",
         &[("COLIBRI_SOCKET", &socket)],
         "",
     );
-    ward.look(
-        "socket: in somebody else's directory",
-        &[("COLIBRI_SOCKET", &theirs.join("s"))],
+    host.check(
+        "socket: in another user's directory",
+        &[("COLIBRI_SOCKET", &foreign.join("s"))],
         "",
     );
-    let long = ward.path(&"x".repeat(100)).join("s");
-    ward.look("socket: too long", &[("COLIBRI_SOCKET", &long)], "");
-    ward.look(
+    let long = host.path(&"x".repeat(100)).join("s");
+    host.check("socket: too long", &[("COLIBRI_SOCKET", &long)], "");
+    host.check(
         "socket: relative",
         &[("COLIBRI_SOCKET", Path::new("s"))],
         "",
     );
-    ward.look("few descriptors", &[], "ulimit -n 100");
-    ward.look(
-        "few at first: the daemon raises it",
+    host.check("few descriptors", &[], "ulimit -n 100");
+    host.check(
+        "a low soft limit: the daemon raises it",
         &[],
         "ulimit -Sn 32; ulimit -Hn 4096",
     );
-    ward.look("next to no descriptors", &[], "ulimit -n 32");
-    insta::assert_snapshot!(ward.masked());
+    host.check("almost no descriptors", &[], "ulimit -n 32");
+    insta::assert_snapshot!(host.masked());
 }
 
 #[test]
 fn helper_and_policy_problems_are_findings() {
-    let mut ward = Ward::new();
-    let helper = ward.path("helper");
+    let mut host = DoctorHost::new();
+    let helper = host.path("helper");
     fs::copy(program("colibri-jail-helper"), &helper).unwrap();
-    let absent = ward.path("absent");
+    let absent = host.path("absent");
     let mode = |mode| fs::set_permissions(&helper, Permissions::from_mode(mode)).unwrap();
     let with = |path: &'static str| ("COLIBRI_JAIL_PRIV_MODE", Path::new(path));
     let variables = [with("helper"), ("COLIBRI_JAIL_HELPER", helper.as_path())];
-    ward.look(
+    host.check(
         "missing",
         &[with("helper"), ("COLIBRI_JAIL_HELPER", &absent)],
         "",
     );
     mode(0o755);
-    ward.look("not setuid", &variables, "");
+    host.check("not setuid", &variables, "");
     mode(0o4777);
-    ward.look("others can write it", &variables, "");
+    host.check("others can write it", &variables, "");
     mode(0o4755);
-    chown(&helper, Some(NOBODY), None).unwrap();
-    ward.look("not root's", &variables, "");
+    chown(&helper, Some(OTHER_USER), None).unwrap();
+    host.check("not root's", &variables, "");
     chown(&helper, Some(0), None).unwrap();
     mode(0o4755);
     // A separate /etc with a valid policy.
-    let etc = ward.path("etc");
+    let etc = host.path("etc");
     let policy = "syslog = \"best-effort\"\n[[rule]]\ncallers = [\"root\"]\njails = [\"colibri-*\"]\nroots = [\"/\"]\nusers = [\"nobody\"]\nprograms = [\"*\"]\nip4 = [\"inherit\"]\n";
-    let policy = ward.file("policy", policy, 0o644);
+    let policy = host.file("policy", policy, 0o644);
     let with_policy = |then: &str| {
         format!(
             "rm -rf {etc}; cp -a /etc {etc}; mkdir -p {etc}/colibri; chmod 755 {etc}/colibri; cp {} {etc}/colibri/helper.toml; mount --bind {etc} /etc; cd /etc/colibri; {then}",
@@ -326,80 +333,81 @@ fn helper_and_policy_problems_are_findings() {
             etc = etc.display()
         )
     };
-    ward.look("all is well", &variables, &with_policy(":"));
-    ward.look("no policy", &variables, &with_policy("rm helper.toml"));
-    ward.look(
+    host.check("no problem", &variables, &with_policy(":"));
+    host.check("no policy", &variables, &with_policy("rm helper.toml"));
+    host.check(
         "others can write the policy",
         &variables,
         &with_policy("chmod 666 helper.toml"),
     );
-    ward.look(
-        "the policy is somebody else's",
+    host.check(
+        "the policy is another user's",
         &variables,
-        &with_policy("chown nobody helper.toml"),
+        &with_policy("chown 65534 helper.toml"),
     );
-    ward.look(
+    host.check(
         "others can write the directory above",
         &variables,
         &with_policy("chmod 777 ."),
     );
-    ward.look(
+    host.check(
         "the policy is broken",
         &variables,
         &with_policy("echo '[[' >> helper.toml"),
     );
-    ward.look(
+    host.check(
         "this user is not in it",
         &variables,
         &with_policy("sed -i 's/\"root\"/\"nobody\"/' helper.toml"),
     );
-    insta::assert_snapshot!(ward.masked());
+    insta::assert_snapshot!(host.masked());
 }
 
 #[test]
 fn settings_problems_are_findings() {
-    let mut ward = Ward::new();
+    let mut host = DoctorHost::new();
     for (variable, value) in [
         ("COLIBRI_JAIL_PRIV_MODE", "doas"),
         ("COLIBRI_JAIL_PRIV_MODE", "mdo"),
         ("COLIBRI_JAIL_ENGINE", "docker"),
     ] {
-        ward.look(
+        host.check(
             &format!("{variable}={value}"),
             &[(variable, Path::new(value))],
             "",
         );
     }
-    let config = ward.directory("config/colibri", 0o755).join("colibri.toml");
+    let config = host.directory("config/colibri", 0o755).join("colibri.toml");
     fs::write(config, "state_dir = 1\n").unwrap();
-    ward.look(
+    host.check(
         "a broken file",
-        &[("XDG_CONFIG_HOME", &ward.path("config"))],
+        &[("XDG_CONFIG_HOME", &host.path("config"))],
         "",
     );
-    insta::assert_snapshot!(ward.masked());
+    insta::assert_snapshot!(host.masked());
 }
 
 #[test]
 fn foreign_socket_is_a_finding_and_other_checks_run() {
-    let mut ward = Ward::new();
-    ward.directory("run", 0o700);
-    let listener = UnixListener::bind(ward.daemon.socket()).unwrap();
+    let mut host = DoctorHost::new();
+    host.directory("run", 0o700);
+    let listener = UnixListener::bind(host.daemon.socket()).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             drop(stream);
         }
     });
-    ward.look("hangs up", &[], "");
+    host.check("hangs up", &[], "");
     assert!(
-        ward.shown.contains("hangs up: exit code 1"),
+        host.findings.contains("hangs up: exit code 1"),
         "{}",
-        ward.shown
+        host.findings
     );
     assert!(
-        ward.shown.contains("find the process that has the socket"),
+        host.findings
+            .contains("find the process that has the socket"),
         "{}",
-        ward.shown
+        host.findings
     );
 }
 
@@ -411,10 +419,10 @@ fn daemon_reports_problems_of_its_own_environment() {
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         answer["findings"].as_array().unwrap().clone()
     };
-    let well = doctor();
-    assert_eq!(well.status.code(), Some(0), "{}", text(&well.stdout));
+    let healthy = doctor();
+    assert_eq!(healthy.status.code(), Some(0), "{}", text(&healthy.stdout));
     assert!(
-        findings(&well)
+        findings(&healthy)
             .iter()
             .filter(|finding| !finding["what"].as_str().unwrap().starts_with("limit "))
             .all(|finding| finding["status"] == "ok")
@@ -426,16 +434,16 @@ fn daemon_reports_problems_of_its_own_environment() {
     )
     .unwrap();
     fs::set_permissions(daemon.socket(), Permissions::from_mode(0o666)).unwrap();
-    let ill = doctor();
-    assert_eq!(ill.status.code(), Some(1));
-    let failed: Vec<_> = findings(&ill)
+    let in_problem = doctor();
+    assert_eq!(in_problem.status.code(), Some(1));
+    let failed: Vec<_> = findings(&in_problem)
         .into_iter()
         .filter(|finding| finding["status"] == "fail")
         .collect();
     assert_eq!(failed.len(), 2, "{failed:?}");
     for finding in &failed {
-        let mend = finding["fix"].as_str().unwrap();
-        assert!(mend.contains("run: chmod 700"), "{finding}");
+        let fix = finding["fix"].as_str().unwrap();
+        assert!(fix.contains("run: chmod 700"), "{finding}");
     }
     fs::set_permissions(daemon.state(), Permissions::from_mode(0o700)).unwrap();
     fs::set_permissions(

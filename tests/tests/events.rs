@@ -70,7 +70,7 @@ fn subscriptions(daemon: &Daemon) -> u64 {
     line.map_or(0, |count| count.parse().unwrap())
 }
 
-fn of<'a>(events: &'a [Value], id: &str) -> Vec<&'a Value> {
+fn events_of<'a>(events: &'a [Value], id: &str) -> Vec<&'a Value> {
     events.iter().filter(|event| event["id"] == id).collect()
 }
 
@@ -125,7 +125,7 @@ fn events_match_their_documentation() {
     );
     events.end();
 
-    let worker = of(&seen, &worker);
+    let worker = events_of(&seen, &worker);
     assert!(worker.iter().all(|event| event["name"] == "night shift"));
     let without_output: Vec<&Value> = worker
         .iter()
@@ -145,7 +145,7 @@ fn events_match_their_documentation() {
         .collect();
     assert_eq!(written.lines().count(), 2, "{written}");
 
-    let again = of(&seen, &again);
+    let again = events_of(&seen, &again);
     let runs: Vec<u64> = again
         .iter()
         .filter(|event| event["event"] == "run")
@@ -153,7 +153,7 @@ fn events_match_their_documentation() {
         .collect();
     assert_eq!(runs.iter().sum::<u64>(), 2, "{again:?}");
 
-    let sleeper = of(&seen, &sleeper);
+    let sleeper = events_of(&seen, &sleeper);
     let kill = sleeper
         .iter()
         .find(|event| event["event"] == "kill")
@@ -192,10 +192,7 @@ fn events_match_their_documentation() {
                 .iter()
                 .filter(|field| !used.contains(field) && *field != "merged")
                 .collect();
-            assert!(
-                never.is_empty(),
-                "{kind}: documented, and never there: {never:?}"
-            );
+            assert!(never.is_empty(), "{kind}: documented but absent: {never:?}");
         }
     }
 }
@@ -243,7 +240,7 @@ fn coalesced_changes_are_counted() {
     for pair in states.windows(2) {
         assert_eq!(
             pair[1]["previous_state"], pair[0]["state"],
-            "a gap that nobody tells"
+            "an unreported gap"
         );
     }
     for state in &states {
@@ -253,7 +250,11 @@ fn coalesced_changes_are_counted() {
     }
     // 2000 times blocked and working, then done; one idle more if a line arrived in two reads.
     assert!((4001..=4002).contains(&changes), "{changes}");
-    assert!(states.len() < 3000, "nothing was merged: {}", states.len());
+    assert!(
+        states.len() < 3000,
+        "nothing was coalesced: {}",
+        states.len()
+    );
     assert_eq!(seen.last().unwrap()["state"], "done");
     let text = colibri_tests::metrics::scrape(&daemon);
     let merged = text
@@ -274,18 +275,18 @@ fn short_lived_agents_are_reported() {
             answer["result"]["id"].as_str().unwrap().to_owned()
         })
         .collect();
-    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut reported: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut exits = 0;
     while exits < ids.len() {
         let event = events.next().unwrap();
         exits += usize::from(event["event"] == "exit");
-        let kinds = told
+        let kinds = reported
             .entry(event["id"].as_str().unwrap().to_owned())
             .or_default();
         kinds.push(event["event"].as_str().unwrap().to_owned());
     }
-    assert_eq!(told.keys().cloned().collect::<BTreeSet<_>>(), ids);
-    for (id, kinds) in told {
+    assert_eq!(reported.keys().cloned().collect::<BTreeSet<_>>(), ids);
+    for (id, kinds) in reported {
         assert_eq!(kinds[0], "spawned", "{id}: {kinds:?}");
         assert_eq!(
             kinds.iter().filter(|kind| *kind == "spawned").count(),
@@ -358,7 +359,7 @@ fn events_report_a_daemon_restart_as_a_gap() {
         "{gap}"
     );
     std::fs::write(&go, "").unwrap();
-    let ended = daemon.state().join("agents").join(&id).join("exit.json");
+    let ended = daemon.agent_dir(&id).join("exit.json");
     eventually("it ends without a daemon", || ended.exists().then_some(()));
     daemon.launch_with_metrics();
     let exit = events

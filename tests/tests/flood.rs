@@ -28,12 +28,9 @@ const HOSTILE: &[(&str, &str)] = &[
 
 #[test]
 fn ps_and_kill_answer_while_ten_agents_flood() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     // Bounds the disk usage of the test.
-    std::fs::write(daemon.path("colibri.toml"), "retain_bytes = 16777216\n").unwrap();
-    let mut command = daemon.command("colibri-daemon");
-    command.arg("--config").arg(daemon.path("colibri.toml"));
-    daemon.launch_as(command);
+    daemon.launch_with_settings("retain_bytes = 16777216\n");
     let mut wire = daemon.connect();
     let ids: Vec<String> = HOSTILE
         .iter()
@@ -78,7 +75,7 @@ fn backlog_that_is_too_long_is_skipped_and_counted() {
     // The daemon may see part of the output before it answers this request.
     daemon.ok(&["send", &id, "go"]);
     daemon.kill();
-    let journal = daemon.state().join("agents").join(&id).join("stdout");
+    let journal = daemon.agent_dir(&id).join("stdout");
     let written = || {
         let files = std::fs::read_dir(&journal).into_iter().flatten().flatten();
         let lengths = files.filter_map(|file| Some(file.metadata().ok()?.len()));

@@ -13,7 +13,13 @@ use serde_json::json;
 const RUNTIMES: &[&str] = &["generic", "pi"];
 
 /// Runs `script` once for each runtime, and compares the data of every reader with `expected`.
-fn kept_and_shown(daemon: &Daemon, runtimes: &[&str], script: &str, expected: &[u8], code: i32) {
+fn assert_stored_and_masked(
+    daemon: &Daemon,
+    runtimes: &[&str],
+    script: &str,
+    expected: &[u8],
+    code: i32,
+) {
     for runtime in runtimes {
         let file = daemon.path("bytes");
         let id = daemon.spawn(&[
@@ -27,7 +33,7 @@ fn kept_and_shown(daemon: &Daemon, runtimes: &[&str], script: &str, expected: &[
             script,
             file.to_str().unwrap(),
         ]);
-        let follower = Follower::by_wire(daemon.socket(), id.clone());
+        let follower = Follower::over_wire(daemon.socket(), id.clone());
         daemon
             .connect()
             .call("send-input", json!({"id": id, "data": "go\n"}));
@@ -66,20 +72,20 @@ fn kept_and_shown(daemon: &Daemon, runtimes: &[&str], script: &str, expected: &[
 }
 
 /// Runs `cat` on a file with these bytes.
-fn from_a_file(runtimes: &[&str], bytes: &[u8]) {
+fn cat_file(runtimes: &[&str], bytes: &[u8]) {
     let daemon = Daemon::start();
     fs::write(daemon.path("bytes"), bytes).unwrap();
-    kept_and_shown(&daemon, runtimes, "read x; cat \"$0\"", bytes, 0);
+    assert_stored_and_masked(&daemon, runtimes, "read x; cat \"$0\"", bytes, 0);
 }
 
 #[test]
 fn line_of_100_mib_without_newline() {
-    from_a_file(&["generic"], &vec![b'x'; 100 << 20]);
+    cat_file(&["generic"], &vec![b'x'; 100 << 20]);
 }
 
 #[test]
 fn line_of_100_mib_without_newline_is_parsed_as_events() {
-    from_a_file(&["pi"], &vec![b'x'; 100 << 20]);
+    cat_file(&["pi"], &vec![b'x'; 100 << 20]);
 }
 
 #[test]
@@ -88,7 +94,7 @@ fn binary_nul_and_escape_sequences_are_kept_and_masked() {
     bytes.extend_from_slice(b"\x1b]0;owned\x07\x1b[2J\xc3\n\xe2\x82\n\xff\xfe\0\0\n");
     bytes.extend("é€😀\u{85}\u{9b}31m\r\n".repeat(20_000).bytes());
     bytes.extend(std::iter::repeat_n(0, 1 << 20));
-    from_a_file(RUNTIMES, &bytes);
+    cat_file(RUNTIMES, &bytes);
 }
 
 #[test]
@@ -104,23 +110,23 @@ fn malicious_events_are_kept_and_masked() {
     }
     bytes.extend("[".repeat(300_000).bytes());
     bytes.push(b'\n');
-    from_a_file(RUNTIMES, &bytes);
+    cat_file(RUNTIMES, &bytes);
 }
 
-fn a_million_tiny_lines(runtime: &str) {
+fn million_tiny_lines(runtime: &str) {
     let daemon = Daemon::start();
     let script = "read x; i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); echo y; done; exit 6";
-    kept_and_shown(&daemon, &[runtime], script, &b"y\n".repeat(1_000_000), 6);
+    assert_stored_and_masked(&daemon, &[runtime], script, &b"y\n".repeat(1_000_000), 6);
 }
 
 #[test]
 fn million_tiny_lines_are_kept() {
-    a_million_tiny_lines("generic");
+    million_tiny_lines("generic");
 }
 
 #[test]
 fn million_tiny_lines_are_parsed_as_events() {
-    a_million_tiny_lines("pi");
+    million_tiny_lines("pi");
 }
 
 #[test]
@@ -129,5 +135,5 @@ fn output_of_a_surviving_grandchild_is_kept() {
     let script =
         "exec 3<&0; echo early; (setsid sh -c 'read line <&3; echo \"late $line\"' &); exit 4";
     // In a sandbox the end of the first process would end the grandchild.
-    kept_and_shown(&daemon, RUNTIMES, script, b"early\nlate go\n", 4);
+    assert_stored_and_masked(&daemon, RUNTIMES, script, b"early\nlate go\n", 4);
 }

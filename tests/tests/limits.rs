@@ -53,13 +53,13 @@ fn limit_of_the_whole_agent_is_enforced_or_refused() {
     let strict = python(&["--memory", "100M"]);
     assert_ne!(strict.status.code(), Some(0), "{strict:?}");
     assert_eq!(text(&strict.stdout), "");
-    let agents = daemon.connect().call("list-agents", json!({}));
-    let started = agents["result"]["agents"].as_array().unwrap().len();
+    let agents = daemon.agents();
+    let started = agents.len();
     if text(&strict.stderr).contains("limit --memory cannot be enforced") {
-        assert_eq!(started, 1, "nothing was started");
+        assert_eq!(started, 1, "no agent was started");
     } else {
         assert_eq!(started, 2);
-        let error = agents["result"]["agents"].to_string();
+        let error = json!(agents).to_string();
         assert!(error.contains("its memory limit was reached"), "{error}");
     }
     // With `--best-effort` the limit applies to each process.
@@ -68,7 +68,10 @@ fn limit_of_the_whole_agent_is_enforced_or_refused() {
     assert_eq!(text(&lax.stdout), "", "{lax:?}");
     let refused = text(&strict.stderr).contains("cannot be enforced");
     let warned = text(&lax.stderr).contains("colibri: limit --memory is not enforced: ");
-    assert_eq!(warned, refused, "what is not enforced is told: {lax:?}");
+    assert_eq!(
+        warned, refused,
+        "a limit that is not enforced is reported: {lax:?}"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::json;
 
 #[test]
 fn retention_reports_dropped_bytes_and_keeps_offsets() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     let config = daemon.path(".config/colibri");
     std::fs::create_dir_all(&config).unwrap();
     std::fs::write(
@@ -39,7 +39,7 @@ fn retention_reports_dropped_bytes_and_keeps_offsets() {
         assert_eq!(
             daemon.ok(&["logs", "--from", &from, &id]),
             out,
-            "offsets are as ever"
+            "offsets do not change"
         );
         let below = daemon.cli(&["logs", "--from", "0", "--stream", "stdout", &id]);
         assert_eq!(below.status.code(), Some(1));
@@ -69,7 +69,7 @@ fn lines_have_timestamps_and_since_selects_by_them() {
         agent["stdout_bytes"].as_u64().unwrap() + agent["stderr_bytes"].as_u64().unwrap()
     };
     for bytes in [6, 13, 16] {
-        eventually("the next piece is there", || {
+        eventually("the next part is written", || {
             (written() == bytes).then_some(())
         });
         daemon.ok(&["send", &id, "go"]);
@@ -96,7 +96,7 @@ fn lines_have_timestamps_and_since_selects_by_them() {
     assert_eq!(
         words,
         ["first", "second", "third"],
-        "as they came, from two outputs"
+        "in order of arrival, from two outputs"
     );
     let times: Vec<jiff::Timestamp> = lines
         .iter()
@@ -113,7 +113,7 @@ fn lines_have_timestamps_and_since_selects_by_them() {
     assert_eq!(
         both("--since 1h"),
         "first\nsecond\nthird\n",
-        "as they came, also where times are not shown"
+        "in order of arrival, even without timestamps"
     );
     assert_eq!(both("--since 2999-01-01T00:00:00Z"), "");
     let usage = daemon.cli(&["logs", &id, "--since", "1h", "--from", "3"]);

@@ -28,15 +28,18 @@ fn help_of(name: &str, subs: &[&str]) -> String {
     assert!(output.status.success(), "{name} {subs:?}: {output:?}");
     let mut help = text(&output.stdout);
     if !subs.is_empty() {
-        for own in commands(&help).iter().filter(|own| *own != "help") {
-            help += &help_of(name, &[subs, &[own.as_str()]].concat());
+        for options_of_command in commands(&help)
+            .iter()
+            .filter(|options_of_command| *options_of_command != "help")
+        {
+            help += &help_of(name, &[subs, &[options_of_command.as_str()]].concat());
         }
     }
     help
 }
 
 /// Returns the short and long options that a help text lists.
-fn explained(help: &str) -> Options {
+fn listed_options(help: &str) -> Options {
     help.lines()
         .map(str::trim_start)
         .filter(|line| line.starts_with('-'))
@@ -64,8 +67,8 @@ fn commands(help: &str) -> BTreeSet<String> {
 }
 
 /// Returns the words after a macro (`Fl`, `Cm`, `Ev`) in a line, without punctuation.
-fn called(line: &str, wanted: &str) -> Vec<String> {
-    let mut now = "";
+fn macro_words(line: &str, macro_name: &str) -> Vec<String> {
+    let mut current = "";
     let mut found = Vec::new();
     if !line.starts_with('.') {
         return found;
@@ -73,10 +76,10 @@ fn called(line: &str, wanted: &str) -> Vec<String> {
     for word in line.trim_start_matches('.').split_whitespace() {
         match word {
             "Fl" | "Cm" | "Ev" | "Ar" | "It" | "Op" | "Pq" | "Ns" | "Xr" | "Nm" | "Pa" | "Ql" => {
-                now = word;
+                current = word;
             }
             _ if word.chars().all(|c| c.is_ascii_punctuation()) && word != "-" => {}
-            _ if now == wanted => found.push(word.to_owned()),
+            _ if current == macro_name => found.push(word.to_owned()),
             _ => {}
         }
     }
@@ -85,7 +88,7 @@ fn called(line: &str, wanted: &str) -> Vec<String> {
 
 /// Returns the options in a line of a page as users type them. `Fl -` ends options.
 fn options(line: &str) -> Options {
-    called(line, "Fl")
+    macro_words(line, "Fl")
         .iter()
         .filter(|name| *name != "-")
         .map(|name| format!("-{name}"))
@@ -104,7 +107,7 @@ fn section<'a>(page: &'a str, title: &str) -> Vec<&'a str> {
 
 /// Collects the options that a section explains, by command: those named by a following line `.Pq Cm a , b`, or all
 /// of `usual`.
-fn explained_in(page: &str, title: &str, usual: &[&str], into: &mut BTreeMap<String, Options>) {
+fn collect_options(page: &str, title: &str, usual: &[&str], into: &mut BTreeMap<String, Options>) {
     let lines = section(page, title);
     for (at, line) in lines.iter().enumerate() {
         if !line.starts_with(".It Fl") {
@@ -113,9 +116,9 @@ fn explained_in(page: &str, title: &str, usual: &[&str], into: &mut BTreeMap<Str
         let named = lines
             .get(at + 1)
             .filter(|next| next.starts_with(".Pq Cm"))
-            .map(|next| called(next, "Cm"));
+            .map(|next| macro_words(next, "Cm"));
         let of = named.unwrap_or_else(|| usual.iter().map(|name| (*name).to_owned()).collect());
-        assert!(!of.is_empty(), "whose is {line}");
+        assert!(!of.is_empty(), "no command for {line}");
         for command in of {
             into.entry(command).or_default().extend(options(line));
         }
@@ -127,11 +130,11 @@ fn all_options(page: &str) -> Options {
     page.lines().flat_map(options).collect()
 }
 
-fn items(lines: &[&str], wanted: &str) -> BTreeSet<String> {
+fn items(lines: &[&str], macro_name: &str) -> BTreeSet<String> {
     lines
         .iter()
         .filter(|line| line.starts_with(".It "))
-        .flat_map(|line| called(line, wanted))
+        .flat_map(|line| macro_words(line, macro_name))
         .collect()
 }
 
@@ -139,59 +142,59 @@ fn items(lines: &[&str], wanted: &str) -> BTreeSet<String> {
 fn cli_matches_its_manual_page() {
     let page = page("colibri.1");
     let overview = help("colibri", None);
-    let there = commands(&overview);
-    assert!(there.len() > 10, "{overview}");
-    assert_eq!(items(&section(&page, "DESCRIPTION"), "Cm"), there);
+    let actual = commands(&overview);
+    assert!(actual.len() > 10, "{overview}");
+    assert_eq!(items(&section(&page, "DESCRIPTION"), "Cm"), actual);
     let in_synopsis: BTreeSet<String> = section(&page, "SYNOPSIS")
         .iter()
         .filter(|line| line.starts_with(".Cm"))
-        .flat_map(|line| called(line, "Cm"))
+        .flat_map(|line| macro_words(line, "Cm"))
         .chain(["help".to_owned()])
         .collect();
-    assert_eq!(in_synopsis, there, "synopsis");
+    assert_eq!(in_synopsis, actual, "synopsis");
 
-    let of_all = explained(&overview);
+    let of_all = listed_options(&overview);
     let mut on_page = BTreeMap::new();
-    explained_in(&page, "Options of all commands", &[""], &mut on_page);
+    collect_options(&page, "Options of all commands", &[""], &mut on_page);
     assert_eq!(on_page.remove("").unwrap(), of_all);
     let spawning = ["run", "spawn", "explain"];
-    explained_in(
+    collect_options(
         &page,
         "Options of run, spawn and explain",
         &spawning,
         &mut on_page,
     );
-    explained_in(&page, "Options of the other commands", &[], &mut on_page);
+    collect_options(&page, "Options of the other commands", &[], &mut on_page);
 
     let mut every = of_all.clone();
-    for command in there.iter().filter(|command| *command != "help") {
-        let own: Options = explained(&help("colibri", Some(command)))
+    for command in actual.iter().filter(|command| *command != "help") {
+        let options_of_command: Options = listed_options(&help("colibri", Some(command)))
             .difference(&of_all)
             .cloned()
             .collect();
-        every.extend(own.clone());
+        every.extend(options_of_command.clone());
         assert_eq!(
             on_page.remove(command).unwrap_or_default(),
-            own,
+            options_of_command,
             "{command}"
         );
     }
-    assert!(on_page.is_empty(), "no such commands: {on_page:?}");
-    assert_eq!(all_options(&page), every, "named somewhere in the page");
+    assert!(on_page.is_empty(), "unknown commands: {on_page:?}");
+    assert_eq!(all_options(&page), every, "options in the page");
 }
 
 #[test]
 fn daemon_matches_its_manual_page() {
     let page = page("colibri-daemon.8");
-    let there = explained(&help("colibri-daemon", None));
-    assert!(there.contains("--state-dir"), "{there:?}");
+    let actual = listed_options(&help("colibri-daemon", None));
+    assert!(actual.contains("--state-dir"), "{actual:?}");
     let in_description = section(&page, "DESCRIPTION");
     let in_description: Options = in_description
         .iter()
         .flat_map(|line| options(line))
         .collect();
-    assert_eq!(in_description, there);
-    assert_eq!(all_options(&page), there);
+    assert_eq!(in_description, actual);
+    assert_eq!(all_options(&page), actual);
 
     let sample = read("docs/colibri.toml");
     let (settings, profiles) = sample.split_once("# [profile.").unwrap();
@@ -239,7 +242,7 @@ fn helper_matches_its_manual_page() {
     let source = read("crates/colibri-jail-helper/src/request.rs");
     let source = source.split("#[cfg(test)]").next().unwrap();
     let words = || source.split('"').skip(1).step_by(2);
-    let there: Options = words()
+    let actual: Options = words()
         .filter(|word| {
             word.len() > 2
                 && word.starts_with("--")
@@ -247,8 +250,8 @@ fn helper_matches_its_manual_page() {
         })
         .map(str::to_owned)
         .collect();
-    assert!(there.contains("--workdir"), "{there:?}");
-    assert_eq!(all_options(&page), there);
+    assert!(actual.contains("--workdir"), "{actual:?}");
+    assert_eq!(all_options(&page), actual);
 
     let verbs = words()
         .find_map(|word| word.strip_prefix("no verb; give "))
@@ -307,12 +310,12 @@ fn policy_keys_match_their_manual_page() {
 
 #[test]
 fn examples_use_existing_options() {
-    let mut there = explained(&help("colibri-daemon", None));
+    let mut actual = listed_options(&help("colibri-daemon", None));
     let overview = help("colibri", None);
     for command in commands(&overview).iter().filter(|name| *name != "help") {
-        there.extend(explained(&help("colibri", Some(command))));
+        actual.extend(listed_options(&help("colibri", Some(command))));
     }
-    there.extend(all_options(&page("colibri-jail-helper.8")));
+    actual.extend(all_options(&page("colibri-jail-helper.8")));
     let mut seen = 0;
     for name in [
         "colibri.1",
@@ -327,7 +330,7 @@ fn examples_use_existing_options() {
             .flat_map(|line| line.split_whitespace().take_while(|word| *word != "--"))
             .filter(|word| word.starts_with("--"));
         for word in written {
-            assert!(there.contains(word), "{name}: {word}");
+            assert!(actual.contains(word), "{name}: {word}");
             seen += 1;
         }
     }
@@ -356,8 +359,12 @@ fn cross_references_name_existing_pages() {
                 continue;
             };
             if other.starts_with("colibri") || other.starts_with("helper") {
-                let wanted = format!("{other}.{chapter}");
-                assert!(names.contains(&wanted), "{name}:{}: {wanted}", at + 1);
+                let macro_name = format!("{other}.{chapter}");
+                assert!(
+                    names.contains(&macro_name),
+                    "{name}:{}: {macro_name}",
+                    at + 1
+                );
             }
         }
     }

@@ -8,7 +8,7 @@ use colibri_tests::{Daemon, text};
 
 #[test]
 fn explain_prints_argv_of_every_engine_and_backend() {
-    let place = Daemon::place();
+    let daemon = Daemon::prepare();
     let mut shown = String::new();
     for engine in ["freebsd", "bubblewrap"] {
         for mode in ["mdo", "helper", "none"] {
@@ -18,7 +18,7 @@ fn explain_prints_argv_of_every_engine_and_backend() {
                 &["--jail-path", "/srv/agent", "--cwd", "/work"],
             ] {
                 for json in [false, true] {
-                    let mut command = place.command("colibri");
+                    let mut command = daemon.command("colibri");
                     command
                         .env("COLIBRI_JAIL_ENGINE", engine)
                         .env("COLIBRI_JAIL_PRIV_MODE", mode)
@@ -67,12 +67,12 @@ fn errors_name_the_cause_and_a_hint() {
     let asleep = daemon.spawn(&["--name", "asleep", "--", "sleep", "1000"]);
     let mut shown = String::new();
     for args in [
-        &["wait", "nobody"][..],
+        &["wait", "missing"][..],
         &["wait", "twin"],
         &["rm", "asleep"],
         &["kill", "asleep", "--signal", "WRONG"],
         &["kill", "asleep", "--grace", "soon"],
-        &["send", "nobody", "hi"],
+        &["send", "missing", "hi"],
         &["logs", "asleep", "--stream", "stdout", "--from", "5"],
         &["run", "--", "no-such-program"],
         &["run", "--env", "novalue", "--", "true"],
@@ -96,12 +96,12 @@ fn errors_name_the_cause_and_a_hint() {
     for (id, fixed) in [(&ids[0], "ID1"), (&ids[1], "ID2"), (&asleep, "ID3")] {
         shown = shown.replace(id.as_str(), fixed);
     }
-    let absent = Daemon::place();
-    let output = absent.cli(&["ps"]);
+    let no_daemon = Daemon::prepare();
+    let output = no_daemon.cli(&["ps"]);
     writeln!(
         shown,
         "{}",
-        text(&output.stderr).replace(absent.socket().to_str().unwrap(), "SOCKET")
+        text(&output.stderr).replace(no_daemon.socket().to_str().unwrap(), "SOCKET")
     )
     .unwrap();
     insta::assert_snapshot!(shown);

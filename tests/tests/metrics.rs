@@ -40,32 +40,35 @@ fn parse(metrics: &str) -> Vec<Value> {
         .write_all(metrics.as_bytes())
         .unwrap();
     let output = python.wait_with_output().unwrap();
-    let said = text(&output.stderr);
+    let message = text(&output.stderr);
     assert!(
         output.status.success(),
-        "install python3-prometheus-client, or look at:\n{said}\n{metrics}"
+        "install python3-prometheus-client, or check:\n{message}\n{metrics}"
     );
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Returns the value of the sample that has these labels.
 fn value(families: &[Value], sample: &str, labels: Value) -> f64 {
-    let wanted = labels.as_object().unwrap();
-    let fits = |found: &&Value| {
-        found[0] == sample && wanted.iter().all(|(name, value)| found[1][name] == *value)
+    let expected_labels = labels.as_object().unwrap();
+    let matches = |found: &&Value| {
+        found[0] == sample
+            && expected_labels
+                .iter()
+                .all(|(name, value)| found[1][name] == *value)
     };
     let samples = families
         .iter()
         .flat_map(|family| family["samples"].as_array().unwrap());
-    let found = samples.into_iter().find(fits);
-    found.unwrap_or_else(|| panic!("no {sample} {labels}"))[2]
+    let found = samples.into_iter().find(matches);
+    found.unwrap_or_else(|| panic!("no sample {sample} {labels}"))[2]
         .as_f64()
         .unwrap()
 }
 
 #[test]
 fn metrics_match_their_page_and_count_events() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     let settings = "[[hook]]\non = [\"done\"]\ncommand = [\"/bin/true\"]\n";
     std::fs::write(daemon.path("colibri.toml"), settings).unwrap();
     let mut command = daemon.command("colibri-daemon");
@@ -197,16 +200,16 @@ fn metrics_match_their_page_and_count_events() {
         assert!(!metrics.contains(id.as_str()), "{id}");
     }
     drop(stuck);
-    eventually("nobody follows", || {
+    eventually("no subscription is left", || {
         scrape(&daemon)
             .contains("\ncolibri_subscriptions 0\n")
             .then_some(())
     });
-    documented(&families);
+    assert_page_matches(&families);
 }
 
 /// Checks that docs/metrics.md lists exactly these metrics: name, type and labels.
-fn documented(families: &[Value]) {
+fn assert_page_matches(families: &[Value]) {
     let cell = |text: &str| text.trim().trim_matches('`').to_owned();
     let page: BTreeMap<String, (String, BTreeSet<String>)> = read("docs/metrics.md")
         .lines()
@@ -220,7 +223,7 @@ fn documented(families: &[Value]) {
             (cell(cells[1]), (cell(cells[2]), labels.collect()))
         })
         .collect();
-    let there: BTreeMap<String, (String, BTreeSet<String>)> = families
+    let served: BTreeMap<String, (String, BTreeSet<String>)> = families
         .iter()
         .map(|family| {
             let kind = family["type"].as_str().unwrap().to_owned();
@@ -234,12 +237,12 @@ fn documented(families: &[Value]) {
             (name, (kind, labels))
         })
         .collect();
-    assert_eq!(page, there, "docs/metrics.md, and what there is");
+    assert_eq!(page, served, "docs/metrics.md and the served metrics");
 }
 
 #[test]
 fn loopback_port_serves_only_get_metrics() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     let mut command = daemon.command("colibri-daemon");
     command.args(["--metrics", "127.0.0.1:0"]);
     daemon.launch_as(command);
@@ -298,7 +301,7 @@ fn loopback_port_serves_only_get_metrics() {
 
 #[test]
 fn non_loopback_metrics_address_is_refused_at_start() {
-    let daemon = Daemon::place();
+    let daemon = Daemon::prepare();
     for address in [
         "0.0.0.0:0",
         "[::]:0",
@@ -311,12 +314,12 @@ fn non_loopback_metrics_address_is_refused_at_start() {
             .env("COLIBRI_METRICS", address)
             .output()
             .unwrap();
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{address}: {said}");
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{address}: {message}");
         assert!(
-            said.contains("metrics: ") && said.contains("127.0.0.1:9464")
-                || said.contains("unix:/run"),
-            "{said}"
+            message.contains("metrics: ") && message.contains("127.0.0.1:9464")
+                || message.contains("unix:/run"),
+            "{message}"
         );
         assert!(!daemon.socket().exists());
     }
@@ -325,8 +328,8 @@ fn non_loopback_metrics_address_is_refused_at_start() {
 #[test]
 fn sandboxed_agent_cannot_reach_the_metrics_socket() {
     let daemon = Daemon::start_with_metrics();
-    let there = socket(&daemon);
-    UnixStream::connect(&there).unwrap();
+    let served = socket(&daemon);
+    UnixStream::connect(&served).unwrap();
     let seen = daemon.ok(&[
         "run",
         "--jail-path",
@@ -334,7 +337,7 @@ fn sandboxed_agent_cannot_reach_the_metrics_socket() {
         "--",
         "ls",
         "-A",
-        there.parent().unwrap().to_str().unwrap(),
+        served.parent().unwrap().to_str().unwrap(),
     ]);
     assert_eq!(seen, "");
     // Without the setting the socket does not exist.
@@ -344,7 +347,7 @@ fn sandboxed_agent_cannot_reach_the_metrics_socket() {
 
 #[test]
 fn daemon_notifies_systemd_when_it_listens() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     let notify = daemon.path("notify");
     let systemd = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();
     systemd.set_read_timeout(Some(SOON)).unwrap();
@@ -354,6 +357,6 @@ fn daemon_notifies_systemd_when_it_listens() {
     let mut buffer = [0; 64];
     let count = systemd.recv(&mut buffer).unwrap();
     assert_eq!(text(&buffer[..count]).trim(), "READY=1");
-    let said = daemon.ok(&["run", "--", "sh", "-c", "echo \"${NOTIFY_SOCKET-none}\""]);
-    assert_eq!(said, "none\n", "agents have nothing to say to systemd");
+    let message = daemon.ok(&["run", "--", "sh", "-c", "echo \"${NOTIFY_SOCKET-none}\""]);
+    assert_eq!(message, "none\n", "agents do not inherit NOTIFY_SOCKET");
 }

@@ -29,38 +29,38 @@ impl Echo {
         Self(port)
     }
 
-    fn place(&self) -> String {
+    fn address(&self) -> String {
         format!("127.0.0.1:{}", self.0)
     }
 }
 
 fn answer(mut client: TcpStream) {
-    let mut came = Vec::new();
+    let mut received = Vec::new();
     let mut chunk = [0; 4096];
     while let Ok(count) = client.read(&mut chunk)
         && count > 0
     {
-        came.extend_from_slice(&chunk[..count]);
-        let http = came.starts_with(b"GET ");
-        if http && came.ends_with(b"\r\n\r\n") {
+        received.extend_from_slice(&chunk[..count]);
+        let http = received.starts_with(b"GET ");
+        if http && received.ends_with(b"\r\n\r\n") {
             let head = format!(
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                came.len()
+                received.len()
             );
-            let _ = client.write_all(&[head.as_bytes(), &came].concat());
+            let _ = client.write_all(&[head.as_bytes(), &received].concat());
             return;
         }
         if !http {
-            let _ = client.write_all(&came);
-            came.clear();
+            let _ = client.write_all(&received);
+            received.clear();
         }
     }
 }
 
 fn run(daemon: &Daemon, allow: &[&str], script: &str) -> Output {
     let mut words = vec!["run", "--jail-path", "/"];
-    for place in allow {
-        words.extend(["--allow", place]);
+    for address in allow {
+        words.extend(["--allow", address]);
     }
     words.extend(["--", "bash", "-c", script]);
     daemon.cli(&words)
@@ -69,24 +69,24 @@ fn run(daemon: &Daemon, allow: &[&str], script: &str) -> Output {
 #[test]
 fn allowed_hosts_are_reached_and_refusals_shown() {
     let daemon = Daemon::start();
-    let (friend, stranger) = (Echo::start(), Echo::start());
+    let (allowed_server, refused_server) = (Echo::start(), Echo::start());
     let script = format!(
-        "curl -sS http://{friend}/plain; curl -sS --proxytunnel http://{friend}/tunnel | head -1; \
-         curl -sS -o /dev/null -w '%{{http_code}}\\n' http://{stranger}/; \
-         curl -sS http://{stranger}/; \
-         curl -sS --proxytunnel http://{stranger}/; \
-         curl -sS --noproxy '*' http://{friend}/; \
+        "curl -sS http://{allowed_server}/plain; curl -sS --proxytunnel http://{allowed_server}/tunnel | head -1; \
+         curl -sS -o /dev/null -w '%{{http_code}}\\n' http://{refused_server}/; \
+         curl -sS http://{refused_server}/; \
+         curl -sS --proxytunnel http://{refused_server}/; \
+         curl -sS --noproxy '*' http://{allowed_server}/; \
          exec 3<>/dev/tcp/127.0.0.1/{port} || echo no way around; exit 7",
-        friend = friend.place(),
-        stranger = stranger.place(),
-        port = friend.0,
+        allowed_server = allowed_server.address(),
+        refused_server = refused_server.address(),
+        port = allowed_server.0,
     );
-    let output = run(&daemon, &[&friend.place()], &script);
+    let output = run(&daemon, &[&allowed_server.address()], &script);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(
         output.status.code(),
         Some(7),
-        "the agent's own code: {out}{err}"
+        "the exit code of the agent: {out}{err}"
     );
     assert!(out.starts_with("GET /plain HTTP/1.1\r\nHost: "), "{out}");
     assert!(out.contains("GET /tunnel HTTP/1.1"), "{out}");
@@ -94,12 +94,12 @@ fn allowed_hosts_are_reached_and_refusals_shown() {
     assert!(out.ends_with("no way around\n"), "{out}");
     let refused = format!(
         "colibri-proxy: refused a connection to {}, which is not among the allowed",
-        stranger.place()
+        refused_server.address()
     );
     assert_eq!(err.matches(&refused).count(), 3, "{err}");
     // The refusals are stored.
-    let agents = daemon.connect().call("list-agents", json!({}));
-    let id = agents["result"]["agents"][0]["id"].as_str().unwrap();
+    let agents = daemon.agents();
+    let id = agents[0]["id"].as_str().unwrap();
     let kept = daemon.ok(&["logs", "--stream", "stderr", id]);
     assert_eq!(kept.matches(&refused).count(), 3, "{kept}");
 }
@@ -128,7 +128,7 @@ fn malformed_request_is_refused() {
     let echo = Echo::start();
     let script = "for request in 'GET / HTTP/1.1' 'CONNECT x HTTP/1.1' 'SSH-2.0-x' 'GET http://u@127.0.0.1/ HTTP/1.1'; do \
         exec 3<>/dev/tcp/127.0.0.1/3128; printf '%s\\r\\n\\r\\n' \"$request\" >&3; head -1 <&3; exec 3>&-; done";
-    let output = run(&daemon, &[&echo.place()], script);
+    let output = run(&daemon, &[&echo.address()], script);
     assert_eq!(
         text(&output.stdout)
             .matches("HTTP/1.1 400 Bad Request")
@@ -149,13 +149,13 @@ fn many_connections_and_large_transfers_are_unchanged() {
     let echo = Echo::start();
     // A large transfer through a tunnel, and fifty concurrent tunnels.
     let script = format!(
-        "tunnel() {{ exec 3<>/dev/tcp/127.0.0.1/3128; printf 'CONNECT {place} HTTP/1.1\\r\\n\\r\\n' >&3; \
+        "tunnel() {{ exec 3<>/dev/tcp/127.0.0.1/3128; printf 'CONNECT {address} HTTP/1.1\\r\\n\\r\\n' >&3; \
            IFS= read -r status <&3; IFS= read -r blank <&3; }}; \
          tunnel; head -c 5000000 /dev/urandom > /tmp/sent; cat /tmp/sent >&3 & head -c 5000000 <&3 > /tmp/came; cmp /tmp/sent /tmp/came && echo same; exec 3>&-; \
          for n in $(seq 50); do (tunnel; echo $n >&3; IFS= read -r back <&3; [ $back = $n ] && echo ok) & done | grep -c ok; wait",
-        place = echo.place()
+        address = echo.address()
     );
-    let output = run(&daemon, &[&echo.place()], &script);
+    let output = run(&daemon, &[&echo.address()], &script);
     assert_eq!(text(&output.stdout), "same\n50\n", "{output:?}");
 }
 
@@ -164,15 +164,15 @@ fn proxy_ends_with_its_sandbox() {
     let daemon = Daemon::start();
     let echo = Echo::start();
     let mark = "mark-proxy-7f3a";
-    let place = echo.place();
+    let address = echo.address();
     let spawn = |script: &str| {
         let id = daemon.spawn(&[
             "--jail-path",
             "/",
             "--allow",
-            &place,
+            &address,
             "--env",
-            "SECRET_OF=nobody-else-7f3a",
+            "SECRET_OF=not-for-the-proxy-7f3a",
             "--",
             "bash",
             "-c",
@@ -195,7 +195,7 @@ fn proxy_ends_with_its_sandbox() {
     };
     // A signal to the agent does not reach the proxy.
     let polite = format!(
-        "trap 'curl -sS -o /dev/null -w \"%{{http_code}}\" http://{place}/; exit 3' TERM; echo up; while :; do sleep 0.02; done"
+        "trap 'curl -sS -o /dev/null -w \"%{{http_code}}\" http://{address}/; exit 3' TERM; echo up; while :; do sleep 0.02; done"
     );
     let id = spawn(&polite);
     let [proxy] = proxies(&id)[..] else {
@@ -203,8 +203,8 @@ fn proxy_ends_with_its_sandbox() {
     };
     let environment = std::fs::read(format!("/proc/{proxy}/environ")).unwrap();
     assert!(
-        !text(&environment).contains("nobody-else"),
-        "the agent's environment is not for the proxy"
+        !text(&environment).contains("not-for-the-proxy"),
+        "the proxy must not have the agent's environment"
     );
     let killed = daemon.connect().call("kill-agent", json!({"id": id}));
     assert_eq!(killed["result"]["outcome"], "terminated", "{killed}");
@@ -224,7 +224,7 @@ fn proxy_ends_with_its_sandbox() {
     let id = spawn("echo up; sleep 1000; :");
     assert_eq!(proxies(&id).len(), 1);
     colibri_tests::kill_shims(&daemon.state());
-    eventually("all of it is gone with its shim", || {
+    eventually("agent and proxy end with the shim", || {
         (proxies(&id).is_empty() && processes_with(mark).is_empty()).then_some(())
     });
 }
@@ -235,13 +235,13 @@ fn each_run_has_its_proxy() {
     let echo = Echo::start();
     let script = format!(
         "curl -sS -o /dev/null -w '%{{http_code}}\\n' http://{}/; exit 1",
-        echo.place()
+        echo.address()
     );
     let id = daemon.spawn(&[
         "--jail-path",
         "/",
         "--allow",
-        &echo.place(),
+        &echo.address(),
         "--restart",
         "on-failure",
         "--restart-delay",
@@ -253,7 +253,7 @@ fn each_run_has_its_proxy() {
         "-c",
         &script,
     ]);
-    eventually("it has been given up", || {
+    eventually("the agent was given up", || {
         daemon.agent(&id)["exited_at"].is_string().then_some(())
     });
     assert_eq!(daemon.stdout(&id), b"200\n200\n200\n");
@@ -261,7 +261,7 @@ fn each_run_has_its_proxy() {
 
 #[test]
 fn missing_proxy_program_fails_the_spawn() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     let mut command = daemon.command("colibri-daemon");
     command.env("COLIBRI_PROXY", "/nonexistent/colibri-proxy");
     daemon.launch_as(command);

@@ -6,19 +6,19 @@ use colibri_tests::{Daemon, Wire};
 use serde_json::{Value, json};
 
 /// Returns all notifications about one agent up to its exit.
-fn followed(wire: &mut Wire, id: &str, params: Value) -> Vec<Value> {
+fn events_until_exit(wire: &mut Wire, id: &str, params: Value) -> Vec<Value> {
     let mut params = params;
     params["id"] = json!(id);
     params["from_offset"] = json!(0);
     let answer = wire.call("subscribe", params);
     assert!(answer["result"].is_object(), "{answer}");
-    let mut told = Vec::new();
+    let mut events = Vec::new();
     loop {
         let event = wire.line().unwrap();
         let is_exit = event["method"] == "agent-exit";
-        told.push(event);
+        events.push(event);
         if is_exit {
-            return told;
+            return events;
         }
     }
 }
@@ -31,8 +31,8 @@ fn both_outputs_arrive_in_order_of_their_times() {
     let id = daemon.spawn(&["--", "sh", "-c", script]);
     daemon.ok(&["wait", &id]);
     for timed in [false, true] {
-        let told = followed(&mut daemon.connect(), &id, json!({"timed": timed}));
-        let outputs = told
+        let events = events_until_exit(&mut daemon.connect(), &id, json!({"timed": timed}));
+        let outputs = events
             .iter()
             .filter(|event| event["method"] == "agent-output");
         let words: String = outputs
@@ -55,19 +55,19 @@ fn state_follows_the_line_that_caused_it() {
     let script =
         format!("echo '{start}'; echo '{tool}'; echo '{asks}'; echo later; sleep 0.3; exit 3");
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", &script]);
-    let mut told = Vec::new();
-    while told
+    let mut events = Vec::new();
+    while events
         .last()
         .is_none_or(|event: &Value| event["method"] != "agent-exit")
     {
         let event = wire.line().unwrap();
         if event["params"]["id"] == json!(id) {
-            told.push(event);
+            events.push(event);
         }
     }
     let mut output = String::new();
     let mut states = Vec::new();
-    for event in &told {
+    for event in &events {
         let params = &event["params"];
         match event["method"].as_str().unwrap() {
             "agent-output" => output.push_str(params["data"].as_str().unwrap()),

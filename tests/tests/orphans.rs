@@ -2,22 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::fs;
-
 use colibri_tests::{Daemon, eventually, kill_9, processes_with};
 use serde_json::{Value, json};
 
 /// Starts a grandchild in another session, and one with an empty environment.
 const SPREAD: &str = "(setsid sh -c 'echo up; sleep 1000; :' \"$0\" &); (env -i sh -c 'echo up; sleep 1000; :' \"$0\" &); echo up; sleep 1000; :";
 
-fn shim_pid(daemon: &Daemon, id: &str) -> i32 {
-    let text = fs::read(daemon.state().join("agents").join(id).join("shim.json")).unwrap();
-    serde_json::from_slice::<Value>(&text).unwrap()["shim_pid"]
-        .as_i64()
-        .unwrap() as i32
-}
-
-fn spread(daemon: &Daemon, jail: &[&str], mark: &str) -> String {
+fn spawn_with_descendants(daemon: &Daemon, jail: &[&str], mark: &str) -> String {
     let id = daemon.spawn(&[jail, &["--", "sh", "-c", SPREAD, mark]].concat());
     eventually("all three have started", || {
         (daemon.stdout(&id) == b"up\nup\nup\n").then_some(())
@@ -36,8 +27,8 @@ fn orphans_of_a_killed_shim_are_ended_and_reported() {
         ),
         (&["--jail-path", "/"], "mark-left-sandbox-7f3a", ""),
     ] {
-        let id = spread(&daemon, jail, mark);
-        kill_9(shim_pid(&daemon, &id));
+        let id = spawn_with_descendants(&daemon, jail, mark);
+        kill_9(daemon.shim_pid(&id));
         let agent = daemon.connect().call("wait-agent", json!({"id": id}))["result"].clone();
         assert_eq!(agent["state"], "error");
         let error = agent["error"].as_str().unwrap();
@@ -45,7 +36,7 @@ fn orphans_of_a_killed_shim_are_ended_and_reported() {
             error.contains("shim was killed") && error.contains(left),
             "{error}"
         );
-        eventually("nothing of it is left", || {
+        eventually("no process of it is left", || {
             processes_with(mark).is_empty().then_some(())
         });
         assert_eq!(daemon.stdout(&id), b"up\nup\nup\n");
@@ -64,8 +55,8 @@ fn next_daemon_ends_orphans_that_carry_the_agent_id() {
     let mark = format!("COLIBRI_AGENT_ID={id}");
     eventually("it is up", || (daemon.stdout(&id) == b"up\n").then_some(()));
     daemon.kill();
-    kill_9(shim_pid(&daemon, &id));
-    eventually("its first process has gone with the shim", || {
+    kill_9(daemon.shim_pid(&id));
+    eventually("its first process has ended with the shim", || {
         (processes_with(&mark).len() == 1).then_some(())
     });
     daemon.launch();
@@ -84,7 +75,7 @@ fn next_daemon_ends_orphans_that_carry_the_agent_id() {
 fn stopped_shim_delays_no_daemon_and_no_kill() {
     let mut daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "sleep 1000; :", "mark-stopped-7f3a"]);
-    let shim = rustix::process::Pid::from_raw(shim_pid(&daemon, &id)).unwrap();
+    let shim = rustix::process::Pid::from_raw(daemon.shim_pid(&id)).unwrap();
     daemon.kill();
     rustix::process::kill_process(shim, rustix::process::Signal::STOP).unwrap();
     daemon.launch();
@@ -104,7 +95,7 @@ fn stopped_shim_delays_no_daemon_and_no_kill() {
 /// Runs in a separate pid namespace, where the next pid can be chosen (proc_sys_kernel(5), ns_last_pid).
 const REUSE: &str = r#"
 set -eu
-# reuse PID: a stranger with that number, also as its session and process group.
+# reuse PID: a stranger with this pid, session and process group.
 reuse() {
     for try in 1 2 3 4 5 6 7 8 9 10; do
         echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid
@@ -112,7 +103,7 @@ reuse() {
         [ $stranger != "$1" ] || return 0
         kill $stranger
     done
-    echo "number $1 was not to be had"; exit 3
+    echo "pid $1 was not assigned"; exit 3
 }
 field() { sed "s/.*\"$1\":\([0-9]*\).*/\1/" "$COLIBRI_STATE_DIR/agents/$id/shim.json"; }
 
@@ -150,10 +141,10 @@ colibri shutdown
 
 #[test]
 fn reused_pid_is_not_signalled() {
-    let place = Daemon::place();
-    let beside = colibri_tests::program("colibri");
-    let path = format!("{}:/usr/bin:/bin", beside.parent().unwrap().display());
-    let output = place
+    let daemon = Daemon::prepare();
+    let program = colibri_tests::program("colibri");
+    let path = format!("{}:/usr/bin:/bin", program.parent().unwrap().display());
+    let output = daemon
         .command("colibri")
         .get_envs()
         .fold(

@@ -18,7 +18,7 @@ fn acceptance(words: &[&str]) -> Output {
 }
 
 #[test]
-#[cfg_attr(not(target_os = "linux"), ignore = "it says what it is started on")]
+#[cfg_attr(not(target_os = "linux"), ignore = "it prints the name of the system")]
 fn acceptance_script_refuses_hosts_other_than_freebsd_15() {
     for (words, why) in [
         (
@@ -29,13 +29,13 @@ fn acceptance_script_refuses_hosts_other_than_freebsd_15() {
         (&["a", "b"], "usage: "),
     ] {
         let output = acceptance(words);
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{said}");
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
         assert!(
-            said.starts_with("acceptance.sh: ") && said.contains(why),
-            "{said}"
+            message.starts_with("acceptance.sh: ") && message.contains(why),
+            "{message}"
         );
-        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(message.lines().count(), 1, "{message}");
         assert!(output.stdout.is_empty(), "no TAP: {}", text(&output.stdout));
     }
 }
@@ -61,7 +61,7 @@ fn acceptance_script_plan_matches_its_checks() {
         .iter()
         .map(|line| line.rsplit_once("' ").unwrap().0)
         .collect();
-    assert_eq!(descriptions.len(), plan, "two checks are called the same");
+    assert_eq!(descriptions.len(), plan, "two checks have the same name");
 }
 
 #[test]
@@ -75,7 +75,10 @@ fn acceptance_script_calls_only_defined_functions() {
     for line in script.lines().filter(|line| line.starts_with("check '")) {
         let called = line.rsplit_once("' ").unwrap().1;
         let called = called.split(' ').next().unwrap();
-        assert!(defined.contains(called), "{called} is no function: {line}");
+        assert!(
+            defined.contains(called),
+            "{called} is not a function: {line}"
+        );
     }
 }
 
@@ -101,7 +104,7 @@ fn rc_script_uses_existing_options_and_variables() {
         let default = value.trim_end_matches("}\"");
         assert!(
             service.contains(&format!("# {name}={default}")),
-            "{name} is not explained with its default {default}"
+            "{name} is not documented with its default {default}"
         );
     }
 }
@@ -112,8 +115,8 @@ fn freebsd_page_names_existing_files() {
     let mut named = 0;
     for word in page.split(|c: char| c.is_whitespace() || "`()[],".contains(c)) {
         let path = word.trim_start_matches("../");
-        let ours = ["packaging/", "crates/", "docs/", "tests/"];
-        if path.contains('*') || !ours.iter().any(|start| path.starts_with(start)) {
+        let directories = ["packaging/", "crates/", "docs/", "tests/"];
+        if path.contains('*') || !directories.iter().any(|start| path.starts_with(start)) {
             continue;
         }
         assert!(repository().join(path).exists(), "{path}");

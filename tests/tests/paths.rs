@@ -14,7 +14,7 @@ use colibri_tests::{Daemon, program, text};
 /// Runs a shell script in a directory; `$colibri` is the path of the command.
 fn sh(daemon: &Daemon, directory: &Path, script: &str) -> Output {
     daemon
-        .other("sh")
+        .external("sh")
         .args(["-c", script])
         .env("colibri", program("colibri"))
         .current_dir(directory)
@@ -30,17 +30,20 @@ fn deleted_working_directory_is_an_error_that_names_it() {
             "mkdir gone && cd gone && rmdir ../gone && exec \"$colibri\" --no-autostart {command} -- pwd"
         );
         let output = sh(&daemon, daemon.path("log").parent().unwrap(), &script);
-        let said = text(&output.stderr);
+        let message = text(&output.stderr);
         assert!(!output.status.success(), "{command}: {output:?}");
         assert_eq!(text(&output.stdout), "", "{command}");
-        assert!(said.contains("current directory"), "{command}: {said}");
-        assert!(said.contains("--cwd"), "{command}: {said}");
+        assert!(
+            message.contains("current directory"),
+            "{command}: {message}"
+        );
+        assert!(message.contains("--cwd"), "{command}: {message}");
     }
     // Commands that do not need the directory ignore it.
     let script = "mkdir gone && cd gone && rmdir ../gone && exec \"$colibri\" run --cwd / -- pwd";
     let output = sh(&daemon, daemon.path("log").parent().unwrap(), script);
     assert_eq!(text(&output.stdout), "/\n", "{output:?}");
-    assert_eq!(daemon.kept(), 1, "nothing else was started");
+    assert_eq!(daemon.agent_count(), 1, "nothing else was started");
 }
 
 #[test]
@@ -55,10 +58,10 @@ fn working_directory_that_is_not_utf8_is_an_error() {
     for command in ["run", "spawn", "explain"] {
         let script = format!("exec \"$colibri\" --no-autostart {command} -- pwd");
         let output = sh(&daemon, &odd, &script);
-        let said = text(&output.stderr);
+        let message = text(&output.stderr);
         assert!(!output.status.success(), "{command}: {output:?}");
         assert_eq!(text(&output.stdout), "", "{command}");
-        assert!(said.contains("not UTF-8"), "{command}: {said}");
+        assert!(message.contains("not UTF-8"), "{command}: {message}");
     }
     let output = sh(
         &daemon,
@@ -76,7 +79,7 @@ fn typed_paths_work_as_a_shell_completes_them() {
     fs::write(root.join("real/vars"), "MARK=from-file\n").unwrap();
     symlink(root.join("real"), root.join("link")).unwrap();
     let real = root.join("real");
-    let at = |place: &str| format!("{}\n", real.join(place).display());
+    let at = |path: &str| format!("{}\n", real.join(path).display());
     for (script, expected) in [
         (
             "run --jail-path / --workspace project/ -- pwd",
@@ -123,10 +126,10 @@ fn typed_paths_work_as_a_shell_completes_them() {
         // As in a shell that entered the directory through a symbolic link: PWD contains the link.
         let script = format!("cd link && \"$colibri\" --no-autostart {script}");
         let output = sh(&daemon, &root, &script);
-        let (out, said) = (text(&output.stdout), text(&output.stderr));
+        let (out, message) = (text(&output.stdout), text(&output.stderr));
         let trimmed = expected.replace("//", "/").replace("/\n", "\n");
         let expected = if expected == "/\n" { expected } else { trimmed };
-        assert_eq!(out, expected, "{script}: {said}");
+        assert_eq!(out, expected, "{script}: {message}");
     }
     // A link that is not part of PWD stays, and the daemon refuses it.
     let output = sh(

@@ -1,4 +1,4 @@
-//! A client connects only to a daemon of root, of its own user, or of the configured user.
+//! A client connects only to a daemon of root, of the client's user, or of the configured user.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -31,13 +31,13 @@ while True:
     connection.close()
 "#;
 
-struct Stranger {
+struct ForeignListener {
     dir: tempfile::TempDir,
     child: Child,
-    said: PathBuf,
+    log: PathBuf,
 }
 
-impl Stranger {
+impl ForeignListener {
     /// Starts a listener of another user in a world-writable directory.
     fn listen() -> Self {
         make_user(CALLER);
@@ -48,25 +48,25 @@ impl Stranger {
             .unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         fs::copy(program("colibri"), dir.path().join("colibri")).unwrap();
-        let said = dir.path().join("said");
+        let log = dir.path().join("said");
         let socket = dir.path().join("colibri.sock");
         let child = as_user(
             OTHER,
             &["python3", "-c", LISTENER, socket.to_str().unwrap()],
         )
-        .stdout(fs::File::create(&said).unwrap())
+        .stdout(fs::File::create(&log).unwrap())
         .stderr(Stdio::inherit())
         .spawn()
         .unwrap();
-        let stranger = Self { dir, child, said };
+        let listener = Self { dir, child, log };
         eventually("it listens", || {
-            stranger.said().contains("ready").then_some(())
+            listener.log().contains("ready").then_some(())
         });
-        stranger
+        listener
     }
 
-    fn said(&self) -> String {
-        fs::read_to_string(&self.said).unwrap()
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
     }
 
     /// Runs `colibri` with that socket.
@@ -81,7 +81,7 @@ impl Stranger {
     }
 }
 
-impl Drop for Stranger {
+impl Drop for ForeignListener {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -90,7 +90,7 @@ impl Drop for Stranger {
 
 #[test]
 fn socket_of_another_user_gets_no_byte() {
-    let stranger = Stranger::listen();
+    let listener = ForeignListener::listen();
     let number = uid(OTHER).to_string();
     for args in [
         &["run", "--secret", "TOKEN", "--", "true"][..],
@@ -100,30 +100,30 @@ fn socket_of_another_user_gets_no_byte() {
         &["events"],
         &["shutdown"],
     ] {
-        let before = stranger.said().matches("received").count();
-        let output = stranger.call(args, &[]);
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(3), "{args:?}: {said}");
+        let before = listener.log().matches("received").count();
+        let output = listener.call(args, &[]);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{args:?}: {message}");
         for part in [
             "colibri.sock",
             &format!("uid {number}"),
             "COLIBRI_DAEMON_USER",
         ] {
-            assert!(said.contains(part), "{part}: {said}");
+            assert!(message.contains(part), "{part}: {message}");
         }
         eventually("the listener has seen the connection", || {
-            (stranger.said().matches("received").count() > before).then_some(())
+            (listener.log().matches("received").count() > before).then_some(())
         });
     }
-    for line in stranger.said().lines().skip(1) {
+    for line in listener.log().lines().skip(1) {
         assert_eq!(line, "received 0 bytes: b''");
     }
 }
 
 #[test]
 fn configured_daemon_user_is_trusted() {
-    let stranger = Stranger::listen();
-    let config = stranger.dir.path().join(".config/colibri");
+    let listener = ForeignListener::listen();
+    let config = listener.dir.path().join(".config/colibri");
     fs::create_dir_all(&config).unwrap();
     let number = uid(OTHER).to_string();
     for (setting, variable) in [
@@ -135,28 +135,28 @@ fn configured_daemon_user_is_trusted() {
         let file = config.join("colibri.toml");
         let text_of = setting.map_or(String::new(), |user| format!("daemon_user = \"{user}\"\n"));
         fs::write(&file, text_of).unwrap();
-        let before = stranger.said().matches("received").count();
+        let before = listener.log().matches("received").count();
         let variables: Vec<(&str, &str)> = variable
             .iter()
             .map(|user| ("COLIBRI_DAEMON_USER", *user))
             .collect();
         // The answer is invalid, but the request was sent.
-        let program = stranger.dir.path().join("colibri");
+        let program = listener.dir.path().join("colibri");
         let mut child = as_user(CALLER, &[program.to_str().unwrap(), "ps"])
-            .env("COLIBRI_SOCKET", stranger.dir.path().join("colibri.sock"))
-            .env("HOME", stranger.dir.path())
+            .env("COLIBRI_SOCKET", listener.dir.path().join("colibri.sock"))
+            .env("HOME", listener.dir.path())
             .envs(variables)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         eventually("it is asked", || {
-            let said = stranger.said();
-            (said.matches("received").count() > before && said.contains("version")).then_some(())
+            let log = listener.log();
+            (log.matches("received").count() > before && log.contains("version")).then_some(())
         });
         let _ = child.kill();
         let _ = child.wait();
     }
-    let output = stranger.call(&["ps"], &[("COLIBRI_DAEMON_USER", "no-such-user-here")]);
+    let output = listener.call(&["ps"], &[("COLIBRI_DAEMON_USER", "no-such-user-here")]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(
         text(&output.stderr).contains("no-such-user-here"),

@@ -95,8 +95,8 @@ fn json_mode_edits_only_the_workspace() {
 fn allow_reaches_only_the_model_provider() {
     // Another reachable server on this host.
     let other = Model::start([]);
-    let place = other.address().to_string().replace(':', "/");
-    let connects = format!("(exec 3<>/dev/tcp/{place}) 2>/dev/null && echo open || echo closed");
+    let address = other.address().to_string().replace(':', "/");
+    let connects = format!("(exec 3<>/dev/tcp/{address}) 2>/dev/null && echo open || echo closed");
     for (filtered, expected) in [(true, "closed"), (false, "open")] {
         let pi = Pi::new([
             Tools(vec![("bash", json!({"command": connects}))]),
@@ -123,8 +123,8 @@ fn status_and_events_show_tools_and_turns() {
         Text(&["Went."]),
     ]);
     let id = pi.rpc();
-    let tell = |prompt: &str| pi.daemon.ok(&["prompt", &id, prompt]);
-    tell("wait for the file");
+    let prompt = |prompt: &str| pi.daemon.ok(&["prompt", &id, prompt]);
+    prompt("wait for the file");
     let agent = pi.until(&id, "working", |view| view["current_tool"] == "bash");
     assert_eq!(agent["view"]["turns"], 0);
     fs::write(pi.file("go"), "").unwrap();
@@ -134,25 +134,25 @@ fn status_and_events_show_tools_and_turns() {
 
     // A model that does not answer: the state and the reason of the wait are shown.
     pi.model.then([Stall]);
-    tell("ask the slow one");
+    prompt("ask the slow one");
     eventually("the model was asked", || {
         (pi.model.stalled() == 1).then_some(())
     });
     pi.until(&id, "working", |view| view["activity"] == "waiting");
     let status = pi.daemon.ok(&["status", &id]);
     assert!(status.contains("(waiting for its model)"), "{status}");
-    pi.model.go_on();
+    pi.model.release();
     pi.until(&id, "idle", |view| view["turns"] == 3);
 
     // A transient model error, and a permanent one.
     pi.model
         .then([Fail(500, "overloaded for a moment"), Text(&["Again."])]);
-    tell("try it");
+    prompt("try it");
     let agent = pi.until(&id, "idle", |view| view["turns"] == 5);
     let error = agent["view"]["last_error"].as_str().unwrap();
     assert!(error.contains("overloaded for a moment"), "{error}");
     pi.model.then([Fail(400, "no such luck")]);
-    tell("try it once more");
+    prompt("try it once more");
     let agent = pi.until(&id, "idle", |view| view["turns"] == 6);
     let error = agent["view"]["last_error"].as_str().unwrap();
     assert!(error.contains("no such luck"), "{error}");
@@ -176,11 +176,11 @@ fn prompt_steer_and_abort_reach_pi() {
 
     // A refusal by pi is an error with pi's message and a hint.
     let refused = pi.daemon.cli(&["prompt", &id, "second"]);
-    let said = text(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(1), "{said}");
+    let message = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{message}");
     assert!(
-        said.contains("already processing") && said.contains("--steer or --follow-up"),
-        "{said}"
+        message.contains("already processing") && message.contains("--steer or --follow-up"),
+        "{message}"
     );
     pi.daemon.ok(&["prompt", "--follow-up", &id, "third"]);
     pi.daemon.ok(&[
@@ -191,7 +191,7 @@ fn prompt_steer_and_abort_reach_pi() {
     ]);
     pi.until(&id, "working", |view| view["queued"] == 2);
     pi.model.then([Text(&["Steered."]), Text(&["Followed."])]);
-    pi.model.go_on();
+    pi.model.release();
     pi.until(&id, "idle", |view| view["turns"] == 3);
     let prompts = |request: &Value| -> Vec<String> {
         let messages = request["messages"].as_array().unwrap();
@@ -239,7 +239,7 @@ struct Attached {
     typed: ChildStdin,
     shown: Arc<Mutex<Vec<u8>>>,
     /// Number of bytes that were read from `shown`.
-    place: usize,
+    position: usize,
 }
 
 impl Attached {
@@ -264,7 +264,7 @@ impl Attached {
         Self {
             typed: child.stdin.take().unwrap(),
             shown,
-            place: 0,
+            position: 0,
             child,
         }
     }
@@ -275,9 +275,9 @@ impl Attached {
 
     /// Waits for a complete line with this beginning, and returns everything up to it.
     fn reads(&mut self, beginning: &str) -> String {
-        let place = self.place;
+        let position = self.position;
         let read = eventually(&format!("a line begins with {beginning:?}"), || {
-            let shown = text(&self.shown.lock().unwrap()[place..]);
+            let shown = text(&self.shown.lock().unwrap()[position..]);
             let mut end = 0;
             for line in shown.split_inclusive('\n') {
                 end += line.len();
@@ -287,7 +287,7 @@ impl Attached {
             }
             None
         });
-        self.place += read.len();
+        self.position += read.len();
         read
     }
 
@@ -311,7 +311,7 @@ fn attach_sends_prompts_and_answers_and_reattaches() {
     let asks = r#"export default function (pi) {
         pi.on("tool_call", async (event, ctx) => {
             const said = await ctx.ui.confirm("Run this?", String(event.input.command));
-            if (!said) return { block: true, reason: "the person said no" };
+            if (!said) return { block: true, reason: "the user refused" };
         });
     }"#;
     fs::write(pi.file("asks.ts"), asks).unwrap();
@@ -337,7 +337,7 @@ fn attach_sends_prompts_and_answers_and_reattaches() {
     });
     attached.types("left");
     attached.reads("- a prompt waits");
-    pi.model.go_on();
+    pi.model.release();
     shown = attached.reads("- idle");
     assert!(
         shown.contains("  Here at last.\n> left\n  Turned left.\n"),
@@ -347,11 +347,12 @@ fn attach_sends_prompts_and_answers_and_reattaches() {
     // Ctrl-C detaches.
     let person = rustix::process::Pid::from_child(&attached.child);
     rustix::process::kill_process(person, rustix::process::Signal::INT).unwrap();
-    let (code, said) = attached.ends();
+    let (code, message) = attached.ends();
     assert_eq!(code, Some(0));
     assert!(
-        said.contains("\"perhaps\" is no answer") && said.contains(&format!("colibri attach {id}")),
-        "{said}"
+        message.contains("\"perhaps\" is no answer")
+            && message.contains(&format!("colibri attach {id}")),
+        "{message}"
     );
     assert_eq!(pi.daemon.agent(&id)["state"], "idle");
 
@@ -374,24 +375,24 @@ fn commands_of_the_agents_page_work() {
     assert!(script.lines().count() > 15, "{script}");
     let model = Model::answering([], |request| {
         match request.to_string().contains("what does this project do?") {
-            true => Text(&["It mends."]),
+            true => Text(&["It fixes tests."]),
             false => Stall,
         }
     });
-    let place = Daemon::place();
-    let settings = place.path(".pi/agent");
+    let daemon = Daemon::prepare();
+    let settings = daemon.path(".pi/agent");
     fs::create_dir_all(&settings).unwrap();
-    fs::create_dir(place.path("project")).unwrap();
+    fs::create_dir(daemon.path("project")).unwrap();
     fs::write(settings.join("models.json"), model.models_json()).unwrap();
     let chosen = json!({"defaultProvider": "scripted", "defaultModel": "m"});
     fs::write(settings.join("settings.json"), chosen.to_string()).unwrap();
-    place.types(
+    daemon.run_documented(
         &format!("export PI_OFFLINE=1\n{script}\ncolibri shutdown"),
-        &[&bin(&place.path(""))],
+        &[&bin(&daemon.path(""))],
         &[
             "> make the tests pass\n",
             "- aborted\n",
-            "> what does this project do?\n  It mends.\n- idle after 1 turn",
+            "> what does this project do?\n  It fixes tests.\n- idle after 1 turn",
             "  got hello\n",
         ],
     );

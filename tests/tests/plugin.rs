@@ -25,7 +25,7 @@ impl Sudoers {
     fn install() -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
-            "this test makes users and a rule for sudo: run the tests as root, as in: sudo -E make test"
+            "root is required to create users and a sudo rule; run: sudo -E make test"
         );
         let lock = File::create("/run/colibri-sudo-test.lock").unwrap();
         lock.lock().unwrap();
@@ -42,7 +42,7 @@ impl Sudoers {
         fs::set_permissions(&unchecked, fs::Permissions::from_mode(0o440)).unwrap();
         let visudo = ["/usr/sbin/visudo", "/usr/bin/visudo"];
         let visudo = visudo.iter().find(|path| Path::new(path).exists());
-        let visudo = visudo.expect("sudo is needed: install the package sudo");
+        let visudo = visudo.expect("sudo is missing; install the package sudo");
         run(Command::new(visudo).args(["-cf", &unchecked]));
         fs::rename(&unchecked, RULES).unwrap();
         Self(lock)
@@ -65,20 +65,20 @@ struct Site {
 impl Site {
     fn of(user: &str) -> Self {
         let sudoers = Sudoers::install();
-        let mut daemon = Daemon::place();
-        let place = daemon.path("");
+        let mut daemon = Daemon::prepare();
+        let directory = daemon.path("");
         let copy = |name: &str| -> PathBuf {
-            let copy = place.join(name);
+            let copy = directory.join(name);
             fs::copy(program(name), &copy).unwrap();
             copy
         };
         copy("colibri-shim");
         let built = copy("colibri-daemon-sudo");
-        fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
-        chown(&place, Some(uid(user)), None).unwrap();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+        chown(&directory, Some(uid(user)), None).unwrap();
         let mut command = as_user(user, &[built.to_str().unwrap()]);
         command
-            .env("HOME", &place)
+            .env("HOME", &directory)
             .env("COLIBRI_JAIL_PRIV_MODE", "sudo")
             .env("COLIBRI_SOCKET", daemon.socket())
             .env("COLIBRI_STATE_DIR", daemon.state());
@@ -191,7 +191,7 @@ fn kill_through_sudo_leaves_no_process() {
     assert_eq!(
         processes_with(&mark.0),
         Vec::<i32>::new(),
-        "something is left"
+        "processes are left"
     );
     assert!(
         daemon.agent(&id)["exit"].is_object(),
@@ -225,7 +225,7 @@ fn sudo_agent_handles_the_first_signal_of_a_kill() {
     assert_eq!(
         processes_with(&mark.0),
         Vec::<i32>::new(),
-        "something is left"
+        "processes are left"
     );
 }
 

@@ -53,17 +53,17 @@ fn end(directory: &Path) -> Value {
 fn each_run_executes_pre_run_and_post_run() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
-    let leave = |word: &str| format!("echo {word} >> {}", trace.display());
+    let append = |word: &str| format!("echo {word} >> {}", trace.display());
     let started = shim(
         dir.path(),
         &format!(
             "{}; (sleep 0.1; {}) & exit 1",
-            leave("agent"),
-            leave("descendant")
+            append("agent"),
+            append("descendant")
         ),
         json!({"when": "on-failure", "delay_ms": 1, "max_delay_ms": 1, "limit": 1, "window_ms": 60000}),
-        &[shell(&leave("one")), shell(&leave("two"))],
-        &[shell(&leave("three")), shell(&leave("four"))],
+        &[shell(&append("one")), shell(&append("two"))],
+        &[shell(&append("three")), shell(&append("four"))],
     );
     assert!(started["started"]["pid"].is_number(), "{started}");
     end(dir.path());
@@ -76,19 +76,19 @@ fn each_run_executes_pre_run_and_post_run() {
 fn failed_pre_run_prevents_the_run_and_is_rolled_back() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
-    let leave = |word: &str| format!("echo {word} >> {}", trace.display());
+    let append = |word: &str| format!("echo {word} >> {}", trace.display());
     let answer = shim(
         dir.path(),
-        &leave("agent"),
+        &append("agent"),
         json!({"when": "never"}),
         &[
-            shell(&leave("before")),
+            shell(&append("before")),
             shell("echo no such rule >&2; exit 1"),
         ],
-        &[shell(&leave("after"))],
+        &[shell(&append("after"))],
     );
-    let said = answer["failed"]["message"].as_str().unwrap_or_default();
-    assert!(said.contains("no such rule"), "{answer}");
+    let message = answer["failed"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("no such rule"), "{answer}");
     assert_eq!(fs::read_to_string(&trace).unwrap(), "before\nafter\n");
 }
 
@@ -96,13 +96,13 @@ fn failed_pre_run_prevents_the_run_and_is_rolled_back() {
 fn failed_post_run_is_reported_and_the_others_run() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
-    let leave = format!("echo after >> {}", trace.display());
+    let append = format!("echo after >> {}", trace.display());
     shim(
         dir.path(),
         "exit 7",
         json!({"when": "never"}),
         &[],
-        &[shell("echo device busy >&2; exit 1"), shell(&leave)],
+        &[shell("echo device busy >&2; exit 1"), shell(&append)],
     );
     let end = end(dir.path());
     assert_eq!(

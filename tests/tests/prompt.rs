@@ -28,9 +28,9 @@ fn generic_agent_gets_prompts_as_lines() {
         (&["prompt", &id, "--follow-up", "x"], "no way to queue"),
         (&["abort", &id], "colibri kill --signal INT"),
     ] {
-        let (code, _, said) = outcome(&daemon, args);
-        assert_eq!(code, Some(1), "{args:?}: {said}");
-        assert!(said.contains(expected), "{args:?}: {said}");
+        let (code, _, message) = outcome(&daemon, args);
+        assert_eq!(code, Some(1), "{args:?}: {message}");
+        assert!(message.contains(expected), "{args:?}: {message}");
     }
     let mut child = daemon
         .command("colibri")
@@ -43,31 +43,31 @@ fn generic_agent_gets_prompts_as_lines() {
     daemon.ok(&["send", "--close", &id, "last"]);
     daemon.ok(&["wait", &id]);
     assert_eq!(text(&daemon.stdout(&id)), "do this|and that\nlast\n");
-    let (code, _, said) = outcome(&daemon, &["prompt", &id, "too late"]);
-    assert_eq!(code, Some(1), "{said}");
+    let (code, _, message) = outcome(&daemon, &["prompt", &id, "too late"]);
+    assert_eq!(code, Some(1), "{message}");
 }
 
 #[test]
 fn missing_answer_is_an_error_with_its_cause() {
     let daemon = Daemon::start();
-    let deaf = daemon.spawn(&["--runtime", "pi", "--", "sleep", "1000"]);
-    for command in [&["prompt", &deaf, "hello"][..], &["abort", &deaf]] {
+    let silent = daemon.spawn(&["--runtime", "pi", "--", "sleep", "1000"]);
+    for command in [&["prompt", &silent, "hello"][..], &["abort", &silent]] {
         let args: Vec<&str> = command
             .iter()
             .copied()
             .chain(["--timeout", "50ms"])
             .collect();
-        let (code, _, said) = outcome(&daemon, &args);
-        assert_eq!(code, Some(1), "{said}");
+        let (code, _, message) = outcome(&daemon, &args);
+        assert_eq!(code, Some(1), "{message}");
         assert!(
-            said.contains("did not respond") && said.contains("pi --mode rpc"),
-            "{said}"
+            message.contains("did not respond") && message.contains("pi --mode rpc"),
+            "{message}"
         );
     }
     let leaves = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", "read line; exit 3"]);
-    let (code, _, said) = outcome(&daemon, &["prompt", &leaves, "hello"]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("ended before it responded"), "{said}");
+    let (code, _, message) = outcome(&daemon, &["prompt", &leaves, "hello"]);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("ended before it responded"), "{message}");
 }
 
 #[test]
@@ -84,12 +84,12 @@ fn answer_is_found_among_other_output() {
     for (success, code) in [("true", 0), ("false", 1)] {
         let agent = ["--runtime", "pi", "--", "sh", "-c", script, "sh", success];
         let id = daemon.spawn(&agent);
-        let (found, _, said) = outcome(&daemon, &["prompt", &id, "hello"]);
-        assert_eq!(found, Some(code), "{said}");
+        let (found, _, message) = outcome(&daemon, &["prompt", &id, "hello"]);
+        assert_eq!(found, Some(code), "{message}");
         assert_eq!(
-            said.contains("refused prompt: so it is"),
+            message.contains("refused prompt: so it is"),
             code == 1,
-            "{said}"
+            "{message}"
         );
         daemon.ok(&["kill", "--grace", "0s", &id]);
     }
@@ -229,13 +229,16 @@ fn attach_shows_the_tail_of_long_output_or_all() {
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", script]);
     daemon.ok(&["wait", &id]);
     let lines = |args: &[&str]| {
-        let (code, shown, said) = outcome(&daemon, args);
-        assert_eq!(code, Some(0), "{said}");
+        let (code, shown, message) = outcome(&daemon, args);
+        assert_eq!(code, Some(0), "{message}");
         let lines: Vec<String> = shown
             .lines()
             .map(|line| line.chars().take(20).collect())
             .collect();
-        (lines.join("|"), said.contains("show all of it with --all"))
+        (
+            lines.join("|"),
+            message.contains("show all of it with --all"),
+        )
     };
     assert_eq!(
         lines(&["attach", &id]),
@@ -265,7 +268,7 @@ fn closed_reader_ends_attach_and_not_the_agent() {
     assert_eq!(&first, b"  line\n");
     assert_eq!(attached.wait().unwrap().code(), Some(141));
     let before = daemon.agent(&id)["stdout_bytes"].clone();
-    eventually("the agent goes on", || {
+    eventually("the agent keeps running", || {
         (daemon.agent(&id)["stdout_bytes"] != before).then_some(())
     });
 }

@@ -11,9 +11,9 @@ fn readme_commands_work() {
     let block = readme
         .split("<!-- tested -->\n```sh\n")
         .nth(1)
-        .expect("no tested block");
+        .expect("no block is marked as tested");
     let script = block.split("```").next().unwrap();
-    Daemon::place().types(
+    Daemon::prepare().run_documented(
         script,
         &[],
         &[
@@ -34,7 +34,10 @@ fn picture_matches_the_current_table() {
     let picture = read("docs/picture.svg");
     assert!(picture.len() < 40_000, "{} bytes", picture.len());
     let elsewhere = picture.replace("http://www.w3.org/2000/svg", "");
-    assert!(!elsewhere.contains("://"), "it fetches something");
+    assert!(
+        !elsewhere.contains("://"),
+        "it references external resources"
+    );
     // The picture contains non-breaking spaces.
     let shown = picture.replace("&#160;", " ");
     let titles = read("crates/colibri-cli/src/top/columns.rs");
@@ -43,7 +46,7 @@ fn picture_matches_the_current_table() {
     ] {
         assert!(
             titles.contains(&format!("=> \"{title}\",")),
-            "{title} is no column"
+            "{title} is not a column"
         );
         assert!(shown.contains(title), "{title}: run make picture");
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use colibri_tests::helper::{OTHER, as_user, programs_of};
-use colibri_tests::{Daemon, eventually, processes_with, text};
+use colibri_tests::{Daemon, eventually, is_root_or_skipped, processes_with, text};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Returns a `colibri` command that may start a daemon.
@@ -105,7 +105,7 @@ fn every_command_starts_the_daemon_after_a_crash() {
             let of_this = processes_with(daemon.socket().to_str().unwrap());
             if of_this.contains(&pid) {
                 colibri_tests::kill_9(pid);
-                eventually("the daemon is gone", || {
+                eventually("the daemon has ended", || {
                     (!processes_with("--background").contains(&pid)).then_some(())
                 });
             }
@@ -115,12 +115,12 @@ fn every_command_starts_the_daemon_after_a_crash() {
             .unwrap();
         assert_eq!(refused.status.code(), Some(3), "{args:?}: {refused:?}");
         let output = colibri(&daemon, args).output().unwrap();
-        let said = text(&output.stderr);
-        assert_ne!(output.status.code(), Some(3), "{args:?}: {said}");
-        assert!(said.contains("started"), "{args:?}: {said}");
-        assert!(!said.contains("cannot connect"), "{args:?}: {said}");
+        let message = text(&output.stderr);
+        assert_ne!(output.status.code(), Some(3), "{args:?}: {message}");
+        assert!(message.contains("started"), "{args:?}: {message}");
+        assert!(!message.contains("cannot connect"), "{args:?}: {message}");
     }
-    let refused = Daemon::place();
+    let refused = Daemon::prepare();
     let output = colibri(&refused, &["shutdown"]).output().unwrap();
     assert_eq!(
         output.status.code(),
@@ -183,7 +183,7 @@ fn followers_continue_at_their_offset_after_a_crash() {
     );
     step(&daemon, "on");
     for follower in [&run, &logs, &attach] {
-        eventually("all has come", || {
+        eventually("all output has arrived", || {
             (follower.out() == counted("out", 1)).then_some(())
         });
     }
@@ -209,27 +209,31 @@ fn followers_continue_at_their_offset_after_a_crash() {
             "{name}: {}",
             follower.out().len()
         );
-        let own: String = follower
+        let agent_stderr: String = follower
             .err()
             .split_inclusive('\n')
             .filter(|line| !line.starts_with("colibri: "))
             .collect();
-        assert!(own == counted("err", 3), "{name}: {}", own.len());
+        assert!(
+            agent_stderr == counted("err", 3),
+            "{name}: {}",
+            agent_stderr.len()
+        );
     }
     assert_eq!(wait.end(), Some(5), "{}", wait.err());
     assert_eq!(events.end(), Some(0), "{}", events.err());
-    let mut told = [String::new(), String::new()];
+    let mut reported = [String::new(), String::new()];
     for line in events.out().lines() {
         let event: serde_json::Value = serde_json::from_str(line).unwrap();
         if event["event"] == "output" {
-            told[usize::from(event["stream"] == "stderr")] += event["data"].as_str().unwrap();
+            reported[usize::from(event["stream"] == "stderr")] += event["data"].as_str().unwrap();
         }
     }
     assert!(
-        told == [counted("out", 3), counted("err", 3)],
+        reported == [counted("out", 3), counted("err", 3)],
         "{} {}",
-        told[0].len(),
-        told[1].len()
+        reported[0].len(),
+        reported[1].len()
     );
 }
 
@@ -242,7 +246,7 @@ fn events_of_all_agents_catch_up_after_a_crash() {
         "events",
         &["--no-autostart", "events", "--json", "--output"],
     );
-    let id = eventually("an agent whose start is told", || {
+    let id = eventually("an agent whose start is reported", || {
         let id = daemon.spawn(&["--", "sh", "-c", &script]);
         std::iter::repeat_n((), 40).find_map(|()| {
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -250,8 +254,8 @@ fn events_of_all_agents_catch_up_after_a_crash() {
         })?;
         Some(id)
     });
-    let told = |events: &Recorded| {
-        let mut told = String::new();
+    let reported = |events: &Recorded| {
+        let mut reported = String::new();
         for line in events
             .out()
             .split_inclusive('\n')
@@ -262,18 +266,18 @@ fn events_of_all_agents_catch_up_after_a_crash() {
                 && event["id"] == id.as_str()
                 && event["stream"] == "stdout"
             {
-                told += event["data"].as_str().unwrap();
+                reported += event["data"].as_str().unwrap();
             }
         }
-        told
+        reported
     };
     step(&daemon, "on");
-    eventually("the output is told", || {
-        (told(&events) == counted("out", 1)).then_some(())
+    eventually("the output is reported", || {
+        (reported(&events) == counted("out", 1)).then_some(())
     });
     daemon.kill();
     step(&daemon, "on");
-    let journal = daemon.state().join("agents").join(&id).join("stdout");
+    let journal = daemon.agent_dir(&id).join("stdout");
     let written = || -> u64 {
         let files = fs::read_dir(&journal).unwrap().flatten();
         files
@@ -287,7 +291,7 @@ fn events_of_all_agents_catch_up_after_a_crash() {
     step(&daemon, "end");
     daemon.launch();
     eventually("the gap is filled", || {
-        (told(&events) == counted("out", 2)).then_some(())
+        (reported(&events) == counted("out", 2)).then_some(())
     });
     kill_process(Pid::from_child(&events.child), Signal::TERM).unwrap();
     events.end();
@@ -299,12 +303,12 @@ fn crashed_daemon_is_restarted_by_a_following_command() {
     let script = counting(&daemon);
     let mut run = Recorded::start(&daemon, "run", &["run", "--", "sh", "-c", &script]);
     step(&daemon, "on");
-    eventually("all has come", || {
+    eventually("all output has arrived", || {
         (run.out() == counted("out", 1)).then_some(())
     });
     daemon.kill();
     step(&daemon, "on");
-    eventually("all of it has come", || {
+    eventually("all output has arrived", || {
         (run.out() == counted("out", 2)).then_some(())
     });
     assert!(run.err().contains("started"), "{}", run.err());
@@ -326,7 +330,7 @@ fn stopped_daemon_is_waited_for_and_not_started() {
         &["run", "--", "sh", "-c", "echo ready; exec sleep 1000"],
     );
     step(&daemon, "on");
-    eventually("all has come", || {
+    eventually("all output has arrived", || {
         (logs.out() == counted("out", 1)).then_some(())
     });
     eventually("the other one runs", || {
@@ -334,7 +338,7 @@ fn stopped_daemon_is_waited_for_and_not_started() {
     });
     assert!(daemon.terminate());
     for follower in [&logs, &attach, &run] {
-        eventually("that it waits is said", || {
+        eventually("it reports that it waits", || {
             follower
                 .err()
                 .contains("waiting for the next daemon")
@@ -374,15 +378,15 @@ fn daemon_is_found_through_its_state_directory() {
         .arg("ps")
         .output()
         .unwrap();
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{said}");
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{message}");
     let pid = daemon.pid().to_string();
     for part in [
         wrong.to_str().unwrap(),
         daemon.socket().to_str().unwrap(),
         &pid,
     ] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(message.contains(part), "{part}: {message}");
     }
     // A second daemon with the same state directory names the running one.
     let second = daemon
@@ -406,7 +410,7 @@ fn daemon_is_found_through_its_state_directory() {
 
 #[test]
 fn socket_without_runtime_directory_is_in_the_state_directory() {
-    if !rustix::process::geteuid().is_root() {
+    if !is_root_or_skipped("this needs another user") {
         return;
     }
     let dir = programs_of(OTHER);

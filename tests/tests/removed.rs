@@ -46,7 +46,7 @@ fn removed_directory_of_an_agent_does_not_hang_its_end() {
         eventually("it has written", || {
             (daemon.agent(id)["stdout_bytes"] == 3).then_some(())
         });
-        fs::remove_dir_all(daemon.state().join("agents").join(id)).unwrap();
+        fs::remove_dir_all(daemon.agent_dir(id)).unwrap();
     }
     let subscribed = wire.call("subscribe", json!({"id": ids[0], "from_offset": 0}));
     assert!(subscribed["result"].is_object(), "{subscribed}");
@@ -77,14 +77,13 @@ fn removed_directory_of_a_lost_agent_ends_its_readers() {
     eventually("it has written", || {
         (daemon.agent(&id)["stderr_bytes"] == 3).then_some(())
     });
-    let directory = daemon.state().join("agents").join(&id);
-    let shim = fs::read(directory.join("shim.json")).unwrap();
-    let shim: Value = serde_json::from_slice(&shim).unwrap();
+    let directory = daemon.agent_dir(&id);
+    let shim = daemon.shim_pid(&id);
     let mut wire = daemon.connect();
     fs::remove_dir_all(&directory).unwrap();
     let subscribed = wire.call("subscribe", json!({"id": id, "from_offset": 0}));
     assert!(subscribed["result"].is_object(), "{subscribed}");
-    kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
+    kill_9(shim);
     let ended = daemon.connect().call("wait-agent", json!({"id": id}));
     assert_eq!(ended["result"]["exit"]["reason"], "lost", "{ended}");
     let error = ended["result"]["error"].as_str().unwrap();
@@ -99,7 +98,7 @@ fn removed_directory_of_a_lost_agent_ends_its_readers() {
 
 #[test]
 fn fifo_in_place_of_a_file_is_refused_at_once() {
-    let daemon = Daemon::place();
+    let daemon = Daemon::prepare();
     let fifo = daemon.path("fifo");
     let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(made.success());
@@ -118,10 +117,10 @@ fn fifo_in_place_of_a_file_is_refused_at_once() {
     ] {
         let output = daemon.cli(args);
         assert!(!output.status.success(), "{args:?}");
-        let said = text(&[output.stdout, output.stderr].concat());
+        let message = text(&[output.stdout, output.stderr].concat());
         assert!(
-            said.contains("it is a FIFO; give a regular file"),
-            "{args:?}: {said}"
+            message.contains("it is a FIFO; give a regular file"),
+            "{args:?}: {message}"
         );
     }
     let output = daemon
@@ -141,10 +140,10 @@ fn state_directory_of_a_newer_format_is_refused() {
     fs::write(&format, "2\n").unwrap();
     let output = daemon.command("colibri-daemon").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
+    let message = text(&output.stderr);
     assert!(
-        said.contains("has format 2") && said.contains("start that version"),
-        "{said}"
+        message.contains("has format 2") && message.contains("start that version"),
+        "{message}"
     );
     // Releases before format 1 did not write the file.
     fs::remove_file(&format).unwrap();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const SPAWNS: usize = 60;
 
 /// Sends one spawn on each of 60 connections at the same time, and returns the answers.
-fn at_the_same_time(daemon: &Daemon, params: impl Fn(usize) -> Value + Sync) -> Vec<Value> {
+fn spawn_concurrently(daemon: &Daemon, params: impl Fn(usize) -> Value + Sync) -> Vec<Value> {
     let ready = Barrier::new(SPAWNS);
     std::thread::scope(|scope| {
         let spawns: Vec<_> = (0..SPAWNS)
@@ -62,7 +62,7 @@ fn overlapping_mounts_of_60_spawns_are_accepted_once() {
         sources.push(source.clone());
         source.push("d");
     }
-    let answers = at_the_same_time(&daemon, |number| {
+    let answers = spawn_concurrently(&daemon, |number| {
         let mounts = json!([{"source": sources[number], "target": "/tmp/w"}]);
         json!({"program": "/bin/sleep", "args": ["1000"], "jail": {"path": "/", "mounts": mounts}})
     });
@@ -85,7 +85,7 @@ fn overlapping_mounts_of_60_spawns_are_accepted_once() {
 fn one_name_of_60_spawns_is_accepted_once() {
     let daemon = Daemon::start();
     let spawn = |_| json!({"program": "/bin/sleep", "args": ["1000"], "name": "night shift"});
-    let answers = at_the_same_time(&daemon, spawn);
+    let answers = spawn_concurrently(&daemon, spawn);
     let ids = accepted(&answers, "name-in-use", "\"night shift\" is in use by");
     assert_eq!(ids.len(), 1, "{ids:?}");
     let refused = daemon.connect().call("spawn-agent", spawn(0));

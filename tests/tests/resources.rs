@@ -8,23 +8,25 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use colibri_tests::{Daemon, Wire, eventually, kill_9, processes_with, program, text};
+use colibri_tests::{
+    Daemon, Wire, eventually, is_root_or_skipped, kill_9, processes_with, program, text,
+};
 use serde_json::json;
 
 /// Sets the soft limit of a running process, with a command prefix that changes to its user.
-fn prlimit(words: &[&str], pid: i32, limit: &str) {
-    let words = [words, &["prlimit"]].concat();
-    let output = Command::new(words[0])
-        .args(&words[1..])
+fn prlimit(prefix: &[&str], pid: i32, limit: &str) {
+    let prefix = [prefix, &["prlimit"]].concat();
+    let output = Command::new(prefix[0])
+        .args(&prefix[1..])
         .args(["--pid", &pid.to_string(), limit])
         .output()
-        .expect("prlimit(1) is needed: install util-linux");
+        .expect("prlimit(1) is missing; install util-linux");
     assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 /// Checks that a spawn fails for lack of a resource and leaves nothing. The first of two spawns may succeed with the
 /// pooled shim.
-fn is_exhausted(daemon: &Daemon, wire: &mut Wire, of: &str) {
+fn assert_exhausted(daemon: &Daemon, wire: &mut Wire, of: &str) {
     let mut spawn = || wire.call("spawn-agent", json!({"program": "/bin/true"}));
     let answers = [spawn(), spawn()];
     let refused = &answers[1]["error"];
@@ -35,7 +37,7 @@ fn is_exhausted(daemon: &Daemon, wire: &mut Wire, of: &str) {
     );
     let started = answers.iter().filter(|answer| answer["error"].is_null());
     assert_eq!(
-        daemon.kept(),
+        daemon.agent_count(),
         1 + started.count(),
         "nothing is left of a refused spawn"
     );
@@ -56,7 +58,7 @@ fn daemon_without_descriptors_reports_it_and_recovers() {
     eventually("connections wait for descriptors", || {
         daemon.log().contains("Too many open files").then_some(())
     });
-    is_exhausted(&daemon, &mut wire, "Too many open files");
+    assert_exhausted(&daemon, &mut wire, "Too many open files");
     let answer = wire.call("send-input", json!({"id": running, "data": "go\n"}));
     assert_eq!(answer["result"]["written"], 3, "{answer}");
     drop(held);
@@ -71,16 +73,16 @@ fn daemon_without_descriptors_reports_it_and_recovers() {
 fn spawn_without_descriptors_leaves_nothing_at_any_step() {
     let daemon = Daemon::start();
     let mut wire = daemon.connect();
-    eventually("a shim waits", || daemon.waiting());
+    eventually("a shim is in the pool", || daemon.pooled_shim());
     let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
         .unwrap()
         .count();
     let (mut refused, mut started) = (0, 0);
     for spare in 0..40 {
         // A pooled shim needs few descriptors; kill it, so that the spawn starts a shim.
-        if let Some((id, shim)) = daemon.waiting() {
+        if let Some((id, shim)) = daemon.pooled_shim() {
             kill_9(shim);
-            eventually("it waits no more", || {
+            eventually("the pooled shim has ended", || {
                 processes_with(&id).is_empty().then_some(())
             });
         }
@@ -109,7 +111,11 @@ fn spawn_without_descriptors_leaves_nothing_at_any_step() {
             }
         }
         prlimit(&[], daemon.pid(), "--nofile=1024:");
-        assert_eq!(daemon.kept(), started, "with {spare} to spare: {answer}");
+        assert_eq!(
+            daemon.agent_count(),
+            started,
+            "with {spare} to spare: {answer}"
+        );
     }
     assert!(
         refused > 2 && started > 4,
@@ -120,9 +126,9 @@ fn spawn_without_descriptors_leaves_nothing_at_any_step() {
 #[test]
 fn daemon_raises_nofile_limit_and_restores_it_for_agents() {
     const FOUND: usize = 64;
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     let limits = format!("ulimit -Sn {FOUND}; ulimit -Hn 4096; exec \"$@\"");
-    daemon.launch_behind(&["sh", "-c", &limits, "sh"].map(str::to_owned));
+    daemon.launch_with_prefix(&["sh", "-c", &limits, "sh"].map(str::to_owned));
     let ids: Vec<String> = (0..100).map(|_| daemon.spawn(&["--", "cat"])).collect();
     let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
     assert!(open.count() > FOUND, "a descriptor an agent");
@@ -158,7 +164,7 @@ impl User {
     }
 
     /// Returns the command-line prefix that runs a command as this user.
-    fn words(&self) -> Vec<String> {
+    fn prefix(&self) -> Vec<String> {
         let Some(uid) = self.0 else {
             return Vec::new();
         };
@@ -185,17 +191,17 @@ impl User {
             assert!(owned.success());
         }
         let own_copy = format!("exec {}", daemon.path("colibri-daemon").display());
-        let mut words = self.words();
+        let mut prefix = self.prefix();
         let shell = ["sh", "-c", &own_copy];
-        words.extend(before.iter().chain(&shell).map(|word| (*word).to_owned()));
-        daemon.launch_behind(&words);
+        prefix.extend(before.iter().chain(&shell).map(|word| (*word).to_owned()));
+        daemon.launch_with_prefix(&prefix);
     }
 
     /// Returns the number of processes of this user.
     fn processes(&self) -> usize {
         let uid = self.0.unwrap_or(rustix::process::geteuid().as_raw());
         let all = fs::read_dir("/proc").unwrap().flatten();
-        let own = all.filter(|entry| {
+        let of_user = all.filter(|entry| {
             let is_process = entry
                 .file_name()
                 .to_str()
@@ -206,38 +212,37 @@ impl User {
                     Err(_) => return false,
                 }) == uid
         });
-        own.count()
+        of_user.count()
     }
 }
 
 impl Drop for User {
     fn drop(&mut self) {
-        let mut words = self.words();
-        if words.is_empty() {
+        let mut prefix = self.prefix();
+        if prefix.is_empty() {
             return;
         }
         // kill(-1) signals all processes of the user in one call, so that none can fork meanwhile.
-        words.extend(["kill", "-KILL", "--", "-1"].map(str::to_owned));
-        let _ = Command::new(&words[0]).args(&words[1..]).status();
+        prefix.extend(["kill", "-KILL", "--", "-1"].map(str::to_owned));
+        let _ = Command::new(&prefix[0]).args(&prefix[1..]).status();
     }
 }
 
 #[test]
 fn daemon_that_cannot_fork_reports_it_and_recovers() {
-    let mut daemon = Daemon::place();
-    let own = User::new(64917);
-    own.launch(&mut daemon, &[]);
-    let words = own.words();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let user = &words[..];
+    let mut daemon = Daemon::prepare();
+    let user = User::new(64917);
+    user.launch(&mut daemon, &[]);
+    let prefix = user.prefix();
+    let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
     let mut wire = daemon.connect();
     let running = wire.call(
         "spawn-agent",
         json!({"program": "/bin/sh", "args": ["-c", "read x; exit 4"]}),
     )["result"]["id"]
         .clone();
-    prlimit(user, daemon.pid(), "--nproc=1:");
-    is_exhausted(&daemon, &mut wire, "Resource temporarily unavailable");
+    prlimit(&prefix, daemon.pid(), "--nproc=1:");
+    assert_exhausted(&daemon, &mut wire, "Resource temporarily unavailable");
     wire.call("send-input", json!({"id": running, "data": "go\n"}));
     let ended = wire.call("wait-agent", json!({"id": running}));
     assert_eq!(
@@ -245,7 +250,7 @@ fn daemon_that_cannot_fork_reports_it_and_recovers() {
         json!({"code": 4, "reason": "exited"}),
         "{ended}"
     );
-    prlimit(user, daemon.pid(), "--nproc=4096:");
+    prlimit(&prefix, daemon.pid(), "--nproc=4096:");
     let answer = wire.call("spawn-agent", json!({"program": "/bin/true"}));
     let ended = wire.call("wait-agent", json!({"id": answer["result"]["id"]}));
     assert_eq!(
@@ -258,13 +263,12 @@ fn daemon_that_cannot_fork_reports_it_and_recovers() {
 /// Runs a fork bomb until its user has no free process slot, and ends it.
 fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
     const LIMIT: usize = 300;
-    let mut daemon = Daemon::place();
-    let own = User::new(uid);
-    if own.0.is_none() {
-        // Without a separate user, the bomb would exhaust the processes of the test's user.
+    let mut daemon = Daemon::prepare();
+    let user = User::new(uid);
+    if !is_root_or_skipped("a fork bomb needs a separate user") {
         return;
     }
-    own.launch(
+    user.launch(
         &mut daemon,
         &["prlimit", &format!("--nproc={LIMIT}:{LIMIT}")],
     );
@@ -278,7 +282,7 @@ fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
     let id = answer["result"]["id"].clone();
     assert!(id.is_string(), "{answer}");
     eventually("no process is left", || {
-        (own.processes() > LIMIT - 30).then_some(())
+        (user.processes() > LIMIT - 30).then_some(())
     });
     let listed = wire.call("list-agents", json!({}));
     assert_eq!(listed["result"]["agents"][0]["id"], id, "{listed}");
@@ -289,8 +293,8 @@ fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
     let ended = wire.call("wait-agent", json!({"id": id}));
     assert!(ended["result"]["exit"].is_object(), "{ended}");
     // The daemon and the pre-started shim.
-    eventually("nothing is left of it", || {
-        (own.processes() <= 2).then_some(())
+    eventually("no process or directory is left", || {
+        (user.processes() <= 2).then_some(())
     });
     let again = wire.call("spawn-agent", json!({"program": "/bin/true"}));
     assert!(again["result"]["id"].is_string(), "{again}");
@@ -310,12 +314,12 @@ fn fork_bomb_in_a_sandbox_is_ended_and_the_daemon_lives() {
 /// A daemon that cannot create its threads reports it and exits.
 #[test]
 fn daemon_without_threads_reports_it_and_exits() {
-    let daemon = Daemon::place();
-    let own = User::new(64920);
-    if own.0.is_none() {
+    let daemon = Daemon::prepare();
+    let user = User::new(64920);
+    if !is_root_or_skipped("a process limit needs a separate user") {
         return;
     }
-    let mut words = own.words();
+    let mut prefix = user.prefix();
     fs::copy(program("colibri-daemon"), daemon.path("colibri-daemon")).unwrap();
     let owned = Command::new("chown")
         .args(["-R", "64920:64920"])
@@ -324,13 +328,17 @@ fn daemon_without_threads_reports_it_and_exits() {
         .unwrap();
     assert!(owned.success());
     let own_copy = daemon.path("colibri-daemon").display().to_string();
-    words.extend(["prlimit", "--nproc=3:3", &own_copy].map(str::to_owned));
-    let output = daemon.other(&words[0]).args(&words[1..]).output().unwrap();
+    prefix.extend(["prlimit", "--nproc=3:3", &own_copy].map(str::to_owned));
+    let output = daemon
+        .external(&prefix[0])
+        .args(&prefix[1..])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let said = text(&output.stderr);
+    let message = text(&output.stderr);
     assert!(
-        said.contains("the threads of the daemon cannot be started"),
-        "{said}"
+        message.contains("the threads of the daemon cannot be started"),
+        "{message}"
     );
 }
 
@@ -345,13 +353,13 @@ fn faketime() -> String {
     let mut libraries = found.lines().chain(["/usr/lib/faketime/libfaketime.so.1"]);
     libraries
         .find(|line| line.ends_with("libfaketime.so.1") && Path::new(line).exists())
-        .expect("libfaketime is needed: install the package libfaketime")
+        .expect("libfaketime is missing; install the package libfaketime")
         .to_owned()
 }
 
 #[test]
 fn clock_jump_loses_nothing_and_times_stay_ordered() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     let clock = daemon.path("clock");
     let set = |offset: &str| fs::write(&clock, offset).unwrap();
     set("+0");
@@ -370,11 +378,11 @@ fn clock_jump_loses_nothing_and_times_stay_ordered() {
     )
     .unwrap();
     fs::set_permissions(&shim, fs::Permissions::from_mode(0o700)).unwrap();
-    let words: Vec<String> = std::iter::once("env".to_owned())
+    let prefix: Vec<String> = std::iter::once("env".to_owned())
         .chain(preload.split(' ').map(str::to_owned))
         .chain([format!("COLIBRI_SHIM={}", shim.display())])
         .collect();
-    daemon.launch_behind(&words);
+    daemon.launch_with_prefix(&prefix);
     let id = daemon.spawn(&[
         "--",
         "sh",
@@ -391,7 +399,7 @@ fn clock_jump_loses_nothing_and_times_stay_ordered() {
         daemon
             .connect()
             .call("send-input", json!({"id": id, "data": line}));
-        eventually("the line is kept", || {
+        eventually("the line is stored", || {
             (daemon.stdout(&id) == expected.as_bytes()).then_some(())
         });
         let read = daemon.connect().call(
@@ -403,11 +411,11 @@ fn clock_jump_loses_nothing_and_times_stay_ordered() {
     }
     assert!(
         times[1] > times[0] && times[3] < times[0] && times[4] > times[1],
-        "the clock did jump: {times:?}"
+        "the clock jumped: {times:?}"
     );
     daemon.connect().call("close-input", json!({"id": id}));
     assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(2));
-    let journal = daemon.state().join("agents").join(&id).join("stdout");
+    let journal = daemon.agent_dir(&id).join("stdout");
     let mut segments = 0;
     for entry in fs::read_dir(&journal).unwrap().flatten() {
         if entry.path().extension().is_some_and(|kind| kind == "idx") {
@@ -424,5 +432,8 @@ fn clock_jump_loses_nothing_and_times_stay_ordered() {
             );
         }
     }
-    assert!(segments > 1, "a clock set back begins a new segment");
+    assert!(
+        segments > 1,
+        "a clock that is set back starts a new segment"
+    );
 }

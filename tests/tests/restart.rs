@@ -91,7 +91,7 @@ fn restarts_continue_without_a_daemon_and_are_adopted() {
     let id = spawn(&daemon, json!({"policy": "always", "delay_ms": 1}), &script);
     daemon.kill();
     std::fs::write(&go, "").unwrap();
-    let runs = daemon.state().join("agents").join(&id).join("runs.jsonl");
+    let runs = daemon.agent_dir(&id).join("runs.jsonl");
     eventually("two runs have ended without a daemon", || {
         let text = std::fs::read_to_string(&runs).unwrap_or_default();
         (text.lines().count() == 2).then_some(())
@@ -163,7 +163,7 @@ fn restart_limit_gives_up_a_failing_agent() {
     assert_eq!(
         daemon.cli(&["wait", &id]).status.code(),
         Some(0),
-        "its own code stays"
+        "the exit code is that of the last run"
     );
     let agent = daemon.agent(&id);
     assert_eq!(

@@ -7,23 +7,10 @@ use std::fs;
 use colibri_tests::{Daemon, eventually};
 use serde_json::{Value, json};
 
-fn launch(daemon: &mut Daemon, settings: &str) {
-    let config = daemon.path("colibri.toml");
-    fs::write(&config, settings).unwrap();
-    let mut command = daemon.command("colibri-daemon");
-    command.arg("--config").arg(config);
-    daemon.launch_as(command);
-}
-
-fn agents(daemon: &Daemon) -> Vec<Value> {
-    let answer = daemon.connect().call("list-agents", json!({}));
-    answer["result"]["agents"].as_array().unwrap().clone()
-}
-
 #[test]
 fn ended_agents_are_removed_by_count_and_running_ones_never() {
-    let mut daemon = Daemon::place();
-    launch(&mut daemon, "retain_ended_count = 2\n");
+    let mut daemon = Daemon::prepare();
+    daemon.launch_with_settings("retain_ended_count = 2\n");
     let runs = daemon.spawn(&["--", "sleep", "1000"]);
     let mut ended: Vec<String> = Vec::new();
     for _ in 0..5 {
@@ -33,25 +20,25 @@ fn ended_agents_are_removed_by_count_and_running_ones_never() {
     }
     let left = [&ended[3], &ended[4], &runs];
     eventually("the oldest are removed", || {
-        let agents = agents(&daemon);
+        let agents = daemon.agents();
         let known = |id: &&String| agents.iter().any(|agent| agent["id"] == json!(id));
         (agents.len() == 3 && left.iter().all(known)).then_some(())
     });
-    let directory = daemon.state().join("agents").join(&ended[0]);
+    let directory = daemon.agent_dir(&ended[0]);
     assert!(!directory.exists());
     // A reload applies immediately.
     fs::write(daemon.path("colibri.toml"), "retain_ended_for = \"0s\"\n").unwrap();
     daemon.ok(&["config", "reload"]);
     eventually("all that have ended are removed", || {
-        let agents = agents(&daemon);
+        let agents = daemon.agents();
         (agents.len() == 1 && agents[0]["id"] == json!(runs)).then_some(())
     });
 }
 
 #[test]
 fn audit_file_is_rotated_by_size() {
-    let mut daemon = Daemon::place();
-    launch(&mut daemon, "log_max_bytes = 4096\nlog_keep = 2\n");
+    let mut daemon = Daemon::prepare();
+    daemon.launch_with_settings("log_max_bytes = 4096\nlog_keep = 2\n");
     let mut wire = daemon.connect();
     for _ in 0..200 {
         wire.call("kill-agent", json!({"id": "absent"}));

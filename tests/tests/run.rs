@@ -10,7 +10,7 @@
 use std::io::{Read, Write};
 use std::process::Stdio;
 
-use colibri_tests::{Daemon, eventually, processes_with, program, text};
+use colibri_tests::{Daemon, eventually, is_root_or_skipped, processes_with, program, text};
 
 #[test]
 fn run_forwards_output_and_exit_code() {
@@ -24,13 +24,13 @@ fn run_forwards_output_and_exit_code() {
         ] {
             let args: Vec<&str> = [&["run"], jail, &["--", "sh", "-c", script]].concat();
             let output = daemon.cli(&args);
-            let seen = (
+            let actual = (
                 output.status.code(),
                 text(&output.stdout),
                 text(&output.stderr),
             );
             assert_eq!(
-                seen,
+                actual,
                 (Some(code), out.to_owned(), err.to_owned()),
                 "{args:?}"
             );
@@ -155,12 +155,12 @@ fn closed_reader_of_run_ends_the_agent() {
 
 #[test]
 fn missing_daemon_is_started_and_reported() {
-    let place = Daemon::place();
-    let refused = place.cli(&["ps"]);
+    let daemon = Daemon::prepare();
+    let refused = daemon.cli(&["ps"]);
     assert_eq!(refused.status.code(), Some(3), "{}", text(&refused.stderr));
-    let refused = place.cli(&["run", "--", "true"]);
+    let refused = daemon.cli(&["run", "--", "true"]);
     assert_eq!(refused.status.code(), Some(3), "--no-autostart");
-    let output = place
+    let output = daemon
         .command("colibri")
         .args(["run", "--", "echo", "hi"])
         .output()
@@ -174,9 +174,9 @@ fn missing_daemon_is_started_and_reported() {
         "{}",
         text(&output.stderr)
     );
-    place.ok(&["shutdown"]);
+    daemon.ok(&["shutdown"]);
     eventually("the daemon has ended", || {
-        (!place.socket().exists()).then_some(())
+        (!daemon.socket().exists()).then_some(())
     });
 }
 
@@ -196,8 +196,8 @@ fn invalid_command_line_exits_with_usage() {
         assert_eq!(daemon.cli(args).status.code(), Some(2), "{args:?}");
     }
     for (args, code) in [
-        (&["wait", "nobody"][..], 125),
-        (&["attach", "nobody"], 125),
+        (&["wait", "missing"][..], 125),
+        (&["attach", "missing"], 125),
         (&["kill", "../x"], 1),
     ] {
         assert_eq!(daemon.cli(args).status.code(), Some(code), "{args:?}");
@@ -208,29 +208,29 @@ fn invalid_command_line_exits_with_usage() {
 fn agent_is_selected_by_id_prefix_and_name() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--name", "night shift", "--", "sh", "-c", "exit 3"]);
-    for wanted in [id.as_str(), &id[..6], "night shift"] {
+    for selector in [id.as_str(), &id[..6], "night shift"] {
         assert_eq!(
-            daemon.cli(&["wait", wanted]).status.code(),
+            daemon.cli(&["wait", selector]).status.code(),
             Some(3),
-            "{wanted}"
+            "{selector}"
         );
     }
     daemon.ok(&["rm", &id]);
     assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(125));
-    assert!(!daemon.state().join("agents").join(&id).exists());
+    assert!(!daemon.agent_dir(&id).exists());
     let running = daemon.spawn(&["--", "sleep", "1000"]);
     assert_eq!(
         daemon.cli(&["rm", &running]).status.code(),
         Some(1),
-        "a running agent is not forgotten"
+        "a running agent is not removed"
     );
     daemon.ok(&["rm", "--force", &running]);
 }
 
 #[test]
 fn unprivileged_user_can_run_all_commands() {
-    if !rustix::process::geteuid().is_root() {
-        // The other tests cover this case.
+    // Without root, the other tests cover this case.
+    if !is_root_or_skipped("this needs another user") {
         return;
     }
     let dir = tempfile::Builder::new()

@@ -114,10 +114,10 @@ fn environment_is_the_base_plus_given_variables() {
 
 #[test]
 fn agent_inherits_no_descriptor_of_the_daemon() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     // An open directory would lead out of the sandbox.
     let leaky = ["sh", "-c", "exec 7</ 9</etc/passwd; exec \"$@\"", "sh"];
-    daemon.launch_behind(&leaky.map(str::to_owned));
+    daemon.launch_with_prefix(&leaky.map(str::to_owned));
     let own = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
     let names: Vec<String> = own
         .flatten()

@@ -17,10 +17,10 @@ use colibri_tests::{Daemon, eventually, text};
 use serde_json::json;
 
 /// Prefix of every secret; the suffix names its source.
-const MARK: &str = "tell-nobody-4c1f";
+const MARK: &str = "hidden-value-4c1f";
 
-fn secret(way: &str) -> String {
-    format!("{MARK}-{way}")
+fn secret(source: &str) -> String {
+    format!("{MARK}-{source}")
 }
 
 /// A search for secrets.
@@ -32,11 +32,11 @@ struct Search {
 }
 
 impl Search {
-    fn text(&mut self, bytes: &[u8], place: &str) {
+    fn text(&mut self, bytes: &[u8], path: &str) {
         let found = bytes
             .windows(MARK.len())
             .any(|window| window == MARK.as_bytes());
-        assert!(!found, "a secret is in {place}:\n{}", text(bytes));
+        assert!(!found, "a secret is in {path}:\n{}", text(bytes));
     }
 
     fn answer(&mut self, what: &str, output: &Output) {
@@ -46,21 +46,21 @@ impl Search {
     }
 
     /// Searches all files in a directory, except those that the test has written.
-    fn files(&mut self, place: &Path, own: &[PathBuf]) {
-        if own.iter().any(|path| path == place) {
+    fn files(&mut self, path: &Path, written: &[PathBuf]) {
+        if written.iter().any(|file| file == path) {
             return;
         }
-        self.text(place.display().to_string().as_bytes(), "a name");
-        if place.is_dir() {
-            for entry in fs::read_dir(place).unwrap().flatten() {
-                self.files(&entry.path(), own);
+        self.text(path.display().to_string().as_bytes(), "a name");
+        if path.is_dir() {
+            for entry in fs::read_dir(path).unwrap().flatten() {
+                self.files(&entry.path(), written);
             }
         } else {
             self.files += 1;
             // A socket cannot be read.
             self.text(
-                &fs::read(place).unwrap_or_default(),
-                &place.display().to_string(),
+                &fs::read(path).unwrap_or_default(),
+                &path.display().to_string(),
             );
         }
     }
@@ -90,13 +90,13 @@ fn private(path: &Path, text: &str) {
 }
 
 /// Returns a script that waits for a line and exits with 7 if it has every secret.
-fn agent(ways: &[&str]) -> String {
-    let tests: Vec<String> = ways
+fn agent(sources: &[&str]) -> String {
+    let tests: Vec<String> = sources
         .iter()
-        .map(|way| {
+        .map(|source| {
             format!(
-                "test \"${}\" = \"$(printf %s%s tell-nobody -4c1f)-{way}\"",
-                name(way)
+                "test \"${}\" = \"$(printf %s%s hidden-value -4c1f)-{source}\"",
+                name(source)
             )
         })
         .collect();
@@ -104,13 +104,13 @@ fn agent(ways: &[&str]) -> String {
 }
 
 /// Returns the name of the variable for a secret.
-fn name(way: &str) -> String {
-    format!("TOKEN_{}", way.to_uppercase().replace('-', "_"))
+fn name(source: &str) -> String {
+    format!("TOKEN_{}", source.to_uppercase().replace('-', "_"))
 }
 
 #[test]
 fn secrets_appear_only_in_the_agents_environment() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     let config = daemon.path(".config/colibri/colibri.toml");
     let profile_file = daemon.path("profile.env");
     let flag_file = daemon.path("flag.env");
@@ -157,7 +157,7 @@ fn secrets_appear_only_in_the_agents_environment() {
         secret("entry"),
     );
     private(&config, &text_of_config);
-    let own = [config.clone(), profile_file.clone(), flag_file.clone()];
+    let written = [config.clone(), profile_file.clone(), flag_file.clone()];
     let mut search = Search::default();
 
     let mut command = daemon.command("colibri-daemon");
@@ -192,7 +192,7 @@ fn secrets_appear_only_in_the_agents_environment() {
     );
     let mut started = Vec::new();
     for jail in [&[][..], &["--jail-path", "/"]] {
-        let ways: [Vec<&str>; 4] = [
+        let sources: [Vec<&str>; 4] = [
             [&by_flags[..], &["--", "sh", "-c", &script]].concat(),
             vec!["--env", &flag_env, "--", "sh", "-c", &script_env],
             vec!["--profile", "secret"],
@@ -211,7 +211,7 @@ fn secrets_appear_only_in_the_agents_environment() {
             ]
             .concat(),
         ];
-        for words in &ways {
+        for words in &sources {
             let args = [&["spawn"], jail, &words[..]].concat();
             let output = cli(&args).output().unwrap();
             assert!(
@@ -226,15 +226,14 @@ fn secrets_appear_only_in_the_agents_environment() {
     }
     for entry in ["free", "jailed"] {
         let id = eventually("it was started with the daemon", || {
-            let listed = daemon.connect().call("list-agents", json!({}));
-            let agents = listed["result"]["agents"].as_array()?;
+            let agents = daemon.agents();
             let found = agents.iter().find(|agent| agent["name"] == entry)?;
             found["id"].as_str().map(str::to_owned)
         });
         started.push((id, false));
     }
     search.processes();
-    search.files(&daemon.path(""), &own);
+    search.files(&daemon.path(""), &written);
 
     // In the foreground; its arguments are in the process list while it runs.
     let mut run = cli(&[&["run"], &by_flags[..], &["--", "sh", "-c", &script]].concat())
@@ -244,11 +243,7 @@ fn secrets_appear_only_in_the_agents_environment() {
         .spawn()
         .unwrap();
     eventually("it runs", || {
-        (daemon.connect().call("list-agents", json!({}))["result"]["agents"]
-            .as_array()?
-            .len()
-            == started.len() + 1)
-            .then_some(())
+        (daemon.agents().len() == started.len() + 1).then_some(())
     });
     search.processes();
     std::io::Write::write_all(&mut run.stdin.take().unwrap(), b"go\n").unwrap();
@@ -368,7 +363,7 @@ fn secrets_appear_only_in_the_agents_environment() {
         "{asked}"
     );
     let output = daemon.cli(&["spawn", "--profile", "secret"]);
-    assert_eq!(output.status.code(), Some(1), "asked for by nobody");
+    assert_eq!(output.status.code(), Some(1), "the secret is not set");
 
     // A file that others can read is refused.
     fs::set_permissions(&profile_file, fs::Permissions::from_mode(0o644)).unwrap();
@@ -470,14 +465,14 @@ fn secrets_appear_only_in_the_agents_environment() {
     }
     search.processes();
     let broken: Vec<PathBuf> = [broken, unclosed, nul].iter().map(PathBuf::from).collect();
-    search.files(&daemon.path(""), &[&own[..], &broken].concat());
+    search.files(&daemon.path(""), &[&written[..], &broken].concat());
     let log = daemon.log();
     assert!(
         log.contains("could not") || log.contains("not started with the daemon"),
         "{log}"
     );
     let audit = fs::read_to_string(daemon.state().join("audit.jsonl")).unwrap();
-    for way in [
+    for source in [
         "flag",
         "flag-file",
         "env",
@@ -487,12 +482,12 @@ fn secrets_appear_only_in_the_agents_environment() {
         "daemon",
         "entry",
     ] {
-        let known = format!("\"{}\":\"<redacted>\"", name(way));
+        let known = format!("\"{}\":\"<redacted>\"", name(source));
         let in_spec = started.iter().any(|(id, _)| {
-            let spec = daemon.state().join("agents").join(id).join("spec.json");
+            let spec = daemon.agent_dir(id).join("spec.json");
             fs::read_to_string(spec).unwrap().contains(&known)
         });
-        assert!(in_spec, "{way} is known by its name");
+        assert!(in_spec, "{source} is known by its name");
     }
     assert!(audit.contains("<redacted>"), "{audit}");
     eprintln!(

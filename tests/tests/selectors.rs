@@ -25,14 +25,14 @@ fn empty_id_selects_no_agent_in_any_command() {
             &["events", &id, blank],
         ] {
             let output = daemon.cli(args);
-            let said = text(&output.stderr);
-            assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
-            assert!(said.contains("empty"), "{args:?}: {said}");
+            let message = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
+            assert!(message.contains("empty"), "{args:?}: {message}");
         }
     }
-    assert!(daemon.agent(&id)["exited_at"].is_null(), "it still runs");
+    assert!(daemon.agent(&id)["exited_at"].is_null(), "it keeps running");
     // Checked before any request, so that no daemon is needed.
-    let absent = Daemon::place();
+    let absent = Daemon::prepare();
     assert_eq!(absent.cli(&["kill", ""]).status.code(), Some(2));
 }
 
@@ -51,8 +51,8 @@ fn exact_name_beats_the_prefix_of_an_id() {
     }
     let refused = daemon.cli(&["rm", "-f", &other[..1]]);
     assert_eq!(refused.status.code(), Some(1));
-    let said = text(&refused.stderr);
-    assert!(said.contains("too short for an ID prefix"), "{said}");
+    let message = text(&refused.stderr);
+    assert!(message.contains("too short for an ID prefix"), "{message}");
     assert!(daemon.agent(&other)["exited_at"].is_null());
     daemon.ok(&["kill", &other[..4]]);
 }
@@ -76,13 +76,13 @@ fn reused_name_selects_the_running_then_the_newest_agent() {
 #[test]
 fn invalid_names_are_refused_without_a_daemon() {
     // Checked by the client: no daemon runs.
-    let place = Daemon::place();
+    let daemon = Daemon::prepare();
     let long = "x".repeat(65);
     for name in ["", "  ", "a\nb", "a\u{1b}[2J", &long] {
         for command in ["run", "spawn", "explain"] {
-            let output = place.cli(&[command, "--name", name, "--", "true"]);
-            let said = text(&output.stderr);
-            assert_eq!(output.status.code(), Some(2), "{name:?}: {said}");
+            let output = daemon.cli(&[command, "--name", name, "--", "true"]);
+            let message = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{name:?}: {message}");
         }
     }
 }

@@ -6,15 +6,11 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 
-use colibri_tests::{Daemon, eventually, program, text};
-use rustix::process::{Pid, Signal, kill_process};
+use colibri_tests::{Daemon, eventually, program, signal, text};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const POLITE: &str = "trap 'echo bye; exit 0' TERM INT; while :; do sleep 0.02; done";
-
-fn signal(pid: i32, signal: Signal) {
-    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-}
 
 /// Returns a field of `/proc/PID/status` (proc_pid_status(5)).
 fn status(pid: i32, name: &str) -> String {
@@ -36,15 +32,9 @@ fn signals(status: &str, name: &str) -> u64 {
     u64::from_str_radix(&field(status, name), 16).unwrap() & !(0b11 << 31)
 }
 
-fn shim_of(daemon: &Daemon, id: &str) -> i32 {
-    let record = fs::read(daemon.state().join("agents").join(id).join("shim.json")).unwrap();
-    let record: Value = serde_json::from_slice(&record).unwrap();
-    record["shim_pid"].as_i64().unwrap() as i32
-}
-
 /// Starts `colibri run`, waits until its agent is listed, and returns both.
 fn run(daemon: &Daemon, args: &[&str]) -> (Child, String) {
-    let before: Vec<Value> = agents(daemon);
+    let before: Vec<Value> = daemon.agents();
     let child = daemon
         .command("colibri")
         .args(["--no-autostart", "run"])
@@ -54,18 +44,13 @@ fn run(daemon: &Daemon, args: &[&str]) -> (Child, String) {
         .spawn()
         .unwrap();
     let id = eventually("the agent is listed", || {
-        let agents = agents(daemon);
+        let agents = daemon.agents();
         let new = agents
             .iter()
             .find(|agent| before.iter().all(|old| old["id"] != agent["id"]))?;
         Some(new["id"].as_str().unwrap().to_owned())
     });
     (child, id)
-}
-
-fn agents(daemon: &Daemon) -> Vec<Value> {
-    let answer = daemon.connect().call("list-agents", json!({}));
-    answer["result"]["agents"].as_array().unwrap().clone()
 }
 
 #[test]
@@ -149,8 +134,8 @@ fn stopped_agent_gets_term_within_the_grace() {
 
 #[test]
 fn inherited_signal_state_reaches_no_agent() {
-    let mut daemon = Daemon::place();
-    daemon.launch_behind(&[
+    let mut daemon = Daemon::prepare();
+    daemon.launch_with_prefix(&[
         "/usr/bin/env".to_owned(),
         "--block-signal".to_owned(),
         "--ignore-signal=QUIT,HUP,INT,USR1,CHLD,XFSZ".to_owned(),
@@ -162,7 +147,7 @@ fn inherited_signal_state_reaches_no_agent() {
     assert_eq!(signals(&agent, "SigIgn"), 0);
     // The Rust runtime ignores SIGPIPE (13) in daemon and shim.
     let id = daemon.spawn(&["--", "sleep", "1000"]);
-    for pid in [daemon.pid(), shim_of(&daemon, &id)] {
+    for pid in [daemon.pid(), daemon.shim_pid(&id)] {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         assert_eq!(signals(&status, "SigBlk"), 0);
         assert_eq!(signals(&status, "SigIgn"), 1 << 12);
@@ -175,13 +160,13 @@ fn inherited_signal_state_reaches_no_agent() {
 
 #[test]
 fn autostarted_daemon_detaches_from_its_caller() {
-    let daemon = Daemon::place();
-    let here = daemon.path("here");
-    fs::create_dir(&here).unwrap();
+    let daemon = Daemon::prepare();
+    let directory = daemon.path("here");
+    fs::create_dir(&directory).unwrap();
     let script = "umask 0; cd here; exec nice -n 5 \"$0\" spawn -- \"$@\"";
     let spawn = |args: &[&str]| {
         let output = daemon
-            .other("sh")
+            .external("sh")
             .args(["-c", script])
             .arg(program("colibri"))
             .args(args)
@@ -192,15 +177,15 @@ fn autostarted_daemon_detaches_from_its_caller() {
         text(&output.stdout).trim().to_owned()
     };
     let id = spawn(&["sleep", "1000"]);
-    let shim = shim_of(&daemon, &id);
+    let shim = daemon.shim_pid(&id);
     let log = fs::read_to_string(daemon.state().join("daemon.log")).unwrap();
     let pid: i32 = {
         let lock = daemon.state().join("daemon.lock");
-        let holders = daemon.other("fuser").arg(&lock).output().unwrap();
+        let holders = daemon.external("fuser").arg(&lock).output().unwrap();
         text(&holders.stdout)
             .split_whitespace()
             .find_map(|word| word.parse().ok())
-            .unwrap_or_else(|| panic!("nobody holds {}: {log}", lock.display()))
+            .unwrap_or_else(|| panic!("no process holds {}: {log}", lock.display()))
     };
     assert_eq!(
         fs::read_link(format!("/proc/{pid}/cwd")).unwrap().to_str(),
@@ -235,8 +220,8 @@ fn autostarted_daemon_detaches_from_its_caller() {
 
 #[test]
 fn file_size_limit_stalls_an_agent_and_loses_nothing() {
-    let mut daemon = Daemon::place();
-    daemon.launch_behind(&["/usr/bin/prlimit".to_owned(), "--fsize=65536:".to_owned()]);
+    let mut daemon = Daemon::prepare();
+    daemon.launch_with_prefix(&["/usr/bin/prlimit".to_owned(), "--fsize=65536:".to_owned()]);
     let id = daemon.spawn(&[
         "--",
         "sh",
@@ -250,10 +235,10 @@ fn file_size_limit_stalls_an_agent_and_loses_nothing() {
     let reason = agent["error"].as_str().unwrap();
     assert!(reason.contains("File too large"), "{reason}");
     let raised = daemon
-        .other("/usr/bin/prlimit")
+        .external("/usr/bin/prlimit")
         .args([
             "--pid",
-            &shim_of(&daemon, &id).to_string(),
+            &daemon.shim_pid(&id).to_string(),
             "--fsize=unlimited:",
         ])
         .output()
@@ -289,7 +274,7 @@ fn exit_reason_is_recorded() {
     let killed = daemon.spawn(&["--", "sleep", "1000"]);
     daemon.ok(&["kill", &killed]);
     let lost = daemon.spawn(&["--", "sleep", "1000"]);
-    signal(shim_of(&daemon, &lost), Signal::KILL);
+    signal(daemon.shim_pid(&lost), Signal::KILL);
     daemon.cli(&["wait", &lost]);
     let agent = daemon.agent(&killed);
     assert_eq!(
@@ -310,7 +295,7 @@ fn exit_reason_is_recorded() {
 fn expired_request_is_not_carried_out_later() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--", "cat"]);
-    let shim = shim_of(&daemon, &id);
+    let shim = daemon.shim_pid(&id);
     let mut wire = daemon.connect();
     signal(shim, Signal::STOP);
     let refused = wire.call("send-input", json!({"id": id, "data": "again\n"}));
@@ -335,7 +320,7 @@ fn agent_in_a_removed_directory_reports_its_exit_code() {
         "-c",
         "read line; head -c 300000 /dev/zero; exit 7",
     ]);
-    fs::remove_dir_all(daemon.state().join("agents").join(&id)).unwrap();
+    fs::remove_dir_all(daemon.agent_dir(&id)).unwrap();
     daemon.ok(&["send", &id, "go"]);
     let waited = daemon.cli(&["wait", &id]);
     assert_eq!(waited.status.code(), Some(7), "{}", text(&waited.stderr));
@@ -353,7 +338,7 @@ fn agent_in_a_removed_directory_reports_its_exit_code() {
 fn kill_ends_an_agent_whose_directory_was_removed() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sleep", "1000"]);
-    fs::remove_dir_all(daemon.state().join("agents").join(&id)).unwrap();
+    fs::remove_dir_all(daemon.agent_dir(&id)).unwrap();
     let killed = daemon.connect().call("kill-agent", json!({"id": id}));
     assert_eq!(killed["result"]["outcome"], "terminated", "{killed}");
     let agent = daemon.agent(&id);
@@ -366,8 +351,8 @@ fn kill_ends_an_agent_whose_directory_was_removed() {
 fn unreachable_shim_without_directory_ends_its_agent() {
     let mut daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "sleep 1000; :"]);
-    let shim = shim_of(&daemon, &id);
-    fs::remove_dir_all(daemon.state().join("agents").join(&id)).unwrap();
+    let shim = daemon.shim_pid(&id);
+    fs::remove_dir_all(daemon.agent_dir(&id)).unwrap();
     daemon.kill();
     eventually("the shim has ended", || {
         (!std::path::Path::new(&format!("/proc/{shim}")).exists()
@@ -417,10 +402,10 @@ fn shim_that_cannot_close_descriptors_starts_nothing() {
         .output()
         .unwrap();
     assert!(output.status.code().is_some() && output.status.signal().is_none());
-    let said = text(&output.stdout);
+    let message = text(&output.stdout);
     assert!(
-        said.contains("cannot close inherited descriptors"),
-        "{said}"
+        message.contains("cannot close inherited descriptors"),
+        "{message}"
     );
     assert_eq!(output.status.code(), Some(1));
 }
@@ -444,8 +429,8 @@ fn stop_right_after_spawn_does_not_block_later_signals() {
 
 #[test]
 fn kill_ends_an_agent_whose_output_cannot_be_stored() {
-    let mut daemon = Daemon::place();
-    daemon.launch_behind(&["/usr/bin/prlimit".to_owned(), "--fsize=65536:".to_owned()]);
+    let mut daemon = Daemon::prepare();
+    daemon.launch_with_prefix(&["/usr/bin/prlimit".to_owned(), "--fsize=65536:".to_owned()]);
     let id = daemon.spawn(&["--", "sh", "-c", "head -c 200000 /dev/zero; sleep 1000"]);
     eventually("it is stalled", || {
         (daemon.agent(&id)["state"] == "stalled").then_some(())
@@ -459,7 +444,7 @@ fn kill_ends_an_agent_whose_output_cannot_be_stored() {
 
 #[test]
 fn daemon_that_cannot_log_still_answers() {
-    let daemon = Daemon::place();
+    let daemon = Daemon::prepare();
     let spawned = daemon
         .command("colibri")
         .args(["spawn", "--", "sh", "-c", "read line; exit 3"])
@@ -468,7 +453,7 @@ fn daemon_that_cannot_log_still_answers() {
     assert!(spawned.status.success(), "{}", text(&spawned.stderr));
     let id = text(&spawned.stdout).trim().to_owned();
     let mut wire = daemon.connect();
-    eventually("the state directory is gone", || {
+    eventually("the state directory is removed", || {
         fs::remove_dir_all(daemon.state()).ok()
     });
     let unknown = wire.call("kill-agent", json!({"id": "nosuch"}));

@@ -3,15 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use colibri_tests::helper::{as_user, programs_of};
-use colibri_tests::{eventually, text};
+use colibri_tests::{eventually, is_root_or_skipped, text};
 
 /// A dedicated user, because limits count its processes.
 const USER: &str = "colibri-threadless";
 
 #[test]
 fn commands_without_threads_report_it_and_do_not_panic() {
-    if !rustix::process::geteuid().is_root() {
-        // Process limits do not apply to root.
+    // Process limits do not apply to root, so the commands run as another user.
+    if !is_root_or_skipped("this needs another user") {
         return;
     }
     let dir = programs_of(USER);
@@ -34,14 +34,14 @@ fn commands_without_threads_report_it_and_do_not_panic() {
         &["run", "--", "true"],
     ] {
         let output = call(&limit, args);
-        let said = text(&output.stderr);
+        let message = text(&output.stderr);
         assert!(!output.status.success(), "{args:?}");
         assert!(
             output.status.code().is_some_and(|code| code != 101),
-            "{args:?}: {said}"
+            "{args:?}: {message}"
         );
-        assert!(!said.contains("panicked"), "{args:?}: {said}");
-        assert!(said.contains("threads"), "{args:?}: {said}");
+        assert!(!message.contains("panicked"), "{args:?}: {message}");
+        assert!(message.contains("threads"), "{args:?}: {message}");
     }
     for args in [&["ps"][..], &["status", id], &["logs", id]] {
         let output = call(&limit, args);

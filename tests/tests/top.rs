@@ -36,8 +36,8 @@ fn with_agents() -> (Daemon, Vec<(&'static str, String)>) {
     let (turn, end) = (r#"{"type":"turn_end"}"#, r#"{"type":"agent_end"}"#);
     let mut agents = vec![
         (
-            "mender",
-            pi(&daemon, "mender", &[start, USAGE, turn, tool], "working"),
+            "merger",
+            pi(&daemon, "merger", &[start, USAGE, turn, tool], "working"),
         ),
         ("asks", pi(&daemon, "asks", &[start, turn, asks], "blocked")),
         (
@@ -64,8 +64,8 @@ fn with_agents() -> (Daemon, Vec<(&'static str, String)>) {
     (daemon, agents)
 }
 
-fn id_of<'a>(agents: &'a [(&str, String)], wanted: &str) -> &'a str {
-    let found = agents.iter().find(|(name, _)| *name == wanted);
+fn id_of<'a>(agents: &'a [(&str, String)], expected: &str) -> &'a str {
+    let found = agents.iter().find(|(name, _)| *name == expected);
     &found.unwrap().1
 }
 
@@ -76,11 +76,11 @@ fn start(daemon: &Daemon, width: u16, height: u16) -> Terminal {
 }
 
 /// Masks ids, pids, and columns that change over time.
-fn fixed(screen: &str, agents: &[(&str, String)]) -> String {
+fn mask_volatile(screen: &str, agents: &[(&str, String)]) -> String {
     let mut screen = screen.to_owned();
     for (name, id) in agents {
-        let place = format!("{:-<10.10}", format!("ID-{name}"));
-        screen = screen.replace(id, &place);
+        let placeholder = format!("{:-<10.10}", format!("ID-{name}"));
+        screen = screen.replace(id, &placeholder);
     }
     let mut lines: Vec<String> = screen.lines().map(str::to_owned).collect();
     if let Some(at) = lines.iter().position(|line| line.starts_with("NAME ")) {
@@ -150,7 +150,10 @@ fn table_fits_terminals_of_all_sizes() {
     let terminal = start(&daemon, 80, 24);
     let mut shown = String::new();
     let mut show = |what: &str, screen: &str| {
-        shown.push_str(&format!("==== {what}\n{}\n", fixed(screen, &agents)));
+        shown.push_str(&format!(
+            "==== {what}\n{}\n",
+            mask_volatile(screen, &agents)
+        ));
     };
     show("80x24", &settled(&terminal, STATES));
     terminal.resize(120, 40);
@@ -193,7 +196,10 @@ fn filter_and_sort_order_apply() {
     settled(&terminal, STATES);
     let mut shown = String::new();
     let mut show = |what: &str, screen: &str| {
-        shown.push_str(&format!("==== {what}\n{}\n", fixed(screen, &agents)));
+        shown.push_str(&format!(
+            "==== {what}\n{}\n",
+            mask_volatile(screen, &agents)
+        ));
     };
     terminal.keys(&["/"]);
     terminal.types("pi");
@@ -204,7 +210,7 @@ fn filter_and_sort_order_apply() {
             && screen
                 .lines()
                 .nth(2)
-                .is_some_and(|row| row.contains("mender"))
+                .is_some_and(|row| row.contains("merger"))
     });
     show("filter is kept, oldest first", &reversed);
     terminal.keys(&["Escape"]);
@@ -253,7 +259,7 @@ fn prompt_and_attach_work_from_the_table() {
     terminal.pastes("in\none line\n");
     terminal.wait_for("fix the test, täglich in one line");
     terminal.keys(&["Enter"]);
-    terminal.wait("it is told", |screen| {
+    terminal.wait("the prompt is sent", |screen| {
         screen.contains("sent to") && !screen.contains("cannot send")
     });
     let kept = std::fs::read_to_string(daemon.path("waits")).unwrap();
@@ -305,8 +311,8 @@ fn terminal_is_restored_however_top_ends() {
         });
         std::fs::remove_file(home.join("modes")).unwrap();
         let modes: Vec<&str> = modes.split_whitespace().collect();
-        for wanted in ["echo", "icanon", "isig", "opost", "icrnl"] {
-            assert!(modes.contains(&wanted), "{wanted} in {modes:?}");
+        for expected in ["echo", "icanon", "isig", "opost", "icrnl"] {
+            assert!(modes.contains(&expected), "{expected} in {modes:?}");
         }
         for (name, value) in [("alternate_on", "0"), ("cursor_flag", "1")] {
             assert_eq!(terminal.value(name), value, "{name}");
@@ -352,7 +358,7 @@ fn terminal_is_restored_however_top_ends() {
         terminal.wait_for(STATES);
         assert_eq!(terminal.value("alternate_on"), "1");
         terminal.keys(&["Down"]);
-        terminal.wait("keys go to it", |screen| screen.contains("asks  "));
+        terminal.wait("top receives keys", |screen| screen.contains("asks  "));
         terminal.keys(&["C-c"]);
         terminal.wait_for("exit code 0\n");
         modes();
@@ -362,8 +368,8 @@ fn terminal_is_restored_however_top_ends() {
 #[test]
 fn no_color_disables_colour() {
     let (daemon, _) = with_agents();
-    for (more, wanted) in [(&[][..], true), (&[("NO_COLOR", "1")], false)] {
-        let terminal = Terminal::open(&daemon, 80, 24, more);
+    for (variables, expected) in [(&[][..], true), (&[("NO_COLOR", "1")], false)] {
+        let terminal = Terminal::open(&daemon, 80, 24, variables);
         terminal.keys(&["colibri top", "Enter"]);
         settled(&terminal, STATES);
         let screen = terminal.coloured();
@@ -373,9 +379,12 @@ fn no_color_disables_colour() {
             .filter_map(|part| part.split_once('m'))
             .flat_map(|(codes, _)| codes.split(';'))
             .any(|code| matches!(code.parse(), Ok(30..=38_u8 | 40..=48 | 90..=107)));
-        assert_eq!(coloured, wanted, "{more:?}: {screen:?}");
+        assert_eq!(coloured, expected, "{variables:?}: {screen:?}");
         let reversed = screen.contains("\x1b[7m") || screen.contains(";7m");
-        assert!(reversed, "the selection is seen all the same: {screen:?}");
+        assert!(
+            reversed,
+            "the selection is visible without colours: {screen:?}"
+        );
     }
 }
 
@@ -387,7 +396,7 @@ fn top_survives_a_killed_daemon() {
     daemon.kill();
     let lost = terminal.wait_for("no connection, reconnecting:");
     assert!(
-        lost.contains("mender") && lost.contains("finished"),
+        lost.contains("merger") && lost.contains("finished"),
         "{lost}"
     );
     daemon.launch();
@@ -399,18 +408,18 @@ fn top_survives_a_killed_daemon() {
     kill_9(daemon.agent(&late)["pid"].as_i64().unwrap() as i32);
     terminal.wait_for("2 error");
     daemon.ok(&["rm", &late]);
-    terminal.wait("it has gone", |screen| {
+    terminal.wait("the agent is removed", |screen| {
         screen.contains("6 agents") && !screen.contains("latecomer")
     });
     daemon.ok(&["kill", id_of(&agents, "asks")]);
-    terminal.wait("nobody is blocked", |screen| !screen.contains("blocked"));
+    terminal.wait("no agent is blocked", |screen| !screen.contains("blocked"));
 }
 
 #[test]
 fn stalled_agent_is_shown_with_its_reason() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     let disk = SmallDisk::for_state(&daemon, 16);
-    daemon.launch_behind(&disk.enter());
+    daemon.launch_with_prefix(&disk.enter());
     let script = "read line; while :; do echo 0123456789; done";
     let id = daemon.spawn(&["--name", "writer", "--", "sh", "-c", script]);
     let terminal = start(&daemon, 80, 24);
@@ -427,7 +436,7 @@ fn stalled_agent_is_shown_with_its_reason() {
 
 #[test]
 fn missing_terminal_or_daemon_is_an_error() {
-    let daemon = Daemon::place();
+    let daemon = Daemon::prepare();
     let output = daemon.cli(&["top"]);
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(

@@ -19,14 +19,14 @@ fn previous(name: &str) -> PathBuf {
 }
 
 fn launch(daemon: &mut Daemon, release: Release) {
-    let mut command = daemon.other(release("colibri-daemon"));
+    let mut command = daemon.external(release("colibri-daemon"));
     command.env("COLIBRI_SHIM", release("colibri-shim"));
     daemon.launch_as(command);
 }
 
-fn spawn(daemon: &Daemon, script: &str, more: Value) -> String {
+fn spawn(daemon: &Daemon, script: &str, extra: Value) -> String {
     let mut params = json!({"program": "sh", "args": ["-c", script]});
-    for (name, value) in more.as_object().unwrap() {
+    for (name, value) in extra.as_object().unwrap() {
         params[name] = value.clone();
     }
     let answer = daemon.connect().call("spawn-agent", params);
@@ -57,8 +57,8 @@ fn send(daemon: &Daemon, id: &str, line: &str) {
 }
 
 /// `mark` is in the arguments of the restarted agent and of no other process.
-fn agents_outlive_the_change(first: Release, second: Release, mark: &str) {
-    let mut daemon = Daemon::place();
+fn agents_survive(first: Release, second: Release, mark: &str) {
+    let mut daemon = Daemon::prepare();
     launch(&mut daemon, first);
     let ended = spawn(&daemon, "echo over; exit 3", json!({}));
     daemon.connect().call("wait-agent", json!({"id": ended}));
@@ -127,18 +127,18 @@ fn agents_outlive_the_change(first: Release, second: Release, mark: &str) {
 
 #[test]
 fn agents_survive_an_upgrade() {
-    agents_outlive_the_change(previous, current, "mark-upgrade-7f3a");
+    agents_survive(previous, current, "mark-upgrade-7f3a");
 }
 
 #[test]
 fn agents_survive_a_downgrade() {
-    agents_outlive_the_change(current, previous, "mark-downgrade-7f3a");
+    agents_survive(current, previous, "mark-downgrade-7f3a");
 }
 
 #[test]
 fn new_daemon_with_an_old_shim_program_runs_agents() {
-    let mut daemon = Daemon::place();
-    let mut command = daemon.other(current("colibri-daemon"));
+    let mut daemon = Daemon::prepare();
+    let mut command = daemon.external(current("colibri-daemon"));
     command.env("COLIBRI_SHIM", previous("colibri-shim"));
     daemon.launch_as(command);
     let id = spawn(&daemon, "echo hi; exit 6", json!({}));
@@ -153,7 +153,7 @@ fn new_daemon_with_an_old_shim_program_runs_agents() {
 
 #[test]
 fn old_shim_gets_only_requests_that_it_knows() {
-    let mut daemon = Daemon::place();
+    let mut daemon = Daemon::prepare();
     launch(&mut daemon, previous);
     let restart = json!({"restart": {"policy": "always", "delay_ms": 1}});
     let id = spawn(&daemon, "echo run; sleep 1000; :", restart);

@@ -21,12 +21,12 @@ fn usage_sums_all_processes_of_an_agent() {
         (daemon.stdout(&heavy) == b"there\n").then_some(())
     });
     let measured = usage(&daemon, json!({}));
-    let of = |id: &str| {
+    let usage_of = |id: &str| {
         let agents = measured["agents"].as_array().unwrap();
         agents.iter().find(|agent| agent["id"] == id).cloned()
     };
-    let (burnt, idle) = (of(&heavy).unwrap(), of(&light).unwrap());
-    let number = |of: &Value, field: &str| of[field].as_u64().unwrap();
+    let (burnt, idle) = (usage_of(&heavy).unwrap(), usage_of(&light).unwrap());
+    let number = |usage_of: &Value, field: &str| usage_of[field].as_u64().unwrap();
     // The CPU time of the ended child is known because its parent waited for it.
     assert!(number(&burnt, "cpu_ms") >= 20, "{burnt}");
     assert!(number(&burnt, "memory_bytes") >= 30_000_000, "{burnt}");
@@ -51,10 +51,10 @@ fn cpu_time_includes_earlier_runs() {
     let daemon = Daemon::start();
     let script = "[ -e ran ] && exec sleep 1000; : >ran; i=0
         while [ $i -lt 300000 ]; do i=$((i+1)); done; exit 1";
-    let place = daemon.path("log").parent().unwrap().display().to_string();
+    let directory = daemon.path("log").parent().unwrap().display().to_string();
     let id = daemon.spawn(&[
         "--cwd",
-        &place,
+        &directory,
         "--restart",
         "on-failure",
         "--restart-delay",
@@ -83,15 +83,18 @@ fn subscriber_receives_tools_errors_and_removals() {
         say '{"type":"message_end","message":{"role":"assistant","stopReason":"error","errorMessage":"overloaded"}}'
         read line"#;
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", script]);
-    let mut told = Vec::new();
+    let mut skipped = Vec::new();
     let mut expect = |method: &str, field: &str, value: Value| {
         loop {
-            let line = wire.line().expect("the connection goes on");
+            let line = wire.line().expect("the connection is open");
             if line["method"] == method && line["params"][field] == value {
                 return;
             }
-            told.push(line);
-            assert!(told.len() < 20, "no {method} {field} {value}: {told:?}");
+            skipped.push(line);
+            assert!(
+                skipped.len() < 20,
+                "no {method} {field} {value}: {skipped:?}"
+            );
         }
     };
     expect("agent-state", "state", json!("starting"));
@@ -101,7 +104,7 @@ fn subscriber_receives_tools_errors_and_removals() {
         ("current_tool", "edit"),
         ("last_error", "overloaded"),
     ] {
-        daemon.ok(&["send", &id, "go on"]);
+        daemon.ok(&["send", &id, "continue"]);
         expect("agent-state", field, json!(value));
     }
     daemon.ok(&["send", &id, "end"]);

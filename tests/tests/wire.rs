@@ -110,7 +110,7 @@ fn refused_spawn_names_the_cause_and_a_hint() {
         json!({"program": "true", "jail": {"name": "-web"}}),
         json!({"program": "true", "jail": {"path": "/", "ip4": "192.0.2.7"}}),
         json!({"program": "true", "jail": {"path": "/", "ip4": "none"}}),
-        json!({"program": "true", "jail": {"path": "/", "user": "nobody-at-all"}}),
+        json!({"program": "true", "jail": {"path": "/", "user": "no-such-user"}}),
         json!({"program": "true", "jail": {"user": "root"}}),
         json!({"program": "/no/such/program", "jail": {"path": "/"}}),
         json!({"program": "true", "cwd": "/no/such/dir", "jail": {"path": "/"}}),
@@ -126,7 +126,7 @@ fn refused_spawn_names_the_cause_and_a_hint() {
         json!([]),
         "nothing is left of a refused spawn"
     );
-    assert_eq!(daemon.kept(), 0);
+    assert_eq!(daemon.agent_count(), 0);
 }
 
 #[test]

@@ -177,8 +177,11 @@ fn symlink_planted_by_an_agent_is_not_followed() {
         second["error"]["data"]["kind"], "path-not-found",
         "{second}"
     );
-    let said = second["error"]["message"].as_str().unwrap();
-    assert!(said.contains(&first) && said.contains("replace"), "{said}");
+    let message = second["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains(&first) && message.contains("replace"),
+        "{message}"
+    );
     // The same directory is accepted: two agents may share it.
     let beside = run(&daemon, &["--workspace", &work], "ls");
     assert!(beside.status.success(), "{beside:?}");

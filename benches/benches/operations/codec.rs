@@ -21,7 +21,10 @@ pub(crate) fn all() -> Vec<Operation> {
             Operation::new(format!("encode output of {name}"), move || output(&bytes)).over(length),
         );
         all.push(
-            Operation::new(format!("decode output of {name}"), move || told(&frame)).over(length),
+            Operation::new(format!("decode output of {name}"), move || {
+                decode_notification(&frame)
+            })
+            .over(length),
         );
     }
 
@@ -108,7 +111,7 @@ fn output(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Decodes it as a client does.
-fn told(frame: &[u8]) -> Vec<u8> {
+fn decode_notification(frame: &[u8]) -> Vec<u8> {
     match ServerMessage::parse(frame).unwrap() {
         ServerMessage::Notification(Notification::AgentOutput(event)) => {
             event.data.into_bytes().unwrap()

@@ -2,7 +2,7 @@
 //! tests/allocations.rs counts their allocations.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
-#![allow(dead_code, reason = "each bench takes a part of it")]
+#![allow(dead_code, reason = "each bench uses a part of it")]
 
 pub(crate) mod codec;
 pub(crate) mod glasspane;

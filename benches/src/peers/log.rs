@@ -60,7 +60,7 @@ impl Watch {
             }
             ensure!(
                 now < until,
-                "{length} bytes of {bytes} are kept, and no more come"
+                "{length} of {bytes} bytes are stored, and no more arrive"
             );
             if bytes - length > CLOSE {
                 std::thread::sleep(Duration::from_millis(1));
@@ -127,7 +127,7 @@ impl Log {
         let kept = self.read()?;
         ensure!(
             kept == b"\n",
-            "the log is no line feed: {:?}",
+            "the log is not a line feed: {:?}",
             String::from_utf8_lossy(&kept)
         );
         self.empty()

@@ -97,7 +97,7 @@ impl<P: Named + ?Sized> Peers<P> {
         for absent in self.absent.iter().filter(|_| all) {
             ensure!(
                 absent.name == SYSTEMD_RUN,
-                "{} does not run here: {}",
+                "{} is unavailable: {}",
                 absent.name,
                 absent.why
             );
@@ -167,13 +167,13 @@ fn check(written: &Path, kept: &[PathBuf]) -> Result<()> {
         if both == 0 {
             ensure!(
                 left.is_empty() && right.is_empty(),
-                "what is kept has another length than what was written; the same are {at} bytes"
+                "stored and written bytes differ in length; the first {at} bytes are equal"
             );
             return Ok(());
         }
         ensure!(
             left.get(..both) == right.get(..both),
-            "what is kept is not what was written, somewhere in {both} bytes from byte {at} on"
+            "stored and written bytes differ after byte {at}, within {both} bytes"
         );
         original.consume(both);
         chain.consume(both);

@@ -79,7 +79,7 @@ impl Named for Kept {
 
 impl Copies for Kept {
     fn copy(&mut self, file: &Path, bytes: u64) -> Result<Duration> {
-        let path = file.to_str().context("the file's name is no text")?;
+        let path = file.to_str().context("the file's name is not UTF-8")?;
         let params = Colibri::params(&["cat", path], self.sandbox);
         let directory = self.colibri.directory().to_owned();
         let directory = directory.as_path();
@@ -93,9 +93,13 @@ impl Copies for Kept {
             }
             let mut taken = 0;
             loop {
-                match events.next().await.context("the daemon went")? {
+                match events
+                    .next()
+                    .await
+                    .context("the connection to the daemon ended")?
+                {
                     Notification::AgentOutput(output) if output.id == id => {
-                        ensure!(output.offset == taken, "a hole in what was brought");
+                        ensure!(output.offset == taken, "a gap in the received output");
                         taken += output.data.into_bytes()?.len() as u64;
                         if taken == bytes {
                             took = Some(asked.elapsed());
@@ -116,7 +120,7 @@ impl Copies for Kept {
             let took = took.unwrap_or_else(|| asked.elapsed());
             ensure!(
                 taken == if self.live { bytes } else { 0 },
-                "{taken} bytes were brought of {bytes}"
+                "received {taken} of {bytes} bytes"
             );
             anyhow::Ok((id, took))
         })?;

@@ -120,16 +120,16 @@ pub(super) fn first_byte_of(
     end: impl FnOnce(&mut Child) -> Result<()>,
 ) -> Result<Duration> {
     // A file, because a surviving process would hold a pipe open.
-    let mut said = tempfile::tempfile()?;
+    let mut message = tempfile::tempfile()?;
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(said.try_clone()?);
+        .stderr(message.try_clone()?);
     let program = command.get_program().to_string_lossy().into_owned();
     let asked = Instant::now();
     let mut child = command
         .spawn()
-        .with_context(|| format!("{program} does not start"))?;
+        .with_context(|| format!("cannot start {program}"))?;
     let mut byte = [0];
     let read = child.stdout.take().context("no stdout")?.read(&mut byte);
     let took = asked.elapsed();
@@ -139,8 +139,8 @@ pub(super) fn first_byte_of(
     }
     child.wait()?;
     let mut text = String::new();
-    said.rewind()?;
-    said.read_to_string(&mut text)?;
+    message.rewind()?;
+    message.read_to_string(&mut text)?;
     ensure!(
         read? == 1 && byte == *b"\n",
         "{program} wrote no line feed: {}",
@@ -163,7 +163,7 @@ fn copy(cat: &[&str], file: &Path) -> Result<Duration> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .with_context(|| format!("{program} does not start"))?;
+        .with_context(|| format!("cannot start {program}"))?;
     let pipe = writer.stdout.take().context("no stdout")?;
     let kept = Command::new("cat").stdin(pipe).stdout(kept).status()?;
     let took = asked.elapsed();

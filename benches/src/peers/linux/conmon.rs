@@ -1,7 +1,7 @@
 //! conmon(8), which supervises each container of podman and CRI-O and stores its output. It is started as podman does
 //! it: conmon, then the runtime's `start` once conmon reports the container. Measured from the start of conmon until
 //! its log has a line; for throughput until conmon exits, which it does when it has stored everything. The length of
-//! the log is no measure: each line, and each part of a line from separate reads, has a prefix.
+//! the log does not count: each line, and each part of a line from separate reads, has a prefix.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -33,7 +33,7 @@ pub(super) struct Conmon {
 struct Said {
     data: i32,
     #[serde(default)]
-    message: String,
+    status: String,
 }
 
 impl Conmon {
@@ -80,19 +80,19 @@ impl Conmon {
             conmon.arg(format!("--runtime-arg={argument}"));
         }
         let asked = Instant::now();
-        let (said, says) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (status, says) = pipe_with(PipeFlags::CLOEXEC)?;
         conmon.env("_OCI_SYNCPIPE", says.as_raw_fd().to_string());
         fcntl_setfd(&says, FdFlags::empty())?;
-        let child = conmon.spawn().context("conmon does not start");
+        let child = conmon.spawn().context("cannot start conmon");
         drop(says);
         self.running = Some((name.clone(), child?));
         let mut line = String::new();
-        BufReader::new(File::from(said)).read_line(&mut line)?;
-        let said: Said = serde_json::from_str(&line).with_context(|| {
-            let told = fs::read_to_string(directory.join("stderr")).unwrap_or_default();
-            format!("conmon said {line:?}; {}", told.trim())
+        BufReader::new(File::from(status)).read_line(&mut line)?;
+        let status: Said = serde_json::from_str(&line).with_context(|| {
+            let stderr = fs::read_to_string(directory.join("stderr")).unwrap_or_default();
+            format!("conmon said {line:?}; {}", stderr.trim())
         })?;
-        ensure!(said.data > 0, "conmon failed: {}", said.message.trim());
+        ensure!(status.data > 0, "conmon failed: {}", status.status.trim());
         quietly(&mut self.bundle.command(&["start", &name]))?;
         Ok(asked)
     }
@@ -131,7 +131,7 @@ impl Spawns for Conmon {
         ensure!(
             kept.ends_with(b" stdout F \n")
                 && kept.iter().filter(|byte| **byte == b'\n').count() == 1,
-            "the log is no line feed: {:?}",
+            "the log is not a line feed: {:?}",
             String::from_utf8_lossy(&kept)
         );
         fs::remove_file(self.log.path())?;
@@ -167,7 +167,7 @@ fn strip(log: &Path, bare: &Path) -> Result<()> {
         let (whole, mut rest) = (words.next(), words.next().unwrap_or_default());
         ensure!(
             output == Some(b"stdout") && rest.ends_with(b"\n"),
-            "a line of conmon's log that is none: {:?}",
+            "malformed line in conmon's log: {:?}",
             String::from_utf8_lossy(&line)
         );
         if whole == Some(b"P") {

@@ -73,7 +73,7 @@ fn quietly(command: &mut Command) -> Result<()> {
     let output = command
         .stdin(Stdio::null())
         .output()
-        .with_context(|| format!("{program} does not start"))?;
+        .with_context(|| format!("cannot start {program}"))?;
     ensure!(
         output.status.success(),
         "{program} failed ({}): {}",
@@ -85,5 +85,5 @@ fn quietly(command: &mut Command) -> Result<()> {
 
 /// Returns a path as text for configuration files.
 fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("a path that is no text")
+    path.to_str().context("the path is not UTF-8")
 }

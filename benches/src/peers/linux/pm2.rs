@@ -50,7 +50,7 @@ impl Pm2 {
             .stdout(Stdio::piped())
             .stderr(fs::File::create(directory.path().join("stderr"))?)
             .spawn()
-            .context("node does not start")?;
+            .context("cannot start node")?;
         let stdin = node.stdin.take().context("no stdin")?;
         let stdout = BufReader::new(node.stdout.take().context("no stdout")?);
         let mut pm2 = Self {
@@ -76,11 +76,11 @@ impl Pm2 {
         loop {
             line.clear();
             let read = self.stdout.read_line(&mut line)?;
-            let told = || {
-                let told = fs::read_to_string(self.directory.path().join("stderr"));
-                told.unwrap_or_default()
+            let stderr = || {
+                let stderr = fs::read_to_string(self.directory.path().join("stderr"));
+                stderr.unwrap_or_default()
             };
-            ensure!(read > 0, "pm2's script ended: {}", told().trim());
+            ensure!(read > 0, "pm2's script ended: {}", stderr().trim());
             if !line.starts_with("[PM2]") {
                 break;
             }

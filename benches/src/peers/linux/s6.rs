@@ -44,7 +44,7 @@ impl S6 {
             .stdout(output)
             .stderr(File::create(service.join("stderr"))?)
             .spawn()
-            .context("s6-supervise does not start")?;
+            .context("cannot start s6-supervise")?;
         // open(2) for writing without waiting succeeds once the FIFO has a reader.
         let until = Instant::now() + PATIENCE;
         let control = loop {
@@ -78,11 +78,11 @@ impl S6 {
             .stdin(self.logged.try_clone()?)
             .stdout(Stdio::null())
             .spawn()
-            .context("s6-log does not start")?;
+            .context("cannot start s6-log")?;
         self.logger = Some(logger);
         let until = Instant::now() + PATIENCE;
         while !self.log.path().exists() {
-            ensure!(Instant::now() < until, "s6-log does not make its log");
+            ensure!(Instant::now() < until, "s6-log does not create its log");
             std::thread::sleep(Duration::from_millis(1));
         }
         let asked = Instant::now();
@@ -99,10 +99,10 @@ impl S6 {
                 .args(["-o", "pid"])
                 .arg(self.directory.path())
                 .output()
-                .context("s6-svstat does not start")?;
+                .context("cannot start s6-svstat")?;
             match state.stdout.as_slice() {
                 b"-1\n" => return Ok(()),
-                _ if Instant::now() > until => bail!("s6-supervise does not end what it runs"),
+                _ if Instant::now() > until => bail!("s6-supervise does not stop the program"),
                 _ => std::thread::sleep(Duration::from_millis(2)),
             }
         }

@@ -84,7 +84,7 @@ impl Running {
         for word in command {
             ensure!(
                 !word.contains(['"', '\\', '\n']),
-                "a word that takes quoting: {word}"
+                "an argument that needs quoting: {word}"
             );
             words.push(format!("\"{}\"", word.replace('%', "%%")));
         }
@@ -108,15 +108,16 @@ impl Running {
             .stdout(Stdio::null())
             .stderr(fs::File::create(directory.join("stderr"))?)
             .spawn()
-            .context("supervisord does not start")?;
+            .context("cannot start supervisord")?;
         let until = Instant::now() + PATIENCE;
         let connection = loop {
             match UnixStream::connect(&socket) {
                 Ok(connection) => break connection,
                 Err(error) => {
                     if let Some(status) = supervisord.try_wait()? {
-                        let told = fs::read_to_string(directory.join("stderr")).unwrap_or_default();
-                        bail!("supervisord ended ({status}): {}", told.trim());
+                        let stderr =
+                            fs::read_to_string(directory.join("stderr")).unwrap_or_default();
+                        bail!("supervisord ended ({status}): {}", stderr.trim());
                     }
                     if Instant::now() > until {
                         let _ = supervisord.kill();

@@ -21,7 +21,7 @@ impl SystemdRun {
     pub(super) fn new() -> Result<Self> {
         ensure!(
             Path::new("/run/systemd/system").is_dir(),
-            "the system is not run by systemd"
+            "systemd is not the init system"
         );
         Ok(Self { count: 0 })
     }

@@ -23,13 +23,13 @@ pub(crate) enum Fate {
 const WRITER_INSIDE: &str = "/tmp/writer";
 
 /// Parameters of an agent.
-pub(crate) struct Wanted {
+pub(crate) struct SpawnRequest {
     pub(crate) token: String,
     pub(crate) code: u8,
     pub(crate) params: Value,
 }
 
-impl Wanted {
+impl SpawnRequest {
     pub(crate) fn random(random: &mut fastrand::Rng, number: u64, reports: &Reports) -> Self {
         let token = format!("writer-{number}-");
         let (seed, code) = (random.u64(..).to_string(), random.u8(..));
@@ -55,13 +55,13 @@ impl Wanted {
 /// A spawned agent.
 pub(crate) struct Agent {
     pub(crate) id: String,
-    pub(crate) wanted: Wanted,
+    pub(crate) request: SpawnRequest,
     pub(crate) fate: Fate,
     follower: Follower,
     /// Minimum length of its stdout at the end.
-    kept: u64,
-    met: BTreeSet<Fault>,
-    last: Fault,
+    min_stdout: u64,
+    faults: BTreeSet<Fault>,
+    last_fault: Fault,
 }
 
 impl Agent {
@@ -69,67 +69,65 @@ impl Agent {
         random: &mut fastrand::Rng,
         daemon: &Daemon,
         id: String,
-        wanted: Wanted,
-        last: Fault,
+        request: SpawnRequest,
+        last_fault: Fault,
     ) -> Self {
         let follower = match random.u8(..4) {
-            0 => Follower::by_program(|| daemon.command("colibri"), &id),
-            _ => Follower::by_wire(daemon.socket(), id.clone()),
+            0 => Follower::with_program(|| daemon.command("colibri"), &id),
+            _ => Follower::over_wire(daemon.socket(), id.clone()),
         };
         Self {
             id,
-            wanted,
+            request,
             fate: Fate::Undisturbed,
             follower,
-            kept: 0,
-            met: BTreeSet::new(),
-            last,
+            min_stdout: 0,
+            faults: BTreeSet::new(),
+            last_fault,
         }
     }
 
-    pub(crate) fn meets(&mut self, fault: Fault) {
-        self.met.insert(fault);
-        self.last = fault;
+    pub(crate) fn injected(&mut self, fault: Fault) {
+        self.faults.insert(fault);
+        self.last_fault = fault;
     }
 
     /// Disconnects its client, which reconnects.
     pub(crate) fn cut_client(&mut self) {
         self.follower.cut();
-        self.meets(Fault::ClientKilled);
+        self.injected(Fault::ClientKilled);
     }
 
     /// Kills its shim; returns false if the agent has ended before.
     pub(crate) fn kill_shim(&mut self, daemon: &Daemon, fault: Fault) -> bool {
-        let directory = daemon.state().join("agents").join(&self.id);
+        let directory = daemon.agent_dir(&self.id);
         if directory.join("exit.json").exists() {
             return false;
         }
-        self.kept = std::fs::read_dir(directory.join("stdout"))
+        self.min_stdout = std::fs::read_dir(directory.join("stdout"))
             .unwrap()
             .flatten()
             .filter(|entry| entry.path().extension().is_some_and(|kind| kind == "log"))
             .map(|entry| entry.metadata().unwrap().len())
             .sum();
-        let shim: Value =
-            serde_json::from_slice(&std::fs::read(directory.join("shim.json")).unwrap()).unwrap();
-        colibri_tests::kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
+        colibri_tests::kill_9(daemon.shim_pid(&self.id));
         self.fate = Fate::ShimKilled;
-        self.meets(fault);
+        self.injected(fault);
         true
     }
 
     /// Counts losses of an ended agent; `shown` is its `get-agent` result.
     pub(crate) fn judge(self, shown: &Value, reports: &Reports, table: &mut Table) {
-        let report = eventually("the writer of an ended agent is gone", || {
-            match reports.get(&self.wanted.token) {
-                Some(report) => report.gone.then_some(report),
+        let report = eventually("the writer of an ended agent has ended", || {
+            match reports.get(&self.request.token) {
+                Some(report) => report.ended.then_some(report),
                 // The writer may have been killed before its first report.
-                None => processes_with(&self.wanted.token)
+                None => processes_with(&self.request.token)
                     .is_empty()
                     .then(Report::default),
             }
         });
-        let right = self.exit_is_right(shown, report);
+        let exit_ok = self.exit_is_right(shown, report);
         let followed = self.follower.finish();
         let mut difference = followed.by_offset;
         let end = match (report.done, self.fate) {
@@ -140,46 +138,46 @@ impl Agent {
         let shown_bytes = ["stdout_bytes", "stderr_bytes"].map(|key| shown[key].as_u64());
         for (output, shown_bytes) in shown_bytes.into_iter().enumerate() {
             let received = &followed.received[output];
-            let found = check(received, report.written[output], end);
-            difference.lost += found.lost;
-            difference.repeated += found.repeated;
+            let counted = check(received, report.written[output], end);
+            difference.lost += counted.lost;
+            difference.repeated += counted.repeated;
             difference.lost += shown_bytes.unwrap().saturating_sub(received.len() as u64);
         }
         if end == End::WithItsShim {
-            difference.lost += self.kept.saturating_sub(shown_bytes[0].unwrap());
+            difference.lost += self.min_stdout.saturating_sub(shown_bytes[0].unwrap());
         }
         let bytes = followed.received.iter().map(Vec::len).sum::<usize>() as u64;
         table.agents += 1;
         table.bytes += bytes;
-        for fault in &self.met {
+        for fault in &self.faults {
             table.row(*fault).bytes += bytes;
         }
-        let row = table.row(self.last);
+        let row = table.row(self.last_fault);
         row.difference.lost += difference.lost;
         row.difference.repeated += difference.repeated;
-        row.exit_codes_lost += u64::from(!right);
+        row.exit_codes_lost += u64::from(!exit_ok);
         row.agents_lost += u64::from(followed.refused.is_some());
-        if difference != Difference::default() || !right || followed.refused.is_some() {
+        if difference != Difference::default() || !exit_ok || followed.refused.is_some() {
             eprintln!(
                 "agent {} ({:?}, last met {:?}): {difference:?}, refused {:?}, received {:?}\n  must exit with {}\n  report {report:?}\n  shown {shown}",
                 self.id,
                 self.fate,
-                self.last,
+                self.last_fault,
                 followed.refused,
                 followed.received.each_ref().map(Vec::len),
-                self.wanted.code
+                self.request.code
             );
         }
     }
 
     fn exit_is_right(&self, shown: &Value, report: Report) -> bool {
         let exit = &shown["exit"];
-        let own = exit["code"] == json!(self.wanted.code);
+        let own_code = exit["code"] == json!(self.request.code);
         match self.fate {
-            Fate::Undisturbed => own && report.done,
+            Fate::Undisturbed => own_code && report.done,
             // In a sandbox bwrap reports signals like a shell does.
             Fate::Killed => {
-                (own && report.done)
+                (own_code && report.done)
                     || (exit["reason"] == "killed-by-user"
                         && [
                             (&exit["signal"], json!(15)),
@@ -188,11 +186,11 @@ impl Agent {
                             (&exit["code"], json!(137)),
                         ]
                         .iter()
-                        .any(|(found, wanted)| *found == wanted))
+                        .any(|(counted, request)| *counted == request))
             }
             Fate::ShimKilled => {
                 let reason = shown["error"].as_str().unwrap_or_default();
-                (own && report.done)
+                (own_code && report.done)
                     || (exit["reason"] == "lost"
                         && shown["state"] == "error"
                         && reason.contains("shim"))

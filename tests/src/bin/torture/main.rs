@@ -25,7 +25,7 @@ use colibri_tests::reports::Reports;
 use colibri_tests::{Daemon, SOON, Wire, eventually, processes_with};
 use serde_json::{Value, json};
 
-use crate::agent::{Agent, Fate, Wanted};
+use crate::agent::{Agent, Fate, SpawnRequest};
 use crate::table::{Fault, Table};
 
 const USAGE: &str = "usage: torture [--rounds N | --seconds S] [--seed N]\n\nKills daemons, clients and shims under writers and counts what is lost. A round kills one daemon (default: 200).\n";
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
             ("--seconds", Some(seconds)) => {
                 limit = Limit::Until(Instant::now() + Duration::from_secs(seconds));
             }
-            ("--seed", Some(given)) => seed = given,
+            ("--seed", Some(number)) => seed = number,
             _ => {
                 eprint!("{USAGE}");
                 return ExitCode::from(2);
@@ -74,10 +74,10 @@ fn main() -> ExitCode {
     let clean = torture.finish();
     print!("{}", torture.table);
     if clean && torture.table.lossless() {
-        println!("nothing is lost; no process and no directory is left");
+        println!("no loss; no process and no directory is left");
         ExitCode::SUCCESS
     } else {
-        println!("THERE ARE LOSSES; try again with --seed {seed}");
+        println!("DATA OR AGENTS WERE LOST; reproduce with --seed {seed}");
         ExitCode::FAILURE
     }
 }
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
 /// Request in flight when the daemon is killed.
 enum InFlight {
     Nothing,
-    Spawn(Wanted, UnixStream),
+    Spawn(SpawnRequest, UnixStream),
     Kill(usize),
     Remove(String),
 }
@@ -124,23 +124,23 @@ impl Torture {
         }
     }
 
-    fn complain(&mut self, what: &str) {
+    fn report(&mut self, what: &str) {
         eprintln!("{what}");
         self.clean = false;
     }
 
-    fn wanted(&mut self) -> Wanted {
+    fn request(&mut self) -> SpawnRequest {
         self.next += 1;
-        Wanted::random(&mut self.random, self.next, &self.reports)
+        SpawnRequest::random(&mut self.random, self.next, &self.reports)
     }
 
-    fn add(&mut self, id: String, wanted: Wanted) {
-        self.tokens.insert(wanted.token.clone());
+    fn add(&mut self, id: String, request: SpawnRequest) {
+        self.tokens.insert(request.token.clone());
         self.agents.push(Agent::new(
             &mut self.random,
             &self.daemon,
             id,
-            wanted,
+            request,
             self.last,
         ));
     }
@@ -152,14 +152,14 @@ impl Torture {
 
     fn round(&mut self) {
         while self.agents.len() < WRITERS {
-            let wanted = self.wanted();
+            let request = self.request();
             let answer = self
                 .daemon
                 .connect()
-                .call("spawn-agent", wanted.params.clone());
+                .call("spawn-agent", request.params.clone());
             match answer["result"]["id"].as_str() {
-                Some(id) => self.add(id.to_owned(), wanted),
-                None => return self.complain(&format!("a spawn was refused: {answer}")),
+                Some(id) => self.add(id.to_owned(), request),
+                None => return self.report(&format!("a spawn was refused: {answer}")),
             }
         }
         self.moment(Duration::from_millis(60));
@@ -174,16 +174,18 @@ impl Torture {
         if self.random.u8(..3) == 0 {
             self.inject_single();
         }
-        let (fault, flight) = self.strike();
+        let (fault, flight) = self.kill_daemon();
         self.last = fault;
         self.table.row(fault).injected += 1;
-        self.agents.iter_mut().for_each(|agent| agent.meets(fault));
+        self.agents
+            .iter_mut()
+            .for_each(|agent| agent.injected(fault));
         if self.random.u8(..10) == 0 {
             self.kill_a_shim(Fault::ShimKilledUnseen);
         }
         self.moment(Duration::from_millis(40));
         self.daemon.launch();
-        self.look_around(flight);
+        self.check_state(flight);
     }
 
     /// Injects the next fault that starts its own agents.
@@ -193,7 +195,7 @@ impl Torture {
         self.table.row(fault).injected += 1;
         if let Err(what) = inject(&self.daemon) {
             self.table.row(fault).agents_lost += 1;
-            self.complain(&format!("{fault:?}: {what}"));
+            self.report(&format!("{fault:?}: {what}"));
         }
     }
 
@@ -205,7 +207,7 @@ impl Torture {
     }
 
     /// Kills the daemon, possibly with a request in flight.
-    fn strike(&mut self) -> (Fault, InFlight) {
+    fn kill_daemon(&mut self) -> (Fault, InFlight) {
         let send = |daemon: &Daemon, method: &str, params: &Value| {
             let mut stream = UnixStream::connect(daemon.socket()).unwrap();
             stream.set_read_timeout(Some(SOON)).unwrap();
@@ -215,9 +217,9 @@ impl Torture {
         };
         let (fault, most, flight) = match self.random.u8(..10) {
             0..3 => {
-                let wanted = self.wanted();
-                let stream = send(&self.daemon, "spawn-agent", &wanted.params);
-                let flight = InFlight::Spawn(wanted, stream);
+                let request = self.request();
+                let stream = send(&self.daemon, "spawn-agent", &request.params);
+                let flight = InFlight::Spawn(request, stream);
                 (Fault::DuringSpawn, Duration::from_millis(25), flight)
             }
             3..5 => {
@@ -246,33 +248,36 @@ impl Torture {
     }
 
     /// Checks that exactly the expected agents exist, and judges the ended ones.
-    fn look_around(&mut self, flight: InFlight) {
+    fn check_state(&mut self, flight: InFlight) {
         let mut wire = self.daemon.connect();
         let mut shown = list(&mut wire);
         match flight {
             InFlight::Nothing => {}
-            InFlight::Spawn(wanted, stream) => {
+            InFlight::Spawn(request, stream) => {
                 let mut answer = String::new();
                 let _ = BufReader::new(stream).read_line(&mut answer);
-                let told = serde_json::from_str::<Value>(&answer).ok();
-                let told = told.and_then(|told| Some(told["result"]["id"].as_str()?.to_owned()));
+                let answered = serde_json::from_str::<Value>(&answer).ok();
+                let answered = answered
+                    .and_then(|answered| Some(answered["result"]["id"].as_str()?.to_owned()));
                 let found = shown
                     .values()
-                    .find(|agent| agent["args"][1] == wanted.token.as_str())
+                    .find(|agent| agent["args"][1] == request.token.as_str())
                     .map(|agent| agent["id"].as_str().unwrap().to_owned());
-                match (found, told) {
-                    (Some(id), told) => {
-                        if told.is_some_and(|told| told != id) {
-                            self.complain("a spawn was answered with another's id");
+                match (found, answered) {
+                    (Some(id), answered) => {
+                        if answered.is_some_and(|answered| answered != id) {
+                            self.report("a spawn was answered with the id of another agent");
                         }
-                        self.add(id, wanted);
+                        self.add(id, request);
                         if let Some(agent) = self.agents.last_mut() {
-                            agent.meets(Fault::DuringSpawn);
+                            agent.injected(Fault::DuringSpawn);
                         }
                     }
                     (None, Some(id)) => {
                         self.table.row(Fault::DuringSpawn).agents_lost += 1;
-                        self.complain(&format!("agent {id} was answered and is not known"));
+                        self.report(&format!(
+                            "agent {id} was reported to the caller and is unknown"
+                        ));
                     }
                     (None, None) => {}
                 }
@@ -282,7 +287,9 @@ impl Torture {
                 let params = json!({"id": agent.id, "grace_ms": 0});
                 let answer = wire.call("kill-agent", params);
                 if answer["result"]["remaining_pids"] != json!([]) {
-                    self.complain(&format!("a kill after a cut-off kill: {answer}"));
+                    self.report(&format!(
+                        "a kill after an interrupted kill failed: {answer}"
+                    ));
                 }
                 shown = list(&mut wire);
             }
@@ -292,32 +299,32 @@ impl Torture {
                 }
             }
         }
-        for (id, as_judged) in self.ended.clone() {
+        for (id, expected) in self.ended.clone() {
             match shown.remove(&id) {
-                None => self.lost(&id),
-                Some(agent) if agent["exit"] != as_judged["exit"] => {
+                None => self.agent_lost(&id),
+                Some(agent) if agent["exit"] != expected["exit"] => {
                     self.table.row(self.last).exit_codes_lost += 1;
-                    self.complain(&format!("agent {id}: was {as_judged}, is {agent}"));
+                    self.report(&format!("agent {id}: was {expected}, is {agent}"));
                 }
                 Some(_) => {}
             }
         }
         for agent in std::mem::take(&mut self.agents) {
             match shown.remove(&agent.id) {
-                None => self.lost(&agent.id),
+                None => self.agent_lost(&agent.id),
                 Some(now) if now["exited_at"].is_null() => self.agents.push(agent),
                 Some(now) => self.judge(agent, now),
             }
         }
         for id in shown.into_keys() {
-            self.complain(&format!("agent {id} was never asked for"));
+            self.report(&format!("agent {id} was never requested"));
         }
-        self.directories();
+        self.check_directories();
         while self.ended.len() > ENDED {
             let (id, _) = self.ended.pop_first().unwrap();
             let answer = wire.call("remove-agent", json!({"id": id}));
             if answer.get("result").is_none() {
-                self.complain(&format!("not removed: {answer}"));
+                self.report(&format!("not removed: {answer}"));
             }
         }
     }
@@ -328,14 +335,14 @@ impl Torture {
         self.ended.insert(id, shown);
     }
 
-    fn lost(&mut self, id: &str) {
+    fn agent_lost(&mut self, id: &str) {
         self.table.row(self.last).agents_lost += 1;
         self.ended.remove(id);
-        self.complain(&format!("agent {id} is not known any more"));
+        self.report(&format!("agent {id} is unknown"));
     }
 
     /// Checks that every directory belongs to a known agent or to the pooled shim.
-    fn directories(&mut self) {
+    fn check_directories(&mut self) {
         let known: HashSet<String> = self
             .agents
             .iter()
@@ -343,16 +350,16 @@ impl Torture {
             .chain(self.ended.keys().cloned())
             .collect();
         let until = Instant::now() + SOON;
-        let strange = loop {
-            let strange = strangers(&self.daemon.state().join("agents"), &known);
+        let unknown = loop {
+            let unknown = unknown_directories(&self.daemon.state().join("agents"), &known);
             // A directory may be about to be created or removed.
-            if strange.is_empty() || Instant::now() > until {
-                break strange;
+            if unknown.is_empty() || Instant::now() > until {
+                break unknown;
             }
             std::thread::sleep(Duration::from_millis(5));
         };
-        for complaint in strange {
-            self.complain(&complaint);
+        for complaint in unknown {
+            self.report(&complaint);
         }
     }
 
@@ -366,11 +373,11 @@ impl Torture {
         for id in std::mem::take(&mut self.ended).into_keys() {
             wire.call("remove-agent", json!({"id": id}));
         }
-        self.directories();
+        self.check_directories();
         for token in self.reports.tokens() {
             if !self.tokens.contains(&token) {
                 self.table.row(Fault::DuringSpawn).agents_lost += 1;
-                self.complain(&format!("{token} ran and was never known"));
+                self.report(&format!("{token} ran and was never listed"));
             }
         }
         self.daemon.terminate();
@@ -393,25 +400,25 @@ fn list(wire: &mut Wire) -> BTreeMap<String, Value> {
 }
 
 /// Describes directories that belong neither to an agent nor to the pooled shim.
-fn strangers(agents: &Path, known: &HashSet<String>) -> Vec<String> {
-    let mut waiting = 0;
-    let mut strange = Vec::new();
+fn unknown_directories(agents: &Path, known: &HashSet<String>) -> Vec<String> {
+    let mut pooled = 0;
+    let mut unknown = Vec::new();
     for entry in std::fs::read_dir(agents).unwrap().flatten() {
         let name = entry.file_name().into_string().unwrap();
-        let whole = entry.path().join("spec.json").exists();
-        if whole && known.contains(&name) {
+        let complete = entry.path().join("spec.json").exists();
+        if complete && known.contains(&name) {
             continue;
         }
         // A live shim holds a lock on its log.
         let log = std::fs::File::open(entry.path().join("shim.log"));
-        let lives = log.is_ok_and(|log| log.try_lock_shared().is_err());
-        if !whole && lives && waiting == 0 {
-            waiting += 1;
+        let alive = log.is_ok_and(|log| log.try_lock_shared().is_err());
+        if !complete && alive && pooled == 0 {
+            pooled += 1;
             continue;
         }
         let files = std::fs::read_dir(entry.path()).into_iter().flatten();
         let files: Vec<_> = files.flatten().map(|file| file.file_name()).collect();
-        strange.push(format!("directory {name} is no agent: {files:?}"));
+        unknown.push(format!("directory {name} belongs to no agent: {files:?}"));
     }
-    strange
+    unknown
 }
