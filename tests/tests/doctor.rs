@@ -434,9 +434,9 @@ fn daemon_reports_problems_of_its_own_environment() {
     )
     .unwrap();
     fs::set_permissions(daemon.socket(), Permissions::from_mode(0o666)).unwrap();
-    let in_problem = doctor();
-    assert_eq!(in_problem.status.code(), Some(1));
-    let failed: Vec<_> = findings(&in_problem)
+    let damaged = doctor();
+    assert_eq!(damaged.status.code(), Some(1));
+    let failed: Vec<_> = findings(&damaged)
         .into_iter()
         .filter(|finding| finding["status"] == "fail")
         .collect();

@@ -69,6 +69,13 @@ fn listed_words_are_reported_with_a_replacement() {
 }
 
 #[test]
+fn quoted_words_pass_as_literals() {
+    let literal = "let user = \"nobody\";\nThe user `nobody` owns nothing.\n";
+    let (code, output) = check("code.rs", literal, "docs: add a literal");
+    assert_eq!((code, output.as_str()), (Some(0), ""));
+}
+
+#[test]
 fn marked_lines_pass() {
     let marked = "| told | reported | <!-- words:allow -->\n";
     let (code, output) = check("style.md", marked, "docs: add a style table");
