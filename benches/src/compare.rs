@@ -211,8 +211,8 @@ impl Build {
             }
             let took = asked.elapsed();
             ensure!(got == if heard { bytes } else { 0 }, "{got} bytes arrived");
-            let kept = client.get_agent(&id).await?.stdout_bytes;
-            ensure!(kept == bytes, "{kept} bytes were stored");
+            let stored = client.get_agent(&id).await?.stdout_bytes;
+            ensure!(stored == bytes, "{stored} bytes were stored");
             finish(client, &id).await?;
             anyhow::Ok(took)
         })?;

@@ -87,10 +87,11 @@ fn through_a_pipe(count: usize) -> Result<Samples> {
 }
 
 fn start(colibri: &Colibri, every: Duration, count: u64) -> Result<String> {
-    let own = std::env::current_exe()?;
+    let executable = std::env::current_exe()?;
     let every = every.as_micros().to_string();
     let command = [
-        own.to_str()
+        executable
+            .to_str()
             .context("the path of this program is not UTF-8")?,
         "stamp",
         &every,

@@ -21,8 +21,8 @@ const OTHERS: &[&str] = &[
 
 pub(crate) fn measure(programs: &Path) -> Table {
     let mut table = Table::plain("Installed programs");
-    let own = OWN.iter().map(|name| programs.join(name));
-    for path in own.chain(OTHERS.iter().map(PathBuf::from)) {
+    let ours = OWN.iter().map(|name| programs.join(name));
+    for path in ours.chain(OTHERS.iter().map(PathBuf::from)) {
         let size = std::fs::metadata(&path).map(|file| file.len() as f64);
         let name = path.file_name().unwrap_or_default();
         table.rows.push(Row {

@@ -27,7 +27,7 @@ impl Samples {
     /// Divides each sample by that of `base` in the same round: noise that lasts longer than a round affects both.
     pub(crate) fn over(&self, base: &Self) -> Self {
         let pairs = self.0.iter().zip(&base.0);
-        Self(pairs.map(|(own, base)| own / base).collect())
+        Self(pairs.map(|(numerator, base)| numerator / base).collect())
     }
 }
 
@@ -46,8 +46,8 @@ mod tests {
 
     #[test]
     fn ratio_is_computed_per_round() {
-        let own = Samples(vec![2.0, 40.0, 6.0]);
+        let numerator = Samples(vec![2.0, 40.0, 6.0]);
         let base = Samples(vec![1.0, 20.0, 2.0]);
-        assert_eq!(own.over(&base).0, [2.0, 2.0, 3.0]);
+        assert_eq!(numerator.over(&base).0, [2.0, 2.0, 3.0]);
     }
 }

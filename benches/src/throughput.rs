@@ -67,13 +67,13 @@ fn text(most: u64) -> Result<(NamedTempFile, u64)> {
     let mut out = BufWriter::with_capacity(1 << 20, file.as_file_mut());
     let mut length = 0;
     loop {
-        let wanted = random.usize(20..400);
-        let mut line = String::with_capacity(wanted + 32);
-        while line.len() < wanted {
+        let length_of_line = random.usize(20..400);
+        let mut line = String::with_capacity(length_of_line + 32);
+        while line.len() < length_of_line {
             line.push_str(random.choice(WORDS).copied().unwrap_or_default());
             line.push(' ');
         }
-        line.truncate(wanted - 1);
+        line.truncate(length_of_line - 1);
         line.push('\n');
         if length + line.len() as u64 > most {
             break;

@@ -306,8 +306,8 @@ program = "/PLACE/comes"
             (daemon.agent(&id)["stdout_bytes"] == json!(5000 * time)).then_some(())
         });
     }
-    let kept = fs::read_dir(daemon.agent_dir(&id).join("stdout")).unwrap();
-    let segments = kept
+    let files = fs::read_dir(daemon.agent_dir(&id).join("stdout")).unwrap();
+    let segments = files
         .flatten()
         .filter(|file| file.path().extension().is_some_and(|e| e == "log"));
     assert!(segments.count() >= 3, "new agents use small segments");

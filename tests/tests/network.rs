@@ -100,8 +100,8 @@ fn allowed_hosts_are_reached_and_refusals_shown() {
     // The refusals are stored.
     let agents = daemon.agents();
     let id = agents[0]["id"].as_str().unwrap();
-    let kept = daemon.ok(&["logs", "--stream", "stderr", id]);
-    assert_eq!(kept.matches(&refused).count(), 3, "{kept}");
+    let stored = daemon.ok(&["logs", "--stream", "stderr", id]);
+    assert_eq!(stored.matches(&refused).count(), 3, "{stored}");
 }
 
 #[test]

@@ -94,10 +94,10 @@ fn run_forwards_signals_and_the_agent_decides() {
         stdout.read_exact(&mut ready).unwrap();
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-        let mut rest = String::new();
-        stdout.read_to_string(&mut rest).unwrap();
+        let mut remaining = String::new();
+        stdout.read_to_string(&mut remaining).unwrap();
         assert_eq!(
-            (child.wait().unwrap().code(), rest.as_str()),
+            (child.wait().unwrap().code(), remaining.as_str()),
             (Some(5), "got it\n"),
             "{jail:?}"
         );

@@ -118,8 +118,8 @@ fn agent_inherits_no_descriptor_of_the_daemon() {
     // An open directory would lead out of the sandbox.
     let leaky = ["sh", "-c", "exec 7</ 9</etc/passwd; exec \"$@\"", "sh"];
     daemon.launch_with_prefix(&leaky.map(str::to_owned));
-    let own = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
-    let names: Vec<String> = own
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    let names: Vec<String> = descriptors
         .flatten()
         .map(|entry| entry.file_name().into_string().unwrap())
         .collect();

@@ -14,8 +14,8 @@ const USAGE: &str = r#"{"type":"message_end","message":{"role":"assistant","stop
 
 /// Starts an agent that prints these events, waits for a state, and returns its id.
 fn pi(daemon: &Daemon, name: &str, events: &[&str], state: &str) -> String {
-    let kept = format!("KEPT={}", daemon.path(name).display());
-    let options = ["--runtime", "pi", "--name", name, "--env", &kept];
+    let record = format!("KEPT={}", daemon.path(name).display());
+    let options = ["--runtime", "pi", "--name", name, "--env", &record];
     let command = ["--", "sh", "-c", SCRIPT, "sh"];
     let id = daemon.spawn(&[&options[..], &command, events].concat());
     in_state(daemon, &id, state);
@@ -262,10 +262,10 @@ fn prompt_and_attach_work_from_the_table() {
     terminal.wait("the prompt is sent", |screen| {
         screen.contains("sent to") && !screen.contains("cannot send")
     });
-    let kept = std::fs::read_to_string(daemon.path("waits")).unwrap();
+    let record = std::fs::read_to_string(daemon.path("waits")).unwrap();
     assert!(
-        kept.contains(r#""message":"fix the test, täglich in one line""#),
-        "{kept}"
+        record.contains(r#""message":"fix the test, täglich in one line""#),
+        "{record}"
     );
 
     terminal.keys(&["a"]);

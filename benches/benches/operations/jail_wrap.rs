@@ -55,8 +55,8 @@ pub(crate) fn all() -> Vec<Operation> {
 /// Everything that a spawn does in this crate: validates the request, wraps the command, and lists the commands
 /// before and after a run.
 fn wrapped(engine: &dyn JailEngine, config: &JailConfig) -> (CommandLine, Vec<JailOp>) {
-    let own = "colibri-a1b2c3d4e5f6".parse().unwrap();
-    let confinement = config.confinement(&own).unwrap();
+    let ephemeral_name = "colibri-a1b2c3d4e5f6".parse().unwrap();
+    let confinement = config.confinement(&ephemeral_name).unwrap();
     let command = CommandLine::new("/usr/bin/pi", ["--mode", "rpc", "--model", "a-model"]).unwrap();
     let wrapped = jail_wrap(engine, &confinement, None, command.clone()).unwrap();
     let around = confinement.into_op(None, command).map(|op| {

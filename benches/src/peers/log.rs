@@ -124,11 +124,11 @@ impl Log {
 
     /// Checks that the log is a line feed, and truncates it.
     pub(super) fn check_line_feed(&self) -> Result<()> {
-        let kept = self.read()?;
+        let content = self.read()?;
         ensure!(
-            kept == b"\n",
+            content == b"\n",
             "the log is not a line feed: {:?}",
-            String::from_utf8_lossy(&kept)
+            String::from_utf8_lossy(&content)
         );
         self.empty()
     }

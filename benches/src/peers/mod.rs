@@ -148,14 +148,14 @@ fn a_line(peer: &mut (dyn Copies + 'static)) -> Result<Duration> {
 }
 
 /// Checks that the stored output, in consecutive files, equals the written data.
-fn check(written: &Path, kept: &[PathBuf]) -> Result<()> {
+fn check(written: &Path, stored: &[PathBuf]) -> Result<()> {
     use std::io::{BufRead, BufReader, Read};
 
     let open = |path: &PathBuf| {
         std::fs::File::open(path).with_context(|| format!("opening {}", path.display()))
     };
     let mut chain: Box<dyn Read> = Box::new(std::io::empty());
-    for path in kept {
+    for path in stored {
         chain = Box::new(chain.chain(open(path)?));
     }
     let mut chain = BufReader::with_capacity(1 << 18, chain);
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn log_that_differs_from_written_bytes_fails() {
         let directory = tempfile::tempdir().unwrap();
-        for (written, kept, good) in [
+        for (written, stored, good) in [
             ("one\ntwo\n", vec!["one\ntwo\n"], true),
             ("one\ntwo\n", vec!["one\nt", "", "wo\n"], true),
             ("", vec![], true),
@@ -202,12 +202,12 @@ mod tests {
                 path
             };
             let original = file("written", written);
-            let kept: Vec<PathBuf> = kept
+            let stored: Vec<PathBuf> = stored
                 .iter()
                 .enumerate()
                 .map(|(at, text)| file(&at.to_string(), text))
                 .collect();
-            let outcome = check(&original, &kept);
+            let outcome = check(&original, &stored);
             assert_eq!(outcome.is_ok(), good, "{written:?}: {outcome:?}");
         }
     }

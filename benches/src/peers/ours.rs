@@ -85,13 +85,14 @@ impl Copies for Kept {
         let directory = directory.as_path();
         let (client, events) = (&self.colibri.client, &mut self.colibri.events);
         let (id, took) = self.colibri.runtime.block_on(async {
-            let asked = Instant::now();
+            let requested_at = Instant::now();
             let id = client.spawn_agent(params).await?.id;
             let mut took = None;
             if !self.live {
-                took = kept(&stdout(directory, &id), bytes)?.map(|seen| seen - asked);
+                took = time_stored(&stdout(directory, &id), bytes)?
+                    .map(|stored_at| stored_at - requested_at);
             }
-            let mut taken = 0;
+            let mut received = 0;
             loop {
                 match events
                     .next()
@@ -99,10 +100,10 @@ impl Copies for Kept {
                     .context("the connection to the daemon ended")?
                 {
                     Notification::AgentOutput(output) if output.id == id => {
-                        ensure!(output.offset == taken, "a gap in the received output");
-                        taken += output.data.into_bytes()?.len() as u64;
-                        if taken == bytes {
-                            took = Some(asked.elapsed());
+                        ensure!(output.offset == received, "a gap in the received output");
+                        received += output.data.into_bytes()?.len() as u64;
+                        if received == bytes {
+                            took = Some(requested_at.elapsed());
                         }
                     }
                     Notification::AgentExit(exit) if exit.id == id => {
@@ -117,10 +118,10 @@ impl Copies for Kept {
                     _ => {}
                 }
             }
-            let took = took.unwrap_or_else(|| asked.elapsed());
+            let took = took.unwrap_or_else(|| requested_at.elapsed());
             ensure!(
-                taken == if self.live { bytes } else { 0 },
-                "received {taken} of {bytes} bytes"
+                received == if self.live { bytes } else { 0 },
+                "received {received} of {bytes} bytes"
             );
             anyhow::Ok((id, took))
         })?;
@@ -137,7 +138,7 @@ fn stdout(directory: &Path, id: &str) -> PathBuf {
 
 /// Returns the time at which a journal has this many bytes.
 #[cfg(target_os = "linux")]
-fn kept(journal: &Path, bytes: u64) -> Result<Option<Instant>> {
+fn time_stored(journal: &Path, bytes: u64) -> Result<Option<Instant>> {
     super::log::Watch::new(journal)?
         .wait_for(".log", bytes)
         .map(Some)
@@ -145,7 +146,7 @@ fn kept(journal: &Path, bytes: u64) -> Result<Option<Instant>> {
 
 /// No notification here: the output is complete when the agent's end is reported.
 #[cfg(not(target_os = "linux"))]
-fn kept(_journal: &Path, _bytes: u64) -> Result<Option<Instant>> {
+fn time_stored(_journal: &Path, _bytes: u64) -> Result<Option<Instant>> {
     Ok(None)
 }
 

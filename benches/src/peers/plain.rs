@@ -155,7 +155,7 @@ fn copy(cat: &[&str], file: &Path) -> Result<Duration> {
     let out = tempfile::Builder::new()
         .prefix("colibri-bench-")
         .tempfile_in("/var/tmp")?;
-    let kept: File = out.as_file().try_clone()?;
+    let stored: File = out.as_file().try_clone()?;
     let asked = Instant::now();
     let mut writer = Command::new(program)
         .args(arguments)
@@ -165,10 +165,10 @@ fn copy(cat: &[&str], file: &Path) -> Result<Duration> {
         .spawn()
         .with_context(|| format!("cannot start {program}"))?;
     let pipe = writer.stdout.take().context("no stdout")?;
-    let kept = Command::new("cat").stdin(pipe).stdout(kept).status()?;
+    let copied = Command::new("cat").stdin(pipe).stdout(stored).status()?;
     let took = asked.elapsed();
     let written = writer.wait()?;
-    ensure!(kept.success() && written.success(), "cat failed");
+    ensure!(copied.success() && written.success(), "cat failed");
     check(file, &[out.path().to_owned()])?;
     Ok(took)
 }

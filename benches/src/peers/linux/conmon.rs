@@ -127,12 +127,12 @@ impl Spawns for Conmon {
         let asked = self.start(command)?;
         let seen = self.log.wait_for(1)?;
         self.end()?;
-        let kept = self.log.read()?;
+        let content = self.log.read()?;
         ensure!(
-            kept.ends_with(b" stdout F \n")
-                && kept.iter().filter(|byte| **byte == b'\n').count() == 1,
+            content.ends_with(b" stdout F \n")
+                && content.iter().filter(|byte| **byte == b'\n').count() == 1,
             "the log is not a line feed: {:?}",
-            String::from_utf8_lossy(&kept)
+            String::from_utf8_lossy(&content)
         );
         fs::remove_file(self.log.path())?;
         Ok(seen - asked)

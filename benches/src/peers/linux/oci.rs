@@ -63,15 +63,15 @@ impl Bundle {
     pub(super) fn new(runtime: Runtime) -> Result<Self> {
         let directory = directory()?;
         let root = directory.path().join("root");
-        for own in ["proc", "dev", "tmp", "sys"] {
-            fs::create_dir_all(root.join(own))?;
+        for mount_point in ["proc", "dev", "tmp", "sys"] {
+            fs::create_dir_all(root.join(mount_point))?;
         }
         for (path, kind) in host()? {
-            let own = root.join(path.strip_prefix("/")?);
+            let target = root.join(path.strip_prefix("/")?);
             if kind.is_symlink() {
-                symlink(fs::read_link(&path)?, own)?;
+                symlink(fs::read_link(&path)?, target)?;
             } else {
-                fs::create_dir(own)?;
+                fs::create_dir(target)?;
             }
         }
         Ok(Self {
@@ -86,8 +86,8 @@ impl Bundle {
         self.count += 1;
         let config = serde_json::to_vec(&config(command)?)?;
         fs::write(self.directory.path().join("config.json"), config)?;
-        let own = self.directory.path().file_name().context("no name")?;
-        Ok(format!("{}-{}", own.to_string_lossy(), self.count))
+        let prefix = self.directory.path().file_name().context("no name")?;
+        Ok(format!("{}-{}", prefix.to_string_lossy(), self.count))
     }
 
     /// Options of the runtime before the name of a command.
@@ -137,10 +137,10 @@ fn host() -> Result<Vec<(std::path::PathBuf, fs::FileType)>> {
     for entry in fs::read_dir("/")? {
         let entry = entry?;
         let (path, kind) = (entry.path(), entry.file_type()?);
-        let own = ["/proc", "/dev", "/tmp", "/sys"]
+        let replaced = ["/proc", "/dev", "/tmp", "/sys"]
             .iter()
-            .any(|own| path == Path::new(own));
-        if !own && (kind.is_dir() || kind.is_symlink()) {
+            .any(|mount_point| path == Path::new(mount_point));
+        if !replaced && (kind.is_dir() || kind.is_symlink()) {
             found.push((path, kind));
         }
     }

@@ -88,10 +88,10 @@ impl Running {
             );
             words.push(format!("\"{}\"", word.replace('%', "%%")));
         }
-        let (own, socket_text, log) = (text(directory)?, text(&socket)?, text(log)?);
+        let (directory_text, socket_text, log) = (text(directory)?, text(&socket)?, text(log)?);
         let configuration = format!(
             "[unix_http_server]\nfile={socket_text}\n\
-             [supervisord]\nnodaemon=true\nlogfile={own}/supervisord.log\npidfile={own}/pid\n\
+             [supervisord]\nnodaemon=true\nlogfile={directory_text}/supervisord.log\npidfile={directory_text}/pid\n\
              [rpcinterface:supervisor]\n\
              supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n\
              [program:bench]\ncommand={}\nautostart=false\nautorestart=false\nstartsecs=0\nexitcodes=0\n\
