@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 setup
 # libfaketime: clock jumps. g++: libFuzzer. perl, passwd, strace, util-linux: attacks on the setuid helper. procps: ps must
 # not show secrets. sudo: the example backend. tmux: the terminal of colibri top. python3-prometheus-client: parses metrics.
-install_packages util-linux bash libfaketime g++ perl passwd procps strace sudo mandoc shellcheck tmux \
+install_packages util-linux bash libfaketime g++ perl passwd procps python3 strace sudo mandoc shellcheck tmux \
     python3-prometheus-client
 cargo nextest --version >/dev/null 2>&1 || {
     say "installing cargo-nextest (once; takes minutes)"
@@ -16,6 +16,8 @@ cargo nextest --version >/dev/null 2>&1 || {
 }
 scripts/pi.sh
 
+say "words, test names and commit subjects"
+scripts/words.py
 say "format"
 cargo fmt --all --check
 cargo fmt --check --manifest-path fuzz/Cargo.toml
