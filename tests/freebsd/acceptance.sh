@@ -464,7 +464,7 @@ helper_stranger() {
 
 check 'helper: without the setuid bit it is exit code 71' refused 71 as "$OP" "$work/bin/helper-plain" check
 check 'helper: a user that no rule names is exit code 77' refused 77 as "$AG" "$work/bin/colibri-jail-helper" check
-check 'helper: words that are no request are exit code 64' refused 64 helper attach --jail=x
+check 'helper: invalid arguments are exit code 64' refused 64 helper attach --jail=x
 check 'helper: a root that no rule has is exit code 77' refused 77 helper create --jail colibri-cbrt --path /etc --ip4 disable -- sh
 check 'helper: a policy that others can write is exit code 71' helper_open_policy
 check 'helper: check prints the caller'"'"'s rules and no callers' helper_rules
