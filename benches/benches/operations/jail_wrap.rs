@@ -59,10 +59,10 @@ fn wrapped(engine: &dyn JailEngine, config: &JailConfig) -> (CommandLine, Vec<Ja
     let confinement = config.confinement(&ephemeral_name).unwrap();
     let command = CommandLine::new("/usr/bin/pi", ["--mode", "rpc", "--model", "a-model"]).unwrap();
     let wrapped = jail_wrap(engine, &confinement, None, command.clone()).unwrap();
-    let around = confinement.into_op(None, command).map(|op| {
-        let mut around = engine.pre_run(&op, &config.limits).unwrap();
-        around.extend(engine.post_run(&op, &config.limits).unwrap());
-        around
+    let commands = confinement.into_op(None, command).map(|op| {
+        let mut commands = engine.pre_run(&op, &config.limits).unwrap();
+        commands.extend(engine.post_run(&op, &config.limits).unwrap());
+        commands
     });
-    (wrapped, around.unwrap_or_default())
+    (wrapped, commands.unwrap_or_default())
 }
