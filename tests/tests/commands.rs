@@ -105,7 +105,7 @@ fn failed_start_has_the_exit_code_of_a_shell() {
             &sandbox,
             [&["true"], &many[..]].concat(),
             125,
-            "arguments are more than bwrap(1) takes (9000",
+            "arguments exceed the 9000 that bwrap(1) accepts",
         ),
         (&["--wall-time", "100"], vec!["true"], 0, ""),
         (

@@ -172,7 +172,7 @@ fn state_is_private_and_writable_directories_are_refused() {
 fn unknown_setting_is_an_error_that_lists_known_ones() {
     let daemon = Daemon::prepare();
     for (name, value, known) in [
-        ("COLIBRI_JAIL_ENGINE", "docker", "freebsd or bubblewrap"),
+        ("COLIBRI_JAIL_ENGINE", "docker", "bubblewrap, freebsd"),
         ("COLIBRI_JAIL_PRIV_MODE", "sudo", "helper, mdo, none"),
     ] {
         for program in ["colibri-daemon", "colibri"] {

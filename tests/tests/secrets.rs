@@ -298,7 +298,7 @@ fn secrets_appear_only_in_the_agents_environment() {
         ),
         (
             vec!["--secret", "NOT_SET_HERE", "--", "true"],
-            "secret NOT_SET_HERE is not set",
+            "cannot pass secret NOT_SET_HERE",
         ),
         (
             [&by_flags[..], &["--", "/no/such/program"]].concat(),
