@@ -1,6 +1,6 @@
 #!/bin/sh
-# A small scripted agent: it copies a repository, runs its tests, mends what fails, runs them again and
-# shows what it changed. It writes events as pi does, one JSON object a line, and tools' output to stderr.
+# A scripted agent: copies a repository, runs its tests, fixes the failure, runs the tests again and prints the
+# difference. Writes events in pi's format to stdout, one JSON object per line, and the output of its tools to stderr.
 set -u
 repository=$1
 
@@ -23,7 +23,7 @@ echo "prompt: $prompt" >&2
 tool copy cp -r "$repository" /tmp/work || exit 1
 cd /tmp/work || exit 1
 if ! tool test sh test.sh; then
-    # shellcheck disable=SC2016 # the text of a script
+    # shellcheck disable=SC2016 # the script's text
     tool edit sed -i 's/\[ $(($1 % 4)) -eq 0 \]/[ $(($1 % 4)) -eq 0 ] \&\& { [ $(($1 % 100)) -ne 0 ] || [ $(($1 % 400)) -eq 0 ]; }/' leap.sh
     tool test sh test.sh
     result=$?

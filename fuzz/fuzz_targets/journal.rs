@@ -1,5 +1,5 @@
-//! Arbitrary bytes as a journal's files: it opens or says why not, no byte of a log is ever dropped, and
-//! what is appended is read back behind them.
+//! Opens a journal whose files hold arbitrary bytes. Repair must keep every byte of the logs, and appended bytes must be
+//! readable after them.
 
 #![no_main]
 
@@ -10,13 +10,13 @@ use std::time::{Duration, UNIX_EPOCH};
 use colibri_journal::{JournalOptions, JournalReader, JournalWriter};
 use libfuzzer_sys::fuzz_target;
 
-/// One length byte before each part.
-fn part<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
-    let Some((length, tail)) = rest.split_first() else {
+/// Removes the next part from the input: a length byte, then its content.
+fn take_part<'a>(input: &mut &'a [u8]) -> &'a [u8] {
+    let Some((length, tail)) = input.split_first() else {
         return &[];
     };
     let (part, tail) = tail.split_at(usize::from(*length).min(tail.len()));
-    *rest = tail;
+    *input = tail;
     part
 }
 
@@ -27,7 +27,7 @@ fn read_all(directory: &Path, from: u64) -> Vec<u8> {
     loop {
         let count = reader
             .read(from + bytes.len() as u64, &mut buffer)
-            .expect("bytes that are there are read");
+            .expect("cannot read");
         if count == 0 {
             return bytes;
         }
@@ -36,15 +36,16 @@ fn read_all(directory: &Path, from: u64) -> Vec<u8> {
 }
 
 fuzz_target!(|input: &[u8]| {
-    // In memory where there is such a place: the fuzzer makes thousands of journals a second.
-    let place = ["/dev/shm", "/tmp"]
+    // In memory if possible: the fuzzer creates thousands of journals per second.
+    let parent = ["/dev/shm", "/tmp"]
         .into_iter()
-        .find(|place| Path::new(place).is_dir());
-    let place = tempfile::tempdir_in(place.expect("a place")).expect("a directory");
-    let directory = place.path().join("journal");
-    fs::create_dir(&directory).expect("a directory");
-    let mut rest = input;
-    let start = part(&mut rest);
+        .find(|path| Path::new(path).is_dir())
+        .expect("no temporary directory");
+    let temporary = tempfile::tempdir_in(parent).expect("cannot create a directory");
+    let directory = temporary.path().join("journal");
+    fs::create_dir(&directory).expect("cannot create a directory");
+    let mut input = input;
+    let start = take_part(&mut input);
     let start = if start.len() == 8 {
         u64::from_le_bytes(start.try_into().expect("8 bytes")) >> 2
     } else {
@@ -53,47 +54,49 @@ fuzz_target!(|input: &[u8]| {
     let mut logs = Vec::new();
     let mut next = start;
     for number in 0..3 {
-        let (log, index) = (part(&mut rest), part(&mut rest));
+        let (log, index) = (take_part(&mut input), take_part(&mut input));
         if number > 0 && log.is_empty() {
             break;
         }
-        fs::write(directory.join(format!("{next:020}.log")), log).expect("a log");
-        fs::write(directory.join(format!("{next:020}.idx")), index).expect("an index");
+        fs::write(directory.join(format!("{next:020}.log")), log).expect("cannot write a log");
+        fs::write(directory.join(format!("{next:020}.idx")), index).expect("cannot write an index");
         logs.extend_from_slice(log);
         next += log.len() as u64;
     }
-    // Another file of any name does not matter.
-    let name: String = part(&mut rest)
+    // A file with another name is ignored.
+    let name: String = take_part(&mut input)
         .iter()
         .filter(|byte| byte.is_ascii_alphanumeric())
         .map(|byte| char::from(*byte))
         .collect();
-    fs::write(directory.join(format!("x{name}")), "stranger").expect("a stranger");
+    fs::write(directory.join(format!("x{name}")), "other").expect("cannot write a file");
 
-    // Readers look before the repair, too.
+    // A reader may open the journal before its repair.
     assert_eq!(read_all(&directory, start), logs);
     let options = JournalOptions {
         segment_bytes: 50,
         ..JournalOptions::default()
     };
-    for (round, appended) in [part(&mut rest), part(&mut rest)].into_iter().enumerate() {
-        let mut writer =
-            JournalWriter::open(&directory, options.clone()).expect("segments that join");
+    for (round, appended) in [take_part(&mut input), take_part(&mut input)]
+        .into_iter()
+        .enumerate()
+    {
+        let mut writer = JournalWriter::open(&directory, options.clone()).expect("cannot open");
         assert_eq!(writer.end_offset(), start + logs.len() as u64);
         assert_eq!(writer.oldest_offset(), start);
         let at = UNIX_EPOCH + Duration::from_secs(1_000_000 * (7 - round as u64));
-        writer.append(appended, at).expect("there is room");
+        writer.append(appended, at).expect("cannot append");
         logs.extend_from_slice(appended);
         assert_eq!(writer.end_offset(), start + logs.len() as u64);
         assert_eq!(read_all(&directory, start), logs);
     }
     let reader = JournalReader::new(&directory);
     assert_eq!(
-        reader.end_offset().expect("an end"),
+        reader.end_offset().expect("cannot read the end offset"),
         start + logs.len() as u64
     );
     for offset in [0, 1, logs.len() as u64 / 2, logs.len() as u64] {
-        // Any answer, but an answer.
+        // Any result, but no panic.
         let _ = reader.time_at(start + offset);
     }
     let _ = reader.offset_at(u64::from_le_bytes([7; 8]));

@@ -1,16 +1,16 @@
-//! Arbitrary bytes on the wire: cut anywhere they give the same frames, no frame is too long, and every
-//! request is understood or refused.
+//! Decodes arbitrary bytes as frames and requests. Frames must not depend on chunk boundaries or exceed the maximum
+//! length, and every accepted request must survive a round trip.
 
 #![no_main]
 
 use colibri_proto::{Call, FrameDecoder, FrameError, MAX_FRAME, Request};
 use libfuzzer_sys::fuzz_target;
 
-fn frames(pieces: impl Iterator<Item = Vec<u8>>) -> Vec<Result<Vec<u8>, FrameError>> {
+fn decode_frames(chunks: impl Iterator<Item = Vec<u8>>) -> Vec<Result<Vec<u8>, FrameError>> {
     let mut decoder = FrameDecoder::default();
     let mut frames = Vec::new();
-    for piece in pieces {
-        decoder.push(&piece);
+    for chunk in chunks {
+        decoder.push(&chunk);
         while let Some(frame) = decoder.next_frame() {
             frames.push(frame.map(<[u8]>::to_vec));
         }
@@ -19,23 +19,26 @@ fn frames(pieces: impl Iterator<Item = Vec<u8>>) -> Vec<Result<Vec<u8>, FrameErr
 }
 
 fuzz_target!(|input: &[u8]| {
-    let Some((cut, bytes)) = input.split_first() else {
+    let Some((first, bytes)) = input.split_first() else {
         return;
     };
-    let whole = frames(std::iter::once(bytes.to_vec()));
-    let cut = usize::from(*cut).max(1);
-    assert_eq!(whole, frames(bytes.chunks(cut).map(<[u8]>::to_vec)));
+    let whole = decode_frames(std::iter::once(bytes.to_vec()));
+    let chunk_size = usize::from(*first).max(1);
+    assert_eq!(
+        whole,
+        decode_frames(bytes.chunks(chunk_size).map(<[u8]>::to_vec))
+    );
     for frame in whole.into_iter().flatten() {
         assert!(frame.len() <= MAX_FRAME && !frame.contains(&b'\n'));
         let Ok(call) = Request::parse(&frame).and_then(Request::call) else {
             continue;
         };
-        // What was understood is understood again as the same call, unless writing it makes it too long.
-        if let Ok(again) = call.encode(7) {
-            let again = again.strip_suffix(b"\n").expect("a frame ends in LF");
-            let parsed: Call = Request::parse(again)
+        // Encoding may make a call too long.
+        if let Ok(encoded) = call.encode(7) {
+            let encoded = encoded.strip_suffix(b"\n").expect("a frame without LF");
+            let parsed: Call = Request::parse(encoded)
                 .and_then(Request::call)
-                .expect("a frame of our own is understood");
+                .expect("cannot parse an encoded call");
             assert_eq!(call, parsed);
         }
     }

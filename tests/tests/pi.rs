@@ -326,7 +326,7 @@ fn attach_sends_prompts_and_answers_and_reattaches() {
     let mut shown = attached.reads("- idle");
     assert_eq!(
         shown,
-        "* bash has ended:\n  | one\n  It says one.\n- idle after 2 turns, 200+40 tokens, $0.0012\n"
+        "* bash ended:\n  | one\n  It says one.\n- idle after 2 turns, 200+40 tokens, $0.0012\n"
     );
 
     // Input during a turn steers it.

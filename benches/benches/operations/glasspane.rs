@@ -15,11 +15,11 @@ pub(crate) fn all() -> Vec<Operation> {
     let written = session.clone();
     let state = move || {
         for line in written.split_inclusive(|byte| *byte == b'\n') {
-            pane.output(line, 1);
+            pane.push_output(line, 1);
         }
         pane.view().events
     };
-    let transcript = move || Transcript::new(AgentRuntime::Pi).stdout(&session);
+    let transcript = move || Transcript::new(AgentRuntime::Pi).push_stdout(&session);
 
     let mut update = br#"{"type":"message_update","assistantMessageEvent":{"type":"text_delta","delta":"so"},"message":{"role":"assistant","content":[{"type":"text","text":""#.to_vec();
     update.extend(std::iter::repeat_n(b'x', 4000));
@@ -31,7 +31,7 @@ pub(crate) fn all() -> Vec<Operation> {
     let mut now = 0;
     let activity = move || {
         now += 1;
-        generic.active(now);
+        generic.record_activity(now);
         generic.deadline()
     };
 
@@ -40,7 +40,7 @@ pub(crate) fn all() -> Vec<Operation> {
     let mut confused = Glasspane::new(AgentRuntime::Pi, 0);
     let nonsense = move || {
         for piece in malformed.chunks(65_536) {
-            confused.output(piece, 1);
+            confused.push_output(piece, 1);
         }
         confused.view().malformed_lines
     };
@@ -48,7 +48,7 @@ pub(crate) fn all() -> Vec<Operation> {
         Operation::new("state of a session of 39 lines", state).over(length),
         Operation::new("transcript of a session of 39 lines", transcript).over(length),
         Operation::new("state of an update with 4 KB of text", move || {
-            updated.output(&update, 1);
+            updated.push_output(&update, 1);
         })
         .over(update_length),
         Operation::new("a malformed line of 1 MiB", nonsense).over(1 << 20),

@@ -1,6 +1,6 @@
 //! Follows one turn of an agent, and collects its answer: the last message of the model in that turn.
 
-use colibri_client::glasspane::{Glasspane, Item, Transcript};
+use colibri_client::glasspane::{Glasspane, Transcript, TranscriptItem};
 use colibri_client::{
     AgentRuntime, AgentState, Client, ClientError, Events, Notification, Stream, output_bytes,
 };
@@ -97,14 +97,14 @@ impl AnswerReader {
     fn output(&mut self, bytes: &[u8]) -> bool {
         // The state is checked after each line.
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            for item in self.transcript.stdout(line) {
+            for item in self.transcript.push_stdout(line) {
                 self.item(item);
             }
             if self.runtime == AgentRuntime::Generic {
                 self.has_worked = true;
                 continue;
             }
-            self.pane.output(line, 0);
+            self.pane.push_output(line, 0);
             match self.pane.view().state {
                 AgentState::Working => self.has_worked = true,
                 AgentState::Idle if self.has_worked => return true,
@@ -120,9 +120,9 @@ impl AnswerReader {
         self.runtime == AgentRuntime::Generic && self.has_worked && state == AgentState::Idle
     }
 
-    fn item(&mut self, item: Item) {
+    fn item(&mut self, item: TranscriptItem) {
         match item {
-            Item::Text(text) | Item::Output(text) => {
+            TranscriptItem::Text(text) | TranscriptItem::Output(text) => {
                 self.message.push_str(&text);
                 let surplus = self.message.len().saturating_sub(MAX_ANSWER);
                 if surplus > 0 {
@@ -131,16 +131,16 @@ impl AnswerReader {
                     self.message.drain(..start.unwrap_or(0));
                 }
             }
-            Item::Break if !self.message.trim().is_empty() => {
+            TranscriptItem::BlockEnd if !self.message.trim().is_empty() => {
                 self.answer = std::mem::take(&mut self.message);
             }
-            Item::Break => self.message.clear(),
+            TranscriptItem::BlockEnd => self.message.clear(),
             _ => {}
         }
     }
 
     fn answer(mut self) -> TurnResult {
-        self.item(Item::Break);
+        self.item(TranscriptItem::BlockEnd);
         TurnResult {
             text: self.answer,
             error: self.pane.view().last_error.clone(),

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use colibri_client::glasspane::{Command, Delivery, Item, Painter, Transcript, encode};
+use colibri_client::glasspane::{
+    AgentCommand, PromptDelivery, Transcript, TranscriptFormatter, TranscriptItem, encode_command,
+};
 use colibri_client::{
     Agent, AgentState, Client, ClientError, ExitEvent, FollowEvent, FollowParams, OutputChunk,
     StateEvent, Stream,
@@ -153,7 +155,7 @@ struct AttachView {
     raw: bool,
     all: bool,
     transcript: Transcript,
-    painter: Painter,
+    formatter: TranscriptFormatter,
     last_state: Option<AgentState>,
     queue: VecDeque<Block>,
 }
@@ -164,12 +166,12 @@ impl AttachView {
             raw: options.raw,
             all: options.all,
             transcript: Transcript::new(agent.runtime),
-            painter: Painter::new(output::in_colour()),
+            formatter: TranscriptFormatter::new(output::in_colour()),
             last_state: None,
             queue: VecDeque::new(),
         };
         if view.start_of(agent.stdout_bytes) > 0 {
-            view.transcript.cut();
+            view.transcript.skip_gap();
             output::message(&format!(
                 "only the end of the output of agent {} is shown; show all of it with --all",
                 agent.id
@@ -195,7 +197,7 @@ impl AttachView {
     fn show_output(&mut self, output: OutputChunk) {
         if output.gap > 0 {
             if output.stream == Stream::Stdout {
-                self.transcript.cut();
+                self.transcript.skip_gap();
             }
             self.show_message(&format!("{} bytes are no longer kept", output.gap));
         }
@@ -203,10 +205,13 @@ impl AttachView {
             return self.write(output.bytes, output.stream);
         }
         let items = match output.stream {
-            Stream::Stdout => self.transcript.stdout(&output.bytes),
-            Stream::Stderr => self.transcript.stderr(&output.bytes),
+            Stream::Stdout => self.transcript.push_stdout(&output.bytes),
+            Stream::Stderr => self.transcript.push_stderr(&output.bytes),
         };
-        let text: String = items.iter().map(|item| self.painter.paint(item)).collect();
+        let text: String = items
+            .iter()
+            .map(|item| self.formatter.format(item))
+            .collect();
         self.write(text.into_bytes(), Stream::Stdout);
     }
 
@@ -220,14 +225,14 @@ impl AttachView {
         }
         let reason = output::sanitize(event.last_error.as_deref().unwrap_or_default(), 300);
         let text = self
-            .painter
-            .paint(&Item::Notice(format!("stalled: {reason}")));
+            .formatter
+            .format(&TranscriptItem::Notice(format!("stalled: {reason}")));
         self.write(text.into_bytes(), Stream::Stdout);
     }
 
     /// Ends an unfinished line.
     fn finish_line(&mut self) {
-        let text = self.painter.finish();
+        let text = self.formatter.end_line();
         self.write(text.as_bytes().to_vec(), Stream::Stdout);
     }
 
@@ -245,19 +250,19 @@ impl AttachView {
         agent: &Agent,
         line: &str,
     ) -> Option<JoinHandle<Result<(), ClientError>>> {
-        let delivery = Delivery::while_watching(agent.runtime);
-        let command = match self.transcript.question() {
-            Some(question) => Command::Answer(question, line),
+        let delivery = PromptDelivery::earliest(agent.runtime);
+        let command = match self.transcript.open_question() {
+            Some(question) => AgentCommand::Answer(question, line),
             None if line.trim().is_empty() => return None,
-            None => Command::Prompt(line, delivery),
+            None => AgentCommand::Prompt(line, delivery),
         };
-        match encode(agent.runtime, "attached", &command) {
+        match encode_command(agent.runtime, "attached", &command) {
             Err(error) => {
                 self.show_message(&error.to_string());
                 None
             }
             Ok(bytes) => {
-                self.transcript.answered();
+                self.transcript.close_question();
                 let id = agent.id.clone();
                 Some(tokio::spawn(async move {
                     client.send_all(&id, &bytes, Some(INPUT_TIMEOUT)).await

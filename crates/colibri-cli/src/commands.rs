@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
-use colibri_client::glasspane::{Command, Delivery};
+use colibri_client::glasspane::{AgentCommand, PromptDelivery};
 use colibri_client::{Agent, Client, ClientError, ErrorKind, KillOutcome, KillParams, Stream};
 use jiff::Timestamp;
 
@@ -53,7 +53,7 @@ pub(crate) async fn spawn(global: &Global, background: Background) -> Result<u8,
     let Some(prompt) = prompt else { return Ok(0) };
     let prompted = async {
         let agent = client.get_agent(&agent.id).await?;
-        let command = Command::Prompt(&prompt, Delivery::Now);
+        let command = AgentCommand::Prompt(&prompt, PromptDelivery::Now);
         client.command(&agent, &command, INPUT_TIMEOUT).await
     };
     prompted.await.map_err(|source| CliError::Prompt {

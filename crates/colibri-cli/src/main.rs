@@ -28,7 +28,7 @@ mod top;
 
 use std::process::ExitCode;
 
-use colibri_client::glasspane::Delivery;
+use colibri_client::glasspane::PromptDelivery;
 
 use crate::args::{Arguments, CliCommand, Config};
 use crate::error::CliError;
@@ -82,9 +82,9 @@ async fn execute(arguments: Arguments) -> Result<u8, CliError> {
             timeout,
         } => {
             let delivery = match (steer, follow_up) {
-                (true, _) => Delivery::Steer,
-                (_, true) => Delivery::FollowUp,
-                _ => Delivery::Now,
+                (true, _) => PromptDelivery::Steer,
+                (_, true) => PromptDelivery::FollowUp,
+                _ => PromptDelivery::Now,
             };
             prompt::prompt(&global, &agent.id, text, delivery, wait, timeout).await
         }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
-use colibri_client::glasspane::{Command, Delivery};
+use colibri_client::glasspane::{AgentCommand, PromptDelivery};
 use colibri_client::{AgentRuntime, AgentState, ClientError};
 
 use crate::answer::{Turn, TurnResult};
@@ -20,7 +20,7 @@ pub(crate) async fn prompt(
     global: &Global,
     id: &str,
     text: String,
-    delivery: Delivery,
+    delivery: PromptDelivery,
     wait: bool,
     timeout: Option<Duration>,
 ) -> Result<u8, CliError> {
@@ -36,7 +36,7 @@ pub(crate) async fn prompt(
         }
         _ => text,
     };
-    let command = Command::Prompt(&text, delivery);
+    let command = AgentCommand::Prompt(&text, delivery);
     let accept_timeout = timeout.unwrap_or(ACCEPT_TIMEOUT);
     // Subscribe before the prompt is sent, so that no part of the answer is missed.
     let turn = match wait {
@@ -74,10 +74,13 @@ fn hint_delivery(
     accepted: &Result<(), ClientError>,
     runtime: AgentRuntime,
     state: AgentState,
-    delivery: Delivery,
+    delivery: PromptDelivery,
 ) {
     let busy = (runtime, state) == (AgentRuntime::Pi, AgentState::Working);
-    if matches!(accepted, Err(ClientError::Refused { .. })) && busy && delivery == Delivery::Now {
+    if matches!(accepted, Err(ClientError::Refused { .. }))
+        && busy
+        && delivery == PromptDelivery::Now
+    {
         output::message("pi is working; pass --steer or --follow-up");
     }
 }
@@ -85,6 +88,8 @@ fn hint_delivery(
 pub(crate) async fn abort(global: &Global, id: &str, timeout: Duration) -> Result<u8, CliError> {
     let client = connect(global).await?;
     let agent = client.find_agent(id).await?;
-    client.command(&agent, &Command::Abort, timeout).await?;
+    client
+        .command(&agent, &AgentCommand::Abort, timeout)
+        .await?;
     Ok(0)
 }

@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn status_shows_all_details_and_is_sanitized() {
         let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
-        pane.output(
+        pane.push_output(
             b"{\"type\":\"tool_execution_start\",\"toolName\":\"bash\"}\nWarning\n{\"type\":\"error\",\"error\":\"no\\u001b[2J\"}\n\
               {\"type\":\"queue_update\",\"steering\":[\"a\",\"b\"]}\n",
             1_767_225_600_000,
@@ -156,7 +156,7 @@ mod tests {
         };
         let now = "2026-01-01T00:01:00Z".parse().unwrap();
         let working = page(&agent, now);
-        pane.exited(
+        pane.record_exit(
             &Exit::from_status(Some(ExitStatus::Code(1))),
             None,
             1_767_225_660_000,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::client::Events;
 use crate::follow::output_bytes;
-use crate::glasspane::{Command, Responses, answers, encode};
+use crate::glasspane::{AgentCommand, ResponseParser, encode_command, sends_responses};
 use crate::{Client, ClientError};
 
 /// Retry interval for sending input to an agent that does not read it.
@@ -69,17 +69,17 @@ impl Client {
     pub async fn command(
         &self,
         agent: &Agent,
-        command: &Command<'_>,
+        command: &AgentCommand<'_>,
         timeout: Duration,
     ) -> Result<(), ClientError> {
         let command_id = unique_command_id();
-        let bytes = encode(agent.runtime, &command_id, command)?;
-        if !answers(agent.runtime) || matches!(command, Command::Answer(..)) {
+        let bytes = encode_command(agent.runtime, &command_id, command)?;
+        if !sends_responses(agent.runtime) || matches!(command, AgentCommand::Answer(..)) {
             return self.send_all(&agent.id, &bytes, Some(timeout)).await;
         }
         // Subscribe before the command is sent, so that the response is not missed.
         let mut events = self.subscribe_new_stdout(&agent.id).await?;
-        let mut responses = Responses::default();
+        let mut responses = ResponseParser::default();
         let sending = self.send_all(&agent.id, &bytes, Some(timeout));
         tokio::pin!(sending);
         let mut sent_at = None;

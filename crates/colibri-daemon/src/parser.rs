@@ -60,7 +60,7 @@ impl Parser {
 
     /// Returns the number of parsed bytes of stdout; `u64::MAX` if none need parsing or none can be read.
     pub(crate) fn parsed(&self) -> u64 {
-        match self.pane.needs_bytes() && !self.gone && !self.failed {
+        match self.pane.needs_output() && !self.gone && !self.failed {
             true => self.cursor,
             false => u64::MAX,
         }
@@ -82,7 +82,7 @@ impl Parser {
     fn skip_to(&mut self, offset: u64) {
         let skipped = offset.saturating_sub(self.cursor);
         self.cursor = offset;
-        self.pane.skipped(skipped);
+        self.pane.skip_output(skipped);
         if !std::mem::replace(&mut self.skip_logged, true) {
             let id = &self.entry.spec.id;
             tracing::warn!(%id, skipped, "events skipped: the agent writes faster than they are parsed; see skipped_bytes");
@@ -149,13 +149,13 @@ impl Parser {
 
     fn lines(&mut self, bytes: &[u8], now: u64) {
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let before = (self.pane.changes(), self.pane.tool_changes());
-            self.pane.output(line, now);
+            let before = (self.pane.state_changes(), self.pane.tool_changes());
+            self.pane.push_output(line, now);
             self.cursor += line.len() as u64;
-            if self.pane.changes() != before.0 {
+            if self.pane.state_changes() != before.0 {
                 self.changed_at = Some(self.cursor);
             }
-            if (self.pane.changes(), self.pane.tool_changes()) != before {
+            if (self.pane.state_changes(), self.pane.tool_changes()) != before {
                 self.noted_at = Some(self.cursor);
             }
         }

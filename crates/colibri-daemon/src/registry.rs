@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use colibri_glasspane::{AgentRuntime, AgentState, Glasspane, View};
+use colibri_glasspane::{AgentRuntime, AgentState, AgentView, Glasspane};
 use colibri_journal::{JournalOptions, JournalReader};
 use colibri_proto as wire;
 use colibri_shim::layout;
@@ -72,7 +72,7 @@ pub(crate) struct Kill {
 /// What is known of an agent at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Snapshot {
-    pub(crate) view: View,
+    pub(crate) view: AgentView,
     /// How often its state has changed.
     pub(crate) changes: u64,
     /// Where in its stdout the line ends that brought the state about, or how much it had written in all when it
@@ -313,13 +313,13 @@ impl Registry {
         let ended_ms = exit.exited_at_ns / 1_000_000;
         let directory = self.spawner.state.agent(&spec.id);
         let mut pane = Glasspane::new(runtime, spec.created_at_ns / 1_000_000);
-        pane.exited(&exit.exit(), exit.error.as_deref(), ended_ms);
-        let reads = pane.needs_bytes();
+        pane.record_exit(&exit.exit(), exit.error.as_deref(), ended_ms);
+        let reads = pane.needs_output();
         let kept = reads.then(|| supervision::kept_view(&directory)).flatten();
         let unread = reads && kept.is_none();
         let snapshot = Snapshot {
             view: kept.unwrap_or_else(|| pane.view().clone()),
-            changes: pane.changes(),
+            changes: pane.state_changes(),
             changed_at: None,
             precedes: u64::MAX,
             parsed: u64::MAX,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use colibri_glasspane::{AgentState, Glasspane, View};
+use colibri_glasspane::{AgentState, AgentView, Glasspane};
 use colibri_proto::Stream;
 use colibri_shim::control::ShimStatus;
 use colibri_shim::record::{self, Durability, ExitRecord};
@@ -53,7 +53,7 @@ async fn follow(
 ) -> io::Result<()> {
     let mut states = agent.link.state();
     let mut publisher = Publisher::new(entry.clone(), observers);
-    let reads = pane.needs_bytes();
+    let reads = pane.needs_output();
     let mut parser = Parser::new(entry.clone(), pane);
     let mut seen = 0;
     // What the runs of an adopted agent have written is read as they wrote it, one after the other.
@@ -87,7 +87,7 @@ async fn follow(
                 is_behind = parser.is_behind(before);
             }
             if !is_behind {
-                parser.pane.restarting(status.waiting.as_deref(), now);
+                parser.pane.record_restart(status.waiting.as_deref(), now);
                 if !found {
                     seen = written;
                 }
@@ -105,12 +105,12 @@ async fn follow(
                     true => last_written(&entry, &state, now).await?,
                     false => now,
                 };
-                parser.pane.active(last);
+                parser.pane.record_activity(last);
             }
             seen = written;
         }
         found = false;
-        parser.pane.stalled(status.stalled.is_some(), now);
+        parser.pane.set_stalled(status.stalled.is_some(), now);
         parser.pane.tick(now);
         if ended {
             let exit = match state.exit.clone() {
@@ -119,7 +119,7 @@ async fn follow(
                 None => Box::pin(lost(&entry, &spawner)).await,
             };
             parser = parser.all(exit.stdout_bytes, LAST_BACKLOG, now).await?;
-            parser.pane.exited(
+            parser.pane.record_exit(
                 &exit.exit(),
                 exit.error.as_deref(),
                 exit.exited_at_ns / 1_000_000,
@@ -146,7 +146,7 @@ async fn follow(
 }
 
 /// What the events of an agent said up to its end, as an earlier daemon kept it.
-pub(crate) fn kept_view(directory: &Path) -> Option<View> {
+pub(crate) fn kept_view(directory: &Path) -> Option<AgentView> {
     let path = directory.join(VIEW);
     record::read(&path).unwrap_or_else(|error| {
         tracing::warn!(path = %path.display(), %error, "what an agent said is read again");
@@ -155,7 +155,7 @@ pub(crate) fn kept_view(directory: &Path) -> Option<View> {
 }
 
 async fn keep_view(entry: &Entry, pane: &Glasspane) -> io::Result<()> {
-    if !pane.needs_bytes() {
+    if !pane.needs_output() {
         return Ok(());
     }
     let (path, view) = (entry.directory.join(VIEW), pane.view().clone());
@@ -184,7 +184,7 @@ pub(crate) async fn review(entry: Arc<Entry>) {
     };
     parser
         .pane
-        .exited(&exit.exit(), exit.error.as_deref(), ended_ms);
+        .record_exit(&exit.exit(), exit.error.as_deref(), ended_ms);
     if keep_view(&entry, &parser.pane).await.is_ok() {
         entry
             .latest
@@ -239,7 +239,7 @@ impl Publisher {
             Some(_) => u64::MAX,
             None => parser.parsed(),
         };
-        snapshot.changed_at = match (snapshot.view.state, pane.needs_bytes()) {
+        snapshot.changed_at = match (snapshot.view.state, pane.needs_output()) {
             (AgentState::Starting | AgentState::Stalled, _) => None,
             (_, true) => parser.changed_at,
             (AgentState::Idle, false) => Some(snapshot.stdout + snapshot.stderr),
@@ -248,7 +248,7 @@ impl Publisher {
         snapshot.precedes = match snapshot.view.state {
             _ if snapshot.exit.is_some() => u64::MAX,
             AgentState::Starting if snapshot.waiting.is_none() => snapshot.run_from,
-            AgentState::Idle | AgentState::Working | AgentState::Blocked if pane.needs_bytes() => {
+            AgentState::Idle | AgentState::Working | AgentState::Blocked if pane.needs_output() => {
                 parser.noted_at.unwrap_or(u64::MAX)
             }
             _ => u64::MAX,
@@ -325,10 +325,10 @@ pub(crate) fn snapshot(
     };
     Snapshot {
         view: pane.view().clone(),
-        changes: pane.changes(),
+        changes: pane.state_changes(),
         changed_at: None,
         precedes: u64::MAX,
-        parsed: match pane.needs_bytes() {
+        parsed: match pane.needs_output() {
             true => 0,
             false => u64::MAX,
         },

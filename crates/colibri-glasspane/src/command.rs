@@ -1,32 +1,34 @@
-//! What an agent is told, as bytes for its standard input, and what it answers. pi: its docs/rpc-commands.md and
-//! docs/rpc-extension-ui.md; zot: its docs/rpc.md. Any other agent is given a line.
+//! Encodes commands for an agent's standard input and parses its responses. Formats: docs/rpc-commands.md and
+//! docs/rpc-extension-ui.md of pi, docs/rpc.md of zot. A generic agent receives plain lines.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::lines::Lines;
-use crate::transcript::Question;
-use crate::{AgentRuntime, clean};
+use crate::AgentRuntime;
+use crate::events::error_text;
+use crate::line_splitter::LineSplitter;
+use crate::question::{Question, QuestionMethod};
+use crate::sanitize::sanitize_line;
 
-/// Most characters kept of an agent's answer.
-const MAX_ERROR: usize = 500;
+/// Maximum length of a text in a response, in characters.
+const MAX_RESPONSE_CHARS: usize = 500;
 
-/// When a prompt is delivered to an agent that is at work.
+/// When a prompt is delivered to a working agent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Delivery {
-    /// Now; pi refuses it while it works, and zot takes it when it is done.
+pub enum PromptDelivery {
+    /// Immediately. A working pi refuses the prompt; zot queues it.
     #[default]
     Now,
-    /// Before its model is asked next.
+    /// Before the agent's next model call.
     Steer,
-    /// When it is done with all it has to do.
+    /// After the agent has finished its current work.
     FollowUp,
 }
 
-impl Delivery {
-    /// How a person who watches means what they type: it is heard as soon as the runtime can.
+impl PromptDelivery {
+    /// Returns the earliest delivery that a working agent of this runtime accepts.
     #[must_use]
-    pub fn while_watching(runtime: AgentRuntime) -> Self {
+    pub fn earliest(runtime: AgentRuntime) -> Self {
         match runtime {
             AgentRuntime::Pi => Self::Steer,
             AgentRuntime::Zot | AgentRuntime::Generic => Self::Now,
@@ -34,157 +36,161 @@ impl Delivery {
     }
 }
 
-/// What an agent is told.
+/// A command to an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command<'a> {
-    /// Something to do.
-    Prompt(&'a str, Delivery),
-    /// End what you do, and wait.
+pub enum AgentCommand<'a> {
+    /// Starts or queues a task.
+    Prompt(&'a str, PromptDelivery),
+    /// Cancels the current turn; the agent keeps running.
     Abort,
-    /// What a person says to its question.
+    /// Answers a question.
     Answer(&'a Question, &'a str),
 }
 
-/// The agent cannot be told that.
+/// The runtime does not support a command, or an answer is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommandError {
-    /// The runtime knows no such delivery.
-    #[error("{0} has no way to {1}; send it as a plain prompt")]
-    Delivery(&'static str, &'static str),
-    /// Only a signal ends what a generic agent does.
+    /// The runtime does not support the delivery.
+    #[error("{runtime} cannot {delivery}; send a plain prompt")]
+    UnsupportedDelivery {
+        /// The agent, for a message.
+        runtime: &'static str,
+        /// What the delivery does, for a message.
+        delivery: &'static str,
+    },
+    /// A generic agent has no abort command.
     #[error(
-        "a generic agent takes no abort: what it reads is its own affair; end it with colibri kill --signal INT, or start it with --runtime pi or zot if it is one"
+        "a generic agent has no abort command; interrupt it with colibri kill --signal INT, or start pi or zot with --runtime"
     )]
-    Abort,
-    /// The answer fits no question of that kind.
-    #[error("{0:?} is no answer to this; say {1}")]
-    Answer(String, String),
+    UnsupportedAbort,
+    /// The answer is not valid for the question.
+    #[error("invalid answer {answer:?}; enter {expected}")]
+    InvalidAnswer {
+        /// The answer.
+        answer: String,
+        /// The valid answers.
+        expected: String,
+    },
 }
 
-/// The bytes that say it, LF included. With `id` the agent's answer can be told from others.
+/// Encodes a command as the bytes to write to the agent's standard input, LF included. A response to it repeats `id`.
 ///
 /// # Errors
-/// [`CommandError`] where the runtime has no words for it.
-pub fn encode(
+/// [`CommandError`] if the runtime does not support the command, or the answer is invalid.
+pub fn encode_command(
     runtime: AgentRuntime,
     id: &str,
-    command: &Command<'_>,
+    command: &AgentCommand<'_>,
 ) -> Result<Vec<u8>, CommandError> {
+    use AgentCommand::{Abort, Answer, Prompt};
+    use AgentRuntime::{Generic, Pi, Zot};
     let record = match (runtime, command) {
-        (AgentRuntime::Generic, Command::Prompt(text, Delivery::Now)) => {
+        (Generic, Prompt(text, PromptDelivery::Now) | Answer(_, text)) => {
             return Ok(format!("{text}\n").into_bytes());
         }
-        (AgentRuntime::Generic, Command::Prompt(_, delivery)) => {
-            return Err(no_delivery("a generic agent", *delivery));
+        (Generic, Prompt(_, delivery)) => {
+            return Err(unsupported_delivery("a generic agent", *delivery));
         }
-        (AgentRuntime::Generic, Command::Abort) => return Err(CommandError::Abort),
-        (AgentRuntime::Generic, Command::Answer(_, text)) => {
-            return Ok(format!("{text}\n").into_bytes());
+        (Generic, Abort) => return Err(CommandError::UnsupportedAbort),
+        (Zot, Prompt(_, PromptDelivery::Steer)) => {
+            return Err(unsupported_delivery("zot", PromptDelivery::Steer));
         }
-        (AgentRuntime::Zot, Command::Prompt(_, Delivery::Steer)) => {
-            return Err(no_delivery("zot", Delivery::Steer));
-        }
-        // zot begins with it when it is done with what it does.
-        (AgentRuntime::Zot, Command::Prompt(text, _))
-        | (AgentRuntime::Pi, Command::Prompt(text, Delivery::Now)) => {
+        // zot queues a prompt while it works.
+        (Zot, Prompt(text, _)) | (Pi, Prompt(text, PromptDelivery::Now)) => {
             json!({"id": id, "type": "prompt", "message": text})
         }
-        // As prompts, these two begin at once where pi is idle.
-        (AgentRuntime::Pi, Command::Prompt(text, Delivery::Steer)) => {
+        // An idle pi starts these two immediately.
+        (Pi, Prompt(text, PromptDelivery::Steer)) => {
             json!({"id": id, "type": "prompt", "message": text, "streamingBehavior": "steer"})
         }
-        (AgentRuntime::Pi, Command::Prompt(text, Delivery::FollowUp)) => {
+        (Pi, Prompt(text, PromptDelivery::FollowUp)) => {
             json!({"id": id, "type": "prompt", "message": text, "streamingBehavior": "followUp"})
         }
-        (AgentRuntime::Pi | AgentRuntime::Zot, Command::Abort) => {
-            json!({"id": id, "type": "abort"})
-        }
-        (AgentRuntime::Pi | AgentRuntime::Zot, Command::Answer(question, text)) => {
-            answer(question, text)?
-        }
+        (Pi | Zot, Abort) => json!({"id": id, "type": "abort"}),
+        (Pi | Zot, Answer(question, text)) => answer_record(question, text)?,
     };
     Ok(format!("{record}\n").into_bytes())
 }
 
-fn no_delivery(who: &'static str, delivery: Delivery) -> CommandError {
-    let what = match delivery {
-        Delivery::Now => "be prompted",
-        Delivery::Steer => "be steered while it works",
-        Delivery::FollowUp => "queue a prompt",
-    };
-    CommandError::Delivery(who, what)
+fn unsupported_delivery(runtime: &'static str, delivery: PromptDelivery) -> CommandError {
+    CommandError::UnsupportedDelivery {
+        runtime,
+        delivery: match delivery {
+            PromptDelivery::Now => "be prompted",
+            PromptDelivery::Steer => "be steered while it works",
+            PromptDelivery::FollowUp => "queue a prompt",
+        },
+    }
 }
 
-/// Whether agents of the runtime answer commands; `false`: what was sent is all that is known.
+/// Returns whether agents of the runtime respond to commands.
 #[must_use]
-pub fn answers(runtime: AgentRuntime) -> bool {
+pub fn sends_responses(runtime: AgentRuntime) -> bool {
     runtime != AgentRuntime::Generic
 }
 
-fn answer(question: &Question, text: &str) -> Result<Value, CommandError> {
-    let said = text.trim();
-    let wrong = |say: String| CommandError::Answer(said.to_owned(), say);
-    let mut record = json!({"type": "extension_ui_response", "id": question.id});
-    let (name, value) = match question.method.as_str() {
-        "confirm" => match said.to_lowercase().as_str() {
-            "y" | "yes" => ("confirmed", Value::Bool(true)),
-            "n" | "no" => ("confirmed", Value::Bool(false)),
-            _ => return Err(wrong("y or n".to_owned())),
-        },
-        "select" => {
-            let by_number = said
-                .parse::<usize>()
-                .ok()
-                .and_then(|number| question.options.get(number.checked_sub(1)?));
-            let chosen = question
-                .options
-                .iter()
-                .find(|option| *option == said)
-                .or(by_number);
-            let say = || format!("a number from 1 to {}", question.options.len());
-            (
-                "value",
-                Value::String(chosen.ok_or_else(|| wrong(say()))?.clone()),
-            )
-        }
-        _ => ("value", Value::String(text.to_owned())),
+fn answer_record(question: &Question, text: &str) -> Result<Value, CommandError> {
+    let answer = text.trim();
+    let invalid = |expected: String| CommandError::InvalidAnswer {
+        answer: answer.to_owned(),
+        expected,
     };
-    if let Some(fields) = record.as_object_mut() {
-        fields.insert(name.to_owned(), value);
-    }
-    Ok(record)
+    let id = &question.id;
+    Ok(match question.method {
+        QuestionMethod::Confirm => {
+            let confirmed = match answer.to_lowercase().as_str() {
+                "y" | "yes" => true,
+                "n" | "no" => false,
+                _ => return Err(invalid("y or n".to_owned())),
+            };
+            json!({"type": "extension_ui_response", "id": id, "confirmed": confirmed})
+        }
+        QuestionMethod::Select => {
+            let options = &question.options;
+            let number = answer.parse::<usize>().ok();
+            let option = options.iter().find(|option| *option == answer);
+            let option = option
+                .or_else(|| options.get(number?.checked_sub(1)?))
+                .ok_or_else(|| invalid(format!("a number from 1 to {}", options.len())))?;
+            json!({"type": "extension_ui_response", "id": id, "value": option})
+        }
+        QuestionMethod::Input | QuestionMethod::Editor => {
+            json!({"type": "extension_ui_response", "id": id, "value": text})
+        }
+    })
 }
 
-/// What an agent answered to a command.
+/// Response of an agent to a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Response {
-    /// The id that the command had; one that could not be read has none.
+pub struct CommandResponse {
+    /// Id of the command; `None` if the agent could not parse it.
     pub id: Option<String>,
-    /// The command's kind.
+    /// Type of the command.
     pub command: String,
-    /// Why it was refused.
+    /// Reason for a refusal; `None` if the agent accepted the command.
     pub error: Option<String>,
 }
 
-/// Finds answers in what an agent writes to standard output, from any place in it on.
+/// Finds responses in an agent's standard output. Parsing may start within a line.
 #[derive(Debug, Default)]
-pub struct Responses(Lines);
+pub struct ResponseParser(LineSplitter);
 
-impl Responses {
-    /// Those that these bytes complete.
-    pub fn push(&mut self, bytes: &[u8]) -> Vec<Response> {
-        let mut found = Vec::new();
-        self.0
-            .push(bytes, |line| found.extend(line.and_then(response)));
-        found
+impl ResponseParser {
+    /// Returns the responses that these bytes complete.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<CommandResponse> {
+        let mut responses = Vec::new();
+        self.0.push(bytes, |line| {
+            responses.extend(line.and_then(parse_response));
+        });
+        responses
     }
 }
 
-/// Reads a line as an answer; `None` where it is something else.
-fn response(line: &[u8]) -> Option<Response> {
+/// Parses a line as a response; `None` if it is something else.
+fn parse_response(line: &[u8]) -> Option<CommandResponse> {
     #[derive(Deserialize)]
-    struct Raw {
+    struct ResponseRecord {
         #[serde(rename = "type")]
         kind: String,
         #[serde(default)]
@@ -195,12 +201,12 @@ fn response(line: &[u8]) -> Option<Response> {
         #[serde(default)]
         error: Option<Value>,
     }
-    let raw: Raw = serde_json::from_slice(line).ok()?;
-    (raw.kind == "response").then(|| Response {
-        id: raw.id,
-        command: clean::line(&raw.command.unwrap_or_default(), MAX_ERROR),
-        error: (!raw.success)
-            .then(|| clean::line(&crate::events::text_of(raw.error.as_ref()), MAX_ERROR)),
+    let record: ResponseRecord = serde_json::from_slice(line).ok()?;
+    (record.kind == "response").then(|| CommandResponse {
+        id: record.id,
+        command: sanitize_line(&record.command.unwrap_or_default(), MAX_RESPONSE_CHARS),
+        error: (!record.success)
+            .then(|| sanitize_line(&error_text(record.error.as_ref()), MAX_RESPONSE_CHARS)),
     })
 }
 
@@ -208,54 +214,61 @@ fn response(line: &[u8]) -> Option<Response> {
 mod tests {
     use super::*;
 
-    fn question(method: &str) -> Question {
+    fn question(method: QuestionMethod) -> Question {
         Question {
             id: "q1".into(),
-            method: method.into(),
+            method,
             text: "Sure?".into(),
             options: vec!["Allow".into(), "Block".into()],
         }
     }
 
     #[test]
-    fn commands_of_each_runtime() {
-        let confirm = question("confirm");
-        let select = question("select");
-        let input = question("input");
+    fn each_runtime_encodes_commands() {
+        let confirm = question(QuestionMethod::Confirm);
+        let select = question(QuestionMethod::Select);
+        let input = question(QuestionMethod::Input);
         let mut shown = String::new();
         for runtime in [AgentRuntime::Pi, AgentRuntime::Zot, AgentRuntime::Generic] {
             for command in [
-                Command::Prompt("say \"hi\"\nand\u{2028}go", Delivery::Now),
-                Command::Prompt("left", Delivery::Steer),
-                Command::Prompt("then", Delivery::FollowUp),
-                Command::Abort,
-                Command::Answer(&confirm, "Yes"),
-                Command::Answer(&confirm, "maybe"),
-                Command::Answer(&select, "2"),
-                Command::Answer(&select, "Allow"),
-                Command::Answer(&select, "0"),
-                Command::Answer(&input, "a b "),
+                AgentCommand::Prompt("say \"hi\"\nand\u{2028}go", PromptDelivery::Now),
+                AgentCommand::Prompt("left", PromptDelivery::Steer),
+                AgentCommand::Prompt("then", PromptDelivery::FollowUp),
+                AgentCommand::Abort,
+                AgentCommand::Answer(&confirm, "Yes"),
+                AgentCommand::Answer(&confirm, "maybe"),
+                AgentCommand::Answer(&select, "2"),
+                AgentCommand::Answer(&select, "Allow"),
+                AgentCommand::Answer(&select, "0"),
+                AgentCommand::Answer(&input, "a b "),
             ] {
-                let said = match encode(runtime, "c-1", &command) {
+                let result = match encode_command(runtime, "c-1", &command) {
                     Ok(bytes) => format!("{:?}", String::from_utf8_lossy(&bytes)),
                     Err(error) => format!("error: {error}"),
                 };
-                let what = match command {
-                    Command::Prompt(text, delivery) => format!("{delivery:?} {text:?}"),
-                    Command::Abort => "Abort".to_owned(),
-                    Command::Answer(question, text) => format!("{} {text:?}", question.method),
+                let title = match command {
+                    AgentCommand::Prompt(text, delivery) => format!("{delivery:?} {text:?}"),
+                    AgentCommand::Abort => "Abort".to_owned(),
+                    AgentCommand::Answer(question, text) => {
+                        format!("{:?} {text:?}", question.method)
+                    }
                 };
-                shown.push_str(&format!("{runtime:?} {what}\n  {said}\n"));
+                shown.push_str(&format!("{runtime:?} {title}\n  {result}\n"));
             }
         }
         insta::assert_snapshot!(shown);
     }
 
     #[test]
-    fn a_record_is_one_line_whatever_the_prompt() {
+    fn encoded_prompt_is_one_line_for_any_text() {
         for runtime in [AgentRuntime::Pi, AgentRuntime::Zot] {
             let text = "a\nb\r\nc\u{2028}d\u{85}\0";
-            let bytes = encode(runtime, "1", &Command::Prompt(text, Delivery::Now)).unwrap();
+            let bytes = encode_command(
+                runtime,
+                "1",
+                &AgentCommand::Prompt(text, PromptDelivery::Now),
+            )
+            .unwrap();
             assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
             let record: Value = serde_json::from_slice(&bytes).unwrap();
             assert_eq!(record["message"], text);
@@ -263,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_told_from_events() {
+    fn only_responses_are_parsed() {
         for (line, expected) in [
             (
                 r#"{"id":"1","type":"response","command":"prompt","success":true}"#,
@@ -281,15 +294,15 @@ mod tests {
             (r#"{"type":"response","success":"yes"}"#, None),
             ("not json", None),
         ] {
-            let found = response(line.as_bytes());
-            let found = found.as_ref().map(|found| {
+            let response = parse_response(line.as_bytes());
+            let fields = response.as_ref().map(|response| {
                 (
-                    found.id.as_deref(),
-                    found.command.as_str(),
-                    found.error.as_deref(),
+                    response.id.as_deref(),
+                    response.command.as_str(),
+                    response.error.as_deref(),
                 )
             });
-            assert_eq!(found, expected, "{line}");
+            assert_eq!(fields, expected, "{line}");
         }
     }
 }

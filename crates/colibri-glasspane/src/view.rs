@@ -1,27 +1,27 @@
-//! What is shown of an agent.
+//! The state and counters of an agent, as clients see them.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What an agent is doing.
+/// State of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
-    /// It runs and has shown nothing yet.
+    /// It runs and has written nothing yet.
     Starting,
-    /// It waits for something to do.
+    /// It waits for a prompt.
     Idle,
-    /// It works.
+    /// It processes a prompt.
     Working,
-    /// It waits for a person.
+    /// It waits for a person to answer a question.
     Blocked,
     /// Its output is not read, because it cannot be stored.
     Stalled,
-    /// It ended well.
+    /// It ended successfully or was ended by a user.
     Done,
-    /// It ended badly.
+    /// It failed.
     Error,
 }
 
@@ -39,19 +39,20 @@ impl fmt::Display for AgentState {
     }
 }
 
-/// What an agent is at while it works and no tool of its runs.
+/// Activity of a working agent while no tool runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Activity {
     /// It waits for its model.
     Waiting,
-    /// Its model thinks.
+    /// The model thinks.
     Thinking,
-    /// Its model writes an answer or the call of a tool.
+    /// The model writes text or a tool call.
     Writing,
-    /// It makes its history shorter.
+    /// It compacts its history.
     Compacting,
-    /// Something failed, and it will try that again.
+    /// It waits to retry after a failure.
     Retrying,
 }
 
@@ -62,50 +63,50 @@ impl fmt::Display for Activity {
             Self::Thinking => "thinking",
             Self::Writing => "writing",
             Self::Compacting => "compacting",
-            Self::Retrying => "waiting to try again",
+            Self::Retrying => "waiting to retry",
         })
     }
 }
 
-/// All that is known of an agent from its output. Texts are cleaned of control characters and bounded.
+/// State and counters of an agent, derived from its output. Texts are sanitized and bounded; times are in the caller's
+/// milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct View {
-    /// What it is doing.
+pub struct AgentView {
+    /// Current state.
     pub state: AgentState,
-    /// Since when, in the caller's milliseconds.
+    /// Time of the last change of the state.
     pub since: u64,
-    /// The tool that it is using; the one that started last, of those that still run.
+    /// Name of the running tool; of several, the one that started last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_tool: Option<String>,
-    /// What it is at, where its events say it.
+    /// Activity, if the runtime reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activity: Option<Activity>,
-    /// Prompts that it has taken and not begun with.
+    /// Number of accepted prompts that the agent has not started.
     #[serde(default)]
     pub queued: u64,
-    /// Turns it has ended.
+    /// Number of completed turns.
     pub turns: u64,
-    /// Tokens read and written, as its events say; those that a provider's cache read or kept are in
-    /// `cached_tokens`.
+    /// Tokens read, as reported by the agent, without cached ones.
     pub input_tokens: u64,
-    /// See `input_tokens`.
+    /// Tokens read from or written to a provider's cache, as reported by the agent.
     #[serde(default)]
     pub cached_tokens: u64,
-    /// See `input_tokens`.
+    /// Tokens written, as reported by the agent.
     pub output_tokens: u64,
-    /// Cost in US dollars, as its events say.
+    /// Cost in US dollars, as reported by the agent.
     pub cost_usd: f64,
-    /// The last error that it reported.
+    /// The last error that the agent reported, or the reason for the last restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// Events understood or not, and lines that were none.
+    /// Number of lines on stdout, events or not.
     pub events: u64,
-    /// Lines that are no JSON object, or too long to be one.
+    /// Number of lines that are not a JSON object or too long.
     pub malformed_lines: u64,
     /// Number of output bytes that were not parsed for events, because the agent wrote too fast.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skipped_bytes: u64,
-    /// When it last wrote something, in the caller's milliseconds.
+    /// Time of the last output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_activity: Option<u64>,
 }

@@ -1,12 +1,11 @@
-//! What agents wrote, line by line, and what is shown of them. Those of pi are recorded from pi 0.87.1 with a
-//! model whose answers were scripted; long texts are cut. The one of zot is written after the examples of its
-//! docs/rpc.md (protocol version 1): no zot ran here.
+//! Snapshots of states and transcripts for recorded sessions. pi: recorded from pi 0.87.1 with a scripted model, long
+//! texts shortened. zot: written from the examples in its docs/rpc.md (protocol version 1), not recorded.
 
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write;
 
-use colibri_glasspane::{AgentRuntime, Glasspane, Painter, Transcript};
+use colibri_glasspane::{AgentRuntime, Glasspane, Transcript, TranscriptFormatter};
 
 const SESSIONS: &[(&str, AgentRuntime)] = &[
     ("pi-json-tools", AgentRuntime::Pi),
@@ -24,14 +23,14 @@ fn session(name: &str) -> String {
 }
 
 #[test]
-fn states_of_sessions() {
+fn recorded_sessions_have_expected_states() {
     for (name, runtime) in SESSIONS {
         let mut pane = Glasspane::new(*runtime, 0);
         let mut shown = String::new();
         let mut before = String::new();
-        // pi ends records at LF only.
+        // Not lines(): pi ends records with LF only.
         for line in session(name).split_terminator('\n') {
-            pane.output(format!("{line}\n").as_bytes(), 1);
+            pane.push_output(format!("{line}\n").as_bytes(), 1);
             let view = pane.view();
             let activity = view.activity.map(|activity| activity.to_string());
             let after = format!(
@@ -59,16 +58,16 @@ fn states_of_sessions() {
 }
 
 #[test]
-fn transcripts_of_sessions() {
+fn recorded_sessions_have_expected_transcripts() {
     for (name, runtime) in SESSIONS {
         for colour in [false, true] {
             let mut transcript = Transcript::new(*runtime);
-            let mut painter = Painter::new(colour);
+            let mut formatter = TranscriptFormatter::new(colour);
             let mut shown = String::new();
-            for item in transcript.stdout(session(name).as_bytes()) {
-                shown.push_str(&painter.paint(&item));
+            for item in transcript.push_stdout(session(name).as_bytes()) {
+                shown.push_str(&formatter.format(&item));
             }
-            shown.push_str(painter.finish());
+            shown.push_str(formatter.end_line());
             if !colour {
                 insta::assert_snapshot!(format!("{name}-transcript"), shown);
             } else if *name == "pi-json-parallel-retry" {

@@ -12,7 +12,7 @@ mod schema;
 mod wire;
 
 pub use codec::{FrameDecoder, FrameError, MAX_FRAME, encode_frame};
-pub use colibri_glasspane::{AgentState, View};
+pub use colibri_glasspane::{AgentState, AgentView};
 pub use colibri_jail_core::{Cpus, JailConfig, Limits, MountConfig, Size, Umask, WallTime};
 pub use colibri_types::{
     AgentRuntime, Env, Exit, ExitReason, ExitStatus, Finding, FindingStatus, KillOutcome,

@@ -1,6 +1,6 @@
 //! Parameters, results and notifications, as docs/protocol.md describes them.
 
-use colibri_glasspane::{AgentState, View};
+use colibri_glasspane::{AgentState, AgentView};
 use colibri_jail_core::JailConfig;
 use colibri_types::{AgentRuntime, Exit, Finding, KillOutcome, RestartPolicy};
 use schemars::JsonSchema;
@@ -135,7 +135,7 @@ pub struct Agent {
     /// What its own events say; with runtime `pi` and `zot`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
-    pub view: Option<View>,
+    pub view: Option<AgentView>,
 }
 
 /// A run that has ended.

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use colibri_client::glasspane::{Command, Delivery};
+use colibri_client::glasspane::{AgentCommand, PromptDelivery};
 use colibri_client::{
     Agent, Client, ClientError, ConnectionEvent, Endpoint, Events, KillOutcome, KillParams,
     Notification, Session, StreamChoice, SubscribeParams, UsageResult,
@@ -147,8 +147,8 @@ pub(super) async fn kill(client: Client, id: String) -> Option<Update> {
 pub(super) async fn prompt(client: Client, id: String, text: String) -> Option<Update> {
     let sent = async {
         let agent = client.get_agent(&id).await?;
-        let delivery = Delivery::while_watching(agent.runtime);
-        let command = Command::Prompt(&text, delivery);
+        let delivery = PromptDelivery::earliest(agent.runtime);
+        let command = AgentCommand::Prompt(&text, delivery);
         client.command(&agent, &command, INPUT_TIMEOUT).await
     };
     Some(Update::Message(match sent.await {

@@ -1,82 +1,86 @@
-//! What a line of an agent's means for its state. Each runtime has its own events; unknown ones are counted and
-//! change nothing.
+//! Parses events of an agent. Each runtime has a module; an unknown event has no effect.
 
 pub(crate) mod pi;
 mod zot;
 
 use crate::{Activity, AgentRuntime, AgentState};
 
-/// What one event says. What it is silent about stays as it is.
+/// The effect of one event on the state. `None` leaves a value unchanged.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Meaning {
-    /// What the agent does from now on; `Working` with `activity`, where the event says what at.
+pub(crate) struct EventEffect {
     pub(crate) state: Option<AgentState>,
+    /// Set together with `state`: `None` clears the activity.
     pub(crate) activity: Option<Activity>,
-    pub(crate) tool: Option<Tool>,
-    /// A turn has ended.
-    pub(crate) turn: bool,
-    pub(crate) usage: Usage,
+    pub(crate) tool: Option<ToolChange>,
+    pub(crate) ends_turn: bool,
+    pub(crate) usage: TokenUsage,
     pub(crate) error: Option<String>,
-    /// Prompts that wait for their turn.
+    /// Number of queued prompts.
     pub(crate) queued: Option<u64>,
 }
 
-/// A tool's run, by the id of its call.
+/// A change of a running tool, identified by the id of its call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Tool {
+pub(crate) enum ToolChange {
     Started { id: String, name: String },
     Progressed { id: String },
     Ended { id: String },
 }
 
-/// What a call of a model, or of a tool that calls one, has cost.
+/// Tokens and cost of a model call, or of a tool that calls a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Usage {
+pub(crate) struct TokenUsage {
     pub(crate) input: u64,
     pub(crate) cached: u64,
     pub(crate) output: u64,
-    pub(crate) cost: f64,
+    pub(crate) cost_usd: f64,
 }
 
-impl Meaning {
+impl EventEffect {
     fn working(activity: impl Into<Option<Activity>>) -> Self {
         Self {
-            state: Some(AgentState::Working),
             activity: activity.into(),
-            ..Self::default()
+            ..Self::state(AgentState::Working)
         }
     }
 
-    fn now(state: AgentState) -> Self {
+    fn state(state: AgentState) -> Self {
         Self {
             state: Some(state),
             ..Self::default()
         }
     }
 
-    fn failed(error: String) -> Self {
+    fn error(error: String) -> Self {
         Self {
             error: Some(error),
             ..Self::default()
         }
     }
+
+    fn tool(change: ToolChange) -> Self {
+        Self {
+            tool: Some(change),
+            ..Self::default()
+        }
+    }
 }
 
-/// Reads one line; `None` where it is no event.
-pub(crate) fn read(runtime: AgentRuntime, line: &[u8]) -> Option<Meaning> {
+/// Parses one line; `None` if it is not an event.
+pub(crate) fn parse(runtime: AgentRuntime, line: &[u8]) -> Option<EventEffect> {
     // A cheap check first: parser errors are expensive for agents that write much output without events.
     if line.trim_ascii_start().first() != Some(&b'{') {
         return None;
     }
     match runtime {
-        AgentRuntime::Pi => pi::read(line),
-        AgentRuntime::Zot => zot::read(line),
+        AgentRuntime::Pi => pi::parse(line),
+        AgentRuntime::Zot => zot::parse(line),
         AgentRuntime::Generic => None,
     }
 }
 
-/// An error as it was given: text, or whatever JSON stands in its place.
-pub(crate) fn text_of(value: Option<&serde_json::Value>) -> String {
+/// Returns an error field as text: a string as it is, other JSON serialized.
+pub(crate) fn error_text(value: Option<&serde_json::Value>) -> String {
     match value {
         Some(serde_json::Value::String(text)) => text.clone(),
         Some(value) if !value.is_null() => value.to_string(),
@@ -84,10 +88,14 @@ pub(crate) fn text_of(value: Option<&serde_json::Value>) -> String {
     }
 }
 
-/// A price in dollars; what is no number costs nothing.
-fn dollars(value: &serde_json::Value) -> f64 {
+/// Returns a cost in US dollars; 0 if the value is not a finite number.
+fn cost_usd(value: &serde_json::Value) -> f64 {
     value
         .as_f64()
         .filter(|cost| cost.is_finite())
         .unwrap_or(0.0)
+}
+
+fn string(value: &serde_json::Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }

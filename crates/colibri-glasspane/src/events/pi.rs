@@ -1,4 +1,4 @@
-//! The events of pi: its docs/json.md, rpc.md and rpc-extension-ui.md, version 0.87.
+//! Events of pi, as documented in its docs/json.md, rpc.md and rpc-extension-ui.md, version 0.87.
 
 use std::borrow::Cow;
 
@@ -6,13 +6,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Meaning, Tool, Usage, dollars, text_of};
+use super::{EventEffect, TokenUsage, ToolChange, cost_usd, error_text, string};
+use crate::question::QuestionMethod;
 use crate::{Activity, AgentState};
 
-/// What may be long is read only where the event's kind asks for it: an update repeats all that was written before.
+/// Fields that may be long stay unparsed unless the event's type needs them: each update repeats the whole message.
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
-struct Event<'a> {
+struct PiEvent<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
     tool_call_id: Value,
@@ -34,155 +35,141 @@ struct Event<'a> {
     follow_up: Value,
 }
 
-/// What is looked at of a message.
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
-struct Message {
+struct PiMessage {
     role: Value,
     usage: Value,
     stop_reason: Value,
     error_message: Value,
 }
 
-/// What is looked at of a part of an assistant's message.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Part {
+struct PiMessagePart {
     #[serde(rename = "type")]
     kind: Value,
 }
 
-/// What is looked at of a result of compaction.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Compacted {
+struct PiCompaction {
     usage: Value,
 }
 
-/// Reads a part of an event; what is not as it should be is passed over.
-fn part<'a, T: Deserialize<'a> + Default>(raw: Option<&'a RawValue>) -> T {
+/// Parses a nested object of an event; returns the default if it is missing or malformed.
+fn parse_nested<'a, T: Deserialize<'a> + Default>(raw: Option<&'a RawValue>) -> T {
     raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
         .unwrap_or_default()
 }
 
-/// Methods of pi's extension interface that wait for an answer.
-pub(crate) const DIALOGUES: &[&str] = &["select", "confirm", "input", "editor"];
-
-/// Reads one line; `None` where it is no event.
-pub(crate) fn read(line: &[u8]) -> Option<Meaning> {
-    let event: Event = serde_json::from_slice(line).ok()?;
+/// Parses one line; `None` if it is not an event.
+pub(crate) fn parse(line: &[u8]) -> Option<EventEffect> {
+    let event: PiEvent = serde_json::from_slice(line).ok()?;
     if event.kind.is_empty() {
         return None;
     }
-    let said = |error: &Option<Value>| error.as_ref().map(|error| text_of(Some(error)));
+    let error = |field: &Option<Value>| field.as_ref().map(|error| error_text(Some(error)));
     Some(match event.kind.as_ref() {
-        "agent_start" => Meaning::working(None),
-        "turn_start" => Meaning::working(Activity::Waiting),
-        "message_start" if part::<Message>(event.message).role == "assistant" => {
-            Meaning::working(Activity::Waiting)
+        "agent_start" => EventEffect::working(None),
+        "turn_start" => EventEffect::working(Activity::Waiting),
+        "message_start" if parse_nested::<PiMessage>(event.message).role == "assistant" => {
+            EventEffect::working(Activity::Waiting)
         }
-        "message_start" => Meaning::working(None),
-        "message_update" => Meaning::working(streaming(&part(event.assistant_message_event))),
-        "message_end" => message(&part(event.message)),
-        "turn_end" => Meaning {
-            turn: true,
-            ..Meaning::default()
+        "message_start" => EventEffect::working(None),
+        "message_update" => EventEffect::working(streaming_activity(&parse_nested(
+            event.assistant_message_event,
+        ))),
+        "message_end" => message_end(&parse_nested(event.message)),
+        "turn_end" => EventEffect {
+            ends_turn: true,
+            ..EventEffect::default()
         },
-        "tool_execution_start" => tool(Tool::Started {
-            id: word(&event.tool_call_id),
-            name: word(&event.tool_name),
+        "tool_execution_start" => EventEffect::tool(ToolChange::Started {
+            id: string(&event.tool_call_id),
+            name: string(&event.tool_name),
         }),
-        "tool_execution_update" => tool(Tool::Progressed {
-            id: word(&event.tool_call_id),
+        "tool_execution_update" => EventEffect::tool(ToolChange::Progressed {
+            id: string(&event.tool_call_id),
         }),
-        "tool_execution_end" => tool(Tool::Ended {
-            id: word(&event.tool_call_id),
+        "tool_execution_end" => EventEffect::tool(ToolChange::Ended {
+            id: string(&event.tool_call_id),
         }),
-        // A run of the agent's loop; what follows by itself is not over before agent_settled, of which an
-        // older pi knows nothing.
-        "agent_end" if event.will_retry == true => Meaning::working(Activity::Retrying),
-        "agent_end" | "agent_settled" => Meaning::now(AgentState::Idle),
-        "queue_update" => Meaning {
+        // Releases of pi before agent_settled end with agent_end.
+        "agent_end" if event.will_retry == true => EventEffect::working(Activity::Retrying),
+        "agent_end" | "agent_settled" => EventEffect::state(AgentState::Idle),
+        "queue_update" => EventEffect {
             queued: Some(count(&event.steering) + count(&event.follow_up)),
-            ..Meaning::default()
+            ..EventEffect::default()
         },
-        "compaction_start" => Meaning::working(Activity::Compacting),
-        "compaction_end" => Meaning {
-            // One that was asked for stands alone; pi goes on after any other.
+        "compaction_start" => EventEffect::working(Activity::Compacting),
+        "compaction_end" => EventEffect {
+            // pi continues with its work after an automatic compaction.
             state: Some(match event.reason == "manual" && event.will_retry != true {
                 true => AgentState::Idle,
                 false => AgentState::Working,
             }),
-            usage: usage(&part::<Compacted>(event.result).usage),
-            error: said(&event.error_message),
-            ..Meaning::default()
+            usage: usage(&parse_nested::<PiCompaction>(event.result).usage),
+            error: error(&event.error_message),
+            ..EventEffect::default()
         },
-        "auto_retry_start" | "summarization_retry_scheduled" => Meaning {
-            error: said(&event.error_message),
-            ..Meaning::working(Activity::Retrying)
+        "auto_retry_start" | "summarization_retry_scheduled" => EventEffect {
+            error: error(&event.error_message),
+            ..EventEffect::working(Activity::Retrying)
         },
-        "auto_retry_end" => Meaning {
-            error: said(&event.final_error),
-            ..Meaning::default()
+        "auto_retry_end" => EventEffect {
+            error: error(&event.final_error),
+            ..EventEffect::default()
         },
-        "summarization_retry_attempt_start" => Meaning::working(Activity::Compacting),
+        "summarization_retry_attempt_start" => EventEffect::working(Activity::Compacting),
         "extension_ui_request"
             if event
                 .method
                 .as_str()
-                .is_some_and(|method| DIALOGUES.contains(&method)) =>
+                .and_then(QuestionMethod::from_name)
+                .is_some() =>
         {
-            Meaning::now(AgentState::Blocked)
+            EventEffect::state(AgentState::Blocked)
         }
-        "extension_error" | "error" => Meaning::failed(match &event.error {
-            Some(error) => text_of(Some(error)),
-            None => text_of(Some(&part(event.message))),
+        "extension_error" | "error" => EventEffect::error(match &event.error {
+            Some(error) => error_text(Some(error)),
+            None => error_text(Some(&parse_nested(event.message))),
         }),
-        "response" if event.success == false => Meaning::failed(text_of(event.error.as_ref())),
-        _ => Meaning::default(),
+        "response" if event.success == false => {
+            EventEffect::error(error_text(event.error.as_ref()))
+        }
+        _ => EventEffect::default(),
     })
 }
 
-fn tool(tool: Tool) -> Meaning {
-    Meaning {
-        tool: Some(tool),
-        ..Meaning::default()
-    }
-}
-
-/// What an assistant's message is made of right now.
-fn streaming(part: &Part) -> Option<Activity> {
+fn streaming_activity(part: &PiMessagePart) -> Option<Activity> {
     let kind = part.kind.as_str().unwrap_or_default();
-    match kind.split_once('_').map_or(kind, |(what, _)| what) {
+    match kind.split_once('_').map_or(kind, |(prefix, _)| prefix) {
         "thinking" => Some(Activity::Thinking),
         "text" | "toolcall" => Some(Activity::Writing),
         _ => None,
     }
 }
 
-/// A message is complete. Tools that call models say what that cost.
-fn message(message: &Message) -> Meaning {
-    Meaning {
+/// Returns the effect of a complete message. Results of tools that call models have a usage too.
+fn message_end(message: &PiMessage) -> EventEffect {
+    EventEffect {
         usage: usage(&message.usage),
-        error: (message.stop_reason == "error").then(|| text_of(Some(&message.error_message))),
-        ..Meaning::working(None)
+        error: (message.stop_reason == "error").then(|| error_text(Some(&message.error_message))),
+        ..EventEffect::working(None)
     }
 }
 
-fn usage(usage: &Value) -> Usage {
+fn usage(usage: &Value) -> TokenUsage {
     let tokens = |name: &str| usage[name].as_u64().unwrap_or(0);
-    Usage {
+    TokenUsage {
         input: tokens("input"),
         cached: tokens("cacheRead").saturating_add(tokens("cacheWrite")),
         output: tokens("output"),
-        cost: dollars(&usage["cost"]["total"]),
+        cost_usd: cost_usd(&usage["cost"]["total"]),
     }
 }
 
 fn count(list: &Value) -> u64 {
     list.as_array().map_or(0, |list| list.len() as u64)
-}
-
-fn word(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }

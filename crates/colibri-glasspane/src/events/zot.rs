@@ -1,15 +1,15 @@
-//! The events of zot, `zot rpc` and `zot --json`: its docs/rpc.md, protocol version 1. None of them says that it
-//! waits for a person.
+//! Events of `zot rpc` and `zot --json`, as documented in its docs/rpc.md, protocol version 1. The protocol has no event
+//! for a question.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Meaning, Tool, Usage, dollars, text_of};
+use super::{EventEffect, TokenUsage, ToolChange, cost_usd, error_text, string};
 use crate::{Activity, AgentState};
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Event {
+struct ZotEvent {
     #[serde(rename = "type")]
     kind: String,
     id: Value,
@@ -25,48 +25,46 @@ struct Event {
     cost_usd: Value,
 }
 
-/// Reads one line; `None` where it is no event.
-pub(crate) fn read(line: &[u8]) -> Option<Meaning> {
-    let event: Event = serde_json::from_slice(line).ok()?;
-    let id = || event.id.as_str().unwrap_or_default().to_owned();
-    let tool = |tool| Meaning {
-        tool: Some(tool),
-        ..Meaning::default()
-    };
+/// Parses one line; `None` if it is not an event.
+pub(crate) fn parse(line: &[u8]) -> Option<EventEffect> {
+    let event: ZotEvent = serde_json::from_slice(line).ok()?;
+    let id = || string(&event.id);
     Some(match event.kind.as_str() {
         "" => return None,
-        "turn_start" | "assistant_start" => Meaning::working(Activity::Waiting),
-        "text_delta" | "tool_use_start" | "tool_use_args" => Meaning::working(Activity::Writing),
-        "user_message" | "assistant_message" | "tool_use_end" => Meaning::working(None),
-        "tool_call" => tool(Tool::Started {
+        "turn_start" | "assistant_start" => EventEffect::working(Activity::Waiting),
+        "text_delta" | "tool_use_start" | "tool_use_args" => {
+            EventEffect::working(Activity::Writing)
+        }
+        "user_message" | "assistant_message" | "tool_use_end" => EventEffect::working(None),
+        "tool_call" => EventEffect::tool(ToolChange::Started {
             id: id(),
-            name: event.name.as_str().unwrap_or_default().to_owned(),
+            name: string(&event.name),
         }),
-        "tool_progress" => tool(Tool::Progressed { id: id() }),
-        "tool_result" => tool(Tool::Ended { id: id() }),
+        "tool_progress" => EventEffect::tool(ToolChange::Progressed { id: id() }),
+        "tool_result" => EventEffect::tool(ToolChange::Ended { id: id() }),
         "usage" => {
             let tokens = |value: &Value| value.as_u64().unwrap_or(0);
-            Meaning {
-                usage: Usage {
+            EventEffect {
+                usage: TokenUsage {
                     input: tokens(&event.input),
                     cached: tokens(&event.cache_read).saturating_add(tokens(&event.cache_write)),
                     output: tokens(&event.output),
-                    cost: dollars(&event.cost_usd),
+                    cost_usd: cost_usd(&event.cost_usd),
                 },
-                ..Meaning::default()
+                ..EventEffect::default()
             }
         }
-        "turn_end" => Meaning {
-            turn: true,
+        "turn_end" => EventEffect {
+            ends_turn: true,
             error: (event.error.is_some() || event.stop == "error")
-                .then(|| text_of(event.error.as_ref())),
-            ..Meaning::default()
+                .then(|| error_text(event.error.as_ref())),
+            ..EventEffect::default()
         },
-        "done" | "compact_done" => Meaning::now(AgentState::Idle),
-        "error" => Meaning::failed(text_of(event.message.as_ref())),
+        "done" | "compact_done" => EventEffect::state(AgentState::Idle),
+        "error" => EventEffect::error(error_text(event.message.as_ref())),
         "response" if event.success == false => {
-            Meaning::failed(text_of(event.error.as_ref().or(event.message.as_ref())))
+            EventEffect::error(error_text(event.error.as_ref().or(event.message.as_ref())))
         }
-        _ => Meaning::default(),
+        _ => EventEffect::default(),
     })
 }

@@ -1,291 +1,319 @@
-//! What an agent writes, as a person reads it: who says what, which tool is called with what, what came of it.
-//! Everything in it is cleaned; [`crate::Painter`] makes lines of it.
+//! Converts agent output into a readable transcript: messages, tool calls and results, questions. All texts are
+//! sanitized. [`crate::TranscriptFormatter`] formats it for a terminal.
 
 mod pi;
-mod words;
+mod summary;
 mod zot;
 
 use serde_json::Value;
 
-use crate::clean::{self, Flow};
-use crate::events;
-use crate::lines::Lines;
+use crate::events::{self, TokenUsage, ToolChange};
+use crate::line_splitter::LineSplitter;
+use crate::question::Question;
+use crate::sanitize::{Sanitizer, sanitize_line, sanitize_text};
 use crate::{AgentRuntime, AgentState};
 
-/// Longest line of a tool's call or result, in characters.
-const MAX_LINE: usize = 200;
+/// Maximum length of a line of a tool call or result, in characters.
+const MAX_LINE_CHARS: usize = 200;
 
-/// A piece of a transcript. Texts are cleaned of control characters but LF and tab; those called lines hold
+/// An item of a transcript. Texts contain no control characters except LF and tab; a text documented as a line contains
 /// neither.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub enum Item {
-    /// A prompt that the agent has begun with.
+pub enum TranscriptItem {
+    /// A prompt that the agent has started.
     User(String),
-    /// A piece of what its model says, as it streams.
+    /// A fragment of a streamed message.
     Text(String),
-    /// A piece of what its model thinks.
+    /// A fragment of streamed reasoning.
     Thinking(String),
-    /// What streamed is complete.
-    Break,
-    /// It calls a tool.
-    Call {
-        /// The tool; a line.
+    /// End of a streamed message or of its reasoning.
+    BlockEnd,
+    /// The agent calls a tool.
+    ToolCall {
+        /// Name of the tool; a line.
         name: String,
-        /// What it is given; a line.
+        /// Arguments; a line.
         arguments: String,
     },
-    /// A tool has ended.
-    Result {
-        /// The tool, where other calls stand between this and its own.
-        of: Option<String>,
-        /// The first lines of what it returned.
+    /// A tool ended.
+    ToolResult {
+        /// Name of the tool, if other items separate the result from its call.
+        tool: Option<String>,
+        /// First lines of the result.
         text: String,
-        /// How many lines more it returned.
-        more: usize,
-        /// It says that it failed.
+        /// Number of lines of the result that `text` omits.
+        omitted_lines: usize,
+        /// The tool reported a failure.
         failed: bool,
     },
-    /// It waits for a person.
+    /// The agent waits for an answer.
     Question(Question),
-    /// Something to know; a line.
+    /// A status message; a line.
     Notice(String),
-    /// Something failed; a line.
+    /// An error message; a line.
     Error(String),
-    /// A line that is no event.
+    /// A line that is not an event.
     Malformed(String),
-    /// Output of an agent without events.
+    /// Output of an agent without events, or of a shell command.
     Output(String),
-    /// What it wrote to standard error.
+    /// Standard error of the agent.
     Stderr(String),
-    /// It is done with what it was told, for now.
-    Settled {
-        /// Turns since it last was.
+    /// The agent has finished its current work. Counters cover the time since the previous item of this kind.
+    Idle {
+        /// Number of completed turns.
         turns: u64,
-        /// Tokens read since then, those from a cache included.
+        /// Tokens read, cached ones included.
         input_tokens: u64,
         /// Tokens written.
         output_tokens: u64,
-        /// What that cost, in US dollars.
+        /// Cost in US dollars.
         cost_usd: f64,
     },
 }
 
-/// Something that an agent wants to be told before it goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
-    /// The agent's own id of it, as it wrote it.
-    pub(crate) id: String,
-    /// `confirm`, `select`, `input` or `editor`.
-    pub(crate) method: String,
-    /// What to show: the question and how it can be answered; cleaned.
-    pub text: String,
-    /// What can be chosen, as it was written.
-    pub(crate) options: Vec<String>,
+#[derive(Debug)]
+struct OpenCall {
+    id: String,
+    name: String,
 }
 
-/// Reads what an agent writes.
+/// Parses the output of one agent into transcript items.
 pub struct Transcript {
     runtime: AgentRuntime,
-    lines: Lines,
-    output: Flow,
-    errors: Flow,
-    /// What of the message that is under way has been shown.
+    lines: LineSplitter,
+    output: Sanitizer,
+    errors: Sanitizer,
+    /// Fragments of the current message were emitted.
     streamed: bool,
-    /// Tools that run, by id, in the order of their calls.
-    calls: Vec<(String, String)>,
-    /// The id of the call that was shown last, while nothing else was.
-    shown: Option<String>,
-    question: Option<Question>,
+    /// Running tool calls, oldest first.
+    open_calls: Vec<OpenCall>,
+    /// Id of the last emitted call if no other item followed it.
+    last_call: Option<String>,
+    open_question: Option<Question>,
     turns: u64,
-    usage: events::Usage,
+    usage: TokenUsage,
 }
 
 impl Transcript {
-    /// A transcript from any place of the agent's output on.
+    /// Creates a transcript. Parsing may start at any offset of the output.
     #[must_use]
     pub fn new(runtime: AgentRuntime) -> Self {
         Self {
             runtime,
-            lines: Lines::default(),
-            output: Flow::default(),
-            errors: Flow::default(),
+            lines: LineSplitter::default(),
+            output: Sanitizer::default(),
+            errors: Sanitizer::default(),
             streamed: false,
-            calls: Vec::new(),
-            shown: None,
-            question: None,
+            open_calls: Vec::new(),
+            last_call: None,
+            open_question: None,
             turns: 0,
-            usage: events::Usage::default(),
+            usage: TokenUsage::default(),
         }
     }
 
-    /// The agent wrote these bytes to standard output.
-    pub fn stdout(&mut self, bytes: &[u8]) -> Vec<Item> {
+    /// Parses bytes that the agent wrote to standard output.
+    pub fn push_stdout(&mut self, bytes: &[u8]) -> Vec<TranscriptItem> {
         if self.runtime == AgentRuntime::Generic {
             let text = self.output.push(bytes);
-            return not_empty(text).map(Item::Output).into_iter().collect();
+            return non_empty(text)
+                .map(TranscriptItem::Output)
+                .into_iter()
+                .collect();
         }
         let mut items = Vec::new();
         let mut lines = std::mem::take(&mut self.lines);
-        lines.push(bytes, |line| self.line(line, &mut items));
+        lines.push(bytes, |line| self.parse_line(line, &mut items));
         self.lines = lines;
         items
     }
 
-    /// The agent wrote these bytes to standard error.
-    pub fn stderr(&mut self, bytes: &[u8]) -> Vec<Item> {
+    /// Parses bytes that the agent wrote to standard error.
+    pub fn push_stderr(&mut self, bytes: &[u8]) -> Vec<TranscriptItem> {
         let text = self.errors.push(bytes);
-        not_empty(text).map(Item::Stderr).into_iter().collect()
+        non_empty(text)
+            .map(TranscriptItem::Stderr)
+            .into_iter()
+            .collect()
     }
 
-    /// Bytes are missing: what came last is not joined with what comes next, and of events what comes next is
-    /// passed over up to the end of its line.
-    pub fn cut(&mut self) {
+    /// Records a gap in the output. Discards the state, and ignores events up to the end of the next line.
+    pub fn skip_gap(&mut self) {
         *self = Self::new(self.runtime);
-        self.lines = Lines::within_line();
+        self.lines = LineSplitter::mid_line();
     }
 
-    /// What the agent waits to be told, as far as its output shows.
+    /// Returns the question that the agent waits for, according to its output.
     #[must_use]
-    pub fn question(&self) -> Option<&Question> {
-        self.question.as_ref()
+    pub fn open_question(&self) -> Option<&Question> {
+        self.open_question.as_ref()
     }
 
-    /// It has been told.
-    pub fn answered(&mut self) {
-        self.question = None;
+    /// Records that the open question was answered.
+    pub fn close_question(&mut self) {
+        self.open_question = None;
     }
 
-    fn line(&mut self, line: Option<&[u8]>, items: &mut Vec<Item>) {
+    fn parse_line(&mut self, line: Option<&[u8]>, items: &mut Vec<TranscriptItem>) {
         let Some(line) = line else {
-            return items.push(Item::Malformed("a line that is too long".to_owned()));
+            return items.push(TranscriptItem::Malformed("line too long".to_owned()));
         };
         if line.trim_ascii().is_empty() {
             return;
         }
         let event: Option<Value> = serde_json::from_slice(line).ok();
-        let meaning = events::read(self.runtime, line);
-        let (Some(event), Some(meaning)) = (event, meaning) else {
-            let text = String::from_utf8_lossy(line);
-            return items.push(Item::Malformed(clean::line(&text, MAX_LINE)));
+        let effect = events::parse(self.runtime, line);
+        let (Some(event), Some(effect)) = (event, effect) else {
+            let text = sanitize_line(&String::from_utf8_lossy(line), MAX_LINE_CHARS);
+            return items.push(TranscriptItem::Malformed(text));
         };
-        let goes_on = matches!(meaning.state, Some(AgentState::Working | AgentState::Idle));
-        if goes_on || matches!(meaning.tool, Some(events::Tool::Ended { .. })) {
-            self.question = None;
+        let continues = matches!(effect.state, Some(AgentState::Working | AgentState::Idle));
+        if continues || matches!(effect.tool, Some(ToolChange::Ended { .. })) {
+            self.open_question = None;
         }
-        self.turns += u64::from(meaning.turn);
-        let usage = meaning.usage;
-        let read = usage.input.saturating_add(usage.cached);
-        self.usage.input = self.usage.input.saturating_add(read);
+        self.turns += u64::from(effect.ends_turn);
+        let usage = effect.usage;
+        let input = usage.input.saturating_add(usage.cached);
+        self.usage.input = self.usage.input.saturating_add(input);
         self.usage.output = self.usage.output.saturating_add(usage.output);
-        self.usage.cost += usage.cost;
-        let before = items.len();
+        self.usage.cost_usd += usage.cost_usd;
+        let count_before = items.len();
         match self.runtime {
-            AgentRuntime::Zot => self.zot(&event, items),
-            _ => self.pi(&event, items),
+            AgentRuntime::Zot => self.push_zot_event(&event, items),
+            _ => self.push_pi_event(&event, items),
         }
-        if meaning.state == Some(AgentState::Idle) {
-            self.settled(items);
+        if effect.state == Some(AgentState::Idle) {
+            self.push_idle(items);
         }
-        if items.len() > before && !matches!(items.last(), Some(Item::Call { .. })) {
-            self.shown = None;
+        if items.len() > count_before
+            && !matches!(items.last(), Some(TranscriptItem::ToolCall { .. }))
+        {
+            self.last_call = None;
         }
     }
 
-    fn settled(&mut self, items: &mut Vec<Item>) {
-        self.calls.clear();
-        let (turns, usage) = (self.turns, self.usage);
-        (self.turns, self.usage) = (0, events::Usage::default());
-        if turns > 0 || usage != events::Usage::default() {
-            items.push(Item::Settled {
+    fn push_idle(&mut self, items: &mut Vec<TranscriptItem>) {
+        self.open_calls.clear();
+        let turns = std::mem::take(&mut self.turns);
+        let usage = std::mem::take(&mut self.usage);
+        if turns > 0 || usage != TokenUsage::default() {
+            items.push(TranscriptItem::Idle {
                 turns,
                 input_tokens: usage.input,
                 output_tokens: usage.output,
-                cost_usd: usage.cost,
+                cost_usd: usage.cost_usd,
             });
         }
     }
 
-    fn called(&mut self, id: &Value, name: &Value, arguments: &Value) -> Item {
-        let name = clean::line(name.as_str().unwrap_or("?"), MAX_LINE);
+    fn tool_call(&mut self, id: &Value, name: &Value, arguments: &Value) -> TranscriptItem {
+        let name = sanitize_line(name.as_str().unwrap_or("?"), MAX_LINE_CHARS);
         let id = id.as_str().unwrap_or_default().to_owned();
-        self.calls.push((id.clone(), name.clone()));
-        self.shown = Some(id);
-        Item::Call {
+        self.last_call = Some(id.clone());
+        self.open_calls.push(OpenCall {
+            id,
+            name: name.clone(),
+        });
+        TranscriptItem::ToolCall {
             name,
-            arguments: words::arguments(arguments),
+            arguments: summary::arguments_line(arguments),
         }
     }
 
-    fn returned(&mut self, id: &Value, content: &Value, failed: &Value) -> Item {
+    fn tool_result(&mut self, id: &Value, content: &Value, failed: &Value) -> TranscriptItem {
         let id = id.as_str().unwrap_or_default();
-        let call = self.calls.iter().position(|(call, _)| call == id);
-        let name = call.map(|call| self.calls.remove(call).1);
-        let (text, more) = words::beginning(&words::content(content));
-        Item::Result {
-            of: name.filter(|_| self.shown.as_deref() != Some(id)),
-            text,
-            more,
+        let index = self.open_calls.iter().position(|call| call.id == id);
+        let call = index.map(|index| self.open_calls.remove(index));
+        let result = summary::first_lines(&summary::content_text(content));
+        TranscriptItem::ToolResult {
+            tool: call
+                .map(|call| call.name)
+                .filter(|_| self.last_call.as_deref() != Some(id)),
+            text: result.text,
+            omitted_lines: result.omitted_lines,
             failed: failed == true,
         }
     }
 
-    /// A piece of a message that streams.
-    fn streams(&mut self, text: &Value, item: fn(String) -> Item, items: &mut Vec<Item>) {
+    fn push_fragment(
+        &mut self,
+        text: &Value,
+        item: fn(String) -> TranscriptItem,
+        items: &mut Vec<TranscriptItem>,
+    ) {
         self.streamed = true;
-        let text = clean::text(text.as_str().unwrap_or_default());
-        items.extend(not_empty(text).map(item));
+        let text = sanitize_text(text.as_str().unwrap_or_default());
+        items.extend(non_empty(text).map(item));
     }
 
-    /// A message of the model's is complete. Where its beginning was not seen, it is shown whole.
-    fn said(&mut self, content: &Value, items: &mut Vec<Item>) {
+    /// Ends a message of the model. Emits the whole message if its fragments were not seen.
+    fn end_message(&mut self, content: &Value, items: &mut Vec<TranscriptItem>) {
         if !std::mem::take(&mut self.streamed) {
-            items.extend(not_empty(words::content(content)).map(Item::Text));
+            items.extend(non_empty(summary::content_text(content)).map(TranscriptItem::Text));
         }
-        items.push(Item::Break);
+        items.push(TranscriptItem::BlockEnd);
     }
 }
 
-fn not_empty(text: String) -> Option<String> {
+fn non_empty(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// An agent's words as a line.
-fn line(text: &Value) -> String {
-    clean::line(&events::text_of(Some(text)), 2 * MAX_LINE)
+/// Returns a text field of an event as a sanitized line.
+fn text_line(text: &Value) -> String {
+    sanitize_line(&events::error_text(Some(text)), 2 * MAX_LINE_CHARS)
+}
+
+/// Returns the items of the reason for which a model stopped; `error` is the message of a failure.
+fn stop_item(reason: &Value, error: &Value) -> Option<TranscriptItem> {
+    match reason.as_str().unwrap_or_default() {
+        "error" => Some(TranscriptItem::Error(text_line(error))),
+        "aborted" => Some(TranscriptItem::Notice("aborted".into())),
+        "length" => Some(TranscriptItem::Notice(
+            "the answer was truncated: it is too long".into(),
+        )),
+        _ => None,
+    }
+}
+
+/// Returns the item of a command that the agent refused.
+fn refused_command_item(response: &Value) -> TranscriptItem {
+    let command = text_line(&response["command"]);
+    TranscriptItem::Error(format!("{command}: {}", text_line(&response["error"])))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Painter;
+    use crate::TranscriptFormatter;
     use proptest::prelude::*;
 
-    fn painted(transcript: &mut Transcript, pieces: &[&[u8]]) -> String {
-        let mut painter = Painter::new(false);
-        let mut shown = String::new();
-        for piece in pieces {
-            for item in transcript.stdout(piece) {
-                shown.push_str(&painter.paint(&item));
+    fn formatted(transcript: &mut Transcript, chunks: &[&[u8]]) -> String {
+        let mut formatter = TranscriptFormatter::new(false);
+        let mut text = String::new();
+        for chunk in chunks {
+            for item in transcript.push_stdout(chunk) {
+                text.push_str(&formatter.format(&item));
             }
         }
-        shown + painter.finish()
+        text + formatter.end_line()
     }
 
     #[test]
-    fn what_is_no_event_is_shown_as_that() {
+    fn malformed_lines_are_marked() {
         let lines =
             b"Warning: old\x1b[2J\n\n{\"type\":\"agent_start\"}\n[1]\n{\"type\":\"tomorrow\"}\n";
-        let shown = painted(&mut Transcript::new(AgentRuntime::Pi), &[lines]);
+        let shown = formatted(&mut Transcript::new(AgentRuntime::Pi), &[lines]);
         assert_eq!(shown, "# not an event: Warning: old\n# not an event: [1]\n");
     }
 
     #[test]
-    fn behind_a_gap_it_begins_with_a_whole_line() {
+    fn output_after_gap_starts_at_next_line() {
         let mut transcript = Transcript::new(AgentRuntime::Pi);
-        transcript.stdout(b"{\"type\":\"agent");
-        transcript.cut();
-        let shown = painted(
+        transcript.push_stdout(b"{\"type\":\"agent");
+        transcript.skip_gap();
+        let shown = formatted(
             &mut transcript,
             &[b"_end\"}\n{\"type\":\"compaction_start\"}\n"],
         );
@@ -293,18 +321,18 @@ mod tests {
     }
 
     #[test]
-    fn outputs_do_not_mix_in_a_line() {
+    fn stdout_and_stderr_use_separate_lines() {
         let mut transcript = Transcript::new(AgentRuntime::Generic);
-        let mut painter = Painter::new(false);
+        let mut formatter = TranscriptFormatter::new(false);
         let mut shown = String::new();
-        let mut show = |items: Vec<Item>| {
+        let mut show = |items: Vec<TranscriptItem>| {
             items
                 .iter()
-                .for_each(|item| shown.push_str(&painter.paint(item)));
+                .for_each(|item| shown.push_str(&formatter.format(item)));
         };
-        show(transcript.stdout(b"name? "));
-        show(transcript.stderr(b"no \x1b[31mtty\nstderr| "));
-        show(transcript.stdout(b"- ended\n"));
+        show(transcript.push_stdout(b"name? "));
+        show(transcript.push_stderr(b"no \x1b[31mtty\nstderr| "));
+        show(transcript.push_stdout(b"- ended\n"));
         assert_eq!(
             shown,
             "  name? \nstderr| no tty\nstderr| stderr| \n  - ended\n"
@@ -312,22 +340,24 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_open_until_the_agent_goes_on() {
+    fn question_stays_open_until_agent_continues() {
         let mut transcript = Transcript::new(AgentRuntime::Pi);
         let ask = br#"{"type":"extension_ui_request","id":"q","method":"select","title":"Which?","options":["a\u001b[2J","b"]}"#;
-        transcript.stdout(&[ask, &b"\n"[..]].concat());
-        let text = transcript.question().map(|question| question.text.as_str());
+        transcript.push_stdout(&[ask, &b"\n"[..]].concat());
+        let text = transcript
+            .open_question()
+            .map(|question| question.text.as_str());
         assert_eq!(text, Some("Which?\n1: a\n2: b"));
-        transcript.stdout(b"{\"type\":\"queue_update\",\"steering\":[]}\n");
-        assert!(transcript.question().is_some());
-        transcript.stdout(b"{\"type\":\"turn_start\"}\n");
-        assert_eq!(transcript.question(), None);
+        transcript.push_stdout(b"{\"type\":\"queue_update\",\"steering\":[]}\n");
+        assert!(transcript.open_question().is_some());
+        transcript.push_stdout(b"{\"type\":\"turn_start\"}\n");
+        assert_eq!(transcript.open_question(), None);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 128 }))]
         #[test]
-        fn how_bytes_are_cut_changes_nothing_and_nothing_moves_a_cursor(
+        fn transcript_is_safe_and_independent_of_chunk_size(
             lines in prop::collection::vec(prop_oneof![
                 Just(&br#"{"type":"message_update","assistantMessageEvent":{"type":"text_delta","delta":"a\u001b[2Jb\n"}}"#[..]),
                 Just(&br#"{"type":"tool_execution_start","toolCallId":"1","toolName":"\u009b2J","args":{"a":"\r"}}"#[..]),
@@ -335,13 +365,13 @@ mod tests {
                 Just(&br#"{"type":"agent_end"}"#[..]),
                 Just(&b"\x1b]0;x\x07 \xff\xe2\x82"[..]),
             ], 0..8),
-            cut in 1..40_usize,
+            chunk_size in 1..40_usize,
         ) {
             let stream = lines.join(&b'\n');
             for runtime in [AgentRuntime::Pi, AgentRuntime::Zot, AgentRuntime::Generic] {
-                let whole = painted(&mut Transcript::new(runtime), &[&stream]);
-                let pieces: Vec<&[u8]> = stream.chunks(cut).collect();
-                prop_assert_eq!(&whole, &painted(&mut Transcript::new(runtime), &pieces));
+                let whole = formatted(&mut Transcript::new(runtime), &[&stream]);
+                let chunks: Vec<&[u8]> = stream.chunks(chunk_size).collect();
+                prop_assert_eq!(&whole, &formatted(&mut Transcript::new(runtime), &chunks));
                 prop_assert!(whole.chars().all(|c| !c.is_control() || c == '\n' || c == '\t'));
             }
         }

@@ -1,142 +1,144 @@
-//! The transcript of pi's events.
+//! Transcript of pi's events.
 
 use serde_json::Value;
 
-use super::words::content;
-use super::{Item, Question, Transcript, line};
-use crate::clean;
-use crate::events::pi::DIALOGUES;
+use super::summary::content_text;
+use super::{Transcript, TranscriptItem, refused_command_item, stop_item, text_line};
+use crate::question::{Question, QuestionMethod};
+use crate::sanitize::{sanitize_line, sanitize_text};
+
+/// Maximum length of an option of a selection, in characters.
+const MAX_OPTION_CHARS: usize = 100;
 
 impl Transcript {
-    pub(super) fn pi(&mut self, event: &Value, items: &mut Vec<Item>) {
+    pub(super) fn push_pi_event(&mut self, event: &Value, items: &mut Vec<TranscriptItem>) {
+        let notice = |text: &str| TranscriptItem::Notice(text.to_owned());
         match event["type"].as_str().unwrap_or_default() {
             "message_start" if event["message"]["role"] == "assistant" => self.streamed = false,
-            "message_update" => self.update(&event["assistantMessageEvent"], items),
-            "message_end" => self.message(&event["message"], items),
+            "message_update" => self.push_update(&event["assistantMessageEvent"], items),
+            "message_end" => self.push_message(&event["message"], items),
             "tool_execution_start" => {
-                let call = self.called(&event["toolCallId"], &event["toolName"], &event["args"]);
-                items.push(call);
+                items.push(self.tool_call(
+                    &event["toolCallId"],
+                    &event["toolName"],
+                    &event["args"],
+                ));
             }
             "tool_execution_end" => {
                 let content = &event["result"]["content"];
-                items.push(self.returned(&event["toolCallId"], content, &event["isError"]));
+                items.push(self.tool_result(&event["toolCallId"], content, &event["isError"]));
             }
             "queue_update" => {
                 let count = |name: &str| event[name].as_array().map_or(0, Vec::len);
                 match count("steering") + count("followUp") {
                     0 => {}
-                    1 => items.push(Item::Notice("a prompt waits for its turn".into())),
-                    count => items.push(Item::Notice(format!("{count} prompts wait"))),
+                    1 => items.push(notice("1 prompt queued")),
+                    count => items.push(notice(&format!("{count} prompts queued"))),
                 }
             }
-            "compaction_start" => items.push(Item::Notice("compacting its history".into())),
-            "compaction_end" => items.push(compacted(event)),
-            "auto_retry_start" => items.push(Item::Notice(retry(event))),
-            "auto_retry_end" if event["success"] == false => {
-                items.push(Item::Notice("gives up trying".into()));
-            }
+            "compaction_start" => items.push(notice("compacting its history")),
+            "compaction_end" => items.push(compaction_item(event)),
+            "auto_retry_start" => items.push(retry_item(event)),
+            "auto_retry_end" if event["success"] == false => items.push(notice("stops retrying")),
             "summarization_retry_scheduled" => {
-                items.push(Item::Error(line(&event["errorMessage"])));
-                items.push(Item::Notice(retry(event)));
+                items.push(TranscriptItem::Error(text_line(&event["errorMessage"])));
+                items.push(retry_item(event));
             }
-            "extension_ui_request" => self.extension(event, items),
-            "extension_error" | "error" => items.push(Item::Error(line(&event["error"]))),
-            "response" if event["success"] == false => {
-                let (command, error) = (line(&event["command"]), line(&event["error"]));
-                items.push(Item::Error(format!("{command}: {error}")));
+            "extension_ui_request" => self.push_extension_request(event, items),
+            "extension_error" | "error" => {
+                items.push(TranscriptItem::Error(text_line(&event["error"])));
             }
+            "response" if event["success"] == false => items.push(refused_command_item(event)),
             "bash_execution_update" => {
-                let text = clean::text(event["delta"].as_str().unwrap_or_default());
-                items.push(Item::Output(text));
+                let text = sanitize_text(event["delta"].as_str().unwrap_or_default());
+                items.push(TranscriptItem::Output(text));
             }
             _ => {}
         }
     }
 
-    fn update(&mut self, part: &Value, items: &mut Vec<Item>) {
+    fn push_update(&mut self, part: &Value, items: &mut Vec<TranscriptItem>) {
         match part["type"].as_str().unwrap_or_default() {
-            "text_delta" => self.streams(&part["delta"], Item::Text, items),
-            "thinking_delta" => self.streams(&part["delta"], Item::Thinking, items),
-            "text_end" | "thinking_end" => items.push(Item::Break),
+            "text_delta" => self.push_fragment(&part["delta"], TranscriptItem::Text, items),
+            "thinking_delta" => self.push_fragment(&part["delta"], TranscriptItem::Thinking, items),
+            "text_end" | "thinking_end" => items.push(TranscriptItem::BlockEnd),
             _ => {}
         }
     }
 
-    fn message(&mut self, message: &Value, items: &mut Vec<Item>) {
+    fn push_message(&mut self, message: &Value, items: &mut Vec<TranscriptItem>) {
         match message["role"].as_str().unwrap_or_default() {
-            "user" => items.push(Item::User(content(&message["content"]))),
-            "assistant" => self.said(&message["content"], items),
+            "user" => items.push(TranscriptItem::User(content_text(&message["content"]))),
+            "assistant" => self.end_message(&message["content"], items),
             _ => {}
         }
-        match message["stopReason"].as_str().unwrap_or_default() {
-            "error" => items.push(Item::Error(line(&message["errorMessage"]))),
-            "aborted" => items.push(Item::Notice("aborted".into())),
-            "length" => items.push(Item::Notice("the answer was cut: it was too long".into())),
-            _ => {}
-        }
+        items.extend(stop_item(&message["stopReason"], &message["errorMessage"]));
     }
 
-    fn extension(&mut self, event: &Value, items: &mut Vec<Item>) {
-        let method = event["method"].as_str().unwrap_or_default();
-        if !DIALOGUES.contains(&method) {
-            if method == "notify" {
-                items.push(Item::Notice(line(&event["message"])));
+    fn push_extension_request(&mut self, event: &Value, items: &mut Vec<TranscriptItem>) {
+        let name = event["method"].as_str().unwrap_or_default();
+        let Some(method) = QuestionMethod::from_name(name) else {
+            if name == "notify" {
+                items.push(TranscriptItem::Notice(text_line(&event["message"])));
             }
             return;
-        }
+        };
         let options = event["options"].as_array().map(Vec::as_slice);
         let options: Vec<String> = options
             .unwrap_or_default()
             .iter()
             .map(|option| option.as_str().unwrap_or_default().to_owned())
             .collect();
-        let mut text = line(&event["title"]);
+        let mut text = text_line(&event["title"]);
         if event["message"].is_string() {
             text.push(' ');
-            text.push_str(&line(&event["message"]));
+            text.push_str(&text_line(&event["message"]));
         }
         match method {
-            "confirm" => text.push_str(" (y or n)"),
-            "select" => {
+            QuestionMethod::Confirm => text.push_str(" (y or n)"),
+            QuestionMethod::Select => {
                 for (number, option) in (1..).zip(&options) {
-                    text.push_str(&format!("\n{number}: {}", clean::line(option, 100)));
+                    let option = sanitize_line(option, MAX_OPTION_CHARS);
+                    text.push_str(&format!("\n{number}: {option}"));
                 }
             }
-            _ => {}
+            QuestionMethod::Input | QuestionMethod::Editor => {}
         }
         let question = Question {
             id: event["id"].as_str().unwrap_or_default().to_owned(),
-            method: method.to_owned(),
+            method,
             text,
             options,
         };
-        self.question = Some(question.clone());
-        items.push(Item::Question(question));
+        self.open_question = Some(question.clone());
+        items.push(TranscriptItem::Question(question));
     }
 }
 
-fn compacted(event: &Value) -> Item {
+fn compaction_item(event: &Value) -> TranscriptItem {
+    let error = &event["errorMessage"];
     let result = &event["result"];
-    match (
-        &event["errorMessage"],
-        result["tokensBefore"].as_u64(),
-        result["estimatedTokensAfter"].as_u64(),
-    ) {
-        (error, ..) if !error.is_null() => Item::Error(line(error)),
-        (_, Some(before), Some(after)) => Item::Notice(format!(
-            "compacted its history: {before} to about {after} tokens"
-        )),
-        _ if event["aborted"] == true => Item::Notice("compaction aborted".into()),
-        _ => Item::Notice("compacted its history".into()),
+    let tokens = result["tokensBefore"]
+        .as_u64()
+        .zip(result["estimatedTokensAfter"].as_u64());
+    if !error.is_null() {
+        return TranscriptItem::Error(text_line(error));
     }
+    TranscriptItem::Notice(match tokens {
+        Some((before, after)) => {
+            format!("compacted its history: {before} to about {after} tokens")
+        }
+        None if event["aborted"] == true => "compaction aborted".to_owned(),
+        None => "compacted its history".to_owned(),
+    })
 }
 
-fn retry(event: &Value) -> String {
+fn retry_item(event: &Value) -> TranscriptItem {
     let number = |name: &str| event[name].as_u64().unwrap_or(0);
-    format!(
-        "tries again in {} ms ({} of {})",
+    TranscriptItem::Notice(format!(
+        "retries in {} ms ({} of {})",
         number("delayMs"),
         number("attempt"),
         number("maxAttempts")
-    )
+    ))
 }

@@ -1,37 +1,30 @@
-//! The transcript of zot's events.
+//! Transcript of zot's events.
 
 use serde_json::Value;
 
-use super::words::content;
-use super::{Item, Transcript, line};
+use super::summary::content_text;
+use super::{Transcript, TranscriptItem, refused_command_item, stop_item, text_line};
 
 impl Transcript {
-    pub(super) fn zot(&mut self, event: &Value, items: &mut Vec<Item>) {
+    pub(super) fn push_zot_event(&mut self, event: &Value, items: &mut Vec<TranscriptItem>) {
         match event["type"].as_str().unwrap_or_default() {
             "turn_start" => self.streamed = false,
-            "user_message" => items.push(Item::User(content(&event["content"]))),
-            "text_delta" => self.streams(&event["delta"], Item::Text, items),
-            "assistant_message" => self.said(&event["content"], items),
+            "user_message" => items.push(TranscriptItem::User(content_text(&event["content"]))),
+            "text_delta" => self.push_fragment(&event["delta"], TranscriptItem::Text, items),
+            "assistant_message" => self.end_message(&event["content"], items),
             "tool_call" => {
-                let call = self.called(&event["id"], &event["name"], &event["args"]);
-                items.push(call);
+                items.push(self.tool_call(&event["id"], &event["name"], &event["args"]));
             }
             "tool_result" => {
-                items.push(self.returned(&event["id"], &event["content"], &event["is_error"]));
+                items.push(self.tool_result(&event["id"], &event["content"], &event["is_error"]));
             }
-            "turn_end" => match event["stop"].as_str().unwrap_or_default() {
-                _ if !event["error"].is_null() => items.push(Item::Error(line(&event["error"]))),
-                "error" => items.push(Item::Error(line(&Value::Null))),
-                "aborted" => items.push(Item::Notice("aborted".into())),
-                "length" => items.push(Item::Notice("the answer was cut: it was too long".into())),
-                _ => {}
-            },
-            "compact_done" => items.push(Item::Notice("compacted its history".into())),
-            "error" => items.push(Item::Error(line(&event["message"]))),
-            "response" if event["success"] == false => {
-                let (command, error) = (line(&event["command"]), line(&event["error"]));
-                items.push(Item::Error(format!("{command}: {error}")));
+            "turn_end" if !event["error"].is_null() => {
+                items.push(TranscriptItem::Error(text_line(&event["error"])));
             }
+            "turn_end" => items.extend(stop_item(&event["stop"], &Value::Null)),
+            "compact_done" => items.push(TranscriptItem::Notice("compacted its history".into())),
+            "error" => items.push(TranscriptItem::Error(text_line(&event["message"]))),
+            "response" if event["success"] == false => items.push(refused_command_item(event)),
             _ => {}
         }
     }

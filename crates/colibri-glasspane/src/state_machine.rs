@@ -1,46 +1,59 @@
-//! The state machine: what happens, in; what to show, out.
+//! The state machine: events of an agent in, its state and counters out.
+//!
+//! ```text
+//! starting --output--> idle <--settled-- working <--event, answer-- blocked
+//!     ^                  |                ^   |                        ^
+//!     |                  '----event-------'   '-------question---------'
+//!     |
+//! (restart, from any state)
+//!
+//! any of these <--set_stalled(false)-- --set_stalled(true)--> stalled
+//! any state --record_exit--> done | error   (final)
+//! ```
+//!
+//! A generic agent has no events: output leads to `working`, and 10 s without output to `idle`. While an agent is
+//! stalled, the state below it follows the events and is shown again afterwards.
 
-use crate::clean;
-use crate::events::{self, Meaning, Tool};
-use crate::lines::Lines;
-use crate::{AgentRuntime, AgentState, Exit, ExitReason, ExitStatus, View};
+use crate::events::{self, EventEffect, ToolChange};
+use crate::line_splitter::LineSplitter;
+use crate::sanitize::sanitize_line;
+use crate::{AgentRuntime, AgentState, AgentView, Exit, ExitReason, ExitStatus};
 
-/// A generic agent that writes nothing for so long, in milliseconds, counts as idle.
-const QUIET: u64 = 10_000;
-/// Longest text kept of an agent's own words, in characters.
-const MAX_TEXT: usize = 200;
-/// Most tools that are known to run at the same time; of more, the oldest are forgotten.
+/// Time without output after which a generic agent is idle, in milliseconds.
+const IDLE_AFTER_MS: u64 = 10_000;
+/// Maximum length of a text in the view, and of a tool's id, in characters.
+const MAX_CHARS: usize = 200;
+/// Maximum number of tools tracked as running; beyond it the oldest are dropped.
 const MAX_TOOLS: usize = 64;
 
-/// A tool at work.
 #[derive(Debug)]
-struct Running {
+struct RunningTool {
     id: String,
     name: String,
-    /// It has shown that it is past whatever it may have had to ask.
+    /// The tool has reported progress, so it no longer waits for a permission.
     progressed: bool,
 }
 
-/// An agent seen from outside.
+/// The state of one agent, derived from its output.
 #[derive(Debug)]
 pub struct Glasspane {
     runtime: AgentRuntime,
-    lines: Lines,
-    view: View,
-    tools: Vec<Running>,
-    /// What it would be doing if it were not stalled.
-    beneath: AgentState,
+    lines: LineSplitter,
+    view: AgentView,
+    tools: Vec<RunningTool>,
+    /// The state without regard to a stall.
+    unstalled_state: AgentState,
     stalled: bool,
-    ended: bool,
-    changes: u64,
+    exited: bool,
+    state_changes: u64,
     tool_changes: u64,
 }
 
 impl Glasspane {
-    /// A pane for an agent that was started `now`.
+    /// Creates the state machine of an agent that was started at `now`.
     #[must_use]
     pub fn new(runtime: AgentRuntime, now: u64) -> Self {
-        let view = View {
+        let view = AgentView {
             state: AgentState::Starting,
             since: now,
             current_tool: None,
@@ -59,97 +72,99 @@ impl Glasspane {
         };
         Self {
             runtime,
-            lines: Lines::default(),
+            lines: LineSplitter::default(),
             view,
             tools: Vec::new(),
-            beneath: AgentState::Starting,
+            unstalled_state: AgentState::Starting,
             stalled: false,
-            ended: false,
-            changes: 0,
+            exited: false,
+            state_changes: 0,
             tool_changes: 0,
         }
     }
 
-    /// Returns how often the tool has changed.
+    /// Returns how often the state has changed. Two equal results mean that it did not change in between.
+    #[must_use]
+    pub fn state_changes(&self) -> u64 {
+        self.state_changes
+    }
+
+    /// Returns how often the current tool has changed.
     #[must_use]
     pub fn tool_changes(&self) -> u64 {
         self.tool_changes
     }
 
-    /// How often the state has changed. Whoever looks now and then sees by it whether changes lie between.
+    /// Returns the current state and counters.
     #[must_use]
-    pub fn changes(&self) -> u64 {
-        self.changes
-    }
-
-    /// What is known.
-    #[must_use]
-    pub fn view(&self) -> &View {
+    pub fn view(&self) -> &AgentView {
         &self.view
     }
 
-    /// Whether [`Glasspane::output`] must see every byte; otherwise [`Glasspane::active`] is enough.
+    /// Returns whether [`Glasspane::push_output`] must receive every byte; otherwise [`Glasspane::record_activity`] is
+    /// enough.
     #[must_use]
-    pub fn needs_bytes(&self) -> bool {
+    pub fn needs_output(&self) -> bool {
         self.runtime != AgentRuntime::Generic
     }
 
-    /// The agent wrote these bytes to its stdout.
-    pub fn output(&mut self, bytes: &[u8], now: u64) {
-        if self.runtime == AgentRuntime::Generic {
-            return self.active(now);
+    /// Parses bytes that the agent wrote to stdout.
+    pub fn push_output(&mut self, bytes: &[u8], now: u64) {
+        if !self.needs_output() {
+            return self.record_activity(now);
         }
         self.view.last_activity = Some(now);
         let mut lines = std::mem::take(&mut self.lines);
-        lines.push(bytes, |line| self.line(line, now));
+        lines.push(bytes, |line| self.parse_line(line, now));
         self.lines = lines;
-        if self.beneath == AgentState::Starting {
-            self.become_(AgentState::Idle, now);
+        if self.unstalled_state == AgentState::Starting {
+            self.set_state(AgentState::Idle, now);
         }
     }
 
     /// Records that `bytes` of stdout were skipped. The next output may begin within a line; the rest of that line is
     /// ignored.
-    pub fn skipped(&mut self, bytes: u64) {
+    pub fn skip_output(&mut self, bytes: u64) {
         self.view.skipped_bytes = self.view.skipped_bytes.saturating_add(bytes);
-        self.lines = Lines::within_line();
+        self.lines = LineSplitter::mid_line();
     }
 
-    /// The agent wrote something.
-    pub fn active(&mut self, now: u64) {
+    /// Records that the agent wrote something.
+    pub fn record_activity(&mut self, now: u64) {
         self.view.last_activity = Some(now);
-        if self.runtime == AgentRuntime::Generic {
-            self.become_(AgentState::Working, now);
+        if !self.needs_output() {
+            self.set_state(AgentState::Working, now);
         }
     }
 
-    /// Its output cannot be stored, or can again.
-    pub fn stalled(&mut self, stalled: bool, now: u64) {
+    /// Records whether the agent is stalled: its output is not read because it cannot be stored.
+    pub fn set_stalled(&mut self, stalled: bool, now: u64) {
         self.stalled = stalled;
-        self.become_(self.beneath, now);
+        self.set_state(self.unstalled_state, now);
     }
 
-    /// A run has ended and another follows: what its last line lacks does not come any more. The reason, if
-    /// the next run is still waited for.
-    pub fn restarting(&mut self, reason: Option<&str>, now: u64) {
-        self.lines = Lines::default();
-        self.rest();
+    /// Records that a run ended and another one follows. `reason` is set while the next run is delayed. Discards an
+    /// incomplete last line.
+    pub fn record_restart(&mut self, reason: Option<&str>, now: u64) {
+        self.lines = LineSplitter::default();
+        self.clear_tools();
         self.view.queued = 0;
         if let Some(reason) = reason {
-            self.view.last_error = Some(words(reason));
+            self.view.last_error = Some(sanitize_line(reason, MAX_CHARS));
         }
-        self.become_(AgentState::Starting, now);
+        self.set_state(AgentState::Starting, now);
     }
 
     /// Records the end of the agent. The state is final. `error` is the reason if the end is not the agent's own, such as
     /// a limit, or if the exit status is unknown.
-    pub fn exited(&mut self, exit: &Exit, error: Option<&str>, now: u64) {
+    pub fn record_exit(&mut self, exit: &Exit, error: Option<&str>, now: u64) {
         self.stalled = false;
         let killed = exit.status.is_some() && exit.reason == ExitReason::KilledByUser;
         let failed = match (exit.status, error) {
             _ if killed => false,
             (None, _) | (_, Some(_)) => {
-                self.view.last_error = Some(words(error.unwrap_or_default()));
+                let reason = error.unwrap_or_default();
+                self.view.last_error = Some(sanitize_line(reason, MAX_CHARS));
                 true
             }
             (Some(status), None) => status != ExitStatus::Code(0),
@@ -158,138 +173,133 @@ impl Glasspane {
             true => AgentState::Error,
             false => AgentState::Done,
         };
-        self.rest();
+        self.clear_tools();
         self.view.queued = 0;
-        self.become_(state, now);
-        self.ended = true;
+        self.set_state(state, now);
+        self.exited = true;
     }
 
-    /// When [`Glasspane::tick`] has something to do, if nothing happens before.
+    /// Returns when [`Glasspane::tick`] must be called if nothing happens before; `None` if it need not be called.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
-        let waits = self.runtime == AgentRuntime::Generic
-            && self.beneath == AgentState::Working
-            && !self.ended;
+        let has_timeout = self.runtime == AgentRuntime::Generic
+            && self.unstalled_state == AgentState::Working
+            && !self.exited;
         self.view
             .last_activity
-            .filter(|_| waits)
-            .map(|last| last.saturating_add(QUIET))
+            .filter(|_| has_timeout)
+            .map(|last| last.saturating_add(IDLE_AFTER_MS))
     }
 
-    /// Time has passed.
+    /// Applies the idle timeout of a generic agent if `now` has reached the deadline.
     pub fn tick(&mut self, now: u64) {
         if self.deadline().is_some_and(|deadline| now >= deadline) {
-            self.become_(AgentState::Idle, now);
+            self.set_state(AgentState::Idle, now);
         }
     }
 
-    fn line(&mut self, line: Option<&[u8]>, now: u64) {
+    fn parse_line(&mut self, line: Option<&[u8]>, now: u64) {
         self.view.events += 1;
-        let Some(meaning) = line.and_then(|line| events::read(self.runtime, line)) else {
+        let Some(effect) = line.and_then(|line| events::parse(self.runtime, line)) else {
             if line.is_none_or(|line| !line.trim_ascii().is_empty()) {
                 self.view.malformed_lines += 1;
             }
             return;
         };
-        if !self.ended {
-            self.take(meaning, now);
+        if !self.exited {
+            self.apply(effect, now);
         }
     }
 
-    fn take(&mut self, meaning: Meaning, now: u64) {
+    fn apply(&mut self, effect: EventEffect, now: u64) {
         let view = &mut self.view;
-        view.turns += u64::from(meaning.turn);
-        let usage = meaning.usage;
+        view.turns += u64::from(effect.ends_turn);
+        let usage = effect.usage;
         view.input_tokens = view.input_tokens.saturating_add(usage.input);
         view.cached_tokens = view.cached_tokens.saturating_add(usage.cached);
         view.output_tokens = view.output_tokens.saturating_add(usage.output);
-        view.cost_usd += usage.cost;
-        if let Some(error) = meaning.error {
-            view.last_error = Some(words(&error));
+        view.cost_usd += usage.cost_usd;
+        if let Some(error) = effect.error {
+            view.last_error = Some(sanitize_line(&error, MAX_CHARS));
         }
-        if let Some(queued) = meaning.queued {
+        if let Some(queued) = effect.queued {
             view.queued = queued;
         }
-        if let Some(state) = meaning.state {
+        if let Some(state) = effect.state {
             if state == AgentState::Idle {
-                self.rest();
+                self.clear_tools();
             }
-            self.view.activity = meaning.activity;
-            self.become_(state, now);
+            self.view.activity = effect.activity;
+            self.set_state(state, now);
         }
-        if let Some(tool) = meaning.tool {
-            self.tool(tool, now);
+        if let Some(change) = effect.tool {
+            self.apply_tool_change(change, now);
         }
     }
 
-    /// Several tools may run at once, and one of them may wait for a person meanwhile: only news of that one
-    /// ends the waiting, as far as can be told.
-    fn tool(&mut self, tool: Tool, now: u64) {
-        let at = |tools: &[Running], id: &str| tools.iter().position(|tool| tool.id == short(id));
-        let going = match tool {
-            Tool::Started { id, name } => {
+    /// Updates the running tools. Tools run in parallel, and one of them may wait for a person: an event of a tool that
+    /// has already progressed does not end the blocked state.
+    fn apply_tool_change(&mut self, change: ToolChange, now: u64) {
+        let find = |tools: &[RunningTool], id: &str| {
+            tools.iter().position(|tool| tool.id == truncate_id(id))
+        };
+        let had_progressed = match change {
+            ToolChange::Started { id, name } => {
                 if self.tools.len() >= MAX_TOOLS {
                     self.tools.remove(0);
                 }
-                self.tools.push(Running {
-                    id: short(&id).to_owned(),
-                    name: words(&name),
+                self.tools.push(RunningTool {
+                    id: truncate_id(&id).to_owned(),
+                    name: sanitize_line(&name, MAX_CHARS),
                     progressed: false,
                 });
                 false
             }
-            Tool::Progressed { id } => at(&self.tools, &id)
-                .and_then(|place| self.tools.get_mut(place))
+            ToolChange::Progressed { id } => find(&self.tools, &id)
+                .and_then(|index| self.tools.get_mut(index))
                 .is_some_and(|tool| std::mem::replace(&mut tool.progressed, true)),
-            Tool::Ended { id } => {
-                at(&self.tools, &id).is_some_and(|place| self.tools.remove(place).progressed)
+            ToolChange::Ended { id } => {
+                find(&self.tools, &id).is_some_and(|index| self.tools.remove(index).progressed)
             }
         };
-        let current = self.tools.last().map(|tool| tool.name.clone());
-        if self.view.current_tool != current {
-            self.view.current_tool = current;
+        let current_tool = self.tools.last().map(|tool| tool.name.clone());
+        if self.view.current_tool != current_tool {
+            self.view.current_tool = current_tool;
             self.tool_changes += 1;
         }
         self.view.activity = None;
-        if !(going && self.beneath == AgentState::Blocked) {
-            self.become_(AgentState::Working, now);
+        if !(had_progressed && self.unstalled_state == AgentState::Blocked) {
+            self.set_state(AgentState::Working, now);
         }
     }
 
-    /// Nothing is at work any more.
-    fn rest(&mut self) {
+    fn clear_tools(&mut self) {
         self.tools.clear();
         self.view.current_tool = None;
         self.view.activity = None;
     }
 
-    fn become_(&mut self, state: AgentState, now: u64) {
-        if self.ended {
+    fn set_state(&mut self, state: AgentState, now: u64) {
+        if self.exited {
             return;
         }
-        self.beneath = state;
-        let shown = if self.stalled {
-            AgentState::Stalled
-        } else {
-            state
+        self.unstalled_state = state;
+        let state = match self.stalled {
+            true => AgentState::Stalled,
+            false => state,
         };
-        if self.view.state != shown {
-            self.view.state = shown;
+        if self.view.state != state {
+            self.view.state = state;
             self.view.since = now;
-            self.changes += 1;
+            self.state_changes += 1;
         }
     }
 }
 
-/// As much of an id as is kept.
-fn short(id: &str) -> &str {
-    let end = id.char_indices().nth(MAX_TEXT);
+/// Returns the stored part of a tool's id: at most [`MAX_CHARS`] characters.
+fn truncate_id(id: &str) -> &str {
+    let end = id.char_indices().nth(MAX_CHARS);
     end.and_then(|(end, _)| id.get(..end)).unwrap_or(id)
-}
-
-/// Untrusted words, fit for a terminal and a log.
-fn words(text: &str) -> String {
-    clean::line(text, MAX_TEXT)
 }
 
 #[cfg(test)]
@@ -299,7 +309,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_pi_session_line_by_line() {
+    fn pi_session_changes_state_line_by_line() {
         let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
         assert_eq!(pane.view().state, Starting);
         for (line, state, tool) in [
@@ -344,7 +354,7 @@ mod tests {
             ("not json", Working, None),
             (r#"{"type":"agent_end","messages":[]}"#, Idle, None),
         ] {
-            pane.output(format!("{line}\n").as_bytes(), 1);
+            pane.push_output(format!("{line}\n").as_bytes(), 1);
             assert_eq!(
                 (pane.view().state, pane.view().current_tool.as_deref()),
                 (state, tool),
@@ -363,13 +373,13 @@ mod tests {
         );
         assert_eq!(view.last_error.as_deref(), Some("no"));
         assert!((view.cost_usd - 0.5).abs() < 1e-9);
-        pane.exited(&Exit::from_status(Some(ExitStatus::Signal(9))), None, 2);
-        pane.output(b"{\"type\":\"agent_start\"}\n", 3);
-        assert_eq!(pane.view().state, Error, "an end is final");
+        pane.record_exit(&Exit::from_status(Some(ExitStatus::Signal(9))), None, 2);
+        pane.push_output(b"{\"type\":\"agent_start\"}\n", 3);
+        assert_eq!(pane.view().state, Error, "the end is final");
     }
 
     #[test]
-    fn of_several_tools_the_one_that_is_left_is_the_current_one_and_one_may_wait_for_a_person() {
+    fn parallel_tools_report_last_running_and_keep_blocked() {
         let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
         let tool = |kind: &str, id: &str| {
             format!(r#"{{"type":"tool_execution_{kind}","toolCallId":"{id}","toolName":"{id}"}}"#)
@@ -388,7 +398,7 @@ mod tests {
             (tool("start", "read"), Working, Some("read")),
             (tool("end", "edit"), Working, Some("read")),
             (tool("end", "read"), Working, None),
-            // What is not as it should be is passed over.
+            // Fields of the wrong type are ignored.
             (
                 r#"{"type":"tool_execution_start","toolName":7}"#.to_owned(),
                 Working,
@@ -400,61 +410,57 @@ mod tests {
                 None,
             ),
         ] {
-            pane.output(format!("{line}\n").as_bytes(), 1);
+            pane.push_output(format!("{line}\n").as_bytes(), 1);
             let view = pane.view();
-            let seen = (view.state, view.current_tool.as_deref());
-            assert_eq!(seen, (state, current), "{line}");
+            let actual = (view.state, view.current_tool.as_deref());
+            assert_eq!(actual, (state, current), "{line}");
         }
         assert_eq!(pane.view().malformed_lines, 0);
     }
 
     #[test]
-    fn a_generic_agent_goes_by_activity_time_and_exit() {
+    fn generic_agent_follows_activity_timeout_and_exit() {
         let mut pane = Glasspane::new(AgentRuntime::Generic, 0);
-        assert_eq!(
-            pane.deadline(),
-            None,
-            "no wake-up for an agent that has done nothing"
-        );
-        pane.active(100);
+        assert_eq!(pane.deadline(), None, "no timer before the first output");
+        pane.record_activity(100);
         assert_eq!(
             (pane.view().state, pane.deadline()),
-            (Working, Some(100 + QUIET))
+            (Working, Some(100 + IDLE_AFTER_MS))
         );
-        pane.tick(99 + QUIET);
+        pane.tick(99 + IDLE_AFTER_MS);
         assert_eq!(pane.view().state, Working);
-        pane.tick(100 + QUIET);
+        pane.tick(100 + IDLE_AFTER_MS);
         assert_eq!((pane.view().state, pane.deadline()), (Idle, None));
-        pane.stalled(true, 20_000);
+        pane.set_stalled(true, 20_000);
         assert_eq!(pane.view().state, AgentState::Stalled);
-        pane.stalled(false, 20_001);
+        pane.set_stalled(false, 20_001);
         assert_eq!(pane.view().state, Idle);
-        pane.exited(&Exit::from_status(Some(ExitStatus::Code(0))), None, 20_002);
+        pane.record_exit(&Exit::from_status(Some(ExitStatus::Code(0))), None, 20_002);
         assert_eq!(pane.view().state, Done);
     }
 
     #[test]
-    fn a_new_run_starts_with_a_new_line_and_keeps_the_counts() {
+    fn restart_discards_partial_line_and_keeps_counters() {
         let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
-        pane.output(b"{\"type\":\"turn_end\"}\n{\"type\":\"tool_execution_start\",\"toolName\":\"bash\"}\n{\"type\":\"agent_", 1);
-        pane.restarting(Some("run 1 ended with code 1\n"), 2);
+        pane.push_output(b"{\"type\":\"turn_end\"}\n{\"type\":\"tool_execution_start\",\"toolName\":\"bash\"}\n{\"type\":\"agent_", 1);
+        pane.record_restart(Some("run 1 ended with code 1\n"), 2);
         let view = pane.view();
         assert_eq!((view.state, view.since, view.turns), (Starting, 2, 1));
         assert_eq!(view.last_error.as_deref(), Some("run 1 ended with code 1 "));
         assert_eq!(view.current_tool, None);
-        pane.restarting(None, 3);
-        pane.output(b"{\"type\":\"agent_start\"}\n", 4);
+        pane.record_restart(None, 3);
+        pane.push_output(b"{\"type\":\"agent_start\"}\n", 4);
         let view = pane.view();
         assert_eq!((view.state, view.malformed_lines), (Working, 0));
-        assert!(view.last_error.is_some(), "why it was restarted stays");
+        assert!(view.last_error.is_some(), "the restart reason stays");
     }
 
     #[test]
-    fn skipped_bytes_are_counted_and_the_cut_line_ignored() {
+    fn skipped_bytes_are_counted_and_partial_line_ignored() {
         let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
-        pane.output(b"{\"type\":\"agent_", 1);
-        pane.skipped(1000);
-        pane.output(b"rest of a line\"}\n{\"type\":\"agent_start\"}\n", 2);
+        pane.push_output(b"{\"type\":\"agent_", 1);
+        pane.skip_output(1000);
+        pane.push_output(b"rest of a line\"}\n{\"type\":\"agent_start\"}\n", 2);
         let view = pane.view();
         assert_eq!((view.state, view.malformed_lines), (Working, 0));
         assert_eq!(view.skipped_bytes, 1000);
@@ -463,35 +469,35 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 128 }))]
         #[test]
-        fn how_bytes_are_cut_changes_nothing_and_no_bytes_panic(
+        fn state_is_independent_of_chunk_size(
             lines in prop::collection::vec(prop_oneof![
                 Just(b"{\"type\":\"agent_start\"}".to_vec()),
                 Just(b"{\"type\":\"tool_execution_start\",\"toolName\":\"x\"}".to_vec()),
                 Just(b"{\"type\":7}".to_vec()),
                 prop::collection::vec(any::<u8>(), 0..40),
             ], 0..12),
-            cut in 1..30_usize,
+            chunk_size in 1..30_usize,
         ) {
             let stream = lines.join(&b'\n');
             let mut whole = Glasspane::new(AgentRuntime::Pi, 0);
-            whole.output(&stream, 1);
-            let mut pieces = Glasspane::new(AgentRuntime::Pi, 0);
-            pieces.output(&[], 1);
-            for piece in stream.chunks(cut) {
-                pieces.output(piece, 1);
+            whole.push_output(&stream, 1);
+            let mut chunked = Glasspane::new(AgentRuntime::Pi, 0);
+            chunked.push_output(&[], 1);
+            for chunk in stream.chunks(chunk_size) {
+                chunked.push_output(chunk, 1);
             }
-            prop_assert_eq!(whole.view(), pieces.view());
+            prop_assert_eq!(whole.view(), chunked.view());
         }
     }
 
     #[test]
     #[cfg_attr(miri, ignore = "megabytes take an interpreter minutes")]
-    fn a_line_without_end_takes_bounded_memory_and_is_counted_once() {
+    fn line_over_maximum_is_counted_once() {
         let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
         for _ in 0..40 {
-            pane.output(&vec![b'x'; 65_536], 0);
+            pane.push_output(&vec![b'x'; 65_536], 0);
         }
-        pane.output(b"\n{\"type\":\"agent_start\"}\n", 0);
+        pane.push_output(b"\n{\"type\":\"agent_start\"}\n", 0);
         assert_eq!(
             (pane.view().malformed_lines, pane.view().state),
             (1, Working)

@@ -1,0 +1,36 @@
+//! A question of an agent.
+
+/// A question that an agent waits for a person to answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Question {
+    /// Id that the agent gave the question; not sanitized.
+    pub(crate) id: String,
+    pub(crate) method: QuestionMethod,
+    /// Sanitized text to show: the question and the valid answers.
+    pub text: String,
+    /// Options of a selection; not sanitized.
+    pub(crate) options: Vec<String>,
+}
+
+/// Kind of a question: a method of pi's extension interface that waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum QuestionMethod {
+    Confirm,
+    Select,
+    Input,
+    Editor,
+}
+
+impl QuestionMethod {
+    /// Returns the method of this name; `None` for a method without an answer.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "confirm" => Some(Self::Confirm),
+            "select" => Some(Self::Select),
+            "input" => Some(Self::Input),
+            "editor" => Some(Self::Editor),
+            _ => None,
+        }
+    }
+}
