@@ -28,7 +28,7 @@ fn formatted(runtime: AgentRuntime, bytes: &[u8], chunk_size: usize) -> String {
     let mut text = String::new();
     for chunk in bytes.chunks(chunk_size) {
         for item in transcript.push_stdout(chunk) {
-            text.push_str(&painter.format(&item));
+            text.push_str(&formatter.format(&item));
         }
     }
     text
@@ -47,11 +47,11 @@ fuzz_target!(|input: &[u8]| {
         chunked.push_output(&[], 1);
         for chunk in bytes.chunks(chunk_size) {
             chunked.push_output(chunk, 1);
-            check_view(chunks.view());
+            check_view(chunked.view());
         }
         assert_eq!(
             serde_json::to_string(whole.view()).expect("cannot serialize a view"),
-            serde_json::to_string(chunks.view()).expect("cannot serialize a view")
+            serde_json::to_string(chunked.view()).expect("cannot serialize a view")
         );
         let text = formatted(runtime, bytes, chunk_size);
         assert!(
@@ -69,9 +69,9 @@ fuzz_target!(|input: &[u8]| {
             Some(&String::from_utf8_lossy(bytes)),
             3,
         );
-        check_view(chunks.view());
-        assert_eq!(chunks.view().state, AgentState::Error);
+        check_view(chunked.view());
+        assert_eq!(chunked.view().state, AgentState::Error);
         chunked.push_output(bytes, 4);
-        assert_eq!(chunks.view().state, AgentState::Error, "the end is final");
+        assert_eq!(chunked.view().state, AgentState::Error, "the end is final");
     }
 });
