@@ -40,7 +40,7 @@ pub(crate) fn all() -> Vec<Operation> {
     all.push(Operation::new("read 64 KiB", read).over(65_536));
     let reopen = move || {
         let _ = &directory;
-        again.rest();
+        again.close_segment();
         again.read(0, &mut other).unwrap()
     };
     all.push(Operation::new("read 64 KiB after a rest", reopen).over(65_536));

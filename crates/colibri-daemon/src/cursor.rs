@@ -65,7 +65,7 @@ impl Merge {
     /// Closes the open files until the next read.
     pub(crate) fn rest(&mut self) {
         for (_, cursor) in &mut self.cursors {
-            cursor.journal.rest();
+            cursor.journal.close_segment();
         }
     }
 

@@ -1,18 +1,18 @@
 //! The state machine: events of an agent in, its state and counters out.
 //!
 //! ```text
-//! starting --output--> idle <--settled-- working <--event, answer-- blocked
-//!     ^                  |                ^   |                        ^
-//!     |                  '----event-------'   '-------question---------'
-//!     |
-//! (restart, from any state)
+//!                               event               question
+//! starting -- first output --> idle -----> working ----------> blocked
+//!                               ^           |   ^                 |
+//!                               '-- settled '   '--- progress ----'
 //!
-//! any of these <--set_stalled(false)-- --set_stalled(true)--> stalled
-//! any state --record_exit--> done | error   (final)
+//! starting, idle, working, blocked -- set_stalled(true) ---> stalled
+//! stalled --------------------------- set_stalled(false) --> the state that the events led to meanwhile
+//! any state ------------------------- record_restart ------> starting
+//! any state ------------------------- record_exit ---------> done or error (final)
 //! ```
 //!
-//! A generic agent has no events: output leads to `working`, and 10 s without output to `idle`. While an agent is
-//! stalled, the state below it follows the events and is shown again afterwards.
+//! A generic agent has no events: output leads to `working`, and 10 s without output to `idle`.
 
 use crate::events::{self, EventEffect, ToolChange};
 use crate::line_splitter::LineSplitter;

@@ -1,46 +1,48 @@
-//! What can go wrong with a journal.
+//! Errors of a journal.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a journal cannot be opened or read.
+/// A journal cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
-    /// The system refuses a file or directory of the journal.
-    #[error("journal {path}: {source}; check its owner, its mode and the room on its disk")]
+    /// An operation on a file or directory of the journal failed.
+    #[error(
+        "cannot use journal file {path}: {source}; check its owner, its mode and the free space of its disk"
+    )]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: io::Error,
     },
-    /// Bytes are missing between two segments, or two segments hold the same ones.
+    /// Bytes are missing between two segments, or two segments overlap.
     #[error(
-        "{path}: the segment before it ends at offset {end}; restore or remove the damaged segment"
+        "cannot open {path}: the previous segment ends at offset {end}; restore or remove the damaged segment"
     )]
     Discontinuous {
         /// The later segment.
         path: PathBuf,
-        /// Where the earlier one ends.
+        /// End offset of the earlier segment.
         end: u64,
     },
-    /// These bytes were dropped by retention.
-    #[error(
-        "offset {asked} is no longer kept; the oldest kept offset is {oldest}: read from there"
-    )]
+    /// Retention has dropped these bytes.
+    #[error("cannot read offset {requested}: the oldest kept offset is {oldest}; read from there")]
     BelowOldest {
-        /// The offset asked for.
-        asked: u64,
-        /// The first offset that can be read.
+        /// The requested offset.
+        requested: u64,
+        /// The oldest offset that is kept.
         oldest: u64,
     },
-    /// These bytes have not been written.
-    #[error("offset {asked} is beyond the end; the journal ends at offset {end}")]
+    /// These bytes are not written yet.
+    #[error(
+        "cannot read offset {requested}: the journal ends at offset {end}; read from a lower offset"
+    )]
     BeyondEnd {
-        /// The offset asked for.
-        asked: u64,
-        /// The offset of the next byte to come.
+        /// The requested offset.
+        requested: u64,
+        /// The offset of the next appended byte.
         end: u64,
     },
 }
@@ -54,13 +56,13 @@ impl JournalError {
     }
 }
 
-/// An append that was not done to its end. The first `accepted` bytes are in the journal; append the rest
-/// when there is room, and nothing is lost or repeated.
+/// An append that failed. The first `accepted` bytes are in the journal; to lose or repeat nothing, retry with the
+/// remaining bytes.
 #[derive(Debug, thiserror::Error)]
-#[error("appending stopped after {accepted} bytes, the rest can be appended later: {source}")]
+#[error("cannot append after {accepted} bytes: {source}; retry with the remaining bytes")]
 pub struct AppendError {
-    /// How many bytes of this call are in the journal.
+    /// Number of bytes of this call that are in the journal.
     pub accepted: usize,
-    /// What the system said about the next ones.
+    /// The cause.
     pub source: JournalError,
 }

@@ -1,30 +1,30 @@
-//! Readers: any number, in any process, while the writer goes on.
+//! Reader of a journal. Any number of readers in any process may run concurrently with the writer.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::index::{self, Record};
+use crate::index::{self, IndexRecord, Neighbours};
 use crate::{JournalError, segment};
 
-/// Retention may remove a segment between the look at the directory and the open. So often we look again.
-const ATTEMPTS: u32 = 64;
+/// Maximum number of attempts to open a segment. Retention may remove one between listing and opening.
+const MAX_ATTEMPTS: u32 = 64;
 
-/// Bytes that came together, or nearly: see
+/// Bytes that share a time: they were appended within one
 /// [`JournalOptions::index_interval`](crate::JournalOptions::index_interval).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
-    /// The offset of the first byte.
+    /// Offset of the first byte.
     pub start: u64,
-    /// The offset behind the last byte so far: a chunk may still grow.
+    /// Offset after the last byte; the last chunk may still grow.
     pub end: u64,
-    /// When the first byte came, in nanoseconds since 1970.
+    /// Time of the first byte, in nanoseconds since 1970.
     pub at_ns: u64,
 }
 
-/// The reading end of a journal. It keeps one segment open, so that following the end costs one pread(2)
-/// and, where there is nothing new, one look for the next segment.
+/// Reads a journal. The reader keeps one segment open: polling for new bytes costs one pread(2), and without new bytes one
+/// stat(2) of the next segment.
 #[derive(Debug)]
 pub struct JournalReader {
     directory: PathBuf,
@@ -32,7 +32,7 @@ pub struct JournalReader {
 }
 
 impl JournalReader {
-    /// A reader of the journal in `directory`, which need not exist yet: then it reads as empty.
+    /// Creates a reader of the journal in `directory`. A missing directory is an empty journal.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
         Self {
@@ -41,31 +41,33 @@ impl JournalReader {
         }
     }
 
-    /// Closes the open segment; the next read opens it again. For readers that wait long, and are many.
-    pub fn rest(&mut self) {
+    /// Closes the open segment; the next read opens it again. Saves descriptors when many readers are idle.
+    pub fn close_segment(&mut self) {
         self.current = None;
     }
 
-    /// Reads bytes from `offset` on into `buffer`, as many as are there and fit, and returns how many; a
-    /// segment's end cuts a read short. 0 means that `offset` is the end for now.
+    /// Reads bytes from `offset` into `buffer` and returns their number. A read ends at the end of a segment; 0 is the
+    /// current end of the journal.
     ///
     /// # Errors
-    /// The offset is not kept any more, not written yet, or the system refuses.
+    /// [`JournalError::BelowOldest`] if retention has dropped the offset, [`JournalError::BeyondEnd`] if it is not written
+    /// yet, [`JournalError::Io`] if a file cannot be read.
     pub fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, JournalError> {
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             if let Some((start, file)) = self.current.as_ref().filter(|(start, _)| *start <= offset)
             {
-                let refused =
+                let io_error =
                     |error| JournalError::io(&segment::log_path(&self.directory, *start))(error);
-                let count = file.read_at(buffer, offset - start).map_err(refused)?;
+                let count = file.read_at(buffer, offset - start).map_err(io_error)?;
                 if count > 0 || buffer.is_empty() {
                     return Ok(count);
                 }
-                // What follows a segment that retention has removed, only the directory knows.
-                let log = file.metadata().map_err(refused)?;
-                let kept = log.nlink() > 0;
+                // After retention has removed this segment, only a new listing finds the next one.
+                let metadata = file.metadata().map_err(io_error)?;
+                let exists = metadata.nlink() > 0;
                 let next = segment::log_path(&self.directory, offset);
-                if kept && offset == start + log.len() && (offset == *start || !next.exists()) {
+                let at_end = offset == start + metadata.len();
+                if exists && at_end && (offset == *start || !next.exists()) {
                     return Ok(0);
                 }
             }
@@ -73,63 +75,66 @@ impl JournalReader {
                 return Ok(0);
             }
         }
-        Err(self.too_fast())
+        Err(self.lost_race())
     }
 
-    /// Opens the segment that holds `offset`, or would hold it next, unless it disappears at this moment;
-    /// false where the journal is empty.
+    /// Opens the segment that holds `offset` or will hold it next; opens none if it is removed concurrently. Returns false
+    /// if the journal is empty.
     fn open_at(&mut self, offset: u64) -> Result<bool, JournalError> {
         self.current = None;
         let starts = segment::list(&self.directory)?;
-        let Some(start) = segment::holding(&starts, offset) else {
+        let Some(start) = segment::containing(&starts, offset) else {
             return match (starts.first(), offset) {
-                (Some(oldest), asked) => Err(JournalError::BelowOldest {
-                    asked,
+                (Some(oldest), requested) => Err(JournalError::BelowOldest {
+                    requested,
                     oldest: *oldest,
                 }),
                 (None, 0) => Ok(false),
-                (None, asked) => Err(JournalError::BeyondEnd { asked, end: 0 }),
+                (None, requested) => Err(JournalError::BeyondEnd { requested, end: 0 }),
             };
         };
         let path = segment::log_path(&self.directory, start);
-        if let Some(file) = segment::open_to_read(&path)? {
+        if let Some(file) = segment::open_for_reading(&path)? {
             let end = start + file.metadata().map_err(JournalError::io(&path))?.len();
             if offset > end {
-                // Behind the last segment; or in a hole, which only damage makes.
-                return Err(JournalError::BeyondEnd { asked: offset, end });
+                // After the last segment, or in a gap between damaged segments.
+                return Err(JournalError::BeyondEnd {
+                    requested: offset,
+                    end,
+                });
             }
             self.current = Some((start, file));
         }
         Ok(true)
     }
 
-    fn too_fast(&self) -> JournalError {
+    fn lost_race(&self) -> JournalError {
         JournalError::io(&self.directory)(io::Error::other(
-            "segments disappear faster than they can be read",
+            "segments are removed faster than they can be opened",
         ))
     }
 
-    /// The offset that the next byte will get.
+    /// Returns the offset of the next appended byte.
     ///
     /// # Errors
-    /// The system refuses.
+    /// [`JournalError::Io`] if the directory or a file cannot be read.
     pub fn end_offset(&self) -> Result<u64, JournalError> {
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             let Some(start) = segment::list(&self.directory)?.pop() else {
                 return Ok(0);
             };
             let path = segment::log_path(&self.directory, start);
-            if let Some(file) = segment::open_to_read(&path)? {
+            if let Some(file) = segment::open_for_reading(&path)? {
                 return Ok(start + file.metadata().map_err(JournalError::io(&path))?.len());
             }
         }
-        Err(self.too_fast())
+        Err(self.lost_race())
     }
 
-    /// The first offset that is still kept.
+    /// Returns the oldest offset that is kept.
     ///
     /// # Errors
-    /// The system refuses.
+    /// [`JournalError::Io`] if the directory cannot be read.
     pub fn oldest_offset(&self) -> Result<u64, JournalError> {
         Ok(segment::list(&self.directory)?
             .first()
@@ -137,33 +142,32 @@ impl JournalReader {
             .unwrap_or(0))
     }
 
-    /// The chunk that holds the byte at `offset`; `None` where there is no such byte. Bytes that have no record
-    /// yet, or have lost it, are one chunk with the time of their file.
+    /// Returns the chunk that contains the byte at `offset`; `None` if there is no such byte. Bytes without an index record
+    /// are one chunk with the modification time of their file.
     ///
     /// # Errors
-    /// The system refuses.
+    /// [`JournalError::Io`] if the directory or a file cannot be read.
     pub fn chunk_at(&self, offset: u64) -> Result<Option<Chunk>, JournalError> {
         let starts = segment::list(&self.directory)?;
-        match segment::holding(&starts, offset) {
+        match segment::containing(&starts, offset) {
             Some(start) => self.first_chunk(start, |record| record.end <= offset),
             None => Ok(None),
         }
     }
 
-    /// When the byte at `offset` came, in nanoseconds since 1970; see [`JournalReader::chunk_at`].
+    /// Returns the time of the byte at `offset`, in nanoseconds since 1970; see [`JournalReader::chunk_at`].
     ///
     /// # Errors
-    /// The system refuses.
+    /// [`JournalError::Io`] if the directory or a file cannot be read.
     pub fn time_at(&self, offset: u64) -> Result<Option<u64>, JournalError> {
         Ok(self.chunk_at(offset)?.map(|chunk| chunk.at_ns))
     }
 
-    /// The offset of the first byte that came at or after a time, in nanoseconds since 1970; the end where
-    /// there is none. Times are those of whole chunks. Bytes that came while the clock was wrong, or before
-    /// it was set back, count by the time that it showed.
+    /// Returns the offset of the first chunk with a time of at least `at_ns`, in nanoseconds since 1970; the end offset if
+    /// there is none. Times are those of the writer's clock, also if it was wrong or was set back.
     ///
     /// # Errors
-    /// The system refuses.
+    /// [`JournalError::Io`] if the directory or a file cannot be read.
     pub fn offset_at(&self, at_ns: u64) -> Result<u64, JournalError> {
         for start in segment::list(&self.directory)? {
             let chunk = self.first_chunk(start, |record| record.at_ns < at_ns)?;
@@ -174,31 +178,32 @@ impl JournalReader {
         self.end_offset()
     }
 
-    /// The segment's first chunk for which `before` does not hold.
+    /// Returns the segment's first chunk for which `is_before` is false.
     fn first_chunk(
         &self,
         start: u64,
-        before: impl Fn(Record) -> bool,
+        is_before: impl Fn(IndexRecord) -> bool,
     ) -> Result<Option<Chunk>, JournalError> {
-        // The index first: it is never ahead of a log that is looked at later.
+        // Reads the index before the log, so that the index never covers more than the log.
         let path = segment::index_path(&self.directory, start);
-        let (last_before, first) = match segment::open_to_read(&path)? {
-            Some(file) => index::partition(&file, &before).map_err(JournalError::io(&path))?,
-            None => (None, None),
+        let neighbours = match segment::open_for_reading(&path)? {
+            Some(file) => index::search(&file, &is_before).map_err(JournalError::io(&path))?,
+            None => Neighbours::default(),
         };
         let path = segment::log_path(&self.directory, start);
-        let Some(log) = segment::open_to_read(&path)? else {
+        let Some(log) = segment::open_for_reading(&path)? else {
             return Ok(None);
         };
-        let log = log.metadata().map_err(JournalError::io(&path))?;
-        let end = start + log.len();
-        let chunk = first
-            .or_else(|| Record::of_tail(last_before, start, end, &log))
-            .filter(|record| !before(*record));
-        // An index that awaits repair may say anything; only offsets of this segment leave here.
-        let from = last_before.map_or(start, |record| record.end);
+        let metadata = log.metadata().map_err(JournalError::io(&path))?;
+        let end = start + metadata.len();
+        let chunk = neighbours
+            .at_or_after
+            .or_else(|| IndexRecord::for_unindexed(neighbours.before, start, end, &metadata))
+            .filter(|record| !is_before(*record));
+        // Offsets from an index that is not repaired yet may be outside the segment.
+        let chunk_start = neighbours.before.map_or(start, |record| record.end);
         Ok(chunk.map(|record| Chunk {
-            start: from.clamp(start, end),
+            start: chunk_start.clamp(start, end),
             end: record.end.clamp(start, end),
             at_ns: record.at_ns,
         }))

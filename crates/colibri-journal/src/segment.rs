@@ -1,4 +1,4 @@
-//! Names and lengths of the files that a journal consists of.
+//! Names of a journal's files, and how they are opened.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -9,21 +9,21 @@ use rustix::fs::OFlags;
 
 use crate::JournalError;
 
-/// The file with the bytes of the segment that starts at `start`.
+/// Returns the path of the log of the segment that starts at `start`: its bytes.
 pub(crate) fn log_path(directory: &Path, start: u64) -> PathBuf {
     directory.join(format!("{start:020}.log"))
 }
 
-/// The file with its chunk ends and times.
+/// Returns the path of the index of the segment that starts at `start`.
 pub(crate) fn index_path(directory: &Path, start: u64) -> PathBuf {
     directory.join(format!("{start:020}.idx"))
 }
 
-/// The largest offset that off_t can name, so no segment starts behind it. Sums of an offset and a file's
-/// length cannot overflow then.
-const LAST_START: u64 = i64::MAX.cast_unsigned();
+/// Maximum start offset of a segment, in bytes: the maximum of off_t. The sum of a start offset and the length of a file
+/// cannot overflow a `u64`.
+const MAX_START: u64 = i64::MAX.cast_unsigned();
 
-/// Start offsets of all segments, sorted. A directory that is not there has none.
+/// Returns the start offsets of all segments in ascending order; none if the directory does not exist.
 pub(crate) fn list(directory: &Path) -> Result<Vec<u64>, JournalError> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -37,21 +37,21 @@ pub(crate) fn list(directory: &Path) -> Result<Vec<u64>, JournalError> {
             digits
                 .filter(|digits| digits.len() == 20 && !digits.starts_with('+'))
                 .and_then(|digits| digits.parse::<u64>().ok())
-                .filter(|start| *start <= LAST_START),
+                .filter(|start| *start <= MAX_START),
         );
     }
     starts.sort_unstable();
     Ok(starts)
 }
 
-/// The segment among `starts` that holds `offset`, or would hold it next; `None` where all begin behind it.
-pub(crate) fn holding(starts: &[u64], offset: u64) -> Option<u64> {
-    let behind = starts.partition_point(|start| *start <= offset);
-    starts.get(behind.checked_sub(1)?).copied()
+/// Returns the start of the segment that contains `offset` or will contain it next; `None` if all start after it.
+pub(crate) fn containing(starts: &[u64], offset: u64) -> Option<u64> {
+    let after = starts.partition_point(|start| *start <= offset);
+    starts.get(after.checked_sub(1)?).copied()
 }
 
-/// Opens a file for reading and writing at any place, created with mode 0600 where it is missing.
-pub(crate) fn open(path: &Path) -> Result<File, JournalError> {
+/// Opens a file for reading and writing. Creates a missing file with mode 0600.
+pub(crate) fn open_or_create(path: &Path) -> Result<File, JournalError> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -63,8 +63,8 @@ pub(crate) fn open(path: &Path) -> Result<File, JournalError> {
         .map_err(JournalError::io(path))
 }
 
-/// Opens a file for reading; `None` where it is missing, as retention may remove it at any time.
-pub(crate) fn open_to_read(path: &Path) -> Result<Option<File>, JournalError> {
+/// Opens a file for reading; `None` if it does not exist, because retention may remove it at any time.
+pub(crate) fn open_for_reading(path: &Path) -> Result<Option<File>, JournalError> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())

@@ -1,4 +1,4 @@
-//! The one writer: appends, rotates, drops what is old, and repairs on open what a crash left.
+//! Writer of a journal: appends, rotates segments, applies retention, and repairs the indexes on open.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -6,46 +6,47 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::index::{self, RECORD, Record, nanoseconds};
+use crate::index::{self, IndexRecord, RECORD_SIZE, ValidPrefix, nanoseconds};
 use crate::segment;
 use crate::{AppendError, JournalError};
 
-/// A clock set back by more begins a new segment, so that times in one segment are in order; smaller steps
-/// are taken for the last time.
-const CLOCK_STEP_NS: u64 = 1_000_000_000;
+/// Maximum backward step of the clock within a segment, in nanoseconds. A larger step starts a new segment, so that the
+/// times of a segment are monotonic; a smaller one repeats the previous time.
+const MAX_CLOCK_STEP_NS: u64 = 1_000_000_000;
 
-/// When appended bytes are forced onto the disk. Without it they survive the death of every process, but
-/// not that of the machine.
+/// When appended bytes are synced to the disk. Bytes that are not synced survive the end of every process, but not a
+/// crash of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum Fsync {
-    /// When the system likes.
+    /// Never; the kernel writes them at some time.
     #[default]
     Never,
-    /// At most so long after they were appended, if the caller heeds [`JournalWriter::sync_due`].
+    /// At most this time after they were appended, if the caller calls [`JournalWriter::sync`] when
+    /// [`JournalWriter::sync_due`] is reached.
     #[cfg_attr(
         feature = "serde",
         serde(rename = "interval-ms", with = "milliseconds")
     )]
     Interval(Duration),
-    /// With every append.
+    /// In every append.
     Always,
 }
 
-/// How a journal is kept.
+/// Options of a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default))]
 pub struct JournalOptions {
-    /// A segment that has reached this length, in bytes, gets no more.
+    /// Length of a segment, in bytes, from which the next append starts a new one.
     pub segment_bytes: u64,
-    /// Whole old segments are dropped as long as at least so many bytes are kept; `None` keeps all.
+    /// Number of bytes to keep: old segments are dropped as long as at least this many remain. `None` keeps all.
     pub retain_bytes: Option<u64>,
-    /// When bytes are forced onto the disk.
+    /// When bytes are synced to the disk.
     pub fsync: Fsync,
-    /// Appends closer together than this share an index record and so a time: a million tiny writes must
-    /// not make the index larger than the data.
+    /// Maximum time that appends may share an index record, and so a timestamp. It bounds the size of the index for small
+    /// appends.
     pub index_interval: Duration,
 }
 
@@ -76,29 +77,29 @@ impl Default for JournalOptions {
     }
 }
 
-/// The writing end of a journal. There must be only one at a time; the caller sees to that.
+/// Appends to a journal. The caller ensures that there is one writer at a time.
 #[derive(Debug)]
 pub struct JournalWriter {
     directory: PathBuf,
     options: JournalOptions,
-    /// Start offsets of all segments; the last one is open.
+    /// Start offsets of all segments; the last segment is open.
     segments: Vec<u64>,
     log: File,
     index: File,
     start: u64,
     end: u64,
-    /// Records in the open index, and the last of them.
-    records: u64,
-    last: Option<Record>,
-    /// Since when there are bytes that may not be on the disk.
-    dirty: Option<Instant>,
+    /// Records in the open index.
+    indexed: ValidPrefix,
+    /// Time of the oldest append that is not synced.
+    unsynced_since: Option<Instant>,
 }
 
 impl JournalWriter {
-    /// Opens or creates the journal in `directory`, and repairs its indexes.
+    /// Opens the journal in `directory`, which is created with mode 0700 if it does not exist, and repairs the indexes.
     ///
     /// # Errors
-    /// The system refuses a file, or segments do not join.
+    /// [`JournalError::Io`] if a file cannot be opened or repaired, [`JournalError::Discontinuous`] if the segments have
+    /// a gap or overlap.
     pub fn open(directory: &Path, options: JournalOptions) -> Result<Self, JournalError> {
         DirBuilder::new()
             .recursive(true)
@@ -109,17 +110,17 @@ impl JournalWriter {
         if segments.is_empty() {
             segments.push(0);
         }
-        let mut expected = None;
+        let mut previous_end = None;
         let mut opened = None;
         for start in &segments {
-            if let Some(end) = expected.filter(|end| end != start) {
+            if let Some(end) = previous_end.filter(|end| end != start) {
                 return Err(JournalError::Discontinuous {
                     path: segment::log_path(directory, *start),
                     end,
                 });
             }
             let segment = OpenSegment::repair(directory, *start)?;
-            expected = Some(segment.end);
+            previous_end = Some(segment.end);
             opened = Some((*start, segment));
         }
         let Some((start, segment)) = opened else {
@@ -133,52 +134,52 @@ impl JournalWriter {
             index: segment.index,
             start,
             end: segment.end,
-            records: segment.records,
-            last: segment.last,
-            dirty: None,
+            indexed: segment.indexed,
+            unsynced_since: None,
         };
         writer.sync_directory()?;
         Ok(writer)
     }
 
-    /// The offset that the next byte gets: how many bytes were ever appended.
+    /// Returns the offset of the next byte: the number of bytes appended so far.
     #[must_use]
     pub fn end_offset(&self) -> u64 {
         self.end
     }
 
-    /// The first offset that is still kept.
+    /// Returns the oldest offset that is kept.
     #[must_use]
     pub fn oldest_offset(&self) -> u64 {
         self.segments.first().copied().unwrap_or(self.start)
     }
 
-    /// Appends `bytes`, which came at `at`.
+    /// Appends `bytes` with the time `at`.
     ///
     /// # Errors
-    /// The system takes no more; [`AppendError`] says how much it took.
+    /// [`AppendError`] if the bytes cannot be written or synced completely, with the number of written bytes.
     pub fn append(&mut self, bytes: &[u8], at: SystemTime) -> Result<(), AppendError> {
         if bytes.is_empty() {
             return Ok(());
         }
         let at_ns = nanoseconds(at);
-        let set_back = self
+        let clock_stepped_back = self
+            .indexed
             .last
-            .is_some_and(|last| last.at_ns.saturating_sub(at_ns) > CLOCK_STEP_NS);
-        let full = self.end - self.start >= self.options.segment_bytes;
-        if self.end > self.start && (full || set_back) {
+            .is_some_and(|last| last.at_ns.saturating_sub(at_ns) > MAX_CLOCK_STEP_NS);
+        let is_full = self.end - self.start >= self.options.segment_bytes;
+        if self.end > self.start && (is_full || clock_stepped_back) {
             self.rotate().map_err(|source| AppendError {
                 accepted: 0,
                 source,
             })?;
         }
-        let (accepted, outcome) = write_at(&self.log, bytes, self.end - self.start);
+        let (accepted, result) = write_at(&self.log, bytes, self.end - self.start);
         self.end += accepted as u64;
         if accepted > 0 {
-            self.record(at_ns);
-            self.dirty = self.dirty.or_else(|| Some(Instant::now()));
+            self.index_to_end(at_ns);
+            self.unsynced_since = self.unsynced_since.or_else(|| Some(Instant::now()));
         }
-        outcome
+        result
             .and_then(|()| self.sync_by_policy())
             .map_err(|error| AppendError {
                 accepted,
@@ -186,10 +187,10 @@ impl JournalWriter {
             })
     }
 
-    /// Forces everything onto the disk.
+    /// Syncs all bytes and the open index to the disk.
     ///
     /// # Errors
-    /// The disk refuses; what was appended before may be lost with the machine.
+    /// [`JournalError::Io`] if fdatasync(2) fails; unsynced bytes may be lost if the machine crashes.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         let index = segment::index_path(&self.directory, self.start);
         self.sync_log()
@@ -200,52 +201,54 @@ impl JournalWriter {
         self.index.sync_data().map_err(JournalError::io(&index))
     }
 
-    /// With [`Fsync::Interval`]: when [`JournalWriter::sync`] must be called if nothing is appended before;
-    /// `None` where all is on the disk, so that nobody wakes up for nothing. After a sync that failed, an
-    /// interval later.
+    /// Returns when [`JournalWriter::sync`] must be called for [`Fsync::Interval`]; `None` if all bytes are synced, and for
+    /// the other policies. After a failed sync, the time is one interval later.
     #[must_use]
     pub fn sync_due(&self) -> Option<Instant> {
         match self.options.fsync {
-            Fsync::Interval(interval) => self.dirty?.checked_add(interval),
+            Fsync::Interval(interval) => self.unsynced_since?.checked_add(interval),
             Fsync::Never | Fsync::Always => None,
         }
     }
 
     fn sync_by_policy(&mut self) -> io::Result<()> {
-        let due = match self.options.fsync {
+        let is_due = match self.options.fsync {
             Fsync::Never => false,
             Fsync::Interval(_) => self.sync_due().is_some_and(|due| due <= Instant::now()),
             Fsync::Always => true,
         };
-        if due { self.sync_log() } else { Ok(()) }
+        if is_due { self.sync_log() } else { Ok(()) }
     }
 
     fn sync_log(&mut self) -> io::Result<()> {
-        // The disk may take long: bytes count from the moment at which it was asked.
-        let asked = Instant::now();
-        let outcome = self.log.sync_data();
-        self.dirty = outcome.is_err().then_some(asked);
-        outcome
+        // Before the call, which may take long: later appends are not covered.
+        let started = Instant::now();
+        let result = self.log.sync_data();
+        self.unsynced_since = result.is_err().then_some(started);
+        result
     }
 
-    /// Covers all bytes up to the end with the last record or a new one. An index that cannot be written
-    /// is caught up by the next append or the next open: the bytes are what counts.
-    fn record(&mut self, at_ns: u64) {
+    /// Extends the last index record, or adds one, so that the index covers all bytes. A failed write is repaired by the
+    /// next append or open.
+    fn index_to_end(&mut self, at_ns: u64) {
         let interval = u64::try_from(self.options.index_interval.as_nanos()).unwrap_or(u64::MAX);
-        let (number, at_ns) = match self.last {
+        let records = self.indexed.records;
+        let (number, at_ns) = match self.indexed.last {
             Some(last) if at_ns.saturating_sub(last.at_ns) < interval => {
-                (self.records.saturating_sub(1), last.at_ns)
+                (records.saturating_sub(1), last.at_ns)
             }
-            Some(last) => (self.records, at_ns.max(last.at_ns)),
-            None => (self.records, at_ns),
+            Some(last) => (records, at_ns.max(last.at_ns)),
+            None => (records, at_ns),
         };
-        let record = Record {
+        let record = IndexRecord {
             end: self.end,
             at_ns,
         };
         if record.write(&self.index, number).is_ok() {
-            self.records = number + 1;
-            self.last = Some(record);
+            self.indexed = ValidPrefix {
+                records: number + 1,
+                last: Some(record),
+            };
         }
     }
 
@@ -255,7 +258,7 @@ impl JournalWriter {
         }
         let segment = OpenSegment::repair(&self.directory, self.end)?;
         if segment.end != self.end {
-            // A second writer was here.
+            // Another writer has created the segment.
             return Err(JournalError::Discontinuous {
                 path: segment::log_path(&self.directory, self.end),
                 end: self.end,
@@ -266,13 +269,12 @@ impl JournalWriter {
         self.segments.push(self.start);
         self.log = segment.log;
         self.index = segment.index;
-        self.records = segment.records;
-        self.last = segment.last;
-        self.drop_old();
+        self.indexed = segment.indexed;
+        self.apply_retention();
         Ok(())
     }
 
-    /// Forces the names of new files onto the disk, where their bytes are.
+    /// Syncs the directory, so that the entries of new files survive a crash of the machine.
     fn sync_directory(&self) -> Result<(), JournalError> {
         if self.options.fsync == Fsync::Never {
             return Ok(());
@@ -282,8 +284,8 @@ impl JournalWriter {
             .map_err(JournalError::io(&self.directory))
     }
 
-    /// A segment goes when what is behind it is enough. One that cannot be removed is tried again later.
-    fn drop_old(&mut self) {
+    /// Removes old segments that are not needed to keep `retain_bytes`. A failed removal is retried at the next rotation.
+    fn apply_retention(&mut self) {
         let Some(retain) = self.options.retain_bytes else {
             return;
         };
@@ -291,10 +293,10 @@ impl JournalWriter {
             if self.end - next < retain {
                 return;
             }
-            // The index first: alone it would stay for ever, the log alone is still a segment.
-            let gone = remove(&segment::index_path(&self.directory, *oldest))
+            // The index first: a log without an index is still listed as a segment.
+            let removed = remove(&segment::index_path(&self.directory, *oldest))
                 && remove(&segment::log_path(&self.directory, *oldest));
-            if !gone {
+            if !removed {
                 return;
             }
             self.segments.remove(0);
@@ -302,49 +304,49 @@ impl JournalWriter {
     }
 }
 
-/// A segment's files, with the index made to agree with the log.
+/// Open files of a segment with a repaired index.
 struct OpenSegment {
     log: File,
     index: File,
     end: u64,
-    records: u64,
-    last: Option<Record>,
+    indexed: ValidPrefix,
 }
 
 impl OpenSegment {
     fn repair(directory: &Path, start: u64) -> Result<Self, JournalError> {
         let log_path = segment::log_path(directory, start);
         let index_path = segment::index_path(directory, start);
-        let log = segment::open(&log_path)?;
-        let index = segment::open(&index_path)?;
-        let data = log.metadata().map_err(JournalError::io(&log_path))?;
-        let end = start + data.len();
-        let mended = || -> io::Result<(u64, Option<Record>)> {
-            let (mut records, mut last) = index::sound(&index, start, end)?;
-            index.set_len(records * RECORD)?;
-            if let Some(record) = Record::of_tail(last, start, end, &data) {
-                record.write(&index, records)?;
-                records += 1;
-                last = Some(record);
+        let log = segment::open_or_create(&log_path)?;
+        let index = segment::open_or_create(&index_path)?;
+        let metadata = log.metadata().map_err(JournalError::io(&log_path))?;
+        let end = start + metadata.len();
+        let repair_index = || -> io::Result<ValidPrefix> {
+            let mut indexed = index::valid_prefix(&index, start, end)?;
+            index.set_len(indexed.records * RECORD_SIZE)?;
+            if let Some(record) = IndexRecord::for_unindexed(indexed.last, start, end, &metadata) {
+                record.write(&index, indexed.records)?;
+                indexed = ValidPrefix {
+                    records: indexed.records + 1,
+                    last: Some(record),
+                };
             }
-            Ok((records, last))
+            Ok(indexed)
         };
-        let (records, last) = mended().map_err(JournalError::io(&index_path))?;
+        let indexed = repair_index().map_err(JournalError::io(&index_path))?;
         Ok(Self {
             log,
             index,
             end,
-            records,
-            last,
+            indexed,
         })
     }
 }
 
-/// Writes as much as the file takes; returns how much, and why not more.
+/// Writes at `position` until an error; returns the number of written bytes and the result.
 fn write_at(file: &File, bytes: &[u8], position: u64) -> (usize, io::Result<()>) {
     let mut done = 0;
-    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-        match file.write_at(rest, position + done as u64) {
+    while let Some(remaining) = bytes.get(done..).filter(|bytes| !bytes.is_empty()) {
+        match file.write_at(remaining, position + done as u64) {
             Ok(0) => return (done, Err(io::ErrorKind::WriteZero.into())),
             Ok(count) => done += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -354,7 +356,7 @@ fn write_at(file: &File, bytes: &[u8], position: u64) -> (usize, io::Result<()>)
     (done, Ok(()))
 }
 
-/// Whether the file is gone now.
+/// Removes a file; returns whether it no longer exists.
 fn remove(path: &Path) -> bool {
     match fs::remove_file(path) {
         Err(error) => error.kind() == io::ErrorKind::NotFound,
@@ -367,18 +369,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_device_reports_what_it_took() {
+    fn write_to_full_device_reports_written_bytes() {
         let full = fs::OpenOptions::new()
             .write(true)
             .open("/dev/full")
             .unwrap();
-        let (done, outcome) = write_at(&full, b"bytes", 0);
+        let (done, result) = write_at(&full, b"bytes", 0);
         assert_eq!(done, 0);
-        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]
-    fn a_sync_is_due_only_where_an_interval_has_bytes_that_wait() {
+    fn sync_is_due_only_for_unsynced_bytes_with_interval() {
         let interval = Duration::from_secs(3600);
         for (fsync, appends, due) in [
             (Fsync::Never, true, false),
@@ -405,8 +407,12 @@ mod tests {
             if let Some(at) = first {
                 assert!(at >= before + interval && at <= Instant::now() + interval);
                 writer.append(b"b", SystemTime::now()).unwrap();
-                assert_eq!(writer.sync_due(), first, "the oldest byte counts");
-                // A new segment: what the old one held is on the disk.
+                assert_eq!(
+                    writer.sync_due(),
+                    first,
+                    "the oldest unsynced byte sets the time"
+                );
+                // Rotation syncs the old segment.
                 let rotated = Instant::now();
                 writer.append(b"c", SystemTime::now()).unwrap();
                 assert!(writer.sync_due() >= Some(rotated + interval));
@@ -417,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_that_failed_is_due_again_an_interval_later() {
+    fn failed_sync_is_due_again_after_one_interval() {
         let interval = Duration::from_secs(3600);
         let dir = tempfile::tempdir().unwrap();
         let options = JournalOptions {

@@ -1,4 +1,4 @@
-//! What a journal does when files vanish, the clock steps and the disk is full.
+//! Journals with removed files, clock steps and full disks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{self, OpenOptions};
@@ -44,7 +44,7 @@ fn read_all(directory: &Path, from: u64) -> Vec<u8> {
 }
 
 #[test]
-fn a_follower_left_behind_by_retention_is_told_the_oldest() {
+fn read_below_oldest_offset_reports_oldest() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = JournalWriter::open(dir.path(), small_segments(4, Some(4))).unwrap();
     writer.append(b"0000", at(1)).unwrap();
@@ -55,16 +55,22 @@ fn a_follower_left_behind_by_retention_is_told_the_oldest() {
         writer.append(b"1111", at(second)).unwrap();
     }
     let oldest = writer.oldest_offset();
-    assert_eq!(oldest, 12, "the follower's segment and the next are gone");
+    assert_eq!(
+        oldest, 12,
+        "the follower's segment and the next one are removed"
+    );
     match follower.read(4, &mut [0; 8]) {
-        Err(JournalError::BelowOldest { asked: 4, oldest }) => assert_eq!(oldest, 12),
+        Err(JournalError::BelowOldest {
+            requested: 4,
+            oldest,
+        }) => assert_eq!(oldest, 12),
         other => panic!("{other:?}"),
     }
     assert_eq!(follower.read(oldest, &mut [0; 8]).unwrap(), 4);
 }
 
 #[test]
-fn retention_goes_on_where_an_index_is_missing() {
+fn retention_continues_after_missing_index() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = JournalWriter::open(dir.path(), small_segments(4, Some(4))).unwrap();
     writer.append(b"0000", at(1)).unwrap();
@@ -77,7 +83,7 @@ fn retention_goes_on_where_an_index_is_missing() {
 }
 
 #[test]
-fn readers_keep_up_with_a_writer_that_rotates_and_drops() {
+fn readers_follow_concurrent_rotation_and_retention() {
     const END: u64 = 60_000;
     let byte = |offset: u64| (offset % 251) as u8;
     let dir = tempfile::tempdir().unwrap();
@@ -86,17 +92,20 @@ fn readers_keep_up_with_a_writer_that_rotates_and_drops() {
         let mut reader = JournalReader::new(dir.path());
         let (mut offset, mut buffer) = (0, [0; 100]);
         loop {
-            let last_look = done.load(Ordering::SeqCst);
+            let writer_done = done.load(Ordering::SeqCst);
             match reader.read(offset, &mut buffer) {
-                Ok(0) if last_look => return offset,
+                Ok(0) if writer_done => return offset,
                 Ok(count) => {
-                    for found in &buffer[..count] {
-                        assert_eq!(*found, byte(offset), "at {offset}");
+                    for read in &buffer[..count] {
+                        assert_eq!(*read, byte(offset), "at {offset}");
                         offset += 1;
                     }
                 }
-                Err(JournalError::BelowOldest { asked, oldest }) => {
-                    assert!(asked == offset && oldest > offset, "{asked} {oldest}");
+                Err(JournalError::BelowOldest { requested, oldest }) => {
+                    assert!(
+                        requested == offset && oldest > offset,
+                        "{requested} {oldest}"
+                    );
                     offset = oldest;
                 }
                 Err(error) => panic!("{error}"),
@@ -121,7 +130,7 @@ fn readers_keep_up_with_a_writer_that_rotates_and_drops() {
 }
 
 #[test]
-fn a_second_writer_is_noticed_before_it_is_overwritten() {
+fn append_after_second_writer_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let options = small_segments(4, None);
     let mut first = JournalWriter::open(dir.path(), options).unwrap();
@@ -138,7 +147,7 @@ fn a_second_writer_is_noticed_before_it_is_overwritten() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_spoils_no_time() {
+fn clock_set_back_keeps_recorded_times() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = JournalWriter::open(dir.path(), JournalOptions::default()).unwrap();
     for (second, bytes) in [
@@ -154,7 +163,7 @@ fn a_clock_that_is_set_back_spoils_no_time() {
     for (offset, second) in [(0, 1000), (2, 2000), (4, 500), (6, 600), (8, 3000)] {
         assert_eq!(reader.time_at(offset).unwrap(), Some(ns(second)));
     }
-    // The first byte at or after the time, in the order in which they were written.
+    // The first chunk at or after the time, in offset order.
     for (second, offset) in [(0, 0), (550, 0), (1500, 2), (2500, 8), (3001, 10)] {
         assert_eq!(reader.offset_at(ns(second)).unwrap(), offset, "{second}");
     }
@@ -162,7 +171,7 @@ fn a_clock_that_is_set_back_spoils_no_time() {
 }
 
 #[test]
-fn bytes_without_a_record_have_the_time_of_the_file() {
+fn unindexed_bytes_have_the_time_of_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = JournalWriter::open(dir.path(), JournalOptions::default()).unwrap();
     writer.append(b"known", at(1000)).unwrap();
@@ -190,7 +199,7 @@ fn bytes_without_a_record_have_the_time_of_the_file() {
 }
 
 #[test]
-fn odd_options_and_policies_keep_every_byte() {
+fn extreme_options_keep_every_byte() {
     for (fsync, retain_bytes, kept) in [
         (Fsync::Never, None, "abc"),
         (Fsync::Never, Some(0), "c"),
@@ -222,7 +231,7 @@ fn odd_options_and_policies_keep_every_byte() {
 }
 
 #[test]
-fn only_the_owner_may_look_and_links_are_not_followed() {
+fn files_are_private_and_symlinks_refused() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("agent/stdout");
     let mut writer = JournalWriter::open(&dir, JournalOptions::default()).unwrap();
@@ -234,10 +243,10 @@ fn only_the_owner_may_look_and_links_are_not_followed() {
 
     let target = root.path().join("target");
     for kind in ["log", "idx"] {
-        let trap = root.path().join(kind);
-        fs::create_dir(&trap).unwrap();
-        symlink(&target, file(&trap, 0, kind)).unwrap();
-        assert!(JournalWriter::open(&trap, JournalOptions::default()).is_err());
+        let linked = root.path().join(kind);
+        fs::create_dir(&linked).unwrap();
+        symlink(&target, file(&linked, 0, kind)).unwrap();
+        assert!(JournalWriter::open(&linked, JournalOptions::default()).is_err());
         assert!(!target.exists());
     }
     assert!(
@@ -248,7 +257,7 @@ fn only_the_owner_may_look_and_links_are_not_followed() {
 }
 
 #[test]
-fn names_that_no_segment_can_have_are_left_alone() {
+fn files_with_other_names_are_ignored() {
     let dir = tempfile::tempdir().unwrap();
     for name in [
         "notes.txt",
@@ -257,34 +266,34 @@ fn names_that_no_segment_can_have_are_left_alone() {
         "18446744073709551615.log",
         "99999999999999999999.log",
     ] {
-        fs::write(dir.path().join(name), "not ours").unwrap();
+        fs::write(dir.path().join(name), "other").unwrap();
     }
     let mut writer = JournalWriter::open(dir.path(), JournalOptions::default()).unwrap();
     writer.append(b"ours", at(1)).unwrap();
     assert_eq!(read_all(dir.path(), 0), b"ours");
 }
 
-/// A limit on the size of files stands in for a full disk: write(2) takes a part, then nothing, then,
-/// when the limit is raised, the rest. It needs a process of its own, in which SIGXFSZ is ignored.
+/// Simulates a full disk by a limit on the size of files (setrlimit(2), `RLIMIT_FSIZE`). Runs in a separate process that
+/// ignores SIGXFSZ.
 #[test]
-fn a_disk_that_fills_up_loses_and_repeats_nothing() {
+fn full_disk_neither_loses_nor_repeats_bytes() {
     const INSIDE: &str = "COLIBRI_JOURNAL_TEST_FULL_DISK";
     if std::env::var_os(INSIDE).is_none() {
         let output = Command::new("sh")
             .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "a_disk_that_fills_up_loses_and_repeats_nothing"])
+            .args(["--exact", "full_disk_neither_loses_nor_repeats_bytes"])
             .env(INSIDE, "1")
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
+        let stdout = String::from_utf8_lossy(&output.stdout);
         assert!(
-            output.status.success() && said.contains("1 passed"),
-            "{said}"
+            output.status.success() && stdout.contains("1 passed"),
+            "{stdout}"
         );
         return;
     }
-    let room = |bytes: Option<u64>| {
+    let set_limit = |bytes: Option<u64>| {
         let maximum = getrlimit(Resource::Fsize).maximum;
         setrlimit(
             Resource::Fsize,
@@ -300,21 +309,21 @@ fn a_disk_that_fills_up_loses_and_repeats_nothing() {
     let model: Vec<u8> = (0..5000_u32).map(|number| (number % 251) as u8).collect();
     let (mut done, mut stalls) = (0, 0);
     for limit in (0..2500).step_by(70) {
-        room(Some(limit));
-        let rest = &model[done..model.len().min(done + 400)];
-        match writer.append(rest, at(1000 * limit)) {
-            Ok(()) => done += rest.len(),
+        set_limit(Some(limit));
+        let chunk = &model[done..model.len().min(done + 400)];
+        match writer.append(chunk, at(1000 * limit)) {
+            Ok(()) => done += chunk.len(),
             Err(error) => {
                 stalls += 1;
-                assert!(error.accepted < rest.len());
+                assert!(error.accepted < chunk.len());
                 done += error.accepted;
             }
         }
         assert_eq!(writer.end_offset(), done as u64);
         assert_eq!(read_all(dir.path(), 0), &model[..done]);
     }
-    assert!(stalls > 10, "the limit was felt {stalls} times");
-    room(None);
+    assert!(stalls > 10, "only {stalls} appends reached the limit");
+    set_limit(None);
     writer.append(&model[done..], at(9_000_000)).unwrap();
     drop(writer);
     let writer = JournalWriter::open(dir.path(), small_segments(2000, None)).unwrap();

@@ -1,5 +1,4 @@
-//! The journal against a plain `Vec<u8>`: whatever is appended, cut, reopened or dropped, what is kept
-//! reads back the same at the same offsets.
+//! Compares the journal with a `Vec<u8>` over random sequences of appends, reopens, damaged indexes and retention.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{self, OpenOptions};
@@ -11,24 +10,25 @@ use colibri_journal::{JournalError, JournalOptions, JournalReader, JournalWriter
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
-enum Step {
+enum Operation {
     Append(Vec<u8>),
     Reopen,
-    /// Cut the last index to so many bytes, or write rubbish over it.
-    CutIndex(u64),
+    /// Truncates the last index to this length.
+    TruncateIndex(u64),
+    /// Appends garbage to the last index.
     SpoilIndex(Vec<u8>),
     RemoveIndex,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        8 => proptest::collection::vec(any::<u8>(), 0..200).prop_map(Step::Append),
-        1 => Just(Step::Reopen),
-        1 => (0..64_u64).prop_map(Step::CutIndex),
-        1 => proptest::collection::vec(any::<u8>(), 0..48).prop_map(Step::SpoilIndex),
-        1 => Just(Step::RemoveIndex),
+fn operations() -> impl Strategy<Value = Vec<Operation>> {
+    let operation = prop_oneof![
+        8 => proptest::collection::vec(any::<u8>(), 0..200).prop_map(Operation::Append),
+        1 => Just(Operation::Reopen),
+        1 => (0..64_u64).prop_map(Operation::TruncateIndex),
+        1 => proptest::collection::vec(any::<u8>(), 0..48).prop_map(Operation::SpoilIndex),
+        1 => Just(Operation::RemoveIndex),
     ];
-    proptest::collection::vec(step, 0..40)
+    proptest::collection::vec(operation, 0..40)
 }
 
 fn at(tick: u64) -> SystemTime {
@@ -45,7 +45,7 @@ fn last_index(directory: &Path) -> std::path::PathBuf {
     names.pop().unwrap()
 }
 
-/// Every index covers its log, all of it and nothing else, in order.
+/// Asserts that every index covers its log exactly, in order.
 fn assert_indexes_agree(directory: &Path) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -65,10 +65,10 @@ fn assert_indexes_agree(directory: &Path) {
     }
 }
 
-fn read_all(directory: &Path, from: u64, piece: usize) -> Vec<u8> {
+fn read_all(directory: &Path, from: u64, buffer_size: usize) -> Vec<u8> {
     let mut reader = JournalReader::new(directory);
     let mut all = Vec::new();
-    let mut buffer = vec![0; piece];
+    let mut buffer = vec![0; buffer_size];
     loop {
         let count = reader.read(from + all.len() as u64, &mut buffer).unwrap();
         if count == 0 {
@@ -82,11 +82,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn a_journal_is_a_vec_of_bytes(
-        steps in steps(),
+    fn journal_matches_model(
+        operations in operations(),
         segment_bytes in 1..400_u64,
         retain_bytes in proptest::option::of(0..800_u64),
-        piece in 1..300_usize,
+        buffer_size in 1..300_usize,
         index_ms in prop_oneof![Just(0), Just(10)],
     ) {
         let dir = tempfile::tempdir().unwrap();
@@ -101,31 +101,31 @@ proptest! {
         let mut follower = JournalReader::new(dir.path());
         let mut followed = Vec::new();
         let mut model = Vec::new();
-        for (tick, step) in steps.iter().enumerate() {
-            match step {
-                Step::Append(bytes) => {
-                    // The clock goes on, and now and then a little back.
+        for (tick, operation) in operations.iter().enumerate() {
+            match operation {
+                Operation::Append(bytes) => {
+                    // The clock advances, with small steps back.
                     let tick = tick as u64;
                     writer.append(bytes, at(tick * 7 + tick * tick % 50)).unwrap();
                     model.extend_from_slice(bytes);
                 }
-                Step::Reopen => {}
-                Step::CutIndex(length) => {
+                Operation::Reopen => {}
+                Operation::TruncateIndex(length) => {
                     let file = OpenOptions::new().write(true).open(last_index(dir.path())).unwrap();
                     let shorter = file.metadata().unwrap().len().min(*length);
                     file.set_len(shorter).unwrap();
                 }
-                Step::SpoilIndex(rubbish) => {
-                    OpenOptions::new().append(true).open(last_index(dir.path())).unwrap().write_all(rubbish).unwrap();
+                Operation::SpoilIndex(garbage) => {
+                    OpenOptions::new().append(true).open(last_index(dir.path())).unwrap().write_all(garbage).unwrap();
                 }
-                Step::RemoveIndex => fs::remove_file(last_index(dir.path())).unwrap(),
+                Operation::RemoveIndex => fs::remove_file(last_index(dir.path())).unwrap(),
             }
-            if !matches!(step, Step::Append(_)) {
+            if !matches!(operation, Operation::Append(_)) {
                 drop(writer);
                 writer = open();
             }
             assert_indexes_agree(dir.path());
-            // One who follows closely sees every byte once, if retention leaves it.
+            // A follower reads every byte once.
             let mut buffer = vec![0; 4096];
             loop {
                 match follower.read(followed.len() as u64, &mut buffer) {
@@ -144,7 +144,7 @@ proptest! {
         } else {
             prop_assert_eq!(oldest, 0);
         }
-        prop_assert_eq!(read_all(dir.path(), oldest, piece), &model[usize::try_from(oldest).unwrap()..]);
+        prop_assert_eq!(read_all(dir.path(), oldest, buffer_size), &model[usize::try_from(oldest).unwrap()..]);
         let mut reader = JournalReader::new(dir.path());
         for offset in (oldest..model.len() as u64).step_by(7) {
             prop_assert!(reader.time_at(offset).unwrap().is_some(), "no time at {offset}");
@@ -152,15 +152,15 @@ proptest! {
         let beyond = model.len() as u64 + 1;
         let is_beyond = matches!(reader.read(beyond, &mut [0; 1]), Err(JournalError::BeyondEnd { end, .. }) if end == beyond - 1);
         prop_assert!(is_beyond);
-        if let Some(asked) = oldest.checked_sub(1) {
-            let message = reader.read(asked, &mut [0; 1]).unwrap_err().to_string();
+        if let Some(below) = oldest.checked_sub(1) {
+            let message = reader.read(below, &mut [0; 1]).unwrap_err().to_string();
             prop_assert!(message.contains(&format!("oldest kept offset is {oldest}")), "{message}");
         }
     }
 
-    /// Without fsync a crash of the machine may leave any prefix of the open segment's two files.
+    /// Without fsync, a crash of the machine may leave any prefix of the open segment's two files.
     #[test]
-    fn a_crash_of_the_machine_leaves_all_that_is_in_the_log(
+    fn machine_crash_keeps_every_byte_of_the_log(
         bytes in proptest::collection::vec(any::<u8>(), 1..500),
         segment_bytes in 1..600_u64,
         cut_log in 0..500_u64,
@@ -182,7 +182,7 @@ proptest! {
             let file = OpenOptions::new().write(true).open(path).unwrap();
             file.set_len(file.metadata().unwrap().len().min(cut)).unwrap();
         }
-        // File systems also leave blocks of zeros where data was under way.
+        // A file system may also leave blocks of zeros.
         OpenOptions::new().append(true).open(&index).unwrap().write_all(&vec![0; padding]).unwrap();
         let kept = start + fs::metadata(&log).unwrap().len();
         let mut writer = open();
@@ -200,7 +200,7 @@ proptest! {
 }
 
 #[test]
-fn times_lead_to_offsets_and_back() {
+fn times_and_offsets_map_to_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let options = JournalOptions {
         segment_bytes: 12,
@@ -238,11 +238,11 @@ fn times_lead_to_offsets_and_back() {
 }
 
 #[test]
-fn tiny_appends_share_records_and_every_byte_has_a_time() {
+fn small_appends_share_index_records() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = JournalWriter::open(dir.path(), JournalOptions::default()).unwrap();
     for tick in 0..10_000 {
-        // 100 appends a millisecond.
+        // 100 appends per millisecond.
         writer
             .append(
                 b"x",
@@ -261,7 +261,7 @@ fn tiny_appends_share_records_and_every_byte_has_a_time() {
 }
 
 #[test]
-fn segments_that_do_not_join_are_refused_by_name() {
+fn open_with_gap_names_the_segment() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(format!("{:020}.log", 0)), "abc").unwrap();
     fs::write(dir.path().join(format!("{:020}.log", 5)), "def").unwrap();
@@ -275,9 +275,9 @@ fn segments_that_do_not_join_are_refused_by_name() {
 }
 
 #[test]
-fn a_journal_that_is_not_there_yet_is_empty() {
+fn missing_directory_is_an_empty_journal() {
     let dir = tempfile::tempdir().unwrap();
-    let mut reader = JournalReader::new(&dir.path().join("later"));
+    let mut reader = JournalReader::new(&dir.path().join("missing"));
     assert_eq!(reader.read(0, &mut [0; 8]).unwrap(), 0);
     assert_eq!(reader.end_offset().unwrap(), 0);
     assert!(reader.read(1, &mut [0; 8]).is_err());
