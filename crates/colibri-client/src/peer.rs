@@ -1,7 +1,7 @@
 //! Checks which user owns the process at the daemon's socket. In a directory that other users may write, any user can
 //! listen at that path.
 
-use std::fs;
+use colibri_sys::passwd;
 
 /// Users whose daemon is trusted: root, the user of this process, and optionally one configured user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,9 +33,8 @@ impl TrustedUsers {
         if let Ok(uid) = user.parse() {
             return Ok(Self::with_uid(uid));
         }
-        let table = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        uid_in(&table, user)
-            .map(Self::with_uid)
+        passwd::host_user(user)
+            .map(|ids| Self::with_uid(ids.uid))
             .ok_or_else(|| UnknownUser(user.to_owned()))
     }
 
@@ -46,14 +45,6 @@ impl TrustedUsers {
 
 pub(crate) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
-}
-
-/// Returns the uid of a user in a passwd(5) table.
-fn uid_in(table: &str, user: &str) -> Option<u32> {
-    let line = table
-        .lines()
-        .find(|line| line.split(':').next() == Some(user))?;
-    line.split(':').nth(2)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -73,16 +64,10 @@ mod tests {
 
     #[test]
     fn user_is_found_by_name_or_number() {
-        let table = "root:x:0:0:root:/root:/bin/sh\ncolibri:x:998:997::/:/bin/false\nbroken\n";
-        for (user, uid) in [
-            ("colibri", Some(998)),
-            ("root", Some(0)),
-            ("broken", None),
-            ("x", None),
-            ("", None),
-        ] {
-            assert_eq!(uid_in(table, user), uid, "{user}");
-        }
+        assert_eq!(
+            TrustedUsers::with_user("root"),
+            Ok(TrustedUsers::with_uid(0))
+        );
         assert_eq!(
             TrustedUsers::with_user("1234"),
             Ok(TrustedUsers::with_uid(1234))

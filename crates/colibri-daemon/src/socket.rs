@@ -2,10 +2,12 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use colibri_sys::ownership::Ownership;
+use colibri_sys::passwd;
 use rustix::fs::{Gid, Mode, chown};
 use tokio::net::UnixListener;
 
@@ -62,12 +64,12 @@ impl Listening {
             .mode(0o700)
             .create(directory)
             .map_err(failed)?;
-        let data = fs::metadata(directory).map_err(failed)?;
-        // In a shared directory like /tmp the sticky bit keeps others from replacing what is ours.
-        if data.mode() & 0o022 != 0 && data.mode() & 0o1000 == 0 {
+        let metadata = fs::metadata(directory).map_err(failed)?;
+        let ownership = Ownership::from(&metadata);
+        if ownership.entries_are_replaceable() {
             return Err(SocketError::Open {
                 path: directory.to_owned(),
-                mode: data.mode() & 0o7777,
+                mode: ownership.mode,
             });
         }
         if let (Some(group), false) = (group, existed) {
@@ -138,11 +140,5 @@ fn group_id(group: &str) -> Result<u32, SocketError> {
     if let Ok(number) = group.parse() {
         return Ok(number);
     }
-    let table = fs::read_to_string("/etc/group").unwrap_or_default();
-    table
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| *name == group)
-        .and_then(|(_, rest)| rest.split(':').nth(1)?.parse().ok())
-        .ok_or_else(|| SocketError::UnknownGroup(group.to_owned()))
+    passwd::host_group(group).ok_or_else(|| SocketError::UnknownGroup(group.to_owned()))
 }

@@ -1,16 +1,15 @@
 //! How clients find a daemon: its default socket, and its record and lock in the state directory.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::atomic_file::{self, Durability};
 use serde::{Deserialize, Serialize};
 
 /// Name of the record in the state directory.
 const FILE: &str = "daemon.json";
-const NEW_FILE: &str = "daemon.json.new";
-/// Lock file in the state directory; a running daemon holds an exclusive lock on it.
+/// Lock file in the state directory; a daemon holds an exclusive lock on it as long as it runs.
 pub const DAEMON_LOCK: &str = "daemon.lock";
 /// Maximum size of the record that is read, in bytes.
 const MAX_LENGTH: u64 = 64 << 10;
@@ -57,16 +56,8 @@ impl DaemonFile {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, state_dir: &Path) -> io::Result<()> {
-        let new = state_dir.join(NEW_FILE);
-        let _ = fs::remove_file(&new);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        drop(file);
-        fs::rename(new, state_dir.join(FILE))
+        let content = serde_json::to_vec(self)?;
+        atomic_file::replace(&state_dir.join(FILE), &content, Durability::Process)
     }
 
     /// Removes the record. A daemon calls this when it starts and when it stops.

@@ -1,8 +1,11 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
+pub mod atomic_file;
 pub mod daemon;
 pub mod descriptors;
+pub mod ownership;
+pub mod passwd;
 pub mod process;
 pub mod regular_file;
 pub mod signals;

@@ -1,6 +1,6 @@
-//! Opens files named by users: only regular files, because a FIFO or a device could block the daemon.
+//! Regular files named by users. A FIFO or a device at such a path could block its reader.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -17,32 +17,39 @@ pub fn open(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(flags.bits().cast_signed())
         .open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() {
+    let file_type = file.metadata()?.file_type();
+    if file_type.is_file() {
         return Ok(file);
     }
-    if kind.is_dir() {
+    if file_type.is_dir() {
         return Err(io::Error::from(io::ErrorKind::IsADirectory));
     }
-    let what = match () {
-        () if kind.is_fifo() => "a FIFO",
-        () if kind.is_socket() => "a socket",
-        () if kind.is_block_device() || kind.is_char_device() => "a device",
-        () => "no regular file",
-    };
+    let name = type_name(file_type);
     Err(io::Error::new(
         io::ErrorKind::InvalidInput,
-        format!("it is {what}; give a regular file"),
+        format!("it is {name}; give a regular file"),
     ))
 }
 
-/// Reads a regular file of at most `limit` bytes.
+fn type_name(file_type: FileType) -> &'static str {
+    if file_type.is_fifo() {
+        "a FIFO"
+    } else if file_type.is_socket() {
+        "a socket"
+    } else if file_type.is_block_device() || file_type.is_char_device() {
+        "a device"
+    } else {
+        "not a regular file"
+    }
+}
+
+/// Reads an open file of at most `limit` bytes.
 ///
 /// # Errors
-/// As [`open`], or it is longer.
-pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+/// The file cannot be read, or is longer (`FileTooLarge`).
+pub fn read_open(file: &File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
@@ -52,11 +59,19 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reports whether `path` is a regular file with an execute permission bit.
+/// Opens and reads a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// See [`open`] and [`read_open`].
+pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    read_open(&open(path)?, limit)
+}
+
+/// Returns whether `path` is a regular file with an execute permission bit.
 #[must_use]
 pub fn is_executable(path: &Path) -> bool {
     path.metadata()
-        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]
@@ -65,7 +80,7 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     #[test]
-    fn only_regular_files_are_opened_and_nothing_waits() {
+    fn other_file_types_are_refused_without_blocking() {
         let dir = tempfile::tempdir().unwrap();
         let (fifo, file) = (dir.path().join("fifo"), dir.path().join("file"));
         mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();

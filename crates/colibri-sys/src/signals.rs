@@ -8,7 +8,7 @@ use std::ptr;
 use rustix::process::Signal;
 
 /// Highest signal number plus one: the highest are 64 on Linux (`_NSIG`) and 126 on FreeBSD (`SIGRTMAX`).
-const END: i32 = if cfg!(target_os = "freebsd") { 127 } else { 65 };
+const SIGNAL_END: i32 = if cfg!(target_os = "freebsd") { 127 } else { 65 };
 
 /// Unblocks every signal, and resets each ignored signal to its default action, except SIGPIPE, which the Rust runtime
 /// ignores on purpose. Handlers stay: a process does not inherit them.
@@ -17,7 +17,7 @@ const END: i32 = if cfg!(target_os = "freebsd") { 127 } else { 65 };
 /// program that blocks signals would otherwise pass that state on to its children.
 pub fn reset_inherited() {
     unblock_all();
-    for signal in (1..END).filter(|signal| *signal != libc::SIGPIPE) {
+    for signal in (1..SIGNAL_END).filter(|signal| *signal != libc::SIGPIPE) {
         reset_if_ignored(signal);
     }
 }
@@ -26,7 +26,7 @@ pub fn reset_inherited() {
 /// an empty mask and default actions. Makes only async-signal-safe calls (signal-safety(7)).
 pub fn reset_for_exec() {
     unblock_all();
-    for signal in 1..END {
+    for signal in 1..SIGNAL_END {
         reset_if_ignored(signal);
     }
 }
@@ -38,18 +38,18 @@ pub fn catch(signal: Signal) {
     // are set. The handler is an async-signal-safe function of the type that sigaction(2) expects without SA_SIGINFO.
     unsafe {
         let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
-        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+        action.sa_sigaction = ignore as extern "C" fn(libc::c_int) as usize;
         action.sa_flags = libc::SA_RESTART;
         libc::sigemptyset(&mut action.sa_mask);
         libc::sigaction(signal.as_raw(), &action, ptr::null_mut());
     }
 }
 
-extern "C" fn nothing(_signal: libc::c_int) {}
+extern "C" fn ignore(_signal: libc::c_int) {}
 
 fn unblock_all() {
     // SAFETY: sigemptyset(3) initializes the set, which lives until pthread_sigmask(3) has read it; the old mask is
-    // not asked for. Neither call can fail with these arguments.
+    // not requested. Neither call can fail with these arguments.
     unsafe {
         let mut none = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
