@@ -93,7 +93,7 @@ fn allowed_hosts_are_reached_and_refusals_shown() {
     assert!(out.contains("\n403\n"), "{out}");
     assert!(out.ends_with("no way around\n"), "{out}");
     let refused = format!(
-        "colibri-proxy: refused a connection to {}, which is not among the allowed",
+        "colibri-proxy: refused a connection to {}: it is not in the allow list",
         refused_server.address()
     );
     assert_eq!(err.matches(&refused).count(), 3, "{err}");
@@ -119,7 +119,7 @@ fn allowed_names_are_resolved_by_the_proxy() {
         out.starts_with("GET / HTTP/1.1\r\n") && out.matches("GET").count() == 1,
         "{output:?}"
     );
-    assert!(out.contains("not among the places"), "{out}");
+    assert!(out.contains("not in the allow list"), "{out}");
 }
 
 #[test]

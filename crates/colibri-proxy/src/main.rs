@@ -1,73 +1,77 @@
-//! `colibri-proxy`: the only way out of a sandbox whose agent may connect to some places only; see the README.
+//! `colibri-proxy`: HTTP proxy with an allow list for a sandbox without a network; see the README.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
-mod handover;
 mod request;
-mod serve;
-mod sys;
+mod server;
+mod socket_passing;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
 use colibri_jail_core::{Destination, JailError};
+use rustix::process::Pid;
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 const USAGE: &str = "usage: colibri-proxy run HOST:PORT... -- COMMAND [ARG...]
        colibri-proxy enter PROGRAM [ARG...]
 
-The only way out of a sandbox whose agent may connect to some places only.
-Started by the Colibri daemon; not for use by hand.
+HTTP proxy with an allow list for a sandbox without a network.
+The Colibri daemon starts it; do not start it manually.
 ";
-/// Where the agent finds the proxy, in its own network.
+/// TCP port of the proxy on the loopback interface of the sandbox.
 const PORT: u16 = 3128;
-/// In the environment between `run` and `enter`: the number of the descriptor that leads to `serve`.
-const HANDOVER: &str = "COLIBRI_PROXY_FD";
-/// As env(1) and others that execute a command: it is not they who failed.
-const NOT_FOUND: u8 = 127;
-const NOT_STARTED: u8 = 125;
+/// Environment variable with the number of the descriptor over which `enter` sends the listening socket to `serve`.
+const SOCKET_VARIABLE: &str = "COLIBRI_PROXY_FD";
+/// Exit code if the program does not exist, as of env(1).
+const EXIT_NOT_FOUND: u8 = 127;
+/// Exit code if the proxy itself fails, as of env(1).
+const EXIT_FAILURE: u8 = 125;
+/// Signals that `serve` ignores: they are sent to all processes of an agent, and `serve` must outlive the agent.
+const IGNORED_SIGNALS: &[i32] = &[SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM];
 
-/// Why nothing is executed.
 #[derive(Debug, thiserror::Error)]
 enum ProxyError {
     #[error("{0}")]
     Destination(#[from] JailError),
-    #[error("{doing} failed: {error}")]
+    #[error("cannot {action}: {error}")]
     System {
-        doing: &'static str,
+        action: &'static str,
         error: io::Error,
     },
-    #[error("{} cannot be executed: {error}", program.to_string_lossy())]
+    #[error("cannot execute {}: {error}", program.to_string_lossy())]
     Exec { program: OsString, error: io::Error },
-    #[error("{HANDOVER} names no descriptor; this part is started by colibri-proxy run")]
-    NoHandover,
+    #[error("{SOCKET_VARIABLE} does not name a socket; start this part with colibri-proxy run")]
+    NoSocket,
 }
 
 impl ProxyError {
-    fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::System { doing, error }
+    fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::System { action, error }
     }
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let result = match arguments.split_first() {
-        Some((word, rest)) if word == "run" => {
-            split(rest).map(|(allow, command)| run(allow, command))
+        Some((part, arguments)) if part == "run" => {
+            split_at_separator(arguments).map(|(allow, command)| run(allow, command))
         }
-        Some((word, rest)) if word == "enter" => rest
+        Some((part, arguments)) if part == "enter" => arguments
             .split_first()
             .map(|(program, args)| enter(program, args)),
-        Some((word, rest)) if word == "serve" => rest
+        Some((part, arguments)) if part == "serve" => arguments
             .split_first()
             .map(|(parent, allow)| serve(parent, allow)),
-        Some((word, [])) if word == "--help" || word == "-h" => {
+        Some((option, [])) if option == "--help" || option == "-h" => {
             let _ = io::stdout().write_all(USAGE.as_bytes());
             return ExitCode::SUCCESS;
         }
-        Some((word, [])) if word == "--version" => {
+        Some((option, [])) if option == "--version" => {
             let version = concat!("colibri-proxy ", env!("CARGO_PKG_VERSION"), "\n");
             let _ = io::stdout().write_all(version.as_bytes());
             return ExitCode::SUCCESS;
@@ -81,84 +85,81 @@ fn main() -> ExitCode {
         }
         Some(Ok(())) => ExitCode::SUCCESS,
         Some(Err(error)) => {
-            say(&error);
+            log(&error);
             ExitCode::from(match error {
                 ProxyError::Exec { error, .. } if error.kind() == io::ErrorKind::NotFound => {
-                    NOT_FOUND
+                    EXIT_NOT_FOUND
                 }
-                _ => NOT_STARTED,
+                _ => EXIT_FAILURE,
             })
         }
     }
 }
 
-/// One line on standard error, which is the agent's.
-fn say(what: &dyn std::fmt::Display) {
-    let _ = io::stderr().write_all(format!("colibri-proxy: {what}\n").as_bytes());
+/// Writes one line to standard error, which is the agent's.
+fn log(message: &dyn Display) {
+    let _ = io::stderr().write_all(format!("colibri-proxy: {message}\n").as_bytes());
 }
 
-/// What stands before `--`, and the command behind it.
-fn split(words: &[OsString]) -> Option<(&[OsString], &[OsString])> {
-    let place = words.iter().position(|word| word == "--")?;
-    let (allow, behind) = words.split_at(place);
-    let command = behind.get(1..)?;
+/// Splits arguments into the ones before `--` and the ones after it; `None` if either is empty.
+fn split_at_separator(arguments: &[OsString]) -> Option<(&[OsString], &[OsString])> {
+    let separator = arguments.iter().position(|argument| argument == "--")?;
+    let (allow, command) = arguments.split_at(separator);
+    let command = command.get(1..)?;
     (!allow.is_empty() && !command.is_empty()).then_some((allow, command))
 }
 
-fn destinations(words: &[OsString]) -> Result<Vec<Destination>, JailError> {
-    words
+fn parse_destinations(arguments: &[OsString]) -> Result<Vec<Destination>, JailError> {
+    arguments
         .iter()
-        .map(|word| word.to_string_lossy().parse())
+        .map(|argument| argument.to_string_lossy().parse())
         .collect()
 }
 
-/// Starts `serve`, and becomes the command. `serve` ends with this process, whatever that has become.
+/// Starts `serve` and executes the command. `serve` ends when this process ends.
 fn run(allow: &[OsString], command: &[OsString]) -> Result<(), ProxyError> {
-    destinations(allow)?;
-    let (outside, inside) = handover::pair().map_err(ProxyError::system("making a socket pair"))?;
-    let own = std::env::current_exe().map_err(ProxyError::system("finding this program"))?;
-    let mut serve = Command::new(own);
-    serve
+    parse_destinations(allow)?;
+    let (server_end, sandbox_end) =
+        socket_passing::pair().map_err(ProxyError::system("create a socket pair"))?;
+    let proxy = std::env::current_exe().map_err(ProxyError::system("find its own program"))?;
+    Command::new(proxy)
         .arg("serve")
         .arg(std::process::id().to_string())
         .args(allow)
-        // The agent's environment may hold secrets, and is of no use to it.
+        // The agent's environment may contain secrets.
         .env_clear()
         .envs(std::env::var_os("COLIBRI_AGENT_ID").map(|id| ("COLIBRI_AGENT_ID", id)))
         .current_dir("/")
-        .stdin(Stdio::from(outside))
-        .stdout(Stdio::null());
-    serve
+        .stdin(Stdio::from(server_end))
+        .stdout(Stdio::null())
         .spawn()
-        .map_err(ProxyError::system("starting the proxy"))?;
-    let number =
-        handover::leave_open(&inside).map_err(ProxyError::system("keeping the socket open"))?;
+        .map_err(ProxyError::system("start the server"))?;
+    let number = socket_passing::keep_open(&sandbox_end)
+        .map_err(ProxyError::system("keep the socket open"))?;
     let (program, args) = command.split_first().unwrap_or((&command[0], &[]));
     Err(execute(program, args, Some(number)))
 }
 
-/// In the sandbox: opens the port, hands it out, and becomes the agent.
+/// Runs in the sandbox: opens the port, sends the listening socket to `serve`, and executes the agent.
 fn enter(program: &OsStr, args: &[OsString]) -> Result<(), ProxyError> {
-    let number = std::env::var(HANDOVER)
+    let socket = std::env::var(SOCKET_VARIABLE)
         .ok()
-        .and_then(|number| number.parse().ok());
-    let outside = number
-        .and_then(sys::take_socket)
-        .ok_or(ProxyError::NoHandover)?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT)).map_err(ProxyError::system(
-        "opening the proxy's port in the sandbox",
-    ))?;
-    handover::give(&outside, &listener)
-        .map_err(ProxyError::system("handing the proxy its port"))?;
-    drop((outside, listener));
+        .and_then(|number| number.parse().ok())
+        .and_then(colibri_sys::descriptors::take_inherited_socket)
+        .ok_or(ProxyError::NoSocket)?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))
+        .map_err(ProxyError::system("open the proxy's port in the sandbox"))?;
+    socket_passing::send(&socket, &listener)
+        .map_err(ProxyError::system("send the listening socket"))?;
+    drop((socket, listener));
     Err(execute(program, args, None))
 }
 
-fn execute(program: &OsStr, args: &[OsString], handover: Option<i32>) -> ProxyError {
+fn execute(program: &OsStr, args: &[OsString], socket: Option<i32>) -> ProxyError {
     let mut command = Command::new(program);
-    command.args(args).env_remove(HANDOVER);
-    if let Some(number) = handover {
-        command.env(HANDOVER, number.to_string());
+    command.args(args).env_remove(SOCKET_VARIABLE);
+    if let Some(number) = socket {
+        command.env(SOCKET_VARIABLE, number.to_string());
     }
     ProxyError::Exec {
         error: command.exec(),
@@ -166,16 +167,24 @@ fn execute(program: &OsStr, args: &[OsString], handover: Option<i32>) -> ProxyEr
     }
 }
 
-/// Outside: serves the port that comes through standard input, until `parent` ends.
+/// Runs outside of the sandbox: receives the listening socket from standard input and serves it until the process
+/// `parent` ends.
 fn serve(parent: &OsStr, allow: &[OsString]) -> Result<(), ProxyError> {
-    let allow = destinations(allow)?;
-    sys::end_with(parent.to_string_lossy().parse().ok())
-        .map_err(ProxyError::system("watching the sandbox"))?;
-    // Signals are meant for the agent; this ends after it.
-    for signal in sys::IGNORED {
+    let allow = parse_destinations(allow)?;
+    let parent = parent
+        .to_string_lossy()
+        .parse()
+        .ok()
+        .and_then(Pid::from_raw);
+    parent
+        .ok_or(io::ErrorKind::InvalidInput.into())
+        .and_then(colibri_sys::process::die_with_parent)
+        .map_err(ProxyError::system("watch the sandbox"))?;
+    for signal in IGNORED_SIGNALS {
         signal_hook::flag::register(*signal, std::sync::Arc::default())
-            .map_err(ProxyError::system("ignoring signals"))?;
+            .map_err(ProxyError::system("ignore signals"))?;
     }
-    let listener = handover::take(io::stdin()).map_err(ProxyError::system("receiving the port"))?;
-    serve::serve(listener, allow).map_err(ProxyError::system("serving"))
+    let listener = socket_passing::receive(io::stdin())
+        .map_err(ProxyError::system("receive the listening socket"))?;
+    server::serve(listener, allow).map_err(ProxyError::system("serve"))
 }

@@ -1,14 +1,15 @@
-//! What a client of the proxy asks for. Pure: bytes in, meaning out.
+//! Parses requests of the proxy's clients. Pure.
 
 use std::fmt::Write;
 
 use colibri_jail_core::Destination;
 
-/// Longest head of a request, in bytes.
+/// Maximum length of the head of a request, in bytes.
 pub(crate) const MAX_HEAD: usize = 32 * 1024;
+/// Maximum number of header fields of a request.
 const MAX_HEADERS: usize = 128;
-/// Header fields that are for the proxy alone (RFC 9110, section 7.6.1), and the one that it writes itself.
-const NOT_PASSED_ON: &[&str] = &[
+/// Header fields that are not forwarded: those for the proxy (RFC 9110, section 7.6.1), and `Host`, which is replaced.
+const NOT_FORWARDED: &[&str] = &[
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -16,28 +17,35 @@ const NOT_PASSED_ON: &[&str] = &[
     "host",
 ];
 
-/// A request that was understood.
+/// A valid request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Request {
-    /// `CONNECT`: a tunnel.
+pub(crate) enum ProxyRequest {
+    /// `CONNECT`: opens a tunnel.
     Tunnel(Destination),
-    /// A request for `http://…`: this head is sent there, and what follows it unchanged.
+    /// A request for `http://…`: forwards this head, and the bytes after it unchanged.
     Forward(Destination, String),
 }
 
-/// What came is no request that a proxy can carry out.
+/// Head of a request, and its length in the input, in bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RequestHead {
+    pub(crate) request: ProxyRequest,
+    pub(crate) length: usize,
+}
+
+/// A request that the proxy cannot serve.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadRequest {
-    #[error("the request is not HTTP/1")]
+    #[error("the request is not HTTP/1; use an HTTP proxy client")]
     Malformed,
-    #[error("the head of the request is longer than 32 KiB")]
+    #[error("the head of the request is longer than 32 KiB; send fewer header fields")]
     TooLong,
-    #[error("{0:?} is no place to connect to; ask for CONNECT HOST:PORT or for http://HOST/")]
+    #[error("{0:?} is not a destination; request CONNECT HOST:PORT or http://HOST/")]
     Target(String),
 }
 
-/// Reads a head. `None`: there is more to come; otherwise also how long it is.
-pub(crate) fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, BadRequest> {
+/// Parses the head of a request; `None` if it is incomplete.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Option<RequestHead>, BadRequest> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     let length = match parsed.parse(bytes) {
@@ -49,46 +57,52 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, BadRequest>
     let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
         return Err(BadRequest::Malformed);
     };
-    let no_place = || BadRequest::Target(target.chars().take(200).collect());
+    let bad_target = || BadRequest::Target(target.chars().take(200).collect());
     if method == "CONNECT" {
-        let destination = target.parse().map_err(|_| no_place())?;
-        return Ok(Some((Request::Tunnel(destination), length)));
+        let destination = target.parse().map_err(|_| bad_target())?;
+        return Ok(Some(RequestHead {
+            request: ProxyRequest::Tunnel(destination),
+            length,
+        }));
     }
-    let rest = strip_scheme(target).ok_or_else(no_place)?;
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    // After the last colon outside brackets comes the port.
+    let address = strip_http_scheme(target).ok_or_else(bad_target)?;
+    let end = address.find(['/', '?', '#']).unwrap_or(address.len());
+    let (authority, path) = address.split_at(end);
+    // The port follows the last colon, unless that is part of an IPv6 address in brackets.
     let has_port = authority
         .rsplit_once(':')
         .is_some_and(|(_, port)| !port.ends_with(']'));
-    let whole = if has_port {
+    let with_port = if has_port {
         authority.to_owned()
     } else {
         format!("{authority}:80")
     };
-    let destination: Destination = whole.parse().map_err(|_| no_place())?;
+    let destination: Destination = with_port.parse().map_err(|_| bad_target())?;
     let slash = if path.starts_with('/') { "" } else { "/" };
     let mut head = format!("{method} {slash}{path} HTTP/1.1\r\nHost: {authority}\r\n");
     for header in parsed.headers.iter() {
-        let own = NOT_PASSED_ON
+        let forwarded = !NOT_FORWARDED
             .iter()
-            .any(|own| header.name.eq_ignore_ascii_case(own));
-        if let (false, Ok(value)) = (own, std::str::from_utf8(header.value)) {
+            .any(|name| header.name.eq_ignore_ascii_case(name));
+        if let (true, Ok(value)) = (forwarded, std::str::from_utf8(header.value)) {
             let _ = write!(head, "{}: {value}\r\n", header.name);
         }
     }
-    // One request a connection, so that the next one is looked at too.
+    // One request per connection, so that every request is checked.
     head.push_str("Connection: close\r\n\r\n");
-    Ok(Some((Request::Forward(destination, head), length)))
+    Ok(Some(RequestHead {
+        request: ProxyRequest::Forward(destination, head),
+        length,
+    }))
 }
 
-fn strip_scheme(target: &str) -> Option<&str> {
-    let (scheme, rest) = target.split_at_checked("http://".len())?;
-    scheme.eq_ignore_ascii_case("http://").then_some(rest)
+fn strip_http_scheme(target: &str) -> Option<&str> {
+    let (scheme, address) = target.split_at_checked("http://".len())?;
+    scheme.eq_ignore_ascii_case("http://").then_some(address)
 }
 
-/// A whole answer that says why there is no connection.
-pub(crate) fn answer(status: u16, reason: &str, text: &str) -> String {
+/// Returns a complete response with an error message.
+pub(crate) fn error_response(status: u16, reason: &str, text: &str) -> String {
     format!(
         "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}\n",
         text.len() + 1
@@ -100,22 +114,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn to(text: &str) -> Destination {
+    fn destination(text: &str) -> Destination {
         text.parse().unwrap()
     }
 
     #[test]
-    fn requests_and_what_is_none() {
-        let no_place = |text: &str| Err(BadRequest::Target(text.into()));
-        let forward = |place: &str, head: &str| Ok(Some(Request::Forward(to(place), head.into())));
+    fn requests_are_parsed_or_refused() {
+        let bad_target = |text: &str| Err(BadRequest::Target(text.into()));
+        let forward = |target: &str, head: &str| {
+            Ok(Some(ProxyRequest::Forward(
+                destination(target),
+                head.into(),
+            )))
+        };
         let table = [
             (
                 "CONNECT a.example:443 HTTP/1.1\r\nHost: other:1\r\n\r\n",
-                Ok(Some(Request::Tunnel(to("a.example:443")))),
+                Ok(Some(ProxyRequest::Tunnel(destination("a.example:443")))),
             ),
             (
                 "CONNECT [::1]:8080 HTTP/1.0\r\n\r\n",
-                Ok(Some(Request::Tunnel(to("[::1]:8080")))),
+                Ok(Some(ProxyRequest::Tunnel(destination("[::1]:8080")))),
             ),
             (
                 "GET http://a.example/x?y HTTP/1.1\r\nHost: other\r\nProxy-Authorization: p\r\nConnection: keep-alive\r\nAccept: */*\r\n\r\n",
@@ -140,38 +159,41 @@ mod tests {
             ),
             ("GET http://a.exa", Ok(None)),
             ("", Ok(None)),
-            ("CONNECT a.example HTTP/1.1\r\n\r\n", no_place("a.example")),
+            (
+                "CONNECT a.example HTTP/1.1\r\n\r\n",
+                bad_target("a.example"),
+            ),
             (
                 "CONNECT a.example:443@b:1 HTTP/1.1\r\n\r\n",
-                no_place("a.example:443@b:1"),
+                bad_target("a.example:443@b:1"),
             ),
-            ("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", no_place("/")),
+            ("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", bad_target("/")),
             (
                 "GET https://a.example/ HTTP/1.1\r\n\r\n",
-                no_place("https://a.example/"),
+                bad_target("https://a.example/"),
             ),
             (
                 "GET http://u:p@a.example/ HTTP/1.1\r\n\r\n",
-                no_place("http://u:p@a.example/"),
+                bad_target("http://u:p@a.example/"),
             ),
-            ("GET http:// HTTP/1.1\r\n\r\n", no_place("http://")),
+            ("GET http:// HTTP/1.1\r\n\r\n", bad_target("http://")),
             ("\u{16}\u{3}\u{1}", Err(BadRequest::Malformed)),
             ("SSH-2.0-OpenSSH\r\n", Err(BadRequest::Malformed)),
         ];
         for (bytes, expected) in table {
-            let got = read(bytes.as_bytes()).map(|read| read.map(|(request, _)| request));
-            assert_eq!(got, expected, "{bytes:?}");
+            let request = parse(bytes.as_bytes()).map(|head| head.map(|head| head.request));
+            assert_eq!(request, expected, "{bytes:?}");
         }
         let endless = format!("GET http://a/{}", "x".repeat(MAX_HEAD));
-        assert_eq!(read(endless.as_bytes()), Err(BadRequest::TooLong));
+        assert_eq!(parse(endless.as_bytes()), Err(BadRequest::TooLong));
     }
 
     proptest! {
         #[test]
-        fn no_bytes_panic_and_one_head_is_sent_for_one_that_came(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "[ -~]{0,80}") {
-            let _ = read(&bytes);
+        fn forwarded_request_has_exactly_one_head(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "[ -~]{0,80}") {
+            let _ = parse(&bytes);
             let request = format!("GET http://a.example/ HTTP/1.1\r\nX: {text}\r\n\r\n");
-            if let Ok(Some((Request::Forward(_, head), length))) = read(request.as_bytes()) {
+            if let Ok(Some(RequestHead { request: ProxyRequest::Forward(_, head), length })) = parse(request.as_bytes()) {
                 prop_assert_eq!(length, request.len());
                 prop_assert_eq!(head.matches("\r\n\r\n").count(), 1);
                 prop_assert!(head.ends_with("\r\n\r\n"));

@@ -1,4 +1,4 @@
-//! A listening socket goes from inside the sandbox to the proxy outside (unix(7), `SCM_RIGHTS`).
+//! Passes the listening socket from the sandbox to the server outside (unix(7), `SCM_RIGHTS`).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -11,7 +11,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-/// The two ends, both closed in programs that are executed.
+/// Creates a pair of connected sockets that are closed on execve(2).
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(
         AddressFamily::UNIX,
@@ -21,51 +21,51 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// Leaves an end open in the program that this one becomes; returns its number.
-pub(crate) fn leave_open(end: &OwnedFd) -> io::Result<i32> {
-    fcntl_setfd(end, FdFlags::empty())?;
-    Ok(end.as_raw_fd())
+/// Keeps a socket open across execve(2) and returns its number.
+pub(crate) fn keep_open(socket: &OwnedFd) -> io::Result<i32> {
+    fcntl_setfd(socket, FdFlags::empty())?;
+    Ok(socket.as_raw_fd())
 }
 
-/// Hands the socket over, and waits until it has been taken.
-pub(crate) fn give(outside: &OwnedFd, listener: &TcpListener) -> io::Result<()> {
-    let rights = [listener.as_fd()];
+/// Sends the listener and waits until it is received.
+pub(crate) fn send(socket: &OwnedFd, listener: &TcpListener) -> io::Result<()> {
+    let descriptors = [listener.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&rights));
+    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     sendmsg(
-        outside,
+        socket,
         &[IoSlice::new(b"L")],
         &mut ancillary,
         SendFlags::NOSIGNAL,
     )?;
-    match rustix::io::read(outside, &mut [0; 1])? {
-        0 => Err(io::Error::other("the proxy has gone")),
+    match rustix::io::read(socket, &mut [0; 1])? {
+        0 => Err(io::Error::other("the server ended")),
         _ => Ok(()),
     }
 }
 
-/// Takes the socket, and says so.
-pub(crate) fn take(inside: impl AsFd) -> io::Result<TcpListener> {
+/// Receives the listener and confirms it.
+pub(crate) fn receive(socket: impl AsFd) -> io::Result<TcpListener> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0; 1];
     recvmsg(
-        &inside,
+        &socket,
         &mut [IoSliceMut::new(&mut byte)],
         &mut ancillary,
         RecvFlags::CMSG_CLOEXEC,
     )?;
-    let socket = ancillary
+    let listener = ancillary
         .drain()
         .find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         })
         .ok_or_else(|| io::Error::other("the sandbox ended before it opened the port"))?;
-    let listener = TcpListener::from(socket);
+    let listener = TcpListener::from(listener);
     listener.set_nonblocking(true)?;
-    rustix::io::write(inside, b"T")?;
+    rustix::io::write(socket, b"R")?;
     Ok(listener)
 }
 
@@ -77,33 +77,29 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods)]
-    fn a_socket_that_was_handed_over_is_the_same_one() {
-        let (outside, inside) = pair().unwrap();
+    fn received_listener_is_the_sent_one() {
+        let (server_end, sandbox_end) = pair().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let taker = std::thread::spawn(move || take(outside).unwrap());
-        give(&inside, &listener).unwrap();
+        let receiver = std::thread::spawn(move || receive(server_end).unwrap());
+        send(&sandbox_end, &listener).unwrap();
         drop(listener);
-        let taken = taker.join().unwrap();
+        let received = receiver.join().unwrap();
         let mut client = TcpStream::connect(address).unwrap();
-        taken.set_nonblocking(false).unwrap();
-        drop(taken.accept().unwrap());
+        received.set_nonblocking(false).unwrap();
+        drop(received.accept().unwrap());
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]
-    fn whoever_is_left_alone_is_told() {
-        let (outside, inside) = pair().unwrap();
-        drop(outside);
+    fn closed_peer_is_an_error_on_both_sides() {
+        let (server_end, sandbox_end) = pair().unwrap();
+        drop(server_end);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        assert!(give(&inside, &listener).is_err());
-        let (outside, inside) = pair().unwrap();
-        drop(inside);
-        assert!(
-            take(outside)
-                .unwrap_err()
-                .to_string()
-                .contains("ended before")
-        );
+        assert!(send(&sandbox_end, &listener).is_err());
+        let (server_end, sandbox_end) = pair().unwrap();
+        drop(sandbox_end);
+        let error = receive(server_end).unwrap_err();
+        assert!(error.to_string().contains("ended before"));
     }
 }
