@@ -21,6 +21,7 @@ scripts/words.py
 say "format"
 cargo fmt --all --check
 cargo fmt --check --manifest-path fuzz/Cargo.toml
+cargo fmt --check --manifest-path scripts/public-api/Cargo.toml
 cargo fmt --check --manifest-path examples/backend-sudo/Cargo.toml
 say "shell scripts"
 # All files with a shell's shebang, and those that other scripts source.
@@ -30,6 +31,7 @@ shellcheck --shell=sh examples/demo/repo/leap.sh
 say "manual pages"
 scripts/man.sh
 scripts/audit.sh
+scripts/publish-check.sh
 say "lints"
 cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 cargo clippy --quiet --locked --manifest-path examples/backend-sudo/Cargo.toml --target-dir target --all-targets -- -D warnings
