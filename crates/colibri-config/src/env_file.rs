@@ -4,10 +4,10 @@
 //! docs/decisions/0019).
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use colibri_sys::ownership::Ownership;
 use colibri_sys::regular_file;
 
 /// More than any environment holds (execve(2): a string has at most 128 KiB on Linux).
@@ -66,21 +66,14 @@ pub fn read(path: &Path, readers: Readers) -> Result<BTreeMap<String, String>, E
         source,
     };
     let file = regular_file::open(path).map_err(failed)?;
-    let data = file.metadata().map_err(failed)?;
-    if readers == Readers::Owner && data.mode() & 0o077 != 0 {
+    let ownership = Ownership::from(&file.metadata().map_err(failed)?);
+    if readers == Readers::Owner && ownership.is_accessible_by_others() {
         return Err(EnvFileError::Open {
             path: path.to_owned(),
-            mode: data.mode() & 0o7777,
+            mode: ownership.mode,
         });
     }
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        let long = format!("it is longer than {MAX_BYTES} bytes");
-        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, long)));
-    }
+    let bytes = regular_file::read_open(&file, MAX_BYTES).map_err(failed)?;
     parse(&bytes).map_err(|(line, problem)| EnvFileError::Line {
         path: path.to_owned(),
         line,

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use colibri_jail_core::JailUser;
-
 /// Used where the host has no `PATH`, as under rc(8) or systemd.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What agents may know of the daemon's environment. Anything else could be a secret.
@@ -82,20 +80,6 @@ pub(crate) fn resolve_in(root: &Path, path: &Path) -> Option<PathBuf> {
     place.symlink_metadata().ok().map(|_| place)
 }
 
-/// Looks up a name in a passwd(5) file.
-pub(crate) fn user_in(table: &str, name: &str) -> Option<JailUser> {
-    table.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let found = fields.next()? == name;
-        let uid = fields.nth(1)?.parse().ok()?;
-        let gid = fields.next()?.parse().ok()?;
-        found.then_some(JailUser::Id {
-            uid,
-            gid: Some(gid),
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,19 +129,5 @@ mod tests {
                 "{path}"
             );
         }
-    }
-
-    #[test]
-    fn users_are_looked_up_in_the_given_table() {
-        let table = "root:x:0:0::/root:/bin/sh\nbroken\nagent:x:1001:1002::/home/agent:/bin/sh\n";
-        assert_eq!(
-            user_in(table, "agent"),
-            Some(JailUser::Id {
-                uid: 1001,
-                gid: Some(1002)
-            })
-        );
-        assert_eq!(user_in(table, "broken"), None);
-        assert_eq!(user_in(table, "nobody"), None);
     }
 }

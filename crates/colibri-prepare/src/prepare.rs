@@ -10,12 +10,13 @@ use colibri_jail_core::{
 };
 
 use colibri_priv::PrivBackend;
+use colibri_sys::passwd::find_user;
 use colibri_sys::regular_file::{self, is_executable};
 use colibri_types::{AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, ValidatedSpawn};
 use rustix::process::{Resource, getrlimit};
 
 use crate::arguments;
-use crate::host::{resolve_in, user_in};
+use crate::host::resolve_in;
 use crate::limits::LimitPlan;
 use crate::program::{self, Hidden, View};
 use crate::{Cgroups, HostEnv, PrepareError, limits, mounts};
@@ -363,7 +364,11 @@ fn number_of(name: &str, root: &Path) -> Result<JailUser, PrepareError> {
     resolve_in(root, Path::new("/etc/passwd"))
         .and_then(|place| regular_file::read(&place, MAX_TABLE).ok())
         .and_then(|bytes| String::from_utf8(bytes).ok())
-        .and_then(|text| user_in(&text, name))
+        .and_then(|text| find_user(&text, name))
+        .map(|ids| JailUser::Id {
+            uid: ids.uid,
+            gid: Some(ids.gid),
+        })
         .ok_or_else(|| PrepareError::UnknownUser {
             user: name.to_owned(),
             table,

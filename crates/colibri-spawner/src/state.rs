@@ -2,14 +2,14 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
-use rustix::process::geteuid;
 
+use colibri_sys::ownership::Ownership;
 use colibri_sys::regular_file;
 
 use crate::{AgentId, SpawnError};
@@ -73,20 +73,21 @@ impl StateDir {
             })?;
         let data =
             fs::metadata(&self.0).map_err(|error| trouble(format!("cannot be read: {error}")))?;
-        if data.uid() != geteuid().as_raw() {
+        let ownership = Ownership::from(&data);
+        if !ownership.is_own() {
             return Err(trouble(format!(
                 "belongs to uid {}, not to this user; name one of your own with --state-dir",
-                data.uid()
+                ownership.uid
             )));
         }
-        if data.mode() & 0o022 != 0 {
+        if ownership.is_writable_by_others() {
             return Err(trouble(format!(
-                "can be written by others (mode {:04o}), so what is in it cannot be trusted; look at what is in it, then run: chmod 700 {}",
-                data.mode() & 0o7777,
+                "can be written by others (mode {}), so what is in it cannot be trusted; look at what is in it, then run: chmod 700 {}",
+                ownership,
                 self.0.display()
             )));
         }
-        if data.mode() & 0o077 != 0 {
+        if ownership.is_accessible_by_others() {
             fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
                 .map_err(|error| trouble(format!("cannot be made private: {error}")))?;
         }
@@ -256,7 +257,10 @@ mod tests {
             let opened = StateDir::new(path.clone()).open();
             assert_eq!(opened.is_ok(), accepted, "{mode:o}: {opened:?}");
             if accepted {
-                assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+                assert_eq!(
+                    fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+                    0o700
+                );
             }
         }
         assert!(StateDir::new("relative".into()).open().is_err());

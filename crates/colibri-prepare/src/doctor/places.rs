@@ -7,8 +7,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use colibri_priv::Finding;
+use colibri_sys::ownership::Ownership;
 use rustix::fs::{Access, access, statvfs};
-use rustix::process::geteuid;
 
 /// Less than this does for nothing.
 const NO_ROOM: u64 = 1 << 20;
@@ -36,17 +36,17 @@ pub(super) fn state(path: &Path) -> Vec<Finding> {
         Place::Finding(finding) => return std::iter::once(finding).chain(room(path)).collect(),
         Place::There(data) => data,
     };
-    if data.uid() != geteuid().as_raw() {
+    let ownership = Ownership::from(&data);
+    if !ownership.is_own() {
         return vec![Finding::fail(
-            format!("{what} belongs to uid {}, not to this user", data.uid()),
+            format!("{what} belongs to uid {}, not to this user", ownership.uid),
             another,
         )];
     }
-    if data.mode() & 0o022 != 0 {
+    if ownership.is_writable_by_others() {
         return vec![Finding::fail(
             format!(
-                "{what} can be written by others (mode {:04o}), so what is in it cannot be trusted",
-                data.mode() & 0o7777
+                "{what} can be written by others (mode {ownership}), so what is in it cannot be trusted"
             ),
             format!(
                 "look at what is in it, then run: chmod 700 {}",
@@ -96,21 +96,18 @@ pub(super) fn socket(path: &Path) -> Vec<Finding> {
         Some(Place::Finding(finding)) => return vec![finding],
         Some(Place::There(data)) => data,
     };
-    // In a shared directory like /tmp the sticky bit keeps others from replacing what is ours.
-    if data.mode() & 0o022 != 0 && data.mode() & 0o1000 == 0 {
+    let ownership = Ownership::from(&data);
+    if ownership.entries_are_replaceable() {
         return vec![Finding::fail(
-            format!(
-                "{what} can be written by others (mode {:04o})",
-                data.mode() & 0o7777
-            ),
+            format!("{what} can be written by others (mode {ownership})"),
             format!("run: chmod 700 {}", directory.display()),
         )];
     }
-    if data.uid() != geteuid().as_raw() && data.uid() != 0 {
+    if !ownership.is_own_or_roots() {
         return vec![Finding::fail(
             format!(
                 "{what} belongs to uid {}, who can put another socket there",
-                data.uid()
+                ownership.uid
             ),
             another,
         )];
