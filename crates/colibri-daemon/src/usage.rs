@@ -5,8 +5,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use colibri_proto::{Answer, ErrorKind, RpcError, Usage, UsageParams, UsageResult};
+use colibri_shim::layout;
 use colibri_shim::record::{self, ShimRecord};
-use colibri_shim::{layout, process};
+use colibri_sys::process;
 
 use crate::calls::reply;
 use crate::pool;

@@ -4,6 +4,5 @@
 pub mod control;
 pub mod launch;
 pub mod layout;
-pub mod process;
 pub mod record;
 pub mod restart;

@@ -30,7 +30,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use colibri_journal::JournalError;
 use colibri_shim::control::PROTOCOL;
 use colibri_shim::launch::{Launch, LaunchReport};
-use colibri_shim::{layout, process};
+use colibri_shim::layout;
+use colibri_sys::process;
 use rustix::fs::Mode;
 use rustix::process::Signal;
 

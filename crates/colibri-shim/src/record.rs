@@ -5,6 +5,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use colibri_sys::atomic_file;
+pub use colibri_sys::atomic_file::Durability;
 use colibri_types::{Exit, ExitReason, ExitStatus};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -17,7 +19,7 @@ const MAX_LINES: u64 = 1 << 20;
 pub struct ShimRecord {
     /// Pid of the shim.
     pub shim_pid: i32,
-    /// Start time of the shim, see [`Process::start`](crate::process::Process::start); 0 if unknown.
+    /// Start time of the shim, see [`Process::start`](colibri_sys::process::Process::start); 0 if unknown.
     #[serde(default)]
     pub shim_start: u64,
     /// Pid of the first process, which is also its process group.
@@ -98,42 +100,15 @@ pub struct RunRecord {
     pub stderr: (u64, u64),
 }
 
-/// Which crash a record survives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// The record is complete or absent after the crash of a process. Does not wait for the disk.
-    Process,
-    /// The record is complete or absent after a power failure too: fsync(2) on the file and its directory.
-    Machine,
-}
-
 /// Replaces the content of `path` with `value`, atomically: writes a temporary file, then calls rename(2). The mode of the
 /// file is 0600.
 ///
 /// # Errors
 /// A file operation failed; the old content is unchanged.
 pub fn replace<T: Serialize>(path: &Path, value: &T, durability: Durability) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    let mut text = serde_json::to_vec(value)?;
-    text.push(b'\n');
-    file.write_all(&text)?;
-    if durability == Durability::Machine {
-        file.sync_all()?;
-    }
-    fs::rename(&temporary, path)?;
-    if durability == Durability::Machine {
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
-    }
-    Ok(())
+    let mut content = serde_json::to_vec(value)?;
+    content.push(b'\n');
+    atomic_file::replace(path, &content, durability)
 }
 
 /// Appends a record as a line to a file with mode 0600. The line survives the crash of any process. A line that an

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use colibri_jail_core::{CommandLine, JailName, JailOp, Pid, Signal};
 use colibri_shim::control::{ShimOp, ShimReply};
+use colibri_shim::layout;
 use colibri_shim::record::{self, ShimRecord};
-use colibri_shim::{layout, process};
+use colibri_sys::process;
 use tokio::io::AsyncReadExt;
 
 use colibri_prepare::PrepareError;

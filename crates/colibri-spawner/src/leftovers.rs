@@ -10,7 +10,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use colibri_jail_core::{JailOp, Signal};
-use colibri_shim::process::{self, Process};
+use colibri_sys::process::{self, Process};
+use colibri_types::AGENT_VARIABLE;
 use tokio::sync::Semaphore;
 
 use crate::{AgentSpec, Spawner};
@@ -145,7 +146,7 @@ struct Round {
 }
 
 fn kill_all(id: &str, session: Option<i32>) -> io::Result<Round> {
-    let found: Vec<Process> = process::of_agent(id, session)?;
+    let found: Vec<Process> = process::find_marked(&format!("{AGENT_VARIABLE}={id}"), session)?;
     let mut round = Round {
         left: found.iter().map(|process| process.pid).collect(),
         hit: Vec::new(),

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use colibri_shim::control::SignalDelivery;
-use colibri_shim::process;
+use colibri_sys::process;
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, getpgid, getpid, kill_process_group, pidfd_open, pidfd_send_signal,

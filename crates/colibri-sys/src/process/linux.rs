@@ -6,10 +6,8 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::usage::Measured;
-use colibri_types::AGENT_VARIABLE;
-
 use super::Process;
+use super::usage::Measured;
 
 pub(super) fn find(pid: i32) -> io::Result<Option<Process>> {
     Ok(stat(pid)?.as_deref().and_then(parse_stat))
@@ -25,10 +23,9 @@ fn stat(pid: i32) -> io::Result<Option<String>> {
     }
 }
 
-/// Returns all processes, each with whether its initial environment contains the agent's id. The environment of another
-/// user's process cannot be read and counts as one without the id.
-pub(super) fn list(id: &str) -> io::Result<Vec<(Process, bool)>> {
-    let mark = format!("{AGENT_VARIABLE}={id}");
+/// Returns all processes, each with whether its initial environment contains `variable`. The environment of another user's
+/// process cannot be read and counts as one without it.
+pub(super) fn list(variable: &str) -> io::Result<Vec<(Process, bool)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
@@ -39,7 +36,7 @@ pub(super) fn list(id: &str) -> io::Result<Vec<(Process, bool)>> {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             let marked = environment
                 .split(|byte| *byte == 0)
-                .any(|variable| variable == mark.as_bytes());
+                .any(|entry| entry == variable.as_bytes());
             found.push((process, marked));
         }
     }

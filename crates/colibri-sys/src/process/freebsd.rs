@@ -10,10 +10,8 @@ use std::process::Command;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::usage::Measured;
-use colibri_types::AGENT_VARIABLE;
-
 use super::Process;
+use super::usage::Measured;
 
 /// `-e` prints the environment of the caller's processes before the command, `-ww` does not truncate it.
 const LIST: &[&str] = &["-axeww"];
@@ -32,11 +30,10 @@ pub(super) fn find(pid: i32) -> io::Result<Option<Process>> {
     Ok(text.lines().find_map(|line| parse(line, "")).map(first))
 }
 
-pub(super) fn list(id: &str) -> io::Result<Vec<(Process, bool)>> {
-    let mark = format!("{AGENT_VARIABLE}={id}");
+pub(super) fn list(variable: &str) -> io::Result<Vec<(Process, bool)>> {
     Ok(ps(LIST, COLUMNS)?
         .lines()
-        .filter_map(|line| parse(line, &mark))
+        .filter_map(|line| parse(line, variable))
         .collect())
 }
 
@@ -123,8 +120,8 @@ fn ps(selection: &[&str], columns: &[&str]) -> io::Result<String> {
 }
 
 /// Parses a line: pid, parent, session, state, start (`Tue Nov 24 16:08:55 2026`), environment and command. Returns the
-/// process and whether its environment contains `mark`; `None` for a zombie or an invalid line.
-fn parse(line: &str, mark: &str) -> Option<(Process, bool)> {
+/// process and whether its environment contains `variable`; `None` for a zombie or an invalid line.
+fn parse(line: &str, variable: &str) -> Option<(Process, bool)> {
     let mut words = line.split_whitespace();
     let mut number = || words.next()?.parse::<i32>().ok();
     let (pid, parent, session) = (number()?, number()?, number()?);
@@ -146,7 +143,7 @@ fn parse(line: &str, mark: &str) -> Option<(Process, bool)> {
         session,
         start,
     };
-    Some((process, words.any(|word| word == mark)))
+    Some((process, words.any(|word| word == variable)))
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! Processes of the host, identified by pid and start time, because pids are reused; and their resource usage.
 //!
-//! The daemon uses them for agents whose shim has ended. A running shim gets its descendants from the kernel.
+//! A process that has ended cannot report its descendants; [`find_marked`] finds them by a variable in their environment.
 
 #[cfg(any(target_os = "freebsd", test))]
 mod freebsd;
 #[cfg(target_os = "linux")]
 mod linux;
+mod parent;
 mod usage;
 
+pub use parent::die_with_parent;
 pub use usage::{Usage, usage};
 
 #[cfg(target_os = "freebsd")]
@@ -48,20 +50,20 @@ pub fn kill(process: &Process) -> io::Result<bool> {
     host::kill(process)
 }
 
-/// Returns the processes of an agent: those with the agent's id in their initial environment, those in `session`, and all
-/// their descendants; never the calling process.
+/// Returns the processes whose initial environment contains `variable` (`NAME=VALUE`), those in `session`, and all their
+/// descendants; never the calling process.
 ///
 /// Pass a session only directly after the end of its first process. The session id is not reused while the session has a
 /// process, but it may be reused later.
 ///
 /// # Errors
 /// The system cannot list its processes.
-pub fn of_agent(id: &str, session: Option<i32>) -> io::Result<Vec<Process>> {
-    let listed = host::list(id)?;
+pub fn find_marked(variable: &str, session: Option<i32>) -> io::Result<Vec<Process>> {
+    let listed = host::list(variable)?;
     Ok(select(&listed, session, std::process::id()))
 }
 
-/// Selects the processes of an agent from all processes, each with whether it has the agent's id. Pure.
+/// Selects the marked processes, those in `session` and their descendants from all processes, each with its mark. Pure.
 fn select(listed: &[(Process, bool)], session: Option<i32>, own: u32) -> Vec<Process> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     for (process, _) in listed {
@@ -91,7 +93,6 @@ fn select(listed: &[(Process, bool)], session: Option<i32>, own: u32) -> Vec<Pro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use colibri_types::AGENT_VARIABLE;
     use std::process::{Command, Stdio};
 
     #[test]
@@ -137,20 +138,20 @@ mod tests {
         let id = "mark4test7f3a";
         let mut child = Command::new("sleep")
             .arg("1000")
-            .env(AGENT_VARIABLE, id)
+            .env("TEST_MARK", id)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
         let found = loop {
             // Between fork and exec the child has the environment of this test.
-            if let [found] = of_agent(id, None).unwrap()[..] {
+            if let [found] = find_marked(&format!("TEST_MARK={id}"), None).unwrap()[..] {
                 break found;
             }
         };
         assert_eq!(found.pid, child.id() as i32);
         assert_eq!(find(found.pid).unwrap(), Some(found));
         assert_eq!(
-            of_agent("mark4test", None).unwrap(),
+            find_marked("TEST_MARK=mark4test", None).unwrap(),
             [],
             "a prefix of an id"
         );
@@ -174,13 +175,16 @@ mod tests {
         // The name of the first thread is the name of the process (proc_pid_comm(5)).
         let mut child = Command::new("sh")
             .args(["-c", r"printf '\377' >/proc/$$/comm; read line"])
-            .env(AGENT_VARIABLE, id)
+            .env("TEST_MARK", id)
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
         let comm = format!("/proc/{}/comm", child.id());
         while std::fs::read(&comm).unwrap() != b"\xff\n" {}
-        assert_eq!(of_agent(id, None).unwrap().len(), 1);
+        assert_eq!(
+            find_marked(&format!("TEST_MARK={id}"), None).unwrap().len(),
+            1
+        );
         let own = std::process::id() as i32;
         assert!(usage(&[own]).unwrap()[&own].processes > 0);
         drop(child.stdin.take());
