@@ -20,15 +20,16 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::audit::Audit;
-use crate::configuration::Configuration;
-use crate::hook::Hooks;
+use crate::connection::server::Server;
+use crate::daemon::audit::Audit;
+use crate::daemon::config::Configuration;
+use crate::hooks::Hooks;
 use crate::metrics::{Metrics, MetricsError, Served};
+use crate::registry::retention;
 use crate::registry::{Observers, Registry};
 use crate::rotation::RotatedLog;
-use crate::server::Server;
 use crate::socket::{Listening, SocketError};
-use crate::{pool, retention, times};
+use crate::{pool, times};
 
 /// Runs AI coding agents unattended, each confined in a jail.
 ///

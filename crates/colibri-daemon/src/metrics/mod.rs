@@ -21,7 +21,7 @@ use prometheus_client::metrics::histogram::Histogram;
 pub(crate) use live::{Following, Place};
 pub(crate) use serve::{MetricsError, Served};
 
-use crate::hook::HookEnd;
+use crate::hooks::HookEnd;
 use crate::registry::{Registry, Snapshot};
 
 /// Seconds: from what a table in memory takes to what a kill with its grace takes.

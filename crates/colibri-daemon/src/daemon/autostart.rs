@@ -10,10 +10,10 @@ use colibri_config::{Autostart, ConfigFile};
 use colibri_proto::{Call, Env, NotStarted, ReloadResult, SpawnRequest, Started};
 use colibri_spawner::SpawnError;
 
-use crate::audit::Peer;
-use crate::calls::RequestError;
+use crate::connection::server::Server;
+use crate::daemon::audit::Peer;
+use crate::handlers::RequestError;
 use crate::pool;
-use crate::server::Server;
 
 impl Server {
     /// Starts all that do not run, one after the other. One that cannot be started keeps nobody from the others.

@@ -13,9 +13,9 @@ use colibri_proto::{
 };
 use colibri_spawner::{AgentSpawnConfig, SpawnError};
 
-use crate::calls::RequestError;
+use crate::connection::server::Server;
+use crate::handlers::RequestError;
 use crate::pool;
-use crate::server::Server;
 
 /// Selects whether the environment file of a profile is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,8 +194,13 @@ impl Server {
     /// The same for a signal, which nobody waits for: the log says how it went.
     pub(crate) async fn reload_alone(self: Arc<Self>) {
         let call = colibri_proto::Call::ReloadConfig(colibri_proto::Empty {});
-        let _ =
-            crate::calls::perform(&self, crate::audit::Peer::own(), "reload-config", call).await;
+        let _ = crate::handlers::perform(
+            &self,
+            crate::daemon::audit::Peer::own(),
+            "reload-config",
+            call,
+        )
+        .await;
     }
 }
 

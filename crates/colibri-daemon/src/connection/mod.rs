@@ -2,6 +2,11 @@
 //!
 //! Quick calls are answered in order; those that wait for an agent run beside, a bounded number of them.
 
+pub(crate) mod server;
+mod subscription;
+
+pub(crate) use subscription::bytes_at;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +21,10 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::audit::Peer;
-use crate::calls::{self, reply};
-use crate::server::Server;
-use crate::subscription::{self, Frames, Wanted};
+use crate::connection::server::Server;
+use crate::daemon::audit::Peer;
+use crate::handlers::{self, reply};
+use subscription::{Frames, Wanted};
 
 /// Frames that wait for a slow peer; then whoever wants to send waits, and holds nothing meanwhile. With the
 /// one that is being written, subscriptions hold at most 5 frames a connection, however many they are: of
@@ -181,10 +186,10 @@ impl Connection {
                     let outcome = match call {
                         // Nobody waits any more when the connection has ended.
                         Call::WaitAgent(_) => tokio::select! {
-                            outcome = calls::perform(&server, peer, method, call) => outcome,
+                            outcome = handlers::perform(&server, peer, method, call) => outcome,
                             () = gone.closed() => return,
                         },
-                        call => calls::perform(&server, peer, method, call).await,
+                        call => handlers::perform(&server, peer, method, call).await,
                     };
                     answer(&frames, id, outcome).await;
                     drop(permit);
@@ -192,7 +197,7 @@ impl Connection {
                 true
             }
             call => {
-                let outcome = calls::perform(&self.server, self.peer, method, call).await;
+                let outcome = handlers::perform(&self.server, self.peer, method, call).await;
                 self.answer_if_wanted(id, outcome).await
             }
         }
@@ -225,7 +230,7 @@ impl Connection {
         let frames = self.frames.clone();
         let task: Stream = match &params.id {
             Some(id) => Box::pin(subscription::one(
-                calls::find(&registry, id)?,
+                handlers::find(&registry, id)?,
                 wanted,
                 frames,
                 registry.observers.metrics.clone(),

@@ -1,5 +1,7 @@
 //! One task an agent: what its shim says and what its journal holds become the latest snapshot.
 
+mod parser;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,10 +15,10 @@ use colibri_spawner::{Agent, Seen, ShimState, Spawner};
 use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
-use crate::parser::{BACKLOG, LAST_BACKLOG, Parser};
 use crate::pool;
 use crate::registry::{Entry, Observers, Snapshot};
 use crate::times::now_ms;
+use parser::{BACKLOG, LAST_BACKLOG, Parser};
 
 /// How long the first word of a shim that was there before is waited for: it says where the run began.
 const FIRST_WORD: Duration = Duration::from_secs(1);

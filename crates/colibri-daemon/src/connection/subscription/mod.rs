@@ -4,6 +4,8 @@
 //! too slow for are replaced by the latest. Room in the connection's queue comes first, then the read: whoever
 //! waits for room holds no bytes.
 
+mod cursor;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +20,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::cursor::{Cursor, Ends, Merge, Piece};
 use crate::metrics::{Following, Metrics, Place};
 use crate::registry::{Change, Entry, Registry, Snapshot};
 use crate::{pool, times};
+pub(crate) use cursor::bytes_at;
+use cursor::{Cursor, Ends, Merge, Piece};
 
 /// After a journal could not be read (no descriptors left, say), before it is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(200);

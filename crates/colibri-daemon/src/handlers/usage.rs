@@ -9,7 +9,7 @@ use colibri_shim::layout;
 use colibri_shim::record::{self, ShimRecord};
 use colibri_sys::process;
 
-use crate::calls::reply;
+use crate::handlers::reply;
 use crate::pool;
 use crate::registry::{Entry, Registry};
 

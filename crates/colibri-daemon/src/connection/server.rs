@@ -8,9 +8,9 @@ use rustix::process::geteuid;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
-use crate::audit::{Audit, Peer};
-use crate::configuration::Configuration;
-use crate::connection;
+use super::serve;
+use crate::daemon::audit::{Audit, Peer};
+use crate::daemon::config::Configuration;
 use crate::registry::Registry;
 
 /// Connections at a time; more wait in the listener's backlog.
@@ -96,7 +96,7 @@ impl Server {
             metrics.connected(allowed);
             metrics.connections.inc();
         }
-        connection::serve(self, stream, peer, allowed).await;
+        serve(self, stream, peer, allowed).await;
         if let Some(metrics) = &metrics {
             metrics.connections.dec();
         }

@@ -1,5 +1,7 @@
 //! What each method does, and how its failures are told.
 
+mod usage;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,12 +22,12 @@ use colibri_spawner::{AgentId, LinkError, SpawnError, StateDir};
 use colibri_types::SpawnConfigError;
 use serde::Serialize;
 
-use crate::audit::Peer;
-use crate::configuration::Secrets;
-use crate::cursor::bytes_at;
+use crate::connection::bytes_at;
+use crate::connection::server::Server;
+use crate::daemon::audit::Peer;
+use crate::daemon::config::Secrets;
 use crate::registry::{Entry, Kill, Registry, valid_name};
-use crate::server::Server;
-use crate::{pool, times, usage};
+use crate::{pool, times};
 
 const GRACE: Duration = Duration::from_secs(5);
 /// Behind a kill the agent's end is recorded in a moment; so long its answer waits for that.

@@ -1,6 +1,7 @@
 //! All agents by id: what they were started with, and the latest of what is known of them.
 
 mod reservation;
+pub(crate) mod retention;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,10 +16,10 @@ use colibri_shim::record::ExitRecord;
 use colibri_spawner::{Agent, AgentId, AgentSpawnConfig, AgentSpec, Found, SpawnError, Spawner};
 use tokio::sync::{broadcast, watch};
 
-use crate::hook::{self, Hooks};
+use crate::hooks::{self, Hooks};
 use crate::metrics::Metrics;
-use crate::retention::Keeper;
-use crate::{calls, pool, supervision, times};
+use crate::{handlers, pool, supervision, times};
+use retention::Keeper;
 
 use reservation::Starting;
 pub(crate) use reservation::valid_name;
@@ -48,7 +49,7 @@ pub(crate) struct Entry {
     pub(crate) adopted: bool,
     /// Which one it is of those that this daemon has come to know.
     pub(crate) number: u64,
-    pub(crate) hooks: Mutex<hook::Memory>,
+    pub(crate) hooks: Mutex<hooks::Memory>,
 }
 
 /// Who is told of what agents do, where that was asked for.
@@ -99,7 +100,7 @@ pub(crate) struct Snapshot {
 
 impl Entry {
     /// What hooks know of it.
-    pub(crate) fn hooks(&self) -> MutexGuard<'_, hook::Memory> {
+    pub(crate) fn hooks(&self) -> MutexGuard<'_, hooks::Memory> {
         self.hooks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -234,7 +235,7 @@ impl Registry {
             Err(error) => (None, Err(error)),
         };
         if let Some(metrics) = &self.observers.metrics {
-            metrics.spawned(asked.elapsed(), spawned.as_ref().err().map(calls::kind));
+            metrics.spawned(asked.elapsed(), spawned.as_ref().err().map(handlers::kind));
         }
         self.start_ahead();
         Ok(self.add(spawned?, false))
