@@ -192,7 +192,7 @@ fn reload_report(result: &ReloadResult) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use colibri_client::{Changes, NotStarted, RestartWhen, Started};
+    use colibri_client::{AutostartFailure, AutostartedAgent, ChangedNames, RestartWhen};
 
     #[test]
     fn profiles_and_reload_results_are_formatted() {
@@ -218,20 +218,20 @@ mod tests {
             file: Some("/etc/colibri.toml".into()),
             settings: words(&["fsync", "retain_bytes"]),
             needs_restart: words(&["engine"]),
-            profiles: Changes {
+            profiles: ChangedNames {
                 added: words(&["fix"]),
                 changed: words(&["review"]),
                 removed: words(&["old"]),
             },
-            autostart: Changes {
+            autostart: ChangedNames {
                 added: words(&["night", "day"]),
-                ..Changes::default()
+                ..ChangedNames::default()
             },
-            started: vec![Started {
+            started: vec![AutostartedAgent {
                 name: "night".into(),
                 id: "k3x9abcdef".into(),
             }],
-            not_started: vec![NotStarted {
+            not_started: vec![AutostartFailure {
                 name: "day".into(),
                 error: "no program is named".into(),
             }],

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use colibri_proto::{Answer, FrameDecoder, Notification, Response, RpcError, ServerMessage};
+use colibri_proto::{FrameDecoder, Notification, RawResult, Response, RpcError, ServerMessage};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{mpsc, oneshot};
 
-type CallResult = Result<Answer, RpcError>;
+type CallResult = Result<RawResult, RpcError>;
 
 /// The calls that wait for a response, by request id.
 #[derive(Default)]

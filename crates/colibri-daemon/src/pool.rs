@@ -1,10 +1,10 @@
-//! Thread pool of fixed size for blocking work of the daemon, started before anything else.
+//! Thread pool of fixed size for the daemon's blocking work.
 //!
 //! Tokio starts a thread for blocking work when none is idle, and panics if the system refuses to create one. The
-//! daemon therefore probes that the system grants all threads, starts them at its own start, and keeps them: a kill
+//! daemon therefore checks at its start that the system grants all threads, starts them, and never ends them: a kill
 //! works even while an agent uses up every process of its user.
 //!
-//! Semaphores bound the number of threads that long work may occupy, so that one thread is left for short work.
+//! Semaphores limit the number of threads for long work, so that threads remain for short work.
 
 use std::io;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -15,21 +15,21 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
 /// Number of threads that run async tasks.
-const WORKERS: usize = 2;
-/// Threads that run blocking work: two that parse, one for long work, one for leftovers and two for paths that users
-/// name (both in the spawner), and two for short work.
-const THREADS: usize = 8;
-/// Limits how many slices of events are parsed at the same time, over all agents. The semaphore is fair (FIFO), so that
-/// an agent that floods does not starve the others.
-static PARSING: Semaphore = Semaphore::const_new(2);
-/// Limits how many long operations run at the same time, like the removal of a directory or a scan of all processes.
-static LONG: Semaphore = Semaphore::const_new(1);
-/// Timeout until all granted threads run.
-const STARTED: Duration = Duration::from_secs(10);
+const ASYNC_THREADS: usize = 2;
+/// Number of threads that run blocking work: two for parsing, one for long work, one for orphan cleanup and two for paths
+/// in requests (both in the spawner), and two for short work.
+const BLOCKING_THREADS: usize = 8;
+/// Limits the number of slices that are parsed concurrently, over all agents. The semaphore is fair (FIFO): an agent with
+/// much output does not starve the others.
+static PARSE_SLOTS: Semaphore = Semaphore::const_new(2);
+/// Limits the number of long operations that run concurrently, like the removal of a directory or a scan of all processes.
+static LONG_WORK_SLOTS: Semaphore = Semaphore::const_new(1);
+/// Timeout until all threads have started.
+const THREAD_START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Keep-alive of idle threads: about 136 years, so that none ends.
-const KEPT: Duration = Duration::from_secs(u32::MAX as u64);
+const KEEP_ALIVE: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// Blocks threads until it is opened.
+/// Blocks threads until it is open.
 #[derive(Default)]
 struct Gate {
     open: Mutex<bool>,
@@ -58,18 +58,18 @@ impl Gate {
 /// # Errors
 /// The system refuses to create the threads.
 pub(crate) fn runtime() -> io::Result<Runtime> {
-    probe(WORKERS + THREADS)?;
+    probe(ASYNC_THREADS + BLOCKING_THREADS)?;
     let runtime = Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .max_blocking_threads(THREADS)
-        .thread_keep_alive(KEPT)
+        .worker_threads(ASYNC_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(KEEP_ALIVE)
         .enable_all()
         .build()?;
     warm_up(&runtime)?;
     Ok(runtime)
 }
 
-/// Checks that the system grants `count` threads at the same time: starts and ends them. Without the check tokio would
+/// Checks that the system grants `count` threads at the same time: starts and ends them. Without this check tokio would
 /// panic.
 fn probe(count: usize) -> io::Result<()> {
     let gate = Arc::new(Gate::default());
@@ -92,11 +92,11 @@ fn probe(count: usize) -> io::Result<()> {
     outcome
 }
 
-/// Makes the runtime start all threads for blocking work: each task waits until all of them run.
+/// Makes the runtime start all threads for blocking work, by one task for each that waits until all of them run.
 fn warm_up(runtime: &Runtime) -> io::Result<()> {
     let gate = Arc::new(Gate::default());
     let (started, starts) = channel();
-    for _ in 0..THREADS {
+    for _ in 0..BLOCKING_THREADS {
         let (waits, started) = (gate.clone(), started.clone());
         runtime.spawn_blocking(move || {
             let _ = started.send(());
@@ -104,7 +104,7 @@ fn warm_up(runtime: &Runtime) -> io::Result<()> {
         });
     }
     drop(started);
-    let all = (0..THREADS).try_for_each(|_| starts.recv_timeout(STARTED));
+    let all = (0..BLOCKING_THREADS).try_for_each(|_| starts.recv_timeout(THREAD_START_TIMEOUT));
     gate.open();
     all.map_err(|error: RecvTimeoutError| {
         io::Error::new(io::ErrorKind::WouldBlock, error.to_string())
@@ -115,7 +115,7 @@ fn warm_up(runtime: &Runtime) -> io::Result<()> {
 ///
 /// # Errors
 /// The daemon is shutting down.
-pub(crate) async fn short<T: Send + 'static>(
+pub(crate) async fn run<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work)
@@ -123,26 +123,26 @@ pub(crate) async fn short<T: Send + 'static>(
         .map_err(io::Error::other)
 }
 
-/// Runs long work; only one runs at a time.
+/// Runs long work; one such operation runs at a time.
 ///
 /// # Errors
 /// The daemon is shutting down.
-pub(crate) async fn long<T: Send + 'static>(
+pub(crate) async fn run_long<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
-    let _slot = LONG.acquire().await.map_err(io::Error::other)?;
-    short(work).await
+    let _slot = LONG_WORK_SLOTS.acquire().await.map_err(io::Error::other)?;
+    run(work).await
 }
 
 /// Parses a slice of an agent's events. The caller bounds the slice.
 ///
 /// # Errors
 /// The daemon is shutting down.
-pub(crate) async fn parse<T: Send + 'static>(
+pub(crate) async fn run_parse<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
-    let _slot = PARSING.acquire().await.map_err(io::Error::other)?;
-    short(work).await
+    let _slot = PARSE_SLOTS.acquire().await.map_err(io::Error::other)?;
+    run(work).await
 }
 
 #[cfg(test)]
@@ -150,17 +150,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocking_work_never_starts_a_thread() {
+    fn blocking_work_starts_no_thread() {
         let runtime = runtime().unwrap();
         let threads = || std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
         let before = threads();
         runtime.block_on(async {
-            let work = (0..50).map(|_| tokio::spawn(short(|| std::thread::current().id())));
+            let work = (0..50).map(|_| tokio::spawn(run(|| std::thread::current().id())));
             for task in work.collect::<Vec<_>>() {
                 task.await.unwrap().unwrap();
             }
         });
         // Other tests in this process may start threads; nextest runs each test in its own process.
-        assert!(threads() <= before + THREADS);
+        assert!(threads() <= before + BLOCKING_THREADS);
     }
 }

@@ -95,19 +95,19 @@ impl Log {
         let keep = self.limits.keep;
         // A missing file leaves a gap in the numbers, which later rotations close.
         for number in (1..keep).rev() {
-            missing_is_fine(fs::rename(
+            ignore_missing(fs::rename(
                 numbered(&self.path, number),
                 numbered(&self.path, number + 1),
             ))?;
         }
         match keep {
-            0 => missing_is_fine(fs::remove_file(&self.path)),
-            _ => missing_is_fine(fs::rename(&self.path, numbered(&self.path, 1))),
+            0 => ignore_missing(fs::remove_file(&self.path)),
+            _ => ignore_missing(fs::rename(&self.path, numbered(&self.path, 1))),
         }
     }
 }
 
-fn missing_is_fine(outcome: io::Result<()>) -> io::Result<()> {
+fn ignore_missing(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_is_rotated_by_size_and_old_files_go() {
+    fn full_log_is_rotated_and_oldest_file_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let limits = LogLimits {
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn moved_log_is_opened_again_by_its_name() {
+    fn moved_log_is_reopened_by_its_path() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let limits = LogLimits {

@@ -1,4 +1,4 @@
-//! The listening socket: its directory, its mode, its lock, and what a dead daemon left of it.
+//! The listening Unix socket: its directory, mode and lock file, and the replacement of a stale socket.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
@@ -11,43 +11,50 @@ use colibri_sys::passwd;
 use rustix::fs::{Gid, Mode, chown};
 use tokio::net::UnixListener;
 
-/// A process that was just forked by a daemon killed at that moment holds its locks until it executes
-/// its program: so long a second daemon waits before it believes that the first one lives.
-const FORKED: Duration = Duration::from_secs(1);
+/// Timeout for a lock of another process. A process that was forked by a daemon just before the daemon was killed holds
+/// the daemon's locks until it executes its program.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why the socket cannot be used.
+/// Why the daemon cannot listen at a socket.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SocketError {
     #[error(
-        "another colibri-daemon listens at {0}; use that one, or name another socket with --socket"
+        "cannot listen at {0}: another colibri-daemon listens there; use that daemon or pass --socket"
     )]
     InUse(PathBuf),
     #[error(
-        "socket directory {path} can be written by others (mode {mode:04o}); run: chmod 700 {path}"
+        "cannot listen in {path}: other users can write to the directory (mode {mode:04o}); run: chmod 700 {path}"
     )]
     Open { path: PathBuf, mode: u32 },
-    #[error("socket path {0} has no directory; give an absolute path")]
+    #[error("cannot listen at {0}: the path is not absolute; pass an absolute path")]
     NoDirectory(PathBuf),
-    #[error("{0} exists and is not a socket; remove it, or name another path with --socket")]
+    #[error(
+        "cannot listen at {0}: the file exists and is not a socket; remove it or pass --socket"
+    )]
     NotASocket(PathBuf),
-    #[error("socket group {0:?} is unknown; give a group of /etc/group, or its number")]
+    #[error(
+        "cannot use socket group {0:?}: no such group; set a group from /etc/group or its number"
+    )]
     UnknownGroup(String),
-    #[error("socket {path}: {source}; name another one with --socket or COLIBRI_SOCKET")]
+    #[error("cannot listen at {path}: {source}; pass --socket or set COLIBRI_SOCKET")]
     Io { path: PathBuf, source: io::Error },
 }
 
-/// The socket, as long as this daemon listens. Dropping it removes the file.
-pub(crate) struct Listening {
+/// A socket at which this daemon listens. Dropping it removes the file.
+pub(crate) struct ListeningSocket {
     pub(crate) listener: UnixListener,
-    /// The group that may use it besides the daemon's own user.
+    /// Group whose members may connect, besides the daemon's user.
     pub(crate) group: Option<u32>,
     path: PathBuf,
     _lock: File,
 }
 
-impl Listening {
-    /// Listens at `path` with mode 0600 in a directory 0700, or 0660 in 0750 with a group. A socket that a
-    /// dead daemon left is replaced.
+impl ListeningSocket {
+    /// Listens at `path`: mode 0600 in a directory of mode 0700, or with a group 0660 and 0750. Replaces a socket at which
+    /// no process listens.
+    ///
+    /// # Errors
+    /// Another daemon listens there, other users can write to the directory, or the system refuses.
     pub(crate) async fn open(path: &Path, group: Option<&str>) -> Result<Self, SocketError> {
         let failed = |source| SocketError::Io {
             path: path.to_owned(),
@@ -92,12 +99,12 @@ impl Listening {
             Ok(data) if !data.file_type().is_socket() => {
                 return Err(SocketError::NotASocket(path.to_owned()));
             }
-            // Whoever listened here held the lock, so nobody does.
+            // A listening daemon would hold the lock, so the socket is stale.
             Ok(_) => fs::remove_file(path).map_err(failed)?,
             Err(_) => {}
         }
         let mode = if group.is_some() { 0o660 } else { 0o600 };
-        // Born with its mode: between bind and chmod anybody could connect.
+        // By the umask, because other users could connect between bind(2) and chmod(2).
         let before = rustix::process::umask(Mode::from_raw_mode(0o777 & !mode));
         let bound = UnixListener::bind(path);
         rustix::process::umask(before);
@@ -114,15 +121,15 @@ impl Listening {
     }
 }
 
-impl Drop for Listening {
+impl Drop for ListeningSocket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Takes an exclusive lock that lasts as long as the file is open; `false` where another process has it.
+/// Takes an exclusive lock that lasts until the file is closed; returns `false` if another process holds it.
 pub(crate) fn lock(file: &File) -> io::Result<bool> {
-    let until = Instant::now() + FORKED;
+    let until = Instant::now() + LOCK_TIMEOUT;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(true),
@@ -135,7 +142,7 @@ pub(crate) fn lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// A group's number, by number or by name in group(5).
+/// Returns the number of a group, given by number or by name in group(5).
 fn group_id(group: &str) -> Result<u32, SocketError> {
     if let Ok(number) = group.parse() {
         return Ok(number);

@@ -1,58 +1,62 @@
-//! From arguments to a running server: settings, locks, adoption, socket, and the way down.
+//! The start of the daemon: arguments, settings, locks, adoption of agents, sockets, signals and shutdown.
 
-use std::fs::{File, OpenOptions};
+mod process;
+mod state_files;
+
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use colibri_config::ConfigFile;
-use colibri_config::{PartialSettings, Settings, SettingsError};
+use colibri_config::{ConfigFile, PartialSettings, Settings, SettingsError};
 use colibri_prepare::{Cgroups, HostEnv, Preparer};
 use colibri_priv::BackendRegistry;
+use colibri_proto::{Call, Empty};
 use colibri_spawner::{SpawnError, Spawner, StateDir};
-use colibri_sys::daemon::{DAEMON_LOCK, DaemonFile, default_socket};
+use colibri_sys::daemon::{DaemonFile, default_socket};
 use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::connection::server::Server;
-use crate::daemon::audit::Audit;
+use crate::daemon::Daemon;
+use crate::daemon::audit::{AuditLog, Peer};
 use crate::daemon::config::Configuration;
+use crate::handlers;
 use crate::hooks::Hooks;
-use crate::metrics::{Metrics, MetricsError, Served};
+use crate::metrics::{LiveCounts, LiveSource, Metrics, MetricsError, MetricsServer};
+use crate::pool;
+use crate::registry::Registry;
 use crate::registry::retention;
-use crate::registry::{Observers, Registry};
 use crate::rotation::RotatedLog;
-use crate::socket::{Listening, SocketError};
-use crate::{pool, times};
+use crate::socket::{ListeningSocket, SocketError};
+use crate::supervision::Observers;
 
 /// Runs AI coding agents unattended, each confined in a jail.
 ///
 /// Settings come from flags, then the environment (COLIBRI_SOCKET, COLIBRI_STATE_DIR,
 /// COLIBRI_JAIL_PRIV_MODE, COLIBRI_JAIL_HELPER, COLIBRI_JAIL_ENGINE, COLIBRI_SHIM, COLIBRI_METRICS), then the config file.
-/// SIGHUP has it read the config file again. Ends on SIGTERM, SIGINT or a shutdown request; agents go on under their shims, and the next daemon
-/// with the same state directory adopts them.
+/// SIGHUP reloads the config file. The daemon ends on SIGTERM, SIGINT or a shutdown request. Its agents keep running, and the next
+/// daemon with the same state directory adopts them.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "colibri-daemon", version)]
 pub struct Arguments {
     /// Listen on this Unix socket
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// Keep agents in this directory
+    /// Store agents in this directory
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Read settings from this TOML file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Serve metrics here: unix:PATH, or a loopback address with a port, like 127.0.0.1:9464
+    /// Serve metrics at unix:PATH or at a loopback address with a port, like 127.0.0.1:9464
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<String>,
-    /// How log lines are written to stderr; COLIBRI_LOG sets what is logged (default: info)
+    /// Format of log lines on stderr; COLIBRI_LOG sets the filter (default: info)
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// Leave the session of the caller and log to daemon.log in the state directory
@@ -60,19 +64,19 @@ pub struct Arguments {
     pub background: bool,
 }
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Longest wait at the end for blocking work that is still running.
-const LAST_WORK: Duration = Duration::from_secs(1);
+/// Timeout at the end for blocking work: a file system that does not answer may never complete it.
+const POOL_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why the daemon does not run.
+/// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error(transparent)]
@@ -84,28 +88,28 @@ enum StartError {
     #[error(transparent)]
     State(#[from] SpawnError),
     #[error(
-        "state directory {directory} is used by another colibri-daemon{which}; stop that one, or name another directory with --state-dir"
+        "cannot use state directory {directory}: another colibri-daemon{which} uses it; stop that daemon or pass --state-dir"
     )]
     StateInUse { directory: PathBuf, which: String },
     #[error(
-        "the threads of the daemon cannot be started: {0}; end processes of this user, or raise the limit of processes: ulimit -u, or TasksMax= in the systemd unit"
+        "cannot start threads: {0}; end processes of this user, or raise the process limit (ulimit -u, TasksMax= in the systemd unit)"
     )]
     Threads(io::Error),
-    #[error("{doing} failed: {source}")]
+    #[error("cannot {action}: {source}")]
     System {
-        doing: &'static str,
+        action: &'static str,
         source: io::Error,
     },
 }
 
 impl StartError {
-    fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::System { doing, source }
+    fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action, source }
     }
 }
 
-/// The whole program: parses the arguments and serves until it is told to end. `backends` makes the
-/// privilege backends, given the path of the helper.
+/// Runs the whole program: parses the arguments and serves until a signal or a shutdown request. `backends` creates the
+/// privilege backends from the path of the helper.
 pub fn main(backends: impl FnOnce(&str) -> BackendRegistry) -> ExitCode {
     let arguments = Arguments::parse();
     match run(&arguments, backends) {
@@ -127,7 +131,7 @@ fn run(
     // Files of the daemon are readable only by its user; agents have their own umask.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let arguments = &if arguments.background {
-        detach(arguments).map_err(StartError::system("detaching from the caller"))?
+        process::detach(arguments).map_err(StartError::system("detach from the caller"))?
     } else {
         arguments.clone()
     };
@@ -139,10 +143,10 @@ fn run(
         ..PartialSettings::default()
     };
     let file = ConfigFile::read(arguments.config.as_deref(), lookup)?;
-    let stronger = flags.or(PartialSettings::from_env(lookup));
-    let partial = stronger.clone().or(file.settings.clone());
+    let overrides = flags.or(PartialSettings::from_env(lookup));
+    let partial = overrides.clone().or(file.settings.clone());
     let backends = partial.backends(backends);
-    if stronger.privilege.is_none() {
+    if overrides.privilege.is_none() {
         file.check_privilege(&backends)
             .map_err(SettingsError::from)?;
     }
@@ -161,43 +165,43 @@ fn run(
         cgroups: Cgroups::claim(partial.cgroup.as_deref()),
         soft_open_files: None,
     };
-    let raised = raise_open_files();
+    let previous_limit = process::raise_open_files();
     StateDir::new(settings.state_dir.clone()).open()?;
-    let log = log_to(arguments, &settings)?;
-    warn_of_low_priority();
-    match raised {
-        Ok(before) => preparer.soft_open_files = before,
+    let log = install_log(arguments, &settings)?;
+    process::warn_of_low_priority();
+    match previous_limit {
+        Ok(limit) => preparer.soft_open_files = limit,
         Err(error) => {
-            tracing::warn!(%error, "the soft limit of open files is not raised: there can be as many running agents as it allows")
+            tracing::warn!(%error, "cannot raise the soft limit of open files; it limits the number of running agents")
         }
     }
     let mut spawner = Spawner::new(preparer, settings.state_dir.clone(), settings.shim.clone());
     spawner.journal = settings.journal;
-    let _lock = lock_state(&settings)?;
-    // A killed daemon leaves its record behind.
+    let _lock = state_files::lock_state(&settings.state_dir)?;
+    // Left by a killed daemon.
     DaemonFile::remove(&settings.state_dir);
-    let config = Configuration::new(arguments.config.clone(), stronger, backends, file);
-    let audit = Audit::new(&settings.state_dir, settings.log);
+    let config = Configuration::new(arguments.config.clone(), overrides, backends, file);
+    let audit = AuditLog::new(&settings.state_dir, settings.log);
     let runtime = pool::runtime().map_err(StartError::Threads)?;
     let outcome = runtime.block_on(async {
-            let listening = Listening::open(&socket, partial.socket_group.as_deref()).await?;
-            record(&settings, &socket);
-            let watch = |kind| signal(kind).map_err(StartError::system("watching signals"));
-            // Before anything that takes its time: a reload must not end the daemon.
+            let listening = ListeningSocket::open(&socket, partial.socket_group.as_deref()).await?;
+            state_files::write_daemon_file(&settings.state_dir, &socket);
+            let watch = |kind| signal(kind).map_err(StartError::system("handle signals"));
+            // Before the adoption, which may take long: a reload must not end the daemon.
             let mut hangup = watch(SignalKind::hangup())?;
-            let served = match &settings.metrics {
-                Some(address) => Some(Served::open(address).await?),
+            let metrics_server = match &settings.metrics {
+                Some(address) => Some(MetricsServer::open(address).await?),
                 None => None,
             };
-            let metrics = served.as_ref().map(|_| Arc::new(Metrics::new()));
+            let metrics = metrics_server.as_ref().map(|server| Arc::new(Metrics::new(server)));
             let environment = hook_environment(&spawner.preparer.host, &socket);
             let hooks = (!settings.hooks.is_empty())
-                .then(|| Hooks::new(settings.hooks.clone(), environment, metrics.clone()));
+                .then(|| Hooks::start(settings.hooks.clone(), environment, metrics.clone()));
             let observers = Observers { metrics: metrics.clone(), hooks };
             let (registry, adopted) = Registry::adopt(spawner, observers).await?;
-            if let (Some(served), Some(metrics)) = (served, metrics) {
-                metrics.watch(&registry);
-                tokio::spawn(async move { served.serve(&metrics).await });
+            if let (Some(server), Some(metrics)) = (metrics_server, metrics) {
+                metrics.set_live_source(live_source(&registry));
+                tokio::spawn(async move { server.serve(&metrics).await });
             }
             let mut term = watch(SignalKind::terminate())?;
             let mut interrupt = watch(SignalKind::interrupt())?;
@@ -205,15 +209,16 @@ fn run(
                 engine = settings.engine.name(), privilege = settings.backend.name(),
                 running = adopted.running, ended = adopted.ended, "listening");
             if arguments.background {
-                release_stdio();
+                process::release_stdio();
             }
-            tell_systemd();
-            registry.start_ahead();
+            notify_systemd();
+            registry.refill_shim_pool();
             registry.retention.set(settings.retention);
-            tokio::spawn(retention::keep(registry.clone()));
-            let server = Arc::new(Server::new(registry, config, audit, socket.clone(), listening.group));
-            tokio::spawn(server.clone().autostart());
-            let mut serving = Box::pin(server.clone().accept(&listening.listener));
+            tokio::spawn(retention::run(registry.clone()));
+            let daemon = Arc::new(Daemon::new(registry, config, audit, socket.clone()));
+            tokio::spawn(daemon.clone().autostart());
+            let server = Server::new(daemon.clone(), listening.group);
+            let mut serving = Box::pin(server.run(&listening.listener));
             loop {
                 tokio::select! {
                     () = &mut serving => {}
@@ -224,7 +229,7 @@ fn run(
                             log.reopen();
                         }
                         tracing::info!("SIGHUP");
-                        tokio::spawn(server.clone().reload_alone());
+                        tokio::spawn(reload(daemon.clone()));
                         continue;
                     }
                 }
@@ -232,105 +237,73 @@ fn run(
             }
             drop(serving);
             DaemonFile::remove(&settings.state_dir);
-            // Nobody must find a socket at which nobody listens.
+            // Removes the socket: no client must connect from now on.
             drop(listening);
             let running = server.shut_down().await;
-            tracing::info!(running, "ended; running agents go on under their shims, and the next daemon with this state directory adopts them");
+            tracing::info!(running, "stopped; running agents keep running, and the next daemon with this state directory adopts them");
             Ok(())
         });
-    // Blocking work on a file system that does not answer may never end.
-    runtime.shutdown_timeout(LAST_WORK);
+    runtime.shutdown_timeout(POOL_SHUTDOWN_TIMEOUT);
     outcome
 }
 
-/// Directs stdio to /dev/null: the caller of a daemon in the background reads its stderr only until it listens.
-fn release_stdio() {
-    if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdin(&null);
-        let _ = rustix::stdio::dup2_stdout(&null);
-        let _ = rustix::stdio::dup2_stderr(&null);
-    }
+/// Reloads the settings file after SIGHUP; the outcome is logged and audited.
+async fn reload(daemon: Arc<Daemon>) {
+    let call = Call::ReloadConfig(Empty {});
+    let _ = handlers::handle(&daemon, Peer::daemon(), "reload-config", call).await;
 }
 
-/// Leaves the session, the working directory and the scheduling priority of the caller, so that its directory can be
-/// unmounted. Returns the arguments with absolute paths. Resource limits stay: an ordinary user cannot raise a limit
-/// that the caller has lowered.
-fn detach(arguments: &Arguments) -> io::Result<Arguments> {
-    // Fails only if the process is already a session leader.
-    let _ = rustix::process::setsid();
-    let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
-    let detached = Arguments {
-        socket: absolute(&arguments.socket)?,
-        state_dir: absolute(&arguments.state_dir)?,
-        config: absolute(&arguments.config)?,
-        ..arguments.clone()
-    };
-    std::env::set_current_dir("/")?;
-    // An ordinary user may not lower the nice value (getpriority(2)); a warning is logged later.
-    let _ = rustix::process::setpriority_process(None, 0);
-    Ok(detached)
+/// Returns the source of metrics that are read from the registry at each collection.
+fn live_source(registry: &Arc<Registry>) -> LiveSource {
+    let registry = Arc::downgrade(registry);
+    Box::new(move || {
+        let Some(registry) = registry.upgrade() else {
+            return LiveCounts::default();
+        };
+        let hooks = registry.observers.hooks.as_ref();
+        LiveCounts {
+            states: registry.states(),
+            hooks: hooks.map(|hooks| hooks.counts()).unwrap_or_default(),
+        }
+    })
 }
 
-fn warn_of_low_priority() {
-    if let Ok(nice) = rustix::process::getpriority_process(None)
-        && nice > 0
-    {
-        tracing::warn!(
-            nice,
-            "the daemon and its agents run at a low priority, inherited from what started the daemon; start it with nice 0 to change that"
-        );
-    }
-}
-
-/// Raises the soft limit of open files to the hard one (setrlimit(2)): every running agent takes a descriptor.
-/// Gives what the limit was, for the agents, if it was another: select(2) cannot do with descriptors from 1024 on,
-/// so programs expect a low limit and raise it themselves where they need more.
-fn raise_open_files() -> io::Result<Option<u64>> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current == maximum {
-        return Ok(None);
-    }
-    let current_is_hard = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    setrlimit(Resource::Nofile, current_is_hard)?;
-    Ok(current)
-}
-
-/// What hooks see of the environment: what agents do, the way to the desktop of the daemon's user, and the daemon.
+/// Returns the environment of hooks: the base environment of agents, the variables for the desktop session of the daemon's
+/// user, and the socket.
 fn hook_environment(host: &HostEnv, socket: &Path) -> Vec<(String, String)> {
     let desktop = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
     let desktop = desktop
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
     let socket = socket.display().to_string();
-    let own = desktop.chain([("COLIBRI_SOCKET".to_owned(), socket)]);
-    host.with(&own.collect()).into_iter().collect()
+    let additional = desktop.chain([("COLIBRI_SOCKET".to_owned(), socket)]);
+    host.with(&additional.collect()).into_iter().collect()
 }
 
-/// Says that the daemon listens, where systemd has started it and waits for that (sd_notify(3)).
-fn tell_systemd() {
+/// Reports to systemd that the daemon listens, if systemd waits for that (sd_notify(3)).
+fn notify_systemd() {
     #[cfg(target_os = "linux")]
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!(%error, "systemd is not told that the daemon listens");
+        tracing::warn!(%error, "cannot report to systemd that the daemon listens");
     }
 }
 
-/// Installs the log subscriber; returns the log file if the log goes to one.
-fn log_to(arguments: &Arguments, settings: &Settings) -> Result<Option<RotatedLog>, StartError> {
+/// Installs the log subscriber; returns the log file of a daemon in the background.
+fn install_log(
+    arguments: &Arguments,
+    settings: &Settings,
+) -> Result<Option<RotatedLog>, StartError> {
     let filter = EnvFilter::try_from_env("COLIBRI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)
         .with_target(false)
-        // A message on stderr about a failed write panics where stderr fails, too.
+        // The subscriber's message about a failed write goes to stderr, and panics if stderr fails too.
         .log_internal_errors(false);
     if arguments.background {
         let log = RotatedLog::new(settings.state_dir.join("daemon.log"), settings.log);
-        log.open().map_err(StartError::system(
-            "opening daemon.log in the state directory",
-        ))?;
+        log.open()
+            .map_err(StartError::system("open daemon.log in the state directory"))?;
         let writer = log.clone();
         builder.with_writer(move || writer.clone()).init();
         return Ok(Some(log));
@@ -340,39 +313,4 @@ fn log_to(arguments: &Arguments, settings: &Settings) -> Result<Option<RotatedLo
         builder.with_writer(io::stderr).init();
     }
     Ok(None)
-}
-
-/// Writes `daemon.json`, by which clients that know only the state directory find the socket.
-fn record(settings: &Settings, socket: &Path) {
-    let record = DaemonFile {
-        pid: rustix::process::getpid().as_raw_nonzero().get(),
-        socket: socket.to_owned(),
-        started_at: times::from_ms(times::now_ms()),
-    };
-    if let Err(error) = record.write(&settings.state_dir) {
-        tracing::warn!(%error, "cannot write daemon.json in the state directory; clients must be told the socket");
-    }
-}
-
-/// One daemon a state directory: two would both answer for the same agents.
-fn lock_state(settings: &Settings) -> Result<File, StartError> {
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(settings.state_dir.join(DAEMON_LOCK))
-        .map_err(StartError::system(
-            "opening daemon.lock in the state directory",
-        ))?;
-    if crate::socket::lock(&file).map_err(StartError::system("locking the state directory"))? {
-        Ok(file)
-    } else {
-        let running = DaemonFile::of_running(&settings.state_dir);
-        let which =
-            running.map(|other| format!(" (pid {}, socket {})", other.pid, other.socket.display()));
-        Err(StartError::StateInUse {
-            directory: settings.state_dir.clone(),
-            which: which.unwrap_or_default(),
-        })
-    }
 }

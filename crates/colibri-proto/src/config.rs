@@ -54,7 +54,7 @@ pub struct ProfilesResult {
 
 /// Names that came, changed and went.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Changes {
+pub struct ChangedNames {
     /// Those that are new.
     pub added: Vec<String>,
     /// Those that are there as before, and say something else.
@@ -63,7 +63,7 @@ pub struct Changes {
     pub removed: Vec<String>,
 }
 
-impl Changes {
+impl ChangedNames {
     /// Nothing came, changed or went.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -73,7 +73,7 @@ impl Changes {
 
 /// An agent that was started for an entry of `[[autostart]]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Started {
+pub struct AutostartedAgent {
     /// The entry.
     pub name: String,
     /// The agent.
@@ -82,7 +82,7 @@ pub struct Started {
 
 /// An entry of `[[autostart]]` whose agent could not be started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NotStarted {
+pub struct AutostartFailure {
     /// The entry.
     pub name: String,
     /// Why.
@@ -100,11 +100,11 @@ pub struct ReloadResult {
     /// Settings that changed and count once the daemon is restarted.
     pub needs_restart: Vec<String>,
     /// Profiles.
-    pub profiles: Changes,
+    pub profiles: ChangedNames,
     /// Entries of `[[autostart]]`. Agents that run are left alone.
-    pub autostart: Changes,
+    pub autostart: ChangedNames,
     /// Agents that were started.
-    pub started: Vec<Started>,
+    pub started: Vec<AutostartedAgent>,
     /// Agents that could not be started.
-    pub not_started: Vec<NotStarted>,
+    pub not_started: Vec<AutostartFailure>,
 }

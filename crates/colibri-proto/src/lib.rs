@@ -18,11 +18,13 @@ pub use colibri_types::{
     AgentRuntime, Env, Exit, ExitReason, ExitStatus, Finding, FindingStatus, KillOutcome,
     RestartPolicy, RestartWhen, SpawnRequest,
 };
-pub use config::{Changes, NotStarted, ProfileInfo, ProfilesResult, ReloadResult, Started};
+pub use config::{
+    AutostartFailure, AutostartedAgent, ChangedNames, ProfileInfo, ProfilesResult, ReloadResult,
+};
 pub use data::{DataError, Encoding, OutputData, text_boundary};
 pub use error::{ErrorData, ErrorKind, RpcError};
 pub use events::*;
 pub use id::{MAX_ID, RequestId};
-pub use rpc::{Answer, Call, Notification, Refusal, Request, Response, ServerMessage};
+pub use rpc::{Call, Notification, RawResult, Request, RequestRefusal, Response, ServerMessage};
 pub use schema::wire_schema;
 pub use wire::*;

@@ -104,7 +104,7 @@ pub struct Request {
 
 /// The error answer to a frame that is not a valid request.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Refusal {
+pub struct RequestRefusal {
     /// The id of the request; null if it cannot be read.
     pub id: RequestId,
     /// What is wrong with it.
@@ -162,8 +162,8 @@ impl Request {
     ///
     /// # Errors
     /// The frame is not JSON, or not a valid request: the answer to send, with the id of the request if it can be read.
-    pub fn read(frame: &[u8]) -> Result<Self, Refusal> {
-        let not_an_object = || Refusal {
+    pub fn read(frame: &[u8]) -> Result<Self, RequestRefusal> {
+        let not_an_object = || RequestRefusal {
             id: RequestId::null(),
             error: not_an_object(frame),
         };
@@ -176,7 +176,7 @@ impl Request {
             Some(None) => {
                 let message =
                     format!("\"id\" must be a number, a text or null, of at most {MAX_ID} bytes");
-                return Err(Refusal {
+                return Err(RequestRefusal {
                     id: RequestId::null(),
                     error: invalid(&message),
                 });
@@ -186,7 +186,7 @@ impl Request {
         };
         match Self::method_and_params(&fields) {
             Ok((method, params)) => Ok(Self { id, method, params }),
-            Err(error) => Err(Refusal {
+            Err(error) => Err(RequestRefusal {
                 id: id.unwrap_or_else(RequestId::null),
                 error,
             }),
@@ -258,7 +258,7 @@ fn jail_fields() -> Vec<String> {
 }
 
 /// A result as it is written. Whoever knows its type reads it.
-pub type Answer = Box<RawValue>;
+pub type RawResult = Box<RawValue>;
 
 /// An answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -267,7 +267,7 @@ pub struct Response {
     /// The request's.
     pub id: RequestId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    result: Option<Answer>,
+    result: Option<RawResult>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<RpcError>,
 }
@@ -281,7 +281,7 @@ enum Version {
 impl Response {
     /// The answer to a request; `id` null where the request could not be read.
     #[must_use]
-    pub fn new(id: impl Into<RequestId>, outcome: Result<Answer, RpcError>) -> Self {
+    pub fn new(id: impl Into<RequestId>, outcome: Result<RawResult, RpcError>) -> Self {
         let (result, error) = match outcome {
             Ok(result) => (Some(result), None),
             Err(error) => (None, Some(error)),
@@ -307,7 +307,7 @@ impl Response {
     ///
     /// # Errors
     /// The request failed, or the answer says neither.
-    pub fn into_result(self) -> Result<Answer, RpcError> {
+    pub fn into_result(self) -> Result<RawResult, RpcError> {
         match (self.error, self.result) {
             (Some(error), _) => Err(error),
             (None, Some(result)) => Ok(result),

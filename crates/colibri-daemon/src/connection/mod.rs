@@ -1,19 +1,18 @@
-//! One connection: frames in, calls, frames out through a bounded queue.
+//! Connections: accept, read frames, call handlers, and send answers and notifications through a bounded queue.
 //!
-//! Quick calls are answered in order; those that wait for an agent run beside, a bounded number of them.
+//! Fast calls are answered in order. Calls that wait for an agent run concurrently, up to a limit for each connection.
 
 pub(crate) mod server;
 mod subscription;
 
-pub(crate) use subscription::bytes_at;
-
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use colibri_proto::{
-    Answer, Call, Empty, ErrorKind, FrameDecoder, FrameError, Refusal, Request, RequestId,
-    Response, RpcError, Subscription,
+    Call, Empty, ErrorKind, FrameDecoder, FrameError, RawResult, Request, RequestId,
+    RequestRefusal, Response, RpcError, SubscribeParams, Subscription,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -21,31 +20,35 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::connection::server::Server;
+use crate::daemon::Daemon;
 use crate::daemon::audit::Peer;
-use crate::handlers::{self, reply};
-use subscription::{Frames, Wanted};
+use crate::errors::RequestError;
+use crate::handlers::{self, find_agent, to_result};
+use crate::metrics::Event;
+use subscription::{FrameQueue, SubscriptionOptions};
 
-/// Frames that wait for a slow peer; then whoever wants to send waits, and holds nothing meanwhile. With the
-/// one that is being written, subscriptions hold at most 5 frames a connection, however many they are: of
-/// 64 KiB of output each, which are 384 KiB where every byte needs an escape, so below 2 MiB.
-const FRAMES: usize = 4;
-/// Calls of one connection that run beside each other; then it is not read.
-const CALLS: usize = 64;
-/// Subscriptions of one connection.
-const SUBSCRIPTIONS: usize = 64;
+/// Maximum number of frames that wait for a slow client; then senders wait for room before they read output. With the frame
+/// that is being written, all subscriptions of a connection hold at most 5 frames: of 64 KiB of output each, which are
+/// 384 KiB if every byte needs an escape, so less than 2 MiB.
+const FRAME_QUEUE_LENGTH: usize = 4;
+/// Maximum number of concurrent calls of a connection; then it is not read.
+const MAX_CONCURRENT_CALLS: usize = 64;
+/// Maximum number of subscriptions of a connection.
+const MAX_SUBSCRIPTIONS: usize = 64;
+/// Size of one read from the socket, in bytes.
+const READ_BYTES: usize = 16 * 1024;
 
-/// Serves one peer until it hangs up or the daemon ends.
-pub(crate) async fn serve(server: Arc<Server>, stream: UnixStream, peer: Peer, allowed: bool) {
+/// Serves one client until it disconnects or the daemon shuts down.
+async fn serve_connection(daemon: Arc<Daemon>, stream: UnixStream, peer: Peer, allowed: bool) {
     let (mut reader, writer) = stream.into_split();
-    let (frames, queue) = mpsc::channel(FRAMES);
-    let sender = tokio::spawn(write(writer, queue));
-    let mut ending = server.ending.subscribe();
+    let (frames, queue) = mpsc::channel(FRAME_QUEUE_LENGTH);
+    let writer = tokio::spawn(write_frames(writer, queue));
+    let mut shutdown = daemon.shutdown.subscribe();
     let mut connection = Connection {
-        server,
+        daemon,
         peer,
         frames,
-        calls: Arc::new(Semaphore::new(CALLS)),
+        calls: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)),
         subscriptions: HashMap::new(),
         next_subscription: 0,
     };
@@ -54,23 +57,23 @@ pub(crate) async fn serve(server: Arc<Server>, stream: UnixStream, peer: Peer, a
             ErrorKind::PeerRefused,
             format!("user {} may not use this daemon", peer.uid),
         )
-        .hint("run as the daemon's user, or have a socket_group configured");
-        connection.answer(RequestId::null(), Err(error)).await;
+        .hint("run as the daemon's user, or set socket_group in the daemon's settings file");
+        connection.answer(Some(RequestId::null()), Err(error)).await;
     } else {
         let mut decoder = FrameDecoder::default();
-        let mut buffer = vec![0; 16 * 1024];
+        let mut buffer = vec![0; READ_BYTES];
         'reading: loop {
             let count = tokio::select! {
                 read = reader.read(&mut buffer) => match read {
                     Ok(count @ 1..) => count,
                     _ => break,
                 },
-                _ = ending.wait_for(|ending| *ending) => break,
+                _ = shutdown.wait_for(|shutdown| *shutdown) => break,
                 () = connection.frames.closed() => break,
             };
             decoder.push(buffer.get(..count).unwrap_or_default());
             while let Some(frame) = decoder.next_frame() {
-                if !connection.frame(frame).await {
+                if !connection.handle_frame(frame).await {
                     break 'reading;
                 }
             }
@@ -79,12 +82,12 @@ pub(crate) async fn serve(server: Arc<Server>, stream: UnixStream, peer: Peer, a
     for (_, task) in connection.subscriptions.drain() {
         task.abort();
     }
-    // Calls on their way keep the queue open until they are answered.
+    // Calls in progress keep the queue open until they are answered.
     drop(connection);
-    let _ = sender.await;
+    let _ = writer.await;
 }
 
-async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
+async fn write_frames(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
     while let Some(frame) = queue.recv().await {
         if writer.write_all(&frame).await.is_err() {
             return;
@@ -92,82 +95,82 @@ async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
     }
 }
 
-/// A subscription's work.
-type Stream = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A subscription that has been accepted and not started.
+struct NewSubscription {
+    number: u64,
+    task: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
 
 struct Connection {
-    server: Arc<Server>,
+    daemon: Arc<Daemon>,
     peer: Peer,
-    frames: Frames,
+    frames: FrameQueue,
     calls: Arc<Semaphore>,
     subscriptions: HashMap<u64, JoinHandle<()>>,
     next_subscription: u64,
 }
 
 impl Connection {
-    /// Handles one frame; `false` where the connection must end.
-    async fn frame(&mut self, frame: Result<&[u8], FrameError>) -> bool {
+    /// Handles one frame; returns `false` if the connection must be closed.
+    async fn handle_frame(&mut self, frame: Result<&[u8], FrameError>) -> bool {
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
                 let refusal = RpcError::new(ErrorKind::FrameTooLong, error.to_string());
-                self.count("unknown", Some(&refusal));
-                self.answer(RequestId::null(), Err(refusal)).await;
+                let id = Some(RequestId::null());
+                self.count_and_answer(id, "unknown", Err(refusal)).await;
                 return error == FrameError::TooLong;
             }
         };
         let request = match Request::read(frame) {
             Ok(request) => request,
-            Err(Refusal { id, error }) => {
-                self.count("unknown", Some(&error));
-                return self.answer(id, Err(error)).await;
+            Err(RequestRefusal { id, error }) => {
+                return self.count_and_answer(Some(id), "unknown", Err(error)).await;
             }
         };
         let id = request.id.clone();
         let method = request.known_method().unwrap_or("unknown");
         match request.call() {
-            Ok(call) => self.call(id, method, call).await,
-            Err(error) => {
-                self.count(method, Some(&error));
-                self.answer_if_wanted(id, Err(error)).await
-            }
+            Ok(call) => self.handle_call(id, method, call).await,
+            Err(error) => self.count_and_answer(id, method, Err(error)).await,
         }
     }
 
-    async fn call(&mut self, id: Option<RequestId>, method: &'static str, call: Call) -> bool {
+    async fn handle_call(
+        &mut self,
+        id: Option<RequestId>,
+        method: &'static str,
+        call: Call,
+    ) -> bool {
         match call {
-            Call::Subscribe(params) => {
-                let started = self.subscribe(&params);
-                self.count(method, started.as_ref().err());
-                match started {
-                    Ok((number, task)) => {
-                        let told = self
-                            .answer_if_wanted(
-                                id,
-                                reply(&Subscription {
-                                    subscription: number,
-                                }),
-                            )
-                            .await;
-                        self.subscriptions.insert(number, tokio::spawn(task));
-                        told
-                    }
-                    Err(error) => self.answer_if_wanted(id, Err(error)).await,
+            Call::Subscribe(params) => match self.prepare_subscription(&params) {
+                Ok(NewSubscription { number, task }) => {
+                    let subscription = Subscription {
+                        subscription: number,
+                    };
+                    let result = to_rpc(to_result(&subscription));
+                    // The answer precedes the first notification.
+                    let is_open = self.count_and_answer(id, method, result).await;
+                    self.subscriptions.insert(number, tokio::spawn(task));
+                    is_open
                 }
-            }
+                Err(error) => {
+                    self.count_and_answer(id, method, Err(error.to_rpc_error()))
+                        .await
+                }
+            },
             Call::Unsubscribe(Subscription { subscription }) => {
-                let outcome = match self.subscriptions.remove(&subscription) {
+                let result = match self.subscriptions.remove(&subscription) {
                     Some(task) => {
                         task.abort();
-                        reply(&Empty {})
+                        to_result(&Empty {})
                     }
-                    None => Err(RpcError::new(
+                    None => Err(RequestError::new(
                         ErrorKind::UnknownSubscription,
-                        format!("subscription {subscription} is not one of this connection"),
+                        format!("no subscription {subscription} on this connection"),
                     )),
                 };
-                self.count(method, outcome.as_ref().err());
-                self.answer_if_wanted(id, outcome).await
+                self.count_and_answer(id, method, to_rpc(result)).await
             }
             Call::SpawnAgent(_)
             | Call::KillAgent(_)
@@ -176,103 +179,102 @@ impl Connection {
             | Call::WaitAgent(_)
             | Call::ReloadConfig(_)
             | Call::GetUsage(_)
-            | Call::Doctor(_) => {
-                let Ok(permit) = self.calls.clone().acquire_owned().await else {
-                    return false;
-                };
-                let (server, peer, frames) = (self.server.clone(), self.peer, self.frames.clone());
-                tokio::spawn(async move {
-                    let gone = frames.clone();
-                    let outcome = match call {
-                        // Nobody waits any more when the connection has ended.
-                        Call::WaitAgent(_) => tokio::select! {
-                            outcome = handlers::perform(&server, peer, method, call) => outcome,
-                            () = gone.closed() => return,
-                        },
-                        call => handlers::perform(&server, peer, method, call).await,
-                    };
-                    answer(&frames, id, outcome).await;
-                    drop(permit);
-                });
-                true
-            }
+            | Call::Doctor(_) => self.spawn_call(id, method, call).await,
             call => {
-                let outcome = handlers::perform(&self.server, self.peer, method, call).await;
-                self.answer_if_wanted(id, outcome).await
+                let result = handlers::handle(&self.daemon, self.peer, method, call).await;
+                self.answer(id, result).await
             }
         }
     }
 
-    fn subscribe(
+    /// Runs a call concurrently with later ones; waits while too many run.
+    async fn spawn_call(&self, id: Option<RequestId>, method: &'static str, call: Call) -> bool {
+        let Ok(permit) = self.calls.clone().acquire_owned().await else {
+            return false;
+        };
+        let (daemon, peer, frames) = (self.daemon.clone(), self.peer, self.frames.clone());
+        tokio::spawn(async move {
+            let is_wait = matches!(call, Call::WaitAgent(_));
+            let handled = handlers::handle(&daemon, peer, method, call);
+            let result = tokio::select! {
+                result = handled => result,
+                // Every other call is completed even if its client has disconnected.
+                () = frames.closed(), if is_wait => return,
+            };
+            answer(&frames, id, result).await;
+            drop(permit);
+        });
+        true
+    }
+
+    fn prepare_subscription(
         &mut self,
-        params: &colibri_proto::SubscribeParams,
-    ) -> Result<(u64, Stream), RpcError> {
+        params: &SubscribeParams,
+    ) -> Result<NewSubscription, RequestError> {
         self.subscriptions.retain(|_, task| !task.is_finished());
-        if self.subscriptions.len() >= SUBSCRIPTIONS {
-            return Err(RpcError::new(
+        if self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
+            return Err(RequestError::new(
                 ErrorKind::ResourceExhausted,
                 format!(
-                    "this connection has {SUBSCRIPTIONS} subscriptions; end one, or open another connection"
+                    "this connection has {MAX_SUBSCRIPTIONS} subscriptions; unsubscribe one, or open another connection"
                 ),
             ));
         }
         let number = self.next_subscription;
-        let wanted = Wanted {
-            subscription: number,
-            stream: params.stream,
-            from_offset: params.from_offset,
-            stderr_from_offset: params.stderr_from_offset,
-            timed: params.timed,
-            lifecycle: params.lifecycle,
-            rests: params.id.is_none(),
-        };
-        let registry = self.server.registry.clone();
+        let options = SubscriptionOptions::new(number, params);
+        let registry = self.daemon.registry.clone();
         let frames = self.frames.clone();
-        let task: Stream = match &params.id {
-            Some(id) => Box::pin(subscription::one(
-                handlers::find(&registry, id)?,
-                wanted,
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = match &params.id {
+            Some(id) => Box::pin(subscription::follow_present(
+                find_agent(&registry, id)?,
+                options,
                 frames,
-                registry.observers.metrics.clone(),
+                registry.observers.clone(),
             )),
-            None => Box::pin(subscription::all(registry, wanted, frames)),
+            None => Box::pin(subscription::follow_all(registry, options, frames)),
         };
         self.next_subscription += 1;
-        Ok((number, task))
+        Ok(NewSubscription { number, task })
     }
 
-    /// Counts what was answered here, at once.
-    fn count(&self, method: &'static str, error: Option<&RpcError>) {
-        if let Some(metrics) = &self.server.registry.observers.metrics {
-            metrics.answered(method, Duration::ZERO, error);
-        }
-    }
-
-    async fn answer(&self, id: RequestId, outcome: Result<Answer, RpcError>) -> bool {
-        answer(&self.frames, Some(id), outcome).await
-    }
-
-    async fn answer_if_wanted(
+    /// Counts a request that no handler has counted, and answers it.
+    async fn count_and_answer(
         &self,
         id: Option<RequestId>,
-        outcome: Result<Answer, RpcError>,
+        method: &'static str,
+        result: Result<RawResult, RpcError>,
     ) -> bool {
-        answer(&self.frames, id, outcome).await
+        self.daemon.registry.observers.record(Event::Request {
+            method,
+            took: Duration::ZERO,
+            error: result.as_ref().err(),
+        });
+        self.answer(id, result).await
+    }
+
+    async fn answer(&self, id: Option<RequestId>, result: Result<RawResult, RpcError>) -> bool {
+        answer(&self.frames, id, result).await
     }
 }
 
-/// Answers; without an id nobody wants to hear. `false` where the connection has ended.
-async fn answer(frames: &Frames, id: Option<RequestId>, outcome: Result<Answer, RpcError>) -> bool {
+fn to_rpc(result: Result<RawResult, RequestError>) -> Result<RawResult, RpcError> {
+    result.map_err(|error| error.to_rpc_error())
+}
+
+/// Answers a request, unless it has no id; returns `false` if the connection is closed.
+async fn answer(
+    frames: &FrameQueue,
+    id: Option<RequestId>,
+    result: Result<RawResult, RpcError>,
+) -> bool {
     let Some(id) = id else { return true };
-    let frame = Response::new(id.clone(), outcome)
-        .encode()
-        .or_else(|error| {
-            let refusal = RpcError::new(
-                ErrorKind::FrameTooLong,
-                format!("the answer does not fit: {error}"),
-            );
-            Response::new(id, Err(refusal)).encode()
-        });
+    let frame = Response::new(id.clone(), result).encode().or_else(|error| {
+        let refusal = RpcError::new(
+            ErrorKind::FrameTooLong,
+            format!("cannot send the answer: {error}"),
+        );
+        Response::new(id, Err(refusal)).encode()
+    });
     match frame {
         Ok(frame) => frames.send(frame).await.is_ok(),
         Err(_) => false,

@@ -1,117 +1,104 @@
-//! Accepts connections, checks who is there, and ends them all on the way down.
+//! Accepts connections, checks the user of each client, and closes all connections at shutdown.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::geteuid;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
-use super::serve;
-use crate::daemon::audit::{Audit, Peer};
-use crate::daemon::config::Configuration;
-use crate::registry::Registry;
+use super::serve_connection;
+use crate::daemon::Daemon;
+use crate::daemon::audit::Peer;
+use crate::metrics::Event;
 
-/// Connections at a time; more wait in the listener's backlog.
-const CONNECTIONS: usize = 512;
-/// How long answers on their way may take at the end.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Maximum number of concurrent connections; more wait in the listener's backlog.
+const MAX_CONNECTIONS: usize = 512;
+/// Pause after a failed accept, for example without free descriptors.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Timeout at shutdown for answers and hooks in progress.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What connections share.
 pub(crate) struct Server {
-    pub(crate) registry: Arc<Registry>,
-    pub(crate) audit: Audit,
-    pub(crate) config: Configuration,
-    pub(crate) socket: PathBuf,
-    /// True when the daemon ends.
-    pub(crate) ending: watch::Sender<bool>,
+    daemon: Arc<Daemon>,
+    /// Group whose members may connect, besides the daemon's user.
     group: Option<u32>,
     slots: Arc<Semaphore>,
 }
 
 impl Server {
-    pub(crate) fn new(
-        registry: Arc<Registry>,
-        config: Configuration,
-        audit: Audit,
-        socket: PathBuf,
-        group: Option<u32>,
-    ) -> Self {
+    pub(crate) fn new(daemon: Arc<Daemon>, group: Option<u32>) -> Self {
         Self {
-            registry,
-            socket,
-            config,
-            audit,
-            ending: watch::channel(false).0,
+            daemon,
             group,
-            slots: Arc::new(Semaphore::new(CONNECTIONS)),
+            slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         }
     }
 
-    /// Serves until somebody asks the daemon to end.
-    pub(crate) async fn accept(self: Arc<Self>, listener: &UnixListener) {
-        let mut ending = self.ending.subscribe();
+    /// Serves connections until a client requests the shutdown of the daemon.
+    pub(crate) async fn run(&self, listener: &UnixListener) {
+        let mut shutdown = self.daemon.shutdown.subscribe();
         loop {
             let Ok(slot) = self.slots.clone().acquire_owned().await else {
                 return;
             };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = ending.wait_for(|ending| *ending) => return,
+                _ = shutdown.wait_for(|shutdown| *shutdown) => return,
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let server = self.clone();
+                    let (daemon, group) = (self.daemon.clone(), self.group);
                     tokio::spawn(async move {
-                        server.serve(stream).await;
+                        serve(daemon, group, stream).await;
                         drop(slot);
                     });
                 }
                 Err(error) => {
-                    // No descriptors left: those that end free some. Without a pause this would spin.
-                    tracing::error!(%error, "connection not accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tracing::error!(%error, "cannot accept connection");
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: UnixStream) {
-        let peer = match stream.peer_cred() {
-            Ok(cred) => Peer {
-                uid: cred.uid(),
-                gid: cred.gid(),
-                pid: cred.pid(),
-            },
-            Err(error) => return tracing::warn!(%error, "peer without credentials refused"),
-        };
-        // With a group configured the socket's mode has decided already.
-        let allowed = self.group.is_some() || peer.uid == 0 || peer.uid == geteuid().as_raw();
-        if !allowed {
-            tracing::warn!(?peer, "peer refused");
-        }
-        let metrics = self.registry.observers.metrics.clone();
-        if let Some(metrics) = &metrics {
-            metrics.connected(allowed);
-            metrics.connections.inc();
-        }
-        serve(self, stream, peer, allowed).await;
-        if let Some(metrics) = &metrics {
-            metrics.connections.dec();
-        }
-    }
-
-    /// Tells all connections to end, waits a little for them, and says how many agents run on.
+    /// Closes all connections, waits for answers and hooks in progress, and returns the number of running agents.
     pub(crate) async fn shut_down(&self) -> usize {
-        self.ending.send_replace(true);
-        let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
-        let answers = tokio::time::timeout(FAREWELL, self.slots.acquire_many(all));
-        match &self.registry.observers.hooks {
-            Some(hooks) => drop(tokio::join!(answers, hooks.end(FAREWELL))),
+        self.daemon.shutdown.send_replace(true);
+        let registry = &self.daemon.registry;
+        let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+        let answers = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.slots.acquire_many(all));
+        match &registry.observers.hooks {
+            Some(hooks) => drop(tokio::join!(answers, hooks.shut_down(SHUTDOWN_TIMEOUT))),
             None => drop(answers.await),
         }
-        self.registry.spawner.end_ahead().await;
-        self.registry.running()
+        registry.spawner.end_ahead().await;
+        registry.running_count()
     }
+}
+
+async fn serve(daemon: Arc<Daemon>, group: Option<u32>, stream: UnixStream) {
+    let peer = match stream.peer_cred() {
+        Ok(cred) => Peer {
+            uid: cred.uid(),
+            gid: cred.gid(),
+            pid: cred.pid(),
+        },
+        Err(error) => {
+            tracing::warn!(%error, "refusing connection: cannot read the client's credentials");
+            return;
+        }
+    };
+    // With a group, the socket's mode has already excluded other users.
+    let allowed = group.is_some() || peer.uid == 0 || peer.uid == geteuid().as_raw();
+    if !allowed {
+        tracing::warn!(
+            ?peer,
+            "refusing connection: the user may not use this daemon"
+        );
+    }
+    let observers = daemon.registry.observers.clone();
+    observers.record(Event::ConnectionOpened { allowed });
+    serve_connection(daemon, stream, peer, allowed).await;
+    observers.record(Event::ConnectionClosed);
 }

@@ -1,4 +1,4 @@
-//! `audit.jsonl`: one line for each request that changes something, with who asked and what came of it.
+//! `audit.jsonl`: one line for each request that changes something, with its caller and its outcome.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::rotation::RotatedLog;
 use crate::{pool, times};
 
-/// Who sits at the other end of a connection, as the kernel says (unix(7) SO_PEERCRED, unix(4) LOCAL_PEERCRED).
+/// The process at the other end of a connection, as the kernel reports it (unix(7) SO_PEERCRED, unix(4) LOCAL_PEERCRED).
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Peer {
     pub(crate) uid: u32,
@@ -18,8 +18,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// The daemon itself, for what it does without being asked.
-    pub(crate) fn own() -> Self {
+    /// Returns the daemon itself, the caller of autostart and SIGHUP.
+    pub(crate) fn daemon() -> Self {
         Self {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
@@ -29,86 +29,90 @@ impl Peer {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct AuditLine<'a> {
     time: String,
     #[serde(flatten)]
     peer: Peer,
     #[serde(flatten)]
     call: &'a Call,
-    /// The agent that it made.
+    /// The agent that was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     outcome: &'a str,
 }
 
-/// The audit file.
-pub(crate) struct Audit {
+/// The audit log.
+pub(crate) struct AuditLog {
     path: PathBuf,
     log: RotatedLog,
 }
 
-impl Audit {
-    pub(crate) fn new(state: &Path, limits: LogLimits) -> Self {
-        let path = state.join("audit.jsonl");
+impl AuditLog {
+    pub(crate) fn new(state_dir: &Path, limits: LogLimits) -> Self {
+        let path = state_dir.join("audit.jsonl");
         Self {
             log: RotatedLog::new(path.clone(), limits),
             path,
         }
     }
 
-    /// Writes a line if the call changes something. Values of `env` and the bytes of inputs are left out:
-    /// they may be secrets.
-    pub(crate) async fn record(&self, peer: Peer, call: &Call, made: Option<&str>, outcome: &str) {
-        let redacted = match call {
-            Call::SpawnAgent(params) => {
-                let mut params = params.clone();
-                params
-                    .env
-                    .0
-                    .values_mut()
-                    .for_each(|value| "<redacted>".clone_into(value));
-                Call::SpawnAgent(params)
-            }
-            Call::SendInput(params) => {
-                let mut params = params.clone();
-                params.data.data = format!("<{} bytes>", params.data.data.len());
-                Call::SendInput(params)
-            }
-            Call::KillAgent(_)
-            | Call::RestartAgent(_)
-            | Call::RemoveAgent(_)
-            | Call::CloseInput(_)
-            | Call::ReloadConfig(_)
-            | Call::Shutdown(_) => call.clone(),
-            _ => return,
+    /// Writes a line for a call that changes something; ignores other calls. `spawned` is the id of the agent that the
+    /// call started. A failure is logged.
+    pub(crate) async fn record(
+        &self,
+        peer: Peer,
+        call: &Call,
+        spawned: Option<&str>,
+        outcome: &str,
+    ) {
+        let Some(redacted) = redact(call) else {
+            return;
         };
-        let line = Line {
-            time: times::from_ms(times::now_ms()),
+        let line = AuditLine {
+            time: times::format_ms(times::now_ms()),
             peer,
             call: &redacted,
-            id: made,
+            id: spawned,
             outcome,
         };
-        let text = match serde_json::to_vec(&line) {
-            Ok(mut text) => {
-                text.push(b'\n');
-                text
-            }
-            Err(error) => {
-                tracing::error!(path = %self.path.display(), %error, "audit line not written");
-                return;
-            }
-        };
+        if let Err(error) = self.write(&line).await {
+            tracing::error!(path = %self.path.display(), %error, "cannot write audit line");
+        }
+    }
+
+    async fn write(&self, line: &AuditLine<'_>) -> std::io::Result<()> {
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
         let log = self.log.clone();
-        let written = pool::short(move || {
+        let written = pool::run(move || {
             let written = log.append(&text);
             // Closed after each line: a file open for writing prevents a read-only remount of its file system.
             log.reopen();
             written
         });
-        let written = written.await.flatten();
-        if let Err(error) = written {
-            tracing::error!(path = %self.path.display(), %error, "audit line not written");
-        }
+        written.await.flatten()
     }
+}
+
+/// Returns a call without the values of its environment and the bytes of its input, which may be secrets; `None` for a
+/// call that changes nothing.
+fn redact(call: &Call) -> Option<Call> {
+    let mut redacted = call.clone();
+    match &mut redacted {
+        Call::SpawnAgent(params) => {
+            let values = params.env.values_mut();
+            values.for_each(|value| "<redacted>".clone_into(value));
+        }
+        Call::SendInput(params) => {
+            params.data.data = format!("<{} bytes>", params.data.data.len());
+        }
+        Call::KillAgent(_)
+        | Call::RestartAgent(_)
+        | Call::RemoveAgent(_)
+        | Call::CloseInput(_)
+        | Call::ReloadConfig(_)
+        | Call::Shutdown(_) => {}
+        _ => return None,
+    }
+    Some(redacted)
 }

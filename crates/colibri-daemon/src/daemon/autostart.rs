@@ -1,24 +1,26 @@
-//! Agents that start with the daemon: each once, however often the daemon starts.
+//! Agents that start with the daemon.
 //!
-//! An entry is tied to its agent by its key, which is kept in the agent's spec.json before the agent runs: so a
-//! daemon that comes back finds the agent that runs for it, and starts none beside it. One that has ended is
-//! started again, as a new agent, at the next start of a daemon; within the life of an agent its shim restarts it.
+//! The key of an `[[autostart]]` entry is stored in its agent's spec.json before the agent runs. A restarted daemon
+//! therefore finds the running agent of an entry and does not start a second one. If that agent has ended, the next
+//! daemon starts a new one; while the daemon runs, the agent's restart policy applies.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use colibri_config::{Autostart, ConfigFile};
-use colibri_proto::{Call, Env, NotStarted, ReloadResult, SpawnRequest, Started};
+use colibri_proto::{AutostartFailure, AutostartedAgent, Call, Env, ReloadResult, SpawnRequest};
 use colibri_spawner::SpawnError;
 
-use crate::connection::server::Server;
-use crate::daemon::audit::Peer;
-use crate::handlers::RequestError;
+use super::Daemon;
+use super::audit::Peer;
+use crate::errors::RequestError;
 use crate::pool;
 
-impl Server {
-    /// Starts all that do not run, one after the other. One that cannot be started keeps nobody from the others.
+impl Daemon {
+    /// Starts the agents of all entries that do not run, one after the other. A failure is logged and does not affect the
+    /// other entries.
     pub(crate) async fn autostart(self: Arc<Self>) {
-        let _one_at_a_time = self.config.changing.lock().await;
+        let _guard = self.config.reload_lock.lock().await;
         let file = self.config.current();
         let mut result = ReloadResult::default();
         for entry in &file.autostart {
@@ -26,14 +28,14 @@ impl Server {
         }
     }
 
-    /// After a reload: starts those that are new or changed, or could not be started before, unless they run.
-    pub(crate) async fn start_changed(&self, file: &ConfigFile, result: &mut ReloadResult) {
+    /// Starts, after a reload, the agents of entries that are new, changed, or could not be started before.
+    pub(super) async fn start_changed(&self, file: &ConfigFile, result: &mut ReloadResult) {
         let failed = {
-            let mut not_started = self.not_started();
-            not_started.retain(|key, _| file.autostart.iter().any(|entry| entry.key == *key));
-            not_started.clone()
+            let mut failures = self.autostart_failures();
+            failures.retain(|key, _| file.autostart.iter().any(|entry| entry.key == *key));
+            failures.clone()
         };
-        let named = |key: &String| {
+        let must_start = |key: &String| {
             result.autostart.added.contains(key)
                 || result.autostart.changed.contains(key)
                 || failed.contains_key(key)
@@ -41,7 +43,7 @@ impl Server {
         let entries: Vec<&Autostart> = file
             .autostart
             .iter()
-            .filter(|entry| named(&entry.key))
+            .filter(|entry| must_start(&entry.key))
             .collect();
         for entry in entries {
             self.start_entry(file, entry, result).await;
@@ -50,25 +52,26 @@ impl Server {
 
     async fn start_entry(&self, file: &ConfigFile, entry: &Autostart, result: &mut ReloadResult) {
         let name = entry.key.clone();
-        if *self.ending.borrow() {
+        if self.is_shutting_down() {
             return;
         }
         match self.spawn_entry(file, entry).await {
             Ok(id) => {
-                tracing::info!(name, id, "started with the daemon");
-                self.not_started().remove(&name);
-                result.started.push(Started { name, id });
+                tracing::info!(name, id, "started [[autostart]] agent");
+                self.autostart_failures().remove(&name);
+                result.started.push(AutostartedAgent { name, id });
             }
             Err(RequestError::Spawn(SpawnError::AutostartInUse { id, .. })) => {
                 let id = id.map(|id| id.to_string());
-                tracing::info!(name, id, "runs already");
-                self.not_started().remove(&name);
+                tracing::info!(name, id, "[[autostart]] agent already runs");
+                self.autostart_failures().remove(&name);
             }
             Err(error) => {
                 let error = error.to_string();
-                tracing::error!(name, "not started with the daemon: {error}");
-                self.not_started().insert(name.clone(), error.clone());
-                result.not_started.push(NotStarted { name, error });
+                tracing::error!(name, "cannot start [[autostart]] agent: {error}");
+                self.autostart_failures()
+                    .insert(name.clone(), error.clone());
+                result.not_started.push(AutostartFailure { name, error });
             }
         }
     }
@@ -85,7 +88,7 @@ impl Server {
         };
         let spawned = async {
             let profile = entry.merged(&file.profiles)?;
-            let resolved = pool::short(move || profile.resolve(|name| std::env::var(name).ok()));
+            let resolved = pool::run(move || profile.resolve(|name| std::env::var(name).ok()));
             let mut config = resolved.await.map_err(|source| SpawnError::Resources {
                 doing: "reading the profile".to_owned(),
                 source,
@@ -101,26 +104,22 @@ impl Server {
             Ok(agent.spec.id.to_string())
         }
         .await;
-        if matches!(
-            spawned,
-            Err(RequestError::Spawn(SpawnError::AutostartInUse { .. }))
-        ) {
-            // The agent already runs, so nothing is to be started.
-            return spawned;
-        }
-        let (made, outcome) = match &spawned {
-            Ok(id) => (Some(id.as_str()), "ok".to_owned()),
-            Err(error) => (None, RequestError::to_string(error)),
+        let outcome = match &spawned {
+            // Not audited: nothing was started.
+            Err(RequestError::Spawn(SpawnError::AutostartInUse { .. })) => return spawned,
+            Err(error) => RequestError::to_string(error),
+            Ok(_) => "ok".to_owned(),
         };
+        let id = spawned.as_deref().ok();
         self.audit
-            .record(Peer::own(), &Call::SpawnAgent(params), made, &outcome)
+            .record(Peer::daemon(), &Call::SpawnAgent(params), id, &outcome)
             .await;
         spawned
     }
 
-    fn not_started(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<String, String>> {
+    fn autostart_failures(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.config
-            .not_started
+            .autostart_failures
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,90 +1,90 @@
-//! The settings file as it counts now, and how it is read again without a restart.
+//! The settings file that is in effect, and its reload.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use colibri_config::ConfigFile;
-use colibri_config::{PartialSettings, Settings, SettingsError};
-use colibri_config::{Profile, ProfileError};
+use colibri_config::{
+    Autostart, ConfigFile, PartialSettings, Profile, ProfileError, Settings, SettingsError,
+};
 use colibri_priv::{BackendRegistry, Finding};
 use colibri_proto::{
-    Changes, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnRequest,
+    ChangedNames, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnRequest,
 };
 use colibri_spawner::{AgentSpawnConfig, SpawnError};
 
-use crate::connection::server::Server;
-use crate::handlers::RequestError;
+use super::Daemon;
+use crate::errors::RequestError;
 use crate::pool;
+use crate::registry::SpawnSettings;
 
-/// Selects whether the environment file of a profile is read.
+/// Selects whether the environment file and the secrets of a profile are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Secrets {
-    Wanted,
-    Unwanted,
+pub(crate) enum ProfileSecrets {
+    Read,
+    Skip,
 }
 
-/// What the settings file says, and what is stronger than it.
+/// The settings file, and the settings that take precedence over it.
 pub(crate) struct Configuration {
-    /// The file that was named at the start.
-    named: Option<PathBuf>,
-    /// What flags and the environment say.
-    stronger: PartialSettings,
+    /// Path of the file that was passed at the start.
+    path: Option<PathBuf>,
+    /// Settings from flags and the environment.
+    overrides: PartialSettings,
     backends: BackendRegistry,
     current: RwLock<Arc<ConfigFile>>,
-    /// The settings that count.
-    counting: Mutex<PartialSettings>,
-    /// Entries of `[[autostart]]` whose agents could not be started, and why.
-    pub(crate) not_started: Mutex<BTreeMap<String, String>>,
-    /// Held by whoever reads the file anew or starts its agents: one after the other.
-    pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Settings in effect.
+    effective: Mutex<PartialSettings>,
+    /// Errors of `[[autostart]]` entries whose agents could not be started, by key.
+    pub(super) autostart_failures: Mutex<BTreeMap<String, String>>,
+    /// Serializes reloads and the start of `[[autostart]]` agents.
+    pub(super) reload_lock: tokio::sync::Mutex<()>,
 }
 
 impl Configuration {
     pub(crate) fn new(
-        named: Option<PathBuf>,
-        stronger: PartialSettings,
+        path: Option<PathBuf>,
+        overrides: PartialSettings,
         backends: BackendRegistry,
         file: ConfigFile,
     ) -> Self {
         warn_of_env_files(&file);
-        let counting = stronger.clone().or(file.settings.clone());
+        let effective = overrides.clone().or(file.settings.clone());
         Self {
-            named,
-            stronger,
+            path,
+            overrides,
             backends,
             current: RwLock::new(Arc::new(file)),
-            counting: Mutex::new(counting),
-            not_started: Mutex::default(),
-            changing: tokio::sync::Mutex::default(),
+            effective: Mutex::new(effective),
+            autostart_failures: Mutex::default(),
+            reload_lock: tokio::sync::Mutex::default(),
         }
     }
 
-    /// The file as it counts now.
-    pub(crate) fn current(&self) -> Arc<ConfigFile> {
+    /// Returns the settings file in effect.
+    pub(super) fn current(&self) -> Arc<ConfigFile> {
         self.current
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    /// Merges a spawn request with the profile that it names; the request takes precedence. Reads the environment file
-    /// of the profile if `secrets` says so.
+    /// Merges a spawn request with the profile that it names; the request takes precedence.
     ///
     /// # Errors
     /// The profile or its environment file cannot be used.
-    pub(crate) async fn over_profile(
+    pub(crate) async fn apply_profile(
         &self,
         params: SpawnRequest,
-        secrets: Secrets,
+        secrets: ProfileSecrets,
     ) -> Result<AgentSpawnConfig, RequestError> {
         let file = self.current();
-        let read = pool::short(move || {
+        let read = pool::run(move || {
             let profile = Profile::from(params).over(&file.profiles)?;
             match secrets {
-                // The caller has put the secrets into `env`: the daemon's own environment is not read.
-                Secrets::Wanted => profile.resolve(|_| None),
-                Secrets::Unwanted => profile.request.resolve().map_err(ProfileError::from),
+                // The caller has put the secrets into `env`: the daemon's environment is not read.
+                ProfileSecrets::Read => profile.resolve(|_| None),
+                ProfileSecrets::Skip => profile.request.resolve().map_err(ProfileError::from),
             }
         });
         let config = read.await.map_err(|source| SpawnError::Resources {
@@ -94,113 +94,100 @@ impl Configuration {
         Ok(config?)
     }
 
-    /// All profiles.
+    /// Returns all profiles, as clients see them.
     pub(crate) fn profiles(&self) -> ProfilesResult {
         let current = self.current();
+        let profiles = current.profiles.iter();
         ProfilesResult {
             file: current.path().map(|path| path.display().to_string()),
-            profiles: current
-                .profiles
-                .iter()
-                .map(|(name, profile)| shown(name, profile))
+            profiles: profiles
+                .map(|(name, profile)| profile_info(name, profile))
                 .collect(),
         }
     }
 
-    /// What `doctor` says of agents that should have been started.
+    /// Returns a finding of `doctor` for each `[[autostart]]` agent that could not be started.
     pub(crate) fn findings(&self) -> Vec<Finding> {
-        let not_started = self
-            .not_started
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let failures = self.autostart_failures.lock();
+        let failures = failures.unwrap_or_else(PoisonError::into_inner);
         let finding = |(key, error): (&String, &String)| {
             Finding::fail(
-                format!(
-                    "agent {key:?}, which starts with the daemon, could not be started: {error}"
-                ),
-                "mend that or the entry in the settings file, then run: colibri config reload",
+                format!("cannot start [[autostart]] agent {key:?}: {error}"),
+                "fix the cause or the entry in the settings file, then run: colibri config reload",
             )
         };
-        not_started.iter().map(finding).collect()
+        failures.iter().map(finding).collect()
     }
 
-    /// Reads the file anew and takes over what a running daemon can; says nothing yet of agents.
+    /// Reads the file again and applies what a running daemon can change. Starts no agents.
     async fn replace(
         &self,
-        server: &Server,
+        daemon: &Daemon,
     ) -> Result<(Arc<ConfigFile>, ReloadResult), SettingsError> {
-        let (named, stronger) = (self.named.clone(), self.stronger.clone());
+        let (path, overrides) = (self.path.clone(), self.overrides.clone());
         let backends = self.backends.clone();
-        let read = pool::short(move || {
+        let read = pool::run(move || {
             let lookup = |name: &str| std::env::var(name).ok();
-            let file = ConfigFile::read(named.as_deref(), lookup)?;
-            let newer = stronger.clone().or(file.settings.clone());
-            if stronger.privilege.is_none() {
+            let file = ConfigFile::read(path.as_deref(), lookup)?;
+            let partial = overrides.clone().or(file.settings.clone());
+            if overrides.privilege.is_none() {
                 file.check_privilege(&backends)?;
             }
-            let settings = Settings::resolve(&newer, lookup, |_| backends)?;
+            let settings = Settings::resolve(&partial, lookup, |_| backends)?;
             warn_of_env_files(&file);
-            Ok::<_, SettingsError>((file, newer, settings))
+            Ok::<_, SettingsError>((file, partial, settings))
         });
-        let (file, newer, settings) =
+        let (file, partial, settings) =
             read.await.map_err(|source| SettingsError::Unreadable {
-                path: self.named.clone().unwrap_or_default(),
+                path: self.path.clone().unwrap_or_default(),
                 source,
             })??;
-        let mut counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
-        let (live, needs_restart) = counting.changed(&newer);
-        *counting = counting.updated(&newer);
-        drop(counting);
-        let registry = &server.registry;
-        registry.start_from_now_on_with(settings.shim, settings.journal);
+        let mut effective = self
+            .effective
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (applied, needs_restart) = effective.changed(&partial);
+        *effective = effective.updated(&partial);
+        drop(effective);
+        let registry = &daemon.registry;
+        registry.set_spawn_settings(SpawnSettings {
+            shim: settings.shim,
+            journal: settings.journal,
+        });
         registry.retention.set(settings.retention);
         let file = Arc::new(file);
         let before = std::mem::replace(
             &mut *self.current.write().unwrap_or_else(PoisonError::into_inner),
             file.clone(),
         );
-        let entries = |file: &ConfigFile| -> BTreeMap<String, _> {
-            let keyed = |entry: &colibri_config::Autostart| (entry.key.clone(), entry.clone());
-            file.autostart.iter().map(keyed).collect()
-        };
         let result = ReloadResult {
             file: file.path().map(|path| path.display().to_string()),
-            settings: live,
+            settings: applied,
             needs_restart,
-            profiles: changes(&before.profiles, &file.profiles),
-            autostart: changes(&entries(&before), &entries(&file)),
+            profiles: changed_names(&before.profiles, &file.profiles),
+            autostart: changed_names(&entries_by_key(&before), &entries_by_key(&file)),
             ..ReloadResult::default()
         };
         Ok((file, result))
     }
 }
 
-impl Server {
-    /// Reads the settings file again, and starts the agents that are new in it. A file with a mistake changes
-    /// nothing.
+impl Daemon {
+    /// Reads the settings file again, and starts the agents of its new entries. An invalid file changes nothing.
+    ///
+    /// # Errors
+    /// The file cannot be read or is invalid.
     pub(crate) async fn reload(&self) -> Result<ReloadResult, RpcError> {
-        let _one_at_a_time = self.config.changing.lock().await;
+        let _guard = self.config.reload_lock.lock().await;
         let (file, mut result) = self.config.replace(self).await.map_err(|error| {
-            tracing::error!("settings not reloaded, those before count on: {error}");
+            tracing::error!("cannot reload the settings file; the previous settings stay in effect: {error}");
             RpcError::new(ErrorKind::InvalidConfig, error.to_string())
-                .hint("nothing has changed; mend the file, see it with colibri config check, and reload again")
+                .hint("nothing has changed; fix the file, check it with colibri config check, and reload it again")
         })?;
         self.start_changed(&file, &mut result).await;
         tracing::info!(settings = ?result.settings, needs_restart = ?result.needs_restart,
             profiles = ?result.profiles, autostart = ?result.autostart, "settings reloaded");
         Ok(result)
-    }
-
-    /// The same for a signal, which nobody waits for: the log says how it went.
-    pub(crate) async fn reload_alone(self: Arc<Self>) {
-        let call = colibri_proto::Call::ReloadConfig(colibri_proto::Empty {});
-        let _ = crate::handlers::perform(
-            &self,
-            crate::daemon::audit::Peer::own(),
-            "reload-config",
-            call,
-        )
-        .await;
     }
 }
 
@@ -210,23 +197,33 @@ fn warn_of_env_files(file: &ConfigFile) {
     }
 }
 
-fn changes<T: PartialEq>(before: &BTreeMap<String, T>, now: &BTreeMap<String, T>) -> Changes {
-    let names = |wanted: &dyn Fn(&String, &T) -> bool, of: &BTreeMap<String, T>| {
-        let chosen = of.iter().filter(|(name, value)| wanted(name, value));
-        chosen.map(|(name, _)| name.clone()).collect()
-    };
-    Changes {
-        added: names(&|name, _| !before.contains_key(name), now),
-        changed: names(
-            &|name, value| before.get(name).is_some_and(|before| before != value),
-            now,
-        ),
-        removed: names(&|name, _| !now.contains_key(name), before),
-    }
+fn entries_by_key(file: &ConfigFile) -> BTreeMap<String, Autostart> {
+    let entries = file.autostart.iter();
+    entries
+        .map(|entry| (entry.key.clone(), entry.clone()))
+        .collect()
 }
 
-fn shown(name: &str, profile: &Profile) -> ProfileInfo {
+fn changed_names<T: PartialEq>(
+    before: &BTreeMap<String, T>,
+    now: &BTreeMap<String, T>,
+) -> ChangedNames {
+    let mut names = ChangedNames::default();
+    for (name, value) in now {
+        match before.get(name) {
+            None => names.added.push(name.clone()),
+            Some(old) if old != value => names.changed.push(name.clone()),
+            Some(_) => {}
+        }
+    }
+    let is_removed = |name: &&String| !now.contains_key(*name);
+    names.removed = before.keys().filter(is_removed).cloned().collect();
+    names
+}
+
+fn profile_info(name: &str, profile: &Profile) -> ProfileInfo {
     let request = &profile.request;
+    let env_file = profile.env_file.as_ref();
     ProfileInfo {
         name: name.to_owned(),
         program: request.program.clone(),
@@ -235,10 +232,7 @@ fn shown(name: &str, profile: &Profile) -> ProfileInfo {
         jail: request.jail.clone(),
         cwd: request.cwd.clone(),
         env: request.env.keys().cloned().collect(),
-        env_file: profile
-            .env_file
-            .as_ref()
-            .map(|path| path.display().to_string()),
+        env_file: env_file.map(|path| path.display().to_string()),
         secrets: profile.secrets.iter().cloned().collect(),
         label: request.name.clone(),
         restart: request.restart.as_ref().and_then(|restart| restart.policy),
@@ -250,24 +244,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_came_changed_and_went() {
+    fn changed_names_lists_added_changed_and_removed() {
         let map = |pairs: &[(&str, i32)]| -> BTreeMap<String, i32> {
+            let pairs = pairs.iter();
             pairs
-                .iter()
                 .map(|(name, value)| ((*name).to_owned(), *value))
                 .collect()
         };
-        let changes = changes(
+        let changes = changed_names(
             &map(&[("a", 1), ("b", 1), ("c", 1)]),
             &map(&[("b", 1), ("c", 2), ("d", 1)]),
         );
-        assert_eq!(
-            (changes.added, changes.changed, changes.removed),
-            (
-                vec!["d".to_owned()],
-                vec!["c".to_owned()],
-                vec!["a".to_owned()]
-            )
-        );
+        assert_eq!(changes.added, ["d"]);
+        assert_eq!(changes.changed, ["c"]);
+        assert_eq!(changes.removed, ["a"]);
     }
 }

@@ -1,5 +1,46 @@
-//! State that all connections share, and what changes it.
+//! State that all connections share: the registry, the settings file, the audit log and the shutdown flag.
 
 pub(crate) mod audit;
 mod autostart;
 pub(crate) mod config;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::registry::Registry;
+use audit::AuditLog;
+use config::Configuration;
+
+/// State that all connections share.
+pub(crate) struct Daemon {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) audit: AuditLog,
+    pub(crate) config: Configuration,
+    pub(crate) socket: PathBuf,
+    /// True while the daemon shuts down.
+    pub(crate) shutdown: watch::Sender<bool>,
+}
+
+impl Daemon {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        config: Configuration,
+        audit: AuditLog,
+        socket: PathBuf,
+    ) -> Self {
+        Self {
+            registry,
+            audit,
+            config,
+            socket,
+            shutdown: watch::channel(false).0,
+        }
+    }
+
+    /// Reports whether the daemon shuts down.
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        *self.shutdown.borrow()
+    }
+}

@@ -1,9 +1,9 @@
-//! Hooks: commands that are run when an agent comes into one of the states that they wait for.
+//! Hooks: commands that run when an agent enters one of their states.
 //!
-//! Whoever publishes a state leaves it here and goes on; one task looks at what was left. For each agent at most one
-//! change waits, the latest that some hook wants, so a flood of them costs no memory and no more than one command
-//! a second for each agent. What the hooks have seen last of an agent is in its directory, so that the next
-//! daemon reports what happened meanwhile, once, and nothing twice.
+//! A publisher puts the latest wanted state change of an agent into a queue and continues; one task runs the hooks. A
+//! later change of the same agent replaces a queued one, so a burst of changes costs constant memory, and hooks of one
+//! agent start at most once a second. The last handled state of an agent is stored in its directory: the next daemon
+//! reports a change that happened while no daemon ran exactly once.
 
 mod command;
 
@@ -15,80 +15,58 @@ use colibri_config::Hook;
 use colibri_glasspane::AgentState;
 use colibri_shim::record::{self, Durability};
 use colibri_types::AgentId;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::metrics::Metrics;
+use crate::agent::{AgentSnapshot, RegisteredAgent, StateOccurrence};
+use crate::metrics::{Event, HookCounts, HookOutcome, Metrics};
 use crate::pool;
-use crate::registry::{Entry, Snapshot};
 
-pub(crate) use command::HookEnd;
+/// Maximum number of agents for which hooks run concurrently.
+const MAX_CONCURRENT_AGENTS: usize = 4;
+/// Minimum interval between the starts of two hook runs of an agent.
+const MIN_RUN_INTERVAL: Duration = Duration::from_secs(1);
+/// File in an agent's directory: the last state that hooks have handled.
+const MEMORY_FILE: &str = "hook.json";
 
-/// Agents for which hooks run at a time.
-const AT_ONCE: usize = 4;
-/// From the start of an agent's hook to the start of its next one at least.
-const PAUSE: Duration = Duration::from_secs(1);
-/// What the hooks have seen last of an agent; in its directory.
-const RECORD: &str = "hook.json";
-
-/// A state, and what makes it another one than the next of the same name: where in the journal the line ends
-/// that says so, how much was written when it fell silent, or when it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Seen {
-    pub(crate) state: AgentState,
-    pub(crate) at: Option<u64>,
-}
-
-impl Seen {
-    pub(crate) fn of(snapshot: &Snapshot) -> Self {
-        Self {
-            state: snapshot.view.state,
-            at: match &snapshot.exit {
-                Some(exit) => Some(exit.exited_at_ns),
-                None => snapshot.changed_at,
-            },
-        }
-    }
-}
-
-/// What hooks are told of.
-struct Change {
-    snapshot: Snapshot,
+/// A state change that some hook wants.
+struct WantedChange {
+    snapshot: AgentSnapshot,
     previous: Option<AgentState>,
 }
 
-/// What waits for an agent.
-struct Waiting {
-    entry: Arc<Entry>,
-    latest: Seen,
-    wanted: Option<Change>,
-    /// So many wanted changes are not told, as `wanted` took their place.
+/// An agent in the queue.
+struct QueuedAgent {
+    agent: Arc<RegisteredAgent>,
+    latest: StateOccurrence,
+    wanted: Option<WantedChange>,
+    /// Number of earlier wanted changes that `wanted` replaced.
     merged: u64,
-    /// The daemon has just started, and found the agent.
-    found: bool,
+    /// The daemon has just adopted the agent.
+    is_adoption: bool,
 }
 
 #[derive(Default)]
 struct Queue {
-    agents: BTreeMap<AgentId, Waiting>,
-    /// Those whose hooks run, or have just run.
+    agents: BTreeMap<AgentId, QueuedAgent>,
+    /// Agents whose hooks run, or started less than [`MIN_RUN_INTERVAL`] ago.
     busy: HashSet<AgentId>,
     running: u64,
 }
 
-/// The hooks that there are, and what they have not looked at yet.
+/// The configured hooks and their queue.
 pub(crate) struct Hooks {
     hooks: Vec<Hook>,
     queue: Mutex<Queue>,
-    news: Notify,
+    queue_changed: Notify,
     slots: Arc<Semaphore>,
     environment: Vec<(String, String)>,
     metrics: Option<Arc<Metrics>>,
 }
 
 impl Hooks {
-    /// Hooks that are run with this environment and what tells them of the change.
-    pub(crate) fn new(
+    /// Creates the queue and starts the task that runs hooks. `environment` is what every hook gets besides the variables
+    /// of the change.
+    pub(crate) fn start(
         hooks: Vec<Hook>,
         environment: Vec<(String, String)>,
         metrics: Option<Arc<Metrics>>,
@@ -96,27 +74,30 @@ impl Hooks {
         let hooks = Arc::new(Self {
             hooks,
             queue: Mutex::default(),
-            news: Notify::new(),
-            slots: Arc::new(Semaphore::new(AT_ONCE)),
+            queue_changed: Notify::new(),
+            slots: Arc::new(Semaphore::new(MAX_CONCURRENT_AGENTS)),
             environment,
             metrics,
         });
-        tokio::spawn(look(hooks.clone()));
+        tokio::spawn(run_queue(hooks.clone()));
         hooks
     }
 
-    /// Agents that wait, and those whose hooks run.
-    pub(crate) fn counts(&self) -> (u64, u64) {
+    /// Returns the number of queued agents and of agents whose hooks run.
+    pub(crate) fn counts(&self) -> HookCounts {
         let queue = self.queue();
-        (queue.agents.len() as u64, queue.running)
+        HookCounts {
+            waiting: queue.agents.len() as u64,
+            running: queue.running,
+        }
     }
 
-    /// Waits for the hooks that run; none is started from now on.
-    pub(crate) async fn end(&self, patience: Duration) {
-        let all = u32::try_from(AT_ONCE).unwrap_or(u32::MAX);
-        let idle = tokio::time::timeout(patience, self.slots.acquire_many(all)).await;
+    /// Starts no further hooks, and waits until the running ones have ended or the timeout has expired.
+    pub(crate) async fn shut_down(&self, timeout: Duration) {
+        let all = u32::try_from(MAX_CONCURRENT_AGENTS).unwrap_or(u32::MAX);
+        let idle = tokio::time::timeout(timeout, self.slots.acquire_many(all)).await;
         if idle.is_err() {
-            tracing::warn!("hooks are cut off by the end of the daemon");
+            tracing::warn!("shutting down while hooks run; they are killed");
         }
         self.slots.close();
     }
@@ -125,203 +106,192 @@ impl Hooks {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wants(&self, state: AgentState) -> bool {
-        self.hooks.iter().any(|hook| waits_for(hook, state))
+    fn record(&self, event: Event<'_>) {
+        if let Some(metrics) = &self.metrics {
+            metrics.record(event);
+        }
     }
 
-    /// The agent is in another state than before; `before` is absent for the first that is known of it.
-    pub(crate) fn published(&self, entry: &Arc<Entry>, before: Option<&Snapshot>, now: &Snapshot) {
-        let latest = Seen::of(now);
-        if before.is_some_and(|before| Seen::of(before) == latest) {
+    fn wants(&self, state: AgentState) -> bool {
+        self.hooks.iter().any(|hook| hook_wants(hook, state))
+    }
+
+    /// Queues a state change of an agent; `before` is absent for the first snapshot of the agent.
+    pub(crate) fn publish(
+        &self,
+        agent: &Arc<RegisteredAgent>,
+        before: Option<&AgentSnapshot>,
+        now: &AgentSnapshot,
+    ) {
+        let latest = StateOccurrence::of(now);
+        if before.is_some_and(|before| StateOccurrence::of(before) == latest) {
             return;
         }
         let mut queue = self.queue();
-        let waiting = queue
+        let queued = queue
             .agents
-            .entry(entry.spec.id.clone())
-            .or_insert_with(|| Waiting {
-                entry: entry.clone(),
+            .entry(agent.spec.id.clone())
+            .or_insert_with(|| QueuedAgent {
+                agent: agent.clone(),
                 latest,
                 wanted: None,
                 merged: 0,
-                found: before.is_none() && entry.adopted,
+                is_adoption: before.is_none() && agent.adopted,
             });
-        waiting.latest = latest;
+        queued.latest = latest;
         if self.wants(latest.state) {
-            let change = Change {
+            let change = WantedChange {
                 snapshot: now.clone(),
                 previous: match before {
                     Some(before) => Some(before.view.state),
-                    None if entry.adopted => None,
+                    None if agent.adopted => None,
                     None => Some(AgentState::Starting).filter(|state| *state != latest.state),
                 },
             };
-            if waiting.wanted.replace(change).is_some() {
-                waiting.merged += 1;
-                if let Some(metrics) = &self.metrics {
-                    metrics.hook_merged();
-                }
+            if queued.wanted.replace(change).is_some() {
+                queued.merged += 1;
+                self.record(Event::MergedHook);
             }
         }
         drop(queue);
-        self.news.notify_one();
+        self.queue_changed.notify_one();
     }
 
-    /// The next agent with a change whose hooks do not run just now.
-    fn next(&self) -> Option<(AgentId, Waiting)> {
+    /// Takes the next agent whose hooks do not run out of the queue.
+    fn dequeue(&self) -> Option<QueuedAgent> {
         let mut queue = self.queue();
-        let free = |id: &&AgentId| !queue.busy.contains(*id);
-        let id = queue.agents.keys().find(free)?.clone();
-        let waiting = queue.agents.remove(&id)?;
-        queue.busy.insert(id.clone());
+        let is_free = |id: &&AgentId| !queue.busy.contains(*id);
+        let id = queue.agents.keys().find(is_free)?.clone();
+        let queued = queue.agents.remove(&id)?;
+        queue.busy.insert(id);
         queue.running += 1;
-        Some((id, waiting))
+        Some(queued)
     }
 
-    /// Looks at one change, and runs what it takes; whether something was run.
-    async fn handle(&self, id: &AgentId, waiting: Waiting) -> bool {
-        let Waiting {
-            entry,
+    /// Handles the state change of an agent; returns whether hooks were run.
+    async fn handle(&self, queued: QueuedAgent) -> bool {
+        let QueuedAgent {
+            agent,
             latest,
             wanted,
             merged,
-            found,
-        } = waiting;
-        let known = match found {
-            true => read(&entry).await,
-            false => entry.hooks().seen,
+            is_adoption,
+        } = queued;
+        let handled = match is_adoption {
+            true => read_memory(&agent).await,
+            false => agent.hook_memory().handled,
         };
-        let Some(mut known) = known else {
-            if found {
-                // It is from a time without hooks: what it does is no news.
-                keep(&entry, latest).await;
+        if is_adoption {
+            let Some(handled) = handled else {
+                // The agent is older than the first hook: its current state is no change.
+                write_memory(&agent, latest).await;
                 return false;
-            }
-            return self.run(id, &entry, wanted, merged, None, latest).await;
-        };
-        if found {
-            entry.hooks().seen = Some(known);
-        }
-        let wanted = wanted.filter(|change| Seen::of(&change.snapshot) != known);
-        if wanted.is_none() {
-            // Written where it makes a difference: a state that is told has been left.
-            if self.wants(known.state) && known != latest {
-                known = latest;
-                keep(&entry, known).await;
-            }
-            return false;
-        }
-        self.run(id, &entry, wanted, merged, Some(known.state), latest)
-            .await
-    }
-
-    async fn run(
-        &self,
-        id: &AgentId,
-        entry: &Arc<Entry>,
-        wanted: Option<Change>,
-        merged: u64,
-        known: Option<AgentState>,
-        latest: Seen,
-    ) -> bool {
-        let Some(change) = wanted else {
-            keep(entry, latest).await;
-            return false;
-        };
-        let told = command::Told::new(entry, &change.snapshot, change.previous.or(known), merged);
-        let state = change.snapshot.view.state;
-        let mut kept = false;
-        for hook in self.hooks.iter().filter(|hook| waits_for(hook, state)) {
-            let started = command::start(hook, &self.environment, &told);
-            if !kept {
-                // Not before it was tried: a daemon that is killed here tells it again, and does not lose it.
-                keep(entry, latest).await;
-                kept = true;
-            }
-            let end = match started {
-                Ok(running) => running.end(id, hook, &told).await,
-                Err(error) => {
-                    let program = hook.program.display();
-                    tracing::error!(%id, %program, %error, "hook cannot be run");
-                    HookEnd::Failed
-                }
             };
-            if let Some(metrics) = &self.metrics {
-                metrics.hooked(end);
-            }
+            agent.hook_memory().handled = Some(handled);
         }
+        let is_new = |change: &WantedChange| Some(StateOccurrence::of(&change.snapshot)) != handled;
+        let Some(mut change) = wanted.filter(is_new) else {
+            // Written only if the hooks have handled this state: entering it again is a new change.
+            let must_write = match handled {
+                None => true,
+                Some(handled) => self.wants(handled.state) && handled != latest,
+            };
+            if must_write {
+                write_memory(&agent, latest).await;
+            }
+            return false;
+        };
+        change.previous = change.previous.or(handled.map(|handled| handled.state));
+        self.run(&agent, &change, merged, latest).await;
         true
     }
+
+    /// Runs all hooks that want the change, one after the other.
+    async fn run(
+        &self,
+        agent: &Arc<RegisteredAgent>,
+        change: &WantedChange,
+        merged: u64,
+        latest: StateOccurrence,
+    ) {
+        let id = &agent.spec.id;
+        let event = command::HookEvent::new(agent, &change.snapshot, change.previous, merged);
+        let state = change.snapshot.view.state;
+        let mut is_stored = false;
+        for hook in self.hooks.iter().filter(|hook| hook_wants(hook, state)) {
+            let started = command::start(hook, &self.environment, &event);
+            if !is_stored {
+                // After the start: a daemon that is killed here reports the change again rather than never.
+                write_memory(agent, latest).await;
+                is_stored = true;
+            }
+            let outcome = match started {
+                Ok(running) => running.wait(id, hook, &event).await,
+                Err(error) => {
+                    let program = hook.program.display();
+                    tracing::error!(%id, %program, %error, "cannot run hook");
+                    HookOutcome::Failed
+                }
+            };
+            self.record(Event::Hook(outcome));
+        }
+    }
 }
 
-fn waits_for(hook: &Hook, state: AgentState) -> bool {
-    let word = state.to_string();
-    hook.on.contains(&word)
+fn hook_wants(hook: &Hook, state: AgentState) -> bool {
+    let name = state.to_string();
+    hook.on.contains(&name)
 }
 
-/// Takes what was left, again and again.
-async fn look(hooks: Arc<Hooks>) {
+/// Takes agents out of the queue and runs their hooks, until the daemon shuts down.
+async fn run_queue(hooks: Arc<Hooks>) {
     while let Ok(slot) = hooks.slots.clone().acquire_owned().await {
-        let Some((id, waiting)) = hooks.next() else {
+        let Some(queued) = hooks.dequeue() else {
             drop(slot);
-            hooks.news.notified().await;
+            hooks.queue_changed.notified().await;
             continue;
         };
         let hooks = hooks.clone();
         tokio::spawn(async move {
             let started = tokio::time::Instant::now();
-            let ran = hooks.handle(&id, waiting).await;
+            let id = queued.agent.spec.id.clone();
+            let has_run = hooks.handle(queued).await;
             drop(slot);
             hooks.queue().running -= 1;
-            if ran {
-                tokio::time::sleep_until(started + PAUSE).await;
+            if has_run {
+                tokio::time::sleep_until(started + MIN_RUN_INTERVAL).await;
             }
             hooks.queue().busy.remove(&id);
-            hooks.news.notify_one();
+            hooks.queue_changed.notify_one();
         });
     }
 }
 
-/// What is remembered of an agent for the hooks.
-#[derive(Default)]
-pub(crate) struct Memory {
-    seen: Option<Seen>,
-    /// Its directory is about to go: nothing is written there any more.
-    removed: bool,
-}
-
-impl Memory {
-    /// Whether the agent's directory is about to go.
-    pub(crate) fn set_removed(&mut self, removed: bool) {
-        self.removed = removed;
-    }
-}
-
-/// What hooks have seen of an agent, by an earlier daemon.
-async fn read(entry: &Entry) -> Option<Seen> {
-    let path = entry.directory.join(RECORD);
-    let read = pool::short(move || {
+/// Reads the state that the hooks of an earlier daemon have handled last.
+async fn read_memory(agent: &RegisteredAgent) -> Option<StateOccurrence> {
+    let path = agent.directory.join(MEMORY_FILE);
+    let read = pool::run(move || {
         record::read(&path).unwrap_or_else(|error| {
-            tracing::warn!(path = %path.display(), %error, "what hooks have seen is not known");
+            tracing::warn!(path = %path.display(), %error, "cannot read which state hooks have handled");
             None
         })
     });
     read.await.ok().flatten()
 }
 
-/// Remembers what hooks have seen of an agent, for this daemon and the next.
-async fn keep(entry: &Arc<Entry>, seen: Seen) {
-    let entry = entry.clone();
-    let kept = pool::short(move || {
-        let mut memory = entry.hooks();
-        memory.seen = Some(seen);
-        let path = entry.directory.join(RECORD);
+/// Stores the state that hooks have handled, for this daemon and the next.
+async fn write_memory(agent: &Arc<RegisteredAgent>, handled: StateOccurrence) {
+    let agent = agent.clone();
+    let written = pool::run(move || {
+        let mut memory = agent.hook_memory();
+        memory.handled = Some(handled);
+        let path = agent.directory.join(MEMORY_FILE);
         if !memory.removed
-            && let Err(error) = record::replace(&path, &seen, Durability::Process)
+            && let Err(error) = record::replace(&path, &handled, Durability::Process)
         {
-            tracing::warn!(path = %path.display(), %error, "what hooks have seen is not kept, and may be told again");
+            tracing::warn!(path = %path.display(), %error, "cannot store which state hooks have handled; the next daemon may run them again");
         }
     });
-    // Fails only while the daemon is shutting down: the next one runs the hook again.
-    let _ = kept.await;
+    // Fails only while the daemon is shutting down: the next daemon runs the hook again.
+    let _ = written.await;
 }

@@ -1,4 +1,4 @@
-//! `GET /metrics` over HTTP/1.1, for programs of this machine: on a Unix socket or a loopback address.
+//! Serves `GET /metrics` over HTTP/1.1 on a Unix socket or a loopback address.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,40 +18,43 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::Metrics;
-use crate::socket::{Listening, SocketError};
+use crate::socket::{ListeningSocket, SocketError};
 
-/// Connections at a time; more wait in the listener's backlog.
-const CONNECTIONS: usize = 16;
-/// A head that is not whole by then ends its connection.
-const HEAD: Duration = Duration::from_secs(5);
-/// And so does a whole request that is not answered and read by then.
-const REQUEST: Duration = Duration::from_secs(10);
-/// Longest head, in bytes.
-const MAX_HEAD: usize = 16 * 1024;
+/// Maximum number of concurrent connections; more wait in the listener's backlog.
+const MAX_CONNECTIONS: usize = 16;
+/// Timeout for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout for a request and its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of the head of a request, in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// Why metrics are not served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MetricsError {
-    #[error("metrics: {0}")]
+    #[error("cannot serve metrics: {0}")]
     Socket(#[from] SocketError),
-    #[error("metrics cannot be served at {address}: {source}; name another port with --metrics")]
+    #[error("cannot serve metrics at {address}: {source}; pass another port with --metrics")]
     Tcp {
         address: SocketAddr,
         source: io::Error,
     },
 }
 
-/// Where metrics are served, as long as this is there.
-pub(crate) enum Served {
-    Unix(Listening),
+/// A listening socket for metrics. Dropping it closes the socket.
+pub(crate) enum MetricsServer {
+    Unix(ListeningSocket),
     Tcp(TcpListener),
 }
 
-impl Served {
-    /// Listens.
+impl MetricsServer {
+    /// Listens at an address.
+    ///
+    /// # Errors
+    /// The address is in use, or the system refuses.
     pub(crate) async fn open(address: &MetricsAddress) -> Result<Self, MetricsError> {
         match address {
-            MetricsAddress::Unix(path) => Ok(Self::Unix(Listening::open(path, None).await?)),
+            MetricsAddress::Unix(path) => Ok(Self::Unix(ListeningSocket::open(path, None).await?)),
             MetricsAddress::Loopback(address) => {
                 let failed = |source| MetricsError::Tcp {
                     address: *address,
@@ -65,9 +68,9 @@ impl Served {
         }
     }
 
-    /// Serves whoever comes, for ever.
+    /// Serves requests forever.
     pub(crate) async fn serve(&self, metrics: &Arc<Metrics>) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let Ok(slot) = slots.clone().acquire_owned().await else {
                 return;
@@ -90,7 +93,7 @@ impl Served {
                     });
                 }
                 Err(error) => {
-                    tracing::error!(%error, "connection for metrics not accepted");
+                    tracing::error!(%error, "cannot accept a connection for metrics");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -103,7 +106,7 @@ enum Io {
     Tcp(TcpStream),
 }
 
-/// One request on a connection, which is closed then: bounded in length and in time.
+/// Answers one request and closes the connection.
 async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, metrics: Arc<Metrics>) {
     let respond = service_fn(|request| {
         let response = respond(&request, &metrics);
@@ -111,14 +114,14 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, metrics: Arc<Metric
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(MAX_HEAD)
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), respond);
-    match tokio::time::timeout(REQUEST, connection).await {
+    match tokio::time::timeout(REQUEST_TIMEOUT, connection).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "metrics not read"),
-        Err(_) => tracing::debug!("metrics not read in time"),
+        Ok(Err(error)) => tracing::debug!(%error, "request for metrics failed"),
+        Err(_) => tracing::debug!("request for metrics timed out"),
     }
 }
 
@@ -133,18 +136,18 @@ fn respond<B>(request: &Request<B>, metrics: &Metrics) -> Response<String> {
             Err(error) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 plain,
-                format!("metrics cannot be written: {error}\n"),
+                format!("cannot encode metrics: {error}\n"),
             ),
         },
         ("/metrics", _) => (
             StatusCode::METHOD_NOT_ALLOWED,
             plain,
-            "metrics can only be read: GET /metrics\n".to_owned(),
+            "method not allowed; use GET /metrics\n".to_owned(),
         ),
         _ => (
             StatusCode::NOT_FOUND,
             plain,
-            "metrics are at /metrics\n".to_owned(),
+            "not found; metrics are at /metrics\n".to_owned(),
         ),
     };
     let mut response = Response::new(body);

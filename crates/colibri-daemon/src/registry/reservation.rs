@@ -8,45 +8,59 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use colibri_spawner::{AgentId, AgentName, AgentSpawnConfig, AgentSpec, SpawnError};
 
-use super::{Agents, Registry, has_ended};
+use super::Registry;
+use super::index::Agents;
 
 /// Placeholder for the id of an agent that is being started, in messages about its mounts.
-const STARTING: &str = "starting";
+const PENDING_ID: &str = "starting";
 
 /// A spawn in progress and what it has reserved.
-pub(super) struct Starting {
+pub(super) struct PendingSpawn {
     name: Option<AgentName>,
     autostart: Option<String>,
     /// Its specification as far as known, if it has mounts.
     mounts: Option<AgentSpec>,
 }
 
+/// The agent that holds a name or an `[[autostart]]` entry.
+enum Holder {
+    Running(AgentId),
+    Pending,
+}
+
+impl Holder {
+    fn into_id(self) -> Option<AgentId> {
+        match self {
+            Self::Running(id) => Some(id),
+            Self::Pending => None,
+        }
+    }
+}
+
 /// Holds the reservation of one spawn; dropping it releases the reservation.
 pub(super) struct Reservation {
     agents: Arc<RwLock<Agents>>,
     number: u64,
+    /// Running agents and earlier reservations whose mounts must not overlap those of this spawn.
+    pub(super) other_mounts: Vec<AgentSpec>,
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut agents = self.agents.write().unwrap_or_else(PoisonError::into_inner);
-        agents.starting.remove(&self.number);
+        agents.pending.remove(&self.number);
     }
 }
 
 impl Registry {
-    /// Reserves the name, the `[[autostart]]` entry and the mounts of a spawn. Also returns the specifications of
-    /// running agents and earlier reservations, with whose mounts its own must not overlap.
+    /// Reserves the name, the `[[autostart]]` entry and the mounts of a spawn.
     ///
     /// # Errors
     /// The name is invalid, or another agent has the name or the entry.
-    pub(super) fn reserve(
-        &self,
-        config: &AgentSpawnConfig,
-    ) -> Result<(Reservation, Vec<AgentSpec>), SpawnError> {
-        let name = valid_name(config)?;
+    pub(super) fn reserve(&self, config: &AgentSpawnConfig) -> Result<Reservation, SpawnError> {
+        let name = parse_name(config)?;
         let mounts = has_mounts(config)
-            .then(|| STARTING.parse::<AgentId>().ok())
+            .then(|| PENDING_ID.parse::<AgentId>().ok())
             .flatten()
             .map(|id| AgentSpec {
                 id,
@@ -57,70 +71,69 @@ impl Registry {
                 warnings: Vec::new(),
                 created_at_ns: 0,
             });
-        let mut agents = self.agents.write().unwrap_or_else(PoisonError::into_inner);
+        let mut agents = self.write();
         if let Some(key) = &config.autostart
-            && let Some(id) = agents.autostart_holder(key)
+            && let Some(holder) = agents.autostart_holder(key)
         {
-            let key = key.clone();
+            let (key, id) = (key.clone(), holder.into_id());
             return Err(SpawnError::AutostartInUse { key, id });
         }
         if let Some(name) = &name
-            && let Some(id) = agents.name_holder(name)
+            && let Some(holder) = agents.name_holder(name)
         {
-            let name = name.to_string();
+            let (name, id) = (name.to_string(), holder.into_id());
             return Err(SpawnError::NameInUse { name, id });
         }
-        let others = match &mounts {
+        let other_mounts = match &mounts {
             Some(_) => agents.specs_with_mounts(),
             None => Vec::new(),
         };
-        let number = agents.reservations;
-        agents.reservations += 1;
-        agents.starting.insert(
-            number,
-            Starting {
-                name,
-                autostart: config.autostart.clone(),
-                mounts,
-            },
-        );
-        let reservation = Reservation {
+        let number = agents.next_reservation;
+        agents.next_reservation += 1;
+        let pending = PendingSpawn {
+            name,
+            autostart: config.autostart.clone(),
+            mounts,
+        };
+        agents.pending.insert(number, pending);
+        Ok(Reservation {
             agents: self.agents.clone(),
             number,
-        };
-        Ok((reservation, others))
+            other_mounts,
+        })
     }
 }
 
 impl Agents {
-    /// Returns the agent that holds a name: `Some(None)` while it is being started.
-    fn name_holder(&self, name: &AgentName) -> Option<Option<AgentId>> {
+    fn name_holder(&self, name: &AgentName) -> Option<Holder> {
         self.holder(
             |config| config.name.as_deref() == Some(name.as_str()),
-            |starting| starting.name.as_ref() == Some(name),
+            |pending| pending.name.as_ref() == Some(name),
         )
     }
 
-    /// Returns the agent that holds an `[[autostart]]` entry: `Some(None)` while it is being started.
-    pub(super) fn autostart_holder(&self, key: &str) -> Option<Option<AgentId>> {
+    fn autostart_holder(&self, key: &str) -> Option<Holder> {
         self.holder(
             |config| config.autostart.as_deref() == Some(key),
-            |starting| starting.autostart.as_deref() == Some(key),
+            |pending| pending.autostart.as_deref() == Some(key),
         )
     }
 
     fn holder(
         &self,
-        running: impl Fn(&AgentSpawnConfig) -> bool,
-        starting: impl Fn(&Starting) -> bool,
-    ) -> Option<Option<AgentId>> {
-        let entry = self
+        is_running_holder: impl Fn(&AgentSpawnConfig) -> bool,
+        is_pending_holder: impl Fn(&PendingSpawn) -> bool,
+    ) -> Option<Holder> {
+        let running = self
             .running
             .values()
-            .find(|entry| running(&entry.spec.config) && !has_ended(entry));
-        match entry {
-            Some(entry) => Some(Some(entry.spec.id.clone())),
-            None => self.starting.values().any(starting).then_some(None),
+            .find(|agent| is_running_holder(&agent.spec.config) && !agent.has_ended());
+        match running {
+            Some(agent) => Some(Holder::Running(agent.spec.id.clone())),
+            None => {
+                let is_pending = self.pending.values().any(is_pending_holder);
+                is_pending.then_some(Holder::Pending)
+            }
         }
     }
 
@@ -128,20 +141,20 @@ impl Agents {
         let running = self
             .running
             .values()
-            .filter(|entry| has_mounts(&entry.spec.config) && !has_ended(entry))
-            .map(|entry| AgentSpec::clone(&entry.spec));
-        let starting = self.starting.values();
+            .filter(|agent| has_mounts(&agent.spec.config) && !agent.has_ended())
+            .map(|agent| AgentSpec::clone(&agent.spec));
+        let pending = self.pending.values();
         running
-            .chain(starting.filter_map(|starting| starting.mounts.clone()))
+            .chain(pending.filter_map(|pending| pending.mounts.clone()))
             .collect()
     }
 }
 
-/// Validates the name in a spawn request; returns `None` if the request has none.
+/// Parses the name in a spawn request; returns `None` if the request has none.
 ///
 /// # Errors
 /// The name is invalid.
-pub(crate) fn valid_name(config: &AgentSpawnConfig) -> Result<Option<AgentName>, SpawnError> {
+pub(crate) fn parse_name(config: &AgentSpawnConfig) -> Result<Option<AgentName>, SpawnError> {
     let name = config.name.as_deref().map(|name| {
         name.parse().map_err(|source| SpawnError::Name {
             name: name.to_owned(),

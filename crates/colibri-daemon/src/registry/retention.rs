@@ -1,30 +1,29 @@
-//! Removes ended agents by age and count, as configured: at the start, every hour, and after an agent has ended.
+//! Removes ended agents by age and count: at the daemon's start, every hour, and after an agent has ended.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use colibri_config::Retention;
-use colibri_types::AgentId;
 use tokio::sync::Notify;
 
-use crate::registry::Registry;
+use super::{EndedAgent, Registry};
 use crate::times;
 
 /// Interval between passes while no agent ends.
-const EVERY: Duration = Duration::from_secs(3600);
-/// Minimum interval between passes, however many agents end.
-const PAUSE: Duration = Duration::from_secs(1);
+const PASS_INTERVAL: Duration = Duration::from_secs(3600);
+/// Minimum interval between passes, for any rate of ending agents.
+const MIN_PASS_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of agents that one pass removes.
-const AT_ONCE: usize = 100;
+const MAX_REMOVALS_PER_PASS: usize = 100;
 
-/// The retention settings, and a wake-up for the task that applies them.
+/// The current retention settings, and a notification for the task that applies them.
 #[derive(Default)]
-pub(crate) struct Keeper {
+pub(crate) struct RetentionSettings {
     retention: Mutex<Retention>,
     wake: Notify,
 }
 
-impl Keeper {
+impl RetentionSettings {
     /// Replaces the settings, and starts a pass.
     pub(crate) fn set(&self, retention: Retention) {
         *self.lock() = retention;
@@ -48,17 +47,17 @@ impl Keeper {
 }
 
 /// Runs passes forever.
-pub(crate) async fn keep(registry: Arc<Registry>) {
+pub(crate) async fn run(registry: Arc<Registry>) {
     loop {
         let is_done = pass(&registry).await;
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(MIN_PASS_INTERVAL).await;
         if is_done {
-            let _ = tokio::time::timeout(EVERY, registry.retention.wake.notified()).await;
+            let _ = tokio::time::timeout(PASS_INTERVAL, registry.retention.wake.notified()).await;
         }
     }
 }
 
-/// Removes at most [`AT_ONCE`] expired agents, the oldest first; returns whether none is left.
+/// Removes at most [`MAX_REMOVALS_PER_PASS`] expired agents, the oldest first; returns whether none is left.
 async fn pass(registry: &Registry) -> bool {
     let retention = registry.retention.get();
     if retention == Retention::default() {
@@ -66,13 +65,13 @@ async fn pass(registry: &Registry) -> bool {
     }
     let now_ns = times::now_ms().saturating_mul(1_000_000);
     let mut expired = expired(retention, now_ns, registry.ended());
-    let is_done = expired.len() <= AT_ONCE;
-    expired.truncate(AT_ONCE);
+    let is_done = expired.len() <= MAX_REMOVALS_PER_PASS;
+    expired.truncate(MAX_REMOVALS_PER_PASS);
     let mut failed = 0;
-    for id in &expired {
+    for EndedAgent { id, .. } in &expired {
         if let Err(error) = registry.remove(id).await {
             failed += 1;
-            tracing::warn!(%id, %error, "ended agent not removed; the next pass tries again");
+            tracing::warn!(%id, %error, "cannot remove ended agent; the next pass tries again");
         }
     }
     if expired.len() > failed {
@@ -85,8 +84,8 @@ async fn pass(registry: &Registry) -> bool {
     is_done || failed > 0
 }
 
-/// Returns the expired agents, the oldest first; `ended` lists all ended agents with their end times.
-fn expired(retention: Retention, now_ns: u64, mut ended: Vec<(u64, AgentId)>) -> Vec<AgentId> {
+/// Returns those ended agents that have expired, the oldest first.
+fn expired(retention: Retention, now_ns: u64, mut ended: Vec<EndedAgent>) -> Vec<EndedAgent> {
     ended.sort();
     let by_count = retention.count.map_or(0, |count| {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
@@ -95,10 +94,10 @@ fn expired(retention: Retention, now_ns: u64, mut ended: Vec<(u64, AgentId)>) ->
     let by_age = retention.age.map_or(0, |age| {
         let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
         let limit = now_ns.saturating_sub(age);
-        ended.partition_point(|(at_ns, _)| *at_ns < limit)
+        ended.partition_point(|agent| agent.ended_at_ns < limit)
     });
     ended.truncate(by_count.max(by_age));
-    ended.into_iter().map(|(_, id)| id).collect()
+    ended
 }
 
 #[cfg(test)]
@@ -109,10 +108,13 @@ mod tests {
     fn oldest_agents_expire_by_age_and_count() {
         let ended = || {
             let agents = [("c", 30), ("a", 10), ("b", 20), ("d", 40)];
-            let agents = agents.map(|(id, at_s)| (at_s * 1_000_000_000, id.parse().unwrap()));
+            let agents = agents.map(|(id, ended_s)| EndedAgent {
+                ended_at_ns: ended_s * 1_000_000_000,
+                id: id.parse().unwrap(),
+            });
             agents.to_vec()
         };
-        for (age_s, count, gone) in [
+        for (age_s, count, removed) in [
             (None, None, ""),
             (None, Some(4), ""),
             (None, Some(3), "a"),
@@ -128,8 +130,8 @@ mod tests {
                 count,
             };
             let ids = expired(retention, 45_000_000_000, ended());
-            let ids: String = ids.iter().map(AgentId::as_str).collect();
-            assert_eq!(ids, gone, "{age_s:?} {count:?}");
+            let ids: String = ids.iter().map(|agent| agent.id.as_str()).collect();
+            assert_eq!(ids, removed, "{age_s:?} {count:?}");
         }
     }
 }

@@ -1,12 +1,14 @@
-//! Which agents are walked by whoever looks for those that run.
+//! The index of running agents.
 
 use super::*;
 use colibri_config::{PartialSettings, Settings};
 use colibri_prepare::{Cgroups, HostEnv, Preparer};
 use colibri_priv::BackendRegistry;
+use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
 use serde_json::json;
 use std::fs::File;
+use std::path::Path;
 
 /// A spawner with an empty state directory.
 pub(crate) fn spawner_in(dir: &Path) -> Spawner {
@@ -39,10 +41,10 @@ pub(crate) fn exit() -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn who_looks_for_running_agents_does_not_walk_those_that_have_ended() {
+async fn ended_agents_are_not_in_the_index_of_running_agents() {
     let dir = tempfile::tempdir().unwrap();
     let spawner = spawner_in(dir.path());
-    let place = |id: &str| {
+    let create_agent = |id: &str| {
         let directory = spawner.state.agent(&id.parse().unwrap());
         std::fs::create_dir(&directory).unwrap();
         record::replace(
@@ -53,14 +55,19 @@ async fn who_looks_for_running_agents_does_not_walk_those_that_have_ended() {
         .unwrap();
         directory
     };
-    // One whose shim lives, as far as can be seen, and two that have ended.
-    let living = place("living1234");
-    let log = File::create(living.join(layout::LOG)).unwrap();
+    // One agent whose shim seems to run, because its log is locked, and two that have ended.
+    let running = create_agent("running123");
+    let log = File::create(running.join(layout::LOG)).unwrap();
     log.try_lock().unwrap();
     let shim = json!({"shim_pid": 1, "agent_pid": 1, "started_at_ns": 0});
-    record::replace(&living.join(layout::SHIM), &shim, Durability::Process).unwrap();
+    record::replace(&running.join(layout::SHIM), &shim, Durability::Process).unwrap();
     for id in ["ended12345", "ended67890"] {
-        record::replace(&place(id).join(layout::EXIT), &exit(), Durability::Process).unwrap();
+        record::replace(
+            &create_agent(id).join(layout::EXIT),
+            &exit(),
+            Durability::Process,
+        )
+        .unwrap();
     }
     let (registry, adopted) = Registry::adopt(spawner.clone(), Observers::default())
         .await
@@ -73,25 +80,25 @@ async fn who_looks_for_running_agents_does_not_walk_those_that_have_ended() {
         ids.collect::<Vec<_>>()
     };
     assert_eq!(indexed(), 1);
-    assert_eq!(listed(true), ["living1234"]);
-    assert_eq!(listed(false), ["ended12345", "ended67890", "living1234"]);
+    assert_eq!(listed(true), ["running123"]);
+    assert_eq!(listed(false), ["ended12345", "ended67890", "running123"]);
     assert_eq!(registry.list(None, false, 2).len(), 2);
-    record::replace(&living.join(layout::EXIT), &exit(), Durability::Process).unwrap();
+    record::replace(&running.join(layout::EXIT), &exit(), Durability::Process).unwrap();
     drop(log);
-    let entry = registry.get(&"living1234".parse().unwrap()).unwrap();
+    let entry = registry.get(&"running123".parse().unwrap()).unwrap();
     let mut latest = entry.latest.subscribe();
     latest
         .wait_for(|latest| latest.exit.is_some())
         .await
         .unwrap();
-    assert_eq!(listed(true), [""; 0], "at once");
-    let gone = async {
+    assert_eq!(listed(true), [""; 0], "before the task of the agent ends");
+    let index_is_empty = async {
         while indexed() > 0 {
             tokio::task::yield_now().await;
         }
     };
-    let patience = std::time::Duration::from_secs(20);
-    assert!(tokio::time::timeout(patience, gone).await.is_ok());
-    assert_eq!(registry.running(), 0);
+    let timeout = std::time::Duration::from_secs(20);
+    assert!(tokio::time::timeout(timeout, index_is_empty).await.is_ok());
+    assert_eq!(registry.running_count(), 0);
     assert_eq!(listed(false).len(), 3);
 }

@@ -1,209 +1,225 @@
-//! One task an agent: what its shim says and what its journal holds become the latest snapshot.
+//! Supervision: one task for each running agent turns its shim's status and its journal into the latest snapshot.
+//!
+//! ```text
+//! shim status ──┐
+//!               ├─> parser ─> snapshot ─> subscribers, hooks, metrics
+//! journal ──────┘
+//! ```
 
+mod ended;
 mod parser;
+mod publisher;
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use colibri_glasspane::{AgentState, AgentView, Glasspane};
+use colibri_glasspane::Glasspane;
 use colibri_proto::Stream;
-use colibri_shim::control::ShimStatus;
-use colibri_shim::record::{self, Durability, ExitRecord};
+use colibri_shim::record::ExitRecord;
 use colibri_spawner::{Agent, Seen, ShimState, Spawner};
-use tokio::sync::Semaphore;
 
-use crate::metrics::Metrics;
+use crate::agent::RegisteredAgent;
+use crate::hooks::Hooks;
+use crate::metrics::{Event, Metrics};
 use crate::pool;
-use crate::registry::{Entry, Observers, Snapshot};
 use crate::times::now_ms;
-use parser::{BACKLOG, LAST_BACKLOG, Parser};
 
-/// How long the first word of a shim that was there before is waited for: it says where the run began.
-const FIRST_WORD: Duration = Duration::from_secs(1);
-/// Between two looks at how long output takes to get here.
-const SAMPLE: Duration = Duration::from_secs(1);
+pub(crate) use ended::{parse_ended, read_view};
+use parser::{LAST_BACKLOG_BYTES, Parser};
+use publisher::Publisher;
 
-/// Limits how many ended agents are parsed at the same time.
-static REVIEWING: Semaphore = Semaphore::const_new(1);
+/// Timeout for the first status of an adopted agent's shim, which contains the offset at which the run starts.
+const FIRST_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Delay before another attempt to record the end of an agent whose shim was killed.
+const RECORD_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What the events of an ended agent said; in its directory.
-const VIEW: &str = "view.json";
+/// The configured observers of snapshots.
+#[derive(Clone, Default)]
+pub(crate) struct Observers {
+    pub(crate) metrics: Option<Arc<Metrics>>,
+    pub(crate) hooks: Option<Arc<Hooks>>,
+}
 
-/// Follows an agent to its end.
+impl Observers {
+    /// Reports an event to the metrics, if they are on.
+    pub(crate) fn record(&self, event: Event<'_>) {
+        if let Some(metrics) = &self.metrics {
+            metrics.record(event);
+        }
+    }
+}
+
+/// Supervises an agent until it ends.
 pub(crate) async fn supervise(
-    entry: Arc<Entry>,
+    registered: Arc<RegisteredAgent>,
     agent: Agent,
     pane: Glasspane,
     spawner: Arc<Spawner>,
     observers: Observers,
 ) {
-    let id = entry.spec.id.clone();
-    // Fails only while the daemon is shutting down: the next daemon parses again.
-    if let Err(error) = follow(entry, agent, pane, spawner, observers).await {
-        tracing::debug!(%id, %error, "agent not followed any more");
+    let id = registered.spec.id.clone();
+    let supervisor = Supervisor::new(registered, &agent, pane, observers);
+    // Fails only while the daemon is shutting down: the next daemon parses the journal again.
+    if let Err(error) = supervisor.run(agent, &spawner).await {
+        tracing::debug!(%id, %error, "supervision ended before the agent");
     }
 }
 
-async fn follow(
-    entry: Arc<Entry>,
-    agent: Agent,
-    pane: Glasspane,
-    spawner: Arc<Spawner>,
-    observers: Observers,
-) -> io::Result<()> {
-    let mut states = agent.link.state();
-    let mut publisher = Publisher::new(entry.clone(), observers);
-    let reads = pane.needs_output();
-    let mut parser = Parser::new(entry.clone(), pane);
-    let mut seen = 0;
-    // What the runs of an adopted agent have written is read as they wrote it, one after the other.
-    let mut run = match entry.adopted {
-        true => 1,
-        false => states.borrow().status.run,
-    };
-    let mut found = entry.adopted;
-    if found {
-        let _ = tokio::time::timeout(FIRST_WORD, states.changed()).await;
+struct Supervisor {
+    registered: Arc<RegisteredAgent>,
+    publisher: Publisher,
+    parser: Parser,
+    /// Number of the run whose output is parsed.
+    run: u32,
+    /// The shim's wait for the next run that the glasspane has recorded.
+    waiting: Option<String>,
+    /// Number of output bytes whose activity the glasspane has recorded; used for agents without events.
+    active_bytes: u64,
+    /// Output before the end of the journal is left to parse.
+    is_behind: bool,
+    /// No status of an adopted agent has been handled yet.
+    is_first_of_adopted: bool,
+}
+
+impl Supervisor {
+    fn new(
+        registered: Arc<RegisteredAgent>,
+        agent: &Agent,
+        pane: Glasspane,
+        observers: Observers,
+    ) -> Self {
+        Self {
+            publisher: Publisher::new(registered.clone(), observers),
+            parser: Parser::new(registered.clone(), pane),
+            // The output of an adopted agent is parsed from its first run on.
+            run: match registered.adopted {
+                true => 1,
+                false => agent.link.state().borrow().status.run,
+            },
+            waiting: None,
+            active_bytes: 0,
+            is_behind: false,
+            is_first_of_adopted: registered.adopted,
+            registered,
+        }
     }
-    let mut waiting = None;
-    loop {
-        let state = states.borrow_and_update().clone();
-        let ended = state.exit.is_some() || state.closed;
+
+    async fn run(mut self, agent: Agent, spawner: &Spawner) -> io::Result<()> {
+        let mut states = agent.link.state();
+        if self.is_first_of_adopted {
+            let _ = tokio::time::timeout(FIRST_STATUS_TIMEOUT, states.changed()).await;
+        }
+        loop {
+            let state = states.borrow_and_update().clone();
+            self = self.parse(&state, now_ms()).await?;
+            if state.exit.is_some() || state.closed {
+                return self.finish(state, spawner).await;
+            }
+            self.publisher.publish(&self.parser, &state, None).await?;
+            if self.is_behind {
+                // The next slice queues after the slices of other agents.
+                continue;
+            }
+            let changed = states.changed();
+            match self.parser.pane.deadline() {
+                None => drop(changed.await),
+                Some(at) => {
+                    let left = Duration::from_millis(at.saturating_sub(now_ms()));
+                    let _ = tokio::time::timeout(left, changed).await;
+                }
+            }
+        }
+    }
+
+    /// Parses new output according to a status, at most one slice while the agent runs.
+    async fn parse(mut self, state: &ShimState, now: u64) -> io::Result<Self> {
+        let has_ended = state.exit.is_some() || state.closed;
         let status = &state.status;
-        let now = now_ms();
         let written = status.stdout + status.stderr;
         let mut is_behind = false;
-        if status.run > run || (status.waiting.is_some() && status.waiting != waiting) {
-            // What the run before has written last must not mix with the first line of this one.
-            let before = match status.run > run {
+        if status.run > self.run || (status.waiting.is_some() && status.waiting != self.waiting) {
+            // The last line of the previous run must not be joined with the first line of this one.
+            let run_end = match status.run > self.run {
                 true => status.run_from,
                 false => status.stdout,
             };
-            if ended {
-                parser = parser.all(before, LAST_BACKLOG, now).await?;
+            if has_ended {
+                self.parser = self
+                    .parser
+                    .parse_all(run_end, LAST_BACKLOG_BYTES, now)
+                    .await?;
             } else {
-                parser.skip_backlog(before, BACKLOG);
-                parser = parser.slice(before, now).await?;
-                is_behind = parser.is_behind(before);
+                self.parser = self.parser.parse_some(run_end, now).await?;
+                is_behind = self.parser.is_behind(run_end);
             }
             if !is_behind {
-                parser.pane.record_restart(status.waiting.as_deref(), now);
-                if !found {
-                    seen = written;
+                let waiting = status.waiting.as_deref();
+                self.parser.pane.record_restart(waiting, now);
+                if !self.is_first_of_adopted {
+                    self.active_bytes = written;
                 }
             }
         }
         if !is_behind {
-            run = run.max(status.run);
-            waiting.clone_from(&status.waiting);
-            if reads && !ended {
-                parser.skip_backlog(status.stdout, BACKLOG);
-                parser = parser.slice(status.stdout, now).await?;
-                is_behind = parser.is_behind(status.stdout);
-            } else if !reads && written > seen {
-                let last = match found {
-                    true => last_written(&entry, &state, now).await?,
+            self.run = self.run.max(status.run);
+            self.waiting.clone_from(&status.waiting);
+            if self.parser.pane.needs_output() {
+                if !has_ended {
+                    self.parser = self.parser.parse_some(status.stdout, now).await?;
+                    is_behind = self.parser.is_behind(status.stdout);
+                }
+            } else if written > self.active_bytes {
+                let last = match self.is_first_of_adopted {
+                    true => last_write_ms(&self.registered, state, now).await?,
                     false => now,
                 };
-                parser.pane.record_activity(last);
+                self.parser.pane.record_activity(last);
             }
-            seen = written;
+            self.active_bytes = written;
         }
-        found = false;
-        parser.pane.set_stalled(status.stalled.is_some(), now);
-        parser.pane.tick(now);
-        if ended {
-            let exit = match state.exit.clone() {
-                Some(exit) => exit,
-                // Rare, and long: what it holds is not kept ready for each agent.
-                None => Box::pin(lost(&entry, &spawner)).await,
-            };
-            parser = parser.all(exit.stdout_bytes, LAST_BACKLOG, now).await?;
-            parser.pane.record_exit(
-                &exit.exit(),
-                exit.error.as_deref(),
-                exit.exited_at_ns / 1_000_000,
-            );
-            keep_view(&entry, &parser.pane).await?;
-            tracing::info!(id = %entry.spec.id, exit = ?exit.exit, error = exit.error, "agent ended");
-            publisher.publish(&parser, &state, Some(exit)).await?;
-            return Ok(());
-        }
-        publisher.publish(&parser, &state, None).await?;
-        if is_behind {
-            // Requesting the next slice queues behind other agents.
-            continue;
-        }
-        let changed = states.changed();
-        match parser.pane.deadline() {
-            None => drop(changed.await),
-            Some(at) => {
-                let left = Duration::from_millis(at.saturating_sub(now_ms()));
-                let _ = tokio::time::timeout(left, changed).await;
-            }
-        }
+        self.is_first_of_adopted = false;
+        self.parser.pane.set_stalled(status.stalled.is_some(), now);
+        self.parser.pane.tick(now);
+        self.is_behind = is_behind;
+        Ok(self)
+    }
+
+    /// Parses the rest of the output of an ended agent, and publishes its exit.
+    async fn finish(mut self, state: ShimState, spawner: &Spawner) -> io::Result<()> {
+        let exit = match state.exit.clone() {
+            Some(exit) => exit,
+            // Boxed, because it is rare and would enlarge the task of every agent.
+            None => Box::pin(record_lost(&self.registered, spawner)).await,
+        };
+        let mut parser = self
+            .parser
+            .parse_all(exit.stdout_bytes, LAST_BACKLOG_BYTES, now_ms())
+            .await?;
+        let ended_ms = exit.exited_at_ns / 1_000_000;
+        parser
+            .pane
+            .record_exit(&exit.exit(), exit.error.as_deref(), ended_ms);
+        ended::write_view(&self.registered, &parser.pane).await?;
+        tracing::info!(id = %self.registered.spec.id, exit = ?exit.exit, error = exit.error, "agent ended");
+        self.publisher.publish(&parser, &state, Some(exit)).await
     }
 }
 
-/// What the events of an agent said up to its end, as an earlier daemon kept it.
-pub(crate) fn kept_view(directory: &Path) -> Option<AgentView> {
-    let path = directory.join(VIEW);
-    record::read(&path).unwrap_or_else(|error| {
-        tracing::warn!(path = %path.display(), %error, "what an agent said is read again");
-        None
-    })
-}
-
-async fn keep_view(entry: &Entry, pane: &Glasspane) -> io::Result<()> {
-    if !pane.needs_output() {
-        return Ok(());
-    }
-    let (path, view) = (entry.directory.join(VIEW), pane.view().clone());
-    pool::short(move || {
-        if let Err(error) = record::replace(&path, &view, Durability::Process) {
-            tracing::warn!(path = %path.display(), %error, "what an agent said is not kept, and is read again by the next daemon");
-        }
-    })
-    .await
-}
-
-/// Reads what an agent wrote that ended while no daemon was there.
-pub(crate) async fn review(entry: Arc<Entry>) {
-    let Some(exit) = entry.latest.borrow().exit.clone() else {
-        return;
-    };
-    // Running agents have priority: only one ended agent is parsed at a time.
-    let Ok(_slot) = REVIEWING.acquire().await else {
-        return;
-    };
-    let pane = Glasspane::new(entry.runtime, entry.spec.created_at_ns / 1_000_000);
-    let ended_ms = exit.exited_at_ns / 1_000_000;
-    let parser = Parser::new(entry.clone(), pane);
-    let Ok(mut parser) = parser.all(exit.stdout_bytes, BACKLOG, ended_ms).await else {
-        return;
-    };
-    parser
-        .pane
-        .record_exit(&exit.exit(), exit.error.as_deref(), ended_ms);
-    if keep_view(&entry, &parser.pane).await.is_ok() {
-        entry
-            .latest
-            .send_modify(|latest| latest.view = parser.pane.view().clone());
-    }
-}
-
-/// When an agent that was there before last wrote something, in milliseconds since 1970; `now` where nobody knows.
-async fn last_written(entry: &Arc<Entry>, state: &ShimState, now: u64) -> io::Result<u64> {
+/// Returns the time of the last output of an adopted agent, in milliseconds since 1970; `now` if it is unknown.
+async fn last_write_ms(
+    agent: &Arc<RegisteredAgent>,
+    state: &ShimState,
+    now: u64,
+) -> io::Result<u64> {
     let outputs = [
         (Stream::Stdout, state.status.stdout),
         (Stream::Stderr, state.status.stderr),
     ];
-    let entry = entry.clone();
-    pool::short(move || {
+    let agent = agent.clone();
+    pool::run(move || {
         let last = outputs.into_iter().filter_map(|(stream, end)| {
-            let at_ns = entry.journal(stream).time_at(end.checked_sub(1)?);
+            let at_ns = agent.journal(stream).time_at(end.checked_sub(1)?);
             Some(at_ns.ok()?? / 1_000_000)
         });
         last.max().map_or(now, |last| last.min(now))
@@ -211,137 +227,16 @@ async fn last_written(entry: &Arc<Entry>, state: &ShimState, now: u64) -> io::Re
     .await
 }
 
-/// Makes the latest of an agent known.
-struct Publisher {
-    entry: Arc<Entry>,
-    observers: Observers,
-    first: bool,
-    sampled: Option<Instant>,
-}
-
-impl Publisher {
-    fn new(entry: Arc<Entry>, observers: Observers) -> Self {
-        Self {
-            entry,
-            observers,
-            first: true,
-            sampled: None,
-        }
-    }
-
-    async fn publish(
-        &mut self,
-        parser: &Parser,
-        state: &ShimState,
-        exit: Option<ExitRecord>,
-    ) -> io::Result<()> {
-        let pane = &parser.pane;
-        let mut snapshot = snapshot(pane, &state.status, exit);
-        snapshot.parsed = match snapshot.exit {
-            Some(_) => u64::MAX,
-            None => parser.parsed(),
-        };
-        snapshot.changed_at = match (snapshot.view.state, pane.needs_output()) {
-            (AgentState::Starting | AgentState::Stalled, _) => None,
-            (_, true) => parser.changed_at,
-            (AgentState::Idle, false) => Some(snapshot.stdout + snapshot.stderr),
-            (_, false) => None,
-        };
-        snapshot.precedes = match snapshot.view.state {
-            _ if snapshot.exit.is_some() => u64::MAX,
-            AgentState::Starting if snapshot.waiting.is_none() => snapshot.run_from,
-            AgentState::Idle | AgentState::Working | AgentState::Blocked if pane.needs_output() => {
-                parser.noted_at.unwrap_or(u64::MAX)
-            }
-            _ => u64::MAX,
-        };
-        if let Some(metrics) = self.observers.metrics.clone() {
-            self.sample(&metrics, &snapshot).await?;
-        }
-        let mut before = None;
-        self.entry.latest.send_if_modified(|latest| {
-            // What was asked for meanwhile is known there only.
-            snapshot.kill.clone_from(&latest.kill);
-            let changed = *latest != snapshot;
-            if changed {
-                before = Some(std::mem::replace(latest, snapshot.clone()));
-            }
-            changed
-        });
-        if let (Some(metrics), Some(before)) = (&self.observers.metrics, &before) {
-            metrics.published(before, &snapshot);
-        }
-        if let Some(hooks) = &self.observers.hooks {
-            if self.first {
-                hooks.published(&self.entry, None, &snapshot);
-            } else if before.is_some() {
-                hooks.published(&self.entry, before.as_ref(), &snapshot);
-            }
-        }
-        self.first = false;
-        Ok(())
-    }
-
-    /// Looks how long the first of the new bytes took to get here, if its time is its own: bytes that came nearly
-    /// together have one time.
-    async fn sample(&mut self, metrics: &Metrics, now: &Snapshot) -> io::Result<()> {
-        let from = self.entry.latest.borrow().stdout;
-        let recently = self.sampled.is_some_and(|at| at.elapsed() < SAMPLE);
-        if recently || now.stdout <= from || (self.first && self.entry.adopted) {
-            return Ok(());
-        }
-        let entry = self.entry.clone();
-        let chunk = pool::short(move || entry.journal(Stream::Stdout).chunk_at(from)).await?;
-        if let Ok(Some(chunk)) = chunk
-            && chunk.start == from
-        {
-            metrics.publishes(chunk.at_ns);
-            self.sampled = Some(Instant::now());
-        }
-        Ok(())
-    }
-}
-
-/// The shim went without a word: it was killed, or its last word was lost with the connection.
-async fn lost(entry: &Entry, spawner: &Spawner) -> ExitRecord {
+/// Records the end of an agent whose shim closed its connection without an exit: the shim was killed, or its last message
+/// was lost. Retries until it succeeds.
+async fn record_lost(agent: &RegisteredAgent, spawner: &Spawner) -> ExitRecord {
     loop {
-        match spawner.record_lost(&entry.spec, Seen::AtOnce).await {
+        match spawner.record_lost(&agent.spec, Seen::AtOnce).await {
             Ok(exit) => return exit,
             Err(error) => {
-                tracing::error!(id = %entry.spec.id, %error, "the end of an agent is not recorded yet");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tracing::error!(id = %agent.spec.id, %error, "cannot record the end of an agent; trying again");
+                tokio::time::sleep(RECORD_RETRY_DELAY).await;
             }
         }
-    }
-}
-
-/// What is known now.
-pub(crate) fn snapshot(
-    pane: &Glasspane,
-    status: &ShimStatus,
-    exit: Option<ExitRecord>,
-) -> Snapshot {
-    let (stdout, stderr) = match &exit {
-        Some(exit) => (exit.stdout_bytes, exit.stderr_bytes),
-        None => (status.stdout, status.stderr),
-    };
-    Snapshot {
-        view: pane.view().clone(),
-        changes: pane.state_changes(),
-        changed_at: None,
-        precedes: u64::MAX,
-        parsed: match pane.needs_output() {
-            true => 0,
-            false => u64::MAX,
-        },
-        run_from: status.run_from,
-        kill: None,
-        stdout,
-        stderr,
-        stalled: status.stalled.clone(),
-        waiting: status.waiting.clone(),
-        pid: status.pid,
-        run: exit.as_ref().map_or(status.run, |exit| exit.run),
-        exit,
     }
 }

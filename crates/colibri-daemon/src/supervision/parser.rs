@@ -12,70 +12,70 @@ use colibri_glasspane::Glasspane;
 use colibri_journal::{JournalError, JournalReader};
 use colibri_proto::Stream;
 
+use crate::agent::RegisteredAgent;
 use crate::pool;
-use crate::registry::Entry;
 
 /// Maximum size of a slice, in bytes; between slices other agents get a turn.
-const SLICE: u64 = 256 * 1024;
+const SLICE_BYTES: u64 = 256 * 1024;
 /// Size of one read within a slice, in bytes.
-const READ: usize = 64 * 1024;
-/// Maximum backlog that is parsed completely, in bytes; of a longer one only the end is parsed.
-pub(crate) const BACKLOG: u64 = 64 << 20;
+const READ_BYTES: usize = 64 * 1024;
+/// Maximum backlog that is parsed completely, in bytes; only the end of a longer one is parsed.
+pub(super) const MAX_BACKLOG_BYTES: u64 = 64 << 20;
 /// Maximum backlog that is parsed before the end of an agent is published, in bytes.
-pub(crate) const LAST_BACKLOG: u64 = 1 << 20;
-/// Part of a backlog over the maximum that is still parsed: its last bytes.
-const KEPT: u64 = 1 << 20;
+pub(super) const LAST_BACKLOG_BYTES: u64 = 1 << 20;
+/// Number of bytes at the end of a longer backlog that are parsed.
+const BACKLOG_TAIL_BYTES: u64 = 1 << 20;
 
-/// An agent's pane, and how far its journal has been parsed.
-pub(crate) struct Parser {
-    pub(crate) pane: Glasspane,
-    entry: Arc<Entry>,
+/// An agent's glasspane, and the offset up to which its journal has been parsed.
+pub(super) struct Parser {
+    pub(super) pane: Glasspane,
+    agent: Arc<RegisteredAgent>,
     journal: JournalReader,
     cursor: u64,
     /// End offset of the last line that changed the state.
-    pub(crate) changed_at: Option<u64>,
-    /// Where the line ends that last changed the state or the tool.
-    pub(crate) noted_at: Option<u64>,
+    pub(super) state_offset: Option<u64>,
+    /// End offset of the last line that changed the state or the tool.
+    pub(super) view_offset: Option<u64>,
     /// The journal cannot be read further: it was truncated or removed.
-    gone: bool,
-    /// A read failed; it is retried with the next status of the shim.
-    failed: bool,
+    is_truncated: bool,
+    /// A read failed; the parser reads again with the next status of the shim.
+    read_failed: bool,
     skip_logged: bool,
 }
 
 impl Parser {
-    pub(crate) fn new(entry: Arc<Entry>, pane: Glasspane) -> Self {
+    pub(super) fn new(agent: Arc<RegisteredAgent>, pane: Glasspane) -> Self {
         Self {
             pane,
-            journal: entry.journal(Stream::Stdout),
-            entry,
+            journal: agent.journal(Stream::Stdout),
+            agent,
             cursor: 0,
-            changed_at: None,
-            noted_at: None,
-            gone: false,
-            failed: false,
+            state_offset: None,
+            view_offset: None,
+            is_truncated: false,
+            read_failed: false,
             skip_logged: false,
         }
     }
 
     /// Returns the number of parsed bytes of stdout; `u64::MAX` if none need parsing or none can be read.
-    pub(crate) fn parsed(&self) -> u64 {
-        match self.pane.needs_output() && !self.gone && !self.failed {
+    pub(super) fn parsed_bytes(&self) -> u64 {
+        match self.pane.needs_output() && !self.is_truncated && !self.read_failed {
             true => self.cursor,
             false => u64::MAX,
         }
     }
 
-    /// Returns whether bytes before `end` can be parsed now.
-    pub(crate) fn is_behind(&self, end: u64) -> bool {
-        self.parsed() < end
+    /// Reports whether bytes before `end` can be parsed now.
+    pub(super) fn is_behind(&self, end: u64) -> bool {
+        self.parsed_bytes() < end
     }
 
-    /// Skips a backlog that is longer than `limit`, except its end. A line that is cut at the start of the rest is
-    /// skipped too.
-    pub(crate) fn skip_backlog(&mut self, end: u64, limit: u64) {
+    /// Skips a backlog that is longer than `limit`, except its end. The incomplete line at the start of that end is skipped
+    /// too.
+    fn skip_backlog(&mut self, end: u64, limit: u64) {
         if self.is_behind(end) && end - self.cursor > limit {
-            self.skip_to(end.saturating_sub(KEPT.min(limit)));
+            self.skip_to(end.saturating_sub(BACKLOG_TAIL_BYTES.min(limit)));
         }
     }
 
@@ -84,37 +84,42 @@ impl Parser {
         self.cursor = offset;
         self.pane.skip_output(skipped);
         if !std::mem::replace(&mut self.skip_logged, true) {
-            let id = &self.entry.spec.id;
-            tracing::warn!(%id, skipped, "events skipped: the agent writes faster than they are parsed; see skipped_bytes");
+            let id = &self.agent.spec.id;
+            tracing::warn!(%id, skipped, "skipping events: the agent writes faster than the daemon parses; see skipped_bytes");
         }
     }
 
-    /// Parses one slice, at most up to `end`.
+    /// Parses one slice of the output before `end`, after a backlog over [`MAX_BACKLOG_BYTES`] was skipped.
     ///
     /// # Errors
     /// The daemon is shutting down.
-    pub(crate) async fn slice(mut self, end: u64, now: u64) -> io::Result<Self> {
-        self.failed = false;
+    pub(super) async fn parse_some(mut self, end: u64, now: u64) -> io::Result<Self> {
+        self.skip_backlog(end, MAX_BACKLOG_BYTES);
+        self.parse_slice(end, now).await
+    }
+
+    async fn parse_slice(mut self, end: u64, now: u64) -> io::Result<Self> {
+        self.read_failed = false;
         if !self.is_behind(end) {
             return Ok(self);
         }
-        pool::parse(move || {
-            self.parse(end.min(self.cursor.saturating_add(SLICE)), now);
+        pool::run_parse(move || {
+            self.parse(end.min(self.cursor.saturating_add(SLICE_BYTES)), now);
             self
         })
         .await
     }
 
-    /// Parses all up to `end`, slice by slice, with a backlog of at most `limit`.
+    /// Parses all output before `end`, slice by slice, after a backlog over `limit` was skipped.
     ///
     /// # Errors
     /// The daemon is shutting down.
-    pub(crate) async fn all(mut self, end: u64, limit: u64, now: u64) -> io::Result<Self> {
-        self.failed = false;
+    pub(super) async fn parse_all(mut self, end: u64, limit: u64, now: u64) -> io::Result<Self> {
+        self.read_failed = false;
         self.skip_backlog(end, limit);
         while self.is_behind(end) {
-            self = self.slice(end, now).await?;
-            if self.failed {
+            self = self.parse_slice(end, now).await?;
+            if self.read_failed {
                 break;
             }
         }
@@ -122,41 +127,41 @@ impl Parser {
     }
 
     fn parse(&mut self, end: u64, now: u64) {
-        let mut buffer = vec![0; READ];
+        let mut buffer = vec![0; READ_BYTES];
         while self.cursor < end {
-            let left = usize::try_from(end - self.cursor).unwrap_or(READ);
-            let room = buffer.get_mut(..left.min(READ)).unwrap_or_default();
-            let id = &self.entry.spec.id;
+            let left = usize::try_from(end - self.cursor).unwrap_or(READ_BYTES);
+            let room = buffer.get_mut(..left.min(READ_BYTES)).unwrap_or_default();
+            let id = &self.agent.spec.id;
             match self.journal.read(self.cursor, room) {
                 Ok(0) | Err(JournalError::BeyondEnd { .. }) => {
-                    tracing::warn!(%id, offset = self.cursor, "events not parsed: the journal is shorter than it was, or was removed");
-                    self.gone = true;
+                    tracing::warn!(%id, offset = self.cursor, "cannot parse events: the journal was truncated or removed");
+                    self.is_truncated = true;
                     return;
                 }
-                Ok(count) => self.lines(buffer.get(..count).unwrap_or_default(), now),
+                Ok(count) => self.parse_lines(buffer.get(..count).unwrap_or_default(), now),
                 // Retention has dropped these bytes: continue with the oldest kept one.
                 Err(JournalError::BelowOldest { oldest, .. }) if oldest > self.cursor => {
                     self.skip_to(oldest);
                 }
                 Err(error) => {
-                    tracing::warn!(%id, %error, "events not read");
-                    self.failed = true;
+                    tracing::warn!(%id, %error, "cannot read events; trying again with the next status");
+                    self.read_failed = true;
                     return;
                 }
             }
         }
     }
 
-    fn lines(&mut self, bytes: &[u8], now: u64) {
+    fn parse_lines(&mut self, bytes: &[u8], now: u64) {
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
             let before = (self.pane.state_changes(), self.pane.tool_changes());
             self.pane.push_output(line, now);
             self.cursor += line.len() as u64;
             if self.pane.state_changes() != before.0 {
-                self.changed_at = Some(self.cursor);
+                self.state_offset = Some(self.cursor);
             }
             if (self.pane.state_changes(), self.pane.tool_changes()) != before {
-                self.noted_at = Some(self.cursor);
+                self.view_offset = Some(self.cursor);
             }
         }
     }

@@ -1,0 +1,219 @@
+//! One registered agent: its specification, its latest snapshot and its journals.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use colibri_glasspane::{AgentRuntime, AgentState, AgentView, Glasspane};
+use colibri_journal::{JournalError, JournalReader};
+use colibri_proto as wire;
+use colibri_shim::control::ShimStatus;
+use colibri_shim::layout;
+use colibri_shim::record::ExitRecord;
+use colibri_spawner::{Agent, AgentSpec};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::times;
+
+/// An agent in the registry.
+pub(crate) struct RegisteredAgent {
+    pub(crate) spec: Arc<AgentSpec>,
+    pub(crate) runtime: AgentRuntime,
+    pub(crate) directory: PathBuf,
+    /// Connection to its shim; absent if it had ended before this daemon started.
+    pub(crate) agent: Option<Agent>,
+    pub(crate) latest: watch::Sender<AgentSnapshot>,
+    /// It was started by an earlier daemon.
+    pub(crate) adopted: bool,
+    /// Sequence number in this daemon's registry.
+    pub(crate) number: u64,
+    pub(crate) hook_memory: Mutex<HookMemory>,
+}
+
+impl RegisteredAgent {
+    /// Locks the memory of the hooks.
+    pub(crate) fn hook_memory(&self) -> MutexGuard<'_, HookMemory> {
+        self.hook_memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports whether the agent has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.latest.borrow().exit.is_some()
+    }
+
+    /// Returns the connection to the shim of a running agent.
+    pub(crate) fn running(&self) -> Option<&Agent> {
+        self.agent.as_ref().filter(|_| !self.has_ended())
+    }
+
+    /// Returns a reader of one of the agent's journals.
+    pub(crate) fn journal(&self, stream: wire::Stream) -> JournalReader {
+        JournalReader::new(&self.directory.join(match stream {
+            wire::Stream::Stdout => layout::STDOUT,
+            wire::Stream::Stderr => layout::STDERR,
+        }))
+    }
+
+    /// Returns the agent as clients see it.
+    pub(crate) fn to_wire(&self) -> wire::Agent {
+        let latest = self.latest.borrow();
+        let config = &self.spec.config;
+        let exit = latest.exit.as_ref();
+        wire::Agent {
+            id: self.spec.id.to_string(),
+            name: config.name.clone(),
+            state: latest.view.state,
+            pid: latest.pid.filter(|_| exit.is_none()),
+            program: config.program.clone(),
+            args: config.args.clone(),
+            cwd: config.cwd.clone(),
+            jail: config.jail.clone(),
+            warnings: self.spec.warnings.clone(),
+            runtime: self.runtime,
+            restart: config.restart.clone(),
+            run: latest.run,
+            started_at: times::format_ns(self.spec.created_at_ns),
+            exited_at: exit.map(|exit| times::format_ns(exit.exited_at_ns)),
+            exit: exit.map(ExitRecord::exit),
+            exit_note: exit.and_then(|exit| self.exit_note(exit)),
+            error: match exit {
+                Some(exit) => exit.error.clone(),
+                None => latest.stalled.clone().or_else(|| latest.waiting.clone()),
+            },
+            stdout_bytes: latest.stdout_bytes,
+            stderr_bytes: latest.stderr_bytes,
+            last_event_at: latest.view.last_activity.map(times::format_ms),
+            view: (self.runtime != AgentRuntime::Generic).then(|| latest.view.clone()),
+        }
+    }
+
+    /// Returns the note on the exactness of an exit code. It applies to failures only: a success is exact.
+    pub(crate) fn exit_note(&self, exit: &ExitRecord) -> Option<String> {
+        let note = self.spec.exit_note.clone();
+        note.filter(|_| !exit.exit().is_success())
+    }
+}
+
+/// The state of an agent at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AgentSnapshot {
+    pub(crate) view: AgentView,
+    /// Number of state changes so far.
+    pub(crate) state_changes: u64,
+    /// Stdout offset of the end of the line that caused the state; for an agent without events that became idle, the
+    /// number of bytes written. Absent for other causes.
+    pub(crate) cause_offset: Option<u64>,
+    /// Stdout offset of the state: subscribers get the output before it, then the state, then the rest.
+    pub(crate) state_offset: u64,
+    /// Number of stdout bytes that were parsed for events.
+    pub(crate) parsed_bytes: u64,
+    /// Stdout offset at which the run starts.
+    pub(crate) run_offset: u64,
+    pub(crate) kill: Option<KillRequest>,
+    pub(crate) stdout_bytes: u64,
+    pub(crate) stderr_bytes: u64,
+    /// Why the shim does not read output at the moment.
+    pub(crate) stalled: Option<String>,
+    /// How the previous run ended and how long the shim waits before the next one.
+    pub(crate) waiting: Option<String>,
+    /// The first process, while it exists.
+    pub(crate) pid: Option<i32>,
+    /// Number of the run, from 1.
+    pub(crate) run: u32,
+    pub(crate) exit: Option<ExitRecord>,
+}
+
+impl AgentSnapshot {
+    /// Combines the parsed events, the shim's status and the exit of an agent.
+    pub(crate) fn new(pane: &Glasspane, status: &ShimStatus, exit: Option<ExitRecord>) -> Self {
+        let (stdout_bytes, stderr_bytes) = match &exit {
+            Some(exit) => (exit.stdout_bytes, exit.stderr_bytes),
+            None => (status.stdout, status.stderr),
+        };
+        Self {
+            view: pane.view().clone(),
+            state_changes: pane.state_changes(),
+            cause_offset: None,
+            state_offset: u64::MAX,
+            parsed_bytes: match pane.needs_output() && exit.is_none() {
+                true => 0,
+                false => u64::MAX,
+            },
+            run_offset: status.run_from,
+            kill: None,
+            stdout_bytes,
+            stderr_bytes,
+            stalled: status.stalled.clone(),
+            waiting: status.waiting.clone(),
+            pid: status.pid,
+            run: exit.as_ref().map_or(status.run, |exit| exit.run),
+            exit,
+        }
+    }
+}
+
+/// The most recent `kill-agent` request for an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KillRequest {
+    /// Sequence number, from 1.
+    pub(crate) number: u64,
+    pub(crate) signal: String,
+    pub(crate) escalate: bool,
+    /// User who sent the request.
+    pub(crate) uid: u32,
+    pub(crate) at_ms: u64,
+}
+
+/// One occurrence of a state: a later occurrence of the same state has another `at`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StateOccurrence {
+    pub(crate) state: AgentState,
+    /// End time of an agent that has ended, otherwise [`AgentSnapshot::cause_offset`].
+    pub(crate) at: Option<u64>,
+}
+
+impl StateOccurrence {
+    pub(crate) fn of(snapshot: &AgentSnapshot) -> Self {
+        Self {
+            state: snapshot.view.state,
+            at: match &snapshot.exit {
+                Some(exit) => Some(exit.exited_at_ns),
+                None => snapshot.cause_offset,
+            },
+        }
+    }
+}
+
+/// The last state of an agent that the hooks have handled.
+#[derive(Default)]
+pub(crate) struct HookMemory {
+    pub(crate) handled: Option<StateOccurrence>,
+    /// The agent's directory is being removed: no file is written there.
+    pub(crate) removed: bool,
+}
+
+/// An offset in one of an agent's journals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamOffset {
+    pub(crate) stream: wire::Stream,
+    pub(crate) offset: u64,
+}
+
+/// Reads at most `limit` bytes from `offset` on with one read. A UTF-8 character that is cut at the end is left for the
+/// next read.
+///
+/// # Errors
+/// The journal cannot be read.
+pub(crate) fn read_text(
+    journal: &mut JournalReader,
+    offset: u64,
+    limit: u64,
+) -> Result<Vec<u8>, JournalError> {
+    let mut bytes = vec![0; usize::try_from(limit).unwrap_or(0)];
+    let count = journal.read(offset, &mut bytes)?;
+    bytes.truncate(count);
+    bytes.truncate(wire::text_boundary(&bytes));
+    Ok(bytes)
+}

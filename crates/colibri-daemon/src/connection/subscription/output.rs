@@ -1,0 +1,134 @@
+//! Sends the output of one agent to one subscriber.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use colibri_proto::{Notification, OutputData, OutputEvent, Stream};
+
+use super::cursor::{Cursor, JournalLengths, OutputBlock, StreamMerge};
+use super::{FrameQueue, SubscriptionOptions};
+use crate::agent::{AgentSnapshot, RegisteredAgent, StreamOffset};
+use crate::metrics::SubscriberPosition;
+use crate::{pool, times};
+
+/// Delay after a failed read of a journal, for example without free descriptors.
+pub(super) const READ_RETRY_DELAY: Duration = Duration::from_millis(200);
+/// Maximum number of consecutive failed reads (about a minute); then the subscription continues without that output.
+const MAX_READ_ATTEMPTS: u32 = 300;
+
+pub(super) struct OutputSender<'a> {
+    agent: &'a Arc<RegisteredAgent>,
+    options: SubscriptionOptions,
+    frames: &'a FrameQueue,
+    position: Option<SubscriberPosition>,
+    /// Absent while a pool thread reads from it.
+    merge: Option<StreamMerge>,
+}
+
+impl<'a> OutputSender<'a> {
+    pub(super) fn new(
+        agent: &'a Arc<RegisteredAgent>,
+        options: SubscriptionOptions,
+        frames: &'a FrameQueue,
+        position: Option<SubscriberPosition>,
+        from: &[StreamOffset],
+    ) -> Self {
+        let cursors = from.iter().map(|from| {
+            let journal = agent.journal(from.stream);
+            Cursor::new(from.stream, journal, from.offset, options.timed)
+        });
+        Self {
+            agent,
+            options,
+            frames,
+            position,
+            merge: Some(StreamMerge::new(cursors.collect())),
+        }
+    }
+
+    /// Sends output up to the lengths in the snapshot, and stops when stdout has been sent up to `stdout_end`. Returns
+    /// `false` if the connection is closed.
+    pub(super) async fn send_until(&mut self, snapshot: &AgentSnapshot, stdout_end: u64) -> bool {
+        let ends = JournalLengths {
+            stdout: snapshot
+                .stdout_bytes
+                .min(snapshot.parsed_bytes)
+                .min(stdout_end),
+            stderr: snapshot.stderr_bytes,
+        };
+        let mut failures = 0;
+        loop {
+            // Output after `stdout_end` waits for the event, and so does stderr when stdout has reached it.
+            let has_more = |merge: &&StreamMerge| {
+                merge.has_more(ends) && (stdout_end == u64::MAX || merge.is_before(ends.stdout))
+            };
+            if self.merge.as_ref().filter(has_more).is_none() {
+                break;
+            }
+            let Ok(room) = self.frames.reserve().await else {
+                return false;
+            };
+            let Some(mut merge) = self.merge.take() else {
+                return false;
+            };
+            let read = pool::run(move || {
+                let next = merge.next(ends);
+                (merge, next)
+            });
+            // Fails only while the daemon is shutting down.
+            let Ok((merge, next)) = read.await else {
+                return false;
+            };
+            self.merge = Some(merge);
+            match next {
+                Ok(Some(block)) => {
+                    failures = 0;
+                    let (stream, end) = (block.stream, block.end());
+                    match self.event(block).encode() {
+                        Ok(frame) => room.send(frame),
+                        Err(error) => tracing::error!(%error, "cannot send notification"),
+                    }
+                    self.record_position(stream, end);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    drop(room);
+                    failures += 1;
+                    let id = &self.agent.spec.id;
+                    if failures > MAX_READ_ATTEMPTS {
+                        tracing::error!(%id, %error, "cannot read journal; a subscriber misses output");
+                        return true;
+                    }
+                    tracing::warn!(%id, %error, "cannot read journal; trying again");
+                    tokio::select! {
+                        () = tokio::time::sleep(READ_RETRY_DELAY) => {}
+                        () = self.frames.closed() => return false,
+                    }
+                }
+            }
+        }
+        if self.options.closes_idle_files
+            && let Some(merge) = &mut self.merge
+        {
+            merge.close_files();
+        }
+        true
+    }
+
+    fn record_position(&self, stream: Stream, end: u64) {
+        if let Some(position) = &self.position {
+            position.advance(stream, end);
+        }
+    }
+
+    fn event(&self, block: OutputBlock) -> Notification {
+        Notification::AgentOutput(OutputEvent {
+            subscription: self.options.number,
+            id: self.agent.spec.id.to_string(),
+            stream: block.stream,
+            offset: block.offset,
+            data: OutputData::from(block.bytes),
+            time: block.at_ns.map(times::format_ns),
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! Errors of a request, and their kinds on the wire.
+
+use std::io;
+
+use colibri_config::ProfileError;
+use colibri_journal::JournalError;
+use colibri_prepare::PrepareError;
+use colibri_priv::PrivError;
+use colibri_proto::{ErrorKind, RpcError};
+use colibri_spawner::{LinkError, SpawnError};
+use colibri_types::SpawnConfigError;
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    /// The profile that the request names cannot be used.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// An agent cannot be started, reached or ended.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// A journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The thread pool does not accept work any more.
+    #[error("the daemon is shutting down: {0}; start it and try again")]
+    PoolClosed(io::Error),
+    /// The request itself is wrong, or its result cannot be sent.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+}
+
+impl From<LinkError> for RequestError {
+    fn from(error: LinkError) -> Self {
+        Self::Spawn(error.into())
+    }
+}
+
+impl RequestError {
+    /// Returns an error of a kind.
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        RpcError::new(kind, message).into()
+    }
+
+    /// Returns the error for a request that would start an agent while the daemon shuts down.
+    pub(crate) fn shutting_down() -> Self {
+        Self::new(
+            ErrorKind::ShuttingDown,
+            "the daemon is shutting down; no agent was started",
+        )
+    }
+
+    /// Returns the error object for the answer.
+    pub(crate) fn to_rpc_error(&self) -> RpcError {
+        let kind = match self {
+            Self::Rpc(error) => return error.clone(),
+            Self::Profile(error) => profile_error_kind(error),
+            Self::Spawn(error) => spawn_error_kind(error),
+            Self::Journal(error) => journal_error_kind(error),
+            Self::PoolClosed(_) => ErrorKind::ShuttingDown,
+        };
+        let mut rpc = RpcError::new(kind, self.to_string());
+        match self {
+            Self::Spawn(SpawnError::KillUnverified { remaining, .. }) => {
+                rpc.data.remaining_pids = Some(remaining.clone());
+            }
+            Self::Journal(JournalError::BelowOldest { oldest, .. }) => {
+                rpc.data.oldest_offset = Some(*oldest);
+            }
+            _ => {}
+        }
+        rpc
+    }
+}
+
+fn profile_error_kind(error: &ProfileError) -> ErrorKind {
+    match error {
+        ProfileError::Unknown { .. } => ErrorKind::UnknownProfile,
+        ProfileError::EnvFile(_) => ErrorKind::InvalidConfig,
+        _ => ErrorKind::InvalidParams,
+    }
+}
+
+fn journal_error_kind(error: &JournalError) -> ErrorKind {
+    match error {
+        JournalError::BelowOldest { .. } => ErrorKind::OffsetBelowOldest,
+        JournalError::BeyondEnd { .. } => ErrorKind::OffsetBeyondEnd,
+        _ => ErrorKind::Internal,
+    }
+}
+
+fn prepare_error_kind(error: &PrepareError) -> ErrorKind {
+    match error {
+        PrepareError::Config(SpawnConfigError::Jail(_))
+        | PrepareError::Jail(_)
+        | PrepareError::UnknownUser { .. }
+        | PrepareError::Privilege(PrivError::Jail(_)) => ErrorKind::InvalidJail,
+        PrepareError::Config(_) | PrepareError::Command(_) => ErrorKind::InvalidParams,
+        PrepareError::Privilege(_) => ErrorKind::Privilege,
+        PrepareError::ProgramNotFound { .. } => ErrorKind::ProgramNotFound,
+        PrepareError::ProgramNotExecutable { .. } => ErrorKind::ProgramNotExecutable,
+        PrepareError::Path { .. } => ErrorKind::PathNotFound,
+        PrepareError::WrapperMissing(_) => ErrorKind::EngineMissing,
+        _ => ErrorKind::Internal,
+    }
+}
+
+/// Returns the kind of a spawn error on the wire.
+pub(crate) fn spawn_error_kind(error: &SpawnError) -> ErrorKind {
+    match error {
+        SpawnError::Id(_) => ErrorKind::UnknownAgent,
+        SpawnError::Prepare(error) => prepare_error_kind(error),
+        SpawnError::Name { .. } => ErrorKind::InvalidParams,
+        SpawnError::Launch { .. } | SpawnError::Shim { .. } => ErrorKind::SpawnFailed,
+        SpawnError::Resources { .. } => ErrorKind::ResourceExhausted,
+        SpawnError::Link(LinkError::Silent(_)) => ErrorKind::AgentSilent,
+        SpawnError::PrivilegedCommand { .. } => ErrorKind::Privilege,
+        SpawnError::Ended(_) | SpawnError::Link(LinkError::Gone) => ErrorKind::AgentEnded,
+        SpawnError::Running(_) => ErrorKind::AgentRunning,
+        SpawnError::KillUnverified { .. } => ErrorKind::KillUnverified,
+        SpawnError::NameInUse { .. } | SpawnError::AutostartInUse { .. } => ErrorKind::NameInUse,
+        SpawnError::EnvironmentNotKept { .. } => ErrorKind::EnvironmentNotKept,
+        _ => ErrorKind::Internal,
+    }
+}

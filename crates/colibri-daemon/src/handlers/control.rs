@@ -1,0 +1,117 @@
+//! `kill-agent`, `send-input` and `close-input`.
+
+use std::time::Duration;
+
+use colibri_jail_core::Signal;
+use colibri_proto::{
+    Empty, ErrorKind, InputParams, InputResult, KillOutcome, KillParams, KillResult,
+};
+use colibri_spawner::SpawnError;
+
+use super::find_agent;
+use crate::agent::KillRequest;
+use crate::daemon::audit::Peer;
+use crate::errors::RequestError;
+use crate::metrics::Event;
+use crate::registry::Registry;
+use crate::times;
+
+/// Default time between the first signal and KILL.
+const DEFAULT_GRACE: Duration = Duration::from_secs(5);
+/// Maximum time that the answer to a kill waits until the agent's end is in the registry.
+const END_RECORDED_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Returns the grace period of a request.
+pub(super) fn grace(grace_ms: Option<u64>) -> Duration {
+    grace_ms.map_or(DEFAULT_GRACE, Duration::from_millis)
+}
+
+pub(super) async fn kill(
+    registry: &Registry,
+    peer: Peer,
+    params: KillParams,
+) -> Result<KillResult, RequestError> {
+    let outcome = kill_agent(registry, peer, params).await;
+    let counted = outcome.as_ref().copied();
+    registry.observers.record(Event::Kill(
+        counted.map_err(|error| error.to_rpc_error().data.kind),
+    ));
+    Ok(KillResult {
+        outcome: outcome?,
+        remaining_pids: Vec::new(),
+    })
+}
+
+async fn kill_agent(
+    registry: &Registry,
+    peer: Peer,
+    params: KillParams,
+) -> Result<KillOutcome, RequestError> {
+    let signal: Signal = match params.signal.as_deref() {
+        None => Signal::TERM,
+        Some(name) => name.parse().map_err(|error| {
+            RequestError::new(ErrorKind::InvalidParams, format!("signal: {error}"))
+        })?,
+    };
+    let found = find_agent(registry, &params.id)?;
+    let Some(agent) = found.running() else {
+        return Ok(KillOutcome::AlreadyExited);
+    };
+    found.latest.send_modify(|latest| {
+        let earlier = latest.kill.as_ref().map_or(0, |kill| kill.number);
+        latest.kill = Some(KillRequest {
+            number: earlier + 1,
+            signal: signal.name().to_owned(),
+            escalate: params.escalate,
+            uid: peer.uid,
+            at_ms: times::now_ms(),
+        });
+    });
+    let spawner = &registry.spawner;
+    let report = if params.escalate {
+        spawner.kill(agent, signal, grace(params.grace_ms)).await
+    } else if params.no_restart {
+        spawner.signal_last(agent, signal).await
+    } else {
+        spawner.signal(agent, signal).await
+    };
+    let outcome = report?.outcome;
+    if outcome != KillOutcome::Signalled {
+        let mut latest = found.latest.subscribe();
+        let ended = latest.wait_for(|latest| latest.exit.is_some());
+        let _ = tokio::time::timeout(END_RECORDED_TIMEOUT, ended).await;
+    }
+    Ok(outcome)
+}
+
+pub(super) async fn send_input(
+    registry: &Registry,
+    params: InputParams,
+) -> Result<InputResult, RequestError> {
+    let found = find_agent(registry, &params.id)?;
+    let Some(agent) = found.running() else {
+        return Err(SpawnError::Ended(params.id).into());
+    };
+    let bytes = params
+        .data
+        .into_bytes()
+        .map_err(|error| RequestError::new(ErrorKind::InvalidParams, error.to_string()))?;
+    match agent.link.input(&bytes).await? {
+        Some(written) => Ok(InputResult {
+            written: written as u64,
+        }),
+        None => Err(RequestError::new(
+            ErrorKind::InputClosed,
+            format!("cannot write to agent {}: its stdin is closed", params.id),
+        )),
+    }
+}
+
+pub(super) async fn close_input(registry: &Registry, id: &str) -> Result<Empty, RequestError> {
+    let found = find_agent(registry, id)?;
+    let Some(agent) = found.running() else {
+        return Err(SpawnError::Ended(id.to_owned()).into());
+    };
+    agent.link.close_input().await?;
+    Ok(Empty {})
+}

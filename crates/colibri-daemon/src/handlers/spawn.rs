@@ -1,0 +1,73 @@
+//! `spawn-agent`, `explain-spawn` and `restart-agent`.
+
+use colibri_proto::{ExplainResult, RestartAgentParams, RestartResult, SpawnRequest, SpawnResult};
+use colibri_spawner::SpawnError;
+
+use super::control::grace;
+use super::find_agent;
+use crate::daemon::Daemon;
+use crate::daemon::config::ProfileSecrets;
+use crate::errors::RequestError;
+use crate::registry::parse_name;
+
+pub(super) async fn spawn(
+    daemon: &Daemon,
+    params: SpawnRequest,
+) -> Result<SpawnResult, RequestError> {
+    if daemon.is_shutting_down() {
+        return Err(RequestError::shutting_down());
+    }
+    let config = daemon.config.apply_profile(params, ProfileSecrets::Read);
+    let agent = daemon.registry.spawn(&config.await?).await?;
+    Ok(SpawnResult {
+        id: agent.spec.id.to_string(),
+        warnings: agent.spec.warnings.clone(),
+    })
+}
+
+pub(super) async fn explain(
+    daemon: &Daemon,
+    params: SpawnRequest,
+) -> Result<ExplainResult, RequestError> {
+    let config = daemon.config.apply_profile(params, ProfileSecrets::Skip);
+    let config = config.await?;
+    parse_name(&config)?;
+    let prepared = daemon.registry.spawner.explain(&config).await?;
+    let (program, args) = prepared.command.into_parts();
+    Ok(ExplainResult {
+        program,
+        args,
+        engine: prepared.engine,
+        privilege: prepared.privilege,
+    })
+}
+
+/// Ends the current run of a running agent, whose shim then starts the next one immediately; spawns an ended agent
+/// again.
+pub(super) async fn restart(
+    daemon: &Daemon,
+    params: RestartAgentParams,
+) -> Result<RestartResult, RequestError> {
+    let registry = &daemon.registry;
+    let found = find_agent(registry, &params.id)?;
+    if let Some(agent) = found.running() {
+        registry
+            .spawner
+            .restart(agent, grace(params.grace_ms))
+            .await?;
+        return Ok(RestartResult { id: params.id });
+    }
+    if daemon.is_shutting_down() {
+        return Err(RequestError::shutting_down());
+    }
+    let config = found.spec.config.clone();
+    if !config.env.is_empty() {
+        let variables = config.env.into_keys().collect();
+        let id = params.id;
+        return Err(SpawnError::EnvironmentNotKept { id, variables }.into());
+    }
+    let agent = registry.spawn(&config).await?;
+    Ok(RestartResult {
+        id: agent.spec.id.to_string(),
+    })
+}

@@ -1,0 +1,79 @@
+//! The index of agents: by id, running agents, and spawns in progress.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::Arc;
+
+use colibri_types::AgentId;
+use tokio::sync::broadcast;
+
+use super::reservation::PendingSpawn;
+use crate::agent::RegisteredAgent;
+
+#[derive(Default)]
+pub(super) struct Agents {
+    pub(super) by_id: BTreeMap<AgentId, Arc<RegisteredAgent>>,
+    /// The running agents, and for a moment those that have just ended. A lookup of running agents does not walk all the
+    /// ended agents in the state directory.
+    pub(super) running: BTreeMap<AgentId, Arc<RegisteredAgent>>,
+    /// Number of agents that were ever added.
+    pub(super) count: u64,
+    /// Spawns in progress, by reservation number.
+    pub(super) pending: BTreeMap<u64, PendingSpawn>,
+    /// Number of the next reservation.
+    pub(super) next_reservation: u64,
+}
+
+/// An agent was added or removed.
+#[derive(Clone)]
+pub(crate) enum RegistryChange {
+    Added(Arc<RegisteredAgent>),
+    Removed(AgentId),
+}
+
+/// All agents at one moment, and the changes after it.
+pub(crate) struct Feed {
+    pub(crate) present: Vec<Arc<RegisteredAgent>>,
+    /// Sequence number of the next agent that is added.
+    pub(crate) next_number: u64,
+    pub(crate) changes: broadcast::Receiver<RegistryChange>,
+}
+
+/// An ended agent; ordered by end time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EndedAgent {
+    /// End time, in nanoseconds since 1970.
+    pub(crate) ended_at_ns: u64,
+    pub(crate) id: AgentId,
+}
+
+impl Agents {
+    pub(super) fn list(
+        &self,
+        after: Option<&AgentId>,
+        running_only: bool,
+        limit: usize,
+    ) -> Vec<Arc<RegisteredAgent>> {
+        let start = after.map_or(Unbounded, Excluded);
+        let listed = match running_only {
+            true => &self.running,
+            false => &self.by_id,
+        };
+        listed
+            .range::<AgentId, _>((start, Unbounded))
+            .map(|(_, agent)| agent)
+            .filter(|agent| !running_only || !agent.has_ended())
+            .take(limit)
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn ended(&self) -> Vec<EndedAgent> {
+        let ended = self.by_id.values().filter_map(|agent| {
+            let ended_at_ns = agent.latest.borrow().exit.as_ref()?.exited_at_ns;
+            let id = agent.spec.id.clone();
+            Some(EndedAgent { ended_at_ns, id })
+        });
+        ended.collect()
+    }
+}

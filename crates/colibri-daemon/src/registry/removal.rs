@@ -1,0 +1,74 @@
+//! Removal of ended agents and their directories.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use colibri_shim::layout;
+use colibri_spawner::SpawnError;
+use colibri_types::AgentId;
+
+use super::{Registry, RegistryChange};
+use crate::agent::RegisteredAgent;
+use crate::pool;
+
+impl Registry {
+    /// Removes an ended agent and its directory. An unknown agent is ignored.
+    ///
+    /// # Errors
+    /// The agent runs, or its directory cannot be removed.
+    pub(crate) async fn remove(&self, id: &AgentId) -> Result<(), SpawnError> {
+        // One removal at a time: a second removal of the same agent then finds it removed.
+        let _guard = self.removal.lock().await;
+        let Some(agent) = self.get(id) else {
+            return Ok(());
+        };
+        if !agent.has_ended() {
+            return Err(SpawnError::Running(id.to_string()));
+        }
+        let path = agent.directory.clone();
+        let removed = pool::run_long(move || remove_directory(&agent)).await;
+        removed
+            .flatten()
+            .map_err(|source| SpawnError::File { path, source })?;
+        self.forget(id);
+        Ok(())
+    }
+
+    /// Removes an agent from the registry, and notifies subscribers.
+    pub(crate) fn forget(&self, id: &AgentId) {
+        let mut agents = self.write();
+        agents.running.remove(id);
+        if agents.by_id.remove(id).is_some() {
+            let _ = self.changes.send(RegistryChange::Removed(id.clone()));
+        }
+    }
+}
+
+fn remove_directory(agent: &RegisteredAgent) -> io::Result<()> {
+    agent.hook_memory().removed = true;
+    // In this order: an interrupted removal leaves either a complete ended agent, or an incomplete spawn, which the
+    // next daemon removes.
+    let removed = remove_file(&agent.directory.join(layout::SHIM))
+        .and_then(|()| remove_file(&agent.directory.join(layout::EXIT)))
+        .and_then(|()| match fs::remove_dir_all(&agent.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // `view.json` may be written concurrently.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                fs::remove_dir_all(&agent.directory)
+            }
+            other => other,
+        });
+    if removed.is_err() {
+        agent.hook_memory().removed = false;
+    }
+    removed
+}
+
+/// Removes a file; a missing file is no error.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

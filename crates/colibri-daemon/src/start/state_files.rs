@@ -1,0 +1,48 @@
+//! Files of a running daemon in the state directory: its lock and `daemon.json`.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use colibri_sys::daemon::{DAEMON_LOCK, DaemonFile};
+
+use super::StartError;
+use crate::{socket, times};
+
+/// Writes `daemon.json`, in which clients that know only the state directory find the socket.
+pub(super) fn write_daemon_file(state_dir: &Path, socket: &Path) {
+    let record = DaemonFile {
+        pid: rustix::process::getpid().as_raw_nonzero().get(),
+        socket: socket.to_owned(),
+        started_at: times::format_ms(times::now_ms()),
+    };
+    if let Err(error) = record.write(state_dir) {
+        tracing::warn!(%error, "cannot write daemon.json in the state directory; clients must set the socket");
+    }
+}
+
+/// Locks the state directory: two daemons must not supervise the same agents.
+///
+/// # Errors
+/// Another daemon holds the lock, or the lock file cannot be opened.
+pub(super) fn lock_state(state_dir: &Path) -> Result<File, StartError> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(state_dir.join(DAEMON_LOCK))
+        .map_err(StartError::system(
+            "opening daemon.lock in the state directory",
+        ))?;
+    if socket::lock(&file).map_err(StartError::system("locking the state directory"))? {
+        Ok(file)
+    } else {
+        let running = DaemonFile::of_running(state_dir);
+        let which =
+            running.map(|other| format!(" (pid {}, socket {})", other.pid, other.socket.display()));
+        Err(StartError::StateInUse {
+            directory: state_dir.to_owned(),
+            which: which.unwrap_or_default(),
+        })
+    }
+}

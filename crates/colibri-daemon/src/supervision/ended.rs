@@ -1,0 +1,71 @@
+//! Views of ended agents: stored in `view.json`, or parsed from the journal if that file is missing.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use colibri_glasspane::{AgentView, Glasspane};
+use colibri_shim::record::{self, Durability};
+use tokio::sync::Semaphore;
+
+use super::parser::{MAX_BACKLOG_BYTES, Parser};
+use crate::agent::RegisteredAgent;
+use crate::pool;
+
+/// Limits the number of ended agents that are parsed concurrently.
+static PARSE_ENDED_SLOTS: Semaphore = Semaphore::const_new(1);
+
+/// File in an agent's directory: its final view.
+const VIEW_FILE: &str = "view.json";
+
+/// Reads the stored view of an ended agent.
+pub(crate) fn read_view(directory: &Path) -> Option<AgentView> {
+    let path = directory.join(VIEW_FILE);
+    record::read(&path).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "cannot read the final view of an agent; parsing its output again");
+        None
+    })
+}
+
+/// Stores the final view of an agent with events.
+///
+/// # Errors
+/// The daemon is shutting down. A file that cannot be written is logged.
+pub(super) async fn write_view(agent: &RegisteredAgent, pane: &Glasspane) -> io::Result<()> {
+    if !pane.needs_output() {
+        return Ok(());
+    }
+    let (path, view) = (agent.directory.join(VIEW_FILE), pane.view().clone());
+    pool::run(move || {
+        if let Err(error) = record::replace(&path, &view, Durability::Process) {
+            tracing::warn!(path = %path.display(), %error, "cannot store the final view of an agent; the next daemon parses its output again");
+        }
+    })
+    .await
+}
+
+/// Parses the output of an agent that ended while no daemon ran.
+pub(crate) async fn parse_ended(agent: Arc<RegisteredAgent>) {
+    let Some(exit) = agent.latest.borrow().exit.clone() else {
+        return;
+    };
+    // Running agents have priority: one ended agent is parsed at a time.
+    let Ok(_slot) = PARSE_ENDED_SLOTS.acquire().await else {
+        return;
+    };
+    let pane = Glasspane::new(agent.runtime, agent.spec.created_at_ns / 1_000_000);
+    let ended_ms = exit.exited_at_ns / 1_000_000;
+    let parser = Parser::new(agent.clone(), pane);
+    let parsed = parser.parse_all(exit.stdout_bytes, MAX_BACKLOG_BYTES, ended_ms);
+    let Ok(mut parser) = parsed.await else {
+        return;
+    };
+    parser
+        .pane
+        .record_exit(&exit.exit(), exit.error.as_deref(), ended_ms);
+    if write_view(&agent, &parser.pane).await.is_ok() {
+        agent
+            .latest
+            .send_modify(|latest| latest.view = parser.pane.view().clone());
+    }
+}

@@ -1,0 +1,120 @@
+//! Publishes an agent's snapshots to its subscribers, the hooks and the metrics.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use colibri_glasspane::AgentState;
+use colibri_proto::Stream;
+use colibri_shim::record::ExitRecord;
+use colibri_spawner::ShimState;
+
+use super::Observers;
+use super::parser::Parser;
+use crate::agent::{AgentSnapshot, RegisteredAgent};
+use crate::metrics::Event;
+use crate::pool;
+
+/// Minimum interval between two measurements of the publish delay of an agent.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(super) struct Publisher {
+    agent: Arc<RegisteredAgent>,
+    observers: Observers,
+    is_first: bool,
+    sampled: Option<Instant>,
+}
+
+impl Publisher {
+    pub(super) fn new(agent: Arc<RegisteredAgent>, observers: Observers) -> Self {
+        Self {
+            agent,
+            observers,
+            is_first: true,
+            sampled: None,
+        }
+    }
+
+    /// Publishes the snapshot that follows from the parsed events, the shim's state and the exit.
+    ///
+    /// # Errors
+    /// The daemon is shutting down.
+    pub(super) async fn publish(
+        &mut self,
+        parser: &Parser,
+        state: &ShimState,
+        exit: Option<ExitRecord>,
+    ) -> io::Result<()> {
+        let mut snapshot = snapshot(parser, state, exit);
+        if self.observers.metrics.is_some() {
+            self.sample_delay(&snapshot).await?;
+        }
+        let mut before = None;
+        self.agent.latest.send_if_modified(|latest| {
+            // A kill request is recorded in the published snapshot only.
+            snapshot.kill.clone_from(&latest.kill);
+            let changed = *latest != snapshot;
+            if changed {
+                before = Some(std::mem::replace(latest, snapshot.clone()));
+            }
+            changed
+        });
+        if let Some(before) = &before {
+            let now = &snapshot;
+            self.observers.record(Event::Snapshot { before, now });
+        }
+        if let Some(hooks) = &self.observers.hooks
+            && (self.is_first || before.is_some())
+        {
+            let before = before.as_ref().filter(|_| !self.is_first);
+            hooks.publish(&self.agent, before, &snapshot);
+        }
+        self.is_first = false;
+        Ok(())
+    }
+
+    /// Measures the delay between the shim's read of the first new bytes and now, if the journal has an exact time for
+    /// them: one time covers all bytes of a chunk.
+    async fn sample_delay(&mut self, now: &AgentSnapshot) -> io::Result<()> {
+        let from = self.agent.latest.borrow().stdout_bytes;
+        let is_recent = self
+            .sampled
+            .is_some_and(|at| at.elapsed() < SAMPLE_INTERVAL);
+        if is_recent || now.stdout_bytes <= from || (self.is_first && self.agent.adopted) {
+            return Ok(());
+        }
+        let agent = self.agent.clone();
+        let chunk = pool::run(move || agent.journal(Stream::Stdout).chunk_at(from)).await?;
+        if let Ok(Some(chunk)) = chunk
+            && chunk.start == from
+        {
+            let at_ns = chunk.at_ns;
+            self.observers.record(Event::Output { at_ns });
+            self.sampled = Some(Instant::now());
+        }
+        Ok(())
+    }
+}
+
+fn snapshot(parser: &Parser, state: &ShimState, exit: Option<ExitRecord>) -> AgentSnapshot {
+    let has_events = parser.pane.needs_output();
+    let mut snapshot = AgentSnapshot::new(&parser.pane, &state.status, exit);
+    if snapshot.exit.is_none() {
+        snapshot.parsed_bytes = parser.parsed_bytes();
+    }
+    snapshot.cause_offset = match (snapshot.view.state, has_events) {
+        (AgentState::Starting | AgentState::Stalled, _) => None,
+        (_, true) => parser.state_offset,
+        (AgentState::Idle, false) => Some(snapshot.stdout_bytes + snapshot.stderr_bytes),
+        (_, false) => None,
+    };
+    snapshot.state_offset = match snapshot.view.state {
+        _ if snapshot.exit.is_some() => u64::MAX,
+        AgentState::Starting if snapshot.waiting.is_none() => snapshot.run_offset,
+        AgentState::Idle | AgentState::Working | AgentState::Blocked if has_events => {
+            parser.view_offset.unwrap_or(u64::MAX)
+        }
+        _ => u64::MAX,
+    };
+    snapshot
+}
