@@ -34,6 +34,7 @@ scripts/audit.sh
 scripts/publish-check.sh
 say "lints"
 cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+cargo check --quiet --locked -p colibri-daemon --no-default-features
 cargo clippy --quiet --locked --manifest-path examples/backend-sudo/Cargo.toml --target-dir target --all-targets -- -D warnings
 say "tests"
 # Tests that need root, mostly to run programs as other users.

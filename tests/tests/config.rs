@@ -205,14 +205,14 @@ jail = { path = "/" }
     assert!(audit.contains("/no/such/program"), "{audit}");
     // One that cannot be started does not prevent the others, and is reported.
     assert!(
-        daemon.log().contains("not started with the daemon"),
+        daemon.log().contains("cannot start [[autostart]] agent"),
         "{}",
         daemon.log()
     );
     let doctor = daemon.cli(&["doctor"]);
     assert_eq!(doctor.status.code(), Some(1));
     assert!(
-        text(&doctor.stdout).contains("agent \"broken\", which starts with the daemon"),
+        text(&doctor.stdout).contains("[[autostart]] agent \"broken\""),
         "{}",
         text(&doctor.stdout)
     );
@@ -221,7 +221,12 @@ jail = { path = "/" }
         daemon.kill();
         daemon.launch();
         eventually("both agents were adopted", || {
-            (daemon.log().matches("runs already").count() == 2 * time).then_some(())
+            (daemon
+                .log()
+                .matches("[[autostart]] agent already runs")
+                .count()
+                == 2 * time)
+                .then_some(())
         });
     }
     let agents = named(&daemon, "night");

@@ -117,7 +117,7 @@ fn second_daemon_is_refused_and_stale_socket_replaced() {
     let second = daemon.command("colibri-daemon").output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     assert!(
-        text(&second.stderr).contains("is used by another colibri-daemon"),
+        text(&second.stderr).contains("cannot use state directory"),
         "{}",
         text(&second.stderr)
     );
@@ -128,7 +128,7 @@ fn second_daemon_is_refused_and_stale_socket_replaced() {
         .output()
         .unwrap();
     assert!(
-        text(&other_state.stderr).contains("another colibri-daemon listens at"),
+        text(&other_state.stderr).contains("another colibri-daemon listens there"),
         "{}",
         text(&other_state.stderr)
     );
@@ -162,7 +162,7 @@ fn state_is_private_and_writable_directories_are_refused() {
     let refused = daemon.command("colibri-daemon").output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        text(&refused.stderr).contains("can be written by others"),
+        text(&refused.stderr).contains("other users can write to the directory"),
         "{}",
         text(&refused.stderr)
     );

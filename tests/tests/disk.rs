@@ -159,7 +159,7 @@ fn read_only_state_directory_is_reported_and_agents_run() {
     eventually("the agent keeps running", || {
         (daemon.stdout(&id) == b"one\ntwo\n").then_some(())
     });
-    assert!(daemon.log().contains("audit line not written"));
+    assert!(daemon.log().contains("cannot write audit line"));
     daemon.kill();
     let enter = disk.enter();
     let refused = std::process::Command::new(&enter[0])

@@ -468,7 +468,7 @@ fn secrets_appear_only_in_the_agents_environment() {
     search.files(&daemon.path(""), &[&written[..], &broken].concat());
     let log = daemon.log();
     assert!(
-        log.contains("could not") || log.contains("not started with the daemon"),
+        log.contains("could not") || log.contains("cannot start [[autostart]] agent"),
         "{log}"
     );
     let audit = fs::read_to_string(daemon.state().join("audit.jsonl")).unwrap();

@@ -1,50 +1,54 @@
-//! Frames: one JSON object a line, at most 1 MiB. Whatever bytes come, memory stays bounded.
+//! Frames: one JSON object per line, at most 1 MiB. Memory use is bounded for any input.
 
 use memchr::memchr;
 use serde::Serialize;
 
-/// Longest frame in either direction, in bytes, without its LF.
+/// Maximum length of a frame in either direction, in bytes, without its LF.
 pub const MAX_FRAME: usize = 1 << 20;
-/// Of a frame that is too long so much is skipped in search of its end; then the stream counts as lost.
-const MAX_SKIP: usize = 16 << 20;
+/// Maximum number of bytes that are skipped to find the end of a frame that is too long.
+const MAX_SKIPPED_BYTES: usize = 16 << 20;
 
-/// Why there is no frame.
+/// Why a frame cannot be read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// Skipped to its end; the next frame can be read.
-    #[error("frame is longer than {MAX_FRAME} bytes; send smaller ones")]
+    /// The frame is too long. It was skipped; the next frame can be read.
+    #[error("frame is longer than {MAX_FRAME} bytes; send smaller frames")]
     TooLong,
-    /// No end of it is in sight; close the connection.
-    #[error("frame is longer than {MAX_SKIP} bytes and has no end; the connection is closed")]
+    /// The frame has no end within the skipped bytes; close the connection.
+    #[error(
+        "frame is longer than {MAX_SKIPPED_BYTES} bytes and has no end; the connection is closed"
+    )]
     Endless,
 }
 
-/// Cuts bytes into frames.
+/// Splits a byte stream into frames.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     buffer: Vec<u8>,
-    /// Bytes at the front that were given out.
+    /// Number of bytes at the front that belong to returned frames.
     taken: usize,
-    /// Bytes at the front that hold no LF, but for those that were given out.
+    /// Number of bytes at the front that were searched for LF.
     searched: usize,
-    /// Bytes already dropped of a frame that is too long.
+    /// Number of bytes of a too long frame that were dropped.
     skipped: usize,
 }
 
 impl FrameDecoder {
-    /// Takes bytes in. Call [`FrameDecoder::next_frame`] until it has none before the next push, so that
-    /// no more than a frame and one push are held.
+    /// Adds bytes. Call [`FrameDecoder::next_frame`] until it returns `None` before the next push: then the decoder holds at
+    /// most one frame and one push.
     pub fn push(&mut self, bytes: &[u8]) {
-        // Once for all frames of the push before.
+        // Drains once for all frames of the previous push.
         self.buffer.drain(..self.taken);
         self.searched -= self.taken;
         self.taken = 0;
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, without its line end; `None` where more bytes are needed. Empty lines are
-    /// no frames.
+    /// Returns the next complete frame, without its line end; `None` if more bytes are needed. Skips empty lines.
+    ///
+    /// # Errors
+    /// The frame is too long.
     pub fn next_frame(&mut self) -> Option<Result<&[u8], FrameError>> {
         let range = loop {
             let unsearched = self.buffer.get(self.searched..)?;
@@ -55,7 +59,7 @@ impl FrameDecoder {
                     self.skipped += held;
                     self.buffer.clear();
                     (self.taken, self.searched) = (0, 0);
-                    if self.skipped > MAX_SKIP {
+                    if self.skipped > MAX_SKIPPED_BYTES {
                         return Some(Err(FrameError::Endless));
                     }
                 }
@@ -77,18 +81,21 @@ impl FrameDecoder {
     }
 }
 
-/// One line with its LF.
+/// Encodes a value as one line with its LF.
 ///
 /// # Errors
-/// The value does not fit into a frame (or cannot be JSON at all, which no type of this crate does).
+/// The value does not fit into a frame, or has no JSON form, which does not happen for types of this crate.
 pub fn encode_frame<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
-    encode_around(value, 0)
+    encode_sized(value, 0)
 }
 
-/// As [`encode_frame`], of a value of which a text of `length` bytes is the most: the frame need not grow to that.
-pub(crate) fn encode_around<T: Serialize>(value: &T, length: usize) -> Result<Vec<u8>, FrameError> {
-    // Lines have an escape each.
-    let mut frame = Vec::with_capacity(length + length / 16 + 256);
+/// Encodes like [`encode_frame`], with a buffer for a value that consists mostly of a text of `text_length` bytes.
+pub(crate) fn encode_sized<T: Serialize>(
+    value: &T,
+    text_length: usize,
+) -> Result<Vec<u8>, FrameError> {
+    // With room for one escape per line.
+    let mut frame = Vec::with_capacity(text_length + text_length / 16 + 256);
     serde_json::to_writer(&mut frame, value).map_err(|_| FrameError::TooLong)?;
     if frame.len() > MAX_FRAME {
         return Err(FrameError::TooLong);
@@ -105,8 +112,8 @@ mod tests {
     fn frames(stream: &[u8], cut: usize) -> Vec<Result<Vec<u8>, FrameError>> {
         let mut decoder = FrameDecoder::default();
         let mut frames = Vec::new();
-        for piece in stream.chunks(cut) {
-            decoder.push(piece);
+        for bytes in stream.chunks(cut) {
+            decoder.push(bytes);
             while let Some(frame) = decoder.next_frame() {
                 frames.push(frame.map(<[u8]>::to_vec));
             }
@@ -117,7 +124,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "megabytes take an interpreter minutes")]
-    fn a_frame_that_is_too_long_is_skipped_and_the_next_one_read() {
+    fn too_long_frame_is_skipped() {
         for over in [1, 2, MAX_FRAME] {
             let mut stream = vec![b'x'; MAX_FRAME + over];
             stream.extend_from_slice(b"\n{}\r\n\n");
@@ -135,18 +142,18 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "megabytes take an interpreter minutes")]
-    fn an_endless_frame_gives_up_in_bounded_memory() {
+    fn endless_frame_is_an_error_in_bounded_memory() {
         let mut decoder = FrameDecoder::default();
-        let given_up = (0..MAX_SKIP / 65_536 + 32).any(|_| {
+        let is_error = (0..MAX_SKIPPED_BYTES / 65_536 + 32).any(|_| {
             decoder.push(&[b'x'; 65_536]);
             decoder.next_frame() == Some(Err(FrameError::Endless))
         });
-        assert!(given_up);
+        assert!(is_error);
     }
 
     #[test]
     #[cfg_attr(miri, ignore = "megabytes take an interpreter minutes")]
-    fn nothing_longer_than_a_frame_is_sent() {
+    fn too_long_value_is_not_encoded() {
         assert_eq!(
             encode_frame(&"x".repeat(MAX_FRAME)),
             Err(FrameError::TooLong)
@@ -156,7 +163,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn how_bytes_are_cut_changes_nothing(stream in prop::collection::vec(
+        fn frames_do_not_depend_on_read_boundaries(stream in prop::collection::vec(
             prop_oneof![Just(b'\n'), Just(b'\r'), any::<u8>()], 0..200), cut in 1..40_usize) {
             prop_assert_eq!(frames(&stream, cut), frames(&stream, 1000));
         }

@@ -1,22 +1,22 @@
-//! What is said on the wire about the daemon's settings file: its profiles, and what a reload has changed.
+//! Results about the daemon's settings file: its profiles, and the changes of a reload.
 
 use colibri_jail_core::JailConfig;
 use colibri_types::{AgentRuntime, RestartWhen};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A profile as it is shown: of its variables the names.
+/// A profile, without the values of its variables.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProfileInfo {
-    /// Its name.
+    /// Name of the profile.
     pub name: String,
-    /// The program that is run where a request names none.
+    /// Default program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
-    /// The program's arguments.
+    /// Arguments of the default program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<String>>,
-    /// Which agent program it is.
+    /// Runtime of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<AgentRuntime>,
     /// Confinement.
@@ -25,19 +25,19 @@ pub struct ProfileInfo {
     /// Working directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// Names of variables that it sets.
+    /// Names of the environment variables that the profile sets.
     #[serde(default)]
     pub env: Vec<String>,
-    /// The file that it takes more of them from.
+    /// File with further environment variables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_file: Option<String>,
-    /// Names of variables that a request must bring in `env`.
+    /// Names of the environment variables that a request must set in `env`.
     #[serde(default)]
     pub secrets: Vec<String>,
-    /// The label that its agents get.
+    /// Default name of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// When they are started again.
+    /// Restart policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartWhen>,
 }
@@ -45,66 +45,66 @@ pub struct ProfileInfo {
 /// The result of `list-profiles`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProfilesResult {
-    /// The settings file; absent: there is none.
+    /// Path of the settings file; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Profiles by name.
+    /// All profiles, sorted by name.
     pub profiles: Vec<ProfileInfo>,
 }
 
-/// Names that came, changed and went.
+/// Names of added, changed and removed entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChangedNames {
-    /// Those that are new.
+    /// Names of new entries.
     pub added: Vec<String>,
-    /// Those that are there as before, and say something else.
+    /// Names of entries whose content changed.
     pub changed: Vec<String>,
-    /// Those that are gone.
+    /// Names of removed entries.
     pub removed: Vec<String>,
 }
 
 impl ChangedNames {
-    /// Nothing came, changed or went.
+    /// Reports whether nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
     }
 }
 
-/// An agent that was started for an entry of `[[autostart]]`.
+/// An agent that was started for an `[[autostart]]` entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AutostartedAgent {
-    /// The entry.
+    /// Name of the entry.
     pub name: String,
-    /// The agent.
+    /// ID of the agent.
     pub id: String,
 }
 
-/// An entry of `[[autostart]]` whose agent could not be started.
+/// An `[[autostart]]` entry whose agent could not be started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AutostartFailure {
-    /// The entry.
+    /// Name of the entry.
     pub name: String,
-    /// Why.
+    /// Error of the spawn.
     pub error: String,
 }
 
 /// The result of `reload-config`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReloadResult {
-    /// The settings file that was read; absent: there is none.
+    /// Path of the settings file that was read; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Settings that changed and count from now on, for agents that are started from now on.
+    /// Names of changed settings that are now in effect; settings of agents apply to agents that are started from now on.
     pub settings: Vec<String>,
-    /// Settings that changed and count once the daemon is restarted.
+    /// Names of changed settings that need a restart of the daemon.
     pub needs_restart: Vec<String>,
-    /// Profiles.
+    /// Changed profiles.
     pub profiles: ChangedNames,
-    /// Entries of `[[autostart]]`. Agents that run are left alone.
+    /// Changed `[[autostart]]` entries. Running agents are not affected.
     pub autostart: ChangedNames,
-    /// Agents that were started.
+    /// Agents that were started for entries.
     pub started: Vec<AutostartedAgent>,
-    /// Agents that could not be started.
+    /// Entries whose agents could not be started.
     pub not_started: Vec<AutostartFailure>,
 }

@@ -1,38 +1,38 @@
-//! Bytes of agents on the wire: as text where they are UTF-8, as base64 where they are not.
+//! Input and output bytes of agents: as text if they are UTF-8, otherwise as base64.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How `data` is to be read.
+/// Encoding of `data`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
-    /// The text is the bytes.
+    /// `data` is the text itself, in UTF-8.
     #[default]
     Utf8,
-    /// Standard base64 with padding (RFC 4648).
+    /// `data` is standard base64 with padding (RFC 4648).
     Base64,
 }
 
-/// Bytes, and how they are written.
+/// Input or output bytes of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OutputData {
-    /// Text, or base64.
+    /// The bytes, as text or as base64.
     pub data: String,
-    /// Which of them.
+    /// Encoding of `data`; default `utf8`.
     #[serde(default)]
     pub encoding: Encoding,
 }
 
-/// `data` is not what `encoding` says.
+/// `data` is not valid in its `encoding`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("data is not valid base64: {0}")]
 pub struct DataError(String);
 
 impl OutputData {
-    /// Writes bytes as text if they are.
+    /// Encodes bytes: as text if they are UTF-8, otherwise as base64.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
@@ -51,10 +51,10 @@ impl OutputData {
         }
     }
 
-    /// The bytes.
+    /// Decodes the bytes.
     ///
     /// # Errors
-    /// The data says base64 and is not.
+    /// `encoding` is base64 and `data` is not valid base64.
     pub fn into_bytes(self) -> Result<Vec<u8>, DataError> {
         match self.encoding {
             Encoding::Utf8 => Ok(self.data.into_bytes()),
@@ -65,7 +65,7 @@ impl OutputData {
     }
 }
 
-/// As [`OutputData::from_bytes`], without a copy where they are text.
+/// Encodes like [`OutputData::from_bytes`]; text is not copied.
 impl From<Vec<u8>> for OutputData {
     fn from(bytes: Vec<u8>) -> Self {
         match String::from_utf8(bytes) {
@@ -78,7 +78,8 @@ impl From<Vec<u8>> for OutputData {
     }
 }
 
-/// How many of these bytes to take so that a character which only the end of the buffer cuts stays whole.
+/// Returns the number of bytes before an incomplete UTF-8 character at the end of `bytes`; all of them if there is none, or if
+/// nothing precedes it.
 #[must_use]
 pub fn text_boundary(bytes: &[u8]) -> usize {
     match std::str::from_utf8(bytes) {
@@ -93,7 +94,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn only_a_character_at_the_end_is_left_for_later() {
+    fn text_boundary_excludes_an_incomplete_last_character() {
         for (bytes, taken) in [
             (&b"abc"[..], 3),
             ("aé".as_bytes(), 3),
@@ -110,7 +111,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_come_back(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+        fn encoded_bytes_decode_to_the_same_bytes(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let data = OutputData::from_bytes(&bytes);
             prop_assert_eq!(&data, &OutputData::from(bytes.clone()));
             prop_assert_eq!(data.into_bytes().unwrap(), bytes);

@@ -1,32 +1,32 @@
-//! Errors on the wire: a number for machines of any kind, a kind for ours, a message and a hint for people.
+//! Errors on the wire: a JSON-RPC code, a stable kind, a message and a hint.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What went wrong. The names are stable.
+/// Kind of an error. The names are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Not JSON, not UTF-8, or nested too deeply.
+    /// The frame is not JSON, not UTF-8, or nested too deeply.
     ParseError,
-    /// Longer than a frame may be.
+    /// The frame is too long.
     FrameTooLong,
-    /// JSON, but no request.
+    /// The frame is JSON and not a valid request.
     InvalidRequest,
-    /// No such method.
+    /// The method does not exist.
     UnknownMethod,
-    /// Parameters are missing or of another type.
+    /// Parameters are missing or invalid.
     InvalidParams,
-    /// The confinement is not possible.
+    /// The jail in the request is invalid, or not possible on this host.
     InvalidJail,
-    /// No such agent.
+    /// No agent has the ID.
     UnknownAgent,
-    /// No such profile.
+    /// No profile has the name.
     UnknownProfile,
-    /// The settings file cannot be used.
+    /// The settings file or an environment file is invalid.
     InvalidConfig,
-    /// No such subscription on this connection.
+    /// The connection has no subscription with the number.
     UnknownSubscription,
     /// The program does not exist.
     ProgramNotFound,
@@ -34,42 +34,42 @@ pub enum ErrorKind {
     ProgramNotExecutable,
     /// Another running agent has this name.
     NameInUse,
-    /// A directory is not there, or is no directory.
+    /// A path does not exist or is not a directory.
     PathNotFound,
-    /// The program that confines is not installed.
+    /// The program of the engine is not installed.
     EngineMissing,
-    /// The privilege backend refuses.
+    /// The privilege backend refused the operation.
     Privilege,
-    /// It could not be started.
+    /// The agent could not be started.
     SpawnFailed,
-    /// The agent runs, and must not for this.
+    /// The method needs an ended agent, and the agent runs.
     AgentRunning,
-    /// The agent has ended, and must run for this.
+    /// The method needs a running agent, and the agent has ended.
     AgentEnded,
     /// The agent's stdin is closed.
     InputClosed,
     /// The agent's shim did not answer within its timeout.
     AgentSilent,
-    /// The agent cannot be spawned again, because its environment values are not kept.
+    /// The agent cannot be spawned again, because its environment values are not stored.
     EnvironmentNotKept,
-    /// Processes are left after a kill.
+    /// Processes of the agent survived a kill, or that could not be verified.
     KillUnverified,
-    /// These bytes are not kept any more.
+    /// Retention has removed the bytes at the offset.
     OffsetBelowOldest,
-    /// These bytes are not written yet.
+    /// The offset is after the end of the journal.
     OffsetBeyondEnd,
-    /// The caller may not use this daemon.
+    /// The client's user may not use this daemon.
     PeerRefused,
-    /// The system is out of processes, descriptors, memory or disk.
+    /// The system has no free processes, descriptors, memory or disk space.
     ResourceExhausted,
-    /// The daemon ends.
+    /// The daemon is shutting down.
     ShuttingDown,
-    /// Anything else.
+    /// Any other error.
     Internal,
 }
 
 impl ErrorKind {
-    /// The JSON-RPC code: the standard ones, and -32000 for all that JSON-RPC has no number for.
+    /// Returns the JSON-RPC code: a standard one, or -32000 for kinds that JSON-RPC does not define.
     #[must_use]
     pub fn code(self) -> i32 {
         match self {
@@ -83,18 +83,18 @@ impl ErrorKind {
     }
 }
 
-/// The machine-readable part of an error.
+/// Machine-readable details of an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorData {
-    /// What went wrong.
+    /// Kind of the error.
     pub kind: ErrorKind,
-    /// What to do about it.
+    /// What the caller can do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// With `kill-unverified`: the processes that are left.
+    /// With `kill-unverified`: process IDs that remain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_pids: Option<Vec<i32>>,
-    /// With `offset-below-oldest`: the first offset that is still kept.
+    /// With `offset-below-oldest`: the first offset in the journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_offset: Option<u64>,
 }
@@ -103,16 +103,16 @@ pub struct ErrorData {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[error("{message}")]
 pub struct RpcError {
-    /// See [`ErrorKind::code`].
+    /// JSON-RPC error code.
     pub code: i32,
-    /// What failed, on what, and what to do, in one sentence.
+    /// Message for users: what failed, on what, and the cause.
     pub message: String,
-    /// The same for machines.
+    /// Machine-readable details.
     pub data: ErrorData,
 }
 
 impl RpcError {
-    /// An error of a kind.
+    /// Returns an error of a kind.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
@@ -127,7 +127,7 @@ impl RpcError {
         }
     }
 
-    /// The same, with what to do about it.
+    /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.data.hint = Some(hint.into());

@@ -1,4 +1,4 @@
-//! What subscribers are told: outputs, states and ends; with `lifecycle` spawns, runs and kills too.
+//! Notifications of a subscription: output, states and exits, and with `lifecycle` spawns, runs and kills.
 
 use colibri_glasspane::AgentState;
 use colibri_types::{AgentRuntime, Exit};
@@ -8,148 +8,148 @@ use serde::{Deserialize, Serialize};
 use crate::OutputData;
 use crate::wire::Stream;
 
-/// `agent-spawned`: an agent that was not there before.
+/// `agent-spawned`: an agent was spawned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SpawnedEvent {
-    /// The subscription.
+    /// Number of the subscription.
     pub subscription: u64,
-    /// The agent.
+    /// ID of the agent.
     pub id: String,
-    /// Its label.
+    /// Name of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Its program.
+    /// Program of the agent.
     pub program: String,
-    /// Which agent program it is.
+    /// Runtime of the agent.
     pub runtime: AgentRuntime,
-    /// When it was started (RFC 3339).
+    /// Start time (RFC 3339).
     pub started_at: String,
 }
 
-/// `agent-run`: the agent was started again.
+/// `agent-run`: an agent was restarted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunEvent {
-    /// The subscription.
+    /// Number of the subscription.
     pub subscription: u64,
-    /// The agent.
+    /// ID of the agent.
     pub id: String,
-    /// The number of the run.
+    /// Number of the run, from 1.
     pub run: u32,
-    /// So many runs before it are not told; `list-runs` has them.
+    /// Number of earlier runs that this event replaces; `list-runs` returns them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub merged: u64,
-    /// How the run before ended.
+    /// How the previous run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// When this was noticed (RFC 3339).
+    /// Time at which the daemon noticed the restart (RFC 3339).
     pub at: String,
 }
 
-/// `agent-kill`: somebody asked for the end of the agent, or for a signal to it.
+/// `agent-kill`: a client requested a kill or a signal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KillEvent {
-    /// The subscription.
+    /// Number of the subscription.
     pub subscription: u64,
-    /// The agent.
+    /// ID of the agent.
     pub id: String,
-    /// The first signal, by name.
+    /// Name of the first signal.
     pub signal: String,
-    /// Whether KILL follows where that is not enough.
+    /// Whether KILL follows after the grace period.
     pub escalate: bool,
-    /// Who asked: the user at the other end of the socket.
+    /// User of the client.
     pub uid: u32,
-    /// So many before it are not told.
+    /// Number of earlier kills that this event replaces.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub merged: u64,
-    /// When (RFC 3339).
+    /// Time of the request (RFC 3339).
     pub at: String,
 }
 
-/// `agents-missed`: agents that were started, ended and removed before this subscription looked at them.
+/// `agents-missed`: agents were spawned and removed before the subscription could follow them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MissedEvent {
-    /// The subscription.
+    /// Number of the subscription.
     pub subscription: u64,
-    /// How many.
+    /// Number of agents.
     pub agents: u64,
 }
 
-/// `agent-output`.
+/// `agent-output`: output of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OutputEvent {
-    /// The subscription.
+    /// Number of the subscription.
     pub subscription: u64,
-    /// The agent.
+    /// ID of the agent.
     pub id: String,
-    /// Which output.
+    /// Stream of the output.
     pub stream: Stream,
-    /// Where `data` begins.
+    /// Offset of the first byte of `data`.
     pub offset: u64,
-    /// The bytes.
+    /// Output bytes.
     #[serde(flatten)]
     pub data: OutputData,
-    /// When they came (RFC 3339), where the subscription is `timed`.
+    /// Time of the output (RFC 3339), if the subscription is `timed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
 }
 
-/// `agent-state`.
+/// `agent-state`: the state, the tool or the last error of an agent changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StateEvent {
-    /// The subscription.
+    /// Number of the subscription.
     pub subscription: u64,
-    /// The agent.
+    /// ID of the agent.
     pub id: String,
-    /// What it is doing now.
+    /// New state.
     pub state: AgentState,
-    /// What was told of it before; absent in the first notification of a subscription.
+    /// State in the previous notification of this subscription; absent in the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<AgentState>,
-    /// So many changes between `previous` and `state` are not told: they came faster than they were looked at.
+    /// Number of state changes between `previous` and `state` that this event replaces.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub merged: u64,
-    /// Since when (RFC 3339).
+    /// Time at which the state began (RFC 3339).
     pub since: String,
-    /// The tool that it is using.
+    /// Tool that the agent uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_tool: Option<String>,
-    /// The last error that it reported, or why it is stalled.
+    /// Last error that the agent reported, or why it is stalled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
 
-/// `agent-exit`: the last notification about an agent.
+/// `agent-exit`: an agent has ended. It is the last notification about the agent, except `agent-removed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExitEvent {
-    /// The subscription.
+    /// Number of the subscription.
     pub subscription: u64,
-    /// The agent.
+    /// ID of the agent.
     pub id: String,
-    /// `done` or `error`.
+    /// Final state: `done` or `error`.
     pub state: AgentState,
-    /// How it ended.
+    /// How the agent ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
-    /// What to know about `exit`.
+    /// Note on the exactness of `exit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_note: Option<String>,
-    /// Why there is no `exit`.
+    /// Error that `exit` does not contain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// When it ended (RFC 3339).
+    /// End time (RFC 3339).
     pub exited_at: String,
 }
 
-/// `agent-removed`: an agent is forgotten. Only a subscription to all agents is told.
+/// `agent-removed`: an agent was removed. Sent to subscriptions to all agents only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RemovedEvent {
-    /// The subscription.
+    /// Number of the subscription.
     pub subscription: u64,
-    /// The agent that was.
+    /// ID of the removed agent.
     pub id: String,
 }
 
-/// For counts that are left out where there is nothing to count.
+/// Reports whether a count is zero, and its field is left out.
 pub(crate) fn is_zero(count: &u64) -> bool {
     *count == 0
 }

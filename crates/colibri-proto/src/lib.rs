@@ -1,16 +1,19 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod agents;
 mod codec;
 mod config;
 mod data;
 mod error;
 mod events;
 mod id;
+mod request;
 mod rpc;
 mod schema;
 mod wire;
 
+pub use agents::{Agent, ListParams, ListResult, Run, RunsResult, Usage, UsageParams, UsageResult};
 pub use codec::{FrameDecoder, FrameError, MAX_FRAME, encode_frame};
 pub use colibri_glasspane::{AgentState, AgentView};
 pub use colibri_jail_core::{Cpus, JailConfig, Limits, MountConfig, Size, Umask, WallTime};
@@ -25,6 +28,7 @@ pub use data::{DataError, Encoding, OutputData, text_boundary};
 pub use error::{ErrorData, ErrorKind, RpcError};
 pub use events::*;
 pub use id::{MAX_ID, RequestId};
-pub use rpc::{Call, Notification, RawResult, Request, RequestRefusal, Response, ServerMessage};
+pub use request::{Request, RequestRefusal};
+pub use rpc::{Call, Notification, RawResult, Response, ServerMessage};
 pub use schema::wire_schema;
 pub use wire::*;

@@ -1,74 +1,72 @@
-//! JSON-RPC 2.0 envelopes, and every method as a variant, so that a server's match is complete.
+//! JSON-RPC 2.0 requests, responses and notifications; each method is a variant, so a server's match is exhaustive.
 
-use colibri_jail_core::JailConfig;
+use colibri_types::SpawnRequest;
 use memchr::memmem;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
-use crate::codec::encode_around;
+use crate::agents::{ListParams, UsageParams};
+use crate::codec::encode_sized;
 use crate::events::{
     ExitEvent, KillEvent, MissedEvent, OutputEvent, RemovedEvent, RunEvent, SpawnedEvent,
     StateEvent,
 };
-use crate::id::{MAX_ID, RequestId};
+use crate::id::RequestId;
 use crate::wire::{
-    Empty, IdParams, InputParams, KillParams, ListParams, ReadParams, RestartAgentParams,
-    SubscribeParams, Subscription, UsageParams,
+    Empty, IdParams, InputParams, KillParams, ReadParams, RestartAgentParams, SubscribeParams,
+    Subscription,
 };
-use colibri_types::SpawnRequest;
-
 use crate::{ErrorKind, RpcError};
 
-/// Every method, with its parameters.
+/// A method with its parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "method", content = "params", rename_all = "kebab-case")]
 pub enum Call {
-    /// Who answers.
+    /// Returns the name and versions of the daemon.
     Version(Empty),
-    /// Start an agent.
+    /// Starts an agent.
     SpawnAgent(SpawnRequest),
-    /// What `spawn-agent` would execute.
+    /// Returns the command that `spawn-agent` would execute.
     ExplainSpawn(SpawnRequest),
-    /// All agents.
+    /// Lists agents, page by page.
     ListAgents(ListParams),
-    /// One agent.
+    /// Returns an agent.
     GetAgent(IdParams),
-    /// One agent, once it has ended.
+    /// Waits until an agent has ended, and returns it.
     WaitAgent(IdParams),
-    /// The runs of an agent that was started again.
+    /// Lists the ended runs of an agent with a restart policy.
     ListRuns(IdParams),
-    /// What agents use: CPU time, memory, processes.
+    /// Measures the CPU time, memory and processes of running agents.
     GetUsage(UsageParams),
-    /// Forget an agent that has ended, and delete its journals.
+    /// Removes an ended agent and its journals.
     RemoveAgent(IdParams),
-    /// End an agent.
+    /// Kills or signals an agent.
     KillAgent(KillParams),
-    /// Restart a running agent, or spawn an ended agent again.
+    /// Restarts a running agent, or spawns an ended agent again.
     RestartAgent(RestartAgentParams),
-    /// Write to an agent's stdin.
+    /// Writes to an agent's stdin.
     SendInput(InputParams),
-    /// Close an agent's stdin.
+    /// Closes an agent's stdin.
     CloseInput(IdParams),
-    /// Read what an agent has written.
+    /// Reads the output of an agent.
     ReadJournal(ReadParams),
-    /// Be told what happens.
+    /// Subscribes to one agent or to all agents.
     Subscribe(SubscribeParams),
-    /// Be told no more.
+    /// Unsubscribes.
     Unsubscribe(Subscription),
-    /// Look whether agents can be run.
+    /// Checks whether this host can run agents.
     Doctor(Empty),
-    /// The profiles that a spawn may name.
+    /// Lists the profiles in the settings file.
     ListProfiles(Empty),
-    /// Read the settings file again.
+    /// Reloads the settings file.
     ReloadConfig(Empty),
-    /// End the daemon; agents go on.
+    /// Stops the daemon; agents keep running.
     Shutdown(Empty),
 }
 
 impl Call {
-    /// The names of all methods.
+    /// Names of all methods.
     pub const METHODS: &'static [&'static str] = &[
         "version",
         "spawn-agent",
@@ -93,178 +91,14 @@ impl Call {
     ];
 }
 
-/// A request whose method has not been looked at.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Request {
-    /// The caller's number or text; absent: no answer is wanted.
-    pub id: Option<RequestId>,
-    method: String,
-    params: Value,
-}
-
-/// The error answer to a frame that is not a valid request.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RequestRefusal {
-    /// The id of the request; null if it cannot be read.
-    pub id: RequestId,
-    /// What is wrong with it.
-    pub error: RpcError,
-}
-
-/// The fields of a request as raw JSON.
-#[derive(Deserialize)]
-struct Fields<'a> {
-    #[serde(default, borrow, deserialize_with = "present")]
-    jsonrpc: Option<&'a RawValue>,
-    #[serde(default, borrow, deserialize_with = "present")]
-    id: Option<&'a RawValue>,
-    #[serde(default, borrow, deserialize_with = "present")]
-    method: Option<&'a RawValue>,
-    #[serde(default, borrow, deserialize_with = "present")]
-    params: Option<&'a RawValue>,
-}
-
-/// Deserializes a present field, so that null differs from an absent field.
-fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
-    Deserialize::deserialize(from).map(Some)
-}
-
-fn invalid(message: &str) -> RpcError {
-    RpcError::new(ErrorKind::InvalidRequest, message)
-        .hint("send {\"jsonrpc\":\"2.0\",\"id\":…,\"method\":…,\"params\":{…}}")
-}
-
-fn no_json(error: &serde_json::Error) -> RpcError {
-    RpcError::new(ErrorKind::ParseError, format!("frame is not JSON: {error}"))
-        .hint("send one JSON object in UTF-8 a line, nested at most 127 deep")
-}
-
-/// Returns the error for a frame that cannot be deserialized as a request.
-fn not_an_object(frame: &[u8]) -> RpcError {
-    match serde_json::from_slice(frame) {
-        Err(error) => no_json(&error),
-        Ok(Value::Array(_)) => invalid("batches are not supported; send one request a line"),
-        Ok(Value::Object(_)) => invalid("a field of the request is there twice"),
-        Ok(_) => invalid("a request is a JSON object"),
-    }
-}
-
-impl Request {
-    /// Parses a frame like [`Request::read`], for callers that do not answer it.
-    ///
-    /// # Errors
-    /// The frame is not JSON, or not a valid request.
-    pub fn parse(frame: &[u8]) -> Result<Self, RpcError> {
-        Self::read(frame).map_err(|refusal| refusal.error)
-    }
-
-    /// Parses a frame.
-    ///
-    /// # Errors
-    /// The frame is not JSON, or not a valid request: the answer to send, with the id of the request if it can be read.
-    pub fn read(frame: &[u8]) -> Result<Self, RequestRefusal> {
-        let not_an_object = || RequestRefusal {
-            id: RequestId::null(),
-            error: not_an_object(frame),
-        };
-        // serde reads an array as the fields in their order.
-        if frame.trim_ascii_start().first() != Some(&b'{') {
-            return Err(not_an_object());
-        }
-        let fields: Fields<'_> = serde_json::from_slice(frame).map_err(|_| not_an_object())?;
-        let id = match fields.id.map(RequestId::of) {
-            Some(None) => {
-                let message =
-                    format!("\"id\" must be a number, a text or null, of at most {MAX_ID} bytes");
-                return Err(RequestRefusal {
-                    id: RequestId::null(),
-                    error: invalid(&message),
-                });
-            }
-            Some(Some(id)) => Some(id),
-            None => None,
-        };
-        match Self::method_and_params(&fields) {
-            Ok((method, params)) => Ok(Self { id, method, params }),
-            Err(error) => Err(RequestRefusal {
-                id: id.unwrap_or_else(RequestId::null),
-                error,
-            }),
-        }
-    }
-
-    fn method_and_params(fields: &Fields<'_>) -> Result<(String, Value), RpcError> {
-        let text = |field: Option<&RawValue>| serde_json::from_str::<String>(field?.get()).ok();
-        if text(fields.jsonrpc).as_deref() != Some("2.0") {
-            return Err(invalid("\"jsonrpc\" must be \"2.0\""));
-        }
-        let Some(method) = text(fields.method) else {
-            return Err(invalid("\"method\" must be a string"));
-        };
-        let params = fields.params.map_or("null", RawValue::get);
-        match serde_json::from_str(params) {
-            Ok(Value::Null) => Ok((method, json!({}))),
-            Ok(params @ Value::Object(_)) => Ok((method, params)),
-            Ok(_) => Err(invalid("\"params\" must be an object")),
-            Err(error) => Err(no_json(&error)),
-        }
-    }
-
-    /// The name of the method, if there is such a one.
-    #[must_use]
-    pub fn known_method(&self) -> Option<&'static str> {
-        let named = |method: &&&str| **method == self.method;
-        Call::METHODS.iter().find(named).copied()
-    }
-
-    /// The method with its parameters.
-    ///
-    /// # Errors
-    /// There is no such method, or the parameters do not fit.
-    pub fn call(self) -> Result<Call, RpcError> {
-        if !Call::METHODS.contains(&self.method.as_str()) {
-            let shown: String = self.method.chars().take(60).collect();
-            return Err(RpcError::new(
-                ErrorKind::UnknownMethod,
-                format!("unknown method {shown:?}"),
-            )
-            .hint(format!("known methods: {}", Call::METHODS.join(", "))));
-        }
-        if let Some(jail) = self.params.get("jail").filter(|jail| !jail.is_null())
-            && let Err(error) = JailConfig::deserialize(jail)
-        {
-            return Err(
-                RpcError::new(ErrorKind::InvalidJail, format!("jail: {error}")).hint(format!(
-                    "a jail has the fields {}",
-                    jail_fields().join(", ")
-                )),
-            );
-        }
-        let method = self.method;
-        let call = Map::from_iter([
-            ("method".to_owned(), Value::from(method.as_str())),
-            ("params".to_owned(), self.params),
-        ]);
-        serde_json::from_value(Value::Object(call))
-            .map_err(|error| RpcError::new(ErrorKind::InvalidParams, format!("{method}: {error}")))
-    }
-}
-
-/// Returns the field names of a jail from its schema, which a test compares with the type.
-fn jail_fields() -> Vec<String> {
-    let schema = schemars::schema_for!(colibri_jail_core::JailConfig);
-    let fields = schema.get("properties").and_then(Value::as_object);
-    fields.map_or_else(Vec::new, |fields| fields.keys().cloned().collect())
-}
-
-/// A result as it is written. Whoever knows its type reads it.
+/// A result as raw JSON: the caller knows its type from the method.
 pub type RawResult = Box<RawValue>;
 
-/// An answer.
+/// A response to a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Response {
     jsonrpc: Version,
-    /// The request's.
+    /// ID of the request.
     pub id: RequestId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     result: Option<RawResult>,
@@ -279,7 +113,7 @@ enum Version {
 }
 
 impl Response {
-    /// The answer to a request; `id` null where the request could not be read.
+    /// Returns the response to a request; `id` is null if the request could not be read.
     #[must_use]
     pub fn new(id: impl Into<RequestId>, outcome: Result<RawResult, RpcError>) -> Self {
         let (result, error) = match outcome {
@@ -294,19 +128,19 @@ impl Response {
         }
     }
 
-    /// As it goes over the wire, with its LF.
+    /// Encodes the response as a frame with its LF.
     ///
     /// # Errors
-    /// It does not fit into a frame.
+    /// The response does not fit into a frame.
     pub fn encode(&self) -> Result<Vec<u8>, crate::FrameError> {
         let length = self.result.as_ref().map_or(0, |result| result.get().len());
-        encode_around(self, length)
+        encode_sized(self, length)
     }
 
-    /// The result, or the error.
+    /// Returns the result.
     ///
     /// # Errors
-    /// The request failed, or the answer says neither.
+    /// The request failed, or the response has neither a result nor an error.
     pub fn into_result(self) -> Result<RawResult, RpcError> {
         match (self.error, self.result) {
             (Some(error), _) => Err(error),
@@ -319,25 +153,25 @@ impl Response {
     }
 }
 
-/// What a subscriber is told.
+/// A notification to a subscriber.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "method", content = "params", rename_all = "kebab-case")]
 pub enum Notification {
-    /// An agent wrote something.
+    /// An agent wrote output.
     AgentOutput(OutputEvent),
-    /// An agent is doing something else.
+    /// The state, the tool or the last error of an agent changed.
     AgentState(StateEvent),
     /// An agent has ended.
     AgentExit(ExitEvent),
-    /// An agent was started.
+    /// An agent was spawned.
     AgentSpawned(SpawnedEvent),
-    /// An agent was started again.
+    /// An agent was restarted.
     AgentRun(RunEvent),
-    /// Somebody asked for the end of an agent.
+    /// A client requested a kill or a signal.
     AgentKill(KillEvent),
-    /// Agents came and went unseen.
+    /// Agents were spawned and removed before the subscription could follow them.
     AgentsMissed(MissedEvent),
-    /// An agent is forgotten.
+    /// An agent was removed.
     AgentRemoved(RemovedEvent),
 }
 
@@ -351,10 +185,10 @@ struct Framed<'a, T> {
 }
 
 impl Notification {
-    /// As it goes over the wire, with its LF.
+    /// Encodes the notification as a frame with its LF.
     ///
     /// # Errors
-    /// It does not fit into a frame.
+    /// The notification does not fit into a frame.
     pub fn encode(&self) -> Result<Vec<u8>, crate::FrameError> {
         let length = match self {
             Self::AgentOutput(event) => event.data.data.len(),
@@ -365,10 +199,10 @@ impl Notification {
             id: None,
             body: self,
         };
-        encode_around(&framed, length)
+        encode_sized(&framed, length)
     }
 
-    /// The subscription that it belongs to.
+    /// Returns the number of the subscription.
     #[must_use]
     pub fn subscription(&self) -> u64 {
         match self {
@@ -385,10 +219,10 @@ impl Notification {
 }
 
 impl Call {
-    /// A request as it goes over the wire, with its LF.
+    /// Encodes the call as a request with its LF.
     ///
     /// # Errors
-    /// It does not fit into a frame.
+    /// The request does not fit into a frame.
     pub fn encode(&self, id: u64) -> Result<Vec<u8>, crate::FrameError> {
         crate::encode_frame(&Framed {
             jsonrpc: Version::Two,
@@ -398,257 +232,34 @@ impl Call {
     }
 }
 
-/// What a client reads.
+/// A frame from the daemon.
 #[derive(Debug, Clone)]
 pub enum ServerMessage {
-    /// Something happened.
+    /// A notification.
     Notification(Notification),
-    /// An answer.
+    /// A response.
     Response(Response),
 }
 
 impl ServerMessage {
-    /// Reads a frame.
+    /// Parses a frame.
     ///
     /// # Errors
-    /// It is neither, or a notification of a later version.
+    /// The frame is neither a response nor a known notification.
     pub fn parse(frame: &[u8]) -> Result<Self, serde_json::Error> {
         let notification = || serde_json::from_slice(frame).map(Self::Notification);
         let response = || serde_json::from_slice(frame).map(Self::Response);
-        // What it is shows where it begins, as we write it; what another has written is tried both ways.
-        let front = frame.get(..FRONT).unwrap_or(frame);
-        match memmem::find(front, b"\"method\"") {
+        // In a notification of this daemon the method comes first. Frames with another order are parsed both ways.
+        let prefix = frame.get(..METHOD_PREFIX_BYTES).unwrap_or(frame);
+        match memmem::find(prefix, b"\"method\"") {
             Some(_) => notification().or_else(|_| response()),
             None => response().or_else(|_| notification()),
         }
     }
 }
 
-/// The method of a notification of ours begins within so many bytes.
-const FRONT: usize = 32;
+/// Number of bytes at the start of a notification of this daemon that contain the word `method`.
+const METHOD_PREFIX_BYTES: usize = 32;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(frame: &[u8]) -> (ErrorKind, String) {
-        let error = Request::parse(frame).and_then(Request::call).unwrap_err();
-        (error.data.kind, error.message)
-    }
-
-    #[test]
-    fn what_is_no_request_gets_the_error_that_says_why() {
-        use ErrorKind::{InvalidJail, InvalidParams, InvalidRequest, ParseError, UnknownMethod};
-        let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));
-        let mut shown = String::new();
-        for (frame, kind) in [
-            (&b"{"[..], ParseError),
-            (b"\xff\xfe{}", ParseError),
-            (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\xff\"}", ParseError),
-            (deep.as_bytes(), ParseError),
-            (b"7", InvalidRequest),
-            (b"[]", InvalidRequest),
-            (br#"{"id":1,"method":"version"}"#, InvalidRequest),
-            (br#"{"jsonrpc":"2.0","id":{},"method":"version"}"#, InvalidRequest),
-            (br#"{"jsonrpc":"2.0","id":1}"#, InvalidRequest),
-            (br#"{"jsonrpc":"2.0","id":1,"method":"version","params":[1]}"#, InvalidRequest),
-            (br#"{"jsonrpc":"2.0","id":1,"method":"make-coffee"}"#, UnknownMethod),
-            (br#"{"jsonrpc":"2.0","id":1,"method":"get-agent"}"#, InvalidParams),
-            (br#"{"jsonrpc":"2.0","id":1,"method":"spawn-agent","params":{"program":7}}"#, InvalidParams),
-            (br#"{"jsonrpc":"2.0","id":1,"method":"spawn-agent","params":{"program":"x","jail":{"pth":"/"}}}"#, InvalidJail),
-            (br#"{"jsonrpc":"2.0","id":1,"method":"spawn-agent","params":{"program":"x","jail":"web"}}"#, InvalidJail),
-        ] {
-            let (found, message) = refusal(frame);
-            assert_eq!(found, kind, "{message}");
-            shown.push_str(&format!("{} {message}\n", found.code()));
-        }
-        insta::assert_snapshot!(shown);
-    }
-
-    /// Returns the id in the answer to a frame; `None` for a notification.
-    fn answered_id(frame: &str) -> Option<String> {
-        let id = match Request::read(frame.as_bytes()) {
-            Ok(request) => request.id?,
-            Err(refusal) => refusal.id,
-        };
-        let answer = Response::new(id, Err(RpcError::new(ErrorKind::Internal, "no")));
-        let text = String::from_utf8(answer.encode().unwrap()).unwrap();
-        let id = text.split("\"id\":").nth(1)?;
-        Some(id.split(",\"error\"").next()?.to_owned())
-    }
-
-    #[test]
-    fn id_is_answered_as_it_was_written() {
-        let valid = |id: &str| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"version"}}"#);
-        for id in [
-            "1",
-            "-7",
-            "0",
-            "18446744073709551615",
-            "18446744073709551616",
-            "123456789012345678901234567890",
-            "1.50",
-            "1e400",
-            "\"a\"",
-            r#""\u00e4\n\"""#,
-            "\"\"",
-            "null",
-        ] {
-            assert_eq!(answered_id(&valid(id)).as_deref(), Some(id));
-            // Even if the rest of the request is invalid.
-            for (wrong, kind) in [
-                (
-                    format!(r#"{{"id":{id},"method":"version"}}"#),
-                    ErrorKind::InvalidRequest,
-                ),
-                (
-                    format!(r#"{{"jsonrpc":"1.0","id":{id},"method":"version"}}"#),
-                    ErrorKind::InvalidRequest,
-                ),
-                (
-                    format!(r#"{{"jsonrpc":"2.0","id":{id}}}"#),
-                    ErrorKind::InvalidRequest,
-                ),
-                (
-                    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":7}}"#),
-                    ErrorKind::InvalidRequest,
-                ),
-                (
-                    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"version","params":[1]}}"#),
-                    ErrorKind::InvalidRequest,
-                ),
-                (
-                    format!(r#"{{"jsonrpc":"2.0","method":"version","params":"x","id":{id}}}"#),
-                    ErrorKind::InvalidRequest,
-                ),
-                (
-                    format!(
-                        r#"{{"jsonrpc":"2.0","id":{id},"method":"version","params":{{"a":"\ud800"}}}}"#
-                    ),
-                    ErrorKind::ParseError,
-                ),
-            ] {
-                let refusal = Request::read(wrong.as_bytes()).unwrap_err();
-                assert_eq!(refusal.error.data.kind, kind, "{wrong}");
-                assert_eq!(answered_id(&wrong).as_deref(), Some(id), "{wrong}");
-            }
-        }
-        let long = format!("\"{}\"", "x".repeat(MAX_ID));
-        let (long, twice) = (
-            valid(&long),
-            r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"version"}"#,
-        );
-        for frame in [
-            "{",
-            "[]",
-            "7",
-            &long,
-            twice,
-            &valid("{}"),
-            &valid("[1]"),
-            &valid("true"),
-        ] {
-            assert_eq!(answered_id(frame).as_deref(), Some("null"), "{frame}");
-        }
-        assert_eq!(answered_id(r#"{"jsonrpc":"2.0","method":"version"}"#), None);
-    }
-
-    #[test]
-    fn hint_for_a_jail_names_all_its_fields() {
-        let frame =
-            br#"{"jsonrpc":"2.0","id":1,"method":"spawn-agent","params":{"jail":{"pth":"/"}}}"#;
-        let error = Request::parse(frame).and_then(Request::call).unwrap_err();
-        let hint = error.data.hint.unwrap();
-        // The message of serde lists the fields of the type itself.
-        let listed = error.message.split("expected one of ").nth(1).unwrap();
-        let fields: Vec<&str> = listed.split('`').skip(1).step_by(2).collect();
-        assert!(fields.len() >= 10, "{fields:?}");
-        for field in fields {
-            assert!(hint.contains(field), "{field} is not in: {hint}");
-        }
-    }
-
-    #[test]
-    fn every_method_is_listed_and_reads_back() {
-        let schema = serde_json::to_value(schemars::schema_for!(Call)).unwrap();
-        let text = schema.to_string();
-        for method in Call::METHODS {
-            assert!(
-                text.contains(&format!("\"const\":\"{method}\"")),
-                "{method} is no variant"
-            );
-        }
-        assert_eq!(
-            schema["oneOf"].as_array().unwrap().len(),
-            Call::METHODS.len()
-        );
-        let call = Call::KillAgent(KillParams {
-            id: "a".into(),
-            signal: None,
-            grace_ms: Some(5),
-            escalate: true,
-            no_restart: false,
-        });
-        let frame = call.encode(7).unwrap();
-        let request = Request::parse(&frame).unwrap();
-        assert_eq!(request.id, Some(7.into()));
-        assert_eq!(request.call().unwrap(), call);
-    }
-
-    #[test]
-    fn unknown_fields_outside_a_jail_are_ignored() {
-        let frame = br#"{"jsonrpc":"2.0","method":"spawn-agent","params":{"program":"x","colour":"red"},"extra":1}"#;
-        let request = Request::parse(frame).unwrap();
-        assert_eq!(request.id, None);
-        assert!(
-            matches!(request.call().unwrap(), Call::SpawnAgent(params) if params.program.as_deref() == Some("x"))
-        );
-    }
-
-    #[test]
-    fn a_message_is_understood_in_any_order_of_its_fields() {
-        let removed = r#""method":"agent-removed","params":{"subscription":1,"id":"a"}"#;
-        let turned = r#""params":{"subscription":1,"id":"a"},"method":"agent-removed""#;
-        for (fields, understood) in [
-            (format!(r#""jsonrpc":"2.0",{removed}"#), "notification"),
-            (format!(r#"{turned},"jsonrpc":"2.0""#), "notification"),
-            (format!(r#"{:40}{turned}"#, ""), "notification"),
-            (r#""jsonrpc":"2.0","id":7,"result":{}"#.into(), "result"),
-            (r#""result":{"method":7},"id":7,"jsonrpc":"2.0""#.into(), "result"),
-            (r#""jsonrpc":"2.0","id":"\"method\"","result":[]"#.into(), "result"),
-            (
-                r#""jsonrpc":"2.0","id":7,"error":{"code":-32000,"message":"no","data":{"kind":"internal"}}"#.into(),
-                "no",
-            ),
-            (
-                r#""jsonrpc":"2.0","id":7"#.into(),
-                "the answer has neither a result nor an error",
-            ),
-            (r#""jsonrpc":"2.0","method":"agent-danced","params":{}"#.into(), "nothing"),
-            (r#""jsonrpc":"1.0","id":7,"result":{}"#.into(), "nothing"),
-        ] {
-            let seen = match ServerMessage::parse(format!("{{{fields}}}").as_bytes()) {
-                Ok(ServerMessage::Notification(Notification::AgentRemoved(_))) => {
-                    "notification".to_owned()
-                }
-                Ok(ServerMessage::Notification(other)) => format!("{other:?}"),
-                Ok(ServerMessage::Response(response)) => match response.into_result() {
-                    Ok(_) => "result".to_owned(),
-                    Err(error) => error.message,
-                },
-                Err(_) => "nothing".to_owned(),
-            };
-            assert_eq!(seen, understood, "{fields}");
-        }
-    }
-
-    #[test]
-    fn environment_values_are_not_shown() {
-        let params = SpawnRequest {
-            env: crate::Env([("TOKEN".to_owned(), "s3cret".to_owned())].into()),
-            ..SpawnRequest::default()
-        };
-        let shown = format!("{:?}", Call::SpawnAgent(params));
-        assert!(shown.contains("TOKEN") && !shown.contains("s3cret"));
-    }
-}
+mod tests;

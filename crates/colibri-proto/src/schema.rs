@@ -1,12 +1,12 @@
-//! The wire as JSON Schema.
+//! JSON Schema of the protocol.
 
 use schemars::JsonSchema;
 use serde_json::{Value, json};
 
 use crate::rpc::{Call, Notification};
-use crate::{RpcError, config, wire};
+use crate::{RpcError, agents, config, wire};
 
-/// The whole wire: requests, results by method, notifications, errors.
+/// All frames: requests, results by method, notifications and errors.
 #[derive(JsonSchema)]
 #[allow(dead_code)]
 struct Wire {
@@ -23,11 +23,11 @@ struct Results {
     version: wire::VersionResult,
     spawn_agent: wire::SpawnResult,
     explain_spawn: wire::ExplainResult,
-    list_agents: wire::ListResult,
-    get_agent: wire::Agent,
-    wait_agent: wire::Agent,
-    list_runs: wire::RunsResult,
-    get_usage: wire::UsageResult,
+    list_agents: agents::ListResult,
+    get_agent: agents::Agent,
+    wait_agent: agents::Agent,
+    list_runs: agents::RunsResult,
+    get_usage: agents::UsageResult,
     remove_agent: wire::Empty,
     kill_agent: wire::KillResult,
     restart_agent: wire::RestartResult,
@@ -42,7 +42,7 @@ struct Results {
     shutdown: wire::Empty,
 }
 
-/// JSON Schema of all that goes over the socket, inside the JSON-RPC envelope.
+/// Returns the JSON Schema of all calls, results, notifications and errors, without the JSON-RPC envelope.
 #[must_use]
 pub fn wire_schema() -> Value {
     let mut schema = schemars::schema_for!(Wire).to_value();
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_committed_schema_is_the_codes() {
+    fn committed_schema_is_current() {
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../../docs/protocol.schema.json"
@@ -72,7 +72,7 @@ mod tests {
         let committed = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             committed == current,
-            "docs/protocol.schema.json is not current; run: UPDATE_SCHEMA=1 cargo test -p colibri-proto"
+            "docs/protocol.schema.json is out of date; run: UPDATE_SCHEMA=1 cargo test -p colibri-proto"
         );
     }
 }

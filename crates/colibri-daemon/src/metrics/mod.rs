@@ -3,6 +3,9 @@
 //! The daemon reports [`Event`]s. They are counted if the cargo feature `metrics` is built in and an address for metrics is
 //! configured. No label contains an agent's name, id or output, so the number of series is bounded.
 
+// Without the feature nothing reads the events.
+#![cfg_attr(not(feature = "metrics"), allow(dead_code))]
+
 #[cfg(feature = "metrics")]
 mod counters;
 #[cfg(feature = "metrics")]
