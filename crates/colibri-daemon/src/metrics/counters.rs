@@ -287,7 +287,7 @@ impl Collector for LiveCollector {
     #[rustfmt::skip]
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let counts = self.source.get().map_or_else(LiveCounts::default, |source| source());
-        let help = "Agents in the registry, by state; output of a stalled agent cannot be stored";
+        let help = "Agents in the registry, by state; output of a stalled agent cannot be stored.";
         let mut family = encoder.encode_descriptor("colibri_agents", help, None, MetricType::Gauge)?;
         for state in STATES {
             let count = counts.states.iter().filter(|of| **of == state).count();
@@ -297,11 +297,11 @@ impl Collector for LiveCollector {
         let behind = self.positions.bytes_behind();
         let waiting = behind.iter().filter(|bytes| **bytes > 0).count() as u64;
         for (name, help, value) in [
-            ("colibri_subscriptions", "Followed agents, counted once for each subscriber", behind.len() as u64),
-            ("colibri_subscriptions_behind", "Followed agents with output in the journal that the subscriber has not been sent", waiting),
-            ("colibri_subscriptions_behind_bytes", "Bytes in the journals that subscribers have not been sent", behind.iter().sum()),
-            ("colibri_hooks_waiting", "Agents with a state change that no hook has handled yet", counts.hooks.waiting),
-            ("colibri_hooks_running", "Agents for which hooks run", counts.hooks.running),
+            ("colibri_subscriptions", "Followed agents, counted once for each subscriber.", behind.len() as u64),
+            ("colibri_subscriptions_behind", "Followed agents with output in the journal that the subscriber has not been sent.", waiting),
+            ("colibri_subscriptions_behind_bytes", "Bytes in the journals that subscribers have not been sent.", behind.iter().sum()),
+            ("colibri_hooks_waiting", "Agents with a state change that no hook has handled yet.", counts.hooks.waiting),
+            ("colibri_hooks_running", "Agents for which hooks run.", counts.hooks.running),
         ] {
             encoder
                 .encode_descriptor(name, help, None, MetricType::Gauge)?
