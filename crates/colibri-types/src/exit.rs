@@ -122,7 +122,7 @@ impl Exit {
     }
 }
 
-/// The form on the wire: `{code?, signal?, reason}`.
+/// How an agent or one of its runs ended: an exit code, a signal, or neither, and the reason.
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", schemars(rename = "Exit"))]
@@ -133,7 +133,7 @@ struct WireExit {
     /// The signal that ended the first process (the host's number).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     signal: Option<i32>,
-    /// Why it ended. Messages of earlier releases have none: it is derived from the exit status.
+    /// Why it ended. Absent in messages of earlier releases; it then follows from the exit status.
     reason: Option<ExitReason>,
 }
 

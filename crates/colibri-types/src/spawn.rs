@@ -21,7 +21,8 @@ const LINKER_VARIABLES: &[&str] = &["LD_", "GLIBC_TUNABLES", "GCONV_PATH"];
 /// Environment variable that contains the agent's id. Processes that a lost agent left behind are found by it.
 pub const AGENT_VARIABLE: &str = "COLIBRI_AGENT_ID";
 
-/// Environment variables. `Debug` shows their names and never their values: they may be secrets.
+/// Environment variables, by name. The values may be secrets.
+// `Debug` shows their names and never their values.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
