@@ -1,7 +1,7 @@
 //! One registered agent: its specification, its latest snapshot and its journals.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use colibri_glasspane::{AgentRuntime, AgentState, AgentView, Glasspane};
 use colibri_journal::{JournalError, JournalReader};
@@ -13,7 +13,7 @@ use colibri_spawner::{Agent, AgentSpec};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::times;
+use crate::{sync, times};
 
 /// An agent in the registry.
 pub(crate) struct RegisteredAgent {
@@ -33,9 +33,7 @@ pub(crate) struct RegisteredAgent {
 impl RegisteredAgent {
     /// Locks the memory of the hooks.
     pub(crate) fn hook_memory(&self) -> MutexGuard<'_, HookMemory> {
-        self.hook_memory
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.hook_memory)
     }
 
     /// Reports whether the agent has ended.

@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
+use crate::sync;
+
 /// Number of threads that run async tasks.
 const ASYNC_THREADS: usize = 2;
 /// Number of threads that run blocking work: two for parsing, one for long work, one for orphan cleanup and two for paths
@@ -38,7 +40,7 @@ struct Gate {
 
 impl Gate {
     fn pass(&self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = sync::lock(&self.open);
         while !*open {
             open = self
                 .opened
@@ -48,7 +50,7 @@ impl Gate {
     }
 
     fn open(&self) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *sync::lock(&self.open) = true;
         self.opened.notify_all();
     }
 }

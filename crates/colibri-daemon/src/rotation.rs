@@ -4,9 +4,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use colibri_config::LogLimits;
+
+use crate::sync;
 
 /// A log file, shared by cloning. It is reopened when its path names another file or none, so that other programs may
 /// rotate it.
@@ -45,7 +47,7 @@ impl RotatedLog {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Log> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.0)
     }
 }
 

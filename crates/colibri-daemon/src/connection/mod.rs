@@ -25,7 +25,7 @@ use crate::daemon::audit::Peer;
 use crate::errors::RequestError;
 use crate::handlers::{self, find_agent, to_result};
 use crate::metrics::Event;
-use subscription::{FrameQueue, SubscriptionOptions};
+use subscription::{FrameQueue, Subscriber, SubscriptionOptions};
 
 /// Maximum number of frames that wait for a slow client; then senders wait for room before they read output. With the frame
 /// that is being written, all subscriptions of a connection hold at most 5 frames: of 64 KiB of output each, which are
@@ -221,17 +221,18 @@ impl Connection {
             ));
         }
         let number = self.next_subscription;
-        let options = SubscriptionOptions::new(number, params);
         let registry = self.daemon.registry.clone();
-        let frames = self.frames.clone();
+        let subscriber = Subscriber {
+            options: SubscriptionOptions::new(number, params),
+            frames: self.frames.clone(),
+            observers: registry.observers.clone(),
+        };
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match &params.id {
-            Some(id) => Box::pin(subscription::follow_present(
-                find_agent(&registry, id)?,
-                options,
-                frames,
-                registry.observers.clone(),
-            )),
-            None => Box::pin(subscription::follow_all(registry, options, frames)),
+            Some(id) => {
+                let agent = find_agent(&registry, id)?;
+                Box::pin(subscription::follow_present(agent, subscriber))
+            }
+            None => Box::pin(subscription::follow_all(registry, subscriber)),
         };
         self.next_subscription += 1;
         Ok(NewSubscription { number, task })

@@ -5,7 +5,7 @@
 //! daemon starts a new one; while the daemon runs, the agent's restart policy applies.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use colibri_config::{Autostart, ConfigFile};
 use colibri_proto::{AutostartFailure, AutostartedAgent, Call, Env, ReloadResult, SpawnRequest};
@@ -14,7 +14,7 @@ use colibri_spawner::SpawnError;
 use super::Daemon;
 use super::audit::Peer;
 use crate::errors::RequestError;
-use crate::pool;
+use crate::{pool, sync};
 
 impl Daemon {
     /// Starts the agents of all entries that do not run, one after the other. A failure is logged and does not affect the
@@ -118,9 +118,6 @@ impl Daemon {
     }
 
     fn autostart_failures(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.config
-            .autostart_failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.config.autostart_failures)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use colibri_config::{
     Autostart, ConfigFile, PartialSettings, Profile, ProfileError, Settings, SettingsError,
@@ -15,8 +15,8 @@ use colibri_spawner::{AgentSpawnConfig, SpawnError};
 
 use super::Daemon;
 use crate::errors::RequestError;
-use crate::pool;
 use crate::registry::SpawnSettings;
+use crate::{pool, sync};
 
 /// Selects whether the environment file and the secrets of a profile are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +63,7 @@ impl Configuration {
 
     /// Returns the settings file in effect.
     pub(super) fn current(&self) -> Arc<ConfigFile> {
-        self.current
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        sync::read(&self.current).clone()
     }
 
     /// Merges a spawn request with the profile that it names; the request takes precedence.
@@ -108,8 +105,7 @@ impl Configuration {
 
     /// Returns a finding of `doctor` for each `[[autostart]]` agent that could not be started.
     pub(crate) fn findings(&self) -> Vec<Finding> {
-        let failures = self.autostart_failures.lock();
-        let failures = failures.unwrap_or_else(PoisonError::into_inner);
+        let failures = sync::lock(&self.autostart_failures);
         let finding = |(key, error): (&String, &String)| {
             Finding::fail(
                 format!("cannot start [[autostart]] agent {key:?}: {error}"),
@@ -142,10 +138,7 @@ impl Configuration {
                 path: self.path.clone().unwrap_or_default(),
                 source,
             })??;
-        let mut effective = self
-            .effective
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut effective = sync::lock(&self.effective);
         let (applied, needs_restart) = effective.changed(&partial);
         *effective = effective.updated(&partial);
         drop(effective);
@@ -156,10 +149,7 @@ impl Configuration {
         });
         registry.retention.set(settings.retention);
         let file = Arc::new(file);
-        let before = std::mem::replace(
-            &mut *self.current.write().unwrap_or_else(PoisonError::into_inner),
-            file.clone(),
-        );
+        let before = std::mem::replace(&mut *sync::write(&self.current), file.clone());
         let result = ReloadResult {
             file: file.path().map(|path| path.display().to_string()),
             settings: applied,

@@ -8,7 +8,7 @@
 mod command;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use colibri_config::Hook;
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::agent::{AgentSnapshot, RegisteredAgent, StateOccurrence};
 use crate::metrics::{Event, HookCounts, HookOutcome, Metrics};
-use crate::pool;
+use crate::{pool, sync};
 
 /// Maximum number of agents for which hooks run concurrently.
 const MAX_CONCURRENT_AGENTS: usize = 4;
@@ -103,7 +103,7 @@ impl Hooks {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.queue)
     }
 
     fn record(&self, event: Event<'_>) {
@@ -183,7 +183,7 @@ impl Hooks {
         };
         if is_adoption {
             let Some(handled) = handled else {
-                // The agent is older than the first hook: its current state is no change.
+                // The agent is older than the first hook: its current state is not reported.
                 write_memory(&agent, latest).await;
                 return false;
             };

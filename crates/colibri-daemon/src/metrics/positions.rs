@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use colibri_proto::Stream;
 
 use crate::agent::{RegisteredAgent, StreamOffset};
+use crate::sync;
 
 /// The positions of all subscribers.
 #[derive(Default)]
@@ -40,9 +41,7 @@ impl Position {
 
 impl Positions {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Position>>> {
-        self.by_number
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.by_number)
     }
 
     /// Returns for each subscriber the number of bytes that it has not been sent yet.

@@ -6,7 +6,7 @@ mod reservation;
 pub(crate) mod retention;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use colibri_glasspane::{AgentState, Glasspane};
@@ -20,6 +20,7 @@ use crate::agent::{AgentSnapshot, RegisteredAgent};
 use crate::errors::spawn_error_kind;
 use crate::metrics::Event;
 use crate::supervision::{self, Observers};
+use crate::sync;
 
 use index::Agents;
 pub(crate) use index::{EndedAgent, Feed, RegistryChange};
@@ -135,9 +136,7 @@ impl Registry {
 
     /// Returns the spawner for new agents.
     pub(crate) fn current_spawner(&self) -> Spawner {
-        let settings = self.spawn_settings.read();
-        let SpawnSettings { shim, journal } =
-            settings.unwrap_or_else(PoisonError::into_inner).clone();
+        let SpawnSettings { shim, journal } = sync::read(&self.spawn_settings).clone();
         Spawner {
             shim,
             journal,
@@ -147,10 +146,7 @@ impl Registry {
 
     /// Replaces the settings for new agents.
     pub(crate) fn set_spawn_settings(&self, settings: SpawnSettings) {
-        *self
-            .spawn_settings
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = settings;
+        *sync::write(&self.spawn_settings) = settings;
     }
 
     fn add(self: &Arc<Self>, agent: Agent, adopted: bool) -> Arc<RegisteredAgent> {
@@ -287,11 +283,11 @@ impl Registry {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Agents> {
-        self.agents.read().unwrap_or_else(PoisonError::into_inner)
+        sync::read(&self.agents)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Agents> {
-        self.agents.write().unwrap_or_else(PoisonError::into_inner)
+        sync::write(&self.agents)
     }
 }
 

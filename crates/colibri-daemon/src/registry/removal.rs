@@ -65,7 +65,7 @@ fn remove_directory(agent: &RegisteredAgent) -> io::Result<()> {
     removed
 }
 
-/// Removes a file; a missing file is no error.
+/// Removes a file; ignores a missing file.
 fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -4,12 +4,13 @@
 //! therefore reserves its name, its `[[autostart]]` entry and its mounts, under the same lock as the check against
 //! running agents and earlier reservations. Of two spawns that conflict, the second is refused.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use colibri_spawner::{AgentId, AgentName, AgentSpawnConfig, AgentSpec, SpawnError};
 
 use super::Registry;
 use super::index::Agents;
+use crate::sync;
 
 /// Placeholder for the id of an agent that is being started, in messages about its mounts.
 const PENDING_ID: &str = "starting";
@@ -47,7 +48,7 @@ pub(super) struct Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut agents = self.agents.write().unwrap_or_else(PoisonError::into_inner);
+        let mut agents = sync::write(&self.agents);
         agents.pending.remove(&self.number);
     }
 }

@@ -1,13 +1,13 @@
 //! Removes ended agents by age and count: at the daemon's start, every hour, and after an agent has ended.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use colibri_config::Retention;
 use tokio::sync::Notify;
 
 use super::{EndedAgent, Registry};
-use crate::times;
+use crate::{sync, times};
 
 /// Interval between passes while no agent ends.
 const PASS_INTERVAL: Duration = Duration::from_secs(3600);
@@ -40,9 +40,7 @@ impl RetentionSettings {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Retention> {
-        self.retention
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.retention)
     }
 }
 

@@ -92,7 +92,10 @@ impl StreamMerge {
         ends: JournalLengths,
     ) -> Result<Option<OutputBlock>, JournalError> {
         loop {
-            let Some(Earliest { index, other_at_ns }) = self.earliest(ends)? else {
+            let Some(Earliest {
+                index, other_at_ns, ..
+            }) = self.earliest(ends)?
+            else {
                 return Ok(None);
             };
             let Some(cursor) = self.cursors.get_mut(index) else {
@@ -113,11 +116,9 @@ impl StreamMerge {
 
     /// Returns the cursor whose next chunk has the earliest time; `None` if all cursors are at their ends.
     fn earliest(&mut self, ends: JournalLengths) -> Result<Option<Earliest>, JournalError> {
-        let pending = self.cursors.iter();
-        let pending = pending.filter(|cursor| cursor.has_more(ends.of(cursor.stream)));
-        let is_only_one = pending.count() == 1;
-        let mut earliest = None;
-        let mut earliest_at_ns = 0;
+        let has_more = |cursor: &&Cursor| cursor.has_more(ends.of(cursor.stream));
+        let is_only_one = self.cursors.iter().filter(has_more).count() == 1;
+        let mut earliest: Option<Earliest> = None;
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
             if !cursor.has_more(ends.of(cursor.stream)) {
                 continue;
@@ -128,20 +129,13 @@ impl StreamMerge {
                 false => cursor.chunk()?.map_or(0, |chunk| chunk.at_ns),
             };
             match &mut earliest {
-                None => {
+                Some(earliest) if at_ns >= earliest.at_ns => earliest.other_at_ns = Some(at_ns),
+                _ => {
                     earliest = Some(Earliest {
                         index,
-                        other_at_ns: None,
+                        at_ns,
+                        other_at_ns: earliest.map(|earliest| earliest.at_ns),
                     });
-                    earliest_at_ns = at_ns;
-                }
-                Some(earliest) if at_ns >= earliest_at_ns => earliest.other_at_ns = Some(at_ns),
-                Some(earliest) => {
-                    *earliest = Earliest {
-                        index,
-                        other_at_ns: Some(earliest_at_ns),
-                    };
-                    earliest_at_ns = at_ns;
                 }
             }
         }
@@ -153,6 +147,7 @@ impl StreamMerge {
 struct Earliest {
     /// Its index among the cursors.
     index: usize,
+    at_ns: u64,
     /// Time of the other stream's next chunk, if that stream has more output.
     other_at_ns: Option<u64>,
 }

@@ -18,6 +18,12 @@ pub(super) struct SentEvents {
     kills: u64,
 }
 
+/// The subscription and the agent of an event.
+struct EventId {
+    subscription: u64,
+    agent: String,
+}
+
 /// An event to send.
 pub(super) struct PendingEvent {
     pub(super) notification: Notification,
@@ -68,11 +74,14 @@ impl SentEvents {
         options: SubscriptionOptions,
         snapshot: &AgentSnapshot,
     ) -> Vec<PendingEvent> {
-        let id = agent.spec.id.to_string();
+        let id = EventId {
+            subscription: options.number,
+            agent: agent.spec.id.to_string(),
+        };
         let is_initial = self.state.is_none() && snapshot.state_changes == self.state_changes;
-        let kill = self.next_kill(&id, options, snapshot);
-        let run = self.next_run(&id, options, snapshot);
-        let state = self.next_state(&id, options, snapshot);
+        let kill = self.next_kill(&id, snapshot);
+        let run = self.next_run(&id, snapshot);
+        let state = self.next_state(&id, snapshot);
         let mut events = Vec::new();
         let mut push = |event: Option<Notification>, after_output| {
             events.extend(event.map(|notification| PendingEvent {
@@ -95,18 +104,13 @@ impl SentEvents {
         events
     }
 
-    fn next_kill(
-        &mut self,
-        id: &str,
-        options: SubscriptionOptions,
-        snapshot: &AgentSnapshot,
-    ) -> Option<Notification> {
+    fn next_kill(&mut self, id: &EventId, snapshot: &AgentSnapshot) -> Option<Notification> {
         let kill = snapshot.kill.as_ref()?;
         let earlier = std::mem::replace(&mut self.kills, kill.number);
         (kill.number > earlier).then(|| {
             Notification::AgentKill(KillEvent {
-                subscription: options.number,
-                id: id.to_owned(),
+                subscription: id.subscription,
+                id: id.agent.clone(),
                 signal: kill.signal.clone(),
                 escalate: kill.escalate,
                 uid: kill.uid,
@@ -116,19 +120,14 @@ impl SentEvents {
         })
     }
 
-    fn next_run(
-        &mut self,
-        id: &str,
-        options: SubscriptionOptions,
-        snapshot: &AgentSnapshot,
-    ) -> Option<Notification> {
+    fn next_run(&mut self, id: &EventId, snapshot: &AgentSnapshot) -> Option<Notification> {
         if snapshot.run <= self.run {
             return None;
         }
         let earlier = std::mem::replace(&mut self.run, snapshot.run);
         Some(Notification::AgentRun(RunEvent {
-            subscription: options.number,
-            id: id.to_owned(),
+            subscription: id.subscription,
+            id: id.agent.clone(),
             run: snapshot.run,
             merged: u64::from(snapshot.run - earlier - 1),
             error: snapshot.view.last_error.clone(),
@@ -136,12 +135,7 @@ impl SentEvents {
         }))
     }
 
-    fn next_state(
-        &mut self,
-        id: &str,
-        options: SubscriptionOptions,
-        snapshot: &AgentSnapshot,
-    ) -> Option<Notification> {
+    fn next_state(&mut self, id: &EventId, snapshot: &AgentSnapshot) -> Option<Notification> {
         let view = &snapshot.view;
         let changes = snapshot.state_changes.saturating_sub(self.state_changes);
         let last_error = snapshot.stalled.as_ref().or(view.last_error.as_ref());
@@ -160,8 +154,8 @@ impl SentEvents {
         self.last_error = last_error.cloned();
         self.state_changes = snapshot.state_changes;
         Some(Notification::AgentState(StateEvent {
-            subscription: options.number,
-            id: id.to_owned(),
+            subscription: id.subscription,
+            id: id.agent.clone(),
             state: view.state,
             previous,
             merged: changes.saturating_sub(1),

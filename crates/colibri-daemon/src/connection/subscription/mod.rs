@@ -47,6 +47,27 @@ pub(super) struct SubscriptionOptions {
     closes_idle_files: bool,
 }
 
+/// A subscription and its connection.
+#[derive(Clone)]
+pub(super) struct Subscriber {
+    pub(super) options: SubscriptionOptions,
+    pub(super) frames: FrameQueue,
+    pub(super) observers: Observers,
+}
+
+impl Subscriber {
+    /// Sends a notification; returns `false` if the connection is closed.
+    async fn send(&self, notification: &Notification) -> bool {
+        match notification.encode() {
+            Ok(frame) => self.frames.send(frame).await.is_ok(),
+            Err(error) => {
+                tracing::error!(%error, "cannot send notification");
+                true
+            }
+        }
+    }
+}
+
 impl SubscriptionOptions {
     pub(super) fn new(number: u64, params: &SubscribeParams) -> Self {
         Self {
@@ -86,23 +107,14 @@ impl SubscriptionOptions {
 }
 
 /// Follows an agent that was in the registry before the subscription, until its end or the connection's.
-pub(super) async fn follow_present(
-    agent: Arc<RegisteredAgent>,
-    options: SubscriptionOptions,
-    frames: FrameQueue,
-    observers: Observers,
-) {
+pub(super) async fn follow_present(agent: Arc<RegisteredAgent>, subscriber: Subscriber) {
     let sent = SentEvents::up_to(&agent.latest.borrow());
-    follow(agent, options, frames, observers, sent).await;
+    follow(agent, subscriber, sent).await;
 }
 
 /// Follows an agent that was added after the subscription, from its first byte.
-async fn follow_new(
-    agent: Arc<RegisteredAgent>,
-    mut options: SubscriptionOptions,
-    frames: FrameQueue,
-    observers: Observers,
-) {
+async fn follow_new(agent: Arc<RegisteredAgent>, mut subscriber: Subscriber) {
+    let options = &mut subscriber.options;
     options.from_offset = options.from_offset.or(Some(0));
     let spawned = SpawnedEvent {
         subscription: options.number,
@@ -112,26 +124,23 @@ async fn follow_new(
         runtime: agent.runtime,
         started_at: times::format_ns(agent.spec.created_at_ns),
     };
-    if !options.lifecycle || send(&frames, &Notification::AgentSpawned(spawned)).await {
-        follow(agent, options, frames, observers, SentEvents::spawned()).await;
+    if !options.lifecycle || subscriber.send(&Notification::AgentSpawned(spawned)).await {
+        follow(agent, subscriber, SentEvents::spawned()).await;
     }
 }
 
-async fn follow(
-    agent: Arc<RegisteredAgent>,
-    options: SubscriptionOptions,
-    frames: FrameQueue,
-    observers: Observers,
-    mut sent: SentEvents,
-) {
+async fn follow(agent: Arc<RegisteredAgent>, subscriber: Subscriber, mut sent: SentEvents) {
+    let Subscriber {
+        options, observers, ..
+    } = &subscriber;
     let mut latest = agent.latest.subscribe();
     let mut snapshot = latest.borrow_and_update().clone();
     let offsets = options.start_offsets(&snapshot);
     let metrics = observers.metrics.as_ref();
     let position = metrics.map(|metrics| metrics.follow(agent.clone(), &offsets));
-    let mut output = OutputSender::new(&agent, options, &frames, position, &offsets);
+    let mut output = OutputSender::new(&agent, &subscriber, position, &offsets);
     loop {
-        let events = sent.next(&agent, options, &snapshot);
+        let events = sent.next(&agent, *options, &snapshot);
         let merged = events.iter().map(PendingEvent::merged_states).sum();
         observers.record(Event::MergedStates(merged));
         for event in events {
@@ -140,7 +149,7 @@ async fn follow(
             {
                 return;
             }
-            if !send(&frames, &event.notification).await {
+            if !subscriber.send(&event.notification).await {
                 return;
             }
         }
@@ -148,13 +157,13 @@ async fn follow(
             return;
         }
         if let Some(exit) = &snapshot.exit {
-            let event = exit_event(&agent, options, &snapshot, exit);
-            send(&frames, &Notification::AgentExit(event)).await;
+            let event = exit_event(&agent, options.number, &snapshot, exit);
+            subscriber.send(&Notification::AgentExit(event)).await;
             return;
         }
         tokio::select! {
             changed = latest.changed() => if changed.is_err() { return },
-            () = frames.closed() => return,
+            () = subscriber.frames.closed() => return,
         }
         snapshot = latest.borrow_and_update().clone();
     }
@@ -162,12 +171,12 @@ async fn follow(
 
 fn exit_event(
     agent: &RegisteredAgent,
-    options: SubscriptionOptions,
+    subscription: u64,
     snapshot: &AgentSnapshot,
     exit: &ExitRecord,
 ) -> ExitEvent {
     ExitEvent {
-        subscription: options.number,
+        subscription,
         id: agent.spec.id.to_string(),
         state: snapshot.view.state,
         exit: Some(exit.exit()),
@@ -178,12 +187,8 @@ fn exit_event(
 }
 
 /// Follows all running agents, and those that are added later.
-pub(super) async fn follow_all(
-    registry: Arc<Registry>,
-    options: SubscriptionOptions,
-    frames: FrameQueue,
-) {
-    let observers = registry.observers.clone();
+pub(super) async fn follow_all(registry: Arc<Registry>, subscriber: Subscriber) {
+    let options = subscriber.options;
     let mut tasks = JoinSet::new();
     let Feed {
         present,
@@ -196,15 +201,14 @@ pub(super) async fn follow_all(
         known.insert(agent.spec.id.clone());
         // Agents that have already ended can be listed and read.
         if !agent.has_ended() {
-            let (frames, observers) = (frames.clone(), observers.clone());
-            tasks.spawn(follow_present(agent, options, frames, observers));
+            tasks.spawn(follow_present(agent, subscriber.clone()));
         }
     }
     loop {
         let change = tokio::select! {
             change = changes.recv() => change,
             Some(_) = tasks.join_next() => continue,
-            () = frames.closed() => return,
+            () = subscriber.frames.closed() => return,
         };
         let (mut added, mut removed, mut missed) = (Vec::new(), Vec::new(), 0);
         match change {
@@ -229,8 +233,7 @@ pub(super) async fn follow_all(
         }
         for agent in added {
             known.insert(agent.spec.id.clone());
-            let (frames, observers) = (frames.clone(), observers.clone());
-            tasks.spawn(follow_new(agent, options, frames, observers));
+            tasks.spawn(follow_new(agent, subscriber.clone()));
         }
         let mut events = Vec::new();
         if missed > 0 && options.lifecycle {
@@ -247,20 +250,9 @@ pub(super) async fn follow_all(
             }));
         }
         for event in events {
-            if !send(&frames, &event).await {
+            if !subscriber.send(&event).await {
                 return;
             }
-        }
-    }
-}
-
-/// Sends a notification; returns `false` if the connection is closed.
-async fn send(frames: &FrameQueue, notification: &Notification) -> bool {
-    match notification.encode() {
-        Ok(frame) => frames.send(frame).await.is_ok(),
-        Err(error) => {
-            tracing::error!(%error, "cannot send notification");
-            true
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use colibri_proto::{Notification, OutputData, OutputEvent, Stream};
 
+use super::Subscriber;
 use super::cursor::{Cursor, JournalLengths, OutputBlock, StreamMerge};
-use super::{FrameQueue, SubscriptionOptions};
 use crate::agent::{AgentSnapshot, RegisteredAgent, StreamOffset};
 use crate::metrics::SubscriberPosition;
 use crate::{pool, times};
@@ -18,8 +18,7 @@ const MAX_READ_ATTEMPTS: u32 = 300;
 
 pub(super) struct OutputSender<'a> {
     agent: &'a Arc<RegisteredAgent>,
-    options: SubscriptionOptions,
-    frames: &'a FrameQueue,
+    subscriber: &'a Subscriber,
     position: Option<SubscriberPosition>,
     /// Absent while a pool thread reads from it.
     merge: Option<StreamMerge>,
@@ -28,19 +27,17 @@ pub(super) struct OutputSender<'a> {
 impl<'a> OutputSender<'a> {
     pub(super) fn new(
         agent: &'a Arc<RegisteredAgent>,
-        options: SubscriptionOptions,
-        frames: &'a FrameQueue,
+        subscriber: &'a Subscriber,
         position: Option<SubscriberPosition>,
         from: &[StreamOffset],
     ) -> Self {
         let cursors = from.iter().map(|from| {
             let journal = agent.journal(from.stream);
-            Cursor::new(from.stream, journal, from.offset, options.timed)
+            Cursor::new(from.stream, journal, from.offset, subscriber.options.timed)
         });
         Self {
             agent,
-            options,
-            frames,
+            subscriber,
             position,
             merge: Some(StreamMerge::new(cursors.collect())),
         }
@@ -65,7 +62,7 @@ impl<'a> OutputSender<'a> {
             if self.merge.as_ref().filter(has_more).is_none() {
                 break;
             }
-            let Ok(room) = self.frames.reserve().await else {
+            let Ok(room) = self.subscriber.frames.reserve().await else {
                 return false;
             };
             let Some(mut merge) = self.merge.take() else {
@@ -102,12 +99,12 @@ impl<'a> OutputSender<'a> {
                     tracing::warn!(%id, %error, "cannot read journal; trying again");
                     tokio::select! {
                         () = tokio::time::sleep(READ_RETRY_DELAY) => {}
-                        () = self.frames.closed() => return false,
+                        () = self.subscriber.frames.closed() => return false,
                     }
                 }
             }
         }
-        if self.options.closes_idle_files
+        if self.subscriber.options.closes_idle_files
             && let Some(merge) = &mut self.merge
         {
             merge.close_files();
@@ -123,7 +120,7 @@ impl<'a> OutputSender<'a> {
 
     fn event(&self, block: OutputBlock) -> Notification {
         Notification::AgentOutput(OutputEvent {
-            subscription: self.options.number,
+            subscription: self.subscriber.options.number,
             id: self.agent.spec.id.to_string(),
             stream: block.stream,
             offset: block.offset,

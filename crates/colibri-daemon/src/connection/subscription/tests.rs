@@ -1,7 +1,6 @@
 use super::output::READ_RETRY_DELAY;
 use super::*;
 use crate::registry::tests::{exit, spawner_in, spec};
-use crate::supervision::Observers;
 use crate::times::now_ms;
 use colibri_glasspane::{AgentRuntime, Glasspane};
 use colibri_journal::{JournalOptions, JournalWriter};
@@ -11,6 +10,14 @@ use colibri_types::ExitStatus;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
+
+fn subscriber(options: SubscriptionOptions, frames: FrameQueue) -> Subscriber {
+    Subscriber {
+        options,
+        frames,
+        observers: Observers::default(),
+    }
+}
 
 async fn next(queue: &mut mpsc::Receiver<Vec<u8>>) -> Value {
     let frame = tokio::time::timeout(Duration::from_secs(20), queue.recv()).await;
@@ -59,7 +66,7 @@ async fn exit_event_waits_for_unreadable_output() {
         closes_idle_files: false,
     };
     let (frames, mut queue) = mpsc::channel(8);
-    let task = tokio::spawn(follow_present(agent, options, frames, Observers::default()));
+    let task = tokio::spawn(follow_present(agent, subscriber(options, frames)));
     assert_eq!(next(&mut queue).await["method"], "agent-state");
     let early = tokio::time::timeout(READ_RETRY_DELAY * 2, queue.recv()).await;
     assert!(early.is_err(), "{early:?}");
@@ -92,7 +99,7 @@ async fn lagging_subscriber_gets_or_counts_every_agent() {
         closes_idle_files: true,
     };
     let (frames, mut queue) = mpsc::channel(2);
-    tokio::spawn(follow_all(registry.clone(), options, frames));
+    tokio::spawn(follow_all(registry.clone(), subscriber(options, frames)));
     tokio::task::yield_now().await;
     // More changes than a subscriber may lag behind; the first agents have already been removed.
     (1..=300).for_each(add);
