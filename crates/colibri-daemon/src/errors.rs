@@ -12,7 +12,7 @@ use colibri_types::SpawnConfigError;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RequestError {
+pub(crate) enum CallError {
     /// The profile that the request names cannot be used.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -30,13 +30,13 @@ pub(crate) enum RequestError {
     Rpc(#[from] RpcError),
 }
 
-impl From<LinkError> for RequestError {
+impl From<LinkError> for CallError {
     fn from(error: LinkError) -> Self {
         Self::Spawn(error.into())
     }
 }
 
-impl RequestError {
+impl CallError {
     /// Returns an error of a kind.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         RpcError::new(kind, message).into()

@@ -22,8 +22,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::connection::server::Server;
-use crate::daemon::Daemon;
-use crate::daemon::audit::{AuditLog, Peer};
+use crate::daemon::DaemonState;
+use crate::daemon::audit::{AuditFile, Peer};
 use crate::daemon::config::Configuration;
 use crate::handlers;
 use crate::hooks::Hooks;
@@ -181,7 +181,7 @@ fn run(
     // Left by a killed daemon.
     DaemonFile::remove(&settings.state_dir);
     let config = Configuration::new(arguments.config.clone(), overrides, backends, file);
-    let audit = AuditLog::new(&settings.state_dir, settings.log);
+    let audit = AuditFile::new(&settings.state_dir, settings.log);
     let runtime = pool::runtime().map_err(StartError::Threads)?;
     let outcome = runtime.block_on(async {
             let listening = ListeningSocket::open(&socket, partial.socket_group.as_deref()).await?;
@@ -215,7 +215,7 @@ fn run(
             registry.refill_shim_pool();
             registry.retention.set(settings.retention);
             tokio::spawn(retention::run(registry.clone()));
-            let daemon = Arc::new(Daemon::new(registry, config, audit, socket.clone()));
+            let daemon = Arc::new(DaemonState::new(registry, config, audit, socket.clone()));
             tokio::spawn(daemon.clone().autostart());
             let server = Server::new(daemon.clone(), listening.group);
             let mut serving = Box::pin(server.run(&listening.listener));
@@ -248,7 +248,7 @@ fn run(
 }
 
 /// Reloads the settings file after SIGHUP; the outcome is logged and audited.
-async fn reload(daemon: Arc<Daemon>) {
+async fn reload(daemon: Arc<DaemonState>) {
     let call = Call::ReloadConfig(Empty {});
     let _ = handlers::handle(&daemon, Peer::daemon(), "reload-config", call).await;
 }

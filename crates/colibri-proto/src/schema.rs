@@ -9,7 +9,7 @@ use crate::{RpcError, agents, config, wire};
 /// All frames: requests, results by method, notifications and errors.
 #[derive(JsonSchema)]
 #[allow(dead_code)]
-struct Wire {
+struct WireSchema {
     request: Call,
     notification: Notification,
     error: RpcError,
@@ -45,7 +45,7 @@ struct Results {
 /// Returns the JSON Schema of all calls, results, notifications and errors, without the JSON-RPC envelope.
 #[must_use]
 pub fn wire_schema() -> Value {
-    let mut schema = schemars::schema_for!(Wire).to_value();
+    let mut schema = schemars::schema_for!(WireSchema).to_value();
     if let Some(fields) = schema.as_object_mut() {
         fields.insert("title".to_owned(), json!("Colibri protocol 1"));
     }

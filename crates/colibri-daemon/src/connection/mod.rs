@@ -20,11 +20,11 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::daemon::Daemon;
+use crate::daemon::DaemonState;
 use crate::daemon::audit::Peer;
-use crate::errors::RequestError;
+use crate::errors::CallError;
 use crate::handlers::{self, find_agent, to_result};
-use crate::metrics::Event;
+use crate::metrics::MetricsEvent;
 use subscription::{FrameQueue, Subscriber, SubscriptionOptions};
 
 /// Maximum number of frames that wait for a slow client; then senders wait for room before they read output. With the frame
@@ -39,12 +39,12 @@ const MAX_SUBSCRIPTIONS: usize = 64;
 const READ_BYTES: usize = 16 * 1024;
 
 /// Serves one client until it disconnects or the daemon shuts down.
-async fn serve_connection(daemon: Arc<Daemon>, stream: UnixStream, peer: Peer, allowed: bool) {
+async fn serve_connection(daemon: Arc<DaemonState>, stream: UnixStream, peer: Peer, allowed: bool) {
     let (mut reader, writer) = stream.into_split();
     let (frames, queue) = mpsc::channel(FRAME_QUEUE_LENGTH);
     let writer = tokio::spawn(write_frames(writer, queue));
     let mut shutdown = daemon.shutdown.subscribe();
-    let mut connection = Connection {
+    let mut connection = ClientConnection {
         daemon,
         peer,
         frames,
@@ -101,8 +101,8 @@ struct NewSubscription {
     task: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-struct Connection {
-    daemon: Arc<Daemon>,
+struct ClientConnection {
+    daemon: Arc<DaemonState>,
     peer: Peer,
     frames: FrameQueue,
     calls: Arc<Semaphore>,
@@ -110,7 +110,7 @@ struct Connection {
     next_subscription: u64,
 }
 
-impl Connection {
+impl ClientConnection {
     /// Handles one frame; returns `false` if the connection must be closed.
     async fn handle_frame(&mut self, frame: Result<&[u8], FrameError>) -> bool {
         let frame = match frame {
@@ -165,7 +165,7 @@ impl Connection {
                         task.abort();
                         to_result(&Empty {})
                     }
-                    None => Err(RequestError::new(
+                    None => Err(CallError::new(
                         ErrorKind::UnknownSubscription,
                         format!("no subscription {subscription} on this connection"),
                     )),
@@ -210,10 +210,10 @@ impl Connection {
     fn prepare_subscription(
         &mut self,
         params: &SubscribeParams,
-    ) -> Result<NewSubscription, RequestError> {
+    ) -> Result<NewSubscription, CallError> {
         self.subscriptions.retain(|_, task| !task.is_finished());
         if self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
-            return Err(RequestError::new(
+            return Err(CallError::new(
                 ErrorKind::ResourceExhausted,
                 format!(
                     "this connection has {MAX_SUBSCRIPTIONS} subscriptions; unsubscribe one, or open another connection"
@@ -245,11 +245,14 @@ impl Connection {
         method: &'static str,
         result: Result<RawResult, RpcError>,
     ) -> bool {
-        self.daemon.registry.observers.record(Event::Request {
-            method,
-            took: Duration::ZERO,
-            error: result.as_ref().err(),
-        });
+        self.daemon
+            .registry
+            .observers
+            .record(MetricsEvent::Request {
+                method,
+                took: Duration::ZERO,
+                error: result.as_ref().err(),
+            });
         self.answer(id, result).await
     }
 
@@ -258,7 +261,7 @@ impl Connection {
     }
 }
 
-fn to_rpc(result: Result<RawResult, RequestError>) -> Result<RawResult, RpcError> {
+fn to_rpc(result: Result<RawResult, CallError>) -> Result<RawResult, RpcError> {
     result.map_err(|error| error.to_rpc_error())
 }
 

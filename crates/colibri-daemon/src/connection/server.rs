@@ -8,9 +8,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::serve_connection;
-use crate::daemon::Daemon;
+use crate::daemon::DaemonState;
 use crate::daemon::audit::Peer;
-use crate::metrics::Event;
+use crate::metrics::MetricsEvent;
 
 /// Maximum number of concurrent connections; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 512;
@@ -20,14 +20,14 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Server {
-    daemon: Arc<Daemon>,
+    daemon: Arc<DaemonState>,
     /// Group whose members may connect, besides the daemon's user.
     group: Option<u32>,
     slots: Arc<Semaphore>,
 }
 
 impl Server {
-    pub(crate) fn new(daemon: Arc<Daemon>, group: Option<u32>) -> Self {
+    pub(crate) fn new(daemon: Arc<DaemonState>, group: Option<u32>) -> Self {
         Self {
             daemon,
             group,
@@ -77,7 +77,7 @@ impl Server {
     }
 }
 
-async fn serve(daemon: Arc<Daemon>, group: Option<u32>, stream: UnixStream) {
+async fn serve(daemon: Arc<DaemonState>, group: Option<u32>, stream: UnixStream) {
     let peer = match stream.peer_cred() {
         Ok(cred) => Peer {
             uid: cred.uid(),
@@ -98,7 +98,7 @@ async fn serve(daemon: Arc<Daemon>, group: Option<u32>, stream: UnixStream) {
         );
     }
     let observers = daemon.registry.observers.clone();
-    observers.record(Event::ConnectionOpened { allowed });
+    observers.record(MetricsEvent::ConnectionOpened { allowed });
     serve_connection(daemon, stream, peer, allowed).await;
-    observers.record(Event::ConnectionClosed);
+    observers.record(MetricsEvent::ConnectionClosed);
 }

@@ -42,12 +42,12 @@ struct AuditLine<'a> {
 }
 
 /// The audit log.
-pub(crate) struct AuditLog {
+pub(crate) struct AuditFile {
     path: PathBuf,
     log: RotatedLog,
 }
 
-impl AuditLog {
+impl AuditFile {
     pub(crate) fn new(state_dir: &Path, limits: LogLimits) -> Self {
         let path = state_dir.join("audit.jsonl");
         Self {

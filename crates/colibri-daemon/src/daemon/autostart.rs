@@ -11,12 +11,12 @@ use colibri_config::{Autostart, ConfigFile};
 use colibri_proto::{AutostartFailure, AutostartedAgent, Call, Env, ReloadResult, SpawnRequest};
 use colibri_spawner::SpawnError;
 
-use super::Daemon;
+use super::DaemonState;
 use super::audit::Peer;
-use crate::errors::RequestError;
+use crate::errors::CallError;
 use crate::{pool, sync};
 
-impl Daemon {
+impl DaemonState {
     /// Starts the agents of all entries that do not run, one after the other. A failure is logged and does not affect the
     /// other entries.
     pub(crate) async fn autostart(self: Arc<Self>) {
@@ -61,7 +61,7 @@ impl Daemon {
                 self.autostart_failures().remove(&name);
                 result.started.push(AutostartedAgent { name, id });
             }
-            Err(RequestError::Spawn(SpawnError::AutostartInUse { id, .. })) => {
+            Err(CallError::Spawn(SpawnError::AutostartInUse { id, .. })) => {
                 let id = id.map(|id| id.to_string());
                 tracing::info!(name, id, "[[autostart]] agent already runs");
                 self.autostart_failures().remove(&name);
@@ -76,11 +76,7 @@ impl Daemon {
         }
     }
 
-    async fn spawn_entry(
-        &self,
-        file: &ConfigFile,
-        entry: &Autostart,
-    ) -> Result<String, RequestError> {
+    async fn spawn_entry(&self, file: &ConfigFile, entry: &Autostart) -> Result<String, CallError> {
         let mut params = SpawnRequest {
             profile: entry.own.request.profile.clone(),
             name: Some(entry.key.clone()),
@@ -106,8 +102,8 @@ impl Daemon {
         .await;
         let outcome = match &spawned {
             // Not audited: nothing was started.
-            Err(RequestError::Spawn(SpawnError::AutostartInUse { .. })) => return spawned,
-            Err(error) => RequestError::to_string(error),
+            Err(CallError::Spawn(SpawnError::AutostartInUse { .. })) => return spawned,
+            Err(error) => CallError::to_string(error),
             Ok(_) => "ok".to_owned(),
         };
         let id = spawned.as_deref().ok();

@@ -13,8 +13,8 @@ use colibri_proto::{
 };
 use colibri_spawner::{AgentSpawnConfig, SpawnError};
 
-use super::Daemon;
-use crate::errors::RequestError;
+use super::DaemonState;
+use crate::errors::CallError;
 use crate::registry::SpawnSettings;
 use crate::{pool, sync};
 
@@ -74,7 +74,7 @@ impl Configuration {
         &self,
         params: SpawnRequest,
         secrets: ProfileSecrets,
-    ) -> Result<AgentSpawnConfig, RequestError> {
+    ) -> Result<AgentSpawnConfig, CallError> {
         let file = self.current();
         let read = pool::run(move || {
             let profile = Profile::from(params).over(&file.profiles)?;
@@ -118,7 +118,7 @@ impl Configuration {
     /// Reads the file again and applies what a running daemon can change. Starts no agents.
     async fn replace(
         &self,
-        daemon: &Daemon,
+        daemon: &DaemonState,
     ) -> Result<(Arc<ConfigFile>, ReloadResult), SettingsError> {
         let (path, overrides) = (self.path.clone(), self.overrides.clone());
         let backends = self.backends.clone();
@@ -162,7 +162,7 @@ impl Configuration {
     }
 }
 
-impl Daemon {
+impl DaemonState {
     /// Reads the settings file again, and starts the agents of its new entries. An invalid file changes nothing.
     ///
     /// # Errors

@@ -10,24 +10,24 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::registry::Registry;
-use audit::AuditLog;
+use audit::AuditFile;
 use config::Configuration;
 
 /// State that all connections share.
-pub(crate) struct Daemon {
+pub(crate) struct DaemonState {
     pub(crate) registry: Arc<Registry>,
-    pub(crate) audit: AuditLog,
+    pub(crate) audit: AuditFile,
     pub(crate) config: Configuration,
     pub(crate) socket: PathBuf,
     /// True while the daemon shuts down.
     pub(crate) shutdown: watch::Sender<bool>,
 }
 
-impl Daemon {
+impl DaemonState {
     pub(crate) fn new(
         registry: Arc<Registry>,
         config: Configuration,
-        audit: AuditLog,
+        audit: AuditFile,
         socket: PathBuf,
     ) -> Self {
         Self {

@@ -5,7 +5,7 @@ use colibri_priv::Finding;
 use colibri_proto::{DoctorResult, VersionResult};
 use colibri_spawner::StateDir;
 
-use crate::daemon::Daemon;
+use crate::daemon::DaemonState;
 use crate::pool;
 
 pub(super) fn version() -> VersionResult {
@@ -16,7 +16,7 @@ pub(super) fn version() -> VersionResult {
     }
 }
 
-pub(super) async fn doctor(daemon: &Daemon) -> DoctorResult {
+pub(super) async fn doctor(daemon: &DaemonState) -> DoctorResult {
     let spawner = daemon.registry.current_spawner();
     let installation = Installation {
         shim: spawner.shim.clone(),

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{find_agent, to_result};
 use crate::agent::RegisteredAgent;
-use crate::errors::RequestError;
+use crate::errors::CallError;
 use crate::registry::Registry;
 use crate::{pool, times};
 
@@ -29,13 +29,13 @@ struct EncodedPage {
     next: Option<String>,
 }
 
-pub(super) fn list(registry: &Registry, params: &ListParams) -> Result<RawResult, RequestError> {
+pub(super) fn list(registry: &Registry, params: &ListParams) -> Result<RawResult, CallError> {
     let mut after = params
         .after
         .as_ref()
         .map(|after| after.parse::<AgentId>())
         .transpose()
-        .map_err(|error| RequestError::new(ErrorKind::InvalidParams, format!("after: {error}")))?;
+        .map_err(|error| CallError::new(ErrorKind::InvalidParams, format!("after: {error}")))?;
     let limit = params.limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
     });
@@ -61,24 +61,24 @@ pub(super) fn list(registry: &Registry, params: &ListParams) -> Result<RawResult
 }
 
 /// Returns an agent after it has ended.
-pub(super) async fn wait(registry: &Registry, id: &str) -> Result<Agent, RequestError> {
+pub(super) async fn wait(registry: &Registry, id: &str) -> Result<Agent, CallError> {
     let agent = find_agent(registry, id)?;
     let mut latest = agent.latest.subscribe();
     let _ = latest.wait_for(|latest| latest.exit.is_some()).await;
     Ok(agent.to_wire())
 }
 
-pub(super) async fn list_runs(registry: &Registry, id: &str) -> Result<RunsResult, RequestError> {
+pub(super) async fn list_runs(registry: &Registry, id: &str) -> Result<RunsResult, CallError> {
     let agent = find_agent(registry, id)?;
     pool::run(move || read_runs(&agent))
         .await
-        .map_err(RequestError::PoolClosed)?
+        .map_err(CallError::PoolClosed)?
 }
 
-fn read_runs(agent: &RegisteredAgent) -> Result<RunsResult, RequestError> {
+fn read_runs(agent: &RegisteredAgent) -> Result<RunsResult, CallError> {
     let path = agent.directory.join(layout::RUNS);
     let records: Vec<RunRecord> = read_lines(&path, MAX_RUNS_FILE_BYTES).map_err(|error| {
-        RequestError::new(
+        CallError::new(
             ErrorKind::Internal,
             format!("cannot read {}: {error}", path.display()),
         )

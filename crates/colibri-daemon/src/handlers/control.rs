@@ -11,8 +11,8 @@ use colibri_spawner::SpawnError;
 use super::find_agent;
 use crate::agent::KillRequest;
 use crate::daemon::audit::Peer;
-use crate::errors::RequestError;
-use crate::metrics::Event;
+use crate::errors::CallError;
+use crate::metrics::MetricsEvent;
 use crate::registry::Registry;
 use crate::times;
 
@@ -30,10 +30,10 @@ pub(super) async fn kill(
     registry: &Registry,
     peer: Peer,
     params: KillParams,
-) -> Result<KillResult, RequestError> {
+) -> Result<KillResult, CallError> {
     let outcome = kill_agent(registry, peer, params).await;
     let counted = outcome.as_ref().copied();
-    registry.observers.record(Event::Kill(
+    registry.observers.record(MetricsEvent::Kill(
         counted.map_err(|error| error.to_rpc_error().data.kind),
     ));
     Ok(KillResult {
@@ -46,11 +46,11 @@ async fn kill_agent(
     registry: &Registry,
     peer: Peer,
     params: KillParams,
-) -> Result<KillOutcome, RequestError> {
+) -> Result<KillOutcome, CallError> {
     let signal: Signal = match params.signal.as_deref() {
         None => Signal::TERM,
         Some(name) => name.parse().map_err(|error| {
-            RequestError::new(ErrorKind::InvalidParams, format!("signal: {error}"))
+            CallError::new(ErrorKind::InvalidParams, format!("signal: {error}"))
         })?,
     };
     let found = find_agent(registry, &params.id)?;
@@ -87,7 +87,7 @@ async fn kill_agent(
 pub(super) async fn send_input(
     registry: &Registry,
     params: InputParams,
-) -> Result<InputResult, RequestError> {
+) -> Result<InputResult, CallError> {
     let found = find_agent(registry, &params.id)?;
     let Some(agent) = found.running() else {
         return Err(SpawnError::Ended(params.id).into());
@@ -95,19 +95,19 @@ pub(super) async fn send_input(
     let bytes = params
         .data
         .into_bytes()
-        .map_err(|error| RequestError::new(ErrorKind::InvalidParams, error.to_string()))?;
+        .map_err(|error| CallError::new(ErrorKind::InvalidParams, error.to_string()))?;
     match agent.link.input(&bytes).await? {
         Some(written) => Ok(InputResult {
             written: written as u64,
         }),
-        None => Err(RequestError::new(
+        None => Err(CallError::new(
             ErrorKind::InputClosed,
             format!("cannot write to agent {}: its stdin is closed", params.id),
         )),
     }
 }
 
-pub(super) async fn close_input(registry: &Registry, id: &str) -> Result<Empty, RequestError> {
+pub(super) async fn close_input(registry: &Registry, id: &str) -> Result<Empty, CallError> {
     let found = find_agent(registry, id)?;
     let Some(agent) = found.running() else {
         return Err(SpawnError::Ended(id.to_owned()).into());

@@ -4,28 +4,25 @@ use colibri_proto::{ErrorKind, MAX_READ, OutputData, ReadParams, ReadResult};
 
 use super::find_agent;
 use crate::agent::{RegisteredAgent, read_text};
-use crate::errors::RequestError;
+use crate::errors::CallError;
 use crate::registry::Registry;
 use crate::{pool, times};
 
-pub(super) async fn read(
-    registry: &Registry,
-    params: ReadParams,
-) -> Result<ReadResult, RequestError> {
+pub(super) async fn read(registry: &Registry, params: ReadParams) -> Result<ReadResult, CallError> {
     let agent = find_agent(registry, &params.id)?;
     pool::run(move || read_journal(&agent, &params))
         .await
-        .map_err(RequestError::PoolClosed)?
+        .map_err(CallError::PoolClosed)?
 }
 
-fn read_journal(agent: &RegisteredAgent, params: &ReadParams) -> Result<ReadResult, RequestError> {
+fn read_journal(agent: &RegisteredAgent, params: &ReadParams) -> Result<ReadResult, CallError> {
     let mut journal = agent.journal(params.stream);
     let has_ended = agent.has_ended();
     let offset = match &params.since {
         None => params.offset,
         Some(since) => {
             let since_ns = times::parse_ns(since).map_err(|error| {
-                RequestError::new(ErrorKind::InvalidParams, format!("since: {error}"))
+                CallError::new(ErrorKind::InvalidParams, format!("since: {error}"))
             })?;
             journal.offset_at(since_ns)?
         }

@@ -15,10 +15,10 @@ use colibri_types::AgentId;
 use serde::Serialize;
 
 use crate::agent::RegisteredAgent;
-use crate::daemon::Daemon;
+use crate::daemon::DaemonState;
 use crate::daemon::audit::Peer;
-use crate::errors::RequestError;
-use crate::metrics::Event;
+use crate::errors::CallError;
+use crate::metrics::MetricsEvent;
 use crate::registry::Registry;
 
 /// Maximum number of characters of an unknown agent id in an error message.
@@ -29,7 +29,7 @@ const MAX_SHOWN_ID_CHARS: usize = 40;
 /// # Errors
 /// The call failed: the error object for the answer.
 pub(crate) async fn handle(
-    daemon: &Daemon,
+    daemon: &DaemonState,
     peer: Peer,
     method: &'static str,
     call: Call,
@@ -37,7 +37,7 @@ pub(crate) async fn handle(
     let started = Instant::now();
     let result = dispatch(daemon, peer, call.clone()).await;
     let result = result.map_err(|error| error.to_rpc_error());
-    daemon.registry.observers.record(Event::Request {
+    daemon.registry.observers.record(MetricsEvent::Request {
         method,
         took: started.elapsed(),
         error: result.as_ref().err(),
@@ -55,7 +55,7 @@ pub(crate) async fn handle(
     result
 }
 
-async fn dispatch(daemon: &Daemon, peer: Peer, call: Call) -> Result<RawResult, RequestError> {
+async fn dispatch(daemon: &DaemonState, peer: Peer, call: Call) -> Result<RawResult, CallError> {
     let registry = &daemon.registry;
     match call {
         Call::Version(Empty {}) => to_result(&admin::version()),
@@ -83,7 +83,7 @@ async fn dispatch(daemon: &Daemon, peer: Peer, call: Call) -> Result<RawResult, 
             daemon.shutdown.send_replace(true);
             to_result(&Empty {})
         }
-        Call::Subscribe(_) | Call::Unsubscribe(_) => Err(RequestError::new(
+        Call::Subscribe(_) | Call::Unsubscribe(_) => Err(CallError::new(
             ErrorKind::Internal,
             "subscriptions belong to their connection",
         )),
@@ -94,9 +94,9 @@ async fn dispatch(daemon: &Daemon, peer: Peer, call: Call) -> Result<RawResult, 
 ///
 /// # Errors
 /// The result cannot be written as JSON.
-pub(crate) fn to_result<T: Serialize>(result: &T) -> Result<RawResult, RequestError> {
+pub(crate) fn to_result<T: Serialize>(result: &T) -> Result<RawResult, CallError> {
     serde_json::value::to_raw_value(result).map_err(|error| {
-        RequestError::new(
+        CallError::new(
             ErrorKind::Internal,
             format!("cannot encode the result: {error}"),
         )
@@ -107,10 +107,7 @@ pub(crate) fn to_result<T: Serialize>(result: &T) -> Result<RawResult, RequestEr
 ///
 /// # Errors
 /// No agent has the id.
-pub(crate) fn find_agent(
-    registry: &Registry,
-    id: &str,
-) -> Result<Arc<RegisteredAgent>, RequestError> {
+pub(crate) fn find_agent(registry: &Registry, id: &str) -> Result<Arc<RegisteredAgent>, CallError> {
     let found = id.parse::<AgentId>().ok().and_then(|id| registry.get(&id));
     found.ok_or_else(|| {
         let shown: String = id.chars().take(MAX_SHOWN_ID_CHARS).collect();

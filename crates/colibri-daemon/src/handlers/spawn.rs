@@ -5,17 +5,17 @@ use colibri_spawner::SpawnError;
 
 use super::control::grace;
 use super::find_agent;
-use crate::daemon::Daemon;
+use crate::daemon::DaemonState;
 use crate::daemon::config::ProfileSecrets;
-use crate::errors::RequestError;
+use crate::errors::CallError;
 use crate::registry::parse_name;
 
 pub(super) async fn spawn(
-    daemon: &Daemon,
+    daemon: &DaemonState,
     params: SpawnRequest,
-) -> Result<SpawnResult, RequestError> {
+) -> Result<SpawnResult, CallError> {
     if daemon.is_shutting_down() {
-        return Err(RequestError::shutting_down());
+        return Err(CallError::shutting_down());
     }
     let config = daemon.config.apply_profile(params, ProfileSecrets::Read);
     let agent = daemon.registry.spawn(&config.await?).await?;
@@ -26,9 +26,9 @@ pub(super) async fn spawn(
 }
 
 pub(super) async fn explain(
-    daemon: &Daemon,
+    daemon: &DaemonState,
     params: SpawnRequest,
-) -> Result<ExplainResult, RequestError> {
+) -> Result<ExplainResult, CallError> {
     let config = daemon.config.apply_profile(params, ProfileSecrets::Skip);
     let config = config.await?;
     parse_name(&config)?;
@@ -45,9 +45,9 @@ pub(super) async fn explain(
 /// Ends the current run of a running agent, whose shim then starts the next one immediately; spawns an ended agent
 /// again.
 pub(super) async fn restart(
-    daemon: &Daemon,
+    daemon: &DaemonState,
     params: RestartAgentParams,
-) -> Result<RestartResult, RequestError> {
+) -> Result<RestartResult, CallError> {
     let registry = &daemon.registry;
     let found = find_agent(registry, &params.id)?;
     if let Some(agent) = found.running() {
@@ -58,7 +58,7 @@ pub(super) async fn restart(
         return Ok(RestartResult { id: params.id });
     }
     if daemon.is_shutting_down() {
-        return Err(RequestError::shutting_down());
+        return Err(CallError::shutting_down());
     }
     let config = found.spec.config.clone();
     if !config.env.is_empty() {

@@ -11,7 +11,7 @@ use colibri_shim::record::{self, ShimRecord};
 use colibri_sys::process;
 
 use crate::agent::RegisteredAgent;
-use crate::errors::RequestError;
+use crate::errors::CallError;
 use crate::pool;
 use crate::registry::Registry;
 
@@ -22,7 +22,7 @@ static CLOCK_ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub(super) async fn measure(
     registry: &Registry,
     params: UsageParams,
-) -> Result<UsageResult, RequestError> {
+) -> Result<UsageResult, CallError> {
     let ids: Option<HashSet<String>> = params.ids.map(|ids| ids.into_iter().collect());
     let mut agents = registry.list_running();
     agents.retain(|agent| {
@@ -33,7 +33,7 @@ pub(super) async fn measure(
     // Long work: the scan reads a file for each process of the host.
     let scanned = pool::run_long(move || scan(&agents, origin)).await;
     scanned.flatten().map_err(|error| {
-        RequestError::new(
+        CallError::new(
             ErrorKind::Internal,
             format!("cannot list the host's processes: {error}"),
         )

@@ -18,7 +18,7 @@ use colibri_types::AgentId;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::agent::{AgentSnapshot, RegisteredAgent, StateOccurrence};
-use crate::metrics::{Event, HookCounts, HookOutcome, Metrics};
+use crate::metrics::{HookCounts, HookOutcome, Metrics, MetricsEvent};
 use crate::{pool, sync};
 
 /// Maximum number of agents for which hooks run concurrently.
@@ -106,7 +106,7 @@ impl Hooks {
         sync::lock(&self.queue)
     }
 
-    fn record(&self, event: Event<'_>) {
+    fn record(&self, event: MetricsEvent<'_>) {
         if let Some(metrics) = &self.metrics {
             metrics.record(event);
         }
@@ -150,7 +150,7 @@ impl Hooks {
             };
             if queued.wanted.replace(change).is_some() {
                 queued.merged += 1;
-                self.record(Event::MergedHook);
+                self.record(MetricsEvent::MergedHook);
             }
         }
         drop(queue);
@@ -233,7 +233,7 @@ impl Hooks {
                     HookOutcome::Failed
                 }
             };
-            self.record(Event::Hook(outcome));
+            self.record(MetricsEvent::Hook(outcome));
         }
     }
 }

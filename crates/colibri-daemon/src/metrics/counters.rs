@@ -16,7 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::positions::Positions;
-use super::{Event, HookOutcome, LiveCounts, LiveSource, MetricsServer, SubscriberPosition};
+use super::{HookOutcome, LiveCounts, LiveSource, MetricsEvent, MetricsServer, SubscriberPosition};
 use crate::agent::{AgentSnapshot, RegisteredAgent, StreamOffset};
 
 /// Upper bounds of the request duration buckets, in seconds: from a lookup in memory to a kill with its grace period.
@@ -163,18 +163,18 @@ impl Metrics {
     }
 
     /// Counts an event.
-    pub(crate) fn record(&self, event: Event<'_>) {
+    pub(crate) fn record(&self, event: MetricsEvent<'_>) {
         match event {
-            Event::Spawn { took, error: None } => {
+            MetricsEvent::Spawn { took, error: None } => {
                 self.spawns.inc();
                 self.spawn_seconds.observe(took.as_secs_f64());
             }
-            Event::Spawn {
+            MetricsEvent::Spawn {
                 error: Some(kind), ..
             } => increment(&self.spawn_failures, "kind", kind_name(kind)),
-            Event::Kill(outcome) => increment(&self.kills, "outcome", kill_label(outcome)),
-            Event::Snapshot { before, now } => self.record_snapshot(before, now),
-            Event::Output { at_ns } => {
+            MetricsEvent::Kill(outcome) => increment(&self.kills, "outcome", kill_label(outcome)),
+            MetricsEvent::Snapshot { before, now } => self.record_snapshot(before, now),
+            MetricsEvent::Output { at_ns } => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
                 // Absent if the clock was set back since.
                 let delay = now.and_then(|now| now.checked_sub(Duration::from_nanos(at_ns)));
@@ -182,17 +182,17 @@ impl Metrics {
                     self.publish_seconds.observe(delay.as_secs_f64());
                 }
             }
-            Event::ConnectionOpened { allowed } => {
+            MetricsEvent::ConnectionOpened { allowed } => {
                 self.connections.inc();
                 self.connections_made.inc();
                 if !allowed {
                     self.connections_refused.inc();
                 }
             }
-            Event::ConnectionClosed => {
+            MetricsEvent::ConnectionClosed => {
                 self.connections.dec();
             }
-            Event::Request {
+            MetricsEvent::Request {
                 method,
                 took,
                 error,
@@ -206,10 +206,10 @@ impl Metrics {
                         .observe(took.as_secs_f64());
                 }
             }
-            Event::MergedStates(changes) => {
+            MetricsEvent::MergedStates(changes) => {
                 self.merged_states.inc_by(changes);
             }
-            Event::Hook(outcome) => {
+            MetricsEvent::Hook(outcome) => {
                 let result = match outcome {
                     HookOutcome::Ok => "ok",
                     HookOutcome::Failed => "failed",
@@ -217,7 +217,7 @@ impl Metrics {
                 };
                 increment(&self.hook_runs, "result", result.into());
             }
-            Event::MergedHook => {
+            MetricsEvent::MergedHook => {
                 self.merged_hooks.inc();
             }
         }

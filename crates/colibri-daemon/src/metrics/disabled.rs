@@ -5,7 +5,7 @@ use std::sync::Arc;
 use colibri_config::MetricsAddress;
 use colibri_proto::Stream;
 
-use super::{Event, LiveSource};
+use super::{LiveSource, MetricsEvent};
 use crate::agent::{RegisteredAgent, StreamOffset};
 
 /// Why metrics are not served.
@@ -28,7 +28,7 @@ impl Metrics {
         match *self {}
     }
 
-    pub(crate) fn record(&self, _event: Event<'_>) {
+    pub(crate) fn record(&self, _event: MetricsEvent<'_>) {
         match *self {}
     }
 

@@ -1,6 +1,6 @@
 //! Metrics in Prometheus' text format; docs/metrics.md lists all of them.
 //!
-//! The daemon reports [`Event`]s. They are counted if the cargo feature `metrics` is built in and an address for metrics is
+//! The daemon reports [`MetricsEvent`]s. They are counted if the cargo feature `metrics` is built in and an address for metrics is
 //! configured. No label contains an agent's name, id or output, so the number of series is bounded.
 
 // Without the feature nothing reads the events.
@@ -32,7 +32,7 @@ use colibri_proto::{ErrorKind, KillOutcome, RpcError};
 use crate::agent::AgentSnapshot;
 
 /// What the daemon reports to its metrics.
-pub(crate) enum Event<'a> {
+pub(crate) enum MetricsEvent<'a> {
     /// A spawn has succeeded, or failed with this kind of error.
     Spawn {
         took: Duration,

@@ -32,7 +32,7 @@ pub(crate) enum RegistryChange {
 }
 
 /// All agents at one moment, and the changes after it.
-pub(crate) struct Feed {
+pub(crate) struct RegistryFeed {
     pub(crate) present: Vec<Arc<RegisteredAgent>>,
     /// Sequence number of the next agent that is added.
     pub(crate) next_number: u64,

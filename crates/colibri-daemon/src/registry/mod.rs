@@ -18,12 +18,12 @@ use tokio::sync::{broadcast, watch};
 
 use crate::agent::{AgentSnapshot, RegisteredAgent};
 use crate::errors::spawn_error_kind;
-use crate::metrics::Event;
+use crate::metrics::MetricsEvent;
 use crate::supervision::{self, Observers};
 use crate::sync;
 
 use index::Agents;
-pub(crate) use index::{EndedAgent, Feed, RegistryChange};
+pub(crate) use index::{EndedAgent, RegistryChange, RegistryFeed};
 pub(crate) use reservation::parse_name;
 use retention::RetentionSettings;
 
@@ -117,7 +117,7 @@ impl Registry {
             Err(error @ SpawnError::AutostartInUse { .. }) => return Err(error),
             Err(error) => Err(error),
         };
-        self.observers.record(Event::Spawn {
+        self.observers.record(MetricsEvent::Spawn {
             took: started.elapsed(),
             error: spawned.as_ref().err().map(spawn_error_kind),
         });
@@ -263,9 +263,9 @@ impl Registry {
     }
 
     /// Returns all agents, and the changes from now on.
-    pub(crate) fn feed(&self) -> Feed {
+    pub(crate) fn feed(&self) -> RegistryFeed {
         let agents = self.read();
-        Feed {
+        RegistryFeed {
             changes: self.changes.subscribe(),
             present: agents.by_id.values().cloned().collect(),
             next_number: agents.count,

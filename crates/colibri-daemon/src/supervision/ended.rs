@@ -8,7 +8,7 @@ use colibri_glasspane::{AgentView, Glasspane};
 use colibri_shim::record::{self, Durability};
 use tokio::sync::Semaphore;
 
-use super::parser::{MAX_BACKLOG_BYTES, Parser};
+use super::parser::{EventParser, MAX_BACKLOG_BYTES};
 use crate::agent::RegisteredAgent;
 use crate::pool;
 
@@ -55,7 +55,7 @@ pub(crate) async fn parse_ended(agent: Arc<RegisteredAgent>) {
     };
     let pane = Glasspane::new(agent.runtime, agent.spec.created_at_ns / 1_000_000);
     let ended_ms = exit.exited_at_ns / 1_000_000;
-    let parser = Parser::new(agent.clone(), pane);
+    let parser = EventParser::new(agent.clone(), pane);
     let parsed = parser.parse_all(exit.stdout_bytes, MAX_BACKLOG_BYTES, ended_ms);
     let Ok(mut parser) = parsed.await else {
         return;

@@ -21,12 +21,12 @@ use colibri_spawner::{Agent, Seen, ShimState, Spawner};
 
 use crate::agent::RegisteredAgent;
 use crate::hooks::Hooks;
-use crate::metrics::{Event, Metrics};
+use crate::metrics::{Metrics, MetricsEvent};
 use crate::pool;
 use crate::times::now_ms;
 
 pub(crate) use ended::{parse_ended, read_view};
-use parser::{LAST_BACKLOG_BYTES, Parser};
+use parser::{EventParser, LAST_BACKLOG_BYTES};
 use publisher::Publisher;
 
 /// Timeout for the first status of an adopted agent's shim, which contains the offset at which the run starts.
@@ -43,7 +43,7 @@ pub(crate) struct Observers {
 
 impl Observers {
     /// Reports an event to the metrics, if they are on.
-    pub(crate) fn record(&self, event: Event<'_>) {
+    pub(crate) fn record(&self, event: MetricsEvent<'_>) {
         if let Some(metrics) = &self.metrics {
             metrics.record(event);
         }
@@ -59,17 +59,17 @@ pub(crate) async fn supervise(
     observers: Observers,
 ) {
     let id = registered.spec.id.clone();
-    let supervisor = Supervisor::new(registered, &agent, pane, observers);
+    let supervisor = AgentSupervisor::new(registered, &agent, pane, observers);
     // Fails only while the daemon is shutting down: the next daemon parses the journal again.
     if let Err(error) = supervisor.run(agent, &spawner).await {
         tracing::debug!(%id, %error, "supervision ended before the agent");
     }
 }
 
-struct Supervisor {
+struct AgentSupervisor {
     registered: Arc<RegisteredAgent>,
     publisher: Publisher,
-    parser: Parser,
+    parser: EventParser,
     /// Number of the run whose output is parsed.
     run: u32,
     /// The shim's wait for the next run that the glasspane has recorded.
@@ -82,7 +82,7 @@ struct Supervisor {
     is_first_of_adopted: bool,
 }
 
-impl Supervisor {
+impl AgentSupervisor {
     fn new(
         registered: Arc<RegisteredAgent>,
         agent: &Agent,
@@ -91,7 +91,7 @@ impl Supervisor {
     ) -> Self {
         Self {
             publisher: Publisher::new(registered.clone(), observers),
-            parser: Parser::new(registered.clone(), pane),
+            parser: EventParser::new(registered.clone(), pane),
             // The output of an adopted agent is parsed from its first run on.
             run: match registered.adopted {
                 true => 1,

@@ -27,7 +27,7 @@ pub(super) const LAST_BACKLOG_BYTES: u64 = 1 << 20;
 const BACKLOG_TAIL_BYTES: u64 = 1 << 20;
 
 /// An agent's glasspane, and the offset up to which its journal has been parsed.
-pub(super) struct Parser {
+pub(super) struct EventParser {
     pub(super) pane: Glasspane,
     agent: Arc<RegisteredAgent>,
     journal: JournalReader,
@@ -43,7 +43,7 @@ pub(super) struct Parser {
     skip_logged: bool,
 }
 
-impl Parser {
+impl EventParser {
     pub(super) fn new(agent: Arc<RegisteredAgent>, pane: Glasspane) -> Self {
         Self {
             pane,

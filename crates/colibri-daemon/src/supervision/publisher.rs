@@ -10,9 +10,9 @@ use colibri_shim::record::ExitRecord;
 use colibri_spawner::ShimState;
 
 use super::Observers;
-use super::parser::Parser;
+use super::parser::EventParser;
 use crate::agent::{AgentSnapshot, RegisteredAgent};
-use crate::metrics::Event;
+use crate::metrics::MetricsEvent;
 use crate::pool;
 
 /// Minimum interval between two measurements of the publish delay of an agent.
@@ -41,7 +41,7 @@ impl Publisher {
     /// The daemon is shutting down.
     pub(super) async fn publish(
         &mut self,
-        parser: &Parser,
+        parser: &EventParser,
         state: &ShimState,
         exit: Option<ExitRecord>,
     ) -> io::Result<()> {
@@ -61,7 +61,8 @@ impl Publisher {
         });
         if let Some(before) = &before {
             let now = &snapshot;
-            self.observers.record(Event::Snapshot { before, now });
+            self.observers
+                .record(MetricsEvent::Snapshot { before, now });
         }
         if let Some(hooks) = &self.observers.hooks
             && (self.is_first || before.is_some())
@@ -89,14 +90,14 @@ impl Publisher {
             && chunk.start == from
         {
             let at_ns = chunk.at_ns;
-            self.observers.record(Event::Output { at_ns });
+            self.observers.record(MetricsEvent::Output { at_ns });
             self.sampled = Some(Instant::now());
         }
         Ok(())
     }
 }
 
-fn snapshot(parser: &Parser, state: &ShimState, exit: Option<ExitRecord>) -> AgentSnapshot {
+fn snapshot(parser: &EventParser, state: &ShimState, exit: Option<ExitRecord>) -> AgentSnapshot {
     let has_events = parser.pane.needs_output();
     let mut snapshot = AgentSnapshot::new(&parser.pane, &state.status, exit);
     if snapshot.exit.is_none() {

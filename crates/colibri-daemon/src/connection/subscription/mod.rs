@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::agent::{AgentSnapshot, RegisteredAgent, StreamOffset};
-use crate::metrics::Event;
-use crate::registry::{Feed, Registry, RegistryChange};
+use crate::metrics::MetricsEvent;
+use crate::registry::{Registry, RegistryChange, RegistryFeed};
 use crate::supervision::Observers;
 use crate::times;
 use events::{PendingEvent, SentEvents};
@@ -142,7 +142,7 @@ async fn follow(agent: Arc<RegisteredAgent>, subscriber: Subscriber, mut sent: S
     loop {
         let events = sent.next(&agent, *options, &snapshot);
         let merged = events.iter().map(PendingEvent::merged_states).sum();
-        observers.record(Event::MergedStates(merged));
+        observers.record(MetricsEvent::MergedStates(merged));
         for event in events {
             if let Some(offset) = event.after_output
                 && !output.send_until(&snapshot, offset).await
@@ -190,7 +190,7 @@ fn exit_event(
 pub(super) async fn follow_all(registry: Arc<Registry>, subscriber: Subscriber) {
     let options = subscriber.options;
     let mut tasks = JoinSet::new();
-    let Feed {
+    let RegistryFeed {
         present,
         mut next_number,
         mut changes,
