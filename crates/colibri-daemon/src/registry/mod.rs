@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use colibri_glasspane::{AgentState, Glasspane};
+use colibri_glasspane::{AgentState, AgentView, Glasspane};
 use colibri_journal::JournalOptions;
 use colibri_shim::control::ShimStatus;
 use colibri_shim::record::ExitRecord;
@@ -19,6 +19,7 @@ use tokio::sync::{broadcast, watch};
 use crate::agent::{AgentSnapshot, RegisteredAgent};
 use crate::errors::spawn_error_kind;
 use crate::metrics::MetricsEvent;
+use crate::pool;
 use crate::supervision::{self, Observers};
 use crate::sync;
 
@@ -90,7 +91,9 @@ impl Registry {
                 }
                 Ok(Found::Ended { spec, exit }) => {
                     adopted.ended += 1;
-                    registry.add_ended(spec, exit);
+                    let directory = registry.spawner.state.agent(&spec.id);
+                    let view = pool::run(move || supervision::read_view(&directory)).await;
+                    registry.add_ended(spec, exit, view.ok().flatten());
                 }
                 Err((id, error)) => tracing::error!(%id, %error, "cannot adopt agent"),
             }
@@ -183,17 +186,18 @@ impl Registry {
         registered
     }
 
-    /// Adds an agent that had ended before this daemon started.
-    pub(crate) fn add_ended(&self, spec: Arc<AgentSpec>, exit: ExitRecord) {
+    /// Adds an agent that had ended before this daemon started, with its final view if an earlier daemon stored it.
+    pub(crate) fn add_ended(
+        &self,
+        spec: Arc<AgentSpec>,
+        exit: ExitRecord,
+        stored_view: Option<AgentView>,
+    ) {
         let runtime = spec.config.runtime.unwrap_or_default();
         let directory = self.spawner.state.agent(&spec.id);
         let mut pane = Glasspane::new(runtime, spec.created_at_ns / 1_000_000);
         let ended_ms = exit.exited_at_ns / 1_000_000;
         pane.record_exit(&exit.exit(), exit.error.as_deref(), ended_ms);
-        let stored_view = match pane.needs_output() {
-            true => supervision::read_view(&directory),
-            false => None,
-        };
         let needs_parsing = pane.needs_output() && stored_view.is_none();
         let mut snapshot = AgentSnapshot::new(&pane, &ShimStatus::default(), Some(exit));
         if let Some(view) = stored_view {

@@ -86,7 +86,8 @@ async fn lagging_subscriber_gets_or_counts_every_agent() {
         let spec = spec(&format!("agent{number:05}"));
         let spec: AgentSpec = serde_json::from_value(spec).unwrap();
         std::fs::create_dir(registry.spawner.state.agent(&spec.id)).unwrap();
-        registry.add_ended(Arc::new(spec), serde_json::from_value(exit()).unwrap());
+        let exit = serde_json::from_value(exit()).unwrap();
+        registry.add_ended(Arc::new(spec), exit, None);
     };
     add(0);
     let options = SubscriptionOptions {
