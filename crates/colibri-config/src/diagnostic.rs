@@ -1,15 +1,17 @@
-//! What is wrong in a settings file: where, what, the line with a mark under it, and nothing of a secret.
+//! Diagnostics of a settings file: position, message, and the source line with secrets masked.
 
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Stands for what is not shown.
-const HIDDEN: char = '…';
-/// Characters of a line that are shown.
-const SHOWN: usize = 160;
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-/// One thing that is wrong, and where.
+/// Replaces a masked value.
+const MASK: char = '…';
+/// Maximum width of a source line, and of its marked part, in columns.
+const MAX_WIDTH: usize = 160;
+
+/// One mistake in a settings file, and its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     /// The file.
@@ -18,34 +20,29 @@ pub struct Diagnostic {
     pub line: usize,
     /// The character in the line, from 1.
     pub column: usize,
-    /// What is wrong, and what is allowed.
+    /// What is wrong, and which values are allowed.
     pub message: String,
-    /// The line, with values that may be secrets left out, and from where to where it is marked.
-    shown: (String, Range<usize>),
+    /// The masked source line with a caret line; empty for a blank line.
+    excerpt: String,
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, line, column) = (self.path.display(), self.line, self.column);
-        write!(f, "{path}:{line}:{column}: {}", self.message)?;
-        let (text, mark) = &self.shown;
-        if text.trim().is_empty() {
-            return Ok(());
-        }
-        let number = line.to_string();
-        let (margin, before, marks) = (" ".repeat(number.len()), mark.start, mark.len());
-        write!(f, "\n {number} | {}", text.trim_end())?;
-        write!(f, "\n {margin} | {:before$}{:^<marks$}", "", "")
+        write!(
+            f,
+            "{path}:{line}:{column}: {}{}",
+            self.message, self.excerpt
+        )
     }
 }
 
-/// A settings file's text.
+/// The text of a settings file, and the spans that must not be shown.
 #[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
     text: String,
-    /// Where values are that are shown to nobody.
-    secret: Vec<Range<usize>>,
+    masked: Vec<Range<usize>>,
 }
 
 impl Source {
@@ -53,88 +50,96 @@ impl Source {
         Self {
             path: path.to_owned(),
             text: text.to_owned(),
-            secret: Vec::new(),
+            masked: Vec::new(),
         }
     }
 
-    /// What stands there is not shown.
-    pub(crate) fn hide(&mut self, span: Range<usize>) {
-        self.secret.push(span);
+    /// Masks a span in all diagnostics.
+    pub(crate) fn mask(&mut self, span: Range<usize>) {
+        self.masked.push(span);
     }
 
-    /// Hides the values of a line that could not be understood, so that nobody knows whose they are: all of
-    /// them once there may be an `env` in the file.
-    pub(crate) fn hide_unknown(&mut self, at: usize) {
-        let line = self.line(at);
-        let shown = self.text.get(line.clone()).unwrap_or_default();
-        if self
-            .text
-            .get(..line.end)
-            .is_some_and(|text| text.contains("env"))
-        {
-            let from = match shown.find('=') {
+    /// Masks the value in a line that is not valid TOML, if the file mentions `env` up to that line: the value may be
+    /// that of a variable.
+    pub(crate) fn mask_unparsed(&mut self, offset: usize) {
+        let line = self.line(offset);
+        let content = self.text.get(line.clone()).unwrap_or_default();
+        let text = self.text.get(..line.end).unwrap_or_default();
+        if text.contains("env") {
+            let start = match content.find('=') {
                 Some(equals) => line.start + equals + 1,
-                None if shown.trim_start().starts_with('[') => line.end,
+                None if content.trim_start().starts_with('[') => line.end,
                 None => line.start,
             };
-            self.secret.push(from..line.end);
+            self.masked.push(start..line.end);
         }
     }
 
-    /// The line that holds this byte, without its end.
-    fn line(&self, at: usize) -> Range<usize> {
-        let (before, behind) = self.text.split_at_checked(at).unwrap_or((&self.text, ""));
+    /// Returns the span of the line that contains a byte, without its line end.
+    fn line(&self, offset: usize) -> Range<usize> {
+        let (before, after) = self
+            .text
+            .split_at_checked(offset)
+            .unwrap_or((&self.text, ""));
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let end = at.min(self.text.len()) + behind.find('\n').unwrap_or(behind.len());
+        let end = before.len() + after.find('\n').unwrap_or(after.len());
         start..end
     }
 
-    /// What is wrong there.
-    pub(crate) fn problem(&self, span: &Range<usize>, message: String) -> Diagnostic {
+    /// Returns the diagnostic for a span of the text.
+    pub(crate) fn diagnostic(&self, span: &Range<usize>, message: &str) -> Diagnostic {
         let line = self.line(span.start);
         let before = self.text.get(..line.start).unwrap_or_default();
-        let mut text = String::new();
-        let (mut column, mut from, mut to) = (1, None, 0);
-        for (at, c) in self
-            .text
-            .get(line.clone())
-            .unwrap_or_default()
-            .char_indices()
-        {
-            let at = line.start + at;
-            column += usize::from(at < span.start);
-            if self.secret.iter().any(|secret| secret.contains(&at)) {
-                if !text.ends_with(HIDDEN) {
-                    text.push(HIDDEN);
-                }
-            } else {
-                text.push(if c == '\t' {
-                    ' '
-                } else if c.is_control() {
-                    '?'
-                } else {
-                    c
-                });
-            }
-            if (span.start..span.end.max(span.start + 1)).contains(&at) {
-                let end = text.chars().count();
-                from.get_or_insert(end - 1);
-                to = end;
-            }
-        }
-        text = text.trim_end_matches('?').to_owned();
-        let end = text.chars().count();
-        let from = from.unwrap_or(end).min(SHOWN);
-        if end > SHOWN {
-            text = text.chars().take(SHOWN).chain([HIDDEN]).collect();
-        }
+        let prefix = self.text.get(line.start..span.start).unwrap_or_default();
+        let number = 1 + before.matches('\n').count();
         Diagnostic {
             path: self.path.clone(),
-            line: 1 + before.matches('\n').count(),
-            column,
-            // A value may be told in it, and hold what moves a terminal's cursor.
+            line: number,
+            column: 1 + prefix.chars().count(),
+            // A message can contain a value of the file, and a value can contain terminal escape sequences.
             message: message.replace(char::is_control, "?"),
-            shown: (text, from..to.min(SHOWN).max(from + 1)),
+            excerpt: self.excerpt(line, number, span),
         }
+    }
+
+    fn excerpt(&self, line: Range<usize>, number: usize, span: &Range<usize>) -> String {
+        let content = self.text.get(line.clone()).unwrap_or_default().trim_end();
+        if content.is_empty() {
+            return String::new();
+        }
+        let mut shown = String::new();
+        // The marked bytes of `shown`.
+        let mut mark = None;
+        let mut width = 0;
+        for (offset, c) in content.char_indices() {
+            let offset = line.start + offset;
+            if self.masked.iter().any(|masked| masked.contains(&offset)) {
+                if !shown.ends_with(MASK) {
+                    shown.push(MASK);
+                }
+            } else if c.is_control() {
+                shown.push(if c == '\t' { ' ' } else { '?' });
+            } else {
+                shown.push(c);
+            }
+            if (span.start..span.end.max(span.start + 1)).contains(&offset) && width < MAX_WIDTH {
+                let last = shown
+                    .char_indices()
+                    .next_back()
+                    .map_or(0, |(start, _)| start);
+                mark.get_or_insert(last..last).end = shown.len();
+                width += 1;
+            }
+        }
+        let mark = mark.unwrap_or(shown.len()..shown.len());
+        let snippet = Snippet::source(shown)
+            .line_start(number)
+            .annotation(AnnotationKind::Primary.span(mark));
+        let group = Group::with_level(Level::ERROR).element(snippet);
+        let rendered = Renderer::plain().term_width(MAX_WIDTH).render(&[group]);
+        // The first line is an empty margin.
+        rendered
+            .split_once('\n')
+            .map_or_else(String::new, |(_, excerpt)| format!("\n{excerpt}"))
     }
 }

@@ -1,7 +1,6 @@
-//! Files of variables, as docker and dotenv have them: `NAME=VALUE` lines, comments, quotes.
+//! Environment files in the format of docker and dotenv: `NAME=VALUE` lines, comments, quotes.
 //!
-//! Values are secrets, so no error holds one; and `$` in a value is a character like any other (see
-//! docs/decisions/0019).
+//! Values are secrets, so no error contains one. `$` in a value is not expanded (docs/decisions/0019).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,110 +9,118 @@ use std::path::{Path, PathBuf};
 use colibri_sys::ownership::Ownership;
 use colibri_sys::regular_file;
 
-/// More than any environment holds (execve(2): a string has at most 128 KiB on Linux).
+/// Maximum size of an environment file, in bytes. Larger than a usable environment (execve(2)).
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Why a file of variables cannot be used.
+/// Why an environment file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvFileError {
-    /// It cannot be read.
-    #[error("environment file {path} cannot be read: {source}")]
+    /// The file cannot be read.
+    #[error("cannot read environment file {path}: {source}")]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Cause.
         source: io::Error,
     },
-    /// A line cannot be understood. It is not shown: it may hold a secret.
+    /// A line is invalid. The message does not contain it, because it may contain a secret.
     #[error("environment file {path}:{line}: {problem}")]
     Line {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong, and what to do.
+        /// Cause and hint.
         problem: &'static str,
     },
-    /// Others can read it.
+    /// Other users have access to the file.
     #[error(
-        "environment file {path} can be read by others (mode {mode:04o}); run: chmod 600 {path}"
+        "environment file {path} is accessible to other users (mode {mode:04o}); run: chmod 600 {path}"
     )]
     Open {
         /// The file.
         path: PathBuf,
-        /// Its permissions.
+        /// Permission bits.
         mode: u32,
     },
 }
 
-/// Who may be able to read a file of variables.
+/// The users who may have access to an environment file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Readers {
+pub enum AllowedReaders {
     /// Only its owner.
     Owner,
-    /// Anybody.
-    Anybody,
+    /// Every user.
+    Everyone,
 }
 
-/// Reads a file of variables.
+/// Reads an environment file.
 ///
 /// # Errors
-/// It cannot be read, a line is wrong, or more can read it than should.
-pub fn read(path: &Path, readers: Readers) -> Result<BTreeMap<String, String>, EnvFileError> {
+/// The file cannot be read, a line is invalid, or users outside `readers` have access.
+pub fn read(
+    path: &Path,
+    readers: AllowedReaders,
+) -> Result<BTreeMap<String, String>, EnvFileError> {
     let failed = |source| EnvFileError::Read {
         path: path.to_owned(),
         source,
     };
     let file = regular_file::open(path).map_err(failed)?;
     let ownership = Ownership::from(&file.metadata().map_err(failed)?);
-    if readers == Readers::Owner && ownership.is_accessible_by_others() {
+    if readers == AllowedReaders::Owner && ownership.is_accessible_by_others() {
         return Err(EnvFileError::Open {
             path: path.to_owned(),
             mode: ownership.mode,
         });
     }
     let bytes = regular_file::read_open(&file, MAX_BYTES).map_err(failed)?;
-    parse(&bytes).map_err(|(line, problem)| EnvFileError::Line {
+    parse(&bytes).map_err(|InvalidLine { line, problem }| EnvFileError::Line {
         path: path.to_owned(),
         line,
         problem,
     })
 }
 
-/// The variables of such a text; of two with one name the later counts. An error is a line, from 1, and what is
-/// wrong there.
+/// An invalid line of an environment file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidLine {
+    /// The line, from 1.
+    pub line: usize,
+    /// Cause and hint.
+    pub problem: &'static str,
+}
+
+/// Parses the text of an environment file. The last of several values of a variable wins.
 ///
 /// # Errors
-/// The first line that is wrong.
-pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, String>, (usize, &'static str)> {
-    let lines_before = |at: usize| {
-        let before = bytes.get(..at).unwrap_or(bytes);
-        1 + before.iter().filter(|byte| **byte == b'\n').count()
-    };
+/// The first invalid line.
+pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, String>, InvalidLine> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = lines_before(error.valid_up_to());
-        (line, "it is not UTF-8")
+        let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        InvalidLine {
+            line: 1 + valid.iter().filter(|byte| **byte == b'\n').count(),
+            problem: "the line is not valid UTF-8; convert the file to UTF-8",
+        }
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut variables = BTreeMap::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let wrong = |problem| {
-            (
-                1 + text.matches('\n').count() - rest.matches('\n').count(),
-                problem,
-            )
+        let invalid = |problem| InvalidLine {
+            line: 1 + text.matches('\n').count() - rest.matches('\n').count(),
+            problem,
         };
         let line = rest.split('\n').next().unwrap_or_default();
-        let behind = |length: usize| rest.get(length..).unwrap_or_default();
+        let skip = |length: usize| rest.get(length..).unwrap_or_default();
         if line.trim().is_empty() || line.trim_start().starts_with('#') {
-            rest = behind(line.len() + 1);
+            rest = skip(line.len() + 1);
             continue;
         }
         let Some((name, value)) = line.split_once('=') else {
-            return Err(wrong(
-                "there is no '=' in it; write NAME=VALUE (for a variable of your own environment: --secret NAME)",
+            return Err(invalid(
+                "the line has no '='; write NAME=VALUE, or pass --secret NAME for a variable of your environment",
             ));
         };
         let before_value = line.len() - value.len();
@@ -121,17 +128,17 @@ pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, String>, (usize, &'static 
         let name = name.strip_prefix("export ").map_or(name, str::trim_start);
         if name.is_empty() || name.contains(char::is_whitespace) || name.contains(['\0', '"', '\''])
         {
-            return Err(wrong(
-                "what is before the '=' is no name of a variable; write NAME=VALUE",
+            return Err(invalid(
+                "the text before '=' is not the name of a variable; write NAME=VALUE",
             ));
         }
         let indent = value.len() - value.trim_start().len();
-        // A quoted value may go over several lines.
+        // A quoted value may span several lines.
         let (value, taken) = match value.trim_start().chars().next() {
             Some(quote @ ('\'' | '"')) => {
-                let inside = behind(before_value + indent + 1);
-                let (value, length) = quoted(inside, quote).ok_or_else(|| {
-                    wrong("the quote of the value is not closed; close it, or put the value into quotes of the other kind")
+                let inside = skip(before_value + indent + 1);
+                let Quoted { value, length } = quoted(inside, quote).ok_or_else(|| {
+                    invalid("the quote of the value is not closed; close it, or use quotes of the other kind")
                 })?;
                 let after = inside.get(length..).unwrap_or_default();
                 let trailing = after.split('\n').next().unwrap_or_default();
@@ -139,8 +146,8 @@ pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, String>, (usize, &'static 
                 if !(comment.is_empty()
                     || (comment.starts_with('#') && comment.len() < trailing.len()))
                 {
-                    return Err(wrong(
-                        "something follows the closing quote; put all of the value into the quotes",
+                    return Err(invalid(
+                        "text follows the closing quote; put the whole value into the quotes",
                     ));
                 }
                 (value, before_value + indent + 1 + length + trailing.len())
@@ -148,15 +155,15 @@ pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, String>, (usize, &'static 
             _ => (unquoted(value).to_owned(), line.len()),
         };
         if value.contains('\0') {
-            return Err(wrong("the value holds a NUL byte; remove it"));
+            return Err(invalid("the value contains a NUL byte; remove it"));
         }
         variables.insert(name.to_owned(), value);
-        rest = behind(taken + 1);
+        rest = skip(taken + 1);
     }
     Ok(variables)
 }
 
-/// Up to a comment, which a space sets off, without space around.
+/// Returns an unquoted value without surrounding whitespace and without a comment, which starts after whitespace.
 fn unquoted(value: &str) -> &str {
     let comment = value.match_indices('#').map(|(at, _)| at).find(|at| {
         value
@@ -169,14 +176,22 @@ fn unquoted(value: &str) -> &str {
         .trim()
 }
 
-/// The value up to the closing quote, and how long it is with that. Between double quotes `\n`, `\r`, `\t`, `\"`,
-/// `\\` and `\$` are one character; any other backslash is one itself.
-fn quoted(text: &str, quote: char) -> Option<(String, usize)> {
+/// A quoted value.
+struct Quoted {
+    value: String,
+    /// Length in the file with the closing quote, in bytes.
+    length: usize,
+}
+
+/// Parses a value up to its closing quote; returns `None` without one. Between double quotes, `\n`, `\r`, `\t`, `\"`,
+/// `\\` and `\$` are escape sequences; any other backslash is literal.
+fn quoted(text: &str, quote: char) -> Option<Quoted> {
     let mut value = String::new();
     let mut characters = text.char_indices();
     while let Some((at, c)) = characters.next() {
         if c == quote {
-            return Some((value, at + c.len_utf8()));
+            let length = at + c.len_utf8();
+            return Some(Quoted { value, length });
         }
         if c != '\\' || quote == '\'' {
             value.push(c);
@@ -199,14 +214,14 @@ mod tests {
     use proptest::prelude::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn one(text: &str) -> Result<String, (usize, &'static str)> {
+    fn one(text: &str) -> Result<String, InvalidLine> {
         let mut variables = parse(text.as_bytes())?;
         assert_eq!(variables.len(), 1, "{text:?}");
         Ok(variables.remove("A").unwrap())
     }
 
     #[test]
-    fn values_are_read_as_people_expect_them() {
+    fn values_are_parsed_like_dotenv() {
         for (text, value) in [
             ("A=b", "b"),
             ("A=b\n", "b"),
@@ -244,12 +259,12 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_line_is_named_by_its_number_and_not_shown() {
+    fn invalid_line_is_reported_without_its_text() {
         for (text, line, part) in [
             (&b"A=b\ns3cret\n"[..], 2, "no '='"),
-            (b"\n\n=s3cret", 3, "no name"),
-            (b"A B=s3cret", 1, "no name"),
-            (b"\"A\"=s3cret", 1, "no name"),
+            (b"\n\n=s3cret", 3, "not the name"),
+            (b"A B=s3cret", 1, "not the name"),
+            (b"\"A\"=s3cret", 1, "not the name"),
             (b"A='s3cret", 1, "not closed"),
             (b"X='a\nb'\nA=\"s3cret\\\"", 3, "not closed"),
             (b"A='s3cret'x", 1, "closing quote"),
@@ -257,8 +272,11 @@ mod tests {
             (b"B=1\nA=s3\0cret", 2, "NUL"),
             (b"B=1\nA=s3cret\xff", 2, "UTF-8"),
         ] {
-            let (found, problem) = parse(text).unwrap_err();
-            assert_eq!(found, line, "{}", String::from_utf8_lossy(text));
+            let InvalidLine {
+                line: actual,
+                problem,
+            } = parse(text).unwrap_err();
+            assert_eq!(actual, line, "{}", String::from_utf8_lossy(text));
             assert!(
                 problem.contains(part) && !problem.contains("s3cret"),
                 "{problem}"
@@ -267,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_can_read_is_refused_where_that_matters() {
+    fn file_readable_by_others_is_refused_for_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("env");
         std::fs::write(&path, "A=s3cret\n").unwrap();
@@ -279,24 +297,26 @@ mod tests {
             (0o620, false),
         ] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            assert!(read(&path, Readers::Anybody).is_ok());
-            let strict = read(&path, Readers::Owner).map_err(|error| error.to_string());
+            assert!(read(&path, AllowedReaders::Everyone).is_ok());
+            let strict = read(&path, AllowedReaders::Owner).map_err(|error| error.to_string());
             assert_eq!(strict.is_ok(), private, "{mode:o}");
             if let Err(message) = strict {
                 assert!(message.contains("chmod 600"), "{message}");
             }
         }
         for absent in [dir.path().join("absent"), dir.path().to_owned()] {
-            let message = read(&absent, Readers::Owner).unwrap_err().to_string();
-            assert!(message.contains("cannot be read"), "{message}");
+            let message = read(&absent, AllowedReaders::Owner)
+                .unwrap_err()
+                .to_string();
+            assert!(message.contains("cannot read"), "{message}");
         }
         std::fs::write(&path, "x".repeat(2 << 20)).unwrap();
-        assert!(read(&path, Readers::Anybody).is_err());
+        assert!(read(&path, AllowedReaders::Everyone).is_err());
     }
 
     proptest! {
         #[test]
-        fn whatever_is_in_it_no_panic_and_what_is_quoted_comes_back(
+        fn any_bytes_parse_and_quoted_values_round_trip(
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
             value in "[^\0]{0,60}",
         ) {

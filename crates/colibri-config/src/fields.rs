@@ -1,30 +1,31 @@
-//! The fields that a type has for serde, so that no list of keys is kept beside the type.
+//! Field names of deserialized types, which are the allowed keys of the settings file.
 
 use serde::de::value::Error;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// The names of the fields of a struct, as they are written; none for what is no struct.
+/// Returns the field names of a struct in their serialized form; empty for other types.
 pub(crate) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
     let mut fields: &'static [&'static str] = &[];
-    // It always fails: there is nothing to read.
-    let _ = T::deserialize(Asked(&mut fields));
+    // Always fails, after the struct has passed its field names.
+    let _ = T::deserialize(FieldRecorder(&mut fields));
     fields
 }
 
-/// The near one of `known`, if there is one.
+/// Returns the known word that is most similar, if any is similar enough.
 pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let likeness = |known: &str| strsim::jaro(word, known);
+    let similarity = |known: &str| strsim::jaro(word, known);
     let best = known
         .iter()
-        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    // As clap does.
-    (likeness(best) > 0.7).then_some(best)
+        .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))?;
+    // The threshold of clap.
+    (similarity(best) > 0.7).then_some(best)
 }
 
-struct Asked<'a>(&'a mut &'static [&'static str]);
+/// Records the field names that `deserialize_struct` receives.
+struct FieldRecorder<'a>(&'a mut &'static [&'static str]);
 
-impl<'de> Deserializer<'de> for Asked<'_> {
+impl<'de> Deserializer<'de> for FieldRecorder<'_> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
@@ -53,7 +54,7 @@ mod tests {
     use crate::validate::profile_keys;
 
     #[test]
-    fn fields_are_those_that_a_file_may_have() {
+    fn fields_are_the_allowed_keys_of_a_table() {
         let fields = profile_keys();
         for field in ["program", "env", "jail", "restart_delay", "secrets"] {
             assert!(fields.contains(&field), "{field} is not in {fields:?}");

@@ -1,7 +1,4 @@
 //! The settings file: settings, profiles, and agents that start with the daemon.
-//!
-//! The daemon, its reload, `colibri config check` and whatever else reads the file read it here, so they all
-//! say the same about it: everything that is wrong, with its place.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,15 +6,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use colibri_priv::BackendRegistry;
-
-use crate::diagnostic::{Diagnostic, Source};
-use crate::env_file::{self, Readers};
-use crate::profile::{Profile, ProfileError};
-use crate::settings::{PartialSettings, SettingsError};
-use crate::validate::validate;
 use colibri_sys::regular_file;
 
-/// A settings file that was read; or none, which says nothing.
+use crate::diagnostic::{Diagnostic, Source};
+use crate::env_file::{self, AllowedReaders};
+use crate::profile::{Profile, ProfileError};
+use crate::settings::{PartialSettings, SettingsError};
+use crate::validate::{Scope, validate};
+
+/// A validated settings file. The default is an absent file, which sets nothing.
 #[derive(Clone, Default)]
 pub struct ConfigFile {
     /// The settings.
@@ -27,41 +24,41 @@ pub struct ConfigFile {
     /// Agents that start with the daemon.
     pub autostart: Vec<Autostart>,
     pub(crate) source: Option<Source>,
-    /// Where the value of a setting is.
+    /// Spans of the values of settings.
     pub(crate) positions: BTreeMap<String, Range<usize>>,
-    /// Where the environment file of a profile or entry is named.
+    /// Environment files of profiles and entries, and the spans that name them.
     pub(crate) env_files: Vec<(PathBuf, Range<usize>)>,
 }
 
 /// An entry of `[[autostart]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Autostart {
-    /// What it is known by: its name, or else its profile's. No other entry has it.
+    /// Unique key of the entry: its name, or else that of its profile.
     pub key: String,
-    /// What it says itself.
-    pub own: Profile,
+    /// Options of the entry, without those of its profile.
+    pub options: Profile,
 }
 
 impl Autostart {
-    /// What is to be spawned for it; its label is its key where nothing else is said.
+    /// Returns the options with gaps filled from the profile. The default name of the agent is the key.
     ///
     /// # Errors
-    /// There is no such profile.
+    /// The profile does not exist.
     pub fn merged(&self, profiles: &BTreeMap<String, Profile>) -> Result<Profile, ProfileError> {
-        let mut merged = self.own.clone().over(profiles)?;
+        let mut merged = self.options.clone().over(profiles)?;
         merged.request.name.get_or_insert_with(|| self.key.clone());
         Ok(merged)
     }
 }
 
-/// Everything that is wrong in a file.
+/// All mistakes of a settings file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError(pub Vec<Diagnostic>);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, problem) in self.0.iter().enumerate() {
-            write!(f, "{}{problem}", if at == 0 { "" } else { "\n" })?;
+        for (index, diagnostic) in self.0.iter().enumerate() {
+            write!(f, "{}{diagnostic}", if index == 0 { "" } else { "\n" })?;
         }
         Ok(())
     }
@@ -70,104 +67,90 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl ConfigFile {
-    /// What a text says. Looks at nothing but the text.
+    /// Parses and validates a text. Does no I/O: `path` is used in messages.
     ///
     /// # Errors
-    /// All that is wrong in it.
+    /// All mistakes in the text.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let (file, problems, _) = validate(path, text);
-        match problems.is_empty() {
-            true => Ok(file),
-            false => Err(ConfigError(problems)),
-        }
+        validate(path, text, Scope::File)
     }
 
-    /// Only the settings: what is wrong in a profile does not keep anybody from the daemon's socket.
+    /// Parses and validates only the settings: a client can find the daemon's socket in spite of a mistake in a profile.
     ///
     /// # Errors
-    /// All that is wrong in the settings, or what makes the whole text no TOML.
+    /// All mistakes in the settings, and syntax errors in the whole text.
     pub fn parse_settings(path: &Path, text: &str) -> Result<PartialSettings, ConfigError> {
-        let (file, mut problems, of_settings) = validate(path, text);
-        let mut keep = of_settings.into_iter();
-        problems.retain(|_| keep.next().unwrap_or(true));
-        match problems.is_empty() {
-            true => Ok(file.settings),
-            false => Err(ConfigError(problems)),
-        }
+        validate(path, text, Scope::Settings).map(|file| file.settings)
     }
 
-    /// Reads the file named, or the first usual one that exists; without one there are no settings.
+    /// Reads the file at `named`, or the first of [`default_paths`] that exists. Without a file, nothing is set.
     ///
     /// # Errors
-    /// The file cannot be read, or something is wrong in it.
+    /// The file cannot be read, or contains mistakes.
     pub fn read(
         named: Option<&Path>,
         lookup: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingsError> {
-        match text(named, lookup)? {
+        match read_text(named, lookup)? {
             None => Ok(Self::default()),
             Some((path, text)) => Ok(Self::parse(&path, &text)?),
         }
     }
 
-    /// Reads the settings only, as [`ConfigFile::parse_settings`].
+    /// Reads only the settings; see [`ConfigFile::read`] and [`ConfigFile::parse_settings`].
     ///
     /// # Errors
-    /// The file cannot be read, or something is wrong in its settings.
+    /// The file cannot be read, or its settings contain mistakes.
     pub fn read_settings(
         named: Option<&Path>,
         lookup: impl Fn(&str) -> Option<String>,
     ) -> Result<PartialSettings, SettingsError> {
-        match text(named, lookup)? {
+        match read_text(named, lookup)? {
             None => Ok(PartialSettings::default()),
             Some((path, text)) => Ok(Self::parse_settings(&path, &text)?),
         }
     }
 
-    /// Where it was read.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.source.as_ref().map(|source| source.path.as_path())
     }
 
-    /// Looks whether the privilege backend that the file names is one of these.
+    /// Checks that `known` contains the privilege backend that the file sets.
     ///
     /// # Errors
-    /// It is not.
+    /// The backend is unknown.
     pub fn check_privilege(&self, known: &BackendRegistry) -> Result<(), ConfigError> {
-        match self
-            .settings
-            .privilege
-            .as_deref()
-            .map(|name| known.get(name))
-        {
-            Some(Err(error)) => Err(self.wrong("privilege", &error.to_string())),
-            _ => Ok(()),
-        }
+        let privilege = self.settings.privilege.as_deref();
+        let Some(Err(error)) = privilege.map(|name| known.get(name)) else {
+            return Ok(());
+        };
+        let span = self.positions.get("privilege").cloned().unwrap_or_default();
+        let source = self.source.iter();
+        Err(ConfigError(
+            source
+                .map(|source| source.diagnostic(&span, &error.to_string()))
+                .collect(),
+        ))
     }
 
-    /// Looks at the environment files that profiles name: those that could not be used now.
+    /// Reads the environment files of all profiles and entries, and returns a diagnostic for each unusable file.
     #[must_use]
     pub fn unusable_env_files(&self) -> Vec<Diagnostic> {
-        let look = |(path, span): &(PathBuf, Range<usize>)| {
-            let error = env_file::read(path, Readers::Owner).err()?;
-            Some(self.source.as_ref()?.problem(span, error.to_string()))
+        let check = |(path, span): &(PathBuf, Range<usize>)| {
+            let error = env_file::read(path, AllowedReaders::Owner).err()?;
+            Some(self.source.as_ref()?.diagnostic(span, &error.to_string()))
         };
-        self.env_files.iter().filter_map(look).collect()
-    }
-
-    fn wrong(&self, setting: &str, message: &str) -> ConfigError {
-        let at = self.positions.get(setting).cloned().unwrap_or(0..0);
-        let problem = |source: &Source| source.problem(&at, message.to_owned());
-        ConfigError(self.source.iter().map(problem).collect())
+        self.env_files.iter().filter_map(check).collect()
     }
 }
 
 /// Maximum size of a settings file, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// The file named, or the first usual one that exists.
-fn text(
+/// Reads the file at `named`, or the first of [`default_paths`] that exists.
+fn read_text(
     named: Option<&Path>,
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<(PathBuf, String)>, SettingsError> {
@@ -180,7 +163,7 @@ fn text(
     let text = regular_file::read(&path, MAX_BYTES).and_then(|bytes| {
         String::from_utf8(bytes).map_err(|_| {
             let kind = std::io::ErrorKind::InvalidData;
-            std::io::Error::new(kind, "it is not UTF-8")
+            std::io::Error::new(kind, "it is not valid UTF-8")
         })
     });
     match text {
@@ -189,10 +172,10 @@ fn text(
     }
 }
 
-/// Where a settings file is looked for, in order.
+/// Returns the paths at which a settings file is searched, in order.
 #[must_use]
 pub fn default_paths(lookup: impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
-    let own = lookup("XDG_CONFIG_HOME")
+    let user = lookup("XDG_CONFIG_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(lookup("HOME")?).join(".config")))
         .map(|directory| directory.join("colibri/colibri.toml"));
@@ -201,7 +184,7 @@ pub fn default_paths(lookup: impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
     } else {
         "/etc/colibri/colibri.toml"
     };
-    own.into_iter().chain([PathBuf::from(system)]).collect()
+    user.into_iter().chain([PathBuf::from(system)]).collect()
 }
 
 #[cfg(test)]

@@ -14,5 +14,5 @@ pub use file::{Autostart, ConfigError, ConfigFile, default_paths};
 pub use profile::{Profile, ProfileError};
 pub use settings::{
     FsyncPolicy, Hook, HookError, HookSettings, LogLimits, MetricsAddress, MetricsAddressError,
-    PartialSettings, Retention, STATES, Settings, SettingsError,
+    PartialSettings, Retention, STATES, Settings, SettingsChanges, SettingsError,
 };

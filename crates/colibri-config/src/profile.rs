@@ -1,6 +1,5 @@
-//! Profiles: named spawn requests of the settings file, with what only a file can have.
-//!
-//! An entry of `[[autostart]]` has the same type.
+//! Profiles: named spawn requests of the settings file, with an environment file and secrets. An `[[autostart]]` entry
+//! has the same type.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -8,17 +7,17 @@ use std::path::PathBuf;
 use colibri_types::{AgentSpawnConfig, NoProgram, RestartPolicy, RestartWhen, SpawnRequest};
 use serde::{Deserialize, Deserializer};
 
-use crate::env_file::{self, EnvFileError, Readers};
+use crate::env_file::{self, AllowedReaders, EnvFileError};
 
 /// A profile.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "ProfileTable")]
 pub struct Profile {
-    /// What it shares with a request on the wire.
+    /// The options that a request on the wire has too.
     pub request: SpawnRequest,
     /// A file of environment variables; those of `request.env` take precedence.
     pub env_file: Option<PathBuf>,
-    /// Variables whose values come from the environment of the caller, unless `request.env` has them. They take
+    /// Variables whose values are read from the environment of the caller, unless `request.env` has them. They take
     /// precedence over `env_file`.
     pub secrets: BTreeSet<String>,
 }
@@ -69,7 +68,7 @@ impl From<ProfileTable> for Profile {
     }
 }
 
-/// A request without what only a file can have.
+/// A request without environment file and secrets.
 impl From<SpawnRequest> for Profile {
     fn from(request: SpawnRequest) -> Self {
         Self {
@@ -84,7 +83,7 @@ impl From<SpawnRequest> for Profile {
 #[non_exhaustive]
 pub enum ProfileError {
     /// No profile has the name.
-    #[error("there is no profile {name:?}; {}", known_profiles(.known))]
+    #[error("profile {name:?} does not exist; {}", known_profiles(.known))]
     Unknown {
         /// The requested name.
         name: String,
@@ -109,8 +108,8 @@ pub enum ProfileError {
 
 fn known_profiles(known: &[String]) -> String {
     match known {
-        [] => "the settings file has none; write one as [profile.NAME]".to_owned(),
-        known => format!("the settings file has: {}", known.join(", ")),
+        [] => "write one as [profile.NAME]".to_owned(),
+        known => format!("use one of: {}", known.join(", ")),
     }
 }
 
@@ -154,7 +153,7 @@ impl Profile {
         lookup: impl Fn(&str) -> Option<String>,
     ) -> Result<AgentSpawnConfig, ProfileError> {
         let file = match &self.env_file {
-            Some(path) => env_file::read(path, Readers::Owner)?,
+            Some(path) => env_file::read(path, AllowedReaders::Owner)?,
             None => BTreeMap::new(),
         };
         self.fill(lookup, file)?;

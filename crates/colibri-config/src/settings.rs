@@ -1,13 +1,13 @@
-//! Which engine, backend and directories are used: flags over environment over file over defaults.
-//!
-//! The daemon and `colibri explain` must come to the same answer, so it is found here, once.
+//! Resolution of settings: flags take precedence over the environment, the settings file and the defaults, in this
+//! order. The daemon and `colibri explain` share it.
 
 mod hook;
-mod live;
 mod metrics;
+mod partial;
 
 pub use hook::{Hook, HookError, HookSettings, STATES};
 pub use metrics::{MetricsAddress, MetricsAddressError};
+pub use partial::{PartialSettings, SettingsChanges};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,76 +17,38 @@ use colibri_jail_core::{Bubblewrap, EngineRegistry, FreebsdJail, JailEngine};
 use colibri_journal::{Fsync, JournalOptions};
 use colibri_priv::{BackendRegistry, PrivBackend, PrivMode};
 use colibri_sys::regular_file::is_executable;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::file::ConfigError;
 
-/// Where the helper is looked for; the first is named where none is there.
-const HELPER: &[&str] = &[
+/// Paths at which the helper is searched; the first is the default if none exists.
+const HELPER_PATHS: &[&str] = &[
     "/usr/local/libexec/colibri-jail-helper",
     "/usr/libexec/colibri-jail-helper",
 ];
+/// Default size at which a journal segment is closed, in bytes.
 const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
+/// Minimum of `segment_bytes`.
 const MIN_SEGMENT_BYTES: u64 = 4096;
+/// Default interval of syncs, in milliseconds.
 const DEFAULT_FSYNC_INTERVAL_MS: u64 = 1000;
+/// Maximum of `fsync_interval_ms`: one hour.
 const MAX_FSYNC_INTERVAL_MS: u64 = 3_600_000;
+/// Default size at which a log file is rotated, in bytes.
 const DEFAULT_LOG_BYTES: u64 = 10 << 20;
+/// Minimum of `log_max_bytes`.
 const MIN_LOG_BYTES: u64 = 4096;
+/// Default number of rotated files that are kept.
 const DEFAULT_LOG_KEEP: u32 = 5;
+/// Maximum of `log_keep`.
 const MAX_LOG_KEEP: u32 = 100;
-/// Where bubblewrap is looked for; a service's `PATH` is not relied on.
-const BWRAP: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"];
-/// Where Colibri's own programs are looked for when they are not beside the running one.
+/// Paths at which bubblewrap is searched. The `PATH` of a service may lack its directory.
+const BWRAP_PATHS: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"];
+/// Directories of Colibri's programs, searched after the directory of the running program.
 const LIBEXEC: &[&str] = &["/usr/local/libexec", "/usr/libexec", "/usr/lib/colibri"];
 
-/// One source of settings: flags, environment or file. What it does not say is `None`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PartialSettings {
-    /// The daemon's socket.
-    pub socket: Option<PathBuf>,
-    /// Group that may use the socket, by name or number.
-    pub socket_group: Option<String>,
-    /// User, by name or number, whose daemon clients trust besides root's and their own. Read only by clients.
-    pub daemon_user: Option<String>,
-    /// The state directory.
-    pub state_dir: Option<PathBuf>,
-    /// Name of the privilege backend.
-    pub privilege: Option<String>,
-    /// The setuid helper.
-    pub helper: Option<String>,
-    /// Name of the engine.
-    pub engine: Option<String>,
-    /// The shim program.
-    pub shim: Option<PathBuf>,
-    /// The program between agents that may connect to some places only and those places.
-    pub proxy: Option<PathBuf>,
-    /// The cgroup in which agents get theirs.
-    pub cgroup: Option<PathBuf>,
-    /// Size at which a journal segment is closed, in bytes.
-    pub segment_bytes: Option<u64>,
-    /// How much of each output is kept at least, in bytes; whole segments before that are dropped.
-    pub retain_bytes: Option<u64>,
-    /// When output is forced onto the disk.
-    pub fsync: Option<FsyncPolicy>,
-    /// With `fsync = "interval"`: at most so long after it came, in milliseconds.
-    pub fsync_interval_ms: Option<u64>,
-    /// Where metrics can be read; see [`MetricsAddress`].
-    pub metrics: Option<String>,
-    /// Size at which `audit.jsonl` and `daemon.log` are rotated, in bytes.
-    pub log_max_bytes: Option<u64>,
-    /// Number of rotated files of each that are kept.
-    pub log_keep: Option<u32>,
-    /// Time for which ended agents are kept, like `30d`.
-    pub retain_ended_for: Option<String>,
-    /// Maximum number of ended agents that are kept.
-    pub retain_ended_count: Option<u64>,
-    /// Commands for changes of state.
-    pub hook: Vec<HookSettings>,
-}
-
-/// The word for it; the interval is a setting of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// When output is synced to disk. The interval is a separate setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FsyncPolicy {
     /// See [`Fsync::Never`].
@@ -97,30 +59,32 @@ pub enum FsyncPolicy {
     Always,
 }
 
-/// Why settings cannot be used.
+/// Why settings are invalid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettingsError {
     /// The file cannot be read.
-    #[error("settings file {path} cannot be read: {source}")]
+    #[error("cannot read settings file {path}: {source}")]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Cause.
         source: std::io::Error,
     },
-    /// The file is no valid settings file.
-    #[error("the settings file cannot be used:\n{0}")]
+    /// The file contains mistakes.
+    #[error("the settings file is invalid:\n{0}")]
     File(#[from] ConfigError),
-    /// There is no place for the state.
-    #[error("no state directory is known: set COLIBRI_STATE_DIR or HOME, or give --state-dir")]
-    NoStateDir,
-    /// A segment must hold something.
-    #[error("segment_bytes is {0}; give at least {MIN_SEGMENT_BYTES}")]
-    SegmentBytes(u64),
-    /// Nothing smaller than a segment is dropped.
+    /// Neither a setting nor the environment determines the state directory.
     #[error(
-        "retain_bytes is {retain}, less than a segment ({segment} bytes), and only whole segments are dropped; give at least {segment}, or a smaller segment_bytes"
+        "cannot determine the state directory; set COLIBRI_STATE_DIR or HOME, or pass --state-dir"
+    )]
+    NoStateDir,
+    /// `segment_bytes` is too small.
+    #[error("segment_bytes is {0}; set at least {MIN_SEGMENT_BYTES}")]
+    SegmentBytes(u64),
+    /// `retain_bytes` is smaller than a segment.
+    #[error(
+        "retain_bytes is {retain}, less than a segment ({segment} bytes), and only whole segments are deleted; set at least {segment}, or a smaller segment_bytes"
     )]
     RetainBytes {
         /// `retain_bytes`.
@@ -128,53 +92,51 @@ pub enum SettingsError {
         /// `segment_bytes`.
         segment: u64,
     },
-    /// The interval would not be looked at.
+    /// `fsync_interval_ms` is set without `fsync = "interval"`.
     #[error(
-        "fsync_interval_ms is set and would do nothing; set fsync = \"interval\" with it, or leave it out"
+        "fsync_interval_ms has no effect without fsync = \"interval\"; set fsync = \"interval\", or remove fsync_interval_ms"
     )]
     IntervalUnused,
-    /// No interval at all is another policy, and so is a very long one.
+    /// `fsync_interval_ms` is out of range.
     #[error(
-        "fsync_interval_ms is {0}; give 1 to {MAX_FSYNC_INTERVAL_MS}, or set fsync = \"always\" or \"never\" instead"
+        "fsync_interval_ms is {0}; set 1 to {MAX_FSYNC_INTERVAL_MS}, or set fsync = \"always\" or \"never\" instead"
     )]
     IntervalRange(u64),
     /// `log_max_bytes` is too small.
-    #[error("log_max_bytes is {0}; give at least {MIN_LOG_BYTES}")]
+    #[error("log_max_bytes is {0}; set at least {MIN_LOG_BYTES}")]
     LogBytes(u64),
     /// `log_keep` is too large.
-    #[error("log_keep is {0}; give at most {MAX_LOG_KEEP}")]
+    #[error("log_keep is {0}; set at most {MAX_LOG_KEEP}")]
     LogKeep(u32),
     /// `retain_ended_for` is not a valid time.
-    #[error(
-        "retain_ended_for is {text:?}: {problem}; give a time like \"30d\", \"12h\" or \"90m\""
-    )]
+    #[error("retain_ended_for is {text:?}: {problem}; set a time like \"30d\", \"12h\" or \"90m\"")]
     RetainEndedFor {
-        /// What is set.
+        /// The value.
         text: String,
-        /// What is wrong with it.
+        /// Cause.
         problem: String,
     },
-    /// Metrics cannot be served there.
+    /// `metrics` is invalid.
     #[error("metrics: {0}")]
     Metrics(MetricsAddressError),
-    /// A hook cannot be run.
+    /// A hook is invalid.
     #[error("[[hook]] number {number}: {source}")]
     Hook {
-        /// Which one, from 1.
+        /// Position of the hook in the file, from 1.
         number: usize,
-        /// What is wrong with it.
+        /// Cause.
         source: HookError,
     },
-    /// An unknown engine.
+    /// The engine is unknown.
     #[error("COLIBRI_JAIL_ENGINE: {0}")]
     Engine(colibri_jail_core::JailError),
-    /// An unknown backend.
+    /// The privilege backend is unknown.
     #[error("COLIBRI_JAIL_PRIV_MODE: {0}")]
     Privilege(colibri_priv::PrivError),
 }
 
 impl PartialSettings {
-    /// What the environment says; `lookup` gives a variable's value.
+    /// Returns the settings of the environment; `lookup` returns the value of a variable.
     #[must_use]
     pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let lookup = |name: &str| lookup(name).filter(|value| !value.is_empty());
@@ -191,45 +153,15 @@ impl PartialSettings {
         }
     }
 
-    /// These settings, and those of `weaker` where these are silent.
-    #[must_use]
-    pub fn or(self, weaker: Self) -> Self {
-        Self {
-            socket: self.socket.or(weaker.socket),
-            socket_group: self.socket_group.or(weaker.socket_group),
-            daemon_user: self.daemon_user.or(weaker.daemon_user),
-            state_dir: self.state_dir.or(weaker.state_dir),
-            privilege: self.privilege.or(weaker.privilege),
-            helper: self.helper.or(weaker.helper),
-            engine: self.engine.or(weaker.engine),
-            shim: self.shim.or(weaker.shim),
-            proxy: self.proxy.or(weaker.proxy),
-            cgroup: self.cgroup.or(weaker.cgroup),
-            segment_bytes: self.segment_bytes.or(weaker.segment_bytes),
-            retain_bytes: self.retain_bytes.or(weaker.retain_bytes),
-            fsync: self.fsync.or(weaker.fsync),
-            fsync_interval_ms: self.fsync_interval_ms.or(weaker.fsync_interval_ms),
-            metrics: self.metrics.or(weaker.metrics),
-            log_max_bytes: self.log_max_bytes.or(weaker.log_max_bytes),
-            log_keep: self.log_keep.or(weaker.log_keep),
-            retain_ended_for: self.retain_ended_for.or(weaker.retain_ended_for),
-            retain_ended_count: self.retain_ended_count.or(weaker.retain_ended_count),
-            hook: match self.hook.is_empty() {
-                true => weaker.hook,
-                false => self.hook,
-            },
-        }
-    }
-
     /// Returns the state directory of a daemon with these settings.
     pub fn state_dir_or_default(&self, lookup: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
         let named = self.state_dir.clone();
         named.or_else(|| default_state_dir(&lookup))
     }
 
-    /// The privilege backends that there are with these settings.
-    pub fn backends(&self, make: impl FnOnce(&str) -> BackendRegistry) -> BackendRegistry {
-        make(self.helper.as_deref().unwrap_or_else(|| default_helper()))
+    /// Returns the privilege backends for these settings; `registry` creates them for the path of the helper.
+    pub fn backends(&self, registry: impl FnOnce(&str) -> BackendRegistry) -> BackendRegistry {
+        registry(self.helper.as_deref().unwrap_or_else(|| default_helper()))
     }
 
     /// Returns the limits for log files.
@@ -261,7 +193,8 @@ impl PartialSettings {
         })
     }
 
-    /// How journals are kept. A journal that keeps little has small segments, as whole ones are dropped.
+    /// Returns the journal options. Without `segment_bytes`, a segment is an eighth of `retain_bytes`, because only
+    /// whole segments are deleted.
     pub(crate) fn journal(&self) -> Result<JournalOptions, SettingsError> {
         let segment_bytes = match (self.segment_bytes, self.retain_bytes) {
             (Some(bytes), _) => bytes,
@@ -327,12 +260,12 @@ fn age(text: &str) -> Result<Duration, String> {
 impl PartialSettings {
     /// Returns the bubblewrap engine with the paths of its programs on this host.
     fn bubblewrap(&self) -> Bubblewrap {
-        let program = BWRAP
+        let program = BWRAP_PATHS
             .iter()
             .find(|path| is_executable(Path::new(path)))
             .and_then(|path| path.parse().ok());
         let engine = program.map_or_else(Bubblewrap::default, Bubblewrap::new);
-        let proxy = self.proxy.clone().or_else(|| find("colibri-proxy"));
+        let proxy = self.proxy.clone().or_else(|| find_program("colibri-proxy"));
         match proxy.and_then(|path| path.to_str()?.parse().ok()) {
             Some(proxy) => engine.with_proxy(proxy),
             None => engine,
@@ -340,36 +273,37 @@ impl PartialSettings {
     }
 }
 
-/// Settings that can be used.
+/// Resolved settings.
 #[derive(Clone)]
 pub struct Settings {
     /// The state directory.
     pub state_dir: PathBuf,
-    /// The engine, with the place of its program on this host.
+    /// The engine, with the path of its program on this host.
     pub engine: Arc<dyn JailEngine>,
     /// The privilege backend.
     pub backend: Arc<dyn PrivBackend>,
     /// The shim program.
     pub shim: PathBuf,
-    /// How output is kept.
+    /// Options of the agents' journals.
     pub journal: JournalOptions,
-    /// Where metrics are served.
+    /// Address of the metrics endpoint.
     pub metrics: Option<MetricsAddress>,
-    /// When log files are rotated.
+    /// Rotation of log files.
     pub log: LogLimits,
-    /// Which ended agents are kept.
+    /// Retention of ended agents.
     pub retention: Retention,
-    /// Commands for changes of state.
+    /// Commands that run when the state of an agent changes.
     pub hooks: Vec<Hook>,
-    /// Where settings files are, which may hold secrets.
+    /// Directories of settings files, which may contain secrets.
     settings_directories: Vec<PathBuf>,
 }
 
 impl Settings {
-    /// Fills in defaults and looks names up. `backends` makes the registry, given the helper's path.
+    /// Resolves settings: fills gaps with defaults and finds programs. `backends` creates the registry for the path of
+    /// the helper.
     ///
     /// # Errors
-    /// A name is unknown (the message lists the known ones), or a value is out of range.
+    /// A name is unknown (the message lists the known names), or a value is out of range.
     pub fn resolve(
         partial: &PartialSettings,
         lookup: impl Fn(&str) -> Option<String>,
@@ -398,12 +332,13 @@ impl Settings {
         let retention = partial.retention()?;
         let metrics = partial.metrics.as_deref().map(str::parse).transpose();
         let metrics = metrics.map_err(SettingsError::Metrics)?;
-        let hooks = checked(&partial.hook)?;
+        let hooks = validate_hooks(&partial.hook)?;
         let state_dir = partial
             .state_dir_or_default(&lookup)
             .ok_or(SettingsError::NoStateDir)?;
         let shim = partial.shim.clone().unwrap_or_else(|| {
-            find("colibri-shim").unwrap_or_else(|| Path::new(LIBEXEC[0]).join("colibri-shim"))
+            find_program("colibri-shim")
+                .unwrap_or_else(|| Path::new(LIBEXEC[0]).join("colibri-shim"))
         });
         Ok(Self {
             state_dir,
@@ -422,8 +357,8 @@ impl Settings {
         })
     }
 
-    /// Returns the directories that no sandbox may show: those of the daemon's state, sockets and settings. `socket` is
-    /// the daemon's.
+    /// Returns the directories that every sandbox masks: the daemon's state, the directories of its sockets, and those of
+    /// settings files. `socket` is the daemon's socket.
     #[must_use]
     pub fn private_directories(&self, socket: &Path) -> Vec<PathBuf> {
         let mut directories = vec![self.state_dir.clone(), PathBuf::from("/run/user")];
@@ -436,7 +371,7 @@ impl Settings {
     }
 }
 
-/// `/var/db/colibri` for root, else under the user's own state directory.
+/// Returns `/var/db/colibri` for root, and a directory in the user's state directory for others.
 fn default_state_dir(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let lookup = |name: &str| {
         lookup(name)
@@ -452,25 +387,31 @@ fn default_state_dir(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf
     Some(lookup("HOME")?.join(".local/state/colibri"))
 }
 
-/// Hooks that can be run.
+/// Validates hooks.
 ///
 /// # Errors
-/// One cannot; which, and why.
-pub(crate) fn checked(hooks: &[HookSettings]) -> Result<Vec<Hook>, SettingsError> {
+/// The first invalid hook, with its number.
+pub(crate) fn validate_hooks(hooks: &[HookSettings]) -> Result<Vec<Hook>, SettingsError> {
     let hooks = (1..).zip(hooks).map(|(number, hook)| {
         let failed = |source| SettingsError::Hook { number, source };
-        hook.check().map_err(failed)
+        hook.validate().map_err(failed)
     });
     hooks.collect()
 }
 
 fn default_helper() -> &'static str {
-    let there = HELPER.iter().find(|path| is_executable(Path::new(path)));
-    there.or(HELPER.first()).copied().unwrap_or_default()
+    let installed = HELPER_PATHS
+        .iter()
+        .find(|path| is_executable(Path::new(path)));
+    installed
+        .or(HELPER_PATHS.first())
+        .copied()
+        .unwrap_or_default()
 }
 
-/// A program of Colibri's beside the running one, or in the libexec of the same prefix, else where packages put it.
-fn find(program: &str) -> Option<PathBuf> {
+/// Finds a program of Colibri: in the directory of the running program, in libexec of the same prefix, or in
+/// [`LIBEXEC`].
+fn find_program(program: &str) -> Option<PathBuf> {
     let near = std::env::current_exe().ok().and_then(|exe| {
         let bin = exe.parent()?;
         Some([bin.to_owned(), bin.parent()?.join("libexec")])

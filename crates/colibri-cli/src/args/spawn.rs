@@ -12,7 +12,7 @@ use colibri_client::{
     AgentRuntime, Cpus, Env, JailConfig, Limits, MountConfig, RestartPolicy, RestartWhen, Size,
     SpawnRequest, Umask, WallTime,
 };
-use colibri_config::env_file::{self, Readers};
+use colibri_config::env_file::{self, AllowedReaders};
 
 use super::values::{duration, name};
 use crate::error::CliError;
@@ -204,7 +204,7 @@ impl Spawn {
     fn variables(&self, profile: &ProfileSettings) -> Result<BTreeMap<String, String>, CliError> {
         let mut variables = BTreeMap::new();
         for path in &self.env_file {
-            variables.extend(env_file::read(path, Readers::Anybody)?);
+            variables.extend(env_file::read(path, AllowedReaders::Everyone)?);
         }
         for name in self.secrets.iter().chain(&profile.secrets) {
             let is_set = self.env.iter().any(|(variable, _)| variable == name);

@@ -1,4 +1,4 @@
-//! Every mistake is found, named with its place, and shows no secret.
+//! All mistakes are reported with their position and without secrets.
 
 use super::*;
 use crate::fields::fields_of;
@@ -11,7 +11,7 @@ fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
     ConfigFile::parse(Path::new("/etc/colibri.toml"), text)
 }
 
-fn complaints(text: &str) -> String {
+fn diagnostics(text: &str) -> String {
     match parse(text) {
         Ok(_) => "accepted".to_owned(),
         Err(error) => error.to_string(),
@@ -19,7 +19,7 @@ fn complaints(text: &str) -> String {
 }
 
 #[test]
-fn mistakes_are_shown_with_their_place_and_what_is_allowed() {
+fn mistakes_are_reported_with_position_and_allowed_values() {
     let mut shown = String::new();
     for text in [
         "stat_dir = \"/x\"\nfsink = \"never\"\ncolour = \"red\"\n",
@@ -49,13 +49,13 @@ fn mistakes_are_shown_with_their_place_and_what_is_allowed() {
         "fsync = \"\\u001b[2J\"\n",
         "# grüße\n\tsocket = \"a\"\u{7f}\n",
     ] {
-        shown.push_str(&format!("==== {text:?}\n{}\n\n", complaints(text)));
+        shown.push_str(&format!("==== {text:?}\n{}\n\n", diagnostics(text)));
     }
     insta::assert_snapshot!(shown);
 }
 
 #[test]
-fn no_complaint_shows_what_may_be_a_secret() {
+fn diagnostic_contains_no_possible_secret() {
     for text in [
         "[profile.a]\nenv = \"TOKEN=s3cret\"\n",
         "[profile.a]\nenv = [\"TOKEN=s3cret\"]\n",
@@ -79,7 +79,7 @@ fn no_complaint_shows_what_may_be_a_secret() {
         "[profile.a]\njail = { path = \"/\" }\nenv = { LD_PRELOAD = \"s3cret\" }\n",
         "[[autostart]]\nname = \"a\"\nenv = { A = \"s3cret\" }\nruntime = \"x\"\n",
     ] {
-        let shown = complaints(text);
+        let shown = diagnostics(text);
         assert_ne!(shown, "accepted", "{text}");
         assert!(shown.starts_with("/etc/colibri.toml:"), "{shown}");
         assert!(!shown.contains("s3cret"), "{text}\n{shown}");
@@ -89,7 +89,28 @@ fn no_complaint_shows_what_may_be_a_secret() {
 }
 
 #[test]
-fn what_is_right_is_read() {
+fn excerpt_is_bounded_and_free_of_control_characters() {
+    let long = "x".repeat(10_000);
+    for (text, marked) in [
+        (format!("socket = \"{long}\"\n"), "xxx"),
+        (format!("helper = \"h\" # {long}\n"), "\"h\""),
+        ("privilege = \"\u{9b}31m日本\u{202e}\"\n".to_owned(), "?31m"),
+    ] {
+        let shown = diagnostics(&text);
+        let excerpt = shown.split_once('\n').unwrap().1;
+        assert!(excerpt.contains(marked), "{excerpt}");
+        for line in excerpt.lines() {
+            assert!(line.chars().count() < 200, "{}", line.chars().count());
+            assert!(
+                !line.contains(|c: char| c.is_control() || c == '\u{202e}'),
+                "{line:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn valid_file_is_read_completely() {
     let file = parse(
         r#"
         retain_bytes = 8192
@@ -138,7 +159,7 @@ fn what_is_right_is_read() {
 }
 
 #[test]
-fn a_broken_profile_keeps_nobody_from_the_settings() {
+fn settings_are_readable_despite_an_invalid_profile() {
     let path = Path::new("/etc/colibri.toml");
     let settings =
         ConfigFile::parse_settings(path, "socket = \"/s\"\n[profile.a]\nx = 1\n").unwrap();
@@ -149,7 +170,7 @@ fn a_broken_profile_keeps_nobody_from_the_settings() {
 }
 
 #[test]
-fn a_backend_that_is_not_there_and_an_environment_file_that_cannot_be_used_have_their_place() {
+fn unknown_backend_and_unusable_env_file_have_a_position() {
     let file =
         parse("\nprivilege = \"sudo\"\n[profile.a]\nenv_file = \"/no/such/file\"\n").unwrap();
     let known = BackendRegistry::builtin("/h");
@@ -167,40 +188,40 @@ fn a_backend_that_is_not_there_and_an_environment_file_that_cannot_be_used_have_
 }
 
 #[test]
-fn the_file_named_counts_and_else_the_first_usual_one() {
+fn named_file_wins_over_the_default_paths() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().display().to_string();
     let env = HashMap::from([("HOME", home.clone())]);
     let lookup = |name: &str| env.get(name).cloned();
-    let own = dir.path().join(".config/colibri/colibri.toml");
-    assert_eq!(default_paths(lookup).first(), Some(&own));
-    std::fs::create_dir_all(own.parent().unwrap()).unwrap();
-    std::fs::write(&own, "retain_bytes = 8192\n").unwrap();
+    let path = dir.path().join(".config/colibri/colibri.toml");
+    assert_eq!(default_paths(lookup).first(), Some(&path));
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "retain_bytes = 8192\n").unwrap();
     let read = ConfigFile::read(None, lookup).unwrap();
     assert_eq!(
         (read.path(), read.settings.retain_bytes),
-        (Some(own.as_path()), Some(8192))
+        (Some(path.as_path()), Some(8192))
     );
     let absent = dir.path().join("absent.toml");
     let message = ConfigFile::read(Some(&absent), lookup)
         .err()
         .unwrap()
         .to_string();
-    assert!(message.contains("absent.toml cannot be read"), "{message}");
+    assert!(message.contains("cannot read settings file"), "{message}");
 }
 
 #[test]
-fn every_line_of_the_sample_file_is_right() {
+fn sample_file_is_valid_and_contains_every_key() {
     let sample = include_str!("../../../../docs/colibri.toml");
-    let said: String = sample
+    let settings: String = sample
         .lines()
         .filter_map(|line| line.strip_prefix("# "))
         .filter(|line| line.starts_with('[') || line.contains(" = "))
         .flat_map(|line| [line, "\n"])
         .collect();
-    // The interval goes with one of the other words only.
-    let said = said.replace("fsync = \"never\"", "fsync = \"interval\"");
-    let file = parse(&said).unwrap();
+    // The interval is valid only with fsync = "interval".
+    let settings = settings.replace("fsync = \"never\"", "fsync = \"interval\"");
+    let file = parse(&settings).unwrap();
     assert_eq!(file.settings.fsync_interval_ms, Some(1000));
     for field in fields_of::<PartialSettings>()
         .iter()
@@ -210,10 +231,10 @@ fn every_line_of_the_sample_file_is_right() {
         .chain(fields_of::<HookSettings>())
     {
         assert!(
-            said.contains(&format!("\n{field} = "))
-                || said.contains(&format!(".{field}]\n"))
-                || said.contains(&format!("[[{field}]]\n"))
-                || said.starts_with("socket = ") && *field == "socket",
+            settings.contains(&format!("\n{field} = "))
+                || settings.contains(&format!(".{field}]\n"))
+                || settings.contains(&format!("[[{field}]]\n"))
+                || settings.starts_with("socket = ") && *field == "socket",
             "{field} is not in the sample"
         );
     }
@@ -226,10 +247,10 @@ mod any {
 
     proptest! {
         #[test]
-        fn whatever_is_in_it_there_is_an_answer_that_can_be_printed(
+        fn any_text_has_a_printable_result(
             text in "(\\[\\[?[a-z.]{0,9}\\]\\]?\n|(profile|env|jail|socket|autostart|name)( = |[.])|[\"'{}\\[\\],=\n\t a-z1é]{0,8}){0,24}",
         ) {
-            let shown = complaints(&text);
+            let shown = diagnostics(&text);
             prop_assert!(!shown.is_empty());
         }
     }

@@ -1,4 +1,4 @@
-//! How a request is laid over a profile, by table and for any two.
+//! Merging of a request with a profile: a table, and properties of any two.
 
 use super::*;
 use colibri_jail_core::JailConfig;
@@ -10,7 +10,7 @@ fn profile(text: &str) -> Profile {
 }
 
 #[test]
-fn a_request_wins_and_its_gaps_are_filled() {
+fn request_wins_and_profile_fills_its_gaps() {
     for (request, weaker, merged) in [
         ("", "", ""),
         (
@@ -65,7 +65,7 @@ fn a_request_wins_and_its_gaps_are_filled() {
         ),
         ("", "jail = { path = '/s' }", "jail = { path = '/s' }"),
         ("jail = { path = '/s' }", "", "jail = { path = '/s' }"),
-        // Which jail it is, is one question.
+        // `name` and `path` are one choice.
         (
             "jail = { path = '/r' }",
             "jail = { name = 'web', user = 'u' }",
@@ -103,7 +103,7 @@ fn a_request_wins_and_its_gaps_are_filled() {
 }
 
 #[test]
-fn a_profile_is_found_by_its_name_and_the_known_ones_are_listed() {
+fn unknown_profile_is_reported_with_known_names() {
     let profiles = BTreeMap::from([
         ("review".to_owned(), profile("program = 'pi'")),
         ("fix".to_owned(), profile("program = 'zot'")),
@@ -122,13 +122,13 @@ fn a_profile_is_found_by_its_name_and_the_known_ones_are_listed() {
     };
     assert_eq!(
         message("fixx", &profiles),
-        "there is no profile \"fixx\"; the settings file has: fix, review"
+        "profile \"fixx\" does not exist; use one of: fix, review"
     );
     assert!(message("fix", &BTreeMap::new()).contains("[profile.NAME]"));
 }
 
 #[test]
-fn variables_given_win_over_secrets_and_those_over_the_file() {
+fn env_wins_over_secrets_and_secrets_over_env_file() {
     let file = BTreeMap::from([
         ("A".to_owned(), "file".to_owned()),
         ("F".to_owned(), "file".to_owned()),
@@ -166,7 +166,7 @@ fn variables_given_win_over_secrets_and_those_over_the_file() {
 }
 
 #[test]
-fn durations_are_read_and_become_a_policy() {
+fn durations_become_a_restart_policy() {
     let config = profile(
         "program = 'p'\nrestart = 'on-failure'\nrestart_delay = '500ms'\nrestart_window = '1h 30m'\nrestart_max_delay = '24h'",
     )
@@ -234,14 +234,14 @@ fn any_profile() -> impl Strategy<Value = Profile> {
 
 proptest! {
     #[test]
-    fn nothing_changes_with_nothing_and_whatever_a_request_says_stays(
+    fn merge_keeps_the_request_and_is_idempotent(
         request in any_profile(), weaker in any_profile(),
     ) {
         let nothing = Profile::default;
         prop_assert_eq!(&request.clone().or(nothing()), &request);
         prop_assert_eq!(&nothing().or(weaker.clone()), &weaker);
         let merged = request.clone().or(weaker.clone());
-        // Laid over the result once more, it changes nothing: all of it is in there.
+        // Idempotent: the result contains the whole request.
         prop_assert_eq!(&request.clone().or(merged.clone()), &merged);
         for (name, value) in merged.request.env.iter() {
             let from = request.request.env.get(name).or(weaker.request.env.get(name));
@@ -254,7 +254,7 @@ proptest! {
         ] {
             prop_assert_eq!(own.as_ref().or(weaker.as_ref()), merged.as_ref());
         }
-        // Nobody who asks for a confinement gets none.
+        // A requested confinement is never lost.
         let asked = [&request, &weaker].iter().filter_map(|p| p.request.jail.as_ref()).any(|jail| jail.name.is_some() || jail.path.is_some());
         let given = merged.request.jail.as_ref().is_some_and(|jail| jail.name.is_some() || jail.path.is_some());
         prop_assert_eq!(asked, given);

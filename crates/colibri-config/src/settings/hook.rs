@@ -1,76 +1,78 @@
-//! `[[hook]]`: a command that is run when an agent's state changes.
+//! `[[hook]]`: a command that runs when the state of an agent changes.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-/// The states that a hook can wait for.
+/// Names of the agent states that can trigger a hook.
 pub const STATES: &[&str] = &[
     "starting", "idle", "working", "blocked", "stalled", "done", "error",
 ];
-/// So long a hook may take where nothing else is said, in milliseconds.
+/// Default timeout of a hook, in milliseconds.
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
-/// The longest that may be said: a day.
+/// Maximum timeout of a hook, in milliseconds: one day.
 const MAX_TIMEOUT_MS: u64 = 86_400_000;
 
-/// A `[[hook]]` of the settings file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A `[[hook]]` entry of the settings file, not yet validated.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HookSettings {
-    /// The states that it is run for, when an agent comes into one of them.
+    /// States that trigger the hook when an agent enters one of them.
     pub on: Vec<String>,
-    /// Program, by its absolute path, and arguments.
+    /// Absolute path of the program, then its arguments.
     pub command: Vec<String>,
-    /// It is killed after so long, in milliseconds.
+    /// Timeout after which the command is killed, in milliseconds.
     pub timeout_ms: Option<u64>,
 }
 
-/// A hook that can be run.
+/// A validated hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
-    /// The states that it is run for, each out of [`STATES`].
+    /// States that trigger the hook, each out of [`STATES`].
     pub on: Vec<String>,
     /// Absolute path of the program.
     pub program: PathBuf,
-    /// Its arguments.
+    /// Arguments of the program.
     pub args: Vec<String>,
-    /// It is killed after so long.
+    /// Timeout after which the command is killed.
     pub timeout: Duration,
 }
 
-/// What is wrong with a hook.
+/// Why a hook is invalid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HookError {
-    /// It would never be run.
-    #[error("`on` is empty; give states out of {states}", states = STATES.join(", "))]
+    /// `on` is empty.
+    #[error("`on` is empty; list states out of {states}", states = STATES.join(", "))]
     NoState,
-    /// No state is called so.
-    #[error("`on` has {0:?}, which is no state; give some of {states}", states = STATES.join(", "))]
+    /// `on` contains an unknown state.
+    #[error("`on` contains {0:?}, which is not a state; list states out of {states}", states = STATES.join(", "))]
     UnknownState(String),
-    /// There is nothing to run.
+    /// `command` is empty.
     #[error(
-        "`command` is empty; give the program and its arguments, like [\"/usr/local/bin/notify\", \"agents\"]"
+        "`command` is empty; set the program and its arguments, like [\"/usr/local/bin/notify\", \"agents\"]"
     )]
     NoCommand,
-    /// A name is searched nowhere.
-    #[error("the program {0:?} is no absolute path; give it from the root, as it is not searched")]
+    /// The program is not an absolute path.
+    #[error(
+        "the program {0:?} is not an absolute path; write its full path, because PATH is not searched"
+    )]
     RelativeProgram(String),
-    /// A word that execve(2) cannot take.
-    #[error("`command` has a NUL character, which no argument can hold; leave it out")]
+    /// A word contains a NUL character, which ends an argument of execve(2).
+    #[error("`command` contains a NUL character, which an argument cannot contain; remove it")]
     Nul,
-    /// No time at all, or too long to be meant.
-    #[error("timeout_ms is {0}; give 1 to {MAX_TIMEOUT_MS}")]
+    /// `timeout_ms` is out of range.
+    #[error("timeout_ms is {0}; set 1 to {MAX_TIMEOUT_MS}")]
     Timeout(u64),
 }
 
 impl HookSettings {
-    /// Checks what was written.
+    /// Validates the entry.
     ///
     /// # Errors
     /// See [`HookError`].
-    pub fn check(&self) -> Result<Hook, HookError> {
+    pub fn validate(&self) -> Result<Hook, HookError> {
         if self.on.is_empty() {
             return Err(HookError::NoState);
         }
@@ -103,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hook_needs_states_and_an_absolute_program() {
+    fn hook_without_state_or_absolute_program_is_refused() {
         let hook = |on: &[&str], command: &[&str], timeout_ms| {
             let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
             HookSettings {
@@ -111,7 +113,7 @@ mod tests {
                 command: words(command),
                 timeout_ms,
             }
-            .check()
+            .validate()
         };
         let good = hook(&["blocked", "done"], &["/bin/notify", "a b"], None).unwrap();
         assert_eq!(good.timeout, Duration::from_secs(30));

@@ -1,35 +1,35 @@
-//! `metrics`: where the daemon's metrics can be read.
+//! `metrics`: the address of the daemon's metrics endpoint.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A place at which metrics are served. Both are of this machine only.
+/// Address at which metrics are served. Other machines cannot reach either kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MetricsAddress {
-    /// A Unix socket, for the daemon's user.
+    /// A Unix socket; only the daemon's user can connect.
     Unix(PathBuf),
-    /// A port of a loopback address, for every user of this machine.
+    /// A port of a loopback address; every user of this machine can connect.
     Loopback(SocketAddr),
 }
 
-/// Why metrics cannot be served there.
+/// Why an address is invalid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricsAddressError {
-    /// Neither form.
+    /// The text has neither form.
     #[error(
-        "{0:?} is no place for metrics; give \"unix:/absolute/path\", or a loopback address with a port, like \"127.0.0.1:9464\" or \"[::1]:9464\""
+        "{0:?} is not an address for metrics; set \"unix:/absolute/path\", or a loopback address with a port, like \"127.0.0.1:9464\" or \"[::1]:9464\""
     )]
     Form(String),
-    /// Others would read them over the network.
+    /// Other machines could connect.
     #[error(
-        "{0} can be reached from other machines, and metrics are neither encrypted nor protected; give a loopback address, like \"127.0.0.1:9464\", and let something in front of it that asks who comes"
+        "{0} can be reached from other machines, and metrics are neither encrypted nor protected; set a loopback address, like \"127.0.0.1:9464\", and use an authenticating proxy for access from other machines"
     )]
     NotLoopback(SocketAddr),
-    /// Not from the root.
+    /// The path of the socket is relative.
     #[error(
-        "the socket {0:?} is no absolute path; give it from the root, like \"unix:/run/colibri/metrics.sock\""
+        "the socket {0:?} is not an absolute path; write its full path, like \"unix:/run/colibri/metrics.sock\""
     )]
     Relative(String),
 }
@@ -48,7 +48,7 @@ impl FromStr for MetricsAddress {
         let address: SocketAddr = text
             .parse()
             .map_err(|_| MetricsAddressError::Form(text.to_owned()))?;
-        // `::ffff:127.0.0.1` is the same place in other words.
+        // `::ffff:127.0.0.1` is 127.0.0.1 as an IPv4-mapped IPv6 address.
         match address.ip().to_canonical().is_loopback() {
             true => Ok(Self::Loopback(address)),
             false => Err(MetricsAddressError::NotLoopback(address)),
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_is_a_place_for_metrics() {
+    fn address_reachable_from_other_machines_is_refused() {
         for (text, expected) in [
             ("unix:/run/m.sock", Some("unix")),
             ("127.0.0.1:9464", Some("loopback")),
@@ -84,8 +84,11 @@ mod tests {
                 Ok(MetricsAddress::Unix(_)) => Some("unix"),
                 Ok(MetricsAddress::Loopback(_)) => Some("loopback"),
                 Err(error) => {
-                    let said = error.to_string();
-                    assert!(said.contains("give "), "{said}");
+                    let message = error.to_string();
+                    let hint = ["; set ", "; write "]
+                        .iter()
+                        .any(|verb| message.contains(verb));
+                    assert!(hint, "{message}");
                     None
                 }
             };

@@ -1,4 +1,4 @@
-//! What settings are made of, and what is refused.
+//! Precedence of sources, defaults and refused values.
 
 use super::*;
 use crate::ConfigFile;
@@ -20,7 +20,7 @@ fn resolve(
 }
 
 #[test]
-fn flags_beat_environment_beats_file_beats_default() {
+fn flags_win_over_environment_file_and_defaults() {
     let file = "state_dir = \"/file\"\nengine = \"freebsd\"\n";
     let from_file = resolve(PartialSettings::default(), &[("HOME", "/h")], file).unwrap();
     assert_eq!(from_file.state_dir, Path::new("/file"));
@@ -51,7 +51,7 @@ fn flags_beat_environment_beats_file_beats_default() {
 }
 
 #[test]
-fn mistakes_are_named_with_the_values_that_are_known() {
+fn invalid_setting_is_reported_with_allowed_values() {
     for (env, file, expected) in [
         (
             ("COLIBRI_JAIL_ENGINE", "docker"),
@@ -139,7 +139,7 @@ fn mistakes_are_named_with_the_values_that_are_known() {
 }
 
 #[test]
-fn the_journal_is_kept_as_the_file_says() {
+fn journal_options_follow_the_settings() {
     let mib = 1 << 20;
     for (file, segment_bytes, retain_bytes, fsync) in [
         ("", 64 * mib, None, Fsync::Never),

@@ -78,7 +78,7 @@ impl DaemonState {
 
     async fn spawn_entry(&self, file: &ConfigFile, entry: &Autostart) -> Result<String, CallError> {
         let mut params = SpawnRequest {
-            profile: entry.own.request.profile.clone(),
+            profile: entry.options.request.profile.clone(),
             name: Some(entry.key.clone()),
             ..SpawnRequest::default()
         };

@@ -139,8 +139,8 @@ impl Configuration {
                 source,
             })??;
         let mut effective = sync::lock(&self.effective);
-        let (applied, needs_restart) = effective.changed(&partial);
-        *effective = effective.updated(&partial);
+        let changes = effective.changes(&partial);
+        effective.apply_live(&partial);
         drop(effective);
         let registry = &daemon.registry;
         registry.set_spawn_settings(SpawnSettings {
@@ -152,8 +152,8 @@ impl Configuration {
         let before = std::mem::replace(&mut *sync::write(&self.current), file.clone());
         let result = ReloadResult {
             file: file.path().map(|path| path.display().to_string()),
-            settings: applied,
-            needs_restart,
+            settings: changes.live,
+            needs_restart: changes.needs_restart,
             profiles: changed_names(&before.profiles, &file.profiles),
             autostart: changed_names(&entries_by_key(&before), &entries_by_key(&file)),
             ..ReloadResult::default()
