@@ -7,7 +7,7 @@ use colibri_journal::JournalError;
 use colibri_prepare::PrepareError;
 use colibri_priv::PrivError;
 use colibri_proto::{ErrorKind, RpcError};
-use colibri_spawner::{LinkError, SpawnError};
+use colibri_spawner::{ShimClientError, SpawnError};
 use colibri_types::SpawnConfigError;
 
 /// Why a request failed.
@@ -30,8 +30,8 @@ pub(crate) enum CallError {
     Rpc(#[from] RpcError),
 }
 
-impl From<LinkError> for CallError {
-    fn from(error: LinkError) -> Self {
+impl From<ShimClientError> for CallError {
+    fn from(error: ShimClientError) -> Self {
         Self::Spawn(error.into())
     }
 }
@@ -113,9 +113,11 @@ pub(crate) fn spawn_error_kind(error: &SpawnError) -> ErrorKind {
         SpawnError::Name { .. } => ErrorKind::InvalidParams,
         SpawnError::Launch { .. } | SpawnError::Shim { .. } => ErrorKind::SpawnFailed,
         SpawnError::Resources { .. } => ErrorKind::ResourceExhausted,
-        SpawnError::Link(LinkError::Silent(_)) => ErrorKind::AgentSilent,
+        SpawnError::ShimClient(ShimClientError::Silent(_)) => ErrorKind::AgentSilent,
         SpawnError::PrivilegedCommand { .. } => ErrorKind::Privilege,
-        SpawnError::Ended(_) | SpawnError::Link(LinkError::Gone) => ErrorKind::AgentEnded,
+        SpawnError::Ended(_) | SpawnError::ShimClient(ShimClientError::Gone) => {
+            ErrorKind::AgentEnded
+        }
         SpawnError::Running(_) => ErrorKind::AgentRunning,
         SpawnError::KillUnverified { .. } => ErrorKind::KillUnverified,
         SpawnError::NameInUse { .. } | SpawnError::AutostartInUse { .. } => ErrorKind::NameInUse,

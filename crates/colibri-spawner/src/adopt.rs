@@ -11,21 +11,21 @@ use colibri_shim::record::{self, Durability, ExitRecord, ShimRecord};
 use colibri_types::ExitReason;
 use tokio::sync::Semaphore;
 
-use crate::leftovers::Seen;
-use crate::link::StartedShim;
+use crate::orphans::LossDetection;
+use crate::shim_client::StartedShim;
 use crate::state::now_ns;
-use crate::{Agent, AgentId, AgentSpec, ShimLink, SpawnError, Spawner};
+use crate::{Agent, AgentId, AgentSpec, ShimClient, SpawnError, Spawner};
 
 /// Between two looks at a shim that is just starting.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const START_POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Shares in which agents are looked at side by side.
-const AT_ONCE: usize = 16;
+const ADOPT_TASKS: usize = 16;
 /// A shim that was started and has no record after so long is stuck.
-const STARTING: Duration = Duration::from_secs(5);
+const START_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An agent in the state directory.
 #[derive(Debug)]
-pub enum Found {
+pub enum AdoptedAgent {
     /// Its shim lives.
     Running(Agent),
     /// It has ended.
@@ -44,11 +44,13 @@ impl Spawner {
     ///
     /// # Errors
     /// The state directory cannot be read at all.
-    pub async fn adopt(&self) -> Result<Vec<Result<Found, (AgentId, SpawnError)>>, SpawnError> {
+    pub async fn adopt(
+        &self,
+    ) -> Result<Vec<Result<AdoptedAgent, (AgentId, SpawnError)>>, SpawnError> {
         let state = self.state.clone();
         let ids = blocking(move || state.ids()).await??;
         // One that must be waited for holds up its share of the others only.
-        let share = ids.len().div_ceil(AT_ONCE).max(1);
+        let share = ids.len().div_ceil(ADOPT_TASKS).max(1);
         let mut shares = Vec::new();
         for ids in ids.chunks(share) {
             let (spawner, ids) = (self.clone(), ids.to_vec());
@@ -64,7 +66,10 @@ impl Spawner {
         Ok(found)
     }
 
-    async fn adopt_some(&self, ids: Vec<AgentId>) -> Vec<Result<Found, (AgentId, SpawnError)>> {
+    async fn adopt_some(
+        &self,
+        ids: Vec<AgentId>,
+    ) -> Vec<Result<AdoptedAgent, (AgentId, SpawnError)>> {
         let mut found = Vec::new();
         for id in ids {
             match self.adopt_one(&id).await {
@@ -79,30 +84,30 @@ impl Spawner {
     }
 
     /// Looks at one agent; `None` where there was only the remains of a spawn.
-    pub(crate) async fn adopt_one(&self, id: &AgentId) -> Result<Option<Found>, SpawnError> {
+    pub(crate) async fn adopt_one(&self, id: &AgentId) -> Result<Option<AdoptedAgent>, SpawnError> {
         let directory = self.state.agent(id);
         let since = Instant::now();
         loop {
             let (spawner, looked_for) = (self.clone(), id.clone());
             let (alive, shim) = match blocking(move || spawner.look_for(&looked_for)).await?? {
-                Look::Ended(spec, exit) => {
+                DirectoryState::Ended(spec, exit) => {
                     let spec = Arc::new(*spec);
-                    return Ok(Some(Found::Ended { spec, exit }));
+                    return Ok(Some(AdoptedAgent::Ended { spec, exit }));
                 }
-                Look::Running(spec, status, protocol) => {
+                DirectoryState::Running(spec, status, protocol) => {
                     let agent = self.agent(*spec, status, protocol, None);
-                    return Ok(Some(Found::Running(agent)));
+                    return Ok(Some(AdoptedAgent::Running(agent)));
                 }
-                Look::Neither { alive, shim } => (alive, shim),
+                DirectoryState::Neither { alive, shim } => (alive, shim),
             };
             match (alive, shim) {
-                (true, _) if since.elapsed() > STARTING => {
+                (true, _) if since.elapsed() > START_TIMEOUT => {
                     return Err(SpawnError::State {
                         path: directory,
                         problem: "its shim lives and has not started the agent; look for the process that holds shim.log open, end it, and restart the daemon".to_owned(),
                     });
                 }
-                (true, _) => tokio::time::sleep(LOOK_AGAIN).await,
+                (true, _) => tokio::time::sleep(START_POLL_INTERVAL).await,
                 (false, false) => {
                     tracing::info!(%id, "removing the remains of a spawn that was cut off");
                     let place = directory.clone();
@@ -113,8 +118,8 @@ impl Spawner {
                 }
                 (false, true) => {
                     let spec = self.spec(id)?;
-                    let exit = self.record_lost(&spec, Seen::Later).await?;
-                    return Ok(Some(Found::Ended {
+                    let exit = self.record_lost(&spec, LossDetection::AfterRestart).await?;
+                    return Ok(Some(AdoptedAgent::Ended {
                         spec: Arc::new(spec),
                         exit,
                     }));
@@ -124,14 +129,14 @@ impl Spawner {
     }
 
     /// Reads the state of an agent from its directory.
-    fn look_for(&self, id: &AgentId) -> Result<Look, SpawnError> {
+    fn look_for(&self, id: &AgentId) -> Result<DirectoryState, SpawnError> {
         let directory = self.state.agent(id);
         // In this order: a shim that ends between the two reads has written its record before.
         let alive = self.state.is_alive(id)?;
         let exit: Option<ExitRecord> = read(&directory.join(layout::EXIT))?;
         let shim: Option<ShimRecord> = read(&directory.join(layout::SHIM))?;
         if let Some(exit) = exit {
-            return Ok(Look::Ended(Box::new(self.spec(id)?), exit));
+            return Ok(DirectoryState::Ended(Box::new(self.spec(id)?), exit));
         }
         match (alive, shim) {
             (true, Some(shim)) => {
@@ -142,13 +147,13 @@ impl Spawner {
                     run: shim.run,
                     ..ShimStatus::default()
                 };
-                Ok(Look::Running(
+                Ok(DirectoryState::Running(
                     Box::new(self.spec(id)?),
                     status,
                     shim.protocol,
                 ))
             }
-            (alive, shim) => Ok(Look::Neither {
+            (alive, shim) => Ok(DirectoryState::Neither {
                 alive,
                 shim: shim.is_some(),
             }),
@@ -165,7 +170,7 @@ impl Spawner {
         started: Option<StartedShim>,
     ) -> Agent {
         let directory = self.state.agent(&spec.id);
-        let link = ShimLink::open(
+        let link = ShimClient::open(
             self.state.clone(),
             spec.id.clone(),
             status,
@@ -187,7 +192,7 @@ impl Spawner {
     pub async fn record_lost(
         &self,
         spec: &AgentSpec,
-        seen: Seen,
+        seen: LossDetection,
     ) -> Result<ExitRecord, SpawnError> {
         let directory = self.state.agent(&spec.id);
         let path = directory.join(layout::EXIT);
@@ -203,9 +208,9 @@ impl Spawner {
         }
         let session = shim
             .as_ref()
-            .filter(|_| seen == Seen::AtOnce)
+            .filter(|_| seen == LossDetection::Live)
             .map(|shim| shim.shim_pid);
-        let left = self.end_leftovers(spec, session).await;
+        let left = self.end_orphans(spec, session).await;
         blocking(move || {
             let removed = !directory.exists();
             let what = match removed {
@@ -243,7 +248,7 @@ impl Spawner {
 }
 
 /// State of an agent, as read from its directory.
-enum Look {
+enum DirectoryState {
     Ended(Box<AgentSpec>, ExitRecord),
     /// Its shim runs and speaks this version of the control protocol.
     Running(Box<AgentSpec>, ShimStatus, u32),
@@ -257,7 +262,7 @@ enum Look {
 /// answer; it then keeps its permit and its thread, and others keep theirs.
 static USER_PATHS: Semaphore = Semaphore::const_new(2);
 /// Longest wait for a look at such paths, and for the permit.
-const ANSWERS: Duration = Duration::from_secs(10);
+const USER_PATHS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs work on paths that a request names, within a time limit.
 ///
@@ -276,13 +281,13 @@ pub(crate) async fn on_user_paths<T: Send + 'static>(
         })
         .await
     };
-    match tokio::time::timeout(ANSWERS, looked).await {
+    match tokio::time::timeout(USER_PATHS_TIMEOUT, looked).await {
         Ok(outcome) => outcome,
         Err(_) => Err(SpawnError::Resources {
             doing: "looking at the paths of the request".to_owned(),
             source: std::io::Error::new(
                 std::io::ErrorKind::TimedOut,
-                format!("a file system did not answer within {ANSWERS:?}"),
+                format!("a file system did not answer within {USER_PATHS_TIMEOUT:?}"),
             ),
         }),
     }

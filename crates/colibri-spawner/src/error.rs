@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use colibri_prepare::{PrepareError, is_resource_exhaustion};
 use colibri_types::{AgentId, AgentIdError, AgentNameError, MAX_NAME};
 
-use crate::LinkError;
+use crate::ShimClientError;
 
 /// Why a spawn, an adoption or a kill failed. Nothing runs after a failed spawn.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +108,7 @@ pub enum SpawnError {
     Running(String),
     /// The agent's shim does not answer.
     #[error(transparent)]
-    Link(#[from] LinkError),
+    ShimClient(#[from] ShimClientError),
     /// A command of the privilege backend failed.
     #[error(
         "privileged command '{command}' failed: {problem}; run colibri doctor to check the privilege backend"

@@ -2,23 +2,23 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
-mod ahead;
+mod elevated;
 mod error;
 mod kill;
-mod leftovers;
-mod link;
+mod orphans;
+mod shim_client;
+mod shim_pool;
 mod spawn;
 mod state;
 
-pub use adopt::Found;
-pub use ahead::Ahead;
+pub use adopt::AdoptedAgent;
 pub use colibri_prepare::{Cgroups, HostEnv, Prepared, Preparer};
 pub use colibri_types::KillOutcome;
 pub use colibri_types::{AgentId, AgentName, AgentSpawnConfig, AgentSpec};
 pub use error::SpawnError;
-pub use kill::KillReport;
-pub use leftovers::Seen;
-pub use link::{LinkError, ShimLink, ShimState};
+pub use orphans::LossDetection;
+pub use shim_client::{ShimClient, ShimClientError, ShimState};
+pub use shim_pool::ShimPool;
 pub use spawn::Agent;
 pub use state::StateDir;
 
@@ -26,23 +26,23 @@ use std::path::PathBuf;
 
 use colibri_journal::JournalOptions;
 
-/// Spawns, adopts and ends agents. Creating one touches nothing.
+/// Spawns, adopts and ends agents. Creating a value does no I/O.
 #[derive(Clone)]
 pub struct Spawner {
     /// Prepares the commands of agents.
     pub preparer: Preparer,
-    /// Directories of agents.
+    /// The state directory, which contains the directories of agents.
     pub state: StateDir,
     /// The `colibri-shim` program.
     pub shim: PathBuf,
-    /// How the output of agents is stored.
+    /// Options of the agents' journals.
     pub journal: JournalOptions,
-    /// The pre-started shim.
-    pub ahead: Ahead,
+    /// A pre-started shim for the next spawn.
+    pub shim_pool: ShimPool,
 }
 
 impl Spawner {
-    /// Returns a spawner that keeps its agents in `state_dir`, with default journal options.
+    /// Creates a spawner with default journal options and an empty pool.
     #[must_use]
     pub fn new(preparer: Preparer, state_dir: PathBuf, shim: PathBuf) -> Self {
         Self {
@@ -50,7 +50,7 @@ impl Spawner {
             state: StateDir::new(state_dir),
             shim,
             journal: JournalOptions::default(),
-            ahead: Ahead::default(),
+            shim_pool: ShimPool::default(),
         }
     }
 }

@@ -11,10 +11,10 @@ use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
 
 use crate::adopt::{blocking, on_user_paths};
-use crate::ahead::{Waiting, shim_failed};
-use crate::link::StartedShim;
+use crate::shim_client::StartedShim;
+use crate::shim_pool::{PooledShim, shim_failed};
 use crate::state::now_ns;
-use crate::{AgentId, AgentSpawnConfig, AgentSpec, ShimLink, SpawnError, Spawner};
+use crate::{AgentId, AgentSpawnConfig, AgentSpec, ShimClient, SpawnError, Spawner};
 
 /// Generates the id of a new agent.
 pub(crate) fn new_id() -> AgentId {
@@ -29,7 +29,7 @@ pub struct Agent {
     /// Its directory.
     pub directory: PathBuf,
     /// The connection to its shim.
-    pub link: ShimLink,
+    pub link: ShimClient,
 }
 
 fn run_commands(commands: &[CommandLine]) -> Vec<RunCommand> {
@@ -53,7 +53,7 @@ impl Spawner {
         running: &[AgentSpec],
     ) -> Result<Agent, SpawnError> {
         loop {
-            let waiting = self.ahead.take(&self.shim).await;
+            let waiting = self.shim_pool.take(&self.shim).await;
             let id = match &waiting {
                 Some(waiting) => waiting.id.clone(),
                 None => new_id(),
@@ -67,7 +67,7 @@ impl Spawner {
                 Ok(found) => found,
                 Err(error) => {
                     if let Some(waiting) = waiting {
-                        self.ahead.put(waiting).await;
+                        self.shim_pool.put(waiting).await;
                     }
                     return Err(error);
                 }
@@ -75,7 +75,7 @@ impl Spawner {
             // A process takes its time to come up; it does while the rest is got ready.
             let started = match waiting {
                 Some(waiting) => Some(waiting),
-                None => Waiting::start(self, &id)?,
+                None => PooledShim::start(self, &id)?,
             };
             if let Some(started) = started {
                 return self.start(config, &prepared, &limits, started).await;
@@ -99,9 +99,9 @@ impl Spawner {
         config: &AgentSpawnConfig,
         prepared: &Prepared,
         limits: &LimitPlan,
-        waiting: Waiting,
+        waiting: PooledShim,
     ) -> Result<Agent, SpawnError> {
-        let Waiting {
+        let PooledShim {
             id,
             directory,
             shim,

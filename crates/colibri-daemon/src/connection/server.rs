@@ -72,7 +72,7 @@ impl Server {
             Some(hooks) => drop(tokio::join!(answers, hooks.shut_down(SHUTDOWN_TIMEOUT))),
             None => drop(answers.await),
         }
-        registry.spawner.end_ahead().await;
+        registry.spawner.drain_shim_pool().await;
         registry.running_count()
     }
 }

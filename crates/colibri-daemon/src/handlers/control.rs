@@ -75,7 +75,7 @@ async fn kill_agent(
     } else {
         spawner.signal(agent, signal).await
     };
-    let outcome = report?.outcome;
+    let outcome = report?;
     if outcome != KillOutcome::Signalled {
         let mut latest = found.latest.subscribe();
         let ended = latest.wait_for(|latest| latest.exit.is_some());

@@ -13,7 +13,9 @@ use colibri_glasspane::{AgentState, AgentView, Glasspane};
 use colibri_journal::JournalOptions;
 use colibri_shim::control::ShimStatus;
 use colibri_shim::record::ExitRecord;
-use colibri_spawner::{Agent, AgentId, AgentSpawnConfig, AgentSpec, Found, SpawnError, Spawner};
+use colibri_spawner::{
+    AdoptedAgent, Agent, AgentId, AgentSpawnConfig, AgentSpec, SpawnError, Spawner,
+};
 use tokio::sync::{broadcast, watch};
 
 use crate::agent::{AgentSnapshot, RegisteredAgent};
@@ -85,11 +87,11 @@ impl Registry {
         let mut adopted = Adopted::default();
         for found in registry.spawner.adopt().await? {
             match found {
-                Ok(Found::Running(agent)) => {
+                Ok(AdoptedAgent::Running(agent)) => {
                     adopted.running += 1;
                     registry.add(agent, true);
                 }
-                Ok(Found::Ended { spec, exit }) => {
+                Ok(AdoptedAgent::Ended { spec, exit }) => {
                     adopted.ended += 1;
                     let directory = registry.spawner.state.agent(&spec.id);
                     let view = pool::run(move || supervision::read_view(&directory)).await;
@@ -133,7 +135,7 @@ impl Registry {
         let spawner = self.current_spawner();
         tokio::spawn(async move {
             tokio::time::sleep(POOL_REFILL_DELAY).await;
-            spawner.start_ahead().await;
+            spawner.fill_shim_pool().await;
         });
     }
 

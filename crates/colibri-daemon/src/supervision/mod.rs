@@ -17,7 +17,7 @@ use std::time::Duration;
 use colibri_glasspane::Glasspane;
 use colibri_proto::Stream;
 use colibri_shim::record::ExitRecord;
-use colibri_spawner::{Agent, Seen, ShimState, Spawner};
+use colibri_spawner::{Agent, LossDetection, ShimState, Spawner};
 
 use crate::agent::RegisteredAgent;
 use crate::hooks::Hooks;
@@ -231,7 +231,7 @@ async fn last_write_ms(
 /// was lost. Retries until it succeeds.
 async fn record_lost(agent: &RegisteredAgent, spawner: &Spawner) -> ExitRecord {
     loop {
-        match spawner.record_lost(&agent.spec, Seen::AtOnce).await {
+        match spawner.record_lost(&agent.spec, LossDetection::Live).await {
             Ok(exit) => return exit,
             Err(error) => {
                 tracing::error!(id = %agent.spec.id, %error, "cannot record the end of an agent; trying again");

@@ -1,37 +1,35 @@
-//! The directory and the shim of the next agent, made before anybody asks for it: a process takes a millisecond or two
-//! to come up, and a spawn then finds it waiting for its launch.
+//! A pre-started shim for the next spawn (pool of one): the spawn saves the start of a process, one or two milliseconds.
 //!
-//! To everybody else it is a spawn that was cut off. When this process dies, the shim sees the end of its connection
-//! and goes; the next daemon removes the directory as it does that of any other such spawn.
+//! In the state directory, a pooled shim looks like an interrupted spawn. When this process dies, the shim reads end of
+//! file and exits, and the next daemon removes its directory.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use crate::link::StartedShim;
+use crate::shim_client::StartedShim;
 use crate::spawn::new_id;
 use crate::state::discard;
 use crate::{AgentId, SpawnError, Spawner};
 
-/// At most one, shared by the clones of a spawner. A spawn that comes while it is being started waits for it: the two
-/// would only hold up each other.
+/// A pool of at most one shim, shared by the clones of a spawner. A spawn waits while the pool is being filled.
 #[derive(Clone, Default)]
-pub struct Ahead(Arc<Mutex<Option<Waiting>>>);
+pub struct ShimPool(Arc<Mutex<Option<PooledShim>>>);
 
-/// A shim that waits for its launch.
-pub(crate) struct Waiting {
+/// A shim that waits for its launch, and the directory of its agent.
+pub(crate) struct PooledShim {
     pub(crate) id: AgentId,
     pub(crate) directory: PathBuf,
     pub(crate) shim: StartedShim,
     program: PathBuf,
 }
 
-impl Waiting {
-    /// Makes the agent's directory and starts its shim; `None` where another agent has that id.
+impl PooledShim {
+    /// Creates the agent's directory and starts its shim; returns `None` if the id is in use.
     ///
     /// # Errors
-    /// Nothing is left behind.
+    /// The directory cannot be created, or the shim cannot be started. The directory is then removed.
     pub(crate) fn start(spawner: &Spawner, id: &AgentId) -> Result<Option<Self>, SpawnError> {
         let Some((directory, log)) = spawner.state.create_agent(id)? else {
             return Ok(None);
@@ -50,8 +48,8 @@ impl Waiting {
         }
     }
 
-    /// Whether it is still what a spawn would start now.
-    fn is_good(&mut self, program: &Path) -> bool {
+    /// Reports whether the shim still runs, and runs the configured program.
+    fn is_usable(&mut self, program: &Path) -> bool {
         self.program == program && self.shim.is_running() && self.directory.is_dir()
     }
 
@@ -62,18 +60,19 @@ impl Waiting {
     }
 }
 
-impl Ahead {
-    pub(crate) async fn take(&self, program: &Path) -> Option<Waiting> {
+impl ShimPool {
+    /// Takes the shim out of the pool; returns `None` if the pool is empty or its shim is not usable.
+    pub(crate) async fn take(&self, program: &Path) -> Option<PooledShim> {
         let mut waiting = self.0.lock().await.take()?;
-        if waiting.is_good(program) {
+        if waiting.is_usable(program) {
             return Some(waiting);
         }
         tokio::spawn(waiting.end());
         None
     }
 
-    /// Keeps one for the next spawn; one of two is enough.
-    pub(crate) async fn put(&self, waiting: Waiting) {
+    /// Puts a shim back for the next spawn; ends one that is already there.
+    pub(crate) async fn put(&self, waiting: PooledShim) {
         let other = self.0.lock().await.replace(waiting);
         if let Some(other) = other {
             tokio::spawn(other.end());
@@ -82,29 +81,29 @@ impl Ahead {
 }
 
 impl Spawner {
-    /// Starts the shim of the agent to come, so that the next spawn is quicker; it costs a process of about a
-    /// megabyte. Nothing where one waits already. What fails here will fail in the next spawn, and be told then.
-    pub async fn start_ahead(&self) {
-        let mut slot = self.ahead.0.lock().await;
+    /// Fills an empty pool. A pooled shim costs a process of about one megabyte. An error is only logged: the next spawn
+    /// then starts its shim itself, and reports the error.
+    pub async fn fill_shim_pool(&self) {
+        let mut slot = self.shim_pool.0.lock().await;
         if slot.is_some() {
             return;
         }
-        match Waiting::start(self, &new_id()) {
+        match PooledShim::start(self, &new_id()) {
             Ok(waiting) => *slot = waiting,
-            Err(error) => tracing::debug!(%error, "no shim was started ahead"),
+            Err(error) => tracing::debug!(%error, "cannot fill the shim pool"),
         }
     }
 
-    /// Ends the shim that waits, and leaves nothing of it behind.
-    pub async fn end_ahead(&self) {
-        let waiting = self.ahead.0.lock().await.take();
+    /// Ends the pooled shim and removes its directory.
+    pub async fn drain_shim_pool(&self) {
+        let waiting = self.shim_pool.0.lock().await.take();
         if let Some(waiting) = waiting {
             waiting.end().await;
         }
     }
 }
 
-/// Why no shim could be started.
+/// Returns the error for a shim that cannot be started.
 pub(crate) fn shim_failed(shim: &Path, source: std::io::Error) -> SpawnError {
     match SpawnError::from_io("starting", shim, source) {
         SpawnError::File { path, source } => SpawnError::Shim { path, source },

@@ -1,0 +1,177 @@
+//! Cleanup of the orphans of an agent whose shim was killed.
+//!
+//! The kernel kills the first process of a run with the shim, and a sandbox with its first process. Other descendants are
+//! found by the agent's id in their environment and by the session of the shim. A process without a jail can leave both,
+//! and is then not found.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::time::{Duration, Instant};
+
+use colibri_jail_core::{JailOp, Signal};
+use colibri_sys::process::{self, Process};
+use colibri_types::AGENT_VARIABLE;
+use tokio::sync::Semaphore;
+
+use crate::{AgentSpec, Spawner};
+
+/// Time for killed processes to disappear after KILL. Processes that this user may not signal are not waited for.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval between two rounds, which also kill processes forked in between.
+const ROUND_INTERVAL: Duration = Duration::from_millis(10);
+
+/// When the end of a shim was detected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LossDetection {
+    /// At its end: the session id of the shim is not yet reused.
+    Live,
+    /// By a later daemon: the session id may belong to other processes.
+    AfterRestart,
+}
+
+/// Result of the cleanup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum OrphanCleanup {
+    /// This number of processes was killed, and none is left.
+    Ended(usize),
+    /// These processes survived.
+    Remaining(Vec<i32>),
+    /// The processes of the host could not be listed.
+    Unknown(String),
+}
+
+impl fmt::Display for OrphanCleanup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(0) => f.write_str("the agent left no process"),
+            Self::Ended(1) => f.write_str("1 remaining process was killed"),
+            Self::Ended(count) => write!(f, "{count} remaining processes were killed"),
+            Self::Remaining(pids) => {
+                let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
+                write!(
+                    f,
+                    "still running: pid {}; end them with kill(1)",
+                    pids.join(", ")
+                )
+            }
+            Self::Unknown(error) => write!(f, "cannot list the remaining processes: {error}"),
+        }
+    }
+}
+
+impl Spawner {
+    /// Kills the remaining processes of a lost agent, and removes its jail, mounts, limits and cgroup. `session` is the
+    /// session of its shim, if the id cannot have been reused.
+    pub(crate) async fn end_orphans(
+        &self,
+        spec: &AgentSpec,
+        session: Option<i32>,
+    ) -> OrphanCleanup {
+        let remove = self
+            .own_jail(spec)
+            .map(|name| JailOp::Remove { name })
+            .filter(|remove| self.preparer.engine.check(remove).is_ok());
+        if let Some(remove) = remove
+            && let Err(error) = self.run_elevated(&remove).await
+        {
+            tracing::warn!(id = %spec.id, %error, "cannot remove the jail of a lost agent");
+        }
+        let mut cleanup = kill_in_rounds(spec, session).await;
+        if let OrphanCleanup::Remaining(pids) = &cleanup {
+            // They run as another user, as in a jail; only the privilege backend can signal them.
+            if let Err(error) = self.signal_elevated(spec, Signal::KILL, pids).await {
+                tracing::warn!(id = %spec.id, %error, "cannot signal the processes of a lost agent");
+            }
+            cleanup = kill_in_rounds(spec, session).await;
+        }
+        self.run_post_commands(spec).await;
+        cleanup
+    }
+
+    /// Removes the cgroup and runs the commands that follow each run: they remove mounts and limits.
+    async fn run_post_commands(&self, spec: &AgentSpec) {
+        self.preparer.cgroups.end(spec.id.as_str()).await;
+        let commands = match self.preparer.prepare_as(&spec.config, spec.id.as_str()) {
+            Ok(prepared) => prepared.post_run,
+            Err(error) => {
+                tracing::warn!(id = %spec.id, %error, "cannot clean up the jail of a lost agent");
+                return;
+            }
+        };
+        for command in commands {
+            if let Err(error) = self.run_command(&command).await {
+                tracing::warn!(id = %spec.id, %error, "cannot clean up the jail of a lost agent");
+            }
+        }
+    }
+}
+
+/// Maximum number of concurrent rounds. Each reads every process of the host on a thread of the blocking pool.
+static ROUNDS: Semaphore = Semaphore::const_new(1);
+
+/// Ends the remaining processes of an agent in rounds. Each round is a short task on the blocking pool, so that many
+/// lost agents share its threads; the wait between rounds occupies none.
+async fn kill_in_rounds(spec: &AgentSpec, session: Option<i32>) -> OrphanCleanup {
+    let deadline = Instant::now() + VERIFY_TIMEOUT;
+    let mut all_killed = HashSet::new();
+    loop {
+        let id = spec.id.to_string();
+        let round = {
+            // Fails only for a closed semaphore; this one is never closed.
+            let _slot = ROUNDS.acquire().await;
+            tokio::task::spawn_blocking(move || kill_all(&id, session)).await
+        };
+        let Round {
+            left,
+            killed,
+            in_reach,
+        } = match round.map_err(io::Error::other).flatten() {
+            Ok(round) => round,
+            Err(error) => return OrphanCleanup::Unknown(error.to_string()),
+        };
+        if left.is_empty() {
+            return OrphanCleanup::Ended(all_killed.len());
+        }
+        all_killed.extend(killed);
+        if !in_reach || Instant::now() >= deadline {
+            return OrphanCleanup::Remaining(left);
+        }
+        tokio::time::sleep(ROUND_INTERVAL).await;
+    }
+}
+
+/// Result of one round.
+struct Round {
+    /// Pids of all processes found.
+    left: Vec<i32>,
+    /// Processes that received KILL.
+    killed: Vec<Process>,
+    /// Whether this user may signal any of them.
+    in_reach: bool,
+}
+
+/// Sends KILL to all processes of the agent.
+fn kill_all(id: &str, session: Option<i32>) -> io::Result<Round> {
+    let found: Vec<Process> = process::find_marked(&format!("{AGENT_VARIABLE}={id}"), session)?;
+    let mut round = Round {
+        left: found.iter().map(|process| process.pid).collect(),
+        killed: Vec::new(),
+        in_reach: false,
+    };
+    for process in found {
+        match process::kill(&process) {
+            Ok(existed) => {
+                round.in_reach = true;
+                if existed {
+                    round.killed.push(process);
+                }
+            }
+            // If the process stays, the last round reports it as remaining.
+            Err(error) => {
+                tracing::debug!(pid = process.pid, %error, "cannot kill a remaining process")
+            }
+        }
+    }
+    Ok(round)
+}

@@ -1,0 +1,449 @@
+//! Client of a shim: sends requests, and keeps the latest state that the shim reported.
+//!
+//! The connection to a shim that this process started is the shim's stdio. To other shims, a background task connects,
+//! and reconnects with backoff as long as the shim lives.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use colibri_shim::control::{
+    MAX_INPUT, ShimEvent, ShimMessage, ShimOp, ShimReply, ShimRequest, ShimStatus, clock_ms,
+};
+use colibri_shim::launch::{Launch, LaunchReport};
+use colibri_shim::layout;
+use colibri_shim::record::ExitRecord;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{AgentId, StateDir};
+
+/// Maximum number of queued requests of one shim; further callers wait.
+const MAX_QUEUED_REQUESTS: usize = 16;
+/// Timeout of a request to a healthy shim on a busy machine.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between the expiry of a request and its timeout.
+const EXPIRY_MARGIN: Duration = Duration::from_millis(250);
+/// Backoff between two attempts to connect to a living shim.
+const RECONNECT: Backoff = Backoff {
+    first: Duration::from_millis(5),
+    max: Duration::from_millis(500),
+};
+/// Backoff between two checks for the end of a shim that is about to exit.
+const REAP: Backoff = Backoff {
+    first: Duration::from_millis(1),
+    max: Duration::from_millis(500),
+};
+/// Size of the read buffer of a connection, in bytes.
+const BUFFER_BYTES: usize = 512;
+
+/// An exponential backoff without jitter.
+#[derive(Clone, Copy)]
+struct Backoff {
+    first: Duration,
+    max: Duration,
+}
+
+/// Why a request to a shim failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ShimClientError {
+    /// The shim has ended.
+    #[error("the agent's shim has ended, and the agent with it")]
+    Gone,
+    /// The shim refused the request.
+    #[error("the agent's shim refused: {0}")]
+    Refused(String),
+    /// The connection broke before the reply; the shim lives.
+    #[error(
+        "the connection to the agent's shim broke before the reply; check the state of the agent, then try again"
+    )]
+    Interrupted,
+    /// The shim lives and does not reply.
+    #[error(
+        "the agent's shim did not reply within {0:?}: it may be stopped, or the machine overloaded; try again, or kill the agent to end both"
+    )]
+    Silent(Duration),
+}
+
+/// The last reported state of a shim.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShimState {
+    /// Counts and conditions.
+    pub status: ShimStatus,
+    /// The exit record of the agent, after its end.
+    pub exit: Option<ExitRecord>,
+    /// The shim has ended; the state does not change any more.
+    pub closed: bool,
+}
+
+type Connection = Lines<BufReader<UnixStream>>;
+
+fn connection(socket: UnixStream) -> Connection {
+    BufReader::with_capacity(BUFFER_BYTES, socket).lines()
+}
+
+/// A shim that this process started, and the socket to the shim's stdio.
+pub(crate) struct StartedShim {
+    process: Child,
+    connection: Connection,
+}
+
+impl StartedShim {
+    /// Starts the shim program, which then waits for its launch.
+    ///
+    /// # Errors
+    /// The socket or the process cannot be created.
+    pub(crate) fn start(program: &Path, directory: &Path, log: File) -> io::Result<Self> {
+        let (own, remote) = std::os::unix::net::UnixStream::pair()?;
+        own.set_nonblocking(true)?;
+        let process = Command::new(program)
+            .arg(directory)
+            .env_clear()
+            .stdin(OwnedFd::from(remote.try_clone()?))
+            .stdout(OwnedFd::from(remote))
+            .stderr(Stdio::from(log))
+            .spawn()?;
+        Ok(Self {
+            process,
+            connection: connection(UnixStream::from_std(own)?),
+        })
+    }
+
+    /// Sends the launch and returns the report; `None` if the shim ended without one.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub(crate) async fn launch(&mut self, launch: &Launch) -> io::Result<Option<LaunchReport>> {
+        let mut request = serde_json::to_vec(launch)?;
+        request.push(b'\n');
+        // A shim that failed early has sent its report, which explains more than a broken pipe.
+        let _ = self.connection.get_mut().write_all(&request).await;
+        match self.connection.next_line().await {
+            Ok(Some(line)) => Ok(serde_json::from_str(&line).ok()),
+            Ok(None) => Ok(None),
+            // The shim ended before it read the whole request (unix(7)).
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reports whether the shim runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// Ends a shim that runs no agent: closes its stdin and waits for its exit.
+    pub(crate) async fn end(self) -> Option<ExitStatus> {
+        drop(self.connection);
+        reap(self.process).await
+    }
+}
+
+/// Waits for a process that is about to exit. Polls, because there may be thousands: a pidfd for each would exhaust the
+/// descriptors.
+async fn reap(mut process: Child) -> Option<ExitStatus> {
+    let mut delay = REAP.first;
+    loop {
+        match process.try_wait() {
+            Ok(None) => tokio::time::sleep(delay).await,
+            Ok(status) => return status,
+            Err(error) => {
+                tracing::warn!(pid = process.id(), %error, "cannot read the exit status of a shim");
+                return None;
+            }
+        }
+        delay = (delay * 2).min(REAP.max);
+    }
+}
+
+type Answer = oneshot::Sender<Result<ShimReply, ShimClientError>>;
+
+struct Call {
+    op: ShimOp,
+    payload: Vec<u8>,
+    /// See [`ShimRequest::expires_ms`].
+    expires_ms: Option<u64>,
+    answer: Answer,
+}
+
+/// A client of one shim. Clones share its connection.
+#[derive(Clone, Debug)]
+pub struct ShimClient {
+    /// Boxed, because a channel allocates room for 32 messages.
+    calls: mpsc::Sender<Box<Call>>,
+    state: watch::Receiver<ShimState>,
+    /// The version of the control protocol that the shim speaks.
+    protocol: u32,
+}
+
+impl ShimClient {
+    /// Opens a client of an agent's shim. Without `started`, a background task connects to it. `status` is the state until
+    /// the shim reports its own.
+    pub(crate) fn open(
+        state_dir: StateDir,
+        id: AgentId,
+        status: ShimStatus,
+        protocol: u32,
+        started: Option<StartedShim>,
+    ) -> Self {
+        let (calls, queue) = mpsc::channel(MAX_QUEUED_REQUESTS);
+        let (publish, state) = watch::channel(ShimState {
+            status,
+            ..ShimState::default()
+        });
+        tokio::spawn(run_connection(state_dir, id, queue, publish, started));
+        Self {
+            calls,
+            state,
+            protocol,
+        }
+    }
+
+    /// Returns the version of the control protocol that the shim speaks.
+    #[must_use]
+    pub fn protocol(&self) -> u32 {
+        self.protocol
+    }
+
+    /// Returns a receiver for the latest state.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<ShimState> {
+        self.state.clone()
+    }
+
+    /// Queues bytes for the agent's stdin. Returns the number of accepted bytes, or `None` if the stdin is closed.
+    ///
+    /// # Errors
+    /// See [`ShimClientError`].
+    pub async fn input(&self, bytes: &[u8]) -> Result<Option<usize>, ShimClientError> {
+        let mut accepted = 0;
+        for chunk in bytes.chunks(MAX_INPUT) {
+            let op = ShimOp::Input { len: chunk.len() };
+            match self
+                .request_within(REQUEST_TIMEOUT, op, chunk.to_vec())
+                .await?
+            {
+                ShimReply::Written(count) => {
+                    accepted += count;
+                    if count < chunk.len() {
+                        break;
+                    }
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(accepted))
+    }
+
+    /// Closes the agent's stdin after the queued bytes.
+    ///
+    /// # Errors
+    /// See [`ShimClientError`].
+    pub async fn close_input(&self) -> Result<(), ShimClientError> {
+        self.request_within(REQUEST_TIMEOUT, ShimOp::CloseInput, Vec::new())
+            .await
+            .map(drop)
+    }
+
+    async fn request(
+        &self,
+        op: ShimOp,
+        payload: Vec<u8>,
+        expires_ms: Option<u64>,
+    ) -> Result<ShimReply, ShimClientError> {
+        let (answer, answered) = oneshot::channel();
+        let call = Box::new(Call {
+            op,
+            payload,
+            expires_ms,
+            answer,
+        });
+        self.calls
+            .send(call)
+            .await
+            .map_err(|_| ShimClientError::Gone)?;
+        match answered.await.map_err(|_| ShimClientError::Gone)?? {
+            ShimReply::Refused(reason) => Err(ShimClientError::Refused(reason)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Sends a request with the timeout `limit`. A shim that was stopped and is continued later does not execute an expired
+    /// request.
+    pub(crate) async fn request_within(
+        &self,
+        limit: Duration,
+        op: ShimOp,
+        payload: Vec<u8>,
+    ) -> Result<ShimReply, ShimClientError> {
+        // Leaves time for the reply to a request that is executed just before it expires.
+        let valid = limit.saturating_sub(EXPIRY_MARGIN.min(limit / 2));
+        let valid_ms = u64::try_from(valid.as_millis()).unwrap_or(u64::MAX);
+        let expires_ms = Some(clock_ms().saturating_add(valid_ms));
+        match tokio::time::timeout(limit, self.request(op, payload, expires_ms)).await {
+            Ok(Ok(ShimReply::Expired)) | Err(_) => Err(ShimClientError::Silent(limit)),
+            Ok(answered) => answered,
+        }
+    }
+
+    /// Waits until the agent has ended; returns `None` if the shim ended without an exit record.
+    pub async fn ended(&self) -> Option<ExitRecord> {
+        let mut state = self.state();
+        match state
+            .wait_for(|state| state.exit.is_some() || state.closed)
+            .await
+        {
+            Ok(state) => state.exit.clone(),
+            Err(_) => None,
+        }
+    }
+}
+
+/// Connects to a shim's control socket. On Linux through the descriptor of its directory, because a socket address is
+/// limited to 108 bytes (unix(7)).
+async fn connect(directory: &Path) -> io::Result<UnixStream> {
+    if cfg!(target_os = "linux") {
+        use std::os::fd::AsRawFd;
+        let handle = File::open(directory)?;
+        UnixStream::connect(format!(
+            "/proc/self/fd/{}/{}",
+            handle.as_raw_fd(),
+            layout::CONTROL
+        ))
+        .await
+    } else {
+        UnixStream::connect(directory.join(layout::CONTROL)).await
+    }
+}
+
+/// Serves requests over one connection after the other, until the shim has ended.
+async fn run_connection(
+    state_dir: StateDir,
+    id: AgentId,
+    mut queue: mpsc::Receiver<Box<Call>>,
+    publish: watch::Sender<ShimState>,
+    started: Option<StartedShim>,
+) {
+    let directory = state_dir.agent(&id);
+    let mut delay = RECONNECT.first;
+    let (process, mut stdio) = match started {
+        Some(started) => (Some(started.process), Some(started.connection)),
+        None => (None, None),
+    };
+    loop {
+        let is_stdio = stdio.is_some();
+        let connected = match stdio.take() {
+            Some(connection) => Ok(connection),
+            None => connect(&directory).await.map(connection),
+        };
+        let unanswered = match connected {
+            Ok(connection) => {
+                delay = RECONNECT.first;
+                let started_here = process.is_some();
+                serve(connection, is_stdio, &mut queue, &publish, started_here).await
+            }
+            Err(error) => {
+                tracing::debug!(%id, %error, "cannot connect to a shim");
+                Vec::new()
+            }
+        };
+        if queue.is_closed() && queue.is_empty() && process.is_none() {
+            // All clients were dropped.
+            return;
+        }
+        // A shim writes its last record before it releases its lock, so the record is checked first.
+        let ended =
+            publish.borrow().exit.is_some() || state_dir.is_alive(&id).is_ok_and(|alive| !alive);
+        for answer in unanswered {
+            let _ = answer.send(Err(if ended {
+                ShimClientError::Gone
+            } else {
+                ShimClientError::Interrupted
+            }));
+        }
+        if ended {
+            break;
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(RECONNECT.max);
+    }
+    // Fails queued requests before `closed` is published.
+    drop(queue);
+    publish.send_modify(|state| state.closed = true);
+    if let Some(process) = process {
+        reap(process).await;
+    }
+}
+
+/// Serves requests over one connection, until it closes, or until all clients of a shim that another process started are
+/// dropped. Returns the requests without a reply.
+async fn serve(
+    mut connection: Connection,
+    is_stdio: bool,
+    queue: &mut mpsc::Receiver<Box<Call>>,
+    publish: &watch::Sender<ShimState>,
+    started_here: bool,
+) -> Vec<Answer> {
+    let mut pending: HashMap<u64, Answer> = HashMap::new();
+    let (mut writable, mut next_seq) = (true, 0);
+    let (answer, _watched) = oneshot::channel();
+    let watch = Call {
+        op: ShimOp::Watch,
+        payload: Vec::new(),
+        expires_ms: None,
+        answer,
+    };
+    let mut call = Some(watch).filter(|_| !is_stdio);
+    loop {
+        // A request whose caller has given up must not be executed.
+        let active = call.take().filter(|call| !call.answer.is_closed());
+        if let Some(Call {
+            op,
+            payload,
+            expires_ms,
+            answer,
+        }) = active
+        {
+            next_seq += 1;
+            if let Ok(mut bytes) = serde_json::to_vec(&ShimRequest {
+                seq: next_seq,
+                expires_ms,
+                op,
+            }) {
+                bytes.push(b'\n');
+                bytes.extend_from_slice(&payload);
+                pending.insert(next_seq, answer);
+                // After a failed write, messages are still read: they may contain the exit record.
+                writable = connection.get_mut().write_all(&bytes).await.is_ok();
+            }
+        }
+        tokio::select! {
+            line = connection.next_line() => {
+                let Ok(Some(line)) = line else { break };
+                match serde_json::from_str(&line) {
+                    Ok(ShimMessage::Reply { seq, reply }) => {
+                        if let Some(answer) = pending.remove(&seq) {
+                            let _ = answer.send(Ok(reply));
+                        }
+                    }
+                    Ok(ShimMessage::Event(ShimEvent::Status(status))) => publish.send_modify(|state| state.status = status),
+                    Ok(ShimMessage::Event(ShimEvent::Exit(record))) => {
+                        publish.send_modify(|state| state.exit = Some(record));
+                    }
+                    Err(error) => tracing::warn!(%error, "invalid message from a shim"),
+                }
+            }
+            next = queue.recv(), if writable => match next {
+                Some(next) => call = Some(*next),
+                None if started_here => writable = false,
+                None => break,
+            },
+        }
+    }
+    pending.into_values().collect()
+}
