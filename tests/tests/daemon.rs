@@ -162,7 +162,7 @@ fn state_is_private_and_writable_directories_are_refused() {
     let refused = daemon.command("colibri-daemon").output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        text(&refused.stderr).contains("can be written by others"),
+        text(&refused.stderr).contains("is writable by others"),
         "{}",
         text(&refused.stderr)
     );

@@ -23,7 +23,7 @@ fn orphans_of_a_killed_shim_are_ended_and_reported() {
         (
             &[][..],
             "mark-left-plain-7f3a",
-            "processes that it had left were ended",
+            "remaining processes were killed",
         ),
         (&["--jail-path", "/"], "mark-left-sandbox-7f3a", ""),
     ] {
@@ -65,7 +65,7 @@ fn next_daemon_ends_orphans_that_carry_the_agent_id() {
         agent["error"]
             .as_str()
             .unwrap()
-            .contains("1 process that it had left was ended"),
+            .contains("1 remaining process was killed"),
         "{agent}"
     );
     assert_eq!(processes_with(&mark), Vec::<i32>::new());

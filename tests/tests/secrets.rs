@@ -282,7 +282,7 @@ fn secrets_appear_only_in_the_agents_environment() {
     for (args, part) in [
         (
             vec!["--env-file", &broken, "--", "true"],
-            "broken.env:2: there is no '='",
+            "broken.env:2: the line has no '='",
         ),
         (
             vec!["--env-file", &unclosed, "--", "true"],
@@ -290,11 +290,11 @@ fn secrets_appear_only_in_the_agents_environment() {
         ),
         (
             vec!["--env-file", &nul, "--", "true"],
-            "nul.env:1: the value holds a NUL",
+            "nul.env:1: the value contains a NUL",
         ),
         (
             vec!["--env-file", "/no/such/file", "--", "true"],
-            "/no/such/file cannot be read",
+            "cannot read environment file /no/such/file",
         ),
         (
             vec!["--secret", "NOT_SET_HERE", "--", "true"],

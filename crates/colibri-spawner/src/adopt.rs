@@ -1,4 +1,4 @@
-//! Finds what an earlier process left: running agents, ended ones, and spawns that were cut off.
+//! Adoption of the agents that an earlier daemon started, and removal of interrupted spawns.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use crate::shim_client::StartedShim;
 use crate::state::now_ns;
 use crate::{Agent, AgentId, AgentSpec, ShimClient, SpawnError, Spawner};
 
-/// Between two looks at a shim that is just starting.
+/// Interval between two checks of a shim that is starting.
 const START_POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// Shares in which agents are looked at side by side.
+/// Number of concurrent tasks that adopt agents.
 const ADOPT_TASKS: usize = 16;
-/// A shim that was started and has no record after so long is stuck.
+/// Time after which a shim without a record is reported as stuck.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An agent in the state directory.
 #[derive(Debug)]
 pub enum AdoptedAgent {
-    /// Its shim lives.
+    /// Its shim runs.
     Running(Agent),
     /// It has ended.
     Ended {
@@ -38,18 +38,18 @@ pub enum AdoptedAgent {
 }
 
 impl Spawner {
-    /// Goes through the state directory. A directory whose spawn was cut off before the agent ran is
-    /// removed; one whose shim was killed gets an `exit.json` that says so. Damaged ones are left alone
-    /// and returned as errors, so that one bad file does not hide the others.
+    /// Adopts all agents of the state directory. The directory of an interrupted spawn is removed. An agent whose shim was
+    /// killed gets an `exit.json` with the reason `lost`. A damaged directory is unchanged and returned as an
+    /// error with the agent's id, so that the others are adopted.
     ///
     /// # Errors
-    /// The state directory cannot be read at all.
+    /// The state directory cannot be read.
     pub async fn adopt(
         &self,
     ) -> Result<Vec<Result<AdoptedAgent, (AgentId, SpawnError)>>, SpawnError> {
         let state = self.state.clone();
         let ids = blocking(move || state.ids()).await??;
-        // One that must be waited for holds up its share of the others only.
+        // A shim that is starting delays only the agents of the same task.
         let share = ids.len().div_ceil(ADOPT_TASKS).max(1);
         let mut shares = Vec::new();
         for ids in ids.chunks(share) {
@@ -77,41 +77,46 @@ impl Spawner {
                 Ok(None) => {}
                 Err(error) => found.push(Err((id, error))),
             }
-            // Each reads a few small files: others are to get their turn in between.
+            // Lets other tasks run between two agents.
             tokio::task::yield_now().await;
         }
         found
     }
 
-    /// Looks at one agent; `None` where there was only the remains of a spawn.
+    /// Adopts one agent; returns `None` after the removal of an interrupted spawn.
     pub(crate) async fn adopt_one(&self, id: &AgentId) -> Result<Option<AdoptedAgent>, SpawnError> {
         let directory = self.state.agent(id);
-        let since = Instant::now();
+        let start = Instant::now();
         loop {
-            let (spawner, looked_for) = (self.clone(), id.clone());
-            let (alive, shim) = match blocking(move || spawner.look_for(&looked_for)).await?? {
-                DirectoryState::Ended(spec, exit) => {
-                    let spec = Arc::new(*spec);
-                    return Ok(Some(AdoptedAgent::Ended { spec, exit }));
-                }
-                DirectoryState::Running(spec, status, protocol) => {
-                    let agent = self.agent(*spec, status, protocol, None);
-                    return Ok(Some(AdoptedAgent::Running(agent)));
-                }
-                DirectoryState::Neither { alive, shim } => (alive, shim),
-            };
-            match (alive, shim) {
-                (true, _) if since.elapsed() > START_TIMEOUT => {
+            let (spawner, agent_id) = (self.clone(), id.clone());
+            let (alive, was_started) =
+                match blocking(move || spawner.read_state(&agent_id)).await?? {
+                    DirectoryState::Ended { spec, exit } => {
+                        let spec = Arc::new(*spec);
+                        return Ok(Some(AdoptedAgent::Ended { spec, exit }));
+                    }
+                    DirectoryState::Running {
+                        spec,
+                        status,
+                        protocol,
+                    } => {
+                        let agent = self.agent(*spec, status, protocol, None);
+                        return Ok(Some(AdoptedAgent::Running(agent)));
+                    }
+                    DirectoryState::Incomplete { alive, was_started } => (alive, was_started),
+                };
+            match (alive, was_started) {
+                (true, _) if start.elapsed() > START_TIMEOUT => {
                     return Err(SpawnError::State {
                         path: directory,
-                        problem: "its shim lives and has not started the agent; look for the process that holds shim.log open, end it, and restart the daemon".to_owned(),
+                        problem: "its shim runs and has not started the agent; find the process that has shim.log open, end it, and restart the daemon".to_owned(),
                     });
                 }
                 (true, _) => tokio::time::sleep(START_POLL_INTERVAL).await,
                 (false, false) => {
-                    tracing::info!(%id, "removing the remains of a spawn that was cut off");
-                    let place = directory.clone();
-                    blocking(move || std::fs::remove_dir_all(&place))
+                    tracing::info!(%id, "removing an interrupted spawn");
+                    let path = directory.clone();
+                    blocking(move || std::fs::remove_dir_all(&path))
                         .await?
                         .map_err(|error| SpawnError::from_io("removing", &directory, error))?;
                     return Ok(None);
@@ -129,14 +134,17 @@ impl Spawner {
     }
 
     /// Reads the state of an agent from its directory.
-    fn look_for(&self, id: &AgentId) -> Result<DirectoryState, SpawnError> {
+    fn read_state(&self, id: &AgentId) -> Result<DirectoryState, SpawnError> {
         let directory = self.state.agent(id);
-        // In this order: a shim that ends between the two reads has written its record before.
+        // The lock is checked first: a shim that ends after this check has already written its record.
         let alive = self.state.is_alive(id)?;
         let exit: Option<ExitRecord> = read(&directory.join(layout::EXIT))?;
         let shim: Option<ShimRecord> = read(&directory.join(layout::SHIM))?;
         if let Some(exit) = exit {
-            return Ok(DirectoryState::Ended(Box::new(self.spec(id)?), exit));
+            return Ok(DirectoryState::Ended {
+                spec: Box::new(self.spec(id)?),
+                exit,
+            });
         }
         match (alive, shim) {
             (true, Some(shim)) => {
@@ -147,21 +155,21 @@ impl Spawner {
                     run: shim.run,
                     ..ShimStatus::default()
                 };
-                Ok(DirectoryState::Running(
-                    Box::new(self.spec(id)?),
+                Ok(DirectoryState::Running {
+                    spec: Box::new(self.spec(id)?),
                     status,
-                    shim.protocol,
-                ))
+                    protocol: shim.protocol,
+                })
             }
-            (alive, shim) => Ok(DirectoryState::Neither {
+            (alive, shim) => Ok(DirectoryState::Incomplete {
                 alive,
-                shim: shim.is_some(),
+                was_started: shim.is_some(),
             }),
         }
     }
 
-    /// An agent whose shim lives; `status` is what is known until the shim says more. `started` is the shim of one
-    /// that was started just now.
+    /// Returns an agent whose shim runs. `status` is its state until the shim reports its own; `started` is its shim if this
+    /// process started it.
     pub(crate) fn agent(
         &self,
         spec: AgentSpec,
@@ -192,14 +200,14 @@ impl Spawner {
     pub async fn record_lost(
         &self,
         spec: &AgentSpec,
-        seen: LossDetection,
+        detection: LossDetection,
     ) -> Result<ExitRecord, SpawnError> {
         let directory = self.state.agent(&spec.id);
         let path = directory.join(layout::EXIT);
-        let place = directory.clone();
+        let agent_directory = directory.clone();
         let (exit, shim) = blocking(move || {
-            let exit: Option<ExitRecord> = read(&place.join(layout::EXIT))?;
-            let shim: Option<ShimRecord> = read(&place.join(layout::SHIM))?;
+            let exit: Option<ExitRecord> = read(&agent_directory.join(layout::EXIT))?;
+            let shim: Option<ShimRecord> = read(&agent_directory.join(layout::SHIM))?;
             Ok::<_, SpawnError>((exit, shim))
         })
         .await??;
@@ -208,14 +216,14 @@ impl Spawner {
         }
         let session = shim
             .as_ref()
-            .filter(|_| seen == LossDetection::Live)
+            .filter(|_| detection == LossDetection::Live)
             .map(|shim| shim.shim_pid);
         let left = self.end_orphans(spec, session).await;
         blocking(move || {
             let removed = !directory.exists();
             let what = match removed {
-                true => "the agent's directory was removed while it ran, with its output and the record of its end: its exit code is not known",
-                false => "the agent's shim was killed or crashed, and the agent was ended with it: its exit code is not known, its output up to then is kept",
+                true => "the agent's directory was removed while it ran, with its output and exit record; its exit code is not known",
+                false => "the agent's shim was killed or crashed, and the agent was killed with it; its exit code is not known, its output is kept",
             };
             let exit = ExitRecord {
                 exit: None,
@@ -240,39 +248,48 @@ impl Spawner {
         let path = self.state.agent(id).join(layout::SPEC);
         read(&path)?.ok_or_else(|| SpawnError::State {
             path,
-            problem:
-                "is missing, so the agent cannot be shown; remove its directory once it has ended"
-                    .to_owned(),
+            problem: "is missing, so the agent cannot be shown; remove its directory after its end"
+                .to_owned(),
         })
     }
 }
 
 /// State of an agent, as read from its directory.
 enum DirectoryState {
-    Ended(Box<AgentSpec>, ExitRecord),
-    /// Its shim runs and speaks this version of the control protocol.
-    Running(Box<AgentSpec>, ShimStatus, u32),
-    Neither {
+    Ended {
+        spec: Box<AgentSpec>,
+        exit: ExitRecord,
+    },
+    Running {
+        spec: Box<AgentSpec>,
+        status: ShimStatus,
+        /// Version of the control protocol that the shim speaks.
+        protocol: u32,
+    },
+    /// Without exit record, and without a running agent.
+    Incomplete {
+        /// Whether a shim holds the lock.
         alive: bool,
-        shim: bool,
+        /// Whether the agent was ever started.
+        was_started: bool,
     },
 }
 
-/// Maximum number of looks at paths that requests name, at a time. One of them may be on a file system that does not
-/// answer; it then keeps its permit and its thread, and others keep theirs.
+/// Maximum number of concurrent accesses to paths of requests. An access to a file system that does not respond keeps its
+/// permit and its thread; the limit protects the other threads of the pool.
 static USER_PATHS: Semaphore = Semaphore::const_new(2);
-/// Longest wait for a look at such paths, and for the permit.
+/// Timeout of such an access, including the wait for a permit.
 const USER_PATHS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs work on paths that a request names, within a time limit.
+/// Runs work on paths of a request with a timeout.
 ///
 /// # Errors
-/// The file system did not answer in time.
+/// A file system did not respond in time.
 pub(crate) async fn on_user_paths<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, SpawnError> {
-    let looked = async {
-        // The semaphore is never closed: without a permit the work runs all the same.
+    let accessed = async {
+        // Fails only for a closed semaphore; this one is never closed.
         let permit = USER_PATHS.acquire().await;
         blocking(move || {
             let outcome = work();
@@ -281,19 +298,19 @@ pub(crate) async fn on_user_paths<T: Send + 'static>(
         })
         .await
     };
-    match tokio::time::timeout(USER_PATHS_TIMEOUT, looked).await {
+    match tokio::time::timeout(USER_PATHS_TIMEOUT, accessed).await {
         Ok(outcome) => outcome,
         Err(_) => Err(SpawnError::Resources {
-            doing: "looking at the paths of the request".to_owned(),
+            doing: "checking the paths of the request".to_owned(),
             source: std::io::Error::new(
                 std::io::ErrorKind::TimedOut,
-                format!("a file system did not answer within {USER_PATHS_TIMEOUT:?}"),
+                format!("a file system did not respond within {USER_PATHS_TIMEOUT:?}"),
             ),
         }),
     }
 }
 
-/// Runs blocking file operations on the runtime's pool for blocking work.
+/// Runs blocking file operations on the blocking pool of the runtime.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, SpawnError> {
@@ -305,7 +322,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
         })
 }
 
-/// Length of a journal; one that cannot be read counts as empty.
+/// Returns the length of a journal, in bytes; 0 if it cannot be read.
 fn length(journal: &Path) -> u64 {
     JournalReader::new(journal).end_offset().unwrap_or(0)
 }

@@ -1,4 +1,4 @@
-//! Errors between a request and a running agent.
+//! Errors of spawn, adoption and kill.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,14 +21,14 @@ pub enum SpawnError {
     /// The name of the agent is invalid.
     #[error("agent name {}: {source}", shown(.name))]
     Name {
-        /// As asked for.
+        /// The requested name.
         name: String,
-        /// What is wrong with it.
+        /// Cause.
         source: AgentNameError,
     },
     /// Another agent that runs or is being started has the name.
     #[error(
-        "agent name {name:?} is in use by {}; give another name, or end that agent first",
+        "agent name {name:?} is in use by {}; choose another name, or end that agent first",
         holder(.id.as_ref())
     )]
     NameInUse {
@@ -45,48 +45,48 @@ pub enum SpawnError {
         /// The running agent; absent while it is being started.
         id: Option<AgentId>,
     },
-    /// The shim program is not where it should be.
+    /// The shim program cannot be started.
     #[error(
-        "the shim {path} cannot be started: {source}; install colibri-shim beside colibri-daemon or set COLIBRI_SHIM"
+        "cannot start the shim {path}: {source}; install colibri-shim beside colibri-daemon or set COLIBRI_SHIM"
     )]
     Shim {
-        /// Where it was expected.
+        /// Path of the program.
         path: PathBuf,
-        /// What the system said.
+        /// Cause.
         source: io::Error,
     },
-    /// The shim started and then gave up.
-    #[error("the agent could not be started: {message}")]
+    /// The shim could not start the agent.
+    #[error("cannot start the agent: {message}")]
     Launch {
-        /// The shim's own words.
+        /// The shim's message.
         message: String,
-        /// The system's error number, where it was the system that refused.
+        /// The error number, if a system call failed.
         errno: Option<i32>,
     },
-    /// The system has no more processes, descriptors, memory or disk.
+    /// Processes, descriptors, memory or disk space are exhausted.
     #[error(
-        "{doing} failed: the system is out of a resource: {source}; free some or raise the limit, then try again"
+        "{doing} failed: a resource is exhausted: {source}; free some of it or raise the limit, then try again"
     )]
     Resources {
-        /// What was being done.
+        /// The failed operation.
         doing: String,
-        /// What the system said.
+        /// Cause.
         source: io::Error,
     },
-    /// The state directory cannot be trusted or used.
+    /// The state directory cannot be used.
     #[error("state directory {path}: {problem}")]
     State {
         /// The directory, or a file in it.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// Cause and hint.
         problem: String,
     },
-    /// An agent's file cannot be written or read.
-    #[error("cannot write or read {path}: {source}")]
+    /// A file of an agent cannot be read or written.
+    #[error("cannot read or write {path}: {source}")]
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Cause.
         source: io::Error,
     },
     /// The agent has ended.
@@ -106,7 +106,7 @@ pub enum SpawnError {
     /// The agent still runs.
     #[error("agent {0} is running; kill it first")]
     Running(String),
-    /// The agent's shim does not answer.
+    /// A request to the agent's shim failed.
     #[error(transparent)]
     ShimClient(#[from] ShimClientError),
     /// A command of the privilege backend failed.
@@ -116,17 +116,17 @@ pub enum SpawnError {
     PrivilegedCommand {
         /// The command.
         command: String,
-        /// How it ended, and what it wrote to stderr.
+        /// Its exit status and stderr.
         problem: String,
     },
-    /// KILL was sent and some are still there.
-    #[error("agent {id} could not be ended: {why}; still running: {}", pids(.remaining))]
+    /// Processes survived a kill.
+    #[error("cannot end agent {id}: {why}; still running: {}", pids(.remaining))]
     KillUnverified {
         /// The agent.
         id: String,
         /// Processes that survived.
         remaining: Vec<i32>,
-        /// What was tried.
+        /// Cause, or what was tried.
         why: String,
     },
 }
@@ -150,7 +150,7 @@ fn pids(pids: &[i32]) -> String {
 }
 
 impl SpawnError {
-    /// Sorts an error of the system: out of resources, or about this file.
+    /// Returns the error for a failed operation on a file; an exhausted resource has its own variant.
     pub(crate) fn from_io(doing: &str, path: &std::path::Path, source: io::Error) -> Self {
         if is_resource_exhaustion(&source) {
             Self::Resources {
@@ -165,7 +165,7 @@ impl SpawnError {
         }
     }
 
-    /// Sorts what a shim says that gave up.
+    /// Returns the error for a failed launch; an exhausted resource has its own variant.
     pub(crate) fn from_launch(message: String, errno: Option<i32>) -> Self {
         if errno.is_some_and(|errno| is_resource_exhaustion(&io::Error::from_raw_os_error(errno))) {
             Self::Resources {

@@ -1,4 +1,4 @@
-//! Starts a shim, hands it the launch, and hears from it that the agent runs.
+//! Spawn of an agent: checks the request, starts a shim or takes the pooled one, sends the launch and reads the report.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,11 +24,11 @@ pub(crate) fn new_id() -> AgentId {
 /// A running agent.
 #[derive(Debug, Clone)]
 pub struct Agent {
-    /// Its specification.
+    /// The specification of the agent.
     pub spec: Arc<AgentSpec>,
-    /// Its directory.
+    /// The directory of the agent.
     pub directory: PathBuf,
-    /// The connection to its shim.
+    /// The client of its shim.
     pub link: ShimClient,
 }
 
@@ -41,40 +41,40 @@ fn run_commands(commands: &[CommandLine]) -> Vec<RunCommand> {
 }
 
 impl Spawner {
-    /// Starts an agent under a shim of its own. When this returns, the program has been executed (with a
-    /// jail: the program that confines it), and the agent outlives this process. `running` are the agents that
-    /// run already: what they may write, they could exchange beneath this one.
+    /// Spawns an agent under a dedicated shim. On success, its program has been executed (in a jail: the program that
+    /// confines it), and the agent outlives this process. `running` are the running agents; their mounts must not overlap
+    /// with those of the new agent.
     ///
     /// # Errors
-    /// Nothing runs and nothing is left behind.
+    /// See [`SpawnError`]. Nothing runs then, and the agent's directory is removed.
     pub async fn spawn(
         &self,
         config: &AgentSpawnConfig,
         running: &[AgentSpec],
     ) -> Result<Agent, SpawnError> {
         loop {
-            let waiting = self.shim_pool.take(&self.shim).await;
-            let id = match &waiting {
-                Some(waiting) => waiting.id.clone(),
+            let pooled = self.shim_pool.take(&self.shim).await;
+            let id = match &pooled {
+                Some(pooled) => pooled.id.clone(),
                 None => new_id(),
             };
-            // Refused requests leave no trace, so look before the directory is made.
-            let (preparer, request, new) = (self.preparer.clone(), config.clone(), id.clone());
+            // The checks come before the creation of a directory, so that a refused request leaves nothing behind.
+            let (preparer, request, agent_id) = (self.preparer.clone(), config.clone(), id.clone());
             let others = running.to_vec();
-            let looked =
-                on_user_paths(move || Ok(preparer.plan(&request, new.as_str(), &others)?)).await;
-            let (prepared, limits) = match looked.flatten() {
-                Ok(found) => found,
+            let plan =
+                on_user_paths(move || Ok(preparer.plan(&request, agent_id.as_str(), &others)?))
+                    .await;
+            let (prepared, limits) = match plan.flatten() {
+                Ok(plan) => plan,
                 Err(error) => {
-                    if let Some(waiting) = waiting {
-                        self.shim_pool.put(waiting).await;
+                    if let Some(pooled) = pooled {
+                        self.shim_pool.put(pooled).await;
                     }
                     return Err(error);
                 }
             };
-            // A process takes its time to come up; it does while the rest is got ready.
-            let started = match waiting {
-                Some(waiting) => Some(waiting),
+            let started = match pooled {
+                Some(pooled) => Some(pooled),
                 None => PooledShim::start(self, &id)?,
             };
             if let Some(started) = started {
@@ -83,10 +83,10 @@ impl Spawner {
         }
     }
 
-    /// Prepares a command without blocking the caller's thread, within a time limit. Starts nothing.
+    /// Prepares a command on a blocking thread, with a timeout. Starts nothing.
     ///
     /// # Errors
-    /// As [`Preparer::prepare`](colibri_prepare::Preparer::prepare), or a file system does not answer.
+    /// See [`Preparer::prepare`](colibri_prepare::Preparer::prepare); also, a file system does not respond.
     pub async fn explain(&self, config: &AgentSpawnConfig) -> Result<Prepared, SpawnError> {
         let (preparer, config) = (self.preparer.clone(), config.clone());
         on_user_paths(move || Ok(preparer.prepare(&config)?))
@@ -99,14 +99,14 @@ impl Spawner {
         config: &AgentSpawnConfig,
         prepared: &Prepared,
         limits: &LimitPlan,
-        waiting: PooledShim,
+        pooled: PooledShim,
     ) -> Result<Agent, SpawnError> {
         let PooledShim {
             id,
             directory,
             shim,
             ..
-        } = waiting;
+        } = pooled;
         let spec = AgentSpec {
             id,
             config: config.redacted(),
@@ -121,7 +121,7 @@ impl Spawner {
             .await;
         match launched {
             Ok((agent_pid, protocol, shim)) => {
-                // An agent that has ended by now is no failed spawn: the link finds its record.
+                // The spawn succeeded even if the agent has already ended; the client reads its exit record.
                 let status = ShimStatus {
                     pid: Some(agent_pid),
                     run: 1,
@@ -150,10 +150,10 @@ impl Spawner {
         directory: &Path,
         mut shim: StartedShim,
     ) -> Result<(i32, u32, StartedShim), SpawnError> {
-        let (spawner, wanted, kept) = (self.clone(), limits.clone(), spec.clone());
-        let place = directory.to_owned();
-        let made = blocking(move || spawner.provide(&wanted, &kept, &place)).await;
-        let cgroup = match made.flatten() {
+        let (spawner, plan, record) = (self.clone(), limits.clone(), spec.clone());
+        let path = directory.to_owned();
+        let written = blocking(move || spawner.write_spec(&plan, &record, &path)).await;
+        let cgroup = match written.flatten() {
             Ok(cgroup) => cgroup,
             Err(error) => {
                 shim.end().await;
@@ -184,11 +184,11 @@ impl Spawner {
             }
             Ok(None) => {
                 let status = shim.end().await.unwrap_or_default();
-                let said = tokio::fs::read_to_string(directory.join(layout::LOG))
+                let log = tokio::fs::read_to_string(directory.join(layout::LOG))
                     .await
                     .unwrap_or_default();
                 Err(SpawnError::Launch {
-                    message: format!("the shim ended early ({status}): {}", said.trim_end()),
+                    message: format!("the shim ended early ({status}): {}", log.trim_end()),
                     errno: None,
                 })
             }
@@ -199,8 +199,8 @@ impl Spawner {
         }
     }
 
-    /// What must be there before the agent runs: its specification, and its cgroup.
-    fn provide(
+    /// Writes the specification of an agent and creates its cgroup, if it needs one.
+    fn write_spec(
         &self,
         limits: &LimitPlan,
         spec: &AgentSpec,
@@ -216,6 +216,6 @@ impl Spawner {
             .cgroups
             .make(spec.id.as_str(), &spec.config.limits())
             .map(Some)
-            .map_err(|error| SpawnError::from_io("making a cgroup for", directory, error))
+            .map_err(|error| SpawnError::from_io("creating a cgroup for", directory, error))
     }
 }

@@ -1,4 +1,4 @@
-//! The state directory: who may use it, where agents are in it, and which of them are alive.
+//! The state directory: ownership and format checks, directories of agents, and their locks.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -19,26 +19,26 @@ const FORMAT: u32 = 1;
 /// File that contains the number of the format.
 const FORMAT_FILE: &str = "format";
 /// Error message for a state directory that was removed.
-const REMOVED: &str = "was removed while the daemon runs; restart the daemon, which creates it again: colibri shutdown, then any command starts it";
+const REMOVED: &str = "was removed while the daemon runs; run colibri shutdown, and the next command starts a daemon that creates it";
 
-/// The state directory. Making the value touches nothing; [`StateDir::open`] creates and checks it.
+/// The state directory. Creating a value does no I/O; [`StateDir::open`] creates and checks the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDir(PathBuf);
 
 impl StateDir {
-    /// Names a state directory.
+    /// Returns the state directory at a path.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// The directory itself.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// An agent's directory.
+    /// Returns the directory of an agent.
     #[must_use]
     pub fn agent(&self, id: &AgentId) -> PathBuf {
         self.agents().join(id.as_str())
@@ -48,18 +48,18 @@ impl StateDir {
         self.0.join("agents")
     }
 
-    /// Creates the directory with mode 0700, or checks the one that is there.
+    /// Creates the directory with mode 0700, or checks the existing one.
     ///
     /// # Errors
-    /// It belongs to somebody else, or others can write to it: what is in it cannot be trusted then.
+    /// The directory cannot be created, belongs to another user, is writable by others, or has an unknown format.
     pub fn open(&self) -> Result<(), SpawnError> {
-        let trouble = |problem: String| SpawnError::State {
+        let state_error = |problem: String| SpawnError::State {
             path: self.0.clone(),
             problem,
         };
         if !self.0.is_absolute() {
-            return Err(trouble(
-                "is not an absolute path; give it from the root".into(),
+            return Err(state_error(
+                "is not an absolute path; write its full path".into(),
             ));
         }
         DirBuilder::new()
@@ -67,36 +67,36 @@ impl StateDir {
             .mode(0o700)
             .create(&self.0)
             .map_err(|error| {
-                trouble(format!(
-                    "cannot be created: {error}; name another one with --state-dir"
+                state_error(format!(
+                    "cannot be created: {error}; pass another one with --state-dir"
                 ))
             })?;
-        let data =
-            fs::metadata(&self.0).map_err(|error| trouble(format!("cannot be read: {error}")))?;
+        let data = fs::metadata(&self.0)
+            .map_err(|error| state_error(format!("cannot be read: {error}")))?;
         let ownership = Ownership::from(&data);
         if !ownership.is_own() {
-            return Err(trouble(format!(
-                "belongs to uid {}, not to this user; name one of your own with --state-dir",
+            return Err(state_error(format!(
+                "belongs to uid {}, not to this user; pass a directory of this user with --state-dir",
                 ownership.uid
             )));
         }
         if ownership.is_writable_by_others() {
-            return Err(trouble(format!(
-                "can be written by others (mode {}), so what is in it cannot be trusted; look at what is in it, then run: chmod 700 {}",
+            return Err(state_error(format!(
+                "is writable by others (mode {}), so its content cannot be trusted; check its content, then run: chmod 700 {}",
                 ownership,
                 self.0.display()
             )));
         }
         if ownership.is_accessible_by_others() {
             fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
-                .map_err(|error| trouble(format!("cannot be made private: {error}")))?;
+                .map_err(|error| state_error(format!("cannot be made private: {error}")))?;
         }
-        self.check_format().map_err(trouble)?;
+        self.check_format().map_err(state_error)?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(self.agents())
-            .map_err(|error| trouble(format!("cannot hold agents: {error}")))
+            .map_err(|error| state_error(format!("cannot contain agents: {error}")))
     }
 
     /// Checks that this version can read the format of the directory, and writes its own format there.
@@ -113,12 +113,12 @@ impl StateDir {
             Some(Ok(FORMAT)) => return Ok(()),
             Some(Ok(newer)) if newer > FORMAT => {
                 return Err(format!(
-                    "has format {newer}, which a newer version of Colibri wrote; this version knows formats up to {FORMAT}: start that version, or name another directory with --state-dir"
+                    "has format {newer}, which a newer version of Colibri wrote; this version knows formats up to {FORMAT}: start that version, or pass another directory with --state-dir"
                 ));
             }
             Some(Err(_)) => {
                 return Err(format!(
-                    "has no readable format: {} holds {:?} and no number; restore it, or name another directory with --state-dir",
+                    "has no readable format: {} contains {:?} instead of a number; restore it, or pass another directory with --state-dir",
                     path.display(),
                     recorded.unwrap_or_default()
                 ));
@@ -133,7 +133,7 @@ impl StateDir {
         })
     }
 
-    /// The ids of all agents that are there, sorted.
+    /// Returns the ids of all agents, sorted.
     pub(crate) fn ids(&self) -> Result<Vec<AgentId>, SpawnError> {
         let path = self.agents();
         let failed = |error| SpawnError::from_io("reading", &path, error);
@@ -158,8 +158,7 @@ impl StateDir {
         !self.agents().is_dir()
     }
 
-    /// Makes a directory for a new agent, and the log in it, locked: see [`layout::LOG`]. `None` where another
-    /// agent has that id.
+    /// Creates the directory of a new agent, and its locked log (see [`layout::LOG`]). Returns `None` if the id is in use.
     pub(crate) fn create_agent(&self, id: &AgentId) -> Result<Option<(PathBuf, File)>, SpawnError> {
         let directory = self.agent(id);
         match DirBuilder::new().mode(0o700).create(&directory) {
@@ -174,7 +173,7 @@ impl StateDir {
             Ok(()) => {}
         }
         let log = directory.join(layout::LOG);
-        let made = OpenOptions::new()
+        let created = OpenOptions::new()
             .append(true)
             .create_new(true)
             .mode(0o600)
@@ -183,7 +182,7 @@ impl StateDir {
                 file.try_lock()?;
                 Ok(file)
             });
-        match made {
+        match created {
             Ok(file) => Ok(Some((directory, file))),
             Err(error) => {
                 discard(&directory);
@@ -192,7 +191,7 @@ impl StateDir {
         }
     }
 
-    /// Whether the agent's shim lives, or is about to: see [`layout::LOG`].
+    /// Reports whether the agent's shim runs or is being started: it then holds the lock on [`layout::LOG`].
     pub(crate) fn is_alive(&self, id: &AgentId) -> Result<bool, SpawnError> {
         let path = self.agent(id).join(layout::LOG);
         let file = match File::open(&path) {
@@ -208,8 +207,8 @@ impl StateDir {
     }
 }
 
-/// Removes what a failed spawn has made. It may have failed for want of a descriptor, which a look into a
-/// directory needs too: so what is there before the shim has its launch is removed by name.
+/// Removes the directory of a failed spawn. Known files are removed by name first, which needs no descriptor: the spawn
+/// may have failed because none was left.
 pub(crate) fn discard(directory: &Path) {
     let spec = directory.join(layout::SPEC);
     for file in [
@@ -223,11 +222,11 @@ pub(crate) fn discard(directory: &Path) {
     if fs::remove_dir(directory).is_err()
         && let Err(error) = fs::remove_dir_all(directory)
     {
-        tracing::warn!(directory = %directory.display(), %error, "remains of a failed spawn are not removed; the next daemon does it");
+        tracing::warn!(directory = %directory.display(), %error, "cannot remove the directory of a failed spawn; the next daemon removes it");
     }
 }
 
-/// Nanoseconds since 1970.
+/// Returns the current time, in nanoseconds since 1970.
 pub(crate) fn now_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -242,7 +241,7 @@ mod tests {
     use crate::spawn::new_id;
 
     #[test]
-    fn a_directory_that_others_can_write_is_refused_and_a_readable_one_is_closed() {
+    fn writable_directory_is_refused_and_readable_one_made_private() {
         let dir = tempfile::tempdir().unwrap();
         for (mode, accepted) in [
             (0o700, true),
@@ -277,8 +276,8 @@ mod tests {
             (Some("1"), None),
             (None, None),
             (Some("2\n"), Some("start that version")),
-            (Some("x"), Some("no number")),
-            (Some(""), Some("no number")),
+            (Some("x"), Some("instead of a number")),
+            (Some(""), Some("instead of a number")),
         ] {
             match text {
                 Some(text) => fs::write(&format, text).unwrap(),
@@ -312,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_alive_as_long_as_somebody_holds_its_log() {
+    fn agent_is_alive_while_its_log_is_locked() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path().join("state"));
         state.open().unwrap();
