@@ -7,20 +7,20 @@ use rustix::param::page_size;
 use rustix::process::{Resource, getrlimit};
 
 /// Bytes reserved for the system besides arguments and environment: program path, alignment, auxiliary vector.
-const RESERVED: usize = 8 << 10;
+const RESERVED_BYTES: usize = 8 << 10;
 /// Size of the pointer to each string, in bytes.
-const POINTER: usize = size_of::<usize>();
+const POINTER_BYTES: usize = size_of::<usize>();
 
 /// Limits of execve(2).
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Most {
+pub(crate) struct ArgumentLimits {
     /// Maximum size of one string with its NUL, in bytes; `None` if only the total is limited.
     pub(crate) string: Option<usize>,
     /// Maximum size of all strings and their pointers, in bytes.
     pub(crate) total: usize,
 }
 
-impl Most {
+impl ArgumentLimits {
     /// Returns the limits of this host. On Linux they depend on the stack limit that agents inherit; see execve(2).
     pub(crate) fn of_host() -> Self {
         if cfg!(target_os = "linux") {
@@ -50,7 +50,7 @@ pub(crate) fn check(
     command: &CommandLine,
     env: &BTreeMap<String, String>,
     wrapper: Option<ArgumentLimit>,
-    most: &Most,
+    limits: &ArgumentLimits,
 ) -> Result<(), CommandLineError> {
     if let Some(limit) = wrapper
         && command.args().len() + 1 > limit.max
@@ -69,9 +69,9 @@ pub(crate) fn check(
         let what = format!("environment variable {name:.40}");
         (what, name.len() + 1 + value.len())
     });
-    let mut total = RESERVED;
+    let mut total = RESERVED_BYTES;
     for (what, bytes) in arguments.chain(variables) {
-        if let Some(max) = most.string
+        if let Some(max) = limits.string
             && bytes >= max
         {
             return Err(CommandLineError::StringTooLong {
@@ -80,12 +80,12 @@ pub(crate) fn check(
                 max: max - 1,
             });
         }
-        total += bytes + 1 + POINTER;
+        total += bytes + 1 + POINTER_BYTES;
     }
-    match total > most.total {
+    match total > limits.total {
         true => Err(CommandLineError::TooLong {
             bytes: total,
-            max: most.total,
+            max: limits.total,
         }),
         false => Ok(()),
     }
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn exceeded_limit_is_named() {
-        let most = Most {
+        let most = ArgumentLimits {
             string: Some(1000),
             total: 20_000,
         };
@@ -137,6 +137,9 @@ mod tests {
             .trim()
             .parse()
             .unwrap_or(0);
-        assert!(Most::of_host().total <= limit.max(128 << 10), "{limit}");
+        assert!(
+            ArgumentLimits::of_host().total <= limit.max(128 << 10),
+            "{limit}"
+        );
     }
 }

@@ -1,10 +1,11 @@
-//! Control groups of version 2 (cgroups(7)): what holds all processes of an agent to limits together on Linux.
+//! Control groups of version 2 (cgroups(7)): limits on all processes of an agent together, on Linux.
 //!
-//! The daemon needs a part of the tree that is its own, as systemd gives with `Delegate=yes`. A cgroup that has
-//! processes cannot hand controllers on, so the daemon must be in a leaf of that part, which systemd does with
-//! `DelegateSubgroup=daemon`. To move there by itself would keep systemd from starting the next daemon beside
-//! agents that still run.
+//! The daemon needs a delegated subtree, as systemd provides with `Delegate=yes`. A cgroup that contains processes cannot
+//! enable controllers for its children, so the daemon must be in a leaf of the subtree, as systemd arranges with
+//! `DelegateSubgroup=daemon`. The daemon does not move itself: systemd could then not start the next daemon while agents
+//! still run.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,82 +13,134 @@ use std::time::Duration;
 
 use colibri_jail_core::Limits;
 
-/// The controllers of [`Limits`]: memory, processes and processors.
-const WANTED: [&str; 3] = ["memory", "pids", "cpu"];
-/// Where the daemon itself is.
-const LEAF: &str = "daemon";
-/// Where agents' cgroups go if the daemon is in the root of the tree.
-const OWN: &str = "colibri";
-/// The period of a processor quota, in microseconds; the kernel's default.
-const PERIOD: u64 = 100_000;
+/// The controllers that [`Limits`] need.
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+/// Name of the leaf that contains the daemon.
+const DAEMON_LEAF: &str = "daemon";
+/// Parent of the agents' cgroups, if the daemon is in the root of the tree.
+const AGENTS_PARENT: &str = "colibri";
+/// Period of a CPU quota, in microseconds; the kernel's default.
+const CPU_PERIOD_US: u64 = 100_000;
 
-/// Where the cgroups of agents are made.
+/// Why a mechanism cannot be used on this host. Displays as `CAUSE; HINT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// The cause.
+    pub cause: String,
+    /// How to remove it.
+    pub hint: String,
+}
+
+impl Obstacle {
+    fn new(cause: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            cause: cause.into(),
+            hint: hint.into(),
+        }
+    }
+}
+
+impl From<&str> for Obstacle {
+    /// Returns an obstacle that can only be avoided.
+    fn from(cause: &str) -> Self {
+        Self::new(cause, "run without the limit, with best_effort")
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.cause, self.hint)
+    }
+}
+
+/// The place of the agents' cgroups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cgroups {
-    /// Nowhere, and why.
-    Unavailable(String),
-    /// In this directory, with these controllers.
+    /// Agents have no cgroups.
+    Unavailable(Obstacle),
+    /// Agents have cgroups in a directory.
     In {
         /// A directory of the cgroup2 file system.
         parent: PathBuf,
-        /// What agents can be held to there.
+        /// The controllers that are enabled there.
         controllers: Vec<String>,
     },
+}
+
+/// The subtree that is delegated to this process.
+struct Delegated {
+    /// Parent of the agents' cgroups.
+    agents: PathBuf,
+    /// The cgroup whose controllers `agents` can use. Equals `agents`, except in the root of the tree.
+    source: PathBuf,
 }
 
 impl Cgroups {
     /// Finds the cgroup for agents, `named` or else the one delegated to this process, and enables its controllers.
     #[must_use]
     pub fn claim(named: Option<&Path>) -> Self {
-        Self::find(named, Access::Change)
+        Self::find(named, Access::Claim)
     }
 
     /// Returns the result that [`Cgroups::claim`] would have, without changing anything.
     #[must_use]
     pub fn probe(named: Option<&Path>) -> Self {
-        Self::find(named, Access::Look)
+        Self::find(named, Access::Probe)
     }
 
     fn find(named: Option<&Path>, access: Access) -> Self {
-        let parent = match named {
-            Some(named) => Ok((named.to_owned(), named.to_owned())),
-            None => own_place(access),
+        let delegated = match named {
+            Some(named) => Ok(Delegated {
+                agents: named.to_owned(),
+                source: named.to_owned(),
+            }),
+            None => find_delegated(access),
         };
-        let claimed = parent.and_then(|(parent, source)| {
-            // A probe does not create the cgroup, so that its controllers are read from the parent.
-            let place = match access {
-                Access::Look if !parent.exists() => &source,
-                _ => &parent,
+        let claimed = delegated.and_then(|Delegated { agents, source }| {
+            // A probe does not create the cgroup; it reads the controllers of the parent instead.
+            let cgroup = match access {
+                Access::Probe if !agents.exists() => &source,
+                _ => &agents,
             };
-            let controllers = hand_on(place, access).map_err(|error| {
-                format!(
-                    "cgroup {} cannot be used: {error}; name another one in the setting cgroup",
-                    parent.display()
+            let controllers = enable_controllers(cgroup, access).map_err(|error| {
+                Obstacle::new(
+                    format!("cgroup {} cannot be used: {error}", agents.display()),
+                    "name another one in the setting cgroup",
                 )
             })?;
             Ok(Self::In {
-                parent,
+                parent: agents,
                 controllers,
             })
         });
         claimed.unwrap_or_else(Self::Unavailable)
     }
 
-    /// Why a controller cannot be used; nothing if it can.
+    /// Returns why a controller cannot be used; `None` if it can.
     #[must_use]
-    pub(crate) fn lacks(&self, controller: &str) -> Option<String> {
+    pub(crate) fn obstacle(&self, controller: &str) -> Option<Obstacle> {
         match self {
-            Self::Unavailable(why) => Some(why.clone()),
-            Self::In { controllers, .. } if controllers.iter().any(|own| own == controller) => None,
-            Self::In { parent, .. } => Some(format!(
-                "the cgroup controller {controller} is not available in {}; {HOW_TO_GET}",
-                parent.display()
+            Self::Unavailable(obstacle) => Some(obstacle.clone()),
+            Self::In { controllers, .. }
+                if controllers.iter().any(|enabled| enabled == controller) =>
+            {
+                None
+            }
+            Self::In { parent, .. } => Some(Obstacle::new(
+                format!(
+                    "the cgroup controller {controller} is not available in {}",
+                    parent.display()
+                ),
+                CONTROLLER_HINT,
             )),
         }
     }
 
-    /// Makes the cgroup of an agent, with those of its limits that can be set.
-    pub fn make(&self, id: &str, limits: &Limits) -> io::Result<PathBuf> {
+    /// Creates the cgroup of an agent, and sets the limits whose controller is enabled.
+    ///
+    /// # Errors
+    /// The cgroup cannot be created, or a limit cannot be set. No cgroup is left then.
+    pub fn create(&self, id: &str, limits: &Limits) -> io::Result<PathBuf> {
         let Self::In { parent, .. } = self else {
             return Err(io::ErrorKind::Unsupported.into());
         };
@@ -95,14 +148,15 @@ impl Cgroups {
         fs::create_dir(&directory)?;
         let set = settings(limits)
             .into_iter()
-            .filter(|(controller, ..)| self.lacks(controller).is_none())
-            .try_for_each(|(_, file, value, needed)| {
-                match fs::write(directory.join(file), value) {
-                    // There is no swap to be limited on every host.
-                    Err(error) if !needed && error.kind() == io::ErrorKind::NotFound => Ok(()),
+            .filter(|setting| self.obstacle(setting.controller).is_none())
+            .try_for_each(
+                |setting| match fs::write(directory.join(setting.file), setting.value) {
+                    Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => {
+                        Ok(())
+                    }
                     other => other,
-                }
-            });
+                },
+            );
         match set {
             Ok(()) => Ok(directory),
             Err(error) => {
@@ -112,7 +166,7 @@ impl Cgroups {
         }
     }
 
-    /// Ends what is in an agent's cgroup and removes it, if it has one.
+    /// Kills all processes in the cgroup of an agent and removes the cgroup, if it exists.
     pub async fn end(&self, id: &str) {
         let Self::In { parent, .. } = self else {
             return;
@@ -121,60 +175,80 @@ impl Cgroups {
         if fs::write(directory.join("cgroup.kill"), "1").is_err() {
             return;
         }
-        // The dead leave it when they are collected.
+        // A killed process leaves the cgroup only when its parent has waited for it.
         for _ in 0..100 {
             if fs::remove_dir(&directory).is_ok() || !directory.exists() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tracing::warn!(cgroup = %directory.display(), "the cgroup of an agent was not removed");
+        tracing::warn!(cgroup = %directory.display(), "cannot remove the cgroup of an agent");
     }
 }
 
-/// Controller, file, value, and whether the file must be there.
-fn settings(limits: &Limits) -> Vec<(&'static str, &'static str, String, bool)> {
+/// A value to write into a file of a cgroup.
+struct CgroupSetting {
+    controller: &'static str,
+    file: &'static str,
+    value: String,
+    /// Whether the file may be missing.
+    optional: bool,
+}
+
+/// Returns the cgroup settings that enforce `limits`.
+fn settings(limits: &Limits) -> Vec<CgroupSetting> {
     let mut settings = Vec::new();
+    let mut set = |controller, file, value: String, optional| {
+        settings.push(CgroupSetting {
+            controller,
+            file,
+            value,
+            optional,
+        });
+    };
     if let Some(memory) = limits.memory {
-        settings.push(("memory", "memory.max", memory.0.to_string(), true));
-        settings.push(("memory", "memory.swap.max", "0".to_owned(), false));
-        // One process less would leave an agent that waits for it for ever.
-        settings.push(("memory", "memory.oom.group", "1".to_owned(), true));
+        set("memory", "memory.max", memory.0.to_string(), false);
+        // Missing on a host without swap.
+        set("memory", "memory.swap.max", "0".to_owned(), true);
+        // Kills all processes: an agent could wait forever for a single killed one.
+        set("memory", "memory.oom.group", "1".to_owned(), false);
     }
     if let Some(processes) = limits.processes {
-        settings.push(("pids", "pids.max", processes.to_string(), true));
+        set("pids", "pids.max", processes.to_string(), false);
     }
     if let Some(cpu) = limits.cpu {
-        let quota = u64::from(cpu.0) * PERIOD / 1000;
-        settings.push(("cpu", "cpu.max", format!("{quota} {PERIOD}"), true));
+        let quota = u64::from(cpu.0) * CPU_PERIOD_US / 1000;
+        set("cpu", "cpu.max", format!("{quota} {CPU_PERIOD_US}"), false);
     }
     settings
 }
 
-/// Selects whether controllers are enabled or only read.
+/// Whether a function may change the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
-    Look,
-    Change,
+    /// Only reads which controllers could be enabled.
+    Probe,
+    /// Enables controllers.
+    Claim,
 }
 
-/// Enables the required controllers for child cgroups and returns the enabled ones; with [`Access::Look`] only returns
-/// the controllers that this process could enable.
-fn hand_on(parent: &Path, access: Access) -> io::Result<Vec<String>> {
+/// Enables the required controllers for child cgroups and returns the enabled ones. [`Access::Probe`] enables none and
+/// returns the controllers that this process could enable.
+fn enable_controllers(parent: &Path, access: Access) -> io::Result<Vec<String>> {
     let words = |file: &str| -> io::Result<Vec<String>> {
         let text = fs::read_to_string(parent.join(file))?;
         Ok(text.split_whitespace().map(str::to_owned).collect())
     };
-    let there = words("cgroup.controllers")?;
-    let on = words("cgroup.subtree_control")?;
-    if access == Access::Look {
+    let available = words("cgroup.controllers")?;
+    let enabled = words("cgroup.subtree_control")?;
+    if access == Access::Probe {
         let control = parent.join("cgroup.subtree_control");
         let writable = fs::OpenOptions::new().write(true).open(control).is_ok();
-        return Ok(if writable { there } else { on });
+        return Ok(if writable { available } else { enabled });
     }
-    for controller in WANTED {
+    for controller in CONTROLLERS {
         let has = |list: &[String]| list.iter().any(|word| word == controller);
-        if has(&there) && !has(&on) {
+        if has(&available) && !has(&enabled) {
             fs::write(
                 parent.join("cgroup.subtree_control"),
                 format!("+{controller}"),
@@ -184,67 +258,84 @@ fn hand_on(parent: &Path, access: Access) -> io::Result<Vec<String>> {
     words("cgroup.subtree_control")
 }
 
-/// Finds the subtree that is delegated to this process: returns the cgroup for agents, and its parent, which hands
-/// controllers to it.
-fn own_place(access: Access) -> Result<(PathBuf, PathBuf), String> {
-    let reading = |file: &str| {
-        fs::read_to_string(file)
-            .map_err(|error| format!("{file} cannot be read: {error}; mount /proc"))
+/// Finds the subtree that is delegated to this process.
+fn find_delegated(access: Access) -> Result<Delegated, Obstacle> {
+    let read = |file: &str| {
+        fs::read_to_string(file).map_err(|error| {
+            Obstacle::new(format!("{file} cannot be read: {error}"), "mount /proc")
+        })
     };
-    let mount = mount_point(&reading("/proc/self/mountinfo")?).ok_or(
-        "no whole cgroup2 file system is mounted; boot with cgroups of version 2 (cgroups(7)), and in a container share the host's cgroup namespace",
-    )?;
-    let cgroups = reading("/proc/self/cgroup")?;
-    let own = own_cgroup(&cgroups).ok_or(
-        "the daemon is in no cgroup of version 2; boot with cgroups of version 2 (cgroups(7))",
-    )?;
+    let mount = mount_point(&read("/proc/self/mountinfo")?).ok_or_else(|| Obstacle::new(
+        "no whole cgroup2 file system is mounted",
+        "boot with cgroups of version 2 (cgroups(7)), and in a container share the host's cgroup namespace",
+    ))?;
+    let cgroups = read("/proc/self/cgroup")?;
+    let own = own_cgroup(&cgroups).ok_or_else(|| {
+        Obstacle::new(
+            "the daemon is in no cgroup of version 2",
+            "boot with cgroups of version 2 (cgroups(7))",
+        )
+    })?;
     if own == "/" {
-        let place = mount.join(OWN);
-        let controllers = hand_on(&mount, access).map_err(|error| not_delegated(&mount, &error))?;
+        let agents = mount.join(AGENTS_PARENT);
+        let controllers =
+            enable_controllers(&mount, access).map_err(|error| not_delegated(&mount, &error))?;
         if controllers.is_empty() {
-            return Err(format!(
-                "the cgroup controllers memory, pids and cpu are not available in {}; {HOW_TO_GET}",
-                mount.display()
+            return Err(Obstacle::new(
+                format!(
+                    "the cgroup controllers memory, pids and cpu are not available in {}",
+                    mount.display()
+                ),
+                CONTROLLER_HINT,
             ));
         }
-        if access == Access::Change {
-            fs::create_dir_all(&place).map_err(|error| not_delegated(&mount, &error))?;
+        if access == Access::Claim {
+            fs::create_dir_all(&agents).map_err(|error| not_delegated(&mount, &error))?;
         }
-        return Ok((place, mount));
+        return Ok(Delegated {
+            agents,
+            source: mount,
+        });
     }
-    let place = mount.join(own.trim_start_matches('/'));
-    let parent = place
+    let cgroup = mount.join(own.trim_start_matches('/'));
+    let parent = cgroup
         .parent()
-        .filter(|_| place.file_name().is_some_and(|name| name == LEAF));
-    match parent.map(|parent| (parent, hand_on(parent, access))) {
-        Some((parent, Ok(_))) => Ok((parent.to_owned(), parent.to_owned())),
+        .filter(|_| cgroup.file_name().is_some_and(|name| name == DAEMON_LEAF));
+    match parent.map(|parent| (parent, enable_controllers(parent, access))) {
+        Some((parent, Ok(_))) => Ok(Delegated {
+            agents: parent.to_owned(),
+            source: parent.to_owned(),
+        }),
         Some((parent, Err(error))) => Err(not_delegated(parent, &error)),
-        None => Err(not_delegated(&place, &"it contains the daemon itself")),
+        None => Err(not_delegated(&cgroup, &"it contains the daemon itself")),
     }
 }
 
-fn not_delegated(place: &Path, why: &dyn std::fmt::Display) -> String {
-    format!(
-        "cgroup {} is not delegated to the daemon ({why}); run the daemon as a systemd service with Delegate=yes and DelegateSubgroup=daemon (systemd 254 or later; systemctl --user start colibri does that), or name a delegated cgroup in the setting cgroup",
-        place.display()
+fn not_delegated(cgroup: &Path, cause: &dyn fmt::Display) -> Obstacle {
+    Obstacle::new(
+        format!(
+            "cgroup {} is not delegated to the daemon ({cause})",
+            cgroup.display()
+        ),
+        "run the daemon as a systemd service with Delegate=yes and DelegateSubgroup=daemon (systemd 254 or later; systemctl --user start colibri does that), or name a delegated cgroup in the setting cgroup",
     )
 }
 
 /// Hint on how to make the controllers available.
-const HOW_TO_GET: &str = "boot with cgroups of version 2 only (systemd.unified_cgroup_hierarchy=1 on the kernel's command line), run the daemon as a systemd service with Delegate=yes, or name a cgroup that has the controller in the setting cgroup";
+const CONTROLLER_HINT: &str = "boot with cgroups of version 2 only (systemd.unified_cgroup_hierarchy=1 on the kernel's command line), run the daemon as a systemd service with Delegate=yes, or name a cgroup that has the controller in the setting cgroup";
 
-/// The mount point of the whole cgroup2 tree, from proc_pid_mountinfo(5).
+/// Returns the mount point of the whole cgroup2 tree (proc_pid_mountinfo(5)).
 fn mount_point(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
-        let (before, behind) = line.split_once(" - ")?;
+        let (before, after) = line.split_once(" - ")?;
         let mut fields = before.split(' ').skip(3);
-        let (root, place) = (fields.next()?, fields.next()?);
-        let is_it = behind.starts_with("cgroup2 ") && root == "/";
-        is_it.then(|| PathBuf::from(place))
+        let (root, mount_point) = (fields.next()?, fields.next()?);
+        let is_whole_tree = after.starts_with("cgroup2 ") && root == "/";
+        is_whole_tree.then(|| PathBuf::from(mount_point))
     })
 }
 
-/// Where a process is in the cgroup2 tree, from proc_pid_cgroup(5).
+/// Returns the path of a process in the cgroup2 tree (proc_pid_cgroup(5)).
 fn own_cgroup(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix("0::"))
 }
@@ -254,7 +345,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_says_is_read() {
+    fn mount_point_and_own_cgroup_are_parsed() {
         let mountinfo = "22 1 0:20 / /sys rw - sysfs sysfs rw\n\
             31 22 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
         assert_eq!(
@@ -270,13 +361,13 @@ mod tests {
     }
 
     #[test]
-    fn limits_become_files() {
+    fn limits_become_cgroup_settings() {
         let limits: Limits =
             serde_json::from_str(r#"{"memory":"2G","processes":64,"cpu":1.5,"open_files":9}"#)
                 .unwrap();
         let set: Vec<_> = settings(&limits)
             .into_iter()
-            .map(|(_, file, value, _)| format!("{file}={value}"))
+            .map(|setting| format!("{}={}", setting.file, setting.value))
             .collect();
         assert_eq!(
             set,
@@ -292,13 +383,16 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_none_says_so() {
+    fn plain_directory_is_refused_as_cgroup() {
         let dir = tempfile::tempdir().unwrap();
         for find in [Cgroups::claim, Cgroups::probe] {
-            let Cgroups::Unavailable(why) = find(Some(dir.path())) else {
+            let Cgroups::Unavailable(obstacle) = find(Some(dir.path())) else {
                 panic!("a plain directory is no cgroup");
             };
-            assert!(why.contains(dir.path().to_str().unwrap()), "{why}");
+            assert!(
+                obstacle.cause.contains(dir.path().to_str().unwrap()),
+                "{obstacle}"
+            );
         }
     }
 
@@ -308,9 +402,9 @@ mod tests {
         fs::write(dir.path().join("cgroup.controllers"), "cpu memory pids\n").unwrap();
         fs::write(dir.path().join("cgroup.subtree_control"), "").unwrap();
         let found = Cgroups::probe(Some(dir.path()));
-        assert_eq!(found.lacks("memory"), None, "{found:?}");
-        let lacking = found.lacks("io").unwrap();
-        assert!(lacking.contains("; boot with"), "{lacking}");
+        assert_eq!(found.obstacle("memory"), None, "{found:?}");
+        let obstacle = found.obstacle("io").unwrap();
+        assert!(obstacle.hint.starts_with("boot with"), "{obstacle}");
         let control = fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap();
         assert_eq!(control, "");
     }

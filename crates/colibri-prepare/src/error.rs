@@ -23,35 +23,35 @@ pub enum PrepareError {
     /// The program does not exist.
     #[error("program '{program}' was not found {place}; {hint}")]
     ProgramNotFound {
-        /// As asked for.
+        /// The requested program or user.
         program: String,
-        /// Where it was searched, and what hides it there.
+        /// Where it was searched, and what masks it there.
         place: String,
-        /// What to do.
+        /// Hint.
         hint: String,
     },
     /// The program exists and cannot be executed.
     #[error("program '{program}' is not executable: {problem}")]
     ProgramNotExecutable {
-        /// As asked for.
+        /// The requested program or user.
         program: String,
-        /// Why, and what to do.
+        /// Cause and hint.
         problem: String,
     },
-    /// A path of the request does not exist, or is not what it must be.
+    /// A path of the request does not exist, or has the wrong type.
     #[error("{what} {path} {problem}")]
     Path {
-        /// What the path was meant for.
+        /// The purpose of the path.
         what: &'static str,
         /// The path.
         path: String,
-        /// What is wrong, and what to do.
+        /// Cause and hint.
         problem: String,
     },
     /// The user named is not in the root's own user table.
     #[error("user '{user}' is not in {table}; give a user of that file, or UID or UID:GID")]
     UnknownUser {
-        /// As asked for.
+        /// The requested program or user.
         user: String,
         /// The passwd(5) file that was read.
         table: PathBuf,

@@ -1,34 +1,35 @@
-//! What is taken from the host: the environment that agents start from, and a look into a root directory.
+//! Parts of the host that a jail uses: the base environment of agents, and paths and users of a root directory.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// Used where the host has no `PATH`, as under rc(8) or systemd.
+/// `PATH` for a daemon that has none, as under rc(8) or systemd.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// What agents may know of the daemon's environment. Anything else could be a secret.
+/// Variables of the daemon that agents inherit. Any other could be a secret.
 const INHERITED: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ"];
-/// As many links as Linux follows in one path (path_resolution(7)).
-const MAX_LINKS: usize = 40;
+/// Maximum number of symbolic links in one path, as on Linux (path_resolution(7)).
+const MAX_SYMLINKS: usize = 40;
 
-/// The part of the host's environment that agents start from.
+/// The base environment of agents.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostEnv(BTreeMap<String, String>);
 
 impl HostEnv {
-    /// Picks what agents may see out of all variables: `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `TZ`,
+    /// Selects the variables that agents inherit: `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `TZ`,
     /// `LANG` and `LC_*`.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        let mut kept: BTreeMap<String, String> = variables
+        let mut inherited: BTreeMap<String, String> = variables
             .into_iter()
             .filter(|(name, _)| INHERITED.contains(&name.as_str()) || name.starts_with("LC_"))
             .collect();
-        kept.entry("PATH".to_owned())
+        inherited
+            .entry("PATH".to_owned())
             .or_insert_with(|| DEFAULT_PATH.to_owned());
-        Self(kept)
+        Self(inherited)
     }
 
-    /// These variables, with `own` on top.
+    /// Returns these variables, overridden by `variables`.
     #[must_use]
     pub fn with(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut all = self.0.clone();
@@ -40,22 +41,22 @@ impl HostEnv {
     }
 }
 
-/// Follows `path` as a process would whose root directory is `root`: absolute links start at `root`, and
-/// `..` stops there. Gives the place on the host, or `None` where there is nothing.
+/// Resolves `path` as a process with the root directory `root` would (chroot(2)): absolute links start at `root`, and `..`
+/// stops there. Returns the path on the host; `None` if nothing exists there.
 ///
-/// This answers early and clearly what the confined exec would answer late; it protects nothing.
+/// For diagnostics only: the result is not a protection, because links can change later.
 pub(crate) fn resolve_in(root: &Path, path: &Path) -> Option<PathBuf> {
-    let mut todo: Vec<PathBuf> = vec![path.to_owned()];
+    let mut pending: Vec<PathBuf> = vec![path.to_owned()];
     let mut inside = PathBuf::new();
     let mut links = 0;
-    while let Some(next) = todo.pop() {
+    while let Some(next) = pending.pop() {
         let mut components = next.components();
         let Some(first) = components.next() else {
             continue;
         };
-        let rest = components.as_path();
-        if !rest.as_os_str().is_empty() {
-            todo.push(rest.to_owned());
+        let remaining = components.as_path();
+        if !remaining.as_os_str().is_empty() {
+            pending.push(remaining.to_owned());
         }
         match first {
             Component::RootDir | Component::Prefix(_) => inside.clear(),
@@ -66,18 +67,18 @@ pub(crate) fn resolve_in(root: &Path, path: &Path) -> Option<PathBuf> {
                 match fs::read_link(&candidate) {
                     Ok(target) => {
                         links += 1;
-                        if links > MAX_LINKS {
+                        if links > MAX_SYMLINKS {
                             return None;
                         }
-                        todo.push(target);
+                        pending.push(target);
                     }
                     Err(_) => inside.push(name),
                 }
             }
         }
     }
-    let place = root.join(inside);
-    place.symlink_metadata().ok().map(|_| place)
+    let host_path = root.join(inside);
+    host_path.symlink_metadata().ok().map(|_| host_path)
 }
 
 #[cfg(test)]
@@ -86,7 +87,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn agents_see_little_of_the_daemons_environment() {
+    fn only_listed_variables_are_inherited() {
         let picked = HostEnv::from_variables(
             [
                 ("HOME", "/h"),
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_followed_as_inside_the_root() {
+    fn links_are_resolved_inside_the_root() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         fs::create_dir_all(root.join("usr/bin")).unwrap();

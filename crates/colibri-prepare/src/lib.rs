@@ -3,15 +3,17 @@
 
 mod arguments;
 mod cgroup;
+mod check;
 mod doctor;
 mod error;
 mod host;
+mod jail_view;
 mod limits;
 mod mounts;
 mod prepare;
 mod program;
 
-pub use cgroup::Cgroups;
+pub use cgroup::{Cgroups, Obstacle};
 pub use doctor::Installation;
 pub use error::{PrepareError, is_resource_exhaustion};
 pub use host::HostEnv;

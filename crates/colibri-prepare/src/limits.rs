@@ -6,38 +6,38 @@ use colibri_types::ProcessLimits;
 
 use crate::cgroup::Cgroups;
 
-/// How an agent is held to its limits.
+/// The enforcement mechanism of each limit of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LimitPlan {
-    /// By a cgroup of its own.
+    /// Whether the agent needs a dedicated cgroup.
     pub cgroup: bool,
-    /// By limits that each of its processes has.
+    /// Limits of each process.
     pub process: ProcessLimits,
-    /// Limits that nothing holds it to, and why.
+    /// Limits that are not enforced, and why.
     pub unenforced: Vec<String>,
 }
 
-/// What this host offers.
-pub(crate) struct Host<'a> {
+/// Mechanisms of this host.
+pub(crate) struct HostMechanisms<'a> {
     pub(crate) engine: &'a dyn JailEngine,
     /// The privilege backend, which is used for jails only.
     pub(crate) backend: &'a dyn PrivBackend,
     pub(crate) cgroups: &'a Cgroups,
-    /// The highest number of open files that this process may allow (getrlimit(2)).
-    pub(crate) most_files: u64,
+    /// Hard limit of open files of this process (getrlimit(2)).
+    pub(crate) max_open_files: u64,
 }
 
-/// Chooses the means.
+/// Plans the enforcement of all limits.
 ///
 /// # Errors
-/// A limit cannot be enforced, and `best_effort` is not said.
-pub(crate) fn choose(
+/// A limit cannot be enforced, and `best_effort` is not set.
+pub(crate) fn plan(
     limits: &Limits,
     best_effort: bool,
     confinement: &Confinement,
-    host: &Host<'_>,
+    host: &HostMechanisms<'_>,
 ) -> Result<LimitPlan, JailError> {
-    let mut means = LimitPlan::default();
+    let mut plan = LimitPlan::default();
     let mut warnings = Vec::new();
     let mut unenforced = |name: &'static str, why: String| {
         if best_effort {
@@ -47,23 +47,24 @@ pub(crate) fn choose(
             Err(JailError::LimitUnenforced { name, why })
         }
     };
-    let of_all = [
+    // Limits on all processes together: name, cgroup controller, and whether it is set.
+    let shared = [
         ("memory", "memory", limits.memory.is_some()),
         ("processes", "pids", limits.processes.is_some()),
         ("cpu", "cpu", limits.cpu.is_some()),
     ];
-    for (name, controller, _) in of_all.into_iter().filter(|(_, _, given)| *given) {
+    for (name, controller, _) in shared.into_iter().filter(|(_, _, is_set)| *is_set) {
         match host.engine.limit_mechanism(confinement) {
             // The engine's pre_run sets these rules.
             LimitMechanism::Rctl => {}
             LimitMechanism::Unavailable(why) => unenforced(name, why.to_owned())?,
-            LimitMechanism::Cgroup => match host.cgroups.lacks(controller) {
-                None => means.cgroup = true,
-                Some(why) => {
-                    unenforced(name, why)?;
-                    // Of each process, which is better than nothing.
+            LimitMechanism::Cgroup => match host.cgroups.obstacle(controller) {
+                None => plan.cgroup = true,
+                Some(obstacle) => {
+                    unenforced(name, obstacle.to_string())?;
+                    // A limit on each process is weaker, but better than none.
                     if name == "memory" {
-                        means.process.data = limits.memory.map(|memory| memory.0);
+                        plan.process.data = limits.memory.map(|memory| memory.0);
                     }
                 }
             },
@@ -77,18 +78,18 @@ pub(crate) fn choose(
         };
         if let Some(why) = by_backend.or(host.engine.open_files_override(confinement)) {
             unenforced("open_files", why.to_owned())?;
-        } else if files > host.most_files {
+        } else if files > host.max_open_files {
             let why = format!(
-                "the daemon itself may have at most {} open; give a lower limit, raise the daemon's hard limit (LimitNOFILE=, ulimit -Hn)",
-                host.most_files
+                "the daemon itself may open at most {} files; set a lower limit, or raise the daemon's hard limit (LimitNOFILE=, ulimit -Hn)",
+                host.max_open_files
             );
             unenforced("open_files", why)?;
         } else {
-            means.process.open_files = Some(files);
+            plan.process.open_files = Some(files);
         }
     }
-    means.unenforced = warnings;
-    Ok(means)
+    plan.unenforced = warnings;
+    Ok(plan)
 }
 
 #[cfg(test)]
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn each_limit_has_its_means_or_is_refused() {
+    fn limit_is_enforced_or_refused() {
         let ephemeral = |user: Option<&str>| Confinement::Ephemeral {
             name: "colibri-x".parse().unwrap(),
             path: "/".parse().unwrap(),
@@ -118,7 +119,7 @@ mod tests {
             parent: "/c".into(),
             controllers: vec!["pids".to_owned()],
         };
-        let none = Cgroups::Unavailable("no cgroups".to_owned());
+        let none = Cgroups::Unavailable("no cgroups".into());
         let (freebsd, bubblewrap) = (FreebsdJail, Bubblewrap::default());
         let backends = BackendRegistry::builtin("/helper");
         let memory = r#"{"memory":"1G"}"#;
@@ -256,38 +257,38 @@ mod tests {
             ),
         ];
         for (text, engine, confinement, privilege, cgroups, strict, best_effort) in table {
-            let host = Host {
+            let host = HostMechanisms {
                 engine,
                 backend: &*backends.get(privilege).unwrap(),
                 cgroups,
-                most_files: 1000,
+                max_open_files: 1000,
             };
-            let got = choose(&limits(text), false, &confinement, &host);
+            let got = plan(&limits(text), false, &confinement, &host);
             match &strict {
-                Ok(means) => assert_eq!(got.as_ref(), Ok(means), "{text}"),
+                Ok(plan) => assert_eq!(got.as_ref(), Ok(plan), "{text}"),
                 Err(word) => {
-                    let said = got.unwrap_err().to_string();
+                    let message = got.unwrap_err().to_string();
                     assert!(
-                        said.contains(*word) && said.contains("`best_effort`"),
-                        "{text}: {said}"
+                        message.contains(*word) && message.contains("`best_effort`"),
+                        "{text}: {message}"
                     );
                 }
             }
-            let mut lax = choose(&limits(text), true, &confinement, &host).unwrap();
-            let told = std::mem::take(&mut lax.unenforced);
+            let mut lax = plan(&limits(text), true, &confinement, &host).unwrap();
+            let warnings = std::mem::take(&mut lax.unenforced);
             assert_eq!(lax, best_effort, "{text}");
             match strict {
-                Ok(_) => assert!(told.is_empty(), "{text}: {told:?}"),
-                Err(word) => assert!(told.concat().contains(word), "{text}: {told:?}"),
+                Ok(_) => assert!(warnings.is_empty(), "{text}: {warnings:?}"),
+                Err(word) => assert!(warnings.concat().contains(word), "{text}: {warnings:?}"),
             }
         }
-        let host = Host {
+        let host = HostMechanisms {
             engine: &bubblewrap,
             backend: &colibri_priv::None,
             cgroups: &none,
-            most_files: 99,
+            max_open_files: 99,
         };
-        let said = choose(&limits(files), false, &Confinement::None, &host).unwrap_err();
-        assert!(said.to_string().contains("at most 99"), "{said}");
+        let message = plan(&limits(files), false, &Confinement::None, &host).unwrap_err();
+        assert!(message.to_string().contains("at most 99"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! What of the host an agent gets to see: sources that nobody can exchange, and none that leads to the daemon.
+//! Checks of mounts on this host.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use colibri_types::AgentSpec;
 
 use crate::PrepareError;
 
-fn refuse(what: &'static str, path: &JailPath, problem: impl Into<String>) -> PrepareError {
+fn path_error(what: &'static str, path: &JailPath, problem: impl Into<String>) -> PrepareError {
     PrepareError::Path {
         what,
         path: path.to_string(),
@@ -16,13 +16,12 @@ fn refuse(what: &'static str, path: &JailPath, problem: impl Into<String>) -> Pr
     }
 }
 
-/// Looks at the host: each source is there under its real name, and each target has something to mount on.
+/// Checks that each source exists under its real path, and that each target exists in the jail.
 ///
-/// A name with a symbolic link in it is refused: whoever may write where the link is decides what it means, and
-/// that may be another agent.
+/// A source with a symbolic link is refused: another agent may be able to change the link.
 ///
 /// # Errors
-/// The first that is not so.
+/// The first invalid mount.
 pub(crate) fn check(
     mounts: &[Mount],
     engine: &dyn JailEngine,
@@ -33,33 +32,34 @@ pub(crate) fn check(
         let real = source.canonicalize().map_err(|error| {
             let problem = match error.kind() {
                 std::io::ErrorKind::NotFound => {
-                    "does not exist; create it or give another".to_owned()
+                    "does not exist; create it or choose another".to_owned()
                 }
                 _ => format!("cannot be used: {error}"),
             };
-            refuse("mount source", &mount.source, problem)
+            path_error("mount source", &mount.source, problem)
         })?;
         if real != source {
             let problem = format!(
-                "contains a symbolic link; give the real path {} if that is meant",
+                "contains a symbolic link; use the real path {}",
                 real.display()
             );
-            return Err(refuse("mount source", &mount.source, problem));
+            return Err(path_error("mount source", &mount.source, problem));
         }
         let target = Path::new(mount.target.as_str());
         let before = mounts.get(..number).unwrap_or_default();
-        let on = match host_path(before, target) {
-            Some(place) => Some(place),
+        let mount_point = match host_path(before, target) {
+            Some(source) => Some(source),
             None if engine.creates_mount_point(&mount.target) => continue,
             None => in_root(target),
         };
         let kind = if source.is_dir() { "directory" } else { "file" };
-        let fits = on.is_some_and(|on| on.exists() && on.is_dir() == source.is_dir());
+        let fits =
+            mount_point.is_some_and(|path| path.exists() && path.is_dir() == source.is_dir());
         if !fits {
             let problem = format!(
-                "is no {kind} in the jail to mount on; create an empty {kind} there, or give a target in /tmp"
+                "is not a {kind} in the jail; create an empty {kind} there, or choose a target in /tmp"
             );
-            return Err(refuse("mount target", &mount.target, problem));
+            return Err(path_error("mount target", &mount.target, problem));
         }
     }
     Ok(())
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_and_targets_are_there_under_their_own_names() {
+    fn invalid_source_or_target_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let real = dir.path().canonicalize().unwrap();
         let at = |name: &str| real.join(name).display().to_string();
@@ -146,16 +146,16 @@ mod tests {
             (at("file/x"), "cannot be used"),
             (
                 format!("{}:/no/such", at("work")),
-                "no directory in the jail",
+                "not a directory in the jail",
             ),
             (
                 format!("{}:/etc/hosts", at("work")),
-                "no directory in the jail",
+                "not a directory in the jail",
             ),
-            (format!("{}:/etc", at("file")), "no file in the jail"),
+            (format!("{}:/etc", at("file")), "not a file in the jail"),
         ] {
-            let said = try_out(&mount, &Bubblewrap::default()).unwrap_err();
-            assert!(said.contains(word), "{mount}: {said}");
+            let message = try_out(&mount, &Bubblewrap::default()).unwrap_err();
+            assert!(message.contains(word), "{mount}: {message}");
         }
         assert!(try_out(&format!("{}:/tmp/any", at("work")), &FreebsdJail).is_err());
         // Of two, the second may lie on what the first brings.

@@ -11,26 +11,26 @@ use colibri_sys::regular_file;
 use crate::PrepareError;
 
 /// Number of bytes of a program that are read to find its interpreter.
-const HEAD: u64 = 4096;
+const HEAD_BYTES: u64 = 4096;
 
 /// Mapping from paths that the agent sees to files of the host.
-pub(crate) struct View<'a> {
+pub(crate) struct ProgramView<'a> {
     /// Returns the host path of a path in the agent's view; `None` if nothing exists there.
     pub(crate) find: &'a dyn Fn(&Path) -> Option<PathBuf>,
-    /// Returns why the confinement hides a path of the host from the agent; `None` if it does not.
-    pub(crate) hidden: &'a dyn Fn(&Path) -> Option<Hidden>,
+    /// Returns why the confinement masks a path of the host from the agent; `None` if it does not.
+    pub(crate) masked: &'a dyn Fn(&Path) -> Option<Masked>,
     /// Name of the view for messages: `on this host`, `under /srv/agent`.
-    pub(crate) place: &'a str,
+    pub(crate) location: &'a str,
     /// Whether the program runs as the user of this process, so that this user's permissions apply.
     pub(crate) as_self: bool,
 }
 
-/// A path of the host that a confinement hides.
+/// A path of the host that a confinement masks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hidden {
-    /// The hidden directory, and why it is hidden.
-    pub(crate) why: String,
-    /// What to do.
+pub(crate) struct Masked {
+    /// The masked directory, and why it is masked.
+    pub(crate) cause: String,
+    /// How to make the path visible.
     pub(crate) hint: String,
     /// Whether the path exists on the host.
     pub(crate) exists: bool,
@@ -40,7 +40,7 @@ enum Candidate {
     Executable,
     /// It exists and cannot be executed: why, and what to do.
     Unusable(String),
-    Hidden(Hidden),
+    Masked(Masked),
     Absent,
 }
 
@@ -48,7 +48,11 @@ enum Candidate {
 ///
 /// # Errors
 /// [`PrepareError::ProgramNotFound`] and [`PrepareError::ProgramNotExecutable`].
-pub(crate) fn check(program: &str, search: &str, view: &View<'_>) -> Result<(), PrepareError> {
+pub(crate) fn check(
+    program: &str,
+    search: &str,
+    view: &ProgramView<'_>,
+) -> Result<(), PrepareError> {
     let by_path = program.contains('/');
     let candidates: Vec<PathBuf> = match by_path {
         true => vec![PathBuf::from(program)],
@@ -58,15 +62,15 @@ pub(crate) fn check(program: &str, search: &str, view: &View<'_>) -> Result<(), 
             .collect(),
     };
     let mut unusable = None;
-    let mut hidden = None;
+    let mut masked = None;
     for candidate in &candidates {
-        match view.look(candidate) {
+        match view.candidate(candidate) {
             Candidate::Executable => return Ok(()),
             Candidate::Unusable(problem) => drop(unusable.get_or_insert(problem)),
-            Candidate::Hidden(found) if by_path || found.exists => {
-                hidden.get_or_insert(found);
+            Candidate::Masked(found) if by_path || found.exists => {
+                masked.get_or_insert(found);
             }
-            Candidate::Hidden(_) | Candidate::Absent => {}
+            Candidate::Masked(_) | Candidate::Absent => {}
         }
     }
     let program = program.to_owned();
@@ -74,12 +78,12 @@ pub(crate) fn check(program: &str, search: &str, view: &View<'_>) -> Result<(), 
         return Err(PrepareError::ProgramNotExecutable { program, problem });
     }
     let place = match by_path {
-        true => view.place.to_owned(),
-        false => format!("{} in PATH {search}", view.place),
+        true => view.location.to_owned(),
+        false => format!("{} in PATH {search}", view.location),
     };
-    let (place, hint) = match hidden {
-        Some(hidden) => (format!("{place}: {}", hidden.why), hidden.hint),
-        None => (place, "give the path of an executable file".to_owned()),
+    let (place, hint) = match masked {
+        Some(masked) => (format!("{place}: {}", masked.cause), masked.hint),
+        None => (place, "pass the path of an executable file".to_owned()),
     };
     Err(PrepareError::ProgramNotFound {
         program,
@@ -88,10 +92,10 @@ pub(crate) fn check(program: &str, search: &str, view: &View<'_>) -> Result<(), 
     })
 }
 
-impl View<'_> {
-    fn look(&self, path: &Path) -> Candidate {
+impl ProgramView<'_> {
+    fn candidate(&self, path: &Path) -> Candidate {
         let Some(found) = (self.find)(path) else {
-            return (self.hidden)(path).map_or(Candidate::Absent, Candidate::Hidden);
+            return (self.masked)(path).map_or(Candidate::Absent, Candidate::Masked);
         };
         let Ok(data) = found.metadata() else {
             return Candidate::Absent;
@@ -99,10 +103,12 @@ impl View<'_> {
         let shown = path.display();
         let mode = data.permissions().mode() & 0o7777;
         if data.is_dir() {
-            return Candidate::Unusable("it is a directory; give a file".to_owned());
+            return Candidate::Unusable("it is a directory; choose a file".to_owned());
         }
         if !data.is_file() {
-            return Candidate::Unusable("it is not a regular file; give one".to_owned());
+            return Candidate::Unusable(
+                "it is not a regular file; choose a regular file".to_owned(),
+            );
         }
         if mode & 0o111 == 0 {
             return Candidate::Unusable(format!(
@@ -117,26 +123,26 @@ impl View<'_> {
         }
         // The interpreter of an unreadable file is unknown here; execve(2) reports it.
         match head(&found).ok().and_then(|head| interpreter(&head)) {
-            Some(interpreter) => self.look_for(&interpreter),
+            Some(interpreter) => self.check_interpreter(&interpreter),
             None => Candidate::Executable,
         }
     }
 
-    /// Looks up the interpreter of an existing program.
-    fn look_for(&self, interpreter: &Interpreter) -> Candidate {
+    /// Checks the interpreter of an existing program.
+    fn check_interpreter(&self, interpreter: &Interpreter) -> Candidate {
         let path = Path::new(interpreter.path());
         if (self.find)(path).is_some_and(|found| found.exists()) {
             return Candidate::Executable;
         }
-        let (why, hint) = match (self.hidden)(path).filter(|hidden| hidden.exists) {
-            Some(hidden) => (format!(": {}", hidden.why), hidden.hint),
+        let (why, hint) = match (self.masked)(path).filter(|masked| masked.exists) {
+            Some(masked) => (format!(": {}", masked.cause), masked.hint),
             None => (String::new(), interpreter.hint()),
         };
         Candidate::Unusable(format!(
             "its {} {:?} does not exist {}{why}; {hint}",
             interpreter.kind(),
             interpreter.path(),
-            self.place
+            self.location
         ))
     }
 }
@@ -169,7 +175,7 @@ impl Interpreter {
                 "remove the carriage returns at its line ends (dos2unix)".to_owned()
             }
             Self::Script(_) => "install it, or correct the first line of the program".to_owned(),
-            Self::Loader(_) => "install it, or give a program built for this system".to_owned(),
+            Self::Loader(_) => "install it, or choose a program built for this system".to_owned(),
         }
     }
 }
@@ -177,7 +183,7 @@ impl Interpreter {
 fn head(path: &Path) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     regular_file::open(path)?
-        .take(HEAD)
+        .take(HEAD_BYTES)
         .read_to_end(&mut head)?;
     Ok(head)
 }
@@ -242,19 +248,19 @@ mod tests {
         file("dos", b"#!/bin/sh\r\n", 0o755);
         file("private", b"#!/hidden/sh\n", 0o755);
         fs::create_dir(dir.path().join("directory")).unwrap();
-        let view = View {
+        let view = ProgramView {
             find: &|path| match path.starts_with("/hidden") {
                 true => None,
                 false => Some(dir.path().join(path)),
             },
-            hidden: &|path| {
-                path.starts_with("/hidden").then(|| Hidden {
-                    why: "/hidden is private".to_owned(),
+            masked: &|path| {
+                path.starts_with("/hidden").then(|| Masked {
+                    cause: "/hidden is private".to_owned(),
                     hint: "mount it".to_owned(),
                     exists: path.ends_with("sh"),
                 })
             },
-            place: "HERE",
+            location: "HERE",
             as_self: true,
         };
         let mut shown = String::new();
@@ -282,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn loader_of_this_program_is_found_and_garbage_has_none() {
+    fn loader_is_found_and_truncated_elf_has_none() {
         let own = head(&std::env::current_exe().unwrap()).unwrap();
         let found = interpreter(&own);
         if cfg!(all(

@@ -178,7 +178,7 @@ mod tests {
                 backend: Arc::new(Script(script)),
                 private_directories: Vec::new(),
                 host: crate::HostEnv::default(),
-                cgroups: crate::Cgroups::Unavailable(String::new()),
+                cgroups: crate::Cgroups::Unavailable("".into()),
                 soft_open_files: None,
             },
             state: crate::StateDir::new(PathBuf::from("/nonexistent")),

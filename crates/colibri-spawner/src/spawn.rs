@@ -214,7 +214,7 @@ impl Spawner {
         }
         self.preparer
             .cgroups
-            .make(spec.id.as_str(), &spec.config.limits())
+            .create(spec.id.as_str(), &spec.config.limits())
             .map(Some)
             .map_err(|error| SpawnError::from_io("creating a cgroup for", directory, error))
     }

@@ -23,7 +23,7 @@ pub(crate) fn spawner_in(dir: &Path) -> Spawner {
         engine: settings.engine,
         backend: settings.backend,
         host: HostEnv::from_variables([]),
-        cgroups: Cgroups::Unavailable("not claimed".to_owned()),
+        cgroups: Cgroups::Unavailable("not claimed".into()),
         soft_open_files: None,
     };
     let spawner = Spawner::new(preparer, settings.state_dir, settings.shim);

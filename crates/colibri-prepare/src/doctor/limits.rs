@@ -5,8 +5,8 @@ use std::path::Path;
 use colibri_jail_core::LimitMechanism;
 use colibri_priv::{Finding, probe};
 
-use super::LIMIT;
-use crate::Cgroups;
+use super::PROGRAM_TIMEOUT;
+use crate::{Cgroups, Obstacle};
 
 /// Limits on all processes of an agent together, and their cgroup controllers.
 const LIMITS: &[(&str, &str)] = &[("memory", "memory"), ("processes", "pids"), ("cpu", "cpu")];
@@ -15,28 +15,27 @@ const RACCT: &str = "kern.racct.enable";
 
 /// Returns one finding for each limit. A limit that cannot be enforced is a warning: agents run without it.
 pub(super) async fn enforceable(mechanism: LimitMechanism, cgroups: &Cgroups) -> Vec<Finding> {
-    let by_limit = |lacks: &dyn Fn(&str) -> Option<String>| {
+    let by_limit = |obstacle: &dyn Fn(&str) -> Option<Obstacle>| {
         LIMITS
             .iter()
-            .map(|(limit, controller)| by_cgroup(limit, lacks(controller)))
+            .map(|(limit, controller)| by_cgroup(limit, obstacle(controller)))
             .collect()
     };
     match mechanism {
-        LimitMechanism::Cgroup => by_limit(&|controller| cgroups.lacks(controller)),
-        LimitMechanism::Unavailable(why) => by_limit(&|_| Some(why.to_owned())),
+        LimitMechanism::Cgroup => by_limit(&|controller| cgroups.obstacle(controller)),
+        LimitMechanism::Unavailable(why) => by_limit(&|_| Some(why.into())),
         LimitMechanism::Rctl => vec![by_rctl(racct().await)],
     }
 }
 
-/// Returns the finding for one limit. `lacks` is the text `CAUSE; HINT`.
-fn by_cgroup(limit: &str, lacks: Option<String>) -> Finding {
-    let Some(lacks) = lacks else {
-        return Finding::ok(format!("limit {limit} can be enforced, by a cgroup"));
-    };
-    let (why, hint) = lacks
-        .split_once("; ")
-        .unwrap_or((&lacks, "run without the limit, with best_effort"));
-    Finding::warn(format!("limit {limit} cannot be enforced: {why}"), hint)
+/// Returns the finding for one limit.
+fn by_cgroup(limit: &str, obstacle: Option<Obstacle>) -> Finding {
+    match obstacle {
+        None => Finding::ok(format!("limit {limit} can be enforced, by a cgroup")),
+        Some(Obstacle { cause, hint }) => {
+            Finding::warn(format!("limit {limit} cannot be enforced: {cause}"), hint)
+        }
+    }
 }
 
 fn by_rctl(racct: Result<(), String>) -> Finding {
@@ -53,7 +52,7 @@ fn by_rctl(racct: Result<(), String>) -> Finding {
 
 async fn racct() -> Result<(), String> {
     let args = ["-n".to_owned(), RACCT.to_owned()];
-    match probe::run(Path::new("/sbin/sysctl"), &args, LIMIT).await {
+    match probe::run(Path::new("/sbin/sysctl"), &args, PROGRAM_TIMEOUT).await {
         Ok(output) if output.is_success() && output.stdout.trim() == "1" => Ok(()),
         Ok(output) if output.is_success() => Err(format!("{RACCT} is {}", output.stdout.trim())),
         Ok(output) => Err(format!("sysctl {RACCT} failed: {}", output.failure())),
@@ -73,7 +72,10 @@ mod tests {
             controllers: vec!["pids".to_owned()],
         };
         let mut findings = enforceable(LimitMechanism::Cgroup, &some).await;
-        let none = Cgroups::Unavailable("no cgroups; mount them".to_owned());
+        let none = Cgroups::Unavailable(Obstacle {
+            cause: "no cgroups".to_owned(),
+            hint: "mount them".to_owned(),
+        });
         findings.extend(enforceable(LimitMechanism::Cgroup, &none).await);
         findings.extend([by_rctl(Ok(())), by_rctl(Err(format!("{RACCT} is 0")))]);
         let shown: Vec<String> = findings

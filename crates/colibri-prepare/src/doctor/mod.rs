@@ -1,8 +1,8 @@
 //! Checks each requirement of a spawn, and reports how to fix those that fail. It changes nothing except a file that it
 //! writes and removes, and every check has a timeout.
 
+mod directories;
 mod limits;
-mod places;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,15 +15,15 @@ use tokio::sync::Semaphore;
 
 use crate::Preparer;
 
-/// How long one program may take.
-const LIMIT: Duration = Duration::from_secs(5);
+/// Timeout of one program.
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout of a backend's preflight.
-const BACKEND: Duration = Duration::from_secs(20);
-/// Limits the number of concurrent checks on separate threads; a check of a backend that hangs never ends.
-static LOOKS: Semaphore = Semaphore::const_new(16);
-/// What the daemon itself has open, with some connections and a spawn on its way.
-const OWN_DESCRIPTORS: u64 = 40;
-/// Fewer agents than this are hardly meant.
+const BACKEND_TIMEOUT: Duration = Duration::from_secs(20);
+/// Limits the number of concurrent checks on separate threads; a check that hangs keeps its thread.
+static CHECK_THREADS: Semaphore = Semaphore::const_new(16);
+/// Number of descriptors that the daemon needs itself, including some connections and a spawn.
+const DAEMON_DESCRIPTORS: u64 = 40;
+/// Number of agents below which the limit of descriptors is reported as too low.
 const FEW_AGENTS: u64 = 100;
 
 /// Paths of a daemon that [`Preparer::preflight`] checks besides the engine and the backend.
@@ -38,8 +38,8 @@ pub struct Installation {
 }
 
 impl Preparer {
-    /// Looks whether what a spawn needs is there and works: the engine's programs and the engine itself, what the
-    /// privilege backend needs, the shim, the directories, descriptors and disk. Takes seconds at most.
+    /// Checks the requirements of a spawn: the engine and its programs, the privilege backend, the shim, the directories,
+    /// descriptors and disk space. Every check has a timeout.
     pub async fn preflight(&self, installation: &Installation) -> Vec<Finding> {
         let mut findings = vec![Finding::ok(format!(
             "engine {}, privilege {}",
@@ -55,19 +55,19 @@ impl Preparer {
         if usable {
             findings.extend(self.engine_works().await);
         }
-        // What blocks is kept from the threads that serve.
-        let looked = on_a_thread("colibri-doctor", move || {
+        // Blocking file operations do not run on an async worker.
+        let checked = on_a_thread("colibri-doctor", move || {
             let mut findings = vec![executable(
                 &installation.shim.to_string_lossy(),
                 "install colibri-shim beside colibri-daemon, or set COLIBRI_SHIM",
             )];
-            findings.extend(places::state(&installation.state_dir));
-            findings.extend(places::socket(&installation.socket));
+            findings.extend(directories::check_state(&installation.state_dir));
+            findings.extend(directories::check_socket(&installation.socket));
             findings.push(descriptors());
             findings
         });
-        match looked.await {
-            Ok(looked) => findings.extend(looked),
+        match checked.await {
+            Ok(checked) => findings.extend(checked),
             Err(finding) => findings.push(finding),
         }
         if usable && let Some(mechanism) = self.limit_mechanism() {
@@ -106,7 +106,7 @@ impl Preparer {
         let name = self.backend.name().to_owned();
         let backend = self.backend.clone();
         let mut preflight = tokio::spawn(async move { backend.preflight().await });
-        match tokio::time::timeout(BACKEND, &mut preflight).await {
+        match tokio::time::timeout(BACKEND_TIMEOUT, &mut preflight).await {
             Ok(Ok(findings)) => findings,
             Ok(Err(error)) => vec![Finding::fail(
                 format!("the preflight of the privilege backend {name} failed: {error}"),
@@ -116,7 +116,7 @@ impl Preparer {
                 preflight.abort();
                 vec![Finding::fail(
                     format!(
-                        "the preflight of the privilege backend {name} did not end within {BACKEND:?}"
+                        "the preflight of the privilege backend {name} did not end within {BACKEND_TIMEOUT:?}"
                     ),
                     "find out what it waits for, e.g. with ps(1), and fix that",
                 )]
@@ -137,16 +137,16 @@ impl Preparer {
         let cause = match self.backend.elevate(trial, &*self.engine) {
             Ok(command) => match run(&command).await {
                 Ok(output) if output.is_success() => {
-                    return Finding::ok("a sandbox can be made: user namespaces work");
+                    return Finding::ok("a sandbox can be created: user namespaces work");
                 }
                 Ok(output) => output.failure(),
                 Err(error) => error.to_string(),
             },
             Err(error) => error.to_string(),
         };
-        let what = format!("a sandbox cannot be made: {cause}");
+        let what = format!("a sandbox cannot be created: {cause}");
         let as_caller = self.backend.runs_as_caller();
-        match forbidding() {
+        match userns_restriction() {
             Some((setting, fix)) if as_caller => Finding::fail(format!("{what} ({setting})"), fix),
             None if as_caller => Finding::fail(
                 what,
@@ -164,7 +164,7 @@ impl Preparer {
             Ok(command) => match run(&command).await {
                 Ok(output) if output.is_success() => {
                     let count = output.stdout.lines().count();
-                    return Finding::ok(format!("{count} jails are there now"));
+                    return Finding::ok(format!("{count} jails exist"));
                 }
                 Ok(output) => output.failure(),
                 Err(error) => error.to_string(),
@@ -184,10 +184,10 @@ async fn on_a_thread<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Finding> {
-    let Ok(slot) = LOOKS.try_acquire() else {
+    let Ok(slot) = CHECK_THREADS.try_acquire() else {
         return Err(Finding::fail(
-            "this host cannot be looked at: earlier looks have not ended",
-            "see what the privilege backend waits for, then try again",
+            "cannot check this host: earlier checks have not ended",
+            "find out which file system does not respond, then try again",
         ));
     };
     let (done, result) = tokio::sync::oneshot::channel();
@@ -200,7 +200,7 @@ async fn on_a_thread<T: Send + 'static>(
         });
     if let Err(error) = started {
         return Err(Finding::fail(
-            format!("this host cannot be looked at: no thread can be started: {error}"),
+            format!("cannot check this host: no thread can be started: {error}"),
             "end processes of this user, or raise the limit of processes: ulimit -u, TasksMax= in a systemd unit, or login.conf(5)",
         ));
     }
@@ -214,12 +214,17 @@ async fn on_a_thread<T: Send + 'static>(
 }
 
 async fn run(command: &CommandLine) -> std::io::Result<probe::ProbeOutput> {
-    probe::run(Path::new(command.program()), command.args(), LIMIT).await
+    probe::run(
+        Path::new(command.program()),
+        command.args(),
+        PROGRAM_TIMEOUT,
+    )
+    .await
 }
 
-/// The setting of this host that keeps ordinary users from user namespaces (user_namespaces(7), Debian's and Ubuntu's
-/// kernels), and how to lift it.
-fn forbidding() -> Option<(String, &'static str)> {
+/// Returns the sysctl that denies user namespaces to ordinary users (user_namespaces(7); kernels of Debian and Ubuntu), and
+/// how to change it.
+fn userns_restriction() -> Option<(String, &'static str)> {
     const SETTINGS: &[(&str, &str, &str)] = &[
         (
             "user/max_user_namespaces",
@@ -237,25 +242,25 @@ fn forbidding() -> Option<(String, &'static str)> {
             "give bwrap an AppArmor profile that has userns, or as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0",
         ),
     ];
-    SETTINGS.iter().find_map(|(setting, forbids, fix)| {
+    SETTINGS.iter().find_map(|(setting, denied, fix)| {
         let value = std::fs::read_to_string(format!("/proc/sys/{setting}")).ok()?;
-        (value.trim() == *forbids)
-            .then(|| (format!("{} is {forbids}", setting.replace('/', ".")), *fix))
+        (value.trim() == *denied)
+            .then(|| (format!("{} is {denied}", setting.replace('/', ".")), *fix))
     })
 }
 
-/// Every running agent takes one of the daemon's descriptors, every subscriber up to three more. The daemon raises
-/// its soft limit to the hard one, which counts therefore.
+/// Checks the hard limit of descriptors, to which the daemon raises its soft limit. A running agent needs one descriptor, a
+/// subscriber up to three.
 fn descriptors() -> Finding {
     let Some(limit) = getrlimit(Resource::Nofile).maximum else {
         return Finding::ok("descriptors are not limited");
     };
-    let agents = limit.saturating_sub(OWN_DESCRIPTORS);
+    let agents = limit.saturating_sub(DAEMON_DESCRIPTORS);
     let what = format!("{limit} descriptors allow about {agents} running agents at a time");
     let fix = "raise the hard limit for the daemon: ulimit -Hn 8192, LimitNOFILE= in its systemd unit, or login.conf(5)";
     match agents {
         0 => Finding::fail(what, fix),
-        few if few < FEW_AGENTS => Finding::warn(what, fix),
+        agents if agents < FEW_AGENTS => Finding::warn(what, fix),
         _ => Finding::ok(what),
     }
 }

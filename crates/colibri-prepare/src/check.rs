@@ -1,0 +1,132 @@
+//! Checks of a prepared command on this host.
+
+use std::path::Path;
+
+use colibri_jail_core::{CommandLine, Confinement, host_path};
+use colibri_sys::regular_file::is_executable;
+use colibri_types::AgentSpec;
+
+use crate::host::resolve_in;
+use crate::jail_view::JailView;
+use crate::program::{self, ProgramView};
+use crate::{PrepareError, Prepared, Preparer, arguments, mounts};
+
+impl Preparer {
+    /// Checks paths, mounts and the program on this host, so that an error is reported before the spawn with its cause.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn check(&self, prepared: &Prepared, running: &[AgentSpec]) -> Result<(), PrepareError> {
+        let wrapper = match &prepared.confinement {
+            Confinement::None => None,
+            _ => self.engine.argument_limit(),
+        };
+        arguments::check(
+            &prepared.command,
+            &prepared.env,
+            wrapper,
+            &arguments::ArgumentLimits::of_host(),
+        )?;
+        match &prepared.confinement {
+            Confinement::None => {
+                let cwd = Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
+                check_directory("working directory", cwd, cwd)?;
+                program::check(
+                    prepared.agent.program(),
+                    prepared.search_path(),
+                    &ProgramView {
+                        find: &|path| Some(cwd.join(path)),
+                        masked: &|_| None,
+                        location: "on this host",
+                        as_self: true,
+                    },
+                )
+            }
+            Confinement::Persistent { .. } => check_wrapper(&prepared.command),
+            Confinement::Ephemeral { path, setup, .. } => {
+                let root = Path::new(path.as_str());
+                check_directory("jail path", root, root)?;
+                check_wrapper(&prepared.command)?;
+                let engine = &*self.engine;
+                for needed in engine.private_directories() {
+                    let inside = root.join(needed.trim_start_matches('/'));
+                    if !inside.is_dir() {
+                        return Err(PrepareError::Path {
+                            what: "jail path",
+                            path: path.to_string(),
+                            problem: format!(
+                                "has no directory {needed} to mount on; create an empty one in it"
+                            ),
+                        });
+                    }
+                }
+                mounts::check(&setup.mounts, engine, |path| resolve_in(root, path))?;
+                mounts::reject_overlaps(&prepared.confinement, engine, running)?;
+                let view = JailView {
+                    root,
+                    private: engine.private_directories(),
+                    setup,
+                };
+                let workdir =
+                    Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
+                let is_private = engine
+                    .private_directories()
+                    .iter()
+                    .any(|private| workdir == Path::new(private));
+                if !is_private || host_path(&setup.mounts, workdir).is_some() {
+                    if let Some(masked) = view.masked(workdir) {
+                        return Err(PrepareError::Path {
+                            what: "working directory",
+                            path: workdir.display().to_string(),
+                            problem: format!(
+                                "does not exist in the jail: {}; {}",
+                                masked.cause, masked.hint
+                            ),
+                        });
+                    }
+                    let host_path = view.host_path(workdir).unwrap_or_default();
+                    check_directory("working directory", workdir, &host_path)?;
+                }
+                program::check(
+                    prepared.agent.program(),
+                    prepared.search_path(),
+                    &ProgramView {
+                        find: &|path| view.host_path(&workdir.join(path)),
+                        masked: &|path| view.masked(&workdir.join(path)),
+                        location: &format!("under {}", root.display()),
+                        as_self: !engine.needs_root() && self.backend.runs_as_caller(),
+                    },
+                )
+            }
+        }
+    }
+}
+
+/// Checks that `host_path` is a directory. `shown` is its name in the message.
+fn check_directory(what: &'static str, shown: &Path, host_path: &Path) -> Result<(), PrepareError> {
+    let problem = match host_path.metadata() {
+        Ok(data) if data.is_dir() => return Ok(()),
+        Ok(_) => "is not a directory; choose a directory".to_owned(),
+        Err(_) if host_path.as_os_str().is_empty() => {
+            "does not exist in the jail; choose an existing directory".to_owned()
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            "does not exist; create it or choose another".to_owned()
+        }
+        Err(error) => format!("cannot be used: {error}"),
+    };
+    Err(PrepareError::Path {
+        what,
+        path: shown.display().to_string(),
+        problem,
+    })
+}
+
+/// Checks that the confining program is executable.
+fn check_wrapper(command: &CommandLine) -> Result<(), PrepareError> {
+    if is_executable(Path::new(command.program())) {
+        Ok(())
+    } else {
+        Err(PrepareError::WrapperMissing(command.program().to_owned()))
+    }
+}
