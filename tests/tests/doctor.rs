@@ -453,7 +453,7 @@ fn daemon_reports_problems_of_its_own_environment() {
     .unwrap();
     let open = doctor();
     assert!(
-        text(&open.stdout).contains("open to everybody"),
+        text(&open.stdout).contains("accessible to every user"),
         "{}",
         text(&open.stdout)
     );

@@ -78,7 +78,7 @@ fn mounts_have_the_requested_target_and_mode() {
     );
     // The target of the second mount is inside the first one and must exist: nothing is created there.
     assert!(
-        text(&output.stderr).contains("no directory in the jail"),
+        text(&output.stderr).contains("not a directory in the jail"),
         "{output:?}"
     );
     fs::create_dir(format!("{one}/two")).unwrap();

@@ -39,7 +39,7 @@ pub(crate) struct ProfileKeys {
     restart_window: Option<u64>,
 }
 
-/// A table of the settings file. `keys` comes first: it takes `restart`, which a request has in another form.
+/// A table of the settings file. `keys` is declared first, because it consumes `restart`, which a request has in another form.
 #[derive(Deserialize)]
 struct ProfileTable {
     #[serde(flatten)]
