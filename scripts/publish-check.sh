@@ -34,8 +34,11 @@ done
 
 say "packages of the libraries"
 cargo fetch --quiet --locked
+# Cargo takes a package of a known version for unchanged: remove what it has unpacked and compiled of earlier ones.
+build=$target/publish
+rm -rf "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/colibri-* "$build"/debug/.fingerprint/colibri-*
 # shellcheck disable=SC2086,SC2046 # lists of words
-cargo package --quiet --locked --offline --allow-dirty $(printf -- '-p %s ' $libraries)
+cargo package --quiet --locked --offline --allow-dirty --target-dir "$build" $(printf -- '-p %s ' $libraries)
 
 # rustdoc's JSON is unstable: its format is that of the minimum Rust version, and so is the reader in scripts/public-api.
 version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
