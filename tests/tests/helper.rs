@@ -548,7 +548,7 @@ fn unsafe_or_invalid_policy_is_refused() {
             helper.set_policy("[[rule]]\ncallers = []\njails = [\"*\"]")
         }),
         ("it lists a user that does not exist", |helper, _| {
-            helper.set_policy("[[rule]]\ncallers = [\"nobody-at-all\"]")
+            helper.set_policy("[[rule]]\ncallers = [\"no-such-user\"]")
         }),
         ("it requires a log, and there is none", |helper, _| {
             helper.set_policy(&POLICY.replace("best-effort", "required"))

@@ -350,7 +350,7 @@ fn attach_sends_prompts_and_answers_and_reattaches() {
     let (code, message) = attached.ends();
     assert_eq!(code, Some(0));
     assert!(
-        message.contains("\"perhaps\" is no answer")
+        message.contains("invalid answer \"perhaps\"")
             && message.contains(&format!("colibri attach {id}")),
         "{message}"
     );

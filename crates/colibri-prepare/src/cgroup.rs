@@ -387,7 +387,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for find in [Cgroups::claim, Cgroups::probe] {
             let Cgroups::Unavailable(obstacle) = find(Some(dir.path())) else {
-                panic!("a plain directory is no cgroup");
+                panic!("a plain directory is not a cgroup");
             };
             assert!(
                 obstacle.cause.contains(dir.path().to_str().unwrap()),

@@ -139,7 +139,7 @@ enum DirectoryLookup {
     Finding(Finding),
 }
 
-/// Looks up a directory. A missing one is no failure if the daemon can create it. Returns `None` for a relative path.
+/// Looks up a directory. A missing one is acceptable if the daemon can create it. Returns `None` for a relative path.
 fn look_up(path: &Path, what: &str, another: &str) -> Option<DirectoryLookup> {
     if !path.is_absolute() {
         return None;
