@@ -73,7 +73,9 @@ impl JailEngine for Bubblewrap {
 
     fn command_line(&self, op: &JailOp) -> Result<CommandLine, JailError> {
         match op {
-            JailOp::Attach { name, .. } => Err(JailError::NameOnBubblewrap(name.clone())),
+            JailOp::Attach { name, .. } => Err(JailError::Unsupported(format!(
+                "jail {name} cannot be entered: bubblewrap has no persistent jails; replace `name` by `path`, the root directory of a sandbox"
+            ))),
             JailOp::Create {
                 path,
                 ip4,
@@ -86,7 +88,11 @@ impl JailEngine for Bubblewrap {
                 let proxy = match (&self.proxy, setup.allow.is_empty()) {
                     (_, true) => None,
                     (Some(proxy), false) => Some(proxy),
-                    (None, false) => return Err(JailError::AllowWithoutProxy),
+                    (None, false) => {
+                        return Err(JailError::Unsupported(
+                            "`allow` needs the program colibri-proxy, which was not found; install it beside colibri-daemon, or remove `allow`".to_owned(),
+                        ));
+                    }
                 };
                 let mut args: Vec<String> = COMMON.iter().map(|word| (*word).to_owned()).collect();
                 match ip4 {
@@ -94,7 +100,11 @@ impl JailEngine for Bubblewrap {
                     Ip4Policy::Inherit | Ip4Policy::Disable => {
                         args.push("--unshare-net".to_owned());
                     }
-                    other => return Err(JailError::Ip4OnBubblewrap(other.to_string())),
+                    other => {
+                        return Err(JailError::Unsupported(format!(
+                            "`ip4` {other} is not possible with bubblewrap; give disable for no network, or inherit for the host's network"
+                        )));
+                    }
                 }
                 let mut options = |words: &[&str]| {
                     args.extend(words.iter().map(|word| (*word).to_owned()));
@@ -138,11 +148,11 @@ impl JailEngine for Bubblewrap {
             }
             JailOp::Signal { pids, signal, .. } => Ok(CommandLine::kill(KILL, *signal, pids)),
             JailOp::Remove { .. } | JailOp::List | JailOp::HostCommand { .. } => {
-                Err(JailError::Unsupported {
-                    engine: Self::NAME.to_owned(),
-                    operation: op.kind(),
-                    hint: "use the freebsd engine, because a sandbox ends with its first process and is not listed",
-                })
+                Err(JailError::Unsupported(format!(
+                    "engine {} does not support the operation {}; use the freebsd engine, because a sandbox ends with its first process and is not listed",
+                    Self::NAME,
+                    op.kind()
+                )))
             }
         }
     }
@@ -209,6 +219,8 @@ fn ids(user: &JailUser) -> Result<(u32, u32), JailError> {
     match user {
         JailUser::Id { uid, gid } => Ok((*uid, gid.unwrap_or(*uid))),
         JailUser::Name(name) if name.as_ref() == "root" => Ok((0, 0)),
-        JailUser::Name(name) => Err(JailError::UserNameOnBubblewrap(name.as_ref().to_owned())),
+        JailUser::Name(_) => Err(JailError::Unsupported(format!(
+            "`user` {user} is a name, and bubblewrap takes numbers; give UID or UID:GID"
+        ))),
     }
 }

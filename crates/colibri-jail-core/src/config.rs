@@ -148,18 +148,23 @@ impl JailConfig {
         let setup = self.setup()?;
         self.workdir()?;
         self.limits.check()?;
-        match (name, path, ip4, user) {
-            (Some(name), _, Some(_), _) => Err(JailError::Ip4WithName(name)),
-            (Some(name), _, None, user) => match self.first_setup_field() {
-                Some(value) => Err(JailError::SetupWithName { value, name }),
+        match (name, path) {
+            (Some(name), _) => match self.first_setup_field() {
+                Some(field) => Err(JailError::Conflict(format!(
+                    "`{field}` applies to a new jail, and jail {name} exists already; remove `{field}`, or replace `name` by `path` to create a jail"
+                ))),
                 None => Ok(Confinement::Persistent { name, user }),
             },
-            (None, Some(path), ip4, user) => {
+            (None, Some(path)) => {
                 let ip4 = match (ip4, setup.allow.is_empty()) {
                     (ip4, true) => ip4.unwrap_or_default(),
                     // An engine or backend that does not support the proxy must not open the network.
                     (None | Some(Ip4Policy::Disable), false) => Ip4Policy::Disable,
-                    (Some(other), false) => return Err(JailError::AllowWithIp4(other.to_string())),
+                    (Some(other), false) => {
+                        return Err(JailError::Conflict(format!(
+                            "`allow` filters the jail's network and conflicts with `ip4` {other}; remove one of them"
+                        )));
+                    }
                 };
                 Ok(Confinement::Ephemeral {
                     name: ephemeral.clone(),
@@ -169,12 +174,13 @@ impl JailConfig {
                     setup,
                 })
             }
-            (None, None, Some(_), _) => Err(JailError::Ip4WithoutJail),
-            (None, None, None, Some(_)) => Err(JailError::UserWithoutJail),
-            (None, None, None, None) => {
+            (None, None) => {
+                let user = self.user.as_ref().map(|_| "user");
                 let workdir = self.workdir.as_ref().map(|_| "workdir");
-                match self.first_setup_field().or(workdir) {
-                    Some(value) => Err(JailError::SetupWithoutJail(value)),
+                match self.first_setup_field().or(user).or(workdir) {
+                    Some(field) => Err(JailError::Conflict(format!(
+                        "`{field}` needs a jail; add `path`, or remove `{field}`"
+                    ))),
                     None => Ok(Confinement::None),
                 }
             }
@@ -208,6 +214,7 @@ impl JailConfig {
     /// Returns the first field that applies to a new jail only.
     fn first_setup_field(&self) -> Option<&'static str> {
         [
+            (self.ip4.is_some(), "ip4"),
             (!self.mounts.is_empty(), "mounts"),
             (self.hostname.is_some(), "hostname"),
             (!self.allow.is_empty(), "allow"),
@@ -264,10 +271,9 @@ mod tests {
                 ..JailConfig::default()
             }
         };
-        let web: JailName = "web".parse().unwrap();
         let ephemeral: JailName = "colibri-x".parse().unwrap();
         let persistent = Ok(Confinement::Persistent {
-            name: web.clone(),
+            name: "web".parse().unwrap(),
             user: None,
         });
         for (config, expected) in [
@@ -276,14 +282,14 @@ mod tests {
             (config("web", "/srv", "", ""), persistent),
             (
                 config("web", "/srv", "inherit", ""),
-                Err(JailError::Ip4WithName(web.clone())),
+                Err("`ip4` applies to a new jail"),
             ),
             (
                 config("web", "srv", "", ""),
-                Err(JailError::PathRelative("srv".into())),
+                Err("path \"srv\" is relative"),
             ),
-            (config("", "", "new", ""), Err(JailError::Ip4WithoutJail)),
-            (config("", "", "", "root"), Err(JailError::UserWithoutJail)),
+            (config("", "", "new", ""), Err("`ip4` needs a jail")),
+            (config("", "", "", "root"), Err("`user` needs a jail")),
             (
                 config("", "/srv", "", ""),
                 Ok(Confinement::Ephemeral {
@@ -295,14 +301,20 @@ mod tests {
                 }),
             ),
         ] {
-            assert_eq!(config.confinement(&ephemeral), expected, "{config:?}");
+            match (config.confinement(&ephemeral), expected) {
+                (Err(error), Err(expected)) => {
+                    assert!(error.to_string().starts_with(expected), "{error}");
+                }
+                (confinement, expected) => {
+                    assert_eq!(confinement.ok(), expected.ok(), "{config:?}");
+                }
+            }
         }
     }
 
     #[test]
     fn setup_without_new_jail_is_refused() {
         let ephemeral: JailName = "colibri-x".parse().unwrap();
-        let web: JailName = "web".parse().unwrap();
         for (field, value) in [
             ("mounts", r#"[{"source":"/w"}]"#),
             ("hostname", r#""h""#),
@@ -319,19 +331,19 @@ mod tests {
                 );
                 config.confinement(&ephemeral)
             };
-            assert_eq!(with(""), Err(JailError::SetupWithoutJail(field)));
+            let error = with("").unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("`{field}` needs a jail")),
+                "{error}"
+            );
             assert!(with(r#""path":"/","#).is_ok());
             let name = with(r#""name":"web","#);
             if field == "workdir" {
                 assert!(name.is_ok());
             } else {
-                assert_eq!(
-                    name,
-                    Err(JailError::SetupWithName {
-                        value: field,
-                        name: web.clone()
-                    })
-                );
+                let error = name.unwrap_err().to_string();
+                let expected = format!("`{field}` applies to a new jail, and jail web exists");
+                assert!(error.starts_with(&expected), "{error}");
             }
         }
     }
@@ -357,11 +369,11 @@ mod tests {
             Ok((Ip4Policy::Disable, 1))
         );
         for other in ["inherit", "new", "192.0.2.7"] {
-            assert_eq!(
-                ip4(&format!(
-                    r#"{{"path":"/","allow":["a:1"],"ip4":"{other}"}}"#
-                )),
-                Err(JailError::AllowWithIp4(other.into()))
+            let text = format!(r#"{{"path":"/","allow":["a:1"],"ip4":"{other}"}}"#);
+            let error = ip4(&text).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("conflicts with `ip4` {other}")),
+                "{error}"
             );
         }
     }

@@ -35,7 +35,10 @@ impl FromStr for Destination {
     type Err = JailError;
 
     fn from_str(text: &str) -> Result<Self, JailError> {
-        let malformed = || JailError::Destination(text.to_owned());
+        let malformed = || {
+            let problem = "is not a destination; give HOST:PORT, like api.example.com:443 or [2001:db8::1]:443";
+            JailError::invalid("`allow` entry", text, problem)
+        };
         let (host, port) = text.rsplit_once(':').ok_or_else(malformed)?;
         // u16::from_str also accepts a sign and leading zeros.
         let port: u16 = Some(port)
@@ -109,11 +112,7 @@ mod tests {
             "a\n:1",
             "--:1",
         ] {
-            assert_eq!(
-                bad.parse::<Destination>(),
-                Err(JailError::Destination(bad.into())),
-                "{bad:?}"
-            );
+            assert!(bad.parse::<Destination>().is_err(), "{bad:?}");
         }
     }
 }

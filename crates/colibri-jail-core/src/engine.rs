@@ -183,15 +183,12 @@ impl EngineRegistry {
     /// Returns the engine with this name.
     ///
     /// # Errors
-    /// [`JailError::UnknownEngine`], which lists the known names.
+    /// The name is unknown; the message lists the known names.
     pub fn by_name(&self, name: &str) -> Result<Arc<dyn JailEngine>, JailError> {
-        self.0
-            .get(name)
-            .cloned()
-            .ok_or_else(|| JailError::UnknownEngine {
-                name: name.to_owned(),
-                known: self.0.keys().cloned().collect::<Vec<_>>().join(", "),
-            })
+        self.0.get(name).cloned().ok_or_else(|| {
+            let known = self.0.keys().cloned().collect::<Vec<_>>().join(", ");
+            JailError::invalid("engine", name, format!("is unknown; give one of {known}"))
+        })
     }
 }
 
@@ -234,11 +231,10 @@ mod tests {
                     .clone()
                     .prefixed("/usr/sbin/zlogin", [name.as_str()])
                     .unwrap()),
-                other => Err(JailError::Unsupported {
-                    engine: "zone".to_owned(),
-                    operation: other.kind(),
-                    hint: "give the `name` of a zone",
-                }),
+                other => Err(JailError::Unsupported(format!(
+                    "engine zone does not support the operation {}; give the `name` of a zone",
+                    other.kind()
+                ))),
             }
         }
 

@@ -65,10 +65,14 @@ impl JailEngine for FreebsdJail {
                 command,
             } => {
                 if !setup.allow.is_empty() {
-                    return Err(JailError::AllowOnFreebsd);
+                    return Err(JailError::Unsupported(
+                        "`allow` is not possible with FreeBSD jails; set `ip4` to addresses and filter them with pf(4), or to disable for no network".to_owned(),
+                    ));
                 }
                 if let Some(masked) = setup.masked.first() {
-                    return Err(JailError::MaskOnFreebsd(masked.clone()));
+                    return Err(JailError::Unsupported(format!(
+                        "path {masked} cannot be masked in a FreeBSD jail; give a root without it as `path`"
+                    )));
                 }
                 // Without -q jail(8) may print "NAME: created" into the agent's output.
                 let mut args = vec!["-q".to_owned(), "-c".to_owned(), format!("name={name}")];
@@ -220,7 +224,9 @@ fn host_command(purpose: &'static str, program: &str, args: Vec<String>) -> Jail
 fn user_name(user: &JailUser) -> Result<String, JailError> {
     match user {
         JailUser::Name(name) => Ok(name.as_ref().to_owned()),
-        JailUser::Id { .. } => Err(JailError::UserNumberOnFreebsd(user.to_string())),
+        JailUser::Id { .. } => Err(JailError::Unsupported(format!(
+            "`user` {user} is a number, and jexec(8) and jail(8) take names; give the name of a user inside the jail"
+        ))),
     }
 }
 
@@ -231,10 +237,11 @@ fn checked(path: &JailPath) -> Result<&str, JailError> {
         .chars()
         .find(|c| c.is_whitespace() || SYNTAX.contains(*c))
     {
-        Some(found) => Err(JailError::PathSyntax {
-            path: text.to_owned(),
-            found,
-        }),
+        Some(found) => {
+            let problem =
+                format!("contains {found:?}, which is syntax for jail(8); rename the directory");
+            Err(JailError::invalid("path", text, problem))
+        }
         None => Ok(text),
     }
 }

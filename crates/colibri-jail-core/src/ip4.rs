@@ -24,8 +24,12 @@ impl FromStr for Ip4Policy {
     type Err = JailError;
 
     fn from_str(text: &str) -> Result<Self, JailError> {
+        let invalid = |what, value, problem| Err(JailError::invalid(what, value, problem));
         match text {
-            "" => return Err(JailError::Ip4Empty),
+            "" => {
+                let problem = "is empty; give inherit, disable, new, or addresses separated by ','";
+                return invalid("`ip4`", text, problem);
+            }
             "inherit" => return Ok(Self::Inherit),
             "disable" => return Ok(Self::Disable),
             "new" => return Ok(Self::New),
@@ -33,14 +37,16 @@ impl FromStr for Ip4Policy {
         }
         let mut addresses = Vec::new();
         for entry in text.split(',') {
-            let address: Ipv4Addr = entry
-                .parse()
-                .map_err(|_| JailError::Ip4Malformed(entry.to_owned()))?;
+            let Ok(address) = entry.parse::<Ipv4Addr>() else {
+                let problem = "is not an IPv4 address; give inherit, disable, new, or addresses like 192.0.2.7 separated by ','";
+                return invalid("`ip4` entry", entry, problem);
+            };
             if address.is_unspecified() || address.is_broadcast() || address.is_multicast() {
-                return Err(JailError::Ip4Unusable(address));
+                let problem = "cannot belong to a jail; give the address of an interface";
+                return invalid("`ip4` address", entry, problem);
             }
             if addresses.contains(&address) {
-                return Err(JailError::Ip4Duplicate(address));
+                return invalid("`ip4` address", entry, "is given twice; give it once");
             }
             addresses.push(address);
         }
@@ -69,36 +75,22 @@ mod tests {
     #[test]
     fn invalid_ip4_policy_reports_its_error() {
         let table = [
-            ("", JailError::Ip4Empty),
-            ("Inherit", JailError::Ip4Malformed("Inherit".into())),
-            ("192.0.2", JailError::Ip4Malformed("192.0.2".into())),
-            ("192.0.2.256", JailError::Ip4Malformed("192.0.2.256".into())),
-            ("192.0.2.7,", JailError::Ip4Malformed(String::new())),
-            (
-                "192.0.2.7, 192.0.2.8",
-                JailError::Ip4Malformed(" 192.0.2.8".into()),
-            ),
-            (
-                "em0|192.0.2.7",
-                JailError::Ip4Malformed("em0|192.0.2.7".into()),
-            ),
-            ("::1", JailError::Ip4Malformed("::1".into())),
-            (
-                "192.0.2.7/24",
-                JailError::Ip4Malformed("192.0.2.7/24".into()),
-            ),
-            (
-                "192.0.2.7,192.0.2.7",
-                JailError::Ip4Duplicate(Ipv4Addr::new(192, 0, 2, 7)),
-            ),
-            ("0.0.0.0", JailError::Ip4Unusable(Ipv4Addr::UNSPECIFIED)),
-            (
-                "224.0.0.1",
-                JailError::Ip4Unusable(Ipv4Addr::new(224, 0, 0, 1)),
-            ),
+            ("", "`ip4` \"\" is empty"),
+            ("Inherit", "entry \"Inherit\" is not"),
+            ("192.0.2", "entry \"192.0.2\" is not"),
+            ("192.0.2.256", "entry \"192.0.2.256\" is not"),
+            ("192.0.2.7,", "entry \"\" is not"),
+            ("192.0.2.7, 192.0.2.8", "entry \" 192.0.2.8\" is not"),
+            ("em0|192.0.2.7", "entry \"em0|192.0.2.7\" is not"),
+            ("::1", "entry \"::1\" is not"),
+            ("192.0.2.7/24", "entry \"192.0.2.7/24\" is not"),
+            ("192.0.2.7,192.0.2.7", "\"192.0.2.7\" is given twice"),
+            ("0.0.0.0", "\"0.0.0.0\" cannot belong to a jail"),
+            ("224.0.0.1", "\"224.0.0.1\" cannot belong to a jail"),
         ];
         for (value, expected) in table {
-            assert_eq!(value.parse::<Ip4Policy>(), Err(expected), "{value:?}");
+            let error = value.parse::<Ip4Policy>().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
         }
         for good in [
             "inherit",

@@ -14,21 +14,30 @@ use crate::JailError;
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Maximum memory of all processes together: bytes, or a text like `512M` or `2G` (powers of 1024).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "number_or_text"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<NumberOrText>"))]
     pub memory: Option<Size>,
     /// Maximum number of concurrent processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<u32>,
     /// Maximum number of busy processors, like `1.5`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "number_or_text"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<NumberOrText>"))]
     pub cpu: Option<Cpus>,
     /// Maximum number of open files of each process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open_files: Option<u32>,
     /// Maximum time from the first start to the end of the agent: seconds, or a text like `90s`, `30m` or `8h`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "number_or_text"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<NumberOrText>"))]
     pub wall_time: Option<WallTime>,
 }
@@ -76,10 +85,9 @@ impl Limits {
             ),
         ];
         match too_small.into_iter().find(|(_, _, is_small)| *is_small) {
-            Some((name, least, _)) => Err(JailError::LimitTooSmall {
-                name,
-                least: least.to_owned(),
-            }),
+            Some((name, least, _)) => Err(JailError::Conflict(format!(
+                "limit `{name}` is too small for any program; give at least {least}"
+            ))),
             None => Ok(()),
         }
     }
@@ -93,7 +101,7 @@ impl Limits {
 }
 
 /// An amount of memory, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Size(pub u64);
 
 /// Units of memory, as powers of two.
@@ -103,7 +111,10 @@ impl FromStr for Size {
     type Err = JailError;
 
     fn from_str(text: &str) -> Result<Self, JailError> {
-        let malformed = || JailError::SizeMalformed(text.to_owned());
+        let malformed = || {
+            let problem = "is not a size; give bytes, or a text like 512M or 2G";
+            JailError::invalid("memory", text, problem)
+        };
         let upper = text.to_ascii_uppercase();
         let number = upper
             .strip_suffix("IB")
@@ -144,7 +155,10 @@ impl FromStr for Cpus {
         text.parse::<f64>()
             .ok()
             .and_then(Self::from_number)
-            .ok_or_else(|| JailError::CpusMalformed(text.to_owned()))
+            .ok_or_else(|| {
+                let problem = "is not a number of processors; give one like 2 or 0.5";
+                JailError::invalid("cpu", text, problem)
+            })
     }
 }
 
@@ -181,7 +195,11 @@ impl FromStr for WallTime {
     type Err = JailError;
 
     fn from_str(text: &str) -> Result<Self, JailError> {
-        let malformed = || JailError::WallTimeMalformed(text.to_owned());
+        let malformed = || {
+            let problem =
+                "is not a duration; give one like 90s, 30m or 1h30m, or a whole number of seconds";
+            JailError::invalid("time", text, problem)
+        };
         if let Some(seconds) = parse_digits(text) {
             return seconds.checked_mul(1000).map(Self).ok_or_else(malformed);
         }
@@ -248,43 +266,19 @@ enum NumberOrText {
     Text(String),
 }
 
-fn number_or_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+fn number_or_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err = JailError>,
 {
-    match NumberOrText::deserialize(deserializer)? {
+    let text = Option::deserialize(deserializer)?.map(|value| match value {
         NumberOrText::Whole(number) => number.to_string(),
         // Debug keeps the fraction of 8.0, which is not a whole number of bytes or seconds.
         NumberOrText::Fraction(number) => format!("{number:?}"),
         NumberOrText::Text(text) => text,
-    }
-    .parse()
-    .map_err(serde::de::Error::custom)
-}
-
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        number_or_text(deserializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Cpus {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        number_or_text(deserializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for WallTime {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        number_or_text(deserializer)
-    }
-}
-
-impl Serialize for Size {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(self.0)
-    }
+    });
+    let value = text.as_deref().map(str::parse).transpose();
+    value.map_err(serde::de::Error::custom)
 }
 
 impl Serialize for Cpus {
@@ -408,9 +402,9 @@ mod tests {
             (r#"{"open_files":3}"#, "open_files"),
             (r#"{"wall_time":0}"#, "wall_time"),
         ] {
-            let error = check(text).unwrap_err();
+            let error = check(text).unwrap_err().to_string();
             assert!(
-                matches!(&error, JailError::LimitTooSmall { name: found, .. } if *found == name),
+                error.starts_with(&format!("limit `{name}` is too small")),
                 "{error}"
             );
         }

@@ -42,29 +42,32 @@ impl FromStr for MountConfig {
     type Err = JailError;
 
     fn from_str(text: &str) -> Result<Self, JailError> {
-        let malformed = || JailError::MountMalformed(text.to_owned());
+        let invalid = |problem: &str| Err(JailError::invalid("mount", text, problem));
         let mut words: Vec<&str> = text.split(':').collect();
         if let [_, .., last] = words[..]
             && !last.is_empty()
             && !matches!(last, "ro" | "rw")
             && (words.len() > 2 || !last.starts_with('/'))
         {
-            return Err(JailError::MountOption {
-                mount: text.to_owned(),
-                option: last.to_owned(),
-            });
+            return invalid(&format!(
+                "has the unknown option {last:?} after its last colon; give ro or rw, or an absolute target"
+            ));
         }
         let mode = words
             .pop_if(|word| matches!(*word, "ro" | "rw"))
             .unwrap_or("rw");
-        match words[..] {
-            [source] if !source.is_empty() => Ok((source, None)),
+        let (source, target) = match words[..] {
+            [source] if !source.is_empty() => (source, None),
             [source, target] if !source.is_empty() && target.starts_with('/') => {
-                Ok((source, Some(target.to_owned())))
+                (source, Some(target.to_owned()))
             }
-            _ => Err(malformed()),
-        }
-        .map(|(source, target)| Self {
+            _ => {
+                return invalid(
+                    "has the wrong form; give SOURCE or SOURCE:TARGET, and :ro or :rw after it if needed",
+                );
+            }
+        };
+        Ok(Self {
             source: source.to_owned(),
             target,
             read_only: mode == "ro",
@@ -111,10 +114,10 @@ pub fn host_path(mounts: &[Mount], path: &Path) -> Option<PathBuf> {
 /// Validates all mounts of a jail, and sorts them so that a mount follows every mount that contains its target.
 pub(crate) fn validate(mounts: &[MountConfig]) -> Result<Vec<Mount>, JailError> {
     if mounts.len() > MAX_MOUNTS {
-        return Err(JailError::MountTooMany {
-            count: mounts.len(),
-            max: MAX_MOUNTS,
-        });
+        return Err(JailError::Conflict(format!(
+            "there are {} `mounts`, at most {MAX_MOUNTS} are allowed; mount a common parent directory",
+            mounts.len()
+        )));
     }
     let mut valid = Vec::new();
     for mount in mounts {
@@ -124,10 +127,12 @@ pub(crate) fn validate(mounts: &[MountConfig]) -> Result<Vec<Mount>, JailError> 
             None => source.clone(),
         };
         if target.as_str() == "/" {
-            return Err(JailError::MountOnRoot);
+            let problem = "covers the jail's root; give another target, or the root as `path`";
+            return Err(JailError::invalid("mount target", target, problem));
         }
         if let Some(taken) = RESERVED.iter().find(|taken| target.is_in(taken)) {
-            return Err(JailError::MountTaken { target, taken });
+            let problem = format!("is in {taken}, which is private to every jail; give another");
+            return Err(JailError::invalid("mount target", target, problem));
         }
         valid.push(Mount {
             source,
@@ -140,7 +145,10 @@ pub(crate) fn validate(mounts: &[MountConfig]) -> Result<Vec<Mount>, JailError> 
         .windows(2)
         .find(|pair| pair[0].target == pair[1].target)
     {
-        Some(pair) => Err(JailError::MountTwice(pair[0].target.clone())),
+        Some(pair) => {
+            let problem = "is given twice; give each mount its own target";
+            Err(JailError::invalid("mount target", &pair[0].target, problem))
+        }
         None => Ok(valid),
     }
 }
@@ -212,36 +220,22 @@ mod tests {
             validated(&["/b/c:/w/sub:ro", "/a:/w"]),
             Ok(vec!["/a:/w".into(), "/b/c:/w/sub:ro".into()])
         );
-        let path = |text: &str| text.parse::<JailPath>().unwrap();
-        for (mounts, error) in [
-            (&["/a:/w", "/b:/w"][..], JailError::MountTwice(path("/w"))),
-            (&["/"], JailError::MountOnRoot),
-            (&["/a:/"], JailError::MountOnRoot),
-            (
-                &["/a:/proc/x"],
-                JailError::MountTaken {
-                    target: path("/proc/x"),
-                    taken: "/proc",
-                },
-            ),
-            (
-                &["/dev"],
-                JailError::MountTaken {
-                    target: path("/dev"),
-                    taken: "/dev",
-                },
-            ),
-            (&["a"], JailError::PathRelative("a".into())),
-            (&["/a:/b/"], JailError::PathNotNormal("/b/".into())),
+        for (mounts, expected) in [
+            (&["/a:/w", "/b:/w"][..], "\"/w\" is given twice"),
+            (&["/"], "covers the jail's root"),
+            (&["/a:/"], "covers the jail's root"),
+            (&["/a:/proc/x"], "\"/proc/x\" is in /proc"),
+            (&["/dev"], "\"/dev\" is in /dev"),
+            (&["a"], "is relative"),
+            (&["/a:/b/"], "is not normalized"),
         ] {
-            assert_eq!(validated(mounts), Err(error), "{mounts:?}");
+            let error = validated(mounts).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
         }
         assert!(validated(&["/a:/procs", "/a:/devel"]).is_ok());
         let many: Vec<String> = (0..65).map(|number| format!("/a:/m{number}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert!(matches!(
-            validated(&many),
-            Err(JailError::MountTooMany { count: 65, .. })
-        ));
+        let error = validated(&many).unwrap_err().to_string();
+        assert!(error.starts_with("there are 65 `mounts`"), "{error}");
     }
 }

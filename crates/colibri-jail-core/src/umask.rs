@@ -39,7 +39,10 @@ impl FromStr for Umask {
             .ok()
             .filter(|bits| octal && *bits <= 0o777)
             .map(Self)
-            .ok_or_else(|| JailError::Umask(text.chars().take(40).collect()))
+            .ok_or_else(|| {
+                let problem = "is invalid: it is not an octal number up to 777; write it like 022";
+                JailError::invalid("umask", text.chars().take(40).collect::<String>(), problem)
+            })
     }
 }
 
