@@ -46,32 +46,16 @@ const USAGE: &str = "usage: colibri-shim DIRECTORY\n\nOwns one agent. The Colibr
 /// Why a shim cannot start its agent.
 #[derive(Debug, thiserror::Error)]
 enum ShimError {
-    #[error("cannot enter agent directory {0}: {1}")]
-    Directory(PathBuf, #[source] io::Error),
-    #[error("cannot read the launch request on stdin: {0}")]
-    Launch(#[source] io::Error),
-    #[error("cannot read the launch request on stdin: it is incomplete, because its sender ended")]
-    Incomplete,
-    #[error(
-        "cannot close inherited descriptors: {0}; use a system with close_range(2), such as Linux 5.9 or FreeBSD 13"
-    )]
-    Descriptors(#[source] io::Error),
-    #[error("cannot become the reaper of the agent's descendants: {0}")]
-    Reaper(#[source] io::Error),
+    #[error("cannot {action}: {source}")]
+    Io { action: String, source: io::Error },
     #[error("cannot open a journal: {0}")]
     Journal(#[from] JournalError),
-    #[error("cannot create control socket {file}: {0}", file = layout::CONTROL)]
-    Control(#[source] io::Error),
-    #[error("cannot catch signals: {0}")]
-    Signals(#[source] io::Error),
-    #[error("cannot start {program} in {cwd}: {source}")]
-    Exec {
-        program: String,
-        cwd: String,
-        source: io::Error,
-    },
-    #[error("cannot write {file}: {0}", file = layout::SHIM)]
-    Record(#[source] io::Error),
+}
+
+/// Returns a function for `map_err` that adds the action to an error of the system.
+fn cannot(action: impl Into<String>) -> impl FnOnce(io::Error) -> ShimError {
+    let action = action.into();
+    |source| ShimError::Io { action, source }
 }
 
 impl ShimError {
@@ -83,18 +67,17 @@ impl ShimError {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    let directory = match (arguments.next(), arguments.next()) {
-        (Some(option), None) if option == "--help" || option == "-h" => {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let directory = match &arguments[..] {
+        [option] if option == "--help" || option == "-h" => {
             let _ = io::stdout().write_all(USAGE.as_bytes());
             return ExitCode::SUCCESS;
         }
-        (Some(option), None) if option == "--version" => {
-            let version = concat!("colibri-shim ", env!("CARGO_PKG_VERSION"), "\n");
-            let _ = io::stdout().write_all(version.as_bytes());
+        [option] if option == "--version" => {
+            let _ = writeln!(io::stdout(), "colibri-shim {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
-        (Some(directory), None) => PathBuf::from(directory),
+        [directory] => PathBuf::from(directory),
         _ => {
             let _ = io::stderr().write_all(USAGE.as_bytes());
             return ExitCode::from(2);
@@ -128,7 +111,9 @@ fn main() -> ExitCode {
 /// supervisor and the pid of the first process.
 fn start(directory: &Path) -> Result<(Supervisor, i32), ShimError> {
     // An agent could leave its jail through an inherited directory descriptor.
-    colibri_sys::descriptors::close_from(3).map_err(ShimError::Descriptors)?;
+    colibri_sys::descriptors::close_from(3).map_err(cannot(
+        "close inherited descriptors, which needs a system with close_range(2), such as Linux 5.9 or FreeBSD 13",
+    ))?;
     colibri_sys::signals::reset_inherited();
     // A handler makes writes beyond RLIMIT_FSIZE fail with EFBIG. SIG_IGN would too, but the agent would inherit it.
     colibri_sys::signals::catch(Signal::XFSZ);
@@ -137,33 +122,33 @@ fn start(directory: &Path) -> Result<(Supervisor, i32), ShimError> {
     // interactive shell started.
     let _ = rustix::process::setsid();
     // Relative paths keep the socket's address short (unix(7): 108 bytes, unix(4): 104).
-    std::env::set_current_dir(directory)
-        .map_err(|error| ShimError::Directory(directory.to_owned(), error))?;
+    std::env::set_current_dir(directory).map_err(cannot(format!(
+        "enter agent directory {}",
+        directory.display()
+    )))?;
     // A pre-started shim does all that needs no launch request before it blocks on reading one.
-    descendants::become_reaper().map_err(ShimError::Reaper)?;
-    let listener = UnixListener::bind(layout::CONTROL).map_err(ShimError::Control)?;
-    listener.set_nonblocking(true).map_err(ShimError::Control)?;
-    let signals = Signals::catch().map_err(ShimError::Signals)?;
+    descendants::become_reaper().map_err(cannot("become the reaper of the agent's descendants"))?;
+    let listener = UnixListener::bind(layout::CONTROL)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .map_err(cannot(format!("create control socket {}", layout::CONTROL)))?;
+    let signals = Signals::catch().map_err(cannot("catch signals"))?;
     let shim_pid = rustix::process::getpid().as_raw_nonzero().get();
     let shim = process::find(shim_pid).ok().flatten();
-    let launch = read_launch()?;
+    let launch = read_launch().map_err(cannot("read the launch request on stdin"))?;
     let outputs = Outputs::open(launch.journal)?;
-    let (program, cwd) = (launch.program.clone(), launch.cwd.clone());
+    let start_agent = format!("start {} in {}", launch.program, launch.cwd);
     let mut runs = Runs::new(launch, shim.map_or(0, |process| process.start));
     let prepared = runs.begin(Offsets::default()).run(&signals.child_ended);
     let agent = prepared.and_then(|()| runs.start()).map_err(|source| {
         // The error names the failed command. The post-run commands undo the others as far as possible.
         let _ = runs.post_run().run(&signals.child_ended);
         runs.release();
-        ShimError::Exec {
-            program,
-            cwd,
-            source,
-        }
+        cannot(start_agent)(source)
     })?;
     let pid = agent.pid.as_raw_nonzero().get();
     // Without its record the agent could not be adopted. It is killed at the exit of this process.
-    runs.write_shim_record(pid).map_err(ShimError::Record)?;
+    runs.write_shim_record(pid)
+        .map_err(cannot(format!("write {}", layout::SHIM)))?;
     let listener = OwnedFd::from(listener);
     let directory = directory.to_owned();
     let supervisor = Supervisor::new(runs, agent, outputs, listener, signals, directory);
@@ -171,14 +156,15 @@ fn start(directory: &Path) -> Result<(Supervisor, i32), ShimError> {
 }
 
 /// Reads the launch request. A line without an end is incomplete: its sender ended while it wrote.
-fn read_launch() -> Result<Launch, ShimError> {
+fn read_launch() -> io::Result<Launch> {
     let mut line = Vec::new();
-    let read = io::stdin().lock().read_until(b'\n', &mut line);
-    read.map_err(ShimError::Launch)?;
+    io::stdin().lock().read_until(b'\n', &mut line)?;
     if line.last() != Some(&b'\n') {
-        return Err(ShimError::Incomplete);
+        return Err(io::Error::other(
+            "it is incomplete, because its sender ended",
+        ));
     }
-    serde_json::from_slice(&line).map_err(|error| ShimError::Launch(error.into()))
+    Ok(serde_json::from_slice(&line)?)
 }
 
 /// Writes the answer to the launch request. Its receiver may have ended.
