@@ -27,11 +27,7 @@ fn stat(pid: i32) -> io::Result<Option<String>> {
 /// process cannot be read and counts as one without it.
 pub(super) fn list(variable: &str) -> io::Result<Vec<(Process, bool)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
+    for pid in pids()? {
         if let Some(process) = find(pid)? {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             let marked = environment
@@ -41,6 +37,16 @@ pub(super) fn list(variable: &str) -> io::Result<Vec<(Process, bool)>> {
         }
     }
     Ok(found)
+}
+
+/// Returns the pids of all processes.
+fn pids() -> io::Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        pids.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    Ok(pids)
 }
 
 /// Opens the pidfd before it compares the start time, so that both refer to the same process.
@@ -68,11 +74,7 @@ pub(super) fn measure() -> io::Result<Vec<Measured>> {
     let ticks = rustix::param::clock_ticks_per_second().max(1);
     let page = rustix::param::page_size() as u64;
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
+    for pid in pids()? {
         let stat = stat(pid)?;
         found.extend(stat.and_then(|stat| parse_usage(&stat, ticks, page)));
     }
