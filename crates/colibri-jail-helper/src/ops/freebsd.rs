@@ -2,6 +2,7 @@
 //! are the agent's.
 
 use std::convert::Infallible;
+use std::os::unix::process::parent_id;
 
 use colibri_jail_core::{JailName, JailPath, JailUser, Signal};
 
@@ -67,15 +68,15 @@ fn leave_terminal() -> Result<(), HelperError> {
 fn become_agent(grant: &Grant<'_>) -> Result<Infallible, HelperError> {
     let user = jail_user(&grant.user)?;
     let environment = super::agent_environment(grant, user.entry.as_ref());
-    let parent = sys::parent_pid();
+    let parent = parent_id();
     super::apply_limits(&grant.rule.limits)?;
     sys::become_user(user.ids.uid, user.ids.gid)?;
     sys::restrict_process()?;
-    if sys::parent_pid() != parent {
+    if parent_id() != parent {
         return Err(HelperError::Orphaned);
     }
     let workdir = grant.run.workdir.as_ref().map_or("/", JailPath::as_str);
-    sys::change_directory(workdir)
+    std::env::set_current_dir(workdir)
         .map_err(cannot(format!("change directory to {workdir} in the jail")))?;
     sys::close_from(3)?;
     sys::unblock_signals();

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::parent_id;
 
 use colibri_jail_core::{
     Bubblewrap, CommandLine, JailEngine, JailName, JailOp, JailPath, JailSetup, Signal,
@@ -104,7 +105,7 @@ pub(crate) fn attach(_caller_uid: u32, grant: &Grant<'_>) -> Result<Infallible, 
 /// Opens the process that requested the agent. The agent must not outlive it.
 fn open_requester(record: &Record) -> Result<OwnedFd, HelperError> {
     let requester = sys::pidfd(record.parent.pid).map_err(|_| HelperError::Orphaned)?;
-    if sys::parent_pid() == record.parent.pid {
+    if parent_id() == record.parent.pid {
         Ok(requester)
     } else {
         Err(HelperError::Orphaned)

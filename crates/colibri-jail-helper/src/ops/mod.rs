@@ -12,6 +12,7 @@ use freebsd as host;
 use linux as host;
 
 use std::io::{self, Write};
+use std::os::unix::process::parent_id;
 
 use colibri_jail_core::JailName;
 
@@ -39,7 +40,7 @@ fn agent_record(
         jail: grant.jail.clone(),
         created,
         first: process(std::process::id())?,
-        parent: process(sys::parent_pid())?,
+        parent: process(parent_id())?,
         jid,
         boot: sys::boot_id(),
     })

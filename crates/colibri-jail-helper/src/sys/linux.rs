@@ -19,20 +19,11 @@ struct OpenHow {
     resolve: u64,
 }
 
-fn check_long(result: c_long) -> io::Result<c_int> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    c_int::try_from(result).map_err(io::Error::other)
-}
-
 /// Closes every descriptor from `first` up (close_range(2)).
 pub(crate) fn close_from(first: libc::c_uint) -> Result<(), SysError> {
     // SAFETY: numbers only; callers use no descriptor from `first` up afterwards.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
-    check_long(closed)
-        .map(drop)
-        .map_err(cannot("close descriptors"))
+    check(closed).map(drop).map_err(cannot("close descriptors"))
 }
 
 /// Returns the id of this boot (random(4)).
@@ -79,9 +70,7 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
 /// Opens a process. The descriptor does not change when the pid is reused (pidfd_open(2)).
 pub(crate) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: numbers only; the new descriptor has no other owner.
-    unsafe {
-        check_long(libc::syscall(libc::SYS_pidfd_open, pid, 0)).map(|fd| OwnedFd::from_raw_fd(fd))
-    }
+    unsafe { check(libc::syscall(libc::SYS_pidfd_open, pid, 0)).map(|fd| OwnedFd::from_raw_fd(fd)) }
 }
 
 /// Signals a process (pidfd_send_signal(2)); `ESRCH` if it has ended.
@@ -97,7 +86,7 @@ pub(crate) fn pidfd_signal(process: &OwnedFd, signal: c_int) -> io::Result<()> {
             0,
         )
     };
-    check_long(sent).map(drop)
+    check(sent).map(drop)
 }
 
 /// Waits until a process has ended or the timeout expires; without a timeout, until one has ended (poll(2)). Returns which
@@ -207,7 +196,7 @@ pub(crate) fn check_exists_in_root(root: &OwnedFd, path: &str) -> io::Result<()>
     };
     // SAFETY: path and how live through the call, and the size is that of how; the descriptor is owned here.
     unsafe {
-        check_long(libc::syscall(
+        check(libc::syscall(
             libc::SYS_openat2,
             root.as_raw_fd(),
             path.as_ptr(),
@@ -286,6 +275,6 @@ mod tests {
             assert_eq!(parse_stat(&stat), expected, "{stat}");
         }
         let info = process_info(std::process::id()).unwrap();
-        assert_eq!(info.parent, super::super::parent_pid());
+        assert_eq!(info.parent, std::os::unix::process::parent_id());
     }
 }

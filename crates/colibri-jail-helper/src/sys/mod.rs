@@ -12,7 +12,7 @@ pub(crate) use freebsd::*;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::*;
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -45,11 +45,11 @@ pub(crate) struct Caller {
     pub(crate) groups: Vec<u32>,
 }
 
-fn check(result: c_int) -> io::Result<c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
+/// Returns the error of the last system call if its result is negative.
+fn check(result: impl Into<c_long>) -> io::Result<c_int> {
+    match result.into() {
+        ..0 => Err(io::Error::last_os_error()),
+        result => c_int::try_from(result).map_err(io::Error::other),
     }
 }
 
@@ -271,13 +271,6 @@ pub(crate) fn reset_umask() {
     unsafe { libc::umask(0o022) };
 }
 
-/// Changes the working directory (chdir(2)).
-pub(crate) fn change_directory(path: &str) -> io::Result<()> {
-    let path = c_string(path)?;
-    // SAFETY: path is a C string that lives through the call.
-    check(unsafe { libc::chdir(path.as_ptr()) }).map(drop)
-}
-
 const DIRECTORY: c_int = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
 
 /// Opens `/`.
@@ -431,10 +424,4 @@ pub(crate) fn environment() -> Vec<(Vec<u8>, Vec<u8>)> {
     std::env::vars_os()
         .map(|(name, value)| (name.into_vec(), value.into_vec()))
         .collect()
-}
-
-/// Returns the pid of the parent process.
-pub(crate) fn parent_pid() -> u32 {
-    // SAFETY: getppid(2) has no arguments and cannot fail.
-    unsafe { libc::getppid() }.unsigned_abs()
 }
