@@ -44,28 +44,16 @@ fn check(text: &str) -> Result<(), JailError> {
     if text.is_empty() {
         return invalid("is empty; give a name of letters, digits, '-' and '_'");
     }
-    let is_valid = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '_';
-    match text.chars().find(|c| !is_valid(c)) {
-        None => {}
-        Some('\0') => return invalid("contains a NUL byte; remove it"),
-        Some(c) if c.is_whitespace() => return invalid("contains white space; remove it"),
-        Some(c) if c.is_control() => return invalid("contains a control character; remove it"),
-        Some('"' | '\'' | '`') => return invalid("contains a quote; remove it"),
-        Some('.') => {
-            return invalid(
-                "contains '.', which names a child of another jail; give a jail of this host itself",
-            );
-        }
-        Some(found @ (',' | '=')) => {
-            return invalid(&format!(
-                "contains {found:?}, which is syntax for jail(8); remove it"
-            ));
-        }
-        Some(found) => {
-            return invalid(&format!(
-                "contains {found:?}; use letters, digits, '-' and '_' only"
-            ));
-        }
+    if text.contains('.') {
+        return invalid(
+            "contains '.', which names a child of another jail; give a jail of this host itself",
+        );
+    }
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if let Some(found) = text.chars().find(|c| !is_valid(*c)) {
+        return invalid(&format!(
+            "contains {found:?}; use letters, digits, '-' and '_' only"
+        ));
     }
     if text.starts_with('-') {
         return invalid(
@@ -113,13 +101,13 @@ mod tests {
             (".", "contains '.'"),
             ("a,b", "contains ','"),
             ("a=b", "contains '='"),
-            ("a\"b", "contains a quote"),
-            ("a'b", "contains a quote"),
-            ("a b", "contains white space"),
-            ("a\n", "contains white space"),
-            ("a\u{a0}", "contains white space"),
-            ("a\0b", "contains a NUL byte"),
-            ("a\u{1b}[2J", "contains a control character"),
+            ("a\"b", "contains '\"'"),
+            ("a'b", "contains '\\''"),
+            ("a b", "contains ' '"),
+            ("a\n", "contains '\\n'"),
+            ("a\u{a0}", "contains '\\u{a0}'"),
+            ("a\0b", "contains '\\0'"),
+            ("a\u{1b}[2J", "contains '\\u{1b}'"),
             ("a/b", "contains '/'"),
             ("*", "contains '*'"),
             ("größe", "contains 'ö'"),

@@ -39,11 +39,8 @@ impl FromStr for JailUser {
 
     fn from_str(text: &str) -> Result<Self, JailError> {
         let invalid = |problem: &str| Err(JailError::invalid("`user`", text, problem));
-        if text.is_empty() {
-            return invalid("is empty; give a name, UID or UID:GID");
-        }
-        if text.starts_with('-') {
-            return invalid("begins with '-', like an option; give a name, UID or UID:GID");
+        if text.is_empty() || text.starts_with('-') {
+            return invalid("is not a user; give a name, UID or UID:GID");
         }
         if text.starts_with(|c: char| c.is_ascii_digit()) {
             let (uid, gid) = match text.split_once(':') {
@@ -97,9 +94,9 @@ mod tests {
     fn invalid_jail_user_reports_its_error() {
         let long = "a".repeat(33);
         let table = [
-            ("", "is empty"),
-            ("-l", "begins with '-'"),
-            ("-1", "begins with '-'"),
+            ("", "is not a user"),
+            ("-l", "is not a user"),
+            ("-1", "is not a user"),
             ("4294967295", "id \"4294967295\" is out of range"),
             ("0:4294967295", "id \"4294967295\" is out of range"),
             ("4294967296", "id \"4294967296\" is out of range"),
