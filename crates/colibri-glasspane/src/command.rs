@@ -47,32 +47,10 @@ pub enum AgentCommand<'a> {
     Answer(&'a Question, &'a str),
 }
 
-/// The runtime does not support a command, or an answer is invalid.
+/// The runtime does not support a command, or an answer is invalid; the message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CommandError {
-    /// The runtime does not support the delivery.
-    #[error("{runtime} cannot {delivery}; send a plain prompt")]
-    UnsupportedDelivery {
-        /// The agent, for a message.
-        runtime: &'static str,
-        /// What the delivery does, for a message.
-        delivery: &'static str,
-    },
-    /// A generic agent has no abort command.
-    #[error(
-        "a generic agent has no abort command; interrupt it with colibri kill --signal INT, or start pi or zot with --runtime"
-    )]
-    UnsupportedAbort,
-    /// The answer is not valid for the question.
-    #[error("invalid answer {answer:?}; enter {expected}")]
-    InvalidAnswer {
-        /// The answer.
-        answer: String,
-        /// The valid answers.
-        expected: String,
-    },
-}
+#[error("{0}")]
+pub struct CommandError(String);
 
 /// Encodes a command as the bytes to write to the agent's standard input, LF included. A response to it repeats `id`.
 ///
@@ -89,12 +67,20 @@ pub fn encode_command(
         (Generic, Prompt(text, PromptDelivery::Now) | Answer(_, text)) => {
             return Ok(format!("{text}\n").into_bytes());
         }
-        (Generic, Prompt(_, delivery)) => {
-            return Err(unsupported_delivery("a generic agent", *delivery));
+        (Generic, Abort) => {
+            return Err(CommandError(
+                "a generic agent has no abort command; interrupt it with colibri kill --signal INT, or start pi or zot with --runtime"
+                    .to_owned(),
+            ));
         }
-        (Generic, Abort) => return Err(CommandError::UnsupportedAbort),
         (Zot, Prompt(_, PromptDelivery::Steer)) => {
-            return Err(unsupported_delivery("zot", PromptDelivery::Steer));
+            return Err(unsupported("zot", "be steered while it works"));
+        }
+        (Generic, Prompt(_, PromptDelivery::Steer)) => {
+            return Err(unsupported("a generic agent", "be steered while it works"));
+        }
+        (Generic, Prompt(_, PromptDelivery::FollowUp)) => {
+            return Err(unsupported("a generic agent", "queue a prompt"));
         }
         // zot queues a prompt while it works.
         (Zot, Prompt(text, _)) | (Pi, Prompt(text, PromptDelivery::Now)) => {
@@ -113,15 +99,8 @@ pub fn encode_command(
     Ok(format!("{record}\n").into_bytes())
 }
 
-fn unsupported_delivery(runtime: &'static str, delivery: PromptDelivery) -> CommandError {
-    CommandError::UnsupportedDelivery {
-        runtime,
-        delivery: match delivery {
-            PromptDelivery::Now => "be prompted",
-            PromptDelivery::Steer => "be steered while it works",
-            PromptDelivery::FollowUp => "queue a prompt",
-        },
-    }
+fn unsupported(agent: &str, delivery: &str) -> CommandError {
+    CommandError(format!("{agent} cannot {delivery}; send a plain prompt"))
 }
 
 /// Returns whether agents of the runtime respond to commands.
@@ -132,17 +111,15 @@ pub fn sends_responses(runtime: AgentRuntime) -> bool {
 
 fn answer_record(question: &Question, text: &str) -> Result<Value, CommandError> {
     let answer = text.trim();
-    let invalid = |expected: String| CommandError::InvalidAnswer {
-        answer: answer.to_owned(),
-        expected,
-    };
+    let invalid =
+        |expected: &str| CommandError(format!("invalid answer {answer:?}; enter {expected}"));
     let id = &question.id;
     Ok(match question.method {
         QuestionMethod::Confirm => {
             let confirmed = match answer.to_lowercase().as_str() {
                 "y" | "yes" => true,
                 "n" | "no" => false,
-                _ => return Err(invalid("y or n".to_owned())),
+                _ => return Err(invalid("y or n")),
             };
             json!({"type": "extension_ui_response", "id": id, "confirmed": confirmed})
         }
@@ -152,10 +129,10 @@ fn answer_record(question: &Question, text: &str) -> Result<Value, CommandError>
             let option = options.iter().find(|option| *option == answer);
             let option = option
                 .or_else(|| options.get(number?.checked_sub(1)?))
-                .ok_or_else(|| invalid(format!("a number from 1 to {}", options.len())))?;
+                .ok_or_else(|| invalid(&format!("a number from 1 to {}", options.len())))?;
             json!({"type": "extension_ui_response", "id": id, "value": option})
         }
-        QuestionMethod::Input | QuestionMethod::Editor => {
+        QuestionMethod::Input => {
             json!({"type": "extension_ui_response", "id": id, "value": text})
         }
     })
@@ -193,12 +170,9 @@ fn parse_response(line: &[u8]) -> Option<CommandResponse> {
     struct ResponseRecord {
         #[serde(rename = "type")]
         kind: String,
-        #[serde(default)]
         id: Option<String>,
-        #[serde(default)]
         command: Option<String>,
         success: bool,
-        #[serde(default)]
         error: Option<Value>,
     }
     let record: ResponseRecord = serde_json::from_slice(line).ok()?;

@@ -3,40 +3,21 @@
 
 use crate::TranscriptItem;
 
-/// Kind of an output line; selects its marker and colour.
+/// Marker of a kind of line, and the parameters of its SGR sequence (ECMA-48, section 8.3.117); empty for no colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LineKind {
-    User,
-    Text,
-    Thinking,
-    ToolCall,
-    ToolResult,
-    ToolFailure,
-    Question,
-    Notice,
-    Error,
-    Malformed,
-    Stderr,
-}
+struct LineKind(&'static str, &'static str);
 
-impl LineKind {
-    /// Returns the marker and the parameters of the SGR sequence (ECMA-48, section 8.3.117); empty for no colour.
-    fn style(self) -> (&'static str, &'static str) {
-        match self {
-            Self::User => ("> ", "1"),
-            Self::Text => ("  ", ""),
-            Self::Thinking => ("~ ", "2"),
-            Self::ToolCall => ("* ", "36"),
-            Self::ToolResult => ("  | ", "2"),
-            Self::ToolFailure => ("  ! ", "31"),
-            Self::Question => ("? ", "1;33"),
-            Self::Notice => ("- ", "34"),
-            Self::Error => ("! ", "31"),
-            Self::Malformed => ("# ", "35"),
-            Self::Stderr => ("stderr| ", "33"),
-        }
-    }
-}
+const USER: LineKind = LineKind("> ", "1");
+const TEXT: LineKind = LineKind("  ", "");
+const THINKING: LineKind = LineKind("~ ", "2");
+const TOOL_CALL: LineKind = LineKind("* ", "36");
+const TOOL_RESULT: LineKind = LineKind("  | ", "2");
+const TOOL_FAILURE: LineKind = LineKind("  ! ", "31");
+const QUESTION: LineKind = LineKind("? ", "1;33");
+const NOTICE: LineKind = LineKind("- ", "34");
+const ERROR: LineKind = LineKind("! ", "31");
+const MALFORMED: LineKind = LineKind("# ", "35");
+const STDERR: LineKind = LineKind("stderr| ", "33");
 
 /// Formats transcript items as text. Joins consecutive fragments of a streamed message.
 #[derive(Debug)]
@@ -59,57 +40,42 @@ impl TranscriptFormatter {
     /// Returns the text of an item. The text of a fragment may end without LF.
     #[must_use]
     pub fn format(&mut self, item: &TranscriptItem) -> String {
-        let mut out = String::new();
         match item {
-            TranscriptItem::User(text) => self.write_lines(LineKind::User, text, &mut out),
-            TranscriptItem::Text(text) | TranscriptItem::Output(text) => {
-                self.write_fragment(LineKind::Text, text, &mut out);
-            }
-            TranscriptItem::Thinking(text) => {
-                self.write_fragment(LineKind::Thinking, text, &mut out);
-            }
-            TranscriptItem::Stderr(text) => self.write_fragment(LineKind::Stderr, text, &mut out),
-            TranscriptItem::BlockEnd => out.push_str(self.end_line()),
-            TranscriptItem::ToolCall { name, arguments } if arguments.is_empty() => {
-                self.write_lines(LineKind::ToolCall, name, &mut out);
-            }
-            TranscriptItem::ToolCall { name, arguments } => {
-                self.write_lines(
-                    LineKind::ToolCall,
-                    &format!("{name}: {arguments}"),
-                    &mut out,
-                );
-            }
+            TranscriptItem::User(text) => self.lines(USER, text),
+            TranscriptItem::Text(text) | TranscriptItem::Output(text) => self.fragment(TEXT, text),
+            TranscriptItem::Thinking(text) => self.fragment(THINKING, text),
+            TranscriptItem::Stderr(text) => self.fragment(STDERR, text),
+            TranscriptItem::BlockEnd => self.end_line().to_owned(),
+            TranscriptItem::ToolCall { name, arguments } => match arguments.as_str() {
+                "" => self.lines(TOOL_CALL, name),
+                arguments => self.lines(TOOL_CALL, &format!("{name}: {arguments}")),
+            },
             TranscriptItem::ToolResult {
                 tool,
                 text,
                 omitted_lines,
                 failed,
             } => {
-                let kind = match failed {
-                    true => LineKind::ToolFailure,
-                    false => LineKind::ToolResult,
-                };
+                let kind = if *failed { TOOL_FAILURE } else { TOOL_RESULT };
+                let mut out = String::new();
                 if let Some(name) = tool {
-                    self.write_lines(LineKind::ToolCall, &format!("{name} ended:"), &mut out);
+                    out += &self.lines(TOOL_CALL, &format!("{name} ended:"));
                 }
                 match text.as_str() {
-                    "" if *failed => self.write_lines(kind, "(failed)", &mut out),
+                    "" if *failed => out += &self.lines(kind, "(failed)"),
                     "" => {}
-                    text => self.write_lines(kind, text, &mut out),
+                    text => out += &self.lines(kind, text),
                 }
                 if *omitted_lines > 0 {
-                    self.write_lines(kind, &format!("… {omitted_lines} more lines"), &mut out);
+                    out += &self.lines(kind, &format!("… {omitted_lines} more lines"));
                 }
+                out
             }
-            TranscriptItem::Question(question) => {
-                self.write_lines(LineKind::Question, &question.text, &mut out);
-            }
-            TranscriptItem::Notice(text) => self.write_lines(LineKind::Notice, text, &mut out),
-            TranscriptItem::Error(text) => self.write_lines(LineKind::Error, text, &mut out),
+            TranscriptItem::Question(question) => self.lines(QUESTION, &question.text),
+            TranscriptItem::Notice(text) => self.lines(NOTICE, text),
+            TranscriptItem::Error(text) => self.lines(ERROR, text),
             TranscriptItem::Malformed(text) => {
-                let text = format!("not an event: {text}");
-                self.write_lines(LineKind::Malformed, &text, &mut out);
+                self.lines(MALFORMED, &format!("not an event: {text}"))
             }
             TranscriptItem::Idle {
                 turns,
@@ -121,10 +87,9 @@ impl TranscriptFormatter {
                 let text = format!(
                     "idle after {turns} turn{plural}, {input_tokens}+{output_tokens} tokens, ${cost_usd:.4}"
                 );
-                self.write_lines(LineKind::Notice, &text, &mut out);
+                self.lines(NOTICE, &text)
             }
         }
-        out
     }
 
     /// Returns LF if the last line has none yet, else an empty string.
@@ -136,33 +101,33 @@ impl TranscriptFormatter {
         }
     }
 
-    fn write_lines(&mut self, kind: LineKind, text: &str, out: &mut String) {
-        out.push_str(self.end_line());
-        self.write_fragment(kind, text, out);
-        out.push_str(self.end_line());
+    fn lines(&mut self, kind: LineKind, text: &str) -> String {
+        let mut out = self.end_line().to_owned();
+        out += &self.fragment(kind, text);
+        out += self.end_line();
+        out
     }
 
-    fn write_fragment(&mut self, kind: LineKind, text: &str, out: &mut String) {
-        let (marker, colour) = kind.style();
+    fn fragment(&mut self, kind: LineKind, text: &str) -> String {
+        let LineKind(marker, colour) = kind;
+        let mut out = String::new();
         for line in text.split_inclusive('\n') {
             if self.open_line.is_some_and(|open| open != kind) {
-                out.push_str(self.end_line());
+                out += self.end_line();
             }
-            let (content, is_complete) = match line.strip_suffix('\n') {
-                Some(content) => (content, true),
-                None => (line, false),
-            };
+            let content = line.strip_suffix('\n').unwrap_or(line);
             let marker = if self.open_line.is_some() { "" } else { marker };
             if self.colour && !colour.is_empty() {
-                out.push_str(&format!("\x1b[{colour}m{marker}{content}\x1b[0m"));
+                out += &format!("\x1b[{colour}m{marker}{content}\x1b[0m");
             } else {
-                out.push_str(marker);
-                out.push_str(content);
+                out += marker;
+                out += content;
             }
             self.open_line = Some(kind);
-            if is_complete {
-                out.push_str(self.end_line());
+            if content != line {
+                out += self.end_line();
             }
         }
+        out
     }
 }

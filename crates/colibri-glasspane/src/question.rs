@@ -18,8 +18,8 @@ pub struct Question {
 pub(crate) enum QuestionMethod {
     Confirm,
     Select,
+    /// Text of one line or more.
     Input,
-    Editor,
 }
 
 impl QuestionMethod {
@@ -28,8 +28,7 @@ impl QuestionMethod {
         match name {
             "confirm" => Some(Self::Confirm),
             "select" => Some(Self::Select),
-            "input" => Some(Self::Input),
-            "editor" => Some(Self::Editor),
+            "input" | "editor" => Some(Self::Input),
             _ => None,
         }
     }

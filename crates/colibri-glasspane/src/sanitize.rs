@@ -10,16 +10,12 @@ pub(crate) struct Sanitizer {
     parser: Parser,
     /// The first bytes of a UTF-8 sequence whose last bytes are in the next chunk.
     incomplete: Vec<u8>,
-    after_carriage_return: bool,
+    output: PlainText,
 }
 
 impl Sanitizer {
     /// Returns the sanitized text of the next chunk.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> String {
-        let mut output = PlainText {
-            text: String::with_capacity(bytes.len()),
-            after_carriage_return: self.after_carriage_return,
-        };
         self.incomplete.extend_from_slice(bytes);
         let bytes = std::mem::take(&mut self.incomplete);
         let mut chunks = bytes.utf8_chunks().peekable();
@@ -27,7 +23,7 @@ impl Sanitizer {
             // One character at a time, so that the parser's result does not depend on the chunk boundaries.
             for c in chunk.valid().chars() {
                 self.parser
-                    .advance(&mut output, c.encode_utf8(&mut [0; 4]).as_bytes());
+                    .advance(&mut self.output, c.encode_utf8(&mut [0; 4]).as_bytes());
             }
             let invalid = chunk.invalid();
             let is_incomplete =
@@ -35,14 +31,14 @@ impl Sanitizer {
             if is_incomplete && chunks.peek().is_none() {
                 self.incomplete = invalid.to_vec();
             } else if !invalid.is_empty() {
-                output.print(char::REPLACEMENT_CHARACTER);
+                self.output.print(char::REPLACEMENT_CHARACTER);
             }
         }
-        self.after_carriage_return = output.after_carriage_return;
-        output.text
+        std::mem::take(&mut self.output.text)
     }
 }
 
+#[derive(Default)]
 struct PlainText {
     text: String,
     after_carriage_return: bool,

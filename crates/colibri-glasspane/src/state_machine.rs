@@ -35,7 +35,7 @@ struct RunningTool {
 }
 
 /// The state of one agent, derived from its output.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Glasspane {
     runtime: AgentRuntime,
     lines: LineSplitter,
@@ -53,33 +53,13 @@ impl Glasspane {
     /// Creates the state machine of an agent that was started at `now`.
     #[must_use]
     pub fn new(runtime: AgentRuntime, now: u64) -> Self {
-        let view = AgentView {
-            state: AgentState::Starting,
-            since: now,
-            current_tool: None,
-            activity: None,
-            queued: 0,
-            turns: 0,
-            input_tokens: 0,
-            cached_tokens: 0,
-            output_tokens: 0,
-            cost_usd: 0.0,
-            last_error: None,
-            events: 0,
-            malformed_lines: 0,
-            skipped_bytes: 0,
-            last_activity: None,
-        };
         Self {
             runtime,
-            lines: LineSplitter::default(),
-            view,
-            tools: Vec::new(),
-            unstalled_state: AgentState::Starting,
-            stalled: false,
-            exited: false,
-            state_changes: 0,
-            tool_changes: 0,
+            view: AgentView {
+                since: now,
+                ..AgentView::default()
+            },
+            ..Self::default()
         }
     }
 

@@ -5,11 +5,12 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// State of an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
     /// It runs and has written nothing yet.
+    #[default]
     Starting,
     /// It waits for a prompt.
     Idle,
@@ -27,15 +28,8 @@ pub enum AgentState {
 
 impl fmt::Display for AgentState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Starting => "starting",
-            Self::Idle => "idle",
-            Self::Working => "working",
-            Self::Blocked => "blocked",
-            Self::Stalled => "stalled",
-            Self::Done => "done",
-            Self::Error => "error",
-        })
+        // The serialized name.
+        self.serialize(f)
     }
 }
 
@@ -70,7 +64,7 @@ impl fmt::Display for Activity {
 
 /// State and counters of an agent, derived from its output. Texts are sanitized and bounded; times are in the caller's
 /// milliseconds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AgentView {
     /// Current state.
     pub state: AgentState,

@@ -35,26 +35,16 @@ struct PiEvent<'a> {
     follow_up: Value,
 }
 
+/// Fields of a message, of a part of it, and of the result of a compaction.
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
-struct PiMessage {
+struct Nested {
+    #[serde(rename = "type")]
+    kind: Value,
     role: Value,
     usage: Value,
     stop_reason: Value,
     error_message: Value,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct PiMessagePart {
-    #[serde(rename = "type")]
-    kind: Value,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct PiCompaction {
-    usage: Value,
 }
 
 /// Parses a nested object of an event; returns the default if it is missing or malformed.
@@ -73,7 +63,7 @@ pub(crate) fn parse(line: &[u8]) -> Option<EventEffect> {
     Some(match event.kind.as_ref() {
         "agent_start" => EventEffect::working(None),
         "turn_start" => EventEffect::working(Activity::Waiting),
-        "message_start" if parse_nested::<PiMessage>(event.message).role == "assistant" => {
+        "message_start" if parse_nested::<Nested>(event.message).role == "assistant" => {
             EventEffect::working(Activity::Waiting)
         }
         "message_start" => EventEffect::working(None),
@@ -109,7 +99,7 @@ pub(crate) fn parse(line: &[u8]) -> Option<EventEffect> {
                 true => AgentState::Idle,
                 false => AgentState::Working,
             }),
-            usage: usage(&parse_nested::<PiCompaction>(event.result).usage),
+            usage: usage(&parse_nested::<Nested>(event.result).usage),
             error: error(&event.error_message),
             ..EventEffect::default()
         },
@@ -142,7 +132,7 @@ pub(crate) fn parse(line: &[u8]) -> Option<EventEffect> {
     })
 }
 
-fn streaming_activity(part: &PiMessagePart) -> Option<Activity> {
+fn streaming_activity(part: &Nested) -> Option<Activity> {
     let kind = part.kind.as_str().unwrap_or_default();
     match kind.split_once('_').map_or(kind, |(prefix, _)| prefix) {
         "thinking" => Some(Activity::Thinking),
@@ -152,7 +142,7 @@ fn streaming_activity(part: &PiMessagePart) -> Option<Activity> {
 }
 
 /// Returns the effect of a complete message. Results of tools that call models have a usage too.
-fn message_end(message: &PiMessage) -> EventEffect {
+fn message_end(message: &Nested) -> EventEffect {
     EventEffect {
         usage: usage(&message.usage),
         error: (message.stop_reason == "error").then(|| error_text(Some(&message.error_message))),

@@ -79,6 +79,7 @@ struct OpenCall {
 }
 
 /// Parses the output of one agent into transcript items.
+#[derive(Default)]
 pub struct Transcript {
     runtime: AgentRuntime,
     lines: LineSplitter,
@@ -101,15 +102,7 @@ impl Transcript {
     pub fn new(runtime: AgentRuntime) -> Self {
         Self {
             runtime,
-            lines: LineSplitter::default(),
-            output: Sanitizer::default(),
-            errors: Sanitizer::default(),
-            streamed: false,
-            open_calls: Vec::new(),
-            last_call: None,
-            open_question: None,
-            turns: 0,
-            usage: TokenUsage::default(),
+            ..Self::default()
         }
     }
 
@@ -117,10 +110,7 @@ impl Transcript {
     pub fn push_stdout(&mut self, bytes: &[u8]) -> Vec<TranscriptItem> {
         if self.runtime == AgentRuntime::Generic {
             let text = self.output.push(bytes);
-            return non_empty(text)
-                .map(TranscriptItem::Output)
-                .into_iter()
-                .collect();
+            return Vec::from_iter(non_empty(text).map(TranscriptItem::Output));
         }
         let mut items = Vec::new();
         let mut lines = std::mem::take(&mut self.lines);
@@ -132,10 +122,7 @@ impl Transcript {
     /// Parses bytes that the agent wrote to standard error.
     pub fn push_stderr(&mut self, bytes: &[u8]) -> Vec<TranscriptItem> {
         let text = self.errors.push(bytes);
-        non_empty(text)
-            .map(TranscriptItem::Stderr)
-            .into_iter()
-            .collect()
+        Vec::from_iter(non_empty(text).map(TranscriptItem::Stderr))
     }
 
     /// Records a gap in the output. Discards the state, and ignores events up to the end of the next line.

@@ -102,7 +102,7 @@ impl Transcript {
                     text.push_str(&format!("\n{number}: {option}"));
                 }
             }
-            QuestionMethod::Input | QuestionMethod::Editor => {}
+            QuestionMethod::Input => {}
         }
         let question = Question {
             id: event["id"].as_str().unwrap_or_default().to_owned(),
