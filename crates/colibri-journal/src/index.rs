@@ -35,15 +35,12 @@ impl IndexRecord {
     }
 
     pub(crate) fn write(self, file: &File, number: u64) -> io::Result<()> {
-        let mut bytes = [0; RECORD_SIZE as usize];
-        let (end, at_ns) = bytes.split_at_mut(8);
-        end.copy_from_slice(&self.end.to_le_bytes());
-        at_ns.copy_from_slice(&self.at_ns.to_le_bytes());
-        file.write_all_at(&bytes, number * RECORD_SIZE)
+        // Two consecutive little-endian u64.
+        let fields = u128::from(self.end) | u128::from(self.at_ns) << 64;
+        file.write_all_at(&fields.to_le_bytes(), number * RECORD_SIZE)
     }
 
     fn from_bytes(bytes: [u8; RECORD_SIZE as usize]) -> Self {
-        // Two consecutive little-endian u64.
         let fields = u128::from_le_bytes(bytes);
         Self {
             end: fields as u64,

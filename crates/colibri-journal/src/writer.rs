@@ -82,14 +82,10 @@ impl Default for JournalOptions {
 pub struct JournalWriter {
     directory: PathBuf,
     options: JournalOptions,
-    /// Start offsets of all segments; the last segment is open.
+    /// Start offsets of all segments.
     segments: Vec<u64>,
-    log: File,
-    index: File,
-    start: u64,
-    end: u64,
-    /// Records in the open index.
-    indexed: ValidPrefix,
+    /// The last segment.
+    open: OpenSegment,
     /// Time of the oldest append that is not synced.
     unsynced_since: Option<Instant>,
 }
@@ -110,31 +106,22 @@ impl JournalWriter {
         if segments.is_empty() {
             segments.push(0);
         }
-        let mut previous_end = None;
-        let mut opened = None;
-        for start in &segments {
-            if let Some(end) = previous_end.filter(|end| end != start) {
+        let first = segments.first().copied().unwrap_or_default();
+        let mut open = OpenSegment::repair(directory, first)?;
+        for start in segments.iter().skip(1) {
+            if open.end != *start {
                 return Err(JournalError::Discontinuous {
                     path: segment::log_path(directory, *start),
-                    end,
+                    end: open.end,
                 });
             }
-            let segment = OpenSegment::repair(directory, *start)?;
-            previous_end = Some(segment.end);
-            opened = Some((*start, segment));
+            open = OpenSegment::repair(directory, *start)?;
         }
-        let Some((start, segment)) = opened else {
-            return Err(JournalError::io(directory)(io::Error::other("no segment")));
-        };
         let writer = Self {
             directory: directory.to_owned(),
             options,
             segments,
-            log: segment.log,
-            index: segment.index,
-            start,
-            end: segment.end,
-            indexed: segment.indexed,
+            open,
             unsynced_since: None,
         };
         writer.sync_directory()?;
@@ -144,13 +131,13 @@ impl JournalWriter {
     /// Returns the offset of the next byte: the number of bytes appended so far.
     #[must_use]
     pub fn end_offset(&self) -> u64 {
-        self.end
+        self.open.end
     }
 
     /// Returns the oldest offset that is kept.
     #[must_use]
     pub fn oldest_offset(&self) -> u64 {
-        self.segments.first().copied().unwrap_or(self.start)
+        self.segments.first().copied().unwrap_or(self.open.start)
     }
 
     /// Appends `bytes` with the time `at`.
@@ -163,18 +150,19 @@ impl JournalWriter {
         }
         let at_ns = nanoseconds(at);
         let clock_stepped_back = self
+            .open
             .indexed
             .last
             .is_some_and(|last| last.at_ns.saturating_sub(at_ns) > MAX_CLOCK_STEP_NS);
-        let is_full = self.end - self.start >= self.options.segment_bytes;
-        if self.end > self.start && (is_full || clock_stepped_back) {
+        let is_full = self.open.end - self.open.start >= self.options.segment_bytes;
+        if self.open.end > self.open.start && (is_full || clock_stepped_back) {
             self.rotate().map_err(|source| AppendError {
                 accepted: 0,
                 source,
             })?;
         }
-        let (accepted, result) = write_at(&self.log, bytes, self.end - self.start);
-        self.end += accepted as u64;
+        let (accepted, result) = write_at(&self.open.log, bytes, self.open.end - self.open.start);
+        self.open.end += accepted as u64;
         if accepted > 0 {
             self.index_to_end(at_ns);
             self.unsynced_since = self.unsynced_since.or_else(|| Some(Instant::now()));
@@ -183,7 +171,9 @@ impl JournalWriter {
             .and_then(|()| self.sync_by_policy())
             .map_err(|error| AppendError {
                 accepted,
-                source: JournalError::io(&segment::log_path(&self.directory, self.start))(error),
+                source: JournalError::io(&segment::log_path(&self.directory, self.open.start))(
+                    error,
+                ),
             })
     }
 
@@ -192,13 +182,13 @@ impl JournalWriter {
     /// # Errors
     /// [`JournalError::Io`] if fdatasync(2) fails; unsynced bytes may be lost if the machine crashes.
     pub fn sync(&mut self) -> Result<(), JournalError> {
-        let index = segment::index_path(&self.directory, self.start);
-        self.sync_log()
-            .map_err(JournalError::io(&segment::log_path(
-                &self.directory,
-                self.start,
-            )))?;
-        self.index.sync_data().map_err(JournalError::io(&index))
+        let log = segment::log_path(&self.directory, self.open.start);
+        self.sync_log().map_err(JournalError::io(&log))?;
+        let index = segment::index_path(&self.directory, self.open.start);
+        self.open
+            .index
+            .sync_data()
+            .map_err(JournalError::io(&index))
     }
 
     /// Returns when [`JournalWriter::sync`] must be called for [`Fsync::Interval`]; `None` if all bytes are synced, and for
@@ -223,7 +213,7 @@ impl JournalWriter {
     fn sync_log(&mut self) -> io::Result<()> {
         // Before the call, which may take long: later appends are not covered.
         let started = Instant::now();
-        let result = self.log.sync_data();
+        let result = self.open.log.sync_data();
         self.unsynced_since = result.is_err().then_some(started);
         result
     }
@@ -232,8 +222,8 @@ impl JournalWriter {
     /// next append or open.
     fn index_to_end(&mut self, at_ns: u64) {
         let interval = u64::try_from(self.options.index_interval.as_nanos()).unwrap_or(u64::MAX);
-        let records = self.indexed.records;
-        let (number, at_ns) = match self.indexed.last {
+        let records = self.open.indexed.records;
+        let (number, at_ns) = match self.open.indexed.last {
             Some(last) if at_ns.saturating_sub(last.at_ns) < interval => {
                 (records.saturating_sub(1), last.at_ns)
             }
@@ -241,11 +231,11 @@ impl JournalWriter {
             None => (records, at_ns),
         };
         let record = IndexRecord {
-            end: self.end,
+            end: self.open.end,
             at_ns,
         };
-        if record.write(&self.index, number).is_ok() {
-            self.indexed = ValidPrefix {
+        if record.write(&self.open.index, number).is_ok() {
+            self.open.indexed = ValidPrefix {
                 records: number + 1,
                 last: Some(record),
             };
@@ -256,20 +246,17 @@ impl JournalWriter {
         if self.options.fsync != Fsync::Never {
             self.sync()?;
         }
-        let segment = OpenSegment::repair(&self.directory, self.end)?;
-        if segment.end != self.end {
+        let segment = OpenSegment::repair(&self.directory, self.open.end)?;
+        if segment.end != self.open.end {
             // Another writer has created the segment.
             return Err(JournalError::Discontinuous {
-                path: segment::log_path(&self.directory, self.end),
-                end: self.end,
+                path: segment::log_path(&self.directory, self.open.end),
+                end: self.open.end,
             });
         }
         self.sync_directory()?;
-        self.start = self.end;
-        self.segments.push(self.start);
-        self.log = segment.log;
-        self.index = segment.index;
-        self.indexed = segment.indexed;
+        self.segments.push(segment.start);
+        self.open = segment;
         self.apply_retention();
         Ok(())
     }
@@ -290,7 +277,7 @@ impl JournalWriter {
             return;
         };
         while let [oldest, next, ..] = self.segments.as_slice() {
-            if self.end - next < retain {
+            if self.open.end - next < retain {
                 return;
             }
             // The index first: a log without an index is still listed as a segment.
@@ -305,10 +292,13 @@ impl JournalWriter {
 }
 
 /// Open files of a segment with a repaired index.
+#[derive(Debug)]
 struct OpenSegment {
+    start: u64,
+    end: u64,
     log: File,
     index: File,
-    end: u64,
+    /// Records in the index.
     indexed: ValidPrefix,
 }
 
@@ -334,9 +324,10 @@ impl OpenSegment {
         };
         let indexed = repair_index().map_err(JournalError::io(&index_path))?;
         Ok(Self {
+            start,
+            end,
             log,
             index,
-            end,
             indexed,
         })
     }
@@ -434,11 +425,14 @@ mod tests {
         writer.append(b"a", SystemTime::now()).unwrap();
         // A pipe cannot be synced (fsync(2): EINVAL).
         let (_reader, pipe) = io::pipe().unwrap();
-        let log = std::mem::replace(&mut writer.log, std::os::fd::OwnedFd::from(pipe).into());
+        let log = std::mem::replace(
+            &mut writer.open.log,
+            std::os::fd::OwnedFd::from(pipe).into(),
+        );
         let failed = Instant::now();
         assert!(writer.sync().is_err());
         assert!(writer.sync_due() >= Some(failed + interval));
-        writer.log = log;
+        writer.open.log = log;
         writer.sync().unwrap();
         assert_eq!(writer.sync_due(), None);
     }
