@@ -87,8 +87,7 @@ impl CliError {
                 ClientError::NoDaemon { .. }
                 | ClientError::OtherSocket { .. }
                 | ClientError::UntrustedPeer { .. }
-                | ClientError::Start { .. }
-                | ClientError::StartFailed(_),
+                | ClientError::Start(_),
             ) => 3,
             Self::DaemonUser(_) | Self::NoTerminal => 2,
             _ => 1,

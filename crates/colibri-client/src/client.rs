@@ -1,5 +1,6 @@
 //! The client: one method for each call of the protocol.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::connection::{self, SharedCalls, lock};
 use crate::peer::own_uid;
@@ -68,7 +69,7 @@ impl Client {
     /// Returns whether the connection has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        lock(&self.calls).is_closed()
+        lock(&self.calls).is_none()
     }
 
     async fn open(
@@ -91,7 +92,7 @@ impl Client {
             });
         }
         let (reader, writer) = stream.into_split();
-        let calls = SharedCalls::default();
+        let calls = SharedCalls::new(Some(HashMap::new()).into());
         tokio::spawn(connection::read(reader, calls.clone(), events));
         Ok(Self {
             socket,
@@ -214,9 +215,8 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn remove_agent(&self, agent: &str) -> Result<(), ClientError> {
-        self.call(Call::RemoveAgent(id_params(agent)?))
-            .await
-            .map(|Empty {}| ())
+        let Empty {} = self.call(Call::RemoveAgent(id_params(agent)?)).await?;
+        Ok(())
     }
 
     /// Ends an agent, or sends it a signal.
@@ -267,9 +267,8 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn close_input(&self, agent: &str) -> Result<(), ClientError> {
-        self.call(Call::CloseInput(id_params(agent)?))
-            .await
-            .map(|Empty {}| ())
+        let Empty {} = self.call(Call::CloseInput(id_params(agent)?)).await?;
+        Ok(())
     }
 
     /// Reads a range of an agent's journal.
@@ -350,7 +349,11 @@ impl Client {
 
     async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let response = lock(&self.calls).register(id).ok_or(ClientError::Closed)?;
+        let (sender, response) = oneshot::channel();
+        let registered = lock(&self.calls)
+            .as_mut()
+            .map(|calls| calls.insert(id, sender));
+        registered.ok_or(ClientError::Closed)?;
         self.send(call.encode(id)?).await?;
         let result = response.await.map_err(|_| ClientError::Closed)??;
         serde_json::from_str(result.get()).map_err(|error| ClientError::Protocol {

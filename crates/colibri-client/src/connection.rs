@@ -3,48 +3,20 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use colibri_proto::{FrameDecoder, Notification, RawResult, Response, RpcError, ServerMessage};
+use colibri_proto::{FrameDecoder, Notification, RawResult, RpcError, ServerMessage};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{mpsc, oneshot};
 
 type CallResult = Result<RawResult, RpcError>;
 
-/// The calls that wait for a response, by request id.
-#[derive(Default)]
-pub(crate) struct PendingCalls {
-    calls: HashMap<u64, oneshot::Sender<CallResult>>,
-    closed: bool,
-}
+/// The calls that wait for a response, by request id; `None` after the connection has ended.
+pub(crate) type PendingCalls = Option<HashMap<u64, oneshot::Sender<CallResult>>>;
 
 pub(crate) type SharedCalls = Arc<Mutex<PendingCalls>>;
 
 pub(crate) fn lock(calls: &SharedCalls) -> MutexGuard<'_, PendingCalls> {
     calls.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl PendingCalls {
-    /// Registers a call; returns `None` if the connection has ended.
-    pub(crate) fn register(&mut self, id: u64) -> Option<oneshot::Receiver<CallResult>> {
-        if self.closed {
-            return None;
-        }
-        let (sender, receiver) = oneshot::channel();
-        self.calls.insert(id, sender);
-        Some(receiver)
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed
-    }
-
-    fn complete(&mut self, response: Response) {
-        let id = response.id.as_u64();
-        if let Some(call) = id.and_then(|id| self.calls.remove(&id)) {
-            // Fails if the caller was cancelled.
-            let _ = call.send(response.into_result());
-        }
-    }
 }
 
 /// Reads until the connection ends or the receiver of `events` is dropped. A slow receiver gets backpressure: further
@@ -61,7 +33,12 @@ pub(crate) async fn read(
         while let Some(frame) = decoder.next_frame() {
             let Ok(frame) = frame else { break 'connection };
             match ServerMessage::parse(frame) {
-                Ok(ServerMessage::Response(response)) => lock(&calls).complete(response),
+                Ok(ServerMessage::Response(response)) => {
+                    let id = response.id.as_u64();
+                    let call = id.and_then(|id| lock(&calls).as_mut()?.remove(&id));
+                    // Fails if the caller was cancelled.
+                    let _ = call.map(|call| call.send(response.into_result()));
+                }
                 Ok(ServerMessage::Notification(notification)) => {
                     if let Some(events) = &events
                         && events.send(notification).await.is_err()
@@ -74,8 +51,5 @@ pub(crate) async fn read(
             }
         }
     }
-    *lock(&calls) = PendingCalls {
-        closed: true,
-        ..PendingCalls::default()
-    };
+    *lock(&calls) = None;
 }

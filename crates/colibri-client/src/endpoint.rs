@@ -126,7 +126,7 @@ impl Endpoint {
     /// Connects to the daemon; starts one if none listens, and reports that.
     ///
     /// # Errors
-    /// As [`Endpoint::connect`]; [`ClientError::Start`] or [`ClientError::StartFailed`].
+    /// As [`Endpoint::connect`]; [`ClientError::Start`].
     pub async fn connect_or_start(
         &self,
         report: impl FnOnce(ConnectionEvent),
@@ -136,7 +136,7 @@ impl Endpoint {
             let socket = self.socket();
             match (self.connect_at(&socket).await, &self.program) {
                 (Err(ClientError::NoDaemon { source, .. }), Some(program))
-                    if is_absent(&source) || has_crashed(&source) =>
+                    if source.kind() == io::ErrorKind::NotFound || has_crashed(&source) =>
                 {
                     let started = self.start(program, &socket).await?;
                     started.event.map(report);
@@ -182,11 +182,11 @@ impl Endpoint {
             let is_overdue = Instant::now() > daemon.deadline;
             match daemon.failure {
                 Some(message) if is_overdue || !other_starts => {
-                    return Err(ClientError::StartFailed(message));
+                    return Err(ClientError::Start(format!("a daemon:\n{message}")));
                 }
                 None if is_overdue => {
-                    return Err(ClientError::StartFailed(format!(
-                        "it does not listen at {} within {START_TIMEOUT:?}",
+                    return Err(ClientError::Start(format!(
+                        "a daemon:\nit does not listen at {} within {START_TIMEOUT:?}",
                         socket.display()
                     )));
                 }
@@ -222,9 +222,11 @@ impl StartingDaemon {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|source| ClientError::Start {
-                program: program.to_owned(),
-                source,
+            .map_err(|source| {
+                ClientError::Start(format!(
+                    "{}: {source}; install colibri-daemon in the directory of colibri, or start it yourself",
+                    program.display()
+                ))
             })?;
         Ok(Self {
             child,
@@ -262,10 +264,6 @@ impl StartingDaemon {
 /// socket for a moment; it never answers.
 async fn answers(client: &Client) -> bool {
     !matches!(client.version().await, Err(ClientError::Closed))
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
 }
 
 /// Returns whether the socket file exists and no process listens: a daemon removes the file on an orderly shutdown.

@@ -68,19 +68,9 @@ pub enum ClientError {
         /// User id of this process.
         own: u32,
     },
-    /// The daemon's program cannot be executed.
-    #[error(
-        "cannot start {program}: {source}; install colibri-daemon in the directory of colibri, or start it yourself"
-    )]
-    Start {
-        /// The program.
-        program: PathBuf,
-        /// The error of execve(2).
-        source: io::Error,
-    },
-    /// The started daemon ended or did not listen in time; its message.
-    #[error("cannot start a daemon:\n{0}")]
-    StartFailed(String),
+    /// The daemon's program cannot be executed, or it ended or did not listen in time; the message.
+    #[error("cannot start {0}")]
+    Start(String),
     /// The daemon refused the request; its message.
     #[error(transparent)]
     Rpc(#[from] RpcError),

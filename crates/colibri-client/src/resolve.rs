@@ -22,26 +22,18 @@ pub enum ResolveError {
     Unknown(String),
     /// The selector is a prefix of an id, but shorter than [`MIN_PREFIX`].
     #[error(
-        "no agent with name {selector:?}, and it is too short for an ID prefix; give at least {MIN_PREFIX} characters of the ID"
+        "no agent with name {0:?}, and it is too short for an ID prefix; give at least {MIN_PREFIX} characters of the ID"
     )]
-    PrefixTooShort {
+    PrefixTooShort(String),
+    /// The selector is a prefix of several ids, or the name of several running agents, which only daemons of earlier
+    /// versions allow.
+    #[error("{selector:?} is {reason}: {}; give the whole ID of one", ids.join(", "))]
+    Ambiguous {
         /// The selector.
         selector: String,
-    },
-    /// The selector is a prefix of several ids.
-    #[error("{selector:?} is a prefix of several IDs: {}; give more characters of the ID", ids.join(", "))]
-    AmbiguousPrefix {
-        /// The selector.
-        selector: String,
-        /// Ids of the matching agents.
-        ids: Vec<String>,
-    },
-    /// Several running agents have this name. Only daemons of earlier versions allow this.
-    #[error("{selector:?} is the name of several running agents: {}; give an ID", ids.join(", "))]
-    AmbiguousName {
-        /// The selector.
-        selector: String,
-        /// Ids of the matching agents.
+        /// What the selector is, for the message.
+        reason: &'static str,
+        /// Ids of the matching agents, in order.
         ids: Vec<String>,
     },
 }
@@ -67,14 +59,11 @@ pub fn resolve<'a>(agents: &'a [Agent], selector: &str) -> Result<&'a Agent, Res
         .collect();
     match matches[..] {
         [] => Err(ResolveError::Unknown(selector.to_owned())),
-        _ if selector.chars().count() < MIN_PREFIX => Err(ResolveError::PrefixTooShort {
-            selector: selector.to_owned(),
-        }),
+        _ if selector.chars().count() < MIN_PREFIX => {
+            Err(ResolveError::PrefixTooShort(selector.to_owned()))
+        }
         [agent] => Ok(agent),
-        _ => Err(ResolveError::AmbiguousPrefix {
-            selector: selector.to_owned(),
-            ids: ids(&matches),
-        }),
+        _ => Err(ambiguous(selector, "a prefix of several IDs", &matches)),
     }
 }
 
@@ -89,17 +78,22 @@ fn by_name<'a>(agents: &'a [Agent], selector: &str) -> Result<Option<&'a Agent>,
         [] => Ok(ended
             .into_iter()
             .min_by_key(|agent| Reverse((&agent.started_at, &agent.exited_at, &agent.id)))),
-        _ => Err(ResolveError::AmbiguousName {
-            selector: selector.to_owned(),
-            ids: ids(&running),
-        }),
+        _ => Err(ambiguous(
+            selector,
+            "the name of several running agents",
+            &running,
+        )),
     }
 }
 
-fn ids(agents: &[&Agent]) -> Vec<String> {
+fn ambiguous(selector: &str, reason: &'static str, agents: &[&Agent]) -> ResolveError {
     let mut ids: Vec<String> = agents.iter().map(|agent| agent.id.clone()).collect();
     ids.sort();
-    ids
+    ResolveError::Ambiguous {
+        selector: selector.to_owned(),
+        reason,
+        ids,
+    }
 }
 
 /// Returns whether a text is empty or only whitespace.

@@ -127,11 +127,6 @@ impl Roster {
     /// [`Roster::insert`]: one that is new, or one that has ended and whose final numbers are known now.
     pub fn apply(&mut self, event: &Notification) -> Option<String> {
         match event {
-            Notification::AgentOutput(_)
-            | Notification::AgentSpawned(_)
-            | Notification::AgentRun(_)
-            | Notification::AgentKill(_)
-            | Notification::AgentsMissed(_) => None,
             Notification::AgentState(event) => match self.agents.get_mut(&event.id) {
                 Some(entry) => {
                     entry.apply_state(event);
@@ -162,6 +157,7 @@ impl Roster {
                 self.unlisted.remove(&event.id);
                 None
             }
+            _ => None,
         }
     }
 
