@@ -7,11 +7,12 @@ mod values;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use colibri_client::Stream;
 
-pub(crate) use self::spawn::{ProfileSettings, Spawn};
-use self::values::{age, agent, duration, since};
+pub(crate) use self::spawn::{ProfileSettings, Spawn, milliseconds};
+use self::values::{age, agent, duration, since, stream};
 
 /// Parses the command line of this process. Prints help or a usage error and exits if it contains no command.
 pub(crate) fn parse() -> Arguments {
@@ -97,25 +98,7 @@ pub(crate) enum CliCommand {
     /// Attach to an agent: show its formatted output, send typed lines as prompts; Ctrl-C detaches
     Attach(AttachArgs),
     /// Send an agent a prompt, and wait until the agent has accepted it
-    Prompt {
-        #[command(flatten)]
-        agent: AgentArg,
-        /// The prompt; `-` reads it from standard input
-        #[arg(allow_hyphen_values = true)]
-        text: String,
-        /// If the agent is working, deliver it before the next request to the model
-        #[arg(long, conflicts_with = "follow_up")]
-        steer: bool,
-        /// If the agent is working, deliver it when the current turn has ended
-        #[arg(long)]
-        follow_up: bool,
-        /// Wait until the turn has ended, and print the agent's answer
-        #[arg(long)]
-        wait: bool,
-        /// Maximum time to wait [default: 30s, with --wait unlimited once the prompt is accepted]
-        #[arg(long, value_name = "DURATION", value_parser = duration)]
-        timeout: Option<Duration>,
-    },
+    Prompt(PromptArgs),
     /// Cancel the current turn of an agent; the agent keeps running
     Abort {
         #[command(flatten)]
@@ -273,8 +256,8 @@ pub(crate) struct LogsArgs {
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// Print only this stream; by default stdout goes to stdout and stderr to stderr
-    #[arg(long, value_enum)]
-    pub(crate) stream: Option<LogStream>,
+    #[arg(long, value_parser = stream())]
+    pub(crate) stream: Option<Stream>,
     /// Start at this byte [default: the oldest kept byte]
     #[arg(long, value_name = "OFFSET")]
     pub(crate) from: Option<u64>,
@@ -306,6 +289,27 @@ pub(crate) struct EventsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PromptArgs {
+    #[command(flatten)]
+    pub(crate) agent: AgentArg,
+    /// The prompt; `-` reads it from standard input
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) text: String,
+    /// If the agent is working, deliver it before the next request to the model
+    #[arg(long, conflicts_with = "follow_up")]
+    pub(crate) steer: bool,
+    /// If the agent is working, deliver it when the current turn has ended
+    #[arg(long)]
+    pub(crate) follow_up: bool,
+    /// Wait until the turn has ended, and print the agent's answer
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Maximum time to wait [default: 30s, with --wait unlimited once the prompt is accepted]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
     #[command(flatten)]
     pub(crate) agent: AgentArg,
@@ -318,12 +322,6 @@ pub(crate) struct AttachArgs {
     /// Show all kept output first, instead of only the last MiB
     #[arg(long)]
     pub(crate) all: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogStream {
-    Stdout,
-    Stderr,
 }
 
 #[cfg(test)]

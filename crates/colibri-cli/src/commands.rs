@@ -1,6 +1,6 @@
 //! Commands that send the daemon one request for each agent, or wait for agents.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::time::Duration;
 
 use clap::CommandFactory;
@@ -9,13 +9,21 @@ use colibri_client::glasspane::{AgentCommand, PromptDelivery};
 use colibri_client::{Agent, Client, ClientError, ErrorKind, KillOutcome, KillParams, Stream};
 use jiff::Timestamp;
 
-use crate::args::{Arguments, Background, Global, PsArgs};
+use crate::args::{Arguments, Background, Global, PsArgs, milliseconds};
 use crate::connect::{connect, connect_existing, endpoint};
 use crate::error::CliError;
 use crate::{exit, output, tables};
 
 /// Maximum time without progress while an agent does not read its input.
 pub(crate) const INPUT_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn report(id: &str, error: &CliError) {
+    output::message(&format!(
+        "{}: {}",
+        output::sanitize(id, 64),
+        error.message()
+    ));
+}
 
 /// Applies `command` to each agent in order. Reports a failure and continues with the remaining agents.
 pub(crate) async fn for_each_agent(
@@ -30,11 +38,7 @@ pub(crate) async fn for_each_agent(
     for id in ids {
         if let Err(error) = command(id).await {
             failed = true;
-            output::message(&format!(
-                "{}: {}",
-                output::sanitize(id, 64),
-                error.message()
-            ));
+            report(id, &error);
         }
     }
     Ok(u8::from(failed))
@@ -45,22 +49,21 @@ pub(crate) async fn spawn(global: &Global, background: Background) -> Result<u8,
     let client = connect(global).await?;
     let params = crate::config::spawn_params(&client, spawn).await?;
     let agent = client.spawn_agent(params).await?;
-    agent
-        .warnings
-        .iter()
-        .for_each(|warning| output::warning(warning));
-    output::print(format!("{}\n", agent.id).as_bytes())?;
+    output::warnings(&agent.warnings);
+    output::print(format!("{}\n", agent.id))?;
     let Some(prompt) = prompt else { return Ok(0) };
     let prompted = async {
         let agent = client.get_agent(&agent.id).await?;
         let command = AgentCommand::Prompt(&prompt, PromptDelivery::Now);
         client.command(&agent, &command, INPUT_TIMEOUT).await
     };
-    prompted.await.map_err(|source| CliError::Prompt {
-        id: agent.id.clone(),
-        source: Box::new(source),
-    })?;
-    Ok(0)
+    match prompted.await {
+        Ok(()) => Ok(0),
+        Err(error) => Err(CliError::Message(format!(
+            "cannot send the prompt: {error}; agent {id} runs; send the prompt with colibri prompt {id}",
+            id = agent.id
+        ))),
+    }
 }
 
 pub(crate) async fn ps(global: &Global, list: &PsArgs) -> Result<u8, CliError> {
@@ -69,19 +72,15 @@ pub(crate) async fn ps(global: &Global, list: &PsArgs) -> Result<u8, CliError> {
         true => client.list_running().await?,
         false => client.list_agents().await?,
     };
-    tables::sort_for_list(&mut agents);
+    agents.sort_by(tables::list_order);
     agents.truncate(list.last.unwrap_or(usize::MAX));
-    if list.json {
-        output::print_json(&agents)?;
-    } else if list.quiet {
-        let ids: String = agents
+    output::print_result(list.json, &agents, |agents| match list.quiet {
+        true => agents
             .iter()
             .map(|agent| format!("{}\n", agent.id))
-            .collect();
-        output::print(ids.as_bytes())?;
-    } else {
-        output::print(tables::agents(&agents, Timestamp::now()).as_bytes())?;
-    }
+            .collect(),
+        false => tables::agents(agents, Timestamp::now()),
+    })?;
     Ok(0)
 }
 
@@ -89,15 +88,13 @@ pub(crate) async fn runs(global: &Global, id: &str, json: bool) -> Result<u8, Cl
     let client = connect(global).await?;
     let agent = client.find_agent(id).await?;
     let runs = client.list_runs(&agent.id).await?;
-    if json {
-        output::print_json(&runs)?;
-    } else if runs.is_empty() && agent.restart.is_none() {
+    if !json && runs.is_empty() && agent.restart.is_none() {
         output::message(&format!(
             "agent {} has no restart policy, so its runs are not recorded; see colibri ps",
             agent.id
         ));
     } else {
-        output::print(tables::runs(&runs).as_bytes())?;
+        output::print_result(json, &runs, |runs| tables::runs(runs))?;
     }
     Ok(0)
 }
@@ -110,30 +107,24 @@ pub(crate) async fn send(
 ) -> Result<u8, CliError> {
     let client = connect(global).await?;
     let agent = client.find_agent(id).await?;
+    let send = async |bytes: &[u8]| client.send_all(&agent.id, bytes, Some(INPUT_TIMEOUT)).await;
     match line {
         None => {}
         Some("-") => {
             let mut stdin = io::stdin().lock();
-            let mut buffer = vec![0; 64 * 1024];
             loop {
-                let count = stdin
-                    .read(&mut buffer)
+                let bytes = stdin
+                    .fill_buf()
                     .map_err(CliError::io("cannot read standard input"))?;
-                if count == 0 {
+                if bytes.is_empty() {
                     break;
                 }
-                let bytes = buffer.get(..count).unwrap_or_default();
-                client
-                    .send_all(&agent.id, bytes, Some(INPUT_TIMEOUT))
-                    .await?;
+                let count = bytes.len();
+                send(bytes).await?;
+                stdin.consume(count);
             }
         }
-        Some(line) => {
-            let bytes = format!("{line}\n").into_bytes();
-            client
-                .send_all(&agent.id, &bytes, Some(INPUT_TIMEOUT))
-                .await?;
-        }
+        Some(line) => send(format!("{line}\n").as_bytes()).await?,
     }
     if close {
         client.close_input(&agent.id).await?;
@@ -148,17 +139,14 @@ pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError
         return wait_for(global, &client, client.find_agent(id).await?).await;
     }
     // All agents are resolved first, so that a wrong one is reported before any wait.
+    let failed = |id: &str, error: &CliError| {
+        report(id, error);
+        error.agent_exit_code()
+    };
     let mut found = Vec::new();
     for id in ids {
-        let agent = client.find_agent(id).await.map_err(CliError::from);
-        if let Err(error) = &agent {
-            output::message(&format!(
-                "{}: {}",
-                output::sanitize(id, 64),
-                error.message()
-            ));
-        }
-        found.push(agent.map_err(|error| error.agent_exit_code()));
+        let agent = client.find_agent(id).await;
+        found.push(agent.map_err(|error| failed(id, &error.into())));
     }
     let mut first = 0;
     for agent in found {
@@ -166,12 +154,8 @@ pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError
             Err(code) => code,
             Ok(agent) => {
                 let id = agent.id.clone();
-                wait_for(global, &client, agent)
-                    .await
-                    .unwrap_or_else(|error| {
-                        output::message(&format!("{id}: {}", error.message()));
-                        error.agent_exit_code()
-                    })
+                let code = wait_for(global, &client, agent).await;
+                code.unwrap_or_else(|error| failed(&id, &error))
             }
         };
         if first == 0 {
@@ -197,13 +181,12 @@ pub(crate) async fn kill(
     grace: Duration,
 ) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
     for_each_agent(ids, async |id| {
         let agent = client.find_agent(id).await?;
         let params = KillParams {
             id: agent.id.clone(),
             signal: Some(signal.clone()),
-            grace_ms: Some(grace_ms),
+            grace_ms: Some(milliseconds(grace)),
             ..KillParams::default()
         };
         let result = client.kill_agent(params).await?;
@@ -230,7 +213,7 @@ pub(crate) async fn restart(
     for_each_agent(ids, async |id| {
         let agent = client.find_agent(id).await?;
         let restarted = client.restart_agent(&agent.id, Some(grace)).await?;
-        output::print(format!("{restarted}\n").as_bytes())
+        output::print(format!("{restarted}\n"))
     })
     .await
 }
@@ -261,7 +244,7 @@ pub(crate) async fn prune(
     let before = older_than.map(|age| age_ago(Timestamp::now(), age));
     let mut agents = client.list_agents().await?;
     agents.retain(|agent| ended_before(agent, before));
-    tables::sort_for_list(&mut agents);
+    agents.sort_by(tables::list_order);
     let (mut count, mut freed, mut failed) = (0, 0, false);
     for agent in &agents {
         let kept = kept_bytes(&client, agent).await;
@@ -289,7 +272,7 @@ pub(crate) async fn prune(
             tables::short_bytes(kept),
             output::sanitize(name, 64),
         );
-        output::print(line.as_bytes())?;
+        output::print(line)?;
     }
     let verb = match dry_run {
         true => "would remove",
@@ -346,6 +329,6 @@ pub(crate) async fn shutdown(global: &Global) -> Result<u8, CliError> {
 pub(crate) fn completions(shell: Shell) -> Result<u8, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "colibri", &mut script);
-    output::print(&script)?;
+    output::print(script)?;
     Ok(0)
 }

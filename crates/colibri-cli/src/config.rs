@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use colibri_client::{Client, JailConfig, ProfileInfo, ReloadResult, SpawnRequest};
+use colibri_client::{AgentRuntime, Client, JailConfig, ProfileInfo, ReloadResult, SpawnRequest};
 use colibri_config::{ConfigError, ConfigFile, Settings, SettingsError, default_paths};
 use colibri_priv::BackendRegistry;
 
@@ -10,6 +10,7 @@ use crate::args::{Global, ProfileSettings, Spawn};
 use crate::connect::{connect, lookup};
 use crate::error::CliError;
 use crate::output::{self, sanitize};
+use crate::tables::jail_name;
 
 /// Returns the spawn request for these options, with the secrets that the daemon's profile requires.
 pub(crate) async fn spawn_params(client: &Client, spawn: Spawn) -> Result<SpawnRequest, CliError> {
@@ -39,9 +40,7 @@ pub(crate) async fn spawn_params(client: &Client, spawn: Spawn) -> Result<SpawnR
 /// Lists the daemon's profiles.
 pub(crate) async fn profiles(global: &Global, json: bool) -> Result<u8, CliError> {
     let found = connect(global).await?.list_profiles().await?;
-    if json {
-        output::print_json(&found)?;
-    } else if found.profiles.is_empty() {
+    if !json && found.profiles.is_empty() {
         output::message(match found.file {
             Some(_) => {
                 "the daemon's settings file has no profiles; add one as colibri-daemon(8) describes"
@@ -51,7 +50,7 @@ pub(crate) async fn profiles(global: &Global, json: bool) -> Result<u8, CliError
             }
         });
     } else {
-        output::print(profile_table(&found.profiles).as_bytes())?;
+        output::print_result(json, &found, |found| profile_table(&found.profiles))?;
     }
     Ok(0)
 }
@@ -84,18 +83,14 @@ pub(crate) fn check(path: Option<&Path>) -> Result<u8, CliError> {
         names(file.profiles.keys()),
         names(file.autostart.iter().map(|entry| &entry.key)),
     );
-    output::print(summary.as_bytes())?;
+    output::print(summary)?;
     Ok(0)
 }
 
 /// Makes the daemon read its settings file again; exits with 1 if an agent could not be started.
 pub(crate) async fn reload(global: &Global, json: bool) -> Result<u8, CliError> {
     let result = connect(global).await?.reload_config().await?;
-    if json {
-        output::print_json(&result)?;
-    } else {
-        output::print(reload_report(&result).as_bytes())?;
-    }
+    output::print_result(json, &result, reload_report)?;
     Ok(u8::from(!result.not_started.is_empty()))
 }
 
@@ -113,35 +108,24 @@ fn profile_table(profiles: &[ProfileInfo]) -> String {
         "NAME", "RUNTIME", "JAIL", "RESTART", "SECRETS"
     );
     for profile in profiles {
-        let jail = profile.jail.as_ref();
-        let jail = jail.and_then(|jail| jail.name.as_deref().or(jail.path.as_deref()));
-        let word = |value: Option<serde_json::Value>| match value {
-            Some(serde_json::Value::String(word)) => word,
-            _ => "-".to_owned(),
-        };
         let words = profile.program.iter().chain(profile.args.iter().flatten());
         let command: Vec<&str> = words.map(String::as_str).collect();
-        let or_none = |text: String| {
-            if text.is_empty() {
-                "-".to_owned()
-            } else {
-                text
-            }
+        let restart = profile
+            .restart
+            .and_then(|when| serde_json::to_value(when).ok());
+        let or_none = |text: String| match text.as_str() {
+            "" => "-".to_owned(),
+            _ => text,
         };
         table.push_str(&format!(
             "{:<16}  {:<7}  {:<16}  {:<10}  {:<20}  {}\n",
             sanitize(&profile.name, 16),
-            word(
-                profile
-                    .runtime
-                    .and_then(|runtime| serde_json::to_value(runtime).ok())
-            ),
-            sanitize(jail.unwrap_or("-"), 16),
-            word(
-                profile
-                    .restart
-                    .and_then(|when| serde_json::to_value(when).ok())
-            ),
+            profile.runtime.map_or("-", AgentRuntime::as_str),
+            sanitize(jail_name(profile.jail.as_ref()), 16),
+            restart
+                .as_ref()
+                .and_then(|when| when.as_str())
+                .unwrap_or("-"),
             sanitize(&or_none(profile.secrets.join(",")), 20),
             sanitize(&or_none(command.join(" ")), 60),
         ));

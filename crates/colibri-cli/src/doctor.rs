@@ -1,6 +1,5 @@
 //! `colibri doctor`: prints the findings of the daemon, or of this process if no daemon runs.
 
-use std::io;
 use std::time::Duration;
 
 use colibri_client::{ClientError, DoctorResult, Finding, FindingStatus};
@@ -37,24 +36,22 @@ pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> 
     let failed = findings
         .iter()
         .any(|finding| finding.status == FindingStatus::Fail);
-    if json {
-        output::print_json(&DoctorResult { findings })?;
-    } else {
-        output::print(tables::findings(&findings).as_bytes())?;
-    }
+    let result = DoctorResult { findings };
+    output::print_result(json, &result, |result| tables::findings(&result.findings))?;
     Ok(u8::from(failed))
 }
 
 async fn daemon_findings(global: &Global) -> Result<Vec<Finding>, CliError> {
     let answer = async { Ok(connect_existing(global).await?.doctor().await?.findings) };
-    match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
-        Ok(answer) => answer,
-        Err(_) => {
-            let message = format!("no answer within {ANSWER_TIMEOUT:?}");
-            let error = io::Error::new(io::ErrorKind::TimedOut, message);
-            Err(CliError::io("cannot get findings from the daemon")(error))
-        }
-    }
+    let timed_out = |_| {
+        let problem = format!("no answer within {ANSWER_TIMEOUT:?}");
+        Err(CliError::Message(format!(
+            "cannot get findings from the daemon: {problem}"
+        )))
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, answer)
+        .await
+        .unwrap_or_else(timed_out)
 }
 
 /// Runs the checks of a daemon in this process. Invalid settings are the only finding, because all checks depend on them.

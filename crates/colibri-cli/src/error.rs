@@ -1,7 +1,6 @@
 //! Errors of commands, and their exit codes.
 
 use std::io;
-use std::time::Duration;
 
 use colibri_client::{ClientError, ErrorKind};
 
@@ -22,14 +21,6 @@ pub(crate) enum CliError {
     Profile(#[from] colibri_config::ProfileError),
     #[error(transparent)]
     EnvFile(#[from] colibri_config::env_file::EnvFileError),
-    #[error(
-        "cannot pass secret {0}: it is not set in the environment; set it, or pass it in a file with --env-file"
-    )]
-    NoSecret(String),
-    #[error(
-        "cannot pass secret {0}: its value is not UTF-8; encode it as text, e.g. with base64(1)"
-    )]
-    SecretNotText(String),
     #[error(transparent)]
     DaemonUser(#[from] colibri_client::UnknownUser),
     #[error(transparent)]
@@ -45,20 +36,9 @@ pub(crate) enum CliError {
     },
     #[error("cannot start threads: {0}; raise the process limit (ulimit -u)")]
     Runtime(io::Error),
-    #[error(
-        "cannot send the prompt: {source}; agent {id} runs; send the prompt with colibri prompt {id}"
-    )]
-    Prompt {
-        id: String,
-        #[source]
-        source: Box<ClientError>,
-    },
-    #[error(
-        "agent {id} did not end its turn within {waited:?}; follow it with colibri attach {id}"
-    )]
-    TurnNotEnded { id: String, waited: Duration },
-    #[error("the turn of agent {id} failed: {error}")]
-    TurnFailed { id: String, error: String },
+    /// Any other error; the message.
+    #[error("{0}")]
+    Message(String),
 }
 
 impl CliError {

@@ -55,17 +55,14 @@ pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, C
     let config = profile.request.resolve().map_err(ProfileError::from)?;
     let (preparer, _) = preparer(global)?;
     let prepared = preparer.prepare(&config)?;
-    if json {
-        let (program, args) = prepared.command.into_parts();
-        let (engine, privilege) = (prepared.engine, prepared.privilege);
-        output::print_json(&ExplainResult {
-            program,
-            args,
-            engine,
-            privilege,
-        })?;
-    } else {
-        output::print(format!("{}\n", prepared.command).as_bytes())?;
-    }
+    let line = format!("{}\n", prepared.command);
+    let (program, args) = prepared.command.into_parts();
+    let result = ExplainResult {
+        program,
+        args,
+        engine: prepared.engine,
+        privilege: prepared.privilege,
+    };
+    output::print_result(json, &result, |_| line)?;
     Ok(0)
 }

@@ -8,7 +8,7 @@ use colibri_client::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use crate::args::{Global, LogStream, LogsArgs};
+use crate::args::{Global, LogsArgs};
 use crate::connect::endpoint;
 use crate::error::CliError;
 use crate::output;
@@ -19,19 +19,18 @@ pub(crate) async fn logs(global: &Global, options: LogsArgs) -> Result<u8, CliEr
     let endpoint = endpoint(global)?;
     let client = endpoint.connect_or_start(output::connection_event).await?;
     let agent = client.find_agent(&options.agent.id).await?;
-    let streams: &[Stream] = match options.stream {
-        None => &[Stream::Stdout, Stream::Stderr],
-        Some(LogStream::Stdout) => &[Stream::Stdout],
-        Some(LogStream::Stderr) => &[Stream::Stderr],
+    let streams = match options.stream {
+        None => vec![Stream::Stdout, Stream::Stderr],
+        Some(stream) => vec![stream],
     };
     let mut ranges = Vec::new();
     match options.tail {
-        Some(count) => ranges = last_lines(&client, &agent, streams, count).await?,
+        Some(count) => ranges = last_lines(&client, &agent, &streams, count).await?,
         None => {
             for stream in streams {
                 ranges.push(StreamRange {
-                    stream: *stream,
-                    start: start_offset(&client, &agent.id, *stream, &options).await?,
+                    stream,
+                    start: start_offset(&client, &agent.id, stream, &options).await?,
                     end: u64::MAX,
                 });
             }
@@ -46,8 +45,8 @@ pub(crate) async fn logs(global: &Global, options: LogsArgs) -> Result<u8, CliEr
         let params = FollowParams {
             id: agent.id,
             stream: options.stream.map(|stream| match stream {
-                LogStream::Stdout => StreamChoice::Stdout,
-                LogStream::Stderr => StreamChoice::Stderr,
+                Stream::Stdout => StreamChoice::Stdout,
+                Stream::Stderr => StreamChoice::Stderr,
             }),
             stdout: start_of(&ranges, Stream::Stdout),
             stderr: start_of(&ranges, Stream::Stderr),

@@ -28,8 +28,6 @@ mod top;
 
 use std::process::ExitCode;
 
-use colibri_client::glasspane::PromptDelivery;
-
 use crate::args::{Arguments, CliCommand, Config};
 use crate::error::CliError;
 
@@ -73,21 +71,7 @@ async fn execute(arguments: Arguments) -> Result<u8, CliError> {
         CliCommand::Events(events) => events::events(&global, events).await,
         CliCommand::Runs { agent, json } => commands::runs(&global, &agent.id, json).await,
         CliCommand::Attach(attach) => attach::attach(&global, attach).await,
-        CliCommand::Prompt {
-            agent,
-            text,
-            steer,
-            follow_up,
-            wait,
-            timeout,
-        } => {
-            let delivery = match (steer, follow_up) {
-                (true, _) => PromptDelivery::Steer,
-                (_, true) => PromptDelivery::FollowUp,
-                _ => PromptDelivery::Now,
-            };
-            prompt::prompt(&global, &agent.id, text, delivery, wait, timeout).await
-        }
+        CliCommand::Prompt(prompt) => prompt::prompt(&global, prompt).await,
         CliCommand::Abort { agent, timeout } => prompt::abort(&global, &agent.id, timeout).await,
         CliCommand::Send { agent, line, close } => {
             commands::send(&global, &agent.id, line.as_deref(), close).await

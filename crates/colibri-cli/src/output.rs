@@ -25,9 +25,11 @@ pub(crate) fn connection_event(event: ConnectionEvent) {
     message(&event.to_string());
 }
 
-/// Writes a warning of a spawn to stderr, with options in place of field names.
-pub(crate) fn warning(text: &str) {
-    message(&crate::flags::with_options(text));
+/// Writes the warnings of a spawn to stderr, with options in place of field names.
+pub(crate) fn warnings(warnings: &[String]) {
+    for warning in warnings {
+        message(&crate::flags::with_options(warning));
+    }
 }
 
 /// Writes a few bytes without the buffers and locks of `std`; drops them if the descriptor stays blocked.
@@ -43,8 +45,8 @@ pub(crate) fn write_unbuffered(to: impl AsFd, bytes: &[u8]) {
 }
 
 /// Writes to stdout. A reader that has closed the pipe is not an error.
-pub(crate) fn print(bytes: &[u8]) -> Result<(), CliError> {
-    print_while_read(bytes).map(drop)
+pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), CliError> {
+    print_while_read(text.as_ref()).map(drop)
 }
 
 /// Writes to stdout; returns `false` if the reader has closed the pipe.
@@ -57,11 +59,20 @@ pub(crate) fn print_while_read(bytes: &[u8]) -> Result<bool, CliError> {
     }
 }
 
-/// Writes one JSON value and a newline to stdout.
-pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), CliError> {
-    let text = serde_json::to_string(value)
-        .map_err(|error| CliError::io("cannot write JSON")(error.into()))?;
-    print(format!("{text}\n").as_bytes())
+/// Returns one line of JSON.
+pub(crate) fn json_line<T: Serialize>(value: &T) -> Result<String, CliError> {
+    let text = serde_json::to_string(value);
+    let text = text.map_err(|error| CliError::io("cannot write JSON")(error.into()))?;
+    Ok(text + "\n")
+}
+
+/// Writes a result to stdout: as one line of JSON if `json`, otherwise as `text`.
+pub(crate) fn print_result<T: Serialize>(
+    json: bool,
+    value: &T,
+    text: impl FnOnce(&T) -> String,
+) -> Result<(), CliError> {
+    print(if json { json_line(value)? } else { text(value) })
 }
 
 /// Returns whether to use colour: on a terminal, and without `NO_COLOR` (no-color.org).
@@ -71,10 +82,9 @@ pub(crate) fn in_colour() -> bool {
 
 /// Returns text with an SGR code, if colour is used.
 pub(crate) fn coloured(text: &str, code: &str) -> String {
-    if in_colour() {
-        format!("\x1b[{code}m{text}\x1b[0m")
-    } else {
-        text.to_owned()
+    match in_colour() {
+        true => format!("\x1b[{code}m{text}\x1b[0m"),
+        false => text.to_owned(),
     }
 }
 

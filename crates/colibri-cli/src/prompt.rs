@@ -1,13 +1,12 @@
 //! `colibri prompt` and `colibri abort`: commands in the form that an agent's runtime expects.
 
-use std::io::Read;
 use std::time::Duration;
 
 use colibri_client::glasspane::{AgentCommand, PromptDelivery};
 use colibri_client::{AgentRuntime, AgentState, ClientError};
 
 use crate::answer::{Turn, TurnResult};
-use crate::args::Global;
+use crate::args::{Global, PromptArgs};
 use crate::connect::connect;
 use crate::error::CliError;
 use crate::output;
@@ -16,72 +15,53 @@ use crate::output;
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Sends a prompt; with `wait`, waits for the end of the turn and prints the answer.
-pub(crate) async fn prompt(
-    global: &Global,
-    id: &str,
-    text: String,
-    delivery: PromptDelivery,
-    wait: bool,
-    timeout: Option<Duration>,
-) -> Result<u8, CliError> {
+pub(crate) async fn prompt(global: &Global, options: PromptArgs) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let agent = client.find_agent(id).await?;
-    let text = match text.as_str() {
-        "-" => {
-            let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .map_err(CliError::io("cannot read the prompt from standard input"))?;
-            text
-        }
-        _ => text,
+    let agent = client.find_agent(&options.agent.id).await?;
+    let text = match options.text.as_str() {
+        "-" => std::io::read_to_string(std::io::stdin())
+            .map_err(CliError::io("cannot read the prompt from standard input"))?,
+        _ => options.text,
+    };
+    let delivery = match (options.steer, options.follow_up) {
+        (true, _) => PromptDelivery::Steer,
+        (_, true) => PromptDelivery::FollowUp,
+        _ => PromptDelivery::Now,
     };
     let command = AgentCommand::Prompt(&text, delivery);
-    let accept_timeout = timeout.unwrap_or(ACCEPT_TIMEOUT);
+    let accept_timeout = options.timeout.unwrap_or(ACCEPT_TIMEOUT);
     // Subscribe before the prompt is sent, so that no part of the answer is missed.
-    let turn = match wait {
+    let turn = match options.wait {
         true => Some(Turn::follow(&client, &agent.id, agent.runtime).await?),
         false => None,
     };
     let accepted = client.command(&agent, &command, accept_timeout).await;
-    hint_delivery(&accepted, agent.runtime, agent.state, delivery);
-    accepted?;
-    let Some(turn) = turn else { return Ok(0) };
-    let answer = match timeout {
-        None => turn.wait().await?,
-        Some(waited) => tokio::time::timeout(waited, turn.wait())
-            .await
-            .map_err(|_| CliError::TurnNotEnded {
-                id: agent.id.clone(),
-                waited,
-            })??,
-    };
-    let TurnResult { text, error } = answer;
-    if !text.is_empty() {
-        output::print(format!("{}\n", text.trim_end_matches('\n')).as_bytes())?;
-    }
-    match error {
-        Some(error) => Err(CliError::TurnFailed {
-            id: agent.id,
-            error,
-        }),
-        None => Ok(0),
-    }
-}
-
-/// Prints a hint if pi refused a prompt without `--steer` and `--follow-up` while it was working.
-fn hint_delivery(
-    accepted: &Result<(), ClientError>,
-    runtime: AgentRuntime,
-    state: AgentState,
-    delivery: PromptDelivery,
-) {
-    let busy = (runtime, state) == (AgentRuntime::Pi, AgentState::Working);
     if matches!(accepted, Err(ClientError::Refused { .. }))
-        && busy
+        && (agent.runtime, agent.state) == (AgentRuntime::Pi, AgentState::Working)
         && delivery == PromptDelivery::Now
     {
         output::message("pi is working; pass --steer or --follow-up");
+    }
+    accepted?;
+    let Some(turn) = turn else { return Ok(0) };
+    let id = &agent.id;
+    let answer = match options.timeout {
+        None => turn.wait().await,
+        Some(waited) => tokio::time::timeout(waited, turn.wait()).await.unwrap_or_else(|_| {
+            Err(CliError::Message(format!(
+                "agent {id} did not end its turn within {waited:?}; follow it with colibri attach {id}"
+            )))
+        }),
+    };
+    let TurnResult { text, error } = answer?;
+    if !text.is_empty() {
+        output::print(format!("{}\n", text.trim_end_matches('\n')))?;
+    }
+    match error {
+        Some(error) => Err(CliError::Message(format!(
+            "the turn of agent {id} failed: {error}"
+        ))),
+        None => Ok(0),
     }
 }
 

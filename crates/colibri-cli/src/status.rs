@@ -8,7 +8,7 @@ use crate::commands::for_each_agent;
 use crate::connect::connect;
 use crate::error::CliError;
 use crate::output::{self, sanitize};
-use crate::tables::{full_exit, short_age, short_bytes};
+use crate::tables::{command, full_exit, short_age, short_bytes};
 
 /// Maximum length of a value, in characters.
 const MAX_VALUE: usize = 300;
@@ -19,12 +19,11 @@ pub(crate) async fn status(global: &Global, ids: &[String], json: bool) -> Resul
     let mut printed = 0;
     for_each_agent(ids, async |id| {
         let agent = client.find_agent(id).await?;
-        if json {
-            return output::print_json(&agent);
-        }
         let gap = if printed > 0 { "\n" } else { "" };
         printed += 1;
-        output::print(format!("{gap}{}", page(&agent, Timestamp::now())).as_bytes())
+        output::print_result(json, &agent, |agent| {
+            format!("{gap}{}", page(agent, Timestamp::now()))
+        })
     })
     .await
 }
@@ -45,12 +44,8 @@ fn page(agent: &Agent, now: Timestamp) -> String {
     for warning in &agent.warnings {
         row("warning", warning);
     }
-    row("runtime", &format!("{:?}", agent.runtime).to_lowercase());
-    let command: Vec<&str> = std::iter::once(&agent.program)
-        .chain(&agent.args)
-        .map(String::as_str)
-        .collect();
-    row("command", &command.join(" "));
+    row("runtime", agent.runtime.as_str());
+    row("command", &command(agent));
     row(
         "started",
         &format!("{} (run {})", agent.started_at, agent.run),
@@ -58,19 +53,13 @@ fn page(agent: &Agent, now: Timestamp) -> String {
     if let Some(exited_at) = &agent.exited_at {
         row("ended", &format!("{exited_at} ({})", full_exit(agent.exit)));
     }
-    row(
-        "output",
-        &format!(
-            "{} stdout, {} stderr{}",
-            short_bytes(agent.stdout_bytes),
-            short_bytes(agent.stderr_bytes),
-            agent
-                .last_event_at
-                .as_ref()
-                .map(|at| format!(", last at {at}"))
-                .unwrap_or_default()
-        ),
+    let (stdout, stderr) = (
+        short_bytes(agent.stdout_bytes),
+        short_bytes(agent.stderr_bytes),
     );
+    let last = agent.last_event_at.as_ref();
+    let last = last.map_or(String::new(), |at| format!(", last at {at}"));
+    row("output", &format!("{stdout} stdout, {stderr} stderr{last}"));
     let Some(view) = &agent.view else { return page };
     row("turns", &view.turns.to_string());
     row(

@@ -2,51 +2,41 @@
 
 use std::cmp::Ordering;
 
-use colibri_client::{Agent, AgentState, Exit, ExitReason, Finding, FindingStatus, Run};
+use colibri_client::{
+    Agent, AgentState, Exit, ExitReason, ExitStatus, Finding, FindingStatus, JailConfig, Run,
+};
+use jiff::Timestamp;
 
 use crate::output::{coloured, sanitize};
 
-/// Sorts agents as `ps` and `top` show them: running ones first, then ended ones, each the newest first.
-pub(crate) fn sort_for_list(agents: &mut [Agent]) {
-    agents.sort_by(list_order);
-}
-
-/// Compares two agents by their order in a list. Times are RFC 3339 in UTC and sort as text.
+/// Compares two agents by their order in `ps` and `top`: running ones first, then ended ones, each the newest first.
+/// Times are RFC 3339 in UTC and sort as text.
 pub(crate) fn list_order(a: &Agent, b: &Agent) -> Ordering {
-    let key = |agent: &Agent| {
-        let ended = agent.exited_at.clone();
-        (
-            ended.is_some(),
-            ended.unwrap_or_else(|| agent.started_at.clone()),
-        )
+    let time = |agent: &Agent| {
+        agent
+            .exited_at
+            .as_ref()
+            .unwrap_or(&agent.started_at)
+            .clone()
     };
-    let ((a_ended, a_time), (b_ended, b_time)) = (key(a), key(b));
-    a_ended
-        .cmp(&b_ended)
-        .then_with(|| b_time.cmp(&a_time))
+    let has_ended = |agent: &Agent| agent.exited_at.is_some();
+    has_ended(a)
+        .cmp(&has_ended(b))
+        .then_with(|| time(b).cmp(&time(a)))
         .then_with(|| a.id.cmp(&b.id))
 }
 
 /// Formats the table of `ps`.
-pub(crate) fn agents(agents: &[Agent], now: jiff::Timestamp) -> String {
+pub(crate) fn agents(agents: &[Agent], now: Timestamp) -> String {
     let mut table = format!(
         "{:<10}  {:<16}  {:<8}  {:<12}  {:<7}  {:<16}  {:>6}  {:>8}  COMMAND\n",
         "ID", "NAME", "STATE", "EXIT", "RUNTIME", "JAIL", "AGE", "OUTPUT"
     );
     for agent in agents {
-        let jail = agent
-            .jail
-            .as_ref()
-            .and_then(|jail| jail.name.as_deref().or(jail.path.as_deref()))
-            .unwrap_or("-");
         let exit = match agent.exit {
             None if agent.exited_at.is_none() => "-".to_owned(),
             exit => short_exit(exit),
         };
-        let age = agent
-            .started_at
-            .parse::<jiff::Timestamp>()
-            .map_or(0, |at| now.as_second() - at.as_second());
         let state = format!("{:<8}", agent.state.to_string());
         let state = match agent.state {
             AgentState::Working => coloured(&state, "32"),
@@ -54,49 +44,62 @@ pub(crate) fn agents(agents: &[Agent], now: jiff::Timestamp) -> String {
             AgentState::Error => coloured(&state, "31"),
             _ => state,
         };
-        let command: Vec<&str> = std::iter::once(&agent.program)
-            .chain(&agent.args)
-            .map(String::as_str)
-            .collect();
         table.push_str(&format!(
             "{:<10}  {:<16}  {state}  {exit:<12}  {:<7}  {:<16}  {:>6}  {:>8}  {}\n",
             agent.id,
             sanitize(agent.name.as_deref().unwrap_or("-"), 16),
-            format!("{:?}", agent.runtime).to_lowercase(),
-            sanitize(jail, 16),
-            short_age(age),
+            agent.runtime,
+            sanitize(jail_name(agent.jail.as_ref()), 16),
+            age(&agent.started_at, now),
             short_bytes(agent.stdout_bytes + agent.stderr_bytes),
-            sanitize(&command.join(" "), 60),
+            sanitize(&command(agent), 60),
         ));
     }
     table
 }
 
+/// Returns the name or the root of a jail; `-` without one.
+pub(crate) fn jail_name(jail: Option<&JailConfig>) -> &str {
+    jail.and_then(|jail| jail.name.as_deref().or(jail.path.as_deref()))
+        .unwrap_or("-")
+}
+
+/// Returns the command line of an agent; not quoted.
+pub(crate) fn command(agent: &Agent) -> String {
+    let words = std::iter::once(&agent.program).chain(&agent.args);
+    Vec::from_iter(words.map(String::as_str)).join(" ")
+}
+
+/// Formats the time since `start` (RFC 3339) in one unit.
+pub(crate) fn age(start: &str, now: Timestamp) -> String {
+    let start = start.parse::<Timestamp>();
+    short_age(start.map_or(0, |start| now.as_second() - start.as_second()))
+}
+
 /// Formats why an agent or a run ended, in one or two words.
 pub(crate) fn short_exit(exit: Option<Exit>) -> String {
-    let Some(exit) = exit else {
-        return "lost".to_owned();
-    };
-    match (exit.reason, exit.code(), exit.signal()) {
-        (ExitReason::KilledByUser, ..) => "killed".to_owned(),
-        (ExitReason::WallTime, ..) => "wall time".to_owned(),
-        (ExitReason::NotStarted, ..) => "not started".to_owned(),
-        (ExitReason::Lost, ..) => "lost".to_owned(),
-        (_, Some(code), _) => format!("code {code}"),
-        (_, None, Some(signal)) => format!("signal {signal}"),
-        (_, None, None) => "lost".to_owned(),
+    match exit.map(|exit| exit.reason) {
+        Some(ExitReason::KilledByUser) => "killed".to_owned(),
+        Some(ExitReason::WallTime) => "wall time".to_owned(),
+        Some(ExitReason::NotStarted) => "not started".to_owned(),
+        Some(ExitReason::Exited | ExitReason::Signalled) => {
+            exit_status(exit).unwrap_or_else(|| "lost".to_owned())
+        }
+        _ => "lost".to_owned(),
     }
+}
+
+fn exit_status(exit: Option<Exit>) -> Option<String> {
+    Some(match exit?.status? {
+        ExitStatus::Code(code) => format!("code {code}"),
+        ExitStatus::Signal(signal) => format!("signal {signal}"),
+    })
 }
 
 /// Formats why an agent ended, with its exit status where the reason does not contain it.
 pub(crate) fn full_exit(exit: Option<Exit>) -> String {
     let short = short_exit(exit);
-    let status = exit.and_then(|exit| match (exit.code(), exit.signal()) {
-        (Some(code), _) => Some(format!("code {code}")),
-        (None, Some(signal)) => Some(format!("signal {signal}")),
-        (None, None) => None,
-    });
-    match status.filter(|status| *status != short) {
+    match exit_status(exit).filter(|status| *status != short) {
         Some(status) => format!("{short}, {status}"),
         None => short,
     }
@@ -109,8 +112,8 @@ pub(crate) fn runs(runs: &[Run]) -> String {
         "RUN", "STARTED", "ENDED", "EXIT", "OUT FROM", "OUT TO", "ERR FROM", "ERR TO"
     );
     for run in runs {
-        let line = format!(
-            "{:>4}  {:<24}  {:<24}  {:<10}  {:>10}  {:>10}  {:>10}  {:>10}  {}",
+        table.push_str(&format!(
+            "{:>4}  {:<24}  {:<24}  {:<10}  {:>10}  {:>10}  {:>10}  {:>10}  {}\n",
             run.run,
             run.started_at,
             run.exited_at,
@@ -120,9 +123,7 @@ pub(crate) fn runs(runs: &[Run]) -> String {
             run.stderr.0,
             run.stderr.1,
             sanitize(run.error.as_deref().unwrap_or("-"), 120),
-        );
-        table.push_str(&line);
-        table.push('\n');
+        ));
     }
     table
 }
@@ -175,7 +176,6 @@ fn indented(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use colibri_client::ExitStatus;
 
     #[test]
     fn exit_shows_the_reason_before_the_status() {
@@ -223,7 +223,7 @@ mod tests {
                 "exited_at": exited, "stdout_bytes": 0, "stderr_bytes": 0}))
             .unwrap()
         };
-        let mut agents = vec![
+        let mut agents = [
             agent(
                 "long-ago",
                 "2026-01-01T00:00:00Z",
@@ -237,7 +237,7 @@ mod tests {
             ),
             agent("new", "2026-01-01T03:00:00Z", None),
         ];
-        sort_for_list(&mut agents);
+        agents.sort_by(list_order);
         let ids: Vec<&str> = agents.iter().map(|agent| agent.id.as_str()).collect();
         assert_eq!(ids, ["new", "old", "ended-last", "long-ago"]);
     }

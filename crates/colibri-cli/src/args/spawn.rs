@@ -213,8 +213,19 @@ impl Spawn {
                 Err(_)
                     if is_set || (variables.contains_key(name) && !self.secrets.contains(name)) => {
                 }
-                Err(VarError::NotPresent) => return Err(CliError::NoSecret(name.clone())),
-                Err(VarError::NotUnicode(_)) => return Err(CliError::SecretNotText(name.clone())),
+                Err(error) => {
+                    let problem = match error {
+                        VarError::NotPresent => {
+                            "it is not set in the environment; set it, or pass it in a file with --env-file"
+                        }
+                        VarError::NotUnicode(_) => {
+                            "its value is not UTF-8; encode it as text, e.g. with base64(1)"
+                        }
+                    };
+                    return Err(CliError::Message(format!(
+                        "cannot pass secret {name}: {problem}"
+                    )));
+                }
             }
         }
         variables.extend(self.env.iter().cloned());
@@ -232,7 +243,8 @@ where
     PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+/// Returns a duration in milliseconds; saturates.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

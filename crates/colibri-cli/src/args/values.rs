@@ -2,12 +2,21 @@
 
 use std::time::Duration;
 
-use colibri_client::WallTime;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use colibri_client::{Stream, WallTime};
 use jiff::Timestamp;
 
 /// Parses a time, or an age before now.
 pub(super) fn since(text: &str) -> Result<Timestamp, String> {
     crate::logs::since(text, Timestamp::now())
+}
+
+/// Returns a parser of the name of an output stream.
+pub(super) fn stream() -> impl TypedValueParser<Value = Stream> {
+    PossibleValuesParser::new(["stdout", "stderr"]).map(|name| match name.as_str() {
+        "stdout" => Stream::Stdout,
+        _ => Stream::Stderr,
+    })
 }
 
 /// Refuses an empty agent selector before any request is sent: it is usually an unset shell variable.

@@ -3,7 +3,6 @@
 use colibri_client::{AgentRuntime, AgentState, Exit, ExitReason, ExitStatus, OutputData, Stream};
 use serde::Serialize;
 
-use crate::error::CliError;
 use crate::output::{self, sanitize};
 use crate::tables::short_exit;
 
@@ -105,7 +104,6 @@ impl EventKind {
         };
         vec![match self {
             Self::Spawned { program, runtime } => {
-                let runtime = format!("{runtime:?}").to_lowercase();
                 format!("spawned {} ({runtime})", sanitize(program, 100))
             }
             Self::State {
@@ -192,12 +190,6 @@ impl EventLine {
 
     pub(super) fn is_exit(&self) -> bool {
         matches!(self.event, EventKind::Exit { .. })
-    }
-
-    pub(super) fn to_json(&self) -> Result<String, CliError> {
-        serde_json::to_string(self)
-            .map(|text| text + "\n")
-            .map_err(|error| CliError::io("cannot write JSON")(error.into()))
     }
 
     /// Formats the line for a terminal. Untrusted text is sanitized.

@@ -218,7 +218,7 @@ impl EventPrinter {
 
     fn print(&self, line: &EventLine) -> Result<(), StopReason> {
         let text = match self.options.json {
-            true => line.to_json()?,
+            true => output::json_line(line)?,
             false => line.to_text(),
         };
         match output::print_while_read(text.as_bytes())? {

@@ -49,10 +49,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
             return Ok(exit_code);
         }
     };
-    agent
-        .warnings
-        .iter()
-        .for_each(|warning| output::warning(warning));
+    output::warnings(&agent.warnings);
     let params = FollowParams {
         id: agent.id.clone(),
         ..FollowParams::default()

@@ -5,6 +5,7 @@ use colibri_client::{Agent, AgentEntry, Notification, Roster, UsageResult};
 use tui_input::Input;
 
 use super::columns::{self, Column};
+use crate::tables::command;
 
 /// An action for the loop to execute.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,10 +173,9 @@ impl App {
                 | Column::Tokens
                 | Column::Cost
         );
-        let (skip, take) = if by_usage {
-            (0, usize::MAX)
-        } else {
-            (self.first_row, self.page)
+        let (skip, take) = match by_usage {
+            true => (0, usize::MAX),
+            false => (self.first_row, self.page),
         };
         let ids = self.rows.iter().skip(skip).take(take);
         ids.filter(|id| self.roster.get(id).is_some_and(AgentEntry::runs))
@@ -235,12 +235,8 @@ impl App {
             if self.sort == Column::Age {
                 return columns::by_age(a, b, self.descending);
             }
-            let order = self.sort.compare(a, b);
-            let order = if self.descending {
-                order.reverse()
-            } else {
-                order
-            };
+            let (first, second) = if self.descending { (b, a) } else { (a, b) };
+            let order = self.sort.compare(first, second);
             // A total order, so that agents with equal values keep their rows.
             order.then_with(|| columns::by_age(a, b, false))
         });
@@ -259,17 +255,15 @@ fn matches(entry: &AgentEntry, words: &[String]) -> bool {
         return true;
     }
     let agent = &entry.agent;
-    let runtime = format!("{:?}", agent.runtime);
     let state = agent.state.to_string();
     let texts = [
         agent.id.as_str(),
         columns::name(entry),
         &state,
-        &runtime,
+        agent.runtime.as_str(),
         columns::jail(entry),
         entry.current_tool.as_deref().unwrap_or_default(),
-        &agent.program,
-        &agent.args.join(" "),
+        &command(agent),
     ];
     let texts = texts.join("\n").to_lowercase();
     words.iter().all(|word| texts.contains(word))

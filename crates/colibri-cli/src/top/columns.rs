@@ -6,7 +6,7 @@ use colibri_client::{AgentEntry, AgentState};
 use jiff::Timestamp;
 
 use crate::output::sanitize;
-use crate::tables::{list_order, short_age, short_bytes};
+use crate::tables::{age, jail_name, list_order, short_bytes};
 
 /// A column of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +36,6 @@ const PREFERRED_NAME: u16 = 18;
 /// Number of cells between two columns.
 const GAP: u16 = 1;
 
-/// Minimum and maximum width, in cells.
-struct WidthRange {
-    min: u16,
-    max: u16,
-}
-
 impl Column {
     /// All columns, from left to right.
     pub(super) const ALL: [Self; 14] = [
@@ -53,38 +47,36 @@ impl Column {
         Name, State, Since, Cpu, Memory, Tool, Age, Output, Runtime, Jail, Tokens, Cost, Id, Turns,
     ];
 
-    pub(super) fn title(self) -> &'static str {
+    /// Returns the title, and the minimum and maximum width in cells.
+    fn layout(self) -> (&'static str, u16, u16) {
         match self {
-            Name => "NAME",
-            Id => "ID",
-            State => "STATE",
-            Since => "SINCE",
-            Tool => "TOOL",
-            Cpu => "CPU",
-            Memory => "MEM",
-            Age => "AGE",
-            Output => "OUTPUT",
-            Turns => "TURNS",
-            Tokens => "TOKENS",
-            Cost => "COST",
-            Runtime => "RUNTIME",
-            Jail => "JAIL",
+            Name => ("NAME", 12, 28),
+            Id => ("ID", 10, 10),
+            State => ("STATE", 8, 8),
+            Since => ("SINCE", 5, 5),
+            Tool => ("TOOL", 8, 20),
+            Cpu => ("CPU", 5, 5),
+            Memory => ("MEM", 6, 6),
+            Age => ("AGE", 4, 4),
+            Output => ("OUTPUT", 6, 6),
+            Turns => ("TURNS", 5, 5),
+            Tokens => ("TOKENS", 6, 6),
+            Cost => ("COST", 6, 6),
+            Runtime => ("RUNTIME", 7, 7),
+            Jail => ("JAIL", 8, 24),
         }
     }
 
-    fn width(self) -> WidthRange {
-        let (min, max) = match self {
-            Name => (12, 28),
-            Tool => (8, 20),
-            Jail => (8, 24),
-            Id => (10, 10),
-            State => (8, 8),
-            Runtime => (7, 7),
-            Output | Tokens | Cost | Memory => (6, 6),
-            Since | Turns | Cpu => (5, 5),
-            Age => (4, 4),
-        };
-        WidthRange { min, max }
+    pub(super) fn title(self) -> &'static str {
+        self.layout().0
+    }
+
+    fn min_width(self) -> u16 {
+        self.layout().1
+    }
+
+    fn max_width(self) -> u16 {
+        self.layout().2
     }
 
     pub(super) fn is_number(self) -> bool {
@@ -113,7 +105,7 @@ impl Column {
         let dash = || "-".to_owned();
         match self {
             Name => match &agent.name {
-                Some(name) => sanitize(name, usize::from(self.width().max)),
+                Some(name) => sanitize(name, usize::from(self.max_width())),
                 None if with_id => dash(),
                 None => agent.id.clone(),
             },
@@ -122,28 +114,27 @@ impl Column {
             Since => entry
                 .since
                 .as_deref()
-                .map_or_else(dash, |since| short_age(seconds_since(since, now))),
+                .map_or_else(dash, |since| age(since, now)),
             Tool => entry
                 .current_tool
                 .as_deref()
-                .map_or_else(dash, |tool| sanitize(tool, usize::from(self.width().max))),
+                .map_or_else(dash, |tool| sanitize(tool, usize::from(self.max_width()))),
             Cpu => usage
                 .and_then(|usage| usage.cpu_percent)
                 .map_or_else(dash, percent),
             Memory => usage.map_or_else(dash, |usage| short_bytes(usage.memory_bytes)),
-            Age => short_age(seconds_since(&agent.started_at, now)),
+            Age => age(&agent.started_at, now),
             Output => short_bytes(output(entry)),
             Turns => view.map_or_else(dash, |view| view.turns.to_string()),
             Tokens => view.map_or_else(dash, |_| short_count(tokens(entry))),
             Cost => view.map_or_else(dash, |view| cost(view.cost_usd)),
-            Runtime => format!("{:?}", agent.runtime).to_lowercase(),
-            Jail => sanitize(jail(entry), usize::from(self.width().max)),
+            Runtime => agent.runtime.to_string(),
+            Jail => sanitize(jail(entry), usize::from(self.max_width())),
         }
     }
 
     /// Compares two agents by this column.
     pub(super) fn compare(self, a: &AgentEntry, b: &AgentEntry) -> Ordering {
-        let view = |entry: &AgentEntry| entry.agent.view.clone();
         match self {
             Name => name(a).cmp(name(b)),
             Id => a.agent.id.cmp(&b.agent.id),
@@ -153,38 +144,30 @@ impl Column {
             Age => b.agent.started_at.cmp(&a.agent.started_at),
             // Agents without a tool are last.
             Tool => {
-                let key =
-                    |entry: &AgentEntry| (entry.current_tool.is_none(), entry.current_tool.clone());
-                key(a).cmp(&key(b))
+                let has_none = |entry: &AgentEntry| entry.current_tool.is_none();
+                let order = has_none(a).cmp(&has_none(b));
+                order.then_with(|| a.current_tool.cmp(&b.current_tool))
             }
-            Cpu => {
-                let share = |entry: &AgentEntry| {
-                    entry
-                        .usage
-                        .map_or(-1.0, |usage| usage.cpu_percent.unwrap_or(0.0))
-                };
-                share(a).total_cmp(&share(b))
-            }
-            Memory => {
-                let memory = |entry: &AgentEntry| entry.usage.map(|usage| usage.memory_bytes);
-                memory(a).cmp(&memory(b))
-            }
-            Output => output(a).cmp(&output(b)),
-            Turns => {
-                let turns = |of| view(of).map(|view| view.turns);
-                turns(a).cmp(&turns(b))
-            }
-            Tokens => tokens(a).cmp(&tokens(b)),
-            Cost => {
-                let cost = |of| view(of).map_or(-1.0, |view| view.cost_usd);
-                cost(a).total_cmp(&cost(b))
-            }
-            Runtime => {
-                let word = |entry: &AgentEntry| format!("{:?}", entry.agent.runtime);
-                word(a).cmp(&word(b))
-            }
+            Runtime => a.agent.runtime.as_str().cmp(b.agent.runtime.as_str()),
             Jail => jail(a).cmp(jail(b)),
+            Cpu | Memory | Output | Turns | Tokens | Cost => {
+                self.amount(a).total_cmp(&self.amount(b))
+            }
         }
+    }
+
+    /// Returns the value of a column of amounts; -1 if it is unknown.
+    fn amount(self, entry: &AgentEntry) -> f64 {
+        let view = entry.agent.view.as_ref();
+        let known = match self {
+            Cpu => entry.usage.map(|usage| usage.cpu_percent.unwrap_or(0.0)),
+            Memory => entry.usage.map(|usage| usage.memory_bytes as f64),
+            Turns => view.map(|view| view.turns as f64),
+            Cost => view.map(|view| view.cost_usd),
+            Tokens => Some(tokens(entry) as f64),
+            _ => Some(output(entry) as f64),
+        };
+        known.unwrap_or(-1.0)
     }
 }
 
@@ -212,7 +195,7 @@ pub(super) fn fitting(width: u16) -> Vec<PlacedColumn> {
     let mut chosen: Vec<(Column, u16)> = Vec::new();
     let mut used = 0;
     for column in Column::BY_PRIORITY {
-        let min = column.width().min;
+        let min = column.min_width();
         let gap = if chosen.is_empty() { 0 } else { GAP };
         if used + gap + min <= width {
             used += gap + min;
@@ -234,7 +217,7 @@ pub(super) fn fitting(width: u16) -> Vec<PlacedColumn> {
     while left > 0 {
         let before = left;
         for (column, width) in &mut chosen {
-            if left > 0 && *width < column.width().max {
+            if left > 0 && *width < column.max_width() {
                 *width += 1;
                 left -= 1;
             }
@@ -273,9 +256,7 @@ pub(super) fn name(entry: &AgentEntry) -> &str {
 }
 
 pub(super) fn jail(entry: &AgentEntry) -> &str {
-    let jail = entry.agent.jail.as_ref();
-    jail.and_then(|jail| jail.name.as_deref().or(jail.path.as_deref()))
-        .unwrap_or("-")
+    jail_name(entry.agent.jail.as_ref())
 }
 
 fn output(entry: &AgentEntry) -> u64 {
@@ -289,11 +270,6 @@ fn tokens(entry: &AgentEntry) -> u64 {
     entry.agent.view.as_ref().map_or(0, |view| {
         view.input_tokens.saturating_add(view.output_tokens)
     })
-}
-
-fn seconds_since(time: &str, now: Timestamp) -> i64 {
-    time.parse::<Timestamp>()
-        .map_or(0, |at| now.as_second() - at.as_second())
 }
 
 fn percent(share: f64) -> String {

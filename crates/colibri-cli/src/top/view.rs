@@ -12,7 +12,7 @@ use super::app::{App, ConnectionState, Mode};
 use super::columns::{self, Column, PlacedColumn};
 use super::keys::HELP;
 use crate::output::sanitize;
-use crate::tables::short_exit;
+use crate::tables::{command, short_exit};
 
 /// Some lines of the screen.
 struct LineRange {
@@ -265,10 +265,6 @@ impl Pen<'_> {
             .last_error
             .as_deref()
             .map(|error| format!("error: {}", sanitize(error, 300)));
-        let command: Vec<&str> = std::iter::once(&agent.program)
-            .chain(&agent.args)
-            .map(String::as_str)
-            .collect();
         let summary = summary.join("  ");
         let red = self.colour(Color::Red);
         if height < 3 {
@@ -278,7 +274,7 @@ impl Pen<'_> {
             };
         }
         self.line(y, &summary, Style::new().add_modifier(Modifier::BOLD));
-        let command = format!("$ {}", sanitize(&command.join(" "), 400));
+        let command = format!("$ {}", sanitize(&command(agent), 400));
         self.line(y + 1, &command, Style::new());
         let error = error.unwrap_or_default();
         let mut left = error.as_str();
