@@ -20,6 +20,7 @@ use crate::commands::INPUT_TIMEOUT;
 use crate::connect::endpoint;
 use crate::error::CliError;
 use crate::exit::{self, BROKEN_PIPE};
+use crate::input::TypedLines;
 use crate::output;
 use crate::signals::{self, SignalStream, TERMINATING};
 use crate::sink::{Block, Sink, WriteFailure};
@@ -39,10 +40,8 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
     let agent = client.find_agent(&options.agent.id).await?;
     let mut signals = SignalStream::install(&TERMINATING)?;
     let (mut sink, mut failures) = Sink::start()?;
-    let mut typed_lines = match options.no_input || agent.exited_at.is_some() {
-        true => None,
-        false => Some(crate::input::lines()?),
-    };
+    let reads_input = !options.no_input && agent.exited_at.is_none();
+    let mut typed_lines = reads_input.then(TypedLines::new);
     let mut view = AttachView::new(&agent, &options);
     let params = FollowParams {
         id: agent.id.clone(),
@@ -133,9 +132,9 @@ async fn detach(
     ));
 }
 
-async fn next_line(typed_lines: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
+async fn next_line(typed_lines: &mut Option<TypedLines>) -> Option<String> {
     match typed_lines {
-        Some(lines) => lines.recv().await,
+        Some(lines) => lines.next().await,
         None => std::future::pending().await,
     }
 }

@@ -1,6 +1,6 @@
 //! `colibri logs`: prints an agent's output from an offset, a time or a line on.
 
-use std::io::{self, Write};
+use std::io;
 
 use colibri_client::{
     Client, ClientError, Endpoint, ErrorKind, FollowEvent, FollowParams, OutputChunk, OutputReader,
@@ -14,8 +14,15 @@ use crate::error::CliError;
 use crate::output;
 use crate::sink::watch_stdout_reader;
 
-/// Prints the kept output, or follows the output until the agent has ended.
+/// Prints the kept output, or follows the output until the agent has ended or the reader has closed stdout.
 pub(crate) async fn logs(global: &Global, options: LogsArgs) -> Result<u8, CliError> {
+    match print_logs(global, options).await {
+        Ok(()) | Err(CliError::ReaderClosed) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+async fn print_logs(global: &Global, options: LogsArgs) -> Result<(), CliError> {
     let endpoint = endpoint(global)?;
     let client = endpoint.connect_or_start(output::connection_event).await?;
     let agent = client.find_agent(&options.agent.id).await?;
@@ -52,16 +59,13 @@ pub(crate) async fn logs(global: &Global, options: LogsArgs) -> Result<u8, CliEr
             stderr: start_of(&ranges, Stream::Stderr),
             timed: options.timestamps,
         };
-        follow(&endpoint, client, params, &mut printers).await?;
-    } else {
-        let mut reader = OutputReader::new(&client, &agent.id, &ranges, options.timestamps);
-        while let Some(chunk) = reader.next().await? {
-            if !printers.print(&chunk)? {
-                break;
-            }
-        }
+        return follow(&endpoint, client, params, &mut printers).await;
     }
-    Ok(0)
+    let mut reader = OutputReader::new(&client, &agent.id, &ranges, options.timestamps);
+    while let Some(chunk) = reader.next().await? {
+        printers.print(&chunk)?;
+    }
+    Ok(())
 }
 
 fn start_of(ranges: &[StreamRange], stream: Stream) -> u64 {
@@ -123,11 +127,7 @@ async fn follow(
             None | Some(Ok(FollowEvent::Exit(_))) => return Ok(()),
             Some(Err(error)) => return Err(error.into()),
             Some(Ok(FollowEvent::Connection(event))) => output::connection_event(event),
-            Some(Ok(FollowEvent::Output(chunk))) => {
-                if !printers.print(&chunk)? {
-                    return Ok(());
-                }
-            }
+            Some(Ok(FollowEvent::Output(chunk))) => printers.print(&chunk)?,
             Some(Ok(_)) => {}
         }
     }
@@ -153,8 +153,7 @@ impl Printers {
         }
     }
 
-    /// Prints a chunk; returns `false` if the reader has closed the pipe.
-    fn print(&mut self, chunk: &OutputChunk) -> Result<bool, CliError> {
+    fn print(&mut self, chunk: &OutputChunk) -> Result<(), CliError> {
         if chunk.gap > 0 {
             output::message(&format!("{} bytes are no longer kept", chunk.gap));
         }
@@ -174,21 +173,14 @@ struct Printer {
 }
 
 impl Printer {
-    fn print(&mut self, bytes: &[u8], time: Option<&str>) -> Result<bool, CliError> {
-        let stamped;
-        let bytes = if self.timestamps {
-            stamped = self.stamp(bytes, time.unwrap_or("-"));
-            &stamped
-        } else {
-            bytes
-        };
-        if self.to_stdout {
-            return output::print_while_read(bytes);
-        }
-        match io::stderr().write_all(bytes) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(CliError::io("cannot write to stderr")(error)),
+    fn print(&mut self, bytes: &[u8], time: Option<&str>) -> Result<(), CliError> {
+        let stamped = self
+            .timestamps
+            .then(|| self.stamp(bytes, time.unwrap_or("-")));
+        let bytes = stamped.as_deref().unwrap_or(bytes);
+        match self.to_stdout {
+            true => output::print_while_read(bytes),
+            false => output::write_while_read(io::stderr(), "cannot write to stderr", bytes),
         }
     }
 

@@ -46,17 +46,28 @@ pub(crate) fn write_unbuffered(to: impl AsFd, bytes: &[u8]) {
 
 /// Writes to stdout. A reader that has closed the pipe is not an error.
 pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), CliError> {
-    print_while_read(text.as_ref()).map(drop)
+    match print_while_read(text.as_ref()) {
+        Err(CliError::ReaderClosed) => Ok(()),
+        other => other,
+    }
 }
 
-/// Writes to stdout; returns `false` if the reader has closed the pipe.
-pub(crate) fn print_while_read(bytes: &[u8]) -> Result<bool, CliError> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(CliError::io("cannot write to stdout")(error)),
-    }
+/// Writes to stdout; fails with [`CliError::ReaderClosed`] if the reader has closed the pipe.
+pub(crate) fn print_while_read(bytes: &[u8]) -> Result<(), CliError> {
+    write_while_read(io::stdout(), "cannot write to stdout", bytes)
+}
+
+/// Writes to stdout or stderr; `context` is the start of the message of a failure.
+pub(crate) fn write_while_read(
+    mut to: impl Write,
+    context: &'static str,
+    bytes: &[u8],
+) -> Result<(), CliError> {
+    let written = to.write_all(bytes).and_then(|()| to.flush());
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => CliError::ReaderClosed,
+        _ => CliError::io(context)(error),
+    })
 }
 
 /// Returns one line of JSON.

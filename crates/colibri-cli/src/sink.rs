@@ -5,13 +5,12 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use colibri_client::Stream;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::CliError;
 
@@ -43,21 +42,8 @@ impl WriteFailure {
 /// Handle of the writer thread and its queue.
 pub(crate) struct Sink {
     queue: Option<mpsc::Sender<Block>>,
-    write_start: WriteStart,
-}
-
-/// Start time of the current write(2); absent between writes.
-#[derive(Clone, Default)]
-struct WriteStart(Arc<Mutex<Option<Instant>>>);
-
-impl WriteStart {
-    fn set(&self, start: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = start;
-    }
-
-    fn get(&self) -> Option<Instant> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    /// Start time of the current write(2); absent between writes.
+    write_start: watch::Receiver<Option<Instant>>,
 }
 
 impl Sink {
@@ -66,12 +52,8 @@ impl Sink {
     pub(crate) fn start() -> Result<(Self, mpsc::UnboundedReceiver<WriteFailure>), CliError> {
         let (queue, blocks) = mpsc::channel(QUEUE);
         let (failed, failures) = mpsc::unbounded_channel();
-        let write_start = WriteStart::default();
-        let shared = write_start.clone();
-        std::thread::Builder::new()
-            .name("output".to_owned())
-            .spawn(move || write_blocks(blocks, &failed, &shared))
-            .map_err(CliError::Runtime)?;
+        let (started, write_start) = watch::channel(None);
+        start_thread("output", move || write_blocks(blocks, &failed, &started))?;
         let sink = Self {
             queue: Some(queue),
             write_start,
@@ -82,12 +64,7 @@ impl Sink {
     /// Waits for room in the queue. Cancel safe.
     pub(crate) fn room(&self) -> impl Future<Output = Option<mpsc::OwnedPermit<Block>>> + use<> {
         let queue = self.queue.clone();
-        async move {
-            match queue {
-                Some(queue) => queue.reserve_owned().await.ok(),
-                None => None,
-            }
-        }
+        async move { queue?.reserve_owned().await.ok() }
     }
 
     /// Closes the queue; the receiver of failures ends when the last block is written.
@@ -97,16 +74,15 @@ impl Sink {
 
     /// Returns how long the current write(2) has been blocked; zero between writes.
     pub(crate) fn blocked_for(&self) -> Duration {
-        self.write_start
-            .get()
-            .map_or(Duration::ZERO, |start| start.elapsed())
+        let start = *self.write_start.borrow();
+        start.map_or(Duration::ZERO, |start| start.elapsed())
     }
 }
 
 fn write_blocks(
     mut blocks: mpsc::Receiver<Block>,
     failed: &mpsc::UnboundedSender<WriteFailure>,
-    write_start: &WriteStart,
+    write_start: &watch::Sender<Option<Instant>>,
 ) {
     let mut failed_streams = Vec::new();
     while let Some(Block { stream, bytes }) = blocks.blocking_recv() {
@@ -117,7 +93,7 @@ fn write_blocks(
             Stream::Stdout => write_all(io::stdout(), &bytes, write_start),
             Stream::Stderr => write_all(io::stderr(), &bytes, write_start),
         };
-        write_start.set(None);
+        write_start.send_replace(None);
         if let Err(error) = written {
             failed_streams.push(stream);
             // Fails only if the main loop has ended.
@@ -127,22 +103,20 @@ fn write_blocks(
 }
 
 /// Writes all bytes without the buffers and locks of `std`, which a blocked write would hold.
-fn write_all(to: impl AsFd, bytes: &[u8], write_start: &WriteStart) -> io::Result<()> {
+fn write_all(
+    to: impl AsFd,
+    bytes: &[u8],
+    write_start: &watch::Sender<Option<Instant>>,
+) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
-        write_start.set(Some(Instant::now()));
+        write_start.send_replace(Some(Instant::now()));
         let part = rest.get(..MAX_WRITE).unwrap_or(rest);
         match rustix::io::write(&to, part) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => rest = rest.get(count..).unwrap_or_default(),
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let mut polled = [PollFd::new(&to, PollFlags::OUT)];
-                match poll(&mut polled, None) {
-                    Ok(_) | Err(Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
+            Err(Errno::AGAIN) => wait_for(&to, PollFlags::OUT)?,
             Err(error) => return Err(error.into()),
         }
     }
@@ -151,22 +125,31 @@ fn write_all(to: impl AsFd, bytes: &[u8], write_start: &WriteStart) -> io::Resul
 
 /// Starts a thread that reports when the reader of stdout has closed the pipe: poll(2) returns POLLERR for the write end
 /// then. For a file it never reports.
-pub(crate) fn watch_stdout_reader() -> Result<tokio::sync::oneshot::Receiver<()>, CliError> {
-    let (sender, closed) = tokio::sync::oneshot::channel();
-    let watch = move || {
-        let stdout = io::stdout();
-        loop {
-            let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
-            match poll(&mut polled, None) {
-                Err(Errno::INTR) => {}
-                Ok(_) | Err(_) => break,
-            }
-        }
+pub(crate) fn watch_stdout_reader() -> Result<oneshot::Receiver<()>, CliError> {
+    let (sender, closed) = oneshot::channel();
+    start_thread("stdout-reader", move || {
+        let _ = wait_for(io::stdout(), PollFlags::empty());
         let _ = sender.send(());
-    };
-    std::thread::Builder::new()
-        .name("stdout-reader".to_owned())
-        .spawn(watch)
-        .map_err(CliError::Runtime)?;
+    })?;
     Ok(closed)
+}
+
+/// Starts a thread.
+pub(crate) fn start_thread(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<(), CliError> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(run).map(drop).map_err(CliError::Runtime)
+}
+
+/// Waits until poll(2) reports one of the events, or an error of the descriptor.
+fn wait_for(descriptor: impl AsFd, events: PollFlags) -> io::Result<()> {
+    loop {
+        let mut polled = [PollFd::new(&descriptor, events)];
+        match poll(&mut polled, None) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other.map(drop)?),
+        }
+    }
 }

@@ -43,34 +43,11 @@ pub(crate) async fn events(global: &Global, options: EventsArgs) -> Result<u8, C
     let result = tokio::select! {
         result = endpoint.stay_connected(client, &mut printer) => result,
         // A write would report this only with the next event.
-        _ = stdout_closed => Err(StopReason::StdoutClosed),
+        _ = stdout_closed => Ok(()),
     };
     match result {
-        Ok(()) | Err(StopReason::StdoutClosed) => Ok(0),
-        Err(StopReason::ConnectionLost(error)) => Err(error.into()),
-        Err(StopReason::Failed(error)) => Err(error),
-    }
-}
-
-/// Why printing stops before the named agents have ended.
-enum StopReason {
-    StdoutClosed,
-    ConnectionLost(ClientError),
-    Failed(CliError),
-}
-
-impl From<ClientError> for StopReason {
-    fn from(error: ClientError) -> Self {
-        match error.is_lost_connection() {
-            true => Self::ConnectionLost(error),
-            false => Self::Failed(error.into()),
-        }
-    }
-}
-
-impl From<CliError> for StopReason {
-    fn from(error: CliError) -> Self {
-        Self::Failed(error)
+        Ok(()) | Err(CliError::ReaderClosed) => Ok(0),
+        Err(error) => Err(error),
     }
 }
 
@@ -85,11 +62,11 @@ struct EventPrinter {
 
 impl Session for EventPrinter {
     type Output = ();
-    type Error = StopReason;
+    type Error = CliError;
 
-    async fn run(&mut self, client: Client) -> ControlFlow<Result<(), StopReason>> {
+    async fn run(&mut self, client: Client) -> ControlFlow<Result<(), CliError>> {
         match self.print_events(&client).await {
-            Err(StopReason::ConnectionLost(_)) => {}
+            Err(CliError::Client(error)) if error.is_lost_connection() => {}
             result => return ControlFlow::Break(result),
         }
         self.is_first_daemon = false;
@@ -110,7 +87,7 @@ impl Session for EventPrinter {
 
 impl EventPrinter {
     /// Prints the events from one daemon.
-    async fn print_events(&mut self, client: &Client) -> Result<(), StopReason> {
+    async fn print_events(&mut self, client: &Client) -> Result<(), CliError> {
         let has_named_agents = !self.options.ids.is_empty();
         let mut events = self.subscribe(client).await?;
         // Listed after the subscription, so that each agent is in the list or in an event.
@@ -183,7 +160,7 @@ impl EventPrinter {
         &mut self,
         client: &Client,
         agents: &[Agent],
-    ) -> Result<(), StopReason> {
+    ) -> Result<(), CliError> {
         for agent in agents {
             let Some(offsets) = self.tracker.next_offsets(&agent.id) else {
                 continue;
@@ -216,14 +193,11 @@ impl EventPrinter {
         Ok(())
     }
 
-    fn print(&self, line: &EventLine) -> Result<(), StopReason> {
+    fn print(&self, line: &EventLine) -> Result<(), CliError> {
         let text = match self.options.json {
             true => output::json_line(line)?,
             false => line.to_text(),
         };
-        match output::print_while_read(text.as_bytes())? {
-            true => Ok(()),
-            false => Err(StopReason::StdoutClosed),
-        }
+        output::print_while_read(text.as_bytes())
     }
 }

@@ -3,21 +3,22 @@
 use std::time::Duration;
 
 use colibri_client::{ClientError, CurrentClient};
-use tokio::sync::mpsc;
+use tokio::io::AsyncReadExt;
 
 use crate::output;
 
+/// Maximum size of a chunk, in bytes.
+const MAX_CHUNK: usize = 64 * 1024;
 /// Retry interval for sending input to an agent that does not read it.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Sends all input to an agent, and closes the agent's input at the end of file.
-pub(super) async fn forward(
-    mut input: mpsc::Receiver<Vec<u8>>,
-    mut client: CurrentClient,
-    id: String,
-) {
-    while let Some(chunk) = input.recv().await {
-        if !send(&chunk, &mut client, &id).await {
+pub(super) async fn forward(mut client: CurrentClient, id: String) {
+    let mut input = tokio::io::stdin();
+    let mut buffer = vec![0; MAX_CHUNK];
+    while let Ok(count @ 1..) = input.read(&mut buffer).await {
+        let chunk = buffer.get(..count).unwrap_or_default();
+        if !send(chunk, &mut client, &id).await {
             return;
         }
     }

@@ -1,6 +1,6 @@
 //! `colibri run`: an agent in the foreground, as if the shell had started it.
 //!
-//! The loop never blocks: one thread writes output ([`crate::sink`]), another one reads input ([`crate::input`]), and
+//! The loop never blocks: one thread writes output ([`crate::sink`]), a task reads input ([`input`]), and
 //! calls to the daemon are tasks. SignalStream are therefore served while the output is blocked and while the daemon does
 //! not answer.
 
@@ -35,7 +35,6 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     let params = crate::config::spawn_params(&client, spawn).await?;
     let mut signals = SignalStream::install(&TERMINATING)?;
     let (sink, mut failures) = Sink::start()?;
-    let input = crate::input::chunks()?;
     let (agent, early_signals) = match start(&client, params, &mut signals).await? {
         StartResult::Agent {
             agent,
@@ -55,8 +54,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
         ..FollowParams::default()
     };
     let mut events = endpoint.follow(client, params);
-    let forwarding = input::forward(input, events.client(), agent.id.clone());
-    let forwarding = tokio::spawn(forwarding);
+    let forwarding = tokio::spawn(input::forward(events.client(), agent.id.clone()));
     let (results, mut call_results) = mpsc::unbounded_channel();
     let socket = endpoint.socket().display().to_string();
     let mut agent = ForegroundAgent::new(agent.id, socket, events.client(), sink, results);

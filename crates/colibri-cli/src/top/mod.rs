@@ -109,7 +109,7 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
         is_child_interrupted: false,
     };
     let mut signals = SignalStream::install(&SIGNALS)?;
-    let mut keys = Keys::new().map_err(CliError::Runtime)?;
+    let mut keys = Keys::new()?;
     let mut screen = Screen::enter().map_err(terminal_error)?;
     let mut tick = interval(TICK);
     let mut measure_tick = interval(MEASURE_INTERVAL);

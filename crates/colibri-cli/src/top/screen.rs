@@ -14,6 +14,9 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::layout::{Position, Rect};
 use tokio::sync::mpsc;
 
+use crate::error::CliError;
+use crate::sink::start_thread;
+
 /// Size of the output buffer in bytes: a frame is written at once, so that no partial one is visible.
 const FRAME_BUFFER: usize = 256 * 1024;
 
@@ -109,19 +112,16 @@ pub(super) struct Keys {
 
 impl Keys {
     /// Starts the thread.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new() -> Result<Self, CliError> {
         let (requests, requested) = std::sync::mpsc::channel();
         let (sender, events) = mpsc::channel(1);
-        let read = move || {
+        start_thread("keys", move || {
             while requested.recv().is_ok() {
                 if sender.blocking_send(crossterm::event::read()).is_err() {
                     return;
                 }
             }
-        };
-        std::thread::Builder::new()
-            .name("keys".to_owned())
-            .spawn(read)?;
+        })?;
         Ok(Self {
             requests,
             events,
