@@ -10,7 +10,7 @@ pub(crate) enum PathError {
     #[error(
         "cannot determine the current directory, which may have been deleted: {0}; change to another directory, or pass --cwd and absolute paths"
     )]
-    NoCurrentDirectory(io::Error),
+    NoCurrentDirectory(String),
     #[error(
         "cannot use the current directory {0:?}: it is not UTF-8; change to another directory, or pass --cwd"
     )]
@@ -25,8 +25,8 @@ pub(crate) enum PathError {
 
 /// The current directory of this process.
 pub(crate) struct CurrentDir {
-    /// The path that getcwd(3) returns: without symbolic links.
-    directory: io::Result<PathBuf>,
+    /// The path that getcwd(3) returns: without symbolic links; or the error.
+    directory: Result<PathBuf, String>,
     /// The path in the shell's `PWD`, which may contain symbolic links.
     shell: Option<PathBuf>,
 }
@@ -40,19 +40,14 @@ impl CurrentDir {
         };
         let shell = std::env::var_os("PWD").map(PathBuf::from);
         Self {
-            directory: std::env::current_dir(),
+            directory: std::env::current_dir().map_err(|error| error.to_string()),
             shell: shell.filter(|path| path.is_absolute() && is_current(path)),
         }
     }
 
     fn directory(&self) -> Result<&Path, PathError> {
-        match &self.directory {
-            Ok(directory) => Ok(directory),
-            Err(error) => Err(PathError::NoCurrentDirectory(io::Error::new(
-                error.kind(),
-                error.to_string(),
-            ))),
-        }
+        let directory = self.directory.as_deref();
+        directory.map_err(|error| PathError::NoCurrentDirectory(error.clone()))
     }
 
     /// Returns the current directory as text.
@@ -168,8 +163,8 @@ mod tests {
     #[test]
     fn path_that_is_not_utf8_is_refused() {
         let not_utf8 = Path::new(std::ffi::OsStr::from_bytes(b"/srv/\xff"));
-        let current = |directory: io::Result<&Path>| CurrentDir {
-            directory: directory.map(Path::to_owned),
+        let current = |directory: Result<&Path, &str>| CurrentDir {
+            directory: directory.map(Path::to_owned).map_err(str::to_owned),
             shell: None,
         };
         let found = current(Ok(Path::new("/"))).normalize(not_utf8);
@@ -179,7 +174,7 @@ mod tests {
             matches!(found, Err(PathError::CurrentDirectoryNotText(_))),
             "{found:?}"
         );
-        let deleted = || current(Err(io::ErrorKind::NotFound.into()));
+        let deleted = || current(Err("deleted"));
         let found = deleted().normalize(Path::new("x"));
         assert!(
             matches!(found, Err(PathError::NoCurrentDirectory(_))),

@@ -1,6 +1,6 @@
 //! The lines of `colibri events`.
 
-use colibri_client::{AgentRuntime, AgentState, Exit, ExitReason, ExitStatus, OutputData, Stream};
+use colibri_client::{AgentRuntime, AgentState, Exit, ExitReason, OutputData, Stream};
 use serde::Serialize;
 
 use crate::output::{self, sanitize};
@@ -57,6 +57,9 @@ pub(super) enum EventKind {
         reason: Option<ExitReason>,
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
+        /// For the text.
+        #[serde(skip)]
+        exit: Option<Exit>,
     },
     Output {
         stream: Stream,
@@ -89,6 +92,7 @@ impl EventKind {
             exit_signal: exit.and_then(Exit::signal),
             reason: exit.map(|exit| exit.reason),
             error,
+            exit,
         }
     }
 
@@ -139,20 +143,8 @@ impl EventKind {
                 let before = merged(count, "before");
                 format!("kill    {signal}{then}, by uid {uid}{before}")
             }
-            Self::Exit {
-                exit_code,
-                exit_signal,
-                reason,
-                error,
-                ..
-            } => {
-                let exit = reason.map(|reason| Exit {
-                    status: exit_code
-                        .map(ExitStatus::Code)
-                        .or(exit_signal.map(ExitStatus::Signal)),
-                    reason,
-                });
-                format!("exit    {}{}", short_exit(exit), in_parentheses(error))
+            Self::Exit { exit, error, .. } => {
+                format!("exit    {}{}", short_exit(*exit), in_parentheses(error))
             }
             Self::Output { stream, data, .. } => {
                 let stream = match stream {

@@ -25,6 +25,12 @@ pub(super) const HELP: [(&str, &str); 13] = [
     ("q Ctrl-C", "quit; agents keep running"),
 ];
 
+/// The lines after the help.
+pub(super) const NOTES: [&str; 2] = [
+    "CPU is the share of one CPU; MEM is resident memory (RSS), of all",
+    "processes of an agent. SINCE is how long it has been in its state.",
+];
+
 impl App {
     /// Handles a key or pasted text.
     pub(super) fn handle(&mut self, event: &Event) -> Option<Action> {

@@ -5,69 +5,42 @@ use colibri_client::{AgentEntry, AgentState};
 use jiff::Timestamp;
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
-use ratatui::layout::{Position, Rect};
+use ratatui::layout::{Constraint, Layout, Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
 
 use super::app::{App, ConnectionState, Mode};
 use super::columns::{self, Column, PlacedColumn};
-use super::keys::HELP;
+use super::keys::{HELP, NOTES};
 use crate::output::sanitize;
 use crate::tables::{command, short_exit};
 
-/// Some lines of the screen.
-struct LineRange {
-    /// First line.
-    y: u16,
-    height: u16,
-}
+const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
+const DIM: Style = Style::new().add_modifier(Modifier::DIM);
 
-/// The parts of the screen from top to bottom.
-struct Layout {
-    counts: Option<u16>,
-    titles: Option<u16>,
-    table: LineRange,
-    details: Option<LineRange>,
-    /// The line of keys, or the edited line.
-    foot: Option<u16>,
-}
-
-impl Layout {
-    fn new(height: u16, is_editing: bool) -> Self {
-        let foot = (height >= 2 || is_editing).then(|| height.saturating_sub(1));
-        let counts = (height >= 3).then_some(0);
-        let titles = (height >= 4).then_some(1);
-        let details = match height {
-            0..8 => 0,
-            8..14 => 1,
-            14..20 => 3,
-            _ => 5,
-        };
-        let above = u16::from(counts.is_some()) + u16::from(titles.is_some());
-        let below = u16::from(foot.is_some()) + details;
-        let table = height.saturating_sub(above + below);
-        Self {
-            counts,
-            titles,
-            table: LineRange {
-                y: above,
-                height: table,
-            },
-            details: (details > 0).then_some(LineRange {
-                y: above + table,
-                height: details,
-            }),
-            foot,
-        }
-    }
+/// Returns the parts of the screen from top to bottom: counts, titles, table, details, and the line of keys or the edited
+/// line. A part without room has no height.
+fn parts(app: &App, area: Rect) -> [Rect; 5] {
+    let is_editing = !matches!(app.mode, Mode::Table | Mode::Help);
+    let details = match area.height {
+        0..8 => 0,
+        8..14 => 1,
+        14..20 => 3,
+        _ => 5,
+    };
+    Layout::vertical([
+        Constraint::Length(u16::from(area.height >= 3)),
+        Constraint::Length(u16::from(area.height >= 4)),
+        Constraint::Fill(1),
+        Constraint::Length(details),
+        Constraint::Length(u16::from(area.height >= 2 || is_editing)),
+    ])
+    .areas(area)
 }
 
 /// Returns the number of rows of the table on a screen of this height.
 pub(super) fn rows(app: &App, height: u16) -> usize {
-    usize::from(Layout::new(height, is_editing(app)).table.height)
-}
-
-fn is_editing(app: &App) -> bool {
-    !matches!(app.mode, Mode::Table | Mode::Help)
+    let [_, _, table, ..] = parts(app, Rect::new(0, 0, 1, height));
+    usize::from(table.height)
 }
 
 /// Draws the screen.
@@ -78,24 +51,36 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App, now: Timestamp, in_colour: 
         area,
         in_colour,
     };
-    let layout = Layout::new(area.height, is_editing(app));
     if matches!(app.mode, Mode::Help) {
         return pen.help();
     }
-    if let Some(y) = layout.counts {
-        pen.counts(y, app);
+    let [counts, titles, table, details, foot] = parts(app, area);
+    if !counts.is_empty() {
+        pen.counts(counts.y, app);
     }
-    pen.table(&layout, app, now);
-    if let Some(lines) = layout.details
+    pen.table(titles, table, app, now);
+    if !details.is_empty()
         && let Some(selected) = app.selected()
     {
-        pen.details(&lines, selected);
+        pen.details(details, selected);
     }
-    let cursor = layout.foot.and_then(|y| pen.foot(y, app));
-    if let Some(cursor) = cursor {
+    if !foot.is_empty()
+        && let Some(cursor) = pen.foot(foot.y, app)
+    {
         frame.set_cursor_position(cursor);
     }
 }
+
+/// The states in the order of their counts.
+const STATES: [AgentState; 7] = [
+    AgentState::Blocked,
+    AgentState::Stalled,
+    AgentState::Error,
+    AgentState::Working,
+    AgentState::Starting,
+    AgentState::Idle,
+    AgentState::Done,
+];
 
 struct Pen<'a> {
     buffer: &'a mut Buffer,
@@ -119,10 +104,9 @@ impl Pen<'_> {
     }
 
     fn colour(&self, colour: Color) -> Style {
-        if self.in_colour {
-            Style::new().fg(colour)
-        } else {
-            Style::new()
+        match self.in_colour {
+            true => Style::new().fg(colour),
+            false => Style::new(),
         }
     }
 
@@ -133,7 +117,7 @@ impl Pen<'_> {
             AgentState::Working => self.colour(Color::Green),
             AgentState::Blocked => self.colour(Color::Yellow).add_modifier(Modifier::BOLD),
             AgentState::Stalled => self.colour(Color::Magenta).add_modifier(Modifier::BOLD),
-            AgentState::Done => Style::new().add_modifier(Modifier::DIM),
+            AgentState::Done => DIM,
             AgentState::Error => self.colour(Color::Red).add_modifier(Modifier::BOLD),
         }
     }
@@ -147,29 +131,16 @@ impl Pen<'_> {
             let text = format!("no connection, reconnecting: {}", sanitize(reason, 200));
             return self.line(y, &text, style);
         }
-        const STATES: [AgentState; 7] = [
-            AgentState::Blocked,
-            AgentState::Stalled,
-            AgentState::Error,
-            AgentState::Working,
-            AgentState::Starting,
-            AgentState::Idle,
-            AgentState::Done,
-        ];
         let all = app.roster.iter().count();
         let mut text = counted(all as u64, "agent", "agents");
         if !app.filter.value().is_empty() {
             text.push_str(&format!(", {} shown", app.count()));
         }
-        let bold = Style::new().add_modifier(Modifier::BOLD);
-        self.line(y, &text, bold);
+        self.line(y, &text, BOLD);
         let mut x = cells(&text);
         for state in STATES {
-            let count = app
-                .roster
-                .iter()
-                .filter(|entry| entry.agent.state == state)
-                .count();
+            let has_state = |entry: &&AgentEntry| entry.agent.state == state;
+            let count = app.roster.iter().filter(has_state).count();
             if count > 0 {
                 let text = format!("{count} {state}");
                 self.put(x + 2, y, self.area.width, &text, self.state(state));
@@ -178,38 +149,40 @@ impl Pen<'_> {
         }
     }
 
-    fn table(&mut self, layout: &Layout, app: &App, now: Timestamp) {
+    fn table(&mut self, titles: Rect, table: Rect, app: &App, now: Timestamp) {
         let placed = columns::fitting(self.area.width);
         let with_id = placed.iter().any(|placed| placed.column == Column::Id);
-        if let Some(y) = layout.titles {
+        if !titles.is_empty() {
             for PlacedColumn { column, x, width } in &placed {
-                let mut style = Style::new().add_modifier(Modifier::BOLD);
-                if *column == app.sort {
-                    style = style.add_modifier(Modifier::UNDERLINED);
-                }
-                self.cell(*column, *x, y, *width, column.title(), style);
+                let style = match *column == app.sort {
+                    true => BOLD.add_modifier(Modifier::UNDERLINED),
+                    false => BOLD,
+                };
+                self.cell(*column, *x, titles.y, *width, column.title(), style);
             }
         }
-        let LineRange { y: top, height } = layout.table;
-        if app.count() == 0 && height > 0 {
-            let text = if app.roster.iter().next().is_none() {
-                "no agents; start one with colibri spawn"
-            } else {
-                "no agent matches the filter; clear it with Esc"
+        if app.count() == 0 && !table.is_empty() {
+            let text = match app.roster.iter().next() {
+                None => "no agents; start one with colibri spawn",
+                Some(_) => "no agent matches the filter; clear it with Esc",
             };
-            return self.line(top, text, Style::new());
+            return self.line(table.y, text, Style::new());
         }
-        for ((entry, selected), y) in app.visible().zip(top..top.saturating_add(height)) {
+        for ((entry, selected), y) in app.visible().zip(table.y..table.bottom()) {
             for PlacedColumn { column, x, width } in &placed {
                 let style = match column {
                     Column::State => self.state(entry.agent.state),
-                    _ if !entry.runs() => Style::new().add_modifier(Modifier::DIM),
+                    _ if !entry.runs() => DIM,
                     _ => Style::new(),
                 };
                 let text = column.text(entry, now, with_id);
                 self.cell(*column, *x, y, *width, &text, style);
             }
-            let row = Rect::new(0, y, self.area.width, 1).intersection(self.area);
+            let row = Rect {
+                y,
+                height: 1,
+                ..table
+            };
             if app.connection != ConnectionState::Live {
                 let grey = self.colour(Color::DarkGray).add_modifier(Modifier::DIM);
                 self.buffer.set_style(row, grey);
@@ -224,17 +197,16 @@ impl Pen<'_> {
     /// Draws a cell: numbers right-aligned, other text left-aligned, truncated with an ellipsis.
     fn cell(&mut self, column: Column, x: u16, y: u16, width: u16, text: &str, style: Style) {
         let text = sanitize(text, usize::from(width));
-        let free = if column.is_number() {
-            width.saturating_sub(cells(&text))
-        } else {
-            0
+        let free = match column.is_number() {
+            true => width.saturating_sub(cells(&text)),
+            false => 0,
         };
         self.put(x + free, y, width - free, &text, style);
     }
 
     /// Draws the details of an agent: names and usage, command, last error.
-    fn details(&mut self, lines: &LineRange, entry: &AgentEntry) {
-        let LineRange { y, height } = *lines;
+    fn details(&mut self, area: Rect, entry: &AgentEntry) {
+        let Rect { y, height, .. } = area;
         let agent = &entry.agent;
         let mut parts = vec![columns::name(entry).to_owned()];
         if agent.name.is_some() {
@@ -253,10 +225,7 @@ impl Pen<'_> {
         }
         if let Some(view) = &agent.view {
             parts.push(counted(view.turns, "turn", "turns"));
-            let (read, written) = (
-                columns::short_count(view.input_tokens),
-                columns::short_count(view.output_tokens),
-            );
+            let [read, written] = [view.input_tokens, view.output_tokens].map(columns::short_count);
             parts.push(format!("{read}+{written} tokens"));
             parts.push(columns::cost(view.cost_usd));
         }
@@ -273,7 +242,7 @@ impl Pen<'_> {
                 None => self.line(y, &summary, Style::new()),
             };
         }
-        self.line(y, &summary, Style::new().add_modifier(Modifier::BOLD));
+        self.line(y, &summary, BOLD);
         let command = format!("$ {}", sanitize(&command(agent), 400));
         self.line(y + 1, &command, Style::new());
         let error = error.unwrap_or_default();
@@ -289,18 +258,15 @@ impl Pen<'_> {
     fn foot(&mut self, y: u16, app: &App) -> Option<Position> {
         let name = |id: &str| {
             let entry = app.roster.get(id);
-            let name = entry.map_or(id, columns::name);
-            if name == id {
-                id.to_owned()
-            } else {
-                format!("{} ({id})", sanitize(name, 30))
+            match entry.map_or(id, columns::name) {
+                name if name == id => id.to_owned(),
+                name => format!("{} ({id})", sanitize(name, 30)),
             }
         };
-        let bold = Style::new().add_modifier(Modifier::BOLD);
         match &app.mode {
             Mode::Kill { id } => {
                 let text = format!("kill {}? y/N ", name(id));
-                self.line(y, &text, bold);
+                self.line(y, &text, BOLD);
                 Some(self.cursor(cells(&text), y))
             }
             Mode::Prompt { id, line } => {
@@ -309,7 +275,7 @@ impl Pen<'_> {
             Mode::Filter { .. } => Some(self.edited(y, "filter: ", &app.filter)),
             Mode::Table | Mode::Help => {
                 match &app.message {
-                    Some(message) => self.line(y, &sanitize(message, 400), bold),
+                    Some(message) => self.line(y, &sanitize(message, 400), BOLD),
                     None => {
                         let order = if app.descending { "down" } else { "up" };
                         let sorted = app.sort.title();
@@ -330,28 +296,21 @@ impl Pen<'_> {
 
     /// Draws an edited line; of a long line the part around the cursor.
     fn edited(&mut self, y: u16, label: &str, line: &tui_input::Input) -> Position {
-        let bold = Style::new().add_modifier(Modifier::BOLD);
         // Half of a narrow screen is left for the text.
         let label_width = cells(label).min(self.area.width / 2);
-        self.put(0, y, label_width, label, bold);
+        self.put(0, y, label_width, label, BOLD);
         let room = self.area.width.saturating_sub(label_width + 1);
         let scroll = line.visual_scroll(usize::from(room));
         let mut hidden = 0;
-        let visible: String = line
-            .value()
-            .chars()
-            .skip_while(|c| {
-                let hide = hidden < scroll;
-                hidden += usize::from(cells(&c.to_string()));
-                hide
-            })
-            .collect();
-        self.put(label_width, y, self.area.width, &visible, Style::new());
+        let visible = line.value().trim_start_matches(|c: char| {
+            let hide = hidden < scroll;
+            hidden += usize::from(cells(c.encode_utf8(&mut [0; 4])));
+            hide
+        });
+        self.put(label_width, y, self.area.width, visible, Style::new());
         let at = line.visual_cursor().saturating_sub(scroll);
-        self.cursor(
-            label_width.saturating_add(u16::try_from(at).unwrap_or(u16::MAX)),
-            y,
-        )
+        let at = u16::try_from(at).unwrap_or(u16::MAX);
+        self.cursor(label_width.saturating_add(at), y)
     }
 
     fn cursor(&self, x: u16, y: u16) -> Position {
@@ -359,22 +318,14 @@ impl Pen<'_> {
     }
 
     fn help(&mut self) {
-        let bold = Style::new().add_modifier(Modifier::BOLD);
-        self.line(0, "colibri top: keys (any key closes the help)", bold);
+        self.line(0, "colibri top: keys (any key closes the help)", BOLD);
         for ((keys, effect), y) in HELP.iter().zip(2..) {
-            self.put(0, y, 16, keys, bold);
+            self.put(0, y, 16, keys, BOLD);
             self.put(16, y, self.area.width, effect, Style::new());
         }
-        self.line(
-            16,
-            "CPU is the share of one CPU; MEM is resident memory (RSS), of all",
-            Style::new(),
-        );
-        self.line(
-            17,
-            "processes of an agent. SINCE is how long it has been in its state.",
-            Style::new(),
-        );
+        for (text, y) in NOTES.iter().zip(16..) {
+            self.line(y, text, Style::new());
+        }
     }
 }
 
