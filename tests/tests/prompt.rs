@@ -24,8 +24,8 @@ fn generic_agent_gets_prompts_as_lines() {
     let id = daemon.spawn(&["--", "sh", "-c", "read a; read b; echo \"$a|$b\"; cat"]);
     daemon.ok(&["prompt", &id, "do this"]);
     for (args, expected) in [
-        (&["prompt", &id, "--steer", "x"][..], "no way to be steered"),
-        (&["prompt", &id, "--follow-up", "x"], "no way to queue"),
+        (&["prompt", &id, "--steer", "x"][..], "cannot be steered"),
+        (&["prompt", &id, "--follow-up", "x"], "cannot queue"),
         (&["abort", &id], "colibri kill --signal INT"),
     ] {
         let (code, _, message) = outcome(&daemon, args);

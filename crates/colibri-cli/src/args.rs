@@ -108,32 +108,14 @@ pub(crate) enum CliCommand {
         timeout: Duration,
     },
     /// Send a line to the standard input of an agent, unchanged
-    Send {
-        #[command(flatten)]
-        agent: AgentArg,
-        /// The line; `-` sends all of standard input instead
-        #[arg(allow_hyphen_values = true, required_unless_present = "close")]
-        line: Option<String>,
-        /// Close the agent's standard input, after the line if one is given
-        #[arg(long)]
-        close: bool,
-    },
+    Send(SendArgs),
     /// Wait until agents have ended, and exit with their code: for several agents, the first that is not 0
     Wait {
         #[command(flatten)]
         agents: AgentArgs,
     },
     /// End agents: send a signal, wait, send KILL, and verify that no process is left
-    Kill {
-        #[command(flatten)]
-        agents: AgentArgs,
-        /// The first signal
-        #[arg(long, value_name = "SIGNAL", default_value = "TERM")]
-        signal: String,
-        /// Time between the first signal and KILL
-        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
-        grace: Duration,
-    },
+    Kill(KillArgs),
     /// Restart agents now, regardless of their restart policy, and print the id of each
     ///
     /// A running agent keeps its id: its current run is ended, and the next run starts immediately. An ended agent is
@@ -157,7 +139,7 @@ pub(crate) enum CliCommand {
     Prune {
         /// Delete only agents that ended at least this long ago, like 7d or 12h
         #[arg(long, value_name = "AGE", value_parser = age)]
-        older_than: Option<Duration>,
+        older_than: Option<jiff::Timestamp>,
         /// Only print what would be deleted
         #[arg(long)]
         dry_run: bool,
@@ -230,6 +212,30 @@ pub(crate) struct Background {
         allow_hyphen_values = true
     )]
     pub(crate) prompt: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    #[command(flatten)]
+    pub(crate) agent: AgentArg,
+    /// The line; `-` sends all of standard input instead
+    #[arg(allow_hyphen_values = true, required_unless_present = "close")]
+    pub(crate) line: Option<String>,
+    /// Close the agent's standard input, after the line if one is given
+    #[arg(long)]
+    pub(crate) close: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    #[command(flatten)]
+    pub(crate) agents: AgentArgs,
+    /// The first signal
+    #[arg(long, value_name = "SIGNAL", default_value = "TERM")]
+    pub(crate) signal: String,
+    /// Time between the first signal and KILL
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub(crate) grace: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use colibri_client::glasspane::{AgentCommand, PromptDelivery};
 use colibri_client::{Agent, Client, ClientError, ErrorKind, KillOutcome, KillParams, Stream};
 use jiff::Timestamp;
 
-use crate::args::{Arguments, Background, Global, PsArgs, milliseconds};
+use crate::args::{Arguments, Background, Global, KillArgs, PsArgs, SendArgs, milliseconds};
 use crate::connect::{connect, connect_existing, endpoint};
 use crate::error::CliError;
 use crate::{exit, output, tables};
@@ -99,16 +99,11 @@ pub(crate) async fn runs(global: &Global, id: &str, json: bool) -> Result<u8, Cl
     Ok(0)
 }
 
-pub(crate) async fn send(
-    global: &Global,
-    id: &str,
-    line: Option<&str>,
-    close: bool,
-) -> Result<u8, CliError> {
+pub(crate) async fn send(global: &Global, options: SendArgs) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let agent = client.find_agent(id).await?;
+    let agent = client.find_agent(&options.agent.id).await?;
     let send = async |bytes: &[u8]| client.send_all(&agent.id, bytes, Some(INPUT_TIMEOUT)).await;
-    match line {
+    match options.line.as_deref() {
         None => {}
         Some("-") => {
             let mut stdin = io::stdin().lock();
@@ -126,7 +121,7 @@ pub(crate) async fn send(
         }
         Some(line) => send(format!("{line}\n").as_bytes()).await?,
     }
-    if close {
+    if options.close {
         client.close_input(&agent.id).await?;
     }
     Ok(0)
@@ -174,19 +169,15 @@ async fn wait_for(global: &Global, client: &Client, agent: Agent) -> Result<u8, 
     Ok(exit::code(agent.exit))
 }
 
-pub(crate) async fn kill(
-    global: &Global,
-    ids: &[String],
-    signal: String,
-    grace: Duration,
-) -> Result<u8, CliError> {
+pub(crate) async fn kill(global: &Global, options: KillArgs) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    for_each_agent(ids, async |id| {
+    let signal = &options.signal;
+    for_each_agent(&options.agents.ids, async |id| {
         let agent = client.find_agent(id).await?;
         let params = KillParams {
             id: agent.id.clone(),
             signal: Some(signal.clone()),
-            grace_ms: Some(milliseconds(grace)),
+            grace_ms: Some(milliseconds(options.grace)),
             ..KillParams::default()
         };
         let result = client.kill_agent(params).await?;
@@ -237,13 +228,12 @@ pub(crate) async fn rm(global: &Global, ids: &[String], force: bool) -> Result<u
 /// Deletes ended agents, and prints each with the number of output bytes that this freed.
 pub(crate) async fn prune(
     global: &Global,
-    older_than: Option<Duration>,
+    older_than: Option<Timestamp>,
     dry_run: bool,
 ) -> Result<u8, CliError> {
     let client = connect(global).await?;
-    let before = older_than.map(|age| age_ago(Timestamp::now(), age));
     let mut agents = client.list_agents().await?;
-    agents.retain(|agent| ended_before(agent, before));
+    agents.retain(|agent| ended_before(agent, older_than));
     agents.sort_by(tables::list_order);
     let (mut count, mut freed, mut failed) = (0, 0, false);
     for agent in &agents {
@@ -285,21 +275,11 @@ pub(crate) async fn prune(
     Ok(u8::from(failed))
 }
 
-/// Returns the time `age` before `now`; saturates at the minimum, before which no agent ended.
-fn age_ago(now: Timestamp, age: Duration) -> Timestamp {
-    let age = jiff::SignedDuration::try_from(age).unwrap_or(jiff::SignedDuration::MAX);
-    now.checked_sub(age).unwrap_or(Timestamp::MIN)
-}
-
 /// Returns whether an agent has ended, and not after `before`. An unreadable end time counts as after `before`.
 fn ended_before(agent: &Agent, before: Option<Timestamp>) -> bool {
-    let Some(exited_at) = &agent.exited_at else {
-        return false;
-    };
-    before.is_none_or(|before| {
-        exited_at
-            .parse::<Timestamp>()
-            .is_ok_and(|exited_at| exited_at <= before)
+    agent.exited_at.as_ref().is_some_and(|exited_at| {
+        let exited_at = exited_at.parse::<Timestamp>();
+        before.is_none_or(|before| exited_at.is_ok_and(|exited_at| exited_at <= before))
     })
 }
 

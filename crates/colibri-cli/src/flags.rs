@@ -3,37 +3,34 @@
 //! The libraries write the name of a request field in backquotes, because their messages also reach users of the
 //! protocol and of the settings file.
 
-/// Fields of spawn requests, jails and limits, and their options of `run`. A message with `name` is about the name of a
-/// jail, because this program validates the name of an agent before it sends a request.
-const OPTIONS: &[(&str, &str)] = &[
-    ("name", "--jail-name"),
-    ("path", "--jail-path"),
-    ("ip4", "--jail-ip4"),
-    ("user", "--jail-user"),
-    ("mounts", "--mount"),
-    ("workdir", "--workspace"),
-    ("hostname", "--hostname"),
-    ("allow", "--allow"),
-    ("best_effort", "--best-effort"),
-    ("memory", "--memory"),
-    ("processes", "--processes"),
-    ("cpu", "--cpu"),
-    ("open_files", "--open-files"),
-    ("wall_time", "--wall-time"),
-    ("env", "--env"),
-    ("cwd", "--cwd"),
-    ("restart", "--restart"),
-    ("profile", "--profile"),
-    ("runtime", "--runtime"),
-    ("no_input", "--no-input"),
-    ("umask", "--umask"),
+use clap::CommandFactory;
+
+use crate::args::Arguments;
+
+/// Fields of spawn requests and jails whose option of `run` has another name. A message with `name` is about the name of
+/// a jail, because this program validates the name of an agent before it sends a request.
+const OPTIONS: [(&str, &str); 6] = [
+    ("name", "jail-name"),
+    ("path", "jail-path"),
+    ("ip4", "jail-ip4"),
+    ("user", "jail-user"),
+    ("mounts", "mount"),
+    ("workdir", "workspace"),
 ];
 
-/// Returns the message with each field name in backquotes replaced by its option.
+/// Returns the message with each field name in backquotes replaced by its option of `run`.
 pub(crate) fn with_options(message: &str) -> String {
     let mut replaced = message.to_owned();
     for (field, option) in OPTIONS {
-        replaced = replaced.replace(&format!("`{field}`"), option);
+        replaced = replaced.replace(&format!("`{field}`"), &format!("--{option}"));
+    }
+    let command = Arguments::command();
+    let run = command.find_subcommand("run");
+    for option in run.iter().flat_map(|run| run.get_arguments()) {
+        if let Some(option) = option.get_long() {
+            let field = option.replace('-', "_");
+            replaced = replaced.replace(&format!("`{field}`"), &format!("--{option}"));
+        }
     }
     replaced
 }
@@ -67,8 +64,7 @@ mod tests {
         let run = command.find_subcommand_mut("run").unwrap();
         let help = run.render_help().to_string();
         for field in fields {
-            let option = OPTIONS.iter().find(|(known, _)| *known == field);
-            let option = option.unwrap_or_else(|| panic!("{field} has no option")).1;
+            let option = with_options(&format!("`{field}`"));
             assert!(
                 help.contains(&format!("{option} ")) || help.contains(&format!("{option}\n")),
                 "{option}"

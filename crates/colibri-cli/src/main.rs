@@ -73,15 +73,9 @@ async fn execute(arguments: Arguments) -> Result<u8, CliError> {
         CliCommand::Attach(attach) => attach::attach(&global, attach).await,
         CliCommand::Prompt(prompt) => prompt::prompt(&global, prompt).await,
         CliCommand::Abort { agent, timeout } => prompt::abort(&global, &agent.id, timeout).await,
-        CliCommand::Send { agent, line, close } => {
-            commands::send(&global, &agent.id, line.as_deref(), close).await
-        }
+        CliCommand::Send(send) => commands::send(&global, send).await,
         CliCommand::Wait { agents } => commands::wait(&global, &agents.ids).await,
-        CliCommand::Kill {
-            agents,
-            signal,
-            grace,
-        } => commands::kill(&global, &agents.ids, signal, grace).await,
+        CliCommand::Kill(kill) => commands::kill(&global, kill).await,
         CliCommand::Restart { agents, grace } => {
             commands::restart(&global, &agents.ids, grace).await
         }

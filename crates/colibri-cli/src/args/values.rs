@@ -47,11 +47,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         })
 }
 
-/// Parses an age like `7d` or `12h`. The unit is required, because a plain `7` is ambiguous and older agents
-/// are deleted.
-pub(super) fn age(text: &str) -> Result<Duration, String> {
-    match text.parse::<u64>() {
-        Ok(_) => Err("give an age with a unit, like 7d, 12h or 30m".to_owned()),
-        Err(_) => duration(text).map_err(|_| "give an age like 7d, 12h or 30m".to_owned()),
+/// Parses an age like `7d` or `12h` into the time so long before now; saturates. The unit is required, because a plain
+/// `7` is ambiguous and older agents are deleted.
+pub(super) fn age(text: &str) -> Result<Timestamp, String> {
+    if text.parse::<u64>().is_ok() {
+        return Err("give an age with a unit, like 7d, 12h or 30m".to_owned());
     }
+    let age = duration(text).map_err(|_| "give an age like 7d, 12h or 30m".to_owned())?;
+    Ok(Timestamp::now().checked_sub(age).unwrap_or(Timestamp::MIN))
 }

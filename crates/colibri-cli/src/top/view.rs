@@ -5,7 +5,7 @@ use colibri_client::{AgentEntry, AgentState};
 use jiff::Timestamp;
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
-use ratatui::layout::{Constraint, Layout, Position, Rect};
+use ratatui::layout::{Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
 
 use super::app::{App, ConnectionState, Mode};
@@ -21,20 +21,22 @@ const DIM: Style = Style::new().add_modifier(Modifier::DIM);
 /// line. A part without room has no height.
 fn parts(app: &App, area: Rect) -> [Rect; 5] {
     let is_editing = !matches!(app.mode, Mode::Table | Mode::Help);
+    let counts = u16::from(area.height >= 3);
+    let titles = u16::from(area.height >= 4);
     let details = match area.height {
         0..8 => 0,
         8..14 => 1,
         14..20 => 3,
         _ => 5,
     };
-    Layout::vertical([
-        Constraint::Length(u16::from(area.height >= 3)),
-        Constraint::Length(u16::from(area.height >= 4)),
-        Constraint::Fill(1),
-        Constraint::Length(details),
-        Constraint::Length(u16::from(area.height >= 2 || is_editing)),
-    ])
-    .areas(area)
+    let foot = u16::from(area.height >= 2 || is_editing);
+    let table = area.height.saturating_sub(counts + titles + details + foot);
+    let mut y = 0;
+    [counts, titles, table, details, foot].map(|height| {
+        let part = Rect { y, height, ..area };
+        y += height;
+        part
+    })
 }
 
 /// Returns the number of rows of the table on a screen of this height.
