@@ -1,6 +1,6 @@
 //! `colibri status`: the details of agents.
 
-use colibri_client::{Agent, AgentState};
+use colibri_client::{Agent, AgentState, AgentView};
 use jiff::Timestamp;
 
 use crate::args::Global;
@@ -29,63 +29,61 @@ pub(crate) async fn status(global: &Global, ids: &[String], json: bool) -> Resul
 }
 
 fn page(agent: &Agent, now: Timestamp) -> String {
-    let mut page = String::new();
-    let mut row = |name: &str, value: &str| {
-        page.push_str(&format!("{name:<10}  {}\n", sanitize(value, MAX_VALUE)));
-    };
-    row("id", &agent.id);
-    if let Some(name) = &agent.name {
-        row("name", name);
-    }
-    row("state", &state(agent, now));
-    if let Some(error) = &agent.error {
-        row("because", error);
-    }
-    for warning in &agent.warnings {
-        row("warning", warning);
-    }
-    row("runtime", agent.runtime.as_str());
-    row("command", &command(agent));
-    row(
+    let mut rows = vec![("id", agent.id.clone())];
+    rows.extend(agent.name.clone().map(|name| ("name", name)));
+    rows.push(("state", state(agent, now)));
+    rows.extend(agent.error.clone().map(|error| ("because", error)));
+    rows.extend(
+        agent
+            .warnings
+            .iter()
+            .map(|warning| ("warning", warning.clone())),
+    );
+    rows.push(("runtime", agent.runtime.to_string()));
+    rows.push(("command", command(agent)));
+    rows.push((
         "started",
-        &format!("{} (run {})", agent.started_at, agent.run),
-    );
+        format!("{} (run {})", agent.started_at, agent.run),
+    ));
     if let Some(exited_at) = &agent.exited_at {
-        row("ended", &format!("{exited_at} ({})", full_exit(agent.exit)));
+        rows.push(("ended", format!("{exited_at} ({})", full_exit(agent.exit))));
     }
-    let (stdout, stderr) = (
-        short_bytes(agent.stdout_bytes),
-        short_bytes(agent.stderr_bytes),
-    );
+    let [stdout, stderr] = [agent.stdout_bytes, agent.stderr_bytes].map(short_bytes);
     let last = agent.last_event_at.as_ref();
     let last = last.map_or(String::new(), |at| format!(", last at {at}"));
-    row("output", &format!("{stdout} stdout, {stderr} stderr{last}"));
-    let Some(view) = &agent.view else { return page };
-    row("turns", &view.turns.to_string());
-    row(
+    rows.push(("output", format!("{stdout} stdout, {stderr} stderr{last}")));
+    if let Some(view) = &agent.view {
+        view_rows(view, &mut rows);
+    }
+    let row =
+        |(name, value): &(&str, String)| format!("{name:<10}  {}\n", sanitize(value, MAX_VALUE));
+    rows.iter().map(row).collect()
+}
+
+/// Appends the rows of the counters.
+fn view_rows(view: &AgentView, rows: &mut Vec<(&str, String)>) {
+    rows.push(("turns", view.turns.to_string()));
+    rows.push((
         "tokens",
-        &format!(
+        format!(
             "{} read, {} from a cache or to it, {} written",
             view.input_tokens, view.cached_tokens, view.output_tokens
         ),
-    );
-    row("cost", &format!("${:.4}", view.cost_usd));
+    ));
+    rows.push(("cost", format!("${:.4}", view.cost_usd)));
     if view.queued > 0 {
-        row("queued", &format!("{} prompt(s)", view.queued));
+        rows.push(("queued", format!("{} prompt(s)", view.queued)));
     }
     if view.malformed_lines > 0 {
-        row(
+        rows.push((
             "malformed",
-            &format!(
+            format!(
                 "{} of {} lines are not events",
                 view.malformed_lines, view.events
             ),
-        );
+        ));
     }
-    if let Some(error) = &view.last_error {
-        row("last error", error);
-    }
-    page
+    rows.extend(view.last_error.clone().map(|error| ("last error", error)));
 }
 
 /// Formats the state, its duration, and the current tool or activity.

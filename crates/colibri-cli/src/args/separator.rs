@@ -14,22 +14,13 @@ pub(super) fn explain(error: Error, mut command: Command, words: &[String]) -> E
     }
     command.build();
     match correct(&command, words) {
-        Some(Correction { program, line }) => command.error(
-            ErrorKind::UnknownArgument,
-            format!("the program '{program}' needs '--' before it; run: {line}"),
-        ),
+        Some(message) => command.error(ErrorKind::UnknownArgument, message),
         None => error,
     }
 }
 
-/// A command line with the missing `--`.
-struct Correction {
-    program: String,
-    line: String,
-}
-
-/// Returns the correction if a program is in the position of an option.
-fn correct(command: &Command, words: &[String]) -> Option<Correction> {
+/// Returns a message with the corrected command line if a program is in the position of an option.
+fn correct(command: &Command, words: &[String]) -> Option<String> {
     let name = positional(command, words, 1)?;
     let sub = words
         .get(name)
@@ -39,21 +30,13 @@ fn correct(command: &Command, words: &[String]) -> Option<Correction> {
     let (options, rest) = words.split_at_checked(index)?;
     let mut line: Vec<&str> = options.iter().skip(1).map(String::as_str).collect();
     line.push("--");
-    // Remove a misplaced `--` after the program.
-    let misplaced = rest
-        .iter()
-        .position(|word| word == "--")
-        .unwrap_or(rest.len());
-    let others = rest
-        .iter()
-        .enumerate()
-        .filter(|(index, _)| *index != misplaced);
-    line.extend(others.map(|(_, word)| word.as_str()));
+    // Without a misplaced `--` after the program.
+    let parts = rest.splitn(2, |word| word == "--");
+    line.extend(parts.flatten().map(String::as_str));
     let line = CommandLine::new("colibri", line).ok()?;
-    Some(Correction {
-        program: program.clone(),
-        line: line.to_string(),
-    })
+    Some(format!(
+        "the program '{program}' needs '--' before it; run: {line}"
+    ))
 }
 
 /// Returns the index of the first word from `start` on that is neither an option of `command` nor its value; `None`

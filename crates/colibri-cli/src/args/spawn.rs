@@ -129,14 +129,9 @@ impl Spawn {
     pub(crate) fn into_request(self, profile: &ProfileSettings) -> Result<SpawnRequest, CliError> {
         let env = self.variables(profile)?;
         let current_dir = CurrentDir::read();
-        let workspace = self
-            .workspace
-            .map(|path| current_dir.normalize(&path))
-            .transpose()?;
-        let jail_path = self
-            .jail_path
-            .map(|path| current_dir.normalize(&path))
-            .transpose()?;
+        let absolute = |path: PathBuf| current_dir.normalize(&path);
+        let workspace = self.workspace.map(absolute).transpose()?;
+        let jail_path = self.jail_path.map(absolute).transpose()?;
         let mut mounts = Vec::new();
         for mount in self.mount {
             mounts.push(MountConfig {

@@ -166,17 +166,10 @@ impl EventPrinter {
                 continue;
             };
             let ranges = [
-                StreamRange {
-                    stream: Stream::Stdout,
-                    start: offsets.stdout,
-                    end: agent.stdout_bytes,
-                },
-                StreamRange {
-                    stream: Stream::Stderr,
-                    start: offsets.stderr,
-                    end: agent.stderr_bytes,
-                },
-            ];
+                (Stream::Stdout, offsets.stdout, agent.stdout_bytes),
+                (Stream::Stderr, offsets.stderr, agent.stderr_bytes),
+            ]
+            .map(|(stream, start, end)| StreamRange { stream, start, end });
             let mut reader = OutputReader::new(client, &agent.id, &ranges, true);
             loop {
                 let chunk = match reader.next().await {

@@ -14,6 +14,8 @@ use crate::output;
 use crate::signals;
 use crate::sink::{Block, Sink, WriteFailure};
 
+/// Number of the call that kills the agent after EPIPE on the output. Signals have the numbers from 1 on.
+const KILL_CALL: u64 = 0;
 /// Timeout for the daemon's answer to the kill after EPIPE on the output; it includes the grace period.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Maximum time to wait for blocked output after both a signal and the agent's end.
@@ -25,13 +27,8 @@ const SIGNAL_EFFECT: Duration = Duration::from_secs(10);
 
 /// Result of a call to the daemon that runs as a task.
 pub(super) enum CallOutcome {
-    /// A signal was delivered, or was not.
-    Signal {
-        call: u64,
-        result: Result<(), CliError>,
-    },
-    /// The kill after EPIPE on the output has finished.
-    Kill(Result<(), CliError>),
+    /// The call with this number, a signal or the kill, has finished.
+    Finished(u64, Result<(), CliError>),
     /// The agent has ended with this exit code; its output may not be written yet.
     Ended(u8),
 }
@@ -123,19 +120,10 @@ impl ForegroundAgent {
             no_restart: true,
             ..KillParams::default()
         };
-        let call = self.signals.len() as u64;
-        self.kill(call, SIGNAL_TIMEOUT, params, move |result| {
-            CallOutcome::Signal { call, result }
-        });
+        self.kill(self.signals.len() as u64, SIGNAL_TIMEOUT, params);
     }
 
-    fn kill(
-        &mut self,
-        number: u64,
-        timeout: Duration,
-        params: KillParams,
-        to_result: impl FnOnce(Result<(), CliError>) -> CallOutcome + Send + 'static,
-    ) {
+    fn kill(&mut self, number: u64, timeout: Duration, params: KillParams) {
         let start = Instant::now();
         self.pending.push(PendingCall {
             number,
@@ -149,7 +137,7 @@ impl ForegroundAgent {
                 async move { client.kill_agent(params).await }
             });
             let result = call.await.map(drop).map_err(CliError::from);
-            let _ = results.send(to_result(result));
+            let _ = results.send(CallOutcome::Finished(number, result));
         });
     }
 
@@ -171,18 +159,14 @@ impl ForegroundAgent {
     /// Processes the result of a call; returns the exit code if it ends the command.
     pub(super) fn handle_result(&mut self, result: CallOutcome) -> Option<u8> {
         match result {
-            CallOutcome::Signal { call, result } => {
+            CallOutcome::Finished(call, result) => {
                 self.pending.retain(|pending| pending.number != call);
-                if let (Err(error), None) = (result, &self.ended) {
+                if let Err(error) = result
+                    && (call == KILL_CALL || self.ended.is_none())
+                {
                     output::message(&error.to_string());
                 }
-                None
-            }
-            CallOutcome::Kill(result) => {
-                if let Err(error) = result {
-                    output::message(&error.to_string());
-                }
-                Some(BROKEN_PIPE)
+                (call == KILL_CALL).then_some(BROKEN_PIPE)
             }
             CallOutcome::Ended(exit_code) => {
                 self.set_ended(exit_code);
@@ -262,7 +246,7 @@ impl ForegroundAgent {
                     id: self.id.clone(),
                     ..KillParams::default()
                 };
-                self.kill(0, KILL_TIMEOUT, params, CallOutcome::Kill);
+                self.kill(KILL_CALL, KILL_TIMEOUT, params);
             }
             return;
         }
