@@ -45,7 +45,7 @@ fn picture_matches_the_current_table() {
         "NAME", "STATE", "SINCE", "TOOL", "CPU", "MEM", "AGE", "OUTPUT", "RUNTIME", "JAIL",
     ] {
         assert!(
-            titles.contains(&format!("=> \"{title}\",")),
+            titles.contains(&format!("=> (\"{title}\",")),
             "{title} is not a column"
         );
         assert!(shown.contains(title), "{title}: run make picture");
