@@ -336,7 +336,7 @@ fn attach_sends_prompts_and_answers_and_reattaches() {
         (pi.model.stalled() == 1).then_some(())
     });
     attached.types("left");
-    attached.reads("- a prompt waits");
+    attached.reads("- 1 prompt queued");
     pi.model.release();
     shown = attached.reads("- idle");
     assert!(

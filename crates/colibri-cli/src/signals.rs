@@ -1,4 +1,4 @@
-//! SignalStream to this process, as an async stream.
+//! Signals to this process, as an async stream.
 
 use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};

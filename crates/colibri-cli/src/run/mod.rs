@@ -1,7 +1,7 @@
 //! `colibri run`: an agent in the foreground, as if the shell had started it.
 //!
 //! The loop never blocks: one thread writes output ([`crate::sink`]), a task reads input ([`input`]), and
-//! calls to the daemon are tasks. SignalStream are therefore served while the output is blocked and while the daemon does
+//! calls to the daemon are tasks. Signals are therefore served while the output is blocked and while the daemon does
 //! not answer.
 
 mod foreground;
@@ -106,7 +106,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
 enum StartResult {
     Agent {
         agent: SpawnResult,
-        /// SignalStream that arrived before the agent ran.
+        /// Signals that arrived before the agent ran.
         early_signals: Vec<Signal>,
     },
     /// The daemon did not answer in time after a signal.
