@@ -1,7 +1,7 @@
 //! One registered agent: its specification, its latest snapshot and its journals.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use colibri_glasspane::{AgentRuntime, AgentState, AgentView, Glasspane};
 use colibri_journal::{JournalError, JournalReader};
@@ -10,10 +10,11 @@ use colibri_shim::control::ShimStatus;
 use colibri_shim::layout;
 use colibri_shim::record::ExitRecord;
 use colibri_spawner::{Agent, AgentSpec};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{sync, times};
+use crate::times;
 
 /// An agent in the registry.
 pub(crate) struct RegisteredAgent {
@@ -31,11 +32,6 @@ pub(crate) struct RegisteredAgent {
 }
 
 impl RegisteredAgent {
-    /// Locks the memory of the hooks.
-    pub(crate) fn hook_memory(&self) -> MutexGuard<'_, HookMemory> {
-        sync::lock(&self.hook_memory)
-    }
-
     /// Reports whether the agent has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.latest.borrow().exit.is_some()

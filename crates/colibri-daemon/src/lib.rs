@@ -23,7 +23,7 @@
 //!   │
 //! agent          one agent: specification, snapshot, journals
 //!   │
-//! errors, pool, rotation, socket, sync, times
+//! errors, pool, rotation, socket, times
 //! ```
 #![forbid(unsafe_code)]
 
@@ -40,7 +40,6 @@ mod rotation;
 mod socket;
 mod start;
 mod supervision;
-mod sync;
 mod times;
 
 pub use start::{Arguments, main};

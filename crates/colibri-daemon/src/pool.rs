@@ -7,14 +7,13 @@
 //! Semaphores limit the number of threads for long work, so that threads remain for short work.
 
 use std::io;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
-
-use crate::sync;
 
 /// Number of threads that run async tasks.
 const ASYNC_THREADS: usize = 2;
@@ -23,37 +22,13 @@ const ASYNC_THREADS: usize = 2;
 const BLOCKING_THREADS: usize = 8;
 /// Limits the number of slices that are parsed concurrently, over all agents. The semaphore is fair (FIFO): an agent with
 /// much output does not starve the others.
-static PARSE_SLOTS: Semaphore = Semaphore::const_new(2);
+pub(crate) static PARSE_SLOTS: Semaphore = Semaphore::const_new(2);
 /// Limits the number of long operations that run concurrently, like the removal of a directory or a scan of all processes.
-static LONG_WORK_SLOTS: Semaphore = Semaphore::const_new(1);
+pub(crate) static LONG_WORK_SLOTS: Semaphore = Semaphore::const_new(1);
 /// Timeout until all threads have started.
 const THREAD_START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Keep-alive of idle threads: about 136 years, so that none ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// Blocks threads until it is open.
-#[derive(Default)]
-struct Gate {
-    open: Mutex<bool>,
-    opened: Condvar,
-}
-
-impl Gate {
-    fn pass(&self) {
-        let mut open = sync::lock(&self.open);
-        while !*open {
-            open = self
-                .opened
-                .wait(open)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn open(&self) {
-        *sync::lock(&self.open) = true;
-        self.opened.notify_all();
-    }
-}
 
 /// Builds the daemon's runtime and starts all of its threads.
 ///
@@ -74,43 +49,31 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
 /// Checks that the system grants `count` threads at the same time: starts and ends them. Without this check tokio would
 /// panic.
 fn probe(count: usize) -> io::Result<()> {
-    let gate = Arc::new(Gate::default());
-    let mut threads = Vec::with_capacity(count);
-    let mut outcome = Ok(());
-    for _ in 0..count {
-        let waits = gate.clone();
-        match std::thread::Builder::new().spawn(move || waits.pass()) {
-            Ok(thread) => threads.push(thread),
-            Err(error) => {
-                outcome = Err(error);
-                break;
-            }
-        }
-    }
-    gate.open();
-    for thread in threads {
-        let _ = thread.join();
-    }
-    outcome
+    let gate = Mutex::new(());
+    std::thread::scope(|scope| {
+        let _closed = gate.lock();
+        (0..count).try_for_each(|_| {
+            let thread = std::thread::Builder::new();
+            thread.spawn_scoped(scope, || drop(gate.lock())).map(drop)
+        })
+    })
 }
 
 /// Makes the runtime start all threads for blocking work, by one task for each that waits until all of them run.
 fn warm_up(runtime: &Runtime) -> io::Result<()> {
-    let gate = Arc::new(Gate::default());
+    let gate = Arc::new(Mutex::new(()));
+    let _closed = gate.lock();
     let (started, starts) = channel();
     for _ in 0..BLOCKING_THREADS {
-        let (waits, started) = (gate.clone(), started.clone());
+        let (gate, started) = (gate.clone(), started.clone());
         runtime.spawn_blocking(move || {
             let _ = started.send(());
-            waits.pass();
+            drop(gate.lock());
         });
     }
-    drop(started);
-    let all = (0..BLOCKING_THREADS).try_for_each(|_| starts.recv_timeout(THREAD_START_TIMEOUT));
-    gate.open();
-    all.map_err(|error: RecvTimeoutError| {
-        io::Error::new(io::ErrorKind::WouldBlock, error.to_string())
-    })
+    (0..BLOCKING_THREADS)
+        .try_for_each(|_| starts.recv_timeout(THREAD_START_TIMEOUT))
+        .map_err(|error| io::Error::new(io::ErrorKind::WouldBlock, error))
 }
 
 /// Runs short work, like a read or a write of a small file.
@@ -125,25 +88,16 @@ pub(crate) async fn run<T: Send + 'static>(
         .map_err(io::Error::other)
 }
 
-/// Runs long work; one such operation runs at a time.
+/// Runs work when one of the slots is free: long work in [`LONG_WORK_SLOTS`], a slice of an agent's events, which the
+/// caller bounds, in [`PARSE_SLOTS`].
 ///
 /// # Errors
 /// The daemon is shutting down.
-pub(crate) async fn run_long<T: Send + 'static>(
+pub(crate) async fn run_in<T: Send + 'static>(
+    slots: &Semaphore,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
-    let _slot = LONG_WORK_SLOTS.acquire().await.map_err(io::Error::other)?;
-    run(work).await
-}
-
-/// Parses a slice of an agent's events. The caller bounds the slice.
-///
-/// # Errors
-/// The daemon is shutting down.
-pub(crate) async fn run_parse<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<T> {
-    let _slot = PARSE_SLOTS.acquire().await.map_err(io::Error::other)?;
+    let _slot = slots.acquire().await.map_err(io::Error::other)?;
     run(work).await
 }
 

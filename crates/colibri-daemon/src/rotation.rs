@@ -4,11 +4,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use colibri_config::LogLimits;
-
-use crate::sync;
+use parking_lot::Mutex;
 
 /// A log file, shared by cloning. It is reopened when its path names another file or none, so that other programs may
 /// rotate it.
@@ -33,21 +32,17 @@ impl RotatedLog {
 
     /// Opens the file now, so that an error is reported at the start and not with the first line.
     pub(crate) fn open(&self) -> io::Result<()> {
-        self.lock().file().map(drop)
+        self.0.lock().file().map(drop)
     }
 
     /// Makes the next write reopen the file.
     pub(crate) fn reopen(&self) {
-        self.lock().file = None;
+        self.0.lock().file = None;
     }
 
     /// Appends complete lines with one write(2); rotates first if they would exceed the size limit.
     pub(crate) fn append(&self, lines: &[u8]) -> io::Result<()> {
-        self.lock().append(lines)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Log> {
-        sync::lock(&self.0)
+        self.0.lock().append(lines)
     }
 }
 

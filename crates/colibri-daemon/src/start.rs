@@ -213,7 +213,7 @@ fn run(
             }
             notify_systemd();
             registry.refill_shim_pool();
-            registry.retention.set(settings.retention);
+            registry.retention.send_replace(settings.retention);
             tokio::spawn(retention::run(registry.clone()));
             let daemon = Arc::new(DaemonState::new(registry, config, audit, socket.clone()));
             tokio::spawn(daemon.clone().autostart());

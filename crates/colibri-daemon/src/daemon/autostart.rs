@@ -4,8 +4,7 @@
 //! therefore finds the running agent of an entry and does not start a second one. If that agent has ended, the next
 //! daemon starts a new one; while the daemon runs, the agent's restart policy applies.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use colibri_config::{Autostart, ConfigFile};
 use colibri_proto::{AutostartFailure, AutostartedAgent, Call, Env, ReloadResult, SpawnRequest};
@@ -14,7 +13,7 @@ use colibri_spawner::SpawnError;
 use super::DaemonState;
 use super::audit::Peer;
 use crate::errors::CallError;
-use crate::{pool, sync};
+use crate::pool;
 
 impl DaemonState {
     /// Starts the agents of all entries that do not run, one after the other. A failure is logged and does not affect the
@@ -31,7 +30,7 @@ impl DaemonState {
     /// Starts, after a reload, the agents of entries that are new, changed, or could not be started before.
     pub(super) async fn start_changed(&self, file: &ConfigFile, result: &mut ReloadResult) {
         let failed = {
-            let mut failures = self.autostart_failures();
+            let mut failures = self.config.autostart_failures.lock();
             failures.retain(|key, _| file.autostart.iter().any(|entry| entry.key == *key));
             failures.clone()
         };
@@ -58,18 +57,20 @@ impl DaemonState {
         match self.spawn_entry(file, entry).await {
             Ok(id) => {
                 tracing::info!(name, id, "started [[autostart]] agent");
-                self.autostart_failures().remove(&name);
+                self.config.autostart_failures.lock().remove(&name);
                 result.started.push(AutostartedAgent { name, id });
             }
             Err(CallError::Spawn(SpawnError::AutostartInUse { id, .. })) => {
                 let id = id.map(|id| id.to_string());
                 tracing::info!(name, id, "[[autostart]] agent already runs");
-                self.autostart_failures().remove(&name);
+                self.config.autostart_failures.lock().remove(&name);
             }
             Err(error) => {
                 let error = error.to_string();
                 tracing::error!(name, "cannot start [[autostart]] agent: {error}");
-                self.autostart_failures()
+                self.config
+                    .autostart_failures
+                    .lock()
                     .insert(name.clone(), error.clone());
                 result.not_started.push(AutostartFailure { name, error });
             }
@@ -111,9 +112,5 @@ impl DaemonState {
             .record(Peer::daemon(), &Call::SpawnAgent(params), id, &outcome)
             .await;
         spawned
-    }
-
-    fn autostart_failures(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        sync::lock(&self.config.autostart_failures)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 
 use colibri_config::{
     Autostart, ConfigFile, PartialSettings, Profile, ProfileError, Settings, SettingsError,
@@ -12,11 +12,12 @@ use colibri_proto::{
     ChangedNames, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnRequest,
 };
 use colibri_spawner::{AgentSpawnConfig, SpawnError};
+use parking_lot::{Mutex, RwLock};
 
 use super::DaemonState;
 use crate::errors::CallError;
+use crate::pool;
 use crate::registry::SpawnSettings;
-use crate::{pool, sync};
 
 /// Selects whether the environment file and the secrets of a profile are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +64,7 @@ impl Configuration {
 
     /// Returns the settings file in effect.
     pub(super) fn current(&self) -> Arc<ConfigFile> {
-        sync::read(&self.current).clone()
+        self.current.read().clone()
     }
 
     /// Merges a spawn request with the profile that it names; the request takes precedence.
@@ -105,7 +106,7 @@ impl Configuration {
 
     /// Returns a finding of `doctor` for each `[[autostart]]` agent that could not be started.
     pub(crate) fn findings(&self) -> Vec<Finding> {
-        let failures = sync::lock(&self.autostart_failures);
+        let failures = self.autostart_failures.lock();
         let finding = |(key, error): (&String, &String)| {
             Finding::fail(
                 format!("cannot start [[autostart]] agent {key:?}: {error}"),
@@ -138,7 +139,7 @@ impl Configuration {
                 path: self.path.clone().unwrap_or_default(),
                 source,
             })??;
-        let mut effective = sync::lock(&self.effective);
+        let mut effective = self.effective.lock();
         let changes = effective.changes(&partial);
         effective.apply_live(&partial);
         drop(effective);
@@ -147,9 +148,9 @@ impl Configuration {
             shim: settings.shim,
             journal: settings.journal,
         });
-        registry.retention.set(settings.retention);
+        registry.retention.send_replace(settings.retention);
         let file = Arc::new(file);
-        let before = std::mem::replace(&mut *sync::write(&self.current), file.clone());
+        let before = std::mem::replace(&mut *self.current.write(), file.clone());
         let result = ReloadResult {
             file: file.path().map(|path| path.display().to_string()),
             settings: changes.live,

@@ -31,7 +31,7 @@ pub(super) async fn measure(
     });
     let origin = *CLOCK_ORIGIN;
     // Long work: the scan reads a file for each process of the host.
-    let scanned = pool::run_long(move || scan(&agents, origin)).await;
+    let scanned = pool::run_in(&pool::LONG_WORK_SLOTS, move || scan(&agents, origin)).await;
     scanned.flatten().map_err(|error| {
         CallError::new(
             ErrorKind::Internal,

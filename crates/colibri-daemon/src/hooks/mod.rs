@@ -8,18 +8,19 @@
 mod command;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use colibri_config::Hook;
 use colibri_glasspane::AgentState;
 use colibri_shim::record::{self, Durability};
 use colibri_types::AgentId;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::agent::{AgentSnapshot, RegisteredAgent, StateOccurrence};
 use crate::metrics::{HookCounts, HookOutcome, Metrics, MetricsEvent};
-use crate::{pool, sync};
+use crate::pool;
 
 /// Maximum number of agents for which hooks run concurrently.
 const MAX_CONCURRENT_AGENTS: usize = 4;
@@ -85,7 +86,7 @@ impl Hooks {
 
     /// Returns the number of queued agents and of agents whose hooks run.
     pub(crate) fn counts(&self) -> HookCounts {
-        let queue = self.queue();
+        let queue = self.queue.lock();
         HookCounts {
             waiting: queue.agents.len() as u64,
             running: queue.running,
@@ -100,10 +101,6 @@ impl Hooks {
             tracing::warn!("shutting down while hooks run; they are killed");
         }
         self.slots.close();
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        sync::lock(&self.queue)
     }
 
     fn record(&self, event: MetricsEvent<'_>) {
@@ -127,7 +124,7 @@ impl Hooks {
         if before.is_some_and(|before| StateOccurrence::of(before) == latest) {
             return;
         }
-        let mut queue = self.queue();
+        let mut queue = self.queue.lock();
         let queued = queue
             .agents
             .entry(agent.spec.id.clone())
@@ -159,7 +156,7 @@ impl Hooks {
 
     /// Takes the next agent whose hooks do not run out of the queue.
     fn dequeue(&self) -> Option<QueuedAgent> {
-        let mut queue = self.queue();
+        let mut queue = self.queue.lock();
         let is_free = |id: &&AgentId| !queue.busy.contains(*id);
         let id = queue.agents.keys().find(is_free)?.clone();
         let queued = queue.agents.remove(&id)?;
@@ -179,7 +176,7 @@ impl Hooks {
         } = queued;
         let handled = match is_adoption {
             true => read_memory(&agent).await,
-            false => agent.hook_memory().handled,
+            false => agent.hook_memory.lock().handled,
         };
         if is_adoption {
             let Some(handled) = handled else {
@@ -187,7 +184,7 @@ impl Hooks {
                 write_memory(&agent, latest).await;
                 return false;
             };
-            agent.hook_memory().handled = Some(handled);
+            agent.hook_memory.lock().handled = Some(handled);
         }
         let is_new = |change: &WantedChange| Some(StateOccurrence::of(&change.snapshot)) != handled;
         let Some(mut change) = wanted.filter(is_new) else {
@@ -257,11 +254,11 @@ async fn run_queue(hooks: Arc<Hooks>) {
             let id = queued.agent.spec.id.clone();
             let has_run = hooks.handle(queued).await;
             drop(slot);
-            hooks.queue().running -= 1;
+            hooks.queue.lock().running -= 1;
             if has_run {
                 tokio::time::sleep_until(started + MIN_RUN_INTERVAL).await;
             }
-            hooks.queue().busy.remove(&id);
+            hooks.queue.lock().busy.remove(&id);
             hooks.queue_changed.notify_one();
         });
     }
@@ -283,7 +280,7 @@ async fn read_memory(agent: &RegisteredAgent) -> Option<StateOccurrence> {
 async fn write_memory(agent: &Arc<RegisteredAgent>, handled: StateOccurrence) {
     let agent = agent.clone();
     let written = pool::run(move || {
-        let mut memory = agent.hook_memory();
+        let mut memory = agent.hook_memory.lock();
         memory.handled = Some(handled);
         let path = agent.directory.join(MEMORY_FILE);
         if !memory.removed

@@ -1,13 +1,13 @@
 //! Offsets that subscribers have reached in the outputs that they follow.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use colibri_proto::Stream;
+use parking_lot::Mutex;
 
 use crate::agent::{RegisteredAgent, StreamOffset};
-use crate::sync;
 
 /// The positions of all subscribers.
 #[derive(Default)]
@@ -40,13 +40,9 @@ impl Position {
 }
 
 impl Positions {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Position>>> {
-        sync::lock(&self.by_number)
-    }
-
     /// Returns for each subscriber the number of bytes that it has not been sent yet.
     pub(super) fn bytes_behind(&self) -> Vec<u64> {
-        let positions: Vec<_> = self.lock().values().cloned().collect();
+        let positions: Vec<_> = self.by_number.lock().values().cloned().collect();
         let behind = positions.iter().map(|position| position.bytes_behind());
         behind.collect()
     }
@@ -74,7 +70,7 @@ impl SubscriberPosition {
             streams: streams.collect(),
         });
         let number = positions.next.fetch_add(1, Ordering::Relaxed);
-        positions.lock().insert(number, position.clone());
+        positions.by_number.lock().insert(number, position.clone());
         Self {
             positions: positions.clone(),
             number,
@@ -93,6 +89,6 @@ impl SubscriberPosition {
 
 impl Drop for SubscriberPosition {
     fn drop(&mut self) {
-        self.positions.lock().remove(&self.number);
+        self.positions.by_number.lock().remove(&self.number);
     }
 }

@@ -6,9 +6,10 @@ mod reservation;
 pub(crate) mod retention;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use colibri_config::Retention;
 use colibri_glasspane::{AgentState, AgentView, Glasspane};
 use colibri_journal::JournalOptions;
 use colibri_shim::control::ShimStatus;
@@ -16,6 +17,7 @@ use colibri_shim::record::ExitRecord;
 use colibri_spawner::{
     AdoptedAgent, Agent, AgentId, AgentSpawnConfig, AgentSpec, SpawnError, Spawner,
 };
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{broadcast, watch};
 
 use crate::agent::{AgentSnapshot, RegisteredAgent};
@@ -23,12 +25,10 @@ use crate::errors::spawn_error_kind;
 use crate::metrics::MetricsEvent;
 use crate::pool;
 use crate::supervision::{self, Observers};
-use crate::sync;
 
 use index::Agents;
 pub(crate) use index::{EndedAgent, RegistryChange, RegistryFeed};
 pub(crate) use reservation::parse_name;
-use retention::RetentionSettings;
 
 /// Maximum number of registry changes that a subscriber may lag behind; beyond it the subscriber reads the whole list.
 const MAX_CHANGE_LAG: usize = 256;
@@ -58,7 +58,8 @@ pub(crate) struct Registry {
     pub(crate) observers: Observers,
     agents: Arc<RwLock<Agents>>,
     changes: broadcast::Sender<RegistryChange>,
-    pub(crate) retention: RetentionSettings,
+    /// Settings of the retention; a change, or the end of an agent, starts a pass.
+    pub(crate) retention: watch::Sender<Retention>,
     /// Serializes removals.
     removal: tokio::sync::Mutex<()>,
 }
@@ -81,7 +82,7 @@ impl Registry {
             observers,
             agents: Arc::default(),
             changes: broadcast::channel(MAX_CHANGE_LAG).0,
-            retention: RetentionSettings::default(),
+            retention: watch::Sender::default(),
             removal: tokio::sync::Mutex::default(),
         });
         let mut adopted = Adopted::default();
@@ -141,7 +142,7 @@ impl Registry {
 
     /// Returns the spawner for new agents.
     pub(crate) fn current_spawner(&self) -> Spawner {
-        let SpawnSettings { shim, journal } = sync::read(&self.spawn_settings).clone();
+        let SpawnSettings { shim, journal } = self.spawn_settings.read().clone();
         Spawner {
             shim,
             journal,
@@ -151,7 +152,7 @@ impl Registry {
 
     /// Replaces the settings for new agents.
     pub(crate) fn set_spawn_settings(&self, settings: SpawnSettings) {
-        *sync::write(&self.spawn_settings) = settings;
+        *self.spawn_settings.write() = settings;
     }
 
     fn add(self: &Arc<Self>, agent: Agent, adopted: bool) -> Arc<RegisteredAgent> {
@@ -181,8 +182,8 @@ impl Registry {
         tokio::spawn(async move {
             supervised.await;
             if let Some(registry) = registry.upgrade() {
-                registry.write().running.remove(&id);
-                registry.retention.wake();
+                registry.agents.write().running.remove(&id);
+                registry.retention.send_modify(|_| {});
             }
         });
         registered
@@ -224,7 +225,7 @@ impl Registry {
     }
 
     fn insert(&self, create: impl FnOnce(u64) -> RegisteredAgent) -> Arc<RegisteredAgent> {
-        let mut agents = self.write();
+        let mut agents = self.agents.write();
         let agent = Arc::new(create(agents.count));
         agents.count += 1;
         agents.by_id.insert(agent.spec.id.clone(), agent.clone());
@@ -238,7 +239,7 @@ impl Registry {
 
     /// Returns the agent with an id.
     pub(crate) fn get(&self, id: &AgentId) -> Option<Arc<RegisteredAgent>> {
-        self.read().by_id.get(id).cloned()
+        self.agents.read().by_id.get(id).cloned()
     }
 
     /// Returns up to `limit` agents after `after`, by id; with `running_only` without those that have ended.
@@ -248,7 +249,7 @@ impl Registry {
         running_only: bool,
         limit: usize,
     ) -> Vec<Arc<RegisteredAgent>> {
-        self.read().list(after, running_only, limit)
+        self.agents.read().list(after, running_only, limit)
     }
 
     /// Returns all running agents.
@@ -258,19 +259,19 @@ impl Registry {
 
     /// Returns the states of all agents.
     pub(crate) fn states(&self) -> Vec<AgentState> {
-        let agents = self.read();
+        let agents = self.agents.read();
         let all = agents.by_id.values();
         all.map(|agent| agent.latest.borrow().view.state).collect()
     }
 
     /// Returns all ended agents.
     pub(crate) fn ended(&self) -> Vec<EndedAgent> {
-        self.read().ended()
+        self.agents.read().ended()
     }
 
     /// Returns all agents, and the changes from now on.
     pub(crate) fn feed(&self) -> RegistryFeed {
-        let agents = self.read();
+        let agents = self.agents.read();
         RegistryFeed {
             changes: self.changes.subscribe(),
             present: agents.by_id.values().cloned().collect(),
@@ -280,20 +281,12 @@ impl Registry {
 
     /// Returns the number of running agents.
     pub(crate) fn running_count(&self) -> usize {
-        let agents = self.read();
+        let agents = self.agents.read();
         let is_running = |agent: &&Arc<RegisteredAgent>| {
             let state = agent.latest.borrow().view.state;
             !matches!(state, AgentState::Done | AgentState::Error)
         };
         agents.running.values().filter(is_running).count()
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Agents> {
-        sync::read(&self.agents)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Agents> {
-        sync::write(&self.agents)
     }
 }
 

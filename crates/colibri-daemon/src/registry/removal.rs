@@ -27,7 +27,7 @@ impl Registry {
             return Err(SpawnError::Running(id.to_string()));
         }
         let path = agent.directory.clone();
-        let removed = pool::run_long(move || remove_directory(&agent)).await;
+        let removed = pool::run_in(&pool::LONG_WORK_SLOTS, move || remove_directory(&agent)).await;
         removed
             .flatten()
             .map_err(|source| SpawnError::File { path, source })?;
@@ -37,7 +37,7 @@ impl Registry {
 
     /// Removes an agent from the registry, and notifies subscribers.
     pub(crate) fn forget(&self, id: &AgentId) {
-        let mut agents = self.write();
+        let mut agents = self.agents.write();
         agents.running.remove(id);
         if agents.by_id.remove(id).is_some() {
             let _ = self.changes.send(RegistryChange::Removed(id.clone()));
@@ -46,7 +46,7 @@ impl Registry {
 }
 
 fn remove_directory(agent: &RegisteredAgent) -> io::Result<()> {
-    agent.hook_memory().removed = true;
+    agent.hook_memory.lock().removed = true;
     // In this order: an interrupted removal leaves either a complete ended agent, or an incomplete spawn, which the
     // next daemon removes.
     let removed = remove_file(&agent.directory.join(layout::SHIM))
@@ -60,7 +60,7 @@ fn remove_directory(agent: &RegisteredAgent) -> io::Result<()> {
             other => other,
         });
     if removed.is_err() {
-        agent.hook_memory().removed = false;
+        agent.hook_memory.lock().removed = false;
     }
     removed
 }

@@ -4,13 +4,13 @@
 //! therefore reserves its name, its `[[autostart]]` entry and its mounts, under the same lock as the check against
 //! running agents and earlier reservations. Of two spawns that conflict, the second is refused.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use colibri_spawner::{AgentId, AgentName, AgentSpawnConfig, AgentSpec, SpawnError};
+use parking_lot::RwLock;
 
 use super::Registry;
 use super::index::Agents;
-use crate::sync;
 
 /// Placeholder for the id of an agent that is being started, in messages about its mounts.
 const PENDING_ID: &str = "starting";
@@ -48,8 +48,7 @@ pub(super) struct Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut agents = sync::write(&self.agents);
-        agents.pending.remove(&self.number);
+        self.agents.write().pending.remove(&self.number);
     }
 }
 
@@ -72,7 +71,7 @@ impl Registry {
                 warnings: Vec::new(),
                 created_at_ns: 0,
             });
-        let mut agents = self.write();
+        let mut agents = self.agents.write();
         if let Some(key) = &config.autostart
             && let Some(holder) = agents.autostart_holder(key)
         {

@@ -1,13 +1,12 @@
 //! Removes ended agents by age and count: at the daemon's start, every hour, and after an agent has ended.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use colibri_config::Retention;
-use tokio::sync::Notify;
 
 use super::{EndedAgent, Registry};
-use crate::{sync, times};
+use crate::times;
 
 /// Interval between passes while no agent ends.
 const PASS_INTERVAL: Duration = Duration::from_secs(3600);
@@ -16,48 +15,21 @@ const MIN_PASS_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of agents that one pass removes.
 const MAX_REMOVALS_PER_PASS: usize = 100;
 
-/// The current retention settings, and a notification for the task that applies them.
-#[derive(Default)]
-pub(crate) struct RetentionSettings {
-    retention: Mutex<Retention>,
-    wake: Notify,
-}
-
-impl RetentionSettings {
-    /// Replaces the settings, and starts a pass.
-    pub(crate) fn set(&self, retention: Retention) {
-        *self.lock() = retention;
-        self.wake.notify_one();
-    }
-
-    /// Starts a pass after an agent has ended.
-    pub(crate) fn wake(&self) {
-        self.wake.notify_one();
-    }
-
-    fn get(&self) -> Retention {
-        *self.lock()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Retention> {
-        sync::lock(&self.retention)
-    }
-}
-
 /// Runs passes forever.
 pub(crate) async fn run(registry: Arc<Registry>) {
+    let mut changes = registry.retention.subscribe();
     loop {
         let is_done = pass(&registry).await;
         tokio::time::sleep(MIN_PASS_INTERVAL).await;
         if is_done {
-            let _ = tokio::time::timeout(PASS_INTERVAL, registry.retention.wake.notified()).await;
+            let _ = tokio::time::timeout(PASS_INTERVAL, changes.changed()).await;
         }
     }
 }
 
 /// Removes at most [`MAX_REMOVALS_PER_PASS`] expired agents, the oldest first; returns whether none is left.
 async fn pass(registry: &Registry) -> bool {
-    let retention = registry.retention.get();
+    let retention = *registry.retention.borrow();
     if retention == Retention::default() {
         return true;
     }

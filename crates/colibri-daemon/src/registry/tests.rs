@@ -73,7 +73,7 @@ async fn ended_agents_are_not_in_the_index_of_running_agents() {
         .await
         .unwrap();
     assert_eq!((adopted.running, adopted.ended), (1, 2));
-    let indexed = || registry.agents.read().unwrap().running.len();
+    let indexed = || registry.agents.read().running.len();
     let listed = |running| {
         let all = registry.list(None, running, usize::MAX);
         let ids = all.iter().map(|entry| entry.spec.id.to_string());

@@ -103,7 +103,7 @@ impl EventParser {
         if !self.is_behind(end) {
             return Ok(self);
         }
-        pool::run_parse(move || {
+        pool::run_in(&pool::PARSE_SLOTS, move || {
             self.parse(end.min(self.cursor.saturating_add(SLICE_BYTES)), now);
             self
         })
