@@ -19,7 +19,6 @@ use crate::times;
 /// An agent in the registry.
 pub(crate) struct RegisteredAgent {
     pub(crate) spec: Arc<AgentSpec>,
-    pub(crate) runtime: AgentRuntime,
     pub(crate) directory: PathBuf,
     /// Connection to its shim; absent if it had ended before this daemon started.
     pub(crate) agent: Option<Agent>,
@@ -32,6 +31,11 @@ pub(crate) struct RegisteredAgent {
 }
 
 impl RegisteredAgent {
+    /// Returns the runtime of the agent.
+    pub(crate) fn runtime(&self) -> AgentRuntime {
+        self.spec.config.runtime.unwrap_or_default()
+    }
+
     /// Reports whether the agent has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.latest.borrow().exit.is_some()
@@ -65,7 +69,7 @@ impl RegisteredAgent {
             cwd: config.cwd.clone(),
             jail: config.jail.clone(),
             warnings: self.spec.warnings.clone(),
-            runtime: self.runtime,
+            runtime: self.runtime(),
             restart: config.restart.clone(),
             run: latest.run,
             started_at: times::format_ns(self.spec.created_at_ns),
@@ -79,7 +83,7 @@ impl RegisteredAgent {
             stdout_bytes: latest.stdout_bytes,
             stderr_bytes: latest.stderr_bytes,
             last_event_at: latest.view.last_activity.map(times::format_ms),
-            view: (self.runtime != AgentRuntime::Generic).then(|| latest.view.clone()),
+            view: (self.runtime() != AgentRuntime::Generic).then(|| latest.view.clone()),
         }
     }
 
@@ -88,6 +92,12 @@ impl RegisteredAgent {
         let note = self.spec.exit_note.clone();
         note.filter(|_| !exit.exit().is_success())
     }
+}
+
+/// Returns the glasspane of an agent without output.
+pub(crate) fn new_pane(spec: &AgentSpec) -> Glasspane {
+    let runtime = spec.config.runtime.unwrap_or_default();
+    Glasspane::new(runtime, spec.created_at_ns / 1_000_000)
 }
 
 /// The state of an agent at one moment.

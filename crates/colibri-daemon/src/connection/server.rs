@@ -73,7 +73,7 @@ impl Server {
             None => drop(answers.await),
         }
         registry.spawner.drain_shim_pool().await;
-        registry.running_count()
+        registry.list_running().len()
     }
 }
 

@@ -8,7 +8,7 @@ use super::find_agent;
 use crate::daemon::DaemonState;
 use crate::daemon::config::ProfileSecrets;
 use crate::errors::CallError;
-use crate::registry::parse_name;
+use crate::registry::validate_name;
 
 pub(super) async fn spawn(
     daemon: &DaemonState,
@@ -31,7 +31,7 @@ pub(super) async fn explain(
 ) -> Result<ExplainResult, CallError> {
     let config = daemon.config.apply_profile(params, ProfileSecrets::Skip);
     let config = config.await?;
-    parse_name(&config)?;
+    validate_name(&config)?;
     let prepared = daemon.registry.spawner.explain(&config).await?;
     let (program, args) = prepared.command.into_parts();
     Ok(ExplainResult {

@@ -1,13 +1,11 @@
 //! The index of agents: by id, running agents, and spawns in progress.
 
 use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
-use colibri_types::AgentId;
+use colibri_types::{AgentId, AgentSpec};
 use tokio::sync::broadcast;
 
-use super::reservation::PendingSpawn;
 use crate::agent::RegisteredAgent;
 
 #[derive(Default)]
@@ -18,8 +16,8 @@ pub(super) struct Agents {
     pub(super) running: BTreeMap<AgentId, Arc<RegisteredAgent>>,
     /// Number of agents that were ever added.
     pub(super) count: u64,
-    /// Spawns in progress, by reservation number.
-    pub(super) pending: BTreeMap<u64, PendingSpawn>,
+    /// Specifications of spawns in progress, as far as known, by reservation number.
+    pub(super) pending: BTreeMap<u64, AgentSpec>,
     /// Number of the next reservation.
     pub(super) next_reservation: u64,
 }
@@ -45,35 +43,4 @@ pub(crate) struct EndedAgent {
     /// End time, in nanoseconds since 1970.
     pub(crate) ended_at_ns: u64,
     pub(crate) id: AgentId,
-}
-
-impl Agents {
-    pub(super) fn list(
-        &self,
-        after: Option<&AgentId>,
-        running_only: bool,
-        limit: usize,
-    ) -> Vec<Arc<RegisteredAgent>> {
-        let start = after.map_or(Unbounded, Excluded);
-        let listed = match running_only {
-            true => &self.running,
-            false => &self.by_id,
-        };
-        listed
-            .range::<AgentId, _>((start, Unbounded))
-            .map(|(_, agent)| agent)
-            .filter(|agent| !running_only || !agent.has_ended())
-            .take(limit)
-            .cloned()
-            .collect()
-    }
-
-    pub(super) fn ended(&self) -> Vec<EndedAgent> {
-        let ended = self.by_id.values().filter_map(|agent| {
-            let ended_at_ns = agent.latest.borrow().exit.as_ref()?.exited_at_ns;
-            let id = agent.spec.id.clone();
-            Some(EndedAgent { ended_at_ns, id })
-        });
-        ended.collect()
-    }
 }

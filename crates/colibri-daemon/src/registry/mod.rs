@@ -5,12 +5,13 @@ mod removal;
 mod reservation;
 pub(crate) mod retention;
 
+use std::ops::Bound::{Excluded, Unbounded};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use colibri_config::Retention;
-use colibri_glasspane::{AgentState, AgentView, Glasspane};
+use colibri_glasspane::{AgentState, AgentView};
 use colibri_journal::JournalOptions;
 use colibri_shim::control::ShimStatus;
 use colibri_shim::record::ExitRecord;
@@ -20,7 +21,7 @@ use colibri_spawner::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{broadcast, watch};
 
-use crate::agent::{AgentSnapshot, RegisteredAgent};
+use crate::agent::{AgentSnapshot, RegisteredAgent, new_pane};
 use crate::errors::spawn_error_kind;
 use crate::metrics::MetricsEvent;
 use crate::pool;
@@ -28,7 +29,7 @@ use crate::supervision::{self, Observers};
 
 use index::Agents;
 pub(crate) use index::{EndedAgent, RegistryChange, RegistryFeed};
-pub(crate) use reservation::parse_name;
+pub(crate) use reservation::validate_name;
 
 /// Maximum number of registry changes that a subscriber may lag behind; beyond it the subscriber reads the whole list.
 const MAX_CHANGE_LAG: usize = 256;
@@ -156,20 +157,10 @@ impl Registry {
     }
 
     fn add(self: &Arc<Self>, agent: Agent, adopted: bool) -> Arc<RegisteredAgent> {
-        let runtime = agent.spec.config.runtime.unwrap_or_default();
-        let pane = Glasspane::new(runtime, agent.spec.created_at_ns / 1_000_000);
+        let pane = new_pane(&agent.spec);
         let status = agent.link.state().borrow().status.clone();
         let snapshot = AgentSnapshot::new(&pane, &status, None);
-        let registered = self.insert(|number| RegisteredAgent {
-            spec: agent.spec.clone(),
-            runtime,
-            directory: agent.directory.clone(),
-            agent: Some(agent.clone()),
-            latest: watch::channel(snapshot).0,
-            adopted,
-            number,
-            hook_memory: Mutex::default(),
-        });
+        let registered = self.insert(agent.spec.clone(), Some(agent.clone()), snapshot, adopted);
         // Boxed, because the task would otherwise contain the future twice: as argument and as awaited future.
         let supervised = Box::pin(supervision::supervise(
             registered.clone(),
@@ -196,9 +187,7 @@ impl Registry {
         exit: ExitRecord,
         stored_view: Option<AgentView>,
     ) {
-        let runtime = spec.config.runtime.unwrap_or_default();
-        let directory = self.spawner.state.agent(&spec.id);
-        let mut pane = Glasspane::new(runtime, spec.created_at_ns / 1_000_000);
+        let mut pane = new_pane(&spec);
         let ended_ms = exit.exited_at_ns / 1_000_000;
         pane.record_exit(&exit.exit(), exit.error.as_deref(), ended_ms);
         let needs_parsing = pane.needs_output() && stored_view.is_none();
@@ -206,16 +195,7 @@ impl Registry {
         if let Some(view) = stored_view {
             snapshot.view = view;
         }
-        let registered = self.insert(|number| RegisteredAgent {
-            spec,
-            runtime,
-            directory,
-            agent: None,
-            latest: watch::channel(snapshot.clone()).0,
-            adopted: true,
-            number,
-            hook_memory: Mutex::default(),
-        });
+        let registered = self.insert(spec, None, snapshot.clone(), true);
         if let Some(hooks) = &self.observers.hooks {
             hooks.publish(&registered, None, &snapshot);
         }
@@ -224,9 +204,23 @@ impl Registry {
         }
     }
 
-    fn insert(&self, create: impl FnOnce(u64) -> RegisteredAgent) -> Arc<RegisteredAgent> {
+    fn insert(
+        &self,
+        spec: Arc<AgentSpec>,
+        agent: Option<Agent>,
+        snapshot: AgentSnapshot,
+        adopted: bool,
+    ) -> Arc<RegisteredAgent> {
         let mut agents = self.agents.write();
-        let agent = Arc::new(create(agents.count));
+        let agent = Arc::new(RegisteredAgent {
+            directory: self.spawner.state.agent(&spec.id),
+            spec,
+            agent,
+            latest: watch::Sender::new(snapshot),
+            adopted,
+            number: agents.count,
+            hook_memory: Mutex::default(),
+        });
         agents.count += 1;
         agents.by_id.insert(agent.spec.id.clone(), agent.clone());
         if !agent.has_ended() {
@@ -249,7 +243,18 @@ impl Registry {
         running_only: bool,
         limit: usize,
     ) -> Vec<Arc<RegisteredAgent>> {
-        self.agents.read().list(after, running_only, limit)
+        let agents = self.agents.read();
+        let listed = match running_only {
+            true => &agents.running,
+            false => &agents.by_id,
+        };
+        listed
+            .range::<AgentId, _>((after.map_or(Unbounded, Excluded), Unbounded))
+            .map(|(_, agent)| agent)
+            .filter(|agent| !running_only || !agent.has_ended())
+            .take(limit)
+            .cloned()
+            .collect()
     }
 
     /// Returns all running agents.
@@ -266,7 +271,13 @@ impl Registry {
 
     /// Returns all ended agents.
     pub(crate) fn ended(&self) -> Vec<EndedAgent> {
-        self.agents.read().ended()
+        let agents = self.agents.read();
+        let ended = agents.by_id.values().filter_map(|agent| {
+            let ended_at_ns = agent.latest.borrow().exit.as_ref()?.exited_at_ns;
+            let id = agent.spec.id.clone();
+            Some(EndedAgent { ended_at_ns, id })
+        });
+        ended.collect()
     }
 
     /// Returns all agents, and the changes from now on.
@@ -277,16 +288,6 @@ impl Registry {
             present: agents.by_id.values().cloned().collect(),
             next_number: agents.count,
         }
-    }
-
-    /// Returns the number of running agents.
-    pub(crate) fn running_count(&self) -> usize {
-        let agents = self.agents.read();
-        let is_running = |agent: &&Arc<RegisteredAgent>| {
-            let state = agent.latest.borrow().view.state;
-            !matches!(state, AgentState::Done | AgentState::Error)
-        };
-        agents.running.values().filter(is_running).count()
     }
 }
 

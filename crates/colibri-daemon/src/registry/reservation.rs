@@ -12,31 +12,8 @@ use parking_lot::RwLock;
 use super::Registry;
 use super::index::Agents;
 
-/// Placeholder for the id of an agent that is being started, in messages about its mounts.
+/// Placeholder for the id of an agent that is being started.
 const PENDING_ID: &str = "starting";
-
-/// A spawn in progress and what it has reserved.
-pub(super) struct PendingSpawn {
-    name: Option<AgentName>,
-    autostart: Option<String>,
-    /// Its specification as far as known, if it has mounts.
-    mounts: Option<AgentSpec>,
-}
-
-/// The agent that holds a name or an `[[autostart]]` entry.
-enum Holder {
-    Running(AgentId),
-    Pending,
-}
-
-impl Holder {
-    fn into_id(self) -> Option<AgentId> {
-        match self {
-            Self::Running(id) => Some(id),
-            Self::Pending => None,
-        }
-    }
-}
 
 /// Holds the reservation of one spawn; dropping it releases the reservation.
 pub(super) struct Reservation {
@@ -58,43 +35,39 @@ impl Registry {
     /// # Errors
     /// The name is invalid, or another agent has the name or the entry.
     pub(super) fn reserve(&self, config: &AgentSpawnConfig) -> Result<Reservation, SpawnError> {
-        let name = parse_name(config)?;
-        let mounts = has_mounts(config)
-            .then(|| PENDING_ID.parse::<AgentId>().ok())
-            .flatten()
-            .map(|id| AgentSpec {
-                id,
-                config: config.redacted(),
-                engine: self.spawner.preparer.engine.name().to_owned(),
-                privilege: self.spawner.preparer.backend.name().to_owned(),
-                exit_note: None,
-                warnings: Vec::new(),
-                created_at_ns: 0,
-            });
+        validate_name(config)?;
+        let pending = AgentSpec {
+            id: PENDING_ID.parse()?,
+            config: config.redacted(),
+            engine: self.spawner.preparer.engine.name().to_owned(),
+            privilege: self.spawner.preparer.backend.name().to_owned(),
+            exit_note: None,
+            warnings: Vec::new(),
+            created_at_ns: 0,
+        };
         let mut agents = self.agents.write();
         if let Some(key) = &config.autostart
-            && let Some(holder) = agents.autostart_holder(key)
+            && let Some(holder) = agents
+                .find(|other| other.autostart.as_ref() == Some(key))
+                .next()
         {
-            let (key, id) = (key.clone(), holder.into_id());
+            let (key, id) = (key.clone(), running_id(holder));
             return Err(SpawnError::AutostartInUse { key, id });
         }
-        if let Some(name) = &name
-            && let Some(holder) = agents.name_holder(name)
+        if let Some(name) = &config.name
+            && let Some(holder) = agents
+                .find(|other| other.name.as_ref() == Some(name))
+                .next()
         {
-            let (name, id) = (name.to_string(), holder.into_id());
+            let (name, id) = (name.clone(), running_id(holder));
             return Err(SpawnError::NameInUse { name, id });
         }
-        let other_mounts = match &mounts {
-            Some(_) => agents.specs_with_mounts(),
-            None => Vec::new(),
+        let other_mounts = match has_mounts(config) {
+            true => agents.find(has_mounts).cloned().collect(),
+            false => Vec::new(),
         };
         let number = agents.next_reservation;
         agents.next_reservation += 1;
-        let pending = PendingSpawn {
-            name,
-            autostart: config.autostart.clone(),
-            mounts,
-        };
         agents.pending.insert(number, pending);
         Ok(Reservation {
             agents: self.agents.clone(),
@@ -105,63 +78,39 @@ impl Registry {
 }
 
 impl Agents {
-    fn name_holder(&self, name: &AgentName) -> Option<Holder> {
-        self.holder(
-            |config| config.name.as_deref() == Some(name.as_str()),
-            |pending| pending.name.as_ref() == Some(name),
-        )
-    }
-
-    fn autostart_holder(&self, key: &str) -> Option<Holder> {
-        self.holder(
-            |config| config.autostart.as_deref() == Some(key),
-            |pending| pending.autostart.as_deref() == Some(key),
-        )
-    }
-
-    fn holder(
+    /// Returns the running agents, then the spawns in progress, whose configuration matches.
+    fn find(
         &self,
-        is_running_holder: impl Fn(&AgentSpawnConfig) -> bool,
-        is_pending_holder: impl Fn(&PendingSpawn) -> bool,
-    ) -> Option<Holder> {
+        matches: impl Fn(&AgentSpawnConfig) -> bool + Copy,
+    ) -> impl Iterator<Item = &AgentSpec> {
         let running = self
             .running
             .values()
-            .find(|agent| is_running_holder(&agent.spec.config) && !agent.has_ended());
-        match running {
-            Some(agent) => Some(Holder::Running(agent.spec.id.clone())),
-            None => {
-                let is_pending = self.pending.values().any(is_pending_holder);
-                is_pending.then_some(Holder::Pending)
-            }
-        }
-    }
-
-    fn specs_with_mounts(&self) -> Vec<AgentSpec> {
-        let running = self
-            .running
-            .values()
-            .filter(|agent| has_mounts(&agent.spec.config) && !agent.has_ended())
-            .map(|agent| AgentSpec::clone(&agent.spec));
+            .filter(move |agent| matches(&agent.spec.config) && !agent.has_ended())
+            .map(|agent| &*agent.spec);
         let pending = self.pending.values();
-        running
-            .chain(pending.filter_map(|pending| pending.mounts.clone()))
-            .collect()
+        running.chain(pending.filter(move |spec| matches(&spec.config)))
     }
 }
 
-/// Parses the name in a spawn request; returns `None` if the request has none.
+/// Returns the id of a running agent; `None` for a spawn in progress.
+fn running_id(spec: &AgentSpec) -> Option<AgentId> {
+    Some(spec.id.clone()).filter(|id| id.as_str() != PENDING_ID)
+}
+
+/// Validates the name in a spawn request, if it has one.
 ///
 /// # Errors
 /// The name is invalid.
-pub(crate) fn parse_name(config: &AgentSpawnConfig) -> Result<Option<AgentName>, SpawnError> {
-    let name = config.name.as_deref().map(|name| {
-        name.parse().map_err(|source| SpawnError::Name {
-            name: name.to_owned(),
-            source,
-        })
-    });
-    name.transpose()
+pub(crate) fn validate_name(config: &AgentSpawnConfig) -> Result<(), SpawnError> {
+    let Some(name) = &config.name else {
+        return Ok(());
+    };
+    let parsed = name.parse::<AgentName>();
+    parsed.map(drop).map_err(|source| SpawnError::Name {
+        name: name.clone(),
+        source,
+    })
 }
 
 fn has_mounts(config: &AgentSpawnConfig) -> bool {

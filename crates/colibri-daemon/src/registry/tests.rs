@@ -99,6 +99,6 @@ async fn ended_agents_are_not_in_the_index_of_running_agents() {
     };
     let timeout = std::time::Duration::from_secs(20);
     assert!(tokio::time::timeout(timeout, index_is_empty).await.is_ok());
-    assert_eq!(registry.running_count(), 0);
+    assert_eq!(registry.list_running().len(), 0);
     assert_eq!(listed(false).len(), 3);
 }

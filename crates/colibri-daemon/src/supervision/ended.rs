@@ -9,7 +9,7 @@ use colibri_shim::record::{self, Durability};
 use tokio::sync::Semaphore;
 
 use super::parser::{EventParser, MAX_BACKLOG_BYTES};
-use crate::agent::RegisteredAgent;
+use crate::agent::{RegisteredAgent, new_pane};
 use crate::pool;
 
 /// Limits the number of ended agents that are parsed concurrently.
@@ -53,7 +53,7 @@ pub(crate) async fn parse_ended(agent: Arc<RegisteredAgent>) {
     let Ok(_slot) = PARSE_ENDED_SLOTS.acquire().await else {
         return;
     };
-    let pane = Glasspane::new(agent.runtime, agent.spec.created_at_ns / 1_000_000);
+    let pane = new_pane(&agent.spec);
     let ended_ms = exit.exited_at_ns / 1_000_000;
     let parser = EventParser::new(agent.clone(), pane);
     let parsed = parser.parse_all(exit.stdout_bytes, MAX_BACKLOG_BYTES, ended_ms);

@@ -121,7 +121,7 @@ async fn follow_new(agent: Arc<RegisteredAgent>, mut subscriber: Subscriber) {
         id: agent.spec.id.to_string(),
         name: agent.spec.config.name.clone(),
         program: agent.spec.config.program.clone(),
-        runtime: agent.runtime,
+        runtime: agent.runtime(),
         started_at: times::format_ns(agent.spec.created_at_ns),
     };
     if !options.lifecycle || subscriber.send(&Notification::AgentSpawned(spawned)).await {

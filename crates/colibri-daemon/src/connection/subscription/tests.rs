@@ -48,7 +48,6 @@ async fn exit_event_waits_for_unreadable_output() {
     let snapshot = AgentSnapshot::new(&pane, &ShimStatus::default(), Some(exit));
     let agent = Arc::new(RegisteredAgent {
         spec: Arc::new(serde_json::from_value(spec("k3x9abcdef")).unwrap()),
-        runtime: AgentRuntime::Generic,
         directory: dir.path().to_owned(),
         agent: None,
         latest: tokio::sync::watch::channel(snapshot).0,
