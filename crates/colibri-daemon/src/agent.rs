@@ -1,7 +1,8 @@
 //! One registered agent: its specification, its latest snapshot and its journals.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use colibri_glasspane::{AgentRuntime, AgentState, AgentView, Glasspane};
 use colibri_journal::{JournalError, JournalReader};
@@ -28,6 +29,7 @@ pub(crate) struct RegisteredAgent {
     /// Sequence number in this daemon's registry.
     pub(crate) number: u64,
     pub(crate) hook_memory: Mutex<HookMemory>,
+    pub(crate) subscribers: Mutex<Vec<Weak<SubscriberPosition>>>,
 }
 
 impl RegisteredAgent {
@@ -52,6 +54,32 @@ impl RegisteredAgent {
             wire::Stream::Stdout => layout::STDOUT,
             wire::Stream::Stderr => layout::STDERR,
         }))
+    }
+
+    /// Registers a subscriber that starts at these offsets, until the result is dropped.
+    pub(crate) fn subscribe(&self, from: &[StreamOffset]) -> Arc<SubscriberPosition> {
+        let position = Arc::new(SubscriberPosition::default());
+        for from in from {
+            position.advance(from.stream, from.offset);
+        }
+        let mut subscribers = self.subscribers.lock();
+        subscribers.retain(|subscriber| subscriber.strong_count() > 0);
+        subscribers.push(Arc::downgrade(&position));
+        position
+    }
+
+    /// Returns for each subscriber the number of bytes that it has not been sent yet.
+    pub(crate) fn bytes_behind(&self) -> Vec<u64> {
+        let latest = self.latest.borrow();
+        let subscribers = self.subscribers.lock();
+        let positions = subscribers.iter().filter_map(Weak::upgrade);
+        let behind = positions.map(|position| {
+            let behind =
+                |end: u64, sent: &AtomicU64| end.saturating_sub(sent.load(Ordering::Relaxed));
+            behind(latest.stdout_bytes, &position.stdout)
+                + behind(latest.stderr_bytes, &position.stderr)
+        });
+        behind.collect()
     }
 
     /// Returns the agent as clients see it.
@@ -203,6 +231,33 @@ pub(crate) struct HookMemory {
 pub(crate) struct StreamOffset {
     pub(crate) stream: wire::Stream,
     pub(crate) offset: u64,
+}
+
+/// The offsets up to which a subscriber has been sent the outputs of an agent.
+pub(crate) struct SubscriberPosition {
+    stdout: AtomicU64,
+    stderr: AtomicU64,
+}
+
+/// The position of a subscriber that follows neither output.
+impl Default for SubscriberPosition {
+    fn default() -> Self {
+        Self {
+            stdout: AtomicU64::new(u64::MAX),
+            stderr: AtomicU64::new(u64::MAX),
+        }
+    }
+}
+
+impl SubscriberPosition {
+    /// Records that all bytes before `offset` have been sent.
+    pub(crate) fn advance(&self, stream: wire::Stream, offset: u64) {
+        let sent = match stream {
+            wire::Stream::Stdout => &self.stdout,
+            wire::Stream::Stderr => &self.stderr,
+        };
+        sent.store(offset, Ordering::Relaxed);
+    }
 }
 
 /// Reads at most `limit` bytes from `offset` on with one read. A UTF-8 character that is cut at the end is left for the

@@ -4,16 +4,21 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use colibri_sys::ownership::Ownership;
 use colibri_sys::passwd;
 use rustix::fs::{Gid, Mode, chown};
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 
 /// Timeout for a lock of another process. A process that was forked by a daemon just before the daemon was killed holds
 /// the daemon's locks until it executes its program.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Delay after a failed accept, for example without free descriptors.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Why the daemon cannot listen at a socket.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +129,33 @@ impl ListeningSocket {
 impl Drop for ListeningSocket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Accepts connections and handles each in a task while a slot is free; more wait in the listener's backlog. Returns when
+/// the slots are closed.
+pub(crate) async fn accept_all<S, A, Accepting, Handling>(
+    slots: &Arc<Semaphore>,
+    accept: impl Fn() -> Accepting,
+    handle: impl Fn(S) -> Handling,
+) where
+    Accepting: Future<Output = io::Result<(S, A)>>,
+    Handling: Future<Output = ()> + Send + 'static,
+{
+    while let Ok(slot) = slots.clone().acquire_owned().await {
+        match accept().await {
+            Ok((stream, _)) => {
+                let handling = handle(stream);
+                tokio::spawn(async move {
+                    handling.await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot accept connection");
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+            }
+        }
     }
 }
 

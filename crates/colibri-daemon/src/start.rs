@@ -27,7 +27,7 @@ use crate::daemon::audit::{AuditFile, Peer};
 use crate::daemon::config::Configuration;
 use crate::handlers;
 use crate::hooks::Hooks;
-use crate::metrics::{LiveCounts, LiveSource, Metrics, MetricsError, MetricsServer};
+use crate::metrics::{MetricsError, MetricsServer};
 use crate::pool;
 use crate::registry::Registry;
 use crate::registry::retention;
@@ -193,15 +193,16 @@ fn run(
                 Some(address) => Some(MetricsServer::open(address).await?),
                 None => None,
             };
-            let metrics = metrics_server.as_ref().map(|server| Arc::new(Metrics::new(server)));
+            let metrics = metrics_server.as_ref().map(MetricsServer::metrics);
             let environment = hook_environment(&spawner.preparer.host, &socket);
             let hooks = (!settings.hooks.is_empty())
                 .then(|| Hooks::start(settings.hooks.clone(), environment, metrics.clone()));
-            let observers = Observers { metrics: metrics.clone(), hooks };
+            let observers = Observers { metrics, hooks };
             let (registry, adopted) = Registry::adopt(spawner, observers).await?;
-            if let (Some(server), Some(metrics)) = (metrics_server, metrics) {
-                metrics.set_live_source(live_source(&registry));
-                tokio::spawn(async move { server.serve(&metrics).await });
+            if let Some(server) = metrics_server {
+                let registry = Arc::downgrade(&registry);
+                let counts = move || registry.upgrade().map(|registry| registry.live_counts());
+                tokio::spawn(server.serve(Box::new(move || counts().unwrap_or_default())));
             }
             let mut term = watch(SignalKind::terminate())?;
             let mut interrupt = watch(SignalKind::interrupt())?;
@@ -251,21 +252,6 @@ fn run(
 async fn reload(daemon: Arc<DaemonState>) {
     let call = Call::ReloadConfig(Empty {});
     let _ = handlers::handle(&daemon, Peer::daemon(), "reload-config", call).await;
-}
-
-/// Returns the source of metrics that are read from the registry at each collection.
-fn live_source(registry: &Arc<Registry>) -> LiveSource {
-    let registry = Arc::downgrade(registry);
-    Box::new(move || {
-        let Some(registry) = registry.upgrade() else {
-            return LiveCounts::default();
-        };
-        let hooks = registry.observers.hooks.as_ref();
-        LiveCounts {
-            states: registry.states(),
-            hooks: hooks.map(|hooks| hooks.counts()).unwrap_or_default(),
-        }
-    })
 }
 
 /// Returns the environment of hooks: the base environment of agents, the variables for the desktop session of the daemon's

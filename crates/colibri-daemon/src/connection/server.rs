@@ -11,11 +11,10 @@ use super::serve_connection;
 use crate::daemon::DaemonState;
 use crate::daemon::audit::Peer;
 use crate::metrics::MetricsEvent;
+use crate::socket::accept_all;
 
 /// Maximum number of concurrent connections; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 512;
-/// Pause after a failed accept, for example without free descriptors.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Timeout at shutdown for answers and hooks in progress.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -38,27 +37,10 @@ impl Server {
     /// Serves connections until a client requests the shutdown of the daemon.
     pub(crate) async fn run(&self, listener: &UnixListener) {
         let mut shutdown = self.daemon.shutdown.subscribe();
-        loop {
-            let Ok(slot) = self.slots.clone().acquire_owned().await else {
-                return;
-            };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                _ = shutdown.wait_for(|shutdown| *shutdown) => return,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let (daemon, group) = (self.daemon.clone(), self.group);
-                    tokio::spawn(async move {
-                        serve(daemon, group, stream).await;
-                        drop(slot);
-                    });
-                }
-                Err(error) => {
-                    tracing::error!(%error, "cannot accept connection");
-                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-                }
-            }
+        let handle = |stream| serve(self.daemon.clone(), self.group, stream);
+        tokio::select! {
+            () = accept_all(&self.slots, || listener.accept(), handle) => {}
+            _ = shutdown.wait_for(|shutdown| *shutdown) => {}
         }
     }
 

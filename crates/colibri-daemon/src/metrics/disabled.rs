@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use colibri_config::MetricsAddress;
-use colibri_proto::Stream;
 
 use super::{LiveSource, MetricsEvent};
-use crate::agent::{RegisteredAgent, StreamOffset};
 
 /// Why metrics are not served.
 #[derive(Debug, thiserror::Error)]
@@ -20,31 +18,7 @@ pub(crate) enum MetricsError {
 pub(crate) enum Metrics {}
 
 impl Metrics {
-    pub(crate) fn new(server: &MetricsServer) -> Self {
-        match *server {}
-    }
-
-    pub(crate) fn set_live_source(&self, _source: LiveSource) {
-        match *self {}
-    }
-
     pub(crate) fn record(&self, _event: MetricsEvent<'_>) {
-        match *self {}
-    }
-
-    pub(crate) fn follow(
-        &self,
-        _agent: Arc<RegisteredAgent>,
-        _from: &[StreamOffset],
-    ) -> SubscriberPosition {
-        match *self {}
-    }
-}
-
-pub(crate) enum SubscriberPosition {}
-
-impl SubscriberPosition {
-    pub(crate) fn advance(&self, _stream: Stream, _offset: u64) {
         match *self {}
     }
 }
@@ -56,7 +30,11 @@ impl MetricsServer {
         Err(MetricsError::NotBuilt)
     }
 
-    pub(crate) async fn serve(&self, _metrics: &Arc<Metrics>) {
+    pub(crate) fn metrics(&self) -> Arc<Metrics> {
         match *self {}
+    }
+
+    pub(crate) async fn serve(self, _source: LiveSource) {
+        match self {}
     }
 }

@@ -9,20 +9,17 @@
 #[cfg(feature = "metrics")]
 mod counters;
 #[cfg(feature = "metrics")]
-mod positions;
-#[cfg(feature = "metrics")]
 mod serve;
 #[cfg(feature = "metrics")]
 pub(crate) use {
     counters::Metrics,
-    positions::SubscriberPosition,
     serve::{MetricsError, MetricsServer},
 };
 
 #[cfg(not(feature = "metrics"))]
 mod disabled;
 #[cfg(not(feature = "metrics"))]
-pub(crate) use disabled::{Metrics, MetricsError, MetricsServer, SubscriberPosition};
+pub(crate) use disabled::{Metrics, MetricsError, MetricsServer};
 
 use std::time::Duration;
 
@@ -78,6 +75,8 @@ pub(crate) enum HookOutcome {
 pub(crate) struct LiveCounts {
     /// States of all registered agents.
     pub(crate) states: Vec<AgentState>,
+    /// Number of bytes that have not been sent, for each subscriber of each agent.
+    pub(crate) behind: Vec<u64>,
     pub(crate) hooks: HookCounts,
 }
 
@@ -90,5 +89,5 @@ pub(crate) struct HookCounts {
     pub(crate) running: u64,
 }
 
-/// Reads the current values; see [`Metrics::set_live_source`].
+/// Reads the current values; see [`MetricsServer::serve`].
 pub(crate) type LiveSource = Box<dyn Fn() -> LiveCounts + Send + Sync>;

@@ -14,11 +14,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::prometheus_text;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::Metrics;
-use crate::socket::{ListeningSocket, SocketError};
+use super::{LiveSource, Metrics};
+use crate::socket::{ListeningSocket, SocketError, accept_all};
 
 /// Maximum number of concurrent connections; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 16;
@@ -41,8 +41,13 @@ pub(crate) enum MetricsError {
     },
 }
 
-/// A listening socket for metrics. Dropping it closes the socket.
-pub(crate) enum MetricsServer {
+/// The metrics and the listening socket for them. Dropping it closes the socket.
+pub(crate) struct MetricsServer {
+    metrics: Arc<Metrics>,
+    listener: MetricsListener,
+}
+
+enum MetricsListener {
     Unix(ListeningSocket),
     Tcp(TcpListener),
 }
@@ -53,8 +58,10 @@ impl MetricsServer {
     /// # Errors
     /// The address is in use, or the system refuses.
     pub(crate) async fn open(address: &MetricsAddress) -> Result<Self, MetricsError> {
-        match address {
-            MetricsAddress::Unix(path) => Ok(Self::Unix(ListeningSocket::open(path, None).await?)),
+        let listener = match address {
+            MetricsAddress::Unix(path) => {
+                MetricsListener::Unix(ListeningSocket::open(path, None).await?)
+            }
             MetricsAddress::Loopback(address) => {
                 let failed = |source| MetricsError::Tcp {
                     address: *address,
@@ -63,47 +70,42 @@ impl MetricsServer {
                 let listener = TcpListener::bind(address).await.map_err(failed)?;
                 let address = listener.local_addr().map_err(failed)?;
                 tracing::info!(%address, "metrics");
-                Ok(Self::Tcp(listener))
+                MetricsListener::Tcp(listener)
             }
-        }
+        };
+        let metrics = Arc::new(Metrics::new());
+        Ok(Self { metrics, listener })
     }
 
-    /// Serves requests forever.
-    pub(crate) async fn serve(&self, metrics: &Arc<Metrics>) {
+    /// Returns the metrics that are served.
+    pub(crate) fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
+
+    /// Serves requests forever. `source` returns the values that are read at each collection.
+    pub(crate) async fn serve(self, source: LiveSource) {
+        self.metrics.set_live_source(source);
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else {
-                return;
-            };
-            let metrics = metrics.clone();
-            let accepted = match self {
-                Self::Unix(listening) => {
-                    listening.listener.accept().await.map(|(s, _)| Io::Unix(s))
-                }
-                Self::Tcp(listener) => listener.accept().await.map(|(s, _)| Io::Tcp(s)),
-            };
-            match accepted {
-                Ok(stream) => {
-                    tokio::spawn(async move {
-                        match stream {
-                            Io::Unix(stream) => answer(stream, metrics).await,
-                            Io::Tcp(stream) => answer(stream, metrics).await,
-                        }
-                        drop(slot);
-                    });
-                }
-                Err(error) => {
-                    tracing::error!(%error, "cannot accept a connection for metrics");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+        let metrics = || self.metrics.clone();
+        match &self.listener {
+            MetricsListener::Unix(ListeningSocket { listener, .. }) => {
+                accept_all(
+                    &slots,
+                    || listener.accept(),
+                    |stream| answer(stream, metrics()),
+                )
+                .await;
+            }
+            MetricsListener::Tcp(listener) => {
+                accept_all(
+                    &slots,
+                    || listener.accept(),
+                    |stream| answer(stream, metrics()),
+                )
+                .await;
             }
         }
     }
-}
-
-enum Io {
-    Unix(UnixStream),
-    Tcp(TcpStream),
 }
 
 /// Answers one request and closes the connection.

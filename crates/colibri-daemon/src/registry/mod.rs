@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use colibri_config::Retention;
-use colibri_glasspane::{AgentState, AgentView};
+use colibri_glasspane::AgentView;
 use colibri_journal::JournalOptions;
 use colibri_shim::control::ShimStatus;
 use colibri_shim::record::ExitRecord;
@@ -23,7 +23,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::agent::{AgentSnapshot, RegisteredAgent, new_pane};
 use crate::errors::spawn_error_kind;
-use crate::metrics::MetricsEvent;
+use crate::metrics::{LiveCounts, MetricsEvent};
 use crate::pool;
 use crate::supervision::{self, Observers};
 
@@ -220,6 +220,7 @@ impl Registry {
             adopted,
             number: agents.count,
             hook_memory: Mutex::default(),
+            subscribers: Mutex::default(),
         });
         agents.count += 1;
         agents.by_id.insert(agent.spec.id.clone(), agent.clone());
@@ -262,11 +263,19 @@ impl Registry {
         self.list(None, true, usize::MAX)
     }
 
-    /// Returns the states of all agents.
-    pub(crate) fn states(&self) -> Vec<AgentState> {
+    /// Returns the values that are read when metrics are collected.
+    pub(crate) fn live_counts(&self) -> LiveCounts {
         let agents = self.agents.read();
+        let hooks = self.observers.hooks.as_ref();
         let all = agents.by_id.values();
-        all.map(|agent| agent.latest.borrow().view.state).collect()
+        LiveCounts {
+            states: all
+                .clone()
+                .map(|agent| agent.latest.borrow().view.state)
+                .collect(),
+            behind: all.flat_map(|agent| agent.bytes_behind()).collect(),
+            hooks: hooks.map(|hooks| hooks.counts()).unwrap_or_default(),
+        }
     }
 
     /// Returns all ended agents.

@@ -136,9 +136,7 @@ async fn follow(agent: Arc<RegisteredAgent>, subscriber: Subscriber, mut sent: S
     let mut latest = agent.latest.subscribe();
     let mut snapshot = latest.borrow_and_update().clone();
     let offsets = options.start_offsets(&snapshot);
-    let metrics = observers.metrics.as_ref();
-    let position = metrics.map(|metrics| metrics.follow(agent.clone(), &offsets));
-    let mut output = OutputSender::new(&agent, &subscriber, position, &offsets);
+    let mut output = OutputSender::new(&agent, &subscriber, &offsets);
     loop {
         let events = sent.next(&agent, *options, &snapshot);
         let merged = events.iter().map(PendingEvent::merged_states).sum();

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use colibri_proto::{Notification, OutputData, OutputEvent, Stream};
+use colibri_proto::{Notification, OutputData, OutputEvent};
 
 use super::Subscriber;
 use super::cursor::{Cursor, JournalLengths, OutputBlock, StreamMerge};
-use crate::agent::{AgentSnapshot, RegisteredAgent, StreamOffset};
-use crate::metrics::SubscriberPosition;
+use crate::agent::{AgentSnapshot, RegisteredAgent, StreamOffset, SubscriberPosition};
 use crate::{pool, times};
 
 /// Delay after a failed read of a journal, for example without free descriptors.
@@ -19,7 +18,7 @@ const MAX_READ_ATTEMPTS: u32 = 300;
 pub(super) struct OutputSender<'a> {
     agent: &'a Arc<RegisteredAgent>,
     subscriber: &'a Subscriber,
-    position: Option<SubscriberPosition>,
+    position: Arc<SubscriberPosition>,
     /// Absent while a pool thread reads from it.
     merge: Option<StreamMerge>,
 }
@@ -28,7 +27,6 @@ impl<'a> OutputSender<'a> {
     pub(super) fn new(
         agent: &'a Arc<RegisteredAgent>,
         subscriber: &'a Subscriber,
-        position: Option<SubscriberPosition>,
         from: &[StreamOffset],
     ) -> Self {
         let cursors = from.iter().map(|from| {
@@ -38,7 +36,7 @@ impl<'a> OutputSender<'a> {
         Self {
             agent,
             subscriber,
-            position,
+            position: agent.subscribe(from),
             merge: Some(StreamMerge::new(cursors.collect())),
         }
     }
@@ -85,7 +83,7 @@ impl<'a> OutputSender<'a> {
                         Ok(frame) => room.send(frame),
                         Err(error) => tracing::error!(%error, "cannot send notification"),
                     }
-                    self.record_position(stream, end);
+                    self.position.advance(stream, end);
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -110,12 +108,6 @@ impl<'a> OutputSender<'a> {
             merge.close_files();
         }
         true
-    }
-
-    fn record_position(&self, stream: Stream, end: u64) {
-        if let Some(position) = &self.position {
-            position.advance(stream, end);
-        }
     }
 
     fn event(&self, block: OutputBlock) -> Notification {

@@ -54,6 +54,7 @@ async fn exit_event_waits_for_unreadable_output() {
         adopted: true,
         number: 0,
         hook_memory: Default::default(),
+        subscribers: Default::default(),
     });
     let options = SubscriptionOptions {
         number: 1,
