@@ -1,4 +1,4 @@
-//! Errors of a request, and their kinds on the wire.
+//! Errors of the start and of a request, and the kinds of the latter on the wire.
 
 use std::io;
 
@@ -9,6 +9,9 @@ use colibri_priv::PrivError;
 use colibri_proto::{ErrorKind, RpcError};
 use colibri_spawner::{ShimClientError, SpawnError};
 use colibri_types::SpawnConfigError;
+
+/// Why the daemon cannot start: a message for its user.
+pub(crate) type StartError = Box<dyn std::error::Error>;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]

@@ -13,37 +13,14 @@ use rustix::fs::{Gid, Mode, chown};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
+use crate::errors::StartError;
+
 /// Timeout for a lock of another process. A process that was forked by a daemon just before the daemon was killed holds
 /// the daemon's locks until it executes its program.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Delay after a failed accept, for example without free descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
-
-/// Why the daemon cannot listen at a socket.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SocketError {
-    #[error(
-        "cannot listen at {0}: another colibri-daemon listens there; use that daemon or pass --socket"
-    )]
-    InUse(PathBuf),
-    #[error(
-        "cannot listen in {path}: other users can write to the directory (mode {mode:04o}); run: chmod 700 {path}"
-    )]
-    Open { path: PathBuf, mode: u32 },
-    #[error("cannot listen at {0}: the path is not absolute; pass an absolute path")]
-    NoDirectory(PathBuf),
-    #[error(
-        "cannot listen at {0}: the file exists and is not a socket; remove it or pass --socket"
-    )]
-    NotASocket(PathBuf),
-    #[error(
-        "cannot use socket group {0:?}: no such group; set a group from /etc/group or its number"
-    )]
-    UnknownGroup(String),
-    #[error("cannot listen at {path}: {source}; pass --socket or set COLIBRI_SOCKET")]
-    Io { path: PathBuf, source: io::Error },
-}
 
 /// A socket at which this daemon listens. Dropping it removes the file.
 pub(crate) struct ListeningSocket {
@@ -60,16 +37,15 @@ impl ListeningSocket {
     ///
     /// # Errors
     /// Another daemon listens there, other users can write to the directory, or the system refuses.
-    pub(crate) async fn open(path: &Path, group: Option<&str>) -> Result<Self, SocketError> {
-        let failed = |source| SocketError::Io {
-            path: path.to_owned(),
-            source,
-        };
+    pub(crate) async fn open(path: &Path, group: Option<&str>) -> Result<Self, StartError> {
+        let refused = |problem: &str| format!("cannot listen at {}: {problem}", path.display());
+        let failed =
+            |error: io::Error| refused(&format!("{error}; pass --socket or set COLIBRI_SOCKET"));
         let group = group.map(group_id).transpose()?;
         let directory = path
             .parent()
             .filter(|directory| directory.is_absolute())
-            .ok_or_else(|| SocketError::NoDirectory(path.to_owned()))?;
+            .ok_or_else(|| refused("the path is not absolute; pass an absolute path"))?;
         let existed = directory.exists();
         DirBuilder::new()
             .recursive(true)
@@ -79,10 +55,11 @@ impl ListeningSocket {
         let metadata = fs::metadata(directory).map_err(failed)?;
         let ownership = Ownership::from(&metadata);
         if ownership.entries_are_replaceable() {
-            return Err(SocketError::Open {
-                path: directory.to_owned(),
-                mode: ownership.mode,
-            });
+            let (shown, mode) = (directory.display(), ownership.mode);
+            return Err(format!(
+                "cannot listen in {shown}: other users can write to the directory (mode {mode:04o}); run: chmod 700 {shown}"
+            )
+            .into());
         }
         if let (Some(group), false) = (group, existed) {
             chown(directory, None, Some(Gid::from_raw(group)))
@@ -98,11 +75,13 @@ impl ListeningSocket {
             .open(&lock_path)
             .map_err(failed)?;
         if !lock(&lock_file).map_err(failed)? {
-            return Err(SocketError::InUse(path.to_owned()));
+            let problem = "another colibri-daemon listens there; use that daemon or pass --socket";
+            return Err(refused(problem).into());
         }
         match fs::symlink_metadata(path) {
             Ok(data) if !data.file_type().is_socket() => {
-                return Err(SocketError::NotASocket(path.to_owned()));
+                let problem = "the file exists and is not a socket; remove it or pass --socket";
+                return Err(refused(problem).into());
             }
             // A listening daemon would hold the lock, so the socket is stale.
             Ok(_) => fs::remove_file(path).map_err(failed)?,
@@ -175,9 +154,11 @@ pub(crate) fn lock(file: &File) -> io::Result<bool> {
 }
 
 /// Returns the number of a group, given by number or by name in group(5).
-fn group_id(group: &str) -> Result<u32, SocketError> {
-    if let Ok(number) = group.parse() {
-        return Ok(number);
-    }
-    passwd::host_group(group).ok_or_else(|| SocketError::UnknownGroup(group.to_owned()))
+fn group_id(group: &str) -> Result<u32, String> {
+    let number = group.parse().ok();
+    number.or_else(|| passwd::host_group(group)).ok_or_else(|| {
+        format!(
+            "cannot use socket group {group:?}: no such group; set a group from /etc/group or its number"
+        )
+    })
 }

@@ -14,7 +14,7 @@ use colibri_config::{ConfigFile, PartialSettings, Settings, SettingsError};
 use colibri_prepare::{Cgroups, HostEnv, Preparer};
 use colibri_priv::BackendRegistry;
 use colibri_proto::{Call, Empty};
-use colibri_spawner::{SpawnError, Spawner, StateDir};
+use colibri_spawner::{Spawner, StateDir};
 use colibri_sys::daemon::{DaemonFile, default_socket};
 use rustix::fs::Mode;
 use rustix::process::Signal;
@@ -25,14 +25,15 @@ use crate::connection::server::Server;
 use crate::daemon::DaemonState;
 use crate::daemon::audit::{AuditFile, Peer};
 use crate::daemon::config::Configuration;
+use crate::errors::StartError;
 use crate::handlers;
 use crate::hooks::Hooks;
-use crate::metrics::{MetricsError, MetricsServer};
+use crate::metrics::MetricsServer;
 use crate::pool;
 use crate::registry::Registry;
 use crate::registry::retention;
 use crate::rotation::RotatedLog;
-use crate::socket::{ListeningSocket, SocketError};
+use crate::socket::ListeningSocket;
 use crate::supervision::Observers;
 
 /// Runs AI coding agents unattended, each confined in a jail.
@@ -76,36 +77,9 @@ pub enum LogFormat {
 /// Timeout at the end for blocking work: a file system that does not answer may never complete it.
 const POOL_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why the daemon cannot start.
-#[derive(Debug, thiserror::Error)]
-enum StartError {
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    #[error(transparent)]
-    State(#[from] SpawnError),
-    #[error(
-        "cannot use state directory {directory}: another colibri-daemon{which} uses it; stop that daemon or pass --state-dir"
-    )]
-    StateInUse { directory: PathBuf, which: String },
-    #[error(
-        "cannot start threads: {0}; end processes of this user, or raise the process limit (ulimit -u, TasksMax= in the systemd unit)"
-    )]
-    Threads(io::Error),
-    #[error("cannot {action}: {source}")]
-    System {
-        action: &'static str,
-        source: io::Error,
-    },
-}
-
-impl StartError {
-    fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::System { action, source }
-    }
+/// Returns the error for an operation of the system that the daemon needs to start.
+fn failed(action: &str) -> impl FnOnce(io::Error) -> StartError {
+    move |error| format!("cannot {action}: {error}").into()
 }
 
 /// Runs the whole program: parses the arguments and serves until a signal or a shutdown request. `backends` creates the
@@ -131,7 +105,7 @@ fn run(
     // Files of the daemon are readable only by its user; agents have their own umask.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let arguments = &if arguments.background {
-        process::detach(arguments).map_err(StartError::system("detach from the caller"))?
+        process::detach(arguments).map_err(failed("detach from the caller"))?
     } else {
         arguments.clone()
     };
@@ -182,11 +156,15 @@ fn run(
     DaemonFile::remove(&settings.state_dir);
     let config = Configuration::new(arguments.config.clone(), overrides, backends, file);
     let audit = AuditFile::new(&settings.state_dir, settings.log);
-    let runtime = pool::runtime().map_err(StartError::Threads)?;
+    let runtime = pool::runtime().map_err(|error| {
+        format!(
+            "cannot start threads: {error}; end processes of this user, or raise the process limit (ulimit -u, TasksMax= in the systemd unit)"
+        )
+    })?;
     let outcome = runtime.block_on(async {
             let listening = ListeningSocket::open(&socket, partial.socket_group.as_deref()).await?;
             state_files::write_daemon_file(&settings.state_dir, &socket);
-            let watch = |kind| signal(kind).map_err(StartError::system("handle signals"));
+            let watch = |kind| signal(kind).map_err(failed("handle signals"));
             // Before the adoption, which may take long: a reload must not end the daemon.
             let mut hangup = watch(SignalKind::hangup())?;
             let metrics_server = match &settings.metrics {
@@ -289,7 +267,7 @@ fn install_log(
     if arguments.background {
         let log = RotatedLog::new(settings.state_dir.join("daemon.log"), settings.log);
         log.open()
-            .map_err(StartError::system("open daemon.log in the state directory"))?;
+            .map_err(failed("open daemon.log in the state directory"))?;
         let writer = log.clone();
         builder.with_writer(move || writer.clone()).init();
         return Ok(Some(log));

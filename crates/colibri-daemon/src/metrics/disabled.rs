@@ -5,15 +5,7 @@ use std::sync::Arc;
 use colibri_config::MetricsAddress;
 
 use super::{LiveSource, MetricsEvent};
-
-/// Why metrics are not served.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum MetricsError {
-    #[error(
-        "cannot serve metrics: this colibri-daemon was built without them; remove the setting, or build with the cargo feature `metrics`"
-    )]
-    NotBuilt,
-}
+use crate::errors::StartError;
 
 pub(crate) enum Metrics {}
 
@@ -26,8 +18,8 @@ impl Metrics {
 pub(crate) enum MetricsServer {}
 
 impl MetricsServer {
-    pub(crate) async fn open(_address: &MetricsAddress) -> Result<Self, MetricsError> {
-        Err(MetricsError::NotBuilt)
+    pub(crate) async fn open(_address: &MetricsAddress) -> Result<Self, StartError> {
+        Err("cannot serve metrics: this colibri-daemon was built without them; remove the setting, or build with the cargo feature `metrics`".into())
     }
 
     pub(crate) fn metrics(&self) -> Arc<Metrics> {

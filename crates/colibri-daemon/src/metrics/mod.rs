@@ -11,15 +11,12 @@ mod counters;
 #[cfg(feature = "metrics")]
 mod serve;
 #[cfg(feature = "metrics")]
-pub(crate) use {
-    counters::Metrics,
-    serve::{MetricsError, MetricsServer},
-};
+pub(crate) use {counters::Metrics, serve::MetricsServer};
 
 #[cfg(not(feature = "metrics"))]
 mod disabled;
 #[cfg(not(feature = "metrics"))]
-pub(crate) use disabled::{Metrics, MetricsError, MetricsServer};
+pub(crate) use disabled::{Metrics, MetricsServer};
 
 use std::time::Duration;
 

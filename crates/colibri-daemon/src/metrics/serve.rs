@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +17,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::{LiveSource, Metrics};
-use crate::socket::{ListeningSocket, SocketError, accept_all};
+use crate::errors::StartError;
+use crate::socket::{ListeningSocket, accept_all};
 
 /// Maximum number of concurrent connections; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 16;
@@ -28,18 +28,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of the head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
-
-/// Why metrics are not served.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum MetricsError {
-    #[error("cannot serve metrics: {0}")]
-    Socket(#[from] SocketError),
-    #[error("cannot serve metrics at {address}: {source}; pass another port with --metrics")]
-    Tcp {
-        address: SocketAddr,
-        source: io::Error,
-    },
-}
 
 /// The metrics and the listening socket for them. Dropping it closes the socket.
 pub(crate) struct MetricsServer {
@@ -57,15 +45,19 @@ impl MetricsServer {
     ///
     /// # Errors
     /// The address is in use, or the system refuses.
-    pub(crate) async fn open(address: &MetricsAddress) -> Result<Self, MetricsError> {
+    pub(crate) async fn open(address: &MetricsAddress) -> Result<Self, StartError> {
         let listener = match address {
             MetricsAddress::Unix(path) => {
-                MetricsListener::Unix(ListeningSocket::open(path, None).await?)
+                let listening = ListeningSocket::open(path, None).await;
+                MetricsListener::Unix(
+                    listening.map_err(|error| format!("cannot serve metrics: {error}"))?,
+                )
             }
             MetricsAddress::Loopback(address) => {
-                let failed = |source| MetricsError::Tcp {
-                    address: *address,
-                    source,
+                let failed = |error: io::Error| {
+                    format!(
+                        "cannot serve metrics at {address}: {error}; pass another port with --metrics"
+                    )
                 };
                 let listener = TcpListener::bind(address).await.map_err(failed)?;
                 let address = listener.local_addr().map_err(failed)?;

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use colibri_sys::daemon::{DAEMON_LOCK, DaemonFile};
 
-use super::StartError;
+use super::failed;
+use crate::errors::StartError;
 use crate::{socket, times};
 
 /// Writes `daemon.json`, in which clients that know only the state directory find the socket.
@@ -31,18 +32,17 @@ pub(super) fn lock_state(state_dir: &Path) -> Result<File, StartError> {
         .create(true)
         .mode(0o600)
         .open(state_dir.join(DAEMON_LOCK))
-        .map_err(StartError::system(
-            "opening daemon.lock in the state directory",
-        ))?;
-    if socket::lock(&file).map_err(StartError::system("locking the state directory"))? {
-        Ok(file)
-    } else {
-        let running = DaemonFile::of_running(state_dir);
-        let which =
-            running.map(|other| format!(" (pid {}, socket {})", other.pid, other.socket.display()));
-        Err(StartError::StateInUse {
-            directory: state_dir.to_owned(),
-            which: which.unwrap_or_default(),
-        })
+        .map_err(failed("open daemon.lock in the state directory"))?;
+    if socket::lock(&file).map_err(failed("lock the state directory"))? {
+        return Ok(file);
     }
+    let running = DaemonFile::of_running(state_dir);
+    let which =
+        running.map(|other| format!(" (pid {}, socket {})", other.pid, other.socket.display()));
+    Err(format!(
+        "cannot use state directory {}: another colibri-daemon{} uses it; stop that daemon or pass --state-dir",
+        state_dir.display(),
+        which.unwrap_or_default()
+    )
+    .into())
 }
