@@ -6,7 +6,6 @@ pub(crate) mod server;
 mod subscription;
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,12 +19,13 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::agent::RegisteredAgent;
 use crate::daemon::DaemonState;
 use crate::daemon::audit::Peer;
 use crate::errors::CallError;
 use crate::handlers::{self, find_agent, to_result};
 use crate::metrics::MetricsEvent;
-use subscription::{FrameQueue, Subscriber, SubscriptionOptions};
+use subscription::{FrameQueue, Subscriber};
 
 /// Maximum number of frames that wait for a slow client; then senders wait for room before they read output. With the frame
 /// that is being written, all subscriptions of a connection hold at most 5 frames: of 64 KiB of output each, which are
@@ -95,12 +95,6 @@ async fn write_frames(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<
     }
 }
 
-/// A subscription that has been accepted and not started.
-struct NewSubscription {
-    number: u64,
-    task: Pin<Box<dyn Future<Output = ()> + Send>>,
-}
-
 struct ClientConnection {
     daemon: Arc<DaemonState>,
     peer: Peer,
@@ -143,22 +137,7 @@ impl ClientConnection {
         call: Call,
     ) -> bool {
         match call {
-            Call::Subscribe(params) => match self.prepare_subscription(&params) {
-                Ok(NewSubscription { number, task }) => {
-                    let subscription = Subscription {
-                        subscription: number,
-                    };
-                    let result = to_rpc(to_result(&subscription));
-                    // The answer precedes the first notification.
-                    let is_open = self.count_and_answer(id, method, result).await;
-                    self.subscriptions.insert(number, tokio::spawn(task));
-                    is_open
-                }
-                Err(error) => {
-                    self.count_and_answer(id, method, Err(error.to_rpc_error()))
-                        .await
-                }
-            },
+            Call::Subscribe(params) => self.subscribe(id, method, params).await,
             Call::Unsubscribe(Subscription { subscription }) => {
                 let result = match self.subscriptions.remove(&subscription) {
                     Some(task) => {
@@ -207,10 +186,47 @@ impl ClientConnection {
         true
     }
 
-    fn prepare_subscription(
+    async fn subscribe(
+        &mut self,
+        id: Option<RequestId>,
+        method: &'static str,
+        params: SubscribeParams,
+    ) -> bool {
+        let agent = match self.subscribed_agent(&params) {
+            Ok(agent) => agent,
+            Err(error) => {
+                let error = error.to_rpc_error();
+                return self.count_and_answer(id, method, Err(error)).await;
+            }
+        };
+        let registry = self.daemon.registry.clone();
+        let number = self.next_subscription;
+        self.next_subscription += 1;
+        let subscriber = Subscriber {
+            number,
+            params,
+            frames: self.frames.clone(),
+            observers: registry.observers.clone(),
+        };
+        let subscription = Subscription {
+            subscription: number,
+        };
+        let result = to_rpc(to_result(&subscription));
+        // The answer precedes the first notification.
+        let is_open = self.count_and_answer(id, method, result).await;
+        let task = match agent {
+            Some(agent) => tokio::spawn(subscription::follow_present(agent, subscriber)),
+            None => tokio::spawn(subscription::follow_all(registry, subscriber)),
+        };
+        self.subscriptions.insert(number, task);
+        is_open
+    }
+
+    /// Returns the agent of a new subscription; `None` for all agents.
+    fn subscribed_agent(
         &mut self,
         params: &SubscribeParams,
-    ) -> Result<NewSubscription, CallError> {
+    ) -> Result<Option<Arc<RegisteredAgent>>, CallError> {
         self.subscriptions.retain(|_, task| !task.is_finished());
         if self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
             return Err(CallError::new(
@@ -220,22 +236,9 @@ impl ClientConnection {
                 ),
             ));
         }
-        let number = self.next_subscription;
-        let registry = self.daemon.registry.clone();
-        let subscriber = Subscriber {
-            options: SubscriptionOptions::new(number, params),
-            frames: self.frames.clone(),
-            observers: registry.observers.clone(),
-        };
-        let task: Pin<Box<dyn Future<Output = ()> + Send>> = match &params.id {
-            Some(id) => {
-                let agent = find_agent(&registry, id)?;
-                Box::pin(subscription::follow_present(agent, subscriber))
-            }
-            None => Box::pin(subscription::follow_all(registry, subscriber)),
-        };
-        self.next_subscription += 1;
-        Ok(NewSubscription { number, task })
+        let id = params.id.as_ref();
+        id.map(|id| find_agent(&self.daemon.registry, id))
+            .transpose()
     }
 
     /// Counts a request that no handler has counted, and answers it.

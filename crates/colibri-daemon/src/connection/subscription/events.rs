@@ -4,7 +4,7 @@
 use colibri_glasspane::AgentState;
 use colibri_proto::{KillEvent, Notification, RunEvent, StateEvent};
 
-use super::SubscriptionOptions;
+use super::Subscriber;
 use crate::agent::{AgentSnapshot, RegisteredAgent};
 use crate::times;
 
@@ -71,11 +71,11 @@ impl SentEvents {
     pub(super) fn next(
         &mut self,
         agent: &RegisteredAgent,
-        options: SubscriptionOptions,
+        subscriber: &Subscriber,
         snapshot: &AgentSnapshot,
     ) -> Vec<PendingEvent> {
         let id = EventId {
-            subscription: options.number,
+            subscription: subscriber.number,
             agent: agent.spec.id.to_string(),
         };
         let is_initial = self.state.is_none() && snapshot.state_changes == self.state_changes;
@@ -89,13 +89,13 @@ impl SentEvents {
                 after_output,
             }));
         };
-        if options.lifecycle {
+        if subscriber.params.lifecycle {
             push(kill, None);
         }
         if is_initial {
             push(state.clone(), None);
         }
-        if options.lifecycle {
+        if subscriber.params.lifecycle {
             push(run, Some(snapshot.run_offset));
         }
         if !is_initial {

@@ -32,25 +32,12 @@ use output::OutputSender;
 /// The connection's queue of encoded frames; sending fails if the connection is closed.
 pub(super) type FrameQueue = mpsc::Sender<Vec<u8>>;
 
-/// What a subscription sends.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SubscriptionOptions {
-    number: u64,
-    stream: Option<StreamChoice>,
-    from_offset: Option<u64>,
-    /// Start offset in stderr, if it differs from `from_offset`.
-    stderr_from_offset: Option<u64>,
-    timed: bool,
-    /// Also sends spawns, runs and kills.
-    lifecycle: bool,
-    /// Closes journal files while there is nothing to send: a subscription to all agents would keep too many open.
-    closes_idle_files: bool,
-}
-
 /// A subscription and its connection.
 #[derive(Clone)]
 pub(super) struct Subscriber {
-    pub(super) options: SubscriptionOptions,
+    /// Number of the subscription.
+    pub(super) number: u64,
+    pub(super) params: SubscribeParams,
     pub(super) frames: FrameQueue,
     pub(super) observers: Observers,
 }
@@ -66,24 +53,10 @@ impl Subscriber {
             }
         }
     }
-}
-
-impl SubscriptionOptions {
-    pub(super) fn new(number: u64, params: &SubscribeParams) -> Self {
-        Self {
-            number,
-            stream: params.stream,
-            from_offset: params.from_offset,
-            stderr_from_offset: params.stderr_from_offset,
-            timed: params.timed,
-            lifecycle: params.lifecycle,
-            closes_idle_files: params.id.is_none(),
-        }
-    }
 
     /// Returns the streams to send, each with its start offset.
     fn start_offsets(&self, snapshot: &AgentSnapshot) -> Vec<StreamOffset> {
-        let streams: &[Stream] = match self.stream {
+        let streams: &[Stream] = match self.params.stream {
             None => &[Stream::Stdout, Stream::Stderr],
             Some(StreamChoice::Stdout) => &[Stream::Stdout],
             Some(StreamChoice::Stderr) => &[Stream::Stderr],
@@ -91,9 +64,9 @@ impl SubscriptionOptions {
         };
         let start = |stream: &Stream| {
             let (from, end) = match stream {
-                Stream::Stdout => (self.from_offset, snapshot.stdout_bytes),
+                Stream::Stdout => (self.params.from_offset, snapshot.stdout_bytes),
                 Stream::Stderr => {
-                    let from = self.stderr_from_offset.or(self.from_offset);
+                    let from = self.params.stderr_from_offset.or(self.params.from_offset);
                     (from, snapshot.stderr_bytes)
                 }
             };
@@ -114,32 +87,29 @@ pub(super) async fn follow_present(agent: Arc<RegisteredAgent>, subscriber: Subs
 
 /// Follows an agent that was added after the subscription, from its first byte.
 async fn follow_new(agent: Arc<RegisteredAgent>, mut subscriber: Subscriber) {
-    let options = &mut subscriber.options;
-    options.from_offset = options.from_offset.or(Some(0));
+    subscriber.params.from_offset.get_or_insert(0);
     let spawned = SpawnedEvent {
-        subscription: options.number,
+        subscription: subscriber.number,
         id: agent.spec.id.to_string(),
         name: agent.spec.config.name.clone(),
         program: agent.spec.config.program.clone(),
         runtime: agent.runtime(),
         started_at: times::format_ns(agent.spec.created_at_ns),
     };
-    if !options.lifecycle || subscriber.send(&Notification::AgentSpawned(spawned)).await {
+    if !subscriber.params.lifecycle || subscriber.send(&Notification::AgentSpawned(spawned)).await {
         follow(agent, subscriber, SentEvents::spawned()).await;
     }
 }
 
 async fn follow(agent: Arc<RegisteredAgent>, subscriber: Subscriber, mut sent: SentEvents) {
-    let Subscriber {
-        options, observers, ..
-    } = &subscriber;
     let mut latest = agent.latest.subscribe();
     let mut snapshot = latest.borrow_and_update().clone();
-    let offsets = options.start_offsets(&snapshot);
+    let offsets = subscriber.start_offsets(&snapshot);
     let mut output = OutputSender::new(&agent, &subscriber, &offsets);
     loop {
-        let events = sent.next(&agent, *options, &snapshot);
+        let events = sent.next(&agent, &subscriber, &snapshot);
         let merged = events.iter().map(PendingEvent::merged_states).sum();
+        let observers = &subscriber.observers;
         observers.record(MetricsEvent::MergedStates(merged));
         for event in events {
             if let Some(offset) = event.after_output
@@ -155,7 +125,7 @@ async fn follow(agent: Arc<RegisteredAgent>, subscriber: Subscriber, mut sent: S
             return;
         }
         if let Some(exit) = &snapshot.exit {
-            let event = exit_event(&agent, options.number, &snapshot, exit);
+            let event = exit_event(&agent, subscriber.number, &snapshot, exit);
             subscriber.send(&Notification::AgentExit(event)).await;
             return;
         }
@@ -186,7 +156,6 @@ fn exit_event(
 
 /// Follows all running agents, and those that are added later.
 pub(super) async fn follow_all(registry: Arc<Registry>, subscriber: Subscriber) {
-    let options = subscriber.options;
     let mut tasks = JoinSet::new();
     let RegistryFeed {
         present,
@@ -234,16 +203,16 @@ pub(super) async fn follow_all(registry: Arc<Registry>, subscriber: Subscriber) 
             tasks.spawn(follow_new(agent, subscriber.clone()));
         }
         let mut events = Vec::new();
-        if missed > 0 && options.lifecycle {
+        if missed > 0 && subscriber.params.lifecycle {
             events.push(Notification::AgentsMissed(MissedEvent {
-                subscription: options.number,
+                subscription: subscriber.number,
                 agents: missed,
             }));
         }
         for id in removed {
             known.remove(&id);
             events.push(Notification::AgentRemoved(RemovedEvent {
-                subscription: options.number,
+                subscription: subscriber.number,
                 id: id.to_string(),
             }));
         }

@@ -31,7 +31,7 @@ impl<'a> OutputSender<'a> {
     ) -> Self {
         let cursors = from.iter().map(|from| {
             let journal = agent.journal(from.stream);
-            Cursor::new(from.stream, journal, from.offset, subscriber.options.timed)
+            Cursor::new(from.stream, journal, from.offset, subscriber.params.timed)
         });
         Self {
             agent,
@@ -102,7 +102,8 @@ impl<'a> OutputSender<'a> {
                 }
             }
         }
-        if self.subscriber.options.closes_idle_files
+        // A subscription to all agents would keep too many files open.
+        if self.subscriber.params.id.is_none()
             && let Some(merge) = &mut self.merge
         {
             merge.close_files();
@@ -112,7 +113,7 @@ impl<'a> OutputSender<'a> {
 
     fn event(&self, block: OutputBlock) -> Notification {
         Notification::AgentOutput(OutputEvent {
-            subscription: self.subscriber.options.number,
+            subscription: self.subscriber.number,
             id: self.agent.spec.id.to_string(),
             stream: block.stream,
             offset: block.offset,

@@ -11,9 +11,10 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-fn subscriber(options: SubscriptionOptions, frames: FrameQueue) -> Subscriber {
+fn subscriber(params: SubscribeParams, frames: FrameQueue) -> Subscriber {
     Subscriber {
-        options,
+        number: 1,
+        params,
         frames,
         observers: Observers::default(),
     }
@@ -56,17 +57,13 @@ async fn exit_event_waits_for_unreadable_output() {
         hook_memory: Default::default(),
         subscribers: Default::default(),
     });
-    let options = SubscriptionOptions {
-        number: 1,
-        stream: None,
+    let params = SubscribeParams {
+        id: Some("k3x9abcdef".to_owned()),
         from_offset: Some(0),
-        stderr_from_offset: None,
-        timed: false,
-        lifecycle: false,
-        closes_idle_files: false,
+        ..SubscribeParams::default()
     };
     let (frames, mut queue) = mpsc::channel(8);
-    let task = tokio::spawn(follow_present(agent, subscriber(options, frames)));
+    let task = tokio::spawn(follow_present(agent, subscriber(params, frames)));
     assert_eq!(next(&mut queue).await["method"], "agent-state");
     let early = tokio::time::timeout(READ_RETRY_DELAY * 2, queue.recv()).await;
     assert!(early.is_err(), "{early:?}");
@@ -90,17 +87,13 @@ async fn lagging_subscriber_gets_or_counts_every_agent() {
         registry.add_ended(Arc::new(spec), exit, None);
     };
     add(0);
-    let options = SubscriptionOptions {
-        number: 1,
+    let params = SubscribeParams {
         stream: Some(StreamChoice::None),
-        from_offset: None,
-        stderr_from_offset: None,
-        timed: false,
         lifecycle: true,
-        closes_idle_files: true,
+        ..SubscribeParams::default()
     };
     let (frames, mut queue) = mpsc::channel(2);
-    tokio::spawn(follow_all(registry.clone(), subscriber(options, frames)));
+    tokio::spawn(follow_all(registry.clone(), subscriber(params, frames)));
     tokio::task::yield_now().await;
     // More changes than a subscriber may lag behind; the first agents have already been removed.
     (1..=300).for_each(add);
