@@ -10,6 +10,8 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -57,43 +59,39 @@ impl ProxyError {
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let result = match arguments.split_first() {
-        Some((part, arguments)) if part == "run" => {
+    let result = match arguments.as_slice() {
+        [part, arguments @ ..] if part == "run" => {
             split_at_separator(arguments).map(|(allow, command)| run(allow, command))
         }
-        Some((part, arguments)) if part == "enter" => arguments
-            .split_first()
-            .map(|(program, args)| enter(program, args)),
-        Some((part, arguments)) if part == "serve" => arguments
-            .split_first()
-            .map(|(parent, allow)| serve(parent, allow)),
-        Some((option, [])) if option == "--help" || option == "-h" => {
-            let _ = io::stdout().write_all(USAGE.as_bytes());
-            return ExitCode::SUCCESS;
-        }
-        Some((option, [])) if option == "--version" => {
-            let version = concat!("colibri-proxy ", env!("CARGO_PKG_VERSION"), "\n");
-            let _ = io::stdout().write_all(version.as_bytes());
-            return ExitCode::SUCCESS;
-        }
+        [part, program, args @ ..] if part == "enter" => Some(enter(program, args)),
+        [part, parent, allow @ ..] if part == "serve" => Some(serve(parent, allow)),
+        [option] if option == "--help" || option == "-h" => Some(print(USAGE)),
+        [option] if option == "--version" => Some(print(concat!(
+            "colibri-proxy ",
+            env!("CARGO_PKG_VERSION"),
+            "\n"
+        ))),
         _ => None,
     };
-    match result {
+    let error = match result {
         None => {
             let _ = io::stderr().write_all(USAGE.as_bytes());
-            ExitCode::from(2)
+            return ExitCode::from(2);
         }
-        Some(Ok(())) => ExitCode::SUCCESS,
-        Some(Err(error)) => {
-            log(&error);
-            ExitCode::from(match error {
-                ProxyError::Exec { error, .. } if error.kind() == io::ErrorKind::NotFound => {
-                    EXIT_NOT_FOUND
-                }
-                _ => EXIT_FAILURE,
-            })
-        }
-    }
+        Some(Ok(())) => return ExitCode::SUCCESS,
+        Some(Err(error)) => error,
+    };
+    log(&error);
+    ExitCode::from(match error {
+        ProxyError::Exec { error, .. } if error.kind() == io::ErrorKind::NotFound => EXIT_NOT_FOUND,
+        _ => EXIT_FAILURE,
+    })
+}
+
+/// Writes a text to standard output.
+fn print(text: &str) -> Result<(), ProxyError> {
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(())
 }
 
 /// Writes one line to standard error, which is the agent's.
@@ -120,7 +118,7 @@ fn parse_destinations(arguments: &[OsString]) -> Result<Vec<Destination>, JailEr
 fn run(allow: &[OsString], command: &[OsString]) -> Result<(), ProxyError> {
     parse_destinations(allow)?;
     let (server_end, sandbox_end) =
-        socket_passing::pair().map_err(ProxyError::system("create a socket pair"))?;
+        UnixStream::pair().map_err(ProxyError::system("create a socket pair"))?;
     let proxy = std::env::current_exe().map_err(ProxyError::system("find its own program"))?;
     Command::new(proxy)
         .arg("serve")
@@ -130,7 +128,7 @@ fn run(allow: &[OsString], command: &[OsString]) -> Result<(), ProxyError> {
         .env_clear()
         .envs(std::env::var_os("COLIBRI_AGENT_ID").map(|id| ("COLIBRI_AGENT_ID", id)))
         .current_dir("/")
-        .stdin(Stdio::from(server_end))
+        .stdin(Stdio::from(OwnedFd::from(server_end)))
         .stdout(Stdio::null())
         .spawn()
         .map_err(ProxyError::system("start the server"))?;

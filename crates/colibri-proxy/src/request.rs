@@ -60,10 +60,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<RequestHead>, BadRequest> {
     let bad_target = || BadRequest::Target(target.chars().take(200).collect());
     if method == "CONNECT" {
         let destination = target.parse().map_err(|_| bad_target())?;
-        return Ok(Some(RequestHead {
-            request: ProxyRequest::Tunnel(destination),
-            length,
-        }));
+        let request = ProxyRequest::Tunnel(destination);
+        return Ok(Some(RequestHead { request, length }));
     }
     let address = strip_http_scheme(target).ok_or_else(bad_target)?;
     let end = address.find(['/', '?', '#']).unwrap_or(address.len());
@@ -90,10 +88,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<RequestHead>, BadRequest> {
     }
     // One request per connection, so that every request is checked.
     head.push_str("Connection: close\r\n\r\n");
-    Ok(Some(RequestHead {
-        request: ProxyRequest::Forward(destination, head),
-        length,
-    }))
+    let request = ProxyRequest::Forward(destination, head);
+    Ok(Some(RequestHead { request, length }))
 }
 
 fn strip_http_scheme(target: &str) -> Option<&str> {
@@ -102,9 +98,9 @@ fn strip_http_scheme(target: &str) -> Option<&str> {
 }
 
 /// Returns a complete response with an error message.
-pub(crate) fn error_response(status: u16, reason: &str, text: &str) -> String {
+pub(crate) fn error_response(status: &str, text: &str) -> String {
     format!(
-        "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}\n",
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}\n",
         text.len() + 1
     )
 }

@@ -76,11 +76,10 @@ async fn serve_connection(mut client: TcpStream, allow: &[Destination]) -> io::R
     } = received?;
     let result = match request {
         Ok(request) => connect(request, body_start, allow).await,
-        Err(error) => {
-            log(&format_args!("refused a request: {error}"));
-            let text = format!("colibri-proxy: {error}");
-            Err(request::error_response(400, "Bad Request", &text))
-        }
+        Err(error) => Err(refuse(
+            "400 Bad Request",
+            format!("refused a request: {error}"),
+        )),
     };
     match result {
         Ok(mut upstream) => {
@@ -99,20 +98,12 @@ async fn serve_connection(mut client: TcpStream, allow: &[Destination]) -> io::R
 async fn receive_request(client: &mut TcpStream) -> io::Result<ReceivedRequest> {
     let mut bytes = Vec::new();
     loop {
-        match request::parse(&bytes) {
-            Ok(Some(head)) => {
-                return Ok(ReceivedRequest {
-                    body_start: bytes.split_off(head.length),
-                    request: Ok(head.request),
-                });
-            }
-            Ok(None) => {}
-            Err(error) => {
-                return Ok(ReceivedRequest {
-                    request: Err(error),
-                    body_start: Vec::new(),
-                });
-            }
+        if let Some(parsed) = request::parse(&bytes).transpose() {
+            let length = parsed.as_ref().map_or(bytes.len(), |head| head.length);
+            return Ok(ReceivedRequest {
+                body_start: bytes.split_off(length),
+                request: parsed.map(|head| head.request),
+            });
         }
         let mut chunk = [0; 4096];
         let count = client.read(&mut chunk).await?;
@@ -140,25 +131,25 @@ async fn connect(
         }
     };
     if !allow.contains(&destination) {
-        let refusal = format!("refused a connection to {destination}: it is not in the allow list");
-        log(&refusal);
-        let text = format!("colibri-proxy: {refusal}");
-        return Err(request::error_response(403, "Forbidden", &text));
+        let problem = format!("refused a connection to {destination}: it is not in the allow list");
+        return Err(refuse("403 Forbidden", problem));
     }
     let connecting = TcpStream::connect((destination.host(), destination.port()));
-    let cause = match timeout(TIMEOUT, connecting).await {
-        Ok(Ok(server)) => {
-            return Ok(Upstream {
-                server,
-                to_server,
-                to_client,
-            });
-        }
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {TIMEOUT:?}"),
-    };
-    let failure = format!("cannot connect to {destination}: {cause}");
-    log(&failure);
-    let text = format!("colibri-proxy: {failure}");
-    Err(request::error_response(502, "Bad Gateway", &text))
+    let no_answer = |_| Err(io::Error::other(format!("no answer within {TIMEOUT:?}")));
+    let connected = timeout(TIMEOUT, connecting).await.unwrap_or_else(no_answer);
+    let server = connected.map_err(|error| {
+        let problem = format!("cannot connect to {destination}: {error}");
+        refuse("502 Bad Gateway", problem)
+    })?;
+    Ok(Upstream {
+        server,
+        to_server,
+        to_client,
+    })
+}
+
+/// Logs a problem, and returns the response that reports it to the client.
+fn refuse(status: &str, problem: String) -> String {
+    log(&problem);
+    request::error_response(status, &format!("colibri-proxy: {problem}"))
 }

@@ -3,32 +3,22 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// Creates a pair of connected sockets that are closed on execve(2).
-pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?)
-}
-
 /// Keeps a socket open across execve(2) and returns its number.
-pub(crate) fn keep_open(socket: &OwnedFd) -> io::Result<i32> {
+pub(crate) fn keep_open(socket: &(impl AsFd + AsRawFd)) -> io::Result<i32> {
     fcntl_setfd(socket, FdFlags::empty())?;
     Ok(socket.as_raw_fd())
 }
 
 /// Sends the listener and waits until it is received.
-pub(crate) fn send(socket: &OwnedFd, listener: &TcpListener) -> io::Result<()> {
+pub(crate) fn send(socket: &impl AsFd, listener: &TcpListener) -> io::Result<()> {
     let descriptors = [listener.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -74,11 +64,12 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::net::{Ipv4Addr, TcpStream};
+    use std::os::unix::net::UnixStream;
 
     #[test]
     #[allow(clippy::disallowed_methods)]
     fn received_listener_is_the_sent_one() {
-        let (server_end, sandbox_end) = pair().unwrap();
+        let (server_end, sandbox_end) = UnixStream::pair().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let receiver = std::thread::spawn(move || receive(server_end).unwrap());
@@ -93,11 +84,11 @@ mod tests {
 
     #[test]
     fn closed_peer_is_an_error_on_both_sides() {
-        let (server_end, sandbox_end) = pair().unwrap();
+        let (server_end, sandbox_end) = UnixStream::pair().unwrap();
         drop(server_end);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         assert!(send(&sandbox_end, &listener).is_err());
-        let (server_end, sandbox_end) = pair().unwrap();
+        let (server_end, sandbox_end) = UnixStream::pair().unwrap();
         drop(sandbox_end);
         let error = receive(server_end).unwrap_err();
         assert!(error.to_string().contains("ended before"));
