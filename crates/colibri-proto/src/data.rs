@@ -29,26 +29,13 @@ pub struct OutputData {
 /// `data` is not valid in its `encoding`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("data is not valid base64: {0}")]
-pub struct DataError(String);
+pub struct DataError(#[from] base64::DecodeError);
 
 impl OutputData {
     /// Encodes bytes: as text if they are UTF-8, otherwise as base64.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self {
-                data: text.to_owned(),
-                encoding: Encoding::Utf8,
-            },
-            Err(_) => Self::base64(bytes),
-        }
-    }
-
-    fn base64(bytes: &[u8]) -> Self {
-        Self {
-            data: STANDARD.encode(bytes),
-            encoding: Encoding::Base64,
-        }
+        Self::from(bytes.to_vec())
     }
 
     /// Decodes the bytes.
@@ -58,9 +45,7 @@ impl OutputData {
     pub fn into_bytes(self) -> Result<Vec<u8>, DataError> {
         match self.encoding {
             Encoding::Utf8 => Ok(self.data.into_bytes()),
-            Encoding::Base64 => STANDARD
-                .decode(&self.data)
-                .map_err(|error| DataError(error.to_string())),
+            Encoding::Base64 => Ok(STANDARD.decode(&self.data)?),
         }
     }
 }
@@ -73,7 +58,10 @@ impl From<Vec<u8>> for OutputData {
                 data,
                 encoding: Encoding::Utf8,
             },
-            Err(error) => Self::base64(error.as_bytes()),
+            Err(error) => Self {
+                data: STANDARD.encode(error.as_bytes()),
+                encoding: Encoding::Base64,
+            },
         }
     }
 }

@@ -5,6 +5,7 @@ use memchr::memmem;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use strum::VariantNames;
 
 use crate::agents::{ListParams, UsageParams};
 use crate::codec::encode_sized;
@@ -20,8 +21,9 @@ use crate::wire::{
 use crate::{ErrorKind, RpcError};
 
 /// A method with its parameters.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, VariantNames)]
 #[serde(tag = "method", content = "params", rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Call {
     /// Returns the name and versions of the daemon.
     Version(Empty),
@@ -67,28 +69,7 @@ pub enum Call {
 
 impl Call {
     /// Names of all methods.
-    pub const METHODS: &'static [&'static str] = &[
-        "version",
-        "spawn-agent",
-        "explain-spawn",
-        "list-agents",
-        "get-agent",
-        "wait-agent",
-        "list-runs",
-        "get-usage",
-        "remove-agent",
-        "kill-agent",
-        "restart-agent",
-        "send-input",
-        "close-input",
-        "read-journal",
-        "subscribe",
-        "unsubscribe",
-        "doctor",
-        "list-profiles",
-        "reload-config",
-        "shutdown",
-    ];
+    pub const METHODS: &'static [&'static str] = Self::VARIANTS;
 }
 
 /// A result as raw JSON: the caller knows its type from the method.
