@@ -76,8 +76,8 @@ impl RegisteredAgent {
         let behind = positions.map(|position| {
             let behind =
                 |end: u64, sent: &AtomicU64| end.saturating_sub(sent.load(Ordering::Relaxed));
-            behind(latest.stdout_bytes, &position.stdout)
-                + behind(latest.stderr_bytes, &position.stderr)
+            behind(latest.status.stdout, &position.stdout)
+                + behind(latest.status.stderr, &position.stderr)
         });
         behind.collect()
     }
@@ -91,7 +91,7 @@ impl RegisteredAgent {
             id: self.spec.id.to_string(),
             name: config.name.clone(),
             state: latest.view.state,
-            pid: latest.pid.filter(|_| exit.is_none()),
+            pid: latest.status.pid.filter(|_| exit.is_none()),
             program: config.program.clone(),
             args: config.args.clone(),
             cwd: config.cwd.clone(),
@@ -99,17 +99,21 @@ impl RegisteredAgent {
             warnings: self.spec.warnings.clone(),
             runtime: self.runtime(),
             restart: config.restart.clone(),
-            run: latest.run,
+            run: latest.status.run,
             started_at: times::format_ns(self.spec.created_at_ns),
             exited_at: exit.map(|exit| times::format_ns(exit.exited_at_ns)),
             exit: exit.map(ExitRecord::exit),
             exit_note: exit.and_then(|exit| self.exit_note(exit)),
             error: match exit {
                 Some(exit) => exit.error.clone(),
-                None => latest.stalled.clone().or_else(|| latest.waiting.clone()),
+                None => latest
+                    .status
+                    .stalled
+                    .clone()
+                    .or_else(|| latest.status.waiting.clone()),
             },
-            stdout_bytes: latest.stdout_bytes,
-            stderr_bytes: latest.stderr_bytes,
+            stdout_bytes: latest.status.stdout,
+            stderr_bytes: latest.status.stderr,
             last_event_at: latest.view.last_activity.map(times::format_ms),
             view: (self.runtime() != AgentRuntime::Generic).then(|| latest.view.clone()),
         }
@@ -141,29 +145,25 @@ pub(crate) struct AgentSnapshot {
     pub(crate) state_offset: u64,
     /// Number of stdout bytes that were parsed for events.
     pub(crate) parsed_bytes: u64,
-    /// Stdout offset at which the run starts.
-    pub(crate) run_offset: u64,
     pub(crate) kill: Option<KillRequest>,
-    pub(crate) stdout_bytes: u64,
-    pub(crate) stderr_bytes: u64,
-    /// Why the shim does not read output at the moment.
-    pub(crate) stalled: Option<String>,
-    /// How the previous run ended and how long the shim waits before the next one.
-    pub(crate) waiting: Option<String>,
-    /// The first process, while it exists.
-    pub(crate) pid: Option<i32>,
-    /// Number of the run, from 1.
-    pub(crate) run: u32,
+    /// The shim's status; after the exit with the final number of bytes.
+    pub(crate) status: ShimStatus,
     pub(crate) exit: Option<ExitRecord>,
 }
 
 impl AgentSnapshot {
     /// Combines the parsed events, the shim's status and the exit of an agent.
     pub(crate) fn new(pane: &Glasspane, status: &ShimStatus, exit: Option<ExitRecord>) -> Self {
-        let (stdout_bytes, stderr_bytes) = match &exit {
-            Some(exit) => (exit.stdout_bytes, exit.stderr_bytes),
-            None => (status.stdout, status.stderr),
+        let mut status = ShimStatus {
+            // Not reported: it must not cause an event.
+            lingering: false,
+            ..status.clone()
         };
+        if let Some(exit) = &exit {
+            status.stdout = exit.stdout_bytes;
+            status.stderr = exit.stderr_bytes;
+            status.run = exit.run;
+        }
         Self {
             view: pane.view().clone(),
             state_changes: pane.state_changes(),
@@ -173,14 +173,8 @@ impl AgentSnapshot {
                 true => 0,
                 false => u64::MAX,
             },
-            run_offset: status.run_from,
             kill: None,
-            stdout_bytes,
-            stderr_bytes,
-            stalled: status.stalled.clone(),
-            waiting: status.waiting.clone(),
-            pid: status.pid,
-            run: exit.as_ref().map_or(status.run, |exit| exit.run),
+            status,
             exit,
         }
     }

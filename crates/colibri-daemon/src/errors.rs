@@ -1,5 +1,6 @@
 //! Errors of the start and of a request, and the kinds of the latter on the wire.
 
+use std::fmt::Display;
 use std::io;
 
 use colibri_config::ProfileError;
@@ -43,6 +44,16 @@ impl CallError {
     /// Returns an error of a kind.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         RpcError::new(kind, message).into()
+    }
+
+    /// Returns the error for an invalid parameter.
+    pub(crate) fn invalid<E: Display>(parameter: &str) -> impl FnOnce(E) -> Self {
+        move |error| Self::new(ErrorKind::InvalidParams, format!("{parameter}: {error}"))
+    }
+
+    /// Returns the error for an operation of the daemon that failed.
+    pub(crate) fn internal<E: Display>(action: &str) -> impl FnOnce(E) -> Self {
+        move |error| Self::new(ErrorKind::Internal, format!("cannot {action}: {error}"))
     }
 
     /// Returns the error for a request that would start an agent while the daemon shuts down.

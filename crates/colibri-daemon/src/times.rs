@@ -1,7 +1,5 @@
 //! Conversion of times: nanoseconds on disk, milliseconds in the glasspane, RFC 3339 on the wire.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use jiff::Timestamp;
 
 /// Formats nanoseconds since 1970 as RFC 3339 in UTC, with milliseconds.
@@ -29,11 +27,7 @@ pub(crate) fn parse_ns(text: &str) -> Result<u64, jiff::Error> {
 
 /// Returns the current time in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
 #[cfg(test)]

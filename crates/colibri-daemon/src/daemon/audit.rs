@@ -75,22 +75,17 @@ impl AuditFile {
             id: spawned,
             outcome,
         };
-        if let Err(error) = self.write(&line).await {
-            tracing::error!(path = %self.path.display(), %error, "cannot write audit line");
-        }
-    }
-
-    async fn write(&self, line: &AuditLine<'_>) -> std::io::Result<()> {
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
+        let text = serde_json::to_string(&line).map(|line| line + "\n");
         let log = self.log.clone();
         let written = pool::run(move || {
-            let written = log.append(&text);
+            let written = log.append(text?.as_bytes());
             // Closed after each line: a file open for writing prevents a read-only remount of its file system.
             log.reopen();
             written
         });
-        written.await.flatten()
+        if let Err(error) = written.await.flatten() {
+            tracing::error!(path = %self.path.display(), %error, "cannot write audit line");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use colibri_priv::{BackendRegistry, Finding};
 use colibri_proto::{
     ChangedNames, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnRequest,
 };
-use colibri_spawner::{AgentSpawnConfig, SpawnError};
+use colibri_spawner::AgentSpawnConfig;
 use parking_lot::{Mutex, RwLock};
 
 use super::DaemonState;
@@ -85,11 +85,7 @@ impl Configuration {
                 ProfileSecrets::Skip => profile.request.resolve().map_err(ProfileError::from),
             }
         });
-        let config = read.await.map_err(|source| SpawnError::Resources {
-            doing: "reading the profile".to_owned(),
-            source,
-        })?;
-        Ok(config?)
+        Ok(read.await.map_err(CallError::PoolClosed)??)
     }
 
     /// Returns all profiles, as clients see them.

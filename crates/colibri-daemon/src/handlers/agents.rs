@@ -1,6 +1,6 @@
 //! `list-agents`, `wait-agent` and `list-runs`.
 
-use colibri_proto::{Agent, ErrorKind, ListParams, RawResult, Run, RunsResult};
+use colibri_proto::{Agent, ListParams, RawResult, Run, RunsResult};
 use colibri_shim::layout;
 use colibri_shim::record::{RunRecord, read_lines};
 use colibri_types::AgentId;
@@ -35,7 +35,7 @@ pub(super) fn list(registry: &Registry, params: &ListParams) -> Result<RawResult
         .as_ref()
         .map(|after| after.parse::<AgentId>())
         .transpose()
-        .map_err(|error| CallError::new(ErrorKind::InvalidParams, format!("after: {error}")))?;
+        .map_err(CallError::invalid("after"))?;
     let limit = params.limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
     });
@@ -77,12 +77,8 @@ pub(super) async fn list_runs(registry: &Registry, id: &str) -> Result<RunsResul
 
 fn read_runs(agent: &RegisteredAgent) -> Result<RunsResult, CallError> {
     let path = agent.directory.join(layout::RUNS);
-    let records: Vec<RunRecord> = read_lines(&path, MAX_RUNS_FILE_BYTES).map_err(|error| {
-        CallError::new(
-            ErrorKind::Internal,
-            format!("cannot read {}: {error}", path.display()),
-        )
-    })?;
+    let records: Vec<RunRecord> = read_lines(&path, MAX_RUNS_FILE_BYTES)
+        .map_err(CallError::internal(&format!("read {}", path.display())))?;
     let skipped = records.len().saturating_sub(MAX_RUNS);
     let runs = records.into_iter().skip(skipped).map(|record| Run {
         run: record.run,

@@ -6,10 +6,10 @@ use colibri_jail_core::Signal;
 use colibri_proto::{
     Empty, ErrorKind, InputParams, InputResult, KillOutcome, KillParams, KillResult,
 };
-use colibri_spawner::SpawnError;
+use colibri_spawner::{Agent, SpawnError};
 
 use super::find_agent;
-use crate::agent::KillRequest;
+use crate::agent::{KillRequest, RegisteredAgent};
 use crate::daemon::audit::Peer;
 use crate::errors::CallError;
 use crate::metrics::MetricsEvent;
@@ -49,9 +49,7 @@ async fn kill_agent(
 ) -> Result<KillOutcome, CallError> {
     let signal: Signal = match params.signal.as_deref() {
         None => Signal::TERM,
-        Some(name) => name.parse().map_err(|error| {
-            CallError::new(ErrorKind::InvalidParams, format!("signal: {error}"))
-        })?,
+        Some(name) => name.parse().map_err(CallError::invalid("signal"))?,
     };
     let found = find_agent(registry, &params.id)?;
     let Some(agent) = found.running() else {
@@ -89,9 +87,7 @@ pub(super) async fn send_input(
     params: InputParams,
 ) -> Result<InputResult, CallError> {
     let found = find_agent(registry, &params.id)?;
-    let Some(agent) = found.running() else {
-        return Err(SpawnError::Ended(params.id).into());
-    };
+    let agent = running(&found)?;
     let bytes = params
         .data
         .into_bytes()
@@ -109,9 +105,11 @@ pub(super) async fn send_input(
 
 pub(super) async fn close_input(registry: &Registry, id: &str) -> Result<Empty, CallError> {
     let found = find_agent(registry, id)?;
-    let Some(agent) = found.running() else {
-        return Err(SpawnError::Ended(id.to_owned()).into());
-    };
-    agent.link.close_input().await?;
+    running(&found)?.link.close_input().await?;
     Ok(Empty {})
+}
+
+fn running(agent: &RegisteredAgent) -> Result<&Agent, SpawnError> {
+    let ended = || SpawnError::Ended(agent.spec.id.to_string());
+    agent.running().ok_or_else(ended)
 }

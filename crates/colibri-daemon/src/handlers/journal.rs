@@ -1,6 +1,6 @@
 //! `read-journal`.
 
-use colibri_proto::{ErrorKind, MAX_READ, OutputData, ReadParams, ReadResult};
+use colibri_proto::{MAX_READ, OutputData, ReadParams, ReadResult};
 
 use super::find_agent;
 use crate::agent::{RegisteredAgent, read_text};
@@ -21,9 +21,7 @@ fn read_journal(agent: &RegisteredAgent, params: &ReadParams) -> Result<ReadResu
     let offset = match &params.since {
         None => params.offset,
         Some(since) => {
-            let since_ns = times::parse_ns(since).map_err(|error| {
-                CallError::new(ErrorKind::InvalidParams, format!("since: {error}"))
-            })?;
+            let since_ns = times::parse_ns(since).map_err(CallError::invalid("since"))?;
             journal.offset_at(since_ns)?
         }
     };

@@ -95,12 +95,7 @@ async fn dispatch(daemon: &DaemonState, peer: Peer, call: Call) -> Result<RawRes
 /// # Errors
 /// The result cannot be written as JSON.
 pub(crate) fn to_result<T: Serialize>(result: &T) -> Result<RawResult, CallError> {
-    serde_json::value::to_raw_value(result).map_err(|error| {
-        CallError::new(
-            ErrorKind::Internal,
-            format!("cannot encode the result: {error}"),
-        )
-    })
+    serde_json::value::to_raw_value(result).map_err(CallError::internal("encode the result"))
 }
 
 /// Returns the agent with an id.

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-use colibri_proto::{ErrorKind, Usage, UsageParams, UsageResult};
+use colibri_proto::{Usage, UsageParams, UsageResult};
 use colibri_shim::layout;
 use colibri_shim::record::{self, ShimRecord};
 use colibri_sys::process;
@@ -32,12 +32,9 @@ pub(super) async fn measure(
     let origin = *CLOCK_ORIGIN;
     // Long work: the scan reads a file for each process of the host.
     let scanned = pool::run_in(&pool::LONG_WORK_SLOTS, move || scan(&agents, origin)).await;
-    scanned.flatten().map_err(|error| {
-        CallError::new(
-            ErrorKind::Internal,
-            format!("cannot list the host's processes: {error}"),
-        )
-    })
+    scanned
+        .flatten()
+        .map_err(CallError::internal("list the host's processes"))
 }
 
 fn scan(agents: &[Arc<RegisteredAgent>], origin: Instant) -> io::Result<UsageResult> {
@@ -56,8 +53,8 @@ fn scan(agents: &[Arc<RegisteredAgent>], origin: Instant) -> io::Result<UsageRes
             cpu_ms: used.cpu_ms,
             memory_bytes: used.memory_bytes,
             processes: used.processes,
-            stdout_bytes: latest.stdout_bytes,
-            stderr_bytes: latest.stderr_bytes,
+            stdout_bytes: latest.status.stdout,
+            stderr_bytes: latest.status.stderr,
             turns: latest.view.turns,
             input_tokens: latest.view.input_tokens,
             output_tokens: latest.view.output_tokens,

@@ -54,7 +54,11 @@ impl HookEvent {
         let exit = snapshot.exit.as_ref();
         let error = match exit {
             Some(exit) => exit.error.as_deref(),
-            None => snapshot.stalled.as_deref().or(view.last_error.as_deref()),
+            None => snapshot
+                .status
+                .stalled
+                .as_deref()
+                .or(view.last_error.as_deref()),
         };
         Self {
             time: times::format_ms(view.since),
@@ -64,7 +68,7 @@ impl HookEvent {
             state: view.state,
             previous_state,
             merged,
-            run: snapshot.run,
+            run: snapshot.status.run,
             current_tool: view.current_tool.as_deref().map(clean),
             error: error.map(clean),
             exit_code: exit.and_then(|exit| exit.exit().code()),

@@ -197,8 +197,8 @@ impl Metrics {
 
     fn record_snapshot(&self, before: &AgentSnapshot, now: &AgentSnapshot) {
         for (stream, before, now) in [
-            ("stdout", before.stdout_bytes, now.stdout_bytes),
-            ("stderr", before.stderr_bytes, now.stderr_bytes),
+            ("stdout", before.status.stdout, now.status.stdout),
+            ("stderr", before.status.stderr, now.status.stderr),
         ] {
             if now > before {
                 let labels = [("stream", stream.into())];
@@ -208,7 +208,7 @@ impl Metrics {
         self.state_changes
             .inc_by(now.state_changes.saturating_sub(before.state_changes));
         self.restarts
-            .inc_by(u64::from(now.run.saturating_sub(before.run)));
+            .inc_by(u64::from(now.status.run.saturating_sub(before.status.run)));
         if now.exit.is_some() && before.exit.is_none() {
             let state = match now.view.state {
                 AgentState::Done => "done",

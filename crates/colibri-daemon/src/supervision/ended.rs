@@ -4,8 +4,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use colibri_glasspane::{AgentView, Glasspane};
-use colibri_shim::record::{self, Durability};
+use colibri_glasspane::AgentView;
+use colibri_shim::record::{self, Durability, ExitRecord};
 use tokio::sync::Semaphore;
 
 use super::parser::{EventParser, MAX_BACKLOG_BYTES};
@@ -27,21 +27,33 @@ pub(crate) fn read_view(directory: &Path) -> Option<AgentView> {
     })
 }
 
-/// Stores the final view of an agent with events.
+/// Parses the rest of the output of an ended agent, records its exit, and stores the final view of an agent with events.
 ///
 /// # Errors
 /// The daemon is shutting down. A file that cannot be written is logged.
-pub(super) async fn write_view(agent: &RegisteredAgent, pane: &Glasspane) -> io::Result<()> {
-    if !pane.needs_output() {
-        return Ok(());
+pub(super) async fn parse_rest(
+    parser: EventParser,
+    exit: &ExitRecord,
+    max_backlog: u64,
+    now: u64,
+) -> io::Result<EventParser> {
+    let mut parser = parser
+        .parse_all(exit.stdout_bytes, max_backlog, now)
+        .await?;
+    let (ended_ms, error) = (exit.exited_at_ns / 1_000_000, exit.error.as_deref());
+    parser.pane.record_exit(&exit.exit(), error, ended_ms);
+    if !parser.pane.needs_output() {
+        return Ok(parser);
     }
-    let (path, view) = (agent.directory.join(VIEW_FILE), pane.view().clone());
+    let path = parser.agent.directory.join(VIEW_FILE);
+    let view = parser.pane.view().clone();
     pool::run(move || {
         if let Err(error) = record::replace(&path, &view, Durability::Process) {
             tracing::warn!(path = %path.display(), %error, "cannot store the final view of an agent; the next daemon parses its output again");
         }
     })
-    .await
+    .await?;
+    Ok(parser)
 }
 
 /// Parses the output of an agent that ended while no daemon ran.
@@ -56,16 +68,9 @@ pub(crate) async fn parse_ended(agent: Arc<RegisteredAgent>) {
     let pane = new_pane(&agent.spec);
     let ended_ms = exit.exited_at_ns / 1_000_000;
     let parser = EventParser::new(agent.clone(), pane);
-    let parsed = parser.parse_all(exit.stdout_bytes, MAX_BACKLOG_BYTES, ended_ms);
-    let Ok(mut parser) = parsed.await else {
-        return;
-    };
-    parser
-        .pane
-        .record_exit(&exit.exit(), exit.error.as_deref(), ended_ms);
-    if write_view(&agent, &parser.pane).await.is_ok() {
-        agent
-            .latest
-            .send_modify(|latest| latest.view = parser.pane.view().clone());
+    let parsed = parse_rest(parser, &exit, MAX_BACKLOG_BYTES, ended_ms);
+    if let Ok(parser) = parsed.await {
+        let view = parser.pane.view().clone();
+        agent.latest.send_modify(|latest| latest.view = view);
     }
 }

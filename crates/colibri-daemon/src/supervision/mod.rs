@@ -192,15 +192,8 @@ impl AgentSupervisor {
             // Boxed, because it is rare and would enlarge the task of every agent.
             None => Box::pin(record_lost(&self.registered, spawner)).await,
         };
-        let mut parser = self
-            .parser
-            .parse_all(exit.stdout_bytes, LAST_BACKLOG_BYTES, now_ms())
-            .await?;
-        let ended_ms = exit.exited_at_ns / 1_000_000;
-        parser
-            .pane
-            .record_exit(&exit.exit(), exit.error.as_deref(), ended_ms);
-        ended::write_view(&self.registered, &parser.pane).await?;
+        let parsed = ended::parse_rest(self.parser, &exit, LAST_BACKLOG_BYTES, now_ms());
+        let parser = parsed.await?;
         tracing::info!(id = %self.registered.spec.id, exit = ?exit.exit, error = exit.error, "agent ended");
         self.publisher.publish(&parser, &state, Some(exit)).await
     }

@@ -29,7 +29,7 @@ const BACKLOG_TAIL_BYTES: u64 = 1 << 20;
 /// An agent's glasspane, and the offset up to which its journal has been parsed.
 pub(super) struct EventParser {
     pub(super) pane: Glasspane,
-    agent: Arc<RegisteredAgent>,
+    pub(super) agent: Arc<RegisteredAgent>,
     journal: JournalReader,
     cursor: u64,
     /// End offset of the last line that changed the state.

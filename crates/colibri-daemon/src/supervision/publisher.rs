@@ -77,11 +77,11 @@ impl Publisher {
     /// Measures the delay between the shim's read of the first new bytes and now, if the journal has an exact time for
     /// them: one time covers all bytes of a chunk.
     async fn sample_delay(&mut self, now: &AgentSnapshot) -> io::Result<()> {
-        let from = self.agent.latest.borrow().stdout_bytes;
+        let from = self.agent.latest.borrow().status.stdout;
         let is_recent = self
             .sampled
             .is_some_and(|at| at.elapsed() < SAMPLE_INTERVAL);
-        if is_recent || now.stdout_bytes <= from || (self.is_first && self.agent.adopted) {
+        if is_recent || now.status.stdout <= from || (self.is_first && self.agent.adopted) {
             return Ok(());
         }
         let agent = self.agent.clone();
@@ -106,12 +106,12 @@ fn snapshot(parser: &EventParser, state: &ShimState, exit: Option<ExitRecord>) -
     snapshot.cause_offset = match (snapshot.view.state, has_events) {
         (AgentState::Starting | AgentState::Stalled, _) => None,
         (_, true) => parser.state_offset,
-        (AgentState::Idle, false) => Some(snapshot.stdout_bytes + snapshot.stderr_bytes),
+        (AgentState::Idle, false) => Some(snapshot.status.stdout + snapshot.status.stderr),
         (_, false) => None,
     };
     snapshot.state_offset = match snapshot.view.state {
         _ if snapshot.exit.is_some() => u64::MAX,
-        AgentState::Starting if snapshot.waiting.is_none() => snapshot.run_offset,
+        AgentState::Starting if snapshot.status.waiting.is_none() => snapshot.status.run_from,
         AgentState::Idle | AgentState::Working | AgentState::Blocked if has_events => {
             parser.view_offset.unwrap_or(u64::MAX)
         }

@@ -3,12 +3,14 @@
 
 use colibri_glasspane::AgentState;
 use colibri_proto::{KillEvent, Notification, RunEvent, StateEvent};
+use colibri_types::AgentId;
 
 use super::Subscriber;
 use crate::agent::{AgentSnapshot, RegisteredAgent};
 use crate::times;
 
 /// The events of an agent that a subscription has sent.
+#[derive(Default)]
 pub(super) struct SentEvents {
     state: Option<AgentState>,
     current_tool: Option<String>,
@@ -16,12 +18,6 @@ pub(super) struct SentEvents {
     state_changes: u64,
     run: u32,
     kills: u64,
-}
-
-/// The subscription and the agent of an event.
-struct EventId {
-    subscription: u64,
-    agent: String,
 }
 
 /// An event to send.
@@ -46,7 +42,7 @@ impl SentEvents {
     pub(super) fn up_to(snapshot: &AgentSnapshot) -> Self {
         Self {
             state_changes: snapshot.state_changes,
-            run: snapshot.run,
+            run: snapshot.status.run,
             kills: snapshot.kill.as_ref().map_or(0, |kill| kill.number),
             ..Self::spawned()
         }
@@ -55,12 +51,8 @@ impl SentEvents {
     /// Treats only the spawn of the agent as sent.
     pub(super) fn spawned() -> Self {
         Self {
-            state: None,
-            current_tool: None,
-            last_error: None,
-            state_changes: 0,
             run: 1,
-            kills: 0,
+            ..Self::default()
         }
     }
 
@@ -74,14 +66,11 @@ impl SentEvents {
         subscriber: &Subscriber,
         snapshot: &AgentSnapshot,
     ) -> Vec<PendingEvent> {
-        let id = EventId {
-            subscription: subscriber.number,
-            agent: agent.spec.id.to_string(),
-        };
+        let (number, id) = (subscriber.number, &agent.spec.id);
         let is_initial = self.state.is_none() && snapshot.state_changes == self.state_changes;
-        let kill = self.next_kill(&id, snapshot);
-        let run = self.next_run(&id, snapshot);
-        let state = self.next_state(&id, snapshot);
+        let kill = self.next_kill(number, id, snapshot);
+        let run = self.next_run(number, id, snapshot);
+        let state = self.next_state(number, id, snapshot);
         let mut events = Vec::new();
         let mut push = |event: Option<Notification>, after_output| {
             events.extend(event.map(|notification| PendingEvent {
@@ -96,7 +85,7 @@ impl SentEvents {
             push(state.clone(), None);
         }
         if subscriber.params.lifecycle {
-            push(run, Some(snapshot.run_offset));
+            push(run, Some(snapshot.status.run_from));
         }
         if !is_initial {
             push(state, Some(snapshot.state_offset));
@@ -104,13 +93,18 @@ impl SentEvents {
         events
     }
 
-    fn next_kill(&mut self, id: &EventId, snapshot: &AgentSnapshot) -> Option<Notification> {
+    fn next_kill(
+        &mut self,
+        subscription: u64,
+        id: &AgentId,
+        snapshot: &AgentSnapshot,
+    ) -> Option<Notification> {
         let kill = snapshot.kill.as_ref()?;
         let earlier = std::mem::replace(&mut self.kills, kill.number);
         (kill.number > earlier).then(|| {
             Notification::AgentKill(KillEvent {
-                subscription: id.subscription,
-                id: id.agent.clone(),
+                subscription,
+                id: id.to_string(),
                 signal: kill.signal.clone(),
                 escalate: kill.escalate,
                 uid: kill.uid,
@@ -120,25 +114,39 @@ impl SentEvents {
         })
     }
 
-    fn next_run(&mut self, id: &EventId, snapshot: &AgentSnapshot) -> Option<Notification> {
-        if snapshot.run <= self.run {
+    fn next_run(
+        &mut self,
+        subscription: u64,
+        id: &AgentId,
+        snapshot: &AgentSnapshot,
+    ) -> Option<Notification> {
+        if snapshot.status.run <= self.run {
             return None;
         }
-        let earlier = std::mem::replace(&mut self.run, snapshot.run);
+        let earlier = std::mem::replace(&mut self.run, snapshot.status.run);
         Some(Notification::AgentRun(RunEvent {
-            subscription: id.subscription,
-            id: id.agent.clone(),
-            run: snapshot.run,
-            merged: u64::from(snapshot.run - earlier - 1),
+            subscription,
+            id: id.to_string(),
+            run: snapshot.status.run,
+            merged: u64::from(snapshot.status.run - earlier - 1),
             error: snapshot.view.last_error.clone(),
             at: times::format_ms(times::now_ms()),
         }))
     }
 
-    fn next_state(&mut self, id: &EventId, snapshot: &AgentSnapshot) -> Option<Notification> {
+    fn next_state(
+        &mut self,
+        subscription: u64,
+        id: &AgentId,
+        snapshot: &AgentSnapshot,
+    ) -> Option<Notification> {
         let view = &snapshot.view;
         let changes = snapshot.state_changes.saturating_sub(self.state_changes);
-        let last_error = snapshot.stalled.as_ref().or(view.last_error.as_ref());
+        let last_error = snapshot
+            .status
+            .stalled
+            .as_ref()
+            .or(view.last_error.as_ref());
         if self.state.is_some()
             && changes == 0
             && self.current_tool == view.current_tool
@@ -154,8 +162,8 @@ impl SentEvents {
         self.last_error = last_error.cloned();
         self.state_changes = snapshot.state_changes;
         Some(Notification::AgentState(StateEvent {
-            subscription: id.subscription,
-            id: id.agent.clone(),
+            subscription,
+            id: id.to_string(),
             state: view.state,
             previous,
             merged: changes.saturating_sub(1),

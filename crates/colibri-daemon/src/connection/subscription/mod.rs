@@ -64,10 +64,10 @@ impl Subscriber {
         };
         let start = |stream: &Stream| {
             let (from, end) = match stream {
-                Stream::Stdout => (self.params.from_offset, snapshot.stdout_bytes),
+                Stream::Stdout => (self.params.from_offset, snapshot.status.stdout),
                 Stream::Stderr => {
                     let from = self.params.stderr_from_offset.or(self.params.from_offset);
-                    (from, snapshot.stderr_bytes)
+                    (from, snapshot.status.stderr)
                 }
             };
             StreamOffset {

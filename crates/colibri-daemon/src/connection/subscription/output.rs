@@ -46,10 +46,11 @@ impl<'a> OutputSender<'a> {
     pub(super) async fn send_until(&mut self, snapshot: &AgentSnapshot, stdout_end: u64) -> bool {
         let ends = JournalLengths {
             stdout: snapshot
-                .stdout_bytes
+                .status
+                .stdout
                 .min(snapshot.parsed_bytes)
                 .min(stdout_end),
-            stderr: snapshot.stderr_bytes,
+            stderr: snapshot.status.stderr,
         };
         let mut failures = 0;
         loop {
