@@ -176,7 +176,7 @@ fn run(
             let hooks = (!settings.hooks.is_empty())
                 .then(|| Hooks::start(settings.hooks.clone(), environment, metrics.clone()));
             let observers = Observers { metrics, hooks };
-            let (registry, adopted) = Registry::adopt(spawner, observers).await?;
+            let registry = Registry::adopt(spawner, observers).await?;
             if let Some(server) = metrics_server {
                 let registry = Arc::downgrade(&registry);
                 let counts = move || registry.upgrade().map(|registry| registry.live_counts());
@@ -186,7 +186,7 @@ fn run(
             let mut interrupt = watch(SignalKind::interrupt())?;
             tracing::info!(socket = %socket.display(), state = %settings.state_dir.display(),
                 engine = settings.engine.name(), privilege = settings.backend.name(),
-                running = adopted.running, ended = adopted.ended, "listening");
+                running = registry.list_running().len(), ended = registry.ended().len(), "listening");
             if arguments.background {
                 process::release_stdio();
             }

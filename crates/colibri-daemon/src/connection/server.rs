@@ -54,7 +54,7 @@ impl Server {
             Some(hooks) => drop(tokio::join!(answers, hooks.shut_down(SHUTDOWN_TIMEOUT))),
             None => drop(answers.await),
         }
-        registry.spawner.drain_shim_pool().await;
+        registry.spawner().drain_shim_pool().await;
         registry.list_running().len()
     }
 }

@@ -17,7 +17,6 @@ use parking_lot::{Mutex, RwLock};
 use super::DaemonState;
 use crate::errors::CallError;
 use crate::pool;
-use crate::registry::SpawnSettings;
 
 /// Selects whether the environment file and the secrets of a profile are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,10 +139,7 @@ impl Configuration {
         effective.apply_live(&partial);
         drop(effective);
         let registry = &daemon.registry;
-        registry.set_spawn_settings(SpawnSettings {
-            shim: settings.shim,
-            journal: settings.journal,
-        });
+        registry.set_spawn_settings(settings.shim, settings.journal);
         registry.retention.send_replace(settings.retention);
         let file = Arc::new(file);
         let before = std::mem::replace(&mut *self.current.write(), file.clone());

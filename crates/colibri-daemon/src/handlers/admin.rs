@@ -17,7 +17,7 @@ pub(super) fn version() -> VersionResult {
 }
 
 pub(super) async fn doctor(daemon: &DaemonState) -> DoctorResult {
-    let spawner = daemon.registry.current_spawner();
+    let spawner = daemon.registry.spawner();
     let installation = Installation {
         shim: spawner.shim.clone(),
         state_dir: spawner.state.path().to_owned(),

@@ -65,7 +65,7 @@ async fn kill_agent(
             at_ms: times::now_ms(),
         });
     });
-    let spawner = &registry.spawner;
+    let spawner = registry.spawner();
     let report = if params.escalate {
         spawner.kill(agent, signal, grace(params.grace_ms)).await
     } else if params.no_restart {

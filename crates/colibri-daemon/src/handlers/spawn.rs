@@ -32,7 +32,7 @@ pub(super) async fn explain(
     let config = daemon.config.apply_profile(params, ProfileSecrets::Skip);
     let config = config.await?;
     validate_name(&config)?;
-    let prepared = daemon.registry.spawner.explain(&config).await?;
+    let prepared = daemon.registry.spawner().explain(&config).await?;
     let (program, args) = prepared.command.into_parts();
     Ok(ExplainResult {
         program,
@@ -52,7 +52,7 @@ pub(super) async fn restart(
     let found = find_agent(registry, &params.id)?;
     if let Some(agent) = found.running() {
         registry
-            .spawner
+            .spawner()
             .restart(agent, grace(params.grace_ms))
             .await?;
         return Ok(RestartResult { id: params.id });

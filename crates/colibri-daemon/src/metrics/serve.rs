@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use colibri_config::MetricsAddress;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -120,36 +120,32 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, metrics: Arc<Metric
 }
 
 fn respond<B>(request: &Request<B>, metrics: &Metrics) -> Response<String> {
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    let (status, kind, body) = match (request.uri().path(), request.method()) {
+    let (status, text) = match (request.uri().path(), request.method()) {
         ("/metrics", &Method::GET | &Method::HEAD) => match metrics.text() {
-            Ok(text) => {
-                let kind = HeaderValue::from_static(prometheus_text::CONTENT_TYPE);
-                (StatusCode::OK, kind, text)
-            }
+            Ok(text) => (StatusCode::OK, text),
             Err(error) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
-                plain,
                 format!("cannot encode metrics: {error}\n"),
             ),
         },
         ("/metrics", _) => (
             StatusCode::METHOD_NOT_ALLOWED,
-            plain,
             "method not allowed; use GET /metrics\n".to_owned(),
         ),
         _ => (
             StatusCode::NOT_FOUND,
-            plain,
             "not found; metrics are at /metrics\n".to_owned(),
         ),
     };
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, kind);
+    let kind = match status {
+        StatusCode::OK => prometheus_text::CONTENT_TYPE,
+        _ => "text/plain; charset=utf-8",
+    };
+    let mut response = Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, kind);
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        let allowed = HeaderValue::from_static("GET, HEAD");
-        response.headers_mut().insert(ALLOW, allowed);
+        response = response.header(ALLOW, "GET, HEAD");
     }
-    response
+    response.body(text).unwrap_or_default()
 }

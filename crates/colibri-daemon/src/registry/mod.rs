@@ -37,25 +37,10 @@ const MAX_CHANGE_LAG: usize = 256;
 /// Delay between a spawn and the start of the shim for the next spawn, so that the two do not compete.
 const POOL_REFILL_DELAY: Duration = Duration::from_millis(5);
 
-/// Number of agents that an adoption found.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Adopted {
-    pub(crate) running: usize,
-    pub(crate) ended: usize,
-}
-
-/// Settings for new agents that a reload changes.
-#[derive(Clone)]
-pub(crate) struct SpawnSettings {
-    pub(crate) shim: PathBuf,
-    pub(crate) journal: JournalOptions,
-}
-
 /// All agents, and the spawner that starts and ends them.
 pub(crate) struct Registry {
-    /// The spawner with the settings of the daemon's start. New agents use [`Registry::current_spawner`].
-    pub(crate) spawner: Arc<Spawner>,
-    spawn_settings: RwLock<SpawnSettings>,
+    /// A reload replaces it.
+    spawner: RwLock<Arc<Spawner>>,
     pub(crate) observers: Observers,
     agents: Arc<RwLock<Agents>>,
     changes: broadcast::Sender<RegistryChange>,
@@ -73,36 +58,28 @@ impl Registry {
     pub(crate) async fn adopt(
         spawner: Spawner,
         observers: Observers,
-    ) -> Result<(Arc<Self>, Adopted), SpawnError> {
+    ) -> Result<Arc<Self>, SpawnError> {
+        let spawner = Arc::new(spawner);
         let registry = Arc::new(Self {
-            spawn_settings: RwLock::new(SpawnSettings {
-                shim: spawner.shim.clone(),
-                journal: spawner.journal,
-            }),
-            spawner: Arc::new(spawner),
+            spawner: RwLock::new(spawner.clone()),
             observers,
             agents: Arc::default(),
             changes: broadcast::channel(MAX_CHANGE_LAG).0,
             retention: watch::Sender::default(),
             removal: tokio::sync::Mutex::default(),
         });
-        let mut adopted = Adopted::default();
-        for found in registry.spawner.adopt().await? {
+        for found in spawner.adopt().await? {
             match found {
-                Ok(AdoptedAgent::Running(agent)) => {
-                    adopted.running += 1;
-                    registry.add(agent, true);
-                }
+                Ok(AdoptedAgent::Running(agent)) => drop(registry.add(agent, true)),
                 Ok(AdoptedAgent::Ended { spec, exit }) => {
-                    adopted.ended += 1;
-                    let directory = registry.spawner.state.agent(&spec.id);
+                    let directory = spawner.state.agent(&spec.id);
                     let view = pool::run(move || supervision::read_view(&directory)).await;
                     registry.add_ended(spec, exit, view.ok().flatten());
                 }
                 Err((id, error)) => tracing::error!(%id, %error, "cannot adopt agent"),
             }
         }
-        Ok((registry, adopted))
+        Ok(registry)
     }
 
     /// Spawns an agent.
@@ -119,7 +96,7 @@ impl Registry {
         let spawned = match self.reserve(config) {
             Ok(reserved) => {
                 let others = &reservation.insert(reserved).other_mounts;
-                self.current_spawner().spawn(config, others).await
+                self.spawner().spawn(config, others).await
             }
             Err(error @ SpawnError::AutostartInUse { .. }) => return Err(error),
             Err(error) => Err(error),
@@ -134,26 +111,26 @@ impl Registry {
 
     /// Starts the shim for the next spawn, after [`POOL_REFILL_DELAY`].
     pub(crate) fn refill_shim_pool(&self) {
-        let spawner = self.current_spawner();
+        let spawner = self.spawner();
         tokio::spawn(async move {
             tokio::time::sleep(POOL_REFILL_DELAY).await;
             spawner.fill_shim_pool().await;
         });
     }
 
-    /// Returns the spawner for new agents.
-    pub(crate) fn current_spawner(&self) -> Spawner {
-        let SpawnSettings { shim, journal } = self.spawn_settings.read().clone();
-        Spawner {
-            shim,
-            journal,
-            ..Spawner::clone(&self.spawner)
-        }
+    /// Returns the spawner with the current settings for new agents.
+    pub(crate) fn spawner(&self) -> Arc<Spawner> {
+        self.spawner.read().clone()
     }
 
     /// Replaces the settings for new agents.
-    pub(crate) fn set_spawn_settings(&self, settings: SpawnSettings) {
-        *self.spawn_settings.write() = settings;
+    pub(crate) fn set_spawn_settings(&self, shim: PathBuf, journal: JournalOptions) {
+        let mut spawner = self.spawner.write();
+        *spawner = Arc::new(Spawner {
+            shim,
+            journal,
+            ..Spawner::clone(&spawner)
+        });
     }
 
     fn add(self: &Arc<Self>, agent: Agent, adopted: bool) -> Arc<RegisteredAgent> {
@@ -166,7 +143,7 @@ impl Registry {
             registered.clone(),
             agent,
             pane,
-            self.spawner.clone(),
+            self.spawner(),
             self.observers.clone(),
         ));
         let (registry, id) = (Arc::downgrade(self), registered.spec.id.clone());
@@ -213,7 +190,7 @@ impl Registry {
     ) -> Arc<RegisteredAgent> {
         let mut agents = self.agents.write();
         let agent = Arc::new(RegisteredAgent {
-            directory: self.spawner.state.agent(&spec.id),
+            directory: self.spawner().state.agent(&spec.id),
             spec,
             agent,
             latest: watch::Sender::new(snapshot),

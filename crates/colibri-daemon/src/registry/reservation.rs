@@ -36,11 +36,12 @@ impl Registry {
     /// The name is invalid, or another agent has the name or the entry.
     pub(super) fn reserve(&self, config: &AgentSpawnConfig) -> Result<Reservation, SpawnError> {
         validate_name(config)?;
+        let spawner = self.spawner();
         let pending = AgentSpec {
             id: PENDING_ID.parse()?,
             config: config.redacted(),
-            engine: self.spawner.preparer.engine.name().to_owned(),
-            privilege: self.spawner.preparer.backend.name().to_owned(),
+            engine: spawner.preparer.engine.name().to_owned(),
+            privilege: spawner.preparer.backend.name().to_owned(),
             exit_note: None,
             warnings: Vec::new(),
             created_at_ns: 0,

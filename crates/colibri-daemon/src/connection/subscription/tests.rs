@@ -76,13 +76,13 @@ async fn exit_event_waits_for_unreadable_output() {
 #[tokio::test]
 async fn lagging_subscriber_gets_or_counts_every_agent() {
     let dir = tempfile::tempdir().unwrap();
-    let (registry, _) = Registry::adopt(spawner_in(dir.path()), Observers::default())
+    let registry = Registry::adopt(spawner_in(dir.path()), Observers::default())
         .await
         .unwrap();
     let add = |number: u32| {
         let spec = spec(&format!("agent{number:05}"));
         let spec: AgentSpec = serde_json::from_value(spec).unwrap();
-        std::fs::create_dir(registry.spawner.state.agent(&spec.id)).unwrap();
+        std::fs::create_dir(registry.spawner().state.agent(&spec.id)).unwrap();
         let exit = serde_json::from_value(exit()).unwrap();
         registry.add_ended(Arc::new(spec), exit, None);
     };
