@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use colibri_config::LogLimits;
@@ -89,32 +89,32 @@ impl Log {
 
     fn rotate(&mut self) -> io::Result<()> {
         self.file = None;
-        let keep = self.limits.keep;
+        if self.limits.keep == 0 {
+            return ignore_missing(fs::remove_file(&self.path));
+        }
         // A missing file leaves a gap in the numbers, which later rotations close.
-        for number in (1..keep).rev() {
-            ignore_missing(fs::rename(
-                numbered(&self.path, number),
-                numbered(&self.path, number + 1),
-            ))?;
+        (0..self.limits.keep).rev().try_for_each(|number| {
+            let (from, to) = (self.numbered(number), self.numbered(number + 1));
+            ignore_missing(fs::rename(from, to))
+        })
+    }
+
+    /// Returns the path of a rotated file; number 0 is the log itself.
+    fn numbered(&self, number: u32) -> PathBuf {
+        let mut path = self.path.as_os_str().to_owned();
+        if number > 0 {
+            path.push(format!(".{number}"));
         }
-        match keep {
-            0 => ignore_missing(fs::remove_file(&self.path)),
-            _ => ignore_missing(fs::rename(&self.path, numbered(&self.path, 1))),
-        }
+        path.into()
     }
 }
 
-fn ignore_missing(outcome: io::Result<()>) -> io::Result<()> {
+/// Treats the removal or the renaming of a missing file as done.
+pub(crate) fn ignore_missing(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-fn numbered(path: &Path, number: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
-    name.into()
 }
 
 #[cfg(test)]

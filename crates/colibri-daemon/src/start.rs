@@ -19,6 +19,7 @@ use colibri_sys::daemon::{DaemonFile, default_socket};
 use rustix::fs::Mode;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::connection::server::Server;
@@ -194,7 +195,13 @@ fn run(
             registry.refill_shim_pool();
             registry.retention.send_replace(settings.retention);
             tokio::spawn(retention::run(registry.clone()));
-            let daemon = Arc::new(DaemonState::new(registry, config, audit, socket.clone()));
+            let daemon = Arc::new(DaemonState {
+                registry,
+                config,
+                audit,
+                socket: socket.clone(),
+                shutdown: watch::Sender::new(false),
+            });
             tokio::spawn(daemon.clone().autostart());
             let server = Server::new(daemon.clone(), listening.group);
             let mut serving = Box::pin(server.run(&listening.listener));

@@ -24,21 +24,6 @@ pub(crate) struct DaemonState {
 }
 
 impl DaemonState {
-    pub(crate) fn new(
-        registry: Arc<Registry>,
-        config: Configuration,
-        audit: AuditFile,
-        socket: PathBuf,
-    ) -> Self {
-        Self {
-            registry,
-            audit,
-            config,
-            socket,
-            shutdown: watch::channel(false).0,
-        }
-    }
-
     /// Reports whether the daemon shuts down.
     pub(crate) fn is_shutting_down(&self) -> bool {
         *self.shutdown.borrow()

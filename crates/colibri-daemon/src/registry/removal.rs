@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 
 use colibri_shim::layout;
 use colibri_spawner::SpawnError;
@@ -11,6 +10,7 @@ use colibri_types::AgentId;
 use super::{Registry, RegistryChange};
 use crate::agent::RegisteredAgent;
 use crate::pool;
+use crate::rotation::ignore_missing;
 
 impl Registry {
     /// Removes an ended agent and its directory. An unknown agent is ignored.
@@ -49,26 +49,18 @@ fn remove_directory(agent: &RegisteredAgent) -> io::Result<()> {
     agent.hook_memory.lock().removed = true;
     // In this order: an interrupted removal leaves either a complete ended agent, or an incomplete spawn, which the
     // next daemon removes.
-    let removed = remove_file(&agent.directory.join(layout::SHIM))
-        .and_then(|()| remove_file(&agent.directory.join(layout::EXIT)))
+    let remove_file = |name| ignore_missing(fs::remove_file(agent.directory.join(name)));
+    let removed = remove_file(layout::SHIM)
+        .and_then(|()| remove_file(layout::EXIT))
         .and_then(|()| match fs::remove_dir_all(&agent.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             // `view.json` may be written concurrently.
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 fs::remove_dir_all(&agent.directory)
             }
-            other => other,
+            other => ignore_missing(other),
         });
     if removed.is_err() {
         agent.hook_memory.lock().removed = false;
     }
     removed
-}
-
-/// Removes a file; ignores a missing file.
-fn remove_file(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }

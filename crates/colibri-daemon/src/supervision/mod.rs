@@ -59,7 +59,20 @@ pub(crate) async fn supervise(
     observers: Observers,
 ) {
     let id = registered.spec.id.clone();
-    let supervisor = AgentSupervisor::new(registered, &agent, pane, observers);
+    let supervisor = AgentSupervisor {
+        publisher: Publisher::new(registered.clone(), observers),
+        parser: EventParser::new(registered.clone(), pane),
+        // The output of an adopted agent is parsed from its first run on.
+        run: match registered.adopted {
+            true => 1,
+            false => agent.link.state().borrow().status.run,
+        },
+        waiting: None,
+        active_bytes: 0,
+        is_behind: false,
+        is_first_of_adopted: registered.adopted,
+        registered,
+    };
     // Fails only while the daemon is shutting down: the next daemon parses the journal again.
     if let Err(error) = supervisor.run(agent, &spawner).await {
         tracing::debug!(%id, %error, "supervision ended before the agent");
@@ -83,28 +96,6 @@ struct AgentSupervisor {
 }
 
 impl AgentSupervisor {
-    fn new(
-        registered: Arc<RegisteredAgent>,
-        agent: &Agent,
-        pane: Glasspane,
-        observers: Observers,
-    ) -> Self {
-        Self {
-            publisher: Publisher::new(registered.clone(), observers),
-            parser: EventParser::new(registered.clone(), pane),
-            // The output of an adopted agent is parsed from its first run on.
-            run: match registered.adopted {
-                true => 1,
-                false => agent.link.state().borrow().status.run,
-            },
-            waiting: None,
-            active_bytes: 0,
-            is_behind: false,
-            is_first_of_adopted: registered.adopted,
-            registered,
-        }
-    }
-
     async fn run(mut self, agent: Agent, spawner: &Spawner) -> io::Result<()> {
         let mut states = agent.link.state();
         if self.is_first_of_adopted {
