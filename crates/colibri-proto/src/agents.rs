@@ -21,10 +21,11 @@ pub struct ListParams {
 }
 
 /// The result of `list-agents`: one page, because the size of a frame is limited.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct ListResult {
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ListResult")]
+pub struct ListResult<A = Agent> {
     /// Agents, sorted by ID.
-    pub agents: Vec<Agent>,
+    pub agents: Vec<A>,
     /// ID of the last agent in this page, if more agents follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,

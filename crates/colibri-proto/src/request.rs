@@ -78,33 +78,27 @@ impl Request {
     /// # Errors
     /// The frame is not JSON, or not a valid request: the answer to send, with the id of the request if it can be read.
     pub fn read(frame: &[u8]) -> Result<Self, RequestRefusal> {
-        let not_an_object = || RequestRefusal {
-            id: RequestId::null(),
-            error: not_an_object(frame),
+        let refusal = |id: Option<RequestId>, error| RequestRefusal {
+            id: id.unwrap_or_else(RequestId::null),
+            error,
         };
         // serde would deserialize an array as the fields in order.
         if frame.trim_ascii_start().first() != Some(&b'{') {
-            return Err(not_an_object());
+            return Err(refusal(None, not_an_object(frame)));
         }
-        let fields: Fields<'_> = serde_json::from_slice(frame).map_err(|_| not_an_object())?;
-        let id = match fields.id.map(RequestId::of) {
-            Some(None) => {
+        let fields: Fields<'_> =
+            serde_json::from_slice(frame).map_err(|_| refusal(None, not_an_object(frame)))?;
+        let id = match fields.id {
+            Some(raw) => Some(RequestId::of(raw).ok_or_else(|| {
                 let message =
                     format!("\"id\" must be a number, a text or null, of at most {MAX_ID} bytes");
-                return Err(RequestRefusal {
-                    id: RequestId::null(),
-                    error: invalid(&message),
-                });
-            }
-            Some(Some(id)) => Some(id),
+                refusal(None, invalid(&message))
+            })?),
             None => None,
         };
         match Self::method_and_params(&fields) {
             Ok((method, params)) => Ok(Self { id, method, params }),
-            Err(error) => Err(RequestRefusal {
-                id: id.unwrap_or_else(RequestId::null),
-                error,
-            }),
+            Err(error) => Err(refusal(id, error)),
         }
     }
 

@@ -1,10 +1,9 @@
 //! `list-agents`, `wait-agent` and `list-runs`.
 
-use colibri_proto::{Agent, ListParams, RawResult, Run, RunsResult};
+use colibri_proto::{Agent, ListParams, ListResult, RawResult, Run, RunsResult};
 use colibri_shim::layout;
 use colibri_shim::record::{RunRecord, read_lines};
 use colibri_types::AgentId;
-use serde::Serialize;
 
 use super::{find_agent, to_result};
 use crate::agent::RegisteredAgent;
@@ -21,14 +20,6 @@ const LIST_BATCH: usize = 256;
 /// Maximum size of a page of agents, in bytes; less than a frame.
 const MAX_PAGE_BYTES: usize = 768 * 1024;
 
-/// A [`colibri_proto::ListResult`] whose agents are already encoded: their encoded length limits the page.
-#[derive(Default, Serialize)]
-struct EncodedPage {
-    agents: Vec<RawResult>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
 pub(super) fn list(registry: &Registry, params: &ListParams) -> Result<RawResult, CallError> {
     let mut after = params
         .after
@@ -39,7 +30,8 @@ pub(super) fn list(registry: &Registry, params: &ListParams) -> Result<RawResult
     let limit = params.limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
     });
-    let mut page = EncodedPage::default();
+    // The agents are encoded one by one: their encoded length limits the page.
+    let mut page = ListResult::<RawResult>::default();
     let mut bytes = 0;
     loop {
         let batch = registry.list(after.as_ref(), params.running, LIST_BATCH);
