@@ -36,7 +36,7 @@ pub(crate) enum CliError {
     },
     #[error("cannot start threads: {0}; raise the process limit (ulimit -u)")]
     Runtime(io::Error),
-    /// The reader of stdout or stderr has closed the pipe, which is no error for the user.
+    /// The reader of stdout or stderr has closed the pipe, which the user does not see as an error.
     #[error("cannot write the output: its reader has closed the pipe")]
     ReaderClosed,
     /// Any other error; the message.
