@@ -123,17 +123,12 @@ async fn any_is_alive(pids: Vec<i32>) -> bool {
 /// Returns the processes in a separate pid namespace, or all if none is in one. A signal to a wrapper outside the sandbox
 /// (bwrap, sudo) would kill the agent before the agent can handle the signal.
 fn sandboxed(pids: &[i32]) -> Vec<i32> {
-    // NSpid lists one pid for each namespace, from that of /proc inwards (proc_pid_status(5)).
-    let depth = |process: &str| {
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-        let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
-        Some(line.split_whitespace().count())
-    };
-    let own_depth = depth("self");
+    let depth = |pid| process::namespace_pids(pid).map(|process| process.pids.len());
+    let own_depth = depth(None);
     let sandboxed: Vec<i32> = pids
         .iter()
         .copied()
-        .filter(|pid| depth(&pid.to_string()) > own_depth)
+        .filter(|pid| depth(Some(*pid)) > own_depth)
         .collect();
     if sandboxed.is_empty() {
         pids.to_vec()

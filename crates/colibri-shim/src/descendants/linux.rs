@@ -142,24 +142,14 @@ pub(crate) fn stop_running(stopped: &mut HashSet<i32>) -> io::Result<bool> {
 /// becomes the agent's program, when the sandbox is ready. Before that a signal is lost: the kernel discards signals
 /// for which an init has no handler (pid_namespaces(7)).
 pub(crate) fn has_sandboxed_program() -> bool {
-    let depth = namespace_pids("self").map_or(1, |pids| pids.len());
+    let depth = process::namespace_pids(None).map_or(1, |own| own.pids.len());
     list().unwrap_or_default().iter().any(|pid| {
-        namespace_pids(&pid.to_string())
-            .is_some_and(|pids| pids.len() > depth && pids.last().is_some_and(|pid| pid != "1"))
+        process::namespace_pids(Some(*pid)).is_some_and(|process| {
+            !process.is_zombie
+                && process.pids.len() > depth
+                && process.pids.last().is_some_and(|pid| *pid != 1)
+        })
     })
-}
-
-/// Returns the pids of a process in each pid namespace, outermost first (`NSpid`, proc_pid_status(5)); `None` for a
-/// zombie.
-fn namespace_pids(process: &str) -> Option<Vec<String>> {
-    let status = fs::read(format!("/proc/{process}/status")).ok()?;
-    let status = String::from_utf8_lossy(&status);
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-    if field("State:")?.trim_start().starts_with(['Z', 'X']) {
-        return None;
-    }
-    let pids = field("NSpid:")?.split_whitespace();
-    Some(pids.map(str::to_owned).collect())
 }
 
 #[cfg(test)]

@@ -30,6 +30,10 @@ pub(super) fn find(pid: i32) -> io::Result<Option<Process>> {
     Ok(text.lines().find_map(|line| parse(line, "")).map(first))
 }
 
+pub(super) fn namespace_pids(_: Option<i32>) -> Option<super::NamespacePids> {
+    None
+}
+
 pub(super) fn list(variable: &str) -> io::Result<Vec<(Process, bool)>> {
     Ok(ps(LIST, COLUMNS)?
         .lines()

@@ -6,8 +6,8 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::Process;
 use super::usage::Measured;
+use super::{NamespacePids, Process};
 
 pub(super) fn find(pid: i32) -> io::Result<Option<Process>> {
     Ok(stat(pid)?.as_deref().and_then(parse_stat))
@@ -25,6 +25,20 @@ fn stat(pid: i32) -> io::Result<Option<String>> {
 
 /// Returns all processes, each with whether its initial environment contains `variable`. The environment of another user's
 /// process cannot be read and counts as one without it.
+/// Reads `State` and `NSpid` (proc_pid_status(5)). The name of the process, which is in the same file, may be invalid
+/// UTF-8.
+pub(super) fn namespace_pids(pid: Option<i32>) -> Option<NamespacePids> {
+    let process = pid.map_or("self".to_owned(), |pid| pid.to_string());
+    let status = fs::read(format!("/proc/{process}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let pids = field("NSpid:")?.split_whitespace();
+    Some(NamespacePids {
+        pids: pids.map(|pid| pid.parse().ok()).collect::<Option<_>>()?,
+        is_zombie: field("State:")?.trim_start().starts_with(['Z', 'X']),
+    })
+}
+
 pub(super) fn list(variable: &str) -> io::Result<Vec<(Process, bool)>> {
     let mut found = Vec::new();
     for pid in pids()? {

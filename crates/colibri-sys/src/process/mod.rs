@@ -42,6 +42,22 @@ pub fn find(pid: i32) -> io::Result<Option<Process>> {
     host::find(pid)
 }
 
+/// The pids of one process in nested pid namespaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespacePids {
+    /// The pid in each namespace, from that of /proc inwards.
+    pub pids: Vec<i32>,
+    /// The process has ended and was not waited for.
+    pub is_zombie: bool,
+}
+
+/// Returns the pids of a process in each pid namespace, of the calling process if `pid` is `None`. Returns `None` if the
+/// process does not exist, and on systems without pid namespaces (FreeBSD).
+#[must_use]
+pub fn namespace_pids(pid: Option<i32>) -> Option<NamespacePids> {
+    host::namespace_pids(pid)
+}
+
 /// Sends KILL to the process, and never to a later process with the same pid. Returns whether it was running.
 ///
 /// # Errors
@@ -181,6 +197,10 @@ mod tests {
             .unwrap();
         let comm = format!("/proc/{}/comm", child.id());
         while std::fs::read(&comm).unwrap() != b"\xff\n" {}
+        let pid = child.id() as i32;
+        let namespaces = namespace_pids(Some(pid)).unwrap();
+        assert_eq!(namespaces.pids.first(), Some(&pid));
+        assert!(!namespaces.is_zombie);
         assert_eq!(
             find_marked(&format!("TEST_MARK={id}"), None).unwrap().len(),
             1
