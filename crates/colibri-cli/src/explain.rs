@@ -17,13 +17,11 @@ pub(crate) fn preparer(global: &Global) -> Result<(Preparer, Installation), CliE
     let partial = settings(global)?;
     let settings = Settings::resolve(&partial, lookup, BackendRegistry::builtin)?;
     let socket = socket(&partial);
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let preparer = Preparer {
         private_directories: settings.private_directories(&socket),
         engine: settings.engine,
         backend: settings.backend,
-        host: HostEnv::from_variables(variables),
+        host: HostEnv::of_process(),
         cgroups: Cgroups::probe(partial.cgroup.as_deref()),
         soft_open_files: None,
     };

@@ -130,13 +130,11 @@ fn run(
         .socket
         .clone()
         .unwrap_or_else(|| default_socket(lookup, Some(&settings.state_dir)));
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let mut preparer = Preparer {
         engine: settings.engine.clone(),
         backend: settings.backend.clone(),
         private_directories: settings.private_directories(&socket),
-        host: HostEnv::from_variables(variables),
+        host: HostEnv::of_process(),
         cgroups: Cgroups::claim(partial.cgroup.as_deref()),
         soft_open_files: None,
     };

@@ -1,6 +1,7 @@
 //! Parts of the host that a jail uses: the base environment of agents, and paths and users of a root directory.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -16,6 +17,16 @@ const MAX_SYMLINKS: usize = 40;
 pub struct HostEnv(BTreeMap<String, String>);
 
 impl HostEnv {
+    /// Selects the variables that agents inherit from the environment of this process; one that is not UTF-8 is left
+    /// out.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self::from_variables(std::env::vars_os().filter_map(text))
+    }
+
     /// Selects the variables that agents inherit: `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `TZ`,
     /// `LANG` and `LC_*`.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Self {
