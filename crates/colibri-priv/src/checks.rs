@@ -1,18 +1,19 @@
 //! Checks of programs and files that a privilege backend depends on. They block while they read the file system.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use colibri_sys::ownership::Ownership;
+use colibri_sys::regular_file::is_executable;
 use colibri_types::Finding;
 
 /// Checks that `program` exists and is executable; `fix` is the hint if not.
 #[must_use]
 pub fn executable(program: &str, fix: &str) -> Finding {
+    if is_executable(program.as_ref()) {
+        return Finding::ok(format!("{program} is installed"));
+    }
     match fs::metadata(program) {
-        Ok(data) if data.is_file() && data.permissions().mode() & 0o111 != 0 => {
-            Finding::ok(format!("{program} is installed"))
-        }
         Ok(_) => Finding::fail(format!("{program} is not an executable file"), fix),
         Err(error) => Finding::fail(format!("{program} cannot be found: {error}"), fix),
     }
@@ -30,16 +31,17 @@ pub fn writable_by_root_only(path: &Path) -> Finding {
             }
             Ok(data) => data,
         };
-        if data.uid() != 0 {
-            let what = format!("{shown} belongs to uid {}, not to root", data.uid());
+        let ownership = Ownership::from(&data);
+        if ownership.uid != 0 {
+            let what = format!("{shown} belongs to uid {}, not to root", ownership.uid);
             return Finding::fail(what, format!("as root: chown root {shown}"));
         }
-        // In a shared directory like /tmp the sticky bit prevents others from replacing files of root.
-        if data.mode() & 0o022 != 0 && !(data.is_dir() && data.mode() & 0o1000 != 0) {
-            let what = format!(
-                "{shown} is writable by other users (mode {:04o})",
-                data.mode() & 0o7777
-            );
+        let is_exposed = match data.is_dir() {
+            true => ownership.entries_are_replaceable(),
+            false => ownership.is_writable_by_others(),
+        };
+        if is_exposed {
+            let what = format!("{shown} is writable by other users (mode {ownership})");
             return Finding::fail(what, format!("as root: chmod go-w {shown}"));
         }
     }
@@ -54,15 +56,15 @@ pub fn writable_by_root_only(path: &Path) -> Finding {
 pub fn setuid_root(program: &Path) -> Finding {
     let shown = program.display();
     let fix = format!("as root: chown root {shown} && chmod 4755 {shown}");
-    match fs::metadata(program) {
+    match fs::metadata(program).map(|data| Ownership::from(&data)) {
         Err(error) => Finding::fail(
             format!("{shown} cannot be found: {error}"),
             "install colibri-jail-helper",
         ),
-        Ok(data) if data.uid() != 0 || data.mode() & 0o4000 == 0 => {
+        Ok(ownership) if ownership.uid != 0 || ownership.mode & 0o4000 == 0 => {
             Finding::fail(format!("{shown} is not setuid root"), fix)
         }
-        Ok(data) if data.mode() & 0o022 != 0 => {
+        Ok(ownership) if ownership.is_writable_by_others() => {
             Finding::fail(format!("{shown} is writable by other users"), fix)
         }
         Ok(_) => Finding::ok(format!("{shown} is setuid root")),
@@ -73,6 +75,7 @@ pub fn setuid_root(program: &Path) -> Finding {
 mod tests {
     use super::*;
     use colibri_types::FindingStatus;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn program_checks_report_missing_and_unusable() {
