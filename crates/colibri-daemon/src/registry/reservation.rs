@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use super::Registry;
 use super::index::Agents;
 
-/// Placeholder for the id of an agent that is being started.
+/// Placeholder for the id of an agent that is being started, in messages about its mounts.
 const PENDING_ID: &str = "starting";
 
 /// Holds the reservation of one spawn; dropping it releases the reservation.
@@ -52,7 +52,7 @@ impl Registry {
                 .find(|other| other.autostart.as_ref() == Some(key))
                 .next()
         {
-            let (key, id) = (key.clone(), running_id(holder));
+            let (key, id) = (key.clone(), agents.running_id(holder));
             return Err(SpawnError::AutostartInUse { key, id });
         }
         if let Some(name) = &config.name
@@ -60,7 +60,7 @@ impl Registry {
                 .find(|other| other.name.as_ref() == Some(name))
                 .next()
         {
-            let (name, id) = (name.clone(), running_id(holder));
+            let (name, id) = (name.clone(), agents.running_id(holder));
             return Err(SpawnError::NameInUse { name, id });
         }
         let other_mounts = match has_mounts(config) {
@@ -92,11 +92,12 @@ impl Agents {
         let pending = self.pending.values();
         running.chain(pending.filter(move |spec| matches(&spec.config)))
     }
-}
 
-/// Returns the id of a running agent; `None` for a spawn in progress.
-fn running_id(spec: &AgentSpec) -> Option<AgentId> {
-    Some(spec.id.clone()).filter(|id| id.as_str() != PENDING_ID)
+    /// Returns the id of a running agent; `None` for a spawn in progress.
+    fn running_id(&self, spec: &AgentSpec) -> Option<AgentId> {
+        let running = self.running.contains_key(&spec.id);
+        running.then(|| spec.id.clone())
+    }
 }
 
 /// Validates the name in a spawn request, if it has one.
