@@ -35,7 +35,7 @@ fn failed_start_has_the_exit_code_of_a_shell() {
             &[],
             vec!["/no/such/program"],
             127,
-            "was not found on this host; give the path",
+            "was not found on this host; pass the path",
         ),
         (
             &[],

@@ -4,6 +4,10 @@
 
 use colibri_tests::{Daemon, eventually, text};
 use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// Lines of a stream that are written closer together than this share a time (`JournalOptions::index_interval`).
+const INDEX_INTERVAL: Duration = Duration::from_millis(10);
 
 #[test]
 fn retention_reports_dropped_bytes_and_keeps_offsets() {
@@ -206,6 +210,10 @@ fn tail_prints_the_last_lines_of_one_stream_or_both() {
                 agent["stderr_bytes"].as_u64(),
             );
             (written == (Some(out.len() as u64), Some(err.len() as u64))).then_some(())
+        });
+        let written_at = Instant::now();
+        eventually("the next line gets another time", || {
+            (written_at.elapsed() > INDEX_INTERVAL).then_some(())
         });
     }
     let seen = |count: &str| {
