@@ -53,7 +53,7 @@ fn failed_start_has_the_exit_code_of_a_shell() {
             &sandbox,
             vec![private],
             127,
-            "its own /tmp, which hides the host's; mount it with --mount /tmp/",
+            "a private /tmp, which hides the host's; mount it with --mount /tmp/",
         ),
         (
             &[],
@@ -93,7 +93,7 @@ fn failed_start_has_the_exit_code_of_a_shell() {
             &["--jail-path", "/", "--cwd", "/tmp/x"],
             vec!["true"],
             125,
-            "its own /tmp",
+            "a private /tmp",
         ),
         (
             &[],
