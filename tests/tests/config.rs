@@ -356,8 +356,13 @@ program = "/PLACE/comes"
     running(&daemon, "comes");
     let after = named(&daemon, "stays");
     assert_eq!((after.len(), &after[0]["pid"]), (1, &stays["pid"]));
-    let audit = fs::read_to_string(daemon.state().join("audit.jsonl")).unwrap();
-    assert_eq!(audit.matches("\"reload-config\"").count(), 5, "{audit}");
+    let reloads = || {
+        let audit = fs::read_to_string(daemon.state().join("audit.jsonl")).unwrap();
+        audit.matches("\"reload-config\"").count()
+    };
+    // A reload starts its agents before it is audited.
+    eventually("the reload is audited", || (reloads() >= 5).then_some(()));
+    assert_eq!(reloads(), 5);
     // Repeated until the daemon restarts.
     let message = daemon.ok(&["config", "reload"]);
     assert!(
