@@ -24,7 +24,7 @@ for library in $libraries; do
     for field in description documentation readme keywords categories; do
         grep -q "^$field = " "crates/$library/Cargo.toml" || die "crates/$library/Cargo.toml has no $field; add it"
     done
-    grep -qE '^## (Stability|Semver)' "crates/$library/README.md" ||
+    grep -qE '^## Stability' "crates/$library/README.md" ||
         die "crates/$library/README.md has no section Stability; state a decision for each public type"
     # crates.io and docs.rs do not resolve paths in the repository.
     if grep -nE '\]\(([^h#]|h[^t])' "crates/$library/README.md" >&2; then
