@@ -34,7 +34,7 @@ done
 
 say "packages of the libraries"
 cargo fetch --quiet --locked
-# Cargo takes a package of a known version for unchanged: remove what it has unpacked and compiled of earlier ones.
+# Cargo does not rebuild a package of the same version: remove the packages that it has unpacked and compiled before.
 build=$target/publish
 rm -rf "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/colibri-* "$build"/debug/.fingerprint/colibri-*
 # shellcheck disable=SC2086,SC2046 # lists of words

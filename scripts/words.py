@@ -38,7 +38,7 @@ WORDS = {
 }
 MAX_TEST_NAME = 60
 MAX_SUBJECT = 72
-# Later commits follow the rule for subjects.
+# Last commit before the rule for subjects: the check covers later commits only.
 BASE = "a0559de34dd74e9c46bec6854c292d5b308f72eb"
 MARKER = "words:allow"
 # Generated and recorded text, and the definition and test of this check.
