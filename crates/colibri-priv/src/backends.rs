@@ -28,7 +28,7 @@ impl PrivBackend for Mdo {
     }
 
     async fn preflight(&self) -> Vec<Finding> {
-        preflight::mdo(MDO).await
+        preflight::mdo(MDO, &["-i", "--", "/usr/bin/true"]).await
     }
 }
 

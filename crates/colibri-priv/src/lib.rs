@@ -3,8 +3,6 @@
 
 mod backends;
 pub mod checks;
-#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
-mod macdo;
 mod none;
 mod preflight;
 pub mod probe;

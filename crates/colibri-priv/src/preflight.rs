@@ -1,7 +1,9 @@
-//! Checks of the built-in backends on a host: the rules of mac_do(4); owner, mode and policy of the helper.
+//! Checks of the built-in backends on a host: a trial of mdo(1); owner, mode and policy of the helper.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::process::geteuid;
 
 use crate::checks::{executable, setuid_root, writable_by_root_only};
 use crate::{Finding, FindingStatus, probe};
@@ -29,86 +31,51 @@ async fn blocking(check: impl FnOnce() -> Finding + Send + 'static) -> Finding {
     }
 }
 
-/// Checks whether mdo(1) is installed and, on FreeBSD, whether a rule of mac_do(4) lets this user become root.
-pub(crate) async fn mdo(program: &'static str) -> Vec<Finding> {
-    let installed = move || {
+/// Checks whether mdo(1) is installed and lets this user become root: `trial` is a harmless command line of it, on
+/// which the kernel decides by the rules of mac_do(4).
+pub(crate) async fn mdo(program: &'static str, trial: &[&str]) -> Vec<Finding> {
+    let installed = blocking(move || {
         executable(
             program,
             "mdo comes with FreeBSD 14.2 and later; elsewhere set COLIBRI_JAIL_PRIV_MODE",
         )
-    };
-    let mut findings = vec![blocking(installed).await];
-    findings.extend(mac_do().await);
-    findings
-}
-
-#[cfg(target_os = "freebsd")]
-async fn mac_do() -> Vec<Finding> {
-    use crate::macdo::{self, Verdict};
-    use rustix::process::{getegid, geteuid, getgroups};
-
-    const SYSCTL: &str = "/sbin/sysctl";
-    async fn sysctl(name: &str) -> std::io::Result<probe::ProbeOutput> {
-        let args = ["-n".to_owned(), name.to_owned()];
-        probe::run(SYSCTL.as_ref(), &args, PROBE_TIMEOUT).await
+    })
+    .await;
+    if installed.status != FindingStatus::Ok {
+        return vec![installed];
     }
-
     let uid = geteuid().as_raw();
-    if uid == 0 {
-        return vec![Finding::ok("runs as root, so mdo needs no rule")];
-    }
-    let add_rule = format!(
-        "as root add a rule: sysctl security.mac.do.rules='RULES;uid={uid}>uid=0' (before FreeBSD 15 uid={uid}:0), with the present RULES first, and the same in /etc/sysctl.conf"
-    );
-    let rules = match sysctl("security.mac.do.rules").await {
-        Err(error) => {
-            return vec![Finding::fail(
-                format!("{SYSCTL} cannot be run: {error}"),
-                "use the privilege backend mdo on FreeBSD only",
-            )];
-        }
-        // The module defines the variable.
-        Ok(output) if !output.is_success() => {
-            let what = format!("mac_do(4) is not loaded: {}", output.failure());
-            let fix = "as root: kldload mac_do, and mac_do_load=\"YES\" in /boot/loader.conf";
-            return vec![Finding::fail(what, fix)];
-        }
-        Ok(output) => output.stdout,
-    };
-    let mut findings = Vec::new();
-    let enabled = sysctl("security.mac.do.enabled").await;
-    if enabled.is_ok_and(|output| output.stdout.trim() == "0") {
-        let fix = "as root: sysctl security.mac.do.enabled=1";
-        findings.push(Finding::fail("mac_do(4) is disabled", fix));
-    }
-    let gid = getegid().as_raw();
-    let groups: Vec<u32> = getgroups()
-        .unwrap_or_default()
-        .iter()
-        .map(|group| group.as_raw())
-        .collect();
-    findings.push(match macdo::parse(rules.trim()) {
-        Err(error) => Finding::warn(
-            format!("security.mac.do.rules: {error}"),
-            "correct it as mac_do(4) describes, and test it: mdo -i id",
-        ),
-        Ok(rules) => match macdo::verdict(&rules, uid, gid, &groups) {
-            Verdict::Allowed(rule) => Finding::ok(format!("mac_do lets uid {uid} become root: {rule}")),
-            Verdict::WrongGroups(rule) => Finding::fail(
-                format!("the rule {rule} does not let uid {uid} become root with its present groups"),
-                "keep the groups: add gid=.,+gid=. to the targets of that rule in security.mac.do.rules",
+    let allowed = match probe::run(program.as_ref(), trial, PROBE_TIMEOUT).await {
+        Ok(output) if output.is_success() => Finding::ok(format!("mdo lets uid {uid} become root")),
+        Ok(output) => Finding::fail(
+            format!(
+                "mdo does not let uid {uid} become root: {}",
+                output.failure()
             ),
-            Verdict::NoRule => {
-                Finding::fail(format!("no rule of mac_do lets uid {uid} become root"), add_rule)
-            }
-        },
-    });
-    findings
+            mac_do_fix(uid).await,
+        ),
+        Err(error) => Finding::fail(
+            format!("{program} cannot be run: {error}"),
+            "use the privilege backend mdo on FreeBSD only",
+        ),
+    };
+    vec![installed, allowed]
 }
 
-#[cfg(not(target_os = "freebsd"))]
-async fn mac_do() -> Vec<Finding> {
-    Vec::new()
+/// Returns how to make mac_do(4) let this user become root. The module defines the variable.
+async fn mac_do_fix(uid: u32) -> String {
+    let variable = ["-n", "security.mac.do.enabled"];
+    match probe::run("/sbin/sysctl".as_ref(), &variable, PROBE_TIMEOUT).await {
+        Ok(output) if !output.is_success() => {
+            "as root load mac_do(4): kldload mac_do, and mac_do_load=\"YES\" in /boot/loader.conf; then add a rule to security.mac.do.rules".to_owned()
+        }
+        Ok(output) if output.stdout.trim() == "0" => {
+            "as root enable mac_do(4): sysctl security.mac.do.enabled=1".to_owned()
+        }
+        _ => format!(
+            "as root add a rule: sysctl security.mac.do.rules='RULES;uid={uid}>uid=0' (before FreeBSD 15 uid={uid}:0), with the present RULES first, and the same in /etc/sysctl.conf; a rule that lists groups must keep the present ones: add gid=.,+gid=. to its targets"
+        ),
+    }
 }
 
 /// Checks whether the helper is setuid root and whether its policy has rules for this user. The helper itself reports on
@@ -122,7 +89,7 @@ pub(crate) async fn helper(program: &str) -> Vec<Finding> {
     }
     let mut findings = vec![setuid];
     let policy = blocking(|| writable_by_root_only(Path::new(POLICY))).await;
-    match probe::run(program.as_ref(), &["check".to_owned()], PROBE_TIMEOUT).await {
+    match probe::run(program.as_ref(), &["check"], PROBE_TIMEOUT).await {
         Ok(output) if output.is_success() => {
             findings.push(Finding::ok(
                 "the helper's policy has rules for this user; see: colibri-jail-helper check",
@@ -151,4 +118,26 @@ pub(crate) async fn helper(program: &str) -> Vec<Finding> {
         )),
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn refused_mdo_trial_reports_cause_and_rule() {
+        let allowed = mdo("/bin/sh", &["-c", ":"]).await;
+        assert!(
+            allowed.iter().all(|f| f.status == FindingStatus::Ok),
+            "{allowed:?}"
+        );
+        let refused = mdo("/bin/sh", &["-c", "echo setcred >&2; exit 1"]).await;
+        let [_, verdict] = &refused[..] else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(verdict.status, FindingStatus::Fail);
+        assert!(verdict.what.ends_with("become root: setcred"));
+        assert!(verdict.fix.as_ref().unwrap().contains("security.mac.do"));
+        assert_eq!(mdo("/absent/mdo", &[]).await.len(), 1);
+    }
 }

@@ -1,5 +1,6 @@
 //! Runs a program of the host for a check, with a timeout and bounded output.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -53,7 +54,11 @@ impl ProbeOutput {
 ///
 /// # Errors
 /// The program cannot be started.
-pub async fn run(program: &Path, args: &[String], limit: Duration) -> io::Result<ProbeOutput> {
+pub async fn run(
+    program: &Path,
+    args: &[impl AsRef<OsStr>],
+    limit: Duration,
+) -> io::Result<ProbeOutput> {
     let mut child = Command::new(program)
         .args(args)
         .env_clear()
@@ -107,8 +112,9 @@ mod tests {
     use super::*;
 
     async fn sh(script: &str, limit: Duration) -> ProbeOutput {
-        let args = ["-c".to_owned(), script.to_owned()];
-        run(Path::new("/bin/sh"), &args, limit).await.unwrap()
+        run(Path::new("/bin/sh"), &["-c", script], limit)
+            .await
+            .unwrap()
     }
 
     #[tokio::test]
@@ -125,6 +131,6 @@ mod tests {
         // A descendant that keeps the pipe open delays nothing.
         let orphan = sh("sleep 30 & exit 0", Duration::from_millis(200)).await;
         assert!(orphan.is_success());
-        assert!(run(Path::new("/absent"), &[], long).await.is_err());
+        assert!(run(Path::new("/absent"), &["x"], long).await.is_err());
     }
 }

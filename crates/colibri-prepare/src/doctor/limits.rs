@@ -51,8 +51,7 @@ fn by_rctl(racct: Result<(), String>) -> Finding {
 }
 
 async fn racct() -> Result<(), String> {
-    let args = ["-n".to_owned(), RACCT.to_owned()];
-    match probe::run(Path::new("/sbin/sysctl"), &args, PROGRAM_TIMEOUT).await {
+    match probe::run(Path::new("/sbin/sysctl"), &["-n", RACCT], PROGRAM_TIMEOUT).await {
         Ok(output) if output.is_success() && output.stdout.trim() == "1" => Ok(()),
         Ok(output) if output.is_success() => Err(format!("{RACCT} is {}", output.stdout.trim())),
         Ok(output) => Err(format!("sysctl {RACCT} failed: {}", output.failure())),
