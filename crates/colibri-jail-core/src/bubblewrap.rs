@@ -4,8 +4,8 @@
 //! inside, a second instance starts the agent and listens on the port where the agent finds the proxy.
 
 use crate::{
-    ArgumentLimit, CommandLine, Confinement, EnginePrograms, Ip4Policy, JailEngine, JailError,
-    JailName, JailOp, JailPath, JailSetup, JailUser, LimitMechanism,
+    ArgumentLimit, CommandLine, Confinement, EnginePrograms, EphemeralJail, Ip4Policy, JailEngine,
+    JailError, JailName, JailOp, JailPath, JailUser, LimitMechanism,
 };
 
 const KILL: &str = "/bin/kill";
@@ -77,14 +77,11 @@ impl JailEngine for Bubblewrap {
                 "jail {name} cannot be entered: bubblewrap has no persistent jails; replace `name` by `path`, the root directory of a sandbox"
             ))),
             JailOp::Create {
-                path,
-                ip4,
-                user,
+                jail,
                 workdir,
-                setup,
                 command,
-                ..
             } => {
+                let setup = &jail.setup;
                 let proxy = match (&self.proxy, setup.allow.is_empty()) {
                     (_, true) => None,
                     (Some(proxy), false) => Some(proxy),
@@ -95,7 +92,7 @@ impl JailEngine for Bubblewrap {
                     }
                 };
                 let mut args: Vec<String> = COMMON.iter().map(|word| (*word).to_owned()).collect();
-                match ip4 {
+                match &jail.ip4 {
                     Ip4Policy::Inherit if proxy.is_none() => {}
                     Ip4Policy::Inherit | Ip4Policy::Disable => {
                         args.push("--unshare-net".to_owned());
@@ -109,7 +106,7 @@ impl JailEngine for Bubblewrap {
                 let mut options = |words: &[&str]| {
                     args.extend(words.iter().map(|word| (*word).to_owned()));
                 };
-                options(&["--ro-bind", path.as_str(), "/"]);
+                options(&["--ro-bind", jail.path.as_str(), "/"]);
                 options(&["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
                 for mount in &setup.mounts {
                     let bind = if mount.read_only {
@@ -125,7 +122,7 @@ impl JailEngine for Bubblewrap {
                 for masked in &setup.masked {
                     options(&["--tmpfs", masked.as_str()]);
                 }
-                if let Some((uid, gid)) = user.as_ref().map(ids).transpose()? {
+                if let Some((uid, gid)) = jail.user.as_ref().map(ids).transpose()? {
                     options(&["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
                 }
                 if let Some(hostname) = &setup.hostname {
@@ -203,12 +200,8 @@ impl JailEngine for Bubblewrap {
     /// Returns an empty sandbox: it shows whether user namespaces work.
     fn probe(&self) -> Option<JailOp> {
         Some(JailOp::Create {
-            name: JailName::literal("colibri-doctor"),
-            path: JailPath::root(),
-            ip4: Ip4Policy::Inherit,
-            user: None,
+            jail: EphemeralJail::new(JailName::literal("colibri-doctor"), JailPath::root()),
             workdir: None,
-            setup: JailSetup::default(),
             command: CommandLine::unchecked("/bin/sh", vec!["-c".to_owned(), ":".to_owned()]),
         })
     }

@@ -71,6 +71,43 @@ pub struct JailSetup {
     pub masked: Vec<JailPath>,
 }
 
+impl JailSetup {
+    /// Returns whether there are mounts, a host name or a network filter, which a privilege backend may refuse.
+    #[must_use]
+    pub fn is_extended(&self) -> bool {
+        !self.mounts.is_empty() || self.hostname.is_some() || !self.allow.is_empty()
+    }
+}
+
+/// A jail that is created for one command and removed with it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EphemeralJail {
+    /// Its name, unique on the host.
+    pub name: JailName,
+    /// Its root directory.
+    pub path: JailPath,
+    /// Its IPv4 policy.
+    pub ip4: Ip4Policy,
+    /// The user inside it.
+    pub user: Option<JailUser>,
+    /// Its settings besides the root.
+    pub setup: JailSetup,
+}
+
+impl EphemeralJail {
+    /// Creates a jail with the default of every setting.
+    #[must_use]
+    pub fn new(name: JailName, path: JailPath) -> Self {
+        Self {
+            name,
+            path,
+            ip4: Ip4Policy::default(),
+            user: None,
+            setup: JailSetup::default(),
+        }
+    }
+}
+
 /// A validated confinement.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Confinement {
@@ -84,18 +121,7 @@ pub enum Confinement {
         user: Option<JailUser>,
     },
     /// A jail that is created for one command and removed with it.
-    Ephemeral {
-        /// Its name, unique on the host.
-        name: JailName,
-        /// Its root directory.
-        path: JailPath,
-        /// Its IPv4 policy.
-        ip4: Ip4Policy,
-        /// The user inside it.
-        user: Option<JailUser>,
-        /// Its settings besides the root.
-        setup: JailSetup,
-    },
+    Ephemeral(EphemeralJail),
 }
 
 impl JailConfig {
@@ -166,13 +192,13 @@ impl JailConfig {
                         )));
                     }
                 };
-                Ok(Confinement::Ephemeral {
+                Ok(Confinement::Ephemeral(EphemeralJail {
                     name: ephemeral.clone(),
                     path,
                     ip4,
                     user,
                     setup,
-                })
+                }))
             }
             (None, None) => {
                 let user = self.user.as_ref().map(|_| "user");
@@ -236,19 +262,9 @@ impl Confinement {
                 workdir,
                 command,
             }),
-            Self::Ephemeral {
-                name,
-                path,
-                ip4,
-                user,
-                setup,
-            } => Some(JailOp::Create {
-                name,
-                path,
-                ip4,
-                user,
+            Self::Ephemeral(jail) => Some(JailOp::Create {
+                jail,
                 workdir,
-                setup,
                 command,
             }),
         }
@@ -292,13 +308,10 @@ mod tests {
             (config("", "", "", "root"), Err("`user` needs a jail")),
             (
                 config("", "/srv", "", ""),
-                Ok(Confinement::Ephemeral {
-                    name: ephemeral.clone(),
-                    path: "/srv".parse().unwrap(),
-                    ip4: Ip4Policy::Inherit,
-                    user: None,
-                    setup: JailSetup::default(),
-                }),
+                Ok(Confinement::Ephemeral(EphemeralJail::new(
+                    ephemeral.clone(),
+                    "/srv".parse().unwrap(),
+                ))),
             ),
         ] {
             match (config.confinement(&ephemeral), expected) {
@@ -356,7 +369,7 @@ mod tests {
             config
                 .confinement(&ephemeral)
                 .map(|confinement| match confinement {
-                    Confinement::Ephemeral { ip4, setup, .. } => (ip4, setup.allow.len()),
+                    Confinement::Ephemeral(jail) => (jail.ip4, jail.setup.allow.len()),
                     other => panic!("{other:?}"),
                 })
         };

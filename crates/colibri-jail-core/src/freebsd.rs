@@ -6,8 +6,8 @@
 //! `ip4=disable` leaves it with Unix sockets only.
 
 use crate::{
-    CommandLine, Confinement, EnginePrograms, ExitFidelity, Ip4Policy, JailEngine, JailError,
-    JailOp, JailPath, JailUser, LimitMechanism, Limits,
+    CommandLine, Confinement, EnginePrograms, EphemeralJail, ExitFidelity, Ip4Policy, JailEngine,
+    JailError, JailOp, JailPath, JailUser, LimitMechanism, Limits,
 };
 
 const JEXEC: &str = "/usr/sbin/jexec";
@@ -56,14 +56,17 @@ impl JailEngine for FreebsdJail {
                 Ok(command.clone().wrapped_by(JEXEC, args))
             }
             JailOp::Create {
-                name,
-                path,
-                ip4,
-                user,
+                jail,
                 workdir,
-                setup,
                 command,
             } => {
+                let EphemeralJail {
+                    name,
+                    path,
+                    ip4,
+                    user,
+                    setup,
+                } = jail;
                 if !setup.allow.is_empty() {
                     return Err(JailError::Unsupported(
                         "`allow` is not possible with FreeBSD jails; set `ip4` to addresses and filter them with pf(4), or to disable for no network".to_owned(),
@@ -133,34 +136,31 @@ impl JailEngine for FreebsdJail {
     }
 
     fn pre_run(&self, op: &JailOp, limits: &Limits) -> Result<Vec<JailOp>, JailError> {
-        let JailOp::Create { name, .. } = op else {
+        let JailOp::Create { jail, .. } = op else {
             return Ok(Vec::new());
         };
         if !limits.has_jail_limits() {
             return Ok(Vec::new());
         }
         let mut args = vec!["-a".to_owned()];
-        args.extend(rctl_rules(limits).map(|rule| format!("jail:{name}:{rule}")));
+        args.extend(rctl_rules(limits).map(|rule| format!("jail:{}:{rule}", jail.name)));
         Ok(vec![host_command("set limits", RCTL, args)])
     }
 
     /// Unmounts, the innermost mount first, and removes the limits. jail(8) unmounts only when it removes the jail
     /// itself, and these jails end with their last process.
     fn post_run(&self, op: &JailOp, limits: &Limits) -> Result<Vec<JailOp>, JailError> {
-        let JailOp::Create {
-            name, path, setup, ..
-        } = op
-        else {
+        let JailOp::Create { jail, .. } = op else {
             return Ok(Vec::new());
         };
         let mut ops = Vec::new();
-        for mount in setup.mounts.iter().rev() {
-            let target = path.join(&mount.target);
+        for mount in jail.setup.mounts.iter().rev() {
+            let target = jail.path.join(&mount.target);
             let args = vec![checked(&target)?.to_owned()];
             ops.push(host_command("unmount", UMOUNT, args));
         }
         if limits.has_jail_limits() {
-            let args = vec!["-r".to_owned(), format!("jail:{name}")];
+            let args = vec!["-r".to_owned(), format!("jail:{}", jail.name)];
             ops.push(host_command("remove limits", RCTL, args));
         }
         Ok(ops)
@@ -175,7 +175,7 @@ impl JailEngine for FreebsdJail {
 
     fn limit_mechanism(&self, confinement: &Confinement) -> LimitMechanism {
         match confinement {
-            Confinement::Ephemeral { .. } => LimitMechanism::Rctl,
+            Confinement::Ephemeral(_) => LimitMechanism::Rctl,
             _ => LimitMechanism::Unavailable(
                 "rctl(8) limits jails, and this agent has no dedicated jail; create one with `path`",
             ),
@@ -183,7 +183,7 @@ impl JailEngine for FreebsdJail {
     }
 
     fn open_files_override(&self, confinement: &Confinement) -> Option<&'static str> {
-        matches!(confinement, Confinement::Ephemeral { user: Some(_), .. })
+        matches!(confinement, Confinement::Ephemeral(jail) if jail.user.is_some())
             .then_some("jail(8) sets it from the user's class; set it in login.conf(5)")
     }
 

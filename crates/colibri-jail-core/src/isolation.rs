@@ -49,11 +49,12 @@ pub fn reject_overlaps(
     engine: &dyn JailEngine,
     others: &[OtherJail<'_>],
 ) -> Result<(), PathConflict> {
-    let Confinement::Ephemeral { path, setup, .. } = confinement else {
+    let Confinement::Ephemeral(jail) = confinement else {
         return Ok(());
     };
-    for (number, mount) in setup.mounts.iter().enumerate() {
-        for other in setup.mounts.iter().skip(number + 1) {
+    let mounts = &jail.setup.mounts;
+    for (number, mount) in mounts.iter().enumerate() {
+        for other in mounts.iter().skip(number + 1) {
             if is_replaceable(mount, other) {
                 let problem = format!(
                     "overlaps mount source {}: the agent could replace the inner one; mount only the outer one",
@@ -64,16 +65,11 @@ pub fn reject_overlaps(
         }
     }
     for OtherJail { agent, confinement } in others {
-        let Confinement::Ephemeral {
-            path: other_path,
-            setup: other_setup,
-            ..
-        } = confinement
-        else {
+        let Confinement::Ephemeral(other_jail) = confinement else {
             continue;
         };
-        for mount in &setup.mounts {
-            for other in &other_setup.mounts {
+        for mount in mounts {
+            for other in &other_jail.setup.mounts {
                 if is_replaceable(mount, other) {
                     let problem = format!(
                         "overlaps mount source {} of agent {agent}: one agent could replace the other's; mount the same directory in both, or wait until that agent ends",
@@ -81,8 +77,9 @@ pub fn reject_overlaps(
                     );
                     return Err(PathConflict::new("mount source", &mount.source, problem));
                 }
-                let other_target = other_path.join(&other.target);
-                if engine.mounts_on_host() && path.join(&mount.target).is_in(other_target.as_str())
+                let other_target = other_jail.path.join(&other.target);
+                if engine.mounts_on_host()
+                    && jail.path.join(&mount.target).is_in(other_target.as_str())
                 {
                     let problem = format!(
                         "is in use by agent {agent}, whose jail has the same root; give another target"
@@ -177,7 +174,7 @@ mod tests {
 
     fn mounts(texts: &[&str]) -> Vec<Mount> {
         match confinement(texts) {
-            Confinement::Ephemeral { setup, .. } => setup.mounts,
+            Confinement::Ephemeral(jail) => jail.setup.mounts,
             other => panic!("{other:?}"),
         }
     }

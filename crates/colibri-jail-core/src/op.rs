@@ -1,6 +1,6 @@
 //! Operations on jails. Only these go through an engine and a privilege backend.
 
-use crate::{CommandLine, Ip4Policy, JailName, JailPath, JailSetup, JailUser, Pid, Signal};
+use crate::{CommandLine, EphemeralJail, JailName, JailPath, JailUser, Pid, Signal};
 
 /// One operation on jails.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -19,18 +19,10 @@ pub enum JailOp {
     },
     /// Create a jail for one command.
     Create {
-        /// The new jail's name.
-        name: JailName,
-        /// Its root directory.
-        path: JailPath,
-        /// Its IPv4 policy.
-        ip4: Ip4Policy,
-        /// The user inside it.
-        user: Option<JailUser>,
+        /// The new jail.
+        jail: EphemeralJail,
         /// Working directory inside it.
         workdir: Option<JailPath>,
-        /// Mounts, host name, network filter and masked paths.
-        setup: JailSetup,
         /// The agent.
         command: CommandLine,
     },

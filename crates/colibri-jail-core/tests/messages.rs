@@ -121,8 +121,8 @@ fn every_error_message_has_a_hint() {
     }
     .confinement(&name())
     .unwrap();
-    if let Confinement::Ephemeral { setup, .. } = &mut masked {
-        setup.masked.push("/var/db/colibri".parse().unwrap());
+    if let Confinement::Ephemeral(jail) = &mut masked {
+        jail.setup.masked.push("/var/db/colibri".parse().unwrap());
     }
     let command = CommandLine::new("pi", ["x"]).unwrap();
     show(

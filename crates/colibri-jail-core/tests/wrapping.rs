@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use colibri_jail_core::{
-    Bubblewrap, CommandLine, Confinement, FreebsdJail, Ip4Policy, JailConfig, JailEngine, JailName,
-    JailOp, JailPath, JailSetup, JailUser, MountConfig, Pid, Signal, jail_wrap,
+    Bubblewrap, CommandLine, Confinement, EphemeralJail, FreebsdJail, Ip4Policy, JailConfig,
+    JailEngine, JailName, JailOp, JailPath, JailSetup, JailUser, MountConfig, Pid, Signal,
+    jail_wrap,
 };
 use proptest::prelude::*;
 
@@ -185,13 +186,13 @@ fn confinement() -> impl Strategy<Value = Confinement> {
             .prop_map(|(name, user)| Confinement::Persistent { name, user }),
         (name(), path(), ip4(), prop::option::of(user()), setup()).prop_map(
             |(name, path, ip4, user, setup)| {
-                Confinement::Ephemeral {
+                Confinement::Ephemeral(EphemeralJail {
                     name,
                     path,
                     ip4,
                     user,
                     setup,
-                }
+                })
             }
         ),
     ]
@@ -223,9 +224,9 @@ fn setup() -> impl Strategy<Value = JailSetup> {
                 ..JailConfig::default()
             };
             match config.confinement(&"x".parse().ok()?) {
-                Ok(Confinement::Ephemeral { mut setup, .. }) => {
-                    setup.masked = masked;
-                    Some(setup)
+                Ok(Confinement::Ephemeral(mut jail)) => {
+                    jail.setup.masked = masked;
+                    Some(jail.setup)
                 }
                 _ => None,
             }
@@ -289,7 +290,7 @@ proptest! {
                 prop_assert_eq!(read_name, name.as_str());
                 prop_assert_eq!(read_command, &expected[..]);
             }
-            (Confinement::Ephemeral { name, path, ip4, user, setup }, "/usr/sbin/jail") => {
+            (Confinement::Ephemeral(EphemeralJail { name, path, ip4, user, setup }), "/usr/sbin/jail") => {
                 let (parameters, read_command) = read_jail(wrapped.args());
                 let mut intended = vec![("name", name.to_string()), ("path", path.to_string())];
                 match ip4 {
@@ -316,7 +317,7 @@ proptest! {
                     }
                 }
             }
-            (Confinement::Ephemeral { path, ip4, user, setup, .. }, program) => {
+            (Confinement::Ephemeral(EphemeralJail { path, ip4, user, setup, .. }), program) => {
                 let mut expected = expected;
                 let mut wrapped = wrapped.args();
                 if setup.allow.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use colibri_jail_core::{CommandLine, Confinement, host_path};
+use colibri_jail_core::{CommandLine, Confinement, EphemeralJail, host_path};
 use colibri_sys::regular_file::is_executable;
 use colibri_types::AgentSpec;
 
@@ -43,7 +43,7 @@ impl Preparer {
                 )
             }
             Confinement::Persistent { .. } => check_wrapper(&prepared.command),
-            Confinement::Ephemeral { path, setup, .. } => {
+            Confinement::Ephemeral(EphemeralJail { path, setup, .. }) => {
                 let root = Path::new(path.as_str());
                 check_directory("jail path", root, root)?;
                 check_wrapper(&prepared.command)?;

@@ -95,7 +95,7 @@ pub(crate) fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use colibri_jail_core::{Bubblewrap, FreebsdJail};
+    use colibri_jail_core::{Bubblewrap, EphemeralJail, FreebsdJail};
     use colibri_priv::BackendRegistry;
 
     fn limits(text: &str) -> Limits {
@@ -104,12 +104,12 @@ mod tests {
 
     #[test]
     fn limit_is_enforced_or_refused() {
-        let ephemeral = |user: Option<&str>| Confinement::Ephemeral {
-            name: "colibri-x".parse().unwrap(),
-            path: "/".parse().unwrap(),
-            ip4: Default::default(),
-            user: user.map(|user| user.parse().unwrap()),
-            setup: Default::default(),
+        let ephemeral = |user: Option<&str>| {
+            let (name, path) = ("colibri-x".parse().unwrap(), "/".parse().unwrap());
+            Confinement::Ephemeral(EphemeralJail {
+                user: user.map(|user| user.parse().unwrap()),
+                ..EphemeralJail::new(name, path)
+            })
         };
         let all = Cgroups::In {
             parent: "/c".into(),

@@ -116,7 +116,7 @@ mod tests {
 
     fn mounts(texts: &[&str]) -> Vec<Mount> {
         match confinement(texts) {
-            Confinement::Ephemeral { setup, .. } => setup.mounts,
+            Confinement::Ephemeral(jail) => jail.setup.mounts,
             other => panic!("{other:?}"),
         }
     }

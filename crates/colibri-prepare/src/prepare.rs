@@ -119,26 +119,23 @@ impl Preparer {
         } = config.validate(&format!("colibri-{id}"))?;
         let engine = &*self.engine;
         let has_wrapper = confinement != Confinement::None && engine.has_wrapper_process();
-        if let Confinement::Ephemeral {
-            path, user, setup, ..
-        } = &mut confinement
-        {
-            let root = Path::new(path.as_str());
+        if let Confinement::Ephemeral(jail) = &mut confinement {
+            let root = Path::new(jail.path.as_str());
             if engine.masks_paths() {
                 let real = |path: &Path| path.canonicalize().ok();
                 let protected = self.private_directories.iter();
                 let protected: Vec<_> = protected.filter_map(|path| real(path)).collect();
-                setup.masked = masked_paths(
+                jail.setup.masked = masked_paths(
                     &real(root).unwrap_or(root.to_owned()),
-                    &setup.mounts,
+                    &jail.setup.mounts,
                     engine.private_directories(),
                     &protected,
                 )?;
             }
             if engine.users_by_number()
-                && let Some(JailUser::Name(name)) = user
+                && let Some(JailUser::Name(name)) = &jail.user
             {
-                *user = Some(lookup_user(name.as_ref(), root)?);
+                jail.user = Some(lookup_user(name.as_ref(), root)?);
             }
         }
         let mut exit_note = None;
@@ -166,8 +163,8 @@ impl Preparer {
             }
         };
         let mut env = self.host.with(&config.env);
-        if let Confinement::Ephemeral { setup, .. } = &confinement
-            && !setup.allow.is_empty()
+        if let Confinement::Ephemeral(jail) = &confinement
+            && !jail.setup.allow.is_empty()
         {
             for name in PROXY_VARIABLES {
                 env.entry((*name).to_owned())

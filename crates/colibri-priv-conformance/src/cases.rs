@@ -5,8 +5,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use colibri_jail_core::{
-    CommandLine, Confinement, EngineRegistry, JailConfig, JailEngine, JailOp, JailSetup,
-    MountConfig, Pid, Signal,
+    CommandLine, Confinement, EngineRegistry, EphemeralJail, JailConfig, JailEngine, JailOp,
+    JailSetup, MountConfig, Pid, Signal,
 };
 
 /// Arguments that an option parser or a shell could misread, from plain to unusual.
@@ -123,12 +123,12 @@ pub(super) fn templates() -> Vec<Template> {
                 ("colibri-k3x9".parse(), path.parse(), ip4.parse())
             {
                 ops.push(JailOp::Create {
-                    name,
-                    path,
-                    ip4,
-                    user: user(),
+                    jail: EphemeralJail {
+                        ip4,
+                        user: user(),
+                        ..EphemeralJail::new(name, path)
+                    },
                     workdir: workdir(),
-                    setup: JailSetup::default(),
                     command: agent.clone(),
                 });
             }
@@ -137,12 +137,11 @@ pub(super) fn templates() -> Vec<Template> {
     for setup in setups() {
         if let (Ok(name), Ok(path)) = ("colibri-k3x9".parse(), "/srv/jail".parse()) {
             ops.push(JailOp::Create {
-                name,
-                path,
-                ip4: Default::default(),
-                user: None,
+                jail: EphemeralJail {
+                    setup,
+                    ..EphemeralJail::new(name, path)
+                },
                 workdir: None,
-                setup,
                 command: agent.clone(),
             });
         }
@@ -190,8 +189,8 @@ fn setups() -> Vec<JailSetup> {
         .parse()
         .and_then(|name| config.confinement(&name));
     let mut setups = Vec::new();
-    if let Ok(Confinement::Ephemeral { setup, .. }) = confinement {
-        setups.push(setup);
+    if let Ok(Confinement::Ephemeral(jail)) = confinement {
+        setups.push(jail.setup);
     }
     let mut masking = JailSetup::default();
     masking.masked = ["/run/user", "/var/lib/hidden"]

@@ -35,9 +35,7 @@ pub(super) fn outcome<'a>(
 fn is_optional(op: &JailOp) -> bool {
     match op {
         JailOp::List | JailOp::HostCommand { .. } => true,
-        JailOp::Create { setup, .. } => {
-            !setup.mounts.is_empty() || !setup.allow.is_empty() || setup.hostname.is_some()
-        }
+        JailOp::Create { jail, .. } => jail.setup.is_extended(),
         _ => false,
     }
 }
@@ -293,19 +291,12 @@ pub(super) fn values(op: &JailOp) -> Vec<(&'static str, String)> {
             add("user", user.as_ref().map(ToString::to_string));
             add("workdir", workdir.as_ref().map(ToString::to_string));
         }
-        JailOp::Create {
-            name,
-            path,
-            ip4,
-            user,
-            workdir,
-            setup,
-            ..
-        } => {
-            add("jail", Some(name.to_string()));
-            add("path", Some(path.to_string()));
-            add("ip4", Some(ip4.to_string()));
-            add("user", user.as_ref().map(ToString::to_string));
+        JailOp::Create { jail, workdir, .. } => {
+            let setup = &jail.setup;
+            add("jail", Some(jail.name.to_string()));
+            add("path", Some(jail.path.to_string()));
+            add("ip4", Some(jail.ip4.to_string()));
+            add("user", jail.user.as_ref().map(ToString::to_string));
             add("workdir", workdir.as_ref().map(ToString::to_string));
             for mount in &setup.mounts {
                 add("mount source", Some(mount.source.to_string()));

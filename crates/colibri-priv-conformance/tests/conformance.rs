@@ -224,8 +224,10 @@ const DEFECTIVE: &[(&str, ViolationKind, Elevate)] = &[
     ),
     ("forgets-user", ViolationKind::LosesValue, |op, engine| {
         let mut op = op.clone();
-        if let JailOp::Attach { user, .. } | JailOp::Create { user, .. } = &mut op {
-            *user = Option::None;
+        match &mut op {
+            JailOp::Attach { user, .. } => *user = Option::None,
+            JailOp::Create { jail, .. } => jail.user = Option::None,
+            _ => {}
         }
         sudo(&op, engine)
     }),

@@ -88,30 +88,21 @@ impl PrivBackend for Helper {
                 options.add("--user", user.as_ref());
                 options.add("--workdir", workdir.as_ref());
             }
-            JailOp::Create {
-                name,
-                path,
-                ip4,
-                user,
-                workdir,
-                setup,
-                ..
-            } => {
-                if !(setup.mounts.is_empty() && setup.allow.is_empty() && setup.hostname.is_none())
-                {
+            JailOp::Create { jail, workdir, .. } => {
+                if jail.setup.is_extended() {
                     return Err(PrivError::unsupported(
                         self.name(),
                         "create jails with `mounts`, `hostname` or `allow`",
                         "remove them, or use another privilege backend",
                     ));
                 }
-                options.add("--jail", Some(name));
-                options.add("--path", Some(path));
-                options.add("--ip4", Some(ip4));
-                for masked in &setup.masked {
+                options.add("--jail", Some(&jail.name));
+                options.add("--path", Some(&jail.path));
+                options.add("--ip4", Some(&jail.ip4));
+                for masked in &jail.setup.masked {
                     options.add("--hide", Some(masked));
                 }
-                options.add("--user", user.as_ref());
+                options.add("--user", jail.user.as_ref());
                 options.add("--workdir", workdir.as_ref());
             }
             JailOp::Signal { jail, pids, signal } => {

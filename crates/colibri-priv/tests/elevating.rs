@@ -6,8 +6,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use colibri_jail_core::{
-    Bubblewrap, CommandLine, FreebsdJail, Ip4Policy, JailEngine, JailName, JailOp, JailPath,
-    JailSetup, JailUser, Pid, Signal,
+    Bubblewrap, CommandLine, EphemeralJail, FreebsdJail, Ip4Policy, JailEngine, JailName, JailOp,
+    JailPath, JailSetup, JailUser, Pid, Signal,
 };
 use colibri_priv::{BackendRegistry, Helper, PrivBackend, PrivError, PrivMode};
 use proptest::prelude::*;
@@ -94,12 +94,14 @@ fn read_helper(args: &[String]) -> JailOp {
             command: command.expect("no command"),
         },
         "create" => JailOp::Create {
-            name: must("--jail").parse().unwrap(),
-            path: must("--path").parse().unwrap(),
-            ip4: must("--ip4").parse().unwrap(),
-            user,
+            jail: EphemeralJail {
+                name: must("--jail").parse().unwrap(),
+                path: must("--path").parse().unwrap(),
+                ip4: must("--ip4").parse().unwrap(),
+                user,
+                setup,
+            },
             workdir,
-            setup,
             command: command.expect("no command"),
         },
         "signal" => JailOp::Signal {
@@ -172,12 +174,14 @@ fn op() -> impl Strategy<Value = JailOp> {
                 let mut setup = JailSetup::default();
                 setup.masked = masked;
                 JailOp::Create {
-                    name,
-                    path,
-                    ip4,
-                    user,
+                    jail: EphemeralJail {
+                        name,
+                        path,
+                        ip4,
+                        user,
+                        setup,
+                    },
                     workdir,
-                    setup,
                     command,
                 }
             }
@@ -241,12 +245,14 @@ fn helper_protocol_examples_match_the_backend() {
         command: agent.clone(),
     };
     let create = |ip4: &str, user: &str, setup: JailSetup| JailOp::Create {
-        name: "colibri-k3x9".parse().unwrap(),
-        path: "/srv/agent".parse().unwrap(),
-        ip4: ip4.parse().unwrap(),
-        user: Some(user.parse().unwrap()),
+        jail: EphemeralJail {
+            name: "colibri-k3x9".parse().unwrap(),
+            path: "/srv/agent".parse().unwrap(),
+            ip4: ip4.parse().unwrap(),
+            user: Some(user.parse().unwrap()),
+            setup,
+        },
         workdir: None,
-        setup,
         command: agent.clone(),
     };
     let signal = JailOp::Signal {

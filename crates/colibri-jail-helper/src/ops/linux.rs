@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::parent_id;
 
 use colibri_jail_core::{
-    Bubblewrap, CommandLine, JailEngine, JailName, JailOp, JailPath, JailSetup, Signal,
+    Bubblewrap, CommandLine, EphemeralJail, JailEngine, JailName, JailOp, JailPath, Signal,
 };
 
 use super::Lookup;
@@ -61,13 +61,12 @@ pub(crate) fn create(
     let engine = Bubblewrap::new(bubblewrap);
     let command = engine
         .command_line(&JailOp::Create {
-            name: grant.jail.clone(),
-            path: mount_point.clone(),
-            ip4: request.ip4.clone(),
-            // This process itself becomes the user.
-            user: None,
+            // Without a user: this process itself becomes the user.
+            jail: EphemeralJail {
+                ip4: request.ip4.clone(),
+                ..EphemeralJail::new(grant.jail.clone(), mount_point.clone())
+            },
             workdir: grant.run.workdir.clone(),
-            setup: JailSetup::default(),
             command: CommandLine::new(program.clone(), grant.run.command.args())
                 .map_err(RequestError::from)?,
         })
