@@ -58,11 +58,9 @@ impl Bubblewrap {
 
     /// Sets the path of the `colibri-proxy` program. Without it, jails with `allow` are refused.
     #[must_use]
-    pub fn with_proxy(self, proxy: JailPath) -> Self {
-        Self {
-            proxy: Some(proxy),
-            ..self
-        }
+    pub fn with_proxy(mut self, proxy: JailPath) -> Self {
+        self.proxy = Some(proxy);
+        self
     }
 }
 
@@ -73,7 +71,7 @@ impl JailEngine for Bubblewrap {
 
     fn command_line(&self, op: &JailOp) -> Result<CommandLine, JailError> {
         match op {
-            JailOp::Attach { name, .. } => Err(JailError::Unsupported(format!(
+            JailOp::Attach { name, .. } => Err(JailError::new(format!(
                 "jail {name} cannot be entered: bubblewrap has no persistent jails; replace `name` by `path`, the root directory of a sandbox"
             ))),
             JailOp::Create {
@@ -86,8 +84,8 @@ impl JailEngine for Bubblewrap {
                     (_, true) => None,
                     (Some(proxy), false) => Some(proxy),
                     (None, false) => {
-                        return Err(JailError::Unsupported(
-                            "`allow` needs the program colibri-proxy, which was not found; install it beside colibri-daemon, or remove `allow`".to_owned(),
+                        return Err(JailError::new(
+                            "`allow` needs the program colibri-proxy, which was not found; install it beside colibri-daemon, or remove `allow`",
                         ));
                     }
                 };
@@ -98,7 +96,7 @@ impl JailEngine for Bubblewrap {
                         args.push("--unshare-net".to_owned());
                     }
                     other => {
-                        return Err(JailError::Unsupported(format!(
+                        return Err(JailError::new(format!(
                             "`ip4` {other} is not possible with bubblewrap; give disable for no network, or inherit for the host's network"
                         )));
                     }
@@ -145,7 +143,7 @@ impl JailEngine for Bubblewrap {
             }
             JailOp::Signal { pids, signal, .. } => Ok(CommandLine::kill(KILL, *signal, pids)),
             JailOp::Remove { .. } | JailOp::List | JailOp::HostCommand { .. } => {
-                Err(JailError::Unsupported(format!(
+                Err(JailError::new(format!(
                     "engine {} does not support the operation {}; use the freebsd engine, because a sandbox ends with its first process and is not listed",
                     Self::NAME,
                     op.kind()
@@ -212,7 +210,7 @@ fn ids(user: &JailUser) -> Result<(u32, u32), JailError> {
     match user {
         JailUser::Id { uid, gid } => Ok((*uid, gid.unwrap_or(*uid))),
         JailUser::Name(name) if name.as_ref() == "root" => Ok((0, 0)),
-        JailUser::Name(_) => Err(JailError::Unsupported(format!(
+        JailUser::Name(_) => Err(JailError::new(format!(
             "`user` {user} is a name, and bubblewrap takes numbers; give UID or UID:GID"
         ))),
     }

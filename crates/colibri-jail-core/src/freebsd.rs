@@ -68,12 +68,12 @@ impl JailEngine for FreebsdJail {
                     setup,
                 } = jail;
                 if !setup.allow.is_empty() {
-                    return Err(JailError::Unsupported(
-                        "`allow` is not possible with FreeBSD jails; set `ip4` to addresses and filter them with pf(4), or to disable for no network".to_owned(),
+                    return Err(JailError::new(
+                        "`allow` is not possible with FreeBSD jails; set `ip4` to addresses and filter them with pf(4), or to disable for no network",
                     ));
                 }
                 if let Some(masked) = setup.masked.first() {
-                    return Err(JailError::Unsupported(format!(
+                    return Err(JailError::new(format!(
                         "path {masked} cannot be masked in a FreeBSD jail; give a root without it as `path`"
                     )));
                 }
@@ -198,19 +198,16 @@ impl JailEngine for FreebsdJail {
 
 /// Returns the rules of rctl(8): bytes of memory, number of processes, percent of one processor.
 fn rctl_rules(limits: &Limits) -> impl Iterator<Item = String> {
-    [
-        limits
-            .memory
-            .map(|memory| format!("memoryuse:deny={}", memory.0)),
-        limits
-            .processes
-            .map(|count| format!("maxproc:deny={count}")),
-        limits
-            .cpu
-            .map(|cpu| format!("pcpu:deny={}", cpu.0.div_ceil(10))),
-    ]
-    .into_iter()
-    .flatten()
+    let memory = limits
+        .memory
+        .map(|memory| format!("memoryuse:deny={}", memory.0));
+    let processes = limits
+        .processes
+        .map(|count| format!("maxproc:deny={count}"));
+    let cpu = limits
+        .cpu
+        .map(|cpu| format!("pcpu:deny={}", cpu.0.div_ceil(10)));
+    [memory, processes, cpu].into_iter().flatten()
 }
 
 fn host_command(purpose: &'static str, program: &str, args: Vec<String>) -> JailOp {
@@ -224,7 +221,7 @@ fn host_command(purpose: &'static str, program: &str, args: Vec<String>) -> Jail
 fn user_name(user: &JailUser) -> Result<String, JailError> {
     match user {
         JailUser::Name(name) => Ok(name.as_ref().to_owned()),
-        JailUser::Id { .. } => Err(JailError::Unsupported(format!(
+        JailUser::Id { .. } => Err(JailError::new(format!(
             "`user` {user} is a number, and jexec(8) and jail(8) take names; give the name of a user inside the jail"
         ))),
     }

@@ -14,38 +14,27 @@ use crate::JailError;
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Maximum memory of all processes together: bytes, or a text like `512M` or `2G` (powers of 1024).
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "number_or_text"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "number_or_text")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<NumberOrText>"))]
     pub memory: Option<Size>,
     /// Maximum number of concurrent processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<u32>,
     /// Maximum number of busy processors, like `1.5`.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "number_or_text"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "number_or_text")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<NumberOrText>"))]
     pub cpu: Option<Cpus>,
     /// Maximum number of open files of each process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open_files: Option<u32>,
     /// Maximum time from the first start to the end of the agent: seconds, or a text like `90s`, `30m` or `8h`.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "number_or_text"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "number_or_text")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<NumberOrText>"))]
     pub wall_time: Option<WallTime>,
 }
-
-/// Minimum memory limit, in bytes. No program runs with less.
-const MIN_MEMORY: u64 = 1 << 20;
-/// Minimum number of open files. No program runs with fewer.
-const MIN_OPEN_FILES: u32 = 8;
 
 impl Limits {
     /// Fills the gaps of these limits from `weaker`.
@@ -65,31 +54,11 @@ impl Limits {
     /// # Errors
     /// The first limit that is too small for any program.
     pub fn check(&self) -> Result<(), JailError> {
-        let too_small = [
-            (
-                "memory",
-                "1M",
-                self.memory.is_some_and(|memory| memory.0 < MIN_MEMORY),
-            ),
-            ("processes", "1", self.processes == Some(0)),
-            ("cpu", "0.01", self.cpu.is_some_and(|cpu| cpu.0 < 10)),
-            (
-                "open_files",
-                "8",
-                self.open_files.is_some_and(|files| files < MIN_OPEN_FILES),
-            ),
-            (
-                "wall_time",
-                "1ms",
-                self.wall_time.is_some_and(|time| time.0 == 0),
-            ),
-        ];
-        match too_small.into_iter().find(|(_, _, is_small)| *is_small) {
-            Some((name, least, _)) => Err(JailError::Conflict(format!(
-                "limit `{name}` is too small for any program; give at least {least}"
-            ))),
-            None => Ok(()),
-        }
+        at_least("memory", self.memory, Size(1 << 20))?;
+        at_least("processes", self.processes, 1)?;
+        at_least("cpu", self.cpu, Cpus(10))?;
+        at_least("open_files", self.open_files, 8)?;
+        at_least("wall_time", self.wall_time, WallTime(1))
     }
 
     /// Returns whether a limit applies to all processes together: memory, processes or cpu. The others apply to each
@@ -97,6 +66,20 @@ impl Limits {
     #[must_use]
     pub fn has_jail_limits(&self) -> bool {
         self.memory.is_some() || self.processes.is_some() || self.cpu.is_some()
+    }
+}
+
+/// Refuses a limit below `least`, with which no program runs.
+fn at_least<T: PartialOrd + fmt::Display>(
+    name: &str,
+    limit: Option<T>,
+    least: T,
+) -> Result<(), JailError> {
+    match limit {
+        Some(limit) if limit < least => Err(JailError::new(format!(
+            "limit `{name}` is too small for any program; give at least {least}"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -152,23 +135,17 @@ impl FromStr for Cpus {
     type Err = JailError;
 
     fn from_str(text: &str) -> Result<Self, JailError> {
-        text.parse::<f64>()
-            .ok()
-            .and_then(Self::from_number)
-            .ok_or_else(|| {
+        match text.parse::<f64>() {
+            // NaN and numbers out of range fail the comparison; the others fit exactly.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            Ok(number) if (0.0..=65_536.0).contains(&number) => {
+                Ok(Self((number * 1000.0).round() as u32))
+            }
+            _ => {
                 let problem = "is not a number of processors; give one like 2 or 0.5";
-                JailError::invalid("cpu", text, problem)
-            })
-    }
-}
-
-impl Cpus {
-    fn from_number(number: f64) -> Option<Self> {
-        // NaN and numbers out of range fail the comparison; the others fit exactly.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        (0.0..=65_536.0)
-            .contains(&number)
-            .then(|| Self((number * 1000.0).round() as u32))
+                Err(JailError::invalid("cpu", text, problem))
+            }
+        }
     }
 }
 

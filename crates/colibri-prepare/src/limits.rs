@@ -44,7 +44,9 @@ pub(crate) fn plan(
             warnings.push(format!("limit `{name}` is not enforced: {why}"));
             Ok(())
         } else {
-            Err(JailError::LimitUnenforced { name, why })
+            Err(JailError::new(format!(
+                "limit `{name}` cannot be enforced: {why}, or accept the missing limit with `best_effort`"
+            )))
         }
     };
     // Limits on all processes together: name, cgroup controller, and whether it is set.
