@@ -9,7 +9,6 @@ use crate::error::HelperError;
 use crate::escape::printable;
 use crate::paths;
 use crate::policy::Syslog;
-use crate::request::Request;
 use crate::sys::SysError;
 
 /// `LOG_AUTH`: security messages (syslog(3)).
@@ -26,8 +25,10 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// The log of one call, with what is known about the request so far.
 pub(crate) struct AuditLog {
     uid: u32,
-    request: String,
-    syslog: Syslog,
+    /// The request, for the lines.
+    pub(crate) request: String,
+    /// Whether [`AuditLog::allowed`] fails if the line cannot be written.
+    pub(crate) syslog: Syslog,
 }
 
 impl AuditLog {
@@ -38,16 +39,6 @@ impl AuditLog {
             request: String::new(),
             syslog: Syslog::BestEffort,
         }
-    }
-
-    /// Sets whether [`AuditLog::allowed`] fails if the line cannot be written.
-    pub(crate) fn set_syslog(&mut self, syslog: Syslog) {
-        self.syslog = syslog;
-    }
-
-    /// Adds the request to the following lines.
-    pub(crate) fn set_request(&mut self, request: &Request) {
-        self.request = request.to_string();
     }
 
     /// Logs that the request is allowed; called before the request is performed.

@@ -4,7 +4,7 @@ use colibri_jail_core::{Ip4Policy, JailName, JailUser, Signal};
 
 use crate::escape::printable;
 use crate::policy::Rule;
-use crate::request::{AttachRequest, CreateRequest, Run};
+use crate::request::{CreateRequest, Run};
 use crate::users::{self, UserIds};
 
 /// The system that a request is authorized for.
@@ -127,15 +127,16 @@ pub(crate) fn create<'a>(
 /// Authorizes running a program in an existing jail.
 pub(crate) fn attach<'a>(
     rules: &[&'a Rule],
-    request: &'a AttachRequest,
+    jail: &'a JailName,
+    run: &'a Run,
     host: &Host,
 ) -> Result<Grant<'a>, Refusal> {
     if host.os == Os::Linux {
-        return Err(Refusal::AttachOnLinux(request.jail.to_string()));
+        return Err(Refusal::AttachOnLinux(jail.to_string()));
     }
     first_allowed(rules, |rule| {
-        check_jail(rule, &request.jail)?;
-        check_run(rule, &request.jail, &request.run, host)
+        check_jail(rule, jail)?;
+        check_run(rule, jail, run, host)
     })
 }
 
@@ -282,7 +283,7 @@ mod tests {
         let request = Request::parse(&argv).unwrap();
         let grant = match &request {
             Request::Create(request) => create(&rules, request, host),
-            Request::Attach(request) => attach(&rules, request, host),
+            Request::Attach { jail, run } => attach(&rules, jail, run, host),
             Request::Signal(request) => {
                 return match signal(&rules, request.jail.as_ref(), request.signal) {
                     Ok(()) => "yes".to_owned(),

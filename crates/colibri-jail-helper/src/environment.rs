@@ -1,6 +1,9 @@
 //! Filters the caller's environment for the agent: variables that a rule allows, and never one that changes how the
 //! dynamic linker, the C library or a shell behaves.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
 use crate::users::PasswdEntry;
 
 /// Prefixes of variables that never pass: dynamic linker and C library (ld.so(8), rtld(1), malloc(3)), bash functions.
@@ -47,13 +50,13 @@ pub(crate) fn is_forbidden(name: &str) -> bool {
 
 /// Returns the agent's environment as `NAME=value`. Of duplicate names the first counts, as in getenv(3).
 pub(crate) fn filter(
-    caller_variables: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
+    caller_variables: impl IntoIterator<Item = (OsString, OsString)>,
     is_allowed: impl Fn(&str) -> bool,
     user: Option<&PasswdEntry>,
 ) -> Vec<Vec<u8>> {
     let mut variables: Vec<(String, Vec<u8>)> = Vec::new();
     for (name, value) in caller_variables {
-        let Ok(name) = String::from_utf8(name) else {
+        let (Ok(name), value) = (name.into_string(), value.into_vec()) else {
             continue;
         };
         let passes = is_name(&name)
@@ -93,9 +96,7 @@ mod tests {
                 None => name == *text,
             })
         };
-        let variables = variables
-            .iter()
-            .map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec()));
+        let variables = variables.iter().map(|(n, v)| (n.into(), v.into()));
         filter(variables, is_allowed, None)
             .into_iter()
             .map(|bytes| String::from_utf8(bytes).unwrap())
@@ -143,7 +144,7 @@ mod tests {
             home: "/home/agent".into(),
             shell: "/bin/sh".into(),
         };
-        let variables = [(b"HOME".to_vec(), b"/root".to_vec())];
+        let variables = [("HOME".into(), "/root".into())];
         let variables = filter(variables, |_| true, Some(&user));
         let expected: [&[u8]; 4] = [
             b"USER=agent",

@@ -3,7 +3,6 @@
 use std::io;
 
 use crate::authorize::Refusal;
-use crate::policy::PolicyError;
 use crate::request::RequestError;
 use crate::safe_open::OpenError;
 use crate::sys::SysError;
@@ -22,7 +21,7 @@ pub(crate) enum HelperError {
     NotListed(u32),
     /// The cause is in the log only: a policy that cannot be read lists no caller.
     #[error("cannot use the policy; ask the administrator to read the cause in the system log")]
-    Policy(#[from] PolicyError),
+    Policy(String),
     #[error(transparent)]
     Request(#[from] RequestError),
     #[error("refused: {0}")]
@@ -72,7 +71,7 @@ impl HelperError {
     /// Returns the complete reason, for the system log.
     pub(crate) fn reason(&self) -> String {
         match self {
-            Self::Policy(error) => error.to_string(),
+            Self::Policy(cause) => cause.clone(),
             other => other.to_string(),
         }
     }

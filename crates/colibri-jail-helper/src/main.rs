@@ -80,7 +80,7 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
 
     // Load the policy. A caller without a rule gets the same answer to every request.
     let policy = Policy::load(&paths::policy())?;
-    log.set_syslog(policy.syslog);
+    log.syslog = policy.syslog;
     let rules = policy.rules_for(&caller);
     if rules.is_empty() {
         return Err(HelperError::NotListed(caller.uid));
@@ -88,15 +88,15 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
 
     // Parse the request; authorize it, log the decision, perform it.
     let request = Request::parse(argv)?;
-    log.set_request(&request);
+    log.request = request.to_string();
     match &request {
         Request::Create(create) => {
             let grant = authorize::create(&rules, create, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
             match ops::create(caller.uid, &grant, create)? {}
         }
-        Request::Attach(attach) => {
-            let grant = authorize::attach(&rules, attach, &Host::this())?;
+        Request::Attach { jail, run } => {
+            let grant = authorize::attach(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
             match ops::attach(caller.uid, &grant)? {}
         }

@@ -8,7 +8,8 @@ use std::fmt;
 use colibri_jail_core::{Ip4Policy, JailName, JailPath, JailUser, Signal};
 use serde::Deserialize;
 
-use crate::safe_open::{self, OpenError};
+use crate::error::HelperError;
+use crate::safe_open;
 use crate::sys::Caller;
 use crate::users::{self, UserIds};
 use values::{AllowedCaller, AllowedProgram, AllowedRoot, JailPattern, Value, VariablePattern};
@@ -18,15 +19,6 @@ const MAX_BYTES: u64 = 64 << 10;
 
 /// Maximum depth of nested brackets; `[[rule]]` has two.
 const MAX_DEPTH: usize = 8;
-
-/// Why the policy cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PolicyError {
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    #[error("cannot parse {path}: {problem}")]
-    Parse { path: String, problem: String },
-}
 
 /// The content of helper.toml.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -82,7 +74,8 @@ pub(crate) struct Rule {
 
 impl Rule {
     pub(crate) fn allows_jail(&self, jail: &JailName) -> bool {
-        self.jails.iter().any(|jails| jails.value.matches(jail))
+        let matches = |jails: &Value<JailPattern>| jails.value.0.matches(jail.as_str());
+        self.jails.iter().any(matches)
     }
 
     pub(crate) fn allows_root(&self, path: &JailPath) -> bool {
@@ -90,9 +83,17 @@ impl Rule {
     }
 
     pub(crate) fn allows_program(&self, path: &str) -> bool {
-        self.programs
-            .iter()
-            .any(|program| program.value.allows(path))
+        let allows = |program: &Value<AllowedProgram>| program.value.allows(path);
+        self.programs.iter().any(allows)
+    }
+
+    pub(crate) fn allows_variable(&self, name: &str) -> bool {
+        let matches = |names: &Value<VariablePattern>| names.value.0.matches(name);
+        self.environment.iter().any(matches)
+    }
+
+    pub(crate) fn allows_signal(&self, signal: Signal) -> bool {
+        self.signals.iter().any(|allowed| allowed.value == signal)
     }
 
     /// Reports whether the rule allows the mode, or every single address.
@@ -107,16 +108,6 @@ impl Rule {
             }
             mode => is_listed(mode),
         }
-    }
-
-    pub(crate) fn allows_variable(&self, name: &str) -> bool {
-        self.environment
-            .iter()
-            .any(|names| names.value.matches(name))
-    }
-
-    pub(crate) fn allows_signal(&self, signal: Signal) -> bool {
-        self.signals.iter().any(|allowed| allowed.value == signal)
     }
 }
 
@@ -192,12 +183,12 @@ impl fmt::Display for Limits {
 
 impl Policy {
     /// Reads and parses the file, which only root may be able to write.
-    pub(crate) fn load(path: &str) -> Result<Self, PolicyError> {
-        let text = safe_open::read_root_owned(&safe_open::fixed_path(path)?, MAX_BYTES)?;
-        Self::parse(&text).map_err(|problem| PolicyError::Parse {
-            path: path.to_owned(),
-            problem,
-        })
+    pub(crate) fn load(path: &str) -> Result<Self, HelperError> {
+        let text = safe_open::fixed_path(path)
+            .and_then(|path| safe_open::read_root_owned(&path, MAX_BYTES))
+            .map_err(|error| HelperError::Policy(error.to_string()))?;
+        Self::parse(&text)
+            .map_err(|problem| HelperError::Policy(format!("cannot parse {path}: {problem}")))
     }
 
     /// Parses the text of a policy.
@@ -389,9 +380,7 @@ mod tests {
             ("*", "anything", true),
         ] {
             assert_eq!(
-                JailPattern::parse_value(pattern)
-                    .unwrap()
-                    .matches(&name.parse().unwrap()),
+                JailPattern::parse_value(pattern).unwrap().0.matches(name),
                 matched,
                 "{pattern} {name}"
             );
@@ -404,7 +393,7 @@ mod tests {
             ("*", "ANY", true),
         ] {
             let parsed = VariablePattern::parse_value(pattern).unwrap();
-            assert_eq!(parsed.matches(name), matched, "{pattern} {name}");
+            assert_eq!(parsed.0.matches(name), matched, "{pattern} {name}");
         }
     }
 

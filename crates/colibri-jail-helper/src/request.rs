@@ -18,18 +18,17 @@ const MAX_REPEATED: usize = 1024;
 /// A parsed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Request {
-    Attach(AttachRequest),
+    /// Run a program in an existing jail.
+    Attach {
+        jail: JailName,
+        run: Run,
+    },
     Create(CreateRequest),
     Signal(SignalRequest),
-    Remove { jail: JailName },
+    Remove {
+        jail: JailName,
+    },
     Check,
-}
-
-/// A request to run a program in an existing jail.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AttachRequest {
-    pub(crate) jail: JailName,
-    pub(crate) run: Run,
 }
 
 /// A request to create a jail and run a program in it.
@@ -178,10 +177,8 @@ impl Request {
                 if jail.as_str().starts_with(CREATED_PREFIX) {
                     return Err(RequestError::CreatedName(jail));
                 }
-                Self::Attach(AttachRequest {
-                    jail,
-                    run: options.run()?,
-                })
+                let run = options.run()?;
+                Self::Attach { jail, run }
             }
             "create" => {
                 let jail: JailName = options.required("--jail")?.parse()?;
@@ -254,7 +251,7 @@ fn parse_pid(text: &str) -> Result<u32, RequestError> {
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Attach(AttachRequest { jail, run }) => write!(f, "verb=attach jail={jail}{run}"),
+            Self::Attach { jail, run } => write!(f, "verb=attach jail={jail}{run}"),
             Self::Create(CreateRequest {
                 jail,
                 path,
@@ -377,7 +374,7 @@ mod tests {
 
     #[test]
     fn arguments_after_dashes_belong_to_the_agent() {
-        let Ok(Request::Attach(AttachRequest { run, .. })) =
+        let Ok(Request::Attach { run, .. }) =
             parse("attach --jail web -- sh --user root -- --jail x")
         else {
             panic!("not an attach request");

@@ -48,8 +48,8 @@ pub(crate) fn fixed_path(text: &str) -> Result<JailPath, OpenError> {
 
 /// Opens the directory `path`.
 pub(crate) fn directory(path: &JailPath, trust: Trust) -> Result<OwnedFd, OpenError> {
-    let root = sys::open_root().map_err(|error| OpenError::Io("/".to_owned(), error))?;
-    directory_in(root, path, trust)
+    let root = File::open("/").map_err(|error| OpenError::Io("/".to_owned(), error))?;
+    directory_in(root.into(), path, trust)
 }
 
 /// Opens the directory that a process with the root directory `root` knows as `path`.

@@ -17,7 +17,7 @@ pub(super) fn outcome<'a>(
 ) -> Result<Option<&'a CommandLine>, Verdict> {
     match (plain, result) {
         (_, Ok(command)) => Ok(Some(command)),
-        (_, Err(PrivError::Unsupported { .. })) if is_optional(op) => Ok(None),
+        (_, Err(PrivError::Unsupported(_))) if is_optional(op) => Ok(None),
         (Ok(_), Err(_)) => Err((
             ViolationKind::RefusesOperation,
             "refuses an operation that the engine supports".to_owned(),

@@ -70,12 +70,17 @@ impl PrivBackend for Helper {
 
     fn elevate(&self, op: &JailOp, engine: &dyn JailEngine) -> Result<CommandLine, PrivError> {
         if !self.program.starts_with('/') {
-            return Err(PrivError::HelperPath(self.program.clone()));
+            return Err(PrivError::Invalid(format!(
+                "helper path {:?} is not absolute; give an absolute path like /usr/local/libexec/colibri-jail-helper",
+                self.program
+            )));
         }
         // The helper removes sandboxes that it created, also where the engine has no command to remove one.
         if !matches!(op, JailOp::Remove { .. }) {
             engine.check(op)?;
         }
+        let refuse =
+            |operation: &str, hint: &str| Err(PrivError::unsupported(self.name(), operation, hint));
         let mut options = Options::default();
         match op {
             JailOp::Attach {
@@ -90,11 +95,8 @@ impl PrivBackend for Helper {
             }
             JailOp::Create { jail, workdir, .. } => {
                 if jail.setup.is_extended() {
-                    return Err(PrivError::unsupported(
-                        self.name(),
-                        "create jails with `mounts`, `hostname` or `allow`",
-                        "remove them, or use another privilege backend",
-                    ));
+                    let operation = "create jails with `mounts`, `hostname` or `allow`";
+                    return refuse(operation, "remove them, or use another privilege backend");
                 }
                 options.add("--jail", Some(&jail.name));
                 options.add("--path", Some(&jail.path));
@@ -114,26 +116,14 @@ impl PrivBackend for Helper {
             }
             JailOp::Remove { name } => options.add("--jail", Some(name)),
             JailOp::List => {
-                return Err(PrivError::unsupported(
-                    self.name(),
-                    "list jails",
-                    "run the command without privilege, it needs no root",
-                ));
+                let hint = "run the command without privilege, it needs no root";
+                return refuse("list jails", hint);
             }
             JailOp::HostCommand { purpose, .. } => {
-                return Err(PrivError::unsupported(
-                    self.name(),
-                    *purpose,
-                    "remove `mounts` and `limits`, or use another privilege backend",
-                ));
+                let hint = "remove `mounts` and `limits`, or use another privilege backend";
+                return refuse(purpose, hint);
             }
-            other => {
-                return Err(PrivError::unsupported(
-                    self.name(),
-                    other.kind(),
-                    "use another privilege backend",
-                ));
-            }
+            other => return refuse(other.kind(), "use another privilege backend"),
         }
         let mut args = vec![op.kind().to_owned()];
         args.extend(options.0);

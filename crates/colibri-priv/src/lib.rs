@@ -70,46 +70,21 @@ pub enum PrivError {
     /// The command is invalid.
     #[error(transparent)]
     Command(#[from] CommandLineError),
-    /// The helper's path is relative, so the program would be searched.
-    #[error(
-        "helper path {0:?} is not absolute; give an absolute path like /usr/local/libexec/colibri-jail-helper"
-    )]
-    HelperPath(String),
-    /// The backend does not support an operation that the engine supports.
-    #[error("privilege backend {backend} cannot {operation}; {hint}")]
-    Unsupported {
-        /// The backend.
-        backend: String,
-        /// The operation, as a verb phrase.
-        operation: String,
-        /// A hint that starts with a verb.
-        hint: &'static str,
-    },
-    /// No backend with this name.
-    #[error("privilege backend {name:?} is unknown; known are {known}")]
-    Unknown {
-        /// The requested name.
-        name: String,
-        /// The registered names, separated by `, `.
-        known: String,
-    },
-    /// Another backend has this name.
-    #[error("privilege backend {0:?} is registered already; give yours another name")]
-    Taken(String),
-    /// The name is invalid.
-    #[error("privilege backend name {0:?} is invalid; use lower-case letters, digits and '-'")]
-    BadName(String),
+    /// The backend does not support an operation that the engine supports: the message.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A backend's name or program is invalid: the message.
+    #[error("{0}")]
+    Invalid(String),
 }
 
 impl PrivError {
     /// Returns the error of a backend that does not support an operation: `operation` is a verb phrase, `hint` starts
     /// with a verb.
     #[must_use]
-    pub fn unsupported(backend: &str, operation: impl Into<String>, hint: &'static str) -> Self {
-        Self::Unsupported {
-            backend: backend.to_owned(),
-            operation: operation.into(),
-            hint,
-        }
+    pub fn unsupported(backend: &str, operation: &str, hint: &str) -> Self {
+        Self::Unsupported(format!(
+            "privilege backend {backend} cannot {operation}; {hint}"
+        ))
     }
 }

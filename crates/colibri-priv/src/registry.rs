@@ -21,7 +21,9 @@ impl PrivMode {
         let is_valid =
             |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if name.is_empty() || name.len() > 32 || !name.bytes().all(is_valid) {
-            return Err(PrivError::BadName(name.to_owned()));
+            return Err(PrivError::Invalid(format!(
+                "privilege backend name {name:?} is invalid; use lower-case letters, digits and '-'"
+            )));
         }
         Ok(Self(name.to_owned()))
     }
@@ -70,7 +72,9 @@ impl BackendRegistry {
     pub fn register(&mut self, backend: Arc<dyn PrivBackend>) -> Result<(), PrivError> {
         let name = PrivMode::parse(backend.name())?.0;
         if self.0.contains_key(&name) {
-            return Err(PrivError::Taken(name));
+            return Err(PrivError::Invalid(format!(
+                "privilege backend {name:?} is registered already; give yours another name"
+            )));
         }
         self.0.insert(name, backend);
         Ok(())
@@ -81,9 +85,11 @@ impl BackendRegistry {
     /// # Errors
     /// The name is unknown; the message lists the known names.
     pub fn get(&self, name: &str) -> Result<Arc<dyn PrivBackend>, PrivError> {
-        self.0.get(name).cloned().ok_or_else(|| PrivError::Unknown {
-            name: name.to_owned(),
-            known: self.0.keys().cloned().collect::<Vec<_>>().join(", "),
+        self.0.get(name).cloned().ok_or_else(|| {
+            let known = self.0.keys().cloned().collect::<Vec<_>>().join(", ");
+            PrivError::Invalid(format!(
+                "privilege backend {name:?} is unknown; known are {known}"
+            ))
         })
     }
 }
@@ -104,12 +110,11 @@ mod tests {
             unknown,
             "privilege backend \"doas\" is unknown; known are helper, mdo, none"
         );
-        assert_eq!(
-            registry.register(Arc::new(Mdo)),
-            Err(PrivError::Taken("mdo".into()))
-        );
+        let taken = registry.register(Arc::new(Mdo)).unwrap_err().to_string();
+        assert!(taken.contains("\"mdo\" is registered already"), "{taken}");
         for bad in ["", "Mdo", "a b", "../x"] {
-            assert_eq!(PrivMode::parse(bad), Err(PrivError::BadName(bad.into())));
+            let error = PrivMode::parse(bad).unwrap_err().to_string();
+            assert!(error.contains(&format!("{bad:?} is invalid")), "{error}");
         }
         assert_eq!(PrivMode::default_for(&FreebsdJail).as_str(), "mdo");
         assert_eq!(

@@ -49,7 +49,7 @@ fn agent_record(
 /// Returns the environment of the agent, whose passwd(5) entry is `user`.
 fn agent_environment(grant: &Grant<'_>, user: Option<&PasswdEntry>) -> Vec<Vec<u8>> {
     let is_allowed = |name: &str| grant.rule.allows_variable(name);
-    environment::filter(sys::environment(), is_allowed, user)
+    environment::filter(std::env::vars_os(), is_allowed, user)
 }
 
 /// A process of a signal request.

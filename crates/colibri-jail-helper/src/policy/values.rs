@@ -82,7 +82,7 @@ impl AllowedCaller {
 
 /// A text that matches exactly, or with a final `*` as a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Pattern {
+pub(super) struct Pattern {
     text: String,
     is_prefix: bool,
 }
@@ -101,7 +101,7 @@ impl Pattern {
         })
     }
 
-    fn matches(&self, text: &str) -> bool {
+    pub(super) fn matches(&self, text: &str) -> bool {
         if self.is_prefix {
             text.starts_with(&self.text)
         } else {
@@ -112,7 +112,7 @@ impl Pattern {
 
 /// A jail's name, or a prefix of names and `*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct JailPattern(Pattern);
+pub(super) struct JailPattern(pub(super) Pattern);
 
 impl ParseValue for JailPattern {
     fn parse_value(text: &str) -> Result<Self, String> {
@@ -120,15 +120,9 @@ impl ParseValue for JailPattern {
     }
 }
 
-impl JailPattern {
-    pub(super) fn matches(&self, name: &JailName) -> bool {
-        self.0.matches(name.as_str())
-    }
-}
-
 /// A variable's name, or a prefix of names and `*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct VariablePattern(Pattern);
+pub(super) struct VariablePattern(pub(super) Pattern);
 
 impl ParseValue for VariablePattern {
     fn parse_value(text: &str) -> Result<Self, String> {
@@ -144,12 +138,6 @@ impl ParseValue for VariablePattern {
             Ok(())
         };
         Pattern::new(text, validate).map(Self)
-    }
-}
-
-impl VariablePattern {
-    pub(super) fn matches(&self, name: &str) -> bool {
-        self.0.matches(name)
     }
 }
 

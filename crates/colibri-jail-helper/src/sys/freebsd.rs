@@ -1,13 +1,15 @@
 //! FreeBSD: jails by jail_set(2), jail_get(2) and jail_attach(2), processes by sysctl(3) and procctl(2).
 
 use std::ffi::{c_int, c_uint, c_void};
+use std::fs::OpenOptions;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use colibri_jail_core::{Ip4Policy, JailName};
 
-use super::{SysError, c_string, cannot, check};
+use super::{SysError, cannot, check};
 
 /// A running process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,18 +257,7 @@ pub(crate) fn new_session() -> io::Result<()> {
 
 /// Reports whether there is a controlling terminal, into which a process could inject input (tty(4), TIOCSTI).
 pub(crate) fn has_terminal() -> bool {
-    let Ok(path) = c_string("/dev/tty") else {
-        return true;
-    };
-    // SAFETY: path lives through the call; the descriptor is closed at once.
-    unsafe {
-        let fd = libc::open(
-            path.as_ptr(),
-            libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC,
-        );
-        if fd >= 0 {
-            libc::close(fd);
-        }
-        fd >= 0
-    }
+    let mut options = OpenOptions::new();
+    let nonblocking = options.read(true).custom_flags(libc::O_NONBLOCK);
+    nonblocking.open("/dev/tty").is_ok()
 }

@@ -1,23 +1,12 @@
 //! Linux: mount namespaces, mounts, pidfds and /proc.
 
-use std::ffi::{c_int, c_long};
+use std::ffi::c_int;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use super::{SysError, c_string, cannot, check};
-
-/// `RESOLVE_NO_MAGICLINKS` and `RESOLVE_IN_ROOT` of linux/openat2.h.
-const IN_ROOT: u64 = 0x02 | 0x10;
-
-/// `struct open_how` (openat2(2)).
-#[repr(C)]
-struct OpenHow {
-    flags: u64,
-    mode: u64,
-    resolve: u64,
-}
 
 /// Closes every descriptor from `first` up (close_range(2)).
 pub(crate) fn close_from(first: libc::c_uint) -> Result<(), SysError> {
@@ -129,30 +118,20 @@ pub(crate) fn keep_only(kept: [&OwnedFd; 2]) -> Result<[OwnedFd; 2], SysError> {
 pub(crate) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: flags only.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
-    mount(None, "/", None, libc::MS_REC | libc::MS_PRIVATE, None)
+    mount("none", "/", "", libc::MS_REC | libc::MS_PRIVATE, "")
 }
 
 /// Bind-mounts an open directory with its submounts (mount(2)).
 pub(crate) fn bind_mount(directory: &OwnedFd, mount_point: &str) -> io::Result<()> {
-    mount(
-        Some(&descriptor_path(directory)),
-        mount_point,
-        None,
-        libc::MS_BIND | libc::MS_REC,
-        None,
-    )
+    let source = descriptor_path(directory);
+    mount(&source, mount_point, "", libc::MS_BIND | libc::MS_REC, "")
 }
 
 /// Mounts an empty read-only file system onto an open directory.
 pub(crate) fn mount_empty(directory: &OwnedFd) -> io::Result<()> {
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_RDONLY;
-    mount(
-        Some("colibri"),
-        &descriptor_path(directory),
-        Some("tmpfs"),
-        flags,
-        Some("mode=0555,size=4k"),
-    )
+    let target = descriptor_path(directory);
+    mount("colibri", &target, "tmpfs", flags, "mode=0555,size=4k")
 }
 
 /// Returns the path of an open descriptor (proc_pid_fd(5)), which stays valid when the file is renamed.
@@ -160,40 +139,29 @@ fn descriptor_path(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
+/// Mounts (mount(2)). The kernel ignores a kind and data that the flags do not need.
 fn mount(
-    source: Option<&str>,
+    source: &str,
     target: &str,
-    kind: Option<&str>,
+    kind: &str,
     flags: libc::c_ulong,
-    data: Option<&str>,
+    data: &str,
 ) -> io::Result<()> {
-    let optional = |text: Option<&str>| text.map(c_string).transpose();
-    let (source, kind, data) = (optional(source)?, optional(kind)?, optional(data)?);
-    let target = c_string(target)?;
-    let pointer = |text: &Option<std::ffi::CString>| {
-        text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr())
-    };
-    // SAFETY: every pointer is null or to a C string that lives through the call.
-    check(unsafe {
-        libc::mount(
-            pointer(&source),
-            target.as_ptr(),
-            pointer(&kind),
-            flags,
-            pointer(&data).cast(),
-        )
-    })
-    .map(drop)
+    let (source, target) = (c_string(source)?, c_string(target)?);
+    let (kind, data) = (c_string(kind)?, c_string(data)?);
+    let data = data.as_ptr().cast();
+    // SAFETY: every pointer is to a C string that lives through the call.
+    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data) })
+        .map(drop)
 }
 
 /// Checks that a path exists for a process with the root directory `root` (openat2(2)).
 pub(crate) fn check_exists_in_root(root: &OwnedFd, path: &str) -> io::Result<()> {
     let path = c_string(path)?;
-    let how = OpenHow {
-        flags: (libc::O_PATH | libc::O_CLOEXEC) as u64,
-        mode: 0,
-        resolve: IN_ROOT,
-    };
+    // SAFETY: all bytes zero is a valid open_how, which consists of numbers.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
+    how.resolve = libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_IN_ROOT;
     // SAFETY: path and how live through the call, and the size is that of how; the descriptor is owned here.
     unsafe {
         check(libc::syscall(
@@ -201,7 +169,7 @@ pub(crate) fn check_exists_in_root(root: &OwnedFd, path: &str) -> io::Result<()>
             root.as_raw_fd(),
             path.as_ptr(),
             &raw const how,
-            size_of::<OpenHow>(),
+            size_of::<libc::open_how>(),
         ))
         .map(|fd| drop(OwnedFd::from_raw_fd(fd)))
     }
@@ -240,15 +208,14 @@ pub(crate) fn drop_capability_bounds() {
 /// execve(2), and gives it a new session keyring (prctl(2), keyctl(2)). A change of user undoes the first two, so call it
 /// afterwards.
 pub(crate) fn restrict_process() -> Result<(), SysError> {
-    /// `KEYCTL_JOIN_SESSION_KEYRING` of linux/keyctl.h.
-    const JOIN_SESSION_KEYRING: c_long = 1;
     // SAFETY: prctl(2) and keyctl(2) with numbers and a null name. A kernel without keys returns ENOSYS.
     unsafe {
         check(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))
             .and_then(|_| check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0)))
             .and_then(|_| check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)))
             .map_err(cannot("restrict the process by prctl(2)"))?;
-        libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0, 0, 0, 0);
+        let join = libc::KEYCTL_JOIN_SESSION_KEYRING;
+        libc::syscall(libc::SYS_keyctl, join, 0, 0, 0, 0);
     }
     Ok(())
 }

@@ -273,11 +273,6 @@ pub(crate) fn reset_umask() {
 
 const DIRECTORY: c_int = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
 
-/// Opens `/`.
-pub(crate) fn open_root() -> io::Result<OwnedFd> {
-    open_at(libc::AT_FDCWD, "/", DIRECTORY, 0)
-}
-
 /// Opens a directory in a directory, not through a link.
 pub(crate) fn open_directory_at(directory: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     open_at(directory.as_raw_fd(), name, DIRECTORY, 0)
@@ -416,12 +411,4 @@ pub(crate) fn signal_number(signal: Signal) -> c_int {
         "WINCH" => libc::SIGWINCH,
         _ => libc::SIGTERM,
     }
-}
-
-/// Returns the environment of this process, in its order.
-pub(crate) fn environment() -> Vec<(Vec<u8>, Vec<u8>)> {
-    use std::os::unix::ffi::OsStringExt;
-    std::env::vars_os()
-        .map(|(name, value)| (name.into_vec(), value.into_vec()))
-        .collect()
 }
