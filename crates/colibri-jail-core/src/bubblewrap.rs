@@ -79,8 +79,7 @@ impl JailEngine for Bubblewrap {
                 workdir,
                 command,
             } => {
-                let setup = &jail.setup;
-                let proxy = match (&self.proxy, setup.allow.is_empty()) {
+                let proxy = match (&self.proxy, jail.allow.is_empty()) {
                     (_, true) => None,
                     (Some(proxy), false) => Some(proxy),
                     (None, false) => {
@@ -106,7 +105,7 @@ impl JailEngine for Bubblewrap {
                 };
                 options(&["--ro-bind", jail.path.as_str(), "/"]);
                 options(&["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
-                for mount in &setup.mounts {
+                for mount in &jail.mounts {
                     let bind = if mount.read_only {
                         "--ro-bind"
                     } else {
@@ -117,13 +116,13 @@ impl JailEngine for Bubblewrap {
                 if let Some(proxy) = proxy {
                     options(&["--ro-bind", proxy.as_str(), PROXY_INSIDE]);
                 }
-                for masked in &setup.masked {
+                for masked in &jail.masked {
                     options(&["--tmpfs", masked.as_str()]);
                 }
                 if let Some((uid, gid)) = jail.user.as_ref().map(ids).transpose()? {
                     options(&["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
                 }
-                if let Some(hostname) = &setup.hostname {
+                if let Some(hostname) = &jail.hostname {
                     options(&["--hostname", hostname.as_str()]);
                 }
                 let workdir = workdir.as_ref().map_or("/", JailPath::as_str);
@@ -135,7 +134,7 @@ impl JailEngine for Bubblewrap {
                 command = command.wrapped_by(self.program.as_str(), args);
                 if let Some(proxy) = proxy {
                     let mut words = vec!["run".to_owned()];
-                    words.extend(setup.allow.iter().map(ToString::to_string));
+                    words.extend(jail.allow.iter().map(ToString::to_string));
                     words.push("--".to_owned());
                     command = command.wrapped_by(proxy.as_str(), words);
                 }

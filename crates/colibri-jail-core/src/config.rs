@@ -56,29 +56,6 @@ fn parse<T: FromStr<Err = JailError>>(text: &Option<String>) -> Result<Option<T>
     text.as_deref().map(str::parse).transpose()
 }
 
-/// Settings of a new jail besides its root.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct JailSetup {
-    /// Mounts of host directories and files, parents before children.
-    pub mounts: Vec<Mount>,
-    /// Host name.
-    pub hostname: Option<Hostname>,
-    /// The only destinations the jail may connect to; if not empty, the jail has no network except a proxy.
-    pub allow: Vec<Destination>,
-    /// Directories inside the jail that the agent sees empty, see [`crate::masked_paths`]. They must exist. The caller
-    /// adds them after validation; an engine that cannot mask refuses them.
-    pub masked: Vec<JailPath>,
-}
-
-impl JailSetup {
-    /// Returns whether there are mounts, a host name or a network filter, which a privilege backend may refuse.
-    #[must_use]
-    pub fn is_extended(&self) -> bool {
-        !self.mounts.is_empty() || self.hostname.is_some() || !self.allow.is_empty()
-    }
-}
-
 /// A jail that is created for one command and removed with it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EphemeralJail {
@@ -90,8 +67,15 @@ pub struct EphemeralJail {
     pub ip4: Ip4Policy,
     /// The user inside it.
     pub user: Option<JailUser>,
-    /// Its settings besides the root.
-    pub setup: JailSetup,
+    /// Mounts of host directories and files, parents before children.
+    pub mounts: Vec<Mount>,
+    /// Host name.
+    pub hostname: Option<Hostname>,
+    /// The only destinations the jail may connect to; if not empty, the jail has no network except a proxy.
+    pub allow: Vec<Destination>,
+    /// Directories inside the jail that the agent sees empty, see [`crate::masked_paths`]. They must exist. The caller
+    /// adds them after validation; an engine that cannot mask refuses them.
+    pub masked: Vec<JailPath>,
 }
 
 impl EphemeralJail {
@@ -103,8 +87,17 @@ impl EphemeralJail {
             path,
             ip4: Ip4Policy::default(),
             user: None,
-            setup: JailSetup::default(),
+            mounts: Vec::new(),
+            hostname: None,
+            allow: Vec::new(),
+            masked: Vec::new(),
         }
+    }
+
+    /// Returns whether there are mounts, a host name or a network filter, which a privilege backend may refuse.
+    #[must_use]
+    pub fn is_extended(&self) -> bool {
+        !self.mounts.is_empty() || self.hostname.is_some() || !self.allow.is_empty()
     }
 }
 
@@ -171,7 +164,12 @@ impl JailConfig {
         let path: Option<JailPath> = parse(&self.path)?;
         let ip4: Option<Ip4Policy> = parse(&self.ip4)?;
         let user: Option<JailUser> = parse(&self.user)?;
-        let setup = self.setup()?;
+        let allow = self.allow.iter().map(|text| text.parse());
+        let mut allow: Vec<Destination> = allow.collect::<Result<_, _>>()?;
+        allow.sort();
+        allow.dedup();
+        let mounts = mount::validate(&self.mounts)?;
+        let hostname = parse(&self.hostname)?;
         self.workdir()?;
         self.limits.check()?;
         match (name, path) {
@@ -182,7 +180,7 @@ impl JailConfig {
                 None => Ok(Confinement::Persistent { name, user }),
             },
             (None, Some(path)) => {
-                let ip4 = match (ip4, setup.allow.is_empty()) {
+                let ip4 = match (ip4, allow.is_empty()) {
                     (ip4, true) => ip4.unwrap_or_default(),
                     // An engine or backend that does not support the proxy must not open the network.
                     (None | Some(Ip4Policy::Disable), false) => Ip4Policy::Disable,
@@ -197,7 +195,10 @@ impl JailConfig {
                     path,
                     ip4,
                     user,
-                    setup,
+                    mounts,
+                    hostname,
+                    allow,
+                    masked: Vec::new(),
                 }))
             }
             (None, None) => {
@@ -219,22 +220,6 @@ impl JailConfig {
     /// The path is invalid.
     pub fn workdir(&self) -> Result<Option<JailPath>, JailError> {
         parse(&self.workdir)
-    }
-
-    fn setup(&self) -> Result<JailSetup, JailError> {
-        let mut allow = self
-            .allow
-            .iter()
-            .map(|text| text.parse())
-            .collect::<Result<Vec<Destination>, _>>()?;
-        allow.sort();
-        allow.dedup();
-        Ok(JailSetup {
-            mounts: mount::validate(&self.mounts)?,
-            hostname: parse(&self.hostname)?,
-            allow,
-            masked: Vec::new(),
-        })
     }
 
     /// Returns the first field that applies to a new jail only.
@@ -369,7 +354,7 @@ mod tests {
             config
                 .confinement(&ephemeral)
                 .map(|confinement| match confinement {
-                    Confinement::Ephemeral(jail) => (jail.ip4, jail.setup.allow.len()),
+                    Confinement::Ephemeral(jail) => (jail.ip4, jail.allow.len()),
                     other => panic!("{other:?}"),
                 })
         };

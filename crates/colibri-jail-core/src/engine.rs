@@ -70,7 +70,7 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Returns whether the engine can mask paths of the root (the `masked` field of [`crate::JailSetup`]).
+    /// Returns whether the engine can mask paths of the root (the `masked` field of [`crate::EphemeralJail`]).
     fn masks_paths(&self) -> bool {
         false
     }

@@ -6,8 +6,8 @@
 //! `ip4=disable` leaves it with Unix sockets only.
 
 use crate::{
-    CommandLine, Confinement, EnginePrograms, EphemeralJail, ExitFidelity, Ip4Policy, JailEngine,
-    JailError, JailOp, JailPath, JailUser, LimitMechanism, Limits,
+    CommandLine, Confinement, EnginePrograms, ExitFidelity, Ip4Policy, JailEngine, JailError,
+    JailOp, JailPath, JailUser, LimitMechanism, Limits,
 };
 
 const JEXEC: &str = "/usr/sbin/jexec";
@@ -60,38 +60,35 @@ impl JailEngine for FreebsdJail {
                 workdir,
                 command,
             } => {
-                let EphemeralJail {
-                    name,
-                    path,
-                    ip4,
-                    user,
-                    setup,
-                } = jail;
-                if !setup.allow.is_empty() {
+                if !jail.allow.is_empty() {
                     return Err(JailError::new(
                         "`allow` is not possible with FreeBSD jails; set `ip4` to addresses and filter them with pf(4), or to disable for no network",
                     ));
                 }
-                if let Some(masked) = setup.masked.first() {
+                if let Some(masked) = jail.masked.first() {
                     return Err(JailError::new(format!(
                         "path {masked} cannot be masked in a FreeBSD jail; give a root without it as `path`"
                     )));
                 }
                 // Without -q jail(8) may print "NAME: created" into the agent's output.
-                let mut args = vec!["-q".to_owned(), "-c".to_owned(), format!("name={name}")];
-                args.push(format!("path={}", checked(path)?));
-                match ip4 {
+                let mut args = vec![
+                    "-q".to_owned(),
+                    "-c".to_owned(),
+                    format!("name={}", jail.name),
+                ];
+                args.push(format!("path={}", checked(&jail.path)?));
+                match &jail.ip4 {
                     Ip4Policy::Addresses(_) => {
-                        args.extend(["ip4=new".to_owned(), format!("ip4.addr={ip4}")]);
+                        args.extend(["ip4=new".to_owned(), format!("ip4.addr={}", jail.ip4)]);
                     }
                     word => args.push(format!("ip4={word}")),
                 }
-                if let Some(hostname) = &setup.hostname {
+                if let Some(hostname) = &jail.hostname {
                     args.push(format!("host.hostname={hostname}"));
                 }
                 // One line of fstab(5) each. jail(8) itself refuses a mount point outside the root.
-                for mount in &setup.mounts {
-                    let target = path.join(&mount.target);
+                for mount in &jail.mounts {
+                    let target = jail.path.join(&mount.target);
                     let mode = if mount.read_only { "ro" } else { "rw" };
                     args.push(format!(
                         "mount={} {} nullfs {mode} 0 0",
@@ -99,7 +96,7 @@ impl JailEngine for FreebsdJail {
                         checked(&target)?
                     ));
                 }
-                if let Some(user) = user {
+                if let Some(user) = &jail.user {
                     args.push(format!("exec.jail_user={}", user_name(user)?));
                 }
                 let (program, agent_args) = command.clone().into_parts();
@@ -154,7 +151,7 @@ impl JailEngine for FreebsdJail {
             return Ok(Vec::new());
         };
         let mut ops = Vec::new();
-        for mount in jail.setup.mounts.iter().rev() {
+        for mount in jail.mounts.iter().rev() {
             let target = jail.path.join(&mount.target);
             let args = vec![checked(&target)?.to_owned()];
             ops.push(host_command("unmount", UMOUNT, args));

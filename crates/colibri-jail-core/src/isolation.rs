@@ -52,7 +52,7 @@ pub fn reject_overlaps(
     let Confinement::Ephemeral(jail) = confinement else {
         return Ok(());
     };
-    let mounts = &jail.setup.mounts;
+    let mounts = &jail.mounts;
     for (number, mount) in mounts.iter().enumerate() {
         for other in mounts.iter().skip(number + 1) {
             if is_replaceable(mount, other) {
@@ -69,7 +69,7 @@ pub fn reject_overlaps(
             continue;
         };
         for mount in mounts {
-            for other in &other_jail.setup.mounts {
+            for other in &other_jail.mounts {
                 if is_replaceable(mount, other) {
                     let problem = format!(
                         "overlaps mount source {} of agent {agent}: one agent could replace the other's; mount the same directory in both, or wait until that agent ends",
@@ -101,7 +101,7 @@ fn is_replaceable(one: &Mount, other: &Mount) -> bool {
 }
 
 /// Returns the directories of `protected` that a jail with this root and these mounts would show, as paths inside the
-/// jail. The caller adds them to the `masked` field of [`crate::JailSetup`].
+/// jail. The caller adds them to the `masked` field of [`crate::EphemeralJail`].
 ///
 /// `root` and `protected` are real paths of the host (realpath(3)). Paths in `private` directories of the engine
 /// ([`JailEngine::private_directories`]) need no mask, nor do paths of the root that a mount covers.
@@ -174,7 +174,7 @@ mod tests {
 
     fn mounts(texts: &[&str]) -> Vec<Mount> {
         match confinement(texts) {
-            Confinement::Ephemeral(jail) => jail.setup.mounts,
+            Confinement::Ephemeral(jail) => jail.mounts,
             other => panic!("{other:?}"),
         }
     }

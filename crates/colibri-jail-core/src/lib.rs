@@ -22,7 +22,7 @@ mod user;
 
 pub use bubblewrap::Bubblewrap;
 pub use command::CommandLine;
-pub use config::{Confinement, EphemeralJail, JailConfig, JailSetup};
+pub use config::{Confinement, EphemeralJail, JailConfig};
 pub use destination::Destination;
 pub use engine::{
     ArgumentLimit, EnginePrograms, EngineRegistry, ExitFidelity, JailEngine, LimitMechanism,

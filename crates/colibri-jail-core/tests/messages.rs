@@ -122,7 +122,7 @@ fn every_error_message_has_a_hint() {
     .confinement(&name())
     .unwrap();
     if let Confinement::Ephemeral(jail) = &mut masked {
-        jail.setup.masked.push("/var/db/colibri".parse().unwrap());
+        jail.masked.push("/var/db/colibri".parse().unwrap());
     }
     let command = CommandLine::new("pi", ["x"]).unwrap();
     show(

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use colibri_jail_core::{
     Bubblewrap, CommandLine, Confinement, EphemeralJail, FreebsdJail, Ip4Policy, JailConfig,
-    JailEngine, JailName, JailOp, JailPath, JailSetup, JailUser, MountConfig, Pid, Signal,
-    jail_wrap,
+    JailEngine, JailName, JailOp, JailPath, JailUser, MountConfig, Pid, Signal, jail_wrap,
 };
 use proptest::prelude::*;
 
@@ -191,15 +190,15 @@ fn confinement() -> impl Strategy<Value = Confinement> {
                     path,
                     ip4,
                     user,
-                    setup,
+                    ..setup
                 })
             }
         ),
     ]
 }
 
-/// Returns setups that `JailConfig` accepts.
-fn setup() -> impl Strategy<Value = JailSetup> {
+/// Returns jails with settings that `JailConfig` accepts.
+fn setup() -> impl Strategy<Value = EphemeralJail> {
     let mounts = prop::collection::vec((path(), prop::option::of(path()), any::<bool>()), 0..4);
     let destination =
         prop::sample::select(vec!["api.example.com:443", "[::1]:8080", "192.0.2.7:1"]);
@@ -225,8 +224,8 @@ fn setup() -> impl Strategy<Value = JailSetup> {
             };
             match config.confinement(&"x".parse().ok()?) {
                 Ok(Confinement::Ephemeral(mut jail)) => {
-                    jail.setup.masked = masked;
-                    Some(jail.setup)
+                    jail.masked = masked;
+                    Some(jail)
                 }
                 _ => None,
             }
@@ -290,7 +289,7 @@ proptest! {
                 prop_assert_eq!(read_name, name.as_str());
                 prop_assert_eq!(read_command, &expected[..]);
             }
-            (Confinement::Ephemeral(EphemeralJail { name, path, ip4, user, setup }), "/usr/sbin/jail") => {
+            (Confinement::Ephemeral(setup @ EphemeralJail { name, path, ip4, user, .. }), "/usr/sbin/jail") => {
                 let (parameters, read_command) = read_jail(wrapped.args());
                 let mut intended = vec![("name", name.to_string()), ("path", path.to_string())];
                 match ip4 {
@@ -317,7 +316,7 @@ proptest! {
                     }
                 }
             }
-            (Confinement::Ephemeral(EphemeralJail { path, ip4, user, setup, .. }), program) => {
+            (Confinement::Ephemeral(setup @ EphemeralJail { path, ip4, user, .. }), program) => {
                 let mut expected = expected;
                 let mut wrapped = wrapped.args();
                 if setup.allow.is_empty() {

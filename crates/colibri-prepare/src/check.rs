@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use colibri_jail_core::{CommandLine, Confinement, EphemeralJail, host_path};
+use colibri_jail_core::{CommandLine, Confinement, host_path};
 use colibri_sys::regular_file::is_executable;
 use colibri_types::AgentSpec;
 
@@ -43,8 +43,8 @@ impl Preparer {
                 )
             }
             Confinement::Persistent { .. } => check_wrapper(&prepared.command),
-            Confinement::Ephemeral(EphemeralJail { path, setup, .. }) => {
-                let root = Path::new(path.as_str());
+            Confinement::Ephemeral(jail) => {
+                let root = Path::new(jail.path.as_str());
                 check_directory("jail path", root, root)?;
                 check_wrapper(&prepared.command)?;
                 let engine = &*self.engine;
@@ -53,19 +53,18 @@ impl Preparer {
                     if !inside.is_dir() {
                         return Err(PrepareError::Path {
                             what: "jail path",
-                            path: path.to_string(),
+                            path: jail.path.to_string(),
                             problem: format!(
                                 "has no directory {needed} to mount on; create an empty one in it"
                             ),
                         });
                     }
                 }
-                mounts::check(&setup.mounts, engine, |path| resolve_in(root, path))?;
+                mounts::check(&jail.mounts, engine, |path| resolve_in(root, path))?;
                 mounts::reject_overlaps(&prepared.confinement, engine, running)?;
                 let view = JailView {
-                    root,
+                    jail,
                     private: engine.private_directories(),
-                    setup,
                 };
                 let workdir =
                     Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
@@ -73,7 +72,7 @@ impl Preparer {
                     .private_directories()
                     .iter()
                     .any(|private| workdir == Path::new(private));
-                if !is_private || host_path(&setup.mounts, workdir).is_some() {
+                if !is_private || host_path(&jail.mounts, workdir).is_some() {
                     if let Some(masked) = view.masked(workdir) {
                         return Err(PrepareError::Path {
                             what: "working directory",

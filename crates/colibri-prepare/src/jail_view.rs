@@ -2,17 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use colibri_jail_core::{JailSetup, host_path};
+use colibri_jail_core::{EphemeralJail, host_path};
 
 use crate::host::resolve_in;
 use crate::program::Masked;
 
 /// Mapping from paths in an ephemeral jail to paths of the host.
 pub(crate) struct JailView<'a> {
-    pub(crate) root: &'a Path,
+    pub(crate) jail: &'a EphemeralJail,
     /// Directories that the engine replaces by private ones.
     pub(crate) private: &'static [&'static str],
-    pub(crate) setup: &'a JailSetup,
 }
 
 /// A directory of the jail that does not show the root's.
@@ -26,16 +25,16 @@ enum Mask<'a> {
 impl JailView<'_> {
     /// Returns the host path of a path in the jail; `None` if nothing exists there.
     pub(crate) fn host_path(&self, path: &Path) -> Option<PathBuf> {
-        match host_path(&self.setup.mounts, path) {
+        match host_path(&self.jail.mounts, path) {
             Some(source) => source.exists().then_some(source),
             None if self.mask(path).is_some() => None,
-            None => resolve_in(self.root, path),
+            None => resolve_in(Path::new(self.jail.path.as_str()), path),
         }
     }
 
     /// Returns why the jail masks a path of the root; `None` if it does not.
     pub(crate) fn masked(&self, path: &Path) -> Option<Masked> {
-        if host_path(&self.setup.mounts, path).is_some() {
+        if host_path(&self.jail.mounts, path).is_some() {
             return None;
         }
         let (cause, hint) = match self.mask(path)? {
@@ -54,7 +53,7 @@ impl JailView<'_> {
         Some(Masked {
             cause,
             hint,
-            exists: resolve_in(self.root, path).is_some(),
+            exists: resolve_in(Path::new(self.jail.path.as_str()), path).is_some(),
         })
     }
 
@@ -63,7 +62,7 @@ impl JailView<'_> {
         let covers = |directory: &&str| path.starts_with(directory);
         let private = self.private.iter().copied().find(covers).map(Mask::Private);
         private.or_else(|| {
-            let mut masked = self.setup.masked.iter().map(|masked| masked.as_str());
+            let mut masked = self.jail.masked.iter().map(|masked| masked.as_str());
             masked.find(covers).map(Mask::Daemon)
         })
     }

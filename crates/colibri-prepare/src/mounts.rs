@@ -116,7 +116,7 @@ mod tests {
 
     fn mounts(texts: &[&str]) -> Vec<Mount> {
         match confinement(texts) {
-            Confinement::Ephemeral(jail) => jail.setup.mounts,
+            Confinement::Ephemeral(jail) => jail.mounts,
             other => panic!("{other:?}"),
         }
     }

@@ -125,9 +125,9 @@ impl Preparer {
                 let real = |path: &Path| path.canonicalize().ok();
                 let protected = self.private_directories.iter();
                 let protected: Vec<_> = protected.filter_map(|path| real(path)).collect();
-                jail.setup.masked = masked_paths(
+                jail.masked = masked_paths(
                     &real(root).unwrap_or(root.to_owned()),
-                    &jail.setup.mounts,
+                    &jail.mounts,
                     engine.private_directories(),
                     &protected,
                 )?;
@@ -164,7 +164,7 @@ impl Preparer {
         };
         let mut env = self.host.with(&config.env);
         if let Confinement::Ephemeral(jail) = &confinement
-            && !jail.setup.allow.is_empty()
+            && !jail.allow.is_empty()
         {
             for name in PROXY_VARIABLES {
                 env.entry((*name).to_owned())

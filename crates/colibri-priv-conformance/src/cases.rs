@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use colibri_jail_core::{
     CommandLine, Confinement, EngineRegistry, EphemeralJail, JailConfig, JailEngine, JailOp,
-    JailSetup, MountConfig, Pid, Signal,
+    MountConfig, Pid, Signal,
 };
 
 /// Arguments that an option parser or a shell could misread, from plain to unusual.
@@ -134,18 +134,11 @@ pub(super) fn templates() -> Vec<Template> {
             }
         }
     }
-    for setup in setups() {
-        if let (Ok(name), Ok(path)) = ("colibri-k3x9".parse(), "/srv/jail".parse()) {
-            ops.push(JailOp::Create {
-                jail: EphemeralJail {
-                    setup,
-                    ..EphemeralJail::new(name, path)
-                },
-                workdir: None,
-                command: agent.clone(),
-            });
-        }
-    }
+    ops.extend(extended_jails().into_iter().map(|jail| JailOp::Create {
+        jail,
+        workdir: None,
+        command: agent.clone(),
+    }));
     let pids = |pids: &[u32]| pids.iter().filter_map(|pid| Pid::new(*pid).ok()).collect();
     for (jail, numbers, signal) in [
         (None, &[4711][..], Signal::TERM),
@@ -173,8 +166,8 @@ pub(super) fn templates() -> Vec<Template> {
     ops.into_iter().map(Template).collect()
 }
 
-/// Returns a setup with mounts and a host name, and one with masked paths.
-fn setups() -> Vec<JailSetup> {
+/// Returns a jail with mounts and a host name, and one with masked paths.
+fn extended_jails() -> Vec<EphemeralJail> {
     let config = JailConfig {
         path: Some("/srv/jail".to_owned()),
         mounts: vec![MountConfig {
@@ -188,17 +181,15 @@ fn setups() -> Vec<JailSetup> {
     let confinement = "colibri-k3x9"
         .parse()
         .and_then(|name| config.confinement(&name));
-    let mut setups = Vec::new();
-    if let Ok(Confinement::Ephemeral(jail)) = confinement {
-        setups.push(jail.setup);
-    }
-    let mut masking = JailSetup::default();
-    masking.masked = ["/run/user", "/var/lib/hidden"]
-        .iter()
-        .filter_map(|path| path.parse().ok())
-        .collect();
-    setups.push(masking);
-    setups
+    let Ok(Confinement::Ephemeral(jail)) = confinement else {
+        return Vec::new();
+    };
+    let masked = ["/run/user", "/var/lib/hidden"];
+    let masking = EphemeralJail {
+        masked: masked.iter().filter_map(|path| path.parse().ok()).collect(),
+        ..EphemeralJail::new(jail.name.clone(), jail.path.clone())
+    };
+    vec![jail, masking]
 }
 
 /// Returns agents from simple to unusual, so that the first failed case is easy to read.

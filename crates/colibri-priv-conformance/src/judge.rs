@@ -35,7 +35,7 @@ pub(super) fn outcome<'a>(
 fn is_optional(op: &JailOp) -> bool {
     match op {
         JailOp::List | JailOp::HostCommand { .. } => true,
-        JailOp::Create { jail, .. } => jail.setup.is_extended(),
+        JailOp::Create { jail, .. } => jail.is_extended(),
         _ => false,
     }
 }
@@ -292,21 +292,20 @@ pub(super) fn values(op: &JailOp) -> Vec<(&'static str, String)> {
             add("workdir", workdir.as_ref().map(ToString::to_string));
         }
         JailOp::Create { jail, workdir, .. } => {
-            let setup = &jail.setup;
             add("jail", Some(jail.name.to_string()));
             add("path", Some(jail.path.to_string()));
             add("ip4", Some(jail.ip4.to_string()));
             add("user", jail.user.as_ref().map(ToString::to_string));
             add("workdir", workdir.as_ref().map(ToString::to_string));
-            for mount in &setup.mounts {
+            for mount in &jail.mounts {
                 add("mount source", Some(mount.source.to_string()));
                 add("mount target", Some(mount.target.to_string()));
             }
-            add("hostname", setup.hostname.as_ref().map(ToString::to_string));
-            for destination in &setup.allow {
+            add("hostname", jail.hostname.as_ref().map(ToString::to_string));
+            for destination in &jail.allow {
                 add("allow", Some(destination.to_string()));
             }
-            for path in &setup.masked {
+            for path in &jail.masked {
                 add("masked path", Some(path.to_string()));
             }
         }

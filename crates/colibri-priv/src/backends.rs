@@ -94,14 +94,14 @@ impl PrivBackend for Helper {
                 options.add("--workdir", workdir.as_ref());
             }
             JailOp::Create { jail, workdir, .. } => {
-                if jail.setup.is_extended() {
+                if jail.is_extended() {
                     let operation = "create jails with `mounts`, `hostname` or `allow`";
                     return refuse(operation, "remove them, or use another privilege backend");
                 }
                 options.add("--jail", Some(&jail.name));
                 options.add("--path", Some(&jail.path));
                 options.add("--ip4", Some(&jail.ip4));
-                for masked in &jail.setup.masked {
+                for masked in &jail.masked {
                     options.add("--hide", Some(masked));
                 }
                 options.add("--user", jail.user.as_ref());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use colibri_jail_core::{
     Bubblewrap, CommandLine, EphemeralJail, FreebsdJail, Ip4Policy, JailEngine, JailName, JailOp,
-    JailPath, JailSetup, JailUser, Pid, Signal,
+    JailPath, JailUser, Pid, Signal,
 };
 use colibri_priv::{BackendRegistry, Helper, PrivBackend, PrivError, PrivMode};
 use proptest::prelude::*;
@@ -81,8 +81,7 @@ fn read_helper(args: &[String]) -> JailOp {
     let must = |option: &str| one(option).unwrap_or_else(|| panic!("{verb} without {option}"));
     let user = one("--user").map(|user| user.parse().unwrap());
     let workdir = one("--workdir").map(|workdir| workdir.parse().unwrap());
-    let mut setup = JailSetup::default();
-    setup.masked = all("--hide")
+    let masked = all("--hide")
         .iter()
         .map(|path| path.parse().unwrap())
         .collect();
@@ -95,11 +94,13 @@ fn read_helper(args: &[String]) -> JailOp {
         },
         "create" => JailOp::Create {
             jail: EphemeralJail {
-                name: must("--jail").parse().unwrap(),
-                path: must("--path").parse().unwrap(),
                 ip4: must("--ip4").parse().unwrap(),
                 user,
-                setup,
+                masked,
+                ..EphemeralJail::new(
+                    must("--jail").parse().unwrap(),
+                    must("--path").parse().unwrap(),
+                )
             },
             workdir,
             command: command.expect("no command"),
@@ -171,15 +172,12 @@ fn op() -> impl Strategy<Value = JailOp> {
         }),
         (name(), path(), ip4, user(), workdir(), masked, command()).prop_map(
             |(name, path, ip4, user, workdir, masked, command)| {
-                let mut setup = JailSetup::default();
-                setup.masked = masked;
                 JailOp::Create {
                     jail: EphemeralJail {
-                        name,
-                        path,
                         ip4,
                         user,
-                        setup,
+                        masked,
+                        ..EphemeralJail::new(name, path)
                     },
                     workdir,
                     command,
@@ -244,13 +242,15 @@ fn helper_protocol_examples_match_the_backend() {
         workdir: Some("/work".parse().unwrap()),
         command: agent.clone(),
     };
-    let create = |ip4: &str, user: &str, setup: JailSetup| JailOp::Create {
+    let create = |ip4: &str, user: &str, masked: Vec<JailPath>| JailOp::Create {
         jail: EphemeralJail {
-            name: "colibri-k3x9".parse().unwrap(),
-            path: "/srv/agent".parse().unwrap(),
             ip4: ip4.parse().unwrap(),
             user: Some(user.parse().unwrap()),
-            setup,
+            masked,
+            ..EphemeralJail::new(
+                "colibri-k3x9".parse().unwrap(),
+                "/srv/agent".parse().unwrap(),
+            )
         },
         workdir: None,
         command: agent.clone(),
@@ -263,19 +263,15 @@ fn helper_protocol_examples_match_the_backend() {
     let remove = JailOp::Remove {
         name: "colibri-k3x9".parse().unwrap(),
     };
-    let mut masking = JailSetup::default();
-    masking.masked.push("/run/user".parse().unwrap());
+    let masked = vec!["/run/user".parse().unwrap()];
     let freebsd: &dyn JailEngine = &FreebsdJail;
     let helper = Helper::new("/colibri-jail-helper");
     let mut shown = String::new();
     for (op, engine) in [
         (&attach, freebsd),
+        (&create("192.0.2.7,192.0.2.8", "agent", Vec::new()), freebsd),
         (
-            &create("192.0.2.7,192.0.2.8", "agent", JailSetup::default()),
-            freebsd,
-        ),
-        (
-            &create("disable", "1001:1002", masking),
+            &create("disable", "1001:1002", masked),
             &Bubblewrap::default(),
         ),
         (&signal, freebsd),
