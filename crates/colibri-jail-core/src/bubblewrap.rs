@@ -39,7 +39,7 @@ pub struct Bubblewrap {
 
 impl Default for Bubblewrap {
     fn default() -> Self {
-        Self::new(JailPath::literal("/usr/bin/bwrap"))
+        Self::new(JailPath("/usr/bin/bwrap".to_owned()))
     }
 }
 
@@ -79,15 +79,12 @@ impl JailEngine for Bubblewrap {
                 workdir,
                 command,
             } => {
-                let proxy = match (&self.proxy, jail.allow.is_empty()) {
-                    (_, true) => None,
-                    (Some(proxy), false) => Some(proxy),
-                    (None, false) => {
-                        return Err(JailError::new(
-                            "`allow` needs the program colibri-proxy, which was not found; install it beside colibri-daemon, or remove `allow`",
-                        ));
-                    }
-                };
+                let proxy = self.proxy.as_ref().filter(|_| !jail.allow.is_empty());
+                if proxy.is_none() && !jail.allow.is_empty() {
+                    return Err(JailError::new(
+                        "`allow` needs the program colibri-proxy, which was not found; install it beside colibri-daemon, or remove `allow`",
+                    ));
+                }
                 let mut args: Vec<String> = COMMON.iter().map(|word| (*word).to_owned()).collect();
                 match &jail.ip4 {
                     Ip4Policy::Inherit if proxy.is_none() => {}
@@ -197,7 +194,7 @@ impl JailEngine for Bubblewrap {
     /// Returns an empty sandbox: it shows whether user namespaces work.
     fn probe(&self) -> Option<JailOp> {
         Some(JailOp::Create {
-            jail: EphemeralJail::new(JailName::literal("colibri-doctor"), JailPath::root()),
+            jail: EphemeralJail::new(JailName("colibri-doctor".to_owned()), JailPath::root()),
             workdir: None,
             command: CommandLine::unchecked("/bin/sh", vec!["-c".to_owned(), ":".to_owned()]),
         })

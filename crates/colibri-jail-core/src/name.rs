@@ -12,7 +12,7 @@ const MAX_LEN: usize = 255;
 
 /// The name of a jail, safe as an argument of jexec(8) and as a parameter value of jail(8).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JailName(String);
+pub struct JailName(pub(crate) String);
 
 impl JailName {
     /// Parses a name that may denote a child jail, `parent.child` (jail(8), Hierarchical Jails). Every part must be a
@@ -24,11 +24,6 @@ impl JailName {
         check_length("jail name", text, MAX_LEN)?;
         text.split('.').try_for_each(check)?;
         Ok(Self(text.to_owned()))
-    }
-
-    /// Wraps a valid name that is a constant of this crate.
-    pub(crate) fn literal(name: &'static str) -> Self {
-        Self(name.to_owned())
     }
 
     /// Returns the name as text.

@@ -12,18 +12,13 @@ const MAX_LEN: usize = 1023;
 
 /// An absolute path without `.`, `..`, doubled or trailing `/`, NUL or control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JailPath(String);
+pub struct JailPath(pub(crate) String);
 
 impl JailPath {
     /// Returns `/`.
     #[must_use]
     pub fn root() -> Self {
         Self("/".to_owned())
-    }
-
-    /// Wraps a valid path that is a constant of this crate.
-    pub(crate) fn literal(path: &'static str) -> Self {
-        Self(path.to_owned())
     }
 
     /// Returns whether this is `directory` or a path in it.

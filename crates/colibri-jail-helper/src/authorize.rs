@@ -1,10 +1,10 @@
 //! Authorization: pure functions from the caller's rules and a request to a grant or a refusal.
 
-use colibri_jail_core::{Ip4Policy, JailName, JailUser, Signal};
+use colibri_jail_core::{EphemeralJail, Ip4Policy, JailName, JailUser, Signal};
 
 use crate::escape::printable;
 use crate::policy::Rule;
-use crate::request::{CreateRequest, Run};
+use crate::request::Run;
 use crate::users::{self, UserIds};
 
 /// The system that a request is authorized for.
@@ -104,23 +104,17 @@ fn first_allowed<'a, T>(
 /// Authorizes running a program in a new jail.
 pub(crate) fn create<'a>(
     rules: &[&'a Rule],
-    request: &'a CreateRequest,
+    jail: &'a EphemeralJail,
+    run: &'a Run,
     host: &Host,
 ) -> Result<Grant<'a>, Refusal> {
-    let CreateRequest {
-        jail,
-        path,
-        ip4,
-        hide: _,
-        run,
-    } = request;
     first_allowed(rules, |rule| {
-        check_jail(rule, jail)?;
-        if !rule.allows_root(path) {
-            return Err(Refusal::Root(printable(path.as_str())));
+        check_jail(rule, &jail.name)?;
+        if !rule.allows_root(&jail.path) {
+            return Err(Refusal::Root(printable(jail.path.as_str())));
         }
-        check_ip4(rule, ip4, host)?;
-        check_run(rule, jail, run, host)
+        check_ip4(rule, &jail.ip4, host)?;
+        check_run(rule, &jail.name, run, host)
     })
 }
 
@@ -282,7 +276,7 @@ mod tests {
             .collect();
         let request = Request::parse(&argv).unwrap();
         let grant = match &request {
-            Request::Create(request) => create(&rules, request, host),
+            Request::Create { jail, run } => create(&rules, jail, run, host),
             Request::Attach { jail, run } => attach(&rules, jail, run, host),
             Request::Signal(request) => {
                 return match signal(&rules, request.jail.as_ref(), request.signal) {

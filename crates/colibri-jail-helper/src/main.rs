@@ -90,10 +90,10 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
     let request = Request::parse(argv)?;
     log.request = request.to_string();
     match &request {
-        Request::Create(create) => {
-            let grant = authorize::create(&rules, create, &Host::this())?;
+        Request::Create { jail, run } => {
+            let grant = authorize::create(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
-            match ops::create(caller.uid, &grant, create)? {}
+            match ops::create(caller.uid, &grant, jail)? {}
         }
         Request::Attach { jail, run } => {
             let grant = authorize::attach(&rules, jail, run, &Host::this())?;

@@ -184,8 +184,7 @@ impl fmt::Display for Limits {
 impl Policy {
     /// Reads and parses the file, which only root may be able to write.
     pub(crate) fn load(path: &str) -> Result<Self, HelperError> {
-        let text = safe_open::fixed_path(path)
-            .and_then(|path| safe_open::read_root_owned(&path, MAX_BYTES))
+        let text = safe_open::read_root_owned(path, MAX_BYTES)
             .map_err(|error| HelperError::Policy(error.to_string()))?;
         Self::parse(&text)
             .map_err(|problem| HelperError::Policy(format!("cannot parse {path}: {problem}")))

@@ -4,7 +4,8 @@
 use std::fmt;
 
 use colibri_jail_core::{
-    CommandLine, CommandLineError, Ip4Policy, JailError, JailName, JailPath, JailUser, Pid, Signal,
+    CommandLine, CommandLineError, EphemeralJail, JailError, JailName, JailPath, JailUser, Pid,
+    Signal,
 };
 
 use crate::escape::printable;
@@ -23,22 +24,16 @@ pub(crate) enum Request {
         jail: JailName,
         run: Run,
     },
-    Create(CreateRequest),
+    /// Create a jail, in which `--hide` masks directories, and run a program in it. Its user is in `run`.
+    Create {
+        jail: EphemeralJail,
+        run: Run,
+    },
     Signal(SignalRequest),
     Remove {
         jail: JailName,
     },
     Check,
-}
-
-/// A request to create a jail and run a program in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CreateRequest {
-    pub(crate) jail: JailName,
-    pub(crate) path: JailPath,
-    pub(crate) ip4: Ip4Policy,
-    pub(crate) hide: Vec<JailPath>,
-    pub(crate) run: Run,
 }
 
 /// A request to signal processes of the caller's agents.
@@ -185,17 +180,13 @@ impl Request {
                 if !jail.as_str().starts_with(CREATED_PREFIX) {
                     return Err(RequestError::NotCreatedName(jail));
                 }
-                Self::Create(CreateRequest {
-                    jail,
-                    path: options.required("--path")?.parse()?,
-                    ip4: options.required("--ip4")?.parse()?,
-                    hide: options
-                        .repeated("--hide")?
-                        .into_iter()
-                        .map(str::parse)
-                        .collect::<Result<_, _>>()?,
-                    run: options.run()?,
-                })
+                let path = options.required("--path")?.parse()?;
+                let mut jail = EphemeralJail::new(jail, path);
+                jail.ip4 = options.required("--ip4")?.parse()?;
+                let hidden = options.repeated("--hide")?.into_iter();
+                jail.masked = hidden.map(str::parse).collect::<Result<_, _>>()?;
+                let run = options.run()?;
+                Self::Create { jail, run }
             }
             "signal" => {
                 let jail = options.optional("--jail")?.map(str::parse).transpose()?;
@@ -252,15 +243,10 @@ impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Attach { jail, run } => write!(f, "verb=attach jail={jail}{run}"),
-            Self::Create(CreateRequest {
-                jail,
-                path,
-                ip4,
-                run,
-                ..
-            }) => {
-                let path = printable(path.as_str());
-                write!(f, "verb=create jail={jail} path={path:?} ip4={ip4}{run}")
+            Self::Create { jail, run } => {
+                let EphemeralJail { name, ip4, .. } = jail;
+                let path = printable(jail.path.as_str());
+                write!(f, "verb=create jail={name} path={path:?} ip4={ip4}{run}")
             }
             Self::Signal(SignalRequest { jail, signal, pids }) => {
                 let jail = jail.as_ref().map_or("-", JailName::as_str);

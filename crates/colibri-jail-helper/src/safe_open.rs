@@ -146,8 +146,8 @@ pub(crate) fn regular_file_at(
 }
 
 /// Reads a file that only root can write, at most `limit` bytes of it.
-pub(crate) fn read_root_owned(path: &JailPath, limit: u64) -> Result<String, OpenError> {
-    read_text(path.as_str(), root_owned_file(path)?, limit)
+pub(crate) fn read_root_owned(path: &str, limit: u64) -> Result<String, OpenError> {
+    read_text(path, root_owned_file(&fixed_path(path)?)?, limit)
 }
 
 /// Reads an open file as text. A file of more than `limit` bytes is an error.
@@ -211,7 +211,7 @@ mod tests {
         assert!(matches!(refused, OpenError::Mode(..)), "{refused}");
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
-        assert!(read_root_owned(&path(&file), 10).is_err());
+        assert!(read_root_owned(file.to_str().unwrap(), 10).is_err());
     }
 
     #[test]

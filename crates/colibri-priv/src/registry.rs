@@ -1,7 +1,6 @@
 //! Backends by name. The name is resolved once, at start, and used when a spawn requests a jail.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
 use colibri_jail_core::JailEngine;
@@ -38,12 +37,6 @@ impl PrivMode {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Display for PrivMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -4,13 +4,12 @@
 use std::convert::Infallible;
 use std::os::unix::process::parent_id;
 
-use colibri_jail_core::{JailName, JailPath, JailUser, Signal};
+use colibri_jail_core::{EphemeralJail, JailName, JailPath, JailUser, Signal};
 
 use super::Lookup;
 use super::records::{ProcessId, Record, Records};
 use crate::authorize::Grant;
 use crate::error::HelperError;
-use crate::request::CreateRequest;
 use crate::safe_open::{self, OpenError, Trust};
 use crate::sys::{self, cannot};
 use crate::users::{self, PasswdEntry, UserIds};
@@ -19,9 +18,9 @@ use crate::users::{self, PasswdEntry, UserIds};
 pub(crate) fn create(
     caller_uid: u32,
     grant: &Grant<'_>,
-    request: &CreateRequest,
+    jail: &EphemeralJail,
 ) -> Result<Infallible, HelperError> {
-    if !request.hide.is_empty() {
+    if !jail.masked.is_empty() {
         return Err(HelperError::HideOnFreeBsd);
     }
     leave_terminal()?;
@@ -31,10 +30,10 @@ pub(crate) fn create(
         return Err(HelperError::JailExists(grant.jail.to_string()));
     }
     records.prune(has_ended)?;
-    let root = safe_open::directory(&request.path, Trust::AnyOwner)?;
-    sys::change_to(&root).map_err(cannot(format!("change directory to {}", request.path)))?;
+    let root = safe_open::directory(&jail.path, Trust::AnyOwner)?;
+    sys::change_to(&root).map_err(cannot(format!("change directory to {}", jail.path)))?;
     drop(root);
-    let jid = sys::create_jail(grant.jail, &request.ip4)
+    let jid = sys::create_jail(grant.jail, &jail.ip4)
         .map_err(cannot(format!("create jail {}", grant.jail)))?;
     // This process is inside the jail now; the records are reached by their descriptor, which is then closed.
     records.write(&super::agent_record(caller_uid, grant, true, jid)?)?;

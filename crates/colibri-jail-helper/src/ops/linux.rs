@@ -13,7 +13,7 @@ use super::records::{ProcessId, Record, Records};
 use crate::authorize::{Grant, Refusal};
 use crate::error::HelperError;
 use crate::paths;
-use crate::request::{CreateRequest, RequestError};
+use crate::request::RequestError;
 use crate::safe_open::{self, OpenError, Trust};
 use crate::sys::{self, SysError, cannot};
 use crate::users::{self, UserIds};
@@ -31,7 +31,7 @@ const REMOVE_TIMEOUT: u64 = 5;
 pub(crate) fn create(
     caller_uid: u32,
     grant: &Grant<'_>,
-    request: &CreateRequest,
+    jail: &EphemeralJail,
 ) -> Result<Infallible, HelperError> {
     let user = &grant.user;
     let ids = users::host_ids(user).ok_or_else(|| HelperError::NoUser(user.to_string()))?;
@@ -42,11 +42,10 @@ pub(crate) fn create(
     // bubblewrap resolves paths again, and the caller cannot replace this one.
     let mount_point = &records.path;
     sys::unshare_mounts().map_err(cannot("create a mount namespace"))?;
-    let root = safe_open::directory(&request.path, Trust::AnyOwner)?;
-    sys::bind_mount(&root, mount_point.as_str())
-        .map_err(cannot(format!("bind {}", request.path)))?;
+    let root = safe_open::directory(&jail.path, Trust::AnyOwner)?;
+    sys::bind_mount(&root, mount_point.as_str()).map_err(cannot(format!("bind {}", jail.path)))?;
     let root = safe_open::directory(mount_point, Trust::AnyOwner)?;
-    for hidden in &request.hide {
+    for hidden in &jail.masked {
         let start = root.try_clone().map_err(cannot("duplicate a descriptor"))?;
         let directory = safe_open::directory_in(start, hidden, Trust::AnyOwner)?;
         sys::mount_empty(&directory).map_err(cannot(format!("hide {hidden}")))?;
@@ -61,10 +60,10 @@ pub(crate) fn create(
     let engine = Bubblewrap::new(bubblewrap);
     let command = engine
         .command_line(&JailOp::Create {
-            // Without a user: this process itself becomes the user.
+            // Without a user and masks: this process itself becomes the user, and has masked the directories.
             jail: EphemeralJail {
-                ip4: request.ip4.clone(),
-                ..EphemeralJail::new(grant.jail.clone(), mount_point.clone())
+                ip4: jail.ip4.clone(),
+                ..EphemeralJail::new(jail.name.clone(), mount_point.clone())
             },
             workdir: grant.run.workdir.clone(),
             command: CommandLine::new(program.clone(), grant.run.command.args())

@@ -12,6 +12,7 @@ pub(crate) use freebsd::*;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::*;
 
+use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -358,38 +359,30 @@ pub(crate) fn names_in(directory: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Executes the first of `programs` that exists (execve(2)). Returns only if none could be executed.
+/// Executes the first of `programs` that exists. Returns only if none could be executed.
 pub(crate) fn execute(programs: &[String], args: &[String], environment: &[Vec<u8>]) -> SysError {
-    let shown = programs.join(" or ");
-    let strings = |texts: Vec<&[u8]>| -> io::Result<Vec<CString>> {
-        texts.into_iter().map(c_string).collect()
-    };
-    let args = strings(args.iter().map(String::as_bytes).collect());
-    let environment = strings(environment.iter().map(Vec::as_slice).collect());
-    let (args, environment) = match (args, environment) {
-        (Ok(args), Ok(environment)) => (args, environment),
-        (Err(error), _) | (_, Err(error)) => return cannot(format!("execute {shown}"))(error),
-    };
-    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        let pointers = strings.iter().map(|string| string.as_ptr());
-        pointers.chain([std::ptr::null()]).collect()
-    };
-    let envp = pointers(&environment);
     for program in programs {
-        let Ok(path) = c_string(program.as_str()) else {
-            continue;
-        };
-        // As in a shell, argv[0] is the path that was found.
-        let mut argv = pointers(&args);
-        argv.insert(0, path.as_ptr());
-        // SAFETY: both lists end with null and point to C strings that live through the call.
-        unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::NotFound {
-            return cannot(format!("execute {program}"))(error);
+        match execute_one(program, args, environment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return cannot(format!("execute {program}"))(error),
         }
     }
-    SysError::NoProgram(shown)
+    SysError::NoProgram(programs.join(" or "))
+}
+
+/// Executes a program (execve(2)). As in a shell, argv[0] is the path that was found.
+fn execute_one(program: &str, args: &[String], environment: &[Vec<u8>]) -> io::Result<Infallible> {
+    let words = std::iter::once(program).chain(args.iter().map(String::as_str));
+    let argv: Vec<CString> = words.map(c_string).collect::<io::Result<_>>()?;
+    let variables = environment.iter().map(Vec::as_slice);
+    let environment: Vec<CString> = variables.map(c_string).collect::<io::Result<_>>()?;
+    let [argv_pointers, envp] = [&argv, &environment].map(|strings| -> Vec<*const c_char> {
+        let pointers = strings.iter().map(|string| string.as_ptr());
+        pointers.chain([std::ptr::null()]).collect()
+    });
+    // SAFETY: argv has the program; both lists end with null and point to C strings that live through the call.
+    unsafe { libc::execve(argv_pointers[0], argv_pointers.as_ptr(), envp.as_ptr()) };
+    Err(io::Error::last_os_error())
 }
 
 /// Returns the host's number of a signal.
