@@ -25,7 +25,7 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
     /// Returns the programs that the engine needs on the host.
     fn programs(&self) -> EnginePrograms;
 
-    /// Refuses what [`JailEngine::command_line`] refuses; for backends that build commands themselves.
+    /// Refuses what [`JailEngine::command_line`] refuses; for callers that do not run its command.
     ///
     /// # Errors
     /// As [`JailEngine::command_line`].

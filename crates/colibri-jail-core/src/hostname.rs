@@ -1,6 +1,5 @@
 //! Host names of jails.
 
-use std::fmt;
 use std::str::FromStr;
 
 use crate::JailError;
@@ -11,14 +10,6 @@ const MAX_LEN: usize = 64;
 /// A host name: labels of letters, digits and `-`, separated by dots (hostname(7)).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Hostname(String);
-
-impl Hostname {
-    /// Returns the name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
 
 /// Returns whether this is a label of a host name.
 pub(crate) fn is_label(label: &str) -> bool {
@@ -44,11 +35,7 @@ impl FromStr for Hostname {
     }
 }
 
-impl fmt::Display for Hostname {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+text_access!(Hostname);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,5 @@
 //! Names of jails. jexec(8) and jail(8) would parse an invalid name as an option, an id, another jail or a parameter.
 
-use std::fmt;
 use std::str::FromStr;
 
 use crate::JailError;
@@ -24,12 +23,6 @@ impl JailName {
         check_length("jail name", text, MAX_LEN)?;
         text.split('.').try_for_each(check)?;
         Ok(Self(text.to_owned()))
-    }
-
-    /// Returns the name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 }
 
@@ -73,11 +66,7 @@ impl FromStr for JailName {
     }
 }
 
-impl fmt::Display for JailName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+text_access!(JailName);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,5 @@
 //! Absolute, normalized paths: one spelling per path, and never an option.
 
-use std::fmt;
 use std::str::FromStr;
 
 use crate::JailError;
@@ -38,12 +37,6 @@ impl JailPath {
             (root, inner) => Self(format!("{root}{inner}")),
         }
     }
-
-    /// Returns the path as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 impl FromStr for JailPath {
@@ -69,11 +62,7 @@ impl FromStr for JailPath {
     }
 }
 
-impl fmt::Display for JailPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+text_access!(JailPath);
 
 #[cfg(test)]
 mod tests {

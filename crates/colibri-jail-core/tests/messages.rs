@@ -113,7 +113,12 @@ fn every_error_message_has_a_hint() {
     show(error::<colibri_jail_core::WallTime>("soon"));
     let name = || "x".parse().unwrap();
     for op in [JailOp::List, JailOp::Remove { name: name() }] {
-        show(Bubblewrap::default().check(&op).unwrap_err().to_string());
+        show(
+            Bubblewrap::default()
+                .command_line(&op)
+                .unwrap_err()
+                .to_string(),
+        );
     }
     let mut masked = JailConfig {
         path: Some("/".into()),

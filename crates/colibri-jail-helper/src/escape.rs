@@ -1,18 +1,12 @@
 //! Escapes text of the caller for the system log and for terminals.
 
-use std::fmt::Write as _;
-
 /// Returns `text` with everything but printable ASCII escaped.
 pub(crate) fn printable(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c == ' ' || c.is_ascii_graphic() {
-            escaped.push(c);
-        } else {
-            let _ = write!(escaped, "{}", c.escape_default());
-        }
-    }
-    escaped
+    let escaped = text.chars().map(|c| match c {
+        ' ' | '!'..='~' => c.to_string(),
+        _ => c.escape_default().to_string(),
+    });
+    escaped.collect()
 }
 
 #[cfg(test)]

@@ -50,15 +50,10 @@ impl Helper {
     }
 }
 
-/// Options of the helper, in the order of its protocol.
-#[derive(Default)]
-struct Options(Vec<String>);
-
-impl Options {
-    fn add(&mut self, name: &str, value: Option<impl ToString>) {
-        if let Some(value) = value {
-            self.0.extend([name.to_owned(), value.to_string()]);
-        }
+/// Appends an option of the helper once for each value.
+fn add<T: ToString>(args: &mut Vec<String>, option: &str, values: impl IntoIterator<Item = T>) {
+    for value in values {
+        args.extend([option.to_owned(), value.to_string()]);
     }
 }
 
@@ -81,7 +76,8 @@ impl PrivBackend for Helper {
         }
         let refuse =
             |operation: &str, hint: &str| Err(PrivError::unsupported(self.name(), operation, hint));
-        let mut options = Options::default();
+        // The protocol fixes the order of the options.
+        let mut args = vec![op.kind().to_owned()];
         match op {
             JailOp::Attach {
                 name,
@@ -89,32 +85,28 @@ impl PrivBackend for Helper {
                 workdir,
                 ..
             } => {
-                options.add("--jail", Some(name));
-                options.add("--user", user.as_ref());
-                options.add("--workdir", workdir.as_ref());
+                add(&mut args, "--jail", [name]);
+                add(&mut args, "--user", user);
+                add(&mut args, "--workdir", workdir);
             }
             JailOp::Create { jail, workdir, .. } => {
                 if jail.is_extended() {
                     let operation = "create jails with `mounts`, `hostname` or `allow`";
                     return refuse(operation, "remove them, or use another privilege backend");
                 }
-                options.add("--jail", Some(&jail.name));
-                options.add("--path", Some(&jail.path));
-                options.add("--ip4", Some(&jail.ip4));
-                for masked in &jail.masked {
-                    options.add("--hide", Some(masked));
-                }
-                options.add("--user", jail.user.as_ref());
-                options.add("--workdir", workdir.as_ref());
+                add(&mut args, "--jail", [&jail.name]);
+                add(&mut args, "--path", [&jail.path]);
+                add(&mut args, "--ip4", [&jail.ip4]);
+                add(&mut args, "--hide", &jail.masked);
+                add(&mut args, "--user", &jail.user);
+                add(&mut args, "--workdir", workdir);
             }
             JailOp::Signal { jail, pids, signal } => {
-                options.add("--jail", jail.as_ref());
-                options.add("--signal", Some(signal));
-                for pid in pids {
-                    options.add("--pid", Some(pid));
-                }
+                add(&mut args, "--jail", jail);
+                add(&mut args, "--signal", [signal]);
+                add(&mut args, "--pid", pids);
             }
-            JailOp::Remove { name } => options.add("--jail", Some(name)),
+            JailOp::Remove { name } => add(&mut args, "--jail", [name]),
             JailOp::List => {
                 let hint = "run the command without privilege, it needs no root";
                 return refuse("list jails", hint);
@@ -125,8 +117,6 @@ impl PrivBackend for Helper {
             }
             other => return refuse(other.kind(), "use another privilege backend"),
         }
-        let mut args = vec![op.kind().to_owned()];
-        args.extend(options.0);
         match op.agent() {
             Some(agent) => {
                 args.push("--".to_owned());

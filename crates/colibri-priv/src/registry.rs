@@ -52,9 +52,8 @@ impl BackendRegistry {
             [Arc::new(Mdo), Arc::new(Helper::new(helper)), Arc::new(None)];
         Self(
             backends
-                .into_iter()
                 .map(|backend| (backend.name().to_owned(), backend))
-                .collect(),
+                .into(),
         )
     }
 

@@ -94,30 +94,27 @@ pub(crate) fn has_effective_root() -> bool {
 /// /dev/null in the wrong direction (glibc, `__libc_check_standard_fds`), so the direction reveals it.
 pub(crate) fn check_standard_descriptors() -> Result<(), SysError> {
     for fd in 0..=2 {
+        let refuse = |problem| Err(SysError::Descriptor(fd, problem));
         // SAFETY: fcntl(2) F_GETFL takes any number and reads no memory.
         let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
         if flags < 0 {
-            return Err(SysError::Descriptor(fd, "is closed"));
+            return refuse("is closed");
         }
-        let wrong = if fd == 0 {
-            libc::O_WRONLY
-        } else {
-            libc::O_RDONLY
+        let wrong = match fd {
+            0 => libc::O_WRONLY,
+            _ => libc::O_RDONLY,
         };
         if flags & libc::O_ACCMODE == wrong || flags & libc::O_PATH != 0 {
-            return Err(SysError::Descriptor(
-                fd,
-                "is closed, or open in the wrong direction",
-            ));
+            return refuse("is closed, or open in the wrong direction");
         }
         // SAFETY: all bytes zero is a valid stat.
         let mut data: libc::stat = unsafe { std::mem::zeroed() };
         // SAFETY: data is a stat that lives through the call.
         if unsafe { libc::fstat(fd, &raw mut data) } < 0 {
-            return Err(SysError::Descriptor(fd, "cannot be examined"));
+            return refuse("cannot be examined");
         }
         if data.st_mode & libc::S_IFMT == libc::S_IFDIR {
-            return Err(SysError::Descriptor(fd, "is a directory"));
+            return refuse("is a directory");
         }
     }
     Ok(())
