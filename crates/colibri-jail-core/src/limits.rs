@@ -210,12 +210,6 @@ impl WallTime {
     }
 }
 
-impl From<Duration> for WallTime {
-    fn from(duration: Duration) -> Self {
-        Self(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-    }
-}
-
 impl fmt::Display for WallTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (unit, scale) = [("h", 3_600_000), ("m", 60_000), ("s", 1000)]

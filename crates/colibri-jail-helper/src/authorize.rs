@@ -278,8 +278,10 @@ mod tests {
         let grant = match &request {
             Request::Create { jail, run } => create(&rules, jail, run, host),
             Request::Attach { jail, run } => attach(&rules, jail, run, host),
-            Request::Signal(request) => {
-                return match signal(&rules, request.jail.as_ref(), request.signal) {
+            Request::Signal {
+                jail, signal: sent, ..
+            } => {
+                return match signal(&rules, jail.as_ref(), *sent) {
                     Ok(()) => "yes".to_owned(),
                     Err(refusal) => refusal.to_string(),
                 };

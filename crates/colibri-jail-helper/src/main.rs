@@ -100,14 +100,14 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
             log.allowed(&format!("as={}", grant.user))?;
             match ops::attach(caller.uid, &grant)? {}
         }
-        Request::Signal(signal) => {
-            authorize::signal(&rules, signal.jail.as_ref(), signal.signal)?;
-            let targets = ops::find_targets(caller.uid, signal)?;
+        Request::Signal { jail, signal, pids } => {
+            authorize::signal(&rules, jail.as_ref(), *signal)?;
+            let targets = ops::find_targets(caller.uid, jail.as_ref(), pids)?;
             for target in &targets {
-                authorize::signal(&rules, Some(&target.jail), signal.signal)?;
+                authorize::signal(&rules, Some(&target.jail), *signal)?;
             }
             log.allowed("owner=verified")?;
-            ops::send_signal(targets, signal.signal)
+            ops::send_signal(targets, *signal)
         }
         Request::Remove { jail } => {
             let created = ops::find_created_jail(caller.uid, jail)?;

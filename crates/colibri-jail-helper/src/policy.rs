@@ -163,21 +163,17 @@ impl Default for Limits {
 
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "open_files = {}, processes = {}",
-            self.open_files, self.processes
-        )?;
-        for (key, value) in [
+        let limits = [
+            ("open_files", Some(self.open_files)),
+            ("processes", Some(self.processes)),
             ("memory", self.memory),
             ("file_size", self.file_size),
             ("cpu_seconds", self.cpu_seconds),
-        ] {
-            if let Some(value) = value {
-                write!(f, ", {key} = {value}")?;
-            }
-        }
-        Ok(())
+        ];
+        let set = limits
+            .iter()
+            .filter_map(|(key, value)| Some(format!("{key} = {}", (*value)?)));
+        f.write_str(&set.collect::<Vec<_>>().join(", "))
     }
 }
 

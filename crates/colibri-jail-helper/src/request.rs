@@ -29,19 +29,16 @@ pub(crate) enum Request {
         jail: EphemeralJail,
         run: Run,
     },
-    Signal(SignalRequest),
+    /// Signal processes of the caller's agents.
+    Signal {
+        jail: Option<JailName>,
+        signal: Signal,
+        pids: Vec<u32>,
+    },
     Remove {
         jail: JailName,
     },
     Check,
-}
-
-/// A request to signal processes of the caller's agents.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SignalRequest {
-    pub(crate) jail: Option<JailName>,
-    pub(crate) signal: Signal,
-    pub(crate) pids: Vec<u32>,
 }
 
 /// The program to run in a jail.
@@ -199,11 +196,8 @@ impl Request {
                 if pids.is_empty() {
                     return Err(RequestError::Missing("--pid"));
                 }
-                Self::Signal(SignalRequest {
-                    jail,
-                    signal,
-                    pids: pids.into_iter().map(parse_pid).collect::<Result<_, _>>()?,
-                })
+                let pids = pids.into_iter().map(parse_pid).collect::<Result<_, _>>()?;
+                Self::Signal { jail, signal, pids }
             }
             "remove" => Self::Remove {
                 jail: options.required("--jail")?.parse()?,
@@ -248,7 +242,7 @@ impl fmt::Display for Request {
                 let path = printable(jail.path.as_str());
                 write!(f, "verb=create jail={name} path={path:?} ip4={ip4}{run}")
             }
-            Self::Signal(SignalRequest { jail, signal, pids }) => {
+            Self::Signal { jail, signal, pids } => {
                 let jail = jail.as_ref().map_or("-", JailName::as_str);
                 let pids: Vec<_> = pids.iter().take(16).map(u32::to_string).collect();
                 let pids = pids.join(",");

@@ -71,13 +71,11 @@ pub(crate) fn host_table(path: &str) -> Result<String, OpenError> {
 
 /// Returns the ids of a user of the host.
 pub(crate) fn host_ids(user: &JailUser) -> Option<UserIds> {
-    match user {
-        JailUser::Id { .. } => UserIds::numeric(user),
-        JailUser::Name(wanted) => {
-            let table = host_table("/etc/passwd").ok()?;
-            find_user(&table, |name, _| name == wanted.as_ref()).map(|entry| entry.ids)
-        }
-    }
+    UserIds::numeric(user).or_else(|| {
+        let table = host_table("/etc/passwd").ok()?;
+        let wanted = user.to_string();
+        find_user(&table, |name, _| name == wanted).map(|entry| entry.ids)
+    })
 }
 
 #[cfg(test)]

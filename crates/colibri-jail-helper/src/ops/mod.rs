@@ -22,7 +22,6 @@ use crate::authorize::{Grant, Refusal};
 use crate::environment;
 use crate::error::HelperError;
 use crate::policy::{Limits, Rule};
-use crate::request::SignalRequest;
 use crate::sys::{self, SysError};
 use crate::users::PasswdEntry;
 use records::{ProcessId, Record, Records};
@@ -65,21 +64,21 @@ enum Lookup {
 /// omitted, unless all have ended.
 pub(crate) fn find_targets(
     caller_uid: u32,
-    request: &SignalRequest,
+    jail: Option<&JailName>,
+    pids: &[u32],
 ) -> Result<Vec<Target>, HelperError> {
     // The same answer for every process of others, so that it reveals nothing about them.
     let not_own = |pid| {
-        let jail = request.jail.as_ref();
         let suffix = jail.map_or(String::new(), |jail| format!(" in jail {jail}"));
         Err(Refusal::NotOwnProcess(pid, suffix).into())
     };
     let mut records = Records::open()?.of_caller(caller_uid)?;
-    if let Some(jail) = &request.jail {
+    if let Some(jail) = jail {
         records.retain(|record| record.jail == *jail);
     }
     let mut targets: Vec<Target> = Vec::new();
     let mut ended = None;
-    for &pid in &request.pids {
+    for &pid in pids {
         match host::find_target(pid, &records) {
             Lookup::Own(target)
                 if targets

@@ -72,7 +72,7 @@ pub(crate) fn process_info(pid: u32) -> Option<ProcessInfo> {
 
 /// `struct procctl_reaper_pidinfo`, an element of the list of `PROC_REAP_GETPIDS` (procctl(2)).
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct ReaperPid {
     pid: libc::pid_t,
     subtree: libc::pid_t,
@@ -94,13 +94,7 @@ const VALID: c_uint = 1;
 /// Returns the descendants of a reaper that its child `child` started, orphans included (procctl(2)).
 pub(crate) fn descendants(reaper: u32, child: u32) -> Vec<u32> {
     const MAX_PIDS: usize = 99_999; // PID_MAX of sys/proc.h
-    let empty = ReaperPid {
-        pid: 0,
-        subtree: 0,
-        flags: 0,
-        pad: [0; 15],
-    };
-    let mut pids = vec![empty; MAX_PIDS];
+    let mut pids = vec![ReaperPid::default(); MAX_PIDS];
     let mut request = ReaperPids {
         count: MAX_PIDS as c_uint,
         pad: [0; 15],
