@@ -71,7 +71,7 @@ impl JailEngine for Bubblewrap {
 
     fn command_line(&self, op: &JailOp) -> Result<CommandLine, JailError> {
         match op {
-            JailOp::Attach { name, .. } => Err(JailError::new(format!(
+            JailOp::Attach { name, .. } => Err(JailError::Unsupported(format!(
                 "jail {name} cannot be entered: bubblewrap has no persistent jails; replace `name` by `path`, the root directory of a sandbox"
             ))),
             JailOp::Create {
@@ -81,8 +81,8 @@ impl JailEngine for Bubblewrap {
             } => {
                 let proxy = self.proxy.as_ref().filter(|_| !jail.allow.is_empty());
                 if proxy.is_none() && !jail.allow.is_empty() {
-                    return Err(JailError::new(
-                        "`allow` needs the program colibri-proxy, which was not found; install it beside colibri-daemon, or remove `allow`",
+                    return Err(JailError::Unsupported(
+                        "`allow` needs the program colibri-proxy, which was not found; install it beside colibri-daemon, or remove `allow`".to_owned(),
                     ));
                 }
                 let mut args: Vec<String> = COMMON.iter().map(|word| (*word).to_owned()).collect();
@@ -92,7 +92,7 @@ impl JailEngine for Bubblewrap {
                         args.push("--unshare-net".to_owned());
                     }
                     other => {
-                        return Err(JailError::new(format!(
+                        return Err(JailError::Unsupported(format!(
                             "`ip4` {other} is not possible with bubblewrap; give disable for no network, or inherit for the host's network"
                         )));
                     }
@@ -139,7 +139,7 @@ impl JailEngine for Bubblewrap {
             }
             JailOp::Signal { pids, signal, .. } => Ok(CommandLine::kill(KILL, *signal, pids)),
             JailOp::Remove { .. } | JailOp::List | JailOp::HostCommand { .. } => {
-                Err(JailError::new(format!(
+                Err(JailError::Unsupported(format!(
                     "engine {} does not support the operation {}; use the freebsd engine, because a sandbox ends with its first process and is not listed",
                     Self::NAME,
                     op.kind()
@@ -206,7 +206,7 @@ fn ids(user: &JailUser) -> Result<(u32, u32), JailError> {
     match user {
         JailUser::Id { uid, gid } => Ok((*uid, gid.unwrap_or(*uid))),
         JailUser::Name(name) if name.as_ref() == "root" => Ok((0, 0)),
-        JailUser::Name(_) => Err(JailError::new(format!(
+        JailUser::Name(_) => Err(JailError::Unsupported(format!(
             "`user` {user} is a name, and bubblewrap takes numbers; give UID or UID:GID"
         ))),
     }

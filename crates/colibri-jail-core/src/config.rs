@@ -174,7 +174,7 @@ impl JailConfig {
         self.limits.check()?;
         match (name, path) {
             (Some(name), _) => match self.first_setup_field() {
-                Some(field) => Err(JailError::new(format!(
+                Some(field) => Err(JailError::Conflict(format!(
                     "`{field}` applies to a new jail, and jail {name} exists already; remove `{field}`, or replace `name` by `path` to create a jail"
                 ))),
                 None => Ok(Confinement::Persistent { name, user }),
@@ -185,7 +185,7 @@ impl JailConfig {
                     // An engine or backend that does not support the proxy must not open the network.
                     (None | Some(Ip4Policy::Disable), false) => Ip4Policy::Disable,
                     (Some(other), false) => {
-                        return Err(JailError::new(format!(
+                        return Err(JailError::Conflict(format!(
                             "`allow` filters the jail's network and conflicts with `ip4` {other}; remove one of them"
                         )));
                     }
@@ -205,7 +205,7 @@ impl JailConfig {
                 let user = self.user.as_ref().map(|_| "user");
                 let workdir = self.workdir.as_ref().map(|_| "workdir");
                 match self.first_setup_field().or(user).or(workdir) {
-                    Some(field) => Err(JailError::new(format!(
+                    Some(field) => Err(JailError::Conflict(format!(
                         "`{field}` needs a jail; add `path`, or remove `{field}`"
                     ))),
                     None => Ok(Confinement::None),

@@ -231,7 +231,7 @@ mod tests {
                     .clone()
                     .prefixed("/usr/sbin/zlogin", [name.as_str()])
                     .unwrap()),
-                other => Err(JailError::new(format!(
+                other => Err(JailError::Unsupported(format!(
                     "engine zone does not support the operation {}; give the `name` of a zone",
                     other.kind()
                 ))),

@@ -61,12 +61,12 @@ impl JailEngine for FreebsdJail {
                 command,
             } => {
                 if !jail.allow.is_empty() {
-                    return Err(JailError::new(
-                        "`allow` is not possible with FreeBSD jails; set `ip4` to addresses and filter them with pf(4), or to disable for no network",
+                    return Err(JailError::Unsupported(
+                        "`allow` is not possible with FreeBSD jails; set `ip4` to addresses and filter them with pf(4), or to disable for no network".to_owned(),
                     ));
                 }
                 if let Some(masked) = jail.masked.first() {
-                    return Err(JailError::new(format!(
+                    return Err(JailError::Unsupported(format!(
                         "path {masked} cannot be masked in a FreeBSD jail; give a root without it as `path`"
                     )));
                 }
@@ -218,7 +218,7 @@ fn host_command(purpose: &'static str, program: &str, args: Vec<String>) -> Jail
 fn user_name(user: &JailUser) -> Result<String, JailError> {
     match user {
         JailUser::Name(name) => Ok(name.as_ref().to_owned()),
-        JailUser::Id { .. } => Err(JailError::new(format!(
+        JailUser::Id { .. } => Err(JailError::Unsupported(format!(
             "`user` {user} is a number, and jexec(8) and jail(8) take names; give the name of a user inside the jail"
         ))),
     }

@@ -76,7 +76,7 @@ fn at_least<T: PartialOrd + fmt::Display>(
     least: T,
 ) -> Result<(), JailError> {
     match limit {
-        Some(limit) if limit < least => Err(JailError::new(format!(
+        Some(limit) if limit < least => Err(JailError::Conflict(format!(
             "limit `{name}` is too small for any program; give at least {least}"
         ))),
         _ => Ok(()),

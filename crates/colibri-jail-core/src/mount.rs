@@ -114,7 +114,7 @@ pub fn host_path(mounts: &[Mount], path: &Path) -> Option<PathBuf> {
 /// Validates all mounts of a jail, and sorts them so that a mount follows every mount that contains its target.
 pub(crate) fn validate(mounts: &[MountConfig]) -> Result<Vec<Mount>, JailError> {
     if mounts.len() > MAX_MOUNTS {
-        return Err(JailError::new(format!(
+        return Err(JailError::Conflict(format!(
             "there are {} `mounts`, at most {MAX_MOUNTS} are allowed; mount a common parent directory",
             mounts.len()
         )));

@@ -55,12 +55,11 @@ pub(crate) fn check(
     if let Some(limit) = wrapper
         && command.args().len() + 1 > limit.max
     {
-        return Err(CommandLineError::new(format!(
-            "{} arguments exceed the {} that {} accepts, including its options; pass them in a file or on standard input",
-            command.args().len() + 1,
-            limit.max,
-            limit.program
-        )));
+        return Err(CommandLineError::TooMany {
+            count: command.args().len() + 1,
+            program: limit.program.to_owned(),
+            max: limit.max,
+        });
     }
     let arguments = std::iter::once(command.program())
         .chain(command.args().iter().map(String::as_str))
@@ -75,18 +74,19 @@ pub(crate) fn check(
         if let Some(max) = limits.string
             && bytes >= max
         {
-            return Err(CommandLineError::new(format!(
-                "{what} has {bytes} bytes, more than the {} that execve(2) takes in one string; pass it in a file or on standard input",
-                max - 1
-            )));
+            return Err(CommandLineError::StringTooLong {
+                what,
+                bytes,
+                max: max - 1,
+            });
         }
         total += bytes + 1 + POINTER_BYTES;
     }
     match total > limits.total {
-        true => Err(CommandLineError::new(format!(
-            "arguments and environment have {total} bytes, more than the {} that execve(2) takes here (ARG_MAX); pass them in a file or on standard input",
-            limits.total
-        ))),
+        true => Err(CommandLineError::TooLong {
+            bytes: total,
+            max: limits.total,
+        }),
         false => Ok(()),
     }
 }

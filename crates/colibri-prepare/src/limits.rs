@@ -44,9 +44,7 @@ pub(crate) fn plan(
             warnings.push(format!("limit `{name}` is not enforced: {why}"));
             Ok(())
         } else {
-            Err(JailError::new(format!(
-                "limit `{name}` cannot be enforced: {why}, or accept the missing limit with `best_effort`"
-            )))
+            Err(JailError::LimitUnenforced { name, why })
         }
     };
     // Limits on all processes together: name, cgroup controller, and whether it is set.
