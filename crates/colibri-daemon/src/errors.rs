@@ -1,7 +1,6 @@
 //! Errors of the start and of a request, and the kinds of the latter on the wire.
 
 use std::fmt::Display;
-use std::io;
 
 use colibri_config::ProfileError;
 use colibri_journal::JournalError;
@@ -26,9 +25,6 @@ pub(crate) enum CallError {
     /// A journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The thread pool does not accept work any more.
-    #[error("the daemon is shutting down: {0}; start it and try again")]
-    PoolClosed(io::Error),
     /// The request itself is wrong, or its result cannot be sent.
     #[error(transparent)]
     Rpc(#[from] RpcError),
@@ -71,7 +67,6 @@ impl CallError {
             Self::Profile(error) => profile_error_kind(error),
             Self::Spawn(error) => spawn_error_kind(error),
             Self::Journal(error) => journal_error_kind(error),
-            Self::PoolClosed(_) => ErrorKind::ShuttingDown,
         };
         let mut rpc = RpcError::new(kind, self.to_string());
         match self {

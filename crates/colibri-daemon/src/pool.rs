@@ -77,27 +77,23 @@ fn warm_up(runtime: &Runtime) -> io::Result<()> {
 }
 
 /// Runs short work, like a read or a write of a small file.
-///
-/// # Errors
-/// The daemon is shutting down.
-pub(crate) async fn run<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)
+pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shutting down, which drops this task too.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Runs work when one of the slots is free: long work in [`LONG_WORK_SLOTS`], a slice of an agent's events, which the
 /// caller bounds, in [`PARSE_SLOTS`].
-///
-/// # Errors
-/// The daemon is shutting down.
 pub(crate) async fn run_in<T: Send + 'static>(
     slots: &Semaphore,
     work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<T> {
-    let _slot = slots.acquire().await.map_err(io::Error::other)?;
+) -> T {
+    // Never closed.
+    let _slot = slots.acquire().await;
     run(work).await
 }
 
@@ -113,7 +109,7 @@ mod tests {
         runtime.block_on(async {
             let work = (0..50).map(|_| tokio::spawn(run(|| std::thread::current().id())));
             for task in work.collect::<Vec<_>>() {
-                task.await.unwrap().unwrap();
+                task.await.unwrap();
             }
         });
         // Other tests in this process may start threads; nextest runs each test in its own process.

@@ -83,7 +83,7 @@ impl AuditFile {
             log.reopen();
             written
         });
-        if let Err(error) = written.await.flatten() {
+        if let Err(error) = written.await {
             tracing::error!(path = %self.path.display(), %error, "cannot write audit line");
         }
     }

@@ -86,7 +86,7 @@ impl DaemonState {
         let spawned = async {
             let profile = entry.merged(&file.profiles)?;
             let resolved = pool::run(move || profile.resolve(|name| std::env::var(name).ok()));
-            let mut config = resolved.await.map_err(CallError::PoolClosed)??;
+            let mut config = resolved.await?;
             config.autostart = Some(entry.key.clone());
             params.program = Some(config.program.clone());
             params.args = Some(config.args.clone());

@@ -76,7 +76,7 @@ impl Configuration {
         secrets: ProfileSecrets,
     ) -> Result<AgentSpawnConfig, CallError> {
         let file = self.current();
-        let read = pool::run(move || {
+        let config = pool::run(move || {
             let profile = Profile::from(params).over(&file.profiles)?;
             match secrets {
                 // The caller has put the secrets into `env`: the daemon's environment is not read.
@@ -84,7 +84,7 @@ impl Configuration {
                 ProfileSecrets::Skip => profile.request.resolve().map_err(ProfileError::from),
             }
         });
-        Ok(read.await.map_err(CallError::PoolClosed)??)
+        Ok(config.await?)
     }
 
     /// Returns all profiles, as clients see them.
@@ -129,11 +129,7 @@ impl Configuration {
             warn_of_env_files(&file);
             Ok::<_, SettingsError>((file, partial, settings))
         });
-        let (file, partial, settings) =
-            read.await.map_err(|source| SettingsError::Unreadable {
-                path: self.path.clone().unwrap_or_default(),
-                source,
-            })??;
+        let (file, partial, settings) = read.await?;
         let mut effective = self.effective.lock();
         let changes = effective.changes(&partial);
         effective.apply_live(&partial);

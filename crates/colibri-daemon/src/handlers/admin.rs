@@ -25,7 +25,7 @@ pub(super) async fn doctor(daemon: &DaemonState) -> DoctorResult {
     };
     let mut findings = spawner.preparer.preflight(&installation).await;
     let removed = pool::run(move || removed_state_finding(&spawner.state)).await;
-    findings.extend(removed.ok().flatten());
+    findings.extend(removed);
     findings.extend(daemon.config.findings());
     DoctorResult { findings }
 }

@@ -62,9 +62,7 @@ pub(super) async fn wait(registry: &Registry, id: &str) -> Result<Agent, CallErr
 
 pub(super) async fn list_runs(registry: &Registry, id: &str) -> Result<RunsResult, CallError> {
     let agent = find_agent(registry, id)?;
-    pool::run(move || read_runs(&agent))
-        .await
-        .map_err(CallError::PoolClosed)?
+    pool::run(move || read_runs(&agent)).await
 }
 
 fn read_runs(agent: &RegisteredAgent) -> Result<RunsResult, CallError> {

@@ -10,9 +10,7 @@ use crate::{pool, times};
 
 pub(super) async fn read(registry: &Registry, params: ReadParams) -> Result<ReadResult, CallError> {
     let agent = find_agent(registry, &params.id)?;
-    pool::run(move || read_journal(&agent, &params))
-        .await
-        .map_err(CallError::PoolClosed)?
+    pool::run(move || read_journal(&agent, &params)).await
 }
 
 fn read_journal(agent: &RegisteredAgent, params: &ReadParams) -> Result<ReadResult, CallError> {

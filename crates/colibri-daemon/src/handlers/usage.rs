@@ -32,9 +32,7 @@ pub(super) async fn measure(
     let origin = *CLOCK_ORIGIN;
     // Long work: the scan reads a file for each process of the host.
     let scanned = pool::run_in(&pool::LONG_WORK_SLOTS, move || scan(&agents, origin)).await;
-    scanned
-        .flatten()
-        .map_err(CallError::internal("list the host's processes"))
+    scanned.map_err(CallError::internal("list the host's processes"))
 }
 
 fn scan(agents: &[Arc<RegisteredAgent>], origin: Instant) -> io::Result<UsageResult> {

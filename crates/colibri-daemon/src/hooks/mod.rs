@@ -267,19 +267,19 @@ async fn run_queue(hooks: Arc<Hooks>) {
 /// Reads the state that the hooks of an earlier daemon have handled last.
 async fn read_memory(agent: &RegisteredAgent) -> Option<StateOccurrence> {
     let path = agent.directory.join(MEMORY_FILE);
-    let read = pool::run(move || {
+    pool::run(move || {
         record::read(&path).unwrap_or_else(|error| {
             tracing::warn!(path = %path.display(), %error, "cannot read which state hooks have handled");
             None
         })
-    });
-    read.await.ok().flatten()
+    })
+    .await
 }
 
 /// Stores the state that hooks have handled, for this daemon and the next.
 async fn write_memory(agent: &Arc<RegisteredAgent>, handled: StateOccurrence) {
     let agent = agent.clone();
-    let written = pool::run(move || {
+    pool::run(move || {
         let mut memory = agent.hook_memory.lock();
         memory.handled = Some(handled);
         let path = agent.directory.join(MEMORY_FILE);
@@ -288,7 +288,6 @@ async fn write_memory(agent: &Arc<RegisteredAgent>, handled: StateOccurrence) {
         {
             tracing::warn!(path = %path.display(), %error, "cannot store which state hooks have handled; the next daemon may run them again");
         }
-    });
-    // Fails only while the daemon is shutting down: the next daemon runs the hook again.
-    let _ = written.await;
+    })
+    .await;
 }

@@ -74,7 +74,7 @@ impl Registry {
                 Ok(AdoptedAgent::Ended { spec, exit }) => {
                     let directory = spawner.state.agent(&spec.id);
                     let view = pool::run(move || supervision::read_view(&directory)).await;
-                    registry.add_ended(spec, exit, view.ok().flatten());
+                    registry.add_ended(spec, exit, view);
                 }
                 Err((id, error)) => tracing::error!(%id, %error, "cannot adopt agent"),
             }

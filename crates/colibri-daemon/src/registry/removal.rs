@@ -28,9 +28,7 @@ impl Registry {
         }
         let path = agent.directory.clone();
         let removed = pool::run_in(&pool::LONG_WORK_SLOTS, move || remove_directory(&agent)).await;
-        removed
-            .flatten()
-            .map_err(|source| SpawnError::File { path, source })?;
+        removed.map_err(|source| SpawnError::File { path, source })?;
         self.forget(id);
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! Views of ended agents: stored in `view.json`, or parsed from the journal if that file is missing.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,22 +27,17 @@ pub(crate) fn read_view(directory: &Path) -> Option<AgentView> {
 }
 
 /// Parses the rest of the output of an ended agent, records its exit, and stores the final view of an agent with events.
-///
-/// # Errors
-/// The daemon is shutting down. A file that cannot be written is logged.
 pub(super) async fn parse_rest(
     parser: EventParser,
     exit: &ExitRecord,
     max_backlog: u64,
     now: u64,
-) -> io::Result<EventParser> {
-    let mut parser = parser
-        .parse_all(exit.stdout_bytes, max_backlog, now)
-        .await?;
+) -> EventParser {
+    let mut parser = parser.parse_all(exit.stdout_bytes, max_backlog, now).await;
     let (ended_ms, error) = (exit.exited_at_ns / 1_000_000, exit.error.as_deref());
     parser.pane.record_exit(&exit.exit(), error, ended_ms);
     if !parser.pane.needs_output() {
-        return Ok(parser);
+        return parser;
     }
     let path = parser.agent.directory.join(VIEW_FILE);
     let view = parser.pane.view().clone();
@@ -52,8 +46,8 @@ pub(super) async fn parse_rest(
             tracing::warn!(path = %path.display(), %error, "cannot store the final view of an agent; the next daemon parses its output again");
         }
     })
-    .await?;
-    Ok(parser)
+    .await;
+    parser
 }
 
 /// Parses the output of an agent that ended while no daemon ran.
@@ -62,15 +56,11 @@ pub(crate) async fn parse_ended(agent: Arc<RegisteredAgent>) {
         return;
     };
     // Running agents have priority: one ended agent is parsed at a time.
-    let Ok(_slot) = PARSE_ENDED_SLOTS.acquire().await else {
-        return;
-    };
+    let _slot = PARSE_ENDED_SLOTS.acquire().await;
     let pane = new_pane(&agent.spec);
     let ended_ms = exit.exited_at_ns / 1_000_000;
     let parser = EventParser::new(agent.clone(), pane);
-    let parsed = parse_rest(parser, &exit, MAX_BACKLOG_BYTES, ended_ms);
-    if let Ok(parser) = parsed.await {
-        let view = parser.pane.view().clone();
-        agent.latest.send_modify(|latest| latest.view = view);
-    }
+    let parser = parse_rest(parser, &exit, MAX_BACKLOG_BYTES, ended_ms).await;
+    let view = parser.pane.view().clone();
+    agent.latest.send_modify(|latest| latest.view = view);
 }

@@ -10,7 +10,6 @@ mod ended;
 mod parser;
 mod publisher;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +57,6 @@ pub(crate) async fn supervise(
     spawner: Arc<Spawner>,
     observers: Observers,
 ) {
-    let id = registered.spec.id.clone();
     let supervisor = AgentSupervisor {
         publisher: Publisher::new(registered.clone(), observers),
         parser: EventParser::new(registered.clone(), pane),
@@ -73,10 +71,7 @@ pub(crate) async fn supervise(
         is_first_of_adopted: registered.adopted,
         registered,
     };
-    // Fails only while the daemon is shutting down: the next daemon parses the journal again.
-    if let Err(error) = supervisor.run(agent, &spawner).await {
-        tracing::debug!(%id, %error, "supervision ended before the agent");
-    }
+    supervisor.run(agent, &spawner).await;
 }
 
 struct AgentSupervisor {
@@ -96,18 +91,18 @@ struct AgentSupervisor {
 }
 
 impl AgentSupervisor {
-    async fn run(mut self, agent: Agent, spawner: &Spawner) -> io::Result<()> {
+    async fn run(mut self, agent: Agent, spawner: &Spawner) {
         let mut states = agent.link.state();
         if self.is_first_of_adopted {
             let _ = tokio::time::timeout(FIRST_STATUS_TIMEOUT, states.changed()).await;
         }
         loop {
             let state = states.borrow_and_update().clone();
-            self = self.parse(&state, now_ms()).await?;
+            self = self.parse(&state, now_ms()).await;
             if state.exit.is_some() || state.closed {
                 return self.finish(state, spawner).await;
             }
-            self.publisher.publish(&self.parser, &state, None).await?;
+            self.publisher.publish(&self.parser, &state, None).await;
             if self.is_behind {
                 // The next slice queues after the slices of other agents.
                 continue;
@@ -124,7 +119,7 @@ impl AgentSupervisor {
     }
 
     /// Parses new output according to a status, at most one slice while the agent runs.
-    async fn parse(mut self, state: &ShimState, now: u64) -> io::Result<Self> {
+    async fn parse(mut self, state: &ShimState, now: u64) -> Self {
         let has_ended = state.exit.is_some() || state.closed;
         let status = &state.status;
         let written = status.stdout + status.stderr;
@@ -136,12 +131,10 @@ impl AgentSupervisor {
                 false => status.stdout,
             };
             if has_ended {
-                self.parser = self
-                    .parser
-                    .parse_all(run_end, LAST_BACKLOG_BYTES, now)
-                    .await?;
+                let parsing = self.parser.parse_all(run_end, LAST_BACKLOG_BYTES, now);
+                self.parser = parsing.await;
             } else {
-                self.parser = self.parser.parse_some(run_end, now).await?;
+                self.parser = self.parser.parse_some(run_end, now).await;
                 is_behind = self.parser.is_behind(run_end);
             }
             if !is_behind {
@@ -157,12 +150,12 @@ impl AgentSupervisor {
             self.waiting.clone_from(&status.waiting);
             if self.parser.pane.needs_output() {
                 if !has_ended {
-                    self.parser = self.parser.parse_some(status.stdout, now).await?;
+                    self.parser = self.parser.parse_some(status.stdout, now).await;
                     is_behind = self.parser.is_behind(status.stdout);
                 }
             } else if written > self.active_bytes {
                 let last = match self.is_first_of_adopted {
-                    true => last_write_ms(&self.registered, state, now).await?,
+                    true => last_write_ms(&self.registered, state, now).await,
                     false => now,
                 };
                 self.parser.pane.record_activity(last);
@@ -173,29 +166,25 @@ impl AgentSupervisor {
         self.parser.pane.set_stalled(status.stalled.is_some(), now);
         self.parser.pane.tick(now);
         self.is_behind = is_behind;
-        Ok(self)
+        self
     }
 
     /// Parses the rest of the output of an ended agent, and publishes its exit.
-    async fn finish(mut self, state: ShimState, spawner: &Spawner) -> io::Result<()> {
+    async fn finish(mut self, state: ShimState, spawner: &Spawner) {
         let exit = match state.exit.clone() {
             Some(exit) => exit,
             // Boxed, because it is rare and would enlarge the task of every agent.
             None => Box::pin(record_lost(&self.registered, spawner)).await,
         };
         let parsed = ended::parse_rest(self.parser, &exit, LAST_BACKLOG_BYTES, now_ms());
-        let parser = parsed.await?;
+        let parser = parsed.await;
         tracing::info!(id = %self.registered.spec.id, exit = ?exit.exit, error = exit.error, "agent ended");
-        self.publisher.publish(&parser, &state, Some(exit)).await
+        self.publisher.publish(&parser, &state, Some(exit)).await;
     }
 }
 
 /// Returns the time of the last output of an adopted agent, in milliseconds since 1970; `now` if it is unknown.
-async fn last_write_ms(
-    agent: &Arc<RegisteredAgent>,
-    state: &ShimState,
-    now: u64,
-) -> io::Result<u64> {
+async fn last_write_ms(agent: &Arc<RegisteredAgent>, state: &ShimState, now: u64) -> u64 {
     let outputs = [
         (Stream::Stdout, state.status.stdout),
         (Stream::Stderr, state.status.stderr),

@@ -5,7 +5,6 @@
 //!                           cursor        (skipped if too long)        end
 //! ```
 
-use std::io;
 use std::sync::Arc;
 
 use colibri_glasspane::Glasspane;
@@ -90,18 +89,15 @@ impl EventParser {
     }
 
     /// Parses one slice of the output before `end`, after a backlog over [`MAX_BACKLOG_BYTES`] was skipped.
-    ///
-    /// # Errors
-    /// The daemon is shutting down.
-    pub(super) async fn parse_some(mut self, end: u64, now: u64) -> io::Result<Self> {
+    pub(super) async fn parse_some(mut self, end: u64, now: u64) -> Self {
         self.skip_backlog(end, MAX_BACKLOG_BYTES);
         self.parse_slice(end, now).await
     }
 
-    async fn parse_slice(mut self, end: u64, now: u64) -> io::Result<Self> {
+    async fn parse_slice(mut self, end: u64, now: u64) -> Self {
         self.read_failed = false;
         if !self.is_behind(end) {
-            return Ok(self);
+            return self;
         }
         pool::run_in(&pool::PARSE_SLOTS, move || {
             self.parse(end.min(self.cursor.saturating_add(SLICE_BYTES)), now);
@@ -111,19 +107,16 @@ impl EventParser {
     }
 
     /// Parses all output before `end`, slice by slice, after a backlog over `limit` was skipped.
-    ///
-    /// # Errors
-    /// The daemon is shutting down.
-    pub(super) async fn parse_all(mut self, end: u64, limit: u64, now: u64) -> io::Result<Self> {
+    pub(super) async fn parse_all(mut self, end: u64, limit: u64, now: u64) -> Self {
         self.read_failed = false;
         self.skip_backlog(end, limit);
         while self.is_behind(end) {
-            self = self.parse_slice(end, now).await?;
+            self = self.parse_slice(end, now).await;
             if self.read_failed {
                 break;
             }
         }
-        Ok(self)
+        self
     }
 
     fn parse(&mut self, end: u64, now: u64) {

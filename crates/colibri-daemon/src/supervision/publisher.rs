@@ -1,6 +1,5 @@
 //! Publishes an agent's snapshots to its subscribers, the hooks and the metrics.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,18 +35,15 @@ impl Publisher {
     }
 
     /// Publishes the snapshot that follows from the parsed events, the shim's state and the exit.
-    ///
-    /// # Errors
-    /// The daemon is shutting down.
     pub(super) async fn publish(
         &mut self,
         parser: &EventParser,
         state: &ShimState,
         exit: Option<ExitRecord>,
-    ) -> io::Result<()> {
+    ) {
         let mut snapshot = snapshot(parser, state, exit);
         if self.observers.metrics.is_some() {
-            self.sample_delay(&snapshot).await?;
+            self.sample_delay(&snapshot).await;
         }
         let mut before = None;
         self.agent.latest.send_if_modified(|latest| {
@@ -71,21 +67,20 @@ impl Publisher {
             hooks.publish(&self.agent, before, &snapshot);
         }
         self.is_first = false;
-        Ok(())
     }
 
     /// Measures the delay between the shim's read of the first new bytes and now, if the journal has an exact time for
     /// them: one time covers all bytes of a chunk.
-    async fn sample_delay(&mut self, now: &AgentSnapshot) -> io::Result<()> {
+    async fn sample_delay(&mut self, now: &AgentSnapshot) {
         let from = self.agent.latest.borrow().status.stdout;
         let is_recent = self
             .sampled
             .is_some_and(|at| at.elapsed() < SAMPLE_INTERVAL);
         if is_recent || now.status.stdout <= from || (self.is_first && self.agent.adopted) {
-            return Ok(());
+            return;
         }
         let agent = self.agent.clone();
-        let chunk = pool::run(move || agent.journal(Stream::Stdout).chunk_at(from)).await?;
+        let chunk = pool::run(move || agent.journal(Stream::Stdout).chunk_at(from)).await;
         if let Ok(Some(chunk)) = chunk
             && chunk.start == from
         {
@@ -93,7 +88,6 @@ impl Publisher {
             self.observers.record(MetricsEvent::Output { at_ns });
             self.sampled = Some(Instant::now());
         }
-        Ok(())
     }
 }
 

@@ -67,14 +67,11 @@ impl<'a> OutputSender<'a> {
             let Some(mut merge) = self.merge.take() else {
                 return false;
             };
-            let read = pool::run(move || {
+            let (merge, next) = pool::run(move || {
                 let next = merge.next(ends);
                 (merge, next)
-            });
-            // Fails only while the daemon is shutting down.
-            let Ok((merge, next)) = read.await else {
-                return false;
-            };
+            })
+            .await;
             self.merge = Some(merge);
             match next {
                 Ok(Some(block)) => {
