@@ -1,7 +1,6 @@
 //! One registered agent: its specification, its latest snapshot and its journals.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use colibri_glasspane::{AgentRuntime, AgentState, AgentView, Glasspane};
@@ -29,7 +28,7 @@ pub(crate) struct RegisteredAgent {
     /// Sequence number in this daemon's registry.
     pub(crate) number: u64,
     pub(crate) hook_memory: Mutex<HookMemory>,
-    pub(crate) subscribers: Mutex<Vec<Weak<SubscriberPosition>>>,
+    pub(crate) subscribers: Mutex<Vec<Weak<Mutex<StreamOffsets>>>>,
 }
 
 impl RegisteredAgent {
@@ -57,11 +56,8 @@ impl RegisteredAgent {
     }
 
     /// Registers a subscriber that starts at these offsets, until the result is dropped.
-    pub(crate) fn subscribe(&self, from: &[StreamOffset]) -> Arc<SubscriberPosition> {
-        let position = Arc::new(SubscriberPosition::default());
-        for from in from {
-            position.advance(from.stream, from.offset);
-        }
+    pub(crate) fn subscribe(&self, from: StreamOffsets) -> Arc<Mutex<StreamOffsets>> {
+        let position = Arc::new(Mutex::new(from));
         let mut subscribers = self.subscribers.lock();
         subscribers.retain(|subscriber| subscriber.strong_count() > 0);
         subscribers.push(Arc::downgrade(&position));
@@ -74,10 +70,9 @@ impl RegisteredAgent {
         let subscribers = self.subscribers.lock();
         let positions = subscribers.iter().filter_map(Weak::upgrade);
         let behind = positions.map(|position| {
-            let behind =
-                |end: u64, sent: &AtomicU64| end.saturating_sub(sent.load(Ordering::Relaxed));
-            behind(latest.status.stdout, &position.stdout)
-                + behind(latest.status.stderr, &position.stderr)
+            let sent = *position.lock();
+            latest.status.stdout.saturating_sub(sent.stdout)
+                + latest.status.stderr.saturating_sub(sent.stderr)
         });
         behind.collect()
     }
@@ -178,6 +173,12 @@ impl AgentSnapshot {
             exit,
         }
     }
+
+    /// Returns why the agent is stalled, or else its last error.
+    pub(crate) fn last_error(&self) -> Option<&str> {
+        let stalled = self.status.stalled.as_deref();
+        stalled.or(self.view.last_error.as_deref())
+    }
 }
 
 /// The most recent `kill-agent` request for an agent.
@@ -220,38 +221,11 @@ pub(crate) struct HookMemory {
     pub(crate) removed: bool,
 }
 
-/// An offset in one of an agent's journals.
+/// An offset in each of an agent's journals; `u64::MAX` in one that a subscriber does not follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StreamOffset {
-    pub(crate) stream: wire::Stream,
-    pub(crate) offset: u64,
-}
-
-/// The offsets up to which a subscriber has been sent the outputs of an agent.
-pub(crate) struct SubscriberPosition {
-    stdout: AtomicU64,
-    stderr: AtomicU64,
-}
-
-/// The position of a subscriber that follows neither output.
-impl Default for SubscriberPosition {
-    fn default() -> Self {
-        Self {
-            stdout: AtomicU64::new(u64::MAX),
-            stderr: AtomicU64::new(u64::MAX),
-        }
-    }
-}
-
-impl SubscriberPosition {
-    /// Records that all bytes before `offset` have been sent.
-    pub(crate) fn advance(&self, stream: wire::Stream, offset: u64) {
-        let sent = match stream {
-            wire::Stream::Stdout => &self.stdout,
-            wire::Stream::Stderr => &self.stderr,
-        };
-        sent.store(offset, Ordering::Relaxed);
-    }
+pub(crate) struct StreamOffsets {
+    pub(crate) stdout: u64,
+    pub(crate) stderr: u64,
 }
 
 /// Reads at most `limit` bytes from `offset` on with one read. A UTF-8 character that is cut at the end is left for the

@@ -25,7 +25,7 @@ use crate::daemon::audit::Peer;
 use crate::errors::CallError;
 use crate::handlers::{self, find_agent, to_result};
 use crate::metrics::MetricsEvent;
-use subscription::{FrameQueue, Subscriber};
+use subscription::{Closed, FrameQueue, Subscriber};
 
 /// Maximum number of frames that wait for a slow client; then senders wait for room before they read output. With the frame
 /// that is being written, all subscriptions of a connection hold at most 5 frames: of 64 KiB of output each, which are
@@ -100,7 +100,7 @@ struct ClientConnection {
     peer: Peer,
     frames: FrameQueue,
     calls: Arc<Semaphore>,
-    subscriptions: HashMap<u64, JoinHandle<()>>,
+    subscriptions: HashMap<u64, JoinHandle<Result<(), Closed>>>,
     next_subscription: u64,
 }
 

@@ -54,11 +54,7 @@ impl HookEvent {
         let exit = snapshot.exit.as_ref();
         let error = match exit {
             Some(exit) => exit.error.as_deref(),
-            None => snapshot
-                .status
-                .stalled
-                .as_deref()
-                .or(view.last_error.as_deref()),
+            None => snapshot.last_error(),
         };
         Self {
             time: times::format_ms(view.since),

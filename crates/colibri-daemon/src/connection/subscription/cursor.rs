@@ -4,7 +4,7 @@
 use colibri_journal::{Chunk, JournalError, JournalReader};
 use colibri_proto::Stream;
 
-use crate::agent::read_text;
+use crate::agent::{StreamOffsets, read_text};
 
 /// Maximum number of output bytes in one notification; a frame has room for six times as many, which escapes may need.
 const MAX_BLOCK_BYTES: u64 = 64 * 1024;
@@ -29,56 +29,30 @@ pub(super) struct OutputBlock {
     pub(super) at_ns: Option<u64>,
 }
 
-impl OutputBlock {
-    /// Returns the offset after the last byte.
-    pub(super) fn end(&self) -> u64 {
-        self.offset + self.bytes.len() as u64
-    }
-}
-
-/// Known lengths of both journals, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct JournalLengths {
-    pub(super) stdout: u64,
-    pub(super) stderr: u64,
-}
-
-impl JournalLengths {
-    fn of(self, stream: Stream) -> u64 {
-        match stream {
-            Stream::Stdout => self.stdout,
-            Stream::Stderr => self.stderr,
-        }
-    }
-}
-
-/// The outputs that a subscriber follows, merged by the times of their chunks.
+/// The outputs of an agent, merged by the times of their chunks.
 pub(super) struct StreamMerge {
-    cursors: Vec<Cursor>,
+    pub(super) stdout: Cursor,
+    pub(super) stderr: Cursor,
 }
 
 impl StreamMerge {
-    pub(super) fn new(cursors: Vec<Cursor>) -> Self {
-        Self { cursors }
+    /// Returns the offsets of the next bytes.
+    pub(super) fn offsets(&self) -> StreamOffsets {
+        StreamOffsets {
+            stdout: self.stdout.offset,
+            stderr: self.stderr.offset,
+        }
     }
 
     /// Reports whether any cursor is before the end of its journal.
-    pub(super) fn has_more(&self, ends: JournalLengths) -> bool {
-        let mut cursors = self.cursors.iter();
-        cursors.any(|cursor| cursor.has_more(ends.of(cursor.stream)))
-    }
-
-    /// Reports whether stdout is followed and its cursor is before `offset`.
-    pub(super) fn is_before(&self, offset: u64) -> bool {
-        let mut cursors = self.cursors.iter();
-        cursors.any(|cursor| cursor.stream == Stream::Stdout && cursor.offset < offset)
+    pub(super) fn has_more(&self, ends: StreamOffsets) -> bool {
+        self.stdout.offset < ends.stdout || self.stderr.offset < ends.stderr
     }
 
     /// Closes the open files until the next read.
     pub(super) fn close_files(&mut self) {
-        for cursor in &mut self.cursors {
-            cursor.journal.close_segment();
-        }
+        self.stdout.journal.close_segment();
+        self.stderr.journal.close_segment();
     }
 
     /// Returns the next block before `ends`, of the stream with the earlier time, and advances its cursor; `None` at the
@@ -89,22 +63,24 @@ impl StreamMerge {
     /// A journal cannot be read now; the cursors do not move.
     pub(super) fn next(
         &mut self,
-        ends: JournalLengths,
+        ends: StreamOffsets,
     ) -> Result<Option<OutputBlock>, JournalError> {
         loop {
-            let Some(Earliest {
-                index, other_at_ns, ..
-            }) = self.earliest(ends)?
-            else {
-                return Ok(None);
-            };
-            let Some(cursor) = self.cursors.get_mut(index) else {
-                return Ok(None);
-            };
-            let end = ends.of(cursor.stream);
-            let end = match other_at_ns {
-                Some(other_at_ns) => cursor.end_before(end, other_at_ns)?,
-                None => end,
+            let (stdout, stderr) = (&mut self.stdout, &mut self.stderr);
+            let (cursor, end) = match (stdout.offset < ends.stdout, stderr.offset < ends.stderr) {
+                (false, false) => return Ok(None),
+                (true, false) => (stdout, ends.stdout),
+                (false, true) => (stderr, ends.stderr),
+                (true, true) => {
+                    let (stdout_ns, stderr_ns) = (stdout.next_ns()?, stderr.next_ns()?);
+                    if stdout_ns <= stderr_ns {
+                        let end = stdout.end_before(ends.stdout, stderr_ns)?;
+                        (stdout, end)
+                    } else {
+                        let end = stderr.end_before(ends.stderr, stdout_ns)?;
+                        (stderr, end)
+                    }
+                }
             };
             match cursor.next(end)? {
                 Some(block) => return Ok(Some(block)),
@@ -113,43 +89,6 @@ impl StreamMerge {
             }
         }
     }
-
-    /// Returns the cursor whose next chunk has the earliest time; `None` if all cursors are at their ends.
-    fn earliest(&mut self, ends: JournalLengths) -> Result<Option<Earliest>, JournalError> {
-        let has_more = |cursor: &&Cursor| cursor.has_more(ends.of(cursor.stream));
-        let is_only_one = self.cursors.iter().filter(has_more).count() == 1;
-        let mut earliest: Option<Earliest> = None;
-        for (index, cursor) in self.cursors.iter_mut().enumerate() {
-            if !cursor.has_more(ends.of(cursor.stream)) {
-                continue;
-            }
-            // Bytes without a chunk were removed or lost: they sort first and are skipped.
-            let at_ns = match is_only_one {
-                true => 0,
-                false => cursor.chunk()?.map_or(0, |chunk| chunk.at_ns),
-            };
-            match &mut earliest {
-                Some(earliest) if at_ns >= earliest.at_ns => earliest.other_at_ns = Some(at_ns),
-                _ => {
-                    earliest = Some(Earliest {
-                        index,
-                        at_ns,
-                        other_at_ns: earliest.map(|earliest| earliest.at_ns),
-                    });
-                }
-            }
-        }
-        Ok(earliest)
-    }
-}
-
-/// The cursor with the earliest next chunk.
-struct Earliest {
-    /// Its index among the cursors.
-    index: usize,
-    at_ns: u64,
-    /// Time of the other stream's next chunk, if that stream has more output.
-    other_at_ns: Option<u64>,
 }
 
 impl Cursor {
@@ -163,11 +102,6 @@ impl Cursor {
         }
     }
 
-    /// Reports whether a journal of length `end` has output after the cursor.
-    fn has_more(&self, end: u64) -> bool {
-        self.offset < end
-    }
-
     /// Returns the chunk that contains the next byte; `None` if that byte was removed or lost.
     fn chunk(&mut self) -> Result<Option<Chunk>, JournalError> {
         let contains_next = |chunk: &Chunk| chunk.start <= self.offset && self.offset < chunk.end;
@@ -175,6 +109,11 @@ impl Cursor {
             self.chunk = self.journal.chunk_at(self.offset)?;
         }
         Ok(self.chunk)
+    }
+
+    /// Returns the time of the next byte. A byte that was removed or lost sorts first and is skipped.
+    fn next_ns(&mut self) -> Result<u64, JournalError> {
+        Ok(self.chunk()?.map_or(0, |chunk| chunk.at_ns))
     }
 
     /// Returns the maximum end of the next block: it contains its first chunk, and further chunks not later than
@@ -210,33 +149,32 @@ impl Cursor {
     /// # Errors
     /// The journal cannot be read now; the cursor does not move.
     fn next(&mut self, end: u64) -> Result<Option<OutputBlock>, JournalError> {
-        while self.has_more(end) {
-            match self.read(end) {
+        while self.offset < end {
+            let chunk = match self.timed {
+                true => self.journal.chunk_at(self.offset)?,
+                false => None,
+            };
+            let block_end = chunk.map_or(end, |chunk| chunk.end.min(end));
+            let limit = block_end.saturating_sub(self.offset).min(MAX_BLOCK_BYTES);
+            match read_text(&mut self.journal, self.offset, limit) {
+                Ok(bytes) => {
+                    let offset = self.offset;
+                    self.offset += bytes.len() as u64;
+                    return Ok((!bytes.is_empty()).then_some(OutputBlock {
+                        stream: self.stream,
+                        offset,
+                        bytes,
+                        at_ns: chunk.map(|chunk| chunk.at_ns),
+                    }));
+                }
                 Err(JournalError::BelowOldest { oldest, .. }) if oldest > self.offset => {
                     self.offset = oldest;
                 }
                 Err(JournalError::BeyondEnd { .. }) => return Ok(None),
-                other => return other,
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
-    }
-
-    fn read(&mut self, end: u64) -> Result<Option<OutputBlock>, JournalError> {
-        let chunk = match self.timed {
-            true => self.journal.chunk_at(self.offset)?,
-            false => None,
-        };
-        let block_end = chunk.map_or(end, |chunk| chunk.end.min(end));
-        let limit = block_end.saturating_sub(self.offset).min(MAX_BLOCK_BYTES);
-        let block = OutputBlock {
-            stream: self.stream,
-            offset: self.offset,
-            at_ns: chunk.map(|chunk| chunk.at_ns),
-            bytes: read_text(&mut self.journal, self.offset, limit)?,
-        };
-        self.offset = block.end();
-        Ok(Some(block).filter(|block| !block.bytes.is_empty()))
     }
 }
 

@@ -12,25 +12,29 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use colibri_proto::{
-    ExitEvent, MissedEvent, Notification, RemovedEvent, SpawnedEvent, Stream, StreamChoice,
-    SubscribeParams,
+    ExitEvent, MissedEvent, Notification, RemovedEvent, SpawnedEvent, StreamChoice, SubscribeParams,
 };
+use colibri_shim::control::ShimStatus;
 use colibri_shim::record::ExitRecord;
 use colibri_types::AgentId;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::mpsc::{self, Permit};
 use tokio::task::JoinSet;
 
-use crate::agent::{AgentSnapshot, RegisteredAgent, StreamOffset};
+use crate::agent::{AgentSnapshot, RegisteredAgent, StreamOffsets, new_pane};
 use crate::metrics::MetricsEvent;
 use crate::registry::{Registry, RegistryChange, RegistryFeed};
 use crate::supervision::Observers;
 use crate::times;
-use events::{PendingEvent, SentEvents};
+use events::SnapshotChange;
 use output::OutputSender;
 
 /// The connection's queue of encoded frames; sending fails if the connection is closed.
 pub(super) type FrameQueue = mpsc::Sender<Vec<u8>>;
+
+/// The connection is closed.
+pub(super) type Closed = SendError<()>;
 
 /// A subscription and its connection.
 #[derive(Clone)]
@@ -43,97 +47,115 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Sends a notification; returns `false` if the connection is closed.
-    async fn send(&self, notification: &Notification) -> bool {
-        match notification.encode() {
-            Ok(frame) => self.frames.send(frame).await.is_ok(),
-            Err(error) => {
-                tracing::error!(%error, "cannot send notification");
-                true
-            }
-        }
+    /// Sends a notification.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    async fn send(&self, notification: &Notification) -> Result<(), Closed> {
+        send_in(self.frames.reserve().await?, notification);
+        Ok(())
     }
 
-    /// Returns the streams to send, each with its start offset.
-    fn start_offsets(&self, snapshot: &AgentSnapshot) -> Vec<StreamOffset> {
-        let streams: &[Stream] = match self.params.stream {
-            None => &[Stream::Stdout, Stream::Stderr],
-            Some(StreamChoice::Stdout) => &[Stream::Stdout],
-            Some(StreamChoice::Stderr) => &[Stream::Stderr],
-            Some(StreamChoice::None) => &[],
+    /// Returns the offsets from which the streams are sent.
+    fn start_offsets(&self, snapshot: &AgentSnapshot) -> StreamOffsets {
+        let SubscribeParams {
+            stream,
+            from_offset: from,
+            stderr_from_offset,
+            ..
+        } = self.params;
+        let (follows_stdout, follows_stderr) = match stream {
+            None => (true, true),
+            Some(StreamChoice::Stdout) => (true, false),
+            Some(StreamChoice::Stderr) => (false, true),
+            Some(StreamChoice::None) => (false, false),
         };
-        let start = |stream: &Stream| {
-            let (from, end) = match stream {
-                Stream::Stdout => (self.params.from_offset, snapshot.status.stdout),
-                Stream::Stderr => {
-                    let from = self.params.stderr_from_offset.or(self.params.from_offset);
-                    (from, snapshot.status.stderr)
-                }
-            };
-            StreamOffset {
-                stream: *stream,
-                offset: from.unwrap_or(end),
-            }
+        let start = |follows, from: Option<u64>, end| match follows {
+            true => from.unwrap_or(end),
+            false => u64::MAX,
         };
-        streams.iter().map(start).collect()
+        let stderr_from = stderr_from_offset.or(from);
+        StreamOffsets {
+            stdout: start(follows_stdout, from, snapshot.status.stdout),
+            stderr: start(follows_stderr, stderr_from, snapshot.status.stderr),
+        }
+    }
+}
+
+/// Encodes a notification and puts it into the queue.
+fn send_in(room: Permit<'_, Vec<u8>>, notification: &Notification) {
+    match notification.encode() {
+        Ok(frame) => room.send(frame),
+        Err(error) => tracing::error!(%error, "cannot send notification"),
     }
 }
 
 /// Follows an agent that was in the registry before the subscription, until its end or the connection's.
-pub(super) async fn follow_present(agent: Arc<RegisteredAgent>, subscriber: Subscriber) {
-    let sent = SentEvents::up_to(&agent.latest.borrow());
-    follow(agent, subscriber, sent).await;
+pub(super) async fn follow_present(
+    agent: Arc<RegisteredAgent>,
+    subscriber: Subscriber,
+) -> Result<(), Closed> {
+    let before = agent.latest.borrow().clone();
+    follow(agent, subscriber, before).await
 }
 
 /// Follows an agent that was added after the subscription, from its first byte.
-async fn follow_new(agent: Arc<RegisteredAgent>, mut subscriber: Subscriber) {
+async fn follow_new(agent: Arc<RegisteredAgent>, mut subscriber: Subscriber) -> Result<(), Closed> {
     subscriber.params.from_offset.get_or_insert(0);
-    let spawned = SpawnedEvent {
-        subscription: subscriber.number,
-        id: agent.spec.id.to_string(),
-        name: agent.spec.config.name.clone(),
-        program: agent.spec.config.program.clone(),
-        runtime: agent.runtime(),
-        started_at: times::format_ns(agent.spec.created_at_ns),
-    };
-    if !subscriber.params.lifecycle || subscriber.send(&Notification::AgentSpawned(spawned)).await {
-        follow(agent, subscriber, SentEvents::spawned()).await;
+    if subscriber.params.lifecycle {
+        let spawned = SpawnedEvent {
+            subscription: subscriber.number,
+            id: agent.spec.id.to_string(),
+            name: agent.spec.config.name.clone(),
+            program: agent.spec.config.program.clone(),
+            runtime: agent.runtime(),
+            started_at: times::format_ns(agent.spec.created_at_ns),
+        };
+        subscriber
+            .send(&Notification::AgentSpawned(spawned))
+            .await?;
     }
+    let before = AgentSnapshot::new(&new_pane(&agent.spec), &ShimStatus::default(), None);
+    follow(agent, subscriber, before).await
 }
 
-async fn follow(agent: Arc<RegisteredAgent>, subscriber: Subscriber, mut sent: SentEvents) {
+/// Sends the events after `before` and the output of an agent.
+async fn follow(
+    agent: Arc<RegisteredAgent>,
+    subscriber: Subscriber,
+    mut before: AgentSnapshot,
+) -> Result<(), Closed> {
     let mut latest = agent.latest.subscribe();
-    let mut snapshot = latest.borrow_and_update().clone();
-    let offsets = subscriber.start_offsets(&snapshot);
-    let mut output = OutputSender::new(&agent, &subscriber, &offsets);
+    let mut now = latest.borrow_and_update().clone();
+    let mut output = OutputSender::new(&agent, &subscriber, subscriber.start_offsets(&now));
+    let mut is_first = true;
     loop {
-        let events = sent.next(&agent, &subscriber, &snapshot);
-        let merged = events.iter().map(PendingEvent::merged_states).sum();
+        let change = SnapshotChange {
+            subscriber: &subscriber,
+            agent: &agent,
+            before: &before,
+            now: &now,
+            is_first,
+        };
         let observers = &subscriber.observers;
-        observers.record(MetricsEvent::MergedStates(merged));
-        for event in events {
-            if let Some(offset) = event.after_output
-                && !output.send_until(&snapshot, offset).await
-            {
-                return;
+        observers.record(MetricsEvent::MergedStates(change.merged_states()));
+        for event in change.events() {
+            if let Some(offset) = event.after_output {
+                output.send_until(&now, offset).await?;
             }
-            if !subscriber.send(&event.notification).await {
-                return;
-            }
+            subscriber.send(&event.notification).await?;
         }
-        if !output.send_until(&snapshot, u64::MAX).await {
-            return;
-        }
-        if let Some(exit) = &snapshot.exit {
-            let event = exit_event(&agent, subscriber.number, &snapshot, exit);
-            subscriber.send(&Notification::AgentExit(event)).await;
-            return;
+        output.send_until(&now, u64::MAX).await?;
+        if let Some(exit) = &now.exit {
+            let event = exit_event(&agent, subscriber.number, &now, exit);
+            return subscriber.send(&Notification::AgentExit(event)).await;
         }
         tokio::select! {
-            changed = latest.changed() => if changed.is_err() { return },
-            () = subscriber.frames.closed() => return,
+            _ = latest.changed() => {}
+            () = subscriber.frames.closed() => return Ok(()),
         }
-        snapshot = latest.borrow_and_update().clone();
+        before = std::mem::replace(&mut now, latest.borrow_and_update().clone());
+        is_first = false;
     }
 }
 
@@ -155,7 +177,10 @@ fn exit_event(
 }
 
 /// Follows all running agents, and those that are added later.
-pub(super) async fn follow_all(registry: Arc<Registry>, subscriber: Subscriber) {
+pub(super) async fn follow_all(
+    registry: Arc<Registry>,
+    subscriber: Subscriber,
+) -> Result<(), Closed> {
     let mut tasks = JoinSet::new();
     let RegistryFeed {
         present,
@@ -175,7 +200,7 @@ pub(super) async fn follow_all(registry: Arc<Registry>, subscriber: Subscriber) 
         let change = tokio::select! {
             change = changes.recv() => change,
             Some(_) = tasks.join_next() => continue,
-            () = subscriber.frames.closed() => return,
+            () = subscriber.frames.closed() => return Ok(()),
         };
         let (mut added, mut removed, mut missed) = (Vec::new(), Vec::new(), 0);
         match change {
@@ -196,30 +221,29 @@ pub(super) async fn follow_all(registry: Arc<Registry>, subscriber: Subscriber) 
                 next_number = feed.next_number;
                 changes = feed.changes;
             }
-            Err(RecvError::Closed) => return,
+            Err(RecvError::Closed) => return Ok(()),
         }
         for agent in added {
             known.insert(agent.spec.id.clone());
             tasks.spawn(follow_new(agent, subscriber.clone()));
         }
-        let mut events = Vec::new();
+        let number = subscriber.number;
         if missed > 0 && subscriber.params.lifecycle {
-            events.push(Notification::AgentsMissed(MissedEvent {
-                subscription: subscriber.number,
+            let missed = MissedEvent {
+                subscription: number,
                 agents: missed,
-            }));
+            };
+            subscriber.send(&Notification::AgentsMissed(missed)).await?;
         }
         for id in removed {
             known.remove(&id);
-            events.push(Notification::AgentRemoved(RemovedEvent {
-                subscription: subscriber.number,
+            let removed = RemovedEvent {
+                subscription: number,
                 id: id.to_string(),
-            }));
-        }
-        for event in events {
-            if !subscriber.send(&event).await {
-                return;
-            }
+            };
+            subscriber
+                .send(&Notification::AgentRemoved(removed))
+                .await?;
         }
     }
 }

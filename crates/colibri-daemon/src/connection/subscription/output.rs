@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use colibri_proto::{Notification, OutputData, OutputEvent};
+use colibri_proto::{Notification, OutputData, OutputEvent, Stream};
+use parking_lot::Mutex;
 
-use super::Subscriber;
-use super::cursor::{Cursor, JournalLengths, OutputBlock, StreamMerge};
-use crate::agent::{AgentSnapshot, RegisteredAgent, StreamOffset, SubscriberPosition};
+use super::cursor::{Cursor, OutputBlock, StreamMerge};
+use super::{Closed, Subscriber, send_in};
+use crate::agent::{AgentSnapshot, RegisteredAgent, StreamOffsets};
 use crate::{pool, times};
 
 /// Delay after a failed read of a journal, for example without free descriptors.
@@ -18,70 +19,60 @@ const MAX_READ_ATTEMPTS: u32 = 300;
 pub(super) struct OutputSender<'a> {
     agent: &'a Arc<RegisteredAgent>,
     subscriber: &'a Subscriber,
-    position: Arc<SubscriberPosition>,
-    /// Absent while a pool thread reads from it.
-    merge: Option<StreamMerge>,
+    position: Arc<Mutex<StreamOffsets>>,
+    /// Shared with the pool thread that reads from it.
+    merge: Arc<Mutex<StreamMerge>>,
 }
 
 impl<'a> OutputSender<'a> {
     pub(super) fn new(
         agent: &'a Arc<RegisteredAgent>,
         subscriber: &'a Subscriber,
-        from: &[StreamOffset],
+        from: StreamOffsets,
     ) -> Self {
-        let cursors = from.iter().map(|from| {
-            let journal = agent.journal(from.stream);
-            Cursor::new(from.stream, journal, from.offset, subscriber.params.timed)
-        });
+        let cursor = |stream, offset| {
+            Cursor::new(
+                stream,
+                agent.journal(stream),
+                offset,
+                subscriber.params.timed,
+            )
+        };
+        let merge = StreamMerge {
+            stdout: cursor(Stream::Stdout, from.stdout),
+            stderr: cursor(Stream::Stderr, from.stderr),
+        };
         Self {
             agent,
             subscriber,
             position: agent.subscribe(from),
-            merge: Some(StreamMerge::new(cursors.collect())),
+            merge: Arc::new(Mutex::new(merge)),
         }
     }
 
-    /// Sends output up to the lengths in the snapshot, and stops when stdout has been sent up to `stdout_end`. Returns
-    /// `false` if the connection is closed.
-    pub(super) async fn send_until(&mut self, snapshot: &AgentSnapshot, stdout_end: u64) -> bool {
-        let ends = JournalLengths {
-            stdout: snapshot
-                .status
-                .stdout
-                .min(snapshot.parsed_bytes)
-                .min(stdout_end),
-            stderr: snapshot.status.stderr,
+    /// Sends output up to the lengths in the snapshot, and stops when stdout has been sent up to `stdout_end`.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    pub(super) async fn send_until(
+        &mut self,
+        snapshot: &AgentSnapshot,
+        stdout_end: u64,
+    ) -> Result<(), Closed> {
+        let status = &snapshot.status;
+        let ends = StreamOffsets {
+            stdout: status.stdout.min(snapshot.parsed_bytes).min(stdout_end),
+            stderr: status.stderr,
         };
         let mut failures = 0;
-        loop {
-            // Output after `stdout_end` waits for the event, and so does stderr when stdout has reached it.
-            let has_more = |merge: &&StreamMerge| {
-                merge.has_more(ends) && (stdout_end == u64::MAX || merge.is_before(ends.stdout))
-            };
-            if self.merge.as_ref().filter(has_more).is_none() {
-                break;
-            }
-            let Ok(room) = self.subscriber.frames.reserve().await else {
-                return false;
-            };
-            let Some(mut merge) = self.merge.take() else {
-                return false;
-            };
-            let (merge, next) = pool::run(move || {
-                let next = merge.next(ends);
-                (merge, next)
-            })
-            .await;
-            self.merge = Some(merge);
-            match next {
+        while self.has_more(ends, stdout_end) {
+            let room = self.subscriber.frames.reserve().await?;
+            let merge = self.merge.clone();
+            match pool::run(move || merge.lock().next(ends)).await {
                 Ok(Some(block)) => {
                     failures = 0;
-                    let (stream, end) = (block.stream, block.end());
-                    match self.event(block).encode() {
-                        Ok(frame) => room.send(frame),
-                        Err(error) => tracing::error!(%error, "cannot send notification"),
-                    }
-                    self.position.advance(stream, end);
+                    send_in(room, &self.event(block));
+                    *self.position.lock() = self.merge.lock().offsets();
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -90,23 +81,27 @@ impl<'a> OutputSender<'a> {
                     let id = &self.agent.spec.id;
                     if failures > MAX_READ_ATTEMPTS {
                         tracing::error!(%id, %error, "cannot read journal; a subscriber misses output");
-                        return true;
+                        return Ok(());
                     }
                     tracing::warn!(%id, %error, "cannot read journal; trying again");
-                    tokio::select! {
-                        () = tokio::time::sleep(READ_RETRY_DELAY) => {}
-                        () = self.subscriber.frames.closed() => return false,
-                    }
+                    let closed = self.subscriber.frames.closed();
+                    // The next reservation reports a closed connection.
+                    let _ = tokio::time::timeout(READ_RETRY_DELAY, closed).await;
                 }
             }
         }
         // A subscription to all agents would keep too many files open.
-        if self.subscriber.params.id.is_none()
-            && let Some(merge) = &mut self.merge
-        {
-            merge.close_files();
+        if self.subscriber.params.id.is_none() {
+            self.merge.lock().close_files();
         }
-        true
+        Ok(())
+    }
+
+    /// Reports whether output is left to send. Output after `stdout_end` waits for the event, and so does stderr when
+    /// stdout has reached it.
+    fn has_more(&self, ends: StreamOffsets, stdout_end: u64) -> bool {
+        let merge = self.merge.lock();
+        merge.has_more(ends) && (stdout_end == u64::MAX || merge.offsets().stdout < ends.stdout)
     }
 
     fn event(&self, block: OutputBlock) -> Notification {

@@ -70,7 +70,7 @@ async fn exit_event_waits_for_unreadable_output() {
     std::fs::rename(&aside, &log).unwrap();
     assert_eq!(next(&mut queue).await["params"]["data"], "last line");
     assert_eq!(next(&mut queue).await["method"], "agent-exit");
-    task.await.unwrap();
+    task.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -96,8 +96,10 @@ proptest! {
         let options = JournalOptions { segment_bytes, ..JournalOptions::default() };
         let journals = [dir.path().join("out"), dir.path().join("err")];
         let mut writers = journals.each_ref().map(|journal| JournalWriter::open(journal, options).unwrap());
-        let cursors = [Stream::Stdout, Stream::Stderr].into_iter().zip(&journals);
-        let mut merge = StreamMerge::new(cursors.map(|(stream, journal)| cursor(stream, journal, 0, timed)).collect());
+        let mut merge = StreamMerge {
+            stdout: cursor(Stream::Stdout, &journals[0], 0, timed),
+            stderr: cursor(Stream::Stderr, &journals[1], 0, timed),
+        };
         let mut model: [Vec<u8>; 2] = Default::default();
         let mut at = [0, 0];
         let mut clock = SystemTime::UNIX_EPOCH;
@@ -118,7 +120,7 @@ proptest! {
                 continue;
             }
             until_read = batches.next().unwrap_or(usize::MAX);
-            let ends = JournalLengths { stdout: model[0].len() as u64, stderr: model[1].len() as u64 };
+            let ends = StreamOffsets { stdout: model[0].len() as u64, stderr: model[1].len() as u64 };
             prop_assert_eq!(merge.has_more(ends), at != [model[0].len(), model[1].len()]);
             while let Some(block) = merge.next(ends).unwrap() {
                 let (own, other) = (index(block.stream), 1 - index(block.stream));
