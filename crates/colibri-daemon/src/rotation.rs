@@ -4,91 +4,69 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use colibri_config::LogLimits;
 use parking_lot::Mutex;
 
-/// A log file, shared by cloning. It is reopened when its path names another file or none, so that other programs may
-/// rotate it.
-#[derive(Clone)]
-pub(crate) struct RotatedLog(Arc<Mutex<Log>>);
-
-struct Log {
-    path: PathBuf,
+/// A log file. It is reopened when its path names another file or none, so that other programs may rotate it.
+pub(crate) struct RotatedLog {
+    pub(crate) path: PathBuf,
     limits: LogLimits,
-    file: Option<File>,
+    file: Mutex<Option<File>>,
 }
 
 impl RotatedLog {
     /// Creates a log for a path; the first write opens the file.
     pub(crate) fn new(path: PathBuf, limits: LogLimits) -> Self {
-        Self(Arc::new(Mutex::new(Log {
+        Self {
             path,
             limits,
-            file: None,
-        })))
+            file: Mutex::default(),
+        }
     }
 
     /// Opens the file now, so that an error is reported at the start and not with the first line.
     pub(crate) fn open(&self) -> io::Result<()> {
-        self.0.lock().file().map(drop)
+        self.opened(&mut self.file.lock()).map(drop)
     }
 
     /// Makes the next write reopen the file.
     pub(crate) fn reopen(&self) {
-        self.0.lock().file = None;
+        *self.file.lock() = None;
     }
 
     /// Appends complete lines with one write(2); rotates first if they would exceed the size limit.
     pub(crate) fn append(&self, lines: &[u8]) -> io::Result<()> {
-        self.0.lock().append(lines)
-    }
-}
-
-/// `tracing_subscriber` writes each log line with one call.
-impl Write for RotatedLog {
-    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        self.append(lines).map(|()| lines.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        let size = self.file()?.metadata()?.len();
+        let mut file = self.file.lock();
+        let size = self.opened(&mut file)?.metadata()?.len();
         let after = size.saturating_add(lines.len() as u64);
         if size > 0 && after > self.limits.max_bytes {
+            *file = None;
             self.rotate()?;
         }
-        self.file()?.write_all(lines)
+        self.opened(&mut file)?.write_all(lines)
     }
 
-    fn file(&mut self) -> io::Result<&mut File> {
+    /// Returns the file that the path names; opens it if it is not the current one.
+    fn opened<'a>(&self, current: &'a mut Option<File>) -> io::Result<&'a mut File> {
         let named = fs::symlink_metadata(&self.path).ok();
         let is_same = |file: &File| {
             let own = file.metadata().ok();
             let identity = |data: &fs::Metadata| (data.dev(), data.ino());
             own.as_ref().map(identity) == named.as_ref().map(identity)
         };
-        match self.file.take().filter(is_same) {
-            Some(file) => Ok(self.file.insert(file)),
-            None => {
-                let file = OpenOptions::new()
-                    .append(true)
-                    .create(true)
-                    .mode(0o600)
-                    .open(&self.path)?;
-                Ok(self.file.insert(file))
-            }
-        }
+        let file = match current.take().filter(is_same) {
+            Some(file) => file,
+            None => OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(&self.path)?,
+        };
+        Ok(current.insert(file))
     }
 
-    fn rotate(&mut self) -> io::Result<()> {
-        self.file = None;
+    fn rotate(&self) -> io::Result<()> {
         if self.limits.keep == 0 {
             return ignore_missing(fs::remove_file(&self.path));
         }
@@ -106,6 +84,17 @@ impl Log {
             path.push(format!(".{number}"));
         }
         path.into()
+    }
+}
+
+/// `tracing_subscriber` writes each log line with one call.
+impl Write for &RotatedLog {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.append(lines).map(|()| lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use colibri_config::{ConfigFile, PartialSettings, Settings, SettingsError};
+use colibri_config::{PartialSettings, Settings};
 use colibri_prepare::{Cgroups, HostEnv, Preparer};
 use colibri_priv::BackendRegistry;
 use colibri_proto::{Call, Empty};
@@ -25,7 +25,7 @@ use tracing_subscriber::EnvFilter;
 use crate::connection::server::Server;
 use crate::daemon::DaemonState;
 use crate::daemon::audit::{AuditFile, Peer};
-use crate::daemon::config::Configuration;
+use crate::daemon::config::{Configuration, LoadedSettings};
 use crate::errors::StartError;
 use crate::handlers;
 use crate::hooks::Hooks;
@@ -117,15 +117,15 @@ fn run(
         metrics: arguments.metrics.clone(),
         ..PartialSettings::default()
     };
-    let file = ConfigFile::read(arguments.config.as_deref(), lookup)?;
     let overrides = flags.or(PartialSettings::from_env(lookup));
-    let partial = overrides.clone().or(file.settings.clone());
-    let backends = partial.backends(backends);
-    if overrides.privilege.is_none() {
-        file.check_privilege(&backends)
-            .map_err(SettingsError::from)?;
-    }
-    let settings = Settings::resolve(&partial, lookup, |_| backends.clone())?;
+    let LoadedSettings {
+        file,
+        partial,
+        backends,
+        settings,
+    } = LoadedSettings::read(arguments.config.as_deref(), &overrides, |partial| {
+        partial.backends(backends)
+    })?;
     let socket = partial
         .socket
         .clone()
@@ -170,7 +170,7 @@ fn run(
                 Some(address) => Some(MetricsServer::open(address).await?),
                 None => None,
             };
-            let metrics = metrics_server.as_ref().map(MetricsServer::metrics);
+            let metrics = metrics_server.as_ref().map(|server| server.metrics.clone());
             let environment = hook_environment(&spawner.preparer.host, &socket);
             let hooks = (!settings.hooks.is_empty())
                 .then(|| Hooks::start(settings.hooks.clone(), environment, metrics.clone()));
@@ -179,7 +179,7 @@ fn run(
             if let Some(server) = metrics_server {
                 let registry = Arc::downgrade(&registry);
                 let counts = move || registry.upgrade().map(|registry| registry.live_counts());
-                tokio::spawn(server.serve(Box::new(move || counts().unwrap_or_default())));
+                tokio::spawn(server.serve(Arc::new(move || counts().unwrap_or_default())));
             }
             let mut term = watch(SignalKind::terminate())?;
             let mut interrupt = watch(SignalKind::interrupt())?;
@@ -261,7 +261,7 @@ fn notify_systemd() {
 fn install_log(
     arguments: &Arguments,
     settings: &Settings,
-) -> Result<Option<RotatedLog>, StartError> {
+) -> Result<Option<Arc<RotatedLog>>, StartError> {
     let filter = EnvFilter::try_from_env("COLIBRI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -270,11 +270,11 @@ fn install_log(
         // The subscriber's message about a failed write goes to stderr, and panics if stderr fails too.
         .log_internal_errors(false);
     if arguments.background {
-        let log = RotatedLog::new(settings.state_dir.join("daemon.log"), settings.log);
+        let path = settings.state_dir.join("daemon.log");
+        let log = Arc::new(RotatedLog::new(path, settings.log));
         log.open()
             .map_err(failed("open daemon.log in the state directory"))?;
-        let writer = log.clone();
-        builder.with_writer(move || writer.clone()).init();
+        builder.with_writer(log.clone()).init();
         return Ok(Some(log));
     } else if arguments.log_format == LogFormat::Json {
         builder.json().with_writer(io::stderr).init();

@@ -1,6 +1,7 @@
 //! `audit.jsonl`: one line for each request that changes something, with its caller and its outcome.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use colibri_config::LogLimits;
 use colibri_proto::Call;
@@ -42,18 +43,12 @@ struct AuditLine<'a> {
 }
 
 /// The audit log.
-pub(crate) struct AuditFile {
-    path: PathBuf,
-    log: RotatedLog,
-}
+pub(crate) struct AuditFile(Arc<RotatedLog>);
 
 impl AuditFile {
     pub(crate) fn new(state_dir: &Path, limits: LogLimits) -> Self {
-        let path = state_dir.join("audit.jsonl");
-        Self {
-            log: RotatedLog::new(path.clone(), limits),
-            path,
-        }
+        let log = RotatedLog::new(state_dir.join("audit.jsonl"), limits);
+        Self(Arc::new(log))
     }
 
     /// Writes a line for a call that changes something; ignores other calls. `spawned` is the id of the agent that the
@@ -76,7 +71,7 @@ impl AuditFile {
             outcome,
         };
         let text = serde_json::to_string(&line).map(|line| line + "\n");
-        let log = self.log.clone();
+        let log = self.0.clone();
         let written = pool::run(move || {
             let written = log.append(text?.as_bytes());
             // Closed after each line: a file open for writing prevents a read-only remount of its file system.
@@ -84,7 +79,7 @@ impl AuditFile {
             written
         });
         if let Err(error) = written.await {
-            tracing::error!(path = %self.path.display(), %error, "cannot write audit line");
+            tracing::error!(path = %self.0.path.display(), %error, "cannot write audit line");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The settings file that is in effect, and its reload.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use colibri_config::{
@@ -110,36 +110,75 @@ impl Configuration {
         };
         failures.iter().map(finding).collect()
     }
+}
 
-    /// Reads the file again and applies what a running daemon can change. Starts no agents.
-    async fn replace(
-        &self,
-        daemon: &DaemonState,
-    ) -> Result<(Arc<ConfigFile>, ReloadResult), SettingsError> {
-        let (path, overrides) = (self.path.clone(), self.overrides.clone());
-        let backends = self.backends.clone();
+/// The settings file, and the settings that follow from it and from those that take precedence.
+pub(crate) struct LoadedSettings {
+    pub(crate) file: ConfigFile,
+    pub(crate) partial: PartialSettings,
+    pub(crate) backends: BackendRegistry,
+    pub(crate) settings: Settings,
+}
+
+impl LoadedSettings {
+    /// Reads the settings file and validates it together with `overrides`.
+    ///
+    /// # Errors
+    /// The file cannot be read or is invalid.
+    pub(crate) fn read(
+        path: Option<&Path>,
+        overrides: &PartialSettings,
+        backends: impl FnOnce(&PartialSettings) -> BackendRegistry,
+    ) -> Result<Self, SettingsError> {
+        let lookup = |name: &str| std::env::var(name).ok();
+        let file = ConfigFile::read(path, lookup)?;
+        let partial = overrides.clone().or(file.settings.clone());
+        let backends = backends(&partial);
+        if overrides.privilege.is_none() {
+            file.check_privilege(&backends)?;
+        }
+        let settings = Settings::resolve(&partial, lookup, |_| backends.clone())?;
+        Ok(Self {
+            file,
+            partial,
+            backends,
+            settings,
+        })
+    }
+}
+
+impl DaemonState {
+    /// Reads the settings file again, applies what a running daemon can change, and starts the agents of new entries. An
+    /// invalid file changes nothing.
+    ///
+    /// # Errors
+    /// The file cannot be read or is invalid.
+    pub(crate) async fn reload(&self) -> Result<ReloadResult, RpcError> {
+        let config = &self.config;
+        let _guard = config.reload_lock.lock().await;
+        let (path, overrides) = (config.path.clone(), config.overrides.clone());
+        let backends = config.backends.clone();
         let read = pool::run(move || {
-            let lookup = |name: &str| std::env::var(name).ok();
-            let file = ConfigFile::read(path.as_deref(), lookup)?;
-            let partial = overrides.clone().or(file.settings.clone());
-            if overrides.privilege.is_none() {
-                file.check_privilege(&backends)?;
-            }
-            let settings = Settings::resolve(&partial, lookup, |_| backends)?;
-            warn_of_env_files(&file);
-            Ok::<_, SettingsError>((file, partial, settings))
+            LoadedSettings::read(path.as_deref(), &overrides, |_| backends)
+                .inspect(|loaded| warn_of_env_files(&loaded.file))
         });
-        let (file, partial, settings) = read.await?;
-        let mut effective = self.effective.lock();
-        let changes = effective.changes(&partial);
-        effective.apply_live(&partial);
-        drop(effective);
-        let registry = &daemon.registry;
+        let loaded = read.await.map_err(|error| {
+            tracing::error!("cannot reload the settings file; the previous settings stay in effect: {error}");
+            RpcError::new(ErrorKind::InvalidConfig, error.to_string())
+                .hint("nothing has changed; fix the file, check it with colibri config check, and reload it again")
+        })?;
+        let changes = {
+            let mut effective = config.effective.lock();
+            let changes = effective.changes(&loaded.partial);
+            effective.apply_live(&loaded.partial);
+            changes
+        };
+        let (registry, settings) = (&self.registry, loaded.settings);
         registry.set_spawn_settings(settings.shim, settings.journal);
         registry.retention.send_replace(settings.retention);
-        let file = Arc::new(file);
-        let before = std::mem::replace(&mut *self.current.write(), file.clone());
-        let result = ReloadResult {
+        let file = Arc::new(loaded.file);
+        let before = std::mem::replace(&mut *config.current.write(), file.clone());
+        let mut result = ReloadResult {
             file: file.path().map(|path| path.display().to_string()),
             settings: changes.live,
             needs_restart: changes.needs_restart,
@@ -147,22 +186,6 @@ impl Configuration {
             autostart: changed_names(&entries_by_key(&before), &entries_by_key(&file)),
             ..ReloadResult::default()
         };
-        Ok((file, result))
-    }
-}
-
-impl DaemonState {
-    /// Reads the settings file again, and starts the agents of its new entries. An invalid file changes nothing.
-    ///
-    /// # Errors
-    /// The file cannot be read or is invalid.
-    pub(crate) async fn reload(&self) -> Result<ReloadResult, RpcError> {
-        let _guard = self.config.reload_lock.lock().await;
-        let (file, mut result) = self.config.replace(self).await.map_err(|error| {
-            tracing::error!("cannot reload the settings file; the previous settings stay in effect: {error}");
-            RpcError::new(ErrorKind::InvalidConfig, error.to_string())
-                .hint("nothing has changed; fix the file, check it with colibri config check, and reload it again")
-        })?;
         self.start_changed(&file, &mut result).await;
         tracing::info!(settings = ?result.settings, needs_restart = ?result.needs_restart,
             profiles = ?result.profiles, autostart = ?result.autostart, "settings reloaded");

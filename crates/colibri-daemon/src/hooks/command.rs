@@ -190,7 +190,7 @@ impl RunningHook {
                 tracing::error!(%id, %program, state = %event.state, timeout = ?hook.timeout, stderr, "hook exceeded its timeout; killing it");
                 self.kill();
                 let _ = self.child.wait().await;
-                HookOutcome::TimedOut
+                HookOutcome::Timeout
             }
         }
     }

@@ -2,14 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use colibri_glasspane::AgentState;
 use colibri_proto::ErrorKind;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::prometheus_text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -17,7 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 use serde::Serialize;
 
-use super::{HookOutcome, LiveCounts, LiveSource, MetricsEvent};
+use super::{LiveCounts, MetricsEvent};
 use crate::agent::AgentSnapshot;
 
 /// Upper bounds of the request duration buckets, in seconds: from a lookup in memory to a kill with its grace period.
@@ -43,7 +40,6 @@ type Counters<const N: usize> = Family<Labels<N>, Counter>;
 /// The daemon's metrics.
 pub(crate) struct Metrics {
     registry: Registry,
-    live: Arc<OnceLock<LiveSource>>,
     spawns: Counter,
     spawn_failures: Counters<1>,
     spawn_seconds: Histogram,
@@ -75,8 +71,6 @@ impl Metrics {
         let build = Family::<Labels<1>, Gauge>::default();
         build.get_or_create(&[("version", env!("CARGO_PKG_VERSION").into())]).set(1);
         registry.register("colibri_build_info", "Always 1; the label is the version of the daemon", build);
-        let live = Arc::default();
-        registry.register_collector(Box::new(LiveCollector(Arc::clone(&live))));
         let metrics = Self {
             spawns: register(registry, "colibri_spawns", "Agents that were started", Default::default()),
             spawn_failures: register(registry, "colibri_spawn_failures", "Spawns that failed, by kind of error", Default::default()),
@@ -96,7 +90,6 @@ impl Metrics {
             hook_runs: register(registry, "colibri_hook_runs", "Hook runs, by result", Default::default()),
             merged_hooks: register(registry, "colibri_hook_merged", "State changes for which no hook was run, because a later change of the same agent replaced them", Default::default()),
             registry: all,
-            live,
         };
         // Series with known labels exist from the start: a rate needs a first value.
         for (family, label, values) in [
@@ -112,18 +105,14 @@ impl Metrics {
         metrics
     }
 
-    /// Sets the source of the values that are read at each collection.
-    pub(super) fn set_live_source(&self, source: LiveSource) {
-        let _ = self.live.set(source);
-    }
-
     /// Returns all metrics in Prometheus' text format.
     ///
     /// # Errors
     /// A value cannot be encoded.
-    pub(super) fn text(&self) -> Result<String, fmt::Error> {
+    pub(super) fn text(&self, counts: &LiveCounts) -> Result<String, fmt::Error> {
         let mut text = String::new();
         prometheus_text::encode(&mut text, &self.registry)?;
+        prometheus_text::encode(&mut text, &live_registry(counts))?;
         Ok(text)
     }
 
@@ -182,12 +171,7 @@ impl Metrics {
                 self.merged_states.inc_by(changes);
             }
             MetricsEvent::Hook(outcome) => {
-                let result = match outcome {
-                    HookOutcome::Ok => "ok",
-                    HookOutcome::Failed => "failed",
-                    HookOutcome::TimedOut => "timeout",
-                };
-                increment(&self.hook_runs, "result", result.into());
+                increment(&self.hook_runs, "result", wire_name(outcome));
             }
             MetricsEvent::MergedHook => {
                 self.merged_hooks.inc();
@@ -210,13 +194,34 @@ impl Metrics {
         self.restarts
             .inc_by(u64::from(now.status.run.saturating_sub(before.status.run)));
         if now.exit.is_some() && before.exit.is_none() {
-            let state = match now.view.state {
-                AgentState::Done => "done",
-                _ => "error",
-            };
-            increment(&self.ends, "state", state.into());
+            increment(&self.ends, "state", wire_name(now.view.state));
         }
     }
+}
+
+/// Returns the metrics of values that are read at the time of a collection: agents by state, and how far subscribers and
+/// hooks are behind.
+#[rustfmt::skip]
+fn live_registry(counts: &LiveCounts) -> Registry {
+    let mut registry = Registry::default();
+    let gauge_value = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let agents = register(&mut registry, "colibri_agents", "Agents in the registry, by state; output of a stalled agent cannot be stored", Family::<Labels<1>, Gauge>::default());
+    for state in STATES {
+        let count = counts.states.iter().filter(|of| **of == state).count() as u64;
+        agents.get_or_create(&[("state", wire_name(state))]).set(gauge_value(count));
+    }
+    let behind = &counts.behind;
+    let waiting = behind.iter().filter(|bytes| **bytes > 0).count() as u64;
+    for (name, help, value) in [
+        ("colibri_subscriptions", "Followed agents, counted once for each subscriber", behind.len() as u64),
+        ("colibri_subscriptions_behind", "Followed agents with output in the journal that the subscriber has not been sent", waiting),
+        ("colibri_subscriptions_behind_bytes", "Bytes in the journals that subscribers have not been sent", behind.iter().sum()),
+        ("colibri_hooks_waiting", "Agents with a state change that no hook has handled yet", counts.hooks.waiting),
+        ("colibri_hooks_running", "Agents for which hooks run", counts.hooks.running),
+    ] {
+        register(&mut registry, name, help, Gauge::<i64>::default()).set(gauge_value(value));
+    }
+    registry
 }
 
 fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
@@ -233,42 +238,5 @@ fn wire_name(value: impl Serialize) -> Cow<'static, str> {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => name.into(),
         _ => "unknown".into(),
-    }
-}
-
-/// Reads values at the time of a collection: agents by state, and how far subscribers are behind.
-struct LiveCollector(Arc<OnceLock<LiveSource>>);
-
-impl fmt::Debug for LiveCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LiveCollector")
-    }
-}
-
-impl Collector for LiveCollector {
-    #[rustfmt::skip]
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let counts = self.0.get().map_or_else(LiveCounts::default, |source| source());
-        let help = "Agents in the registry, by state; output of a stalled agent cannot be stored.";
-        let mut family = encoder.encode_descriptor("colibri_agents", help, None, MetricType::Gauge)?;
-        for state in STATES {
-            let count = counts.states.iter().filter(|of| **of == state).count();
-            let labels = [("state", state.to_string())];
-            family.encode_family(&labels)?.encode_gauge(&i64::try_from(count).unwrap_or(i64::MAX))?;
-        }
-        let behind = &counts.behind;
-        let waiting = behind.iter().filter(|bytes| **bytes > 0).count() as u64;
-        for (name, help, value) in [
-            ("colibri_subscriptions", "Followed agents, counted once for each subscriber.", behind.len() as u64),
-            ("colibri_subscriptions_behind", "Followed agents with output in the journal that the subscriber has not been sent.", waiting),
-            ("colibri_subscriptions_behind_bytes", "Bytes in the journals that subscribers have not been sent.", behind.iter().sum()),
-            ("colibri_hooks_waiting", "Agents with a state change that no hook has handled yet.", counts.hooks.waiting),
-            ("colibri_hooks_running", "Agents for which hooks run.", counts.hooks.running),
-        ] {
-            encoder
-                .encode_descriptor(name, help, None, MetricType::Gauge)?
-                .encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
-        }
-        Ok(())
     }
 }

@@ -18,10 +18,12 @@ mod disabled;
 #[cfg(not(feature = "metrics"))]
 pub(crate) use disabled::{Metrics, MetricsServer};
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use colibri_glasspane::AgentState;
 use colibri_proto::{ErrorKind, KillOutcome, RpcError};
+use serde::Serialize;
 
 use crate::agent::AgentSnapshot;
 
@@ -59,12 +61,13 @@ pub(crate) enum MetricsEvent<'a> {
     MergedHook,
 }
 
-/// How a hook ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a hook ended; serialized as the label of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum HookOutcome {
     Ok,
     Failed,
-    TimedOut,
+    Timeout,
 }
 
 /// Values that are read when metrics are collected.
@@ -87,4 +90,4 @@ pub(crate) struct HookCounts {
 }
 
 /// Reads the current values; see [`MetricsServer::serve`].
-pub(crate) type LiveSource = Box<dyn Fn() -> LiveCounts + Send + Sync>;
+pub(crate) type LiveSource = Arc<dyn Fn() -> LiveCounts + Send + Sync>;

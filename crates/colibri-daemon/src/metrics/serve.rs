@@ -1,6 +1,7 @@
 //! Serves `GET /metrics` over HTTP/1.1 on a Unix socket or a loopback address.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,7 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// The metrics and the listening socket for them. Dropping it closes the socket.
 pub(crate) struct MetricsServer {
-    metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     listener: MetricsListener,
 }
 
@@ -69,41 +70,30 @@ impl MetricsServer {
         Ok(Self { metrics, listener })
     }
 
-    /// Returns the metrics that are served.
-    pub(crate) fn metrics(&self) -> Arc<Metrics> {
-        self.metrics.clone()
-    }
-
     /// Serves requests forever. `source` returns the values that are read at each collection.
     pub(crate) async fn serve(self, source: LiveSource) {
-        self.metrics.set_live_source(source);
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let metrics = || self.metrics.clone();
         match &self.listener {
             MetricsListener::Unix(ListeningSocket { listener, .. }) => {
-                accept_all(
-                    &slots,
-                    || listener.accept(),
-                    |stream| answer(stream, metrics()),
-                )
-                .await;
+                let handle = |stream| answer(stream, self.metrics.clone(), source.clone());
+                accept_all(&slots, || listener.accept(), handle).await;
             }
             MetricsListener::Tcp(listener) => {
-                accept_all(
-                    &slots,
-                    || listener.accept(),
-                    |stream| answer(stream, metrics()),
-                )
-                .await;
+                let handle = |stream| answer(stream, self.metrics.clone(), source.clone());
+                accept_all(&slots, || listener.accept(), handle).await;
             }
         }
     }
 }
 
 /// Answers one request and closes the connection.
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, metrics: Arc<Metrics>) {
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    metrics: Arc<Metrics>,
+    source: LiveSource,
+) {
     let respond = service_fn(|request| {
-        let response = respond(&request, &metrics);
+        let response = respond(&request, || metrics.text(&source()));
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -119,9 +109,12 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, metrics: Arc<Metric
     }
 }
 
-fn respond<B>(request: &Request<B>, metrics: &Metrics) -> Response<String> {
+fn respond<B>(
+    request: &Request<B>,
+    collect: impl FnOnce() -> Result<String, fmt::Error>,
+) -> Response<String> {
     let (status, text) = match (request.uri().path(), request.method()) {
-        ("/metrics", &Method::GET | &Method::HEAD) => match metrics.text() {
+        ("/metrics", &Method::GET | &Method::HEAD) => match collect() {
             Ok(text) => (StatusCode::OK, text),
             Err(error) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
