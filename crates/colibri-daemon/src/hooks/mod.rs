@@ -165,61 +165,42 @@ impl Hooks {
         Some(queued)
     }
 
-    /// Handles the state change of an agent; returns whether hooks were run.
-    async fn handle(&self, queued: QueuedAgent) -> bool {
-        let QueuedAgent {
-            agent,
-            latest,
-            wanted,
-            merged,
-            is_adoption,
-        } = queued;
-        let handled = match is_adoption {
-            true => read_memory(&agent).await,
-            false => agent.hook_memory.lock().handled,
-        };
-        if is_adoption {
-            let Some(handled) = handled else {
+    /// Handles the state change of an agent: runs all hooks that want it, one after the other. Returns whether hooks were
+    /// run.
+    async fn handle(&self, queued: &QueuedAgent) -> bool {
+        let agent = &queued.agent;
+        if queued.is_adoption {
+            let stored = read_memory(agent).await;
+            agent.hook_memory.lock().handled = stored;
+            if stored.is_none() {
                 // The agent is older than the first hook: its current state is not reported.
-                write_memory(&agent, latest).await;
+                write_memory(agent, queued.latest).await;
                 return false;
-            };
-            agent.hook_memory.lock().handled = Some(handled);
+            }
         }
-        let is_new = |change: &WantedChange| Some(StateOccurrence::of(&change.snapshot)) != handled;
-        let Some(mut change) = wanted.filter(is_new) else {
+        let handled = agent.hook_memory.lock().handled;
+        let is_new =
+            |change: &&WantedChange| Some(StateOccurrence::of(&change.snapshot)) != handled;
+        let Some(change) = queued.wanted.as_ref().filter(is_new) else {
             // Written only if the hooks have handled this state: entering it again is a new change.
             let must_write = match handled {
                 None => true,
-                Some(handled) => self.wants(handled.state) && handled != latest,
+                Some(handled) => self.wants(handled.state) && handled != queued.latest,
             };
             if must_write {
-                write_memory(&agent, latest).await;
+                write_memory(agent, queued.latest).await;
             }
             return false;
         };
-        change.previous = change.previous.or(handled.map(|handled| handled.state));
-        self.run(&agent, &change, merged, latest).await;
-        true
-    }
-
-    /// Runs all hooks that want the change, one after the other.
-    async fn run(
-        &self,
-        agent: &Arc<RegisteredAgent>,
-        change: &WantedChange,
-        merged: u64,
-        latest: StateOccurrence,
-    ) {
-        let id = &agent.spec.id;
-        let event = command::HookEvent::new(agent, &change.snapshot, change.previous, merged);
-        let state = change.snapshot.view.state;
+        let previous = change.previous.or(handled.map(|handled| handled.state));
+        let event = command::HookEvent::new(agent, &change.snapshot, previous, queued.merged);
+        let (id, state) = (&agent.spec.id, change.snapshot.view.state);
         let mut is_stored = false;
         for hook in self.hooks.iter().filter(|hook| hook_wants(hook, state)) {
             let started = command::start(hook, &self.environment, &event);
             if !is_stored {
                 // After the start: a daemon that is killed here reports the change again rather than never.
-                write_memory(agent, latest).await;
+                write_memory(agent, queued.latest).await;
                 is_stored = true;
             }
             let outcome = match started {
@@ -232,6 +213,7 @@ impl Hooks {
             };
             self.record(MetricsEvent::Hook(outcome));
         }
+        true
     }
 }
 
@@ -251,14 +233,13 @@ async fn run_queue(hooks: Arc<Hooks>) {
         let hooks = hooks.clone();
         tokio::spawn(async move {
             let started = tokio::time::Instant::now();
-            let id = queued.agent.spec.id.clone();
-            let has_run = hooks.handle(queued).await;
+            let has_run = hooks.handle(&queued).await;
             drop(slot);
             hooks.queue.lock().running -= 1;
             if has_run {
                 tokio::time::sleep_until(started + MIN_RUN_INTERVAL).await;
             }
-            hooks.queue.lock().busy.remove(&id);
+            hooks.queue.lock().busy.remove(&queued.agent.spec.id);
             hooks.queue_changed.notify_one();
         });
     }

@@ -16,10 +16,8 @@ pub(super) struct Agents {
     pub(super) running: BTreeMap<AgentId, Arc<RegisteredAgent>>,
     /// Number of agents that were ever added.
     pub(super) count: u64,
-    /// Specifications of spawns in progress, as far as known, by reservation number.
-    pub(super) pending: BTreeMap<u64, AgentSpec>,
-    /// Number of the next reservation.
-    pub(super) next_reservation: u64,
+    /// Specifications of spawns in progress, as far as known.
+    pub(super) pending: Vec<Arc<AgentSpec>>,
 }
 
 /// An agent was added or removed.

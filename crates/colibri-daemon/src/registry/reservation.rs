@@ -18,14 +18,15 @@ const PENDING_ID: &str = "starting";
 /// Holds the reservation of one spawn; dropping it releases the reservation.
 pub(super) struct Reservation {
     agents: Arc<RwLock<Agents>>,
-    number: u64,
+    spec: Arc<AgentSpec>,
     /// Running agents and earlier reservations whose mounts must not overlap those of this spawn.
     pub(super) other_mounts: Vec<AgentSpec>,
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.agents.write().pending.remove(&self.number);
+        let mut agents = self.agents.write();
+        agents.pending.retain(|spec| !Arc::ptr_eq(spec, &self.spec));
     }
 }
 
@@ -37,7 +38,7 @@ impl Registry {
     pub(super) fn reserve(&self, config: &AgentSpawnConfig) -> Result<Reservation, SpawnError> {
         validate_name(config)?;
         let spawner = self.spawner();
-        let pending = AgentSpec {
+        let spec = Arc::new(AgentSpec {
             id: PENDING_ID.parse()?,
             config: config.redacted(),
             engine: spawner.preparer.engine.name().to_owned(),
@@ -45,7 +46,7 @@ impl Registry {
             exit_note: None,
             warnings: Vec::new(),
             created_at_ns: 0,
-        };
+        });
         let mut agents = self.agents.write();
         if let Some(key) = &config.autostart
             && let Some(holder) = agents
@@ -67,12 +68,10 @@ impl Registry {
             true => agents.find(has_mounts).cloned().collect(),
             false => Vec::new(),
         };
-        let number = agents.next_reservation;
-        agents.next_reservation += 1;
-        agents.pending.insert(number, pending);
+        agents.pending.push(spec.clone());
         Ok(Reservation {
             agents: self.agents.clone(),
-            number,
+            spec,
             other_mounts,
         })
     }
@@ -89,7 +88,7 @@ impl Agents {
             .values()
             .filter(move |agent| matches(&agent.spec.config) && !agent.has_ended())
             .map(|agent| &*agent.spec);
-        let pending = self.pending.values();
+        let pending = self.pending.iter().map(|spec| &**spec);
         running.chain(pending.filter(move |spec| matches(&spec.config)))
     }
 
