@@ -68,16 +68,10 @@ impl ListeningSocket {
         }
         let mut lock_path = path.as_os_str().to_owned();
         lock_path.push(".lock");
-        let lock_file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(failed)?;
-        if !lock(&lock_file).map_err(failed)? {
+        let Some(lock_file) = lock(Path::new(&lock_path)).map_err(failed)? else {
             let problem = "another colibri-daemon listens there; use that daemon or pass --socket";
             return Err(refused(problem).into());
-        }
+        };
         match fs::symlink_metadata(path) {
             Ok(data) if !data.file_type().is_socket() => {
                 let problem = "the file exists and is not a socket; remove it or pass --socket";
@@ -138,16 +132,22 @@ pub(crate) async fn accept_all<S, A, Accepting, Handling>(
     }
 }
 
-/// Takes an exclusive lock that lasts until the file is closed; returns `false` if another process holds it.
-pub(crate) fn lock(file: &File) -> io::Result<bool> {
+/// Creates a file if it does not exist, and takes an exclusive lock that lasts until the file is closed; returns `None` if
+/// another process holds the lock.
+pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
     let until = Instant::now() + LOCK_TIMEOUT;
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(true),
+            Ok(()) => return Ok(Some(file)),
             Err(TryLockError::WouldBlock) if Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
         }
     }

@@ -37,6 +37,8 @@ const MAX_CONCURRENT_CALLS: usize = 64;
 const MAX_SUBSCRIPTIONS: usize = 64;
 /// Size of one read from the socket, in bytes.
 const READ_BYTES: usize = 16 * 1024;
+/// Name of the method in the metrics if a request names none that exists.
+const UNKNOWN_METHOD: &str = "unknown";
 
 /// Serves one client until it disconnects or the daemon shuts down.
 async fn serve_connection(daemon: Arc<DaemonState>, stream: UnixStream, peer: Peer, allowed: bool) {
@@ -58,7 +60,7 @@ async fn serve_connection(daemon: Arc<DaemonState>, stream: UnixStream, peer: Pe
             format!("user {} may not use this daemon", peer.uid),
         )
         .hint("run as the daemon's user, or set socket_group in the daemon's settings file");
-        connection.answer(Some(RequestId::null()), Err(error)).await;
+        answer(&connection.frames, Some(RequestId::null()), Err(error)).await;
     } else {
         let mut decoder = FrameDecoder::default();
         let mut buffer = vec![0; READ_BYTES];
@@ -95,6 +97,34 @@ async fn write_frames(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<
     }
 }
 
+/// A frame of a client, parsed: a call or the error to answer.
+struct ClientRequest {
+    id: Option<RequestId>,
+    method: &'static str,
+    call: Result<Call, RpcError>,
+}
+
+impl ClientRequest {
+    fn parse(frame: Result<&[u8], FrameError>) -> Self {
+        let frame = frame.map_err(|error| RequestRefusal {
+            id: RequestId::null(),
+            error: RpcError::new(ErrorKind::FrameTooLong, error.to_string()),
+        });
+        match frame.and_then(Request::read) {
+            Ok(request) => Self {
+                id: request.id.clone(),
+                method: request.known_method().unwrap_or(UNKNOWN_METHOD),
+                call: request.call(),
+            },
+            Err(RequestRefusal { id, error }) => Self {
+                id: Some(id),
+                method: UNKNOWN_METHOD,
+                call: Err(error),
+            },
+        }
+    }
+}
+
 struct ClientConnection {
     daemon: Arc<DaemonState>,
     peer: Peer,
@@ -107,63 +137,50 @@ struct ClientConnection {
 impl ClientConnection {
     /// Handles one frame; returns `false` if the connection must be closed.
     async fn handle_frame(&mut self, frame: Result<&[u8], FrameError>) -> bool {
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => {
-                let refusal = RpcError::new(ErrorKind::FrameTooLong, error.to_string());
-                let id = Some(RequestId::null());
-                self.count_and_answer(id, "unknown", Err(refusal)).await;
-                return error == FrameError::TooLong;
-            }
-        };
-        let request = match Request::read(frame) {
-            Ok(request) => request,
-            Err(RequestRefusal { id, error }) => {
-                return self.count_and_answer(Some(id), "unknown", Err(error)).await;
-            }
-        };
-        let id = request.id.clone();
-        let method = request.known_method().unwrap_or("unknown");
-        match request.call() {
-            Ok(call) => self.handle_call(id, method, call).await,
-            Err(error) => self.count_and_answer(id, method, Err(error)).await,
-        }
-    }
-
-    async fn handle_call(
-        &mut self,
-        id: Option<RequestId>,
-        method: &'static str,
-        call: Call,
-    ) -> bool {
-        match call {
-            Call::Subscribe(params) => self.subscribe(id, method, params).await,
-            Call::Unsubscribe(Subscription { subscription }) => {
-                let result = match self.subscriptions.remove(&subscription) {
-                    Some(task) => {
-                        task.abort();
-                        to_result(&Empty {})
-                    }
-                    None => Err(CallError::new(
-                        ErrorKind::UnknownSubscription,
-                        format!("no subscription {subscription} on this connection"),
-                    )),
-                };
-                self.count_and_answer(id, method, to_rpc(result)).await
-            }
-            Call::SpawnAgent(_)
-            | Call::KillAgent(_)
-            | Call::RestartAgent(_)
-            | Call::RemoveAgent(_)
-            | Call::WaitAgent(_)
-            | Call::ReloadConfig(_)
-            | Call::GetUsage(_)
-            | Call::Doctor(_) => self.spawn_call(id, method, call).await,
-            call => {
+        let is_endless = frame == Err(FrameError::Endless);
+        let ClientRequest { id, method, call } = ClientRequest::parse(frame);
+        let mut new = None;
+        let result = match call {
+            Err(error) => Err(error.into()),
+            Ok(Call::Subscribe(params)) => self.new_subscription(params).and_then(|created| {
+                let subscription = created.subscriber.number;
+                new = Some(created);
+                to_result(&Subscription { subscription })
+            }),
+            Ok(Call::Unsubscribe(subscription)) => self.unsubscribe(subscription),
+            Ok(
+                call @ (Call::SpawnAgent(_)
+                | Call::KillAgent(_)
+                | Call::RestartAgent(_)
+                | Call::RemoveAgent(_)
+                | Call::WaitAgent(_)
+                | Call::ReloadConfig(_)
+                | Call::GetUsage(_)
+                | Call::Doctor(_)),
+            ) => return self.spawn_call(id, method, call).await,
+            Ok(call) => {
                 let result = handlers::handle(&self.daemon, self.peer, method, call).await;
-                self.answer(id, result).await
+                return answer(&self.frames, id, result).await;
             }
+        };
+        let result = result.map_err(|error| error.to_rpc_error());
+        let observers = &self.daemon.registry.observers;
+        observers.record(MetricsEvent::Request {
+            method,
+            took: Duration::ZERO,
+            error: result.as_ref().err(),
+        });
+        // The answer precedes the first notification.
+        let is_open = answer(&self.frames, id, result).await;
+        if let Some(NewSubscription { agent, subscriber }) = new {
+            let (number, registry) = (subscriber.number, self.daemon.registry.clone());
+            let task = match agent {
+                Some(agent) => tokio::spawn(subscription::follow_present(agent, subscriber)),
+                None => tokio::spawn(subscription::follow_all(registry, subscriber)),
+            };
+            self.subscriptions.insert(number, task);
         }
+        is_open && !is_endless
     }
 
     /// Runs a call concurrently with later ones; waits while too many run.
@@ -186,47 +203,8 @@ impl ClientConnection {
         true
     }
 
-    async fn subscribe(
-        &mut self,
-        id: Option<RequestId>,
-        method: &'static str,
-        params: SubscribeParams,
-    ) -> bool {
-        let agent = match self.subscribed_agent(&params) {
-            Ok(agent) => agent,
-            Err(error) => {
-                let error = error.to_rpc_error();
-                return self.count_and_answer(id, method, Err(error)).await;
-            }
-        };
-        let registry = self.daemon.registry.clone();
-        let number = self.next_subscription;
-        self.next_subscription += 1;
-        let subscriber = Subscriber {
-            number,
-            params,
-            frames: self.frames.clone(),
-            observers: registry.observers.clone(),
-        };
-        let subscription = Subscription {
-            subscription: number,
-        };
-        let result = to_rpc(to_result(&subscription));
-        // The answer precedes the first notification.
-        let is_open = self.count_and_answer(id, method, result).await;
-        let task = match agent {
-            Some(agent) => tokio::spawn(subscription::follow_present(agent, subscriber)),
-            None => tokio::spawn(subscription::follow_all(registry, subscriber)),
-        };
-        self.subscriptions.insert(number, task);
-        is_open
-    }
-
-    /// Returns the agent of a new subscription; `None` for all agents.
-    fn subscribed_agent(
-        &mut self,
-        params: &SubscribeParams,
-    ) -> Result<Option<Arc<RegisteredAgent>>, CallError> {
+    /// Creates a subscription that sends nothing yet.
+    fn new_subscription(&mut self, params: SubscribeParams) -> Result<NewSubscription, CallError> {
         self.subscriptions.retain(|_, task| !task.is_finished());
         if self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
             return Err(CallError::new(
@@ -236,36 +214,40 @@ impl ClientConnection {
                 ),
             ));
         }
-        let id = params.id.as_ref();
-        id.map(|id| find_agent(&self.daemon.registry, id))
-            .transpose()
+        let registry = &self.daemon.registry;
+        let find = |id: &String| find_agent(registry, id);
+        let agent = params.id.as_ref().map(find).transpose()?;
+        let number = self.next_subscription;
+        self.next_subscription += 1;
+        let subscriber = Subscriber {
+            number,
+            params,
+            frames: self.frames.clone(),
+            observers: registry.observers.clone(),
+        };
+        Ok(NewSubscription { agent, subscriber })
     }
 
-    /// Counts a request that no handler has counted, and answers it.
-    async fn count_and_answer(
-        &self,
-        id: Option<RequestId>,
-        method: &'static str,
-        result: Result<RawResult, RpcError>,
-    ) -> bool {
-        self.daemon
-            .registry
-            .observers
-            .record(MetricsEvent::Request {
-                method,
-                took: Duration::ZERO,
-                error: result.as_ref().err(),
-            });
-        self.answer(id, result).await
-    }
-
-    async fn answer(&self, id: Option<RequestId>, result: Result<RawResult, RpcError>) -> bool {
-        answer(&self.frames, id, result).await
+    fn unsubscribe(
+        &mut self,
+        Subscription { subscription }: Subscription,
+    ) -> Result<RawResult, CallError> {
+        let Some(task) = self.subscriptions.remove(&subscription) else {
+            return Err(CallError::new(
+                ErrorKind::UnknownSubscription,
+                format!("no subscription {subscription} on this connection"),
+            ));
+        };
+        task.abort();
+        to_result(&Empty {})
     }
 }
 
-fn to_rpc(result: Result<RawResult, CallError>) -> Result<RawResult, RpcError> {
-    result.map_err(|error| error.to_rpc_error())
+/// A subscription that is not answered yet.
+struct NewSubscription {
+    /// Absent for a subscription to all agents.
+    agent: Option<Arc<RegisteredAgent>>,
+    subscriber: Subscriber,
 }
 
 /// Answers a request, unless it has no id; returns `false` if the connection is closed.

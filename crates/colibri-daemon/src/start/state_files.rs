@@ -1,7 +1,6 @@
 //! Files of a running daemon in the state directory: its lock and `daemon.json`.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::Path;
 
 use colibri_sys::daemon::{DAEMON_LOCK, DaemonFile};
@@ -27,13 +26,8 @@ pub(super) fn write_daemon_file(state_dir: &Path, socket: &Path) {
 /// # Errors
 /// Another daemon holds the lock, or the lock file cannot be opened.
 pub(super) fn lock_state(state_dir: &Path) -> Result<File, StartError> {
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(state_dir.join(DAEMON_LOCK))
-        .map_err(failed("open daemon.lock in the state directory"))?;
-    if socket::lock(&file).map_err(failed("lock the state directory"))? {
+    let lock = socket::lock(&state_dir.join(DAEMON_LOCK));
+    if let Some(file) = lock.map_err(failed("lock daemon.lock in the state directory"))? {
         return Ok(file);
     }
     let running = DaemonFile::of_running(state_dir);
