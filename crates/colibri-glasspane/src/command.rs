@@ -173,14 +173,15 @@ fn parse_response(line: &[u8]) -> Option<CommandResponse> {
         id: Option<String>,
         command: Option<String>,
         success: bool,
-        error: Option<Value>,
+        #[serde(default)]
+        error: Value,
     }
     let record: ResponseRecord = serde_json::from_slice(line).ok()?;
     (record.kind == "response").then(|| CommandResponse {
         id: record.id,
         command: sanitize_line(&record.command.unwrap_or_default(), MAX_RESPONSE_CHARS),
         error: (!record.success)
-            .then(|| sanitize_line(&error_text(record.error.as_ref()), MAX_RESPONSE_CHARS)),
+            .then(|| sanitize_line(&error_text(&record.error), MAX_RESPONSE_CHARS)),
     })
 }
 

@@ -1,5 +1,7 @@
 //! A question of an agent.
 
+use serde_json::Value;
+
 /// A question that an agent waits for a person to answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -24,11 +26,11 @@ pub(crate) enum QuestionMethod {
 
 impl QuestionMethod {
     /// Returns the method of this name; `None` for a method without an answer.
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "confirm" => Some(Self::Confirm),
-            "select" => Some(Self::Select),
-            "input" | "editor" => Some(Self::Input),
+    pub(crate) fn from_name(name: &Value) -> Option<Self> {
+        match name.as_str() {
+            Some("confirm") => Some(Self::Confirm),
+            Some("select") => Some(Self::Select),
+            Some("input" | "editor") => Some(Self::Input),
             _ => None,
         }
     }

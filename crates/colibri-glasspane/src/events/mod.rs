@@ -3,6 +3,8 @@
 pub(crate) mod pi;
 mod zot;
 
+use serde_json::Value;
+
 use crate::{Activity, AgentRuntime, AgentState};
 
 /// The effect of one event on the state. `None` leaves a value unchanged.
@@ -80,22 +82,23 @@ pub(crate) fn parse(runtime: AgentRuntime, line: &[u8]) -> Option<EventEffect> {
 }
 
 /// Returns an error field as text: a string as it is, other JSON serialized.
-pub(crate) fn error_text(value: Option<&serde_json::Value>) -> String {
+pub(crate) fn error_text(value: &Value) -> String {
     match value {
-        Some(serde_json::Value::String(text)) => text.clone(),
-        Some(value) if !value.is_null() => value.to_string(),
-        _ => "an error without a message".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Null => "an error without a message".to_owned(),
+        value => value.to_string(),
     }
 }
 
 /// Returns a cost in US dollars; 0 if the value is not a finite number.
-fn cost_usd(value: &serde_json::Value) -> f64 {
+fn cost_usd(value: &Value) -> f64 {
     value
         .as_f64()
         .filter(|cost| cost.is_finite())
         .unwrap_or(0.0)
 }
 
-fn string(value: &serde_json::Value) -> String {
+/// Returns a text field; empty if it is not a string.
+pub(crate) fn string(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }

@@ -18,9 +18,9 @@ struct PiEvent<'a> {
     kind: Cow<'a, str>,
     tool_call_id: Value,
     tool_name: Value,
-    error_message: Option<Value>,
-    final_error: Option<Value>,
-    error: Option<Value>,
+    error_message: Value,
+    final_error: Value,
+    error: Value,
     success: Value,
     method: Value,
     #[serde(borrow)]
@@ -59,7 +59,7 @@ pub(crate) fn parse(line: &[u8]) -> Option<EventEffect> {
     if event.kind.is_empty() {
         return None;
     }
-    let error = |field: &Option<Value>| field.as_ref().map(|error| error_text(Some(error)));
+    let error = |field: &Value| (!field.is_null()).then(|| error_text(field));
     Some(match event.kind.as_ref() {
         "agent_start" => EventEffect::working(None),
         "turn_start" => EventEffect::working(Activity::Waiting),
@@ -112,22 +112,15 @@ pub(crate) fn parse(line: &[u8]) -> Option<EventEffect> {
             ..EventEffect::default()
         },
         "summarization_retry_attempt_start" => EventEffect::working(Activity::Compacting),
-        "extension_ui_request"
-            if event
-                .method
-                .as_str()
-                .and_then(QuestionMethod::from_name)
-                .is_some() =>
-        {
-            EventEffect::state(AgentState::Blocked)
-        }
+        "extension_ui_request" => match QuestionMethod::from_name(&event.method) {
+            Some(_) => EventEffect::state(AgentState::Blocked),
+            None => EventEffect::default(),
+        },
         "extension_error" | "error" => EventEffect::error(match &event.error {
-            Some(error) => error_text(Some(error)),
-            None => error_text(Some(&parse_nested(event.message))),
+            Value::Null => error_text(&parse_nested(event.message)),
+            error => error_text(error),
         }),
-        "response" if event.success == false => {
-            EventEffect::error(error_text(event.error.as_ref()))
-        }
+        "response" if event.success == false => EventEffect::error(error_text(&event.error)),
         _ => EventEffect::default(),
     })
 }
@@ -145,7 +138,7 @@ fn streaming_activity(part: &Nested) -> Option<Activity> {
 fn message_end(message: &Nested) -> EventEffect {
     EventEffect {
         usage: usage(&message.usage),
-        error: (message.stop_reason == "error").then(|| error_text(Some(&message.error_message))),
+        error: (message.stop_reason == "error").then(|| error_text(&message.error_message)),
         ..EventEffect::working(None)
     }
 }

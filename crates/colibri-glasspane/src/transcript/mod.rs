@@ -196,7 +196,7 @@ impl Transcript {
 
     fn tool_call(&mut self, id: &Value, name: &Value, arguments: &Value) -> TranscriptItem {
         let name = sanitize_line(name.as_str().unwrap_or("?"), MAX_LINE_CHARS);
-        let id = id.as_str().unwrap_or_default().to_owned();
+        let id = events::string(id);
         self.last_call = Some(id.clone());
         self.open_calls.push(OpenCall {
             id,
@@ -249,7 +249,7 @@ fn non_empty(text: String) -> Option<String> {
 
 /// Returns a text field of an event as a sanitized line.
 fn text_line(text: &Value) -> String {
-    sanitize_line(&events::error_text(Some(text)), 2 * MAX_LINE_CHARS)
+    sanitize_line(&events::error_text(text), 2 * MAX_LINE_CHARS)
 }
 
 /// Returns the items of the reason for which a model stopped; `error` is the message of a failure.

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::summary::content_text;
 use super::{Transcript, TranscriptItem, refused_command_item, stop_item, text_line};
+use crate::events::string;
 use crate::question::{Question, QuestionMethod};
 use crate::sanitize::{sanitize_line, sanitize_text};
 
@@ -76,19 +77,14 @@ impl Transcript {
     }
 
     fn push_extension_request(&mut self, event: &Value, items: &mut Vec<TranscriptItem>) {
-        let name = event["method"].as_str().unwrap_or_default();
-        let Some(method) = QuestionMethod::from_name(name) else {
-            if name == "notify" {
+        let Some(method) = QuestionMethod::from_name(&event["method"]) else {
+            if event["method"] == "notify" {
                 items.push(TranscriptItem::Notice(text_line(&event["message"])));
             }
             return;
         };
-        let options = event["options"].as_array().map(Vec::as_slice);
-        let options: Vec<String> = options
-            .unwrap_or_default()
-            .iter()
-            .map(|option| option.as_str().unwrap_or_default().to_owned())
-            .collect();
+        let options = event["options"].as_array().into_iter().flatten();
+        let options: Vec<String> = options.map(string).collect();
         let mut text = text_line(&event["title"]);
         if event["message"].is_string() {
             text.push(' ');
@@ -105,7 +101,7 @@ impl Transcript {
             QuestionMethod::Input => {}
         }
         let question = Question {
-            id: event["id"].as_str().unwrap_or_default().to_owned(),
+            id: string(&event["id"]),
             method,
             text,
             options,
