@@ -34,10 +34,15 @@ impl IndexRecord {
         })
     }
 
-    pub(crate) fn write(self, file: &File, number: u64) -> io::Result<()> {
+    /// Writes the record after `number` others; returns the prefix that ends with it.
+    pub(crate) fn write(self, file: &File, number: u64) -> io::Result<ValidPrefix> {
         // Two consecutive little-endian u64.
         let fields = u128::from(self.end) | u128::from(self.at_ns) << 64;
-        file.write_all_at(&fields.to_le_bytes(), number * RECORD_SIZE)
+        file.write_all_at(&fields.to_le_bytes(), number * RECORD_SIZE)?;
+        Ok(ValidPrefix {
+            records: number + 1,
+            last: Some(self),
+        })
     }
 
     fn from_bytes(bytes: [u8; RECORD_SIZE as usize]) -> Self {

@@ -131,17 +131,6 @@ impl JournalReader {
         Err(self.lost_race())
     }
 
-    /// Returns the oldest offset that is kept.
-    ///
-    /// # Errors
-    /// [`JournalError::Io`] if the directory cannot be read.
-    pub fn oldest_offset(&self) -> Result<u64, JournalError> {
-        Ok(segment::list(&self.directory)?
-            .first()
-            .copied()
-            .unwrap_or(0))
-    }
-
     /// Returns the chunk that contains the byte at `offset`; `None` if there is no such byte. Bytes without an index record
     /// are one chunk with the modification time of their file.
     ///

@@ -25,10 +25,6 @@ pub enum Fsync {
     Never,
     /// At most this time after they were appended, if the caller calls [`JournalWriter::sync`] when
     /// [`JournalWriter::sync_due`] is reached.
-    #[cfg_attr(
-        feature = "serde",
-        serde(rename = "interval-ms", with = "milliseconds")
-    )]
     Interval(Duration),
     /// In every append.
     Always,
@@ -48,22 +44,6 @@ pub struct JournalOptions {
     /// Maximum time that appends may share an index record, and so a timestamp. It bounds the size of the index for small
     /// appends.
     pub index_interval: Duration,
-}
-
-/// A duration as a number of milliseconds.
-#[cfg(feature = "serde")]
-mod milliseconds {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        u64::deserialize(from).map(Duration::from_millis)
-    }
 }
 
 impl Default for JournalOptions {
@@ -234,11 +214,8 @@ impl JournalWriter {
             end: self.open.end,
             at_ns,
         };
-        if record.write(&self.open.index, number).is_ok() {
-            self.open.indexed = ValidPrefix {
-                records: number + 1,
-                last: Some(record),
-            };
+        if let Ok(indexed) = record.write(&self.open.index, number) {
+            self.open.indexed = indexed;
         }
     }
 
@@ -311,16 +288,12 @@ impl OpenSegment {
         let metadata = log.metadata().map_err(JournalError::io(&log_path))?;
         let end = start + metadata.len();
         let repair_index = || -> io::Result<ValidPrefix> {
-            let mut indexed = index::valid_prefix(&index, start, end)?;
+            let indexed = index::valid_prefix(&index, start, end)?;
             index.set_len(indexed.records * RECORD_SIZE)?;
-            if let Some(record) = IndexRecord::for_unindexed(indexed.last, start, end, &metadata) {
-                record.write(&index, indexed.records)?;
-                indexed = ValidPrefix {
-                    records: indexed.records + 1,
-                    last: Some(record),
-                };
+            match IndexRecord::for_unindexed(indexed.last, start, end, &metadata) {
+                Some(record) => record.write(&index, indexed.records),
+                None => Ok(indexed),
             }
-            Ok(indexed)
         };
         let indexed = repair_index().map_err(JournalError::io(&index_path))?;
         Ok(Self {
