@@ -5,7 +5,7 @@ use std::fmt::Write;
 use colibri_jail_core::Destination;
 
 /// Maximum length of the head of a request, in bytes.
-pub(crate) const MAX_HEAD: usize = 32 * 1024;
+const MAX_HEAD: usize = 32 * 1024;
 /// Maximum number of header fields of a request.
 const MAX_HEADERS: usize = 128;
 /// Header fields that are not forwarded: those for the proxy (RFC 9110, section 7.6.1), and `Host`, which is replaced.

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::log;
-use crate::request::{self, BadRequest, MAX_HEAD, ProxyRequest};
+use crate::request::{self, ProxyRequest, RequestHead};
 
 /// Maximum number of concurrent connections; further ones wait.
 const MAX_CONNECTIONS: usize = 512;
@@ -51,76 +51,45 @@ pub(crate) fn serve(listener: std::net::TcpListener, allow: Vec<Destination>) ->
         })
 }
 
-/// The head of a request and the bytes received after it.
-struct ReceivedRequest {
-    request: Result<ProxyRequest, BadRequest>,
-    body_start: Vec<u8>,
+/// Why a client was not served.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error(transparent)]
+    Connection(#[from] io::Error),
+    /// The client gets a response with this status.
+    #[error("{problem}")]
+    Refused {
+        status: &'static str,
+        problem: String,
+    },
 }
 
-/// A connection to an allowed destination.
-struct Upstream {
-    server: TcpStream,
-    /// Bytes to send to the server first.
-    to_server: Vec<u8>,
-    /// Bytes to send to the client first.
-    to_client: &'static [u8],
+impl ServeError {
+    fn refused(status: &'static str, problem: String) -> Self {
+        Self::Refused { status, problem }
+    }
 }
 
 async fn serve_connection(mut client: TcpStream, allow: &[Destination]) -> io::Result<()> {
-    let Ok(received) = timeout(TIMEOUT, receive_request(&mut client)).await else {
-        return Ok(());
-    };
-    let ReceivedRequest {
-        request,
-        body_start,
-    } = received?;
-    let result = match request {
-        Ok(request) => connect(request, body_start, allow).await,
-        Err(error) => Err(refuse(
-            "400 Bad Request",
-            format!("refused a request: {error}"),
-        )),
-    };
-    match result {
-        Ok(mut upstream) => {
-            client.write_all(upstream.to_client).await?;
-            upstream.server.write_all(&upstream.to_server).await?;
-            copy_bidirectional(&mut client, &mut upstream.server).await?;
-            Ok(())
-        }
-        Err(response) => {
+    match serve_request(&mut client, allow).await {
+        Ok(()) => Ok(()),
+        Err(ServeError::Connection(error)) => Err(error),
+        Err(ServeError::Refused { status, problem }) => {
+            log(&problem);
+            let response = request::error_response(status, &format!("colibri-proxy: {problem}"));
             client.write_all(response.as_bytes()).await?;
             client.shutdown().await
         }
     }
 }
 
-async fn receive_request(client: &mut TcpStream) -> io::Result<ReceivedRequest> {
+/// Receives a request, connects to its destination, and copies bytes until both sides have ended.
+async fn serve_request(client: &mut TcpStream, allow: &[Destination]) -> Result<(), ServeError> {
     let mut bytes = Vec::new();
-    loop {
-        if let Some(parsed) = request::parse(&bytes).transpose() {
-            let length = parsed.as_ref().map_or(bytes.len(), |head| head.length);
-            return Ok(ReceivedRequest {
-                body_start: bytes.split_off(length),
-                request: parsed.map(|head| head.request),
-            });
-        }
-        let mut chunk = [0; 4096];
-        let count = client.read(&mut chunk).await?;
-        if count == 0 || bytes.len() > 2 * MAX_HEAD {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());
-    }
-}
-
-/// Connects to the destination of a request. An error is the response to send to the client.
-async fn connect(
-    request: ProxyRequest,
-    body_start: Vec<u8>,
-    allow: &[Destination],
-) -> Result<Upstream, String> {
-    let (destination, to_server, to_client): (_, _, &'static [u8]) = match request {
+    let received = timeout(TIMEOUT, receive_head(client, &mut bytes)).await;
+    let RequestHead { request, length } = received.map_err(io::Error::from)??;
+    let body_start = bytes.split_off(length);
+    let (destination, to_server, to_client): (_, _, &[u8]) = match request {
         ProxyRequest::Tunnel(destination) => (
             destination,
             body_start,
@@ -132,24 +101,38 @@ async fn connect(
     };
     if !allow.contains(&destination) {
         let problem = format!("refused a connection to {destination}: it is not in the allow list");
-        return Err(refuse("403 Forbidden", problem));
+        return Err(ServeError::refused("403 Forbidden", problem));
     }
     let connecting = TcpStream::connect((destination.host(), destination.port()));
     let no_answer = |_| Err(io::Error::other(format!("no answer within {TIMEOUT:?}")));
     let connected = timeout(TIMEOUT, connecting).await.unwrap_or_else(no_answer);
-    let server = connected.map_err(|error| {
+    let mut server = connected.map_err(|error| {
         let problem = format!("cannot connect to {destination}: {error}");
-        refuse("502 Bad Gateway", problem)
+        ServeError::refused("502 Bad Gateway", problem)
     })?;
-    Ok(Upstream {
-        server,
-        to_server,
-        to_client,
-    })
+    client.write_all(to_client).await?;
+    server.write_all(&to_server).await?;
+    copy_bidirectional(client, &mut server).await?;
+    Ok(())
 }
 
-/// Logs a problem, and returns the response that reports it to the client.
-fn refuse(status: &str, problem: String) -> String {
-    log(&problem);
-    request::error_response(status, &format!("colibri-proxy: {problem}"))
+/// Appends bytes of the client to `bytes` until they contain the head of a request.
+async fn receive_head(
+    client: &mut TcpStream,
+    bytes: &mut Vec<u8>,
+) -> Result<RequestHead, ServeError> {
+    loop {
+        let parsed = request::parse(bytes).map_err(|error| {
+            ServeError::refused("400 Bad Request", format!("refused a request: {error}"))
+        });
+        if let Some(head) = parsed? {
+            return Ok(head);
+        }
+        let mut chunk = [0; 4096];
+        let count = client.read(&mut chunk).await?;
+        if count == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());
+    }
 }
