@@ -54,24 +54,22 @@ impl DaemonState {
         if self.is_shutting_down() {
             return;
         }
-        match self.spawn_entry(file, entry).await {
+        let spawned = self.spawn_entry(file, entry).await;
+        let mut failures = self.config.autostart_failures.lock();
+        failures.remove(&name);
+        match spawned {
             Ok(id) => {
                 tracing::info!(name, id, "started [[autostart]] agent");
-                self.config.autostart_failures.lock().remove(&name);
                 result.started.push(AutostartedAgent { name, id });
             }
             Err(CallError::Spawn(SpawnError::AutostartInUse { id, .. })) => {
                 let id = id.map(|id| id.to_string());
                 tracing::info!(name, id, "[[autostart]] agent already runs");
-                self.config.autostart_failures.lock().remove(&name);
             }
             Err(error) => {
                 let error = error.to_string();
                 tracing::error!(name, "cannot start [[autostart]] agent: {error}");
-                self.config
-                    .autostart_failures
-                    .lock()
-                    .insert(name.clone(), error.clone());
+                failures.insert(name.clone(), error.clone());
                 result.not_started.push(AutostartFailure { name, error });
             }
         }

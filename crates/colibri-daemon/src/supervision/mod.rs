@@ -11,7 +11,7 @@ mod parser;
 mod publisher;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use colibri_glasspane::Glasspane;
 use colibri_proto::Stream;
@@ -26,7 +26,6 @@ use crate::times::now_ms;
 
 pub(crate) use ended::{parse_ended, read_view};
 use parser::{EventParser, LAST_BACKLOG_BYTES};
-use publisher::Publisher;
 
 /// Timeout for the first status of an adopted agent's shim, which contains the offset at which the run starts.
 const FIRST_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -57,26 +56,27 @@ pub(crate) async fn supervise(
     spawner: Arc<Spawner>,
     observers: Observers,
 ) {
+    let adopted = registered.adopted;
     let supervisor = AgentSupervisor {
-        publisher: Publisher::new(registered.clone(), observers),
-        parser: EventParser::new(registered.clone(), pane),
+        observers,
+        parser: EventParser::new(registered, pane),
         // The output of an adopted agent is parsed from its first run on.
-        run: match registered.adopted {
+        run: match adopted {
             true => 1,
             false => agent.link.state().borrow().status.run,
         },
         waiting: None,
         active_bytes: 0,
         is_behind: false,
-        is_first_of_adopted: registered.adopted,
-        registered,
+        is_first_of_adopted: adopted,
+        is_first: true,
+        sampled: None,
     };
     supervisor.run(agent, &spawner).await;
 }
 
 struct AgentSupervisor {
-    registered: Arc<RegisteredAgent>,
-    publisher: Publisher,
+    observers: Observers,
     parser: EventParser,
     /// Number of the run whose output is parsed.
     run: u32,
@@ -88,6 +88,10 @@ struct AgentSupervisor {
     is_behind: bool,
     /// No status of an adopted agent has been handled yet.
     is_first_of_adopted: bool,
+    /// No snapshot has been published yet.
+    is_first: bool,
+    /// Time of the last measurement of the publish delay.
+    sampled: Option<Instant>,
 }
 
 impl AgentSupervisor {
@@ -102,7 +106,7 @@ impl AgentSupervisor {
             if state.exit.is_some() || state.closed {
                 return self.finish(state, spawner).await;
             }
-            self.publisher.publish(&self.parser, &state, None).await;
+            self.publish(&state, None).await;
             if self.is_behind {
                 // The next slice queues after the slices of other agents.
                 continue;
@@ -155,7 +159,7 @@ impl AgentSupervisor {
                 }
             } else if written > self.active_bytes {
                 let last = match self.is_first_of_adopted {
-                    true => last_write_ms(&self.registered, state, now).await,
+                    true => last_write_ms(&self.parser.agent, state, now).await,
                     false => now,
                 };
                 self.parser.pane.record_activity(last);
@@ -174,12 +178,12 @@ impl AgentSupervisor {
         let exit = match state.exit.clone() {
             Some(exit) => exit,
             // Boxed, because it is rare and would enlarge the task of every agent.
-            None => Box::pin(record_lost(&self.registered, spawner)).await,
+            None => Box::pin(record_lost(&self.parser.agent, spawner)).await,
         };
-        let parsed = ended::parse_rest(self.parser, &exit, LAST_BACKLOG_BYTES, now_ms());
-        let parser = parsed.await;
-        tracing::info!(id = %self.registered.spec.id, exit = ?exit.exit, error = exit.error, "agent ended");
-        self.publisher.publish(&parser, &state, Some(exit)).await;
+        let parsing = ended::parse_rest(self.parser, &exit, LAST_BACKLOG_BYTES, now_ms());
+        self.parser = parsing.await;
+        tracing::info!(id = %self.parser.agent.spec.id, exit = ?exit.exit, error = exit.error, "agent ended");
+        self.publish(&state, Some(exit)).await;
     }
 }
 

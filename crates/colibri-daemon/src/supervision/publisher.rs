@@ -1,6 +1,5 @@
 //! Publishes an agent's snapshots to its subscribers, the hooks and the metrics.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use colibri_glasspane::AgentState;
@@ -8,45 +7,25 @@ use colibri_proto::Stream;
 use colibri_shim::record::ExitRecord;
 use colibri_spawner::ShimState;
 
-use super::Observers;
+use super::AgentSupervisor;
 use super::parser::EventParser;
-use crate::agent::{AgentSnapshot, RegisteredAgent};
+use crate::agent::AgentSnapshot;
 use crate::metrics::MetricsEvent;
 use crate::pool;
 
 /// Minimum interval between two measurements of the publish delay of an agent.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
-pub(super) struct Publisher {
-    agent: Arc<RegisteredAgent>,
-    observers: Observers,
-    is_first: bool,
-    sampled: Option<Instant>,
-}
-
-impl Publisher {
-    pub(super) fn new(agent: Arc<RegisteredAgent>, observers: Observers) -> Self {
-        Self {
-            agent,
-            observers,
-            is_first: true,
-            sampled: None,
-        }
-    }
-
+impl AgentSupervisor {
     /// Publishes the snapshot that follows from the parsed events, the shim's state and the exit.
-    pub(super) async fn publish(
-        &mut self,
-        parser: &EventParser,
-        state: &ShimState,
-        exit: Option<ExitRecord>,
-    ) {
-        let mut snapshot = snapshot(parser, state, exit);
+    pub(super) async fn publish(&mut self, state: &ShimState, exit: Option<ExitRecord>) {
+        let agent = self.parser.agent.clone();
+        let mut snapshot = snapshot(&self.parser, state, exit);
         if self.observers.metrics.is_some() {
             self.sample_delay(&snapshot).await;
         }
         let mut before = None;
-        self.agent.latest.send_if_modified(|latest| {
+        agent.latest.send_if_modified(|latest| {
             // A kill request is recorded in the published snapshot only.
             snapshot.kill.clone_from(&latest.kill);
             let changed = *latest != snapshot;
@@ -64,7 +43,7 @@ impl Publisher {
             && (self.is_first || before.is_some())
         {
             let before = before.as_ref().filter(|_| !self.is_first);
-            hooks.publish(&self.agent, before, &snapshot);
+            hooks.publish(&agent, before, &snapshot);
         }
         self.is_first = false;
     }
@@ -72,14 +51,14 @@ impl Publisher {
     /// Measures the delay between the shim's read of the first new bytes and now, if the journal has an exact time for
     /// them: one time covers all bytes of a chunk.
     async fn sample_delay(&mut self, now: &AgentSnapshot) {
-        let from = self.agent.latest.borrow().status.stdout;
+        let agent = self.parser.agent.clone();
+        let from = agent.latest.borrow().status.stdout;
         let is_recent = self
             .sampled
             .is_some_and(|at| at.elapsed() < SAMPLE_INTERVAL);
-        if is_recent || now.status.stdout <= from || (self.is_first && self.agent.adopted) {
+        if is_recent || now.status.stdout <= from || (self.is_first && agent.adopted) {
             return;
         }
-        let agent = self.agent.clone();
         let chunk = pool::run(move || agent.journal(Stream::Stdout).chunk_at(from)).await;
         if let Ok(Some(chunk)) = chunk
             && chunk.start == from
