@@ -52,14 +52,6 @@ impl CallError {
         move |error| Self::new(ErrorKind::Internal, format!("cannot {action}: {error}"))
     }
 
-    /// Returns the error for a request that would start an agent while the daemon shuts down.
-    pub(crate) fn shutting_down() -> Self {
-        Self::new(
-            ErrorKind::ShuttingDown,
-            "the daemon is shutting down; no agent was started",
-        )
-    }
-
     /// Returns the error object for the answer.
     pub(crate) fn to_rpc_error(&self) -> RpcError {
         let kind = match self {

@@ -51,7 +51,7 @@ impl DaemonState {
 
     async fn start_entry(&self, file: &ConfigFile, entry: &Autostart, result: &mut ReloadResult) {
         let name = entry.key.clone();
-        if self.is_shutting_down() {
+        if self.check_running().is_err() {
             return;
         }
         let spawned = self.spawn_entry(file, entry).await;

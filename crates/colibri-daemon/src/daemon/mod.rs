@@ -7,8 +7,10 @@ pub(crate) mod config;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use colibri_proto::ErrorKind;
 use tokio::sync::watch;
 
+use crate::errors::CallError;
 use crate::registry::Registry;
 use audit::AuditFile;
 use config::Configuration;
@@ -24,8 +26,17 @@ pub(crate) struct DaemonState {
 }
 
 impl DaemonState {
-    /// Reports whether the daemon shuts down.
-    pub(crate) fn is_shutting_down(&self) -> bool {
-        *self.shutdown.borrow()
+    /// Checks that agents may be started.
+    ///
+    /// # Errors
+    /// The daemon shuts down.
+    pub(crate) fn check_running(&self) -> Result<(), CallError> {
+        match *self.shutdown.borrow() {
+            true => Err(CallError::new(
+                ErrorKind::ShuttingDown,
+                "the daemon is shutting down; no agent was started",
+            )),
+            false => Ok(()),
+        }
     }
 }

@@ -15,41 +15,34 @@ use crate::{pool, times};
 const MAX_RUNS: usize = 1000;
 /// Maximum number of bytes that are read of the file of runs; a record takes a few hundred.
 const MAX_RUNS_FILE_BYTES: u64 = 1 << 20;
-/// Number of agents that are looked up at a time, so that a small page does not walk all agents.
-const LIST_BATCH: usize = 256;
 /// Maximum size of a page of agents, in bytes; less than a frame.
 const MAX_PAGE_BYTES: usize = 768 * 1024;
+/// Maximum number of agents in a page. They exceed [`MAX_PAGE_BYTES`], as each takes more than 200 bytes.
+const MAX_PAGE_AGENTS: usize = 4096;
 
 pub(super) fn list(registry: &Registry, params: &ListParams) -> Result<RawResult, CallError> {
-    let mut after = params
-        .after
-        .as_ref()
-        .map(|after| after.parse::<AgentId>())
-        .transpose()
-        .map_err(CallError::invalid("after"))?;
-    let limit = params.limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    });
+    let after = params.after.as_ref().map(|after| after.parse::<AgentId>());
+    let after = after.transpose().map_err(CallError::invalid("after"))?;
+    let limit = params
+        .limit
+        .map_or(MAX_PAGE_AGENTS, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        })
+        .clamp(1, MAX_PAGE_AGENTS);
     // The agents are encoded one by one: their encoded length limits the page.
     let mut page = ListResult::<RawResult>::default();
-    let mut bytes = 0;
-    loop {
-        let batch = registry.list(after.as_ref(), params.running, LIST_BATCH);
-        let is_last = batch.len() < LIST_BATCH;
-        for agent in batch {
-            let encoded = to_result(&agent.to_wire())?;
-            bytes += encoded.get().len();
-            if !page.agents.is_empty() && (bytes > MAX_PAGE_BYTES || page.agents.len() >= limit) {
-                page.next = after.map(|id| id.to_string());
-                return to_result(&page);
-            }
-            page.agents.push(encoded);
-            after = Some(agent.spec.id.clone());
+    let (mut bytes, mut last) = (0, None);
+    for agent in registry.list(after.as_ref(), params.running, limit + 1) {
+        let encoded = to_result(&agent.to_wire())?;
+        bytes += encoded.get().len();
+        if !page.agents.is_empty() && (bytes > MAX_PAGE_BYTES || page.agents.len() >= limit) {
+            page.next = last;
+            break;
         }
-        if is_last {
-            return to_result(&page);
-        }
+        page.agents.push(encoded);
+        last = Some(agent.spec.id.to_string());
     }
+    to_result(&page)
 }
 
 /// Returns an agent after it has ended.

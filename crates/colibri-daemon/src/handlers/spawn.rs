@@ -14,9 +14,7 @@ pub(super) async fn spawn(
     daemon: &DaemonState,
     params: SpawnRequest,
 ) -> Result<SpawnResult, CallError> {
-    if daemon.is_shutting_down() {
-        return Err(CallError::shutting_down());
-    }
+    daemon.check_running()?;
     let config = daemon.config.apply_profile(params, ProfileSecrets::Read);
     let agent = daemon.registry.spawn(&config.await?).await?;
     Ok(SpawnResult {
@@ -57,9 +55,7 @@ pub(super) async fn restart(
             .await?;
         return Ok(RestartResult { id: params.id });
     }
-    if daemon.is_shutting_down() {
-        return Err(CallError::shutting_down());
-    }
+    daemon.check_running()?;
     let config = found.spec.config.clone();
     if !config.env.is_empty() {
         let variables = config.env.into_keys().collect();

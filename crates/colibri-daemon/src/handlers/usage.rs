@@ -1,6 +1,6 @@
 //! `get-usage`: CPU time, memory and processes of agents, from one scan of the host's processes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -36,17 +36,15 @@ pub(super) async fn measure(
 }
 
 fn scan(agents: &[Arc<RegisteredAgent>], origin: Instant) -> io::Result<UsageResult> {
-    let shims: Vec<Option<i32>> = agents.iter().map(|agent| shim_pid(agent)).collect();
-    let roots: Vec<i32> = shims.iter().flatten().copied().collect();
-    let by_shim: HashMap<i32, process::Usage> = process::usage(&roots)?;
-    let at_ms = u64::try_from(origin.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let measured = agents
+    let with_shim = agents
         .iter()
-        .zip(shims)
-        .filter_map(|(agent, shim)| Some((agent, by_shim.get(&shim?)?)));
-    let agents = measured.map(|(agent, used)| {
-        let latest = agent.latest.borrow();
-        Usage {
+        .filter_map(|agent| Some((shim_pid(agent)?, agent)));
+    let (shims, agents): (Vec<i32>, Vec<_>) = with_shim.unzip();
+    let by_shim = process::usage(&shims)?;
+    let at_ms = u64::try_from(origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let agents = agents.into_iter().zip(shims).filter_map(|(agent, shim)| {
+        let (used, latest) = (by_shim.get(&shim)?, agent.latest.borrow());
+        Some(Usage {
             id: agent.spec.id.to_string(),
             cpu_ms: used.cpu_ms,
             memory_bytes: used.memory_bytes,
@@ -57,7 +55,7 @@ fn scan(agents: &[Arc<RegisteredAgent>], origin: Instant) -> io::Result<UsageRes
             input_tokens: latest.view.input_tokens,
             output_tokens: latest.view.output_tokens,
             cost_usd: latest.view.cost_usd,
-        }
+        })
     });
     Ok(UsageResult {
         at_ms,

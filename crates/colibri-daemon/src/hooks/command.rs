@@ -109,7 +109,6 @@ fn clean(text: &str) -> String {
 /// A running hook. Dropping it kills its process group.
 pub(super) struct RunningHook {
     child: Child,
-    group: Option<Pid>,
 }
 
 /// Starts a hook.
@@ -132,10 +131,7 @@ pub(super) fn start(
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()?;
-    let group = child
-        .id()
-        .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-    Ok(RunningHook { child, group })
+    Ok(RunningHook { child })
 }
 
 impl RunningHook {
@@ -154,18 +150,16 @@ impl RunningHook {
                 // A hook need not read its stdin.
                 let _ = stdin.write_all(&text).await;
             }
-            std::future::pending::<()>().await;
         };
         let mut stderr_start = Vec::new();
         let mut stderr = self.child.stderr.take();
-        let read_stderr = async {
-            drain(&mut stderr, &mut stderr_start).await;
-            std::future::pending::<()>().await;
+        let exchange = async {
+            tokio::join!(write_event, drain(&mut stderr, &mut stderr_start));
+            std::future::pending().await
         };
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(hook.timeout, self.child.wait()) => outcome,
-            () = write_event => return HookOutcome::Failed,
-            () = read_stderr => return HookOutcome::Failed,
+            outcome = exchange => outcome,
         };
         let _ =
             tokio::time::timeout(STDERR_END_TIMEOUT, drain(&mut stderr, &mut stderr_start)).await;
@@ -173,12 +167,10 @@ impl RunningHook {
         let stderr = clean(String::from_utf8_lossy(&stderr_start).trim_end());
         match outcome {
             Ok(Ok(status)) if status.success() => {
-                self.group = None;
                 tracing::debug!(%id, %program, state = %event.state, "hook succeeded");
                 HookOutcome::Ok
             }
             Ok(Ok(status)) => {
-                self.group = None;
                 tracing::error!(%id, %program, state = %event.state, %status, stderr, "hook failed");
                 HookOutcome::Failed
             }
@@ -195,8 +187,10 @@ impl RunningHook {
         }
     }
 
-    fn kill(&mut self) {
-        if let Some(group) = self.group.take() {
+    /// Kills the process group, unless the hook has ended.
+    fn kill(&self) {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        if let Some(group) = pid.and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
         }
     }

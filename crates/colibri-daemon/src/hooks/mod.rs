@@ -109,8 +109,15 @@ impl Hooks {
         }
     }
 
+    /// Returns the hooks that want a state.
+    fn hooks_for(&self, state: AgentState) -> impl Iterator<Item = &Hook> {
+        let name = state.to_string();
+        let hooks = self.hooks.iter();
+        hooks.filter(move |hook| hook.on.contains(&name))
+    }
+
     fn wants(&self, state: AgentState) -> bool {
-        self.hooks.iter().any(|hook| hook_wants(hook, state))
+        self.hooks_for(state).next().is_some()
     }
 
     /// Queues a state change of an agent; `before` is absent for the first snapshot of the agent.
@@ -196,7 +203,7 @@ impl Hooks {
         let event = command::HookEvent::new(agent, &change.snapshot, previous, queued.merged);
         let (id, state) = (&agent.spec.id, change.snapshot.view.state);
         let mut is_stored = false;
-        for hook in self.hooks.iter().filter(|hook| hook_wants(hook, state)) {
+        for hook in self.hooks_for(state) {
             let started = command::start(hook, &self.environment, &event);
             if !is_stored {
                 // After the start: a daemon that is killed here reports the change again rather than never.
@@ -215,11 +222,6 @@ impl Hooks {
         }
         true
     }
-}
-
-fn hook_wants(hook: &Hook, state: AgentState) -> bool {
-    let name = state.to_string();
-    hook.on.contains(&name)
 }
 
 /// Takes agents out of the queue and runs their hooks, until the daemon shuts down.

@@ -44,8 +44,8 @@ async fn pass(registry: &Registry) -> bool {
             tracing::warn!(%id, %error, "cannot remove ended agent; the next pass tries again");
         }
     }
-    if expired.len() > failed {
-        let removed = expired.len() - failed;
+    let removed = expired.len() - failed;
+    if removed > 0 {
         tracing::info!(
             removed,
             "ended agents removed by retain_ended_for and retain_ended_count"
