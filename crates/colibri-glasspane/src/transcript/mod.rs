@@ -94,6 +94,8 @@ pub struct Transcript {
     open_question: Option<Question>,
     turns: u64,
     usage: TokenUsage,
+    /// Items of the output that is being parsed.
+    items: Vec<TranscriptItem>,
 }
 
 impl Transcript {
@@ -112,11 +114,10 @@ impl Transcript {
             let text = self.output.push(bytes);
             return Vec::from_iter(non_empty(text).map(TranscriptItem::Output));
         }
-        let mut items = Vec::new();
         let mut lines = std::mem::take(&mut self.lines);
-        lines.push(bytes, |line| self.parse_line(line, &mut items));
+        lines.push(bytes, |line| self.parse_line(line));
         self.lines = lines;
-        items
+        std::mem::take(&mut self.items)
     }
 
     /// Parses bytes that the agent wrote to standard error.
@@ -142,9 +143,11 @@ impl Transcript {
         self.open_question = None;
     }
 
-    fn parse_line(&mut self, line: Option<&[u8]>, items: &mut Vec<TranscriptItem>) {
+    fn parse_line(&mut self, line: Option<&[u8]>) {
         let Some(line) = line else {
-            return items.push(TranscriptItem::Malformed("line too long".to_owned()));
+            return self
+                .items
+                .push(TranscriptItem::Malformed("line too long".to_owned()));
         };
         if line.trim_ascii().is_empty() {
             return;
@@ -153,7 +156,7 @@ impl Transcript {
         let effect = events::parse(self.runtime, line);
         let (Some(event), Some(effect)) = (event, effect) else {
             let text = sanitize_line(&String::from_utf8_lossy(line), MAX_LINE_CHARS);
-            return items.push(TranscriptItem::Malformed(text));
+            return self.items.push(TranscriptItem::Malformed(text));
         };
         let continues = matches!(effect.state, Some(AgentState::Working | AgentState::Idle));
         if continues || matches!(effect.tool, Some(ToolChange::Ended { .. })) {
@@ -165,27 +168,27 @@ impl Transcript {
         self.usage.input = self.usage.input.saturating_add(input);
         self.usage.output = self.usage.output.saturating_add(usage.output);
         self.usage.cost_usd += usage.cost_usd;
-        let count_before = items.len();
+        let count_before = self.items.len();
         match self.runtime {
-            AgentRuntime::Zot => self.push_zot_event(&event, items),
-            _ => self.push_pi_event(&event, items),
+            AgentRuntime::Zot => self.push_zot_event(&event),
+            _ => self.push_pi_event(&event),
         }
         if effect.state == Some(AgentState::Idle) {
-            self.push_idle(items);
+            self.push_idle();
         }
-        if items.len() > count_before
-            && !matches!(items.last(), Some(TranscriptItem::ToolCall { .. }))
+        if self.items.len() > count_before
+            && !matches!(self.items.last(), Some(TranscriptItem::ToolCall { .. }))
         {
             self.last_call = None;
         }
     }
 
-    fn push_idle(&mut self, items: &mut Vec<TranscriptItem>) {
+    fn push_idle(&mut self) {
         self.open_calls.clear();
         let turns = std::mem::take(&mut self.turns);
         let usage = std::mem::take(&mut self.usage);
         if turns > 0 || usage != TokenUsage::default() {
-            items.push(TranscriptItem::Idle {
+            self.items.push(TranscriptItem::Idle {
                 turns,
                 input_tokens: usage.input,
                 output_tokens: usage.output,
@@ -194,7 +197,7 @@ impl Transcript {
         }
     }
 
-    fn tool_call(&mut self, id: &Value, name: &Value, arguments: &Value) -> TranscriptItem {
+    fn push_tool_call(&mut self, id: &Value, name: &Value, arguments: &Value) {
         let name = sanitize_line(name.as_str().unwrap_or("?"), MAX_LINE_CHARS);
         let id = events::string(id);
         self.last_call = Some(id.clone());
@@ -202,44 +205,66 @@ impl Transcript {
             id,
             name: name.clone(),
         });
-        TranscriptItem::ToolCall {
+        self.items.push(TranscriptItem::ToolCall {
             name,
             arguments: summary::arguments_line(arguments),
-        }
+        });
     }
 
-    fn tool_result(&mut self, id: &Value, content: &Value, failed: &Value) -> TranscriptItem {
+    fn push_tool_result(&mut self, id: &Value, content: &Value, failed: &Value) {
         let id = id.as_str().unwrap_or_default();
         let index = self.open_calls.iter().position(|call| call.id == id);
         let call = index.map(|index| self.open_calls.remove(index));
         let result = summary::first_lines(&summary::content_text(content));
-        TranscriptItem::ToolResult {
+        self.items.push(TranscriptItem::ToolResult {
             tool: call
                 .map(|call| call.name)
                 .filter(|_| self.last_call.as_deref() != Some(id)),
             text: result.text,
             omitted_lines: result.omitted_lines,
             failed: failed == true,
-        }
+        });
     }
 
-    fn push_fragment(
-        &mut self,
-        text: &Value,
-        item: fn(String) -> TranscriptItem,
-        items: &mut Vec<TranscriptItem>,
-    ) {
+    fn push_fragment(&mut self, text: &Value, item: fn(String) -> TranscriptItem) {
         self.streamed = true;
         let text = sanitize_text(text.as_str().unwrap_or_default());
-        items.extend(non_empty(text).map(item));
+        self.items.extend(non_empty(text).map(item));
     }
 
     /// Ends a message of the model. Emits the whole message if its fragments were not seen.
-    fn end_message(&mut self, content: &Value, items: &mut Vec<TranscriptItem>) {
+    fn end_message(&mut self, content: &Value) {
         if !std::mem::take(&mut self.streamed) {
-            items.extend(non_empty(summary::content_text(content)).map(TranscriptItem::Text));
+            self.items
+                .extend(non_empty(summary::content_text(content)).map(TranscriptItem::Text));
         }
-        items.push(TranscriptItem::BlockEnd);
+        self.items.push(TranscriptItem::BlockEnd);
+    }
+
+    fn notice(&mut self, text: impl Into<String>) {
+        self.items.push(TranscriptItem::Notice(text.into()));
+    }
+
+    /// Emits an error message of an event.
+    fn error(&mut self, text: &Value) {
+        self.items.push(TranscriptItem::Error(text_line(text)));
+    }
+
+    /// Emits the reason for which a model stopped; `error` is the message of a failure.
+    fn push_stop(&mut self, reason: &Value, error: &Value) {
+        match reason.as_str().unwrap_or_default() {
+            "error" => self.error(error),
+            "aborted" => self.notice("aborted"),
+            "length" => self.notice("the answer was truncated: it is too long"),
+            _ => {}
+        }
+    }
+
+    /// Emits the refusal of a command by the agent.
+    fn push_refusal(&mut self, response: &Value) {
+        let command = text_line(&response["command"]);
+        let text = format!("{command}: {}", text_line(&response["error"]));
+        self.items.push(TranscriptItem::Error(text));
     }
 }
 
@@ -250,24 +275,6 @@ fn non_empty(text: String) -> Option<String> {
 /// Returns a text field of an event as a sanitized line.
 fn text_line(text: &Value) -> String {
     sanitize_line(&events::error_text(text), 2 * MAX_LINE_CHARS)
-}
-
-/// Returns the items of the reason for which a model stopped; `error` is the message of a failure.
-fn stop_item(reason: &Value, error: &Value) -> Option<TranscriptItem> {
-    match reason.as_str().unwrap_or_default() {
-        "error" => Some(TranscriptItem::Error(text_line(error))),
-        "aborted" => Some(TranscriptItem::Notice("aborted".into())),
-        "length" => Some(TranscriptItem::Notice(
-            "the answer was truncated: it is too long".into(),
-        )),
-        _ => None,
-    }
-}
-
-/// Returns the item of a command that the agent refused.
-fn refused_command_item(response: &Value) -> TranscriptItem {
-    let command = text_line(&response["command"]);
-    TranscriptItem::Error(format!("{command}: {}", text_line(&response["error"])))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::summary::content_text;
-use super::{Transcript, TranscriptItem, refused_command_item, stop_item, text_line};
+use super::{Transcript, TranscriptItem, text_line};
 use crate::events::string;
 use crate::question::{Question, QuestionMethod};
 use crate::sanitize::{sanitize_line, sanitize_text};
@@ -12,74 +12,68 @@ use crate::sanitize::{sanitize_line, sanitize_text};
 const MAX_OPTION_CHARS: usize = 100;
 
 impl Transcript {
-    pub(super) fn push_pi_event(&mut self, event: &Value, items: &mut Vec<TranscriptItem>) {
-        let notice = |text: &str| TranscriptItem::Notice(text.to_owned());
+    pub(super) fn push_pi_event(&mut self, event: &Value) {
         match event["type"].as_str().unwrap_or_default() {
             "message_start" if event["message"]["role"] == "assistant" => self.streamed = false,
-            "message_update" => self.push_update(&event["assistantMessageEvent"], items),
-            "message_end" => self.push_message(&event["message"], items),
+            "message_update" => self.push_update(&event["assistantMessageEvent"]),
+            "message_end" => self.push_message(&event["message"]),
             "tool_execution_start" => {
-                items.push(self.tool_call(
-                    &event["toolCallId"],
-                    &event["toolName"],
-                    &event["args"],
-                ));
+                self.push_tool_call(&event["toolCallId"], &event["toolName"], &event["args"]);
             }
             "tool_execution_end" => {
                 let content = &event["result"]["content"];
-                items.push(self.tool_result(&event["toolCallId"], content, &event["isError"]));
+                self.push_tool_result(&event["toolCallId"], content, &event["isError"]);
             }
             "queue_update" => {
                 let count = |name: &str| event[name].as_array().map_or(0, Vec::len);
                 match count("steering") + count("followUp") {
                     0 => {}
-                    1 => items.push(notice("1 prompt queued")),
-                    count => items.push(notice(&format!("{count} prompts queued"))),
+                    1 => self.notice("1 prompt queued"),
+                    count => self.notice(format!("{count} prompts queued")),
                 }
             }
-            "compaction_start" => items.push(notice("compacting its history")),
-            "compaction_end" => items.push(compaction_item(event)),
-            "auto_retry_start" => items.push(retry_item(event)),
-            "auto_retry_end" if event["success"] == false => items.push(notice("stops retrying")),
+            "compaction_start" => self.notice("compacting its history"),
+            "compaction_end" => self.push_compaction(event),
+            "auto_retry_start" => self.push_retry(event),
+            "auto_retry_end" if event["success"] == false => self.notice("stops retrying"),
             "summarization_retry_scheduled" => {
-                items.push(TranscriptItem::Error(text_line(&event["errorMessage"])));
-                items.push(retry_item(event));
+                self.error(&event["errorMessage"]);
+                self.push_retry(event);
             }
-            "extension_ui_request" => self.push_extension_request(event, items),
-            "extension_error" | "error" => {
-                items.push(TranscriptItem::Error(text_line(&event["error"])));
-            }
-            "response" if event["success"] == false => items.push(refused_command_item(event)),
+            "extension_ui_request" => self.push_extension_request(event),
+            "extension_error" | "error" => self.error(&event["error"]),
+            "response" if event["success"] == false => self.push_refusal(event),
             "bash_execution_update" => {
                 let text = sanitize_text(event["delta"].as_str().unwrap_or_default());
-                items.push(TranscriptItem::Output(text));
+                self.items.push(TranscriptItem::Output(text));
             }
             _ => {}
         }
     }
 
-    fn push_update(&mut self, part: &Value, items: &mut Vec<TranscriptItem>) {
+    fn push_update(&mut self, part: &Value) {
         match part["type"].as_str().unwrap_or_default() {
-            "text_delta" => self.push_fragment(&part["delta"], TranscriptItem::Text, items),
-            "thinking_delta" => self.push_fragment(&part["delta"], TranscriptItem::Thinking, items),
-            "text_end" | "thinking_end" => items.push(TranscriptItem::BlockEnd),
+            "text_delta" => self.push_fragment(&part["delta"], TranscriptItem::Text),
+            "thinking_delta" => self.push_fragment(&part["delta"], TranscriptItem::Thinking),
+            "text_end" | "thinking_end" => self.items.push(TranscriptItem::BlockEnd),
             _ => {}
         }
     }
 
-    fn push_message(&mut self, message: &Value, items: &mut Vec<TranscriptItem>) {
+    fn push_message(&mut self, message: &Value) {
+        let content = &message["content"];
         match message["role"].as_str().unwrap_or_default() {
-            "user" => items.push(TranscriptItem::User(content_text(&message["content"]))),
-            "assistant" => self.end_message(&message["content"], items),
+            "user" => self.items.push(TranscriptItem::User(content_text(content))),
+            "assistant" => self.end_message(content),
             _ => {}
         }
-        items.extend(stop_item(&message["stopReason"], &message["errorMessage"]));
+        self.push_stop(&message["stopReason"], &message["errorMessage"]);
     }
 
-    fn push_extension_request(&mut self, event: &Value, items: &mut Vec<TranscriptItem>) {
+    fn push_extension_request(&mut self, event: &Value) {
         let Some(method) = QuestionMethod::from_name(&event["method"]) else {
             if event["method"] == "notify" {
-                items.push(TranscriptItem::Notice(text_line(&event["message"])));
+                self.notice(text_line(&event["message"]));
             }
             return;
         };
@@ -107,34 +101,30 @@ impl Transcript {
             options,
         };
         self.open_question = Some(question.clone());
-        items.push(TranscriptItem::Question(question));
+        self.items.push(TranscriptItem::Question(question));
     }
-}
 
-fn compaction_item(event: &Value) -> TranscriptItem {
-    let error = &event["errorMessage"];
-    let result = &event["result"];
-    let tokens = result["tokensBefore"]
-        .as_u64()
-        .zip(result["estimatedTokensAfter"].as_u64());
-    if !error.is_null() {
-        return TranscriptItem::Error(text_line(error));
-    }
-    TranscriptItem::Notice(match tokens {
-        Some((before, after)) => {
-            format!("compacted its history: {before} to about {after} tokens")
+    fn push_compaction(&mut self, event: &Value) {
+        if !event["errorMessage"].is_null() {
+            return self.error(&event["errorMessage"]);
         }
-        None if event["aborted"] == true => "compaction aborted".to_owned(),
-        None => "compacted its history".to_owned(),
-    })
-}
+        let tokens = |name: &str| event["result"][name].as_u64();
+        match tokens("tokensBefore").zip(tokens("estimatedTokensAfter")) {
+            Some((before, after)) => self.notice(format!(
+                "compacted its history: {before} to about {after} tokens"
+            )),
+            None if event["aborted"] == true => self.notice("compaction aborted"),
+            None => self.notice("compacted its history"),
+        }
+    }
 
-fn retry_item(event: &Value) -> TranscriptItem {
-    let number = |name: &str| event[name].as_u64().unwrap_or(0);
-    TranscriptItem::Notice(format!(
-        "retries in {} ms ({} of {})",
-        number("delayMs"),
-        number("attempt"),
-        number("maxAttempts")
-    ))
+    fn push_retry(&mut self, event: &Value) {
+        let number = |name: &str| event[name].as_u64().unwrap_or(0);
+        self.notice(format!(
+            "retries in {} ms ({} of {})",
+            number("delayMs"),
+            number("attempt"),
+            number("maxAttempts")
+        ));
+    }
 }

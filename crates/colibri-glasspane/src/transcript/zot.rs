@@ -3,28 +3,27 @@
 use serde_json::Value;
 
 use super::summary::content_text;
-use super::{Transcript, TranscriptItem, refused_command_item, stop_item, text_line};
+use super::{Transcript, TranscriptItem};
 
 impl Transcript {
-    pub(super) fn push_zot_event(&mut self, event: &Value, items: &mut Vec<TranscriptItem>) {
+    pub(super) fn push_zot_event(&mut self, event: &Value) {
         match event["type"].as_str().unwrap_or_default() {
             "turn_start" => self.streamed = false,
-            "user_message" => items.push(TranscriptItem::User(content_text(&event["content"]))),
-            "text_delta" => self.push_fragment(&event["delta"], TranscriptItem::Text, items),
-            "assistant_message" => self.end_message(&event["content"], items),
-            "tool_call" => {
-                items.push(self.tool_call(&event["id"], &event["name"], &event["args"]));
+            "user_message" => {
+                let text = content_text(&event["content"]);
+                self.items.push(TranscriptItem::User(text));
             }
+            "text_delta" => self.push_fragment(&event["delta"], TranscriptItem::Text),
+            "assistant_message" => self.end_message(&event["content"]),
+            "tool_call" => self.push_tool_call(&event["id"], &event["name"], &event["args"]),
             "tool_result" => {
-                items.push(self.tool_result(&event["id"], &event["content"], &event["is_error"]));
+                self.push_tool_result(&event["id"], &event["content"], &event["is_error"]);
             }
-            "turn_end" if !event["error"].is_null() => {
-                items.push(TranscriptItem::Error(text_line(&event["error"])));
-            }
-            "turn_end" => items.extend(stop_item(&event["stop"], &Value::Null)),
-            "compact_done" => items.push(TranscriptItem::Notice("compacted its history".into())),
-            "error" => items.push(TranscriptItem::Error(text_line(&event["message"]))),
-            "response" if event["success"] == false => items.push(refused_command_item(event)),
+            "turn_end" if !event["error"].is_null() => self.error(&event["error"]),
+            "turn_end" => self.push_stop(&event["stop"], &Value::Null),
+            "compact_done" => self.notice("compacted its history"),
+            "error" => self.error(&event["message"]),
+            "response" if event["success"] == false => self.push_refusal(event),
             _ => {}
         }
     }
