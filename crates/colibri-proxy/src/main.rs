@@ -36,25 +36,12 @@ const EXIT_FAILURE: u8 = 125;
 /// Signals that `serve` ignores: they are sent to all processes of an agent, and `serve` must outlive the agent.
 const IGNORED_SIGNALS: &[i32] = &[SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM];
 
-#[derive(Debug, thiserror::Error)]
-enum ProxyError {
-    #[error("{0}")]
-    Destination(#[from] JailError),
-    #[error("cannot {action}: {error}")]
-    System {
-        action: &'static str,
-        error: io::Error,
-    },
-    #[error("cannot execute {}: {error}", program.to_string_lossy())]
-    Exec { program: OsString, error: io::Error },
-    #[error("{SOCKET_VARIABLE} does not name a socket; start this part with colibri-proxy run")]
-    NoSocket,
-}
+/// Why the proxy failed: a message.
+type ProxyError = Box<dyn std::error::Error>;
 
-impl ProxyError {
-    fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::System { action, error }
-    }
+/// Returns the error for an operation of the system.
+fn failed(action: &str) -> impl FnOnce(io::Error) -> ProxyError {
+    move |error| format!("cannot {action}: {error}").into()
 }
 
 fn main() -> ExitCode {
@@ -73,25 +60,23 @@ fn main() -> ExitCode {
         ))),
         _ => None,
     };
-    let error = match result {
+    match result {
+        Some(Ok(code)) => code,
+        Some(Err(error)) => {
+            log(&error);
+            ExitCode::from(EXIT_FAILURE)
+        }
         None => {
             let _ = io::stderr().write_all(USAGE.as_bytes());
-            return ExitCode::from(2);
+            ExitCode::from(2)
         }
-        Some(Ok(())) => return ExitCode::SUCCESS,
-        Some(Err(error)) => error,
-    };
-    log(&error);
-    ExitCode::from(match error {
-        ProxyError::Exec { error, .. } if error.kind() == io::ErrorKind::NotFound => EXIT_NOT_FOUND,
-        _ => EXIT_FAILURE,
-    })
+    }
 }
 
 /// Writes a text to standard output.
-fn print(text: &str) -> Result<(), ProxyError> {
+fn print(text: &str) -> Result<ExitCode, ProxyError> {
     let _ = io::stdout().write_all(text.as_bytes());
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes one line to standard error, which is the agent's.
@@ -115,11 +100,10 @@ fn parse_destinations(arguments: &[OsString]) -> Result<Vec<Destination>, JailEr
 }
 
 /// Starts `serve` and executes the command. `serve` ends when this process ends.
-fn run(allow: &[OsString], command: &[OsString]) -> Result<(), ProxyError> {
+fn run(allow: &[OsString], command: &[OsString]) -> Result<ExitCode, ProxyError> {
     parse_destinations(allow)?;
-    let (server_end, sandbox_end) =
-        UnixStream::pair().map_err(ProxyError::system("create a socket pair"))?;
-    let proxy = std::env::current_exe().map_err(ProxyError::system("find its own program"))?;
+    let (server_end, sandbox_end) = UnixStream::pair().map_err(failed("create a socket pair"))?;
+    let proxy = std::env::current_exe().map_err(failed("find its own program"))?;
     Command::new(proxy)
         .arg("serve")
         .arg(std::process::id().to_string())
@@ -131,43 +115,51 @@ fn run(allow: &[OsString], command: &[OsString]) -> Result<(), ProxyError> {
         .stdin(Stdio::from(OwnedFd::from(server_end)))
         .stdout(Stdio::null())
         .spawn()
-        .map_err(ProxyError::system("start the server"))?;
-    let number = socket_passing::keep_open(&sandbox_end)
-        .map_err(ProxyError::system("keep the socket open"))?;
+        .map_err(failed("start the server"))?;
+    let number = socket_passing::keep_open(&sandbox_end).map_err(failed("keep the socket open"))?;
     let (program, args) = command.split_first().unwrap_or((&command[0], &[]));
-    Err(execute(program, args, Some(number)))
+    Ok(execute(program, args, Some(number)))
 }
 
 /// Runs in the sandbox: opens the port, sends the listening socket to `serve`, and executes the agent.
-fn enter(program: &OsStr, args: &[OsString]) -> Result<(), ProxyError> {
+fn enter(program: &OsStr, args: &[OsString]) -> Result<ExitCode, ProxyError> {
     let socket = std::env::var(SOCKET_VARIABLE)
         .ok()
         .and_then(|number| number.parse().ok())
         .and_then(colibri_sys::descriptors::take_inherited_socket)
-        .ok_or(ProxyError::NoSocket)?;
+        .ok_or_else(|| {
+            format!(
+                "{SOCKET_VARIABLE} does not name a socket; start this part with colibri-proxy run"
+            )
+        })?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))
-        .map_err(ProxyError::system("open the proxy's port in the sandbox"))?;
-    socket_passing::send(&socket, &listener)
-        .map_err(ProxyError::system("send the listening socket"))?;
+        .map_err(failed("open the proxy's port in the sandbox"))?;
+    socket_passing::send(&socket, &listener).map_err(failed("send the listening socket"))?;
     drop((socket, listener));
-    Err(execute(program, args, None))
+    Ok(execute(program, args, None))
 }
 
-fn execute(program: &OsStr, args: &[OsString], socket: Option<i32>) -> ProxyError {
+/// Replaces this process by the program; returns the exit code of a failure, as of env(1).
+fn execute(program: &OsStr, args: &[OsString], socket: Option<i32>) -> ExitCode {
     let mut command = Command::new(program);
     command.args(args).env_remove(SOCKET_VARIABLE);
     if let Some(number) = socket {
         command.env(SOCKET_VARIABLE, number.to_string());
     }
-    ProxyError::Exec {
-        error: command.exec(),
-        program: program.to_owned(),
-    }
+    let error = command.exec();
+    log(&format!(
+        "cannot execute {}: {error}",
+        program.to_string_lossy()
+    ));
+    ExitCode::from(match error.kind() {
+        io::ErrorKind::NotFound => EXIT_NOT_FOUND,
+        _ => EXIT_FAILURE,
+    })
 }
 
 /// Runs outside of the sandbox: receives the listening socket from standard input and serves it until the process
 /// `parent` ends.
-fn serve(parent: &OsStr, allow: &[OsString]) -> Result<(), ProxyError> {
+fn serve(parent: &OsStr, allow: &[OsString]) -> Result<ExitCode, ProxyError> {
     let allow = parse_destinations(allow)?;
     let parent = parent
         .to_string_lossy()
@@ -177,12 +169,13 @@ fn serve(parent: &OsStr, allow: &[OsString]) -> Result<(), ProxyError> {
     parent
         .ok_or(io::ErrorKind::InvalidInput.into())
         .and_then(colibri_sys::process::die_with_parent)
-        .map_err(ProxyError::system("watch the sandbox"))?;
+        .map_err(failed("watch the sandbox"))?;
     for signal in IGNORED_SIGNALS {
         signal_hook::flag::register(*signal, std::sync::Arc::default())
-            .map_err(ProxyError::system("ignore signals"))?;
+            .map_err(failed("ignore signals"))?;
     }
-    let listener = socket_passing::receive(io::stdin())
-        .map_err(ProxyError::system("receive the listening socket"))?;
-    server::serve(listener, allow).map_err(ProxyError::system("serve"))
+    let listener =
+        socket_passing::receive(io::stdin()).map_err(failed("receive the listening socket"))?;
+    server::serve(listener, allow).map_err(failed("serve"))?;
+    Ok(ExitCode::SUCCESS)
 }
