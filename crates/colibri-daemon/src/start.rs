@@ -24,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::connection::server::Server;
 use crate::daemon::DaemonState;
-use crate::daemon::audit::{AuditFile, Peer};
+use crate::daemon::audit::{AUDIT_FILE, Peer};
 use crate::daemon::config::{Configuration, LoadedSettings};
 use crate::errors::StartError;
 use crate::handlers;
@@ -154,7 +154,7 @@ fn run(
     // Left by a killed daemon.
     DaemonFile::remove(&settings.state_dir);
     let config = Configuration::new(arguments.config.clone(), overrides, backends, file);
-    let audit = AuditFile::new(&settings.state_dir, settings.log);
+    let audit_log = RotatedLog::new(settings.state_dir.join(AUDIT_FILE), settings.log);
     let runtime = pool::runtime().map_err(|error| {
         format!(
             "cannot start threads: {error}; end processes of this user, or raise the process limit (ulimit -u, TasksMax= in the systemd unit)"
@@ -196,7 +196,7 @@ fn run(
             let daemon = Arc::new(DaemonState {
                 registry,
                 config,
-                audit,
+                audit_log: Arc::new(audit_log),
                 socket: socket.clone(),
                 shutdown: watch::Sender::new(false),
             });

@@ -1,13 +1,9 @@
 //! `audit.jsonl`: one line for each request that changes something, with its caller and its outcome.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use colibri_config::LogLimits;
 use colibri_proto::Call;
 use serde::Serialize;
 
-use crate::rotation::RotatedLog;
+use super::DaemonState;
 use crate::{pool, times};
 
 /// The process at the other end of a connection, as the kernel reports it (unix(7) SO_PEERCRED, unix(4) LOCAL_PEERCRED).
@@ -42,18 +38,13 @@ struct AuditLine<'a> {
     outcome: &'a str,
 }
 
-/// The audit log.
-pub(crate) struct AuditFile(Arc<RotatedLog>);
+/// Name of the audit log in the state directory.
+pub(crate) const AUDIT_FILE: &str = "audit.jsonl";
 
-impl AuditFile {
-    pub(crate) fn new(state_dir: &Path, limits: LogLimits) -> Self {
-        let log = RotatedLog::new(state_dir.join("audit.jsonl"), limits);
-        Self(Arc::new(log))
-    }
-
-    /// Writes a line for a call that changes something; ignores other calls. `spawned` is the id of the agent that the
-    /// call started. A failure is logged.
-    pub(crate) async fn record(
+impl DaemonState {
+    /// Writes an audit line for a call that changes something; ignores other calls. `spawned` is the id of the agent that
+    /// the call started. A failure is logged.
+    pub(crate) async fn audit(
         &self,
         peer: Peer,
         call: &Call,
@@ -71,7 +62,7 @@ impl AuditFile {
             outcome,
         };
         let text = serde_json::to_string(&line).map(|line| line + "\n");
-        let log = self.0.clone();
+        let log = self.audit_log.clone();
         let written = pool::run(move || {
             let written = log.append(text?.as_bytes());
             // Closed after each line: a file open for writing prevents a read-only remount of its file system.
@@ -79,7 +70,7 @@ impl AuditFile {
             written
         });
         if let Err(error) = written.await {
-            tracing::error!(path = %self.0.path.display(), %error, "cannot write audit line");
+            tracing::error!(path = %self.audit_log.path.display(), %error, "cannot write audit line");
         }
     }
 }

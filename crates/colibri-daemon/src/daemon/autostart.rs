@@ -103,9 +103,8 @@ impl DaemonState {
             Ok(_) => "ok".to_owned(),
         };
         let id = spawned.as_deref().ok();
-        self.audit
-            .record(Peer::daemon(), &Call::SpawnAgent(params), id, &outcome)
-            .await;
+        let call = Call::SpawnAgent(params);
+        self.audit(Peer::daemon(), &call, id, &outcome).await;
         spawned
     }
 }

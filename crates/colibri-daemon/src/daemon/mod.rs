@@ -12,13 +12,13 @@ use tokio::sync::watch;
 
 use crate::errors::CallError;
 use crate::registry::Registry;
-use audit::AuditFile;
+use crate::rotation::RotatedLog;
 use config::Configuration;
 
 /// State that all connections share.
 pub(crate) struct DaemonState {
     pub(crate) registry: Arc<Registry>,
-    pub(crate) audit: AuditFile,
+    pub(crate) audit_log: Arc<RotatedLog>,
     pub(crate) config: Configuration,
     pub(crate) socket: PathBuf,
     /// True while the daemon shuts down.

@@ -51,7 +51,7 @@ pub(crate) async fn handle(
         Ok(_) => "ok",
         Err(error) => &error.message,
     };
-    daemon.audit.record(peer, &call, id, outcome).await;
+    daemon.audit(peer, &call, id, outcome).await;
     result
 }
 

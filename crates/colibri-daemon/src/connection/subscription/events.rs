@@ -1,7 +1,7 @@
 //! Which events a subscription sends for a snapshot. Events that the subscription was too slow for are merged into the
 //! latest one.
 
-use colibri_proto::{KillEvent, Notification, RunEvent, StateEvent};
+use colibri_proto::{ExitEvent, KillEvent, Notification, RunEvent, StateEvent};
 
 use super::Subscriber;
 use crate::agent::{AgentSnapshot, RegisteredAgent};
@@ -61,6 +61,20 @@ impl SnapshotChange<'_> {
     /// Returns the number of state changes that are merged into the last one.
     pub(super) fn merged_states(&self) -> u64 {
         self.state_changes().saturating_sub(1)
+    }
+
+    /// Returns the last event of an agent that has ended. It follows all output.
+    pub(super) fn exit(&self) -> Option<Notification> {
+        let exit = self.now.exit.as_ref()?;
+        Some(Notification::AgentExit(ExitEvent {
+            subscription: self.subscriber.number,
+            id: self.agent.spec.id.to_string(),
+            state: self.now.view.state,
+            exit: Some(exit.exit()),
+            exit_note: self.agent.exit_note(exit),
+            error: exit.error.clone(),
+            exited_at: times::format_ns(exit.exited_at_ns),
+        }))
     }
 
     fn kill(&self) -> Option<Notification> {

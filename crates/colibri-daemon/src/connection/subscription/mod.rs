@@ -12,10 +12,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use colibri_proto::{
-    ExitEvent, MissedEvent, Notification, RemovedEvent, SpawnedEvent, StreamChoice, SubscribeParams,
+    MissedEvent, Notification, RemovedEvent, SpawnedEvent, StreamChoice, SubscribeParams,
 };
 use colibri_shim::control::ShimStatus;
-use colibri_shim::record::ExitRecord;
 use colibri_types::AgentId;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc::error::SendError;
@@ -58,27 +57,19 @@ impl Subscriber {
 
     /// Returns the offsets from which the streams are sent.
     fn start_offsets(&self, snapshot: &AgentSnapshot) -> StreamOffsets {
-        let SubscribeParams {
-            stream,
-            from_offset: from,
-            stderr_from_offset,
-            ..
-        } = self.params;
-        let (follows_stdout, follows_stderr) = match stream {
-            None => (true, true),
-            Some(StreamChoice::Stdout) => (true, false),
-            Some(StreamChoice::Stderr) => (false, true),
-            Some(StreamChoice::None) => (false, false),
+        let params = &self.params;
+        let stderr_from = params.stderr_from_offset.or(params.from_offset);
+        let mut offsets = StreamOffsets {
+            stdout: params.from_offset.unwrap_or(snapshot.status.stdout),
+            stderr: stderr_from.unwrap_or(snapshot.status.stderr),
         };
-        let start = |follows, from: Option<u64>, end| match follows {
-            true => from.unwrap_or(end),
-            false => u64::MAX,
-        };
-        let stderr_from = stderr_from_offset.or(from);
-        StreamOffsets {
-            stdout: start(follows_stdout, from, snapshot.status.stdout),
-            stderr: start(follows_stderr, stderr_from, snapshot.status.stderr),
+        if let Some(StreamChoice::Stderr | StreamChoice::None) = params.stream {
+            offsets.stdout = u64::MAX;
         }
+        if let Some(StreamChoice::Stdout | StreamChoice::None) = params.stream {
+            offsets.stderr = u64::MAX;
+        }
+        offsets
     }
 }
 
@@ -146,9 +137,8 @@ async fn follow(
             subscriber.send(&event.notification).await?;
         }
         output.send_until(&now, u64::MAX).await?;
-        if let Some(exit) = &now.exit {
-            let event = exit_event(&agent, subscriber.number, &now, exit);
-            return subscriber.send(&Notification::AgentExit(event)).await;
+        if let Some(exit) = change.exit() {
+            return subscriber.send(&exit).await;
         }
         tokio::select! {
             _ = latest.changed() => {}
@@ -156,23 +146,6 @@ async fn follow(
         }
         before = std::mem::replace(&mut now, latest.borrow_and_update().clone());
         is_first = false;
-    }
-}
-
-fn exit_event(
-    agent: &RegisteredAgent,
-    subscription: u64,
-    snapshot: &AgentSnapshot,
-    exit: &ExitRecord,
-) -> ExitEvent {
-    ExitEvent {
-        subscription,
-        id: agent.spec.id.to_string(),
-        state: snapshot.view.state,
-        exit: Some(exit.exit()),
-        exit_note: agent.exit_note(exit),
-        error: exit.error.clone(),
-        exited_at: times::format_ns(exit.exited_at_ns),
     }
 }
 

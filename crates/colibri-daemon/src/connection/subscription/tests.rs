@@ -5,6 +5,7 @@ use crate::times::now_ms;
 use colibri_glasspane::{AgentRuntime, Glasspane};
 use colibri_journal::{JournalOptions, JournalWriter};
 use colibri_shim::control::ShimStatus;
+use colibri_shim::record::ExitRecord;
 use colibri_spawner::AgentSpec;
 use colibri_types::ExitStatus;
 use serde_json::Value;
