@@ -19,10 +19,10 @@ use colibri_sys::daemon::{DaemonFile, default_socket};
 use rustix::fs::Mode;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing_subscriber::EnvFilter;
 
-use crate::connection::server::Server;
+use crate::connection::server;
 use crate::daemon::DaemonState;
 use crate::daemon::audit::{AUDIT_FILE, Peer};
 use crate::daemon::config::{Configuration, LoadedSettings};
@@ -198,11 +198,11 @@ fn run(
                 config,
                 audit_log: Arc::new(audit_log),
                 socket: socket.clone(),
+                connections: Arc::new(Semaphore::new(server::MAX_CONNECTIONS as usize)),
                 shutdown: watch::Sender::new(false),
             });
             tokio::spawn(daemon.clone().autostart());
-            let server = Server::new(daemon.clone(), listening.group);
-            let mut serving = Box::pin(server.run(&listening.listener));
+            let mut serving = Box::pin(server::run(&daemon, &listening));
             loop {
                 tokio::select! {
                     () = &mut serving => {}
@@ -223,7 +223,7 @@ fn run(
             DaemonFile::remove(&settings.state_dir);
             // Removes the socket: no client must connect from now on.
             drop(listening);
-            let running = server.shut_down().await;
+            let running = server::shut_down(&daemon).await;
             tracing::info!(running, "stopped; running agents keep running, and the next daemon with this state directory adopts them");
             Ok(())
         });

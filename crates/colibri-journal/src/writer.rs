@@ -90,10 +90,7 @@ impl JournalWriter {
         let mut open = OpenSegment::repair(directory, first)?;
         for start in segments.iter().skip(1) {
             if open.end != *start {
-                return Err(JournalError::Discontinuous {
-                    path: segment::log_path(directory, *start),
-                    end: open.end,
-                });
+                return Err(discontinuous(directory, *start, open.end));
             }
             open = OpenSegment::repair(directory, *start)?;
         }
@@ -226,10 +223,7 @@ impl JournalWriter {
         let segment = OpenSegment::repair(&self.directory, self.open.end)?;
         if segment.end != self.open.end {
             // Another writer has created the segment.
-            return Err(JournalError::Discontinuous {
-                path: segment::log_path(&self.directory, self.open.end),
-                end: self.open.end,
-            });
+            return Err(discontinuous(&self.directory, self.open.end, self.open.end));
         }
         self.sync_directory()?;
         self.segments.push(segment.start);
@@ -304,6 +298,11 @@ impl OpenSegment {
             indexed,
         })
     }
+}
+
+fn discontinuous(directory: &Path, start: u64, end: u64) -> JournalError {
+    let path = segment::log_path(directory, start);
+    JournalError::Discontinuous { path, end }
 }
 
 /// Writes at `position` until an error; returns the number of written bytes and the result.

@@ -4,59 +4,42 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::geteuid;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::net::UnixStream;
 
 use super::serve_connection;
 use crate::daemon::DaemonState;
 use crate::daemon::audit::Peer;
 use crate::metrics::MetricsEvent;
-use crate::socket::accept_all;
+use crate::socket::{ListeningSocket, accept_all};
 
 /// Maximum number of concurrent connections; more wait in the listener's backlog.
-const MAX_CONNECTIONS: usize = 512;
+pub(crate) const MAX_CONNECTIONS: u32 = 512;
 /// Timeout at shutdown for answers and hooks in progress.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub(crate) struct Server {
-    daemon: Arc<DaemonState>,
-    /// Group whose members may connect, besides the daemon's user.
-    group: Option<u32>,
-    slots: Arc<Semaphore>,
+/// Serves connections until a client requests the shutdown of the daemon.
+pub(crate) async fn run(daemon: &Arc<DaemonState>, listening: &ListeningSocket) {
+    let mut shutdown = daemon.shutdown.subscribe();
+    let accept = || listening.listener.accept();
+    let handle = |stream| serve(daemon.clone(), listening.group, stream);
+    tokio::select! {
+        () = accept_all(&daemon.connections, accept, handle) => {}
+        _ = shutdown.wait_for(|shutdown| *shutdown) => {}
+    }
 }
 
-impl Server {
-    pub(crate) fn new(daemon: Arc<DaemonState>, group: Option<u32>) -> Self {
-        Self {
-            daemon,
-            group,
-            slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-        }
+/// Closes all connections, waits for answers and hooks in progress, and returns the number of running agents.
+pub(crate) async fn shut_down(daemon: &DaemonState) -> usize {
+    daemon.shutdown.send_replace(true);
+    let registry = &daemon.registry;
+    let answers = daemon.connections.acquire_many(MAX_CONNECTIONS);
+    let answers = tokio::time::timeout(SHUTDOWN_TIMEOUT, answers);
+    match &registry.observers.hooks {
+        Some(hooks) => drop(tokio::join!(answers, hooks.shut_down(SHUTDOWN_TIMEOUT))),
+        None => drop(answers.await),
     }
-
-    /// Serves connections until a client requests the shutdown of the daemon.
-    pub(crate) async fn run(&self, listener: &UnixListener) {
-        let mut shutdown = self.daemon.shutdown.subscribe();
-        let handle = |stream| serve(self.daemon.clone(), self.group, stream);
-        tokio::select! {
-            () = accept_all(&self.slots, || listener.accept(), handle) => {}
-            _ = shutdown.wait_for(|shutdown| *shutdown) => {}
-        }
-    }
-
-    /// Closes all connections, waits for answers and hooks in progress, and returns the number of running agents.
-    pub(crate) async fn shut_down(&self) -> usize {
-        self.daemon.shutdown.send_replace(true);
-        let registry = &self.daemon.registry;
-        let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
-        let answers = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.slots.acquire_many(all));
-        match &registry.observers.hooks {
-            Some(hooks) => drop(tokio::join!(answers, hooks.shut_down(SHUTDOWN_TIMEOUT))),
-            None => drop(answers.await),
-        }
-        registry.spawner().drain_shim_pool().await;
-        registry.list_running().len()
-    }
+    registry.spawner().drain_shim_pool().await;
+    registry.list_running().len()
 }
 
 async fn serve(daemon: Arc<DaemonState>, group: Option<u32>, stream: UnixStream) {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use colibri_proto::ErrorKind;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::errors::CallError;
 use crate::registry::Registry;
@@ -21,6 +21,8 @@ pub(crate) struct DaemonState {
     pub(crate) audit_log: Arc<RotatedLog>,
     pub(crate) config: Configuration,
     pub(crate) socket: PathBuf,
+    /// Slots for connections.
+    pub(crate) connections: Arc<Semaphore>,
     /// True while the daemon shuts down.
     pub(crate) shutdown: watch::Sender<bool>,
 }

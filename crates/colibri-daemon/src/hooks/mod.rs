@@ -23,7 +23,7 @@ use crate::metrics::{HookCounts, HookOutcome, Metrics, MetricsEvent};
 use crate::pool;
 
 /// Maximum number of agents for which hooks run concurrently.
-const MAX_CONCURRENT_AGENTS: usize = 4;
+const MAX_CONCURRENT_AGENTS: u32 = 4;
 /// Minimum interval between the starts of two hook runs of an agent.
 const MIN_RUN_INTERVAL: Duration = Duration::from_secs(1);
 /// File in an agent's directory: the last state that hooks have handled.
@@ -76,7 +76,7 @@ impl Hooks {
             hooks,
             queue: Mutex::default(),
             queue_changed: Notify::new(),
-            slots: Arc::new(Semaphore::new(MAX_CONCURRENT_AGENTS)),
+            slots: Arc::new(Semaphore::new(MAX_CONCURRENT_AGENTS as usize)),
             environment,
             metrics,
         });
@@ -95,8 +95,8 @@ impl Hooks {
 
     /// Starts no further hooks, and waits until the running ones have ended or the timeout has expired.
     pub(crate) async fn shut_down(&self, timeout: Duration) {
-        let all = u32::try_from(MAX_CONCURRENT_AGENTS).unwrap_or(u32::MAX);
-        let idle = tokio::time::timeout(timeout, self.slots.acquire_many(all)).await;
+        let all = self.slots.acquire_many(MAX_CONCURRENT_AGENTS);
+        let idle = tokio::time::timeout(timeout, all).await;
         if idle.is_err() {
             tracing::warn!("shutting down while hooks run; they are killed");
         }
