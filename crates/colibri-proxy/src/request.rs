@@ -17,19 +17,14 @@ const NOT_FORWARDED: &[&str] = &[
     "host",
 ];
 
-/// A valid request.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum ProxyRequest {
-    /// `CONNECT`: opens a tunnel.
-    Tunnel(Destination),
-    /// A request for `http://…`: forwards this head, and the bytes after it unchanged.
-    Forward(Destination, String),
-}
-
-/// Head of a request, and its length in the input, in bytes.
+/// Head of a valid request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RequestHead {
-    pub(crate) request: ProxyRequest,
+    pub(crate) destination: Destination,
+    /// For a request for `http://…`, the head to forward; the bytes after it are forwarded unchanged. Absent for `CONNECT`,
+    /// which opens a tunnel.
+    pub(crate) forwarded: Option<String>,
+    /// Length in the input, in bytes.
     pub(crate) length: usize,
 }
 
@@ -59,9 +54,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<RequestHead>, BadRequest> {
     };
     let bad_target = || BadRequest::Target(target.chars().take(200).collect());
     if method == "CONNECT" {
-        let destination = target.parse().map_err(|_| bad_target())?;
-        let request = ProxyRequest::Tunnel(destination);
-        return Ok(Some(RequestHead { request, length }));
+        return Ok(Some(RequestHead {
+            destination: target.parse().map_err(|_| bad_target())?,
+            forwarded: None,
+            length,
+        }));
     }
     let address = strip_http_scheme(target).ok_or_else(bad_target)?;
     let end = address.find(['/', '?', '#']).unwrap_or(address.len());
@@ -75,7 +72,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<RequestHead>, BadRequest> {
     } else {
         format!("{authority}:80")
     };
-    let destination: Destination = with_port.parse().map_err(|_| bad_target())?;
+    let destination = with_port.parse().map_err(|_| bad_target())?;
     let slash = if path.starts_with('/') { "" } else { "/" };
     let mut head = format!("{method} {slash}{path} HTTP/1.1\r\nHost: {authority}\r\n");
     for header in parsed.headers.iter() {
@@ -88,8 +85,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<RequestHead>, BadRequest> {
     }
     // One request per connection, so that every request is checked.
     head.push_str("Connection: close\r\n\r\n");
-    let request = ProxyRequest::Forward(destination, head);
-    Ok(Some(RequestHead { request, length }))
+    Ok(Some(RequestHead {
+        destination,
+        forwarded: Some(head),
+        length,
+    }))
 }
 
 fn strip_http_scheme(target: &str) -> Option<&str> {
@@ -117,20 +117,16 @@ mod tests {
     #[test]
     fn requests_are_parsed_or_refused() {
         let bad_target = |text: &str| Err(BadRequest::Target(text.into()));
-        let forward = |target: &str, head: &str| {
-            Ok(Some(ProxyRequest::Forward(
-                destination(target),
-                head.into(),
-            )))
-        };
+        let forward =
+            |target: &str, head: &str| Ok(Some((destination(target), Some(head.to_owned()))));
         let table = [
             (
                 "CONNECT a.example:443 HTTP/1.1\r\nHost: other:1\r\n\r\n",
-                Ok(Some(ProxyRequest::Tunnel(destination("a.example:443")))),
+                Ok(Some((destination("a.example:443"), None))),
             ),
             (
                 "CONNECT [::1]:8080 HTTP/1.0\r\n\r\n",
-                Ok(Some(ProxyRequest::Tunnel(destination("[::1]:8080")))),
+                Ok(Some((destination("[::1]:8080"), None))),
             ),
             (
                 "GET http://a.example/x?y HTTP/1.1\r\nHost: other\r\nProxy-Authorization: p\r\nConnection: keep-alive\r\nAccept: */*\r\n\r\n",
@@ -177,7 +173,8 @@ mod tests {
             ("SSH-2.0-OpenSSH\r\n", Err(BadRequest::Malformed)),
         ];
         for (bytes, expected) in table {
-            let request = parse(bytes.as_bytes()).map(|head| head.map(|head| head.request));
+            let request = parse(bytes.as_bytes())
+                .map(|head| head.map(|head| (head.destination, head.forwarded)));
             assert_eq!(request, expected, "{bytes:?}");
         }
         let endless = format!("GET http://a/{}", "x".repeat(MAX_HEAD));
@@ -189,7 +186,7 @@ mod tests {
         fn forwarded_request_has_exactly_one_head(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "[ -~]{0,80}") {
             let _ = parse(&bytes);
             let request = format!("GET http://a.example/ HTTP/1.1\r\nX: {text}\r\n\r\n");
-            if let Ok(Some(RequestHead { request: ProxyRequest::Forward(_, head), length })) = parse(request.as_bytes()) {
+            if let Ok(Some(RequestHead { forwarded: Some(head), length, .. })) = parse(request.as_bytes()) {
                 prop_assert_eq!(length, request.len());
                 prop_assert_eq!(head.matches("\r\n\r\n").count(), 1);
                 prop_assert!(head.ends_with("\r\n\r\n"));

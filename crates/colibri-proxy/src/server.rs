@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::log;
-use crate::request::{self, ProxyRequest, RequestHead};
+use crate::request::{self, RequestHead};
 
 /// Maximum number of concurrent connections; further ones wait.
 const MAX_CONNECTIONS: usize = 512;
@@ -87,18 +87,8 @@ async fn serve_connection(mut client: TcpStream, allow: &[Destination]) -> io::R
 async fn serve_request(client: &mut TcpStream, allow: &[Destination]) -> Result<(), ServeError> {
     let mut bytes = Vec::new();
     let received = timeout(TIMEOUT, receive_head(client, &mut bytes)).await;
-    let RequestHead { request, length } = received.map_err(io::Error::from)??;
-    let body_start = bytes.split_off(length);
-    let (destination, to_server, to_client): (_, _, &[u8]) = match request {
-        ProxyRequest::Tunnel(destination) => (
-            destination,
-            body_start,
-            b"HTTP/1.1 200 Connection established\r\n\r\n",
-        ),
-        ProxyRequest::Forward(destination, head) => {
-            (destination, [head.into_bytes(), body_start].concat(), b"")
-        }
-    };
+    let head = received.map_err(io::Error::from)??;
+    let (destination, body_start) = (head.destination, bytes.split_off(head.length));
     if !allow.contains(&destination) {
         let problem = format!("refused a connection to {destination}: it is not in the allow list");
         return Err(ServeError::refused("403 Forbidden", problem));
@@ -110,7 +100,14 @@ async fn serve_request(client: &mut TcpStream, allow: &[Destination]) -> Result<
         let problem = format!("cannot connect to {destination}: {error}");
         ServeError::refused("502 Bad Gateway", problem)
     })?;
-    client.write_all(to_client).await?;
+    let to_server = match head.forwarded {
+        Some(head) => [head.into_bytes(), body_start].concat(),
+        None => {
+            let response = b"HTTP/1.1 200 Connection established\r\n\r\n";
+            client.write_all(response).await?;
+            body_start
+        }
+    };
     server.write_all(&to_server).await?;
     copy_bidirectional(client, &mut server).await?;
     Ok(())
