@@ -30,12 +30,6 @@ pub(crate) enum CallError {
     Rpc(#[from] RpcError),
 }
 
-impl From<ShimClientError> for CallError {
-    fn from(error: ShimClientError) -> Self {
-        Self::Spawn(error.into())
-    }
-}
-
 impl CallError {
     /// Returns an error of a kind.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
@@ -56,9 +50,13 @@ impl CallError {
     pub(crate) fn to_rpc_error(&self) -> RpcError {
         let kind = match self {
             Self::Rpc(error) => return error.clone(),
-            Self::Profile(error) => profile_error_kind(error),
+            Self::Profile(ProfileError::Unknown { .. }) => ErrorKind::UnknownProfile,
+            Self::Profile(ProfileError::EnvFile(_)) => ErrorKind::InvalidConfig,
+            Self::Profile(_) => ErrorKind::InvalidParams,
             Self::Spawn(error) => spawn_error_kind(error),
-            Self::Journal(error) => journal_error_kind(error),
+            Self::Journal(JournalError::BelowOldest { .. }) => ErrorKind::OffsetBelowOldest,
+            Self::Journal(JournalError::BeyondEnd { .. }) => ErrorKind::OffsetBeyondEnd,
+            Self::Journal(_) => ErrorKind::Internal,
         };
         let mut rpc = RpcError::new(kind, self.to_string());
         match self {
@@ -71,22 +69,6 @@ impl CallError {
             _ => {}
         }
         rpc
-    }
-}
-
-fn profile_error_kind(error: &ProfileError) -> ErrorKind {
-    match error {
-        ProfileError::Unknown { .. } => ErrorKind::UnknownProfile,
-        ProfileError::EnvFile(_) => ErrorKind::InvalidConfig,
-        _ => ErrorKind::InvalidParams,
-    }
-}
-
-fn journal_error_kind(error: &JournalError) -> ErrorKind {
-    match error {
-        JournalError::BelowOldest { .. } => ErrorKind::OffsetBelowOldest,
-        JournalError::BeyondEnd { .. } => ErrorKind::OffsetBeyondEnd,
-        _ => ErrorKind::Internal,
     }
 }
 

@@ -1,7 +1,6 @@
 //! One run of a hook: a program without a shell, in a separate process group, that gets the state change in its environment
 //! and as JSON on stdin.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use colibri_config::Hook;
 use colibri_glasspane::AgentState;
 use colibri_types::AgentId;
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, Command};
 
@@ -25,70 +24,47 @@ const STDERR_END_TIMEOUT: Duration = Duration::from_millis(50);
 /// Maximum length of a text in a hook's environment and JSON, in characters.
 const MAX_TEXT_CHARS: usize = 300;
 
-/// The JSON object on a hook's stdin.
-#[derive(Debug, Serialize)]
-pub(super) struct HookEvent {
-    time: String,
-    event: &'static str,
-    id: String,
-    name: Option<String>,
-    state: AgentState,
+/// Environment variables of a hook, and the fields of its event whose values they have. A variable without a value is set
+/// and empty.
+const VARIABLES: [(&str, &str); 9] = [
+    ("COLIBRI_AGENT_ID", "id"),
+    ("COLIBRI_AGENT_NAME", "name"),
+    ("COLIBRI_STATE", "state"),
+    ("COLIBRI_PREVIOUS_STATE", "previous_state"),
+    ("COLIBRI_RUN", "run"),
+    ("COLIBRI_TOOL", "current_tool"),
+    ("COLIBRI_ERROR", "error"),
+    ("COLIBRI_EXIT_CODE", "exit_code"),
+    ("COLIBRI_EXIT_SIGNAL", "exit_signal"),
+];
+
+/// Returns the JSON object for a hook's stdin. `merged` is the number of earlier changes that this one replaced.
+pub(super) fn event(
+    agent: &RegisteredAgent,
+    snapshot: &AgentSnapshot,
     previous_state: Option<AgentState>,
-    /// Number of earlier changes that this one replaced.
     merged: u64,
-    run: u32,
-    current_tool: Option<String>,
-    error: Option<String>,
-    exit_code: Option<i32>,
-    exit_signal: Option<i32>,
-}
-
-impl HookEvent {
-    pub(super) fn new(
-        agent: &RegisteredAgent,
-        snapshot: &AgentSnapshot,
-        previous_state: Option<AgentState>,
-        merged: u64,
-    ) -> Self {
-        let view = &snapshot.view;
-        let exit = snapshot.exit.as_ref();
-        let error = match exit {
-            Some(exit) => exit.error.as_deref(),
-            None => snapshot.last_error(),
-        };
-        Self {
-            time: times::format_ms(view.since),
-            event: "state",
-            id: agent.spec.id.to_string(),
-            name: agent.spec.config.name.as_deref().map(clean),
-            state: view.state,
-            previous_state,
-            merged,
-            run: snapshot.status.run,
-            current_tool: view.current_tool.as_deref().map(clean),
-            error: error.map(clean),
-            exit_code: exit.and_then(|exit| exit.exit().code()),
-            exit_signal: exit.and_then(|exit| exit.exit().signal()),
-        }
-    }
-
-    /// Returns the event as environment variables. A variable without a value is set and empty.
-    fn variables(&self) -> BTreeMap<&'static str, String> {
-        fn or_empty(value: Option<impl ToString>) -> String {
-            value.map_or(String::new(), |value| value.to_string())
-        }
-        BTreeMap::from([
-            ("COLIBRI_AGENT_ID", self.id.clone()),
-            ("COLIBRI_AGENT_NAME", or_empty(self.name.as_ref())),
-            ("COLIBRI_STATE", self.state.to_string()),
-            ("COLIBRI_PREVIOUS_STATE", or_empty(self.previous_state)),
-            ("COLIBRI_RUN", self.run.to_string()),
-            ("COLIBRI_TOOL", or_empty(self.current_tool.as_ref())),
-            ("COLIBRI_ERROR", or_empty(self.error.as_ref())),
-            ("COLIBRI_EXIT_CODE", or_empty(self.exit_code)),
-            ("COLIBRI_EXIT_SIGNAL", or_empty(self.exit_signal)),
-        ])
-    }
+) -> Value {
+    let view = &snapshot.view;
+    let exit = snapshot.exit.as_ref();
+    let error = match exit {
+        Some(exit) => exit.error.as_deref(),
+        None => snapshot.last_error(),
+    };
+    json!({
+        "time": times::format_ms(view.since),
+        "event": "state",
+        "id": agent.spec.id,
+        "name": agent.spec.config.name.as_deref().map(clean),
+        "state": view.state,
+        "previous_state": previous_state,
+        "merged": merged,
+        "run": snapshot.status.run,
+        "current_tool": view.current_tool.as_deref().map(clean),
+        "error": error.map(clean),
+        "exit_code": exit.and_then(|exit| exit.exit().code()),
+        "exit_signal": exit.and_then(|exit| exit.exit().signal()),
+    })
 }
 
 /// Replaces control characters and bidirectional formatting characters in untrusted text by spaces, and truncates it.
@@ -106,6 +82,15 @@ fn clean(text: &str) -> String {
         .collect()
 }
 
+/// Returns a value of an event as text; empty for null.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    }
+}
+
 /// A running hook. Dropping it kills its process group.
 pub(super) struct RunningHook {
     child: Child,
@@ -118,14 +103,14 @@ pub(super) struct RunningHook {
 pub(super) fn start(
     hook: &Hook,
     environment: &[(String, String)],
-    event: &HookEvent,
+    event: &Value,
 ) -> io::Result<RunningHook> {
     let child = Command::new(&hook.program)
         .args(&hook.args)
         .current_dir("/")
         .env_clear()
         .envs(environment.iter().map(|(name, value)| (name, value)))
-        .envs(event.variables())
+        .envs(VARIABLES.map(|(variable, field)| (variable, text(&event[field]))))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -136,19 +121,13 @@ pub(super) fn start(
 
 impl RunningHook {
     /// Writes the event to the hook's stdin, waits for its exit or timeout, and logs a failure.
-    pub(super) async fn wait(
-        mut self,
-        id: &AgentId,
-        hook: &Hook,
-        event: &HookEvent,
-    ) -> HookOutcome {
-        let mut text = serde_json::to_vec(event).unwrap_or_default();
-        text.push(b'\n');
+    pub(super) async fn wait(mut self, id: &AgentId, hook: &Hook, event: &Value) -> HookOutcome {
+        let line = format!("{event}\n");
         let stdin = self.child.stdin.take();
         let write_event = async {
             if let Some(mut stdin) = stdin {
                 // A hook need not read its stdin.
-                let _ = stdin.write_all(&text).await;
+                let _ = stdin.write_all(line.as_bytes()).await;
             }
         };
         let mut stderr_start = Vec::new();
@@ -164,14 +143,15 @@ impl RunningHook {
         let _ =
             tokio::time::timeout(STDERR_END_TIMEOUT, drain(&mut stderr, &mut stderr_start)).await;
         let program = hook.program.display();
+        let state = text(&event["state"]);
         let stderr = clean(String::from_utf8_lossy(&stderr_start).trim_end());
         match outcome {
             Ok(Ok(status)) if status.success() => {
-                tracing::debug!(%id, %program, state = %event.state, "hook succeeded");
+                tracing::debug!(%id, %program, state, "hook succeeded");
                 HookOutcome::Ok
             }
             Ok(Ok(status)) => {
-                tracing::error!(%id, %program, state = %event.state, %status, stderr, "hook failed");
+                tracing::error!(%id, %program, state, %status, stderr, "hook failed");
                 HookOutcome::Failed
             }
             Ok(Err(error)) => {
@@ -179,7 +159,7 @@ impl RunningHook {
                 HookOutcome::Failed
             }
             Err(_) => {
-                tracing::error!(%id, %program, state = %event.state, timeout = ?hook.timeout, stderr, "hook exceeded its timeout; killing it");
+                tracing::error!(%id, %program, state, timeout = ?hook.timeout, stderr, "hook exceeded its timeout; killing it");
                 self.kill();
                 let _ = self.child.wait().await;
                 HookOutcome::Timeout
