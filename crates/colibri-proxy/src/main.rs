@@ -48,7 +48,11 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let result = match arguments.as_slice() {
         [part, arguments @ ..] if part == "run" => {
-            split_at_separator(arguments).map(|(allow, command)| run(allow, command))
+            let separator = arguments.iter().position(|argument| argument == "--");
+            match separator.map(|separator| arguments.split_at(separator)) {
+                Some((allow @ [_, ..], [_, program, args @ ..])) => Some(run(allow, program, args)),
+                _ => None,
+            }
         }
         [part, program, args @ ..] if part == "enter" => Some(enter(program, args)),
         [part, parent, allow @ ..] if part == "serve" => Some(serve(parent, allow)),
@@ -84,14 +88,6 @@ fn log(message: &dyn Display) {
     let _ = io::stderr().write_all(format!("colibri-proxy: {message}\n").as_bytes());
 }
 
-/// Splits arguments into the ones before `--` and the ones after it; `None` if either is empty.
-fn split_at_separator(arguments: &[OsString]) -> Option<(&[OsString], &[OsString])> {
-    let separator = arguments.iter().position(|argument| argument == "--")?;
-    let (allow, command) = arguments.split_at(separator);
-    let command = command.get(1..)?;
-    (!allow.is_empty() && !command.is_empty()).then_some((allow, command))
-}
-
 fn parse_destinations(arguments: &[OsString]) -> Result<Vec<Destination>, JailError> {
     arguments
         .iter()
@@ -99,8 +95,8 @@ fn parse_destinations(arguments: &[OsString]) -> Result<Vec<Destination>, JailEr
         .collect()
 }
 
-/// Starts `serve` and executes the command. `serve` ends when this process ends.
-fn run(allow: &[OsString], command: &[OsString]) -> Result<ExitCode, ProxyError> {
+/// Starts `serve` and executes the program. `serve` ends when this process ends.
+fn run(allow: &[OsString], program: &OsStr, args: &[OsString]) -> Result<ExitCode, ProxyError> {
     parse_destinations(allow)?;
     let (server_end, sandbox_end) = UnixStream::pair().map_err(failed("create a socket pair"))?;
     let proxy = std::env::current_exe().map_err(failed("find its own program"))?;
@@ -117,7 +113,6 @@ fn run(allow: &[OsString], command: &[OsString]) -> Result<ExitCode, ProxyError>
         .spawn()
         .map_err(failed("start the server"))?;
     let number = socket_passing::keep_open(&sandbox_end).map_err(failed("keep the socket open"))?;
-    let (program, args) = command.split_first().unwrap_or((&command[0], &[]));
     Ok(execute(program, args, Some(number)))
 }
 
