@@ -33,9 +33,8 @@ pub(crate) fn serve(listener: std::net::TcpListener, allow: Vec<Destination>) ->
             let listener = TcpListener::from_std(listener)?;
             let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
             loop {
-                let Ok(permit) = permits.clone().acquire_owned().await else {
-                    return Ok(());
-                };
+                // Never closed.
+                let permit = permits.clone().acquire_owned().await;
                 match listener.accept().await {
                     Ok((client, _)) => {
                         let allow = allow.clone();

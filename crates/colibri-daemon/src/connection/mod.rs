@@ -185,9 +185,8 @@ impl ClientConnection {
 
     /// Runs a call concurrently with later ones; waits while too many run.
     async fn spawn_call(&self, id: Option<RequestId>, method: &'static str, call: Call) -> bool {
-        let Ok(permit) = self.calls.clone().acquire_owned().await else {
-            return false;
-        };
+        // Never closed.
+        let permit = self.calls.clone().acquire_owned().await;
         let (daemon, peer, frames) = (self.daemon.clone(), self.peer, self.frames.clone());
         tokio::spawn(async move {
             let is_wait = matches!(call, Call::WaitAgent(_));
