@@ -56,19 +56,16 @@ pub(crate) async fn supervise(
     spawner: Arc<Spawner>,
     observers: Observers,
 ) {
-    let adopted = registered.adopted;
     let supervisor = AgentSupervisor {
         observers,
-        parser: EventParser::new(registered, pane),
+        parser: EventParser::new(registered.clone(), pane),
         // The output of an adopted agent is parsed from its first run on.
-        run: match adopted {
+        run: match registered.adopted {
             true => 1,
             false => agent.link.state().borrow().status.run,
         },
         waiting: None,
         active_bytes: 0,
-        is_behind: false,
-        is_first_of_adopted: adopted,
         is_first: true,
         sampled: None,
     };
@@ -84,10 +81,6 @@ struct AgentSupervisor {
     waiting: Option<String>,
     /// Number of output bytes whose activity the glasspane has recorded; used for agents without events.
     active_bytes: u64,
-    /// Output before the end of the journal is left to parse.
-    is_behind: bool,
-    /// No status of an adopted agent has been handled yet.
-    is_first_of_adopted: bool,
     /// No snapshot has been published yet.
     is_first: bool,
     /// Time of the last measurement of the publish delay.
@@ -97,7 +90,7 @@ struct AgentSupervisor {
 impl AgentSupervisor {
     async fn run(mut self, agent: Agent, spawner: &Spawner) {
         let mut states = agent.link.state();
-        if self.is_first_of_adopted {
+        if self.is_first_of_adopted() {
             let _ = tokio::time::timeout(FIRST_STATUS_TIMEOUT, states.changed()).await;
         }
         loop {
@@ -107,7 +100,7 @@ impl AgentSupervisor {
                 return self.finish(state, spawner).await;
             }
             self.publish(&state, None).await;
-            if self.is_behind {
+            if self.parser.is_behind(state.status.stdout) {
                 // The next slice queues after the slices of other agents.
                 continue;
             }
@@ -120,6 +113,11 @@ impl AgentSupervisor {
                 }
             }
         }
+    }
+
+    /// Reports whether no snapshot of an adopted agent has been published yet.
+    fn is_first_of_adopted(&self) -> bool {
+        self.is_first && self.parser.agent.adopted
     }
 
     /// Parses new output according to a status, at most one slice while the agent runs.
@@ -144,7 +142,7 @@ impl AgentSupervisor {
             if !is_behind {
                 let waiting = status.waiting.as_deref();
                 self.parser.pane.record_restart(waiting, now);
-                if !self.is_first_of_adopted {
+                if !self.is_first_of_adopted() {
                     self.active_bytes = written;
                 }
             }
@@ -155,10 +153,9 @@ impl AgentSupervisor {
             if self.parser.pane.needs_output() {
                 if !has_ended {
                     self.parser = self.parser.parse_some(status.stdout, now).await;
-                    is_behind = self.parser.is_behind(status.stdout);
                 }
             } else if written > self.active_bytes {
-                let last = match self.is_first_of_adopted {
+                let last = match self.is_first_of_adopted() {
                     true => last_write_ms(&self.parser.agent, state, now).await,
                     false => now,
                 };
@@ -166,10 +163,8 @@ impl AgentSupervisor {
             }
             self.active_bytes = written;
         }
-        self.is_first_of_adopted = false;
         self.parser.pane.set_stalled(status.stalled.is_some(), now);
         self.parser.pane.tick(now);
-        self.is_behind = is_behind;
         self
     }
 

@@ -56,7 +56,7 @@ impl AgentSupervisor {
         let is_recent = self
             .sampled
             .is_some_and(|at| at.elapsed() < SAMPLE_INTERVAL);
-        if is_recent || now.status.stdout <= from || (self.is_first && agent.adopted) {
+        if is_recent || now.status.stdout <= from || self.is_first_of_adopted() {
             return;
         }
         let chunk = pool::run(move || agent.journal(Stream::Stdout).chunk_at(from)).await;
