@@ -29,28 +29,25 @@ impl SnapshotChange<'_> {
     ///
     /// A run event follows the output of the previous run, and a state follows the line that caused it. The state at the
     /// time of the subscription is sent first.
-    pub(super) fn events(&self) -> Vec<PendingEvent> {
-        let mut events = Vec::new();
-        let mut push = |event: Option<Notification>, after_output| {
-            events.extend(event.map(|notification| PendingEvent {
+    pub(super) fn events(&self) -> impl Iterator<Item = PendingEvent> {
+        let pending = |event: Option<Notification>, after_output| {
+            event.map(|notification| PendingEvent {
                 notification,
                 after_output,
-            }));
+            })
         };
-        let is_initial = self.is_first && self.state_changes() == 0;
-        if self.subscriber.params.lifecycle {
-            push(self.kill(), None);
-        }
-        if is_initial {
-            push(self.state(), None);
-        }
-        if self.subscriber.params.lifecycle {
-            push(self.run(), Some(self.now.status.run_from));
-        }
-        if !is_initial {
-            push(self.state(), Some(self.now.state_offset));
-        }
-        events
+        let lifecycle = self.subscriber.params.lifecycle;
+        let kill = pending(self.kill(), None).filter(|_| lifecycle);
+        let run = pending(self.run(), Some(self.now.status.run_from)).filter(|_| lifecycle);
+        let events = match self.is_first && self.state_changes() == 0 {
+            true => [kill, pending(self.state(), None), run],
+            false => [
+                kill,
+                run,
+                pending(self.state(), Some(self.now.state_offset)),
+            ],
+        };
+        events.into_iter().flatten()
     }
 
     fn state_changes(&self) -> u64 {
