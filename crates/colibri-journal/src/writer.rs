@@ -25,6 +25,10 @@ pub enum Fsync {
     Never,
     /// At most this time after they were appended, if the caller calls [`JournalWriter::sync`] when
     /// [`JournalWriter::sync_due`] is reached.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "interval-ms", with = "milliseconds")
+    )]
     Interval(Duration),
     /// In every append.
     Always,
@@ -44,6 +48,22 @@ pub struct JournalOptions {
     /// Maximum time that appends may share an index record, and so a timestamp. It bounds the size of the index for small
     /// appends.
     pub index_interval: Duration,
+}
+
+/// A duration as a number of milliseconds.
+#[cfg(feature = "serde")]
+mod milliseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
 }
 
 impl Default for JournalOptions {
