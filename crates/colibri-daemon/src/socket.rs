@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use colibri_sys::ownership::Ownership;
+use colibri_sys::ownership::{Ownership, UnsafeDirectory};
 use colibri_sys::passwd;
 use rustix::fs::{Gid, Mode, chown};
 use tokio::net::UnixListener;
@@ -53,11 +53,12 @@ impl ListeningSocket {
             .create(directory)
             .map_err(failed)?;
         let metadata = fs::metadata(directory).map_err(failed)?;
-        let ownership = Ownership::from(&metadata);
-        if ownership.entries_are_replaceable() {
-            let (shown, mode) = (directory.display(), ownership.mode);
+        if let Err(UnsafeDirectory { problem, fix }) =
+            Ownership::from(&metadata).check_socket_directory()
+        {
+            let (shown, fix) = (directory.display(), fix.unwrap_or("run: chmod 700"));
             return Err(format!(
-                "cannot listen in {shown}: other users can write to the directory (mode {mode:04o}); run: chmod 700 {shown}"
+                "cannot listen in {shown}: the directory {problem}; {fix} {shown}"
             )
             .into());
         }

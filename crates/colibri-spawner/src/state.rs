@@ -74,19 +74,15 @@ impl StateDir {
         let data = fs::metadata(&self.0)
             .map_err(|error| state_error(format!("cannot be read: {error}")))?;
         let ownership = Ownership::from(&data);
-        if !ownership.is_own() {
-            return Err(state_error(format!(
-                "belongs to uid {}, not to this user; pass a directory of this user with --state-dir",
-                ownership.uid
-            )));
-        }
-        if ownership.is_writable_by_others() {
-            return Err(state_error(format!(
-                "is writable by others (mode {}), so its content cannot be trusted; check its content, then run: chmod 700 {}",
-                ownership,
-                self.0.display()
-            )));
-        }
+        ownership
+            .check_trusted_directory()
+            .map_err(|unsafe_directory| {
+                let problem = unsafe_directory.problem;
+                state_error(match unsafe_directory.fix {
+                    Some(fix) => format!("{problem}; {fix} {}", self.0.display()),
+                    None => format!("{problem}; pass a directory of this user with --state-dir"),
+                })
+            })?;
         if ownership.is_accessible_by_others() {
             fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
                 .map_err(|error| state_error(format!("cannot be made private: {error}")))?;

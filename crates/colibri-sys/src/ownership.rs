@@ -61,6 +61,50 @@ impl Ownership {
     pub fn entries_are_replaceable(self) -> bool {
         self.is_writable_by_others() && self.mode & 0o1000 == 0
     }
+
+    /// Checks a directory whose content this process trusts: it belongs to the user of this process, and only that user
+    /// can write to it.
+    ///
+    /// # Errors
+    /// See [`UnsafeDirectory`].
+    pub fn check_trusted_directory(self) -> Result<(), UnsafeDirectory> {
+        let (problem, fix) = if !self.is_own() {
+            (
+                format!("belongs to uid {}, not to this user", self.uid),
+                None,
+            )
+        } else if self.is_writable_by_others() {
+            let problem =
+                format!("is writable by others (mode {self}), so its content cannot be trusted");
+            (problem, Some("check its content, then run: chmod 700"))
+        } else {
+            return Ok(());
+        };
+        Err(UnsafeDirectory { problem, fix })
+    }
+
+    /// Checks a directory that contains a socket: other users must not be able to replace the socket.
+    ///
+    /// # Errors
+    /// See [`UnsafeDirectory`].
+    pub fn check_socket_directory(self) -> Result<(), UnsafeDirectory> {
+        match self.entries_are_replaceable() {
+            false => Ok(()),
+            true => Err(UnsafeDirectory {
+                problem: format!("is writable by others (mode {self})"),
+                fix: Some("run: chmod 700"),
+            }),
+        }
+    }
+}
+
+/// Why a directory is unsafe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnsafeDirectory {
+    /// The predicate of a sentence about the directory.
+    pub problem: String,
+    /// The hint that makes it safe, without the path at its end; `None` if another directory is needed.
+    pub fix: Option<&'static str>,
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Checks of the state directory and of the socket directory: owner, permissions and free space.
+//! Checks of the state directory and of the socket directory: the rules of the daemon's start, and free space.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use colibri_priv::Finding;
-use colibri_sys::ownership::Ownership;
+use colibri_sys::ownership::{Ownership, UnsafeDirectory};
 use rustix::fs::{Access, access, statvfs};
 
 /// Free space below which the check fails, in bytes.
@@ -23,152 +23,121 @@ const SOCKET_PATH_BYTES: usize = if cfg!(target_os = "linux") { 108 } else { 104
 pub(super) fn check_state(path: &Path) -> Vec<Finding> {
     let another = "set another one in COLIBRI_STATE_DIR, or pass --state-dir";
     let what = format!("state directory {}", path.display());
-    let Some(found) = look_up(path, &what, another) else {
-        return vec![Finding::fail(
+    let usable = if !path.is_absolute() {
+        Err(Finding::fail(
             format!("{what} is not an absolute path"),
             another,
-        )];
+        ))
+    } else {
+        let rule = Ownership::check_trusted_directory;
+        check_directory(path, &what, another, rule).and_then(|existing| match existing {
+            None => Ok(format!("{what} does not exist; it is created when needed")),
+            Some(_) => match try_write(path) {
+                Ok(()) => Ok(format!("{what} is private and writable")),
+                Err(error) => {
+                    let fix = match error.kind() {
+                        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                            "free space on its disk; running agents wait until then"
+                        }
+                        io::ErrorKind::ReadOnlyFilesystem => {
+                            "mount it writable, or set another one in COLIBRI_STATE_DIR"
+                        }
+                        _ => another,
+                    };
+                    Err(Finding::fail(
+                        format!("{what} cannot be written: {error}"),
+                        fix,
+                    ))
+                }
+            },
+        })
     };
-    let data = match found {
-        DirectoryLookup::Finding(finding)
-            if finding.status == colibri_priv::FindingStatus::Fail =>
-        {
-            return vec![finding];
-        }
-        DirectoryLookup::Finding(finding) => {
-            return std::iter::once(finding).chain(check_space(path)).collect();
-        }
-        DirectoryLookup::Exists(data) => data,
-    };
-    let ownership = Ownership::from(&data);
-    if !ownership.is_own() {
-        return vec![Finding::fail(
-            format!("{what} belongs to uid {}, not to this user", ownership.uid),
-            another,
-        )];
+    match usable {
+        Ok(what) => std::iter::once(Finding::ok(what))
+            .chain(check_space(path))
+            .collect(),
+        Err(problem) => vec![problem],
     }
-    if ownership.is_writable_by_others() {
-        return vec![Finding::fail(
-            format!(
-                "{what} is writable by others (mode {ownership}), so its content cannot be trusted"
-            ),
-            format!("check its content, then run: chmod 700 {}", path.display()),
-        )];
-    }
-    if let Err(error) = try_write(path) {
-        let fix = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "free space on its disk; running agents wait until then"
-            }
-            io::ErrorKind::ReadOnlyFilesystem => {
-                "mount it writable, or set another one in COLIBRI_STATE_DIR"
-            }
-            _ => another,
-        };
-        return vec![Finding::fail(
-            format!("{what} cannot be written: {error}"),
-            fix,
-        )];
-    }
-    std::iter::once(Finding::ok(format!("{what} is private and writable")))
-        .chain(check_space(path))
-        .collect()
 }
 
 /// Checks the directory of the socket, and the socket if it exists.
 pub(super) fn check_socket(path: &Path) -> Vec<Finding> {
     let another = "set another socket in COLIBRI_SOCKET, or pass --socket";
+    let fail = |what: String| Finding::fail(what, another);
+    let shown = path.display();
     if path.as_os_str().as_bytes().len() >= SOCKET_PATH_BYTES {
-        let what = format!(
-            "socket path {} has {SOCKET_PATH_BYTES} bytes or more",
-            path.display()
-        );
-        return vec![Finding::fail(what, another)];
+        return vec![fail(format!(
+            "socket path {shown} has {SOCKET_PATH_BYTES} bytes or more"
+        ))];
     }
-    let directory = path.parent().unwrap_or(Path::new(""));
-    let what = format!("socket directory {}", directory.display());
-    let data = match look_up(directory, &what, another) {
-        None => {
-            return vec![Finding::fail(
-                format!("socket path {} is not absolute", path.display()),
-                another,
-            )];
-        }
-        Some(DirectoryLookup::Finding(finding)) => return vec![finding],
-        Some(DirectoryLookup::Exists(data)) => data,
+    let Some(directory) = path.parent().filter(|directory| directory.is_absolute()) else {
+        return vec![fail(format!("socket path {shown} is not absolute"))];
     };
-    let ownership = Ownership::from(&data);
-    if ownership.entries_are_replaceable() {
-        return vec![Finding::fail(
-            format!("{what} is writable by others (mode {ownership})"),
-            format!("run: chmod 700 {}", directory.display()),
-        )];
-    }
-    if !ownership.is_own_or_roots() {
-        return vec![Finding::fail(
-            format!(
-                "{what} belongs to uid {}, who can replace the socket",
-                ownership.uid
-            ),
-            another,
-        )];
-    }
-    let mut findings = vec![match try_write(directory) {
-        Ok(()) => Finding::ok(format!("{what} is safe and writable")),
-        Err(error) => Finding::fail(format!("{what} cannot be written: {error}"), another),
+    let what = format!("socket directory {}", directory.display());
+    let rule = Ownership::check_socket_directory;
+    let mut findings = vec![match check_directory(directory, &what, another, rule) {
+        // The daemon starts there: its clients check who owns the process at the socket.
+        Ok(Some(ownership)) if !ownership.is_own_or_roots() => fail(format!(
+            "{what} belongs to uid {}, who can replace the socket",
+            ownership.uid
+        )),
+        Ok(Some(_)) => match try_write(directory) {
+            Ok(()) => Finding::ok(format!("{what} is safe and writable")),
+            Err(error) => fail(format!("{what} cannot be written: {error}")),
+        },
+        Ok(None) => Finding::ok(format!("{what} does not exist; it is created when needed")),
+        Err(problem) => problem,
     }];
     if let Ok(socket) = fs::symlink_metadata(path)
         && socket.mode() & 0o007 != 0
     {
         findings.push(Finding::fail(
             format!(
-                "socket {} is accessible to every user (mode {:04o})",
-                path.display(),
-                socket.mode() & 0o7777
+                "socket {shown} is accessible to every user (mode {})",
+                Ownership::from(&socket)
             ),
-            format!("run: chmod 600 {}", path.display()),
+            format!("run: chmod 600 {shown}"),
         ));
     }
     findings
 }
 
-/// A directory that was looked up.
-enum DirectoryLookup {
-    Exists(fs::Metadata),
-    /// It does not exist or is unusable.
-    Finding(Finding),
-}
-
-/// Looks up a directory. A missing one is acceptable if the daemon can create it. Returns `None` for a relative path.
-fn look_up(path: &Path, what: &str, another: &str) -> Option<DirectoryLookup> {
-    if !path.is_absolute() {
-        return None;
-    }
-    Some(match fs::metadata(path) {
-        Ok(data) if data.is_dir() => DirectoryLookup::Exists(data),
-        Ok(_) => {
-            DirectoryLookup::Finding(Finding::fail(format!("{what} is not a directory"), another))
+/// Checks a directory by the rule of the daemon's start. Returns `None` for a missing one that the daemon can
+/// create.
+fn check_directory(
+    path: &Path,
+    what: &str,
+    another: &str,
+    rule: fn(Ownership) -> Result<(), UnsafeDirectory>,
+) -> Result<Option<Ownership>, Finding> {
+    let fail = |problem: String| Finding::fail(format!("{what} {problem}"), another);
+    match fs::metadata(path) {
+        Ok(data) if data.is_dir() => {
+            let ownership = Ownership::from(&data);
+            rule(ownership).map_err(|UnsafeDirectory { problem, fix }| match fix {
+                Some(fix) => Finding::fail(
+                    format!("{what} {problem}"),
+                    format!("{fix} {}", path.display()),
+                ),
+                None => fail(problem),
+            })?;
+            Ok(Some(ownership))
         }
+        Ok(_) => Err(fail("is not a directory".to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let ancestor = path.ancestors().skip(1).find(|ancestor| ancestor.exists());
             let ancestor = ancestor.unwrap_or(Path::new("/"));
-            DirectoryLookup::Finding(match access(ancestor, Access::WRITE_OK | Access::EXEC_OK) {
-                Ok(()) => Finding::ok(format!("{what} does not exist; it is created when needed")),
-                Err(error) => Finding::fail(
-                    format!(
-                        "{what} cannot be created in {}: {}",
-                        ancestor.display(),
-                        io::Error::from(error)
-                    ),
-                    another,
-                ),
-            })
+            match access(ancestor, Access::WRITE_OK | Access::EXEC_OK) {
+                Ok(()) => Ok(None),
+                Err(error) => Err(fail(format!(
+                    "cannot be created in {}: {}",
+                    ancestor.display(),
+                    io::Error::from(error)
+                ))),
+            }
         }
-        Err(error) => DirectoryLookup::Finding(Finding::fail(
-            format!("{what} cannot be read: {error}"),
-            another,
-        )),
-    })
+        Err(error) => Err(fail(format!("cannot be read: {error}"))),
+    }
 }
 
 /// Writes, syncs and removes a small file: the mode does not show a full or read-only file system.
