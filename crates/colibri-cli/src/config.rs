@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use colibri_client::{AgentRuntime, Client, JailConfig, ProfileInfo, ReloadResult, SpawnRequest};
-use colibri_config::{ConfigError, ConfigFile, Settings, SettingsError, default_paths};
-use colibri_priv::BackendRegistry;
+use colibri_config::{ConfigError, ConfigSources, SettingsError, default_paths};
 
 use crate::args::{Global, ProfileSettings, Spawn};
 use crate::connect::{connect, lookup};
@@ -57,7 +56,11 @@ pub(crate) async fn profiles(global: &Global, json: bool) -> Result<u8, CliError
 
 /// Validates a settings file and the files that it names, as a daemon does when it starts.
 pub(crate) fn check(path: Option<&Path>) -> Result<u8, CliError> {
-    let file = ConfigFile::read(path, lookup)?;
+    let sources = ConfigSources {
+        path: path.map(Path::to_owned),
+        ..ConfigSources::default()
+    };
+    let file = sources.load(lookup)?.file;
     let Some(path) = file.path() else {
         let paths: Vec<_> = default_paths(lookup)
             .iter()
@@ -69,10 +72,6 @@ pub(crate) fn check(path: Option<&Path>) -> Result<u8, CliError> {
         ));
         return Ok(0);
     };
-    let backends = file.settings.backends(BackendRegistry::builtin);
-    file.check_privilege(&backends)
-        .map_err(SettingsError::from)?;
-    Settings::resolve(&file.settings, lookup, |_| backends)?;
     let unusable = file.unusable_env_files();
     if !unusable.is_empty() {
         return Err(SettingsError::from(ConfigError(unusable)).into());

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use colibri_client::{ExplainResult, JailConfig};
-use colibri_config::{ConfigFile, Profile, ProfileError, Settings};
+use colibri_config::{ConfigFile, Profile, ProfileError, Registries, Settings};
 use colibri_prepare::{Cgroups, HostEnv, Installation, Preparer};
-use colibri_priv::BackendRegistry;
 
 use crate::args::{Global, ProfileSettings, Spawn};
 use crate::connect::{lookup, settings, socket};
@@ -15,7 +14,7 @@ use crate::output;
 /// Returns the preparer of a daemon with this environment, and its paths.
 pub(crate) fn preparer(global: &Global) -> Result<(Preparer, Installation), CliError> {
     let partial = settings(global)?;
-    let settings = Settings::resolve(&partial, lookup, BackendRegistry::builtin)?;
+    let settings = Settings::resolve(&partial, lookup, &Registries::default())?;
     let socket = socket(&partial);
     let preparer = Preparer {
         private_directories: settings.private_directories(&socket),

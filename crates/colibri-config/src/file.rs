@@ -5,13 +5,12 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use colibri_priv::BackendRegistry;
 use colibri_sys::regular_file;
 
 use crate::diagnostic::{Diagnostic, Source};
 use crate::env_file::{self, AllowedReaders};
 use crate::profile::{Profile, ProfileError};
-use crate::settings::{PartialSettings, SettingsError};
+use crate::settings::{PartialSettings, Registries, Settings, SettingsError};
 use crate::validate::{Scope, validate};
 
 /// A validated settings file. The default is an absent file, which sets nothing.
@@ -48,6 +47,64 @@ impl Autostart {
         let mut merged = self.options.clone().over(profiles)?;
         merged.request.name.get_or_insert_with(|| self.key.clone());
         Ok(merged)
+    }
+}
+
+/// The settings of a daemon, from all sources.
+#[derive(Clone)]
+pub struct DaemonConfig {
+    /// The settings file.
+    pub file: ConfigFile,
+    /// The settings of the file, and those that take precedence over them.
+    pub partial: PartialSettings,
+    /// The resolved settings.
+    pub settings: Settings,
+}
+
+/// Where a daemon's settings come from.
+#[derive(Clone, Default)]
+pub struct ConfigSources {
+    /// The settings file; see [`ConfigFile::read`].
+    pub path: Option<PathBuf>,
+    /// The settings that take precedence over the file.
+    pub overrides: PartialSettings,
+    /// The engines and privilege backends.
+    pub registries: Registries,
+}
+
+impl ConfigSources {
+    /// Reads the settings file and resolves the settings as a daemon does.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a setting is invalid. An unknown name in the file is reported with its position.
+    pub fn load(
+        &self,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Result<DaemonConfig, SettingsError> {
+        let overrides = &self.overrides;
+        let file = ConfigFile::read(self.path.as_deref(), &lookup)?;
+        let partial = overrides.clone().or(file.settings.clone());
+        let resolved = Settings::resolve(&partial, lookup, &self.registries);
+        let settings = resolved.map_err(|error| {
+            let (setting, overridden, cause) = match &error {
+                SettingsError::Engine(cause) => ("engine", &overrides.engine, cause.to_string()),
+                SettingsError::Privilege(cause) => {
+                    ("privilege", &overrides.privilege, cause.to_string())
+                }
+                _ => return error,
+            };
+            match (&file.source, file.positions.get(setting)) {
+                (Some(source), Some(span)) if overridden.is_none() => {
+                    ConfigError(vec![source.diagnostic(span, &cause)]).into()
+                }
+                _ => error,
+            }
+        })?;
+        Ok(DaemonConfig {
+            file,
+            partial,
+            settings,
+        })
     }
 }
 
@@ -115,24 +172,6 @@ impl ConfigFile {
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.source.as_ref().map(|source| source.path.as_path())
-    }
-
-    /// Checks that `known` contains the privilege backend that the file sets.
-    ///
-    /// # Errors
-    /// The backend is unknown.
-    pub fn check_privilege(&self, known: &BackendRegistry) -> Result<(), ConfigError> {
-        let privilege = self.settings.privilege.as_deref();
-        let Some(Err(error)) = privilege.map(|name| known.get(name)) else {
-            return Ok(());
-        };
-        let span = self.positions.get("privilege").cloned().unwrap_or_default();
-        let source = self.source.iter();
-        Err(ConfigError(
-            source
-                .map(|source| source.diagnostic(&span, &error.to_string()))
-                .collect(),
-        ))
     }
 
     /// Reads the environment files of all profiles and entries, and returns a diagnostic for each unusable file.

@@ -10,9 +10,9 @@ mod settings;
 mod validate;
 
 pub use diagnostic::Diagnostic;
-pub use file::{Autostart, ConfigError, ConfigFile, default_paths};
+pub use file::{Autostart, ConfigError, ConfigFile, ConfigSources, DaemonConfig, default_paths};
 pub use profile::{Profile, ProfileError};
 pub use settings::{
     FsyncPolicy, Hook, HookError, HookSettings, LogLimits, MetricsAddress, MetricsAddressError,
-    PartialSettings, Retention, STATES, Settings, SettingsChanges, SettingsError,
+    PartialSettings, Registries, Retention, STATES, Settings, SettingsChanges, SettingsError,
 };

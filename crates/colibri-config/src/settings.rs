@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use colibri_jail_core::{Bubblewrap, EngineRegistry, FreebsdJail, JailEngine};
+use colibri_jail_core::{Bubblewrap, EngineRegistry, FreebsdJail, JailEngine, JailError};
 use colibri_journal::{Fsync, JournalOptions};
-use colibri_priv::{BackendRegistry, PrivBackend, PrivMode};
+use colibri_priv::{BackendRegistry, PrivBackend, PrivError, PrivMode};
 use colibri_sys::regular_file::is_executable;
 use serde::Deserialize;
 
@@ -129,10 +129,10 @@ pub enum SettingsError {
     },
     /// The engine is unknown.
     #[error("COLIBRI_JAIL_ENGINE: {0}")]
-    Engine(colibri_jail_core::JailError),
+    Engine(#[from] JailError),
     /// The privilege backend is unknown.
     #[error("COLIBRI_JAIL_PRIV_MODE: {0}")]
-    Privilege(colibri_priv::PrivError),
+    Privilege(#[from] PrivError),
 }
 
 impl PartialSettings {
@@ -157,11 +157,6 @@ impl PartialSettings {
     pub fn state_dir_or_default(&self, lookup: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
         let named = self.state_dir.clone();
         named.or_else(|| default_state_dir(&lookup))
-    }
-
-    /// Returns the privilege backends for these settings; `registry` creates them for the path of the helper.
-    pub fn backends(&self, registry: impl FnOnce(&str) -> BackendRegistry) -> BackendRegistry {
-        registry(self.helper.as_deref().unwrap_or_else(|| default_helper()))
     }
 
     /// Returns the limits for log files.
@@ -257,6 +252,58 @@ fn age(text: &str) -> Result<Duration, String> {
     Duration::try_from(duration).map_err(|error| error.to_string())
 }
 
+/// The engines and the privilege backends that settings can name.
+#[derive(Clone)]
+pub struct Registries {
+    /// The engines. Settings replace [`Bubblewrap`] by one with the paths of its programs on this host.
+    pub engines: EngineRegistry,
+    /// Creates the privilege backends for the path of the helper.
+    pub backends: fn(&str) -> BackendRegistry,
+}
+
+/// The engines and the privilege backends of Colibri.
+impl Default for Registries {
+    fn default() -> Self {
+        Self {
+            engines: EngineRegistry::builtin(),
+            backends: BackendRegistry::builtin,
+        }
+    }
+}
+
+impl Registries {
+    /// Returns the engine that the settings name, or the default of this system.
+    pub(crate) fn engine(
+        &self,
+        partial: &PartialSettings,
+    ) -> Result<Arc<dyn JailEngine>, JailError> {
+        let mut engines = self.engines.clone();
+        engines.register(Arc::new(partial.bubblewrap()));
+        let default = match cfg!(target_os = "freebsd") {
+            true => FreebsdJail::NAME,
+            false => Bubblewrap::NAME,
+        };
+        engines.by_name(partial.engine.as_deref().unwrap_or(default))
+    }
+
+    /// Returns the privilege backend that the settings name, or the default of the engine.
+    pub(crate) fn backend(
+        &self,
+        partial: &PartialSettings,
+        engine: &dyn JailEngine,
+    ) -> Result<Arc<dyn PrivBackend>, PrivError> {
+        let mode = match &partial.privilege {
+            Some(name) => PrivMode::parse(name)?,
+            None => PrivMode::default_for(engine),
+        };
+        let helper = partial
+            .helper
+            .as_deref()
+            .unwrap_or_else(|| default_helper());
+        (self.backends)(helper).get(mode.as_str())
+    }
+}
+
 impl PartialSettings {
     /// Returns the bubblewrap engine with the paths of its programs on this host.
     fn bubblewrap(&self) -> Bubblewrap {
@@ -299,34 +346,17 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Resolves settings: fills gaps with defaults and finds programs. `backends` creates the registry for the path of
-    /// the helper.
+    /// Resolves settings: fills gaps with defaults and finds programs.
     ///
     /// # Errors
     /// A name is unknown (the message lists the known names), or a value is out of range.
     pub fn resolve(
         partial: &PartialSettings,
         lookup: impl Fn(&str) -> Option<String>,
-        backends: impl FnOnce(&str) -> BackendRegistry,
+        registries: &Registries,
     ) -> Result<Self, SettingsError> {
-        let mut engines = EngineRegistry::builtin();
-        engines.register(Arc::new(partial.bubblewrap()));
-        let default = if cfg!(target_os = "freebsd") {
-            FreebsdJail::NAME
-        } else {
-            Bubblewrap::NAME
-        };
-        let engine = engines
-            .by_name(partial.engine.as_deref().unwrap_or(default))
-            .map_err(SettingsError::Engine)?;
-        let mode = match &partial.privilege {
-            Some(name) => PrivMode::parse(name).map_err(SettingsError::Privilege)?,
-            None => PrivMode::default_for(&*engine),
-        };
-        let registry = partial.backends(backends);
-        let backend = registry
-            .get(mode.as_str())
-            .map_err(SettingsError::Privilege)?;
+        let engine = registries.engine(partial)?;
+        let backend = registries.backend(partial, &*engine)?;
         let journal = partial.journal()?;
         let log = partial.log()?;
         let retention = partial.retention()?;

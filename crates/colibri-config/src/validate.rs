@@ -8,7 +8,6 @@ mod agents;
 use std::ops::Range;
 use std::path::Path;
 
-use colibri_jail_core::EngineRegistry;
 use colibri_priv::PrivMode;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -195,10 +194,6 @@ fn check_setting(settings: &PartialSettings) -> Option<String> {
         .find_map(check_absolute)
     {
         return Some(message);
-    }
-    let engine = settings.engine.as_deref();
-    if let Some(Err(error)) = engine.map(|name| EngineRegistry::builtin().by_name(name)) {
-        return Some(error.to_string());
     }
     let metrics = settings
         .metrics

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use colibri_config::{PartialSettings, Settings};
+use colibri_config::{ConfigSources, DaemonConfig, PartialSettings, Registries, Settings};
+use colibri_jail_core::EngineRegistry;
 use colibri_prepare::{Cgroups, HostEnv, Preparer};
 use colibri_priv::BackendRegistry;
 use colibri_proto::{Call, Empty};
@@ -25,7 +26,7 @@ use tracing_subscriber::EnvFilter;
 use crate::connection::server;
 use crate::daemon::DaemonState;
 use crate::daemon::audit::{AUDIT_FILE, Peer};
-use crate::daemon::config::{Configuration, LoadedSettings};
+use crate::daemon::config::Configuration;
 use crate::errors::StartError;
 use crate::handlers;
 use crate::hooks::Hooks;
@@ -83,11 +84,13 @@ fn failed(action: &str) -> impl FnOnce(io::Error) -> StartError {
     move |error| format!("cannot {action}: {error}").into()
 }
 
-/// Runs the whole program: parses the arguments and serves until a signal or a shutdown request. `backends` creates the
-/// privilege backends from the path of the helper.
-pub fn main(backends: impl FnOnce(&str) -> BackendRegistry) -> ExitCode {
+/// Runs the whole program: parses the arguments and serves until a signal or a shutdown request.
+///
+/// `engines` are the jail engines that settings can name: register one with [`EngineRegistry::register`] to add it.
+/// `backends` creates the privilege backends for the path of the helper, at the start and at each reload.
+pub fn main(engines: EngineRegistry, backends: fn(&str) -> BackendRegistry) -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments, backends) {
+    match run(&arguments, Registries { engines, backends }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "colibri-daemon: {error}");
@@ -96,10 +99,7 @@ pub fn main(backends: impl FnOnce(&str) -> BackendRegistry) -> ExitCode {
     }
 }
 
-fn run(
-    arguments: &Arguments,
-    backends: impl FnOnce(&str) -> BackendRegistry,
-) -> Result<(), StartError> {
+fn run(arguments: &Arguments, registries: Registries) -> Result<(), StartError> {
     colibri_sys::signals::reset_inherited();
     // With a handler, a write beyond RLIMIT_FSIZE fails with EFBIG instead of ending the daemon.
     colibri_sys::signals::catch(Signal::XFSZ);
@@ -117,15 +117,16 @@ fn run(
         metrics: arguments.metrics.clone(),
         ..PartialSettings::default()
     };
-    let overrides = flags.or(PartialSettings::from_env(lookup));
-    let LoadedSettings {
+    let sources = ConfigSources {
+        path: arguments.config.clone(),
+        overrides: flags.or(PartialSettings::from_env(lookup)),
+        registries,
+    };
+    let DaemonConfig {
         file,
         partial,
-        backends,
         settings,
-    } = LoadedSettings::read(arguments.config.as_deref(), &overrides, |partial| {
-        partial.backends(backends)
-    })?;
+    } = sources.load(lookup)?;
     let socket = partial
         .socket
         .clone()
@@ -153,7 +154,7 @@ fn run(
     let _lock = state_files::lock_state(&settings.state_dir)?;
     // Left by a killed daemon.
     DaemonFile::remove(&settings.state_dir);
-    let config = Configuration::new(arguments.config.clone(), overrides, backends, file);
+    let config = Configuration::new(sources, file, partial.clone());
     let audit_log = RotatedLog::new(settings.state_dir.join(AUDIT_FILE), settings.log);
     let runtime = pool::runtime().map_err(|error| {
         format!(

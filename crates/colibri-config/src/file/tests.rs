@@ -27,7 +27,7 @@ fn mistakes_are_reported_with_position_and_allowed_values() {
         "socket = \"/a\nstate_dir = \"/b\"\n",
         "socket = \"/a\"\nsocket = \"/b\"\n",
         "retain_bytes = \"1\"\n",
-        "segment_bytes = 1\nengine = \"docker\"\nprivilege = \"SUDO\"\nstate_dir = \"state\"\nhelper = \"helper\"\n",
+        "segment_bytes = 1\nprivilege = \"SUDO\"\nstate_dir = \"state\"\nhelper = \"helper\"\n",
         "segment_bytes = 8192\nretain_bytes = 8191\n",
         "fsync_interval_ms = 5\n",
         "fsync = \"sometimes\"\n",
@@ -170,15 +170,43 @@ fn settings_are_readable_despite_an_invalid_profile() {
 }
 
 #[test]
-fn unknown_backend_and_unusable_env_file_have_a_position() {
-    let file =
-        parse("\nprivilege = \"sudo\"\n[profile.a]\nenv_file = \"/no/such/file\"\n").unwrap();
-    let known = BackendRegistry::builtin("/h");
-    let message = file.check_privilege(&known).unwrap_err().to_string();
-    assert!(
-        message.starts_with("/etc/colibri.toml:2:13: ") && message.contains("helper, mdo, none"),
-        "{message}"
-    );
+fn unknown_engine_or_backend_in_the_file_has_a_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("colibri.toml");
+    let load = |text: &str, overrides: PartialSettings| {
+        std::fs::write(&path, text).unwrap();
+        let lookup = |name: &str| (name == "HOME").then(|| "/h".to_owned());
+        let sources = ConfigSources {
+            path: Some(path.clone()),
+            overrides,
+            ..ConfigSources::default()
+        };
+        sources
+            .load(lookup)
+            .map(|config| config.settings.engine.name().to_owned())
+            .map_err(|error| error.to_string())
+    };
+    for (text, position, known) in [
+        ("\nengine = \"docker\"\n", ":2:10: ", "bubblewrap, freebsd"),
+        ("\nprivilege = \"sudo\"\n", ":2:13: ", "helper, mdo, none"),
+    ] {
+        let message = load(text, PartialSettings::default()).unwrap_err();
+        let position = format!("{}{position}", path.display());
+        assert!(
+            message.contains(&position) && message.contains(known),
+            "{message}"
+        );
+    }
+    let overrides = PartialSettings {
+        engine: Some("freebsd".to_owned()),
+        ..PartialSettings::default()
+    };
+    assert_eq!(load("engine = \"docker\"\n", overrides).unwrap(), "freebsd");
+}
+
+#[test]
+fn unusable_env_file_has_a_position() {
+    let file = parse("\n\n[profile.a]\nenv_file = \"/no/such/file\"\n").unwrap();
     let unusable = file.unusable_env_files();
     assert_eq!(
         (unusable.len(), unusable[0].line, unusable[0].column),

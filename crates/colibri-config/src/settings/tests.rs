@@ -16,7 +16,7 @@ fn resolve(
     let lookup = |name: &str| env.get(name).cloned();
     let file = ConfigFile::parse_settings(Path::new("colibri.toml"), file)?;
     let partial = flags.or(PartialSettings::from_env(lookup)).or(file);
-    Settings::resolve(&partial, lookup, BackendRegistry::builtin)
+    Settings::resolve(&partial, lookup, &Registries::default())
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! The settings file that is in effect, and its reload.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use colibri_config::{
-    Autostart, ConfigFile, PartialSettings, Profile, ProfileError, Settings, SettingsError,
+    Autostart, ConfigFile, ConfigSources, DaemonConfig, PartialSettings, Profile, ProfileError,
+    SettingsError,
 };
-use colibri_priv::{BackendRegistry, Finding};
+use colibri_priv::Finding;
 use colibri_proto::{
     ChangedNames, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnRequest,
 };
@@ -25,13 +25,9 @@ pub(crate) enum ProfileSecrets {
     Skip,
 }
 
-/// The settings file, and the settings that take precedence over it.
+/// The settings in effect, and their sources.
 pub(crate) struct Configuration {
-    /// Path of the file that was passed at the start.
-    path: Option<PathBuf>,
-    /// Settings from flags and the environment.
-    overrides: PartialSettings,
-    backends: BackendRegistry,
+    sources: ConfigSources,
     current: RwLock<Arc<ConfigFile>>,
     /// Settings in effect.
     effective: Mutex<PartialSettings>,
@@ -43,17 +39,13 @@ pub(crate) struct Configuration {
 
 impl Configuration {
     pub(crate) fn new(
-        path: Option<PathBuf>,
-        overrides: PartialSettings,
-        backends: BackendRegistry,
+        sources: ConfigSources,
         file: ConfigFile,
+        effective: PartialSettings,
     ) -> Self {
         warn_of_env_files(&file);
-        let effective = overrides.clone().or(file.settings.clone());
         Self {
-            path,
-            overrides,
-            backends,
+            sources,
             current: RwLock::new(Arc::new(file)),
             effective: Mutex::new(effective),
             autostart_failures: Mutex::default(),
@@ -112,41 +104,6 @@ impl Configuration {
     }
 }
 
-/// The settings file, and the settings that follow from it and from those that take precedence.
-pub(crate) struct LoadedSettings {
-    pub(crate) file: ConfigFile,
-    pub(crate) partial: PartialSettings,
-    pub(crate) backends: BackendRegistry,
-    pub(crate) settings: Settings,
-}
-
-impl LoadedSettings {
-    /// Reads the settings file and validates it together with `overrides`.
-    ///
-    /// # Errors
-    /// The file cannot be read or is invalid.
-    pub(crate) fn read(
-        path: Option<&Path>,
-        overrides: &PartialSettings,
-        backends: impl FnOnce(&PartialSettings) -> BackendRegistry,
-    ) -> Result<Self, SettingsError> {
-        let lookup = |name: &str| std::env::var(name).ok();
-        let file = ConfigFile::read(path, lookup)?;
-        let partial = overrides.clone().or(file.settings.clone());
-        let backends = backends(&partial);
-        if overrides.privilege.is_none() {
-            file.check_privilege(&backends)?;
-        }
-        let settings = Settings::resolve(&partial, lookup, |_| backends.clone())?;
-        Ok(Self {
-            file,
-            partial,
-            backends,
-            settings,
-        })
-    }
-}
-
 impl DaemonState {
     /// Reads the settings file again, applies what a running daemon can change, and starts the agents of new entries. An
     /// invalid file changes nothing.
@@ -156,10 +113,10 @@ impl DaemonState {
     pub(crate) async fn reload(&self) -> Result<ReloadResult, RpcError> {
         let config = &self.config;
         let _guard = config.reload_lock.lock().await;
-        let (path, overrides) = (config.path.clone(), config.overrides.clone());
-        let backends = config.backends.clone();
+        let sources = config.sources.clone();
         let read = pool::run(move || {
-            LoadedSettings::read(path.as_deref(), &overrides, |_| backends)
+            sources
+                .load(|name| std::env::var(name).ok())
                 .inspect(|loaded| warn_of_env_files(&loaded.file))
         });
         let loaded = read.await.map_err(|error| {

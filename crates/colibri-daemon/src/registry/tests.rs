@@ -1,9 +1,8 @@
 //! The index of running agents.
 
 use super::*;
-use colibri_config::{PartialSettings, Settings};
+use colibri_config::{PartialSettings, Registries, Settings};
 use colibri_prepare::{Cgroups, HostEnv, Preparer};
-use colibri_priv::BackendRegistry;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
 use serde_json::json;
@@ -16,7 +15,7 @@ pub(crate) fn spawner_in(dir: &Path) -> Spawner {
         state_dir: Some(dir.to_owned()),
         ..PartialSettings::default()
     };
-    let settings = Settings::resolve(&partial, |_| None, BackendRegistry::builtin).unwrap();
+    let settings = Settings::resolve(&partial, |_| None, &Registries::default()).unwrap();
     let socket = dir.join("run/colibri.sock");
     let preparer = Preparer {
         private_directories: settings.private_directories(&socket),
