@@ -1,7 +1,6 @@
 //! The settings file: settings, profiles, and agents that start with the daemon.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -109,19 +108,14 @@ impl ConfigSources {
 }
 
 /// All mistakes of a settings file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", shown(.0))]
 pub struct ConfigError(pub Vec<Diagnostic>);
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, diagnostic) in self.0.iter().enumerate() {
-            write!(f, "{}{diagnostic}", if index == 0 { "" } else { "\n" })?;
-        }
-        Ok(())
-    }
+fn shown(diagnostics: &[Diagnostic]) -> String {
+    let lines: Vec<_> = diagnostics.iter().map(Diagnostic::to_string).collect();
+    lines.join("\n")
 }
-
-impl std::error::Error for ConfigError {}
 
 impl ConfigFile {
     /// Parses and validates a text. Does no I/O: `path` is used in messages.
@@ -148,10 +142,7 @@ impl ConfigFile {
         named: Option<&Path>,
         lookup: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingsError> {
-        match read_text(named, lookup)? {
-            None => Ok(Self::default()),
-            Some((path, text)) => Ok(Self::parse(&path, &text)?),
-        }
+        read_scope(named, lookup, Scope::File)
     }
 
     /// Reads only the settings; see [`ConfigFile::read`] and [`ConfigFile::parse_settings`].
@@ -162,10 +153,7 @@ impl ConfigFile {
         named: Option<&Path>,
         lookup: impl Fn(&str) -> Option<String>,
     ) -> Result<PartialSettings, SettingsError> {
-        match read_text(named, lookup)? {
-            None => Ok(PartialSettings::default()),
-            Some((path, text)) => Ok(Self::parse_settings(&path, &text)?),
-        }
+        read_scope(named, lookup, Scope::Settings).map(|file| file.settings)
     }
 
     /// Returns the path of the file.
@@ -188,16 +176,17 @@ impl ConfigFile {
 /// Maximum size of a settings file, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// Reads the file at `named`, or the first of [`default_paths`] that exists.
-fn read_text(
+/// Reads and validates the file at `named`, or the first of [`default_paths`] that exists.
+fn read_scope(
     named: Option<&Path>,
     lookup: impl Fn(&str) -> Option<String>,
-) -> Result<Option<(PathBuf, String)>, SettingsError> {
+    scope: Scope,
+) -> Result<ConfigFile, SettingsError> {
     let Some(path) = named
         .map(Path::to_owned)
         .or_else(|| default_paths(lookup).into_iter().find(|path| path.exists()))
     else {
-        return Ok(None);
+        return Ok(ConfigFile::default());
     };
     let text = regular_file::read(&path, MAX_BYTES).and_then(|bytes| {
         String::from_utf8(bytes).map_err(|_| {
@@ -206,7 +195,7 @@ fn read_text(
         })
     });
     match text {
-        Ok(text) => Ok(Some((path, text))),
+        Ok(text) => Ok(validate(&path, &text, scope)?),
         Err(source) => Err(SettingsError::Unreadable { path, source }),
     }
 }

@@ -5,8 +5,8 @@ mod hook;
 mod metrics;
 mod partial;
 
-pub use hook::{Hook, HookError, HookSettings, STATES};
-pub use metrics::{MetricsAddress, MetricsAddressError};
+pub use hook::{Hook, HookSettings, STATES};
+pub use metrics::MetricsAddress;
 pub use partial::{PartialSettings, SettingsChanges};
 
 use std::path::{Path, PathBuf};
@@ -79,53 +79,13 @@ pub enum SettingsError {
         "cannot determine the state directory; set COLIBRI_STATE_DIR or HOME, or pass --state-dir"
     )]
     NoStateDir,
-    /// `segment_bytes` is too small.
-    #[error("segment_bytes is {0}; set at least {MIN_SEGMENT_BYTES}")]
-    SegmentBytes(u64),
-    /// `retain_bytes` is smaller than a segment.
-    #[error(
-        "retain_bytes is {retain}, less than a segment ({segment} bytes), and only whole segments are deleted; set at least {segment}, or a smaller segment_bytes"
-    )]
-    RetainBytes {
-        /// `retain_bytes`.
-        retain: u64,
-        /// `segment_bytes`.
-        segment: u64,
-    },
-    /// `fsync_interval_ms` is set without `fsync = "interval"`.
-    #[error(
-        "fsync_interval_ms has no effect without fsync = \"interval\"; set fsync = \"interval\", or remove fsync_interval_ms"
-    )]
-    IntervalUnused,
-    /// `fsync_interval_ms` is out of range.
-    #[error(
-        "fsync_interval_ms is {0}; set 1 to {MAX_FSYNC_INTERVAL_MS}, or set fsync = \"always\" or \"never\" instead"
-    )]
-    IntervalRange(u64),
-    /// `log_max_bytes` is too small.
-    #[error("log_max_bytes is {0}; set at least {MIN_LOG_BYTES}")]
-    LogBytes(u64),
-    /// `log_keep` is too large.
-    #[error("log_keep is {0}; set at most {MAX_LOG_KEEP}")]
-    LogKeep(u32),
-    /// `retain_ended_for` is not a valid time.
-    #[error("retain_ended_for is {text:?}: {problem}; set a time like \"30d\", \"12h\" or \"90m\"")]
-    RetainEndedFor {
-        /// The value.
-        text: String,
-        /// Cause.
-        problem: String,
-    },
-    /// `metrics` is invalid.
-    #[error("metrics: {0}")]
-    Metrics(MetricsAddressError),
-    /// A hook is invalid.
-    #[error("[[hook]] number {number}: {source}")]
-    Hook {
-        /// Position of the hook in the file, from 1.
-        number: usize,
-        /// Cause.
-        source: HookError,
+    /// A value is out of range, or contradicts another setting.
+    #[error("{message}")]
+    Value {
+        /// The name of the setting.
+        setting: &'static str,
+        /// Cause and hint.
+        message: String,
     },
     /// The engine is unknown.
     #[error("COLIBRI_JAIL_ENGINE: {0}")]
@@ -133,6 +93,12 @@ pub enum SettingsError {
     /// The privilege backend is unknown.
     #[error("COLIBRI_JAIL_PRIV_MODE: {0}")]
     Privilege(#[from] PrivError),
+}
+
+/// Returns the error for the value of a setting.
+fn invalid(setting: &'static str, message: impl Into<String>) -> SettingsError {
+    let message = message.into();
+    SettingsError::Value { setting, message }
 }
 
 impl PartialSettings {
@@ -165,27 +131,47 @@ impl PartialSettings {
             max_bytes: self.log_max_bytes.unwrap_or(DEFAULT_LOG_BYTES),
             keep: self.log_keep.unwrap_or(DEFAULT_LOG_KEEP),
         };
-        if limits.max_bytes < MIN_LOG_BYTES {
-            Err(SettingsError::LogBytes(limits.max_bytes))
-        } else if limits.keep > MAX_LOG_KEEP {
-            Err(SettingsError::LogKeep(limits.keep))
-        } else {
-            Ok(limits)
+        let LogLimits { max_bytes, keep } = limits;
+        if max_bytes < MIN_LOG_BYTES {
+            let message = format!("log_max_bytes is {max_bytes}; set at least {MIN_LOG_BYTES}");
+            return Err(invalid("log_max_bytes", message));
         }
+        if keep > MAX_LOG_KEEP {
+            let message = format!("log_keep is {keep}; set at most {MAX_LOG_KEEP}");
+            return Err(invalid("log_keep", message));
+        }
+        Ok(limits)
     }
 
     /// Returns the retention of ended agents.
     pub(crate) fn retention(&self) -> Result<Retention, SettingsError> {
         let age = self.retain_ended_for.as_deref().map(|text| {
-            age(text).map_err(|problem| SettingsError::RetainEndedFor {
-                text: text.to_owned(),
-                problem,
+            age(text).map_err(|error| {
+                invalid("retain_ended_for", format!(
+                    "retain_ended_for is {text:?}: {error}; set a time like \"30d\", \"12h\" or \"90m\""
+                ))
             })
         });
         Ok(Retention {
             age: age.transpose()?,
             count: self.retain_ended_count,
         })
+    }
+
+    /// Returns the address of the metrics endpoint.
+    pub(crate) fn metrics_address(&self) -> Result<Option<MetricsAddress>, SettingsError> {
+        let address = self.metrics.as_deref().map(str::parse).transpose();
+        address.map_err(|problem: String| invalid("metrics", format!("metrics: {problem}")))
+    }
+
+    /// Returns the validated hooks. An error names the number of the hook.
+    pub(crate) fn hooks(&self) -> Result<Vec<Hook>, SettingsError> {
+        let hooks = (1..).zip(self.hook.iter().flatten());
+        let validate = |(number, hook): (usize, &HookSettings)| {
+            hook.validate()
+                .map_err(|problem| invalid("hook", format!("[[hook]] number {number}: {problem}")))
+        };
+        hooks.map(validate).collect()
     }
 
     /// Returns the journal options. Without `segment_bytes`, a segment is an eighth of `retain_bytes`, because only
@@ -197,20 +183,37 @@ impl PartialSettings {
             (None, None) => DEFAULT_SEGMENT_BYTES,
         };
         if segment_bytes < MIN_SEGMENT_BYTES {
-            return Err(SettingsError::SegmentBytes(segment_bytes));
+            return Err(invalid(
+                "segment_bytes",
+                format!("segment_bytes is {segment_bytes}; set at least {MIN_SEGMENT_BYTES}"),
+            ));
         }
         if let Some(retain) = self.retain_bytes.filter(|retain| *retain < segment_bytes) {
-            return Err(SettingsError::RetainBytes {
-                retain,
-                segment: segment_bytes,
-            });
+            return Err(invalid(
+                "retain_bytes",
+                format!(
+                    "retain_bytes is {retain}, less than a segment ({segment_bytes} bytes), and only whole segments are deleted; set at least {segment_bytes}, or a smaller segment_bytes"
+                ),
+            ));
         }
         let fsync = match (self.fsync, self.fsync_interval_ms) {
             (Some(FsyncPolicy::Interval), ms) => match ms.unwrap_or(DEFAULT_FSYNC_INTERVAL_MS) {
                 ms @ 1..=MAX_FSYNC_INTERVAL_MS => Fsync::Interval(Duration::from_millis(ms)),
-                ms => return Err(SettingsError::IntervalRange(ms)),
+                ms => {
+                    return Err(invalid(
+                        "fsync_interval_ms",
+                        format!(
+                            "fsync_interval_ms is {ms}; set 1 to {MAX_FSYNC_INTERVAL_MS}, or set fsync = \"always\" or \"never\" instead"
+                        ),
+                    ));
+                }
             },
-            (_, Some(_)) => return Err(SettingsError::IntervalUnused),
+            (_, Some(_)) => {
+                return Err(invalid(
+                    "fsync_interval_ms",
+                    "fsync_interval_ms has no effect without fsync = \"interval\"; set fsync = \"interval\", or remove fsync_interval_ms",
+                ));
+            }
             (Some(FsyncPolicy::Always), None) => Fsync::Always,
             (Some(FsyncPolicy::Never) | None, None) => Fsync::Never,
         };
@@ -242,14 +245,10 @@ pub struct Retention {
 }
 
 /// Parses a time like `30d` or `1h 30m`; a day has 24 hours.
-fn age(text: &str) -> Result<Duration, String> {
-    let span: jiff::Span = text
-        .parse()
-        .map_err(|error: jiff::Error| error.to_string())?;
-    let duration = span
-        .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
-        .map_err(|error| error.to_string())?;
-    Duration::try_from(duration).map_err(|error| error.to_string())
+fn age(text: &str) -> Result<Duration, jiff::Error> {
+    let span: jiff::Span = text.parse()?;
+    span.to_duration(jiff::SpanRelativeTo::days_are_24_hours())?
+        .try_into()
 }
 
 /// The engines and the privilege backends that settings can name.
@@ -360,9 +359,8 @@ impl Settings {
         let journal = partial.journal()?;
         let log = partial.log()?;
         let retention = partial.retention()?;
-        let metrics = partial.metrics.as_deref().map(str::parse).transpose();
-        let metrics = metrics.map_err(SettingsError::Metrics)?;
-        let hooks = validate_hooks(&partial.hook)?;
+        let metrics = partial.metrics_address()?;
+        let hooks = partial.hooks()?;
         let state_dir = partial
             .state_dir_or_default(&lookup)
             .ok_or(SettingsError::NoStateDir)?;
@@ -415,18 +413,6 @@ fn default_state_dir(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf
         return Some(PathBuf::from("/var/db/colibri"));
     }
     Some(lookup("HOME")?.join(".local/state/colibri"))
-}
-
-/// Validates hooks.
-///
-/// # Errors
-/// The first invalid hook, with its number.
-pub(crate) fn validate_hooks(hooks: &[HookSettings]) -> Result<Vec<Hook>, SettingsError> {
-    let hooks = (1..).zip(hooks).map(|(number, hook)| {
-        let failed = |source| SettingsError::Hook { number, source };
-        hook.validate().map_err(failed)
-    });
-    hooks.collect()
 }
 
 fn default_helper() -> &'static str {

@@ -19,7 +19,7 @@ use self::agents::{AUTOSTART, PROFILE};
 use crate::diagnostic::Source;
 use crate::fields::{fields_of, nearest};
 use crate::file::{ConfigError, ConfigFile};
-use crate::settings::{MetricsAddress, PartialSettings, SettingsError, validate_hooks};
+use crate::settings::{PartialSettings, SettingsError};
 
 type Span = Range<usize>;
 type Key<'i> = Spanned<DeString<'i>>;
@@ -115,18 +115,14 @@ impl Validator {
             settings.journal().err(),
             settings.log().err(),
             settings.retention().err(),
+            settings.metrics_address().err(),
+            settings.hooks().err(),
         ];
         for error in errors.into_iter().flatten() {
-            let key = match error {
-                SettingsError::SegmentBytes(_) => "segment_bytes",
-                SettingsError::RetainBytes { .. } => "retain_bytes",
-                SettingsError::LogBytes(_) => "log_max_bytes",
-                SettingsError::LogKeep(_) => "log_keep",
-                SettingsError::RetainEndedFor { .. } => "retain_ended_for",
-                _ => "fsync_interval_ms",
-            };
-            let span = self.file.positions.get(key).cloned().unwrap_or_default();
-            self.report(span, error.to_string());
+            if let SettingsError::Value { setting, message } = error {
+                let span = self.file.positions.get(setting).cloned();
+                self.report(span.unwrap_or_default(), message);
+            }
         }
     }
 
@@ -194,16 +190,6 @@ fn check_setting(settings: &PartialSettings) -> Option<String> {
         .find_map(check_absolute)
     {
         return Some(message);
-    }
-    let metrics = settings
-        .metrics
-        .as_deref()
-        .map(str::parse::<MetricsAddress>);
-    if let Some(Err(error)) = metrics {
-        return Some(error.to_string());
-    }
-    if let Err(error) = validate_hooks(&settings.hook) {
-        return Some(error.to_string());
     }
     let privilege = settings.privilege.as_deref().map(PrivMode::parse);
     privilege

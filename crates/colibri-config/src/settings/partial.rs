@@ -21,7 +21,7 @@ macro_rules! settings {
             /// Returns these settings with gaps filled from `weaker`.
             #[must_use]
             pub fn or(self, weaker: Self) -> Self {
-                Self { $($name: Layer::or(self.$name, weaker.$name),)* }
+                Self { $($name: self.$name.or(weaker.$name),)* }
             }
 
             /// Returns the names of the settings that differ in `newer`, sorted.
@@ -29,7 +29,11 @@ macro_rules! settings {
             pub fn changes(&self, newer: &Self) -> SettingsChanges {
                 let mut changes = SettingsChanges::default();
                 $(if self.$name != newer.$name {
-                    changes.add(Apply::$apply, stringify!($name));
+                    let names = match Apply::$apply {
+                        Apply::Live => &mut changes.live,
+                        Apply::Restart => &mut changes.needs_restart,
+                    };
+                    names.push(stringify!($name).to_owned());
                 })*
                 changes.live.sort();
                 changes.needs_restart.sort();
@@ -86,7 +90,7 @@ settings! {
     /// Maximum number of ended agents that are kept.
     Live retain_ended_count: Option<u64>,
     /// Commands that run when the state of an agent changes.
-    Restart hook: Vec<HookSettings>,
+    Restart hook: Option<Vec<HookSettings>>,
 }
 
 /// Names of changed settings.
@@ -98,37 +102,10 @@ pub struct SettingsChanges {
     pub needs_restart: Vec<String>,
 }
 
-impl SettingsChanges {
-    fn add(&mut self, apply: Apply, name: &str) {
-        match apply {
-            Apply::Live => &mut self.live,
-            Apply::Restart => &mut self.needs_restart,
-        }
-        .push(name.to_owned());
-    }
-}
-
 /// When a changed setting applies.
 enum Apply {
     Live,
     Restart,
-}
-
-/// A setting whose gap a weaker source fills.
-trait Layer {
-    fn or(self, weaker: Self) -> Self;
-}
-
-impl<T> Layer for Option<T> {
-    fn or(self, weaker: Self) -> Self {
-        self.or(weaker)
-    }
-}
-
-impl<T> Layer for Vec<T> {
-    fn or(self, weaker: Self) -> Self {
-        if self.is_empty() { weaker } else { self }
-    }
 }
 
 #[cfg(test)]

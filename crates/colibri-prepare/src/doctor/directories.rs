@@ -75,18 +75,23 @@ pub(super) fn check_socket(path: &Path) -> Vec<Finding> {
     };
     let what = format!("socket directory {}", directory.display());
     let rule = Ownership::check_socket_directory;
-    let mut findings = vec![match check_directory(directory, &what, another, rule) {
+    let existing = match check_directory(directory, &what, another, rule) {
+        Ok(existing) => existing,
+        Err(problem) => return vec![problem],
+    };
+    let mut findings = vec![match existing {
+        None => Finding::ok(format!("{what} does not exist; it is created when needed")),
         // The daemon starts there: its clients check who owns the process at the socket.
-        Ok(Some(ownership)) if !ownership.is_own_or_roots() => fail(format!(
-            "{what} belongs to uid {}, who can replace the socket",
-            ownership.uid
-        )),
-        Ok(Some(_)) => match try_write(directory) {
+        Some(ownership) if !ownership.is_own_or_roots() => {
+            return vec![fail(format!(
+                "{what} belongs to uid {}, who can replace the socket",
+                ownership.uid
+            ))];
+        }
+        Some(_) => match try_write(directory) {
             Ok(()) => Finding::ok(format!("{what} is safe and writable")),
             Err(error) => fail(format!("{what} cannot be written: {error}")),
         },
-        Ok(None) => Finding::ok(format!("{what} does not exist; it is created when needed")),
-        Err(problem) => problem,
     }];
     if let Ok(socket) = fs::symlink_metadata(path)
         && socket.mode() & 0o007 != 0
