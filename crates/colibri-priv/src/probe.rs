@@ -88,8 +88,10 @@ pub async fn run(
 fn read(stream: Option<impl AsyncRead + Unpin + Send + 'static>) -> JoinHandle<Vec<u8>> {
     tokio::spawn(async move {
         let mut bytes = Vec::new();
-        if let Some(stream) = stream {
-            let _ = stream.take(MAX_OUTPUT).read_to_end(&mut bytes).await;
+        if let Some(mut stream) = stream {
+            let _ = (&mut stream).take(MAX_OUTPUT).read_to_end(&mut bytes).await;
+            // Without a reader, the program would get SIGPIPE.
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         }
         bytes
     })

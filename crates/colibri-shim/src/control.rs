@@ -105,20 +105,24 @@ pub enum ShimReply {
     /// The signal was sent.
     Signalled(SignalDelivery),
     /// The kill is complete.
-    Killed {
-        /// KILL was sent.
-        forced: bool,
-        /// Pids of the agent's processes that still exist; empty if the kill is verified.
-        remaining: Vec<i32>,
-        /// Pids of the remaining processes that this user may not signal.
-        denied: Vec<i32>,
-    },
+    Killed(KillReport),
     /// The agent's stdin is closed.
     InputClosed,
     /// The request is invalid, or not possible in the current state.
     Refused(String),
     /// The request was read after its expiry and was not carried out.
     Expired,
+}
+
+/// Result of a kill.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillReport {
+    /// KILL was sent.
+    pub forced: bool,
+    /// Pids of the agent's processes that still exist; empty if the kill is verified.
+    pub remaining: Vec<i32>,
+    /// Pids of the remaining processes that this user may not signal.
+    pub denied: Vec<i32>,
 }
 
 /// Result of sending a signal.

@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::ShimReply;
+use colibri_shim::control::KillReport;
 use rustix::process::Signal;
 
 use crate::cgroup::Cgroup;
@@ -64,11 +64,11 @@ impl KillSequence {
         }
     }
 
-    /// Advances if a step is due. Returns a reply when the time is over and the kill could not be verified.
+    /// Advances if a step is due. Returns a report when the time is over and the kill could not be verified.
     ///
     /// The first KILL goes to all processes that are found. Processes that fork faster are then stopped, sweep by
     /// sweep, until a sweep finds no running process; the next KILL ends all of them.
-    pub(crate) fn step(&mut self, now: Instant, cgroup: Option<&Cgroup>) -> Option<ShimReply> {
+    pub(crate) fn step(&mut self, now: Instant, cgroup: Option<&Cgroup>) -> Option<KillReport> {
         if now < self.deadline() {
             return None;
         }
@@ -105,9 +105,9 @@ impl KillSequence {
 }
 
 /// Sends KILL once more and reports the remaining processes.
-fn unverified() -> ShimReply {
+fn unverified() -> KillReport {
     let delivery = descendants::signal_all(Signal::KILL, None, None).unwrap_or_default();
-    ShimReply::Killed {
+    KillReport {
         forced: true,
         remaining: descendants::list().unwrap_or_default(),
         denied: delivery.denied,

@@ -25,7 +25,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use colibri_journal::JournalError;
 use colibri_shim::control::PROTOCOL;
@@ -184,13 +183,4 @@ fn starter_connection() -> Option<Connection> {
         let _ = rustix::stdio::dup2_stdout(&null);
     }
     connection
-}
-
-/// Returns the current time in nanoseconds since 1970.
-fn now_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-        })
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use colibri_sys::atomic_file;
 pub use colibri_sys::atomic_file::Durability;
@@ -98,6 +99,15 @@ pub struct RunRecord {
     pub stdout: (u64, u64),
     /// Offsets in the stderr journal at which the output starts and ends.
     pub stderr: (u64, u64),
+}
+
+/// Returns the current time in nanoseconds since 1970.
+#[must_use]
+pub fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
 }
 
 /// Replaces the content of `path` with `value`, atomically: writes a temporary file, then calls rename(2). The mode of the

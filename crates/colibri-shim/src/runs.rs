@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use colibri_shim::control::PROTOCOL;
 use colibri_shim::launch::Launch;
 use colibri_shim::layout;
-use colibri_shim::record::{self, Durability, ExitRecord, RunRecord, ShimRecord};
+use colibri_shim::record::{self, Durability, ExitRecord, RunRecord, ShimRecord, now_ns};
 use colibri_shim::restart::{RestartBackoff, RestartDecision};
 use colibri_types::{ExitReason, ExitStatus, RestartWhen};
 
 use crate::agent_process::AgentProcess;
 use crate::cgroup::Cgroup;
-use crate::now_ns;
 use crate::output::Offsets;
 use crate::run_commands::{OnError, RunCommands};
 

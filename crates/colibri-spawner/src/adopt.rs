@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 use colibri_journal::JournalReader;
 use colibri_shim::control::ShimStatus;
 use colibri_shim::layout;
-use colibri_shim::record::{self, Durability, ExitRecord, ShimRecord};
+use colibri_shim::record::{self, Durability, ExitRecord, ShimRecord, now_ns};
 use colibri_types::ExitReason;
 use tokio::sync::Semaphore;
 
 use crate::orphans::LossDetection;
 use crate::shim_client::StartedShim;
-use crate::state::now_ns;
 use crate::{Agent, AgentId, AgentSpec, ShimClient, SpawnError, Spawner};
 
 /// Interval between two checks of a shim that is starting.
@@ -89,31 +88,16 @@ impl Spawner {
         let start = Instant::now();
         loop {
             let (spawner, agent_id) = (self.clone(), id.clone());
-            let (alive, was_started) =
-                match blocking(move || spawner.read_state(&agent_id)).await?? {
-                    DirectoryState::Ended { spec, exit } => {
-                        let spec = Arc::new(*spec);
-                        return Ok(Some(AdoptedAgent::Ended { spec, exit }));
-                    }
-                    DirectoryState::Running {
-                        spec,
-                        status,
-                        protocol,
-                    } => {
-                        let agent = self.agent(*spec, status, protocol, None);
-                        return Ok(Some(AdoptedAgent::Running(agent)));
-                    }
-                    DirectoryState::Incomplete { alive, was_started } => (alive, was_started),
-                };
-            match (alive, was_started) {
-                (true, _) if start.elapsed() > START_TIMEOUT => {
+            match blocking(move || spawner.read_state(&agent_id)).await?? {
+                DirectoryState::Adopted(agent) => return Ok(Some(agent)),
+                DirectoryState::Starting if start.elapsed() > START_TIMEOUT => {
                     return Err(SpawnError::State {
                         path: directory,
                         problem: "its shim runs and has not started the agent; find the process that has shim.log open, end it, and restart the daemon".to_owned(),
                     });
                 }
-                (true, _) => tokio::time::sleep(START_POLL_INTERVAL).await,
-                (false, false) => {
+                DirectoryState::Starting => tokio::time::sleep(START_POLL_INTERVAL).await,
+                DirectoryState::Interrupted => {
                     tracing::info!(%id, "removing an interrupted spawn");
                     let path = directory.clone();
                     blocking(move || std::fs::remove_dir_all(&path))
@@ -121,33 +105,27 @@ impl Spawner {
                         .map_err(|error| SpawnError::from_io("removing", &directory, error))?;
                     return Ok(None);
                 }
-                (false, true) => {
-                    let spec = self.spec(id)?;
+                DirectoryState::Lost(spec) => {
                     let exit = self.record_lost(&spec, LossDetection::AfterRestart).await?;
-                    return Ok(Some(AdoptedAgent::Ended {
-                        spec: Arc::new(spec),
-                        exit,
-                    }));
+                    return Ok(Some(AdoptedAgent::Ended { spec, exit }));
                 }
             }
         }
     }
 
-    /// Reads the state of an agent from its directory.
+    /// Reads the state of an agent from its directory, and connects to a running one.
     fn read_state(&self, id: &AgentId) -> Result<DirectoryState, SpawnError> {
         let directory = self.state.agent(id);
         // The lock is checked first: a shim that ends after this check has already written its record.
         let alive = self.state.is_alive(id)?;
         let exit: Option<ExitRecord> = read(&directory.join(layout::EXIT))?;
         let shim: Option<ShimRecord> = read(&directory.join(layout::SHIM))?;
-        if let Some(exit) = exit {
-            return Ok(DirectoryState::Ended {
-                spec: Box::new(self.spec(id)?),
+        Ok(match (exit, shim) {
+            (Some(exit), _) => DirectoryState::Adopted(AdoptedAgent::Ended {
+                spec: Arc::new(self.spec(id)?),
                 exit,
-            });
-        }
-        match (alive, shim) {
-            (true, Some(shim)) => {
+            }),
+            (None, Some(shim)) if alive => {
                 let status = ShimStatus {
                     stdout: length(&directory.join(layout::STDOUT)),
                     stderr: length(&directory.join(layout::STDERR)),
@@ -155,17 +133,13 @@ impl Spawner {
                     run: shim.run,
                     ..ShimStatus::default()
                 };
-                Ok(DirectoryState::Running {
-                    spec: Box::new(self.spec(id)?),
-                    status,
-                    protocol: shim.protocol,
-                })
+                let agent = self.agent(self.spec(id)?, status, shim.protocol, None);
+                DirectoryState::Adopted(AdoptedAgent::Running(agent))
             }
-            (alive, shim) => Ok(DirectoryState::Incomplete {
-                alive,
-                was_started: shim.is_some(),
-            }),
-        }
+            (None, Some(_)) => DirectoryState::Lost(Arc::new(self.spec(id)?)),
+            (None, None) if alive => DirectoryState::Starting,
+            (None, None) => DirectoryState::Interrupted,
+        })
     }
 
     /// Returns an agent whose shim runs. `status` is its state until the shim reports its own; `started` is its shim if this
@@ -178,17 +152,12 @@ impl Spawner {
         started: Option<StartedShim>,
     ) -> Agent {
         let directory = self.state.agent(&spec.id);
-        let link = ShimClient::open(
-            self.state.clone(),
-            spec.id.clone(),
-            status,
-            protocol,
-            started,
-        );
+        let (state, id) = (self.state.clone(), spec.id.clone());
+        let shim = ShimClient::open(state, id, status, protocol, started);
         Agent {
             spec: Arc::new(spec),
             directory,
-            link,
+            shim,
         }
     }
 
@@ -256,23 +225,14 @@ impl Spawner {
 
 /// State of an agent, as read from its directory.
 enum DirectoryState {
-    Ended {
-        spec: Box<AgentSpec>,
-        exit: ExitRecord,
-    },
-    Running {
-        spec: Box<AgentSpec>,
-        status: ShimStatus,
-        /// Version of the control protocol that the shim speaks.
-        protocol: u32,
-    },
-    /// Without exit record, and without a running agent.
-    Incomplete {
-        /// Whether a shim holds the lock.
-        alive: bool,
-        /// Whether the agent was ever started.
-        was_started: bool,
-    },
+    /// The agent runs or has ended.
+    Adopted(AdoptedAgent),
+    /// Its shim runs and has not started the agent yet.
+    Starting,
+    /// Its spawn was interrupted before the agent was started.
+    Interrupted,
+    /// Its shim has ended without an exit record.
+    Lost(Arc<AgentSpec>),
 }
 
 /// Maximum number of concurrent accesses to paths of requests. An access to a file system that does not respond keeps its

@@ -1,20 +1,20 @@
 //! Operations through the privilege backend: signals to processes of other users, and removal of jails.
 
-use std::process::{Output, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 use colibri_jail_core::{CommandLine, JailOp, Pid, Signal};
 use colibri_prepare::PrepareError;
+use colibri_priv::probe;
 use colibri_sys::process;
-use tokio::io::AsyncReadExt;
 
 use crate::adopt::blocking;
 use crate::{AgentSpec, SpawnError, Spawner};
 
 /// Timeout of a privileged command; it is killed after it.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
-/// Maximum length of a privileged command's stderr in an error message, in bytes.
-const MAX_STDERR_BYTES: usize = 2048;
+/// Maximum length of a privileged command's stderr in an error message, in characters.
+const MAX_STDERR: usize = 2048;
 
 impl Spawner {
     /// Sends a signal through the privilege backend. Processes that have ended meanwhile are not an error.
@@ -24,10 +24,10 @@ impl Spawner {
         signal: Signal,
         pids: &[i32],
     ) -> Result<(), SpawnError> {
-        let targets = if self.preparer.engine.has_wrapper_process() && signal != Signal::KILL {
-            sandboxed(pids)
-        } else {
-            pids.to_vec()
+        let spares_wrapper = self.preparer.engine.has_wrapper_process() && signal != Signal::KILL;
+        let targets = match spares_wrapper {
+            true => sandboxed(pids),
+            false => pids.to_vec(),
         };
         let pids: Vec<Pid> = targets
             .iter()
@@ -68,48 +68,20 @@ impl Spawner {
     /// The command cannot be started, fails, or does not end in time.
     pub(crate) async fn run_command(&self, command: &CommandLine) -> Result<(), SpawnError> {
         tracing::info!(command = %command, "running through the privilege backend");
-        let child = tokio::process::Command::new(command.program())
-            .args(command.args())
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| SpawnError::from_io("running", command.program().as_ref(), error))?;
-        let failed = |problem: String| SpawnError::PrivilegedCommand {
+        let program = Path::new(command.program());
+        let output = probe::run(program, command.args(), COMMAND_TIMEOUT)
+            .await
+            .map_err(|error| SpawnError::from_io("running", program, error))?;
+        let problem = match output.status {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => format!("{status}: {:.MAX_STDERR$}", output.stderr.trim_end()),
+            None => format!("it did not end within {COMMAND_TIMEOUT:?}"),
+        };
+        Err(SpawnError::PrivilegedCommand {
             command: command.to_string(),
             problem,
-        };
-        let output = match tokio::time::timeout(COMMAND_TIMEOUT, collect(child)).await {
-            Ok(output) => {
-                output.map_err(|error| failed(format!("cannot read its exit status: {error}")))?
-            }
-            Err(_) => return Err(failed(format!("it did not end within {COMMAND_TIMEOUT:?}"))),
-        };
-        if output.status.success() {
-            return Ok(());
-        }
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        Err(failed(format!("{}: {}", output.status, stderr.trim_end())))
+        })
     }
-}
-
-/// Waits for the end of a command. The returned stderr is cut after [`MAX_STDERR_BYTES`].
-async fn collect(mut child: tokio::process::Child) -> std::io::Result<Output> {
-    let mut start = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        let mut stderr = tokio::io::BufReader::new(stderr);
-        let limit = MAX_STDERR_BYTES as u64;
-        (&mut stderr).take(limit).read_to_end(&mut start).await?;
-        // The rest is read and dropped, so that the command does not block on a full pipe.
-        tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
-    }
-    Ok(Output {
-        status: child.wait().await?,
-        stdout: Vec::new(),
-        stderr: start,
-    })
 }
 
 async fn any_is_alive(pids: Vec<i32>) -> bool {
@@ -130,10 +102,9 @@ fn sandboxed(pids: &[i32]) -> Vec<i32> {
         .copied()
         .filter(|pid| depth(Some(*pid)) > own_depth)
         .collect();
-    if sandboxed.is_empty() {
-        pids.to_vec()
-    } else {
-        sandboxed
+    match sandboxed.is_empty() {
+        true => pids.to_vec(),
+        false => sandboxed,
     }
 }
 

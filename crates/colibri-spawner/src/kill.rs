@@ -6,37 +6,19 @@
 use std::time::Duration;
 
 use colibri_jail_core::{JailName, JailOp, Signal};
-use colibri_shim::control::{ShimOp, ShimReply};
+use colibri_shim::control::{KillReport, ShimOp, ShimReply};
 use colibri_shim::layout;
 use colibri_shim::record::{self, ShimRecord};
 use colibri_sys::process;
 use colibri_types::KillOutcome;
 
-use crate::shim_client::REQUEST_TIMEOUT;
+use crate::shim_client::{REQUEST_TIMEOUT, milliseconds};
 use crate::{Agent, AgentSpec, ShimClientError, SpawnError, Spawner};
 
 /// Grace period for the last signal to an agent whose shim speaks protocol 1, where that signal is sent as a kill.
 const UNBOUNDED_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Time that a shim waits for killed processes to disappear.
 const SHIM_VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Whether an agent may be restarted after a signal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AfterSignal {
-    MayRestart,
-    Final,
-}
-
-/// Result of a kill by the shim.
-#[derive(Default)]
-struct ShimKill {
-    /// Whether KILL was sent.
-    forced: bool,
-    /// Processes that survived.
-    remaining: Vec<i32>,
-    /// Processes that the shim may not signal.
-    denied: Vec<i32>,
-}
 
 impl Spawner {
     /// Delivers a signal, without escalation.
@@ -45,8 +27,7 @@ impl Spawner {
     /// The signal was not delivered: the shim does not answer, or the agent runs as another user and the command of the
     /// privilege backend failed.
     pub async fn signal(&self, agent: &Agent, signal: Signal) -> Result<KillOutcome, SpawnError> {
-        self.send_signal(agent, signal, AfterSignal::MayRestart)
-            .await
+        self.send_signal(agent, signal, false).await
     }
 
     /// Delivers a signal; the agent is never started again after it.
@@ -58,18 +39,13 @@ impl Spawner {
         agent: &Agent,
         signal: Signal,
     ) -> Result<KillOutcome, SpawnError> {
-        if agent.link.protocol() >= 2 {
-            return self.send_signal(agent, signal, AfterSignal::Final).await;
+        if agent.shim.protocol() >= 2 {
+            return self.send_signal(agent, signal, true).await;
         }
         // A shim of protocol 1 stops restarts only with a kill, and replies after the kill has ended.
-        let (link, signal) = (agent.link.clone(), signal.to_string());
-        let grace_ms = u64::try_from(UNBOUNDED_GRACE.as_millis()).unwrap_or(u64::MAX);
-        tokio::spawn(async move {
-            let op = ShimOp::Kill { signal, grace_ms };
-            let _ = link
-                .request_within(UNBOUNDED_GRACE * 2, op, Vec::new())
-                .await;
-        });
+        let shim = agent.shim.clone();
+        let op = kill_op(signal, UNBOUNDED_GRACE);
+        tokio::spawn(async move { shim.request(UNBOUNDED_GRACE * 2, op, Vec::new()).await });
         Ok(KillOutcome::Signalled)
     }
 
@@ -78,7 +54,7 @@ impl Spawner {
     /// # Errors
     /// The agent has ended or is being ended, or its shim does not answer or is of an earlier release.
     pub async fn restart(&self, agent: &Agent, grace: Duration) -> Result<(), SpawnError> {
-        if agent.link.protocol() < 2 {
+        if agent.shim.protocol() < 2 {
             return Err(ShimClientError::Refused(
                 "it is of an earlier release and cannot restart an agent; kill the agent and spawn it again"
                     .to_owned(),
@@ -86,30 +62,24 @@ impl Spawner {
             .into());
         }
         let op = ShimOp::Restart {
-            grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+            grace_ms: milliseconds(grace),
         };
-        agent
-            .link
-            .request_within(REQUEST_TIMEOUT, op, Vec::new())
-            .await?;
-        Ok(())
+        let restarted = agent.shim.request(REQUEST_TIMEOUT, op, Vec::new()).await;
+        Ok(restarted.map(drop)?)
     }
 
+    /// Delivers a signal. No run follows the current one if it is the `last`.
     async fn send_signal(
         &self,
         agent: &Agent,
         signal: Signal,
-        after: AfterSignal,
+        last: bool,
     ) -> Result<KillOutcome, SpawnError> {
         let op = ShimOp::Signal {
             signal: signal.to_string(),
-            last: after == AfterSignal::Final,
+            last,
         };
-        match agent
-            .link
-            .request_within(REQUEST_TIMEOUT, op, Vec::new())
-            .await
-        {
+        match agent.shim.request(REQUEST_TIMEOUT, op, Vec::new()).await {
             Ok(ShimReply::Signalled(delivery)) => {
                 self.signal_elevated(&agent.spec, signal, &delivery.denied)
                     .await?;
@@ -135,7 +105,7 @@ impl Spawner {
         let was_signalled =
             runs_as_other_user && self.signal(agent, signal).await? == KillOutcome::Signalled;
         if was_signalled
-            && tokio::time::timeout(grace, agent.link.ended())
+            && tokio::time::timeout(grace, agent.shim.ended())
                 .await
                 .is_ok()
         {
@@ -162,11 +132,11 @@ impl Spawner {
                 tracing::warn!(id = %agent.spec.id, %error, "cannot end a jail through the privilege backend");
                 failure = Some(error.to_string());
             }
-            ("KILL".to_owned(), Duration::ZERO)
+            (Signal::KILL, Duration::ZERO)
         } else {
-            (signal.to_string(), grace)
+            (signal, grace)
         };
-        let Some(kill) = self.shim_kill(agent, &signal, grace).await? else {
+        let Some(kill) = self.shim_kill(agent, signal, grace).await? else {
             // An agent that received the signal has ended through the backend since then.
             return Ok(match was_signalled {
                 true => KillOutcome::Killed,
@@ -180,7 +150,7 @@ impl Spawner {
                 .signal_elevated(&agent.spec, Signal::KILL, &kill.denied)
                 .await;
             failure = sent.err().map(|error| error.to_string()).or(failure);
-            let verified = self.shim_kill(agent, "KILL", Duration::ZERO).await?;
+            let verified = self.shim_kill(agent, Signal::KILL, Duration::ZERO).await?;
             let remaining = verified.unwrap_or_default().remaining;
             (remaining, "KILL was sent through the privilege backend too")
         };
@@ -204,36 +174,24 @@ impl Spawner {
     async fn shim_kill(
         &self,
         agent: &Agent,
-        signal: &str,
+        signal: Signal,
         grace: Duration,
-    ) -> Result<Option<ShimKill>, SpawnError> {
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    ) -> Result<Option<KillReport>, SpawnError> {
         let limit = grace
             .saturating_add(SHIM_VERIFY_TIMEOUT)
             .saturating_add(REQUEST_TIMEOUT);
         loop {
-            let op = ShimOp::Kill {
-                signal: signal.to_owned(),
-                grace_ms,
-            };
-            return match agent.link.request_within(limit, op, Vec::new()).await {
-                Ok(ShimReply::Killed {
-                    forced,
-                    remaining,
-                    denied,
-                }) => Ok(Some(ShimKill {
-                    forced,
-                    remaining,
-                    denied,
-                })),
+            let op = kill_op(signal, grace);
+            return match agent.shim.request(limit, op, Vec::new()).await {
+                Ok(ShimReply::Killed(report)) => Ok(Some(report)),
                 Ok(_) | Err(ShimClientError::Gone) => Ok(None),
                 // The request is idempotent.
                 Err(ShimClientError::Interrupted) => continue,
                 Err(ShimClientError::Silent(limit)) => {
                     self.kill_shim(agent, limit).await?;
-                    Ok(Some(ShimKill {
+                    Ok(Some(KillReport {
                         forced: true,
-                        ..ShimKill::default()
+                        ..KillReport::default()
                     }))
                 }
                 Err(error) => Err(error.into()),
@@ -257,7 +215,7 @@ impl Spawner {
                 SpawnError::from_io("killing the shim of", &agent.directory, error)
             })?;
         }
-        tokio::time::timeout(REQUEST_TIMEOUT, agent.link.ended())
+        tokio::time::timeout(REQUEST_TIMEOUT, agent.shim.ended())
             .await
             .map(drop)
             .map_err(|_| silent())
@@ -270,5 +228,12 @@ impl Spawner {
             return None;
         }
         format!("colibri-{}", spec.id).parse().ok()
+    }
+}
+
+fn kill_op(signal: Signal, grace: Duration) -> ShimOp {
+    ShimOp::Kill {
+        signal: signal.to_string(),
+        grace_ms: milliseconds(grace),
     }
 }

@@ -167,7 +167,7 @@ struct Call {
     op: ShimOp,
     payload: Vec<u8>,
     /// See [`ShimRequest::expires_ms`].
-    expires_ms: Option<u64>,
+    expires_ms: u64,
     answer: Answer,
 }
 
@@ -224,10 +224,7 @@ impl ShimClient {
         let mut accepted = 0;
         for chunk in bytes.chunks(MAX_INPUT) {
             let op = ShimOp::Input { len: chunk.len() };
-            match self
-                .request_within(REQUEST_TIMEOUT, op, chunk.to_vec())
-                .await?
-            {
+            match self.request(REQUEST_TIMEOUT, op, chunk.to_vec()).await? {
                 ShimReply::Written(count) => {
                     accepted += count;
                     if count < chunk.len() {
@@ -245,37 +242,14 @@ impl ShimClient {
     /// # Errors
     /// See [`ShimClientError`].
     pub async fn close_input(&self) -> Result<(), ShimClientError> {
-        self.request_within(REQUEST_TIMEOUT, ShimOp::CloseInput, Vec::new())
+        self.request(REQUEST_TIMEOUT, ShimOp::CloseInput, Vec::new())
             .await
             .map(drop)
     }
 
-    async fn request(
-        &self,
-        op: ShimOp,
-        payload: Vec<u8>,
-        expires_ms: Option<u64>,
-    ) -> Result<ShimReply, ShimClientError> {
-        let (answer, answered) = oneshot::channel();
-        let call = Box::new(Call {
-            op,
-            payload,
-            expires_ms,
-            answer,
-        });
-        self.calls
-            .send(call)
-            .await
-            .map_err(|_| ShimClientError::Gone)?;
-        match answered.await.map_err(|_| ShimClientError::Gone)?? {
-            ShimReply::Refused(reason) => Err(ShimClientError::Refused(reason)),
-            reply => Ok(reply),
-        }
-    }
-
     /// Sends a request with the timeout `limit`. A shim that was stopped and is continued later does not execute an expired
     /// request.
-    pub(crate) async fn request_within(
+    pub(crate) async fn request(
         &self,
         limit: Duration,
         op: ShimOp,
@@ -283,10 +257,21 @@ impl ShimClient {
     ) -> Result<ShimReply, ShimClientError> {
         // Leaves time for the reply to a request that is executed just before it expires.
         let valid = limit.saturating_sub(EXPIRY_MARGIN.min(limit / 2));
-        let valid_ms = u64::try_from(valid.as_millis()).unwrap_or(u64::MAX);
-        let expires_ms = Some(clock_ms().saturating_add(valid_ms));
-        match tokio::time::timeout(limit, self.request(op, payload, expires_ms)).await {
+        let (answer, answered) = oneshot::channel();
+        let call = Box::new(Call {
+            op,
+            payload,
+            expires_ms: clock_ms().saturating_add(milliseconds(valid)),
+            answer,
+        });
+        let answered = async {
+            let sent = self.calls.send(call).await;
+            sent.map_err(|_| ShimClientError::Gone)?;
+            answered.await.map_err(|_| ShimClientError::Gone)?
+        };
+        match tokio::time::timeout(limit, answered).await {
             Ok(Ok(ShimReply::Expired)) | Err(_) => Err(ShimClientError::Silent(limit)),
+            Ok(Ok(ShimReply::Refused(reason))) => Err(ShimClientError::Refused(reason)),
             Ok(answered) => answered,
         }
     }
@@ -294,13 +279,8 @@ impl ShimClient {
     /// Waits until the agent has ended; returns `None` if the shim ended without an exit record.
     pub async fn ended(&self) -> Option<ExitRecord> {
         let mut state = self.state();
-        match state
-            .wait_for(|state| state.exit.is_some() || state.closed)
-            .await
-        {
-            Ok(state) => state.exit.clone(),
-            Err(_) => None,
-        }
+        let ended = state.wait_for(|state| state.exit.is_some() || state.closed);
+        ended.await.ok()?.exit.clone()
     }
 }
 
@@ -390,37 +370,19 @@ async fn serve(
     started_here: bool,
 ) -> Vec<Answer> {
     let mut pending: HashMap<u64, Answer> = HashMap::new();
-    let (mut writable, mut next_seq) = (true, 0);
-    let (answer, _watched) = oneshot::channel();
-    let watch = Call {
-        op: ShimOp::Watch,
-        payload: Vec::new(),
-        expires_ms: None,
-        answer,
-    };
-    let mut call = Some(watch).filter(|_| !is_stdio);
+    // After a failed write, messages are still read: they may contain the exit record.
+    let (mut writable, mut seq) = (true, 0);
+    if !is_stdio {
+        writable = send(&mut connection, seq, None, ShimOp::Watch, &[]).await;
+    }
+    let mut call: Option<Box<Call>> = None;
     loop {
         // A request whose caller has given up must not be executed.
-        let active = call.take().filter(|call| !call.answer.is_closed());
-        if let Some(Call {
-            op,
-            payload,
-            expires_ms,
-            answer,
-        }) = active
-        {
-            next_seq += 1;
-            if let Ok(mut bytes) = serde_json::to_vec(&ShimRequest {
-                seq: next_seq,
-                expires_ms,
-                op,
-            }) {
-                bytes.push(b'\n');
-                bytes.extend_from_slice(&payload);
-                pending.insert(next_seq, answer);
-                // After a failed write, messages are still read: they may contain the exit record.
-                writable = connection.get_mut().write_all(&bytes).await.is_ok();
-            }
+        if let Some(call) = call.take().filter(|call| !call.answer.is_closed()) {
+            seq += 1;
+            let expires_ms = Some(call.expires_ms);
+            pending.insert(seq, call.answer);
+            writable = send(&mut connection, seq, expires_ms, call.op, &call.payload).await;
         }
         tokio::select! {
             line = connection.next_line() => {
@@ -439,11 +401,37 @@ async fn serve(
                 }
             }
             next = queue.recv(), if writable => match next {
-                Some(next) => call = Some(*next),
+                Some(next) => call = Some(next),
                 None if started_here => writable = false,
                 None => break,
             },
         }
     }
     pending.into_values().collect()
+}
+
+/// Sends a request. Returns whether the connection accepts more.
+async fn send(
+    connection: &mut Connection,
+    seq: u64,
+    expires_ms: Option<u64>,
+    op: ShimOp,
+    payload: &[u8],
+) -> bool {
+    let request = ShimRequest {
+        seq,
+        expires_ms,
+        op,
+    };
+    let Ok(mut bytes) = serde_json::to_vec(&request) else {
+        return true;
+    };
+    bytes.push(b'\n');
+    bytes.extend_from_slice(payload);
+    connection.get_mut().write_all(&bytes).await.is_ok()
+}
+
+/// Returns a duration in milliseconds.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -8,12 +8,11 @@ use colibri_prepare::{LimitPlan, Prepared};
 use colibri_shim::control::ShimStatus;
 use colibri_shim::launch::{Launch, LaunchReport, RunCommand};
 use colibri_shim::layout;
-use colibri_shim::record::{self, Durability};
+use colibri_shim::record::{self, Durability, now_ns};
 
 use crate::adopt::{blocking, on_user_paths};
 use crate::shim_client::StartedShim;
 use crate::shim_pool::{PooledShim, shim_failed};
-use crate::state::now_ns;
 use crate::{AgentId, AgentSpawnConfig, AgentSpec, ShimClient, SpawnError, Spawner};
 
 /// Generates the id of a new agent.
@@ -29,7 +28,7 @@ pub struct Agent {
     /// The directory of the agent.
     pub directory: PathBuf,
     /// The client of its shim.
-    pub link: ShimClient,
+    pub shim: ShimClient,
 }
 
 fn run_commands(commands: &[CommandLine]) -> Vec<RunCommand> {

@@ -4,7 +4,6 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
@@ -220,15 +219,6 @@ pub(crate) fn discard(directory: &Path) {
     {
         tracing::warn!(directory = %directory.display(), %error, "cannot remove the directory of a failed spawn; the next daemon removes it");
     }
-}
-
-/// Returns the current time, in nanoseconds since 1970.
-pub(crate) fn now_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-        })
 }
 
 #[cfg(test)]

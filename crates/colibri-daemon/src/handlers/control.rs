@@ -92,7 +92,7 @@ pub(super) async fn send_input(
         .data
         .into_bytes()
         .map_err(|error| CallError::new(ErrorKind::InvalidParams, error.to_string()))?;
-    match agent.link.input(&bytes).await.map_err(SpawnError::from)? {
+    match agent.shim.input(&bytes).await? {
         Some(written) => Ok(InputResult {
             written: written as u64,
         }),
@@ -105,8 +105,7 @@ pub(super) async fn send_input(
 
 pub(super) async fn close_input(registry: &Registry, id: &str) -> Result<Empty, CallError> {
     let found = find_agent(registry, id)?;
-    let closed = running(&found)?.link.close_input().await;
-    closed.map_err(SpawnError::from)?;
+    running(&found)?.shim.close_input().await?;
     Ok(Empty {})
 }
 

@@ -135,7 +135,7 @@ impl Registry {
 
     fn add(self: &Arc<Self>, agent: Agent, adopted: bool) -> Arc<RegisteredAgent> {
         let pane = new_pane(&agent.spec);
-        let status = agent.link.state().borrow().status.clone();
+        let status = agent.shim.state().borrow().status.clone();
         let snapshot = AgentSnapshot::new(&pane, &status, None);
         let registered = self.insert(agent.spec.clone(), Some(agent.clone()), snapshot, adopted);
         // Boxed, because the task would otherwise contain the future twice: as argument and as awaited future.

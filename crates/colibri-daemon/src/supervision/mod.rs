@@ -62,7 +62,7 @@ pub(crate) async fn supervise(
         // The output of an adopted agent is parsed from its first run on.
         run: match registered.adopted {
             true => 1,
-            false => agent.link.state().borrow().status.run,
+            false => agent.shim.state().borrow().status.run,
         },
         waiting: None,
         active_bytes: 0,
@@ -89,7 +89,7 @@ struct AgentSupervisor {
 
 impl AgentSupervisor {
     async fn run(mut self, agent: Agent, spawner: &Spawner) {
-        let mut states = agent.link.state();
+        let mut states = agent.shim.state();
         if self.is_first_of_adopted() {
             let _ = tokio::time::timeout(FIRST_STATUS_TIMEOUT, states.changed()).await;
         }

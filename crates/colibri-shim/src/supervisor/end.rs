@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::{ShimReply, SignalDelivery};
+use colibri_shim::control::{KillReport, ShimReply, SignalDelivery};
 use colibri_types::ExitReason;
 use rustix::process::Signal;
 
@@ -27,9 +27,9 @@ impl Supervisor {
     /// Advances a kill in progress.
     pub(super) fn step_kill(&mut self, now: Instant) {
         if let State::Running(agent) = &mut self.state
-            && let Some(reply) = agent.step_kill(now, self.runs.cgroup())
+            && let Some(report) = agent.step_kill(now, self.runs.cgroup())
         {
-            self.answer_kills(&reply);
+            self.answer_kills(&report);
         }
     }
 
@@ -83,7 +83,10 @@ impl Supervisor {
             self.server
                 .reply(request, ShimReply::Signalled(SignalDelivery::default()));
         }
-        let killed = verified(agent.is_kill_forced());
+        let killed = KillReport {
+            forced: agent.is_kill_forced(),
+            ..KillReport::default()
+        };
         self.state = State::Draining(EndedRun {
             end: agent.end(),
             next: agent.next,
@@ -93,7 +96,7 @@ impl Supervisor {
 
     /// Copies the rest of the pipes after the last process has ended.
     pub(super) fn drain(&mut self, now: Instant) -> Progress {
-        self.answer_kills(&verified(false));
+        self.answer_kills(&KillReport::default());
         let State::Draining(run) = &self.state else {
             return Progress::Blocked;
         };
@@ -116,18 +119,10 @@ impl Supervisor {
     }
 
     /// Answers all kill requests.
-    pub(super) fn answer_kills(&mut self, reply: &ShimReply) {
+    pub(super) fn answer_kills(&mut self, report: &KillReport) {
         for request in self.kill_requests.drain(..) {
-            self.server.reply(request, reply.clone());
+            self.server
+                .reply(request, ShimReply::Killed(report.clone()));
         }
-    }
-}
-
-/// Returns the reply to a kill after which no process is left.
-pub(super) fn verified(forced: bool) -> ShimReply {
-    ShimReply::Killed {
-        forced,
-        remaining: Vec::new(),
-        denied: Vec::new(),
     }
 }

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use colibri_shim::control::KillReport;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord};
 
-use super::end::verified;
 use super::state::{NextRun, RecordFailure, State};
 use super::{Progress, Supervisor};
 use crate::output::Offsets;
@@ -19,7 +19,7 @@ impl Supervisor {
     /// Decides what follows the run, and records its end. A failure is retried later, unless the directory was removed:
     /// then the daemon gets the exit record over the control socket and keeps it in memory.
     pub(super) fn record(&mut self, now: Instant) -> Progress {
-        self.answer_kills(&verified(false));
+        self.answer_kills(&KillReport::default());
         let State::Recording { run, failure } = &mut self.state else {
             return Progress::Blocked;
         };

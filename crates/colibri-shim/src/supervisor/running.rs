@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::{ShimReply, SignalDelivery, clock_ms};
+use colibri_shim::control::{KillReport, ShimReply, SignalDelivery, clock_ms};
+use colibri_shim::record::now_ns;
 use colibri_types::{ExitReason, ExitStatus};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
@@ -13,7 +14,6 @@ use crate::cgroup::Cgroup;
 use crate::control_server::RequestId;
 use crate::descendants;
 use crate::kill_sequence::KillSequence;
-use crate::now_ns;
 use crate::runs::RunEnd;
 
 /// Polling interval for the start of a sandbox's program while a signal waits for it.
@@ -187,11 +187,15 @@ impl RunningAgent {
         }
     }
 
-    /// Advances a kill in progress. Returns the reply if the kill could not be verified.
-    pub(super) fn step_kill(&mut self, now: Instant, cgroup: Option<&Cgroup>) -> Option<ShimReply> {
-        let reply = self.kill.as_mut()?.step(now, cgroup)?;
+    /// Advances a kill in progress. Returns the report if the kill could not be verified.
+    pub(super) fn step_kill(
+        &mut self,
+        now: Instant,
+        cgroup: Option<&Cgroup>,
+    ) -> Option<KillReport> {
+        let report = self.kill.as_mut()?.step(now, cgroup)?;
         self.kill = None;
-        Some(reply)
+        Some(report)
     }
 
     /// Returns whether a kill has sent KILL.
