@@ -19,11 +19,14 @@ const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 const DAEMON_LEAF: &str = "daemon";
 /// Parent of the agents' cgroups, if the daemon is in the root of the tree.
 const AGENTS_PARENT: &str = "colibri";
+/// File of the limit on swap.
+const SWAP_MAX: &str = "memory.swap.max";
 /// Period of a CPU quota, in microseconds; the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
 
 /// Why a mechanism cannot be used on this host. Displays as `CAUSE; HINT`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{cause}; {hint}")]
 pub struct Obstacle {
     /// The cause.
     pub cause: String,
@@ -44,12 +47,6 @@ impl From<&str> for Obstacle {
     /// Returns an obstacle that can only be avoided.
     fn from(cause: &str) -> Self {
         Self::new(cause, "run without the limit, with best_effort")
-    }
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.cause, self.hint)
     }
 }
 
@@ -146,17 +143,17 @@ impl Cgroups {
         };
         let directory = parent.join(id);
         fs::create_dir(&directory)?;
-        let set = settings(limits)
-            .into_iter()
-            .filter(|setting| self.obstacle(setting.controller).is_none())
-            .try_for_each(
-                |setting| match fs::write(directory.join(setting.file), setting.value) {
-                    Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => {
-                        Ok(())
-                    }
-                    other => other,
-                },
-            );
+        let set = settings(limits).into_iter().try_for_each(|(file, value)| {
+            let controller = file.split('.').next().unwrap_or(file);
+            if self.obstacle(controller).is_some() {
+                return Ok(());
+            }
+            match fs::write(directory.join(file), value) {
+                // Missing on a host without swap.
+                Err(error) if file == SWAP_MAX && error.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            }
+        });
         match set {
             Ok(()) => Ok(directory),
             Err(error) => {
@@ -186,39 +183,21 @@ impl Cgroups {
     }
 }
 
-/// A value to write into a file of a cgroup.
-struct CgroupSetting {
-    controller: &'static str,
-    file: &'static str,
-    value: String,
-    /// Whether the file may be missing.
-    optional: bool,
-}
-
-/// Returns the cgroup settings that enforce `limits`.
-fn settings(limits: &Limits) -> Vec<CgroupSetting> {
+/// Returns the files of a cgroup, and the values that enforce `limits`. A file is named after its controller.
+fn settings(limits: &Limits) -> Vec<(&'static str, String)> {
     let mut settings = Vec::new();
-    let mut set = |controller, file, value: String, optional| {
-        settings.push(CgroupSetting {
-            controller,
-            file,
-            value,
-            optional,
-        });
-    };
     if let Some(memory) = limits.memory {
-        set("memory", "memory.max", memory.0.to_string(), false);
-        // Missing on a host without swap.
-        set("memory", "memory.swap.max", "0".to_owned(), true);
+        settings.push(("memory.max", memory.0.to_string()));
+        settings.push((SWAP_MAX, "0".to_owned()));
         // Kills all processes: an agent could wait forever for a single killed one.
-        set("memory", "memory.oom.group", "1".to_owned(), false);
+        settings.push(("memory.oom.group", "1".to_owned()));
     }
     if let Some(processes) = limits.processes {
-        set("pids", "pids.max", processes.to_string(), false);
+        settings.push(("pids.max", processes.to_string()));
     }
     if let Some(cpu) = limits.cpu {
         let quota = u64::from(cpu.0) * CPU_PERIOD_US / 1000;
-        set("cpu", "cpu.max", format!("{quota} {CPU_PERIOD_US}"), false);
+        settings.push(("cpu.max", format!("{quota} {CPU_PERIOD_US}")));
     }
     settings
 }
@@ -276,39 +255,33 @@ fn find_delegated(access: Access) -> Result<Delegated, Obstacle> {
             "boot with cgroups of version 2 (cgroups(7))",
         )
     })?;
-    if own == "/" {
-        let agents = mount.join(AGENTS_PARENT);
-        let controllers =
-            enable_controllers(&mount, access).map_err(|error| not_delegated(&mount, &error))?;
+    let is_root = own == "/";
+    let cgroup = mount.join(own.trim_start_matches('/'));
+    let is_leaf = cgroup.file_name().is_some_and(|name| name == DAEMON_LEAF);
+    let source = match cgroup.parent() {
+        _ if is_root => mount,
+        Some(parent) if is_leaf => parent.to_owned(),
+        _ => return Err(not_delegated(&cgroup, &"it contains the daemon itself")),
+    };
+    let refused = |error: io::Error| not_delegated(&source, &error);
+    let controllers = enable_controllers(&source, access).map_err(refused)?;
+    let mut agents = source.clone();
+    if is_root {
         if controllers.is_empty() {
             return Err(Obstacle::new(
                 format!(
                     "the cgroup controllers memory, pids and cpu are not available in {}",
-                    mount.display()
+                    source.display()
                 ),
                 CONTROLLER_HINT,
             ));
         }
+        agents.push(AGENTS_PARENT);
         if access == Access::Claim {
-            fs::create_dir_all(&agents).map_err(|error| not_delegated(&mount, &error))?;
+            fs::create_dir_all(&agents).map_err(refused)?;
         }
-        return Ok(Delegated {
-            agents,
-            source: mount,
-        });
     }
-    let cgroup = mount.join(own.trim_start_matches('/'));
-    let parent = cgroup
-        .parent()
-        .filter(|_| cgroup.file_name().is_some_and(|name| name == DAEMON_LEAF));
-    match parent.map(|parent| (parent, enable_controllers(parent, access))) {
-        Some((parent, Ok(_))) => Ok(Delegated {
-            agents: parent.to_owned(),
-            source: parent.to_owned(),
-        }),
-        Some((parent, Err(error))) => Err(not_delegated(parent, &error)),
-        None => Err(not_delegated(&cgroup, &"it contains the daemon itself")),
-    }
+    Ok(Delegated { agents, source })
 }
 
 fn not_delegated(cgroup: &Path, cause: &dyn fmt::Display) -> Obstacle {
@@ -367,7 +340,7 @@ mod tests {
                 .unwrap();
         let set: Vec<_> = settings(&limits)
             .into_iter()
-            .map(|setting| format!("{}={}", setting.file, setting.value))
+            .map(|(file, value)| format!("{file}={value}"))
             .collect();
         assert_eq!(
             set,

@@ -27,15 +27,15 @@ impl Preparer {
             wrapper,
             &arguments::ArgumentLimits::of_host(),
         )?;
+        let workdir = Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
         match &prepared.confinement {
             Confinement::None => {
-                let cwd = Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
-                check_directory("working directory", cwd, cwd)?;
+                check_directory("working directory", workdir, workdir)?;
                 program::check(
                     prepared.agent.program(),
                     prepared.search_path(),
                     &ProgramView {
-                        find: &|path| Some(cwd.join(path)),
+                        find: &|path| Some(workdir.join(path)),
                         masked: &|_| None,
                         location: "on this host",
                         as_self: true,
@@ -51,13 +51,10 @@ impl Preparer {
                 for needed in engine.private_directories() {
                     let inside = root.join(needed.trim_start_matches('/'));
                     if !inside.is_dir() {
-                        return Err(PrepareError::Path {
-                            what: "jail path",
-                            path: jail.path.to_string(),
-                            problem: format!(
-                                "has no directory {needed} to mount on; create an empty one in it"
-                            ),
-                        });
+                        let problem = format!(
+                            "has no directory {needed} to mount on; create an empty one in it"
+                        );
+                        return Err(PrepareError::path("jail path", &jail.path, problem));
                     }
                 }
                 mounts::check(&jail.mounts, engine, |path| resolve_in(root, path))?;
@@ -66,22 +63,16 @@ impl Preparer {
                     jail,
                     private: engine.private_directories(),
                 };
-                let workdir =
-                    Path::new(prepared.workdir.as_ref().map_or("/", |path| path.as_str()));
                 let is_private = engine
                     .private_directories()
                     .iter()
                     .any(|private| workdir == Path::new(private));
                 if !is_private || host_path(&jail.mounts, workdir).is_some() {
                     if let Some(masked) = view.masked(workdir) {
-                        return Err(PrepareError::Path {
-                            what: "working directory",
-                            path: workdir.display().to_string(),
-                            problem: format!(
-                                "does not exist in the jail: {}; {}",
-                                masked.cause, masked.hint
-                            ),
-                        });
+                        let (cause, hint) = (masked.cause, masked.hint);
+                        let problem = format!("does not exist in the jail: {cause}; {hint}");
+                        let shown = workdir.display();
+                        return Err(PrepareError::path("working directory", shown, problem));
                     }
                     let host_path = view.host_path(workdir).unwrap_or_default();
                     check_directory("working directory", workdir, &host_path)?;
@@ -114,11 +105,7 @@ fn check_directory(what: &'static str, shown: &Path, host_path: &Path) -> Result
         }
         Err(error) => format!("cannot be used: {error}"),
     };
-    Err(PrepareError::Path {
-        what,
-        path: shown.display().to_string(),
-        problem,
-    })
+    Err(PrepareError::path(what, shown.display(), problem))
 }
 
 /// Checks that the confining program is executable.

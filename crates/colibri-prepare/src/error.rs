@@ -1,5 +1,6 @@
 //! Errors between a configuration and a command.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -66,13 +67,24 @@ pub enum PrepareError {
     Privilege(#[from] PrivError),
 }
 
+impl PrepareError {
+    /// Returns the error for a path of the request.
+    pub(crate) fn path(
+        what: &'static str,
+        path: impl fmt::Display,
+        problem: impl Into<String>,
+    ) -> Self {
+        Self::Path {
+            what,
+            path: path.to_string(),
+            problem: problem.into(),
+        }
+    }
+}
+
 impl From<PathConflict> for PrepareError {
     fn from(conflict: PathConflict) -> Self {
-        Self::Path {
-            what: conflict.what,
-            path: conflict.path,
-            problem: conflict.problem,
-        }
+        Self::path(conflict.what, conflict.path, conflict.problem)
     }
 }
 

@@ -14,20 +14,12 @@ pub(crate) struct JailView<'a> {
     pub(crate) private: &'static [&'static str],
 }
 
-/// A directory of the jail that does not show the root's.
-enum Mask<'a> {
-    /// The engine mounts a private directory there.
-    Private(&'a str),
-    /// The directory belongs to the daemon.
-    Daemon(&'a str),
-}
-
 impl JailView<'_> {
     /// Returns the host path of a path in the jail; `None` if nothing exists there.
     pub(crate) fn host_path(&self, path: &Path) -> Option<PathBuf> {
         match host_path(&self.jail.mounts, path) {
             Some(source) => source.exists().then_some(source),
-            None if self.mask(path).is_some() => None,
+            None if self.masked(path).is_some() => None,
             None => resolve_in(Path::new(self.jail.path.as_str()), path),
         }
     }
@@ -37,33 +29,28 @@ impl JailView<'_> {
         if host_path(&self.jail.mounts, path).is_some() {
             return None;
         }
-        let (cause, hint) = match self.mask(path)? {
-            Mask::Daemon(directory) => (
-                format!("{directory} belongs to the daemon and is hidden from agents"),
-                "move it elsewhere".to_owned(),
-            ),
-            Mask::Private(directory) => (
-                format!("the sandbox has a private {directory}, which hides the host's"),
+        let covers = |directory: &&str| path.starts_with(directory);
+        let (cause, hint) = match self.private.iter().copied().find(covers) {
+            Some(private) => (
+                format!("the sandbox has a private {private}, which hides the host's"),
                 format!(
-                    "mount it with `mounts` {}, or move it out of {directory}",
+                    "mount it with `mounts` {}, or move it out of {private}",
                     path.display()
                 ),
             ),
+            None => {
+                let mut masked = self.jail.masked.iter().map(|masked| masked.as_str());
+                let directory = masked.find(covers)?;
+                (
+                    format!("{directory} belongs to the daemon and is hidden from agents"),
+                    "move it elsewhere".to_owned(),
+                )
+            }
         };
         Some(Masked {
             cause,
             hint,
             exists: resolve_in(Path::new(self.jail.path.as_str()), path).is_some(),
-        })
-    }
-
-    /// Returns the mask that covers a path.
-    fn mask(&self, path: &Path) -> Option<Mask<'_>> {
-        let covers = |directory: &&str| path.starts_with(directory);
-        let private = self.private.iter().copied().find(covers).map(Mask::Private);
-        private.or_else(|| {
-            let mut masked = self.jail.masked.iter().map(|masked| masked.as_str());
-            masked.find(covers).map(Mask::Daemon)
         })
     }
 }

@@ -1,10 +1,9 @@
 //! Selects the enforcement mechanism (cgroup, rlimit, rctl) for each limit, and reports limits without one.
 
-use colibri_jail_core::{Confinement, JailEngine, JailError, LimitMechanism, Limits};
-use colibri_priv::PrivBackend;
+use colibri_jail_core::{Confinement, JailError, LimitMechanism, Limits};
 use colibri_types::ProcessLimits;
 
-use crate::cgroup::Cgroups;
+use crate::Preparer;
 
 /// The enforcement mechanism of each limit of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,89 +16,99 @@ pub struct LimitPlan {
     pub unenforced: Vec<String>,
 }
 
-/// Mechanisms of this host.
-pub(crate) struct HostMechanisms<'a> {
-    pub(crate) engine: &'a dyn JailEngine,
-    /// The privilege backend, which is used for jails only.
-    pub(crate) backend: &'a dyn PrivBackend,
-    pub(crate) cgroups: &'a Cgroups,
-    /// Hard limit of open files of this process (getrlimit(2)).
-    pub(crate) max_open_files: u64,
-}
-
-/// Plans the enforcement of all limits.
-///
-/// # Errors
-/// A limit cannot be enforced, and `best_effort` is not set.
-pub(crate) fn plan(
-    limits: &Limits,
-    best_effort: bool,
-    confinement: &Confinement,
-    host: &HostMechanisms<'_>,
-) -> Result<LimitPlan, JailError> {
-    let mut plan = LimitPlan::default();
-    let mut warnings = Vec::new();
-    let mut unenforced = |name: &'static str, why: String| {
-        if best_effort {
-            warnings.push(format!("limit `{name}` is not enforced: {why}"));
-            Ok(())
-        } else {
-            Err(JailError::LimitUnenforced { name, why })
-        }
-    };
-    // Limits on all processes together: name, cgroup controller, and whether it is set.
-    let shared = [
-        ("memory", "memory", limits.memory.is_some()),
-        ("processes", "pids", limits.processes.is_some()),
-        ("cpu", "cpu", limits.cpu.is_some()),
-    ];
-    for (name, controller, _) in shared.into_iter().filter(|(_, _, is_set)| *is_set) {
-        match host.engine.limit_mechanism(confinement) {
-            // The engine's pre_run sets these rules.
-            LimitMechanism::Rctl => {}
-            LimitMechanism::Unavailable(why) => unenforced(name, why.to_owned())?,
-            LimitMechanism::Cgroup => match host.cgroups.obstacle(controller) {
-                None => plan.cgroup = true,
-                Some(obstacle) => {
-                    unenforced(name, obstacle.to_string())?;
-                    // A limit on each process is weaker, but better than none.
-                    if name == "memory" {
-                        plan.process.data = limits.memory.map(|memory| memory.0);
-                    }
-                }
-            },
-        }
-    }
-    if let Some(files) = limits.open_files {
-        let files = u64::from(files);
-        let by_backend = match confinement {
-            Confinement::None => None,
-            _ => host.backend.open_files_override(),
+impl Preparer {
+    /// Plans the enforcement of all limits. `max_open_files` is the hard limit of open files of this process
+    /// (getrlimit(2)).
+    ///
+    /// # Errors
+    /// A limit cannot be enforced, and `best_effort` is not set.
+    pub(crate) fn plan_limits(
+        &self,
+        limits: &Limits,
+        best_effort: bool,
+        confinement: &Confinement,
+        max_open_files: u64,
+    ) -> Result<LimitPlan, JailError> {
+        let mut plan = LimitPlan::default();
+        let mut warnings = Vec::new();
+        let mut unenforced = |name: &'static str, why: String| {
+            if best_effort {
+                warnings.push(format!("limit `{name}` is not enforced: {why}"));
+                Ok(())
+            } else {
+                Err(JailError::LimitUnenforced { name, why })
+            }
         };
-        if let Some(why) = by_backend.or(host.engine.open_files_override(confinement)) {
-            unenforced("open_files", why.to_owned())?;
-        } else if files > host.max_open_files {
-            let why = format!(
-                "the daemon itself may open at most {} files; set a lower limit, or raise the daemon's hard limit (LimitNOFILE=, ulimit -Hn)",
-                host.max_open_files
-            );
-            unenforced("open_files", why)?;
-        } else {
-            plan.process.open_files = Some(files);
+        // Limits on all processes together: name, cgroup controller, and whether it is set.
+        let shared = [
+            ("memory", "memory", limits.memory.is_some()),
+            ("processes", "pids", limits.processes.is_some()),
+            ("cpu", "cpu", limits.cpu.is_some()),
+        ];
+        for (name, controller, _) in shared.into_iter().filter(|(_, _, is_set)| *is_set) {
+            match self.engine.limit_mechanism(confinement) {
+                // The engine's pre_run sets these rules.
+                LimitMechanism::Rctl => {}
+                LimitMechanism::Unavailable(why) => unenforced(name, why.to_owned())?,
+                LimitMechanism::Cgroup => match self.cgroups.obstacle(controller) {
+                    None => plan.cgroup = true,
+                    Some(obstacle) => {
+                        unenforced(name, obstacle.to_string())?;
+                        // A limit on each process is weaker, but better than none.
+                        if name == "memory" {
+                            plan.process.data = limits.memory.map(|memory| memory.0);
+                        }
+                    }
+                },
+            }
         }
+        if let Some(files) = limits.open_files {
+            let files = u64::from(files);
+            let by_backend = match confinement {
+                Confinement::None => None,
+                _ => self.backend.open_files_override(),
+            };
+            if let Some(why) = by_backend.or(self.engine.open_files_override(confinement)) {
+                unenforced("open_files", why.to_owned())?;
+            } else if files > max_open_files {
+                let why = format!(
+                    "the daemon itself may open at most {max_open_files} files; set a lower limit, or raise the daemon's hard limit (LimitNOFILE=, ulimit -Hn)"
+                );
+                unenforced("open_files", why)?;
+            } else {
+                plan.process.open_files = Some(files);
+            }
+        }
+        plan.unenforced = warnings;
+        Ok(plan)
     }
-    plan.unenforced = warnings;
-    Ok(plan)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use colibri_jail_core::{Bubblewrap, EphemeralJail, FreebsdJail};
-    use colibri_priv::BackendRegistry;
+    use crate::{Cgroups, HostEnv};
+    use colibri_jail_core::{Bubblewrap, EphemeralJail, FreebsdJail, JailEngine};
+    use colibri_priv::{BackendRegistry, PrivBackend};
+    use std::sync::Arc;
 
     fn limits(text: &str) -> Limits {
         serde_json::from_str(text).unwrap()
+    }
+
+    fn preparer(
+        engine: Arc<dyn JailEngine>,
+        backend: Arc<dyn PrivBackend>,
+        cgroups: &Cgroups,
+    ) -> Preparer {
+        Preparer {
+            engine,
+            backend,
+            private_directories: Vec::new(),
+            host: HostEnv::default(),
+            cgroups: cgroups.clone(),
+            soft_open_files: None,
+        }
     }
 
     #[test]
@@ -120,7 +129,8 @@ mod tests {
             controllers: vec!["pids".to_owned()],
         };
         let none = Cgroups::Unavailable("no cgroups".into());
-        let (freebsd, bubblewrap) = (FreebsdJail, Bubblewrap::default());
+        let freebsd: Arc<dyn JailEngine> = Arc::new(FreebsdJail);
+        let bubblewrap: Arc<dyn JailEngine> = Arc::new(Bubblewrap::default());
         let backends = BackendRegistry::builtin("/helper");
         let memory = r#"{"memory":"1G"}"#;
         let processes = r#"{"processes":9}"#;
@@ -139,7 +149,7 @@ mod tests {
         };
         type Row<'a> = (
             &'a str,
-            &'a dyn JailEngine,
+            &'a Arc<dyn JailEngine>,
             Confinement,
             &'a str,
             &'a Cgroups,
@@ -257,13 +267,10 @@ mod tests {
             ),
         ];
         for (text, engine, confinement, privilege, cgroups, strict, best_effort) in table {
-            let host = HostMechanisms {
-                engine,
-                backend: &*backends.get(privilege).unwrap(),
-                cgroups,
-                max_open_files: 1000,
-            };
-            let got = plan(&limits(text), false, &confinement, &host);
+            let preparer = preparer(engine.clone(), backends.get(privilege).unwrap(), cgroups);
+            let plan =
+                |best_effort| preparer.plan_limits(&limits(text), best_effort, &confinement, 1000);
+            let got = plan(false);
             match &strict {
                 Ok(plan) => assert_eq!(got.as_ref(), Ok(plan), "{text}"),
                 Err(word) => {
@@ -274,7 +281,7 @@ mod tests {
                     );
                 }
             }
-            let mut lax = plan(&limits(text), true, &confinement, &host).unwrap();
+            let mut lax = plan(true).unwrap();
             let warnings = std::mem::take(&mut lax.unenforced);
             assert_eq!(lax, best_effort, "{text}");
             match strict {
@@ -282,13 +289,10 @@ mod tests {
                 Err(word) => assert!(warnings.concat().contains(word), "{text}: {warnings:?}"),
             }
         }
-        let host = HostMechanisms {
-            engine: &bubblewrap,
-            backend: &colibri_priv::None,
-            cgroups: &none,
-            max_open_files: 99,
-        };
-        let message = plan(&limits(files), false, &Confinement::None, &host).unwrap_err();
+        let preparer = preparer(bubblewrap, Arc::new(colibri_priv::None), &none);
+        let message = preparer
+            .plan_limits(&limits(files), false, &Confinement::None, 99)
+            .unwrap_err();
         assert!(message.to_string().contains("at most 99"), "{message}");
     }
 }

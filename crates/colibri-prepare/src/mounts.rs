@@ -2,19 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use colibri_jail_core::{Confinement, JailEngine, JailName, JailPath, Mount, OtherJail, host_path};
+use colibri_jail_core::{Confinement, JailEngine, JailName, Mount, OtherJail, host_path};
 
 use colibri_types::AgentSpec;
 
 use crate::PrepareError;
-
-fn path_error(what: &'static str, path: &JailPath, problem: impl Into<String>) -> PrepareError {
-    PrepareError::Path {
-        what,
-        path: path.to_string(),
-        problem: problem.into(),
-    }
-}
 
 /// Checks that each source exists under its real path, and that each target exists in the jail.
 ///
@@ -36,14 +28,14 @@ pub(crate) fn check(
                 }
                 _ => format!("cannot be used: {error}"),
             };
-            path_error("mount source", &mount.source, problem)
+            PrepareError::path("mount source", &mount.source, problem)
         })?;
         if real != source {
             let problem = format!(
                 "contains a symbolic link; use the real path {}",
                 real.display()
             );
-            return Err(path_error("mount source", &mount.source, problem));
+            return Err(PrepareError::path("mount source", &mount.source, problem));
         }
         let target = Path::new(mount.target.as_str());
         let before = mounts.get(..number).unwrap_or_default();
@@ -59,7 +51,7 @@ pub(crate) fn check(
             let problem = format!(
                 "is not a {kind} in the jail; create an empty {kind} there, or choose a target in /tmp"
             );
-            return Err(path_error("mount target", &mount.target, problem));
+            return Err(PrepareError::path("mount target", &mount.target, problem));
         }
     }
     Ok(())

@@ -16,7 +16,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::host::resolve_in;
 use crate::limits::LimitPlan;
-use crate::{Cgroups, HostEnv, PrepareError, limits};
+use crate::{Cgroups, HostEnv, PrepareError};
 
 /// Stands for the id of an agent that is only explained.
 const ID_PLACEHOLDER: &str = "ID";
@@ -90,7 +90,12 @@ impl Preparer {
     ) -> Result<(Prepared, LimitPlan), PrepareError> {
         let prepared = self.prepare_as(config, id)?;
         self.check(&prepared, running)?;
-        let limits = self.limit_plan(config, &prepared)?;
+        let max_open_files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        let best_effort = config.jail.as_ref().is_some_and(|jail| jail.best_effort);
+        let confinement = &prepared.confinement;
+        let mut limits =
+            self.plan_limits(&config.limits(), best_effort, confinement, max_open_files)?;
+        limits.process.soft_files = self.soft_open_files;
         Ok((prepared, limits))
     }
 
@@ -189,29 +194,6 @@ impl Preparer {
             pre_run,
             post_run,
         })
-    }
-
-    /// Plans the enforcement of the agent's limits.
-    ///
-    /// # Errors
-    /// A limit cannot be enforced, and the request does not set `best_effort`.
-    pub fn limit_plan(
-        &self,
-        config: &AgentSpawnConfig,
-        prepared: &Prepared,
-    ) -> Result<LimitPlan, PrepareError> {
-        let max_open_files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-        let best_effort = config.jail.as_ref().is_some_and(|jail| jail.best_effort);
-        let host = limits::HostMechanisms {
-            engine: &*self.engine,
-            backend: &*self.backend,
-            cgroups: &self.cgroups,
-            max_open_files,
-        };
-        let confinement = &prepared.confinement;
-        let mut plan = limits::plan(&config.limits(), best_effort, confinement, &host)?;
-        plan.process.soft_files = self.soft_open_files;
-        Ok(plan)
     }
 }
 

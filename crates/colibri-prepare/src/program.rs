@@ -130,18 +130,17 @@ impl ProgramView<'_> {
 
     /// Checks the interpreter of an existing program.
     fn check_interpreter(&self, interpreter: &Interpreter) -> Candidate {
-        let path = Path::new(interpreter.path());
-        if (self.find)(path).is_some_and(|found| found.exists()) {
+        let Interpreter { kind, path, hint } = interpreter;
+        let host_path = Path::new(path);
+        if (self.find)(host_path).is_some_and(|found| found.exists()) {
             return Candidate::Executable;
         }
-        let (why, hint) = match (self.masked)(path).filter(|masked| masked.exists) {
+        let (why, hint) = match (self.masked)(host_path).filter(|masked| masked.exists) {
             Some(masked) => (format!(": {}", masked.cause), masked.hint),
-            None => (String::new(), interpreter.hint()),
+            None => (String::new(), (*hint).to_owned()),
         };
         Candidate::Unusable(format!(
-            "its {} {:?} does not exist {}{why}; {hint}",
-            interpreter.kind(),
-            interpreter.path(),
+            "its {kind} {path:?} does not exist {}{why}; {hint}",
             self.location
         ))
     }
@@ -149,56 +148,41 @@ impl ProgramView<'_> {
 
 /// The file that execve(2) starts instead of the program.
 #[derive(Debug, PartialEq, Eq)]
-enum Interpreter {
-    /// The first word after `#!`.
-    Script(String),
-    /// The dynamic loader that an ELF file names.
-    Loader(String),
-}
-
-impl Interpreter {
-    fn path(&self) -> &str {
-        let (Self::Script(path) | Self::Loader(path)) = self;
-        path
-    }
-
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Script(_) => "interpreter",
-            Self::Loader(_) => "dynamic loader",
-        }
-    }
-
-    fn hint(&self) -> String {
-        match self {
-            Self::Script(path) if path.ends_with('\r') => {
-                "remove the carriage returns at its line ends (dos2unix)".to_owned()
-            }
-            Self::Script(_) => "install it, or correct the first line of the program".to_owned(),
-            Self::Loader(_) => "install it, or choose a program built for this system".to_owned(),
-        }
-    }
+struct Interpreter {
+    /// What the file is.
+    kind: &'static str,
+    path: String,
+    /// What to do if it does not exist.
+    hint: &'static str,
 }
 
 fn head(path: &Path) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
-    regular_file::open(path)?
-        .take(HEAD_BYTES)
-        .read_to_end(&mut head)?;
+    let file = regular_file::open(path)?;
+    file.take(HEAD_BYTES).read_to_end(&mut head)?;
     Ok(head)
 }
 
 /// Returns the interpreter named in the first bytes of a program.
 fn interpreter(head: &[u8]) -> Option<Interpreter> {
-    match head.strip_prefix(b"#!") {
-        Some(rest) => {
-            let line = rest.split(|byte| *byte == b'\n').next()?;
-            let mut words = line.split(|byte| matches!(byte, b' ' | b'\t'));
-            let word = words.find(|word| !word.is_empty())?;
-            Some(Interpreter::Script(String::from_utf8(word.to_vec()).ok()?))
-        }
-        None => loader(head).map(Interpreter::Loader),
-    }
+    let Some(first_line) = head.strip_prefix(b"#!") else {
+        return loader(head).map(|path| Interpreter {
+            kind: "dynamic loader",
+            path,
+            hint: "install it, or choose a program built for this system",
+        });
+    };
+    let line = first_line.split(|byte| *byte == b'\n').next()?;
+    let mut words = line.split(|byte| matches!(byte, b' ' | b'\t'));
+    let path = String::from_utf8(words.find(|word| !word.is_empty())?.to_vec()).ok()?;
+    Some(Interpreter {
+        kind: "interpreter",
+        hint: match path.ends_with('\r') {
+            true => "remove the carriage returns at its line ends (dos2unix)",
+            false => "install it, or correct the first line of the program",
+        },
+        path,
+    })
 }
 
 /// Returns the dynamic loader (PT_INTERP, elf(5)) of a 64-bit little-endian file.
@@ -297,7 +281,9 @@ mod tests {
             target_pointer_width = "64"
         )) {
             assert!(
-                matches!(&found, Some(Interpreter::Loader(path)) if Path::new(path).exists()),
+                found
+                    .as_ref()
+                    .is_some_and(|found| Path::new(&found.path).exists()),
                 "{found:?}"
             );
         }

@@ -134,15 +134,9 @@ impl Preparer {
     }
 
     async fn sandbox_works(&self, trial: &JailOp) -> Finding {
-        let cause = match self.backend.elevate(trial, &*self.engine) {
-            Ok(command) => match run(&command).await {
-                Ok(output) if output.is_success() => {
-                    return Finding::ok("a sandbox can be created: user namespaces work");
-                }
-                Ok(output) => output.failure(),
-                Err(error) => error.to_string(),
-            },
-            Err(error) => error.to_string(),
+        let cause = match output_of(self.backend.elevate(trial, &*self.engine)).await {
+            Ok(_) => return Finding::ok("a sandbox can be created: user namespaces work"),
+            Err(cause) => cause,
         };
         let what = format!("a sandbox cannot be created: {cause}");
         let as_caller = self.backend.runs_as_caller();
@@ -160,21 +154,13 @@ impl Preparer {
     }
 
     async fn jails_are_listed(&self) -> Finding {
-        let cause = match self.engine.command_line(&JailOp::List) {
-            Ok(command) => match run(&command).await {
-                Ok(output) if output.is_success() => {
-                    let count = output.stdout.lines().count();
-                    return Finding::ok(format!("{count} jails exist"));
-                }
-                Ok(output) => output.failure(),
-                Err(error) => error.to_string(),
-            },
-            Err(error) => error.to_string(),
-        };
-        Finding::fail(
-            format!("jails cannot be listed: {cause}"),
-            "try jls(8); if the daemon runs in a jail itself, set children.max of that jail (jail(8))",
-        )
+        match output_of(self.engine.command_line(&JailOp::List)).await {
+            Ok(jails) => Finding::ok(format!("{} jails exist", jails.lines().count())),
+            Err(cause) => Finding::fail(
+                format!("jails cannot be listed: {cause}"),
+                "try jls(8); if the daemon runs in a jail itself, set children.max of that jail (jail(8))",
+            ),
+        }
     }
 }
 
@@ -213,13 +199,15 @@ async fn on_a_thread<T: Send + 'static>(
     })
 }
 
-async fn run(command: &CommandLine) -> std::io::Result<probe::ProbeOutput> {
-    probe::run(
-        Path::new(command.program()),
-        command.args(),
-        PROGRAM_TIMEOUT,
-    )
-    .await
+/// Runs a command and returns its standard output, or the cause of its failure.
+async fn output_of(command: Result<CommandLine, impl ToString>) -> Result<String, String> {
+    let command = command.map_err(|error| error.to_string())?;
+    let program = Path::new(command.program());
+    match probe::run(program, command.args(), PROGRAM_TIMEOUT).await {
+        Ok(output) if output.is_success() => Ok(output.stdout),
+        Ok(output) => Err(output.failure()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Returns the sysctl that denies user namespaces to ordinary users (user_namespaces(7); kernels of Debian and Ubuntu), and

@@ -1,7 +1,7 @@
 //! Linux: the shim is a subreaper, finds its descendants in /proc, and signals them through pidfds, so that no reused
 //! pid is hit.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,7 +32,7 @@ pub(crate) fn list() -> io::Result<Vec<i32>> {
             Ok(children) => children,
             // A kernel without CONFIG_PROC_CHILDREN (proc_tid_children(5)).
             Err(error) if error.kind() == io::ErrorKind::NotFound && parent == shim => {
-                return list_by_scan(shim);
+                return process::descendants(shim);
             }
             // The process has ended. Its children are now children of the shim, and the next call finds them.
             Err(_) => continue,
@@ -54,29 +54,6 @@ fn children(pid: i32) -> io::Result<Vec<i32>> {
         );
     }
     Ok(pids)
-}
-
-/// Returns the same as [`list`] from the parents of all processes.
-fn list_by_scan(root: i32) -> io::Result<Vec<i32>> {
-    let mut by_parent: HashMap<i32, Vec<i32>> = HashMap::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        if let Ok(Some(process)) = process::find(pid) {
-            by_parent.entry(process.parent).or_default().push(pid);
-        }
-    }
-    let mut found = Vec::new();
-    let mut parents = vec![root];
-    while let Some(parent) = parents.pop() {
-        if let Some(children) = by_parent.remove(&parent) {
-            found.extend_from_slice(&children);
-            parents.extend(children);
-        }
-    }
-    Ok(found)
 }
 
 /// Signals the process group `group` and every descendant outside of it. `group` must have a leader that has not been
@@ -173,7 +150,7 @@ mod tests {
             }
         };
         assert!(list().unwrap().contains(&grandchild));
-        assert!(list_by_scan(shim).unwrap().contains(&grandchild));
+        assert!(process::descendants(shim).unwrap().contains(&grandchild));
         let _ = pidfd_send_signal(
             pidfd_open(Pid::from_raw(grandchild).unwrap(), PidfdFlags::empty()).unwrap(),
             Signal::KILL,

@@ -1,7 +1,7 @@
 //! FreeBSD: runs ps(1), which needs no unsafe code.
 
 // Other hosts compile only the parsers, for their tests.
-#![cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+#![cfg_attr(not(target_os = "freebsd"), allow(dead_code, unreachable_pub))]
 
 use std::collections::HashMap;
 use std::io;
@@ -24,13 +24,20 @@ const USAGE: &[&str] = &[
 ];
 const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
 
-pub(super) fn find(pid: i32) -> io::Result<Option<Process>> {
+/// Returns the process with a pid; `None` if there is none, or a zombie.
+///
+/// # Errors
+/// The system cannot report the process.
+pub fn find(pid: i32) -> io::Result<Option<Process>> {
     let number = pid.to_string();
     let text = ps(&["-p", &number], COLUMNS)?;
     Ok(text.lines().find_map(|line| parse(line, "")).map(first))
 }
 
-pub(super) fn namespace_pids(_: Option<i32>) -> Option<super::NamespacePids> {
+/// Returns the pids of a process in each pid namespace, of the calling process if `pid` is `None`. Returns `None` if the
+/// process does not exist, and on systems without pid namespaces (FreeBSD).
+#[must_use]
+pub fn namespace_pids(_: Option<i32>) -> Option<super::NamespacePids> {
     None
 }
 
@@ -41,8 +48,12 @@ pub(super) fn list(variable: &str) -> io::Result<Vec<(Process, bool)>> {
         .collect())
 }
 
-/// The pid could be reused between the check and the signal. Only pdfork(2) avoids that, and only for children.
-pub(super) fn kill(process: &Process) -> io::Result<bool> {
+/// Sends KILL to the process, and never to a later process with the same pid. Returns whether it was running.
+///
+/// # Errors
+/// The process belongs to another user.
+// The pid could be reused between the check and the signal. Only pdfork(2) avoids that, and only for children.
+pub fn kill(process: &Process) -> io::Result<bool> {
     let Some(pid) = Pid::from_raw(process.pid) else {
         return Ok(false);
     };

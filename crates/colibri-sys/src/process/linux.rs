@@ -9,7 +9,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::usage::Measured;
 use super::{NamespacePids, Process};
 
-pub(super) fn find(pid: i32) -> io::Result<Option<Process>> {
+/// Returns the process with a pid; `None` if there is none, or a zombie.
+///
+/// # Errors
+/// The system cannot report the process.
+pub fn find(pid: i32) -> io::Result<Option<Process>> {
     Ok(stat(pid)?.as_deref().and_then(parse_stat))
 }
 
@@ -23,11 +27,13 @@ fn stat(pid: i32) -> io::Result<Option<String>> {
     }
 }
 
-/// Returns all processes, each with whether its initial environment contains `variable`. The environment of another user's
-/// process cannot be read and counts as one without it.
+/// Returns the pids of a process in each pid namespace, of the calling process if `pid` is `None`. Returns `None` if the
+/// process does not exist, and on systems without pid namespaces (FreeBSD).
+///
 /// Reads `State` and `NSpid` (proc_pid_status(5)). The name of the process, which is in the same file, may be invalid
 /// UTF-8.
-pub(super) fn namespace_pids(pid: Option<i32>) -> Option<NamespacePids> {
+#[must_use]
+pub fn namespace_pids(pid: Option<i32>) -> Option<NamespacePids> {
     let process = pid.map_or("self".to_owned(), |pid| pid.to_string());
     let status = fs::read(format!("/proc/{process}/status")).ok()?;
     let status = String::from_utf8_lossy(&status);
@@ -39,6 +45,8 @@ pub(super) fn namespace_pids(pid: Option<i32>) -> Option<NamespacePids> {
     })
 }
 
+/// Returns all processes, each with whether its initial environment contains `variable`. The environment of another user's
+/// process cannot be read and counts as one without it.
 pub(super) fn list(variable: &str) -> io::Result<Vec<(Process, bool)>> {
     let mut found = Vec::new();
     for pid in pids()? {
@@ -63,8 +71,12 @@ fn pids() -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// Opens the pidfd before it compares the start time, so that both refer to the same process.
-pub(super) fn kill(process: &Process) -> io::Result<bool> {
+/// Sends KILL to the process, and never to a later process with the same pid. Returns whether it was running.
+///
+/// # Errors
+/// The process belongs to another user.
+// Opens the pidfd before it compares the start time, so that both refer to the same process.
+pub fn kill(process: &Process) -> io::Result<bool> {
     let Some(pid) = Pid::from_raw(process.pid) else {
         return Ok(false);
     };

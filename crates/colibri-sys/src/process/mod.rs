@@ -9,6 +9,7 @@ mod linux;
 mod parent;
 mod usage;
 
+pub use host::{find, kill, namespace_pids};
 pub use parent::die_with_parent;
 pub use usage::{Usage, usage};
 
@@ -34,14 +35,6 @@ pub struct Process {
     pub start: u64,
 }
 
-/// Returns the process with a pid; `None` if there is none, or a zombie.
-///
-/// # Errors
-/// The system cannot report the process.
-pub fn find(pid: i32) -> io::Result<Option<Process>> {
-    host::find(pid)
-}
-
 /// The pids of one process in nested pid namespaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespacePids {
@@ -49,21 +42,6 @@ pub struct NamespacePids {
     pub pids: Vec<i32>,
     /// The process has ended and was not waited for.
     pub is_zombie: bool,
-}
-
-/// Returns the pids of a process in each pid namespace, of the calling process if `pid` is `None`. Returns `None` if the
-/// process does not exist, and on systems without pid namespaces (FreeBSD).
-#[must_use]
-pub fn namespace_pids(pid: Option<i32>) -> Option<NamespacePids> {
-    host::namespace_pids(pid)
-}
-
-/// Sends KILL to the process, and never to a later process with the same pid. Returns whether it was running.
-///
-/// # Errors
-/// The process belongs to another user.
-pub fn kill(process: &Process) -> io::Result<bool> {
-    host::kill(process)
 }
 
 /// Returns the processes whose initial environment contains `variable` (`NAME=VALUE`), those in `session`, and all their
@@ -81,29 +59,55 @@ pub fn find_marked(variable: &str, session: Option<i32>) -> io::Result<Vec<Proce
 
 /// Selects the marked processes, those in `session` and their descendants from all processes, each with its mark. Pure.
 fn select(listed: &[(Process, bool)], session: Option<i32>, own: u32) -> Vec<Process> {
-    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-    for (process, _) in listed {
-        children
-            .entry(process.parent)
-            .or_default()
-            .push(process.pid);
-    }
-    let mut todo: Vec<i32> = listed
+    let marked = listed
         .iter()
         .filter(|(process, marked)| *marked || Some(process.session) == session)
-        .map(|(process, _)| process.pid)
-        .collect();
-    let mut found = HashSet::new();
-    while let Some(pid) = todo.pop() {
-        if u32::try_from(pid) != Ok(own) && found.insert(pid) {
-            todo.extend(children.get(&pid).into_iter().flatten());
-        }
-    }
+        .map(|(process, _)| process.pid);
+    let processes = listed
+        .iter()
+        .map(|(process, _)| (process.pid, process.parent));
+    let own = i32::try_from(own).unwrap_or_default();
+    let found = with_descendants(processes, marked, own);
     listed
         .iter()
         .map(|(process, _)| *process)
         .filter(|process| found.contains(&process.pid))
         .collect()
+}
+
+/// Returns the pids in `roots` and those of all their descendants, without `excluded` and its descendants. `processes`
+/// are pids with those of the parents.
+fn with_descendants(
+    processes: impl Iterator<Item = (i32, i32)>,
+    roots: impl Iterator<Item = i32>,
+    excluded: i32,
+) -> HashSet<i32> {
+    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+    for (pid, parent) in processes {
+        children.entry(parent).or_default().push(pid);
+    }
+    let mut todo: Vec<i32> = roots.collect();
+    let mut found = HashSet::new();
+    while let Some(pid) = todo.pop() {
+        if pid != excluded && found.insert(pid) {
+            todo.extend(children.get(&pid).into_iter().flatten());
+        }
+    }
+    found
+}
+
+/// Returns the pids of all descendants of a process from the parents of all processes, in no particular order.
+///
+/// # Errors
+/// The system cannot list its processes.
+pub fn descendants(root: i32) -> io::Result<Vec<i32>> {
+    let listed = host::list("")?;
+    let processes = listed
+        .iter()
+        .map(|(process, _)| (process.pid, process.parent));
+    let mut found = with_descendants(processes, std::iter::once(root), 0);
+    found.remove(&root);
+    Ok(found.into_iter().collect())
 }
 
 #[cfg(test)]
