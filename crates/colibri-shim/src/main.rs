@@ -26,7 +26,6 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use colibri_journal::JournalError;
 use colibri_shim::control::PROTOCOL;
 use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::layout;
@@ -42,26 +41,15 @@ use crate::supervisor::Supervisor;
 
 const USAGE: &str = "usage: colibri-shim DIRECTORY\n\nOwns one agent. The Colibri daemon starts it with a launch request on standard input; do not start it manually.\n";
 
-/// Why a shim cannot start its agent.
-#[derive(Debug, thiserror::Error)]
-enum ShimError {
-    #[error("cannot {action}: {source}")]
-    Io { action: String, source: io::Error },
-    #[error("cannot open a journal: {0}")]
-    Journal(#[from] JournalError),
-}
-
-/// Returns a function for `map_err` that adds the action to an error of the system.
-fn cannot(action: impl Into<String>) -> impl FnOnce(io::Error) -> ShimError {
+/// Returns a function for `map_err` that reports a failed launch.
+fn cannot<E: Error + 'static>(action: impl Into<String>) -> impl FnOnce(E) -> LaunchReport {
     let action = action.into();
-    |source| ShimError::Io { action, source }
-}
-
-impl ShimError {
-    /// Returns the error number of the system, if a system call failed.
-    fn errno(&self) -> Option<i32> {
-        std::iter::successors(self.source(), |&error| error.source())
-            .find_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error())
+    move |error| {
+        let mut causes = std::iter::successors(Some(&error as &dyn Error), |&error| error.source());
+        LaunchReport::Failed {
+            message: format!("cannot {action}: {error}"),
+            errno: causes.find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error()),
+        }
     }
 }
 
@@ -96,11 +84,8 @@ fn main() -> ExitCode {
                 }
             }
         }
-        Err(error) => {
-            report(&LaunchReport::Failed {
-                message: error.to_string(),
-                errno: error.errno(),
-            });
+        Err(failed) => {
+            report(&failed);
             ExitCode::FAILURE
         }
     }
@@ -108,7 +93,7 @@ fn main() -> ExitCode {
 
 /// Starts the agent. The order of the steps ensures that a failure leaves no process and no cgroup. Returns the
 /// supervisor and the pid of the first process.
-fn start(directory: &Path) -> Result<(Supervisor, i32), ShimError> {
+fn start(directory: &Path) -> Result<(Supervisor, i32), LaunchReport> {
     // An agent could leave its jail through an inherited directory descriptor.
     colibri_sys::descriptors::close_from(3).map_err(cannot(
         "close inherited descriptors, which needs a system with close_range(2), such as Linux 5.9 or FreeBSD 13",
@@ -134,7 +119,7 @@ fn start(directory: &Path) -> Result<(Supervisor, i32), ShimError> {
     let shim_pid = rustix::process::getpid().as_raw_nonzero().get();
     let shim = process::find(shim_pid).ok().flatten();
     let launch = read_launch().map_err(cannot("read the launch request on stdin"))?;
-    let outputs = Outputs::open(launch.journal)?;
+    let outputs = Outputs::open(launch.journal).map_err(cannot("open a journal"))?;
     let start_agent = format!("start {} in {}", launch.program, launch.cwd);
     let mut runs = Runs::new(launch, shim.map_or(0, |process| process.start));
     let prepared = runs.begin(Offsets::default()).run(&signals.child_ended);

@@ -40,25 +40,26 @@ impl RunEnd {
 
 pub(crate) struct Runs {
     launch: Launch,
-    cgroup: Option<Cgroup>,
+    pub(crate) cgroup: Option<Cgroup>,
     backoff: RestartBackoff,
     /// Start time of the shim: see [`ShimRecord::shim_start`].
     shim_start: u64,
     first_started: Instant,
     /// When the wall-clock limit is reached; absent after that.
-    limit_at: Option<Instant>,
+    pub(crate) limit_at: Option<Instant>,
     /// How the previous run ended and when the current one starts; absent when it has started.
-    restart_message: Option<String>,
-    current: Run,
+    pub(crate) restart_message: Option<String>,
+    pub(crate) current: Run,
 }
 
 /// The current run.
-struct Run {
-    number: u32,
+pub(crate) struct Run {
+    /// Number of the run, from 1.
+    pub(crate) number: u32,
     started: Instant,
     started_ns: u64,
     /// Lengths of the journals when the run started.
-    from: Offsets,
+    pub(crate) from: Offsets,
     /// Explains the end of the run where the exit status does not.
     error: Option<String>,
     /// The run is in `runs.jsonl`.
@@ -97,20 +98,6 @@ impl Runs {
         }
     }
 
-    /// Returns the number of the current run, from 1.
-    pub(crate) fn number(&self) -> u32 {
-        self.current.number
-    }
-
-    /// Returns the length of the stdout journal when the current run started.
-    pub(crate) fn stdout_from(&self) -> u64 {
-        self.current.from.stdout
-    }
-
-    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
-        self.cgroup.as_ref()
-    }
-
     /// Begins the next run, whose output starts at these offsets. Returns the commands to run before its program.
     pub(crate) fn begin(&mut self, from: Offsets) -> RunCommands {
         self.current = Run::new(self.current.number.saturating_add(1), from);
@@ -122,7 +109,7 @@ impl Runs {
     /// # Errors
     /// The program cannot be executed.
     pub(crate) fn start(&mut self) -> io::Result<AgentProcess> {
-        let agent = AgentProcess::start(&self.launch, self.cgroup())?;
+        let agent = AgentProcess::start(&self.launch, self.cgroup.as_ref())?;
         self.restart_message = None;
         Ok(agent)
     }
@@ -158,11 +145,6 @@ impl Runs {
             None => error,
         };
         self.current.error = Some(error);
-    }
-
-    /// Returns when the wall-clock limit is reached.
-    pub(crate) fn limit_at(&self) -> Option<Instant> {
-        self.limit_at
     }
 
     /// Returns whether the wall-clock limit is reached; `true` only once.
@@ -273,11 +255,6 @@ impl Runs {
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove();
         }
-    }
-
-    /// Returns how the previous run ended and when the current one starts, unless it has started.
-    pub(crate) fn restart_message(&self) -> Option<&String> {
-        self.restart_message.as_ref()
     }
 
     /// Sets the restart message after the end of the current run.

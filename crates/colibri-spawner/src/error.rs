@@ -1,7 +1,7 @@
 //! Errors of spawn, adoption and kill.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use colibri_prepare::{PrepareError, is_resource_exhaustion};
 use colibri_types::{AgentId, AgentIdError, AgentNameError, MAX_NAME};
@@ -151,7 +151,7 @@ fn pids(pids: &[i32]) -> String {
 
 impl SpawnError {
     /// Returns the error for a failed operation on a file; an exhausted resource has its own variant.
-    pub(crate) fn from_io(doing: &str, path: &std::path::Path, source: io::Error) -> Self {
+    pub(crate) fn from_io(doing: &str, path: &Path, source: io::Error) -> Self {
         if is_resource_exhaustion(&source) {
             Self::Resources {
                 doing: format!("{doing} {}", path.display()),
@@ -162,6 +162,14 @@ impl SpawnError {
                 path: path.to_owned(),
                 source,
             }
+        }
+    }
+
+    /// Returns the error for a shim that cannot be started; an exhausted resource has its own variant.
+    pub(crate) fn shim(shim: &Path, source: io::Error) -> Self {
+        match Self::from_io("starting", shim, source) {
+            Self::File { path, source } => Self::Shim { path, source },
+            other => other,
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{AgentId, StateDir};
+use crate::state::discard;
+use crate::{AgentId, SpawnError, Spawner, StateDir};
 
 /// Maximum number of queued requests of one shim; further callers wait.
 const MAX_QUEUED_REQUESTS: usize = 16;
@@ -89,29 +90,38 @@ fn connection(socket: UnixStream) -> Connection {
 
 /// A shim that this process started, and the socket to the shim's stdio.
 pub(crate) struct StartedShim {
+    pub(crate) id: AgentId,
+    /// The directory of its agent.
+    pub(crate) directory: PathBuf,
+    program: PathBuf,
     process: Child,
     connection: Connection,
 }
 
 impl StartedShim {
-    /// Starts the shim program, which then waits for its launch.
+    /// Creates the agent's directory and starts its shim, which then waits for its launch; returns `None` if the id is in
+    /// use.
     ///
     /// # Errors
-    /// The socket or the process cannot be created.
-    pub(crate) fn start(program: &Path, directory: &Path, log: File) -> io::Result<Self> {
-        let (own, remote) = std::os::unix::net::UnixStream::pair()?;
-        own.set_nonblocking(true)?;
-        let process = Command::new(program)
-            .arg(directory)
-            .env_clear()
-            .stdin(OwnedFd::from(remote.try_clone()?))
-            .stdout(OwnedFd::from(remote))
-            .stderr(Stdio::from(log))
-            .spawn()?;
-        Ok(Self {
-            process,
-            connection: connection(UnixStream::from_std(own)?),
-        })
+    /// The directory cannot be created, or the shim cannot be started. The directory is then removed.
+    pub(crate) fn start(spawner: &Spawner, id: &AgentId) -> Result<Option<Self>, SpawnError> {
+        let Some((directory, log)) = spawner.state.create_agent(id)? else {
+            return Ok(None);
+        };
+        let program = spawner.shim.clone();
+        match start_process(&program, &directory, log) {
+            Ok((process, connection)) => Ok(Some(Self {
+                id: id.clone(),
+                directory,
+                program,
+                process,
+                connection,
+            })),
+            Err(source) => {
+                discard(&directory);
+                Err(SpawnError::shim(&program, source))
+            }
+        }
     }
 
     /// Sends the launch and returns the report; `None` if the shim ended without one.
@@ -132,9 +142,10 @@ impl StartedShim {
         }
     }
 
-    /// Reports whether the shim runs.
-    pub(crate) fn is_running(&mut self) -> bool {
-        matches!(self.process.try_wait(), Ok(None))
+    /// Reports whether the shim still runs, and runs this program.
+    pub(crate) fn is_usable(&mut self, program: &Path) -> bool {
+        let is_running = matches!(self.process.try_wait(), Ok(None));
+        self.program == program && is_running && self.directory.is_dir()
     }
 
     /// Ends a shim that runs no agent: closes its stdin and waits for its exit.
@@ -142,6 +153,19 @@ impl StartedShim {
         drop(self.connection);
         reap(self.process).await
     }
+}
+
+fn start_process(program: &Path, directory: &Path, log: File) -> io::Result<(Child, Connection)> {
+    let (own, remote) = std::os::unix::net::UnixStream::pair()?;
+    own.set_nonblocking(true)?;
+    let process = Command::new(program)
+        .arg(directory)
+        .env_clear()
+        .stdin(OwnedFd::from(remote.try_clone()?))
+        .stdout(OwnedFd::from(remote))
+        .stderr(Stdio::from(log))
+        .spawn()?;
+    Ok((process, connection(UnixStream::from_std(own)?)))
 }
 
 /// Waits for a process that is about to exit. Polls, because there may be thousands: a pidfd for each would exhaust the

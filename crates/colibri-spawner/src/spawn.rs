@@ -12,7 +12,6 @@ use colibri_shim::record::{self, Durability, now_ns};
 
 use crate::adopt::{blocking, on_user_paths};
 use crate::shim_client::StartedShim;
-use crate::shim_pool::{PooledShim, shim_failed};
 use crate::{AgentId, AgentSpawnConfig, AgentSpec, ShimClient, SpawnError, Spawner};
 
 /// Generates the id of a new agent.
@@ -74,7 +73,7 @@ impl Spawner {
             };
             let started = match pooled {
                 Some(pooled) => Some(pooled),
-                None => PooledShim::start(self, &id)?,
+                None => StartedShim::start(self, &id)?,
             };
             if let Some(started) = started {
                 return self.start(config, &prepared, &limits, started).await;
@@ -98,16 +97,10 @@ impl Spawner {
         config: &AgentSpawnConfig,
         prepared: &Prepared,
         limits: &LimitPlan,
-        pooled: PooledShim,
+        mut shim: StartedShim,
     ) -> Result<Agent, SpawnError> {
-        let PooledShim {
-            id,
-            directory,
-            shim,
-            ..
-        } = pooled;
         let spec = AgentSpec {
-            id,
+            id: shim.id.clone(),
             config: config.redacted(),
             engine: prepared.engine.clone(),
             privilege: prepared.privilege.clone(),
@@ -115,50 +108,58 @@ impl Spawner {
             warnings: limits.unenforced.clone(),
             created_at_ns: now_ns(),
         };
-        let launched = self
-            .launch(config, prepared, limits, &spec, &directory, shim)
-            .await;
-        match launched {
-            Ok((agent_pid, protocol, shim)) => {
+        let failure = match self
+            .launch(config, prepared, limits, &spec, &mut shim)
+            .await
+        {
+            Ok(Some(LaunchReport::Started { pid, protocol })) => {
                 // The spawn succeeded even if the agent has already ended; the client reads its exit record.
                 let status = ShimStatus {
-                    pid: Some(agent_pid),
+                    pid: Some(pid),
                     run: 1,
                     ..ShimStatus::default()
                 };
-                Ok(self.agent(spec, status, protocol, Some(shim)))
+                return Ok(self.agent(spec, status, protocol, Some(shim)));
             }
-            Err(error) => {
-                if limits.cgroup {
-                    self.preparer.cgroups.end(spec.id.as_str()).await;
+            Ok(Some(LaunchReport::Failed { message, errno })) => {
+                Some(SpawnError::from_launch(message, errno))
+            }
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        let directory = shim.directory.clone();
+        let status = shim.end().await.unwrap_or_default();
+        let error = match failure {
+            Some(error) => error,
+            None => {
+                let log = tokio::fs::read_to_string(directory.join(layout::LOG)).await;
+                let log = log.unwrap_or_default();
+                SpawnError::Launch {
+                    message: format!("the shim ended early ({status}): {}", log.trim_end()),
+                    errno: None,
                 }
-                crate::state::discard(&directory);
-                Err(error)
             }
+        };
+        if limits.cgroup {
+            self.preparer.cgroups.end(spec.id.as_str()).await;
         }
+        crate::state::discard(&directory);
+        Err(error)
     }
 
-    /// Writes the agent's specification, and hands the waiting shim its launch. Returns the first process's id, and the
-    /// version of the control protocol that the shim speaks.
+    /// Writes the agent's specification, hands the waiting shim its launch and returns the report; `None` if the shim
+    /// ended without one.
     async fn launch(
         &self,
         config: &AgentSpawnConfig,
         prepared: &Prepared,
         limits: &LimitPlan,
         spec: &AgentSpec,
-        directory: &Path,
-        mut shim: StartedShim,
-    ) -> Result<(i32, u32, StartedShim), SpawnError> {
+        shim: &mut StartedShim,
+    ) -> Result<Option<LaunchReport>, SpawnError> {
         let (spawner, plan, record) = (self.clone(), limits.clone(), spec.clone());
-        let path = directory.to_owned();
-        let written = blocking(move || spawner.write_spec(&plan, &record, &path)).await;
-        let cgroup = match written.flatten() {
-            Ok(cgroup) => cgroup,
-            Err(error) => {
-                shim.end().await;
-                return Err(error);
-            }
-        };
+        let path = shim.directory.clone();
+        let cgroup = blocking(move || spawner.write_spec(&plan, &record, &path)).await??;
         let launch = Launch {
             program: prepared.command.program().to_owned(),
             args: prepared.command.args().to_vec(),
@@ -175,27 +176,8 @@ impl Spawner {
             post_run: run_commands(&prepared.post_run),
             journal: self.journal,
         };
-        match shim.launch(&launch).await {
-            Ok(Some(LaunchReport::Started { pid, protocol })) => Ok((pid, protocol, shim)),
-            Ok(Some(LaunchReport::Failed { message, errno })) => {
-                shim.end().await;
-                Err(SpawnError::from_launch(message, errno))
-            }
-            Ok(None) => {
-                let status = shim.end().await.unwrap_or_default();
-                let log = tokio::fs::read_to_string(directory.join(layout::LOG))
-                    .await
-                    .unwrap_or_default();
-                Err(SpawnError::Launch {
-                    message: format!("the shim ended early ({status}): {}", log.trim_end()),
-                    errno: None,
-                })
-            }
-            Err(source) => {
-                shim.end().await;
-                Err(shim_failed(&self.shim, source))
-            }
-        }
+        let report = shim.launch(&launch).await;
+        report.map_err(|source| SpawnError::shim(&self.shim, source))
     }
 
     /// Writes the specification of an agent and creates its cgroup, if it needs one.

@@ -27,7 +27,7 @@ impl Supervisor {
     /// Advances a kill in progress.
     pub(super) fn step_kill(&mut self, now: Instant) {
         if let State::Running(agent) = &mut self.state
-            && let Some(report) = agent.step_kill(now, self.runs.cgroup())
+            && let Some(report) = agent.step_kill(now, self.runs.cgroup.as_ref())
         {
             self.answer_kills(&report);
         }

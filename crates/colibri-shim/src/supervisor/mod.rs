@@ -156,7 +156,7 @@ impl Supervisor {
         }
         let deadlines = [
             self.state.deadline(),
-            self.runs.limit_at(),
+            self.runs.limit_at,
             self.outputs.deadline(),
             self.server.deadline(),
         ];
@@ -258,9 +258,9 @@ impl Supervisor {
             pid: running
                 .filter(|agent| !agent.is_lingering())
                 .map(RunningAgent::pid),
-            run: self.runs.number(),
-            run_from: self.runs.stdout_from(),
-            waiting: self.runs.restart_message().cloned(),
+            run: self.runs.current.number,
+            run_from: self.runs.current.from.stdout,
+            waiting: self.runs.restart_message.clone(),
         }
     }
 }

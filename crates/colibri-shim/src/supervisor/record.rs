@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use colibri_shim::control::KillReport;
 use colibri_shim::layout;
-use colibri_shim::record::{self, Durability, ExitRecord};
+use colibri_shim::record::{self, Durability};
 
-use super::state::{NextRun, RecordFailure, State};
+use super::state::{EndedRun, NextRun, RecordFailure, State};
 use super::{Progress, Supervisor};
 use crate::output::Offsets;
-use crate::runs::RunEnd;
 
 /// Interval at which a failed record is retried.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -33,40 +32,44 @@ impl Supervisor {
             let restart = self.runs.decide_restart(run.end.exit);
             run.next = restart.map_or(NextRun::Never, NextRun::After);
         }
-        let (end, next, to) = (run.end, run.next, self.outputs.offsets());
-        if let Err(error) = self.write_records(end, next, to) {
-            if !self.detect_removal() {
-                self.retry_later(error);
+        let (run, to) = (*run, self.outputs.offsets());
+        match self.write_records(run, to) {
+            Ok(()) => {
+                if let NextRun::After(backoff) = run.next {
+                    self.runs.set_restart_message(run.end.exit, backoff);
+                    let until = Instant::now() + backoff;
+                    self.state = State::BackingOff { run, until };
+                    self.input.end_run();
+                    self.server.mark_status_outdated();
+                    return Progress::Advanced;
+                }
+            }
+            Err(error) if !self.detect_removal() => {
+                let retry_at = Instant::now() + RETRY_INTERVAL;
+                let failure = Some(RecordFailure { error, retry_at });
+                self.state = State::Recording { run, failure };
+                self.server.mark_status_outdated();
                 return Progress::Blocked;
             }
-            if let Some(removal) = self.directory.removal() {
-                self.runs.add_error(format!(
-                    "{removal} while it ran; its output and its exit record are lost"
-                ));
+            Err(_) => {
+                if let Some(removal) = self.directory.removal() {
+                    self.runs.add_error(format!(
+                        "{removal} while it ran; its output and its exit record are lost"
+                    ));
+                }
             }
-        } else if let NextRun::After(backoff) = next {
-            self.back_off(backoff);
-            return Progress::Advanced;
         }
-        self.finish(self.runs.exit_record(end, to));
+        self.runs.release();
+        let _ = std::fs::remove_file(layout::CONTROL);
+        self.server.publish_exit(self.runs.exit_record(run.end, to));
         Progress::Ended
     }
 
-    fn retry_later(&mut self, error: String) {
-        if let State::Recording { failure, .. } = &mut self.state {
-            *failure = Some(RecordFailure {
-                error,
-                retry_at: Instant::now() + RETRY_INTERVAL,
-            });
-        }
-        self.server.mark_status_outdated();
-    }
-
     /// Writes `runs.jsonl`, and after the last run syncs the journals and writes `exit.json`.
-    fn write_records(&mut self, end: RunEnd, next: NextRun, to: Offsets) -> Result<(), String> {
-        let is_last = next == NextRun::Never;
+    fn write_records(&mut self, run: EndedRun, to: Offsets) -> Result<(), String> {
+        let is_last = run.next == NextRun::Never;
         self.runs
-            .append_record(end, to, is_last)
+            .append_record(run.end, to, is_last)
             .map_err(|error| format!("cannot write {}: {error}", layout::RUNS))?;
         if !is_last {
             return Ok(());
@@ -75,28 +78,8 @@ impl Supervisor {
         self.runs
             .sync()
             .map_err(|error| format!("cannot sync {}: {error}", layout::RUNS))?;
-        let record = self.runs.exit_record(end, to);
+        let record = self.runs.exit_record(run.end, to);
         record::replace(Path::new(layout::EXIT), &record, Durability::Machine)
             .map_err(|error| format!("cannot write {}: {error}", layout::EXIT))
-    }
-
-    /// Waits for the next run.
-    fn back_off(&mut self, backoff: Duration) {
-        if let State::Recording { run, .. } = &self.state {
-            self.runs.set_restart_message(run.end.exit, backoff);
-            self.state = State::BackingOff {
-                run: *run,
-                until: Instant::now() + backoff,
-            };
-        }
-        self.input.end_run();
-        self.server.mark_status_outdated();
-    }
-
-    /// Releases the agent's resources and sends the exit event.
-    fn finish(&mut self, record: ExitRecord) {
-        self.runs.release();
-        let _ = std::fs::remove_file(layout::CONTROL);
-        self.server.publish_exit(record);
     }
 }
