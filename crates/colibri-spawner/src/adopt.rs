@@ -118,9 +118,7 @@ impl Spawner {
         let directory = self.state.agent(id);
         // The lock is checked first: a shim that ends after this check has already written its record.
         let alive = self.state.is_alive(id)?;
-        let exit: Option<ExitRecord> = read(&directory.join(layout::EXIT))?;
-        let shim: Option<ShimRecord> = read(&directory.join(layout::SHIM))?;
-        Ok(match (exit, shim) {
+        Ok(match read_records(&directory)? {
             (Some(exit), _) => DirectoryState::Adopted(AdoptedAgent::Ended {
                 spec: Arc::new(self.spec(id)?),
                 exit,
@@ -174,19 +172,14 @@ impl Spawner {
         let directory = self.state.agent(&spec.id);
         let path = directory.join(layout::EXIT);
         let agent_directory = directory.clone();
-        let (exit, shim) = blocking(move || {
-            let exit: Option<ExitRecord> = read(&agent_directory.join(layout::EXIT))?;
-            let shim: Option<ShimRecord> = read(&agent_directory.join(layout::SHIM))?;
-            Ok::<_, SpawnError>((exit, shim))
-        })
-        .await??;
+        let (exit, shim) = blocking(move || read_records(&agent_directory)).await??;
         if let Some(exit) = exit {
             return Ok(exit);
         }
-        let session = shim
-            .as_ref()
-            .filter(|_| detection == LossDetection::Live)
-            .map(|shim| shim.shim_pid);
+        let session = match detection {
+            LossDetection::Live => shim.as_ref().map(|shim| shim.shim_pid),
+            LossDetection::AfterRestart => None,
+        };
         let left = self.end_orphans(spec, session).await;
         blocking(move || {
             let removed = !directory.exists();
@@ -285,6 +278,12 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// Returns the length of a journal, in bytes; 0 if it cannot be read.
 fn length(journal: &Path) -> u64 {
     JournalReader::new(journal).end_offset().unwrap_or(0)
+}
+
+/// Reads the records of an agent's end and of its shim.
+fn read_records(directory: &Path) -> Result<(Option<ExitRecord>, Option<ShimRecord>), SpawnError> {
+    let exit = read(&directory.join(layout::EXIT))?;
+    Ok((exit, read(&directory.join(layout::SHIM))?))
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, SpawnError> {

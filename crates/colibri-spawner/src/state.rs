@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability};
 
-use colibri_sys::ownership::Ownership;
+use colibri_sys::ownership::{Ownership, UnsafeDirectory};
 use colibri_sys::regular_file;
 
 use crate::{AgentId, SpawnError};
@@ -52,73 +52,58 @@ impl StateDir {
     /// # Errors
     /// The directory cannot be created, belongs to another user, is writable by others, or has an unknown format.
     pub fn open(&self) -> Result<(), SpawnError> {
-        let state_error = |problem: String| SpawnError::State {
-            path: self.0.clone(),
-            problem,
-        };
+        self.create_and_check()
+            .map_err(|problem| SpawnError::State {
+                path: self.0.clone(),
+                problem,
+            })
+    }
+
+    fn create_and_check(&self) -> Result<(), String> {
         if !self.0.is_absolute() {
-            return Err(state_error(
-                "is not an absolute path; write its full path".into(),
-            ));
+            return Err("is not an absolute path; write its full path".to_owned());
         }
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.0)
-            .map_err(|error| {
-                state_error(format!(
-                    "cannot be created: {error}; pass another one with --state-dir"
-                ))
-            })?;
-        let data = fs::metadata(&self.0)
-            .map_err(|error| state_error(format!("cannot be read: {error}")))?;
+        create_private(&self.0).map_err(|error| {
+            format!("cannot be created: {error}; pass another one with --state-dir")
+        })?;
+        let data = fs::metadata(&self.0).map_err(|error| format!("cannot be read: {error}"))?;
         let ownership = Ownership::from(&data);
-        ownership
-            .check_trusted_directory()
-            .map_err(|unsafe_directory| {
-                let problem = unsafe_directory.problem;
-                state_error(match unsafe_directory.fix {
-                    Some(fix) => format!("{problem}; {fix} {}", self.0.display()),
-                    None => format!("{problem}; pass a directory of this user with --state-dir"),
-                })
-            })?;
+        let checked = ownership.check_trusted_directory();
+        checked.map_err(|UnsafeDirectory { problem, fix }| match fix {
+            Some(fix) => format!("{problem}; {fix} {}", self.0.display()),
+            None => format!("{problem}; pass a directory of this user with --state-dir"),
+        })?;
         if ownership.is_accessible_by_others() {
             fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
-                .map_err(|error| state_error(format!("cannot be made private: {error}")))?;
+                .map_err(|error| format!("cannot be made private: {error}"))?;
         }
-        self.check_format().map_err(state_error)?;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(self.agents())
-            .map_err(|error| state_error(format!("cannot contain agents: {error}")))
+        self.check_format()?;
+        create_private(&self.agents()).map_err(|error| format!("cannot contain agents: {error}"))
     }
 
     /// Checks that this version can read the format of the directory, and writes its own format there.
     fn check_format(&self) -> Result<(), String> {
         let path = self.0.join(FORMAT_FILE);
         let recorded = match regular_file::read(&path, 100) {
-            Ok(text) => Some(String::from_utf8_lossy(&text).trim().to_owned()),
+            Ok(text) => String::from_utf8_lossy(&text).trim().to_owned(),
             // Releases before format 1 did not write the file.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "0".to_owned(),
             Err(error) => return Err(format!("cannot be used: {}: {error}", path.display())),
         };
-        let number = recorded.as_ref().map(|text| text.parse::<u32>());
-        match number {
-            Some(Ok(FORMAT)) => return Ok(()),
-            Some(Ok(newer)) if newer > FORMAT => {
+        match recorded.parse::<u32>() {
+            Ok(FORMAT) => return Ok(()),
+            Ok(older) if older < FORMAT => {}
+            Ok(newer) => {
                 return Err(format!(
                     "has format {newer}, which a newer version of Colibri wrote; this version knows formats up to {FORMAT}: start that version, or pass another directory with --state-dir"
                 ));
             }
-            Some(Err(_)) => {
+            Err(_) => {
                 return Err(format!(
-                    "has no readable format: {} contains {:?} instead of a number; restore it, or pass another directory with --state-dir",
-                    path.display(),
-                    recorded.unwrap_or_default()
+                    "has no readable format: {} contains {recorded:?} instead of a number; restore it, or pass another directory with --state-dir",
+                    path.display()
                 ));
             }
-            Some(Ok(_)) | None => {}
         }
         record::replace(&path, &FORMAT, Durability::Machine).map_err(|error| {
             format!(
@@ -131,18 +116,16 @@ impl StateDir {
     /// Returns the ids of all agents, sorted.
     pub(crate) fn ids(&self) -> Result<Vec<AgentId>, SpawnError> {
         let path = self.agents();
-        let failed = |error| SpawnError::from_io("reading", &path, error);
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(&path).map_err(failed)? {
-            if let Some(id) = entry
-                .map_err(failed)?
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            {
-                ids.push(id);
-            }
-        }
+        let names = || -> io::Result<Vec<_>> {
+            fs::read_dir(&path)?
+                .map(|entry| Ok(entry?.file_name()))
+                .collect()
+        };
+        let names = names().map_err(|error| SpawnError::from_io("reading", &path, error))?;
+        let mut ids: Vec<AgentId> = names
+            .iter()
+            .filter_map(|name| name.to_str()?.parse().ok())
+            .collect();
         ids.sort();
         Ok(ids)
     }
@@ -200,6 +183,12 @@ impl StateDir {
             Err(TryLockError::Error(error)) => Err(SpawnError::from_io("locking", &path, error)),
         }
     }
+}
+
+/// Creates a directory with mode 0700, and those above it, unless they exist.
+fn create_private(directory: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(directory)
 }
 
 /// Removes the directory of a failed spawn. Known files are removed by name first, which needs no descriptor: the spawn

@@ -11,12 +11,12 @@ mod runtime;
 mod spawn;
 
 pub use agent_id::{AgentId, AgentIdError};
-pub use agent_name::{AgentName, AgentNameError, MAX_NAME};
+pub use agent_name::{AgentNameError, MAX_NAME, check_agent_name};
 pub use exit::{Exit, ExitReason, ExitStatus};
 pub use finding::{Finding, FindingStatus};
 pub use kill::KillOutcome;
-pub use restart::{RestartPolicy, RestartWhen, UnknownRestartPolicy};
-pub use runtime::{AgentRuntime, UnknownRuntime};
+pub use restart::{RestartPolicy, RestartWhen};
+pub use runtime::{AgentRuntime, UnknownName};
 pub use spawn::{
     AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, Env, NoProgram, ProcessLimits, RunOptions,
     SpawnConfigError, SpawnRequest, ValidatedSpawn,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::UnknownName;
+
 /// Which ends of an agent are followed by a restart.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -24,21 +26,11 @@ impl RestartWhen {
     pub const NAMES: &'static [&'static str] = &["never", "on-failure", "always"];
 }
 
-/// A name is not one of [`RestartWhen::NAMES`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown restart policy {0:?}; give one of: {names}", names = RestartWhen::NAMES.join(", "))]
-pub struct UnknownRestartPolicy(String);
-
 impl FromStr for RestartWhen {
-    type Err = UnknownRestartPolicy;
+    type Err = UnknownName;
 
-    fn from_str(name: &str) -> Result<Self, UnknownRestartPolicy> {
-        match name {
-            "never" => Ok(Self::Never),
-            "on-failure" => Ok(Self::OnFailure),
-            "always" => Ok(Self::Always),
-            _ => Err(UnknownRestartPolicy(name.chars().take(60).collect())),
-        }
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        UnknownName::parse("restart policy", name, Self::NAMES)
     }
 }
 

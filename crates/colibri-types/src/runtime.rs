@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::DeserializeOwned;
+use serde::de::value::{self, StrDeserializer};
 use serde::{Deserialize, Serialize};
 
 /// The dialect in which an agent reports events and reads commands. Exhaustive on purpose: each runtime needs its own code.
@@ -19,10 +21,29 @@ pub enum AgentRuntime {
     Generic,
 }
 
-/// A name is not one of the runtimes.
+/// A name is not one of the known ones.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown runtime {0:?}; give one of: {names}", names = AgentRuntime::NAMES.join(", "))]
-pub struct UnknownRuntime(String);
+#[error("unknown {what} {name:?}; give one of: {}", known.join(", "))]
+pub struct UnknownName {
+    what: &'static str,
+    name: String,
+    known: &'static [&'static str],
+}
+
+impl UnknownName {
+    /// Parses a name as serde does. `what` and `known` are for the error.
+    pub(crate) fn parse<T: DeserializeOwned>(
+        what: &'static str,
+        name: &str,
+        known: &'static [&'static str],
+    ) -> Result<T, Self> {
+        T::deserialize(StrDeserializer::<value::Error>::new(name)).map_err(|_| Self {
+            what,
+            name: name.chars().take(60).collect(),
+            known,
+        })
+    }
+}
 
 impl AgentRuntime {
     /// All runtimes.
@@ -48,14 +69,10 @@ impl fmt::Display for AgentRuntime {
 }
 
 impl FromStr for AgentRuntime {
-    type Err = UnknownRuntime;
+    type Err = UnknownName;
 
-    fn from_str(name: &str) -> Result<Self, UnknownRuntime> {
-        Self::ALL
-            .iter()
-            .find(|runtime| runtime.as_str() == name)
-            .copied()
-            .ok_or_else(|| UnknownRuntime(name.chars().take(60).collect()))
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        UnknownName::parse("runtime", name, Self::NAMES)
     }
 }
 

@@ -31,7 +31,8 @@ pub(super) fn agent(text: &str) -> Result<String, String> {
 
 /// Parses the name for a new agent.
 pub(super) fn name(text: &str) -> Result<String, colibri_types::AgentNameError> {
-    Ok(text.parse::<colibri_types::AgentName>()?.to_string())
+    colibri_types::check_agent_name(text)?;
+    Ok(text.to_owned())
 }
 
 /// Parses a duration like `500ms`, `5s` or `1h30m`; a plain number is seconds.

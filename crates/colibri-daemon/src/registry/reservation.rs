@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use colibri_spawner::{AgentId, AgentName, AgentSpawnConfig, AgentSpec, SpawnError};
+use colibri_spawner::{AgentId, AgentSpawnConfig, AgentSpec, SpawnError};
+use colibri_types::check_agent_name;
 use parking_lot::RwLock;
 
 use super::Registry;
@@ -107,8 +108,7 @@ pub(crate) fn validate_name(config: &AgentSpawnConfig) -> Result<(), SpawnError>
     let Some(name) = &config.name else {
         return Ok(());
     };
-    let parsed = name.parse::<AgentName>();
-    parsed.map(drop).map_err(|source| SpawnError::Name {
+    check_agent_name(name).map_err(|source| SpawnError::Name {
         name: name.clone(),
         source,
     })
