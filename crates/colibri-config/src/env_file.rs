@@ -112,18 +112,18 @@ pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, String>, InvalidLine> {
             line: 1 + text.matches('\n').count() - rest.matches('\n').count(),
             problem,
         };
-        let line = rest.split('\n').next().unwrap_or_default();
-        let skip = |length: usize| rest.get(length..).unwrap_or_default();
+        let (line, next_line) = rest.split_once('\n').unwrap_or((rest, ""));
         if line.trim().is_empty() || line.trim_start().starts_with('#') {
-            rest = skip(line.len() + 1);
+            rest = next_line;
             continue;
         }
-        let Some((name, value)) = line.split_once('=') else {
+        let Some((name, unquoted_value)) = line.split_once('=') else {
             return Err(invalid(
                 "the line has no '='; write NAME=VALUE, or pass --secret NAME for a variable of your environment",
             ));
         };
-        let before_value = line.len() - value.len();
+        let from_value = rest.get(name.len() + 1..).unwrap_or_default();
+        let from_value = from_value.trim_start_matches(|c: char| c.is_whitespace() && c != '\n');
         let name = name.trim();
         let name = name.strip_prefix("export ").map_or(name, str::trim_start);
         if name.is_empty() || name.contains(char::is_whitespace) || name.contains(['\0', '"', '\''])
@@ -132,33 +132,31 @@ pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, String>, InvalidLine> {
                 "the text before '=' is not the name of a variable; write NAME=VALUE",
             ));
         }
-        let indent = value.len() - value.trim_start().len();
         // A quoted value may span several lines.
-        let (value, taken) = match value.trim_start().chars().next() {
+        let (value, after) = match from_value.chars().next() {
             Some(quote @ ('\'' | '"')) => {
-                let inside = skip(before_value + indent + 1);
-                let Quoted { value, length } = quoted(inside, quote).ok_or_else(|| {
-                    invalid("the quote of the value is not closed; close it, or use quotes of the other kind")
-                })?;
-                let after = inside.get(length..).unwrap_or_default();
-                let trailing = after.split('\n').next().unwrap_or_default();
+                let Some(Quoted { value, after }) = quoted(from_value, quote) else {
+                    return Err(invalid(
+                        "the quote of the value is not closed; close it, or use quotes of the other kind",
+                    ));
+                };
+                let (trailing, next_line) = after.split_once('\n').unwrap_or((after, ""));
                 let comment = trailing.trim_start();
-                if !(comment.is_empty()
-                    || (comment.starts_with('#') && comment.len() < trailing.len()))
-                {
+                let is_comment = comment.starts_with('#') && comment.len() < trailing.len();
+                if !comment.is_empty() && !is_comment {
                     return Err(invalid(
                         "text follows the closing quote; put the whole value into the quotes",
                     ));
                 }
-                (value, before_value + indent + 1 + length + trailing.len())
+                (value, next_line)
             }
-            _ => (unquoted(value).to_owned(), line.len()),
+            _ => (unquoted(unquoted_value).to_owned(), next_line),
         };
         if value.contains('\0') {
             return Err(invalid("the value contains a NUL byte; remove it"));
         }
         variables.insert(name.to_owned(), value);
-        rest = skip(taken + 1);
+        rest = after;
     }
     Ok(variables)
 }
@@ -176,28 +174,28 @@ fn unquoted(value: &str) -> &str {
         .trim()
 }
 
-/// A quoted value.
-struct Quoted {
+/// A quoted value, and the text after its closing quote.
+struct Quoted<'a> {
     value: String,
-    /// Length in the file with the closing quote, in bytes.
-    length: usize,
+    after: &'a str,
 }
 
-/// Parses a value up to its closing quote; returns `None` without one. Between double quotes, `\n`, `\r`, `\t`, `\"`,
-/// `\\` and `\$` are escape sequences; any other backslash is literal.
-fn quoted(text: &str, quote: char) -> Option<Quoted> {
+/// Parses a value from its opening to its closing quote; returns `None` without one. Between double quotes, `\n`, `\r`,
+/// `\t`, `\"`, `\\` and `\$` are escape sequences; any other backslash is literal.
+fn quoted(text: &str, quote: char) -> Option<Quoted<'_>> {
     let mut value = String::new();
-    let mut characters = text.char_indices();
-    while let Some((at, c)) = characters.next() {
+    let mut characters = text.chars();
+    characters.next();
+    while let Some(c) = characters.next() {
         if c == quote {
-            let length = at + c.len_utf8();
-            return Some(Quoted { value, length });
+            let after = characters.as_str();
+            return Some(Quoted { value, after });
         }
         if c != '\\' || quote == '\'' {
             value.push(c);
             continue;
         }
-        match characters.next()?.1 {
+        match characters.next()? {
             'n' => value.push('\n'),
             'r' => value.push('\r'),
             't' => value.push('\t'),

@@ -82,7 +82,7 @@ fn prepare_error_kind(error: &PrepareError) -> ErrorKind {
         PrepareError::Privilege(_) => ErrorKind::Privilege,
         PrepareError::ProgramNotFound { .. } => ErrorKind::ProgramNotFound,
         PrepareError::ProgramNotExecutable { .. } => ErrorKind::ProgramNotExecutable,
-        PrepareError::Path { .. } => ErrorKind::PathNotFound,
+        PrepareError::Path(_) => ErrorKind::PathNotFound,
         PrepareError::WrapperMissing(_) => ErrorKind::EngineMissing,
         _ => ErrorKind::Internal,
     }

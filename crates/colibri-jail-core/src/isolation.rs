@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::{Confinement, JailEngine, JailPath, Mount};
 
-/// A path of the host that must not be shown in a jail.
+/// A path of a request that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {path} {problem}")]
 #[non_exhaustive]
-pub struct PathConflict {
+pub struct PathError {
     /// Purpose of the path.
     pub what: &'static str,
     /// The path.
@@ -17,8 +17,9 @@ pub struct PathConflict {
     pub problem: String,
 }
 
-impl PathConflict {
-    fn new(what: &'static str, path: impl ToString, problem: impl Into<String>) -> Self {
+impl PathError {
+    /// Returns the error for the path that serves as `what`. `problem` is the cause and a hint.
+    pub fn new(what: &'static str, path: impl ToString, problem: impl Into<String>) -> Self {
         Self {
             what,
             path: path.to_string(),
@@ -48,7 +49,7 @@ pub fn reject_overlaps(
     confinement: &Confinement,
     engine: &dyn JailEngine,
     others: &[OtherJail<'_>],
-) -> Result<(), PathConflict> {
+) -> Result<(), PathError> {
     let Confinement::Ephemeral(jail) = confinement else {
         return Ok(());
     };
@@ -60,7 +61,7 @@ pub fn reject_overlaps(
                     "overlaps mount source {}: the agent could replace the inner one; mount only the outer one",
                     other.source
                 );
-                return Err(PathConflict::new("mount source", &mount.source, problem));
+                return Err(PathError::new("mount source", &mount.source, problem));
             }
         }
     }
@@ -75,7 +76,7 @@ pub fn reject_overlaps(
                         "overlaps mount source {} of agent {agent}: one agent could replace the other's; mount the same directory in both, or wait until that agent ends",
                         other.source
                     );
-                    return Err(PathConflict::new("mount source", &mount.source, problem));
+                    return Err(PathError::new("mount source", &mount.source, problem));
                 }
                 let other_target = other_jail.path.join(&other.target);
                 if engine.mounts_on_host()
@@ -84,7 +85,7 @@ pub fn reject_overlaps(
                     let problem = format!(
                         "is in use by agent {agent}, whose jail has the same root; give another target"
                     );
-                    return Err(PathConflict::new("mount target", &mount.target, problem));
+                    return Err(PathError::new("mount target", &mount.target, problem));
                 }
             }
         }
@@ -113,7 +114,7 @@ pub fn masked_paths(
     mounts: &[Mount],
     private: &[&str],
     protected: &[PathBuf],
-) -> Result<Vec<JailPath>, PathConflict> {
+) -> Result<Vec<JailPath>, PathError> {
     let mut in_root: Vec<PathBuf> = protected
         .iter()
         .filter_map(|directory| Some(Path::new("/").join(directory.strip_prefix(root).ok()?)))
@@ -124,7 +125,7 @@ pub fn masked_paths(
     in_root.dedup_by(|later, earlier| later.starts_with(earlier));
     if in_root.iter().any(|directory| directory == Path::new("/")) {
         let problem = "is in a directory of the daemon's state or socket; give another root";
-        return Err(PathConflict::new("jail path", root.display(), problem));
+        return Err(PathError::new("jail path", root.display(), problem));
     }
     in_root.retain(|directory| {
         !mounts
@@ -137,7 +138,7 @@ pub fn masked_paths(
             let source = Path::new(mount.source.as_str());
             if source.starts_with(directory) {
                 let problem = "is in a directory of the daemon's state or socket, through which an agent could leave the jail; give another";
-                return Err(PathConflict::new("mount source", &mount.source, problem));
+                return Err(PathError::new("mount source", &mount.source, problem));
             }
             if let Ok(inner) = directory.strip_prefix(source) {
                 masked.push(Path::new(mount.target.as_str()).join(inner));
@@ -150,7 +151,7 @@ pub fn masked_paths(
             let text = path.to_string_lossy();
             text.parse().map_err(|error| {
                 let problem = format!("cannot be masked: {error}");
-                PathConflict::new("daemon directory", &text, problem)
+                PathError::new("daemon directory", &text, problem)
             })
         })
         .collect()

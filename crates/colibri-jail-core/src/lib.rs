@@ -51,7 +51,7 @@ pub use error::{CommandLineError, JailError};
 pub use freebsd::FreebsdJail;
 pub use hostname::Hostname;
 pub use ip4::Ip4Policy;
-pub use isolation::{OtherJail, PathConflict, masked_paths, reject_overlaps};
+pub use isolation::{OtherJail, PathError, masked_paths, reject_overlaps};
 pub use limits::{Cpus, Limits, Size, WallTime};
 pub use mount::{Mount, MountConfig, host_path};
 pub use name::JailName;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use colibri_jail_core::{CommandLine, Confinement, host_path};
+use colibri_jail_core::{CommandLine, Confinement, PathError, host_path};
 use colibri_sys::regular_file::is_executable;
 use colibri_types::AgentSpec;
 
@@ -54,7 +54,7 @@ impl Preparer {
                         let problem = format!(
                             "has no directory {needed} to mount on; create an empty one in it"
                         );
-                        return Err(PrepareError::path("jail path", &jail.path, problem));
+                        return Err(PathError::new("jail path", &jail.path, problem).into());
                     }
                 }
                 mounts::check(&jail.mounts, engine, |path| resolve_in(root, path))?;
@@ -72,7 +72,7 @@ impl Preparer {
                         let (cause, hint) = (masked.cause, masked.hint);
                         let problem = format!("does not exist in the jail: {cause}; {hint}");
                         let shown = workdir.display();
-                        return Err(PrepareError::path("working directory", shown, problem));
+                        return Err(PathError::new("working directory", shown, problem).into());
                     }
                     let host_path = view.host_path(workdir).unwrap_or_default();
                     check_directory("working directory", workdir, &host_path)?;
@@ -93,7 +93,7 @@ impl Preparer {
 }
 
 /// Checks that `host_path` is a directory. `shown` is its name in the message.
-fn check_directory(what: &'static str, shown: &Path, host_path: &Path) -> Result<(), PrepareError> {
+fn check_directory(what: &'static str, shown: &Path, host_path: &Path) -> Result<(), PathError> {
     let problem = match host_path.metadata() {
         Ok(data) if data.is_dir() => return Ok(()),
         Ok(_) => "is not a directory; choose a directory".to_owned(),
@@ -105,7 +105,7 @@ fn check_directory(what: &'static str, shown: &Path, host_path: &Path) -> Result
         }
         Err(error) => format!("cannot be used: {error}"),
     };
-    Err(PrepareError::path(what, shown.display(), problem))
+    Err(PathError::new(what, shown.display(), problem))
 }
 
 /// Checks that the confining program is executable.

@@ -1,10 +1,9 @@
 //! Errors between a configuration and a command.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use colibri_jail_core::{CommandLineError, JailError, PathConflict};
+use colibri_jail_core::{CommandLineError, JailError, PathError};
 use colibri_priv::PrivError;
 use colibri_types::SpawnConfigError;
 
@@ -40,15 +39,8 @@ pub enum PrepareError {
         problem: String,
     },
     /// A path of the request does not exist, or has the wrong type.
-    #[error("{what} {path} {problem}")]
-    Path {
-        /// The purpose of the path.
-        what: &'static str,
-        /// The path.
-        path: String,
-        /// Cause and hint.
-        problem: String,
-    },
+    #[error(transparent)]
+    Path(#[from] PathError),
     /// The user named is not in the root's own user table.
     #[error("user '{user}' is not in {table}; give a user of that file, or UID or UID:GID")]
     UnknownUser {
@@ -65,27 +57,6 @@ pub enum PrepareError {
     /// The privilege backend refuses.
     #[error(transparent)]
     Privilege(#[from] PrivError),
-}
-
-impl PrepareError {
-    /// Returns the error for a path of the request.
-    pub(crate) fn path(
-        what: &'static str,
-        path: impl fmt::Display,
-        problem: impl Into<String>,
-    ) -> Self {
-        Self::Path {
-            what,
-            path: path.to_string(),
-            problem: problem.into(),
-        }
-    }
-}
-
-impl From<PathConflict> for PrepareError {
-    fn from(conflict: PathConflict) -> Self {
-        Self::path(conflict.what, conflict.path, conflict.problem)
-    }
 }
 
 /// Reports whether an error of the system means that a resource is exhausted: descriptors, processes, memory or disk.

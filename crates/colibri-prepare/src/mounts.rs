@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use colibri_jail_core::{Confinement, JailEngine, JailName, Mount, OtherJail, host_path};
+use colibri_jail_core::{
+    Confinement, JailEngine, JailName, Mount, OtherJail, PathError, host_path,
+};
 
 use colibri_types::AgentSpec;
 
@@ -28,14 +30,14 @@ pub(crate) fn check(
                 }
                 _ => format!("cannot be used: {error}"),
             };
-            PrepareError::path("mount source", &mount.source, problem)
+            PathError::new("mount source", &mount.source, problem)
         })?;
         if real != source {
             let problem = format!(
                 "contains a symbolic link; use the real path {}",
                 real.display()
             );
-            return Err(PrepareError::path("mount source", &mount.source, problem));
+            return Err(PathError::new("mount source", &mount.source, problem).into());
         }
         let target = Path::new(mount.target.as_str());
         let before = mounts.get(..number).unwrap_or_default();
@@ -51,7 +53,7 @@ pub(crate) fn check(
             let problem = format!(
                 "is not a {kind} in the jail; create an empty {kind} there, or choose a target in /tmp"
             );
-            return Err(PrepareError::path("mount target", &mount.target, problem));
+            return Err(PathError::new("mount target", &mount.target, problem).into());
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// How the first process of a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,8 +55,10 @@ impl fmt::Display for ExitReason {
     }
 }
 
-/// How an agent ended: the exit status of its first process, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How an agent or one of its runs ended: an exit code, a signal, or neither, and the reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(from = "WireExit", into = "WireExit")]
 pub struct Exit {
     /// Exit status of the first process; absent if it was never collected (`reason` is `lost` or `not-started`).
     pub status: Option<ExitStatus>,
@@ -122,7 +124,7 @@ impl Exit {
     }
 }
 
-/// How an agent or one of its runs ended: an exit code, a signal, or neither, and the reason.
+/// The form of [`Exit`] on the wire.
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", schemars(rename = "Exit"))]
@@ -137,36 +139,21 @@ struct WireExit {
     reason: Option<ExitReason>,
 }
 
-impl Serialize for Exit {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        WireExit {
-            code: self.code(),
-            signal: self.signal(),
-            reason: Some(self.reason),
+impl From<Exit> for WireExit {
+    fn from(exit: Exit) -> Self {
+        Self {
+            code: exit.code(),
+            signal: exit.signal(),
+            reason: Some(exit.reason),
         }
-        .serialize(serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Exit {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let wire = WireExit::deserialize(deserializer)?;
-        let status = wire
-            .code
-            .map(ExitStatus::Code)
-            .or(wire.signal.map(ExitStatus::Signal));
-        Ok(Self::new(status, wire.reason))
-    }
-}
-
-#[cfg(feature = "schema")]
-impl schemars::JsonSchema for Exit {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        WireExit::schema_name()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        WireExit::json_schema(generator)
+impl From<WireExit> for Exit {
+    fn from(wire: WireExit) -> Self {
+        let (code, signal) = (wire.code, wire.signal);
+        let status = code.map(ExitStatus::Code);
+        Self::new(status.or(signal.map(ExitStatus::Signal)), wire.reason)
     }
 }
 

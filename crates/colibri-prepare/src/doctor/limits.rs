@@ -15,16 +15,16 @@ const RACCT: &str = "kern.racct.enable";
 
 /// Returns one finding for each limit. A limit that cannot be enforced is a warning: agents run without it.
 pub(super) async fn enforceable(mechanism: LimitMechanism, cgroups: &Cgroups) -> Vec<Finding> {
-    let by_limit = |obstacle: &dyn Fn(&str) -> Option<Obstacle>| {
-        LIMITS
-            .iter()
-            .map(|(limit, controller)| by_cgroup(limit, obstacle(controller)))
-            .collect()
+    let obstacle = |controller| match mechanism {
+        LimitMechanism::Unavailable(why) => Some(why.into()),
+        _ => cgroups.obstacle(controller),
     };
     match mechanism {
-        LimitMechanism::Cgroup => by_limit(&|controller| cgroups.obstacle(controller)),
-        LimitMechanism::Unavailable(why) => by_limit(&|_| Some(why.into())),
         LimitMechanism::Rctl => vec![by_rctl(racct().await)],
+        _ => LIMITS
+            .iter()
+            .map(|(limit, controller)| by_cgroup(limit, obstacle(controller)))
+            .collect(),
     }
 }
 
