@@ -126,14 +126,6 @@ impl ConfigFile {
         validate(path, text, Scope::File)
     }
 
-    /// Parses and validates only the settings: a client can find the daemon's socket in spite of a mistake in a profile.
-    ///
-    /// # Errors
-    /// All mistakes in the settings, and syntax errors in the whole text.
-    pub fn parse_settings(path: &Path, text: &str) -> Result<PartialSettings, ConfigError> {
-        validate(path, text, Scope::Settings).map(|file| file.settings)
-    }
-
     /// Reads the file at `named`, or the first of [`default_paths`] that exists. Without a file, nothing is set.
     ///
     /// # Errors
@@ -145,10 +137,10 @@ impl ConfigFile {
         read_scope(named, lookup, Scope::File)
     }
 
-    /// Reads only the settings; see [`ConfigFile::read`] and [`ConfigFile::parse_settings`].
+    /// Reads and validates only the settings: a client can find the daemon's socket in spite of a mistake in a profile.
     ///
     /// # Errors
-    /// The file cannot be read, or its settings contain mistakes.
+    /// The file cannot be read, its settings contain mistakes, or its text a syntax error.
     pub fn read_settings(
         named: Option<&Path>,
         lookup: impl Fn(&str) -> Option<String>,

@@ -53,7 +53,18 @@ impl Spawner {
         let mut shares = Vec::new();
         for ids in ids.chunks(share) {
             let (spawner, ids) = (self.clone(), ids.to_vec());
-            shares.push(tokio::spawn(async move { spawner.adopt_some(ids).await }));
+            shares.push(tokio::spawn(async move {
+                let mut found = Vec::new();
+                for id in ids {
+                    match spawner.adopt_one(&id).await {
+                        Ok(agent) => found.extend(agent.map(Ok)),
+                        Err(error) => found.push(Err((id, error))),
+                    }
+                    // Lets other tasks run between two agents.
+                    tokio::task::yield_now().await;
+                }
+                found
+            }));
         }
         let mut found = Vec::new();
         for share in shares {
@@ -63,23 +74,6 @@ impl Spawner {
             })?);
         }
         Ok(found)
-    }
-
-    async fn adopt_some(
-        &self,
-        ids: Vec<AgentId>,
-    ) -> Vec<Result<AdoptedAgent, (AgentId, SpawnError)>> {
-        let mut found = Vec::new();
-        for id in ids {
-            match self.adopt_one(&id).await {
-                Ok(Some(agent)) => found.push(Ok(agent)),
-                Ok(None) => {}
-                Err(error) => found.push(Err((id, error))),
-            }
-            // Lets other tasks run between two agents.
-            tokio::task::yield_now().await;
-        }
-        found
     }
 
     /// Adopts one agent; returns `None` after the removal of an interrupted spawn.

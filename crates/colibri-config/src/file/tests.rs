@@ -7,6 +7,13 @@ use crate::validate::profile_keys;
 use colibri_jail_core::{JailConfig, Limits};
 use std::collections::HashMap;
 
+impl ConfigFile {
+    /// Does the same as [`ConfigFile::read_settings`] with a text.
+    pub(crate) fn parse_settings(path: &Path, text: &str) -> Result<PartialSettings, ConfigError> {
+        validate(path, text, Scope::Settings).map(|file| file.settings)
+    }
+}
+
 fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
     ConfigFile::parse(Path::new("/etc/colibri.toml"), text)
 }
