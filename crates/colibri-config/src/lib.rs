@@ -13,6 +13,6 @@ pub use diagnostic::Diagnostic;
 pub use file::{Autostart, ConfigError, ConfigFile, ConfigSources, DaemonConfig, default_paths};
 pub use profile::{Profile, ProfileError};
 pub use settings::{
-    FsyncPolicy, Hook, HookSettings, LogLimits, MetricsAddress, PartialSettings, Registries,
-    Retention, STATES, Settings, SettingsChanges, SettingsError,
+    FsyncPolicy, Hook, HookError, HookSettings, LogLimits, MetricsAddress, MetricsAddressError,
+    PartialSettings, Registries, Retention, STATES, Settings, SettingsChanges, SettingsError,
 };

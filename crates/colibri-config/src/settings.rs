@@ -5,8 +5,8 @@ mod hook;
 mod metrics;
 mod partial;
 
-pub use hook::{Hook, HookSettings, STATES};
-pub use metrics::MetricsAddress;
+pub use hook::{Hook, HookError, HookSettings, STATES};
+pub use metrics::{MetricsAddress, MetricsAddressError};
 pub use partial::{PartialSettings, SettingsChanges};
 
 use std::path::{Path, PathBuf};
@@ -161,7 +161,9 @@ impl PartialSettings {
     /// Returns the address of the metrics endpoint.
     pub(crate) fn metrics_address(&self) -> Result<Option<MetricsAddress>, SettingsError> {
         let address = self.metrics.as_deref().map(str::parse).transpose();
-        address.map_err(|problem: String| invalid("metrics", format!("metrics: {problem}")))
+        address.map_err(|problem: MetricsAddressError| {
+            invalid("metrics", format!("metrics: {problem}"))
+        })
     }
 
     /// Returns the validated hooks. An error names the number of the hook.

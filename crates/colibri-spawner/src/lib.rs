@@ -14,7 +14,7 @@ mod state;
 pub use adopt::AdoptedAgent;
 pub use colibri_prepare::{Cgroups, HostEnv, Prepared, Preparer};
 pub use colibri_types::KillOutcome;
-pub use colibri_types::{AgentId, AgentSpawnConfig, AgentSpec};
+pub use colibri_types::{AgentId, AgentName, AgentSpawnConfig, AgentSpec};
 pub use error::SpawnError;
 pub use orphans::LossDetection;
 pub use shim_client::{ShimClient, ShimClientError, ShimState};

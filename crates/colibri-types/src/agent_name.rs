@@ -1,7 +1,14 @@
 //! Names of agents.
 
+use std::fmt;
+use std::str::FromStr;
+
 /// Maximum length of an agent's name, in characters.
 pub const MAX_NAME: usize = 64;
+
+/// A valid name of an agent: 1 to 64 characters, no control characters, not only whitespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AgentName(String);
 
 /// Why a text is not a valid name of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -31,19 +38,33 @@ fn is_invisible(c: char) -> bool {
     )
 }
 
-/// Checks that a text is a valid name of an agent: 1 to 64 characters, no control characters, not only whitespace.
-///
-/// # Errors
-/// See [`AgentNameError`].
-pub fn check_agent_name(text: &str) -> Result<(), AgentNameError> {
-    if text.chars().all(|c| c.is_whitespace() || is_invisible(c)) {
-        Err(AgentNameError::Blank)
-    } else if text.chars().count() > MAX_NAME {
-        Err(AgentNameError::TooLong)
-    } else if text.chars().any(char::is_control) {
-        Err(AgentNameError::Control)
-    } else {
-        Ok(())
+impl AgentName {
+    /// Returns the name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for AgentName {
+    type Err = AgentNameError;
+
+    fn from_str(text: &str) -> Result<Self, AgentNameError> {
+        if text.chars().all(|c| c.is_whitespace() || is_invisible(c)) {
+            Err(AgentNameError::Blank)
+        } else if text.chars().count() > MAX_NAME {
+            Err(AgentNameError::TooLong)
+        } else if text.chars().any(char::is_control) {
+            Err(AgentNameError::Control)
+        } else {
+            Ok(Self(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for AgentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -68,7 +89,12 @@ mod tests {
             ("night shift", Ok(())),
             (" x ", Ok(())),
         ] {
-            assert_eq!(check_agent_name(text), expected, "{text:?}");
+            let parsed = text.parse::<AgentName>();
+            assert_eq!(
+                parsed.map(|name| assert_eq!(name.as_str(), text)),
+                expected,
+                "{text:?}"
+            );
         }
     }
 }

@@ -11,7 +11,7 @@ mod runtime;
 mod spawn;
 
 pub use agent_id::{AgentId, AgentIdError};
-pub use agent_name::{AgentNameError, MAX_NAME, check_agent_name};
+pub use agent_name::{AgentName, AgentNameError, MAX_NAME};
 pub use exit::{Exit, ExitReason, ExitStatus};
 pub use finding::{Finding, FindingStatus};
 pub use kill::KillOutcome;

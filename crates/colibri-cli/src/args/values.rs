@@ -31,8 +31,7 @@ pub(super) fn agent(text: &str) -> Result<String, String> {
 
 /// Parses the name for a new agent.
 pub(super) fn name(text: &str) -> Result<String, colibri_types::AgentNameError> {
-    colibri_types::check_agent_name(text)?;
-    Ok(text.to_owned())
+    Ok(text.parse::<colibri_types::AgentName>()?.to_string())
 }
 
 /// Parses a duration like `500ms`, `5s` or `1h30m`; a plain number is seconds.

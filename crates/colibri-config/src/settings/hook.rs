@@ -39,40 +39,57 @@ pub struct Hook {
     pub timeout: Duration,
 }
 
+/// Why a hook is invalid.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HookError {
+    /// `on` is empty.
+    #[error("`on` is empty; list states out of {states}", states = STATES.join(", "))]
+    NoState,
+    /// `on` contains an unknown state.
+    #[error("`on` contains {0:?}, which is not a state; list states out of {states}", states = STATES.join(", "))]
+    UnknownState(String),
+    /// `command` is empty.
+    #[error(
+        "`command` is empty; set the program and its arguments, like [\"/usr/local/bin/notify\", \"agents\"]"
+    )]
+    NoCommand,
+    /// The program is not an absolute path.
+    #[error(
+        "the program {0:?} is not an absolute path; write its full path, because PATH is not searched"
+    )]
+    RelativeProgram(String),
+    /// A word contains a NUL character, which ends an argument of execve(2).
+    #[error("`command` contains a NUL character, which an argument cannot contain; remove it")]
+    Nul,
+    /// `timeout_ms` is out of range.
+    #[error("timeout_ms is {0}; set 1 to {MAX_TIMEOUT_MS}")]
+    Timeout(u64),
+}
+
 impl HookSettings {
     /// Validates the entry.
     ///
     /// # Errors
-    /// The first problem, with a hint.
-    pub(crate) fn validate(&self) -> Result<Hook, String> {
-        let states = STATES.join(", ");
+    /// See [`HookError`].
+    pub fn validate(&self) -> Result<Hook, HookError> {
         if self.on.is_empty() {
-            return Err(format!("`on` is empty; list states out of {states}"));
+            return Err(HookError::NoState);
         }
         let unknown = |state: &&String| !STATES.contains(&state.as_str());
         if let Some(state) = self.on.iter().find(unknown) {
-            return Err(format!(
-                "`on` contains {state:?}, which is not a state; list states out of {states}"
-            ));
+            return Err(HookError::UnknownState(state.clone()));
         }
-        let Some((program, args)) = self.command.split_first() else {
-            return Err("`command` is empty; set the program and its arguments, like [\"/usr/local/bin/notify\", \"agents\"]".to_owned());
-        };
+        let (program, args) = self.command.split_first().ok_or(HookError::NoCommand)?;
         if !Path::new(program).is_absolute() {
-            return Err(format!(
-                "the program {program:?} is not an absolute path; write its full path, because PATH is not searched"
-            ));
+            return Err(HookError::RelativeProgram(program.clone()));
         }
-        // It ends an argument of execve(2).
         if self.command.iter().any(|word| word.contains('\0')) {
-            return Err(
-                "`command` contains a NUL character, which an argument cannot contain; remove it"
-                    .to_owned(),
-            );
+            return Err(HookError::Nul);
         }
         let timeout = match self.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS) {
             ms @ 1..=MAX_TIMEOUT_MS => Duration::from_millis(ms),
-            ms => return Err(format!("timeout_ms is {ms}; set 1 to {MAX_TIMEOUT_MS}")),
+            ms => return Err(HookError::Timeout(ms)),
         };
         Ok(Hook {
             on: self.on.clone(),
@@ -104,27 +121,31 @@ mod tests {
             (good.program.as_path(), &good.args[..]),
             (Path::new("/bin/notify"), &["a b".to_owned()][..])
         );
-        for (on, command, timeout_ms, problem) in [
-            (&[][..], &["/x"][..], None, "`on` is empty"),
-            (&["asleep"], &["/x"], None, "`on` contains \"asleep\""),
-            (&["done"], &[], None, "`command` is empty"),
+        for (on, command, timeout_ms, error) in [
+            (&[][..], &["/x"][..], None, HookError::NoState),
+            (
+                &["asleep"],
+                &["/x"],
+                None,
+                HookError::UnknownState("asleep".into()),
+            ),
+            (&["done"], &[], None, HookError::NoCommand),
             (
                 &["done"],
                 &["notify"],
                 None,
-                "\"notify\" is not an absolute path",
+                HookError::RelativeProgram("notify".into()),
             ),
-            (&["done"], &["/x", "a\0"], None, "NUL"),
-            (&["done"], &["/x"], Some(0), "timeout_ms is 0"),
+            (&["done"], &["/x", "a\0"], None, HookError::Nul),
+            (&["done"], &["/x"], Some(0), HookError::Timeout(0)),
             (
                 &["done"],
                 &["/x"],
                 Some(86_400_001),
-                "timeout_ms is 86400001",
+                HookError::Timeout(86_400_001),
             ),
         ] {
-            let message = hook(on, command, timeout_ms).unwrap_err();
-            assert!(message.contains(problem), "{message}");
+            assert_eq!(hook(on, command, timeout_ms), Err(error));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `metrics`: the address of the daemon's metrics endpoint.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Address at which metrics are served. Other machines cannot reach either kind.
@@ -13,28 +13,45 @@ pub enum MetricsAddress {
     Loopback(SocketAddr),
 }
 
-impl FromStr for MetricsAddress {
-    type Err = String;
+/// Why an address is invalid.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MetricsAddressError {
+    /// The text has neither form.
+    #[error(
+        "{0:?} is not an address for metrics; set \"unix:/absolute/path\", or a loopback address with a port, like \"127.0.0.1:9464\" or \"[::1]:9464\""
+    )]
+    Form(String),
+    /// Other machines could connect.
+    #[error(
+        "{0} can be reached from other machines, and metrics are neither encrypted nor protected; set a loopback address, like \"127.0.0.1:9464\", and use an authenticating proxy for access from other machines"
+    )]
+    NotLoopback(SocketAddr),
+    /// The path of the socket is relative.
+    #[error(
+        "the socket {0:?} is not an absolute path; write its full path, like \"unix:/run/colibri/metrics.sock\""
+    )]
+    Relative(String),
+}
 
-    /// Parses `unix:PATH`, or an address with a port. The error is the problem with a hint.
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for MetricsAddress {
+    type Err = MetricsAddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Some(path) = text.strip_prefix("unix:") {
-            return match Path::new(path).is_absolute() {
-                true => Ok(Self::Unix(path.into())),
-                false => Err(format!(
-                    "the socket {path:?} is not an absolute path; write its full path, like \"unix:/run/colibri/metrics.sock\""
-                )),
+            let path = PathBuf::from(path);
+            return match path.is_absolute() {
+                true => Ok(Self::Unix(path)),
+                false => Err(MetricsAddressError::Relative(path.display().to_string())),
             };
         }
-        let address: SocketAddr = text.parse().map_err(|_| {
-            format!("{text:?} is not an address for metrics; set \"unix:/absolute/path\", or a loopback address with a port, like \"127.0.0.1:9464\" or \"[::1]:9464\"")
-        })?;
+        let address: SocketAddr = text
+            .parse()
+            .map_err(|_| MetricsAddressError::Form(text.to_owned()))?;
         // `::ffff:127.0.0.1` is 127.0.0.1 as an IPv4-mapped IPv6 address.
         match address.ip().to_canonical().is_loopback() {
             true => Ok(Self::Loopback(address)),
-            false => Err(format!(
-                "{address} can be reached from other machines, and metrics are neither encrypted nor protected; set a loopback address, like \"127.0.0.1:9464\", and use an authenticating proxy for access from other machines"
-            )),
+            false => Err(MetricsAddressError::NotLoopback(address)),
         }
     }
 }
@@ -66,8 +83,8 @@ mod tests {
             let found = match text.parse() {
                 Ok(MetricsAddress::Unix(_)) => Some("unix"),
                 Ok(MetricsAddress::Loopback(_)) => Some("loopback"),
-                Err(message) => {
-                    let message: String = message;
+                Err(error) => {
+                    let message = error.to_string();
                     let hint = ["; set ", "; write "]
                         .iter()
                         .any(|verb| message.contains(verb));

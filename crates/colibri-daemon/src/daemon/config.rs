@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use colibri_config::{
-    Autostart, ConfigFile, ConfigSources, DaemonConfig, PartialSettings, Profile, ProfileError,
-    SettingsError,
+    Autostart, ConfigFile, ConfigSources, PartialSettings, Profile, ProfileError,
 };
 use colibri_priv::Finding;
 use colibri_proto::{

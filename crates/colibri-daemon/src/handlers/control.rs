@@ -92,7 +92,7 @@ pub(super) async fn send_input(
         .data
         .into_bytes()
         .map_err(|error| CallError::new(ErrorKind::InvalidParams, error.to_string()))?;
-    match agent.shim.input(&bytes).await? {
+    match agent.shim.input(&bytes).await.map_err(SpawnError::from)? {
         Some(written) => Ok(InputResult {
             written: written as u64,
         }),
@@ -105,7 +105,8 @@ pub(super) async fn send_input(
 
 pub(super) async fn close_input(registry: &Registry, id: &str) -> Result<Empty, CallError> {
     let found = find_agent(registry, id)?;
-    running(&found)?.shim.close_input().await?;
+    let closed = running(&found)?.shim.close_input().await;
+    closed.map_err(SpawnError::from)?;
     Ok(Empty {})
 }
 

@@ -6,8 +6,7 @@
 
 use std::sync::Arc;
 
-use colibri_spawner::{AgentId, AgentSpawnConfig, AgentSpec, SpawnError};
-use colibri_types::check_agent_name;
+use colibri_spawner::{AgentId, AgentName, AgentSpawnConfig, AgentSpec, SpawnError};
 use parking_lot::RwLock;
 
 use super::Registry;
@@ -108,7 +107,8 @@ pub(crate) fn validate_name(config: &AgentSpawnConfig) -> Result<(), SpawnError>
     let Some(name) = &config.name else {
         return Ok(());
     };
-    check_agent_name(name).map_err(|source| SpawnError::Name {
+    let parsed = name.parse::<AgentName>();
+    parsed.map(drop).map_err(|source| SpawnError::Name {
         name: name.clone(),
         source,
     })
