@@ -8,8 +8,8 @@ use colibri_client::glasspane::{
     AgentCommand, PromptDelivery, Transcript, TranscriptFormatter, TranscriptItem, encode_command,
 };
 use colibri_client::{
-    Agent, AgentState, Client, ClientError, ExitEvent, FollowEvent, FollowParams, OutputChunk,
-    StateEvent, Stream,
+    Agent, AgentState, Client, ClientError, ExitEvent, FollowEvent, OutputChunk, StateEvent,
+    Stream, SubscribeParams,
 };
 use rustix::process::Signal;
 use tokio::sync::mpsc;
@@ -43,13 +43,12 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
     let reads_input = !options.no_input && agent.exited_at.is_none();
     let mut typed_lines = reads_input.then(TypedLines::new);
     let mut view = AttachView::new(&agent, &options);
-    let params = FollowParams {
-        id: agent.id.clone(),
-        stdout: view.start_of(agent.stdout_bytes),
-        stderr: view.start_of(agent.stderr_bytes),
-        ..FollowParams::default()
+    let params = SubscribeParams {
+        from_offset: Some(view.start_of(agent.stdout_bytes)),
+        stderr_from_offset: Some(view.start_of(agent.stderr_bytes)),
+        ..SubscribeParams::default()
     };
-    let mut events = endpoint.follow(client, params);
+    let mut events = endpoint.follow(client, &agent.id, params);
     let mut client = events.client();
     let mut sending: Option<JoinHandle<Result<(), ClientError>>> = None;
     let mut end: Option<ExitEvent> = None;

@@ -3,8 +3,8 @@
 use std::io;
 
 use colibri_client::{
-    Client, ClientError, Endpoint, ErrorKind, FollowEvent, FollowParams, OutputChunk, OutputReader,
-    ReadParams, Stream, StreamChoice, StreamRange, last_lines,
+    Client, ClientError, ErrorKind, FollowEvent, FollowStream, OutputChunk, OutputReader,
+    ReadParams, Stream, StreamChoice, StreamRange, SubscribeParams, last_lines,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -49,17 +49,14 @@ async fn print_logs(global: &Global, options: LogsArgs) -> Result<(), CliError> 
     }
     let mut printers = Printers::new(&options);
     if options.follow {
-        let params = FollowParams {
-            id: agent.id,
-            stream: options.stream.map(|stream| match stream {
-                Stream::Stdout => StreamChoice::Stdout,
-                Stream::Stderr => StreamChoice::Stderr,
-            }),
-            stdout: start_of(&ranges, Stream::Stdout),
-            stderr: start_of(&ranges, Stream::Stderr),
+        let params = SubscribeParams {
+            stream: options.stream.map(StreamChoice::from),
+            from_offset: start_of(&ranges, Stream::Stdout),
+            stderr_from_offset: start_of(&ranges, Stream::Stderr),
             timed: options.timestamps,
+            ..SubscribeParams::default()
         };
-        return follow(&endpoint, client, params, &mut printers).await;
+        return follow(endpoint.follow(client, &agent.id, params), &mut printers).await;
     }
     let mut reader = OutputReader::new(&client, &agent.id, &ranges, options.timestamps);
     while let Some(chunk) = reader.next().await? {
@@ -68,9 +65,9 @@ async fn print_logs(global: &Global, options: LogsArgs) -> Result<(), CliError> 
     Ok(())
 }
 
-fn start_of(ranges: &[StreamRange], stream: Stream) -> u64 {
+fn start_of(ranges: &[StreamRange], stream: Stream) -> Option<u64> {
     let range = ranges.iter().find(|range| range.stream == stream);
-    range.map_or(0, |range| range.start)
+    range.map(|range| range.start)
 }
 
 /// Returns the first offset to print. Without `--from` it is not before the oldest kept byte.
@@ -109,13 +106,7 @@ async fn start_offset(
 }
 
 /// Prints kept and new output until the agent has ended or the reader has closed stdout.
-async fn follow(
-    endpoint: &Endpoint,
-    client: Client,
-    params: FollowParams,
-    printers: &mut Printers,
-) -> Result<(), CliError> {
-    let mut events = endpoint.follow(client, params);
+async fn follow(mut events: FollowStream, printers: &mut Printers) -> Result<(), CliError> {
     let mut stdout_closed = watch_stdout_reader()?;
     loop {
         let event = tokio::select! {
@@ -126,7 +117,7 @@ async fn follow(
         match event {
             None | Some(Ok(FollowEvent::Exit(_))) => return Ok(()),
             Some(Err(error)) => return Err(error.into()),
-            Some(Ok(FollowEvent::Connection(event))) => output::connection_event(event),
+            Some(Ok(FollowEvent::Connection(event))) => output::connection_event(event).await,
             Some(Ok(FollowEvent::Output(chunk))) => printers.print(&chunk)?,
             Some(Ok(_)) => {}
         }

@@ -21,7 +21,7 @@ pub(crate) fn message(text: &str) {
 }
 
 /// Writes a message about a connection to stderr.
-pub(crate) fn connection_event(event: ConnectionEvent) {
+pub(crate) async fn connection_event(event: ConnectionEvent) {
     message(&event.to_string());
 }
 

@@ -127,9 +127,9 @@ impl Endpoint {
     ///
     /// # Errors
     /// As [`Endpoint::connect`]; [`ClientError::Start`].
-    pub async fn connect_or_start(
+    pub async fn connect_or_start<F: Future<Output = ()>>(
         &self,
-        report: impl FnOnce(ConnectionEvent),
+        report: impl FnMut(ConnectionEvent) -> F,
     ) -> Result<Client, ClientError> {
         let deadline = Instant::now() + STALE_SOCKET_TIMEOUT;
         loop {
@@ -138,9 +138,7 @@ impl Endpoint {
                 (Err(ClientError::NoDaemon { source, .. }), Some(program))
                     if source.kind() == io::ErrorKind::NotFound || has_crashed(&source) =>
                 {
-                    let started = self.start(program, &socket).await?;
-                    started.event.map(report);
-                    return Ok(started.client);
+                    return self.start(program, &socket, report).await;
                 }
                 (Ok(client), _) => {
                     if answers(&client).await {
@@ -156,22 +154,23 @@ impl Endpoint {
         }
     }
 
-    /// Starts a daemon and waits until it listens. Uses the daemon that another process starts at the same time.
-    pub(crate) async fn start(
+    /// Starts a daemon, waits until it listens, and reports that. Uses the daemon that another process starts at the same time.
+    pub(crate) async fn start<F: Future<Output = ()>>(
         &self,
         program: &Path,
         socket: &Path,
-    ) -> Result<StartedDaemon, ClientError> {
+        mut report: impl FnMut(ConnectionEvent) -> F,
+    ) -> Result<Client, ClientError> {
         let mut daemon = StartingDaemon::spawn(program, socket)?;
         loop {
             match self.connect().await {
                 Ok(client) if !answers(&client).await => {}
                 Ok(client) => {
-                    let event = daemon.failure.is_none().then(|| ConnectionEvent::Started {
-                        program: program.to_owned(),
-                        socket: socket.to_owned(),
-                    });
-                    return Ok(StartedDaemon { client, event });
+                    if daemon.failure.is_none() {
+                        let (program, socket) = (program.to_owned(), socket.to_owned());
+                        report(ConnectionEvent::Started { program, socket }).await;
+                    }
+                    return Ok(client);
                 }
                 Err(ClientError::NoDaemon { .. }) => {}
                 Err(error) => return Err(error),
@@ -194,13 +193,6 @@ impl Endpoint {
             }
         }
     }
-}
-
-/// A daemon that listens now.
-pub(crate) struct StartedDaemon {
-    pub(crate) client: Client,
-    /// Absent if another process has started the daemon.
-    pub(crate) event: Option<ConnectionEvent>,
 }
 
 /// A daemon process that does not listen yet.

@@ -1,33 +1,14 @@
 //! Follows the output of one agent from given offsets, across restarts of the daemon, without gap or repetition.
 
-use std::ops::ControlFlow;
-
 use colibri_proto::{
-    ExitEvent, Notification, OutputData, OutputEvent, StateEvent, Stream, StreamChoice,
-    SubscribeParams,
+    ExitEvent, Notification, OutputData, OutputEvent, StateEvent, Stream, SubscribeParams,
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::reconnect::unless_lost;
-use crate::{Client, ClientError, ConnectionEvent, CurrentClient, Endpoint, Session};
+use crate::{Client, ClientError, ConnectionEvent, CurrentClient, Endpoint};
 
 /// Capacity of the event queue; when it is full, backpressure leaves further output in the journals.
 const QUEUE: usize = 8;
-
-/// The agent and output to follow, and the first offsets.
-#[derive(Debug, Clone, Default)]
-pub struct FollowParams {
-    /// The agent's full id.
-    pub id: String,
-    /// The stream to follow; absent: both.
-    pub stream: Option<StreamChoice>,
-    /// First offset in standard output.
-    pub stdout: u64,
-    /// First offset in standard error.
-    pub stderr: u64,
-    /// Whether each [`OutputChunk`] has its time.
-    pub timed: bool,
-}
 
 /// A part of an agent's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +39,8 @@ pub enum FollowEvent {
     Connection(ConnectionEvent),
 }
 
+type FollowSender = mpsc::Sender<Result<FollowEvent, ClientError>>;
+
 /// The events of a followed agent. Dropping it unsubscribes.
 pub struct FollowStream {
     events: mpsc::Receiver<Result<FollowEvent, ClientError>>,
@@ -78,20 +61,19 @@ impl FollowStream {
 }
 
 impl Endpoint {
-    /// Follows an agent until its end. `client` is the first connection.
+    /// Follows an agent until its end. `client` is the first connection. `params` selects the streams and their first
+    /// offsets; an absent `from_offset` is 0.
     #[must_use]
-    pub fn follow(&self, client: Client, params: FollowParams) -> FollowStream {
+    pub fn follow(&self, client: Client, id: &str, mut params: SubscribeParams) -> FollowStream {
+        params.id = Some(id.to_owned());
+        let start = *params.from_offset.get_or_insert(0);
+        params.stderr_from_offset.get_or_insert(start);
         let (events, receiver) = mpsc::channel(QUEUE);
-        let (clients, current) = watch::channel(client.clone());
+        let (clients, current) = watch::channel(client);
         let endpoint = self.clone();
         tokio::spawn(async move {
-            let mut session = FollowSession {
-                params,
-                clients,
-                events: events.clone(),
-            };
             tokio::select! {
-                Err(error) = endpoint.stay_connected(client, &mut session) => {
+                Err(error) = endpoint.send_events(params, clients, &events) => {
                     let _ = events.send(Err(error)).await;
                 }
                 () = events.closed() => {}
@@ -103,73 +85,64 @@ impl Endpoint {
             client: CurrentClient(current),
         }
     }
-}
 
-/// The session that sends the events of a [`FollowStream`].
-struct FollowSession {
-    /// The agent, and the offsets of the next bytes.
-    params: FollowParams,
-    clients: watch::Sender<Client>,
-    events: mpsc::Sender<Result<FollowEvent, ClientError>>,
-}
-
-impl FollowSession {
-    async fn send_events(&mut self, client: Client) -> Result<(), ClientError> {
-        self.clients.send_replace(client.clone());
-        let mut events = client.subscribe(self.params.subscription()).await?;
-        while let Some(event) = events.next().await {
-            let Some(event) = self.params.advance(event)? else {
-                continue;
+    /// Sends the events of a [`FollowStream`], and reconnects after each lost connection.
+    async fn send_events(
+        &self,
+        mut params: SubscribeParams,
+        clients: watch::Sender<Client>,
+        events: &FollowSender,
+    ) -> Result<(), ClientError> {
+        loop {
+            let client = clients.borrow().clone();
+            match send_events_of(&client, &mut params, events).await {
+                Err(error) if error.is_lost_connection() => {}
+                other => return other,
+            }
+            let report = |event| async move {
+                let _ = events.send(Ok(FollowEvent::Connection(event))).await;
             };
-            let is_end = matches!(event, FollowEvent::Exit(_));
-            if self.events.send(Ok(event)).await.is_err() || is_end {
-                return Ok(());
-            }
+            clients.send_replace(self.reconnect(report).await?);
         }
-        Err(ClientError::Closed)
     }
 }
 
-impl Session for FollowSession {
-    type Output = ();
-    type Error = ClientError;
-
-    async fn run(&mut self, client: Client) -> ControlFlow<Result<(), ClientError>> {
-        unless_lost(self.send_events(client).await)
-    }
-
-    async fn report(&mut self, event: ConnectionEvent) {
-        let _ = self.events.send(Ok(FollowEvent::Connection(event))).await;
-    }
-}
-
-impl FollowParams {
-    fn subscription(&self) -> SubscribeParams {
-        SubscribeParams {
-            id: Some(self.id.clone()),
-            stream: self.stream,
-            from_offset: Some(self.stdout),
-            stderr_from_offset: Some(self.stderr),
-            timed: self.timed,
-            ..SubscribeParams::default()
+/// Sends the events from one daemon until the agent's end. `params` contains the offsets of the next bytes.
+async fn send_events_of(
+    client: &Client,
+    params: &mut SubscribeParams,
+    events: &FollowSender,
+) -> Result<(), ClientError> {
+    let mut notifications = client.subscribe(params.clone()).await?;
+    while let Some(notification) = notifications.next().await {
+        let Some(event) = advance(params, notification)? else {
+            continue;
+        };
+        let is_end = matches!(event, FollowEvent::Exit(_));
+        if events.send(Ok(event)).await.is_err() || is_end {
+            return Ok(());
         }
     }
+    Err(ClientError::Closed)
+}
 
-    /// Converts a notification into an event without bytes before the current offsets, and advances the offsets.
-    fn advance(&mut self, event: Notification) -> Result<Option<FollowEvent>, ClientError> {
-        Ok(match event {
-            Notification::AgentOutput(output) => {
-                let next = match output.stream {
-                    Stream::Stdout => &mut self.stdout,
-                    Stream::Stderr => &mut self.stderr,
-                };
-                new_output(output, next)?.map(FollowEvent::Output)
-            }
-            Notification::AgentState(state) => Some(FollowEvent::State(state)),
-            Notification::AgentExit(exit) => Some(FollowEvent::Exit(exit)),
-            _ => None,
-        })
-    }
+/// Converts a notification into an event without bytes before the offsets in `params`, and advances the offsets.
+fn advance(
+    params: &mut SubscribeParams,
+    event: Notification,
+) -> Result<Option<FollowEvent>, ClientError> {
+    Ok(match event {
+        Notification::AgentOutput(output) => {
+            let next = match output.stream {
+                Stream::Stdout => &mut params.from_offset,
+                Stream::Stderr => &mut params.stderr_from_offset,
+            };
+            new_output(output, next.get_or_insert(0))?.map(FollowEvent::Output)
+        }
+        Notification::AgentState(state) => Some(FollowEvent::State(state)),
+        Notification::AgentExit(exit) => Some(FollowEvent::Exit(exit)),
+        _ => None,
+    })
 }
 
 /// Returns the part of an output event from offset `next` on, and advances `next` to its end; `None` if all of it is
@@ -215,12 +188,9 @@ mod tests {
 
     #[test]
     fn output_is_delivered_once_and_gaps_are_counted() {
-        let mut params = FollowParams {
-            id: "a".into(),
-            stream: None,
-            stdout: 10,
-            stderr: 0,
-            timed: false,
+        let mut params = SubscribeParams {
+            from_offset: Some(10),
+            ..SubscribeParams::default()
         };
         let mut advance = |stream, offset: u64, text: &str| {
             let event = Notification::AgentOutput(OutputEvent {
@@ -231,7 +201,7 @@ mod tests {
                 data: OutputData::from_bytes(text.as_bytes()),
                 time: None,
             });
-            match params.advance(event).unwrap() {
+            match super::advance(&mut params, event).unwrap() {
                 Some(FollowEvent::Output(output)) => Some((
                     output.offset,
                     String::from_utf8(output.bytes).unwrap(),
@@ -252,7 +222,7 @@ mod tests {
             let expected = expected.map(|(offset, text, gap)| (offset, text.to_owned(), gap));
             assert_eq!(advance(stream, offset, text), expected, "{offset} {text}");
         }
-        assert_eq!(params.subscription().from_offset, Some(21));
-        assert_eq!(params.subscription().stderr_from_offset, Some(4));
+        assert_eq!(params.from_offset, Some(21));
+        assert_eq!(params.stderr_from_offset, Some(4));
     }
 }

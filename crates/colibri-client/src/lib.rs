@@ -17,10 +17,10 @@ pub use colibri_glasspane as glasspane;
 pub use colibri_proto::*;
 pub use colibri_sys::daemon::{DaemonFile, default_socket};
 pub use endpoint::{ConnectionEvent, Endpoint};
-pub use follow::{FollowEvent, FollowParams, FollowStream, OutputChunk, new_output, output_bytes};
+pub use follow::{FollowEvent, FollowStream, OutputChunk, new_output, output_bytes};
 pub use output::{OutputReader, StreamRange, last_lines};
 pub use peer::{TrustedUsers, UnknownUser};
-pub use reconnect::{CurrentClient, Session};
+pub use reconnect::CurrentClient;
 pub use resolve::{MIN_PREFIX, ResolveError, is_blank, resolve};
 pub use roster::{AgentEntry, MeasuredUsage, Roster};
 

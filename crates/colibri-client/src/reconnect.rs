@@ -6,7 +6,6 @@
 //! ```
 
 use std::io;
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use colibri_proto::{Agent, ErrorKind};
@@ -23,46 +22,18 @@ const SERVICE_MANAGER_DELAY: Duration = Duration::from_millis(500);
 /// Timeout for the first answer after a reconnect; after it the client reconnects again.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Work on a connection that continues on the next connection after a loss; see [`Endpoint::stay_connected`].
-pub trait Session: Send {
-    /// The result of the session.
-    type Output;
-    /// The error of the session.
-    type Error: From<ClientError>;
-
-    /// Works on a connection. Returns `Continue` if the connection is lost, and `Break` if the work is finished or has
-    /// failed.
-    fn run(
-        &mut self,
-        client: Client,
-    ) -> impl Future<Output = ControlFlow<Result<Self::Output, Self::Error>>> + Send;
-
-    /// Reports a change of the connection.
-    fn report(&mut self, event: ConnectionEvent) -> impl Future<Output = ()> + Send;
-}
-
 impl Endpoint {
-    /// Runs `session` on `client`, and after each lost connection on the connection to the next daemon.
+    /// Connects to the next daemon after a connection was lost, and passes the changes of the connection to `report`.
     ///
     /// If the daemon crashed and its service manager does not restart it, the client starts one; if it was stopped, the
     /// client waits for the next one.
     ///
     /// # Errors
-    /// That of `session`; the daemon cannot be started, or its user is not trusted.
-    pub async fn stay_connected<S: Session>(
+    /// The daemon cannot be started, or its user is not trusted.
+    pub async fn reconnect<F: Future<Output = ()>>(
         &self,
-        mut client: Client,
-        session: &mut S,
-    ) -> Result<S::Output, S::Error> {
-        loop {
-            match session.run(client).await {
-                ControlFlow::Break(result) => return result,
-                ControlFlow::Continue(()) => client = self.reconnect(session).await?,
-            }
-        }
-    }
-
-    async fn reconnect(&self, session: &mut impl Session) -> Result<Client, ClientError> {
+        mut report: impl FnMut(ConnectionEvent) -> F,
+    ) -> Result<Client, ClientError> {
         let mut is_waiting_reported = false;
         let mut crashed_since: Option<Instant> = None;
         loop {
@@ -71,9 +42,7 @@ impl Endpoint {
             let source = match self.connect_at(&socket).await {
                 Ok(client) => match timeout(FIRST_ANSWER_TIMEOUT, client.version()).await {
                     Ok(Ok(_)) => {
-                        session
-                            .report(ConnectionEvent::Reconnected { socket })
-                            .await;
+                        report(ConnectionEvent::Reconnected { socket }).await;
                         return Ok(client);
                     }
                     // The daemon is shutting down, or was killed and another process still holds its socket.
@@ -90,19 +59,14 @@ impl Endpoint {
                 Some(program) if has_crashed(&source) => {
                     let since = *crashed_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= SERVICE_MANAGER_DELAY {
-                        let started = self.start(program, &socket).await?;
-                        if let Some(event) = started.event {
-                            session.report(event).await;
-                        }
-                        session
-                            .report(ConnectionEvent::Reconnected { socket })
-                            .await;
-                        return Ok(started.client);
+                        let client = self.start(program, &socket, &mut report).await?;
+                        report(ConnectionEvent::Reconnected { socket }).await;
+                        return Ok(client);
                     }
                 }
                 _ if !is_waiting_reported => {
                     is_waiting_reported = true;
-                    session.report(ConnectionEvent::Waiting { socket }).await;
+                    report(ConnectionEvent::Waiting { socket }).await;
                 }
                 _ => {}
             }
@@ -113,43 +77,21 @@ impl Endpoint {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn wait_agent(
+    pub async fn wait_agent<F: Future<Output = ()>>(
         &self,
         client: &Client,
         id: &str,
-        report: impl FnMut(ConnectionEvent) + Send,
+        mut report: impl FnMut(ConnectionEvent) -> F,
     ) -> Result<Agent, ClientError> {
-        self.stay_connected(client.clone(), &mut Wait { id, report })
-            .await
-    }
-}
-
-/// The session of [`Endpoint::wait_agent`].
-struct Wait<'a, R> {
-    id: &'a str,
-    report: R,
-}
-
-impl<R: FnMut(ConnectionEvent) + Send> Session for Wait<'_, R> {
-    type Output = Agent;
-    type Error = ClientError;
-
-    async fn run(&mut self, client: Client) -> ControlFlow<Result<Agent, ClientError>> {
-        unless_lost(client.wait_agent(self.id).await)
-    }
-
-    async fn report(&mut self, event: ConnectionEvent) {
-        (self.report)(event);
-    }
-}
-
-/// Returns the result of a session: `Continue` for a lost connection, `Break` for any other result.
-pub(crate) fn unless_lost<T>(
-    result: Result<T, ClientError>,
-) -> ControlFlow<Result<T, ClientError>> {
-    match result {
-        Err(error) if error.is_lost_connection() => ControlFlow::Continue(()),
-        other => ControlFlow::Break(other),
+        let mut client = client.clone();
+        loop {
+            match client.wait_agent(id).await {
+                Err(error) if error.is_lost_connection() => {
+                    client = self.reconnect(&mut report).await?;
+                }
+                other => return other,
+            }
+        }
     }
 }
 

@@ -3,11 +3,9 @@
 mod line;
 mod tracker;
 
-use std::ops::ControlFlow;
-
 use colibri_client::{
-    Agent, Client, ClientError, ConnectionEvent, OutputReader, Session, Stream, StreamChoice,
-    StreamRange, SubscribeParams,
+    Agent, Client, ClientError, Endpoint, OutputReader, Stream, StreamChoice, StreamRange,
+    SubscribeParams,
 };
 use tokio::sync::mpsc;
 
@@ -41,7 +39,7 @@ pub(crate) async fn events(global: &Global, options: EventsArgs) -> Result<u8, C
     };
     let stdout_closed = watch_stdout_reader()?;
     let result = tokio::select! {
-        result = endpoint.stay_connected(client, &mut printer) => result,
+        result = printer.run(&endpoint, client) => result,
         // A write would report this only with the next event.
         _ = stdout_closed => Ok(()),
     };
@@ -51,7 +49,7 @@ pub(crate) async fn events(global: &Global, options: EventsArgs) -> Result<u8, C
     }
 }
 
-/// The session that prints events.
+/// Prints events, across several daemons.
 struct EventPrinter {
     options: EventsArgs,
     /// The named agents that have not ended.
@@ -60,32 +58,21 @@ struct EventPrinter {
     is_first_daemon: bool,
 }
 
-impl Session for EventPrinter {
-    type Output = ();
-    type Error = CliError;
-
-    async fn run(&mut self, client: Client) -> ControlFlow<Result<(), CliError>> {
-        match self.print_events(&client).await {
-            Err(CliError::Client(error)) if error.is_lost_connection() => {}
-            result => return ControlFlow::Break(result),
-        }
-        self.is_first_daemon = false;
-        let gap = EventLine::gap(
-            "the daemon ended; events until the next daemon runs are missing",
-            None,
-        );
-        match self.print(&gap) {
-            Ok(()) => ControlFlow::Continue(()),
-            stopped => ControlFlow::Break(stopped),
-        }
-    }
-
-    async fn report(&mut self, event: ConnectionEvent) {
-        output::connection_event(event);
-    }
-}
-
 impl EventPrinter {
+    /// Prints events until all named agents have ended. When the daemon ends, continues with the next one.
+    async fn run(&mut self, endpoint: &Endpoint, mut client: Client) -> Result<(), CliError> {
+        loop {
+            match self.print_events(&client).await {
+                Err(CliError::Client(error)) if error.is_lost_connection() => {}
+                other => return other,
+            }
+            self.is_first_daemon = false;
+            let reason = "the daemon ended; events until the next daemon runs are missing";
+            self.print(&EventLine::gap(reason, None))?;
+            client = endpoint.reconnect(output::connection_event).await?;
+        }
+    }
+
     /// Prints the events from one daemon.
     async fn print_events(&mut self, client: &Client) -> Result<(), CliError> {
         let has_named_agents = !self.options.ids.is_empty();

@@ -132,10 +132,8 @@ impl ForegroundAgent {
         });
         let (mut client, results) = (self.client.clone(), self.results.clone());
         tokio::spawn(async move {
-            let call = client.call(|client| {
-                let params = params.clone();
-                async move { client.kill_agent(params).await }
-            });
+            let params = &params;
+            let call = client.call(|client| async move { client.kill_agent(params.clone()).await });
             let result = call.await.map(drop).map_err(CliError::from);
             let _ = results.send(CallOutcome::Finished(number, result));
         });
@@ -146,10 +144,8 @@ impl ForegroundAgent {
         let (mut client, results, id) =
             (self.client.clone(), self.results.clone(), self.id.clone());
         tokio::spawn(async move {
-            let call = client.call(|client| {
-                let id = id.clone();
-                async move { client.wait_agent(&id).await }
-            });
+            let id = &id;
+            let call = client.call(|client| async move { client.wait_agent(id).await });
             if let Ok(agent) = call.await {
                 let _ = results.send(CallOutcome::Ended(exit::code(agent.exit)));
             }

@@ -22,12 +22,10 @@ pub(super) async fn forward(mut client: CurrentClient, id: String) {
             return;
         }
     }
+    let id = &id;
     // Fails if the agent has ended or closed its input.
     let _ = client
-        .call(|client| {
-            let id = id.clone();
-            async move { client.close_input(&id).await }
-        })
+        .call(|client| async move { client.close_input(id).await })
         .await;
 }
 

@@ -9,7 +9,7 @@ mod input;
 
 use std::time::Duration;
 
-use colibri_client::{Client, FollowEvent, FollowParams, SpawnRequest, SpawnResult};
+use colibri_client::{Client, FollowEvent, SpawnRequest, SpawnResult, SubscribeParams};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -49,11 +49,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
         }
     };
     output::warnings(&agent.warnings);
-    let params = FollowParams {
-        id: agent.id.clone(),
-        ..FollowParams::default()
-    };
-    let mut events = endpoint.follow(client, params);
+    let mut events = endpoint.follow(client, &agent.id, SubscribeParams::default());
     let forwarding = tokio::spawn(input::forward(events.client(), agent.id.clone()));
     let (results, mut call_results) = mpsc::unbounded_channel();
     let socket = endpoint.socket().display().to_string();
@@ -91,7 +87,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
                     agent.handle_exit(&exit);
                     events_ended = true;
                 }
-                Some(Ok(FollowEvent::Connection(event))) => output::connection_event(event),
+                Some(Ok(FollowEvent::Connection(event))) => output::connection_event(event).await,
                 Some(Ok(_)) => {}
                 Some(Err(error)) => break Err(error.into()),
                 None => events_ended = true,

@@ -1,13 +1,12 @@
 //! Receives updates from the daemon: a subscription to all agents, renewed after each lost connection, and the results of
 //! requests.
 
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use colibri_client::glasspane::{AgentCommand, PromptDelivery};
 use colibri_client::{
     Agent, Client, ClientError, ConnectionEvent, Endpoint, Events, KillOutcome, KillParams,
-    Notification, Session, StreamChoice, SubscribeParams, UsageResult,
+    Notification, StreamChoice, SubscribeParams, UsageResult,
 };
 use tokio::sync::mpsc;
 
@@ -49,72 +48,44 @@ pub(super) async fn subscribe(client: &Client) -> Result<Feed, ClientError> {
     Ok(Feed { events, agents })
 }
 
-/// Sends updates until the receiver is dropped. `events` is the first subscription.
+/// Sends updates, and returns `None` when the receiver is dropped. `events` is the first subscription.
 pub(super) async fn follow(
     endpoint: Endpoint,
-    client: Client,
-    events: Events,
+    mut events: Events,
     updates: mpsc::Sender<Update>,
-) {
-    let mut session = FeedSession {
-        first_events: Some(events),
-        updates,
-    };
+) -> Option<()> {
     loop {
-        let followed = endpoint.stay_connected(client.clone(), &mut session);
-        let Err(error) = followed.await else { return };
-        let update = Update::Disconnected(error.to_string());
-        if session.updates.send(update).await.is_err() {
-            return;
-        }
-        tokio::time::sleep(RETRY_INTERVAL).await;
-    }
-}
-
-/// The session that sends updates; it ends when the receiver is dropped.
-struct FeedSession {
-    first_events: Option<Events>,
-    updates: mpsc::Sender<Update>,
-}
-
-impl Session for FeedSession {
-    type Output = ();
-    type Error = ClientError;
-
-    async fn run(&mut self, client: Client) -> ControlFlow<Result<(), ClientError>> {
-        let mut events = match self.first_events.take() {
-            Some(events) => events,
-            None => {
-                let Feed { events, agents } = match subscribe(&client).await {
-                    Ok(feed) => feed,
-                    Err(error) if error.is_lost_connection() => return ControlFlow::Continue(()),
-                    Err(error) => return ControlFlow::Break(Err(error)),
-                };
-                let update = Update::Connected(client, agents);
-                if self.updates.send(update).await.is_err() {
-                    return ControlFlow::Break(Ok(()));
-                }
-                events
-            }
-        };
         while let Some(event) = events.next().await {
-            if self.updates.send(Update::Event(event)).await.is_err() {
-                return ControlFlow::Break(Ok(()));
+            updates.send(Update::Event(event)).await.ok()?;
+        }
+        let mut reason = "the connection has ended".to_owned();
+        let (client, feed) = loop {
+            updates.send(Update::Disconnected(reason)).await.ok()?;
+            match resubscribe(&endpoint, &updates).await {
+                Ok(subscribed) => break subscribed,
+                Err(error) => reason = error.to_string(),
             }
-        }
-        let update = Update::Disconnected("the connection has ended".to_owned());
-        match self.updates.send(update).await {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(Ok(())),
-        }
+            tokio::time::sleep(RETRY_INTERVAL).await;
+        };
+        events = feed.events;
+        let update = Update::Connected(client, feed.agents);
+        updates.send(update).await.ok()?;
     }
+}
 
-    async fn report(&mut self, event: ConnectionEvent) {
+/// Subscribes to the events of the next daemon.
+async fn resubscribe(
+    endpoint: &Endpoint,
+    updates: &mpsc::Sender<Update>,
+) -> Result<(Client, Feed), ClientError> {
+    let report = |event: ConnectionEvent| async move {
         if matches!(event, ConnectionEvent::Waiting { .. }) {
-            let update = Update::Disconnected(event.to_string());
-            let _ = self.updates.send(update).await;
+            let _ = updates.send(Update::Disconnected(event.to_string())).await;
         }
-    }
+    };
+    let client = endpoint.reconnect(report).await?;
+    let feed = subscribe(&client).await?;
+    Ok((client, feed))
 }
 
 /// Requests an agent; `None` if it was removed meanwhile.

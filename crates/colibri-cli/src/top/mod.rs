@@ -94,7 +94,7 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
     let feed = feed::subscribe(&client).await?;
     let socket = endpoint.socket();
     let (sender, mut updates) = mpsc::channel(UPDATE_QUEUE);
-    let following = feed::follow(endpoint, client.clone(), feed.events, sender.clone());
+    let following = feed::follow(endpoint, feed.events, sender.clone());
     tokio::spawn(following);
     let mut top = Top {
         app: App::new(feed.agents),
