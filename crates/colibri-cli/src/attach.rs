@@ -1,7 +1,5 @@
 //! `colibri attach`: shows an agent's formatted output, and sends typed lines as prompts.
 
-use std::collections::VecDeque;
-use std::io;
 use std::time::Duration;
 
 use colibri_client::glasspane::{
@@ -12,7 +10,6 @@ use colibri_client::{
     Stream, SubscribeParams,
 };
 use rustix::process::Signal;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::args::{AttachArgs, Global};
@@ -23,7 +20,7 @@ use crate::exit::{self, BROKEN_PIPE};
 use crate::input::TypedLines;
 use crate::output;
 use crate::signals::{self, SignalStream, TERMINATING};
-use crate::sink::{Block, Sink, WriteFailure};
+use crate::sink::Sink;
 use crate::tables::short_exit;
 
 /// Maximum number of bytes of each stream that are shown from before the attach.
@@ -39,10 +36,10 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
     let client = endpoint.connect_or_start(output::connection_event).await?;
     let agent = client.find_agent(&options.agent.id).await?;
     let mut signals = SignalStream::install(&TERMINATING)?;
-    let (mut sink, mut failures) = Sink::start()?;
+    let (sink, mut failures) = Sink::start()?;
     let reads_input = !options.no_input && agent.exited_at.is_none();
     let mut typed_lines = reads_input.then(TypedLines::new);
-    let mut view = AttachView::new(&agent, &options);
+    let mut view = AttachView::new(&agent, &options, sink);
     let params = SubscribeParams {
         from_offset: Some(view.start_of(agent.stdout_bytes)),
         stderr_from_offset: Some(view.start_of(agent.stderr_bytes)),
@@ -53,12 +50,17 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
     let mut sending: Option<JoinHandle<Result<(), ClientError>>> = None;
     let mut end: Option<ExitEvent> = None;
     loop {
-        let is_queue_empty = view.queue.is_empty();
         tokio::select! {
             biased;
             signal = signals.next() => {
-                sink.close();
-                detach(&mut failures, &mut view, &agent).await;
+                view.finish_line();
+                view.sink.close();
+                let written = async { while failures.recv().await.is_some() {} };
+                let _ = tokio::time::timeout(DETACH_TIMEOUT, written).await;
+                output::message(&format!(
+                    "detached; agent {id} keeps running; attach again with colibri attach {id}",
+                    id = agent.id
+                ));
                 // Ctrl-C is the normal way to detach: exit with 0. Other signals exit with 128+N.
                 return Ok(if signal == Signal::INT { 0 } else { signals::exit_code(signal) });
             }
@@ -74,23 +76,13 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
                 output::message(&format!("{} ended: {}", agent.id, short_exit(exit.exit)));
                 return Ok(exit::explained_code(&exit));
             }
-            permit = sink.room(), if !is_queue_empty => {
-                if let (Some(permit), Some(block)) = (permit, view.queue.pop_front()) {
-                    drop(permit.send(block));
-                }
-                if view.queue.is_empty() && end.is_some() {
-                    sink.close();
-                }
-            }
-            event = events.next(), if is_queue_empty && end.is_none() => match event {
+            event = async { view.sink.room().await; events.next().await }, if end.is_none() => match event {
                 Some(Ok(FollowEvent::Output(output))) => view.show_output(output),
                 Some(Ok(FollowEvent::State(event))) => view.show_state(&event),
                 Some(Ok(FollowEvent::Exit(exit))) => {
                     view.finish_line();
+                    view.sink.close();
                     end = Some(exit);
-                    if view.queue.is_empty() {
-                        sink.close();
-                    }
                 }
                 Some(Ok(FollowEvent::Connection(event))) => view.show_message(&event.to_string()),
                 Some(Ok(_)) => {}
@@ -111,26 +103,6 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
     }
 }
 
-/// Detaches: writes queued output for at most [`DETACH_TIMEOUT`], then prints a message.
-async fn detach(
-    failures: &mut mpsc::UnboundedReceiver<WriteFailure>,
-    view: &mut AttachView,
-    agent: &Agent,
-) {
-    let written = async { while failures.recv().await.is_some() {} };
-    if tokio::time::timeout(DETACH_TIMEOUT, written).await.is_ok() {
-        view.queue.clear();
-        view.finish_line();
-        for block in view.queue.drain(..) {
-            output::write_unbuffered(io::stdout(), &block.bytes);
-        }
-    }
-    output::message(&format!(
-        "detached; agent {id} keeps running; attach again with colibri attach {id}",
-        id = agent.id
-    ));
-}
-
 async fn next_line(typed_lines: &mut Option<TypedLines>) -> Option<String> {
     match typed_lines {
         Some(lines) => lines.next().await,
@@ -148,25 +120,25 @@ async fn sent(
     }
 }
 
-/// Formats output and messages, and queues them for the writer thread.
+/// Formats output and messages, and writes them.
 struct AttachView {
     raw: bool,
     all: bool,
     transcript: Transcript,
     formatter: TranscriptFormatter,
     last_state: Option<AgentState>,
-    queue: VecDeque<Block>,
+    sink: Sink,
 }
 
 impl AttachView {
-    fn new(agent: &Agent, options: &AttachArgs) -> Self {
+    fn new(agent: &Agent, options: &AttachArgs, sink: Sink) -> Self {
         let mut view = Self {
             raw: options.raw,
             all: options.all,
             transcript: Transcript::new(agent.runtime),
             formatter: TranscriptFormatter::new(output::in_colour()),
             last_state: None,
-            queue: VecDeque::new(),
+            sink,
         };
         if view.start_of(agent.stdout_bytes) > 0 {
             view.transcript.skip_gap();
@@ -186,12 +158,6 @@ impl AttachView {
         }
     }
 
-    fn write(&mut self, bytes: Vec<u8>, stream: Stream) {
-        if !bytes.is_empty() {
-            self.queue.push_back(Block { stream, bytes });
-        }
-    }
-
     fn show_output(&mut self, output: OutputChunk) {
         if output.gap > 0 {
             if output.stream == Stream::Stdout {
@@ -200,7 +166,7 @@ impl AttachView {
             self.show_message(&format!("{} bytes are no longer kept", output.gap));
         }
         if self.raw {
-            return self.write(output.bytes, output.stream);
+            return self.sink.write(output.stream, output.bytes);
         }
         let items = match output.stream {
             Stream::Stdout => self.transcript.push_stdout(&output.bytes),
@@ -210,7 +176,7 @@ impl AttachView {
             .iter()
             .map(|item| self.formatter.format(item))
             .collect();
-        self.write(text.into_bytes(), Stream::Stdout);
+        self.sink.write(Stream::Stdout, text.into_bytes());
     }
 
     /// Shows the state `stalled`, which the agent's own events do not contain.
@@ -225,20 +191,20 @@ impl AttachView {
         let text = self
             .formatter
             .format(&TranscriptItem::Notice(format!("stalled: {reason}")));
-        self.write(text.into_bytes(), Stream::Stdout);
+        self.sink.write(Stream::Stdout, text.into_bytes());
     }
 
     /// Ends an unfinished line.
     fn finish_line(&mut self) {
         let text = self.formatter.end_line();
-        self.write(text.as_bytes().to_vec(), Stream::Stdout);
+        self.sink.write(Stream::Stdout, text.as_bytes().to_vec());
     }
 
     /// Queues a message for stderr, after the queued output.
     fn show_message(&mut self, message: &str) {
         self.finish_line();
         let line = format!("colibri: {message}\n");
-        self.write(line.into_bytes(), Stream::Stderr);
+        self.sink.write(Stream::Stderr, line.into_bytes());
     }
 
     /// Starts to send a typed line: the answer to an open question of the agent, otherwise a prompt.

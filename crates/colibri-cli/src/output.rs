@@ -1,7 +1,6 @@
 //! Writes messages to stderr and results to stdout, and sanitizes untrusted text for a terminal.
 
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
 
 use colibri_client::ConnectionEvent;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,7 +16,15 @@ const STDERR_TIMEOUT: Timespec = Timespec {
 
 /// Writes a message to stderr. A blocked stderr delays the command by at most [`STDERR_TIMEOUT`].
 pub(crate) fn message(text: &str) {
-    write_unbuffered(io::stderr(), format!("colibri: {text}\n").as_bytes());
+    let (stderr, line) = (io::stderr(), format!("colibri: {text}\n"));
+    // Without the buffers and locks of `std`. A pipe that poll(2) reports as writable accepts this many bytes.
+    for part in line.as_bytes().chunks(4096) {
+        let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
+        match poll(&mut polled, Some(&STDERR_TIMEOUT)) {
+            Ok(1..) => drop(rustix::io::write(&stderr, part)),
+            Ok(0) | Err(_) => return,
+        }
+    }
 }
 
 /// Writes a message about a connection to stderr.
@@ -29,18 +36,6 @@ pub(crate) async fn connection_event(event: ConnectionEvent) {
 pub(crate) fn warnings(warnings: &[String]) {
     for warning in warnings {
         message(&crate::flags::with_options(warning));
-    }
-}
-
-/// Writes a few bytes without the buffers and locks of `std`; drops them if the descriptor stays blocked.
-pub(crate) fn write_unbuffered(to: impl AsFd, bytes: &[u8]) {
-    // A pipe that poll(2) reports as writable accepts this many bytes without blocking.
-    for part in bytes.chunks(4096) {
-        let mut polled = [PollFd::new(&to, PollFlags::OUT)];
-        match poll(&mut polled, Some(&STDERR_TIMEOUT)) {
-            Ok(1..) => drop(rustix::io::write(&to, part)),
-            Ok(0) | Err(_) => return,
-        }
     }
 }
 

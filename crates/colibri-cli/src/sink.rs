@@ -1,7 +1,7 @@
 //! Writes an agent's output on a separate thread, so that signals are served while the output is blocked.
 //!
-//! The queue is bounded and gives backpressure: when it is full, the command reads no more events, and further output
-//! of the agent stays in its journals.
+//! The queue gives backpressure: the command reads an event only while the queue has room, and further output of the
+//! agent stays in its journals.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,15 +14,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::CliError;
 
-/// Capacity of the queue, in blocks.
-const QUEUE: usize = 4;
+/// Number of queued blocks from which on the command reads no more events.
+const QUEUE: u64 = 4;
 /// Maximum size of one write(2), in bytes; progress is recorded between writes.
 const MAX_WRITE: usize = 64 * 1024;
 
 /// Bytes to write to stdout or stderr of this process.
-pub(crate) struct Block {
-    pub(crate) stream: Stream,
-    pub(crate) bytes: Vec<u8>,
+struct Block {
+    stream: Stream,
+    bytes: Vec<u8>,
 }
 
 /// The first write error of stdout or stderr.
@@ -39,32 +39,54 @@ impl WriteFailure {
     }
 }
 
+/// Progress of the writer thread.
+#[derive(Default)]
+struct Progress {
+    /// Number of blocks that left the queue.
+    blocks: u64,
+    /// Start time of the current write(2); absent between writes.
+    write_start: Option<Instant>,
+}
+
 /// Handle of the writer thread and its queue.
 pub(crate) struct Sink {
-    queue: Option<mpsc::Sender<Block>>,
-    /// Start time of the current write(2); absent between writes.
-    write_start: watch::Receiver<Option<Instant>>,
+    queue: Option<mpsc::UnboundedSender<Block>>,
+    /// Number of blocks that entered the queue.
+    queued: u64,
+    progress: watch::Receiver<Progress>,
 }
 
 impl Sink {
     /// Starts the thread. The receiver yields at most one failure for each stream, and ends when all blocks are written
     /// after [`Sink::close`].
     pub(crate) fn start() -> Result<(Self, mpsc::UnboundedReceiver<WriteFailure>), CliError> {
-        let (queue, blocks) = mpsc::channel(QUEUE);
+        let (queue, blocks) = mpsc::unbounded_channel();
         let (failed, failures) = mpsc::unbounded_channel();
-        let (started, write_start) = watch::channel(None);
-        start_thread("output", move || write_blocks(blocks, &failed, &started))?;
+        let (sender, progress) = watch::channel(Progress::default());
+        start_thread("output", move || write_blocks(blocks, &failed, &sender))?;
         let sink = Self {
             queue: Some(queue),
-            write_start,
+            queued: 0,
+            progress,
         };
         Ok((sink, failures))
     }
 
+    /// Queues bytes to write, unless there are none or the queue is closed.
+    pub(crate) fn write(&mut self, stream: Stream, bytes: Vec<u8>) {
+        if let Some(queue) = self.queue.as_ref().filter(|_| !bytes.is_empty())
+            && queue.send(Block { stream, bytes }).is_ok()
+        {
+            self.queued += 1;
+        }
+    }
+
     /// Waits for room in the queue. Cancel safe.
-    pub(crate) fn room(&self) -> impl Future<Output = Option<mpsc::OwnedPermit<Block>>> + use<> {
-        let queue = self.queue.clone();
-        async move { queue?.reserve_owned().await.ok() }
+    pub(crate) async fn room(&mut self) {
+        let queued = self.queued;
+        let has_room = |progress: &Progress| queued < progress.blocks + QUEUE;
+        // Fails only if the thread has ended, which empties the queue.
+        let _ = self.progress.wait_for(has_room).await;
     }
 
     /// Closes the queue; the receiver of failures ends when the last block is written.
@@ -74,26 +96,27 @@ impl Sink {
 
     /// Returns how long the current write(2) has been blocked; zero between writes.
     pub(crate) fn blocked_for(&self) -> Duration {
-        let start = *self.write_start.borrow();
+        let start = self.progress.borrow().write_start;
         start.map_or(Duration::ZERO, |start| start.elapsed())
     }
 }
 
 fn write_blocks(
-    mut blocks: mpsc::Receiver<Block>,
+    mut blocks: mpsc::UnboundedReceiver<Block>,
     failed: &mpsc::UnboundedSender<WriteFailure>,
-    write_start: &watch::Sender<Option<Instant>>,
+    progress: &watch::Sender<Progress>,
 ) {
     let mut failed_streams = Vec::new();
     while let Some(Block { stream, bytes }) = blocks.blocking_recv() {
-        if failed_streams.contains(&stream) {
-            continue;
-        }
         let written = match stream {
-            Stream::Stdout => write_all(io::stdout(), &bytes, write_start),
-            Stream::Stderr => write_all(io::stderr(), &bytes, write_start),
+            _ if failed_streams.contains(&stream) => Ok(()),
+            Stream::Stdout => write_all(io::stdout(), &bytes, progress),
+            Stream::Stderr => write_all(io::stderr(), &bytes, progress),
         };
-        write_start.send_replace(None);
+        progress.send_modify(|progress| {
+            progress.blocks += 1;
+            progress.write_start = None;
+        });
         if let Err(error) = written {
             failed_streams.push(stream);
             // Fails only if the main loop has ended.
@@ -103,14 +126,10 @@ fn write_blocks(
 }
 
 /// Writes all bytes without the buffers and locks of `std`, which a blocked write would hold.
-fn write_all(
-    to: impl AsFd,
-    bytes: &[u8],
-    write_start: &watch::Sender<Option<Instant>>,
-) -> io::Result<()> {
+fn write_all(to: impl AsFd, bytes: &[u8], progress: &watch::Sender<Progress>) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
-        write_start.send_replace(Some(Instant::now()));
+        progress.send_modify(|progress| progress.write_start = Some(Instant::now()));
         let part = rest.get(..MAX_WRITE).unwrap_or(rest);
         match rustix::io::write(&to, part) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

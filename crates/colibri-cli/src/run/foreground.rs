@@ -12,7 +12,7 @@ use crate::error::CliError;
 use crate::exit::{self, BROKEN_PIPE, OWN_FAILURE};
 use crate::output;
 use crate::signals;
-use crate::sink::{Block, Sink, WriteFailure};
+use crate::sink::{Sink, WriteFailure};
 
 /// Number of the call that kills the agent after EPIPE on the output. Signals have the numbers from 1 on.
 const KILL_CALL: u64 = 0;
@@ -219,18 +219,15 @@ impl ForegroundAgent {
         None
     }
 
-    /// Returns the block to write for a chunk of output.
-    pub(super) fn block(&self, output: OutputChunk) -> Option<Block> {
+    /// Writes a chunk of output, unless its reader has closed the pipe.
+    pub(super) fn write(&mut self, output: OutputChunk) {
         if self.written == OutputState::ReaderClosed {
-            return None;
+            return;
         }
         if output.gap > 0 {
             output::message(&format!("{} bytes are no longer kept", output.gap));
         }
-        Some(Block {
-            stream: output.stream,
-            bytes: output.bytes,
-        })
+        self.sink.write(output.stream, output.bytes);
     }
 
     /// Handles a failed output. EPIPE kills the agent, as SIGPIPE would; after any other error the agent keeps running.

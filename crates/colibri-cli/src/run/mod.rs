@@ -21,7 +21,7 @@ use crate::error::CliError;
 use crate::exit::OWN_FAILURE;
 use crate::output;
 use crate::signals::{self, SignalStream, TERMINATING};
-use crate::sink::{Block, Sink};
+use crate::sink::Sink;
 
 /// Timeout for the daemon's answer after a signal.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,7 +57,6 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     for signal in early_signals {
         agent.forward(signal);
     }
-    let mut next_block: Option<Block> = None;
     let mut events_ended = false;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -75,14 +74,8 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
             _ = tick.tick(), if agent.is_signalled() => if let Some(code) = agent.check_limits() {
                 break Ok(code);
             },
-            // At most one block waits outside the queue, which preserves the order.
-            permit = agent.sink.room(), if next_block.is_some() => {
-                if let (Some(permit), Some(block)) = (permit, next_block.take()) {
-                    drop(permit.send(block));
-                }
-            }
-            event = events.next(), if next_block.is_none() && !events_ended => match event {
-                Some(Ok(FollowEvent::Output(output))) => next_block = agent.block(output),
+            event = async { agent.sink.room().await; events.next().await }, if !events_ended => match event {
+                Some(Ok(FollowEvent::Output(output))) => agent.write(output),
                 Some(Ok(FollowEvent::Exit(exit))) => {
                     agent.handle_exit(&exit);
                     events_ended = true;
