@@ -145,11 +145,7 @@ impl Colibri {
 
 /// Kills an agent and removes it.
 pub(crate) async fn finish(client: &Client, id: &str) -> Result<()> {
-    let params = KillParams {
-        id: id.to_owned(),
-        ..KillParams::default()
-    };
-    client.kill_agent(params).await?;
+    client.kill_agent(KillParams::new(id)).await?;
     client.remove_agent(id).await?;
     Ok(())
 }

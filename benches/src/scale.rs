@@ -154,10 +154,7 @@ fn at(
             client.spawn_agent(Crowd::Live.params()).await
         })?;
         spawn.push(took);
-        let params = KillParams {
-            id: spawned.id.clone(),
-            ..KillParams::default()
-        };
+        let params = KillParams::new(&spawned.id);
         let (took, _) = timed(
             colibri,
             |client| async move { client.kill_agent(params).await },

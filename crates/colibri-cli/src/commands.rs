@@ -175,23 +175,25 @@ pub(crate) async fn kill(global: &Global, options: KillArgs) -> Result<u8, CliEr
     for_each_agent(&options.agents.ids, async |id| {
         let agent = client.find_agent(id).await?;
         let params = KillParams {
-            id: agent.id.clone(),
             signal: Some(signal.clone()),
             grace_ms: Some(milliseconds(options.grace)),
-            ..KillParams::default()
+            ..KillParams::new(&agent.id)
         };
         let result = client.kill_agent(params).await?;
-        output::message(&match result.outcome {
-            KillOutcome::Terminated => {
-                format!("agent {} ended at {signal}; no process is left", agent.id)
-            }
-            KillOutcome::Killed => format!("agent {} needed KILL; no process is left", agent.id),
-            KillOutcome::AlreadyExited => format!("agent {} had already ended", agent.id),
-            KillOutcome::Signalled => format!("agent {} was sent {signal}", agent.id),
-        });
+        output::message(&kill_message(&agent.id, signal, result.outcome));
         Ok(())
     })
     .await
+}
+
+/// Returns the message about a kill with this first signal.
+pub(crate) fn kill_message(id: &str, signal: &str, outcome: KillOutcome) -> String {
+    match outcome {
+        KillOutcome::Terminated => format!("agent {id} ended at {signal}; no process is left"),
+        KillOutcome::Killed => format!("agent {id} needed KILL; no process is left"),
+        KillOutcome::AlreadyExited => format!("agent {id} had already ended"),
+        KillOutcome::Signalled => format!("agent {id} was sent {signal}"),
+    }
 }
 
 /// Restarts agents, and prints the id of each; an agent that had ended gets a new id.
@@ -214,11 +216,7 @@ pub(crate) async fn rm(global: &Global, ids: &[String], force: bool) -> Result<u
     for_each_agent(ids, async |id| {
         let agent = client.find_agent(id).await?;
         if force {
-            let params = KillParams {
-                id: agent.id.clone(),
-                ..KillParams::default()
-            };
-            client.kill_agent(params).await?;
+            client.kill_agent(KillParams::new(&agent.id)).await?;
         }
         Ok(client.remove_agent(&agent.id).await?)
     })

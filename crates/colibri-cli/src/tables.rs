@@ -12,18 +12,10 @@ use crate::output::{coloured, sanitize};
 /// Compares two agents by their order in `ps` and `top`: running ones first, then ended ones, each the newest first.
 /// Times are RFC 3339 in UTC and sort as text.
 pub(crate) fn list_order(a: &Agent, b: &Agent) -> Ordering {
-    let time = |agent: &Agent| {
-        agent
-            .exited_at
-            .as_ref()
-            .unwrap_or(&agent.started_at)
-            .clone()
-    };
-    let has_ended = |agent: &Agent| agent.exited_at.is_some();
-    has_ended(a)
-        .cmp(&has_ended(b))
-        .then_with(|| time(b).cmp(&time(a)))
-        .then_with(|| a.id.cmp(&b.id))
+    let [ended_a, ended_b] = [a, b].map(|agent| agent.exited_at.is_some());
+    let [time_a, time_b] =
+        [a, b].map(|agent| agent.exited_at.as_ref().unwrap_or(&agent.started_at));
+    (ended_a, time_b, &a.id).cmp(&(ended_b, time_a, &b.id))
 }
 
 /// Formats the table of `ps`.

@@ -73,10 +73,12 @@ pub struct KillParams {
     pub no_restart: bool,
 }
 
-impl Default for KillParams {
-    fn default() -> Self {
+impl KillParams {
+    /// Returns the parameters for ending an agent by the default signal and within the default time.
+    #[must_use]
+    pub fn new(id: &str) -> Self {
         Self {
-            id: String::new(),
+            id: id.to_owned(),
             signal: None,
             grace_ms: None,
             escalate: true,

@@ -114,11 +114,10 @@ impl ForegroundAgent {
         self.signals.push(signal);
         self.last_signal_at = Some(at);
         let params = KillParams {
-            id: self.id.clone(),
             signal: Some(signals::name(signal).to_owned()),
             escalate: false,
             no_restart: true,
-            ..KillParams::default()
+            ..KillParams::new(&self.id)
         };
         self.kill(self.signals.len() as u64, SIGNAL_TIMEOUT, params);
     }
@@ -235,11 +234,7 @@ impl ForegroundAgent {
         if failure.is_broken_pipe() {
             if self.written != OutputState::ReaderClosed {
                 self.written = OutputState::ReaderClosed;
-                let params = KillParams {
-                    id: self.id.clone(),
-                    ..KillParams::default()
-                };
-                self.kill(KILL_CALL, KILL_TIMEOUT, params);
+                self.kill(KILL_CALL, KILL_TIMEOUT, KillParams::new(&self.id));
             }
             return;
         }

@@ -1,7 +1,7 @@
 //! The model: agents, selection, filter and mode, changed by keys and updates. Does no I/O: it returns an [`Action`] for
 //! the loop to execute.
 
-use colibri_client::{Agent, AgentEntry, Notification, Roster, UsageResult};
+use colibri_client::{Agent, AgentEntry, Roster};
 use tui_input::Input;
 
 use super::columns::{self, Column};
@@ -23,8 +23,6 @@ pub(super) enum Action {
         text: String,
     },
     Kill(String),
-    /// Request the agent from the daemon.
-    GetAgent(String),
 }
 
 /// The part of the screen that receives keys.
@@ -47,18 +45,11 @@ pub(super) enum Mode {
     },
 }
 
-/// Whether the table is current.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ConnectionState {
-    Live,
-    /// The last table is shown; the reason.
-    Lost(String),
-}
-
 #[derive(Debug)]
 pub(super) struct App {
     pub(super) roster: Roster,
-    pub(super) connection: ConnectionState,
+    /// Why the connection is lost, so that the table is not current.
+    pub(super) lost: Option<String>,
     pub(super) mode: Mode,
     pub(super) filter: Input,
     pub(super) sort: Column,
@@ -74,15 +65,13 @@ pub(super) struct App {
     first_row: usize,
     /// Number of visible rows.
     page: usize,
-    /// Whether `rows` must be sorted and filtered again.
-    is_stale: bool,
 }
 
 impl App {
     pub(super) fn new(agents: Vec<Agent>) -> Self {
         let mut app = Self {
             roster: Roster::default(),
-            connection: ConnectionState::Live,
+            lost: None,
             mode: Mode::Table,
             filter: Input::default(),
             sort: Column::Age,
@@ -93,46 +82,13 @@ impl App {
             selected_row: 0,
             first_row: 0,
             page: 1,
-            is_stale: true,
         };
         app.roster.replace(agents);
         app.arrange();
         app
     }
 
-    /// Applies an event.
-    pub(super) fn apply_event(&mut self, event: &Notification) -> Option<Action> {
-        self.is_stale = true;
-        self.roster.apply(event).map(Action::GetAgent)
-    }
-
-    /// Adds or updates an agent.
-    pub(super) fn insert(&mut self, agent: Agent) {
-        self.is_stale = true;
-        self.roster.insert(agent);
-    }
-
-    pub(super) fn apply_usage(&mut self, result: &UsageResult) {
-        self.is_stale = true;
-        self.roster.apply_usage(result);
-    }
-
-    pub(super) fn disconnected(&mut self, reason: &str) {
-        self.connection = ConnectionState::Lost(reason.to_owned());
-    }
-
-    /// Replaces all agents after a reconnect.
-    pub(super) fn connected(&mut self, agents: Vec<Agent>) {
-        self.is_stale = true;
-        self.connection = ConnectionState::Live;
-        self.roster.replace(agents);
-    }
-
-    pub(super) fn show_message(&mut self, message: String) {
-        self.message = Some(message);
-    }
-
-    /// Sorts and filters again if necessary, and scrolls so that the selection is visible in `page` rows.
+    /// Sorts and filters, and scrolls so that the selection is visible in `page` rows.
     pub(super) fn layout(&mut self, page: usize) {
         self.page = page.max(1);
         self.arrange();
@@ -164,15 +120,7 @@ impl App {
 
     /// Returns the running agents to measure: the visible ones, or all matching ones if the order depends on usage.
     pub(super) fn ids_to_measure(&self) -> Vec<String> {
-        let by_usage = matches!(
-            self.sort,
-            Column::Cpu
-                | Column::Memory
-                | Column::Output
-                | Column::Turns
-                | Column::Tokens
-                | Column::Cost
-        );
+        let by_usage = self.sort.is_number() && !matches!(self.sort, Column::Age | Column::Since);
         let (skip, take) = match by_usage {
             true => (0, usize::MAX),
             false => (self.first_row, self.page),
@@ -183,21 +131,8 @@ impl App {
             .collect()
     }
 
-    pub(super) fn sort_by(&mut self, column: Column, descending: bool) {
-        self.sort = column;
-        self.descending = descending;
-        self.is_stale = true;
-    }
-
-    /// Applies an edited filter.
-    pub(super) fn apply_filter(&mut self) {
-        self.is_stale = true;
-        self.arrange();
-    }
-
     /// Moves the selection by a number of rows.
     pub(super) fn move_selection(&mut self, rows: isize) {
-        self.arrange();
         self.select(self.position().saturating_add_signed(rows));
     }
 
@@ -216,10 +151,8 @@ impl App {
         found.unwrap_or(self.selected_row)
     }
 
-    fn arrange(&mut self) {
-        if !std::mem::take(&mut self.is_stale) {
-            return;
-        }
+    /// Filters and sorts the agents.
+    pub(super) fn arrange(&mut self) {
         let words: Vec<String> = self
             .filter
             .value()

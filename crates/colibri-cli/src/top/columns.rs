@@ -71,10 +71,6 @@ impl Column {
         self.layout().0
     }
 
-    fn min_width(self) -> u16 {
-        self.layout().1
-    }
-
     fn max_width(self) -> u16 {
         self.layout().2
     }
@@ -144,9 +140,8 @@ impl Column {
             Age => b.agent.started_at.cmp(&a.agent.started_at),
             // Agents without a tool are last.
             Tool => {
-                let has_none = |entry: &AgentEntry| entry.current_tool.is_none();
-                let order = has_none(a).cmp(&has_none(b));
-                order.then_with(|| a.current_tool.cmp(&b.current_tool))
+                let [a, b] = [&a.current_tool, &b.current_tool];
+                a.is_none().cmp(&b.is_none()).then_with(|| a.cmp(b))
             }
             Runtime => a.agent.runtime.as_str().cmp(b.agent.runtime.as_str()),
             Jail => jail(a).cmp(jail(b)),
@@ -195,7 +190,7 @@ pub(super) fn fitting(width: u16) -> Vec<PlacedColumn> {
     let mut chosen: Vec<(Column, u16)> = Vec::new();
     let mut used = 0;
     for column in Column::BY_PRIORITY {
-        let min = column.min_width();
+        let (_, min, _) = column.layout();
         let gap = if chosen.is_empty() { 0 } else { GAP };
         if used + gap + min <= width {
             used += gap + min;

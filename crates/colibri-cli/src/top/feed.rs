@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use colibri_client::glasspane::{AgentCommand, PromptDelivery};
 use colibri_client::{
-    Agent, Client, ClientError, ConnectionEvent, Endpoint, Events, KillOutcome, KillParams,
-    Notification, StreamChoice, SubscribeParams, UsageResult,
+    Agent, Client, ClientError, ConnectionEvent, Endpoint, Events, KillParams, Notification,
+    StreamChoice, SubscribeParams, UsageResult,
 };
 use tokio::sync::mpsc;
 
-use crate::commands::INPUT_TIMEOUT;
+use crate::commands::{INPUT_TIMEOUT, kill_message};
 
 /// Interval between attempts after a failed reconnect.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -23,9 +23,8 @@ pub(super) enum Update {
     Disconnected(String),
     Event(Notification),
     Agent(Box<Agent>),
-    Usage(UsageResult),
-    /// The usage could not be measured.
-    NoUsage,
+    /// A measurement, unless it failed.
+    Usage(Option<UsageResult>),
     /// The result of a command.
     Message(String),
 }
@@ -95,21 +94,13 @@ pub(super) async fn get_agent(client: Client, id: String) -> Option<Update> {
 }
 
 pub(super) async fn measure(client: Client, ids: Vec<String>) -> Option<Update> {
-    let usage = client.get_usage(Some(ids)).await;
-    Some(usage.map_or(Update::NoUsage, Update::Usage))
+    Some(Update::Usage(client.get_usage(Some(ids)).await.ok()))
 }
 
 pub(super) async fn kill(client: Client, id: String) -> Option<Update> {
-    let params = KillParams {
-        id: id.clone(),
-        ..KillParams::default()
-    };
-    Some(Update::Message(match client.kill_agent(params).await {
-        Ok(result) => match result.outcome {
-            KillOutcome::Killed => format!("{id} needed KILL; no process is left"),
-            KillOutcome::AlreadyExited => format!("{id} had already ended"),
-            _ => format!("{id} ended at TERM; no process is left"),
-        },
+    let killed = client.kill_agent(KillParams::new(&id)).await;
+    Some(Update::Message(match killed {
+        Ok(result) => kill_message(&id, "TERM", result.outcome),
         Err(error) => format!("cannot kill {id}: {error}"),
     }))
 }

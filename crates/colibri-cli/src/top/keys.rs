@@ -65,7 +65,6 @@ impl App {
                         self.mode = Mode::Filter { previous };
                     }
                 }
-                self.apply_filter();
                 None
             }
             Mode::Prompt { id, mut line } => match key.code {
@@ -82,10 +81,9 @@ impl App {
             },
             Mode::Kill { id } => {
                 let is_confirmed = matches!(key.code, KeyCode::Char('y' | 'Y'));
-                self.show_message(if is_confirmed {
-                    format!("killing {id}: TERM, and KILL after 5 s")
-                } else {
-                    "not killed".to_owned()
+                self.message = Some(match is_confirmed {
+                    true => format!("killing {id}: TERM, and KILL after 5 s"),
+                    false => "not killed".to_owned(),
                 });
                 is_confirmed.then_some(Action::Kill(id))
             }
@@ -94,6 +92,8 @@ impl App {
 
     fn table_key(&mut self, key: KeyEvent) -> Option<Action> {
         self.message = None;
+        // Keys apply to the agents of the moment, not to those of the last frame.
+        self.arrange();
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
             KeyCode::Up | KeyCode::Char('J') => self.move_selection(-1),
@@ -107,18 +107,15 @@ impl App {
             KeyCode::Char('q') => return Some(Action::Quit),
             KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.mode = Mode::Help,
             KeyCode::Char('s') => {
-                let column = self.sort.next();
-                self.sort_by(column, column.descending());
+                self.sort = self.sort.next();
+                self.descending = self.sort.descending();
             }
-            KeyCode::Char('S') => self.sort_by(self.sort, !self.descending),
+            KeyCode::Char('S') => self.descending = !self.descending,
             KeyCode::Char('/') => {
                 let previous = self.filter.value().to_owned();
                 self.mode = Mode::Filter { previous };
             }
-            KeyCode::Esc => {
-                self.filter.reset();
-                self.apply_filter();
-            }
+            KeyCode::Esc => self.filter.reset(),
             KeyCode::Enter | KeyCode::Char('a') => {
                 let selected = self.selected()?;
                 return Some(Action::Attach(selected.agent.id.clone()));
@@ -145,8 +142,7 @@ impl App {
         if selected.runs() {
             return Some(selected.agent.id.clone());
         }
-        let message = format!("{} has ended", columns::name(selected));
-        self.show_message(message);
+        self.message = Some(format!("{} has ended", columns::name(selected)));
         None
     }
 
@@ -162,6 +158,5 @@ impl App {
             let c = if c.is_control() { ' ' } else { c };
             line.handle(InputRequest::InsertChar(c));
         }
-        self.apply_filter();
     }
 }

@@ -29,7 +29,7 @@ use tokio::process::Child;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use self::app::{Action, App, ConnectionState};
+use self::app::{Action, App};
 use self::feed::Update;
 use self::screen::{Keys, Screen, restore};
 use crate::args::Global;
@@ -179,22 +179,24 @@ impl Top {
         match update {
             Update::Connected(client, agents) => {
                 self.client = client;
-                self.app.connected(agents);
+                self.app.lost = None;
+                self.app.roster.replace(agents);
                 self.measure();
             }
-            Update::Disconnected(reason) => self.app.disconnected(&reason),
+            Update::Disconnected(reason) => self.app.lost = Some(reason),
             Update::Event(event) => {
-                if let Some(Action::GetAgent(id)) = self.app.apply_event(&event) {
+                if let Some(id) = self.app.roster.apply(&event) {
                     self.spawn(feed::get_agent(self.client.clone(), id));
                 }
             }
-            Update::Agent(agent) => self.app.insert(*agent),
+            Update::Agent(agent) => self.app.roster.insert(*agent),
             Update::Usage(usage) => {
                 self.is_measuring = false;
-                self.app.apply_usage(&usage);
+                if let Some(usage) = usage {
+                    self.app.roster.apply_usage(&usage);
+                }
             }
-            Update::NoUsage => self.is_measuring = false,
-            Update::Message(message) => self.app.show_message(message),
+            Update::Message(message) => self.app.message = Some(message),
         }
     }
 
@@ -210,8 +212,7 @@ impl Top {
     /// Requests a measurement, unless one is in progress or the table is not visible.
     fn measure(&mut self) {
         let ids = self.app.ids_to_measure();
-        let is_visible = matches!(self.owner, TerminalOwner::Table)
-            && self.app.connection == ConnectionState::Live;
+        let is_visible = matches!(self.owner, TerminalOwner::Table) && self.app.lost.is_none();
         if !self.is_measuring && is_visible && !ids.is_empty() {
             self.is_measuring = true;
             self.spawn(feed::measure(self.client.clone(), ids));
@@ -228,7 +229,6 @@ impl Top {
             Action::Attach(id) => self.attach(&id, screen)?,
             Action::Prompt { id, text } => self.spawn(feed::prompt(client, id, text)),
             Action::Kill(id) => self.spawn(feed::kill(client, id)),
-            Action::GetAgent(id) => self.spawn(feed::get_agent(client, id)),
         }
         Ok(false)
     }
@@ -242,8 +242,7 @@ impl Top {
             }
             Err(error) => {
                 self.return_to_table(screen)?;
-                self.app
-                    .show_message(format!("cannot attach to {id}: {error}"));
+                self.app.message = Some(format!("cannot attach to {id}: {error}"));
             }
         }
         Ok(())

@@ -116,7 +116,7 @@ fn selection_moves_within_the_table_and_follows_its_agent() {
     }
     assert_eq!(control(&mut app, 'p'), None);
     assert_eq!(selected(&app), "c");
-    app.apply_event(&event(
+    app.roster.apply(&event(
         "agent-removed",
         json!({"subscription": 0, "id": "cccccccccc"}),
     ));
@@ -134,12 +134,12 @@ fn selection_moves_within_the_table_and_follows_its_agent() {
 #[test]
 fn each_column_sorts_in_both_orders() {
     let mut app = App::new(sample_agents());
-    app.apply_event(&event(
+    app.roster.apply(&event(
         "agent-state",
         json!({"subscription": 0, "id": "aaaaaaaaaa", "state": "working",
         "since": "2026-01-01T00:30:00Z", "current_tool": "bash"}),
     ));
-    app.apply_event(&event(
+    app.roster.apply(&event(
         "agent-state",
         json!({"subscription": 0, "id": "bbbbbbbbbb", "state": "blocked",
         "since": "2026-01-01T02:30:00Z"}),
@@ -152,7 +152,7 @@ fn each_column_sorts_in_both_orders() {
         let measured: UsageResult = serde_json::from_value(json!({"at_ms": at_ms,
             "agents": [usage("aaaaaaaaaa", cpu), usage("bbbbbbbbbb", 2 * cpu)]}))
         .unwrap();
-        app.apply_usage(&measured);
+        app.roster.apply_usage(&measured);
     }
     for (column, expected) in [
         (Column::Age, "abcd"),
@@ -175,7 +175,7 @@ fn each_column_sorts_in_both_orders() {
         assert_eq!(order(&mut app), expected, "{column:?}");
         press(&mut app, KeyCode::Char('s'));
     }
-    app.sort_by(Column::Age, false);
+    (app.sort, app.descending) = (Column::Age, false);
     press(&mut app, KeyCode::Char('S'));
     assert_eq!(order(&mut app), "badc", "running agents stay first");
 }
@@ -239,7 +239,7 @@ fn kill_needs_confirmation() {
         "pasted text does not confirm"
     );
     // The agent of the question is killed, even if another one is selected meanwhile.
-    app.apply_event(&event(
+    app.roster.apply(&event(
         "agent-removed",
         json!({"subscription": 0, "id": "aaaaaaaaaa"}),
     ));
@@ -329,7 +329,7 @@ fn usage_is_measured_for_visible_or_sorted_agents() {
     let mut app = App::new(agents);
     app.layout(10);
     assert_eq!(app.ids_to_measure().len(), 10, "running agents come first");
-    app.sort_by(Column::Cpu, true);
+    app.sort = Column::Cpu;
     app.layout(10);
     assert_eq!(app.ids_to_measure().len(), 1002);
     assert_eq!(app.visible().count(), 10);
@@ -343,11 +343,8 @@ fn new_agent_is_requested_and_added() {
         json!({"subscription": 0, "id": "aaaaaaaaaa", "state": "working",
         "since": "2026-01-01T00:30:00Z"}),
     );
-    assert_eq!(
-        app.apply_event(&event),
-        Some(Action::GetAgent("aaaaaaaaaa".into()))
-    );
-    app.insert(sample_agents().remove(0));
+    assert_eq!(app.roster.apply(&event).as_deref(), Some("aaaaaaaaaa"));
+    app.roster.insert(sample_agents().remove(0));
     assert_eq!(order(&mut app), "a");
     assert_eq!(selected(&app), "a");
 }
@@ -382,7 +379,7 @@ fn screens() {
     );
     show("prompt", &mut app, 50, 5);
     press(&mut app, KeyCode::Esc);
-    app.disconnected("no daemon listens");
+    app.lost = Some("no daemon listens".into());
     show("lost", &mut app, 80, 6);
     press(&mut app, KeyCode::Char('?'));
     show("help", &mut app, 80, 20);
@@ -421,7 +418,7 @@ fn screen_without_colour_has_none() {
         let mut terminal = Terminal::new(TestBackend::new(80, 16)).unwrap();
         for lost in [false, true] {
             if lost {
-                app.disconnected("stopped");
+                app.lost = Some("stopped".into());
             }
             let frame = terminal.draw(|frame| view::draw(frame, &app, now(), in_colour));
             let cells = &frame.unwrap().buffer.content;

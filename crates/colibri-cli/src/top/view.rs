@@ -8,7 +8,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
 
-use super::app::{App, ConnectionState, Mode};
+use super::app::{App, Mode};
 use super::columns::{self, Column, PlacedColumn};
 use super::keys::{HELP, NOTES};
 use crate::output::sanitize;
@@ -126,7 +126,7 @@ impl Pen<'_> {
 
     /// Draws the numbers of agents by state, or the reason of a lost connection.
     fn counts(&mut self, y: u16, app: &App) {
-        if let ConnectionState::Lost(reason) = &app.connection {
+        if let Some(reason) = &app.lost {
             let style = self
                 .colour(Color::Red)
                 .add_modifier(Modifier::BOLD | Modifier::REVERSED);
@@ -185,7 +185,7 @@ impl Pen<'_> {
                 height: 1,
                 ..table
             };
-            if app.connection != ConnectionState::Live {
+            if app.lost.is_some() {
                 let grey = self.colour(Color::DarkGray).add_modifier(Modifier::DIM);
                 self.buffer.set_style(row, grey);
             }
