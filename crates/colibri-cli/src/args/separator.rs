@@ -1,7 +1,7 @@
 //! Explains a program without the `--` before it.
 
 use clap::error::ErrorKind;
-use clap::{Command, Error};
+use clap::{Arg, Command, Error};
 use colibri_jail_core::CommandLine;
 
 /// The commands that take a program.
@@ -12,22 +12,30 @@ pub(super) fn explain(error: Error, mut command: Command, words: &[String]) -> E
     if error.kind() != ErrorKind::UnknownArgument {
         return error;
     }
-    command.build();
-    match correct(&command, words) {
-        Some(message) => command.error(ErrorKind::UnknownArgument, message),
+    match correct(command.clone(), words) {
+        Some(message) => {
+            command.build();
+            command.error(ErrorKind::UnknownArgument, message)
+        }
         None => error,
     }
 }
 
 /// Returns a message with the corrected command line if a program is in the position of an option.
-fn correct(command: &Command, words: &[String]) -> Option<String> {
-    let name = positional(command, words, 1)?;
-    let sub = words
-        .get(name)
-        .filter(|sub| TAKE_A_PROGRAM.contains(&sub.as_str()))?;
-    let index = positional(command.find_subcommand(sub)?, words, name + 1)?;
-    let program = words.get(index)?;
-    let (options, rest) = words.split_at_checked(index)?;
+fn correct(mut command: Command, words: &[String]) -> Option<String> {
+    for sub in TAKE_A_PROGRAM {
+        // Parses the command line as if the program needed no `--`.
+        let without_separator = |program: Arg| {
+            let program = program.last(false).trailing_var_arg(true);
+            program.allow_hyphen_values(true)
+        };
+        command = command.mut_subcommand(sub, |sub| sub.mut_arg("command", without_separator));
+    }
+    let matches = command.try_get_matches_from(words).ok()?;
+    let (_, matches) = matches.subcommand()?;
+    let program_words = matches.try_get_many::<String>("command").ok()??;
+    let (options, rest) = words.split_at_checked(words.len() - program_words.len())?;
+    let program = rest.first().filter(|program| !program.starts_with('-'))?;
     let mut line: Vec<&str> = options.iter().skip(1).map(String::as_str).collect();
     line.push("--");
     // Without a misplaced `--` after the program.
@@ -37,37 +45,6 @@ fn correct(command: &Command, words: &[String]) -> Option<String> {
     Some(format!(
         "the program '{program}' needs '--' before it; run: {line}"
     ))
-}
-
-/// Returns the index of the first word from `start` on that is neither an option of `command` nor its value; `None`
-/// if an unknown option or `--` precedes it.
-fn positional(command: &Command, words: &[String], start: usize) -> Option<usize> {
-    let takes_value = |known: &dyn Fn(&clap::Arg) -> bool| {
-        let mut arguments = command.get_arguments();
-        arguments
-            .find(|argument| known(argument))
-            .map(|argument| argument.get_action().takes_values())
-    };
-    let mut index = start;
-    loop {
-        let word = words.get(index)?;
-        let value_follows = match word.strip_prefix("--") {
-            Some("") => return None,
-            Some(long) if long.contains('=') => false,
-            Some(long) => takes_value(&|argument| argument.get_long() == Some(long))?,
-            None => {
-                let mut letters = word.strip_prefix('-').unwrap_or_default().chars();
-                match (letters.next(), letters.next()) {
-                    (None, _) => return Some(index),
-                    (Some(letter), None) => {
-                        takes_value(&|argument| argument.get_short() == Some(letter))?
-                    }
-                    (Some(_), Some(_)) => false,
-                }
-            }
-        };
-        index += if value_follows { 2 } else { 1 };
-    }
 }
 
 #[cfg(test)]
