@@ -1,27 +1,12 @@
 //! Normalizes typed paths. The daemon and the libraries accept only absolute, normalized paths.
 
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// A path that cannot be used.
+/// The message about a path that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PathError {
-    #[error(
-        "cannot determine the current directory, which may have been deleted: {0}; change to another directory, or pass --cwd and absolute paths"
-    )]
-    NoCurrentDirectory(String),
-    #[error(
-        "cannot use the current directory {0:?}: it is not UTF-8; change to another directory, or pass --cwd"
-    )]
-    CurrentDirectoryNotText(PathBuf),
-    #[error("cannot use path {0:?}: it is not UTF-8; give a path in UTF-8")]
-    NotText(PathBuf),
-    #[error("cannot use an empty path; give a directory, like . for the current one")]
-    Empty,
-    #[error("cannot resolve {path:?}: {source}; give an existing path, or one without \"..\"")]
-    Unresolved { path: PathBuf, source: io::Error },
-}
+#[error("{0}")]
+pub(crate) struct PathError(String);
 
 /// The current directory of this process.
 pub(crate) struct CurrentDir {
@@ -47,21 +32,29 @@ impl CurrentDir {
 
     fn directory(&self) -> Result<&Path, PathError> {
         let directory = self.directory.as_deref();
-        directory.map_err(|error| PathError::NoCurrentDirectory(error.clone()))
+        directory.map_err(|error| PathError(format!(
+            "cannot determine the current directory, which may have been deleted: {error}; change to another directory, or pass --cwd and absolute paths"
+        )))
     }
 
     /// Returns the current directory as text.
     pub(crate) fn text(&self) -> Result<String, PathError> {
         let directory = self.directory()?;
         let text = directory.to_str().map(str::to_owned);
-        text.ok_or_else(|| PathError::CurrentDirectoryNotText(directory.to_owned()))
+        text.ok_or_else(|| PathError(format!(
+            "cannot use the current directory {directory:?}: it is not UTF-8; change to another directory, or pass --cwd"
+        )))
     }
 
     /// Returns the absolute path for a typed path, as text; see [`normalize`].
     pub(crate) fn normalize(&self, typed: &Path) -> Result<String, PathError> {
         let path = self.path(typed)?;
         let text = path.to_str().map(str::to_owned);
-        text.ok_or(PathError::NotText(path))
+        text.ok_or_else(|| {
+            PathError(format!(
+                "cannot use path {path:?}: it is not UTF-8; give a path in UTF-8"
+            ))
+        })
     }
 
     /// Returns the absolute path for a typed path; see [`normalize`].
@@ -80,7 +73,9 @@ impl CurrentDir {
 /// `..` is resolved, as the kernel does, and a prefix that equals the shell's `PWD` is replaced by `directory`.
 fn normalize(typed: &Path, directory: &Path, shell: Option<&Path>) -> Result<PathBuf, PathError> {
     if typed.as_os_str().is_empty() {
-        return Err(PathError::Empty);
+        return Err(PathError(
+            "cannot use an empty path; give a directory, like . for the current one".to_owned(),
+        ));
     }
     let relative = shell.and_then(|shell| typed.strip_prefix(shell).ok());
     let whole = directory.join(relative.unwrap_or(typed));
@@ -90,9 +85,11 @@ fn normalize(typed: &Path, directory: &Path, shell: Option<&Path>) -> Result<Pat
     let head: PathBuf = head.iter().collect();
     let mut path = match last_parent {
         None => head,
-        Some(_) => head
-            .canonicalize()
-            .map_err(|source| PathError::Unresolved { path: head, source })?,
+        Some(_) => head.canonicalize().map_err(|error| {
+            PathError(format!(
+                "cannot resolve {head:?}: {error}; give an existing path, or one without \"..\""
+            ))
+        })?,
     };
     path.extend(rest);
     Ok(path)
@@ -151,13 +148,10 @@ mod tests {
             let found = normalize(Path::new(&typed), &current, Some(&shell)).unwrap();
             assert_eq!(found, Path::new(&expected), "{typed}");
         }
-        let empty = normalize(Path::new(""), &current, None);
-        assert!(matches!(empty, Err(PathError::Empty)), "{empty:?}");
-        let absent = normalize(Path::new("absent/../x"), &current, None);
-        assert!(
-            matches!(absent, Err(PathError::Unresolved { .. })),
-            "{absent:?}"
-        );
+        for (typed, problem) in [("", "an empty path"), ("absent/../x", "cannot resolve")] {
+            let error = normalize(Path::new(typed), &current, None).unwrap_err();
+            assert!(error.0.contains(problem), "{error}");
+        }
     }
 
     #[test]
@@ -167,19 +161,24 @@ mod tests {
             directory: directory.map(Path::to_owned).map_err(str::to_owned),
             shell: None,
         };
-        let found = current(Ok(Path::new("/"))).normalize(not_utf8);
-        assert!(matches!(found, Err(PathError::NotText(_))), "{found:?}");
-        let found = current(Ok(not_utf8)).text();
-        assert!(
-            matches!(found, Err(PathError::CurrentDirectoryNotText(_))),
-            "{found:?}"
-        );
         let deleted = || current(Err("deleted"));
-        let found = deleted().normalize(Path::new("x"));
-        assert!(
-            matches!(found, Err(PathError::NoCurrentDirectory(_))),
-            "{found:?}"
-        );
+        for (found, problem) in [
+            (
+                current(Ok(Path::new("/"))).normalize(not_utf8),
+                "cannot use path",
+            ),
+            (
+                current(Ok(not_utf8)).text(),
+                "cannot use the current directory",
+            ),
+            (
+                deleted().normalize(Path::new("x")),
+                "cannot determine the current directory",
+            ),
+        ] {
+            let error = found.unwrap_err();
+            assert!(error.0.contains(problem), "{error}");
+        }
         assert_eq!(deleted().normalize(Path::new("/usr/")).unwrap(), "/usr");
     }
 

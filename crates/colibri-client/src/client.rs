@@ -21,7 +21,8 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::connection::{self, SharedCalls, lock};
 use crate::peer::own_uid;
-use crate::{ClientError, ResolveError, TrustedUsers, is_blank, resolve};
+use crate::resolve::refuse_blank;
+use crate::{ClientError, TrustedUsers, resolve};
 
 /// Capacity of the notification queue of a subscription; when it is full, its connection is not read.
 const EVENT_QUEUE: usize = 64;
@@ -40,9 +41,7 @@ pub struct Client {
 
 /// Returns the parameters of a call about one agent. An empty id is refused: it is usually an unset shell variable.
 fn id_params(id: &str) -> Result<IdParams, ClientError> {
-    if is_blank(id) {
-        return Err(ResolveError::Blank.into());
-    }
+    refuse_blank(id)?;
     Ok(IdParams { id: id.to_owned() })
 }
 
@@ -357,7 +356,7 @@ impl Client {
         self.send(call.encode(id)?).await?;
         let result = response.await.map_err(|_| ClientError::Closed)??;
         serde_json::from_str(result.get()).map_err(|error| ClientError::Protocol {
-            method: method(&call),
+            method: call.method(),
             message: error.to_string(),
         })
     }
@@ -372,14 +371,6 @@ impl Client {
     }
 }
 
-/// Returns the method name of a call.
-fn method(call: &Call) -> String {
-    serde_json::to_value(call)
-        .ok()
-        .and_then(|call| Some(call.get("method")?.as_str()?.to_owned()))
-        .unwrap_or_default()
-}
-
 /// The events of a subscription, in order. Dropping it unsubscribes.
 pub struct Events {
     _connection: Client,
@@ -391,17 +382,5 @@ impl Events {
     /// [`Notification::AgentExit`] is the last event. Cancel safe.
     pub async fn next(&mut self) -> Option<Notification> {
         self.events.recv().await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn method_of_a_call_is_its_wire_name() {
-        assert_eq!(method(&Call::Version(Empty {})), "version");
-        let call = Call::GetAgent(IdParams { id: "a".into() });
-        assert_eq!(method(&call), "get-agent");
     }
 }

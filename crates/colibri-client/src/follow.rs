@@ -177,7 +177,7 @@ pub fn new_output(event: OutputEvent, next: &mut u64) -> Result<Option<OutputChu
 /// [`ClientError::Protocol`].
 pub fn output_bytes(data: OutputData) -> Result<Vec<u8>, ClientError> {
     data.into_bytes().map_err(|error| ClientError::Protocol {
-        method: "output".to_owned(),
+        method: "output",
         message: error.to_string(),
     })
 }

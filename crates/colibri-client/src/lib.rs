@@ -91,7 +91,7 @@ pub enum ClientError {
     )]
     Protocol {
         /// The method called.
-        method: String,
+        method: &'static str,
         /// The error.
         message: String,
     },

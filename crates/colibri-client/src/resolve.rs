@@ -10,32 +10,20 @@ use colibri_proto::Agent;
 /// Minimum length of an id prefix, in characters.
 pub const MIN_PREFIX: usize = 4;
 
-/// A selector that does not select exactly one agent.
+/// The message for a selector that does not select exactly one agent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ResolveError {
-    /// The selector is empty or whitespace, usually from an unset shell variable.
-    #[error("no agent selected: the id or name is empty; give an id or a name from colibri ps")]
-    Blank,
-    /// No agent matches.
-    #[error("no agent with ID, ID prefix or name {0:?}; list all agents with colibri ps")]
-    Unknown(String),
-    /// The selector is a prefix of an id, but shorter than [`MIN_PREFIX`].
-    #[error(
-        "no agent with name {0:?}, and it is too short for an ID prefix; give at least {MIN_PREFIX} characters of the ID"
-    )]
-    PrefixTooShort(String),
-    /// The selector is a prefix of several ids, or the name of several running agents, which only daemons of earlier
-    /// versions allow.
-    #[error("{selector:?} is {reason}: {}; give the whole ID of one", ids.join(", "))]
-    Ambiguous {
-        /// The selector.
-        selector: String,
-        /// What the selector is, for the message.
-        reason: &'static str,
-        /// Ids of the matching agents, in order.
-        ids: Vec<String>,
-    },
+#[error("{0}")]
+pub struct ResolveError(String);
+
+/// Refuses an empty or whitespace selector, usually from an unset shell variable.
+pub(crate) fn refuse_blank(selector: &str) -> Result<(), ResolveError> {
+    match is_blank(selector) {
+        true => Err(ResolveError(
+            "no agent selected: the id or name is empty; give an id or a name from colibri ps"
+                .to_owned(),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Returns the agent that `selector` selects. First the agent with this id; else the running agent with this name, or the
@@ -44,9 +32,7 @@ pub enum ResolveError {
 /// # Errors
 /// [`ResolveError`] if no agent is selected, or more than one.
 pub fn resolve<'a>(agents: &'a [Agent], selector: &str) -> Result<&'a Agent, ResolveError> {
-    if is_blank(selector) {
-        return Err(ResolveError::Blank);
-    }
+    refuse_blank(selector)?;
     if let Some(agent) = agents.iter().find(|agent| agent.id == selector) {
         return Ok(agent);
     }
@@ -58,10 +44,12 @@ pub fn resolve<'a>(agents: &'a [Agent], selector: &str) -> Result<&'a Agent, Res
         .filter(|agent| agent.id.starts_with(selector))
         .collect();
     match matches[..] {
-        [] => Err(ResolveError::Unknown(selector.to_owned())),
-        _ if selector.chars().count() < MIN_PREFIX => {
-            Err(ResolveError::PrefixTooShort(selector.to_owned()))
-        }
+        [] => Err(ResolveError(format!(
+            "no agent with ID, ID prefix or name {selector:?}; list all agents with colibri ps"
+        ))),
+        _ if selector.chars().count() < MIN_PREFIX => Err(ResolveError(format!(
+            "no agent with name {selector:?}, and it is too short for an ID prefix; give at least {MIN_PREFIX} characters of the ID"
+        ))),
         [agent] => Ok(agent),
         _ => Err(ambiguous(selector, "a prefix of several IDs", &matches)),
     }
@@ -86,14 +74,15 @@ fn by_name<'a>(agents: &'a [Agent], selector: &str) -> Result<Option<&'a Agent>,
     }
 }
 
-fn ambiguous(selector: &str, reason: &'static str, agents: &[&Agent]) -> ResolveError {
-    let mut ids: Vec<String> = agents.iter().map(|agent| agent.id.clone()).collect();
-    ids.sort();
-    ResolveError::Ambiguous {
-        selector: selector.to_owned(),
-        reason,
-        ids,
-    }
+/// Returns the error for the prefix of several ids, or the name of several running agents, which only daemons of earlier
+/// versions allow.
+fn ambiguous(selector: &str, reason: &str, agents: &[&Agent]) -> ResolveError {
+    let mut ids: Vec<&str> = agents.iter().map(|agent| &*agent.id).collect();
+    ids.sort_unstable();
+    let ids = ids.join(", ");
+    ResolveError(format!(
+        "{selector:?} is {reason}: {ids}; give the whole ID of one"
+    ))
 }
 
 /// Returns whether a text is empty or only whitespace.
@@ -166,7 +155,7 @@ mod tests {
                 (found, _) => panic!("{selector:?}: {found:?}"),
             }
         }
-        assert_eq!(resolve(&[], ""), Err(ResolveError::Blank));
+        assert!(resolve(&[], "").is_err());
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use memchr::memmem;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use strum::VariantNames;
+use strum::{IntoStaticStr, VariantNames};
 
 use crate::agents::{ListParams, UsageParams};
 use crate::codec::encode_sized;
@@ -21,7 +21,9 @@ use crate::wire::{
 use crate::{ErrorKind, RpcError};
 
 /// A method with its parameters.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, VariantNames)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantNames,
+)]
 #[serde(tag = "method", content = "params", rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Call {
@@ -70,6 +72,12 @@ pub enum Call {
 impl Call {
     /// Names of all methods.
     pub const METHODS: &'static [&'static str] = Self::VARIANTS;
+
+    /// Returns the name of the method.
+    #[must_use]
+    pub fn method(&self) -> &'static str {
+        self.into()
+    }
 }
 
 /// A result as raw JSON: the caller knows its type from the method.

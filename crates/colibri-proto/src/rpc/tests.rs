@@ -159,6 +159,7 @@ fn every_method_is_listed_and_reads_back() {
         escalate: true,
         no_restart: false,
     });
+    assert_eq!(call.method(), "kill-agent");
     let frame = call.encode(7).unwrap();
     let request = Request::parse(&frame).unwrap();
     assert_eq!(request.id, Some(7.into()));
