@@ -48,7 +48,7 @@ pub(crate) fn all() -> Vec<Operation> {
     let result = ReadResult {
         offset: 0,
         next_offset: 65_536,
-        data: OutputData::from_bytes(&text(65_536)),
+        data: OutputData::from(text(65_536)),
         end: false,
         time: None,
     };
@@ -103,7 +103,7 @@ fn output(bytes: &[u8]) -> Vec<u8> {
         id: "a1b2c3d4e5f6".to_owned(),
         stream: Stream::Stdout,
         offset: 123_456_789,
-        data: OutputData::from_bytes(bytes),
+        data: OutputData::from(bytes.to_vec()),
         time: None,
     })
     .encode()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::CommandFactory;
 use clap_complete::Shell;
 use colibri_client::glasspane::{AgentCommand, PromptDelivery};
-use colibri_client::{Agent, Client, ClientError, ErrorKind, KillOutcome, KillParams, Stream};
+use colibri_client::{Agent, Client, ClientError, ErrorKind, KillOutcome, KillParams};
 use jiff::Timestamp;
 
 use crate::args::{Arguments, Background, Global, KillArgs, PsArgs, SendArgs, milliseconds};
@@ -284,10 +284,7 @@ fn ended_before(agent: &Agent, before: Option<Timestamp>) -> bool {
 /// Returns how many bytes of output are kept: the bytes written minus the bytes dropped by retention.
 async fn kept_bytes(client: &Client, agent: &Agent) -> u64 {
     let mut kept = 0;
-    for (stream, written) in [
-        (Stream::Stdout, agent.stdout_bytes),
-        (Stream::Stderr, agent.stderr_bytes),
-    ] {
+    for (stream, written) in agent.written() {
         let oldest = client.oldest_offset(&agent.id, stream).await;
         kept += written.saturating_sub(oldest.unwrap_or(0));
     }

@@ -255,7 +255,7 @@ impl Client {
         let bytes = bytes.get(..MAX_INPUT).unwrap_or(bytes);
         let params = InputParams {
             id: id_params(agent)?.id,
-            data: OutputData::from_bytes(bytes),
+            data: OutputData::from(bytes.to_vec()),
         };
         let result: InputResult = self.call(Call::SendInput(params)).await?;
         Ok(usize::try_from(result.written).unwrap_or(usize::MAX))

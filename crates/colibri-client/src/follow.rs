@@ -198,7 +198,7 @@ mod tests {
                 id: "a".into(),
                 stream,
                 offset,
-                data: OutputData::from_bytes(text.as_bytes()),
+                data: OutputData::from(text.as_bytes().to_vec()),
                 time: None,
             });
             match super::advance(&mut params, event).unwrap() {

@@ -79,15 +79,10 @@ pub async fn last_lines(
 ) -> Result<Vec<StreamRange>, ClientError> {
     let mut reader = OutputReader::new(client, &agent.id, &[], true);
     let mut lines = 0;
-    for stream in streams {
-        let range = StreamRange {
-            stream: *stream,
-            start: 0,
-            end: match stream {
-                Stream::Stdout => agent.stdout_bytes,
-                Stream::Stderr => agent.stderr_bytes,
-            },
-        };
+    let written = agent.written().into_iter();
+    for (stream, end) in written.filter(|(stream, _)| streams.contains(stream)) {
+        let start = 0;
+        let range = StreamRange { stream, start, end };
         let mut stream = StreamReader::new(client, &agent.id, range);
         lines += stream.seek_to_last_lines(count).await?;
         reader.streams.push(stream);

@@ -6,6 +6,8 @@ use colibri_types::{AgentRuntime, Exit, RestartPolicy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::Stream;
+
 /// Parameters of `list-agents`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ListParams {
@@ -87,6 +89,17 @@ pub struct Agent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
     pub view: Option<AgentView>,
+}
+
+impl Agent {
+    /// Returns the number of bytes that the agent has written to each stream.
+    #[must_use]
+    pub fn written(&self) -> [(Stream, u64); 2] {
+        [
+            (Stream::Stdout, self.stdout_bytes),
+            (Stream::Stderr, self.stderr_bytes),
+        ]
+    }
 }
 
 /// An ended run.

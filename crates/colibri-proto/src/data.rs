@@ -32,12 +32,6 @@ pub struct OutputData {
 pub struct DataError(#[from] base64::DecodeError);
 
 impl OutputData {
-    /// Encodes bytes: as text if they are UTF-8, otherwise as base64.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Self {
-        Self::from(bytes.to_vec())
-    }
-
     /// Decodes the bytes.
     ///
     /// # Errors
@@ -50,7 +44,7 @@ impl OutputData {
     }
 }
 
-/// Encodes like [`OutputData::from_bytes`]; text is not copied.
+/// Encodes bytes: as text if they are UTF-8, otherwise as base64. Text is not copied.
 impl From<Vec<u8>> for OutputData {
     fn from(bytes: Vec<u8>) -> Self {
         match String::from_utf8(bytes) {
@@ -100,9 +94,7 @@ mod tests {
     proptest! {
         #[test]
         fn encoded_bytes_decode_to_the_same_bytes(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            let data = OutputData::from_bytes(&bytes);
-            prop_assert_eq!(&data, &OutputData::from(bytes.clone()));
-            prop_assert_eq!(data.into_bytes().unwrap(), bytes);
+            prop_assert_eq!(OutputData::from(bytes.clone()).into_bytes().unwrap(), bytes);
         }
     }
 }

@@ -32,12 +32,6 @@ impl RequestId {
         fits.then(|| Self(raw.to_owned()))
     }
 
-    /// Returns the id as JSON.
-    #[must_use]
-    pub fn as_json(&self) -> &str {
-        self.0.get()
-    }
-
     /// Returns the id as a number, if it is one of 64 bits.
     #[must_use]
     pub fn as_u64(&self) -> Option<u64> {

@@ -190,21 +190,6 @@ impl Notification {
         };
         encode_sized(&framed, length)
     }
-
-    /// Returns the number of the subscription.
-    #[must_use]
-    pub fn subscription(&self) -> u64 {
-        match self {
-            Self::AgentOutput(event) => event.subscription,
-            Self::AgentState(event) => event.subscription,
-            Self::AgentExit(event) => event.subscription,
-            Self::AgentSpawned(event) => event.subscription,
-            Self::AgentRun(event) => event.subscription,
-            Self::AgentKill(event) => event.subscription,
-            Self::AgentsMissed(event) => event.subscription,
-            Self::AgentRemoved(event) => event.subscription,
-        }
-    }
 }
 
 impl Call {

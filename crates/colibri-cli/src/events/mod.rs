@@ -149,14 +149,13 @@ impl EventPrinter {
         agents: &[Agent],
     ) -> Result<(), CliError> {
         for agent in agents {
-            let Some(offsets) = self.tracker.next_offsets(&agent.id) else {
+            if !self.tracker.tracks_output_of(&agent.id) {
                 continue;
-            };
-            let ranges = [
-                (Stream::Stdout, offsets.stdout, agent.stdout_bytes),
-                (Stream::Stderr, offsets.stderr, agent.stderr_bytes),
-            ]
-            .map(|(stream, start, end)| StreamRange { stream, start, end });
+            }
+            let ranges = agent.written().map(|(stream, end)| {
+                let start = self.tracker.next_offset(&agent.id, stream);
+                StreamRange { stream, start, end }
+            });
             let mut reader = OutputReader::new(client, &agent.id, &ranges, true);
             loop {
                 let chunk = match reader.next().await {

@@ -1,6 +1,6 @@
 //! Converts notifications into lines, and tracks agents across several daemons.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use colibri_client::{
     Agent, ClientError, Notification, OutputChunk, OutputData, Stream, new_output,
@@ -15,23 +15,7 @@ pub(super) struct Tracker {
     /// Ids of the agents that run, according to the events so far.
     running: BTreeSet<String>,
     /// Offsets of the next bytes, by agent, for agents that have not ended and whose output is printed.
-    offsets: BTreeMap<String, StreamOffsets>,
-}
-
-/// Offset of the next byte of each stream.
-#[derive(Default, Clone, Copy)]
-pub(super) struct StreamOffsets {
-    pub(super) stdout: u64,
-    pub(super) stderr: u64,
-}
-
-impl StreamOffsets {
-    fn of(&mut self, stream: Stream) -> &mut u64 {
-        match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        }
-    }
+    offsets: BTreeMap<String, HashMap<Stream, u64>>,
 }
 
 impl Tracker {
@@ -48,13 +32,14 @@ impl Tracker {
         *self.offset_mut(id, stream)
     }
 
-    /// Returns the offsets of an agent whose output is tracked.
-    pub(super) fn next_offsets(&self, id: &str) -> Option<StreamOffsets> {
-        self.offsets.get(id).copied()
+    /// Returns whether the agent's output is tracked.
+    pub(super) fn tracks_output_of(&self, id: &str) -> bool {
+        self.offsets.contains_key(id)
     }
 
     fn offset_mut(&mut self, id: &str, stream: Stream) -> &mut u64 {
-        self.offsets.entry(id.to_owned()).or_default().of(stream)
+        let offsets = self.offsets.entry(id.to_owned()).or_default();
+        offsets.entry(stream).or_default()
     }
 
     fn line_of(&self, id: String, time: String, event: EventKind) -> EventLine {
@@ -72,7 +57,7 @@ impl Tracker {
         let event = EventKind::Output {
             stream: chunk.stream,
             offset: chunk.offset,
-            data: OutputData::from_bytes(&chunk.bytes),
+            data: OutputData::from(chunk.bytes),
         };
         self.line_of(id.to_owned(), chunk.time.unwrap_or_else(now), event)
     }
