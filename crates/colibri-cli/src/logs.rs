@@ -1,5 +1,6 @@
 //! `colibri logs`: prints an agent's output from an offset, a time or a line on.
 
+use std::collections::HashMap;
 use std::io;
 
 use colibri_client::{
@@ -26,28 +27,25 @@ async fn print_logs(global: &Global, options: LogsArgs) -> Result<(), CliError> 
     let endpoint = endpoint(global)?;
     let client = endpoint.connect_or_start(output::connection_event).await?;
     let agent = client.find_agent(&options.agent.id).await?;
-    let streams = match options.stream {
-        None => vec![Stream::Stdout, Stream::Stderr],
-        Some(stream) => vec![stream],
-    };
+    let mut streams = vec![Stream::Stdout, Stream::Stderr];
+    streams.retain(|stream| options.stream.is_none_or(|only| only == *stream));
     let mut ranges = Vec::new();
-    match options.tail {
-        Some(count) => ranges = last_lines(&client, &agent, &streams, count).await?,
-        None => {
-            for stream in streams {
-                ranges.push(StreamRange {
-                    stream,
-                    start: start_offset(&client, &agent.id, stream, &options).await?,
-                    end: u64::MAX,
-                });
-            }
+    if let Some(count) = options.tail {
+        ranges = last_lines(&client, &agent, &streams, count).await?;
+        // Output that the agent writes meanwhile is printed too.
+        ranges.iter_mut().for_each(|range| range.end = u64::MAX);
+    } else {
+        for stream in streams {
+            let start = start_offset(&client, &agent.id, stream, &options).await?;
+            let end = u64::MAX;
+            ranges.push(StreamRange { stream, start, end });
         }
     }
-    // Output that the agent writes meanwhile is printed too.
-    for range in &mut ranges {
-        range.end = u64::MAX;
-    }
-    let mut printers = Printers::new(&options);
+    let mut printer = Printer {
+        stderr_to_stdout: options.stream.is_some(),
+        timestamps: options.timestamps,
+        within_line: HashMap::new(),
+    };
     if options.follow {
         let params = SubscribeParams {
             stream: options.stream.map(StreamChoice::from),
@@ -56,11 +54,11 @@ async fn print_logs(global: &Global, options: LogsArgs) -> Result<(), CliError> 
             timed: options.timestamps,
             ..SubscribeParams::default()
         };
-        return follow(endpoint.follow(client, &agent.id, params), &mut printers).await;
+        return follow(endpoint.follow(client, &agent.id, params), &mut printer).await;
     }
     let mut reader = OutputReader::new(&client, &agent.id, &ranges, options.timestamps);
     while let Some(chunk) = reader.next().await? {
-        printers.print(&chunk)?;
+        printer.print(&chunk)?;
     }
     Ok(())
 }
@@ -106,7 +104,7 @@ async fn start_offset(
 }
 
 /// Prints kept and new output until the agent has ended or the reader has closed stdout.
-async fn follow(mut events: FollowStream, printers: &mut Printers) -> Result<(), CliError> {
+async fn follow(mut events: FollowStream, printer: &mut Printer) -> Result<(), CliError> {
     let mut stdout_closed = watch_stdout_reader()?;
     loop {
         let event = tokio::select! {
@@ -118,73 +116,50 @@ async fn follow(mut events: FollowStream, printers: &mut Printers) -> Result<(),
             None | Some(Ok(FollowEvent::Exit(_))) => return Ok(()),
             Some(Err(error)) => return Err(error.into()),
             Some(Ok(FollowEvent::Connection(event))) => output::connection_event(event).await,
-            Some(Ok(FollowEvent::Output(chunk))) => printers.print(&chunk)?,
+            Some(Ok(FollowEvent::Output(chunk))) => printer.print(&chunk)?,
             Some(Ok(_)) => {}
         }
     }
 }
 
-/// The printers of both streams.
-struct Printers {
-    stdout: Printer,
-    stderr: Printer,
+/// Prints output unchanged, or with a timestamp before each line.
+struct Printer {
+    /// A stream that was requested alone goes to stdout.
+    stderr_to_stdout: bool,
+    timestamps: bool,
+    /// Whether the last line of a stream is unfinished.
+    within_line: HashMap<Stream, bool>,
 }
 
-impl Printers {
-    fn new(options: &LogsArgs) -> Self {
-        let printer = |to_stdout| Printer {
-            to_stdout,
-            timestamps: options.timestamps,
-            within_line: false,
-        };
-        Self {
-            stdout: printer(true),
-            // A stream that was requested alone goes to stdout.
-            stderr: printer(options.stream.is_some()),
-        }
-    }
-
+impl Printer {
     fn print(&mut self, chunk: &OutputChunk) -> Result<(), CliError> {
         if chunk.gap > 0 {
             output::message(&format!("{} bytes are no longer kept", chunk.gap));
         }
-        let printer = match chunk.stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        };
-        printer.print(&chunk.bytes, chunk.time.as_deref())
-    }
-}
-
-/// Prints the bytes of one stream unchanged, or with a timestamp before each line.
-struct Printer {
-    to_stdout: bool,
-    timestamps: bool,
-    within_line: bool,
-}
-
-impl Printer {
-    fn print(&mut self, bytes: &[u8], time: Option<&str>) -> Result<(), CliError> {
+        let time = chunk.time.as_deref().unwrap_or("-");
         let stamped = self
             .timestamps
-            .then(|| self.stamp(bytes, time.unwrap_or("-")));
-        let bytes = stamped.as_deref().unwrap_or(bytes);
-        match self.to_stdout {
-            true => output::print_while_read(bytes),
-            false => output::write_while_read(io::stderr(), "cannot write to stderr", bytes),
+            .then(|| self.stamp(chunk.stream, &chunk.bytes, time));
+        let bytes = stamped.as_deref().unwrap_or(&chunk.bytes);
+        match chunk.stream {
+            Stream::Stderr if !self.stderr_to_stdout => {
+                output::write_while_read(io::stderr(), "cannot write to stderr", bytes)
+            }
+            _ => output::print_while_read(bytes),
         }
     }
 
     /// Inserts the time of its first byte before each line. A line that began in an earlier chunk has a timestamp.
-    fn stamp(&mut self, bytes: &[u8], time: &str) -> Vec<u8> {
+    fn stamp(&mut self, stream: Stream, bytes: &[u8], time: &str) -> Vec<u8> {
+        let within_line = self.within_line.entry(stream).or_default();
         let mut stamped = Vec::with_capacity(bytes.len() + 32);
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if !self.within_line {
+            if !*within_line {
                 stamped.extend_from_slice(time.as_bytes());
                 stamped.push(b' ');
             }
             stamped.extend_from_slice(line);
-            self.within_line = !line.ends_with(b"\n");
+            *within_line = !line.ends_with(b"\n");
         }
         stamped
     }
@@ -208,9 +183,9 @@ mod tests {
     #[test]
     fn line_has_the_time_of_its_first_byte() {
         let mut printer = Printer {
-            to_stdout: true,
+            stderr_to_stdout: false,
             timestamps: true,
-            within_line: false,
+            within_line: HashMap::new(),
         };
         let mut printed = Vec::new();
         for (bytes, time) in [
@@ -220,7 +195,7 @@ mod tests {
             (b"\n", "T4"),
             (b"\xff\n", "T5"),
         ] {
-            printed.extend(printer.stamp(bytes, time));
+            printed.extend(printer.stamp(Stream::Stdout, bytes, time));
         }
         assert_eq!(printed, b"T1 one\nT1 two\nT3 \nT3 three\nT5 \xff\n");
     }
