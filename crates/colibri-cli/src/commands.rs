@@ -27,9 +27,12 @@ fn report(id: &str, error: &CliError) {
 
 /// Applies `command` to each agent in order. Reports a failure and continues with the remaining agents.
 pub(crate) async fn for_each_agent(
+    global: &Global,
     ids: &[String],
-    mut command: impl AsyncFnMut(&str) -> Result<(), CliError>,
+    mut command: impl AsyncFnMut(&Client, Agent) -> Result<(), CliError>,
 ) -> Result<u8, CliError> {
+    let client = connect(global).await?;
+    let mut command = async |id: &str| command(&client, client.find_agent(id).await?).await;
     // The failure of a single agent is the failure of the command.
     if let [id] = ids {
         return command(id).await.map(|()| 0);
@@ -170,10 +173,8 @@ async fn wait_for(global: &Global, client: &Client, agent: Agent) -> Result<u8, 
 }
 
 pub(crate) async fn kill(global: &Global, options: KillArgs) -> Result<u8, CliError> {
-    let client = connect(global).await?;
     let signal = &options.signal;
-    for_each_agent(&options.agents.ids, async |id| {
-        let agent = client.find_agent(id).await?;
+    for_each_agent(global, &options.agents.ids, async |client, agent| {
         let params = KillParams {
             signal: Some(signal.clone()),
             grace_ms: Some(milliseconds(options.grace)),
@@ -202,9 +203,7 @@ pub(crate) async fn restart(
     ids: &[String],
     grace: Duration,
 ) -> Result<u8, CliError> {
-    let client = connect(global).await?;
-    for_each_agent(ids, async |id| {
-        let agent = client.find_agent(id).await?;
+    for_each_agent(global, ids, async |client, agent| {
         let restarted = client.restart_agent(&agent.id, Some(grace)).await?;
         output::print(format!("{restarted}\n"))
     })
@@ -212,9 +211,7 @@ pub(crate) async fn restart(
 }
 
 pub(crate) async fn rm(global: &Global, ids: &[String], force: bool) -> Result<u8, CliError> {
-    let client = connect(global).await?;
-    for_each_agent(ids, async |id| {
-        let agent = client.find_agent(id).await?;
+    for_each_agent(global, ids, async |client, agent| {
         if force {
             client.kill_agent(KillParams::new(&agent.id)).await?;
         }

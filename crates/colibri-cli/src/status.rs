@@ -5,7 +5,6 @@ use jiff::Timestamp;
 
 use crate::args::Global;
 use crate::commands::for_each_agent;
-use crate::connect::connect;
 use crate::error::CliError;
 use crate::output::{self, sanitize};
 use crate::tables::{command, full_exit, short_age, short_bytes};
@@ -15,10 +14,8 @@ const MAX_VALUE: usize = 300;
 
 /// Prints the details of each agent. Reports an unknown agent, and exits with 1.
 pub(crate) async fn status(global: &Global, ids: &[String], json: bool) -> Result<u8, CliError> {
-    let client = connect(global).await?;
     let mut printed = 0;
-    for_each_agent(ids, async |id| {
-        let agent = client.find_agent(id).await?;
+    for_each_agent(global, ids, async |_, agent| {
         let gap = if printed > 0 { "\n" } else { "" };
         printed += 1;
         output::print_result(json, &agent, |agent| {
