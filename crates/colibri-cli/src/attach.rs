@@ -6,11 +6,11 @@ use colibri_client::glasspane::{
     AgentCommand, PromptDelivery, Transcript, TranscriptFormatter, TranscriptItem, encode_command,
 };
 use colibri_client::{
-    Agent, AgentState, Client, ClientError, ExitEvent, FollowEvent, OutputChunk, StateEvent,
-    Stream, SubscribeParams,
+    Agent, AgentState, ClientError, ExitEvent, FollowEvent, OutputChunk, StateEvent, Stream,
+    SubscribeParams,
 };
 use rustix::process::Signal;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::args::{AttachArgs, Global};
 use crate::commands::INPUT_TIMEOUT;
@@ -38,7 +38,7 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
     let mut signals = SignalStream::install(&TERMINATING)?;
     let (sink, mut failures) = Sink::start()?;
     let reads_input = !options.no_input && agent.exited_at.is_none();
-    let mut typed_lines = reads_input.then(TypedLines::new);
+    let mut typed_lines = TypedLines::new(reads_input);
     let mut view = AttachView::new(&agent, &options, sink);
     let params = SubscribeParams {
         from_offset: Some(view.start_of(agent.stdout_bytes)),
@@ -47,7 +47,7 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
     };
     let mut events = endpoint.follow(client, &agent.id, params);
     let mut client = events.client();
-    let mut sending: Option<JoinHandle<Result<(), ClientError>>> = None;
+    let mut sending: JoinSet<Result<(), ClientError>> = JoinSet::new();
     let mut end: Option<ExitEvent> = None;
     loop {
         tokio::select! {
@@ -89,34 +89,14 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
                 Some(Err(error)) => return Err(error.into()),
                 None => return Ok(1),
             },
-            line = next_line(&mut typed_lines), if sending.is_none() => match line {
-                None => typed_lines = None,
-                Some(line) => sending = view.send_line(client.get(), &agent, &line),
+            line = typed_lines.next(), if sending.is_empty() => if let Some(bytes) = view.encode_line(&agent, &line) {
+                let (client, id) = (client.get(), agent.id.clone());
+                sending.spawn(async move { client.send_all(&id, &bytes, Some(INPUT_TIMEOUT)).await });
             },
-            result = sent(&mut sending) => {
-                sending = None;
-                if let Err(error) = result {
-                    view.show_message(&error.to_string());
-                }
-            }
+            Some(result) = sending.join_next() => if let Ok(Err(error)) = result {
+                view.show_message(&error.to_string());
+            },
         }
-    }
-}
-
-async fn next_line(typed_lines: &mut Option<TypedLines>) -> Option<String> {
-    match typed_lines {
-        Some(lines) => lines.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until the line in transit was sent.
-async fn sent(
-    sending: &mut Option<JoinHandle<Result<(), ClientError>>>,
-) -> Result<(), ClientError> {
-    match sending {
-        Some(sending) => sending.await.unwrap_or(Ok(())),
-        None => std::future::pending().await,
     }
 }
 
@@ -207,13 +187,8 @@ impl AttachView {
         self.sink.write(Stream::Stderr, line.into_bytes());
     }
 
-    /// Starts to send a typed line: the answer to an open question of the agent, otherwise a prompt.
-    fn send_line(
-        &mut self,
-        client: Client,
-        agent: &Agent,
-        line: &str,
-    ) -> Option<JoinHandle<Result<(), ClientError>>> {
+    /// Encodes a typed line: as the answer to an open question of the agent, otherwise as a prompt.
+    fn encode_line(&mut self, agent: &Agent, line: &str) -> Option<Vec<u8>> {
         let delivery = PromptDelivery::earliest(agent.runtime);
         let command = match self.transcript.open_question() {
             Some(question) => AgentCommand::Answer(question, line),
@@ -227,10 +202,7 @@ impl AttachView {
             }
             Ok(bytes) => {
                 self.transcript.close_question();
-                let id = agent.id.clone();
-                Some(tokio::spawn(async move {
-                    client.send_all(&id, &bytes, Some(INPUT_TIMEOUT)).await
-                }))
+                Some(bytes)
             }
         }
     }

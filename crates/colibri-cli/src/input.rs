@@ -7,27 +7,33 @@ const MAX_LINE: u64 = 1 << 20;
 
 /// Standard input, line by line.
 pub(crate) struct TypedLines {
-    input: Take<BufReader<Stdin>>,
+    /// Absent after the end of the input.
+    input: Option<Take<BufReader<Stdin>>>,
     /// The read part of the next line.
     partial: Vec<u8>,
 }
 
 impl TypedLines {
-    pub(crate) fn new() -> Self {
+    /// Without `reads_input` there are no lines.
+    pub(crate) fn new(reads_input: bool) -> Self {
         Self {
-            input: BufReader::new(stdin()).take(MAX_LINE),
+            input: reads_input.then(|| BufReader::new(stdin()).take(MAX_LINE)),
             partial: Vec::new(),
         }
     }
 
-    /// Returns the next line; `None` at the end of the input. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Option<String> {
-        let read = self.input.read_until(b'\n', &mut self.partial).await;
-        read.ok().filter(|_| !self.partial.is_empty())?;
-        self.input.set_limit(MAX_LINE);
-        let text = String::from_utf8_lossy(&self.partial);
-        let text = text.trim_end_matches(['\n', '\r']).to_owned();
-        self.partial.clear();
-        Some(text)
+    /// Returns the next line; waits forever after the end of the input. Cancel safe.
+    pub(crate) async fn next(&mut self) -> String {
+        if let Some(input) = &mut self.input {
+            let read = input.read_until(b'\n', &mut self.partial).await;
+            if read.is_ok() && !self.partial.is_empty() {
+                input.set_limit(MAX_LINE);
+                let line = std::mem::take(&mut self.partial);
+                let text = String::from_utf8_lossy(&line);
+                return text.trim_end_matches(['\n', '\r']).to_owned();
+            }
+            self.input = None;
+        }
+        std::future::pending().await
     }
 }

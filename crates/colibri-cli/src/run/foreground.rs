@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use colibri_client::{CurrentClient, ExitEvent, KillParams, OutputChunk, Stream};
+use colibri_client::{
+    ClientError, CurrentClient, Exit, ExitEvent, KillParams, KillResult, OutputChunk, Stream,
+};
 use rustix::process::Signal;
-use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::SIGNAL_TIMEOUT;
-use crate::error::CliError;
 use crate::exit::{self, BROKEN_PIPE, OWN_FAILURE};
 use crate::output;
 use crate::signals;
@@ -28,9 +29,9 @@ const SIGNAL_EFFECT: Duration = Duration::from_secs(10);
 /// Result of a call to the daemon that runs as a task.
 pub(super) enum CallOutcome {
     /// The call with this number, a signal or the kill, has finished.
-    Finished(u64, Result<(), CliError>),
-    /// The agent has ended with this exit code; its output may not be written yet.
-    Ended(u8),
+    Finished(u64, Result<KillResult, ClientError>),
+    /// The agent has ended; its output may not be written yet.
+    Ended(Result<Option<Exit>, ClientError>),
 }
 
 /// A call to the daemon without a result.
@@ -69,7 +70,7 @@ pub(super) struct ForegroundAgent {
     socket: String,
     client: CurrentClient,
     pub(super) sink: Sink,
-    results: mpsc::UnboundedSender<CallOutcome>,
+    pub(super) calls: JoinSet<CallOutcome>,
     /// Forwarded signals, repeated ones included.
     signals: Vec<Signal>,
     last_signal_at: Option<Instant>,
@@ -80,19 +81,13 @@ pub(super) struct ForegroundAgent {
 }
 
 impl ForegroundAgent {
-    pub(super) fn new(
-        id: String,
-        socket: String,
-        client: CurrentClient,
-        sink: Sink,
-        results: mpsc::UnboundedSender<CallOutcome>,
-    ) -> Self {
+    pub(super) fn new(id: String, socket: String, client: CurrentClient, sink: Sink) -> Self {
         Self {
             id,
             socket,
             client,
             sink,
-            results,
+            calls: JoinSet::new(),
             signals: Vec::new(),
             last_signal_at: None,
             repeated: None,
@@ -129,25 +124,21 @@ impl ForegroundAgent {
             start,
             deadline: start + timeout,
         });
-        let (mut client, results) = (self.client.clone(), self.results.clone());
-        tokio::spawn(async move {
+        let mut client = self.client.clone();
+        self.calls.spawn(async move {
             let params = &params;
             let call = client.call(|client| async move { client.kill_agent(params.clone()).await });
-            let result = call.await.map(drop).map_err(CliError::from);
-            let _ = results.send(CallOutcome::Finished(number, result));
+            CallOutcome::Finished(number, call.await)
         });
     }
 
     /// Waits for the agent's end by a separate call: the exit event follows the output, which may be blocked.
-    fn watch_for_end(&self) {
-        let (mut client, results, id) =
-            (self.client.clone(), self.results.clone(), self.id.clone());
-        tokio::spawn(async move {
+    fn watch_for_end(&mut self) {
+        let (mut client, id) = (self.client.clone(), self.id.clone());
+        self.calls.spawn(async move {
             let id = &id;
             let call = client.call(|client| async move { client.wait_agent(id).await });
-            if let Ok(agent) = call.await {
-                let _ = results.send(CallOutcome::Ended(exit::code(agent.exit)));
-            }
+            CallOutcome::Ended(call.await.map(|agent| agent.exit))
         });
     }
 
@@ -163,8 +154,10 @@ impl ForegroundAgent {
                 }
                 (call == KILL_CALL).then_some(BROKEN_PIPE)
             }
-            CallOutcome::Ended(exit_code) => {
-                self.set_ended(exit_code);
+            CallOutcome::Ended(exit) => {
+                if let Ok(exit) = exit {
+                    self.set_ended(exit::code(exit));
+                }
                 None
             }
         }

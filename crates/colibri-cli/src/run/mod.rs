@@ -7,12 +7,12 @@
 mod foreground;
 mod input;
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use colibri_client::{Client, FollowEvent, SpawnRequest, SpawnResult, SubscribeParams};
 use rustix::process::Signal;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use self::foreground::ForegroundAgent;
 use crate::args::{Global, Spawn};
@@ -35,12 +35,10 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     let params = crate::config::spawn_params(&client, spawn).await?;
     let mut signals = SignalStream::install(&TERMINATING)?;
     let (sink, mut failures) = Sink::start()?;
-    let (agent, early_signals) = match start(&client, params, &mut signals).await? {
-        StartResult::Agent {
-            agent,
-            early_signals,
-        } => (agent, early_signals),
-        StartResult::GaveUp { exit_code } => {
+    let mut early_signals = Vec::new();
+    let agent = match start(&client, params, &mut signals, &mut early_signals).await? {
+        ControlFlow::Continue(agent) => agent,
+        ControlFlow::Break(exit_code) => {
             output::message(&format!(
                 "the daemon at {} has not answered, and may still start the agent; run colibri ps when it answers again",
                 endpoint.socket().display()
@@ -51,9 +49,8 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     output::warnings(&agent.warnings);
     let mut events = endpoint.follow(client, &agent.id, SubscribeParams::default());
     let forwarding = tokio::spawn(input::forward(events.client(), agent.id.clone()));
-    let (results, mut call_results) = mpsc::unbounded_channel();
     let socket = endpoint.socket().display().to_string();
-    let mut agent = ForegroundAgent::new(agent.id, socket, events.client(), sink, results);
+    let mut agent = ForegroundAgent::new(agent.id, socket, events.client(), sink);
     for signal in early_signals {
         agent.forward(signal);
     }
@@ -64,7 +61,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
         tokio::select! {
             biased;
             signal = signals.next() => agent.forward(signal),
-            Some(result) = call_results.recv() => if let Some(code) = agent.handle_result(result) {
+            Some(Ok(result)) = agent.calls.join_next() => if let Some(code) = agent.handle_result(result) {
                 break Ok(code);
             },
             failure = failures.recv() => match failure {
@@ -91,49 +88,34 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     exit_code
 }
 
-/// Result of the request to start the agent.
-enum StartResult {
-    Agent {
-        agent: SpawnResult,
-        /// Signals that arrived before the agent ran.
-        early_signals: Vec<Signal>,
-    },
-    /// The daemon did not answer in time after a signal.
-    GaveUp { exit_code: u8 },
-}
-
 /// Starts the agent, and collects the signals that arrive before the daemon answers. A second signal of the same kind
-/// gives up, and so does the timeout after the first signal.
+/// gives up, and so does the timeout after the first signal: `Break` with the exit code.
 async fn start(
     client: &Client,
     params: SpawnRequest,
     signals: &mut SignalStream,
-) -> Result<StartResult, CliError> {
+    early_signals: &mut Vec<Signal>,
+) -> Result<ControlFlow<u8, SpawnResult>, CliError> {
     let client = client.clone();
     let mut starting = tokio::spawn(async move { client.spawn_agent(params).await });
-    let mut early_signals: Vec<Signal> = Vec::new();
     let mut deadline: Option<Instant> = None;
     loop {
-        let timeout = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             agent = &mut starting => {
                 let agent = agent.map_err(|error| CliError::io("cannot start the agent")(error.into()))??;
-                return Ok(StartResult::Agent { agent, early_signals });
+                return Ok(ControlFlow::Continue(agent));
             }
             signal = signals.next() => {
                 if early_signals.contains(&signal) {
-                    return Ok(StartResult::GaveUp { exit_code: signals::exit_code(signal) });
+                    return Ok(ControlFlow::Break(signals::exit_code(signal)));
                 }
                 early_signals.push(signal);
                 deadline.get_or_insert(Instant::now() + SIGNAL_TIMEOUT);
             }
-            () = timeout => return Ok(StartResult::GaveUp { exit_code: OWN_FAILURE }),
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                return Ok(ControlFlow::Break(OWN_FAILURE));
+            }
         }
     }
 }
