@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use crate::output::sanitize;
 use crate::tables::{age, jail_name, list_order, short_bytes};
 
-/// A column of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A column of the table; the declared order is the order from left to right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Column {
     Name,
     Id,
@@ -34,7 +34,7 @@ use Column::{
 /// Width up to which the name grows before any other column, in cells.
 const PREFERRED_NAME: u16 = 18;
 /// Number of cells between two columns.
-const GAP: u16 = 1;
+pub(super) const GAP: u16 = 1;
 
 impl Column {
     /// All columns, from left to right.
@@ -175,18 +175,8 @@ pub(super) fn by_age(a: &AgentEntry, b: &AgentEntry, oldest_first: bool) -> Orde
     }
 }
 
-/// A column on the screen.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PlacedColumn {
-    pub(super) column: Column,
-    /// First cell.
-    pub(super) x: u16,
-    /// Number of cells.
-    pub(super) width: u16,
-}
-
-/// Returns the columns that fit a screen of this width, from left to right.
-pub(super) fn fitting(width: u16) -> Vec<PlacedColumn> {
+/// Returns the columns that fit a screen of this width, from left to right, with their widths.
+pub(super) fn fitting(width: u16) -> Vec<(Column, u16)> {
     let mut chosen: Vec<(Column, u16)> = Vec::new();
     let mut used = 0;
     for column in Column::BY_PRIORITY {
@@ -221,16 +211,8 @@ pub(super) fn fitting(width: u16) -> Vec<PlacedColumn> {
             break;
         }
     }
-    let mut x = 0;
-    let mut placed = Vec::new();
-    for column in Column::ALL {
-        if let Some((_, width)) = chosen.iter().find(|(chosen, _)| *chosen == column) {
-            let width = *width;
-            placed.push(PlacedColumn { column, x, width });
-            x += width + GAP;
-        }
-    }
-    placed
+    chosen.sort_unstable();
+    chosen
 }
 
 /// Returns the rank of a state: agents that need the user are first, ended ones last.
@@ -309,24 +291,20 @@ mod tests {
                 "NAME ID STATE SINCE TOOL CPU MEM AGE OUTPUT TURNS TOKENS COST RUNTIME JAIL",
             ),
         ] {
-            let placed = fitting(width);
-            let found: Vec<_> = placed.iter().map(|placed| placed.column.title()).collect();
+            let found: Vec<_> = fitting(width)
+                .iter()
+                .map(|(column, _)| column.title())
+                .collect();
             assert_eq!(found.join(" "), titles, "{width}");
-            let mut free = 0;
-            for column in &placed {
-                let end = column.x + column.width;
-                assert!(column.x >= free && end <= width, "{width}: {placed:?}");
-                free = end;
-            }
         }
     }
 
     #[test]
     fn columns_stay_within_every_width() {
         for width in 0..400 {
-            let placed = fitting(width);
-            let end = placed.last().map_or(0, |column| column.x + column.width);
-            assert!(end <= width, "{width}: {placed:?}");
+            let columns = fitting(width);
+            let used: u16 = columns.iter().map(|(_, width)| width + GAP).sum();
+            assert!(used <= width + GAP, "{width}: {columns:?}");
         }
     }
 

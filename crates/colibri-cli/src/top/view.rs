@@ -4,12 +4,13 @@
 use colibri_client::{AgentEntry, AgentState};
 use jiff::Timestamp;
 use ratatui::Frame;
-use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span, Text};
+use ratatui::widgets::Paragraph;
 
 use super::app::{App, Mode};
-use super::columns::{self, Column, PlacedColumn};
+use super::columns::{self, Column, GAP};
 use super::keys::{HELP, NOTES};
 use crate::output::sanitize;
 use crate::tables::{command, short_exit};
@@ -47,28 +48,17 @@ pub(super) fn rows(app: &App, height: u16) -> usize {
 
 /// Draws the screen.
 pub(super) fn draw(frame: &mut Frame<'_>, app: &App, now: Timestamp, in_colour: bool) {
-    let area = frame.area();
-    let mut pen = Pen {
-        buffer: frame.buffer_mut(),
-        area,
-        in_colour,
-    };
+    let [counts, titles, table, details, foot] = parts(app, frame.area());
+    let mut pen = Pen { frame, in_colour };
     if matches!(app.mode, Mode::Help) {
         return pen.help();
     }
-    let [counts, titles, table, details, foot] = parts(app, area);
-    if !counts.is_empty() {
-        pen.counts(counts.y, app);
-    }
+    pen.counts(counts, app);
     pen.table(titles, table, app, now);
-    if !details.is_empty()
-        && let Some(selected) = app.selected()
-    {
+    if let Some(selected) = app.selected() {
         pen.details(details, selected);
     }
-    if !foot.is_empty()
-        && let Some(cursor) = pen.foot(foot.y, app)
-    {
+    if let Some(cursor) = pen.foot(foot, app) {
         frame.set_cursor_position(cursor);
     }
 }
@@ -84,25 +74,15 @@ const STATES: [AgentState; 7] = [
     AgentState::Done,
 ];
 
-struct Pen<'a> {
-    buffer: &'a mut Buffer,
-    area: Rect,
+struct Pen<'a, 'b> {
+    frame: &'a mut Frame<'b>,
     in_colour: bool,
 }
 
-impl Pen<'_> {
-    /// Writes text into at most `width` cells, and nothing outside the screen.
-    fn put(&mut self, x: u16, y: u16, width: u16, text: &str, style: Style) {
-        if x >= self.area.width || y >= self.area.height {
-            return;
-        }
-        let width = width.min(self.area.width - x);
-        self.buffer
-            .set_stringn(x, y, text, usize::from(width), style);
-    }
-
-    fn line(&mut self, y: u16, text: &str, style: Style) {
-        self.put(0, y, self.area.width, text, style);
+impl Pen<'_, '_> {
+    /// Writes text in one line, and nothing outside the area.
+    fn put(&mut self, area: Rect, text: &str, style: Style) {
+        self.frame.render_widget(Span::styled(text, style), area);
     }
 
     fn colour(&self, colour: Color) -> Style {
@@ -125,90 +105,90 @@ impl Pen<'_> {
     }
 
     /// Draws the numbers of agents by state, or the reason of a lost connection.
-    fn counts(&mut self, y: u16, app: &App) {
+    fn counts(&mut self, area: Rect, app: &App) {
         if let Some(reason) = &app.lost {
             let style = self
                 .colour(Color::Red)
                 .add_modifier(Modifier::BOLD | Modifier::REVERSED);
             let text = format!("no connection, reconnecting: {}", sanitize(reason, 200));
-            return self.line(y, &text, style);
+            return self.put(area, &text, style);
         }
         let all = app.roster.iter().count();
         let mut text = counted(all as u64, "agent", "agents");
         if !app.filter.value().is_empty() {
             text.push_str(&format!(", {} shown", app.count()));
         }
-        self.line(y, &text, BOLD);
-        let mut x = cells(&text);
+        let mut line = Line::from(Span::styled(text, BOLD));
         for state in STATES {
             let has_state = |entry: &&AgentEntry| entry.agent.state == state;
             let count = app.roster.iter().filter(has_state).count();
             if count > 0 {
-                let text = format!("{count} {state}");
-                self.put(x + 2, y, self.area.width, &text, self.state(state));
-                x += 2 + cells(&text);
+                line.push_span("  ");
+                line.push_span(Span::styled(format!("{count} {state}"), self.state(state)));
             }
         }
+        self.frame.render_widget(line, area);
     }
 
     fn table(&mut self, titles: Rect, table: Rect, app: &App, now: Timestamp) {
-        let placed = columns::fitting(self.area.width);
-        let with_id = placed.iter().any(|placed| placed.column == Column::Id);
-        if !titles.is_empty() {
-            for PlacedColumn { column, x, width } in &placed {
-                let style = match *column == app.sort {
-                    true => BOLD.add_modifier(Modifier::UNDERLINED),
-                    false => BOLD,
-                };
-                self.cell(*column, *x, titles.y, *width, column.title(), style);
-            }
-        }
-        if app.count() == 0 && !table.is_empty() {
+        let columns = columns::fitting(table.width);
+        let with_id = columns.iter().any(|(column, _)| *column == Column::Id);
+        self.row(titles, &columns, |column| {
+            let style = match column == app.sort {
+                true => BOLD.add_modifier(Modifier::UNDERLINED),
+                false => BOLD,
+            };
+            (column.title().to_owned(), style)
+        });
+        if app.count() == 0 {
             let text = match app.roster.iter().next() {
                 None => "no agents; start one with colibri spawn",
                 Some(_) => "no agent matches the filter; clear it with Esc",
             };
-            return self.line(table.y, text, Style::new());
+            self.put(table, text, Style::new());
         }
-        for ((entry, selected), y) in app.visible().zip(table.y..table.bottom()) {
-            for PlacedColumn { column, x, width } in &placed {
+        let grey = self.colour(Color::DarkGray).add_modifier(Modifier::DIM);
+        for ((entry, selected), area) in app.visible().zip(table.rows()) {
+            let state = self.state(entry.agent.state);
+            self.row(area, &columns, |column| {
                 let style = match column {
-                    Column::State => self.state(entry.agent.state),
+                    Column::State => state,
                     _ if !entry.runs() => DIM,
                     _ => Style::new(),
                 };
-                let text = column.text(entry, now, with_id);
-                self.cell(*column, *x, y, *width, &text, style);
-            }
-            let row = Rect {
-                y,
-                height: 1,
-                ..table
-            };
+                (column.text(entry, now, with_id), style)
+            });
             if app.lost.is_some() {
-                let grey = self.colour(Color::DarkGray).add_modifier(Modifier::DIM);
-                self.buffer.set_style(row, grey);
+                self.frame.buffer_mut().set_style(area, grey);
             }
             if selected {
-                self.buffer
-                    .set_style(row, Style::new().add_modifier(Modifier::REVERSED));
+                self.frame.buffer_mut().set_style(area, Modifier::REVERSED);
             }
         }
     }
 
-    /// Draws a cell: numbers right-aligned, other text left-aligned, truncated with an ellipsis.
-    fn cell(&mut self, column: Column, x: u16, y: u16, width: u16, text: &str, style: Style) {
-        let text = sanitize(text, usize::from(width));
-        let free = match column.is_number() {
-            true => width.saturating_sub(cells(&text)),
-            false => 0,
-        };
-        self.put(x + free, y, width - free, &text, style);
+    /// Draws a row of cells: numbers right-aligned, other text left-aligned, truncated with an ellipsis.
+    fn row(
+        &mut self,
+        mut area: Rect,
+        columns: &[(Column, u16)],
+        cell: impl Fn(Column) -> (String, Style),
+    ) {
+        for (column, width) in columns {
+            let (text, style) = cell(*column);
+            let text = Span::styled(sanitize(&text, usize::from(*width)), style);
+            area.width = *width;
+            let line = match column.is_number() {
+                true => text.into_right_aligned_line(),
+                false => text.into_left_aligned_line(),
+            };
+            self.frame.render_widget(line, area);
+            area.x += width + GAP;
+        }
     }
 
     /// Draws the details of an agent: names and usage, command, last error.
     fn details(&mut self, area: Rect, entry: &AgentEntry) {
-        let Rect { y, height, .. } = area;
         let agent = &entry.agent;
         let mut parts = vec![columns::name(entry).to_owned()];
         if agent.name.is_some() {
@@ -238,26 +218,30 @@ impl Pen<'_> {
             .map(|error| format!("error: {}", sanitize(error, 300)));
         let summary = summary.join("  ");
         let red = self.colour(Color::Red);
-        if height < 3 {
+        if area.height < 3 {
             return match error {
-                Some(error) => self.line(y, &error, red),
-                None => self.line(y, &summary, Style::new()),
+                Some(error) => self.put(area, &error, red),
+                None => self.put(area, &summary, Style::new()),
             };
         }
-        self.line(y, &summary, BOLD);
         let command = format!("$ {}", sanitize(&command(agent), 400));
-        self.line(y + 1, &command, Style::new());
         let error = error.unwrap_or_default();
         let mut left = error.as_str();
-        for y in y + 2..y + height {
-            let (line, rest) = left.split_at(fitting(left, self.area.width));
-            self.line(y, line, red);
-            left = rest;
+        for (index, area) in area.rows().enumerate() {
+            match index {
+                0 => self.put(area, &summary, BOLD),
+                1 => self.put(area, &command, Style::new()),
+                _ => {
+                    let (line, rest) = left.split_at(fitting(left, area.width));
+                    self.put(area, line, red);
+                    left = rest;
+                }
+            }
         }
     }
 
     /// Draws the last line; returns the position of its cursor.
-    fn foot(&mut self, y: u16, app: &App) -> Option<Position> {
+    fn foot(&mut self, area: Rect, app: &App) -> Option<Position> {
         let name = |id: &str| {
             let entry = app.roster.get(id);
             match entry.map_or(id, columns::name) {
@@ -268,16 +252,16 @@ impl Pen<'_> {
         match &app.mode {
             Mode::Kill { id } => {
                 let text = format!("kill {}? y/N ", name(id));
-                self.line(y, &text, BOLD);
-                Some(self.cursor(cells(&text), y))
+                self.put(area, &text, BOLD);
+                Some(cursor(area, cells(&text)))
             }
             Mode::Prompt { id, line } => {
-                Some(self.edited(y, &format!("prompt {}: ", name(id)), line))
+                Some(self.edited(area, &format!("prompt {}: ", name(id)), line))
             }
-            Mode::Filter { .. } => Some(self.edited(y, "filter: ", &app.filter)),
+            Mode::Filter { .. } => Some(self.edited(area, "filter: ", &app.filter)),
             Mode::Table | Mode::Help => {
                 match &app.message {
-                    Some(message) => self.line(y, &sanitize(message, 400), BOLD),
+                    Some(message) => self.put(area, &sanitize(message, 400), BOLD),
                     None => {
                         let order = if app.descending { "down" } else { "up" };
                         let sorted = app.sort.title();
@@ -288,7 +272,7 @@ impl Pen<'_> {
                         let text = format!(
                             "a attach  p prompt  k kill  s by {sorted} {order}  {filter}  ? help  q quit"
                         );
-                        self.line(y, &text, Style::new());
+                        self.put(area, &text, Style::new());
                     }
                 }
                 None
@@ -297,38 +281,41 @@ impl Pen<'_> {
     }
 
     /// Draws an edited line; of a long line the part around the cursor.
-    fn edited(&mut self, y: u16, label: &str, line: &tui_input::Input) -> Position {
+    fn edited(&mut self, area: Rect, label: &str, line: &tui_input::Input) -> Position {
         // Half of a narrow screen is left for the text.
-        let label_width = cells(label).min(self.area.width / 2);
-        self.put(0, y, label_width, label, BOLD);
-        let room = self.area.width.saturating_sub(label_width + 1);
-        let scroll = line.visual_scroll(usize::from(room));
-        let mut hidden = 0;
-        let visible = line.value().trim_start_matches(|c: char| {
-            let hide = hidden < scroll;
-            hidden += usize::from(cells(c.encode_utf8(&mut [0; 4])));
-            hide
-        });
-        self.put(label_width, y, self.area.width, visible, Style::new());
-        let at = line.visual_cursor().saturating_sub(scroll);
-        let at = u16::try_from(at).unwrap_or(u16::MAX);
-        self.cursor(label_width.saturating_add(at), y)
-    }
-
-    fn cursor(&self, x: u16, y: u16) -> Position {
-        Position::new(x.min(self.area.width.saturating_sub(1)), y)
+        let label_width = cells(label).min(area.width / 2);
+        let [mut left, mut right] = [area, area];
+        left.width = label_width;
+        right.x += label_width;
+        right.width -= label_width;
+        self.put(left, label, BOLD);
+        let scroll = line.visual_scroll(usize::from(right.width.saturating_sub(1)));
+        let hidden = u16::try_from(scroll).unwrap_or(u16::MAX);
+        let text = Paragraph::new(line.value()).scroll((0, hidden));
+        self.frame.render_widget(text, right);
+        let at = u16::try_from(line.visual_cursor().saturating_sub(scroll));
+        cursor(area, label_width.saturating_add(at.unwrap_or(u16::MAX)))
     }
 
     fn help(&mut self) {
-        self.line(0, "colibri top: keys (any key closes the help)", BOLD);
-        for ((keys, effect), y) in HELP.iter().zip(2..) {
-            self.put(0, y, 16, keys, BOLD);
-            self.put(16, y, self.area.width, effect, Style::new());
-        }
-        for (text, y) in NOTES.iter().zip(16..) {
-            self.line(y, text, Style::new());
-        }
+        let title = Line::styled("colibri top: keys (any key closes the help)", BOLD);
+        let mut lines = vec![title, Line::default()];
+        lines.extend(HELP.map(|(keys, effect)| {
+            Line::from(vec![
+                Span::styled(format!("{keys:<16}"), BOLD),
+                effect.into(),
+            ])
+        }));
+        lines.push(Line::default());
+        lines.extend(NOTES.map(Line::from));
+        self.frame
+            .render_widget(Text::from(lines), self.frame.area());
     }
+}
+
+/// Returns the position of a cursor in a line, within the screen.
+fn cursor(line: Rect, x: u16) -> Position {
+    Position::new(x.min(line.width.saturating_sub(1)), line.y)
 }
 
 fn counted(count: u64, one: &str, many: &str) -> String {
@@ -348,5 +335,5 @@ fn fitting(text: &str, width: u16) -> usize {
 
 /// Returns the width of a text in cells.
 fn cells(text: &str) -> u16 {
-    u16::try_from(ratatui::text::Span::raw(text).width()).unwrap_or(u16::MAX)
+    u16::try_from(Span::raw(text).width()).unwrap_or(u16::MAX)
 }
