@@ -119,48 +119,45 @@ impl StreamReader {
         }
     }
 
-    async fn read(&self, start: u64, end: u64, timed: bool) -> Result<ReadResult, ClientError> {
-        let params = ReadParams {
-            id: self.id.clone(),
-            stream: self.range.stream,
-            offset: start,
-            limit: end.saturating_sub(start).min(MAX_READ),
-            since: None,
-            timed,
-        };
-        self.client.read_journal(params).await
+    /// Reads from `start` on, or from the oldest byte that retention has kept if `start` is before it.
+    async fn read(&self, mut start: u64, end: u64, timed: bool) -> Result<ReadResult, ClientError> {
+        loop {
+            let params = ReadParams {
+                id: self.id.clone(),
+                stream: self.range.stream,
+                offset: start,
+                limit: end.saturating_sub(start).min(MAX_READ),
+                since: None,
+                timed,
+            };
+            match self.client.read_journal(params).await {
+                Err(error) => match error.oldest_offset().filter(|oldest| *oldest > start) {
+                    Some(oldest) => start = oldest,
+                    None => return Err(error),
+                },
+                read => return read,
+            }
+        }
     }
 
     /// Fetches the chunk that contains the next byte, unless it was fetched before.
     async fn fill(&mut self, timed: bool) -> Result<(), ClientError> {
-        let mut gap = 0;
-        while self.chunk.is_none() && !self.is_at_end {
-            let StreamRange { start, end, .. } = self.range;
-            if start >= end {
-                self.is_at_end = true;
-                break;
-            }
-            let read = match self.read(start, end, timed).await {
-                Ok(read) => read,
-                Err(error) => match error.oldest_offset().filter(|oldest| *oldest > start) {
-                    Some(oldest) => {
-                        gap += oldest - start;
-                        self.range.start = oldest;
-                        continue;
-                    }
-                    None => return Err(error),
-                },
-            };
-            let bytes = output_bytes(read.data)?;
-            self.is_at_end = bytes.is_empty();
-            self.chunk = (!bytes.is_empty()).then_some(OutputChunk {
-                stream: self.range.stream,
-                offset: read.offset,
-                bytes,
-                gap,
-                time: read.time,
-            });
+        let StreamRange { stream, start, end } = self.range;
+        self.is_at_end |= start >= end && self.chunk.is_none();
+        if self.chunk.is_some() || self.is_at_end {
+            return Ok(());
         }
+        let read = self.read(start, end, timed).await?;
+        self.range.start = read.offset;
+        let bytes = output_bytes(read.data)?;
+        self.is_at_end = bytes.is_empty();
+        self.chunk = (!bytes.is_empty()).then_some(OutputChunk {
+            stream,
+            offset: read.offset,
+            bytes,
+            gap: read.offset.saturating_sub(start),
+            time: read.time,
+        });
         Ok(())
     }
 
@@ -207,18 +204,23 @@ impl StreamReader {
         let mut lines = 0;
         while self.range.start > oldest {
             let block_end = self.range.start;
-            let block_start = block_end.saturating_sub(MAX_READ).max(oldest);
-            let bytes = match self.read_all(block_start, block_end).await {
-                Ok(bytes) => bytes,
-                // Retention has dropped these bytes meanwhile.
-                Err(error) => match error.oldest_offset().filter(|kept| *kept > block_start) {
-                    Some(kept) => {
-                        oldest = kept;
-                        continue;
-                    }
-                    None => return Err(error),
-                },
-            };
+            let mut block_start = block_end.saturating_sub(MAX_READ).max(oldest);
+            let mut bytes = Vec::new();
+            while block_start + (bytes.len() as u64) < block_end {
+                let next = block_start + bytes.len() as u64;
+                let read = self.read(next, block_end, false).await?;
+                if read.offset > next {
+                    // Retention has dropped the bytes before meanwhile.
+                    oldest = read.offset;
+                    block_start = oldest;
+                    bytes.clear();
+                }
+                let more = output_bytes(read.data)?;
+                if more.is_empty() {
+                    break;
+                }
+                bytes.extend(more);
+            }
             for (index, _) in bytes
                 .iter()
                 .enumerate()
@@ -239,21 +241,6 @@ impl StreamReader {
         }
         self.range.start = oldest.min(end);
         Ok(lines + u64::from(oldest < end))
-    }
-
-    async fn read_all(&self, start: u64, end: u64) -> Result<Vec<u8>, ClientError> {
-        let mut bytes = Vec::new();
-        loop {
-            let next = start + bytes.len() as u64;
-            if next >= end {
-                return Ok(bytes);
-            }
-            let more = output_bytes(self.read(next, end, false).await?.data)?;
-            if more.is_empty() {
-                return Ok(bytes);
-            }
-            bytes.extend(more);
-        }
     }
 }
 
