@@ -68,8 +68,8 @@ impl CliError {
         match self {
             Self::Client(
                 ClientError::NoDaemon { .. }
-                | ClientError::OtherSocket { .. }
-                | ClientError::UntrustedPeer { .. }
+                | ClientError::OtherSocket(_)
+                | ClientError::UntrustedPeer(_)
                 | ClientError::Start(_),
             ) => 3,
             Self::DaemonUser(_) | Self::NoTerminal => 2,
