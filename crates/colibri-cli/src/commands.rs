@@ -134,7 +134,7 @@ pub(crate) async fn send(global: &Global, options: SendArgs) -> Result<u8, CliEr
 pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError> {
     let client = connect(global).await?;
     if let [id] = ids {
-        return wait_for(global, &client, client.find_agent(id).await?).await;
+        return wait_for(global, &client, &client.find_agent(id).await?.id).await;
     }
     // All agents are resolved first, so that a wrong one is reported before any wait.
     let failed = |id: &str, error: &CliError| {
@@ -150,9 +150,8 @@ pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError
     for agent in found {
         let code = match agent {
             Err(code) => code,
-            Ok(agent) => {
-                let id = agent.id.clone();
-                let code = wait_for(global, &client, agent).await;
+            Ok(Agent { id, .. }) => {
+                let code = wait_for(global, &client, &id).await;
                 code.unwrap_or_else(|error| failed(&id, &error))
             }
         };
@@ -163,9 +162,9 @@ pub(crate) async fn wait(global: &Global, ids: &[String]) -> Result<u8, CliError
     Ok(first)
 }
 
-async fn wait_for(global: &Global, client: &Client, agent: Agent) -> Result<u8, CliError> {
+async fn wait_for(global: &Global, client: &Client, id: &str) -> Result<u8, CliError> {
     let agent = endpoint(global)?
-        .wait_agent(client, &agent.id, output::connection_event)
+        .wait_agent(client, id, output::connection_event)
         .await?;
     let note = agent.exit_note.as_deref().or(agent.error.as_deref());
     exit::explain(&agent.id, agent.exit, note);

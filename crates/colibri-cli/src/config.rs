@@ -109,9 +109,7 @@ fn profile_table(profiles: &[ProfileInfo]) -> String {
     for profile in profiles {
         let words = profile.program.iter().chain(profile.args.iter().flatten());
         let command: Vec<&str> = words.map(String::as_str).collect();
-        let restart = profile
-            .restart
-            .and_then(|when| serde_json::to_value(when).ok());
+        let restart = serde_json::to_value(profile.restart).unwrap_or_default();
         let or_none = |text: String| match text.as_str() {
             "" => "-".to_owned(),
             _ => text,
@@ -121,10 +119,7 @@ fn profile_table(profiles: &[ProfileInfo]) -> String {
             sanitize(&profile.name, 16),
             profile.runtime.map_or("-", AgentRuntime::as_str),
             sanitize(jail_name(profile.jail.as_ref()), 16),
-            restart
-                .as_ref()
-                .and_then(|when| when.as_str())
-                .unwrap_or("-"),
+            restart.as_str().unwrap_or("-"),
             sanitize(&or_none(profile.secrets.join(",")), 20),
             sanitize(&or_none(command.join(" ")), 60),
         ));

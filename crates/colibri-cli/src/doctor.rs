@@ -43,15 +43,12 @@ pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> 
 
 async fn daemon_findings(global: &Global) -> Result<Vec<Finding>, CliError> {
     let answer = async { Ok(connect_existing(global).await?.doctor().await?.findings) };
-    let timed_out = |_| {
-        let problem = format!("no answer within {ANSWER_TIMEOUT:?}");
+    let answered = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
+    answered.unwrap_or_else(|_| {
         Err(CliError::Message(format!(
-            "cannot get findings from the daemon: {problem}"
+            "cannot get findings from the daemon: no answer within {ANSWER_TIMEOUT:?}"
         )))
-    };
-    tokio::time::timeout(ANSWER_TIMEOUT, answer)
-        .await
-        .unwrap_or_else(timed_out)
+    })
 }
 
 /// Runs the checks of a daemon in this process. Invalid settings are the only finding, because all checks depend on them.

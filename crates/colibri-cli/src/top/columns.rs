@@ -5,7 +5,6 @@ use std::cmp::Ordering;
 use colibri_client::{AgentEntry, AgentState};
 use jiff::Timestamp;
 
-use crate::output::sanitize;
 use crate::tables::{age, jail_name, list_order, short_bytes};
 
 /// A column of the table; the declared order is the order from left to right.
@@ -71,10 +70,6 @@ impl Column {
         self.layout().0
     }
 
-    fn max_width(self) -> u16 {
-        self.layout().2
-    }
-
     pub(super) fn is_number(self) -> bool {
         matches!(
             self,
@@ -93,7 +88,7 @@ impl Column {
         Self::ALL.get(next).copied().unwrap_or(Name)
     }
 
-    /// Returns the text of a cell. `with_id`: the table has a column of ids, so that an agent without a name has none.
+    /// Returns the text of a cell, not sanitized. `with_id`: the table has a column of ids, so that an agent without a name has none.
     pub(super) fn text(self, entry: &AgentEntry, now: Timestamp, with_id: bool) -> String {
         let agent = &entry.agent;
         let view = agent.view.as_ref();
@@ -101,20 +96,17 @@ impl Column {
         let dash = || "-".to_owned();
         match self {
             Name => match &agent.name {
-                Some(name) => sanitize(name, usize::from(self.max_width())),
+                Some(name) => name.clone(),
                 None if with_id => dash(),
                 None => agent.id.clone(),
             },
-            Id => sanitize(&agent.id, 10),
+            Id => agent.id.clone(),
             State => agent.state.to_string(),
             Since => entry
                 .since
                 .as_deref()
                 .map_or_else(dash, |since| age(since, now)),
-            Tool => entry
-                .current_tool
-                .as_deref()
-                .map_or_else(dash, |tool| sanitize(tool, usize::from(self.max_width()))),
+            Tool => entry.current_tool.clone().unwrap_or_else(dash),
             Cpu => usage
                 .and_then(|usage| usage.cpu_percent)
                 .map_or_else(dash, percent),
@@ -125,7 +117,7 @@ impl Column {
             Tokens => view.map_or_else(dash, |_| short_count(tokens(entry))),
             Cost => view.map_or_else(dash, |view| cost(view.cost_usd)),
             Runtime => agent.runtime.to_string(),
-            Jail => sanitize(jail(entry), usize::from(self.max_width())),
+            Jail => jail(entry).to_owned(),
         }
     }
 
@@ -202,7 +194,8 @@ pub(super) fn fitting(width: u16) -> Vec<(Column, u16)> {
     while left > 0 {
         let before = left;
         for (column, width) in &mut chosen {
-            if left > 0 && *width < column.max_width() {
+            let (_, _, max) = column.layout();
+            if left > 0 && *width < max {
                 *width += 1;
                 left -= 1;
             }

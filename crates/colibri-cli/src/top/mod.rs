@@ -75,7 +75,6 @@ struct Top {
     socket: PathBuf,
     client: Client,
     updates: mpsc::Sender<Update>,
-    in_colour: bool,
     needs_draw: bool,
     is_measuring: bool,
     /// Time until which SIGINT is attributed to the child.
@@ -102,7 +101,6 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
         socket,
         client,
         updates: sender,
-        in_colour: output::in_colour(),
         needs_draw: true,
         is_measuring: false,
         child_interrupt_until: Instant::now(),
@@ -166,10 +164,10 @@ async fn child_exit(owner: &mut TerminalOwner) -> io::Result<ExitStatus> {
 impl Top {
     fn draw(&mut self, screen: &mut Screen) -> io::Result<()> {
         let now = jiff::Timestamp::now();
-        let Self { app, in_colour, .. } = self;
+        let app = &mut self.app;
         screen.terminal.draw(|frame| {
             app.layout(view::rows(app, frame.area().height));
-            view::draw(frame, app, now, *in_colour);
+            view::draw(frame, app, now, output::in_colour());
         })?;
         Ok(())
     }

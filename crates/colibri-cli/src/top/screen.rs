@@ -1,7 +1,6 @@
 //! The terminal: its modes, which are always restored, and its keys.
 
 use std::io::{self, BufWriter, Stdout};
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossterm::event::{DisableBracketedPaste, EnableBracketedPaste, Event};
@@ -22,7 +21,6 @@ const FRAME_BUFFER: usize = 256 * 1024;
 
 /// Whether the terminal is in raw mode and must be restored.
 static IS_RAW: AtomicBool = AtomicBool::new(false);
-static PANIC_HOOK: Once = Once::new();
 
 /// The terminal in raw mode and on its alternate screen, until this is dropped.
 pub(super) struct Screen {
@@ -32,13 +30,11 @@ pub(super) struct Screen {
 impl Screen {
     pub(super) fn enter() -> io::Result<Self> {
         // A panic may abort without running `drop`.
-        PANIC_HOOK.call_once(|| {
-            let previous = std::panic::take_hook();
-            std::panic::set_hook(Box::new(move |info| {
-                restore();
-                previous(info);
-            }));
-        });
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            restore();
+            previous(info);
+        }));
         let screen = Self {
             terminal: Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(
                 FRAME_BUFFER,
