@@ -71,6 +71,7 @@ enum TerminalOwner {
 
 struct Top {
     app: App,
+    screen: Screen,
     owner: TerminalOwner,
     socket: PathBuf,
     client: Client,
@@ -95,8 +96,11 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
     let (sender, mut updates) = mpsc::channel(UPDATE_QUEUE);
     let following = feed::follow(endpoint, feed.events, sender.clone());
     tokio::spawn(following);
+    let mut signals = SignalStream::install(&SIGNALS)?;
+    let mut keys = Keys::new()?;
     let mut top = Top {
         app: App::new(feed.agents),
+        screen: Screen::enter().map_err(terminal_error)?,
         owner: TerminalOwner::Table,
         socket,
         client,
@@ -106,9 +110,6 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
         child_interrupt_until: Instant::now(),
         is_child_interrupted: false,
     };
-    let mut signals = SignalStream::install(&SIGNALS)?;
-    let mut keys = Keys::new()?;
-    let mut screen = Screen::enter().map_err(terminal_error)?;
     let mut tick = interval(TICK);
     let mut measure_tick = interval(MEASURE_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -120,24 +121,24 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
         // Updates are last, so that a flood of them does not delay keys.
         tokio::select! {
             biased;
-            signal = signals.next() => if let Some(code) = top.handle_signal(signal, &mut screen)? {
+            signal = signals.next() => if let Some(code) = top.handle_signal(signal)? {
                 return Ok(code);
             },
-            status = child_exit(&mut top.owner) => top.handle_child_exit(status, &mut screen)?,
+            status = child_exit(&mut top.owner) => top.handle_child_exit(status)?,
             () = sleep_until(draw_at), if can_draw => {
                 top.needs_draw = false;
                 draw_at = Instant::now() + FRAME_INTERVAL;
-                top.draw(&mut screen).map_err(terminal_error)?;
+                top.draw().map_err(terminal_error)?;
             }
             event = keys.next(), if reads_keys => {
                 let event = event.map_err(terminal_error)?;
                 top.needs_draw = true;
                 if matches!(top.owner, TerminalOwner::Pause) {
                     if event.is_key_press() {
-                        top.return_to_table(&mut screen)?;
+                        top.return_to_table()?;
                     }
                 } else if let Some(command) = top.app.handle(&event)
-                    && top.execute(command, &mut screen)?
+                    && top.execute(command)?
                 {
                     return Ok(0);
                 }
@@ -162,10 +163,10 @@ async fn child_exit(owner: &mut TerminalOwner) -> io::Result<ExitStatus> {
 }
 
 impl Top {
-    fn draw(&mut self, screen: &mut Screen) -> io::Result<()> {
+    fn draw(&mut self) -> io::Result<()> {
         let now = jiff::Timestamp::now();
         let app = &mut self.app;
-        screen.terminal.draw(|frame| {
+        self.screen.terminal.draw(|frame| {
             app.layout(view::rows(app, frame.area().height));
             view::draw(frame, app, now, output::in_colour());
         })?;
@@ -218,20 +219,20 @@ impl Top {
     }
 
     /// Executes a command of the model; returns `true` to quit.
-    fn execute(&mut self, command: Action, screen: &mut Screen) -> Result<bool, CliError> {
+    fn execute(&mut self, command: Action) -> Result<bool, CliError> {
         let client = self.client.clone();
         match command {
             Action::Quit => return Ok(true),
-            Action::Suspend => self.suspend(screen)?,
-            Action::Redraw => screen.clear().map_err(terminal_error)?,
-            Action::Attach(id) => self.attach(&id, screen)?,
+            Action::Suspend => self.suspend()?,
+            Action::Redraw => self.screen.clear().map_err(terminal_error)?,
+            Action::Attach(id) => self.attach(&id)?,
             Action::Prompt { id, text } => self.spawn(feed::prompt(client, id, text)),
             Action::Kill(id) => self.spawn(feed::kill(client, id)),
         }
         Ok(false)
     }
 
-    fn attach(&mut self, id: &str, screen: &mut Screen) -> Result<(), CliError> {
+    fn attach(&mut self, id: &str) -> Result<(), CliError> {
         restore();
         match start_attach(&self.socket, id) {
             Ok(child) => {
@@ -239,43 +240,39 @@ impl Top {
                 self.owner = TerminalOwner::Child(child);
             }
             Err(error) => {
-                self.return_to_table(screen)?;
+                self.return_to_table()?;
                 self.app.message = Some(format!("cannot attach to {id}: {error}"));
             }
         }
         Ok(())
     }
 
-    fn handle_child_exit(
-        &mut self,
-        status: io::Result<ExitStatus>,
-        screen: &mut Screen,
-    ) -> Result<(), CliError> {
+    fn handle_child_exit(&mut self, status: io::Result<ExitStatus>) -> Result<(), CliError> {
         use std::os::unix::process::ExitStatusExt;
         self.child_interrupt_until = Instant::now() + SAME_INTERRUPT;
         let is_interrupted =
             status.is_ok_and(|status| status.signal() == Some(Signal::INT.as_raw()));
         if is_interrupted || self.is_child_interrupted {
-            return self.return_to_table(screen);
+            return self.return_to_table();
         }
         output::message("end of output; return with any key");
-        screen.set_raw_mode().map_err(terminal_error)?;
+        self.screen.set_raw_mode().map_err(terminal_error)?;
         self.owner = TerminalOwner::Pause;
         Ok(())
     }
 
-    fn return_to_table(&mut self, screen: &mut Screen) -> Result<(), CliError> {
+    fn return_to_table(&mut self) -> Result<(), CliError> {
         self.owner = TerminalOwner::Table;
         self.is_child_interrupted = false;
         self.needs_draw = true;
-        screen.reenter().map_err(terminal_error)
+        self.screen.reenter().map_err(terminal_error)
     }
 
     /// Stops this process as a job, if there is a shell that can continue it.
-    fn suspend(&mut self, screen: &mut Screen) -> Result<(), CliError> {
+    fn suspend(&mut self) -> Result<(), CliError> {
         let has_shell = getsid(None).is_ok_and(|session| session != getpgrp());
         if !has_shell {
-            return screen.clear().map_err(terminal_error);
+            return self.screen.clear().map_err(terminal_error);
         }
         if matches!(self.owner, TerminalOwner::Table) {
             self.owner = TerminalOwner::Stopped;
@@ -286,24 +283,20 @@ impl Top {
     }
 
     /// Handles a signal; returns the exit code if it ends this process.
-    fn handle_signal(
-        &mut self,
-        signal: Signal,
-        screen: &mut Screen,
-    ) -> Result<Option<u8>, CliError> {
+    fn handle_signal(&mut self, signal: Signal) -> Result<Option<u8>, CliError> {
         let is_for_child = matches!(self.owner, TerminalOwner::Child(_))
             || Instant::now() < self.child_interrupt_until;
         match signal {
             Signal::INT if is_for_child && matches!(self.owner, TerminalOwner::Pause) => {
-                self.return_to_table(screen)?;
+                self.return_to_table()?;
             }
             Signal::INT | Signal::QUIT if is_for_child => {
                 self.is_child_interrupted = matches!(self.owner, TerminalOwner::Child(_));
             }
-            Signal::TSTP => self.suspend(screen)?,
+            Signal::TSTP => self.suspend()?,
             Signal::CONT => match self.owner {
-                TerminalOwner::Table | TerminalOwner::Stopped => self.return_to_table(screen)?,
-                TerminalOwner::Pause => screen.set_raw_mode().map_err(terminal_error)?,
+                TerminalOwner::Table | TerminalOwner::Stopped => self.return_to_table()?,
+                TerminalOwner::Pause => self.screen.set_raw_mode().map_err(terminal_error)?,
                 TerminalOwner::Child(_) => {}
             },
             _ => return Ok(Some(signals::exit_code(signal))),
