@@ -1,5 +1,6 @@
 //! The agent of `colibri run`: forwarded signals, the state of its output, and the exit code.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use colibri_client::{
@@ -26,19 +27,20 @@ const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(300);
 /// Time after a signal within which blocked output or the agent's end is attributed to it.
 const SIGNAL_EFFECT: Duration = Duration::from_secs(10);
 
+/// Returns the timeout for the daemon's answer to a call.
+fn timeout_of(call: u64) -> Duration {
+    match call {
+        KILL_CALL => KILL_TIMEOUT,
+        _ => SIGNAL_TIMEOUT,
+    }
+}
+
 /// Result of a call to the daemon that runs as a task.
 pub(super) enum CallOutcome {
     /// The call with this number, a signal or the kill, has finished.
     Finished(u64, Result<KillResult, ClientError>),
     /// The agent has ended; its output may not be written yet.
     Ended(Result<Option<Exit>, ClientError>),
-}
-
-/// A call to the daemon without a result.
-struct PendingCall {
-    number: u64,
-    start: Instant,
-    deadline: Instant,
 }
 
 /// A signal that was forwarded before, and was received again.
@@ -75,7 +77,8 @@ pub(super) struct ForegroundAgent {
     signals: Vec<Signal>,
     last_signal_at: Option<Instant>,
     repeated: Option<RepeatedSignal>,
-    pending: Vec<PendingCall>,
+    /// Start times of the calls without a result, by number.
+    pending: HashMap<u64, Instant>,
     ended: Option<Ended>,
     written: OutputState,
 }
@@ -91,7 +94,7 @@ impl ForegroundAgent {
             signals: Vec::new(),
             last_signal_at: None,
             repeated: None,
-            pending: Vec::new(),
+            pending: HashMap::new(),
             ended: None,
             written: OutputState::Complete,
         }
@@ -114,16 +117,11 @@ impl ForegroundAgent {
             no_restart: true,
             ..KillParams::new(&self.id)
         };
-        self.kill(self.signals.len() as u64, SIGNAL_TIMEOUT, params);
+        self.kill(self.signals.len() as u64, params);
     }
 
-    fn kill(&mut self, number: u64, timeout: Duration, params: KillParams) {
-        let start = Instant::now();
-        self.pending.push(PendingCall {
-            number,
-            start,
-            deadline: start + timeout,
-        });
+    fn kill(&mut self, number: u64, params: KillParams) {
+        self.pending.insert(number, Instant::now());
         let mut client = self.client.clone();
         self.calls.spawn(async move {
             let params = &params;
@@ -146,7 +144,7 @@ impl ForegroundAgent {
     pub(super) fn handle_result(&mut self, result: CallOutcome) -> Option<u8> {
         match result {
             CallOutcome::Finished(call, result) => {
-                self.pending.retain(|pending| pending.number != call);
+                self.pending.remove(&call);
                 if let Err(error) = result
                     && (call == KILL_CALL || self.ended.is_none())
                 {
@@ -189,8 +187,8 @@ impl ForegroundAgent {
             ));
             return Some(self.or_own_failure(ended.exit_code));
         }
-        let oldest_call = self.pending.iter().map(|call| call.start).min();
-        let is_unanswered = oldest_call.is_some_and(|start| start.elapsed() >= UNRESPONSIVE_AFTER);
+        let mut calls = self.pending.values();
+        let is_unanswered = calls.any(|start| start.elapsed() >= UNRESPONSIVE_AFTER);
         if let Some(repeated) = &self.repeated
             && repeated.at.elapsed() <= SIGNAL_EFFECT
             && (is_unanswered || self.sink.blocked_for() >= UNRESPONSIVE_AFTER)
@@ -200,8 +198,11 @@ impl ForegroundAgent {
             ));
             return Some(signals::exit_code(repeated.signal));
         }
-        let now = Instant::now();
-        if self.pending.iter().any(|call| call.deadline <= now) {
+        if self
+            .pending
+            .iter()
+            .any(|(call, start)| start.elapsed() >= timeout_of(*call))
+        {
             output::message(&format!(
                 "the daemon at {socket} does not answer, and agent {id} may still run; when the daemon answers again, end the agent with colibri kill {id}",
                 socket = self.socket,
@@ -227,7 +228,7 @@ impl ForegroundAgent {
         if failure.is_broken_pipe() {
             if self.written != OutputState::ReaderClosed {
                 self.written = OutputState::ReaderClosed;
-                self.kill(KILL_CALL, KILL_TIMEOUT, KillParams::new(&self.id));
+                self.kill(KILL_CALL, KillParams::new(&self.id));
             }
             return;
         }
