@@ -91,7 +91,7 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
             },
             line = typed_lines.next(), if sending.is_empty() => if let Some(bytes) = view.encode_line(&agent, &line) {
                 let (client, id) = (client.get(), agent.id.clone());
-                sending.spawn(async move { client.send_all(&id, &bytes, Some(INPUT_TIMEOUT)).await });
+                sending.spawn(async move { client.send_all(&id, &bytes, INPUT_TIMEOUT).await });
             },
             Some(result) = sending.join_next() => if let Ok(Err(error)) = result {
                 view.show_message(&error.to_string());

@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::CommandFactory;
 use clap_complete::Shell;
 use colibri_client::glasspane::{AgentCommand, PromptDelivery};
-use colibri_client::{Agent, Client, ClientError, ErrorKind, KillOutcome, KillParams};
+use colibri_client::{
+    Agent, Client, ClientError, ErrorKind, KillOutcome, KillParams, RestartAgentParams,
+};
 use jiff::Timestamp;
 
 use crate::args::{Arguments, Background, Global, KillArgs, PsArgs, SendArgs, milliseconds};
@@ -105,7 +107,7 @@ pub(crate) async fn runs(global: &Global, id: &str, json: bool) -> Result<u8, Cl
 pub(crate) async fn send(global: &Global, options: SendArgs) -> Result<u8, CliError> {
     let client = connect(global).await?;
     let agent = client.find_agent(&options.agent.id).await?;
-    let send = async |bytes: &[u8]| client.send_all(&agent.id, bytes, Some(INPUT_TIMEOUT)).await;
+    let send = async |bytes: &[u8]| client.send_all(&agent.id, bytes, INPUT_TIMEOUT).await;
     match options.line.as_deref() {
         None => {}
         Some("-") => {
@@ -203,8 +205,11 @@ pub(crate) async fn restart(
     grace: Duration,
 ) -> Result<u8, CliError> {
     for_each_agent(global, ids, async |client, agent| {
-        let restarted = client.restart_agent(&agent.id, Some(grace)).await?;
-        output::print(format!("{restarted}\n"))
+        let (id, grace_ms) = (agent.id, Some(milliseconds(grace)));
+        let restarted = client
+            .restart_agent(RestartAgentParams { id, grace_ms })
+            .await?;
+        output::print(format!("{}\n", restarted.id))
     })
     .await
 }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use colibri_proto::{
     Agent, Call, DoctorResult, Empty, ErrorKind, ExplainResult, IdParams, InputParams, InputResult,
@@ -21,8 +20,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::connection::{self, SharedCalls, lock};
 use crate::peer::own_uid;
-use crate::resolve::refuse_blank;
-use crate::{ClientError, TrustedUsers, resolve};
+use crate::{ClientError, TrustedUsers, refuse_blank, resolve};
 
 /// Capacity of the notification queue of a subscription; when it is full, its connection is not read.
 const EVENT_QUEUE: usize = 64;
@@ -51,18 +49,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::NoDaemon`] if no process listens, [`ClientError::UntrustedPeer`] if its user is not trusted.
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
-        Self::connect_trusting(socket, TrustedUsers::default()).await
-    }
-
-    /// Connects to the daemon at `socket` if it runs as one of the trusted users.
-    ///
-    /// # Errors
-    /// As [`Client::connect`].
-    pub async fn connect_trusting(
-        socket: &Path,
-        trusted: TrustedUsers,
-    ) -> Result<Self, ClientError> {
-        Self::open(socket.into(), trusted, None).await
+        Self::open(socket.into(), TrustedUsers::default(), None).await
     }
 
     /// Returns whether the connection has ended.
@@ -71,7 +58,7 @@ impl Client {
         lock(&self.calls).is_none()
     }
 
-    async fn open(
+    pub(crate) async fn open(
         socket: Arc<Path>,
         trusted: TrustedUsers,
         events: Option<mpsc::Sender<Notification>>,
@@ -223,27 +210,22 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn kill_agent(&self, params: KillParams) -> Result<KillResult, ClientError> {
-        id_params(&params.id)?;
+        refuse_blank(&params.id)?;
         self.call(Call::KillAgent(params)).await
     }
 
     /// Restarts an agent, whatever its restart policy, and returns the id of the restarted agent: unchanged if it was
-    /// running, otherwise new. `grace` is the time between TERM and KILL for a running agent.
+    /// running, otherwise new.
     ///
     /// # Errors
     /// See [`ClientError`]; [`ErrorKind::EnvironmentNotKept`](crate::ErrorKind::EnvironmentNotKept) for an ended agent
     /// with environment variables, whose values are not kept.
     pub async fn restart_agent(
         &self,
-        agent: &str,
-        grace: Option<Duration>,
-    ) -> Result<String, ClientError> {
-        let params = RestartAgentParams {
-            id: agent.to_owned(),
-            grace_ms: grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
-        };
-        let result: RestartResult = self.call(Call::RestartAgent(params)).await?;
-        Ok(result.id)
+        params: RestartAgentParams,
+    ) -> Result<RestartResult, ClientError> {
+        refuse_blank(&params.id)?;
+        self.call(Call::RestartAgent(params)).await
     }
 
     /// Sends bytes to an agent's stdin, at most 512 KiB, and returns how many bytes the agent's pipe accepted, which
@@ -275,7 +257,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn read_journal(&self, params: ReadParams) -> Result<ReadResult, ClientError> {
-        id_params(&params.id)?;
+        refuse_blank(&params.id)?;
         self.call(Call::ReadJournal(params)).await
     }
 

@@ -16,7 +16,7 @@ const INPUT_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Client {
     /// Sends bytes to an agent's stdin until it has accepted all of them. `timeout` is the maximum time without
-    /// progress; absent: unlimited.
+    /// progress.
     ///
     /// # Errors
     /// [`ClientError::Unresponsive`] after the timeout; otherwise see [`ClientError`].
@@ -24,7 +24,7 @@ impl Client {
         &self,
         agent: &str,
         bytes: &[u8],
-        timeout: Option<Duration>,
+        timeout: Duration,
     ) -> Result<(), ClientError> {
         let mut rest = bytes;
         let mut progress = Instant::now();
@@ -33,7 +33,7 @@ impl Client {
             rest = rest.get(accepted..).unwrap_or_default();
             if accepted > 0 {
                 progress = Instant::now();
-            } else if timeout.is_some_and(|timeout| progress.elapsed() > timeout) {
+            } else if progress.elapsed() > timeout {
                 return Err(ClientError::Unresponsive(format!(
                     "cannot send input to agent {agent}: it does not read its input, and {} bytes were not sent; try again when it reads",
                     rest.len()
@@ -75,12 +75,12 @@ impl Client {
         let command_id = unique_command_id();
         let bytes = encode_command(agent.runtime, &command_id, command)?;
         if !sends_responses(agent.runtime) || matches!(command, AgentCommand::Answer(..)) {
-            return self.send_all(&agent.id, &bytes, Some(timeout)).await;
+            return self.send_all(&agent.id, &bytes, timeout).await;
         }
         // Subscribe before the command is sent, so that the response is not missed.
         let mut events = self.subscribe_new_stdout(&agent.id).await?;
         let mut responses = ResponseParser::default();
-        let sending = self.send_all(&agent.id, &bytes, Some(timeout));
+        let sending = self.send_all(&agent.id, &bytes, timeout);
         tokio::pin!(sending);
         let mut sent_at = None;
         loop {

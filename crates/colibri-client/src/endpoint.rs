@@ -106,7 +106,7 @@ impl Endpoint {
     }
 
     pub(crate) async fn connect_at(&self, socket: &Path) -> Result<Client, ClientError> {
-        let error = match Client::connect_trusting(socket, self.trusted).await {
+        let error = match Client::open(socket.into(), self.trusted, None).await {
             Err(error @ ClientError::NoDaemon { .. }) => error,
             other => return other,
         };

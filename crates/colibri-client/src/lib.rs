@@ -21,7 +21,7 @@ pub use follow::{FollowEvent, FollowStream, OutputChunk, new_output, output_byte
 pub use output::{OutputReader, StreamRange, last_lines};
 pub use peer::{TrustedUsers, UnknownUser};
 pub use reconnect::CurrentClient;
-pub use resolve::{MIN_PREFIX, ResolveError, is_blank, resolve};
+pub use resolve::{MIN_PREFIX, ResolveError, refuse_blank, resolve};
 pub use roster::{AgentEntry, MeasuredUsage, Roster};
 
 use std::io;

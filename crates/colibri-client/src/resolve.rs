@@ -16,8 +16,11 @@ pub const MIN_PREFIX: usize = 4;
 pub struct ResolveError(String);
 
 /// Refuses an empty or whitespace selector, usually from an unset shell variable.
-pub(crate) fn refuse_blank(selector: &str) -> Result<(), ResolveError> {
-    match is_blank(selector) {
+///
+/// # Errors
+/// The selector is empty or whitespace.
+pub fn refuse_blank(selector: &str) -> Result<(), ResolveError> {
+    match selector.trim().is_empty() {
         true => Err(ResolveError(
             "no agent selected: the id or name is empty; give an id or a name from colibri ps"
                 .to_owned(),
@@ -83,12 +86,6 @@ fn ambiguous(selector: &str, reason: &str, agents: &[&Agent]) -> ResolveError {
     ResolveError(format!(
         "{selector:?} is {reason}: {ids}; give the whole ID of one"
     ))
-}
-
-/// Returns whether a text is empty or only whitespace.
-#[must_use]
-pub fn is_blank(text: &str) -> bool {
-    text.trim().is_empty()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use colibri_client::{Stream, WallTime};
+use colibri_client::{ResolveError, Stream, WallTime, refuse_blank};
 use jiff::Timestamp;
 
 /// Parses a time, or an age before now.
@@ -20,12 +20,8 @@ pub(super) fn stream() -> impl TypedValueParser<Value = Stream> {
 }
 
 /// Refuses an empty agent selector before any request is sent: it is usually an unset shell variable.
-pub(super) fn agent(text: &str) -> Result<String, String> {
-    if colibri_client::is_blank(text) {
-        return Err(
-            "an empty ID or name selects no agent; give an ID or a name from colibri ps".to_owned(),
-        );
-    }
+pub(super) fn agent(text: &str) -> Result<String, ResolveError> {
+    refuse_blank(text)?;
     Ok(text.to_owned())
 }
 
