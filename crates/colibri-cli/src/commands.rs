@@ -62,13 +62,12 @@ pub(crate) async fn spawn(global: &Global, background: Background) -> Result<u8,
         let command = AgentCommand::Prompt(&prompt, PromptDelivery::Now);
         client.command(&agent, &command, INPUT_TIMEOUT).await
     };
-    match prompted.await {
-        Ok(()) => Ok(0),
-        Err(error) => Err(CliError::Message(format!(
+    prompted.await.map(|()| 0).map_err(|error: ClientError| {
+        CliError::Message(format!(
             "cannot send the prompt: {error}; agent {id} runs; send the prompt with colibri prompt {id}",
             id = agent.id
-        ))),
-    }
+        ))
+    })
 }
 
 pub(crate) async fn ps(global: &Global, list: &PsArgs) -> Result<u8, CliError> {

@@ -1,6 +1,6 @@
 //! `colibri status`: the details of agents.
 
-use colibri_client::{Agent, AgentState, AgentView};
+use colibri_client::{Agent, AgentState};
 use jiff::Timestamp;
 
 use crate::args::Global;
@@ -50,37 +50,32 @@ fn page(agent: &Agent, now: Timestamp) -> String {
     let last = last.map_or(String::new(), |at| format!(", last at {at}"));
     rows.push(("output", format!("{stdout} stdout, {stderr} stderr{last}")));
     if let Some(view) = &agent.view {
-        view_rows(view, &mut rows);
+        rows.push(("turns", view.turns.to_string()));
+        rows.push((
+            "tokens",
+            format!(
+                "{} read, {} from a cache or to it, {} written",
+                view.input_tokens, view.cached_tokens, view.output_tokens
+            ),
+        ));
+        rows.push(("cost", format!("${:.4}", view.cost_usd)));
+        if view.queued > 0 {
+            rows.push(("queued", format!("{} prompt(s)", view.queued)));
+        }
+        if view.malformed_lines > 0 {
+            rows.push((
+                "malformed",
+                format!(
+                    "{} of {} lines are not events",
+                    view.malformed_lines, view.events
+                ),
+            ));
+        }
+        rows.extend(view.last_error.clone().map(|error| ("last error", error)));
     }
     let row =
         |(name, value): &(&str, String)| format!("{name:<10}  {}\n", sanitize(value, MAX_VALUE));
     rows.iter().map(row).collect()
-}
-
-/// Appends the rows of the counters.
-fn view_rows(view: &AgentView, rows: &mut Vec<(&str, String)>) {
-    rows.push(("turns", view.turns.to_string()));
-    rows.push((
-        "tokens",
-        format!(
-            "{} read, {} from a cache or to it, {} written",
-            view.input_tokens, view.cached_tokens, view.output_tokens
-        ),
-    ));
-    rows.push(("cost", format!("${:.4}", view.cost_usd)));
-    if view.queued > 0 {
-        rows.push(("queued", format!("{} prompt(s)", view.queued)));
-    }
-    if view.malformed_lines > 0 {
-        rows.push((
-            "malformed",
-            format!(
-                "{} of {} lines are not events",
-                view.malformed_lines, view.events
-            ),
-        ));
-    }
-    rows.extend(view.last_error.clone().map(|error| ("last error", error)));
 }
 
 /// Formats the state, its duration, and the current tool or activity.

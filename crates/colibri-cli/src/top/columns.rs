@@ -138,23 +138,23 @@ impl Column {
             Runtime => a.agent.runtime.as_str().cmp(b.agent.runtime.as_str()),
             Jail => jail(a).cmp(jail(b)),
             Cpu | Memory | Output | Turns | Tokens | Cost => {
-                self.amount(a).total_cmp(&self.amount(b))
+                let order = self.amount(a).partial_cmp(&self.amount(b));
+                order.unwrap_or(Ordering::Equal)
             }
         }
     }
 
-    /// Returns the value of a column of amounts; -1 if it is unknown.
-    fn amount(self, entry: &AgentEntry) -> f64 {
+    /// Returns the value of a column of amounts, if it is known.
+    fn amount(self, entry: &AgentEntry) -> Option<f64> {
         let view = entry.agent.view.as_ref();
-        let known = match self {
+        match self {
             Cpu => entry.usage.map(|usage| usage.cpu_percent.unwrap_or(0.0)),
             Memory => entry.usage.map(|usage| usage.memory_bytes as f64),
             Turns => view.map(|view| view.turns as f64),
             Cost => view.map(|view| view.cost_usd),
             Tokens => Some(tokens(entry) as f64),
             _ => Some(output(entry) as f64),
-        };
-        known.unwrap_or(-1.0)
+        }
     }
 }
 

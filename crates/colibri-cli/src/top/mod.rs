@@ -27,6 +27,7 @@ use colibri_client::Client;
 use rustix::process::{Signal, getpgrp, getsid, kill_current_process_group};
 use tokio::process::Child;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use self::app::{Action, App};
@@ -75,7 +76,7 @@ struct Top {
     owner: TerminalOwner,
     socket: PathBuf,
     client: Client,
-    updates: mpsc::Sender<Update>,
+    requests: JoinSet<Option<Update>>,
     needs_draw: bool,
     is_measuring: bool,
     /// Time until which SIGINT is attributed to the child.
@@ -94,8 +95,7 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
     let feed = feed::subscribe(&client).await?;
     let socket = endpoint.socket();
     let (sender, mut updates) = mpsc::channel(UPDATE_QUEUE);
-    let following = feed::follow(endpoint, feed.events, sender.clone());
-    tokio::spawn(following);
+    tokio::spawn(feed::follow(endpoint, feed.events, sender));
     let mut signals = SignalStream::install(&SIGNALS)?;
     let mut keys = Keys::new()?;
     let mut top = Top {
@@ -104,7 +104,7 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
         owner: TerminalOwner::Table,
         socket,
         client,
-        updates: sender,
+        requests: JoinSet::new(),
         needs_draw: true,
         is_measuring: false,
         child_interrupt_until: Instant::now(),
@@ -145,6 +145,7 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
             }
             _ = tick.tick() => top.needs_draw = true,
             _ = measure_tick.tick() => top.measure(),
+            Some(Ok(Some(update))) = top.requests.join_next() => top.apply(update),
             Some(update) = updates.recv() => top.apply(update),
         }
     }
@@ -185,7 +186,8 @@ impl Top {
             Update::Disconnected(reason) => self.app.lost = Some(reason),
             Update::Event(event) => {
                 if let Some(id) = self.app.roster.apply(&event) {
-                    self.spawn(feed::get_agent(self.client.clone(), id));
+                    self.requests
+                        .spawn(feed::get_agent(self.client.clone(), id));
                 }
             }
             Update::Agent(agent) => self.app.roster.insert(*agent),
@@ -199,22 +201,13 @@ impl Top {
         }
     }
 
-    fn spawn(&self, request: impl Future<Output = Option<Update>> + Send + 'static) {
-        let updates = self.updates.clone();
-        tokio::spawn(async move {
-            if let Some(update) = request.await {
-                let _ = updates.send(update).await;
-            }
-        });
-    }
-
     /// Requests a measurement, unless one is in progress or the table is not visible.
     fn measure(&mut self) {
         let ids = self.app.ids_to_measure();
         let is_visible = matches!(self.owner, TerminalOwner::Table) && self.app.lost.is_none();
         if !self.is_measuring && is_visible && !ids.is_empty() {
             self.is_measuring = true;
-            self.spawn(feed::measure(self.client.clone(), ids));
+            self.requests.spawn(feed::measure(self.client.clone(), ids));
         }
     }
 
@@ -226,8 +219,10 @@ impl Top {
             Action::Suspend => self.suspend()?,
             Action::Redraw => self.screen.clear().map_err(terminal_error)?,
             Action::Attach(id) => self.attach(&id)?,
-            Action::Prompt { id, text } => self.spawn(feed::prompt(client, id, text)),
-            Action::Kill(id) => self.spawn(feed::kill(client, id)),
+            Action::Prompt { id, text } => {
+                drop(self.requests.spawn(feed::prompt(client, id, text)))
+            }
+            Action::Kill(id) => drop(self.requests.spawn(feed::kill(client, id))),
         }
         Ok(false)
     }
