@@ -8,7 +8,7 @@ use colibri_config::{ConfigFile, PartialSettings, SettingsError};
 use crate::args::Global;
 use crate::error::CliError;
 use crate::output;
-use crate::paths::{CurrentDir, PathError};
+use crate::paths::CurrentDir;
 
 /// Returns the value of an environment variable, if it is UTF-8.
 pub(crate) fn lookup(name: &str) -> Option<String> {
@@ -21,7 +21,7 @@ pub(crate) fn settings(global: &Global) -> Result<PartialSettings, CliError> {
 }
 
 /// Returns the settings from options and environment. A relative socket path is resolved against the current directory.
-fn explicit_settings(global: &Global) -> Result<PartialSettings, PathError> {
+fn explicit_settings(global: &Global) -> Result<PartialSettings, CliError> {
     let socket = global.socket.as_deref();
     let options = PartialSettings {
         socket: socket

@@ -6,7 +6,6 @@ use colibri_client::{ClientError, ErrorKind};
 
 use crate::exit::OWN_FAILURE;
 use crate::flags;
-use crate::paths::PathError;
 
 /// An error of a command.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +22,6 @@ pub(crate) enum CliError {
     EnvFile(#[from] colibri_config::env_file::EnvFileError),
     #[error(transparent)]
     DaemonUser(#[from] colibri_client::UnknownUser),
-    #[error(transparent)]
-    Path(#[from] PathError),
     #[error(
         "cannot run top: standard input and output must be a terminal; use colibri ps or colibri events instead"
     )]

@@ -3,10 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// The message about a path that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct PathError(String);
+use crate::error::CliError;
 
 /// The current directory of this process.
 pub(crate) struct CurrentDir {
@@ -30,35 +27,35 @@ impl CurrentDir {
         }
     }
 
-    fn directory(&self) -> Result<&Path, PathError> {
+    fn directory(&self) -> Result<&Path, CliError> {
         let directory = self.directory.as_deref();
-        directory.map_err(|error| PathError(format!(
+        directory.map_err(|error| CliError::Message(format!(
             "cannot determine the current directory, which may have been deleted: {error}; change to another directory, or pass --cwd and absolute paths"
         )))
     }
 
     /// Returns the current directory as text.
-    pub(crate) fn text(&self) -> Result<String, PathError> {
+    pub(crate) fn text(&self) -> Result<String, CliError> {
         let directory = self.directory()?;
         let text = directory.to_str().map(str::to_owned);
-        text.ok_or_else(|| PathError(format!(
+        text.ok_or_else(|| CliError::Message(format!(
             "cannot use the current directory {directory:?}: it is not UTF-8; change to another directory, or pass --cwd"
         )))
     }
 
     /// Returns the absolute path for a typed path, as text; see [`normalize`].
-    pub(crate) fn normalize(&self, typed: &Path) -> Result<String, PathError> {
+    pub(crate) fn normalize(&self, typed: &Path) -> Result<String, CliError> {
         let path = self.path(typed)?;
         let text = path.to_str().map(str::to_owned);
         text.ok_or_else(|| {
-            PathError(format!(
+            CliError::Message(format!(
                 "cannot use path {path:?}: it is not UTF-8; give a path in UTF-8"
             ))
         })
     }
 
     /// Returns the absolute path for a typed path; see [`normalize`].
-    pub(crate) fn path(&self, typed: &Path) -> Result<PathBuf, PathError> {
+    pub(crate) fn path(&self, typed: &Path) -> Result<PathBuf, CliError> {
         if typed.is_absolute() {
             let directory = self.directory.as_deref().unwrap_or(Path::new("/"));
             return normalize(typed, directory, self.shell.as_deref());
@@ -71,9 +68,9 @@ impl CurrentDir {
 ///
 /// Keeps symbolic links, so that the daemon can refuse paths that contain one, with two exceptions: the part before a
 /// `..` is resolved, as the kernel does, and a prefix that equals the shell's `PWD` is replaced by `directory`.
-fn normalize(typed: &Path, directory: &Path, shell: Option<&Path>) -> Result<PathBuf, PathError> {
+fn normalize(typed: &Path, directory: &Path, shell: Option<&Path>) -> Result<PathBuf, CliError> {
     if typed.as_os_str().is_empty() {
-        return Err(PathError(
+        return Err(CliError::Message(
             "cannot use an empty path; give a directory, like . for the current one".to_owned(),
         ));
     }
@@ -86,7 +83,7 @@ fn normalize(typed: &Path, directory: &Path, shell: Option<&Path>) -> Result<Pat
     let mut path = match last_parent {
         None => head,
         Some(_) => head.canonicalize().map_err(|error| {
-            PathError(format!(
+            CliError::Message(format!(
                 "cannot resolve {head:?}: {error}; give an existing path, or one without \"..\""
             ))
         })?,
@@ -150,7 +147,7 @@ mod tests {
         }
         for (typed, problem) in [("", "an empty path"), ("absent/../x", "cannot resolve")] {
             let error = normalize(Path::new(typed), &current, None).unwrap_err();
-            assert!(error.0.contains(problem), "{error}");
+            assert!(error.to_string().contains(problem), "{error}");
         }
     }
 
@@ -177,7 +174,7 @@ mod tests {
             ),
         ] {
             let error = found.unwrap_err();
-            assert!(error.0.contains(problem), "{error}");
+            assert!(error.to_string().contains(problem), "{error}");
         }
         assert_eq!(deleted().normalize(Path::new("/usr/")).unwrap(), "/usr");
     }

@@ -52,9 +52,6 @@ impl Endpoint {
                 Err(ClientError::OtherSocket(_)) => io::ErrorKind::NotFound.into(),
                 Err(error) => return Err(error),
             };
-            if !has_crashed(&source) {
-                crashed_since = None;
-            }
             match &self.program {
                 Some(program) if has_crashed(&source) => {
                     let since = *crashed_since.get_or_insert_with(Instant::now);
@@ -64,11 +61,12 @@ impl Endpoint {
                         return Ok(client);
                     }
                 }
-                _ if !is_waiting_reported => {
-                    is_waiting_reported = true;
-                    report(ConnectionEvent::Waiting { socket }).await;
+                _ => {
+                    crashed_since = None;
+                    if !std::mem::replace(&mut is_waiting_reported, true) {
+                        report(ConnectionEvent::Waiting { socket }).await;
+                    }
                 }
-                _ => {}
             }
         }
     }
@@ -122,13 +120,10 @@ impl CurrentClient {
         F: Future<Output = Result<T, ClientError>>,
     {
         loop {
-            match call(self.get()).await {
-                Err(error) if error.is_lost_connection() => {
-                    if !self.changed().await {
-                        return Err(error);
-                    }
-                }
-                other => return other,
+            let result = call(self.get()).await;
+            let is_lost = matches!(&result, Err(error) if error.is_lost_connection());
+            if !is_lost || !self.changed().await {
+                return result;
             }
         }
     }

@@ -21,17 +21,13 @@ pub struct AgentEntry {
 }
 
 /// Measured resource usage of an agent.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MeasuredUsage {
     /// CPU time between the last two measurements, in percent of one CPU: two busy CPUs are 200. `None` after the first
     /// measurement.
     pub cpu_percent: Option<f64>,
-    /// See [`Usage::cpu_ms`].
-    pub cpu_ms: u64,
-    /// See [`Usage::memory_bytes`].
-    pub memory_bytes: u64,
-    /// See [`Usage::processes`].
-    pub processes: u32,
+    /// The last measurement.
+    pub last: Usage,
     at_ms: u64,
 }
 
@@ -56,24 +52,15 @@ impl AgentEntry {
         self.agent.exited_at.is_none()
     }
 
-    fn apply_state(&mut self, event: &StateEvent) {
-        self.agent.state = event.state;
-        self.since = Some(event.since.clone());
-        self.current_tool.clone_from(&event.current_tool);
-        self.last_error.clone_from(&event.last_error);
-    }
-
     fn apply_usage(&mut self, usage: &Usage, at_ms: u64) {
-        let cpu_percent = self.usage.and_then(|before| {
+        let cpu_percent = self.usage.as_ref().and_then(|before| {
             let elapsed_ms = at_ms.checked_sub(before.at_ms).filter(|ms| *ms > 0)?;
-            let cpu_ms = usage.cpu_ms.checked_sub(before.cpu_ms)?;
+            let cpu_ms = usage.cpu_ms.checked_sub(before.last.cpu_ms)?;
             Some(cpu_ms as f64 * 100.0 / elapsed_ms as f64)
         });
         self.usage = Some(MeasuredUsage {
             cpu_percent,
-            cpu_ms: usage.cpu_ms,
-            memory_bytes: usage.memory_bytes,
-            processes: usage.processes,
+            last: usage.clone(),
             at_ms,
         });
         self.agent.stdout_bytes = usage.stdout_bytes;
@@ -129,7 +116,10 @@ impl Roster {
         match event {
             Notification::AgentState(event) => match self.agents.get_mut(&event.id) {
                 Some(entry) => {
-                    entry.apply_state(event);
+                    entry.agent.state = event.state;
+                    entry.since = Some(event.since.clone());
+                    entry.current_tool.clone_from(&event.current_tool);
+                    entry.last_error.clone_from(&event.last_error);
                     None
                 }
                 None => {
@@ -292,7 +282,7 @@ mod tests {
         ] {
             roster.apply_usage(&used("a", at_ms, cpu_ms));
             let entry = roster.get("a").unwrap();
-            assert_eq!(entry.usage.unwrap().cpu_percent, share, "{at_ms}");
+            assert_eq!(entry.usage.as_ref().unwrap().cpu_percent, share, "{at_ms}");
             assert_eq!(entry.agent.stdout_bytes, 10);
         }
         roster.apply_usage(&used("unknown", 1, 1));

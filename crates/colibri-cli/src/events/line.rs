@@ -180,10 +180,6 @@ impl EventLine {
         }
     }
 
-    pub(super) fn is_exit(&self) -> bool {
-        matches!(self.event, EventKind::Exit { .. })
-    }
-
     /// Formats the line for a terminal. Untrusted text is sanitized.
     pub(super) fn to_text(&self) -> String {
         let id = self.id.as_deref().unwrap_or("-");

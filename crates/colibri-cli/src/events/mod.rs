@@ -9,7 +9,7 @@ use colibri_client::{
 };
 use tokio::sync::mpsc;
 
-use self::line::EventLine;
+use self::line::{EventKind, EventLine};
 use self::tracker::Tracker;
 use crate::args::{EventsArgs, Global};
 use crate::connect::endpoint;
@@ -92,7 +92,7 @@ impl EventPrinter {
             let Some(line) = self.tracker.line(event)? else {
                 continue;
             };
-            if line.is_exit() {
+            if matches!(line.event, EventKind::Exit { .. }) {
                 self.ids.retain(|id| line.id.as_ref() != Some(id));
             }
             self.print(&line)?;
@@ -115,7 +115,7 @@ impl EventPrinter {
         for id in subscriptions {
             let mut offset = |stream| {
                 let id = id.as_deref().filter(|_| with_output)?;
-                Some(self.tracker.next_offset(id, stream))
+                Some(*self.tracker.next_offset(id, stream))
             };
             let params = SubscribeParams {
                 stream: (!with_output).then_some(StreamChoice::None),
@@ -149,11 +149,11 @@ impl EventPrinter {
         agents: &[Agent],
     ) -> Result<(), CliError> {
         for agent in agents {
-            if !self.tracker.tracks_output_of(&agent.id) {
+            if !self.tracker.offsets.contains_key(&agent.id) {
                 continue;
             }
             let ranges = agent.written().map(|(stream, end)| {
-                let start = self.tracker.next_offset(&agent.id, stream);
+                let start = *self.tracker.next_offset(&agent.id, stream);
                 StreamRange { stream, start, end }
             });
             let mut reader = OutputReader::new(client, &agent.id, &ranges, true);

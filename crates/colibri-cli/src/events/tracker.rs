@@ -15,7 +15,7 @@ pub(super) struct Tracker {
     /// Ids of the agents that run, according to the events so far.
     running: BTreeSet<String>,
     /// Offsets of the next bytes, by agent, for agents that have not ended and whose output is printed.
-    offsets: BTreeMap<String, HashMap<Stream, u64>>,
+    pub(super) offsets: BTreeMap<String, HashMap<Stream, u64>>,
 }
 
 impl Tracker {
@@ -28,16 +28,7 @@ impl Tracker {
     }
 
     /// Returns the offset of the next byte of a stream, and starts to track the agent's output.
-    pub(super) fn next_offset(&mut self, id: &str, stream: Stream) -> u64 {
-        *self.offset_mut(id, stream)
-    }
-
-    /// Returns whether the agent's output is tracked.
-    pub(super) fn tracks_output_of(&self, id: &str) -> bool {
-        self.offsets.contains_key(id)
-    }
-
-    fn offset_mut(&mut self, id: &str, stream: Stream) -> &mut u64 {
+    pub(super) fn next_offset(&mut self, id: &str, stream: Stream) -> &mut u64 {
         let offsets = self.offsets.entry(id.to_owned()).or_default();
         offsets.entry(stream).or_default()
     }
@@ -53,7 +44,7 @@ impl Tracker {
 
     /// Returns the line for a chunk of output, and advances the offset of its stream.
     pub(super) fn output_line(&mut self, id: &str, chunk: OutputChunk) -> EventLine {
-        *self.offset_mut(id, chunk.stream) = chunk.offset + chunk.bytes.len() as u64;
+        *self.next_offset(id, chunk.stream) = chunk.offset + chunk.bytes.len() as u64;
         let event = EventKind::Output {
             stream: chunk.stream,
             offset: chunk.offset,
@@ -135,7 +126,7 @@ impl Tracker {
             }
             Notification::AgentOutput(event) => {
                 let id = event.id.clone();
-                let next = self.offset_mut(&id, event.stream);
+                let next = self.next_offset(&id, event.stream);
                 let chunk = new_output(event, next)?;
                 return Ok(chunk.map(|chunk| self.output_line(&id, chunk)));
             }

@@ -57,7 +57,7 @@ pub(super) struct App {
     /// Message in the last line, until the next key.
     pub(super) message: Option<String>,
     /// Ids of the filtered and sorted agents.
-    rows: Vec<String>,
+    pub(super) rows: Vec<String>,
     selected: Option<String>,
     /// Row of the selection; it stays if the selected agent is removed.
     selected_row: usize,
@@ -111,11 +111,6 @@ impl App {
 
     pub(super) fn selected(&self) -> Option<&AgentEntry> {
         self.roster.get(self.selected.as_deref()?)
-    }
-
-    /// Returns the number of agents that match the filter.
-    pub(super) fn count(&self) -> usize {
-        self.rows.len()
     }
 
     /// Returns the running agents to measure: the visible ones, or all matching ones if the order depends on usage.

@@ -83,9 +83,8 @@ impl Column {
     }
 
     pub(super) fn next(self) -> Self {
-        let at = Self::ALL.iter().position(|column| *column == self);
-        let next = at.map_or(0, |at| (at + 1) % Self::ALL.len());
-        Self::ALL.get(next).copied().unwrap_or(Name)
+        let mut later = Self::ALL.into_iter().filter(|column| *column > self);
+        later.next().unwrap_or(Name)
     }
 
     /// Returns the text of a cell, not sanitized. `with_id`: the table has a column of ids, so that an agent without a name has none.
@@ -110,7 +109,7 @@ impl Column {
             Cpu => usage
                 .and_then(|usage| usage.cpu_percent)
                 .map_or_else(dash, percent),
-            Memory => usage.map_or_else(dash, |usage| short_bytes(usage.memory_bytes)),
+            Memory => usage.map_or_else(dash, |usage| short_bytes(usage.last.memory_bytes)),
             Age => age(&agent.started_at, now),
             Output => short_bytes(output(entry)),
             Turns => view.map_or_else(dash, |view| view.turns.to_string()),
@@ -146,10 +145,10 @@ impl Column {
 
     /// Returns the value of a column of amounts, if it is known.
     fn amount(self, entry: &AgentEntry) -> Option<f64> {
-        let view = entry.agent.view.as_ref();
+        let (view, usage) = (entry.agent.view.as_ref(), entry.usage.as_ref());
         match self {
-            Cpu => entry.usage.map(|usage| usage.cpu_percent.unwrap_or(0.0)),
-            Memory => entry.usage.map(|usage| usage.memory_bytes as f64),
+            Cpu => usage.map(|usage| usage.cpu_percent.unwrap_or(0.0)),
+            Memory => usage.map(|usage| usage.last.memory_bytes as f64),
             Turns => view.map(|view| view.turns as f64),
             Cost => view.map(|view| view.cost_usd),
             Tokens => Some(tokens(entry) as f64),

@@ -116,7 +116,7 @@ impl Pen<'_, '_> {
         let all = app.roster.iter().count();
         let mut text = counted(all as u64, "agent", "agents");
         if !app.filter.value().is_empty() {
-            text.push_str(&format!(", {} shown", app.count()));
+            text.push_str(&format!(", {} shown", app.rows.len()));
         }
         let mut line = Line::from(Span::styled(text, BOLD));
         for state in STATES {
@@ -140,7 +140,7 @@ impl Pen<'_, '_> {
             };
             (column.title().to_owned(), style)
         });
-        if app.count() == 0 {
+        if app.rows.is_empty() {
             let text = match app.roster.iter().next() {
                 None => "no agents; start one with colibri spawn",
                 Some(_) => "no agent matches the filter; clear it with Esc",
@@ -203,7 +203,7 @@ impl Pen<'_, '_> {
             parts.push(format!("run {}", agent.run));
         }
         if let Some(usage) = &entry.usage {
-            parts.push(counted(usage.processes.into(), "process", "processes"));
+            parts.push(counted(usage.last.processes.into(), "process", "processes"));
         }
         if let Some(view) = &agent.view {
             parts.push(counted(view.turns, "turn", "turns"));
