@@ -39,7 +39,7 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
     let (sink, mut failures) = Sink::start()?;
     let reads_input = !options.no_input && agent.exited_at.is_none();
     let mut typed_lines = TypedLines::new(reads_input);
-    let mut view = AttachView::new(&agent, &options, sink);
+    let mut view = AttachView::new(&agent, options, sink);
     let params = SubscribeParams {
         from_offset: Some(view.start_of(agent.stdout_bytes)),
         stderr_from_offset: Some(view.start_of(agent.stderr_bytes)),
@@ -102,8 +102,7 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
 
 /// Formats output and messages, and writes them.
 struct AttachView {
-    raw: bool,
-    all: bool,
+    options: AttachArgs,
     transcript: Transcript,
     formatter: TranscriptFormatter,
     last_state: Option<AgentState>,
@@ -111,10 +110,9 @@ struct AttachView {
 }
 
 impl AttachView {
-    fn new(agent: &Agent, options: &AttachArgs, sink: Sink) -> Self {
+    fn new(agent: &Agent, options: AttachArgs, sink: Sink) -> Self {
         let mut view = Self {
-            raw: options.raw,
-            all: options.all,
+            options,
             transcript: Transcript::new(agent.runtime),
             formatter: TranscriptFormatter::new(output::in_colour()),
             last_state: None,
@@ -132,7 +130,7 @@ impl AttachView {
 
     /// Returns the offset at which to start in a stream of this length.
     fn start_of(&self, length: u64) -> u64 {
-        match self.all {
+        match self.options.all {
             true => 0,
             false => length.saturating_sub(MAX_HISTORY),
         }
@@ -145,7 +143,7 @@ impl AttachView {
             }
             self.show_message(&format!("{} bytes are no longer kept", output.gap));
         }
-        if self.raw {
+        if self.options.raw {
             return self.sink.write(output.stream, output.bytes);
         }
         let items = match output.stream {
@@ -163,7 +161,7 @@ impl AttachView {
     fn show_state(&mut self, event: &StateEvent) {
         if self.last_state.replace(event.state) == Some(event.state)
             || event.state != AgentState::Stalled
-            || self.raw
+            || self.options.raw
         {
             return;
         }

@@ -48,7 +48,10 @@ async fn print_logs(global: &Global, options: LogsArgs) -> Result<(), CliError> 
     };
     if options.follow {
         let params = SubscribeParams {
-            stream: options.stream.map(StreamChoice::from),
+            stream: options.stream.map(|stream| match stream {
+                Stream::Stdout => StreamChoice::Stdout,
+                Stream::Stderr => StreamChoice::Stderr,
+            }),
             from_offset: start_of(&ranges, Stream::Stdout),
             stderr_from_offset: start_of(&ranges, Stream::Stderr),
             timed: options.timestamps,

@@ -35,16 +35,10 @@ pub enum ConnectionEvent {
         /// Socket at which it listens.
         socket: PathBuf,
     },
-    /// The daemon was stopped; the client waits for the next one.
-    Waiting {
-        /// Socket at which it listened.
-        socket: PathBuf,
-    },
-    /// The client is connected to the next daemon.
-    Reconnected {
-        /// Socket at which it listens.
-        socket: PathBuf,
-    },
+    /// The daemon at this socket was stopped; the client waits for the next one.
+    Waiting(PathBuf),
+    /// The client is connected to the next daemon, at this socket.
+    Reconnected(PathBuf),
 }
 
 impl fmt::Display for ConnectionEvent {
@@ -53,12 +47,12 @@ impl fmt::Display for ConnectionEvent {
             Self::Started { program, socket } => {
                 write!(f, "started {} at {}", program.display(), socket.display())
             }
-            Self::Waiting { socket } => write!(
+            Self::Waiting(socket) => write!(
                 f,
                 "the daemon at {} has stopped; its agents keep running; waiting for the next daemon",
                 socket.display()
             ),
-            Self::Reconnected { socket } => {
+            Self::Reconnected(socket) => {
                 write!(f, "reconnected to the daemon at {}", socket.display())
             }
         }
@@ -84,11 +78,10 @@ impl Endpoint {
     /// Returns the socket at which the daemon is expected now.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        if let Some(named) = &self.named_socket {
-            return named.clone();
-        }
-        self.running()
-            .map_or_else(|| self.default_socket.clone(), |daemon| daemon.socket)
+        let named = self.named_socket.clone();
+        named
+            .or_else(|| self.running().map(|daemon| daemon.socket))
+            .unwrap_or_else(|| self.default_socket.clone())
     }
 
     /// Returns the record of the daemon that runs with the state directory.

@@ -42,7 +42,7 @@ impl Endpoint {
             let source = match self.connect_at(&socket).await {
                 Ok(client) => match timeout(FIRST_ANSWER_TIMEOUT, client.version()).await {
                     Ok(Ok(_)) => {
-                        report(ConnectionEvent::Reconnected { socket }).await;
+                        report(ConnectionEvent::Reconnected(socket)).await;
                         return Ok(client);
                     }
                     // The daemon is shutting down, or was killed and another process still holds its socket.
@@ -57,14 +57,14 @@ impl Endpoint {
                     let since = *crashed_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= SERVICE_MANAGER_DELAY {
                         let client = self.start(program, &socket, &mut report).await?;
-                        report(ConnectionEvent::Reconnected { socket }).await;
+                        report(ConnectionEvent::Reconnected(socket)).await;
                         return Ok(client);
                     }
                 }
                 _ => {
                     crashed_since = None;
                     if !std::mem::replace(&mut is_waiting_reported, true) {
-                        report(ConnectionEvent::Waiting { socket }).await;
+                        report(ConnectionEvent::Waiting(socket)).await;
                     }
                 }
             }

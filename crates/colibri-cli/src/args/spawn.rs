@@ -13,8 +13,9 @@ use colibri_client::{
     SpawnRequest, Umask, WallTime,
 };
 use colibri_config::env_file::{self, AllowedReaders};
+use colibri_types::AgentName;
 
-use super::values::{duration, name};
+use super::values::duration;
 use crate::error::CliError;
 use crate::paths::{CurrentDir, normalize_in_jail};
 
@@ -87,8 +88,8 @@ pub(crate) struct Spawn {
     #[arg(long, value_parser = one_of::<AgentRuntime>(AgentRuntime::NAMES))]
     runtime: Option<AgentRuntime>,
     /// Name of the agent, at most 64 characters, unique among running agents
-    #[arg(long, value_name = "LABEL", value_parser = name)]
-    name: Option<String>,
+    #[arg(long, value_name = "LABEL")]
+    name: Option<AgentName>,
     /// When to restart it after it has ended
     #[arg(long, value_name = "POLICY", value_parser = one_of::<RestartWhen>(RestartWhen::NAMES))]
     restart: Option<RestartWhen>,
@@ -181,7 +182,7 @@ impl Spawn {
             cwd,
             jail,
             runtime: self.runtime,
-            name: self.name,
+            name: self.name.map(|name| name.to_string()),
             no_input: self.no_input.then_some(true),
             umask: self.umask,
             restart: self.restart.map(|policy| RestartPolicy {

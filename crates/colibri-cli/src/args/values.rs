@@ -25,11 +25,6 @@ pub(super) fn agent(text: &str) -> Result<String, ResolveError> {
     Ok(text.to_owned())
 }
 
-/// Parses the name for a new agent.
-pub(super) fn name(text: &str) -> Result<String, colibri_types::AgentNameError> {
-    Ok(text.parse::<colibri_types::AgentName>()?.to_string())
-}
-
 /// Parses a duration like `500ms`, `5s` or `1h30m`; a plain number is seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(time) = text.parse::<WallTime>() {

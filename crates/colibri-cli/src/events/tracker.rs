@@ -60,20 +60,14 @@ impl Tracker {
             agents.iter().map(|agent| (&*agent.id, agent)).collect();
         let mut lines = Vec::new();
         for id in std::mem::take(&mut self.running) {
-            let line = match agents.get(&*id) {
-                None => self.line_of(id, now(), EventKind::Removed {}),
-                Some(agent) => match &agent.exited_at {
-                    Some(exited_at) if !are_named => {
-                        let event = EventKind::exit(agent.state, agent.exit, agent.error.clone());
-                        self.line_of(id, exited_at.clone(), event)
-                    }
-                    _ => {
-                        self.running.insert(id);
-                        continue;
-                    }
-                },
-            };
-            lines.push(line);
+            match agents.get(&*id).map(|agent| (agent, &agent.exited_at)) {
+                None => lines.push(self.line_of(id, now(), EventKind::Removed {})),
+                Some((agent, Some(exited_at))) if !are_named => {
+                    let event = EventKind::exit(agent.state, agent.exit, agent.error.clone());
+                    lines.push(self.line_of(id, exited_at.clone(), event));
+                }
+                Some(_) => drop(self.running.insert(id)),
+            }
         }
         lines
     }

@@ -78,7 +78,7 @@ async fn resubscribe(
     updates: &mpsc::Sender<Update>,
 ) -> Result<(Client, Feed), ClientError> {
     let report = |event: ConnectionEvent| async move {
-        if matches!(event, ConnectionEvent::Waiting { .. }) {
+        if matches!(event, ConnectionEvent::Waiting(_)) {
             let _ = updates.send(Update::Disconnected(event.to_string())).await;
         }
     };
