@@ -17,13 +17,6 @@ use crate::sink::watch_stdout_reader;
 
 /// Prints the kept output, or follows the output until the agent has ended or the reader has closed stdout.
 pub(crate) async fn logs(global: &Global, options: LogsArgs) -> Result<u8, CliError> {
-    match print_logs(global, options).await {
-        Ok(()) | Err(CliError::ReaderClosed) => Ok(0),
-        Err(error) => Err(error),
-    }
-}
-
-async fn print_logs(global: &Global, options: LogsArgs) -> Result<(), CliError> {
     let endpoint = endpoint(global)?;
     let client = endpoint.connect_or_start(output::connection_event).await?;
     let agent = client.find_agent(&options.agent.id).await?;
@@ -63,7 +56,7 @@ async fn print_logs(global: &Global, options: LogsArgs) -> Result<(), CliError> 
     while let Some(chunk) = reader.next().await? {
         printer.print(&chunk)?;
     }
-    Ok(())
+    Ok(0)
 }
 
 fn start_of(ranges: &[StreamRange], stream: Stream) -> Option<u64> {
@@ -88,35 +81,36 @@ async fn start_offset(
     };
     match client.read_journal(probe.clone()).await {
         Ok(read) => Ok(read.offset),
-        Err(ClientError::Rpc(error)) if options.from.is_none() => match error.data.oldest_offset {
-            Some(oldest) => {
+        Err(error) => match (options.from, error.oldest_offset()) {
+            (None, Some(oldest)) => {
                 output::message(&format!("the first {oldest} bytes are no longer kept"));
                 Ok(oldest)
             }
-            None => Err(ClientError::Rpc(error).into()),
+            // `--from` applies to both streams: a shorter one is printed from its end on.
+            (Some(_), _) if options.stream.is_none() && is_beyond_end(&error) => {
+                probe.since = Some(Timestamp::MAX.to_string());
+                Ok(client.read_journal(probe).await?.offset)
+            }
+            _ => Err(error.into()),
         },
-        // `--from` applies to both streams: a shorter one is printed from its end on.
-        Err(ClientError::Rpc(error))
-            if options.stream.is_none() && error.data.kind == ErrorKind::OffsetBeyondEnd =>
-        {
-            probe.since = Some(Timestamp::MAX.to_string());
-            Ok(client.read_journal(probe).await?.offset)
-        }
-        Err(error) => Err(error.into()),
     }
 }
 
+fn is_beyond_end(error: &ClientError) -> bool {
+    matches!(error, ClientError::Rpc(error) if error.data.kind == ErrorKind::OffsetBeyondEnd)
+}
+
 /// Prints kept and new output until the agent has ended or the reader has closed stdout.
-async fn follow(mut events: FollowStream, printer: &mut Printer) -> Result<(), CliError> {
+async fn follow(mut events: FollowStream, printer: &mut Printer) -> Result<u8, CliError> {
     let mut stdout_closed = watch_stdout_reader()?;
     loop {
         let event = tokio::select! {
             event = events.next() => event,
             // A write would report this only with the next output.
-            _ = &mut stdout_closed => return Ok(()),
+            _ = &mut stdout_closed => return Ok(0),
         };
         match event {
-            None | Some(Ok(FollowEvent::Exit(_))) => return Ok(()),
+            None | Some(Ok(FollowEvent::Exit(_))) => return Ok(0),
             Some(Err(error)) => return Err(error.into()),
             Some(Ok(FollowEvent::Connection(event))) => output::connection_event(event).await,
             Some(Ok(FollowEvent::Output(chunk))) => printer.print(&chunk)?,

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         });
     match result {
         Ok(code) => ExitCode::from(code),
+        Err(CliError::ReaderClosed) => ExitCode::SUCCESS,
         Err(error) => {
             output::message(&error.message());
             ExitCode::from(match exits_as_agent {

@@ -30,7 +30,13 @@ impl OutputReader {
         Self {
             streams: ranges
                 .iter()
-                .map(|range| StreamReader::new(client, id, *range))
+                .map(|range| StreamReader {
+                    client: client.clone(),
+                    id: id.to_owned(),
+                    range: *range,
+                    chunk: None,
+                    is_at_end: false,
+                })
                 .collect(),
             timed,
         }
@@ -77,15 +83,17 @@ pub async fn last_lines(
     streams: &[Stream],
     count: u64,
 ) -> Result<Vec<StreamRange>, ClientError> {
-    let mut reader = OutputReader::new(client, &agent.id, &[], true);
+    let start = 0;
+    let ranges = agent
+        .written()
+        .map(|(stream, end)| StreamRange { stream, start, end });
+    let mut reader = OutputReader::new(client, &agent.id, &ranges, true);
+    reader
+        .streams
+        .retain(|reader| streams.contains(&reader.range.stream));
     let mut lines = 0;
-    let written = agent.written().into_iter();
-    for (stream, end) in written.filter(|(stream, _)| streams.contains(stream)) {
-        let start = 0;
-        let range = StreamRange { stream, start, end };
-        let mut stream = StreamReader::new(client, &agent.id, range);
+    for stream in &mut reader.streams {
         lines += stream.seek_to_last_lines(count).await?;
-        reader.streams.push(stream);
     }
     // Each stream contributed up to `count` lines: skip the oldest ones.
     for _ in count..lines {
@@ -109,16 +117,6 @@ struct StreamReader {
 }
 
 impl StreamReader {
-    fn new(client: &Client, id: &str, range: StreamRange) -> Self {
-        Self {
-            client: client.clone(),
-            id: id.to_owned(),
-            range,
-            chunk: None,
-            is_at_end: false,
-        }
-    }
-
     /// Reads from `start` on, or from the oldest byte that retention has kept if `start` is before it.
     async fn read(&self, mut start: u64, end: u64, timed: bool) -> Result<ReadResult, ClientError> {
         loop {

@@ -38,14 +38,10 @@ pub(crate) async fn events(global: &Global, options: EventsArgs) -> Result<u8, C
         is_first_daemon: true,
     };
     let stdout_closed = watch_stdout_reader()?;
-    let result = tokio::select! {
-        result = printer.run(&endpoint, client) => result,
+    tokio::select! {
+        result = printer.run(&endpoint, client) => result.map(|()| 0),
         // A write would report this only with the next event.
-        _ = stdout_closed => Ok(()),
-    };
-    match result {
-        Ok(()) | Err(CliError::ReaderClosed) => Ok(0),
-        Err(error) => Err(error),
+        _ = stdout_closed => Ok(0),
     }
 }
 

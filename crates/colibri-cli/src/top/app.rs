@@ -45,7 +45,7 @@ pub(super) enum Mode {
     },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct App {
     pub(super) roster: Roster,
     /// Why the connection is lost, so that the table is not current.
@@ -70,18 +70,8 @@ pub(super) struct App {
 impl App {
     pub(super) fn new(agents: Vec<Agent>) -> Self {
         let mut app = Self {
-            roster: Roster::default(),
-            lost: None,
-            mode: Mode::Table,
-            filter: Input::default(),
-            sort: Column::Age,
-            descending: Column::Age.descending(),
-            message: None,
-            rows: Vec::new(),
-            selected: None,
-            selected_row: 0,
-            first_row: 0,
             page: 1,
+            ..Self::default()
         };
         app.roster.replace(agents);
         app.arrange();

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::tables::{age, jail_name, list_order, short_bytes};
 
 /// A column of the table; the declared order is the order from left to right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Column {
     Name,
     Id,
@@ -17,6 +17,7 @@ pub(super) enum Column {
     Tool,
     Cpu,
     Memory,
+    #[default]
     Age,
     Output,
     Turns,

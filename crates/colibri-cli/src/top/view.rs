@@ -212,10 +212,8 @@ impl Pen<'_, '_> {
             parts.push(columns::cost(view.cost_usd));
         }
         let summary: Vec<_> = parts.iter().map(|part| sanitize(part, 60)).collect();
-        let error = entry
-            .last_error
-            .as_deref()
-            .map(|error| format!("error: {}", sanitize(error, 300)));
+        let error = entry.last_error.as_ref();
+        let error = error.map(|error| format!("error: {}", sanitize(error, 300)));
         let summary = summary.join("  ");
         let red = self.colour(Color::Red);
         if area.height < 3 {
