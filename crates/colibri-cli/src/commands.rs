@@ -20,11 +20,8 @@ use crate::{exit, output, tables};
 pub(crate) const INPUT_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn report(id: &str, error: &CliError) {
-    output::message(&format!(
-        "{}: {}",
-        output::sanitize(id, 64),
-        error.message()
-    ));
+    let id = output::sanitize(id, 64);
+    output::message(&format!("{id}: {}", error.message()));
 }
 
 /// Applies `command` to each agent in order. Reports a failure and continues with the remaining agents.
@@ -262,10 +259,7 @@ pub(crate) async fn prune(
         );
         output::print(line)?;
     }
-    let verb = match dry_run {
-        true => "would remove",
-        false => "removed",
-    };
+    let verb = if dry_run { "would remove" } else { "removed" };
     output::message(&format!(
         "{verb} {count} ended agents with {} of output",
         tables::short_bytes(freed)

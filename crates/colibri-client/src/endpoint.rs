@@ -148,7 +148,8 @@ impl Endpoint {
         }
     }
 
-    /// Starts a daemon, waits until it listens, and reports that. Uses the daemon that another process starts at the same time.
+    /// Starts a daemon, waits until it listens, and reports that. Uses the daemon that another process starts at the
+    /// same time.
     pub(crate) async fn start<F: Future<Output = ()>>(
         &self,
         program: &Path,
@@ -173,18 +174,15 @@ impl Endpoint {
             // A daemon takes the lock before it listens.
             let other_starts = self.state_dir.as_deref().is_some_and(daemon::is_locked);
             let is_overdue = Instant::now() > daemon.deadline;
-            match daemon.failure {
-                Some(message) if is_overdue || !other_starts => {
-                    return Err(ClientError::Start(format!("a daemon:\n{message}")));
-                }
-                None if is_overdue => {
-                    return Err(ClientError::Start(format!(
-                        "a daemon:\nit does not listen at {} within {START_TIMEOUT:?}",
-                        socket.display()
-                    )));
-                }
-                _ => {}
-            }
+            let problem = match daemon.failure {
+                Some(message) if is_overdue || !other_starts => message,
+                None if is_overdue => format!(
+                    "it does not listen at {} within {START_TIMEOUT:?}",
+                    socket.display()
+                ),
+                _ => continue,
+            };
+            return Err(ClientError::Start(format!("a daemon:\n{problem}")));
         }
     }
 }
@@ -236,10 +234,7 @@ impl StartingDaemon {
             let _ = timeout(STDERR_TIMEOUT, stderr.read_to_string(&mut message)).await;
         }
         if message.is_empty() {
-            message = match status {
-                Ok(status) => status.to_string(),
-                Err(error) => error.to_string(),
-            };
+            message = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         }
         self.failure = Some(message.trim_end().to_owned());
         self.deadline = Instant::now() + OTHER_START_TIMEOUT;

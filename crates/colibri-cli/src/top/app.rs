@@ -31,18 +31,14 @@ pub(super) enum Mode {
     #[default]
     Table,
     Help,
-    /// The filter is edited; Esc restores the previous one.
-    Filter {
-        previous: String,
-    },
+    /// The filter is edited; Esc restores this previous one.
+    Filter(String),
     Prompt {
         id: String,
         line: Input,
     },
-    /// Asks for confirmation.
-    Kill {
-        id: String,
-    },
+    /// Asks for confirmation to kill the agent with this id.
+    Kill(String),
 }
 
 #[derive(Debug, Default)]

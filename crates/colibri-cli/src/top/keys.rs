@@ -56,13 +56,13 @@ impl App {
         match std::mem::take(&mut self.mode) {
             Mode::Table => self.table_key(key),
             Mode::Help => None,
-            Mode::Filter { previous } => {
+            Mode::Filter(previous) => {
                 match key.code {
                     KeyCode::Enter => {}
                     KeyCode::Esc => self.filter = previous.into(),
                     _ => {
                         self.filter.handle_event(&Event::Key(key));
-                        self.mode = Mode::Filter { previous };
+                        self.mode = Mode::Filter(previous);
                     }
                 }
                 None
@@ -79,7 +79,7 @@ impl App {
                     None
                 }
             },
-            Mode::Kill { id } => {
+            Mode::Kill(id) => {
                 let is_confirmed = matches!(key.code, KeyCode::Char('y' | 'Y'));
                 self.message = Some(match is_confirmed {
                     true => format!("killing {id}: TERM, and KILL after 5 s"),
@@ -113,7 +113,7 @@ impl App {
             KeyCode::Char('S') => self.descending = !self.descending,
             KeyCode::Char('/') => {
                 let previous = self.filter.value().to_owned();
-                self.mode = Mode::Filter { previous };
+                self.mode = Mode::Filter(previous);
             }
             KeyCode::Esc => self.filter.reset(),
             KeyCode::Enter | KeyCode::Char('a') => {
@@ -128,7 +128,7 @@ impl App {
             }
             KeyCode::Char('k') | KeyCode::Delete => {
                 if let Some(id) = self.selected_running() {
-                    self.mode = Mode::Kill { id };
+                    self.mode = Mode::Kill(id);
                 }
             }
             _ => {}
@@ -150,7 +150,7 @@ impl App {
     /// keys.
     fn paste(&mut self, text: &str) {
         let line = match &mut self.mode {
-            Mode::Filter { .. } => &mut self.filter,
+            Mode::Filter(_) => &mut self.filter,
             Mode::Prompt { line, .. } => line,
             _ => return,
         };

@@ -228,14 +228,14 @@ fn kill_needs_confirmation() {
         KeyCode::Char(' '),
     ] {
         press(&mut app, KeyCode::Char('k'));
-        assert!(matches!(&app.mode, Mode::Kill { id } if id == "aaaaaaaaaa"));
+        assert!(matches!(&app.mode, Mode::Kill(id) if id == "aaaaaaaaaa"));
         assert_eq!(press(&mut app, code), None, "{code:?}");
         assert_eq!(app.message.as_deref(), Some("not killed"));
     }
     press(&mut app, KeyCode::Char('k'));
     app.handle(&Event::Paste("y".into()));
     assert!(
-        matches!(app.mode, Mode::Kill { .. }),
+        matches!(app.mode, Mode::Kill(_)),
         "pasted text does not confirm"
     );
     // The agent of the question is killed, even if another one is selected meanwhile.

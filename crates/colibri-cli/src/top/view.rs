@@ -248,7 +248,7 @@ impl Pen<'_, '_> {
             }
         };
         match &app.mode {
-            Mode::Kill { id } => {
+            Mode::Kill(id) => {
                 let text = format!("kill {}? y/N ", name(id));
                 self.put(area, &text, BOLD);
                 Some(cursor(area, cells(&text)))
@@ -256,7 +256,7 @@ impl Pen<'_, '_> {
             Mode::Prompt { id, line } => {
                 Some(self.edited(area, &format!("prompt {}: ", name(id)), line))
             }
-            Mode::Filter { .. } => Some(self.edited(area, "filter: ", &app.filter)),
+            Mode::Filter(_) => Some(self.edited(area, "filter: ", &app.filter)),
             Mode::Table | Mode::Help => {
                 match &app.message {
                     Some(message) => self.put(area, &sanitize(message, 400), BOLD),
