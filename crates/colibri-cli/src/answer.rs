@@ -125,11 +125,8 @@ impl AnswerReader {
             TranscriptItem::Text(text) | TranscriptItem::Output(text) => {
                 self.message.push_str(&text);
                 let surplus = self.message.len().saturating_sub(MAX_ANSWER);
-                if surplus > 0 {
-                    let start = (surplus..=self.message.len())
-                        .find(|at| self.message.is_char_boundary(*at));
-                    self.message.drain(..start.unwrap_or(0));
-                }
+                let surplus = self.message.ceil_char_boundary(surplus);
+                self.message.drain(..surplus);
             }
             TranscriptItem::BlockEnd if !self.message.trim().is_empty() => {
                 self.answer = std::mem::take(&mut self.message);

@@ -33,9 +33,8 @@ pub(crate) async fn doctor(global: &Global, json: bool) -> Result<u8, CliError> 
             findings
         }
     };
-    let failed = findings
-        .iter()
-        .any(|finding| finding.status == FindingStatus::Fail);
+    let is_failure = |finding: &Finding| finding.status == FindingStatus::Fail;
+    let failed = findings.iter().any(is_failure);
     let result = DoctorResult { findings };
     output::print_result(json, &result, |result| tables::findings(&result.findings))?;
     Ok(u8::from(failed))

@@ -34,12 +34,12 @@ pub(crate) fn preparer(global: &Global) -> Result<(Preparer, Installation), CliE
 
 /// Prints the command line that would be executed. Values of environment variables do not affect it.
 pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, CliError> {
-    let name = spawn.profile.clone();
-    let profiles = match name {
+    let profiles = match spawn.profile {
         Some(_) => ConfigFile::read(None, lookup)?.profiles,
         None => BTreeMap::new(),
     };
-    let profile = name.as_ref().and_then(|name| profiles.get(name));
+    let name = spawn.profile.as_ref();
+    let profile = name.and_then(|name| profiles.get(name));
     let profile_settings = ProfileSettings {
         has_jail: profile
             .and_then(|profile| profile.request.jail.as_ref())

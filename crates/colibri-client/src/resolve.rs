@@ -20,13 +20,12 @@ pub struct ResolveError(String);
 /// # Errors
 /// The selector is empty or whitespace.
 pub fn refuse_blank(selector: &str) -> Result<(), ResolveError> {
-    match selector.trim().is_empty() {
-        true => Err(ResolveError(
-            "no agent selected: the id or name is empty; give an id or a name from colibri ps"
-                .to_owned(),
-        )),
-        false => Ok(()),
+    if selector.trim().is_empty() {
+        let message =
+            "no agent selected: the id or name is empty; give an id or a name from colibri ps";
+        return Err(ResolveError(message.to_owned()));
     }
+    Ok(())
 }
 
 /// Returns the agent that `selector` selects. First the agent with this id; else the running agent with this name, or the
@@ -69,11 +68,10 @@ fn by_name<'a>(agents: &'a [Agent], selector: &str) -> Result<Option<&'a Agent>,
         [] => Ok(ended
             .into_iter()
             .min_by_key(|agent| Reverse((&agent.started_at, &agent.exited_at, &agent.id)))),
-        _ => Err(ambiguous(
-            selector,
-            "the name of several running agents",
-            &running,
-        )),
+        _ => {
+            let reason = "the name of several running agents";
+            Err(ambiguous(selector, reason, &running))
+        }
     }
 }
 

@@ -20,11 +20,8 @@ pub(super) struct Tracker {
 
 impl Tracker {
     pub(super) fn add_names(&mut self, agents: &[Agent]) {
-        let named = agents.iter().filter_map(|agent| {
-            let name = agent.name.clone()?;
-            Some((agent.id.clone(), name))
-        });
-        self.names.extend(named);
+        let name_of = |agent: &Agent| Some((agent.id.clone(), agent.name.clone()?));
+        self.names.extend(agents.iter().filter_map(name_of));
     }
 
     /// Returns the offset of the next byte of a stream, and starts to track the agent's output.

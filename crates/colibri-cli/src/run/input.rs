@@ -34,14 +34,12 @@ pub(super) async fn forward(mut client: CurrentClient, id: String) {
 async fn send(chunk: &[u8], client: &mut CurrentClient, id: &str) -> bool {
     let mut rest = chunk;
     while !rest.is_empty() {
-        let current = client.get();
-        if current.is_closed() {
+        while client.get().is_closed() {
             if !client.changed().await {
                 return false;
             }
-            continue;
         }
-        match current.send_input(id, rest).await {
+        match client.get().send_input(id, rest).await {
             Ok(0) => tokio::time::sleep(RETRY_INTERVAL).await,
             Ok(accepted) => rest = rest.get(accepted..).unwrap_or_default(),
             Err(ClientError::Closed) => {
