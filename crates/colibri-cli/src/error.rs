@@ -65,8 +65,8 @@ impl CliError {
         match self {
             Self::Client(
                 ClientError::NoDaemon { .. }
-                | ClientError::OtherSocket(_)
-                | ClientError::UntrustedPeer(_)
+                | ClientError::OtherSocket { .. }
+                | ClientError::UntrustedPeer { .. }
                 | ClientError::Start(_),
             ) => 3,
             Self::DaemonUser(_) | Self::NoTerminal => 2,

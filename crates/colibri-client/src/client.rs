@@ -71,11 +71,11 @@ impl Client {
         // Checked before the first byte is sent, because requests may contain secrets.
         let uid = stream.peer_cred().map_err(no_daemon)?.uid();
         if !trusted.trusts(uid) {
-            return Err(ClientError::UntrustedPeer(format!(
-                "refused to use the daemon at {}: its process belongs to uid {uid}, which is neither root nor you (uid {}), so nothing was sent; if that is the user of your daemon, set daemon_user = \"{uid}\" in colibri.toml or COLIBRI_DAEMON_USER={uid}",
-                socket.display(),
-                own_uid()
-            )));
+            return Err(ClientError::UntrustedPeer {
+                path: socket.to_path_buf(),
+                uid,
+                own: own_uid(),
+            });
         }
         let (reader, writer) = stream.into_split();
         let calls = SharedCalls::new(Some(HashMap::new()).into());

@@ -19,7 +19,7 @@ impl Client {
     /// progress.
     ///
     /// # Errors
-    /// [`ClientError::Unresponsive`] after the timeout; otherwise see [`ClientError`].
+    /// [`ClientError::InputStuck`] after the timeout; otherwise see [`ClientError`].
     pub async fn send_all(
         &self,
         agent: &str,
@@ -34,10 +34,10 @@ impl Client {
             if accepted > 0 {
                 progress = Instant::now();
             } else if progress.elapsed() > timeout {
-                return Err(ClientError::Unresponsive(format!(
-                    "cannot send input to agent {agent}: it does not read its input, and {} bytes were not sent; try again when it reads",
-                    rest.len()
-                )));
+                return Err(ClientError::InputStuck {
+                    id: agent.to_owned(),
+                    left: rest.len(),
+                });
             } else {
                 tokio::time::sleep(INPUT_RETRY_INTERVAL).await;
             }
@@ -64,7 +64,7 @@ impl Client {
     /// question of the agent, is sent without waiting for a response.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with the agent's message, [`ClientError::Unresponsive`], [`ClientError::Ended`],
+    /// [`ClientError::Refused`] with the agent's message, [`ClientError::NoAnswer`], [`ClientError::Ended`],
     /// [`ClientError::Command`]; otherwise see [`ClientError`].
     pub async fn command(
         &self,
@@ -92,10 +92,7 @@ impl Client {
                 }
                 event = events.next() => event.ok_or(ClientError::Closed)?,
                 () = tokio::time::sleep_until(sent_at.unwrap_or_else(Instant::now) + timeout), if sent_at.is_some() => {
-                    return Err(ClientError::Unresponsive(format!(
-                        "agent {} did not respond to the command within {timeout:?}; start it in a mode that reads commands, like pi --mode rpc",
-                        agent.id
-                    )));
+                    return Err(ClientError::NoAnswer { id: agent.id.clone(), waited: timeout });
                 }
             };
             let bytes = match event {

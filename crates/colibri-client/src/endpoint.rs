@@ -105,13 +105,12 @@ impl Endpoint {
         };
         match (self.running(), &self.state_dir) {
             (Some(daemon), Some(state_dir)) if daemon.socket != socket => {
-                Err(ClientError::OtherSocket(format!(
-                    "cannot connect to a daemon at {}: the daemon of state directory {} (pid {}) listens at {other}; pass --socket {other}, or unset COLIBRI_SOCKET",
-                    socket.display(),
-                    state_dir.display(),
-                    daemon.pid,
-                    other = daemon.socket.display()
-                )))
+                Err(ClientError::OtherSocket {
+                    requested: socket.to_owned(),
+                    state_dir: state_dir.clone(),
+                    pid: daemon.pid,
+                    socket: daemon.socket,
+                })
             }
             _ => Err(error),
         }

@@ -26,6 +26,7 @@ pub use roster::{AgentEntry, MeasuredUsage, Roster};
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A failure of a call.
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +43,31 @@ pub enum ClientError {
         source: io::Error,
     },
     /// No process listens at the requested socket, and the daemon of the state directory listens at another one.
-    /// The message.
-    #[error("{0}")]
-    OtherSocket(String),
-    /// The listening process belongs to a user who is not trusted. No byte was sent. The message.
-    #[error("{0}")]
-    UntrustedPeer(String),
+    #[error(
+        "cannot connect to a daemon at {requested}: the daemon of state directory {state_dir} (pid {pid}) listens at {socket}; pass --socket {socket}, or unset COLIBRI_SOCKET"
+    )]
+    OtherSocket {
+        /// The requested socket.
+        requested: PathBuf,
+        /// The state directory.
+        state_dir: PathBuf,
+        /// Process id of its daemon.
+        pid: i32,
+        /// Socket at which that daemon listens.
+        socket: PathBuf,
+    },
+    /// The listening process belongs to a user who is not trusted. No byte was sent.
+    #[error(
+        "refused to use the daemon at {path}: its process belongs to uid {uid}, which is neither root nor you (uid {own}), so nothing was sent; if that is the user of your daemon, set daemon_user = \"{uid}\" in colibri.toml or COLIBRI_DAEMON_USER={uid}"
+    )]
+    UntrustedPeer {
+        /// The socket.
+        path: PathBuf,
+        /// User id of the listening process.
+        uid: u32,
+        /// User id of this process.
+        own: u32,
+    },
     /// The daemon's program cannot be executed, or it ended or did not listen in time; the message.
     #[error("cannot start {0}")]
     Start(String),
@@ -78,9 +98,16 @@ pub enum ClientError {
     /// The agent's runtime does not support the command.
     #[error(transparent)]
     Command(#[from] glasspane::CommandError),
-    /// The agent does not read its standard input, or did not respond to a command whose input it accepted; the message.
-    #[error("{0}")]
-    Unresponsive(String),
+    /// The agent does not read its standard input.
+    #[error(
+        "cannot send input to agent {id}: it does not read its input, and {left} bytes were not sent; try again when it reads"
+    )]
+    InputStuck {
+        /// The agent.
+        id: String,
+        /// Number of bytes that were not accepted.
+        left: usize,
+    },
     /// The agent refused a command.
     #[error("agent {id} refused {command}: {error}")]
     Refused {
@@ -90,6 +117,16 @@ pub enum ClientError {
         command: String,
         /// The agent's message, without control characters.
         error: String,
+    },
+    /// The agent accepted the input of a command, and did not respond.
+    #[error(
+        "agent {id} did not respond to the command within {waited:?}; start it in a mode that reads commands, like pi --mode rpc"
+    )]
+    NoAnswer {
+        /// The agent.
+        id: String,
+        /// The timeout.
+        waited: Duration,
     },
     /// The agent ended before it responded.
     #[error("agent {0} ended before it responded; see its output with colibri logs {0}")]

@@ -49,7 +49,7 @@ impl Endpoint {
                     Ok(Err(_)) | Err(_) => continue,
                 },
                 Err(ClientError::NoDaemon { source, .. }) => source,
-                Err(ClientError::OtherSocket(_)) => io::ErrorKind::NotFound.into(),
+                Err(ClientError::OtherSocket { .. }) => io::ErrorKind::NotFound.into(),
                 Err(error) => return Err(error),
             };
             match &self.program {

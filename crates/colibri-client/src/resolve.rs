@@ -10,22 +10,43 @@ use colibri_proto::Agent;
 /// Minimum length of an id prefix, in characters.
 pub const MIN_PREFIX: usize = 4;
 
-/// The message for a selector that does not select exactly one agent.
+/// A selector that does not select exactly one agent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ResolveError(String);
+#[non_exhaustive]
+pub enum ResolveError {
+    /// The selector is empty or whitespace, usually from an unset shell variable.
+    #[error("no agent selected: the id or name is empty; give an id or a name from colibri ps")]
+    Blank,
+    /// No agent matches.
+    #[error("no agent with ID, ID prefix or name {0:?}; list all agents with colibri ps")]
+    Unknown(String),
+    /// The selector is a prefix of an id, but shorter than [`MIN_PREFIX`].
+    #[error(
+        "no agent with name {0:?}, and it is too short for an ID prefix; give at least {MIN_PREFIX} characters of the ID"
+    )]
+    PrefixTooShort(String),
+    /// The selector is a prefix of several ids, or the name of several running agents, which only daemons of earlier
+    /// versions allow.
+    #[error("{selector:?} is {reason}: {}; give the whole ID of one", ids.join(", "))]
+    Ambiguous {
+        /// The selector.
+        selector: String,
+        /// What the selector is, for the message.
+        reason: &'static str,
+        /// Ids of the matching agents, in order.
+        ids: Vec<String>,
+    },
+}
 
-/// Refuses an empty or whitespace selector, usually from an unset shell variable.
+/// Refuses an empty or whitespace selector.
 ///
 /// # Errors
-/// The selector is empty or whitespace.
+/// [`ResolveError::Blank`].
 pub fn refuse_blank(selector: &str) -> Result<(), ResolveError> {
-    if selector.trim().is_empty() {
-        let message =
-            "no agent selected: the id or name is empty; give an id or a name from colibri ps";
-        return Err(ResolveError(message.to_owned()));
+    match selector.trim() {
+        "" => Err(ResolveError::Blank),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Returns the agent that `selector` selects. First the agent with this id; else the running agent with this name, or the
@@ -46,12 +67,10 @@ pub fn resolve<'a>(agents: &'a [Agent], selector: &str) -> Result<&'a Agent, Res
         .filter(|agent| agent.id.starts_with(selector))
         .collect();
     match matches[..] {
-        [] => Err(ResolveError(format!(
-            "no agent with ID, ID prefix or name {selector:?}; list all agents with colibri ps"
-        ))),
-        _ if selector.chars().count() < MIN_PREFIX => Err(ResolveError(format!(
-            "no agent with name {selector:?}, and it is too short for an ID prefix; give at least {MIN_PREFIX} characters of the ID"
-        ))),
+        [] => Err(ResolveError::Unknown(selector.to_owned())),
+        _ if selector.chars().count() < MIN_PREFIX => {
+            Err(ResolveError::PrefixTooShort(selector.to_owned()))
+        }
         [agent] => Ok(agent),
         _ => Err(ambiguous(selector, "a prefix of several IDs", &matches)),
     }
@@ -68,22 +87,22 @@ fn by_name<'a>(agents: &'a [Agent], selector: &str) -> Result<Option<&'a Agent>,
         [] => Ok(ended
             .into_iter()
             .min_by_key(|agent| Reverse((&agent.started_at, &agent.exited_at, &agent.id)))),
-        _ => {
-            let reason = "the name of several running agents";
-            Err(ambiguous(selector, reason, &running))
-        }
+        _ => Err(ambiguous(
+            selector,
+            "the name of several running agents",
+            &running,
+        )),
     }
 }
 
-/// Returns the error for the prefix of several ids, or the name of several running agents, which only daemons of earlier
-/// versions allow.
-fn ambiguous(selector: &str, reason: &str, agents: &[&Agent]) -> ResolveError {
-    let mut ids: Vec<&str> = agents.iter().map(|agent| &*agent.id).collect();
-    ids.sort_unstable();
-    let ids = ids.join(", ");
-    ResolveError(format!(
-        "{selector:?} is {reason}: {ids}; give the whole ID of one"
-    ))
+fn ambiguous(selector: &str, reason: &'static str, agents: &[&Agent]) -> ResolveError {
+    let mut ids: Vec<String> = agents.iter().map(|agent| agent.id.clone()).collect();
+    ids.sort();
+    ResolveError::Ambiguous {
+        selector: selector.to_owned(),
+        reason,
+        ids,
+    }
 }
 
 #[cfg(test)]
@@ -150,7 +169,7 @@ mod tests {
                 (found, _) => panic!("{selector:?}: {found:?}"),
             }
         }
-        assert!(resolve(&[], "").is_err());
+        assert_eq!(resolve(&[], ""), Err(ResolveError::Blank));
     }
 
     proptest! {
