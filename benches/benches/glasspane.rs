@@ -1,4 +1,4 @@
-//! From an agent's output to its view and transcript.
+//! Parsing of an agent's output into its view and transcript.
 
 mod operations;
 

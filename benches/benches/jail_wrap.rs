@@ -1,4 +1,4 @@
-//! From a validated confinement to a command line.
+//! Conversion of a jail's configuration to a command line.
 
 mod operations;
 

@@ -1,4 +1,4 @@
-//! Appends to a journal, reads, and index lookups.
+//! Appends to a journal, reads of it, and lookups in its index.
 
 mod operations;
 

@@ -12,9 +12,10 @@ use colibri_client::{
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// Timeout after which an operation counts as failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// Timeout after which an operation is a failure.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
+/// A running daemon and a connection to it. Dropping it ends the daemon and its agents.
 pub(crate) struct Colibri {
     directory: TempDir,
     programs: PathBuf,
@@ -25,9 +26,9 @@ pub(crate) struct Colibri {
 }
 
 impl Colibri {
-    /// Starts the daemon of `programs` and subscribes to all events.
+    /// Starts the daemon in the directory `programs`, and subscribes to all events.
     pub(crate) fn start(programs: &Path) -> Result<Self> {
-        // Sandboxes have a private /tmp, so the directory is elsewhere.
+        // Not in /tmp, which is private in sandboxes.
         let directory = tempfile::Builder::new()
             .prefix("colibri-bench-")
             .tempdir_in("/var/tmp")?;
@@ -62,7 +63,7 @@ impl Colibri {
         Ok(self.daemon.as_ref().context("no daemon runs")?.id())
     }
 
-    /// Kills the daemon, starts the next one, and returns the time until it answers with all agents.
+    /// Kills the daemon, starts the next one, and returns the time until that daemon has adopted all agents.
     pub(crate) fn restart(&mut self) -> Result<Duration> {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill()?;
@@ -71,12 +72,12 @@ impl Colibri {
         let started = Instant::now();
         self.daemon = Some(launch(&self.programs, self.directory.path())?);
         let directory = self.directory.path();
-        let (client, took, events) = self.runtime.block_on(async {
+        let (client, duration, events) = self.runtime.block_on(async {
             let (client, events) = connect(directory).await?;
             anyhow::Ok((client, started.elapsed(), events))
         })?;
         (self.client, self.events) = (client, events);
-        Ok(took)
+        Ok(duration)
     }
 
     /// Replaces the subscription.
@@ -85,21 +86,21 @@ impl Colibri {
         Ok(())
     }
 
-    /// Runs a future while discarding events, so that none queues up.
-    pub(crate) fn taking_events<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
+    /// Runs a future and discards all events meanwhile, so that their queue does not grow.
+    pub(crate) fn run_discarding_events<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
         let events = &mut self.events;
         self.runtime.block_on(async {
             tokio::pin!(work);
             loop {
                 tokio::select! {
                     done = &mut work => return Ok(done),
-                    event = events.next() => drop(event.context("the connection to the daemon ended")?),
+                    event = next_event(events) => drop(event?),
                 }
             }
         })
     }
 
-    /// Returns the parameters of a spawn of `command`, in a sandbox or not.
+    /// Returns the parameters of a spawn of `command`, with or without a sandbox.
     pub(crate) fn params(command: &[&str], sandbox: bool) -> SpawnRequest {
         SpawnRequest {
             program: command.first().map(ToString::to_string),
@@ -112,23 +113,24 @@ impl Colibri {
         }
     }
 
-    /// Returns the time from the spawn request until a subscriber has the agent's first byte, and removes the agent.
+    /// Spawns an agent and returns the time from the request until a subscriber has its first byte. Removes the agent.
     pub(crate) fn first_byte(&mut self, command: &[&str], sandbox: bool) -> Result<Duration> {
         let params = Self::params(command, sandbox);
         let (client, events) = (&self.client, &mut self.events);
         self.runtime.block_on(async {
-            let asked = Instant::now();
+            let requested_at = Instant::now();
             let spawned = client.spawn_agent(params);
             tokio::pin!(spawned);
-            let (mut id, mut seen) = (None, None);
-            let took = loop {
-                if id.is_some() && id == seen {
-                    break asked.elapsed();
+            // The first output may arrive before the answer of the spawn.
+            let (mut id, mut writer) = (None, None);
+            let duration = loop {
+                if id.is_some() && id == writer {
+                    break requested_at.elapsed();
                 }
                 tokio::select! {
                     answer = &mut spawned, if id.is_none() => id = Some(answer?.id),
-                    event = events.next() => match event.context("the connection to the daemon ended")? {
-                        Notification::AgentOutput(output) => seen = Some(output.id),
+                    event = next_event(events) => match event? {
+                        Notification::AgentOutput(output) => writer = Some(output.id),
                         Notification::AgentExit(exit) if id.as_ref() == Some(&exit.id) => {
                             bail!("the agent ended without a byte: {:?} {:?}", exit.exit, exit.error)
                         }
@@ -137,14 +139,20 @@ impl Colibri {
                 }
             };
             let id = id.context("no id")?;
-            finish(client, &id).await?;
-            Ok(took)
+            kill_and_remove(client, &id).await?;
+            Ok(duration)
         })
     }
 }
 
+/// Returns the next event of a subscription.
+pub(crate) async fn next_event(events: &mut Events) -> Result<Notification> {
+    let event = events.next().await;
+    event.context("the connection to the daemon ended")
+}
+
 /// Kills an agent and removes it.
-pub(crate) async fn finish(client: &Client, id: &str) -> Result<()> {
+pub(crate) async fn kill_and_remove(client: &Client, id: &str) -> Result<()> {
     client.kill_agent(KillParams::new(id)).await?;
     client.remove_agent(id).await?;
     Ok(())
@@ -165,19 +173,22 @@ fn launch(programs: &Path, directory: &Path) -> Result<Child> {
         .with_context(|| format!("{} does not start; build it first", program.display()))
 }
 
+/// Connects to the daemon in this directory as soon as it answers, and subscribes to all events.
 async fn connect(directory: &Path) -> Result<(Client, Events)> {
     let socket = directory.join("run/colibri.sock");
-    let until = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
-        match reach(&socket).await {
-            // Between fork and exec, a shim that a killed daemon was starting holds the socket open.
-            Err(_) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(1)).await,
-            reached => return Ok(reached?),
+        match connect_once(&socket).await {
+            // Between fork(2) and execve(2), a shim that the killed daemon was starting has its socket.
+            Err(_) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(1)).await
+            }
+            result => return Ok(result?),
         }
     }
 }
 
-async fn reach(socket: &Path) -> Result<(Client, Events), ClientError> {
+async fn connect_once(socket: &Path) -> Result<(Client, Events), ClientError> {
     let client = Client::connect(socket).await?;
     let events = client.subscribe(SubscribeParams::default()).await?;
     // The daemon listens before it adopts agents, and answers after that.
@@ -191,7 +202,7 @@ impl Drop for Colibri {
         let _ = self.runtime.block_on(async {
             for agent in client.list_agents().await? {
                 if agent.exited_at.is_none() {
-                    finish(client, &agent.id).await?;
+                    kill_and_remove(client, &agent.id).await?;
                 }
             }
             anyhow::Ok(())

@@ -1,4 +1,4 @@
-//! Compares two builds of Colibri, interleaved: did a change make something slower or larger?
+//! Compares the speed and memory of two builds of Colibri with interleaved measurements.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use colibri_client::{Notification, StreamChoice, SubscribeParams};
 
-use crate::colibri::{Colibri, finish};
+use crate::colibri::{Colibri, kill_and_remove, next_event};
 use crate::process;
 use crate::report::{Row, Table, Unit};
 use crate::spawn::COMMAND;
 use crate::stats::Samples;
 
-/// Minimum number of pairs for meaningful quartiles.
-const MIN_PAIRS: usize = 12;
+/// Minimum number of rounds for meaningful quartiles.
+const MIN_ROUNDS: usize = 12;
 
-/// Size of a comparison.
+/// Number of rounds, agents and bytes of a comparison.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Amount {
     /// Number of rounds
@@ -35,18 +35,20 @@ pub(crate) struct Amount {
 /// A running build.
 struct Build {
     colibri: Colibri,
-    /// Idle agents.
+    /// Ids of the idle agents.
     idle: Vec<String>,
-    /// An agent that copies a FIFO to its stdout.
+    /// Id of the agent that copies a FIFO to its stdout.
     echo: String,
-    pipe: File,
+    fifo: File,
+    /// Length of the text that [`Build::throughput`] writes.
     bytes: u64,
 }
 
+/// Measures a build once.
 type Measure = fn(&mut Build) -> Result<f64>;
 
 /// Title, unit, repetitions per round, and function of each measurement.
-const MEASURES: &[(&str, Unit, usize, Measure)] = &[
+const MEASUREMENTS: &[(&str, Unit, usize, Measure)] = &[
     ("spawn, no jail", Unit::Seconds, 5, |build| {
         Ok(build.colibri.first_byte(COMMAND, false)?.as_secs_f64())
     }),
@@ -68,18 +70,18 @@ const MEASURES: &[(&str, Unit, usize, Measure)] = &[
         1,
         |build| build.throughput(true),
     ),
-    ("list of all agents", Unit::Seconds, 5, Build::list),
+    ("list of all agents", Unit::Seconds, 5, Build::list_duration),
     ("memory of the daemon, Pss", Unit::Bytes, 1, |build| {
         Ok(process::memory(build.colibri.pid()?)?.pss)
     }),
-    ("memory of a shim, Pss", Unit::Bytes, 1, Build::shims),
+    ("memory of a shim, Pss", Unit::Bytes, 1, Build::shim_memory),
 ];
 
 /// Returns one table per measurement, with `base` in the first row and `new` in the second.
 pub(crate) fn measure(base: &Path, new: &Path, amount: Amount) -> Result<Vec<Table>> {
     let mut builds = [Build::start(base, amount)?, Build::start(new, amount)?];
     let names = ["base", "new"];
-    let mut tables: Vec<Table> = MEASURES
+    let mut tables: Vec<Table> = MEASUREMENTS
         .iter()
         .map(|(title, unit, ..)| {
             let mut table = Table::new(title);
@@ -94,8 +96,8 @@ pub(crate) fn measure(base: &Path, new: &Path, amount: Amount) -> Result<Vec<Tab
         .collect();
     // The first round warms caches and is not counted.
     for round in 0..=amount.rounds {
-        for ((title, _, times, measure), table) in MEASURES.iter().zip(&mut tables) {
-            for _ in 0..*times {
+        for ((title, _, repetitions, measure), table) in MEASUREMENTS.iter().zip(&mut tables) {
+            for _ in 0..*repetitions {
                 let mut pair: Vec<_> = builds.iter_mut().zip(&mut table.rows).collect();
                 fastrand::shuffle(&mut pair);
                 for (build, row) in pair {
@@ -111,25 +113,25 @@ pub(crate) fn measure(base: &Path, new: &Path, amount: Amount) -> Result<Vec<Tab
     Ok(tables)
 }
 
-/// Returns one line per table: the ratio, and whether it exceeds the noise.
-pub(crate) fn verdict(tables: &[Table]) -> String {
+/// Returns one line per table: the ratio of `new` to `base`, and whether it exceeds the noise.
+pub(crate) fn summary(tables: &[Table]) -> String {
     let mut text = String::from("new / base, with quartiles:\n");
     for table in tables {
         let [base, new] = table.rows.as_slice() else {
             continue;
         };
         let ratio = new.samples.over(&base.samples);
-        let [low, middle, high] = [0.25, 0.5, 0.75].map(|share| ratio.quantile(share));
-        let faster = matches!(new.unit, Unit::BytesPerSecond) == (middle > 1.0);
-        let message = match (ratio.0.len(), faster) {
-            (..MIN_PAIRS, _) => "too few rounds",
+        let [low, median, high] = [0.25, 0.5, 0.75].map(|share| ratio.quantile(share));
+        let is_better = matches!(new.unit, Unit::BytesPerSecond) == (median > 1.0);
+        let message = match (ratio.0.len(), is_better) {
+            (..MIN_ROUNDS, _) => "too few rounds",
             _ if low <= 1.0 && high >= 1.0 => "within the noise",
             (_, true) => "BETTER",
             (_, false) => "WORSE",
         };
         let _ = writeln!(
             text,
-            "{:<30} {middle:.3} ({low:.3} to {high:.3})  {message}",
+            "{:<30} {median:.3} ({low:.3} to {high:.3})  {message}",
             table.title
         );
     }
@@ -139,11 +141,11 @@ pub(crate) fn verdict(tables: &[Table]) -> String {
 impl Build {
     fn start(programs: &Path, amount: Amount) -> Result<Self> {
         let colibri = Colibri::start(programs)?;
-        let path = colibri.directory().join("pipe");
+        let path = colibri.directory().join("fifo");
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0)?;
-        // Opened for reading and writing, so that open(2) does not wait for the agent and reads do not end.
-        let pipe = OpenOptions::new().read(true).write(true).open(&path)?;
+        // With a descriptor for reading and writing, open(2) does not wait for the agent, and the agent reads no EOF.
+        let fifo = OpenOptions::new().read(true).write(true).open(&path)?;
         let spawn = |command: &[&str]| {
             let spawned = colibri.client.spawn_agent(Colibri::params(command, false));
             anyhow::Ok(colibri.runtime.block_on(spawned)?.id)
@@ -160,7 +162,7 @@ impl Build {
             colibri,
             idle,
             echo,
-            pipe,
+            fifo,
             bytes,
         })
     }
@@ -169,14 +171,10 @@ impl Build {
     fn latency(&mut self) -> Result<f64> {
         let (events, echo) = (&mut self.colibri.events, &self.echo);
         let written = Instant::now();
-        self.pipe.write_all(b"\n")?;
+        self.fifo.write_all(b"\n")?;
         self.colibri.runtime.block_on(async {
             loop {
-                match events
-                    .next()
-                    .await
-                    .context("the connection to the daemon ended")?
-                {
+                match next_event(events).await? {
                     Notification::AgentOutput(output) if output.id == *echo => break,
                     _ => {}
                 }
@@ -186,72 +184,67 @@ impl Build {
     }
 
     /// Returns the stored bytes per second of an agent that writes at full speed, from its spawn to its end.
-    fn throughput(&mut self, heard: bool) -> Result<f64> {
-        self.listen((!heard).then_some(StreamChoice::None))?;
+    fn throughput(&mut self, is_subscribed: bool) -> Result<f64> {
+        self.subscribe((!is_subscribed).then_some(StreamChoice::None))?;
         let bytes = self.bytes;
         let text = self.colibri.directory().join("text");
         let params = Colibri::params(&["cat", text.to_str().context("not UTF-8")?], false);
         let (client, events) = (&self.colibri.client, &mut self.colibri.events);
-        let took = self.colibri.runtime.block_on(async {
-            let asked = Instant::now();
+        let duration = self.colibri.runtime.block_on(async {
+            let requested_at = Instant::now();
             let id = client.spawn_agent(params).await?.id;
-            let mut got = 0;
+            let mut received = 0;
             loop {
-                match events
-                    .next()
-                    .await
-                    .context("the connection to the daemon ended")?
-                {
+                match next_event(events).await? {
                     Notification::AgentOutput(output) if output.id == id => {
-                        got += output.data.into_bytes()?.len() as u64;
+                        received += output.data.into_bytes()?.len() as u64;
                     }
                     Notification::AgentExit(exit) if exit.id == id => break,
                     _ => {}
                 }
             }
-            let took = asked.elapsed();
-            ensure!(got == if heard { bytes } else { 0 }, "{got} bytes arrived");
+            let duration = requested_at.elapsed();
+            let expected = if is_subscribed { bytes } else { 0 };
+            ensure!(received == expected, "received {received} bytes");
             let stored = client.get_agent(&id).await?.stdout_bytes;
             ensure!(stored == bytes, "{stored} bytes were stored");
-            finish(client, &id).await?;
-            anyhow::Ok(took)
+            kill_and_remove(client, &id).await?;
+            anyhow::Ok(duration)
         })?;
-        self.listen(None)?;
-        Ok(bytes as f64 / took.as_secs_f64())
+        self.subscribe(None)?;
+        Ok(bytes as f64 / duration.as_secs_f64())
     }
 
-    /// Replaces the subscription, with some outputs or all of them.
-    fn listen(&mut self, stream: Option<StreamChoice>) -> Result<()> {
-        let params = SubscribeParams {
+    /// Replaces the subscription by one with these outputs, or with all.
+    fn subscribe(&mut self, stream: Option<StreamChoice>) -> Result<()> {
+        self.colibri.subscribe(SubscribeParams {
             stream,
             ..SubscribeParams::default()
-        };
-        let subscribed = self.colibri.client.subscribe(params);
-        self.colibri.events = self.colibri.runtime.block_on(subscribed)?;
-        Ok(())
+        })
     }
 
-    fn list(&mut self) -> Result<f64> {
-        let asked = Instant::now();
+    /// Returns the time of one `list-agents` call, in seconds.
+    fn list_duration(&mut self) -> Result<f64> {
+        let requested_at = Instant::now();
         let agents = self
             .colibri
             .runtime
             .block_on(self.colibri.client.list_agents())?;
-        let took: Duration = asked.elapsed();
+        let duration: Duration = requested_at.elapsed();
         ensure!(
             agents.len() == self.idle.len() + 1,
             "{} agents are running",
             agents.len()
         );
-        Ok(took.as_secs_f64())
+        Ok(duration.as_secs_f64())
     }
 
-    /// Returns the memory of the median shim.
-    fn shims(&mut self) -> Result<f64> {
+    /// Returns the median memory of the shims.
+    fn shim_memory(&mut self) -> Result<f64> {
         let agents = self.colibri.directory().join("state/agents");
         let shims = self.idle.iter().map(|id| {
-            let shim = process::shim(&agents.join(id))?;
-            Ok(process::memory(shim)?.pss)
+            let pid = process::shim_pid(&agents.join(id))?;
+            Ok(process::memory(pid)?.pss)
         });
         Ok(Samples(shims.collect::<Result<_>>()?).median())
     }
@@ -283,7 +276,7 @@ mod tests {
             };
             Table {
                 rows: rows.map(row).into(),
-                ..Table::new("it")
+                ..Table::new("title")
             }
         };
         for (unit, factor, noise, rounds, message) in [
@@ -295,7 +288,7 @@ mod tests {
             (Unit::Bytes, 1.0, 0.0, 12, "within the noise"),
             (Unit::Seconds, 1.5, 0.1, 11, "too few rounds"),
         ] {
-            let text = verdict(&[table(unit, factor, noise, rounds)]);
+            let text = summary(&[table(unit, factor, noise, rounds)]);
             assert!(text.ends_with(&format!("  {message}\n")), "{text}");
         }
     }

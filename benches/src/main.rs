@@ -1,5 +1,5 @@
-//! `colibri-bench`: compares Colibri with its alternatives on the same work, interleaved in one run.
-//! docs/performance.md has the results and the commands.
+//! `colibri-bench` compares Colibri with alternatives: all do the same work in interleaved rounds. docs/performance.md has
+//! the results and the commands.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -25,7 +25,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::peers::Places;
+use crate::peers::Directories;
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Benchmarks Colibri against its alternatives")]
@@ -43,11 +43,11 @@ struct Args {
     #[arg(long, global = true)]
     complete: bool,
     #[command(subcommand)]
-    what: What,
+    measurement: Measurement,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Measurement {
     /// Run all measurements
     All {
         /// Run a short version of each
@@ -114,9 +114,9 @@ enum What {
     },
 }
 
-impl What {
-    /// Runs all measurements.
-    fn each(smoke: bool) -> Vec<Self> {
+impl Measurement {
+    /// Returns all measurements, for `smoke` in a short version.
+    fn all(smoke: bool) -> Vec<Self> {
         let rounds = |full| if smoke { 2 } else { full };
         vec![
             Self::Spawn {
@@ -148,55 +148,60 @@ impl What {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    match args.what {
-        What::Stamp { every_us, count } => latency::stamp(Duration::from_micros(every_us), count),
-        What::All { smoke } => {
-            for what in What::each(smoke) {
-                measure(&args, &what)?;
+    match args.measurement {
+        Measurement::Stamp { every_us, count } => {
+            latency::write_timestamps(Duration::from_micros(every_us), count)
+        }
+        Measurement::All { smoke } => {
+            for measurement in Measurement::all(smoke) {
+                measure(&args, &measurement)?;
             }
             Ok(())
         }
-        What::Compare { base, new, amount } => {
+        Measurement::Compare { base, new, amount } => {
             let tables = compare::measure(&base, &new, amount)?;
-            report::keep(&args.results, "compare", &tables)?;
-            println!("{}", compare::verdict(&tables));
+            report::save(&args.results, "compare", &tables)?;
+            println!("{}", compare::summary(&tables));
             Ok(())
         }
-        _ => measure(&args, &args.what),
+        _ => measure(&args, &args.measurement),
     }
 }
 
-fn measure(args: &Args, what: &What) -> Result<()> {
-    let places = Places {
+/// Runs a measurement, prints its tables and saves them.
+fn measure(args: &Args, measurement: &Measurement) -> Result<()> {
+    let directories = Directories {
         programs: args.programs.clone(),
         tools: args.tools.clone(),
     };
-    let (name, tables) = match what {
-        What::All { .. } | What::Stamp { .. } | What::Compare { .. } => return Ok(()),
-        What::Spawn { rounds } => {
-            let mut peers = peers::spawning(&places)?.complete(args.complete)?;
+    let (name, tables) = match measurement {
+        Measurement::All { .. } | Measurement::Stamp { .. } | Measurement::Compare { .. } => {
+            return Ok(());
+        }
+        Measurement::Spawn { rounds } => {
+            let mut peers = peers::spawning(&directories)?.require_all(args.complete)?;
             ("spawn", vec![spawn::measure(&mut peers, *rounds)?])
         }
-        What::Throughput { rounds, megabytes } => {
-            let mut peers = peers::copying(&places)?.complete(args.complete)?;
+        Measurement::Throughput { rounds, megabytes } => {
+            let mut peers = peers::storing(&directories)?.require_all(args.complete)?;
             let table = throughput::measure(&mut peers, *rounds, *megabytes)?;
             ("throughput", vec![table])
         }
-        What::Latency { count, busy } => {
+        Measurement::Latency { count, busy } => {
             let table = latency::measure(&args.programs, *count, *busy)?;
             ("latency", vec![table])
         }
-        What::Sizes => ("sizes", vec![sizes::measure(&args.programs)]),
-        What::Memory { agents, window } => {
+        Measurement::Sizes => ("sizes", vec![sizes::measure(&args.programs)]),
+        Measurement::Memory { agents, window } => {
             let window = Duration::try_from_secs_f64(*window)?;
             let table = memory::measure(&args.programs, *agents, window)?;
             ("memory", vec![table])
         }
-        What::Scale { agents, rounds } => {
-            let picture = args.results.join("scale.svg");
-            let tables = scale::measure(&args.programs, agents, *rounds, &picture)?;
+        Measurement::Scale { agents, rounds } => {
+            let plot = args.results.join("scale.svg");
+            let tables = scale::measure(&args.programs, agents, *rounds, &plot)?;
             ("scale", tables)
         }
     };
-    report::keep(&args.results, name, &tables)
+    report::save(&args.results, name, &tables)
 }

@@ -5,17 +5,18 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use plotters::prelude::*;
 
-/// A line.
+/// A line of a chart.
 pub(crate) struct Series {
     pub(crate) name: String,
-    /// Draws hollow points, for a second kind of line.
-    pub(crate) dashed: bool,
+    /// Whether the line is thin and its points are hollow, for a second kind of lines.
+    pub(crate) is_secondary: bool,
     pub(crate) points: Vec<(f64, f64)>,
 }
 
+/// Width and height in pixels.
 const SIZE: (u32, u32) = (900, 560);
 
-/// Writes the chart.
+/// Draws a chart and writes it to a file.
 pub(crate) fn plot(path: &Path, title: &str, x: &str, y: &str, lines: &[Series]) -> Result<()> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).context("creating the directory for results")?;
@@ -33,19 +34,18 @@ fn draw(
     lines: &[Series],
 ) -> Result<(), Box<dyn std::error::Error>> {
     let points = || lines.iter().flat_map(|line| line.points.iter().copied());
-    let around = |values: &dyn Fn() -> Vec<f64>, above: f64| {
-        let values = values();
+    let axis_range = |values: Vec<f64>, space_above: f64| {
         let low = values.iter().copied().fold(f64::INFINITY, f64::min);
         let high = values.iter().copied().fold(0.0, f64::max);
         if low.is_finite() && low > 0.0 {
-            low / 1.3..high * above
+            low / 1.3..high * space_above
         } else {
             0.1..10.0
         }
     };
-    let xs = around(&|| points().map(|point| point.0).collect(), 1.3);
-    // Labels are above the lines.
-    let ys = around(&|| points().map(|point| point.1).collect(), 100.0);
+    let xs = axis_range(points().map(|point| point.0).collect(), 1.3);
+    // The labels are above the lines.
+    let ys = axis_range(points().map(|point| point.1).collect(), 100.0);
     let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
@@ -62,17 +62,17 @@ fn draw(
         .y_label_formatter(&|value| format!("{value}"))
         .light_line_style(BLACK.mix(0.06))
         .draw()?;
-    let half = lines.len().div_ceil(2).max(1);
+    let colours = lines.len().div_ceil(2).max(1);
     for (number, line) in lines.iter().enumerate() {
-        let color = Palette99::pick(number % half).to_rgba();
-        let fill = move || match line.dashed {
+        let color = Palette99::pick(number % colours).to_rgba();
+        let fill = move || match line.is_secondary {
             true => color.stroke_width(1),
             false => color.filled(),
         };
         chart
             .draw_series(LineSeries::new(
                 line.points.iter().copied(),
-                color.stroke_width(if line.dashed { 1 } else { 2 }),
+                color.stroke_width(if line.is_secondary { 1 } else { 2 }),
             ))?
             .label(&line.name)
             .legend(move |(x, y)| Circle::new((x + 8, y), 4, fill()));
@@ -100,7 +100,7 @@ mod tests {
         let path = dir.path().join("new/plot.svg");
         let line = |name: &str, points: &[(f64, f64)]| Series {
             name: name.to_owned(),
-            dashed: false,
+            is_secondary: false,
             points: points.to_vec(),
         };
         plot(&path, "Cost", "agents", "ms", &[]).unwrap();

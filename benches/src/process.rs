@@ -1,4 +1,4 @@
-//! Process statistics of the kernel: memory, CPU time, wake-ups, descriptors (Linux, proc(5)).
+//! Statistics of processes: memory, CPU time, wake-ups and descriptors (Linux, proc(5)).
 
 use std::fs;
 use std::path::Path;
@@ -19,18 +19,19 @@ pub(crate) struct Memory {
 pub(crate) fn memory(pid: u32) -> Result<Memory> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    Ok(rollup(&text))
+    Ok(parse_smaps_rollup(&text))
 }
 
-fn rollup(text: &str) -> Memory {
-    let of = |name: &str| {
+/// Parses `smaps_rollup` (proc_pid_smaps(5)).
+fn parse_smaps_rollup(text: &str) -> Memory {
+    let bytes = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+        let kib = line.and_then(|value| value.trim().strip_suffix(" kB")?.parse::<f64>().ok());
         kib.unwrap_or(f64::NAN) * 1024.0
     };
     Memory {
-        pss: of("Pss:"),
-        private: of("Private_Clean:") + of("Private_Dirty:"),
+        pss: bytes("Pss:"),
+        private: bytes("Private_Clean:") + bytes("Private_Dirty:"),
     }
 }
 
@@ -39,7 +40,7 @@ fn rollup(text: &str) -> Memory {
 pub(crate) struct Work {
     /// CPU time.
     pub(crate) cpu: Duration,
-    /// Context switches of all threads, which equal the wake-ups.
+    /// Context switches of all threads, which count wake-ups.
     pub(crate) switches: u64,
 }
 
@@ -59,7 +60,7 @@ pub(crate) fn work(pid: u32) -> Result<Work> {
     let mut sum = Work::default();
     for thread in fs::read_dir(&path).with_context(|| format!("reading {path}"))? {
         let thread = thread?.path();
-        // A thread that ends meanwhile counts as idle.
+        // The files of a thread that has ended are missing, and it counts as idle.
         let read = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();
         let nanoseconds = read("schedstat");
         let nanoseconds = nanoseconds.split_whitespace().next();
@@ -69,6 +70,7 @@ pub(crate) fn work(pid: u32) -> Result<Work> {
     Ok(sum)
 }
 
+/// Returns the number of context switches in the text of `/proc/PID/task/TID/status`.
 fn switches(status: &str) -> u64 {
     let counts = status.lines().filter_map(|line| {
         let (name, count) = line.split_once(':')?;
@@ -86,20 +88,20 @@ pub(crate) fn descriptors(pid: u32) -> Result<usize> {
         .count())
 }
 
-/// Returns the shims of all agents in a state directory, without the pooled shim.
-pub(crate) fn shims(state: &Path) -> Result<Vec<u32>> {
+/// Returns the pids of the shims of all agents in a state directory, without the pooled shim.
+pub(crate) fn shim_pids(state: &Path) -> Result<Vec<u32>> {
     let mut pids = Vec::new();
     for agent in fs::read_dir(state.join("agents"))? {
         let agent = agent?.path();
         if agent.join("spec.json").exists() {
-            pids.push(shim(&agent)?);
+            pids.push(shim_pid(&agent)?);
         }
     }
     Ok(pids)
 }
 
-/// Returns the shim of the agent with this directory.
-pub(crate) fn shim(agent: &Path) -> Result<u32> {
+/// Returns the pid of the shim of the agent with this directory.
+pub(crate) fn shim_pid(agent: &Path) -> Result<u32> {
     let path = agent.join("shim.json");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let record: serde_json::Value = serde_json::from_str(&text)?;
@@ -114,9 +116,9 @@ mod tests {
     #[test]
     fn smaps_rollup_is_parsed_in_bytes() {
         let text = "55d0-7ffe ---p 00000000 00:00 0    [rollup]\nRss:  900 kB\nPss:  100 kB\nPss_Dirty:  7 kB\nPrivate_Clean:  30 kB\nPrivate_Dirty:  40 kB\n";
-        let memory = rollup(text);
+        let memory = parse_smaps_rollup(text);
         assert_eq!((memory.pss, memory.private), (102_400.0, 71_680.0));
-        assert!(rollup("").pss.is_nan());
+        assert!(parse_smaps_rollup("").pss.is_nan());
     }
 
     #[test]
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn own_process_has_memory_cpu_time_and_descriptors() {
+    fn running_process_has_memory_switches_and_descriptors() {
         let pid = std::process::id();
         assert!(memory(pid).unwrap().pss > 0.0);
         assert!(work(pid).unwrap().switches > 0);

@@ -1,4 +1,4 @@
-//! Results: stored as JSON with every sample, and printed as tables.
+//! Results: saved as JSON with every sample, and printed as tables.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -14,7 +14,7 @@ pub(crate) struct Row {
     pub(crate) subject: String,
     pub(crate) unit: Unit,
     pub(crate) samples: Samples,
-    /// The reason for missing samples, or a remark.
+    /// Reason for missing samples, or a remark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,
 }
@@ -33,7 +33,8 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    fn show(self, value: f64) -> String {
+    /// Formats a value with its unit.
+    fn format(self, value: f64) -> String {
         let (value, unit) = match self {
             Self::Seconds if value < 0.001 => (value * 1e6, "µs"),
             Self::Seconds => (value * 1e3, "ms"),
@@ -55,7 +56,7 @@ impl Unit {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Table {
     pub(crate) title: String,
-    /// Rows measure different things, so the table has no ratios.
+    /// Whether rows measure different things, so that the table has no ratios.
     #[serde(default)]
     pub(crate) plain: bool,
     pub(crate) rows: Vec<Row>,
@@ -79,7 +80,7 @@ impl Table {
     }
 
     /// Adds a row and returns its median.
-    pub(crate) fn row(
+    pub(crate) fn add_row(
         &mut self,
         subject: &str,
         unit: Unit,
@@ -100,32 +101,32 @@ impl Table {
     /// Formats the table as Markdown.
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!("### {}\n\n", self.title);
-        let last = match self.plain {
+        let last_column = match self.plain {
             true => "note",
             false => "ratio to the first (quartiles)",
         };
         let _ = writeln!(
             text,
-            "| | median | quartiles | 99 % | samples | {last} |\n|---|---|---|---|---|---|"
+            "| | median | quartiles | 99 % | samples | {last_column} |\n|---|---|---|---|---|---|"
         );
         let base = self.rows.first().filter(|_| !self.plain);
         for row in &self.rows {
-            let at = |share| row.unit.show(row.samples.quantile(share));
+            let quantile = |share| row.unit.format(row.samples.quantile(share));
             if row.samples.0.is_empty() {
-                let why = row.note.as_deref().unwrap_or("nothing measured");
-                let _ = writeln!(text, "| {} | | | | | {why} |", row.subject);
+                let reason = row.note.as_deref().unwrap_or("nothing measured");
+                let _ = writeln!(text, "| {} | | | | | {reason} |", row.subject);
                 continue;
             }
             let ratio = match base {
                 Some(base) if base.unit == row.unit && base.subject != row.subject => {
                     let ratio = row.samples.over(&base.samples);
-                    let at = |share| Unit::Count.show(ratio.quantile(share));
+                    let quantile = |share| Unit::Count.format(ratio.quantile(share));
                     let note = row.note.iter().map(|note| format!("; {note}"));
                     format!(
                         "{} ({} to {}){}",
-                        at(0.5),
-                        at(0.25),
-                        at(0.75),
+                        quantile(0.5),
+                        quantile(0.25),
+                        quantile(0.75),
                         note.collect::<String>()
                     )
                 }
@@ -135,10 +136,10 @@ impl Table {
                 text,
                 "| {} | {} | {} to {} | {} | {} | {ratio} |",
                 row.subject,
-                at(0.5),
-                at(0.25),
-                at(0.75),
-                at(0.99),
+                quantile(0.5),
+                quantile(0.25),
+                quantile(0.75),
+                quantile(0.99),
                 row.samples.0.len()
             );
         }
@@ -146,16 +147,16 @@ impl Table {
     }
 }
 
-/// Prints a table and stores it in `directory` with every sample.
-pub(crate) fn keep(directory: &Path, name: &str, tables: &[Table]) -> Result<()> {
+/// Prints tables, and saves them in `directory` as Markdown and, with every sample, as JSON.
+pub(crate) fn save(directory: &Path, name: &str, tables: &[Table]) -> Result<()> {
     std::fs::create_dir_all(directory).context("creating the directory for results")?;
     let write = |extension: &str, text: String| {
         let path = directory.join(name).with_extension(extension);
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
     };
     write("json", serde_json::to_string(tables)?)?;
-    let shown: Vec<String> = tables.iter().map(Table::markdown).collect();
-    let shown = shown.join("\n");
-    println!("{shown}");
-    write("md", shown)
+    let markdown: Vec<String> = tables.iter().map(Table::markdown).collect();
+    let markdown = markdown.join("\n");
+    println!("{markdown}");
+    write("md", markdown)
 }

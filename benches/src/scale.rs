@@ -1,4 +1,4 @@
-//! Cost of calls by the number of agents, running or ended.
+//! Cost of calls by the number of live or ended agents.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,19 +12,19 @@ use crate::plot::{Series, plot};
 use crate::process;
 use crate::report::{Table, Unit};
 
-/// Number of concurrent spawns while agents are started.
-const AT_ONCE: usize = 16;
-/// Maximum number of adoptions at each number of agents, because they are slow.
-const RESTARTS: usize = 5;
+/// Maximum number of concurrent spawns.
+const CONCURRENT_SPAWNS: usize = 16;
+/// Maximum number of measured adoptions per number of agents, because they are slow.
+const MAX_ADOPTIONS: usize = 5;
 
-/// Kind of agents.
+/// Kind of the agents of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Crowd {
+enum AgentKind {
     Live,
     Ended,
 }
 
-impl Crowd {
+impl AgentKind {
     fn name(self) -> &'static str {
         match self {
             Self::Live => "live",
@@ -41,33 +41,33 @@ impl Crowd {
     }
 }
 
-/// Measures at each number of agents, and plots the calls.
+/// Measures with each number of agents, and plots the costs of the calls.
 pub(crate) fn measure(
     programs: &Path,
     agents: &[usize],
     rounds: usize,
-    picture: &Path,
+    plot_path: &Path,
 ) -> Result<Vec<Table>> {
-    let mut numbers = agents.to_vec();
-    numbers.sort_unstable();
+    let mut counts = agents.to_vec();
+    counts.sort_unstable();
     let mut tables = Vec::new();
     let mut lines: Vec<Series> = Vec::new();
-    for crowd in [Crowd::Live, Crowd::Ended] {
+    for kind in [AgentKind::Live, AgentKind::Ended] {
         let mut colibri = Colibri::start(programs)?;
-        for number in &numbers {
+        for count in &counts {
             let started = Instant::now();
-            grow(&mut colibri, crowd, *number)?;
-            let name = crowd.name();
-            eprintln!("{number} {name} agents after {:?}", started.elapsed());
-            let (table, medians) = at(&mut colibri, crowd, *number, rounds)?;
+            start_agents(&mut colibri, kind, *count)?;
+            let name = kind.name();
+            eprintln!("{count} {name} agents after {:?}", started.elapsed());
+            let (table, medians) = measure_calls(&mut colibri, kind, *count, rounds)?;
             for (call, median) in medians {
                 let name = format!("{call}, {name}");
-                let point = (*number as f64, median);
+                let point = (*count as f64, median);
                 match lines.iter_mut().find(|line| line.name == name) {
                     Some(line) => line.points.push(point),
                     None => lines.push(Series {
                         name,
-                        dashed: crowd == Crowd::Ended,
+                        is_secondary: kind == AgentKind::Ended,
                         points: vec![point],
                     }),
                 }
@@ -76,7 +76,7 @@ pub(crate) fn measure(
         }
     }
     plot(
-        picture,
+        plot_path,
         "Cost of a call by the number of agents",
         "agents",
         "milliseconds",
@@ -85,55 +85,56 @@ pub(crate) fn measure(
     Ok(tables)
 }
 
-/// Starts agents until their number is reached.
-fn grow(colibri: &mut Colibri, crowd: Crowd, number: usize) -> Result<()> {
+/// Starts agents until there are `count` of them.
+fn start_agents(colibri: &mut Colibri, kind: AgentKind, count: usize) -> Result<()> {
     let client = colibri.client.clone();
     let work = async move {
-        let mut there = client.list_agents().await?.len();
-        let mut under_way = JoinSet::new();
-        let mut missing = number.saturating_sub(there);
+        let mut started = client.list_agents().await?.len();
+        let mut spawns = JoinSet::new();
+        let mut missing = count.saturating_sub(started);
         loop {
-            while missing > 0 && under_way.len() < AT_ONCE {
+            while missing > 0 && spawns.len() < CONCURRENT_SPAWNS {
                 missing -= 1;
                 let client = client.clone();
-                under_way.spawn(async move {
-                    let id = client.spawn_agent(crowd.params()).await?.id;
-                    if crowd == Crowd::Ended {
+                spawns.spawn(async move {
+                    let id = client.spawn_agent(kind.params()).await?.id;
+                    if kind == AgentKind::Ended {
                         client.wait_agent(&id).await?;
                     }
                     anyhow::Ok(())
                 });
             }
-            let Some(done) = under_way.join_next().await else {
+            let Some(done) = spawns.join_next().await else {
                 break;
             };
             done??;
-            there += 1;
-            if there.is_multiple_of(500) {
-                eprintln!("{there} {} agents", crowd.name());
+            started += 1;
+            if started.is_multiple_of(500) {
+                eprintln!("{started} {} agents", kind.name());
             }
         }
-        let there = client.list_agents().await?;
-        let ended = there.iter().filter(|agent| agent.exited_at.is_some());
-        let right = match crowd {
-            Crowd::Live => there.len() - ended.count(),
-            Crowd::Ended => ended.count(),
+        let agents = client.list_agents().await?;
+        let ended = agents.iter().filter(|agent| agent.exited_at.is_some());
+        let actual = match kind {
+            AgentKind::Live => agents.len() - ended.count(),
+            AgentKind::Ended => ended.count(),
         };
-        if right != number {
-            bail!("{right} of {number} agents are {}", crowd.name());
+        if actual != count {
+            bail!("{actual} of {count} agents are {}", kind.name());
         }
         Ok(())
     };
-    colibri.taking_events(work)?
+    colibri.run_discarding_events(work)?
 }
 
-/// Medians in milliseconds by call.
+/// Median durations of the calls, in milliseconds.
 type Medians = Vec<(&'static str, f64)>;
 
-fn at(
+/// Measures all calls with this number of agents.
+fn measure_calls(
     colibri: &mut Colibri,
-    crowd: Crowd,
-    number: usize,
+    kind: AgentKind,
+    count: usize,
     rounds: usize,
 ) -> Result<(Table, Medians)> {
     let memory = process::memory(colibri.pid()?)?;
@@ -142,40 +143,41 @@ fn at(
     for _ in 0..rounds {
         let pid = colibri.pid()?;
         let before = process::work(pid)?;
-        let (took, there) = timed(colibri, |client| async move { client.list_agents().await })?;
+        let (duration, listed) =
+            timed(colibri, |client| async move { client.list_agents().await })?;
         list_cpu.push(process::work(pid)?.since(before).cpu.as_secs_f64());
-        list.push(took);
-        if there.len() != number {
-            bail!("{} of {number} agents are listed", there.len());
+        list.push(duration);
+        if listed.len() != count {
+            bail!("{} of {count} agents are listed", listed.len());
         }
-        let (took, _) = timed(colibri, |client| async move { client.list_running().await })?;
-        running.push(took);
-        let (took, spawned) = timed(colibri, |client| async move {
-            client.spawn_agent(Crowd::Live.params()).await
+        let (duration, _) = timed(colibri, |client| async move { client.list_running().await })?;
+        running.push(duration);
+        let (duration, spawned) = timed(colibri, |client| async move {
+            client.spawn_agent(AgentKind::Live.params()).await
         })?;
-        spawn.push(took);
+        spawn.push(duration);
         let params = KillParams::new(&spawned.id);
-        let (took, _) = timed(
+        let (duration, _) = timed(
             colibri,
             |client| async move { client.kill_agent(params).await },
         )?;
-        kill.push(took);
+        kill.push(duration);
         timed(colibri, |client| async move {
             client.remove_agent(&spawned.id).await
         })?;
     }
     let (mut adopt, mut adopt_cpu, mut adopted) = (vec![], vec![], vec![]);
-    for _ in 0..rounds.min(RESTARTS) {
+    for _ in 0..rounds.min(MAX_ADOPTIONS) {
         adopt.push(colibri.restart()?.as_secs_f64());
         let pid = colibri.pid()?;
         adopt_cpu.push(process::work(pid)?.cpu.as_secs_f64());
-        let (_, there) = timed(colibri, |client| async move { client.list_agents().await })?;
-        if there.len() != number {
-            bail!("{} of {number} agents are adopted", there.len());
+        let (_, listed) = timed(colibri, |client| async move { client.list_agents().await })?;
+        if listed.len() != count {
+            bail!("{} of {count} agents are adopted", listed.len());
         }
         adopted.push(process::memory(pid)?.pss);
     }
-    let mut table = Table::plain(&format!("With {number} {} agents", crowd.name()));
+    let mut table = Table::plain(&format!("With {count} {} agents", kind.name()));
     let mut medians = Medians::new();
     for (call, samples) in [
         ("list-agents", list),
@@ -184,19 +186,19 @@ fn at(
         ("kill-agent", kill),
         ("adoption", adopt),
     ] {
-        let median = table.row(call, Unit::Seconds, samples, None);
+        let median = table.add_row(call, Unit::Seconds, samples, None);
         medians.push((call, median * 1e3));
     }
-    let processor = Some("CPU time of the daemon".to_owned());
-    table.row("list-agents", Unit::Seconds, list_cpu, processor.clone());
-    table.row("adoption", Unit::Seconds, adopt_cpu, processor);
-    table.row(
+    let note = Some("CPU time of the daemon".to_owned());
+    table.add_row("list-agents", Unit::Seconds, list_cpu, note.clone());
+    table.add_row("adoption", Unit::Seconds, adopt_cpu, note);
+    table.add_row(
         "daemon that started them, Pss",
         Unit::Bytes,
         vec![memory.pss],
         None,
     );
-    table.row("daemon that adopted them, Pss", Unit::Bytes, adopted, None);
+    table.add_row("daemon that adopted them, Pss", Unit::Bytes, adopted, None);
     Ok((table, medians))
 }
 
@@ -207,10 +209,10 @@ fn timed<T, F: Future<Output = Result<T, colibri_client::ClientError>>>(
 ) -> Result<(f64, T)> {
     let client = colibri.client.clone();
     let work = async {
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let answer = call(client).await;
-        (asked.elapsed(), answer)
+        (requested_at.elapsed(), answer)
     };
-    let (took, answer): (Duration, _) = colibri.taking_events(work)?;
-    Ok((took.as_secs_f64(), answer.context("a call failed")?))
+    let (duration, answer): (Duration, _) = colibri.run_discarding_events(work)?;
+    Ok((duration.as_secs_f64(), answer.context("a call failed")?))
 }

@@ -1,18 +1,20 @@
-//! Sizes of the programs and of the alternatives.
+//! Sizes of Colibri's programs and of the alternatives.
 
 use std::path::{Path, PathBuf};
 
 use crate::report::{Row, Table, Unit};
 use crate::stats::Samples;
 
-const OWN: &[&str] = &[
+/// Colibri's programs.
+const PROGRAMS: &[&str] = &[
     "colibri-shim",
     "colibri-jail-helper",
     "colibri-proxy",
     "colibri",
     "colibri-daemon",
 ];
-const OTHERS: &[&str] = &[
+/// Programs of the alternatives.
+const ALTERNATIVES: &[&str] = &[
     "/usr/bin/bwrap",
     "/usr/bin/crun",
     "/usr/bin/runc",
@@ -21,8 +23,8 @@ const OTHERS: &[&str] = &[
 
 pub(crate) fn measure(programs: &Path) -> Table {
     let mut table = Table::plain("Installed programs");
-    let ours = OWN.iter().map(|name| programs.join(name));
-    for path in ours.chain(OTHERS.iter().map(PathBuf::from)) {
+    let paths = PROGRAMS.iter().map(|name| programs.join(name));
+    for path in paths.chain(ALTERNATIVES.iter().map(PathBuf::from)) {
         let size = std::fs::metadata(&path).map(|file| file.len() as f64);
         let name = path.file_name().unwrap_or_default();
         table.rows.push(Row {

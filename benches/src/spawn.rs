@@ -1,16 +1,16 @@
-//! From the spawn request until the caller has the first byte.
+//! Time from a spawn request until the caller has the first byte of output.
 
 use anyhow::Result;
 
-use crate::peers::{Peers, Spawns};
+use crate::peers::{Peers, SpawnPeer};
 use crate::report::{Table, Unit};
 use crate::rounds;
 
-/// Writes a line feed and waits to be ended.
+/// The measured command: writes a line feed and waits for its kill.
 pub(crate) const COMMAND: &[&str] = &["/bin/sh", "-c", "echo; exec sleep 100000"];
 
 /// Measures every alternative once in each round.
-pub(crate) fn measure(peers: &mut Peers<dyn Spawns>, rounds: usize) -> Result<Table> {
+pub(crate) fn measure(peers: &mut Peers<dyn SpawnPeer>, rounds: usize) -> Result<Table> {
     rounds::measure(
         "From the request to the first byte",
         Unit::Seconds,

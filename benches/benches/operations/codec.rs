@@ -1,4 +1,4 @@
-//! Frames as the daemon and its clients encode and decode them.
+//! Encoding and decoding of frames by the daemon and its clients.
 
 use std::collections::BTreeMap;
 
@@ -16,34 +16,40 @@ pub(crate) fn all() -> Vec<Operation> {
     let mut all = Vec::new();
     for (name, bytes) in outputs() {
         let length = bytes.len();
-        let frame = output(&bytes);
+        let frame = encode_output(&bytes);
         all.push(
-            Operation::new(format!("encode output of {name}"), move || output(&bytes)).over(length),
+            Operation::new(format!("encode output of {name}"), move || {
+                encode_output(&bytes)
+            })
+            .with_bytes(length),
         );
         all.push(
             Operation::new(format!("decode output of {name}"), move || {
-                decode_notification(&frame)
+                decode_output(&frame)
             })
-            .over(length),
+            .with_bytes(length),
         );
     }
 
-    let call = Call::SpawnAgent(spawn());
+    let call = Call::SpawnAgent(spawn_request());
     let frame = call.encode(7).unwrap();
     let length = frame.len();
-    all.push(Operation::new("encode a spawn", move || call.encode(7).unwrap()).over(length));
-    let read = move || Request::parse(&frame).unwrap().call().unwrap();
-    all.push(Operation::new("decode a spawn", read).over(length));
+    all.push(Operation::new("encode a spawn", move || call.encode(7).unwrap()).with_bytes(length));
+    let decode = move || Request::parse(&frame).unwrap().call().unwrap();
+    all.push(Operation::new("decode a spawn", decode).with_bytes(length));
 
     let list = ListResult {
         agents: (0..100).map(agent).collect(),
         next: None,
     };
-    let frame = answer(&list);
+    let frame = encode_answer(&list);
     let length = frame.len();
-    all.push(Operation::new("encode a list of 100 agents", move || answer(&list)).over(length));
-    let read = move || answered::<ListResult>(&frame);
-    all.push(Operation::new("decode a list of 100 agents", read).over(length));
+    all.push(
+        Operation::new("encode a list of 100 agents", move || encode_answer(&list))
+            .with_bytes(length),
+    );
+    let decode = move || decode_answer::<ListResult>(&frame);
+    all.push(Operation::new("decode a list of 100 agents", decode).with_bytes(length));
 
     let result = ReadResult {
         offset: 0,
@@ -52,52 +58,58 @@ pub(crate) fn all() -> Vec<Operation> {
         end: false,
         time: None,
     };
-    let frame = answer(&result);
-    all.push(Operation::new("encode a read of 64 KiB", move || answer(&result)).over(65_536));
-    let read = move || answered::<ReadResult>(&frame);
-    all.push(Operation::new("decode a read of 64 KiB", read).over(65_536));
+    let frame = encode_answer(&result);
+    all.push(
+        Operation::new("encode a read of 64 KiB", move || encode_answer(&result))
+            .with_bytes(65_536),
+    );
+    let decode = move || decode_answer::<ReadResult>(&frame);
+    all.push(Operation::new("decode a read of 64 KiB", decode).with_bytes(65_536));
 
-    // As much as one read(2) of a connection returns.
-    let frames = output(&text(64)).repeat(1000);
+    let frames = encode_output(&text(64)).repeat(1000);
     let length = frames.len();
-    let cut = move || {
+    let split = move || {
         let mut decoder = FrameDecoder::default();
         let mut count = 0;
-        for piece in frames.chunks(65_536) {
-            decoder.push(piece);
+        // One read(2) of a connection returns 64 KiB.
+        for chunk in frames.chunks(65_536) {
+            decoder.push(chunk);
             while let Some(frame) = decoder.next_frame() {
                 count += frame.unwrap().len();
             }
         }
         count
     };
-    all.push(Operation::new("cut 1000 frames", cut).over(length));
+    all.push(Operation::new("split 1000 frames", split).with_bytes(length));
     all
 }
 
-/// Kinds of output: text with lines of several lengths, text that needs an escape every fourth byte, and binary data.
+/// Returns outputs and their names: texts of several lengths, a text of which every fourth byte needs an escape, and
+/// binary data.
 fn outputs() -> Vec<(&'static str, Vec<u8>)> {
-    let escapes = |at: usize| *b"\"\n\x1b\\".get(at / 4 % 4).unwrap();
-    let with_escapes = text(65_536).into_iter().enumerate();
-    let with_escapes = with_escapes.map(|(at, byte)| if at % 4 == 0 { escapes(at) } else { byte });
-    let no_text = (0..65_536_u32).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]);
+    let mut with_escapes = text(65_536);
+    let escaped_bytes = b"\"\n\x1b\\".iter().cycle();
+    for (byte, escaped) in with_escapes.iter_mut().step_by(4).zip(escaped_bytes) {
+        *byte = *escaped;
+    }
+    let binary = (0..65_536_u32).map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()[0]);
     vec![
         ("64 B", text(64)),
         ("4 KiB", text(4096)),
         ("64 KiB", text(65_536)),
-        ("64 KiB with many escapes", with_escapes.collect()),
-        ("64 KiB of no text", no_text.collect()),
+        ("64 KiB with many escapes", with_escapes),
+        ("64 KiB of binary data", binary.collect()),
     ]
 }
 
-/// Lines of 64 bytes.
+/// Returns lines of 64 bytes.
 fn text(length: usize) -> Vec<u8> {
     let line = b"test result: ok. 27 passed; 0 failed; finished in 0.04 seconds.\n";
     line.iter().copied().cycle().take(length).collect()
 }
 
-/// Encodes the notification of a subscription.
-fn output(bytes: &[u8]) -> Vec<u8> {
+/// Encodes an output notification, as the daemon does.
+fn encode_output(bytes: &[u8]) -> Vec<u8> {
     Notification::AgentOutput(OutputEvent {
         subscription: 1,
         id: "a1b2c3d4e5f6".to_owned(),
@@ -110,8 +122,8 @@ fn output(bytes: &[u8]) -> Vec<u8> {
     .unwrap()
 }
 
-/// Decodes it as a client does.
-fn decode_notification(frame: &[u8]) -> Vec<u8> {
+/// Decodes an output notification, as a client does.
+fn decode_output(frame: &[u8]) -> Vec<u8> {
     match ServerMessage::parse(frame).unwrap() {
         ServerMessage::Notification(Notification::AgentOutput(event)) => {
             event.data.into_bytes().unwrap()
@@ -120,14 +132,14 @@ fn decode_notification(frame: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Encodes the daemon's answer to a call.
-fn answer<T: Serialize>(result: &T) -> Vec<u8> {
+/// Encodes the answer to a call, as the daemon does.
+fn encode_answer<T: Serialize>(result: &T) -> Vec<u8> {
     let result = serde_json::value::to_raw_value(result).unwrap();
     Response::new(7, Ok(result)).encode().unwrap()
 }
 
-/// Decodes it as a client does.
-fn answered<T: DeserializeOwned>(frame: &[u8]) -> T {
+/// Decodes the answer to a call, as a client does.
+fn decode_answer<T: DeserializeOwned>(frame: &[u8]) -> T {
     match ServerMessage::parse(frame).unwrap() {
         ServerMessage::Response(response) => {
             serde_json::from_str(response.into_result().unwrap().get()).unwrap()
@@ -136,7 +148,7 @@ fn answered<T: DeserializeOwned>(frame: &[u8]) -> T {
     }
 }
 
-fn spawn() -> SpawnRequest {
+fn spawn_request() -> SpawnRequest {
     SpawnRequest {
         program: Some("pi".to_owned()),
         args: Some(

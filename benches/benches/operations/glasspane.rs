@@ -1,4 +1,4 @@
-//! State machines that turn an agent's output into its view and transcript.
+//! The state machines that parse an agent's output into its view and transcript.
 
 use colibri_glasspane::{AgentRuntime, Glasspane, Transcript};
 
@@ -11,13 +11,13 @@ pub(crate) fn all() -> Vec<Operation> {
     ))
     .unwrap();
     let length = session.len();
-    let mut pane = Glasspane::new(AgentRuntime::Pi, 0);
-    let written = session.clone();
+    let mut session_pane = Glasspane::new(AgentRuntime::Pi, 0);
+    let lines = session.clone();
     let state = move || {
-        for line in written.split_inclusive(|byte| *byte == b'\n') {
-            pane.push_output(line, 1);
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            session_pane.push_output(line, 1);
         }
-        pane.view().events
+        session_pane.view().events
     };
     let transcript = move || Transcript::new(AgentRuntime::Pi).push_stdout(&session);
 
@@ -25,33 +25,33 @@ pub(crate) fn all() -> Vec<Operation> {
     update.extend(std::iter::repeat_n(b'x', 4000));
     update.extend(b"\"}]}}\n");
     let update_length = update.len();
-    let mut updated = Glasspane::new(AgentRuntime::Pi, 0);
+    let mut update_pane = Glasspane::new(AgentRuntime::Pi, 0);
 
-    let mut generic = Glasspane::new(AgentRuntime::Generic, 0);
+    let mut generic_pane = Glasspane::new(AgentRuntime::Generic, 0);
     let mut now = 0;
     let activity = move || {
         now += 1;
-        generic.record_activity(now);
-        generic.deadline()
+        generic_pane.record_activity(now);
+        generic_pane.deadline()
     };
 
-    let mut malformed = vec![b'x'; (1 << 20) - 1];
-    malformed.push(b'\n');
-    let mut confused = Glasspane::new(AgentRuntime::Pi, 0);
-    let nonsense = move || {
-        for piece in malformed.chunks(65_536) {
-            confused.push_output(piece, 1);
+    let mut malformed_line = vec![b'x'; (1 << 20) - 1];
+    malformed_line.push(b'\n');
+    let mut malformed_pane = Glasspane::new(AgentRuntime::Pi, 0);
+    let malformed = move || {
+        for chunk in malformed_line.chunks(65_536) {
+            malformed_pane.push_output(chunk, 1);
         }
-        confused.view().malformed_lines
+        malformed_pane.view().malformed_lines
     };
     vec![
-        Operation::new("state of a session of 39 lines", state).over(length),
-        Operation::new("transcript of a session of 39 lines", transcript).over(length),
+        Operation::new("state of a session of 39 lines", state).with_bytes(length),
+        Operation::new("transcript of a session of 39 lines", transcript).with_bytes(length),
         Operation::new("state of an update with 4 KB of text", move || {
-            updated.push_output(&update, 1);
+            update_pane.push_output(&update, 1);
         })
-        .over(update_length),
-        Operation::new("a malformed line of 1 MiB", nonsense).over(1 << 20),
+        .with_bytes(update_length),
+        Operation::new("a malformed line of 1 MiB", malformed).with_bytes(1 << 20),
         Operation::new("activity of a generic agent", activity),
     ]
 }

@@ -1,4 +1,4 @@
-//! Confinement by both engines.
+//! Command lines of both engines.
 
 use std::sync::Arc;
 
@@ -45,16 +45,16 @@ pub(crate) fn all() -> Vec<Operation> {
             let engine = engine.clone();
             all.push(Operation::new(
                 format!("{name} ({})", engine.name()),
-                move || wrapped(&*engine, &config),
+                move || wrap(&*engine, &config),
             ));
         }
     }
     all
 }
 
-/// Everything that a spawn does in this crate: validates the request, wraps the command, and lists the commands
-/// before and after a run.
-fn wrapped(engine: &dyn JailEngine, config: &JailConfig) -> (CommandLine, Vec<JailOp>) {
+/// Does the work of `colibri-jail-core` for one spawn: validates the configuration, wraps the command, and returns the
+/// commands before and after a run.
+fn wrap(engine: &dyn JailEngine, config: &JailConfig) -> (CommandLine, Vec<JailOp>) {
     let ephemeral_name = "colibri-a1b2c3d4e5f6".parse().unwrap();
     let confinement = config.confinement(&ephemeral_name).unwrap();
     let command = CommandLine::new("/usr/bin/pi", ["--mode", "rpc", "--model", "a-model"]).unwrap();

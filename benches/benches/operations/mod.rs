@@ -1,8 +1,8 @@
-//! Operations that run once per byte, line, event, call or spawn. The benches in this package time them, and
+//! Operations that run once per byte, line, event, call or spawn. The benches measure their CPU time, and
 //! tests/allocations.rs counts their allocations.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
-#![allow(dead_code, reason = "each bench uses a part of it")]
+#![allow(dead_code, reason = "each bench uses a part of this module")]
 
 pub(crate) mod codec;
 pub(crate) mod glasspane;
@@ -19,7 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// A repeatable operation.
 pub(crate) struct Operation {
     pub(crate) name: String,
-    /// Number of bytes that it processes, if its cost depends on that.
+    /// Number of processed bytes, if the cost depends on it.
     bytes: Option<usize>,
     pub(crate) run: Box<dyn FnMut()>,
 }
@@ -35,13 +35,14 @@ impl Operation {
         }
     }
 
-    pub(crate) fn over(mut self, bytes: usize) -> Self {
+    /// Sets the number of processed bytes.
+    pub(crate) fn with_bytes(mut self, bytes: usize) -> Self {
         self.bytes = Some(bytes);
         self
     }
 }
 
-/// CPU time, which depends little on other load of the machine.
+/// The CPU time of the thread, on which other load of the machine has little effect.
 struct CpuTime;
 
 impl Measurement for CpuTime {
@@ -74,7 +75,7 @@ impl Measurement for CpuTime {
     }
 }
 
-/// Times all operations.
+/// Measures all operations.
 pub(crate) fn bench(group: &str, operations: Vec<Operation>) {
     let mut criterion = Criterion::default()
         .with_measurement(CpuTime)

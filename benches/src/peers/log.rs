@@ -11,12 +11,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
-use super::check;
-use crate::colibri::PATIENCE;
+use super::check_stored;
+use crate::colibri::TIMEOUT;
 
-/// Polling each write takes CPU time from the measured programs. While more bytes than this are missing, polls are
-/// rare.
-const CLOSE: u64 = 1 << 20;
+/// Number of missing bytes above which the log is polled only once per millisecond, because a poll at each write takes
+/// CPU time from the measured programs.
+const SLOW_POLL_BYTES: u64 = 1 << 20;
 
 /// A directory that inotify(7) watches.
 pub(super) struct Watch {
@@ -28,8 +28,8 @@ impl Watch {
     /// Watches an existing directory.
     pub(super) fn new(directory: &Path) -> Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let what = WatchFlags::MODIFY | WatchFlags::CREATE;
-        inotify::add_watch(&inotify, directory, what)
+        let flags = WatchFlags::MODIFY | WatchFlags::CREATE;
+        inotify::add_watch(&inotify, directory, flags)
             .with_context(|| format!("watching {}", directory.display()))?;
         Ok(Self {
             directory: directory.to_owned(),
@@ -38,39 +38,39 @@ impl Watch {
     }
 
     /// Returns the total length of all files whose names have this suffix.
-    fn length(&self, ending: &str) -> Result<u64> {
+    fn total_length(&self, suffix: &str) -> Result<u64> {
         let mut length = 0;
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().ends_with(ending) {
+            if entry.file_name().to_string_lossy().ends_with(suffix) {
                 length += entry.metadata()?.len();
             }
         }
         Ok(length)
     }
 
-    /// Waits until the files with this suffix have this total length, and returns that time.
-    pub(super) fn wait_for(&self, ending: &str, bytes: u64) -> Result<Instant> {
-        let until = Instant::now() + PATIENCE;
+    /// Waits until the files with this suffix have this total length, and returns the time.
+    pub(super) fn wait_for(&self, suffix: &str, bytes: u64) -> Result<Instant> {
+        let deadline = Instant::now() + TIMEOUT;
         loop {
-            let length = self.length(ending)?;
+            let length = self.total_length(suffix)?;
             let now = Instant::now();
             if length >= bytes {
                 return Ok(now);
             }
             ensure!(
-                now < until,
-                "{length} of {bytes} bytes are stored, and no more arrive"
+                now < deadline,
+                "{length} of {bytes} bytes are stored, and the timeout has expired"
             );
-            if bytes - length > CLOSE {
+            if bytes - length > SLOW_POLL_BYTES {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            self.wait()?;
+            self.wait_for_event()?;
         }
     }
 
-    /// Waits at most a second for an event and drains the queue.
-    fn wait(&self) -> Result<()> {
+    /// Waits for an event, at most one second, and drains the queue of events.
+    fn wait_for_event(&self) -> Result<()> {
         let second = Timespec {
             tv_sec: 1,
             tv_nsec: 0,
@@ -89,7 +89,7 @@ impl Watch {
     }
 }
 
-/// A file in a dedicated directory, watched before it exists.
+/// A log file in a dedicated directory, which is watched before the file exists.
 pub(super) struct Log {
     path: PathBuf,
     name: String,
@@ -111,15 +111,15 @@ impl Log {
         &self.path
     }
 
-    /// Waits until the log has this many bytes, and returns that time.
+    /// Waits until the log has this many bytes, and returns the time.
     pub(super) fn wait_for(&self, bytes: u64) -> Result<Instant> {
         self.watch.wait_for(&self.name, bytes)
     }
 
     /// Checks that the log equals `file`, and truncates it.
     pub(super) fn check(&self, file: &Path) -> Result<()> {
-        check(file, std::slice::from_ref(&self.path))?;
-        self.empty()
+        check_stored(file, std::slice::from_ref(&self.path))?;
+        self.truncate()
     }
 
     /// Checks that the log is a line feed, and truncates it.
@@ -130,17 +130,17 @@ impl Log {
             "the log is not a line feed: {:?}",
             String::from_utf8_lossy(&content)
         );
-        self.empty()
+        self.truncate()
     }
 
     pub(super) fn read(&self) -> Result<Vec<u8>> {
         fs::read(&self.path).with_context(|| format!("reading {}", self.path.display()))
     }
 
-    /// Truncates the log; programs that append to it do not notice.
-    pub(super) fn empty(&self) -> Result<()> {
+    /// Truncates the log. Programs that append to it continue at its new end.
+    pub(super) fn truncate(&self) -> Result<()> {
         fs::File::create(&self.path)
-            .with_context(|| format!("emptying {}", self.path.display()))?;
+            .with_context(|| format!("truncating {}", self.path.display()))?;
         Ok(())
     }
 }

@@ -1,10 +1,10 @@
-//! The alternatives to Colibri behind one interface.
+//! Colibri and its alternatives with one interface.
 
+mod colibri;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 mod log;
-mod ours;
 mod plain;
 
 use std::path::{Path, PathBuf};
@@ -14,46 +14,47 @@ use anyhow::{Context, Result, ensure};
 
 use crate::spawn::COMMAND;
 
-/// Name in tables.
-pub(crate) trait Named {
+/// Colibri or an alternative.
+pub(crate) trait Peer {
+    /// Returns the name in tables.
     fn name(&self) -> String;
 
-    /// Note in tables.
+    /// Returns the note in tables.
     fn note(&self) -> Option<String> {
         None
     }
 }
 
-/// Runs programs in the background and shows their output.
-pub(crate) trait Spawns: Named {
+/// A peer that runs programs in the background and makes their output readable.
+pub(crate) trait SpawnPeer: Peer {
     /// Runs a command that writes a line feed and then waits. Returns the time from the request until that byte is
-    /// readable, and ends the command.
+    /// readable. Ends the command.
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration>;
 }
 
-/// Runs programs in the background and stores their output.
-pub(crate) trait Copies: Named {
-    /// Runs `cat` on a file of `bytes` bytes. Returns the time from the request until all of them are stored, then
-    /// compares and removes them.
-    fn copy(&mut self, file: &Path, bytes: u64) -> Result<Duration>;
+/// A peer that runs programs in the background and stores their output.
+pub(crate) trait StorePeer: Peer {
+    /// Runs `cat` on a file of `bytes` bytes. Returns the time from the request until all bytes are stored. Compares the
+    /// stored bytes with the file and removes them.
+    fn store(&mut self, file: &Path, bytes: u64) -> Result<Duration>;
 }
 
-/// An alternative that cannot run here, and the reason.
+/// An alternative that cannot run on this host.
 #[derive(Debug)]
-pub(crate) struct Absent {
+pub(crate) struct Unavailable {
     pub(crate) name: &'static str,
-    pub(crate) why: String,
+    pub(crate) reason: String,
 }
 
-/// Available and unavailable alternatives.
+/// Available and unavailable peers.
 pub(crate) struct Peers<P: ?Sized> {
-    pub(crate) present: Vec<Box<P>>,
-    pub(crate) absent: Vec<Absent>,
+    pub(crate) available: Vec<Box<P>>,
+    pub(crate) unavailable: Vec<Unavailable>,
 }
 
 /// Directories of programs.
 #[derive(Debug, Clone)]
-pub(crate) struct Places {
+pub(crate) struct Directories {
     /// Colibri's programs.
     pub(crate) programs: PathBuf,
     /// Tools that scripts/bench.sh installed.
@@ -61,30 +62,30 @@ pub(crate) struct Places {
     pub(crate) tools: PathBuf,
 }
 
-impl<P: Named + ?Sized> Peers<P> {
-    fn new(present: Vec<Box<P>>) -> Self {
+impl<P: Peer + ?Sized> Peers<P> {
+    fn new(available: Vec<Box<P>>) -> Self {
         Self {
-            present,
-            absent: Vec::new(),
+            available,
+            unavailable: Vec::new(),
         }
     }
 
-    /// Adds an alternative after a trial run.
+    /// Adds an alternative. It is available if its trial run succeeds.
     fn add(
         &mut self,
         name: &'static str,
         peer: Result<Box<P>>,
-        once: impl FnOnce(&mut P) -> Result<Duration>,
+        trial_run: impl FnOnce(&mut P) -> Result<Duration>,
     ) {
-        let tried = peer.and_then(|mut peer| {
-            once(&mut peer)?;
+        let tested = peer.and_then(|mut peer| {
+            trial_run(&mut peer)?;
             Ok(peer)
         });
-        match tried {
-            Ok(peer) => self.present.push(peer),
-            Err(error) => self.absent.push(Absent {
+        match tested {
+            Ok(peer) => self.available.push(peer),
+            Err(error) => self.unavailable.push(Unavailable {
                 name,
-                why: format!("{error:#}")
+                reason: format!("{error:#}")
                     .trim()
                     .replace('\n', "; ")
                     .replace('|', "/"),
@@ -92,92 +93,97 @@ impl<P: Named + ?Sized> Peers<P> {
         }
     }
 
-    /// With `all`, fails if an alternative is unavailable for another reason than a missing systemd.
-    pub(crate) fn complete(self, all: bool) -> Result<Self> {
-        for absent in self.absent.iter().filter(|_| all) {
+    /// Fails with `required` if an alternative except systemd-run is unavailable.
+    pub(crate) fn require_all(self, required: bool) -> Result<Self> {
+        for peer in self.unavailable.iter().filter(|_| required) {
             ensure!(
-                absent.name == SYSTEMD_RUN,
+                peer.name == SYSTEMD_RUN,
                 "{} is unavailable: {}",
-                absent.name,
-                absent.why
+                peer.name,
+                peer.reason
             );
         }
         Ok(self)
     }
 }
 
+/// Name of the alternative that needs systemd as the init system.
 const SYSTEMD_RUN: &str = "systemd-run and a pipe";
 
-/// Returns all programs that start commands. Ratios are relative to the first one, Colibri.
-pub(crate) fn spawning(places: &Places) -> Result<Peers<dyn Spawns>> {
-    let mut peers: Peers<dyn Spawns> = Peers::new(vec![
-        Box::new(ours::Ours::start(&places.programs, false)?),
-        Box::new(ours::Ours::start(&places.programs, true)?),
+/// Returns all peers that start commands. Ratios are relative to the first one, Colibri.
+pub(crate) fn spawning(directories: &Directories) -> Result<Peers<dyn SpawnPeer>> {
+    let mut peers: Peers<dyn SpawnPeer> = Peers::new(vec![
+        Box::new(colibri::ColibriSpawn::start(&directories.programs, false)?),
+        Box::new(colibri::ColibriSpawn::start(&directories.programs, true)?),
         Box::new(plain::PosixSpawn),
     ]);
     peers.add(plain::BWRAP, Ok(Box::new(plain::Bubblewrap)), |peer| {
         peer.first_byte(COMMAND)
     });
     #[cfg(target_os = "linux")]
-    linux::add_spawning(&mut peers, places);
+    linux::add_spawning(&mut peers, directories);
     Ok(peers)
 }
 
-/// Returns all programs that store output. The first one is the upper bound.
-pub(crate) fn copying(places: &Places) -> Result<Peers<dyn Copies>> {
-    let programs = &places.programs;
-    let mut peers: Peers<dyn Copies> = Peers::new(vec![
+/// Returns all peers that store output. Ratios are relative to the first one, the upper bound.
+pub(crate) fn storing(directories: &Directories) -> Result<Peers<dyn StorePeer>> {
+    let programs = &directories.programs;
+    let mut peers: Peers<dyn StorePeer> = Peers::new(vec![
         Box::new(plain::Cat),
-        Box::new(ours::Kept::start(programs, false, false)?),
-        Box::new(ours::Kept::start(programs, true, false)?),
-        Box::new(ours::Kept::start(programs, false, true)?),
+        Box::new(colibri::ColibriStore::start(programs, false, false)?),
+        Box::new(colibri::ColibriStore::start(programs, true, false)?),
+        Box::new(colibri::ColibriStore::start(programs, false, true)?),
     ]);
-    peers.add(plain::BWRAP_CAT, Ok(Box::new(plain::BubblewrapCat)), a_line);
+    peers.add(
+        plain::BWRAP_CAT,
+        Ok(Box::new(plain::BubblewrapCat)),
+        store_one_line,
+    );
     #[cfg(target_os = "linux")]
-    linux::add_copying(&mut peers, places);
+    linux::add_storing(&mut peers, directories);
     Ok(peers)
 }
 
-/// Tries an alternative with one line.
-fn a_line(peer: &mut (dyn Copies + 'static)) -> Result<Duration> {
+/// Lets an alternative store one line, as a trial run.
+fn store_one_line(peer: &mut (dyn StorePeer + 'static)) -> Result<Duration> {
     let file = tempfile::Builder::new()
         .prefix("colibri-bench-")
         .tempfile_in("/var/tmp")?;
     std::fs::write(file.path(), "a line\n")?;
-    peer.copy(file.path(), 7)
+    peer.store(file.path(), 7)
 }
 
-/// Checks that the stored output, in consecutive files, equals the written data.
-fn check(written: &Path, stored: &[PathBuf]) -> Result<()> {
+/// Checks that the stored output, in consecutive files, equals the written file.
+fn check_stored(written: &Path, stored: &[PathBuf]) -> Result<()> {
     use std::io::{BufRead, BufReader, Read};
 
     let open = |path: &PathBuf| {
         std::fs::File::open(path).with_context(|| format!("opening {}", path.display()))
     };
-    let mut chain: Box<dyn Read> = Box::new(std::io::empty());
+    let mut concatenated: Box<dyn Read> = Box::new(std::io::empty());
     for path in stored {
-        chain = Box::new(chain.chain(open(path)?));
+        concatenated = Box::new(concatenated.chain(open(path)?));
     }
-    let mut chain = BufReader::with_capacity(1 << 18, chain);
+    let mut stored = BufReader::with_capacity(1 << 18, concatenated);
     let mut original = BufReader::with_capacity(1 << 18, open(&written.to_owned())?);
-    let mut at = 0;
+    let mut offset = 0;
     loop {
-        let (left, right) = (original.fill_buf()?, chain.fill_buf()?);
-        let both = left.len().min(right.len());
-        if both == 0 {
+        let (left, right) = (original.fill_buf()?, stored.fill_buf()?);
+        let common = left.len().min(right.len());
+        if common == 0 {
             ensure!(
                 left.is_empty() && right.is_empty(),
-                "stored and written bytes differ in length; the first {at} bytes are equal"
+                "stored and written bytes differ in length; the first {offset} bytes are equal"
             );
             return Ok(());
         }
         ensure!(
-            left.get(..both) == right.get(..both),
-            "stored and written bytes differ after byte {at}, within {both} bytes"
+            left.get(..common) == right.get(..common),
+            "stored and written bytes differ after byte {offset}, within {common} bytes"
         );
-        original.consume(both);
-        chain.consume(both);
-        at += both;
+        original.consume(common);
+        stored.consume(common);
+        offset += common;
     }
 }
 
@@ -188,7 +194,7 @@ mod tests {
     #[test]
     fn log_that_differs_from_written_bytes_fails() {
         let directory = tempfile::tempdir().unwrap();
-        for (written, stored, good) in [
+        for (written, stored, is_equal) in [
             ("one\ntwo\n", vec!["one\ntwo\n"], true),
             ("one\ntwo\n", vec!["one\nt", "", "wo\n"], true),
             ("", vec![], true),
@@ -196,19 +202,19 @@ mod tests {
             ("one\n", vec!["one\n", "two\n"], false),
             ("one\ntwo\n", vec!["one\nTwo\n"], false),
         ] {
-            let file = |name: &str, text: &str| {
+            let create_file = |name: &str, text: &str| {
                 let path = directory.path().join(name);
                 std::fs::write(&path, text).unwrap();
                 path
             };
-            let original = file("written", written);
+            let original = create_file("written", written);
             let stored: Vec<PathBuf> = stored
                 .iter()
                 .enumerate()
-                .map(|(at, text)| file(&at.to_string(), text))
+                .map(|(number, text)| create_file(&number.to_string(), text))
                 .collect();
-            let outcome = check(&original, &stored);
-            assert_eq!(outcome.is_ok(), good, "{written:?}: {outcome:?}");
+            let result = check_stored(&original, &stored);
+            assert_eq!(result.is_ok(), is_equal, "{written:?}: {result:?}");
         }
     }
 }

@@ -1,7 +1,8 @@
-//! conmon(8), which supervises each container of podman and CRI-O and stores its output. It is started as podman does
-//! it: conmon, then the runtime's `start` once conmon reports the container. Measured from the start of conmon until
-//! its log has a line; for throughput until conmon exits, which it does when it has stored everything. The length of
-//! the log does not count: each line, and each part of a line from separate reads, has a prefix.
+//! conmon(8), which supervises each container of podman and CRI-O and stores its output. As podman does, the benchmark
+//! starts conmon, and runs `start` of the container runtime when conmon has reported the container. The measured time
+//! is from the start of conmon until its log has a line; for throughput, until conmon exits, because it exits when all
+//! output is stored. The length of the log does not show that, because each line, and each part of a line from a
+//! separate read, has a prefix.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -16,10 +17,10 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Deserialize;
 
 use super::super::log::Log;
-use super::super::{Copies, Named, Spawns, check};
+use super::super::{Peer, SpawnPeer, StorePeer, check_stored};
 
 use super::oci::{Bundle, Runtime};
-use super::{quietly, text};
+use super::{path_text, run_checked};
 
 pub(super) struct Conmon {
     bundle: Bundle,
@@ -28,9 +29,9 @@ pub(super) struct Conmon {
     running: Option<(String, Child)>,
 }
 
-/// Message of conmon when the container exists.
+/// Message of conmon about the created container.
 #[derive(Deserialize)]
-struct Said {
+struct StatusMessage {
     data: i32,
     #[serde(default)]
     status: String,
@@ -65,39 +66,40 @@ impl Conmon {
                 &name,
             ])
             .args(["--runtime", self.bundle.runtime.program()])
-            .args(["--bundle", text(directory)?])
-            .args(["--container-pidfile", text(&directory.join("pid"))?])
-            .args(["--exit-dir", text(directory)?])
-            .args(["--socket-dir-path", text(directory)?])
+            .args(["--bundle", path_text(directory)?])
+            .args(["--container-pidfile", path_text(&directory.join("pid"))?])
+            .args(["--exit-dir", path_text(directory)?])
+            .args(["--socket-dir-path", path_text(directory)?])
             .args([
                 "--log-path",
-                &format!("k8s-file:{}", text(self.log.path())?),
+                &format!("k8s-file:{}", path_text(self.log.path())?),
             ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(directory.join("stderr"))?);
-        for argument in self.bundle.arguments() {
+        for argument in self.bundle.options() {
             conmon.arg(format!("--runtime-arg={argument}"));
         }
-        let asked = Instant::now();
-        let (status, says) = pipe_with(PipeFlags::CLOEXEC)?;
-        conmon.env("_OCI_SYNCPIPE", says.as_raw_fd().to_string());
-        fcntl_setfd(&says, FdFlags::empty())?;
+        let requested_at = Instant::now();
+        let (status, sync_pipe) = pipe_with(PipeFlags::CLOEXEC)?;
+        conmon.env("_OCI_SYNCPIPE", sync_pipe.as_raw_fd().to_string());
+        fcntl_setfd(&sync_pipe, FdFlags::empty())?;
         let child = conmon.spawn().context("cannot start conmon");
-        drop(says);
+        drop(sync_pipe);
         self.running = Some((name.clone(), child?));
         let mut line = String::new();
         BufReader::new(File::from(status)).read_line(&mut line)?;
-        let status: Said = serde_json::from_str(&line).with_context(|| {
+        let status: StatusMessage = serde_json::from_str(&line).with_context(|| {
             let stderr = fs::read_to_string(directory.join("stderr")).unwrap_or_default();
-            format!("conmon said {line:?}; {}", stderr.trim())
+            format!("conmon reported {line:?}; {}", stderr.trim())
         })?;
         ensure!(status.data > 0, "conmon failed: {}", status.status.trim());
-        quietly(&mut self.bundle.command(&["start", &name]))?;
-        Ok(asked)
+        run_checked(&mut self.bundle.command(&["start", &name]))?;
+        Ok(requested_at)
     }
 
-    fn end(&mut self) -> Result<()> {
+    /// Deletes the container, if one runs, and waits for its conmon.
+    fn stop(&mut self) -> Result<()> {
         if let Some((name, mut conmon)) = self.running.take() {
             let deleted = self.bundle.delete(&name);
             if deleted.is_err() {
@@ -112,21 +114,21 @@ impl Conmon {
 
 impl Drop for Conmon {
     fn drop(&mut self) {
-        let _ = self.end();
+        let _ = self.stop();
     }
 }
 
-impl Named for Conmon {
+impl Peer for Conmon {
     fn name(&self) -> String {
         self.bundle.runtime.name_with_conmon().to_owned()
     }
 }
 
-impl Spawns for Conmon {
+impl SpawnPeer for Conmon {
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
-        let asked = self.start(command)?;
-        let seen = self.log.wait_for(1)?;
-        self.end()?;
+        let requested_at = self.start(command)?;
+        let stored_at = self.log.wait_for(1)?;
+        self.stop()?;
         let content = self.log.read()?;
         ensure!(
             content.ends_with(b" stdout F \n")
@@ -135,48 +137,48 @@ impl Spawns for Conmon {
             String::from_utf8_lossy(&content)
         );
         fs::remove_file(self.log.path())?;
-        Ok(seen - asked)
+        Ok(stored_at - requested_at)
     }
 }
 
-impl Copies for Conmon {
-    fn copy(&mut self, file: &Path, _bytes: u64) -> Result<Duration> {
-        let asked = self.start(&["cat", text(file)?])?;
+impl StorePeer for Conmon {
+    fn store(&mut self, file: &Path, _bytes: u64) -> Result<Duration> {
+        let requested_at = self.start(&["cat", path_text(file)?])?;
         if let Some((_, conmon)) = &mut self.running {
             conmon.wait()?;
         }
-        let took = asked.elapsed();
-        self.end()?;
-        let bare = self.bundle.directory.path().join("bare");
-        strip(self.log.path(), &bare)?;
-        check(file, std::slice::from_ref(&bare))?;
-        fs::remove_file(bare)?;
+        let duration = requested_at.elapsed();
+        self.stop()?;
+        let output = self.bundle.directory.path().join("output");
+        strip_prefixes(self.log.path(), &output)?;
+        check_stored(file, std::slice::from_ref(&output))?;
+        fs::remove_file(output)?;
         fs::remove_file(self.log.path())?;
-        Ok(took)
+        Ok(duration)
     }
 }
 
-/// Writes a log without its prefixes: time, stream, and end-of-line flag.
-fn strip(log: &Path, bare: &Path) -> Result<()> {
+/// Copies a log without its prefixes: time, stream, and flag for complete lines.
+fn strip_prefixes(log: &Path, output: &Path) -> Result<()> {
     let mut log = BufReader::with_capacity(1 << 18, File::open(log)?);
-    let mut bare = BufWriter::with_capacity(1 << 18, File::create(bare)?);
+    let mut output = BufWriter::with_capacity(1 << 18, File::create(output)?);
     let mut line = Vec::new();
     while log.read_until(b'\n', &mut line)? > 0 {
         let mut words = line.splitn(4, |byte| *byte == b' ');
-        let (_time, output) = (words.next(), words.next());
-        let (whole, mut rest) = (words.next(), words.next().unwrap_or_default());
+        let (_time, stream) = (words.next(), words.next());
+        let (flag, mut content) = (words.next(), words.next().unwrap_or_default());
         ensure!(
-            output == Some(b"stdout") && rest.ends_with(b"\n"),
+            stream == Some(b"stdout") && content.ends_with(b"\n"),
             "malformed line in conmon's log: {:?}",
             String::from_utf8_lossy(&line)
         );
-        if whole == Some(b"P") {
-            rest = rest.strip_suffix(b"\n").unwrap_or(rest);
+        if flag == Some(b"P") {
+            content = content.strip_suffix(b"\n").unwrap_or(content);
         }
-        bare.write_all(rest)?;
+        output.write_all(content)?;
         line.clear();
     }
-    bare.flush()?;
+    output.flush()?;
     Ok(())
 }
 
@@ -187,7 +189,10 @@ mod tests {
     #[test]
     fn log_without_prefixes_equals_written_bytes() {
         let directory = tempfile::tempdir().unwrap();
-        let (log, bare) = (directory.path().join("log"), directory.path().join("bare"));
+        let (log, output) = (
+            directory.path().join("log"),
+            directory.path().join("output"),
+        );
         for (text, expected) in [
             ("", Some("")),
             ("T stdout F one two\nT stdout F \n", Some("one two\n\n")),
@@ -200,9 +205,9 @@ mod tests {
             ("one\n", None),
         ] {
             fs::write(&log, text).unwrap();
-            let outcome = strip(&log, &bare);
-            let outcome = outcome.ok().map(|()| fs::read_to_string(&bare).unwrap());
-            assert_eq!(outcome.as_deref(), expected, "{text:?}");
+            let result = strip_prefixes(&log, &output);
+            let result = result.ok().map(|()| fs::read_to_string(&output).unwrap());
+            assert_eq!(result.as_deref(), expected, "{text:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Alternatives on Linux: inotify(7) watches the stored output, and containers use Linux namespaces.
+//! Alternatives that run only on Linux: containers and supervisors, whose output inotify(7) watches.
 
 mod conmon;
 mod oci;
@@ -14,61 +14,73 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use super::{Copies, Peers, Places, SYSTEMD_RUN, Spawns, a_line};
+use super::{Directories, Peers, SYSTEMD_RUN, SpawnPeer, StorePeer, store_one_line};
 use crate::spawn::COMMAND;
 use oci::Runtime;
 
-pub(super) fn add_spawning(peers: &mut Peers<dyn Spawns>, places: &Places) {
-    fn once(peer: &mut (dyn Spawns + 'static)) -> Result<Duration> {
+pub(super) fn add_spawning(peers: &mut Peers<dyn SpawnPeer>, directories: &Directories) {
+    fn trial_run(peer: &mut (dyn SpawnPeer + 'static)) -> Result<Duration> {
         peer.first_byte(COMMAND)
     }
-    fn boxed<P: Spawns + 'static>(peer: Result<P>) -> Result<Box<dyn Spawns>> {
-        peer.map(|peer| Box::new(peer) as Box<dyn Spawns>)
+    fn boxed<P: SpawnPeer + 'static>(peer: Result<P>) -> Result<Box<dyn SpawnPeer>> {
+        peer.map(|peer| Box::new(peer) as Box<dyn SpawnPeer>)
     }
     for runtime in Runtime::ALL {
-        peers.add(runtime.name(), boxed(oci::Container::new(*runtime)), once);
-    }
-    for runtime in Runtime::ALL {
-        let peer = boxed(conmon::Conmon::new(*runtime));
-        peers.add(runtime.name_with_conmon(), peer, once);
-    }
-    peers.add(SYSTEMD_RUN, boxed(systemd::SystemdRun::new()), once);
-    peers.add(
-        supervisord::NAME,
-        boxed(supervisord::Supervisord::new()),
-        once,
-    );
-    peers.add(s6::NAME, boxed(s6::S6::new()), once);
-    peers.add(pm2::NAME, boxed(pm2::Pm2::new(&places.tools)), once);
-}
-
-pub(super) fn add_copying(peers: &mut Peers<dyn Copies>, places: &Places) {
-    fn boxed<P: Copies + 'static>(peer: Result<P>) -> Result<Box<dyn Copies>> {
-        peer.map(|peer| Box::new(peer) as Box<dyn Copies>)
+        peers.add(
+            runtime.name(),
+            boxed(oci::Container::new(*runtime)),
+            trial_run,
+        );
     }
     for runtime in Runtime::ALL {
         let peer = boxed(conmon::Conmon::new(*runtime));
-        peers.add(runtime.name_with_conmon(), peer, a_line);
+        peers.add(runtime.name_with_conmon(), peer, trial_run);
+    }
+    peers.add(SYSTEMD_RUN, boxed(systemd::SystemdRun::new()), trial_run);
+    peers.add(
+        supervisord::NAME,
+        boxed(supervisord::Supervisord::new()),
+        trial_run,
+    );
+    peers.add(s6::NAME, boxed(s6::S6::new()), trial_run);
+    peers.add(
+        pm2::NAME,
+        boxed(pm2::Pm2::new(&directories.tools)),
+        trial_run,
+    );
+}
+
+pub(super) fn add_storing(peers: &mut Peers<dyn StorePeer>, directories: &Directories) {
+    fn boxed<P: StorePeer + 'static>(peer: Result<P>) -> Result<Box<dyn StorePeer>> {
+        peer.map(|peer| Box::new(peer) as Box<dyn StorePeer>)
+    }
+    for runtime in Runtime::ALL {
+        let peer = boxed(conmon::Conmon::new(*runtime));
+        peers.add(runtime.name_with_conmon(), peer, store_one_line);
     }
     peers.add(
         supervisord::NAME,
         boxed(supervisord::Supervisord::new()),
-        a_line,
+        store_one_line,
     );
-    peers.add(s6::NAME, boxed(s6::S6::new()), a_line);
-    peers.add(pm2::NAME, boxed(pm2::Pm2::new(&places.tools)), a_line);
+    peers.add(s6::NAME, boxed(s6::S6::new()), store_one_line);
+    peers.add(
+        pm2::NAME,
+        boxed(pm2::Pm2::new(&directories.tools)),
+        store_one_line,
+    );
 }
 
-/// Returns a directory for an alternative, on the same file system as Colibri's and outside /tmp, which sandboxes
+/// Creates a directory for an alternative, on the file system of Colibri's directory, and not in /tmp, which sandboxes
 /// replace.
-fn directory() -> Result<TempDir> {
+fn create_directory() -> Result<TempDir> {
     Ok(tempfile::Builder::new()
         .prefix("colibri-bench-")
         .tempdir_in("/var/tmp")?)
 }
 
 /// Runs a program and checks its exit status.
-fn quietly(command: &mut Command) -> Result<()> {
+fn run_checked(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command
         .stdin(Stdio::null())
@@ -83,7 +95,7 @@ fn quietly(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Returns a path as text for configuration files.
-fn text(path: &Path) -> Result<&str> {
+/// Returns a path as text.
+fn path_text(path: &Path) -> Result<&str> {
     path.to_str().context("the path is not UTF-8")
 }

@@ -1,6 +1,6 @@
-//! Containers of crun(1) and runc(8), as similar as possible to the sandbox that bwrap(1) creates for Colibri: the
-//! same namespaces, private /proc, /dev and /tmp, the rest of the host readable, and no cgroup if the runtime allows
-//! that.
+//! Containers of crun(1) and runc(8). They are similar to the sandbox that bwrap(1) creates for Colibri: the same
+//! namespaces, private /proc, /dev and /tmp, all other directories of the host read-only, and no cgroup if the runtime
+//! allows that.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::super::plain::first_byte_of;
-use super::super::{Named, Spawns};
-use super::{directory, quietly, text};
+use super::super::{Peer, SpawnPeer};
+use super::{create_directory, path_text, run_checked};
 
 /// A container runtime.
 #[derive(Debug, Clone, Copy)]
@@ -61,12 +61,12 @@ pub(super) struct Bundle {
 
 impl Bundle {
     pub(super) fn new(runtime: Runtime) -> Result<Self> {
-        let directory = directory()?;
+        let directory = create_directory()?;
         let root = directory.path().join("root");
         for mount_point in ["proc", "dev", "tmp", "sys"] {
             fs::create_dir_all(root.join(mount_point))?;
         }
-        for (path, kind) in host()? {
+        for (path, kind) in host_entries()? {
             let target = root.join(path.strip_prefix("/")?);
             if kind.is_symlink() {
                 symlink(fs::read_link(&path)?, target)?;
@@ -90,34 +90,34 @@ impl Bundle {
         Ok(format!("{}-{}", prefix.to_string_lossy(), self.count))
     }
 
-    /// Options of the runtime before the name of a command.
-    pub(super) fn arguments(&self) -> Vec<String> {
+    /// Returns the global options of the runtime.
+    pub(super) fn options(&self) -> Vec<String> {
         let state = self.directory.path().join("state").display().to_string();
-        let mut arguments = vec![format!("--root={state}")];
+        let mut options = vec![format!("--root={state}")];
         if matches!(self.runtime, Runtime::Crun) {
-            arguments.push("--cgroup-manager=disabled".to_owned());
+            options.push("--cgroup-manager=disabled".to_owned());
         }
-        arguments
+        options
     }
 
     pub(super) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(self.runtime.program());
         command
-            .args(self.arguments())
+            .args(self.options())
             .args(words)
             .current_dir(self.directory.path());
         command
     }
 
-    /// Kills a container; its runtime deletes it afterwards. The container may run before its runtime has recorded
-    /// that.
+    /// Kills a container; its runtime then deletes it. Retries, because a container can run before its runtime has
+    /// recorded that.
     fn kill(&self, name: &str, run: &mut Child) -> Result<()> {
-        let until = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            match quietly(&mut self.command(&["kill", name, "KILL"])) {
+            match run_checked(&mut self.command(&["kill", name, "KILL"])) {
                 Ok(()) => return Ok(()),
                 Err(_) if run.try_wait()?.is_some() => return Ok(()),
-                Err(error) if Instant::now() > until => {
+                Err(error) if Instant::now() > deadline => {
                     let _ = self.delete(name);
                     return Err(error);
                 }
@@ -127,13 +127,13 @@ impl Bundle {
     }
 
     pub(super) fn delete(&self, name: &str) -> Result<()> {
-        quietly(&mut self.command(&["delete", "--force", name]))
+        run_checked(&mut self.command(&["delete", "--force", name]))
     }
 }
 
 /// Returns the entries of the host's root, except those that a container replaces.
-fn host() -> Result<Vec<(std::path::PathBuf, fs::FileType)>> {
-    let mut found = Vec::new();
+fn host_entries() -> Result<Vec<(std::path::PathBuf, fs::FileType)>> {
+    let mut entries = Vec::new();
     for entry in fs::read_dir("/")? {
         let entry = entry?;
         let (path, kind) = (entry.path(), entry.file_type()?);
@@ -141,12 +141,13 @@ fn host() -> Result<Vec<(std::path::PathBuf, fs::FileType)>> {
             .iter()
             .any(|mount_point| path == Path::new(mount_point));
         if !replaced && (kind.is_dir() || kind.is_symlink()) {
-            found.push((path, kind));
+            entries.push((path, kind));
         }
     }
-    Ok(found)
+    Ok(entries)
 }
 
+/// Returns the content of `config.json` for a command.
 fn config(command: &[&str]) -> Result<Value> {
     let mut mounts = vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc"}),
@@ -155,9 +156,9 @@ fn config(command: &[&str]) -> Result<Value> {
             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]}),
         json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev"]}),
     ];
-    for (path, kind) in host()? {
+    for (path, kind) in host_entries()? {
         if kind.is_dir() {
-            let path = text(&path)?;
+            let path = path_text(&path)?;
             mounts.push(json!({"destination": path, "type": "bind", "source": path, "options": ["rbind", "ro"]}));
         }
     }
@@ -184,7 +185,7 @@ fn config(command: &[&str]) -> Result<Value> {
     }))
 }
 
-/// `crun run` or `runc run` in the foreground with a pipe as output: the runtimes have no other interface.
+/// `crun run` or `runc run` in the foreground with a pipe as output; the runtimes have no other interface.
 pub(super) struct Container(Bundle);
 
 impl Container {
@@ -193,13 +194,13 @@ impl Container {
     }
 }
 
-impl Named for Container {
+impl Peer for Container {
     fn name(&self) -> String {
         self.0.runtime.name().to_owned()
     }
 }
 
-impl Spawns for Container {
+impl SpawnPeer for Container {
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
         let name = self.0.prepare(command)?;
         let mut run = self.0.command(&["run", &name]);

@@ -1,5 +1,5 @@
-//! pm2: a script that is connected to pm2's daemon by its API (benches/peers/pm2.js) starts a program. Measured until
-//! its log has the bytes.
+//! pm2: a script that is connected to the daemon of pm2 (benches/peers/pm2.js) starts a program. The measured time is
+//! from the request to the script until the log has the bytes.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::super::log::Log;
-use super::super::{Copies, Named, Spawns};
+use super::super::{Peer, SpawnPeer, StorePeer};
 
-use super::{directory, text};
+use super::{create_directory, path_text};
 
 pub(super) const NAME: &str = "pm2";
 
@@ -36,7 +36,7 @@ impl Pm2 {
                     tools.display()
                 )
             })?;
-        let directory = directory()?;
+        let directory = create_directory()?;
         let log = Log::new(&directory.path().join("log"), "log")?;
         let script = directory.path().join("pm2.js");
         fs::write(&script, include_str!("../../../peers/pm2.js"))?;
@@ -60,19 +60,21 @@ impl Pm2 {
             stdin,
             stdout,
         };
-        pm2.answer()?;
+        pm2.read_answer()?;
         Ok(pm2)
     }
 
-    fn ask(&mut self, what: &Value) -> Result<()> {
-        // One write: a partial line would be buffered.
-        self.stdin.write_all(format!("{what}\n").as_bytes())?;
+    /// Sends a request to the script.
+    fn send(&mut self, request: &Value) -> Result<()> {
+        // One write per line, because ChildStdin is not buffered.
+        self.stdin.write_all(format!("{request}\n").as_bytes())?;
         Ok(())
     }
 
-    fn answer(&mut self) -> Result<()> {
+    /// Reads the answer of the script, and fails if it is an error.
+    fn read_answer(&mut self) -> Result<()> {
         let mut line = String::new();
-        // pm2 may print messages to the user first.
+        // pm2 may print other messages before the answer.
         loop {
             line.clear();
             let read = self.stdout.read_line(&mut line)?;
@@ -91,26 +93,26 @@ impl Pm2 {
 
     /// Runs a command until the log has this many bytes.
     fn run(&mut self, command: &[&str], bytes: u64) -> Result<Duration> {
-        let log = text(self.log.path())?.to_owned();
-        let asked = Instant::now();
-        self.ask(&json!({"start": command, "log": log}))?;
-        let seen = self.log.wait_for(bytes);
-        self.answer()?;
-        self.ask(&json!({"delete": true}))?;
-        self.answer()?;
-        Ok(seen? - asked)
+        let log = path_text(self.log.path())?.to_owned();
+        let requested_at = Instant::now();
+        self.send(&json!({"start": command, "log": log}))?;
+        let stored_at = self.log.wait_for(bytes);
+        self.read_answer()?;
+        self.send(&json!({"delete": true}))?;
+        self.read_answer()?;
+        Ok(stored_at? - requested_at)
     }
 }
 
 impl Drop for Pm2 {
     fn drop(&mut self) {
         let daemon = fs::read_to_string(self.directory.path().join("home/pm2.pid"));
-        let gone = self.ask(&json!({"delete": true})).and_then(|()| {
-            let _ = self.answer();
-            self.ask(&json!({"kill": true}))?;
-            self.answer()
+        let stopped = self.send(&json!({"delete": true})).and_then(|()| {
+            let _ = self.read_answer();
+            self.send(&json!({"kill": true}))?;
+            self.read_answer()
         });
-        if gone.is_err() {
+        if stopped.is_err() {
             let daemon = daemon.ok().and_then(|pid| pid.trim().parse().ok());
             if let Some(daemon) = daemon.and_then(Pid::from_raw) {
                 let _ = kill_process(daemon, Signal::KILL);
@@ -121,27 +123,26 @@ impl Drop for Pm2 {
     }
 }
 
-impl Named for Pm2 {
+impl Peer for Pm2 {
     fn name(&self) -> String {
         NAME.to_owned()
     }
 }
 
-impl Spawns for Pm2 {
+impl SpawnPeer for Pm2 {
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
-        let took = self.run(command, 1)?;
+        let duration = self.run(command, 1)?;
         self.log.check_line_feed()?;
-        Ok(took)
+        Ok(duration)
     }
 }
 
-impl Copies for Pm2 {
-    fn copy(&mut self, file: &Path, bytes: u64) -> Result<Duration> {
-        // pm2 closes the log when the program ends, even before it has read all output. So the program waits to be
-        // killed.
-        let script = format!("cat '{}'; exec sleep 100000", text(file)?);
-        let took = self.run(&["/bin/sh", "-c", &script], bytes)?;
+impl StorePeer for Pm2 {
+    fn store(&mut self, file: &Path, bytes: u64) -> Result<Duration> {
+        // pm2 closes the log when the program ends, even before it has read all output. So the program does not end.
+        let script = format!("cat '{}'; exec sleep 100000", path_text(file)?);
+        let duration = self.run(&["/bin/sh", "-c", &script], bytes)?;
         self.log.check(file)?;
-        Ok(took)
+        Ok(duration)
     }
 }

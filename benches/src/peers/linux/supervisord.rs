@@ -1,4 +1,5 @@
-//! supervisord(1): `startProcess` over XML-RPC on an open connection. Measured until its log has the bytes.
+//! supervisord(1): `startProcess` by XML-RPC on an open connection. The measured time is from the request until the log
+//! has the bytes.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,10 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use super::super::log::Log;
-use super::super::{Copies, Named, Spawns};
+use super::super::{Peer, SpawnPeer, StorePeer};
 
-use super::{directory, text};
-use crate::colibri::PATIENCE;
+use super::{create_directory, path_text};
+use crate::colibri::TIMEOUT;
 
 pub(super) const NAME: &str = "supervisord";
 
@@ -33,7 +34,7 @@ struct Running {
 
 impl Supervisord {
     pub(super) fn new() -> Result<Self> {
-        let directory = directory()?;
+        let directory = create_directory()?;
         let log = Log::new(&directory.path().join("log"), "log")?;
         Ok(Self {
             directory,
@@ -42,9 +43,9 @@ impl Supervisord {
         })
     }
 
-    /// A supervisord for one command: its configuration contains the command, so another command needs another
-    /// supervisord.
-    fn running(&mut self, command: &[&str]) -> Result<()> {
+    /// Starts a supervisord for a command, unless one runs. Its configuration contains the command, so each command needs
+    /// another supervisord.
+    fn ensure_running(&mut self, command: &[&str]) -> Result<()> {
         if self
             .running
             .as_ref()
@@ -62,18 +63,18 @@ impl Supervisord {
         Ok(())
     }
 
-    /// Runs a command until the log has this many bytes, and reads the answer afterwards.
+    /// Runs a command and returns the time until the log has this many bytes.
     fn run(&mut self, command: &[&str], bytes: u64) -> Result<Duration> {
-        self.running(command)?;
+        self.ensure_running(command)?;
         let running = self.running.as_mut().context("no supervisord runs")?;
-        let asked = Instant::now();
-        running.ask(
+        let requested_at = Instant::now();
+        running.send(
             "startProcess",
             "<param><value><boolean>0</boolean></value></param>",
         )?;
-        let seen = self.log.wait_for(bytes);
-        running.answer("startProcess")?;
-        Ok(seen? - asked)
+        let stored_at = self.log.wait_for(bytes);
+        running.read_success("startProcess")?;
+        Ok(stored_at? - requested_at)
     }
 }
 
@@ -88,10 +89,11 @@ impl Running {
             );
             words.push(format!("\"{}\"", word.replace('%', "%%")));
         }
-        let (directory_text, socket_text, log) = (text(directory)?, text(&socket)?, text(log)?);
+        let (directory_path, socket_path, log) =
+            (path_text(directory)?, path_text(&socket)?, path_text(log)?);
         let configuration = format!(
-            "[unix_http_server]\nfile={socket_text}\n\
-             [supervisord]\nnodaemon=true\nlogfile={directory_text}/supervisord.log\npidfile={directory_text}/pid\n\
+            "[unix_http_server]\nfile={socket_path}\n\
+             [supervisord]\nnodaemon=true\nlogfile={directory_path}/supervisord.log\npidfile={directory_path}/pid\n\
              [rpcinterface:supervisor]\n\
              supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n\
              [program:bench]\ncommand={}\nautostart=false\nautorestart=false\nstartsecs=0\nexitcodes=0\n\
@@ -109,7 +111,7 @@ impl Running {
             .stderr(fs::File::create(directory.join("stderr"))?)
             .spawn()
             .context("cannot start supervisord")?;
-        let until = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let connection = loop {
             match UnixStream::connect(&socket) {
                 Ok(connection) => break connection,
@@ -119,7 +121,7 @@ impl Running {
                             fs::read_to_string(directory.join("stderr")).unwrap_or_default();
                         bail!("supervisord ended ({status}): {}", stderr.trim());
                     }
-                    if Instant::now() > until {
+                    if Instant::now() > deadline {
                         let _ = supervisord.kill();
                         let _ = supervisord.wait();
                         return Err(error).context("supervisord does not listen");
@@ -128,7 +130,7 @@ impl Running {
                 }
             }
         };
-        connection.set_read_timeout(Some(PATIENCE))?;
+        connection.set_read_timeout(Some(TIMEOUT))?;
         Ok(Self {
             command: command.iter().map(ToString::to_string).collect(),
             supervisord,
@@ -136,8 +138,8 @@ impl Running {
         })
     }
 
-    /// Calls a method for the configured program.
-    fn ask(&mut self, method: &str, parameters: &str) -> Result<()> {
+    /// Sends a call of a method for the configured program.
+    fn send(&mut self, method: &str, parameters: &str) -> Result<()> {
         let body = format!(
             "<?xml version=\"1.0\"?><methodCall><methodName>supervisor.{method}</methodName>\
              <params><param><value><string>bench</string></value></param>{parameters}</params></methodCall>"
@@ -150,8 +152,9 @@ impl Running {
         Ok(())
     }
 
-    fn answer(&mut self, method: &str) -> Result<()> {
-        let answer = self.reply()?;
+    /// Reads the answer to a call, and fails unless it is `true`.
+    fn read_success(&mut self, method: &str) -> Result<()> {
+        let answer = self.read_answer()?;
         ensure!(
             answer.contains("<boolean>1</boolean>"),
             "supervisord refuses {method}: {answer}"
@@ -159,7 +162,7 @@ impl Running {
         Ok(())
     }
 
-    fn reply(&mut self) -> Result<String> {
+    fn read_answer(&mut self) -> Result<String> {
         let mut length = None;
         loop {
             let mut line = String::new();
@@ -181,14 +184,14 @@ impl Running {
 
 impl Running {
     fn stop(&mut self) -> Result<()> {
-        self.ask("stopProcess", "")?;
-        self.answer("stopProcess")
+        self.send("stopProcess", "")?;
+        self.read_success("stopProcess")
     }
 
-    /// Waits until it has noticed the end of a program that has ended or is about to.
-    fn settle(&mut self) -> Result<()> {
-        self.ask("stopProcess", "")?;
-        let answer = self.reply()?;
+    /// Waits until supervisord has registered the end of a program that ends by itself.
+    fn wait_until_ended(&mut self) -> Result<()> {
+        self.send("stopProcess", "")?;
+        let answer = self.read_answer()?;
         let ended = answer.contains("NOT_RUNNING") || answer.contains("<boolean>1</boolean>");
         ensure!(ended, "supervisord refuses stopProcess: {answer}");
         Ok(())
@@ -196,7 +199,7 @@ impl Running {
 }
 
 impl Drop for Running {
-    /// Ends the running program, too.
+    /// Ends supervisord and the program.
     fn drop(&mut self) {
         let _ = self.stop();
         let _ = self.supervisord.kill();
@@ -204,30 +207,30 @@ impl Drop for Running {
     }
 }
 
-impl Named for Supervisord {
+impl Peer for Supervisord {
     fn name(&self) -> String {
         NAME.to_owned()
     }
 }
 
-impl Spawns for Supervisord {
+impl SpawnPeer for Supervisord {
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
-        let took = self.run(command, 1)?;
+        let duration = self.run(command, 1)?;
         self.running
             .as_mut()
             .context("no supervisord runs")?
             .stop()?;
         self.log.check_line_feed()?;
-        Ok(took)
+        Ok(duration)
     }
 }
 
-impl Copies for Supervisord {
-    fn copy(&mut self, file: &Path, bytes: u64) -> Result<Duration> {
-        let took = self.run(&["cat", text(file)?], bytes)?;
+impl StorePeer for Supervisord {
+    fn store(&mut self, file: &Path, bytes: u64) -> Result<Duration> {
+        let duration = self.run(&["cat", path_text(file)?], bytes)?;
         let running = self.running.as_mut();
-        running.context("no supervisord runs")?.settle()?;
+        running.context("no supervisord runs")?.wait_until_ended()?;
         self.log.check(file)?;
-        Ok(took)
+        Ok(duration)
     }
 }

@@ -1,5 +1,5 @@
-//! systemd-run(1) with `--pipe`: systemd starts the program with a pipe of the benchmark as output. It stores output
-//! only in the system's journal, so its throughput is not measured.
+//! systemd-run(1) with `--pipe`: systemd starts the program with a pipe of the benchmark as output. The throughput is
+//! not measured, because systemd stores output only in the journal of the system.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,15 +9,15 @@ use anyhow::{Result, ensure};
 use rustix::process::geteuid;
 
 use super::super::plain::first_byte_of;
-use super::super::{Named, SYSTEMD_RUN, Spawns};
-use super::quietly;
+use super::super::{Peer, SYSTEMD_RUN, SpawnPeer};
+use super::run_checked;
 
 pub(super) struct SystemdRun {
     count: usize,
 }
 
 impl SystemdRun {
-    /// Implements sd_booted(3).
+    /// Fails if systemd is not the init system; the check is that of sd_booted(3).
     pub(super) fn new() -> Result<Self> {
         ensure!(
             Path::new("/run/systemd/system").is_dir(),
@@ -27,13 +27,13 @@ impl SystemdRun {
     }
 }
 
-impl Named for SystemdRun {
+impl Peer for SystemdRun {
     fn name(&self) -> String {
         SYSTEMD_RUN.to_owned()
     }
 }
 
-impl Spawns for SystemdRun {
+impl SpawnPeer for SystemdRun {
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
         self.count += 1;
         let unit = format!(
@@ -41,13 +41,13 @@ impl Spawns for SystemdRun {
             std::process::id(),
             self.count
         );
-        let whose = match geteuid().is_root() {
+        let manager = match geteuid().is_root() {
             true => "--system",
             false => "--user",
         };
         let mut run = Command::new("systemd-run");
         run.args([
-            whose,
+            manager,
             "--quiet",
             "--pipe",
             "--collect",
@@ -57,7 +57,7 @@ impl Spawns for SystemdRun {
         ])
         .args(command);
         first_byte_of(&mut run, |_| {
-            quietly(Command::new("systemctl").args([whose, "kill", "--signal=KILL", &unit]))
+            run_checked(Command::new("systemctl").args([manager, "kill", "--signal=KILL", &unit]))
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Colibri.
+//! Colibri with and without a sandbox.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use colibri_client::{Notification, StreamChoice, SubscribeParams};
 
-use super::{Copies, Named, Spawns, check};
-use crate::colibri::Colibri;
+use super::{Peer, SpawnPeer, StorePeer, check_stored};
+use crate::colibri::{Colibri, next_event};
 
-/// A subscriber to all events receives the output.
-pub(super) struct Ours {
+/// Starts agents; a subscriber to all events receives their output.
+pub(super) struct ColibriSpawn {
     colibri: Colibri,
     sandbox: bool,
 }
 
-impl Ours {
+impl ColibriSpawn {
     pub(super) fn start(programs: &Path, sandbox: bool) -> Result<Self> {
         let colibri = Colibri::start(programs)?;
         Ok(Self { colibri, sandbox })
@@ -29,26 +29,27 @@ fn name(sandbox: bool) -> &'static str {
     }
 }
 
-impl Named for Ours {
+impl Peer for ColibriSpawn {
     fn name(&self) -> String {
         name(self.sandbox).to_owned()
     }
 }
 
-impl Spawns for Ours {
+impl SpawnPeer for ColibriSpawn {
     fn first_byte(&mut self, command: &[&str]) -> Result<Duration> {
         self.colibri.first_byte(command, self.sandbox)
     }
 }
 
-/// Output in the journal, whose files are watched, or received by a subscriber from the first byte on.
-pub(super) struct Kept {
+/// Stores the output of agents in their journals.
+pub(super) struct ColibriStore {
     colibri: Colibri,
     sandbox: bool,
+    /// Whether a subscriber receives all output. If not, the files of the journal are watched.
     live: bool,
 }
 
-impl Kept {
+impl ColibriStore {
     pub(super) fn start(programs: &Path, sandbox: bool, live: bool) -> Result<Self> {
         let mut colibri = Colibri::start(programs)?;
         colibri.subscribe(SubscribeParams {
@@ -67,7 +68,7 @@ impl Kept {
     }
 }
 
-impl Named for Kept {
+impl Peer for ColibriStore {
     fn name(&self) -> String {
         let name = name(self.sandbox);
         match self.live {
@@ -77,33 +78,29 @@ impl Named for Kept {
     }
 }
 
-impl Copies for Kept {
-    fn copy(&mut self, file: &Path, bytes: u64) -> Result<Duration> {
+impl StorePeer for ColibriStore {
+    fn store(&mut self, file: &Path, bytes: u64) -> Result<Duration> {
         let path = file.to_str().context("the file's name is not UTF-8")?;
         let params = Colibri::params(&["cat", path], self.sandbox);
         let directory = self.colibri.directory().to_owned();
         let directory = directory.as_path();
         let (client, events) = (&self.colibri.client, &mut self.colibri.events);
-        let (id, took) = self.colibri.runtime.block_on(async {
+        let (id, duration) = self.colibri.runtime.block_on(async {
             let requested_at = Instant::now();
             let id = client.spawn_agent(params).await?.id;
-            let mut took = None;
+            let mut duration = None;
             if !self.live {
-                took = time_stored(&stdout(directory, &id), bytes)?
+                duration = time_stored(&stdout(directory, &id), bytes)?
                     .map(|stored_at| stored_at - requested_at);
             }
             let mut received = 0;
             loop {
-                match events
-                    .next()
-                    .await
-                    .context("the connection to the daemon ended")?
-                {
+                match next_event(events).await? {
                     Notification::AgentOutput(output) if output.id == id => {
                         ensure!(output.offset == received, "a gap in the received output");
                         received += output.data.into_bytes()?.len() as u64;
                         if received == bytes {
-                            took = Some(requested_at.elapsed());
+                            duration = Some(requested_at.elapsed());
                         }
                     }
                     Notification::AgentExit(exit) if exit.id == id => {
@@ -118,16 +115,16 @@ impl Copies for Kept {
                     _ => {}
                 }
             }
-            let took = took.unwrap_or_else(|| requested_at.elapsed());
+            let duration = duration.unwrap_or_else(|| requested_at.elapsed());
             ensure!(
                 received == if self.live { bytes } else { 0 },
                 "received {received} of {bytes} bytes"
             );
-            anyhow::Ok((id, took))
+            anyhow::Ok((id, duration))
         })?;
-        check(file, &segments(&stdout(directory, &id))?)?;
+        check_stored(file, &segments(&stdout(directory, &id))?)?;
         self.colibri.runtime.block_on(client.remove_agent(&id))?;
-        Ok(took)
+        Ok(duration)
     }
 }
 
@@ -136,7 +133,7 @@ fn stdout(directory: &Path, id: &str) -> PathBuf {
     directory.join("state/agents").join(id).join("stdout")
 }
 
-/// Returns the time at which a journal has this many bytes.
+/// Waits until a journal has this many bytes, and returns the time.
 #[cfg(target_os = "linux")]
 fn time_stored(journal: &Path, bytes: u64) -> Result<Option<Instant>> {
     super::log::Watch::new(journal)?
@@ -144,7 +141,7 @@ fn time_stored(journal: &Path, bytes: u64) -> Result<Option<Instant>> {
         .map(Some)
 }
 
-/// No notification here: the output is complete when the agent's end is reported.
+/// Returns `None`, because no watch of files is implemented: the exit event is the time at which the output is stored.
 #[cfg(not(target_os = "linux"))]
 fn time_stored(_journal: &Path, _bytes: u64) -> Result<Option<Instant>> {
     Ok(None)
