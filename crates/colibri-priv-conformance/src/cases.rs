@@ -1,4 +1,4 @@
-//! The test cases: every operation, and agents with arguments that are easily misread. Deterministic.
+//! The test cases: every operation, and agents with arguments that are easily misread. They are deterministic.
 
 use std::fmt::Write;
 
@@ -74,7 +74,7 @@ pub(super) fn engines() -> Vec<Arc<dyn JailEngine>> {
 pub(super) struct Template(JailOp);
 
 impl Template {
-    /// Returns the agents of the cases; a single unused one for an operation without an agent.
+    /// Returns the agents of the cases. For an operation without an agent there is one, which is not used.
     pub(super) fn agents(&self) -> Vec<CommandLine> {
         let first = command(&[FIRST_AGENT.to_owned()]);
         let others = self.0.agent().map(|_| agents()).unwrap_or_default();
@@ -192,7 +192,7 @@ fn extended_jails() -> Vec<EphemeralJail> {
     vec![jail, masking]
 }
 
-/// Returns agents from simple to unusual, so that the first failed case is easy to read.
+/// Returns agents, from simple to unusual ones, so that the first failed case is a simple one.
 fn agents() -> Vec<CommandLine> {
     let program = "/bin/agent".to_owned();
     let mut agents = vec![
@@ -224,7 +224,7 @@ fn command(words: &[String]) -> Option<CommandLine> {
     CommandLine::new(program, args).ok()
 }
 
-/// SplitMix64: the same numbers on every host.
+/// The SplitMix64 generator, which returns the same numbers on every host.
 struct Random(u64);
 
 impl Random {

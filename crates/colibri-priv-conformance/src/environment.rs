@@ -1,6 +1,6 @@
 //! A second run in a process whose environment variables contain a marker. A marker in a command is a leak; any other
-//! difference shows that the backend read the environment. A process cannot safely change its environment, so the test's
-//! program is started again for this test.
+//! difference shows that the backend has read the environment. A process cannot safely change its environment, so the
+//! program of the test is started again with this test.
 
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
@@ -10,12 +10,12 @@ use colibri_priv::PrivBackend;
 use crate::{Report, Run, ViolationKind};
 
 /// Variable that is set in the second process.
-const SECOND: &str = "COLIBRI_CONFORMANCE_SECOND";
+const SECOND_PROCESS: &str = "COLIBRI_CONFORMANCE_SECOND";
 /// Prefix of each value of the second process's environment.
 const MARKER: &str = "colibri-conformance-mark";
 /// Prefix of the transcript lines that the second process prints.
 const LINE_PREFIX: &str = "colibri-conformance: ";
-/// Variables that a backend might use, which are set in the second process in any case.
+/// Variables that a backend might use. They are always set in the second process.
 const ALWAYS_SET: &[&str] = &[
     "ANTHROPIC_API_KEY",
     "API_KEY",
@@ -59,7 +59,7 @@ const UNCHANGED: &[&str] = &[
 /// # Errors
 /// The violations, each with the first case that shows it.
 pub fn check_in_two_environments(backend: &dyn PrivBackend, test: &str) -> Result<(), Report> {
-    if std::env::var_os(SECOND).is_some() {
+    if std::env::var_os(SECOND_PROCESS).is_some() {
         print_and_exit(Run::of(backend).transcript);
     }
     let Run {
@@ -73,6 +73,15 @@ pub fn check_in_two_environments(backend: &dyn PrivBackend, test: &str) -> Resul
             test,
             &cause,
         ),
+        Ok(second) if second.len() != transcript.len() => {
+            let output = format!("{} of {} cases", second.len(), transcript.len());
+            violations.add(
+                ViolationKind::SecondRunFailed,
+                "does not run all cases in another environment",
+                test,
+                &output,
+            );
+        }
         Ok(second) => {
             for (first, second) in transcript.iter().zip(&second) {
                 let second = unescape(second);
@@ -117,7 +126,7 @@ fn second_run(test: &str) -> Result<Vec<String>, String> {
         }
     }
     let output = command
-        .env(SECOND, "1")
+        .env(SECOND_PROCESS, "1")
         .output()
         .map_err(|error| format!("{} cannot be started: {error}", program.display()))?;
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -136,7 +145,7 @@ fn second_run(test: &str) -> Result<Vec<String>, String> {
     Ok(lines)
 }
 
-/// Prints the transcript for the first process, which the harness does not capture, and exits.
+/// Prints the transcript for the first process and exits. The harness does not capture output that bypasses `print!`.
 fn print_and_exit(lines: Vec<String>) -> ! {
     let mut text = String::from("\n");
     for line in lines {

@@ -1,4 +1,4 @@
-//! Compares the command of a backend with the operation. Pure.
+//! Compares the command of a backend with the operation. All functions are pure.
 
 use colibri_jail_core::{CommandLine, JailError, JailOp};
 use colibri_priv::PrivError;
@@ -6,11 +6,12 @@ use colibri_priv::PrivError;
 use crate::ViolationKind;
 use crate::cases::FIRST_AGENT;
 
-/// A violation and its message.
+/// The kind of a violation, and its message.
 pub(super) type Verdict = (ViolationKind, String);
 
-/// Returns the command to judge, from the results of the engine and the backend; `None` if a refusal is correct.
-pub(super) fn outcome<'a>(
+/// Returns the command to judge from the results of the engine and the backend; `None` if the backend correctly refuses
+/// the operation.
+pub(super) fn command_to_judge<'a>(
     op: &JailOp,
     plain: &Result<CommandLine, JailError>,
     result: &'a Result<CommandLine, PrivError>,
@@ -30,8 +31,8 @@ pub(super) fn outcome<'a>(
     }
 }
 
-/// Returns whether a backend may leave out the operation: agents then run confined as usual, or do not run. Listing
-/// needs no root (jls(8)).
+/// Returns whether a backend may refuse the operation. Without it, agents run with the usual confinement or do not run.
+/// Listing needs no root (jls(8)).
 fn is_optional(op: &JailOp) -> bool {
     match op {
         JailOp::List | JailOp::HostCommand { .. } => true,
@@ -40,14 +41,14 @@ fn is_optional(op: &JailOp) -> bool {
     }
 }
 
-/// The violations of a command, and its arguments before the agent's.
+/// The violations of a command, and its words before the agent's.
 pub(super) struct Judgement {
     pub(super) violations: Vec<Verdict>,
     pub(super) prefix: Option<Vec<String>>,
 }
 
-/// Judges a command. `known_prefix` is what preceded another agent in the same operation.
-pub(super) fn command(
+/// Judges a command. `known_prefix` contains the words before another agent in the same operation.
+pub(super) fn judge(
     command: &CommandLine,
     op: &JailOp,
     plain: Option<&CommandLine>,
@@ -90,7 +91,7 @@ pub(super) fn command(
                 });
                 // The arguments of the other agents contain shells.
                 if agent == [FIRST_AGENT] {
-                    violations.extend(shell(&words, plain_prefix));
+                    violations.extend(shell_violation(&words, plain_prefix));
                 }
                 return Judgement {
                     violations,
@@ -104,21 +105,22 @@ pub(super) fn command(
             (prefix.clone(), Some(prefix))
         }
     };
-    violations.extend(shell(&checked, plain_prefix));
+    violations.extend(shell_violation(&checked, plain_prefix));
     // The command contains the engine's command, or else every value of the operation.
     if !contains_plain(&words, &plain, plain_prefix) {
-        let holds = |words: &[String], value: &str| {
-            let ends = [format!("={value}"), format!(":{value}")];
-            let carries =
-                |word: &String| *word == value || ends.iter().any(|end| word.ends_with(end));
-            words.iter().any(carries)
+        let contains = |words: &[String], value: &str| {
+            let suffixes = [format!("={value}"), format!(":{value}")];
+            let has_value = |word: &String| {
+                *word == value || suffixes.iter().any(|suffix| word.ends_with(suffix))
+            };
+            words.iter().any(has_value)
         };
         let lost: Vec<_> = values(op)
             .into_iter()
-            .filter(|(_, value)| !holds(&checked, value))
+            .filter(|(_, value)| !contains(&checked, value))
             .collect();
-        // A value that the engine's command contains is a better example than one that it implies.
-        let example = lost.iter().find(|(_, value)| holds(&plain, value));
+        // Prefers a value that the engine's command contains, because others can be implied by it.
+        let example = lost.iter().find(|(_, value)| contains(&plain, value));
         if let Some((name, value)) = example.or(lost.first()) {
             violations.push((
                 ViolationKind::LosesValue,
@@ -130,7 +132,7 @@ pub(super) fn command(
 }
 
 /// Returns a violation if the command has a shell with a script that the engine's command does not have.
-fn shell(words: &[String], plain: &[String]) -> Option<Verdict> {
+fn shell_violation(words: &[String], plain: &[String]) -> Option<Verdict> {
     (shell_scripts(words) > shell_scripts(plain)).then(|| {
         let message = "puts a shell with a script before the command".to_owned();
         (ViolationKind::UsesShell, message)
@@ -176,7 +178,8 @@ pub(super) fn words(command: &CommandLine) -> Vec<String> {
         .collect()
 }
 
-/// Splits the words at the first agent. The prefix includes `command=`, before which jail(8) takes the program.
+/// Splits the words at the first agent. The prefix includes `command=` of jail(8), which precedes the program in the same
+/// word.
 fn split_first_agent(words: &[String]) -> Option<(Vec<String>, &[String])> {
     let index = words.iter().rposition(|word| word.ends_with(FIRST_AGENT))?;
     let before = words.get(index)?.strip_suffix(FIRST_AGENT)?;
@@ -262,7 +265,7 @@ fn compare(expected: &[String], actual: &[String]) -> Option<Verdict> {
     Some((kind, format!("{verb} the agent's arguments")))
 }
 
-/// Removes jail(8)'s `command=`, so that messages show the agent's program.
+/// Removes `command=` of jail(8) before a program.
 fn without_command(word: &str) -> &str {
     word.strip_prefix("command=").unwrap_or(word)
 }
@@ -271,9 +274,9 @@ fn count(words: &[&str], word: &str) -> usize {
     words.iter().filter(|other| **other == word).count()
 }
 
-fn is_subsequence(some: &[&str], all: &[&str]) -> bool {
+fn is_subsequence(part: &[&str], all: &[&str]) -> bool {
     let mut remaining = all.iter();
-    some.iter().all(|word| remaining.any(|other| other == word))
+    part.iter().all(|word| remaining.any(|other| other == word))
 }
 
 /// Returns the values of an operation except its agent, with their names.

@@ -40,7 +40,7 @@ pub enum ViolationKind {
     SplitsArgument,
     /// An argument of the agent is quoted.
     QuotesArgument,
-    /// Arguments follow the agent's.
+    /// The command has arguments after the agent's.
     AppendsArgument,
     /// The agent's arguments are changed in another way.
     ChangesArgument,
@@ -58,7 +58,7 @@ pub enum ViolationKind {
     SecondRunFailed,
     /// A failed finding has no fix.
     FindingWithoutFix,
-    /// The preflight does not end.
+    /// The preflight does not end within its timeout.
     PreflightTimeout,
 }
 
@@ -123,13 +123,13 @@ impl ViolationKind {
 #[error("{message}\n  input:  {input}\n  output: {output}\n  effect: {}", .kind.effect())]
 #[non_exhaustive]
 pub struct Violation {
-    /// Its kind.
+    /// The kind of the violation.
     pub kind: ViolationKind,
-    /// What the backend does.
+    /// The action of the backend that violates the rule.
     pub message: String,
-    /// The operation.
+    /// The operation of the first case.
     pub input: String,
-    /// The command or the error.
+    /// The command or error that the backend returned.
     pub output: String,
 }
 
@@ -139,7 +139,7 @@ pub struct Violation {
 pub struct Report {
     /// The backend's name.
     pub backend: String,
-    /// In the order of the cases.
+    /// The violations in the order of the cases.
     pub violations: Vec<Violation>,
 }
 
@@ -171,9 +171,10 @@ impl fmt::Display for Report {
 
 impl std::error::Error for Report {}
 
-/// Tests a backend with both engines: every operation, with arguments that an option parser or a shell could misread.
-/// Deterministic. Runs the preflight in a new tokio runtime, so the caller must not be in one; the findings about this
-/// host are not judged. [`check_in_two_environments`] also tests another environment.
+/// Tests a backend with both engines: every operation, with arguments that an option parser or a shell could misread. The
+/// test is deterministic. It runs the preflight in a new tokio runtime, so the caller must not be in a runtime; the
+/// results of the findings depend on the host and are not judged. [`check_in_two_environments`] also tests another
+/// environment.
 ///
 /// # Errors
 /// The violations, each with the first case that shows it.
@@ -181,7 +182,7 @@ pub fn check(backend: &dyn PrivBackend) -> Result<(), Report> {
     Run::of(backend).violations.report(backend)
 }
 
-/// One run over all cases.
+/// A run of all cases.
 struct Run {
     /// One line for each case: its input and output.
     transcript: Vec<String>,
@@ -228,7 +229,7 @@ impl Run {
                 }
                 self.transcript.push(format!("{input} => {output}"));
                 let plain = engine.command_line(&op);
-                let command = match judge::outcome(&op, &plain, &result) {
+                let command = match judge::command_to_judge(&op, &plain, &result) {
                     Ok(Some(command)) => command,
                     Ok(None) => continue,
                     Err((kind, message)) => {
@@ -236,7 +237,7 @@ impl Run {
                         continue;
                     }
                 };
-                let judgement = judge::command(command, &op, plain.as_ref().ok(), prefix.take());
+                let judgement = judge::judge(command, &op, plain.as_ref().ok(), prefix.take());
                 for (kind, message) in judgement.violations {
                     self.violations.add(kind, message, &input, &output);
                 }

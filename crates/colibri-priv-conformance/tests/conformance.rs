@@ -1,4 +1,4 @@
-//! The built-in backends conform, and each incorrect backend gets the expected violation.
+//! The built-in backends conform, and each defective backend gets the expected violation.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fmt::Write;
@@ -57,8 +57,8 @@ fn sudo(op: &JailOp, engine: &dyn JailEngine) -> Result<CommandLine, PrivError> 
     Ok(engine.command_line(op)?.prefixed(SUDO, ["-n", "--"])?)
 }
 
-/// Changes the arguments of a correct backend.
-fn changed(
+/// Returns the command of a correct backend with changed arguments.
+fn sudo_with(
     op: &JailOp,
     engine: &dyn JailEngine,
     change: impl FnOnce(&mut Vec<String>),
@@ -69,7 +69,7 @@ fn changed(
 }
 
 /// Returns the number of arguments of the agent.
-fn arguments(op: &JailOp) -> usize {
+fn agent_arguments(op: &JailOp) -> usize {
     op.agent().map_or(0, |agent| agent.args().len())
 }
 
@@ -77,29 +77,30 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
+/// Number of calls of the backend `counts-calls`.
 static CALLS: AtomicUsize = AtomicUsize::new(0);
 
 /// Defective backends, each with its expected violation.
 const DEFECTIVE: &[(&str, ViolationKind, Elevate)] = &[
     ("drops-last", ViolationKind::DropsArgument, |op, engine| {
-        changed(op, engine, |args| {
-            if arguments(op) > 0 {
+        sudo_with(op, engine, |args| {
+            if agent_arguments(op) > 0 {
                 args.pop();
             }
         })
     }),
     ("drops-empty", ViolationKind::DropsArgument, |op, engine| {
-        changed(op, engine, |args| args.retain(|arg| !arg.is_empty()))
+        sudo_with(op, engine, |args| args.retain(|arg| !arg.is_empty()))
     }),
     (
         "drops-second-separator",
         ViolationKind::DropsArgument,
         |op, engine| {
-            changed(op, engine, |args| {
-                let mut seen = 0;
+            sudo_with(op, engine, |args| {
+                let mut separators = 0;
                 args.retain(|arg| {
-                    seen += usize::from(arg == "--");
-                    arg != "--" || seen <= 2
+                    separators += usize::from(arg == "--");
+                    arg != "--" || separators <= 2
                 });
             })
         },
@@ -108,8 +109,8 @@ const DEFECTIVE: &[(&str, ViolationKind, Elevate)] = &[
         "reverses",
         ViolationKind::ReordersArguments,
         |op, engine| {
-            changed(op, engine, |args| {
-                let from = args.len() - arguments(op);
+            sudo_with(op, engine, |args| {
+                let from = args.len() - agent_arguments(op);
                 args[from..].reverse();
             })
         },
@@ -118,8 +119,8 @@ const DEFECTIVE: &[(&str, ViolationKind, Elevate)] = &[
         "sorts-options-first",
         ViolationKind::ReordersArguments,
         |op, engine| {
-            changed(op, engine, |args| {
-                let from = args.len() - arguments(op);
+            sudo_with(op, engine, |args| {
+                let from = args.len() - agent_arguments(op);
                 args[from..].sort_by_key(|arg| !arg.starts_with('-'));
             })
         },
@@ -128,8 +129,8 @@ const DEFECTIVE: &[(&str, ViolationKind, Elevate)] = &[
         "joins-to-line",
         ViolationKind::JoinsArguments,
         |op, engine| {
-            changed(op, engine, |args| {
-                let from = args.len() - arguments(op);
+            sudo_with(op, engine, |args| {
+                let from = args.len() - agent_arguments(op);
                 let line = args.split_off(from).join(" ");
                 args.extend(Some(line).filter(|line| !line.is_empty()));
             })
@@ -139,8 +140,8 @@ const DEFECTIVE: &[(&str, ViolationKind, Elevate)] = &[
         "splits-at-blanks",
         ViolationKind::SplitsArgument,
         |op, engine| {
-            changed(op, engine, |args| {
-                let from = args.len() - arguments(op);
+            sudo_with(op, engine, |args| {
+                let from = args.len() - agent_arguments(op);
                 let tail = args.split_off(from);
                 args.extend(tail.iter().flat_map(|arg| match arg.contains(' ') {
                     true => arg.split_whitespace().map(str::to_owned).collect(),
@@ -150,8 +151,8 @@ const DEFECTIVE: &[(&str, ViolationKind, Elevate)] = &[
         },
     ),
     ("quotes", ViolationKind::QuotesArgument, |op, engine| {
-        changed(op, engine, |args| {
-            let from = args.len() - arguments(op);
+        sudo_with(op, engine, |args| {
+            let from = args.len() - agent_arguments(op);
             for arg in &mut args[from..] {
                 *arg = quoted(arg);
             }
@@ -161,19 +162,19 @@ const DEFECTIVE: &[(&str, ViolationKind, Elevate)] = &[
         "quotes-program-too",
         ViolationKind::QuotesArgument,
         |op, engine| {
-            changed(op, engine, |args| {
+            sudo_with(op, engine, |args| {
                 if op.agent().is_some() {
-                    let from = args.len() - arguments(op) - 1;
+                    let from = args.len() - agent_arguments(op) - 1;
                     args[from] = quoted(&args[from]);
                 }
             })
         },
     ),
     ("appends", ViolationKind::AppendsArgument, |op, engine| {
-        changed(op, engine, |args| args.push("--log".to_owned()))
+        sudo_with(op, engine, |args| args.push("--log".to_owned()))
     }),
     ("trims", ViolationKind::ChangesArgument, |op, engine| {
-        changed(op, engine, |args| {
+        sudo_with(op, engine, |args| {
             for arg in args {
                 *arg = arg.trim().to_lowercase();
             }
@@ -271,7 +272,7 @@ const DEFECTIVE: &[(&str, ViolationKind, Elevate)] = &[
 
 #[test]
 fn defective_backend_gets_expected_violation() {
-    let mut shown = String::new();
+    let mut reports = String::new();
     for (name, kind, elevate) in DEFECTIVE {
         let backend = Defective {
             name,
@@ -280,9 +281,9 @@ fn defective_backend_gets_expected_violation() {
         };
         let report = check(&backend).expect_err(name);
         assert!(report.contains(*kind), "{kind:?} is not in {report}");
-        writeln!(shown, "{report}\n").unwrap();
+        writeln!(reports, "{report}\n").unwrap();
     }
-    let bad_name = Defective {
+    let invalid_name = Defective {
         name: "My Sudo",
         elevate: sudo,
         findings: || {
@@ -296,8 +297,8 @@ fn defective_backend_gets_expected_violation() {
             ]
         },
     };
-    writeln!(shown, "{}", check(&bad_name).unwrap_err()).unwrap();
-    insta::assert_snapshot!(shown);
+    writeln!(reports, "{}", check(&invalid_name).unwrap_err()).unwrap();
+    insta::assert_snapshot!(reports);
 }
 
 #[test]
@@ -310,7 +311,8 @@ fn correct_backend_conforms() {
     check(&correct).unwrap();
 }
 
-fn in_two_environments(name: &'static str, test: &str, elevate: Elevate) -> Report {
+/// Checks a backend with this defect in two environments, and returns the report.
+fn report_of_two_environments(name: &'static str, test: &str, elevate: Elevate) -> Report {
     let backend = Defective {
         name,
         elevate,
@@ -322,11 +324,11 @@ fn in_two_environments(name: &'static str, test: &str, elevate: Elevate) -> Repo
 #[test]
 fn environment_value_in_argv_is_a_leak() {
     let test = concat!(module_path!(), "::environment_value_in_argv_is_a_leak");
-    let report = in_two_environments("leaks", test, |op, engine| {
+    let report = report_of_two_environments("leaks", test, |op, engine| {
         let key = std::env::var("ANTHROPIC_API_KEY").unwrap_or_default();
         let key = format!("ANTHROPIC_API_KEY={key}");
         let plain = engine.command_line(op)?;
-        Ok(plain.prefixed("/usr/bin/sudo", ["-n", &key, "--"])?)
+        Ok(plain.prefixed(SUDO, ["-n", &key, "--"])?)
     });
     insta::assert_snapshot!(report);
 }
@@ -337,12 +339,12 @@ fn environment_dependent_command_is_reported() {
         module_path!(),
         "::environment_dependent_command_is_reported"
     );
-    let report = in_two_environments("reads", test, |op, engine| {
-        let quiet: &[&str] = match std::env::var("TERM") {
+    let report = report_of_two_environments("reads", test, |op, engine| {
+        let options: &[&str] = match std::env::var("TERM") {
             Ok(term) if term.starts_with("colibri") => &["-n", "-b", "--"],
             _ => &["-n", "--"],
         };
-        Ok(engine.command_line(op)?.prefixed(SUDO, quiet.to_vec())?)
+        Ok(engine.command_line(op)?.prefixed(SUDO, options.to_vec())?)
     });
     insta::assert_snapshot!(report);
 }
