@@ -1,5 +1,5 @@
-//! Feeds arbitrary bytes to every runtime as agent output. State and transcript must not depend on chunk boundaries, and
-//! all texts must be bounded and free of control characters.
+//! Parses arbitrary bytes as output of an agent of every runtime. State and transcript must not depend on chunk
+//! boundaries, and all texts must be bounded and without control characters.
 
 #![no_main]
 
@@ -11,6 +11,7 @@ use libfuzzer_sys::fuzz_target;
 /// Maximum length of a text in a view, in bytes: 200 characters of at most 4 bytes.
 const MAX_TEXT: usize = 4 * 200;
 
+/// Checks the bounds of a view.
 fn check_view(view: &AgentView) {
     for text in [&view.current_tool, &view.last_error].into_iter().flatten() {
         assert!(
@@ -22,7 +23,8 @@ fn check_view(view: &AgentView) {
     serde_json::to_string(view).expect("cannot serialize a view");
 }
 
-fn formatted(runtime: AgentRuntime, bytes: &[u8], chunk_size: usize) -> String {
+/// Returns the formatted transcript of output that arrives in chunks of this size.
+fn format_transcript(runtime: AgentRuntime, bytes: &[u8], chunk_size: usize) -> String {
     let mut transcript = Transcript::new(runtime);
     let mut formatter = TranscriptFormatter::new(false);
     let mut text = String::new();
@@ -53,14 +55,14 @@ fuzz_target!(|input: &[u8]| {
             serde_json::to_string(whole.view()).expect("cannot serialize a view"),
             serde_json::to_string(chunked.view()).expect("cannot serialize a view")
         );
-        let text = formatted(runtime, bytes, chunk_size);
+        let text = format_transcript(runtime, bytes, chunk_size);
         assert!(
             !text
                 .chars()
                 .any(|c| c.is_control() && c != '\n' && c != '\t'),
             "{text:?}"
         );
-        let whole = formatted(runtime, bytes, bytes.len().max(1));
+        let whole = format_transcript(runtime, bytes, bytes.len().max(1));
         assert_eq!(text, whole);
         chunked.set_stalled(chunk_size % 2 == 0, 2);
         chunked.tick(u64::MAX);

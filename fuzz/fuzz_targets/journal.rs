@@ -1,5 +1,5 @@
-//! Opens a journal whose files hold arbitrary bytes. Repair must keep every byte of the logs, and appended bytes must be
-//! readable after them.
+//! Opens a journal whose files contain arbitrary bytes. The repair must keep every byte of the logs, and appended bytes
+//! must be readable after them.
 
 #![no_main]
 
@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use colibri_journal::{JournalOptions, JournalReader, JournalWriter};
 use libfuzzer_sys::fuzz_target;
 
-/// Removes the next part from the input: a length byte, then its content.
+/// Removes the next part from the input: a byte with its length, then its content.
 fn take_part<'a>(input: &mut &'a [u8]) -> &'a [u8] {
     let Some((length, tail)) = input.split_first() else {
         return &[];
@@ -20,6 +20,7 @@ fn take_part<'a>(input: &mut &'a [u8]) -> &'a [u8] {
     part
 }
 
+/// Returns all bytes of a journal from an offset.
 fn read_all(directory: &Path, from: u64) -> Vec<u8> {
     let mut reader = JournalReader::new(directory);
     let mut bytes = Vec::new();
@@ -36,7 +37,7 @@ fn read_all(directory: &Path, from: u64) -> Vec<u8> {
 }
 
 fuzz_target!(|input: &[u8]| {
-    // In memory if possible: the fuzzer creates thousands of journals per second.
+    // In memory if possible, because the fuzzer creates thousands of journals per second.
     let parent = ["/dev/shm", "/tmp"]
         .into_iter()
         .find(|path| Path::new(path).is_dir())
@@ -63,7 +64,7 @@ fuzz_target!(|input: &[u8]| {
         logs.extend_from_slice(log);
         next += log.len() as u64;
     }
-    // A file with another name is ignored.
+    // The journal ignores a file with another name.
     let name: String = take_part(&mut input)
         .iter()
         .filter(|byte| byte.is_ascii_alphanumeric())
@@ -96,7 +97,7 @@ fuzz_target!(|input: &[u8]| {
         start + logs.len() as u64
     );
     for offset in [0, 1, logs.len() as u64 / 2, logs.len() as u64] {
-        // Any result, but no panic.
+        // Any result is correct, but a panic is not.
         let _ = reader.time_at(start + offset);
     }
     let _ = reader.offset_at(u64::from_le_bytes([7; 8]));

@@ -1,5 +1,5 @@
 //! Decodes arbitrary bytes as frames and requests. Frames must not depend on chunk boundaries or exceed the maximum
-//! length, and every accepted request must survive a round trip.
+//! length. Every accepted request must be equal after encoding and decoding.
 
 #![no_main]
 
@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
         let Ok(call) = Request::parse(&frame).and_then(Request::call) else {
             continue;
         };
-        // Encoding may make a call too long.
+        // The encoded call may exceed the maximum length.
         if let Ok(encoded) = call.encode(7) {
             let encoded = encoded.strip_suffix(b"\n").expect("a frame without LF");
             let parsed: Call = Request::parse(encoded)

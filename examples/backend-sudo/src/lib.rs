@@ -1,17 +1,18 @@
-//! sudo as a privilege backend for Colibri. The file `sudoers` of this directory has the rules that it needs.
+//! sudo as a privilege backend for Colibri. The file `sudoers` in this directory has the necessary rules.
 
 use async_trait::async_trait;
 use colibri_jail_core::{CommandLine, JailEngine, JailOp};
 use colibri_priv::checks;
 use colibri_priv::{Finding, PrivBackend, PrivError};
 
+/// Path of sudo(8).
 const SUDO: &str = if cfg!(target_os = "freebsd") {
     "/usr/local/bin/sudo"
 } else {
     "/usr/bin/sudo"
 };
 
-/// `sudo -n -E -- COMMAND`.
+/// The backend `sudo`, which runs `sudo -n -E -- COMMAND`.
 pub struct Sudo;
 
 #[async_trait]

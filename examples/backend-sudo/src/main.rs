@@ -1,4 +1,4 @@
-//! A complete colibri-daemon with one more value of `COLIBRI_JAIL_PRIV_MODE`: `sudo`.
+//! A complete colibri-daemon with the additional backend `sudo`: `COLIBRI_JAIL_PRIV_MODE=sudo`.
 
 use std::process::ExitCode;
 use std::sync::Arc;

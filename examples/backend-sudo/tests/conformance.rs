@@ -1,4 +1,4 @@
-//! The backend conforms, and a naive one that passes a line to a shell does not.
+//! The backend conforms. A backend that passes a command line to a shell does not.
 
 use async_trait::async_trait;
 use colibri_jail_core::{CommandLine, JailEngine, JailOp};
@@ -7,7 +7,7 @@ use colibri_priv_conformance::{ViolationKind, check};
 
 colibri_priv_conformance::conformance_test!(backend_sudo::Sudo);
 
-/// Passes a line to a shell instead of arguments.
+/// A backend that passes a command line to a shell.
 struct SudoShell;
 
 #[async_trait]
