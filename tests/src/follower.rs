@@ -1,7 +1,8 @@
-//! A client that reads every byte of an agent exactly once: it reconnects with its last offset whenever the
-//! connection ends. It uses the wire protocol or `colibri logs -f`.
+//! A client that reads every byte of an agent exactly once: when its connection ends, it reconnects and continues at
+//! its last offset. It uses the wire protocol or `colibri logs -f`.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,23 +16,24 @@ use serde_json::json;
 use crate::SOON;
 use crate::lines::Difference;
 
-/// Received data.
+/// The data that a follower has received.
 #[derive(Debug, Default)]
 pub struct Followed {
     /// stdout and stderr.
     pub received: [Vec<u8>; 2],
-    /// Gaps and repetitions according to the offsets.
-    pub by_offset: Difference,
-    /// The agent's end was reported, after all output.
+    /// Gaps and repetitions, according to the offsets of the events.
+    pub offset_difference: Difference,
+    /// Whether the agent's end was reported.
     pub ended: bool,
-    /// Reason for giving up.
-    pub refused: Option<String>,
-    /// Handle for cutting the connection.
-    cut: [Option<Cut>; 2],
+    /// Reason for which the follower gave up.
+    pub error: Option<String>,
+    /// The clients to disconnect in [`Follower::disconnect`].
+    clients: [Option<ClientHandle>; 2],
 }
 
+/// What `disconnect` ends: a connection, or the process with this pid.
 #[derive(Debug)]
-enum Cut {
+enum ClientHandle {
     Connection(UnixStream),
     Process(i32),
 }
@@ -45,11 +47,11 @@ pub struct Follower {
 impl Follower {
     /// Follows both outputs over one connection.
     pub fn over_wire(socket: PathBuf, id: String) -> Self {
-        Self::slowly(socket, id, Duration::ZERO)
+        Self::over_wire_with_pause(socket, id, Duration::ZERO)
     }
 
     /// Follows both outputs over one connection, with a pause after each message.
-    pub fn slowly(socket: PathBuf, id: String, pause: Duration) -> Self {
+    pub fn over_wire_with_pause(socket: PathBuf, id: String, pause: Duration) -> Self {
         let followed = Arc::<Mutex<Followed>>::default();
         let shared = followed.clone();
         let thread = std::thread::spawn(move || {
@@ -62,24 +64,25 @@ impl Follower {
     }
 
     /// Follows each output with a `colibri logs -f` process created by `command`.
-    pub fn with_program(command: impl Fn() -> Command, id: &str) -> Self {
+    pub fn with_logs_command(command: impl Fn() -> Command, id: &str) -> Self {
         let followed = Arc::<Mutex<Followed>>::default();
-        let ends = Arc::new(Mutex::new(0));
+        let ended_streams = Arc::new(Mutex::new(0));
         let threads = [(0, "stdout"), (1, "stderr")].map(|(output, name)| {
-            let (shared, ends, id) = (followed.clone(), ends.clone(), id.to_owned());
+            let (shared, id) = (followed.clone(), id.to_owned());
+            let ended_streams = ended_streams.clone();
             let command = command();
             std::thread::spawn(move || {
                 retry_until_done(&shared, || {
                     let from = shared.lock().unwrap().received[output].len().to_string();
-                    let mut retry = Command::new(command.get_program());
+                    let mut logs = Command::new(command.get_program());
                     let variables = command.get_envs();
-                    retry.envs(variables.filter_map(|(name, value)| Some((name, value?))));
-                    retry.args(["--no-autostart", "logs", "-f", "--stream", name, "--from"]);
-                    let ended = logs_once(retry.args([&from, &id]), output, &shared);
+                    logs.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+                    logs.args(["--no-autostart", "logs", "-f", "--stream", name, "--from"]);
+                    let ended = logs_once(logs.args([&from, &id]), output, &shared);
                     if ended {
-                        let mut ends = ends.lock().unwrap();
-                        *ends += 1;
-                        shared.lock().unwrap().ended |= *ends == 2;
+                        let mut ended_streams = ended_streams.lock().unwrap();
+                        *ended_streams += 1;
+                        shared.lock().unwrap().ended |= *ended_streams == 2;
                     }
                     ended
                 });
@@ -91,18 +94,18 @@ impl Follower {
         }
     }
 
-    /// Cuts the connection or kills the process at an arbitrary moment.
-    pub fn cut(&self) {
+    /// Closes the connection or kills the processes of the client, which then reconnects.
+    pub fn disconnect(&self) {
         let followed = self.followed.lock().unwrap();
-        for cut in followed.cut.iter().flatten() {
-            match cut {
-                Cut::Connection(stream) => drop(stream.shutdown(std::net::Shutdown::Both)),
-                Cut::Process(pid) => crate::kill_9(*pid),
+        for client in followed.clients.iter().flatten() {
+            match client {
+                ClientHandle::Connection(stream) => drop(stream.shutdown(Shutdown::Both)),
+                ClientHandle::Process(pid) => crate::kill_9(*pid),
             }
         }
     }
 
-    /// Inspects the received data.
+    /// Calls `inspect` with the data received until now.
     pub fn inspect<T>(&self, inspect: impl FnOnce(&Followed) -> T) -> T {
         inspect(&self.followed.lock().unwrap())
     }
@@ -119,20 +122,20 @@ impl Follower {
     }
 }
 
-/// Repeats `once` until it returns true; gives up after a long time without progress.
+/// Repeats `once` until it returns true; gives up after one minute without progress.
 fn retry_until_done(shared: &Mutex<Followed>, mut once: impl FnMut() -> bool) {
-    let mut progress = (Instant::now(), 0);
+    let (mut progress_at, mut last_bytes) = (Instant::now(), 0);
     while !once() {
         let mut followed = shared.lock().unwrap();
-        if followed.refused.is_some() {
+        if followed.error.is_some() {
             return;
         }
         let bytes: usize = followed.received.iter().map(Vec::len).sum();
-        if bytes > progress.1 {
-            progress = (Instant::now(), bytes);
+        if bytes > last_bytes {
+            (progress_at, last_bytes) = (Instant::now(), bytes);
         }
-        if progress.0.elapsed() > 3 * SOON {
-            followed.refused = Some(format!("no progress for {:?}", 3 * SOON));
+        if progress_at.elapsed() > 3 * SOON {
+            followed.error = Some(format!("no progress for {:?}", 3 * SOON));
             return;
         }
         drop(followed);
@@ -147,7 +150,7 @@ fn follow_once(socket: &Path, id: &str, pause: Duration, shared: &Mutex<Followed
     };
     {
         let mut followed = shared.lock().unwrap();
-        followed.cut[0] = stream.try_clone().ok().map(Cut::Connection);
+        followed.clients[0] = stream.try_clone().ok().map(ClientHandle::Connection);
         for (output, name) in [(0, "stdout"), (1, "stderr")] {
             let params =
                 json!({"id": id, "stream": name, "from_offset": followed.received[output].len()});
@@ -173,16 +176,16 @@ fn follow_once(socket: &Path, id: &str, pause: Duration, shared: &Mutex<Followed
                 let output = usize::from(event.stream == Stream::Stderr);
                 let bytes = event.data.into_bytes().unwrap();
                 let next = followed.received[output].len() as u64;
-                followed.by_offset.lost += event.offset.saturating_sub(next);
-                let retry = next.saturating_sub(event.offset).min(bytes.len() as u64);
-                followed.by_offset.repeated += retry;
-                followed.received[output].extend(&bytes[retry as usize..]);
+                followed.offset_difference.lost += event.offset.saturating_sub(next);
+                let overlap = next.saturating_sub(event.offset).min(bytes.len() as u64);
+                followed.offset_difference.repeated += overlap;
+                followed.received[output].extend(&bytes[overlap as usize..]);
             }
             ServerMessage::Notification(Notification::AgentExit(_)) => exits += 1,
             ServerMessage::Notification(_) => {}
             ServerMessage::Response(response) => {
                 if let Err(error) = response.into_result() {
-                    followed.refused = Some(error.message);
+                    followed.error = Some(error.message);
                     return false;
                 }
             }
@@ -195,7 +198,7 @@ fn follow_once(socket: &Path, id: &str, pause: Duration, shared: &Mutex<Followed
     false
 }
 
-/// Follows with one `colibri logs -f`; returns whether it reported the end of the agent.
+/// Follows with one run of `colibri logs -f`; returns whether the agent has ended.
 fn logs_once(command: &mut Command, output: usize, shared: &Mutex<Followed>) -> bool {
     let spawned = command
         .stdin(Stdio::null())
@@ -203,7 +206,7 @@ fn logs_once(command: &mut Command, output: usize, shared: &Mutex<Followed>) -> 
         .stderr(Stdio::piped())
         .spawn();
     let mut child = spawned.unwrap();
-    shared.lock().unwrap().cut[output] = Some(Cut::Process(child.id() as i32));
+    shared.lock().unwrap().clients[output] = Some(ClientHandle::Process(child.id() as i32));
     let mut stdout = child.stdout.take().unwrap();
     let mut buffer = vec![0; 65_536];
     while let Ok(count @ 1..) = stdout.read(&mut buffer) {
@@ -211,11 +214,11 @@ fn logs_once(command: &mut Command, output: usize, shared: &Mutex<Followed>) -> 
         followed.received[output].extend(&buffer[..count]);
     }
     // After wait(2) the pid may be reused.
-    shared.lock().unwrap().cut[output] = None;
+    shared.lock().unwrap().clients[output] = None;
     let mut message = String::new();
     let _ = child.stderr.take().unwrap().read_to_string(&mut message);
-    if message.contains("no agent has") {
-        shared.lock().unwrap().refused = Some(message);
+    if message.contains("no agent with") {
+        shared.lock().unwrap().error = Some(message);
     }
     child.wait().unwrap().success()
 }

@@ -1,17 +1,20 @@
-//! A real setuid helper for tests: built with a separate path prefix, installed for root, and called by real unprivileged
-//! users. The installation belongs to the host. Tests that call the helper share a lock; a test that changes its policy
-//! holds the lock exclusively. The installation remains after the tests: its policy lists only users without a login.
+//! A real setuid helper for tests: built with a separate path prefix, installed as root, and called by real unprivileged
+//! users. All tests of a host use one installation: those that call the helper share a lock, and a test that changes the
+//! policy holds the lock exclusively. The installation remains after the tests; its policy lists only users without a
+//! login.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// Directory of policy, records and log socket, compiled into the helper under test. Writable by root only.
+use crate::{run_checked, test_directory, write_file};
+
+/// Directory of policy, records and log socket, compiled into the helper under test. Only root can write it.
 pub const PREFIX: &str = "/run/colibri-helper-test";
-/// Directory of the installed programs. /run may be mounted nosuid.
+/// Directory of the installed programs, not in /run, which may be mounted nosuid.
 const PROGRAMS: &str = "/usr/local/libexec/colibri-helper-test";
-/// Directory that the caller may write, below which the policy allows roots.
+/// Directory that the caller can write. The policy allows roots below it.
 pub const TREE: &str = "/var/tmp/colibri-helper-test";
 
 /// User that the policy lists by name.
@@ -23,7 +26,7 @@ pub const UNLISTED: &str = "colibri-unlisted";
 /// User that agents run as.
 pub const AGENT: &str = "colibri-agent";
 
-/// The policy of all tests but those of invalid policies.
+/// The policy, except in tests of other policies.
 pub const POLICY: &str = r#"
 syslog = "best-effort"
 
@@ -53,7 +56,7 @@ ip4 = ["disable"]
 signals = ["HUP"]
 "#;
 
-/// The installed helper. The lock is held until this is dropped.
+/// The installed helper. Dropping it releases the lock.
 pub struct Helper {
     is_exclusive: bool,
     _lock: File,
@@ -79,7 +82,7 @@ impl Helper {
         }
     }
 
-    /// Installs the helper for a test that changes the policy or files beside it.
+    /// Installs the helper for a test that changes the policy or other files in [`PREFIX`].
     pub fn exclusive() -> Self {
         let lock = lock_file();
         lock.lock().unwrap();
@@ -90,13 +93,13 @@ impl Helper {
         }
     }
 
-    /// Replaces the policy by a regular file of root's.
+    /// Replaces the policy by a regular file that root owns.
     pub fn set_policy(&self, text: &str) {
         assert!(self.is_exclusive, "other tests use the policy");
         write_policy(text);
     }
 
-    /// Runs a shell script as a user, without input; `$H` is the helper.
+    /// Runs a shell script as a user, without input; `$H` is the path of the helper.
     pub fn sh(&self, user: &str, script: &str) -> Output {
         as_user(user, &["/bin/bash", "-c", script])
             .output()
@@ -139,13 +142,14 @@ pub fn as_user(user: &str, command_line: &[&str]) -> Command {
     command
 }
 
-/// Creates a user without a login, if it does not exist. A lock serializes calls: useradd(8) does not wait for others.
-pub fn make_user(name: &str) {
+/// Creates a user without a login, if it does not exist. A lock serializes calls, because useradd(8) fails while another
+/// one runs.
+pub fn create_user(name: &str) {
     let lock = File::create("/run/colibri-test-users.lock").unwrap();
     lock.lock().unwrap();
     let known = Command::new("id").arg(name).output().unwrap();
     if !known.status.success() {
-        run(Command::new("useradd").args([
+        run_checked(Command::new("useradd").args([
             "--system",
             "--user-group",
             "--no-create-home",
@@ -162,7 +166,7 @@ pub fn uid(user: &str) -> u32 {
     crate::text(&output.stdout).trim().parse().unwrap()
 }
 
-/// Identifies this test run, so that each run installs the helper once.
+/// Returns an identifier of this test run, so that each run installs the helper once.
 fn run_id() -> String {
     let run = std::env::var("NEXTEST_RUN_ID").unwrap_or_else(|_| std::process::id().to_string());
     format!("{}\n{run}", env!("CARGO_MANIFEST_DIR"))
@@ -185,23 +189,25 @@ fn install() {
         return;
     }
     for user in [CALLER, OTHER, UNLISTED, AGENT] {
-        make_user(user);
+        create_user(user);
     }
     let root = crate::repository();
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let target = root.join("target/helper-test");
-    run(Command::new(cargo)
-        .current_dir(root)
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "-p",
-            "colibri-jail-helper",
-            "--target-dir",
-        ])
-        .arg(&target)
-        .env("COLIBRI_HELPER_PREFIX", PREFIX));
+    run_checked(
+        Command::new(cargo)
+            .current_dir(root)
+            .args([
+                "build",
+                "--quiet",
+                "--locked",
+                "-p",
+                "colibri-jail-helper",
+                "--target-dir",
+            ])
+            .arg(&target)
+            .env("COLIBRI_HELPER_PREFIX", PREFIX),
+    );
     let _ = fs::remove_dir_all(PREFIX);
     let _ = fs::remove_dir_all(TREE);
     for directory in [PREFIX, PROGRAMS, TREE] {
@@ -209,28 +215,21 @@ fn install() {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
     }
     chown(TREE, Some(uid(CALLER)), None).unwrap();
-    copy(
-        &target.join("debug/colibri-jail-helper"),
-        "colibri-jail-helper",
-        0o4755,
-    );
-    copy(
-        &target.join("debug/colibri-jail-helper"),
-        "not-setuid",
-        0o755,
-    );
+    let built = target.join("debug/colibri-jail-helper");
+    install_file(&built, "colibri-jail-helper", 0o4755);
+    install_file(&built, "not-setuid", 0o755);
     write_policy(POLICY);
     fs::write(format!("{PREFIX}/installed"), run_id()).unwrap();
 }
 
 /// Installs a program of the workspace for users without access to the build directory.
 pub fn install_program(name: &str) -> PathBuf {
-    copy(&crate::program(name), name, 0o755);
+    install_file(&crate::program(name), name, 0o755);
     program(name)
 }
 
-/// Installs a program atomically: the present one may be running.
-fn copy(from: &Path, name: &str, mode: u32) {
+/// Installs a program atomically, because the installed one may be running.
+fn install_file(from: &Path, name: &str, mode: u32) {
     let new = program(&format!("new-{name}-{}", std::process::id()));
     fs::copy(from, &new).unwrap();
     chown(&new, Some(0), Some(0)).unwrap();
@@ -242,30 +241,16 @@ fn write_policy(text: &str) {
     let path = format!("{PREFIX}/helper.toml");
     let _ = fs::remove_file(&path);
     let _ = fs::remove_dir_all(&path);
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    write_file(Path::new(&path), text, 0o644);
     fs::set_permissions(PREFIX, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Runs a command and panics if it fails.
-pub fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        crate::text(&output.stderr)
-    );
-}
-
-/// Creates a directory that a user owns, with the programs in it.
-pub fn programs_of(user: &str) -> tempfile::TempDir {
-    make_user(user);
-    let dir = tempfile::Builder::new()
-        .prefix("colibri-test-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
+/// Creates a user and a directory that it owns, with copies of Colibri's programs.
+pub fn copy_programs_for(user: &str) -> tempfile::TempDir {
+    create_user(user);
+    let dir = test_directory();
     for name in ["colibri", "colibri-daemon", "colibri-shim"] {
-        fs::copy(program(name), dir.path().join(name)).unwrap();
+        fs::copy(crate::program(name), dir.path().join(name)).unwrap();
     }
     let owner = Some(uid(user));
     chown(dir.path(), owner, owner).unwrap();

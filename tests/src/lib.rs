@@ -1,5 +1,5 @@
-//! Shared code of the end-to-end tests: a real daemon in a temporary directory, on a separate socket, that is cleaned
-//! up.
+//! Shared code of the end-to-end tests: starts a real daemon in a temporary directory, calls it, and ends all of its
+//! processes afterwards.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -16,14 +16,15 @@ pub mod helper;
 pub mod lines;
 pub mod metrics;
 pub mod model;
-pub mod mounts;
 pub mod pi;
 pub mod reports;
+pub mod small_disk;
 pub mod tmux;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -36,15 +37,65 @@ use tempfile::TempDir;
 /// Timeout for operations that are immediate on an idle machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// Options of `spawn` and `run` without a jail, and with a sandbox, for tests that expect the same of both.
+pub const NO_JAIL_AND_SANDBOX: [&[&str]; 2] = [&[], &["--jail-path", "/"]];
+
 /// Returns the root of the repository.
 pub fn repository() -> &'static Path {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().unwrap_or(tests)
 }
 
-/// Reads a file of the repository.
+/// Returns the text of a file of the repository.
 pub fn read(path: &str) -> String {
     fs::read_to_string(repository().join(path)).expect(path)
+}
+
+/// Returns the parts of a Markdown text that are in backquotes.
+pub fn backquoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Returns the shell commands of a page that are marked as tested.
+pub fn tested_commands(page: &str) -> String {
+    let blocks = page.split("<!-- tested -->\n```sh\n").skip(1);
+    let commands = blocks.map(|block| block.split("```").next().unwrap());
+    commands.collect()
+}
+
+/// Creates a temporary directory outside /tmp, which is private in sandboxes.
+pub fn test_directory() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("colibri-test-")
+        .tempdir_in("/var/tmp")
+        .unwrap()
+}
+
+/// Writes a file with this mode.
+pub fn write_file(path: &Path, text: &str, mode: u32) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Creates a FIFO.
+pub fn create_fifo(path: &Path) {
+    run_checked(Command::new("mkfifo").arg(path));
+}
+
+/// Runs a command and panics if it fails.
+pub fn run_checked(command: &mut Command) {
+    let output = command.output().unwrap();
+    let message = text(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {message}");
+}
+
+/// Returns the total length of the logs in the directory of a journal.
+pub fn journal_bytes(directory: &Path) -> u64 {
+    let files = fs::read_dir(directory).unwrap().flatten();
+    files
+        .filter(|file| file.path().extension().is_some_and(|kind| kind == "log"))
+        .map(|file| file.metadata().unwrap().len())
+        .sum()
 }
 
 /// Returns the path of a program of the workspace: next to this one, or in the parent of its directory `deps`.
@@ -77,16 +128,21 @@ pub fn previous_program(name: &str) -> PathBuf {
     path
 }
 
-/// Polls until `look` returns a value, and panics after a timeout.
-pub fn eventually<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + SOON;
+/// Polls until the condition holds, and panics after a timeout.
+pub fn wait_until(description: &str, mut condition: impl FnMut() -> bool) {
+    eventually(description, || condition().then_some(()));
+}
+
+/// Polls until `poll` returns a value, and panics after a timeout.
+pub fn eventually<T>(description: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + SOON;
     loop {
         if let Some(value) = poll() {
             return value;
         }
         assert!(
-            Instant::now() < until,
-            "did not happen within {SOON:?}: {what}"
+            Instant::now() < deadline,
+            "did not happen within {SOON:?}: {description}"
         );
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -103,21 +159,23 @@ pub fn processes_with(mark: &str) -> Vec<i32> {
         else {
             continue;
         };
-        let holds = |file: &str| {
+        let contains_mark = |file: &str| {
             fs::read(entry.path().join(file)).is_ok_and(|bytes| {
                 bytes
                     .windows(mark.len())
                     .any(|window| window == mark.as_bytes())
             })
         };
-        if pid != std::process::id() as i32 && (holds("cmdline") || holds("environ")) {
+        if pid != std::process::id() as i32
+            && (contains_mark("cmdline") || contains_mark("environ"))
+        {
             pids.push(pid);
         }
     }
     pids
 }
 
-/// Sends SIGKILL.
+/// Sends SIGKILL to a process, which may have ended.
 pub fn kill_9(pid: i32) {
     let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
 }
@@ -127,7 +185,7 @@ pub fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
-/// Returns whether the test runs as root; otherwise prints that it is skipped. scripts/test.sh runs these tests as root.
+/// Returns whether the test runs as root; if not, prints that the test is skipped. scripts/test.sh runs it as root.
 pub fn is_root_or_skipped(reason: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
@@ -158,26 +216,22 @@ pub fn kill_shims(state: &Path) {
 pub struct Daemon {
     dir: TempDir,
     child: Option<Child>,
-    /// Uid of the daemon, if it differs from that of its clients.
+    /// Value of `COLIBRI_DAEMON_USER` for clients, if the daemon runs as another user.
     user: Option<u32>,
 }
 
 impl Daemon {
-    /// Creates the directory of a daemon, not in /tmp, which is private in sandboxes.
+    /// Creates the directory of a daemon without starting it.
     pub fn prepare() -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("colibri-test-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
         Self {
-            dir,
+            dir: test_directory(),
             child: None,
             user: None,
         }
     }
 
-    /// Lets clients trust a daemon of this user, besides root's and their own.
-    pub fn trust(&mut self, user: u32) {
+    /// Sets `COLIBRI_DAEMON_USER` for clients, so that they accept a daemon of this user.
+    pub fn set_daemon_user(&mut self, user: u32) {
         self.user = Some(user);
     }
 
@@ -191,28 +245,28 @@ impl Daemon {
     /// Starts the daemon, or restarts it after its end.
     pub fn launch(&mut self) {
         let daemon = self.command("colibri-daemon");
-        self.launch_as(daemon);
+        self.launch_command(daemon);
     }
 
     /// Starts the daemon with a command prefix that executes it.
     pub fn launch_with_prefix(&mut self, arguments: &[String]) {
         let daemon = self.command("colibri-daemon");
-        let mut command = self.external(&arguments[0]);
+        let mut command = self.external_command(&arguments[0]);
         command.args(&arguments[1..]).arg(daemon.get_program());
-        self.launch_as(command);
+        self.launch_command(command);
     }
 
-    /// Starts the daemon with this settings file.
+    /// Starts the daemon with a settings file of this content.
     pub fn launch_with_settings(&mut self, settings: &str) {
         let config = self.path("colibri.toml");
         fs::write(&config, settings).unwrap();
         let mut command = self.command("colibri-daemon");
         command.arg("--config").arg(config);
-        self.launch_as(command);
+        self.launch_command(command);
     }
 
-    /// Starts the daemon with this command.
-    pub fn launch_as(&mut self, mut command: Command) {
+    /// Starts the daemon with this command and waits until it answers.
+    pub fn launch_command(&mut self, mut command: Command) {
         let log = fs::OpenOptions::new()
             .append(true)
             .create(true)
@@ -234,6 +288,12 @@ impl Daemon {
         });
     }
 
+    /// Returns the directory of all files of the daemon, which is HOME of its clients and agents.
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Returns the path of a file in the daemon's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -266,72 +326,77 @@ impl Daemon {
     pub fn agent_count(&self) -> usize {
         eventually("at most one directory belongs to no agent", || {
             let agents = fs::read_dir(self.state().join("agents")).unwrap();
-            let (with, without): (Vec<_>, Vec<_>) = agents
-                .map(|agent| agent.unwrap().path())
-                .partition(|agent| agent.join("spec.json").exists());
-            (without.len() <= 1).then_some(with.len())
+            let (agents, others): (Vec<_>, Vec<_>) = agents
+                .map(|directory| directory.unwrap().path())
+                .partition(|directory| directory.join("spec.json").exists());
+            (others.len() <= 1).then_some(agents.len())
         })
     }
 
-    /// Returns the id and the pid of the pooled shim, if it runs.
-    pub fn pooled_shim(&self) -> Option<(String, i32)> {
+    /// Returns the pooled shim, if it runs.
+    pub fn pooled_shim(&self) -> Option<PooledShim> {
         let agents = fs::read_dir(self.state().join("agents")).ok()?;
-        let waiting = agents
-            .map(|agent| agent.unwrap())
-            .find(|agent| !agent.path().join("spec.json").exists())?;
-        let id = waiting.file_name().into_string().unwrap();
-        let shim = *processes_with(&id).first()?;
-        Some((id, shim))
+        let directory = agents
+            .map(|directory| directory.unwrap())
+            .find(|directory| !directory.path().join("spec.json").exists())?;
+        let id = directory.file_name().into_string().unwrap();
+        let pid = *processes_with(&id).first()?;
+        Some(PooledShim { id, pid })
     }
 
+    /// Returns the stderr of all daemons in this directory.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     /// Returns the number of bytes that the daemon has read from files and sockets (proc_pid_io(5)).
-    pub fn read_bytes(&self) -> u64 {
+    pub fn bytes_read(&self) -> u64 {
         let io = fs::read_to_string(format!("/proc/{}/io", self.pid())).unwrap();
         let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
         read.unwrap().parse().unwrap()
+    }
+
+    /// Returns the number of the daemon's open descriptors.
+    pub fn descriptors(&self) -> usize {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        descriptors.unwrap().count()
     }
 
     pub fn pid(&self) -> i32 {
         self.child.as_ref().unwrap().id() as i32
     }
 
-    /// Runs the commands of a documentation page, with the programs and the directories of `more` in PATH, and checks
-    /// that they print `parts`. The last command ends the daemon.
-    pub fn run_documented(&self, script: &str, more: &[&Path], parts: &[&str]) {
+    /// Runs the commands of a documentation page, with Colibri's programs and these directories in PATH, and checks that
+    /// they print the expected texts. The last command must end the daemon.
+    pub fn run_documented(&self, script: &str, directories: &[&Path], expected: &[&str]) {
         let executable = program("colibri");
         let mut path: Vec<&Path> = vec![executable.parent().unwrap()];
-        path.extend(more);
+        path.extend(directories);
         path.extend([Path::new("/usr/bin"), Path::new("/bin")]);
         let output = self
-            .external("sh")
+            .external_command("sh")
             .args(["-euxc", script])
             .env("PATH", std::env::join_paths(path).unwrap())
             .output()
             .unwrap();
         let (stdout, message) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "{stdout}{message}");
-        for part in parts {
+        for text in expected {
             assert!(
-                stdout.contains(part),
-                "{part:?} is missing in:\n{stdout}{message}"
+                stdout.contains(text),
+                "{text:?} is missing in:\n{stdout}{message}"
             );
         }
-        eventually("the daemon has ended", || {
-            (!self.socket().exists()).then_some(())
-        });
+        wait_until("the daemon has ended", || !self.socket().exists());
     }
 
-    /// Returns a command for one of the programs, with this daemon's environment and empty stdin.
+    /// Returns a command for a program of the workspace, with the environment of a client and empty stdin.
     pub fn command(&self, name: &str) -> Command {
-        self.external(program(name))
+        self.external_command(program(name))
     }
 
-    /// Returns a command for any program, with this daemon's environment and empty stdin.
-    pub fn external(&self, program: impl AsRef<OsStr>) -> Command {
+    /// Returns a command for any program, with the environment of a client and empty stdin.
+    pub fn external_command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
             .env_clear()
@@ -347,7 +412,7 @@ impl Daemon {
         command
     }
 
-    /// Runs `colibri` with these arguments.
+    /// Runs `colibri` with these arguments; does not start a daemon.
     pub fn cli(&self, args: &[&str]) -> Output {
         self.command("colibri")
             .arg("--no-autostart")
@@ -357,7 +422,7 @@ impl Daemon {
     }
 
     /// Runs `colibri` with these arguments, requires success, and returns its stdout.
-    pub fn ok(&self, args: &[&str]) -> String {
+    pub fn cli_ok(&self, args: &[&str]) -> String {
         let output = self.cli(args);
         assert!(
             output.status.success(),
@@ -370,10 +435,15 @@ impl Daemon {
     /// Starts an agent and returns its id.
     pub fn spawn(&self, args: &[&str]) -> String {
         let arguments: Vec<&str> = ["spawn"].iter().chain(args).copied().collect();
-        self.ok(&arguments).trim().to_owned()
+        self.cli_ok(&arguments).trim().to_owned()
     }
 
-    /// Opens a raw connection.
+    /// Waits for the end of an agent by `colibri wait`, and returns the exit code of that command.
+    pub fn wait(&self, id: &str) -> Option<i32> {
+        self.cli(&["wait", id]).status.code()
+    }
+
+    /// Opens a connection.
     pub fn connect(&self) -> Wire {
         Wire::new(UnixStream::connect(self.socket()).unwrap())
     }
@@ -390,7 +460,7 @@ impl Daemon {
         output.stdout
     }
 
-    /// Sends SIGKILL and waits for the end.
+    /// Sends SIGKILL to the daemon and waits for its end.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -398,7 +468,7 @@ impl Daemon {
         }
     }
 
-    /// Sends SIGTERM; returns whether the daemon exited successfully.
+    /// Sends SIGTERM to the daemon, waits for its end, and returns whether it exited successfully.
     pub fn terminate(&mut self) -> bool {
         let mut child = self.child.take().unwrap();
         signal(child.id() as i32, Signal::TERM);
@@ -413,7 +483,7 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         kill_shims(&self.state());
-        // No later daemon ends the orphans of killed shims, so end all processes that have this HOME.
+        // No later daemon ends the orphans of the killed shims, so end all processes with this HOME.
         for pid in processes_with(&self.dir.path().display().to_string()) {
             kill_9(pid);
         }
@@ -423,7 +493,15 @@ impl Drop for Daemon {
     }
 }
 
-/// A connection for raw lines.
+/// The shim that the daemon has started for the next spawn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PooledShim {
+    /// Id of the next agent.
+    pub id: String,
+    pub pid: i32,
+}
+
+/// A connection to the daemon that sends and receives JSON lines.
 pub struct Wire {
     reader: BufReader<UnixStream>,
     next_id: u64,
@@ -438,12 +516,13 @@ impl Wire {
         }
     }
 
+    /// Sends raw bytes.
     pub fn send(&mut self, bytes: &[u8]) {
         self.reader.get_mut().write_all(bytes).unwrap();
     }
 
     /// Returns the next line; `None` at the end of the connection.
-    pub fn line(&mut self) -> Option<Value> {
+    pub fn next_line(&mut self) -> Option<Value> {
         let mut line = String::new();
         self.reader.read_line(&mut line).unwrap();
         (!line.is_empty()).then(|| serde_json::from_str(&line).unwrap())
@@ -456,7 +535,9 @@ impl Wire {
         let request = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
         self.send(format!("{request}\n").as_bytes());
         loop {
-            let line = self.line().expect("the connection ended before the answer");
+            let line = self
+                .next_line()
+                .expect("the connection ended before the answer");
             if line["id"] == json!(id) {
                 return line;
             }
@@ -464,6 +545,7 @@ impl Wire {
     }
 }
 
+/// Returns bytes as text, with U+FFFD in place of invalid UTF-8.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

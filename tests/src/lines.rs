@@ -1,4 +1,4 @@
-//! Verifiable output: numbered lines, each with a checksum, generated from a seed.
+//! Verifiable output: lines generated from a seed, each with a number and a checksum.
 
 use crc32fast::{Hasher, hash};
 
@@ -19,8 +19,8 @@ impl Lines {
     /// Returns the next line: text or binary data, occasionally long, then its number and checksum.
     pub fn line(&mut self) -> Vec<u8> {
         let random = &mut self.random;
-        let most = if random.u8(..) < 4 { 30_000 } else { 200 };
-        let mut line = vec![0; random.usize(..most)];
+        let max_length = if random.u8(..) < 4 { 30_000 } else { 200 };
+        let mut line = vec![0; random.usize(..max_length)];
         if random.bool() {
             random.fill(&mut line);
             line.iter_mut()
@@ -43,7 +43,7 @@ pub struct Written {
     pub checksum: u32,
 }
 
-/// Counts written output.
+/// Computes length and checksum of written output.
 #[derive(Default)]
 pub struct Counter {
     hasher: Hasher,
@@ -51,6 +51,7 @@ pub struct Counter {
 }
 
 impl Counter {
+    /// Adds bytes and returns the totals.
     pub fn add(&mut self, bytes: &[u8]) -> Written {
         self.hasher.update(bytes);
         self.bytes += bytes.len() as u64;
@@ -64,24 +65,24 @@ impl Counter {
 /// How the writer of an output ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It wrote everything that it reported, and no more.
+    /// It exited: its report is exact.
     Whole,
-    /// It was killed: one write more than reported is possible.
+    /// It was killed: it may have written once more after its last report.
     Killed,
-    /// Its shim was killed, with the content of the pipe: less than reported is possible.
+    /// It was killed with its shim: the reported bytes that were in the pipe are lost.
     WithItsShim,
 }
 
-/// Missing or damaged bytes, and repeated bytes.
+/// Numbers of missing or damaged bytes, and of repeated bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Difference {
     pub lost: u64,
     pub repeated: u64,
 }
 
-/// Compares received bytes with the writer's report.
-pub fn check(received: &[u8], written: Written, end: End) -> Difference {
-    let mut found = Difference::default();
+/// Compares received bytes with the report of their writer.
+pub fn compare(received: &[u8], written: Written, end: End) -> Difference {
+    let mut difference = Difference::default();
     let (mut next, mut damaged) = (0, 0);
     for line in received.split_inclusive(|byte| *byte == b'\n') {
         let number = match number(line) {
@@ -94,41 +95,41 @@ pub fn check(received: &[u8], written: Written, end: End) -> Difference {
             }
         };
         if number < next {
-            found.repeated += line.len() as u64;
+            difference.repeated += line.len() as u64;
         } else {
-            // A line has at least 12 bytes; the byte count below is more exact.
+            // A line has at least 12 bytes. The comparison of lengths below is exact if nothing else is wrong.
             damaged += (number - next) * 12;
             next = number + 1;
         }
     }
-    let once = received.len() as u64 - found.repeated;
-    let counted = usize::try_from(written.bytes).unwrap();
-    let same = match end {
-        End::Whole => received.len() == counted && hash(received) == written.checksum,
+    let distinct = received.len() as u64 - difference.repeated;
+    let reported = usize::try_from(written.bytes).unwrap();
+    let is_equal = match end {
+        End::Whole => received.len() == reported && hash(received) == written.checksum,
         End::Killed => received
-            .get(..counted)
-            .is_some_and(|counted| hash(counted) == written.checksum),
+            .get(..reported)
+            .is_some_and(|reported| hash(reported) == written.checksum),
         End::WithItsShim => true,
     };
     if end != End::WithItsShim {
-        found.lost = written.bytes.saturating_sub(once);
+        difference.lost = written.bytes.saturating_sub(distinct);
     }
-    found.lost = found.lost.max(damaged);
-    if !same && found == Difference::default() {
-        found.lost = 1;
+    difference.lost = difference.lost.max(damaged);
+    if !is_equal && difference == Difference::default() {
+        difference.lost = 1;
     }
-    found
+    difference
 }
 
 /// Returns the number of a line with a valid checksum.
 fn number(line: &[u8]) -> Option<u64> {
-    let (front, checksum) = line
+    let (content, checksum) = line
         .strip_suffix(b"\n")?
         .split_at_checked(line.len().checked_sub(10)?)?;
     let checksum = u32::from_str_radix(std::str::from_utf8(checksum.get(1..)?).ok()?, 16).ok()?;
-    let digits = front.iter().rposition(|byte| *byte == b' ')? + 1;
-    let number = std::str::from_utf8(front.get(digits..)?).ok()?;
-    (hash(front) == checksum)
+    let digits = content.iter().rposition(|byte| *byte == b' ')? + 1;
+    let number = std::str::from_utf8(content.get(digits..)?).ok()?;
+    (hash(content) == checksum)
         .then(|| number.parse().ok())
         .flatten()
 }
@@ -144,34 +145,34 @@ mod tests {
         let all = lines.concat();
         let mut counter = Counter::default();
         let written = counter.add(&all);
-        assert_eq!(check(&all, written, End::Whole), Difference::default());
-        let cut = &all[..all.len() - 5];
-        assert_eq!(check(cut, written, End::Killed).lost, 5);
+        assert_eq!(compare(&all, written, End::Whole), Difference::default());
+        let truncated = &all[..all.len() - 5];
+        assert_eq!(compare(truncated, written, End::Killed).lost, 5);
         assert_eq!(
-            check(cut, written, End::WithItsShim),
+            compare(truncated, written, End::WithItsShim),
             Difference::default(),
             "the content of the pipe may be lost with the shim"
         );
-        let more = counter.add(b"x");
-        assert_eq!(check(&all, more, End::Whole).lost, 1);
+        let longer = counter.add(b"x");
+        assert_eq!(compare(&all, longer, End::Whole).lost, 1);
         assert_eq!(
-            check(&[&all[..], b"x"].concat(), written, End::Killed).lost,
+            compare(&[&all[..], b"x"].concat(), written, End::Killed).lost,
             0
         );
-        let twice = [&lines[..9], &lines[8..]].concat().concat();
+        let repeated = [&lines[..9], &lines[8..]].concat().concat();
         assert_eq!(
-            check(&twice, written, End::Whole),
+            compare(&repeated, written, End::Whole),
             Difference {
                 lost: 0,
                 repeated: lines[8].len() as u64
             }
         );
         for end in [End::Whole, End::Killed, End::WithItsShim] {
-            let hole = [&lines[..9], &lines[10..]].concat().concat();
-            assert!(check(&hole, written, end).lost >= 12, "{end:?}");
-            let mut wrong = all.clone();
-            wrong[0] ^= 1;
-            assert!(check(&wrong, written, end).lost > 0, "{end:?}");
+            let incomplete = [&lines[..9], &lines[10..]].concat().concat();
+            assert!(compare(&incomplete, written, end).lost >= 12, "{end:?}");
+            let mut corrupt = all.clone();
+            corrupt[0] ^= 1;
+            assert!(compare(&corrupt, written, end).lost > 0, "{end:?}");
         }
     }
 }

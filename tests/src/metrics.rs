@@ -1,4 +1,4 @@
-//! A daemon that serves metrics.
+//! A daemon that serves metrics, and a client of them.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -21,7 +21,7 @@ impl Daemon {
             "COLIBRI_METRICS",
             format!("unix:{}", socket(self).display()),
         );
-        self.launch_as(command);
+        self.launch_command(command);
     }
 }
 
@@ -30,9 +30,9 @@ pub fn socket(daemon: &Daemon) -> PathBuf {
     daemon.path("metrics/metrics.sock")
 }
 
-/// Sends a request and reads until the end of the connection.
-pub fn ask(mut stream: impl Read + Write, request: &str) -> String {
-    stream.write_all(request.as_bytes()).unwrap();
+/// Sends an HTTP request and returns everything that the server sends until it closes the connection.
+pub fn request(mut stream: impl Read + Write, head: &str) -> String {
+    stream.write_all(head.as_bytes()).unwrap();
     let mut answer = Vec::new();
     // The connection of a refused client may be reset.
     let _ = stream.read_to_end(&mut answer);
@@ -43,8 +43,17 @@ pub fn ask(mut stream: impl Read + Write, request: &str) -> String {
 pub fn scrape(daemon: &Daemon) -> String {
     let stream = UnixStream::connect(socket(daemon)).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
-    let answer = ask(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let answer = request(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let (head, body) = answer.split_once("\r\n\r\n").expect(&answer);
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     body.to_owned()
+}
+
+/// Returns the number of subscriptions since the start of the daemon.
+pub fn subscriptions(daemon: &Daemon) -> u64 {
+    let text = scrape(daemon);
+    let count = text.lines().find_map(|line| {
+        line.strip_prefix("colibri_requests_total{method=\"subscribe\",result=\"ok\"} ")
+    });
+    count.map_or(0, |count| count.parse().unwrap())
 }

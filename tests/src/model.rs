@@ -1,5 +1,5 @@
-//! A scripted model server on loopback, which imitates POST /v1/chat/completions of an OpenAI-compatible provider,
-//! event by event. Dropping it stops it.
+//! A scripted model server on loopback. It imitates POST /v1/chat/completions of an OpenAI-compatible provider with
+//! streamed answers.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// The answer to one request.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// Text in these chunks.
+    /// Text that is streamed in these chunks.
     Text(&'static [&'static str]),
     /// Parallel calls of these tools.
     Tools(Vec<(&'static str, Value)>),
@@ -26,8 +26,9 @@ pub enum Answer {
 struct State {
     answers: VecDeque<Answer>,
     requests: Vec<Value>,
-    /// Number of answers that wait for `release`, and of calls of it.
+    /// Number of answers that wait for [`Model::release`].
     stalled: usize,
+    /// Number of calls of `release` that no answer has used.
     released: usize,
     stopped: bool,
 }
@@ -44,6 +45,7 @@ impl Shared {
     }
 }
 
+/// The running server. Dropping it stops it.
 pub struct Model {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -53,13 +55,13 @@ pub struct Model {
 impl Model {
     /// Starts a model with these answers, one per request.
     pub fn start(answers: impl IntoIterator<Item = Answer>) -> Self {
-        Self::answering(answers, |_| {
+        Self::start_with_fallback(answers, |_| {
             Answer::Fail(400, "the script has no more answers")
         })
     }
 
-    /// Starts a model that calls `further` when no scripted answer is left.
-    pub fn answering(
+    /// Starts a model that answers by `fallback` when no scripted answer is left.
+    pub fn start_with_fallback(
         answers: impl IntoIterator<Item = Answer>,
         fallback: fn(&Value) -> Answer,
     ) -> Self {
@@ -67,13 +69,13 @@ impl Model {
         let address = listener.local_addr().unwrap();
         let shared = Arc::<Shared>::default();
         shared.state().answers = answers.into_iter().collect();
-        let served = shared.clone();
+        let server = shared.clone();
         let listener = std::thread::spawn(move || {
             for stream in listener.incoming() {
-                if served.state().stopped {
+                if server.state().stopped {
                     return;
                 }
-                let shared = served.clone();
+                let shared = server.clone();
                 // Errors of a disconnected client are ignored.
                 std::thread::spawn(move || {
                     stream.and_then(|stream| serve(stream, &shared, fallback))
@@ -87,8 +89,8 @@ impl Model {
         }
     }
 
-    /// Appends answers.
-    pub fn then(&self, answers: impl IntoIterator<Item = Answer>) {
+    /// Appends answers to the script.
+    pub fn push_answers(&self, answers: impl IntoIterator<Item = Answer>) {
         self.shared.state().answers.extend(answers);
     }
 
@@ -131,6 +133,7 @@ impl Drop for Model {
     fn drop(&mut self) {
         self.shared.state().stopped = true;
         self.shared.changed.notify_all();
+        // Wakes the listener.
         let _ = TcpStream::connect(self.address);
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
@@ -175,8 +178,8 @@ fn serve(stream: TcpStream, shared: &Shared, fallback: fn(&Value) -> Answer) -> 
         }
         Answer::Text(chunks) => {
             start_stream(stream)?;
-            for chunk_text in chunks {
-                chunk(stream, &json!({"content": chunk_text}), None)?;
+            for chunk in chunks {
+                write_event(stream, &json!({"content": chunk}), None)?;
             }
             end_stream(stream, "stop")
         }
@@ -185,7 +188,7 @@ fn serve(stream: TcpStream, shared: &Shared, fallback: fn(&Value) -> Answer) -> 
             for (index, (name, arguments)) in calls.iter().enumerate() {
                 let function = json!({"name": name, "arguments": arguments.to_string()});
                 let call = json!({"index": index, "id": format!("call-{index}"), "type": "function", "function": function});
-                chunk(stream, &json!({"tool_calls": [call]}), None)?;
+                write_event(stream, &json!({"tool_calls": [call]}), None)?;
             }
             end_stream(stream, "tool_calls")
         }
@@ -200,7 +203,7 @@ fn serve(stream: TcpStream, shared: &Shared, fallback: fn(&Value) -> Answer) -> 
             state.stalled -= 1;
             state.released = state.released.saturating_sub(1);
             drop(state);
-            chunk(stream, &json!({"content": "Here at last."}), None)?;
+            write_event(stream, &json!({"content": "Here at last."}), None)?;
             end_stream(stream, "stop")
         }
     }
@@ -211,20 +214,25 @@ fn start_stream(stream: &mut TcpStream) -> io::Result<()> {
         stream,
         "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
     )?;
-    chunk(stream, &json!({"role": "assistant", "content": ""}), None)
+    write_event(stream, &json!({"role": "assistant", "content": ""}), None)
 }
 
-fn chunk(stream: &mut TcpStream, delta: &Value, finish: Option<&str>) -> io::Result<()> {
+/// Writes one event of a stream; the last one has the reason of the end and the usage.
+fn write_event(
+    stream: &mut TcpStream,
+    delta: &Value,
+    finish_reason: Option<&str>,
+) -> io::Result<()> {
     let mut event = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
-        "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]});
-    if finish.is_some() {
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]});
+    if finish_reason.is_some() {
         event["usage"] =
             json!({"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120});
     }
     write!(stream, "data: {event}\n\n")
 }
 
-fn end_stream(stream: &mut TcpStream, finish: &str) -> io::Result<()> {
-    chunk(stream, &json!({}), Some(finish))?;
+fn end_stream(stream: &mut TcpStream, finish_reason: &str) -> io::Result<()> {
+    write_event(stream, &json!({}), Some(finish_reason))?;
     write!(stream, "data: [DONE]\n\n")
 }

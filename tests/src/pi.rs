@@ -1,4 +1,4 @@
-//! pi as installed by scripts/pi.sh, confined by Colibri, with a scripted model and a workspace.
+//! pi as installed by scripts/pi.sh, in a sandbox of Colibri, with a scripted model and a workspace.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,17 +7,17 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::model::{Answer, Model};
-use crate::{Daemon, eventually, program};
+use crate::{Daemon, eventually, program, run_checked};
 
 /// Directory of the programs of pi and node, relative to the tools directory.
 const BIN: &str = "node_modules/.bin";
-/// Mount target of the tools in a sandbox. It does not depend on where the repository is.
+/// Mount target of the tools in a sandbox, independent of the path of the repository.
 const TOOLS_INSIDE: &str = "/tmp/pi-tools";
 /// Directories that are private to a sandbox and hide those of the host.
 const PRIVATE: &[&str] = &["/tmp", "/dev", "/proc"];
 
 /// Returns the directory into which scripts/pi.sh installs pi and its node.
-fn tools() -> PathBuf {
+fn tools_directory() -> PathBuf {
     let target = program("colibri");
     let target = target.parent().and_then(Path::parent).unwrap();
     let tools = target.join("tools/pi");
@@ -30,20 +30,15 @@ fn tools() -> PathBuf {
     tools.canonicalize().unwrap()
 }
 
-/// Returns the directory of the programs of pi and node for agents without mounts: a copy in `directory` if a sandbox
-/// hides the repository.
-pub fn bin(directory: &Path) -> PathBuf {
-    let tools = tools();
+/// Returns the directory of the programs of pi and node for sandboxes without mounts. It is a copy in `directory` if a
+/// sandbox hides the repository.
+pub fn bin_directory(directory: &Path) -> PathBuf {
+    let tools = tools_directory();
     if !PRIVATE.iter().any(|private| tools.starts_with(private)) {
         return tools.join(BIN);
     }
     let copy = directory.join("pi-tools");
-    let copied = Command::new("cp")
-        .arg("-a")
-        .args([&tools, &copy])
-        .status()
-        .unwrap();
-    assert!(copied.success(), "cannot copy {}", tools.display());
+    run_checked(Command::new("cp").arg("-a").args([&tools, &copy]));
     copy.join(BIN)
 }
 
@@ -55,11 +50,12 @@ pub struct Pi {
 }
 
 impl Pi {
+    /// Starts a daemon and a model, and writes settings of pi that select this model.
     pub fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
         let daemon = Daemon::start();
         let model = Model::start(answers);
         let workspace = daemon.path("workspace");
-        // pi writes settings and locks into its directory.
+        // pi writes to its settings directory, so the directory is in the workspace.
         let settings = workspace.join(".pi");
         fs::create_dir_all(&settings).unwrap();
         fs::write(settings.join("models.json"), model.models_json()).unwrap();
@@ -73,45 +69,46 @@ impl Pi {
         }
     }
 
-    /// Starts pi confined, with options of `colibri spawn` and arguments of pi.
+    /// Starts pi in a sandbox, with options of `colibri spawn` and arguments of pi.
     pub fn spawn(&self, options: &[&str], arguments: &[&str]) -> String {
         let workspace = self.workspace.display().to_string();
-        let mount = format!("{}:{TOOLS_INSIDE}:ro", tools().display());
+        let mount = format!("{}:{TOOLS_INSIDE}:ro", tools_directory().display());
         let path = format!("PATH={TOOLS_INSIDE}/{BIN}:/usr/bin:/bin");
         let home = format!("HOME={workspace}");
         let settings = format!("PI_CODING_AGENT_DIR={workspace}/.pi");
-        let mut words = vec!["--runtime", "pi", "--jail-path", "/", "--workspace"];
-        words.extend([&workspace, "--mount", &mount]);
+        let mut command_line = vec!["--runtime", "pi", "--jail-path", "/", "--workspace"];
+        command_line.extend([&workspace, "--mount", &mount]);
         for variable in [&path, &home, &settings, "PI_OFFLINE=1"] {
-            words.extend(["--env", variable]);
+            command_line.extend(["--env", variable]);
         }
-        words.extend(options);
-        words.extend(["--", "pi", "--provider", "scripted", "--model", "m"]);
-        words.push("--no-session");
-        words.extend(arguments);
-        self.daemon.spawn(&words)
+        command_line.extend(options);
+        command_line.extend(["--", "pi", "--provider", "scripted", "--model", "m"]);
+        command_line.push("--no-session");
+        command_line.extend(arguments);
+        self.daemon.spawn(&command_line)
     }
 
     /// Starts pi in RPC mode.
-    pub fn rpc(&self) -> String {
+    pub fn spawn_rpc(&self) -> String {
         self.spawn(&[], &["--mode", "rpc"])
     }
 
+    /// Returns the path of a file in the workspace.
     pub fn file(&self, name: &str) -> PathBuf {
         self.workspace.join(name)
     }
 
-    /// Waits until the agent has this state and its view matches.
-    pub fn until(&self, id: &str, state: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    /// Waits until the agent has this state and a matching view, and returns the agent. Prints each change.
+    pub fn wait_until(&self, id: &str, state: &str, matches: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         eventually(&format!("{id} is {state}"), || {
             let agent = self.daemon.agent(id);
-            let found = agent["state"] == state && fits(&agent["view"]);
+            let is_match = agent["state"] == state && matches(&agent["view"]);
             if agent != last {
                 eprintln!("{} {}", agent["state"], agent["view"]);
                 last = agent.clone();
             }
-            found.then_some(agent)
+            is_match.then_some(agent)
         })
     }
 }

@@ -1,4 +1,5 @@
-//! Reports of writers over a separate socket, independent of the tested code.
+//! Reports of the `writer` program about its output. They have a dedicated socket, so that they do not depend on the
+//! tested code.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -13,13 +14,13 @@ use crate::lines::Written;
 pub struct Report {
     pub pid: i32,
     pub written: [Written; 2],
-    /// It has written everything and exits now.
+    /// Whether the writer has written everything and exits.
     pub done: bool,
-    /// Its connection is closed: it has ended.
+    /// Whether the writer has closed its connection, which it does when it ends.
     pub ended: bool,
 }
 
-/// Reports by token.
+/// The latest report of each writer, by its token.
 #[derive(Clone)]
 pub struct Reports {
     socket: PathBuf,
@@ -59,16 +60,17 @@ impl Reports {
     }
 }
 
+/// Reads the reports of one writer until it ends.
 fn record(stream: UnixStream, by_token: &Mutex<HashMap<String, Report>>) {
     let mut token = String::new();
     for line in BufReader::new(stream).lines() {
-        // Ignore a line that a kill truncated.
+        // The kill of a writer may truncate its last line.
         let Ok(line) = line else { break };
         let words: Vec<&str> = line.split(' ').collect();
         let mut by_token = by_token.lock().unwrap();
         match words.as_slice() {
-            ["hello", name, pid] => {
-                (*name).clone_into(&mut token);
+            ["hello", new_token, pid] => {
+                (*new_token).clone_into(&mut token);
                 by_token.entry(token.clone()).or_default().pid = pid.parse().unwrap();
             }
             ["wrote", output, bytes, checksum] => {

@@ -1,4 +1,4 @@
-//! A real terminal: a separate tmux(1) server with an interactive shell, key input and screen output.
+//! A real terminal: a dedicated tmux(1) server that runs an interactive shell. A test presses keys and reads the screen.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -42,29 +42,26 @@ impl Terminal {
             environment,
         };
         let (width, height) = (width.to_string(), height.to_string());
-        let new = [
-            "new-session",
-            "-d",
-            "-s",
-            "test",
-            "-x",
-            &width,
-            "-y",
-            &height,
-        ];
-        terminal.tmux(&[&new[..], &["sh", "-i"]].concat());
+        let new_session = ["new-session", "-d", "-s", "test", "-x", &width];
+        terminal.tmux(&[&new_session[..], &["-y", &height, "sh", "-i"]].concat());
         terminal.tmux(&["set-option", "-g", "window-size", "manual"]);
         terminal.tmux(&["resize-window", "-x", &width, "-y", &height]);
-        terminal.wait("a prompt", |screen| screen.starts_with("$"));
+        terminal.wait_until("a prompt", |screen| screen.starts_with("$"));
         terminal
     }
 
-    fn tmux(&self, args: &[&str]) -> String {
+    /// Returns a command of tmux for this server.
+    fn command(&self) -> Command {
         let mut command = Command::new("tmux");
-        command.env_clear();
+        command.env_clear().args(["-u", "-L", "test"]);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let output = command
-            .args(["-u", "-L", "test", "-f", "/dev/null"])
+        command
+    }
+
+    fn tmux(&self, args: &[&str]) -> String {
+        let output = self
+            .command()
+            .args(["-f", "/dev/null"])
             .args(args)
             .output()
             .expect("tmux is missing; install the package tmux");
@@ -76,18 +73,18 @@ impl Terminal {
         text(&output.stdout)
     }
 
-    /// Presses keys by tmux's names; types any other text.
-    pub fn keys(&self, keys: &[&str]) {
+    /// Presses keys by their names in tmux (tmux(1), KEY BINDINGS), and types each text that does not name a key.
+    pub fn press(&self, keys: &[&str]) {
         self.tmux(&[&["send-keys", "-t", "test"], keys].concat());
     }
 
     /// Types text literally.
-    pub fn types(&self, text: &str) {
+    pub fn type_text(&self, text: &str) {
         self.tmux(&["send-keys", "-t", "test", "-l", text]);
     }
 
     /// Pastes text, with bracketed paste if the program enables it.
-    pub fn pastes(&self, text: &str) {
+    pub fn paste(&self, text: &str) {
         self.tmux(&["set-buffer", text]);
         self.tmux(&["paste-buffer", "-p", "-t", "test"]);
     }
@@ -103,41 +100,38 @@ impl Terminal {
     }
 
     /// Returns the content of the screen with escape sequences for colours.
-    pub fn coloured(&self) -> String {
+    pub fn screen_with_colours(&self) -> String {
         self.tmux(&["capture-pane", "-p", "-e", "-t", "test"])
     }
 
-    /// Returns the value of a tmux format.
-    pub fn value(&self, name: &str) -> String {
+    /// Returns the value of a variable of tmux (tmux(1), FORMATS).
+    pub fn format_value(&self, name: &str) -> String {
         let format = format!("#{{{name}}}");
         let value = self.tmux(&["display-message", "-p", "-t", "test", &format]);
         value.trim_end().to_owned()
     }
 
-    /// Polls the screen until it matches.
-    pub fn wait(&self, what: &str, expected: impl Fn(&str) -> bool) -> String {
+    /// Polls the screen until it matches, and returns its content.
+    pub fn wait_until(&self, description: &str, expected: impl Fn(&str) -> bool) -> String {
         let mut last = String::new();
-        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            eventually(what, || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            eventually(description, || {
                 last = self.screen();
                 expected(&last).then(|| last.clone())
             })
         }));
-        found.unwrap_or_else(|_| panic!("{what} never came on the screen:\n{last}"))
+        result.unwrap_or_else(|_| panic!("{description} did not appear on the screen:\n{last}"))
     }
 
-    /// Waits for a text on the screen.
-    pub fn wait_for(&self, expected: &str) -> String {
-        self.wait(expected, |screen| screen.contains(expected))
+    /// Polls the screen until it contains a text, and returns its content.
+    pub fn wait_for_text(&self, expected: &str) -> String {
+        self.wait_until(expected, |screen| screen.contains(expected))
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        let mut command = Command::new("tmux");
-        command.env_clear();
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let _ = command.args(["-L", "test", "kill-server"]).output();
+        let _ = self.command().arg("kill-server").output();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

@@ -9,11 +9,11 @@ use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use colibri_tests::tmux::Terminal;
-use colibri_tests::{Daemon, SOON, eventually, signal, text};
+use colibri_tests::{Daemon, SOON, eventually, signal, text, wait_until};
 use rustix::process::Signal;
 
-/// Waits for the end of a command whose output may be blocked.
-fn end(mut child: Child) -> (Option<i32>, String) {
+/// Waits for the end of a command, whose output may be blocked, and returns its exit code and stderr.
+fn wait_for_end(mut child: Child) -> (Option<i32>, String) {
     let code = eventually("the command ends", || child.try_wait().unwrap()).code();
     let mut message = String::new();
     child
@@ -25,8 +25,8 @@ fn end(mut child: Child) -> (Option<i32>, String) {
     (code, message)
 }
 
-/// Returns the id of the only agent after it has written more than a pipe and the queues hold.
-fn flooding(daemon: &Daemon) -> String {
+/// Waits until the first agent has written more than all pipes and queues can hold, and returns its id.
+fn wait_for_flood(daemon: &Daemon) -> String {
     eventually("the agent has written more than 4 MiB", || {
         let agents = daemon.agents();
         let agent = agents.first()?;
@@ -35,6 +35,7 @@ fn flooding(daemon: &Daemon) -> String {
     })
 }
 
+/// Starts `colibri` with pipes as stdout and stderr.
 fn start(daemon: &Daemon, args: &[&str]) -> Child {
     daemon
         .command("colibri")
@@ -46,7 +47,8 @@ fn start(daemon: &Daemon, args: &[&str]) -> Child {
         .unwrap()
 }
 
-fn to_full(daemon: &Daemon, args: &[&str]) -> Output {
+/// Runs `colibri` with /dev/full as stdout.
+fn run_to_full_device(daemon: &Daemon, args: &[&str]) -> Output {
     daemon
         .command("colibri")
         .arg("--no-autostart")
@@ -60,13 +62,13 @@ fn to_full(daemon: &Daemon, args: &[&str]) -> Output {
 #[test]
 fn full_disk_on_stdout_is_reported_and_ends_no_agent() {
     let daemon = Daemon::start();
-    let mark = daemon.path("mark");
+    let finished = daemon.path("finished");
     for (code, expected) in [("7", 7), ("0", 125)] {
         let script = format!(
             "i=0; while [ $i -lt 20 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; echo whole >> {}; exit {code}",
-            mark.display()
+            finished.display()
         );
-        let output = to_full(&daemon, &["run", "--", "sh", "-c", &script]);
+        let output = run_to_full_device(&daemon, &["run", "--", "sh", "-c", &script]);
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(expected), "{message}");
         assert_eq!(
@@ -75,23 +77,24 @@ fn full_disk_on_stdout_is_reported_and_ends_no_agent() {
             "{message}"
         );
     }
-    assert_eq!(std::fs::read_to_string(&mark).unwrap(), "whole\nwhole\n");
+    assert_eq!(
+        std::fs::read_to_string(&finished).unwrap(),
+        "whole\nwhole\n"
+    );
     let id = daemon.spawn(&[
         "--",
         "sh",
         "-c",
         "echo hi; read x; echo ho; exec sleep 1000",
     ]);
-    eventually("it has written", || {
-        (!daemon.stdout(&id).is_empty()).then_some(())
-    });
+    wait_until("the agent has written", || !daemon.stdout(&id).is_empty());
     for args in [
         &["logs", &id][..],
         &["logs", "-f", &id],
         &["attach", "--no-input", &id],
         &["events", "--output", &id],
     ] {
-        let output = to_full(&daemon, args);
+        let output = run_to_full_device(&daemon, args);
         let message = text(&output.stderr);
         assert!(!output.status.success(), "{args:?}");
         assert_eq!(
@@ -104,8 +107,8 @@ fn full_disk_on_stdout_is_reported_and_ends_no_agent() {
 }
 
 #[test]
-fn signals_are_served_while_the_pipe_is_full() {
-    for (name, number, code) in [
+fn signal_with_full_pipe_ends_run_and_agent() {
+    for (name, sent, expected) in [
         ("INT", Signal::INT, 130),
         ("TERM", Signal::TERM, 143),
         ("HUP", Signal::HUP, 129),
@@ -113,21 +116,21 @@ fn signals_are_served_while_the_pipe_is_full() {
     ] {
         let daemon = Daemon::start();
         let child = start(&daemon, &["run", "--", "yes"]);
-        let id = flooding(&daemon);
-        signal(child.id() as i32, number);
-        let (found, message) = end(child);
-        assert_eq!(found, Some(code), "{name}: {message}");
+        let id = wait_for_flood(&daemon);
+        signal(child.id() as i32, sent);
+        let (code, message) = wait_for_end(child);
+        assert_eq!(code, Some(expected), "{name}: {message}");
         assert!(!daemon.agent(&id)["exited_at"].is_null(), "{name}");
     }
 }
 
 #[test]
-fn second_signal_ends_a_command_that_is_stuck() {
+fn second_signal_ends_a_stuck_run_but_not_its_agent() {
     let daemon = Daemon::start();
     let script = "trap '' INT; yes";
     let mut child = start(&daemon, &["run", "--", "sh", "-c", script]);
-    let id = flooding(&daemon);
-    // Two pending signals of the same kind may be merged.
+    let id = wait_for_flood(&daemon);
+    // The kernel merges pending signals with the same number, so the signal is sent until the command ends.
     eventually("the command ends", || {
         let ended = child.try_wait().unwrap();
         if ended.is_none() {
@@ -135,40 +138,39 @@ fn second_signal_ends_a_command_that_is_stuck() {
         }
         ended
     });
-    let (code, message) = end(child);
+    let (code, message) = wait_for_end(child);
     assert_eq!(code, Some(130), "{message}");
     assert!(message.contains(&format!("colibri kill {id}")), "{message}");
-    assert!(daemon.agent(&id)["exited_at"].is_null(), "it ignores INT");
+    assert!(
+        daemon.agent(&id)["exited_at"].is_null(),
+        "the agent ignores INT"
+    );
 }
 
 #[test]
-fn output_read_late_is_complete() {
+fn output_that_is_read_after_the_end_is_complete() {
     let daemon = Daemon::start();
     let mut child = start(&daemon, &["run", "--", "sh", "-c", "seq 1 200000; exit 3"]);
     eventually("the agent has ended", || {
         daemon.agents().first()?["exited_at"].as_str().map(drop)
     });
-    // Longer than the timeouts that apply after a signal.
+    // Longer than the timeouts of `run` after a signal, which must not apply here.
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(child.try_wait().unwrap(), None);
-    let mut out = String::new();
-    child
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut out)
-        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut received = String::new();
+    stdout.read_to_string(&mut received).unwrap();
     let expected: String = (1..=200_000).map(|i| format!("{i}\n")).collect();
-    assert!(out == expected, "{} bytes", out.len());
+    assert!(received == expected, "{} bytes", received.len());
     assert_eq!(child.wait().unwrap().code(), Some(3));
 }
 
 #[test]
-fn attach_detaches_at_any_signal_while_unread() {
+fn attach_with_unread_output_detaches_at_any_signal() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--", "yes"]);
-    flooding(&daemon);
-    for (number, code) in [
+    wait_for_flood(&daemon);
+    for (sent, expected) in [
         (Signal::INT, 0),
         (Signal::TERM, 143),
         (Signal::HUP, 129),
@@ -178,18 +180,12 @@ fn attach_detaches_at_any_signal_while_unread() {
             &["attach", "--all", &id][..],
             &["attach", "--raw", "--all", &id],
         ] {
-            let child = start(&daemon, options);
-            let mut first = [0; 4];
-            let mut child = child;
-            child
-                .stdout
-                .as_mut()
-                .unwrap()
-                .read_exact(&mut first)
-                .unwrap();
-            signal(child.id() as i32, number);
-            let (found, message) = end(child);
-            assert_eq!(found, Some(code), "{options:?}: {message}");
+            let mut child = start(&daemon, options);
+            let stdout = child.stdout.as_mut().unwrap();
+            stdout.read_exact(&mut [0; 4]).unwrap();
+            signal(child.id() as i32, sent);
+            let (code, message) = wait_for_end(child);
+            assert_eq!(code, Some(expected), "{options:?}: {message}");
             assert!(message.contains("detached"), "{message}");
         }
     }
@@ -197,7 +193,7 @@ fn attach_detaches_at_any_signal_while_unread() {
 }
 
 #[test]
-fn signals_are_served_while_the_daemon_is_stopped() {
+fn signal_with_stopped_daemon_ends_run() {
     let daemon = Daemon::start();
     let mut child = start(
         &daemon,
@@ -214,73 +210,64 @@ fn signals_are_served_while_the_daemon_is_stopped() {
     stdout.read_line(&mut id).unwrap();
     let id = id.trim();
     signal(daemon.pid(), Signal::STOP);
-    let began = Instant::now();
+    let signalled_at = Instant::now();
     signal(child.id() as i32, Signal::TERM);
-    let (code, message) = end(child);
+    let (code, message) = wait_for_end(child);
     signal(daemon.pid(), Signal::CONT);
     assert_eq!(code, Some(125), "{message}");
-    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    assert!(
+        signalled_at.elapsed() < SOON,
+        "{:?}",
+        signalled_at.elapsed()
+    );
     for part in [id, daemon.socket().to_str().unwrap(), "colibri kill"] {
         assert!(message.contains(part), "{part}: {message}");
     }
 }
 
 #[test]
-fn attach_detaches_while_the_daemon_is_stopped() {
+fn attach_with_stopped_daemon_detaches_at_a_signal() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "echo ready; exec sleep 1000"]);
-    for number in [Signal::INT, Signal::TERM] {
+    for sent in [Signal::INT, Signal::TERM] {
         let mut child = start(&daemon, &["attach", &id]);
-        let mut first = [0; 4];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut first)
-            .unwrap();
+        let stdout = child.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut [0; 4]).unwrap();
         signal(daemon.pid(), Signal::STOP);
-        signal(child.id() as i32, number);
-        let (_, message) = end(child);
+        signal(child.id() as i32, sent);
+        let (_, message) = wait_for_end(child);
         signal(daemon.pid(), Signal::CONT);
         assert!(message.contains("detached"), "{message}");
     }
 }
 
 #[test]
-fn signals_are_served_while_a_terminal_is_stopped() {
+fn signal_with_stopped_terminal_ends_the_command() {
     let daemon = Daemon::start();
     let terminal = Terminal::open(&daemon, 80, 24, &[]);
-    for command in ["run -- yes", "attach --all"] {
-        let words = match command {
-            "attach --all" => format!("attach --all {}", daemon.spawn(&["--", "yes"])),
-            other => other.to_owned(),
-        };
-        terminal.types(&format!("colibri {words}\n"));
-        terminal.wait("output on the screen", |screen| {
+    let flood = daemon.spawn(&["--", "yes"]);
+    for (command, arguments) in [("run", "-- yes"), ("attach", &format!("--all {flood}"))] {
+        terminal.type_text(&format!("colibri {command} {arguments}\n"));
+        terminal.wait_until("output on the screen", |screen| {
             screen.matches("\ny").count() > 5 || screen.matches("y\n").count() > 5
         });
-        terminal.keys(&["C-s"]);
-        let mark = if words.starts_with("run") {
-            "run"
-        } else {
-            "attach"
-        };
+        terminal.press(&["C-s"]);
         let pid = eventually("the command runs", || {
             colibri_tests::processes_with(daemon.socket().to_str().unwrap())
                 .into_iter()
                 .find(|pid| {
                     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                     let line = text(&line);
-                    line.starts_with("colibri\0") && line.contains(mark)
+                    line.starts_with("colibri\0") && line.contains(command)
                 })
         });
         signal(pid, Signal::TERM);
-        eventually("the command ends", || {
-            (!std::path::Path::new(&format!("/proc/{pid}/exe")).exists()).then_some(())
+        wait_until("the command ends", || {
+            !std::path::Path::new(&format!("/proc/{pid}/exe")).exists()
         });
-        terminal.keys(&["C-q"]);
-        terminal.wait("a prompt", |screen| screen.trim_end().ends_with('$'));
-        terminal.types("clear\n");
-        terminal.wait("a clear screen", |screen| screen.trim() == "$");
+        terminal.press(&["C-q"]);
+        terminal.wait_until("a prompt", |screen| screen.trim_end().ends_with('$'));
+        terminal.type_text("clear\n");
+        terminal.wait_until("a clear screen", |screen| screen.trim() == "$");
     }
 }

@@ -6,29 +6,28 @@ use std::fmt::Write;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use colibri_tests::{Daemon, eventually, text};
+use colibri_tests::{Daemon, text, wait_until, write_file};
 use serde_json::Value;
 
 #[test]
 fn failed_start_has_the_exit_code_of_a_shell() {
     let daemon = Daemon::start();
-    let file = |name: &str, text: &str, mode: u32| {
+    let create_script = |name: &str, text: &str, mode: u32| {
         let path = daemon.path(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        write_file(&path, text, mode);
         path.display().to_string()
     };
-    let plain = file("plain", "#!/bin/sh\n", 0o644);
-    let orphan = file("orphan", "#!/no/such/interpreter -x\n", 0o755);
-    let good = file("good", "#!/bin/sh\nexit 9\n", 0o755);
-    let private = tempfile::Builder::new()
+    let not_executable = create_script("not-executable", "#!/bin/sh\n", 0o644);
+    let no_interpreter = create_script("no-interpreter", "#!/no/such/interpreter -x\n", 0o755);
+    let executable = create_script("executable", "#!/bin/sh\nexit 9\n", 0o755);
+    let hidden = tempfile::Builder::new()
         .prefix("colibri-private-")
         .tempfile_in("/tmp")
         .unwrap();
-    fs::set_permissions(private.path(), Permissions::from_mode(0o755)).unwrap();
-    let private = private.path().to_str().unwrap();
-    let huge = "x".repeat(131_072);
-    let many = vec!["x"; 50_000];
+    fs::set_permissions(hidden.path(), Permissions::from_mode(0o755)).unwrap();
+    let hidden = hidden.path().to_str().unwrap();
+    let long_argument = "x".repeat(131_072);
+    let many_arguments = vec!["x"; 50_000];
     let sandbox = ["--jail-path", "/"];
     let rows: Vec<(&[&str], Vec<&str>, i32, &str)> = vec![
         (
@@ -51,32 +50,37 @@ fn failed_start_has_the_exit_code_of_a_shell() {
         ),
         (
             &sandbox,
-            vec![private],
+            vec![hidden],
             127,
             "a private /tmp, which hides the host's; mount it with --mount /tmp/",
         ),
         (
             &[],
-            vec![&plain],
+            vec![&not_executable],
             126,
             "no execute permission (mode 0644); run: chmod +x",
         ),
-        (&sandbox, vec![&plain], 126, "no execute permission"),
+        (
+            &sandbox,
+            vec![&not_executable],
+            126,
+            "no execute permission",
+        ),
         (
             &[],
-            vec![&orphan],
+            vec![&no_interpreter],
             126,
             "interpreter \"/no/such/interpreter\" does not exist on this host",
         ),
         (
             &sandbox,
-            vec![&orphan],
+            vec![&no_interpreter],
             126,
             "\"/no/such/interpreter\" does not exist under /",
         ),
         (&[], vec!["/etc"], 126, "it is a directory"),
-        (&[], vec![&good], 9, ""),
-        (&sandbox, vec![&good], 9, ""),
+        (&[], vec![&executable], 9, ""),
+        (&sandbox, vec![&executable], 9, ""),
         (
             &["--cwd", "/no/such"],
             vec!["true"],
@@ -97,13 +101,13 @@ fn failed_start_has_the_exit_code_of_a_shell() {
         ),
         (
             &[],
-            vec!["true", &huge],
+            vec!["true", &long_argument],
             125,
             "an argument has 131072 bytes, more than the 131071",
         ),
         (
             &sandbox,
-            [&["true"], &many[..]].concat(),
+            [&["true"], &many_arguments[..]].concat(),
             125,
             "arguments exceed the 9000 that bwrap(1) accepts",
         ),
@@ -116,9 +120,8 @@ fn failed_start_has_the_exit_code_of_a_shell() {
         ),
     ];
     for (options, command, code, expected) in rows {
-        // Too long for an argument of colibri itself, so the request is sent to the socket.
-        if command.iter().map(|word| word.len() + 8).sum::<usize>() > 130_000 && command.len() == 2
-        {
+        // execve(2) refuses this argument for colibri, too, so the request is sent to the socket.
+        if command.contains(&long_argument.as_str()) {
             let answer = daemon.connect().call(
                 "spawn-agent",
                 serde_json::json!({"program": command[0], "args": &command[1..]}),
@@ -127,58 +130,63 @@ fn failed_start_has_the_exit_code_of_a_shell() {
             assert!(message.contains(expected), "{message}");
             continue;
         }
-        let words = [&["run"], options, &["--"], &command].concat();
-        let output = daemon.cli(&words);
-        let err = text(&output.stderr);
-        let shown = &words[..words.len().min(8)];
-        assert_eq!(output.status.code(), Some(code), "{shown:?}: {err}");
-        assert!(err.contains(expected), "{shown:?}: {err}");
+        let args = [&["run"], options, &["--"], &command].concat();
+        let output = daemon.cli(&args);
+        let message = text(&output.stderr);
+        let shown = &args[..args.len().min(8)];
+        assert_eq!(output.status.code(), Some(code), "{shown:?}: {message}");
+        assert!(message.contains(expected), "{shown:?}: {message}");
     }
     // Without a daemon the exit code is 3, not 125.
-    let absent = Daemon::prepare();
+    let not_running = Daemon::prepare();
     for command in [&["run", "--", "true"][..], &["wait", "x"], &["attach", "x"]] {
-        assert_eq!(absent.cli(command).status.code(), Some(3), "{command:?}");
+        assert_eq!(
+            not_running.cli(command).status.code(),
+            Some(3),
+            "{command:?}"
+        );
     }
 }
 
 #[test]
 fn exit_reason_is_shown_by_every_command() {
     let daemon = Daemon::start();
-    let named = |name: &str, options: &[&str], script: &str| {
-        let words = [&["--name", name], options, &["--", "sh", "-c", script]].concat();
-        daemon.spawn(&words)
+    let spawn = |name: &str, options: &[&str], script: &str| {
+        daemon.spawn(&[&["--name", name], options, &["--", "sh", "-c", script]].concat())
     };
-    let killed = named("killed", &[], "exec sleep 1000");
-    let late = named("late", &["--wall-time", "100ms"], "exec sleep 1000");
-    let failed = named("failed", &[], "exit 7");
-    let signalled = named("signalled", &[], "kill -9 $$");
-    daemon.ok(&["kill", "--grace", "0s", &killed]);
-    for (id, code, brief, note) in [
+    let killed = spawn("killed", &[], "exec sleep 1000");
+    let timed_out = spawn("late", &["--wall-time", "100ms"], "exec sleep 1000");
+    let failed = spawn("failed", &[], "exit 7");
+    let signalled = spawn("signalled", &[], "kill -9 $$");
+    daemon.cli_ok(&["kill", "--grace", "0s", &killed]);
+    for (id, expected, reason, note) in [
         (&killed, 137, "killed", "was killed by a user"),
-        (&late, 143, "wall time", "wall"),
+        (&timed_out, 143, "wall time", "wall"),
         (&failed, 7, "code 7", ""),
         (&signalled, 137, "signal 9", ""),
     ] {
         let waited = daemon.cli(&["wait", id]);
         let message = text(&waited.stderr);
-        assert!(message.contains(note), "{brief}: {message}");
-        // KILL may arrive before TERM has ended the agent.
-        let found = waited.status.code().unwrap();
+        assert!(message.contains(note), "{reason}: {message}");
+        // With a grace of 0 s, either TERM or KILL ends the agent.
+        let code = waited.status.code().unwrap();
         assert!(
-            found == code || (id == &killed && found == 143),
-            "{brief}: {found}"
+            code == expected || (id == &killed && code == 143),
+            "{reason}: {code}"
         );
-        let listed = daemon.ok(&["ps"]);
+        let listed = daemon.cli_ok(&["ps"]);
         let row = listed.lines().find(|line| line.starts_with(id.as_str()));
-        assert!(row.unwrap().contains(&format!("  {brief} ")), "{listed}");
+        assert!(row.unwrap().contains(&format!("  {reason} ")), "{listed}");
         assert!(
-            daemon.ok(&["status", id]).contains(&format!("({brief}")),
-            "{brief}"
+            daemon
+                .cli_ok(&["status", id])
+                .contains(&format!("({reason}")),
+            "{reason}"
         );
-        let shown = daemon.ok(&["events", id]);
-        assert!(shown.contains(&format!("exit    {brief}")), "{shown}");
+        let shown = daemon.cli_ok(&["events", id]);
+        assert!(shown.contains(&format!("exit    {reason}")), "{shown}");
     }
-    let status = daemon.ok(&["status", &killed]);
+    let status = daemon.cli_ok(&["status", &killed]);
     assert!(status.contains("state       done"), "{status}");
 }
 
@@ -208,16 +216,16 @@ fn several_agents_are_handled_and_each_failure_reported() {
     ] {
         let output = daemon.cli(words);
         writeln!(shown, "$ colibri {}", words.join(" ")).unwrap();
-        let times = text(&output.stdout)
+        let without_times: String = text(&output.stdout)
             .lines()
             .filter(|line| !line.starts_with("started") && !line.starts_with("ended "))
             .map(|line| format!("{line}\n"))
-            .collect::<String>();
-        write!(shown, "{times}{}", text(&output.stderr)).unwrap();
+            .collect();
+        write!(shown, "{without_times}{}", text(&output.stderr)).unwrap();
         writeln!(shown, "exit code {}\n", output.status.code().unwrap()).unwrap();
     }
-    for (fixed, id) in &ids {
-        shown = shown.replace(id.as_str(), fixed);
+    for (placeholder, id) in &ids {
+        shown = shown.replace(id.as_str(), placeholder);
     }
     insta::assert_snapshot!(shown);
 }
@@ -225,20 +233,18 @@ fn several_agents_are_handled_and_each_failure_reported() {
 #[test]
 fn lists_have_running_agents_first_and_prune_removes_ended_ones() {
     let daemon = Daemon::start();
-    let ended = |text: &str| {
+    let spawn_ended = |text: &str| {
         let id = daemon.spawn(&["--", "echo", text]);
-        daemon.ok(&["wait", &id]);
+        daemon.cli_ok(&["wait", &id]);
         id
     };
-    let running = |seconds: &str| daemon.spawn(&["--", "sleep", seconds]);
-    let (old, first, new, second) = (
-        ended("one"),
-        running("1001"),
-        ended("three"),
-        running("1002"),
-    );
-    let ids = |words: &[&str]| -> Vec<String> {
-        let listed = daemon.ok(&[&["ps", "-q"], words].concat());
+    let spawn_running = |seconds: &str| daemon.spawn(&["--", "sleep", seconds]);
+    let old = spawn_ended("one");
+    let first = spawn_running("1001");
+    let new = spawn_ended("three");
+    let second = spawn_running("1002");
+    let ids = |options: &[&str]| -> Vec<String> {
+        let listed = daemon.cli_ok(&[&["ps", "-q"], options].concat());
         listed.lines().map(str::to_owned).collect()
     };
     assert_eq!(ids(&[]), [&second, &first, &new, &old].map(Clone::clone));
@@ -247,26 +253,27 @@ fn lists_have_running_agents_first_and_prune_removes_ended_ones() {
         ids(&["--last", "3"]),
         [&second, &first, &new].map(Clone::clone)
     );
-    let json: Value = serde_json::from_str(&daemon.ok(&["ps", "--json", "--last", "1"])).unwrap();
+    let json: Value =
+        serde_json::from_str(&daemon.cli_ok(&["ps", "--json", "--last", "1"])).unwrap();
     assert_eq!(json[0]["id"], second);
 
-    // No agent ended that long ago.
+    // No agent has ended that long ago.
     let output = daemon.cli(&["prune", "--older-than", "1h"]);
     assert_eq!(
         text(&output.stderr),
         "colibri: removed 0 ended agents with 0B of output\n"
     );
-    let dry = daemon.cli(&["prune", "--dry-run"]);
+    let dry_run = daemon.cli(&["prune", "--dry-run"]);
     assert_eq!(
-        text(&dry.stderr),
+        text(&dry_run.stderr),
         "colibri: would remove 2 ended agents with 10B of output\n"
     );
     assert_eq!(ids(&[]).len(), 4, "a dry run removes nothing");
     let pruned = daemon.cli(&["prune", "--older-than", "0s"]);
     assert!(pruned.status.success());
     assert_eq!(
-        pruned.stdout, dry.stdout,
-        "it removes what the dry run printed"
+        pruned.stdout, dry_run.stdout,
+        "prune removes what the dry run has printed"
     );
     let lines: Vec<String> = text(&pruned.stdout).lines().map(str::to_owned).collect();
     assert!(
@@ -276,11 +283,12 @@ fn lists_have_running_agents_first_and_prune_removes_ended_ones() {
     assert_eq!(ids(&[]), [second.clone(), first.clone()]);
     assert!(!daemon.agent_dir(&old).exists());
     assert!(daemon.agent_dir(&first).exists());
-    daemon.ok(&["kill", "--grace", "0s", &first, &second]);
+    daemon.cli_ok(&["kill", "--grace", "0s", &first, &second]);
 }
 
-/// Imitates pi in RPC mode: accepts each prompt, sends two messages with a tool call between them, and becomes idle.
-const PI: &str = r#"while read -r line; do
+/// Imitation of pi in RPC mode: it accepts each prompt, sends two messages with a tool call between them, and becomes
+/// idle.
+const FAKE_PI: &str = r#"while read -r line; do
     id=$(printf '%s' "$line" | sed 's/.*"id":"\([^"]*\)".*/\1/')
     say() { printf '%s\n' "$1"; }
     text() { say "{\"type\":\"message_end\",\"message\":{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"$1\"}]}}"; }
@@ -300,10 +308,19 @@ done"#;
 #[test]
 fn prompt_waits_for_the_turn_and_prints_the_answer() {
     let daemon = Daemon::start();
-    let id = daemon.spawn(&["--runtime", "pi", "--prompt", "first", "--", "sh", "-c", PI]);
-    eventually("the first prompt was answered", || {
+    let id = daemon.spawn(&[
+        "--runtime",
+        "pi",
+        "--prompt",
+        "first",
+        "--",
+        "sh",
+        "-c",
+        FAKE_PI,
+    ]);
+    wait_until("the first prompt was answered", || {
         let agent = daemon.agent(&id);
-        (agent["state"] == "idle").then_some(())
+        agent["state"] == "idle"
     });
     for _ in 0..2 {
         let output = daemon.cli(&["prompt", "--wait", &id, "what is it?"]);
@@ -319,13 +336,13 @@ fn prompt_waits_for_the_turn_and_prints_the_answer() {
         text(&failed.stderr),
         format!("colibri: the turn of agent {id} failed: overloaded\n")
     );
-    let late = daemon.cli(&["prompt", "--wait", "--timeout", "500ms", &id, "hang"]);
-    assert_eq!(late.status.code(), Some(1));
+    let timed_out = daemon.cli(&["prompt", "--wait", "--timeout", "500ms", &id, "hang"]);
+    assert_eq!(timed_out.status.code(), Some(1));
     assert!(
-        text(&late.stderr).contains("did not end its turn within 500ms"),
-        "{late:?}"
+        text(&timed_out.stderr).contains("did not end its turn within 500ms"),
+        "{timed_out:?}"
     );
-    daemon.ok(&["kill", "--grace", "0s", &id]);
+    daemon.cli_ok(&["kill", "--grace", "0s", &id]);
 }
 
 #[test]
@@ -339,7 +356,7 @@ fn first_prompt_is_sent_or_its_failure_names_the_agent() {
         "-c",
         "read -r line; echo \"got $line\"",
     ]);
-    daemon.ok(&["wait", &id]);
+    daemon.cli_ok(&["wait", &id]);
     assert_eq!(daemon.stdout(&id), b"got -- hello\n");
     let output = daemon.cli(&["spawn", "--prompt", "x", "--runtime", "pi", "--", "true"]);
     let printed = text(&output.stdout);
@@ -368,13 +385,13 @@ fn restart_starts_the_next_run_or_a_new_agent() {
         err.contains("\"missing\"") && err.contains(&secret),
         "{err}"
     );
-    eventually("the next run", || {
+    wait_until("the next run", || {
         let agent = daemon.agent(&running);
         let next = agent["run"] == 2 && agent["pid"].is_i64() && agent["pid"] != pid;
-        (next && daemon.stdout(&running) == b"up\nup\n").then_some(())
+        next && daemon.stdout(&running) == b"up\nup\n"
     });
-    daemon.ok(&["wait", new]);
+    daemon.cli_ok(&["wait", new]);
     assert_eq!(daemon.stdout(new), b"hi\n");
     assert_eq!(daemon.agent(new)["name"], "again");
-    daemon.ok(&["kill", "--grace", "0s", &running]);
+    daemon.cli_ok(&["kill", "--grace", "0s", &running]);
 }

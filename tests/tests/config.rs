@@ -4,28 +4,29 @@
 
 use std::fs;
 
-use colibri_tests::{Daemon, eventually, signal, text};
+use colibri_tests::{Daemon, eventually, signal, text, wait_until, write_file};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// Writes the settings file of a daemon's user.
-fn configure(daemon: &Daemon, text: &str) {
+/// Writes the settings file of the daemon's user.
+fn write_settings(daemon: &Daemon, text: &str) {
     let path = daemon.path(".config/colibri/colibri.toml");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
 }
 
 /// Returns all agents with this name, oldest first.
-fn named(daemon: &Daemon, name: &str) -> Vec<Value> {
+fn agents_named(daemon: &Daemon, name: &str) -> Vec<Value> {
     let mut agents = daemon.agents();
     agents.retain(|agent| agent["name"] == name);
     agents.sort_by_key(|agent| agent["started_at"].to_string());
     agents
 }
 
-fn running(daemon: &Daemon, name: &str) -> Value {
+/// Waits until an agent with this name runs, and returns it.
+fn wait_for_running(daemon: &Daemon, name: &str) -> Value {
     eventually(&format!("{name} runs"), || {
-        named(daemon, name)
+        agents_named(daemon, name)
             .into_iter()
             .find(|agent| agent["exited_at"].is_null())
     })
@@ -48,22 +49,22 @@ name = "reviewer"
 #[test]
 fn profile_supplies_options_missing_on_the_command_line() {
     let mut daemon = Daemon::prepare();
-    configure(&daemon, REVIEW);
+    write_settings(&daemon, REVIEW);
     let explain = |daemon: &Daemon, args: &[&str]| {
         let words: Vec<&str> = ["explain", "--json", "--profile", "review"]
             .iter()
             .chain(args)
             .copied()
             .collect();
-        serde_json::from_str::<Value>(&daemon.ok(&words)).unwrap()
+        serde_json::from_str::<Value>(&daemon.cli_ok(&words)).unwrap()
     };
-    // Without a daemon.
-    let alone = explain(&daemon, &[]);
-    let unshared = |explained: &Value| explained["args"].to_string().contains("--unshare-net");
-    assert!(unshared(&alone), "{alone}");
-    let other = explain(&daemon, &["--jail-ip4", "inherit", "--", "ls"]);
-    assert!(!unshared(&other), "{other}");
-    assert_eq!(other["args"].as_array().unwrap().last().unwrap(), "ls");
+    let without_daemon = explain(&daemon, &[]);
+    let has_no_network =
+        |explained: &Value| explained["args"].to_string().contains("--unshare-net");
+    assert!(has_no_network(&without_daemon), "{without_daemon}");
+    let overridden = explain(&daemon, &["--jail-ip4", "inherit", "--", "ls"]);
+    assert!(!has_no_network(&overridden), "{overridden}");
+    assert_eq!(overridden["args"].as_array().unwrap().last().unwrap(), "ls");
 
     daemon.launch();
     let mut wire = daemon.connect();
@@ -71,7 +72,7 @@ fn profile_supplies_options_missing_on_the_command_line() {
     assert_eq!(
         answer["result"],
         explain(&daemon, &[]),
-        "from the same file"
+        "the client and the daemon read the same file"
     );
     for (args, expected) in [
         (&["--profile", "review"][..], "hello world from /usr\n"),
@@ -85,7 +86,7 @@ fn profile_supplies_options_missing_on_the_command_line() {
         ),
     ] {
         let words: Vec<&str> = ["run"].iter().chain(args).copied().collect();
-        assert_eq!(daemon.ok(&words), expected, "{args:?}");
+        assert_eq!(daemon.cli_ok(&words), expected, "{args:?}");
     }
     let id = daemon.spawn(&["--profile", "review"]);
     let agent = daemon.agent(&id);
@@ -104,14 +105,13 @@ fn profile_supplies_options_missing_on_the_command_line() {
     );
     let listed = wire.call("list-profiles", json!({}))["result"]["profiles"].clone();
     assert_eq!(listed[0]["env"], json!(["GREETING", "WHOM"]), "{listed}");
-    assert!(daemon.ok(&["profiles"]).contains("review"));
+    assert!(daemon.cli_ok(&["profiles"]).contains("review"));
 }
 
 #[test]
 fn profile_without_cwd_keeps_the_current_directory() {
-    let daemon = Daemon::prepare();
-    configure(&daemon, "[profile.here]\nprogram = \"pwd\"\n");
-    let mut daemon = daemon;
+    let mut daemon = Daemon::prepare();
+    write_settings(&daemon, "[profile.here]\nprogram = \"pwd\"\n");
     daemon.launch();
     let output = daemon
         .command("colibri")
@@ -130,7 +130,7 @@ fn profile_without_cwd_keeps_the_current_directory() {
 #[test]
 fn sandboxed_agent_cannot_read_the_settings_file() {
     let mut daemon = Daemon::prepare();
-    configure(&daemon, "[profile.a]\nenv = { TOKEN = \"x\" }\n");
+    write_settings(&daemon, "[profile.a]\nenv = { TOKEN = \"x\" }\n");
     daemon.launch();
     let file = daemon.path(".config/colibri/colibri.toml");
     let cat = ["--", "cat", file.to_str().unwrap()];
@@ -147,7 +147,7 @@ fn sandboxed_agent_cannot_read_the_settings_file() {
 #[test]
 fn unknown_profile_is_an_error_that_lists_known_ones() {
     let mut daemon = Daemon::prepare();
-    configure(&daemon, &format!("{REVIEW}[profile.fix]\n"));
+    write_settings(&daemon, &format!("{REVIEW}[profile.fix]\n"));
     daemon.launch();
     for (command, code) in [("run", 125), ("spawn", 1), ("explain", 1)] {
         let output = daemon.cli(&[command, "--profile", "reviw"]);
@@ -172,7 +172,7 @@ fn unknown_profile_is_an_error_that_lists_known_ones() {
 #[test]
 fn autostart_agent_is_started_once() {
     let mut daemon = Daemon::prepare();
-    configure(
+    write_settings(
         &daemon,
         r#"
 [profile.idle]
@@ -192,8 +192,8 @@ jail = { path = "/" }
 "#,
     );
     daemon.launch();
-    let first = running(&daemon, "night");
-    running(&daemon, "jailed");
+    let first = wait_for_running(&daemon, "night");
+    wait_for_running(&daemon, "jailed");
     let spec = daemon.agent_dir(first["id"].as_str().unwrap());
     let spec = fs::read_to_string(spec.join("spec.json")).unwrap();
     assert!(spec.contains("\"autostart\":\"night\""), "{spec}");
@@ -203,7 +203,7 @@ jail = { path = "/" }
         "{audit}"
     );
     assert!(audit.contains("/no/such/program"), "{audit}");
-    // One that cannot be started does not prevent the others, and is reported.
+    // The agent that cannot be started is reported, and the others are started.
     assert!(
         daemon.log().contains("cannot start [[autostart]] agent"),
         "{}",
@@ -217,53 +217,52 @@ jail = { path = "/" }
         text(&doctor.stdout)
     );
 
-    for time in 1..=2 {
+    for restarts in 1..=2 {
         daemon.kill();
         daemon.launch();
-        eventually("both agents were adopted", || {
-            (daemon
+        wait_until("both agents were adopted", || {
+            daemon
                 .log()
                 .matches("[[autostart]] agent already runs")
                 .count()
-                == 2 * time)
-                .then_some(())
+                == 2 * restarts
         });
     }
-    let agents = named(&daemon, "night");
+    let agents = agents_named(&daemon, "night");
     assert_eq!(agents.len(), 1, "{agents:?}");
     assert_eq!(agents[0]["pid"], first["pid"], "the same process");
-    assert_eq!(named(&daemon, "jailed").len(), 1);
+    assert_eq!(agents_named(&daemon, "jailed").len(), 1);
 
-    // An agent that has ended meanwhile is started again, as a new agent.
-    daemon.ok(&["kill", "night", "--grace", "0s"]);
+    // The next daemon starts a new agent in place of one that has ended.
+    daemon.cli_ok(&["kill", "night", "--grace", "0s"]);
     send_hangup(&daemon);
-    eventually("the settings were reloaded", || {
-        daemon.log().contains("settings reloaded").then_some(())
+    wait_until("the settings were reloaded", || {
+        daemon.log().contains("settings reloaded")
     });
     assert_eq!(
-        named(&daemon, "night").len(),
+        agents_named(&daemon, "night").len(),
         1,
         "a reload does not start it"
     );
     assert!(daemon.terminate());
     daemon.launch();
-    let second = running(&daemon, "night");
+    let second = wait_for_running(&daemon, "night");
     assert_ne!(second["id"], first["id"]);
-    assert_eq!(named(&daemon, "night").len(), 2);
-    // Its name selects the running agent.
-    daemon.ok(&["kill", "night", "--grace", "0s"]);
+    assert_eq!(agents_named(&daemon, "night").len(), 2);
+    // The name selects the running agent.
+    daemon.cli_ok(&["kill", "night", "--grace", "0s"]);
     assert!(!daemon.agent(second["id"].as_str().unwrap())["exited_at"].is_null());
 }
 
 #[test]
 fn reload_applies_changes_and_names_those_needing_a_restart() {
     let mut daemon = Daemon::prepare();
-    configure(
+    write_settings(
         &daemon,
         "[profile.say]\nprogram = \"echo\"\nargs = [\"one\"]\n",
     );
     daemon.launch();
-    assert_eq!(daemon.ok(&["run", "--profile", "say"]), "one\n");
+    assert_eq!(daemon.cli_ok(&["run", "--profile", "say"]), "one\n");
 
     let changed = r#"
 segment_bytes = 4096
@@ -275,18 +274,15 @@ args = ["two"]
 program = "sh"
 args = ["-c", "while read line; do head -c 5000 /dev/zero; done"]
 [[autostart]]
-name = "stays"
+name = "existing"
 program = "sleep"
 args = ["1000"]
 [[autostart]]
-name = "comes"
-program = "/PLACE/comes"
+name = "missing"
+program = "/DIRECTORY/missing"
 "#
-    .replace(
-        "/PLACE",
-        daemon.path("").to_str().unwrap().trim_end_matches('/'),
-    );
-    configure(&daemon, &changed);
+    .replace("/DIRECTORY", daemon.directory().to_str().unwrap());
+    write_settings(&daemon, &changed);
     let output = daemon.cli(&["config", "reload", "--json"]);
     assert_eq!(
         output.status.code(),
@@ -300,15 +296,15 @@ program = "/PLACE/comes"
         result["profiles"],
         json!({"added": ["much"], "changed": ["say"], "removed": []})
     );
-    assert_eq!(result["autostart"]["added"], json!(["comes", "stays"]));
-    assert_eq!(result["started"][0]["name"], "stays");
-    assert_eq!(result["not_started"][0]["name"], "comes");
-    assert_eq!(daemon.ok(&["run", "--profile", "say"]), "two\n");
+    assert_eq!(result["autostart"]["added"], json!(["existing", "missing"]));
+    assert_eq!(result["started"][0]["name"], "existing");
+    assert_eq!(result["not_started"][0]["name"], "missing");
+    assert_eq!(daemon.cli_ok(&["run", "--profile", "say"]), "two\n");
     let id = daemon.spawn(&["--profile", "much"]);
-    for time in 1..=3 {
-        daemon.ok(&["send", &id, "more"]);
-        eventually("it has written", || {
-            (daemon.agent(&id)["stdout_bytes"] == json!(5000 * time)).then_some(())
+    for prompts in 1..=3 {
+        daemon.cli_ok(&["send", &id, "more"]);
+        wait_until("the agent has written", || {
+            daemon.agent(&id)["stdout_bytes"] == json!(5000 * prompts)
         });
     }
     let files = fs::read_dir(daemon.agent_dir(&id).join("stdout")).unwrap();
@@ -317,8 +313,8 @@ program = "/PLACE/comes"
         .filter(|file| file.path().extension().is_some_and(|e| e == "log"));
     assert!(segments.count() >= 3, "new agents use small segments");
 
-    // A file with a mistake changes nothing, and the error has its position.
-    configure(
+    // A file with a mistake changes nothing, and the error message has the position of the mistake.
+    write_settings(
         &daemon,
         "[profile.say]\nprogram = \"echo\"\nrestart = \"sometimes\"\n",
     );
@@ -335,53 +331,49 @@ program = "/PLACE/comes"
         "{answer}"
     );
     send_hangup(&daemon);
-    eventually("the log has the position, once for each attempt", || {
-        (daemon.log().matches("colibri.toml:3:11").count() == 3).then_some(())
+    wait_until("each refused reload is logged with the position", || {
+        daemon.log().matches("colibri.toml:3:11").count() == 3
     });
-    assert_eq!(daemon.ok(&["run", "--profile", "say"]), "two\n");
+    assert_eq!(daemon.cli_ok(&["run", "--profile", "say"]), "two\n");
 
     // SIGHUP retries agents that could not be started and does not touch running ones.
-    let stays = running(&daemon, "stays");
-    fs::write(daemon.path("comes"), "#!/bin/sh\nexec sleep 1000\n").unwrap();
-    fs::set_permissions(
-        daemon.path("comes"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
-    configure(
+    let before = wait_for_running(&daemon, "existing");
+    let script = "#!/bin/sh\nexec sleep 1000\n";
+    write_file(&daemon.path("missing"), script, 0o755);
+    write_settings(
         &daemon,
         &changed.replace("args = [\"1000\"]", "args = [\"2000\"]"),
     );
     send_hangup(&daemon);
-    running(&daemon, "comes");
-    let after = named(&daemon, "stays");
-    assert_eq!((after.len(), &after[0]["pid"]), (1, &stays["pid"]));
+    wait_for_running(&daemon, "missing");
+    let after = agents_named(&daemon, "existing");
+    assert_eq!((after.len(), &after[0]["pid"]), (1, &before["pid"]));
     let reloads = || {
         let audit = fs::read_to_string(daemon.state().join("audit.jsonl")).unwrap();
         audit.matches("\"reload-config\"").count()
     };
-    // A reload starts its agents before it is audited.
-    eventually("the reload is audited", || (reloads() >= 5).then_some(()));
+    // The daemon starts the agents of a reload before it writes the audit record.
+    wait_until("the reload is audited", || reloads() >= 5);
     assert_eq!(reloads(), 5);
-    // Repeated until the daemon restarts.
-    let message = daemon.ok(&["config", "reload"]);
+    // Each reload reports the changed setting until the daemon restarts.
+    let message = daemon.cli_ok(&["config", "reload"]);
     assert!(
         message.contains("need a restart of the daemon: helper"),
         "{message}"
     );
     daemon.kill();
     daemon.launch();
-    let message = daemon.ok(&["config", "reload"]);
+    let message = daemon.cli_ok(&["config", "reload"]);
     assert!(message.contains("no changes"), "{message}");
 }
 
 #[test]
 fn config_check_and_daemon_report_the_same_diagnostics() {
     let daemon = Daemon::prepare();
-    let message = daemon.ok(&["config", "check"]);
+    let message = daemon.cli_ok(&["config", "check"]);
     assert_eq!(message, "", "without a file stdout is empty");
-    configure(&daemon, REVIEW);
-    let message = daemon.ok(&["config", "check"]);
+    write_settings(&daemon, REVIEW);
+    let message = daemon.cli_ok(&["config", "check"]);
     assert!(message.contains("profiles: review"), "{message}");
     let other = daemon.path("other.toml");
     fs::write(
@@ -426,12 +418,7 @@ fn config_check_and_daemon_report_the_same_diagnostics() {
             text(&output.stderr)
         );
     }
-    fs::write(daemon.path("env"), "A=1\n").unwrap();
-    fs::set_permissions(
-        daemon.path("env"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o644),
-    )
-    .unwrap();
+    write_file(&daemon.path("env"), "A=1\n", 0o644);
     fs::write(
         &other,
         format!(

@@ -6,7 +6,7 @@ use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use colibri_tests::{Daemon, eventually, kill_9, text};
+use colibri_tests::{Daemon, NO_JAIL_AND_SANDBOX, eventually, kill_9, text, wait_until};
 use serde_json::json;
 
 #[test]
@@ -15,25 +15,22 @@ fn killed_daemon_loses_no_agent_and_no_output() {
     let script =
         "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; sleep 0.005; done; exit 9";
     let running = daemon.spawn(&["--jail-path", "/", "--", "sh", "-c", script]);
-    let ending = daemon.spawn(&["--", "sh", "-c", "read line; echo \"$line\"; exit 6"]);
+    let waiting = daemon.spawn(&["--", "sh", "-c", "read line; echo \"$line\"; exit 6"]);
     let pid = daemon.agent(&running)["pid"].clone();
     daemon
         .connect()
-        .call("send-input", json!({"id": ending, "data": "last words\n"}));
+        .call("send-input", json!({"id": waiting, "data": "last words\n"}));
     daemon.kill();
-    // Ends while no daemon runs.
-    let exit = daemon.agent_dir(&ending).join("exit.json");
-    eventually("it has ended without a daemon", || {
-        exit.exists().then_some(())
-    });
+    let exit = daemon.agent_dir(&waiting).join("exit.json");
+    wait_until("the agent has ended without a daemon", || exit.exists());
     daemon.launch();
     assert_eq!(daemon.agent(&running)["pid"], pid, "the same process");
     assert_eq!(
-        daemon.agent(&ending)["exit"],
+        daemon.agent(&waiting)["exit"],
         json!({"code": 6, "reason": "exited"})
     );
-    assert_eq!(daemon.stdout(&ending), b"last words\n");
-    assert_eq!(daemon.cli(&["wait", &running]).status.code(), Some(9));
+    assert_eq!(daemon.stdout(&waiting), b"last words\n");
+    assert_eq!(daemon.wait(&running), Some(9));
     let expected: String = (1..=300).map(|i| format!("line {i}\n")).collect();
     assert_eq!(text(&daemon.stdout(&running)), expected);
 }
@@ -50,15 +47,16 @@ fn shutdown_leaves_agents_running_and_reports_them() {
         daemon.log()
     );
     daemon.launch();
-    assert!(daemon.log().contains("running=1"));
-    daemon.ok(&["send", &id, "go"]);
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(8));
+    let log = daemon.log();
+    assert_eq!(log.matches("running=1").count(), 2, "{log}");
+    daemon.cli_ok(&["send", &id, "go"]);
+    assert_eq!(daemon.wait(&id), Some(8));
 }
 
 #[test]
 fn killed_shim_ends_its_agent_and_is_reported() {
     let daemon = Daemon::start();
-    for jail in [&[][..], &["--jail-path", "/"]] {
+    for jail in NO_JAIL_AND_SANDBOX {
         let id = daemon.spawn(
             &[
                 jail,
@@ -72,8 +70,8 @@ fn killed_shim_ends_its_agent_and_is_reported() {
             ]
             .concat(),
         );
-        eventually("it writes", || {
-            daemon.stdout(&id).starts_with(b"before").then_some(())
+        wait_until("the agent has written", || {
+            daemon.stdout(&id).starts_with(b"before")
         });
         kill_9(daemon.shim_pid(&id));
         let agent = daemon.connect().call("wait-agent", json!({"id": id}))["result"].clone();
@@ -83,10 +81,8 @@ fn killed_shim_ends_its_agent_and_is_reported() {
             "{agent}"
         );
         assert_eq!(daemon.stdout(&id), b"before\n");
-        eventually("the agent has ended", || {
-            colibri_tests::processes_with("mark-shim-7f3a")
-                .is_empty()
-                .then_some(())
+        wait_until("the agent has ended", || {
+            colibri_tests::processes_with("mark-shim-7f3a").is_empty()
         });
     }
 }
@@ -94,19 +90,19 @@ fn killed_shim_ends_its_agent_and_is_reported() {
 #[test]
 fn interrupted_spawn_is_removed_and_damage_is_isolated() {
     let mut daemon = Daemon::start();
-    let good = daemon.spawn(&["--", "true"]);
-    daemon.cli(&["wait", &good]);
+    let complete = daemon.spawn(&["--", "true"]);
+    daemon.wait(&complete);
     daemon.kill();
     let agents = daemon.state().join("agents");
-    fs::create_dir(agents.join("orphan")).unwrap();
-    fs::write(agents.join("orphan/spec.json"), "{}").unwrap();
+    fs::create_dir(agents.join("incomplete")).unwrap();
+    fs::write(agents.join("incomplete/spec.json"), "{}").unwrap();
     fs::create_dir(agents.join("damaged")).unwrap();
     fs::write(agents.join("damaged/exit.json"), "{\"exit\":").unwrap();
     daemon.launch();
-    assert!(!agents.join("orphan").exists());
+    assert!(!agents.join("incomplete").exists());
     assert!(agents.join("damaged").exists() && daemon.log().contains("damaged"));
     assert_eq!(
-        daemon.agent(&good)["exit"],
+        daemon.agent(&complete)["exit"],
         json!({"code": 0, "reason": "exited"})
     );
 }
@@ -132,18 +128,21 @@ fn second_daemon_is_refused_and_stale_socket_replaced() {
         "{}",
         text(&other_state.stderr)
     );
-    daemon.ok(&["ps"]);
+    daemon.cli_ok(&["ps"]);
     daemon.kill();
-    assert!(daemon.socket().exists(), "stale");
+    assert!(
+        daemon.socket().exists(),
+        "the killed daemon leaves its socket"
+    );
     daemon.launch();
-    daemon.ok(&["ps"]);
+    daemon.cli_ok(&["ps"]);
 }
 
 #[test]
 fn state_is_private_and_writable_directories_are_refused() {
     let mut daemon = Daemon::start();
     let id = daemon.spawn(&["--", "echo", "hi"]);
-    daemon.cli(&["wait", &id]);
+    daemon.wait(&id);
     let mode = |path: std::path::PathBuf| fs::symlink_metadata(path).unwrap().mode() & 0o777;
     let agent = daemon.agent_dir(&id);
     assert_eq!((mode(daemon.state()), mode(agent.clone())), (0o700, 0o700));
@@ -209,37 +208,33 @@ fn event_details_survive_the_agent_and_the_daemon() {
     let script = r#"echo '{"type":"turn_end"}'; read x; echo '{"type":"turn_end"}'; echo '{"type":"message_end","message":{"role":"assistant","stopReason":"error","errorMessage":"overloaded"}}'"#;
     let spawn = || daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", script]);
     let (ended, running) = (spawn(), spawn());
-    daemon.ok(&["send", &ended, "go"]);
-    daemon.ok(&["wait", &ended]);
-    let view_of = |daemon: &Daemon, id: &str| {
+    daemon.cli_ok(&["send", &ended, "go"]);
+    daemon.cli_ok(&["wait", &ended]);
+    let complete_view = |daemon: &Daemon, id: &str| {
         eventually("the view is complete", || {
             let view = daemon.agent(id)["view"].clone();
             (view["turns"] == 2 && view["last_error"] == "overloaded").then_some(view)
         })
     };
-    let before = view_of(&daemon, &ended);
-    eventually("the other agent has begun", || {
-        (daemon.agent(&running)["view"]["turns"] == 1).then_some(())
+    let before = complete_view(&daemon, &ended);
+    wait_until("the other agent has ended its first turn", || {
+        daemon.agent(&running)["view"]["turns"] == 1
     });
     // A daemon observes the end of the first agent; no daemon runs when the second one ends.
     daemon.kill();
-    let shim = std::fs::read(daemon.agent_dir(&running).join("shim.json")).unwrap();
+    let shim = fs::read(daemon.agent_dir(&running).join("shim.json")).unwrap();
     let shim: serde_json::Value = serde_json::from_slice(&shim).unwrap();
     let input = format!("/proc/{}/fd/0", shim["agent_pid"]);
-    std::fs::OpenOptions::new()
+    fs::OpenOptions::new()
         .write(true)
         .open(input)
         .unwrap()
         .write_all(b"go\n")
         .unwrap();
-    eventually("it has ended", || {
-        daemon
-            .agent_dir(&running)
-            .join("exit.json")
-            .exists()
-            .then_some(())
+    wait_until("the agent has ended", || {
+        daemon.agent_dir(&running).join("exit.json").exists()
     });
     daemon.launch();
-    assert_eq!(view_of(&daemon, &ended), before);
-    view_of(&daemon, &running);
+    assert_eq!(complete_view(&daemon, &ended), before);
+    complete_view(&daemon, &running);
 }

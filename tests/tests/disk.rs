@@ -1,26 +1,27 @@
-//! A full or read-only disk: agents wait, nothing is lost, and the cause is reported.
+//! A full or read-only disk: agents stall, no output is lost, and the cause is reported.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 
 use colibri_tests::follower::Follower;
-use colibri_tests::lines::{Difference, End, check};
-use colibri_tests::mounts::SmallDisk;
+use colibri_tests::lines::{Difference, End, compare};
 use colibri_tests::reports::Reports;
-use colibri_tests::{Daemon, eventually, program, text};
+use colibri_tests::small_disk::SmallDisk;
+use colibri_tests::{Daemon, eventually, program, text, wait_until};
 use serde_json::json;
 
-fn on_a_small_disk(mib: u32) -> (Daemon, SmallDisk) {
+/// Starts a daemon whose state directory is on a disk of this size.
+fn daemon_on_small_disk(mib: u32) -> (Daemon, SmallDisk) {
     let mut daemon = Daemon::prepare();
     let disk = SmallDisk::for_state(&daemon, mib);
-    daemon.launch_with_prefix(&disk.enter());
+    daemon.launch_with_prefix(&disk.enter_command());
     (daemon, disk)
 }
 
 #[test]
 fn full_disk_stalls_the_agent_and_loses_no_byte() {
-    let (daemon, disk) = on_a_small_disk(16);
+    let (daemon, disk) = daemon_on_small_disk(16);
     let reports = Reports::listen(&daemon.path("reports"));
     let writer = program("writer");
     disk.fill();
@@ -34,24 +35,25 @@ fn full_disk_stalls_the_agent_and_loses_no_byte() {
     );
     assert_eq!(fs::read_dir(disk.path().join("agents")).unwrap().count(), 0);
     disk.empty();
+    let (seed, code) = ("7", "5");
     let id = daemon.spawn(&[
         "--",
         writer.to_str().unwrap(),
         reports.socket(),
         "w",
-        "7",
-        "5",
+        seed,
+        code,
         "wait",
     ]);
     let follower = Follower::over_wire(daemon.socket(), id.clone());
-    eventually("it writes", || {
+    eventually("the agent has written", || {
         reports
             .get("w")
             .filter(|report| report.written[0].bytes > 0)
     });
     disk.fill();
-    daemon.ok(&["send", &id, "go"]);
-    let agent = eventually("it is stalled", || {
+    daemon.cli_ok(&["send", &id, "go"]);
+    let agent = eventually("the agent is stalled", || {
         let agent = daemon.agent(&id);
         (agent["state"] == "stalled").then_some(agent)
     });
@@ -70,7 +72,7 @@ fn full_disk_stalls_the_agent_and_loses_no_byte() {
     let report = reports.get("w").unwrap();
     for output in 0..2 {
         assert_eq!(
-            check(
+            compare(
                 &followed.received[output],
                 report.written[output],
                 End::Whole
@@ -78,19 +80,19 @@ fn full_disk_stalls_the_agent_and_loses_no_byte() {
             Difference::default()
         );
     }
-    assert_eq!(followed.by_offset, Difference::default());
+    assert_eq!(followed.offset_difference, Difference::default());
 }
 
 #[test]
 fn exit_on_full_disk_is_recorded_when_space_is_free() {
-    let (daemon, disk) = on_a_small_disk(4);
+    let (daemon, disk) = daemon_on_small_disk(4);
     let id = daemon.spawn(&["--", "sh", "-c", "echo before; read line; exit 9"]);
     // Wait until this output is stored: otherwise the full disk may stall it instead of the exit record.
-    eventually("it has written", || {
-        (daemon.stdout(&id) == b"before\n").then_some(())
+    wait_until("the agent has written", || {
+        daemon.stdout(&id) == b"before\n"
     });
     disk.fill();
-    daemon.ok(&["send", &id, "go"]);
+    daemon.cli_ok(&["send", &id, "go"]);
     let agent = eventually("the end cannot be recorded", || {
         let agent = daemon.agent(&id);
         agent["error"].is_string().then_some(agent)
@@ -101,13 +103,13 @@ fn exit_on_full_disk_is_recorded_when_space_is_free() {
         "{agent}"
     );
     disk.empty();
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(9));
+    assert_eq!(daemon.wait(&id), Some(9));
     assert_eq!(daemon.stdout(&id), b"before\n");
 }
 
 #[test]
-fn kill_succeeds_when_the_run_end_cannot_be_recorded() {
-    let (daemon, disk) = on_a_small_disk(4);
+fn kill_with_unrecorded_end_of_a_run_succeeds() {
+    let (daemon, disk) = daemon_on_small_disk(4);
     let script = "echo run; read line; exit 9";
     let id = daemon.spawn(&[
         "--restart",
@@ -120,34 +122,30 @@ fn kill_succeeds_when_the_run_end_cannot_be_recorded() {
         script,
     ]);
     // Wait until this output is stored: otherwise the full disk may stall it instead of the record of the run.
-    eventually("it has written", || {
-        (daemon.stdout(&id) == b"run\n").then_some(())
-    });
+    wait_until("the agent has written", || daemon.stdout(&id) == b"run\n");
     disk.fill();
-    daemon.ok(&["send", &id, "go"]);
-    eventually("the run cannot be recorded", || {
+    daemon.cli_ok(&["send", &id, "go"]);
+    wait_until("the run cannot be recorded", || {
         let error = daemon.agent(&id)["error"].to_string();
-        error.contains("runs.jsonl").then_some(())
+        error.contains("runs.jsonl")
     });
-    daemon.ok(&["kill", &id]);
+    daemon.cli_ok(&["kill", &id]);
     disk.empty();
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(9));
-    assert_eq!(daemon.stdout(&id), b"run\n", "it was not restarted");
+    assert_eq!(daemon.wait(&id), Some(9));
+    assert_eq!(daemon.stdout(&id), b"run\n", "the agent was not restarted");
 }
 
 #[test]
 fn read_only_state_directory_is_reported_and_agents_run() {
-    let (mut daemon, disk) = on_a_small_disk(16);
+    let (mut daemon, disk) = daemon_on_small_disk(16);
     let id = daemon.spawn(&[
         "--",
         "sh",
         "-c",
         "echo one; read x; echo two; read x; exit 3",
     ]);
-    eventually("it writes", || {
-        (daemon.stdout(&id) == b"one\n").then_some(())
-    });
-    disk.forbid_writing();
+    wait_until("the agent has written", || daemon.stdout(&id) == b"one\n");
+    disk.make_read_only();
     let refused = daemon.cli(&["spawn", "--", "true"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(
@@ -155,13 +153,13 @@ fn read_only_state_directory_is_reported_and_agents_run() {
         "{}",
         text(&refused.stderr)
     );
-    daemon.ok(&["send", &id, "go"]);
-    eventually("the agent keeps running", || {
-        (daemon.stdout(&id) == b"one\ntwo\n").then_some(())
+    daemon.cli_ok(&["send", &id, "go"]);
+    wait_until("the agent keeps running", || {
+        daemon.stdout(&id) == b"one\ntwo\n"
     });
     assert!(daemon.log().contains("cannot write audit line"));
     daemon.kill();
-    let enter = disk.enter();
+    let enter = disk.enter_command();
     let refused = std::process::Command::new(&enter[0])
         .args(&enter[1..])
         .arg(program("colibri-daemon"))
@@ -175,11 +173,11 @@ fn read_only_state_directory_is_reported_and_agents_run() {
         "{}",
         text(&refused.stderr)
     );
-    disk.allow_writing();
+    disk.make_writable();
     daemon.launch_with_prefix(&enter);
-    daemon.ok(&["send", &id, "go"]);
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(3));
+    daemon.cli_ok(&["send", &id, "go"]);
+    assert_eq!(daemon.wait(&id), Some(3));
     assert_eq!(daemon.stdout(&id), b"one\ntwo\n");
     let after = daemon.spawn(&["--", "true"]);
-    assert_eq!(daemon.cli(&["wait", &after]).status.code(), Some(0));
+    assert_eq!(daemon.wait(&after), Some(0));
 }

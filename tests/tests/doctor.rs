@@ -15,13 +15,13 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use colibri_tests::{Daemon, program, text};
+use colibri_tests::{Daemon, program, text, write_file};
 use serde_json::Value;
 
 /// Uid of another user.
 const OTHER_USER: u32 = 65534;
 
-/// A directory that doctor checks, and its findings.
+/// The directory of a daemon that doctor checks, and the findings.
 struct DoctorHost {
     daemon: Daemon,
     findings: String,
@@ -43,54 +43,41 @@ impl DoctorHost {
         self.daemon.path(name)
     }
 
-    fn directory(&self, name: &str, mode: u32) -> PathBuf {
+    fn create_directory(&self, name: &str, mode: u32) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(&path).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         path
     }
 
-    fn file(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+    fn create_file(&self, name: &str, text: &str, mode: u32) -> PathBuf {
         let path = self.path(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        write_file(&path, text, mode);
         path
     }
 
-    /// Returns a doctor command that runs after the shell commands `setup` in separate namespaces.
+    /// Returns a command that runs the shell commands `setup` and then doctor, in separate namespaces.
     fn command(&self, variables: &[(&str, &Path)], setup: &str) -> Command {
-        let doctor = self.daemon.command("colibri");
-        let mut command = Command::new("unshare");
-        // The limit can be changed only in a separate user namespace.
-        let user: &[&str] = match setup.contains("max_user_namespaces") {
+        let mut command = self.daemon.external_command("unshare");
+        // This limit can be changed only in a separate user namespace.
+        let user_namespace: &[&str] = match setup.contains("max_user_namespaces") {
             true => &["--user", "--map-root-user"],
             false => &[],
         };
         command
-            .args(user)
+            .args(user_namespace)
             .args(["--mount", "--", "sh", "-c"])
             .arg(format!("set -e; {setup}\nexec \"$@\""))
             .arg("sh")
-            .arg(doctor.get_program())
+            .arg(program("colibri"))
             .arg("doctor")
-            .env_clear()
-            .envs(
-                doctor
-                    .get_envs()
-                    .filter_map(|(name, value)| Some((name, value?))),
-            )
             .envs(variables.iter().copied());
         command
     }
 
-    /// Records warnings and failures.
+    /// Runs doctor and adds its warnings and failures to the findings.
     fn check(&mut self, title: &str, variables: &[(&str, &Path)], setup: &str) {
-        let command = self.command(variables, setup);
-        self.record(title, command);
-    }
-
-    fn record(&mut self, title: &str, mut command: Command) {
-        let output = command.output().unwrap();
+        let output = self.command(variables, setup).output().unwrap();
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         assert!(!out.is_empty(), "{title}: {err}");
         assert!(!err.contains("panicked"), "{title}: {err}");
@@ -112,29 +99,31 @@ impl DoctorHost {
         self.findings.push('\n');
     }
 
-    /// Returns the findings without machine-specific paths.
-    fn masked(&self) -> String {
-        let directory = self.path("");
+    /// Returns the findings with placeholders for the paths of this machine.
+    fn masked_findings(&self) -> String {
+        let directory = self.daemon.directory().to_str().unwrap();
         let programs = program("colibri");
         self.findings
-            .replace(directory.to_str().unwrap(), "PLACE/")
+            .replace(directory, "DIRECTORY")
             .replace(programs.parent().unwrap().to_str().unwrap(), "BIN")
     }
 }
 
-/// Removes the findings on limits, which depend on the machine.
+/// Removes the findings about limits, which depend on the machine.
 fn without_limits(text: &str) -> String {
     let mut in_limit = false;
     let lines = text.lines().filter(|line| {
-        in_limit = line.get(6..).is_some_and(|what| what.starts_with("limit "))
+        in_limit = line
+            .get(6..)
+            .is_some_and(|finding| finding.starts_with("limit "))
             || (in_limit && line.starts_with(' '));
         !in_limit
     });
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// Replaces numbers in `ok` lines.
-fn without_numbers(text: &str) -> String {
+/// Replaces each number with `N`.
+fn mask_numbers(text: &str) -> String {
     let mut findings = String::new();
     for c in text.chars() {
         match c {
@@ -151,19 +140,14 @@ fn healthy_host_lists_all_checks() {
     let mut host = DoctorHost::new();
     let output = host.command(&[], "").output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
-    let found = text(&output.stdout);
+    let stdout = text(&output.stdout);
     for limit in ["memory", "processes", "cpu"] {
         let enforced = format!("ok    limit {limit} can be enforced");
-        let (missing, fix) = (
-            format!("warn  limit {limit} cannot be enforced: "),
-            "      fix: ",
-        );
-        assert!(
-            found.contains(&enforced) || (found.contains(&missing) && found.contains(fix)),
-            "{found}"
-        );
+        let not_enforced = format!("warn  limit {limit} cannot be enforced: ");
+        let has_warning = stdout.contains(&not_enforced) && stdout.contains("      fix: ");
+        assert!(stdout.contains(&enforced) || has_warning, "{stdout}");
     }
-    host.findings = without_limits(&found);
+    host.findings = without_limits(&stdout);
     assert_eq!(
         text(&output.stderr).lines().count(),
         1,
@@ -174,30 +158,34 @@ fn healthy_host_lists_all_checks() {
         !host.daemon.state().exists(),
         "doctor created the state directory"
     );
-    insta::assert_snapshot!(without_numbers(&host.masked()));
+    insta::assert_snapshot!(mask_numbers(&host.masked_findings()));
 }
 
 #[test]
 fn missing_engine_requirements_are_findings() {
     let mut host = DoctorHost::new();
     let bwrap = "/usr/bin/bwrap";
-    let over = |path: &Path| format!("mount --bind {} {bwrap}", path.display());
-    let plain = host.file("plain", "", 0o644);
-    host.check("bwrap is not executable", &[], &over(&plain));
-    let hangs = host.file("hangs", "#!/bin/sh\nexec sleep 1000\n", 0o755);
-    host.check("bwrap hangs", &[], &over(&hangs));
-    let refuses = host.file(
+    let mount_over_bwrap = |path: &Path| format!("mount --bind {} {bwrap}", path.display());
+    let not_executable = host.create_file("plain", "", 0o644);
+    host.check(
+        "bwrap is not executable",
+        &[],
+        &mount_over_bwrap(&not_executable),
+    );
+    let hangs = host.create_file("hangs", "#!/bin/sh\nexec sleep 1000\n", 0o755);
+    host.check("bwrap hangs", &[], &mount_over_bwrap(&hangs));
+    let refuses = host.create_file(
         "refuses",
         "#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2; exit 1\n",
         0o755,
     );
-    host.check("bwrap is refused", &[], &over(&refuses));
+    host.check("bwrap is refused", &[], &mount_over_bwrap(&refuses));
     host.check(
         "AppArmor refuses it",
         &[],
         &format!(
             "{}; mount -t tmpfs none /proc/sys/kernel; echo 1 > /proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            over(&refuses)
+            mount_over_bwrap(&refuses)
         ),
     );
     host.check(
@@ -212,31 +200,31 @@ fn missing_engine_requirements_are_findings() {
     );
     host.check(
         "the shim is not executable",
-        &[("COLIBRI_SHIM", &plain)],
+        &[("COLIBRI_SHIM", &not_executable)],
         "",
     );
     let freebsd = [("COLIBRI_JAIL_ENGINE", Path::new("freebsd"))];
     host.check("another system's engine", &freebsd, "");
-    insta::assert_snapshot!(host.masked());
+    insta::assert_snapshot!(host.masked_findings());
 }
 
 #[test]
 fn directory_and_disk_problems_are_findings() {
     let mut host = DoctorHost::new();
-    let open = host.directory("open", 0o770);
+    let group_writable = host.create_directory("open", 0o770);
     host.check(
         "state: its group can write it",
-        &[("COLIBRI_STATE_DIR", &open)],
+        &[("COLIBRI_STATE_DIR", &group_writable)],
         "",
     );
-    let foreign = host.directory("theirs", 0o700);
+    let foreign = host.create_directory("theirs", 0o700);
     chown(&foreign, Some(OTHER_USER), None).unwrap();
     host.check(
         "state: another user's",
         &[("COLIBRI_STATE_DIR", &foreign)],
         "",
     );
-    let file = host.file("file", "", 0o600);
+    let file = host.create_file("file", "", 0o600);
     host.check("state: a file", &[("COLIBRI_STATE_DIR", &file)], "");
     host.check(
         "state: relative",
@@ -244,11 +232,11 @@ fn directory_and_disk_problems_are_findings() {
         "",
     );
     host.check(
-        "state: cannot be made",
+        "state: cannot be created",
         &[("COLIBRI_STATE_DIR", Path::new("/sys/colibri"))],
         "mount -o remount,bind,ro /sys || mount -t tmpfs -o ro none /sys",
     );
-    let state = host.directory("state", 0o700);
+    let state = host.create_directory("state", 0o700);
     let path = state.display();
     let tmpfs = format!("mount -t tmpfs -o size=1m,mode=0700 none {path}");
     host.check(
@@ -271,7 +259,7 @@ fn directory_and_disk_problems_are_findings() {
         &[],
         &format!("mount -t tmpfs -o size=900m,nr_inodes=50,mode=0700 none {path}"),
     );
-    let socket = host.directory("socket", 0o777).join("s");
+    let socket = host.create_directory("socket", 0o777).join("s");
     host.check(
         "socket: all users can write its directory",
         &[("COLIBRI_SOCKET", &socket)],
@@ -296,7 +284,7 @@ fn directory_and_disk_problems_are_findings() {
         "ulimit -Sn 32; ulimit -Hn 4096",
     );
     host.check("almost no descriptors", &[], "ulimit -n 32");
-    insta::assert_snapshot!(host.masked());
+    insta::assert_snapshot!(host.masked_findings());
 }
 
 #[test]
@@ -305,30 +293,30 @@ fn helper_and_policy_problems_are_findings() {
     let helper = host.path("helper");
     fs::copy(program("colibri-jail-helper"), &helper).unwrap();
     let absent = host.path("absent");
-    let mode = |mode| fs::set_permissions(&helper, Permissions::from_mode(mode)).unwrap();
-    let with = |path: &'static str| ("COLIBRI_JAIL_PRIV_MODE", Path::new(path));
-    let variables = [with("helper"), ("COLIBRI_JAIL_HELPER", helper.as_path())];
+    let set_mode = |mode| fs::set_permissions(&helper, Permissions::from_mode(mode)).unwrap();
+    let helper_mode = ("COLIBRI_JAIL_PRIV_MODE", Path::new("helper"));
+    let variables = [helper_mode, ("COLIBRI_JAIL_HELPER", helper.as_path())];
     host.check(
         "missing",
-        &[with("helper"), ("COLIBRI_JAIL_HELPER", &absent)],
+        &[helper_mode, ("COLIBRI_JAIL_HELPER", &absent)],
         "",
     );
-    mode(0o755);
+    set_mode(0o755);
     host.check("not setuid", &variables, "");
-    mode(0o4777);
+    set_mode(0o4777);
     host.check("others can write it", &variables, "");
-    mode(0o4755);
+    set_mode(0o4755);
     chown(&helper, Some(OTHER_USER), None).unwrap();
     host.check("not root's", &variables, "");
     chown(&helper, Some(0), None).unwrap();
-    mode(0o4755);
+    set_mode(0o4755);
     // A separate /etc with a valid policy.
     let etc = host.path("etc");
     let policy = "syslog = \"best-effort\"\n[[rule]]\ncallers = [\"root\"]\njails = [\"colibri-*\"]\nroots = [\"/\"]\nusers = [\"nobody\"]\nprograms = [\"*\"]\nip4 = [\"inherit\"]\n";
-    let policy = host.file("policy", policy, 0o644);
-    let with_policy = |then: &str| {
+    let policy = host.create_file("policy", policy, 0o644);
+    let with_policy = |change: &str| {
         format!(
-            "rm -rf {etc}; cp -a /etc {etc}; mkdir -p {etc}/colibri; chmod 755 {etc}/colibri; cp {} {etc}/colibri/helper.toml; mount --bind {etc} /etc; cd /etc/colibri; {then}",
+            "rm -rf {etc}; cp -a /etc {etc}; mkdir -p {etc}/colibri; chmod 755 {etc}/colibri; cp {} {etc}/colibri/helper.toml; mount --bind {etc} /etc; cd /etc/colibri; {change}",
             policy.display(),
             etc = etc.display()
         )
@@ -360,7 +348,7 @@ fn helper_and_policy_problems_are_findings() {
         &variables,
         &with_policy("sed -i 's/\"root\"/\"nobody\"/' helper.toml"),
     );
-    insta::assert_snapshot!(host.masked());
+    insta::assert_snapshot!(host.masked_findings());
 }
 
 #[test]
@@ -377,20 +365,22 @@ fn settings_problems_are_findings() {
             "",
         );
     }
-    let config = host.directory("config/colibri", 0o755).join("colibri.toml");
+    let config = host
+        .create_directory("config/colibri", 0o755)
+        .join("colibri.toml");
     fs::write(config, "state_dir = 1\n").unwrap();
     host.check(
         "a broken file",
         &[("XDG_CONFIG_HOME", &host.path("config"))],
         "",
     );
-    insta::assert_snapshot!(host.masked());
+    insta::assert_snapshot!(host.masked_findings());
 }
 
 #[test]
 fn foreign_socket_is_a_finding_and_other_checks_run() {
     let mut host = DoctorHost::new();
-    host.directory("run", 0o700);
+    host.create_directory("run", 0o700);
     let listener = UnixListener::bind(host.daemon.socket()).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {

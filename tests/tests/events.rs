@@ -1,4 +1,4 @@
-//! `colibri events`: every event is reported, and coalesced ones are counted.
+//! `colibri events` reports every event, or the number of coalesced ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
 
-use colibri_tests::{Daemon, eventually, read, text};
+use colibri_tests::metrics::{scrape, subscriptions};
+use colibri_tests::{Daemon, read, text, wait_until};
 use serde_json::{Value, json};
 
 /// A running `colibri events --json`.
@@ -27,9 +28,9 @@ impl Events {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
-        // No event is missed after the subscription.
-        eventually("it has subscribed", || {
-            (subscriptions(daemon) > before).then_some(())
+        // The command reports no events before its subscription.
+        wait_until("the command has subscribed", || {
+            subscriptions(daemon) > before
         });
         Self { child, lines }
     }
@@ -41,44 +42,36 @@ impl Events {
     }
 
     /// Returns the events up to and including the first match.
-    fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
-        let mut lines = Vec::new();
+    fn read_until(&mut self, matches: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let mut events = Vec::new();
         loop {
-            let line = self.next().expect("no more events");
-            let last = fits(&line);
-            lines.push(line);
-            if last {
-                return lines;
+            let event = self.next().expect("no more events");
+            let is_last = matches(&event);
+            events.push(event);
+            if is_last {
+                return events;
             }
         }
     }
 
-    /// Closes its stdout, which ends it.
-    fn end(self) {
+    /// Closes the reader, which ends the command.
+    fn close(self) {
         let Self { mut child, lines } = self;
         drop(lines);
         assert_eq!(child.wait().unwrap().code(), Some(0));
     }
 }
 
-/// Returns the number of subscriptions since the start of the daemon.
-fn subscriptions(daemon: &Daemon) -> u64 {
-    let text = colibri_tests::metrics::scrape(daemon);
-    let line = text.lines().find_map(|line| {
-        line.strip_prefix("colibri_requests_total{method=\"subscribe\",result=\"ok\"} ")
-    });
-    line.map_or(0, |count| count.parse().unwrap())
-}
-
 fn events_of<'a>(events: &'a [Value], id: &str) -> Vec<&'a Value> {
     events.iter().filter(|event| event["id"] == id).collect()
 }
 
-fn kinds(events: &[&Value]) -> Vec<String> {
+fn event_kinds(events: &[&Value]) -> Vec<String> {
     let kind = |event: &&Value| event["event"].as_str().unwrap().to_owned();
     events.iter().map(kind).collect()
 }
 
+/// Script of an agent that changes its state 4000 times.
 const FLIP: &str = r#"i=0; while [ $i -lt 2000 ]; do
     echo '{"type":"extension_ui_request","id":"1","method":"confirm"}'; echo '{"type":"agent_start"}'; i=$((i+1)); done"#;
 
@@ -86,7 +79,7 @@ const FLIP: &str = r#"i=0; while [ $i -lt 2000 ]; do
 fn events_match_their_documentation() {
     let daemon = Daemon::start_with_metrics();
     let mut events = Events::start(&daemon, &["--output"]);
-    let pi = r#"echo '{"type":"tool_execution_start","toolName":"bash"}'; read x; echo '{"type":"error","error":"no"}'; exit 3"#;
+    let script = r#"echo '{"type":"tool_execution_start","toolName":"bash"}'; read x; echo '{"type":"error","error":"no"}'; exit 3"#;
     let worker = daemon.spawn(&[
         "--name",
         "night shift",
@@ -95,12 +88,12 @@ fn events_match_their_documentation() {
         "--",
         "sh",
         "-c",
-        pi,
+        script,
     ]);
-    let mut seen = events.until(|event| event["current_tool"] == "bash");
-    daemon.ok(&["send", &worker, "go"]);
-    seen.extend(events.until(|event| event["event"] == "exit"));
-    let again = daemon.spawn(&[
+    let mut all = events.read_until(|event| event["current_tool"] == "bash");
+    daemon.cli_ok(&["send", &worker, "go"]);
+    all.extend(events.read_until(|event| event["event"] == "exit"));
+    let restarted = daemon.spawn(&[
         "--restart",
         "on-failure",
         // Long enough for the daemon to observe each restart delay.
@@ -113,27 +106,30 @@ fn events_match_their_documentation() {
         "-c",
         "exit 1",
     ]);
-    seen.extend(events.until(|event| event["event"] == "exit"));
+    all.extend(events.read_until(|event| event["event"] == "exit"));
     let sleeper = daemon.spawn(&["--", "sleep", "1000"]);
-    daemon.ok(&["kill", &sleeper]);
-    seen.extend(events.until(|event| event["event"] == "exit"));
-    daemon.ok(&["shutdown"]);
-    let gap = events.until(|event| event["event"] == "gap").pop().unwrap();
+    daemon.cli_ok(&["kill", &sleeper]);
+    all.extend(events.read_until(|event| event["event"] == "exit"));
+    daemon.cli_ok(&["shutdown"]);
+    let gap = events
+        .read_until(|event| event["event"] == "gap")
+        .pop()
+        .unwrap();
     assert!(
         gap["reason"].as_str().unwrap().contains("are missing"),
         "{gap}"
     );
-    events.end();
+    events.close();
 
-    let worker = events_of(&seen, &worker);
+    let worker = events_of(&all, &worker);
     assert!(worker.iter().all(|event| event["name"] == "night shift"));
     let without_output: Vec<&Value> = worker
         .iter()
         .copied()
         .filter(|event| event["event"] != "output")
         .collect();
-    assert_eq!(kinds(&without_output)[0], "spawned");
-    assert_eq!(*kinds(&without_output).last().unwrap(), "exit");
+    assert_eq!(event_kinds(&without_output)[0], "spawned");
+    assert_eq!(*event_kinds(&without_output).last().unwrap(), "exit");
     let last = without_output.last().unwrap();
     assert_eq!(
         (&last["exit_code"], &last["exit_signal"]),
@@ -145,15 +141,15 @@ fn events_match_their_documentation() {
         .collect();
     assert_eq!(written.lines().count(), 2, "{written}");
 
-    let again = events_of(&seen, &again);
-    let runs: Vec<u64> = again
+    let restarted = events_of(&all, &restarted);
+    let runs: Vec<u64> = restarted
         .iter()
         .filter(|event| event["event"] == "run")
         .map(|event| 1 + event["merged"].as_u64().unwrap_or(0))
         .collect();
-    assert_eq!(runs.iter().sum::<u64>(), 2, "{again:?}");
+    assert_eq!(runs.iter().sum::<u64>(), 2, "{restarted:?}");
 
-    let sleeper = events_of(&seen, &sleeper);
+    let sleeper = events_of(&all, &sleeper);
     let kill = sleeper
         .iter()
         .find(|event| event["event"] == "kill")
@@ -164,41 +160,45 @@ fn events_match_their_documentation() {
 
     // Compare the fields of events with those documented for each kind in the manual.
     let page = read("docs/man/colibri.1");
-    let (documented, always) = documented(&page);
-    for event in &seen {
+    let (documented, common) = documented_fields(&page);
+    for event in &all {
         let kind = event["event"].as_str().unwrap();
         let known = documented
             .get(kind)
             .unwrap_or_else(|| panic!("{kind} is not documented"));
         for field in event.as_object().unwrap().keys() {
             assert!(
-                always.contains(field) || known.contains(field),
+                common.contains(field) || known.contains(field),
                 "{kind}: {field}"
             );
         }
     }
-    let mut used: BTreeMap<&str, BTreeSet<&String>> = BTreeMap::new();
-    for event in &seen {
+    let mut reported: BTreeMap<&str, BTreeSet<&String>> = BTreeMap::new();
+    for event in &all {
         let fields = event.as_object().unwrap().keys();
-        used.entry(event["event"].as_str().unwrap())
+        reported
+            .entry(event["event"].as_str().unwrap())
             .or_default()
             .extend(fields);
     }
     for (kind, fields) in &documented {
-        // Other tests cover these two.
+        // Other tests cover these events.
         if !["gap", "removed"].contains(&kind.as_str()) {
-            let used = &used[kind.as_str()];
-            let never: Vec<_> = fields
+            let reported = &reported[kind.as_str()];
+            let absent: Vec<_> = fields
                 .iter()
-                .filter(|field| !used.contains(field) && *field != "merged")
+                .filter(|field| !reported.contains(field) && *field != "merged")
                 .collect();
-            assert!(never.is_empty(), "{kind}: documented but absent: {never:?}");
+            assert!(
+                absent.is_empty(),
+                "{kind}: documented but absent: {absent:?}"
+            );
         }
     }
 }
 
 /// Returns the documented fields of each kind of event, and the fields that all kinds have, from colibri(1).
-fn documented(page: &str) -> (BTreeMap<String, BTreeSet<String>>, BTreeSet<String>) {
+fn documented_fields(page: &str) -> (BTreeMap<String, BTreeSet<String>>, BTreeSet<String>) {
     let section = page
         .split(".Ss Events\n")
         .nth(1)
@@ -209,7 +209,7 @@ fn documented(page: &str) -> (BTreeMap<String, BTreeSet<String>>, BTreeSet<Strin
         words.map(str::to_owned).collect()
     };
     let mut lines = section.lines();
-    let always = words(lines.find(|line| line.starts_with(".Cm time ")).unwrap());
+    let common = words(lines.find(|line| line.starts_with(".Cm time ")).unwrap());
     let mut kinds = BTreeMap::new();
     let mut kind = None;
     for line in lines {
@@ -221,7 +221,7 @@ fn documented(page: &str) -> (BTreeMap<String, BTreeSet<String>>, BTreeSet<Strin
         }
     }
     assert_eq!(kinds.len(), 8, "{kinds:?}");
-    (kinds, always)
+    (kinds, common)
 }
 
 #[test]
@@ -229,10 +229,10 @@ fn coalesced_changes_are_counted() {
     let daemon = Daemon::start_with_metrics();
     let mut events = Events::start(&daemon, &[]);
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", FLIP]);
-    // Nothing reads meanwhile, and the pipe is short.
-    daemon.ok(&["wait", &id]);
-    let seen = events.until(|event| event["event"] == "exit");
-    let states: Vec<&Value> = seen
+    // The test reads no event before the agent ends, so the pipe is full and changes are coalesced.
+    daemon.cli_ok(&["wait", &id]);
+    let all = events.read_until(|event| event["event"] == "exit");
+    let states: Vec<&Value> = all
         .iter()
         .filter(|event| event["event"] == "state")
         .collect();
@@ -248,16 +248,16 @@ fn coalesced_changes_are_counted() {
         // The first state counts as a change only if it has a previous state.
         changes += u64::from(!state["previous_state"].is_null());
     }
-    // 2000 times blocked and working, then done; one idle more if a line arrived in two reads.
+    // 2000 changes to blocked, 2000 to working, and one to done. A line that arrives in two reads adds one to idle.
     assert!((4001..=4002).contains(&changes), "{changes}");
     assert!(
         states.len() < 3000,
         "nothing was coalesced: {}",
         states.len()
     );
-    assert_eq!(seen.last().unwrap()["state"], "done");
-    let text = colibri_tests::metrics::scrape(&daemon);
-    let merged = text
+    assert_eq!(all.last().unwrap()["state"], "done");
+    let metrics = scrape(&daemon);
+    let merged = metrics
         .lines()
         .find_map(|line| line.strip_prefix("colibri_subscription_merged_states_total "))
         .unwrap();
@@ -313,17 +313,17 @@ fn closed_reader_ends_events_immediately_without_error() {
 }
 
 #[test]
-fn named_agents_are_followed_to_their_end_without_escapes() {
+fn events_of_named_agents_are_masked_and_end_with_them() {
     let daemon = Daemon::start();
     let script =
         r#"echo '{"type":"error","error":"a\u001b[2Jb"}'; echo '{"type":"agent_start"}'; read x"#;
-    let evil = "n\u{202e}x";
-    let first = daemon.spawn(&["--name", evil, "--runtime", "pi", "--", "sh", "-c", script]);
+    let name = "n\u{202e}x";
+    let first = daemon.spawn(&["--name", name, "--runtime", "pi", "--", "sh", "-c", script]);
     let second = daemon.spawn(&["--", "sh", "-c", "exit 4"]);
     daemon.spawn(&["--", "sleep", "1000"]);
-    daemon.cli(&["wait", &second]);
-    eventually("it works", || {
-        (daemon.agent(&first)["state"] == "working").then_some(())
+    daemon.wait(&second);
+    wait_until("the agent works", || {
+        daemon.agent(&first)["state"] == "working"
     });
     let child = daemon
         .command("colibri")
@@ -331,7 +331,7 @@ fn named_agents_are_followed_to_their_end_without_escapes() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    daemon.ok(&["send", &first, "x"]);
+    daemon.cli_ok(&["send", &first, "x"]);
     let shown = child.wait_with_output().unwrap();
     assert!(shown.status.success());
     let shown = text(&shown.stdout);
@@ -339,8 +339,8 @@ fn named_agents_are_followed_to_their_end_without_escapes() {
         shown.contains("exit    code 4\n") && shown.contains("exit    code 0\n"),
         "{shown}"
     );
-    let bad = shown.chars().find(|c| c.is_control() && *c != '\n');
-    assert_eq!(bad, None, "{shown:?}");
+    let unmasked = shown.chars().find(|c| c.is_control() && *c != '\n');
+    assert_eq!(unmasked, None, "{shown:?}");
 }
 
 #[test]
@@ -349,26 +349,29 @@ fn events_report_a_daemon_restart_as_a_gap() {
     let go = daemon.path("go");
     let script = format!("until [ -e {} ]; do sleep 0.02; done; exit 6", go.display());
     let id = daemon.spawn(&["--", "sh", "-c", &script]);
-    let stays = daemon.spawn(&["--", "sleep", "1000"]);
+    let running = daemon.spawn(&["--", "sleep", "1000"]);
     let mut events = Events::start(&daemon, &[]);
-    events.until(|event| event["id"] == stays.as_str());
+    events.read_until(|event| event["id"] == running.as_str());
     daemon.kill();
-    let gap = events.until(|event| event["event"] == "gap").pop().unwrap();
+    let gap = events
+        .read_until(|event| event["event"] == "gap")
+        .pop()
+        .unwrap();
     assert!(
         gap["reason"].as_str().unwrap().contains("are missing"),
         "{gap}"
     );
     std::fs::write(&go, "").unwrap();
     let ended = daemon.agent_dir(&id).join("exit.json");
-    eventually("it ends without a daemon", || ended.exists().then_some(()));
+    wait_until("the agent has ended without a daemon", || ended.exists());
     daemon.launch_with_metrics();
     let exit = events
-        .until(|event| event["event"] == "exit")
+        .read_until(|event| event["event"] == "exit")
         .pop()
         .unwrap();
     assert_eq!((&exit["id"], &exit["exit_code"]), (&json!(id), &json!(6)));
     let later = daemon.spawn(&["--", "true"]);
-    events.until(|event| event["event"] == "spawned" && event["id"] == later.as_str());
+    events.read_until(|event| event["event"] == "spawned" && event["id"] == later.as_str());
     drop(events.lines);
     assert_eq!(events.child.wait().unwrap().code(), Some(0));
 }

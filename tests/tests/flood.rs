@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use colibri_tests::{Daemon, SOON, eventually};
+use colibri_tests::{Daemon, SOON, eventually, journal_bytes, wait_until};
 use serde_json::json;
 
 const LINES: &str = "exec yes";
@@ -12,8 +12,8 @@ const EVENTS: &str =
     r#"exec yes '{"type":"tool_execution_start","toolCallId":"1","toolName":"bash","args":{}}'"#;
 const ONE_LINE: &str = "yes | tr -d '\\n'";
 
-/// Scripts of ten hostile agents, and their runtimes.
-const HOSTILE: &[(&str, &str)] = &[
+/// Runtimes and scripts of ten agents.
+const FLOODS: &[(&str, &str)] = &[
     ("pi", LINES),
     ("pi", EVENTS),
     ("pi", ONE_LINE),
@@ -32,7 +32,7 @@ fn ps_and_kill_answer_while_ten_agents_flood() {
     // Bounds the disk usage of the test.
     daemon.launch_with_settings("retain_bytes = 16777216\n");
     let mut wire = daemon.connect();
-    let ids: Vec<String> = HOSTILE
+    let ids: Vec<String> = FLOODS
         .iter()
         .map(|(runtime, script)| {
             let params = json!({"program": "/bin/sh", "args": ["-c", script], "runtime": runtime});
@@ -41,19 +41,19 @@ fn ps_and_kill_answer_while_ten_agents_flood() {
         })
         .collect();
     for id in &ids {
-        eventually("it floods", || {
+        eventually("the agent has written 1 MiB", || {
             let written = daemon.agent(id)["stdout_bytes"].as_u64()?;
             (written > 1 << 20).then_some(())
         });
     }
-    // The timeouts of the CLI are shorter, so it would report a timeout as a failure.
+    // The timeouts of the commands are shorter than SOON, so a delay makes them fail.
     for id in &ids {
-        let asked = Instant::now();
-        assert!(daemon.ok(&["ps"]).contains(id));
-        daemon.ok(&["kill", "--grace", "1s", id]);
-        assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
-        eventually("its end is published", || {
-            daemon.agent(id)["exit"].is_object().then_some(())
+        let started = Instant::now();
+        assert!(daemon.cli_ok(&["ps"]).contains(id));
+        daemon.cli_ok(&["kill", "--grace", "1s", id]);
+        assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+        wait_until("the end of the agent is published", || {
+            daemon.agent(id)["exit"].is_object()
         });
     }
 }
@@ -69,19 +69,16 @@ fn backlog_that_is_too_long_is_skipped_and_counted() {
         "echo '{start}'; read x; yes '{filler}' | head -n 120000; echo '{end}'; read y; exit 3"
     );
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", &script]);
-    eventually("it works", || {
-        (daemon.agent(&id)["state"] == "working").then_some(())
+    wait_until("the agent works", || {
+        daemon.agent(&id)["state"] == "working"
     });
-    // The daemon may see part of the output before it answers this request.
-    daemon.ok(&["send", &id, "go"]);
+    // The daemon may process a part of the output before it is killed.
+    daemon.cli_ok(&["send", &id, "go"]);
     daemon.kill();
     let journal = daemon.agent_dir(&id).join("stdout");
-    let written = || {
-        let files = std::fs::read_dir(&journal).into_iter().flatten().flatten();
-        let lengths = files.filter_map(|file| Some(file.metadata().ok()?.len()));
-        lengths.sum::<u64>()
-    };
-    eventually("it has written", || (written() > 100 << 20).then_some(()));
+    wait_until("the agent has written 100 MiB", || {
+        journal_bytes(&journal) > 100 << 20
+    });
     daemon.launch();
     let agent = eventually("the last event is known", || {
         let agent = daemon.agent(&id);
@@ -90,9 +87,9 @@ fn backlog_that_is_too_long_is_skipped_and_counted() {
     let skipped = agent["view"]["skipped_bytes"].as_u64().unwrap_or(0);
     assert!(skipped > 32 << 20, "{agent}");
     assert_eq!(agent["view"]["malformed_lines"], 0, "{agent}");
-    // Each daemon that skips logs it once.
+    // Each of the two daemons that skips events logs it once.
     let logged = daemon.log().matches("skipping events").count();
     assert!((1..=2).contains(&logged), "{}", daemon.log());
-    daemon.ok(&["send", &id, "end"]);
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(3));
+    daemon.cli_ok(&["send", &id, "end"]);
+    assert_eq!(daemon.wait(&id), Some(3));
 }

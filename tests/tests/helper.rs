@@ -1,5 +1,5 @@
-//! Requests that the setuid helper must refuse. Unprivileged users send them to the real program; a table lists one
-//! attack per entry.
+//! Requests that the setuid helper must refuse, sent by unprivileged users to the real program. A table lists the
+//! attacks.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -11,9 +11,9 @@ use std::process::Output;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use colibri_tests::helper::{AGENT, CALLER, Helper, OTHER, POLICY, PREFIX, TREE, UNLISTED, uid};
-use colibri_tests::{eventually, text};
+use colibri_tests::{create_fifo, eventually, text};
 
-/// An attack: its description, its user, and its shell script, in which `$H` is the helper.
+/// An attack: its description, the user that runs it, and its shell script, in which `$H` is the path of the helper.
 type Attack = (&'static str, &'static str, &'static str);
 
 /// The options of a `create` request that the policy allows.
@@ -422,16 +422,16 @@ fn append_result(table: &mut String, attack: &str, output: &Output) {
         message = message.replace(&format!("uid {} ", uid(user)), &format!("uid of {user} "));
         message = message.replace(&uid(user).to_string(), &format!("<{user}>"));
     }
-    // The pids of a kernel thread and of a missing process are constants of their scripts.
-    let mut before = "";
+    // The pids of a kernel thread (2) and of a missing process (4194303) are constants in the scripts.
+    let mut previous = "";
     let mut words = Vec::new();
     for word in message.split(' ') {
-        let number = word
+        let varies = word
             .parse::<u32>()
             .is_ok_and(|pid| pid != 2 && pid != 4_194_303);
-        let is_pid = before == "process" && number;
+        let is_pid = previous == "process" && varies;
         words.push(if is_pid { "PID" } else { word });
-        before = word;
+        previous = word;
     }
     writeln!(table, "{attack}\n    {code}: {}", words.join(" ")).unwrap();
 }
@@ -446,9 +446,9 @@ fn every_attempt_is_refused() {
     for (attack, user, script) in ATTACKS {
         let script = format!("ROOT={}; {script}", std::process::id());
         let output = helper.sh(user, &script);
-        let is_code = [1, 2, 64, 71, 77].contains(&output.status.code().unwrap());
+        let is_refusal = [1, 2, 64, 71, 77].contains(&output.status.code().unwrap());
         assert!(
-            is_code && output.stdout.is_empty(),
+            is_refusal && output.stdout.is_empty(),
             "{attack}: {} {output:?}",
             output.status
         );
@@ -492,19 +492,23 @@ fn unlisted_user_gets_the_same_answer() {
     assert_eq!(answers[0].0, Some(77));
 }
 
-/// Makes the policy unsafe or invalid.
-type Spoil = fn(&Helper, &Path);
+/// A change that makes the policy unsafe or invalid.
+type PolicyChange = fn(&Helper, &Path);
 
 #[test]
 fn unsafe_or_invalid_policy_is_refused() {
     let helper = Helper::exclusive();
     let policy = Path::new(PREFIX).join("helper.toml");
-    let table: &[(&str, Spoil)] = &[
+    let table: &[(&str, PolicyChange)] = &[
         ("it is missing", |_, policy| {
             fs::remove_file(policy).unwrap()
         }),
-        ("its group can write it", |_, policy| mode(policy, 0o664)),
-        ("every user can write it", |_, policy| mode(policy, 0o646)),
+        ("its group can write it", |_, policy| {
+            set_mode(policy, 0o664)
+        }),
+        ("every user can write it", |_, policy| {
+            set_mode(policy, 0o646)
+        }),
         ("it belongs to the caller", |_, policy| {
             std::os::unix::fs::chown(policy, Some(uid(CALLER)), None).unwrap()
         }),
@@ -518,14 +522,10 @@ fn unsafe_or_invalid_policy_is_refused() {
         }),
         ("it is a FIFO without a writer", |_, policy| {
             fs::remove_file(policy).unwrap();
-            let made = std::process::Command::new("mkfifo")
-                .arg(policy)
-                .status()
-                .unwrap();
-            assert!(made.success());
+            create_fifo(policy);
         }),
         ("the directory above can be written", |_, policy| {
-            mode(policy.parent().unwrap(), 0o777)
+            set_mode(policy.parent().unwrap(), 0o777)
         }),
         ("it is too long", |helper, _| {
             helper.set_policy(&format!("{POLICY}#{}", "x".repeat(1 << 17)))
@@ -556,10 +556,10 @@ fn unsafe_or_invalid_policy_is_refused() {
     ];
     let mut shown = String::new();
     let log_path = Path::new(PREFIX).join("log");
-    for (problem, spoil) in table {
+    for (problem, change) in table {
         helper.set_policy(POLICY);
-        spoil(&helper, &policy);
-        // The caller gets no detail; the cause is in the log.
+        change(&helper, &policy);
+        // The helper writes the cause only to the log.
         let _ = fs::remove_file(&log_path);
         let log = (!problem.contains("there is none"))
             .then(|| std::os::unix::net::UnixDatagram::bind(&log_path).unwrap());
@@ -588,7 +588,7 @@ fn unsafe_or_invalid_policy_is_refused() {
     insta::assert_snapshot!(shown);
 }
 
-fn mode(path: &Path, mode: u32) {
+fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
@@ -659,12 +659,15 @@ fn every_decision_is_logged_in_one_line() {
             line.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
             "{line:?}"
         );
-        let (front, rest) = line.split_once("]: ").unwrap();
-        let front = front.split_once('[').unwrap().0;
-        writeln!(shown, "{front}[PID]: {rest}").unwrap();
+        let (tag, message) = line.split_once("]: ").unwrap();
+        let tag = tag.split_once('[').unwrap().0;
+        writeln!(shown, "{tag}[PID]: {message}").unwrap();
     }
     log.set_nonblocking(true).unwrap();
-    assert!(log.recv(&mut [0; 10]).is_err(), "one line for each call");
+    assert!(
+        log.recv(&mut [0; 10]).is_err(),
+        "more than one line per call"
+    );
     fs::remove_file(&path).unwrap();
     for user in [CALLER, UNLISTED, AGENT] {
         shown = shown.replace(&format!("uid={}", uid(user)), &format!("uid=<{user}>"));
@@ -673,7 +676,7 @@ fn every_decision_is_logged_in_one_line() {
     insta::assert_snapshot!(shown);
 }
 
-/// Random arguments from a fixed seed get one line of printable ASCII, and no program runs.
+/// The helper refuses random arguments by one line of printable ASCII.
 #[test]
 fn random_arguments_get_one_printable_line() {
     let helper = Helper::shared();
@@ -714,28 +717,23 @@ fn random_arguments_get_one_printable_line() {
         "root",
         "/bin/nothing",
     ];
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut random = |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % below as u64).unwrap()
-    };
+    // With this seed the policy refuses every request, so no program runs.
+    let mut random = fastrand::Rng::with_seed(2);
     for round in 0..400 {
-        let mut arguments: Vec<&str> = (0..random(14))
-            .map(|_| vocabulary[random(vocabulary.len())])
+        let mut arguments: Vec<&str> = (0..random.usize(..14))
+            .map(|_| *random.choice(&vocabulary).unwrap())
             .collect();
         if arguments == ["check"] {
             arguments.push("x");
         }
-        // Every second request starts like a valid one.
+        // Every second request begins like an allowed one.
         if round % 2 == 0 {
             arguments.splice(
                 0..0,
                 ["create"]
                     .into_iter()
                     .chain(CREATE.split(' '))
-                    .take(1 + random(7)),
+                    .take(1 + random.usize(..7)),
             );
         }
         let user = if round % 4 == 0 { UNLISTED } else { CALLER };
@@ -759,10 +757,10 @@ fn random_arguments_get_one_printable_line() {
     }
 }
 
-/// Stops the other thread when it is dropped.
-struct Stop<'a>(&'a AtomicBool);
+/// Stops the other thread of the test when it is dropped.
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Stop<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -793,13 +791,14 @@ fn swapped_links_never_escape_the_allowed_root() {
                 swaps.fetch_add(1, Ordering::Relaxed);
             }
         });
-        // Dropped after a panic too: the scope waits for the thread.
-        let _stop = Stop(&stop);
+        // The scope waits for the thread, so the thread must stop after a panic, too.
+        let _stop = StopOnDrop(&stop);
         let (mut as_directory, mut as_link) = (0, 0);
         for round in 0..200 {
-            // Exchanges the last component or one before it. Only the host has the program, so it runs if a link is
-            // followed.
-            let root = directory.join(if round % 2 == 0 { "real" } else { "real/etc" });
+            // The exchanged component is the last one, or the one before it. Only the host has the program, so the
+            // program runs if the helper follows a link.
+            let is_last = round % 2 == 0;
+            let root = directory.join(if is_last { "real" } else { "real/etc" });
             let arguments = [
                 "create",
                 "--jail",
@@ -809,15 +808,8 @@ fn swapped_links_never_escape_the_allowed_root() {
                 "--ip4",
                 "disable",
                 "--",
-                "/usr/bin/env",
+                if is_last { "/usr/bin/env" } else { "/passwd" },
             ];
-            let arguments = arguments.map(|argument| {
-                if argument == "/usr/bin/env" && round % 2 == 1 {
-                    "/passwd"
-                } else {
-                    argument
-                }
-            });
             let output = helper.call(CALLER, &arguments);
             let message = text(&output.stderr);
             assert!(
@@ -834,7 +826,7 @@ fn swapped_links_never_escape_the_allowed_root() {
                 as_directory += 1;
             }
         }
-        // Both outcomes occurred, so exchanges happened during calls.
+        // Both outcomes occurred, so the thread exchanged the paths during the calls.
         assert!(as_directory > 0 && as_link > 0, "{as_directory} {as_link}");
     });
     assert!(swaps.into_inner() > 1000);

@@ -1,5 +1,5 @@
-//! Allowed requests to the setuid helper: agents are confined and start with a clean process state, a caller signals and
-//! removes only its own agents, and an unprivileged daemon runs agents through it.
+//! Allowed requests to the setuid helper: agents are confined and start with a clean process state, a caller can signal
+//! and remove only agents that it has started, and an unprivileged daemon runs agents through the helper.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::print_stderr,
@@ -16,24 +16,27 @@ use std::process::{Child, Command, Stdio};
 use colibri_tests::helper::{
     AGENT, CALLER, Helper, OTHER, PREFIX, as_user, install_program, program, uid,
 };
-use colibri_tests::{eventually, kill_9, processes_with, text};
+use colibri_tests::{
+    eventually, kill_9, processes_with, run_checked, test_directory, text, wait_until,
+};
 
+/// Arguments of `create` after the jail's name, up to the program.
 const CREATE: [&str; 6] = ["--path", "/", "--ip4", "disable", "--", "sh"];
 
-/// Returns the arguments that create a jail and run a shell script in it.
-fn create<'a>(jail: &'a str, script: &'a str) -> Vec<&'a str> {
+/// Returns the arguments of a request that creates a jail and runs a shell script in it.
+fn create_request<'a>(jail: &'a str, script: &'a str) -> Vec<&'a str> {
     [&["create", "--jail", jail][..], &CREATE, &["-c", script]].concat()
 }
 
-/// Returns a text that identifies processes of this test by their environment or arguments.
-fn mark(what: &str) -> String {
-    format!("mark-{what}-{}", std::process::id())
+/// Returns a text that identifies the processes of a test by their environment or arguments.
+fn unique_mark(name: &str) -> String {
+    format!("mark-{name}-{}", std::process::id())
 }
 
-/// A running call of the helper, killed when this is dropped.
-struct Running(Child);
+/// A running call of the helper. Dropping it kills the helper.
+struct HelperCall(Child);
 
-impl Running {
+impl HelperCall {
     fn start(user: &str, arguments: &[&str], mark: &str) -> Self {
         let helper = program("colibri-jail-helper");
         let command_line = [&[helper.to_str().unwrap()], arguments].concat();
@@ -50,7 +53,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for HelperCall {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -58,16 +61,17 @@ impl Drop for Running {
 }
 
 /// Returns the pids of the processes with `mark` whose command name is `name`.
-fn named(mark: &str, name: &str) -> Vec<i32> {
+fn processes_named(mark: &str, name: &str) -> Vec<i32> {
     let has_name = |pid: &i32| {
         fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
     };
     processes_with(mark).into_iter().filter(has_name).collect()
 }
 
-fn one(mark: &str, name: &str) -> i32 {
+/// Waits for a process with `mark` and this command name, and returns its pid.
+fn wait_for_process(mark: &str, name: &str) -> i32 {
     eventually(&format!("{name} runs"), || {
-        named(mark, name).first().copied()
+        processes_named(mark, name).first().copied()
     })
 }
 
@@ -89,7 +93,8 @@ fn agent_inherits_no_process_state_of_the_caller() {
             PRINT_STATE.replace('$', "\\$")
         ),
     );
-    assert_eq!(output.status.code(), Some(1), "{output:?}"); // grep found nothing
+    // The exit code of the last grep, which must find nothing.
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
     let gid = Command::new("id").args(["-g", AGENT]).output().unwrap();
     let answer = text(&output.stdout)
         .replace(&uid(AGENT).to_string(), "AGENT")
@@ -108,14 +113,14 @@ fn exit_code_and_output_are_passed_through() {
         ("kill -KILL $$", 137),
     ] {
         let script = format!("echo out; echo err >&2; {script}");
-        let output = helper.call(CALLER, &create("colibri-code", &script));
-        let seen = (
+        let output = helper.call(CALLER, &create_request("colibri-code", &script));
+        let answer = (
             output.status.code(),
             text(&output.stdout),
             text(&output.stderr),
         );
         assert_eq!(
-            seen,
+            answer,
             (Some(code), "out\n".into(), "err\n".into()),
             "{script}"
         );
@@ -129,7 +134,7 @@ fn hidden_directory_is_empty_for_the_agent() {
     let state = directory.path().join("state");
     fs::create_dir(&state).unwrap();
     fs::write(state.join("secret"), "x").unwrap();
-    let shown = state.to_str().unwrap();
+    let hidden = state.to_str().unwrap();
     let arguments = [
         "create",
         "--jail",
@@ -139,20 +144,20 @@ fn hidden_directory_is_empty_for_the_agent() {
         "--ip4",
         "disable",
         "--hide",
-        shown,
+        hidden,
         "--",
         "sh",
         "-c",
         "ls -A $0; echo done",
-        shown,
+        hidden,
     ];
-    // Only root can enter the parent directory; the second call repeats the request after it belongs to the agent.
-    let of_root = helper.call(CALLER, &arguments);
-    assert_eq!(text(&of_root.stdout), "done\n", "{of_root:?}");
+    // First the parent directory belongs to root and only root can enter it, then it belongs to the agent.
+    let below_root = helper.call(CALLER, &arguments);
+    assert_eq!(text(&below_root.stdout), "done\n", "{below_root:?}");
     std::os::unix::fs::chown(directory.path(), Some(uid(AGENT)), None).unwrap();
-    let of_agent = helper.call(CALLER, &arguments);
+    let below_agent = helper.call(CALLER, &arguments);
     assert_eq!(
-        (text(&of_agent.stdout), text(&of_agent.stderr)),
+        (text(&below_agent.stdout), text(&below_agent.stderr)),
         ("done\n".into(), String::new())
     );
     // The mounts do not propagate to the host.
@@ -182,8 +187,9 @@ fn working_directory_is_inside_the_jail() {
         "pwd",
     ];
     assert_eq!(text(&helper.call(CALLER, &arguments).stdout), "/usr/bin\n");
-    let missing = arguments.map(|word| if word == "/usr/bin" { "/nothing" } else { word });
-    let output = helper.call(CALLER, &missing);
+    let missing_directory =
+        arguments.map(|word| if word == "/usr/bin" { "/nothing" } else { word });
+    let output = helper.call(CALLER, &missing_directory);
     assert_ne!(output.status.code(), Some(0));
     assert!(text(&output.stderr).contains("/nothing"), "{output:?}");
 }
@@ -192,19 +198,23 @@ fn working_directory_is_inside_the_jail() {
 fn attach_on_linux_is_refused_with_hint() {
     let helper = Helper::shared();
     let output = helper.call(CALLER, &["attach", "--jail", "web", "--", "true"]);
-    let seen = (output.status.code(), text(&output.stderr));
+    let answer = (output.status.code(), text(&output.stderr));
     let expected = "colibri-jail-helper: refused: cannot enter jail web: Linux has no persistent jails; use create\n";
-    assert_eq!(seen, (Some(77), expected.to_owned()));
+    assert_eq!(answer, (Some(77), expected.to_owned()));
 }
 
 #[test]
 fn jail_name_is_refused_while_its_agent_runs() {
     let helper = Helper::shared();
-    let mark = &mark("name");
-    let first = Running::start(CALLER, &create("colibri-name", "sleep 1000; :"), mark);
-    one(mark, "sleep");
+    let mark = &unique_mark("name");
+    let first = HelperCall::start(
+        CALLER,
+        &create_request("colibri-name", "sleep 1000; :"),
+        mark,
+    );
+    wait_for_process(mark, "sleep");
     for user in [CALLER, OTHER] {
-        let second = helper.call(user, &create("colibri-name", "echo ran"));
+        let second = helper.call(user, &create_request("colibri-name", "echo ran"));
         assert_eq!(
             (second.status.code(), text(&second.stdout).as_str()),
             (Some(71), ""),
@@ -213,14 +223,8 @@ fn jail_name_is_refused_while_its_agent_runs() {
         assert!(text(&second.stderr).contains("exists; give"));
     }
     drop(first);
-    assert_eq!(
-        text(
-            &helper
-                .call(OTHER, &create("colibri-name", "echo ran"))
-                .stdout
-        ),
-        "ran\n"
-    );
+    let next = helper.call(OTHER, &create_request("colibri-name", "echo ran"));
+    assert_eq!(text(&next.stdout), "ran\n");
 }
 
 #[test]
@@ -234,13 +238,13 @@ fn signal_reaches_only_the_callers_processes() {
     };
     // The first process is an orphan in a separate session.
     let script = "(setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
-    let mark = &mark("signal");
-    let mut agent = Running::start(CALLER, &create("colibri-own", script), mark);
-    eventually("both processes sleep", || {
-        (named(mark, "sleep").len() == 2).then_some(())
+    let mark = &unique_mark("signal");
+    let mut agent = HelperCall::start(CALLER, &create_request("colibri-own", script), mark);
+    wait_until("both processes sleep", || {
+        processes_named(mark, "sleep").len() == 2
     });
-    let sleeps = named(mark, "sleep");
-    // The agent has another user, so the caller itself may not signal it.
+    let sleeps = processes_named(mark, "sleep");
+    // The agent runs as another user, so the kernel does not let the caller signal it.
     let direct = helper.sh(CALLER, &format!("kill -KILL {}", sleeps[0]));
     assert!(text(&direct.stderr).contains("not permitted"), "{direct:?}");
     let by_other = signal(OTHER, &sleeps);
@@ -248,11 +252,11 @@ fn signal_reaches_only_the_callers_processes() {
     // One foreign process in the request prevents all signals.
     let mixed = signal(CALLER, &[sleeps[0], std::process::id() as i32]);
     assert_eq!(mixed.status.code(), Some(77), "{mixed:?}");
-    assert_eq!(named(mark, "sleep").len(), 2);
+    assert_eq!(processes_named(mark, "sleep").len(), 2);
     let by_caller = signal(CALLER, &sleeps);
     assert!(by_caller.status.success(), "{by_caller:?}");
-    eventually("both processes have ended", || {
-        named(mark, "sleep").is_empty().then_some(())
+    wait_until("both processes have ended", || {
+        processes_named(mark, "sleep").is_empty()
     });
     agent.0.wait().unwrap();
     assert_eq!(
@@ -266,9 +270,13 @@ fn signal_reaches_only_the_callers_processes() {
 #[test]
 fn reused_pid_is_not_signalled() {
     let helper = Helper::shared();
-    let mark = &mark("reused");
-    let agent = Running::start(CALLER, &create("colibri-reused", "sleep 1000; :"), mark);
-    one(mark, "sleep");
+    let mark = &unique_mark("reused");
+    let agent = HelperCall::start(
+        CALLER,
+        &create_request("colibri-reused", "sleep 1000; :"),
+        mark,
+    );
+    wait_for_process(mark, "sleep");
     let path = Path::new(PREFIX).join("records/colibri-reused");
     let record = fs::read_to_string(&path).unwrap();
     assert!(
@@ -287,16 +295,19 @@ fn reused_pid_is_not_signalled() {
             ],
         )
     };
-    // Changes the record as if another process had the recorded pid now.
+    // Each changed record describes another process than the running one.
     let start = record
         .lines()
         .find_map(|line| line.strip_prefix("start="))
         .unwrap();
-    let other: u64 = start.parse::<u64>().unwrap() - 1;
+    let other_start: u64 = start.parse::<u64>().unwrap() - 1;
     for (change, changed) in [
         (
             "another start",
-            record.replace(&format!("\nstart={start}\n"), &format!("\nstart={other}\n")),
+            record.replace(
+                &format!("\nstart={start}\n"),
+                &format!("\nstart={other_start}\n"),
+            ),
         ),
         ("another boot", record.replace("boot=", "boot=x")),
         (
@@ -306,7 +317,7 @@ fn reused_pid_is_not_signalled() {
                 &format!("uid={}\n", uid(OTHER)),
             ),
         ),
-        ("a torn record", record[..record.len() - 2].to_owned()),
+        ("a truncated record", record[..record.len() - 2].to_owned()),
     ] {
         assert_ne!(changed, record, "{change}");
         fs::write(&path, changed).unwrap();
@@ -316,27 +327,25 @@ fn reused_pid_is_not_signalled() {
             change == "another start" || removed.status.code() == Some(77),
             "{change}: {removed:?}"
         );
-        assert_eq!(named(mark, "sleep").len(), 1, "{change}");
+        assert_eq!(processes_named(mark, "sleep").len(), 1, "{change}");
         fs::write(&path, &record).unwrap();
     }
     assert!(kill().status.success());
-    eventually("the agent has ended", || {
-        processes_with(mark).is_empty().then_some(())
-    });
+    wait_until("the agent has ended", || processes_with(mark).is_empty());
 }
 
 #[test]
 fn remove_kills_only_the_callers_jail() {
     let helper = Helper::shared();
-    let mark = &mark("remove");
+    let mark = &unique_mark("remove");
     let script = "trap '' TERM; (setsid sh -c 'sleep 1000; :' &); sleep 1001; :";
-    let mut agent = Running::start(CALLER, &create("colibri-remove", script), mark);
-    eventually("both processes sleep", || {
-        (named(mark, "sleep").len() == 2).then_some(())
+    let mut agent = HelperCall::start(CALLER, &create_request("colibri-remove", script), mark);
+    wait_until("both processes sleep", || {
+        processes_named(mark, "sleep").len() == 2
     });
     let remove = |user: &str| helper.call(user, &["remove", "--jail", "colibri-remove"]);
     assert_eq!(remove(OTHER).status.code(), Some(77));
-    assert_eq!(named(mark, "sleep").len(), 2);
+    assert_eq!(processes_named(mark, "sleep").len(), 2);
     let removed = remove(CALLER);
     assert!(removed.status.success(), "{removed:?}");
     assert_eq!(
@@ -355,20 +364,18 @@ fn remove_kills_only_the_callers_jail() {
 #[test]
 fn sandbox_ends_with_the_requesting_process() {
     let _helper = Helper::shared();
-    let mark = &mark("parent");
+    let mark = &unique_mark("parent");
     let script = "(setsid sh -c \"sleep 1000; :\" &); sleep 1001; :";
     let command = format!(
         "MARK={mark} $H create --jail colibri-parent --path / --ip4 disable -- sh -c '{script}' & wait"
     );
     let mut shell = as_user(CALLER, &["sh", "-c", &command]).spawn().unwrap();
-    eventually("both processes sleep", || {
-        (named(mark, "sleep").len() == 2).then_some(())
+    wait_until("both processes sleep", || {
+        processes_named(mark, "sleep").len() == 2
     });
     shell.kill().unwrap();
     shell.wait().unwrap();
-    eventually("the sandbox has ended", || {
-        processes_with(mark).is_empty().then_some(())
-    });
+    wait_until("the sandbox has ended", || processes_with(mark).is_empty());
 }
 
 /// After its first steps the helper has no uid of the caller, so the caller cannot signal it.
@@ -377,15 +384,19 @@ fn caller_cannot_interrupt_the_helper() {
     let helper = Helper::shared();
     assert!(
         helper
-            .call(CALLER, &create("colibri-race", "exit 0"))
+            .call(CALLER, &create_request("colibri-race", "exit 0"))
             .status
             .success()
     );
-    // A signal while the helper waits for the lock of the records.
+    // Signals while the helper waits for the lock of the records.
     let path = Path::new(PREFIX).join("records/lock");
     let lock = fs::File::options().write(true).open(&path).unwrap();
     lock.lock().unwrap();
-    let mut call = Running::start(CALLER, &create("colibri-race", "exit 9"), &mark("race"));
+    let mut call = HelperCall::start(
+        CALLER,
+        &create_request("colibri-race", "exit 9"),
+        &unique_mark("race"),
+    );
     let fds = format!("/proc/{}/fd", call.pid());
     eventually("the helper waits for the lock", || {
         let mut links = fs::read_dir(&fds)
@@ -404,7 +415,7 @@ fn caller_cannot_interrupt_the_helper() {
     drop(lock);
     assert_eq!(call.0.wait().unwrap().code(), Some(9));
 
-    // Signals at varying times.
+    // Signals at other times.
     for round in 0..60 {
         let signal = ["KILL", "TERM"][round % 2];
         let script = format!(
@@ -412,7 +423,7 @@ fn caller_cannot_interrupt_the_helper() {
             for signal in STOP CONT {signal}; do kill -$signal $pid 2>/dev/null; done; wait $pid"
         );
         let status = helper.sh(CALLER, &script).status;
-        // The signal arrives before the change of uids, or has no effect.
+        // The signal arrives before the helper changes its uids, or has no effect.
         assert!(
             [0, 143, 137].contains(&status.code().unwrap()),
             "{round}: {status}"
@@ -421,51 +432,43 @@ fn caller_cannot_interrupt_the_helper() {
     // The lock is free, and no temporary record is left.
     assert!(
         helper
-            .call(CALLER, &create("colibri-race", "exit 0"))
+            .call(CALLER, &create_request("colibri-race", "exit 0"))
             .status
             .success()
     );
     let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
-    let left: Vec<_> = fs::read_dir(path.parent().unwrap())
+    let temporary: Vec<_> = fs::read_dir(path.parent().unwrap())
         .unwrap()
         .flatten()
         .map(name)
         .filter(|name| name == ".colibri-race")
         .collect();
-    assert!(left.is_empty(), "{left:?}");
+    assert!(temporary.is_empty(), "{temporary:?}");
 }
 
-/// A daemon of an unprivileged user that uses the helper as its privilege backend.
-struct Deployed {
+/// A daemon of an unprivileged user with the helper as its privilege backend.
+struct UnprivilegedDaemon {
     directory: tempfile::TempDir,
-    daemon: Child,
+    child: Child,
 }
 
-impl Deployed {
+impl UnprivilegedDaemon {
     fn start() -> Self {
         for name in ["colibri", "colibri-daemon", "colibri-shim"] {
             install_program(name);
         }
-        let directory = tempfile::Builder::new()
-            .prefix("colibri-test-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
+        let directory = test_directory();
         std::os::unix::fs::chown(directory.path(), Some(uid(CALLER)), None).unwrap();
         let log = fs::File::create(directory.path().join("log")).unwrap();
-        let daemon = Self::command(&directory, "colibri-daemon", &[])
+        let child = Self::command(&directory, "colibri-daemon", &[])
             .stderr(log)
             .spawn()
             .unwrap();
-        let deployed = Self { directory, daemon };
-        eventually("the daemon listens", || {
-            deployed
-                .directory
-                .path()
-                .join("run/colibri.sock")
-                .exists()
-                .then_some(())
+        let daemon = Self { directory, child };
+        wait_until("the daemon listens", || {
+            daemon.directory.path().join("run/colibri.sock").exists()
         });
-        deployed
+        daemon
     }
 
     fn command(directory: &tempfile::TempDir, name: &str, arguments: &[&str]) -> Command {
@@ -491,10 +494,10 @@ impl Deployed {
     }
 }
 
-impl Drop for Deployed {
+impl Drop for UnprivilegedDaemon {
     fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
         for pid in processes_with(self.directory.path().to_str().unwrap()) {
             kill_9(pid);
         }
@@ -510,7 +513,7 @@ impl Drop for Deployed {
 #[test]
 fn unprivileged_daemon_runs_agents_as_another_user() {
     let _helper = Helper::shared();
-    let deployed = Deployed::start();
+    let daemon = UnprivilegedDaemon::start();
     let jail = ["run", "--jail-path", "/", "--jail-user"];
     let script = "id -un; echo $MARK$OTHER; cat; exit 7";
     let arguments = [
@@ -520,7 +523,7 @@ fn unprivileged_daemon_runs_agents_as_another_user() {
         ],
     ]
     .concat();
-    let mut child = Deployed::command(&deployed.directory, "colibri", &arguments)
+    let mut child = UnprivilegedDaemon::command(&daemon.directory, "colibri", &arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -528,26 +531,26 @@ fn unprivileged_daemon_runs_agents_as_another_user() {
         .unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"through\n").unwrap();
     let output = child.wait_with_output().unwrap();
-    let seen = (output.status.code(), text(&output.stdout));
+    let answer = (output.status.code(), text(&output.stdout));
     assert_eq!(
-        seen,
+        answer,
         (Some(7), format!("{AGENT}\nm\nthrough\n")),
         "{output:?}"
     );
-    // The refusal of the helper reaches the user of the CLI.
-    let refused = deployed.cli(&[&jail[..], &["daemon", "--", "true"]].concat());
+    // The client shows the refusal of the helper.
+    let refused = daemon.cli(&[&jail[..], &["daemon", "--", "true"]].concat());
     assert!(text(&refused.stderr).contains("users = ["), "{refused:?}");
 }
 
 #[test]
 fn kill_ends_agents_of_another_user() {
     let _helper = Helper::shared();
-    let deployed = Deployed::start();
+    let daemon = UnprivilegedDaemon::start();
     let polite = "trap 'echo tidied; exit 3' TERM; echo ready; while :; do sleep 0.02; done";
     let stubborn = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; sleep 1000; :' \"$0\" &); echo ready; sleep 1001; :";
     for (script, mark, outcome) in [
-        (polite, mark("polite"), "ended at TERM"),
-        (stubborn, mark("stubborn"), "needed KILL"),
+        (polite, unique_mark("polite"), "ended at TERM"),
+        (stubborn, unique_mark("stubborn"), "needed KILL"),
     ] {
         let arguments = [
             "spawn",
@@ -561,13 +564,11 @@ fn kill_ends_agents_of_another_user() {
             script,
             &mark,
         ];
-        let spawned = deployed.cli(&arguments);
+        let spawned = daemon.cli(&arguments);
         assert!(spawned.status.success(), "{spawned:?}");
         let id = text(&spawned.stdout).trim().to_owned();
-        eventually("the agent is ready", || {
-            text(&deployed.cli(&["logs", &id]).stdout)
-                .starts_with("ready")
-                .then_some(())
+        wait_until("the agent is ready", || {
+            text(&daemon.cli(&["logs", &id]).stdout).starts_with("ready")
         });
         assert!(!processes_with(&mark).is_empty());
         let grace = if outcome == "needed KILL" {
@@ -575,22 +576,19 @@ fn kill_ends_agents_of_another_user() {
         } else {
             "20s"
         };
-        let killed = deployed.cli(&["kill", "--grace", grace, &id]);
+        let killed = daemon.cli(&["kill", "--grace", grace, &id]);
         assert!(
             killed.status.success() && text(&killed.stderr).contains(outcome),
             "{killed:?} {outcome}"
         );
         assert_eq!(processes_with(&mark), Vec::<i32>::new());
         if outcome == "ended at TERM" {
-            assert_eq!(
-                text(&deployed.cli(&["logs", &id]).stdout),
-                "ready\ntidied\n"
-            );
+            assert_eq!(text(&daemon.cli(&["logs", &id]).stdout), "ready\ntidied\n");
         }
     }
 }
 
-/// A setuid program that runs a command as root, for the caller's group only; deleted when this is dropped.
+/// A setuid program that runs a command as root, for the caller's group only. Dropping it deletes the program.
 struct SetuidRoot(std::path::PathBuf);
 
 impl SetuidRoot {
@@ -598,11 +596,8 @@ impl SetuidRoot {
         use std::os::unix::fs::PermissionsExt;
         let installed = Self(program(&format!("setuid-root-{}", std::process::id())));
         fs::copy("/usr/bin/setpriv", &installed.0).unwrap();
-        let owned = Command::new("chown")
-            .arg(format!("root:{CALLER}"))
-            .arg(&installed.0)
-            .status();
-        assert!(owned.unwrap().success());
+        let owner = format!("root:{CALLER}");
+        run_checked(Command::new("chown").arg(owner).arg(&installed.0));
         fs::set_permissions(&installed.0, fs::Permissions::from_mode(0o4750)).unwrap();
         installed
     }
@@ -614,18 +609,18 @@ impl Drop for SetuidRoot {
     }
 }
 
-/// The daemon may not signal an agent without a jail that has become root by a setuid program.
+/// The kernel does not let the daemon signal an agent that has become root by a setuid program.
 #[test]
 fn unverified_kill_reports_remaining_pids() {
     let _helper = Helper::shared();
-    let deployed = Deployed::start();
+    let daemon = UnprivilegedDaemon::start();
     let setuid_root = SetuidRoot::install();
     let script = format!(
         "trap '' TERM; {} --reuid=0 --regid=0 --clear-groups sleep 1003; :",
         setuid_root.0.display()
     );
-    let mark = mark("root");
-    let spawned = deployed.cli(&[
+    let mark = unique_mark("root");
+    let spawned = daemon.cli(&[
         "spawn",
         "--env",
         &format!("MARK={mark}"),
@@ -635,30 +630,30 @@ fn unverified_kill_reports_remaining_pids() {
         &script,
     ]);
     let id = text(&spawned.stdout).trim().to_owned();
-    let left = one(&mark, "sleep");
-    let killed = deployed.cli(&["kill", "--grace", "0s", &id]);
+    let remaining = wait_for_process(&mark, "sleep");
+    let killed = daemon.cli(&["kill", "--grace", "0s", &id]);
     let message = text(&killed.stderr);
     assert_eq!(killed.status.code(), Some(1), "{message}");
     assert!(
-        message.contains(&format!("still running: pid {left}\n")),
+        message.contains(&format!("still running: pid {remaining}\n")),
         "{message}"
     );
-    // The agent ends when its last process does.
-    kill_9(left);
-    let waited = deployed.cli(&["wait", &id]);
+    // The agent ends with its last process.
+    kill_9(remaining);
+    let waited = daemon.cli(&["wait", &id]);
     assert_eq!(waited.status.code(), Some(128 + 9), "{waited:?}");
 }
 
 #[test]
 fn wait_reports_pids_left_by_a_killed_shim() {
     let _helper = Helper::shared();
-    let deployed = Deployed::start();
+    let daemon = UnprivilegedDaemon::start();
     let setuid_root = SetuidRoot::install();
     let script = format!(
         "{} --reuid=0 --regid=0 --clear-groups sleep 1004 & echo up; sleep 1005; :",
         setuid_root.0.display()
     );
-    let mark = mark("left");
+    let mark = unique_mark("left");
     let arguments = [
         "spawn",
         "--env",
@@ -668,15 +663,17 @@ fn wait_reports_pids_left_by_a_killed_shim() {
         "-c",
         &script,
     ];
-    let id = text(&deployed.cli(&arguments).stdout).trim().to_owned();
-    let root = |pid: &i32| {
+    let id = text(&daemon.cli(&arguments).stdout).trim().to_owned();
+    let runs_as_root = |pid: &i32| {
         fs::read_to_string(format!("/proc/{pid}/status"))
             .is_ok_and(|status| status.contains("Uid:\t0\t0"))
     };
-    let left = eventually("root's sleep runs", || {
-        named(&mark, "sleep").into_iter().find(root)
+    let remaining = eventually("root's sleep runs", || {
+        processes_named(&mark, "sleep")
+            .into_iter()
+            .find(runs_as_root)
     });
-    let shim = deployed
+    let shim = daemon
         .directory
         .path()
         .join("state/agents")
@@ -685,13 +682,13 @@ fn wait_reports_pids_left_by_a_killed_shim() {
     let shim = fs::read_to_string(shim).unwrap();
     let shim: serde_json::Value = serde_json::from_str(&shim).unwrap();
     kill_9(shim["shim_pid"].as_i64().unwrap() as i32);
-    let waited = deployed.cli(&["wait", &id]);
+    let waited = daemon.cli(&["wait", &id]);
     let message = text(&waited.stderr);
     assert!(
-        message.contains(&format!("still running: pid {left};")),
+        message.contains(&format!("still running: pid {remaining};")),
         "{message}"
     );
-    kill_9(left);
+    kill_9(remaining);
 }
 
 /// A controlling terminal would allow the agent to inject input for the caller's shell (TIOCSTI).
@@ -700,17 +697,17 @@ fn agent_has_no_controlling_terminal() {
     let helper = Helper::shared();
     let terminal = helper.sh(
         CALLER,
-        "script -qec 'sh -c \": </dev/tty && echo has one\"' /dev/null",
+        "script -qec 'sh -c \": </dev/tty && echo opened\"' /dev/null",
     );
-    assert!(text(&terminal.stdout).contains("has one"), "{terminal:?}");
-    let inside = "sh -c \\\"(: </dev/tty) && echo has one; test -t 0 && echo on it\\\"";
+    assert!(text(&terminal.stdout).contains("opened"), "{terminal:?}");
+    let check = "sh -c \\\"(: </dev/tty) && echo opened; test -t 0 && echo stdin is a tty\\\"";
     let output = helper.sh(
         CALLER,
-        &format!("script -qec \"$H create --jail colibri-tty --path / --ip4 disable -- {inside}\" /dev/null"),
+        &format!("script -qec \"$H create --jail colibri-tty --path / --ip4 disable -- {check}\" /dev/null"),
     );
     let message = text(&output.stdout);
     assert!(
-        message.contains("on it") && !message.contains("has one"),
+        message.contains("stdin is a tty") && !message.contains("opened"),
         "{message}"
     );
 }

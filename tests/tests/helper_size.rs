@@ -1,4 +1,4 @@
-//! Checks that docs/security.md states the size of the helper (crates and lines) and names existing tests.
+//! Checks that docs/security.md states the current size of the helper (crates and lines) and names existing tests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,24 +8,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use colibri_tests::{read, repository};
+use colibri_tests::{backquoted, read, repository, text};
 
 /// Returns all Rust files below a directory.
-fn sources(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(sources(&path));
+            files.extend(rust_files(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
+            files.push(path);
         }
     }
-    found.sort();
-    found
+    files.sort();
+    files
 }
 
-/// Counts the lines of a file without blank lines, comments and tests.
+/// Returns the number of lines of a file without blank lines, comments and tests.
 fn lines_of_code(path: &Path) -> usize {
     let text = fs::read_to_string(path).unwrap();
     text.lines()
@@ -35,8 +35,8 @@ fn lines_of_code(path: &Path) -> usize {
         .count()
 }
 
-/// Returns the names of the helper's dependencies with these kinds of edges (cargo tree).
-fn crates(edges: &str) -> BTreeSet<String> {
+/// Returns the names of the helper's dependencies with these kinds of edges (`cargo tree -e`).
+fn dependencies(edges: &str) -> BTreeSet<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
         .current_dir(repository())
@@ -54,13 +54,9 @@ fn crates(edges: &str) -> BTreeSet<String> {
         ])
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout).unwrap();
-    let names = text.lines().filter_map(|line| line.split(' ').next());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let tree = text(&output.stdout);
+    let names = tree.lines().filter_map(|line| line.split(' ').next());
     names
         .filter(|name| !name.is_empty() && *name != "colibri-jail-helper")
         .map(str::to_owned)
@@ -70,22 +66,22 @@ fn crates(edges: &str) -> BTreeSet<String> {
 #[test]
 fn security_page_states_the_current_size() {
     let source = repository().join("crates/colibri-jail-helper/src");
-    let (mut all, mut boundary) = (0, 0);
-    for path in sources(&source) {
+    let (mut all_lines, mut sys_lines) = (0, 0);
+    for path in rust_files(&source) {
         let lines = lines_of_code(&path);
-        all += lines;
+        all_lines += lines;
         if path.starts_with(source.join("sys")) {
-            boundary += lines;
+            sys_lines += lines;
         }
     }
-    let linked = crates("normal,no-proc-macro");
-    let built: BTreeSet<_> = crates("normal,build")
+    let linked = dependencies("normal,no-proc-macro");
+    let built: BTreeSet<_> = dependencies("normal,build")
         .difference(&linked)
         .cloned()
         .collect();
     let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
     let mut expected = String::new();
-    writeln!(expected, "- {all} lines of code for both systems, {boundary} of them in `sys`, the only module with unsafe code.").unwrap();
+    writeln!(expected, "- {all_lines} lines of code for both systems, {sys_lines} of them in `sys`, the only module with unsafe code.").unwrap();
     writeln!(
         expected,
         "- {} linked crates, besides the standard library: {}.",
@@ -105,7 +101,7 @@ fn security_page_states_the_current_size() {
         document.contains(&expected),
         "docs/security.md should contain:\n{expected}"
     );
-    for path in sources(&source) {
+    for path in rust_files(&source) {
         let text = fs::read_to_string(&path).unwrap();
         let unsafe_code = ["unsafe {", "unsafe fn", "unsafe extern"]
             .iter()
@@ -130,8 +126,8 @@ fn tests_named_in_security_page_exist() {
         .unwrap();
     let mut tests = String::new();
     for path in [
-        sources(&repository().join("tests/tests")),
-        sources(&repository().join("crates/colibri-jail-helper/src")),
+        rust_files(&repository().join("tests/tests")),
+        rust_files(&repository().join("crates/colibri-jail-helper/src")),
     ]
     .concat()
     {
@@ -143,7 +139,7 @@ fn tests_named_in_security_page_exist() {
         .filter(|line| line.starts_with("| ") && !line.starts_with("| class"))
     {
         let cell = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
-        for name in cell.split('`').skip(1).step_by(2) {
+        for name in backquoted(cell) {
             assert!(tests.contains(&format!("fn {name}(")), "no test {name}");
             named += 1;
         }

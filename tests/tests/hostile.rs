@@ -12,7 +12,8 @@ use serde_json::json;
 /// Runtimes with different parsers.
 const RUNTIMES: &[&str] = &["generic", "pi"];
 
-/// Runs `script` once for each runtime, and compares the data of every reader with `expected`.
+/// Runs `script` once for each runtime. Checks that every reader receives the expected output, that commands mask control
+/// characters, and that the agent exits with `code`.
 fn assert_stored_and_masked(
     daemon: &Daemon,
     runtimes: &[&str],
@@ -26,7 +27,7 @@ fn assert_stored_and_masked(
             "--runtime",
             runtime,
             "--name",
-            "evil; rm -rf $HOME",
+            "x; rm -rf $HOME",
             "--",
             "sh",
             "-c",
@@ -37,55 +38,55 @@ fn assert_stored_and_masked(
         daemon
             .connect()
             .call("send-input", json!({"id": id, "data": "go\n"}));
-        assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(code));
+        assert_eq!(daemon.wait(&id), Some(code));
         let followed = follower.finish();
-        assert_eq!(followed.refused, None);
-        assert_eq!(followed.by_offset, Difference::default());
+        assert_eq!(followed.error, None);
+        assert_eq!(followed.offset_difference, Difference::default());
         assert!(
             followed.received[0] == expected,
             "{runtime}: a subscriber got {} of {} bytes",
             followed.received[0].len(),
             expected.len()
         );
-        let read = daemon.stdout(&id);
+        let logs = daemon.stdout(&id);
         assert!(
-            read == expected,
+            logs == expected,
             "{runtime}: {} of {} bytes in the logs",
-            read.len(),
+            logs.len(),
             expected.len()
         );
         let agent = daemon.agent(&id);
         assert_eq!(agent["stdout_bytes"], expected.len(), "{agent}");
         for args in [&["events", "--output", &id][..], &["ps"]] {
-            let shown = daemon.ok(args);
+            let shown = daemon.cli_ok(args);
             assert!(shown.contains(&id), "{args:?}");
-            let bad = shown.chars().find(|c| c.is_control() && *c != '\n');
-            assert_eq!(bad, None, "{args:?} shows a control character");
+            let control = shown.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(control, None, "{args:?} shows a control character");
         }
         assert_eq!(
-            daemon.ok(&["ps", "--json"]).matches('\u{1b}').count(),
+            daemon.cli_ok(&["ps", "--json"]).matches('\u{1b}').count(),
             0,
-            "escaped in JSON"
+            "JSON escapes control characters"
         );
-        daemon.ok(&["rm", &id]);
+        daemon.cli_ok(&["rm", &id]);
     }
 }
 
-/// Runs `cat` on a file with these bytes.
-fn cat_file(runtimes: &[&str], bytes: &[u8]) {
+/// Checks an agent that writes these bytes.
+fn assert_bytes_stored_and_masked(runtimes: &[&str], bytes: &[u8]) {
     let daemon = Daemon::start();
     fs::write(daemon.path("bytes"), bytes).unwrap();
     assert_stored_and_masked(&daemon, runtimes, "read x; cat \"$0\"", bytes, 0);
 }
 
 #[test]
-fn line_of_100_mib_without_newline() {
-    cat_file(&["generic"], &vec![b'x'; 100 << 20]);
+fn line_of_100_mib_without_newline_is_kept() {
+    assert_bytes_stored_and_masked(&["generic"], &vec![b'x'; 100 << 20]);
 }
 
 #[test]
 fn line_of_100_mib_without_newline_is_parsed_as_events() {
-    cat_file(&["pi"], &vec![b'x'; 100 << 20]);
+    assert_bytes_stored_and_masked(&["pi"], &vec![b'x'; 100 << 20]);
 }
 
 #[test]
@@ -94,7 +95,7 @@ fn binary_nul_and_escape_sequences_are_kept_and_masked() {
     bytes.extend_from_slice(b"\x1b]0;owned\x07\x1b[2J\xc3\n\xe2\x82\n\xff\xfe\0\0\n");
     bytes.extend("é€😀\u{85}\u{9b}31m\r\n".repeat(20_000).bytes());
     bytes.extend(std::iter::repeat_n(0, 1 << 20));
-    cat_file(RUNTIMES, &bytes);
+    assert_bytes_stored_and_masked(RUNTIMES, &bytes);
 }
 
 #[test]
@@ -110,10 +111,10 @@ fn malicious_events_are_kept_and_masked() {
     }
     bytes.extend("[".repeat(300_000).bytes());
     bytes.push(b'\n');
-    cat_file(RUNTIMES, &bytes);
+    assert_bytes_stored_and_masked(RUNTIMES, &bytes);
 }
 
-fn million_tiny_lines(runtime: &str) {
+fn assert_million_lines_stored(runtime: &str) {
     let daemon = Daemon::start();
     let script = "read x; i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); echo y; done; exit 6";
     assert_stored_and_masked(&daemon, &[runtime], script, &b"y\n".repeat(1_000_000), 6);
@@ -121,12 +122,12 @@ fn million_tiny_lines(runtime: &str) {
 
 #[test]
 fn million_tiny_lines_are_kept() {
-    million_tiny_lines("generic");
+    assert_million_lines_stored("generic");
 }
 
 #[test]
 fn million_tiny_lines_are_parsed_as_events() {
-    million_tiny_lines("pi");
+    assert_million_lines_stored("pi");
 }
 
 #[test]

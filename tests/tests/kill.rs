@@ -1,19 +1,19 @@
-//! Kill always succeeds: no process of an agent remains.
+//! A kill leaves no process of the agent.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use colibri_tests::{Daemon, eventually, processes_with};
+use colibri_tests::{Daemon, NO_JAIL_AND_SANDBOX, processes_with, wait_until};
 use serde_json::json;
 
-/// Ignores TERM, and so does a grandchild in another session without its parent.
+/// Script of an agent that ignores TERM, with a grandchild in another session that ignores it, too.
 const STUBBORN: &str = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; echo grandchild; sleep 1000; :' \"$0\" &); echo child; sleep 1000; :";
 
 /// Starts an agent and waits until it and its grandchild ignore TERM.
-fn stubborn(daemon: &Daemon, jail: &[&str], mark: &str) -> String {
+fn spawn_stubborn(daemon: &Daemon, jail: &[&str], mark: &str) -> String {
     let id = daemon.spawn(&[jail, &["--", "sh", "-c", STUBBORN, mark]].concat());
-    eventually("both ignore TERM", || {
+    wait_until("both ignore TERM", || {
         let out = daemon.stdout(&id);
-        (out.windows(5).filter(|w| w == b"child").count() == 2).then_some(())
+        out.windows(5).filter(|w| w == b"child").count() == 2
     });
     id
 }
@@ -25,7 +25,7 @@ fn kill_ends_term_ignoring_agent_and_escaped_grandchild() {
         (&[][..], "mark-plain-7f3a"),
         (&["--jail-path", "/"], "mark-sandbox-7f3a"),
     ] {
-        let id = stubborn(&daemon, jail, mark);
+        let id = spawn_stubborn(&daemon, jail, mark);
         assert!(processes_with(mark).len() >= 2);
         let result = daemon
             .connect()
@@ -49,13 +49,13 @@ fn kill_ends_term_ignoring_agent_and_escaped_grandchild() {
 }
 
 #[test]
-fn agent_may_exit_within_the_grace_period() {
+fn agent_that_exits_within_the_grace_is_not_killed() {
     let daemon = Daemon::start();
-    for jail in [&[][..], &["--jail-path", "/"]] {
+    for jail in NO_JAIL_AND_SANDBOX {
         let script = "trap 'echo tidied; exit 0' TERM; echo ready; while :; do sleep 0.02; done";
         let id = daemon.spawn(&[jail, &["--", "sh", "-c", script]].concat());
-        eventually("it is ready", || {
-            daemon.stdout(&id).starts_with(b"ready").then_some(())
+        wait_until("the agent is ready", || {
+            daemon.stdout(&id).starts_with(b"ready")
         });
         let result = daemon.connect().call("kill-agent", json!({"id": id}));
         assert_eq!(result["result"]["outcome"], "terminated", "{result}");
@@ -64,15 +64,15 @@ fn agent_may_exit_within_the_grace_period() {
             daemon.agent(&id)["exit"],
             json!({"code": 0, "reason": "killed-by-user"})
         );
-        let again = daemon.connect().call("kill-agent", json!({"id": id}));
-        assert_eq!(again["result"]["outcome"], "already-exited");
+        let repeated = daemon.connect().call("kill-agent", json!({"id": id}));
+        assert_eq!(repeated["result"]["outcome"], "already-exited");
     }
 }
 
 #[test]
 fn concurrent_kills_report_the_same_result() {
     let daemon = Daemon::start();
-    let id = stubborn(&daemon, &[], "mark-together-7f3a");
+    let id = spawn_stubborn(&daemon, &[], "mark-together-7f3a");
     let outcomes: Vec<_> = std::thread::scope(|scope| {
         let kills: Vec<_> = (0..4)
             .map(|_| {
@@ -98,19 +98,18 @@ fn concurrent_kills_report_the_same_result() {
 }
 
 #[test]
-fn kill_ends_a_fork_storm() {
+fn kill_ends_all_processes_in_separate_sessions() {
     let daemon = Daemon::start();
-    // A bounded number of processes in separate sessions that never end.
-    let storm = "trap '' TERM; n=0; while [ $n -lt 40 ]; do n=$((n+1)); (setsid sh -c 'while :; do sleep 0.01; done' \"$0\" &); done; echo up; wait; sleep 1000";
-    let id = daemon.spawn(&["--", "sh", "-c", storm, "mark-storm-7f3a"]);
-    eventually("the storm is up", || {
-        daemon.stdout(&id).starts_with(b"up").then_some(())
+    let script = "trap '' TERM; n=0; while [ $n -lt 40 ]; do n=$((n+1)); (setsid sh -c 'while :; do sleep 0.01; done' \"$0\" &); done; echo up; wait; sleep 1000";
+    let id = daemon.spawn(&["--", "sh", "-c", script, "mark-sessions-7f3a"]);
+    wait_until("all processes have started", || {
+        daemon.stdout(&id).starts_with(b"up")
     });
     let result = daemon
         .connect()
         .call("kill-agent", json!({"id": id, "grace_ms": 0}));
     assert_eq!(result["result"]["outcome"], "killed", "{result}");
-    assert_eq!(processes_with("mark-storm-7f3a"), Vec::<i32>::new());
+    assert_eq!(processes_with("mark-sessions-7f3a"), Vec::<i32>::new());
 }
 
 #[test]
@@ -124,7 +123,7 @@ fn exit_waits_for_descendants_and_keeps_their_output() {
     ]);
     let mut wire = daemon.connect();
     wire.call("send-input", json!({"id": id, "data": "word\n"}));
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(4));
+    assert_eq!(daemon.wait(&id), Some(4));
     assert_eq!(daemon.stdout(&id), b"late word\n");
 }
 
@@ -141,12 +140,12 @@ fn kill_during_start_leaves_no_process() {
         let spawn = json!({"program": "sh", "args": ["-c", STUBBORN, mark], "jail": jail});
         let mut wire = daemon.connect();
         if round < 10 {
-            // Killed as soon as it has an id: bubblewrap may not have executed the agent yet.
+            // bwrap(1) may not have executed the agent when it is killed.
             let id = wire.call("spawn-agent", spawn)["result"]["id"].clone();
             let killed = wire.call("kill-agent", json!({"id": id, "grace_ms": 0}));
             assert_eq!(killed["result"]["remaining_pids"], json!([]), "{killed}");
         } else {
-            // The caller disconnects before the answer: the agent is started completely or not at all.
+            // The daemon starts the agent although its caller disconnects before the answer.
             let request =
                 json!({"jsonrpc": "2.0", "id": 1, "method": "spawn-agent", "params": spawn});
             wire.send(format!("{request}\n").as_bytes());
@@ -157,8 +156,8 @@ fn kill_during_start_leaves_no_process() {
         let agents = daemon.agents().into_iter();
         agents.filter(|agent| agent["exited_at"].is_null()).count()
     };
-    eventually("agents of disconnected callers have started", || {
-        (running() == 10).then_some(())
+    wait_until("agents of disconnected callers have started", || {
+        running() == 10
     });
     for agent in daemon.agents() {
         let kill = json!({"id": agent["id"], "grace_ms": 0});

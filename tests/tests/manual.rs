@@ -1,4 +1,4 @@
-//! The manual pages match the programs: each page lists exactly the existing commands, options and keys.
+//! Each manual page lists exactly the commands, options and keys of its program.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -14,28 +14,21 @@ fn page(name: &str) -> String {
     read(&format!("docs/man/{name}"))
 }
 
-fn help(name: &str, sub: Option<&str>) -> String {
-    help_of(name, sub.as_slice())
-}
-
-/// Returns the help of a command and of its subcommands.
-fn help_of(name: &str, subs: &[&str]) -> String {
+/// Returns the help of a program, or of one of its commands with all subcommands.
+fn help(name: &str, command: &[&str]) -> String {
     let output = Command::new(program(name))
-        .args(subs)
+        .args(command)
         .arg("--help")
         .output()
         .unwrap();
-    assert!(output.status.success(), "{name} {subs:?}: {output:?}");
-    let mut help = text(&output.stdout);
-    if !subs.is_empty() {
-        for options_of_command in commands(&help)
-            .iter()
-            .filter(|options_of_command| *options_of_command != "help")
-        {
-            help += &help_of(name, &[subs, &[options_of_command.as_str()]].concat());
+    assert!(output.status.success(), "{name} {command:?}: {output:?}");
+    let mut text = text(&output.stdout);
+    if !command.is_empty() {
+        for subcommand in listed_commands(&text) {
+            text += &help(name, &[command, &[subcommand.as_str()]].concat());
         }
     }
-    help
+    text
 }
 
 /// Returns the short and long options that a help text lists.
@@ -54,14 +47,15 @@ fn listed_options(help: &str) -> Options {
         .collect()
 }
 
-/// Returns the commands that a help text lists.
-fn commands(help: &str) -> BTreeSet<String> {
+/// Returns the commands that a help text lists, without `help`.
+fn listed_commands(help: &str) -> BTreeSet<String> {
     help.lines()
         .skip_while(|line| *line != "Commands:")
         .skip(1)
         .take_while(|line| !line.is_empty())
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
         .map(str::to_owned)
         .collect()
 }
@@ -69,9 +63,9 @@ fn commands(help: &str) -> BTreeSet<String> {
 /// Returns the words after a macro (`Fl`, `Cm`, `Ev`) in a line, without punctuation.
 fn macro_words(line: &str, macro_name: &str) -> Vec<String> {
     let mut current = "";
-    let mut found = Vec::new();
+    let mut words = Vec::new();
     if !line.starts_with('.') {
-        return found;
+        return words;
     }
     for word in line.trim_start_matches('.').split_whitespace() {
         match word {
@@ -79,14 +73,14 @@ fn macro_words(line: &str, macro_name: &str) -> Vec<String> {
                 current = word;
             }
             _ if word.chars().all(|c| c.is_ascii_punctuation()) && word != "-" => {}
-            _ if current == macro_name => found.push(word.to_owned()),
+            _ if current == macro_name => words.push(word.to_owned()),
             _ => {}
         }
     }
-    found
+    words
 }
 
-/// Returns the options in a line of a page as users type them. `Fl -` ends options.
+/// Returns the options in a line of a page, with their hyphens. `Fl -` is not an option but the end of options.
 fn options(line: &str) -> Options {
     macro_words(line, "Fl")
         .iter()
@@ -105,9 +99,14 @@ fn section<'a>(page: &'a str, title: &str) -> Vec<&'a str> {
     lines.take_while(|line| !heading(line)).collect()
 }
 
-/// Collects the options that a section explains, by command: those named by a following line `.Pq Cm a , b`, or all
-/// of `usual`.
-fn collect_options(page: &str, title: &str, usual: &[&str], into: &mut BTreeMap<String, Options>) {
+/// Adds the options that a section explains to the options of their commands. The line after an option names its
+/// commands, as in `.Pq Cm a , b`; without such a line, they are `default_commands`.
+fn collect_options(
+    page: &str,
+    title: &str,
+    default_commands: &[&str],
+    by_command: &mut BTreeMap<String, Options>,
+) {
     let lines = section(page, title);
     for (at, line) in lines.iter().enumerate() {
         if !line.starts_with(".It Fl") {
@@ -117,10 +116,13 @@ fn collect_options(page: &str, title: &str, usual: &[&str], into: &mut BTreeMap<
             .get(at + 1)
             .filter(|next| next.starts_with(".Pq Cm"))
             .map(|next| macro_words(next, "Cm"));
-        let of = named.unwrap_or_else(|| usual.iter().map(|name| (*name).to_owned()).collect());
-        assert!(!of.is_empty(), "no command for {line}");
-        for command in of {
-            into.entry(command).or_default().extend(options(line));
+        let commands = named.unwrap_or_else(|| {
+            let names = default_commands.iter();
+            names.map(|name| (*name).to_owned()).collect()
+        });
+        assert!(!commands.is_empty(), "no command for {line}");
+        for command in commands {
+            by_command.entry(command).or_default().extend(options(line));
         }
     }
 }
@@ -130,6 +132,7 @@ fn all_options(page: &str) -> Options {
     page.lines().flat_map(options).collect()
 }
 
+/// Returns the words after a macro in the items of a list.
 fn items(lines: &[&str], macro_name: &str) -> BTreeSet<String> {
     lines
         .iter()
@@ -141,22 +144,23 @@ fn items(lines: &[&str], macro_name: &str) -> BTreeSet<String> {
 #[test]
 fn cli_matches_its_manual_page() {
     let page = page("colibri.1");
-    let overview = help("colibri", None);
-    let actual = commands(&overview);
+    let overview = help("colibri", &[]);
+    let actual = listed_commands(&overview);
     assert!(actual.len() > 10, "{overview}");
-    assert_eq!(items(&section(&page, "DESCRIPTION"), "Cm"), actual);
+    let mut described = items(&section(&page, "DESCRIPTION"), "Cm");
+    assert!(described.remove("help"), "{described:?}");
+    assert_eq!(described, actual);
     let in_synopsis: BTreeSet<String> = section(&page, "SYNOPSIS")
         .iter()
         .filter(|line| line.starts_with(".Cm"))
         .flat_map(|line| macro_words(line, "Cm"))
-        .chain(["help".to_owned()])
         .collect();
     assert_eq!(in_synopsis, actual, "synopsis");
 
-    let of_all = listed_options(&overview);
+    let common = listed_options(&overview);
     let mut on_page = BTreeMap::new();
     collect_options(&page, "Options of all commands", &[""], &mut on_page);
-    assert_eq!(on_page.remove("").unwrap(), of_all);
+    assert_eq!(on_page.remove("").unwrap(), common);
     let spawning = ["run", "spawn", "explain"];
     collect_options(
         &page,
@@ -166,13 +170,13 @@ fn cli_matches_its_manual_page() {
     );
     collect_options(&page, "Options of the other commands", &[], &mut on_page);
 
-    let mut every = of_all.clone();
-    for command in actual.iter().filter(|command| *command != "help") {
-        let options_of_command: Options = listed_options(&help("colibri", Some(command)))
-            .difference(&of_all)
+    let mut all = common.clone();
+    for command in &actual {
+        let options_of_command: Options = listed_options(&help("colibri", &[command]))
+            .difference(&common)
             .cloned()
             .collect();
-        every.extend(options_of_command.clone());
+        all.extend(options_of_command.clone());
         assert_eq!(
             on_page.remove(command).unwrap_or_default(),
             options_of_command,
@@ -180,13 +184,13 @@ fn cli_matches_its_manual_page() {
         );
     }
     assert!(on_page.is_empty(), "unknown commands: {on_page:?}");
-    assert_eq!(all_options(&page), every, "options in the page");
+    assert_eq!(all_options(&page), all, "options in the page");
 }
 
 #[test]
 fn daemon_matches_its_manual_page() {
     let page = page("colibri-daemon.8");
-    let actual = listed_options(&help("colibri-daemon", None));
+    let actual = listed_options(&help("colibri-daemon", &[]));
     assert!(actual.contains("--state-dir"), "{actual:?}");
     let in_description = section(&page, "DESCRIPTION");
     let in_description: Options = in_description
@@ -200,7 +204,7 @@ fn daemon_matches_its_manual_page() {
     let (settings, profiles) = sample.split_once("# [profile.").unwrap();
     let keys = |text: &str| -> BTreeSet<String> {
         let lines = text.lines().filter_map(|line| line.strip_prefix("# "));
-        // The last part of a table's header is a key, too.
+        // The last part of the header of a table is a key.
         let key = |line: &str| match line.strip_prefix('[') {
             Some(header) => header
                 .trim_matches(['[', ']'])
@@ -224,7 +228,7 @@ fn daemon_matches_its_manual_page() {
 
     let sources =
         read("crates/colibri-config/src/settings.rs") + &read("crates/colibri-daemon/src/start.rs");
-    let read_by_it: BTreeSet<String> = sources
+    let read_variables: BTreeSet<String> = sources
         .split('"')
         .filter(|word| {
             word.starts_with("COLIBRI_") && word.chars().all(|c| c.is_ascii_uppercase() || c == '_')
@@ -233,7 +237,7 @@ fn daemon_matches_its_manual_page() {
         .collect();
     let mut on_page = items(&section(&page, "ENVIRONMENT"), "Ev");
     on_page.retain(|name| name.starts_with("COLIBRI_"));
-    assert_eq!(on_page, read_by_it);
+    assert_eq!(on_page, read_variables);
 }
 
 #[test]
@@ -287,7 +291,7 @@ fn policy_keys_match_their_manual_page() {
             };
         }
     }
-    // `[[rule]]` in the file.
+    // The key of `[[rule]]` is `rule`.
     assert!(keys.remove("rules"), "{keys:?}");
     let page = page("helper.toml.5");
     assert_eq!(items(&section(&page, "DESCRIPTION"), "Cm"), keys);
@@ -310,13 +314,13 @@ fn policy_keys_match_their_manual_page() {
 
 #[test]
 fn examples_use_existing_options() {
-    let mut actual = listed_options(&help("colibri-daemon", None));
-    let overview = help("colibri", None);
-    for command in commands(&overview).iter().filter(|name| *name != "help") {
-        actual.extend(listed_options(&help("colibri", Some(command))));
+    let mut actual = listed_options(&help("colibri-daemon", &[]));
+    let overview = help("colibri", &[]);
+    for command in listed_commands(&overview) {
+        actual.extend(listed_options(&help("colibri", &[&command])));
     }
     actual.extend(all_options(&page("colibri-jail-helper.8")));
-    let mut seen = 0;
+    let mut count = 0;
     for name in [
         "colibri.1",
         "colibri-daemon.8",
@@ -325,16 +329,16 @@ fn examples_use_existing_options() {
     ] {
         let page = page(name);
         // Options after `--` belong to the agent.
-        let written = page
+        let words = page
             .lines()
             .flat_map(|line| line.split_whitespace().take_while(|word| *word != "--"))
             .filter(|word| word.starts_with("--"));
-        for word in written {
+        for word in words {
             assert!(actual.contains(word), "{name}: {word}");
-            seen += 1;
+            count += 1;
         }
     }
-    assert!(seen > 10, "{seen} options in examples");
+    assert!(count > 10, "{count} options in examples");
 }
 
 #[test]
@@ -359,10 +363,10 @@ fn cross_references_name_existing_pages() {
                 continue;
             };
             if other.starts_with("colibri") || other.starts_with("helper") {
-                let macro_name = format!("{other}.{chapter}");
+                let referenced = format!("{other}.{chapter}");
                 assert!(
-                    names.contains(&macro_name),
-                    "{name}:{}: {macro_name}",
+                    names.contains(&referenced),
+                    "{name}:{}: {referenced}",
                     at + 1
                 );
             }

@@ -1,4 +1,4 @@
-//! Output of the command: explanations with every engine and backend, and error messages.
+//! Output of `colibri explain` with every engine and backend, and error messages.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -50,20 +50,13 @@ fn explain_prints_argv_of_every_engine_and_backend() {
 #[test]
 fn errors_name_the_cause_and_a_hint() {
     let daemon = Daemon::start();
-    let name = |number: &str| {
-        let id = daemon.spawn(&[
-            "--name",
-            "twin",
-            "--",
-            "sh",
-            "-c",
-            &format!("exit {number}"),
-        ]);
-        // A name is available again when its agent has ended.
-        daemon.cli(&["wait", &id]);
+    let spawn_twin = |code: &str| {
+        let id = daemon.spawn(&["--name", "twin", "--", "sh", "-c", &format!("exit {code}")]);
+        // The end of the agent releases its name.
+        daemon.wait(&id);
         id
     };
-    let (first, second) = (name("1"), name("2"));
+    let (first, second) = (spawn_twin("1"), spawn_twin("2"));
     let asleep = daemon.spawn(&["--name", "asleep", "--", "sleep", "1000"]);
     let mut shown = String::new();
     for args in [
@@ -93,8 +86,8 @@ fn errors_name_the_cause_and_a_hint() {
     }
     let mut ids = [first, second];
     ids.sort();
-    for (id, fixed) in [(&ids[0], "ID1"), (&ids[1], "ID2"), (&asleep, "ID3")] {
-        shown = shown.replace(id.as_str(), fixed);
+    for (id, placeholder) in [(&ids[0], "ID1"), (&ids[1], "ID2"), (&asleep, "ID3")] {
+        shown = shown.replace(id.as_str(), placeholder);
     }
     let no_daemon = Daemon::prepare();
     let output = no_daemon.cli(&["ps"]);

@@ -1,4 +1,4 @@
-//! Metrics, parsed by Prometheus' Python client: values, documentation, and access.
+//! Metrics: values, documentation and access. The Python client of Prometheus parses them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,11 +9,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use colibri_tests::metrics::{ask, scrape, socket};
-use colibri_tests::{Daemon, SOON, eventually, read, text};
+use colibri_tests::metrics::{request, scrape, socket};
+use colibri_tests::{Daemon, SOON, read, text, wait_until};
 use serde_json::{Value, json};
 
-/// The system's Python has the module from python3-prometheus-client, which scripts/test.sh installs.
+/// Python of the system, which has the package python3-prometheus-client. scripts/test.sh installs it.
 const PYTHON: &str = "/usr/bin/python3";
 const PARSE: &str = "
 import json, sys
@@ -24,7 +24,7 @@ print(json.dumps([
     for f in text_string_to_metric_families(sys.stdin.read())]))
 ";
 
-/// Parses metrics with the official parser.
+/// Parses metrics with the parser of the Python client.
 fn parse(metrics: &str) -> Vec<Value> {
     let mut python = Command::new(PYTHON)
         .args(["-c", PARSE])
@@ -51,11 +51,11 @@ fn parse(metrics: &str) -> Vec<Value> {
 /// Returns the value of the sample that has these labels.
 fn value(families: &[Value], sample: &str, labels: Value) -> f64 {
     let expected_labels = labels.as_object().unwrap();
-    let matches = |found: &&Value| {
-        found[0] == sample
+    let matches = |candidate: &&Value| {
+        candidate[0] == sample
             && expected_labels
                 .iter()
-                .all(|(name, value)| found[1][name] == *value)
+                .all(|(name, value)| candidate[1][name] == *value)
     };
     let samples = families
         .iter()
@@ -76,7 +76,7 @@ fn metrics_match_their_page_and_count_events() {
         .args(["--config", daemon.path("colibri.toml").to_str().unwrap()])
         .arg("--metrics")
         .arg(format!("unix:{}", socket(&daemon).display()));
-    daemon.launch_as(command);
+    daemon.launch_command(command);
     let mode =
         |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&socket(&daemon)), 0o600);
@@ -88,12 +88,12 @@ fn metrics_match_their_page_and_count_events() {
         "-c",
         "read x; head -c 3000000 /dev/zero; echo e >&2",
     ]);
-    // This subscriber never reads, so its output waits in the journal.
+    // This subscriber does not read, so the daemon stops sending and the output stays in the journal.
     let mut stuck = daemon.connect();
     stuck.call("subscribe", json!({"id": flood, "from_offset": 0}));
-    daemon.ok(&["send", &flood, "go"]);
-    daemon.ok(&["wait", &flood]);
-    let again = daemon.spawn(&[
+    daemon.cli_ok(&["send", &flood, "go"]);
+    daemon.cli_ok(&["wait", &flood]);
+    let restarted = daemon.spawn(&[
         "--restart",
         "on-failure",
         "--restart-delay",
@@ -103,10 +103,10 @@ fn metrics_match_their_page_and_count_events() {
         "--",
         "false",
     ]);
-    daemon.cli(&["wait", &again]);
+    daemon.wait(&restarted);
     daemon.spawn(&["--", "sleep", "1000"]);
     let killed = daemon.spawn(&["--", "sleep", "1000"]);
-    daemon.ok(&["kill", &killed]);
+    daemon.cli_ok(&["kill", &killed]);
     assert!(
         !daemon
             .cli(&["spawn", "--", "/nowhere/agent"])
@@ -115,11 +115,9 @@ fn metrics_match_their_page_and_count_events() {
     );
     stuck.call("make-coffee", json!({}));
 
-    eventually("the hook has run", || {
+    wait_until("the hook has run", || {
         let metrics = scrape(&daemon);
-        metrics
-            .contains("colibri_hook_runs_total{result=\"ok\"} 2\n")
-            .then_some(())
+        metrics.contains("colibri_hook_runs_total{result=\"ok\"} 2\n")
     });
     let metrics = scrape(&daemon);
     let families = parse(&metrics);
@@ -182,28 +180,26 @@ fn metrics_match_their_page_and_count_events() {
         ),
         ("colibri_hook_runs_total", json!({"result": "failed"}), 0.0),
     ] {
-        let found = value(&families, sample, labels.clone());
+        let actual = value(&families, sample, labels.clone());
         assert!(
-            (found - expected).abs() < 0.5,
-            "{sample} {labels}: {found}, not {expected}"
+            (actual - expected).abs() < 0.5,
+            "{sample} {labels}: {actual}, not {expected}"
         );
     }
     let behind = value(&families, "colibri_subscriptions_behind_bytes", json!({}));
-    // Everything that does not fit into the connection.
+    // All bytes that do not fit into the buffers of the connection.
     assert!(behind > 1e6 && behind <= 3e6, "{behind}");
     assert!(value(&families, "colibri_publish_delay_seconds_count", json!({})) >= 1.0);
     let started = value(&families, "process_start_time_seconds", json!({}));
     let now = jiff::Timestamp::now().as_second() as f64;
     assert!(started > now - 600.0 && started <= now + 1.0, "{started}");
-    // An agent's id as a label would create a series per agent.
-    for id in [&flood, &again, &killed] {
+    // A label with the id would create a series per agent.
+    for id in [&flood, &restarted, &killed] {
         assert!(!metrics.contains(id.as_str()), "{id}");
     }
     drop(stuck);
-    eventually("no subscription is left", || {
-        scrape(&daemon)
-            .contains("\ncolibri_subscriptions 0\n")
-            .then_some(())
+    wait_until("no subscription is left", || {
+        scrape(&daemon).contains("\ncolibri_subscriptions 0\n")
     });
     assert_page_matches(&families);
 }
@@ -245,7 +241,7 @@ fn loopback_port_serves_only_get_metrics() {
     let mut daemon = Daemon::prepare();
     let mut command = daemon.command("colibri-daemon");
     command.args(["--metrics", "127.0.0.1:0"]);
-    daemon.launch_as(command);
+    daemon.launch_command(command);
     let log = daemon.log();
     let port = log.split("metrics address=127.0.0.1:").nth(1).unwrap();
     let port: u16 = port.split_whitespace().next().unwrap().parse().unwrap();
@@ -254,7 +250,7 @@ fn loopback_port_serves_only_get_metrics() {
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream
     };
-    for (request, status) in [
+    for (head, status) in [
         (
             "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
             "HTTP/1.1 200 OK",
@@ -273,8 +269,8 @@ fn loopback_port_serves_only_get_metrics() {
         ),
         ("hello\r\n\r\n", "HTTP/1.1 400 Bad Request"),
     ] {
-        let answer = ask(connect(), request);
-        assert!(answer.starts_with(status), "{request:?}: {answer}");
+        let answer = request(connect(), head);
+        assert!(answer.starts_with(status), "{head:?}: {answer}");
         if status.contains("200") {
             assert!(
                 answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"),
@@ -282,21 +278,22 @@ fn loopback_port_serves_only_get_metrics() {
             );
         }
     }
-    let long = format!(
+    let long_head = format!(
         "GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n",
         "x".repeat(1 << 20)
     );
-    let answer = ask(connect(), &long);
+    let answer = request(connect(), &long_head);
     assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
-    // More silent connections than the server accepts: they are closed, and later ones are served.
-    let mute: Vec<TcpStream> = (0..40).map(|_| connect()).collect();
-    for stream in &mute {
-        assert!(!ask(stream, "").contains("200 OK"));
+    // More idle connections than the server accepts: it closes them and serves later ones.
+    let idle: Vec<TcpStream> = (0..40).map(|_| connect()).collect();
+    for stream in &idle {
+        assert!(!request(stream, "").contains("200 OK"));
     }
     assert!(
-        ask(connect(), "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 200 OK")
+        request(connect(), "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            .starts_with("HTTP/1.1 200 OK")
     );
-    daemon.ok(&["ps"]);
+    daemon.cli_ok(&["ps"]);
 }
 
 #[test]
@@ -317,8 +314,8 @@ fn non_loopback_metrics_address_is_refused_at_start() {
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{address}: {message}");
         assert!(
-            message.contains("metrics: ") && message.contains("127.0.0.1:9464")
-                || message.contains("unix:/run"),
+            message.contains("metrics: ")
+                && (message.contains("127.0.0.1:9464") || message.contains("unix:/run")),
             "{message}"
         );
         assert!(!daemon.socket().exists());
@@ -328,18 +325,18 @@ fn non_loopback_metrics_address_is_refused_at_start() {
 #[test]
 fn sandboxed_agent_cannot_reach_the_metrics_socket() {
     let daemon = Daemon::start_with_metrics();
-    let served = socket(&daemon);
-    UnixStream::connect(&served).unwrap();
-    let seen = daemon.ok(&[
+    let socket_path = socket(&daemon);
+    UnixStream::connect(&socket_path).unwrap();
+    let listing = daemon.cli_ok(&[
         "run",
         "--jail-path",
         "/",
         "--",
         "ls",
         "-A",
-        served.parent().unwrap().to_str().unwrap(),
+        socket_path.parent().unwrap().to_str().unwrap(),
     ]);
-    assert_eq!(seen, "");
+    assert_eq!(listing, "");
     // Without the setting the socket does not exist.
     let without = Daemon::start();
     assert!(!socket(&without).exists());
@@ -353,10 +350,10 @@ fn daemon_notifies_systemd_when_it_listens() {
     systemd.set_read_timeout(Some(SOON)).unwrap();
     let mut command = daemon.command("colibri-daemon");
     command.env("NOTIFY_SOCKET", &notify);
-    daemon.launch_as(command);
+    daemon.launch_command(command);
     let mut buffer = [0; 64];
     let count = systemd.recv(&mut buffer).unwrap();
     assert_eq!(text(&buffer[..count]).trim(), "READY=1");
-    let message = daemon.ok(&["run", "--", "sh", "-c", "echo \"${NOTIFY_SOCKET-none}\""]);
+    let message = daemon.cli_ok(&["run", "--", "sh", "-c", "echo \"${NOTIFY_SOCKET-none}\""]);
     assert_eq!(message, "none\n", "agents do not inherit NOTIFY_SOCKET");
 }

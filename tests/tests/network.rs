@@ -1,4 +1,4 @@
-//! The network filter with real connections through the real proxy, from a real sandbox.
+//! The network filter: real connections from a real sandbox through the real proxy.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,19 +11,19 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Output;
 
-use colibri_tests::{Daemon, eventually, processes_with, text};
+use colibri_tests::{Daemon, processes_with, text, wait_until};
 use serde_json::json;
 
-/// A server that echoes each HTTP head or line.
-struct Echo(u16);
+/// A server on this port that answers an HTTP request by its head, and echoes all other data.
+struct EchoServer(u16);
 
-impl Echo {
+impl EchoServer {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                std::thread::spawn(move || answer(client));
+                std::thread::spawn(move || serve(client));
             }
         });
         Self(port)
@@ -34,7 +34,7 @@ impl Echo {
     }
 }
 
-fn answer(mut client: TcpStream) {
+fn serve(mut client: TcpStream) {
     let mut received = Vec::new();
     let mut chunk = [0; 4096];
     while let Ok(count) = client.read(&mut chunk)
@@ -57,6 +57,7 @@ fn answer(mut client: TcpStream) {
     }
 }
 
+/// Runs a script in a sandbox that can reach these addresses.
 fn run(daemon: &Daemon, allow: &[&str], script: &str) -> Output {
     let mut words = vec!["run", "--jail-path", "/"];
     for address in allow {
@@ -69,14 +70,14 @@ fn run(daemon: &Daemon, allow: &[&str], script: &str) -> Output {
 #[test]
 fn allowed_hosts_are_reached_and_refusals_shown() {
     let daemon = Daemon::start();
-    let (allowed_server, refused_server) = (Echo::start(), Echo::start());
+    let (allowed_server, refused_server) = (EchoServer::start(), EchoServer::start());
     let script = format!(
         "curl -sS http://{allowed_server}/plain; curl -sS --proxytunnel http://{allowed_server}/tunnel | head -1; \
          curl -sS -o /dev/null -w '%{{http_code}}\\n' http://{refused_server}/; \
          curl -sS http://{refused_server}/; \
          curl -sS --proxytunnel http://{refused_server}/; \
          curl -sS --noproxy '*' http://{allowed_server}/; \
-         exec 3<>/dev/tcp/127.0.0.1/{port} || echo no way around; exit 7",
+         exec 3<>/dev/tcp/127.0.0.1/{port} || echo not connected; exit 7",
         allowed_server = allowed_server.address(),
         refused_server = refused_server.address(),
         port = allowed_server.0,
@@ -91,7 +92,7 @@ fn allowed_hosts_are_reached_and_refusals_shown() {
     assert!(out.starts_with("GET /plain HTTP/1.1\r\nHost: "), "{out}");
     assert!(out.contains("GET /tunnel HTTP/1.1"), "{out}");
     assert!(out.contains("\n403\n"), "{out}");
-    assert!(out.ends_with("no way around\n"), "{out}");
+    assert!(out.ends_with("not connected\n"), "{out}");
     let refused = format!(
         "colibri-proxy: refused a connection to {}: it is not in the allow list",
         refused_server.address()
@@ -100,14 +101,14 @@ fn allowed_hosts_are_reached_and_refusals_shown() {
     // The refusals are stored.
     let agents = daemon.agents();
     let id = agents[0]["id"].as_str().unwrap();
-    let stored = daemon.ok(&["logs", "--stream", "stderr", id]);
+    let stored = daemon.cli_ok(&["logs", "--stream", "stderr", id]);
     assert_eq!(stored.matches(&refused).count(), 3, "{stored}");
 }
 
 #[test]
 fn allowed_names_are_resolved_by_the_proxy() {
     let daemon = Daemon::start();
-    let echo = Echo::start();
+    let echo = EchoServer::start();
     let script = format!(
         "curl -sS http://LOCALHOST:{port}/ | head -1; curl -sS http://127.0.0.1:{port}/; getent hosts example.com; true",
         port = echo.0
@@ -125,7 +126,7 @@ fn allowed_names_are_resolved_by_the_proxy() {
 #[test]
 fn malformed_request_is_refused() {
     let daemon = Daemon::start();
-    let echo = Echo::start();
+    let echo = EchoServer::start();
     let script = "for request in 'GET / HTTP/1.1' 'CONNECT x HTTP/1.1' 'SSH-2.0-x' 'GET http://u@127.0.0.1/ HTTP/1.1'; do \
         exec 3<>/dev/tcp/127.0.0.1/3128; printf '%s\\r\\n\\r\\n' \"$request\" >&3; head -1 <&3; exec 3>&-; done";
     let output = run(&daemon, &[&echo.address()], script);
@@ -144,14 +145,14 @@ fn malformed_request_is_refused() {
 }
 
 #[test]
-fn many_connections_and_large_transfers_are_unchanged() {
+fn concurrent_and_large_tunnels_transfer_all_bytes() {
     let daemon = Daemon::start();
-    let echo = Echo::start();
+    let echo = EchoServer::start();
     // A large transfer through a tunnel, and fifty concurrent tunnels.
     let script = format!(
         "tunnel() {{ exec 3<>/dev/tcp/127.0.0.1/3128; printf 'CONNECT {address} HTTP/1.1\\r\\n\\r\\n' >&3; \
            IFS= read -r status <&3; IFS= read -r blank <&3; }}; \
-         tunnel; head -c 5000000 /dev/urandom > /tmp/sent; cat /tmp/sent >&3 & head -c 5000000 <&3 > /tmp/came; cmp /tmp/sent /tmp/came && echo same; exec 3>&-; \
+         tunnel; head -c 5000000 /dev/urandom > /tmp/sent; cat /tmp/sent >&3 & head -c 5000000 <&3 > /tmp/received; cmp /tmp/sent /tmp/received && echo same; exec 3>&-; \
          for n in $(seq 50); do (tunnel; echo $n >&3; IFS= read -r back <&3; [ $back = $n ] && echo ok) & done | grep -c ok; wait",
         address = echo.address()
     );
@@ -162,7 +163,7 @@ fn many_connections_and_large_transfers_are_unchanged() {
 #[test]
 fn proxy_ends_with_its_sandbox() {
     let daemon = Daemon::start();
-    let echo = Echo::start();
+    let echo = EchoServer::start();
     let mark = "mark-proxy-7f3a";
     let address = echo.address();
     let spawn = |script: &str| {
@@ -179,8 +180,8 @@ fn proxy_ends_with_its_sandbox() {
             script,
             mark,
         ]);
-        eventually("it is up", || {
-            daemon.stdout(&id).starts_with(b"up").then_some(())
+        wait_until("the agent has started", || {
+            daemon.stdout(&id).starts_with(b"up")
         });
         id
     };
@@ -199,7 +200,7 @@ fn proxy_ends_with_its_sandbox() {
     );
     let id = spawn(&polite);
     let [proxy] = proxies(&id)[..] else {
-        panic!("one proxy")
+        panic!("not exactly one proxy")
     };
     let environment = std::fs::read(format!("/proc/{proxy}/environ")).unwrap();
     assert!(
@@ -224,15 +225,15 @@ fn proxy_ends_with_its_sandbox() {
     let id = spawn("echo up; sleep 1000; :");
     assert_eq!(proxies(&id).len(), 1);
     colibri_tests::kill_shims(&daemon.state());
-    eventually("agent and proxy end with the shim", || {
-        (proxies(&id).is_empty() && processes_with(mark).is_empty()).then_some(())
+    wait_until("agent and proxy end with the shim", || {
+        proxies(&id).is_empty() && processes_with(mark).is_empty()
     });
 }
 
 #[test]
-fn each_run_has_its_proxy() {
+fn each_run_of_an_agent_gets_a_proxy() {
     let daemon = Daemon::start();
-    let echo = Echo::start();
+    let echo = EchoServer::start();
     let script = format!(
         "curl -sS -o /dev/null -w '%{{http_code}}\\n' http://{}/; exit 1",
         echo.address()
@@ -253,8 +254,8 @@ fn each_run_has_its_proxy() {
         "-c",
         &script,
     ]);
-    eventually("the agent was given up", || {
-        daemon.agent(&id)["exited_at"].is_string().then_some(())
+    wait_until("the agent has used all restarts", || {
+        daemon.agent(&id)["exited_at"].is_string()
     });
     assert_eq!(daemon.stdout(&id), b"200\n200\n200\n");
 }
@@ -264,14 +265,14 @@ fn missing_proxy_program_fails_the_spawn() {
     let mut daemon = Daemon::prepare();
     let mut command = daemon.command("colibri-daemon");
     command.env("COLIBRI_PROXY", "/nonexistent/colibri-proxy");
-    daemon.launch_as(command);
+    daemon.launch_command(command);
     let output = run(&daemon, &["127.0.0.1:1"], "true");
     assert_eq!(output.status.code(), Some(125), "{output:?}");
     assert!(
         text(&output.stderr).contains("/nonexistent/colibri-proxy"),
         "{output:?}"
     );
-    let both = daemon.cli(&[
+    let conflict = daemon.cli(&[
         "run",
         "--jail-path",
         "/",
@@ -283,12 +284,12 @@ fn missing_proxy_program_fails_the_spawn() {
         "true",
     ]);
     assert!(
-        text(&both.stderr).contains("conflicts with --jail-ip4 inherit"),
-        "{both:?}"
+        text(&conflict.stderr).contains("conflicts with --jail-ip4 inherit"),
+        "{conflict:?}"
     );
-    let none = daemon.cli(&["run", "--allow", "a:1", "--", "true"]);
+    let without_jail = daemon.cli(&["run", "--allow", "a:1", "--", "true"]);
     assert!(
-        text(&none.stderr).contains("--allow needs a jail; add --jail-path"),
-        "{none:?}"
+        text(&without_jail.stderr).contains("--allow needs a jail; add --jail-path"),
+        "{without_jail:?}"
     );
 }

@@ -2,16 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use colibri_tests::{Daemon, eventually, kill_9, processes_with};
+use colibri_tests::{Daemon, kill_9, processes_with, program, signal, text, wait_until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// Starts a grandchild in another session, and one with an empty environment.
-const SPREAD: &str = "(setsid sh -c 'echo up; sleep 1000; :' \"$0\" &); (env -i sh -c 'echo up; sleep 1000; :' \"$0\" &); echo up; sleep 1000; :";
+/// Script of an agent with a descendant in another session, and one with an empty environment.
+const WITH_DESCENDANTS: &str = "(setsid sh -c 'echo up; sleep 1000; :' \"$0\" &); (env -i sh -c 'echo up; sleep 1000; :' \"$0\" &); echo up; sleep 1000; :";
 
 fn spawn_with_descendants(daemon: &Daemon, jail: &[&str], mark: &str) -> String {
-    let id = daemon.spawn(&[jail, &["--", "sh", "-c", SPREAD, mark]].concat());
-    eventually("all three have started", || {
-        (daemon.stdout(&id) == b"up\nup\nup\n").then_some(())
+    let id = daemon.spawn(&[jail, &["--", "sh", "-c", WITH_DESCENDANTS, mark]].concat());
+    wait_until("all three have started", || {
+        daemon.stdout(&id) == b"up\nup\nup\n"
     });
     id
 }
@@ -19,13 +20,13 @@ fn spawn_with_descendants(daemon: &Daemon, jail: &[&str], mark: &str) -> String 
 #[test]
 fn orphans_of_a_killed_shim_are_ended_and_reported() {
     let daemon = Daemon::start();
-    for (jail, mark, left) in [
+    for (jail, mark, remaining) in [
         (
             &[][..],
-            "mark-left-plain-7f3a",
+            "mark-orphans-plain-7f3a",
             "remaining processes were killed",
         ),
-        (&["--jail-path", "/"], "mark-left-sandbox-7f3a", ""),
+        (&["--jail-path", "/"], "mark-orphans-sandbox-7f3a", ""),
     ] {
         let id = spawn_with_descendants(&daemon, jail, mark);
         kill_9(daemon.shim_pid(&id));
@@ -33,11 +34,11 @@ fn orphans_of_a_killed_shim_are_ended_and_reported() {
         assert_eq!(agent["state"], "error");
         let error = agent["error"].as_str().unwrap();
         assert!(
-            error.contains("shim was killed") && error.contains(left),
+            error.contains("shim was killed") && error.contains(remaining),
             "{error}"
         );
-        eventually("no process of it is left", || {
-            processes_with(mark).is_empty().then_some(())
+        wait_until("no process of the agent is left", || {
+            processes_with(mark).is_empty()
         });
         assert_eq!(daemon.stdout(&id), b"up\nup\nup\n");
     }
@@ -53,11 +54,11 @@ fn next_daemon_ends_orphans_that_carry_the_agent_id() {
         "(setsid sleep 1000 &); echo up; exec sleep 1000",
     ]);
     let mark = format!("COLIBRI_AGENT_ID={id}");
-    eventually("it is up", || (daemon.stdout(&id) == b"up\n").then_some(()));
+    wait_until("the agent has started", || daemon.stdout(&id) == b"up\n");
     daemon.kill();
     kill_9(daemon.shim_pid(&id));
-    eventually("its first process has ended with the shim", || {
-        (processes_with(&mark).len() == 1).then_some(())
+    wait_until("the first process has ended with the shim", || {
+        processes_with(&mark).len() == 1
     });
     daemon.launch();
     let agent = daemon.agent(&id);
@@ -75,9 +76,9 @@ fn next_daemon_ends_orphans_that_carry_the_agent_id() {
 fn stopped_shim_delays_no_daemon_and_no_kill() {
     let mut daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "sleep 1000; :", "mark-stopped-7f3a"]);
-    let shim = rustix::process::Pid::from_raw(daemon.shim_pid(&id)).unwrap();
+    let shim = daemon.shim_pid(&id);
     daemon.kill();
-    rustix::process::kill_process(shim, rustix::process::Signal::STOP).unwrap();
+    signal(shim, Signal::STOP);
     daemon.launch();
     assert_eq!(daemon.agent(&id)["exited_at"], Value::Null);
     let killed = daemon
@@ -92,16 +93,17 @@ fn stopped_shim_delays_no_daemon_and_no_kill() {
     assert_eq!(daemon.agent(&id)["state"], "error");
 }
 
-/// Runs in a separate pid namespace, where the next pid can be chosen (proc_sys_kernel(5), ns_last_pid).
-const REUSE: &str = r#"
+/// Script for a separate pid namespace, in which it can choose the next pid (proc_sys_kernel(5), ns_last_pid). It checks
+/// that a kill does not end an unrelated process with the pid of an agent, of an earlier run, or of a shim.
+const REUSE_PIDS: &str = r#"
 set -eu
-# reuse PID: a stranger with this pid, session and process group.
+# reuse PID: starts an unrelated process with this pid, session and process group.
 reuse() {
-    for try in 1 2 3 4 5 6 7 8 9 10; do
+    for attempt in 1 2 3 4 5 6 7 8 9 10; do
         echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid
-        setsid sleep 777 & stranger=$!
-        [ $stranger != "$1" ] || return 0
-        kill $stranger
+        setsid sleep 777 & unrelated=$!
+        [ $unrelated != "$1" ] || return 0
+        kill $unrelated
     done
     echo "pid $1 was not assigned"; exit 3
 }
@@ -112,7 +114,7 @@ pid=$(field agent_pid)
 while [ -e /proc/$pid ]; do sleep 0.01; done
 reuse $pid
 colibri kill --grace 0s $id
-echo "agent's number: $(cat /proc/$stranger/comm)"
+echo "pid of an agent: $(cat /proc/$unrelated/comm)"
 
 cat >"$HOME/once" <<'ONCE'
 #!/bin/sh
@@ -125,7 +127,7 @@ pid=$(field agent_pid)
 until colibri ps --json | grep -q "could not be started"; do sleep 0.01; done
 reuse $pid
 colibri kill --grace 0s $id
-echo "number of a run before: $(cat /proc/$stranger/comm)"
+echo "pid of an earlier run: $(cat /proc/$unrelated/comm)"
 
 id=$(colibri spawn -- sleep 1000)
 daemon=$(cat /proc/[0-9]*/stat | sed -n 's/^\([0-9]*\) (colibri-daemon).*/\1/p')
@@ -135,22 +137,17 @@ while [ -e /proc/$daemon ] || [ -e /proc/$shim ]; do sleep 0.01; done
 reuse $shim
 colibri spawn -- true >/dev/null
 colibri ps | grep -q "$id.*lost"
-echo "shim's number: $(cat /proc/$stranger/comm)"
+echo "pid of a shim: $(cat /proc/$unrelated/comm)"
 colibri shutdown
 "#;
 
 #[test]
 fn reused_pid_is_not_signalled() {
     let daemon = Daemon::prepare();
-    let program = colibri_tests::program("colibri");
-    let path = format!("{}:/usr/bin:/bin", program.parent().unwrap().display());
+    let colibri = program("colibri");
+    let path = format!("{}:/usr/bin:/bin", colibri.parent().unwrap().display());
     let output = daemon
-        .command("colibri")
-        .get_envs()
-        .fold(
-            &mut std::process::Command::new("unshare"),
-            |command, (name, value)| command.env(name, value.unwrap()),
-        )
+        .external_command("unshare")
         .args([
             "--user",
             "--map-root-user",
@@ -159,19 +156,18 @@ fn reused_pid_is_not_signalled() {
             "--mount-proc",
             "--kill-child",
         ])
-        .args(["sh", "-c", REUSE])
+        .args(["sh", "-c", REUSE_PIDS])
         .env("PATH", path)
-        .stdin(std::process::Stdio::null())
         .output()
         .unwrap();
-    let shown = colibri_tests::text(&output.stdout);
+    let stdout = text(&output.stdout);
     assert_eq!(
-        (output.status.code(), shown.as_str()),
+        (output.status.code(), stdout.as_str()),
         (
             Some(0),
-            "agent's number: sleep\nnumber of a run before: sleep\nshim's number: sleep\n"
+            "pid of an agent: sleep\npid of an earlier run: sleep\npid of a shim: sleep\n"
         ),
         "{}",
-        colibri_tests::text(&output.stderr)
+        text(&output.stderr)
     );
 }

@@ -1,4 +1,4 @@
-//! The files for FreeBSD and Debian, as far as another host can check them.
+//! Checks of the files for FreeBSD and Debian that need neither system.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,18 +9,19 @@ use colibri_tests::{read, repository, text};
 
 const ACCEPTANCE: &str = "tests/freebsd/acceptance.sh";
 
-fn acceptance(words: &[&str]) -> Output {
+/// Runs the acceptance script with these arguments.
+fn run_acceptance_script(arguments: &[&str]) -> Output {
     Command::new("sh")
         .arg(repository().join(ACCEPTANCE))
-        .args(words)
+        .args(arguments)
         .output()
         .unwrap()
 }
 
 #[test]
-#[cfg_attr(not(target_os = "linux"), ignore = "it prints the name of the system")]
+#[cfg_attr(not(target_os = "linux"), ignore = "the message names the system")]
 fn acceptance_script_refuses_hosts_other_than_freebsd_15() {
-    for (words, why) in [
+    for (arguments, expected) in [
         (
             &["target/debug"][..],
             "this is Linux; it runs on FreeBSD 15",
@@ -28,11 +29,11 @@ fn acceptance_script_refuses_hosts_other_than_freebsd_15() {
         (&[], "usage: "),
         (&["a", "b"], "usage: "),
     ] {
-        let output = acceptance(words);
+        let output = run_acceptance_script(arguments);
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{message}");
         assert!(
-            message.starts_with("acceptance.sh: ") && message.contains(why),
+            message.starts_with("acceptance.sh: ") && message.contains(expected),
             "{message}"
         );
         assert_eq!(message.lines().count(), 1, "{message}");
@@ -49,7 +50,7 @@ fn acceptance_script_plan_matches_its_checks() {
         .unwrap()
         .parse()
         .unwrap();
-    // Each check is on a separate line, outside conditions and loops, so it runs exactly once.
+    // A check in a condition or a loop would be indented and might not run exactly once.
     let checks: Vec<_> = script
         .lines()
         .filter(|line| line.trim_start().starts_with("check '"))
@@ -73,11 +74,11 @@ fn acceptance_script_calls_only_defined_functions() {
         .map(|(name, _)| name)
         .collect();
     for line in script.lines().filter(|line| line.starts_with("check '")) {
-        let called = line.rsplit_once("' ").unwrap().1;
-        let called = called.split(' ').next().unwrap();
+        let call = line.rsplit_once("' ").unwrap().1;
+        let function = call.split(' ').next().unwrap();
         assert!(
-            defined.contains(called),
-            "{called} is not a function: {line}"
+            defined.contains(function),
+            "{function} is not a function: {line}"
         );
     }
 }

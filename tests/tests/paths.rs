@@ -1,4 +1,4 @@
-//! Paths as users type them, and working directories from which no agent can be started.
+//! Paths in the forms that users type, and working directories in which no agent can be started.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -11,10 +11,10 @@ use std::process::Output;
 
 use colibri_tests::{Daemon, program, text};
 
-/// Runs a shell script in a directory; `$colibri` is the path of the command.
+/// Runs a shell script in a directory; `$colibri` is the path of `colibri`.
 fn sh(daemon: &Daemon, directory: &Path, script: &str) -> Output {
     daemon
-        .external("sh")
+        .external_command("sh")
         .args(["-c", script])
         .env("colibri", program("colibri"))
         .current_dir(directory)
@@ -27,9 +27,9 @@ fn deleted_working_directory_is_an_error_that_names_it() {
     let daemon = Daemon::start();
     for command in ["run", "spawn", "explain"] {
         let script = format!(
-            "mkdir gone && cd gone && rmdir ../gone && exec \"$colibri\" --no-autostart {command} -- pwd"
+            "mkdir deleted && cd deleted && rmdir ../deleted && exec \"$colibri\" --no-autostart {command} -- pwd"
         );
-        let output = sh(&daemon, daemon.path("log").parent().unwrap(), &script);
+        let output = sh(&daemon, daemon.directory(), &script);
         let message = text(&output.stderr);
         assert!(!output.status.success(), "{command}: {output:?}");
         assert_eq!(text(&output.stdout), "", "{command}");
@@ -39,9 +39,10 @@ fn deleted_working_directory_is_an_error_that_names_it() {
         );
         assert!(message.contains("--cwd"), "{command}: {message}");
     }
-    // Commands that do not need the directory ignore it.
-    let script = "mkdir gone && cd gone && rmdir ../gone && exec \"$colibri\" run --cwd / -- pwd";
-    let output = sh(&daemon, daemon.path("log").parent().unwrap(), script);
+    // With --cwd, the current directory is not used.
+    let script =
+        "mkdir deleted && cd deleted && rmdir ../deleted && exec \"$colibri\" run --cwd / -- pwd";
+    let output = sh(&daemon, daemon.directory(), script);
     assert_eq!(text(&output.stdout), "/\n", "{output:?}");
     assert_eq!(daemon.agent_count(), 1, "nothing else was started");
 }
@@ -49,15 +50,11 @@ fn deleted_working_directory_is_an_error_that_names_it() {
 #[test]
 fn working_directory_that_is_not_utf8_is_an_error() {
     let daemon = Daemon::start();
-    let odd = daemon
-        .path("log")
-        .parent()
-        .unwrap()
-        .join(OsStr::from_bytes(b"odd-\xff"));
-    fs::create_dir(&odd).unwrap();
+    let not_utf8 = daemon.directory().join(OsStr::from_bytes(b"odd-\xff"));
+    fs::create_dir(&not_utf8).unwrap();
     for command in ["run", "spawn", "explain"] {
         let script = format!("exec \"$colibri\" --no-autostart {command} -- pwd");
-        let output = sh(&daemon, &odd, &script);
+        let output = sh(&daemon, &not_utf8, &script);
         let message = text(&output.stderr);
         assert!(!output.status.success(), "{command}: {output:?}");
         assert_eq!(text(&output.stdout), "", "{command}");
@@ -65,43 +62,44 @@ fn working_directory_that_is_not_utf8_is_an_error() {
     }
     let output = sh(
         &daemon,
-        &odd,
+        &not_utf8,
         "\"$colibri\" run --jail-path / --workspace . -- pwd",
     );
     assert!(text(&output.stderr).contains("not UTF-8"), "{output:?}");
 }
 
 #[test]
-fn typed_paths_work_as_a_shell_completes_them() {
+fn relative_and_unnormalized_paths_are_accepted() {
     let daemon = Daemon::start();
-    let root = daemon.path("log").parent().unwrap().canonicalize().unwrap();
+    let root = daemon.directory().canonicalize().unwrap();
     fs::create_dir_all(root.join("real/project/sub")).unwrap();
     fs::write(root.join("real/vars"), "MARK=from-file\n").unwrap();
     symlink(root.join("real"), root.join("link")).unwrap();
     let real = root.join("real");
-    let at = |path: &str| format!("{}\n", real.join(path).display());
+    let line = |path: &Path| format!("{}\n", path.display());
+    let project = line(&real.join("project"));
     for (script, expected) in [
         (
             "run --jail-path / --workspace project/ -- pwd",
-            at("project"),
+            project.clone(),
         ),
         (
             "run --jail-path / --workspace ./project// -- pwd",
-            at("project"),
+            project.clone(),
         ),
         (
             "run --jail-path / --workspace project/sub/.. -- pwd",
-            at("project"),
+            project.clone(),
         ),
-        ("run --jail-path /. --workspace . -- pwd", at("")),
+        ("run --jail-path /. --workspace . -- pwd", line(&real)),
         (
             "run --jail-path // --workspace ../real/project -- pwd",
-            at("project"),
+            project.clone(),
         ),
-        ("run --jail-path / --workspace \"$PWD\" -- pwd", at("")),
+        ("run --jail-path / --workspace \"$PWD\" -- pwd", line(&real)),
         (
             "run --jail-path / --workspace \"$PWD/project/\" -- pwd",
-            at("project"),
+            project.clone(),
         ),
         ("run --jail-path / --cwd /usr/ -- pwd", "/usr\n".to_owned()),
         (
@@ -112,8 +110,8 @@ fn typed_paths_work_as_a_shell_completes_them() {
             "run --jail-path / --mount ./project:/tmp/there:ro -- ls /tmp",
             "there\n".to_owned(),
         ),
-        ("run --cwd project/ -- pwd", at("project")),
-        ("run --cwd .. -- pwd", format!("{}\n", root.display())),
+        ("run --cwd project/ -- pwd", project.clone()),
+        ("run --cwd .. -- pwd", line(&root)),
         (
             "run --env-file ./vars -- sh -c 'echo $MARK'",
             "from-file\n".to_owned(),
@@ -123,15 +121,13 @@ fn typed_paths_work_as_a_shell_completes_them() {
             "hi\n".to_owned(),
         ),
     ] {
-        // As in a shell that entered the directory through a symbolic link: PWD contains the link.
+        // The shell enters the directory through a symbolic link, so that PWD contains the link.
         let script = format!("cd link && \"$colibri\" --no-autostart {script}");
         let output = sh(&daemon, &root, &script);
         let (out, message) = (text(&output.stdout), text(&output.stderr));
-        let trimmed = expected.replace("//", "/").replace("/\n", "\n");
-        let expected = if expected == "/\n" { expected } else { trimmed };
         assert_eq!(out, expected, "{script}: {message}");
     }
-    // A link that is not part of PWD stays, and the daemon refuses it.
+    // The client does not resolve a link that is not part of PWD, and the daemon refuses it.
     let output = sh(
         &daemon,
         &root,

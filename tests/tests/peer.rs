@@ -5,10 +5,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use colibri_tests::helper::{CALLER, OTHER, as_user, make_user, uid};
-use colibri_tests::{eventually, program, text};
+use colibri_tests::helper::{CALLER, OTHER, as_user, create_user, uid};
+use colibri_tests::{program, test_directory, text, wait_until};
 
 /// Python program that listens as another user and records the bytes it receives.
 const LISTENER: &str = r#"
@@ -31,6 +31,7 @@ while True:
     connection.close()
 "#;
 
+/// A running [`LISTENER`] of user [`OTHER`].
 struct ForeignListener {
     dir: tempfile::TempDir,
     child: Child,
@@ -40,15 +41,12 @@ struct ForeignListener {
 impl ForeignListener {
     /// Starts a listener of another user in a world-writable directory.
     fn listen() -> Self {
-        make_user(CALLER);
-        make_user(OTHER);
-        let dir = tempfile::Builder::new()
-            .prefix("colibri-test-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
+        create_user(CALLER);
+        create_user(OTHER);
+        let dir = test_directory();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         fs::copy(program("colibri"), dir.path().join("colibri")).unwrap();
-        let log = dir.path().join("said");
+        let log = dir.path().join("log");
         let socket = dir.path().join("colibri.sock");
         let child = as_user(
             OTHER,
@@ -59,9 +57,7 @@ impl ForeignListener {
         .spawn()
         .unwrap();
         let listener = Self { dir, child, log };
-        eventually("it listens", || {
-            listener.log().contains("ready").then_some(())
-        });
+        wait_until("the listener is ready", || listener.log().contains("ready"));
         listener
     }
 
@@ -69,15 +65,20 @@ impl ForeignListener {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Runs `colibri` with that socket.
-    fn call(&self, args: &[&str], variables: &[(&str, &str)]) -> Output {
+    /// Returns a `colibri` command of user [`CALLER`] that connects to the listener.
+    fn client(&self, args: &[&str]) -> Command {
         let program = self.dir.path().join("colibri");
-        let mut command: Command = as_user(CALLER, &[&[program.to_str().unwrap()], args].concat());
+        let mut command = as_user(CALLER, &[&[program.to_str().unwrap()], args].concat());
         command
             .env("COLIBRI_SOCKET", self.dir.path().join("colibri.sock"))
             .env("HOME", self.dir.path())
             .env("TOKEN", "very-secret");
-        command.envs(variables.iter().copied()).output().unwrap()
+        command
+    }
+
+    /// Returns the number of closed connections.
+    fn connections(&self) -> usize {
+        self.log().matches("received").count()
     }
 }
 
@@ -91,7 +92,7 @@ impl Drop for ForeignListener {
 #[test]
 fn socket_of_another_user_gets_no_byte() {
     let listener = ForeignListener::listen();
-    let number = uid(OTHER).to_string();
+    let uid = uid(OTHER).to_string();
     for args in [
         &["run", "--secret", "TOKEN", "--", "true"][..],
         &["spawn", "--secret", "TOKEN", "--", "true"],
@@ -100,19 +101,15 @@ fn socket_of_another_user_gets_no_byte() {
         &["events"],
         &["shutdown"],
     ] {
-        let before = listener.log().matches("received").count();
-        let output = listener.call(args, &[]);
+        let before = listener.connections();
+        let output = listener.client(args).output().unwrap();
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{args:?}: {message}");
-        for part in [
-            "colibri.sock",
-            &format!("uid {number}"),
-            "COLIBRI_DAEMON_USER",
-        ] {
+        for part in ["colibri.sock", &format!("uid {uid}"), "COLIBRI_DAEMON_USER"] {
             assert!(message.contains(part), "{part}: {message}");
         }
-        eventually("the listener has seen the connection", || {
-            (listener.log().matches("received").count() > before).then_some(())
+        wait_until("the listener has logged the connection", || {
+            listener.connections() > before
         });
     }
     for line in listener.log().lines().skip(1) {
@@ -125,38 +122,34 @@ fn configured_daemon_user_is_trusted() {
     let listener = ForeignListener::listen();
     let config = listener.dir.path().join(".config/colibri");
     fs::create_dir_all(&config).unwrap();
-    let number = uid(OTHER).to_string();
+    let uid = uid(OTHER).to_string();
     for (setting, variable) in [
         (None, Some(OTHER)),
-        (None, Some(number.as_str())),
+        (None, Some(uid.as_str())),
         (Some(OTHER), None),
-        (Some(number.as_str()), None),
+        (Some(uid.as_str()), None),
     ] {
         let file = config.join("colibri.toml");
-        let text_of = setting.map_or(String::new(), |user| format!("daemon_user = \"{user}\"\n"));
-        fs::write(&file, text_of).unwrap();
-        let before = listener.log().matches("received").count();
-        let variables: Vec<(&str, &str)> = variable
-            .iter()
-            .map(|user| ("COLIBRI_DAEMON_USER", *user))
-            .collect();
-        // The answer is invalid, but the request was sent.
-        let program = listener.dir.path().join("colibri");
-        let mut child = as_user(CALLER, &[program.to_str().unwrap(), "ps"])
-            .env("COLIBRI_SOCKET", listener.dir.path().join("colibri.sock"))
-            .env("HOME", listener.dir.path())
-            .envs(variables)
+        let settings = setting.map_or(String::new(), |user| format!("daemon_user = \"{user}\"\n"));
+        fs::write(&file, settings).unwrap();
+        let before = listener.connections();
+        // The client waits for an answer, which the listener does not send.
+        let mut child = listener
+            .client(&["ps"])
+            .envs(variable.map(|user| ("COLIBRI_DAEMON_USER", user)))
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        eventually("it is asked", || {
+        wait_until("the client has sent a request", || {
             let log = listener.log();
-            (log.matches("received").count() > before && log.contains("version")).then_some(())
+            listener.connections() > before && log.lines().last().unwrap().contains("version")
         });
         let _ = child.kill();
         let _ = child.wait();
     }
-    let output = listener.call(&["ps"], &[("COLIBRI_DAEMON_USER", "no-such-user-here")]);
+    let mut unknown_user = listener.client(&["ps"]);
+    unknown_user.env("COLIBRI_DAEMON_USER", "no-such-user-here");
+    let output = unknown_user.output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(
         text(&output.stderr).contains("no-such-user-here"),

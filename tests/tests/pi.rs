@@ -1,5 +1,5 @@
-//! pi, unchanged and confined by Colibri: it works only in its workspace, its activity is visible, and it accepts
-//! prompts. Only its model is scripted.
+//! pi in a sandbox of Colibri: it can write only in its workspace, its activity is shown, and it accepts prompts. pi is
+//! unchanged; only its model is scripted.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex};
 
 use colibri_tests::model::Answer::{Fail, Stall, Text, Tools};
 use colibri_tests::model::Model;
-use colibri_tests::pi::{Pi, bin};
-use colibri_tests::{Daemon, eventually, read, text};
+use colibri_tests::pi::{Pi, bin_directory};
+use colibri_tests::{Daemon, eventually, read, tested_commands, text, wait_until};
 use serde_json::{Value, json};
 
 #[test]
@@ -25,12 +25,12 @@ fn json_mode_edits_only_the_workspace() {
     let pi = Pi::new([
         Tools(vec![(
             "write",
-            json!({"path": "made.txt", "content": "made\n"}),
+            json!({"path": "created.txt", "content": "created\n"}),
         )]),
-        Tools(vec![("read", json!({"path": "given.txt"}))]),
+        Tools(vec![("read", json!({"path": "existing.txt"}))]),
         Tools(vec![(
             "edit",
-            json!({"path": "given.txt", "edits": [{"oldText": "an old", "newText": "a new"}]}),
+            json!({"path": "existing.txt", "edits": [{"oldText": "an old", "newText": "a new"}]}),
         )]),
         Tools(vec![(
             "write",
@@ -38,21 +38,24 @@ fn json_mode_edits_only_the_workspace() {
         )]),
         Tools(vec![(
             "bash",
-            json!({"command": format!("exec 2>&1; echo out > {outside}; cat given.txt; touch ../beside")}),
+            json!({"command": format!("exec 2>&1; echo out > {outside}; cat existing.txt; touch ../outside")}),
         )]),
         Text(&["All ", "done."]),
     ]);
-    fs::write(pi.file("given.txt"), "an old word\n").unwrap();
+    fs::write(pi.file("existing.txt"), "an old word\n").unwrap();
     let id = pi.spawn(&["--no-input"], &["--mode", "json", "change the files"]);
-    pi.daemon.ok(&["wait", &id]);
-    assert_eq!(fs::read_to_string(pi.file("made.txt")).unwrap(), "made\n");
+    pi.daemon.cli_ok(&["wait", &id]);
     assert_eq!(
-        fs::read_to_string(pi.file("given.txt")).unwrap(),
+        fs::read_to_string(pi.file("created.txt")).unwrap(),
+        "created\n"
+    );
+    assert_eq!(
+        fs::read_to_string(pi.file("existing.txt")).unwrap(),
         "a new word\n"
     );
-    assert!(!fs::exists(&outside).unwrap() && !pi.daemon.path("beside").exists());
+    assert!(!fs::exists(&outside).unwrap() && !pi.daemon.path("outside").exists());
 
-    // The tool results that the model receives, and the daemon's view.
+    // The tool results that the model has received, and the view.
     let requests = pi.model.requests();
     assert_eq!(requests.len(), 6, "{requests:#?}");
     let results: Vec<String> = requests[5]["messages"]
@@ -92,87 +95,82 @@ fn json_mode_edits_only_the_workspace() {
 }
 
 #[test]
-fn allow_reaches_only_the_model_provider() {
-    // Another reachable server on this host.
-    let other = Model::start([]);
-    let address = other.address().to_string().replace(':', "/");
-    let connects = format!("(exec 3<>/dev/tcp/{address}) 2>/dev/null && echo open || echo closed");
-    for (filtered, expected) in [(true, "closed"), (false, "open")] {
+fn allow_option_restricts_pi_to_its_model_provider() {
+    let other_server = Model::start([]);
+    let address = other_server.address().to_string().replace(':', "/");
+    let connect = format!("(exec 3<>/dev/tcp/{address}) 2>/dev/null && echo open || echo closed");
+    for (is_filtered, expected) in [(true, "closed"), (false, "open")] {
         let pi = Pi::new([
-            Tools(vec![("bash", json!({"command": connects}))]),
-            Text(&["I see."]),
+            Tools(vec![("bash", json!({"command": connect}))]),
+            Text(&["Done."]),
         ]);
         let allowed = pi.model.address().to_string();
-        let options: &[&str] = match filtered {
+        let options: &[&str] = match is_filtered {
             true => &["--no-input", "--allow", &allowed],
             false => &["--no-input"],
         };
         let id = pi.spawn(options, &["--mode", "json", "try"]);
-        pi.daemon.ok(&["wait", &id]);
-        let shown = pi.daemon.ok(&["attach", &id]);
-        let result = format!("  | {expected}\n  I see.\n- idle after 2 turns");
+        pi.daemon.cli_ok(&["wait", &id]);
+        let shown = pi.daemon.cli_ok(&["attach", &id]);
+        let result = format!("  | {expected}\n  Done.\n- idle after 2 turns");
         assert!(shown.contains(&result), "{shown}");
     }
 }
 
 #[test]
-fn status_and_events_show_tools_and_turns() {
-    let waits = "until [ -e go ]; do sleep 0.02; done; echo went";
+fn status_shows_tools_turns_waits_and_errors() {
+    let wait = "until [ -e go ]; do sleep 0.02; done; echo went";
     let pi = Pi::new([
-        Tools(vec![("bash", json!({"command": waits}))]),
+        Tools(vec![("bash", json!({"command": wait}))]),
         Text(&["Went."]),
     ]);
-    let id = pi.rpc();
-    let prompt = |prompt: &str| pi.daemon.ok(&["prompt", &id, prompt]);
+    let id = pi.spawn_rpc();
+    let prompt = |prompt: &str| pi.daemon.cli_ok(&["prompt", &id, prompt]);
     prompt("wait for the file");
-    let agent = pi.until(&id, "working", |view| view["current_tool"] == "bash");
+    let agent = pi.wait_until(&id, "working", |view| view["current_tool"] == "bash");
     assert_eq!(agent["view"]["turns"], 0);
     fs::write(pi.file("go"), "").unwrap();
-    let agent = pi.until(&id, "idle", |view| view["turns"] == 2);
+    let agent = pi.wait_until(&id, "idle", |view| view["turns"] == 2);
     assert_eq!(agent["view"]["current_tool"], Value::Null);
     assert_eq!(agent["view"]["last_error"], Value::Null);
 
-    // A model that does not answer: the state and the reason of the wait are shown.
-    pi.model.then([Stall]);
+    // The model does not answer: the state is `working`, and the status shows the reason of the wait.
+    pi.model.push_answers([Stall]);
     prompt("ask the slow one");
-    eventually("the model was asked", || {
-        (pi.model.stalled() == 1).then_some(())
-    });
-    pi.until(&id, "working", |view| view["activity"] == "waiting");
-    let status = pi.daemon.ok(&["status", &id]);
+    wait_until("the model was asked", || pi.model.stalled() == 1);
+    pi.wait_until(&id, "working", |view| view["activity"] == "waiting");
+    let status = pi.daemon.cli_ok(&["status", &id]);
     assert!(status.contains("(waiting for its model)"), "{status}");
     pi.model.release();
-    pi.until(&id, "idle", |view| view["turns"] == 3);
+    pi.wait_until(&id, "idle", |view| view["turns"] == 3);
 
     // A transient model error, and a permanent one.
     pi.model
-        .then([Fail(500, "overloaded for a moment"), Text(&["Again."])]);
+        .push_answers([Fail(500, "overloaded for a moment"), Text(&["Again."])]);
     prompt("try it");
-    let agent = pi.until(&id, "idle", |view| view["turns"] == 5);
+    let agent = pi.wait_until(&id, "idle", |view| view["turns"] == 5);
     let error = agent["view"]["last_error"].as_str().unwrap();
     assert!(error.contains("overloaded for a moment"), "{error}");
-    pi.model.then([Fail(400, "no such luck")]);
+    pi.model.push_answers([Fail(400, "no such luck")]);
     prompt("try it once more");
-    let agent = pi.until(&id, "idle", |view| view["turns"] == 6);
+    let agent = pi.wait_until(&id, "idle", |view| view["turns"] == 6);
     let error = agent["view"]["last_error"].as_str().unwrap();
     assert!(error.contains("no such luck"), "{error}");
-    let status = pi.daemon.ok(&["status", &id]);
+    let status = pi.daemon.cli_ok(&["status", &id]);
     assert!(status.contains("no such luck"), "{status}");
 
     // pi ends when its stdin is closed.
-    pi.daemon.ok(&["send", "--close", &id]);
-    pi.daemon.ok(&["wait", &id]);
+    pi.daemon.cli_ok(&["send", "--close", &id]);
+    pi.daemon.cli_ok(&["wait", &id]);
     assert_eq!(pi.daemon.agent(&id)["state"], "done");
 }
 
 #[test]
 fn prompt_steer_and_abort_reach_pi() {
     let pi = Pi::new([Stall]);
-    let id = pi.rpc();
-    pi.daemon.ok(&["prompt", &id, "first"]);
-    eventually("the model was asked", || {
-        (pi.model.stalled() == 1).then_some(())
-    });
+    let id = pi.spawn_rpc();
+    pi.daemon.cli_ok(&["prompt", &id, "first"]);
+    wait_until("the model was asked", || pi.model.stalled() == 1);
 
     // A refusal by pi is an error with pi's message and a hint.
     let refused = pi.daemon.cli(&["prompt", &id, "second"]);
@@ -182,17 +180,18 @@ fn prompt_steer_and_abort_reach_pi() {
         message.contains("already processing") && message.contains("--steer or --follow-up"),
         "{message}"
     );
-    pi.daemon.ok(&["prompt", "--follow-up", &id, "third"]);
-    pi.daemon.ok(&[
+    pi.daemon.cli_ok(&["prompt", "--follow-up", &id, "third"]);
+    pi.daemon.cli_ok(&[
         "prompt",
         "--steer",
         &id,
         "-- with \"quotes\"\nand \u{2028} lines",
     ]);
-    pi.until(&id, "working", |view| view["queued"] == 2);
-    pi.model.then([Text(&["Steered."]), Text(&["Followed."])]);
+    pi.wait_until(&id, "working", |view| view["queued"] == 2);
+    pi.model
+        .push_answers([Text(&["Steered."]), Text(&["Followed."])]);
     pi.model.release();
-    pi.until(&id, "idle", |view| view["turns"] == 3);
+    pi.wait_until(&id, "idle", |view| view["turns"] == 3);
     let prompts = |request: &Value| -> Vec<String> {
         let messages = request["messages"].as_array().unwrap();
         let users = messages.iter().filter(|message| message["role"] == "user");
@@ -210,40 +209,37 @@ fn prompt_steer_and_abort_reach_pi() {
     );
 
     // Abort cancels the current model request or tool; pi keeps running.
-    pi.model.then([
+    pi.model.push_answers([
         Stall,
         Tools(vec![("bash", json!({"command": "sleep 1000"}))]),
     ]);
-    pi.daemon.ok(&["prompt", &id, "stall"]);
-    eventually("the model was asked", || {
-        (pi.model.stalled() == 1).then_some(())
-    });
-    pi.daemon.ok(&["abort", &id]);
-    pi.until(&id, "idle", |_| true);
-    pi.daemon.ok(&["prompt", &id, "sleep"]);
-    pi.until(&id, "working", |view| view["current_tool"] == "bash");
-    pi.daemon.ok(&["abort", &id]);
-    pi.until(&id, "idle", |view| view["current_tool"] == Value::Null);
-    pi.model.then([Text(&["Still here."])]);
-    pi.daemon.ok(&["prompt", &id, "are you there?"]);
-    eventually("it answers", || {
-        text(&pi.daemon.stdout(&id))
-            .contains("Still here.")
-            .then_some(())
+    pi.daemon.cli_ok(&["prompt", &id, "stall"]);
+    wait_until("the model was asked", || pi.model.stalled() == 1);
+    pi.daemon.cli_ok(&["abort", &id]);
+    pi.wait_until(&id, "idle", |_| true);
+    pi.daemon.cli_ok(&["prompt", &id, "sleep"]);
+    pi.wait_until(&id, "working", |view| view["current_tool"] == "bash");
+    pi.daemon.cli_ok(&["abort", &id]);
+    pi.wait_until(&id, "idle", |view| view["current_tool"] == Value::Null);
+    pi.model.push_answers([Text(&["Still here."])]);
+    pi.daemon.cli_ok(&["prompt", &id, "are you there?"]);
+    wait_until("the agent answers", || {
+        text(&pi.daemon.stdout(&id)).contains("Still here.")
     });
 }
 
-/// A user's `colibri attach`.
+/// A running `colibri attach`.
 struct Attached {
     child: Child,
-    typed: ChildStdin,
-    shown: Arc<Mutex<Vec<u8>>>,
-    /// Number of bytes that were read from `shown`.
+    stdin: ChildStdin,
+    /// The output until now.
+    output: Arc<Mutex<Vec<u8>>>,
+    /// Number of bytes of `output` that the test has read.
     position: usize,
 }
 
 impl Attached {
-    fn to(pi: &Pi, id: &str) -> Self {
+    fn start(pi: &Pi, id: &str) -> Self {
         let mut child = pi
             .daemon
             .command("colibri")
@@ -253,31 +249,31 @@ impl Attached {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let shown = Arc::<Mutex<Vec<u8>>>::default();
-        let (mut stdout, screen) = (child.stdout.take().unwrap(), shown.clone());
+        let output = Arc::<Mutex<Vec<u8>>>::default();
+        let (mut stdout, shared) = (child.stdout.take().unwrap(), output.clone());
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = stdout.read(&mut buffer) {
-                screen.lock().unwrap().extend(&buffer[..count]);
+                shared.lock().unwrap().extend(&buffer[..count]);
             }
         });
         Self {
-            typed: child.stdin.take().unwrap(),
-            shown,
+            stdin: child.stdin.take().unwrap(),
+            output,
             position: 0,
             child,
         }
     }
 
-    fn types(&mut self, line: &str) {
-        writeln!(self.typed, "{line}").unwrap();
+    fn send_line(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap();
     }
 
-    /// Waits for a complete line with this beginning, and returns everything up to it.
-    fn reads(&mut self, beginning: &str) -> String {
+    /// Waits for a complete line with this beginning, and returns the output up to and including it.
+    fn read_until(&mut self, beginning: &str) -> String {
         let position = self.position;
         let read = eventually(&format!("a line begins with {beginning:?}"), || {
-            let shown = text(&self.shown.lock().unwrap()[position..]);
+            let shown = text(&self.output.lock().unwrap()[position..]);
             let mut end = 0;
             for line in shown.split_inclusive('\n') {
                 end += line.len();
@@ -291,8 +287,9 @@ impl Attached {
         read
     }
 
-    fn ends(self) -> (Option<i32>, String) {
-        drop(self.typed);
+    /// Closes stdin, waits for the end, and returns the exit code and stderr.
+    fn close(self) -> (Option<i32>, String) {
+        drop(self.stdin);
         let output = self.child.wait_with_output().unwrap();
         (output.status.code(), text(&output.stderr))
     }
@@ -307,47 +304,45 @@ fn attach_sends_prompts_and_answers_and_reattaches() {
         )]),
         Text(&["It says ", "one."]),
     ]);
-    // An extension of pi that asks before each command.
-    let asks = r#"export default function (pi) {
+    // An extension of pi that asks for a permission before each command.
+    let extension = r#"export default function (pi) {
         pi.on("tool_call", async (event, ctx) => {
-            const said = await ctx.ui.confirm("Run this?", String(event.input.command));
-            if (!said) return { block: true, reason: "the user refused" };
+            const allowed = await ctx.ui.confirm("Run this?", String(event.input.command));
+            if (!allowed) return { block: true, reason: "the user refused" };
         });
     }"#;
-    fs::write(pi.file("asks.ts"), asks).unwrap();
-    let id = pi.spawn(&[], &["--mode", "rpc", "-e", "asks.ts"]);
+    fs::write(pi.file("ask.ts"), extension).unwrap();
+    let id = pi.spawn(&[], &["--mode", "rpc", "-e", "ask.ts"]);
 
-    let mut attached = Attached::to(&pi, &id);
-    attached.types("what does it say?");
-    attached.reads("? ");
-    pi.until(&id, "blocked", |view| view["current_tool"] == "bash");
-    attached.types("perhaps");
-    attached.types("y");
-    let mut shown = attached.reads("- idle");
+    let mut attached = Attached::start(&pi, &id);
+    attached.send_line("what does it say?");
+    attached.read_until("? ");
+    pi.wait_until(&id, "blocked", |view| view["current_tool"] == "bash");
+    attached.send_line("perhaps");
+    attached.send_line("y");
+    let mut shown = attached.read_until("- idle");
     assert_eq!(
         shown,
         "* bash ended:\n  | one\n  It says one.\n- idle after 2 turns, 200+40 tokens, $0.0012\n"
     );
 
     // Input during a turn steers it.
-    pi.model.then([Stall, Text(&["Turned left."])]);
-    attached.types("go");
-    eventually("the model was asked", || {
-        (pi.model.stalled() == 1).then_some(())
-    });
-    attached.types("left");
-    attached.reads("- 1 prompt queued");
+    pi.model.push_answers([Stall, Text(&["Turned left."])]);
+    attached.send_line("go");
+    wait_until("the model was asked", || pi.model.stalled() == 1);
+    attached.send_line("left");
+    attached.read_until("- 1 prompt queued");
     pi.model.release();
-    shown = attached.reads("- idle");
+    shown = attached.read_until("- idle");
     assert!(
         shown.contains("  Here at last.\n> left\n  Turned left.\n"),
         "{shown}"
     );
 
     // Ctrl-C detaches.
-    let person = rustix::process::Pid::from_child(&attached.child);
-    rustix::process::kill_process(person, rustix::process::Signal::INT).unwrap();
-    let (code, message) = attached.ends();
+    let pid = rustix::process::Pid::from_child(&attached.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let (code, message) = attached.close();
     assert_eq!(code, Some(0));
     assert!(
         message.contains("invalid answer \"perhaps\"")
@@ -357,23 +352,19 @@ fn attach_sends_prompts_and_answers_and_reattaches() {
     assert_eq!(pi.daemon.agent(&id)["state"], "idle");
 
     // Attaching again shows the earlier output.
-    let mut attached = Attached::to(&pi, &id);
-    shown = attached.reads("- idle after 2 turns, 200+40");
+    let mut attached = Attached::start(&pi, &id);
+    shown = attached.read_until("- idle after 2 turns, 200+40");
     assert!(shown.starts_with("> what does it say?\n* bash: echo one > one; cat one\n? Run this? echo one > one; cat one (y or n)\n"), "{shown}");
-    pi.daemon.ok(&["kill", &id]);
-    let code = pi.daemon.cli(&["wait", &id]).status.code();
-    assert_eq!(attached.ends().0, code);
+    pi.daemon.cli_ok(&["kill", &id]);
+    let code = pi.daemon.wait(&id);
+    assert_eq!(attached.close().0, code);
 }
 
 #[test]
 fn commands_of_the_agents_page_work() {
-    let page = read("docs/agents.md");
-    let blocks = page.split("<!-- tested -->\n```sh\n").skip(1);
-    let script: String = blocks
-        .map(|block| block.split("```").next().unwrap())
-        .collect();
+    let script = tested_commands(&read("docs/agents.md"));
     assert!(script.lines().count() > 15, "{script}");
-    let model = Model::answering([], |request| {
+    let model = Model::start_with_fallback([], |request| {
         match request.to_string().contains("what does this project do?") {
             true => Text(&["It fixes tests."]),
             false => Stall,
@@ -384,11 +375,11 @@ fn commands_of_the_agents_page_work() {
     fs::create_dir_all(&settings).unwrap();
     fs::create_dir(daemon.path("project")).unwrap();
     fs::write(settings.join("models.json"), model.models_json()).unwrap();
-    let chosen = json!({"defaultProvider": "scripted", "defaultModel": "m"});
-    fs::write(settings.join("settings.json"), chosen.to_string()).unwrap();
+    let default_model = json!({"defaultProvider": "scripted", "defaultModel": "m"});
+    fs::write(settings.join("settings.json"), default_model.to_string()).unwrap();
     daemon.run_documented(
         &format!("export PI_OFFLINE=1\n{script}\ncolibri shutdown"),
-        &[&bin(&daemon.path(""))],
+        &[&bin_directory(daemon.directory())],
         &[
             "> make the tests pass\n",
             "- aborted\n",

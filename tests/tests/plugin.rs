@@ -1,5 +1,5 @@
-//! A third-party privilege backend: the daemon of examples/backend-sudo, run by an ordinary user, starts bubblewrap
-//! through a real sudo, so its agents belong to another user.
+//! A third-party privilege backend: the daemon of examples/backend-sudo runs as an unprivileged user and starts
+//! bwrap(1) by a real sudo, so that its agents belong to root.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,20 +8,24 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use colibri_tests::helper::{as_user, make_user, run, uid};
-use colibri_tests::{Daemon, eventually, kill_9, processes_with, program, text};
+use colibri_tests::helper::{as_user, create_user, uid};
+use colibri_tests::{
+    Daemon, kill_9, processes_with, program, read, run_checked, text, wait_until, write_file,
+};
 use serde_json::json;
 
-/// May use sudo according to the example's sudoers file, during a test.
-const ALLOWED: &str = "colibri-sudo";
-/// May not use sudo.
-const STRANGER: &str = "colibri-no-sudo";
+/// User that the sudoers file of the example lists during a test.
+const LISTED: &str = "colibri-sudo";
+/// User that no sudo rule lists.
+const UNLISTED: &str = "colibri-no-sudo";
+/// Path of the installed sudoers file.
 const RULES: &str = "/etc/sudoers.d/colibri-test";
 
-/// Two users without login, and the sudo rule for one of them. A lock serializes the tests.
+/// The installed sudoers file, and a lock that serializes the tests. Dropping it removes the file.
 struct Sudoers(File);
 
 impl Sudoers {
+    /// Creates the users and installs the sudoers file of the example.
     fn install() -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
@@ -29,21 +33,17 @@ impl Sudoers {
         );
         let lock = File::create("/run/colibri-sudo-test.lock").unwrap();
         lock.lock().unwrap();
-        for user in [ALLOWED, STRANGER] {
-            make_user(user);
+        for user in [LISTED, UNLISTED] {
+            create_user(user);
         }
-        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/backend-sudo/sudoers");
-        let rules = fs::read_to_string(sample)
-            .unwrap()
-            .replace("COLIBRI", ALLOWED);
-        // sudo ignores files with a dot in sudoers.d, so visudo checks the file before it is renamed.
+        let rules = read("examples/backend-sudo/sudoers").replace("COLIBRI", LISTED);
+        // sudo ignores names with a dot in sudoers.d, so visudo(8) checks the file before sudo uses it.
         let unchecked = format!("{RULES}.new");
-        fs::write(&unchecked, rules).unwrap();
-        fs::set_permissions(&unchecked, fs::Permissions::from_mode(0o440)).unwrap();
+        write_file(Path::new(&unchecked), &rules, 0o440);
         let visudo = ["/usr/sbin/visudo", "/usr/bin/visudo"];
         let visudo = visudo.iter().find(|path| Path::new(path).exists());
         let visudo = visudo.expect("sudo is missing; install the package sudo");
-        run(Command::new(visudo).args(["-cf", &unchecked]));
+        run_checked(Command::new(visudo).args(["-cf", &unchecked]));
         fs::rename(&unchecked, RULES).unwrap();
         Self(lock)
     }
@@ -56,34 +56,35 @@ impl Drop for Sudoers {
     }
 }
 
-/// The example's daemon, run by a user.
-struct Site {
+/// The daemon of the example, with the sudoers file.
+struct SudoDaemon {
     daemon: Daemon,
     _sudoers: Sudoers,
 }
 
-impl Site {
-    fn of(user: &str) -> Self {
+impl SudoDaemon {
+    /// Starts the daemon as this user.
+    fn start(user: &str) -> Self {
         let sudoers = Sudoers::install();
         let mut daemon = Daemon::prepare();
-        let directory = daemon.path("");
+        let directory = daemon.directory().to_owned();
         let copy = |name: &str| -> PathBuf {
             let copy = directory.join(name);
             fs::copy(program(name), &copy).unwrap();
             copy
         };
         copy("colibri-shim");
-        let built = copy("colibri-daemon-sudo");
+        let program = copy("colibri-daemon-sudo");
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
         chown(&directory, Some(uid(user)), None).unwrap();
-        let mut command = as_user(user, &[built.to_str().unwrap()]);
+        let mut command = as_user(user, &[program.to_str().unwrap()]);
         command
             .env("HOME", &directory)
             .env("COLIBRI_JAIL_PRIV_MODE", "sudo")
             .env("COLIBRI_SOCKET", daemon.socket())
             .env("COLIBRI_STATE_DIR", daemon.state());
-        daemon.launch_as(command);
-        daemon.trust(uid(user));
+        daemon.launch_command(command);
+        daemon.set_daemon_user(uid(user));
         Self {
             daemon,
             _sudoers: sudoers,
@@ -91,7 +92,7 @@ impl Site {
     }
 
     /// Starts an agent that writes a first line, and returns its id.
-    fn agent(&self, mark: &str, script: &str) -> String {
+    fn spawn_agent(&self, mark: &str, script: &str) -> String {
         let mark = format!("MARK={mark}");
         let id = self.daemon.spawn(&[
             "--jail-path",
@@ -103,19 +104,17 @@ impl Site {
             "-c",
             script,
         ]);
-        eventually("the agent runs", || {
-            (!self.daemon.stdout(&id).is_empty()).then_some(())
-        });
+        wait_until("the agent runs", || !self.daemon.stdout(&id).is_empty());
         id
     }
 }
 
-/// Returns a mark for the processes of this test.
+/// A text in the environment of the processes of a test. Dropping it kills them.
 struct Mark(String);
 
 impl Mark {
-    fn new(what: &str) -> Self {
-        Self(format!("mark-{what}-{}", std::process::id()))
+    fn new(name: &str) -> Self {
+        Self(format!("mark-{name}-{}", std::process::id()))
     }
 }
 
@@ -127,8 +126,8 @@ impl Drop for Mark {
 
 #[test]
 fn sudo_agent_is_confined_and_keeps_its_exit_code() {
-    let site = Site::of(ALLOWED);
-    let daemon = &site.daemon;
+    let sudo_daemon = SudoDaemon::start(LISTED);
+    let daemon = &sudo_daemon.daemon;
     let explained = daemon.connect().call(
         "explain-spawn",
         json!({"program": "true", "jail": {"path": "/"}}),
@@ -172,10 +171,10 @@ fn sudo_agent_is_confined_and_keeps_its_exit_code() {
 
 #[test]
 fn kill_through_sudo_leaves_no_process() {
-    let site = Site::of(ALLOWED);
-    let daemon = &site.daemon;
+    let sudo_daemon = SudoDaemon::start(LISTED);
+    let daemon = &sudo_daemon.daemon;
     let mark = Mark::new("kill");
-    let id = site.agent(
+    let id = sudo_daemon.spawn_agent(
         &mark.0,
         "trap '' TERM; setsid bash -c 'trap \"\" TERM; (sleep 1000 & sleep 1000) & echo up; sleep 1000' & wait",
     );
@@ -202,10 +201,10 @@ fn kill_through_sudo_leaves_no_process() {
 
 #[test]
 fn sudo_agent_handles_the_first_signal_of_a_kill() {
-    let site = Site::of(ALLOWED);
-    let daemon = &site.daemon;
+    let sudo_daemon = SudoDaemon::start(LISTED);
+    let daemon = &sudo_daemon.daemon;
     let mark = Mark::new("term");
-    let id = site.agent(
+    let id = sudo_daemon.spawn_agent(
         &mark.0,
         "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.05; done",
     );
@@ -231,8 +230,10 @@ fn sudo_agent_handles_the_first_signal_of_a_kill() {
 
 #[test]
 fn refusal_by_sudo_is_shown_verbatim() {
-    let site = Site::of(STRANGER);
-    let output = site.daemon.cli(&["run", "--jail-path", "/", "--", "true"]);
+    let sudo_daemon = SudoDaemon::start(UNLISTED);
+    let output = sudo_daemon
+        .daemon
+        .cli(&["run", "--jail-path", "/", "--", "true"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         text(&output.stderr).contains("sudo: "),

@@ -1,5 +1,5 @@
-//! The commands that a shim runs before and after each run, which FreeBSD jails need for mounts and limits. Tested
-//! with the real shim and commands that write a trace.
+//! The commands that a shim runs before and after each run; FreeBSD jails need them for mounts and limits. The tests
+//! start the real shim with commands that write a trace.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,18 +9,25 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use colibri_tests::{SOON, eventually, program};
+use colibri_tests::{SOON, create_fifo, eventually, program, wait_until};
 use serde_json::{Value, json};
 
+/// Returns a command that runs a shell script.
 fn shell(script: &str) -> Value {
     json!({"program": "/bin/sh", "args": ["-c", script]})
 }
 
-/// Starts a shim and returns its answer.
+/// Starts a shim for an agent with this script, and returns its answer.
 #[allow(clippy::zombie_processes, reason = "the shim outlives its starter")]
-fn shim(directory: &Path, agent: &str, restart: Value, before: &[Value], after: &[Value]) -> Value {
+fn start_shim(
+    directory: &Path,
+    script: &str,
+    restart: Value,
+    before: &[Value],
+    after: &[Value],
+) -> Value {
     let launch = json!({
-        "program": "/bin/sh", "args": ["-c", agent], "env": [["PATH", "/usr/bin:/bin"]], "cwd": directory,
+        "program": "/bin/sh", "args": ["-c", script], "env": [["PATH", "/usr/bin:/bin"]], "cwd": directory,
         "restart": restart, "before": before, "after": after,
         "journal": {"segment_bytes": 65536, "fsync": "never"},
     });
@@ -36,14 +43,14 @@ fn shim(directory: &Path, agent: &str, restart: Value, before: &[Value], after: 
         .unwrap()
         .write_all(format!("{launch}\n").as_bytes())
         .unwrap();
-    // The shim ends later; this test does not wait for it.
     let mut answer = String::new();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     stdout.read_line(&mut answer).unwrap();
     serde_json::from_str(&answer).unwrap()
 }
 
-fn end(directory: &Path) -> Value {
+/// Waits for the end of the agent and returns the record of it.
+fn wait_for_end(directory: &Path) -> Value {
     eventually("the agent has ended", || {
         serde_json::from_slice(&fs::read(directory.join("exit.json")).ok()?).ok()
     })
@@ -54,7 +61,7 @@ fn each_run_executes_pre_run_and_post_run() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
     let append = |word: &str| format!("echo {word} >> {}", trace.display());
-    let started = shim(
+    let started = start_shim(
         dir.path(),
         &format!(
             "{}; (sleep 0.1; {}) & exit 1",
@@ -66,10 +73,10 @@ fn each_run_executes_pre_run_and_post_run() {
         &[shell(&append("three")), shell(&append("four"))],
     );
     assert!(started["started"]["pid"].is_number(), "{started}");
-    end(dir.path());
+    wait_for_end(dir.path());
     let run = "one two agent descendant three four ";
-    let seen = fs::read_to_string(&trace).unwrap().replace('\n', " ");
-    assert_eq!(seen, run.repeat(2));
+    let traced = fs::read_to_string(&trace).unwrap().replace('\n', " ");
+    assert_eq!(traced, run.repeat(2));
 }
 
 #[test]
@@ -77,7 +84,7 @@ fn failed_pre_run_prevents_the_run_and_is_rolled_back() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
     let append = |word: &str| format!("echo {word} >> {}", trace.display());
-    let answer = shim(
+    let answer = start_shim(
         dir.path(),
         &append("agent"),
         json!({"when": "never"}),
@@ -97,14 +104,14 @@ fn failed_post_run_is_reported_and_the_others_run() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
     let append = format!("echo after >> {}", trace.display());
-    shim(
+    start_shim(
         dir.path(),
         "exit 7",
         json!({"when": "never"}),
         &[],
         &[shell("echo device busy >&2; exit 1"), shell(&append)],
     );
-    let end = end(dir.path());
+    let end = wait_for_end(dir.path());
     assert_eq!(
         (&end["exit"], &end["reason"]),
         (&json!({"code": 7}), &json!("exited"))
@@ -117,8 +124,8 @@ fn failed_post_run_is_reported_and_the_others_run() {
     assert_eq!(fs::read_to_string(&trace).unwrap(), "after\n");
 }
 
-/// Sends a kill to a shim.
-fn kill(socket: &mut BufReader<UnixStream>, signal: &str, grace_ms: u64) {
+/// Sends a kill request to a shim.
+fn send_kill(socket: &mut BufReader<UnixStream>, signal: &str, grace_ms: u64) {
     let kill = json!({"seq": 1, "op": "kill", "signal": signal, "grace_ms": grace_ms});
     socket
         .get_mut()
@@ -126,7 +133,7 @@ fn kill(socket: &mut BufReader<UnixStream>, signal: &str, grace_ms: u64) {
         .unwrap();
 }
 
-fn answer(socket: &mut BufReader<UnixStream>) -> Value {
+fn read_answer(socket: &mut BufReader<UnixStream>) -> Value {
     let mut answer = String::new();
     socket.read_line(&mut answer).unwrap();
     serde_json::from_str(&answer).unwrap()
@@ -142,14 +149,13 @@ fn connect(directory: &Path) -> BufReader<UnixStream> {
 fn kill_after_exit_does_not_interrupt_post_run() {
     let dir = tempfile::tempdir().unwrap();
     let (trace, gate) = (dir.path().join("trace"), dir.path().join("gate"));
-    let made = Command::new("mkfifo").arg(&gate).status().unwrap();
-    assert!(made.success());
+    create_fifo(&gate);
     let clean_up = format!(
         "echo begun >> {0}; read line < {1}; echo after >> {0}",
         trace.display(),
         gate.display()
     );
-    shim(
+    start_shim(
         dir.path(),
         "sleep 1000",
         json!({"when": "never"}),
@@ -157,27 +163,27 @@ fn kill_after_exit_does_not_interrupt_post_run() {
         &[shell(&clean_up)],
     );
     let mut first = connect(dir.path());
-    kill(&mut first, "TERM", 10_000);
-    answer(&mut first);
-    eventually("the clean-up has begun", || {
-        (fs::read_to_string(&trace).ok()? == "begun\n").then_some(())
+    send_kill(&mut first, "TERM", 10_000);
+    read_answer(&mut first);
+    wait_until("the clean-up has begun", || {
+        fs::read_to_string(&trace).is_ok_and(|text| text == "begun\n")
     });
-    // Wait until the shim has read the second kill before the gate opens.
+    // The refusal shows that the shim has read the second kill before the gate opens.
     let mut second = connect(dir.path());
-    kill(&mut second, "KILL", 0);
-    kill(&mut second, "NO-SUCH-SIGNAL", 0);
+    send_kill(&mut second, "KILL", 0);
+    send_kill(&mut second, "NO-SUCH-SIGNAL", 0);
     assert_eq!(
-        answer(&mut second)["reply"],
+        read_answer(&mut second)["reply"],
         json!({"refused": "unknown signal NO-SUCH-SIGNAL"})
     );
     fs::write(&gate, "go\n").unwrap();
-    let killed = answer(&mut second);
+    let killed = read_answer(&mut second);
     assert_eq!(
         killed["reply"]["killed"]["remaining"],
         json!([]),
         "{killed}"
     );
-    let end = end(dir.path());
+    let end = wait_for_end(dir.path());
     assert_eq!(end["error"], Value::Null, "{end}");
     assert_eq!(fs::read_to_string(&trace).unwrap(), "begun\nafter\n");
 }
@@ -185,42 +191,43 @@ fn kill_after_exit_does_not_interrupt_post_run() {
 #[test]
 fn kill_during_a_hanging_command_is_immediate() {
     let dir = tempfile::tempdir().unwrap();
-    let first = dir.path().join("first");
+    let first_run = dir.path().join("first-run");
     // The command before the second run hangs.
     let hanging = format!(
         "[ ! -e {0} ] || exec sleep 1000 # mark-step-7f3a\ntouch {0}",
-        first.display()
+        first_run.display()
     );
-    shim(
+    start_shim(
         dir.path(),
         "exit 9",
         json!({"when": "always", "delay_ms": 1, "max_delay_ms": 1}),
         &[shell(&hanging)],
         &[],
     );
-    eventually("the first run has ended", || {
-        let runs = fs::read_to_string(dir.path().join("runs.jsonl")).ok()?;
-        runs.ends_with('\n').then_some(())
+    wait_until("the first run has ended", || {
+        let runs = fs::read_to_string(dir.path().join("runs.jsonl"));
+        runs.is_ok_and(|runs| runs.ends_with('\n'))
     });
     let mut socket = connect(dir.path());
-    kill(&mut socket, "TERM", 100);
-    let answer = answer(&mut socket);
+    send_kill(&mut socket, "TERM", 100);
+    let answer = read_answer(&mut socket);
     assert_eq!(
         answer["reply"]["killed"]["remaining"],
         json!([]),
         "{answer}"
     );
-    let end = end(dir.path());
+    let end = wait_for_end(dir.path());
     assert!(
         ["exited", "killed-by-user"].contains(&end["reason"].as_str().unwrap()),
         "{end}"
     );
 }
 
-fn request(socket: &mut BufReader<UnixStream>, request: &Value) -> Value {
+/// Sends a request to a shim and returns the answer.
+fn call(socket: &mut BufReader<UnixStream>, request: &Value) -> Value {
     let line = format!("{request}\n");
     socket.get_mut().write_all(line.as_bytes()).unwrap();
-    answer(socket)
+    read_answer(socket)
 }
 
 #[test]
@@ -229,15 +236,15 @@ fn restart_request_during_backoff_starts_one_run() {
     let marker = dir.path().join("marker");
     let agent = format!("[ -e {0} ] && exit 0; touch {0}; exit 1", marker.display());
     let restart = json!({"when": "on-failure", "delay_ms": 600_000, "max_delay_ms": 600_000});
-    shim(dir.path(), &agent, restart, &[], &[]);
-    eventually("the first run is recorded", || {
-        let runs = fs::read_to_string(dir.path().join("runs.jsonl")).ok()?;
-        runs.ends_with('\n').then_some(())
+    start_shim(dir.path(), &agent, restart, &[], &[]);
+    wait_until("the first run is recorded", || {
+        let runs = fs::read_to_string(dir.path().join("runs.jsonl"));
+        runs.is_ok_and(|runs| runs.ends_with('\n'))
     });
     let mut socket = connect(dir.path());
     let restart = json!({"seq": 1, "op": "restart", "grace_ms": 100});
-    assert_eq!(request(&mut socket, &restart)["reply"], "ok");
-    let end = end(dir.path());
+    assert_eq!(call(&mut socket, &restart)["reply"], "ok");
+    let end = wait_for_end(dir.path());
     assert_eq!(
         (&end["run"], &end["exit"]),
         (&json!(2), &json!({"code": 0}))
@@ -248,25 +255,24 @@ fn restart_request_during_backoff_starts_one_run() {
 fn signal_after_the_end_does_not_hit_post_run_commands() {
     let dir = tempfile::tempdir().unwrap();
     let (trace, gate) = (dir.path().join("trace"), dir.path().join("gate"));
-    let created = Command::new("mkfifo").arg(&gate).status().unwrap();
-    assert!(created.success());
+    create_fifo(&gate);
     let post_run = format!(
         "echo begun >> {0}; read line < {1}; echo after >> {0}",
         trace.display(),
         gate.display()
     );
     let never = json!({"when": "never"});
-    shim(dir.path(), "exit 0", never, &[], &[shell(&post_run)]);
-    eventually("the command after the run has begun", || {
-        (fs::read_to_string(&trace).ok()? == "begun\n").then_some(())
+    start_shim(dir.path(), "exit 0", never, &[], &[shell(&post_run)]);
+    wait_until("the command after the run has begun", || {
+        fs::read_to_string(&trace).is_ok_and(|text| text == "begun\n")
     });
     let mut socket = connect(dir.path());
     let signal = json!({"seq": 1, "op": "signal", "signal": "TERM"});
     assert_eq!(
-        request(&mut socket, &signal)["reply"],
+        call(&mut socket, &signal)["reply"],
         json!({"signalled": {"sent": 0, "denied": []}})
     );
     fs::write(&gate, "go\n").unwrap();
-    assert_eq!(end(dir.path())["error"], Value::Null);
+    assert_eq!(wait_for_end(dir.path())["error"], Value::Null);
     assert_eq!(fs::read_to_string(&trace).unwrap(), "begun\nafter\n");
 }

@@ -1,15 +1,15 @@
-//! Prompts and `attach` with any agent. pi.rs tests pi.
+//! Prompts and `attach` with imitated agents; pi.rs tests pi.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use colibri_tests::{Daemon, eventually, text};
+use colibri_tests::{Daemon, program, text, wait_until};
 use serde_json::json;
 
-/// Returns exit code, stdout and stderr.
-fn outcome(daemon: &Daemon, args: &[&str]) -> (Option<i32>, String, String) {
+/// Runs `colibri` and returns exit code, stdout and stderr.
+fn run_cli(daemon: &Daemon, args: &[&str]) -> (Option<i32>, String, String) {
     let output = daemon.cli(args);
     (
         output.status.code(),
@@ -22,13 +22,13 @@ fn outcome(daemon: &Daemon, args: &[&str]) -> (Option<i32>, String, String) {
 fn generic_agent_gets_prompts_as_lines() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "read a; read b; echo \"$a|$b\"; cat"]);
-    daemon.ok(&["prompt", &id, "do this"]);
+    daemon.cli_ok(&["prompt", &id, "do this"]);
     for (args, expected) in [
         (&["prompt", &id, "--steer", "x"][..], "cannot be steered"),
         (&["prompt", &id, "--follow-up", "x"], "cannot queue"),
         (&["abort", &id], "colibri kill --signal INT"),
     ] {
-        let (code, _, message) = outcome(&daemon, args);
+        let (code, _, message) = run_cli(&daemon, args);
         assert_eq!(code, Some(1), "{args:?}: {message}");
         assert!(message.contains(expected), "{args:?}: {message}");
     }
@@ -40,10 +40,10 @@ fn generic_agent_gets_prompts_as_lines() {
         .unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"and that").unwrap();
     assert!(child.wait().unwrap().success());
-    daemon.ok(&["send", "--close", &id, "last"]);
-    daemon.ok(&["wait", &id]);
+    daemon.cli_ok(&["send", "--close", &id, "last"]);
+    daemon.cli_ok(&["wait", &id]);
     assert_eq!(text(&daemon.stdout(&id)), "do this|and that\nlast\n");
-    let (code, _, message) = outcome(&daemon, &["prompt", &id, "too late"]);
+    let (code, _, message) = run_cli(&daemon, &["prompt", &id, "too late"]);
     assert_eq!(code, Some(1), "{message}");
 }
 
@@ -57,15 +57,15 @@ fn missing_answer_is_an_error_with_its_cause() {
             .copied()
             .chain(["--timeout", "50ms"])
             .collect();
-        let (code, _, message) = outcome(&daemon, &args);
+        let (code, _, message) = run_cli(&daemon, &args);
         assert_eq!(code, Some(1), "{message}");
         assert!(
             message.contains("did not respond") && message.contains("pi --mode rpc"),
             "{message}"
         );
     }
-    let leaves = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", "read line; exit 3"]);
-    let (code, _, message) = outcome(&daemon, &["prompt", &leaves, "hello"]);
+    let ending = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", "read line; exit 3"]);
+    let (code, _, message) = run_cli(&daemon, &["prompt", &ending, "hello"]);
     assert_eq!(code, Some(1), "{message}");
     assert!(message.contains("ended before it responded"), "{message}");
 }
@@ -73,25 +73,25 @@ fn missing_answer_is_an_error_with_its_cause() {
 #[test]
 fn answer_is_found_among_other_output() {
     let daemon = Daemon::start();
-    // It answers another client first, and floods its output.
+    // The script answers another client first, and then floods its output.
     let script = r#"
         printf '{"type":"agent'; read line; printf '_start"}\n'
         id=$(printf '%s' "$line" | sed 's/.*"id":"\([^"]*\)".*/\1/')
-        echo '{"type":"response","id":"other","command":"prompt","success":false,"error":"not yours"}'
+        echo '{"type":"response","id":"other","command":"prompt","success":false,"error":"refused"}'
         head -c 3000000 /dev/zero | tr '\0' x; echo
-        printf '{"type":"response","id":"%s","command":"prompt","success":%s,"error":"so\\u001b[2J it is"}\n' "$id" "$1"
+        printf '{"type":"response","id":"%s","command":"prompt","success":%s,"error":"too\\u001b[2J busy"}\n' "$id" "$1"
         sleep 1000"#;
-    for (success, code) in [("true", 0), ("false", 1)] {
+    for (success, expected) in [("true", 0), ("false", 1)] {
         let agent = ["--runtime", "pi", "--", "sh", "-c", script, "sh", success];
         let id = daemon.spawn(&agent);
-        let (found, _, message) = outcome(&daemon, &["prompt", &id, "hello"]);
-        assert_eq!(found, Some(code), "{message}");
+        let (code, _, message) = run_cli(&daemon, &["prompt", &id, "hello"]);
+        assert_eq!(code, Some(expected), "{message}");
         assert_eq!(
-            message.contains("refused prompt: so it is"),
-            code == 1,
+            message.contains("refused prompt: too busy"),
+            expected == 1,
             "{message}"
         );
-        daemon.ok(&["kill", "--grace", "0s", &id]);
+        daemon.cli_ok(&["kill", "--grace", "0s", &id]);
     }
 }
 
@@ -99,11 +99,11 @@ fn answer_is_found_among_other_output() {
 fn no_input_agent_reads_eof_immediately() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--no-input", "--", "sh", "-c", "cat; echo end"]);
-    daemon.ok(&["wait", &id]);
+    daemon.cli_ok(&["wait", &id]);
     assert_eq!(text(&daemon.stdout(&id)), "end\n");
-    let (_, stdout, _) = outcome(&daemon, &["run", "--no-input", "--", "cat"]);
+    let (_, stdout, _) = run_cli(&daemon, &["run", "--no-input", "--", "cat"]);
     assert_eq!(stdout, "");
-    // This applies to each run, and input is refused.
+    // Each run of the agent reads EOF, and input is refused.
     let restart = [
         "--restart",
         "on-failure",
@@ -113,10 +113,10 @@ fn no_input_agent_reads_eof_immediately() {
         "2",
     ];
     let script = ["--no-input", "--", "sh", "-c", "cat; echo end; exit 1"];
-    let again = daemon.spawn(&[&restart[..], &script].concat());
+    let restarted = daemon.spawn(&[&restart[..], &script].concat());
     let sent = daemon
         .connect()
-        .call("send-input", serde_json::json!({"id": again, "data": "x"}));
+        .call("send-input", json!({"id": restarted, "data": "x"}));
     let kind = &sent["error"]["data"]["kind"];
     assert!(
         ["input-closed", "agent-ended"]
@@ -124,27 +124,27 @@ fn no_input_agent_reads_eof_immediately() {
             .any(|known| kind == known),
         "{sent}"
     );
-    outcome(&daemon, &["wait", &again]);
-    assert_eq!(text(&daemon.stdout(&again)), "end\n".repeat(3));
+    run_cli(&daemon, &["wait", &restarted]);
+    assert_eq!(text(&daemon.stdout(&restarted)), "end\n".repeat(3));
 }
 
 #[test]
 fn malformed_lines_are_counted_and_shown() {
     let daemon = Daemon::start();
-    let script = r#"echo '{"type":"agent_start"}'; echo 'Warning: old'; printf '\033[2J{\n'; echo '{"type":"of tomorrow"}'"#;
+    let script = r#"echo '{"type":"agent_start"}'; echo 'Warning: old'; printf '\033[2J{\n'; echo '{"type":"unknown"}'"#;
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", script]);
-    daemon.ok(&["wait", &id]);
+    daemon.cli_ok(&["wait", &id]);
     let view = &daemon.agent(&id)["view"];
     assert_eq!(
         (&view["malformed_lines"], &view["events"]),
         (&json!(2), &json!(4))
     );
-    let status = daemon.ok(&["status", &id]);
+    let status = daemon.cli_ok(&["status", &id]);
     assert!(
         status.contains("malformed   2 of 4 lines are not events\n"),
         "{status}"
     );
-    let shown = daemon.ok(&["attach", &id]);
+    let shown = daemon.cli_ok(&["attach", &id]);
     assert_eq!(shown, "# not an event: Warning: old\n# not an event: {\n");
 }
 
@@ -163,7 +163,7 @@ fn attach_shows_both_outputs_and_exits_with_the_agents_code() {
         .spawn()
         .unwrap();
     let mut stdout = attached.stdout.take().unwrap();
-    // Partial lines are shown, too.
+    // A partial line is shown.
     let mut beginning = [0; 8];
     stdout.read_exact(&mut beginning).unwrap();
     assert_eq!(&beginning, b"  name? ");
@@ -182,7 +182,7 @@ fn attach_shows_both_outputs_and_exits_with_the_agents_code() {
         text(&output.stderr)
     );
     // --raw shows the bytes unchanged.
-    let (code, stdout, stderr) = outcome(&daemon, &["attach", "--raw", "--no-input", &id]);
+    let (code, stdout, stderr) = run_cli(&daemon, &["attach", "--raw", "--no-input", &id]);
     assert_eq!(
         (code, stdout.as_str(), stderr.lines().next()),
         (Some(7), "name? \n", Some("bad \x1b[31mada\x1b[0m\x07"))
@@ -193,32 +193,25 @@ fn attach_shows_both_outputs_and_exits_with_the_agents_code() {
 fn colour_requires_a_terminal_and_respects_no_color() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "echo bad >&2"]);
-    daemon.ok(&["wait", &id]);
-    let attach = daemon.command("colibri");
-    let command = format!("{} attach {id}", attach.get_program().display());
-    for (no_color, coloured) in [("", true), ("1", false)] {
-        let mut terminal = Command::new("script");
-        terminal
+    daemon.cli_ok(&["wait", &id]);
+    let command = format!("{} attach {id}", program("colibri").display());
+    for (no_color, is_coloured) in [("", true), ("1", false)] {
+        let output = daemon
+            .external_command("script")
             .args(["--quiet", "--return", "--command", &command, "/dev/null"])
-            .env_clear()
-            .envs(
-                attach
-                    .get_envs()
-                    .filter_map(|(name, value)| Some((name, value?))),
-            )
             .env("NO_COLOR", no_color)
-            .stdin(Stdio::null());
-        let output = terminal.output().unwrap();
+            .output()
+            .unwrap();
         let shown = text(&output.stdout);
         assert!(output.status.success(), "{shown}");
         assert_eq!(
             shown.contains("\x1b[33mstderr| bad\x1b[0m"),
-            coloured,
+            is_coloured,
             "{shown:?}"
         );
-        assert_eq!(shown.contains('\x1b'), coloured, "{shown:?}");
+        assert_eq!(shown.contains('\x1b'), is_coloured, "{shown:?}");
     }
-    assert_eq!(daemon.ok(&["attach", &id]), "stderr| bad\n");
+    assert_eq!(daemon.cli_ok(&["attach", &id]), "stderr| bad\n");
 }
 
 #[test]
@@ -227,9 +220,9 @@ fn attach_shows_the_tail_of_long_output_or_all() {
     let script = r#"i=0; while [ $i -lt 3 ]; do head -c 600000 /dev/zero | tr '\0' $i; echo; i=$((i + 1)); done
         echo '{"type":"compaction_start"}'"#;
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", script]);
-    daemon.ok(&["wait", &id]);
+    daemon.cli_ok(&["wait", &id]);
     let lines = |args: &[&str]| {
-        let (code, shown, message) = outcome(&daemon, args);
+        let (code, shown, message) = run_cli(&daemon, args);
         assert_eq!(code, Some(0), "{message}");
         let lines: Vec<String> = shown
             .lines()
@@ -244,8 +237,8 @@ fn attach_shows_the_tail_of_long_output_or_all() {
         lines(&["attach", &id]),
         ("# not an event: 2222|- compacting its his".to_owned(), true)
     );
-    let (all, noted) = lines(&["attach", "--all", &id]);
-    assert_eq!((all.split('|').count(), noted), (4, false), "{all}");
+    let (all, has_hint) = lines(&["attach", "--all", &id]);
+    assert_eq!((all.split('|').count(), has_hint), (4, false), "{all}");
 }
 
 #[test]
@@ -258,17 +251,14 @@ fn closed_reader_ends_attach_and_not_the_agent() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut first = [0; 7];
-    attached
-        .stdout
-        .take()
-        .unwrap()
-        .read_exact(&mut first)
-        .unwrap();
-    assert_eq!(&first, b"  line\n");
+    let mut first_line = [0; 7];
+    let mut stdout = attached.stdout.take().unwrap();
+    stdout.read_exact(&mut first_line).unwrap();
+    assert_eq!(&first_line, b"  line\n");
+    drop(stdout);
     assert_eq!(attached.wait().unwrap().code(), Some(141));
     let before = daemon.agent(&id)["stdout_bytes"].clone();
-    eventually("the agent keeps running", || {
-        (daemon.agent(&id)["stdout_bytes"] != before).then_some(())
+    wait_until("the agent keeps running", || {
+        daemon.agent(&id)["stdout_bytes"] != before
     });
 }

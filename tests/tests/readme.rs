@@ -1,20 +1,15 @@
-//! The commands of the README.
+//! The commands and the picture of the README.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use colibri_tests::{Daemon, read};
+use colibri_tests::{Daemon, read, tested_commands};
 
 #[test]
 fn readme_commands_work() {
-    let readme =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let block = readme
-        .split("<!-- tested -->\n```sh\n")
-        .nth(1)
-        .expect("no block is marked as tested");
-    let script = block.split("```").next().unwrap();
+    let script = tested_commands(&read("README.md"));
+    assert!(!script.is_empty(), "no block is marked as tested");
     Daemon::prepare().run_documented(
-        script,
+        &script,
         &[],
         &[
             "hi\nexit code 7\n",
@@ -33,10 +28,10 @@ fn picture_matches_the_current_table() {
     assert!(before.lines().count() < 9, "the picture is at the top");
     let picture = read("docs/picture.svg");
     assert!(picture.len() < 40_000, "{} bytes", picture.len());
-    let elsewhere = picture.replace("http://www.w3.org/2000/svg", "");
+    let without_namespace = picture.replace("http://www.w3.org/2000/svg", "");
     assert!(
-        !elsewhere.contains("://"),
-        "it references external resources"
+        !without_namespace.contains("://"),
+        "the picture references external resources"
     );
     // The picture contains non-breaking spaces.
     let shown = picture.replace("&#160;", " ");

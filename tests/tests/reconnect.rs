@@ -1,58 +1,66 @@
-//! Commands find the daemon, start one if none runs, and continue with the next one after it has ended.
+//! Commands find the daemon, start one if none runs, and reconnect to the next one when it ends.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 
-use colibri_tests::helper::{OTHER, as_user, programs_of};
-use colibri_tests::{Daemon, eventually, is_root_or_skipped, processes_with, text};
+use colibri_tests::helper::{OTHER, as_user, copy_programs_for};
+use colibri_tests::metrics::subscriptions;
+use colibri_tests::{
+    Daemon, eventually, is_root_or_skipped, journal_bytes, kill_9, processes_with, text, wait_until,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Returns a `colibri` command that may start a daemon.
+/// Returns a `colibri` command that can start a daemon.
 fn colibri(daemon: &Daemon, args: &[&str]) -> Command {
     let mut command = daemon.command("colibri");
     command.args(args);
     command
 }
 
-/// A command whose output goes to files.
-struct Recorded {
+/// A running `colibri` that writes its output to files.
+struct RecordedCommand {
     child: Child,
-    out: PathBuf,
-    err: PathBuf,
+    stdout: PathBuf,
+    stderr: PathBuf,
 }
 
-impl Recorded {
+impl RecordedCommand {
     fn start(daemon: &Daemon, name: &str, args: &[&str]) -> Self {
-        let (out, err) = (
-            daemon.path(&format!("{name}.out")),
-            daemon.path(&format!("{name}.err")),
-        );
+        let stdout = daemon.path(&format!("{name}.out"));
+        let stderr = daemon.path(&format!("{name}.err"));
         let child = colibri(daemon, args)
-            .stdout(File::create(&out).unwrap())
-            .stderr(File::create(&err).unwrap())
+            .stdout(File::create(&stdout).unwrap())
+            .stderr(File::create(&stderr).unwrap())
             .spawn()
             .unwrap();
-        Self { child, out, err }
+        Self {
+            child,
+            stdout,
+            stderr,
+        }
     }
 
-    fn out(&self) -> String {
-        fs::read_to_string(&self.out).unwrap()
+    fn stdout(&self) -> String {
+        fs::read_to_string(&self.stdout).unwrap()
     }
 
-    fn err(&self) -> String {
-        fs::read_to_string(&self.err).unwrap()
+    fn stderr(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap()
     }
 
-    fn end(&mut self) -> Option<i32> {
+    /// Waits for the end and returns the exit code.
+    fn wait(&mut self) -> Option<i32> {
         eventually("the command ends", || self.child.try_wait().unwrap()).code()
     }
 }
 
-/// Creates the file `steps` and returns a script that prints 500 numbers for each line in it.
-fn counting(daemon: &Daemon) -> String {
+/// Creates the file `steps` and returns a script that prints the next 500 numbers for each line of the file. The line
+/// `end` ends the script with code 5.
+fn counting_script(daemon: &Daemon) -> String {
     let steps = daemon.path("steps");
     fs::write(&steps, "").unwrap();
     format!(
@@ -62,7 +70,8 @@ fn counting(daemon: &Daemon) -> String {
     )
 }
 
-fn step(daemon: &Daemon, line: &str) {
+/// Appends a line to the file `steps`.
+fn add_step(daemon: &Daemon, line: &str) {
     use std::io::Write;
     let mut steps = fs::OpenOptions::new()
         .append(true)
@@ -71,7 +80,8 @@ fn step(daemon: &Daemon, line: &str) {
     writeln!(steps, "{line}").unwrap();
 }
 
-fn counted(word: &str, steps: usize) -> String {
+/// Returns the output of the script after this number of steps.
+fn expected_output(word: &str, steps: usize) -> String {
     (0..steps * 500).map(|n| format!("{word} {n}\n")).collect()
 }
 
@@ -100,13 +110,13 @@ fn every_command_starts_the_daemon_after_a_crash() {
         &["rm", &id],
     ] {
         daemon.kill();
-        // A daemon that a command has started is killed, too.
+        // Kills the daemon that the previous command has started.
         for pid in processes_with("--background") {
-            let of_this = processes_with(daemon.socket().to_str().unwrap());
-            if of_this.contains(&pid) {
-                colibri_tests::kill_9(pid);
-                eventually("the daemon has ended", || {
-                    (!processes_with("--background").contains(&pid)).then_some(())
+            let clients_and_daemon = processes_with(daemon.socket().to_str().unwrap());
+            if clients_and_daemon.contains(&pid) {
+                kill_9(pid);
+                wait_until("the daemon has ended", || {
+                    !processes_with("--background").contains(&pid)
                 });
             }
         }
@@ -120,24 +130,24 @@ fn every_command_starts_the_daemon_after_a_crash() {
         assert!(message.contains("started"), "{args:?}: {message}");
         assert!(!message.contains("cannot connect"), "{args:?}: {message}");
     }
-    let refused = Daemon::prepare();
-    let output = colibri(&refused, &["shutdown"]).output().unwrap();
+    let not_running = Daemon::prepare();
+    let output = colibri(&not_running, &["shutdown"]).output().unwrap();
     assert_eq!(
         output.status.code(),
         Some(3),
-        "nothing to shut down: {output:?}"
+        "no daemon is started to shut it down: {output:?}"
     );
     // Without a daemon, doctor checks the host itself and creates no files.
-    colibri(&refused, &["doctor"]).output().unwrap();
-    assert!(!refused.state().exists() && !refused.socket().exists());
-    daemon.ok(&["shutdown"]);
+    colibri(&not_running, &["doctor"]).output().unwrap();
+    assert!(!not_running.state().exists() && !not_running.socket().exists());
+    daemon.cli_ok(&["shutdown"]);
 }
 
 #[test]
 fn followers_continue_at_their_offset_after_a_crash() {
     let mut daemon = Daemon::start();
-    let script = counting(&daemon);
-    let mut run = Recorded::start(
+    let script = counting_script(&daemon);
+    let mut run = RecordedCommand::start(
         &daemon,
         "run",
         &[
@@ -151,19 +161,15 @@ fn followers_continue_at_their_offset_after_a_crash() {
             &script,
         ],
     );
-    eventually("the agent runs", || {
-        daemon
-            .cli(&["status", "counter"])
-            .status
-            .success()
-            .then_some(())
+    wait_until("the agent runs", || {
+        daemon.cli(&["status", "counter"]).status.success()
     });
-    let mut logs = Recorded::start(
+    let mut logs = RecordedCommand::start(
         &daemon,
         "logs",
         &["--no-autostart", "logs", "-f", "counter"],
     );
-    let mut attach = Recorded::start(
+    let mut attach = RecordedCommand::start(
         &daemon,
         "attach",
         &[
@@ -175,62 +181,62 @@ fn followers_continue_at_their_offset_after_a_crash() {
             "counter",
         ],
     );
-    let mut wait = Recorded::start(&daemon, "wait", &["--no-autostart", "wait", "counter"]);
-    let mut events = Recorded::start(
+    let mut wait = RecordedCommand::start(&daemon, "wait", &["--no-autostart", "wait", "counter"]);
+    let mut events = RecordedCommand::start(
         &daemon,
         "events",
         &["--no-autostart", "events", "--json", "--output", "counter"],
     );
-    step(&daemon, "on");
+    add_step(&daemon, "next");
     for follower in [&run, &logs, &attach] {
-        eventually("all output has arrived", || {
-            (follower.out() == counted("out", 1)).then_some(())
+        wait_until("all output has arrived", || {
+            follower.stdout() == expected_output("out", 1)
         });
     }
     daemon.kill();
-    step(&daemon, "on");
-    step(&daemon, "on");
+    add_step(&daemon, "next");
+    add_step(&daemon, "next");
     daemon.launch();
-    step(&daemon, "end");
+    add_step(&daemon, "end");
     for (name, follower) in [
         ("run", &mut run),
         ("logs", &mut logs),
         ("attach", &mut attach),
     ] {
-        let code = follower.end();
+        let code = follower.wait();
         assert_eq!(
             code,
             Some(if name == "logs" { 0 } else { 5 }),
             "{name}: {}",
-            follower.err()
+            follower.stderr()
         );
         assert!(
-            follower.out() == counted("out", 3),
+            follower.stdout() == expected_output("out", 3),
             "{name}: {}",
-            follower.out().len()
+            follower.stdout().len()
         );
         let agent_stderr: String = follower
-            .err()
+            .stderr()
             .split_inclusive('\n')
             .filter(|line| !line.starts_with("colibri: "))
             .collect();
         assert!(
-            agent_stderr == counted("err", 3),
+            agent_stderr == expected_output("err", 3),
             "{name}: {}",
             agent_stderr.len()
         );
     }
-    assert_eq!(wait.end(), Some(5), "{}", wait.err());
-    assert_eq!(events.end(), Some(0), "{}", events.err());
+    assert_eq!(wait.wait(), Some(5), "{}", wait.stderr());
+    assert_eq!(events.wait(), Some(0), "{}", events.stderr());
     let mut reported = [String::new(), String::new()];
-    for line in events.out().lines() {
+    for line in events.stdout().lines() {
         let event: serde_json::Value = serde_json::from_str(line).unwrap();
         if event["event"] == "output" {
             reported[usize::from(event["stream"] == "stderr")] += event["data"].as_str().unwrap();
         }
     }
     assert!(
-        reported == [counted("out", 3), counted("err", 3)],
+        reported == [expected_output("out", 3), expected_output("err", 3)],
         "{} {}",
         reported[0].len(),
         reported[1].len()
@@ -239,142 +245,121 @@ fn followers_continue_at_their_offset_after_a_crash() {
 
 #[test]
 fn events_of_all_agents_catch_up_after_a_crash() {
-    let mut daemon = Daemon::start();
-    let script = counting(&daemon);
-    let mut events = Recorded::start(
+    let mut daemon = Daemon::start_with_metrics();
+    let script = counting_script(&daemon);
+    let mut events = RecordedCommand::start(
         &daemon,
         "events",
         &["--no-autostart", "events", "--json", "--output"],
     );
-    let id = eventually("an agent whose start is reported", || {
-        let id = daemon.spawn(&["--", "sh", "-c", &script]);
-        std::iter::repeat_n((), 40).find_map(|()| {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-            events.out().contains(&id).then_some(())
-        })?;
-        Some(id)
-    });
-    let reported = |events: &Recorded| {
+    wait_until("the command has subscribed", || subscriptions(&daemon) > 0);
+    let id = daemon.spawn(&["--", "sh", "-c", &script]);
+    let reported = |events: &RecordedCommand| {
         let mut reported = String::new();
-        for line in events
-            .out()
+        let stdout = events.stdout();
+        // The last line may be incomplete.
+        let lines = stdout
             .split_inclusive('\n')
-            .filter(|line| line.ends_with('\n'))
-        {
+            .filter(|line| line.ends_with('\n'));
+        for line in lines {
             let event: serde_json::Value = serde_json::from_str(line).unwrap();
-            if event["event"] == "output"
-                && event["id"] == id.as_str()
-                && event["stream"] == "stdout"
-            {
+            if event["event"] == "output" && event["stream"] == "stdout" {
                 reported += event["data"].as_str().unwrap();
             }
         }
         reported
     };
-    step(&daemon, "on");
-    eventually("the output is reported", || {
-        (reported(&events) == counted("out", 1)).then_some(())
+    add_step(&daemon, "next");
+    wait_until("the output is reported", || {
+        reported(&events) == expected_output("out", 1)
     });
     daemon.kill();
-    step(&daemon, "on");
+    add_step(&daemon, "next");
     let journal = daemon.agent_dir(&id).join("stdout");
-    let written = || -> u64 {
-        let files = fs::read_dir(&journal).unwrap().flatten();
-        files
-            .filter(|file| file.path().extension().is_some_and(|kind| kind == "log"))
-            .map(|file| file.metadata().unwrap().len())
-            .sum()
-    };
-    eventually("it writes without a daemon", || {
-        (written() == counted("out", 2).len() as u64).then_some(())
+    wait_until("the agent has written without a daemon", || {
+        journal_bytes(&journal) == expected_output("out", 2).len() as u64
     });
-    step(&daemon, "end");
+    add_step(&daemon, "end");
     daemon.launch();
-    eventually("the gap is filled", || {
-        (reported(&events) == counted("out", 2)).then_some(())
+    wait_until("the gap is filled", || {
+        reported(&events) == expected_output("out", 2)
     });
     kill_process(Pid::from_child(&events.child), Signal::TERM).unwrap();
-    events.end();
+    events.wait();
 }
 
 #[test]
 fn crashed_daemon_is_restarted_by_a_following_command() {
     let mut daemon = Daemon::start();
-    let script = counting(&daemon);
-    let mut run = Recorded::start(&daemon, "run", &["run", "--", "sh", "-c", &script]);
-    step(&daemon, "on");
-    eventually("all output has arrived", || {
-        (run.out() == counted("out", 1)).then_some(())
+    let script = counting_script(&daemon);
+    let mut run = RecordedCommand::start(&daemon, "run", &["run", "--", "sh", "-c", &script]);
+    add_step(&daemon, "next");
+    wait_until("all output has arrived", || {
+        run.stdout() == expected_output("out", 1)
     });
     daemon.kill();
-    step(&daemon, "on");
-    eventually("all output has arrived", || {
-        (run.out() == counted("out", 2)).then_some(())
+    add_step(&daemon, "next");
+    wait_until("all output has arrived", || {
+        run.stdout() == expected_output("out", 2)
     });
-    assert!(run.err().contains("started"), "{}", run.err());
-    step(&daemon, "end");
-    assert_eq!(run.end(), Some(5), "{}", run.err());
-    daemon.ok(&["shutdown"]);
+    assert!(run.stderr().contains("started"), "{}", run.stderr());
+    add_step(&daemon, "end");
+    assert_eq!(run.wait(), Some(5), "{}", run.stderr());
+    daemon.cli_ok(&["shutdown"]);
 }
 
 #[test]
 fn stopped_daemon_is_waited_for_and_not_started() {
     let mut daemon = Daemon::start();
-    let script = counting(&daemon);
+    let script = counting_script(&daemon);
     let id = daemon.spawn(&["--", "sh", "-c", &script]);
-    let mut logs = Recorded::start(&daemon, "logs", &["logs", "-f", &id]);
-    let attach = Recorded::start(&daemon, "attach", &["attach", "--no-input", &id]);
-    let mut run = Recorded::start(
+    let mut logs = RecordedCommand::start(&daemon, "logs", &["logs", "-f", &id]);
+    let mut attach = RecordedCommand::start(&daemon, "attach", &["attach", "--no-input", &id]);
+    let mut run = RecordedCommand::start(
         &daemon,
         "run",
         &["run", "--", "sh", "-c", "echo ready; exec sleep 1000"],
     );
-    step(&daemon, "on");
-    eventually("all output has arrived", || {
-        (logs.out() == counted("out", 1)).then_some(())
+    add_step(&daemon, "next");
+    wait_until("all output has arrived", || {
+        logs.stdout() == expected_output("out", 1)
     });
-    eventually("the other one runs", || {
-        (run.out() == "ready\n").then_some(())
-    });
+    wait_until("the agent of run has started", || run.stdout() == "ready\n");
     assert!(daemon.terminate());
     for follower in [&logs, &attach, &run] {
-        eventually("it reports that it waits", || {
-            follower
-                .err()
-                .contains("waiting for the next daemon")
-                .then_some(())
+        wait_until("the command reports that it waits", || {
+            follower.stderr().contains("waiting for the next daemon")
         });
     }
     // Signals are handled while waiting for the next daemon.
-    let mut attach = attach;
     kill_process(Pid::from_child(&attach.child), Signal::INT).unwrap();
-    assert_eq!(attach.end(), Some(0), "{}", attach.err());
+    assert_eq!(attach.wait(), Some(0), "{}", attach.stderr());
     kill_process(Pid::from_child(&run.child), Signal::INT).unwrap();
-    assert_eq!(run.end(), Some(125), "{}", run.err());
-    assert!(run.err().contains("colibri kill"), "{}", run.err());
+    assert_eq!(run.wait(), Some(125), "{}", run.stderr());
+    assert!(run.stderr().contains("colibri kill"), "{}", run.stderr());
     assert!(!daemon.socket().exists(), "no daemon was started");
-    step(&daemon, "end");
+    add_step(&daemon, "end");
     daemon.launch();
-    assert_eq!(logs.end(), Some(0), "{}", logs.err());
-    assert_eq!(logs.out(), counted("out", 1));
+    assert_eq!(logs.wait(), Some(0), "{}", logs.stderr());
+    assert_eq!(logs.stdout(), expected_output("out", 1));
 }
 
 #[test]
 fn daemon_is_found_through_its_state_directory() {
-    let daemon = Daemon::start();
+    let mut daemon = Daemon::start();
     daemon.spawn(&["--name", "here", "--", "sleep", "1000"]);
     // An environment without XDG_RUNTIME_DIR, as under su, cron and in containers.
-    let found = daemon
+    let output = daemon
         .command("colibri")
         .env_remove("COLIBRI_SOCKET")
         .args(["--no-autostart", "ps"])
         .output()
         .unwrap();
-    assert!(text(&found.stdout).contains("here"), "{found:?}");
-    let wrong = daemon.path("run/other.sock");
+    assert!(text(&output.stdout).contains("here"), "{output:?}");
+    let wrong_socket = daemon.path("run/other.sock");
     let output = daemon
         .command("colibri")
-        .env("COLIBRI_SOCKET", &wrong)
+        .env("COLIBRI_SOCKET", &wrong_socket)
         .arg("ps")
         .output()
         .unwrap();
@@ -382,7 +367,7 @@ fn daemon_is_found_through_its_state_directory() {
     assert_eq!(output.status.code(), Some(3), "{message}");
     let pid = daemon.pid().to_string();
     for part in [
-        wrong.to_str().unwrap(),
+        wrong_socket.to_str().unwrap(),
         daemon.socket().to_str().unwrap(),
         &pid,
     ] {
@@ -391,29 +376,25 @@ fn daemon_is_found_through_its_state_directory() {
     // A second daemon with the same state directory names the running one.
     let second = daemon
         .command("colibri-daemon")
-        .env("COLIBRI_SOCKET", &wrong)
+        .env("COLIBRI_SOCKET", &wrong_socket)
         .output()
         .unwrap();
     assert!(
         text(&second.stderr).contains(&format!("pid {pid}")),
         "{second:?}"
     );
-    let mode = fs::metadata(daemon.state().join("daemon.json")).unwrap();
-    assert_eq!(
-        std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777,
-        0o600
-    );
-    let mut daemon = daemon;
+    let metadata = fs::metadata(daemon.state().join("daemon.json")).unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
     assert!(daemon.terminate());
     assert!(!daemon.state().join("daemon.json").exists());
 }
 
 #[test]
 fn socket_without_runtime_directory_is_in_the_state_directory() {
-    if !is_root_or_skipped("this needs another user") {
+    if !is_root_or_skipped("the commands run as another user") {
         return;
     }
-    let dir = programs_of(OTHER);
+    let dir = copy_programs_for(OTHER);
     let colibri = dir.path().join("colibri");
     let call = |args: &[&str]| {
         as_user(OTHER, &[&[colibri.to_str().unwrap()], args].concat())
@@ -427,5 +408,5 @@ fn socket_without_runtime_directory_is_in_the_state_directory() {
     assert!(socket.exists());
     let output = call(&["shutdown"]);
     assert!(output.status.success(), "{output:?}");
-    eventually("it has ended", || (!socket.exists()).then_some(()));
+    wait_until("the daemon has ended", || !socket.exists());
 }

@@ -3,9 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::process::Command;
 
-use colibri_tests::{Daemon, eventually, kill_9, text};
+use colibri_tests::{Daemon, create_fifo, kill_9, text, wait_until};
 use serde_json::{Value, json};
 
 #[test]
@@ -22,16 +21,16 @@ fn removed_state_directory_is_reported_and_restored() {
     );
     let doctor = daemon.connect().call("doctor", json!({}));
     let findings = doctor["result"]["findings"].as_array().unwrap();
-    let fails = |finding: &&Value| {
+    let is_failure = |finding: &&Value| {
         let what = finding["what"].as_str().unwrap();
         finding["status"] == "fail" && what.contains("was removed while the daemon runs")
     };
-    let finding = findings.iter().find(fails);
+    let finding = findings.iter().find(is_failure);
     assert!(finding.unwrap()["fix"].is_string(), "{doctor}");
     assert!(daemon.terminate());
     daemon.launch();
     let id = daemon.spawn(&["--", "true"]);
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
+    assert_eq!(daemon.wait(&id), Some(0));
 }
 
 #[test]
@@ -43,29 +42,30 @@ fn removed_directory_of_an_agent_does_not_hang_its_end() {
         .collect();
     let mut wire = daemon.connect();
     for id in &ids {
-        eventually("it has written", || {
-            (daemon.agent(id)["stdout_bytes"] == 3).then_some(())
+        wait_until("the agent has written", || {
+            daemon.agent(id)["stdout_bytes"] == 3
         });
         fs::remove_dir_all(daemon.agent_dir(id)).unwrap();
     }
     let subscribed = wire.call("subscribe", json!({"id": ids[0], "from_offset": 0}));
     assert!(subscribed["result"].is_object(), "{subscribed}");
-    // The daemon keeps the exit code in memory; the error names the loss.
-    daemon.ok(&["send", &ids[0], "go"]);
+    // The daemon has the exit code in memory; the error reports that the output is lost.
+    daemon.cli_ok(&["send", &ids[0], "go"]);
     let ended = daemon.connect().call("wait-agent", json!({"id": ids[0]}));
     assert_eq!(ended["result"]["exit"]["code"], 7, "{ended}");
     let error = ended["result"]["error"].as_str().unwrap_or_default();
     assert!(error.contains("removed"), "{ended}");
-    while wire.line().unwrap()["method"] != "agent-exit" {}
-    daemon.ok(&["kill", "--grace", "1s", &ids[1]]);
+    while wire.next_line().unwrap()["method"] != "agent-exit" {}
+    daemon.cli_ok(&["kill", "--grace", "1s", &ids[1]]);
     let ended = daemon.connect().call("wait-agent", json!({"id": ids[1]}));
     assert_eq!(
         ended["result"]["exit"]["reason"], "killed-by-user",
         "{ended}"
     );
     for id in &ids {
+        // Any exit code: the journals are lost, and the command must not hang.
         assert!(daemon.cli(&["logs", "-f", id]).status.code().is_some());
-        daemon.ok(&["rm", id]);
+        daemon.cli_ok(&["rm", id]);
         assert!(daemon.agent(id).is_null());
     }
 }
@@ -74,8 +74,8 @@ fn removed_directory_of_an_agent_does_not_hang_its_end() {
 fn removed_directory_of_a_lost_agent_ends_its_readers() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--", "sh", "-c", "echo hi; echo ho >&2; exec sleep 1000"]);
-    eventually("it has written", || {
-        (daemon.agent(&id)["stderr_bytes"] == 3).then_some(())
+    wait_until("the agent has written", || {
+        daemon.agent(&id)["stderr_bytes"] == 3
     });
     let directory = daemon.agent_dir(&id);
     let shim = daemon.shim_pid(&id);
@@ -88,11 +88,11 @@ fn removed_directory_of_a_lost_agent_ends_its_readers() {
     assert_eq!(ended["result"]["exit"]["reason"], "lost", "{ended}");
     let error = ended["result"]["error"].as_str().unwrap();
     assert!(error.contains("directory was removed"), "{ended}");
-    // The subscriber gets the exit, although the journals are lost.
-    while wire.line().unwrap()["method"] != "agent-exit" {}
+    // The subscriber receives the exit although the journals are lost.
+    while wire.next_line().unwrap()["method"] != "agent-exit" {}
     let read = wire.call("read-journal", json!({"id": id, "stream": "stdout"}));
     assert_eq!(read["result"]["end"], true, "{read}");
-    daemon.ok(&["rm", &id]);
+    daemon.cli_ok(&["rm", &id]);
     assert!(daemon.agent(&id).is_null());
 }
 
@@ -100,8 +100,7 @@ fn removed_directory_of_a_lost_agent_ends_its_readers() {
 fn fifo_in_place_of_a_file_is_refused_at_once() {
     let daemon = Daemon::prepare();
     let fifo = daemon.path("fifo");
-    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
-    assert!(made.success());
+    create_fifo(&fifo);
     let fifo = fifo.to_str().unwrap();
     let config = daemon.path("colibri.toml");
     fs::write(

@@ -8,9 +8,10 @@ use std::sync::Barrier;
 use colibri_tests::Daemon;
 use serde_json::{Value, json};
 
+/// Number of concurrent spawns.
 const SPAWNS: usize = 60;
 
-/// Sends one spawn on each of 60 connections at the same time, and returns the answers.
+/// Sends all spawns at the same time, each on a dedicated connection, and returns the answers.
 fn spawn_concurrently(daemon: &Daemon, params: impl Fn(usize) -> Value + Sync) -> Vec<Value> {
     let ready = Barrier::new(SPAWNS);
     std::thread::scope(|scope| {
@@ -32,8 +33,8 @@ fn spawn_concurrently(daemon: &Daemon, params: impl Fn(usize) -> Value + Sync) -
     })
 }
 
-/// Returns the ids of accepted spawns, and checks that all others failed with an error of `kind` that contains `part`.
-fn accepted(answers: &[Value], kind: &str, part: &str) -> Vec<String> {
+/// Returns the ids of accepted spawns. Checks that all others failed with an error of this kind that contains `message`.
+fn accepted_ids(answers: &[Value], kind: &str, message: &str) -> Vec<String> {
     let mut ids = Vec::new();
     for answer in answers {
         match answer["result"]["id"].as_str() {
@@ -42,7 +43,7 @@ fn accepted(answers: &[Value], kind: &str, part: &str) -> Vec<String> {
                 let error = &answer["error"];
                 assert_eq!(error["data"]["kind"], kind, "{answer}");
                 assert!(
-                    error["message"].as_str().unwrap().contains(part),
+                    error["message"].as_str().unwrap().contains(message),
                     "{answer}"
                 );
             }
@@ -56,7 +57,7 @@ fn overlapping_mounts_of_60_spawns_are_accepted_once() {
     let daemon = Daemon::start();
     // Each source is a subdirectory of the previous one, so that any two of them overlap.
     let mut sources = Vec::new();
-    let mut source = daemon.path("w").canonicalize().unwrap_or(daemon.path("w"));
+    let mut source = daemon.directory().canonicalize().unwrap().join("w");
     for _ in 0..SPAWNS {
         fs::create_dir(&source).unwrap();
         sources.push(source.clone());
@@ -66,10 +67,10 @@ fn overlapping_mounts_of_60_spawns_are_accepted_once() {
         let mounts = json!([{"source": sources[number], "target": "/tmp/w"}]);
         json!({"program": "/bin/sleep", "args": ["1000"], "jail": {"path": "/", "mounts": mounts}})
     });
-    let ids = accepted(&answers, "path-not-found", "overlaps mount source");
+    let ids = accepted_ids(&answers, "path-not-found", "overlaps mount source");
     assert_eq!(ids.len(), 1, "{ids:?}");
     // The end of the agent releases its mounts.
-    daemon.ok(&["kill", &ids[0]]);
+    daemon.cli_ok(&["kill", &ids[0]]);
     let source = sources[7].display().to_string();
     daemon.spawn(&[
         "--jail-path",
@@ -86,25 +87,28 @@ fn one_name_of_60_spawns_is_accepted_once() {
     let daemon = Daemon::start();
     let spawn = |_| json!({"program": "/bin/sleep", "args": ["1000"], "name": "night shift"});
     let answers = spawn_concurrently(&daemon, spawn);
-    let ids = accepted(&answers, "name-in-use", "\"night shift\" is in use by");
+    let ids = accepted_ids(&answers, "name-in-use", "\"night shift\" is in use by");
     assert_eq!(ids.len(), 1, "{ids:?}");
     let refused = daemon.connect().call("spawn-agent", spawn(0));
     let message = refused["error"]["message"].as_str().unwrap();
-    assert!(message.contains(&ids[0]), "the holder is named: {message}");
-    // A name is free again when its agent has ended, and after a spawn that failed.
-    daemon.ok(&["kill", &ids[0]]);
+    assert!(
+        message.contains(&ids[0]),
+        "the agent with the name is named: {message}"
+    );
+    // The end of the agent releases its name, and so does a failed spawn.
+    daemon.cli_ok(&["kill", &ids[0]]);
     let failed = json!({"program": "/absent", "name": "night shift"});
     let failed = daemon.connect().call("spawn-agent", failed);
     assert_eq!(failed["error"]["data"]["kind"], "program-not-found");
-    let again = daemon.connect().call("spawn-agent", spawn(0));
-    assert!(again["result"]["id"].is_string(), "{again}");
+    let accepted = daemon.connect().call("spawn-agent", spawn(0));
+    assert!(accepted["result"]["id"].is_string(), "{accepted}");
 }
 
 #[test]
 fn unusable_name_is_refused() {
     let daemon = Daemon::start();
     let mut wire = daemon.connect();
-    for (name, part) in [
+    for (name, message) in [
         (String::new(), "empty or only whitespace"),
         (" \t".to_owned(), "empty or only whitespace"),
         ("a\u{1b}[2Jb".to_owned(), "control character"),
@@ -118,7 +122,7 @@ fn unusable_name_is_refused() {
                 "{method} {name:?}: {answer}"
             );
             assert!(
-                error["message"].as_str().unwrap().contains(part),
+                error["message"].as_str().unwrap().contains(message),
                 "{answer}"
             );
         }

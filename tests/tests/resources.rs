@@ -1,44 +1,41 @@
-//! No descriptors, no processes, a clock jump: clear errors, and recovery afterwards.
+//! Without free descriptors or processes the daemon reports clear errors and recovers. A clock jump loses nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use colibri_tests::{
-    Daemon, Wire, eventually, is_root_or_skipped, kill_9, processes_with, program, text,
+    Daemon, Wire, eventually, is_root_or_skipped, kill_9, processes_with, program, run_checked,
+    text, wait_until, write_file,
 };
 use serde_json::json;
 
-/// Sets the soft limit of a running process, with a command prefix that changes to its user.
+/// Sets a soft limit of a running process by prlimit(1), with a command prefix that changes to its user.
 fn prlimit(prefix: &[&str], pid: i32, limit: &str) {
-    let prefix = [prefix, &["prlimit"]].concat();
-    let output = Command::new(prefix[0])
-        .args(&prefix[1..])
-        .args(["--pid", &pid.to_string(), limit])
-        .output()
-        .expect("prlimit(1) is missing; install util-linux");
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    let pid = pid.to_string();
+    let command = [prefix, &["prlimit", "--pid", &pid, limit]].concat();
+    run_checked(Command::new(command[0]).args(&command[1..]));
 }
 
-/// Checks that a spawn fails for lack of a resource and leaves nothing. The first of two spawns may succeed with the
-/// pooled shim.
-fn assert_exhausted(daemon: &Daemon, wire: &mut Wire, of: &str) {
+/// Checks that a spawn fails with this cause and leaves nothing. The first of two spawns may succeed with the pooled
+/// shim.
+fn assert_exhausted(daemon: &Daemon, wire: &mut Wire, cause: &str) {
     let mut spawn = || wire.call("spawn-agent", json!({"program": "/bin/true"}));
     let answers = [spawn(), spawn()];
     let refused = &answers[1]["error"];
     assert_eq!(refused["data"]["kind"], "resource-exhausted", "{refused}");
     assert!(
-        refused["message"].as_str().unwrap().contains(of),
+        refused["message"].as_str().unwrap().contains(cause),
         "{refused}"
     );
-    let started = answers.iter().filter(|answer| answer["error"].is_null());
+    let accepted = answers.iter().filter(|answer| answer["error"].is_null());
     assert_eq!(
         daemon.agent_count(),
-        1 + started.count(),
+        1 + accepted.count(),
         "nothing is left of a refused spawn"
     );
 }
@@ -48,25 +45,23 @@ fn daemon_without_descriptors_reports_it_and_recovers() {
     let daemon = Daemon::start();
     let running = daemon.spawn(&["--", "sh", "-c", "read x; echo still here; exit 4"]);
     let mut wire = daemon.connect();
-    let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
-        .unwrap()
-        .count();
+    let open = daemon.descriptors();
     prlimit(&[], daemon.pid(), &format!("--nofile={}:", open + 3));
-    let held: Vec<UnixStream> = (0..20)
+    let connections: Vec<UnixStream> = (0..20)
         .map(|_| UnixStream::connect(daemon.socket()).unwrap())
         .collect();
-    eventually("connections wait for descriptors", || {
-        daemon.log().contains("Too many open files").then_some(())
+    wait_until("connections wait for descriptors", || {
+        daemon.log().contains("Too many open files")
     });
     assert_exhausted(&daemon, &mut wire, "Too many open files");
     let answer = wire.call("send-input", json!({"id": running, "data": "go\n"}));
     assert_eq!(answer["result"]["written"], 3, "{answer}");
-    drop(held);
-    assert_eq!(daemon.cli(&["wait", &running]).status.code(), Some(4));
+    drop(connections);
+    assert_eq!(daemon.wait(&running), Some(4));
     assert_eq!(daemon.stdout(&running), b"still here\n");
     prlimit(&[], daemon.pid(), "--nofile=1024:");
     let after = daemon.spawn(&["--", "true"]);
-    assert_eq!(daemon.cli(&["wait", &after]).status.code(), Some(0));
+    assert_eq!(daemon.wait(&after), Some(0));
 }
 
 #[test]
@@ -74,16 +69,14 @@ fn spawn_without_descriptors_leaves_nothing_at_any_step() {
     let daemon = Daemon::start();
     let mut wire = daemon.connect();
     eventually("a shim is in the pool", || daemon.pooled_shim());
-    let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
-        .unwrap()
-        .count();
+    let open = daemon.descriptors();
     let (mut refused, mut started) = (0, 0);
     for spare in 0..40 {
-        // A pooled shim needs few descriptors; kill it, so that the spawn starts a shim.
-        if let Some((id, shim)) = daemon.pooled_shim() {
-            kill_9(shim);
-            eventually("the pooled shim has ended", || {
-                processes_with(&id).is_empty().then_some(())
+        // A spawn with a pooled shim needs few descriptors. Kill the shim, so that the spawn starts one.
+        if let Some(shim) = daemon.pooled_shim() {
+            kill_9(shim.pid);
+            wait_until("the pooled shim has ended", || {
+                processes_with(&shim.id).is_empty()
             });
         }
         prlimit(
@@ -106,7 +99,7 @@ fn spawn_without_descriptors_leaves_nothing_at_any_step() {
                 refused += 1;
                 assert_eq!(
                     answer["error"]["data"]["kind"], "resource-exhausted",
-                    "with {spare} to spare: {answer}"
+                    "{spare} spare descriptors: {answer}"
                 );
             }
         }
@@ -114,7 +107,7 @@ fn spawn_without_descriptors_leaves_nothing_at_any_step() {
         assert_eq!(
             daemon.agent_count(),
             started,
-            "with {spare} to spare: {answer}"
+            "{spare} spare descriptors: {answer}"
         );
     }
     assert!(
@@ -125,36 +118,38 @@ fn spawn_without_descriptors_leaves_nothing_at_any_step() {
 
 #[test]
 fn daemon_raises_nofile_limit_and_restores_it_for_agents() {
-    const FOUND: usize = 64;
+    const SOFT_LIMIT: usize = 64;
     let mut daemon = Daemon::prepare();
-    let limits = format!("ulimit -Sn {FOUND}; ulimit -Hn 4096; exec \"$@\"");
+    let limits = format!("ulimit -Sn {SOFT_LIMIT}; ulimit -Hn 4096; exec \"$@\"");
     daemon.launch_with_prefix(&["sh", "-c", &limits, "sh"].map(str::to_owned));
     let ids: Vec<String> = (0..100).map(|_| daemon.spawn(&["--", "cat"])).collect();
-    let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
-    assert!(open.count() > FOUND, "a descriptor an agent");
-    // Concurrent connections.
+    assert!(
+        daemon.descriptors() > SOFT_LIMIT,
+        "one descriptor per agent"
+    );
     for id in &ids {
-        daemon.ok(&["send", id, "here"]);
+        daemon.cli_ok(&["send", id, "here"]);
     }
     for id in &ids {
-        daemon.ok(&["send", "--close", id]);
-        assert_eq!(daemon.cli(&["wait", id]).status.code(), Some(0));
+        daemon.cli_ok(&["send", "--close", id]);
+        assert_eq!(daemon.wait(id), Some(0));
         assert_eq!(daemon.stdout(id), b"here\n");
     }
-    let show = ["--", "sh", "-c", "ulimit -Sn; ulimit -Hn"];
-    for (limit, shown) in [
+    let print_limits = ["--", "sh", "-c", "ulimit -Sn; ulimit -Hn"];
+    for (options, expected) in [
         (&[][..], "64\n4096\n"),
         (&["--open-files", "128"], "128\n128\n"),
         (&["--open-files", "32"], "32\n32\n"),
         (&["--jail-path", "/"], "64\n4096\n"),
     ] {
-        let id = daemon.spawn(&[limit, &show[..]].concat());
-        daemon.ok(&["wait", &id]);
-        assert_eq!(text(&daemon.stdout(&id)), shown, "{limit:?}");
+        let id = daemon.spawn(&[options, &print_limits[..]].concat());
+        daemon.cli_ok(&["wait", &id]);
+        assert_eq!(text(&daemon.stdout(&id)), expected, "{options:?}");
     }
 }
 
-/// A user for one test, because process limits do not apply to root. Dropping it ends all processes of the user.
+/// The user of one test, or none if the test does not run as root. Process limits do not apply to root, and they count
+/// all processes of a user, so each test has a dedicated one. Dropping it kills all processes of the user.
 struct User(Option<u32>);
 
 impl User {
@@ -177,42 +172,38 @@ impl User {
         ]
     }
 
-    /// Starts the daemon as this user, with `before` in front of its command line.
-    fn launch(&self, daemon: &mut Daemon, before: &[&str]) {
+    /// Starts a copy of the daemon as this user, by the command prefix `limits`.
+    fn launch(&self, daemon: &mut Daemon, limits: &[&str]) {
         for name in ["colibri-daemon", "colibri-shim", "colibri-proxy"] {
             fs::copy(program(name), daemon.path(name)).unwrap();
         }
-        if let Some(uid) = self.0 {
-            let owned = Command::new("chown")
-                .args(["-R", &format!("{uid}:{uid}")])
-                .arg(daemon.path(""))
-                .status()
-                .unwrap();
-            assert!(owned.success());
-        }
-        let own_copy = format!("exec {}", daemon.path("colibri-daemon").display());
+        self.take_ownership(daemon.directory());
+        let exec_copy = format!("exec {}", daemon.path("colibri-daemon").display());
         let mut prefix = self.prefix();
-        let shell = ["sh", "-c", &own_copy];
-        prefix.extend(before.iter().chain(&shell).map(|word| (*word).to_owned()));
+        let shell = ["sh", "-c", &exec_copy];
+        prefix.extend(limits.iter().chain(&shell).map(|word| (*word).to_owned()));
         daemon.launch_with_prefix(&prefix);
     }
 
+    /// Changes the owner of a directory and all its files to this user.
+    fn take_ownership(&self, directory: &Path) {
+        if let Some(uid) = self.0 {
+            let owner = format!("{uid}:{uid}");
+            run_checked(Command::new("chown").args(["-R", &owner]).arg(directory));
+        }
+    }
+
     /// Returns the number of processes of this user.
-    fn processes(&self) -> usize {
+    fn count_processes(&self) -> usize {
         let uid = self.0.unwrap_or(rustix::process::geteuid().as_raw());
-        let all = fs::read_dir("/proc").unwrap().flatten();
-        let of_user = all.filter(|entry| {
-            let is_process = entry
-                .file_name()
-                .to_str()
-                .is_some_and(|name| name.parse::<u32>().is_ok());
-            is_process
-                && std::os::unix::fs::MetadataExt::uid(&match entry.metadata() {
-                    Ok(data) => data,
-                    Err(_) => return false,
-                }) == uid
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let processes = entries.filter(|entry| {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let is_process = name.parse::<u32>().is_ok();
+            // A process that has ended has no metadata.
+            is_process && entry.metadata().is_ok_and(|data| data.uid() == uid)
         });
-        of_user.count()
+        processes.count()
     }
 }
 
@@ -222,7 +213,7 @@ impl Drop for User {
         if prefix.is_empty() {
             return;
         }
-        // kill(-1) signals all processes of the user in one call, so that none can fork meanwhile.
+        // kill(2) of pid -1 signals all processes of the user in one call, so that none can fork before its signal.
         prefix.extend(["kill", "-KILL", "--", "-1"].map(str::to_owned));
         let _ = Command::new(&prefix[0]).args(&prefix[1..]).status();
     }
@@ -260,8 +251,8 @@ fn daemon_that_cannot_fork_reports_it_and_recovers() {
     );
 }
 
-/// Runs a fork bomb until its user has no free process slot, and ends it.
-fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
+/// Starts a fork bomb, and checks that the daemon answers and can kill it when its user has no free process slot.
+fn assert_fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
     const LIMIT: usize = 300;
     let mut daemon = Daemon::prepare();
     let user = User::new(uid);
@@ -273,7 +264,7 @@ fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
         &["prlimit", &format!("--nproc={LIMIT}:{LIMIT}")],
     );
     let mut wire = daemon.connect();
-    // Each of its processes forks as soon as a process slot is free.
+    // Each process of the bomb forks whenever a process slot is free.
     let bomb = "while (1) { fork; select(undef, undef, undef, 0.005) }";
     let answer = wire.call(
         "spawn-agent",
@@ -281,8 +272,8 @@ fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
     );
     let id = answer["result"]["id"].clone();
     assert!(id.is_string(), "{answer}");
-    eventually("no process is left", || {
-        (user.processes() > LIMIT - 30).then_some(())
+    wait_until("the bomb has used the process slots", || {
+        user.count_processes() > LIMIT - 30
     });
     let listed = wire.call("list-agents", json!({}));
     assert_eq!(listed["result"]["agents"][0]["id"], id, "{listed}");
@@ -292,26 +283,24 @@ fn fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
     assert!(killed["result"]["outcome"].is_string(), "{killed}");
     let ended = wire.call("wait-agent", json!({"id": id}));
     assert!(ended["result"]["exit"].is_object(), "{ended}");
-    // The daemon and the pre-started shim.
-    eventually("no process or directory is left", || {
-        (user.processes() <= 2).then_some(())
+    wait_until("only the daemon and the pooled shim run", || {
+        user.count_processes() <= 2
     });
-    let again = wire.call("spawn-agent", json!({"program": "/bin/true"}));
-    assert!(again["result"]["id"].is_string(), "{again}");
+    let next = wire.call("spawn-agent", json!({"program": "/bin/true"}));
+    assert!(next["result"]["id"].is_string(), "{next}");
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
 }
 
 #[test]
 fn fork_bomb_without_a_jail_is_ended_and_the_daemon_lives() {
-    fork_bomb_is_ended(64918, json!(null));
+    assert_fork_bomb_is_ended(64918, json!(null));
 }
 
 #[test]
 fn fork_bomb_in_a_sandbox_is_ended_and_the_daemon_lives() {
-    fork_bomb_is_ended(64919, json!({"path": "/"}));
+    assert_fork_bomb_is_ended(64919, json!({"path": "/"}));
 }
 
-/// A daemon that cannot create its threads reports it and exits.
 #[test]
 fn daemon_without_threads_reports_it_and_exits() {
     let daemon = Daemon::prepare();
@@ -321,16 +310,11 @@ fn daemon_without_threads_reports_it_and_exits() {
     }
     let mut prefix = user.prefix();
     fs::copy(program("colibri-daemon"), daemon.path("colibri-daemon")).unwrap();
-    let owned = Command::new("chown")
-        .args(["-R", "64920:64920"])
-        .arg(daemon.path(""))
-        .status()
-        .unwrap();
-    assert!(owned.success());
-    let own_copy = daemon.path("colibri-daemon").display().to_string();
-    prefix.extend(["prlimit", "--nproc=3:3", &own_copy].map(str::to_owned));
+    user.take_ownership(daemon.directory());
+    let copy = daemon.path("colibri-daemon").display().to_string();
+    prefix.extend(["prlimit", "--nproc=3:3", &copy].map(str::to_owned));
     let output = daemon
-        .external(&prefix[0])
+        .external_command(&prefix[0])
         .args(&prefix[1..])
         .output()
         .unwrap();
@@ -340,14 +324,14 @@ fn daemon_without_threads_reports_it_and_exits() {
 }
 
 /// Returns the path of the library of the package libfaketime.
-fn faketime() -> String {
-    let found = Command::new("dpkg")
+fn faketime_library() -> String {
+    let files = Command::new("dpkg")
         .args(["-L", "libfaketime"])
         .stdin(Stdio::null())
         .output()
         .map(|output| text(&output.stdout))
         .unwrap_or_default();
-    let mut libraries = found.lines().chain(["/usr/lib/faketime/libfaketime.so.1"]);
+    let mut libraries = files.lines().chain(["/usr/lib/faketime/libfaketime.so.1"]);
     libraries
         .find(|line| line.ends_with("libfaketime.so.1") && Path::new(line).exists())
         .expect("libfaketime is missing; install the package libfaketime")
@@ -358,23 +342,20 @@ fn faketime() -> String {
 fn clock_jump_loses_nothing_and_times_stay_ordered() {
     let mut daemon = Daemon::prepare();
     let clock = daemon.path("clock");
-    let set = |offset: &str| fs::write(&clock, offset).unwrap();
-    set("+0");
+    let set_clock = |offset: &str| fs::write(&clock, offset).unwrap();
+    set_clock("+0");
     let shim = daemon.path("shim");
     let preload = format!(
         "LD_PRELOAD={} FAKETIME_TIMESTAMP_FILE={} FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1",
-        faketime(),
+        faketime_library(),
         clock.display()
     );
-    fs::write(
-        &shim,
-        format!(
-            "#!/bin/sh\nexec env {preload} {} \"$@\"\n",
-            program("colibri-shim").display()
-        ),
-    )
-    .unwrap();
-    fs::set_permissions(&shim, fs::Permissions::from_mode(0o700)).unwrap();
+    let shim_program = program("colibri-shim");
+    let script = format!(
+        "#!/bin/sh\nexec env {preload} {} \"$@\"\n",
+        shim_program.display()
+    );
+    write_file(&shim, &script, 0o700);
     let prefix: Vec<String> = std::iter::once("env".to_owned())
         .chain(preload.split(' ').map(str::to_owned))
         .chain([format!("COLIBRI_SHIM={}", shim.display())])
@@ -389,19 +370,19 @@ fn clock_jump_loses_nothing_and_times_stay_ordered() {
     let mut expected = String::new();
     let mut times = Vec::new();
     for (step, offset) in ["+0", "+2d", "-3d", "-1y", "+5y"].iter().enumerate() {
-        set(offset);
+        set_clock(offset);
         let line = format!("step {step} at {offset}\n");
-        let at = expected.len();
+        let offset_of_line = expected.len();
         expected.push_str(&line);
         daemon
             .connect()
             .call("send-input", json!({"id": id, "data": line}));
-        eventually("the line is stored", || {
-            (daemon.stdout(&id) == expected.as_bytes()).then_some(())
+        wait_until("the line is stored", || {
+            daemon.stdout(&id) == expected.as_bytes()
         });
         let read = daemon.connect().call(
             "read-journal",
-            json!({"id": id, "stream": "stdout", "offset": at, "limit": 100}),
+            json!({"id": id, "stream": "stdout", "offset": offset_of_line, "limit": 100}),
         );
         assert_eq!(read["result"]["data"], line, "{read}");
         times.push(read["result"]["time"].as_str().unwrap().to_owned());
@@ -411,7 +392,7 @@ fn clock_jump_loses_nothing_and_times_stay_ordered() {
         "the clock jumped: {times:?}"
     );
     daemon.connect().call("close-input", json!({"id": id}));
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(2));
+    assert_eq!(daemon.wait(&id), Some(2));
     let journal = daemon.agent_dir(&id).join("stdout");
     let mut segments = 0;
     for entry in fs::read_dir(&journal).unwrap().flatten() {

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use colibri_tests::{Daemon, eventually, processes_with, text};
+use colibri_tests::{
+    Daemon, NO_JAIL_AND_SANDBOX, eventually, processes_with, text, wait_until, write_file,
+};
 use serde_json::{Value, json};
 
-/// Returns a script that counts its runs in a file and prints the count.
-fn counting(daemon: &Daemon, then: &str) -> String {
+/// Returns a script that counts its runs in a file, prints the number `$n` of the run, and runs `then`.
+fn counting_script(daemon: &Daemon, then: &str) -> String {
     let counter = daemon.path("counter");
     format!(
         "n=$(cat {0} 2>/dev/null || echo 0); n=$((n+1)); echo $n > {0}; echo run $n; {then}",
@@ -26,7 +28,7 @@ fn spawn(daemon: &Daemon, restart: Value, script: &str) -> String {
 #[test]
 fn failing_agent_is_restarted_until_it_succeeds() {
     let daemon = Daemon::start();
-    let script = counting(
+    let script = counting_script(
         &daemon,
         "test $SECRET = s3cret-9d2e || exit 99; [ $n -lt 4 ] && exit $n; exit 0",
     );
@@ -37,7 +39,7 @@ fn failing_agent_is_restarted_until_it_succeeds() {
     );
     let mut events = daemon.connect();
     events.call("subscribe", json!({"id": id, "from_offset": 0}));
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
+    assert_eq!(daemon.wait(&id), Some(0));
     assert_eq!(text(&daemon.stdout(&id)), "run 1\nrun 2\nrun 3\nrun 4\n");
     let agent = daemon.agent(&id);
     assert_eq!(
@@ -58,12 +60,12 @@ fn failing_agent_is_restarted_until_it_succeeds() {
         );
     }
     assert_eq!(runs.as_array().unwrap().len(), 4);
-    let table = daemon.ok(&["runs", &id]);
+    let table = daemon.cli_ok(&["runs", &id]);
     assert_eq!(table.lines().count(), 5, "{table}");
-    // A subscriber reads the output of all runs, and receives one exit.
+    // A subscriber receives the output of all runs and one exit.
     let mut received = 0;
     loop {
-        let event = events.line().unwrap();
+        let event = events.next_line().unwrap();
         match event["method"].as_str().unwrap() {
             "agent-output" => {
                 assert_eq!(event["params"]["offset"], json!(received));
@@ -79,7 +81,7 @@ fn failing_agent_is_restarted_until_it_succeeds() {
 #[test]
 fn restarts_continue_without_a_daemon_and_are_adopted() {
     let mut daemon = Daemon::start();
-    let script = counting(
+    let script = counting_script(
         &daemon,
         "[ $n -ge 3 ] && { read line; echo \"$line\"; exit 0; }; exit 1",
     );
@@ -92,22 +94,18 @@ fn restarts_continue_without_a_daemon_and_are_adopted() {
     daemon.kill();
     std::fs::write(&go, "").unwrap();
     let runs = daemon.agent_dir(&id).join("runs.jsonl");
-    eventually("two runs have ended without a daemon", || {
+    wait_until("two runs have ended without a daemon", || {
         let text = std::fs::read_to_string(&runs).unwrap_or_default();
-        (text.lines().count() == 2).then_some(())
+        text.lines().count() == 2
     });
     daemon.launch();
-    eventually("the third run is known", || {
-        (daemon.agent(&id)["run"] == json!(3)).then_some(())
+    wait_until("the third run is known", || {
+        daemon.agent(&id)["run"] == json!(3)
     });
-    daemon.ok(&["send", &id, "hello"]);
-    eventually(
+    daemon.cli_ok(&["send", &id, "hello"]);
+    wait_until(
         "input reached the third run, and the fourth has begun",
-        || {
-            text(&daemon.stdout(&id))
-                .starts_with("run 1\nrun 2\nrun 3\nhello\nrun 4\n")
-                .then_some(())
-        },
+        || text(&daemon.stdout(&id)).starts_with("run 1\nrun 2\nrun 3\nhello\nrun 4\n"),
     );
     let killed = daemon.connect().call("kill-agent", json!({"id": id}));
     assert_eq!(killed["result"]["outcome"], "terminated", "{killed}");
@@ -122,8 +120,8 @@ fn restarts_continue_without_a_daemon_and_are_adopted() {
 fn restart_delay_is_shown_keeps_input_and_can_be_killed() {
     let daemon = Daemon::start();
     let restart = json!({"policy": "always", "delay_ms": 3_600_000, "max_delay_ms": 3_600_000});
-    let id = spawn(&daemon, restart, &counting(&daemon, "exit 5"));
-    let agent = eventually("it waits for its next run", || {
+    let id = spawn(&daemon, restart, &counting_script(&daemon, "exit 5"));
+    let agent = eventually("the agent waits for its next run", || {
         let agent = daemon.agent(&id);
         agent["error"].is_string().then_some(agent)
     });
@@ -159,9 +157,9 @@ fn restart_delay_is_shown_keeps_input_and_can_be_killed() {
 fn restart_limit_gives_up_a_failing_agent() {
     let daemon = Daemon::start();
     let restart = json!({"policy": "always", "delay_ms": 1, "limit": 3});
-    let id = spawn(&daemon, restart, &counting(&daemon, "exit 0"));
+    let id = spawn(&daemon, restart, &counting_script(&daemon, "exit 0"));
     assert_eq!(
-        daemon.cli(&["wait", &id]).status.code(),
+        daemon.wait(&id),
         Some(0),
         "the exit code is that of the last run"
     );
@@ -185,32 +183,30 @@ fn missing_program_is_a_failed_run_and_is_retried() {
     let daemon = Daemon::start();
     let program = daemon.path("agent");
     let install = |text: &str| {
-        use std::os::unix::fs::PermissionsExt;
         let new = daemon.path("agent.new");
-        std::fs::write(&new, text).unwrap();
-        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_file(&new, text, 0o755);
         std::fs::rename(&new, &program).unwrap();
     };
     install(&format!("#!/bin/sh\nrm {}\nexit 1\n", program.display()));
     let params = json!({"program": program, "restart": {"policy": "on-failure", "delay_ms": 20, "max_delay_ms": 20, "limit": 100_000}});
     let answer = daemon.connect().call("spawn-agent", params);
     let id = answer["result"]["id"].as_str().unwrap().to_owned();
-    eventually("a run could not be started", || {
+    wait_until("a run could not be started", || {
         let error = daemon.agent(&id)["error"]
             .as_str()
             .unwrap_or_default()
             .to_owned();
-        error.contains("could not be started").then_some(())
+        error.contains("could not be started")
     });
     install("#!/bin/sh\necho back\n");
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
+    assert_eq!(daemon.wait(&id), Some(0));
     assert_eq!(text(&daemon.stdout(&id)), "back\n");
 }
 
 #[test]
 fn wall_time_ends_the_agent_without_a_restart() {
     let daemon = Daemon::start();
-    for jail in [&[][..], &["--jail-path", "/"]] {
+    for jail in NO_JAIL_AND_SANDBOX {
         let id = daemon.spawn(
             &[
                 jail,

@@ -1,37 +1,37 @@
-//! Bounds on disk usage: ended agents by age and count, log files by size.
+//! Retention and rotation: ended agents are removed by age and count, log files are rotated by size.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 
-use colibri_tests::{Daemon, eventually};
+use colibri_tests::{Daemon, wait_until};
 use serde_json::{Value, json};
 
 #[test]
 fn ended_agents_are_removed_by_count_and_running_ones_never() {
     let mut daemon = Daemon::prepare();
     daemon.launch_with_settings("retain_ended_count = 2\n");
-    let runs = daemon.spawn(&["--", "sleep", "1000"]);
+    let running = daemon.spawn(&["--", "sleep", "1000"]);
     let mut ended: Vec<String> = Vec::new();
     for _ in 0..5 {
         let id = daemon.spawn(&["--", "true"]);
-        daemon.cli(&["wait", &id]);
+        daemon.wait(&id);
         ended.push(id);
     }
-    let left = [&ended[3], &ended[4], &runs];
-    eventually("the oldest are removed", || {
+    let retained = [&ended[3], &ended[4], &running];
+    wait_until("the oldest are removed", || {
         let agents = daemon.agents();
-        let known = |id: &&String| agents.iter().any(|agent| agent["id"] == json!(id));
-        (agents.len() == 3 && left.iter().all(known)).then_some(())
+        let is_listed = |id: &&String| agents.iter().any(|agent| agent["id"] == json!(id));
+        agents.len() == 3 && retained.iter().all(is_listed)
     });
     let directory = daemon.agent_dir(&ended[0]);
     assert!(!directory.exists());
-    // A reload applies immediately.
+    // A reload applies the new setting immediately.
     fs::write(daemon.path("colibri.toml"), "retain_ended_for = \"0s\"\n").unwrap();
-    daemon.ok(&["config", "reload"]);
-    eventually("all that have ended are removed", || {
+    daemon.cli_ok(&["config", "reload"]);
+    wait_until("all ended agents are removed", || {
         let agents = daemon.agents();
-        (agents.len() == 1 && agents[0]["id"] == json!(runs)).then_some(())
+        agents.len() == 1 && agents[0]["id"] == json!(running)
     });
 }
 
@@ -43,7 +43,7 @@ fn audit_file_is_rotated_by_size() {
     for _ in 0..200 {
         wire.call("kill-agent", json!({"id": "absent"}));
     }
-    let mut sizes: Vec<(String, u64)> = fs::read_dir(daemon.state())
+    let mut files: Vec<(String, u64)> = fs::read_dir(daemon.state())
         .unwrap()
         .flatten()
         .filter(|file| {
@@ -57,10 +57,10 @@ fn audit_file_is_rotated_by_size() {
             (name, file.metadata().unwrap().len())
         })
         .collect();
-    sizes.sort();
-    let names: Vec<&str> = sizes.iter().map(|(name, _)| name.as_str()).collect();
+    files.sort();
+    let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["audit.jsonl", "audit.jsonl.1", "audit.jsonl.2"]);
-    assert!(sizes.iter().all(|(_, size)| *size <= 4096), "{sizes:?}");
+    assert!(files.iter().all(|(_, size)| *size <= 4096), "{files:?}");
     let text = fs::read_to_string(daemon.state().join("audit.jsonl.1")).unwrap();
     for line in text.lines() {
         serde_json::from_str::<Value>(line).unwrap();
@@ -68,27 +68,27 @@ fn audit_file_is_rotated_by_size() {
 }
 
 #[test]
-fn ended_agent_is_spawned_anew_by_restart() {
+fn restart_of_ended_agent_spawns_a_new_one() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--name", "again", "--", "sh", "-c", "exit 3"]);
-    daemon.cli(&["wait", &id]);
+    daemon.wait(&id);
     let mut wire = daemon.connect();
     let answer = wire.call("restart-agent", json!({"id": id}));
-    let new = answer["result"]["id"].as_str().unwrap().to_owned();
-    assert_ne!(new, id);
-    assert_eq!(daemon.cli(&["wait", &new]).status.code(), Some(3));
-    assert_eq!(daemon.agent(&new)["name"], "again");
-    // A running agent keeps its id, whatever its restart policy.
-    let runs = daemon.spawn(&["--", "sleep", "1000"]);
-    let answer = wire.call("restart-agent", json!({"id": runs, "grace_ms": 1000}));
-    assert_eq!(answer["result"]["id"], json!(runs), "{answer}");
-    eventually("its next run has begun", || {
-        let agent = daemon.agent(&runs);
-        (agent["run"] == 2 && agent["pid"].is_i64()).then_some(())
+    let new_id = answer["result"]["id"].as_str().unwrap().to_owned();
+    assert_ne!(new_id, id);
+    assert_eq!(daemon.wait(&new_id), Some(3));
+    assert_eq!(daemon.agent(&new_id)["name"], "again");
+    // A running agent keeps its id, even without a restart policy.
+    let running = daemon.spawn(&["--", "sleep", "1000"]);
+    let answer = wire.call("restart-agent", json!({"id": running, "grace_ms": 1000}));
+    assert_eq!(answer["result"]["id"], json!(running), "{answer}");
+    wait_until("the next run has started", || {
+        let agent = daemon.agent(&running);
+        agent["run"] == 2 && agent["pid"].is_i64()
     });
-    // Values of the environment are not kept.
+    // The daemon does not store values of the environment, so it cannot restart this agent.
     let secret = daemon.spawn(&["--env", "TOKEN=s3cret", "--", "true"]);
-    daemon.cli(&["wait", &secret]);
+    daemon.wait(&secret);
     let answer = wire.call("restart-agent", json!({"id": secret}));
     let error = &answer["error"];
     assert_eq!(error["data"]["kind"], "environment-not-kept", "{answer}");

@@ -1,4 +1,4 @@
-//! `colibri run` behaves as if the shell had started the agent itself, with and without a jail.
+//! `colibri run` behaves as if a shell had started the agent, with and without a jail.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,15 +7,19 @@
     clippy::disallowed_methods
 )]
 
-use std::io::{Read, Write};
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
 
-use colibri_tests::{Daemon, eventually, is_root_or_skipped, processes_with, program, text};
+use colibri_tests::{
+    Daemon, NO_JAIL_AND_SANDBOX, eventually, is_root_or_skipped, processes_with, program,
+    run_checked, signal, test_directory, text, wait_until,
+};
+use rustix::process::Signal;
 
 #[test]
 fn run_forwards_output_and_exit_code() {
     let daemon = Daemon::start();
-    for jail in [&[][..], &["--jail-path", "/"]] {
+    for jail in NO_JAIL_AND_SANDBOX {
         for (script, code, out, err) in [
             ("echo hi; exit 7", 7, "hi\n", ""),
             ("echo out; echo err >&2", 0, "out\n", "err\n"),
@@ -41,11 +45,11 @@ fn run_forwards_output_and_exit_code() {
 #[test]
 fn run_forwards_stdin_and_its_end() {
     let daemon = Daemon::start();
-    // More than all buffers on the way, and binary.
+    // Binary data that exceeds all buffers between the client and the agent.
     let bytes: Vec<u8> = (0..3_000_000_u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
-    for jail in [&[][..], &["--jail-path", "/"]] {
+    for jail in NO_JAIL_AND_SANDBOX {
         let mut child = daemon
             .command("colibri")
             .arg("run")
@@ -77,9 +81,9 @@ fn run_forwards_stdin_and_its_end() {
 }
 
 #[test]
-fn run_forwards_signals_and_the_agent_decides() {
+fn signal_to_run_reaches_the_agent_which_handles_it() {
     let daemon = Daemon::start();
-    for jail in [&[][..], &["--jail-path", "/"]] {
+    for jail in NO_JAIL_AND_SANDBOX {
         let script = "trap 'echo got it; exit 5' INT; echo ready; while :; do sleep 0.05; done";
         let mut child = daemon
             .command("colibri")
@@ -90,10 +94,8 @@ fn run_forwards_signals_and_the_agent_decides() {
             .spawn()
             .unwrap();
         let mut stdout = child.stdout.take().unwrap();
-        let mut ready = [0; 6];
-        stdout.read_exact(&mut ready).unwrap();
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        stdout.read_exact(&mut [0; 6]).unwrap();
+        signal(child.id() as i32, Signal::INT);
         let mut remaining = String::new();
         stdout.read_to_string(&mut remaining).unwrap();
         assert_eq!(
@@ -105,14 +107,10 @@ fn run_forwards_signals_and_the_agent_decides() {
 }
 
 #[test]
-fn forwarded_signal_ends_a_restarting_agent_for_good() {
+fn forwarded_signal_ends_an_agent_without_restart() {
     let daemon = Daemon::start();
-    for jail in [&[][..], &["--jail-path", "/"]] {
-        for (signal, code) in [
-            (rustix::process::Signal::INT, 130),
-            (rustix::process::Signal::TERM, 143),
-            (rustix::process::Signal::HUP, 129),
-        ] {
+    for jail in NO_JAIL_AND_SANDBOX {
+        for (sent, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
             let restart = ["--restart", "always", "--restart-delay", "1ms", "--"];
             let script = "echo $COLIBRI_AGENT_ID; exec sleep 1000";
             let mut child = daemon
@@ -124,12 +122,11 @@ fn forwarded_signal_ends_a_restarting_agent_for_good() {
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
-            let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+            let mut stdout = BufReader::new(child.stdout.take().unwrap());
             let mut id = String::new();
-            std::io::BufRead::read_line(&mut stdout, &mut id).unwrap();
-            let pid = rustix::process::Pid::from_child(&child);
-            rustix::process::kill_process(pid, signal).unwrap();
-            let ended = eventually("it ends", || child.try_wait().unwrap());
+            stdout.read_line(&mut id).unwrap();
+            signal(child.id() as i32, sent);
+            let ended = eventually("run has ended", || child.try_wait().unwrap());
             assert_eq!(ended.code(), Some(code), "{jail:?}");
             let agent = daemon.agent(id.trim());
             assert_eq!(agent["run"], 1, "{agent}");
@@ -143,14 +140,15 @@ fn closed_reader_of_run_ends_the_agent() {
     let daemon = Daemon::start();
     let mut child = daemon
         .command("colibri")
-        .args(["run", "--", "yes", "reader-gone-mark"])
+        .args(["run", "--", "yes", "mark-closed-reader-7f3a"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut first = [0; 16];
-    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 16]).unwrap();
+    drop(stdout);
     assert_eq!(child.wait().unwrap().code(), Some(141));
-    assert_eq!(processes_with("reader-gone-mark"), Vec::<i32>::new());
+    assert_eq!(processes_with("mark-closed-reader-7f3a"), Vec::<i32>::new());
 }
 
 #[test]
@@ -174,10 +172,8 @@ fn missing_daemon_is_started_and_reported() {
         "{}",
         text(&output.stderr)
     );
-    daemon.ok(&["shutdown"]);
-    eventually("the daemon has ended", || {
-        (!daemon.socket().exists()).then_some(())
-    });
+    daemon.cli_ok(&["shutdown"]);
+    wait_until("the daemon has ended", || !daemon.socket().exists());
 }
 
 #[test]
@@ -209,14 +205,10 @@ fn agent_is_selected_by_id_prefix_and_name() {
     let daemon = Daemon::start();
     let id = daemon.spawn(&["--name", "night shift", "--", "sh", "-c", "exit 3"]);
     for selector in [id.as_str(), &id[..6], "night shift"] {
-        assert_eq!(
-            daemon.cli(&["wait", selector]).status.code(),
-            Some(3),
-            "{selector}"
-        );
+        assert_eq!(daemon.wait(selector), Some(3), "{selector}");
     }
-    daemon.ok(&["rm", &id]);
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(125));
+    daemon.cli_ok(&["rm", &id]);
+    assert_eq!(daemon.wait(&id), Some(125));
     assert!(!daemon.agent_dir(&id).exists());
     let running = daemon.spawn(&["--", "sleep", "1000"]);
     assert_eq!(
@@ -224,30 +216,26 @@ fn agent_is_selected_by_id_prefix_and_name() {
         Some(1),
         "a running agent is not removed"
     );
-    daemon.ok(&["rm", "--force", &running]);
+    daemon.cli_ok(&["rm", "--force", &running]);
 }
 
 #[test]
 fn unprivileged_user_can_run_all_commands() {
-    // Without root, the other tests cover this case.
-    if !is_root_or_skipped("this needs another user") {
+    // Without root, all tests run as an unprivileged user.
+    if !is_root_or_skipped("the commands run as another user") {
         return;
     }
-    let dir = tempfile::Builder::new()
-        .prefix("colibri-test-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
+    let dir = test_directory();
     for name in ["colibri", "colibri-daemon", "colibri-shim"] {
         std::fs::copy(program(name), dir.path().join(name)).unwrap();
     }
-    let owned = std::process::Command::new("chown")
-        .args(["-R", "65534:65534"])
-        .arg(dir.path())
-        .status()
-        .unwrap();
-    assert!(owned.success());
-    let as_user = |args: &[&str]| {
-        std::process::Command::new("setpriv")
+    run_checked(
+        Command::new("chown")
+            .args(["-R", "65534:65534"])
+            .arg(dir.path()),
+    );
+    let call = |args: &[&str]| {
+        Command::new("setpriv")
             .args([
                 "--reuid=65534",
                 "--regid=65534",
@@ -265,7 +253,7 @@ fn unprivileged_user_can_run_all_commands() {
             .unwrap()
     };
     let script = "id -u; touch /var/tmp/x; kill -9 1; exit 7";
-    let output = as_user(&[
+    let output = call(&[
         "run",
         "--jail-path",
         "/",
@@ -287,19 +275,10 @@ fn unprivileged_user_can_run_all_commands() {
         "{}",
         text(&output.stderr)
     );
-    let id = text(
-        &as_user(&[
-            "spawn",
-            "--jail-path",
-            "/",
-            "--",
-            "sh",
-            "-c",
-            "trap '' TERM; sleep 1000",
-        ])
-        .stdout,
-    );
-    let killed = as_user(&["kill", "--grace", "100ms", id.trim()]);
+    let script = "trap '' TERM; sleep 1000";
+    let spawned = call(&["spawn", "--jail-path", "/", "--", "sh", "-c", script]);
+    let id = text(&spawned.stdout);
+    let killed = call(&["kill", "--grace", "100ms", id.trim()]);
     assert!(killed.status.success(), "{}", text(&killed.stderr));
-    assert!(as_user(&["shutdown"]).status.success());
+    assert!(call(&["shutdown"]).status.success());
 }

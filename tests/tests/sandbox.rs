@@ -1,10 +1,11 @@
-//! The rights of a confined agent, tested from inside.
+//! The rights of an agent in a sandbox, tested by scripts that run in one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use colibri_tests::{Daemon, text};
+use colibri_tests::{Daemon, NO_JAIL_AND_SANDBOX, text};
 
-fn inside(daemon: &Daemon, options: &[&str], script: &str) -> String {
+/// Runs a script in a sandbox and returns stdout and stderr.
+fn run_in_sandbox(daemon: &Daemon, options: &[&str], script: &str) -> String {
     let args: Vec<&str> = [
         &["run", "--jail-path", "/"],
         options,
@@ -19,7 +20,7 @@ fn inside(daemon: &Daemon, options: &[&str], script: &str) -> String {
 fn root_is_read_only_and_tmp_is_private() {
     let daemon = Daemon::start();
     let host = tempfile::NamedTempFile::new_in("/tmp").unwrap();
-    let seen = inside(
+    let output = run_in_sandbox(
         &daemon,
         &[],
         &format!(
@@ -28,40 +29,41 @@ fn root_is_read_only_and_tmp_is_private() {
         ),
     );
     assert_eq!(
-        seen.matches("Read-only file system").count() + seen.matches("Permission denied").count(),
+        output.matches("Read-only file system").count()
+            + output.matches("Permission denied").count(),
         3,
-        "{seen}"
+        "{output}"
     );
     assert!(
-        seen.contains("No such file") && seen.contains("mine"),
-        "{seen}"
+        output.contains("No such file") && output.contains("mine"),
+        "{output}"
     );
 }
 
 #[test]
 fn sandbox_has_no_capabilities_and_a_private_pid_namespace() {
     let daemon = Daemon::start();
-    let seen = inside(
+    let output = run_in_sandbox(
         &daemon,
         &[],
         "grep CapEff /proc/self/status; ls -d /proc/[0-9]* | wc -l; mount -t tmpfs x /mnt",
     );
-    assert!(seen.contains("CapEff:\t0000000000000000"), "{seen}");
-    let count: u32 = seen.lines().nth(1).unwrap().trim().parse().unwrap();
+    assert!(output.contains("CapEff:\t0000000000000000"), "{output}");
+    let count: u32 = output.lines().nth(1).unwrap().trim().parse().unwrap();
     assert!(count <= 4, "{count} processes visible");
-    assert!(seen.contains("mount:"), "{seen}");
+    assert!(output.contains("mount:"), "{output}");
 }
 
 #[test]
-fn network_is_the_hosts_or_disabled() {
+fn ip4_option_selects_the_host_network_or_none() {
     let daemon = Daemon::start();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let script = format!(
         "exec 3<>/dev/tcp/127.0.0.1/{} && echo connected",
         listener.local_addr().unwrap().port()
     );
-    assert!(inside(&daemon, &[], &script).contains("connected"));
-    let refused = inside(&daemon, &["--jail-ip4", "disable"], &script);
+    assert!(run_in_sandbox(&daemon, &[], &script).contains("connected"));
+    let refused = run_in_sandbox(&daemon, &["--jail-ip4", "disable"], &script);
     assert!(
         refused.contains("Connection refused") && !refused.contains("connected"),
         "{refused}"
@@ -71,7 +73,7 @@ fn network_is_the_hosts_or_disabled() {
 #[test]
 fn daemon_socket_and_state_are_hidden() {
     let daemon = Daemon::start();
-    let seen = inside(
+    let output = run_in_sandbox(
         &daemon,
         &[],
         &format!(
@@ -82,42 +84,45 @@ fn daemon_socket_and_state_are_hidden() {
         ),
     );
     for name in ["agents", "audit", "colibri.sock", "reachable"] {
-        assert!(!seen.contains(name), "{name} is visible:\n{seen}");
+        assert!(!output.contains(name), "{name} is visible:\n{output}");
     }
 }
 
 #[test]
-fn cwd_and_user_are_those_of_the_sandbox() {
+fn cwd_and_user_options_apply_in_the_sandbox() {
     let daemon = Daemon::start();
-    assert_eq!(inside(&daemon, &[], "pwd"), "/\n");
-    assert_eq!(inside(&daemon, &["--cwd", "/usr/bin"], "pwd"), "/usr/bin\n");
+    assert_eq!(run_in_sandbox(&daemon, &[], "pwd"), "/\n");
     assert_eq!(
-        inside(&daemon, &["--jail-user", "1234:1235"], "id -u; id -g"),
+        run_in_sandbox(&daemon, &["--cwd", "/usr/bin"], "pwd"),
+        "/usr/bin\n"
+    );
+    assert_eq!(
+        run_in_sandbox(&daemon, &["--jail-user", "1234:1235"], "id -u; id -g"),
         "1234\n1235\n"
     );
     assert_eq!(
-        inside(&daemon, &["--jail-user", "daemon"], "id -un"),
+        run_in_sandbox(&daemon, &["--jail-user", "daemon"], "id -un"),
         "daemon\n"
     );
 }
 
 #[test]
-fn environment_is_the_base_plus_given_variables() {
+fn environment_has_base_and_requested_variables() {
     let daemon = Daemon::start();
-    let seen = inside(&daemon, &["--env", "TOKEN=a b=c"], "env");
+    let output = run_in_sandbox(&daemon, &["--env", "TOKEN=a b=c"], "env");
     assert!(
-        seen.contains("TOKEN=a b=c\n") && seen.contains("PATH="),
-        "{seen}"
+        output.contains("TOKEN=a b=c\n") && output.contains("PATH="),
+        "{output}"
     );
-    assert!(!seen.contains("COLIBRI_SOCKET"), "{seen}");
+    assert!(!output.contains("COLIBRI_SOCKET"), "{output}");
 }
 
 #[test]
 fn agent_inherits_no_descriptor_of_the_daemon() {
     let mut daemon = Daemon::prepare();
-    // An open directory would lead out of the sandbox.
-    let leaky = ["sh", "-c", "exec 7</ 9</etc/passwd; exec \"$@\"", "sh"];
-    daemon.launch_with_prefix(&leaky.map(str::to_owned));
+    // With an open directory, an agent could leave the sandbox.
+    let with_descriptors = ["sh", "-c", "exec 7</ 9</etc/passwd; exec \"$@\"", "sh"];
+    daemon.launch_with_prefix(&with_descriptors.map(str::to_owned));
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
     let names: Vec<String> = descriptors
         .flatten()
@@ -127,7 +132,7 @@ fn agent_inherits_no_descriptor_of_the_daemon() {
         names.contains(&"7".to_owned()) && names.contains(&"9".to_owned()),
         "{names:?}"
     );
-    for jail in [&[][..], &["--jail-path", "/"]] {
+    for jail in NO_JAIL_AND_SANDBOX {
         let args = [
             &["run"],
             jail,
@@ -135,8 +140,8 @@ fn agent_inherits_no_descriptor_of_the_daemon() {
         ]
         .concat();
         let output = daemon.cli(&args);
-        let seen = text(&output.stdout);
         // 3 is the directory that the shell reads.
-        assert_eq!(seen, "0 1 2 3\n", "{}", text(&output.stderr));
+        let descriptors = text(&output.stdout);
+        assert_eq!(descriptors, "0 1 2 3\n", "{}", text(&output.stderr));
     }
 }

@@ -1,4 +1,4 @@
-//! An agent selector selects exactly one agent; empty and ambiguous selectors are refused.
+//! A selector selects exactly one agent. Empty and ambiguous selectors are refused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -30,10 +30,13 @@ fn empty_id_selects_no_agent_in_any_command() {
             assert!(message.contains("empty"), "{args:?}: {message}");
         }
     }
-    assert!(daemon.agent(&id)["exited_at"].is_null(), "it keeps running");
-    // Checked before any request, so that no daemon is needed.
-    let absent = Daemon::prepare();
-    assert_eq!(absent.cli(&["kill", ""]).status.code(), Some(2));
+    assert!(
+        daemon.agent(&id)["exited_at"].is_null(),
+        "the agent keeps running"
+    );
+    // The client checks selectors before it connects.
+    let not_running = Daemon::prepare();
+    assert_eq!(not_running.cli(&["kill", ""]).status.code(), Some(2));
 }
 
 #[test]
@@ -43,18 +46,18 @@ fn exact_name_beats_the_prefix_of_an_id() {
     for length in [1, 4, 9] {
         let name = &other[..length];
         let named = daemon.spawn(&["--name", name, "--", "sleep", "1000"]);
-        daemon.ok(&["kill", name]);
+        daemon.cli_ok(&["kill", name]);
         assert!(daemon.agent(&other)["exited_at"].is_null(), "{name}");
         assert!(!daemon.agent(&named)["exited_at"].is_null(), "{name}");
-        // After the agent is removed, its name selects no other agent as a short id prefix.
-        daemon.ok(&["rm", name]);
+        // When the agent is removed, its name must not select the other agent as an id prefix.
+        daemon.cli_ok(&["rm", name]);
     }
     let refused = daemon.cli(&["rm", "-f", &other[..1]]);
     assert_eq!(refused.status.code(), Some(1));
     let message = text(&refused.stderr);
     assert!(message.contains("too short for an ID prefix"), "{message}");
     assert!(daemon.agent(&other)["exited_at"].is_null());
-    daemon.ok(&["kill", &other[..4]]);
+    daemon.cli_ok(&["kill", &other[..4]]);
 }
 
 #[test]
@@ -65,17 +68,16 @@ fn reused_name_selects_the_running_then_the_newest_agent() {
         let id = daemon.spawn(&["--name", "night", "--", "sh", "-c", &script]);
         let waited = daemon.cli(&["wait", "night"]);
         assert_eq!(waited.status.code().unwrap().to_string(), code);
-        assert!(daemon.ok(&["status", "night"]).contains(&id));
+        assert!(daemon.cli_ok(&["status", "night"]).contains(&id));
     }
     let running = daemon.spawn(&["--name", "night", "--", "sleep", "1000"]);
-    assert!(daemon.ok(&["status", "night"]).contains(&running));
-    daemon.ok(&["rm", "-f", "night"]);
-    assert_eq!(daemon.cli(&["wait", "night"]).status.code(), Some(3));
+    assert!(daemon.cli_ok(&["status", "night"]).contains(&running));
+    daemon.cli_ok(&["rm", "-f", "night"]);
+    assert_eq!(daemon.wait("night"), Some(3));
 }
 
 #[test]
 fn invalid_names_are_refused_without_a_daemon() {
-    // Checked by the client: no daemon runs.
     let daemon = Daemon::prepare();
     let long = "x".repeat(65);
     for name in ["", "  ", "a\nb", "a\u{1b}[2J", &long] {

@@ -1,40 +1,45 @@
-//! Signals reach their agent, and agents do not inherit signal state or descriptors of the daemon's caller.
+//! Signals reach their agent. Agents inherit no signal state and no descriptors from the program that starts the daemon.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use colibri_tests::{Daemon, eventually, program, signal, text};
+use colibri_tests::{
+    Daemon, NO_JAIL_AND_SANDBOX, eventually, program, run_checked, signal, text, wait_until,
+};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
-const POLITE: &str = "trap 'echo bye; exit 0' TERM INT; while :; do sleep 0.02; done";
+/// Script of an agent that exits with 0 at TERM and INT.
+const EXIT_AT_TERM: &str = "trap 'echo bye; exit 0' TERM INT; while :; do sleep 0.02; done";
 
 /// Returns a field of `/proc/PID/status` (proc_pid_status(5)).
-fn status(pid: i32, name: &str) -> String {
-    field(
+fn process_field(pid: i32, name: &str) -> String {
+    status_field(
         &fs::read_to_string(format!("/proc/{pid}/status")).unwrap(),
         name,
     )
 }
 
-fn field(status: &str, name: &str) -> String {
+/// Returns a field of the text of `/proc/PID/status`.
+fn status_field(status: &str, name: &str) -> String {
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix(&format!("{name}:")));
     line.unwrap().trim().to_owned()
 }
 
-/// Returns a signal set from `/proc/PID/status`, without those reserved by the C library (32 and 33, signal(7)).
-fn signals(status: &str, name: &str) -> u64 {
-    u64::from_str_radix(&field(status, name), 16).unwrap() & !(0b11 << 31)
+/// Returns a set of signals from the text of `/proc/PID/status`, without those that the C library reserves (32 and 33,
+/// signal(7)).
+fn signal_set(status: &str, name: &str) -> u64 {
+    u64::from_str_radix(&status_field(status, name), 16).unwrap() & !(0b11 << 31)
 }
 
-/// Starts `colibri run`, waits until its agent is listed, and returns both.
-fn run(daemon: &Daemon, args: &[&str]) -> (Child, String) {
-    let before: Vec<Value> = daemon.agents();
+/// Starts `colibri run`, waits until its agent is listed, and returns the command and the id.
+fn start_run(daemon: &Daemon, args: &[&str]) -> (Child, String) {
+    let before = daemon.agents();
     let child = daemon
         .command("colibri")
         .args(["--no-autostart", "run"])
@@ -47,7 +52,7 @@ fn run(daemon: &Daemon, args: &[&str]) -> (Child, String) {
         let agents = daemon.agents();
         let new = agents
             .iter()
-            .find(|agent| before.iter().all(|old| old["id"] != agent["id"]))?;
+            .find(|agent| before.iter().all(|known| known["id"] != agent["id"]))?;
         Some(new["id"].as_str().unwrap().to_owned())
     });
     (child, id)
@@ -60,7 +65,7 @@ fn term_right_after_spawn_is_never_lost() {
     for round in 0..100 {
         let spawned = wire.call(
             "spawn-agent",
-            json!({"program": "sh", "args": ["-c", POLITE], "jail": {"path": "/"}}),
+            json!({"program": "sh", "args": ["-c", EXIT_AT_TERM], "jail": {"path": "/"}}),
         );
         let id = spawned["result"]["id"].clone();
         let killed = wire.call("kill-agent", json!({"id": id, "grace_ms": 15_000}));
@@ -75,7 +80,10 @@ fn term_right_after_spawn_is_never_lost() {
 fn interrupt_right_after_run_is_never_lost() {
     let daemon = Daemon::start();
     for round in 0..20 {
-        let (mut child, id) = run(&daemon, &["--jail-path", "/", "--", "sh", "-c", POLITE]);
+        let (mut child, id) = start_run(
+            &daemon,
+            &["--jail-path", "/", "--", "sh", "-c", EXIT_AT_TERM],
+        );
         signal(child.id() as i32, Signal::INT);
         let ended = eventually("run has ended", || child.try_wait().unwrap());
         assert!(
@@ -90,7 +98,7 @@ fn interrupt_right_after_run_is_never_lost() {
 fn signal_forwarded_by_run_ends_restarts() {
     let daemon = Daemon::start();
     for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("QUIT", 3)] {
-        let (mut child, id) = run(
+        let (mut child, id) = start_run(
             &daemon,
             &[
                 "--restart",
@@ -118,11 +126,11 @@ fn signal_forwarded_by_run_ends_restarts() {
 #[test]
 fn stopped_agent_gets_term_within_the_grace() {
     let daemon = Daemon::start();
-    for jail in [&[][..], &["--jail-path", "/"]] {
+    for jail in NO_JAIL_AND_SANDBOX {
         let script = "trap 'echo bye; exit 3' TERM; echo ready; kill -STOP $$; :";
         let id = daemon.spawn(&[jail, &["--", "sh", "-c", script]].concat());
-        eventually("it is ready", || {
-            daemon.stdout(&id).starts_with(b"ready").then_some(())
+        wait_until("the agent is ready", || {
+            daemon.stdout(&id).starts_with(b"ready")
         });
         let killed = daemon
             .connect()
@@ -141,16 +149,16 @@ fn inherited_signal_state_reaches_no_agent() {
         "--ignore-signal=QUIT,HUP,INT,USR1,CHLD,XFSZ".to_owned(),
     ]);
     let shown = daemon.spawn(&["--", "cat", "/proc/self/status"]);
-    assert_eq!(daemon.cli(&["wait", &shown]).status.code(), Some(0));
+    assert_eq!(daemon.wait(&shown), Some(0));
     let agent = text(&daemon.stdout(&shown));
-    assert_eq!(signals(&agent, "SigBlk"), 0);
-    assert_eq!(signals(&agent, "SigIgn"), 0);
+    assert_eq!(signal_set(&agent, "SigBlk"), 0);
+    assert_eq!(signal_set(&agent, "SigIgn"), 0);
     // The Rust runtime ignores SIGPIPE (13) in daemon and shim.
     let id = daemon.spawn(&["--", "sleep", "1000"]);
     for pid in [daemon.pid(), daemon.shim_pid(&id)] {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        assert_eq!(signals(&status, "SigBlk"), 0);
-        assert_eq!(signals(&status, "SigIgn"), 1 << 12);
+        assert_eq!(signal_set(&status, "SigBlk"), 0);
+        assert_eq!(signal_set(&status, "SigIgn"), 1 << 12);
     }
     let killed = daemon
         .connect()
@@ -161,16 +169,15 @@ fn inherited_signal_state_reaches_no_agent() {
 #[test]
 fn autostarted_daemon_detaches_from_its_caller() {
     let daemon = Daemon::prepare();
-    let directory = daemon.path("here");
-    fs::create_dir(&directory).unwrap();
-    let script = "umask 0; cd here; exec nice -n 5 \"$0\" spawn -- \"$@\"";
+    fs::create_dir(daemon.path("subdirectory")).unwrap();
+    let script = "umask 0; cd subdirectory; exec nice -n 5 \"$0\" spawn -- \"$@\"";
     let spawn = |args: &[&str]| {
         let output = daemon
-            .external("sh")
+            .external_command("sh")
             .args(["-c", script])
             .arg(program("colibri"))
             .args(args)
-            .current_dir(daemon.path(""))
+            .current_dir(daemon.directory())
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -181,7 +188,11 @@ fn autostarted_daemon_detaches_from_its_caller() {
     let log = fs::read_to_string(daemon.state().join("daemon.log")).unwrap();
     let pid: i32 = {
         let lock = daemon.state().join("daemon.lock");
-        let holders = daemon.external("fuser").arg(&lock).output().unwrap();
+        let holders = daemon
+            .external_command("fuser")
+            .arg(&lock)
+            .output()
+            .unwrap();
         text(&holders.stdout)
             .split_whitespace()
             .find_map(|word| word.parse().ok())
@@ -191,31 +202,26 @@ fn autostarted_daemon_detaches_from_its_caller() {
         fs::read_link(format!("/proc/{pid}/cwd")).unwrap().to_str(),
         Some("/")
     );
-    assert_eq!(status(pid, "Umask"), "0077");
-    assert_eq!(status(shim, "Umask"), "0077");
-    let nice = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let nice = nice
-        .rsplit_once(')')
-        .unwrap()
-        .1
-        .split_whitespace()
-        .nth(16)
-        .unwrap()
-        .to_owned();
+    assert_eq!(process_field(pid, "Umask"), "0077");
+    assert_eq!(process_field(shim, "Umask"), "0077");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1;
+    // Field 19 of proc_pid_stat(5); the first one here is field 3.
+    let nice = fields.split_whitespace().nth(16).unwrap();
     if rustix::process::geteuid().is_root() {
-        assert_eq!(nice, "0", "root can restore the priority");
+        assert_eq!(nice, "0", "only root can restore the priority");
     } else {
         assert!(log.contains("low priority"), "{log}");
     }
     let agent = daemon.agent(&id)["pid"].as_i64().unwrap() as i32;
-    assert_eq!(status(agent, "Umask"), "0022");
+    assert_eq!(process_field(agent, "Umask"), "0022");
     let other = daemon.spawn(&["--umask", "027", "--", "sleep", "1000"]);
     let agent = daemon.agent(&other)["pid"].as_i64().unwrap() as i32;
-    assert_eq!(status(agent, "Umask"), "0027");
+    assert_eq!(process_field(agent, "Umask"), "0027");
     for id in [id, other] {
-        daemon.ok(&["kill", "--grace", "1s", &id]);
+        daemon.cli_ok(&["kill", "--grace", "1s", &id]);
     }
-    daemon.ok(&["shutdown"]);
+    daemon.cli_ok(&["shutdown"]);
 }
 
 #[test]
@@ -228,23 +234,15 @@ fn file_size_limit_stalls_an_agent_and_loses_nothing() {
         "-c",
         "head -c 200000 /dev/zero | tr '\\0' x; exit 5",
     ]);
-    let agent = eventually("it is stalled", || {
+    let agent = eventually("the agent is stalled", || {
         let agent = daemon.agent(&id);
         (agent["state"] == "stalled").then_some(agent)
     });
     let reason = agent["error"].as_str().unwrap();
     assert!(reason.contains("File too large"), "{reason}");
-    let raised = daemon
-        .external("/usr/bin/prlimit")
-        .args([
-            "--pid",
-            &daemon.shim_pid(&id).to_string(),
-            "--fsize=unlimited:",
-        ])
-        .output()
-        .unwrap();
-    assert!(raised.status.success(), "{}", text(&raised.stderr));
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(5));
+    let shim = daemon.shim_pid(&id).to_string();
+    run_checked(Command::new("prlimit").args(["--pid", &shim, "--fsize=unlimited:"]));
+    assert_eq!(daemon.wait(&id), Some(5));
     assert_eq!(daemon.stdout(&id), vec![b'x'; 200_000]);
 }
 
@@ -263,7 +261,7 @@ fn exit_reason_is_recorded() {
     ];
     for (args, reason, state) in cases {
         let id = daemon.spawn(args);
-        daemon.cli(&["wait", &id]);
+        daemon.wait(&id);
         let agent = daemon.agent(&id);
         assert_eq!(
             (&agent["exit"]["reason"], &agent["state"]),
@@ -272,10 +270,10 @@ fn exit_reason_is_recorded() {
         );
     }
     let killed = daemon.spawn(&["--", "sleep", "1000"]);
-    daemon.ok(&["kill", &killed]);
+    daemon.cli_ok(&["kill", &killed]);
     let lost = daemon.spawn(&["--", "sleep", "1000"]);
     signal(daemon.shim_pid(&lost), Signal::KILL);
-    daemon.cli(&["wait", &lost]);
+    daemon.wait(&lost);
     let agent = daemon.agent(&killed);
     assert_eq!(
         (&agent["exit"], &agent["state"]),
@@ -298,17 +296,17 @@ fn expired_request_is_not_carried_out_later() {
     let shim = daemon.shim_pid(&id);
     let mut wire = daemon.connect();
     signal(shim, Signal::STOP);
-    let refused = wire.call("send-input", json!({"id": id, "data": "again\n"}));
+    let refused = wire.call("send-input", json!({"id": id, "data": "line\n"}));
     assert_eq!(
         refused["error"]["data"]["kind"], "agent-silent",
         "{refused}"
     );
     signal(shim, Signal::CONT);
-    let sent = wire.call("send-input", json!({"id": id, "data": "again\n"}));
-    assert_eq!(sent["result"]["written"], 6, "{sent}");
+    let sent = wire.call("send-input", json!({"id": id, "data": "line\n"}));
+    assert_eq!(sent["result"]["written"], 5, "{sent}");
     wire.call("close-input", json!({"id": id}));
-    assert_eq!(daemon.cli(&["wait", &id]).status.code(), Some(0));
-    assert_eq!(text(&daemon.stdout(&id)), "again\n");
+    assert_eq!(daemon.wait(&id), Some(0));
+    assert_eq!(text(&daemon.stdout(&id)), "line\n");
 }
 
 #[test]
@@ -321,7 +319,7 @@ fn agent_in_a_removed_directory_reports_its_exit_code() {
         "read line; head -c 300000 /dev/zero; exit 7",
     ]);
     fs::remove_dir_all(daemon.agent_dir(&id)).unwrap();
-    daemon.ok(&["send", &id, "go"]);
+    daemon.cli_ok(&["send", &id, "go"]);
     let waited = daemon.cli(&["wait", &id]);
     assert_eq!(waited.status.code(), Some(7), "{}", text(&waited.stderr));
     let agent = daemon.agent(&id);
@@ -331,7 +329,7 @@ fn agent_in_a_removed_directory_reports_its_exit_code() {
     );
     let error = agent["error"].as_str().unwrap();
     assert!(error.contains("was removed while it ran"), "{error}");
-    daemon.ok(&["rm", &id]);
+    daemon.cli_ok(&["rm", &id]);
 }
 
 #[test]
@@ -343,8 +341,11 @@ fn kill_ends_an_agent_whose_directory_was_removed() {
     assert_eq!(killed["result"]["outcome"], "terminated", "{killed}");
     let agent = daemon.agent(&id);
     assert_eq!(agent["exit"]["signal"], json!(15), "{agent}");
-    let again = daemon.connect().call("kill-agent", json!({"id": id}));
-    assert_eq!(again["result"]["outcome"], "already-exited", "{again}");
+    let repeated = daemon.connect().call("kill-agent", json!({"id": id}));
+    assert_eq!(
+        repeated["result"]["outcome"], "already-exited",
+        "{repeated}"
+    );
 }
 
 #[test]
@@ -354,10 +355,9 @@ fn unreachable_shim_without_directory_ends_its_agent() {
     let shim = daemon.shim_pid(&id);
     fs::remove_dir_all(daemon.agent_dir(&id)).unwrap();
     daemon.kill();
-    eventually("the shim has ended", || {
-        (!std::path::Path::new(&format!("/proc/{shim}")).exists()
-            || status(shim, "State").starts_with('Z'))
-        .then_some(())
+    wait_until("the shim has ended", || {
+        !std::path::Path::new(&format!("/proc/{shim}")).exists()
+            || process_field(shim, "State").starts_with('Z')
     });
 }
 
@@ -371,15 +371,15 @@ fn inherited_descriptor_is_closed_without_proc() {
     });
     fs::write(dir.path().join("launch"), format!("{launch}\n")).unwrap();
     let script = "mount -t tmpfs none /proc && cd \"$1\" && exec \"$0\" \"$1\" 7</ <launch";
-    let output = std::process::Command::new("unshare")
+    let output = Command::new("unshare")
         .args(["--map-root-user", "--mount", "sh", "-c", script])
         .arg(program("colibri-shim"))
         .arg(dir.path())
         .output()
         .unwrap();
     assert!(text(&output.stdout).contains("started"), "{output:?}");
-    eventually("the agent has ended", || {
-        dir.path().join("exit.json").exists().then_some(())
+    wait_until("the agent has ended", || {
+        dir.path().join("exit.json").exists()
     });
     let log = fs::read(dir.path().join("stderr/00000000000000000000.log")).unwrap();
     assert_eq!(text(&log), "closed\n");
@@ -388,7 +388,7 @@ fn inherited_descriptor_is_closed_without_proc() {
 #[test]
 fn shim_that_cannot_close_descriptors_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let output = std::process::Command::new("strace")
+    let output = Command::new("strace")
         .args([
             "-qq",
             "-o",
@@ -415,7 +415,7 @@ fn stop_right_after_spawn_does_not_block_later_signals() {
     let daemon = Daemon::start();
     let mut wire = daemon.connect();
     for _ in 0..5 {
-        let params = json!({"program": "sh", "args": ["-c", POLITE], "jail": {"path": "/"}});
+        let params = json!({"program": "sh", "args": ["-c", EXIT_AT_TERM], "jail": {"path": "/"}});
         let id = wire.call("spawn-agent", params)["result"]["id"].clone();
         for signal in ["STOP", "CONT"] {
             let params = json!({"id": id, "signal": signal, "escalate": false});
@@ -432,8 +432,8 @@ fn kill_ends_an_agent_whose_output_cannot_be_stored() {
     let mut daemon = Daemon::prepare();
     daemon.launch_with_prefix(&["/usr/bin/prlimit".to_owned(), "--fsize=65536:".to_owned()]);
     let id = daemon.spawn(&["--", "sh", "-c", "head -c 200000 /dev/zero; sleep 1000"]);
-    eventually("it is stalled", || {
-        (daemon.agent(&id)["state"] == "stalled").then_some(())
+    wait_until("the agent is stalled", || {
+        daemon.agent(&id)["state"] == "stalled"
     });
     daemon.connect().call("kill-agent", json!({"id": id}));
     let ended = daemon.connect().call("wait-agent", json!({"id": id}));

@@ -1,20 +1,20 @@
-//! Commands report that no thread can be created, and do not panic.
+//! Commands that cannot create a thread report it and do not panic.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use colibri_tests::helper::{as_user, programs_of};
-use colibri_tests::{eventually, is_root_or_skipped, text};
+use colibri_tests::helper::{as_user, copy_programs_for};
+use colibri_tests::{is_root_or_skipped, text, wait_until};
 
-/// A dedicated user, because limits count its processes.
+/// A dedicated user, because process limits count all processes of a user.
 const USER: &str = "colibri-threadless";
 
 #[test]
 fn commands_without_threads_report_it_and_do_not_panic() {
     // Process limits do not apply to root, so the commands run as another user.
-    if !is_root_or_skipped("this needs another user") {
+    if !is_root_or_skipped("the commands run as another user") {
         return;
     }
-    let dir = programs_of(USER);
+    let dir = copy_programs_for(USER);
     let colibri = dir.path().join("colibri").display().to_string();
     let call = |limit: &[&str], args: &[&str]| {
         as_user(USER, &[limit, &[&colibri], args].concat())
@@ -25,7 +25,7 @@ fn commands_without_threads_report_it_and_do_not_panic() {
     let id = text(&call(&[], &["spawn", "--", "sleep", "1000"]).stdout);
     let id = id.trim();
     assert!(!id.is_empty());
-    // The daemon, the shim and the agent already exceed the limit.
+    // The daemon, the shim and the agent exceed this limit.
     let limit = ["prlimit", "--nproc=1"];
     for args in [
         &["attach", id][..],
@@ -51,5 +51,5 @@ fn commands_without_threads_report_it_and_do_not_panic() {
     let output = call(&[], &["shutdown"]);
     assert!(output.status.success(), "{output:?}");
     let socket = dir.path().join(".local/state/colibri/colibri.sock");
-    eventually("it has ended", || (!socket.exists()).then_some(()));
+    wait_until("the daemon has ended", || !socket.exists());
 }

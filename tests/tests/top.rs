@@ -4,30 +4,32 @@
 
 use std::process::Stdio;
 
-use colibri_tests::mounts::SmallDisk;
+use colibri_tests::small_disk::SmallDisk;
 use colibri_tests::tmux::Terminal;
-use colibri_tests::{Daemon, eventually, kill_9, processes_with, text};
+use colibri_tests::{Daemon, eventually, kill_9, processes_with, signal, text, wait_until};
+use rustix::process::Signal;
 
-/// Prints events of pi, then records and answers every line of input.
-const SCRIPT: &str = r#"printf '%s\n' "$@"; while read -r line; do printf '%s\n' "$line" >>"$KEPT"; printf '%s' "$line" | sed 's/.*"id":"\([^"]*\)".*/{"type":"response","id":"\1","command":"prompt","success":true}\n/'; done"#;
+/// Script of an imitation of pi: prints its arguments as events, then records and answers every line of input.
+const SCRIPT: &str = r#"printf '%s\n' "$@"; while read -r line; do printf '%s\n' "$line" >>"$RECORD"; printf '%s' "$line" | sed 's/.*"id":"\([^"]*\)".*/{"type":"response","id":"\1","command":"prompt","success":true}\n/'; done"#;
+/// Event of pi with tokens and cost.
 const USAGE: &str = r#"{"type":"message_end","message":{"role":"assistant","stopReason":"toolUse","usage":{"input":18000,"output":900,"cost":{"total":0.06}}}}"#;
 
 /// Starts an agent that prints these events, waits for a state, and returns its id.
-fn pi(daemon: &Daemon, name: &str, events: &[&str], state: &str) -> String {
-    let record = format!("KEPT={}", daemon.path(name).display());
+fn spawn_pi(daemon: &Daemon, name: &str, events: &[&str], state: &str) -> String {
+    let record = format!("RECORD={}", daemon.path(name).display());
     let options = ["--runtime", "pi", "--name", name, "--env", &record];
     let command = ["--", "sh", "-c", SCRIPT, "sh"];
     let id = daemon.spawn(&[&options[..], &command, events].concat());
-    in_state(daemon, &id, state);
+    wait_for_state(daemon, &id, state);
     id
 }
 
-fn in_state(daemon: &Daemon, id: &str, state: &str) {
-    eventually(state, || (daemon.agent(id)["state"] == state).then_some(()));
+fn wait_for_state(daemon: &Daemon, id: &str, state: &str) {
+    wait_until(state, || daemon.agent(id)["state"] == state);
 }
 
-/// Starts a daemon with an agent in each state except `stalled`; returns their names and ids.
-fn with_agents() -> (Daemon, Vec<(&'static str, String)>) {
+/// Starts a daemon with an agent in each state except `stalled`, and returns their names and ids.
+fn start_with_agents() -> (Daemon, Vec<(&'static str, String)>) {
     let daemon = Daemon::start();
     let start = r#"{"type":"agent_start"}"#;
     let tool = r#"{"type":"tool_execution_start","toolCallId":"1","toolName":"bash","args":{}}"#;
@@ -37,30 +39,33 @@ fn with_agents() -> (Daemon, Vec<(&'static str, String)>) {
     let mut agents = vec![
         (
             "merger",
-            pi(&daemon, "merger", &[start, USAGE, turn, tool], "working"),
+            spawn_pi(&daemon, "merger", &[start, USAGE, turn, tool], "working"),
         ),
-        ("asks", pi(&daemon, "asks", &[start, turn, asks], "blocked")),
+        (
+            "asks",
+            spawn_pi(&daemon, "asks", &[start, turn, asks], "blocked"),
+        ),
         (
             "waits",
-            pi(&daemon, "waits", &[start, USAGE, turn, failed, end], "idle"),
+            spawn_pi(&daemon, "waits", &[start, USAGE, turn, failed, end], "idle"),
         ),
     ];
-    let mut generic = |name: &'static str, words: &[&str], state| {
-        let id = daemon.spawn(&[&["--name", name], words].concat());
-        in_state(&daemon, &id, state);
+    let mut spawn_generic = |name: &'static str, arguments: &[&str], state| {
+        let id = daemon.spawn(&[&["--name", name], arguments].concat());
+        wait_for_state(&daemon, &id, state);
         agents.push((name, id));
     };
-    generic(
+    spawn_generic(
         "quiet",
         &["--jail-path", "/", "--", "sleep", "1000"],
         "starting",
     );
-    generic(
+    spawn_generic(
         "failed",
         &["--", "sh", "-c", "echo no >&2; exit 7"],
         "error",
     );
-    generic("finished", &["--", "true"], "done");
+    spawn_generic("finished", &["--", "true"], "done");
     (daemon, agents)
 }
 
@@ -69,9 +74,10 @@ fn id_of<'a>(agents: &'a [(&str, String)], expected: &str) -> &'a str {
     &found.unwrap().1
 }
 
-fn start(daemon: &Daemon, width: u16, height: u16) -> Terminal {
+/// Opens a terminal and runs `colibri top` in it.
+fn start_top(daemon: &Daemon, width: u16, height: u16) -> Terminal {
     let terminal = Terminal::open(daemon, width, height, &[]);
-    terminal.keys(&["colibri top", "Enter"]);
+    terminal.press(&["colibri top", "Enter"]);
     terminal
 }
 
@@ -124,9 +130,9 @@ fn mask_volatile(screen: &str, agents: &[(&str, String)]) -> String {
     lines.join("\n")
 }
 
-/// Waits until all agents are shown with their CPU share, which appears after two samples.
-fn settled(terminal: &Terminal, states: &str) -> String {
-    terminal.wait(states, |screen| {
+/// Waits for this line of states, and for the CPU share of all running agents, which top shows after two samples.
+fn wait_for_cpu_shares(terminal: &Terminal, states: &str) -> String {
+    terminal.wait_until(states, |screen| {
         let rows = screen.lines().skip(2);
         let measured = rows.clone().filter(|row| row.contains('%')).count();
         screen.contains(states) && measured >= rows.filter(|row| has_state(row, &RUNNING)).count()
@@ -142,22 +148,23 @@ fn has_state(row: &str, states: &[&str]) -> bool {
         .any(|state| row.contains(&format!(" {state} ")))
 }
 
+/// The line of states with the agents of [`start_with_agents`].
 const STATES: &str = "6 agents  1 blocked  1 error  1 working  1 starting  1 idle  1 done";
 
 #[test]
 fn table_fits_terminals_of_all_sizes() {
-    let (daemon, agents) = with_agents();
-    let terminal = start(&daemon, 80, 24);
+    let (daemon, agents) = start_with_agents();
+    let terminal = start_top(&daemon, 80, 24);
     let mut shown = String::new();
-    let mut show = |what: &str, screen: &str| {
+    let mut show = |title: &str, screen: &str| {
         shown.push_str(&format!(
-            "==== {what}\n{}\n",
+            "==== {title}\n{}\n",
             mask_volatile(screen, &agents)
         ));
     };
-    show("80x24", &settled(&terminal, STATES));
+    show("80x24", &wait_for_cpu_shares(&terminal, STATES));
     terminal.resize(120, 40);
-    let wide = terminal.wait("all columns", |screen| {
+    let wide = terminal.wait_until("all columns", |screen| {
         screen.contains("TURNS TOKENS")
             && screen
                 .lines()
@@ -165,9 +172,9 @@ fn table_fits_terminals_of_all_sizes() {
                 .is_some_and(|line| line.contains("quit"))
     });
     show("120x40, resized", &wide);
-    // Wide enough for the line with the pid, whose length differs.
+    // Wide enough for the line with the pid, whose length varies.
     terminal.resize(76, 8);
-    let low = terminal.wait("fewer rows", |screen| {
+    let low = terminal.wait_until("fewer rows", |screen| {
         let lines: Vec<&str> = screen.lines().collect();
         lines[0].starts_with("6 agents")
             && lines[2].starts_with("quiet")
@@ -176,36 +183,36 @@ fn table_fits_terminals_of_all_sizes() {
                 .is_some_and(|line| line.starts_with("a attach"))
     });
     show("76x8, resized", &low);
-    terminal.keys(&["End"]);
-    let last = terminal.wait("the last one", |screen| screen.contains("failed"));
+    terminal.press(&["End"]);
+    let last = terminal.wait_until("the last one", |screen| screen.contains("failed"));
     show("76x8, the last one", &last);
     terminal.resize(1, 1);
     terminal.resize(80, 24);
-    terminal.wait_for(STATES);
-    terminal.keys(&["?"]);
-    show("80x24, help", &terminal.wait_for("in its state."));
-    terminal.keys(&["q"]);
-    terminal.wait_for(STATES);
+    terminal.wait_for_text(STATES);
+    terminal.press(&["?"]);
+    show("80x24, help", &terminal.wait_for_text("in its state."));
+    terminal.press(&["q"]);
+    terminal.wait_for_text(STATES);
     insta::assert_snapshot!(shown);
 }
 
 #[test]
 fn filter_and_sort_order_apply() {
-    let (daemon, agents) = with_agents();
-    let terminal = start(&daemon, 80, 24);
-    settled(&terminal, STATES);
+    let (daemon, agents) = start_with_agents();
+    let terminal = start_top(&daemon, 80, 24);
+    wait_for_cpu_shares(&terminal, STATES);
     let mut shown = String::new();
-    let mut show = |what: &str, screen: &str| {
+    let mut show = |title: &str, screen: &str| {
         shown.push_str(&format!(
-            "==== {what}\n{}\n",
+            "==== {title}\n{}\n",
             mask_volatile(screen, &agents)
         ));
     };
-    terminal.keys(&["/"]);
-    terminal.types("pi");
-    show("filter is typed", &terminal.wait_for(", 3 shown"));
-    terminal.keys(&["Enter", "S"]);
-    let reversed = terminal.wait("reversed", |screen| {
+    terminal.press(&["/"]);
+    terminal.type_text("pi");
+    show("filter is typed", &terminal.wait_for_text(", 3 shown"));
+    terminal.press(&["Enter", "S"]);
+    let reversed = terminal.wait_until("reversed", |screen| {
         screen.contains("by AGE down")
             && screen
                 .lines()
@@ -213,53 +220,53 @@ fn filter_and_sort_order_apply() {
                 .is_some_and(|row| row.contains("merger"))
     });
     show("filter is kept, oldest first", &reversed);
-    terminal.keys(&["Escape"]);
-    terminal.wait("no filter", |screen| !screen.contains("shown"));
-    // From AGE on: output, turns, tokens, cost, runtime, jail, name.
-    terminal.keys(&["s", "s", "s", "s", "s", "s", "s"]);
-    show("by name", &terminal.wait_for("by NAME up"));
+    terminal.press(&["Escape"]);
+    terminal.wait_until("no filter", |screen| !screen.contains("shown"));
+    // The columns after AGE are OUTPUT, TURNS, TOKENS, COST, RUNTIME, JAIL and NAME.
+    terminal.press(&["s", "s", "s", "s", "s", "s", "s"]);
+    show("by name", &terminal.wait_for_text("by NAME up"));
     insta::assert_snapshot!(shown);
 }
 
 #[test]
 fn kill_requires_confirmation() {
-    let (daemon, agents) = with_agents();
+    let (daemon, agents) = start_with_agents();
     let quiet = id_of(&agents, "quiet");
-    let terminal = start(&daemon, 80, 24);
-    settled(&terminal, STATES);
-    terminal.keys(&["k"]);
+    let terminal = start_top(&daemon, 80, 24);
+    wait_for_cpu_shares(&terminal, STATES);
+    terminal.press(&["k"]);
     let question = format!("kill quiet ({quiet})? y/N");
-    terminal.wait_for(&question);
-    terminal.keys(&["Enter"]);
-    terminal.wait_for("not killed");
+    terminal.wait_for_text(&question);
+    terminal.press(&["Enter"]);
+    terminal.wait_for_text("not killed");
     assert_eq!(daemon.agent(quiet)["state"], "starting");
     assert!(!processes_with(quiet).is_empty());
-    terminal.keys(&["k"]);
-    terminal.wait_for(&question);
-    terminal.keys(&["y"]);
-    let screen = terminal.wait("it has ended", |screen| {
+    terminal.press(&["k"]);
+    terminal.wait_for_text(&question);
+    terminal.press(&["y"]);
+    let screen = terminal.wait_until("the agent has ended", |screen| {
         screen.contains("2 done") && screen.contains("no process is left")
     });
     assert!(daemon.agent(quiet)["exited_at"].is_string(), "{screen}");
     assert!(processes_with(quiet).is_empty(), "{screen}");
-    terminal.keys(&["k"]);
-    terminal.wait_for("quiet has ended");
+    terminal.press(&["k"]);
+    terminal.wait_for_text("quiet has ended");
 }
 
 #[test]
 fn prompt_and_attach_work_from_the_table() {
-    let (daemon, agents) = with_agents();
-    let terminal = start(&daemon, 80, 24);
-    settled(&terminal, STATES);
-    terminal.keys(&["Down", "p"]);
-    terminal.wait_for(&format!("prompt waits ({}):", id_of(&agents, "waits")));
-    terminal.types("fix teh tests");
-    terminal.keys(&["C-w", "C-w"]);
-    terminal.types("the test, täglich ");
-    terminal.pastes("in\none line\n");
-    terminal.wait_for("fix the test, täglich in one line");
-    terminal.keys(&["Enter"]);
-    terminal.wait("the prompt is sent", |screen| {
+    let (daemon, agents) = start_with_agents();
+    let terminal = start_top(&daemon, 80, 24);
+    wait_for_cpu_shares(&terminal, STATES);
+    terminal.press(&["Down", "p"]);
+    terminal.wait_for_text(&format!("prompt waits ({}):", id_of(&agents, "waits")));
+    terminal.type_text("fix teh tests");
+    terminal.press(&["C-w", "C-w"]);
+    terminal.type_text("the test, täglich ");
+    terminal.paste("in\none line\n");
+    terminal.wait_for_text("fix the test, täglich in one line");
+    terminal.press(&["Enter"]);
+    terminal.wait_until("the prompt is sent", |screen| {
         screen.contains("sent to") && !screen.contains("cannot send")
     });
     let record = std::fs::read_to_string(daemon.path("waits")).unwrap();
@@ -268,58 +275,58 @@ fn prompt_and_attach_work_from_the_table() {
         "{record}"
     );
 
-    terminal.keys(&["a"]);
-    terminal.wait_for("return with Ctrl-C");
-    terminal.wait_for("overloaded: try again later");
-    assert_eq!(terminal.value("alternate_on"), "0");
+    terminal.press(&["a"]);
+    terminal.wait_for_text("return with Ctrl-C");
+    terminal.wait_for_text("overloaded: try again later");
+    assert_eq!(terminal.format_value("alternate_on"), "0");
     terminal.resize(100, 24);
-    terminal.keys(&["C-c"]);
-    let screen = terminal.wait_for(STATES);
+    terminal.press(&["C-c"]);
+    let screen = terminal.wait_for_text(STATES);
     assert!(screen.contains("error: overloaded"), "{screen}");
-    // For an ended agent, the output stays until a key is pressed.
-    terminal.keys(&["Down", "Down", "Down", "Enter"]);
-    terminal.wait_for("return with any key");
-    assert_eq!(terminal.value("alternate_on"), "0");
-    terminal.keys(&["x"]);
-    terminal.wait_for(STATES);
-    terminal.keys(&["q"]);
-    shell(&terminal);
+    // The output of an ended agent is shown until a key is pressed.
+    terminal.press(&["Down", "Down", "Down", "Enter"]);
+    terminal.wait_for_text("return with any key");
+    assert_eq!(terminal.format_value("alternate_on"), "0");
+    terminal.press(&["x"]);
+    terminal.wait_for_text(STATES);
+    terminal.press(&["q"]);
+    wait_for_shell(&terminal);
 }
 
 /// Waits for the shell prompt.
-fn shell(terminal: &Terminal) {
-    terminal.wait("the shell", |screen| {
+fn wait_for_shell(terminal: &Terminal) {
+    terminal.wait_until("the shell", |screen| {
         let shown = screen.trim_end();
         shown == "$" || shown.ends_with("\n$")
     });
 }
 
 #[test]
-fn terminal_is_restored_however_top_ends() {
-    let (daemon, _) = with_agents();
-    let terminal = start(&daemon, 80, 24);
-    let home = daemon.path("log").parent().unwrap().to_owned();
-    let modes = || {
-        // Before the prompt, another program reads the input.
-        shell(&terminal);
-        terminal.keys(&[
-            "clear; stty -a >\"$HOME/looking\" && mv \"$HOME/looking\" \"$HOME/modes\"",
+fn terminal_is_restored_at_every_end_of_top() {
+    let (daemon, _) = start_with_agents();
+    let terminal = start_top(&daemon, 80, 24);
+    let check_modes = || {
+        // Without a prompt, another program would read the input.
+        wait_for_shell(&terminal);
+        terminal.press(&[
+            "clear; stty -a >\"$HOME/modes.new\" && mv \"$HOME/modes.new\" \"$HOME/modes\"",
             "Enter",
         ]);
-        let modes = eventually("the modes", || {
-            std::fs::read_to_string(home.join("modes")).ok()
+        let file = daemon.path("modes");
+        let modes = eventually("the shell has written the modes", || {
+            std::fs::read_to_string(&file).ok()
         });
-        std::fs::remove_file(home.join("modes")).unwrap();
+        std::fs::remove_file(&file).unwrap();
         let modes: Vec<&str> = modes.split_whitespace().collect();
         for expected in ["echo", "icanon", "isig", "opost", "icrnl"] {
             assert!(modes.contains(&expected), "{expected} in {modes:?}");
         }
         for (name, value) in [("alternate_on", "0"), ("cursor_flag", "1")] {
-            assert_eq!(terminal.value(name), value, "{name}");
+            assert_eq!(terminal.format_value(name), value, "{name}");
         }
     };
-    let pid = || {
-        let pane: i32 = terminal.value("pane_pid").parse().unwrap();
+    let top_pid = || {
+        let pane: i32 = terminal.format_value("pane_pid").parse().unwrap();
         eventually("colibri top runs", || {
             processes_with("COLIBRI_SOCKET").into_iter().find(|pid| {
                 let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -327,62 +334,61 @@ fn terminal_is_restored_however_top_ends() {
             })
         })
     };
-    settled(&terminal, STATES);
-    assert_eq!(terminal.value("alternate_on"), "1");
-    terminal.keys(&["q"]);
-    modes();
-    for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130), ("QUIT", 131)] {
-        terminal.keys(&["colibri --no-autostart top; echo \"exit code $?\"", "Enter"]);
-        terminal.wait_for(STATES);
-        let kill = std::process::Command::new("kill")
-            .args([format!("-{signal}"), pid().to_string()])
-            .status();
-        assert!(kill.unwrap().success());
-        terminal.wait_for(&format!("exit code {code}\n"));
-        modes();
+    wait_for_cpu_shares(&terminal, STATES);
+    assert_eq!(terminal.format_value("alternate_on"), "1");
+    terminal.press(&["q"]);
+    check_modes();
+    for (sent, code) in [
+        (Signal::TERM, 143),
+        (Signal::HUP, 129),
+        (Signal::INT, 130),
+        (Signal::QUIT, 131),
+    ] {
+        terminal.press(&["colibri --no-autostart top; echo \"exit code $?\"", "Enter"]);
+        terminal.wait_for_text(STATES);
+        signal(top_pid(), sent);
+        terminal.wait_for_text(&format!("exit code {code}\n"));
+        check_modes();
     }
-    for stop in ["key", "signal"] {
-        terminal.keys(&["colibri --no-autostart top; echo \"exit code $?\"", "Enter"]);
-        terminal.wait_for(STATES);
-        if stop == "key" {
-            terminal.keys(&["C-z"]);
+    for stop_by_key in [true, false] {
+        terminal.press(&["colibri --no-autostart top; echo \"exit code $?\"", "Enter"]);
+        terminal.wait_for_text(STATES);
+        if stop_by_key {
+            terminal.press(&["C-z"]);
         } else {
-            let kill = std::process::Command::new("kill")
-                .args(["-TSTP", &pid().to_string()])
-                .status();
-            assert!(kill.unwrap().success());
+            signal(top_pid(), Signal::TSTP);
         }
-        terminal.wait("it has stopped", |screen| screen.contains("Stopped"));
-        modes();
-        terminal.keys(&["fg; echo \"exit code $?\"", "Enter"]);
-        terminal.wait_for(STATES);
-        assert_eq!(terminal.value("alternate_on"), "1");
-        terminal.keys(&["Down"]);
-        terminal.wait("top receives keys", |screen| screen.contains("asks  "));
-        terminal.keys(&["C-c"]);
-        terminal.wait_for("exit code 0\n");
-        modes();
+        terminal.wait_until("top is stopped", |screen| screen.contains("Stopped"));
+        check_modes();
+        terminal.press(&["fg; echo \"exit code $?\"", "Enter"]);
+        terminal.wait_for_text(STATES);
+        assert_eq!(terminal.format_value("alternate_on"), "1");
+        terminal.press(&["Down"]);
+        terminal.wait_until("top receives keys", |screen| screen.contains("asks  "));
+        terminal.press(&["C-c"]);
+        terminal.wait_for_text("exit code 0\n");
+        check_modes();
     }
 }
 
 #[test]
-fn no_color_disables_colour() {
-    let (daemon, _) = with_agents();
-    for (variables, expected) in [(&[][..], true), (&[("NO_COLOR", "1")], false)] {
+fn no_color_variable_disables_colours() {
+    let (daemon, _) = start_with_agents();
+    for (variables, is_coloured) in [(&[][..], true), (&[("NO_COLOR", "1")], false)] {
         let terminal = Terminal::open(&daemon, 80, 24, variables);
-        terminal.keys(&["colibri top", "Enter"]);
-        settled(&terminal, STATES);
-        let screen = terminal.coloured();
-        let coloured = screen
+        terminal.press(&["colibri top", "Enter"]);
+        wait_for_cpu_shares(&terminal, STATES);
+        let screen = terminal.screen_with_colours();
+        let has_colours = screen
             .split("\x1b[")
             .skip(1)
             .filter_map(|part| part.split_once('m'))
             .flat_map(|(codes, _)| codes.split(';'))
             .any(|code| matches!(code.parse(), Ok(30..=38_u8 | 40..=48 | 90..=107)));
-        assert_eq!(coloured, expected, "{variables:?}: {screen:?}");
-        let reversed = screen.contains("\x1b[7m") || screen.contains(";7m");
+        assert_eq!(has_colours, is_coloured, "{variables:?}: {screen:?}");
+        let has_reverse_video = screen.contains("\x1b[7m") || screen.contains(";7m");
         assert!(
-            reversed,
+            has_reverse_video,
             "the selection is visible without colours: {screen:?}"
         );
     }
@@ -390,48 +396,48 @@ fn no_color_disables_colour() {
 
 #[test]
 fn top_survives_a_killed_daemon() {
-    let (mut daemon, agents) = with_agents();
-    let terminal = start(&daemon, 80, 24);
-    settled(&terminal, STATES);
+    let (mut daemon, agents) = start_with_agents();
+    let terminal = start_top(&daemon, 80, 24);
+    wait_for_cpu_shares(&terminal, STATES);
     daemon.kill();
-    let lost = terminal.wait_for("no connection, reconnecting:");
+    let lost = terminal.wait_for_text("no connection, reconnecting:");
     assert!(
         lost.contains("merger") && lost.contains("finished"),
         "{lost}"
     );
     daemon.launch();
-    settled(&terminal, STATES);
-    // The table is live again: agents appear, change and disappear.
-    let late = daemon.spawn(&["--name", "latecomer", "--", "sleep", "1000"]);
-    terminal.wait_for("latecomer");
-    terminal.wait_for("7 agents");
-    kill_9(daemon.agent(&late)["pid"].as_i64().unwrap() as i32);
-    terminal.wait_for("2 error");
-    daemon.ok(&["rm", &late]);
-    terminal.wait("the agent is removed", |screen| {
-        screen.contains("6 agents") && !screen.contains("latecomer")
+    wait_for_cpu_shares(&terminal, STATES);
+    // The table is updated again: agents appear, change and disappear.
+    let new = daemon.spawn(&["--name", "newcomer", "--", "sleep", "1000"]);
+    terminal.wait_for_text("newcomer");
+    terminal.wait_for_text("7 agents");
+    kill_9(daemon.agent(&new)["pid"].as_i64().unwrap() as i32);
+    terminal.wait_for_text("2 error");
+    daemon.cli_ok(&["rm", &new]);
+    terminal.wait_until("the agent is removed", |screen| {
+        screen.contains("6 agents") && !screen.contains("newcomer")
     });
-    daemon.ok(&["kill", id_of(&agents, "asks")]);
-    terminal.wait("no agent is blocked", |screen| !screen.contains("blocked"));
+    daemon.cli_ok(&["kill", id_of(&agents, "asks")]);
+    terminal.wait_until("no agent is blocked", |screen| !screen.contains("blocked"));
 }
 
 #[test]
 fn stalled_agent_is_shown_with_its_reason() {
     let mut daemon = Daemon::prepare();
     let disk = SmallDisk::for_state(&daemon, 16);
-    daemon.launch_with_prefix(&disk.enter());
+    daemon.launch_with_prefix(&disk.enter_command());
     let script = "read line; while :; do echo 0123456789; done";
     let id = daemon.spawn(&["--name", "writer", "--", "sh", "-c", script]);
-    let terminal = start(&daemon, 80, 24);
-    terminal.wait_for("1 starting");
+    let terminal = start_top(&daemon, 80, 24);
+    terminal.wait_for_text("1 starting");
     disk.fill();
-    daemon.ok(&["send", &id, "go"]);
-    let screen = terminal.wait_for("1 stalled");
+    daemon.cli_ok(&["send", &id, "go"]);
+    let screen = terminal.wait_for_text("1 stalled");
     let reason = screen.split("error: ").nth(1).expect("a reason");
     let reason = reason.replace('\n', "");
     assert!(reason.contains("No space left"), "{screen}");
     disk.empty();
-    terminal.wait_for("1 working");
+    terminal.wait_for_text("1 working");
 }
 
 #[test]
@@ -447,7 +453,7 @@ fn missing_terminal_or_daemon_is_an_error() {
     let output = command.arg("top").stdin(Stdio::piped()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let terminal = Terminal::open(&daemon, 160, 24, &[]);
-    terminal.keys(&["colibri --no-autostart top; echo \"exit code $?\"", "Enter"]);
-    let screen = terminal.wait_for("exit code 3\n");
+    terminal.press(&["colibri --no-autostart top; echo \"exit code $?\"", "Enter"]);
+    let screen = terminal.wait_for_text("exit code 3\n");
     assert!(screen.contains("cannot connect to a daemon at"), "{screen}");
 }

@@ -1,32 +1,28 @@
-//! Two releases share a state directory: agents survive an upgrade and a downgrade of the daemon.
+//! Two releases use the same state directory: agents survive an upgrade and a downgrade of the daemon.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::PathBuf;
 
-use colibri_tests::{Daemon, eventually, kill_9, previous_program, processes_with, program, text};
+use colibri_tests::{
+    Daemon, eventually, kill_9, previous_program, processes_with, program, text, wait_until,
+};
 use serde_json::{Value, json};
 
-/// Returns the path of a program of a release.
+/// A release: returns the path of one of its programs.
 type Release = fn(&str) -> PathBuf;
 
-fn current(name: &str) -> PathBuf {
-    program(name)
-}
-
-fn previous(name: &str) -> PathBuf {
-    previous_program(name)
-}
-
+/// Starts the daemon of a release with the shim of that release.
 fn launch(daemon: &mut Daemon, release: Release) {
-    let mut command = daemon.external(release("colibri-daemon"));
+    let mut command = daemon.external_command(release("colibri-daemon"));
     command.env("COLIBRI_SHIM", release("colibri-shim"));
-    daemon.launch_as(command);
+    daemon.launch_command(command);
 }
 
-fn spawn(daemon: &Daemon, script: &str, extra: Value) -> String {
+/// Starts an agent with this script and additional parameters, and returns its id.
+fn spawn(daemon: &Daemon, script: &str, parameters: Value) -> String {
     let mut params = json!({"program": "sh", "args": ["-c", script]});
-    for (name, value) in extra.as_object().unwrap() {
+    for (name, value) in parameters.as_object().unwrap() {
         params[name] = value.clone();
     }
     let answer = daemon.connect().call("spawn-agent", params);
@@ -36,16 +32,16 @@ fn spawn(daemon: &Daemon, script: &str, extra: Value) -> String {
         .to_owned()
 }
 
-/// Returns all stdout of an agent, read through the daemon.
+/// Returns all stdout of an agent by `read-journal`.
 fn stdout(daemon: &Daemon, id: &str) -> String {
     let read = json!({"id": id, "stream": "stdout"});
     let answer = daemon.connect().call("read-journal", read);
     answer["result"]["data"].as_str().unwrap().to_owned()
 }
 
-fn until_written(daemon: &Daemon, id: &str, wanted: &str) {
-    eventually(&format!("{id} has written {wanted:?}"), || {
-        (stdout(daemon, id) == wanted).then_some(())
+fn wait_for_output(daemon: &Daemon, id: &str, expected: &str) {
+    wait_until(&format!("{id} has written {expected:?}"), || {
+        stdout(daemon, id) == expected
     });
 }
 
@@ -56,8 +52,9 @@ fn send(daemon: &Daemon, id: &str, line: &str) {
     assert_eq!(sent["result"]["written"], line.len(), "{sent}");
 }
 
-/// `mark` is in the arguments of the restarted agent and of no other process.
-fn agents_survive(first: Release, second: Release, mark: &str) {
+/// Checks that a daemon of the second release adopts the agents of the first one. `mark` is in the arguments of the
+/// restarted agent and of no other process.
+fn assert_agents_survive(first: Release, second: Release, mark: &str) {
     let mut daemon = Daemon::prepare();
     launch(&mut daemon, first);
     let ended = spawn(&daemon, "echo over; exit 3", json!({}));
@@ -78,17 +75,17 @@ fn agents_survive(first: Release, second: Release, mark: &str) {
         json!({"restart": {"policy": "always", "delay_ms": 1}}),
     );
     send(&daemon, &reader, "one\n");
-    until_written(&daemon, &reader, "got one\n");
-    until_written(&daemon, &sandboxed, "up\n");
-    until_written(&daemon, &restarting, "run\n");
+    wait_for_output(&daemon, &reader, "got one\n");
+    wait_for_output(&daemon, &sandboxed, "up\n");
+    wait_for_output(&daemon, &restarting, "run\n");
     daemon.kill();
 
     launch(&mut daemon, second);
-    // Adoption: all agents are listed, with their exits and output.
+    // Adoption: the daemon has all agents with their exits and output.
     assert_eq!(daemon.agent(&ended)["exit"]["code"], 3);
     assert_eq!(stdout(&daemon, &ended), "over\n");
     for id in [&reader, &sandboxed, &restarting] {
-        let agent = eventually("it is adopted", || {
+        let agent = eventually("the agent is adopted", || {
             let agent = daemon.agent(id);
             (!agent["pid"].is_null()).then_some(agent)
         });
@@ -96,7 +93,7 @@ fn agents_survive(first: Release, second: Release, mark: &str) {
     }
     // Input and logs.
     send(&daemon, &reader, "two\n");
-    until_written(&daemon, &reader, "got one\ngot two\n");
+    wait_for_output(&daemon, &reader, "got one\ngot two\n");
     daemon.connect().call("close-input", json!({"id": reader}));
     let end = daemon.connect().call("wait-agent", json!({"id": reader}));
     assert_eq!(end["result"]["exit"]["code"], 5, "{end}");
@@ -104,10 +101,8 @@ fn agents_survive(first: Release, second: Release, mark: &str) {
     for pid in processes_with(mark) {
         kill_9(pid);
     }
-    eventually("the second run has begun", || {
-        stdout(&daemon, &restarting)
-            .starts_with("run\nrun\n")
-            .then_some(())
+    wait_until("the second run has started", || {
+        stdout(&daemon, &restarting).starts_with("run\nrun\n")
     });
     // Kill.
     for id in [&sandboxed, &restarting] {
@@ -127,20 +122,20 @@ fn agents_survive(first: Release, second: Release, mark: &str) {
 
 #[test]
 fn agents_survive_an_upgrade() {
-    agents_survive(previous, current, "mark-upgrade-7f3a");
+    assert_agents_survive(previous_program, program, "mark-upgrade-7f3a");
 }
 
 #[test]
 fn agents_survive_a_downgrade() {
-    agents_survive(current, previous, "mark-downgrade-7f3a");
+    assert_agents_survive(program, previous_program, "mark-downgrade-7f3a");
 }
 
 #[test]
 fn new_daemon_with_an_old_shim_program_runs_agents() {
     let mut daemon = Daemon::prepare();
-    let mut command = daemon.external(current("colibri-daemon"));
-    command.env("COLIBRI_SHIM", previous("colibri-shim"));
-    daemon.launch_as(command);
+    let mut command = daemon.external_command(program("colibri-daemon"));
+    command.env("COLIBRI_SHIM", previous_program("colibri-shim"));
+    daemon.launch_command(command);
     let id = spawn(&daemon, "echo hi; exit 6", json!({}));
     let end = daemon.connect().call("wait-agent", json!({"id": id}));
     assert_eq!(
@@ -154,16 +149,16 @@ fn new_daemon_with_an_old_shim_program_runs_agents() {
 #[test]
 fn old_shim_gets_only_requests_that_it_knows() {
     let mut daemon = Daemon::prepare();
-    launch(&mut daemon, previous);
+    launch(&mut daemon, previous_program);
     let restart = json!({"restart": {"policy": "always", "delay_ms": 1}});
     let id = spawn(&daemon, "echo run; sleep 1000; :", restart);
-    until_written(&daemon, &id, "run\n");
+    wait_for_output(&daemon, &id, "run\n");
     daemon.kill();
-    launch(&mut daemon, current);
+    launch(&mut daemon, program);
     let refused = daemon.connect().call("restart-agent", json!({"id": id}));
     let message = refused["error"]["message"].as_str().unwrap_or_default();
     assert!(message.contains("earlier release"), "{refused}");
-    // The connection to the shim still works, and the signal ends the agent for good.
+    // The connection to the shim works, and the signal ends the agent without a restart.
     let signal = json!({"id": id, "signal": "INT", "escalate": false, "no_restart": true});
     let sent = daemon.connect().call("kill-agent", signal);
     assert_eq!(sent["result"]["outcome"], "signalled", "{sent}");

@@ -19,7 +19,7 @@ fn git(directory: &Path, arguments: &[&str]) {
     assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
-/// Creates a repository with one file and one commit after the base, and returns the exit code and output of the check.
+/// Creates a repository with one file and one commit after the base. Returns the exit code and output of the check.
 fn check(name: &str, content: &str, subject: &str) -> (Option<i32>, String) {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();

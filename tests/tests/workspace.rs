@@ -8,8 +8,8 @@ use std::path::Path;
 use colibri_tests::{Daemon, text};
 use serde_json::json;
 
-/// Creates a directory with a path without links, as every source requires.
-fn directory() -> (tempfile::TempDir, String) {
+/// Creates a directory and returns its path without symbolic links, as mount sources require.
+fn create_directory() -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let path = dir.path().canonicalize().unwrap().display().to_string();
     (dir, path)
@@ -29,12 +29,12 @@ fn run(daemon: &Daemon, options: &[&str], script: &str) -> std::process::Output 
 #[test]
 fn only_the_workspace_is_writable_at_the_same_path() {
     let daemon = Daemon::start();
-    let (_dir, work) = directory();
+    let (_dir, work) = create_directory();
     fs::write(format!("{work}/old"), "before").unwrap();
     let output = run(
         &daemon,
         &["--workspace", &work],
-        "pwd; cat old; echo after > old; mkdir new; echo x > ../beside; echo x > /etc/beside; exit 3",
+        "pwd; cat old; echo after > old; mkdir new; echo x > ../outside; echo x > /etc/outside; exit 3",
     );
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert_eq!(text(&output.stdout), format!("{work}\nbefore"));
@@ -50,14 +50,14 @@ fn only_the_workspace_is_writable_at_the_same_path() {
         "after\n"
     );
     assert!(Path::new(&format!("{work}/new")).is_dir());
-    assert!(!Path::new("/var/tmp/beside").exists() && !Path::new("/etc/beside").exists());
+    assert!(!Path::new("/var/tmp/outside").exists() && !Path::new("/etc/outside").exists());
 }
 
 #[test]
 fn mounts_have_the_requested_target_and_mode() {
     let daemon = Daemon::start();
-    let (_one, one) = directory();
-    let (_two, two) = directory();
+    let (_one, one) = create_directory();
+    let (_two, two) = create_directory();
     fs::write(format!("{one}/file"), "one").unwrap();
     fs::write(format!("{two}/file"), "two").unwrap();
     let output = run(
@@ -76,7 +76,7 @@ fn mounts_have_the_requested_target_and_mode() {
         ],
         "pwd; cat file two/file ../alone; uname -n; echo x > file; echo changed > two/file",
     );
-    // The target of the second mount is inside the first one and must exist: nothing is created there.
+    // The target of the second mount is inside the first one. It must exist: the daemon does not create it.
     assert!(
         text(&output.stderr).contains("not a directory in the jail"),
         "{output:?}"
@@ -118,19 +118,19 @@ fn mounts_have_the_requested_target_and_mode() {
 #[test]
 fn daemon_state_and_socket_are_hidden_in_mounts() {
     let daemon = Daemon::start();
-    let top = daemon.path("").canonicalize().unwrap();
-    let seen = run(
+    let parent = daemon.directory().canonicalize().unwrap();
+    let output = run(
         &daemon,
-        &["--workspace", top.to_str().unwrap()],
-        "ls -A . state run; echo new > made",
+        &["--workspace", parent.to_str().unwrap()],
+        "ls -A . state run; echo new > created",
     );
-    let listed = text(&seen.stdout);
-    assert!(listed.contains("run:\n\nstate:\n"), "{seen:?}");
-    assert!(top.join("made").exists());
-    for way_out in [daemon.state(), daemon.state().join("agents")] {
+    let listed = text(&output.stdout);
+    assert!(listed.contains("run:\n\nstate:\n"), "{output:?}");
+    assert!(parent.join("created").exists());
+    for hidden in [daemon.state(), daemon.state().join("agents")] {
         let output = run(
             &daemon,
-            &["--mount", &format!("{}:/tmp/x", way_out.display())],
+            &["--mount", &format!("{}:/tmp/x", hidden.display())],
             "ls /tmp/x",
         );
         assert!(
@@ -143,7 +143,7 @@ fn daemon_state_and_socket_are_hidden_in_mounts() {
 #[test]
 fn symlink_planted_by_an_agent_is_not_followed() {
     let daemon = Daemon::start();
-    let (_dir, work) = directory();
+    let (_dir, work) = create_directory();
     let planted = run(
         &daemon,
         &["--workspace", &work],
@@ -159,7 +159,7 @@ fn symlink_planted_by_an_agent_is_not_followed() {
         assert_eq!(output.status.code(), Some(125));
         assert!(text(&output.stderr).contains("symbolic link"), "{output:?}");
     }
-    // Refused while the agent that could plant the link runs: it could do so between the check and the mount.
+    // While the agent runs, it could create the link between the check and the mount, so the spawn is refused.
     let first = daemon.spawn(&[
         "--jail-path",
         "/",
@@ -182,10 +182,10 @@ fn symlink_planted_by_an_agent_is_not_followed() {
         message.contains(&first) && message.contains("replace"),
         "{message}"
     );
-    // The same directory is accepted: two agents may share it.
-    let beside = run(&daemon, &["--workspace", &work], "ls");
-    assert!(beside.status.success(), "{beside:?}");
-    daemon.ok(&["kill", "--grace", "0s", &first]);
+    // Two agents may share the same directory.
+    let sharing = run(&daemon, &["--workspace", &work], "ls");
+    assert!(sharing.status.success(), "{sharing:?}");
+    daemon.cli_ok(&["kill", "--grace", "0s", &first]);
     let output = run(
         &daemon,
         &["--mount", &format!("{work}/sub:/tmp/x")],
@@ -197,9 +197,9 @@ fn symlink_planted_by_an_agent_is_not_followed() {
 #[test]
 fn relative_workspace_resolves_against_the_cwd() {
     let daemon = Daemon::start();
-    let (_dir, work) = directory();
+    let (_dir, work) = create_directory();
     fs::create_dir(format!("{work}/sub")).unwrap();
-    for (here, named, seen) in [
+    for (subdirectory, workspace, expected) in [
         ("", ".", ""),
         ("", "sub", "/sub"),
         ("/sub", "..", ""),
@@ -207,13 +207,21 @@ fn relative_workspace_resolves_against_the_cwd() {
     ] {
         let output = daemon
             .command("colibri")
-            .current_dir(format!("{work}{here}"))
-            .args(["run", "--jail-path", "/", "--workspace", named, "--", "pwd"])
+            .current_dir(format!("{work}{subdirectory}"))
+            .args([
+                "run",
+                "--jail-path",
+                "/",
+                "--workspace",
+                workspace,
+                "--",
+                "pwd",
+            ])
             .output()
             .unwrap();
         assert_eq!(
             text(&output.stdout),
-            format!("{work}{seen}\n"),
+            format!("{work}{expected}\n"),
             "{output:?}"
         );
     }

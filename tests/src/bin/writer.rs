@@ -1,7 +1,7 @@
-//! `writer SOCKET TOKEN SEED CODE [wait]`: an agent that reports its output. It writes numbered lines to both
-//! outputs, in chunks and at a speed that depend on the seed. After each write it sends the total length and checksum
-//! to SOCKET. It exits with CODE. With `wait` it writes more, and pauses after the first writes until it reads a line
-//! from stdin.
+//! `writer SOCKET TOKEN SEED CODE [wait]`: an agent that reports its output. It writes the lines of
+//! [`colibri_tests::lines`] to both outputs, in chunks and with pauses that depend on the seed. After each write it sends
+//! the total length and checksum to SOCKET. It exits with CODE. With `wait` it writes 1 MiB to each output, and waits for
+//! a line on stdin after the first write.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -21,26 +21,25 @@ fn main() {
     let mut report = UnixStream::connect(socket).unwrap();
     writeln!(report, "hello {token} {}", std::process::id()).unwrap();
     let mut random = fastrand::Rng::with_seed(seed);
-    let chunk = *random.choice(&[9, 300, 5_000, 70_000]).unwrap();
-    let pause = *random.choice(&[0, 500, 3_000, 20_000]).unwrap();
-    let writes = random.usize(..400.min(800_000 / chunk));
-    let (chunk, pause, writes) = match wait {
-        [] => (chunk, pause, writes),
-        _ => (5_000, 0, 400),
-    };
+    let mut max_chunk = *random.choice(&[9, 300, 5_000, 70_000]).unwrap();
+    let mut max_pause_us = *random.choice(&[0, 500, 3_000, 20_000]).unwrap();
+    let mut writes = random.usize(..400.min(800_000 / max_chunk));
+    if !wait.is_empty() {
+        (max_chunk, max_pause_us, writes) = (5_000, 0, 400);
+    }
     let mut lines = [Lines::new(seed), Lines::new(!seed)];
     let mut counters = [Counter::default(), Counter::default()];
-    let mut waiting = [Vec::new(), Vec::new()];
+    let mut buffers = [Vec::new(), Vec::new()];
     for write in 0..=writes {
         for output in 0..2 {
-            let last = write == writes;
-            let size = random.usize(1..=chunk);
-            let waiting = &mut waiting[output];
-            while !last && waiting.len() < size {
-                waiting.extend(lines[output].line());
+            let is_last = write == writes;
+            let size = random.usize(1..=max_chunk);
+            let buffer = &mut buffers[output];
+            while !is_last && buffer.len() < size {
+                buffer.extend(lines[output].line());
             }
-            let size = if last { waiting.len() } else { size };
-            let bytes: Vec<u8> = waiting.drain(..size).collect();
+            let size = if is_last { buffer.len() } else { size };
+            let bytes: Vec<u8> = buffer.drain(..size).collect();
             match output {
                 0 => {
                     let mut stdout = io::stdout().lock();
@@ -50,7 +49,7 @@ fn main() {
             }
             .unwrap();
             let written = counters[output].add(&bytes);
-            // The write fails if the test has ended; the panic then ends this program.
+            // If the test has ended, this write fails and the panic ends this program.
             writeln!(
                 report,
                 "wrote {output} {} {}",
@@ -61,8 +60,8 @@ fn main() {
         if write == 0 && !wait.is_empty() {
             io::stdin().read_line(&mut String::new()).unwrap();
         }
-        if pause > 0 {
-            std::thread::sleep(Duration::from_micros(random.u64(..pause)));
+        if max_pause_us > 0 {
+            std::thread::sleep(Duration::from_micros(random.u64(..max_pause_us)));
         }
     }
     writeln!(report, "done").unwrap();

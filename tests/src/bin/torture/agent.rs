@@ -1,20 +1,20 @@
-//! One agent under torture: its expected behaviour, its faults, and the verdict on its result.
+//! One agent of the torture test: its expected exit and output, the faults injected into it, and its losses.
 
 use std::collections::BTreeSet;
 
 use colibri_tests::follower::Follower;
-use colibri_tests::lines::{Difference, End, check};
+use colibri_tests::lines::{Difference, End, compare};
 use colibri_tests::reports::{Report, Reports};
-use colibri_tests::{Daemon, eventually, processes_with, program};
+use colibri_tests::{Daemon, eventually, journal_bytes, processes_with, program};
 use serde_json::{Value, json};
 
 use crate::table::{Fault, Table};
 
-/// Fault that was injected into this agent.
+/// The kill that an agent was subject to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Undisturbed,
-    /// A kill was sent and may have arrived.
+    /// A `kill-agent` request was sent; the daemon may have been killed before it read the request.
     Killed,
     ShimKilled,
 }
@@ -22,7 +22,7 @@ pub(crate) enum Fate {
 /// Mount target of the writer's program in a sandbox.
 const WRITER_INSIDE: &str = "/tmp/writer";
 
-/// Parameters of an agent.
+/// Parameters of a spawn, with the token and the exit code of its writer.
 pub(crate) struct SpawnRequest {
     pub(crate) token: String,
     pub(crate) code: u8,
@@ -39,7 +39,7 @@ impl SpawnRequest {
             "args": [reports.socket(), token, seed, code.to_string()],
         });
         if random.u8(..3) == 0 {
-            // Mounted, because a private /tmp hides a repository there.
+            // The writer is mounted, because the private /tmp of a sandbox hides a repository below /tmp.
             let mount = json!({"source": writer, "target": WRITER_INSIDE, "read_only": true});
             params["jail"] = json!({"path": "/", "mounts": [mount]});
             params["program"] = json!(WRITER_INSIDE);
@@ -73,7 +73,7 @@ impl Agent {
         last_fault: Fault,
     ) -> Self {
         let follower = match random.u8(..4) {
-            0 => Follower::with_program(|| daemon.command("colibri"), &id),
+            0 => Follower::with_logs_command(|| daemon.command("colibri"), &id),
             _ => Follower::over_wire(daemon.socket(), id.clone()),
         };
         Self {
@@ -87,15 +87,16 @@ impl Agent {
         }
     }
 
-    pub(crate) fn injected(&mut self, fault: Fault) {
+    /// Records that a fault was injected.
+    pub(crate) fn record_fault(&mut self, fault: Fault) {
         self.faults.insert(fault);
         self.last_fault = fault;
     }
 
     /// Disconnects its client, which reconnects.
-    pub(crate) fn cut_client(&mut self) {
-        self.follower.cut();
-        self.injected(Fault::ClientKilled);
+    pub(crate) fn disconnect_client(&mut self) {
+        self.follower.disconnect();
+        self.record_fault(Fault::ClientKilled);
     }
 
     /// Kills its shim; returns false if the agent has ended before.
@@ -104,20 +105,15 @@ impl Agent {
         if directory.join("exit.json").exists() {
             return false;
         }
-        self.min_stdout = std::fs::read_dir(directory.join("stdout"))
-            .unwrap()
-            .flatten()
-            .filter(|entry| entry.path().extension().is_some_and(|kind| kind == "log"))
-            .map(|entry| entry.metadata().unwrap().len())
-            .sum();
+        self.min_stdout = journal_bytes(&directory.join("stdout"));
         colibri_tests::kill_9(daemon.shim_pid(&self.id));
         self.fate = Fate::ShimKilled;
-        self.injected(fault);
+        self.record_fault(fault);
         true
     }
 
-    /// Counts losses of an ended agent; `shown` is its `get-agent` result.
-    pub(crate) fn judge(self, shown: &Value, reports: &Reports, table: &mut Table) {
+    /// Adds the losses of an ended agent to the table; `agent` is its `get-agent` result.
+    pub(crate) fn count_losses(self, agent: &Value, reports: &Reports, table: &mut Table) {
         let report = eventually("the writer of an ended agent has ended", || {
             match reports.get(&self.request.token) {
                 Some(report) => report.ended.then_some(report),
@@ -127,24 +123,24 @@ impl Agent {
                     .then(Report::default),
             }
         });
-        let exit_ok = self.exit_is_right(shown, report);
+        let exit_is_expected = self.is_expected_exit(agent, report);
         let followed = self.follower.finish();
-        let mut difference = followed.by_offset;
+        let mut difference = followed.offset_difference;
         let end = match (report.done, self.fate) {
             (true, Fate::Undisturbed) => End::Whole,
             (_, Fate::ShimKilled) => End::WithItsShim,
             _ => End::Killed,
         };
-        let shown_bytes = ["stdout_bytes", "stderr_bytes"].map(|key| shown[key].as_u64());
-        for (output, shown_bytes) in shown_bytes.into_iter().enumerate() {
+        let stored = ["stdout_bytes", "stderr_bytes"].map(|key| agent[key].as_u64().unwrap());
+        for (output, stored) in stored.into_iter().enumerate() {
             let received = &followed.received[output];
-            let counted = check(received, report.written[output], end);
-            difference.lost += counted.lost;
-            difference.repeated += counted.repeated;
-            difference.lost += shown_bytes.unwrap().saturating_sub(received.len() as u64);
+            let content = compare(received, report.written[output], end);
+            difference.lost += content.lost;
+            difference.repeated += content.repeated;
+            difference.lost += stored.saturating_sub(received.len() as u64);
         }
         if end == End::WithItsShim {
-            difference.lost += self.min_stdout.saturating_sub(shown_bytes[0].unwrap());
+            difference.lost += self.min_stdout.saturating_sub(stored[0]);
         }
         let bytes = followed.received.iter().map(Vec::len).sum::<usize>() as u64;
         table.agents += 1;
@@ -155,45 +151,38 @@ impl Agent {
         let row = table.row(self.last_fault);
         row.difference.lost += difference.lost;
         row.difference.repeated += difference.repeated;
-        row.exit_codes_lost += u64::from(!exit_ok);
-        row.agents_lost += u64::from(followed.refused.is_some());
-        if difference != Difference::default() || !exit_ok || followed.refused.is_some() {
+        row.exit_codes_lost += u64::from(!exit_is_expected);
+        row.agents_lost += u64::from(followed.error.is_some());
+        if difference != Difference::default() || !exit_is_expected || followed.error.is_some() {
             eprintln!(
-                "agent {} ({:?}, last met {:?}): {difference:?}, refused {:?}, received {:?}\n  must exit with {}\n  report {report:?}\n  shown {shown}",
+                "agent {} ({:?}, last fault {:?}): {difference:?}, error {:?}, received {:?}\n  must exit with {}\n  report {report:?}\n  get-agent {agent}",
                 self.id,
                 self.fate,
                 self.last_fault,
-                followed.refused,
+                followed.error,
                 followed.received.each_ref().map(Vec::len),
                 self.request.code
             );
         }
     }
 
-    fn exit_is_right(&self, shown: &Value, report: Report) -> bool {
-        let exit = &shown["exit"];
-        let own_code = exit["code"] == json!(self.request.code);
+    /// Returns whether the agent has exited with its code, or by the kill that it was subject to.
+    fn is_expected_exit(&self, agent: &Value, report: Report) -> bool {
+        let exit = &agent["exit"];
+        if report.done && exit["code"] == json!(self.request.code) {
+            return true;
+        }
         match self.fate {
-            Fate::Undisturbed => own_code && report.done,
-            // In a sandbox bwrap reports signals like a shell does.
+            Fate::Undisturbed => false,
             Fate::Killed => {
-                (own_code && report.done)
-                    || (exit["reason"] == "killed-by-user"
-                        && [
-                            (&exit["signal"], json!(15)),
-                            (&exit["signal"], json!(9)),
-                            (&exit["code"], json!(143)),
-                            (&exit["code"], json!(137)),
-                        ]
-                        .iter()
-                        .any(|(counted, request)| *counted == request))
+                // In a sandbox, bwrap(1) reports a signal as an exit code, like a shell.
+                let by_signal = exit["signal"] == 15 || exit["signal"] == 9;
+                let by_code = exit["code"] == 143 || exit["code"] == 137;
+                exit["reason"] == "killed-by-user" && (by_signal || by_code)
             }
             Fate::ShimKilled => {
-                let reason = shown["error"].as_str().unwrap_or_default();
-                (own_code && report.done)
-                    || (exit["reason"] == "lost"
-                        && shown["state"] == "error"
-                        && reason.contains("shim"))
+                let error = agent["error"].as_str().unwrap_or_default();
+                exit["reason"] == "lost" && agent["state"] == "error" && error.contains("shim")
             }
         }
     }

@@ -1,5 +1,5 @@
-//! `make torture`: injects faults at random moments into the real programs while agents write. Prints a table of
-//! losses per fault; any loss is a failure.
+//! `make torture`: injects faults into the real programs at random times while agents write. It prints a table of the
+//! losses per fault, and fails if there is one.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -11,7 +11,7 @@
 )]
 
 mod agent;
-mod single;
+mod scenarios;
 mod table;
 
 use std::collections::{BTreeMap, HashSet};
@@ -22,17 +22,17 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use colibri_tests::reports::Reports;
-use colibri_tests::{Daemon, SOON, Wire, eventually, processes_with};
+use colibri_tests::{Daemon, SOON, Wire, processes_with, wait_until};
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, Fate, SpawnRequest};
 use crate::table::{Fault, Table};
 
-const USAGE: &str = "usage: torture [--rounds N | --seconds S] [--seed N]\n\nKills daemons, clients and shims under writers and counts what is lost. A round kills one daemon (default: 200).\n";
+const USAGE: &str = "usage: torture [--rounds N | --seconds S] [--seed N]\n\nKills daemons, clients and shims while agents write, and counts losses. A round kills one daemon (default: 200).\n";
 /// Number of concurrent writers.
 const WRITERS: usize = 6;
-/// Number of ended and checked agents that are kept for later removals.
-const ENDED: usize = 12;
+/// Maximum number of ended and checked agents that are not yet removed.
+const MAX_ENDED: usize = 12;
 
 /// End of the run.
 enum Limit {
@@ -62,18 +62,18 @@ fn main() -> ExitCode {
     let mut torture = Torture::start(seed);
     let mut rounds = 0;
     while match limit {
-        Limit::Rounds(most) => rounds < most,
+        Limit::Rounds(max) => rounds < max,
         Limit::Until(end) => Instant::now() < end,
     } {
-        torture.round();
+        torture.run_round();
         rounds += 1;
         if rounds % 50 == 0 {
             eprintln!("{rounds} daemons killed");
         }
     }
-    let clean = torture.finish();
+    let is_clean = torture.finish();
     print!("{}", torture.table);
-    if clean && torture.table.lossless() {
+    if is_clean && torture.table.is_lossless() {
         println!("no loss; no process and no directory is left");
         ExitCode::SUCCESS
     } else {
@@ -97,13 +97,17 @@ struct Torture {
     agents: Vec<Agent>,
     /// Ended and checked agents, with their expected `list-agents` entries.
     ended: BTreeMap<String, Value>,
+    /// Tokens of all known agents.
     tokens: HashSet<String>,
-    next: u64,
-    /// Number of injected faults that start their own agents.
-    singles: usize,
-    last: Fault,
+    /// Number of spawn requests.
+    requests: u64,
+    /// Number of injected faults of [`scenarios`].
+    scenarios: usize,
+    /// The fault of the latest round.
+    last_fault: Fault,
     table: Table,
-    clean: bool,
+    /// Whether no problem was reported.
+    is_clean: bool,
 }
 
 impl Torture {
@@ -116,90 +120,93 @@ impl Torture {
             agents: Vec::new(),
             ended: BTreeMap::new(),
             tokens: HashSet::new(),
-            next: 0,
-            singles: 0,
-            last: Fault::DaemonKilled,
+            requests: 0,
+            scenarios: 0,
+            last_fault: Fault::DaemonKilled,
             table: Table::default(),
-            clean: true,
+            is_clean: true,
         }
     }
 
-    fn report(&mut self, what: &str) {
-        eprintln!("{what}");
-        self.clean = false;
+    fn report(&mut self, problem: &str) {
+        eprintln!("{problem}");
+        self.is_clean = false;
     }
 
-    fn request(&mut self) -> SpawnRequest {
-        self.next += 1;
-        SpawnRequest::random(&mut self.random, self.next, &self.reports)
+    /// Creates the request of the next agent.
+    fn next_request(&mut self) -> SpawnRequest {
+        self.requests += 1;
+        SpawnRequest::random(&mut self.random, self.requests, &self.reports)
     }
 
-    fn add(&mut self, id: String, request: SpawnRequest) {
+    /// Follows a spawned agent.
+    fn add_agent(&mut self, id: String, request: SpawnRequest) {
         self.tokens.insert(request.token.clone());
         self.agents.push(Agent::new(
             &mut self.random,
             &self.daemon,
             id,
             request,
-            self.last,
+            self.last_fault,
         ));
     }
 
-    /// Sleeps for a random time, so that faults hit at any moment.
-    fn moment(&mut self, most: Duration) {
-        std::thread::sleep(most.mul_f64(self.random.f64()));
+    /// Sleeps for a random time, so that the next fault occurs in any state.
+    fn sleep_up_to(&mut self, max: Duration) {
+        std::thread::sleep(max.mul_f64(self.random.f64()));
     }
 
-    fn round(&mut self) {
+    /// Injects faults, among them one kill of the daemon, and checks all agents with the next daemon.
+    fn run_round(&mut self) {
         while self.agents.len() < WRITERS {
-            let request = self.request();
+            let request = self.next_request();
             let answer = self
                 .daemon
                 .connect()
                 .call("spawn-agent", request.params.clone());
             match answer["result"]["id"].as_str() {
-                Some(id) => self.add(id.to_owned(), request),
+                Some(id) => self.add_agent(id.to_owned(), request),
                 None => return self.report(&format!("a spawn was refused: {answer}")),
             }
         }
-        self.moment(Duration::from_millis(60));
+        self.sleep_up_to(Duration::from_millis(60));
         if self.random.bool() {
             let victim = self.random.usize(..self.agents.len());
-            self.agents[victim].cut_client();
+            self.agents[victim].disconnect_client();
             self.table.row(Fault::ClientKilled).injected += 1;
         }
         if self.random.u8(..10) == 0 {
-            self.kill_a_shim(Fault::ShimKilled);
+            self.kill_random_shim(Fault::ShimKilled);
         }
         if self.random.u8(..3) == 0 {
-            self.inject_single();
+            self.run_scenario();
         }
-        let (fault, flight) = self.kill_daemon();
-        self.last = fault;
+        let (fault, in_flight) = self.kill_daemon();
+        self.last_fault = fault;
         self.table.row(fault).injected += 1;
         self.agents
             .iter_mut()
-            .for_each(|agent| agent.injected(fault));
+            .for_each(|agent| agent.record_fault(fault));
         if self.random.u8(..10) == 0 {
-            self.kill_a_shim(Fault::ShimKilledUnseen);
+            self.kill_random_shim(Fault::ShimKilledUnseen);
         }
-        self.moment(Duration::from_millis(40));
+        self.sleep_up_to(Duration::from_millis(40));
         self.daemon.launch();
-        self.check_state(flight);
+        self.check_agents(in_flight);
     }
 
-    /// Injects the next fault that starts its own agents.
-    fn inject_single(&mut self) {
-        let (fault, inject) = single::FAULTS[self.singles % single::FAULTS.len()];
-        self.singles += 1;
+    /// Runs the next scenario.
+    fn run_scenario(&mut self) {
+        let (fault, run) = scenarios::ALL[self.scenarios % scenarios::ALL.len()];
+        self.scenarios += 1;
         self.table.row(fault).injected += 1;
-        if let Err(what) = inject(&self.daemon) {
+        if let Err(problem) = run(&self.daemon) {
             self.table.row(fault).agents_lost += 1;
-            self.report(&format!("{fault:?}: {what}"));
+            self.report(&format!("{fault:?}: {problem}"));
         }
     }
 
-    fn kill_a_shim(&mut self, fault: Fault) {
+    fn kill_random_shim(&mut self, fault: Fault) {
         let victim = self.random.usize(..self.agents.len());
         if self.agents[victim].kill_shim(&self.daemon, fault) {
             self.table.row(fault).injected += 1;
@@ -215,12 +222,12 @@ impl Torture {
             stream.write_all(format!("{request}\n").as_bytes()).unwrap();
             stream
         };
-        let (fault, most, flight) = match self.random.u8(..10) {
+        let (fault, max_delay, in_flight) = match self.random.u8(..10) {
             0..3 => {
-                let request = self.request();
+                let request = self.next_request();
                 let stream = send(&self.daemon, "spawn-agent", &request.params);
-                let flight = InFlight::Spawn(request, stream);
-                (Fault::DuringSpawn, Duration::from_millis(25), flight)
+                let in_flight = InFlight::Spawn(request, stream);
+                (Fault::DuringSpawn, Duration::from_millis(25), in_flight)
             }
             3..5 => {
                 let victim = self.random.usize(..self.agents.len());
@@ -230,47 +237,47 @@ impl Torture {
                 }
                 let params = json!({"id": agent.id, "grace_ms": self.random.u64(..30)});
                 drop(send(&self.daemon, "kill-agent", &params));
-                let flight = InFlight::Kill(victim);
-                (Fault::DuringKill, Duration::from_millis(40), flight)
+                let in_flight = InFlight::Kill(victim);
+                (Fault::DuringKill, Duration::from_millis(40), in_flight)
             }
             5..7 if !self.ended.is_empty() => {
                 let ids: Vec<String> = self.ended.keys().cloned().collect();
                 let id = self.random.choice(ids).unwrap();
                 drop(send(&self.daemon, "remove-agent", &json!({"id": id})));
-                let flight = InFlight::Remove(id);
-                (Fault::DuringRemove, Duration::from_millis(2), flight)
+                let in_flight = InFlight::Remove(id);
+                (Fault::DuringRemove, Duration::from_millis(2), in_flight)
             }
             _ => (Fault::DaemonKilled, Duration::ZERO, InFlight::Nothing),
         };
-        self.moment(most);
+        self.sleep_up_to(max_delay);
         self.daemon.kill();
-        (fault, flight)
+        (fault, in_flight)
     }
 
-    /// Checks that exactly the expected agents exist, and judges the ended ones.
-    fn check_state(&mut self, flight: InFlight) {
+    /// Checks that exactly the expected agents exist, and counts the losses of ended ones.
+    fn check_agents(&mut self, in_flight: InFlight) {
         let mut wire = self.daemon.connect();
-        let mut shown = list(&mut wire);
-        match flight {
+        let mut listed = list_agents(&mut wire);
+        match in_flight {
             InFlight::Nothing => {}
             InFlight::Spawn(request, stream) => {
                 let mut answer = String::new();
                 let _ = BufReader::new(stream).read_line(&mut answer);
-                let answered = serde_json::from_str::<Value>(&answer).ok();
-                let answered = answered
-                    .and_then(|answered| Some(answered["result"]["id"].as_str()?.to_owned()));
-                let found = shown
+                let answer = serde_json::from_str::<Value>(&answer).ok();
+                let answered_id =
+                    answer.and_then(|answer| Some(answer["result"]["id"].as_str()?.to_owned()));
+                let listed_id = listed
                     .values()
                     .find(|agent| agent["args"][1] == request.token.as_str())
                     .map(|agent| agent["id"].as_str().unwrap().to_owned());
-                match (found, answered) {
-                    (Some(id), answered) => {
-                        if answered.is_some_and(|answered| answered != id) {
+                match (listed_id, answered_id) {
+                    (Some(id), answered_id) => {
+                        if answered_id.is_some_and(|answered_id| answered_id != id) {
                             self.report("a spawn was answered with the id of another agent");
                         }
-                        self.add(id, request);
+                        self.add_agent(id, request);
                         if let Some(agent) = self.agents.last_mut() {
-                            agent.injected(Fault::DuringSpawn);
+                            agent.record_fault(Fault::DuringSpawn);
                         }
                     }
                     (None, Some(id)) => {
@@ -291,52 +298,52 @@ impl Torture {
                         "a kill after an interrupted kill failed: {answer}"
                     ));
                 }
-                shown = list(&mut wire);
+                listed = list_agents(&mut wire);
             }
             InFlight::Remove(id) => {
-                if !shown.contains_key(&id) {
+                if !listed.contains_key(&id) {
                     self.ended.remove(&id);
                 }
             }
         }
         for (id, expected) in self.ended.clone() {
-            match shown.remove(&id) {
-                None => self.agent_lost(&id),
+            match listed.remove(&id) {
+                None => self.record_lost_agent(&id),
                 Some(agent) if agent["exit"] != expected["exit"] => {
-                    self.table.row(self.last).exit_codes_lost += 1;
+                    self.table.row(self.last_fault).exit_codes_lost += 1;
                     self.report(&format!("agent {id}: was {expected}, is {agent}"));
                 }
                 Some(_) => {}
             }
         }
         for agent in std::mem::take(&mut self.agents) {
-            match shown.remove(&agent.id) {
-                None => self.agent_lost(&agent.id),
-                Some(now) if now["exited_at"].is_null() => self.agents.push(agent),
-                Some(now) => self.judge(agent, now),
+            match listed.remove(&agent.id) {
+                None => self.record_lost_agent(&agent.id),
+                Some(shown) if shown["exited_at"].is_null() => self.agents.push(agent),
+                Some(shown) => self.count_losses(agent, shown),
             }
         }
-        for id in shown.into_keys() {
+        for id in listed.into_keys() {
             self.report(&format!("agent {id} was never requested"));
         }
         self.check_directories();
-        while self.ended.len() > ENDED {
+        while self.ended.len() > MAX_ENDED {
             let (id, _) = self.ended.pop_first().unwrap();
             let answer = wire.call("remove-agent", json!({"id": id}));
             if answer.get("result").is_none() {
-                self.report(&format!("not removed: {answer}"));
+                self.report(&format!("agent {id} cannot be removed: {answer}"));
             }
         }
     }
 
-    fn judge(&mut self, agent: Agent, shown: Value) {
+    fn count_losses(&mut self, agent: Agent, shown: Value) {
         let id = agent.id.clone();
-        agent.judge(&shown, &self.reports, &mut self.table);
+        agent.count_losses(&shown, &self.reports, &mut self.table);
         self.ended.insert(id, shown);
     }
 
-    fn agent_lost(&mut self, id: &str) {
-        self.table.row(self.last).agents_lost += 1;
+    fn record_lost_agent(&mut self, id: &str) {
+        self.table.row(self.last_fault).agents_lost += 1;
         self.ended.remove(id);
         self.report(&format!("agent {id} is unknown"));
     }
@@ -349,26 +356,27 @@ impl Torture {
             .map(|agent| agent.id.clone())
             .chain(self.ended.keys().cloned())
             .collect();
-        let until = Instant::now() + SOON;
-        let unknown = loop {
-            let unknown = unknown_directories(&self.daemon.state().join("agents"), &known);
-            // A directory may be about to be created or removed.
-            if unknown.is_empty() || Instant::now() > until {
-                break unknown;
+        let deadline = Instant::now() + SOON;
+        let problems = loop {
+            let problems = describe_unknown(&self.daemon.state().join("agents"), &known);
+            // The daemon may be creating or removing a directory.
+            if problems.is_empty() || Instant::now() > deadline {
+                break problems;
             }
             std::thread::sleep(Duration::from_millis(5));
         };
-        for complaint in unknown {
-            self.report(&complaint);
+        for problem in problems {
+            self.report(&problem);
         }
     }
 
-    /// Waits for the last agents and checks that nothing remains.
+    /// Waits for the remaining agents, checks that no directory and no process is left, and returns whether no problem was
+    /// reported.
     fn finish(&mut self) -> bool {
         let mut wire = self.daemon.connect();
         for agent in std::mem::take(&mut self.agents) {
             let shown = wire.call("wait-agent", json!({"id": agent.id}))["result"].clone();
-            self.judge(agent, shown);
+            self.count_losses(agent, shown);
         }
         for id in std::mem::take(&mut self.ended).into_keys() {
             wire.call("remove-agent", json!({"id": id}));
@@ -381,16 +389,14 @@ impl Torture {
             }
         }
         self.daemon.terminate();
-        let mark = self.daemon.path("").to_str().unwrap().to_owned();
-        eventually("no process is left", || {
-            processes_with(&mark).is_empty().then_some(())
-        });
-        self.clean
+        let mark = self.daemon.directory().to_str().unwrap().to_owned();
+        wait_until("no process is left", || processes_with(&mark).is_empty());
+        self.is_clean
     }
 }
 
 /// Returns all agents by id.
-fn list(wire: &mut Wire) -> BTreeMap<String, Value> {
+fn list_agents(wire: &mut Wire) -> BTreeMap<String, Value> {
     let answer = wire.call("list-agents", json!({}));
     let agents = answer["result"]["agents"].as_array().unwrap();
     agents
@@ -400,19 +406,19 @@ fn list(wire: &mut Wire) -> BTreeMap<String, Value> {
 }
 
 /// Describes directories that belong neither to an agent nor to the pooled shim.
-fn unknown_directories(agents: &Path, known: &HashSet<String>) -> Vec<String> {
+fn describe_unknown(agents: &Path, known: &HashSet<String>) -> Vec<String> {
     let mut pooled = 0;
     let mut unknown = Vec::new();
     for entry in std::fs::read_dir(agents).unwrap().flatten() {
         let name = entry.file_name().into_string().unwrap();
-        let complete = entry.path().join("spec.json").exists();
-        if complete && known.contains(&name) {
+        let has_spec = entry.path().join("spec.json").exists();
+        if has_spec && known.contains(&name) {
             continue;
         }
-        // A live shim holds a lock on its log.
+        // A running shim locks its log.
         let log = std::fs::File::open(entry.path().join("shim.log"));
-        let alive = log.is_ok_and(|log| log.try_lock_shared().is_err());
-        if !complete && alive && pooled == 0 {
+        let is_alive = log.is_ok_and(|log| log.try_lock_shared().is_err());
+        if !has_spec && is_alive && pooled == 0 {
             pooled += 1;
             continue;
         }

@@ -41,7 +41,7 @@ impl Fault {
     ];
 }
 
-/// Effect of one fault.
+/// Losses by one kind of fault.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Row {
     pub(crate) injected: u64,
@@ -51,12 +51,13 @@ pub(crate) struct Row {
     pub(crate) exit_codes_lost: u64,
 }
 
-/// All faults. A loss counts for the latest fault of its agent.
+/// Losses by fault. A loss counts for the latest fault of its agent.
 #[derive(Default)]
 pub(crate) struct Table {
     rows: BTreeMap<Fault, Row>,
-    /// Checked agents, and their bytes, each counted once.
+    /// Number of checked agents.
     pub(crate) agents: u64,
+    /// Number of bytes of these agents, each counted once.
     pub(crate) bytes: u64,
 }
 
@@ -65,7 +66,7 @@ impl Table {
         self.rows.entry(fault).or_default()
     }
 
-    pub(crate) fn lossless(&self) -> bool {
+    pub(crate) fn is_lossless(&self) -> bool {
         self.rows.values().all(|row| {
             (row.difference, row.agents_lost, row.exit_codes_lost) == (Difference::default(), 0, 0)
         })
@@ -100,8 +101,8 @@ impl fmt::Display for Table {
         }
         writeln!(
             f,
-            "{} agents and {} bytes in all, each followed and compared with its writer's own checksum; \
-             an agent's bytes count for every fault that it met",
+            "{} agents and {} bytes in total, each followed and compared with the checksum of its writer; \
+             the bytes of an agent count for every fault injected into it",
             self.agents, self.bytes
         )
     }

@@ -1,20 +1,22 @@
-//! A small disk as state directory, in a separate mount namespace, that can be filled, made read-only and emptied.
+//! A small tmpfs in a separate mount namespace as the state directory of a daemon. A test can fill it, empty it and make
+//! it read-only.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::{Daemon, text};
+use crate::{Daemon, run_checked};
 
-/// A small disk that only processes in its mount namespace see.
+/// A disk that only processes in its mount namespace see.
 pub struct SmallDisk {
+    /// Process that keeps the namespace.
     holder: Child,
     mount_point: PathBuf,
 }
 
 impl SmallDisk {
-    /// Creates a disk of this size for the state of a daemon.
+    /// Mounts a disk of this size at the state directory of a daemon.
     pub fn for_state(daemon: &Daemon, mib: u32) -> Self {
         let mount_point = daemon.state();
         fs::create_dir_all(&mount_point).unwrap();
@@ -22,12 +24,12 @@ impl SmallDisk {
             "mount -t tmpfs -o size={mib}m,mode=0700 tmpfs {} && echo ready && exec sleep 100000",
             mount_point.display()
         );
-        let user: &[&str] = match rustix::process::geteuid().is_root() {
+        let user_namespace: &[&str] = match rustix::process::geteuid().is_root() {
             true => &[],
             false => &["--user", "--map-root-user"],
         };
         let mut holder = Command::new("unshare")
-            .args(user)
+            .args(user_namespace)
             .args(["--mount", "--kill-child", "--", "sh", "-c", &script])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -44,22 +46,22 @@ impl SmallDisk {
         }
     }
 
-    /// Returns the command prefix that enters the mount namespace.
-    pub fn enter(&self) -> Vec<String> {
-        let user: &[&str] = match rustix::process::geteuid().is_root() {
+    /// Returns the command prefix that runs a program in the mount namespace.
+    pub fn enter_command(&self) -> Vec<String> {
+        let user_namespace: &[&str] = match rustix::process::geteuid().is_root() {
             true => &[],
             false => &["--user", "--preserve-credentials"],
         };
         let target = self.holder.id().to_string();
         ["nsenter", "--target", &target, "--mount"]
             .iter()
-            .chain(user)
+            .chain(user_namespace)
             .chain(&["--"])
             .map(|word| (*word).to_owned())
             .collect()
     }
 
-    /// Returns the path of the disk from outside.
+    /// Returns the path of the disk for processes outside the namespace.
     pub fn path(&self) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
         root.join(self.mount_point.strip_prefix("/").unwrap())
@@ -77,27 +79,23 @@ impl SmallDisk {
         fs::remove_file(self.path().join("ballast")).unwrap();
     }
 
-    /// Mounts a read-only view over the disk. A remount is impossible while files are open for writing.
-    pub fn forbid_writing(&self) {
+    /// Mounts the disk read-only over itself. A remount is impossible while files are open for writing.
+    pub fn make_read_only(&self) {
         let mount_point = self.mount_point.display();
         self.run_inside(&format!(
             "mount --bind {mount_point} {mount_point} && mount -o remount,bind,ro {mount_point}"
         ));
     }
 
-    /// Removes the read-only view.
-    pub fn allow_writing(&self) {
+    /// Removes the read-only mount.
+    pub fn make_writable(&self) {
         self.run_inside(&format!("umount {}", self.mount_point.display()));
     }
 
     fn run_inside(&self, script: &str) {
-        let enter = self.enter();
-        let output = Command::new(&enter[0])
-            .args(&enter[1..])
-            .args(["sh", "-c", script])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
+        let prefix = self.enter_command();
+        let mut command = Command::new(&prefix[0]);
+        run_checked(command.args(&prefix[1..]).args(["sh", "-c", script]));
     }
 }
 

@@ -1,9 +1,9 @@
-//! Faults that start their own agents: each starts agents, injects the fault, checks the guarantee, and removes them.
+//! Scenarios: each starts dedicated agents, injects one fault, checks the guarantee, and removes the agents.
 
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
-use colibri_tests::{Daemon, SOON, Wire, eventually, is_root_or_skipped, signal};
+use colibri_tests::{Daemon, SOON, Wire, eventually, is_root_or_skipped, signal, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -13,18 +13,18 @@ use crate::table::Fault;
 const BOMBER: u32 = 64921;
 /// A fork bomb: doubles itself until the process limit of its user is reached.
 const BOMB: &str = "b() { b & b & sleep 1000; }; b";
-/// Option of prlimit(1) that limits the processes of the user.
-const BOUND: &str = "--nproc=200:200";
+/// Option of prlimit(1) that limits the number of processes of the user.
+const PROCESS_LIMIT: &str = "--nproc=200:200";
 /// Number of concurrent spawns, of which one may be accepted.
 const SPAWNS: usize = 8;
 
 type Outcome = Result<(), String>;
 
-/// Injects a fault and checks its effect.
-pub(crate) type Inject = fn(&Daemon) -> Outcome;
+/// Runs a scenario; an error describes the violated guarantee.
+pub(crate) type Scenario = fn(&Daemon) -> Outcome;
 
-/// Faults, injected in turn.
-pub(crate) const FAULTS: &[(Fault, Inject)] = &[
+/// All scenarios, which run in turn, and their rows in the table.
+pub(crate) const ALL: &[(Fault, Scenario)] = &[
     (Fault::TermAtSpawn, term_at_spawn),
     (Fault::RunInterrupted, run_interrupted),
     (Fault::Flood, flood),
@@ -33,8 +33,13 @@ pub(crate) const FAULTS: &[(Fault, Inject)] = &[
     (Fault::DirectoryRemoved, directory_removed),
 ];
 
-fn expect(holds: bool, what: &Value) -> Outcome {
-    if holds { Ok(()) } else { Err(what.to_string()) }
+/// Fails with the details if the condition does not hold.
+fn ensure(condition: bool, details: &Value) -> Outcome {
+    if condition {
+        Ok(())
+    } else {
+        Err(details.to_string())
+    }
 }
 
 fn spawn(wire: &mut Wire, params: Value) -> Result<String, String> {
@@ -45,7 +50,7 @@ fn spawn(wire: &mut Wire, params: Value) -> Result<String, String> {
 
 fn remove(wire: &mut Wire, id: &str) -> Outcome {
     let removed = wire.call("remove-agent", json!({"id": id}));
-    expect(removed.get("result").is_some(), &removed)
+    ensure(removed.get("result").is_some(), &removed)
 }
 
 /// TERM to a sandbox that has just been spawned reaches its program.
@@ -55,11 +60,11 @@ fn term_at_spawn(daemon: &Daemon) -> Outcome {
     let params = json!({"program": "sh", "args": ["-c", script], "jail": {"path": "/"}});
     let id = spawn(&mut wire, params)?;
     let killed = wire.call("kill-agent", json!({"id": id, "grace_ms": 15_000}));
-    expect(killed["result"]["outcome"] == "terminated", &killed)?;
+    ensure(killed["result"]["outcome"] == "terminated", &killed)?;
     remove(&mut wire, &id)
 }
 
-/// INT to `colibri run` ends an agent with restart policy `always` for good.
+/// INT to `colibri run` ends an agent with restart policy `always` without a restart.
 fn run_interrupted(daemon: &Daemon) -> Outcome {
     let mut wire = daemon.connect();
     let mut child: Child = daemon
@@ -86,9 +91,9 @@ fn run_interrupted(daemon: &Daemon) -> Outcome {
     });
     signal(child.id() as i32, Signal::INT);
     let status = eventually("run has ended", || child.try_wait().unwrap());
-    expect(status.code() == Some(130), &json!(status.to_string()))?;
+    ensure(status.code() == Some(130), &json!(status.to_string()))?;
     let agent = daemon.agent(&id);
-    expect(
+    ensure(
         agent["run"] == 1 && agent["exit"]["reason"] == "killed-by-user",
         &agent,
     )?;
@@ -100,16 +105,16 @@ fn flood(daemon: &Daemon) -> Outcome {
     let mut wire = daemon.connect();
     let params = json!({"program": "yes", "runtime": "pi"});
     let ids = [spawn(&mut wire, params.clone())?, spawn(&mut wire, params)?];
-    let asked = Instant::now();
+    let started = Instant::now();
     let listed = wire.call("list-agents", json!({}));
-    expect(listed.get("result").is_some(), &listed)?;
+    ensure(listed.get("result").is_some(), &listed)?;
     for id in &ids {
         let killed = wire.call("kill-agent", json!({"id": id}));
-        expect(killed.get("result").is_some(), &killed)?;
+        ensure(killed.get("result").is_some(), &killed)?;
         wire.call("wait-agent", json!({"id": id}));
         remove(&mut wire, id)?;
     }
-    expect(asked.elapsed() < SOON, &json!("the daemon was delayed"))
+    ensure(started.elapsed() < SOON, &json!("the daemon was delayed"))
 }
 
 /// Of concurrent spawns with nested mounts, exactly one is accepted.
@@ -143,7 +148,7 @@ fn overlapping_spawns(daemon: &Daemon) -> Outcome {
         wire.call("kill-agent", json!({"id": id, "grace_ms": 0}));
         remove(&mut wire, id)?;
     }
-    expect(accepted.len() == 1, &json!(answers))
+    ensure(accepted.len() == 1, &json!(answers))
 }
 
 /// A fork bomb that exhausts the processes of its user is ended. Needs root, to run it as a separate user.
@@ -154,7 +159,7 @@ fn fork_bomb(daemon: &Daemon) -> Outcome {
     let mut wire = daemon.connect();
     let user = BOMBER.to_string();
     let args = [
-        BOUND,
+        PROCESS_LIMIT,
         "setpriv",
         "--reuid",
         &user,
@@ -166,13 +171,13 @@ fn fork_bomb(daemon: &Daemon) -> Outcome {
         BOMB,
     ];
     let id = spawn(&mut wire, json!({"program": "prlimit", "args": args}))?;
-    eventually("the bomb has exhausted its limit", || {
-        let used = wire.call("get-usage", json!({"ids": [id]}));
-        let processes = used["result"]["agents"][0]["processes"].as_u64();
-        (processes >= Some(150)).then_some(())
+    wait_until("the bomb has exhausted its limit", || {
+        let usage = wire.call("get-usage", json!({"ids": [id]}));
+        let processes = usage["result"]["agents"][0]["processes"].as_u64();
+        processes >= Some(150)
     });
     let killed = wire.call("kill-agent", json!({"id": id, "grace_ms": 0}));
-    expect(killed["result"]["outcome"] == "killed", &killed)?;
+    ensure(killed["result"]["outcome"] == "killed", &killed)?;
     remove(&mut wire, &id)
 }
 
@@ -183,8 +188,8 @@ fn directory_removed(daemon: &Daemon) -> Outcome {
     let id = spawn(&mut wire, params)?;
     std::fs::remove_dir_all(daemon.agent_dir(&id)).unwrap();
     let sent = wire.call("send-input", json!({"id": id, "data": "go\n"}));
-    expect(sent["result"]["written"] == 3, &sent)?;
+    ensure(sent["result"]["written"] == 3, &sent)?;
     let ended = wire.call("wait-agent", json!({"id": id}));
-    expect(ended["result"]["exit"]["code"] == 7, &ended)?;
+    ensure(ended["result"]["exit"]["code"] == 7, &ended)?;
     remove(&mut wire, &id)
 }
