@@ -31,7 +31,7 @@ pub struct Followed {
     clients: [Option<ClientHandle>; 2],
 }
 
-/// What `disconnect` ends: a connection, or the process with this pid.
+/// The client of a follower: a connection, or the process with this pid.
 #[derive(Debug)]
 enum ClientHandle {
     Connection(UnixStream),

@@ -322,7 +322,7 @@ fn events_of_named_agents_are_masked_and_end_with_them() {
     let second = daemon.spawn(&["--", "sh", "-c", "exit 4"]);
     daemon.spawn(&["--", "sleep", "1000"]);
     daemon.wait(&second);
-    wait_until("the agent works", || {
+    wait_until("the agent is working", || {
         daemon.agent(&first)["state"] == "working"
     });
     let child = daemon

@@ -69,7 +69,7 @@ fn backlog_that_is_too_long_is_skipped_and_counted() {
         "echo '{start}'; read x; yes '{filler}' | head -n 120000; echo '{end}'; read y; exit 3"
     );
     let id = daemon.spawn(&["--runtime", "pi", "--", "sh", "-c", &script]);
-    wait_until("the agent works", || {
+    wait_until("the agent is working", || {
         daemon.agent(&id)["state"] == "working"
     });
     // The daemon may process a part of the output before it is killed.

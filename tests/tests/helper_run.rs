@@ -415,7 +415,7 @@ fn caller_cannot_interrupt_the_helper() {
     drop(lock);
     assert_eq!(call.0.wait().unwrap().code(), Some(9));
 
-    // Signals at other times.
+    // Signals at various times of a call.
     for round in 0..60 {
         let signal = ["KILL", "TERM"][round % 2];
         let script = format!(

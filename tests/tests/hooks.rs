@@ -9,9 +9,9 @@ use std::time::Instant;
 use colibri_tests::{Daemon, eventually, processes_with, wait_until, write_file};
 use serde_json::{Value, json};
 
-/// Event of pi that blocks the agent.
+/// Event of pi that puts the agent into the state `blocked`.
 const BLOCKS: &str = r#"{"type":"extension_ui_request","id":"1","method":"confirm"}"#;
-/// Event of pi that sets the agent to work.
+/// Event of pi that puts the agent into the state `working`.
 const WORKS: &str = r#"{"type":"agent_start"}"#;
 
 /// Prepares a daemon with a hook for these states. The hook records its input and then runs the shell commands `then`.

@@ -34,7 +34,7 @@ const WRITERS: usize = 6;
 /// Maximum number of ended and checked agents that are not yet removed.
 const MAX_ENDED: usize = 12;
 
-/// End of the run.
+/// Condition that ends the run.
 enum Limit {
     Rounds(u64),
     Until(Instant),
