@@ -1,5 +1,7 @@
 //! Request ids, kept as raw JSON, so that numbers of any length are returned without loss.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -7,7 +9,7 @@ use serde_json::value::RawValue;
 pub const MAX_ID: usize = 4096;
 
 /// The id of a request: a JSON number, string or null, exactly as the caller wrote it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RequestId(Box<RawValue>);
 
@@ -47,5 +49,11 @@ impl From<u64> for RequestId {
 impl PartialEq for RequestId {
     fn eq(&self, other: &Self) -> bool {
         self.0.get() == other.0.get()
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.get())
     }
 }

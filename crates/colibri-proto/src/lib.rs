@@ -13,7 +13,7 @@ mod rpc;
 mod schema;
 mod wire;
 
-pub use agents::*;
+pub use agents::{Agent, ListParams, ListResult, Run, RunsResult, Usage, UsageParams, UsageResult};
 pub use codec::{FrameDecoder, FrameError, MAX_FRAME, encode_frame};
 pub use colibri_glasspane::{AgentState, AgentView};
 pub use colibri_jail_core::{Cpus, JailConfig, Limits, MountConfig, Size, Umask, WallTime};
@@ -21,7 +21,9 @@ pub use colibri_types::{
     AgentRuntime, Env, Exit, ExitReason, ExitStatus, Finding, FindingStatus, KillOutcome,
     RestartPolicy, RestartWhen, SpawnRequest,
 };
-pub use config::*;
+pub use config::{
+    AutostartFailure, AutostartedAgent, ChangedNames, ProfileInfo, ProfilesResult, ReloadResult,
+};
 pub use data::{DataError, Encoding, OutputData, text_boundary};
 pub use error::{ErrorData, ErrorKind, RpcError};
 pub use events::*;

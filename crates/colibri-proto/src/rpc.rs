@@ -1,6 +1,7 @@
 //! JSON-RPC 2.0 requests, responses and notifications; each method is a variant, so a server's match is exhaustive.
 
 use colibri_types::SpawnRequest;
+use memchr::memmem;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -220,10 +221,19 @@ impl ServerMessage {
     /// # Errors
     /// The frame is neither a response nor a known notification.
     pub fn parse(frame: &[u8]) -> Result<Self, serde_json::Error> {
-        let notification = serde_json::from_slice(frame).map(Self::Notification);
-        notification.or_else(|_| serde_json::from_slice(frame).map(Self::Response))
+        let notification = || serde_json::from_slice(frame).map(Self::Notification);
+        let response = || serde_json::from_slice(frame).map(Self::Response);
+        // In a notification of this daemon the method comes first. Frames with another order are parsed both ways.
+        let prefix = frame.get(..METHOD_PREFIX_BYTES).unwrap_or(frame);
+        match memmem::find(prefix, b"\"method\"") {
+            Some(_) => notification().or_else(|_| response()),
+            None => response().or_else(|_| notification()),
+        }
     }
 }
+
+/// Number of bytes at the start of a notification of this daemon that contain the word `method`.
+const METHOD_PREFIX_BYTES: usize = 32;
 
 #[cfg(test)]
 mod tests;
