@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use colibri_shim::control::{MAX_INPUT, MAX_REQUEST, ShimMessage, ShimOp, ShimReply, ShimRequest};
 use rustix::io::Errno;
@@ -16,7 +17,7 @@ pub(crate) struct Received {
 pub(crate) struct Connection {
     /// Number of the connection, set by the server.
     pub(crate) id: u64,
-    socket: OwnedFd,
+    pub(crate) socket: UnixStream,
     received: Vec<u8>,
     unsent: VecDeque<u8>,
     /// The client requested events.
@@ -28,9 +29,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Takes over a connected, non-blocking socket.
-    fn new(socket: OwnedFd) -> Self {
-        Self {
+    /// Takes over a connected socket.
+    fn new(socket: UnixStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self {
             id: 0,
             socket,
             received: Vec::new(),
@@ -38,7 +40,7 @@ impl Connection {
             watching: false,
             outdated: false,
             closed: false,
-        }
+        })
     }
 
     /// Creates the connection to the process that started the shim, from stdin. It receives events without a request.
@@ -47,31 +49,18 @@ impl Connection {
     /// The descriptor cannot be duplicated or configured.
     pub(crate) fn from_stdin(stdin: impl AsFd) -> io::Result<Self> {
         let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Self {
-            watching: true,
-            ..Self::new(socket)
-        })
+        let mut connection = Self::new(socket.into())?;
+        connection.watching = true;
+        Ok(connection)
     }
 
-    /// Accepts a pending connection, if there is one.
+    /// Accepts a pending connection.
     ///
     /// # Errors
-    /// accept(2) failed, for example because no descriptors are left; the connection stays pending.
-    pub(crate) fn accept(listener: &OwnedFd) -> io::Result<Option<Self>> {
-        match rustix::net::accept(listener) {
-            Ok(socket) => {
-                rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
-                rustix::io::ioctl_fionbio(&socket, true)?;
-                Ok(Some(Self::new(socket)))
-            }
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    /// No connection is pending, or accept(2) failed, for example because no descriptors are left; a pending connection
+    /// stays pending.
+    pub(crate) fn accept(listener: &UnixListener) -> io::Result<Self> {
+        Self::new(listener.accept()?.0)
     }
 
     pub(crate) fn has_unsent(&self) -> bool {
@@ -83,8 +72,8 @@ impl Connection {
         self.watching && self.outdated && !self.has_unsent()
     }
 
-    /// Reads the socket and returns the complete requests. An error is the last item: it closes the connection.
-    pub(crate) fn receive(&mut self) -> Vec<Result<Received, String>> {
+    /// Reads the socket and returns the complete requests. Refuses an invalid request and closes the connection.
+    pub(crate) fn receive(&mut self) -> Vec<Received> {
         let mut buffer = [0; 16 * 1024];
         while self.received.len() <= MAX_REQUEST + MAX_INPUT {
             match rustix::io::read(&self.socket, &mut buffer) {
@@ -98,15 +87,17 @@ impl Connection {
             }
         }
         let mut requests = Vec::new();
-        while let Some(request) = take_request(&mut self.received) {
-            let invalid = request.is_err();
-            requests.push(request);
-            if invalid {
-                self.closed = true;
-                break;
+        loop {
+            match take_request(&mut self.received) {
+                Some(Ok(request)) => requests.push(request),
+                Some(Err(reason)) => {
+                    self.closed = true;
+                    self.reply(0, ShimReply::Refused(reason));
+                    return requests;
+                }
+                None => return requests,
             }
         }
-        requests
     }
 
     pub(crate) fn reply(&mut self, seq: u64, reply: ShimReply) {

@@ -1,6 +1,6 @@
 //! The server side of the control socket: all connections, and the rate limit of status events.
 
-use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use colibri_shim::control::{ShimEvent, ShimMessage, ShimOp, ShimReply, ShimStatus, clock_ms};
@@ -27,7 +27,7 @@ pub(crate) struct RequestId {
 }
 
 pub(crate) struct ControlServer {
-    listener: OwnedFd,
+    listener: UnixListener,
     connections: Vec<Connection>,
     next_connection: u64,
     status_limit: RateLimit,
@@ -36,7 +36,7 @@ pub(crate) struct ControlServer {
 }
 
 impl ControlServer {
-    pub(crate) fn new(listener: OwnedFd) -> Self {
+    pub(crate) fn new(listener: UnixListener) -> Self {
         Self {
             listener,
             connections: Vec::new(),
@@ -59,7 +59,7 @@ impl ControlServer {
         let connections = self.connections.iter().map(|connection| {
             let mut events = PollFlags::IN;
             events.set(PollFlags::OUT, connection.has_unsent());
-            PollFd::from_borrowed_fd(connection.fd(), events)
+            PollFd::new(&connection.socket, events)
         });
         listener.into_iter().chain(connections)
     }
@@ -72,7 +72,7 @@ impl ControlServer {
     /// Accepts connections and reads requests. Answers invalid and expired requests, and `watch`; returns the others.
     pub(crate) fn receive(&mut self) -> Vec<(RequestId, Received)> {
         while self.connections.len() < MAX_CONNECTIONS
-            && let Ok(Some(connection)) = Connection::accept(&self.listener)
+            && let Ok(connection) = Connection::accept(&self.listener)
         {
             self.add(connection);
         }
@@ -80,14 +80,7 @@ impl ControlServer {
         for connection in &mut self.connections {
             connection.flush();
             for received in connection.receive() {
-                let received = match received {
-                    Ok(received) => received,
-                    Err(reason) => {
-                        connection.reply(0, ShimReply::Refused(reason));
-                        continue;
-                    }
-                };
-                let request = &received.request;
+                let Received { request, .. } = &received;
                 let seq = request.seq;
                 if request.op == ShimOp::Watch {
                     connection.watching = true;
@@ -153,17 +146,16 @@ impl ControlServer {
     pub(crate) fn publish_exit(&mut self, record: ExitRecord) {
         let message = ShimMessage::Event(ShimEvent::Exit(record));
         let deadline = Instant::now() + EXIT_TIMEOUT;
-        for connection in &mut self.connections {
-            if connection.watching {
-                connection.send(&message);
-            }
+        let connections = &mut self.connections;
+        for watcher in connections.iter_mut().filter(|client| client.watching) {
+            watcher.send(&message);
         }
         while Instant::now() < deadline {
             let mut fds: Vec<PollFd<'_>> = self
                 .connections
                 .iter()
                 .filter(|connection| connection.has_unsent() && !connection.closed)
-                .map(|connection| PollFd::from_borrowed_fd(connection.fd(), PollFlags::OUT))
+                .map(|connection| PollFd::new(&connection.socket, PollFlags::OUT))
                 .collect();
             if fds.is_empty() {
                 return;

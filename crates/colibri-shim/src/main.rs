@@ -21,7 +21,6 @@ mod supervisor;
 
 use std::error::Error;
 use std::io::{self, BufRead, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -133,7 +132,6 @@ fn start(directory: &Path) -> Result<(Supervisor, i32), LaunchReport> {
     // Without its record the agent could not be adopted. It is killed at the exit of this process.
     runs.write_shim_record(pid)
         .map_err(cannot(format!("write {}", layout::SHIM)))?;
-    let listener = OwnedFd::from(listener);
     let directory = directory.to_owned();
     let supervisor = Supervisor::new(runs, agent, outputs, listener, signals, directory);
     Ok((supervisor, pid))

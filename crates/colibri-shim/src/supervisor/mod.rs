@@ -30,7 +30,8 @@ mod running;
 mod state;
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -87,7 +88,7 @@ impl Supervisor {
         runs: Runs,
         agent: AgentProcess,
         mut outputs: Outputs,
-        listener: OwnedFd,
+        listener: UnixListener,
         signals: Signals,
         directory: PathBuf,
     ) -> Self {
