@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use colibri_shim::launch::RunCommand;
@@ -37,9 +37,8 @@ pub(crate) struct RunCommands {
 
 struct RunningCommand {
     shown: String,
+    /// Has its stderr until the end of that file.
     child: Child,
-    /// The read end of the command's stderr, until its end of file.
-    stderr: Option<OwnedFd>,
     stderr_text: Vec<u8>,
     deadline: Instant,
 }
@@ -56,8 +55,8 @@ impl RunCommands {
     }
 
     /// Returns the stderr of the current command, which the caller polls for input.
-    pub(crate) fn stderr(&self) -> Option<&OwnedFd> {
-        self.current.as_ref()?.stderr.as_ref()
+    pub(crate) fn stderr(&self) -> Option<&ChildStderr> {
+        self.current.as_ref()?.child.stderr.as_ref()
     }
 
     /// Returns the deadline of the current command.
@@ -125,7 +124,7 @@ impl RunCommands {
 
 impl RunningCommand {
     fn start(command: &RunCommand, now: Instant) -> io::Result<Self> {
-        let mut child = Command::new(&command.program)
+        let child = Command::new(&command.program)
             .args(&command.args)
             .env_clear()
             .current_dir("/")
@@ -133,14 +132,12 @@ impl RunningCommand {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
-        let stderr = child.stderr.take().map(OwnedFd::from);
-        if let Some(stderr) = &stderr {
+        if let Some(stderr) = &child.stderr {
             ioctl_fionbio(stderr, true)?;
         }
         Ok(Self {
             shown: shown(command),
             child,
-            stderr,
             stderr_text: Vec::new(),
             deadline: now + TIMEOUT,
         })
@@ -165,16 +162,15 @@ impl RunningCommand {
     /// Reads the command's stderr to its end or until a read would block; stores only the first [`MAX_STDERR`] bytes.
     fn read_stderr(&mut self) {
         let mut buffer = [0; 1024];
-        while let Some(stderr) = &self.stderr {
+        while let Some(stderr) = &self.child.stderr {
             match rustix::io::read(stderr, &mut buffer) {
-                Ok(0) => self.stderr = None,
-                Ok(count) => {
+                Ok(count @ 1..) => {
                     let room = MAX_STDERR.saturating_sub(self.stderr_text.len());
                     self.stderr_text.extend(buffer.iter().take(room.min(count)));
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
-                Err(_) => self.stderr = None,
+                Ok(0) | Err(_) => self.child.stderr = None,
             }
         }
     }
