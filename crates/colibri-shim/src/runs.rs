@@ -60,8 +60,8 @@ pub(crate) struct Run {
     started_ns: u64,
     /// Lengths of the journals when the run started.
     pub(crate) from: Offsets,
-    /// Explains the end of the run where the exit status does not.
-    error: Option<String>,
+    /// Explanations of the end of the run where the exit status does not suffice.
+    errors: Vec<String>,
     /// The run is in `runs.jsonl`.
     recorded: bool,
 }
@@ -73,9 +73,13 @@ impl Run {
             started: Instant::now(),
             started_ns: now_ns(),
             from,
-            error: None,
+            errors: Vec::new(),
             recorded: false,
         }
+    }
+
+    fn error(&self) -> Option<String> {
+        (!self.errors.is_empty()).then(|| self.errors.join("; "))
     }
 }
 
@@ -140,11 +144,7 @@ impl Runs {
 
     /// Adds an explanation of the run's end, which is shown with the exit status.
     pub(crate) fn add_error(&mut self, error: String) {
-        let error = match self.current.error.take() {
-            Some(earlier) => format!("{earlier}; {error}"),
-            None => error,
-        };
-        self.current.error = Some(error);
+        self.current.errors.push(error);
     }
 
     /// Returns whether the wall-clock limit is reached; `true` only once.
@@ -185,11 +185,8 @@ impl Runs {
             RestartDecision::GiveUp => {
                 let policy = self.backoff.policy();
                 let (limit, window) = (policy.limit(), policy.window());
-                let mut error = format!("given up after {limit} restarts within {window:?}");
-                if let Some(earlier) = self.current.error.take() {
-                    error = format!("{error}; {earlier}");
-                }
-                self.current.error = Some(error);
+                let error = format!("given up after {limit} restarts within {window:?}");
+                self.current.errors.insert(0, error);
                 None
             }
         }
@@ -216,7 +213,7 @@ impl Runs {
             exited_at_ns: end.at_ns,
             exit: end.exit,
             reason: Some(end.reason),
-            error: self.current.error.clone(),
+            error: self.current.error(),
             stdout: (from.stdout, to.stdout),
             stderr: (from.stderr, to.stderr),
         };
@@ -242,7 +239,7 @@ impl Runs {
         ExitRecord {
             exit: end.exit,
             reason: Some(end.reason),
-            error: (self.current.error.clone()).or_else(|| end.exit.is_none().then(unknown)),
+            error: (self.current.error()).or_else(|| end.exit.is_none().then(unknown)),
             exited_at_ns: end.at_ns,
             stdout_bytes: to.stdout,
             stderr_bytes: to.stderr,
@@ -260,8 +257,8 @@ impl Runs {
     /// Sets the restart message after the end of the current run.
     pub(crate) fn set_restart_message(&mut self, exit: Option<ExitStatus>, wait: Duration) {
         let number = self.current.number;
-        let end = match (&self.current.error, exit) {
-            (Some(error), _) => error.clone(),
+        let end = match (self.current.error(), exit) {
+            (Some(error), _) => error,
             (None, Some(ExitStatus::Code(code))) => format!("run {number} ended with code {code}"),
             (None, Some(ExitStatus::Signal(signal))) => {
                 format!("run {number} was ended by signal {signal}")
