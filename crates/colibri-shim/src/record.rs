@@ -12,9 +12,6 @@ use colibri_types::{Exit, ExitReason, ExitStatus};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Maximum number of bytes that [`read_lines`] reads.
-const MAX_LINES: u64 = 1 << 20;
-
 /// `shim.json`: the processes of a running agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimRecord {
@@ -160,7 +157,7 @@ pub fn read_lines<T: DeserializeOwned>(path: &Path, most: u64) -> io::Result<Vec
     let from = file.metadata()?.len().saturating_sub(most);
     file.seek(SeekFrom::Start(from))?;
     let mut text = Vec::new();
-    file.take(most.min(MAX_LINES)).read_to_end(&mut text)?;
+    file.take(most).read_to_end(&mut text)?;
     // The first line of a longer file may be incomplete.
     let skipped = usize::from(from > 0);
     Ok(text

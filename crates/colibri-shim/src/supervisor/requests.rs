@@ -41,13 +41,17 @@ impl Supervisor {
                 if last {
                     self.end_after_this_run(Some(ExitReason::KilledByUser));
                 }
-                self.signal(AgentSignal {
+                // Between two runs no process of the agent exists; a signal would hit the commands before or after a run.
+                let State::Running(agent) = &mut self.state else {
+                    return Some(ShimReply::Signalled(SignalDelivery::default()));
+                };
+                let delivery = agent.signal(AgentSignal {
                     signal,
                     then_continue: last,
                     request: Some(id),
                     expires_ms: request.expires_ms,
-                })
-                .map(ShimReply::Signalled)
+                });
+                delivery.map(ShimReply::Signalled)
             }
             ShimOp::Kill {
                 signal: name,
@@ -67,15 +71,6 @@ impl Supervisor {
                 self.input.close();
                 Some(ShimReply::Ok)
             }
-        }
-    }
-
-    /// Signals the agent. Returns the delivery unless the signal is deferred. Between two runs no process of the agent
-    /// exists; a signal would hit the commands before or after a run.
-    fn signal(&mut self, signal: AgentSignal) -> Option<SignalDelivery> {
-        match &mut self.state {
-            State::Running(agent) => agent.signal(signal),
-            _ => Some(SignalDelivery::default()),
         }
     }
 
