@@ -89,8 +89,7 @@ fn failed(action: &str) -> impl FnOnce(io::Error) -> StartError {
 /// `engines` are the jail engines that settings can name: register one with [`EngineRegistry::register`] to add it.
 /// `backends` creates the privilege backends for the path of the helper, at the start and at each reload.
 pub fn main(engines: EngineRegistry, backends: fn(&str) -> BackendRegistry) -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(&arguments, Registries { engines, backends }) {
+    match run(Arguments::parse(), Registries { engines, backends }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "colibri-daemon: {error}");
@@ -99,17 +98,15 @@ pub fn main(engines: EngineRegistry, backends: fn(&str) -> BackendRegistry) -> E
     }
 }
 
-fn run(arguments: &Arguments, registries: Registries) -> Result<(), StartError> {
+fn run(mut arguments: Arguments, registries: Registries) -> Result<(), StartError> {
     colibri_sys::signals::reset_inherited();
     // With a handler, a write beyond RLIMIT_FSIZE fails with EFBIG instead of ending the daemon.
     colibri_sys::signals::catch(Signal::XFSZ);
     // Files of the daemon are readable only by its user; agents have their own umask.
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    let arguments = &if arguments.background {
-        process::detach(arguments).map_err(failed("detach from the caller"))?
-    } else {
-        arguments.clone()
-    };
+    if arguments.background {
+        process::detach(&mut arguments).map_err(failed("detach from the caller"))?;
+    }
     let lookup = |name: &str| std::env::var(name).ok();
     let flags = PartialSettings {
         socket: arguments.socket.clone(),
@@ -141,7 +138,7 @@ fn run(arguments: &Arguments, registries: Registries) -> Result<(), StartError> 
     };
     let previous_limit = process::raise_open_files();
     StateDir::new(settings.state_dir.clone()).open()?;
-    let log = install_log(arguments, &settings)?;
+    let log = install_log(&arguments, &settings)?;
     process::warn_of_low_priority();
     match previous_limit {
         Ok(limit) => preparer.soft_open_files = limit,
@@ -235,7 +232,7 @@ fn run(arguments: &Arguments, registries: Registries) -> Result<(), StartError> 
 /// Reloads the settings file after SIGHUP; the outcome is logged and audited.
 async fn reload(daemon: Arc<DaemonState>) {
     let call = Call::ReloadConfig(Empty {});
-    let _ = handlers::handle(&daemon, Peer::daemon(), "reload-config", call).await;
+    let _ = handlers::handle(&daemon, Peer::daemon(), call).await;
 }
 
 /// Returns the environment of hooks: the base environment of agents, the variables for the desktop session of the daemon's

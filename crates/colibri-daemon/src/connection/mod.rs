@@ -19,7 +19,6 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::agent::RegisteredAgent;
 use crate::daemon::DaemonState;
 use crate::daemon::audit::Peer;
 use crate::errors::CallError;
@@ -97,34 +96,6 @@ async fn write_frames(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<
     }
 }
 
-/// A frame of a client, parsed: a call or the error to answer.
-struct ClientRequest {
-    id: Option<RequestId>,
-    method: &'static str,
-    call: Result<Call, RpcError>,
-}
-
-impl ClientRequest {
-    fn parse(frame: Result<&[u8], FrameError>) -> Self {
-        let frame = frame.map_err(|error| RequestRefusal {
-            id: RequestId::null(),
-            error: RpcError::new(ErrorKind::FrameTooLong, error.to_string()),
-        });
-        match frame.and_then(Request::read) {
-            Ok(request) => Self {
-                id: request.id.clone(),
-                method: request.known_method().unwrap_or(UNKNOWN_METHOD),
-                call: request.call(),
-            },
-            Err(RequestRefusal { id, error }) => Self {
-                id: Some(id),
-                method: UNKNOWN_METHOD,
-                call: Err(error),
-            },
-        }
-    }
-}
-
 struct ClientConnection {
     daemon: Arc<DaemonState>,
     peer: Peer,
@@ -138,13 +109,20 @@ impl ClientConnection {
     /// Handles one frame; returns `false` if the connection must be closed.
     async fn handle_frame(&mut self, frame: Result<&[u8], FrameError>) -> bool {
         let is_endless = frame == Err(FrameError::Endless);
-        let ClientRequest { id, method, call } = ClientRequest::parse(frame);
+        let frame = frame.map_err(|error| RequestRefusal {
+            id: RequestId::null(),
+            error: RpcError::new(ErrorKind::FrameTooLong, error.to_string()),
+        });
+        let (id, method, call) = match frame.and_then(Request::read) {
+            Ok(request) => (request.id.clone(), request.known_method(), request.call()),
+            Err(RequestRefusal { id, error }) => (Some(id), None, Err(error)),
+        };
         let mut new = None;
         let result = match call {
             Err(error) => Err(error.into()),
-            Ok(Call::Subscribe(params)) => self.new_subscription(params).and_then(|created| {
-                let subscription = created.subscriber.number;
-                new = Some(created);
+            Ok(Call::Subscribe(params)) => self.new_subscription(params).and_then(|subscriber| {
+                let subscription = subscriber.number;
+                new = Some(subscriber);
                 to_result(&Subscription { subscription })
             }),
             Ok(Call::Unsubscribe(subscription)) => self.unsubscribe(subscription),
@@ -157,24 +135,24 @@ impl ClientConnection {
                 | Call::ReloadConfig(_)
                 | Call::GetUsage(_)
                 | Call::Doctor(_)),
-            ) => return self.spawn_call(id, method, call).await,
+            ) => return self.spawn_call(id, call).await,
             Ok(call) => {
-                let result = handlers::handle(&self.daemon, self.peer, method, call).await;
+                let result = handlers::handle(&self.daemon, self.peer, call).await;
                 return answer(&self.frames, id, result).await;
             }
         };
         let result = result.map_err(|error| error.to_rpc_error());
         let observers = &self.daemon.registry.observers;
         observers.record(MetricsEvent::Request {
-            method,
+            method: method.unwrap_or(UNKNOWN_METHOD),
             took: Duration::ZERO,
             error: result.as_ref().err(),
         });
         // The answer precedes the first notification.
         let is_open = answer(&self.frames, id, result).await;
-        if let Some(NewSubscription { agent, subscriber }) = new {
+        if let Some(mut subscriber) = new {
             let (number, registry) = (subscriber.number, self.daemon.registry.clone());
-            let task = match agent {
+            let task = match subscriber.agent.take() {
                 Some(agent) => tokio::spawn(subscription::follow_present(agent, subscriber)),
                 None => tokio::spawn(subscription::follow_all(registry, subscriber)),
             };
@@ -184,13 +162,13 @@ impl ClientConnection {
     }
 
     /// Runs a call concurrently with later ones; waits while too many run.
-    async fn spawn_call(&self, id: Option<RequestId>, method: &'static str, call: Call) -> bool {
+    async fn spawn_call(&self, id: Option<RequestId>, call: Call) -> bool {
         // Never closed.
         let permit = self.calls.clone().acquire_owned().await;
         let (daemon, peer, frames) = (self.daemon.clone(), self.peer, self.frames.clone());
         tokio::spawn(async move {
             let is_wait = matches!(call, Call::WaitAgent(_));
-            let handled = handlers::handle(&daemon, peer, method, call);
+            let handled = handlers::handle(&daemon, peer, call);
             let result = tokio::select! {
                 result = handled => result,
                 // Every other call is completed even if its client has disconnected.
@@ -203,7 +181,7 @@ impl ClientConnection {
     }
 
     /// Creates a subscription that sends nothing yet.
-    fn new_subscription(&mut self, params: SubscribeParams) -> Result<NewSubscription, CallError> {
+    fn new_subscription(&mut self, params: SubscribeParams) -> Result<Subscriber, CallError> {
         self.subscriptions.retain(|_, task| !task.is_finished());
         if self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
             return Err(CallError::new(
@@ -218,13 +196,13 @@ impl ClientConnection {
         let agent = params.id.as_ref().map(find).transpose()?;
         let number = self.next_subscription;
         self.next_subscription += 1;
-        let subscriber = Subscriber {
+        Ok(Subscriber {
             number,
+            agent,
             params,
             frames: self.frames.clone(),
             observers: registry.observers.clone(),
-        };
-        Ok(NewSubscription { agent, subscriber })
+        })
     }
 
     fn unsubscribe(
@@ -240,13 +218,6 @@ impl ClientConnection {
         task.abort();
         to_result(&Empty {})
     }
-}
-
-/// A subscription that is not answered yet.
-struct NewSubscription {
-    /// Absent for a subscription to all agents.
-    agent: Option<Arc<RegisteredAgent>>,
-    subscriber: Subscriber,
 }
 
 /// Answers a request, unless it has no id; returns `false` if the connection is closed.

@@ -31,14 +31,13 @@ const MAX_SHOWN_ID_CHARS: usize = 40;
 pub(crate) async fn handle(
     daemon: &DaemonState,
     peer: Peer,
-    method: &'static str,
     call: Call,
 ) -> Result<RawResult, RpcError> {
     let started = Instant::now();
     let result = dispatch(daemon, peer, call.clone()).await;
     let result = result.map_err(|error| error.to_rpc_error());
     daemon.registry.observers.record(MetricsEvent::Request {
-        method,
+        method: call.method(),
         took: started.elapsed(),
         error: result.as_ref().err(),
     });

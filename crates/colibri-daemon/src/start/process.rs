@@ -2,7 +2,6 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::path::PathBuf;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -19,25 +18,27 @@ pub(super) fn release_stdio() {
 }
 
 /// Leaves the session, the working directory and the scheduling priority of the caller, so that the caller's file system
-/// can be unmounted. Returns the arguments with absolute paths. Resource limits do not change: an ordinary user cannot raise
+/// can be unmounted, and makes the paths in the arguments absolute. Resource limits do not change: an ordinary user cannot raise
 /// a limit that the caller has lowered.
 ///
 /// # Errors
 /// A path cannot be made absolute, or the working directory cannot be changed.
-pub(super) fn detach(arguments: &Arguments) -> io::Result<Arguments> {
+pub(super) fn detach(arguments: &mut Arguments) -> io::Result<()> {
     // Fails only if the process is already a session leader.
     let _ = rustix::process::setsid();
-    let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
-    let detached = Arguments {
-        socket: absolute(&arguments.socket)?,
-        state_dir: absolute(&arguments.state_dir)?,
-        config: absolute(&arguments.config)?,
-        ..arguments.clone()
-    };
+    let Arguments {
+        socket,
+        state_dir,
+        config,
+        ..
+    } = arguments;
+    for path in [socket, state_dir, config].into_iter().flatten() {
+        *path = std::path::absolute(&*path)?;
+    }
     std::env::set_current_dir("/")?;
     // An ordinary user may not lower the nice value (getpriority(2)); a warning is logged later.
     let _ = rustix::process::setpriority_process(None, 0);
-    Ok(detached)
+    Ok(())
 }
 
 /// Logs a warning if the daemon has a low scheduling priority, which its agents inherit.

@@ -40,6 +40,8 @@ pub(super) type Closed = SendError<()>;
 pub(super) struct Subscriber {
     /// Number of the subscription.
     pub(super) number: u64,
+    /// The agent to follow; absent for a subscription to all agents.
+    pub(super) agent: Option<Arc<RegisteredAgent>>,
     pub(super) params: SubscribeParams,
     pub(super) frames: FrameQueue,
     pub(super) observers: Observers,

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 fn subscriber(params: SubscribeParams, frames: FrameQueue) -> Subscriber {
     Subscriber {
         number: 1,
+        agent: None,
         params,
         frames,
         observers: Observers::default(),
