@@ -9,7 +9,7 @@ use colibri_proto::{
 use colibri_spawner::{Agent, SpawnError};
 
 use super::find_agent;
-use crate::agent::{KillRequest, RegisteredAgent};
+use crate::agent::KillRequest;
 use crate::daemon::audit::Peer;
 use crate::errors::CallError;
 use crate::metrics::MetricsEvent;
@@ -86,8 +86,7 @@ pub(super) async fn send_input(
     registry: &Registry,
     params: InputParams,
 ) -> Result<InputResult, CallError> {
-    let found = find_agent(registry, &params.id)?;
-    let agent = running(&found)?;
+    let agent = find_running(registry, &params.id)?;
     let bytes = params
         .data
         .into_bytes()
@@ -104,13 +103,12 @@ pub(super) async fn send_input(
 }
 
 pub(super) async fn close_input(registry: &Registry, id: &str) -> Result<Empty, CallError> {
-    let found = find_agent(registry, id)?;
-    let closed = running(&found)?.shim.close_input().await;
+    let closed = find_running(registry, id)?.shim.close_input().await;
     closed.map_err(SpawnError::from)?;
     Ok(Empty {})
 }
 
-fn running(agent: &RegisteredAgent) -> Result<&Agent, SpawnError> {
-    let ended = || SpawnError::Ended(agent.spec.id.to_string());
-    agent.running().ok_or_else(ended)
+fn find_running(registry: &Registry, id: &str) -> Result<Agent, CallError> {
+    let running = find_agent(registry, id)?.running().cloned();
+    Ok(running.ok_or_else(|| SpawnError::Ended(id.to_owned()))?)
 }

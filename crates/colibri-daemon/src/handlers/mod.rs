@@ -3,7 +3,6 @@
 mod admin;
 mod agents;
 mod control;
-mod journal;
 mod spawn;
 mod usage;
 
@@ -74,7 +73,7 @@ async fn dispatch(daemon: &DaemonState, peer: Peer, call: Call) -> Result<RawRes
         Call::KillAgent(params) => to_result(&control::kill(registry, peer, params).await?),
         Call::SendInput(params) => to_result(&control::send_input(registry, params).await?),
         Call::CloseInput(IdParams { id }) => to_result(&control::close_input(registry, &id).await?),
-        Call::ReadJournal(params) => to_result(&journal::read(registry, params).await?),
+        Call::ReadJournal(params) => to_result(&agents::read_journal(registry, params).await?),
         Call::Doctor(Empty {}) => to_result(&admin::doctor(daemon).await),
         Call::ListProfiles(Empty {}) => to_result(&daemon.config.profiles()),
         Call::ReloadConfig(Empty {}) => to_result(&daemon.reload().await?),
