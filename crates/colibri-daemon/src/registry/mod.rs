@@ -1,10 +1,10 @@
 //! All agents by id, and how agents are added to and removed from the registry.
 
-mod index;
 mod removal;
 mod reservation;
 pub(crate) mod retention;
 
+use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,8 +27,6 @@ use crate::metrics::{LiveCounts, MetricsEvent};
 use crate::pool;
 use crate::supervision::{self, Observers};
 
-use index::Agents;
-pub(crate) use index::{EndedAgent, RegistryChange, RegistryFeed};
 pub(crate) use reservation::validate_name;
 
 /// Maximum number of registry changes that a subscriber may lag behind; beyond it the subscriber reads the whole list.
@@ -36,6 +34,42 @@ const MAX_CHANGE_LAG: usize = 256;
 
 /// Delay between a spawn and the start of the shim for the next spawn, so that the two do not compete.
 const POOL_REFILL_DELAY: Duration = Duration::from_millis(5);
+
+/// The agents by id, and the spawns in progress.
+#[derive(Default)]
+struct Agents {
+    by_id: BTreeMap<AgentId, Arc<RegisteredAgent>>,
+    /// The running agents, and for a moment those that have just ended. A lookup of running agents does not walk all the
+    /// ended agents in the state directory.
+    running: BTreeMap<AgentId, Arc<RegisteredAgent>>,
+    /// Number of agents that were ever added.
+    count: u64,
+    /// Specifications of spawns in progress, as far as known.
+    pending: Vec<Arc<AgentSpec>>,
+}
+
+/// An agent was added or removed.
+#[derive(Clone)]
+pub(crate) enum RegistryChange {
+    Added(Arc<RegisteredAgent>),
+    Removed(AgentId),
+}
+
+/// All agents at one moment, and the changes after it.
+pub(crate) struct RegistryFeed {
+    pub(crate) present: Vec<Arc<RegisteredAgent>>,
+    /// Sequence number of the next agent that is added.
+    pub(crate) next_number: u64,
+    pub(crate) changes: broadcast::Receiver<RegistryChange>,
+}
+
+/// An ended agent; ordered by end time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EndedAgent {
+    /// End time, in nanoseconds since 1970.
+    pub(crate) ended_at_ns: u64,
+    pub(crate) id: AgentId,
+}
 
 /// All agents, and the spawner that starts and ends them.
 pub(crate) struct Registry {

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use colibri_spawner::{AgentId, AgentName, AgentSpawnConfig, AgentSpec, SpawnError};
 use parking_lot::RwLock;
 
-use super::Registry;
-use super::index::Agents;
+use super::{Agents, Registry};
 
 /// Placeholder for the id of an agent that is being started, in messages about its mounts.
 const PENDING_ID: &str = "starting";
@@ -48,20 +47,16 @@ impl Registry {
             created_at_ns: 0,
         });
         let mut agents = self.agents.write();
-        if let Some(key) = &config.autostart
-            && let Some(holder) = agents
-                .find(|other| other.autostart.as_ref() == Some(key))
-                .next()
-        {
-            let (key, id) = (key.clone(), agents.running_id(holder));
+        let holder = |field: fn(&AgentSpawnConfig) -> &Option<String>| {
+            let value = field(config).as_ref()?;
+            let holds = |other: &AgentSpawnConfig| field(other).as_ref() == Some(value);
+            let id = agents.running_id(agents.find(holds).next()?);
+            Some((value.clone(), id))
+        };
+        if let Some((key, id)) = holder(|config| &config.autostart) {
             return Err(SpawnError::AutostartInUse { key, id });
         }
-        if let Some(name) = &config.name
-            && let Some(holder) = agents
-                .find(|other| other.name.as_ref() == Some(name))
-                .next()
-        {
-            let (name, id) = (name.clone(), agents.running_id(holder));
+        if let Some((name, id)) = holder(|config| &config.name) {
             return Err(SpawnError::NameInUse { name, id });
         }
         let other_mounts = match has_mounts(config) {
