@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::sync::Arc;
 
 use colibri_proto::{Usage, UsageParams, UsageResult};
+use colibri_shim::control::clock_ms;
 use colibri_shim::layout;
 use colibri_shim::record::{self, ShimRecord};
 use colibri_sys::process;
@@ -14,9 +14,6 @@ use crate::agent::RegisteredAgent;
 use crate::errors::CallError;
 use crate::pool;
 use crate::registry::Registry;
-
-/// Origin of `at_ms`.
-static CLOCK_ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Measures running agents; unknown and ended ones are left out.
 pub(super) async fn measure(
@@ -29,19 +26,18 @@ pub(super) async fn measure(
         ids.as_ref()
             .is_none_or(|ids| ids.contains(agent.spec.id.as_str()))
     });
-    let origin = *CLOCK_ORIGIN;
     // Long work: the scan reads a file for each process of the host.
-    let scanned = pool::run_in(&pool::LONG_WORK_SLOTS, move || scan(&agents, origin)).await;
+    let scanned = pool::run_in(&pool::LONG_WORK_SLOTS, move || scan(&agents)).await;
     scanned.map_err(CallError::internal("list the host's processes"))
 }
 
-fn scan(agents: &[Arc<RegisteredAgent>], origin: Instant) -> io::Result<UsageResult> {
+fn scan(agents: &[Arc<RegisteredAgent>]) -> io::Result<UsageResult> {
     let with_shim = agents
         .iter()
         .filter_map(|agent| Some((shim_pid(agent)?, agent)));
     let (shims, agents): (Vec<i32>, Vec<_>) = with_shim.unzip();
     let by_shim = process::usage(&shims)?;
-    let at_ms = u64::try_from(origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let at_ms = clock_ms();
     let agents = agents.into_iter().zip(shims).filter_map(|(agent, shim)| {
         let (used, latest) = (by_shim.get(&shim)?, agent.latest.borrow());
         Some(Usage {

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use colibri_glasspane::AgentState;
 use colibri_proto::ErrorKind;
+use colibri_shim::record::now_ns;
 use prometheus_client::encoding::prometheus_text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -66,7 +67,7 @@ impl Metrics {
         let mut all = Registry::default();
         let registry = &mut all;
         let started = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
-        started.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
+        started.set(Duration::from_nanos(now_ns()).as_secs_f64());
         registry.register("process_start_time_seconds", "Start time of the daemon, in seconds since 1970", started);
         let build = Family::<Labels<1>, Gauge>::default();
         build.get_or_create(&[("version", env!("CARGO_PKG_VERSION").into())]).set(1);
@@ -136,10 +137,9 @@ impl Metrics {
             }
             MetricsEvent::Snapshot { before, now } => self.record_snapshot(before, now),
             MetricsEvent::Output { at_ns } => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
                 // Absent if the clock was set back since.
-                let delay = now.and_then(|now| now.checked_sub(Duration::from_nanos(at_ns)));
-                if let Some(delay) = delay {
+                if let Some(delay) = now_ns().checked_sub(at_ns) {
+                    let delay = Duration::from_nanos(delay);
                     self.publish_seconds.observe(delay.as_secs_f64());
                 }
             }
