@@ -1,4 +1,4 @@
-//! Which events a subscription sends for a snapshot. Events that the subscription was too slow for are merged into the
+//! The events that a subscription sends for a snapshot. Events that the subscription was too slow for are merged into the
 //! latest one.
 
 use colibri_proto::{ExitEvent, KillEvent, Notification, RunEvent, StateEvent};
@@ -17,40 +17,9 @@ pub(super) struct SnapshotChange<'a> {
     pub(super) is_first: bool,
 }
 
-/// An event to send.
-pub(super) struct PendingEvent {
-    pub(super) notification: Notification,
-    /// Stdout offset up to which output precedes the event; absent if no output must precede it.
-    pub(super) after_output: Option<u64>,
-}
-
 impl SnapshotChange<'_> {
-    /// Returns the events to send, in order.
-    ///
-    /// A run event follows the output of the previous run, and a state follows the line that caused it. The state at the
-    /// time of the subscription is sent first.
-    pub(super) fn events(&self) -> impl Iterator<Item = PendingEvent> {
-        let pending = |event: Option<Notification>, after_output| {
-            event.map(|notification| PendingEvent {
-                notification,
-                after_output,
-            })
-        };
-        let lifecycle = self.subscriber.params.lifecycle;
-        let kill = pending(self.kill(), None).filter(|_| lifecycle);
-        let run = pending(self.run(), Some(self.now.status.run_from)).filter(|_| lifecycle);
-        let events = match self.is_first && self.state_changes() == 0 {
-            true => [kill, pending(self.state(), None), run],
-            false => [
-                kill,
-                run,
-                pending(self.state(), Some(self.now.state_offset)),
-            ],
-        };
-        events.into_iter().flatten()
-    }
-
-    fn state_changes(&self) -> u64 {
+    /// Returns the number of state changes.
+    pub(super) fn state_changes(&self) -> u64 {
         let before = self.before.state_changes;
         self.now.state_changes.saturating_sub(before)
     }
@@ -74,7 +43,8 @@ impl SnapshotChange<'_> {
         }))
     }
 
-    fn kill(&self) -> Option<Notification> {
+    /// Returns the event for kill requests.
+    pub(super) fn kill(&self) -> Option<Notification> {
         let kill = self.now.kill.as_ref()?;
         let before = self.before.kill.as_ref().map_or(0, |kill| kill.number);
         (kill.number > before).then(|| {
@@ -90,7 +60,8 @@ impl SnapshotChange<'_> {
         })
     }
 
-    fn run(&self) -> Option<Notification> {
+    /// Returns the event for new runs.
+    pub(super) fn run(&self) -> Option<Notification> {
         // The shim of a new agent has not reported its first run yet.
         let (before, run) = (self.before.status.run.max(1), self.now.status.run);
         (run > before).then(|| {
@@ -105,7 +76,8 @@ impl SnapshotChange<'_> {
         })
     }
 
-    fn state(&self) -> Option<Notification> {
+    /// Returns the event for a new state, tool or error.
+    pub(super) fn state(&self) -> Option<Notification> {
         let (before, now) = (self.before, self.now);
         let changes = self.state_changes();
         if !self.is_first

@@ -132,11 +132,22 @@ async fn follow(
         };
         let observers = &subscriber.observers;
         observers.record(MetricsEvent::MergedStates(change.merged_states()));
-        for event in change.events() {
-            if let Some(offset) = event.after_output {
-                output.send_until(&now, offset).await?;
-            }
-            subscriber.send(&event.notification).await?;
+        let lifecycle = subscriber.params.lifecycle;
+        if let Some(kill) = change.kill().filter(|_| lifecycle) {
+            subscriber.send(&kill).await?;
+        }
+        let mut state = change.state();
+        // The state at the time of the subscription is sent first, others after the line that caused them.
+        if let Some(state) = state.take_if(|_| is_first && change.state_changes() == 0) {
+            subscriber.send(&state).await?;
+        }
+        if let Some(run) = change.run().filter(|_| lifecycle) {
+            output.send_until(&now, now.status.run_from).await?;
+            subscriber.send(&run).await?;
+        }
+        if let Some(state) = state {
+            output.send_until(&now, now.state_offset).await?;
+            subscriber.send(&state).await?;
         }
         output.send_until(&now, u64::MAX).await?;
         if let Some(exit) = change.exit() {
