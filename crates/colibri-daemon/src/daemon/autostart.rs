@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use colibri_config::{Autostart, ConfigFile};
-use colibri_proto::{AutostartFailure, AutostartedAgent, Call, Env, ReloadResult, SpawnRequest};
+use colibri_proto::{
+    AutostartFailure, AutostartedAgent, Call, ChangedNames, Env, ReloadResult, SpawnRequest,
+};
 use colibri_spawner::SpawnError;
 
 use super::DaemonState;
@@ -29,23 +31,17 @@ impl DaemonState {
 
     /// Starts, after a reload, the agents of entries that are new, changed, or could not be started before.
     pub(super) async fn start_changed(&self, file: &ConfigFile, result: &mut ReloadResult) {
-        let failed = {
+        let ChangedNames { added, changed, .. } = &result.autostart;
+        let mut due = [added.as_slice(), changed].concat();
+        {
             let mut failures = self.config.autostart_failures.lock();
             failures.retain(|key, _| file.autostart.iter().any(|entry| entry.key == *key));
-            failures.clone()
-        };
-        let must_start = |key: &String| {
-            result.autostart.added.contains(key)
-                || result.autostart.changed.contains(key)
-                || failed.contains_key(key)
-        };
-        let entries: Vec<&Autostart> = file
-            .autostart
-            .iter()
-            .filter(|entry| must_start(&entry.key))
-            .collect();
-        for entry in entries {
-            self.start_entry(file, entry, result).await;
+            due.extend(failures.keys().cloned());
+        }
+        for entry in &file.autostart {
+            if due.contains(&entry.key) {
+                self.start_entry(file, entry, result).await;
+            }
         }
     }
 
