@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use colibri_glasspane::AgentState;
 use colibri_proto::ErrorKind;
 use colibri_shim::record::now_ns;
 use prometheus_client::encoding::prometheus_text;
@@ -24,16 +23,6 @@ const REQUEST_BUCKETS: [f64; 10] = [0.0005, 0.002, 0.005, 0.02, 0.05, 0.2, 0.5, 
 const SPAWN_BUCKETS: [f64; 9] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 2.0, 5.0];
 /// Upper bounds of the publish delay buckets, in seconds.
 const PUBLISH_BUCKETS: [f64; 9] = [0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 0.5, 2.0, 10.0];
-
-const STATES: [AgentState; 7] = [
-    AgentState::Starting,
-    AgentState::Idle,
-    AgentState::Working,
-    AgentState::Blocked,
-    AgentState::Stalled,
-    AgentState::Done,
-    AgentState::Error,
-];
 
 type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
@@ -206,9 +195,11 @@ fn live_registry(counts: &LiveCounts) -> Registry {
     let mut registry = Registry::default();
     let gauge_value = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let agents = register(&mut registry, "colibri_agents", "Agents in the registry, by state; output of a stalled agent cannot be stored", Family::<Labels<1>, Gauge>::default());
-    for state in STATES {
-        let count = counts.states.iter().filter(|of| **of == state).count() as u64;
-        agents.get_or_create(&[("state", wire_name(state))]).set(gauge_value(count));
+    for state in ["starting", "idle", "working", "blocked", "stalled", "done", "error"] {
+        let _ = agents.get_or_create(&[("state", state.into())]);
+    }
+    for state in &counts.states {
+        agents.get_or_create(&[("state", wire_name(state))]).inc();
     }
     let behind = &counts.behind;
     let waiting = behind.iter().filter(|bytes| **bytes > 0).count() as u64;
