@@ -162,12 +162,9 @@ impl Outputs {
         }
     }
 
-    fn progress(&self) -> (Offsets, [bool; 2]) {
-        let stalls = self
-            .outputs
-            .each_ref()
-            .map(|output| output.stalled.is_some());
-        (self.offsets(), stalls)
+    fn progress(&self) -> [(u64, bool); 2] {
+        let outputs = self.outputs.each_ref();
+        outputs.map(|output| (output.journal.end_offset(), output.stalled.is_some()))
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsFd;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, ioctl_fionbio};
 
 use crate::poll::poll_until;
+use crate::signals::SignalPipe;
 
 /// Timeout of one command, after which it is killed.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -87,20 +87,20 @@ impl RunCommands {
         }
     }
 
-    /// Runs all commands, blocking. `child_ended` becomes readable when a child ends.
+    /// Runs all commands, blocking.
     ///
     /// # Errors
     /// A command failed, or poll(2) failed.
-    pub(crate) fn run(mut self, child_ended: &impl AsFd) -> io::Result<()> {
+    pub(crate) fn run(mut self, child_ended: &SignalPipe) -> io::Result<()> {
         loop {
             if let Some(outcome) = self.poll(Instant::now()) {
                 return outcome.map_err(io::Error::other);
             }
-            let mut fds = vec![PollFd::new(child_ended, PollFlags::IN)];
+            let mut fds = vec![PollFd::new(&child_ended.0, PollFlags::IN)];
             fds.extend(self.stderr().map(|fd| PollFd::new(fd, PollFlags::IN)));
             poll_until(&mut fds, self.deadline())?;
             // Level-triggered: unread bytes would make every poll return. No agent runs yet, so no other end is missed.
-            while matches!(rustix::io::read(child_ended, &mut [0; 64]), Ok(count) if count > 0) {}
+            child_ended.take();
         }
     }
 

@@ -44,12 +44,12 @@ impl Signals {
 
     /// Returns the descriptors to poll for input.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [self.child_ended.as_fd(), self.terminate.as_fd()].into_iter()
+        [self.child_ended.0.as_fd(), self.terminate.0.as_fd()].into_iter()
     }
 }
 
 /// A descriptor that becomes readable when a signal is received.
-pub(crate) struct SignalPipe(UnixStream);
+pub(crate) struct SignalPipe(pub(crate) UnixStream);
 
 impl SignalPipe {
     fn new(signal: i32) -> io::Result<Self> {
@@ -66,12 +66,6 @@ impl SignalPipe {
             received = true;
         }
         received
-    }
-}
-
-impl AsFd for SignalPipe {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }
 
