@@ -1,7 +1,7 @@
 //! The agent's cgroup (Linux), created by the spawner. Each run enters it; the shim removes it after the last run.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
 pub(crate) struct Cgroup {
@@ -23,15 +23,15 @@ impl Cgroup {
     /// # Errors
     /// The cgroup does not exist or belongs to another user.
     pub(crate) fn open_procs(&self) -> io::Result<File> {
-        self.open("cgroup.procs")
+        OpenOptions::new()
+            .write(true)
+            .open(self.directory.join("cgroup.procs"))
     }
 
     /// Sends KILL to every process in the cgroup, atomically with respect to fork(2) (`cgroup.kill`, cgroups(7), Linux
     /// 5.14). Does nothing on older kernels.
     pub(crate) fn kill(&self) {
-        let _ = self
-            .open("cgroup.kill")
-            .and_then(|mut file| file.write_all(b"1"));
+        let _ = fs::write(self.directory.join("cgroup.kill"), "1");
     }
 
     /// Returns whether the kernel has killed a process since the last call because the memory limit was reached.
@@ -45,12 +45,6 @@ impl Cgroup {
     /// Removes the empty cgroup. The daemon reports one that cannot be removed.
     pub(crate) fn remove(&self) {
         let _ = fs::remove_dir(&self.directory);
-    }
-
-    fn open(&self, file: &str) -> io::Result<File> {
-        OpenOptions::new()
-            .write(true)
-            .open(self.directory.join(file))
     }
 }
 
