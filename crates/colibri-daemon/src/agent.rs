@@ -81,12 +81,13 @@ impl RegisteredAgent {
     pub(crate) fn to_wire(&self) -> wire::Agent {
         let latest = self.latest.borrow();
         let config = &self.spec.config;
+        let status = &latest.status;
         let exit = latest.exit.as_ref();
         wire::Agent {
             id: self.spec.id.to_string(),
             name: config.name.clone(),
             state: latest.view.state,
-            pid: latest.status.pid.filter(|_| exit.is_none()),
+            pid: status.pid.filter(|_| exit.is_none()),
             program: config.program.clone(),
             args: config.args.clone(),
             cwd: config.cwd.clone(),
@@ -94,21 +95,17 @@ impl RegisteredAgent {
             warnings: self.spec.warnings.clone(),
             runtime: self.runtime(),
             restart: config.restart.clone(),
-            run: latest.status.run,
+            run: status.run,
             started_at: times::format_ns(self.spec.created_at_ns),
             exited_at: exit.map(|exit| times::format_ns(exit.exited_at_ns)),
             exit: exit.map(ExitRecord::exit),
             exit_note: exit.and_then(|exit| self.exit_note(exit)),
             error: match exit {
                 Some(exit) => exit.error.clone(),
-                None => latest
-                    .status
-                    .stalled
-                    .clone()
-                    .or_else(|| latest.status.waiting.clone()),
+                None => status.stalled.as_ref().or(status.waiting.as_ref()).cloned(),
             },
-            stdout_bytes: latest.status.stdout,
-            stderr_bytes: latest.status.stderr,
+            stdout_bytes: status.stdout,
+            stderr_bytes: status.stderr,
             last_event_at: latest.view.last_activity.map(times::format_ms),
             view: (self.runtime() != AgentRuntime::Generic).then(|| latest.view.clone()),
         }

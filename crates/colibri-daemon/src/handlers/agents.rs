@@ -26,12 +26,8 @@ const MAX_PAGE_AGENTS: usize = 4096;
 pub(super) fn list(registry: &Registry, params: &ListParams) -> Result<RawResult, CallError> {
     let after = params.after.as_ref().map(|after| after.parse::<AgentId>());
     let after = after.transpose().map_err(CallError::invalid("after"))?;
-    let limit = params
-        .limit
-        .map_or(MAX_PAGE_AGENTS, |limit| {
-            usize::try_from(limit).unwrap_or(usize::MAX)
-        })
-        .clamp(1, MAX_PAGE_AGENTS);
+    let limit = params.limit.map_or(MAX_PAGE_AGENTS, |limit| limit as usize);
+    let limit = limit.clamp(1, MAX_PAGE_AGENTS);
     // The agents are encoded one by one: their encoded length limits the page.
     let mut page = ListResult::<RawResult>::default();
     let (mut bytes, mut last) = (0, None);

@@ -85,7 +85,15 @@ impl StreamMerge {
             match cursor.next(end)? {
                 Some(block) => return Ok(Some(block)),
                 // The journal is shorter than its known length: it was truncated or removed.
-                None => cursor.skip_lost(end),
+                None => {
+                    let from = cursor.offset;
+                    tracing::warn!(
+                        from,
+                        to = end,
+                        "cannot send output: its journal was truncated or removed"
+                    );
+                    cursor.offset = from.max(end);
+                }
             }
         }
     }
@@ -132,15 +140,6 @@ impl Cursor {
             }
         }
         Ok(block_end.min(end))
-    }
-
-    fn skip_lost(&mut self, end: u64) {
-        tracing::warn!(
-            from = self.offset,
-            to = end,
-            "cannot send output: its journal was truncated or removed"
-        );
-        self.offset = self.offset.max(end);
     }
 
     /// Returns the next block of a journal of length `end`, and advances; `None` if the journal has no more bytes. Bytes
