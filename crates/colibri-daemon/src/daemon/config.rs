@@ -10,19 +10,10 @@ use colibri_priv::Finding;
 use colibri_proto::{
     ChangedNames, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnRequest,
 };
-use colibri_spawner::AgentSpawnConfig;
 use parking_lot::{Mutex, RwLock};
 
 use super::DaemonState;
-use crate::errors::CallError;
 use crate::pool;
-
-/// Selects whether the environment file and the secrets of a profile are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ProfileSecrets {
-    Read,
-    Skip,
-}
 
 /// The settings in effect, and their sources.
 pub(crate) struct Configuration {
@@ -60,22 +51,9 @@ impl Configuration {
     /// Merges a spawn request with the profile that it names; the request takes precedence.
     ///
     /// # Errors
-    /// The profile or its environment file cannot be used.
-    pub(crate) async fn apply_profile(
-        &self,
-        params: SpawnRequest,
-        secrets: ProfileSecrets,
-    ) -> Result<AgentSpawnConfig, CallError> {
-        let file = self.current();
-        let config = pool::run(move || {
-            let profile = Profile::from(params).over(&file.profiles)?;
-            match secrets {
-                // The caller has put the secrets into `env`: the daemon's environment is not read.
-                ProfileSecrets::Read => profile.resolve(|_| None),
-                ProfileSecrets::Skip => profile.request.resolve().map_err(ProfileError::from),
-            }
-        });
-        Ok(config.await?)
+    /// The profile does not exist.
+    pub(crate) fn apply_profile(&self, params: SpawnRequest) -> Result<Profile, ProfileError> {
+        Profile::from(params).over(&self.current().profiles)
     }
 
     /// Returns all profiles, as clients see them.

@@ -1,13 +1,14 @@
 //! `spawn-agent`, `explain-spawn` and `restart-agent`.
 
+use colibri_config::ProfileError;
 use colibri_proto::{ExplainResult, RestartAgentParams, RestartResult, SpawnRequest, SpawnResult};
 use colibri_spawner::SpawnError;
 
 use super::control::grace;
 use super::find_agent;
 use crate::daemon::DaemonState;
-use crate::daemon::config::ProfileSecrets;
 use crate::errors::CallError;
+use crate::pool;
 use crate::registry::validate_name;
 
 pub(super) async fn spawn(
@@ -15,8 +16,10 @@ pub(super) async fn spawn(
     params: SpawnRequest,
 ) -> Result<SpawnResult, CallError> {
     daemon.check_running()?;
-    let config = daemon.config.apply_profile(params, ProfileSecrets::Read);
-    let agent = daemon.registry.spawn(&config.await?).await?;
+    let profile = daemon.config.apply_profile(params)?;
+    // The caller has put the secrets into `env`: the daemon's environment is not read.
+    let config = pool::run(move || profile.resolve(|_| None)).await?;
+    let agent = daemon.registry.spawn(&config).await?;
     Ok(SpawnResult {
         id: agent.spec.id.to_string(),
         warnings: agent.spec.warnings.clone(),
@@ -27,8 +30,8 @@ pub(super) async fn explain(
     daemon: &DaemonState,
     params: SpawnRequest,
 ) -> Result<ExplainResult, CallError> {
-    let config = daemon.config.apply_profile(params, ProfileSecrets::Skip);
-    let config = config.await?;
+    let config = daemon.config.apply_profile(params)?.request.resolve();
+    let config = config.map_err(ProfileError::from)?;
     validate_name(&config)?;
     let prepared = daemon.registry.spawner().explain(&config).await?;
     let (program, args) = prepared.command.into_parts();
