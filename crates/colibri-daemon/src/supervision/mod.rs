@@ -25,7 +25,7 @@ use crate::pool;
 use crate::times::now_ms;
 
 pub(crate) use ended::{parse_ended, read_view};
-use parser::{EventParser, LAST_BACKLOG_BYTES};
+use parser::{EventParser, LAST_BACKLOG_BYTES, MAX_BACKLOG_BYTES};
 
 /// Timeout for the first status of an adopted agent's shim, which contains the offset at which the run starts.
 const FIRST_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -136,7 +136,10 @@ impl AgentSupervisor {
                 let parsing = self.parser.parse_all(run_end, LAST_BACKLOG_BYTES, now);
                 self.parser = parsing.await;
             } else {
-                self.parser = self.parser.parse_some(run_end, now).await;
+                self.parser = self
+                    .parser
+                    .parse_some(run_end, MAX_BACKLOG_BYTES, now)
+                    .await;
                 is_behind = self.parser.is_behind(run_end);
             }
             if !is_behind {
@@ -152,7 +155,10 @@ impl AgentSupervisor {
             self.waiting.clone_from(&status.waiting);
             if self.parser.pane.needs_output() {
                 if !has_ended {
-                    self.parser = self.parser.parse_some(status.stdout, now).await;
+                    self.parser = self
+                        .parser
+                        .parse_some(status.stdout, MAX_BACKLOG_BYTES, now)
+                        .await;
                 }
             } else if written > self.active_bytes {
                 let last = match self.is_first_of_adopted() {

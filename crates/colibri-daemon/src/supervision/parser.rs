@@ -70,14 +70,6 @@ impl EventParser {
         self.parsed_bytes() < end
     }
 
-    /// Skips a backlog that is longer than `limit`, except its end. The incomplete line at the start of that end is skipped
-    /// too.
-    fn skip_backlog(&mut self, end: u64, limit: u64) {
-        if self.is_behind(end) && end - self.cursor > limit {
-            self.skip_to(end.saturating_sub(BACKLOG_TAIL_BYTES.min(limit)));
-        }
-    }
-
     fn skip_to(&mut self, offset: u64) {
         let skipped = offset.saturating_sub(self.cursor);
         self.cursor = offset;
@@ -88,16 +80,15 @@ impl EventParser {
         }
     }
 
-    /// Parses one slice of the output before `end`, after a backlog over [`MAX_BACKLOG_BYTES`] was skipped.
-    pub(super) async fn parse_some(mut self, end: u64, now: u64) -> Self {
-        self.skip_backlog(end, MAX_BACKLOG_BYTES);
-        self.parse_slice(end, now).await
-    }
-
-    async fn parse_slice(mut self, end: u64, now: u64) -> Self {
+    /// Parses one slice of the output before `end`. Skips a backlog that is longer than `limit`, except its end. The
+    /// incomplete line at the start of that end is skipped too.
+    pub(super) async fn parse_some(mut self, end: u64, limit: u64, now: u64) -> Self {
         self.read_failed = false;
         if !self.is_behind(end) {
             return self;
+        }
+        if end - self.cursor > limit {
+            self.skip_to(end.saturating_sub(BACKLOG_TAIL_BYTES.min(limit)));
         }
         pool::run_in(&pool::PARSE_SLOTS, move || {
             self.parse(end.min(self.cursor.saturating_add(SLICE_BYTES)), now);
@@ -106,15 +97,11 @@ impl EventParser {
         .await
     }
 
-    /// Parses all output before `end`, slice by slice, after a backlog over `limit` was skipped.
+    /// Parses all output before `end`, slice by slice, until a read fails. `limit` is that of [`Self::parse_some`].
     pub(super) async fn parse_all(mut self, end: u64, limit: u64, now: u64) -> Self {
         self.read_failed = false;
-        self.skip_backlog(end, limit);
         while self.is_behind(end) {
-            self = self.parse_slice(end, now).await;
-            if self.read_failed {
-                break;
-            }
+            self = self.parse_some(end, limit, now).await;
         }
         self
     }
