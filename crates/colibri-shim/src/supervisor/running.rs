@@ -222,30 +222,24 @@ impl RunningAgent {
         !self.program_started
     }
 
+    /// Sends a signal as a terminal does, to the agent's process group, or to all processes in its sandbox.
     fn deliver(&self, signal: &AgentSignal) -> SignalDelivery {
-        let delivery = self.send(signal.signal);
+        let mut delivery = SignalDelivery::default();
+        match self.leader().filter(|_| !self.is_wrapper) {
+            Some(leader) => match kill_process_group(leader, signal.signal) {
+                Ok(()) => delivery.sent = 1,
+                Err(Errno::PERM) => delivery.denied.push(self.pid()),
+                Err(_) => {}
+            },
+            None => {
+                let sent = descendants::signal_all(signal.signal, None, self.wrapper());
+                delivery = sent.unwrap_or_default();
+            }
+        }
         if signal.then_continue {
             self.continue_all();
         }
         delivery
-    }
-
-    /// Sends a signal as a terminal does, to the agent's process group, or to all processes in its sandbox.
-    fn send(&self, signal: Signal) -> SignalDelivery {
-        let Some(leader) = self.leader().filter(|_| !self.is_wrapper) else {
-            return descendants::signal_all(signal, None, self.wrapper()).unwrap_or_default();
-        };
-        match kill_process_group(leader, signal) {
-            Ok(()) => SignalDelivery {
-                sent: 1,
-                denied: Vec::new(),
-            },
-            Err(Errno::PERM) => SignalDelivery {
-                sent: 0,
-                denied: vec![self.pid()],
-            },
-            Err(_) => SignalDelivery::default(),
-        }
     }
 
     /// Sends CONT to all processes, because a stopped process handles no other signal. The wrapper gets it too: a
