@@ -153,7 +153,7 @@ impl ClientConnection {
         if let Some(mut subscriber) = new {
             let (number, registry) = (subscriber.number, self.daemon.registry.clone());
             let task = match subscriber.agent.take() {
-                Some(agent) => tokio::spawn(subscription::follow_present(agent, subscriber)),
+                Some(agent) => tokio::spawn(subscription::follow(agent, subscriber, None)),
                 None => tokio::spawn(subscription::follow_all(registry, subscriber)),
             };
             self.subscriptions.insert(number, task);

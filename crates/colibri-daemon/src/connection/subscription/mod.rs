@@ -83,15 +83,6 @@ fn send_in(room: Permit<'_, Vec<u8>>, notification: &Notification) {
     }
 }
 
-/// Follows an agent that was in the registry before the subscription, until its end or the connection's.
-pub(super) async fn follow_present(
-    agent: Arc<RegisteredAgent>,
-    subscriber: Subscriber,
-) -> Result<(), Closed> {
-    let before = agent.latest.borrow().clone();
-    follow(agent, subscriber, before).await
-}
-
 /// Follows an agent that was added after the subscription, from its first byte.
 async fn follow_new(agent: Arc<RegisteredAgent>, mut subscriber: Subscriber) -> Result<(), Closed> {
     subscriber.params.from_offset.get_or_insert(0);
@@ -109,17 +100,19 @@ async fn follow_new(agent: Arc<RegisteredAgent>, mut subscriber: Subscriber) -> 
             .await?;
     }
     let before = AgentSnapshot::new(&new_pane(&agent.spec), &ShimStatus::default(), None);
-    follow(agent, subscriber, before).await
+    follow(agent, subscriber, Some(before)).await
 }
 
-/// Sends the events after `before` and the output of an agent.
-async fn follow(
+/// Sends the events and the output of an agent until its end or the connection's: the events after `before`, or after the
+/// latest snapshot.
+pub(super) async fn follow(
     agent: Arc<RegisteredAgent>,
     subscriber: Subscriber,
-    mut before: AgentSnapshot,
+    before: Option<AgentSnapshot>,
 ) -> Result<(), Closed> {
     let mut latest = agent.latest.subscribe();
     let mut now = latest.borrow_and_update().clone();
+    let mut before = before.unwrap_or_else(|| now.clone());
     let mut output = OutputSender::new(&agent, &subscriber, subscriber.start_offsets(&now));
     let mut is_first = true;
     loop {
@@ -179,7 +172,7 @@ pub(super) async fn follow_all(
         known.insert(agent.spec.id.clone());
         // Agents that have already ended can be listed and read.
         if !agent.has_ended() {
-            tasks.spawn(follow_present(agent, subscriber.clone()));
+            tasks.spawn(follow(agent, subscriber.clone(), None));
         }
     }
     loop {

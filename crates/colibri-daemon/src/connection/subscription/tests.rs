@@ -65,7 +65,7 @@ async fn exit_event_waits_for_unreadable_output() {
         ..SubscribeParams::default()
     };
     let (frames, mut queue) = mpsc::channel(8);
-    let task = tokio::spawn(follow_present(agent, subscriber(params, frames)));
+    let task = tokio::spawn(follow(agent, subscriber(params, frames), None));
     assert_eq!(next(&mut queue).await["method"], "agent-state");
     let early = tokio::time::timeout(READ_RETRY_DELAY * 2, queue.recv()).await;
     assert!(early.is_err(), "{early:?}");
