@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use colibri_spawner::{AgentId, AgentName, AgentSpawnConfig, AgentSpec, SpawnError};
+use colibri_spawner::{AgentName, AgentSpawnConfig, AgentSpec, SpawnError};
 use parking_lot::RwLock;
 
 use super::{Agents, Registry};
@@ -50,8 +50,10 @@ impl Registry {
         let holder = |field: fn(&AgentSpawnConfig) -> &Option<String>| {
             let value = field(config).as_ref()?;
             let holds = |other: &AgentSpawnConfig| field(other).as_ref() == Some(value);
-            let id = agents.running_id(agents.find(holds).next()?);
-            Some((value.clone(), id))
+            let id = &agents.find(holds).next()?.id;
+            // A spawn in progress has no id yet.
+            let running_id = agents.running.contains_key(id).then(|| id.clone());
+            Some((value.clone(), running_id))
         };
         if let Some((key, id)) = holder(|config| &config.autostart) {
             return Err(SpawnError::AutostartInUse { key, id });
@@ -85,12 +87,6 @@ impl Agents {
             .map(|agent| &*agent.spec);
         let pending = self.pending.iter().map(|spec| &**spec);
         running.chain(pending.filter(move |spec| matches(&spec.config)))
-    }
-
-    /// Returns the id of a running agent; `None` for a spawn in progress.
-    fn running_id(&self, spec: &AgentSpec) -> Option<AgentId> {
-        let running = self.running.contains_key(&spec.id);
-        running.then(|| spec.id.clone())
     }
 }
 
