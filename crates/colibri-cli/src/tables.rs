@@ -132,10 +132,15 @@ pub(crate) fn short_age(seconds: i64) -> String {
 
 /// Formats a size in one unit.
 pub(crate) fn short_bytes(bytes: u64) -> String {
-    match bytes {
-        b @ 0..10_000 => format!("{b}B"),
-        b @ 10_000..10_000_000 => format!("{}kB", b / 1000),
-        b => format!("{}MB", b / 1_000_000),
+    short_count(bytes, "B")
+}
+
+/// Formats a count with a decimal prefix of its unit.
+pub(crate) fn short_count(count: u64, unit: &str) -> String {
+    match count {
+        n @ 0..10_000 => format!("{n}{unit}"),
+        n @ 10_000..10_000_000 => format!("{}k{unit}", n / 1000),
+        n => format!("{}M{unit}", n / 1_000_000),
     }
 }
 

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use colibri_client::{AgentEntry, AgentState};
 use jiff::Timestamp;
 
-use crate::tables::{age, jail_name, list_order, short_bytes};
+use crate::tables::{age, jail_name, list_order, short_bytes, short_count};
 
 /// A column of the table; the declared order is the order from left to right.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +35,17 @@ use Column::{
 const PREFERRED_NAME: u16 = 18;
 /// Number of cells between two columns.
 pub(super) const GAP: u16 = 1;
+
+/// The states by urgency: agents that need the user are first, ended ones last.
+pub(super) const STATES: [AgentState; 7] = [
+    AgentState::Blocked,
+    AgentState::Stalled,
+    AgentState::Working,
+    AgentState::Starting,
+    AgentState::Idle,
+    AgentState::Error,
+    AgentState::Done,
+];
 
 impl Column {
     /// All columns, from left to right.
@@ -114,7 +125,7 @@ impl Column {
             Age => age(&agent.started_at, now),
             Output => short_bytes(output(entry)),
             Turns => view.map_or_else(dash, |view| view.turns.to_string()),
-            Tokens => view.map_or_else(dash, |_| short_count(tokens(entry))),
+            Tokens => view.map_or_else(dash, |_| short_count(tokens(entry), "")),
             Cost => view.map_or_else(dash, |view| cost(view.cost_usd)),
             Runtime => agent.runtime.to_string(),
             Jail => jail(entry).to_owned(),
@@ -169,56 +180,38 @@ pub(super) fn by_age(a: &AgentEntry, b: &AgentEntry, oldest_first: bool) -> Orde
 
 /// Returns the columns that fit a screen of this width, from left to right, with their widths.
 pub(super) fn fitting(width: u16) -> Vec<(Column, u16)> {
-    let mut chosen: Vec<(Column, u16)> = Vec::new();
-    let mut used = 0;
-    for column in Column::BY_PRIORITY {
+    let (_, name, _) = Name.layout();
+    let mut chosen = vec![(Name, name.min(width))];
+    let mut left = width.saturating_sub(name);
+    for column in Column::BY_PRIORITY.into_iter().skip(1) {
         let (_, min, _) = column.layout();
-        let gap = if chosen.is_empty() { 0 } else { GAP };
-        if used + gap + min <= width {
-            used += gap + min;
-            chosen.push((column, min));
-        } else if chosen.is_empty() {
-            // The screen is narrower than the name.
-            used = width;
-            chosen.push((column, width));
-        } else {
+        let Some(rest) = left.checked_sub(GAP + min) else {
             break;
-        }
+        };
+        left = rest;
+        chosen.push((column, min));
     }
-    let mut left = width - used;
     if let Some((Name, width)) = chosen.first_mut() {
         let more = left.min(PREFERRED_NAME.saturating_sub(*width));
         *width += more;
         left -= more;
     }
-    while left > 0 {
-        let before = left;
+    // One cell for each column that may grow, until no cell is left.
+    for _ in 0..left {
         for (column, width) in &mut chosen {
             let (_, _, max) = column.layout();
-            if left > 0 && *width < max {
-                *width += 1;
-                left -= 1;
-            }
-        }
-        if left == before {
-            break;
+            let more = u16::from(left > 0 && *width < max);
+            *width += more;
+            left -= more;
         }
     }
     chosen.sort_unstable();
     chosen
 }
 
-/// Returns the rank of a state: agents that need the user are first, ended ones last.
-fn urgency(state: AgentState) -> u8 {
-    match state {
-        AgentState::Blocked => 0,
-        AgentState::Stalled => 1,
-        AgentState::Working => 2,
-        AgentState::Starting => 3,
-        AgentState::Idle => 4,
-        AgentState::Error => 5,
-        AgentState::Done => 6,
-    }
+/// Returns the index of a state in [`STATES`].
+fn urgency(state: AgentState) -> Option<usize> {
+    STATES.iter().position(|other| *other == state)
 }
 
 pub(super) fn name(entry: &AgentEntry) -> &str {
@@ -243,19 +236,8 @@ fn tokens(entry: &AgentEntry) -> u64 {
 }
 
 fn percent(share: f64) -> String {
-    if share < 9.95 {
-        format!("{share:.1}%")
-    } else {
-        format!("{share:.0}%")
-    }
-}
-
-pub(super) fn short_count(count: u64) -> String {
-    match count {
-        n @ 0..10_000 => n.to_string(),
-        n @ 10_000..10_000_000 => format!("{}k", n / 1000),
-        n => format!("{}M", n / 1_000_000),
-    }
+    let decimals = usize::from(share < 9.95);
+    format!("{share:.decimals$}%")
 }
 
 pub(super) fn cost(dollars: f64) -> String {
@@ -322,7 +304,7 @@ mod tests {
             assert_eq!(cost(dollars), text);
         }
         for (count, text) in [(9999, "9999"), (10_000, "10k"), (12_345_678, "12M")] {
-            assert_eq!(short_count(count), text);
+            assert_eq!(short_count(count, ""), text);
         }
         for (share, text) in [(0.0, "0.0%"), (9.96, "10%"), (1600.0, "1600%")] {
             assert_eq!(percent(share), text);

@@ -7,13 +7,13 @@ use ratatui::Frame;
 use ratatui::layout::{Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span, Text};
-use ratatui::widgets::Paragraph;
+use ratatui::widgets::{Paragraph, Wrap};
 
 use super::app::{App, Mode};
-use super::columns::{self, Column, GAP};
+use super::columns::{self, Column, GAP, STATES};
 use super::keys::{HELP, NOTES};
 use crate::output::sanitize;
-use crate::tables::{command, short_exit};
+use crate::tables::{command, short_count, short_exit};
 
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const DIM: Style = Style::new().add_modifier(Modifier::DIM);
@@ -62,17 +62,6 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App, now: Timestamp, in_colour: 
         frame.set_cursor_position(cursor);
     }
 }
-
-/// The states in the order of their counts.
-const STATES: [AgentState; 7] = [
-    AgentState::Blocked,
-    AgentState::Stalled,
-    AgentState::Error,
-    AgentState::Working,
-    AgentState::Starting,
-    AgentState::Idle,
-    AgentState::Done,
-];
 
 struct Pen<'a, 'b> {
     frame: &'a mut Frame<'b>,
@@ -207,7 +196,8 @@ impl Pen<'_, '_> {
         }
         if let Some(view) = &agent.view {
             parts.push(counted(view.turns, "turn", "turns"));
-            let [read, written] = [view.input_tokens, view.output_tokens].map(columns::short_count);
+            let [read, written] =
+                [view.input_tokens, view.output_tokens].map(|tokens| short_count(tokens, ""));
             parts.push(format!("{read}+{written} tokens"));
             parts.push(columns::cost(view.cost_usd));
         }
@@ -223,19 +213,21 @@ impl Pen<'_, '_> {
             };
         }
         let command = format!("$ {}", sanitize(&command(agent), 400));
-        let error = error.unwrap_or_default();
-        let mut left = error.as_str();
-        for (index, area) in area.rows().enumerate() {
-            match index {
-                0 => self.put(area, &summary, BOLD),
-                1 => self.put(area, &command, Style::new()),
-                _ => {
-                    let (line, rest) = left.split_at(fitting(left, area.width));
-                    self.put(area, line, red);
-                    left = rest;
-                }
-            }
-        }
+        let error = Paragraph::new(error.unwrap_or_default()).style(red);
+        let [first, second] = [0, 1].map(|row| Rect {
+            y: area.y + row,
+            height: 1,
+            ..area
+        });
+        let rest = Rect {
+            y: area.y + 2,
+            height: area.height - 2,
+            ..area
+        };
+        self.put(first, &summary, BOLD);
+        self.put(second, &command, Style::new());
+        self.frame
+            .render_widget(error.wrap(Wrap { trim: true }), rest);
     }
 
     /// Draws the last line; returns the position of its cursor.
@@ -318,17 +310,6 @@ fn cursor(line: Rect, x: u16) -> Position {
 
 fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
-}
-
-/// Returns how many bytes of a text fit into `width` cells.
-fn fitting(text: &str, width: u16) -> usize {
-    let mut used = 0;
-    text.char_indices()
-        .find(|(_, c)| {
-            used += cells(c.encode_utf8(&mut [0; 4]));
-            used > width
-        })
-        .map_or(text.len(), |(at, _)| at)
 }
 
 /// Returns the width of a text in cells.
