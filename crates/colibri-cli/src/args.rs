@@ -12,7 +12,7 @@ use clap_complete::Shell;
 use colibri_client::Stream;
 
 pub(crate) use self::spawn::{ProfileSettings, Spawn, milliseconds};
-use self::values::{age, agent, duration, since, stream};
+use self::values::{age, agent, duration, one_of, since};
 
 /// Parses the command line of this process. Prints help or a usage error and exits if it contains no command.
 pub(crate) fn parse() -> Arguments {
@@ -262,7 +262,7 @@ pub(crate) struct LogsArgs {
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// Print only this stream; by default stdout goes to stdout and stderr to stderr
-    #[arg(long, value_parser = stream())]
+    #[arg(long, value_parser = one_of::<Stream>(&["stdout", "stderr"]))]
     pub(crate) stream: Option<Stream>,
     /// Start at this byte [default: the oldest kept byte]
     #[arg(long, value_name = "OFFSET")]

@@ -1,13 +1,13 @@
 //! The state and counters of an agent, as clients see them.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
+use strum::Display;
 
 /// State of an agent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Display, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum AgentState {
     /// It runs and has written nothing yet.
     #[default]
@@ -26,19 +26,14 @@ pub enum AgentState {
     Error,
 }
 
-impl fmt::Display for AgentState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The serialized name.
-        self.serialize(f)
-    }
-}
-
 /// Activity of a working agent while no tool runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 #[non_exhaustive]
 pub enum Activity {
     /// It waits for its model.
+    #[strum(to_string = "waiting for its model")]
     Waiting,
     /// The model thinks.
     Thinking,
@@ -47,19 +42,8 @@ pub enum Activity {
     /// It compacts its history.
     Compacting,
     /// It waits to retry after a failure.
+    #[strum(to_string = "waiting to retry")]
     Retrying,
-}
-
-impl fmt::Display for Activity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Waiting => "waiting for its model",
-            Self::Thinking => "thinking",
-            Self::Writing => "writing",
-            Self::Compacting => "compacting",
-            Self::Retrying => "waiting to retry",
-        })
-    }
 }
 
 /// State and counters of an agent, derived from its output. Texts are sanitized and bounded; times are in the caller's

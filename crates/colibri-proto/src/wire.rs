@@ -3,6 +3,7 @@
 use colibri_types::{Finding, KillOutcome};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString};
 
 use crate::OutputData;
 
@@ -135,8 +136,11 @@ pub struct InputResult {
 }
 
 /// An output stream of an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Display, EnumString,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Stream {
     /// Standard output.
     Stdout,

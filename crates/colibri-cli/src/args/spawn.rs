@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::env::VarError;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use colibri_client::{
     AgentRuntime, Cpus, Env, JailConfig, Limits, MountConfig, RestartPolicy, RestartWhen, Size,
     SpawnRequest, Umask, WallTime,
@@ -15,7 +13,7 @@ use colibri_client::{
 use colibri_config::env_file::{self, AllowedReaders};
 use colibri_types::AgentName;
 
-use super::values::duration;
+use super::values::{duration, one_of};
 use crate::error::CliError;
 use crate::paths::{CurrentDir, normalize_in_jail};
 
@@ -227,16 +225,6 @@ impl Spawn {
         variables.extend(self.env.iter().cloned());
         Ok(variables)
     }
-}
-
-/// Returns a parser of one of `names`.
-fn one_of<T: FromStr + Clone + Send + Sync + 'static>(
-    names: &'static [&'static str],
-) -> impl TypedValueParser<Value = T>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
 }
 
 /// Returns a duration in milliseconds; saturates.

@@ -1,9 +1,10 @@
 //! Parsers of option values.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use colibri_client::{ResolveError, Stream, WallTime, refuse_blank};
+use colibri_client::{ResolveError, WallTime, refuse_blank};
 use jiff::Timestamp;
 
 /// Parses a time, or an age before now.
@@ -11,12 +12,14 @@ pub(super) fn since(text: &str) -> Result<Timestamp, String> {
     crate::logs::since(text, Timestamp::now())
 }
 
-/// Returns a parser of the name of an output stream.
-pub(super) fn stream() -> impl TypedValueParser<Value = Stream> {
-    PossibleValuesParser::new(["stdout", "stderr"]).map(|name| match name.as_str() {
-        "stdout" => Stream::Stdout,
-        _ => Stream::Stderr,
-    })
+/// Returns a parser of one of `names`.
+pub(super) fn one_of<T: FromStr + Clone + Send + Sync + 'static>(
+    names: &'static [&'static str],
+) -> impl TypedValueParser<Value = T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
 }
 
 /// Refuses an empty agent selector before any request is sent: it is usually an unset shell variable.

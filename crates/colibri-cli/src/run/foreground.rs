@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use colibri_client::{
-    ClientError, CurrentClient, Exit, ExitEvent, KillParams, KillResult, OutputChunk, Stream,
+    ClientError, CurrentClient, Exit, ExitEvent, KillParams, KillResult, OutputChunk,
 };
 use rustix::process::Signal;
 use tokio::task::JoinSet;
@@ -235,12 +235,9 @@ impl ForegroundAgent {
         if self.written == OutputState::Complete {
             self.written = OutputState::Incomplete;
         }
-        let name = match failure.stream {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
-        };
         output::message(&format!(
             "cannot write the agent's {name}: {error}; the agent keeps running; see the rest with colibri logs --stream {name} {id}",
+            name = failure.stream,
             error = failure.error,
             id = self.id
         ));

@@ -197,7 +197,7 @@ pub(super) fn fitting(width: u16) -> Vec<(Column, u16)> {
         left -= more;
     }
     // One cell for each column that may grow, until no cell is left.
-    for _ in 0..left {
+    for _ in 0..width {
         for (column, width) in &mut chosen {
             let (_, _, max) = column.layout();
             let more = u16::from(left > 0 && *width < max);
