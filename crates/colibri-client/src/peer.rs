@@ -5,9 +5,7 @@ use colibri_sys::passwd;
 
 /// Users whose daemon is trusted: root, the user of this process, and optionally one configured user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TrustedUsers {
-    configured: Option<u32>,
-}
+pub struct TrustedUsers(Option<u32>);
 
 /// A name that no user of this host has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,9 +18,7 @@ impl TrustedUsers {
     /// Trusts root, the user of this process and `uid`.
     #[must_use]
     pub fn with_uid(uid: u32) -> Self {
-        Self {
-            configured: Some(uid),
-        }
+        Self(Some(uid))
     }
 
     /// Trusts root, the user of this process and `user`, given by name or number.
@@ -39,7 +35,7 @@ impl TrustedUsers {
     }
 
     pub(crate) fn trusts(self, uid: u32) -> bool {
-        uid == 0 || uid == own_uid() || self.configured == Some(uid)
+        uid == 0 || uid == own_uid() || self.0 == Some(uid)
     }
 }
 

@@ -81,17 +81,12 @@ impl FrameDecoder {
     }
 }
 
-/// Encodes a value as one line with its LF.
+/// Encodes a value as one line with its LF. The value contains a text of `text_length` bytes, which sizes the buffer.
 ///
 /// # Errors
 /// The value does not fit into a frame, or has no JSON form, which does not happen for types of this crate.
-pub fn encode_frame<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
-    encode_sized(value, 0)
-}
-
-/// Encodes like [`encode_frame`], with a buffer for a value that consists mostly of a text of `text_length` bytes.
-pub(crate) fn encode_sized<T: Serialize>(
-    value: &T,
+pub(crate) fn encode_frame(
+    value: &impl Serialize,
     text_length: usize,
 ) -> Result<Vec<u8>, FrameError> {
     // With room for one escape per line.
@@ -155,10 +150,10 @@ mod tests {
     #[cfg_attr(miri, ignore = "megabytes take an interpreter minutes")]
     fn too_long_value_is_not_encoded() {
         assert_eq!(
-            encode_frame(&"x".repeat(MAX_FRAME)),
+            encode_frame(&"x".repeat(MAX_FRAME), 0),
             Err(FrameError::TooLong)
         );
-        assert_eq!(encode_frame(&"\n").unwrap(), b"\"\\n\"\n");
+        assert_eq!(encode_frame(&"\n", 0).unwrap(), b"\"\\n\"\n");
     }
 
     proptest! {

@@ -14,7 +14,7 @@ mod schema;
 mod wire;
 
 pub use agents::{Agent, ListParams, ListResult, Run, RunsResult, Usage, UsageParams, UsageResult};
-pub use codec::{FrameDecoder, FrameError, MAX_FRAME, encode_frame};
+pub use codec::{FrameDecoder, FrameError, MAX_FRAME};
 pub use colibri_glasspane::{AgentState, AgentView};
 pub use colibri_jail_core::{Cpus, JailConfig, Limits, MountConfig, Size, Umask, WallTime};
 pub use colibri_types::{

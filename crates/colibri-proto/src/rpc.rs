@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use strum::{IntoStaticStr, VariantNames};
 
 use crate::agents::{ListParams, UsageParams};
-use crate::codec::encode_sized;
+use crate::codec::encode_frame;
 use crate::events::{
     ExitEvent, KillEvent, MissedEvent, OutputEvent, RemovedEvent, RunEvent, SpawnedEvent,
     StateEvent,
@@ -123,7 +123,7 @@ impl Response {
     /// The response does not fit into a frame.
     pub fn encode(&self) -> Result<Vec<u8>, crate::FrameError> {
         let length = self.result.as_ref().map_or(0, |result| result.get().len());
-        encode_sized(self, length)
+        encode_frame(self, length)
     }
 
     /// Returns the result.
@@ -188,7 +188,7 @@ impl Notification {
             id: None,
             body: self,
         };
-        encode_sized(&framed, length)
+        encode_frame(&framed, length)
     }
 }
 
@@ -198,11 +198,12 @@ impl Call {
     /// # Errors
     /// The request does not fit into a frame.
     pub fn encode(&self, id: u64) -> Result<Vec<u8>, crate::FrameError> {
-        crate::encode_frame(&Framed {
+        let framed = Framed {
             jsonrpc: Version::Two,
             id: Some(id),
             body: self,
-        })
+        };
+        encode_frame(&framed, 0)
     }
 }
 
