@@ -26,56 +26,55 @@ pub(crate) async fn status(global: &Global, ids: &[String], json: bool) -> Resul
 }
 
 fn page(agent: &Agent, now: Timestamp) -> String {
-    let mut rows = vec![("id", agent.id.clone())];
-    rows.extend(agent.name.clone().map(|name| ("name", name)));
-    rows.push(("state", state(agent, now)));
-    rows.extend(agent.error.clone().map(|error| ("because", error)));
-    rows.extend(
-        agent
-            .warnings
-            .iter()
-            .map(|warning| ("warning", warning.clone())),
-    );
-    rows.push(("runtime", agent.runtime.to_string()));
-    rows.push(("command", command(agent)));
-    rows.push((
-        "started",
-        format!("{} (run {})", agent.started_at, agent.run),
-    ));
+    let mut page = Page::default();
+    page.rows("id", [&agent.id]);
+    page.rows("name", &agent.name);
+    page.rows("state", [state(agent, now)]);
+    page.rows("because", &agent.error);
+    page.rows("warning", &agent.warnings);
+    page.rows("runtime", [agent.runtime.as_str()]);
+    page.rows("command", [command(agent)]);
+    let started = format!("{} (run {})", agent.started_at, agent.run);
+    page.rows("started", [started]);
     if let Some(exited_at) = &agent.exited_at {
-        rows.push(("ended", format!("{exited_at} ({})", full_exit(agent.exit))));
+        let exit = full_exit(agent.exit);
+        page.rows("ended", [format!("{exited_at} ({exit})")]);
     }
     let [stdout, stderr] = [agent.stdout_bytes, agent.stderr_bytes].map(short_bytes);
     let last = agent.last_event_at.as_ref();
     let last = last.map_or(String::new(), |at| format!(", last at {at}"));
-    rows.push(("output", format!("{stdout} stdout, {stderr} stderr{last}")));
+    page.rows(
+        "output",
+        [format!("{stdout} stdout, {stderr} stderr{last}")],
+    );
     if let Some(view) = &agent.view {
-        rows.push(("turns", view.turns.to_string()));
-        rows.push((
-            "tokens",
-            format!(
-                "{} read, {} from a cache or to it, {} written",
-                view.input_tokens, view.cached_tokens, view.output_tokens
-            ),
-        ));
-        rows.push(("cost", format!("${:.4}", view.cost_usd)));
-        if view.queued > 0 {
-            rows.push(("queued", format!("{} prompt(s)", view.queued)));
-        }
-        if view.malformed_lines > 0 {
-            rows.push((
-                "malformed",
-                format!(
-                    "{} of {} lines are not events",
-                    view.malformed_lines, view.events
-                ),
-            ));
-        }
-        rows.extend(view.last_error.clone().map(|error| ("last error", error)));
+        page.rows("turns", [view.turns.to_string()]);
+        let [read, cached, written] = [view.input_tokens, view.cached_tokens, view.output_tokens];
+        let tokens = format!("{read} read, {cached} from a cache or to it, {written} written");
+        page.rows("tokens", [tokens]);
+        page.rows("cost", [format!("${:.4}", view.cost_usd)]);
+        let queued = format!("{} prompt(s)", view.queued);
+        page.rows("queued", Some(queued).filter(|_| view.queued > 0));
+        let malformed = view.malformed_lines;
+        let text = format!("{malformed} of {} lines are not events", view.events);
+        page.rows("malformed", Some(text).filter(|_| malformed > 0));
+        page.rows("last error", &view.last_error);
     }
-    let row =
-        |(name, value): &(&str, String)| format!("{name:<10}  {}\n", sanitize(value, MAX_VALUE));
-    rows.iter().map(row).collect()
+    page.0
+}
+
+/// Rows of names and values.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    /// Adds a row for each value. Untrusted text is sanitized.
+    fn rows(&mut self, name: &str, values: impl IntoIterator<Item = impl AsRef<str>>) {
+        for value in values {
+            let value = sanitize(value.as_ref(), MAX_VALUE);
+            self.0.push_str(&format!("{name:<10}  {value}\n"));
+        }
+    }
 }
 
 /// Formats the state, its duration, and the current tool or activity.

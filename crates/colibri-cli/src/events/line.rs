@@ -98,7 +98,7 @@ impl EventKind {
 
     /// Formats the event: one line, or one for each line of output.
     fn to_lines(&self) -> Vec<String> {
-        let merged = |count: &u64, which: &str| match count {
+        let note = |merged: &u64, which: &str| match merged {
             0 => String::new(),
             count => format!(" [{count} {which} merged]"),
         };
@@ -113,34 +113,30 @@ impl EventKind {
             Self::State {
                 state,
                 previous_state,
-                merged: count,
+                merged,
                 current_tool,
                 error,
             } => {
                 // Without a change of the state, the tool or the error has changed.
-                let from = previous_state.filter(|from| from != state || *count > 0);
+                let from = previous_state.filter(|from| from != state || *merged > 0);
                 let from = from.map_or(String::new(), |from| format!("{from} -> "));
                 let to = output::coloured(&state.to_string(), "1");
-                let between = merged(count, "in between");
+                let between = note(merged, "in between");
                 let tool = in_parentheses(current_tool);
                 format!("state   {from}{to}{between}{tool}{}", in_parentheses(error))
             }
-            Self::Run {
-                run,
-                merged: count,
-                error,
-            } => {
-                let before = merged(count, "before");
+            Self::Run { run, merged, error } => {
+                let before = note(merged, "before");
                 format!("run     {run}{before}{}", in_parentheses(error))
             }
             Self::Kill {
                 signal,
                 escalate,
                 uid,
-                merged: count,
+                merged,
             } => {
                 let then = if *escalate { ", then KILL" } else { "" };
-                let before = merged(count, "before");
+                let before = note(merged, "before");
                 format!("kill    {signal}{then}, by uid {uid}{before}")
             }
             Self::Exit { exit, error, .. } => {

@@ -134,17 +134,10 @@ impl App {
 
     /// Filters and sorts the agents.
     pub(super) fn arrange(&mut self) {
-        let words: Vec<String> = self
-            .filter
-            .value()
-            .split_whitespace()
-            .map(str::to_lowercase)
-            .collect();
-        let mut found: Vec<&AgentEntry> = self
-            .roster
-            .iter()
-            .filter(|entry| matches(entry, &words))
-            .collect();
+        let filter = self.filter.value().to_lowercase();
+        let words: Vec<&str> = filter.split_whitespace().collect();
+        let entries = self.roster.iter();
+        let mut found: Vec<_> = entries.filter(|entry| matches(entry, &words)).collect();
         found.sort_by(|a, b| {
             if self.sort == Column::Age {
                 return columns::by_age(a, b, self.descending);
@@ -164,7 +157,7 @@ impl App {
 }
 
 /// Returns whether the text of the agent contains each word.
-fn matches(entry: &AgentEntry, words: &[String]) -> bool {
+fn matches(entry: &AgentEntry, words: &[&str]) -> bool {
     if words.is_empty() {
         return true;
     }

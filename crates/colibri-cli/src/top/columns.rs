@@ -104,32 +104,24 @@ impl Column {
         let agent = &entry.agent;
         let view = agent.view.as_ref();
         let usage = entry.usage.as_ref();
-        let dash = || "-".to_owned();
-        match self {
-            Name => match &agent.name {
-                Some(name) => name.clone(),
-                None if with_id => dash(),
-                None => agent.id.clone(),
-            },
-            Id => agent.id.clone(),
-            State => agent.state.to_string(),
-            Since => entry
-                .since
-                .as_deref()
-                .map_or_else(dash, |since| age(since, now)),
-            Tool => entry.current_tool.clone().unwrap_or_else(dash),
-            Cpu => usage
-                .and_then(|usage| usage.cpu_percent)
-                .map_or_else(dash, percent),
-            Memory => usage.map_or_else(dash, |usage| short_bytes(usage.last.memory_bytes)),
-            Age => age(&agent.started_at, now),
-            Output => short_bytes(output(entry)),
-            Turns => view.map_or_else(dash, |view| view.turns.to_string()),
-            Tokens => view.map_or_else(dash, |_| short_count(tokens(entry), "")),
-            Cost => view.map_or_else(dash, |view| cost(view.cost_usd)),
-            Runtime => agent.runtime.to_string(),
-            Jail => jail(entry).to_owned(),
-        }
+        let text = match self {
+            Name if with_id => agent.name.clone(),
+            Name => Some(name(entry).to_owned()),
+            Id => Some(agent.id.clone()),
+            State => Some(agent.state.to_string()),
+            Since => entry.since.as_deref().map(|since| age(since, now)),
+            Tool => entry.current_tool.clone(),
+            Cpu => usage.and_then(|usage| usage.cpu_percent).map(percent),
+            Memory => usage.map(|usage| short_bytes(usage.last.memory_bytes)),
+            Age => Some(age(&agent.started_at, now)),
+            Output => Some(short_bytes(output(entry))),
+            Turns => view.map(|view| view.turns.to_string()),
+            Tokens => view.map(|_| short_count(tokens(entry), "")),
+            Cost => view.map(|view| cost(view.cost_usd)),
+            Runtime => Some(agent.runtime.to_string()),
+            Jail => Some(jail(entry).to_owned()),
+        };
+        text.unwrap_or_else(|| "-".to_owned())
     }
 
     /// Compares two agents by this column.
@@ -223,10 +215,8 @@ pub(super) fn jail(entry: &AgentEntry) -> &str {
 }
 
 fn output(entry: &AgentEntry) -> u64 {
-    entry
-        .agent
-        .stdout_bytes
-        .saturating_add(entry.agent.stderr_bytes)
+    let agent = &entry.agent;
+    agent.stdout_bytes.saturating_add(agent.stderr_bytes)
 }
 
 fn tokens(entry: &AgentEntry) -> u64 {
