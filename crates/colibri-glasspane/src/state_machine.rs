@@ -14,7 +14,7 @@
 //!
 //! A generic agent has no events: output leads to `working`, and 10 s without output to `idle`.
 
-use crate::events::{self, EventEffect, ToolChange};
+use crate::events::{self, EventEffect, ToolChange, ToolStep};
 use crate::line_splitter::LineSplitter;
 use crate::sanitize::sanitize_line;
 use crate::{AgentRuntime, AgentState, AgentView, Exit, ExitReason, ExitStatus};
@@ -220,27 +220,26 @@ impl Glasspane {
     /// Updates the running tools. Tools run in parallel, and one of them may wait for a person: an event of a tool that
     /// has already progressed does not end the blocked state.
     fn apply_tool_change(&mut self, change: ToolChange, now: u64) {
-        let find = |tools: &[RunningTool], id: &str| {
-            tools.iter().position(|tool| tool.id == truncate_id(id))
-        };
-        let had_progressed = match change {
-            ToolChange::Started { id, name } => {
+        let id = truncate_id(&change.id);
+        let index = self.tools.iter().position(|tool| tool.id == id);
+        let had_progressed = match (change.step, index) {
+            (ToolStep::Started(name), _) => {
                 if self.tools.len() >= MAX_TOOLS {
                     self.tools.remove(0);
                 }
                 self.tools.push(RunningTool {
-                    id: truncate_id(&id).to_owned(),
+                    id: id.to_owned(),
                     name: sanitize_line(&name, MAX_CHARS),
                     progressed: false,
                 });
                 false
             }
-            ToolChange::Progressed { id } => find(&self.tools, &id)
-                .and_then(|index| self.tools.get_mut(index))
-                .is_some_and(|tool| std::mem::replace(&mut tool.progressed, true)),
-            ToolChange::Ended { id } => {
-                find(&self.tools, &id).is_some_and(|index| self.tools.remove(index).progressed)
+            (ToolStep::Progressed, Some(index)) => {
+                let tool = self.tools.get_mut(index);
+                tool.is_some_and(|tool| std::mem::replace(&mut tool.progressed, true))
             }
+            (ToolStep::Ended, Some(index)) => self.tools.remove(index).progressed,
+            (_, None) => false,
         };
         let current_tool = self.tools.last().map(|tool| tool.name.clone());
         if self.view.current_tool != current_tool {

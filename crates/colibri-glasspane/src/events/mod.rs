@@ -21,12 +21,20 @@ pub(crate) struct EventEffect {
     pub(crate) queued: Option<u64>,
 }
 
-/// A change of a running tool, identified by the id of its call.
+/// A change of a running tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ToolChange {
-    Started { id: String, name: String },
-    Progressed { id: String },
-    Ended { id: String },
+pub(crate) struct ToolChange {
+    /// Id of its call.
+    pub(crate) id: String,
+    pub(crate) step: ToolStep,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ToolStep {
+    /// The tool of this name started.
+    Started(String),
+    Progressed,
+    Ended,
 }
 
 /// Tokens and cost of a model call, or of a tool that calls a model.
@@ -60,9 +68,10 @@ impl EventEffect {
         }
     }
 
-    fn tool(change: ToolChange) -> Self {
+    fn tool(id: &Value, step: ToolStep) -> Self {
+        let id = string(id);
         Self {
-            tool: Some(change),
+            tool: Some(ToolChange { id, step }),
             ..Self::default()
         }
     }

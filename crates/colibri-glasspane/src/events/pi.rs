@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{EventEffect, TokenUsage, ToolChange, cost_usd, error_text, string};
+use super::{EventEffect, TokenUsage, ToolStep, cost_usd, error_text, string};
 use crate::question::QuestionMethod;
 use crate::{Activity, AgentState};
 
@@ -60,6 +60,7 @@ pub(crate) fn parse(line: &[u8]) -> Option<EventEffect> {
         return None;
     }
     let error = |field: &Value| (!field.is_null()).then(|| error_text(field));
+    let tool = |step| EventEffect::tool(&event.tool_call_id, step);
     Some(match event.kind.as_ref() {
         "agent_start" => EventEffect::working(None),
         "turn_start" => EventEffect::working(Activity::Waiting),
@@ -75,16 +76,9 @@ pub(crate) fn parse(line: &[u8]) -> Option<EventEffect> {
             ends_turn: true,
             ..EventEffect::default()
         },
-        "tool_execution_start" => EventEffect::tool(ToolChange::Started {
-            id: string(&event.tool_call_id),
-            name: string(&event.tool_name),
-        }),
-        "tool_execution_update" => EventEffect::tool(ToolChange::Progressed {
-            id: string(&event.tool_call_id),
-        }),
-        "tool_execution_end" => EventEffect::tool(ToolChange::Ended {
-            id: string(&event.tool_call_id),
-        }),
+        "tool_execution_start" => tool(ToolStep::Started(string(&event.tool_name))),
+        "tool_execution_update" => tool(ToolStep::Progressed),
+        "tool_execution_end" => tool(ToolStep::Ended),
         // Releases of pi before agent_settled end with agent_end.
         "agent_end" if event.will_retry == true => EventEffect::working(Activity::Retrying),
         "agent_end" | "agent_settled" => EventEffect::state(AgentState::Idle),

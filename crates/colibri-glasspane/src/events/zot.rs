@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{EventEffect, TokenUsage, ToolChange, cost_usd, error_text, string};
+use super::{EventEffect, TokenUsage, ToolStep, cost_usd, error_text, string};
 use crate::{Activity, AgentState};
 
 #[derive(Deserialize, Default)]
@@ -28,7 +28,7 @@ struct ZotEvent {
 /// Parses one line; `None` if it is not an event.
 pub(crate) fn parse(line: &[u8]) -> Option<EventEffect> {
     let event: ZotEvent = serde_json::from_slice(line).ok()?;
-    let id = || string(&event.id);
+    let tool = |step| EventEffect::tool(&event.id, step);
     Some(match event.kind.as_str() {
         "" => return None,
         "turn_start" | "assistant_start" => EventEffect::working(Activity::Waiting),
@@ -36,12 +36,9 @@ pub(crate) fn parse(line: &[u8]) -> Option<EventEffect> {
             EventEffect::working(Activity::Writing)
         }
         "user_message" | "assistant_message" | "tool_use_end" => EventEffect::working(None),
-        "tool_call" => EventEffect::tool(ToolChange::Started {
-            id: id(),
-            name: string(&event.name),
-        }),
-        "tool_progress" => EventEffect::tool(ToolChange::Progressed { id: id() }),
-        "tool_result" => EventEffect::tool(ToolChange::Ended { id: id() }),
+        "tool_call" => tool(ToolStep::Started(string(&event.name))),
+        "tool_progress" => tool(ToolStep::Progressed),
+        "tool_result" => tool(ToolStep::Ended),
         "usage" => {
             let tokens = |value: &Value| value.as_u64().unwrap_or(0);
             EventEffect {

@@ -7,7 +7,7 @@ mod zot;
 
 use serde_json::Value;
 
-use crate::events::{self, TokenUsage, ToolChange};
+use crate::events::{self, TokenUsage, ToolStep};
 use crate::line_splitter::LineSplitter;
 use crate::question::Question;
 use crate::sanitize::{Sanitizer, sanitize_line, sanitize_text};
@@ -159,7 +159,8 @@ impl Transcript {
             return self.items.push(TranscriptItem::Malformed(text));
         };
         let continues = matches!(effect.state, Some(AgentState::Working | AgentState::Idle));
-        if continues || matches!(effect.tool, Some(ToolChange::Ended { .. })) {
+        let step = effect.tool.map(|change| change.step);
+        if continues || step == Some(ToolStep::Ended) {
             self.open_question = None;
         }
         self.turns += u64::from(effect.ends_turn);
