@@ -27,17 +27,12 @@ pub(crate) fn explained_code(exit: &ExitEvent) -> u8 {
 /// Prints to stderr why an agent ended, if the exit code does not contain it.
 pub(crate) fn explain(id: &str, exit: Option<Exit>, note: Option<&str>) {
     let reason = exit.map_or(ExitReason::Lost, |exit| exit.reason);
-    match (note, reason) {
-        (Some(note), _) => output::message(note),
-        (None, ExitReason::Exited | ExitReason::Signalled) => {}
-        (None, ExitReason::KilledByUser) => {
-            output::message(&format!("agent {id} was killed by a user"));
-        }
-        (None, ExitReason::WallTime) => {
-            output::message(&format!("agent {id} reached its wall-time limit"));
-        }
-        (None, reason) => output::message(&format!(
-            "agent {id} has no exit status ({reason}); see colibri status {id}"
-        )),
-    }
+    let text = match (note, reason) {
+        (Some(note), _) => note.to_owned(),
+        (None, ExitReason::Exited | ExitReason::Signalled) => return,
+        (None, ExitReason::KilledByUser) => format!("agent {id} was killed by a user"),
+        (None, ExitReason::WallTime) => format!("agent {id} reached its wall-time limit"),
+        (None, _) => format!("agent {id} has no exit status ({reason}); see colibri status {id}"),
+    };
+    output::message(&text);
 }

@@ -133,21 +133,16 @@ impl Request {
     pub fn call(self) -> Result<Call, RpcError> {
         if self.known_method().is_none() {
             let shown: String = self.method.chars().take(60).collect();
-            return Err(RpcError::new(
-                ErrorKind::UnknownMethod,
-                format!("unknown method {shown:?}"),
-            )
-            .hint(format!("known methods: {}", Call::METHODS.join(", "))));
+            let message = format!("unknown method {shown:?}");
+            let hint = format!("known methods: {}", Call::METHODS.join(", "));
+            return Err(RpcError::new(ErrorKind::UnknownMethod, message).hint(hint));
         }
         if let Some(jail) = self.params.get("jail").filter(|jail| !jail.is_null())
             && let Err(error) = JailConfig::deserialize(jail)
         {
-            return Err(
-                RpcError::new(ErrorKind::InvalidJail, format!("jail: {error}")).hint(format!(
-                    "a jail has the fields {}",
-                    jail_fields().join(", ")
-                )),
-            );
+            let hint = format!("a jail has the fields {}", jail_fields().join(", "));
+            let error = RpcError::new(ErrorKind::InvalidJail, format!("jail: {error}"));
+            return Err(error.hint(hint));
         }
         let method = self.method;
         let call = Map::from_iter([

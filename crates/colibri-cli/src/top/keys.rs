@@ -121,15 +121,12 @@ impl App {
                 return Some(Action::Attach(selected.agent.id.clone()));
             }
             KeyCode::Char('p') => {
-                if let Some(id) = self.selected_running() {
-                    let line = Input::default();
-                    self.mode = Mode::Prompt { id, line };
-                }
+                let id = self.selected_running()?;
+                let line = Input::default();
+                self.mode = Mode::Prompt { id, line };
             }
             KeyCode::Char('k') | KeyCode::Delete => {
-                if let Some(id) = self.selected_running() {
-                    self.mode = Mode::Kill(id);
-                }
+                self.mode = Mode::Kill(self.selected_running()?);
             }
             _ => {}
         }
