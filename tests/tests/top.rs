@@ -149,7 +149,7 @@ fn has_state(row: &str, states: &[&str]) -> bool {
 }
 
 /// The line of states with the agents of [`start_with_agents`].
-const STATES: &str = "6 agents  1 blocked  1 working  1 starting  1 idle  1 error  1 done";
+const STATES: &str = "6 agents  1 blocked  1 error  1 working  1 starting  1 idle  1 done";
 
 #[test]
 fn table_fits_terminals_of_all_sizes() {

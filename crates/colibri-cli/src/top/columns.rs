@@ -36,17 +36,6 @@ const PREFERRED_NAME: u16 = 18;
 /// Number of cells between two columns.
 pub(super) const GAP: u16 = 1;
 
-/// The states by urgency: agents that need the user are first, ended ones last.
-pub(super) const STATES: [AgentState; 7] = [
-    AgentState::Blocked,
-    AgentState::Stalled,
-    AgentState::Working,
-    AgentState::Starting,
-    AgentState::Idle,
-    AgentState::Error,
-    AgentState::Done,
-];
-
 impl Column {
     /// All columns, from left to right.
     pub(super) const ALL: [Self; 14] = [
@@ -201,9 +190,17 @@ pub(super) fn fitting(width: u16) -> Vec<(Column, u16)> {
     chosen
 }
 
-/// Returns the index of a state in [`STATES`].
-fn urgency(state: AgentState) -> Option<usize> {
-    STATES.iter().position(|other| *other == state)
+/// Returns the rank of a state: agents that need the user are first, ended ones last.
+fn urgency(state: AgentState) -> u8 {
+    match state {
+        AgentState::Blocked => 0,
+        AgentState::Stalled => 1,
+        AgentState::Working => 2,
+        AgentState::Starting => 3,
+        AgentState::Idle => 4,
+        AgentState::Error => 5,
+        AgentState::Done => 6,
+    }
 }
 
 pub(super) fn name(entry: &AgentEntry) -> &str {

@@ -10,7 +10,7 @@ use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Paragraph, Wrap};
 
 use super::app::{App, Mode};
-use super::columns::{self, Column, GAP, STATES};
+use super::columns::{self, Column, GAP};
 use super::keys::{HELP, NOTES};
 use crate::output::sanitize;
 use crate::tables::{command, short_count, short_exit};
@@ -62,6 +62,17 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App, now: Timestamp, in_colour: 
         frame.set_cursor_position(cursor);
     }
 }
+
+/// The states in the order of their counts.
+const STATES: [AgentState; 7] = [
+    AgentState::Blocked,
+    AgentState::Stalled,
+    AgentState::Error,
+    AgentState::Working,
+    AgentState::Starting,
+    AgentState::Idle,
+    AgentState::Done,
+];
 
 struct Pen<'a, 'b> {
     frame: &'a mut Frame<'b>,
