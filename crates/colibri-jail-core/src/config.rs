@@ -191,14 +191,12 @@ impl JailConfig {
                     }
                 };
                 Ok(Confinement::Ephemeral(EphemeralJail {
-                    name: ephemeral.clone(),
-                    path,
                     ip4,
                     user,
                     mounts,
                     hostname,
                     allow,
-                    masked: Vec::new(),
+                    ..EphemeralJail::new(ephemeral.clone(), path)
                 }))
             }
             (None, None) => {

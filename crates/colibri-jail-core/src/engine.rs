@@ -54,9 +54,9 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Returns what the exit status of `op`'s process tells about the agent.
-    fn exit_fidelity(&self, _op: &JailOp) -> ExitFidelity {
-        ExitFidelity::Exact
+    /// Returns whether the exit code of `op`'s process is the agent's own. A death by signal N may appear as 128+N.
+    fn exact_exit_code(&self, _op: &JailOp) -> bool {
+        true
     }
 
     /// Returns how limits on all processes of an agent together are enforced.
@@ -109,15 +109,6 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
     fn probe(&self) -> Option<JailOp> {
         None
     }
-}
-
-/// What the exit status of the first process tells about the agent's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitFidelity {
-    /// It is the agent's exit code. A death by signal N may appear as 128+N.
-    Exact,
-    /// Every failure is 1: jail(8) waits for the command and reports only that it failed.
-    Collapsed,
 }
 
 /// The mechanism that enforces limits on all processes of an agent together.

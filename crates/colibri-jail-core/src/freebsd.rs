@@ -6,8 +6,8 @@
 //! `ip4=disable` leaves it with Unix sockets only.
 
 use crate::{
-    CommandLine, Confinement, EnginePrograms, ExitFidelity, Ip4Policy, JailEngine, JailError,
-    JailOp, JailPath, JailUser, LimitMechanism, Limits,
+    CommandLine, Confinement, EnginePrograms, Ip4Policy, JailEngine, JailError, JailOp, JailPath,
+    JailUser, LimitMechanism, Limits,
 };
 
 const JEXEC: &str = "/usr/sbin/jexec";
@@ -163,11 +163,9 @@ impl JailEngine for FreebsdJail {
         Ok(ops)
     }
 
-    fn exit_fidelity(&self, op: &JailOp) -> ExitFidelity {
-        match op {
-            JailOp::Create { .. } => ExitFidelity::Collapsed,
-            _ => ExitFidelity::Exact,
-        }
+    /// jail(8) waits for the command of a new jail and reports every failure as 1.
+    fn exact_exit_code(&self, op: &JailOp) -> bool {
+        !matches!(op, JailOp::Create { .. })
     }
 
     fn limit_mechanism(&self, confinement: &Confinement) -> LimitMechanism {

@@ -44,8 +44,7 @@ pub use command::CommandLine;
 pub use config::{Confinement, EphemeralJail, JailConfig};
 pub use destination::Destination;
 pub use engine::{
-    ArgumentLimit, EnginePrograms, EngineRegistry, ExitFidelity, JailEngine, LimitMechanism,
-    jail_wrap,
+    ArgumentLimit, EnginePrograms, EngineRegistry, JailEngine, LimitMechanism, jail_wrap,
 };
 pub use error::{CommandLineError, JailError};
 pub use freebsd::FreebsdJail;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use colibri_jail_core::{
-    CommandLine, Confinement, ExitFidelity, JailEngine, JailOp, JailPath, JailUser, masked_paths,
+    CommandLine, Confinement, JailEngine, JailOp, JailPath, JailUser, masked_paths,
 };
 
 use colibri_priv::PrivBackend;
@@ -149,9 +149,7 @@ impl Preparer {
         {
             None => (agent.clone(), "none".to_owned()),
             Some(op) => {
-                if !self.backend.exact_exit_code()
-                    && engine.exit_fidelity(&op) == ExitFidelity::Collapsed
-                {
+                if !self.backend.exact_exit_code() && !engine.exact_exit_code(&op) {
                     exit_note = Some("jail(8) reports every failure as exit code 1: the agent's own code or signal is not known".to_owned());
                 }
                 let limits = config.limits();

@@ -42,7 +42,7 @@ pub trait PrivBackend: Send + Sync {
     }
 
     /// Returns whether the exit status of an elevated command is the agent's own, even if the engine's is not
-    /// ([`colibri_jail_core::ExitFidelity::Collapsed`]).
+    /// ([`JailEngine::exact_exit_code`]).
     fn exact_exit_code(&self) -> bool {
         false
     }
