@@ -67,7 +67,7 @@ fuzz_target!(|input: &[u8]| {
         chunked.set_stalled(chunk_size % 2 == 0, 2);
         chunked.tick(u64::MAX);
         chunked.record_exit(
-            &Exit::from_status(None),
+            &Exit::new(None, None),
             Some(&String::from_utf8_lossy(bytes)),
             3,
         );

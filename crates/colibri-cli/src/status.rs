@@ -135,13 +135,13 @@ mod tests {
         let now = "2026-01-01T00:01:00Z".parse().unwrap();
         let working = page(&agent, now);
         pane.record_exit(
-            &Exit::from_status(Some(ExitStatus::Code(1))),
+            &Exit::new(Some(ExitStatus::Code(1)), None),
             None,
             1_767_225_660_000,
         );
         agent.state = AgentState::Error;
         agent.exited_at = Some("2026-01-01T00:01:00Z".into());
-        agent.exit = Some(Exit::from_status(Some(ExitStatus::Code(1))));
+        agent.exit = Some(Exit::new(Some(ExitStatus::Code(1)), None));
         agent.view = Some(pane.view().clone());
         let ended = page(&agent, now);
         agent.view = None;

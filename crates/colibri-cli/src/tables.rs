@@ -270,13 +270,13 @@ mod tests {
                 agent(AgentState::Working, None, "night shift", "make test"),
                 agent(
                     AgentState::Error,
-                    Some(Exit::from_status(Some(ExitStatus::Signal(9)))),
+                    Some(Exit::new(Some(ExitStatus::Signal(9)), None)),
                     "evil\x1b[2J\n",
                     &"x".repeat(99)
                 ),
                 agent(
                     AgentState::Done,
-                    Some(Exit::from_status(Some(ExitStatus::Code(0)))),
+                    Some(Exit::new(Some(ExitStatus::Code(0)), None)),
                     "a name that is too long for the table",
                     ""
                 ),

@@ -352,7 +352,7 @@ mod tests {
         );
         assert_eq!(view.last_error.as_deref(), Some("no"));
         assert!((view.cost_usd - 0.5).abs() < 1e-9);
-        pane.record_exit(&Exit::from_status(Some(ExitStatus::Signal(9))), None, 2);
+        pane.record_exit(&Exit::new(Some(ExitStatus::Signal(9)), None), None, 2);
         pane.push_output(b"{\"type\":\"agent_start\"}\n", 3);
         assert_eq!(pane.view().state, Error, "the end is final");
     }
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(pane.view().state, AgentState::Stalled);
         pane.set_stalled(false, 20_001);
         assert_eq!(pane.view().state, Idle);
-        pane.record_exit(&Exit::from_status(Some(ExitStatus::Code(0))), None, 20_002);
+        pane.record_exit(&Exit::new(Some(ExitStatus::Code(0)), None), None, 20_002);
         assert_eq!(pane.view().state, Done);
     }
 

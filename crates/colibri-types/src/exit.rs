@@ -67,26 +67,16 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// Returns an exit whose reason follows from the exit status alone.
-    #[must_use]
-    pub fn from_status(status: Option<ExitStatus>) -> Self {
-        let reason = match status {
-            Some(ExitStatus::Code(_)) => ExitReason::Exited,
-            Some(ExitStatus::Signal(_)) => ExitReason::Signalled,
-            None => ExitReason::Lost,
-        };
-        Self { status, reason }
-    }
-
     /// Returns an exit with this reason, or with the one that follows from the exit status if `reason` is absent, as in
     /// records of earlier releases.
     #[must_use]
     pub fn new(status: Option<ExitStatus>, reason: Option<ExitReason>) -> Self {
-        let derived = Self::from_status(status);
-        Self {
-            reason: reason.unwrap_or(derived.reason),
-            ..derived
-        }
+        let reason = reason.unwrap_or(match status {
+            Some(ExitStatus::Code(_)) => ExitReason::Exited,
+            Some(ExitStatus::Signal(_)) => ExitReason::Signalled,
+            None => ExitReason::Lost,
+        });
+        Self { status, reason }
     }
 
     /// Returns the exit code that a shell reports: 128+N for signal N, and 1 if the exit status is unknown.
