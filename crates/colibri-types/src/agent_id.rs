@@ -16,7 +16,7 @@ const MAX_LENGTH: usize = 32;
 
 /// An agent's id: lower-case letters and digits, safe as a file name and in a jail's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct AgentId(String);
 
 /// A text is not an agent id.
@@ -72,12 +72,6 @@ impl TryFrom<String> for AgentId {
 
     fn try_from(text: String) -> Result<Self, AgentIdError> {
         text.parse()
-    }
-}
-
-impl From<AgentId> for String {
-    fn from(id: AgentId) -> Self {
-        id.0
     }
 }
 

@@ -29,33 +29,26 @@ pub struct Finding {
 }
 
 impl Finding {
+    fn new(status: FindingStatus, what: impl Into<String>, fix: Option<String>) -> Self {
+        let what = what.into();
+        Self { status, what, fix }
+    }
+
     /// Returns a finding for a check that passed.
     #[must_use]
     pub fn ok(what: impl Into<String>) -> Self {
-        Self {
-            status: FindingStatus::Ok,
-            what: what.into(),
-            fix: None,
-        }
+        Self::new(FindingStatus::Ok, what, None)
     }
 
     /// Returns a finding for something that works with a limitation, and how to lift it.
     #[must_use]
     pub fn warn(what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self {
-            status: FindingStatus::Warn,
-            what: what.into(),
-            fix: Some(fix.into()),
-        }
+        Self::new(FindingStatus::Warn, what, Some(fix.into()))
     }
 
     /// Returns a finding for something that does not work, and how to fix it.
     #[must_use]
     pub fn fail(what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self {
-            status: FindingStatus::Fail,
-            what: what.into(),
-            fix: Some(fix.into()),
-        }
+        Self::new(FindingStatus::Fail, what, Some(fix.into()))
     }
 }

@@ -3,7 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::json;
 
 use crate::UnknownName;
 
@@ -114,31 +115,19 @@ impl RestartPolicy {
     }
 }
 
-/// The form of records and launches, which earlier releases read: all values, and `when` for `policy`.
-pub(crate) mod record_form {
-    use super::RestartPolicy;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use serde_json::{Value, json};
-
-    pub(crate) fn serialize<S: Serializer>(
-        policy: &Option<RestartPolicy>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let record = policy.clone().map(|policy| {
-            let policy = policy.with_defaults();
-            json!({
-                "when": policy.policy, "delay_ms": policy.delay_ms, "max_delay_ms": policy.max_delay_ms,
-                "limit": policy.limit, "window_ms": policy.window_ms,
-            })
-        });
-        record.unwrap_or(Value::Null).serialize(serializer)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<RestartPolicy>, D::Error> {
-        Option::deserialize(deserializer)
-    }
+/// Serializes the form of records and launches, which earlier releases read: all values, and `when` for `policy`.
+pub(crate) fn serialize_record<S: Serializer>(
+    policy: &Option<RestartPolicy>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let record = policy.clone().map(|policy| {
+        let policy = policy.with_defaults();
+        json!({
+            "when": policy.policy, "delay_ms": policy.delay_ms, "max_delay_ms": policy.max_delay_ms,
+            "limit": policy.limit, "window_ms": policy.window_ms,
+        })
+    });
+    record.serialize(serializer)
 }
 
 #[cfg(test)]

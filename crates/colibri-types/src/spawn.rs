@@ -191,7 +191,7 @@ pub struct AgentSpawnConfig {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        with = "crate::restart::record_form"
+        serialize_with = "crate::restart::serialize_record"
     )]
     pub restart: Option<RestartPolicy>,
     /// The entry of the settings file's `[[autostart]]` that started the agent.
@@ -223,7 +223,7 @@ pub struct RunOptions {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        with = "crate::restart::record_form"
+        serialize_with = "crate::restart::serialize_record"
     )]
     pub restart: Option<RestartPolicy>,
     /// Wall-clock limit, from the first start, in milliseconds.
@@ -341,15 +341,10 @@ impl AgentSpawnConfig {
             Some(jail) => jail.confinement(&jail_name)?,
             None => Confinement::None,
         };
-        let cwd = self.cwd.as_ref().map(|cwd| cwd.parse::<JailPath>());
-        let workdir = match cwd.transpose().map_err(SpawnConfigError::Workdir)? {
-            None => self
-                .jail
-                .as_ref()
-                .map(JailConfig::workdir)
-                .transpose()?
-                .flatten(),
-            cwd => cwd,
+        let workdir = match (&self.cwd, &self.jail) {
+            (Some(cwd), _) => Some(cwd.parse().map_err(SpawnConfigError::Workdir)?),
+            (None, Some(jail)) => jail.workdir()?,
+            (None, None) => None,
         };
         validate_env(&self.env, confinement != Confinement::None)?;
         Ok(ValidatedSpawn {
