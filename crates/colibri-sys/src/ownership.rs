@@ -68,19 +68,17 @@ impl Ownership {
     /// # Errors
     /// See [`UnsafeDirectory`].
     pub fn check_trusted_directory(self) -> Result<(), UnsafeDirectory> {
-        let (problem, fix) = if !self.is_own() {
-            (
-                format!("belongs to uid {}, not to this user", self.uid),
-                None,
-            )
-        } else if self.is_writable_by_others() {
+        if !self.is_own() {
+            let problem = format!("belongs to uid {}, not to this user", self.uid);
+            return Err(UnsafeDirectory { problem, fix: None });
+        }
+        if self.is_writable_by_others() {
             let problem =
                 format!("is writable by others (mode {self}), so its content cannot be trusted");
-            (problem, Some("check its content, then run: chmod 700"))
-        } else {
-            return Ok(());
-        };
-        Err(UnsafeDirectory { problem, fix })
+            let fix = Some("check its content, then run: chmod 700");
+            return Err(UnsafeDirectory { problem, fix });
+        }
+        Ok(())
     }
 
     /// Checks a directory that contains a socket: other users must not be able to replace the socket.
@@ -88,13 +86,12 @@ impl Ownership {
     /// # Errors
     /// See [`UnsafeDirectory`].
     pub fn check_socket_directory(self) -> Result<(), UnsafeDirectory> {
-        match self.entries_are_replaceable() {
-            false => Ok(()),
-            true => Err(UnsafeDirectory {
-                problem: format!("is writable by others (mode {self})"),
-                fix: Some("run: chmod 700"),
-            }),
+        if self.entries_are_replaceable() {
+            let problem = format!("is writable by others (mode {self})");
+            let fix = Some("run: chmod 700");
+            return Err(UnsafeDirectory { problem, fix });
         }
+        Ok(())
     }
 }
 
