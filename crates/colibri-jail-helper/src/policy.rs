@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::error::HelperError;
 use crate::safe_open;
 use crate::sys::Caller;
-use crate::users::{self, UserIds};
+use crate::users;
 use values::{AllowedCaller, AllowedProgram, AllowedRoot, JailPattern, Value, VariablePattern};
 
 /// Maximum size of a policy, in bytes.
@@ -199,28 +199,17 @@ impl Policy {
 
     /// Returns the rules that list this caller.
     pub(crate) fn rules_for(&self, caller: &Caller) -> Vec<&Rule> {
-        let groups = users::host_table("/etc/group").unwrap_or_default();
-        self.rules_with(
-            caller,
-            &|name| users::find_group(&groups, name),
-            &users::host_ids,
-        )
+        let table = |path| users::host_table(path).unwrap_or_default();
+        self.rules_with(caller, &table("/etc/passwd"), &table("/etc/group"))
     }
 
-    fn rules_with(
-        &self,
-        caller: &Caller,
-        find_group: &impl Fn(&str) -> Option<u32>,
-        find_user: &impl Fn(&JailUser) -> Option<UserIds>,
-    ) -> Vec<&Rule> {
-        self.rules
-            .iter()
-            .filter(|rule| {
-                rule.callers
-                    .iter()
-                    .any(|allowed| allowed.value.is(caller, find_group, find_user))
-            })
-            .collect()
+    /// Returns the rules that list this caller by these passwd(5) and group(5) tables.
+    fn rules_with(&self, caller: &Caller, passwd: &str, group: &str) -> Vec<&Rule> {
+        let lists = |rule: &&Rule| {
+            let mut callers = rule.callers.iter();
+            callers.any(|allowed| allowed.value.is(caller, passwd, group))
+        };
+        self.rules.iter().filter(lists).collect()
     }
 }
 
@@ -317,14 +306,8 @@ mod tests {
         let policy =
             Policy::parse("[[rule]]\ncallers = [\"colibri\", \"1002\", \"%agents\", \"%70\"]")
                 .unwrap();
-        let group = |name: &str| (name == "agents").then_some(60);
-        let user = |user: &JailUser| match user {
-            JailUser::Name(name) => (name.as_ref() == "colibri").then_some(UserIds {
-                uid: 1001,
-                gid: 1001,
-            }),
-            JailUser::Id { .. } => UserIds::numeric(user),
-        };
+        let passwd = "colibri:x:1001:1001::/:/bin/sh\n";
+        let group = "agents:x:60:\n";
         for (who, listed) in [
             (caller(1001, &[5]), true),
             (caller(1002, &[5]), true),
@@ -335,7 +318,7 @@ mod tests {
             (caller(0, &[0]), false),
         ] {
             assert_eq!(
-                !policy.rules_with(&who, &group, &user).is_empty(),
+                !policy.rules_with(&who, passwd, group).is_empty(),
                 listed,
                 "{who:?}"
             );

@@ -69,13 +69,17 @@ pub(crate) fn host_table(path: &str) -> Result<String, OpenError> {
     safe_open::read_root_owned(path, MAX_TABLE)
 }
 
+/// Returns the ids of a user by a passwd(5) table.
+pub(crate) fn ids(table: &str, user: &JailUser) -> Option<UserIds> {
+    UserIds::numeric(user).or_else(|| {
+        let wanted = user.to_string();
+        find_user(table, |name, _| name == wanted).map(|entry| entry.ids)
+    })
+}
+
 /// Returns the ids of a user of the host.
 pub(crate) fn host_ids(user: &JailUser) -> Option<UserIds> {
-    UserIds::numeric(user).or_else(|| {
-        let table = host_table("/etc/passwd").ok()?;
-        let wanted = user.to_string();
-        find_user(&table, |name, _| name == wanted).map(|entry| entry.ids)
-    })
+    UserIds::numeric(user).or_else(|| ids(&host_table("/etc/passwd").ok()?, user))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::environment;
 use crate::sys::Caller;
-use crate::users::UserIds;
+use crate::users;
 
 /// A validated value with its text, as which it is displayed.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -63,19 +63,13 @@ impl ParseValue for AllowedCaller {
 }
 
 impl AllowedCaller {
-    /// Reports whether this is the caller. A name that the host's tables do not have matches no caller.
-    pub(super) fn is(
-        &self,
-        caller: &Caller,
-        find_group: &impl Fn(&str) -> Option<u32>,
-        find_user: &impl Fn(&JailUser) -> Option<UserIds>,
-    ) -> bool {
+    /// Reports whether this is the caller. A name that a table of the host does not have matches no caller.
+    pub(super) fn is(&self, caller: &Caller, passwd: &str, group: &str) -> bool {
         match self {
-            Self::User(user) => find_user(user).is_some_and(|ids| ids.uid == caller.uid),
+            Self::User(user) => users::ids(passwd, user).is_some_and(|ids| ids.uid == caller.uid),
             Self::Group(JailUser::Id { uid: gid, .. }) => caller.groups.contains(gid),
-            Self::Group(JailUser::Name(name)) => {
-                find_group(name.as_ref()).is_some_and(|gid| caller.groups.contains(&gid))
-            }
+            Self::Group(JailUser::Name(name)) => users::find_group(group, name.as_ref())
+                .is_some_and(|gid| caller.groups.contains(&gid)),
         }
     }
 }
