@@ -110,9 +110,9 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
             ops::send_signal(targets, *signal)
         }
         Request::Remove { jail } => {
-            let created = ops::find_created_jail(caller.uid, jail)?;
+            let record = ops::find_created_jail(caller.uid, jail)?;
             log.allowed("owner=verified")?;
-            created.remove()
+            ops::remove_jail(&record)
         }
         Request::Check => {
             log.allowed("")?;

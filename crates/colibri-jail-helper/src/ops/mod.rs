@@ -97,31 +97,19 @@ pub(crate) fn find_targets(
     }
 }
 
-/// A jail that the helper created for the caller.
-pub(crate) struct CreatedJail {
-    records: Records,
-    record: Record,
-}
-
-/// Returns the jail if it was created for the caller. The refusal does not reveal whether it exists.
-pub(crate) fn find_created_jail(
-    caller_uid: u32,
-    jail: &JailName,
-) -> Result<CreatedJail, HelperError> {
-    let records = Records::open()?;
-    match records.created(jail) {
-        Some(record) if record.uid == caller_uid => Ok(CreatedJail { records, record }),
+/// Returns the record of a jail if it was created for the caller. The refusal does not reveal whether it exists.
+pub(crate) fn find_created_jail(caller_uid: u32, jail: &JailName) -> Result<Record, HelperError> {
+    match Records::open()?.created(jail) {
+        Some(record) if record.uid == caller_uid => Ok(record),
         _ => Err(Refusal::NotOwnJail(jail.to_string()).into()),
     }
 }
 
-impl CreatedJail {
-    /// Kills all processes of the jail, waits until it is removed, and deletes its record.
-    pub(crate) fn remove(self) -> Result<(), HelperError> {
-        host::remove_jail(&self.record)?;
-        self.records.delete(&self.record);
-        Ok(())
-    }
+/// Kills all processes of a created jail, waits until it is removed, and deletes its record.
+pub(crate) fn remove_jail(record: &Record) -> Result<(), HelperError> {
+    host::remove_jail(record)?;
+    Records::open()?.delete(record);
+    Ok(())
 }
 
 /// Prints the caller's rules on descriptor 1.

@@ -42,7 +42,7 @@ impl ProcessId {
 
 /// One agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// The caller.
     pub(super) uid: u32,
     pub(super) jail: JailName,
