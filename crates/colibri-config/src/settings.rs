@@ -127,11 +127,8 @@ impl PartialSettings {
 
     /// Returns the limits for log files.
     pub(crate) fn log(&self) -> Result<LogLimits, SettingsError> {
-        let limits = LogLimits {
-            max_bytes: self.log_max_bytes.unwrap_or(DEFAULT_LOG_BYTES),
-            keep: self.log_keep.unwrap_or(DEFAULT_LOG_KEEP),
-        };
-        let LogLimits { max_bytes, keep } = limits;
+        let max_bytes = self.log_max_bytes.unwrap_or(DEFAULT_LOG_BYTES);
+        let keep = self.log_keep.unwrap_or(DEFAULT_LOG_KEEP);
         if max_bytes < MIN_LOG_BYTES {
             let message = format!("log_max_bytes is {max_bytes}; set at least {MIN_LOG_BYTES}");
             return Err(invalid("log_max_bytes", message));
@@ -140,7 +137,7 @@ impl PartialSettings {
             let message = format!("log_keep is {keep}; set at most {MAX_LOG_KEEP}");
             return Err(invalid("log_keep", message));
         }
-        Ok(limits)
+        Ok(LogLimits { max_bytes, keep })
     }
 
     /// Returns the retention of ended agents.
@@ -297,10 +294,10 @@ impl Registries {
             Some(name) => PrivMode::parse(name)?,
             None => PrivMode::default_for(engine),
         };
-        let helper = partial
-            .helper
-            .as_deref()
-            .unwrap_or_else(|| default_helper());
+        let helper = match &partial.helper {
+            Some(helper) => helper,
+            None => first_executable(HELPER_PATHS).unwrap_or(HELPER_PATHS[0]),
+        };
         (self.backends)(helper).get(mode.as_str())
     }
 }
@@ -308,10 +305,7 @@ impl Registries {
 impl PartialSettings {
     /// Returns the bubblewrap engine with the paths of its programs on this host.
     fn bubblewrap(&self) -> Bubblewrap {
-        let program = BWRAP_PATHS
-            .iter()
-            .find(|path| is_executable(Path::new(path)))
-            .and_then(|path| path.parse().ok());
+        let program = first_executable(BWRAP_PATHS).and_then(|path| path.parse().ok());
         let engine = program.map_or_else(Bubblewrap::default, Bubblewrap::new);
         let proxy = self.proxy.clone().or_else(|| find_program("colibri-proxy"));
         match proxy.and_then(|path| path.to_str()?.parse().ok()) {
@@ -417,14 +411,9 @@ fn default_state_dir(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf
     Some(lookup("HOME")?.join(".local/state/colibri"))
 }
 
-fn default_helper() -> &'static str {
-    let installed = HELPER_PATHS
-        .iter()
-        .find(|path| is_executable(Path::new(path)));
-    installed
-        .or(HELPER_PATHS.first())
-        .copied()
-        .unwrap_or_default()
+fn first_executable(paths: &[&'static str]) -> Option<&'static str> {
+    let mut paths = paths.iter().copied();
+    paths.find(|path| is_executable(Path::new(path)))
 }
 
 /// Finds a program of Colibri: in the directory of the running program, in libexec of the same prefix, or in
