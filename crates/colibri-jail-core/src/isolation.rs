@@ -29,12 +29,12 @@ impl PathError {
 }
 
 /// A jail that exists while another is created.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct OtherJail<'a> {
     /// Name of its agent, for messages.
     pub agent: &'a str,
     /// Its confinement.
-    pub confinement: &'a Confinement,
+    pub confinement: Confinement,
 }
 
 /// Refuses mounts through which one agent could replace a mount source of another, or of itself.
@@ -183,7 +183,7 @@ mod tests {
     fn is_accepted(engine: &dyn JailEngine, mounts: &[&str], others: &[&str]) -> bool {
         let other = OtherJail {
             agent: "abc",
-            confinement: &confinement(others),
+            confinement: confinement(others),
         };
         reject_overlaps(&confinement(mounts), engine, &[other]).is_ok()
     }

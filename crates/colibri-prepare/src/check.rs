@@ -100,10 +100,7 @@ fn check_directory(what: &'static str, shown: &Path, host_path: &Path) -> Result
         Err(_) if host_path.as_os_str().is_empty() => {
             "does not exist in the jail; choose an existing directory".to_owned()
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            "does not exist; create it or choose another".to_owned()
-        }
-        Err(error) => format!("cannot be used: {error}"),
+        Err(error) => mounts::unusable(&error),
     };
     Err(PathError::new(what, shown.display(), problem))
 }

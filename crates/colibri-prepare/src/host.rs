@@ -44,10 +44,7 @@ impl HostEnv {
     #[must_use]
     pub fn with(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut all = self.0.clone();
-        all.extend(
-            own.iter()
-                .map(|(name, value)| (name.clone(), value.clone())),
-        );
+        all.extend(own.clone());
         all
     }
 }

@@ -1,5 +1,6 @@
 //! Checks of mounts on this host.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::{
@@ -23,15 +24,9 @@ pub(crate) fn check(
 ) -> Result<(), PrepareError> {
     for (number, mount) in mounts.iter().enumerate() {
         let source = Path::new(mount.source.as_str());
-        let real = source.canonicalize().map_err(|error| {
-            let problem = match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "does not exist; create it or choose another".to_owned()
-                }
-                _ => format!("cannot be used: {error}"),
-            };
-            PathError::new("mount source", &mount.source, problem)
-        })?;
+        let real = source
+            .canonicalize()
+            .map_err(|error| PathError::new("mount source", &mount.source, unusable(&error)))?;
         if real != source {
             let problem = format!(
                 "contains a symbolic link; use the real path {}",
@@ -59,27 +54,30 @@ pub(crate) fn check(
     Ok(())
 }
 
+/// Returns why a path cannot be used.
+pub(crate) fn unusable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "does not exist; create it or choose another".to_owned(),
+        _ => format!("cannot be used: {error}"),
+    }
+}
+
 /// Refuses mounts through which one agent could replace a mount source of another.
 ///
 /// # Errors
 /// The first conflict.
-pub(crate) fn reject_overlaps(
+pub(crate) fn reject_overlaps<'a>(
     confinement: &Confinement,
     engine: &dyn JailEngine,
-    running: &[AgentSpec],
+    running: &'a [AgentSpec],
 ) -> Result<(), PrepareError> {
     let name: JailName = "colibri".parse()?;
-    let confinements: Vec<_> = running
-        .iter()
-        .filter_map(|spec| Some((spec, spec.config.jail.as_ref()?.confinement(&name).ok()?)))
-        .collect();
-    let others: Vec<_> = confinements
-        .iter()
-        .map(|(spec, confinement)| OtherJail {
-            agent: spec.id.as_str(),
-            confinement,
-        })
-        .collect();
+    let other_jail = |spec: &'a AgentSpec| {
+        let agent = spec.id.as_str();
+        let confinement = spec.config.jail.as_ref()?.confinement(&name).ok()?;
+        Some(OtherJail { agent, confinement })
+    };
+    let others: Vec<_> = running.iter().filter_map(other_jail).collect();
     Ok(colibri_jail_core::reject_overlaps(
         confinement,
         engine,
