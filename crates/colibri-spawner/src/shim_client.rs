@@ -30,25 +30,14 @@ const MAX_QUEUED_REQUESTS: usize = 16;
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between the expiry of a request and its timeout.
 const EXPIRY_MARGIN: Duration = Duration::from_millis(250);
-/// Backoff between two attempts to connect to a living shim.
-const RECONNECT: Backoff = Backoff {
-    first: Duration::from_millis(5),
-    max: Duration::from_millis(500),
-};
-/// Backoff between two checks for the end of a shim that is about to exit.
-const REAP: Backoff = Backoff {
-    first: Duration::from_millis(1),
-    max: Duration::from_millis(500),
-};
+/// First delay between two attempts to connect to a living shim.
+const FIRST_RECONNECT_DELAY: Duration = Duration::from_millis(5);
+/// First delay between two checks for the end of a shim that is about to exit.
+const FIRST_REAP_DELAY: Duration = Duration::from_millis(1);
+/// Maximum delay of both exponential backoffs, which have no jitter.
+const MAX_DELAY: Duration = Duration::from_millis(500);
 /// Size of the read buffer of a connection, in bytes.
 const BUFFER_BYTES: usize = 512;
-
-/// An exponential backoff without jitter.
-#[derive(Clone, Copy)]
-struct Backoff {
-    first: Duration,
-    max: Duration,
-}
 
 /// Why a request to a shim failed.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +160,7 @@ fn start_process(program: &Path, directory: &Path, log: File) -> io::Result<(Chi
 /// Waits for a process that is about to exit. Polls, because there may be thousands: a pidfd for each would exhaust the
 /// descriptors.
 async fn reap(mut process: Child) -> Option<ExitStatus> {
-    let mut delay = REAP.first;
+    let mut delay = FIRST_REAP_DELAY;
     loop {
         match process.try_wait() {
             Ok(None) => tokio::time::sleep(delay).await,
@@ -181,7 +170,7 @@ async fn reap(mut process: Child) -> Option<ExitStatus> {
                 return None;
             }
         }
-        delay = (delay * 2).min(REAP.max);
+        delay = (delay * 2).min(MAX_DELAY);
     }
 }
 
@@ -334,7 +323,7 @@ async fn run_connection(
     started: Option<StartedShim>,
 ) {
     let directory = state_dir.agent(&id);
-    let mut delay = RECONNECT.first;
+    let mut delay = FIRST_RECONNECT_DELAY;
     let (process, mut stdio) = match started {
         Some(started) => (Some(started.process), Some(started.connection)),
         None => (None, None),
@@ -347,7 +336,7 @@ async fn run_connection(
         };
         let unanswered = match connected {
             Ok(connection) => {
-                delay = RECONNECT.first;
+                delay = FIRST_RECONNECT_DELAY;
                 let started_here = process.is_some();
                 serve(connection, is_stdio, &mut queue, &publish, started_here).await
             }
@@ -374,7 +363,7 @@ async fn run_connection(
             break;
         }
         tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(RECONNECT.max);
+        delay = (delay * 2).min(MAX_DELAY);
     }
     // Fails queued requests before `closed` is published.
     drop(queue);
