@@ -68,9 +68,9 @@ impl Spawner {
         }
         let mut found = Vec::new();
         for share in shares {
-            found.extend(share.await.map_err(|error| SpawnError::State {
-                path: self.state.agents(),
-                problem: format!("was not read to its end: {error}; start the daemon again"),
+            found.extend(share.await.map_err(|error| {
+                let problem = format!("was not read to its end: {error}; start the daemon again");
+                SpawnError::state(&self.state.agents(), problem)
             })?);
         }
         Ok(found)
@@ -85,10 +85,8 @@ impl Spawner {
             match blocking(move || spawner.read_state(&agent_id)).await?? {
                 DirectoryState::Adopted(agent) => return Ok(Some(agent)),
                 DirectoryState::Starting if start.elapsed() > START_TIMEOUT => {
-                    return Err(SpawnError::State {
-                        path: directory,
-                        problem: "its shim runs and has not started the agent; find the process that has shim.log open, end it, and restart the daemon".to_owned(),
-                    });
+                    let problem = "its shim runs and has not started the agent; find the process that has shim.log open, end it, and restart the daemon";
+                    return Err(SpawnError::state(&directory, problem));
                 }
                 DirectoryState::Starting => tokio::time::sleep(START_POLL_INTERVAL).await,
                 DirectoryState::Interrupted => {
@@ -202,11 +200,9 @@ impl Spawner {
 
     fn spec(&self, id: &AgentId) -> Result<AgentSpec, SpawnError> {
         let path = self.state.agent(id).join(layout::SPEC);
-        read(&path)?.ok_or_else(|| SpawnError::State {
-            path,
-            problem: "is missing, so the agent cannot be shown; remove its directory after its end"
-                .to_owned(),
-        })
+        let missing =
+            "is missing, so the agent cannot be shown; remove its directory after its end";
+        read(&path)?.ok_or_else(|| SpawnError::state(&path, missing))
     }
 }
 

@@ -165,6 +165,14 @@ impl SpawnError {
         }
     }
 
+    /// Returns the error for a state directory, or a file in it, that cannot be used. `problem` is the cause and a hint.
+    pub(crate) fn state(path: &Path, problem: impl Into<String>) -> Self {
+        Self::State {
+            path: path.to_owned(),
+            problem: problem.into(),
+        }
+    }
+
     /// Returns the error for a shim that cannot be started; an exhausted resource has its own variant.
     pub(crate) fn shim(shim: &Path, source: io::Error) -> Self {
         match Self::from_io("starting", shim, source) {

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use colibri_jail_core::{JailName, JailOp, Signal};
+use colibri_jail_core::{JailOp, Signal};
+use colibri_prepare::Preparer;
 use colibri_shim::control::{KillReport, ShimOp, ShimReply};
 use colibri_shim::layout;
 use colibri_shim::record::{self, ShimRecord};
@@ -114,15 +115,11 @@ impl Spawner {
         let mut failure = None;
         let (signal, grace) = if runs_as_other_user {
             // bubblewrap and some backends have no operation that removes a sandbox.
-            let remove = self
-                .own_jail(&agent.spec)
-                .map(|name| JailOp::Remove { name })
-                .filter(|remove| {
-                    self.preparer
-                        .backend
-                        .elevate(remove, &*self.preparer.engine)
-                        .is_ok()
-                });
+            let Preparer {
+                backend, engine, ..
+            } = &self.preparer;
+            let remove = removal_of_own_jail(&agent.spec)
+                .filter(|remove| backend.elevate(remove, &**engine).is_ok());
             // The verification below checks whether processes are left, and then reports this failure as the cause.
             let ended = match remove {
                 Some(remove) => self.run_elevated(&remove).await,
@@ -220,15 +217,16 @@ impl Spawner {
             .map(drop)
             .map_err(|_| silent())
     }
+}
 
-    /// Returns the name of the ephemeral jail that was created for this agent.
-    pub(crate) fn own_jail(&self, spec: &AgentSpec) -> Option<JailName> {
-        let jail = spec.config.jail.as_ref()?;
-        if jail.name.is_some() || jail.path.is_none() {
-            return None;
-        }
-        format!("colibri-{}", spec.id).parse().ok()
+/// Returns the removal of the ephemeral jail that was created for this agent.
+pub(crate) fn removal_of_own_jail(spec: &AgentSpec) -> Option<JailOp> {
+    let jail = spec.config.jail.as_ref()?;
+    if jail.name.is_some() || jail.path.is_none() {
+        return None;
     }
+    let name = format!("colibri-{}", spec.id).parse().ok()?;
+    Some(JailOp::Remove { name })
 }
 
 fn kill_op(signal: Signal, grace: Duration) -> ShimOp {

@@ -9,11 +9,12 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use colibri_jail_core::{JailOp, Signal};
+use colibri_jail_core::Signal;
 use colibri_sys::process::{self, Process};
 use colibri_types::AGENT_VARIABLE;
 use tokio::sync::Semaphore;
 
+use crate::kill::removal_of_own_jail;
 use crate::{AgentSpec, Spawner};
 
 /// Time for killed processes to disappear after KILL. Processes that this user may not signal are not waited for.
@@ -68,10 +69,8 @@ impl Spawner {
         spec: &AgentSpec,
         session: Option<i32>,
     ) -> OrphanCleanup {
-        let remove = self
-            .own_jail(spec)
-            .map(|name| JailOp::Remove { name })
-            .filter(|remove| self.preparer.engine.check(remove).is_ok());
+        let remove =
+            removal_of_own_jail(spec).filter(|remove| self.preparer.engine.check(remove).is_ok());
         if let Some(remove) = remove
             && let Err(error) = self.run_elevated(&remove).await
         {

@@ -53,10 +53,7 @@ impl StateDir {
     /// The directory cannot be created, belongs to another user, is writable by others, or has an unknown format.
     pub fn open(&self) -> Result<(), SpawnError> {
         self.create_and_check()
-            .map_err(|problem| SpawnError::State {
-                path: self.0.clone(),
-                problem,
-            })
+            .map_err(|problem| SpawnError::state(&self.0, problem))
     }
 
     fn create_and_check(&self) -> Result<(), String> {
@@ -142,10 +139,7 @@ impl StateDir {
         match DirBuilder::new().mode(0o700).create(&directory) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.is_removed() => {
-                return Err(SpawnError::State {
-                    path: self.0.clone(),
-                    problem: REMOVED.to_owned(),
-                });
+                return Err(SpawnError::state(&self.0, REMOVED));
             }
             Err(error) => return Err(SpawnError::from_io("creating", &directory, error)),
             Ok(()) => {}
