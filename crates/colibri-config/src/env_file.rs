@@ -76,41 +76,35 @@ pub fn read(
         });
     }
     let bytes = regular_file::read_open(&file, MAX_BYTES).map_err(failed)?;
-    parse(&bytes).map_err(|InvalidLine { line, problem }| EnvFileError::Line {
-        path: path.to_owned(),
-        line,
-        problem,
-    })
+    parse(path, &bytes)
 }
 
-/// An invalid line of an environment file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InvalidLine {
-    /// The line, from 1.
-    pub line: usize,
-    /// Cause and hint.
-    pub problem: &'static str,
-}
-
-/// Parses the text of an environment file. The last of several values of a variable wins.
+/// Parses the text of an environment file. The last of several values of a variable wins. Does no I/O: `path` is used in
+/// messages.
 ///
 /// # Errors
 /// The first invalid line.
-pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, String>, InvalidLine> {
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, String>, EnvFileError> {
+    let invalid_after = |newlines: usize, problem| EnvFileError::Line {
+        path: path.to_owned(),
+        line: 1 + newlines,
+        problem,
+    };
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
-        InvalidLine {
-            line: 1 + valid.iter().filter(|byte| **byte == b'\n').count(),
-            problem: "the line is not valid UTF-8; convert the file to UTF-8",
-        }
+        let newlines = valid.iter().filter(|byte| **byte == b'\n').count();
+        invalid_after(
+            newlines,
+            "the line is not valid UTF-8; convert the file to UTF-8",
+        )
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut variables = BTreeMap::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let invalid = |problem| InvalidLine {
-            line: 1 + text.matches('\n').count() - rest.matches('\n').count(),
-            problem,
+        let invalid = |problem| {
+            let newlines = text.matches('\n').count() - rest.matches('\n').count();
+            invalid_after(newlines, problem)
         };
         let (line, next_line) = rest.split_once('\n').unwrap_or((rest, ""));
         if line.trim().is_empty() || line.trim_start().starts_with('#') {
@@ -212,8 +206,13 @@ mod tests {
     use proptest::prelude::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn one(text: &str) -> Result<String, InvalidLine> {
-        let mut variables = parse(text.as_bytes())?;
+    fn parse_bytes(bytes: &[u8]) -> Result<BTreeMap<String, String>, EnvFileError> {
+        parse(Path::new("env"), bytes)
+    }
+
+    fn one(text: &str) -> Result<String, String> {
+        let parsed = parse_bytes(text.as_bytes());
+        let mut variables = parsed.map_err(|error| error.to_string())?;
         assert_eq!(variables.len(), 1, "{text:?}");
         Ok(variables.remove("A").unwrap())
     }
@@ -253,7 +252,7 @@ mod tests {
         ] {
             assert_eq!(one(text), Ok(value.to_owned()), "{text:?}");
         }
-        assert_eq!(parse(b"").unwrap(), BTreeMap::new());
+        assert_eq!(parse_bytes(b"").unwrap(), BTreeMap::new());
     }
 
     #[test]
@@ -270,10 +269,15 @@ mod tests {
             (b"B=1\nA=s3\0cret", 2, "NUL"),
             (b"B=1\nA=s3cret\xff", 2, "UTF-8"),
         ] {
-            let InvalidLine {
+            let error = parse_bytes(text).unwrap_err();
+            let EnvFileError::Line {
                 line: actual,
                 problem,
-            } = parse(text).unwrap_err();
+                ..
+            } = error
+            else {
+                panic!("{error}");
+            };
             assert_eq!(actual, line, "{}", String::from_utf8_lossy(text));
             assert!(
                 problem.contains(part) && !problem.contains("s3cret"),
@@ -318,7 +322,7 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
             value in "[^\0]{0,60}",
         ) {
-            let _ = parse(&bytes);
+            let _ = parse_bytes(&bytes);
             let escaped = value.replace('\\', "\\\\").replace('"', "\\\"");
             prop_assert_eq!(one(&format!("A=\"{escaped}\"\n")), Ok(value.clone()));
             let plain = value.replace('\'', "");
