@@ -23,41 +23,30 @@ const SOCKET_PATH_BYTES: usize = if cfg!(target_os = "linux") { 108 } else { 104
 pub(super) fn check_state(path: &Path) -> Vec<Finding> {
     let another = "set another one in COLIBRI_STATE_DIR, or pass --state-dir";
     let what = format!("state directory {}", path.display());
-    let usable = if !path.is_absolute() {
-        Err(Finding::fail(
-            format!("{what} is not an absolute path"),
-            another,
-        ))
-    } else {
-        let rule = Ownership::check_trusted_directory;
-        check_directory(path, &what, another, rule).and_then(|existing| match existing {
-            None => Ok(format!("{what} does not exist; it is created when needed")),
-            Some(_) => match try_write(path) {
-                Ok(()) => Ok(format!("{what} is private and writable")),
-                Err(error) => {
-                    let fix = match error.kind() {
-                        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                            "free space on its disk; running agents wait until then"
-                        }
-                        io::ErrorKind::ReadOnlyFilesystem => {
-                            "mount it writable, or set another one in COLIBRI_STATE_DIR"
-                        }
-                        _ => another,
-                    };
-                    Err(Finding::fail(
-                        format!("{what} cannot be written: {error}"),
-                        fix,
-                    ))
-                }
-            },
-        })
-    };
-    match usable {
-        Ok(what) => std::iter::once(Finding::ok(what))
-            .chain(check_space(path))
-            .collect(),
-        Err(problem) => vec![problem],
+    let fail = |problem: String, fix| vec![Finding::fail(format!("{what} {problem}"), fix)];
+    if !path.is_absolute() {
+        return fail("is not an absolute path".to_owned(), another);
     }
+    let private = match check_directory(path, &what, another, Ownership::check_trusted_directory) {
+        Err(problem) => return vec![problem],
+        Ok(None) => Finding::ok(format!("{what} does not exist; it is created when needed")),
+        Ok(Some(_)) => match try_write(path) {
+            Ok(()) => Finding::ok(format!("{what} is private and writable")),
+            Err(error) => {
+                let fix = match error.kind() {
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                        "free space on its disk; running agents wait until then"
+                    }
+                    io::ErrorKind::ReadOnlyFilesystem => {
+                        "mount it writable, or set another one in COLIBRI_STATE_DIR"
+                    }
+                    _ => another,
+                };
+                return fail(format!("cannot be written: {error}"), fix);
+            }
+        },
+    };
+    std::iter::once(private).chain(check_space(path)).collect()
 }
 
 /// Checks the directory of the socket, and the socket if it exists.
