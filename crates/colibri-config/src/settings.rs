@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use colibri_jail_core::{Bubblewrap, EngineRegistry, FreebsdJail, JailEngine, JailError};
 use colibri_journal::{Fsync, JournalOptions};
-use colibri_priv::{BackendRegistry, PrivBackend, PrivError, PrivMode};
+use colibri_priv::{BackendRegistry, PrivBackend, PrivError};
 use colibri_sys::regular_file::is_executable;
 use serde::Deserialize;
 
@@ -290,15 +290,14 @@ impl Registries {
         partial: &PartialSettings,
         engine: &dyn JailEngine,
     ) -> Result<Arc<dyn PrivBackend>, PrivError> {
-        let mode = match &partial.privilege {
-            Some(name) => PrivMode::parse(name)?,
-            None => PrivMode::default_for(engine),
-        };
+        let default = BackendRegistry::default_name(engine);
+        let name = partial.privilege.as_deref().unwrap_or(default);
+        BackendRegistry::check_name(name)?;
         let helper = match &partial.helper {
             Some(helper) => helper,
             None => first_executable(HELPER_PATHS).unwrap_or(HELPER_PATHS[0]),
         };
-        (self.backends)(helper).get(mode.as_str())
+        (self.backends)(helper).get(name)
     }
 }
 

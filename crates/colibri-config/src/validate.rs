@@ -8,7 +8,7 @@ mod agents;
 use std::ops::Range;
 use std::path::Path;
 
-use colibri_priv::PrivMode;
+use colibri_priv::BackendRegistry;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue, Deserializer};
@@ -191,10 +191,8 @@ fn check_setting(settings: &PartialSettings) -> Option<String> {
     {
         return Some(message);
     }
-    let privilege = settings.privilege.as_deref().map(PrivMode::parse);
-    privilege
-        .and_then(Result::err)
-        .map(|error| error.to_string())
+    let error = BackendRegistry::check_name(settings.privilege.as_deref()?).err()?;
+    Some(error.to_string())
 }
 
 /// Returns why a path is refused if it is not absolute.

@@ -11,7 +11,7 @@ use std::fmt;
 use std::time::Duration;
 
 use colibri_jail_core::JailEngine;
-use colibri_priv::{Finding, FindingStatus, PrivBackend, PrivMode};
+use colibri_priv::{BackendRegistry, Finding, FindingStatus, PrivBackend};
 
 /// Timeout of a preflight.
 const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -195,7 +195,7 @@ impl Run {
             transcript: Vec::new(),
             violations: Violations::default(),
         };
-        if let Err(error) = PrivMode::parse(backend.name()) {
+        if let Err(error) = BackendRegistry::check_name(backend.name()) {
             let output = format!("{:?}", backend.name());
             run.violations.add(
                 ViolationKind::InvalidName,

@@ -11,7 +11,7 @@ mod registry;
 pub use backends::{Helper, Mdo};
 pub use colibri_types::{Finding, FindingStatus};
 pub use none::None;
-pub use registry::{BackendRegistry, PrivMode};
+pub use registry::BackendRegistry;
 
 use async_trait::async_trait;
 use colibri_jail_core::{CommandLine, CommandLineError, JailEngine, JailError, JailOp};

@@ -7,16 +7,17 @@ use colibri_jail_core::JailEngine;
 
 use crate::{Helper, Mdo, None, PrivBackend, PrivError};
 
-/// The name of the selected backend, as in `COLIBRI_JAIL_PRIV_MODE`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PrivMode(String);
+/// The backends that can be selected by name.
+#[derive(Clone, Default)]
+pub struct BackendRegistry(BTreeMap<String, Arc<dyn PrivBackend>>);
 
-impl PrivMode {
-    /// Validates a name. [`BackendRegistry::get`] checks whether a backend has it.
+impl BackendRegistry {
+    /// Validates the name of a backend, as in `COLIBRI_JAIL_PRIV_MODE`. [`Self::get`] checks whether a backend
+    /// has it.
     ///
     /// # Errors
     /// The name is invalid.
-    pub fn parse(name: &str) -> Result<Self, PrivError> {
+    pub fn check_name(name: &str) -> Result<(), PrivError> {
         let is_valid =
             |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if name.is_empty() || name.len() > 32 || !name.bytes().all(is_valid) {
@@ -24,27 +25,15 @@ impl PrivMode {
                 "privilege backend name {name:?} is invalid; use lower-case letters, digits and '-'"
             )));
         }
-        Ok(Self(name.to_owned()))
+        Ok(())
     }
 
-    /// Returns the default: `mdo` if the engine needs root, else `none`.
+    /// Returns the name of the default backend: `mdo` if the engine needs root, else `none`.
     #[must_use]
-    pub fn default_for(engine: &dyn JailEngine) -> Self {
-        Self(if engine.needs_root() { "mdo" } else { "none" }.to_owned())
+    pub fn default_name(engine: &dyn JailEngine) -> &'static str {
+        if engine.needs_root() { "mdo" } else { "none" }
     }
 
-    /// Returns the name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// The backends that can be selected by name.
-#[derive(Clone, Default)]
-pub struct BackendRegistry(BTreeMap<String, Arc<dyn PrivBackend>>);
-
-impl BackendRegistry {
     /// Returns a registry with `mdo`, `none`, and `helper` with the program at this path.
     #[must_use]
     pub fn builtin(helper: &str) -> Self {
@@ -62,13 +51,14 @@ impl BackendRegistry {
     /// # Errors
     /// The name is taken or invalid.
     pub fn register(&mut self, backend: Arc<dyn PrivBackend>) -> Result<(), PrivError> {
-        let name = PrivMode::parse(backend.name())?.0;
-        if self.0.contains_key(&name) {
+        let name = backend.name();
+        Self::check_name(name)?;
+        if self.0.contains_key(name) {
             return Err(PrivError::Invalid(format!(
                 "privilege backend {name:?} is registered already; give yours another name"
             )));
         }
-        self.0.insert(name, backend);
+        self.0.insert(name.to_owned(), backend);
         Ok(())
     }
 
@@ -105,12 +95,12 @@ mod tests {
         let taken = registry.register(Arc::new(Mdo)).unwrap_err().to_string();
         assert!(taken.contains("\"mdo\" is registered already"), "{taken}");
         for bad in ["", "Mdo", "a b", "../x"] {
-            let error = PrivMode::parse(bad).unwrap_err().to_string();
+            let error = BackendRegistry::check_name(bad).unwrap_err().to_string();
             assert!(error.contains(&format!("{bad:?} is invalid")), "{error}");
         }
-        assert_eq!(PrivMode::default_for(&FreebsdJail).as_str(), "mdo");
+        assert_eq!(BackendRegistry::default_name(&FreebsdJail), "mdo");
         assert_eq!(
-            PrivMode::default_for(&Bubblewrap::default()).as_str(),
+            BackendRegistry::default_name(&Bubblewrap::default()),
             "none"
         );
     }

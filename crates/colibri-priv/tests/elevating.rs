@@ -9,7 +9,7 @@ use colibri_jail_core::{
     Bubblewrap, CommandLine, EphemeralJail, FreebsdJail, Ip4Policy, JailEngine, JailName, JailOp,
     JailPath, JailUser, Pid, Signal,
 };
-use colibri_priv::{BackendRegistry, Helper, PrivBackend, PrivError, PrivMode};
+use colibri_priv::{BackendRegistry, Helper, PrivBackend, PrivError};
 use proptest::prelude::*;
 
 const HELPER: &str = "/usr/local/libexec/colibri-jail-helper";
@@ -303,7 +303,7 @@ fn every_error_message_has_a_hint() {
         registry
             .register(std::sync::Arc::new(colibri_priv::Mdo))
             .err(),
-        PrivMode::parse("My Sudo").err(),
+        BackendRegistry::check_name("My Sudo").err(),
     ];
     let lines: Vec<_> = errors
         .into_iter()
