@@ -142,7 +142,7 @@ impl SpawnRequest {
         Ok(AgentSpawnConfig {
             program: self.program.ok_or(NoProgram)?,
             args: self.args.unwrap_or_default(),
-            env: self.env.0,
+            env: self.env,
             cwd: self.cwd,
             jail: self.jail.filter(|jail| *jail != JailConfig::default()),
             runtime: self.runtime,
@@ -159,7 +159,7 @@ impl SpawnRequest {
 }
 
 /// The configuration of one agent: a spawn request without gaps. `spec.json` stores it.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentSpawnConfig {
     /// The agent's program: a path, or a name that is searched in its `PATH`.
     pub program: String,
@@ -168,7 +168,7 @@ pub struct AgentSpawnConfig {
     pub args: Vec<String>,
     /// Environment variables, added to the base environment.
     #[serde(default)]
-    pub env: BTreeMap<String, String>,
+    pub env: Env,
     /// Working directory, inside the jail if there is one. Default `/`.
     #[serde(default)]
     pub cwd: Option<String>,
@@ -197,17 +197,6 @@ pub struct AgentSpawnConfig {
     /// The entry of the settings file's `[[autostart]]` that started the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autostart: Option<String>,
-}
-
-/// Shows the names of `env` and never the values: they may be secrets.
-impl fmt::Debug for AgentSpawnConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AgentSpawnConfig ")?;
-        match serde_json::to_value(self.redacted()) {
-            Ok(shown) => write!(f, "{shown}"),
-            Err(_) => f.write_str("{..}"),
-        }
-    }
 }
 
 /// The options of an agent that its shim applies. Part of the launch that a daemon sends to a shim.
@@ -419,11 +408,11 @@ mod tests {
     fn environment_values_are_neither_stored_nor_shown() {
         let config = AgentSpawnConfig {
             program: "p".into(),
-            env: BTreeMap::from([("TOKEN".into(), "s3cret".into())]),
+            env: Env(BTreeMap::from([("TOKEN".into(), "s3cret".into())])),
             ..AgentSpawnConfig::default()
         };
         let request = SpawnRequest {
-            env: Env(config.env.clone()),
+            env: config.env.clone(),
             ..SpawnRequest::default()
         };
         let stored = serde_json::to_string(&config.redacted()).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use colibri_config::{Autostart, ConfigFile};
 use colibri_proto::{
-    AutostartFailure, AutostartedAgent, Call, ChangedNames, Env, ReloadResult, SpawnRequest,
+    AutostartFailure, AutostartedAgent, Call, ChangedNames, ReloadResult, SpawnRequest,
 };
 use colibri_spawner::SpawnError;
 
@@ -84,7 +84,7 @@ impl DaemonState {
             config.autostart = Some(entry.key.clone());
             params.program = Some(config.program.clone());
             params.args = Some(config.args.clone());
-            params.env = Env(config.env.clone());
+            params.env = config.env.clone();
             params.cwd.clone_from(&config.cwd);
             params.jail.clone_from(&config.jail);
             params.name.clone_from(&config.name);

@@ -61,7 +61,7 @@ pub(super) async fn restart(
     daemon.check_running()?;
     let config = found.spec.config.clone();
     if !config.env.is_empty() {
-        let variables = config.env.into_keys().collect();
+        let variables = config.env.0.into_keys().collect();
         let id = params.id;
         return Err(SpawnError::EnvironmentNotKept { id, variables }.into());
     }
