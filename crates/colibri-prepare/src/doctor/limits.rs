@@ -15,17 +15,14 @@ const RACCT: &str = "kern.racct.enable";
 
 /// Returns one finding for each limit. A limit that cannot be enforced is a warning: agents run without it.
 pub(super) async fn enforceable(mechanism: LimitMechanism, cgroups: &Cgroups) -> Vec<Finding> {
-    let obstacle = |controller| match mechanism {
-        LimitMechanism::Unavailable(why) => Some(why.into()),
-        _ => cgroups.obstacle(controller),
-    };
-    match mechanism {
-        LimitMechanism::Rctl => vec![by_rctl(racct().await)],
-        _ => LIMITS
-            .iter()
-            .map(|(limit, controller)| by_cgroup(limit, obstacle(controller)))
-            .collect(),
+    if mechanism == LimitMechanism::Rctl {
+        return vec![by_rctl(racct().await)];
     }
+    let finding = |(limit, controller): &(&str, &str)| match mechanism {
+        LimitMechanism::Unavailable(why) => by_cgroup(limit, Some(why.into())),
+        _ => by_cgroup(limit, cgroups.obstacle(controller)),
+    };
+    LIMITS.iter().map(finding).collect()
 }
 
 /// Returns the finding for one limit.
