@@ -42,18 +42,6 @@ impl std::ops::Deref for Env {
     }
 }
 
-impl std::ops::DerefMut for Env {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.0
-    }
-}
-
-impl FromIterator<(String, String)> for Env {
-    fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
-        Self(variables.into_iter().collect())
-    }
-}
-
 /// The parameters of `spawn-agent`; also what a profile and an `[[autostart]]` entry contain. Everything may be absent:
 /// a profile fills the gaps of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -373,7 +361,7 @@ impl AgentSpawnConfig {
     #[must_use]
     pub fn redacted(&self) -> Self {
         let mut copy = self.clone();
-        for value in copy.env.values_mut() {
+        for value in copy.env.0.values_mut() {
             "<redacted>".clone_into(value);
         }
         copy

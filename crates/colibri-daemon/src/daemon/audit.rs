@@ -81,7 +81,7 @@ fn redact(call: &Call) -> Option<Call> {
     let mut redacted = call.clone();
     match &mut redacted {
         Call::SpawnAgent(params) => {
-            let values = params.env.values_mut();
+            let values = params.env.0.values_mut();
             values.for_each(|value| "<redacted>".clone_into(value));
         }
         Call::SendInput(params) => {
