@@ -1,6 +1,5 @@
 //! Mounts of host directories and files in a jail.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -85,13 +84,6 @@ pub struct Mount {
     pub target: JailPath,
     /// Whether the mount is read-only.
     pub read_only: bool,
-}
-
-impl fmt::Display for Mount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mode = if self.read_only { ":ro" } else { "" };
-        write!(f, "{}:{}{mode}", self.source, self.target)
-    }
 }
 
 /// Returns the host path of `path` in a jail with these mounts; `None` if no mount contains it. Parents precede children
@@ -213,8 +205,11 @@ mod tests {
     fn mounts_are_sorted_and_conflicts_refused() {
         let validated = |texts: &[&str]| {
             let mounts: Vec<MountConfig> = texts.iter().map(|text| text.parse().unwrap()).collect();
-            validate(&mounts)
-                .map(|mounts| mounts.iter().map(ToString::to_string).collect::<Vec<_>>())
+            let shown = |mount: &Mount| {
+                let mode = if mount.read_only { ":ro" } else { "" };
+                format!("{}:{}{mode}", mount.source, mount.target)
+            };
+            validate(&mounts).map(|mounts| mounts.iter().map(shown).collect::<Vec<_>>())
         };
         assert_eq!(
             validated(&["/b/c:/w/sub:ro", "/a:/w"]),
