@@ -15,14 +15,14 @@ pub(crate) use self::spawn::{ProfileSettings, Spawn, milliseconds};
 use self::values::{age, agent, duration, one_of, since};
 
 /// Parses the command line of this process. Prints help or a usage error and exits if it contains no command.
-pub(crate) fn parse() -> Arguments {
+pub(crate) fn parse() -> CliArguments {
     let words: Vec<_> = std::env::args_os().collect();
-    Arguments::try_parse_from(&words).unwrap_or_else(|error| {
+    CliArguments::try_parse_from(&words).unwrap_or_else(|error| {
         let words: Vec<String> = words
             .iter()
             .map(|word| word.to_string_lossy().into_owned())
             .collect();
-        separator::explain(error, Arguments::command(), &words).exit()
+        separator::explain(error, CliArguments::command(), &words).exit()
     })
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn parse() -> Arguments {
 /// executed, and 125 if Colibri itself failed or the agent's exit status is unknown.
 #[derive(Debug, Parser)]
 #[command(name = "colibri", version, max_term_width = 100)]
-pub(crate) struct Arguments {
+pub(crate) struct CliArguments {
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
@@ -336,8 +336,8 @@ mod tests {
 
     #[test]
     fn definition_is_valid_and_help_matches_snapshot() {
-        Arguments::command().debug_assert();
-        let mut command = Arguments::command();
+        CliArguments::command().debug_assert();
+        let mut command = CliArguments::command();
         command.build();
         let mut help = command.render_long_help().to_string();
         for sub in command
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn arguments_after_separator_belong_to_the_agent() {
-        let parsed = Arguments::try_parse_from([
+        let parsed = CliArguments::try_parse_from([
             "colibri",
             "run",
             "--jail-path",
@@ -365,7 +365,7 @@ mod tests {
             "--json",
             "-x",
         ]);
-        let Ok(Arguments {
+        let Ok(CliArguments {
             command: CliCommand::Run(spawn),
             ..
         }) = parsed
@@ -383,7 +383,7 @@ mod tests {
             &["colibri", "kill", "a", "--grace", "5"],
             &["colibri", "prompt", "a", "hi", "--timeout", "5"],
         ] {
-            assert!(Arguments::try_parse_from(plain).is_ok(), "{plain:?}");
+            assert!(CliArguments::try_parse_from(plain).is_ok(), "{plain:?}");
         }
         for bad in [
             &["colibri", "run"][..],
@@ -392,7 +392,7 @@ mod tests {
             &["colibri", "prune", "--older-than", "7"],
         ] {
             assert_eq!(
-                Arguments::try_parse_from(bad).unwrap_err().exit_code(),
+                CliArguments::try_parse_from(bad).unwrap_err().exit_code(),
                 2,
                 "{bad:?}"
             );

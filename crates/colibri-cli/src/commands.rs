@@ -11,7 +11,7 @@ use colibri_client::{
 };
 use jiff::Timestamp;
 
-use crate::args::{Arguments, Background, Global, KillArgs, PsArgs, SendArgs, milliseconds};
+use crate::args::{Background, CliArguments, Global, KillArgs, PsArgs, SendArgs, milliseconds};
 use crate::connect::{connect, connect_existing, endpoint};
 use crate::error::CliError;
 use crate::{exit, output, tables};
@@ -297,7 +297,7 @@ pub(crate) async fn shutdown(global: &Global) -> Result<u8, CliError> {
 
 pub(crate) fn completions(shell: Shell) -> Result<u8, CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "colibri", &mut script);
+    clap_complete::generate(shell, &mut CliArguments::command(), "colibri", &mut script);
     output::print(script)?;
     Ok(0)
 }

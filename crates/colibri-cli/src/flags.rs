@@ -5,7 +5,7 @@
 
 use clap::CommandFactory;
 
-use crate::args::Arguments;
+use crate::args::CliArguments;
 
 /// Fields of spawn requests and jails whose option of `run` has another name. A message with `name` is about the name of
 /// a jail, because this program validates the name of an agent before it sends a request.
@@ -24,7 +24,7 @@ pub(crate) fn with_options(message: &str) -> String {
     for (field, option) in OPTIONS {
         replaced = replaced.replace(&format!("`{field}`"), &format!("--{option}"));
     }
-    let command = Arguments::command();
+    let command = CliArguments::command();
     let run = command.find_subcommand("run");
     for option in run.iter().flat_map(|run| run.get_arguments()) {
         if let Some(option) = option.get_long() {
@@ -60,7 +60,7 @@ mod tests {
         // These have no option, or options for their fields.
         fields.retain(|field| !["program", "args", "jail", "limits"].contains(&field.as_str()));
         assert!(fields.len() > 20, "{fields:?}");
-        let mut command = crate::args::Arguments::command();
+        let mut command = crate::args::CliArguments::command();
         let run = command.find_subcommand_mut("run").unwrap();
         let help = run.render_help().to_string();
         for field in fields {

@@ -28,7 +28,7 @@ mod top;
 
 use std::process::ExitCode;
 
-use crate::args::{Arguments, CliCommand, Config};
+use crate::args::{CliArguments, CliCommand, Config};
 use crate::error::CliError;
 
 fn main() -> ExitCode {
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn execute(arguments: Arguments) -> Result<u8, CliError> {
+async fn execute(arguments: CliArguments) -> Result<u8, CliError> {
     let global = arguments.global;
     match arguments.command {
         CliCommand::Run(spawn) => run::run(&global, spawn).await,

@@ -41,7 +41,7 @@ impl WriteFailure {
 
 /// Progress of the writer thread.
 #[derive(Default)]
-struct Progress {
+struct WriteProgress {
     /// Number of blocks that left the queue.
     blocks: u64,
     /// Start time of the current write(2); absent between writes.
@@ -53,7 +53,7 @@ pub(crate) struct Sink {
     queue: Option<mpsc::UnboundedSender<Block>>,
     /// Number of blocks that entered the queue.
     queued: u64,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<WriteProgress>,
 }
 
 impl Sink {
@@ -62,7 +62,7 @@ impl Sink {
     pub(crate) fn start() -> Result<(Self, mpsc::UnboundedReceiver<WriteFailure>), CliError> {
         let (queue, blocks) = mpsc::unbounded_channel();
         let (failed, failures) = mpsc::unbounded_channel();
-        let (sender, progress) = watch::channel(Progress::default());
+        let (sender, progress) = watch::channel(WriteProgress::default());
         start_thread("output", move || write_blocks(blocks, &failed, &sender))?;
         let sink = Self {
             queue: Some(queue),
@@ -84,7 +84,7 @@ impl Sink {
     /// Waits for room in the queue. Cancel safe.
     pub(crate) async fn room(&mut self) {
         let queued = self.queued;
-        let has_room = |progress: &Progress| queued < progress.blocks + QUEUE;
+        let has_room = |progress: &WriteProgress| queued < progress.blocks + QUEUE;
         // Fails only if the thread has ended, which empties the queue.
         let _ = self.progress.wait_for(has_room).await;
     }
@@ -104,7 +104,7 @@ impl Sink {
 fn write_blocks(
     mut blocks: mpsc::UnboundedReceiver<Block>,
     failed: &mpsc::UnboundedSender<WriteFailure>,
-    progress: &watch::Sender<Progress>,
+    progress: &watch::Sender<WriteProgress>,
 ) {
     let mut failed_streams = Vec::new();
     while let Some(Block { stream, bytes }) = blocks.blocking_recv() {
@@ -126,7 +126,11 @@ fn write_blocks(
 }
 
 /// Writes all bytes without the buffers and locks of `std`, which a blocked write would hold.
-fn write_all(to: impl AsFd, bytes: &[u8], progress: &watch::Sender<Progress>) -> io::Result<()> {
+fn write_all(
+    to: impl AsFd,
+    bytes: &[u8],
+    progress: &watch::Sender<WriteProgress>,
+) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
         progress.send_modify(|progress| progress.write_start = Some(Instant::now()));

@@ -9,7 +9,7 @@ use colibri_proto as wire;
 use colibri_shim::control::ShimStatus;
 use colibri_shim::layout;
 use colibri_shim::record::ExitRecord;
-use colibri_spawner::{Agent, AgentSpec};
+use colibri_spawner::{AgentHandle, AgentSpec};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ pub(crate) struct RegisteredAgent {
     pub(crate) spec: Arc<AgentSpec>,
     pub(crate) directory: PathBuf,
     /// Connection to its shim; absent if it had ended before this daemon started.
-    pub(crate) agent: Option<Agent>,
+    pub(crate) agent: Option<AgentHandle>,
     pub(crate) latest: watch::Sender<AgentSnapshot>,
     /// It was started by an earlier daemon.
     pub(crate) adopted: bool,
@@ -43,7 +43,7 @@ impl RegisteredAgent {
     }
 
     /// Returns the connection to the shim of a running agent.
-    pub(crate) fn running(&self) -> Option<&Agent> {
+    pub(crate) fn running(&self) -> Option<&AgentHandle> {
         self.agent.as_ref().filter(|_| !self.has_ended())
     }
 

@@ -98,7 +98,7 @@ pub(crate) fn spawn_error_kind(error: &SpawnError) -> ErrorKind {
         SpawnError::Resources { .. } => ErrorKind::ResourceExhausted,
         SpawnError::ShimClient(ShimClientError::Silent(_)) => ErrorKind::AgentSilent,
         SpawnError::PrivilegedCommand { .. } => ErrorKind::Privilege,
-        SpawnError::Ended(_) | SpawnError::ShimClient(ShimClientError::Gone) => {
+        SpawnError::Ended(_) | SpawnError::ShimClient(ShimClientError::Closed) => {
             ErrorKind::AgentEnded
         }
         SpawnError::Running(_) => ErrorKind::AgentRunning,

@@ -42,4 +42,4 @@ mod start;
 mod supervision;
 mod times;
 
-pub use start::{Arguments, main};
+pub use start::{DaemonArguments, main};

@@ -46,7 +46,7 @@ use crate::supervision::Observers;
 /// daemon with the same state directory adopts them.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "colibri-daemon", version)]
-pub struct Arguments {
+pub struct DaemonArguments {
     /// Listen on this Unix socket
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -89,7 +89,7 @@ fn failed(action: &str) -> impl FnOnce(io::Error) -> StartError {
 /// `engines` are the jail engines that settings can name: register one with [`EngineRegistry::register`] to add it.
 /// `backends` creates the privilege backends for the path of the helper, at the start and at each reload.
 pub fn main(engines: EngineRegistry, backends: fn(&str) -> BackendRegistry) -> ExitCode {
-    match run(Arguments::parse(), Registries { engines, backends }) {
+    match run(DaemonArguments::parse(), Registries { engines, backends }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "colibri-daemon: {error}");
@@ -98,7 +98,7 @@ pub fn main(engines: EngineRegistry, backends: fn(&str) -> BackendRegistry) -> E
     }
 }
 
-fn run(mut arguments: Arguments, registries: Registries) -> Result<(), StartError> {
+fn run(mut arguments: DaemonArguments, registries: Registries) -> Result<(), StartError> {
     colibri_sys::signals::reset_inherited();
     // With a handler, a write beyond RLIMIT_FSIZE fails with EFBIG instead of ending the daemon.
     colibri_sys::signals::catch(Signal::XFSZ);
@@ -257,7 +257,7 @@ fn notify_systemd() {
 
 /// Installs the log subscriber; returns the log file of a daemon in the background.
 fn install_log(
-    arguments: &Arguments,
+    arguments: &DaemonArguments,
     settings: &Settings,
 ) -> Result<Option<Arc<RotatedLog>>, StartError> {
     let filter = EnvFilter::try_from_env("COLIBRI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));

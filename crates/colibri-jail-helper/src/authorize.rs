@@ -4,7 +4,7 @@ use colibri_jail_core::{EphemeralJail, Ip4Policy, JailName, JailUser, Signal};
 
 use crate::escape::printable;
 use crate::policy::Rule;
-use crate::request::Run;
+use crate::request::ProgramRun;
 use crate::users::{self, UserIds};
 
 /// The system that a request is authorized for.
@@ -50,7 +50,7 @@ impl Host {
 pub(crate) struct Grant<'a> {
     pub(crate) rule: &'a Rule,
     pub(crate) jail: &'a JailName,
-    pub(crate) run: &'a Run,
+    pub(crate) run: &'a ProgramRun,
     /// The user inside.
     pub(crate) user: JailUser,
     /// Allowed paths of the program; the first that exists is executed.
@@ -105,7 +105,7 @@ fn first_allowed<'a, T>(
 pub(crate) fn create<'a>(
     rules: &[&'a Rule],
     jail: &'a EphemeralJail,
-    run: &'a Run,
+    run: &'a ProgramRun,
     host: &Host,
 ) -> Result<Grant<'a>, Refusal> {
     first_allowed(rules, |rule| {
@@ -122,7 +122,7 @@ pub(crate) fn create<'a>(
 pub(crate) fn attach<'a>(
     rules: &[&'a Rule],
     jail: &'a JailName,
-    run: &'a Run,
+    run: &'a ProgramRun,
     host: &Host,
 ) -> Result<Grant<'a>, Refusal> {
     if host.os == Os::Linux {
@@ -174,7 +174,7 @@ fn check_ip4(rule: &Rule, ip4: &Ip4Policy, host: &Host) -> Result<(), Refusal> {
 fn check_run<'a>(
     rule: &'a Rule,
     jail: &'a JailName,
-    run: &'a Run,
+    run: &'a ProgramRun,
     host: &Host,
 ) -> Result<Grant<'a>, Refusal> {
     let user = match &run.user {
@@ -224,7 +224,7 @@ fn check_run<'a>(
 mod tests {
     use super::*;
     use crate::policy::Policy;
-    use crate::request::Request;
+    use crate::request::HelperRequest;
     use crate::sys::Caller;
     use proptest::prelude::*;
 
@@ -274,11 +274,11 @@ mod tests {
             .chain(line.split(' '))
             .map(|argument| argument.as_bytes().to_vec())
             .collect();
-        let request = Request::parse(&argv).unwrap();
+        let request = HelperRequest::parse(&argv).unwrap();
         let grant = match &request {
-            Request::Create { jail, run } => create(&rules, jail, run, host),
-            Request::Attach { jail, run } => attach(&rules, jail, run, host),
-            Request::Signal {
+            HelperRequest::Create { jail, run } => create(&rules, jail, run, host),
+            HelperRequest::Attach { jail, run } => attach(&rules, jail, run, host),
+            HelperRequest::Signal {
                 jail, signal: sent, ..
             } => {
                 return match signal(&rules, jail.as_ref(), *sent) {
@@ -286,7 +286,9 @@ mod tests {
                     Err(refusal) => refusal.to_string(),
                 };
             }
-            Request::Remove { .. } | Request::Check => unreachable!("decided without a rule"),
+            HelperRequest::Remove { .. } | HelperRequest::Check => {
+                unreachable!("decided without a rule")
+            }
         };
         match grant {
             Ok(grant) => format!("yes, {} {}", grant.user, grant.programs.join(" ")),

@@ -42,7 +42,7 @@ use audit::AuditLog;
 use authorize::Host;
 use error::HelperError;
 use policy::Policy;
-use request::Request;
+use request::HelperRequest;
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
@@ -87,20 +87,20 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
     }
 
     // Parse the request; authorize it, log the decision, perform it.
-    let request = Request::parse(argv)?;
+    let request = HelperRequest::parse(argv)?;
     log.request = request.to_string();
     match &request {
-        Request::Create { jail, run } => {
+        HelperRequest::Create { jail, run } => {
             let grant = authorize::create(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
             match ops::create(caller.uid, &grant, jail)? {}
         }
-        Request::Attach { jail, run } => {
+        HelperRequest::Attach { jail, run } => {
             let grant = authorize::attach(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
             match ops::attach(caller.uid, &grant)? {}
         }
-        Request::Signal { jail, signal, pids } => {
+        HelperRequest::Signal { jail, signal, pids } => {
             authorize::signal(&rules, jail.as_ref(), *signal)?;
             let targets = ops::find_targets(caller.uid, jail.as_ref(), pids)?;
             for target in &targets {
@@ -109,12 +109,12 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
             log.allowed("owner=verified")?;
             ops::send_signal(targets, *signal)
         }
-        Request::Remove { jail } => {
+        HelperRequest::Remove { jail } => {
             let record = ops::find_created_jail(caller.uid, jail)?;
             log.allowed("owner=verified")?;
             ops::remove_jail(&record)
         }
-        Request::Check => {
+        HelperRequest::Check => {
             log.allowed("")?;
             ops::print_rules(caller.uid, &rules)
         }

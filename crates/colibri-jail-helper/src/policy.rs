@@ -69,7 +69,7 @@ pub(crate) struct Rule {
     #[serde(default)]
     signals: Vec<Value<Signal>>,
     #[serde(default)]
-    pub(crate) limits: Limits,
+    pub(crate) limits: HelperLimits,
 }
 
 impl Rule {
@@ -136,7 +136,7 @@ impl fmt::Display for Rule {
 /// Resource limits of an agent (setrlimit(2)). Core files are always disabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Limits {
+pub(crate) struct HelperLimits {
     /// Open files of one process.
     pub(crate) open_files: u64,
     /// Processes of the user, in all jails together.
@@ -149,7 +149,7 @@ pub(crate) struct Limits {
     pub(crate) cpu_seconds: Option<u64>,
 }
 
-impl Default for Limits {
+impl Default for HelperLimits {
     fn default() -> Self {
         Self {
             open_files: 65_536,
@@ -161,7 +161,7 @@ impl Default for Limits {
     }
 }
 
-impl fmt::Display for Limits {
+impl fmt::Display for HelperLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limits = [
             ("open_files", Some(self.open_files)),

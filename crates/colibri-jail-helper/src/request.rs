@@ -18,16 +18,16 @@ const MAX_REPEATED: usize = 1024;
 
 /// A parsed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Request {
+pub(crate) enum HelperRequest {
     /// Run a program in an existing jail.
     Attach {
         jail: JailName,
-        run: Run,
+        run: ProgramRun,
     },
     /// Create a jail, in which `--hide` masks directories, and run a program in it. Its user is in `run`.
     Create {
         jail: EphemeralJail,
-        run: Run,
+        run: ProgramRun,
     },
     /// Signal processes of the caller's agents.
     Signal {
@@ -43,7 +43,7 @@ pub(crate) enum Request {
 
 /// The program to run in a jail.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct ProgramRun {
     pub(crate) user: Option<JailUser>,
     pub(crate) workdir: Option<JailPath>,
     pub(crate) command: CommandLine,
@@ -89,9 +89,9 @@ pub(crate) enum RequestError {
 }
 
 /// The arguments that are not parsed yet.
-struct Arguments<'a>(&'a [String]);
+struct RequestArguments<'a>(&'a [String]);
 
-impl<'a> Arguments<'a> {
+impl<'a> RequestArguments<'a> {
     fn optional(&mut self, name: &'static str) -> Result<Option<&'a str>, RequestError> {
         match self.0 {
             [option, value, rest @ ..] if option == name => {
@@ -118,7 +118,7 @@ impl<'a> Arguments<'a> {
         Ok(values)
     }
 
-    fn run(&mut self) -> Result<Run, RequestError> {
+    fn run(&mut self) -> Result<ProgramRun, RequestError> {
         let user = self.optional("--user")?.map(str::parse).transpose()?;
         let workdir = self.optional("--workdir")?.map(str::parse).transpose()?;
         match self.0 {
@@ -130,7 +130,7 @@ impl<'a> Arguments<'a> {
                 if !is_path && !is_name {
                     return Err(RequestError::Program(program.clone()));
                 }
-                Ok(Run {
+                Ok(ProgramRun {
                     user,
                     workdir,
                     command,
@@ -150,7 +150,7 @@ impl<'a> Arguments<'a> {
     }
 }
 
-impl Request {
+impl HelperRequest {
     /// Parses `argv`, whose first element is the name of this program.
     pub(crate) fn parse(argv: &[Vec<u8>]) -> Result<Self, RequestError> {
         let arguments: Vec<String> = argv
@@ -162,7 +162,7 @@ impl Request {
             })
             .collect::<Result<_, _>>()?;
         let (verb, options) = arguments.split_first().ok_or(RequestError::NoVerb)?;
-        let mut options = Arguments(options);
+        let mut options = RequestArguments(options);
         let request = match verb.as_str() {
             "attach" => {
                 let jail: JailName = options.required("--jail")?.parse()?;
@@ -210,7 +210,7 @@ impl Request {
     }
 }
 
-impl Run {
+impl ProgramRun {
     /// Returns the paths in the jail that the program may have; the first that exists is executed.
     pub(crate) fn candidates(&self) -> Vec<String> {
         let program = self.command.program();
@@ -233,7 +233,7 @@ fn parse_pid(text: &str) -> Result<u32, RequestError> {
 }
 
 /// Formats a request for the log, without the arguments of the agent, which may contain secrets.
-impl fmt::Display for Request {
+impl fmt::Display for HelperRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Attach { jail, run } => write!(f, "verb=attach jail={jail}{run}"),
@@ -254,7 +254,7 @@ impl fmt::Display for Request {
     }
 }
 
-impl fmt::Display for Run {
+impl fmt::Display for ProgramRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = self
             .user
@@ -270,12 +270,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parse(line: &str) -> Result<Request, RequestError> {
+    fn parse(line: &str) -> Result<HelperRequest, RequestError> {
         let argv: Vec<Vec<u8>> = std::iter::once("helper")
             .chain(line.split(' ').filter(|word| !word.is_empty()))
             .map(|word| word.as_bytes().to_vec())
             .collect();
-        Request::parse(&argv)
+        HelperRequest::parse(&argv)
     }
 
     #[test]
@@ -348,13 +348,13 @@ mod tests {
             assert!(parse(line).is_err(), "{line}");
         }
         let bytes = [b"helper".to_vec(), b"\xff".to_vec()];
-        assert_eq!(Request::parse(&bytes), Err(RequestError::NotUtf8(1)));
-        assert_eq!(Request::parse(&[]), Err(RequestError::NoVerb));
+        assert_eq!(HelperRequest::parse(&bytes), Err(RequestError::NotUtf8(1)));
+        assert_eq!(HelperRequest::parse(&[]), Err(RequestError::NoVerb));
     }
 
     #[test]
     fn arguments_after_dashes_belong_to_the_agent() {
-        let Ok(Request::Attach { run, .. }) =
+        let Ok(HelperRequest::Attach { run, .. }) =
             parse("attach --jail web -- sh --user root -- --jail x")
         else {
             panic!("not an attach request");
@@ -375,7 +375,7 @@ mod tests {
             ], 0..14)
         ) {
             // A request that parses is displayed in one line of ASCII.
-            if let Ok(request) = Request::parse(&argv) {
+            if let Ok(request) = HelperRequest::parse(&argv) {
                 let shown = request.to_string();
                 prop_assert!(!shown.contains('\n') && shown.is_ascii());
             }

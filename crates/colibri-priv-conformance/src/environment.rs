@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use colibri_priv::PrivBackend;
 
-use crate::{Report, Run, ViolationKind};
+use crate::{Report, TestRun, ViolationKind};
 
 /// Variable that is set in the second process.
 const SECOND_PROCESS: &str = "COLIBRI_CONFORMANCE_SECOND";
@@ -60,12 +60,12 @@ const UNCHANGED: &[&str] = &[
 /// The violations, each with the first case that shows it.
 pub fn check_in_two_environments(backend: &dyn PrivBackend, test: &str) -> Result<(), Report> {
     if std::env::var_os(SECOND_PROCESS).is_some() {
-        print_and_exit(Run::of(backend).transcript);
+        print_and_exit(TestRun::of(backend).transcript);
     }
-    let Run {
+    let TestRun {
         transcript,
         mut violations,
-    } = Run::of(backend);
+    } = TestRun::of(backend);
     match second_run(test) {
         Err(cause) => violations.add(
             ViolationKind::SecondRunFailed,

@@ -179,17 +179,17 @@ impl std::error::Error for Report {}
 /// # Errors
 /// The violations, each with the first case that shows it.
 pub fn check(backend: &dyn PrivBackend) -> Result<(), Report> {
-    Run::of(backend).violations.report(backend)
+    TestRun::of(backend).violations.report(backend)
 }
 
 /// A run of all cases.
-struct Run {
+struct TestRun {
     /// One line for each case: its input and output.
     transcript: Vec<String>,
     violations: Violations,
 }
 
-impl Run {
+impl TestRun {
     fn of(backend: &dyn PrivBackend) -> Self {
         let mut run = Self {
             transcript: Vec::new(),

@@ -21,7 +21,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Identifies a request: its connection and its sequence number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RequestId {
+pub(crate) struct ShimRequestId {
     connection: u64,
     seq: u64,
 }
@@ -70,7 +70,7 @@ impl ControlServer {
     }
 
     /// Accepts connections and reads requests. Answers invalid and expired requests, and `watch`; returns the others.
-    pub(crate) fn receive(&mut self) -> Vec<(RequestId, Received)> {
+    pub(crate) fn receive(&mut self) -> Vec<(ShimRequestId, Received)> {
         while self.connections.len() < MAX_CONNECTIONS
             && let Ok(connection) = Connection::accept(&self.listener)
         {
@@ -90,7 +90,7 @@ impl ControlServer {
                     connection.reply(seq, ShimReply::Expired);
                 } else {
                     let connection = connection.id;
-                    requests.push((RequestId { connection, seq }, received));
+                    requests.push((ShimRequestId { connection, seq }, received));
                 }
             }
         }
@@ -106,7 +106,7 @@ impl ControlServer {
     }
 
     /// Answers a request, unless its connection is closed.
-    pub(crate) fn reply(&mut self, request: RequestId, reply: ShimReply) {
+    pub(crate) fn reply(&mut self, request: ShimRequestId, reply: ShimReply) {
         if let Some(connection) = self
             .connections
             .iter_mut()

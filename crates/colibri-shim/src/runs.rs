@@ -49,11 +49,11 @@ pub(crate) struct Runs {
     pub(crate) limit_at: Option<Instant>,
     /// How the previous run ended and when the current one starts; absent when it has started.
     pub(crate) restart_message: Option<String>,
-    pub(crate) current: Run,
+    pub(crate) current: CurrentRun,
 }
 
 /// The current run.
-pub(crate) struct Run {
+pub(crate) struct CurrentRun {
     /// Number of the run, from 1.
     pub(crate) number: u32,
     started: Instant,
@@ -66,7 +66,7 @@ pub(crate) struct Run {
     recorded: bool,
 }
 
-impl Run {
+impl CurrentRun {
     fn new(number: u32, from: Offsets) -> Self {
         Self {
             number,
@@ -98,13 +98,13 @@ impl Runs {
             shim_start,
             first_started: now,
             restart_message: None,
-            current: Run::new(0, Offsets::default()),
+            current: CurrentRun::new(0, Offsets::default()),
         }
     }
 
     /// Begins the next run, whose output starts at these offsets. Returns the commands to run before its program.
     pub(crate) fn begin(&mut self, from: Offsets) -> RunCommands {
-        self.current = Run::new(self.current.number.saturating_add(1), from);
+        self.current = CurrentRun::new(self.current.number.saturating_add(1), from);
         RunCommands::new(&self.launch.pre_run, OnError::Stop)
     }
 
@@ -202,7 +202,7 @@ impl Runs {
         to: Offsets,
         is_last: bool,
     ) -> io::Result<()> {
-        let Run { number, from, .. } = self.current;
+        let CurrentRun { number, from, .. } = self.current;
         let is_only = self.backoff.policy().when() == RestartWhen::Never && number == 1 && is_last;
         if self.current.recorded || is_only {
             return Ok(());

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::orphans::LossDetection;
 use crate::shim_client::StartedShim;
-use crate::{Agent, AgentId, AgentSpec, ShimClient, SpawnError, Spawner};
+use crate::{AgentHandle, AgentId, AgentSpec, ShimClient, SpawnError, Spawner};
 
 /// Interval between two checks of a shim that is starting.
 const START_POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -26,7 +26,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub enum AdoptedAgent {
     /// Its shim runs.
-    Running(Agent),
+    Running(AgentHandle),
     /// It has ended.
     Ended {
         /// Its specification.
@@ -140,11 +140,11 @@ impl Spawner {
         status: ShimStatus,
         protocol: u32,
         started: Option<StartedShim>,
-    ) -> Agent {
+    ) -> AgentHandle {
         let directory = self.state.agent(&spec.id);
         let (state, id) = (self.state.clone(), spec.id.clone());
         let shim = ShimClient::open(state, id, status, protocol, started);
-        Agent {
+        AgentHandle {
             spec: Arc::new(spec),
             directory,
             shim,

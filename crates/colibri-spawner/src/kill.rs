@@ -14,7 +14,7 @@ use colibri_sys::process;
 use colibri_types::KillOutcome;
 
 use crate::shim_client::{REQUEST_TIMEOUT, milliseconds};
-use crate::{Agent, AgentSpec, ShimClientError, SpawnError, Spawner};
+use crate::{AgentHandle, AgentSpec, ShimClientError, SpawnError, Spawner};
 
 /// Grace period for the last signal to an agent whose shim speaks protocol 1, where that signal is sent as a kill.
 const UNBOUNDED_GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -27,7 +27,11 @@ impl Spawner {
     /// # Errors
     /// The signal was not delivered: the shim does not answer, or the agent runs as another user and the command of the
     /// privilege backend failed.
-    pub async fn signal(&self, agent: &Agent, signal: Signal) -> Result<KillOutcome, SpawnError> {
+    pub async fn signal(
+        &self,
+        agent: &AgentHandle,
+        signal: Signal,
+    ) -> Result<KillOutcome, SpawnError> {
         self.send_signal(agent, signal, false).await
     }
 
@@ -37,7 +41,7 @@ impl Spawner {
     /// As [`Spawner::signal`].
     pub async fn signal_last(
         &self,
-        agent: &Agent,
+        agent: &AgentHandle,
         signal: Signal,
     ) -> Result<KillOutcome, SpawnError> {
         if agent.shim.protocol() >= 2 {
@@ -54,7 +58,7 @@ impl Spawner {
     ///
     /// # Errors
     /// The agent has ended or is being ended, or its shim does not answer or is of an earlier release.
-    pub async fn restart(&self, agent: &Agent, grace: Duration) -> Result<(), SpawnError> {
+    pub async fn restart(&self, agent: &AgentHandle, grace: Duration) -> Result<(), SpawnError> {
         if agent.shim.protocol() < 2 {
             return Err(ShimClientError::Refused(
                 "it is of an earlier release and cannot restart an agent; kill the agent and spawn it again"
@@ -72,7 +76,7 @@ impl Spawner {
     /// Delivers a signal. No run follows the current one if it is the `last`.
     async fn send_signal(
         &self,
-        agent: &Agent,
+        agent: &AgentHandle,
         signal: Signal,
         last: bool,
     ) -> Result<KillOutcome, SpawnError> {
@@ -86,7 +90,7 @@ impl Spawner {
                     .await?;
                 Ok(KillOutcome::Signalled)
             }
-            Ok(_) | Err(ShimClientError::Gone) => Ok(KillOutcome::AlreadyExited),
+            Ok(_) | Err(ShimClientError::Closed) => Ok(KillOutcome::AlreadyExited),
             Err(error) => Err(error.into()),
         }
     }
@@ -97,7 +101,7 @@ impl Spawner {
     /// [`SpawnError::KillUnverified`] names the processes that survived.
     pub async fn kill(
         &self,
-        agent: &Agent,
+        agent: &AgentHandle,
         signal: Signal,
         grace: Duration,
     ) -> Result<KillOutcome, SpawnError> {
@@ -170,7 +174,7 @@ impl Spawner {
     /// shim is recorded.
     async fn shim_kill(
         &self,
-        agent: &Agent,
+        agent: &AgentHandle,
         signal: Signal,
         grace: Duration,
     ) -> Result<Option<KillReport>, SpawnError> {
@@ -181,7 +185,7 @@ impl Spawner {
             let op = kill_op(signal, grace);
             return match agent.shim.request(limit, op, Vec::new()).await {
                 Ok(ShimReply::Killed(report)) => Ok(Some(report)),
-                Ok(_) | Err(ShimClientError::Gone) => Ok(None),
+                Ok(_) | Err(ShimClientError::Closed) => Ok(None),
                 // The request is idempotent.
                 Err(ShimClientError::Interrupted) => continue,
                 Err(ShimClientError::Silent(limit)) => {
@@ -197,7 +201,7 @@ impl Spawner {
     }
 
     /// Kills a shim that did not reply within `limit`, and waits for its end.
-    async fn kill_shim(&self, agent: &Agent, limit: Duration) -> Result<(), SpawnError> {
+    async fn kill_shim(&self, agent: &AgentHandle, limit: Duration) -> Result<(), SpawnError> {
         let path = agent.directory.join(layout::SHIM);
         let silent = || SpawnError::ShimClient(ShimClientError::Silent(limit));
         let shim: ShimRecord = record::read(&path)

@@ -19,7 +19,7 @@ pub use error::SpawnError;
 pub use orphans::LossDetection;
 pub use shim_client::{ShimClient, ShimClientError, ShimState};
 pub use shim_pool::ShimPool;
-pub use spawn::Agent;
+pub use spawn::AgentHandle;
 pub use state::StateDir;
 
 use std::path::PathBuf;

@@ -44,7 +44,7 @@ const BUFFER_BYTES: usize = 512;
 pub enum ShimClientError {
     /// The shim has ended.
     #[error("the agent's shim has ended, and the agent with it")]
-    Gone,
+    Closed,
     /// The shim refused the request.
     #[error("the agent's shim refused: {0}")]
     Refused(String),
@@ -71,9 +71,9 @@ pub struct ShimState {
     pub closed: bool,
 }
 
-type Connection = Lines<BufReader<UnixStream>>;
+type ShimConnection = Lines<BufReader<UnixStream>>;
 
-fn connection(socket: UnixStream) -> Connection {
+fn connection(socket: UnixStream) -> ShimConnection {
     BufReader::with_capacity(BUFFER_BYTES, socket).lines()
 }
 
@@ -84,7 +84,7 @@ pub(crate) struct StartedShim {
     pub(crate) directory: PathBuf,
     program: PathBuf,
     process: Child,
-    connection: Connection,
+    connection: ShimConnection,
 }
 
 impl StartedShim {
@@ -144,7 +144,11 @@ impl StartedShim {
     }
 }
 
-fn start_process(program: &Path, directory: &Path, log: File) -> io::Result<(Child, Connection)> {
+fn start_process(
+    program: &Path,
+    directory: &Path,
+    log: File,
+) -> io::Result<(Child, ShimConnection)> {
     let (own, remote) = std::os::unix::net::UnixStream::pair()?;
     own.set_nonblocking(true)?;
     let process = Command::new(program)
@@ -176,7 +180,7 @@ async fn reap(mut process: Child) -> Option<ExitStatus> {
 
 type Answer = oneshot::Sender<Result<ShimReply, ShimClientError>>;
 
-struct Call {
+struct ShimCall {
     op: ShimOp,
     payload: Vec<u8>,
     /// See [`ShimRequest::expires_ms`].
@@ -188,7 +192,7 @@ struct Call {
 #[derive(Clone, Debug)]
 pub struct ShimClient {
     /// Boxed, because a channel allocates room for 32 messages.
-    calls: mpsc::Sender<Box<Call>>,
+    calls: mpsc::Sender<Box<ShimCall>>,
     state: watch::Receiver<ShimState>,
     /// The version of the control protocol that the shim speaks.
     protocol: u32,
@@ -271,7 +275,7 @@ impl ShimClient {
         // Leaves time for the reply to a request that is executed just before it expires.
         let valid = limit.saturating_sub(EXPIRY_MARGIN.min(limit / 2));
         let (answer, answered) = oneshot::channel();
-        let call = Box::new(Call {
+        let call = Box::new(ShimCall {
             op,
             payload,
             expires_ms: clock_ms().saturating_add(milliseconds(valid)),
@@ -279,8 +283,8 @@ impl ShimClient {
         });
         let answered = async {
             let sent = self.calls.send(call).await;
-            sent.map_err(|_| ShimClientError::Gone)?;
-            answered.await.map_err(|_| ShimClientError::Gone)?
+            sent.map_err(|_| ShimClientError::Closed)?;
+            answered.await.map_err(|_| ShimClientError::Closed)?
         };
         match tokio::time::timeout(limit, answered).await {
             Ok(Ok(ShimReply::Expired)) | Err(_) => Err(ShimClientError::Silent(limit)),
@@ -318,7 +322,7 @@ async fn connect(directory: &Path) -> io::Result<UnixStream> {
 async fn run_connection(
     state_dir: StateDir,
     id: AgentId,
-    mut queue: mpsc::Receiver<Box<Call>>,
+    mut queue: mpsc::Receiver<Box<ShimCall>>,
     publish: watch::Sender<ShimState>,
     started: Option<StartedShim>,
 ) {
@@ -354,7 +358,7 @@ async fn run_connection(
             publish.borrow().exit.is_some() || state_dir.is_alive(&id).is_ok_and(|alive| !alive);
         for answer in unanswered {
             let _ = answer.send(Err(if ended {
-                ShimClientError::Gone
+                ShimClientError::Closed
             } else {
                 ShimClientError::Interrupted
             }));
@@ -376,9 +380,9 @@ async fn run_connection(
 /// Serves requests over one connection, until it closes, or until all clients of a shim that another process started are
 /// dropped. Returns the requests without a reply.
 async fn serve(
-    mut connection: Connection,
+    mut connection: ShimConnection,
     is_stdio: bool,
-    queue: &mut mpsc::Receiver<Box<Call>>,
+    queue: &mut mpsc::Receiver<Box<ShimCall>>,
     publish: &watch::Sender<ShimState>,
     started_here: bool,
 ) -> Vec<Answer> {
@@ -388,7 +392,7 @@ async fn serve(
     if !is_stdio {
         writable = send(&mut connection, seq, None, ShimOp::Watch, &[]).await;
     }
-    let mut call: Option<Box<Call>> = None;
+    let mut call: Option<Box<ShimCall>> = None;
     loop {
         // A request whose caller has given up must not be executed.
         if let Some(call) = call.take().filter(|call| !call.answer.is_closed()) {
@@ -425,7 +429,7 @@ async fn serve(
 
 /// Sends a request. Returns whether the connection accepts more.
 async fn send(
-    connection: &mut Connection,
+    connection: &mut ShimConnection,
     seq: u64,
     expires_ms: Option<u64>,
     op: ShimOp,

@@ -21,7 +21,7 @@ pub(crate) fn new_id() -> AgentId {
 
 /// A running agent.
 #[derive(Debug, Clone)]
-pub struct Agent {
+pub struct AgentHandle {
     /// The specification of the agent.
     pub spec: Arc<AgentSpec>,
     /// The directory of the agent.
@@ -49,7 +49,7 @@ impl Spawner {
         &self,
         config: &AgentSpawnConfig,
         running: &[AgentSpec],
-    ) -> Result<Agent, SpawnError> {
+    ) -> Result<AgentHandle, SpawnError> {
         loop {
             let pooled = self.shim_pool.take(&self.shim).await;
             let id = match &pooled {
@@ -98,7 +98,7 @@ impl Spawner {
         prepared: &Prepared,
         limits: &LimitPlan,
         mut shim: StartedShim,
-    ) -> Result<Agent, SpawnError> {
+    ) -> Result<AgentHandle, SpawnError> {
         let spec = AgentSpec {
             id: shim.id.clone(),
             config: config.redacted(),

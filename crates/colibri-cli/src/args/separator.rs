@@ -49,7 +49,7 @@ fn correct(mut command: Command, words: &[String]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::args::Arguments;
+    use crate::args::CliArguments;
     use clap::{CommandFactory, Parser};
 
     #[test]
@@ -70,12 +70,12 @@ mod tests {
             "kill a --mode",
         ] {
             let words = || std::iter::once("colibri").chain(line.split(' '));
-            let parsed = Arguments::try_parse_from(words());
+            let parsed = CliArguments::try_parse_from(words());
             let text = match parsed {
                 Ok(_) => "ok".to_owned(),
                 Err(error) => {
                     let words: Vec<String> = words().map(str::to_owned).collect();
-                    let error = super::explain(error, Arguments::command(), &words);
+                    let error = super::explain(error, CliArguments::command(), &words);
                     assert_eq!(error.exit_code(), 2, "{line}");
                     let text = error.to_string();
                     text.lines().next().unwrap_or_default().to_owned()

@@ -6,7 +6,7 @@ use colibri_jail_core::Signal;
 use colibri_proto::{
     Empty, ErrorKind, InputParams, InputResult, KillOutcome, KillParams, KillResult,
 };
-use colibri_spawner::{Agent, SpawnError};
+use colibri_spawner::{AgentHandle, SpawnError};
 
 use super::find_agent;
 use crate::agent::KillRequest;
@@ -108,7 +108,7 @@ pub(super) async fn close_input(registry: &Registry, id: &str) -> Result<Empty, 
     Ok(Empty {})
 }
 
-fn find_running(registry: &Registry, id: &str) -> Result<Agent, CallError> {
+fn find_running(registry: &Registry, id: &str) -> Result<AgentHandle, CallError> {
     let running = find_agent(registry, id)?.running().cloned();
     Ok(running.ok_or_else(|| SpawnError::Ended(id.to_owned()))?)
 }

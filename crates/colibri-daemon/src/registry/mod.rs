@@ -16,7 +16,7 @@ use colibri_journal::JournalOptions;
 use colibri_shim::control::ShimStatus;
 use colibri_shim::record::ExitRecord;
 use colibri_spawner::{
-    AdoptedAgent, Agent, AgentId, AgentSpawnConfig, AgentSpec, SpawnError, Spawner,
+    AdoptedAgent, AgentHandle, AgentId, AgentSpawnConfig, AgentSpec, SpawnError, Spawner,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{broadcast, watch};
@@ -167,7 +167,7 @@ impl Registry {
         });
     }
 
-    fn add(self: &Arc<Self>, agent: Agent, adopted: bool) -> Arc<RegisteredAgent> {
+    fn add(self: &Arc<Self>, agent: AgentHandle, adopted: bool) -> Arc<RegisteredAgent> {
         let pane = new_pane(&agent.spec);
         let status = agent.shim.state().borrow().status.clone();
         let snapshot = AgentSnapshot::new(&pane, &status, None);
@@ -218,7 +218,7 @@ impl Registry {
     fn insert(
         &self,
         spec: Arc<AgentSpec>,
-        agent: Option<Agent>,
+        agent: Option<AgentHandle>,
         snapshot: AgentSnapshot,
         adopted: bool,
     ) -> Arc<RegisteredAgent> {

@@ -5,7 +5,7 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::Arguments;
+use super::DaemonArguments;
 
 /// Redirects stdio to /dev/null: the program that started the daemon in the background reads its stderr until the daemon
 /// listens.
@@ -23,10 +23,10 @@ pub(super) fn release_stdio() {
 ///
 /// # Errors
 /// A path cannot be made absolute, or the working directory cannot be changed.
-pub(super) fn detach(arguments: &mut Arguments) -> io::Result<()> {
+pub(super) fn detach(arguments: &mut DaemonArguments) -> io::Result<()> {
     // Fails only if the process is already a session leader.
     let _ = rustix::process::setsid();
-    let Arguments {
+    let DaemonArguments {
         socket,
         state_dir,
         config,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use colibri_glasspane::Glasspane;
 use colibri_proto::Stream;
 use colibri_shim::record::ExitRecord;
-use colibri_spawner::{Agent, LossDetection, ShimState, Spawner};
+use colibri_spawner::{AgentHandle, LossDetection, ShimState, Spawner};
 
 use crate::agent::RegisteredAgent;
 use crate::hooks::Hooks;
@@ -51,7 +51,7 @@ impl Observers {
 /// Supervises an agent until it ends.
 pub(crate) async fn supervise(
     registered: Arc<RegisteredAgent>,
-    agent: Agent,
+    agent: AgentHandle,
     pane: Glasspane,
     spawner: Arc<Spawner>,
     observers: Observers,
@@ -88,7 +88,7 @@ struct AgentSupervisor {
 }
 
 impl AgentSupervisor {
-    async fn run(mut self, agent: Agent, spawner: &Spawner) {
+    async fn run(mut self, agent: AgentHandle, spawner: &Spawner) {
         let mut states = agent.shim.state();
         if self.is_first_of_adopted() {
             let _ = tokio::time::timeout(FIRST_STATUS_TIMEOUT, states.changed()).await;

@@ -21,7 +21,7 @@ pub(crate) use host::{Target, attach, create, send_signal};
 use crate::authorize::{Grant, Refusal};
 use crate::environment;
 use crate::error::HelperError;
-use crate::policy::{Limits, Rule};
+use crate::policy::{HelperLimits, Rule};
 use crate::sys::{self, SysError};
 use crate::users::PasswdEntry;
 use records::{ProcessId, Record, Records};
@@ -122,7 +122,7 @@ pub(crate) fn print_rules(caller_uid: u32, rules: &[&Rule]) -> Result<(), Helper
 
 /// Applies the resource limits of the rule. `RLIMIT_NPROC` counts the processes of the user, so the agent's user must
 /// be set directly afterwards.
-fn apply_limits(limits: &Limits) -> Result<(), SysError> {
+fn apply_limits(limits: &HelperLimits) -> Result<(), SysError> {
     let or_unlimited =
         |value: Option<u64>| value.map_or(libc::RLIM_INFINITY, |value| value as libc::rlim_t);
     sys::limit(libc::RLIMIT_AS, or_unlimited(limits.memory))?;

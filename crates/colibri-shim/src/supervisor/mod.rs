@@ -43,7 +43,7 @@ use rustix::process::Signal;
 
 use crate::agent_process::AgentProcess;
 use crate::connection::Connection;
-use crate::control_server::{ControlServer, RequestId};
+use crate::control_server::{ControlServer, ShimRequestId};
 use crate::input::Input;
 use crate::output::Outputs;
 use crate::poll::poll_until;
@@ -66,7 +66,7 @@ pub(crate) struct Supervisor {
     signals: Signals,
     directory: AgentDirectory,
     /// Kill requests that are answered when no process is left, or when the kill cannot be verified.
-    kill_requests: Vec<RequestId>,
+    kill_requests: Vec<ShimRequestId>,
     /// When the end of the agent was first requested. No run follows the current one after that.
     ending_since: Option<Instant>,
 }

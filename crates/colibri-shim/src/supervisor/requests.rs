@@ -10,7 +10,7 @@ use super::Supervisor;
 use super::running::AgentSignal;
 use super::state::{NextRun, State};
 use crate::connection::Received;
-use crate::control_server::RequestId;
+use crate::control_server::ShimRequestId;
 use crate::signals;
 
 impl Supervisor {
@@ -28,7 +28,7 @@ impl Supervisor {
     }
 
     /// Handles a request. Returns the reply unless that follows later.
-    fn handle(&mut self, id: RequestId, received: Received) -> Option<ShimReply> {
+    fn handle(&mut self, id: ShimRequestId, received: Received) -> Option<ShimReply> {
         let Received { request, payload } = received;
         let unknown = |name: &str| Some(ShimReply::Refused(format!("unknown signal {name}")));
         match request.op {

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
 use super::state::NextRun;
 use crate::agent_process::AgentProcess;
 use crate::cgroup::Cgroup;
-use crate::control_server::RequestId;
+use crate::control_server::ShimRequestId;
 use crate::descendants;
 use crate::kill_sequence::KillSequence;
 use crate::runs::RunEnd;
@@ -27,7 +27,7 @@ pub(super) struct AgentSignal {
     /// CONT follows, so that a stopped agent handles the signal.
     pub(super) then_continue: bool,
     /// The request to answer.
-    pub(super) request: Option<RequestId>,
+    pub(super) request: Option<ShimRequestId>,
     /// Time of [`clock_ms`] after which the signal is dropped, because its caller has timed out.
     pub(super) expires_ms: Option<u64>,
 }
@@ -131,7 +131,7 @@ impl RunningAgent {
 
     /// Sends the deferred signals when the sandbox has started its program, and drops the expired ones. Returns the
     /// replies.
-    pub(super) fn deliver_deferred(&mut self) -> Vec<(RequestId, ShimReply)> {
+    pub(super) fn deliver_deferred(&mut self) -> Vec<(ShimRequestId, ShimReply)> {
         let mut replies = Vec::new();
         if self.deferred.is_empty() {
             return replies;
@@ -159,7 +159,7 @@ impl RunningAgent {
     }
 
     /// Returns the requests whose signals are deferred; no process is left to receive them.
-    pub(super) fn deferred_requests(&self) -> impl Iterator<Item = RequestId> {
+    pub(super) fn deferred_requests(&self) -> impl Iterator<Item = ShimRequestId> {
         self.deferred.iter().filter_map(|signal| signal.request)
     }
 

@@ -11,7 +11,7 @@ mod usage;
 
 pub use host::{find, kill, namespace_pids};
 pub use parent::die_with_parent;
-pub use usage::{Usage, usage};
+pub use usage::{ProcessUsage, usage};
 
 #[cfg(target_os = "freebsd")]
 use freebsd as host;

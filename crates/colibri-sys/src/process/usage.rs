@@ -7,7 +7,7 @@ use super::host;
 
 /// Resource usage of the descendants of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct ProcessUsage {
     /// User and system CPU time in milliseconds, of running descendants and of ended ones that were waited for. The time
     /// of a child whose parent ignores SIGCHLD is lost. The process itself is not counted.
     pub cpu_ms: u64,
@@ -36,7 +36,7 @@ pub(super) struct Measured {
 ///
 /// # Errors
 /// The system cannot list its processes.
-pub fn usage(roots: &[i32]) -> io::Result<HashMap<i32, Usage>> {
+pub fn usage(roots: &[i32]) -> io::Result<HashMap<i32, ProcessUsage>> {
     if roots.is_empty() {
         return Ok(HashMap::new());
     }
@@ -44,7 +44,7 @@ pub fn usage(roots: &[i32]) -> io::Result<HashMap<i32, Usage>> {
 }
 
 /// Adds up the usage of the descendants. Pure.
-fn sum(listed: &[Measured], roots: &[i32]) -> HashMap<i32, Usage> {
+fn sum(listed: &[Measured], roots: &[i32]) -> HashMap<i32, ProcessUsage> {
     let mut by_pid = HashMap::new();
     let mut children: HashMap<i32, Vec<&Measured>> = HashMap::new();
     for process in listed {
@@ -56,9 +56,9 @@ fn sum(listed: &[Measured], roots: &[i32]) -> HashMap<i32, Usage> {
         let Some(process) = by_pid.get(root) else {
             continue;
         };
-        let mut sum = Usage {
+        let mut sum = ProcessUsage {
             cpu_ms: process.waited_ms,
-            ..Usage::default()
+            ..ProcessUsage::default()
         };
         let mut todo = vec![*root];
         // The list is not a snapshot: a pid that was reused meanwhile could make it cyclic.
@@ -118,7 +118,7 @@ mod tests {
         ];
         let sums = sum(&table, &[10, 20, 30, 99]);
         let usage = |cpu_ms, memory_bytes, processes| {
-            Some(Usage {
+            Some(ProcessUsage {
                 cpu_ms,
                 memory_bytes,
                 processes,
