@@ -278,7 +278,7 @@ fn helper_matches_its_manual_page() {
 fn policy_keys_match_their_manual_page() {
     let source = read("crates/colibri-jail-helper/src/policy.rs");
     let mut keys = BTreeSet::new();
-    for name in ["Policy", "Rule", "Limits"] {
+    for name in ["Policy", "Rule", "HelperLimits"] {
         let body = source
             .split(&format!("struct {name} {{\n"))
             .nth(1)
