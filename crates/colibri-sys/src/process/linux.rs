@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::usage::Measured;
-use super::{NamespacePids, Process};
+use super::{NamespacePids, Process, with_descendants};
 
 /// Returns the process with a pid; `None` if there is none, or a zombie.
 ///
@@ -59,6 +59,21 @@ pub(super) fn list(variable: &str) -> io::Result<Vec<(Process, bool)>> {
         }
     }
     Ok(found)
+}
+
+/// Returns the pids of all descendants of a process from the parents of all processes, in no particular order. Skips a
+/// process that cannot be read: with `hidepid` (proc(5)) it belongs to another user.
+///
+/// # Errors
+/// The system cannot list its processes.
+pub fn descendants(root: i32) -> io::Result<Vec<i32>> {
+    let processes = pids()?
+        .into_iter()
+        .filter_map(|pid| find(pid).ok().flatten())
+        .map(|process| (process.pid, process.parent));
+    let mut found = with_descendants(processes, std::iter::once(root), 0);
+    found.remove(&root);
+    Ok(found.into_iter().collect())
 }
 
 /// Returns the pids of all processes.

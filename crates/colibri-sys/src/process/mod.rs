@@ -10,6 +10,8 @@ mod parent;
 mod usage;
 
 pub use host::{find, kill, namespace_pids};
+#[cfg(target_os = "linux")]
+pub use linux::descendants;
 pub use parent::die_with_parent;
 pub use usage::{ProcessUsage, usage};
 
@@ -94,20 +96,6 @@ fn with_descendants(
         }
     }
     found
-}
-
-/// Returns the pids of all descendants of a process from the parents of all processes, in no particular order.
-///
-/// # Errors
-/// The system cannot list its processes.
-pub fn descendants(root: i32) -> io::Result<Vec<i32>> {
-    let listed = host::list("")?;
-    let processes = listed
-        .iter()
-        .map(|(process, _)| (process.pid, process.parent));
-    let mut found = with_descendants(processes, std::iter::once(root), 0);
-    found.remove(&root);
-    Ok(found.into_iter().collect())
 }
 
 #[cfg(test)]
