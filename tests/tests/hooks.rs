@@ -44,6 +44,22 @@ fn launch(daemon: &mut Daemon) {
     daemon.launch_command(command);
 }
 
+/// Fields of the JSON object on a hook's stdin, in the order of colibri-daemon(8).
+const EVENT_FIELDS: [&str; 12] = [
+    "time",
+    "event",
+    "id",
+    "name",
+    "state",
+    "previous_state",
+    "merged",
+    "run",
+    "current_tool",
+    "error",
+    "exit_code",
+    "exit_signal",
+];
+
 /// The input of one run of the hook.
 #[derive(Debug)]
 struct HookRun {
@@ -62,6 +78,8 @@ fn hook_runs(daemon: &Daemon, id: &str, state: &str) -> Vec<HookRun> {
         }
         let text = fs::read_to_string(&path).unwrap();
         let (event, environment) = text.split_once('\n').unwrap();
+        let positions = EVENT_FIELDS.map(|field| event.find(&format!("\"{field}\":")).unwrap());
+        assert!(positions.is_sorted(), "{event}");
         let environment = environment
             .split_terminator('\0')
             .map(|variable| variable.split_once('=').unwrap())

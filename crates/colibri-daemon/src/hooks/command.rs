@@ -9,7 +9,8 @@ use colibri_config::Hook;
 use colibri_glasspane::AgentState;
 use colibri_types::AgentId;
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, Command};
 
@@ -38,33 +39,52 @@ const VARIABLES: [(&str, &str); 9] = [
     ("COLIBRI_EXIT_SIGNAL", "exit_signal"),
 ];
 
-/// Returns the JSON object for a hook's stdin. `merged` is the number of earlier changes that this one replaced.
-pub(super) fn event(
-    agent: &RegisteredAgent,
-    snapshot: &AgentSnapshot,
+/// The JSON object on a hook's stdin. Its fields have the order of colibri-daemon(8).
+#[derive(Debug, Serialize)]
+pub(super) struct HookEvent {
+    time: String,
+    event: &'static str,
+    id: AgentId,
+    name: Option<String>,
+    state: AgentState,
     previous_state: Option<AgentState>,
+    /// Number of earlier changes that this one replaced.
     merged: u64,
-) -> Value {
-    let view = &snapshot.view;
-    let exit = snapshot.exit.as_ref();
-    let error = match exit {
-        Some(exit) => exit.error.as_deref(),
-        None => snapshot.last_error(),
-    };
-    json!({
-        "time": times::format_ms(view.since),
-        "event": "state",
-        "id": agent.spec.id,
-        "name": agent.spec.config.name.as_deref().map(clean),
-        "state": view.state,
-        "previous_state": previous_state,
-        "merged": merged,
-        "run": snapshot.status.run,
-        "current_tool": view.current_tool.as_deref().map(clean),
-        "error": error.map(clean),
-        "exit_code": exit.and_then(|exit| exit.exit().code()),
-        "exit_signal": exit.and_then(|exit| exit.exit().signal()),
-    })
+    run: u32,
+    current_tool: Option<String>,
+    error: Option<String>,
+    exit_code: Option<i32>,
+    exit_signal: Option<i32>,
+}
+
+impl HookEvent {
+    pub(super) fn new(
+        agent: &RegisteredAgent,
+        snapshot: &AgentSnapshot,
+        previous_state: Option<AgentState>,
+        merged: u64,
+    ) -> Self {
+        let view = &snapshot.view;
+        let exit = snapshot.exit.as_ref();
+        let error = match exit {
+            Some(exit) => exit.error.as_deref(),
+            None => snapshot.last_error(),
+        };
+        Self {
+            time: times::format_ms(view.since),
+            event: "state",
+            id: agent.spec.id.clone(),
+            name: agent.spec.config.name.as_deref().map(clean),
+            state: view.state,
+            previous_state,
+            merged,
+            run: snapshot.status.run,
+            current_tool: view.current_tool.as_deref().map(clean),
+            error: error.map(clean),
+            exit_code: exit.and_then(|exit| exit.exit().code()),
+            exit_signal: exit.and_then(|exit| exit.exit().signal()),
+        }
+    }
 }
 
 /// Replaces control characters and bidirectional formatting characters in untrusted text by spaces, and truncates it.
@@ -103,14 +123,15 @@ pub(super) struct RunningHook {
 pub(super) fn start(
     hook: &Hook,
     environment: &[(String, String)],
-    event: &Value,
+    event: &HookEvent,
 ) -> io::Result<RunningHook> {
+    let fields = serde_json::to_value(event)?;
     let child = Command::new(&hook.program)
         .args(&hook.args)
         .current_dir("/")
         .env_clear()
         .envs(environment.iter().map(|(name, value)| (name, value)))
-        .envs(VARIABLES.map(|(variable, field)| (variable, text(&event[field]))))
+        .envs(VARIABLES.map(|(variable, field)| (variable, text(&fields[field]))))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -121,8 +142,13 @@ pub(super) fn start(
 
 impl RunningHook {
     /// Writes the event to the hook's stdin, waits for its exit or timeout, and logs a failure.
-    pub(super) async fn wait(mut self, id: &AgentId, hook: &Hook, event: &Value) -> HookOutcome {
-        let line = format!("{event}\n");
+    pub(super) async fn wait(
+        mut self,
+        id: &AgentId,
+        hook: &Hook,
+        event: &HookEvent,
+    ) -> HookOutcome {
+        let line = serde_json::to_string(event).unwrap_or_default() + "\n";
         let stdin = self.child.stdin.take();
         let write_event = async {
             if let Some(mut stdin) = stdin {
@@ -143,7 +169,7 @@ impl RunningHook {
         let _ =
             tokio::time::timeout(STDERR_END_TIMEOUT, drain(&mut stderr, &mut stderr_start)).await;
         let program = hook.program.display();
-        let state = text(&event["state"]);
+        let state = event.state.to_string();
         let stderr = clean(String::from_utf8_lossy(&stderr_start).trim_end());
         match outcome {
             Ok(Ok(status)) if status.success() => {

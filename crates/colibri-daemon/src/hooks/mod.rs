@@ -200,7 +200,7 @@ impl Hooks {
             return false;
         };
         let previous = change.previous.or(handled.map(|handled| handled.state));
-        let event = command::event(agent, &change.snapshot, previous, queued.merged);
+        let event = command::HookEvent::new(agent, &change.snapshot, previous, queued.merged);
         let (id, state) = (&agent.spec.id, change.snapshot.view.state);
         let mut is_stored = false;
         for hook in self.hooks_for(state) {
