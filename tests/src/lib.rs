@@ -128,6 +128,20 @@ pub fn previous_program(name: &str) -> PathBuf {
     path
 }
 
+/// A fork bomb in Perl: each of its processes forks whenever a process slot is free. A shell ends when it cannot fork.
+pub const FORK_BOMB: &str = "while (1) { fork; select(undef, undef, undef, 0.005) }";
+
+/// Arguments of `colibri run` for an agent that always restarts.
+pub const RESTARTING_SLEEP: [&str; 7] = [
+    "--restart",
+    "always",
+    "--restart-delay",
+    "1ms",
+    "--",
+    "sleep",
+    "1000",
+];
+
 /// Polls until the condition holds, and panics after a timeout.
 pub fn wait_until(description: &str, mut condition: impl FnMut() -> bool) {
     eventually(description, || condition().then_some(()));

@@ -203,16 +203,18 @@ fn attach_on_linux_is_refused_with_hint() {
     assert_eq!(answer, (Some(77), expected.to_owned()));
 }
 
+/// Starts an agent in a jail, and waits until its program runs.
+fn start_sleeping_agent(jail: &str, mark: &str) -> HelperCall {
+    let agent = HelperCall::start(CALLER, &create_request(jail, "sleep 1000; :"), mark);
+    wait_for_process(mark, "sleep");
+    agent
+}
+
 #[test]
 fn jail_name_is_refused_while_its_agent_runs() {
     let helper = Helper::shared();
     let mark = &unique_mark("name");
-    let first = HelperCall::start(
-        CALLER,
-        &create_request("colibri-name", "sleep 1000; :"),
-        mark,
-    );
-    wait_for_process(mark, "sleep");
+    let first = start_sleeping_agent("colibri-name", mark);
     for user in [CALLER, OTHER] {
         let second = helper.call(user, &create_request("colibri-name", "echo ran"));
         assert_eq!(
@@ -271,12 +273,7 @@ fn signal_reaches_only_the_callers_processes() {
 fn reused_pid_is_not_signalled() {
     let helper = Helper::shared();
     let mark = &unique_mark("reused");
-    let agent = HelperCall::start(
-        CALLER,
-        &create_request("colibri-reused", "sleep 1000; :"),
-        mark,
-    );
-    wait_for_process(mark, "sleep");
+    let agent = start_sleeping_agent("colibri-reused", mark);
     let path = Path::new(PREFIX).join("records/colibri-reused");
     let record = fs::read_to_string(&path).unwrap();
     assert!(

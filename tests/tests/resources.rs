@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use colibri_tests::{
-    Daemon, Wire, eventually, is_root_or_skipped, kill_9, processes_with, program, run_checked,
-    text, wait_until, write_file,
+    Daemon, FORK_BOMB, Wire, eventually, is_root_or_skipped, kill_9, processes_with, program,
+    run_checked, text, wait_until, write_file,
 };
 use serde_json::json;
 
@@ -264,11 +264,9 @@ fn assert_fork_bomb_is_ended(uid: u32, jail: serde_json::Value) {
         &["prlimit", &format!("--nproc={LIMIT}:{LIMIT}")],
     );
     let mut wire = daemon.connect();
-    // Each process of the bomb forks whenever a process slot is free.
-    let bomb = "while (1) { fork; select(undef, undef, undef, 0.005) }";
     let answer = wire.call(
         "spawn-agent",
-        json!({"program": "/usr/bin/perl", "args": ["-e", bomb], "jail": jail}),
+        json!({"program": "/usr/bin/perl", "args": ["-e", FORK_BOMB], "jail": jail}),
     );
     let id = answer["result"]["id"].clone();
     assert!(id.is_string(), "{answer}");

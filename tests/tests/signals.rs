@@ -7,7 +7,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 
 use colibri_tests::{
-    Daemon, NO_JAIL_AND_SANDBOX, eventually, program, run_checked, signal, text, wait_until,
+    Daemon, NO_JAIL_AND_SANDBOX, RESTARTING_SLEEP, eventually, program, run_checked, signal, text,
+    wait_until,
 };
 use rustix::process::Signal;
 use serde_json::json;
@@ -98,18 +99,7 @@ fn interrupt_right_after_run_is_never_lost() {
 fn signal_forwarded_by_run_ends_restarts() {
     let daemon = Daemon::start();
     for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("QUIT", 3)] {
-        let (mut child, id) = start_run(
-            &daemon,
-            &[
-                "--restart",
-                "always",
-                "--restart-delay",
-                "1ms",
-                "--",
-                "sleep",
-                "1000",
-            ],
-        );
+        let (mut child, id) = start_run(&daemon, &RESTARTING_SLEEP);
         let sent = Signal::from_named_raw(number).unwrap();
         signal(child.id() as i32, sent);
         let ended = eventually("run has ended", || child.try_wait().unwrap());

@@ -3,7 +3,10 @@
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
-use colibri_tests::{Daemon, SOON, Wire, eventually, is_root_or_skipped, signal, wait_until};
+use colibri_tests::{
+    Daemon, FORK_BOMB, RESTARTING_SLEEP, SOON, Wire, eventually, is_root_or_skipped, signal,
+    wait_until,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -11,8 +14,6 @@ use crate::table::Fault;
 
 /// Uid without a passwd entry and without processes, for the fork bomb.
 const BOMBER: u32 = 64921;
-/// A fork bomb: doubles itself until the process limit of its user is reached.
-const BOMB: &str = "b() { b & b & sleep 1000; }; b";
 /// Option of prlimit(1) that limits the number of processes of the user.
 const PROCESS_LIMIT: &str = "--nproc=200:200";
 /// Number of concurrent spawns, of which one may be accepted.
@@ -70,15 +71,7 @@ fn run_interrupted(daemon: &Daemon) -> Outcome {
     let mut child: Child = daemon
         .command("colibri")
         .args(["--no-autostart", "run", "--name", "interrupted"])
-        .args([
-            "--restart",
-            "always",
-            "--restart-delay",
-            "1ms",
-            "--",
-            "sleep",
-            "1000",
-        ])
+        .args(RESTARTING_SLEEP)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -166,9 +159,9 @@ fn fork_bomb(daemon: &Daemon) -> Outcome {
         "--regid",
         &user,
         "--clear-groups",
-        "sh",
-        "-c",
-        BOMB,
+        "perl",
+        "-e",
+        FORK_BOMB,
     ];
     let id = spawn(&mut wire, json!({"program": "prlimit", "args": args}))?;
     wait_until("the bomb has exhausted its limit", || {
