@@ -2,8 +2,8 @@
 //! tested code.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -61,12 +61,13 @@ impl Reports {
 }
 
 /// Reads the reports of one writer until it ends.
-fn record(stream: UnixStream, by_token: &Mutex<HashMap<String, Report>>) {
+fn record(stream: impl Read, by_token: &Mutex<HashMap<String, Report>>) {
+    let mut reader = BufReader::new(stream);
     let mut token = String::new();
-    for line in BufReader::new(stream).lines() {
-        // The kill of a writer may truncate its last line.
-        let Ok(line) = line else { break };
-        let words: Vec<&str> = line.split(' ').collect();
+    let mut line = String::new();
+    // The kill of a writer may truncate its last line, which is then no report.
+    while reader.read_line(&mut line).is_ok() && line.ends_with('\n') {
+        let words: Vec<&str> = line.split_whitespace().collect();
         let mut by_token = by_token.lock().unwrap();
         match words.as_slice() {
             ["hello", new_token, pid] => {
@@ -83,8 +84,45 @@ fn record(stream: UnixStream, by_token: &Mutex<HashMap<String, Report>>) {
             ["done"] => by_token.entry(token.clone()).or_default().done = true,
             _ => {}
         }
+        line.clear();
     }
     if !token.is_empty() {
         by_token.lock().unwrap().entry(token).or_default().ended = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncated_last_report_is_ignored() {
+        let all = "hello t 12\nwrote 0 50 99\nwrote 0 70 1234\ndone\n";
+        let first_end = "hello t 12\n".len();
+        let second_end = first_end + "wrote 0 50 99\n".len();
+        let third_end = second_end + "wrote 0 70 1234\n".len();
+        for length in 0..=all.len() {
+            let by_token = Mutex::default();
+            record(&all.as_bytes()[..length], &by_token);
+            let reports = by_token.into_inner().unwrap();
+            let report = reports.get("t").copied();
+            assert_eq!(report.is_some(), length >= first_end, "{length}");
+            let Some(report) = report else { continue };
+            let bytes = match length {
+                _ if length >= third_end => 70,
+                _ if length >= second_end => 50,
+                _ => 0,
+            };
+            assert_eq!(
+                (
+                    report.pid,
+                    report.written[0].bytes,
+                    report.done,
+                    report.ended
+                ),
+                (12, bytes, length == all.len(), true),
+                "{length}"
+            );
+        }
     }
 }

@@ -19,7 +19,9 @@ fn main() {
     };
     let seed: u64 = seed.parse().unwrap();
     let mut report = UnixStream::connect(socket).unwrap();
-    writeln!(report, "hello {token} {}", std::process::id()).unwrap();
+    // One write for each report: a kill leaves either all of it or nothing.
+    let mut send = |text: String| report.write_all(format!("{text}\n").as_bytes()).unwrap();
+    send(format!("hello {token} {}", std::process::id()));
     let mut random = fastrand::Rng::with_seed(seed);
     let mut max_chunk = *random.choice(&[9, 300, 5_000, 70_000]).unwrap();
     let mut max_pause_us = *random.choice(&[0, 500, 3_000, 20_000]).unwrap();
@@ -50,12 +52,10 @@ fn main() {
             .unwrap();
             let written = counters[output].add(&bytes);
             // If the test has ended, this write fails and the panic ends this program.
-            writeln!(
-                report,
+            send(format!(
                 "wrote {output} {} {}",
                 written.bytes, written.checksum
-            )
-            .unwrap();
+            ));
         }
         if write == 0 && !wait.is_empty() {
             io::stdin().read_line(&mut String::new()).unwrap();
@@ -64,6 +64,6 @@ fn main() {
             std::thread::sleep(Duration::from_micros(random.u64(..max_pause_us)));
         }
     }
-    writeln!(report, "done").unwrap();
+    send("done".to_owned());
     std::process::exit(code.parse().unwrap());
 }
