@@ -3,17 +3,17 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 /// Maximum number of bytes read from each output stream of a program.
 const MAX_OUTPUT: u64 = 16 * 1024;
-/// Minimum time for the output to arrive after the program's end.
+/// Time for the output to arrive after the program's end.
 const OUTPUT_GRACE: Duration = Duration::from_millis(100);
 /// Maximum time until a killed program is reaped.
 const REAP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -68,51 +68,55 @@ pub async fn run(
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let deadline = Instant::now() + limit;
-    let (stdout, stderr) = (read(child.stdout.take()), read(child.stderr.take()));
-    let status = match timeout_at(deadline, child.wait()).await {
-        Ok(status) => Some(status?),
-        Err(_) => {
-            // Fails if the program is setuid: then it is left behind, and the timeout is reported.
-            let _ = child.start_kill();
-            let _ = timeout(REAP_TIMEOUT, child.wait()).await;
-            None
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (mut stdout_bytes, mut stderr_bytes) = (Vec::new(), Vec::new());
+    let status = {
+        let mut ended = pin!(wait_or_kill(&mut child, limit));
+        let mut read = pin!(async {
+            tokio::join!(
+                read(stdout, &mut stdout_bytes),
+                read(stderr, &mut stderr_bytes)
+            )
+        });
+        tokio::select! {
+            status = &mut ended => {
+                // A descendant may keep the pipes open forever.
+                let _ = timeout(OUTPUT_GRACE, read).await;
+                status
+            }
+            _ = &mut read => ended.await,
         }
     };
     Ok(ProbeOutput {
-        status,
-        stdout: text(stdout, deadline).await,
-        stderr: text(stderr, deadline).await,
+        status: status?,
+        stdout: String::from_utf8_lossy(&stdout_bytes).into_owned(),
+        stderr: String::from_utf8_lossy(&stderr_bytes).into_owned(),
     })
 }
 
-fn read(stream: Option<impl AsyncRead + Unpin + Send + 'static>) -> JoinHandle<Vec<u8>> {
-    tokio::spawn(async move {
-        let mut bytes = Vec::new();
-        if let Some(mut stream) = stream {
-            let _ = (&mut stream).take(MAX_OUTPUT).read_to_end(&mut bytes).await;
-            // Without a reader, the program would get SIGPIPE.
-            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
-        }
-        bytes
-    })
-}
-
-/// Returns the output. A descendant may keep the pipe open forever, so output that does not end in time is dropped.
-async fn text(mut reader: JoinHandle<Vec<u8>>, deadline: Instant) -> String {
-    let deadline = deadline.max(Instant::now() + OUTPUT_GRACE);
-    match timeout_at(deadline, &mut reader).await {
-        Ok(bytes) => String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned(),
-        Err(_) => {
-            reader.abort();
-            String::new()
-        }
+/// Returns the exit status, or `None` after it killed a program that exceeded the limit.
+async fn wait_or_kill(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    if let Ok(status) = timeout(limit, child.wait()).await {
+        return status.map(Some);
     }
+    // Fails if the program is setuid: then it is left behind, and the timeout is reported.
+    let _ = child.start_kill();
+    let _ = timeout(REAP_TIMEOUT, child.wait()).await;
+    Ok(None)
+}
+
+/// Appends up to [`MAX_OUTPUT`] bytes to `bytes`, and discards the rest of the output.
+async fn read(stream: Option<impl AsyncRead + Unpin>, bytes: &mut Vec<u8>) {
+    let Some(mut stream) = stream else { return };
+    let _ = (&mut stream).take(MAX_OUTPUT).read_to_end(bytes).await;
+    // Without a reader, the program would get SIGPIPE.
+    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::{Pid, Signal, kill_process};
 
     async fn sh(script: &str, limit: Duration) -> ProbeOutput {
         run(Path::new("/bin/sh"), &["-c", script], limit)
@@ -131,9 +135,17 @@ mod tests {
         assert!(!output.is_success() && sh(":", long).await.is_success());
         let hung = sh("exec sleep 1000", Duration::from_millis(50)).await;
         assert_eq!(hung.failure(), "it did not end in time");
-        // A descendant that keeps the pipe open delays nothing.
-        let orphan = sh("sleep 30 & exit 0", Duration::from_millis(200)).await;
-        assert!(orphan.is_success());
         assert!(run(Path::new("/absent"), &["x"], long).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn descendant_with_open_output_delays_no_result() {
+        let limit = Duration::from_secs(3600);
+        let run = sh("echo a; sleep 60 & echo $! >&2; exit 0", limit);
+        let output = timeout(Duration::from_secs(50), run).await.unwrap();
+        let descendant = Pid::from_raw(output.stderr.trim().parse().unwrap()).unwrap();
+        kill_process(descendant, Signal::KILL).unwrap();
+        assert!(output.is_success());
+        assert_eq!(output.stdout, "a\n");
     }
 }
