@@ -270,18 +270,29 @@ impl Default for Registries {
 }
 
 impl Registries {
+    /// Returns the errors for the names of the engine and of the privilege backend. Does no I/O.
+    pub(crate) fn unknown_names(&self, partial: &PartialSettings) -> [Option<String>; 2] {
+        let engine = partial.engine.as_deref().map(|name| self.engines.get(name));
+        let backends = (self.backends)(HELPER_PATHS[0]);
+        let backend = partial.privilege.as_deref().map(|name| backends.get(name));
+        [
+            engine.and_then(|engine| Some(engine.err()?.to_string())),
+            backend.and_then(|backend| Some(backend.err()?.to_string())),
+        ]
+    }
+
     /// Returns the engine that the settings name, or the default of this system.
     pub(crate) fn engine(
         &self,
         partial: &PartialSettings,
     ) -> Result<Arc<dyn JailEngine>, JailError> {
         let mut engines = self.engines.clone();
-        engines.register(Arc::new(partial.bubblewrap()));
+        engines.replace(Arc::new(partial.bubblewrap()));
         let default = match cfg!(target_os = "freebsd") {
             true => FreebsdJail::NAME,
             false => Bubblewrap::NAME,
         };
-        engines.by_name(partial.engine.as_deref().unwrap_or(default))
+        engines.get(partial.engine.as_deref().unwrap_or(default))
     }
 
     /// Returns the privilege backend that the settings name, or the default of the engine.

@@ -83,7 +83,7 @@ fn prepare_error_kind(error: &PrepareError) -> ErrorKind {
         PrepareError::ProgramNotFound { .. } => ErrorKind::ProgramNotFound,
         PrepareError::ProgramNotExecutable { .. } => ErrorKind::ProgramNotExecutable,
         PrepareError::Path(_) => ErrorKind::PathNotFound,
-        PrepareError::WrapperMissing(_) => ErrorKind::EngineMissing,
+        PrepareError::WrapperMissing { .. } => ErrorKind::EngineMissing,
         _ => ErrorKind::Internal,
     }
 }

@@ -4,8 +4,9 @@
 //! inside, a second instance starts the agent and listens on the port where the agent finds the proxy.
 
 use crate::{
-    ArgumentLimit, CommandLine, Confinement, EnginePrograms, EphemeralJail, Ip4Policy, JailEngine,
-    JailError, JailName, JailOp, JailPath, JailUser, LimitMechanism,
+    ArgumentLimit, CommandLine, Confinement, EngineProbe, EnginePrograms, EphemeralJail,
+    HostSetting, Ip4Policy, JailEngine, JailError, JailName, JailOp, JailPath, JailUser,
+    LimitMechanism,
 };
 
 const KILL: &str = "/bin/kill";
@@ -15,6 +16,28 @@ const PROXY_INSIDE: &str = "/dev/colibri-proxy";
 const PRIVATE: &[&str] = &["/proc", "/dev", "/tmp"];
 /// Maximum number of arguments of bwrap(1), including those of the command (bubblewrap.c: MAX_ARGS).
 const MAX_ARGS: usize = 9000;
+
+/// Settings of the kernel that deny user namespaces to ordinary users (user_namespaces(7); kernels of Debian and Ubuntu).
+const USER_NAMESPACE_SETTINGS: &[HostSetting] = &[
+    HostSetting {
+        name: "user.max_user_namespaces",
+        path: "/proc/sys/user/max_user_namespaces",
+        denied: "0",
+        hint: "as root: sysctl user.max_user_namespaces=15000, and the same in /etc/sysctl.d/",
+    },
+    HostSetting {
+        name: "kernel.unprivileged_userns_clone",
+        path: "/proc/sys/kernel/unprivileged_userns_clone",
+        denied: "0",
+        hint: "as root: sysctl kernel.unprivileged_userns_clone=1, and the same in /etc/sysctl.d/",
+    },
+    HostSetting {
+        name: "kernel.apparmor_restrict_unprivileged_userns",
+        path: "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        denied: "1",
+        hint: "give bwrap an AppArmor profile that has userns, or as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    },
+];
 
 /// Options of every sandbox: separate namespaces, end with the parent, no terminal to push input into (TIOCSTI,
 /// CVE-2017-5226), and no capabilities, which bwrap otherwise leaves to a caller who is root.
@@ -192,11 +215,17 @@ impl JailEngine for Bubblewrap {
     }
 
     /// Returns an empty sandbox: it shows whether user namespaces work.
-    fn probe(&self) -> Option<JailOp> {
-        Some(JailOp::Create {
-            jail: EphemeralJail::new(JailName("colibri-doctor".to_owned()), JailPath::root()),
-            workdir: None,
-            command: CommandLine::unchecked("/bin/sh", vec!["-c".to_owned(), ":".to_owned()]),
+    fn probe(&self) -> Option<EngineProbe> {
+        Some(EngineProbe {
+            op: JailOp::Create {
+                jail: EphemeralJail::new(JailName("colibri-doctor".to_owned()), JailPath::root()),
+                workdir: None,
+                command: CommandLine::unchecked("/bin/sh", vec!["-c".to_owned(), ":".to_owned()]),
+            },
+            success: "a sandbox can be created: user namespaces work",
+            failure: "a sandbox cannot be created",
+            hint: "allow user namespaces; in a container start it with: docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined",
+            settings: USER_NAMESPACE_SETTINGS,
         })
     }
 }

@@ -54,9 +54,10 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Returns whether the exit code of `op`'s process is the agent's own. A death by signal N may appear as 128+N.
-    fn exact_exit_code(&self, _op: &JailOp) -> bool {
-        true
+    /// Returns why the exit code of `op`'s process is not the agent's own; `None` if it is. A death by signal N may
+    /// appear as 128+N.
+    fn inexact_exit_code(&self, _op: &JailOp) -> Option<&'static str> {
+        None
     }
 
     /// Returns how limits on all processes of an agent together are enforced.
@@ -105,8 +106,8 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Returns an operation without side effects that shows whether the engine works on this host.
-    fn probe(&self) -> Option<JailOp> {
+    /// Returns a check of whether the engine works on this host.
+    fn probe(&self) -> Option<EngineProbe> {
         None
     }
 }
@@ -116,10 +117,53 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
 pub enum LimitMechanism {
     /// A cgroup(7), which the caller creates.
     Cgroup,
-    /// rctl(8) rules, which are among the operations of [`JailEngine::pre_run`].
-    Rctl,
+    /// The operations of [`JailEngine::pre_run`].
+    PreRun(LimitSupport),
     /// No mechanism; the reason, as `CAUSE; HINT`.
     Unavailable(&'static str),
+}
+
+/// How to find out whether the kernel of this host enforces limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitSupport {
+    /// The mechanism, for messages.
+    pub name: &'static str,
+    /// Absolute path of a program that prints a setting.
+    pub program: &'static str,
+    /// Arguments of the program.
+    pub args: &'static [&'static str],
+    /// The output without white space at its ends if limits are enforced.
+    pub expected: &'static str,
+    /// A hint that starts with a verb, for every other output.
+    pub hint: &'static str,
+}
+
+/// An operation without side effects that shows whether an engine works on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineProbe {
+    /// The operation. One that creates a jail needs privilege, and a policy may refuse it.
+    pub op: JailOp,
+    /// The result of a success, for messages.
+    pub success: &'static str,
+    /// The result of a failure, for messages.
+    pub failure: &'static str,
+    /// A hint that starts with a verb, for a failure whose cause is not in `settings`.
+    pub hint: &'static str,
+    /// Settings of the host that make the operation fail.
+    pub settings: &'static [HostSetting],
+}
+
+/// A setting of the host that may deny something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostSetting {
+    /// The name, for messages.
+    pub name: &'static str,
+    /// Absolute path of the file with the value.
+    pub path: &'static str,
+    /// The value that denies.
+    pub denied: &'static str,
+    /// A hint that changes the value.
+    pub hint: &'static str,
 }
 
 /// A limit on the number of arguments, and the program that has it.
@@ -161,13 +205,27 @@ impl EngineRegistry {
     #[must_use]
     pub fn builtin() -> Self {
         let mut engines = Self(BTreeMap::new());
-        engines.register(Arc::new(FreebsdJail));
-        engines.register(Arc::new(Bubblewrap::default()));
+        engines.replace(Arc::new(FreebsdJail));
+        engines.replace(Arc::new(Bubblewrap::default()));
         engines
     }
 
-    /// Adds an engine under its name, and replaces an engine with the same name.
-    pub fn register(&mut self, engine: Arc<dyn JailEngine>) {
+    /// Adds an engine under its name.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn register(&mut self, engine: Arc<dyn JailEngine>) -> Result<(), JailError> {
+        let name = engine.name();
+        if self.0.contains_key(name) {
+            let problem = "is registered already; give yours another name";
+            return Err(JailError::invalid("engine", name, problem));
+        }
+        self.replace(engine);
+        Ok(())
+    }
+
+    /// Adds an engine under its name, and replaces an engine with the same name, for example one with other paths.
+    pub fn replace(&mut self, engine: Arc<dyn JailEngine>) {
         self.0.insert(engine.name().to_owned(), engine);
     }
 
@@ -175,7 +233,7 @@ impl EngineRegistry {
     ///
     /// # Errors
     /// The name is unknown; the message lists the known names.
-    pub fn by_name(&self, name: &str) -> Result<Arc<dyn JailEngine>, JailError> {
+    pub fn get(&self, name: &str) -> Result<Arc<dyn JailEngine>, JailError> {
         self.0.get(name).cloned().ok_or_else(|| {
             let known = self.0.keys().cloned().collect::<Vec<_>>().join(", ");
             JailError::invalid("engine", name, format!("is unknown; give one of {known}"))
@@ -237,8 +295,12 @@ mod tests {
     #[test]
     fn third_party_engine_is_registered_and_wraps() {
         let mut engines = EngineRegistry::builtin();
-        engines.register(Arc::new(Zone));
-        let zone = engines.by_name("zone").unwrap();
+        engines.register(Arc::new(Zone)).unwrap();
+        assert_eq!(
+            engines.register(Arc::new(Zone)).unwrap_err().to_string(),
+            "engine \"zone\" is registered already; give yours another name"
+        );
+        let zone = engines.get("zone").unwrap();
         let confinement = Confinement::Persistent {
             name: "web".parse().unwrap(),
             user: None,
@@ -251,7 +313,7 @@ mod tests {
             "engine zone does not support the operation list; give the `name` of a zone"
         );
         assert_eq!(
-            engines.by_name("docker").unwrap_err().to_string(),
+            engines.get("docker").unwrap_err().to_string(),
             "engine \"docker\" is unknown; give one of bubblewrap, freebsd, zone"
         );
     }

@@ -6,8 +6,8 @@
 //! `ip4=disable` leaves it with Unix sockets only.
 
 use crate::{
-    CommandLine, Confinement, EnginePrograms, Ip4Policy, JailEngine, JailError, JailOp, JailPath,
-    JailUser, LimitMechanism, Limits,
+    CommandLine, Confinement, EngineProbe, EnginePrograms, Ip4Policy, JailEngine, JailError,
+    JailOp, JailPath, JailUser, LimitMechanism, LimitSupport, Limits,
 };
 
 const JEXEC: &str = "/usr/sbin/jexec";
@@ -16,6 +16,15 @@ const JLS: &str = "/usr/sbin/jls";
 const KILL: &str = "/bin/kill";
 const UMOUNT: &str = "/sbin/umount";
 const RCTL: &str = "/usr/bin/rctl";
+
+/// Accounting of resources, on which rctl(8) depends.
+const RCTL_SUPPORT: LimitSupport = LimitSupport {
+    name: "rctl(8)",
+    program: "/sbin/sysctl",
+    args: &["-n", "kern.racct.enable"],
+    expected: "1",
+    hint: "set kern.racct.enable=1 in /boot/loader.conf and reboot (rctl(8))",
+};
 
 /// Characters with a meaning in jail.conf(5) and in lists of values. On its command line jail(8) splits `path=` at the
 /// first `=` only, but other programs parse the printed description of a jail again as such text (jls(8), `-J`, rc
@@ -164,13 +173,15 @@ impl JailEngine for FreebsdJail {
     }
 
     /// jail(8) waits for the command of a new jail and reports every failure as 1.
-    fn exact_exit_code(&self, op: &JailOp) -> bool {
-        !matches!(op, JailOp::Create { .. })
+    fn inexact_exit_code(&self, op: &JailOp) -> Option<&'static str> {
+        matches!(op, JailOp::Create { .. }).then_some(
+            "jail(8) reports every failure as exit code 1: the agent's own code or signal is not known",
+        )
     }
 
     fn limit_mechanism(&self, confinement: &Confinement) -> LimitMechanism {
         match confinement {
-            Confinement::Ephemeral(_) => LimitMechanism::Rctl,
+            Confinement::Ephemeral(_) => LimitMechanism::PreRun(RCTL_SUPPORT),
             _ => LimitMechanism::Unavailable(
                 "rctl(8) limits jails, and this agent has no dedicated jail; create one with `path`",
             ),
@@ -186,8 +197,14 @@ impl JailEngine for FreebsdJail {
         true
     }
 
-    fn probe(&self) -> Option<JailOp> {
-        Some(JailOp::List)
+    fn probe(&self) -> Option<EngineProbe> {
+        Some(EngineProbe {
+            op: JailOp::List,
+            success: "jails can be listed",
+            failure: "jails cannot be listed",
+            hint: "try jls(8); if the daemon runs in a jail itself, set children.max of that jail (jail(8))",
+            settings: &[],
+        })
     }
 }
 

@@ -44,7 +44,8 @@ pub use command::CommandLine;
 pub use config::{Confinement, EphemeralJail, JailConfig};
 pub use destination::Destination;
 pub use engine::{
-    ArgumentLimit, EnginePrograms, EngineRegistry, JailEngine, LimitMechanism, jail_wrap,
+    ArgumentLimit, EngineProbe, EnginePrograms, EngineRegistry, HostSetting, JailEngine,
+    LimitMechanism, LimitSupport, jail_wrap,
 };
 pub use error::{CommandLineError, JailError};
 pub use freebsd::FreebsdJail;

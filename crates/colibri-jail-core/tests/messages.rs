@@ -46,7 +46,7 @@ fn every_error_message_has_a_hint() {
     }
     show(error::<Signal>("64"));
     let engines = EngineRegistry::builtin();
-    show(engines.by_name("docker").unwrap_err().to_string());
+    show(engines.get("docker").unwrap_err().to_string());
     show(Pid::new(1).unwrap_err().to_string());
     for (name, path, ip4, user, engine) in [
         ("web", "", "new", "", "freebsd"),
@@ -66,7 +66,7 @@ fn every_error_message_has_a_hint() {
             user: value(user),
             ..JailConfig::default()
         };
-        let engine = engines.by_name(engine).unwrap();
+        let engine = engines.get(engine).unwrap();
         let command = CommandLine::new("pi", ["x"]).unwrap();
         let wrapped = config
             .confinement(&"colibri-x".parse().unwrap())
@@ -102,9 +102,7 @@ fn every_error_message_has_a_hint() {
         let command = CommandLine::new("pi", ["x"]).unwrap();
         let wrapped = config
             .confinement(&"colibri-x".parse().unwrap())
-            .and_then(|confinement| {
-                jail_wrap(&*engines.by_name(engine)?, &confinement, None, command)
-            });
+            .and_then(|confinement| jail_wrap(&*engines.get(engine)?, &confinement, None, command));
         show(wrapped.unwrap_err().to_string());
     }
     show(error::<colibri_jail_core::MountConfig>("/a:/b:/c"));

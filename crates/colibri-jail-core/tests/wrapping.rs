@@ -387,7 +387,7 @@ proptest! {
         let _ = text.parse::<Ip4Policy>();
         let _ = text.parse::<JailUser>();
         let _ = text.parse::<Signal>();
-        let _ = colibri_jail_core::EngineRegistry::builtin().by_name(&text);
+        let _ = colibri_jail_core::EngineRegistry::builtin().get(&text);
         let _ = text.parse::<MountConfig>();
         let _ = text.parse::<colibri_jail_core::Hostname>();
         let _ = text.parse::<colibri_jail_core::Destination>();

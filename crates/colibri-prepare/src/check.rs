@@ -42,11 +42,11 @@ impl Preparer {
                     },
                 )
             }
-            Confinement::Persistent { .. } => check_wrapper(&prepared.command),
+            Confinement::Persistent { .. } => self.check_wrapper(&prepared.command),
             Confinement::Ephemeral(jail) => {
                 let root = Path::new(jail.path.as_str());
                 check_directory("jail path", root, root)?;
-                check_wrapper(&prepared.command)?;
+                self.check_wrapper(&prepared.command)?;
                 let engine = &*self.engine;
                 for needed in engine.private_directories() {
                     let inside = root.join(needed.trim_start_matches('/'));
@@ -90,6 +90,23 @@ impl Preparer {
             }
         }
     }
+
+    /// Checks that the confining program is executable.
+    fn check_wrapper(&self, command: &CommandLine) -> Result<(), PrepareError> {
+        let program = command.program();
+        if is_executable(Path::new(program)) {
+            return Ok(());
+        }
+        let of_engine = self.engine.programs();
+        let hint = match of_engine.paths.iter().any(|path| path == program) {
+            true => of_engine.hint,
+            false => "run: colibri doctor",
+        };
+        Err(PrepareError::WrapperMissing {
+            program: program.to_owned(),
+            hint,
+        })
+    }
 }
 
 /// Checks that `host_path` is a directory. `shown` is its name in the message.
@@ -103,13 +120,4 @@ fn check_directory(what: &'static str, shown: &Path, host_path: &Path) -> Result
         Err(error) => mounts::unusable(&error),
     };
     Err(PathError::new(what, shown.display(), problem))
-}
-
-/// Checks that the confining program is executable.
-fn check_wrapper(command: &CommandLine) -> Result<(), PrepareError> {
-    if is_executable(Path::new(command.program())) {
-        Ok(())
-    } else {
-        Err(PrepareError::WrapperMissing(command.program().to_owned()))
-    }
 }

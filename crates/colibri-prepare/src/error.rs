@@ -51,9 +51,14 @@ pub enum PrepareError {
     },
     /// The program that confines is not installed.
     #[error(
-        "{0}, which confines this agent, is not installed or not executable; install it (Debian and Ubuntu: apt install bubblewrap), or set COLIBRI_JAIL_ENGINE to another engine"
+        "{program}, which confines this agent, is not installed or not executable; {hint}, or set COLIBRI_JAIL_ENGINE to another engine"
     )]
-    WrapperMissing(String),
+    WrapperMissing {
+        /// Path of the program.
+        program: String,
+        /// A hint that starts with a verb.
+        hint: &'static str,
+    },
     /// The privilege backend refuses.
     #[error(transparent)]
     Privilege(#[from] PrivError),

@@ -48,7 +48,7 @@ impl Preparer {
         for (name, controller, _) in shared.into_iter().filter(|(_, _, is_set)| *is_set) {
             match self.engine.limit_mechanism(confinement) {
                 // The engine's pre_run sets these rules.
-                LimitMechanism::Rctl => {}
+                LimitMechanism::PreRun(_) => {}
                 LimitMechanism::Unavailable(why) => unenforced(name, why.to_owned())?,
                 LimitMechanism::Cgroup => match self.cgroups.obstacle(controller) {
                     None => plan.cgroup = true,

@@ -149,8 +149,8 @@ impl Preparer {
         {
             None => (agent.clone(), "none".to_owned()),
             Some(op) => {
-                if !self.backend.exact_exit_code() && !engine.exact_exit_code(&op) {
-                    exit_note = Some("jail(8) reports every failure as exit code 1: the agent's own code or signal is not known".to_owned());
+                if !self.backend.exact_exit_code() {
+                    exit_note = engine.inexact_exit_code(&op).map(str::to_owned);
                 }
                 let limits = config.limits();
                 let elevate = |ops: Vec<JailOp>| -> Result<Vec<CommandLine>, PrepareError> {

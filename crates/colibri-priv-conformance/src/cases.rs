@@ -66,7 +66,7 @@ pub(super) fn engines() -> Vec<Arc<dyn JailEngine>> {
     let engines = EngineRegistry::builtin();
     ["freebsd", "bubblewrap"]
         .iter()
-        .filter_map(|name| engines.by_name(name).ok())
+        .filter_map(|name| engines.get(name).ok())
         .collect()
 }
 

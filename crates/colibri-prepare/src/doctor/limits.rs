@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use colibri_jail_core::LimitMechanism;
+use colibri_jail_core::{LimitMechanism, LimitSupport};
 use colibri_priv::{Finding, probe};
 
 use super::PROGRAM_TIMEOUT;
@@ -10,19 +10,17 @@ use crate::{Cgroups, Obstacle};
 
 /// Limits on all processes of an agent together, and their cgroup controllers.
 const LIMITS: &[(&str, &str)] = &[("memory", "memory"), ("processes", "pids"), ("cpu", "cpu")];
-/// Name of the sysctl that enables rctl(8).
-const RACCT: &str = "kern.racct.enable";
 
 /// Returns one finding for each limit. A limit that cannot be enforced is a warning: agents run without it.
 pub(super) async fn enforceable(mechanism: LimitMechanism, cgroups: &Cgroups) -> Vec<Finding> {
-    if mechanism == LimitMechanism::Rctl {
-        return vec![by_rctl(racct().await)];
-    }
     let finding = |(limit, controller): &(&str, &str)| match mechanism {
         LimitMechanism::Unavailable(why) => by_cgroup(limit, Some(why.into())),
         _ => by_cgroup(limit, cgroups.obstacle(controller)),
     };
-    LIMITS.iter().map(finding).collect()
+    match mechanism {
+        LimitMechanism::PreRun(support) => vec![by_pre_run(&support, is_supported(&support).await)],
+        _ => LIMITS.iter().map(finding).collect(),
+    }
 }
 
 /// Returns the finding for one limit.
@@ -35,24 +33,30 @@ fn by_cgroup(limit: &str, obstacle: Option<Obstacle>) -> Finding {
     }
 }
 
-fn by_rctl(racct: Result<(), String>) -> Finding {
-    match racct {
-        Ok(()) => {
-            Finding::ok("limits memory, processes and cpu can be enforced on jails, by rctl(8)")
-        }
+/// Returns the finding for all limits that the engine's own operations set.
+fn by_pre_run(support: &LimitSupport, supported: Result<(), String>) -> Finding {
+    match supported {
+        Ok(()) => Finding::ok(format!(
+            "limits memory, processes and cpu can be enforced on jails, by {}",
+            support.name
+        )),
         Err(why) => Finding::warn(
             format!("limits memory, processes and cpu cannot be enforced: {why}"),
-            format!("set {RACCT}=1 in /boot/loader.conf and reboot (rctl(8))"),
+            support.hint,
         ),
     }
 }
 
-async fn racct() -> Result<(), String> {
-    match probe::run(Path::new("/sbin/sysctl"), &["-n", RACCT], PROGRAM_TIMEOUT).await {
-        Ok(output) if output.is_success() && output.stdout.trim() == "1" => Ok(()),
-        Ok(output) if output.is_success() => Err(format!("{RACCT} is {}", output.stdout.trim())),
-        Ok(output) => Err(format!("sysctl {RACCT} failed: {}", output.failure())),
-        Err(error) => Err(format!("/sbin/sysctl cannot be started: {error}")),
+async fn is_supported(support: &LimitSupport) -> Result<(), String> {
+    let program = support.program;
+    let command = || format!("{program} {}", support.args.join(" "));
+    match probe::run(Path::new(program), support.args, PROGRAM_TIMEOUT).await {
+        Ok(output) if output.is_success() => match output.stdout.trim() {
+            value if value == support.expected => Ok(()),
+            value => Err(format!("{} prints {value}", command())),
+        },
+        Ok(output) => Err(format!("{} failed: {}", command(), output.failure())),
+        Err(error) => Err(format!("{program} cannot be started: {error}")),
     }
 }
 
@@ -73,7 +77,16 @@ mod tests {
             hint: "mount them".to_owned(),
         });
         findings.extend(enforceable(LimitMechanism::Cgroup, &none).await);
-        findings.extend([by_rctl(Ok(())), by_rctl(Err(format!("{RACCT} is 0")))]);
+        for script in ["echo 1", "echo 0", "echo no >&2; exit 3"] {
+            let support = LimitSupport {
+                name: "rctl(8)",
+                program: "/bin/sh",
+                args: Box::leak(Box::new(["-c", script])),
+                expected: "1",
+                hint: "enable them",
+            };
+            findings.extend(enforceable(LimitMechanism::PreRun(support), &none).await);
+        }
         let shown: Vec<String> = findings
             .iter()
             .map(|finding| {

@@ -7,7 +7,7 @@ mod limits;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use colibri_jail_core::{CommandLine, JailConfig, JailOp, LimitMechanism};
+use colibri_jail_core::{CommandLine, HostSetting, JailConfig, JailOp, LimitMechanism};
 use colibri_priv::checks::executable;
 use colibri_priv::{Finding, FindingStatus, probe};
 use rustix::process::{Resource, geteuid, getrlimit};
@@ -126,41 +126,32 @@ impl Preparer {
 
     /// Runs the engine's probe. A policy of the backend may refuse a trial jail; its preflight reports on the policy.
     async fn engine_works(&self) -> Option<Finding> {
-        match self.engine.probe()? {
-            JailOp::List => Some(self.jails_are_listed().await),
-            _ if self.backend.has_policy() => None,
-            trial => Some(self.sandbox_works(&trial).await),
-        }
-    }
-
-    async fn sandbox_works(&self, trial: &JailOp) -> Finding {
-        let cause = match output_of(self.backend.elevate(trial, &*self.engine)).await {
-            Ok(_) => return Finding::ok("a sandbox can be created: user namespaces work"),
-            Err(cause) => cause,
+        let probe = self.engine.probe()?;
+        let needs_privilege = matches!(probe.op, JailOp::Create { .. });
+        let outcome = match needs_privilege {
+            true if self.backend.has_policy() => return None,
+            true => run(self.backend.elevate(&probe.op, &*self.engine)).await,
+            false => run(self.engine.command_line(&probe.op)).await,
         };
-        let what = format!("a sandbox cannot be created: {cause}");
-        let as_caller = self.backend.runs_as_caller();
-        match userns_restriction() {
-            Some((setting, fix)) if as_caller => Finding::fail(format!("{what} ({setting})"), fix),
-            None if as_caller => Finding::fail(
-                what,
-                "allow user namespaces; in a container start it with: docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined",
-            ),
-            _ => Finding::warn(
+        let Err(cause) = outcome else {
+            return Some(Finding::ok(probe.success));
+        };
+        let what = format!("{}: {cause}", probe.failure);
+        if needs_privilege && !self.backend.runs_as_caller() {
+            return Some(Finding::warn(
                 what,
                 "try: colibri run --jail-path ROOT -- true; this privilege backend may allow other roots only",
-            ),
+            ));
         }
-    }
-
-    async fn jails_are_listed(&self) -> Finding {
-        match output_of(self.engine.command_line(&JailOp::List)).await {
-            Ok(jails) => Finding::ok(format!("{} jails exist", jails.lines().count())),
-            Err(cause) => Finding::fail(
-                format!("jails cannot be listed: {cause}"),
-                "try jls(8); if the daemon runs in a jail itself, set children.max of that jail (jail(8))",
-            ),
-        }
+        Some(
+            match probe.settings.iter().find(|setting| denies(setting)) {
+                Some(setting) => Finding::fail(
+                    format!("{what} ({} is {})", setting.name, setting.denied),
+                    setting.hint,
+                ),
+                None => Finding::fail(what, probe.hint),
+            },
+        )
     }
 }
 
@@ -199,42 +190,20 @@ async fn on_a_thread<T: Send + 'static>(
     })
 }
 
-/// Runs a command and returns its standard output, or the cause of its failure.
-async fn output_of(command: Result<CommandLine, impl ToString>) -> Result<String, String> {
+/// Runs a command, and returns the cause of its failure.
+async fn run(command: Result<CommandLine, impl ToString>) -> Result<(), String> {
     let command = command.map_err(|error| error.to_string())?;
     let program = Path::new(command.program());
     match probe::run(program, command.args(), PROGRAM_TIMEOUT).await {
-        Ok(output) if output.is_success() => Ok(output.stdout),
+        Ok(output) if output.is_success() => Ok(()),
         Ok(output) => Err(output.failure()),
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// Returns the sysctl that denies user namespaces to ordinary users (user_namespaces(7); kernels of Debian and Ubuntu), and
-/// how to change it.
-fn userns_restriction() -> Option<(String, &'static str)> {
-    const SETTINGS: &[(&str, &str, &str)] = &[
-        (
-            "user/max_user_namespaces",
-            "0",
-            "as root: sysctl user.max_user_namespaces=15000, and the same in /etc/sysctl.d/",
-        ),
-        (
-            "kernel/unprivileged_userns_clone",
-            "0",
-            "as root: sysctl kernel.unprivileged_userns_clone=1, and the same in /etc/sysctl.d/",
-        ),
-        (
-            "kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-            "give bwrap an AppArmor profile that has userns, or as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-        ),
-    ];
-    SETTINGS.iter().find_map(|(setting, denied, fix)| {
-        let value = std::fs::read_to_string(format!("/proc/sys/{setting}")).ok()?;
-        (value.trim() == *denied)
-            .then(|| (format!("{} is {denied}", setting.replace('/', ".")), *fix))
-    })
+/// Reports whether this host has the setting with the value that denies.
+fn denies(setting: &HostSetting) -> bool {
+    std::fs::read_to_string(setting.path).is_ok_and(|value| value.trim() == setting.denied)
 }
 
 /// Checks the hard limit of descriptors, to which the daemon raises its soft limit. A running agent needs one descriptor, a
