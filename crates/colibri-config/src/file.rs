@@ -22,8 +22,6 @@ pub struct ConfigFile {
     /// Agents that start with the daemon.
     pub autostart: Vec<Autostart>,
     pub(crate) source: Option<Source>,
-    /// Spans of the values of settings.
-    pub(crate) positions: BTreeMap<String, Range<usize>>,
     /// Environment files of profiles and entries, and the spans that name them.
     pub(crate) env_files: Vec<(PathBuf, Range<usize>)>,
 }
@@ -75,30 +73,14 @@ impl ConfigSources {
     /// Reads the settings file and resolves the settings as a daemon does.
     ///
     /// # Errors
-    /// The file cannot be read, or a setting is invalid. An unknown name in the file is reported with its position.
+    /// The file cannot be read, or a setting is invalid.
     pub fn load(
         &self,
         lookup: impl Fn(&str) -> Option<String>,
     ) -> Result<DaemonConfig, SettingsError> {
-        let overrides = &self.overrides;
-        let file = ConfigFile::read(self.path.as_deref(), &lookup)?;
-        let partial = overrides.clone().or(file.settings.clone());
-        let resolved = Settings::resolve(&partial, lookup, &self.registries);
-        let settings = resolved.map_err(|error| {
-            let (setting, overridden, cause) = match &error {
-                SettingsError::Engine(cause) => ("engine", &overrides.engine, cause.to_string()),
-                SettingsError::Privilege(cause) => {
-                    ("privilege", &overrides.privilege, cause.to_string())
-                }
-                _ => return error,
-            };
-            match (&file.source, file.positions.get(setting)) {
-                (Some(source), Some(span)) if overridden.is_none() => {
-                    ConfigError(vec![source.diagnostic(span, &cause)]).into()
-                }
-                _ => error,
-            }
-        })?;
+        let file = ConfigFile::read(self.path.as_deref(), &lookup, &self.registries)?;
+        let partial = self.overrides.clone().or(file.settings.clone());
+        let settings = Settings::resolve(&partial, lookup, &self.registries)?;
         Ok(DaemonConfig {
             file,
             partial,
@@ -122,8 +104,8 @@ impl ConfigFile {
     ///
     /// # Errors
     /// All mistakes in the text.
-    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        validate(path, text, Scope::File)
+    pub fn parse(path: &Path, text: &str, registries: &Registries) -> Result<Self, ConfigError> {
+        validate(path, text, Scope::File(registries))
     }
 
     /// Reads the file at `named`, or the first of [`default_paths`] that exists. Without a file, nothing is set.
@@ -133,8 +115,9 @@ impl ConfigFile {
     pub fn read(
         named: Option<&Path>,
         lookup: impl Fn(&str) -> Option<String>,
+        registries: &Registries,
     ) -> Result<Self, SettingsError> {
-        read_scope(named, lookup, Scope::File)
+        read_scope(named, lookup, Scope::File(registries))
     }
 
     /// Reads and validates only the settings: a client can find the daemon's socket in spite of a mistake in a profile.
@@ -172,7 +155,7 @@ const MAX_BYTES: u64 = 4 << 20;
 fn read_scope(
     named: Option<&Path>,
     lookup: impl Fn(&str) -> Option<String>,
-    scope: Scope,
+    scope: Scope<'_>,
 ) -> Result<ConfigFile, SettingsError> {
     let Some(path) = named
         .map(Path::to_owned)

@@ -5,6 +5,7 @@
 
 mod agents;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -19,32 +20,37 @@ use self::agents::{AUTOSTART, PROFILE};
 use crate::diagnostic::Source;
 use crate::fields::{fields_of, nearest};
 use crate::file::{ConfigError, ConfigFile};
-use crate::settings::{PartialSettings, SettingsError};
+use crate::settings::{PartialSettings, Registries, SettingsError};
 
 type Span = Range<usize>;
 type Key<'i> = Spanned<DeString<'i>>;
 type Item<'i> = Spanned<DeValue<'i>>;
 
 /// The part of a file that is validated.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
+#[derive(Clone, Copy)]
+pub(crate) enum Scope<'a> {
     /// Everything but profiles and autostart entries, and the TOML syntax of the whole file.
     Settings,
-    /// The whole file.
-    File,
+    /// The whole file, which may name these engines and privilege backends.
+    File(&'a Registries),
 }
 
 /// Parses and validates the text of a settings file.
 ///
 /// # Errors
 /// All mistakes, sorted by position.
-pub(crate) fn validate(path: &Path, text: &str, scope: Scope) -> Result<ConfigFile, ConfigError> {
+pub(crate) fn validate(
+    path: &Path,
+    text: &str,
+    scope: Scope<'_>,
+) -> Result<ConfigFile, ConfigError> {
     let mut source = Source::new(path, text);
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut validator = Validator::default();
     if errors.is_empty() {
         validator.settings(root.get_ref());
-        if scope == Scope::File {
+        if let Scope::File(registries) = scope {
+            validator.names(registries);
             validator.agents(root.get_ref());
         }
     }
@@ -79,6 +85,8 @@ struct Mistake {
 #[derive(Default)]
 struct Validator {
     file: ConfigFile,
+    /// Spans of the values of settings.
+    positions: BTreeMap<String, Span>,
     mistakes: Vec<Mistake>,
     /// Values that no diagnostic may show.
     masked: Vec<Span>,
@@ -101,7 +109,7 @@ impl Validator {
             if [PROFILE, AUTOSTART].contains(&name) || !self.check_key(key, value, &known) {
                 continue;
             }
-            self.file.positions.insert(name.to_owned(), value.span());
+            self.positions.insert(name.to_owned(), value.span());
             if let Some(settings) = self.read_one::<PartialSettings>(key, value) {
                 match check_setting(&settings) {
                     None => drop(valid.insert(key.clone(), value.clone())),
@@ -120,10 +128,25 @@ impl Validator {
         ];
         for error in errors.into_iter().flatten() {
             if let SettingsError::Value { setting, message } = error {
-                let span = self.file.positions.get(setting).cloned();
-                self.report(span.unwrap_or_default(), message);
+                self.report_setting(setting, message);
             }
         }
+    }
+
+    /// Reports an unknown engine and an unknown privilege backend.
+    fn names(&mut self, registries: &Registries) {
+        let [engine, privilege] = registries.unknown_names(&self.file.settings);
+        for (setting, error) in [("engine", engine), ("privilege", privilege)] {
+            if let Some(message) = error {
+                self.report_setting(setting, message);
+            }
+        }
+    }
+
+    /// Reports the value of a setting.
+    fn report_setting(&mut self, setting: &str, message: String) {
+        let span = self.positions.get(setting).cloned();
+        self.report(span.unwrap_or_default(), message);
     }
 
     /// Reports a key that is not in `known`. Its value is masked: it may be meant for `env`.
