@@ -110,10 +110,10 @@ pub(crate) fn runs(runs: &[Run]) -> String {
             run.started_at,
             run.exited_at,
             short_exit(run.exit),
-            run.stdout.0,
-            run.stdout.1,
-            run.stderr.0,
-            run.stderr.1,
+            run.stdout.start,
+            run.stdout.end,
+            run.stderr.start,
+            run.stderr.end,
             sanitize(run.error.as_deref().unwrap_or("-"), 120),
         ));
     }

@@ -2,7 +2,7 @@
 
 use colibri_glasspane::{AgentState, AgentView};
 use colibri_jail_core::JailConfig;
-use colibri_types::{AgentRuntime, Exit, RestartPolicy};
+use colibri_types::{AgentRuntime, Exit, OffsetRange, RestartPolicy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -118,9 +118,9 @@ pub struct Run {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Start and end offset of its output in the stdout journal.
-    pub stdout: (u64, u64),
+    pub stdout: OffsetRange,
     /// Start and end offset of its output in the stderr journal.
-    pub stderr: (u64, u64),
+    pub stderr: OffsetRange,
 }
 
 /// The result of `list-runs`.

@@ -162,10 +162,19 @@ impl Outputs {
         }
     }
 
-    fn progress(&self) -> [(u64, bool); 2] {
-        let outputs = self.outputs.each_ref();
-        outputs.map(|output| (output.journal.end_offset(), output.stalled.is_some()))
+    fn progress(&self) -> [OutputProgress; 2] {
+        self.outputs.each_ref().map(|output| OutputProgress {
+            end_offset: output.journal.end_offset(),
+            is_stalled: output.stalled.is_some(),
+        })
     }
+}
+
+/// The state of an output that clients can observe.
+#[derive(PartialEq, Eq)]
+struct OutputProgress {
+    end_offset: u64,
+    is_stalled: bool,
 }
 
 /// One output: its pipe, its journal, and bytes between the two.

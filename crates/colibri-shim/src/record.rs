@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use colibri_sys::atomic_file;
 pub use colibri_sys::atomic_file::Durability;
-use colibri_types::{Exit, ExitReason, ExitStatus};
+use colibri_types::{Exit, ExitReason, ExitStatus, OffsetRange};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -93,9 +93,9 @@ pub struct RunRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Offsets in the stdout journal at which the output starts and ends.
-    pub stdout: (u64, u64),
+    pub stdout: OffsetRange,
     /// Offsets in the stderr journal at which the output starts and ends.
-    pub stderr: (u64, u64),
+    pub stderr: OffsetRange,
 }
 
 /// Returns the current time in nanoseconds since 1970.

@@ -10,7 +10,7 @@ use colibri_shim::launch::Launch;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, RunRecord, ShimRecord, now_ns};
 use colibri_shim::restart::{RestartBackoff, RestartDecision};
-use colibri_types::{ExitReason, ExitStatus, RestartWhen};
+use colibri_types::{ExitReason, ExitStatus, OffsetRange, RestartWhen};
 
 use crate::agent_process::AgentProcess;
 use crate::cgroup::Cgroup;
@@ -214,8 +214,14 @@ impl Runs {
             exit: end.exit,
             reason: Some(end.reason),
             error: self.current.error(),
-            stdout: (from.stdout, to.stdout),
-            stderr: (from.stderr, to.stderr),
+            stdout: OffsetRange {
+                start: from.stdout,
+                end: to.stdout,
+            },
+            stderr: OffsetRange {
+                start: from.stderr,
+                end: to.stderr,
+            },
         };
         record::append(Path::new(layout::RUNS), &run)?;
         self.current.recorded = true;

@@ -6,6 +6,7 @@ mod agent_name;
 mod exit;
 mod finding;
 mod kill;
+mod offset_range;
 mod restart;
 mod runtime;
 mod spawn;
@@ -15,6 +16,7 @@ pub use agent_name::{AgentName, AgentNameError, MAX_NAME};
 pub use exit::{Exit, ExitReason, ExitStatus};
 pub use finding::{Finding, FindingStatus};
 pub use kill::KillOutcome;
+pub use offset_range::OffsetRange;
 pub use restart::{RestartPolicy, RestartWhen};
 pub use runtime::{AgentRuntime, UnknownName};
 pub use spawn::{

@@ -10,8 +10,8 @@ use std::process::Command;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::Process;
 use super::usage::Measured;
+use super::{ListedProcess, Process};
 
 /// `-e` prints the environment of the caller's processes before the command, `-ww` does not truncate it.
 const LIST: &[&str] = &["-axeww"];
@@ -31,7 +31,10 @@ const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
 pub fn find(pid: i32) -> io::Result<Option<Process>> {
     let number = pid.to_string();
     let text = ps(&["-p", &number], COLUMNS)?;
-    Ok(text.lines().find_map(|line| parse(line, "")).map(first))
+    Ok(text
+        .lines()
+        .find_map(|line| parse(line, ""))
+        .map(|listed| listed.process))
 }
 
 /// Returns the pids of a process in each pid namespace, of the calling process if `pid` is `None`. Returns `None` if the
@@ -41,7 +44,7 @@ pub fn namespace_pids(_: Option<i32>) -> Option<super::NamespacePids> {
     None
 }
 
-pub(super) fn list(variable: &str) -> io::Result<Vec<(Process, bool)>> {
+pub(super) fn list(variable: &str) -> io::Result<Vec<ListedProcess>> {
     Ok(ps(LIST, COLUMNS)?
         .lines()
         .filter_map(|line| parse(line, variable))
@@ -65,10 +68,6 @@ pub fn kill(process: &Process) -> io::Result<bool> {
         Err(Errno::SRCH) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-fn first((process, _): (Process, bool)) -> Process {
-    process
 }
 
 /// Returns the usage of all processes.
@@ -134,9 +133,9 @@ fn ps(selection: &[&str], columns: &[&str]) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Parses a line: pid, parent, session, state, start (`Tue Nov 24 16:08:55 2026`), environment and command. Returns the
-/// process and whether its environment contains `variable`; `None` for a zombie or an invalid line.
-fn parse(line: &str, variable: &str) -> Option<(Process, bool)> {
+/// Parses a line: pid, parent, session, state, start (`Tue Nov 24 16:08:55 2026`), environment and command. The
+/// process is marked if its environment contains `variable`. Returns `None` for a zombie or an invalid line.
+fn parse(line: &str, variable: &str) -> Option<ListedProcess> {
     let mut words = line.split_whitespace();
     let mut number = || words.next()?.parse::<i32>().ok();
     let (pid, parent, session) = (number()?, number()?, number()?);
@@ -158,7 +157,10 @@ fn parse(line: &str, variable: &str) -> Option<(Process, bool)> {
         session,
         start,
     };
-    Some((process, words.any(|word| word == variable)))
+    Some(ListedProcess {
+        process,
+        is_marked: words.any(|word| word == variable),
+    })
 }
 
 #[cfg(test)]
@@ -174,17 +176,18 @@ mod tests {
             session: 640,
             start,
         };
+        let listed = |process, is_marked| ListedProcess { process, is_marked };
         let november = ((2026 * 12 + 10) * 31 + 24) * 86_400 + (16 * 60 + 8) * 60 + 55;
         for (text, expected) in [
             (
                 line(
                     "I     Tue Nov 24 16:08:55 2026 PATH=/bin COLIBRI_AGENT_ID=k3x9 sleep 1000 (sleep)",
                 ),
-                Some((process(november), true)),
+                Some(listed(process(november), true)),
             ),
             (
                 line("SsJ   Tue Nov 24 16:08:56 2026 sleep COLIBRI_AGENT_ID=k3x9abc"),
-                Some((process(november + 1), false)),
+                Some(listed(process(november + 1), false)),
             ),
             (line("Z     Tue Nov 24 16:08:55 2026 <defunct>"), None),
             (line("I     Tue Foo 24 16:08:55 2026 x"), None),

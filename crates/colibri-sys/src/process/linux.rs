@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::usage::Measured;
-use super::{NamespacePids, Process, with_descendants};
+use super::{ListedProcess, NamespacePids, Process, with_descendants};
 
 /// Returns the process with a pid; `None` if there is none, or a zombie.
 ///
@@ -45,17 +45,17 @@ pub fn namespace_pids(pid: Option<i32>) -> Option<NamespacePids> {
     })
 }
 
-/// Returns all processes, each with whether its initial environment contains `variable`. The environment of another user's
+/// Returns all processes, marked if the initial environment contains `variable`. The environment of another user's
 /// process cannot be read and counts as one without it.
-pub(super) fn list(variable: &str) -> io::Result<Vec<(Process, bool)>> {
+pub(super) fn list(variable: &str) -> io::Result<Vec<ListedProcess>> {
     let mut found = Vec::new();
     for pid in pids()? {
         if let Some(process) = find(pid)? {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            let marked = environment
+            let is_marked = environment
                 .split(|byte| *byte == 0)
                 .any(|entry| entry == variable.as_bytes());
-            found.push((process, marked));
+            found.push(ListedProcess { process, is_marked });
         }
     }
     Ok(found)

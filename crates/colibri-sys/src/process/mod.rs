@@ -59,22 +59,25 @@ pub fn find_marked(variable: &str, session: Option<i32>) -> io::Result<Vec<Proce
     Ok(select(&listed, session, std::process::id()))
 }
 
-/// Selects the marked processes, those in `session` and their descendants from all processes, each with its mark. Pure.
-fn select(listed: &[(Process, bool)], session: Option<i32>, own: u32) -> Vec<Process> {
+/// A process of the host's list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ListedProcess {
+    process: Process,
+    /// Its initial environment contains the searched variable.
+    is_marked: bool,
+}
+
+/// Selects the marked processes, those in `session` and their descendants from all processes. Pure.
+fn select(listed: &[ListedProcess], session: Option<i32>, own: u32) -> Vec<Process> {
+    let all = listed.iter().map(|listed| listed.process);
     let marked = listed
         .iter()
-        .filter(|(process, marked)| *marked || Some(process.session) == session)
-        .map(|(process, _)| process.pid);
-    let processes = listed
-        .iter()
-        .map(|(process, _)| (process.pid, process.parent));
+        .filter(|listed| listed.is_marked || Some(listed.process.session) == session)
+        .map(|listed| listed.process.pid);
+    let processes = all.clone().map(|process| (process.pid, process.parent));
     let own = i32::try_from(own).unwrap_or_default();
     let found = with_descendants(processes, marked, own);
-    listed
-        .iter()
-        .map(|(process, _)| *process)
-        .filter(|process| found.contains(&process.pid))
-        .collect()
+    all.filter(|process| found.contains(&process.pid)).collect()
 }
 
 /// Returns the pids in `roots` and those of all their descendants, without `excluded` and its descendants. `processes`
@@ -118,14 +121,14 @@ mod tests {
             (99, 20, 20, true),
             (50, 99, 50, false),
         ]
-        .map(|(pid, parent, session, marked)| {
-            let process = Process {
+        .map(|(pid, parent, session, is_marked)| ListedProcess {
+            process: Process {
                 pid,
                 parent,
                 session,
                 start: 0,
-            };
-            (process, marked)
+            },
+            is_marked,
         });
         for (session, expected) in [
             (None, &[20, 21, 22, 40][..]),
