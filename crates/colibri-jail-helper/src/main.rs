@@ -1,7 +1,8 @@
 //! The setuid-root program of a deployed host. It reads one request, checks it against a policy that only root can
 //! write, and performs it. docs/helper-protocol.md specifies its input and output, docs/security.md its threat model.
 //!
-//! [`run`] contains every step in order. A module imports only modules below it, or after it in the same line:
+//! [`run`] contains every step in order. A module imports only modules below it, or after it in the same line. The one
+//! exception: `policy` returns `HelperError`, which wraps the errors of the modules below `error`.
 //!
 //! ```text
 //!   main         the steps of one call
@@ -10,7 +11,7 @@
 //!   audit        one syslog line per decision, one message per failure
 //!   error        HelperError and its exit codes
 //!     │
-//!   authorize    rules + request → grant or refusal (pure)
+//!   authorize    rules + request → grant or refusal; pure, except for the lookup of users
 //!     │
 //!   policy       helper.toml → the rules of a caller
 //!   request      argv → Request (pure)

@@ -45,8 +45,8 @@ impl ShimPool {
 }
 
 impl Spawner {
-    /// Fills an empty pool. A pooled shim costs a process of about one megabyte. An error is only logged: the next spawn
-    /// then starts its shim itself, and reports the error.
+    /// Fills an empty pool with a shim, a process of about 240 kB (Pss). An error is only logged: the next spawn then starts
+    /// its shim itself, and reports the error.
     pub async fn fill_shim_pool(&self) {
         let mut slot = self.shim_pool.0.lock().await;
         if slot.is_some() {
