@@ -14,7 +14,7 @@ pub(crate) struct TypedLines {
 }
 
 impl TypedLines {
-    /// Without `reads_input` there are no lines.
+    /// Creates a reader. If `reads_input` is false, it reads nothing and [`Self::next`] waits forever.
     pub(crate) fn new(reads_input: bool) -> Self {
         Self {
             input: reads_input.then(|| BufReader::new(stdin()).take(MAX_LINE)),

@@ -143,8 +143,8 @@ impl Profile {
         }
     }
 
-    /// Returns the configuration to spawn with all variables: those of `env`, then each secret as `lookup` returns it,
-    /// then those of `env_file`, which is read.
+    /// Returns the configuration to spawn. Its environment has the variables of `env`, each secret with its value from
+    /// `lookup`, and the variables in `env_file`, in this order of precedence.
     ///
     /// # Errors
     /// A secret has no value, the file cannot be used, or there is no program.

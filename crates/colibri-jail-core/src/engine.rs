@@ -46,7 +46,8 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Returns the operations to run after each end of `op`'s command, in order, once no process of it is left.
+    /// Returns the operations to run after each run of `op`'s command, in order. The caller waits until all processes of
+    /// the run have ended.
     ///
     /// # Errors
     /// A value cannot be expressed for the engine's programs.

@@ -77,12 +77,12 @@ pub enum JailError {
     /// The engine does not support an operation or a value: the message.
     #[error("{0}")]
     Unsupported(String),
-    /// Limit: cannot be enforced.
+    /// Neither the engine nor the host can enforce a requested limit.
     #[error(
         "limit `{name}` cannot be enforced: {why}, or accept the missing limit with `best_effort`"
     )]
     LimitUnenforced {
-        /// The limit.
+        /// The field of the limit.
         name: &'static str,
         /// The reason, as `CAUSE; HINT`.
         why: String,

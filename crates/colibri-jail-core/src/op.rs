@@ -14,7 +14,7 @@ pub enum JailOp {
         user: Option<JailUser>,
         /// Working directory inside it.
         workdir: Option<JailPath>,
-        /// The agent.
+        /// The command to run in the jail.
         command: CommandLine,
     },
     /// Create a jail for one command.
@@ -23,7 +23,7 @@ pub enum JailOp {
         jail: EphemeralJail,
         /// Working directory inside it.
         workdir: Option<JailPath>,
-        /// The agent.
+        /// The command to run in the jail.
         command: CommandLine,
     },
     /// Signal processes that the caller has no permission to signal.

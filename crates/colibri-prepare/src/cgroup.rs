@@ -44,13 +44,13 @@ impl Obstacle {
 }
 
 impl From<&str> for Obstacle {
-    /// Returns an obstacle that can only be avoided.
+    /// Returns an obstacle that the user cannot remove: the hint is to run without the limit.
     fn from(cause: &str) -> Self {
         Self::new(cause, "run without the limit, with best_effort")
     }
 }
 
-/// The place of the agents' cgroups.
+/// The parent directory of the agents' cgroups, if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cgroups {
     /// Agents have no cgroups.

@@ -23,17 +23,17 @@ pub enum PrepareError {
     /// The program does not exist.
     #[error("program '{program}' was not found {place}; {hint}")]
     ProgramNotFound {
-        /// The requested program or user.
+        /// The requested program.
         program: String,
-        /// Where it was searched, and what masks it there.
+        /// Where it was searched, such as `on this host`, and why it is masked there, if it is.
         place: String,
-        /// Hint.
+        /// How to correct the request or the host.
         hint: String,
     },
     /// The program exists and cannot be executed.
     #[error("program '{program}' is not executable: {problem}")]
     ProgramNotExecutable {
-        /// The requested program or user.
+        /// The requested program.
         program: String,
         /// Cause and hint.
         problem: String,
@@ -41,10 +41,10 @@ pub enum PrepareError {
     /// A path of the request does not exist, or has the wrong type.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// The user named is not in the root's own user table.
+    /// The passwd(5) file in the jail's root does not contain the requested user.
     #[error("user '{user}' is not in {table}; give a user of that file, or UID or UID:GID")]
     UnknownUser {
-        /// The requested program or user.
+        /// The requested user.
         user: String,
         /// The passwd(5) file that was read.
         table: PathBuf,

@@ -40,7 +40,8 @@ pub(crate) fn default_one() -> u32 {
 /// `exit.json`: the end of the agent and all its descendants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
-    /// Exit status of the first process; absent if it was not collected because the shim was killed.
+    /// Exit status of the first process; absent if the process was not started or its status was not collected, for example
+    /// because the shim was killed.
     pub exit: Option<ExitStatus>,
     /// Why the agent ended; absent in records of earlier releases, see [`ExitRecord::exit`].
     #[serde(default, skip_serializing_if = "Option::is_none")]

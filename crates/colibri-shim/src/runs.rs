@@ -253,7 +253,7 @@ impl Runs {
         }
     }
 
-    /// Removes what the agent used beyond its directory; no run follows.
+    /// Removes the agent's cgroup after the last run.
     pub(crate) fn release(&self) {
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove();

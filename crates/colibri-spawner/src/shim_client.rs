@@ -63,7 +63,7 @@ pub enum ShimClientError {
 /// The last reported state of a shim.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ShimState {
-    /// Counts and conditions.
+    /// Journal lengths, pid, run, and problems of the running agent.
     pub status: ShimStatus,
     /// The exit record of the agent, after its end.
     pub exit: Option<ExitRecord>,

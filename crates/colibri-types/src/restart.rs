@@ -43,10 +43,10 @@ pub struct RestartPolicy {
     // Records of earlier releases call it `when`.
     #[serde(default, skip_serializing_if = "Option::is_none", alias = "when")]
     pub policy: Option<RestartWhen>,
-    /// Maximum delay before the first restart; it doubles with each further one. Default 1000.
+    /// Backoff before the first restart; doubles with each further restart. Jitter can halve a delay. Default 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
-    /// Maximum delay before any restart. A run that lasts this long resets the backoff. Default 300000.
+    /// Maximum backoff before a restart. A run that lasts this long resets the backoff. Default 300000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_delay_ms: Option<u64>,
     /// Maximum number of restarts within the window; the next end after that is final. Default 10.
@@ -64,13 +64,13 @@ impl RestartPolicy {
         self.policy.unwrap_or_default()
     }
 
-    /// Returns the maximum delay before the first restart.
+    /// Returns the backoff before the first restart.
     #[must_use]
     pub fn delay(&self) -> Duration {
         Duration::from_millis(self.delay_ms.unwrap_or(1_000))
     }
 
-    /// Returns the maximum delay before any restart.
+    /// Returns the maximum backoff before a restart.
     #[must_use]
     pub fn max_delay(&self) -> Duration {
         Duration::from_millis(self.max_delay_ms.unwrap_or(300_000))
