@@ -60,6 +60,8 @@ fn listed_words_are_reported_with_a_replacement() {
         ("// a session of its\n// own\n", 1, "own\": own, dedicated"),
         ("fn daemon_mends_it() {}\n", 1, "\"mends\": fix"),
         ("This is no file.\n", 1, "\"is no\": is not"),
+        ("It does whatever.\n", 1, "\"whatever\": name the thing"),
+        ("However it ends.\n", 1, "\"However\": but"),
     ] {
         let (code, output) = check("code.rs", content, "docs: describe states");
         assert_eq!(code, Some(1), "{content}");

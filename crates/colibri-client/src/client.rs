@@ -214,7 +214,7 @@ impl Client {
         self.call(Call::KillAgent(params)).await
     }
 
-    /// Restarts an agent, whatever its restart policy, and returns the id of the restarted agent: unchanged if it was
+    /// Restarts an agent regardless of its restart policy. Returns the id of the restarted agent: unchanged if it was
     /// running, otherwise new.
     ///
     /// # Errors

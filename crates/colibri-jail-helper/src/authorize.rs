@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn root_user_is_refused_on_linux_whatever_the_policy() {
+    fn root_user_is_refused_on_linux_even_if_allowed() {
         let policy = "[[rule]]\ncallers = [\"7\"]\njails = [\"*\"]\nroots = [\"/\"]\nip4 = [\"disable\"]\nprograms = [\"*\"]\nusers = [\"0\", \"root\", \"1:0\", \"5\"]";
         let create = "create --jail colibri-1 --path / --ip4 disable";
         for (user, on_linux) in [("0", false), ("root", false), ("1:0", false), ("5", true)] {

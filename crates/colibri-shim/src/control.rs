@@ -53,7 +53,7 @@ pub enum ShimOp {
     Signal {
         /// Name as in signal(7), without `SIG`.
         signal: String,
-        /// No run follows the current one, whatever the restart policy.
+        /// The current run is the last one, regardless of the restart policy.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         last: bool,
     },
@@ -65,7 +65,7 @@ pub enum ShimOp {
         /// Time between the signal and KILL, in milliseconds.
         grace_ms: u64,
     },
-    /// End the current run as a kill with TERM does, and start the next one immediately, whatever the restart policy.
+    /// End the current run as a kill with TERM does, and start the next one immediately, regardless of the policy.
     Restart {
         /// Time between TERM and KILL, in milliseconds.
         grace_ms: u64,

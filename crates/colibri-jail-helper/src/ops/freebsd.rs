@@ -88,7 +88,7 @@ struct ResolvedUser {
     entry: Option<PasswdEntry>,
 }
 
-/// Resolves a user by the jail's own passwd(5). Only the name root resolves to uid 0, whatever the table contains.
+/// Resolves a user by the jail's own passwd(5). Only the name root resolves to uid 0; other names of uid 0 are refused.
 fn jail_user(user: &JailUser) -> Result<ResolvedUser, HelperError> {
     let table = jail_passwd();
     if let Some(ids) = UserIds::numeric(user) {
