@@ -48,7 +48,7 @@ pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, C
         secrets: Vec::new(),
     };
     let request = spawn.into_request(&profile_settings)?;
-    let profile = Profile::from(request).over(&profiles)?;
+    let profile = Profile::from(request).with_named_profile(&profiles)?;
     let config = profile.request.resolve().map_err(ProfileError::from)?;
     let (preparer, _) = preparer(global)?;
     let prepared = preparer.prepare(&config)?;

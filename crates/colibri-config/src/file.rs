@@ -41,7 +41,7 @@ impl Autostart {
     /// # Errors
     /// The profile does not exist.
     pub fn merged(&self, profiles: &BTreeMap<String, Profile>) -> Result<Profile, ProfileError> {
-        let mut merged = self.options.clone().over(profiles)?;
+        let mut merged = self.options.clone().with_named_profile(profiles)?;
         merged.request.name.get_or_insert_with(|| self.key.clone());
         Ok(merged)
     }

@@ -130,7 +130,10 @@ impl Profile {
     ///
     /// # Errors
     /// No profile has the name; the error lists all names.
-    pub fn over(self, profiles: &BTreeMap<String, Self>) -> Result<Self, ProfileError> {
+    pub fn with_named_profile(
+        self,
+        profiles: &BTreeMap<String, Self>,
+    ) -> Result<Self, ProfileError> {
         match &self.request.profile {
             None => Ok(self),
             Some(name) => match profiles.get(name) {
@@ -156,11 +159,11 @@ impl Profile {
             Some(path) => env_file::read(path, AllowedReaders::Owner)?,
             None => BTreeMap::new(),
         };
-        self.fill(lookup, file)?;
+        self.resolve_variables(lookup, file)?;
         Ok(self.request.resolve()?)
     }
 
-    fn fill(
+    fn resolve_variables(
         &mut self,
         lookup: impl Fn(&str) -> Option<String>,
         file: BTreeMap<String, String>,

@@ -102,7 +102,11 @@ impl RegisteredAgent {
             exit_note: exit.and_then(|exit| self.exit_note(exit)),
             error: match exit {
                 Some(exit) => exit.error.clone(),
-                None => status.stalled.as_ref().or(status.waiting.as_ref()).cloned(),
+                None => status
+                    .stalled
+                    .as_ref()
+                    .or(status.restart_message.as_ref())
+                    .cloned(),
             },
             stdout_bytes: status.stdout,
             stderr_bytes: status.stderr,

@@ -207,7 +207,7 @@ impl Policy {
     fn rules_with(&self, caller: &Caller, passwd: &str, group: &str) -> Vec<&Rule> {
         let lists = |rule: &&Rule| {
             let mut callers = rule.callers.iter();
-            callers.any(|allowed| allowed.value.is(caller, passwd, group))
+            callers.any(|allowed| allowed.value.matches(caller, passwd, group))
         };
         self.rules.iter().filter(lists).collect()
     }

@@ -24,10 +24,10 @@ impl ArgumentLimits {
     /// Returns the limits of this host. On Linux they depend on the stack limit that agents inherit; see execve(2).
     pub(crate) fn of_host() -> Self {
         if cfg!(target_os = "linux") {
-            const LEAST: u64 = 128 << 10;
-            const MOST: u64 = 6 << 20;
+            const MIN_TOTAL_BYTES: u64 = 128 << 10;
+            const MAX_TOTAL_BYTES: u64 = 6 << 20;
             let stack = getrlimit(Resource::Stack).current.unwrap_or(u64::MAX);
-            let total = (stack / 4).clamp(LEAST, MOST);
+            let total = (stack / 4).clamp(MIN_TOTAL_BYTES, MAX_TOTAL_BYTES);
             Self {
                 string: Some(32 * page_size()),
                 total: usize::try_from(total).unwrap_or(usize::MAX),

@@ -167,8 +167,8 @@ pub struct ShimStatus {
     #[serde(default)]
     pub run_from: u64,
     /// While another run is pending: how the previous run ended, and when the next one starts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waiting: Option<String>,
+    #[serde(default, rename = "waiting", skip_serializing_if = "Option::is_none")]
+    pub restart_message: Option<String>,
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(crate) struct RunCommands {
 }
 
 struct RunningCommand {
-    shown: String,
+    display_command: String,
     /// Has its stderr until the end of that file.
     child: Child,
     stderr_text: Vec<u8>,
@@ -71,13 +71,14 @@ impl RunCommands {
             if let Some(running) = &mut self.current {
                 let outcome = running.poll(now)?;
                 self.current = None;
-                self.note(outcome);
+                self.record_outcome(outcome);
             } else if let Some(command) = self.queue.pop_front() {
                 match RunningCommand::start(&command, now) {
                     Ok(running) => self.current = Some(running),
-                    Err(error) => {
-                        self.note(Err(format!("cannot run {}: {error}", shown(&command))))
-                    }
+                    Err(error) => self.record_outcome(Err(format!(
+                        "cannot run {}: {error}",
+                        display_command(&command)
+                    ))),
                 }
             } else if self.errors.is_empty() {
                 return Some(Ok(()));
@@ -112,7 +113,7 @@ impl RunCommands {
         }
     }
 
-    fn note(&mut self, outcome: Result<(), String>) {
+    fn record_outcome(&mut self, outcome: Result<(), String>) {
         if let Err(error) = outcome {
             self.errors.push(error);
             if self.on_error == OnError::Stop {
@@ -136,7 +137,7 @@ impl RunningCommand {
             ioctl_fionbio(stderr, true)?;
         }
         Ok(Self {
-            shown: shown(command),
+            display_command: display_command(command),
             child,
             stderr_text: Vec::new(),
             deadline: now + TIMEOUT,
@@ -146,16 +147,18 @@ impl RunningCommand {
     /// Returns the outcome when the command has ended or reached its timeout.
     fn poll(&mut self, now: Instant) -> Option<Result<(), String>> {
         self.read_stderr();
-        let shown = &self.shown;
+        let display_command = &self.display_command;
         match self.child.try_wait() {
             Ok(Some(status)) => Some(self.outcome(status)),
             Ok(None) if now >= self.deadline => {
                 // A command that runs as root cannot be killed. The shim abandons and reports it.
                 let _ = self.child.kill();
-                Some(Err(format!("{shown} did not end within {TIMEOUT:?}")))
+                Some(Err(format!(
+                    "{display_command} did not end within {TIMEOUT:?}"
+                )))
             }
             Ok(None) => None,
-            Err(error) => Some(Err(format!("cannot wait for {shown}: {error}"))),
+            Err(error) => Some(Err(format!("cannot wait for {display_command}: {error}"))),
         }
     }
 
@@ -180,7 +183,7 @@ impl RunningCommand {
             return Ok(());
         }
         self.read_stderr();
-        let failed = format!("{} failed ({status})", self.shown);
+        let failed = format!("{} failed ({status})", self.display_command);
         match String::from_utf8_lossy(&self.stderr_text).trim_end() {
             "" => Err(failed),
             stderr => Err(format!("{failed}: {stderr}")),
@@ -188,7 +191,7 @@ impl RunningCommand {
     }
 }
 
-fn shown(command: &RunCommand) -> String {
+fn display_command(command: &RunCommand) -> String {
     format!("{} {}", command.program, command.args.join(" "))
 }
 

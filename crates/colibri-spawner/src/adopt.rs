@@ -9,8 +9,8 @@ use colibri_shim::control::ShimStatus;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ShimRecord, now_ns};
 use colibri_types::ExitReason;
-use tokio::sync::Semaphore;
 
+use crate::blocking::blocking;
 use crate::orphans::LossDetection;
 use crate::shim_client::StartedShim;
 use crate::{AgentHandle, AgentId, AgentSpec, ShimClient, SpawnError, Spawner};
@@ -216,53 +216,6 @@ enum DirectoryState {
     Interrupted,
     /// Its shim has ended without an exit record.
     Lost(Arc<AgentSpec>),
-}
-
-/// Maximum number of concurrent accesses to paths of requests. An access to a file system that does not respond keeps its
-/// permit and its thread; the limit protects the other threads of the pool.
-static USER_PATHS: Semaphore = Semaphore::const_new(2);
-/// Timeout of such an access, including the wait for a permit.
-const USER_PATHS_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Runs work on paths of a request with a timeout.
-///
-/// # Errors
-/// A file system did not respond in time.
-pub(crate) async fn on_user_paths<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, SpawnError> {
-    let accessed = async {
-        // Fails only for a closed semaphore; this one is never closed.
-        let permit = USER_PATHS.acquire().await;
-        blocking(move || {
-            let outcome = work();
-            drop(permit);
-            outcome
-        })
-        .await
-    };
-    match tokio::time::timeout(USER_PATHS_TIMEOUT, accessed).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(SpawnError::Resources {
-            doing: "checking the paths of the request".to_owned(),
-            source: std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                format!("a file system did not respond within {USER_PATHS_TIMEOUT:?}"),
-            ),
-        }),
-    }
-}
-
-/// Runs blocking file operations on the blocking pool of the runtime.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, SpawnError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| SpawnError::Resources {
-            doing: "work on files".to_owned(),
-            source: std::io::Error::other(error),
-        })
 }
 
 /// Returns the length of a journal, in bytes; 0 if it cannot be read.

@@ -8,7 +8,7 @@ use colibri_prepare::PrepareError;
 use colibri_priv::probe;
 use colibri_sys::process;
 
-use crate::adopt::blocking;
+use crate::blocking::blocking;
 use crate::{AgentSpec, SpawnError, Spawner};
 
 /// Timeout of a privileged command; it is killed after it.

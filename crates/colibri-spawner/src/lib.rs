@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod blocking;
 mod elevated;
 mod error;
 mod kill;

@@ -122,19 +122,19 @@ async fn kill_in_rounds(spec: &AgentSpec, session: Option<i32>) -> OrphanCleanup
             tokio::task::spawn_blocking(move || kill_all(&id, session)).await
         };
         let Round {
-            left,
+            remaining,
             killed,
-            in_reach,
+            any_signallable,
         } = match round.map_err(io::Error::other).flatten() {
             Ok(round) => round,
             Err(error) => return OrphanCleanup::Unknown(error.to_string()),
         };
-        if left.is_empty() {
+        if remaining.is_empty() {
             return OrphanCleanup::Ended(all_killed.len());
         }
         all_killed.extend(killed);
-        if !in_reach || Instant::now() >= deadline {
-            return OrphanCleanup::Remaining(left);
+        if !any_signallable || Instant::now() >= deadline {
+            return OrphanCleanup::Remaining(remaining);
         }
         tokio::time::sleep(ROUND_INTERVAL).await;
     }
@@ -143,25 +143,25 @@ async fn kill_in_rounds(spec: &AgentSpec, session: Option<i32>) -> OrphanCleanup
 /// Result of one round.
 struct Round {
     /// Pids of all processes found.
-    left: Vec<i32>,
+    remaining: Vec<i32>,
     /// Processes that received KILL.
     killed: Vec<Process>,
     /// Whether this user may signal any of them.
-    in_reach: bool,
+    any_signallable: bool,
 }
 
 /// Sends KILL to all processes of the agent.
 fn kill_all(id: &str, session: Option<i32>) -> io::Result<Round> {
     let found: Vec<Process> = process::find_marked(&format!("{AGENT_VARIABLE}={id}"), session)?;
     let mut round = Round {
-        left: found.iter().map(|process| process.pid).collect(),
+        remaining: found.iter().map(|process| process.pid).collect(),
         killed: Vec::new(),
-        in_reach: false,
+        any_signallable: false,
     };
     for process in found {
         match process::kill(&process) {
             Ok(existed) => {
-                round.in_reach = true;
+                round.any_signallable = true;
                 if existed {
                     round.killed.push(process);
                 }

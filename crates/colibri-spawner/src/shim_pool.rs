@@ -27,17 +27,17 @@ async fn end(shim: StartedShim) {
 impl ShimPool {
     /// Takes the shim out of the pool; returns `None` if the pool is empty or its shim is not usable.
     pub(crate) async fn take(&self, program: &Path) -> Option<StartedShim> {
-        let mut waiting = self.0.lock().await.take()?;
-        if waiting.is_usable(program) {
-            return Some(waiting);
+        let mut pooled = self.0.lock().await.take()?;
+        if pooled.is_usable(program) {
+            return Some(pooled);
         }
-        tokio::spawn(end(waiting));
+        tokio::spawn(end(pooled));
         None
     }
 
     /// Puts a shim back for the next spawn; ends one that is already there.
-    pub(crate) async fn put(&self, waiting: StartedShim) {
-        let other = self.0.lock().await.replace(waiting);
+    pub(crate) async fn put_back(&self, pooled: StartedShim) {
+        let other = self.0.lock().await.replace(pooled);
         if let Some(other) = other {
             tokio::spawn(end(other));
         }
@@ -53,16 +53,16 @@ impl Spawner {
             return;
         }
         match StartedShim::start(self, &new_id()) {
-            Ok(waiting) => *slot = waiting,
+            Ok(pooled) => *slot = pooled,
             Err(error) => tracing::debug!(%error, "cannot fill the shim pool"),
         }
     }
 
     /// Ends the pooled shim and removes its directory.
     pub async fn drain_shim_pool(&self) {
-        let waiting = self.shim_pool.0.lock().await.take();
-        if let Some(waiting) = waiting {
-            end(waiting).await;
+        let pooled = self.shim_pool.0.lock().await.take();
+        if let Some(pooled) = pooled {
+            end(pooled).await;
         }
     }
 }

@@ -10,7 +10,7 @@ use colibri_shim::launch::{Launch, LaunchReport, RunCommand};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, now_ns};
 
-use crate::adopt::{blocking, on_user_paths};
+use crate::blocking::{blocking, on_user_paths};
 use crate::shim_client::StartedShim;
 use crate::{AgentId, AgentSpawnConfig, AgentSpec, ShimClient, SpawnError, Spawner};
 
@@ -66,7 +66,7 @@ impl Spawner {
                 Ok(plan) => plan,
                 Err(error) => {
                     if let Some(pooled) = pooled {
-                        self.shim_pool.put(pooled).await;
+                        self.shim_pool.put_back(pooled).await;
                     }
                     return Err(error);
                 }

@@ -108,15 +108,17 @@ fn unknown_profile_is_reported_with_known_names() {
         ("review".to_owned(), profile("program = 'pi'")),
         ("fix".to_owned(), profile("program = 'zot'")),
     ]);
-    let used = profile("profile = 'fix'").over(&profiles).unwrap();
+    let used = profile("profile = 'fix'")
+        .with_named_profile(&profiles)
+        .unwrap();
     assert_eq!(used.request.program.as_deref(), Some("zot"));
     assert_eq!(
-        Profile::default().over(&profiles).unwrap(),
+        Profile::default().with_named_profile(&profiles).unwrap(),
         Profile::default()
     );
     let message = |name: &str, profiles| {
         profile(&format!("profile = '{name}'"))
-            .over(profiles)
+            .with_named_profile(profiles)
             .unwrap_err()
             .to_string()
     };
@@ -135,7 +137,7 @@ fn env_wins_over_secrets_and_secrets_over_env_file() {
     ]);
     let with = |text: &str| {
         let mut profile = profile(text);
-        profile.fill(
+        profile.resolve_variables(
             |name| (name == "A").then(|| "asked".to_owned()),
             file.clone(),
         )?;

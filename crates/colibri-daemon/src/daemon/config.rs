@@ -53,7 +53,7 @@ impl Configuration {
     /// # Errors
     /// The profile does not exist.
     pub(crate) fn apply_profile(&self, params: SpawnRequest) -> Result<Profile, ProfileError> {
-        Profile::from(params).over(&self.current().profiles)
+        Profile::from(params).with_named_profile(&self.current().profiles)
     }
 
     /// Returns all profiles, as clients see them.

@@ -64,7 +64,7 @@ pub(crate) async fn supervise(
             true => 1,
             false => agent.shim.state().borrow().status.run,
         },
-        waiting: None,
+        restart_message: None,
         active_bytes: 0,
         is_first: true,
         sampled: None,
@@ -77,8 +77,8 @@ struct AgentSupervisor {
     parser: EventParser,
     /// Number of the run whose output is parsed.
     run: u32,
-    /// The shim's wait for the next run that the glasspane has recorded.
-    waiting: Option<String>,
+    /// The pending restart that the glasspane has recorded: how the previous run ended, and when the next one starts.
+    restart_message: Option<String>,
     /// Number of output bytes whose activity the glasspane has recorded; used for agents without events.
     active_bytes: u64,
     /// No snapshot has been published yet.
@@ -126,7 +126,9 @@ impl AgentSupervisor {
         let status = &state.status;
         let written = status.stdout + status.stderr;
         let mut is_behind = false;
-        if status.run > self.run || (status.waiting.is_some() && status.waiting != self.waiting) {
+        if status.run > self.run
+            || (status.restart_message.is_some() && status.restart_message != self.restart_message)
+        {
             // The last line of the previous run must not be joined with the first line of this one.
             let run_end = match status.run > self.run {
                 true => status.run_from,
@@ -143,8 +145,8 @@ impl AgentSupervisor {
                 is_behind = self.parser.is_behind(run_end);
             }
             if !is_behind {
-                let waiting = status.waiting.as_deref();
-                self.parser.pane.record_restart(waiting, now);
+                let restart_message = status.restart_message.as_deref();
+                self.parser.pane.record_restart(restart_message, now);
                 if !self.is_first_of_adopted() {
                     self.active_bytes = written;
                 }
@@ -152,7 +154,7 @@ impl AgentSupervisor {
         }
         if !is_behind {
             self.run = self.run.max(status.run);
-            self.waiting.clone_from(&status.waiting);
+            self.restart_message.clone_from(&status.restart_message);
             if self.parser.pane.needs_output() {
                 if !has_ended {
                     self.parser = self

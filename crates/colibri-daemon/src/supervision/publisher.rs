@@ -84,7 +84,9 @@ fn snapshot(parser: &EventParser, state: &ShimState, exit: Option<ExitRecord>) -
     };
     snapshot.state_offset = match snapshot.view.state {
         _ if snapshot.exit.is_some() => u64::MAX,
-        AgentState::Starting if snapshot.status.waiting.is_none() => snapshot.status.run_from,
+        AgentState::Starting if snapshot.status.restart_message.is_none() => {
+            snapshot.status.run_from
+        }
         AgentState::Idle | AgentState::Working | AgentState::Blocked if has_events => {
             parser.view_offset.unwrap_or(u64::MAX)
         }

@@ -31,7 +31,7 @@ pub(crate) fn create(
     }
     records.prune(has_ended)?;
     let root = safe_open::directory(&jail.path, Trust::AnyOwner)?;
-    sys::change_to(&root).map_err(cannot(format!("change directory to {}", jail.path)))?;
+    sys::change_directory(&root).map_err(cannot(format!("change directory to {}", jail.path)))?;
     drop(root);
     let jid = sys::create_jail(grant.jail, &jail.ip4)
         .map_err(cannot(format!("create jail {}", grant.jail)))?;
@@ -147,7 +147,7 @@ pub(super) fn find_target(pid: u32, records: &[Record]) -> Lookup {
             },
             jid: record.jid,
         }),
-        None => Lookup::NotOwn,
+        None => Lookup::NotOwned,
     }
 }
 

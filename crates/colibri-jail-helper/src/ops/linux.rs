@@ -175,7 +175,7 @@ pub(super) fn find_target(pid: u32, records: &[Record]) -> Lookup {
             process,
         }),
         _ if sys::process_info(pid).is_none() => Lookup::Ended,
-        _ => Lookup::NotOwn,
+        _ => Lookup::NotOwned,
     }
 }
 

@@ -57,7 +57,7 @@ enum Lookup {
     /// It has ended or never existed.
     Ended,
     /// It does not provably belong to the caller.
-    NotOwn,
+    NotOwned,
 }
 
 /// Returns the processes of the request, each of which must belong to an agent of the caller. Ended processes are
@@ -88,7 +88,7 @@ pub(crate) fn find_targets(
                 targets.push(target);
             }
             Lookup::Ended => ended = Some(pid),
-            Lookup::Own(_) | Lookup::NotOwn => return not_own(pid),
+            Lookup::Own(_) | Lookup::NotOwned => return not_own(pid),
         }
     }
     match ended {
@@ -125,9 +125,9 @@ pub(crate) fn print_rules(caller_uid: u32, rules: &[&Rule]) -> Result<(), Helper
 fn apply_limits(limits: &HelperLimits) -> Result<(), SysError> {
     let or_unlimited =
         |value: Option<u64>| value.map_or(libc::RLIM_INFINITY, |value| value as libc::rlim_t);
-    sys::limit(libc::RLIMIT_AS, or_unlimited(limits.memory))?;
-    sys::limit(libc::RLIMIT_FSIZE, or_unlimited(limits.file_size))?;
-    sys::limit(libc::RLIMIT_CPU, or_unlimited(limits.cpu_seconds))?;
-    sys::limit(libc::RLIMIT_NOFILE, limits.open_files as libc::rlim_t)?;
-    sys::limit(libc::RLIMIT_NPROC, limits.processes as libc::rlim_t)
+    sys::set_limit(libc::RLIMIT_AS, or_unlimited(limits.memory))?;
+    sys::set_limit(libc::RLIMIT_FSIZE, or_unlimited(limits.file_size))?;
+    sys::set_limit(libc::RLIMIT_CPU, or_unlimited(limits.cpu_seconds))?;
+    sys::set_limit(libc::RLIMIT_NOFILE, limits.open_files as libc::rlim_t)?;
+    sys::set_limit(libc::RLIMIT_NPROC, limits.processes as libc::rlim_t)
 }

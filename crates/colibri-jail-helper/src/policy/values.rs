@@ -64,7 +64,7 @@ impl ParseValue for AllowedCaller {
 
 impl AllowedCaller {
     /// Reports whether this is the caller. A name that a table of the host does not have matches no caller.
-    pub(super) fn is(&self, caller: &Caller, passwd: &str, group: &str) -> bool {
+    pub(super) fn matches(&self, caller: &Caller, passwd: &str, group: &str) -> bool {
         match self {
             Self::User(user) => users::ids(passwd, user).is_some_and(|ids| ids.uid == caller.uid),
             Self::Group(JailUser::Id { uid: gid, .. }) => caller.groups.contains(gid),

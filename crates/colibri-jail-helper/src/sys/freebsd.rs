@@ -127,7 +127,7 @@ pub(crate) fn kill(pid: u32, signal: c_int) -> io::Result<()> {
 }
 
 /// Changes the working directory to an open one (fchdir(2)).
-pub(crate) fn change_to(directory: &OwnedFd) -> io::Result<()> {
+pub(crate) fn change_directory(directory: &OwnedFd) -> io::Result<()> {
     // SAFETY: an open descriptor.
     check(unsafe { libc::fchdir(directory.as_raw_fd()) }).map(drop)
 }

@@ -181,7 +181,7 @@ pub(crate) fn unblock_signals() {
 /// Raises the resource limits, which the caller could set to end this program between two steps (`RLIMIT_FSIZE`,
 /// `RLIMIT_CPU`), and disables core files.
 pub(crate) fn reset_limits() -> Result<(), SysError> {
-    limit(libc::RLIMIT_CORE, 0)?;
+    set_limit(libc::RLIMIT_CORE, 0)?;
     for resource in [
         libc::RLIMIT_FSIZE,
         libc::RLIMIT_CPU,
@@ -189,10 +189,10 @@ pub(crate) fn reset_limits() -> Result<(), SysError> {
         libc::RLIMIT_DATA,
         libc::RLIMIT_NPROC,
     ] {
-        limit(resource, libc::RLIM_INFINITY)?;
+        set_limit(resource, libc::RLIM_INFINITY)?;
     }
-    limit(libc::RLIMIT_NOFILE, 65_536)?;
-    set_limit(libc::RLIMIT_STACK, 8 << 20, libc::RLIM_INFINITY)
+    set_limit(libc::RLIMIT_NOFILE, 65_536)?;
+    set_soft_and_hard_limit(libc::RLIMIT_STACK, 8 << 20, libc::RLIM_INFINITY)
 }
 
 #[cfg(target_os = "linux")]
@@ -200,12 +200,16 @@ type Resource = libc::__rlimit_resource_t;
 #[cfg(not(target_os = "linux"))]
 type Resource = c_int;
 
-/// Sets the soft and the hard value of a resource limit (setrlimit(2)).
-pub(crate) fn limit(resource: Resource, value: libc::rlim_t) -> Result<(), SysError> {
-    set_limit(resource, value, value)
+/// Sets both values of a resource limit (setrlimit(2)).
+pub(crate) fn set_limit(resource: Resource, value: libc::rlim_t) -> Result<(), SysError> {
+    set_soft_and_hard_limit(resource, value, value)
 }
 
-fn set_limit(resource: Resource, soft: libc::rlim_t, hard: libc::rlim_t) -> Result<(), SysError> {
+fn set_soft_and_hard_limit(
+    resource: Resource,
+    soft: libc::rlim_t,
+    hard: libc::rlim_t,
+) -> Result<(), SysError> {
     let set = |soft, hard| {
         let limit = libc::rlimit {
             rlim_cur: soft,

@@ -261,7 +261,7 @@ impl Supervisor {
                 .map(RunningAgent::pid),
             run: self.runs.current.number,
             run_from: self.runs.current.from.stdout,
-            waiting: self.runs.restart_message.clone(),
+            restart_message: self.runs.restart_message.clone(),
         }
     }
 }
