@@ -93,7 +93,18 @@ fn redact(call: &Call) -> Option<Call> {
         | Call::CloseInput(_)
         | Call::ReloadConfig(_)
         | Call::Shutdown(_) => {}
-        _ => return None,
+        Call::Version(_)
+        | Call::ExplainSpawn(_)
+        | Call::ListAgents(_)
+        | Call::GetAgent(_)
+        | Call::WaitAgent(_)
+        | Call::ListRuns(_)
+        | Call::GetUsage(_)
+        | Call::ReadJournal(_)
+        | Call::Subscribe(_)
+        | Call::Unsubscribe(_)
+        | Call::Doctor(_)
+        | Call::ListProfiles(_) => return None,
     }
     Some(redacted)
 }

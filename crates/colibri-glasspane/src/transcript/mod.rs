@@ -172,7 +172,8 @@ impl Transcript {
         let count_before = self.items.len();
         match self.runtime {
             AgentRuntime::Zot => self.push_zot_event(&event),
-            _ => self.push_pi_event(&event),
+            AgentRuntime::Pi => self.push_pi_event(&event),
+            AgentRuntime::Generic => {}
         }
         if effect.state == Some(AgentState::Idle) {
             self.push_idle();
