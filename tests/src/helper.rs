@@ -228,6 +228,12 @@ pub fn install_program(name: &str) -> PathBuf {
     program(name)
 }
 
+/// Installs a program of the workspace setuid root.
+pub fn install_setuid_program(name: &str) -> PathBuf {
+    install_file(&crate::program(name), name, 0o4755);
+    program(name)
+}
+
 /// Installs a program atomically, because the installed one may be running.
 fn install_file(from: &Path, name: &str, mode: u32) {
     let new = program(&format!("new-{name}-{}", std::process::id()));

@@ -14,11 +14,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use colibri_tests::helper::{
-    AGENT, CALLER, Helper, OTHER, PREFIX, as_user, install_program, program, uid,
+    AGENT, CALLER, Helper, OTHER, PREFIX, as_user, install_program, install_setuid_program,
+    program, uid,
 };
 use colibri_tests::{
-    eventually, kill_9, processes_with, run_checked, test_directory, text, wait_until,
+    eventually, kill_9, processes_with, run_checked, signal, test_directory, text, wait_until,
 };
+use rustix::process::Signal;
 
 /// Arguments of `create` after the jail's name, up to the program.
 const CREATE: [&str; 6] = ["--path", "/", "--ip4", "disable", "--", "sh"];
@@ -537,6 +539,28 @@ fn unprivileged_daemon_runs_agents_as_another_user() {
     // The client shows the refusal of the helper.
     let refused = daemon.cli(&[&jail[..], &["daemon", "--", "true"]].concat());
     assert!(text(&refused.stderr).contains("users = ["), "{refused:?}");
+}
+
+#[test]
+fn helper_that_cannot_be_killed_is_a_finding() {
+    let _helper = Helper::shared();
+    let directory = test_directory();
+    std::os::unix::fs::chown(directory.path(), Some(uid(CALLER)), None).unwrap();
+    install_program("colibri");
+    let sleeper = install_setuid_program("setuid_sleeper");
+    let output = UnprivilegedDaemon::command(&directory, "colibri", &["--no-autostart", "doctor"])
+        .env("COLIBRI_JAIL_HELPER", &sleeper)
+        .output()
+        .unwrap();
+    fs::remove_file(sleeper).unwrap();
+    let shown = text(&output.stdout);
+    let (_, rest) = shown
+        .split_once("the helper refuses this user: it did not end in time; pid ")
+        .unwrap_or_else(|| panic!("{output:?}"));
+    let pid: i32 = rest.split_whitespace().next().unwrap().parse().unwrap();
+    // The caller's KILL failed: the process is left behind for root.
+    signal(pid, Signal::KILL);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
 #[test]
