@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use colibri_client::{ClientError, DoctorResult, Finding, FindingStatus};
 
-use colibri_config::{ConfigFile, Registries};
+use colibri_config::ConfigFile;
 
 use crate::args::Global;
 use crate::connect::{connect_existing, lookup};
@@ -53,7 +53,7 @@ async fn daemon_findings(global: &Global) -> Result<Vec<Finding>, CliError> {
 /// Runs the checks of a daemon in this process. Invalid settings are the only finding, because all checks depend on them.
 async fn local_findings(global: &Global) -> Result<Vec<Finding>, CliError> {
     // The whole file is checked: a daemon does not start with an error in a profile either.
-    let file = ConfigFile::read(None, lookup, &Registries::default()).map_err(CliError::from);
+    let file = ConfigFile::read(None, lookup).map_err(CliError::from);
     let (preparer, installation) = match file.and_then(|_| preparer(global)) {
         Ok(found) => found,
         Err(error) => {

@@ -35,7 +35,7 @@ pub(crate) fn preparer(global: &Global) -> Result<(Preparer, Installation), CliE
 /// Prints the command line that would be executed. Values of environment variables do not affect it.
 pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, CliError> {
     let profiles = match spawn.profile {
-        Some(_) => ConfigFile::read(None, lookup, &Registries::default())?.profiles,
+        Some(_) => ConfigFile::read(None, lookup)?.profiles,
         None => BTreeMap::new(),
     };
     let name = spawn.profile.as_ref();

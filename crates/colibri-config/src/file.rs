@@ -73,12 +73,13 @@ impl ConfigSources {
     /// Reads the settings file and resolves the settings as a daemon does.
     ///
     /// # Errors
-    /// The file cannot be read, or a setting is invalid.
+    /// The file cannot be read, or a setting is invalid. An unknown name in the file is reported with its position, unless
+    /// an override replaces it.
     pub fn load(
         &self,
         lookup: impl Fn(&str) -> Option<String>,
     ) -> Result<DaemonConfig, SettingsError> {
-        let file = ConfigFile::read(self.path.as_deref(), &lookup, &self.registries)?;
+        let file = read_scope(self.path.as_deref(), &lookup, Scope::Daemon(self))?;
         let partial = self.overrides.clone().or(file.settings.clone());
         let settings = Settings::resolve(&partial, lookup, &self.registries)?;
         Ok(DaemonConfig {
@@ -86,6 +87,20 @@ impl ConfigSources {
             partial,
             settings,
         })
+    }
+
+    /// Returns an error for each unknown engine or privilege backend in a file's settings that no override replaces.
+    pub(crate) fn unknown_names(&self, file: &PartialSettings) -> Vec<SettingsError> {
+        let overrides = &self.overrides;
+        let used = PartialSettings {
+            engine: file.engine.clone().filter(|_| overrides.engine.is_none()),
+            privilege: file
+                .privilege
+                .clone()
+                .filter(|_| overrides.privilege.is_none()),
+            ..PartialSettings::default()
+        };
+        self.registries.unknown_names(&used)
     }
 }
 
@@ -104,20 +119,20 @@ impl ConfigFile {
     ///
     /// # Errors
     /// All mistakes in the text.
-    pub fn parse(path: &Path, text: &str, registries: &Registries) -> Result<Self, ConfigError> {
-        validate(path, text, Scope::File(registries))
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        validate(path, text, Scope::File)
     }
 
-    /// Reads the file at `named`, or the first of [`default_paths`] that exists. Without a file, nothing is set.
+    /// Reads the file at `named`, or the first of [`default_paths`] that exists. Without a file, nothing is set. The names of
+    /// the engine and of the privilege backend are not checked; see [`ConfigSources::load`].
     ///
     /// # Errors
     /// The file cannot be read, or contains mistakes.
     pub fn read(
         named: Option<&Path>,
         lookup: impl Fn(&str) -> Option<String>,
-        registries: &Registries,
     ) -> Result<Self, SettingsError> {
-        read_scope(named, lookup, Scope::File(registries))
+        read_scope(named, lookup, Scope::File)
     }
 
     /// Reads and validates only the settings: a client can find the daemon's socket in spite of a mistake in a profile.

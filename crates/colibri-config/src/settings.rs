@@ -270,15 +270,17 @@ impl Default for Registries {
 }
 
 impl Registries {
-    /// Returns the errors for the names of the engine and of the privilege backend. Does no I/O.
-    pub(crate) fn unknown_names(&self, partial: &PartialSettings) -> [Option<String>; 2] {
+    /// Returns an error for each unknown name of these settings.
+    pub(crate) fn unknown_names(&self, partial: &PartialSettings) -> Vec<SettingsError> {
         let engine = partial.engine.as_deref().map(|name| self.engines.get(name));
+        // Any path: only the names of the backends are used.
         let backends = (self.backends)(HELPER_PATHS[0]);
         let backend = partial.privilege.as_deref().map(|name| backends.get(name));
-        [
-            engine.and_then(|engine| Some(engine.err()?.to_string())),
-            backend.and_then(|backend| Some(backend.err()?.to_string())),
-        ]
+        let engine_error =
+            engine.and_then(|engine| Some(invalid("engine", engine.err()?.to_string())));
+        let backend_error =
+            backend.and_then(|backend| Some(invalid("privilege", backend.err()?.to_string())));
+        engine_error.into_iter().chain(backend_error).collect()
     }
 
     /// Returns the engine that the settings name, or the default of this system.

@@ -19,8 +19,8 @@ pub(crate) use self::agents::profile_keys;
 use self::agents::{AUTOSTART, PROFILE};
 use crate::diagnostic::Source;
 use crate::fields::{fields_of, nearest};
-use crate::file::{ConfigError, ConfigFile};
-use crate::settings::{PartialSettings, Registries, SettingsError};
+use crate::file::{ConfigError, ConfigFile, ConfigSources};
+use crate::settings::{PartialSettings, SettingsError};
 
 type Span = Range<usize>;
 type Key<'i> = Spanned<DeString<'i>>;
@@ -29,10 +29,12 @@ type Item<'i> = Spanned<DeValue<'i>>;
 /// The part of a file that is validated.
 #[derive(Clone, Copy)]
 pub(crate) enum Scope<'a> {
-    /// Everything but profiles and autostart entries, and the TOML syntax of the whole file.
+    /// The settings without the names of the engine and the privilege backend, and the TOML syntax of the whole file.
     Settings,
-    /// The whole file, which may name these engines and privilege backends.
-    File(&'a Registries),
+    /// Also the profiles and autostart entries.
+    File,
+    /// Also the names of the engine and the privilege backend, for a daemon with these sources.
+    Daemon(&'a ConfigSources),
 }
 
 /// Parses and validates the text of a settings file.
@@ -49,8 +51,11 @@ pub(crate) fn validate(
     let mut validator = Validator::default();
     if errors.is_empty() {
         validator.settings(root.get_ref());
-        if let Scope::File(registries) = scope {
-            validator.names(registries);
+        if let Scope::Daemon(sources) = scope {
+            let unknown = sources.unknown_names(&validator.file.settings);
+            validator.report_settings(unknown);
+        }
+        if !matches!(scope, Scope::Settings) {
             validator.agents(root.get_ref());
         }
     }
@@ -126,27 +131,17 @@ impl Validator {
             settings.metrics_address().err(),
             settings.hooks().err(),
         ];
-        for error in errors.into_iter().flatten() {
+        self.report_settings(errors.into_iter().flatten());
+    }
+
+    /// Reports the values that these errors concern.
+    fn report_settings(&mut self, errors: impl IntoIterator<Item = SettingsError>) {
+        for error in errors {
             if let SettingsError::Value { setting, message } = error {
-                self.report_setting(setting, message);
+                let span = self.positions.get(setting).cloned();
+                self.report(span.unwrap_or_default(), message);
             }
         }
-    }
-
-    /// Reports an unknown engine and an unknown privilege backend.
-    fn names(&mut self, registries: &Registries) {
-        let [engine, privilege] = registries.unknown_names(&self.file.settings);
-        for (setting, error) in [("engine", engine), ("privilege", privilege)] {
-            if let Some(message) = error {
-                self.report_setting(setting, message);
-            }
-        }
-    }
-
-    /// Reports the value of a setting.
-    fn report_setting(&mut self, setting: &str, message: String) {
-        let span = self.positions.get(setting).cloned();
-        self.report(span.unwrap_or_default(), message);
     }
 
     /// Reports a key that is not in `known`. Its value is masked: it may be meant for `env`.
