@@ -555,10 +555,10 @@ fn helper_that_cannot_be_killed_is_a_finding() {
     fs::remove_file(sleeper).unwrap();
     let shown = text(&output.stdout);
     let (_, rest) = shown
-        .split_once("the helper refuses this user: it did not end in time; pid ")
+        .split_once("the helper's check failed: it did not end in time; pid ")
         .unwrap_or_else(|| panic!("{output:?}"));
     let pid: i32 = rest.split_whitespace().next().unwrap().parse().unwrap();
-    // The caller's KILL failed: the process is left behind for root.
+    // The caller's KILL failed, so this test kills the process as root.
     signal(pid, Signal::KILL);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }

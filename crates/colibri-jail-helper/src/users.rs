@@ -1,6 +1,6 @@
 //! Looks up users and groups in plain passwd(5) and group(5) tables. The C library's lookup would load the modules
-//! of nsswitch.conf(5) into a root process, so a user of a directory service must be given by number. The helper has its own, stricter
-//! parser, because it depends on no crate that it does not need.
+//! of nsswitch.conf(5) into a root process, so a user of a directory service must be given by number. A dedicated
+//! parser, stricter than the one of colibri-sys, keeps that crate out of the setuid program.
 
 use colibri_jail_core::JailUser;
 

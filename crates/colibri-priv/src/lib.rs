@@ -42,7 +42,7 @@ pub trait PrivBackend: Send + Sync {
     }
 
     /// Returns whether the exit status of an elevated command is the agent's own, even if the engine's is not
-    /// ([`JailEngine::inexact_exit_code`]).
+    /// ([`JailEngine::exit_code_note`]).
     fn exact_exit_code(&self) -> bool {
         false
     }

@@ -97,6 +97,10 @@ pub(crate) async fn helper(program: &str) -> Vec<Finding> {
         }
         Ok(output) => {
             let is_listed = output.status.and_then(|status| status.code()) != Some(EX_NOPERM);
+            let what = match is_listed {
+                true => "the helper's check failed",
+                false => "the helper refuses this user",
+            };
             let fix = if is_listed && policy.status == FindingStatus::Ok {
                 "fix as root what the system log names".to_owned()
             } else if is_listed {
@@ -104,10 +108,7 @@ pub(crate) async fn helper(program: &str) -> Vec<Finding> {
             } else {
                 format!("as root add a rule with this user among its callers to {POLICY}")
             };
-            findings.push(Finding::fail(
-                format!("the helper refuses this user: {}", output.failure()),
-                fix,
-            ));
+            findings.push(Finding::fail(format!("{what}: {}", output.failure()), fix));
             if is_listed {
                 findings.push(policy);
             }

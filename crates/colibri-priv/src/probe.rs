@@ -22,7 +22,7 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ProbeOutput {
-    /// The exit status; absent if the program exceeded its time and was killed.
+    /// The exit status; absent if the program exceeded its time.
     pub status: Option<ExitStatus>,
     /// Standard output.
     pub stdout: String,
@@ -72,19 +72,19 @@ pub async fn run(
     let (mut stdout_bytes, mut stderr_bytes) = (Vec::new(), Vec::new());
     let status = {
         let mut ended = pin!(wait_or_kill(&mut child, limit));
-        let mut read = pin!(async {
+        let mut output_read = pin!(async {
             tokio::join!(
-                read(stdout, &mut stdout_bytes),
-                read(stderr, &mut stderr_bytes)
+                read_output(stdout, &mut stdout_bytes),
+                read_output(stderr, &mut stderr_bytes)
             )
         });
         tokio::select! {
             status = &mut ended => {
                 // A descendant may keep the pipes open forever.
-                let _ = timeout(OUTPUT_GRACE, read).await;
+                let _ = timeout(OUTPUT_GRACE, output_read).await;
                 status
             }
-            _ = &mut read => ended.await,
+            _ = &mut output_read => ended.await,
         }
     };
     Ok(ProbeOutput {
@@ -94,19 +94,19 @@ pub async fn run(
     })
 }
 
-/// Returns the exit status, or `None` after it killed a program that exceeded the limit.
+/// Returns the exit status; `None` if the program exceeded the limit. It is then killed, if this user may do that.
 async fn wait_or_kill(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     if let Ok(status) = timeout(limit, child.wait()).await {
         return status.map(Some);
     }
-    // Fails if the program is setuid: then it is left behind, and the timeout is reported.
+    // Fails if the program has changed its real uid (kill(2)). It then keeps running, and the timeout is reported.
     let _ = child.start_kill();
     let _ = timeout(REAP_TIMEOUT, child.wait()).await;
     Ok(None)
 }
 
 /// Appends up to [`MAX_OUTPUT`] bytes to `bytes`, and discards the rest of the output.
-async fn read(stream: Option<impl AsyncRead + Unpin>, bytes: &mut Vec<u8>) {
+async fn read_output(stream: Option<impl AsyncRead + Unpin>, bytes: &mut Vec<u8>) {
     let Some(mut stream) = stream else { return };
     let _ = (&mut stream).take(MAX_OUTPUT).read_to_end(bytes).await;
     // Without a reader, the program would get SIGPIPE.

@@ -1,5 +1,5 @@
-//! `setuid_sleeper`: a setuid program that does not end. It becomes root also by its real uid, so that its caller cannot
-//! kill it (kill(2)), writes its pid to stderr, and waits for a signal for at most two minutes.
+//! `setuid_sleeper`: a setuid program that writes its pid to stderr and sleeps for two minutes. It sets its real uid to 0,
+//! so that its caller cannot kill it (kill(2)).
 
 #![forbid(unsafe_code)]
 #![allow(clippy::panic)]

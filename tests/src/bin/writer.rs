@@ -19,7 +19,7 @@ fn main() {
     };
     let seed: u64 = seed.parse().unwrap();
     let mut report = UnixStream::connect(socket).unwrap();
-    // One write for each report: a kill leaves either all of it or nothing.
+    // One write for each report, so that a kill rarely truncates one. The reader ignores a truncated line.
     let mut send = |text: String| report.write_all(format!("{text}\n").as_bytes()).unwrap();
     send(format!("hello {token} {}", std::process::id()));
     let mut random = fastrand::Rng::with_seed(seed);

@@ -139,7 +139,7 @@ pub(super) fn find_target(pid: u32, records: &[Record]) -> Lookup {
             && (record.created || has_started(record, pid))
     };
     match records.iter().find(owns) {
-        Some(record) => Lookup::Own(Target {
+        Some(record) => Lookup::Owned(Target {
             jail: record.jail.clone(),
             process: ProcessId {
                 pid,

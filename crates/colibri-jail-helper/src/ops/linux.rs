@@ -170,7 +170,7 @@ pub(super) fn find_target(pid: u32, records: &[Record]) -> Lookup {
             .find(|record| ancestors.contains(&record.first))
     });
     match (process, record) {
-        (Some(process), Some(record)) => Lookup::Own(Target {
+        (Some(process), Some(record)) => Lookup::Owned(Target {
             jail: record.jail.clone(),
             process,
         }),

@@ -53,7 +53,7 @@ fn agent_environment(grant: &Grant<'_>, user: Option<&PasswdEntry>) -> Vec<Vec<u
 
 /// A process of a signal request.
 enum Lookup {
-    Own(Target),
+    Owned(Target),
     /// It has ended or never existed.
     Ended,
     /// It does not provably belong to the caller.
@@ -68,7 +68,7 @@ pub(crate) fn find_targets(
     pids: &[u32],
 ) -> Result<Vec<Target>, HelperError> {
     // The same answer for every process of others, so that it reveals nothing about them.
-    let not_own = |pid| {
+    let not_owned = |pid| {
         let suffix = jail.map_or(String::new(), |jail| format!(" in jail {jail}"));
         Err(Refusal::NotOwnProcess(pid, suffix).into())
     };
@@ -80,7 +80,7 @@ pub(crate) fn find_targets(
     let mut ended = None;
     for &pid in pids {
         match host::find_target(pid, &records) {
-            Lookup::Own(target)
+            Lookup::Owned(target)
                 if targets
                     .first()
                     .is_none_or(|first| first.combines_with(&target)) =>
@@ -88,11 +88,11 @@ pub(crate) fn find_targets(
                 targets.push(target);
             }
             Lookup::Ended => ended = Some(pid),
-            Lookup::Own(_) | Lookup::NotOwned => return not_own(pid),
+            Lookup::Owned(_) | Lookup::NotOwned => return not_owned(pid),
         }
     }
     match ended {
-        Some(pid) if targets.is_empty() => not_own(pid),
+        Some(pid) if targets.is_empty() => not_owned(pid),
         _ => Ok(targets),
     }
 }

@@ -192,7 +192,7 @@ pub(crate) fn reset_limits() -> Result<(), SysError> {
         set_limit(resource, libc::RLIM_INFINITY)?;
     }
     set_limit(libc::RLIMIT_NOFILE, 65_536)?;
-    set_soft_and_hard_limit(libc::RLIMIT_STACK, 8 << 20, libc::RLIM_INFINITY)
+    set_limits(libc::RLIMIT_STACK, 8 << 20, libc::RLIM_INFINITY)
 }
 
 #[cfg(target_os = "linux")]
@@ -200,16 +200,12 @@ type Resource = libc::__rlimit_resource_t;
 #[cfg(not(target_os = "linux"))]
 type Resource = c_int;
 
-/// Sets both values of a resource limit (setrlimit(2)).
+/// Sets the soft and the hard value of a resource limit (setrlimit(2)).
 pub(crate) fn set_limit(resource: Resource, value: libc::rlim_t) -> Result<(), SysError> {
-    set_soft_and_hard_limit(resource, value, value)
+    set_limits(resource, value, value)
 }
 
-fn set_soft_and_hard_limit(
-    resource: Resource,
-    soft: libc::rlim_t,
-    hard: libc::rlim_t,
-) -> Result<(), SysError> {
+fn set_limits(resource: Resource, soft: libc::rlim_t, hard: libc::rlim_t) -> Result<(), SysError> {
     let set = |soft, hard| {
         let limit = libc::rlimit {
             rlim_cur: soft,
