@@ -22,19 +22,19 @@ const USER_NAMESPACE_SETTINGS: &[HostSetting] = &[
     HostSetting {
         name: "user.max_user_namespaces",
         path: "/proc/sys/user/max_user_namespaces",
-        denied: "0",
+        denying_value: "0",
         hint: "as root: sysctl user.max_user_namespaces=15000, and the same in /etc/sysctl.d/",
     },
     HostSetting {
         name: "kernel.unprivileged_userns_clone",
         path: "/proc/sys/kernel/unprivileged_userns_clone",
-        denied: "0",
+        denying_value: "0",
         hint: "as root: sysctl kernel.unprivileged_userns_clone=1, and the same in /etc/sysctl.d/",
     },
     HostSetting {
         name: "kernel.apparmor_restrict_unprivileged_userns",
         path: "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-        denied: "1",
+        denying_value: "1",
         hint: "give bwrap an AppArmor profile that has userns, or as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0",
     },
 ];
@@ -214,7 +214,7 @@ impl JailEngine for Bubblewrap {
         })
     }
 
-    /// Returns an empty sandbox: it shows whether user namespaces work.
+    /// Returns a probe that creates an empty sandbox: it shows whether user namespaces work.
     fn probe(&self) -> Option<EngineProbe> {
         Some(EngineProbe {
             op: JailOp::Create {

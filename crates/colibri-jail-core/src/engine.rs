@@ -57,13 +57,16 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
 
     /// Returns why the exit code of `op`'s process is not the agent's own; `None` if it is. A death by signal N may
     /// appear as 128+N.
-    fn inexact_exit_code(&self, _op: &JailOp) -> Option<&'static str> {
+    fn exit_code_note(&self, _op: &JailOp) -> Option<&'static str> {
         None
     }
 
     /// Returns how limits on all processes of an agent together are enforced.
     fn limit_mechanism(&self, _confinement: &Confinement) -> LimitMechanism {
-        LimitMechanism::Unavailable("this engine enforces no limits; remove the limit")
+        LimitMechanism::Unavailable {
+            cause: "this engine enforces no limits",
+            hint: "remove the limit",
+        }
     }
 
     /// Returns why the engine replaces the open files limit that the caller sets, as `CAUSE; HINT`; `None` if the
@@ -118,13 +121,18 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
 pub enum LimitMechanism {
     /// A cgroup(7), which the caller creates.
     Cgroup,
-    /// The operations of [`JailEngine::pre_run`].
+    /// The operations of [`JailEngine::pre_run`], if the kernel supports it.
     PreRun(LimitSupport),
-    /// No mechanism; the reason, as `CAUSE; HINT`.
-    Unavailable(&'static str),
+    /// No mechanism.
+    Unavailable {
+        /// Why there is none.
+        cause: &'static str,
+        /// A hint that starts with a verb.
+        hint: &'static str,
+    },
 }
 
-/// How to find out whether the kernel of this host enforces limits.
+/// A check of whether the kernel of this host enforces limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitSupport {
     /// The mechanism, for messages.
@@ -142,7 +150,7 @@ pub struct LimitSupport {
 /// An operation without side effects that shows whether an engine works on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineProbe {
-    /// The operation. One that creates a jail needs privilege, and a policy may refuse it.
+    /// The operation. [`JailOp::Create`] runs through the privilege backend, any other operation directly.
     pub op: JailOp,
     /// The result of a success, for messages.
     pub success: &'static str,
@@ -162,8 +170,8 @@ pub struct HostSetting {
     /// Absolute path of the file with the value.
     pub path: &'static str,
     /// The value that denies.
-    pub denied: &'static str,
-    /// A hint that changes the value.
+    pub denying_value: &'static str,
+    /// A hint that starts with a verb or `as root:`, how to change the value.
     pub hint: &'static str,
 }
 
@@ -225,7 +233,7 @@ impl EngineRegistry {
         Ok(())
     }
 
-    /// Adds an engine under its name, and replaces an engine with the same name, for example one with other paths.
+    /// Adds an engine under its name, and replaces an engine with the same name.
     pub fn replace(&mut self, engine: Arc<dyn JailEngine>) {
         self.0.insert(engine.name().to_owned(), engine);
     }

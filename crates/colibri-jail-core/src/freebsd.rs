@@ -173,7 +173,7 @@ impl JailEngine for FreebsdJail {
     }
 
     /// jail(8) waits for the command of a new jail and reports every failure as 1.
-    fn inexact_exit_code(&self, op: &JailOp) -> Option<&'static str> {
+    fn exit_code_note(&self, op: &JailOp) -> Option<&'static str> {
         matches!(op, JailOp::Create { .. }).then_some(
             "jail(8) reports every failure as exit code 1: the agent's own code or signal is not known",
         )
@@ -182,9 +182,10 @@ impl JailEngine for FreebsdJail {
     fn limit_mechanism(&self, confinement: &Confinement) -> LimitMechanism {
         match confinement {
             Confinement::Ephemeral(_) => LimitMechanism::PreRun(RCTL_SUPPORT),
-            _ => LimitMechanism::Unavailable(
-                "rctl(8) limits jails, and this agent has no dedicated jail; create one with `path`",
-            ),
+            _ => LimitMechanism::Unavailable {
+                cause: "rctl(8) limits jails, and this agent has no dedicated jail",
+                hint: "create one with `path`",
+            },
         }
     }
 

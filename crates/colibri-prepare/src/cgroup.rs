@@ -44,7 +44,7 @@ impl Obstacle {
 }
 
 impl From<&str> for Obstacle {
-    /// Returns an obstacle that the user cannot remove: the hint is to run without the limit.
+    /// Returns an obstacle with this cause, for callers that do not use limits. The hint is to run without the limit.
     fn from(cause: &str) -> Self {
         Self::new(cause, "run without the limit, with best_effort")
     }

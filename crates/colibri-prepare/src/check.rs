@@ -97,9 +97,9 @@ impl Preparer {
         if is_executable(Path::new(program)) {
             return Ok(());
         }
-        let of_engine = self.engine.programs();
-        let hint = match of_engine.paths.iter().any(|path| path == program) {
-            true => of_engine.hint,
+        let engine_programs = self.engine.programs();
+        let hint = match engine_programs.paths.iter().any(|path| path == program) {
+            true => engine_programs.hint,
             false => "run: colibri doctor",
         };
         Err(PrepareError::WrapperMissing {

@@ -51,7 +51,7 @@ pub enum PrepareError {
     },
     /// The program that confines is not installed.
     #[error(
-        "{program}, which confines this agent, is not installed or not executable; {hint}, or set COLIBRI_JAIL_ENGINE to another engine"
+        "{program}, which starts this agent, is not installed or not executable; {hint}, or set COLIBRI_JAIL_ENGINE to another engine"
     )]
     WrapperMissing {
         /// Path of the program.

@@ -47,9 +47,11 @@ impl Preparer {
         ];
         for (name, controller, _) in shared.into_iter().filter(|(_, _, is_set)| *is_set) {
             match self.engine.limit_mechanism(confinement) {
-                // The engine's pre_run sets these rules.
+                // The operations of the engine's pre_run set these limits.
                 LimitMechanism::PreRun(_) => {}
-                LimitMechanism::Unavailable(why) => unenforced(name, why.to_owned())?,
+                LimitMechanism::Unavailable { cause, hint } => {
+                    unenforced(name, format!("{cause}; {hint}"))?;
+                }
                 LimitMechanism::Cgroup => match self.cgroups.obstacle(controller) {
                     None => plan.cgroup = true,
                     Some(obstacle) => {

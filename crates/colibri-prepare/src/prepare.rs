@@ -150,7 +150,7 @@ impl Preparer {
             None => (agent.clone(), "none".to_owned()),
             Some(op) => {
                 if !self.backend.exact_exit_code() {
-                    exit_note = engine.inexact_exit_code(&op).map(str::to_owned);
+                    exit_note = engine.exit_code_note(&op).map(str::to_owned);
                 }
                 let limits = config.limits();
                 let elevate = |ops: Vec<JailOp>| -> Result<Vec<CommandLine>, PrepareError> {

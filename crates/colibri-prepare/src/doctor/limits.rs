@@ -11,15 +11,17 @@ use crate::{Cgroups, Obstacle};
 /// Limits on all processes of an agent together, and their cgroup controllers.
 const LIMITS: &[(&str, &str)] = &[("memory", "memory"), ("processes", "pids"), ("cpu", "cpu")];
 
-/// Returns one finding for each limit. A limit that cannot be enforced is a warning: agents run without it.
+/// Returns a finding for each limit, or one for all. A limit that cannot be enforced is a warning: agents run without it.
 pub(super) async fn enforceable(mechanism: LimitMechanism, cgroups: &Cgroups) -> Vec<Finding> {
-    let finding = |(limit, controller): &(&str, &str)| match mechanism {
-        LimitMechanism::Unavailable(why) => by_cgroup(limit, Some(why.into())),
-        _ => by_cgroup(limit, cgroups.obstacle(controller)),
-    };
     match mechanism {
-        LimitMechanism::PreRun(support) => vec![by_pre_run(&support, is_supported(&support).await)],
-        _ => LIMITS.iter().map(finding).collect(),
+        LimitMechanism::PreRun(support) => {
+            vec![pre_run_finding(&support, check_support(&support).await)]
+        }
+        LimitMechanism::Cgroup => LIMITS
+            .iter()
+            .map(|(limit, controller)| by_cgroup(limit, cgroups.obstacle(controller)))
+            .collect(),
+        LimitMechanism::Unavailable { cause, hint } => vec![unenforceable(cause, hint)],
     }
 }
 
@@ -34,20 +36,24 @@ fn by_cgroup(limit: &str, obstacle: Option<Obstacle>) -> Finding {
 }
 
 /// Returns the finding for all limits that the engine's own operations set.
-fn by_pre_run(support: &LimitSupport, supported: Result<(), String>) -> Finding {
+fn pre_run_finding(support: &LimitSupport, supported: Result<(), String>) -> Finding {
     match supported {
         Ok(()) => Finding::ok(format!(
-            "limits memory, processes and cpu can be enforced on jails, by {}",
+            "limits memory, processes and cpu can be enforced, by {}",
             support.name
         )),
-        Err(why) => Finding::warn(
-            format!("limits memory, processes and cpu cannot be enforced: {why}"),
-            support.hint,
-        ),
+        Err(why) => unenforceable(&why, support.hint),
     }
 }
 
-async fn is_supported(support: &LimitSupport) -> Result<(), String> {
+fn unenforceable(cause: &str, hint: &str) -> Finding {
+    Finding::warn(
+        format!("limits memory, processes and cpu cannot be enforced: {cause}"),
+        hint,
+    )
+}
+
+async fn check_support(support: &LimitSupport) -> Result<(), String> {
     let program = support.program;
     let command = || format!("{program} {}", support.args.join(" "));
     match probe::run(Path::new(program), support.args, PROGRAM_TIMEOUT).await {
@@ -77,6 +83,11 @@ mod tests {
             hint: "mount them".to_owned(),
         });
         findings.extend(enforceable(LimitMechanism::Cgroup, &none).await);
+        let unavailable = LimitMechanism::Unavailable {
+            cause: "no mechanism",
+            hint: "remove them",
+        };
+        findings.extend(enforceable(unavailable, &none).await);
         for script in ["echo 1", "echo 0", "echo no >&2; exit 3"] {
             let support = LimitSupport {
                 name: "rctl(8)",

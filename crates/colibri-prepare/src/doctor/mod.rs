@@ -127,17 +127,17 @@ impl Preparer {
     /// Runs the engine's probe. A policy of the backend may refuse a trial jail; its preflight reports on the policy.
     async fn engine_works(&self) -> Option<Finding> {
         let probe = self.engine.probe()?;
-        let needs_privilege = matches!(probe.op, JailOp::Create { .. });
-        let outcome = match needs_privilege {
+        let runs_through_backend = matches!(probe.op, JailOp::Create { .. });
+        let outcome = match runs_through_backend {
             true if self.backend.has_policy() => return None,
-            true => run(self.backend.elevate(&probe.op, &*self.engine)).await,
-            false => run(self.engine.command_line(&probe.op)).await,
+            true => run_command(self.backend.elevate(&probe.op, &*self.engine)).await,
+            false => run_command(self.engine.command_line(&probe.op)).await,
         };
         let Err(cause) = outcome else {
             return Some(Finding::ok(probe.success));
         };
         let what = format!("{}: {cause}", probe.failure);
-        if needs_privilege && !self.backend.runs_as_caller() {
+        if runs_through_backend && !self.backend.runs_as_caller() {
             return Some(Finding::warn(
                 what,
                 "try: colibri run --jail-path ROOT -- true; this privilege backend may allow other roots only",
@@ -146,7 +146,7 @@ impl Preparer {
         Some(
             match probe.settings.iter().find(|setting| denies(setting)) {
                 Some(setting) => Finding::fail(
-                    format!("{what} ({} is {})", setting.name, setting.denied),
+                    format!("{what} ({} is {})", setting.name, setting.denying_value),
                     setting.hint,
                 ),
                 None => Finding::fail(what, probe.hint),
@@ -191,7 +191,7 @@ async fn on_a_thread<T: Send + 'static>(
 }
 
 /// Runs a command, and returns the cause of its failure.
-async fn run(command: Result<CommandLine, impl ToString>) -> Result<(), String> {
+async fn run_command(command: Result<CommandLine, impl ToString>) -> Result<(), String> {
     let command = command.map_err(|error| error.to_string())?;
     let program = Path::new(command.program());
     match probe::run(program, command.args(), PROGRAM_TIMEOUT).await {
@@ -203,7 +203,7 @@ async fn run(command: Result<CommandLine, impl ToString>) -> Result<(), String> 
 
 /// Reports whether this host has the setting with the value that denies.
 fn denies(setting: &HostSetting) -> bool {
-    std::fs::read_to_string(setting.path).is_ok_and(|value| value.trim() == setting.denied)
+    std::fs::read_to_string(setting.path).is_ok_and(|value| value.trim() == setting.denying_value)
 }
 
 /// Checks the hard limit of descriptors, to which the daemon raises its soft limit. A running agent needs one descriptor, a
