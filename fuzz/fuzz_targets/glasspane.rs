@@ -41,7 +41,7 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let chunk_size = usize::from(*first).max(1);
-    for runtime in [AgentRuntime::Generic, AgentRuntime::Pi, AgentRuntime::Zot] {
+    for &runtime in AgentRuntime::ALL {
         let mut whole = Glasspane::new(runtime, 0);
         whole.push_output(&[], 1);
         whole.push_output(bytes, 1);

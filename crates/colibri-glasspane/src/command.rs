@@ -106,7 +106,10 @@ fn unsupported(agent: &str, delivery: &str) -> CommandError {
 /// Returns whether agents of the runtime respond to commands.
 #[must_use]
 pub fn sends_responses(runtime: AgentRuntime) -> bool {
-    runtime != AgentRuntime::Generic
+    match runtime {
+        AgentRuntime::Pi | AgentRuntime::Zot => true,
+        AgentRuntime::Generic => false,
+    }
 }
 
 fn answer_record(question: &Question, text: &str) -> Result<Value, CommandError> {
@@ -204,7 +207,7 @@ mod tests {
         let select = question(QuestionMethod::Select);
         let input = question(QuestionMethod::Input);
         let mut shown = String::new();
-        for runtime in [AgentRuntime::Pi, AgentRuntime::Zot, AgentRuntime::Generic] {
+        for &runtime in AgentRuntime::ALL {
             for command in [
                 AgentCommand::Prompt("say \"hi\"\nand\u{2028}go", PromptDelivery::Now),
                 AgentCommand::Prompt("left", PromptDelivery::Steer),

@@ -6,7 +6,7 @@ pub const SPEC: &str = "spec.json";
 /// each run.
 pub const SHIM: &str = "shim.json";
 /// [`ExitRecord`](crate::record::ExitRecord): how the agent ended. The shim writes it atomically when the agent and all
-/// its descendants have ended. If the shim was killed, the spawner writes it.
+/// its descendants have ended. If the shim ended first, the daemon writes it, with the reason `lost`.
 pub const EXIT: &str = "exit.json";
 /// One [`RunRecord`](crate::record::RunRecord) per line for each ended run of an agent with restarts.
 pub const RUNS: &str = "runs.jsonl";

@@ -9,7 +9,7 @@ use crate::SpawnError;
 /// Maximum number of concurrent accesses to paths of requests. An access to a file system that does not respond keeps its
 /// permit and its thread; the limit protects the other threads of the pool.
 static USER_PATHS: Semaphore = Semaphore::const_new(2);
-/// Timeout of such an access, including the wait for a permit.
+/// Timeout of an access to paths of a request, including the wait for a permit.
 const USER_PATHS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs work on paths of a request with a timeout.
@@ -48,7 +48,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| SpawnError::Resources {
-            doing: "work on files".to_owned(),
+            doing: "working on files".to_owned(),
             source: std::io::Error::other(error),
         })
 }

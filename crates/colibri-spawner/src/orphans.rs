@@ -124,7 +124,7 @@ async fn kill_in_rounds(spec: &AgentSpec, session: Option<i32>) -> OrphanCleanup
         let Round {
             remaining,
             killed,
-            any_signallable,
+            can_signal_any,
         } = match round.map_err(io::Error::other).flatten() {
             Ok(round) => round,
             Err(error) => return OrphanCleanup::Unknown(error.to_string()),
@@ -133,7 +133,7 @@ async fn kill_in_rounds(spec: &AgentSpec, session: Option<i32>) -> OrphanCleanup
             return OrphanCleanup::Ended(all_killed.len());
         }
         all_killed.extend(killed);
-        if !any_signallable || Instant::now() >= deadline {
+        if !can_signal_any || Instant::now() >= deadline {
             return OrphanCleanup::Remaining(remaining);
         }
         tokio::time::sleep(ROUND_INTERVAL).await;
@@ -147,7 +147,7 @@ struct Round {
     /// Processes that received KILL.
     killed: Vec<Process>,
     /// Whether this user may signal any of them.
-    any_signallable: bool,
+    can_signal_any: bool,
 }
 
 /// Sends KILL to all processes of the agent.
@@ -156,12 +156,12 @@ fn kill_all(id: &str, session: Option<i32>) -> io::Result<Round> {
     let mut round = Round {
         remaining: found.iter().map(|process| process.pid).collect(),
         killed: Vec::new(),
-        any_signallable: false,
+        can_signal_any: false,
     };
     for process in found {
         match process::kill(&process) {
             Ok(existed) => {
-                round.any_signallable = true;
+                round.can_signal_any = true;
                 if existed {
                     round.killed.push(process);
                 }

@@ -43,7 +43,7 @@ pub struct RestartPolicy {
     // Records of earlier releases call it `when`.
     #[serde(default, skip_serializing_if = "Option::is_none", alias = "when")]
     pub policy: Option<RestartWhen>,
-    /// Backoff before the first restart; doubles with each further restart. Jitter can halve a delay. Default 1000.
+    /// Backoff before the first restart; doubles with each further restart. Jitter shortens each delay to 50 to 100 %. Default 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
     /// Maximum backoff before a restart. A run that lasts this long resets the backoff. Default 300000.

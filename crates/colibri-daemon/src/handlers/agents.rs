@@ -20,7 +20,7 @@ const MAX_RUNS: usize = 1000;
 const MAX_RUNS_FILE_BYTES: u64 = 1 << 20;
 /// Maximum size of a page of agents, in bytes; less than a frame.
 const MAX_PAGE_BYTES: usize = 768 * 1024;
-/// Maximum number of agents that are read for a page. An agent takes more than 200 bytes, so these always exceed
+/// Maximum number of agents that are read for a page. An agent takes more than 200 bytes, so this many always exceed
 /// [`MAX_PAGE_BYTES`].
 const MAX_PAGE_AGENTS: usize = 4096;
 

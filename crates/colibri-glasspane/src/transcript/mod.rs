@@ -364,7 +364,7 @@ mod tests {
             chunk_size in 1..40_usize,
         ) {
             let stream = lines.join(&b'\n');
-            for runtime in [AgentRuntime::Pi, AgentRuntime::Zot, AgentRuntime::Generic] {
+            for &runtime in AgentRuntime::ALL {
                 let whole = formatted(&mut Transcript::new(runtime), &[&stream]);
                 let chunks: Vec<&[u8]> = stream.chunks(chunk_size).collect();
                 prop_assert_eq!(&whole, &formatted(&mut Transcript::new(runtime), &chunks));
