@@ -1,8 +1,7 @@
 //! How an agent ended, and why.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
+use strum::Display;
 
 /// How the first process of a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,9 +14,10 @@ pub enum ExitStatus {
 }
 
 /// Why an agent ended. The names are stable: they are in `exit.json` and on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ExitReason {
     /// Its first process exited by itself.
@@ -32,27 +32,6 @@ pub enum ExitReason {
     NotStarted,
     /// Its shim was killed, so its exit status was never collected.
     Lost,
-}
-
-impl ExitReason {
-    /// Returns the name, as in `exit.json` and on the wire.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Exited => "exited",
-            Self::Signalled => "signalled",
-            Self::KilledByUser => "killed-by-user",
-            Self::WallTime => "wall-time",
-            Self::NotStarted => "not-started",
-            Self::Lost => "lost",
-        }
-    }
-}
-
-impl fmt::Display for ExitReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// How an agent or one of its runs ended: an exit code, a signal, or neither, and the reason.
@@ -162,7 +141,7 @@ mod tests {
             ExitReason::Lost,
         ] {
             let json = serde_json::to_value(reason).unwrap();
-            assert_eq!(json, reason.as_str());
+            assert_eq!(json, reason.to_string());
         }
     }
 

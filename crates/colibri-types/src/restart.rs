@@ -1,10 +1,10 @@
 //! When an agent is started again after its end.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::json;
+use strum::{EnumString, VariantNames};
 
 use crate::UnknownName;
 
@@ -12,6 +12,9 @@ use crate::UnknownName;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
+#[derive(EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+#[strum(parse_err_ty = UnknownName, parse_err_fn = unknown_policy)]
 pub enum RestartWhen {
     /// None.
     #[default]
@@ -24,15 +27,11 @@ pub enum RestartWhen {
 
 impl RestartWhen {
     /// Names of all values, as in requests and settings.
-    pub const NAMES: &'static [&'static str] = &["never", "on-failure", "always"];
+    pub const NAMES: &'static [&'static str] = Self::VARIANTS;
 }
 
-impl FromStr for RestartWhen {
-    type Err = UnknownName;
-
-    fn from_str(name: &str) -> Result<Self, UnknownName> {
-        UnknownName::parse("restart policy", name, Self::NAMES)
-    }
+fn unknown_policy(name: &str) -> UnknownName {
+    UnknownName::new("restart policy", name, RestartWhen::NAMES)
 }
 
 /// A restart policy with exponential backoff. Absent fields have the default; times are in milliseconds.

@@ -1,16 +1,15 @@
 //! The dialects that agents speak.
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::de::DeserializeOwned;
-use serde::de::value::{self, StrDeserializer};
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 /// The dialect in which an agent reports events and reads commands. Exhaustive on purpose: each runtime needs its own code.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
+#[derive(Display, EnumString, IntoStaticStr, VariantArray, VariantNames)]
+#[strum(serialize_all = "lowercase")]
+#[strum(parse_err_ty = UnknownName, parse_err_fn = unknown_runtime)]
 pub enum AgentRuntime {
     /// `pi --mode json` or `--mode rpc`.
     Pi,
@@ -31,48 +30,30 @@ pub struct UnknownName {
 }
 
 impl UnknownName {
-    /// Parses a name as serde does. `what` and `known` are for the error.
-    pub(crate) fn parse<T: DeserializeOwned>(
-        what: &'static str,
-        name: &str,
-        known: &'static [&'static str],
-    ) -> Result<T, Self> {
-        T::deserialize(StrDeserializer::<value::Error>::new(name)).map_err(|_| Self {
+    /// Returns the error for a name, of which it shows the first 60 characters. `what` is what the name denotes.
+    pub(crate) fn new(what: &'static str, name: &str, known: &'static [&'static str]) -> Self {
+        Self {
             what,
             name: name.chars().take(60).collect(),
             known,
-        })
-    }
-}
-
-impl AgentRuntime {
-    /// All runtimes.
-    pub const ALL: &'static [Self] = &[Self::Pi, Self::Zot, Self::Generic];
-    /// Names of all runtimes, in the order of [`AgentRuntime::ALL`].
-    pub const NAMES: &'static [&'static str] = &["pi", "zot", "generic"];
-
-    /// Returns the name, as in requests and settings.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pi => "pi",
-            Self::Zot => "zot",
-            Self::Generic => "generic",
         }
     }
 }
 
-impl fmt::Display for AgentRuntime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
+fn unknown_runtime(name: &str) -> UnknownName {
+    UnknownName::new("runtime", name, AgentRuntime::NAMES)
 }
 
-impl FromStr for AgentRuntime {
-    type Err = UnknownName;
+impl AgentRuntime {
+    /// All runtimes.
+    pub const ALL: &'static [Self] = <Self as VariantArray>::VARIANTS;
+    /// Names of all runtimes, in the order of [`AgentRuntime::ALL`].
+    pub const NAMES: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
-    fn from_str(name: &str) -> Result<Self, UnknownName> {
-        UnknownName::parse("runtime", name, Self::NAMES)
+    /// Returns the name, as in requests and settings.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
