@@ -14,5 +14,5 @@ pub use file::{Autostart, ConfigError, ConfigFile, ConfigSources, DaemonConfig, 
 pub use profile::{Profile, ProfileError};
 pub use settings::{
     FsyncPolicy, Hook, HookError, HookSettings, LogLimits, MetricsAddress, MetricsAddressError,
-    PartialSettings, Registries, Retention, STATES, Settings, SettingsChanges, SettingsError,
+    PartialSettings, Registries, Retention, Settings, SettingsChanges, SettingsError,
 };

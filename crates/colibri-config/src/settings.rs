@@ -5,7 +5,7 @@ mod hook;
 mod metrics;
 mod partial;
 
-pub use hook::{Hook, HookError, HookSettings, STATES};
+pub use hook::{Hook, HookError, HookSettings};
 pub use metrics::{MetricsAddress, MetricsAddressError};
 pub use partial::{PartialSettings, SettingsChanges};
 

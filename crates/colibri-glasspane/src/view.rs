@@ -1,12 +1,13 @@
 //! The state and counters of an agent, as clients see them.
 
 use serde::{Deserialize, Serialize};
-use strum::Display;
+use strum::{Display, VariantNames};
 
 /// State of an agent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Display, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
+#[derive(Display, VariantNames)]
 #[strum(serialize_all = "lowercase")]
 pub enum AgentState {
     /// It runs and has written nothing yet.

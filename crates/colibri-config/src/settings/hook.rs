@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use colibri_glasspane::AgentState;
 use serde::Deserialize;
+use strum::VariantNames;
 
-/// Names of the agent states that can trigger a hook.
-pub const STATES: &[&str] = &[
-    "starting", "idle", "working", "blocked", "stalled", "done", "error",
-];
 /// Default timeout of a hook, in milliseconds.
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
 /// Maximum timeout of a hook, in milliseconds: one day.
@@ -19,7 +17,7 @@ const MAX_TIMEOUT_MS: u64 = 86_400_000;
 #[serde(deny_unknown_fields)]
 pub struct HookSettings {
     /// States that trigger the hook when an agent enters one of them.
-    pub on: Vec<String>,
+    pub on: Vec<AgentState>,
     /// Absolute path of the program, then its arguments.
     pub command: Vec<String>,
     /// Timeout after which the command is killed, in milliseconds.
@@ -29,8 +27,8 @@ pub struct HookSettings {
 /// A validated hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
-    /// States that trigger the hook, each out of [`STATES`].
-    pub on: Vec<String>,
+    /// States that trigger the hook.
+    pub on: Vec<AgentState>,
     /// Absolute path of the program.
     pub program: PathBuf,
     /// Arguments of the program.
@@ -44,11 +42,8 @@ pub struct Hook {
 #[non_exhaustive]
 pub enum HookError {
     /// `on` is empty.
-    #[error("`on` is empty; list states out of {states}", states = STATES.join(", "))]
+    #[error("`on` is empty; list states out of {states}", states = AgentState::VARIANTS.join(", "))]
     NoState,
-    /// `on` contains an unknown state.
-    #[error("`on` contains {0:?}, which is not a state; list states out of {states}", states = STATES.join(", "))]
-    UnknownState(String),
     /// `command` is empty.
     #[error(
         "`command` is empty; set the program and its arguments, like [\"/usr/local/bin/notify\", \"agents\"]"
@@ -76,10 +71,6 @@ impl HookSettings {
         if self.on.is_empty() {
             return Err(HookError::NoState);
         }
-        let unknown = |state: &&String| !STATES.contains(&state.as_str());
-        if let Some(state) = self.on.iter().find(unknown) {
-            return Err(HookError::UnknownState(state.clone()));
-        }
         let (program, args) = self.command.split_first().ok_or(HookError::NoCommand)?;
         if !Path::new(program).is_absolute() {
             return Err(HookError::RelativeProgram(program.clone()));
@@ -106,16 +97,21 @@ mod tests {
 
     #[test]
     fn hook_without_state_or_absolute_program_is_refused() {
-        let hook = |on: &[&str], command: &[&str], timeout_ms| {
-            let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let hook = |on: &[AgentState], command: &[&str], timeout_ms| {
             HookSettings {
-                on: words(on),
-                command: words(command),
+                on: on.to_vec(),
+                command: command.iter().map(|word| (*word).to_owned()).collect(),
                 timeout_ms,
             }
             .validate()
         };
-        let good = hook(&["blocked", "done"], &["/bin/notify", "a b"], None).unwrap();
+        let done = &[AgentState::Done][..];
+        let good = hook(
+            &[AgentState::Blocked, AgentState::Done],
+            &["/bin/notify", "a b"],
+            None,
+        )
+        .unwrap();
         assert_eq!(good.timeout, Duration::from_secs(30));
         assert_eq!(
             (good.program.as_path(), &good.args[..]),
@@ -123,23 +119,17 @@ mod tests {
         );
         for (on, command, timeout_ms, error) in [
             (&[][..], &["/x"][..], None, HookError::NoState),
+            (done, &[], None, HookError::NoCommand),
             (
-                &["asleep"],
-                &["/x"],
-                None,
-                HookError::UnknownState("asleep".into()),
-            ),
-            (&["done"], &[], None, HookError::NoCommand),
-            (
-                &["done"],
+                done,
                 &["notify"],
                 None,
                 HookError::RelativeProgram("notify".into()),
             ),
-            (&["done"], &["/x", "a\0"], None, HookError::Nul),
-            (&["done"], &["/x"], Some(0), HookError::Timeout(0)),
+            (done, &["/x", "a\0"], None, HookError::Nul),
+            (done, &["/x"], Some(0), HookError::Timeout(0)),
             (
-                &["done"],
+                done,
                 &["/x"],
                 Some(86_400_001),
                 HookError::Timeout(86_400_001),

@@ -111,7 +111,7 @@ fn invalid_setting_is_reported_with_allowed_values() {
         (
             ("HOME", "/h"),
             "[[hook]]\non = [\"done\"]\ncommand = [\"/x\"]\n[[hook]]\non = [\"asleep\"]\ncommand = [\"/x\"]\n",
-            &["[[hook]] number 2", "asleep", "blocked"],
+            &["5:7", "asleep", "blocked"],
         ),
         (
             ("HOME", "/h"),

@@ -111,9 +111,8 @@ impl Hooks {
 
     /// Returns the hooks that want a state.
     fn hooks_for(&self, state: AgentState) -> impl Iterator<Item = &Hook> {
-        let name = state.to_string();
         let hooks = self.hooks.iter();
-        hooks.filter(move |hook| hook.on.contains(&name))
+        hooks.filter(move |hook| hook.on.contains(&state))
     }
 
     fn wants(&self, state: AgentState) -> bool {
