@@ -18,7 +18,7 @@ use colibri_proto::{Call, Empty};
 use colibri_spawner::{Spawner, StateDir};
 use colibri_sys::daemon::{DaemonFile, default_socket};
 use rustix::fs::Mode;
-use rustix::process::Signal;
+use signal_hook::consts::SIGXFSZ;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tracing_subscriber::EnvFilter;
@@ -101,7 +101,7 @@ pub fn main(engines: EngineRegistry, backends: fn(&str) -> BackendRegistry) -> E
 fn run(mut arguments: DaemonArguments, registries: Registries) -> Result<(), StartError> {
     colibri_sys::signals::reset_inherited();
     // With a handler, a write beyond RLIMIT_FSIZE fails with EFBIG instead of ending the daemon.
-    colibri_sys::signals::catch(Signal::XFSZ);
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed("handle signals"))?;
     // Files of the daemon are readable only by its user; agents have their own umask.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     if arguments.background {

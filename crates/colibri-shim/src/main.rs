@@ -24,13 +24,14 @@ use std::io::{self, BufRead, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use colibri_shim::control::PROTOCOL;
 use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::layout;
 use colibri_sys::process;
 use rustix::fs::Mode;
-use rustix::process::Signal;
+use signal_hook::consts::SIGXFSZ;
 
 use crate::connection::Connection;
 use crate::output::{Offsets, Outputs};
@@ -99,7 +100,7 @@ fn start(directory: &Path) -> Result<(Supervisor, i32), LaunchReport> {
     ))?;
     colibri_sys::signals::reset_inherited();
     // A handler makes writes beyond RLIMIT_FSIZE fail with EFBIG. SIG_IGN would too, but the agent would inherit it.
-    colibri_sys::signals::catch(Signal::XFSZ);
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(cannot("catch signals"))?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
     // Detaches from the terminal's signals. It fails only for the leader of a process group, such as a shim that an
     // interactive shell started.

@@ -5,8 +5,6 @@
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use rustix::process::Signal;
-
 /// Highest signal number plus one: the highest are 64 on Linux (`_NSIG`) and 126 on FreeBSD (`SIGRTMAX`).
 const SIGNAL_END: i32 = if cfg!(target_os = "freebsd") { 127 } else { 65 };
 
@@ -30,22 +28,6 @@ pub fn reset_for_exec() {
         reset_if_ignored(signal);
     }
 }
-
-/// Installs a handler that does nothing. Unlike an ignored signal, it is not passed on by execve(2). System calls that
-/// it interrupts are restarted.
-pub fn catch(signal: Signal) {
-    // SAFETY: the structure is initialized: zero is a valid value of each of its fields, and the handler and the flags
-    // are set. The handler is an async-signal-safe function of the type that sigaction(2) expects without SA_SIGINFO.
-    unsafe {
-        let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
-        action.sa_sigaction = ignore as extern "C" fn(libc::c_int) as usize;
-        action.sa_flags = libc::SA_RESTART;
-        libc::sigemptyset(&mut action.sa_mask);
-        libc::sigaction(signal.as_raw(), &action, ptr::null_mut());
-    }
-}
-
-extern "C" fn ignore(_signal: libc::c_int) {}
 
 fn unblock_all() {
     // SAFETY: sigemptyset(3) initializes the set, which lives until pthread_sigmask(3) has read it; the old mask is
