@@ -98,7 +98,7 @@ fuzz_target!(|input: &[u8]| {
     );
     for offset in [0, 1, logs.len() as u64 / 2, logs.len() as u64] {
         // Any result is correct, but a panic is not.
-        let _ = reader.time_at(start + offset);
+        let _ = reader.chunk_at(start + offset);
     }
     let _ = reader.offset_at(u64::from_le_bytes([7; 8]));
 });

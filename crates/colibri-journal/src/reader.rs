@@ -144,14 +144,6 @@ impl JournalReader {
         }
     }
 
-    /// Returns the time of the byte at `offset`, in nanoseconds since 1970; see [`JournalReader::chunk_at`].
-    ///
-    /// # Errors
-    /// [`JournalError::Io`] if the directory or a file cannot be read.
-    pub fn time_at(&self, offset: u64) -> Result<Option<u64>, JournalError> {
-        Ok(self.chunk_at(offset)?.map(|chunk| chunk.at_ns))
-    }
-
     /// Returns the offset of the first chunk with a time of at least `at_ns`, in nanoseconds since 1970; the end offset if
     /// there is none. Times are those of the writer's clock, also if it was wrong or was set back.
     ///

@@ -161,7 +161,7 @@ fn clock_set_back_keeps_recorded_times() {
     }
     let reader = JournalReader::new(dir.path());
     for (offset, second) in [(0, 1000), (2, 2000), (4, 500), (6, 600), (8, 3000)] {
-        assert_eq!(reader.time_at(offset).unwrap(), Some(ns(second)));
+        assert_eq!(reader.chunk_at(offset).unwrap().unwrap().at_ns, ns(second));
     }
     // The first chunk at or after the time, in offset order.
     for (second, offset) in [(0, 0), (550, 0), (1500, 2), (2500, 8), (3001, 10)] {
@@ -184,7 +184,7 @@ fn unindexed_bytes_have_the_time_of_the_file() {
     log.set_modified(at(5000)).unwrap();
     let check = |offset, second| {
         let reader = JournalReader::new(dir.path());
-        assert_eq!(reader.time_at(offset).unwrap(), Some(ns(second)));
+        assert_eq!(reader.chunk_at(offset).unwrap().unwrap().at_ns, ns(second));
     };
     check(4, 1000);
     check(5, 5000);
@@ -331,6 +331,6 @@ fn full_disk_neither_loses_nor_repeats_bytes() {
     assert_eq!(read_all(dir.path(), 0), model);
     let reader = JournalReader::new(dir.path());
     for offset in 0..model.len() as u64 {
-        assert!(reader.time_at(offset).unwrap().is_some(), "{offset}");
+        assert!(reader.chunk_at(offset).unwrap().is_some(), "{offset}");
     }
 }

@@ -151,7 +151,7 @@ proptest! {
         prop_assert_eq!(read_all(dir.path(), oldest, buffer_size), &model[usize::try_from(oldest).unwrap()..]);
         let mut reader = JournalReader::new(dir.path());
         for offset in (oldest..model.len() as u64).step_by(7) {
-            prop_assert!(reader.time_at(offset).unwrap().is_some(), "no time at {offset}");
+            prop_assert!(reader.chunk_at(offset).unwrap().is_some(), "no time at {offset}");
         }
         let beyond = model.len() as u64 + 1;
         let is_beyond = matches!(reader.read(beyond, &mut [0; 1]), Err(JournalError::BeyondEnd { end, .. }) if end == beyond - 1);
@@ -198,7 +198,7 @@ proptest! {
         prop_assert_eq!(read_all(dir.path(), 0, 64), expected);
         let reader = JournalReader::new(dir.path());
         for offset in (0..kept + 4).rev().step_by(7) {
-            prop_assert!(reader.time_at(offset).unwrap().is_some(), "no time at {offset}");
+            prop_assert!(reader.chunk_at(offset).unwrap().is_some(), "no time at {offset}");
         }
     }
 }
@@ -234,7 +234,7 @@ fn times_and_offsets_map_to_each_other() {
         (50, None),
     ] {
         assert_eq!(
-            reader.time_at(offset).unwrap(),
+            reader.chunk_at(offset).unwrap().map(|chunk| chunk.at_ns),
             time.map(ns),
             "offset {offset}"
         );
@@ -258,7 +258,7 @@ fn small_appends_share_index_records() {
     assert_eq!(index, 10 * 16, "ten intervals of 10 ms");
     assert!(
         JournalReader::new(dir.path())
-            .time_at(9_999)
+            .chunk_at(9_999)
             .unwrap()
             .is_some()
     );

@@ -199,8 +199,8 @@ async fn last_write_ms(agent: &Arc<RegisteredAgent>, state: &ShimState, now: u64
     let agent = agent.clone();
     pool::run(move || {
         let last = outputs.into_iter().filter_map(|(stream, end)| {
-            let at_ns = agent.journal(stream).time_at(end.checked_sub(1)?);
-            Some(at_ns.ok()?? / 1_000_000)
+            let chunk = agent.journal(stream).chunk_at(end.checked_sub(1)?);
+            Some(chunk.ok()??.at_ns / 1_000_000)
         });
         last.max().map_or(now, |last| last.min(now))
     })
