@@ -30,15 +30,14 @@ fuzz_target!(|input: &[u8]| {
     );
     for frame in whole.into_iter().flatten() {
         assert!(frame.len() <= MAX_FRAME && !frame.contains(&b'\n'));
-        let Ok(call) = Request::parse(&frame).and_then(Request::call) else {
+        let Some(Ok(call)) = Request::read(&frame).ok().map(Request::call) else {
             continue;
         };
         // The encoded call may exceed the maximum length.
         if let Ok(encoded) = call.encode(7) {
             let encoded = encoded.strip_suffix(b"\n").expect("a frame without LF");
-            let parsed: Call = Request::parse(encoded)
-                .and_then(Request::call)
-                .expect("cannot parse an encoded call");
+            let request = Request::read(encoded).expect("cannot parse an encoded request");
+            let parsed: Call = request.call().expect("cannot parse an encoded call");
             assert_eq!(call, parsed);
         }
     }

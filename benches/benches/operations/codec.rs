@@ -35,7 +35,7 @@ pub(crate) fn all() -> Vec<Operation> {
     let frame = call.encode(7).unwrap();
     let length = frame.len();
     all.push(Operation::new("encode a spawn", move || call.encode(7).unwrap()).with_bytes(length));
-    let decode = move || Request::parse(&frame).unwrap().call().unwrap();
+    let decode = move || Request::read(&frame).unwrap().call().unwrap();
     all.push(Operation::new("decode a spawn", decode).with_bytes(length));
 
     let list = ListResult {

@@ -65,14 +65,6 @@ fn not_an_object(frame: &[u8]) -> RpcError {
 }
 
 impl Request {
-    /// Parses a frame like [`Request::read`], for callers that do not answer it.
-    ///
-    /// # Errors
-    /// The frame is not JSON, or not a valid request.
-    pub fn parse(frame: &[u8]) -> Result<Self, RpcError> {
-        Self::read(frame).map_err(|refusal| refusal.error)
-    }
-
     /// Parses a frame.
     ///
     /// # Errors

@@ -2,8 +2,13 @@ use super::*;
 use crate::Request;
 use crate::id::MAX_ID;
 
+fn error_of(frame: &[u8]) -> RpcError {
+    let request = Request::read(frame).map_err(|refusal| refusal.error);
+    request.and_then(Request::call).unwrap_err()
+}
+
 fn refusal(frame: &[u8]) -> (ErrorKind, String) {
-    let error = Request::parse(frame).and_then(Request::call).unwrap_err();
+    let error = error_of(frame);
     (error.data.kind, error.message)
 }
 
@@ -127,7 +132,7 @@ fn id_is_answered_as_it_was_written() {
 #[test]
 fn hint_for_a_jail_names_all_its_fields() {
     let frame = br#"{"jsonrpc":"2.0","id":1,"method":"spawn-agent","params":{"jail":{"pth":"/"}}}"#;
-    let error = Request::parse(frame).and_then(Request::call).unwrap_err();
+    let error = error_of(frame);
     let hint = error.data.hint.unwrap();
     // The message of serde lists the fields of the type itself.
     let listed = error.message.split("expected one of ").nth(1).unwrap();
@@ -161,7 +166,7 @@ fn every_method_is_listed_and_reads_back() {
     });
     assert_eq!(call.method(), "kill-agent");
     let frame = call.encode(7).unwrap();
-    let request = Request::parse(&frame).unwrap();
+    let request = Request::read(&frame).unwrap();
     assert_eq!(request.id, Some(7.into()));
     assert_eq!(request.call().unwrap(), call);
 }
@@ -169,7 +174,7 @@ fn every_method_is_listed_and_reads_back() {
 #[test]
 fn unknown_fields_outside_a_jail_are_ignored() {
     let frame = br#"{"jsonrpc":"2.0","method":"spawn-agent","params":{"program":"x","colour":"red"},"extra":1}"#;
-    let request = Request::parse(frame).unwrap();
+    let request = Request::read(frame).unwrap();
     assert_eq!(request.id, None);
     assert!(
         matches!(request.call().unwrap(), Call::SpawnAgent(params) if params.program.as_deref() == Some("x"))
