@@ -83,14 +83,9 @@ pub struct AgentView {
     /// Number of lines that are not a JSON object or too long.
     pub malformed_lines: u64,
     /// Number of output bytes that were not parsed for events, because the agent wrote too fast.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "colibri_types::is_zero")]
     pub skipped_bytes: u64,
     /// Time of the last output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_activity: Option<u64>,
-}
-
-// serde passes a reference.
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }

@@ -36,7 +36,7 @@ pub struct RunEvent {
     /// Number of the run, from 1.
     pub run: u32,
     /// Number of earlier runs that this event replaces; `list-runs` returns them.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "colibri_types::is_zero")]
     pub merged: u64,
     /// How the previous run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,7 +59,7 @@ pub struct KillEvent {
     /// User of the client.
     pub uid: u32,
     /// Number of earlier kills that this event replaces.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "colibri_types::is_zero")]
     pub merged: u64,
     /// Time of the request (RFC 3339).
     pub at: String,
@@ -106,7 +106,7 @@ pub struct StateEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<AgentState>,
     /// Number of state changes between `previous` and `state` that this event replaces.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "colibri_types::is_zero")]
     pub merged: u64,
     /// Time at which the state began (RFC 3339).
     pub since: String,
@@ -147,9 +147,4 @@ pub struct RemovedEvent {
     pub subscription: u64,
     /// ID of the removed agent.
     pub id: String,
-}
-
-/// Reports whether a count is zero, and its field is left out.
-pub(crate) fn is_zero(count: &u64) -> bool {
-    *count == 0
 }

@@ -23,3 +23,10 @@ pub use spawn::{
     AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, Env, NoProgram, ProcessLimits, RunOptions,
     SpawnConfigError, SpawnRequest, ValidatedSpawn,
 };
+
+/// Reports whether a count is zero, so that `skip_serializing_if` omits it.
+#[doc(hidden)]
+#[must_use]
+pub fn is_zero(count: &u64) -> bool {
+    *count == 0
+}

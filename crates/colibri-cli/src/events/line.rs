@@ -28,7 +28,7 @@ pub(super) enum EventKind {
     State {
         state: AgentState,
         previous_state: Option<AgentState>,
-        #[serde(skip_serializing_if = "is_zero")]
+        #[serde(skip_serializing_if = "colibri_types::is_zero")]
         merged: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         current_tool: Option<String>,
@@ -37,7 +37,7 @@ pub(super) enum EventKind {
     },
     Run {
         run: u32,
-        #[serde(skip_serializing_if = "is_zero")]
+        #[serde(skip_serializing_if = "colibri_types::is_zero")]
         merged: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
@@ -46,7 +46,7 @@ pub(super) enum EventKind {
         signal: String,
         escalate: bool,
         uid: u32,
-        #[serde(skip_serializing_if = "is_zero")]
+        #[serde(skip_serializing_if = "colibri_types::is_zero")]
         merged: u64,
     },
     Exit {
@@ -73,10 +73,6 @@ pub(super) enum EventKind {
         #[serde(skip_serializing_if = "Option::is_none")]
         missed: Option<u64>,
     },
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 /// Returns the current time as RFC 3339.
