@@ -13,6 +13,19 @@ const MAX_LEN: usize = 255;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JailName(pub(crate) String);
 
+impl JailName {
+    /// Parses a name that may denote a child jail, `parent.child` (jail(8), Hierarchical Jails). Every part must be a
+    /// valid name.
+    ///
+    /// # Errors
+    /// As [`JailName::from_str`], for the first invalid part.
+    pub fn hierarchical(text: &str) -> Result<Self, JailError> {
+        check_length("jail name", text, MAX_LEN)?;
+        text.split('.').try_for_each(check)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
 fn check(text: &str) -> Result<(), JailError> {
     check_length("jail name", text, MAX_LEN)?;
     let invalid = |problem: &str| Err(JailError::invalid("jail name", text, problem));
@@ -90,6 +103,14 @@ mod tests {
         }
         for good in ["web", "web-1", "_x", "1a", "A_b-9", &"a".repeat(255)] {
             assert_eq!(good.parse::<JailName>().unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
+    fn hierarchical_name_requires_valid_parts() {
+        assert_eq!(JailName::hierarchical("web.db").unwrap().as_str(), "web.db");
+        for bad in ["web.", ".db", "web..db", "web.-x", "web.12", "web.a b"] {
+            assert!(JailName::hierarchical(bad).is_err(), "{bad}");
         }
     }
 }

@@ -382,6 +382,7 @@ proptest! {
     #[test]
     fn parsers_never_panic(text in "\\PC{0,40}|[ -~]{0,40}") {
         let _ = text.parse::<JailName>();
+        let _ = JailName::hierarchical(&text);
         let _ = text.parse::<JailPath>();
         let _ = text.parse::<Ip4Policy>();
         let _ = text.parse::<JailUser>();
