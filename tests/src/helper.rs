@@ -228,10 +228,15 @@ pub fn install_program(name: &str) -> PathBuf {
     program(name)
 }
 
-/// Installs a program of the workspace setuid root.
-pub fn install_setuid_program(name: &str) -> PathBuf {
-    install_file(&crate::program(name), name, 0o4755);
-    program(name)
+/// Installs a program of the workspace setuid root, in a temporary directory that only [`CALLER`] and root can enter.
+pub fn install_setuid_program(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir_in(PROGRAMS).unwrap();
+    let path = directory.path().join(name);
+    fs::copy(crate::program(name), &path).unwrap();
+    chown(&path, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).unwrap();
+    chown(directory.path(), Some(uid(CALLER)), None).unwrap();
+    (directory, path)
 }
 
 /// Installs a program atomically, because the installed one may be running.

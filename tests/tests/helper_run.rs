@@ -547,16 +547,16 @@ fn helper_that_cannot_be_killed_is_a_finding() {
     let directory = test_directory();
     std::os::unix::fs::chown(directory.path(), Some(uid(CALLER)), None).unwrap();
     install_program("colibri");
-    let sleeper = install_setuid_program("setuid_sleeper");
+    let (_programs, sleeper) = install_setuid_program("setuid_sleeper");
     let output = UnprivilegedDaemon::command(&directory, "colibri", &["--no-autostart", "doctor"])
-        .env("COLIBRI_JAIL_HELPER", &sleeper)
+        .env("COLIBRI_JAIL_HELPER", sleeper)
         .output()
         .unwrap();
-    fs::remove_file(sleeper).unwrap();
     let shown = text(&output.stdout);
     let (_, rest) = shown
         .split_once("the helper's check failed: it did not end in time; pid ")
         .unwrap_or_else(|| panic!("{output:?}"));
+    assert!(rest.contains("fix: find out what it waits for"), "{shown}");
     let pid: i32 = rest.split_whitespace().next().unwrap().parse().unwrap();
     // The caller's KILL failed, so this test kills the process as root.
     signal(pid, Signal::KILL);
