@@ -137,7 +137,7 @@ impl JailEngine for FreebsdJail {
     fn programs(&self) -> EnginePrograms {
         EnginePrograms::new(
             [JEXEC, JAIL, JLS, KILL],
-            "use the bubblewrap engine on Linux; this program comes with FreeBSD",
+            "run Colibri on FreeBSD, whose base system has this program",
         )
     }
 

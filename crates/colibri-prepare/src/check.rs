@@ -99,8 +99,14 @@ impl Preparer {
         }
         let engine_programs = self.engine.programs();
         let hint = match engine_programs.paths.iter().any(|path| path == program) {
-            true => engine_programs.hint,
-            false => "run: colibri doctor",
+            true => format!(
+                "{}, or set COLIBRI_JAIL_ENGINE to another engine",
+                engine_programs.hint
+            ),
+            false => {
+                "run: colibri doctor, or set COLIBRI_JAIL_PRIV_MODE to another privilege backend"
+                    .to_owned()
+            }
         };
         Err(PrepareError::WrapperMissing {
             program: program.to_owned(),

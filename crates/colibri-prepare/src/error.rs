@@ -50,14 +50,12 @@ pub enum PrepareError {
         table: PathBuf,
     },
     /// The program that confines is not installed.
-    #[error(
-        "{program}, which starts this agent, is not installed or not executable; {hint}, or set COLIBRI_JAIL_ENGINE to another engine"
-    )]
+    #[error("{program}, which starts this agent, is not installed or not executable; {hint}")]
     WrapperMissing {
         /// Path of the program.
         program: String,
         /// A hint that starts with a verb.
-        hint: &'static str,
+        hint: String,
     },
     /// The privilege backend refuses.
     #[error(transparent)]

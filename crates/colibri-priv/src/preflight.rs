@@ -96,21 +96,26 @@ pub(crate) async fn helper(program: &str) -> Vec<Finding> {
             ));
         }
         Ok(output) => {
-            let is_listed = output.status.and_then(|status| status.code()) != Some(EX_NOPERM);
-            let what = match is_listed {
-                true => "the helper's check failed",
-                false => "the helper refuses this user",
-            };
-            let fix = if is_listed && policy.status == FindingStatus::Ok {
-                "fix as root what the system log names".to_owned()
-            } else if is_listed {
-                format!("fix {POLICY} as the other findings say; the system log has the reason too")
-            } else {
-                format!("as root add a rule with this user among its callers to {POLICY}")
-            };
-            findings.push(Finding::fail(format!("{what}: {}", output.failure()), fix));
-            if is_listed {
-                findings.push(policy);
+            let cause = output.failure();
+            let failed = format!("the helper's check failed: {cause}");
+            match output.status.map(|status| status.code()) {
+                None => findings.push(Finding::fail(
+                    failed,
+                    "find out what it waits for, e.g. with ps(1), and fix that",
+                )),
+                Some(Some(EX_NOPERM)) => findings.push(Finding::fail(
+                    format!("the helper refuses this user: {cause}"),
+                    format!("as root add a rule with this user among its callers to {POLICY}"),
+                )),
+                Some(_) => {
+                    let fix = match policy.status {
+                        FindingStatus::Ok => "fix as root what the system log names".to_owned(),
+                        _ => format!(
+                            "fix {POLICY} as the other findings say; the system log has the reason too"
+                        ),
+                    };
+                    findings.extend([Finding::fail(failed, fix), policy]);
+                }
             }
         }
         Err(error) => findings.push(Finding::fail(

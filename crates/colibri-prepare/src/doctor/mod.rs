@@ -10,6 +10,7 @@ use std::time::Duration;
 use colibri_jail_core::{CommandLine, HostSetting, JailConfig, JailOp, LimitMechanism};
 use colibri_priv::checks::executable;
 use colibri_priv::{Finding, FindingStatus, probe};
+use colibri_sys::regular_file;
 use rustix::process::{Resource, geteuid, getrlimit};
 use tokio::sync::Semaphore;
 
@@ -19,6 +20,8 @@ use crate::Preparer;
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout of a backend's preflight.
 const BACKEND_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum size of the value of a setting, in bytes.
+const MAX_SETTING_BYTES: u64 = 4096;
 /// Limits the number of concurrent checks on separate threads; a check that hangs keeps its thread.
 static CHECK_THREADS: Semaphore = Semaphore::const_new(16);
 /// Number of descriptors that the daemon needs itself, including some connections and a spawn.
@@ -143,15 +146,13 @@ impl Preparer {
                 "try: colibri run --jail-path ROOT -- true; this privilege backend may allow other roots only",
             ));
         }
-        Some(
-            match probe.settings.iter().find(|setting| denies(setting)) {
-                Some(setting) => Finding::fail(
-                    format!("{what} ({} is {})", setting.name, setting.denying_value),
-                    setting.hint,
-                ),
-                None => Finding::fail(what, probe.hint),
-            },
-        )
+        Some(match denying_setting(probe.settings).await {
+            Some(setting) => Finding::fail(
+                format!("{what} ({} is {})", setting.name, setting.denying_value),
+                setting.hint,
+            ),
+            None => Finding::fail(what, probe.hint),
+        })
     }
 }
 
@@ -201,9 +202,14 @@ async fn run_command(command: Result<CommandLine, impl ToString>) -> Result<(), 
     }
 }
 
-/// Reports whether this host has the setting with the value that denies.
-fn denies(setting: &HostSetting) -> bool {
-    std::fs::read_to_string(setting.path).is_ok_and(|value| value.trim() == setting.denying_value)
+/// Returns the first of these settings that has the denying value on this host.
+async fn denying_setting(settings: &'static [HostSetting]) -> Option<&'static HostSetting> {
+    let denies = |setting: &&HostSetting| {
+        regular_file::read(setting.path.as_ref(), MAX_SETTING_BYTES)
+            .is_ok_and(|value| value.trim_ascii() == setting.denying_value.as_bytes())
+    };
+    let find = move || settings.iter().find(denies);
+    on_a_thread("colibri-doctor", find).await.ok().flatten()
 }
 
 /// Checks the hard limit of descriptors, to which the daemon raises its soft limit. A running agent needs one descriptor, a
