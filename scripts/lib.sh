@@ -51,7 +51,7 @@ install_from_npm() {
 
 # Builds the programs and prepends their directory to PATH.
 build_and_use() {
-    say "building"
+    say "building (some minutes the first time)"
     cargo build --quiet --locked --workspace --bins
     PATH=$PWD/${CARGO_TARGET_DIR:-target}/debug:$PATH
     [ -z "${CARGO_TARGET_DIR:-}" ] || PATH=$CARGO_TARGET_DIR/debug:$PATH
