@@ -88,6 +88,12 @@ fn failed_start_has_the_exit_code_of_a_shell() {
             "working directory",
         ),
         (
+            &["--workspace", "/etc"],
+            vec!["true"],
+            125,
+            "--workspace needs a jail; add --jail-path, or remove --workspace",
+        ),
+        (
             &["--mount", "/etc:/tmp/x"],
             vec!["true"],
             125,

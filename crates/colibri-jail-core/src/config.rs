@@ -202,7 +202,7 @@ impl JailConfig {
             (None, None) => {
                 let user = self.user.as_ref().map(|_| "user");
                 let workdir = self.workdir.as_ref().map(|_| "workdir");
-                match self.first_setup_field().or(user).or(workdir) {
+                match workdir.or(self.first_setup_field()).or(user) {
                     Some(field) => Err(JailError::Conflict(format!(
                         "`{field}` needs a jail; add `path`, or remove `{field}`"
                     ))),

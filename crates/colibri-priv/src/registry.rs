@@ -70,7 +70,7 @@ impl BackendRegistry {
         self.0.get(name).cloned().ok_or_else(|| {
             let known = self.0.keys().cloned().collect::<Vec<_>>().join(", ");
             PrivError::Invalid(format!(
-                "privilege backend {name:?} is unknown; known are {known}"
+                "privilege backend {name:?} is unknown; give one of {known}"
             ))
         })
     }
@@ -90,7 +90,7 @@ mod tests {
         let unknown = registry.get("doas").err().unwrap().to_string();
         assert_eq!(
             unknown,
-            "privilege backend \"doas\" is unknown; known are helper, mdo, none"
+            "privilege backend \"doas\" is unknown; give one of helper, mdo, none"
         );
         let taken = registry.register(Arc::new(Mdo)).unwrap_err().to_string();
         assert!(taken.contains("\"mdo\" is registered already"), "{taken}");

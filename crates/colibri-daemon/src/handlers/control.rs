@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use colibri_jail_core::Signal;
+use colibri_jail_core::{JailError, Signal};
 use colibri_proto::{
     Empty, ErrorKind, InputParams, InputResult, KillOutcome, KillParams, KillResult,
 };
@@ -49,7 +49,9 @@ async fn kill_agent(
 ) -> Result<KillOutcome, CallError> {
     let signal: Signal = match params.signal.as_deref() {
         None => Signal::TERM,
-        Some(name) => name.parse().map_err(CallError::invalid("signal"))?,
+        Some(name) => name.parse().map_err(|error: JailError| {
+            CallError::new(ErrorKind::InvalidParams, error.to_string())
+        })?,
     };
     let found = find_agent(registry, &params.id)?;
     let Some(agent) = found.running() else {
