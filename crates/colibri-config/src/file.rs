@@ -88,20 +88,6 @@ impl ConfigSources {
             settings,
         })
     }
-
-    /// Returns an error for each unknown engine or privilege backend in a file's settings that no override replaces.
-    pub(crate) fn unknown_names(&self, file: &PartialSettings) -> Vec<SettingsError> {
-        let overrides = &self.overrides;
-        let used = PartialSettings {
-            engine: file.engine.clone().filter(|_| overrides.engine.is_none()),
-            privilege: file
-                .privilege
-                .clone()
-                .filter(|_| overrides.privilege.is_none()),
-            ..PartialSettings::default()
-        };
-        self.registries.unknown_names(&used)
-    }
 }
 
 /// All mistakes of a settings file.

@@ -270,17 +270,24 @@ impl Default for Registries {
 }
 
 impl Registries {
-    /// Returns an error for each unknown name of these settings.
-    pub(crate) fn unknown_names(&self, partial: &PartialSettings) -> Vec<SettingsError> {
-        let engine = partial.engine.as_deref().map(|name| self.engines.get(name));
-        // Any path: only the names of the backends are used.
-        let backends = (self.backends)(HELPER_PATHS[0]);
-        let backend = partial.privilege.as_deref().map(|name| backends.get(name));
-        let engine_error =
-            engine.and_then(|engine| Some(invalid("engine", engine.err()?.to_string())));
-        let backend_error =
-            backend.and_then(|backend| Some(invalid("privilege", backend.err()?.to_string())));
-        engine_error.into_iter().chain(backend_error).collect()
+    /// Returns an error for each unknown engine or privilege backend in a file's settings that no override replaces.
+    pub(crate) fn unknown_names(
+        &self,
+        file: &PartialSettings,
+        overrides: &PartialSettings,
+    ) -> Vec<SettingsError> {
+        let engine = file.engine.as_deref();
+        let engine_error = engine
+            .filter(|_| overrides.engine.is_none())
+            .and_then(|name| self.engines.get(name).err())
+            .map(|error| invalid("engine", error.to_string()));
+        let privilege = file.privilege.as_deref();
+        // Any path of the helper: only the names of the backends are used.
+        let privilege_error = privilege
+            .filter(|_| overrides.privilege.is_none())
+            .and_then(|name| (self.backends)(HELPER_PATHS[0]).get(name).err())
+            .map(|error| invalid("privilege", error.to_string()));
+        engine_error.into_iter().chain(privilege_error).collect()
     }
 
     /// Returns the engine that the settings name, or the default of this system.

@@ -52,7 +52,8 @@ pub(crate) fn validate(
     if errors.is_empty() {
         validator.settings(root.get_ref());
         if let Scope::Daemon(sources) = scope {
-            let unknown = sources.unknown_names(&validator.file.settings);
+            let registries = &sources.registries;
+            let unknown = registries.unknown_names(&validator.file.settings, &sources.overrides);
             validator.report_settings(unknown);
         }
         if !matches!(scope, Scope::Settings) {
