@@ -88,7 +88,6 @@ pub(crate) async fn helper(program: &str) -> Vec<Finding> {
         return vec![setuid];
     }
     let mut findings = vec![setuid];
-    let policy = blocking(|| writable_by_root_only(Path::new(POLICY))).await;
     match probe::run(program.as_ref(), &["check"], PROBE_TIMEOUT).await {
         Ok(output) if output.is_success() => {
             findings.push(Finding::ok(
@@ -108,6 +107,7 @@ pub(crate) async fn helper(program: &str) -> Vec<Finding> {
                     format!("as root add a rule with this user among its callers to {POLICY}"),
                 )),
                 Some(_) => {
+                    let policy = blocking(|| writable_by_root_only(Path::new(POLICY))).await;
                     let fix = match policy.status {
                         FindingStatus::Ok => "fix as root what the system log names".to_owned(),
                         _ => format!(
