@@ -38,7 +38,12 @@ impl CallError {
 
     /// Returns the error for an invalid parameter.
     pub(crate) fn invalid<E: Display>(parameter: &str) -> impl FnOnce(E) -> Self {
-        move |error| Self::new(ErrorKind::InvalidParams, format!("{parameter}: {error}"))
+        move |error| Self::invalid_params(format!("{parameter}: {error}"))
+    }
+
+    /// Returns the error for invalid parameters, with a message that names them.
+    pub(crate) fn invalid_params(error: impl Display) -> Self {
+        Self::new(ErrorKind::InvalidParams, error.to_string())
     }
 
     /// Returns the error for an operation of the daemon that failed.

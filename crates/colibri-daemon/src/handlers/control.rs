@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use colibri_jail_core::{JailError, Signal};
+use colibri_jail_core::Signal;
 use colibri_proto::{
     Empty, ErrorKind, InputParams, InputResult, KillOutcome, KillParams, KillResult,
 };
@@ -49,9 +49,7 @@ async fn kill_agent(
 ) -> Result<KillOutcome, CallError> {
     let signal: Signal = match params.signal.as_deref() {
         None => Signal::TERM,
-        Some(name) => name.parse().map_err(|error: JailError| {
-            CallError::new(ErrorKind::InvalidParams, error.to_string())
-        })?,
+        Some(name) => name.parse().map_err(CallError::invalid_params)?,
     };
     let found = find_agent(registry, &params.id)?;
     let Some(agent) = found.running() else {
@@ -92,7 +90,7 @@ pub(super) async fn send_input(
     let bytes = params
         .data
         .into_bytes()
-        .map_err(|error| CallError::new(ErrorKind::InvalidParams, error.to_string()))?;
+        .map_err(CallError::invalid_params)?;
     match agent.shim.input(&bytes).await.map_err(SpawnError::from)? {
         Some(written) => Ok(InputResult {
             written: written as u64,
