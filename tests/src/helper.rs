@@ -232,9 +232,7 @@ pub fn install_program(name: &str) -> PathBuf {
 pub fn install_setuid_program(name: &str) -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir_in(PROGRAMS).unwrap();
     let path = directory.path().join(name);
-    fs::copy(crate::program(name), &path).unwrap();
-    chown(&path, Some(0), Some(0)).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).unwrap();
+    copy_as_root(&crate::program(name), &path, 0o4755);
     chown(directory.path(), Some(uid(CALLER)), None).unwrap();
     (directory, path)
 }
@@ -242,10 +240,15 @@ pub fn install_setuid_program(name: &str) -> (tempfile::TempDir, PathBuf) {
 /// Installs a program atomically, because the installed one may be running.
 fn install_file(from: &Path, name: &str, mode: u32) {
     let new = program(&format!("new-{name}-{}", std::process::id()));
-    fs::copy(from, &new).unwrap();
-    chown(&new, Some(0), Some(0)).unwrap();
-    fs::set_permissions(&new, fs::Permissions::from_mode(mode)).unwrap();
+    copy_as_root(from, &new, mode);
     fs::rename(&new, program(name)).unwrap();
+}
+
+/// Copies a program; the copy belongs to root.
+fn copy_as_root(from: &Path, to: &Path, mode: u32) {
+    fs::copy(from, to).unwrap();
+    chown(to, Some(0), Some(0)).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 fn write_policy(text: &str) {
