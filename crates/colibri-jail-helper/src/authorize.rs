@@ -80,6 +80,8 @@ pub(crate) enum Refusal {
     Ip4OnLinux(String),
     #[error("cannot enter jail {0}: Linux has no persistent jails; use create")]
     AttachOnLinux(String),
+    #[error("monitor and clean are for root; use create, attach or remove")]
+    RootOnly,
     #[error("process {0} does not belong to an agent of this caller{1}; give a process of one")]
     NotOwnProcess(u32, String),
     #[error("jail {0} was not created for this caller; give the jail of an own agent")]
@@ -286,7 +288,10 @@ mod tests {
                     Err(refusal) => refusal.to_string(),
                 };
             }
-            HelperRequest::Remove { .. } | HelperRequest::Check => {
+            HelperRequest::Remove { .. }
+            | HelperRequest::Monitor { .. }
+            | HelperRequest::Clean { .. }
+            | HelperRequest::Check => {
                 unreachable!("decided without a rule")
             }
         };

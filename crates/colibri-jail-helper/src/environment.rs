@@ -10,6 +10,7 @@ use crate::users::PasswdEntry;
 const FORBIDDEN_PREFIXES: &[&str] = &["LD_", "_RLD", "MALLOC_", "GLIBC_", "GCONV_", "BASH_FUNC_"];
 /// Further variables that never pass, because a shell or the C library reads files or changes its behavior for them.
 const FORBIDDEN: &[&str] = &[
+    "COLIBRI_CONTROL_FD",
     "IFS",
     "CDPATH",
     "ENV",

@@ -51,6 +51,16 @@ pub(crate) enum HelperError {
     )]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Terminal,
+    /// What the clean-up after an agent could not remove: the messages.
+    #[error("{0}; remove it as root, by jail(8), umount(8) or rctl(8)")]
+    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+    Remains(String),
+    #[error("a process could not enter a new jail; read the line above")]
+    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+    Probe,
+    #[error("cannot monitor a command on Linux: only the freebsd engine needs it; omit the verb")]
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    MonitorOnLinux,
     #[error(
         "cannot remove jail {jail}: processes remain after {seconds} s; check them and repeat the request"
     )]

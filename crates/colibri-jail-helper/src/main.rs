@@ -26,6 +26,8 @@
 
 mod audit;
 mod authorize;
+#[cfg(any(target_os = "freebsd", test))]
+mod control;
 mod environment;
 mod error;
 mod escape;
@@ -40,7 +42,7 @@ mod users;
 use std::ffi::{c_char, c_int};
 
 use audit::AuditLog;
-use authorize::Host;
+use authorize::{Host, Refusal};
 use error::HelperError;
 use policy::Policy;
 use request::HelperRequest;
@@ -50,7 +52,7 @@ extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     let argv = sys::argv(argc, argv);
     let mut log = AuditLog::new(sys::real_uid());
     match run(&argv, &mut log) {
-        Ok(()) => 0,
+        Ok(code) => code,
         Err(error) => {
             log.refused(&error);
             audit::print_error(&error);
@@ -59,8 +61,9 @@ extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     }
 }
 
-/// Performs one request. `create` and `attach` replace this process with the agent and return only errors.
-fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
+/// Performs one request and returns the exit code. On Linux `create` replaces this process with the agent; on FreeBSD this
+/// process monitors the agent and returns its exit code.
+fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
     // Reject a start that the caller could exploit.
     if argv.first().is_none_or(Vec::is_empty) {
         return Err(HelperError::NoName);
@@ -72,8 +75,17 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
 
     // Reset what execve(2) inherits from the caller. After the change of uids the caller cannot signal this process.
     let caller = sys::caller();
-    sys::close_from(3)?;
+    let requester = ops::Requester::take()?;
     sys::reset_signals_and_timers()?;
+    // These requests give a caller who is root no further right, so they need no policy.
+    if caller.uid == 0
+        && let Ok(request) = HelperRequest::parse(argv)
+        && request.is_for_root()
+    {
+        log.request = request.to_string();
+        log.allowed("")?;
+        return ops::perform_for_root(request, requester);
+    }
     sys::reset_limits()?;
     sys::become_user(0, 0)?;
     sys::reset_umask();
@@ -94,12 +106,12 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
         HelperRequest::Create { jail, run } => {
             let grant = authorize::create(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
-            match ops::create(caller.uid, &grant, jail)? {}
+            ops::create(caller.uid, &grant, jail, requester)
         }
         HelperRequest::Attach { jail, run } => {
             let grant = authorize::attach(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
-            match ops::attach(caller.uid, &grant)? {}
+            ops::attach(caller.uid, &grant, requester)
         }
         HelperRequest::Signal { jail, signal, pids } => {
             authorize::signal(&rules, jail.as_ref(), *signal)?;
@@ -108,16 +120,23 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<(), HelperError> {
                 authorize::signal(&rules, Some(&target.jail), *signal)?;
             }
             log.allowed("owner=verified")?;
-            ops::send_signal(targets, *signal)
+            ops::send_signal(targets, *signal)?;
+            Ok(0)
         }
         HelperRequest::Remove { jail } => {
             let record = ops::find_created_jail(caller.uid, jail)?;
             log.allowed("owner=verified")?;
-            ops::remove_jail(&record)
+            ops::remove_jail(&record)?;
+            Ok(0)
         }
         HelperRequest::Check => {
             log.allowed("")?;
-            ops::print_rules(caller.uid, &rules)
+            ops::print_rules(caller.uid, &rules)?;
+            ops::probe()?;
+            Ok(0)
+        }
+        HelperRequest::Monitor { .. } | HelperRequest::Clean { .. } => {
+            Err(Refusal::RootOnly.into())
         }
     }
 }

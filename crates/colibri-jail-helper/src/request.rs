@@ -38,7 +38,30 @@ pub(crate) enum HelperRequest {
     Remove {
         jail: JailName,
     },
+    /// Run a command of root under a monitor (FreeBSD).
+    Monitor {
+        /// The jail that the command, jail(8), creates and that is removed with the agent.
+        created: Option<MonitoredJail>,
+        command: CommandLine,
+    },
+    /// Remove what is left of a monitored jail (FreeBSD).
+    Clean {
+        jail: JailName,
+        mounts: Vec<JailPath>,
+    },
     Check,
+}
+
+/// A jail that jail(8) creates under a monitor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MonitoredJail {
+    pub(crate) jail: JailName,
+    /// Number of commands that jail(8) starts before the agent: one for each mount.
+    pub(crate) setup_commands: u32,
+    /// Mount points on the host.
+    pub(crate) mounts: Vec<JailPath>,
+    /// Resource limits, as `RESOURCE=AMOUNT`.
+    pub(crate) limits: Vec<String>,
 }
 
 /// The program to run in a jail.
@@ -52,9 +75,9 @@ pub(crate) struct ProgramRun {
 /// Why the arguments are not a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RequestError {
-    #[error("no verb; give attach, create, signal, remove or check")]
+    #[error("no verb; give attach, create, signal, remove, monitor, clean or check")]
     NoVerb,
-    #[error("unknown verb {0:?}; give attach, create, signal, remove or check")]
+    #[error("unknown verb {0:?}; give attach, create, signal, remove, monitor, clean or check")]
     Verb(String),
     #[error("argument {0} is not UTF-8; encode it as UTF-8")]
     NotUtf8(usize),
@@ -68,10 +91,14 @@ pub(crate) enum RequestError {
     TooMany(&'static str),
     #[error("--pid {0:?} is not a process id; give a decimal number above 1")]
     Pid(String),
+    #[error("--setup-commands {0:?} is not a count; give a decimal number below 1000")]
+    Count(String),
+    #[error("--limit {0:?} is not a limit; give memoryuse, maxproc or pcpu, =, and a number")]
+    Limit(String),
     #[error("--signal {0:?} is not a signal name; write it without SIG, as TERM")]
     Signal(String),
     #[error(
-        "cannot create jail {0}: its name does not start with {CREATED_PREFIX}; use attach to enter an existing jail"
+        "jail {0} does not belong to one agent: its name does not start with {CREATED_PREFIX}; use attach to enter an existing jail"
     )]
     NotCreatedName(JailName),
     #[error(
@@ -118,6 +145,30 @@ impl<'a> RequestArguments<'a> {
         Ok(values)
     }
 
+    fn paths(&mut self, name: &'static str) -> Result<Vec<JailPath>, RequestError> {
+        let values = self.repeated(name)?.into_iter().map(str::parse);
+        Ok(values.collect::<Result<_, _>>()?)
+    }
+
+    fn monitored_jail(&mut self) -> Result<Option<MonitoredJail>, RequestError> {
+        let Some(jail) = self.optional("--jail")? else {
+            return Ok(None);
+        };
+        let jail = created_name(jail)?;
+        let count = self.required("--setup-commands")?;
+        let setup_commands = parse_decimal(count)
+            .filter(|count| *count < 1000)
+            .ok_or_else(|| RequestError::Count(count.to_owned()))?;
+        let mounts = self.paths("--unmount")?;
+        let limits = self.repeated("--limit")?.into_iter().map(parse_limit);
+        Ok(Some(MonitoredJail {
+            jail,
+            setup_commands,
+            mounts,
+            limits: limits.collect::<Result<_, _>>()?,
+        }))
+    }
+
     fn run(&mut self) -> Result<ProgramRun, RequestError> {
         let user = self.optional("--user")?.map(str::parse).transpose()?;
         let workdir = self.optional("--workdir")?.map(str::parse).transpose()?;
@@ -151,6 +202,11 @@ impl<'a> RequestArguments<'a> {
 }
 
 impl HelperRequest {
+    /// Reports whether only root may make the request.
+    pub(crate) fn is_for_root(&self) -> bool {
+        matches!(self, Self::Monitor { .. } | Self::Clean { .. })
+    }
+
     /// Parses `argv`, whose first element is the name of this program.
     pub(crate) fn parse(argv: &[Vec<u8>]) -> Result<Self, RequestError> {
         let arguments: Vec<String> = argv
@@ -173,15 +229,11 @@ impl HelperRequest {
                 Self::Attach { jail, run }
             }
             "create" => {
-                let jail: JailName = options.required("--jail")?.parse()?;
-                if !jail.as_str().starts_with(CREATED_PREFIX) {
-                    return Err(RequestError::NotCreatedName(jail));
-                }
+                let jail = created_name(options.required("--jail")?)?;
                 let path = options.required("--path")?.parse()?;
                 let mut jail = EphemeralJail::new(jail, path);
                 jail.ip4 = options.required("--ip4")?.parse()?;
-                let hidden = options.repeated("--hide")?.into_iter();
-                jail.masked = hidden.map(str::parse).collect::<Result<_, _>>()?;
+                jail.masked = options.paths("--hide")?;
                 let run = options.run()?;
                 Self::Create { jail, run }
             }
@@ -201,6 +253,22 @@ impl HelperRequest {
             }
             "remove" => Self::Remove {
                 jail: options.required("--jail")?.parse()?,
+            },
+            "monitor" => {
+                let created = options.monitored_jail()?;
+                let run = options.run()?;
+                let program = run.command.program();
+                if run.user.is_some() || run.workdir.is_some() || !program.starts_with('/') {
+                    return Err(RequestError::Program(program.to_owned()));
+                }
+                Self::Monitor {
+                    created,
+                    command: run.command,
+                }
+            }
+            "clean" => Self::Clean {
+                jail: created_name(options.required("--jail")?)?,
+                mounts: options.paths("--unmount")?,
             },
             "check" => Self::Check,
             other => return Err(RequestError::Verb(other.to_owned())),
@@ -224,10 +292,36 @@ impl ProgramRun {
     }
 }
 
+/// Parses the name of a created jail.
+fn created_name(text: &str) -> Result<JailName, RequestError> {
+    let jail: JailName = text.parse()?;
+    match jail.as_str().starts_with(CREATED_PREFIX) {
+        true => Ok(jail),
+        false => Err(RequestError::NotCreatedName(jail)),
+    }
+}
+
+/// Parses a number without sign and leading zeros.
+fn parse_decimal(text: &str) -> Option<u32> {
+    let is_decimal = text == "0" || !text.starts_with('0');
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_decimal && digits)
+}
+
+/// Parses a limit of rctl(8) that Colibri uses.
+fn parse_limit(text: &str) -> Result<String, RequestError> {
+    let invalid = || RequestError::Limit(text.to_owned());
+    let (resource, amount) = text.split_once('=').ok_or_else(invalid)?;
+    let is_number =
+        amount.parse::<u64>().is_ok() && amount.bytes().all(|byte| byte.is_ascii_digit());
+    match matches!(resource, "memoryuse" | "maxproc" | "pcpu") && is_number {
+        true => Ok(text.to_owned()),
+        false => Err(invalid()),
+    }
+}
+
 fn parse_pid(text: &str) -> Result<u32, RequestError> {
-    let is_decimal = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
-    let pid: Option<u32> = text.parse().ok().filter(|_| is_decimal);
-    let pid = pid.ok_or_else(|| RequestError::Pid(text.to_owned()))?;
+    let pid = parse_decimal(text).ok_or_else(|| RequestError::Pid(text.to_owned()))?;
     Pid::new(pid)?;
     Ok(pid)
 }
@@ -249,6 +343,14 @@ impl fmt::Display for HelperRequest {
                 write!(f, "verb=signal jail={jail} signal={signal} pids={pids}")
             }
             Self::Remove { jail } => write!(f, "verb=remove jail={jail}"),
+            Self::Monitor { created, command } => {
+                let jail = created
+                    .as_ref()
+                    .map_or("-", |created| created.jail.as_str());
+                let program = printable(command.program());
+                write!(f, "verb=monitor jail={jail} program={program:?}")
+            }
+            Self::Clean { jail, .. } => write!(f, "verb=clean jail={jail}"),
             Self::Check => f.write_str("verb=check"),
         }
     }
@@ -343,6 +445,23 @@ mod tests {
             "remove --jail a --jail b",
             "remove --jail a extra",
             "check it",
+            "monitor",
+            "monitor -- sh",
+            "monitor --user root -- /bin/sh",
+            "monitor --jail web --setup-commands 0 -- /bin/sh",
+            "monitor --jail colibri-x -- /bin/sh",
+            "monitor --jail colibri-x --setup-commands 1000 -- /bin/sh",
+            "monitor --jail colibri-x --setup-commands 01 -- /bin/sh",
+            "monitor --jail colibri-x --setup-commands 0 --unmount a -- /bin/sh",
+            "monitor --jail colibri-x --setup-commands 0 --limit maxproc -- /bin/sh",
+            "monitor --jail colibri-x --setup-commands 0 --limit nice=1 -- /bin/sh",
+            "monitor --jail colibri-x --setup-commands 0 --limit maxproc=1:x -- /bin/sh",
+            "monitor --jail colibri-x --setup-commands 0 --limit maxproc=+1 -- /bin/sh",
+            "monitor --setup-commands 0 -- /bin/sh",
+            "clean",
+            "clean --jail web",
+            "clean --jail colibri-x --unmount a/..",
+            "clean --jail colibri-x -- /bin/sh",
         ];
         for line in table {
             assert!(parse(line).is_err(), "{line}");
@@ -368,8 +487,8 @@ mod tests {
         #[test]
         fn random_arguments_do_not_break_the_parser(argv in prop::collection::vec(
             prop_oneof![
-                prop::sample::select(vec!["attach", "create", "signal", "remove", "check", "--jail", "--path", "--ip4",
-                    "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
+                prop::sample::select(vec!["attach", "create", "signal", "remove", "check", "monitor", "clean", "--jail", "--path",
+                    "--ip4", "--setup-commands", "--unmount", "--limit", "maxproc=7", "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
                     .prop_map(|word| word.as_bytes().to_vec()),
                 prop::collection::vec(any::<u8>(), 0..8),
             ], 0..14)

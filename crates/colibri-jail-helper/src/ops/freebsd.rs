@@ -1,28 +1,153 @@
-//! FreeBSD: this process creates or enters the jail by system calls and executes the agent, so pid, stdio and exit status
-//! are the agent's.
+//! FreeBSD: a child of this process creates or enters the jail by system calls and executes the agent; this process
+//! monitors it.
 
-use std::convert::Infallible;
+use std::ffi::c_int;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::parent_id;
 
-use colibri_jail_core::{EphemeralJail, JailName, JailPath, JailUser, Signal};
+use colibri_jail_core::{
+    CommandLine, EphemeralJail, Ip4Policy, JailName, JailPath, JailUser, Signal,
+};
 
-use super::Lookup;
+use super::monitor::{self, Agent, Monitor, Remains};
 use super::records::{ProcessId, Record, Records};
+use super::{Family, Lookup};
 use crate::authorize::Grant;
+use crate::control;
 use crate::error::HelperError;
+use crate::request::{HelperRequest, MonitoredJail};
 use crate::safe_open::{self, OpenError, Trust};
-use crate::sys::{self, cannot};
+use crate::sys::{self, Jail, SysError, cannot};
 use crate::users::{self, PasswdEntry, UserIds};
 
-/// Creates a jail for one agent and becomes it.
+/// Directory of the probe's jail. Its content does not matter.
+const PROBE_ROOT: &str = "/var/empty";
+
+/// The process that requested an agent.
+pub(crate) struct Requester {
+    pid: u32,
+    control: Option<OwnedFd>,
+}
+
+impl Requester {
+    /// Takes the control socket, and closes every other descriptor from 3 up.
+    pub(crate) fn take() -> Result<Self, SysError> {
+        let number = std::env::var(control::VARIABLE).ok();
+        let number = number.and_then(|number| number.parse().ok());
+        let control = match number
+            .filter(|number| *number > 2)
+            .and_then(sys::take_socket)
+        {
+            Some(socket) => Some(sys::keep_only(socket).map_err(cannot("close descriptors"))?),
+            None => {
+                sys::close_from(3)?;
+                None
+            }
+        };
+        Ok(Self {
+            pid: parent_id(),
+            control,
+        })
+    }
+}
+
+/// Performs `monitor` and `clean`, for a caller who is root.
+pub(crate) fn perform_for_root(
+    request: HelperRequest,
+    requester: Requester,
+) -> Result<c_int, HelperError> {
+    match request {
+        HelperRequest::Clean { jail, mounts } => Remains {
+            jail: &jail,
+            mounts: &mounts,
+        }
+        .remove()
+        .map(|()| 0),
+        HelperRequest::Monitor { created, command } => {
+            monitor_command(created.as_ref(), &command, requester)
+        }
+        _ => Ok(0),
+    }
+}
+
+/// Runs a command of root under a monitor.
+fn monitor_command(
+    created: Option<&MonitoredJail>,
+    command: &CommandLine,
+    requester: Requester,
+) -> Result<c_int, HelperError> {
+    become_monitor()?;
+    let remains = created.map(|created| Remains {
+        jail: &created.jail,
+        mounts: &created.mounts,
+    });
+    if let Some(created) = created {
+        if sys::jail_id(&created.jail).is_some() {
+            return Err(HelperError::JailExists(created.jail.to_string()));
+        }
+        for limit in &created.limits {
+            let (resource, amount) = limit.split_once('=').unwrap_or((limit, ""));
+            let rule = format!("jail:{}:{resource}:deny={amount}", created.jail);
+            if let Err(error) = sys::add_limit(&rule) {
+                let _ = sys::remove_limits(&created.jail);
+                return Err(cannot(format!("set limit {rule}"))(error).into());
+            }
+        }
+    }
+    let environment: Vec<Vec<u8>> = std::env::vars_os()
+        .filter(|(name, _)| name != control::VARIABLE)
+        .map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'='))
+        .collect();
+    let programs = [command.program().to_owned()];
+    let child = monitor::fork(|| {
+        sys::unblock_signals();
+        sys::execute(&programs, command.args(), &environment).into()
+    });
+    let run = child.and_then(|child| {
+        Monitor {
+            child,
+            agent: match created {
+                None => Agent::Child,
+                Some(created) => Agent::OfJailCommand {
+                    setup_commands: created.setup_commands,
+                },
+            },
+            control: requester.control,
+            requester: requester.pid,
+            remains,
+            jail: None,
+            allows_signal: &|_| true,
+        }
+        .run()
+    });
+    match (&run, remains) {
+        // The agent was not started, or could not be supervised to its end.
+        (Err(_), Some(remains)) => {
+            let _ = remains.remove();
+        }
+        _ => {}
+    }
+    run
+}
+
+/// Prepares this process for its life as a monitor.
+fn become_monitor() -> Result<(), SysError> {
+    sys::prepare_monitor().map_err(cannot("reset the parent-death signal"))?;
+    sys::become_reaper().map_err(cannot("become the reaper of the agent's processes"))
+}
+
+/// Creates a jail for one agent and monitors it.
 pub(crate) fn create(
     caller_uid: u32,
     grant: &Grant<'_>,
     jail: &EphemeralJail,
-) -> Result<Infallible, HelperError> {
+    requester: Requester,
+) -> Result<c_int, HelperError> {
     if !jail.masked.is_empty() {
         return Err(HelperError::HideOnFreeBsd);
     }
+    become_monitor()?;
     leave_terminal()?;
     let records = Records::open()?;
     let lock = records.lock()?;
@@ -33,26 +158,112 @@ pub(crate) fn create(
     let root = safe_open::directory(&jail.path, Trust::AnyOwner)?;
     sys::change_directory(&root).map_err(cannot(format!("change directory to {}", jail.path)))?;
     drop(root);
-    let jid = sys::create_jail(grant.jail, &jail.ip4)
+    let created = sys::create_jail(grant.jail, &jail.ip4)
         .map_err(cannot(format!("create jail {}", grant.jail)))?;
-    // This process is inside the jail now; the records are reached by their descriptor, which is then closed.
-    records.write(&super::agent_record(caller_uid, grant, true, jid)?)?;
+    let agent = start(caller_uid, grant, true, created.jid, &records)?;
     drop((lock, records));
-    become_agent(grant)
+    let remains = Remains {
+        jail: grant.jail,
+        mounts: &[],
+    };
+    run_monitor(agent, grant, requester, Some((remains, created)))
 }
 
-/// Enters an existing jail and becomes an agent in it.
-pub(crate) fn attach(caller_uid: u32, grant: &Grant<'_>) -> Result<Infallible, HelperError> {
+/// Monitors an agent in an existing jail.
+pub(crate) fn attach(
+    caller_uid: u32,
+    grant: &Grant<'_>,
+    requester: Requester,
+) -> Result<c_int, HelperError> {
+    become_monitor()?;
     leave_terminal()?;
     let jid =
         sys::jail_id(grant.jail).ok_or_else(|| HelperError::NoJail(grant.jail.to_string()))?;
     let records = Records::open()?;
     let lock = records.lock()?;
     records.prune(has_ended)?;
-    records.write(&super::agent_record(caller_uid, grant, false, jid)?)?;
+    let agent = start(caller_uid, grant, false, jid, &records)?;
     drop((lock, records));
-    sys::attach_jail(jid).map_err(cannot(format!("enter jail {}", grant.jail)))?;
-    become_agent(grant)
+    run_monitor(agent, grant, requester, None)
+}
+
+/// Forks the process that becomes the agent, and records it before it starts.
+fn start(
+    caller_uid: u32,
+    grant: &Grant<'_>,
+    created: bool,
+    jid: i32,
+    records: &Records,
+) -> Result<monitor::Child, HelperError> {
+    let child = monitor::fork(|| {
+        // The kernel refuses a process with an open directory (jail_attach(2)); this one has none.
+        match sys::attach_jail(jid).map_err(cannot(format!("enter jail {}", grant.jail))) {
+            Ok(()) => become_agent(grant).unwrap_or_else(|error| error),
+            Err(error) => error.into(),
+        }
+    })?;
+    let family = Family {
+        first: child.pid,
+        parent: std::process::id(),
+    };
+    records.write(&super::agent_record(
+        caller_uid, grant, created, jid, family,
+    )?)?;
+    Ok(child)
+}
+
+/// Monitors an agent. A created jail is removed with it.
+fn run_monitor(
+    child: monitor::Child,
+    grant: &Grant<'_>,
+    requester: Requester,
+    created: Option<(Remains<'_>, Jail)>,
+) -> Result<c_int, HelperError> {
+    let (remains, jail) = created.unzip();
+    Monitor {
+        child,
+        agent: Agent::Child,
+        control: requester.control,
+        requester: requester.pid,
+        remains,
+        jail,
+        allows_signal: &|signal| grant.rule.allows_signal(signal),
+    }
+    .run()
+}
+
+/// Creates a jail as [`create`] does, enters it with a child, and removes it.
+pub(crate) fn probe() -> Result<(), HelperError> {
+    become_monitor()?;
+    let name: JailName = format!("colibri-check-{}", std::process::id())
+        .parse()
+        .map_err(crate::request::RequestError::Value)?;
+    let root = safe_open::directory(&safe_open::fixed_path(PROBE_ROOT)?, Trust::AnyOwner)?;
+    sys::change_directory(&root).map_err(cannot(format!("change directory to {PROBE_ROOT}")))?;
+    drop(root);
+    let jail = sys::create_jail(&name, &Ip4Policy::Disable).map_err(cannot("create a jail"))?;
+    let jid = jail.jid;
+    let child = monitor::fork(|| match sys::attach_jail(jid) {
+        Ok(()) => sys::exit(0),
+        Err(error) => cannot("enter the created jail")(error).into(),
+    })?;
+    let code = Monitor {
+        child,
+        agent: Agent::Child,
+        control: None,
+        requester: parent_id(),
+        remains: Some(Remains {
+            jail: &name,
+            mounts: &[],
+        }),
+        jail: Some(jail),
+        allows_signal: &|_| false,
+    }
+    .run()?;
+    match code {
+        0 => Ok(()),
+        _ => Err(HelperError::Probe),
+    }
 }
 
 /// Starts a session without a controlling terminal. A group leader cannot; its session must not have a terminal.
@@ -63,23 +274,19 @@ fn leave_terminal() -> Result<(), HelperError> {
     Ok(())
 }
 
-/// Drops root and executes the agent. This process is inside the jail: every file that it reads may be hostile.
-fn become_agent(grant: &Grant<'_>) -> Result<Infallible, HelperError> {
+/// Drops root and executes the agent. This process is inside the jail: every file that it reads may be hostile. Returns
+/// the error.
+fn become_agent(grant: &Grant<'_>) -> Result<HelperError, HelperError> {
     let user = jail_user(&grant.user)?;
     let environment = super::agent_environment(grant, user.entry.as_ref());
-    let parent = parent_id();
     super::apply_limits(&grant.rule.limits)?;
     sys::become_user(user.ids.uid, user.ids.gid)?;
     sys::restrict_process()?;
-    if parent_id() != parent {
-        return Err(HelperError::Orphaned);
-    }
     let workdir = grant.run.workdir.as_ref().map_or("/", JailPath::as_str);
     std::env::set_current_dir(workdir)
         .map_err(cannot(format!("change directory to {workdir} in the jail")))?;
-    sys::close_from(3)?;
     sys::unblock_signals();
-    Err(sys::execute(&grant.programs, grant.run.command.args(), &environment).into())
+    Ok(sys::execute(&grant.programs, grant.run.command.args(), &environment).into())
 }
 
 /// A user of a jail, with its passwd(5) entry there if it has one.
@@ -158,7 +365,7 @@ fn has_started(record: &Record, pid: u32) -> bool {
     }
     // The reaper is checked before and after its list is read, so that its pid was not reused.
     record.parent.is_running()
-        && sys::descendants(record.parent.pid, record.first.pid).contains(&pid)
+        && sys::descendants(record.parent.pid, Some(record.first.pid)).contains(&pid)
         && record.parent.is_running()
 }
 

@@ -1,6 +1,6 @@
 //! Linux: a jail is a bubblewrap sandbox for one agent. docs/decisions/0006 states why root does so little of it.
 
-use std::convert::Infallible;
+use std::ffi::c_int;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::parent_id;
 
@@ -8,12 +8,12 @@ use colibri_jail_core::{
     Bubblewrap, CommandLine, EphemeralJail, JailEngine, JailName, JailOp, JailPath, Signal,
 };
 
-use super::Lookup;
 use super::records::{ProcessId, Record, Records};
+use super::{Family, Lookup};
 use crate::authorize::{Grant, Refusal};
 use crate::error::HelperError;
 use crate::paths;
-use crate::request::RequestError;
+use crate::request::{HelperRequest, RequestError};
 use crate::safe_open::{self, OpenError, Trust};
 use crate::sys::{self, SysError, cannot};
 use crate::users::{self, UserIds};
@@ -27,12 +27,33 @@ const MAX_ANCESTORS: usize = 10_000;
 /// Maximum time from KILL to the end of a sandbox, in seconds.
 const REMOVE_TIMEOUT: u64 = 5;
 
-/// Creates a sandbox for one agent and becomes it.
+/// The process that requested an agent; nothing of it is needed on Linux.
+pub(crate) struct Requester;
+
+impl Requester {
+    /// Closes all descriptors from 3 up.
+    pub(crate) fn take() -> Result<Self, SysError> {
+        sys::close_from(3).map(|()| Self)
+    }
+}
+
+/// Refuses the request.
+pub(crate) fn perform_for_root(_: HelperRequest, _: Requester) -> Result<c_int, HelperError> {
+    Err(HelperError::MonitorOnLinux)
+}
+
+/// Does nothing: the daemon's user can create a sandbox without this program.
+pub(crate) fn probe() -> Result<(), HelperError> {
+    Ok(())
+}
+
+/// Creates a sandbox for one agent and becomes it. Returns only errors.
 pub(crate) fn create(
     caller_uid: u32,
     grant: &Grant<'_>,
     jail: &EphemeralJail,
-) -> Result<Infallible, HelperError> {
+    _requester: Requester,
+) -> Result<c_int, HelperError> {
     let user = &grant.user;
     let ids = users::host_ids(user).ok_or_else(|| HelperError::NoUser(user.to_string()))?;
     let bubblewrap = bubblewrap()?;
@@ -71,7 +92,11 @@ pub(crate) fn create(
         })
         .map_err(RequestError::from)?;
 
-    let record = super::agent_record(caller_uid, grant, true, 0)?;
+    let family = Family {
+        first: std::process::id(),
+        parent: parent_id(),
+    };
+    let record = super::agent_record(caller_uid, grant, true, 0, family)?;
     let lock = records.lock()?;
     if records
         .created(grant.jail)
@@ -96,7 +121,11 @@ pub(crate) fn create(
 }
 
 /// Refuses the request, as [`crate::authorize::attach`] does.
-pub(crate) fn attach(_caller_uid: u32, grant: &Grant<'_>) -> Result<Infallible, HelperError> {
+pub(crate) fn attach(
+    _caller_uid: u32,
+    grant: &Grant<'_>,
+    _requester: Requester,
+) -> Result<c_int, HelperError> {
     Err(Refusal::AttachOnLinux(grant.jail.to_string()).into())
 }
 

@@ -1,9 +1,11 @@
-//! Performs authorized requests. `create` and `attach` end by executing the agent, so they return errors only.
+//! Performs authorized requests. On Linux `create` ends by executing the agent; on FreeBSD `create` and `attach` monitor it.
 
 #[cfg(target_os = "freebsd")]
 mod freebsd;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "freebsd")]
+mod monitor;
 mod records;
 
 #[cfg(target_os = "freebsd")]
@@ -12,11 +14,10 @@ use freebsd as host;
 use linux as host;
 
 use std::io::{self, Write};
-use std::os::unix::process::parent_id;
 
 use colibri_jail_core::JailName;
 
-pub(crate) use host::{Target, attach, create, send_signal};
+pub(crate) use host::{Requester, Target, attach, create, perform_for_root, probe, send_signal};
 
 use crate::authorize::{Grant, Refusal};
 use crate::environment;
@@ -26,20 +27,28 @@ use crate::sys::{self, SysError};
 use crate::users::PasswdEntry;
 use records::{ProcessId, Record, Records};
 
-/// Returns a record of this process, which becomes the agent. `jid` is 0 on Linux.
+/// A process that becomes the agent, and its parent.
+#[derive(Debug, Clone, Copy)]
+struct Family {
+    first: u32,
+    parent: u32,
+}
+
+/// Returns a record of an agent. `jid` is 0 on Linux.
 fn agent_record(
     caller_uid: u32,
     grant: &Grant<'_>,
     created: bool,
     jid: i32,
+    Family { first, parent }: Family,
 ) -> Result<Record, HelperError> {
     let process = |pid| ProcessId::of(pid).ok_or(HelperError::Orphaned);
     Ok(Record {
         uid: caller_uid,
         jail: grant.jail.clone(),
         created,
-        first: process(std::process::id())?,
-        parent: process(parent_id())?,
+        first: process(first)?,
+        parent: process(parent)?,
         jid,
         boot: sys::boot_id(),
     })

@@ -1,15 +1,16 @@
 //! FreeBSD: jails by jail_set(2), jail_get(2) and jail_attach(2), processes by sysctl(3) and procctl(2).
 
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{CStr, c_int, c_uint, c_void};
 use std::fs::OpenOptions;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use colibri_jail_core::{Ip4Policy, JailName};
 
-use super::{SysError, cannot, check};
+use super::{SysError, c_string, cannot, check};
 
 /// A running process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,18 @@ pub(crate) fn process_info(pid: u32) -> Option<ProcessInfo> {
     })
 }
 
+/// `struct procctl_reaper_status`, the argument of `PROC_REAP_STATUS` (procctl(2)).
+#[repr(C)]
+#[derive(Default)]
+struct ReaperStatus {
+    flags: c_uint,
+    children: c_uint,
+    descendants: c_uint,
+    reaper: libc::pid_t,
+    pid: libc::pid_t,
+    pad: [c_uint; 15],
+}
+
 /// `struct procctl_reaper_pidinfo`, an element of the list of `PROC_REAP_GETPIDS` (procctl(2)).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -88,35 +101,100 @@ struct ReaperPids {
     pids: *mut ReaperPid,
 }
 
+/// `struct procctl_reaper_kill`, the argument of `PROC_REAP_KILL` (procctl(2)).
+#[repr(C)]
+#[derive(Default)]
+struct ReaperKill {
+    signal: c_int,
+    flags: c_uint,
+    subtree: libc::pid_t,
+    killed: c_uint,
+    first_failed: libc::pid_t,
+    pad: [c_uint; 15],
+}
+
 /// `REAPER_PIDINFO_VALID` of sys/procctl.h.
 const VALID: c_uint = 1;
+/// `REAPER_PIDINFO_REAPER` of sys/procctl.h: the process has its own list of descendants.
+const REAPER: c_uint = 4;
+/// Free elements in a list of descendants, for processes that start while it is read.
+const SPARE_PIDS: c_uint = 64;
 
-/// Returns the descendants of a reaper that its child `child` started, orphans included (procctl(2)).
-pub(crate) fn descendants(reaper: u32, child: u32) -> Vec<u32> {
-    const MAX_PIDS: usize = 99_999; // PID_MAX of sys/proc.h
-    let mut pids = vec![ReaperPid::default(); MAX_PIDS];
+/// Calls procctl(2) for a process; 0 is this one.
+fn procctl<T>(pid: u32, command: c_int, argument: &mut T) -> io::Result<()> {
+    let id = libc::id_t::from(pid);
+    // SAFETY: every caller passes the argument type of its command, and the argument lives through the call.
+    check(unsafe { libc::procctl(libc::P_PID, id, command, (&raw mut *argument).cast()) }).map(drop)
+}
+
+/// Makes this process the reaper of its descendants (procctl(2), `PROC_REAP_ACQUIRE`).
+pub(crate) fn become_reaper() -> io::Result<()> {
+    // SAFETY: the command has no argument.
+    check(unsafe {
+        libc::procctl(
+            libc::P_PID,
+            0,
+            libc::PROC_REAP_ACQUIRE,
+            std::ptr::null_mut(),
+        )
+    })
+    .map(drop)
+}
+
+/// Returns the descendants of a reaper, those of reapers among them included, and zombies (procctl(2)). With `child`,
+/// only those that this child of the reaper started, and the child. Empty if the process is no reaper.
+pub(crate) fn descendants(reaper: u32, child: Option<u32>) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut reapers = vec![(reaper, child)];
+    while let Some((reaper, child)) = reapers.pop() {
+        for entry in reaper_pids(reaper).unwrap_or_default() {
+            let pid = entry.pid.unsigned_abs();
+            if child.is_some_and(|child| entry.subtree.unsigned_abs() != child) || pid == reaper {
+                continue;
+            }
+            if entry.flags & REAPER != 0 {
+                reapers.push((pid, None));
+            }
+            found.push(pid);
+        }
+    }
+    found
+}
+
+fn reaper_pids(reaper: u32) -> io::Result<Vec<ReaperPid>> {
+    let mut status = ReaperStatus::default();
+    procctl(reaper, libc::PROC_REAP_STATUS, &mut status)?;
+    let count = status.descendants.saturating_add(SPARE_PIDS);
+    let mut pids = vec![ReaperPid::default(); count as usize];
     let mut request = ReaperPids {
-        count: MAX_PIDS as c_uint,
+        count,
         pad: [0; 15],
         pids: pids.as_mut_ptr(),
     };
-    let id = libc::id_t::from(reaper);
-    // SAFETY: the request points to `count` elements, and both live through the call.
-    let filled = unsafe {
-        libc::procctl(
-            libc::P_PID,
-            id,
-            libc::PROC_REAP_GETPIDS,
-            (&raw mut request).cast(),
-        )
+    procctl(reaper, libc::PROC_REAP_GETPIDS, &mut request)?;
+    pids.retain(|entry| entry.flags & VALID != 0);
+    Ok(pids)
+}
+
+/// Sends KILL to all descendants of this reaper in one call, those that are being forked included (procctl(2),
+/// `PROC_REAP_KILL`).
+pub(crate) fn kill_descendants() {
+    let mut request = ReaperKill {
+        signal: libc::SIGKILL,
+        ..ReaperKill::default()
     };
-    if filled < 0 {
-        return Vec::new();
-    }
-    pids.iter()
-        .filter(|found| found.flags & VALID != 0 && found.subtree.unsigned_abs() == child)
-        .map(|found| found.pid.unsigned_abs())
-        .collect()
+    // The caller verifies the end of the processes.
+    let _ = procctl(0, libc::PROC_REAP_KILL, &mut request);
+}
+
+/// Disables the parent-death signal that this process inherited, so that it can clean up after its parent's end
+/// (procctl(2)), and asks the kernel not to choose it when memory is short (protect(1)).
+pub(crate) fn prepare_monitor() -> io::Result<()> {
+    let mut none: c_int = 0;
+    procctl(0, libc::PROC_PDEATHSIG_CTL, &mut none)?;
+    let mut protect: c_int = 1; // PPROT_SET of sys/procctl.h
+    let _ = procctl(0, libc::PROC_SPROTECT, &mut protect);
+    Ok(())
 }
 
 /// Signals a process (kill(2)).
@@ -138,29 +216,41 @@ struct Parameter(&'static [u8], Vec<u8>);
 /// Calls jail_set(2) or jail_get(2). Returns the jail's id; an error contains the kernel's `errmsg`.
 fn jail(
     call: unsafe extern "C" fn(*mut libc::iovec, c_uint, c_int) -> c_int,
-    parameters: Vec<Parameter>,
+    mut parameters: Vec<Parameter>,
+    flags: c_int,
+) -> io::Result<i32> {
+    jail_values(call, &mut parameters, flags)
+}
+
+/// As [`jail`], and leaves the values that the kernel returns in the parameters.
+fn jail_values(
+    call: unsafe extern "C" fn(*mut libc::iovec, c_uint, c_int) -> c_int,
+    parameters: &mut [Parameter],
     flags: c_int,
 ) -> io::Result<i32> {
     let mut message = vec![0_u8; 256];
-    let mut parameters = parameters;
     let mut vector: Vec<libc::iovec> = Vec::new();
     let mut push = |name: &'static [u8], value: &mut Vec<u8>| {
         vector.push(libc::iovec {
             iov_base: name.as_ptr().cast_mut().cast::<c_void>(),
             iov_len: name.len(),
         });
+        let base: *mut c_void = match value.is_empty() {
+            true => std::ptr::null_mut(),
+            false => value.as_mut_ptr().cast(),
+        };
         vector.push(libc::iovec {
-            iov_base: value.as_mut_ptr().cast(),
+            iov_base: base,
             iov_len: value.len(),
         });
     };
-    for Parameter(name, value) in &mut parameters {
+    for Parameter(name, value) in parameters {
         push(name, value);
     }
     push(b"errmsg\0", &mut message);
     let count = c_uint::try_from(vector.len()).map_err(io::Error::other)?;
-    // SAFETY: every element points to `iov_len` bytes, which live through the call; the kernel writes
-    // to values only, never to names.
+    // SAFETY: every element points to `iov_len` bytes, or is null and empty; the bytes live through the call; the kernel
+    // writes to values only, never to names.
     let jid = unsafe { call(vector.as_mut_ptr(), count, flags) };
     check(jid).map_err(|error| {
         let reason = message.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -188,33 +278,136 @@ pub(crate) fn jail_id(name: &JailName) -> Option<i32> {
     .ok()
 }
 
-/// Creates a jail whose root is the working directory, and enters it (jail_set(2)). One call does both, so that a jail
-/// without a process never remains. The kernel removes the jail with its last process.
-pub(crate) fn create_jail(name: &JailName, ip4: &Ip4Policy) -> io::Result<i32> {
-    let number = |value: c_int| value.to_ne_bytes().to_vec();
-    let mut parameters = vec![
-        Parameter(b"name\0", text(name.as_str())),
-        // Relative to the working directory, whose descriptor was checked; its path may have changed since.
-        Parameter(b"path\0", text(".")),
-        Parameter(b"ip6\0", number(libc::JAIL_SYS_DISABLE)),
-    ];
-    let (mode, addresses): (c_int, &[Ipv4Addr]) = match ip4 {
-        Ip4Policy::Inherit => (libc::JAIL_SYS_INHERIT, &[]),
-        Ip4Policy::Disable => (libc::JAIL_SYS_DISABLE, &[]),
-        Ip4Policy::New => (libc::JAIL_SYS_NEW, &[]),
-        Ip4Policy::Addresses(list) => (libc::JAIL_SYS_NEW, list),
-    };
-    parameters.push(Parameter(b"ip4\0", number(mode)));
-    if !addresses.is_empty() {
-        // struct in_addr, in network byte order.
-        let bytes = addresses.iter().flat_map(Ipv4Addr::octets).collect();
-        parameters.push(Parameter(b"ip4.addr\0", bytes));
+/// Returns a number, or all of a structure, as bytes.
+fn number(value: c_int) -> Vec<u8> {
+    value.to_ne_bytes().to_vec()
+}
+
+/// Flags of jail_set(2) and jail_get(2) that older headers lack.
+const JAIL_OWN_DESC: c_int = 0x80;
+
+/// A jail that this process created or found, with an owning descriptor if the kernel has them (jail_set(2), 15.0): the
+/// kernel removes the jail when the descriptor is closed, also if this process is killed. The descriptor never leaves
+/// this process: its holder may enter the jail without privilege (sys/kern/kern_jail.c, `sys_jail_attach_jd`).
+pub(crate) struct Jail {
+    pub(crate) jid: i32,
+    _owner: Option<OwnedFd>,
+}
+
+/// Calls `jail` with a request for an owning descriptor, and without it on a kernel that has none.
+fn jail_with_owner(
+    call: unsafe extern "C" fn(*mut libc::iovec, c_uint, c_int) -> c_int,
+    parameters: &dyn Fn() -> Vec<Parameter>,
+    flags: c_int,
+) -> io::Result<Jail> {
+    let mut descriptor: c_int = -1;
+    let mut with_descriptor = parameters();
+    with_descriptor.push(Parameter(b"desc\0", number(-1)));
+    match jail_values(call, &mut with_descriptor, flags | JAIL_OWN_DESC) {
+        Ok(jid) => {
+            if let Some(Parameter(_, value)) = with_descriptor.last()
+                && let Ok(bytes) = <[u8; 4]>::try_from(value.as_slice())
+            {
+                descriptor = c_int::from_ne_bytes(bytes);
+            }
+            // SAFETY: the kernel has just opened the descriptor; it has no other owner.
+            let owner = (descriptor >= 0).then(|| unsafe { OwnedFd::from_raw_fd(descriptor) });
+            if let Some(owner) = &owner {
+                close_on_exec(owner)?;
+            }
+            Ok(Jail { jid, _owner: owner })
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Jail {
+            jid: jail_values(call, &mut parameters(), flags)?,
+            _owner: None,
+        }),
+        Err(error) => Err(error),
     }
-    jail(
+}
+
+fn close_on_exec(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: an open descriptor and a number.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
+}
+
+/// Creates a jail whose root is the working directory (jail_set(2)). It is persistent until [`end_with_processes`].
+pub(crate) fn create_jail(name: &JailName, ip4: &Ip4Policy) -> io::Result<Jail> {
+    jail_with_owner(
         libc::jail_set,
-        parameters,
-        libc::JAIL_CREATE | libc::JAIL_ATTACH,
+        &|| {
+            let mut parameters = vec![
+                Parameter(b"name\0", text(name.as_str())),
+                // Relative to the working directory, whose descriptor was checked; its path may have changed since.
+                Parameter(b"path\0", text(".")),
+                Parameter(b"persist\0", Vec::new()),
+                Parameter(b"ip6\0", number(libc::JAIL_SYS_DISABLE)),
+            ];
+            parameters.extend(
+                RESTRICTIONS
+                    .iter()
+                    .map(|(name, value)| Parameter(name, value.map(number).unwrap_or_default())),
+            );
+            if has_parameter(c"security.jail.param.mac.do.") {
+                let disable = number(libc::JAIL_SYS_DISABLE);
+                parameters.push(Parameter(b"mac.do\0", disable));
+            }
+            let (mode, addresses): (c_int, &[Ipv4Addr]) = match ip4 {
+                Ip4Policy::Inherit => (libc::JAIL_SYS_INHERIT, &[]),
+                Ip4Policy::Disable => (libc::JAIL_SYS_DISABLE, &[]),
+                Ip4Policy::New => (libc::JAIL_SYS_NEW, &[]),
+                Ip4Policy::Addresses(list) => (libc::JAIL_SYS_NEW, list),
+            };
+            parameters.push(Parameter(b"ip4\0", number(mode)));
+            if !addresses.is_empty() {
+                // struct in_addr, in network byte order.
+                let bytes = addresses.iter().flat_map(Ipv4Addr::octets).collect();
+                parameters.push(Parameter(b"ip4.addr\0", bytes));
+            }
+            parameters
+        },
+        libc::JAIL_CREATE,
     )
+}
+
+/// Parameters that take rights from every created jail (jail(8)); `None` is a parameter without a value.
+const RESTRICTIONS: &[(&[u8], Option<c_int>)] = &[
+    (b"securelevel\0", Some(3)),
+    (b"enforce_statfs\0", Some(2)),
+    (b"children.max\0", Some(0)),
+    (b"allow.noset_hostname\0", None),
+];
+
+/// Reports whether the kernel knows a jail parameter, by its sysctl(3) name.
+fn has_parameter(name: &CStr) -> bool {
+    let mut size = 0;
+    // SAFETY: a C string, no buffer, and the size lives through the call.
+    unsafe {
+        libc::sysctlbyname(
+            name.as_ptr(),
+            std::ptr::null_mut(),
+            &raw mut size,
+            std::ptr::null(),
+            0,
+        ) == 0
+    }
+}
+
+/// Returns a jail of another process with an owning descriptor of it.
+pub(crate) fn own_jail(name: &JailName) -> io::Result<Jail> {
+    jail_with_owner(
+        libc::jail_get,
+        &|| vec![Parameter(b"name\0", text(name.as_str()))],
+        0,
+    )
+}
+
+/// Makes the kernel remove a jail with its last process (jail_set(2), `nopersist`).
+pub(crate) fn end_with_processes(jid: i32) -> io::Result<()> {
+    let parameters = vec![
+        Parameter(b"jid\0", number(jid)),
+        Parameter(b"nopersist\0", Vec::new()),
+    ];
+    jail(libc::jail_set, parameters, libc::JAIL_UPDATE).map(drop)
 }
 
 /// Enters a jail (jail_attach(2)); its root becomes the root and the working directory.
@@ -229,6 +422,12 @@ pub(crate) fn remove_jail(jid: i32) -> io::Result<()> {
     check(unsafe { libc::jail_remove(jid) }).map(drop)
 }
 
+/// Sets KILL as the parent-death signal of this process (procctl(2)).
+pub(crate) fn die_with_parent() -> Result<(), SysError> {
+    let mut signal = libc::SIGKILL;
+    procctl(0, libc::PROC_PDEATHSIG_CTL, &mut signal).map_err(cannot("set the parent-death signal"))
+}
+
 /// Sets KILL as the parent-death signal of this process and prevents it from gaining privileges by execve(2) (procctl(2)).
 pub(crate) fn restrict_process() -> Result<(), SysError> {
     for (command, value) in [
@@ -236,9 +435,7 @@ pub(crate) fn restrict_process() -> Result<(), SysError> {
         (libc::PROC_NO_NEW_PRIVS_CTL, libc::PROC_NO_NEW_PRIVS_ENABLE),
     ] {
         let mut value = value;
-        // SAFETY: both commands take a pointer to an int; id 0 is this process.
-        check(unsafe { libc::procctl(libc::P_PID, 0, command, (&raw mut value).cast()) })
-            .map_err(cannot("restrict the process by procctl(2)"))?;
+        procctl(0, command, &mut value).map_err(cannot("restrict the process by procctl(2)"))?;
     }
     Ok(())
 }
@@ -254,4 +451,334 @@ pub(crate) fn has_terminal() -> bool {
     let mut options = OpenOptions::new();
     let nonblocking = options.read(true).custom_flags(libc::O_NONBLOCK);
     nonblocking.open("/dev/tty").is_ok()
+}
+
+/// An event that a [`Queue`] reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A child has ended.
+    ChildEnded,
+    /// The watched descriptor has input, or its other end is closed.
+    Readable,
+    /// A followed process has started a child.
+    Forked { parent: u32, child: u32 },
+    /// A watched process has executed a program.
+    Executed { pid: u32 },
+    /// A watched process has ended, with this status of wait(2).
+    Ended { pid: u32, status: c_int },
+}
+
+/// What to report of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// Its next execve(2) and its end.
+    Process,
+    /// The same of it and of all processes that it starts.
+    Follow,
+}
+
+/// A kernel event queue (kqueue(2)).
+pub(crate) struct Queue(OwnedFd);
+
+impl Queue {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: no arguments; the new descriptor has no other owner.
+        let queue = unsafe { OwnedFd::from_raw_fd(check(libc::kqueue())?) };
+        close_on_exec(&queue)?;
+        Ok(Self(queue))
+    }
+
+    /// Reports [`Event::ChildEnded`], also while the signal is blocked.
+    pub(crate) fn watch_children(&self) -> io::Result<()> {
+        self.add(
+            libc::SIGCHLD as usize,
+            libc::EVFILT_SIGNAL,
+            libc::EV_CLEAR,
+            0,
+        )
+    }
+
+    /// Reports [`Event::Readable`] for a descriptor.
+    pub(crate) fn watch_input(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.add(
+            fd.as_raw_fd().unsigned_abs() as usize,
+            libc::EVFILT_READ,
+            0,
+            0,
+        )
+    }
+
+    /// Reports the execve(2), the children or the end of a process. A second call replaces the first.
+    ///
+    /// # Errors
+    /// The process does not exist (`ESRCH`).
+    pub(crate) fn watch_process(&self, pid: u32, watch: Watch) -> io::Result<()> {
+        let follow = match watch {
+            Watch::Process => 0,
+            Watch::Follow => libc::NOTE_TRACK,
+        };
+        let events = libc::NOTE_EXIT | libc::NOTE_EXEC | follow;
+        self.add(pid as usize, libc::EVFILT_PROC, libc::EV_CLEAR, events)
+    }
+
+    fn add(&self, ident: usize, filter: i16, flags: u16, events: u32) -> io::Result<()> {
+        // SAFETY: all bytes zero is a valid kevent.
+        let mut change: libc::kevent = unsafe { std::mem::zeroed() };
+        change.ident = ident;
+        change.filter = filter;
+        change.flags = libc::EV_ADD | flags;
+        change.fflags = events;
+        // SAFETY: one change that lives through the call, and no room for events.
+        check(unsafe {
+            libc::kevent(
+                self.0.as_raw_fd(),
+                &raw const change,
+                1,
+                std::ptr::null_mut(),
+                0,
+                std::ptr::null(),
+            )
+        })
+        .map(drop)
+    }
+
+    /// Waits for events, at most `timeout`. No event is a timeout.
+    pub(crate) fn wait(&self, timeout: Option<Duration>) -> io::Result<Vec<Event>> {
+        const MAX_EVENTS: usize = 32;
+        // SAFETY: all bytes zero is a valid kevent.
+        let mut events: [libc::kevent; MAX_EVENTS] = unsafe { std::mem::zeroed() };
+        let limit = timeout.map(|timeout| libc::timespec {
+            tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        });
+        let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: no change; room for MAX_EVENTS events, which live through the call, as does the timeout.
+        let count = check(unsafe {
+            libc::kevent(
+                self.0.as_raw_fd(),
+                std::ptr::null(),
+                0,
+                events.as_mut_ptr(),
+                MAX_EVENTS as c_int,
+                limit,
+            )
+        });
+        let count = match count {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            other => other?.unsigned_abs() as usize,
+        };
+        let mut found = Vec::new();
+        for event in events.iter().take(count) {
+            let pid = event.ident as u32;
+            match event.filter {
+                libc::EVFILT_SIGNAL => found.push(Event::ChildEnded),
+                libc::EVFILT_READ => found.push(Event::Readable),
+                _ if event.fflags & libc::NOTE_CHILD != 0 => found.push(Event::Forked {
+                    parent: event.data as u32,
+                    child: pid,
+                }),
+                _ => {
+                    if event.fflags & libc::NOTE_EXEC != 0 {
+                        found.push(Event::Executed { pid });
+                    }
+                    if event.fflags & libc::NOTE_EXIT != 0 {
+                        found.push(Event::Ended {
+                            pid,
+                            status: event.data as c_int,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProcessEnd {
+    Code(c_int),
+    Signal(c_int),
+}
+
+impl ProcessEnd {
+    /// Converts a status of wait(2).
+    pub(crate) fn from_status(status: c_int) -> Self {
+        match libc::WIFSIGNALED(status) {
+            true => Self::Signal(libc::WTERMSIG(status)),
+            false => Self::Code(libc::WEXITSTATUS(status)),
+        }
+    }
+}
+
+/// Collects one ended child. Returns `None` if no further child has ended.
+///
+/// # Errors
+/// There is no child (`ECHILD`).
+pub(crate) fn collect_child() -> io::Result<Option<(u32, ProcessEnd)>> {
+    let mut status = 0;
+    // SAFETY: status lives through the call.
+    match check(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) })? {
+        0 => Ok(None),
+        pid => Ok(Some((pid.unsigned_abs(), ProcessEnd::from_status(status)))),
+    }
+}
+
+/// Makes this process the leader of a new process group (setpgid(2)).
+pub(crate) fn lead_process_group() -> io::Result<()> {
+    // SAFETY: numbers only.
+    check(unsafe { libc::setpgid(0, 0) }).map(drop)
+}
+
+/// Returns the process group of a process (getpgid(2)).
+pub(crate) fn process_group(pid: u32) -> Option<u32> {
+    let pid = libc::pid_t::try_from(pid).ok()?;
+    // SAFETY: a number only.
+    check(unsafe { libc::getpgid(pid) })
+        .ok()
+        .map(c_int::unsigned_abs)
+}
+
+/// Returns a pipe, the reading end first. Both ends are closed by execve(2).
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [-1; 2];
+    // SAFETY: room for two descriptors; the new descriptors have no other owner.
+    unsafe {
+        check(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC))?;
+        Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])))
+    }
+}
+
+/// Takes descriptor `fd` if it is a socket, makes it non-blocking, and closes it on execve(2).
+pub(crate) fn take_socket(fd: c_int) -> Option<OwnedFd> {
+    // SAFETY: all bytes zero is a valid stat, which lives through the call.
+    unsafe {
+        let mut data: libc::stat = std::mem::zeroed();
+        if libc::fstat(fd, &raw mut data) < 0 || data.st_mode & libc::S_IFMT != libc::S_IFSOCK {
+            return None;
+        }
+        libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
+        // Descriptors from 3 up have no other owner at the start of the program.
+        Some(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Moves a descriptor to 3, closes every other one from 3 up, and returns it.
+pub(crate) fn keep_only(kept: OwnedFd) -> io::Result<OwnedFd> {
+    let fd = kept.into_raw_fd();
+    // SAFETY: open descriptors and numbers. Callers use no other descriptor from 3 up afterwards.
+    unsafe {
+        if fd != 3 {
+            check(libc::dup2(fd, 3))?;
+        }
+        libc::fcntl(3, libc::F_SETFD, libc::FD_CLOEXEC);
+        libc::closefrom(4);
+        Ok(OwnedFd::from_raw_fd(3))
+    }
+}
+
+/// Redirects descriptors 0, 1 and 2 to /dev/null, so that the agent's pipes end with the agent.
+pub(crate) fn release_stdio() -> io::Result<()> {
+    let null = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    for fd in 0..=2 {
+        // SAFETY: open descriptors; 0 to 2 stay open.
+        check(unsafe { libc::dup2(null.as_raw_fd(), fd) })?;
+    }
+    Ok(())
+}
+
+/// Flag of unmount(2): the text is `FSID:` with the two numbers of a file system id (sys/mount.h).
+const MNT_BYFSID: c_int = 0x0800_0000;
+/// Types of file systems that Colibri mounts in a jail.
+const MOUNTED_TYPES: [&[u8]; 5] = [b"nullfs", b"unionfs", b"devfs", b"fdescfs", b"tmpfs"];
+
+/// A mount in the root directory of a jail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MountPoint {
+    pub(crate) path: Vec<u8>,
+    id: String,
+}
+
+/// Returns the mounts on exactly these paths, the last one first (getfsstat(2)). The kernel recorded their paths when they
+/// were mounted, so a directory that was replaced since leads to no other mount.
+pub(crate) fn mounts_on(paths: &[&str]) -> io::Result<Vec<MountPoint>> {
+    /// `MNT_NOWAIT` of sys/mount.h: cached values.
+    const NO_WAIT: c_int = 2;
+    // SAFETY: no buffer; returns the number of mounts.
+    let count = check(unsafe { libc::getfsstat(std::ptr::null_mut(), 0, NO_WAIT) })?;
+    let room = count.unsigned_abs() as usize + 64;
+    // SAFETY: all bytes zero is a valid statfs.
+    let mut mounts: Vec<libc::statfs> = vec![unsafe { std::mem::zeroed() }; room];
+    let size = (room * size_of::<libc::statfs>()) as libc::c_long;
+    // SAFETY: a buffer of `size` bytes that lives through the call.
+    let count = check(unsafe { libc::getfsstat(mounts.as_mut_ptr(), size, NO_WAIT) })?;
+    let bytes = |text: &[libc::c_char]| -> Vec<u8> {
+        let used = text.iter().take_while(|byte| **byte != 0);
+        used.map(|byte| *byte as u8).collect()
+    };
+    let mut found: Vec<MountPoint> = Vec::new();
+    for mount in mounts.iter().take(count.unsigned_abs() as usize) {
+        let path = bytes(&mount.f_mntonname);
+        let kind = bytes(&mount.f_fstypename);
+        if !MOUNTED_TYPES.contains(&kind.as_slice())
+            || !paths.iter().any(|one| one.as_bytes() == path.as_slice())
+        {
+            continue;
+        }
+        // SAFETY: fsid_t consists of two 32-bit numbers (sys/_types.h).
+        let [low, high]: [i32; 2] = unsafe { std::mem::transmute_copy(&mount.f_fsid) };
+        found.push(MountPoint {
+            path,
+            id: format!("FSID:{low}:{high}"),
+        });
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// Unmounts a file system (unmount(2)).
+pub(crate) fn unmount(mount: &MountPoint) -> io::Result<()> {
+    let id = c_string(mount.id.as_str())?;
+    // SAFETY: a C string that lives through the call.
+    check(unsafe { libc::unmount(id.as_ptr(), MNT_BYFSID) }).map(drop)
+}
+
+/// System calls of rctl_add_rule(2) and rctl_remove_rule(2).
+const RCTL_ADD_RULE: c_int = 528;
+const RCTL_REMOVE_RULE: c_int = 529;
+
+fn rctl(call: c_int, rule: &str) -> io::Result<()> {
+    let text = c_string(rule)?;
+    let bytes = text.as_bytes_with_nul();
+    let none = std::ptr::null_mut::<c_void>();
+    // SAFETY: the rule lives through the call; both calls write nothing without room for output.
+    let result = unsafe { libc::syscall(call, bytes.as_ptr(), bytes.len(), none, 0_usize) };
+    match result {
+        ..0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Adds a resource limit, as `jail:NAME:RESOURCE:deny=AMOUNT` (rctl_add_rule(2)).
+pub(crate) fn add_limit(rule: &str) -> io::Result<()> {
+    rctl(RCTL_ADD_RULE, rule)
+}
+
+/// Removes all resource limits of a jail. None, and a kernel without rctl(4), are no error.
+pub(crate) fn remove_limits(jail: &JailName) -> io::Result<()> {
+    match rctl(RCTL_REMOVE_RULE, &format!("jail:{jail}")) {
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOSYS)) => {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for a time shorter than a second.
+pub(crate) fn pause(time: Duration) {
+    std::thread::sleep(time);
 }

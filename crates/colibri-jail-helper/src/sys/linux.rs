@@ -173,27 +173,6 @@ pub(crate) fn check_exists_in_root(root: &OwnedFd, path: &str) -> io::Result<()>
     }
 }
 
-/// The process that returns from [`fork`].
-pub(crate) enum Fork {
-    Child,
-    Parent,
-}
-
-/// Forks (fork(2)).
-pub(crate) fn fork() -> io::Result<Fork> {
-    // SAFETY: with one thread, the child may call any function.
-    Ok(match check(unsafe { libc::fork() })? {
-        0 => Fork::Child,
-        _ => Fork::Parent,
-    })
-}
-
-/// Ends this process without cleanup (_exit(2)).
-pub(crate) fn exit(code: c_int) -> ! {
-    // SAFETY: _exit(2) does not return.
-    unsafe { libc::_exit(code) }
-}
-
 /// Empties the capability bounding set, so that no later program gains a capability (capabilities(7)). Requires root.
 pub(crate) fn drop_capability_bounds() {
     for capability in 0..64 {

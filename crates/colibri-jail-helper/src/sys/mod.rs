@@ -402,3 +402,26 @@ pub(crate) fn signal_number(signal: Signal) -> c_int {
         _ => libc::SIGTERM,
     }
 }
+
+/// The process that returns from [`fork`].
+pub(crate) enum Fork {
+    Child,
+    /// The parent, with the pid of the child.
+    #[cfg_attr(target_os = "linux", allow(dead_code))]
+    Parent(u32),
+}
+
+/// Forks (fork(2)).
+pub(crate) fn fork() -> io::Result<Fork> {
+    // SAFETY: with one thread, the child may call any function.
+    Ok(match check(unsafe { libc::fork() })? {
+        0 => Fork::Child,
+        pid => Fork::Parent(pid.unsigned_abs()),
+    })
+}
+
+/// Ends this process without cleanup (_exit(2)).
+pub(crate) fn exit(code: c_int) -> ! {
+    // SAFETY: _exit(2) does not return.
+    unsafe { libc::_exit(code) }
+}

@@ -1,0 +1,444 @@
+//! The monitor of an agent: the root process that starts it, signals its processes, and cleans up after the last one.
+//!
+//! The monitor is the parent of the agent's first process and the reaper of all others (procctl(2)), so that no process of
+//! the agent can leave it, and it stays outside of the jail. It ends the agent when its requester has ended.
+//!
+//! ```text
+//! Starting --agent's process is known--> Running --its end--> Lingering --no descendant left--> clean up, exit
+//!     \__________ requester ended: KILL to all, every 20 ms, until no descendant is left ____/
+//! ```
+
+use std::ffi::c_int;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::parent_id;
+use std::time::{Duration, Instant};
+
+use colibri_jail_core::{JailName, JailPath, Signal};
+
+use crate::audit;
+use crate::control::{ControlReader, ControlRequest, Scope};
+use crate::error::HelperError;
+use crate::escape::printable;
+use crate::sys::{self, Event, Fork, Jail, ProcessEnd, Queue, SysError, Watch, cannot};
+
+/// Interval between two rounds of KILL.
+const KILL_INTERVAL: Duration = Duration::from_millis(20);
+/// Maximum number of signals that wait for the agent's first process.
+const MAX_PENDING: usize = 64;
+/// Maximum time for a removed jail to disappear, and for a mount to become unused.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval between two checks of that.
+const CLEANUP_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What exists for one agent only, and is removed after its last process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Remains<'a> {
+    pub(crate) jail: &'a JailName,
+    /// Mount points on the host, in the order of the mounts.
+    pub(crate) mounts: &'a [JailPath],
+}
+
+impl Remains<'_> {
+    /// Removes the jail, the mounts and the resource limits, and verifies that none is left. None is not an error.
+    pub(crate) fn remove(&self) -> Result<(), HelperError> {
+        let deadline = Instant::now() + CLEANUP_TIMEOUT;
+        let mut problems = Vec::new();
+        while let Some(jid) = sys::jail_id(self.jail) {
+            let removed = sys::remove_jail(jid);
+            if Instant::now() >= deadline {
+                let cause = removed
+                    .err()
+                    .map_or("it still exists".to_owned(), |error| error.to_string());
+                problems.push(format!("cannot remove jail {}: {cause}", self.jail));
+                break;
+            }
+            sys::pause(CLEANUP_INTERVAL);
+        }
+        if let Err(problem) = self.unmount(deadline) {
+            problems.push(problem);
+        }
+        if let Err(error) = sys::remove_limits(self.jail) {
+            problems.push(format!(
+                "cannot remove the limits of jail {}: {error}",
+                self.jail
+            ));
+        }
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(HelperError::Remains(problems.join("; "))),
+        }
+    }
+
+    fn unmount(&self, deadline: Instant) -> Result<(), String> {
+        let paths: Vec<&str> = self.mounts.iter().map(JailPath::as_str).collect();
+        if paths.is_empty() {
+            return Ok(());
+        }
+        loop {
+            let mounts =
+                sys::mounts_on(&paths).map_err(|error| format!("cannot list mounts: {error}"))?;
+            let mut failure = None;
+            for mount in &mounts {
+                if let Err(error) = sys::unmount(mount) {
+                    let path = String::from_utf8_lossy(&mount.path);
+                    failure = Some(format!("cannot unmount {path}: {error}"));
+                }
+            }
+            match failure {
+                // A further round verifies the result.
+                None if mounts.is_empty() => return Ok(()),
+                Some(failure) if Instant::now() >= deadline => return Err(failure),
+                _ => sys::pause(CLEANUP_INTERVAL),
+            }
+        }
+    }
+}
+
+/// Who becomes the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Agent {
+    /// The child of the monitor.
+    Child,
+    /// A child of the monitor's child, jail(8), after this number of other commands.
+    OfJailCommand { setup_commands: u32 },
+}
+
+/// The agent's first process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// jail(8) has this number of commands to start before it.
+    Expected {
+        setup_commands: u32,
+    },
+    Running(u32),
+    Ended(ProcessEnd),
+}
+
+/// A started child, which waits for [`Child::run`].
+pub(crate) struct Child {
+    pub(crate) pid: u32,
+    gate: OwnedFd,
+    queue: Queue,
+}
+
+/// Forks the process that becomes the agent. In the child, `become_agent` runs after [`Monitor::run`] was called, with no
+/// descriptor from 3 up, and the child ends with the error that it returns. The child is killed with its parent.
+pub(crate) fn fork(become_agent: impl FnOnce() -> HelperError) -> Result<Child, HelperError> {
+    let queue = Queue::new().map_err(cannot("create an event queue"))?;
+    queue.watch_children().map_err(cannot("watch children"))?;
+    let (entrance, gate) = sys::pipe().map_err(cannot("create a pipe"))?;
+    match sys::fork().map_err(cannot("fork"))? {
+        Fork::Parent(pid) => Ok(Child { pid, gate, queue }),
+        Fork::Child => {
+            let error = match wait_at_gate(entrance) {
+                Ok(()) => become_agent(),
+                Err(error) => error.into(),
+            };
+            audit::print_error(&error);
+            sys::exit(error.exit_code());
+        }
+    }
+}
+
+/// Waits in the child until the monitor is ready.
+fn wait_at_gate(entrance: OwnedFd) -> Result<(), SysError> {
+    sys::die_with_parent()?;
+    sys::lead_process_group().map_err(cannot("create a process group"))?;
+    let mut gate =
+        std::fs::File::from(sys::keep_only(entrance).map_err(cannot("close descriptors"))?);
+    gate.read_exact(&mut [0])
+        .map_err(cannot("start: the monitor has ended"))?;
+    drop(gate);
+    sys::close_from(3)
+}
+
+/// The monitor of a started child.
+pub(crate) struct Monitor<'a> {
+    pub(crate) child: Child,
+    pub(crate) agent: Agent,
+    /// The socket of the requester, if it has one.
+    pub(crate) control: Option<OwnedFd>,
+    /// The process that requested the agent.
+    pub(crate) requester: u32,
+    pub(crate) remains: Option<Remains<'a>>,
+    /// Owning descriptor of the jail in `remains`.
+    pub(crate) jail: Option<Jail>,
+    pub(crate) allows_signal: &'a dyn Fn(Signal) -> bool,
+}
+
+impl Monitor<'_> {
+    /// Starts the child, waits until no process of the agent is left, and removes what existed for it. Returns the exit
+    /// code of the agent, or 128 plus the number of the signal that ended it.
+    pub(crate) fn run(self) -> Result<c_int, HelperError> {
+        let watch = match self.agent {
+            Agent::Child => Watch::Process,
+            Agent::OfJailCommand { .. } => Watch::Follow,
+        };
+        let Child { pid, gate, queue } = self.child;
+        queue
+            .watch_process(pid, watch)
+            .map_err(cannot("watch the agent"))?;
+        let control = match self.control {
+            Some(socket) => {
+                queue
+                    .watch_input(socket.as_fd())
+                    .map_err(cannot("watch the control socket"))?;
+                Some(UnixStream::from(socket))
+            }
+            None => {
+                // A requester that has ended is no parent any more.
+                let watched = queue.watch_process(self.requester, Watch::Process);
+                if watched.is_err() || parent_id() != self.requester {
+                    return Err(HelperError::Orphaned);
+                }
+                None
+            }
+        };
+        let mut running = Running {
+            child: pid,
+            first: match self.agent {
+                Agent::Child => First::Running(pid),
+                Agent::OfJailCommand { setup_commands } => First::Expected { setup_commands },
+            },
+            child_end: None,
+            control,
+            reader: ControlReader::default(),
+            requester: self.requester,
+            remains: self.remains,
+            jail: self.jail,
+            pending: Vec::new(),
+            kills: false,
+            allows_signal: self.allows_signal,
+        };
+        sys::release_stdio().map_err(cannot("redirect descriptors to /dev/null"))?;
+        std::fs::File::from(gate)
+            .write_all(&[1])
+            .map_err(cannot("start the agent"))?;
+        running.report_start();
+        running.supervise(&queue)?;
+        let end = running.finish(&queue);
+        let cleaned = running.remains.map_or(Ok(()), |remains| remains.remove());
+        if let Err(error) = cleaned {
+            running.report(&format!("error {}", printable(&error.to_string())));
+            return Err(error);
+        }
+        Ok(match end {
+            ProcessEnd::Code(code) => code,
+            ProcessEnd::Signal(signal) => 128 + signal,
+        })
+    }
+}
+
+struct Running<'a> {
+    child: u32,
+    first: First,
+    child_end: Option<ProcessEnd>,
+    control: Option<UnixStream>,
+    reader: ControlReader,
+    requester: u32,
+    remains: Option<Remains<'a>>,
+    jail: Option<Jail>,
+    /// Requests that wait for the agent's first process.
+    pending: Vec<ControlRequest>,
+    /// The agent is being killed.
+    kills: bool,
+    allows_signal: &'a dyn Fn(Signal) -> bool,
+}
+
+impl Running<'_> {
+    /// Handles events until no descendant is left.
+    fn supervise(&mut self, queue: &Queue) -> Result<(), SysError> {
+        loop {
+            if self.collect() {
+                return Ok(());
+            }
+            if self.kills {
+                self.kill();
+            }
+            let timeout = self.kills.then_some(KILL_INTERVAL);
+            let events = queue.wait(timeout).map_err(cannot("wait for events"))?;
+            for event in events {
+                self.handle(event, queue);
+            }
+        }
+    }
+
+    /// Collects ended children. Returns whether none is left; orphans of the agent are children of this reaper.
+    fn collect(&mut self) -> bool {
+        loop {
+            match sys::collect_child() {
+                Ok(Some((pid, end))) if pid == self.child => {
+                    self.child_end = Some(end);
+                    if self.first == First::Running(pid) {
+                        self.set_end(end);
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event, queue: &Queue) {
+        match event {
+            Event::ChildEnded => {}
+            Event::Readable => self.receive(),
+            Event::Forked { parent, child } if parent == self.child => {
+                self.count_fork(child, queue)
+            }
+            Event::Forked { .. } => {}
+            Event::Executed { pid } => self.end_jail_with_processes(pid),
+            Event::Ended { pid, .. } if pid == self.requester => self.kills = true,
+            // The child's end is collected by wait(2).
+            Event::Ended { pid, status }
+                if pid != self.child && self.first == First::Running(pid) =>
+            {
+                self.set_end(ProcessEnd::from_status(status));
+            }
+            Event::Ended { .. } => {}
+        }
+    }
+
+    /// Finds the agent among the processes that jail(8) starts.
+    fn count_fork(&mut self, pid: u32, queue: &Queue) {
+        match self.first {
+            First::Expected { setup_commands: 0 } => {
+                self.first = First::Running(pid);
+                // Its children are not followed. It may have ended already.
+                let _ = queue.watch_process(pid, Watch::Process);
+                if let (Some(remains), None) = (self.remains, &self.jail) {
+                    self.jail = sys::own_jail(remains.jail).ok();
+                }
+                self.report_start();
+                for request in std::mem::take(&mut self.pending) {
+                    self.signal(request);
+                }
+            }
+            First::Expected { setup_commands } => {
+                self.first = First::Expected {
+                    setup_commands: setup_commands - 1,
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// Lets the kernel remove the created jail with its last process. The agent's first process is in it after its
+    /// execve(2).
+    fn end_jail_with_processes(&self, pid: u32) {
+        if let (Some(jail), First::Running(first)) = (&self.jail, self.first)
+            && pid == first
+        {
+            // If it fails, the clean-up removes the jail.
+            let _ = sys::end_with_processes(jail.jid);
+        }
+    }
+
+    fn set_end(&mut self, end: ProcessEnd) {
+        self.first = First::Ended(end);
+        match end {
+            ProcessEnd::Code(code) => self.report(&format!("exit {code}")),
+            ProcessEnd::Signal(signal) => self.report(&format!("signal {signal}")),
+        }
+    }
+
+    fn report_start(&mut self) {
+        if let First::Running(pid) = self.first {
+            self.report(&format!("agent {pid}"));
+        }
+    }
+
+    /// Sends a line to the requester, who may have ended.
+    fn report(&mut self, line: &str) {
+        if let Some(control) = &mut self.control {
+            let _ = control.write_all(format!("{line}\n").as_bytes());
+        }
+    }
+
+    /// Reads the requests on the control socket. Its end, and an invalid request, end the agent.
+    fn receive(&mut self) {
+        let mut buffer = [0; 1024];
+        while let Some(control) = &mut self.control {
+            let requests = match control.read(&mut buffer) {
+                Ok(0) => None,
+                Ok(count) => self.reader.push(buffer.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => None,
+            };
+            let Some(requests) = requests else {
+                self.control = None;
+                self.kills = true;
+                return;
+            };
+            for request in requests {
+                // KILL adds no right: the end of the requester ends the agent too.
+                if request.signal != Signal::KILL && !(self.allows_signal)(request.signal) {
+                    self.report(&format!("refused {}", request.signal));
+                } else if matches!(self.first, First::Expected { .. })
+                    && request.signal != Signal::KILL
+                {
+                    if self.pending.len() < MAX_PENDING {
+                        self.pending.push(request);
+                    }
+                } else {
+                    self.signal(request);
+                }
+            }
+        }
+    }
+
+    /// Sends a signal to processes of the agent, and never to jail(8), whose end would leave the jail.
+    fn signal(&mut self, request: ControlRequest) {
+        if request.signal == Signal::KILL && request.scope == Scope::All {
+            return self.kill();
+        }
+        let first = match self.first {
+            First::Running(pid) => Some(pid),
+            _ => None,
+        };
+        let group = first.and_then(sys::process_group);
+        let jid = |pid| sys::process_info(pid).map(|info| info.jid);
+        for pid in sys::descendants(std::process::id(), None) {
+            // In a jail only processes of the agent have this monitor as their reaper. A process that has not entered its
+            // jail yet is the child itself, whose pid is not reused before it is collected.
+            let is_agent = Some(pid) == first || jid(pid).is_some_and(|jid| jid != 0);
+            let in_scope = match request.scope {
+                Scope::All => true,
+                Scope::Group => group.is_some() && sys::process_group(pid) == group,
+            };
+            if is_agent && in_scope {
+                // The process may have ended.
+                let _ = sys::kill(pid, sys::signal_number(request.signal));
+            }
+        }
+    }
+
+    /// Kills all processes of the agent.
+    fn kill(&mut self) {
+        sys::kill_descendants();
+        if let Some(jail) = &self.jail {
+            let _ = sys::remove_jail(jail.jid);
+        }
+    }
+
+    /// Returns how the agent ended. The last events may not have been read yet.
+    fn finish(&mut self, queue: &Queue) -> ProcessEnd {
+        for event in queue.wait(Some(Duration::ZERO)).unwrap_or_default() {
+            self.handle(event, queue);
+        }
+        match (self.first, self.child_end) {
+            (First::Ended(end), _) => end,
+            (_, Some(end)) => {
+                self.set_end(end);
+                end
+            }
+            // Not reached: the child was collected.
+            (_, None) => ProcessEnd::Code(71),
+        }
+    }
+}
