@@ -34,8 +34,10 @@ pub(crate) fn all() -> Vec<Operation> {
         ("a path, 10 mounts and limits", mounted),
     ];
     let mut all = Vec::new();
-    let engines: [Arc<dyn JailEngine>; 2] =
-        [Arc::new(FreebsdJail), Arc::new(Bubblewrap::default())];
+    let engines: [Arc<dyn JailEngine>; 2] = [
+        Arc::new(FreebsdJail::default()),
+        Arc::new(Bubblewrap::default()),
+    ];
     for engine in engines {
         for (name, config) in configs.clone() {
             // bwrap(1) has no persistent jails.

@@ -297,6 +297,7 @@ impl Registries {
     ) -> Result<Arc<dyn JailEngine>, JailError> {
         let mut engines = self.engines.clone();
         engines.replace(Arc::new(partial.bubblewrap()));
+        engines.replace(Arc::new(FreebsdJail::new(partial.helper())));
         let default = match cfg!(target_os = "freebsd") {
             true => FreebsdJail::NAME,
             false => Bubblewrap::NAME,
@@ -313,15 +314,17 @@ impl Registries {
         let default = BackendRegistry::default_name(engine);
         let name = partial.privilege.as_deref().unwrap_or(default);
         BackendRegistry::check_name(name)?;
-        let helper = match &partial.helper {
-            Some(helper) => helper,
-            None => first_executable(HELPER_PATHS).unwrap_or(HELPER_PATHS[0]),
-        };
-        (self.backends)(helper).get(name)
+        (self.backends)(partial.helper()).get(name)
     }
 }
 
 impl PartialSettings {
+    /// Returns the path of the helper.
+    fn helper(&self) -> &str {
+        let installed = || first_executable(HELPER_PATHS).unwrap_or(HELPER_PATHS[0]);
+        self.helper.as_deref().unwrap_or_else(installed)
+    }
+
     /// Returns the bubblewrap engine with the paths of its programs on this host.
     fn bubblewrap(&self) -> Bubblewrap {
         let program = first_executable(BWRAP_PATHS).and_then(|path| path.parse().ok());

@@ -161,13 +161,15 @@ impl JailEngine for Bubblewrap {
                 Ok(command)
             }
             JailOp::Signal { pids, signal, .. } => Ok(CommandLine::kill(KILL, *signal, pids)),
-            JailOp::Remove { .. } | JailOp::List | JailOp::HostCommand { .. } => {
-                Err(JailError::Unsupported(format!(
-                    "engine {} does not support the operation {}; use the freebsd engine, because a sandbox ends with its first process and is not listed",
-                    Self::NAME,
-                    op.kind()
-                )))
-            }
+            JailOp::Remove { .. }
+            | JailOp::List
+            | JailOp::HostCommand { .. }
+            | JailOp::Monitor { .. }
+            | JailOp::Clean(_) => Err(JailError::Unsupported(format!(
+                "engine {} does not support the operation {}; use the freebsd engine, because a sandbox ends with its first process and is not listed",
+                Self::NAME,
+                op.kind()
+            ))),
         }
     }
 

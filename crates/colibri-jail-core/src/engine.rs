@@ -55,6 +55,12 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Returns the operation that runs `command`, which is `op`'s command after elevation, under a monitor. `None` if the
+    /// engine needs none: the caller may then signal every process, and the kernel removes what `op` creates.
+    fn monitor(&self, _op: &JailOp, _command: &CommandLine) -> Option<JailOp> {
+        None
+    }
+
     /// Returns why the exit code of `op`'s process is not the agent's own; `None` if it is. A death by signal N may
     /// appear as 128+N.
     fn exit_code_note(&self, _op: &JailOp) -> Option<&'static str> {
@@ -214,7 +220,7 @@ impl EngineRegistry {
     #[must_use]
     pub fn builtin() -> Self {
         let mut engines = Self(BTreeMap::new());
-        engines.replace(Arc::new(FreebsdJail));
+        engines.replace(Arc::new(FreebsdJail::default()));
         engines.replace(Arc::new(Bubblewrap::default()));
         engines
     }

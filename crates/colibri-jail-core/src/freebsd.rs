@@ -1,4 +1,5 @@
-//! Command lines of jexec(8), jail(8), jls(8), kill(1), umount(8) and rctl(8), as FreeBSD 15 parses them.
+//! Command lines of jexec(8), jail(8), jls(8), kill(1) and rctl(8), as FreeBSD 15 parses them, and of
+//! colibri-jail-helper, which monitors the commands of jexec(8) and jail(8).
 //!
 //! jexec stops parsing options at the jail's name, which cannot begin with `-`. jail(8) takes all words after
 //! `command=` as the command's when the jail is described on the command line; for a jail from jail.conf(5) it would
@@ -6,15 +7,16 @@
 //! `ip4=disable` leaves it with Unix sockets only.
 
 use crate::{
-    CommandLine, Confinement, EngineProbe, EnginePrograms, Ip4Policy, JailEngine, JailError,
-    JailOp, JailPath, JailUser, LimitMechanism, LimitSupport, Limits,
+    CommandLine, Confinement, CreatedJail, EngineProbe, EnginePrograms, EphemeralJail, Ip4Policy,
+    JailEngine, JailError, JailName, JailOp, JailPath, JailUser, LimitMechanism, LimitSupport,
+    Limits,
 };
 
 const JEXEC: &str = "/usr/sbin/jexec";
 const JAIL: &str = "/usr/sbin/jail";
 const JLS: &str = "/usr/sbin/jls";
 const KILL: &str = "/bin/kill";
-const UMOUNT: &str = "/sbin/umount";
+const HELPER: &str = "/usr/local/libexec/colibri-jail-helper";
 const RCTL: &str = "/usr/bin/rctl";
 
 /// Accounting of resources, on which rctl(8) depends.
@@ -31,13 +33,75 @@ const RCTL_SUPPORT: LimitSupport = LimitSupport {
 /// scripts). An `=` after the first is plain.
 const SYNTAX: &str = ",\"'`$\\;#{}";
 
-/// The engine of FreeBSD: jail(8) and jexec(8).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FreebsdJail;
+/// Parameters of jail(8) that take rights from every new jail. They state some defaults too, so that a later default
+/// changes nothing and `colibri explain` shows them.
+const RESTRICTIONS: &[&str] = &[
+    "securelevel=3",
+    "enforce_statfs=2",
+    "children.max=0",
+    "allow.noset_hostname",
+];
+
+/// The engine of FreeBSD: jail(8) and jexec(8), under the monitor of colibri-jail-helper.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FreebsdJail {
+    helper: String,
+}
+
+impl Default for FreebsdJail {
+    fn default() -> Self {
+        Self::new(HELPER)
+    }
+}
 
 impl FreebsdJail {
     /// The engine's name.
     pub const NAME: &str = "freebsd";
+
+    /// Creates an engine whose monitor is the helper at this absolute path.
+    #[must_use]
+    pub fn new(helper: &str) -> Self {
+        Self {
+            helper: helper.to_owned(),
+        }
+    }
+
+    /// Returns the command of the helper for a verb, with the options for what an agent's jail leaves on the host.
+    fn helper_command(
+        &self,
+        verb: &str,
+        created: Option<&CreatedJail>,
+        monitored: Option<&CommandLine>,
+    ) -> CommandLine {
+        let mut args = vec![verb.to_owned()];
+        if let Some(created) = created {
+            args.extend(["--jail".to_owned(), created.name.to_string()]);
+            if monitored.is_some() {
+                let count = created.setup_commands.to_string();
+                args.extend(["--setup-commands".to_owned(), count]);
+            }
+            for mount in &created.mounts {
+                args.extend(["--unmount".to_owned(), mount.to_string()]);
+            }
+        }
+        match monitored {
+            Some(command) => {
+                args.push("--".to_owned());
+                command.clone().wrapped_by(&self.helper, args)
+            }
+            None => CommandLine::unchecked(&self.helper, args),
+        }
+    }
+}
+
+/// Returns what jail(8) creates for a jail: each mount is one command of jail(8).
+fn created(jail: &EphemeralJail) -> CreatedJail {
+    let mounts = jail.mounts.iter();
+    CreatedJail {
+        name: jail.name.clone(),
+        mounts: mounts.map(|mount| jail.path.join(&mount.target)).collect(),
+        setup_commands: jail.mounts.len(),
+    }
 }
 
 impl JailEngine for FreebsdJail {
@@ -105,6 +169,7 @@ impl JailEngine for FreebsdJail {
                         checked(&target)?
                     ));
                 }
+                args.extend(RESTRICTIONS.iter().map(|word| (*word).to_owned()));
                 if let Some(user) = &jail.user {
                     args.push(format!("exec.jail_user={}", user_name(user)?));
                 }
@@ -129,6 +194,10 @@ impl JailEngine for FreebsdJail {
                 JAIL,
                 vec!["-R".to_owned(), name.to_string()],
             )),
+            JailOp::Monitor { created, command } => {
+                Ok(self.helper_command("monitor", created.as_ref(), Some(command)))
+            }
+            JailOp::Clean(created) => Ok(self.helper_command("clean", Some(created), None)),
             JailOp::List => Ok(CommandLine::unchecked(JLS, vec!["name".to_owned()])),
             JailOp::HostCommand { command, .. } => Ok(command.clone()),
         }
@@ -136,8 +205,8 @@ impl JailEngine for FreebsdJail {
 
     fn programs(&self) -> EnginePrograms {
         EnginePrograms::new(
-            [JEXEC, JAIL, JLS, KILL],
-            "run Colibri on FreeBSD, whose base system has this program",
+            [JEXEC, JAIL, JLS, KILL, self.helper.as_str()],
+            "run Colibri on FreeBSD, whose base system has this program; colibri-jail-helper comes with Colibri, or set COLIBRI_JAIL_HELPER",
         )
     }
 
@@ -153,30 +222,24 @@ impl JailEngine for FreebsdJail {
         Ok(vec![host_command("set limits", RCTL, args)])
     }
 
-    /// Unmounts, the innermost mount first, and removes the limits. jail(8) unmounts only when it removes the jail
-    /// itself, and these jails end with their last process.
-    fn post_run(&self, op: &JailOp, limits: &Limits) -> Result<Vec<JailOp>, JailError> {
-        let JailOp::Create { jail, .. } = op else {
-            return Ok(Vec::new());
-        };
-        let mut ops = Vec::new();
-        for mount in jail.mounts.iter().rev() {
-            let target = jail.path.join(&mount.target);
-            let args = vec![checked(&target)?.to_owned()];
-            ops.push(host_command("unmount", UMOUNT, args));
+    /// Removes what a monitor that was killed left. After a run with a monitor it verifies that nothing is left.
+    fn post_run(&self, op: &JailOp, _limits: &Limits) -> Result<Vec<JailOp>, JailError> {
+        match op {
+            JailOp::Create { jail, .. } => Ok(vec![JailOp::Clean(created(jail))]),
+            _ => Ok(Vec::new()),
         }
-        if limits.has_jail_limits() {
-            let args = vec!["-r".to_owned(), format!("jail:{}", jail.name)];
-            ops.push(host_command("remove limits", RCTL, args));
-        }
-        Ok(ops)
     }
 
-    /// jail(8) waits for the command of a new jail and reports every failure as 1.
-    fn exit_code_note(&self, op: &JailOp) -> Option<&'static str> {
-        matches!(op, JailOp::Create { .. }).then_some(
-            "jail(8) reports every failure as exit code 1: the agent's own code or signal is not known",
-        )
+    fn monitor(&self, op: &JailOp, command: &CommandLine) -> Option<JailOp> {
+        let created = match op {
+            JailOp::Attach { .. } => None,
+            JailOp::Create { jail, .. } => Some(created(jail)),
+            _ => return None,
+        };
+        Some(JailOp::Monitor {
+            created,
+            command: command.clone(),
+        })
     }
 
     fn limit_mechanism(&self, confinement: &Confinement) -> LimitMechanism {
@@ -200,10 +263,14 @@ impl JailEngine for FreebsdJail {
 
     fn probe(&self) -> Option<EngineProbe> {
         Some(EngineProbe {
-            op: JailOp::List,
-            success: "jails can be listed",
-            failure: "jails cannot be listed",
-            hint: "try jls(8); if the daemon runs in a jail itself, set children.max of that jail (jail(8))",
+            op: JailOp::Create {
+                jail: EphemeralJail::new(JailName("colibri-doctor".to_owned()), JailPath::root()),
+                workdir: None,
+                command: CommandLine::unchecked("/usr/bin/true", Vec::new()),
+            },
+            success: "a jail can be created and removed",
+            failure: "a jail cannot be created",
+            hint: "read the message of jail(8); if the daemon runs in a jail itself, set children.max of that jail (jail(8))",
             settings: &[],
         })
     }

@@ -219,7 +219,10 @@ mod tests {
             ("/a:/w/x", "/b:/w", false),
             ("/a:/w", "/b:/v", true),
         ] {
-            assert_eq!(is_accepted(&FreebsdJail, &[mount], &[other]), accepted);
+            assert_eq!(
+                is_accepted(&FreebsdJail::default(), &[mount], &[other]),
+                accepted
+            );
             assert!(is_accepted(&Bubblewrap::default(), &[mount], &[other]));
         }
     }

@@ -55,7 +55,7 @@ pub use isolation::{OtherJail, PathError, masked_paths, reject_overlaps};
 pub use limits::{Cpus, Limits, Size, WallTime};
 pub use mount::{Mount, MountConfig, host_path};
 pub use name::JailName;
-pub use op::JailOp;
+pub use op::{CreatedJail, JailOp};
 pub use path::JailPath;
 pub use signal::{Pid, Signal};
 pub use umask::Umask;

@@ -40,6 +40,16 @@ pub enum JailOp {
         /// The jail.
         name: JailName,
     },
+    /// Run an elevated command under a monitor: a root process that is the reaper of all its processes, signals them on
+    /// request, and removes what exists for them. The command belongs to root already.
+    Monitor {
+        /// What the command creates for one agent; `None` for a command in an existing jail.
+        created: Option<CreatedJail>,
+        /// The command of another operation, elevated.
+        command: CommandLine,
+    },
+    /// Remove what is left of an ephemeral jail, and verify that nothing is left. Nothing is not an error.
+    Clean(CreatedJail),
     /// List the names of the existing jails, one per line.
     List,
     /// Run a command of the engine on the host, before or after a run: set limits, or unmount.
@@ -51,6 +61,17 @@ pub enum JailOp {
     },
 }
 
+/// What a command of [`JailOp::Create`] creates on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CreatedJail {
+    /// The jail.
+    pub name: JailName,
+    /// Mount points on the host, in the order of the mounts.
+    pub mounts: Vec<JailPath>,
+    /// Number of commands that the engine's program starts before the agent.
+    pub setup_commands: usize,
+}
+
 impl JailOp {
     /// Returns the name of the operation, for messages.
     #[must_use]
@@ -60,6 +81,8 @@ impl JailOp {
             Self::Create { .. } => "create",
             Self::Signal { .. } => "signal",
             Self::Remove { .. } => "remove",
+            Self::Monitor { .. } => "monitor",
+            Self::Clean(_) => "clean",
             Self::List => "list",
             Self::HostCommand { .. } => "host-command",
         }

@@ -129,7 +129,7 @@ fn every_error_message_has_a_hint() {
     }
     let command = CommandLine::new("pi", ["x"]).unwrap();
     show(
-        jail_wrap(&FreebsdJail, &masked, None, command)
+        jail_wrap(&FreebsdJail::default(), &masked, None, command)
             .unwrap_err()
             .to_string(),
     );

@@ -73,7 +73,7 @@ fn read_jail(args: &[String]) -> (Vec<(&str, &str)>, Vec<&str>) {
         .expect("no command");
     let parameters = operands[..position]
         .iter()
-        .map(|word| word.split_once('=').expect("a parameter without value"))
+        .map(|word| word.split_once('=').unwrap_or((word, "")))
         .collect();
     let first = operands[position]
         .strip_prefix("command=")
@@ -242,7 +242,7 @@ struct TestEngine {
 
 fn engine() -> impl Strategy<Value = TestEngine> {
     let freebsd = Just(TestEngine {
-        engine: Arc::new(FreebsdJail),
+        engine: Arc::new(FreebsdJail::default()),
         proxy: None,
     });
     let bubblewrap = prop::option::of(path()).prop_map(|proxy| {
@@ -303,6 +303,8 @@ proptest! {
                     let mode = if mount.read_only { "ro" } else { "rw" };
                     intended.push(("mount", format!("{} {} nullfs {mode} 0 0", mount.source, path.join(&mount.target))));
                 }
+                intended.extend([("securelevel", "3"), ("enforce_statfs", "2"), ("children.max", "0"), ("allow.noset_hostname", "")]
+                    .map(|(key, value)| (key, value.to_owned())));
                 intended.extend(user.iter().map(|user| ("exec.jail_user", user.to_string())));
                 let parameters: Vec<_> = parameters.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
                 prop_assert_eq!(parameters, intended);

@@ -131,7 +131,7 @@ mod tests {
             controllers: vec!["pids".to_owned()],
         };
         let none = Cgroups::Unavailable("no cgroups".into());
-        let freebsd: Arc<dyn JailEngine> = Arc::new(FreebsdJail);
+        let freebsd: Arc<dyn JailEngine> = Arc::new(FreebsdJail::default());
         let bubblewrap: Arc<dyn JailEngine> = Arc::new(Bubblewrap::default());
         let backends = BackendRegistry::builtin("/helper");
         let memory = r#"{"memory":"1G"}"#;

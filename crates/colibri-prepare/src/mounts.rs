@@ -149,7 +149,7 @@ mod tests {
             let message = try_out(&mount, &Bubblewrap::default()).unwrap_err();
             assert!(message.contains(word), "{mount}: {message}");
         }
-        assert!(try_out(&format!("{}:/tmp/any", at("work")), &FreebsdJail).is_err());
+        assert!(try_out(&format!("{}:/tmp/any", at("work")), &FreebsdJail::default()).is_err());
         // Of two, the second may lie on what the first brings.
         fs::create_dir(real.join("work/sub")).unwrap();
         let two = [

@@ -31,6 +31,8 @@ const PROXY_URL: &str = "http://127.0.0.1:3128";
 pub struct Prepared {
     /// The exact program and arguments.
     pub command: CommandLine,
+    /// The command to execute: `command`, under a monitor if the engine has one.
+    pub supervised: CommandLine,
     /// Name of the engine.
     pub engine: String,
     /// Name of the privilege backend; `none` without a jail.
@@ -145,6 +147,7 @@ impl Preparer {
         }
         let mut exit_note = None;
         let (mut pre_run, mut post_run) = (Vec::new(), Vec::new());
+        let mut monitored = None;
         let (command, privilege) = match confinement.clone().into_op(workdir.clone(), agent.clone())
         {
             None => (agent.clone(), "none".to_owned()),
@@ -157,12 +160,15 @@ impl Preparer {
                     let elevated = ops.iter().map(|op| self.backend.elevate(op, engine));
                     Ok(elevated.collect::<Result<_, _>>()?)
                 };
+                let command = self.backend.elevate(&op, engine)?;
                 pre_run = elevate(engine.pre_run(&op, &limits)?)?;
-                post_run = elevate(engine.post_run(&op, &limits)?)?;
-                (
-                    self.backend.elevate(&op, engine)?,
-                    self.backend.name().to_owned(),
-                )
+                if !self.backend.monitors() {
+                    post_run = elevate(engine.post_run(&op, &limits)?)?;
+                    let monitor = engine.monitor(&op, &command);
+                    let monitor = monitor.map(|op| self.backend.elevate(&op, engine));
+                    monitored = monitor.transpose()?;
+                }
+                (command, self.backend.name().to_owned())
             }
         };
         let mut env = self.host.with(&config.env);
@@ -180,6 +186,7 @@ impl Preparer {
         // The orphans of a lost agent are found by this variable.
         env.insert(AGENT_VARIABLE.to_owned(), id.to_owned());
         Ok(Prepared {
+            supervised: monitored.unwrap_or_else(|| command.clone()),
             command,
             engine: engine.name().to_owned(),
             privilege,

@@ -35,7 +35,9 @@ pub(super) fn command_to_judge<'a>(
 /// Listing needs no root (jls(8)).
 fn is_optional(op: &JailOp) -> bool {
     match op {
-        JailOp::List | JailOp::HostCommand { .. } => true,
+        JailOp::List | JailOp::HostCommand { .. } | JailOp::Monitor { .. } | JailOp::Clean(_) => {
+            true
+        }
         JailOp::Create { jail, .. } => jail.is_extended(),
         _ => false,
     }
@@ -320,7 +322,7 @@ pub(super) fn values(op: &JailOp) -> Vec<(&'static str, String)> {
             }
         }
         JailOp::Remove { name } => add("jail", Some(name.to_string())),
-        JailOp::HostCommand { command, .. } => {
+        JailOp::HostCommand { command, .. } | JailOp::Monitor { command, .. } => {
             for word in words(command) {
                 add("command", Some(word));
             }

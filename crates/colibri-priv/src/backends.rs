@@ -134,6 +134,10 @@ impl PrivBackend for Helper {
         true
     }
 
+    fn monitors(&self) -> bool {
+        true
+    }
+
     fn open_files_override(&self) -> Option<&'static str> {
         Some("the helper sets it; set it in the helper's policy, helper.toml(5)")
     }

@@ -47,6 +47,12 @@ pub trait PrivBackend: Send + Sync {
         false
     }
 
+    /// Returns whether the commands of the backend monitor the agent themselves, so that they need no monitor
+    /// ([`JailEngine::monitor`]) and leave nothing to clean up.
+    fn monitors(&self) -> bool {
+        false
+    }
+
     /// Returns why the backend replaces the open files limit that the caller sets, as `CAUSE; HINT`; `None` if the
     /// agent keeps the caller's.
     fn open_files_override(&self) -> Option<&'static str> {

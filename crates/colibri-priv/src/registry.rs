@@ -98,7 +98,10 @@ mod tests {
             let error = BackendRegistry::check_name(bad).unwrap_err().to_string();
             assert!(error.contains(&format!("{bad:?} is invalid")), "{error}");
         }
-        assert_eq!(BackendRegistry::default_name(&FreebsdJail), "mdo");
+        assert_eq!(
+            BackendRegistry::default_name(&FreebsdJail::default()),
+            "mdo"
+        );
         assert_eq!(
             BackendRegistry::default_name(&Bubblewrap::default()),
             "none"

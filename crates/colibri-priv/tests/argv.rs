@@ -77,7 +77,7 @@ fn table(mode: &str, engine: &dyn JailEngine) -> String {
 fn engines() -> [Arc<dyn JailEngine>; 2] {
     let proxy = "/usr/libexec/colibri-proxy".parse().unwrap();
     [
-        Arc::new(FreebsdJail),
+        Arc::new(FreebsdJail::default()),
         Arc::new(Bubblewrap::default().with_proxy(proxy)),
     ]
 }

@@ -195,8 +195,10 @@ fn op() -> impl Strategy<Value = JailOp> {
 }
 
 fn engine() -> impl Strategy<Value = Arc<dyn JailEngine>> {
-    let engines: Vec<Arc<dyn JailEngine>> =
-        vec![Arc::new(FreebsdJail), Arc::new(Bubblewrap::default())];
+    let engines: Vec<Arc<dyn JailEngine>> = vec![
+        Arc::new(FreebsdJail::default()),
+        Arc::new(Bubblewrap::default()),
+    ];
     prop::sample::select(engines)
 }
 
@@ -264,7 +266,7 @@ fn helper_protocol_examples_match_the_backend() {
         name: "colibri-k3x9".parse().unwrap(),
     };
     let masked = vec!["/run/user".parse().unwrap()];
-    let freebsd: &dyn JailEngine = &FreebsdJail;
+    let freebsd: &dyn JailEngine = &FreebsdJail::default();
     let helper = Helper::new("/colibri-jail-helper");
     let mut shown = String::new();
     for (op, engine) in [
@@ -295,9 +297,9 @@ fn every_error_message_has_a_hint() {
     let mut registry = BackendRegistry::builtin(HELPER);
     let errors = [
         Helper::new("bin/helper")
-            .elevate(&remove, &FreebsdJail)
+            .elevate(&remove, &FreebsdJail::default())
             .err(),
-        elevate("helper", &JailOp::List, &FreebsdJail).err(),
+        elevate("helper", &JailOp::List, &FreebsdJail::default()).err(),
         elevate("none", &remove, &Bubblewrap::default()).err(),
         registry.get("doas").err(),
         registry

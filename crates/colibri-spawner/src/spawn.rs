@@ -161,8 +161,8 @@ impl Spawner {
         let path = shim.directory.clone();
         let cgroup = blocking(move || spawner.write_spec(&plan, &record, &path)).await??;
         let launch = Launch {
-            program: prepared.command.program().to_owned(),
-            args: prepared.command.args().to_vec(),
+            program: prepared.supervised.program().to_owned(),
+            args: prepared.supervised.args().to_vec(),
             env: prepared.env.clone().into_iter().collect(),
             cwd: match (&prepared.confinement, &prepared.workdir) {
                 (colibri_jail_core::Confinement::None, Some(workdir)) => workdir.to_string(),
