@@ -9,6 +9,7 @@ mod kill;
 mod offset_range;
 mod restart;
 mod runtime;
+mod signal_template;
 mod spawn;
 
 pub use agent_id::{AgentId, AgentIdError};
@@ -19,6 +20,7 @@ pub use kill::KillOutcome;
 pub use offset_range::OffsetRange;
 pub use restart::{RestartPolicy, RestartWhen};
 pub use runtime::{AgentRuntime, UnknownName};
+pub use signal_template::{PID_PLACEHOLDER, SIGNAL_PLACEHOLDER, SignalTemplate};
 pub use spawn::{
     AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, Env, NoProgram, ProcessLimits, RunOptions,
     SpawnConfigError, SpawnRequest, ValidatedSpawn,
