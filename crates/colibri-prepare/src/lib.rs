@@ -5,6 +5,7 @@ mod arguments;
 mod cgroup;
 mod check;
 mod doctor;
+mod elevated;
 mod error;
 mod host;
 mod jail_view;
@@ -15,6 +16,7 @@ mod program;
 
 pub use cgroup::{Cgroups, Obstacle};
 pub use doctor::Installation;
+pub use elevated::ElevatedCommands;
 pub use error::{PrepareError, is_resource_exhaustion};
 pub use host::HostEnv;
 pub use limits::LimitPlan;
