@@ -102,7 +102,9 @@ pub(crate) fn spawn_error_kind(error: &SpawnError) -> ErrorKind {
         SpawnError::Launch { .. } | SpawnError::Shim { .. } => ErrorKind::SpawnFailed,
         SpawnError::Resources { .. } => ErrorKind::ResourceExhausted,
         SpawnError::ShimClient(ShimClientError::Silent(_)) => ErrorKind::AgentSilent,
-        SpawnError::PrivilegedCommand { .. } => ErrorKind::Privilege,
+        SpawnError::PrivilegedCommand { .. } | SpawnError::SignalDenied { .. } => {
+            ErrorKind::Privilege
+        }
         SpawnError::Ended(_) | SpawnError::ShimClient(ShimClientError::Closed) => {
             ErrorKind::AgentEnded
         }

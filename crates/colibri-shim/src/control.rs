@@ -3,8 +3,11 @@
 //! A request has a sequence number, which its reply repeats. Events have none; they go to connections that sent `watch`.
 //! An `input` request is followed by `len` raw bytes, because input need not be text.
 //!
-//! Version 2 adds `expires_ms`, `restart`, and `last` of `signal`. A shim reports its version in `shim.json`. A client
+//! Version 2 adds `expires_ms`, `restart`, and `last` of `signal`. A shim of version 3 runs the commands of the privilege
+//! backend itself for processes that it may not signal, and reports their errors as `reason`. A shim reports its version in `shim.json`. A client
 //! sends only operations that the shim's version has.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +21,9 @@ pub const MAX_INPUT: usize = 65_536;
 pub const INPUT_BACKLOG: usize = 1 << 20;
 
 /// Version of this protocol. A shim that reports no version speaks version 1.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
+/// Maximum time that the commands of the privilege backend add to a request.
+pub const ELEVATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns the time on the clock for [`ShimRequest::expires_ms`]: milliseconds of CLOCK_MONOTONIC, which all processes of a
 /// host share (clock_gettime(2)).
@@ -123,6 +128,9 @@ pub struct KillReport {
     pub remaining: Vec<i32>,
     /// Pids of the remaining processes that this user may not signal.
     pub denied: Vec<i32>,
+    /// Why the processes of `denied` remain, if the shim has tried to signal them through the privilege backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Result of sending a signal.
@@ -130,8 +138,11 @@ pub struct KillReport {
 pub struct SignalDelivery {
     /// Number of processes and process groups that were signalled.
     pub sent: usize,
-    /// Pids of processes that this user may not signal.
+    /// Pids of processes that this user may not signal, and that were not signalled through the privilege backend either.
     pub denied: Vec<i32>,
+    /// Why the processes of `denied` were not signalled, if the shim has tried to do that through the privilege backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// An event, sent to connections that watch the shim.

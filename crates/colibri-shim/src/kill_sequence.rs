@@ -1,9 +1,13 @@
 //! Ends all processes of a run: grace period, KILL, and further KILLs until no process is left or the time is over.
 //!
 //! ```text
-//! Grace --deadline--> Killing --5 s--> unverified
-//!                     every 20 ms: STOP sweeps, then KILL to all
+//! Grace --deadline--> Removing --------> Killing --5 s--> unverified
+//!   |                 removal of the     every 20 ms: STOP sweeps, then KILL to all
+//!   |                 agent's own jail        ^
+//!   `--no jail to remove---------------------'
 //! ```
+//!
+//! Processes that the shim may not signal get KILL through the privilege backend, at growing intervals.
 //!
 //! A sequence that ends before "unverified" is verified: the kernel reported that no descendant is left.
 
@@ -15,11 +19,14 @@ use rustix::process::Signal;
 
 use crate::cgroup::Cgroup;
 use crate::descendants;
+use crate::elevation::Elevation;
 
 /// Time from the first KILL until the kill counts as unverified.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between two rounds of KILL.
 const ROUND_INTERVAL: Duration = Duration::from_millis(20);
+/// First interval between two KILLs through the privilege backend; it doubles each time.
+const FIRST_ELEVATED_INTERVAL: Duration = Duration::from_millis(50);
 /// Maximum number of STOP sweeps before the next KILL.
 const MAX_SWEEPS: u32 = 1000;
 
@@ -27,15 +34,25 @@ const MAX_SWEEPS: u32 = 1000;
 pub(crate) enum KillSequence {
     /// The first signal was sent; the processes have time to end.
     Grace { until: Instant },
+    /// The privilege backend removes the agent's jail.
+    Removing,
     /// KILL was sent.
     Killing {
         until: Instant,
         next_round: Instant,
+        elevated: ElevatedRounds,
         /// Processes that were stopped since the last KILL, so that they cannot fork.
         stopped: HashSet<i32>,
         /// Number of STOP sweeps since the last KILL.
         sweeps: u32,
     },
+}
+
+/// The times at which KILL is sent through the privilege backend.
+#[derive(Clone, Copy)]
+pub(crate) struct ElevatedRounds {
+    next: Instant,
+    interval: Duration,
 }
 
 impl KillSequence {
@@ -51,52 +68,86 @@ impl KillSequence {
         }
     }
 
-    /// Returns whether KILL was sent.
+    /// Returns whether the grace period is over.
     pub(crate) fn is_forced(&self) -> bool {
-        matches!(self, Self::Killing { .. })
+        !matches!(self, Self::Grace { .. })
     }
 
-    /// Returns when [`KillSequence::step`] is due.
-    pub(crate) fn deadline(&self) -> Instant {
+    /// Returns when [`KillSequence::step`] is due; absent while it waits for the removal of the jail.
+    pub(crate) fn deadline(&self, elevation: &Elevation) -> Option<Instant> {
         match self {
-            Self::Grace { until } => *until,
-            Self::Killing { next_round, .. } => *next_round,
+            Self::Grace { until } => Some(*until),
+            Self::Removing => elevation.is_idle().then(Instant::now),
+            Self::Killing { next_round, .. } => Some(*next_round),
         }
     }
 
     /// Advances if a step is due. Returns a report when the time is over and the kill could not be verified.
     ///
     /// The first KILL goes to all processes that are found. Processes that fork faster are then stopped, sweep by
-    /// sweep, until a sweep finds no running process; the next KILL ends all of them.
-    pub(crate) fn step(&mut self, now: Instant, cgroup: Option<&Cgroup>) -> Option<KillReport> {
-        if now < self.deadline() {
+    /// sweep, until a sweep finds no running process; the next KILL ends all of them. The agent's own jail is removed
+    /// before the first KILL: jail(8) leaves an empty jail behind if a signal ends it.
+    pub(crate) fn step(
+        &mut self,
+        now: Instant,
+        cgroup: Option<&Cgroup>,
+        elevation: &mut Elevation,
+    ) -> Option<KillReport> {
+        if self.deadline(elevation).is_none_or(|at| now < at) {
             return None;
         }
-        let until = match self {
-            Self::Grace { .. } => now + VERIFY_TIMEOUT,
-            Self::Killing { until, .. } if now >= *until => return Some(unverified()),
+        let command = elevation.pid();
+        let (until, mut elevated) = match self {
+            Self::Grace { .. } if elevation.can_remove_jail() => {
+                elevation.remove_jail();
+                *self = Self::Removing;
+                return None;
+            }
+            Self::Grace { .. } | Self::Removing => {
+                let elevated = ElevatedRounds {
+                    next: now,
+                    interval: FIRST_ELEVATED_INTERVAL,
+                };
+                (now + VERIFY_TIMEOUT, elevated)
+            }
+            Self::Killing { until, .. } if now >= *until && elevation.is_idle() => {
+                return Some(unverified(elevation));
+            }
             Self::Killing {
                 until,
                 next_round,
+                elevated,
                 stopped,
                 sweeps,
             } => {
-                if *sweeps < MAX_SWEEPS && descendants::stop_running(stopped).unwrap_or(false) {
+                let sweep = |stopped| descendants::stop_running(stopped, command).unwrap_or(false);
+                if *sweeps < MAX_SWEEPS && sweep(stopped) {
                     *sweeps += 1;
                     *next_round = now;
                     return None;
                 }
-                *until
+                (*until, *elevated)
             }
         };
         if let Some(cgroup) = cgroup {
             cgroup.kill();
         }
         // Processes that cannot be listed or signalled now are tried again in the next round.
-        let _ = descendants::signal_all(Signal::KILL, None, None);
+        let delivery = descendants::signal_all(Signal::KILL, None, None, command);
+        if let Ok(delivery) = delivery
+            && !delivery.denied.is_empty()
+            && now >= elevated.next
+            && now < until
+            && elevation.is_idle()
+        {
+            let _ = elevation.signal(Signal::KILL, delivery, None, None);
+            elevated.next = now + elevated.interval;
+            elevated.interval *= 2;
+        }
         *self = Self::Killing {
             until,
             next_round: now + ROUND_INTERVAL,
+            elevated,
             stopped: HashSet::new(),
             sweeps: 0,
         };
@@ -105,11 +156,12 @@ impl KillSequence {
 }
 
 /// Sends KILL once more and reports the remaining processes.
-fn unverified() -> KillReport {
-    let delivery = descendants::signal_all(Signal::KILL, None, None).unwrap_or_default();
+fn unverified(elevation: &Elevation) -> KillReport {
+    let delivery = descendants::signal_all(Signal::KILL, None, None, None).unwrap_or_default();
     KillReport {
         forced: true,
-        remaining: descendants::list().unwrap_or_default(),
+        remaining: descendants::list(None).unwrap_or_default(),
+        reason: elevation.failure(&delivery.denied),
         denied: delivery.denied,
     }
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use colibri_journal::JournalOptions;
-use colibri_types::{ProcessLimits, RunOptions};
+use colibri_types::{ProcessLimits, RunOptions, SignalTemplate};
 use serde::{Deserialize, Serialize};
 
 /// A launch request: the agent to run, and how.
@@ -41,11 +41,19 @@ pub struct Launch {
     /// all of them run even if one fails. Written as `after`, the name that shims of earlier releases read.
     #[serde(default, rename = "after", alias = "post_run")]
     pub post_run: Vec<RunCommand>,
+    /// The privilege backend's command that signals processes of the agent. The shim runs it for processes that it may not
+    /// signal. Absent if the backend has none, and in a launch by an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elevated_signal: Option<SignalTemplate>,
+    /// The command that removes the agent's jail with all its processes. A kill runs it after the grace period. Absent if
+    /// the jail is not the agent's own, and in a launch by an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remove_jail: Option<RunCommand>,
     /// Settings of both journals.
     pub journal: JournalOptions,
 }
 
-/// A command that the shim runs before or after each run of the agent.
+/// A command that the shim runs: before or after each run of the agent, or to remove the agent's jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunCommand {
     /// Absolute path of the program.
@@ -94,6 +102,9 @@ mod tests {
             let written = serde_json::to_value(&launch).unwrap();
             assert_eq!(written["before"][0]["program"], "/bin/one");
             assert_eq!(written["after"][0]["program"], "/bin/two");
+            // A launch by an earlier release has no command of the privilege backend.
+            assert_eq!(launch.elevated_signal, None);
+            assert_eq!(launch.remove_jail, None);
         }
     }
 }

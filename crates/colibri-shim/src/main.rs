@@ -9,6 +9,7 @@ mod cgroup;
 mod connection;
 mod control_server;
 mod descendants;
+mod elevation;
 mod input;
 mod kill_sequence;
 mod output;

@@ -3,18 +3,20 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use colibri_shim::launch::RunCommand;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, ioctl_fionbio};
+use rustix::process::{Pid, WaitStatus};
 
 use crate::poll::poll_until;
 use crate::signals::SignalPipe;
 
 /// Timeout of one command, after which it is killed.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum length of a command's stderr in an error message, in bytes.
 const MAX_STDERR: usize = 4096;
 
@@ -35,11 +37,15 @@ pub(crate) struct RunCommands {
     on_error: OnError,
 }
 
-struct RunningCommand {
+/// A command that runs.
+pub(crate) struct RunningCommand {
     display_command: String,
     /// Has its stderr until the end of that file.
     child: Child,
+    /// Its exit status, if the caller of wait(2) has collected it.
+    collected: Option<ExitStatus>,
     stderr_text: Vec<u8>,
+    started: Instant,
     deadline: Instant,
 }
 
@@ -56,12 +62,12 @@ impl RunCommands {
 
     /// Returns the stderr of the current command, which the caller polls for input.
     pub(crate) fn stderr(&self) -> Option<&ChildStderr> {
-        self.current.as_ref()?.child.stderr.as_ref()
+        self.current.as_ref()?.stderr()
     }
 
     /// Returns the deadline of the current command.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        Some(self.current.as_ref()?.deadline)
+        Some(self.current.as_ref()?.deadline())
     }
 
     /// Advances as far as possible without blocking. Returns the outcome when all commands have ended; the error joins
@@ -73,12 +79,9 @@ impl RunCommands {
                 self.current = None;
                 self.record_outcome(outcome);
             } else if let Some(command) = self.queue.pop_front() {
-                match RunningCommand::start(&command, now) {
+                match RunningCommand::start(&command, now, TIMEOUT) {
                     Ok(running) => self.current = Some(running),
-                    Err(error) => self.record_outcome(Err(format!(
-                        "cannot run {}: {error}",
-                        display_command(&command)
-                    ))),
+                    Err(error) => self.record_outcome(Err(error)),
                 }
             } else if self.errors.is_empty() {
                 return Some(Ok(()));
@@ -124,37 +127,76 @@ impl RunCommands {
 }
 
 impl RunningCommand {
-    fn start(command: &RunCommand, now: Instant) -> io::Result<Self> {
-        let child = Command::new(&command.program)
-            .args(&command.args)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        if let Some(stderr) = &child.stderr {
-            ioctl_fionbio(stderr, true)?;
-        }
+    /// Starts a command, which is killed after `timeout`.
+    ///
+    /// # Errors
+    /// The command cannot be started; the message names it.
+    pub(crate) fn start(
+        command: &RunCommand,
+        now: Instant,
+        timeout: Duration,
+    ) -> Result<Self, String> {
+        let start = || {
+            let child = Command::new(&command.program)
+                .args(&command.args)
+                .env_clear()
+                .current_dir("/")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()?;
+            if let Some(stderr) = &child.stderr {
+                ioctl_fionbio(stderr, true)?;
+            }
+            Ok(child)
+        };
+        let display_command = display_command(command);
+        let child =
+            start().map_err(|error: io::Error| format!("cannot run {display_command}: {error}"))?;
         Ok(Self {
-            display_command: display_command(command),
+            display_command,
             child,
+            collected: None,
             stderr_text: Vec::new(),
-            deadline: now + TIMEOUT,
+            started: now,
+            deadline: now + timeout,
         })
     }
 
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Returns the stderr, which the caller polls for input.
+    pub(crate) fn stderr(&self) -> Option<&ChildStderr> {
+        self.child.stderr.as_ref()
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Takes the exit status from a caller of wait(2) that has collected this command.
+    pub(crate) fn collect(&mut self, status: WaitStatus) {
+        self.collected = Some(ExitStatus::from_raw(status.as_raw()));
+    }
+
     /// Returns the outcome when the command has ended or reached its timeout.
-    fn poll(&mut self, now: Instant) -> Option<Result<(), String>> {
+    pub(crate) fn poll(&mut self, now: Instant) -> Option<Result<(), String>> {
         self.read_stderr();
+        let ended = match self.collected {
+            Some(status) => Ok(Some(status)),
+            None => self.child.try_wait(),
+        };
         let display_command = &self.display_command;
-        match self.child.try_wait() {
+        match ended {
             Ok(Some(status)) => Some(self.outcome(status)),
             Ok(None) if now >= self.deadline => {
                 // A command that runs as root cannot be killed. The shim abandons and reports it.
                 let _ = self.child.kill();
+                let timeout = self.deadline.duration_since(self.started);
                 Some(Err(format!(
-                    "{display_command} did not end within {TIMEOUT:?}"
+                    "{display_command} did not end within {timeout:?}"
                 )))
             }
             Ok(None) => None,

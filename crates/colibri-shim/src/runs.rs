@@ -14,6 +14,7 @@ use colibri_types::{ExitReason, ExitStatus, OffsetRange, RestartWhen};
 
 use crate::agent_process::AgentProcess;
 use crate::cgroup::Cgroup;
+use crate::elevation::Elevation;
 use crate::output::Offsets;
 use crate::run_commands::{OnError, RunCommands};
 
@@ -116,6 +117,16 @@ impl Runs {
         let agent = AgentProcess::start(&self.launch, self.cgroup.as_ref())?;
         self.restart_message = None;
         Ok(agent)
+    }
+
+    /// Returns the commands of the privilege backend for the processes of the current run.
+    pub(crate) fn elevation(&self) -> Elevation {
+        let Launch {
+            elevated_signal,
+            remove_jail,
+            ..
+        } = &self.launch;
+        Elevation::new(elevated_signal.clone(), remove_jail.clone())
     }
 
     /// Writes `shim.json` for the current run.

@@ -17,6 +17,11 @@ pub(crate) fn by_name(name: &str) -> Option<Signal> {
         .find(|signal| signal_name(signal.as_raw()) == Some(&full_name))
 }
 
+/// Returns the name of a signal, without `SIG`; the inverse of [`by_name`].
+pub(crate) fn name(signal: Signal) -> Option<&'static str> {
+    signal_name(signal.as_raw())?.strip_prefix("SIG")
+}
+
 /// The signals that the shim receives, as readable descriptors.
 pub(crate) struct Signals {
     /// SIGCHLD.
@@ -74,7 +79,8 @@ mod tests {
             "HUP", "INT", "QUIT", "ABRT", "KILL", "USR1", "USR2", "ALRM", "TERM", "CONT", "STOP",
             "TSTP", "TTIN", "TTOU", "WINCH",
         ] {
-            assert!(by_name(name).is_some(), "{name}");
+            let signal = by_name(name).unwrap();
+            assert_eq!(super::name(signal), Some(name));
         }
         assert_eq!(by_name("TERM"), Some(Signal::TERM));
         for name in ["SIGTERM", "term", "CHLD", "SEGV", "15", ""] {

@@ -119,6 +119,16 @@ pub enum SpawnError {
         /// Its exit status and stderr.
         problem: String,
     },
+    /// Processes were not signalled, also not through the privilege backend.
+    #[error("cannot signal agent {id}: {why}; run colibri doctor to check the privilege backend; not signalled: {}", pids(.denied))]
+    SignalDenied {
+        /// The agent.
+        id: String,
+        /// Processes that were not signalled.
+        denied: Vec<i32>,
+        /// Cause.
+        why: String,
+    },
     /// Processes survived a kill.
     #[error("cannot end agent {id}: {why}; still running: {}", pids(.remaining))]
     KillUnverified {

@@ -1,13 +1,13 @@
 //! Kill of an agent: signal, grace period, KILL, verification.
 //!
-//! The shim does this for all processes that it may signal. Processes of another user in a FreeBSD jail are reached
-//! through the privilege backend: single processes of a persistent jail, and an ephemeral jail as a whole.
+//! The shim does this, also for processes of another user, through the command of the privilege backend that its launch
+//! contains. A shim of an earlier release has no such command; the daemon then runs it.
 
 use std::time::Duration;
 
 use colibri_jail_core::{JailOp, Signal};
 use colibri_prepare::Preparer;
-use colibri_shim::control::{KillReport, ShimOp, ShimReply};
+use colibri_shim::control::{ELEVATION_TIMEOUT, KillReport, ShimOp, ShimReply, SignalDelivery};
 use colibri_shim::layout;
 use colibri_shim::record::{self, ShimRecord};
 use colibri_sys::process;
@@ -18,6 +18,8 @@ use crate::{AgentHandle, AgentSpec, ShimClientError, SpawnError, Spawner};
 
 /// Grace period for the last signal to an agent whose shim speaks protocol 1, where that signal is sent as a kill.
 const UNBOUNDED_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// What a kill has tried if processes remain that the shim may signal.
+const KILL_SENT: &str = "KILL was sent for 5 s";
 /// Time that a shim waits for killed processes to disappear.
 const SHIM_VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -84,7 +86,17 @@ impl Spawner {
             signal: signal.to_string(),
             last,
         };
-        match agent.shim.request(REQUEST_TIMEOUT, op, Vec::new()).await {
+        let limit = REQUEST_TIMEOUT + self.elevation_timeout(agent);
+        match agent.shim.request(limit, op, Vec::new()).await {
+            Ok(ShimReply::Signalled(SignalDelivery {
+                denied,
+                reason: Some(why),
+                ..
+            })) => Err(SpawnError::SignalDenied {
+                id: agent.spec.id.to_string(),
+                denied,
+                why,
+            }),
             Ok(ShimReply::Signalled(delivery)) => {
                 self.signal_elevated(&agent.spec, signal, &delivery.denied)
                     .await?;
@@ -100,6 +112,36 @@ impl Spawner {
     /// # Errors
     /// [`SpawnError::KillUnverified`] names the processes that survived.
     pub async fn kill(
+        &self,
+        agent: &AgentHandle,
+        signal: Signal,
+        grace: Duration,
+    ) -> Result<KillOutcome, SpawnError> {
+        if agent.shim.protocol() >= 3 {
+            let Some(report) = self.shim_kill(agent, signal, grace).await? else {
+                return Ok(KillOutcome::AlreadyExited);
+            };
+            let has_elevated = report.denied.is_empty() || report.reason.is_some();
+            if report.remaining.is_empty() {
+                return Ok(match report.forced {
+                    true => KillOutcome::Killed,
+                    false => KillOutcome::Terminated,
+                });
+            }
+            if has_elevated {
+                return Err(SpawnError::KillUnverified {
+                    id: agent.spec.id.to_string(),
+                    remaining: report.remaining,
+                    why: report.reason.unwrap_or_else(|| KILL_SENT.to_owned()),
+                });
+            }
+        }
+        self.kill_through_backend(agent, signal, grace).await
+    }
+
+    /// Kills an agent whose shim has no command of the privilege backend, because it or the daemon that started it is of
+    /// an earlier release.
+    async fn kill_through_backend(
         &self,
         agent: &AgentHandle,
         signal: Signal,
@@ -145,7 +187,7 @@ impl Spawner {
             });
         };
         let (remaining, tried) = if kill.denied.is_empty() {
-            (kill.remaining, "KILL was sent for 5 s")
+            (kill.remaining, KILL_SENT)
         } else {
             let sent = self
                 .signal_elevated(&agent.spec, Signal::KILL, &kill.denied)
@@ -169,6 +211,16 @@ impl Spawner {
         })
     }
 
+    /// Returns the additional time for a request to a shim that may run commands of the privilege backend.
+    fn elevation_timeout(&self, agent: &AgentHandle) -> Duration {
+        let elevates = !self.preparer.backend.runs_as_caller()
+            || (agent.spec.config.is_jailed() && self.preparer.engine.needs_root());
+        match elevates && agent.shim.protocol() >= 3 {
+            true => ELEVATION_TIMEOUT,
+            false => Duration::ZERO,
+        }
+    }
+
     /// Requests a kill from the shim; returns `None` if the shim, and therefore the agent, has ended. A shim that does not
     /// reply, for example because it was stopped, is killed with its agent. Its orphans are killed when the end of the
     /// shim is recorded.
@@ -180,6 +232,7 @@ impl Spawner {
     ) -> Result<Option<KillReport>, SpawnError> {
         let limit = grace
             .saturating_add(SHIM_VERIFY_TIMEOUT)
+            .saturating_add(self.elevation_timeout(agent))
             .saturating_add(REQUEST_TIMEOUT);
         loop {
             let op = kill_op(signal, grace);

@@ -30,11 +30,14 @@ pub struct AgentHandle {
     pub shim: ShimClient,
 }
 
-fn run_commands(commands: &[CommandLine]) -> Vec<RunCommand> {
-    let run_command = |command: &CommandLine| RunCommand {
+fn run_command(command: &CommandLine) -> RunCommand {
+    RunCommand {
         program: command.program().to_owned(),
         args: command.args().to_vec(),
-    };
+    }
+}
+
+fn run_commands(commands: &[CommandLine]) -> Vec<RunCommand> {
     commands.iter().map(run_command).collect()
 }
 
@@ -160,6 +163,7 @@ impl Spawner {
         let (spawner, plan, record) = (self.clone(), limits.clone(), spec.clone());
         let path = shim.directory.clone();
         let cgroup = blocking(move || spawner.write_spec(&plan, &record, &path)).await??;
+        let elevated = self.preparer.elevated_commands(&prepared.confinement);
         let launch = Launch {
             program: prepared.supervised.program().to_owned(),
             args: prepared.supervised.args().to_vec(),
@@ -174,6 +178,8 @@ impl Spawner {
             limits: limits.process,
             pre_run: run_commands(&prepared.pre_run),
             post_run: run_commands(&prepared.post_run),
+            elevated_signal: elevated.signal,
+            remove_jail: elevated.remove_jail.as_ref().map(run_command),
             journal: self.journal,
         };
         let report = shim.launch(&launch).await;

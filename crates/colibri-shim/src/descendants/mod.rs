@@ -6,6 +6,12 @@ mod freebsd;
 mod linux;
 
 #[cfg(target_os = "freebsd")]
-pub(crate) use freebsd::{become_reaper, has_sandboxed_program, list, signal_all, stop_running};
+pub(crate) use freebsd::{
+    become_reaper, has_sandboxed_program, list, running, sandboxed, signal_all, signal_group,
+    stop_running, stopped,
+};
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{become_reaper, has_sandboxed_program, list, signal_all, stop_running};
+pub(crate) use linux::{
+    become_reaper, has_sandboxed_program, list, running, sandboxed, signal_all, signal_group,
+    stop_running, stopped,
+};

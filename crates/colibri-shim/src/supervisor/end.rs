@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use colibri_shim::control::{KillReport, ShimReply, SignalDelivery};
+use colibri_shim::control::{KillReport, ShimReply};
 use colibri_types::ExitReason;
 use rustix::process::Signal;
 
@@ -30,6 +30,15 @@ impl Supervisor {
             && let Some(report) = agent.step_kill(now, self.runs.cgroup.as_ref())
         {
             self.answer_kills(&report);
+        }
+    }
+
+    /// Advances the commands of the privilege backend.
+    pub(super) fn poll_elevation(&mut self, now: Instant) {
+        if let State::Running(agent) = &mut self.state {
+            for (request, reply) in agent.poll_elevation(now) {
+                self.server.reply(request, reply);
+            }
         }
     }
 
@@ -79,9 +88,8 @@ impl Supervisor {
         if !all_ended {
             return;
         }
-        for request in agent.deferred_requests() {
-            self.server
-                .reply(request, ShimReply::Signalled(SignalDelivery::default()));
+        for (request, reply) in agent.end_signals() {
+            self.server.reply(request, reply);
         }
         let killed = KillReport {
             forced: agent.is_kill_forced(),

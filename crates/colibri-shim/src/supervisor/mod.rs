@@ -19,7 +19,7 @@
 //!    +--- Preparing    runs the pre-run commands ---------- failed command or start, kill ----+
 //! ```
 //!
-//! `running` signals and kills the processes of a run, `requests` serves the control socket, `end` ends a run or the
+//! `running` signals and kills the processes of a run, also through the privilege backend, `requests` serves the control socket, `end` ends a run or the
 //! agent, and `record` writes the records.
 
 mod directory;
@@ -92,7 +92,7 @@ impl Supervisor {
         signals: Signals,
         directory: PathBuf,
     ) -> Self {
-        let state = State::Running(RunningAgent::new(&agent));
+        let state = State::Running(Box::new(RunningAgent::new(&agent, runs.elevation())));
         outputs.connect(agent.stdout, agent.stderr);
         Self {
             state,
@@ -135,6 +135,8 @@ impl Supervisor {
             if self.runs.check_wall_time(now) {
                 self.kill(Signal::TERM, SHIM_GRACE, Some(ExitReason::WallTime));
             }
+            // After all steps that may start a command.
+            self.poll_elevation(now);
             if self.advance() {
                 return Ok(());
             }
@@ -212,9 +214,9 @@ impl Supervisor {
         let started = prepared.and_then(|()| self.runs.start().map_err(|error| error.to_string()));
         match started {
             Ok(agent) => {
-                let running = RunningAgent::new(&agent);
+                let running = RunningAgent::new(&agent, self.runs.elevation());
                 let pid = running.pid();
-                self.state = State::Running(running);
+                self.state = State::Running(Box::new(running));
                 self.input.connect(agent.stdin);
                 self.outputs.connect(agent.stdout, agent.stderr);
                 if let Err(error) = self.runs.write_shim_record(pid) {

@@ -1,18 +1,20 @@
 //! A run with processes: collects them, signals them, and kills them.
 
+use std::process::ChildStderr;
 use std::time::{Duration, Instant};
 
 use colibri_shim::control::{KillReport, ShimReply, SignalDelivery, clock_ms};
 use colibri_shim::record::now_ns;
 use colibri_types::{ExitReason, ExitStatus};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
+use rustix::process::{Pid, Signal, WaitOptions, wait};
 
 use super::state::NextRun;
 use crate::agent_process::AgentProcess;
 use crate::cgroup::Cgroup;
 use crate::control_server::ShimRequestId;
 use crate::descendants;
+use crate::elevation::Elevation;
 use crate::kill_sequence::KillSequence;
 use crate::runs::RunEnd;
 
@@ -22,6 +24,7 @@ const SANDBOX_POLL_INTERVAL: Duration = Duration::from_millis(2);
 const MAX_DEFERRED: usize = 64;
 
 /// A signal to the agent.
+#[derive(Clone, Copy)]
 pub(super) struct AgentSignal {
     pub(super) signal: Signal,
     /// CONT follows, so that a stopped agent handles the signal.
@@ -42,6 +45,7 @@ pub(super) struct RunningAgent {
     end_reason: Option<ExitReason>,
     pub(super) next: NextRun,
     kill: Option<KillSequence>,
+    elevation: Elevation,
     /// Signals that wait for the program of the sandbox.
     deferred: Vec<AgentSignal>,
     /// The sandbox has started its program. Checked only when a signal is sent.
@@ -49,7 +53,7 @@ pub(super) struct RunningAgent {
 }
 
 impl RunningAgent {
-    pub(super) fn new(agent: &AgentProcess) -> Self {
+    pub(super) fn new(agent: &AgentProcess, elevation: Elevation) -> Self {
         Self {
             pid: agent.pid,
             is_wrapper: agent.is_wrapper,
@@ -57,6 +61,7 @@ impl RunningAgent {
             end_reason: None,
             next: NextRun::Undecided,
             kill: None,
+            elevation,
             deferred: Vec::new(),
             program_started: false,
         }
@@ -87,8 +92,20 @@ impl RunningAgent {
     /// Returns when a signal or a kill needs a step.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let deferred = (!self.deferred.is_empty()).then(|| Instant::now() + SANDBOX_POLL_INTERVAL);
-        let kill = self.kill.as_ref().map(KillSequence::deadline);
-        deferred.into_iter().chain(kill).min()
+        let kill = self.kill.as_ref();
+        let kill = kill.and_then(|kill| kill.deadline(&self.elevation));
+        let elevated = self.elevation.deadline();
+        [deferred, kill, elevated].into_iter().flatten().min()
+    }
+
+    /// Returns the stderr of the privilege backend's command.
+    pub(super) fn command_stderr(&self) -> Option<&ChildStderr> {
+        self.elevation.stderr()
+    }
+
+    /// Advances the commands of the privilege backend. Returns replies to signal requests.
+    pub(super) fn poll_elevation(&mut self, now: Instant) -> Vec<(ShimRequestId, ShimReply)> {
+        self.elevation.poll(now)
     }
 
     /// Collects ended children. Returns whether no descendant is left: wait(2) then fails with ECHILD, because orphans
@@ -96,6 +113,7 @@ impl RunningAgent {
     pub(super) fn reap(&mut self) -> bool {
         loop {
             match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if self.elevation.collect(pid, status) => {}
                 Ok(Some((pid, status))) if pid == self.pid && self.end.is_none() => {
                     let (exit, reason) = match status.terminating_signal() {
                         Some(signal) => (ExitStatus::Signal(signal), ExitReason::Signalled),
@@ -118,7 +136,7 @@ impl RunningAgent {
     }
 
     /// Sends a signal now, or defers it until the sandbox has started the program that the signal is for. Returns the
-    /// delivery unless the signal is deferred.
+    /// delivery unless the signal is deferred or is being delivered by the privilege backend.
     pub(super) fn signal(&mut self, signal: AgentSignal) -> Option<SignalDelivery> {
         // KILL also ends a sandbox that is not set up yet. STOP would prevent the setup, so it is deferred too.
         let defers = signal.signal != Signal::KILL && self.deferred.len() < MAX_DEFERRED;
@@ -126,7 +144,7 @@ impl RunningAgent {
             self.deferred.push(signal);
             return None;
         }
-        Some(self.deliver(&signal))
+        self.deliver(&signal)
     }
 
     /// Sends the deferred signals when the sandbox has started its program, and drops the expired ones. Returns the
@@ -148,25 +166,43 @@ impl RunningAgent {
             return replies;
         }
         for signal in std::mem::take(&mut self.deferred) {
-            let delivery = self.deliver(&signal);
-            replies.extend(
-                signal
-                    .request
-                    .map(|request| (request, ShimReply::Signalled(delivery))),
-            );
+            let reply = self.deliver(&signal).map(ShimReply::Signalled);
+            replies.extend(signal.request.zip(reply));
         }
         replies
     }
 
-    /// Returns the requests whose signals are deferred; no process is left to receive them.
-    pub(super) fn deferred_requests(&self) -> impl Iterator<Item = ShimRequestId> {
-        self.deferred.iter().filter_map(|signal| signal.request)
+    /// Returns the replies to the signals that are deferred or wait for the privilege backend; no process is left to
+    /// receive them.
+    pub(super) fn end_signals(&mut self) -> Vec<(ShimRequestId, ShimReply)> {
+        let deferred = self.deferred.drain(..).filter_map(|signal| signal.request);
+        let reply = || ShimReply::Signalled(SignalDelivery::default());
+        let mut replies: Vec<_> = deferred.map(|request| (request, reply())).collect();
+        replies.extend(self.elevation.end());
+        replies
     }
 
     /// Signals all processes of the run and starts the grace period before KILL.
     pub(super) fn kill(&mut self, signal: Signal, grace: Duration) {
         let now = Instant::now();
         let then_continue = !matches!(signal, Signal::STOP | Signal::TSTP | Signal::KILL);
+        let grace = match signal == Signal::KILL && self.elevation.can_remove_jail() {
+            // The removal of the jail ends all its processes.
+            true => Duration::ZERO,
+            false => {
+                self.send_first_signal(signal, then_continue);
+                grace
+            }
+        };
+        match &mut self.kill {
+            Some(sequence) => sequence.shorten_grace(now, grace),
+            None => self.kill = Some(KillSequence::new(now, grace)),
+        }
+    }
+
+    /// Sends the first signal of a kill to all processes, or defers it. Processes that it does not reach get KILL after the
+    /// grace period.
+    fn send_first_signal(&mut self, signal: Signal, then_continue: bool) {
         if signal != Signal::KILL && self.is_program_pending() {
             self.deferred.push(AgentSignal {
                 signal,
@@ -174,16 +210,13 @@ impl RunningAgent {
                 request: None,
                 expires_ms: None,
             });
-        } else {
-            // Processes that this signal does not reach get KILL after the grace period.
-            let _ = descendants::signal_all(signal, self.leader(), self.wrapper());
-            if then_continue {
-                self.continue_all();
-            }
+            return;
         }
-        match &mut self.kill {
-            Some(sequence) => sequence.shorten_grace(now, grace),
-            None => self.kill = Some(KillSequence::new(now, grace)),
+        let command = self.elevation.pid();
+        let sent = descendants::signal_all(signal, self.leader(), self.wrapper(), command);
+        let _ = self.elevate(signal, sent.unwrap_or_default(), None, None);
+        if then_continue {
+            self.continue_all();
         }
     }
 
@@ -193,7 +226,8 @@ impl RunningAgent {
         now: Instant,
         cgroup: Option<&Cgroup>,
     ) -> Option<KillReport> {
-        let report = self.kill.as_mut()?.step(now, cgroup)?;
+        let kill = self.kill.as_mut()?;
+        let report = kill.step(now, cgroup, &mut self.elevation)?;
         self.kill = None;
         Some(report)
     }
@@ -218,33 +252,53 @@ impl RunningAgent {
         if self.wrapper().is_none() || self.program_started {
             return false;
         }
-        self.program_started = descendants::has_sandboxed_program();
+        self.program_started = descendants::has_sandboxed_program(self.elevation.pid());
         !self.program_started
     }
 
-    /// Sends a signal as a terminal does, to the agent's process group, or to all processes in its sandbox.
-    fn deliver(&self, signal: &AgentSignal) -> SignalDelivery {
-        let mut delivery = SignalDelivery::default();
-        match self.leader().filter(|_| !self.is_wrapper) {
-            Some(leader) => match kill_process_group(leader, signal.signal) {
-                Ok(()) => delivery.sent = 1,
-                Err(Errno::PERM) => delivery.denied.push(self.pid()),
-                Err(_) => {}
-            },
-            None => {
-                let sent = descendants::signal_all(signal.signal, None, self.wrapper());
-                delivery = sent.unwrap_or_default();
-            }
-        }
-        if signal.then_continue {
+    /// Sends a signal as a terminal does, to the agent's process group, or to all processes in its sandbox. Returns the
+    /// delivery unless the privilege backend is delivering the signal.
+    fn deliver(&mut self, signal: &AgentSignal) -> Option<SignalDelivery> {
+        let command = self.elevation.pid();
+        let sent = match self.leader().filter(|_| !self.is_wrapper) {
+            Some(leader) => descendants::signal_group(signal.signal, leader),
+            None => descendants::signal_all(signal.signal, None, self.wrapper(), command),
+        };
+        let AgentSignal {
+            signal,
+            then_continue,
+            request,
+            expires_ms,
+        } = *signal;
+        let delivery = self.elevate(signal, sent.unwrap_or_default(), request, expires_ms);
+        if then_continue {
             self.continue_all();
         }
         delivery
     }
 
+    /// Sends a signal through the privilege backend to the processes that the shim was denied. Returns the delivery unless
+    /// that has started.
+    fn elevate(
+        &mut self,
+        signal: Signal,
+        mut delivery: SignalDelivery,
+        request: Option<ShimRequestId>,
+        expires_ms: Option<u64>,
+    ) -> Option<SignalDelivery> {
+        if self.is_wrapper && signal != Signal::KILL && signal != Signal::CONT {
+            delivery.denied = descendants::sandboxed(delivery.denied);
+        }
+        self.elevation.signal(signal, delivery, request, expires_ms)
+    }
+
     /// Sends CONT to all processes, because a stopped process handles no other signal. The wrapper gets it too: a
-    /// stopped wrapper does not notice the end of its sandbox.
-    fn continue_all(&self) {
-        let _ = descendants::signal_all(Signal::CONT, self.leader(), None);
+    /// stopped wrapper does not notice the end of its sandbox. Through the privilege backend, only stopped processes get it.
+    fn continue_all(&mut self) {
+        let command = self.elevation.pid();
+        let sent = descendants::signal_all(Signal::CONT, self.leader(), None, command);
+        let mut delivery = sent.unwrap_or_default();
+        delivery.denied = descendants::stopped(&delivery.denied).unwrap_or_default();
+        let _ = self.elevate(Signal::CONT, delivery, None, None);
     }
 }

@@ -10,7 +10,7 @@ use crate::runs::RunEnd;
 /// State of the agent. The module docs of [`super`] show the transitions.
 pub(super) enum State {
     /// Processes of the run exist.
-    Running(RunningAgent),
+    Running(Box<RunningAgent>),
     /// The rest of the pipes is copied to the journals.
     Draining(EndedRun),
     /// The post-run commands run.
@@ -65,9 +65,10 @@ impl State {
         }
     }
 
-    /// Returns the stderr of the command before or after the run.
+    /// Returns the stderr of the command before or after the run, or of the privilege backend's.
     pub(super) fn command_stderr(&self) -> Option<BorrowedFd<'_>> {
         match self {
+            Self::Running(agent) => agent.command_stderr().map(AsFd::as_fd),
             Self::CleaningUp { commands, .. } | Self::Preparing(commands) => {
                 commands.stderr().map(AsFd::as_fd)
             }
@@ -78,7 +79,7 @@ impl State {
     /// Returns the run if it has processes.
     pub(super) fn running(&self) -> Option<&RunningAgent> {
         match self {
-            Self::Running(agent) => Some(agent),
+            Self::Running(agent) => Some(agent.as_ref()),
             _ => None,
         }
     }
