@@ -251,7 +251,8 @@ stdout_has() { grep -q -- "$1" "$out"; }
 stderr_has() { grep -q -- "$1" "$err"; }
 exits() { [ "$code" = "$1" ]; }
 # Matches sleep itself, not a shell whose script contains the argument, and no zombie: it has ended.
-runs() { ps -axww -o state= -o args= | grep -v '^Z' | grep -Eq " (/bin/)?sleep $1\$"; }
+# shellcheck disable=SC2009 # pgrep(1) cannot exclude zombies
+runs() { ps -axww -o state= -o args= | grep -v '^Z' | grep -Eq "^[^ ]+ +(/bin/)?sleep $1\$"; }
 gone() { ! runs "$1"; }
 jail_there() { jls -j "$1" >/dev/null 2>&1; }
 jail_gone() { ! jls -j "$1" >/dev/null 2>&1; }
@@ -420,7 +421,7 @@ monitor_killed() {
         monitor=$(pgrep -f 'colibri-jail-helper .*sleep '"$sleeps") && kill -KILL "$monitor" &&
         eventually ended && eventually nothing_left
 }
-ended() { in_state error || in_state done; }
+ended() { in_state error || in_state "done"; }
 
 # checks_of KIND DESCRIPTION: what holds in every confinement.
 checks_of() {
@@ -447,7 +448,7 @@ create_named() {
         eventually jail_there "colibri-$id" && [ "$(jls -j "colibri-$id" ip4)" = disable ]
 }
 create_restricted() {
-    [ "$(jls -j "colibri-$id" securelevel enforce_statfs children.max allow.set_hostname allow.raw_sockets)" = '3 2 0 0 0' ] &&
+    [ "$(jls -j "colibri-$id" securelevel enforce_statfs children.max allow.set_hostname allow.raw_sockets)" = '3 2 0 false false' ] &&
         ended_by_kill --grace 0s
 }
 attach_neighbour() {
@@ -622,7 +623,7 @@ colibri_user="$OP"
 colibri_socket="$work/run-rc/colibri.sock"
 colibri_state_dir="$work/state-rc"
 colibri_program="$work/bin/colibri-daemon"
-colibri_env="COLIBRI_JAIL_PRIV_MODE=mdo"
+colibri_env="COLIBRI_JAIL_PRIV_MODE=mdo COLIBRI_JAIL_HELPER=$work/bin/colibri-jail-helper"
 RC
 mode=rc privilege=mdo
 

@@ -162,8 +162,8 @@ mod tests {
         let web: JailName = "web".parse().unwrap();
         let helper = Helper::new("/opt/helper");
         let derived = [
-            signal_template(&Mdo, &FreebsdJail, Some(&web)),
-            signal_template(&helper, &FreebsdJail, Some(&web)),
+            signal_template(&Mdo, &FreebsdJail::default(), Some(&web)),
+            signal_template(&helper, &FreebsdJail::default(), Some(&web)),
             signal_template(&helper, &Bubblewrap::default(), None),
         ];
         let shown = derived.map(|template| shown(&template.unwrap()));
@@ -227,7 +227,7 @@ mod tests {
             ),
         ];
         for (backend, expected) in table {
-            let template = signal_template(&backend, &FreebsdJail, None);
+            let template = signal_template(&backend, &FreebsdJail::default(), None);
             assert_eq!(template.as_ref().map(shown).as_deref(), expected);
         }
     }

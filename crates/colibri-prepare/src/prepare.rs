@@ -45,6 +45,8 @@ pub struct Prepared {
     pub workdir: Option<JailPath>,
     /// The complete environment.
     pub env: BTreeMap<String, String>,
+    /// Whether `supervised` runs under a monitor.
+    pub has_monitor: bool,
     /// Why the exit status of the first process is not the agent's own.
     pub exit_note: Option<String>,
     /// Whether the first process is a wrapper whose end kills the agent; signals must not reach it.
@@ -148,6 +150,7 @@ impl Preparer {
         let mut exit_note = None;
         let (mut pre_run, mut post_run) = (Vec::new(), Vec::new());
         let mut monitored = None;
+        let mut has_monitor = false;
         let (command, privilege) = match confinement.clone().into_op(workdir.clone(), agent.clone())
         {
             None => (agent.clone(), "none".to_owned()),
@@ -162,9 +165,13 @@ impl Preparer {
                 };
                 let command = self.backend.elevate(&op, engine)?;
                 pre_run = elevate(engine.pre_run(&op, &limits)?)?;
+                let monitor = engine.monitor(&op, &command);
+                has_monitor = monitor.is_some();
+                if has_monitor {
+                    exit_note = None;
+                }
                 if !self.backend.monitors() {
                     post_run = elevate(engine.post_run(&op, &limits)?)?;
-                    let monitor = engine.monitor(&op, &command);
                     let monitor = monitor.map(|op| self.backend.elevate(&op, engine));
                     monitored = monitor.transpose()?;
                 }
@@ -194,6 +201,7 @@ impl Preparer {
             confinement,
             workdir,
             env,
+            has_monitor,
             exit_note,
             has_wrapper,
             pre_run,

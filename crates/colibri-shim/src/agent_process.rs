@@ -2,7 +2,8 @@
 //! mask, ignored signal or umask.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -11,6 +12,7 @@ use rustix::io::ioctl_fionbio;
 use rustix::process::Pid;
 
 use crate::cgroup::Cgroup;
+use crate::monitor::{self, MonitorLink};
 use crate::pre_exec;
 
 /// The first process, and the shim's ends of its pipes, all of them non-blocking.
@@ -18,6 +20,8 @@ pub(crate) struct AgentProcess {
     pub(crate) pid: Pid,
     /// The process is the wrapper of a sandbox: see [`Launch::wrapper`].
     pub(crate) is_wrapper: bool,
+    /// The connection to the agent's monitor, if it has one.
+    pub(crate) monitor: Option<MonitorLink>,
     /// Absent if the agent has no input.
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) stdout: OwnedFd,
@@ -44,12 +48,21 @@ impl AgentProcess {
             })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        pre_exec::set_up(&mut command, launch, cgroup_procs);
+        let mut monitor = None;
+        let mut monitor_end = None;
+        if launch.monitored {
+            let (ours, theirs) = UnixStream::pair()?;
+            command.env(monitor::VARIABLE, theirs.as_raw_fd().to_string());
+            monitor = Some(MonitorLink::new(ours)?);
+            monitor_end = Some(theirs);
+        }
+        pre_exec::set_up(&mut command, launch, cgroup_procs, monitor_end);
         let mut child = command.spawn()?;
         let missing = || io::Error::other("a pipe of the agent is missing");
         let agent = Self {
             pid: Pid::from_child(&child),
             is_wrapper: launch.wrapper,
+            monitor,
             stdin: child.stdin.take().map(OwnedFd::from),
             stdout: child.stdout.take().ok_or_else(missing)?.into(),
             stderr: child.stderr.take().ok_or_else(missing)?.into(),

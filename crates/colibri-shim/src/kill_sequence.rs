@@ -7,7 +7,8 @@
 //!   `--no jail to remove---------------------'
 //! ```
 //!
-//! Processes that the shim may not signal get KILL through the privilege backend, at growing intervals.
+//! A monitor of the agent sends KILL itself and removes the jail. Otherwise processes that the shim may not signal get
+//! KILL through the privilege backend, at growing intervals.
 //!
 //! A sequence that ends before "unverified" is verified: the kernel reported that no descendant is left.
 
@@ -20,6 +21,7 @@ use rustix::process::Signal;
 use crate::cgroup::Cgroup;
 use crate::descendants;
 use crate::elevation::Elevation;
+use crate::monitor::{MonitorLink, Scope};
 
 /// Time from the first KILL until the kill counts as unverified.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -92,13 +94,15 @@ impl KillSequence {
         now: Instant,
         cgroup: Option<&Cgroup>,
         elevation: &mut Elevation,
+        monitor: Option<&MonitorLink>,
     ) -> Option<KillReport> {
         if self.deadline(elevation).is_none_or(|at| now < at) {
             return None;
         }
+        let is_monitored = monitor.is_some_and(|monitor| monitor.signal(Signal::KILL, Scope::All));
         let command = elevation.pid();
         let (until, mut elevated) = match self {
-            Self::Grace { .. } if elevation.can_remove_jail() => {
+            Self::Grace { .. } if elevation.can_remove_jail() && !is_monitored => {
                 elevation.remove_jail();
                 *self = Self::Removing;
                 return None;
@@ -121,7 +125,7 @@ impl KillSequence {
                 sweeps,
             } => {
                 let sweep = |stopped| descendants::stop_running(stopped, command).unwrap_or(false);
-                if *sweeps < MAX_SWEEPS && sweep(stopped) {
+                if !is_monitored && *sweeps < MAX_SWEEPS && sweep(stopped) {
                     *sweeps += 1;
                     *next_round = now;
                     return None;
@@ -132,9 +136,12 @@ impl KillSequence {
         if let Some(cgroup) = cgroup {
             cgroup.kill();
         }
-        // Processes that cannot be listed or signalled now are tried again in the next round.
-        let delivery = descendants::signal_all(Signal::KILL, None, None, command);
-        if let Ok(delivery) = delivery
+        // Processes that cannot be listed or signalled now are tried again in the next round. The monitor, a descendant too,
+        // ends by itself.
+        let delivery = (!is_monitored)
+            .then(|| descendants::signal_all(Signal::KILL, None, None, command).ok())
+            .flatten();
+        if let Some(delivery) = delivery
             && !delivery.denied.is_empty()
             && now >= elevated.next
             && now < until

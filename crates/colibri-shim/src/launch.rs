@@ -27,6 +27,9 @@ pub struct Launch {
     /// to the wrapper's descendants only.
     #[serde(default)]
     pub wrapper: bool,
+    /// The first process is, or becomes, a monitor of the agent, and gets a connection to the shim.
+    #[serde(default)]
+    pub monitored: bool,
     /// Directory of the cgroup that each run enters (Linux). The shim removes it after the last run.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,

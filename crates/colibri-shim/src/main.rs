@@ -12,6 +12,7 @@ mod descendants;
 mod elevation;
 mod input;
 mod kill_sequence;
+mod monitor;
 mod output;
 mod poll;
 mod pre_exec;

@@ -82,7 +82,7 @@ impl MonitorLink {
             Scope::Group => "group",
             Scope::All => "all",
         };
-        let Some(name) = signals::name_of(signal) else {
+        let Some(name) = signals::name(signal) else {
             return false;
         };
         let line = format!("signal {name} {scope}\n");

@@ -4,17 +4,26 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use colibri_shim::launch::Launch;
 use rustix::fs::Mode;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Resource, Rlimit, getpid, getrlimit, setrlimit, umask};
 
 /// Makes the process of `command` enter the cgroup of `cgroup_procs`, get the limits and the umask of the launch, reset
 /// its signal mask and signal actions, and receive KILL when the shim ends, so that a killed shim leaves no unsupervised
 /// agent.
-pub(crate) fn set_up(command: &mut Command, launch: &Launch, cgroup_procs: Option<File>) {
+///
+/// `inherited` stays open in the new program.
+pub(crate) fn set_up(
+    command: &mut Command,
+    launch: &Launch,
+    cgroup_procs: Option<File>,
+    inherited: Option<UnixStream>,
+) {
     let shim = getpid();
     let mask = launch.options.umask.unwrap_or_default().bits();
     // The type is 16 bits wide on FreeBSD.
@@ -37,6 +46,9 @@ pub(crate) fn set_up(command: &mut Command, launch: &Launch, cgroup_procs: Optio
             }
             if limits.data.is_some() {
                 set_both(Resource::Data, limits.data)?;
+            }
+            if let Some(inherited) = &inherited {
+                fcntl_setfd(inherited, FdFlags::empty())?;
             }
             umask(mask);
             colibri_sys::signals::reset_for_exec();

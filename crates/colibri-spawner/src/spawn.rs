@@ -174,6 +174,7 @@ impl Spawner {
             },
             options: config.run_options(),
             wrapper: prepared.has_wrapper,
+            monitored: prepared.has_monitor,
             cgroup,
             limits: limits.process,
             pre_run: run_commands(&prepared.pre_run),

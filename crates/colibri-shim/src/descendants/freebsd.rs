@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::io;
 
 use colibri_shim::control::SignalDelivery;
+use colibri_sys::process::signal_descendants;
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidInfo, PidInfoFlags, Signal, get_reaper_pids, getpgid, kill_process_group, reaper_kill,
+    IdType, Pid, PidInfo, PidInfoFlags, Signal, get_reaper_pids, getpgid, kill_process_group,
     set_reaper_status, test_kill_process,
 };
 
@@ -31,7 +32,7 @@ fn infos(except: Option<Pid>) -> io::Result<Vec<PidInfo>> {
         if is_reaper && !info.flags.contains(PidInfoFlags::ZOMBIE) && reapers < MAX_REAPERS {
             reapers += 1;
             // Fails if the reaper has ended; its descendants are then those of this process, and the next call lists them.
-            let below = get_reaper_pids(Some(info.pid)).unwrap_or_default();
+            let below = get_reaper_pids(Some((IdType::Pid, info.pid))).unwrap_or_default();
             let known: HashSet<Pid> = found.iter().map(|info| info.pid).collect();
             found.extend(below.into_iter().filter(|info| !known.contains(&info.pid)));
         }
@@ -71,14 +72,9 @@ pub(crate) fn signal_all(
     except: Option<Pid>,
 ) -> io::Result<SignalDelivery> {
     let mut delivery = SignalDelivery::default();
-    let mut send = |subtree| match reaper_kill(None, signal, false, subtree) {
-        Ok(result) => {
-            delivery.sent += result.killed;
-            Ok(())
-        }
-        // No process was signalled: there is none, or this user may signal none.
-        Err(Errno::SRCH | Errno::PERM) => Ok(()),
-        Err(error) => Err(error),
+    let mut send = |subtree| -> io::Result<()> {
+        delivery.sent += signal_descendants(signal, subtree)?;
+        Ok(())
     };
     match except {
         None => send(None)?,

@@ -6,6 +6,7 @@ use colibri_shim::control::{KillReport, ShimReply};
 use colibri_types::ExitReason;
 use rustix::process::Signal;
 
+use super::running::Remaining;
 use super::state::{EndedRun, NextRun, State};
 use super::{Progress, Supervisor};
 use crate::output::Drained;
@@ -75,19 +76,42 @@ impl Supervisor {
         }
     }
 
+    /// Reads the reports of the agent's monitor.
+    pub(super) fn read_monitor(&mut self) {
+        if let State::Running(agent) = &mut self.state {
+            if agent.read_monitor() {
+                self.server.mark_status_outdated();
+            }
+            for problem in agent.take_problems() {
+                self.runs.add_error(problem);
+            }
+        }
+    }
+
     /// Collects ended children. The run ends with its last process.
     pub(super) fn reap(&mut self) {
         let State::Running(agent) = &mut self.state else {
             return;
         };
         let was_lingering = agent.is_lingering();
-        let all_ended = agent.reap();
+        let remaining = agent.reap();
+        for problem in agent.take_problems() {
+            self.runs.add_error(problem);
+        }
         if agent.is_lingering() != was_lingering {
             self.server.mark_status_outdated();
         }
-        if !all_ended {
+        if remaining == Remaining::Unmonitored {
+            self.runs
+                .add_error("its monitor was killed, so the agent was ended".to_owned());
+            self.kill(Signal::KILL, Duration::ZERO, None);
+        }
+        if remaining != Remaining::None {
             return;
         }
+        let State::Running(agent) = &mut self.state else {
+            return;
+        };
         for (request, reply) in agent.end_signals() {
             self.server.reply(request, reply);
         }

@@ -39,12 +39,13 @@ use colibri_shim::control::ShimStatus;
 use colibri_shim::layout;
 use colibri_types::ExitReason;
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use crate::agent_process::AgentProcess;
 use crate::connection::Connection;
 use crate::control_server::{ControlServer, ShimRequestId};
 use crate::input::Input;
+use crate::monitor::MonitorLink;
 use crate::output::Outputs;
 use crate::poll::poll_until;
 use crate::runs::{RunEnd, Runs};
@@ -92,7 +93,7 @@ impl Supervisor {
         signals: Signals,
         directory: PathBuf,
     ) -> Self {
-        let state = State::Running(Box::new(RunningAgent::new(&agent, runs.elevation())));
+        let state = running(agent.pid, agent.is_wrapper, agent.monitor, &runs);
         outputs.connect(agent.stdout, agent.stderr);
         Self {
             state,
@@ -118,6 +119,7 @@ impl Supervisor {
         }
         loop {
             self.wait()?;
+            self.read_monitor();
             if self.signals.child_ended.take() {
                 self.reap();
             }
@@ -154,6 +156,7 @@ impl Supervisor {
         fds.extend(self.signals.fds().map(readable));
         fds.extend(self.outputs.readable().map(AsFd::as_fd).map(readable));
         fds.extend(self.state.command_stderr().map(readable));
+        fds.extend(self.state.monitor().map(|monitor| readable(monitor.fd())));
         if let Some(pipe) = self.input.writable() {
             fds.push(PollFd::new(pipe, PollFlags::OUT));
         }
@@ -214,9 +217,8 @@ impl Supervisor {
         let started = prepared.and_then(|()| self.runs.start().map_err(|error| error.to_string()));
         match started {
             Ok(agent) => {
-                let running = RunningAgent::new(&agent, self.runs.elevation());
-                let pid = running.pid();
-                self.state = State::Running(Box::new(running));
+                let pid = agent.pid.as_raw_nonzero().get();
+                self.state = running(agent.pid, agent.is_wrapper, agent.monitor, &self.runs);
                 self.input.connect(agent.stdin);
                 self.outputs.connect(agent.stdout, agent.stderr);
                 if let Err(error) = self.runs.write_shim_record(pid) {
@@ -266,4 +268,12 @@ impl Supervisor {
             restart_message: self.runs.restart_message.clone(),
         }
     }
+}
+
+/// Returns the state of a run that has just been started.
+fn running(pid: Pid, is_wrapper: bool, monitor: Option<MonitorLink>, runs: &Runs) -> State {
+    let elevation = runs.elevation();
+    State::Running(Box::new(RunningAgent::new(
+        pid, is_wrapper, monitor, elevation,
+    )))
 }

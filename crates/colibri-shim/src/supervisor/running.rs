@@ -10,12 +10,12 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, wait};
 
 use super::state::NextRun;
-use crate::agent_process::AgentProcess;
 use crate::cgroup::Cgroup;
 use crate::control_server::ShimRequestId;
 use crate::descendants;
 use crate::elevation::Elevation;
 use crate::kill_sequence::KillSequence;
+use crate::monitor::{MonitorLink, MonitorReport, Scope};
 use crate::runs::RunEnd;
 
 /// Polling interval for the start of a sandbox's program while a signal waits for it.
@@ -35,10 +35,27 @@ pub(super) struct AgentSignal {
     pub(super) expires_ms: Option<u64>,
 }
 
+/// The processes of a run that have not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Remaining {
+    None,
+    Some,
+    /// Some are left, and their monitor has just ended.
+    Unmonitored,
+}
+
 /// The processes of a run.
 pub(super) struct RunningAgent {
     pid: Pid,
     is_wrapper: bool,
+    /// The connection to the monitor, of which `pid` is the process.
+    monitor: Option<MonitorLink>,
+    /// The agent has a monitor, whose end has not been collected.
+    awaits_monitor: bool,
+    /// Pid of the agent's first process, as the monitor reports it.
+    reported_pid: Option<i32>,
+    /// Problems that the monitor reported.
+    problems: Vec<String>,
     /// End of the first process, once it is collected. Descendants may still run.
     end: Option<RunEnd>,
     /// Why Colibri ends the run, if it does.
@@ -53,10 +70,20 @@ pub(super) struct RunningAgent {
 }
 
 impl RunningAgent {
-    pub(super) fn new(agent: &AgentProcess, elevation: Elevation) -> Self {
+    /// Takes over a started agent, whose pipes the caller has taken.
+    pub(super) fn new(
+        pid: Pid,
+        is_wrapper: bool,
+        monitor: Option<MonitorLink>,
+        elevation: Elevation,
+    ) -> Self {
         Self {
-            pid: agent.pid,
-            is_wrapper: agent.is_wrapper,
+            pid,
+            is_wrapper,
+            awaits_monitor: monitor.is_some(),
+            monitor,
+            reported_pid: None,
+            problems: Vec::new(),
             end: None,
             end_reason: None,
             next: NextRun::Undecided,
@@ -68,7 +95,51 @@ impl RunningAgent {
     }
 
     pub(super) fn pid(&self) -> i32 {
-        self.pid.as_raw_nonzero().get()
+        self.reported_pid
+            .unwrap_or_else(|| self.pid.as_raw_nonzero().get())
+    }
+
+    /// Returns the connection to the monitor, which the caller polls for input.
+    pub(super) fn monitor(&self) -> Option<&MonitorLink> {
+        self.monitor.as_ref()
+    }
+
+    /// Returns the problems that the monitor has reported since the last call.
+    pub(super) fn take_problems(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.problems)
+    }
+
+    /// Reads the reports of the monitor. Returns whether the pid or the state of the first process has changed.
+    pub(super) fn read_monitor(&mut self) -> bool {
+        let Some(monitor) = &mut self.monitor else {
+            return false;
+        };
+        let (reports, is_open) = monitor.receive();
+        if !is_open {
+            self.monitor = None;
+        }
+        let has_changed = !reports.is_empty();
+        for report in reports {
+            match report {
+                MonitorReport::Agent(pid) => self.reported_pid = Some(pid),
+                MonitorReport::Ended(exit) => self.set_end(exit),
+                MonitorReport::Problem(problem) => self.problems.push(problem),
+            }
+        }
+        has_changed
+    }
+
+    /// Records the end of the first process.
+    fn set_end(&mut self, exit: ExitStatus) {
+        let reason = match exit {
+            ExitStatus::Signal(_) => ExitReason::Signalled,
+            _ => ExitReason::Exited,
+        };
+        self.end.get_or_insert(RunEnd {
+            exit: Some(exit),
+            reason: self.end_reason.unwrap_or(reason),
+            at_ns: now_ns(),
+        });
     }
 
     /// Returns whether the first process has ended.
@@ -108,29 +179,29 @@ impl RunningAgent {
         self.elevation.poll(now)
     }
 
-    /// Collects ended children. Returns whether no descendant is left: wait(2) then fails with ECHILD, because orphans
-    /// are children of the reaper.
-    pub(super) fn reap(&mut self) -> bool {
+    /// Collects ended children. The descendants have ended when wait(2) fails with ECHILD, because orphans are children of
+    /// the reaper.
+    pub(super) fn reap(&mut self) -> Remaining {
+        let awaited_monitor = self.awaits_monitor;
+        // A monitor reports the agent's end before its own.
+        self.read_monitor();
         loop {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if self.elevation.collect(pid, status) => {}
-                Ok(Some((pid, status))) if pid == self.pid && self.end.is_none() => {
-                    let (exit, reason) = match status.terminating_signal() {
-                        Some(signal) => (ExitStatus::Signal(signal), ExitReason::Signalled),
-                        None => (
-                            ExitStatus::Code(status.exit_status().unwrap_or_default()),
-                            ExitReason::Exited,
-                        ),
-                    };
-                    self.end = Some(RunEnd {
-                        exit: Some(exit),
-                        reason: self.end_reason.unwrap_or(reason),
-                        at_ns: now_ns(),
+                Ok(Some((pid, status))) if pid == self.pid => {
+                    self.awaits_monitor = false;
+                    self.set_end(match status.terminating_signal() {
+                        Some(signal) => ExitStatus::Signal(signal),
+                        None => ExitStatus::Code(status.exit_status().unwrap_or_default()),
                     });
                 }
                 Ok(Some(_)) | Err(Errno::INTR) => {}
-                Ok(None) => return false,
-                Err(_) => return true,
+                // A monitor ends after the agent's other processes.
+                Ok(None) if awaited_monitor && !self.awaits_monitor => {
+                    return Remaining::Unmonitored;
+                }
+                Ok(None) => return Remaining::Some,
+                Err(_) => return Remaining::None,
             }
         }
     }
@@ -186,8 +257,9 @@ impl RunningAgent {
     pub(super) fn kill(&mut self, signal: Signal, grace: Duration) {
         let now = Instant::now();
         let then_continue = !matches!(signal, Signal::STOP | Signal::TSTP | Signal::KILL);
-        let grace = match signal == Signal::KILL && self.elevation.can_remove_jail() {
-            // The removal of the jail ends all its processes.
+        let ends_jail = self.monitor.is_some() || self.elevation.can_remove_jail();
+        let grace = match signal == Signal::KILL && ends_jail {
+            // The monitor, or the removal of the jail, ends all its processes.
             true => Duration::ZERO,
             false => {
                 self.send_first_signal(signal, then_continue);
@@ -212,6 +284,9 @@ impl RunningAgent {
             });
             return;
         }
+        if self.request(signal, Scope::All, then_continue) {
+            return;
+        }
         let command = self.elevation.pid();
         let sent = descendants::signal_all(signal, self.leader(), self.wrapper(), command);
         let _ = self.elevate(signal, sent.unwrap_or_default(), None, None);
@@ -227,7 +302,7 @@ impl RunningAgent {
         cgroup: Option<&Cgroup>,
     ) -> Option<KillReport> {
         let kill = self.kill.as_mut()?;
-        let report = kill.step(now, cgroup, &mut self.elevation)?;
+        let report = kill.step(now, cgroup, &mut self.elevation, self.monitor.as_ref())?;
         self.kill = None;
         Some(report)
     }
@@ -259,6 +334,12 @@ impl RunningAgent {
     /// Sends a signal as a terminal does, to the agent's process group, or to all processes in its sandbox. Returns the
     /// delivery unless the privilege backend is delivering the signal.
     fn deliver(&mut self, signal: &AgentSignal) -> Option<SignalDelivery> {
+        if self.request(signal.signal, Scope::Group, signal.then_continue) {
+            return Some(SignalDelivery {
+                sent: 1,
+                ..SignalDelivery::default()
+            });
+        }
         let command = self.elevation.pid();
         let sent = match self.leader().filter(|_| !self.is_wrapper) {
             Some(leader) => descendants::signal_group(signal.signal, leader),
@@ -275,6 +356,15 @@ impl RunningAgent {
             self.continue_all();
         }
         delivery
+    }
+
+    /// Requests a signal from the monitor, and CONT for all processes after it. Returns whether there is a monitor.
+    fn request(&self, signal: Signal, scope: Scope, then_continue: bool) -> bool {
+        let Some(monitor) = &self.monitor else {
+            return false;
+        };
+        monitor.signal(signal, scope)
+            && (!then_continue || monitor.signal(Signal::CONT, Scope::All))
     }
 
     /// Sends a signal through the privilege backend to the processes that the shim was denied. Returns the delivery unless

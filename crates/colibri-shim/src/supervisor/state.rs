@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use super::running::RunningAgent;
+use crate::monitor::MonitorLink;
 use crate::run_commands::RunCommands;
 use crate::runs::RunEnd;
 
@@ -74,6 +75,11 @@ impl State {
             }
             _ => None,
         }
+    }
+
+    /// Returns the connection to the agent's monitor.
+    pub(super) fn monitor(&self) -> Option<&MonitorLink> {
+        self.running()?.monitor()
     }
 
     /// Returns the run if it has processes.

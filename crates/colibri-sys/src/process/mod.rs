@@ -7,12 +7,16 @@ mod freebsd;
 #[cfg(target_os = "linux")]
 mod linux;
 mod parent;
+#[cfg(target_os = "freebsd")]
+mod reaper;
 mod usage;
 
 pub use host::{find, kill, namespace_pids};
 #[cfg(target_os = "linux")]
 pub use linux::descendants;
 pub use parent::die_with_parent;
+#[cfg(target_os = "freebsd")]
+pub use reaper::signal_descendants;
 pub use usage::{ProcessUsage, usage};
 
 #[cfg(target_os = "freebsd")]
