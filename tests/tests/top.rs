@@ -371,6 +371,40 @@ fn terminal_is_restored_at_every_end_of_top() {
     }
 }
 
+/// A serial console reports 0 columns and 0 rows.
+#[test]
+fn terminal_of_unknown_size_shows_the_table() {
+    let (daemon, _) = start_with_agents();
+    let terminal = Terminal::open(&daemon, 80, 24, &[]);
+    for (rows, columns) in [(0, 0), (24, 0), (0, 80)] {
+        terminal.press(&[
+            &format!("stty rows {rows} cols {columns}; stty size; colibri top"),
+            "Enter",
+        ]);
+        let screen = terminal.wait_for_text(STATES);
+        assert!(
+            screen.contains("merger") && screen.contains("finished"),
+            "{screen}"
+        );
+        // A size that becomes known is used.
+        terminal.resize(100, 30);
+        terminal.wait_until("the table has the new width", |screen| {
+            screen.lines().any(|line| line.trim_end().len() > 80)
+        });
+        terminal.resize(80, 24);
+        terminal.press(&["q"]);
+        wait_for_shell(&terminal);
+        terminal.press(&["clear", "Enter"]);
+        wait_for_shell(&terminal);
+    }
+    terminal.press(&[
+        "stty rows 0 cols 0; colibri spawn --help | head -5",
+        "Enter",
+    ]);
+    let screen = terminal.wait_for_text("Usage: colibri spawn");
+    assert!(screen.contains("[OPTIONS]"), "{screen}");
+}
+
 #[test]
 fn no_color_variable_disables_colours() {
     let (daemon, _) = start_with_agents();

@@ -9,8 +9,9 @@ use crossterm::terminal::{
 };
 use crossterm::{cursor, execute};
 use ratatui::Terminal;
-use ratatui::backend::CrosstermBackend;
-use ratatui::layout::{Position, Rect};
+use ratatui::backend::{Backend, ClearType, CrosstermBackend, WindowSize};
+use ratatui::buffer::Cell;
+use ratatui::layout::{Position, Rect, Size};
 use tokio::sync::mpsc;
 
 use crate::error::CliError;
@@ -19,12 +20,85 @@ use crate::sink::start_thread;
 /// Size of the output buffer in bytes: a frame is written at once, so that no partial one is visible.
 const FRAME_BUFFER: usize = 256 * 1024;
 
+/// Size of a terminal that does not know its own, in cells. A serial line reports 0 columns and 0 rows (tty(4), TIOCGWINSZ).
+const DEFAULT_SIZE: Size = Size {
+    width: 80,
+    height: 24,
+};
+
 /// Whether the terminal is in raw mode and must be restored.
 static IS_RAW: AtomicBool = AtomicBool::new(false);
 
+/// Replaces each dimension that the terminal does not know.
+pub(super) fn usable_size(size: Size) -> Size {
+    let or_default = |cells: u16, default| if cells == 0 { default } else { cells };
+    Size {
+        width: or_default(size.width, DEFAULT_SIZE.width),
+        height: or_default(size.height, DEFAULT_SIZE.height),
+    }
+}
+
+/// Writes to the terminal; its size is never 0.
+pub(super) struct SizedBackend(CrosstermBackend<BufWriter<Stdout>>);
+
+impl Backend for SizedBackend {
+    type Error = io::Error;
+
+    fn size(&self) -> io::Result<Size> {
+        self.0.size().map(usable_size)
+    }
+
+    fn window_size(&mut self) -> io::Result<WindowSize> {
+        let size = self.0.window_size()?;
+        Ok(WindowSize {
+            columns_rows: usable_size(size.columns_rows),
+            ..size
+        })
+    }
+
+    fn draw<'a, I>(&mut self, content: I) -> io::Result<()>
+    where
+        I: Iterator<Item = (u16, u16, &'a Cell)>,
+    {
+        self.0.draw(content)
+    }
+
+    fn append_lines(&mut self, count: u16) -> io::Result<()> {
+        self.0.append_lines(count)
+    }
+
+    fn hide_cursor(&mut self) -> io::Result<()> {
+        self.0.hide_cursor()
+    }
+
+    fn show_cursor(&mut self) -> io::Result<()> {
+        self.0.show_cursor()
+    }
+
+    fn get_cursor_position(&mut self) -> io::Result<Position> {
+        self.0.get_cursor_position()
+    }
+
+    fn set_cursor_position<P: Into<Position>>(&mut self, position: P) -> io::Result<()> {
+        self.0.set_cursor_position(position)
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        self.0.clear()
+    }
+
+    fn clear_region(&mut self, clear_type: ClearType) -> io::Result<()> {
+        self.0.clear_region(clear_type)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Backend::flush(&mut self.0)
+    }
+}
+
 /// The terminal in raw mode and on its alternate screen, until this is dropped.
 pub(super) struct Screen {
-    pub(super) terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
+    pub(super) terminal: Terminal<SizedBackend>,
 }
 
 impl Screen {
@@ -36,9 +110,8 @@ impl Screen {
             previous(info);
         }));
         let screen = Self {
-            terminal: Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(
-                FRAME_BUFFER,
-                io::stdout(),
+            terminal: Terminal::new(SizedBackend(CrosstermBackend::new(
+                BufWriter::with_capacity(FRAME_BUFFER, io::stdout()),
             )))?,
         };
         screen.set_modes()?;
