@@ -46,7 +46,7 @@ impl ControlRequest {
 pub(crate) struct ControlReader(Vec<u8>);
 
 impl ControlReader {
-    /// Returns the requests that these bytes complete; `None` if a line is no request. The stream cannot be used then.
+    /// Returns the requests that these bytes complete; `None` if a line is not a request. The stream cannot be used then.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Option<Vec<ControlRequest>> {
         self.0.extend_from_slice(bytes);
         let mut requests = Vec::new();

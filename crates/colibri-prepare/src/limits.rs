@@ -1,15 +1,29 @@
 //! Selects the enforcement mechanism (cgroup, rlimit, rctl) for each limit, and reports limits without one.
 
-use colibri_jail_core::{Confinement, JailError, LimitMechanism, Limits};
+use std::io::{self, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use colibri_jail_core::{Confinement, JailError, LimitMechanism, LimitSupport, Limits};
 use colibri_types::ProcessLimits;
 
-use crate::Preparer;
+use crate::{Obstacle, Preparer};
+
+/// Timeout of the program that prints whether the kernel enforces limits.
+const SUPPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval at which the end of that program is checked; it takes about a millisecond.
+const SUPPORT_INTERVAL: Duration = Duration::from_millis(2);
+/// Maximum number of bytes read from each of its outputs.
+const MAX_SUPPORT_OUTPUT: u64 = 4096;
 
 /// The enforcement mechanism of each limit of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LimitPlan {
     /// Whether the agent needs a dedicated cgroup.
     pub cgroup: bool,
+    /// Whether the engine must not set its limits, because the kernel does not enforce them.
+    pub omits_jail_limits: bool,
     /// Limits of each process.
     pub process: ProcessLimits,
     /// Limits that are not enforced, and why.
@@ -18,7 +32,7 @@ pub struct LimitPlan {
 
 impl Preparer {
     /// Plans the enforcement of all limits. `max_open_files` is the hard limit of open files of this process
-    /// (getrlimit(2)).
+    /// (getrlimit(2)). Runs a program and waits for it, if the engine's mechanism depends on the kernel.
     ///
     /// # Errors
     /// A limit cannot be enforced, and `best_effort` is not set.
@@ -45,10 +59,17 @@ impl Preparer {
             ("processes", "pids", limits.processes.is_some()),
             ("cpu", "cpu", limits.cpu.is_some()),
         ];
+        let mut kernel_obstacle = None;
         for (name, controller, _) in shared.into_iter().filter(|(_, _, is_set)| *is_set) {
             match self.engine.limit_mechanism(confinement) {
-                // The operations of the engine's pre_run set these limits.
-                LimitMechanism::PreRun(_) => {}
+                LimitMechanism::PreRun(support) => {
+                    if let Some(obstacle) =
+                        kernel_obstacle.get_or_insert_with(|| support_obstacle(&support))
+                    {
+                        unenforced(name, obstacle.to_string())?;
+                        plan.omits_jail_limits = true;
+                    }
+                }
                 LimitMechanism::Unavailable { cause, hint } => {
                     unenforced(name, format!("{cause}; {hint}"))?;
                 }
@@ -86,13 +107,149 @@ impl Preparer {
     }
 }
 
+/// Returns why the kernel of this host does not enforce limits; `None` if it does. Blocks until a program has ended.
+pub(crate) fn support_obstacle(support: &LimitSupport) -> Option<Obstacle> {
+    let command = || format!("{} {}", support.program, support.args.join(" "));
+    let cause = match run(support, SUPPORT_TIMEOUT) {
+        Err(error) => format!("{} cannot be run: {error}", command()),
+        Ok(SupportOutput { stdout, .. }) if stdout == support.expected => return None,
+        Ok(SupportOutput { status, stdout, .. }) if status.success() => {
+            format!("{} prints {stdout}", command())
+        }
+        Ok(SupportOutput { status, stderr, .. }) => match stderr.is_empty() {
+            true => format!("{} failed: {status}", command()),
+            false => format!("{} failed: {stderr}", command()),
+        },
+    };
+    Some(Obstacle {
+        cause,
+        hint: support.hint.to_owned(),
+    })
+}
+
+/// The result of a program that prints a setting.
+struct SupportOutput {
+    status: ExitStatus,
+    stdout: String,
+    stderr: String,
+}
+
+fn run(support: &LimitSupport, limit: Duration) -> io::Result<SupportOutput> {
+    let mut child = Command::new(support.program)
+        .args(support.args)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let status = match wait(&mut child, limit) {
+        Ok(status) => status,
+        Err(error) => {
+            // The error of the wait is reported; without these two, the program would remain.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error);
+        }
+    };
+    Ok(SupportOutput {
+        status,
+        stdout: text(child.stdout.take())?,
+        stderr: text(child.stderr.take())?,
+    })
+}
+
+/// Waits until the program has ended.
+fn wait(child: &mut Child, limit: Duration) -> io::Result<ExitStatus> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match child.try_wait()? {
+            Some(status) => return Ok(status),
+            None if Instant::now() < deadline => thread::sleep(SUPPORT_INTERVAL),
+            None => {
+                let problem = format!("it did not end within {limit:?}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+            }
+        }
+    }
+}
+
+/// Returns the output of an ended program, in one line.
+fn text(stream: Option<impl Read>) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    if let Some(stream) = stream {
+        stream.take(MAX_SUPPORT_OUTPUT).read_to_end(&mut bytes)?;
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Cgroups, HostEnv};
-    use colibri_jail_core::{Bubblewrap, EphemeralJail, FreebsdJail, JailEngine};
+    use crate::{PrepareError, Prepared};
+    use colibri_jail_core::{
+        Bubblewrap, CommandLine, EnginePrograms, EphemeralJail, FreebsdJail, JailEngine, JailOp,
+    };
     use colibri_priv::{BackendRegistry, PrivBackend};
+    use colibri_types::AgentSpawnConfig;
+    use serde_json::json;
     use std::sync::Arc;
+
+    /// The limits of FreeBSD jails on a host whose setting a shell script prints.
+    #[derive(Debug, Clone, Copy)]
+    struct FreebsdLimits(&'static [&'static str]);
+
+    /// A host whose kernel enforces limits, one that does not, and one without the setting.
+    const ENABLED: FreebsdLimits = FreebsdLimits(&["-c", "echo 1"]);
+    const DISABLED: FreebsdLimits = FreebsdLimits(&["-c", "echo 0"]);
+    const MISSING: FreebsdLimits = FreebsdLimits(&["-c", "echo unknown oid >&2; exit 1"]);
+    const HANGING: FreebsdLimits = FreebsdLimits(&["-c", "exec sleep 1000"]);
+
+    impl FreebsdLimits {
+        fn support(self) -> LimitSupport {
+            LimitSupport {
+                name: "rctl(8)",
+                program: "/bin/sh",
+                args: self.0,
+                expected: "1",
+                hint: "enable racct",
+            }
+        }
+    }
+
+    impl JailEngine for FreebsdLimits {
+        fn name(&self) -> &str {
+            "limits"
+        }
+
+        fn command_line(&self, op: &JailOp) -> Result<CommandLine, JailError> {
+            match op {
+                JailOp::HostCommand { command, .. } => Ok(command.clone()),
+                _ => Ok(CommandLine::new("/bin/true", [""; 0]).unwrap()),
+            }
+        }
+
+        fn programs(&self) -> EnginePrograms {
+            EnginePrograms::new(["/bin/true"], "install it")
+        }
+
+        fn pre_run(&self, op: &JailOp, limits: &Limits) -> Result<Vec<JailOp>, JailError> {
+            FreebsdJail::default().pre_run(op, limits)
+        }
+
+        fn post_run(&self, op: &JailOp, limits: &Limits) -> Result<Vec<JailOp>, JailError> {
+            FreebsdJail::default().post_run(op, limits)
+        }
+
+        fn limit_mechanism(&self, confinement: &Confinement) -> LimitMechanism {
+            match confinement {
+                Confinement::Ephemeral(_) => LimitMechanism::PreRun(self.support()),
+                _ => FreebsdJail::default().limit_mechanism(confinement),
+            }
+        }
+    }
 
     fn limits(text: &str) -> Limits {
         serde_json::from_str(text).unwrap()
@@ -132,6 +289,8 @@ mod tests {
         };
         let none = Cgroups::Unavailable("no cgroups".into());
         let freebsd: Arc<dyn JailEngine> = Arc::new(FreebsdJail::default());
+        let enabled: Arc<dyn JailEngine> = Arc::new(ENABLED);
+        let disabled: Arc<dyn JailEngine> = Arc::new(DISABLED);
         let bubblewrap: Arc<dyn JailEngine> = Arc::new(Bubblewrap::default());
         let backends = BackendRegistry::builtin("/helper");
         let memory = r#"{"memory":"1G"}"#;
@@ -158,7 +317,7 @@ mod tests {
             Result<LimitPlan, &'a str>,
             LimitPlan,
         );
-        let table: [Row<'_>; 12] = [
+        let table: [Row<'_>; 13] = [
             (
                 "{}",
                 &bubblewrap,
@@ -224,12 +383,24 @@ mod tests {
             ),
             (
                 memory,
-                &freebsd,
+                &enabled,
                 ephemeral(None),
                 "mdo",
                 &none,
                 Ok(LimitPlan::default()),
                 LimitPlan::default(),
+            ),
+            (
+                memory,
+                &disabled,
+                ephemeral(None),
+                "mdo",
+                &none,
+                Err("/bin/sh -c echo 0 prints 0; enable racct"),
+                LimitPlan {
+                    omits_jail_limits: true,
+                    ..LimitPlan::default()
+                },
             ),
             (
                 memory,
@@ -296,5 +467,70 @@ mod tests {
             .plan_limits(&limits(files), false, &Confinement::None, 99)
             .unwrap_err();
         assert!(message.to_string().contains("at most 99"), "{message}");
+    }
+
+    /// Plans a spawn in a new jail with limits on all processes together.
+    fn plan(
+        engine: FreebsdLimits,
+        best_effort: bool,
+    ) -> Result<(Prepared, LimitPlan), PrepareError> {
+        let config: AgentSpawnConfig = serde_json::from_value(json!({
+            "program": "true", "env": {"PATH": "/bin"},
+            "jail": {"path": "/", "limits": {"processes": 5, "memory": "1G"}, "best_effort": best_effort},
+        }))
+        .unwrap();
+        let none = Cgroups::Unavailable("no cgroups".into());
+        preparer(Arc::new(engine), Arc::new(colibri_priv::None), &none).plan(&config, "abc", &[])
+    }
+
+    #[test]
+    fn limits_without_kernel_support_are_omitted_or_refused() {
+        for best_effort in [false, true] {
+            let (prepared, limits) = plan(ENABLED, best_effort).unwrap();
+            assert_eq!(
+                prepared.pre_run[0].to_string(),
+                "/usr/bin/rctl -a jail:colibri-abc:memoryuse:deny=1073741824 jail:colibri-abc:maxproc:deny=5"
+            );
+            assert_eq!(prepared.post_run.len(), 1);
+            assert_eq!(limits.unenforced, [""; 0]);
+        }
+        for (engine, cause) in [
+            (DISABLED, "/bin/sh -c echo 0 prints 0; enable racct"),
+            (
+                MISSING,
+                "/bin/sh -c echo unknown oid >&2; exit 1 failed: unknown oid; enable racct",
+            ),
+        ] {
+            assert_eq!(
+                plan(engine, false).unwrap_err().to_string(),
+                format!(
+                    "limit `memory` cannot be enforced: {cause}, or accept the missing limit with `best_effort`"
+                )
+            );
+            let (prepared, limits) = plan(engine, true).unwrap();
+            assert_eq!((prepared.pre_run, prepared.post_run), (vec![], vec![]));
+            assert_eq!(
+                limits.unenforced,
+                ["memory", "processes"]
+                    .map(|name| format!("limit `{name}` is not enforced: {cause}"))
+            );
+        }
+    }
+
+    #[test]
+    fn support_program_that_hangs_is_killed() {
+        let error = run(&HANGING.support(), Duration::from_millis(20))
+            .err()
+            .unwrap();
+        assert_eq!(error.to_string(), "it did not end within 20ms");
+        let absent = LimitSupport {
+            program: "/absent/sysctl",
+            ..ENABLED.support()
+        };
+        let obstacle = support_obstacle(&absent).unwrap();
+        assert_eq!(
+            obstacle.cause,
+            "/absent/sysctl -c echo 1 cannot be run: No such file or directory (os error 2)"
+        );
     }
 }

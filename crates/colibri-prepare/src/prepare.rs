@@ -92,7 +92,7 @@ impl Preparer {
         id: &str,
         running: &[AgentSpec],
     ) -> Result<(Prepared, LimitPlan), PrepareError> {
-        let prepared = self.prepare_as(config, id)?;
+        let mut prepared = self.prepare_as(config, id)?;
         self.check(&prepared, running)?;
         let max_open_files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
         let best_effort = config.jail.as_ref().is_some_and(|jail| jail.best_effort);
@@ -100,6 +100,10 @@ impl Preparer {
         let mut limits =
             self.plan_limits(&config.limits(), best_effort, confinement, max_open_files)?;
         limits.process.soft_files = self.soft_open_files;
+        if limits.omits_jail_limits {
+            // An operation that sets a limit would fail on this host, and the agent would not start.
+            prepared = self.prepare_as(&without_jail_limits(config), id)?;
+        }
         Ok((prepared, limits))
     }
 
@@ -208,6 +212,17 @@ impl Preparer {
             post_run,
         })
     }
+}
+
+/// Returns the configuration without the limits on all processes together.
+fn without_jail_limits(config: &AgentSpawnConfig) -> AgentSpawnConfig {
+    let mut config = config.clone();
+    if let Some(jail) = &mut config.jail {
+        jail.limits.memory = None;
+        jail.limits.processes = None;
+        jail.limits.cpu = None;
+    }
+    config
 }
 
 /// Maximum size of a passwd(5) file, in bytes.

@@ -188,7 +188,7 @@ impl Monitor<'_> {
                 Some(UnixStream::from(socket))
             }
             None => {
-                // A requester that has ended is no parent any more.
+                // A requester that has ended is not the parent any more.
                 let watched = queue.watch_process(self.requester, Watch::Process);
                 if watched.is_err() || parent_id() != self.requester {
                     return Err(HelperError::Orphaned);

@@ -142,7 +142,7 @@ pub(crate) fn become_reaper() -> io::Result<()> {
 }
 
 /// Returns the descendants of a reaper, those of reapers among them included, and zombies (procctl(2)). With `child`,
-/// only those that this child of the reaper started, and the child. Empty if the process is no reaper.
+/// only those that this child of the reaper started, and the child. Empty if the process is not a reaper.
 pub(crate) fn descendants(reaper: u32, child: Option<u32>) -> Vec<u32> {
     let mut found = Vec::new();
     let mut reapers = vec![(reaper, child)];
@@ -768,7 +768,7 @@ pub(crate) fn add_limit(rule: &str) -> io::Result<()> {
     rctl(RCTL_ADD_RULE, rule)
 }
 
-/// Removes all resource limits of a jail. None, and a kernel without rctl(4), are no error.
+/// Removes all resource limits of a jail. No limit, and a kernel without rctl(4), are not errors.
 pub(crate) fn remove_limits(jail: &JailName) -> io::Result<()> {
     match rctl(RCTL_REMOVE_RULE, &format!("jail:{jail}")) {
         Err(error) if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOSYS)) => {

@@ -1,11 +1,10 @@
 //! Checks which limits of an agent can be enforced on this host, and how to enable the others.
 
-use std::path::Path;
-
 use colibri_jail_core::{LimitMechanism, LimitSupport};
-use colibri_priv::{Finding, probe};
+use colibri_priv::Finding;
 
-use super::PROGRAM_TIMEOUT;
+use super::on_a_thread;
+use crate::limits::support_obstacle;
 use crate::{Cgroups, Obstacle};
 
 /// Limits on all processes of an agent together, and their cgroup controllers.
@@ -15,7 +14,11 @@ const LIMITS: &[(&str, &str)] = &[("memory", "memory"), ("processes", "pids"), (
 pub(super) async fn enforceable(mechanism: LimitMechanism, cgroups: &Cgroups) -> Vec<Finding> {
     match mechanism {
         LimitMechanism::PreRun(support) => {
-            vec![pre_run_finding(&support, check_support(&support).await)]
+            let checked = on_a_thread("colibri-doctor", move || support_obstacle(&support));
+            match checked.await {
+                Ok(obstacle) => vec![pre_run_finding(&support, obstacle)],
+                Err(finding) => vec![finding],
+            }
         }
         LimitMechanism::Cgroup => LIMITS
             .iter()
@@ -36,13 +39,13 @@ fn by_cgroup(limit: &str, obstacle: Option<Obstacle>) -> Finding {
 }
 
 /// Returns the finding for all limits that the engine's own operations set.
-fn pre_run_finding(support: &LimitSupport, supported: Result<(), String>) -> Finding {
-    match supported {
-        Ok(()) => Finding::ok(format!(
+fn pre_run_finding(support: &LimitSupport, obstacle: Option<Obstacle>) -> Finding {
+    match obstacle {
+        None => Finding::ok(format!(
             "limits memory, processes and cpu can be enforced, by {}",
             support.name
         )),
-        Err(why) => unenforceable(&why, support.hint),
+        Some(Obstacle { cause, hint }) => unenforceable(&cause, &hint),
     }
 }
 
@@ -51,19 +54,6 @@ fn unenforceable(cause: &str, hint: &str) -> Finding {
         format!("limits memory, processes and cpu cannot be enforced: {cause}"),
         hint,
     )
-}
-
-async fn check_support(support: &LimitSupport) -> Result<(), String> {
-    let program = support.program;
-    let command = || format!("{program} {}", support.args.join(" "));
-    match probe::run(Path::new(program), support.args, PROGRAM_TIMEOUT).await {
-        Ok(output) if output.is_success() => match output.stdout.trim() {
-            value if value == support.expected => Ok(()),
-            value => Err(format!("{} prints {value}", command())),
-        },
-        Ok(output) => Err(format!("{} failed: {}", command(), output.failure())),
-        Err(error) => Err(format!("{program} cannot be started: {error}")),
-    }
 }
 
 #[cfg(test)]
