@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use colibri_client::{ClientError, DoctorResult, Finding, FindingStatus};
+use colibri_client::{ClientError, DoctorResult, Finding, FindingStatus, JailConfig};
 
 use colibri_config::ConfigFile;
+use colibri_prepare::{ConfinementOwner, KnownConfinement};
 
 use crate::args::Global;
 use crate::connect::{connect_existing, lookup};
@@ -54,12 +55,17 @@ async fn daemon_findings(global: &Global) -> Result<Vec<Finding>, CliError> {
 async fn local_findings(global: &Global) -> Result<Vec<Finding>, CliError> {
     // The whole file is checked: a daemon does not start with an error in a profile either.
     let file = ConfigFile::read(None, lookup).map_err(CliError::from);
-    let (preparer, installation) = match file.and_then(|_| preparer(global)) {
+    let found = file.and_then(|file| Ok((file, preparer(global)?)));
+    let (file, (preparer, mut installation)) = match found {
         Ok(found) => found,
         Err(error) => {
             let fix = "correct the setting; options override the environment, and the environment overrides colibri.toml";
             return Ok(vec![Finding::fail(error.message(), fix)]);
         }
     };
+    let profile = |(name, jail): (&str, &JailConfig)| {
+        KnownConfinement::new(ConfinementOwner::Profile(name.to_owned()), Some(jail))
+    };
+    installation.confinements = file.jails().map(profile).collect();
     Ok(preparer.preflight(&installation).await)
 }

@@ -28,6 +28,7 @@ pub(crate) fn preparer(global: &Global) -> Result<(Preparer, Installation), CliE
         shim: settings.shim,
         state_dir: settings.state_dir,
         socket,
+        confinements: Vec::new(),
     };
     Ok((preparer, installation))
 }

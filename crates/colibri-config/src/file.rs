@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use colibri_jail_core::JailConfig;
 use colibri_sys::regular_file;
 
 use crate::diagnostic::{Diagnostic, Source};
@@ -101,6 +102,18 @@ fn shown(diagnostics: &[Diagnostic]) -> String {
 }
 
 impl ConfigFile {
+    /// Returns the jails of profiles and `[[autostart]]` entries, with their names. An entry without a jail may use that of
+    /// its profile.
+    pub fn jails(&self) -> impl Iterator<Item = (&str, &JailConfig)> {
+        let entries = self.autostart.iter();
+        let entries = entries.map(|entry| (&entry.key, &entry.options));
+        let requests = self.profiles.iter().chain(entries);
+        requests.filter_map(|(name, profile)| {
+            let jail = profile.request.jail.as_ref()?;
+            jail.is_jail().then_some((name.as_str(), jail))
+        })
+    }
+
     /// Parses and validates a text. Does no I/O: `path` is used in messages.
     ///
     /// # Errors

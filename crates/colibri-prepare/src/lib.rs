@@ -15,7 +15,7 @@ mod prepare;
 mod program;
 
 pub use cgroup::{Cgroups, Obstacle};
-pub use doctor::Installation;
+pub use doctor::{ConfinementOwner, Installation, KnownConfinement};
 pub use elevated::ElevatedCommands;
 pub use error::{PrepareError, is_resource_exhaustion};
 pub use host::HostEnv;

@@ -14,6 +14,7 @@ use colibri_sys::regular_file;
 use colibri_types::{AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, ValidatedSpawn};
 use rustix::process::{Resource, getrlimit};
 
+use crate::doctor::sharing_warnings;
 use crate::host::resolve_in;
 use crate::limits::LimitPlan;
 use crate::{Cgroups, HostEnv, PrepareError};
@@ -55,6 +56,8 @@ pub struct Prepared {
     pub pre_run: Vec<CommandLine>,
     /// Commands to run after each run.
     pub post_run: Vec<CommandLine>,
+    /// Dangers that running agents add, as [`Preparer::plan`] finds them.
+    pub warnings: Vec<String>,
 }
 
 impl Prepared {
@@ -104,6 +107,7 @@ impl Preparer {
             // An operation that sets a limit would fail on this host, and the agent would not start.
             prepared = self.prepare_as(&without_jail_limits(config), id)?;
         }
+        prepared.warnings = sharing_warnings(&prepared.confinement, running);
         Ok((prepared, limits))
     }
 
@@ -210,6 +214,7 @@ impl Preparer {
             has_wrapper,
             pre_run,
             post_run,
+            warnings: Vec::new(),
         })
     }
 }

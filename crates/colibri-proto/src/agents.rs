@@ -53,7 +53,7 @@ pub struct Agent {
     pub cwd: Option<String>,
     /// Jail of the agent.
     pub jail: Option<JailConfig>,
-    /// Limits that are not enforced, because `best_effort` is set.
+    /// Limits that are not enforced, because `best_effort` is set, and directories that this agent dangerously shares.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Runtime of the agent.

@@ -26,7 +26,7 @@ pub struct IdParams {
 pub struct SpawnResult {
     /// ID of the agent.
     pub id: String,
-    /// Limits that are not enforced, because `best_effort` is set.
+    /// Limits that are not enforced, because `best_effort` is set, and directories that this agent dangerously shares.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }

@@ -108,7 +108,7 @@ impl Spawner {
             engine: prepared.engine.clone(),
             privilege: prepared.privilege.clone(),
             exit_note: prepared.exit_note.clone(),
-            warnings: limits.unenforced.clone(),
+            warnings: [&limits.unenforced[..], &prepared.warnings].concat(),
             created_at_ns: now_ns(),
         };
         let failure = match self

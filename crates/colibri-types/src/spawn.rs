@@ -250,7 +250,7 @@ pub struct AgentSpec {
     /// Why the exit status of the first process is not the agent's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_note: Option<String>,
-    /// Limits that are not enforced, and why.
+    /// Limits that are not enforced, and directories that the agent dangerously shares, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// When the spawn was accepted, in nanoseconds since 1970.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use colibri_config::{
     Autostart, ConfigFile, ConfigSources, PartialSettings, Profile, ProfileError,
 };
+use colibri_jail_core::JailConfig;
+use colibri_prepare::{ConfinementOwner, KnownConfinement};
 use colibri_priv::Finding;
 use colibri_proto::{
     ChangedNames, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnRequest,
@@ -66,6 +68,14 @@ impl Configuration {
                 .map(|(name, profile)| profile_info(name, profile))
                 .collect(),
         }
+    }
+
+    /// Returns the jails that profiles and `[[autostart]]` entries name.
+    pub(crate) fn confinements(&self) -> Vec<KnownConfinement> {
+        let jail = |(name, jail): (&str, &JailConfig)| {
+            KnownConfinement::new(ConfinementOwner::Profile(name.to_owned()), Some(jail))
+        };
+        self.current().jails().map(jail).collect()
     }
 
     /// Returns a finding of `doctor` for each `[[autostart]]` agent that could not be started.

@@ -1,6 +1,6 @@
 //! `version` and `doctor`.
 
-use colibri_prepare::Installation;
+use colibri_prepare::{ConfinementOwner, Installation, KnownConfinement};
 use colibri_priv::Finding;
 use colibri_proto::{DoctorResult, VersionResult};
 use colibri_spawner::StateDir;
@@ -18,10 +18,19 @@ pub(super) fn version() -> VersionResult {
 
 pub(super) async fn doctor(daemon: &DaemonState) -> DoctorResult {
     let spawner = daemon.registry.spawner();
+    let running = daemon.registry.list_running();
+    let agents = running
+        .iter()
+        .filter(|agent| !agent.has_ended())
+        .map(|agent| {
+            let owner = ConfinementOwner::Agent(agent.spec.id.to_string());
+            KnownConfinement::new(owner, agent.spec.config.jail.as_ref())
+        });
     let installation = Installation {
         shim: spawner.shim.clone(),
         state_dir: spawner.state.path().to_owned(),
         socket: daemon.socket.clone(),
+        confinements: agents.chain(daemon.config.confinements()).collect(),
     };
     let mut findings = spawner.preparer.preflight(&installation).await;
     let removed = pool::run(move || removed_state_finding(&spawner.state)).await;

@@ -2,8 +2,10 @@
 //! writes and removes, and every check has a timeout.
 
 mod directories;
+mod freebsd;
 mod limits;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use rustix::process::{Resource, geteuid, getrlimit};
 use tokio::sync::Semaphore;
 
 use crate::Preparer;
+
+pub(crate) use self::freebsd::sharing_warnings;
 
 /// Timeout of one program.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,11 +42,52 @@ pub struct Installation {
     pub state_dir: PathBuf,
     /// The daemon's socket.
     pub socket: PathBuf,
+    /// The confinements of running agents and of profiles.
+    pub confinements: Vec<KnownConfinement>,
+}
+
+/// The user of a confinement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfinementOwner {
+    /// A running agent, with its id.
+    Agent(String),
+    /// A profile or an `[[autostart]]` entry of the settings file, with its name.
+    Profile(String),
+}
+
+impl fmt::Display for ConfinementOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agent(id) => write!(f, "agent {id}"),
+            Self::Profile(name) => write!(f, "profile {name}"),
+        }
+    }
+}
+
+/// A confinement that an agent has, or that a profile requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownConfinement {
+    owner: ConfinementOwner,
+    /// Absent: no jail.
+    jail: Option<JailConfig>,
+}
+
+impl KnownConfinement {
+    /// Creates a value. A configuration that only limits is no jail.
+    #[must_use]
+    pub fn new(owner: ConfinementOwner, jail: Option<&JailConfig>) -> Self {
+        let jail = jail.filter(|jail| jail.is_jail()).cloned();
+        Self { owner, jail }
+    }
+
+    fn is_agent(&self) -> bool {
+        matches!(self.owner, ConfinementOwner::Agent(_))
+    }
 }
 
 impl Preparer {
     /// Checks the requirements of a spawn: the engine and its programs, the privilege backend, the shim, the directories,
-    /// descriptors and disk space. Every check has a timeout.
+    /// descriptors and disk space; on FreeBSD also the kernel's release and the jails. Every check has a timeout.
     pub async fn preflight(&self, installation: &Installation) -> Vec<Finding> {
         let mut findings = vec![Finding::ok(format!(
             "engine {}, privilege {}",
@@ -55,6 +100,7 @@ impl Preparer {
             .iter()
             .all(|finding| finding.status != FindingStatus::Fail);
         let installation = installation.clone();
+        let confinements = installation.confinements.clone();
         if usable {
             findings.extend(self.engine_works().await);
         }
@@ -76,6 +122,7 @@ impl Preparer {
         if usable && let Some(mechanism) = self.limit_mechanism() {
             findings.extend(limits::enforceable(mechanism, &self.cgroups).await);
         }
+        findings.extend(freebsd::findings(&confinements).await);
         findings
     }
 
