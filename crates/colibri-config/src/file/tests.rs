@@ -295,3 +295,18 @@ mod any {
         }
     }
 }
+
+#[test]
+fn jails_of_profiles_and_autostart_entries_are_listed() {
+    let file = parse(
+        "[profile.web]\nprogram = \"pi\"\njail = { name = \"web\" }\n[profile.limits]\njail = { limits = { cpu = 1 } }\n[profile.none]\nprogram = \"pi\"\n[[autostart]]\nname = \"night\"\nprogram = \"pi\"\njail = { path = \"/j\" }\n[[autostart]]\nprofile = \"web\"\n",
+    );
+    let file = file.unwrap();
+    let jails = file
+        .jails()
+        .map(|(name, jail)| (name, jail.name.as_deref().or(jail.path.as_deref())));
+    assert_eq!(
+        jails.collect::<Vec<_>>(),
+        [("web", Some("web")), ("night", Some("/j"))]
+    );
+}

@@ -73,7 +73,7 @@ pub struct KnownConfinement {
 }
 
 impl KnownConfinement {
-    /// Creates a value. A configuration that only limits is no jail.
+    /// Creates a value. A configuration with limits only does not request a jail.
     #[must_use]
     pub fn new(owner: ConfinementOwner, jail: Option<&JailConfig>) -> Self {
         let jail = jail.filter(|jail| jail.is_jail()).cloned();

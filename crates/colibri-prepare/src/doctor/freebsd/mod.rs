@@ -197,10 +197,11 @@ async fn shared_directories(
     ))
 }
 
+/// Returns the finding for something that a program should have printed.
 fn unreadable(what: &str, problem: &str) -> Finding {
     Finding::warn(
         format!("cannot read {what}: {problem}"),
-        "run that program as the daemon's user, and compare its output with docs/freebsd.md",
+        "check them yourself: jls -n -j NAME, mount -p -t nullfs",
     )
 }
 
@@ -213,17 +214,75 @@ async fn output(program: &str, args: &[&str]) -> Result<String, String> {
     }
 }
 
-/// Parses the output of a program. A list that is longer than the output that is kept is an error.
+/// Parses the output of a program. A list that is longer than what [`probe::run`] keeps is an error.
 fn parse<T: DeserializeOwned>(program: &str, text: &str) -> Result<T, String> {
-    // jls(8) and mount(8) print nothing for an empty list in some releases.
-    let text = match text.trim() {
-        "" => "{}",
-        text => text,
-    };
-    serde_json::from_str(text).map_err(|error| {
-        format!(
-            "the output of {program} ({} bytes) is not the expected list: {error}",
+    serde_json::from_str(text).map_err(|error| match error.is_eof() {
+        true => format!(
+            "{program} printed more than the {} bytes that are read",
             text.len()
-        )
+        ),
+        false => format!("{program} printed an unknown format: {error}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use colibri_jail_core::JailConfig;
+    use colibri_priv::FindingStatus;
+
+    fn known(owner: ConfinementOwner, name: Option<&str>, path: Option<&str>) -> KnownConfinement {
+        let jail = JailConfig {
+            name: name.map(str::to_owned),
+            path: path.map(str::to_owned),
+            ..JailConfig::default()
+        };
+        KnownConfinement::new(owner, Some(&jail))
+    }
+
+    #[test]
+    fn jails_are_listed_with_their_users() {
+        let agent = |id: &str| ConfinementOwner::Agent(id.to_owned());
+        let profile = |name: &str| ConfinementOwner::Profile(name.to_owned());
+        let all = [
+            known(agent("a1"), Some("build"), None),
+            known(agent("a2"), None, Some("/j")),
+            known(agent("a3"), None, None),
+            known(profile("p"), Some("build"), None),
+            known(profile("q"), None, Some("/j")),
+            known(profile("r"), Some("-v"), None),
+        ];
+        let build = ("build".to_owned(), "agent a1, profile p".to_owned());
+        assert_eq!(persistent_jails(&all), BTreeMap::from([build.clone()]));
+        let ephemeral = ("colibri-a2".to_owned(), "agent a2".to_owned());
+        assert_eq!(all_jails(&all), BTreeMap::from([build, ephemeral]));
+        assert!(all[2].jail.is_none(), "limits alone request no jail");
+    }
+
+    #[test]
+    fn truncated_output_of_jls_is_an_error() {
+        let text = r#"{"__version": "2", "jail-information": {"jail": [{"allow.mount":true,"children.max":"3"}]}}"#;
+        let values = parse::<ParameterList>(JLS, text).unwrap().into_first();
+        assert_eq!(values.len(), 2);
+        let error = parse::<ParameterList>(JLS, &text[..60]).unwrap_err();
+        assert_eq!(
+            error,
+            "/usr/sbin/jls printed more than the 60 bytes that are read"
+        );
+        let error = parse::<ParameterList>(JLS, "allow.mount").unwrap_err();
+        assert!(
+            error.starts_with("/usr/sbin/jls printed an unknown format: "),
+            "{error}"
+        );
+        assert_eq!(unreadable("mounts", &error).status, FindingStatus::Warn);
+    }
+
+    /// Only a FreeBSD kernel has these jails and advisories.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn other_systems_have_no_findings() {
+        let owner = ConfinementOwner::Agent("a".to_owned());
+        assert_eq!(findings(&[known(owner, Some("build"), None)]).await, []);
+        assert_eq!(sharing_warnings(&Confinement::None, &[]), [""; 0]);
+    }
 }
