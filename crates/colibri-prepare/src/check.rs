@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use colibri_jail_core::{CommandLine, Confinement, PathError, host_path};
+use colibri_jail_core::{Confinement, PathError, host_path};
 use colibri_sys::regular_file::is_executable;
 use colibri_types::AgentSpec;
 
@@ -42,11 +42,11 @@ impl Preparer {
                     },
                 )
             }
-            Confinement::Persistent { .. } => self.check_wrapper(&prepared.command),
+            Confinement::Persistent { .. } => self.check_wrapper(prepared),
             Confinement::Ephemeral(jail) => {
                 let root = Path::new(jail.path.as_str());
                 check_directory("jail path", root, root)?;
-                self.check_wrapper(&prepared.command)?;
+                self.check_wrapper(prepared)?;
                 let engine = &*self.engine;
                 for needed in engine.private_directories() {
                     let inside = root.join(needed.trim_start_matches('/'));
@@ -91,13 +91,19 @@ impl Preparer {
         }
     }
 
-    /// Checks that the confining program is executable.
-    fn check_wrapper(&self, command: &CommandLine) -> Result<(), PrepareError> {
-        let program = command.program();
-        if is_executable(Path::new(program)) {
-            return Ok(());
-        }
+    /// Checks that the confining program is executable, and with a monitor every program of the engine.
+    fn check_wrapper(&self, prepared: &Prepared) -> Result<(), PrepareError> {
         let engine_programs = self.engine.programs();
+        let monitored = engine_programs
+            .paths
+            .iter()
+            .filter(|_| prepared.has_monitor);
+        let mut programs = monitored
+            .map(String::as_str)
+            .chain([prepared.command.program()]);
+        let Some(program) = programs.find(|program| !is_executable(Path::new(program))) else {
+            return Ok(());
+        };
         let hint = match engine_programs.paths.iter().any(|path| path == program) {
             true => format!(
                 "{}, or set COLIBRI_JAIL_ENGINE to another engine",
