@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs programs, manual pages, completions and units under PREFIX (/usr/local), inside DESTDIR if that is set.
+# Installs programs, manual pages, completions and units under PREFIX (/usr/local), inside DESTDIR if that is set. On FreeBSD,
+# packaging/freebsd/install.sh does it.
 #
 # usage: scripts/install.sh [DIRECTORY]; installs the programs of DIRECTORY, or builds them in the release profile.
 set -eu
@@ -13,17 +14,16 @@ if [ -z "$programs" ]; then
     cargo build --quiet --locked --release --workspace --bins
     programs=${CARGO_TARGET_DIR:-target}/release
 fi
+if [ "$(uname)" = FreeBSD ]; then
+    exec packaging/freebsd/install.sh "$programs"
+fi
 
 install -d "$prefix/bin" "$prefix/libexec"
 install -m 755 "$programs/colibri" "$programs/colibri-daemon" "$prefix/bin/"
 # The helper is not setuid; docs/install.md describes how root sets the bit.
 install -m 755 "$programs/colibri-shim" "$programs/colibri-proxy" "$programs/colibri-jail-helper" "$prefix/libexec/"
-man=$prefix/share/man
-if [ "$(uname)" = FreeBSD ]; then
-    man=$prefix/man
-fi
 for page in docs/man/*.[1-9]; do
-    section=$man/man${page##*.}
+    section=$prefix/share/man/man${page##*.}
     install -d "$section"
     install -m 644 "$page" "$section/"
 done
@@ -39,14 +39,12 @@ fish share/fish/vendor_completions.d/colibri.fish
 FILES
 install -d "$prefix/share/doc/colibri"
 install -m 644 docs/colibri.toml "$prefix/share/doc/colibri/"
-if [ "$(uname)" = Linux ]; then
-    # The units contain the path of the program.
-    for kind in system user; do
-        units=$prefix/lib/systemd/$kind
-        install -d "$units"
-        sed "s|/usr/bin/|${PREFIX:-/usr/local}/bin/|" "packaging/systemd/$kind/colibri.service" >"$units/colibri.service"
-        chmod 644 "$units/colibri.service"
-    done
-    install -d "$prefix/lib/sysusers.d"
-    install -m 644 packaging/systemd/sysusers.d/colibri.conf "$prefix/lib/sysusers.d/"
-fi
+# The units contain the path of the program.
+for kind in system user; do
+    units=$prefix/lib/systemd/$kind
+    install -d "$units"
+    sed "s|/usr/bin/|${PREFIX:-/usr/local}/bin/|" "packaging/systemd/$kind/colibri.service" >"$units/colibri.service"
+    chmod 644 "$units/colibri.service"
+done
+install -d "$prefix/lib/sysusers.d"
+install -m 644 packaging/systemd/sysusers.d/colibri.conf "$prefix/lib/sysusers.d/"
