@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod accounts;
+mod archive_file;
+mod archive_path;
+mod command;
+mod decompress;
+mod digest;
+mod download;
+mod error;
+mod init;
+mod input;
+mod oci;
+mod staging;
+mod tar_stream;
+mod target;
+mod tree;
+mod unpack;
+mod zfs;
+
+pub use accounts::UserName;
+pub use archive_path::ArchivePath;
+pub use digest::Digest;
+pub use error::TemplateError;
+pub use init::{InitOptions, Progress, Source, TemplateReport, init};
+pub use input::Cancellation;
+pub use unpack::Limits;
+pub use zfs::DatasetName;
