@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use colibri_client::Stream;
+use colibri_client::{Size, Stream};
+use colibri_template::{ArchivePath, DatasetName, Digest, UserName};
 
 pub(crate) use self::spawn::{ProfileSettings, Spawn, milliseconds};
-use self::values::{age, agent, duration, one_of, since};
+use self::values::{age, agent, duration, one_of, parsed, since};
 
 /// Parses the command line of this process. Prints help or a usage error and exits if it contains no command.
 pub(crate) fn parse() -> CliArguments {
@@ -152,6 +153,9 @@ pub(crate) enum CliCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Create root directories for jails
+    #[command(subcommand)]
+    Jail(JailCommand),
     /// Stop the daemon; agents keep running, and the next daemon adopts them
     Shutdown,
     /// Print a completion script, e.g. colibri completions bash > ~/.local/share/bash-completion/completions/colibri
@@ -198,6 +202,53 @@ pub(crate) enum Config {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JailCommand {
+    /// Create a template: unpack a verified system or OCI image into a root directory for --jail-path
+    ///
+    /// Nothing of the archive is executed. Needs no daemon. On FreeBSD it needs root.
+    Init(Box<JailInit>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JailInit {
+    /// The directory to create, or an empty one
+    pub(crate) directory: PathBuf,
+    /// Archive: file or https URL of base.txz, or of an OCI image layout in a tar archive
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) from: String,
+    /// Digest of the archive, or of the image's index.json or manifest; required except for a local image
+    #[arg(long, value_name = "sha256:HEX", value_parser = parsed::<Digest>)]
+    pub(crate) digest: Option<Digest>,
+    /// Take the digest from this file: a release's MANIFEST or CHECKSUM.SHA256, or output of sha256sum
+    #[arg(long, value_name = "FILE", conflicts_with = "digest")]
+    pub(crate) checksums: Option<PathBuf>,
+    /// User to create for agents, unless the archive contains it
+    #[arg(long, value_name = "NAME", default_value = "agent", value_parser = parsed::<UserName>)]
+    pub(crate) user: UserName,
+    /// Create no user
+    #[arg(long, conflicts_with = "user")]
+    pub(crate) no_user: bool,
+    /// Create this directory inside, for a workspace or another mount; repeatable
+    #[arg(long = "mount-point", value_name = "DIRECTORY", value_parser = parsed::<ArchivePath>)]
+    pub(crate) mount_points: Vec<ArchivePath>,
+    /// Copy the host's /etc/resolv.conf
+    #[arg(long)]
+    pub(crate) resolv_conf: bool,
+    /// Keep setuid and setgid bits
+    #[arg(long)]
+    pub(crate) keep_setuid: bool,
+    /// Create this ZFS dataset, mount it at the directory, and take its snapshot @colibri
+    #[arg(long, value_name = "DATASET", value_parser = parsed::<DatasetName>)]
+    pub(crate) zfs: Option<DatasetName>,
+    /// Maximum size of the unpacked archive, like 4G [default: 16G]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_size: Option<Size>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

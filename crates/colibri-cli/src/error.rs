@@ -22,6 +22,8 @@ pub(crate) enum CliError {
     EnvFile(#[from] colibri_config::env_file::EnvFileError),
     #[error(transparent)]
     DaemonUser(#[from] colibri_client::UnknownUser),
+    #[error(transparent)]
+    Template(#[from] colibri_template::TemplateError),
     #[error(
         "cannot run top: standard input and output must be a terminal; use colibri ps or colibri events instead"
     )]

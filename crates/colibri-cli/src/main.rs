@@ -15,6 +15,7 @@ mod exit;
 mod explain;
 mod flags;
 mod input;
+mod jail;
 mod logs;
 mod output;
 mod paths;
@@ -87,6 +88,7 @@ async fn execute(arguments: CliArguments) -> Result<u8, CliError> {
         } => commands::prune(&global, older_than, dry_run).await,
         CliCommand::Top => top::top(&global).await,
         CliCommand::Doctor { json } => doctor::doctor(&global, json).await,
+        CliCommand::Jail(command) => jail::jail(command).await,
         CliCommand::Shutdown => commands::shutdown(&global).await,
         CliCommand::Completions { shell } => commands::completions(shell),
     }

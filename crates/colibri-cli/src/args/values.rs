@@ -22,6 +22,11 @@ where
     PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
 }
 
+/// Parses a value whose error is a message.
+pub(super) fn parsed<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
+    text.parse()
+}
+
 /// Refuses an empty agent selector before any request is sent: it is usually an unset shell variable.
 pub(super) fn agent(text: &str) -> Result<String, ResolveError> {
     refuse_blank(text)?;
