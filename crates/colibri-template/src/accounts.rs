@@ -17,6 +17,8 @@ use crate::tree::{Attributes, StoredFile, Tree};
 
 /// The program pw(8).
 const PW: &str = "/usr/sbin/pw";
+/// The program pwd_mkdb(8).
+const PWD_MKDB: &str = "/usr/sbin/pwd_mkdb";
 /// Numbers of new users, as pw(8) uses them (pw.conf(5), minuid and maxuid).
 const USER_IDS: std::ops::RangeInclusive<u32> = 1000..=32000;
 /// Maximum length of a user name, in bytes (FreeBSD's MAXLOGNAME without the terminator).
@@ -81,6 +83,8 @@ pub(crate) fn prepare(
         ));
     }
     check_paths(tree, user)?;
+    // The archive may lack the databases, which pw(8) updates, or contain users in them that master.passwd does not have.
+    databases_command(root)?.run()?;
     let open = accounts_without_password(&master.content);
     for name in &open {
         lock_command(root, name)?.run()?;
@@ -149,6 +153,16 @@ fn check_paths(tree: &Tree, user: Option<&UserName>) -> Result<(), TemplateError
     Ok(())
 }
 
+/// Returns the command that builds passwd, pwd.db and spwd.db from master.passwd.
+fn databases_command(root: &Path) -> Result<ExternalCommand, TemplateError> {
+    let directory = format!("{}/etc", utf8(root)?);
+    let table = format!("{directory}/master.passwd");
+    Ok(ExternalCommand::new(
+        PWD_MKDB,
+        &["-p", "-d", &directory, &table],
+    ))
+}
+
 /// Returns the command that sets the password of an account to `*`, which no password matches (passwd(5)).
 fn lock_command(root: &Path, name: &str) -> Result<ExternalCommand, TemplateError> {
     if name.starts_with('-') || name.chars().any(char::is_control) {
@@ -183,10 +197,13 @@ fn create_command(root: &Path, user: &UserName) -> Result<ExternalCommand, Templ
 }
 
 fn pw(root: &Path, args: &[&str]) -> Result<ExternalCommand, TemplateError> {
-    let root = root.to_str();
-    let root = root
-        .ok_or_else(|| TemplateError::prepare("its path is not UTF-8; give another directory"))?;
+    let root = utf8(root)?;
     Ok(ExternalCommand::new(PW, &[&["-R", root], args].concat()))
+}
+
+fn utf8(path: &Path) -> Result<&str, TemplateError> {
+    path.to_str()
+        .ok_or_else(|| TemplateError::prepare("its path is not UTF-8; give another directory"))
 }
 
 /// Returns the accounts of a passwd(5) or shadow(5) table that need no password.
@@ -317,11 +334,13 @@ mod tests {
         let root = Path::new("/jails/.a b.colibri-init.7/root");
         let user = "agent".parse().unwrap();
         let commands = [
+            databases_command(root).unwrap(),
             lock_command(root, "root").unwrap(),
             create_command(root, &user).unwrap(),
         ];
         let args = commands.map(|command| command.args.join("|"));
         insta::assert_snapshot!(args.join("\n"), @"
+        -p|-d|/jails/.a b.colibri-init.7/root/etc|/jails/.a b.colibri-init.7/root/etc/master.passwd
         -R|/jails/.a b.colibri-init.7/root|usermod|-n|root|-C|/dev/null|-h|-
         -R|/jails/.a b.colibri-init.7/root|useradd|-n|agent|-C|/dev/null|-c|Colibri agents|-d|/home/agent|-m|-s|/bin/sh|-h|-
         ");

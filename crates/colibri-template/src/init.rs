@@ -1,6 +1,5 @@
 //! Creates a template: obtains and verifies the archive, unpacks it beside its place, prepares it, and moves it there.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -134,6 +133,7 @@ pub fn init(
         options,
         cancellation,
         progress,
+        resolv_conf: options.resolv_conf.then(host_resolv_conf).transpose()?,
     };
     context.check_source()?;
     let target = Target::check(&options.directory)?;
@@ -173,6 +173,8 @@ struct Context<'a> {
     options: &'a InitOptions,
     cancellation: &'a Cancellation,
     progress: &'a dyn Fn(Progress<'_>),
+    /// The host's resolver configuration, if it is copied.
+    resolv_conf: Option<Vec<u8>>,
 }
 
 impl Context<'_> {
@@ -289,8 +291,9 @@ impl Context<'_> {
         (self.progress)(Progress::Preparing);
         let locked = accounts::prepare(&tree, path, options.user.as_ref())?;
         self.create_directories(&tree)?;
-        if options.resolv_conf {
-            copy_resolv_conf(&tree)?;
+        if let Some(content) = &self.resolv_conf {
+            let path = ArchivePath::of_names(&["etc", "resolv.conf"]);
+            tree.write(&path, &owned_by_root(0o644), content)?;
         }
         self.cancellation.check()?;
         tree.directory(&ArchivePath::of_names(&[]), &owned_by_root(ROOT_MODE))?;
@@ -365,12 +368,14 @@ fn owned_by_root(mode: u32) -> Attributes {
     }
 }
 
-fn copy_resolv_conf(tree: &Tree) -> Result<(), TemplateError> {
-    let content = File::open(RESOLV_CONF)
-        .and_then(|file| colibri_sys::regular_file::read_open(&file, MAX_RESOLV_CONF))
-        .map_err(TemplateError::file("read", RESOLV_CONF))?;
-    let path = ArchivePath::of_names(&["etc", "resolv.conf"]);
-    tree.write(&path, &owned_by_root(0o644), &content)
+/// Returns the content of the host's resolver configuration.
+fn host_resolv_conf() -> Result<Vec<u8>, TemplateError> {
+    let content = colibri_sys::regular_file::read(Path::new(RESOLV_CONF), MAX_RESOLV_CONF);
+    content.map_err(|error| {
+        TemplateError::prepare(format!(
+            "{RESOLV_CONF} of the host cannot be copied: {error}; create it, or omit --resolv-conf"
+        ))
+    })
 }
 
 /// Opens the root of a mounted dataset, and makes it private until it is complete.
