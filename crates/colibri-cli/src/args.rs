@@ -206,9 +206,9 @@ pub(crate) enum Config {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum JailCommand {
-    /// Create a template: unpack a verified system or OCI image into a root directory for --jail-path
+    /// Create a template, the root directory of jails, from a verified system archive or OCI image
     ///
-    /// Nothing of the archive is executed. Needs no daemon. On FreeBSD it needs root.
+    /// `colibri run --jail-path` uses it. Nothing of the archive is executed. Needs no daemon. On FreeBSD it needs root.
     Init(Box<JailInit>),
 }
 

@@ -202,13 +202,8 @@ impl Context<'_> {
     /// Opens or downloads the archive, and compares it with the digest.
     fn verified_archive<'s>(&self, storage: &'s Tree) -> Result<Archive<'s>, TemplateError> {
         let mut file = self.obtain(storage)?;
-        let is_image = file.is_image(self.cancellation)?;
         let of_file = match self.options.digest {
-            None if is_image => None,
-            None => {
-                let archive = file.name;
-                return Err(TemplateError::NoDigest { archive });
-            }
+            None => None,
             Some(_) => {
                 (self.progress)(Progress::Verifying {
                     archive: &file.name,
@@ -220,6 +215,19 @@ impl Context<'_> {
             (Some(expected), Some(found)) if expected != found => Some((expected, found)),
             _ => None,
         };
+        let is_image = match file.is_image(self.cancellation) {
+            // Not the archive that the caller expects: its defects do not matter.
+            Err(TemplateError::Archive { .. } | TemplateError::Entry { .. })
+                if of_other_file.is_some() =>
+            {
+                false
+            }
+            result => result?,
+        };
+        if !is_image && of_file.is_none() {
+            let archive = file.name;
+            return Err(TemplateError::NoDigest { archive });
+        }
         if let Some((expected, found)) = of_other_file.filter(|_| !is_image) {
             return Err(TemplateError::DigestMismatch {
                 what: file.name,

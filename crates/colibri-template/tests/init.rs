@@ -531,6 +531,12 @@ fn changed_archive_is_refused_before_unpacking() {
         "{result:?}"
     );
     assert!(!unpacked.get());
+    fs::write(fixture.path("archive"), "<html>Not found</html>").unwrap();
+    let error = run(&options).unwrap_err();
+    assert!(
+        matches!(error, TemplateError::DigestMismatch { .. }),
+        "{error}"
+    );
     assert_eq!(fixture.names(), ["archive", "outside"]);
 }
 
