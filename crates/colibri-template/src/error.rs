@@ -95,6 +95,16 @@ pub enum TemplateError {
         /// The limit.
         limit: u64,
     },
+    /// A symbolic link or a file is on the path of an entry.
+    #[error(
+        "cannot use {path} of the archive: {component:?} in it is not a directory; use an archive without entries below symbolic links"
+    )]
+    NotADirectory {
+        /// The path, from the root of the template.
+        path: String,
+        /// The component that is not a directory.
+        component: String,
+    },
     /// An operation on a file failed.
     #[error(
         "cannot {operation} {path}: {source}; check the free space and the mode of its directory"

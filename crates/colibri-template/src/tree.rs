@@ -118,8 +118,10 @@ impl Tree {
                 Ok(opened) => opened,
                 // FreeBSD reports EMLINK for a symbolic link (open(2), O_NOFOLLOW), or ENOTDIR as Linux does.
                 Err(Errno::LOOP | Errno::MLINK | Errno::NOTDIR) => {
-                    let problem = format!("{} in it is not a directory", component.display());
-                    return Err(failed(io::Error::other(problem)));
+                    return Err(TemplateError::NotADirectory {
+                        path: path.to_string(),
+                        component: component.display().to_string(),
+                    });
                 }
                 Err(error) => return Err(failed(error.into())),
             };
