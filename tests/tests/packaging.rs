@@ -61,19 +61,34 @@ fn acceptance_script_plan_matches_its_checks() {
         .unwrap()
         .parse()
         .unwrap();
-    // A check in a condition or a loop would be indented and might not run exactly once.
-    let checks: Vec<_> = script
+    // A check in a condition or a loop would be indented and might not run exactly once. The checks of the table run
+    // once for each kind of confinement.
+    let lines = |start: &str| -> Vec<&str> {
+        script
+            .lines()
+            .filter(|line| line.starts_with(start))
+            .collect()
+    };
+    let checks = lines("check '");
+    let table = lines("    check \"$title: ");
+    let kinds = lines("checks_of ");
+    let all = script
         .lines()
-        .filter(|line| line.trim_start().starts_with("check '"))
-        .collect();
-    assert!(checks.iter().all(|line| line.starts_with("check '")));
-    assert_eq!(checks.len(), plan);
-    assert!(plan > 50);
-    let descriptions: BTreeSet<_> = checks
-        .iter()
-        .map(|line| line.rsplit_once("' ").unwrap().0)
-        .collect();
-    assert_eq!(descriptions.len(), plan, "two checks have the same name");
+        .filter(|line| line.trim_start().starts_with("check "));
+    assert_eq!(all.count(), checks.len() + table.len());
+    assert_eq!(checks.len() + table.len() * kinds.len(), plan);
+    assert!(plan > 100);
+    let of_quoted = |lines: &[&str], quote: &str| -> BTreeSet<String> {
+        let descriptions = lines.iter().filter_map(|line| line.rsplit_once(quote));
+        descriptions
+            .map(|(description, _)| description.to_owned())
+            .collect()
+    };
+    assert_eq!(
+        of_quoted(&checks, "' ").len() + of_quoted(&table, "\" ").len(),
+        checks.len() + table.len(),
+        "two checks have the same name"
+    );
 }
 
 #[test]

@@ -508,7 +508,7 @@ mod tests {
                 )
             );
             let (prepared, limits) = plan(engine, true).unwrap();
-            assert_eq!((prepared.pre_run, prepared.post_run), (vec![], vec![]));
+            assert_eq!(prepared.pre_run, []);
             assert_eq!(
                 limits.unenforced,
                 ["memory", "processes"]
