@@ -160,7 +160,14 @@ pub(crate) fn create(
     drop(root);
     let created = sys::create_jail(grant.jail, &jail.ip4)
         .map_err(cannot(format!("create jail {}", grant.jail)))?;
-    let agent = start(caller_uid, grant, true, created.jid, &records)?;
+    let agent = start(
+        caller_uid,
+        grant,
+        true,
+        created.jid,
+        &records,
+        requester.pid,
+    )?;
     drop((lock, records));
     let remains = Remains {
         jail: grant.jail,
@@ -182,7 +189,7 @@ pub(crate) fn attach(
     let records = Records::open()?;
     let lock = records.lock()?;
     records.prune(has_ended)?;
-    let agent = start(caller_uid, grant, false, jid, &records)?;
+    let agent = start(caller_uid, grant, false, jid, &records, requester.pid)?;
     drop((lock, records));
     run_monitor(agent, grant, requester, None)
 }
@@ -194,6 +201,7 @@ fn start(
     created: bool,
     jid: i32,
     records: &Records,
+    requester: u32,
 ) -> Result<monitor::Child, HelperError> {
     let child = monitor::fork(|| {
         // The kernel refuses a process with an open directory (jail_attach(2)); this one has none.
@@ -205,6 +213,7 @@ fn start(
     let family = Family {
         first: child.pid,
         parent: std::process::id(),
+        requester,
     };
     records.write(&super::agent_record(
         caller_uid, grant, created, jid, family,
@@ -334,7 +343,7 @@ impl Target {
 }
 
 /// Finds the record of a process. In a created jail every process belongs to the agent; in an entered jail only the
-/// descendants of the agent's first process do, orphans included, as its reaper lists them.
+/// descendants of the agent's first process do, orphans included, as their reaper lists them.
 pub(super) fn find_target(pid: u32, records: &[Record]) -> Lookup {
     let Some(info) = sys::process_info(pid) else {
         return Lookup::Ended;
@@ -363,10 +372,14 @@ fn has_started(record: &Record, pid: u32) -> bool {
     if record.first.pid == pid {
         return record.first.is_running();
     }
-    // The reaper is checked before and after its list is read, so that its pid was not reused.
-    record.parent.is_running()
-        && sys::descendants(record.parent.pid, Some(record.first.pid)).contains(&pid)
-        && record.parent.is_running()
+    // A reaper is checked before and after its list is read, so that its pid was not reused.
+    let has_descendant = |reaper: ProcessId, child| {
+        reaper.is_running()
+            && sys::descendants(reaper.pid, child).contains(&pid)
+            && reaper.is_running()
+    };
+    // The processes of a monitor that was killed are descendants of its requester, if that is a reaper.
+    has_descendant(record.parent, Some(record.first.pid)) || has_descendant(record.requester, None)
 }
 
 /// Enters the jail and signals the processes. FreeBSD has no descriptor for a process of another parent; from inside the
@@ -404,6 +417,6 @@ fn has_ended(record: &Record) -> bool {
     if record.created {
         sys::jail_id(&record.jail) != Some(record.jid)
     } else {
-        !record.parent.is_running()
+        !record.parent.is_running() && !record.requester.is_running()
     }
 }

@@ -95,6 +95,7 @@ pub(crate) fn create(
     let family = Family {
         first: std::process::id(),
         parent: parent_id(),
+        requester: parent_id(),
     };
     let record = super::agent_record(caller_uid, grant, true, 0, family)?;
     let lock = records.lock()?;

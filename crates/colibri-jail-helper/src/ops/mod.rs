@@ -27,11 +27,12 @@ use crate::sys::{self, SysError};
 use crate::users::PasswdEntry;
 use records::{ProcessId, Record, Records};
 
-/// A process that becomes the agent, and its parent.
+/// A process that becomes the agent, its parent, and the process that requested it.
 #[derive(Debug, Clone, Copy)]
 struct Family {
     first: u32,
     parent: u32,
+    requester: u32,
 }
 
 /// Returns a record of an agent. `jid` is 0 on Linux.
@@ -40,15 +41,16 @@ fn agent_record(
     grant: &Grant<'_>,
     created: bool,
     jid: i32,
-    Family { first, parent }: Family,
+    family: Family,
 ) -> Result<Record, HelperError> {
     let process = |pid| ProcessId::of(pid).ok_or(HelperError::Orphaned);
     Ok(Record {
         uid: caller_uid,
         jail: grant.jail.clone(),
         created,
-        first: process(first)?,
-        parent: process(parent)?,
+        first: process(family.first)?,
+        parent: process(family.parent)?,
+        requester: process(family.requester)?,
         jid,
         boot: sys::boot_id(),
     })

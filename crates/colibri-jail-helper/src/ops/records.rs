@@ -50,8 +50,10 @@ pub(crate) struct Record {
     pub(super) created: bool,
     /// The agent's first process on the host.
     pub(super) first: ProcessId,
-    /// The process that started the agent; on FreeBSD also the reaper of its descendants.
+    /// The parent of the agent's first process: on FreeBSD the monitor, which is the reaper of the agent's processes.
     pub(super) parent: ProcessId,
+    /// The process that requested the agent.
+    pub(super) requester: ProcessId,
     /// Jail id on FreeBSD, 0 on Linux.
     pub(super) jid: i32,
     /// The boot to which start times on Linux are relative.
@@ -66,12 +68,13 @@ impl Record {
             created,
             first,
             parent,
+            requester,
             jid,
             boot,
         } = self;
         format!(
-            "uid={uid}\njail={jail}\nmade={created}\npid={}\nstart={}\nparent={}\nparent_start={}\njid={jid}\nboot={boot}\n",
-            first.pid, first.start, parent.pid, parent.start
+            "uid={uid}\njail={jail}\nmade={created}\npid={}\nstart={}\nparent={}\nparent_start={}\nrequester={}\nrequester_start={}\njid={jid}\nboot={boot}\n",
+            first.pid, first.start, parent.pid, parent.start, requester.pid, requester.start
         )
     }
 
@@ -90,6 +93,10 @@ impl Record {
             parent: ProcessId {
                 pid: value("parent")?.parse().ok()?,
                 start: value("parent_start")?.parse().ok()?,
+            },
+            requester: ProcessId {
+                pid: value("requester")?.parse().ok()?,
+                start: value("requester_start")?.parse().ok()?,
             },
             jid: value("jid")?.parse().ok()?,
             boot: value("boot")?.to_owned(),
@@ -204,6 +211,7 @@ mod tests {
             created: true,
             first: ProcessId { pid: 7, start: 70 },
             parent: ProcessId { pid: 6, start: 60 },
+            requester: ProcessId { pid: 5, start: 50 },
             jid: 0,
             boot: "b".into(),
         }

@@ -164,6 +164,10 @@ pub(crate) fn descendants(reaper: u32, child: Option<u32>) -> Vec<u32> {
 fn reaper_pids(reaper: u32) -> io::Result<Vec<ReaperPid>> {
     let mut status = ReaperStatus::default();
     procctl(reaper, libc::PROC_REAP_STATUS, &mut status)?;
+    // Of a process that is not a reaper, both commands return the descendants of its reaper, such as init.
+    if status.reaper.unsigned_abs() != reaper {
+        return Ok(Vec::new());
+    }
     let count = status.descendants.saturating_add(SPARE_PIDS);
     let mut pids = vec![ReaperPid::default(); count as usize];
     let mut request = ReaperPids {
