@@ -60,8 +60,6 @@ pub(crate) struct MonitoredJail {
     pub(crate) setup_commands: u32,
     /// Mount points on the host.
     pub(crate) mounts: Vec<JailPath>,
-    /// Resource limits, as `RESOURCE=AMOUNT`.
-    pub(crate) limits: Vec<String>,
 }
 
 /// The program to run in a jail.
@@ -93,8 +91,6 @@ pub(crate) enum RequestError {
     Pid(String),
     #[error("--setup-commands {0:?} is not a count; give a decimal number below 1000")]
     Count(String),
-    #[error("--limit {0:?} is not a limit; give memoryuse, maxproc or pcpu, =, and a number")]
-    Limit(String),
     #[error("--signal {0:?} is not a signal name; write it without SIG, as TERM")]
     Signal(String),
     #[error(
@@ -160,12 +156,10 @@ impl<'a> RequestArguments<'a> {
             .filter(|count| *count < 1000)
             .ok_or_else(|| RequestError::Count(count.to_owned()))?;
         let mounts = self.paths("--unmount")?;
-        let limits = self.repeated("--limit")?.into_iter().map(parse_limit);
         Ok(Some(MonitoredJail {
             jail,
             setup_commands,
             mounts,
-            limits: limits.collect::<Result<_, _>>()?,
         }))
     }
 
@@ -308,18 +302,6 @@ fn parse_decimal(text: &str) -> Option<u32> {
     text.parse().ok().filter(|_| is_decimal && digits)
 }
 
-/// Parses a limit of rctl(8) that Colibri uses.
-fn parse_limit(text: &str) -> Result<String, RequestError> {
-    let invalid = || RequestError::Limit(text.to_owned());
-    let (resource, amount) = text.split_once('=').ok_or_else(invalid)?;
-    let is_number =
-        amount.parse::<u64>().is_ok() && amount.bytes().all(|byte| byte.is_ascii_digit());
-    match matches!(resource, "memoryuse" | "maxproc" | "pcpu") && is_number {
-        true => Ok(text.to_owned()),
-        false => Err(invalid()),
-    }
-}
-
 fn parse_pid(text: &str) -> Result<u32, RequestError> {
     let pid = parse_decimal(text).ok_or_else(|| RequestError::Pid(text.to_owned()))?;
     Pid::new(pid)?;
@@ -453,10 +435,6 @@ mod tests {
             "monitor --jail colibri-x --setup-commands 1000 -- /bin/sh",
             "monitor --jail colibri-x --setup-commands 01 -- /bin/sh",
             "monitor --jail colibri-x --setup-commands 0 --unmount a -- /bin/sh",
-            "monitor --jail colibri-x --setup-commands 0 --limit maxproc -- /bin/sh",
-            "monitor --jail colibri-x --setup-commands 0 --limit nice=1 -- /bin/sh",
-            "monitor --jail colibri-x --setup-commands 0 --limit maxproc=1:x -- /bin/sh",
-            "monitor --jail colibri-x --setup-commands 0 --limit maxproc=+1 -- /bin/sh",
             "monitor --setup-commands 0 -- /bin/sh",
             "clean",
             "clean --jail web",
@@ -488,7 +466,7 @@ mod tests {
         fn random_arguments_do_not_break_the_parser(argv in prop::collection::vec(
             prop_oneof![
                 prop::sample::select(vec!["attach", "create", "signal", "remove", "check", "monitor", "clean", "--jail", "--path",
-                    "--ip4", "--setup-commands", "--unmount", "--limit", "maxproc=7", "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
+                    "--ip4", "--setup-commands", "--unmount", "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
                     .prop_map(|word| word.as_bytes().to_vec()),
                 prop::collection::vec(any::<u8>(), 0..8),
             ], 0..14)

@@ -82,18 +82,10 @@ fn monitor_command(
         jail: &created.jail,
         mounts: &created.mounts,
     });
-    if let Some(created) = created {
-        if sys::jail_id(&created.jail).is_some() {
-            return Err(HelperError::JailExists(created.jail.to_string()));
-        }
-        for limit in &created.limits {
-            let (resource, amount) = limit.split_once('=').unwrap_or((limit, ""));
-            let rule = format!("jail:{}:{resource}:deny={amount}", created.jail);
-            if let Err(error) = sys::add_limit(&rule) {
-                let _ = sys::remove_limits(&created.jail);
-                return Err(cannot(format!("set limit {rule}"))(error).into());
-            }
-        }
+    if let Some(created) = created
+        && sys::jail_id(&created.jail).is_some()
+    {
+        return Err(HelperError::JailExists(created.jail.to_string()));
     }
     let environment: Vec<Vec<u8>> = std::env::vars_os()
         .filter(|(name, _)| name != control::VARIABLE)
@@ -121,12 +113,9 @@ fn monitor_command(
         }
         .run()
     });
-    match (&run, remains) {
-        // The agent was not started, or could not be supervised to its end.
-        (Err(_), Some(remains)) => {
-            let _ = remains.remove();
-        }
-        _ => {}
+    if let (Err(_), Some(remains)) = (&run, remains) {
+        // The agent was not started, or could not be supervised to its end. The first error is reported.
+        let _ = remains.remove();
     }
     run
 }

@@ -751,33 +751,19 @@ pub(crate) fn unmount(mount: &MountPoint) -> io::Result<()> {
     check(unsafe { libc::unmount(id.as_ptr(), MNT_BYFSID) }).map(drop)
 }
 
-/// System calls of rctl_add_rule(2) and rctl_remove_rule(2).
-const RCTL_ADD_RULE: c_int = 528;
-const RCTL_REMOVE_RULE: c_int = 529;
-
-fn rctl(call: c_int, rule: &str) -> io::Result<()> {
-    let text = c_string(rule)?;
-    let bytes = text.as_bytes_with_nul();
-    let none = std::ptr::null_mut::<c_void>();
-    // SAFETY: the rule lives through the call; both calls write nothing without room for output.
-    let result = unsafe { libc::syscall(call, bytes.as_ptr(), bytes.len(), none, 0_usize) };
-    match result {
-        ..0 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
-}
-
-/// Adds a resource limit, as `jail:NAME:RESOURCE:deny=AMOUNT` (rctl_add_rule(2)).
-pub(crate) fn add_limit(rule: &str) -> io::Result<()> {
-    rctl(RCTL_ADD_RULE, rule)
-}
-
-/// Removes all resource limits of a jail. No limit, and a kernel without rctl(4), are not errors.
+/// Removes all resource limits of a jail (rctl_remove_rule(2)). No limit, and a kernel without rctl(4), are not errors.
 pub(crate) fn remove_limits(jail: &JailName) -> io::Result<()> {
-    match rctl(RCTL_REMOVE_RULE, &format!("jail:{jail}")) {
-        Err(error) if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOSYS)) => {
-            Err(error)
-        }
+    /// The system call's number (sys/syscall.h).
+    const REMOVE_RULE: c_int = 529;
+    let rule = c_string(format!("jail:{jail}"))?;
+    let bytes = rule.as_bytes_with_nul();
+    let none = std::ptr::null_mut::<c_void>();
+    // SAFETY: the rule lives through the call, which writes nothing without room for output.
+    let result = unsafe { libc::syscall(REMOVE_RULE, bytes.as_ptr(), bytes.len(), none, 0_usize) };
+    let error = io::Error::last_os_error();
+    let is_harmless = matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOSYS));
+    match result {
+        ..0 if !is_harmless => Err(error),
         _ => Ok(()),
     }
 }
