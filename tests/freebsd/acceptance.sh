@@ -12,7 +12,7 @@
 # shellcheck disable=SC2016 # shells in jails expand these strings
 set -u
 
-PLAN=131
+PLAN=130
 
 cannot() {
     printf 'acceptance.sh: %s\n' "$*" >&2
@@ -522,6 +522,46 @@ elevated_agent() {
         ended_by_kill --grace 1s
 }
 
+# Advice of doctor.
+advised_kernel() { run colibri doctor; stdout_has "kernel $(uname -r)"; }
+advised_jail() {
+    spawn --jail-name "$JAIL" -- /bin/sleep "${mark}991" && run colibri doctor && stdout_has "jail $JAIL of agent $id has the default" || return 1
+    jail -m name="$JAIL" allow.raw_sockets && run colibri doctor && jail -m name="$JAIL" allow.noraw_sockets || return 1
+    stdout_has "^warn  jail $JAIL of agent $id is less restricted than by default: allow.raw_sockets (" && colibri kill --grace 0s "$id" >/dev/null 2>&1
+}
+# Two roots with the same nullfs directory. A run warns only on a kernel that lacks the fixes.
+advised_share() {
+    mkdir -p "$work/root2/bin" "$work/root2/work" && cp "$root/bin/sh" "$work/root2/bin/sleep" || return 1
+    spawn --jail-path "$root" --mount "$work/project:/work" -- /bin/sleep "${mark}992" || return 1
+    first=$id
+    spawn --jail-path "$work/root2" --mount "$work/project:/work:ro" -- /bin/sleep "${mark}993" || return 1
+    warned=no
+    ! stderr_has "agent $first has $work/project too" || warned=yes
+    run colibri doctor
+    stdout_has "share $work/project, which one of them can write" && {
+        stdout_has "^warn .*of agent $first .*share" && expected=yes || expected=no
+        [ $warned = $expected ]
+    }
+    shared=$?
+    colibri kill --grace 0s "$first" "$id" >/dev/null 2>&1
+    return $shared
+}
+advised_unjailed() {
+    spawn --jail-name "$JAIL" -- /bin/sleep "${mark}994" || return 1
+    first=$id
+    spawn -- sleep "${mark}995" && run colibri doctor && colibri kill "$id" "$first" >/dev/null 2>&1
+    stdout_has "agent $id without a jail and agent $first in jails"
+}
+# script(1) makes a terminal of 0 columns and 0 rows if its own standard input is not a terminal.
+top_unsized() {
+    spawn --name unsized -- sleep "${mark}996" || return 1
+    (sleep 5; printf q; sleep 1) | as "$OP" TERM=vt100 COLIBRI_SOCKET="$work/run-$mode/colibri.sock" COLIBRI_STATE_DIR="$work/state-$mode" \
+        script -q /dev/null "$work/bin/colibri" --no-autostart top >"$out" 2>"$err"
+    colibri kill "$id" >/dev/null 2>&1
+    stdout_has unsized && stdout_has RUNTIME
+}
+kill_without_jail() { next_tag; kind=none; killed && ! stderr_has 'already ended'; }
+
 install -d -o "$OP" -m 777 "$work/project" || bail "cannot create $work/project"
 echo given >"$work/project/given"
 mkdir "$root/work" || bail "cannot create $root/work"
@@ -541,7 +581,13 @@ check 'mdo, ephemeral jail: the user is the requested one' user
 check 'mdo, ephemeral jail: its name is colibri-ID, and it has the requested ip4' create_named
 check 'mdo, ephemeral jail: securelevel, enforce_statfs, children.max and allow are restricted' create_restricted
 check 'mdo, ephemeral jail: a killed monitor ends the agent and its jail' monitor_killed
+check 'mdo, no jail: kill ends all processes' kill_without_jail
 check 'mdo, no jail: kill ends a process that became root' elevated_agent
+check 'doctor: it judges the kernel by its release' advised_kernel
+check 'doctor: it reports a jail with more rights than by default' advised_jail
+check 'doctor: it reports a directory that two jails share' advised_share
+check 'doctor: it reports an agent without a jail beside jailed ones' advised_unjailed
+check 'top: it draws on a terminal without a size' top_unsized
 check 'mdo mode: a mount has the requested target, is writable, and is removed at the end' workspace
 check 'mdo mode: a read-only mount is read-only' read_only
 check 'mdo mode: kill removes mounts' mount_killed
@@ -637,10 +683,19 @@ service_reload() {
 service_stop() { run service_colibri onestop; exits 0 && runs "${mark}7" && ! answers; }
 service_adopts() { run service_colibri onestart; eventually answers && run colibri kill "$id" && exits 0 && gone "${mark}7"; }
 
+service_doctor() { run service_colibri onedoctor; stdout_has 'state directory .* is private and writable'; }
+service_prune() { run service_colibri oneprune --older-than 30d; exits 0; }
+periodic_off() { run sh "$here/packaging/freebsd/periodic/daily/490.colibri"; exits 0 && [ ! -s "$out" ]; }
+log_rotates() { run newsyslog -nv -f "$here/packaging/freebsd/newsyslog.conf.d/colibri.conf"; stdout_has '^/var/log/colibri.log <7J>'; }
+
 check 'service: start, and status reports that it runs' service_start
 check 'service: reload ends neither the daemon nor an agent' service_reload
 check 'service: stop leaves the agent running' service_stop
 check 'service: the next start adopts the agent, and kill ends it' service_adopts
+check 'service: doctor runs as the service'"'"'s user' service_doctor
+check 'service: prune runs as the service'"'"'s user' service_prune
+check 'periodic: the daily script does nothing unless it is enabled' periodic_off
+check 'newsyslog: the log of the service is rotated' log_rotates
 
 [ "$number" = "$PLAN" ] || bail "ran $number checks, planned $PLAN"
 [ "$failed" = 0 ] || echo "# $failed of $PLAN failed"
