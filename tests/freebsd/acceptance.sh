@@ -41,8 +41,10 @@ for program in colibri colibri-daemon colibri-shim colibri-jail-helper; do
 done
 built=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")/../.." && pwd)
+[ -z "$attacks" ] || PLAN=$((PLAN + $(grep -c "^attack '" "$here/tests/freebsd/attacks.sh")))
 
 OP=cbrtop AG=cbrtag         # the daemon's user, and the agents'
+OT=cbrtot CLOSED=cbrtclosed # another caller of the helper, and a jail that it may not enter, in attacks.sh
 JAIL=cbrtjail               # a persistent jail
 POLICY=/usr/local/etc/colibri/helper.toml
 RCCONF=/etc/rc.conf.d/colibri
@@ -51,7 +53,7 @@ mark=$((70000 + $$ % 10000)) # part of the argument of each sleep, which identif
 for file in "$POLICY" "$RCCONF" /usr/local/etc/colibri/colibri.toml; do
     [ ! -e "$file" ] || cannot "$file exists; use a host without a Colibri installation"
 done
-for user in "$OP" "$AG"; do
+for user in "$OP" "$AG" "$OT"; do
     ! id "$user" >/dev/null 2>&1 || cannot "user $user exists from an earlier run; remove it: pw userdel $user"
 done
 ! jls -j "$JAIL" >/dev/null 2>&1 || cannot "jail $JAIL exists from an earlier run; remove it: jail -R $JAIL"
@@ -72,8 +74,10 @@ clean_up() {
         [ -z "$work" ] || [ "$(jls -j "$jail" path)" != "$work/root" ] || jail -R "$jail"
     done
     jail -R "$JAIL" 2>/dev/null
+    jail -R "$CLOSED" 2>/dev/null
     pkill -KILL -U "$OP" 2>/dev/null
     pkill -KILL -U "$AG" 2>/dev/null
+    pkill -KILL -U "$OT" 2>/dev/null
     pkill -KILL -f "sleep $mark" 2>/dev/null
     rm -f "$POLICY" "$RCCONF"
     [ -z "$made_etc" ] || rmdir "${POLICY%/*}" 2>/dev/null
@@ -87,7 +91,7 @@ clean_up() {
             sleep 1
         done
     fi
-    for user in "$OP" "$AG"; do
+    for user in "$OP" "$AG" "$OT"; do
         pw userdel "$user" 2>/dev/null
     done
     # Delete nothing through a remaining mount.
@@ -696,6 +700,11 @@ check 'service: doctor runs as the service'"'"'s user' service_doctor
 check 'service: prune runs as the service'"'"'s user' service_prune
 check 'periodic: the daily script does nothing unless it is enabled' periodic_off
 check 'newsyslog: the log of the service is rotated' log_rotates
+
+# ---- attacks ---------------------------------------------------------------------------------------------
+
+# shellcheck source=tests/freebsd/attacks.sh
+[ -z "$attacks" ] || . "$here/tests/freebsd/attacks.sh"
 
 [ "$number" = "$PLAN" ] || bail "ran $number checks, planned $PLAN"
 [ "$failed" = 0 ] || echo "# $failed of $PLAN failed"
