@@ -128,17 +128,18 @@ unharmed() { run "$@"; exits 0 && [ "$(cat "$out")" = ran ]; }
 # A command inside of a jail fails, after which the agent still runs.
 inside() { run agent_op /bin/sh -c "$1 && echo escaped; echo ran"; exits 0 && stdout_has '^ran$' && ! stdout_has escaped; }
 
+# Finds the sleep itself, not a helper or shell whose arguments contain it.
+agent_runs() { agent=$(pgrep -f "^(/bin/)?sleep $sleeps\$"); }
 # Starts an agent in the background that sleeps until end_agent. $agent is its pid, $monitor its monitor's.
 with_agent() {
     next_tag
     "$@" /bin/sleep "$sleeps" >"$noise" 2>&1 </dev/null &
     job=$!
-    eventually runs "$sleeps" || return 1
-    agent=$(pgrep -f "^/bin/sleep $sleeps\$")
+    eventually agent_runs || return 1
     monitor=$(pgrep -f "^$H (create|attach) .*sleep $sleeps")
 }
 end_agent() {
-    pkill -KILL -f "^/bin/sleep $sleeps\$"
+    kill -KILL $agent
     wait "$job"
 }
 # Runs a check while an agent of the first caller runs, which must survive it.
@@ -170,7 +171,7 @@ unharmed agent_ot /bin/sh -c 'echo ran' || bail "the helper does not start the o
 long=$(jot -b x -s '' 10000)
 many_pids() { refused 64 op signal --signal KILL $(jot -w '--pid %d' 1025 100); }
 escapes() {
-    refused 77 op create --jail colibri-cbrt --path "/$(printf 'a\nb\033[2J')" --ip4 disable -- sh &&
+    refused 64 op create --jail colibri-cbrt --path "/$(printf 'a\nb\033[2J')" --ip4 disable -- sh &&
         ! LC_ALL=C grep -q '[^ -~]' "$err"
 }
 
@@ -218,7 +219,7 @@ control_number() {
 
 attack 'environment: LD_PRELOAD of a missing library' with_variable LD_PRELOAD="$work/none.so"
 attack 'environment: LD_LIBRARY_PATH with broken libraries' with_variable LD_LIBRARY_PATH="$work/libraries"
-attack 'environment: LD_TRACE_LOADED_OBJECTS' with_variable LD_TRACE_LOADED_OBJECTS=1
+attack 'environment: LD_ELF_HINTS_PATH and LD_LIBRARY_PATH_FDS' with_variable LD_ELF_HINTS_PATH="$work/none" LD_LIBRARY_PATH_FDS=0:1
 attack 'environment: LD_LIBMAP' with_variable LD_LIBMAP="libc.so.7 $work/libraries/libc.so.7"
 attack 'environment: forbidden variables do not pass a rule with *' forbidden_variables
 attack 'environment: a policy of the caller' refused 77 as "$OP" COLIBRI_HELPER_PREFIX="$work/own" "$H" attach --jail "$CLOSED" -- sh
@@ -235,8 +236,8 @@ only_stdio() {
     next_tag
     op_sh "exec \"\$0\" $request /bin/sleep $sleeps 3</ 4</etc 5</dev/null 6</etc/passwd 7</ 8</ 9</tmp" >"$noise" 2>&1 </dev/null &
     job=$!
-    eventually runs "$sleeps"
-    procstat -f "$(pgrep -f "^/bin/sleep $sleeps\$")" >"$out" 2>"$err"
+    eventually agent_runs
+    procstat -f "$agent" >"$out" 2>"$err"
     end_agent
     stdout_has ' 2 ' && ! awk 'NR > 1 { print $3 }' "$out" | grep -Eqv '^(0|1|2|text|cwd|root|jail)$'
 }
@@ -244,8 +245,8 @@ entered_stdio() {
     next_tag
     as "$OP" "$H" attach --jail "$JAIL" -- /bin/sleep "$sleeps" >"$noise" 2>&1 </dev/null &
     job=$!
-    eventually runs "$sleeps"
-    procstat -f "$(pgrep -f "^/bin/sleep $sleeps\$")" >"$out" 2>"$err"
+    eventually agent_runs
+    procstat -f "$agent" >"$out" 2>"$err"
     end_agent
     stdout_has ' 2 ' && ! awk 'NR > 1 { print $3 }' "$out" | grep -Eqv '^(0|1|2|text|cwd|root|jail)$'
 }
@@ -328,7 +329,7 @@ attack 'signals: TERM during the start' early_signal TERM
 attack 'signals: STOP during the start' early_signal STOP
 attack 'signals: ALRM during the start' early_signal ALRM
 attack 'signals: ignored ones are not inherited' ignored_signals
-attack 'debugger: truss of the helper runs it without rights' refused 71 as "$OP" truss -o "$noise.truss" "$H" check
+attack 'debugger: truss of the helper runs it without rights' refused 71 as "$OP" truss -o /tmp/truss.out "$H" check
 attack 'debugger: ktrace of the helper records no policy' traced_start
 attack 'debugger: no_new_privs runs the helper without rights' refused 71 as "$OP" proccontrol -m nonewprivs -s enable "$H" check
 attack 'debugger: truss of the monitor' beside_agent debug_monitor
@@ -490,8 +491,7 @@ reused_pid() {
     next_tag
     as "$OP" "$H" attach --jail "$JAIL" -- /bin/sleep "$sleeps" >"$noise" 2>&1 </dev/null &
     job=$!
-    eventually runs "$sleeps"
-    agent=$(pgrep -f "^/bin/sleep $sleeps\$")
+    eventually agent_runs
     sed -i '' 's/^start=.*/start=1/' "$RECORDS/$JAIL@$agent" && refused 77 signal_to "$agent" && runs "$sleeps"
     reused=$?
     end_agent
@@ -613,7 +613,7 @@ ends_with_requester() {
     next_tag
     as "$OP" /bin/sh -c '"$0" "$@"; :' "$H" "$1" --jail "$2" $3 -- /bin/sh -c "$(printf "$4" "$sleeps" "$sleeps")" >"$noise" 2>&1 </dev/null &
     job=$!
-    eventually runs "$sleeps"
+    eventually agent_runs
     sleep 2
     requester=$(pgrep -U "$OP" -f "^/bin/sh -c \"\\\$0\" \"\\\$@\"; : $H")
     [ -n "$requester" ] && as "$OP" kill -9 $requester

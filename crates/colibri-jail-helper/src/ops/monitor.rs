@@ -11,7 +11,6 @@
 use std::ffi::c_int;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::parent_id;
 use std::time::{Duration, Instant};
 
@@ -185,7 +184,7 @@ impl Monitor<'_> {
                 queue
                     .watch_input(socket.as_fd())
                     .map_err(cannot("watch the control socket"))?;
-                Some(UnixStream::from(socket))
+                Some(socket)
             }
             None => {
                 // A requester that has ended is not the parent any more.
@@ -235,7 +234,7 @@ struct Running<'a> {
     child: u32,
     first: First,
     child_end: Option<ProcessEnd>,
-    control: Option<UnixStream>,
+    control: Option<OwnedFd>,
     reader: ControlReader,
     requester: u32,
     remains: Option<Remains<'a>>,
@@ -352,42 +351,49 @@ impl Running<'_> {
         }
     }
 
-    /// Sends a line to the requester, who may have ended.
+    /// Sends a line to the requester, who may have ended, or may not read.
     fn report(&mut self, line: &str) {
-        if let Some(control) = &mut self.control {
-            let _ = control.write_all(format!("{line}\n").as_bytes());
+        if let Some(control) = &self.control {
+            let _ = sys::send_now(control, format!("{line}\n").as_bytes());
         }
     }
 
-    /// Reads the requests on the control socket. Its end, and an invalid request, end the agent.
+    /// Reads requests on the control socket once, so that a flood of them delays no other event. Its end, and an invalid
+    /// request, end the agent.
     fn receive(&mut self) {
         let mut buffer = [0; 1024];
-        while let Some(control) = &mut self.control {
-            let requests = match control.read(&mut buffer) {
-                Ok(0) => None,
-                Ok(count) => self.reader.push(buffer.get(..count).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => None,
-            };
-            let Some(requests) = requests else {
-                self.control = None;
-                self.kills = true;
+        let Some(control) = &self.control else {
+            return;
+        };
+        let requests = match sys::receive_now(control, &mut buffer) {
+            Ok(0) => None,
+            Ok(count) => self.reader.push(buffer.get(..count).unwrap_or_default()),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
                 return;
-            };
-            for request in requests {
-                // KILL adds no right: the end of the requester ends the agent too.
-                if request.signal != Signal::KILL && !(self.allows_signal)(request.signal) {
-                    self.report(&format!("refused {}", request.signal));
-                } else if matches!(self.first, First::Expected { .. })
-                    && request.signal != Signal::KILL
-                {
-                    if self.pending.len() < MAX_PENDING {
-                        self.pending.push(request);
-                    }
-                } else {
-                    self.signal(request);
+            }
+            Err(_) => None,
+        };
+        let Some(requests) = requests else {
+            self.control = None;
+            self.kills = true;
+            return;
+        };
+        for request in requests {
+            // KILL adds no right: the end of the requester ends the agent too.
+            if request.signal != Signal::KILL && !(self.allows_signal)(request.signal) {
+                self.report(&format!("refused {}", request.signal));
+            } else if matches!(self.first, First::Expected { .. }) && request.signal != Signal::KILL
+            {
+                if self.pending.len() < MAX_PENDING {
+                    self.pending.push(request);
                 }
+            } else {
+                self.signal(request);
             }
         }
     }

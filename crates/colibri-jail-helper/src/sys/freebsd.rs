@@ -653,19 +653,57 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     }
 }
 
-/// Takes descriptor `fd` if it is a socket, makes it non-blocking, and closes it on execve(2).
+/// Takes descriptor `fd` if it is a Unix stream socket, and closes it on execve(2).
 pub(crate) fn take_socket(fd: c_int) -> Option<OwnedFd> {
-    // SAFETY: all bytes zero is a valid stat, which lives through the call.
+    // SAFETY: all bytes zero is a valid address, which lives through the call with its size, as does the type.
     unsafe {
-        let mut data: libc::stat = std::mem::zeroed();
-        if libc::fstat(fd, &raw mut data) < 0 || data.st_mode & libc::S_IFMT != libc::S_IFSOCK {
+        let mut address: libc::sockaddr_un = std::mem::zeroed();
+        let mut size = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+        if libc::getsockname(fd, (&raw mut address).cast(), &raw mut size) < 0
+            || c_int::from(address.sun_family) != libc::AF_UNIX
+        {
+            return None;
+        }
+        let mut kind: c_int = 0;
+        let mut size = size_of::<c_int>() as libc::socklen_t;
+        let value = (&raw mut kind).cast();
+        if libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, value, &raw mut size) < 0
+            || kind != libc::SOCK_STREAM
+        {
             return None;
         }
         libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
-        libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
         // Descriptors from 3 up have no other owner at the start of the program.
         Some(OwnedFd::from_raw_fd(fd))
     }
+}
+
+/// Sends bytes, as many as the socket has room for. `O_NONBLOCK` does not suffice: the flag belongs to all copies of the
+/// descriptor, and the caller may have one (fcntl(2)).
+pub(crate) fn send_now(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the bytes live through the call.
+    let count = unsafe {
+        libc::send(
+            socket.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            flags,
+        )
+    };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Receives bytes, 0 if the other end is closed, without waiting. Descriptors that were sent with them are dropped
+/// (unix(4)).
+///
+/// # Errors
+/// There are none now (`EAGAIN`).
+pub(crate) fn receive_now(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let (start, size) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: room for `size` bytes, which live through the call.
+    let count = unsafe { libc::recv(socket.as_raw_fd(), start, size, libc::MSG_DONTWAIT) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
 /// Moves a descriptor to 3, closes every other one from 3 up, and returns it.
