@@ -556,7 +556,7 @@ full_records() {
     mount -t tmpfs -o "size=64k,mode=700" tmpfs "$RECORDS" || return 1
     dd if=/dev/zero of="$RECORDS/.fill" bs=4k >"$noise" 2>&1
     i=0
-    while [ $i -lt 2000 ] && : >"$RECORDS/.x$i"; do i=$((i + 1)); done 2>"$noise"
+    while [ $i -lt 2000 ] && true >"$RECORDS/.x$i"; do i=$((i + 1)); done 2>"$noise"
     refused 71 agent_op /bin/echo escaped
     full=$?
     umount "$RECORDS"
@@ -576,6 +576,11 @@ forge() {
     forged=$?
     rm "$RECORDS/forged"
     return "$forged"
+}
+# Ids of jails are reused after a boot, so a record of another boot proves nothing.
+earlier_boot() {
+    sed -i '' 's/^boot=.*/boot=00/' "$RECORDS/$name"
+    refused 77 op remove --jail "$name" && refused 77 op signal --signal KILL --pid "$agent"
 }
 created_at_once() {
     for one in 1 2 3 4 5 6 7 8 9 10; do
@@ -602,6 +607,7 @@ attack 'records: reading and replacing them' records_of_caller
 attack 'records: a full file system' full_records
 attack 'records: a directory that others can write' open_records
 attack 'records: a record under another name' beside_other forge
+attack 'records: a record of an earlier boot' beside_agent earlier_boot
 attack 'race: ten requests for one name' created_at_once
 attack 'race: the requester is killed at 30 moments' requester_killed
 
@@ -611,17 +617,18 @@ kill_monitor_inside() { inside "kill -9 $(pgrep -o syslogd) || kill -9 $$ || kil
 # Starts an agent, kills its requester, and verifies that all processes end.
 ends_with_requester() {
     next_tag
-    as "$OP" /bin/sh -c '"$0" "$@"; :' "$H" "$1" --jail "$2" $3 -- /bin/sh -c "$(printf "$4" "$sleeps" "$sleeps")" >"$noise" 2>&1 </dev/null &
+    as "$OP" /bin/sh -c '"$0" "$@"; :' "$H" "$1" --jail "$2" $3 -- /bin/sh -c "$4" "$sleeps" >"$noise" 2>&1 </dev/null &
     job=$!
     eventually agent_runs
     sleep 2
-    requester=$(pgrep -U "$OP" -f "^/bin/sh -c \"\\\$0\" \"\\\$@\"; : $H")
+    monitor=$(pgrep -o -f "^$H (create|attach) .*$sleeps\$")
+    requester=$(ps -o ppid= -p "$monitor")
     [ -n "$requester" ] && as "$OP" kill -9 $requester
     wait "$job"
     eventually gone "$sleeps"
 }
-fork_storm='i=0; while [ $i -lt 50 ]; do daemon -f sleep %s; sleep %s & i=$((i + 1)); done; wait'
-own_reaper='exec /bin/attack leave %s'
+fork_storm='i=0; while [ $i -lt 50 ]; do daemon -f sleep "$0"; sleep "$0" & i=$((i + 1)); done; wait'
+own_reaper='exec /bin/attack leave "$0"'
 terminal() {
     run as "$OP" script -q "$noise.script" /bin/sh -c "$H $request /bin/attack inject; :"
     ! grep -q injected "$out" "$noise.script" && grep -q attack "$out" "$noise.script"

@@ -56,7 +56,7 @@ pub(crate) struct Record {
     pub(super) requester: ProcessId,
     /// Jail id on FreeBSD, 0 on Linux.
     pub(super) jid: i32,
-    /// The boot to which start times on Linux are relative.
+    /// The boot to which start times on Linux, and ids of jails on FreeBSD, are relative.
     pub(super) boot: String,
 }
 

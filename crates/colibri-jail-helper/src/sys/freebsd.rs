@@ -32,9 +32,26 @@ pub(crate) fn close_from(first: c_int) -> Result<(), SysError> {
     Ok(())
 }
 
-/// Returns a constant: start times are absolute, so a record of another boot matches no process.
+/// Returns the identity of this boot (sysctl(3), `kern.boot_id`): ids of jails are reused after a boot. Empty on a kernel
+/// that has none.
 pub(crate) fn boot_id() -> String {
-    String::new()
+    let mut id = [0_u8; 16];
+    let mut size = id.len();
+    let name = c"kern.boot_id";
+    // SAFETY: a C string, and a buffer of `size` bytes; both live through the call, and nothing is set.
+    let result = unsafe {
+        libc::sysctlbyname(
+            name.as_ptr(),
+            id.as_mut_ptr().cast(),
+            &raw mut size,
+            std::ptr::null(),
+            0,
+        )
+    };
+    match (result, size) {
+        (0, 16) => id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        _ => String::new(),
+    }
 }
 
 /// Returns a process that has not ended (sysctl(3), `KERN_PROC_PID`).
