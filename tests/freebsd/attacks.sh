@@ -62,7 +62,7 @@ cat >>"$POLICY" <<POLICY_TEXT || bail "cannot extend the policy"
 callers = ["$OT"]
 jails = ["colibri-*", "$JAIL"]
 roots = ["$tree/*"]
-users = ["$AG"]
+users = ["$AG", "root", "toor"]
 programs = ["*"]
 ip4 = ["disable"]
 environment = ["*"]
@@ -434,6 +434,10 @@ create_with() { op create --jail colibri-cbrt --path "$root" --ip4 "$1" --user "
 create_named_as() { op create --jail "$1" --path "$root" --ip4 disable --user "$AG" -- /bin/sh -c 'echo escaped'; }
 restricted() { ot create --jail colibri-cbrt --path "$root" --ip4 disable --user "$AG" -- "$@"; }
 name_in_use() { name=colibri-taken; beside_other refused 71 create_named_as colibri-taken; named=$?; name=colibri-cbrt; return $named; }
+alias_of_root() {
+    echo 'toor:*:0:0::/:/bin/sh' >>"$tree/r/etc/passwd"
+    refused 71 ot create --jail colibri-cbrt --path "$tree/r" --ip4 disable --user toor -- /bin/id
+}
 echo 'echo escaped' >"$root/tmp/script"
 printf '#!/bin/echo\n' >"$root/tmp/interpreted"
 chmod 755 "$root/tmp/script" "$root/tmp/interpreted"
@@ -457,6 +461,8 @@ attack 'jail: creating a child' refused 64 create_named_as colibri-cbrt.x
 attack 'jail: jail(8), jexec(8) and jail -r by the caller' fails as "$OP" sh -c "jail -c path=/ command=/bin/echo escaped || jexec $JAIL /bin/echo escaped || jail -R $JAIL"
 attack 'user: root' refused 77 create_as root
 attack 'user: toor' refused 77 create_as toor
+attack 'user: root, although a rule lists it' refused 77 ot create --jail colibri-cbrt --path "$tree/r" --ip4 disable --user root -- /bin/id
+attack 'user: an alias of root, although a rule lists it' alias_of_root
 attack 'user: uid 0' refused 77 create_as 0
 attack 'user: uid -1' refused 64 create_as -1
 attack 'user: uid 4294967295' refused 64 create_as 4294967295

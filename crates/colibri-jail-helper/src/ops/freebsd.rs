@@ -293,7 +293,7 @@ struct ResolvedUser {
     entry: Option<PasswdEntry>,
 }
 
-/// Resolves a user by the jail's own passwd(5). Only the name root resolves to uid 0; other names of uid 0 are refused.
+/// Resolves a user by the jail's own passwd(5). A name of uid 0 is refused.
 fn jail_user(user: &JailUser) -> Result<ResolvedUser, HelperError> {
     let table = jail_passwd();
     if let Some(ids) = UserIds::numeric(user) {
@@ -302,7 +302,7 @@ fn jail_user(user: &JailUser) -> Result<ResolvedUser, HelperError> {
     }
     let name = user.to_string();
     match users::find_user(&table?, |known, _| known == name) {
-        Some(entry) if entry.ids.uid != 0 || name == "root" => Ok(ResolvedUser {
+        Some(entry) if entry.ids.uid != 0 => Ok(ResolvedUser {
             ids: entry.ids,
             entry: Some(entry),
         }),
