@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::{run_checked, test_directory, write_file};
 
@@ -235,6 +236,38 @@ pub fn install_setuid_program(name: &str) -> (tempfile::TempDir, PathBuf) {
     copy_as_root(&crate::program(name), &path, 0o4755);
     chown(directory.path(), Some(uid(CALLER)), None).unwrap();
     (directory, path)
+}
+
+/// A setuid copy of setpriv(1), with which only [`CALLER`] and root can run commands as other users. Dropping it deletes the
+/// program.
+pub struct SetuidRoot(PathBuf);
+
+impl SetuidRoot {
+    /// Installs the program beside the helper, which must be installed.
+    pub fn install() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let installed = Self(program(&format!(
+            "setuid-root-{}-{number}",
+            std::process::id()
+        )));
+        fs::copy("/usr/bin/setpriv", &installed.0).unwrap();
+        let owner = format!("root:{CALLER}");
+        run_checked(Command::new("chown").arg(owner).arg(&installed.0));
+        fs::set_permissions(&installed.0, fs::Permissions::from_mode(0o4750)).unwrap();
+        installed
+    }
+
+    /// Returns the path of the program.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for SetuidRoot {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Installs a program atomically, because the installed one may be running.

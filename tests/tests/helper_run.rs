@@ -14,12 +14,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use colibri_tests::helper::{
-    AGENT, CALLER, Helper, OTHER, PREFIX, as_user, install_program, install_setuid_program,
-    program, uid,
+    AGENT, CALLER, Helper, OTHER, PREFIX, SetuidRoot, as_user, install_program,
+    install_setuid_program, program, uid,
 };
-use colibri_tests::{
-    eventually, kill_9, processes_with, run_checked, signal, test_directory, text, wait_until,
-};
+use colibri_tests::{eventually, kill_9, processes_with, signal, test_directory, text, wait_until};
 use rustix::process::Signal;
 
 /// Arguments of `create` after the jail's name, up to the program.
@@ -609,25 +607,97 @@ fn kill_ends_agents_of_another_user() {
     }
 }
 
-/// A setuid program that runs a command as root, for the caller's group only. Dropping it deletes the program.
-struct SetuidRoot(std::path::PathBuf);
+impl UnprivilegedDaemon {
+    /// Spawns an agent as another user in a jail and waits until it has written `ready`. Returns its id.
+    fn spawn_ready(&self, options: &[&str], script: &str, mark: &str) -> String {
+        let jail = ["spawn", "--jail-path", "/", "--jail-user", AGENT];
+        let arguments = [&jail, options, &["--", "sh", "-c", script, mark]].concat();
+        let spawned = self.cli(&arguments);
+        assert!(spawned.status.success(), "{spawned:?}");
+        let id = text(&spawned.stdout).trim().to_owned();
+        wait_until("the agent is ready", || {
+            text(&self.cli(&["logs", &id]).stdout).starts_with("ready")
+        });
+        id
+    }
 
-impl SetuidRoot {
-    fn install() -> Self {
-        use std::os::unix::fs::PermissionsExt;
-        let installed = Self(program(&format!("setuid-root-{}", std::process::id())));
-        fs::copy("/usr/bin/setpriv", &installed.0).unwrap();
-        let owner = format!("root:{CALLER}");
-        run_checked(Command::new("chown").arg(owner).arg(&installed.0));
-        fs::set_permissions(&installed.0, fs::Permissions::from_mode(0o4750)).unwrap();
-        installed
+    fn agent_dir(&self, id: &str) -> std::path::PathBuf {
+        self.directory.path().join("state/agents").join(id)
+    }
+
+    fn record(&self, id: &str, name: &str) -> Option<serde_json::Value> {
+        serde_json::from_slice(&fs::read(self.agent_dir(id).join(name)).ok()?).ok()
+    }
+
+    /// Kills the daemon with KILL.
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 }
 
-impl Drop for SetuidRoot {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+/// A script that ignores TERM, with a descendant in a separate session that ignores it too.
+const STUBBORN: &str = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; sleep 1000; :' \"$0\" &); echo ready; sleep 1001; :";
+
+/// The shim runs the command of the privilege backend itself.
+#[test]
+fn shim_ends_agent_of_another_user_without_a_daemon() {
+    let _helper = Helper::shared();
+    let mut daemon = UnprivilegedDaemon::start();
+    let polite = "trap 'echo tidied; exit 3' TERM; echo ready; while :; do sleep 0.02; done";
+    let agents = [
+        ("wall-time", STUBBORN, Some("wall-time")),
+        ("terminated", STUBBORN, None),
+        ("tidied", polite, None),
+    ]
+    .map(|(name, script, reason)| {
+        let mark = unique_mark(name);
+        let options: &[&str] = match reason {
+            Some(_) => &["--wall-time", "2s"],
+            None => &[],
+        };
+        (daemon.spawn_ready(options, script, &mark), mark, reason)
+    });
+    daemon.kill();
+    for (id, mark, reason) in &agents {
+        assert!(!processes_with(mark).is_empty(), "{mark}");
+        if reason.is_none() {
+            let shim = daemon.record(id, "shim.json").unwrap();
+            signal(shim["shim_pid"].as_i64().unwrap() as i32, Signal::TERM);
+        }
     }
+    for (id, mark, reason) in &agents {
+        let exit = eventually("the agent has ended", || daemon.record(id, "exit.json"));
+        assert_eq!(processes_with(mark), Vec::<i32>::new(), "{exit}");
+        if let Some(reason) = reason {
+            assert_eq!(exit["reason"], *reason, "{exit}");
+        }
+    }
+    let (tidied, ..) = &agents[2];
+    let exit = daemon.record(tidied, "exit.json").unwrap();
+    assert_eq!(exit["exit"]["code"], 3, "{exit}");
+}
+
+#[test]
+fn restart_ends_a_run_of_another_user() {
+    let _helper = Helper::shared();
+    let daemon = UnprivilegedDaemon::start();
+    let mark = unique_mark("again");
+    let id = daemon.spawn_ready(&[], STUBBORN, &mark);
+    let before = processes_with(&mark);
+    let restarted = daemon.cli(&["restart", "--grace", "100ms", &id]);
+    assert!(restarted.status.success(), "{restarted:?}");
+    wait_until("the next run is ready", || {
+        text(&daemon.cli(&["logs", &id]).stdout) == "ready\nready\n"
+    });
+    let now = processes_with(&mark);
+    assert!(
+        before.iter().all(|pid| !now.contains(pid)),
+        "{before:?} {now:?}"
+    );
+    let killed = daemon.cli(&["kill", "--grace", "0s", &id]);
+    assert!(killed.status.success(), "{killed:?}");
+    assert_eq!(processes_with(&mark), Vec::<i32>::new());
 }
 
 /// The kernel does not let the daemon signal an agent that has become root by a setuid program.
@@ -638,7 +708,7 @@ fn unverified_kill_reports_remaining_pids() {
     let setuid_root = SetuidRoot::install();
     let script = format!(
         "trap '' TERM; {} --reuid=0 --regid=0 --clear-groups sleep 1003; :",
-        setuid_root.0.display()
+        setuid_root.path().display()
     );
     let mark = unique_mark("root");
     let spawned = daemon.cli(&[
@@ -672,7 +742,7 @@ fn wait_reports_pids_left_by_a_killed_shim() {
     let setuid_root = SetuidRoot::install();
     let script = format!(
         "{} --reuid=0 --regid=0 --clear-groups sleep 1004 & echo up; sleep 1005; :",
-        setuid_root.0.display()
+        setuid_root.path().display()
     );
     let mark = unique_mark("left");
     let arguments = [

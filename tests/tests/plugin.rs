@@ -10,8 +10,10 @@ use std::process::Command;
 
 use colibri_tests::helper::{as_user, create_user, uid};
 use colibri_tests::{
-    Daemon, kill_9, processes_with, program, read, run_checked, text, wait_until, write_file,
+    Daemon, eventually, kill_9, processes_with, program, read, run_checked, signal, text,
+    wait_until, write_file,
 };
+use rustix::process::Signal;
 use serde_json::json;
 
 /// User that the sudoers file of the example lists during a test.
@@ -93,17 +95,15 @@ impl SudoDaemon {
 
     /// Starts an agent that writes a first line, and returns its id.
     fn spawn_agent(&self, mark: &str, script: &str) -> String {
+        self.spawn_with(&[], mark, script)
+    }
+
+    /// Starts an agent with further options as [`SudoDaemon::spawn_agent`] does.
+    fn spawn_with(&self, options: &[&str], mark: &str, script: &str) -> String {
         let mark = format!("MARK={mark}");
-        let id = self.daemon.spawn(&[
-            "--jail-path",
-            "/",
-            "--env",
-            &mark,
-            "--",
-            "bash",
-            "-c",
-            script,
-        ]);
+        let jail = ["--jail-path", "/", "--env", &mark];
+        let command = ["--", "bash", "-c", script];
+        let id = self.daemon.spawn(&[&jail, options, &command].concat());
         wait_until("the agent runs", || !self.daemon.stdout(&id).is_empty());
         id
     }
@@ -226,6 +226,52 @@ fn sudo_agent_handles_the_first_signal_of_a_kill() {
         Vec::<i32>::new(),
         "processes are left"
     );
+}
+
+/// The agent belongs to root, and so does its descendant in a separate session. Both handle TERM.
+#[test]
+fn shim_signals_agent_of_root_without_a_daemon() {
+    let mut sudo_daemon = SudoDaemon::start(LISTED);
+    let (wall, term) = (Mark::new("wall"), Mark::new("shim-term"));
+    let orphan = "trap 'echo orphan; exit' TERM; echo up; while :; do sleep 0.05; done";
+    let script = format!(
+        "(setsid bash -c \"{orphan}\" &); trap 'sleep 1; echo bye; exit 5' TERM; while :; do sleep 0.05; done"
+    );
+    let limited = sudo_daemon.spawn_with(&["--wall-time", "2s"], &wall.0, &script);
+    let terminated = sudo_daemon.spawn_with(&[], &term.0, &script);
+    sudo_daemon.daemon.kill();
+    let daemon = &sudo_daemon.daemon;
+    signal(daemon.shim_pid(&terminated), Signal::TERM);
+    for (id, mark) in [(&limited, &wall), (&terminated, &term)] {
+        let directory = daemon.agent_dir(id);
+        let exit = eventually("the agent has ended", || {
+            fs::read_to_string(directory.join("exit.json")).ok()
+        });
+        assert!(exit.contains("{\"code\":5}"), "{exit}");
+        let output = fs::read(directory.join("stdout/00000000000000000000.log")).unwrap();
+        assert_eq!(text(&output), "up\norphan\nbye\n");
+        assert_eq!(processes_with(&mark.0), Vec::<i32>::new(), "{id}");
+    }
+}
+
+#[test]
+fn refused_signal_names_the_cause() {
+    let sudo_daemon = SudoDaemon::start(LISTED);
+    let daemon = &sudo_daemon.daemon;
+    let mark = Mark::new("refused");
+    let id = sudo_daemon.spawn_agent(&mark.0, "echo up; sleep 1000; :");
+    let rules = fs::read_to_string(RULES).unwrap();
+    let without_kill = rules.replace(", /bin/kill", "");
+    assert_ne!(rules, without_kill);
+    write_file(Path::new(RULES), &without_kill, 0o440);
+    let hup = json!({"id": id, "signal": "HUP", "escalate": false});
+    let error = daemon.connect().call("kill-agent", hup)["error"].clone();
+    assert_eq!(error["data"]["kind"], "privilege", "{error}");
+    let message = error["message"].as_str().unwrap();
+    for part in ["/bin/kill -s HUP", "sudo: ", "not signalled: pid "] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(!processes_with(&mark.0).is_empty());
 }
 
 #[test]
