@@ -20,6 +20,8 @@ pub use kill::KillOutcome;
 pub use offset_range::OffsetRange;
 pub use restart::{RestartPolicy, RestartWhen};
 pub use runtime::{AgentRuntime, UnknownName};
+// Part of the launch of a shim, not of the public API.
+#[doc(hidden)]
 pub use signal_template::{PID_PLACEHOLDER, SIGNAL_PLACEHOLDER, SignalTemplate};
 pub use spawn::{
     AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, Env, NoProgram, ProcessLimits, RunOptions,
