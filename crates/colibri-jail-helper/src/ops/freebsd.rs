@@ -149,7 +149,14 @@ pub(crate) fn create(
     drop(root);
     let created = sys::create_jail(grant.jail, &jail.ip4)
         .map_err(cannot(format!("create jail {}", grant.jail)))?;
-    let agent = match start(caller_uid, grant, true, created.jid, &records, requester.pid) {
+    let agent = match start(
+        caller_uid,
+        grant,
+        true,
+        created.jid,
+        &records,
+        requester.pid,
+    ) {
         Ok(agent) => agent,
         Err(error) => {
             // A kernel without jail descriptors keeps the jail.

@@ -12,7 +12,7 @@ use rustix::process::{
 };
 
 /// Maximum number of reapers among the descendants whose own descendants are listed.
-const MAX_REAPERS: usize = 1000;
+const MAX_REAPERS: usize = 64;
 
 /// Makes orphaned descendants children of this process (procctl(2) `PROC_REAP_ACQUIRE`).
 pub(crate) fn become_reaper() -> io::Result<()> {
@@ -34,7 +34,9 @@ fn infos(except: Option<Pid>) -> io::Result<Vec<PidInfo>> {
             // Fails if the reaper has ended; its descendants are then those of this process, and the next call lists them.
             let below = get_reaper_pids(Some((IdType::Pid, info.pid))).unwrap_or_default();
             let known: HashSet<Pid> = found.iter().map(|info| info.pid).collect();
-            found.extend(below.into_iter().filter(|info| !known.contains(&info.pid)));
+            let is_new =
+                |info: &PidInfo| !known.contains(&info.pid) && Some(info.subtree) != except;
+            found.extend(below.into_iter().filter(is_new));
         }
     }
     found.retain(|info| !info.flags.contains(PidInfoFlags::ZOMBIE));
