@@ -388,7 +388,7 @@ killed() { next_tag; start_agent -- /bin/sh -c "$(stubborn)" && eventually runs 
 has_reason() { colibri ps --json 2>/dev/null | tr '{' '\n' | grep -A 3 "\"$id\"" | grep -q "$1"; }
 wall_time() {
     next_tag
-    start_agent --wall-time 4s -- /bin/sh -c "$(stubborn)" && eventually runs "$sleeps" && eventually in_state error &&
+    start_agent --wall-time 8s -- /bin/sh -c "$(stubborn)" && eventually runs "$sleeps" && eventually in_state error &&
         nothing_left && colibri status "$id" | grep -q 'wall-clock limit'
 }
 wall_time_alone() {

@@ -2,14 +2,15 @@
 //!
 //! The kernel kills the first process of a run with the shim, and a sandbox with its first process. Other descendants are
 //! found by the agent's id in their environment and by the session of the shim. A process without a jail can leave both,
-//! and is then not found.
+//! and is then not found. On FreeBSD the monitor of a jailed agent ends all its processes with the shim; the record claims
+//! only what was verified here.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use colibri_jail_core::Signal;
+use colibri_jail_core::{CommandLine, Signal};
 use colibri_sys::process::{self, Process};
 use colibri_types::AGENT_VARIABLE;
 use tokio::sync::Semaphore;
@@ -40,6 +41,8 @@ pub(crate) enum OrphanCleanup {
     Remaining(Vec<i32>),
     /// The processes of the host could not be listed.
     Unknown(String),
+    /// The agent runs as another user, whose processes this one cannot attribute, and its jail was not removed: the reason.
+    Unverified(String),
 }
 
 impl fmt::Display for OrphanCleanup {
@@ -57,6 +60,12 @@ impl fmt::Display for OrphanCleanup {
                 )
             }
             Self::Unknown(error) => write!(f, "cannot list the remaining processes: {error}"),
+            Self::Unverified(reason) => {
+                write!(
+                    f,
+                    "the end of its other processes was not verified: {reason}"
+                )
+            }
         }
     }
 }
@@ -69,13 +78,14 @@ impl Spawner {
         spec: &AgentSpec,
         session: Option<i32>,
     ) -> OrphanCleanup {
+        let clean_up = self.post_commands(spec);
         let remove =
             removal_of_own_jail(spec).filter(|remove| self.preparer.engine.check(remove).is_ok());
-        if let Some(remove) = remove
-            && let Err(error) = self.run_elevated(&remove).await
-        {
-            tracing::warn!(id = %spec.id, %error, "cannot remove the jail of a lost agent");
-        }
+        let mut removed = match remove {
+            // The commands after a run remove the jail too, also if the agent's monitor has removed it.
+            Some(remove) if clean_up.is_empty() => Some(self.run_elevated(&remove).await),
+            _ => None,
+        };
         let mut cleanup = kill_in_rounds(spec, session).await;
         if let OrphanCleanup::Remaining(pids) = &cleanup {
             // They run as another user, as in a jail; only the privilege backend can signal them.
@@ -84,23 +94,35 @@ impl Spawner {
             }
             cleanup = kill_in_rounds(spec, session).await;
         }
-        self.run_post_commands(spec).await;
-        cleanup
+        self.preparer.cgroups.end(spec.id.as_str()).await;
+        for command in clean_up {
+            removed = Some(self.run_command(&command).await);
+            if let Some(Err(error)) = &removed {
+                tracing::warn!(id = %spec.id, %error, "cannot clean up the jail of a lost agent");
+            }
+        }
+        let is_hidden = spec.config.is_jailed()
+            && (self.preparer.engine.needs_root() || !self.preparer.backend.runs_as_caller());
+        match (cleanup, removed) {
+            (OrphanCleanup::Ended(count), Some(Ok(()))) => OrphanCleanup::Ended(count),
+            (OrphanCleanup::Ended(_), Some(Err(error))) => {
+                OrphanCleanup::Unverified(error.to_string())
+            }
+            (OrphanCleanup::Ended(_), None) if is_hidden => OrphanCleanup::Unverified(
+                "they run as another user, and colibri-jail-helper ends them with the shim"
+                    .to_owned(),
+            ),
+            (cleanup, _) => cleanup,
+        }
     }
 
-    /// Removes the cgroup and runs the commands that follow each run: they remove mounts and limits.
-    async fn run_post_commands(&self, spec: &AgentSpec) {
-        self.preparer.cgroups.end(spec.id.as_str()).await;
-        let commands = match self.preparer.prepare_as(&spec.config, spec.id.as_str()) {
+    /// Returns the commands that follow each run: they remove what the agent's jail left, and verify that.
+    fn post_commands(&self, spec: &AgentSpec) -> Vec<CommandLine> {
+        match self.preparer.prepare_as(&spec.config, spec.id.as_str()) {
             Ok(prepared) => prepared.post_run,
             Err(error) => {
                 tracing::warn!(id = %spec.id, %error, "cannot clean up the jail of a lost agent");
-                return;
-            }
-        };
-        for command in commands {
-            if let Err(error) = self.run_command(&command).await {
-                tracing::warn!(id = %spec.id, %error, "cannot clean up the jail of a lost agent");
+                Vec::new()
             }
         }
     }
