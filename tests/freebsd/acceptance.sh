@@ -529,16 +529,16 @@ elevated_agent() {
 # Advice of doctor.
 advised_kernel() { run colibri doctor; stdout_has "kernel $(uname -r)"; }
 advised_jail() {
-    spawn --jail-name "$JAIL" -- /bin/sleep "${mark}991" && run colibri doctor && stdout_has "jail $JAIL of agent $id has the default" || return 1
+    spawn --jail-name "$JAIL" -- /bin/sleep "${mark}991" && eventually runs "${mark}991" && run colibri doctor && stdout_has "jail $JAIL of agent $id has the default" || return 1
     jail -m name="$JAIL" allow.raw_sockets && run colibri doctor && jail -m name="$JAIL" allow.noraw_sockets || return 1
     stdout_has "^warn  jail $JAIL of agent $id is less restricted than by default: allow.raw_sockets (" && colibri kill --grace 0s "$id" >/dev/null 2>&1
 }
 # Two roots with the same nullfs directory. A run warns only on a kernel that lacks the fixes.
 advised_share() {
     mkdir -p "$work/root2/bin" "$work/root2/work" && cp "$root/bin/sh" "$work/root2/bin/sleep" || return 1
-    spawn --jail-path "$root" --mount "$work/project:/work" -- /bin/sleep "${mark}992" || return 1
+    spawn --jail-path "$root" --mount "$work/project:/work" -- /bin/sleep "${mark}992" && eventually runs "${mark}992" || return 1
     first=$id
-    spawn --jail-path "$work/root2" --mount "$work/project:/work:ro" -- /bin/sleep "${mark}993" || return 1
+    spawn --jail-path "$work/root2" --mount "$work/project:/work:ro" -- /bin/sleep "${mark}993" && eventually runs "${mark}993" || return 1
     warned=no
     ! stderr_has "agent $first has $work/project too" || warned=yes
     run colibri doctor
@@ -551,9 +551,9 @@ advised_share() {
     return $shared
 }
 advised_unjailed() {
-    spawn --jail-name "$JAIL" -- /bin/sleep "${mark}994" || return 1
+    spawn --jail-name "$JAIL" -- /bin/sleep "${mark}994" && eventually runs "${mark}994" || return 1
     first=$id
-    spawn -- sleep "${mark}995" && run colibri doctor && colibri kill "$id" "$first" >/dev/null 2>&1
+    spawn -- sleep "${mark}995" && eventually runs "${mark}995" && run colibri doctor && colibri kill "$id" "$first" >/dev/null 2>&1
     stdout_has "agent $id without a jail and agent $first in jails"
 }
 # script(1) makes a terminal of 0 columns and 0 rows if its own standard input is not a terminal.
