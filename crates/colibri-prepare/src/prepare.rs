@@ -163,9 +163,7 @@ impl Preparer {
         {
             None => (agent.clone(), "none".to_owned()),
             Some(op) => {
-                if !self.backend.exact_exit_code() {
-                    exit_note = engine.exit_code_note(&op).map(str::to_owned);
-                }
+                exit_note = engine.exit_code_note(&op).map(str::to_owned);
                 let limits = config.limits();
                 let elevate = |ops: Vec<JailOp>| -> Result<Vec<CommandLine>, PrepareError> {
                     let elevated = ops.iter().map(|op| self.backend.elevate(op, engine));
@@ -175,9 +173,6 @@ impl Preparer {
                 pre_run = elevate(engine.pre_run(&op, &limits)?)?;
                 let monitor = engine.monitor(&op, &command);
                 has_monitor = monitor.is_some();
-                if has_monitor {
-                    exit_note = None;
-                }
                 if !self.backend.monitors() {
                     post_run = elevate(engine.post_run(&op, &limits)?)?;
                     let monitor = monitor.map(|op| self.backend.elevate(&op, engine));

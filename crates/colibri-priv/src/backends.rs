@@ -130,10 +130,6 @@ impl PrivBackend for Helper {
         preflight::helper(&self.program).await
     }
 
-    fn exact_exit_code(&self) -> bool {
-        true
-    }
-
     fn monitors(&self) -> bool {
         true
     }

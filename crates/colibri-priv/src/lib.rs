@@ -41,12 +41,6 @@ pub trait PrivBackend: Send + Sync {
         false
     }
 
-    /// Returns whether the exit status of an elevated command is the agent's own, even if the engine's is not
-    /// ([`JailEngine::exit_code_note`]).
-    fn exact_exit_code(&self) -> bool {
-        false
-    }
-
     /// Returns whether the commands of the backend monitor the agent themselves, so that they need no monitor
     /// ([`JailEngine::monitor`]) and leave nothing to clean up.
     fn monitors(&self) -> bool {
