@@ -204,7 +204,7 @@ forbidden_variables() {
         "$H" create --jail colibri-cbrt --path "$tree/r" --ip4 disable -- /bin/sh -c 'set'
     stdout_has '^PASSES=' && stdout_has "^USER='*$AG" && ! grep -Eq '^(LD_|ENV=|BASH_ENV|COLIBRI_|MALLOC_)|/x' "$out"
 }
-# A descriptor from 3 up that is no socket is not written to.
+# A descriptor from 3 up that is not a socket is not written to.
 control_file() {
     : >"$work/control"
     chmod 666 "$work/control"
@@ -519,7 +519,7 @@ attack 'signal: every process' refused 64 signal_to -1
 attack 'signal: the process group' refused 64 signal_to 0
 attack 'signal: syslogd' refused 77 signal_to "$(pgrep -o syslogd)"
 attack 'signal: a kernel process' refused 77 signal_to "$(pgrep -S -o bufdaemon)"
-attack 'signal: a process of the caller that is no agent' refused 77 op_sh 'exec "$0" signal --signal KILL --pid $PPID'
+attack 'signal: a process of the caller outside of any agent' refused 77 op_sh 'exec "$0" signal --signal KILL --pid $PPID'
 attack 'signal: a missing process' refused 77 signal_to 99998
 attack 'signal: a pid that overflows' refused 64 signal_to 4294967298
 attack 'signal: an agent of the other caller' beside_other signal_agent
