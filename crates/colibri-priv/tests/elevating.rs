@@ -6,8 +6,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use colibri_jail_core::{
-    Bubblewrap, CommandLine, EphemeralJail, FreebsdJail, Ip4Policy, JailEngine, JailName, JailOp,
-    JailPath, JailUser, Pid, Signal,
+    Bubblewrap, CommandLine, CreatedJail, EphemeralJail, FreebsdJail, Ip4Policy, JailEngine,
+    JailName, JailOp, JailPath, JailUser, Pid, Signal,
 };
 use colibri_priv::{BackendRegistry, Helper, PrivBackend, PrivError};
 use proptest::prelude::*;
@@ -267,6 +267,19 @@ fn helper_protocol_examples_match_the_backend() {
     };
     let masked = vec!["/run/user".parse().unwrap()];
     let freebsd: &dyn JailEngine = &FreebsdJail::default();
+    let attach_user = JailOp::Attach {
+        name: "web".parse().unwrap(),
+        user: Some("agent".parse().unwrap()),
+        workdir: None,
+        command: agent.clone(),
+    };
+    let monitored = freebsd.command_line(&attach_user).unwrap();
+    let monitor = freebsd.monitor(&attach_user, &monitored).unwrap();
+    let clean = JailOp::Clean(CreatedJail {
+        name: "colibri-k3x9".parse().unwrap(),
+        mounts: vec!["/srv/agent/work".parse().unwrap()],
+        setup_commands: 1,
+    });
     let helper = Helper::new("/colibri-jail-helper");
     let mut shown = String::new();
     for (op, engine) in [
@@ -280,6 +293,12 @@ fn helper_protocol_examples_match_the_backend() {
         (&remove, freebsd),
     ] {
         let command = helper.elevate(op, engine).unwrap().to_string();
+        writeln!(shown, "{}", command.trim_start_matches('/')).unwrap();
+    }
+    // The engine writes these two; other backends elevate them.
+    let engine = FreebsdJail::new("/colibri-jail-helper");
+    for op in [&monitor, &clean] {
+        let command = engine.command_line(op).unwrap().to_string();
         writeln!(shown, "{}", command.trim_start_matches('/')).unwrap();
     }
     let document = include_str!("../../../docs/helper-protocol.md");
