@@ -24,7 +24,10 @@ attacks='' torture=''
 while [ $# -gt 1 ]; do
     case $1 in
         --attacks) attacks=yes ;;
-        --torture) shift && torture=$1 ;;
+        --torture)
+            shift && torture=$1
+            [ "$torture" -gt 0 ] 2>/dev/null || cannot "$usage"
+            ;;
         *) cannot "$usage" ;;
     esac
     shift
@@ -60,6 +63,8 @@ done
 [ ! -e /var/run/colibri.pid ] || cannot "/var/run/colibri.pid exists; stop the Colibri service"
 
 # ---- set-up ----------------------------------------------------------------------------------------------
+
+[ -z "$torture" ] || PLAN=$((PLAN + 9))
 
 number=0 failed=0 daemon='' loaded='' mounted='' rules='' made_etc='' work=''
 
@@ -664,6 +669,9 @@ check 'helper, ephemeral jail: a killed monitor ends the agent and its jail' mon
 
 kill -TERM "$daemon" 2>/dev/null
 daemon=''
+
+# shellcheck source=tests/freebsd/torture.sh
+[ -z "$torture" ] || . "$here/tests/freebsd/torture.sh"
 
 # ---- the service -------------------------------------------------------------------------------------------
 
