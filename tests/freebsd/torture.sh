@@ -104,14 +104,16 @@ spawn_random() {
 }
 torture_spawn() { client spawn "$@"; }
 
-kill_random_shim() {
-    # shellcheck disable=SC2046 # pids
-    choose $(shims) && kill -KILL "$chosen" 2>/dev/null
+# Kills one of the processes, and logs its arguments.
+kill_one_of() {
+    choose "$@" || return 1
+    echo "round $round, $victim: KILL to $(ps -ww -o pid= -o args= -p "$chosen")" >>"$torture_dir/log"
+    kill -KILL "$chosen" 2>/dev/null
 }
-kill_daemon() {
-    # shellcheck disable=SC2046 # pids
-    kill -KILL $(daemon_of_mode) 2>/dev/null
-}
+# shellcheck disable=SC2046 # pids
+kill_random_shim() { kill_one_of $(shims); }
+# shellcheck disable=SC2046 # pids
+kill_daemon() { kill_one_of $(daemon_of_mode); }
 
 torture_round() {
     spawns=''
@@ -141,7 +143,7 @@ torture_round() {
         7) victim=shim+daemon && kill_random_shim && kill_daemon ;;
         8)
             # shellcheck disable=SC2046 # pids
-            victim=monitor && choose $(monitors) && kill -KILL "$chosen" 2>/dev/null
+            victim=monitor && kill_one_of $(monitors)
             ;;
         9)
             # shellcheck disable=SC2046 # ids
@@ -191,6 +193,16 @@ check_claims() {
 lists_nothing() {
     "$@" >"$out" 2>/dev/null
     ! grep -q . "$out"
+}
+# Prints what the run did to the agents whose processes are in $out.
+explain_left() {
+    for number_of in $(sed -n "s/.*$mark\\([0-9]*\\).*/\\1/p" "$out" | sort -u); do
+        left_id=$(cat "$torture_dir/$number_of.id")
+        echo "agent $number_of $left_id: $(cat "$torture_dir/$number_of")"
+        grep -E "$mark$number_of(\$|[^0-9])|${left_id:-no id}" "$torture_dir/log"
+        cat "$work"/state-*/agents/"${left_id:-none}"/exit.json
+    done >>"$err" 2>/dev/null
+    return 1
 }
 user_processes() {
     ps -axww -o state= -o uid= -o jid= -o pid= -o args= | grep -v '^Z' |
@@ -261,6 +273,7 @@ torture_killed() {
     done
     return $answer
 }
+torture_processes() { soon lists_nothing user_processes || explain_left; }
 torture_remains() { soon lists_nothing left_mounts && lists_nothing left_rules; }
 torture_claims() {
     impossible >"$out"
@@ -273,7 +286,8 @@ mkdir "$torture_dir" "$root/torture" || bail "cannot create a directory for the 
 for point in 0 1 2 3 4 5 6 7 8 9 10 11; do
     mkdir "$root/torture/$point" || bail "cannot create a mount point"
 done
-started=$(date +%s)
+started=$(date +%s) round=0 victim=none
+: >"$torture_dir/log"
 echo "# torture: seed $seed"
 use mdo
 ensure_daemon || bail 'the mdo daemon does not start'
@@ -283,7 +297,7 @@ ensure_daemon || bail 'the helper daemon does not start'
 check "torture: after each of $torture kills the daemons answer" torture_rounds
 check 'torture: most spawns succeed' torture_started
 check 'torture: kill ends all agents that are left' torture_killed
-check 'torture: no process of any agent, shim or daemon is left' soon lists_nothing user_processes
+check 'torture: no process of any agent, shim or daemon is left' torture_processes
 check 'torture: no monitor is left' soon lists_nothing root_processes
 check 'torture: no jail of an agent is left, not even a dying one' soon lists_nothing left_jails
 check 'torture: no mount and no limit is left' torture_remains

@@ -1,4 +1,4 @@
-//! FreeBSD: runs ps(1), which needs no unsafe code.
+//! FreeBSD: asks the kernel for one process, and ps(1), which needs no unsafe code, for all.
 
 // Other hosts compile only the parsers, for their tests.
 #![cfg_attr(not(target_os = "freebsd"), allow(dead_code, unreachable_pub))]
@@ -7,8 +7,11 @@ use std::collections::HashMap;
 use std::io;
 use std::process::Command;
 
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+#[cfg(target_os = "freebsd")]
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process},
+};
 
 use super::usage::Measured;
 use super::{ListedProcess, Process};
@@ -28,13 +31,9 @@ const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
 ///
 /// # Errors
 /// The system cannot report the process.
+#[cfg(target_os = "freebsd")]
 pub fn find(pid: i32) -> io::Result<Option<Process>> {
-    let number = pid.to_string();
-    let text = ps(&["-p", &number], COLUMNS)?;
-    Ok(text
-        .lines()
-        .find_map(|line| parse(line, ""))
-        .map(|listed| listed.process))
+    super::kinfo::find(pid)
 }
 
 /// Returns the pids of a process in each pid namespace, of the calling process if `pid` is `None`. Returns `None` if the
@@ -56,6 +55,7 @@ pub(super) fn list(variable: &str) -> io::Result<Vec<ListedProcess>> {
 /// # Errors
 /// The process belongs to another user.
 // The pid could be reused between the check and the signal. Only pdfork(2) avoids that, and only for children.
+#[cfg(target_os = "freebsd")]
 pub fn kill(process: &Process) -> io::Result<bool> {
     let Some(pid) = Pid::from_raw(process.pid) else {
         return Ok(false);
@@ -127,7 +127,7 @@ fn ps(selection: &[&str], columns: &[&str]) -> io::Result<String> {
         .args(selection)
         .args(columns)
         .env_clear()
-        .env("LC_ALL", "C")
+        .envs([("LC_ALL", "C"), ("TZ", "UTC0")])
         .output()?;
     // ps(1) exits with 1 if it has no process to list.
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -143,14 +143,14 @@ fn parse(line: &str, variable: &str) -> Option<ListedProcess> {
         return None;
     }
     let _weekday = words.next()?;
-    let month = MONTHS.find(words.next()?)? as u64 / 3;
+    let month = MONTHS.find(words.next()?)? as u64 / 3 + 1;
     let day: u64 = words.next()?.parse().ok()?;
     let mut clock = 0;
     for part in words.next()?.split(':') {
         clock = clock * 60 + part.parse::<u64>().ok()?;
     }
     let year: u64 = words.next()?.parse().ok()?;
-    let start = ((year * 12 + month) * 31 + day) * 86_400 + clock;
+    let start = days_since_1970(year, month, day)? * 86_400 + clock;
     let process = Process {
         pid,
         parent,
@@ -161,6 +161,17 @@ fn parse(line: &str, variable: &str) -> Option<ListedProcess> {
         process,
         is_marked: words.any(|word| word == variable),
     })
+}
+
+/// Returns the days from 1970-01-01 to a date of the Gregorian calendar, whose months count from 1.
+fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
+    // Years that begin in March have the leap day at the end.
+    let (year, month) = match month {
+        1..=2 => (year.checked_sub(1)?, month + 9),
+        _ => (year, month - 3),
+    };
+    let leap_days = year / 4 - year / 100 + year / 400;
+    (year.checked_mul(365)? + leap_days + (153 * month + 2) / 5 + day).checked_sub(719_469)
 }
 
 #[cfg(test)]
@@ -177,7 +188,7 @@ mod tests {
             start,
         };
         let listed = |process, is_marked| ListedProcess { process, is_marked };
-        let november = ((2026 * 12 + 10) * 31 + 24) * 86_400 + (16 * 60 + 8) * 60 + 55;
+        let november = 1_795_536_535;
         for (text, expected) in [
             (
                 line(
@@ -190,6 +201,14 @@ mod tests {
                 Some(listed(process(november + 1), false)),
             ),
             (line("Z     Tue Nov 24 16:08:55 2026 <defunct>"), None),
+            (
+                line("I     Thu Feb 29 00:00:01 2024 sh"),
+                Some(listed(process(1_709_164_801), false)),
+            ),
+            (
+                line("I     Thu Jan  1 00:00:00 1970 sh"),
+                Some(listed(process(0), false)),
+            ),
             (line("I     Tue Foo 24 16:08:55 2026 x"), None),
             ("".to_owned(), None),
         ] {

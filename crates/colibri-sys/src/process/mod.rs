@@ -4,6 +4,8 @@
 
 #[cfg(any(target_os = "freebsd", test))]
 mod freebsd;
+#[cfg(target_os = "freebsd")]
+mod kinfo;
 #[cfg(target_os = "linux")]
 mod linux;
 mod parent;
@@ -36,8 +38,8 @@ pub struct Process {
     pub parent: i32,
     /// Session id: the pid of the process that created the session.
     pub session: i32,
-    /// Start time in a unit of the host (Linux: clock ticks since boot, proc_pid_stat(5); FreeBSD: seconds, ps(1)
-    /// `lstart`). Compare it only for equality.
+    /// Start time in a unit of the host (Linux: clock ticks since boot, proc_pid_stat(5); FreeBSD: seconds since
+    /// 1970, ps(1) `lstart`). Compare it only for equality.
     pub start: u64,
 }
 
