@@ -67,8 +67,8 @@ ensure_daemon() {
     return 1
 }
 
-# Spawns an agent of a random kind in the background. $torture_dir/N describes agent N: mode, confinement, kind; N.id contains
-# its id if the daemon answered.
+# Spawns an agent of a random kind in the background. Mounts and limits need the backend mdo and an ephemeral jail. $torture_dir/N
+# describes agent N: mode, confinement, kind; N.id contains its id if the daemon answered.
 spawn_random() {
     agents=$((agents + 1))
     text=$mark$agents # an argument of its processes
@@ -90,11 +90,11 @@ spawn_random() {
         4) what=short script="sleep 0.3; exit 5; : $text" ;;
         5 | 6)
             what=mount script="trap '' TERM HUP; sleep $text & while :; do wait; sleep 1; done"
-            [ "$kind" = persistent ] || set -- "$@" --mount "$work/project:/torture/$((agents % 12))"
+            [ "$mode $kind" != 'mdo ephemeral' ] || set -- "$@" --mount "$work/project:/torture/$((agents % 12))"
             ;;
         7)
             what=limit script="daemon -f sleep $text; sleep $text"
-            [ "$kind" = persistent ] || [ "$racct" != 1 ] || set -- "$@" --processes 20
+            [ "$mode $kind $racct" != 'mdo ephemeral 1' ] || set -- "$@" --processes 20
             ;;
     esac
     echo "$mode $kind $what" >"$torture_dir/$agents"
@@ -208,7 +208,9 @@ user_processes() {
     ps -axww -o state= -o uid= -o jid= -o pid= -o args= | grep -v '^Z' |
         awk -v op="$op_uid" -v ag="$ag_uid" '$2 == op || $2 == ag'
 }
-root_processes() { ps -axww -o state= -o user= -o pid= -o args= | grep -E "colibri-jail-helper|[ /](jail|jexec|mdo) .*$mark" | grep -Ev '^Z|grep '; }
+root_processes() {
+    ps -axww -o state= -o user= -o pid= -o args= | grep -E "colibri-jail-helper|[ /](jail|jexec|mdo) .*$mark" | grep -Ev '^Z|grep '
+}
 left_jails() { jls -d name | grep '^colibri-'; }
 left_mounts() { mount -p | grep "$root/" | grep -v "$root/dev[[:space:]]"; }
 left_rules() { rctl | grep 'jail:colibri-'; }
