@@ -196,7 +196,7 @@ lists_nothing() {
 }
 # Prints what the run did to the agents whose processes are in $out.
 explain_left() {
-    for number_of in $(sed -n "s/.*$mark\\([0-9]*\\).*/\\1/p" "$out" | sort -u); do
+    sed -n "s/.*$mark\\([0-9]*\\).*/\\1/p" "$out" | sort -u | while read -r number_of; do
         left_id=$(cat "$torture_dir/$number_of.id")
         echo "agent $number_of $left_id: $(cat "$torture_dir/$number_of")"
         grep -E "$mark$number_of(\$|[^0-9])|${left_id:-no id}" "$torture_dir/log"
@@ -251,7 +251,8 @@ torture_rounds() {
     [ $restarts_failed = 0 ]
 }
 torture_started() {
-    echo "# torture: $(cat "$torture_dir"/*.id | wc -l) of $agents spawns were answered with an id"
+    echo "# torture: $(cat "$torture_dir"/*.id | wc -l) of $agents spawns were answered with an id; the others with:"
+    cat "$torture_dir"/*.err | sed -e 's/[0-9][0-9]*/N/g' -e 's/torture-[^ ]*/NAME/' | cut -c 1-100 | sort | uniq -c | sed 's/^/# torture: /'
     [ "$(cat "$torture_dir"/*.id | wc -l)" -gt $((agents / 2)) ] || {
         cat "$torture_dir"/*.err >"$err"
         false
