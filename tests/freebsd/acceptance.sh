@@ -549,7 +549,7 @@ advised_share() {
     run colibri doctor
     stdout_has "share $work/project, which one of them can write" && {
         stdout_has "^warn .*of agent $first .*share" && expected=yes || expected=no
-        [ $warned = $expected ]
+        [ "$warned" = "$expected" ]
     }
     shared=$?
     colibri kill --grace 0s "$first" "$id" >/dev/null 2>&1
