@@ -64,6 +64,26 @@ fn dependencies(edges: &str) -> BTreeSet<String> {
 }
 
 #[test]
+fn freebsd_classes_are_those_of_the_attempts() {
+    let document = read("docs/security.md");
+    let section = document.split("## Attempts on FreeBSD").nth(1).unwrap();
+    let table = section.split("\n#").next().unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| "));
+    let listed: BTreeSet<_> = rows
+        .filter(|line| !line.starts_with("| class"))
+        .flat_map(|row| backquoted(row.trim_end_matches(" |").rsplit(" | ").next().unwrap()))
+        .collect();
+    let script = read("tests/freebsd/attacks.sh");
+    let attempts: Vec<_> = script
+        .lines()
+        .filter_map(|line| line.strip_prefix("attack '")?.split_once(": "))
+        .collect();
+    let classes: BTreeSet<_> = attempts.iter().map(|(class, _)| *class).collect();
+    assert_eq!(listed, classes);
+    assert!(attempts.len() >= 60, "{}", attempts.len());
+}
+
+#[test]
 fn security_page_states_the_current_size() {
     let source = repository().join("crates/colibri-jail-helper/src");
     let (mut all_lines, mut sys_lines) = (0, 0);
