@@ -126,14 +126,14 @@ mod attempts {
             "endless" => send(&mine, &[b'x'; 1 << 20]),
             "flood" => {
                 let flooding = mine.try_clone()?;
-                thread::spawn(move || {
+                thread::Builder::new().spawn(move || {
                     loop {
                         let lines = b"signal STOP group\n".repeat(50);
                         if (&mut &flooding).write_all(&lines).is_err() {
                             return;
                         }
                     }
-                });
+                })?;
             }
             "descriptors" => {
                 let root = File::open("/")?;
