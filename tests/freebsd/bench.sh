@@ -30,7 +30,8 @@ while [ $# -gt 1 ]; do
     esac
     shift
 done
-[ $# = 1 ] && [ "$rounds" -gt 0 ] 2>/dev/null || cannot "$usage"
+[ $# = 1 ] || cannot "$usage"
+[ "$rounds" -gt 0 ] 2>/dev/null || cannot "$usage"
 case $(uname -sr) in
     'FreeBSD 15.'*) ;;
     *) cannot "this is $(uname -sr); it runs on FreeBSD 15" ;;
@@ -123,8 +124,9 @@ chmod 644 "$POLICY"
     echo 'root:*:0:0::0:0:root:/:/bin/sh'
     echo "$OP:*:$(id -u "$OP"):$(id -g "$OP")::0:0:agent:/:/bin/sh"
 } >"$work/master.passwd"
-install -d -m 755 "$root/etc" && install -m 600 "$work/master.passwd" "$root/etc/master.passwd" &&
-    pwd_mkdb -p -d "$root/etc" "$root/etc/master.passwd" || failed "cannot create the user table of the jail"
+mkdir "$root/etc"
+install -m 600 "$work/master.passwd" "$root/etc/master.passwd"
+pwd_mkdb -p -d "$root/etc" "$root/etc/master.passwd" || failed "cannot create the user table of the jail"
 
 # Starts the daemon of a privilege backend. su(1) and its shell keep it from being the leader of a process group.
 start_daemon() {
