@@ -72,7 +72,7 @@ clean_up() {
 }
 trap clean_up EXIT
 trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+trap 'exit 143' TERM HUP PIPE
 
 mkdir -p /usr/local
 work=$(mktemp -d /usr/local/colibri-bench.XXXXXX) || failed "cannot create a directory in /usr/local"
