@@ -291,7 +291,7 @@ for point in 0 1 2 3 4 5 6 7 8 9 10 11; do
 done
 started=$(date +%s) round=0 victim=none
 : >"$torture_dir/log"
-echo "# torture: seed $seed"
+echo "# torture: seed $seed, kern.racct.enable=${racct:-none}"
 use mdo
 ensure_daemon || bail 'the mdo daemon does not start'
 use helper
