@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use colibri_jail_core::{Bubblewrap, EngineRegistry, FreebsdJail, JailEngine, JailError};
+use colibri_jail_core::{Bubblewrap, EngineRegistry, FreebsdJail, JailEngine, JailError, JailPath};
 use colibri_journal::{Fsync, JournalOptions};
 use colibri_priv::{BackendRegistry, PrivBackend, PrivError};
 use colibri_sys::regular_file::is_executable;
@@ -297,7 +297,7 @@ impl Registries {
     ) -> Result<Arc<dyn JailEngine>, JailError> {
         let mut engines = self.engines.clone();
         engines.replace(Arc::new(partial.bubblewrap()));
-        engines.replace(Arc::new(FreebsdJail::new(partial.helper())));
+        engines.replace(Arc::new(partial.freebsd()));
         let default = match cfg!(target_os = "freebsd") {
             true => FreebsdJail::NAME,
             false => Bubblewrap::NAME,
@@ -329,11 +329,25 @@ impl PartialSettings {
     fn bubblewrap(&self) -> Bubblewrap {
         let program = first_executable(BWRAP_PATHS).and_then(|path| path.parse().ok());
         let engine = program.map_or_else(Bubblewrap::default, Bubblewrap::new);
-        let proxy = self.proxy.clone().or_else(|| find_program("colibri-proxy"));
-        match proxy.and_then(|path| path.to_str()?.parse().ok()) {
+        match self.proxy() {
             Some(proxy) => engine.with_proxy(proxy),
             None => engine,
         }
+    }
+
+    /// Returns the freebsd engine with the paths of its programs on this host.
+    fn freebsd(&self) -> FreebsdJail {
+        let engine = FreebsdJail::new(self.helper());
+        match self.proxy() {
+            Some(proxy) => engine.with_proxy(proxy),
+            None => engine,
+        }
+    }
+
+    /// Returns the path of the proxy, if it is installed.
+    fn proxy(&self) -> Option<JailPath> {
+        let proxy = self.proxy.clone().or_else(|| find_program("colibri-proxy"));
+        proxy.and_then(|path| path.to_str()?.parse().ok())
     }
 }
 

@@ -104,9 +104,7 @@ impl JailEngine for Bubblewrap {
             } => {
                 let proxy = self.proxy.as_ref().filter(|_| !jail.allow.is_empty());
                 if proxy.is_none() && !jail.allow.is_empty() {
-                    return Err(JailError::Unsupported(
-                        "`allow` needs the program colibri-proxy, which was not found; install it beside colibri-daemon, or remove `allow`".to_owned(),
-                    ));
+                    return Err(JailError::no_proxy());
                 }
                 let mut args: Vec<String> = COMMON.iter().map(|word| (*word).to_owned()).collect();
                 match &jail.ip4 {
@@ -153,10 +151,7 @@ impl JailEngine for Bubblewrap {
                 }
                 command = command.wrapped_by(self.program.as_str(), args);
                 if let Some(proxy) = proxy {
-                    let mut words = vec!["run".to_owned()];
-                    words.extend(jail.allow.iter().map(ToString::to_string));
-                    words.push("--".to_owned());
-                    command = command.wrapped_by(proxy.as_str(), words);
+                    command = command.filtered(proxy, &jail.allow);
                 }
                 Ok(command)
             }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{CommandLineError, Pid, Signal};
+use crate::{CommandLineError, Destination, JailPath, Pid, Signal};
 
 /// A program and its arguments. None contains a NUL byte, and the program is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -50,6 +50,16 @@ impl CommandLine {
         args.push(self.program);
         args.extend(self.args);
         Self::unchecked(program, args)
+    }
+
+    /// Runs this command under `proxy`, colibri-proxy, which connects it to the destinations in `allow`:
+    /// `proxy run DESTINATION… -- SELF`.
+    #[must_use]
+    pub fn filtered(self, proxy: &JailPath, allow: &[Destination]) -> Self {
+        let mut args = vec!["run".to_owned()];
+        args.extend(allow.iter().map(ToString::to_string));
+        args.push("--".to_owned());
+        self.wrapped_by(proxy.as_str(), args)
     }
 
     /// Returns a command line of kill(1).

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use crate::{JailError, hostname};
 
+/// TCP port of the proxy on the loopback interface of a filtered jail.
+pub const PROXY_PORT: u16 = 3128;
 /// Maximum length of a DNS name (RFC 1035, section 2.3.4), in bytes, without the trailing dot.
 const MAX_HOST_LEN: usize = 253;
 

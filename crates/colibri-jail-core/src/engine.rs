@@ -67,6 +67,17 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Returns the proxy program that the caller runs around the command of a jail with `allow`, after elevation and
+    /// monitor: see [`CommandLine::filtered`]. `None` if [`JailEngine::command_line`] contains it, or refuses `allow`.
+    fn outer_proxy(&self) -> Option<&JailPath> {
+        None
+    }
+
+    /// Returns what a jail with `allow` needs of the kernel.
+    fn filter_support(&self) -> Option<KernelSupport> {
+        None
+    }
+
     /// Returns how limits on all processes of an agent together are enforced.
     fn limit_mechanism(&self, _confinement: &Confinement) -> LimitMechanism {
         LimitMechanism::Unavailable {
@@ -128,7 +139,7 @@ pub enum LimitMechanism {
     /// A cgroup(7), which the caller creates.
     Cgroup,
     /// The operations of [`JailEngine::pre_run`], if the kernel supports it.
-    PreRun(LimitSupport),
+    PreRun(KernelSupport),
     /// No mechanism.
     Unavailable {
         /// Why there is none.
@@ -138,16 +149,16 @@ pub enum LimitMechanism {
     },
 }
 
-/// A check of whether the kernel of this host enforces limits.
+/// A check of whether the kernel of this host supports something, for example limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LimitSupport {
+pub struct KernelSupport {
     /// The mechanism, for messages.
     pub name: &'static str,
     /// Absolute path of a program that prints a setting.
     pub program: &'static str,
     /// Arguments of the program.
     pub args: &'static [&'static str],
-    /// The output without white space at its ends if limits are enforced.
+    /// The output without white space at its ends if the kernel has the support.
     pub expected: &'static str,
     /// A hint that starts with a verb, for every other output.
     pub hint: &'static str,

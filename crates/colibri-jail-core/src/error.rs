@@ -90,6 +90,12 @@ pub enum JailError {
 }
 
 impl JailError {
+    pub(crate) fn no_proxy() -> Self {
+        Self::Unsupported(
+            "`allow` needs the program colibri-proxy, which was not found; install it beside colibri-daemon, or remove `allow`".to_owned(),
+        )
+    }
+
     pub(crate) fn invalid(
         what: &'static str,
         value: impl ToString,

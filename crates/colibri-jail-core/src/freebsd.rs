@@ -8,7 +8,7 @@
 
 use crate::{
     CommandLine, Confinement, CreatedJail, EngineProbe, EnginePrograms, EphemeralJail, Ip4Policy,
-    JailEngine, JailError, JailName, JailOp, JailPath, JailUser, LimitMechanism, LimitSupport,
+    JailEngine, JailError, JailName, JailOp, JailPath, JailUser, KernelSupport, LimitMechanism,
     Limits,
 };
 
@@ -20,12 +20,21 @@ const HELPER: &str = "/usr/local/libexec/colibri-jail-helper";
 const RCTL: &str = "/usr/bin/rctl";
 
 /// Accounting of resources, on which rctl(8) depends.
-const RCTL_SUPPORT: LimitSupport = LimitSupport {
+const RCTL_SUPPORT: KernelSupport = KernelSupport {
     name: "rctl(8)",
     program: "/sbin/sysctl",
     args: &["-n", "kern.racct.enable"],
     expected: "1",
     hint: "set kern.racct.enable=1 in /boot/loader.conf and reboot (rctl(8))",
+};
+
+/// Virtual network stacks, on which jails with `allow` depend.
+const VNET_SUPPORT: KernelSupport = KernelSupport {
+    name: "vnet(9)",
+    program: "/sbin/sysctl",
+    args: &["-n", "kern.features.vimage"],
+    expected: "1",
+    hint: "run a kernel with options VIMAGE, as GENERIC has, or remove `allow`",
 };
 
 /// Characters with a meaning in jail.conf(5) and in lists of values. On its command line jail(8) splits `path=` at the
@@ -46,6 +55,7 @@ const RESTRICTIONS: &[&str] = &[
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FreebsdJail {
     helper: String,
+    proxy: Option<JailPath>,
 }
 
 impl Default for FreebsdJail {
@@ -63,7 +73,15 @@ impl FreebsdJail {
     pub fn new(helper: &str) -> Self {
         Self {
             helper: helper.to_owned(),
+            proxy: None,
         }
+    }
+
+    /// Sets the path of the `colibri-proxy` program. Without it, jails with `allow` are refused.
+    #[must_use]
+    pub fn with_proxy(mut self, proxy: JailPath) -> Self {
+        self.proxy = Some(proxy);
+        self
     }
 
     /// Returns the command of the helper for a verb, with the options for what an agent's jail leaves on the host.
@@ -79,6 +97,9 @@ impl FreebsdJail {
             if monitored.is_some() {
                 let count = created.setup_commands.to_string();
                 args.extend(["--setup-commands".to_owned(), count]);
+                if created.is_filtered {
+                    args.extend(["--network", "filtered"].map(str::to_owned));
+                }
             }
             for mount in &created.mounts {
                 args.extend(["--unmount".to_owned(), mount.to_string()]);
@@ -94,13 +115,14 @@ impl FreebsdJail {
     }
 }
 
-/// Returns what jail(8) creates for a jail: each mount is one command of jail(8).
+/// Returns what jail(8) creates for a jail: each mount is one command of jail(8), and so is `exec.created`.
 fn created(jail: &EphemeralJail) -> CreatedJail {
     let mounts = jail.mounts.iter();
     CreatedJail {
         name: jail.name.clone(),
         mounts: mounts.map(|mount| jail.path.join(&mount.target)).collect(),
-        setup_commands: jail.mounts.len(),
+        setup_commands: jail.mounts.len() + usize::from(!jail.allow.is_empty()),
+        is_filtered: !jail.allow.is_empty(),
     }
 }
 
@@ -133,10 +155,8 @@ impl JailEngine for FreebsdJail {
                 workdir,
                 command,
             } => {
-                if !jail.allow.is_empty() {
-                    return Err(JailError::Unsupported(
-                        "`allow` is not possible with FreeBSD jails; set `ip4` to addresses and filter them with pf(4), or to disable for no network".to_owned(),
-                    ));
+                if !jail.allow.is_empty() && self.proxy.is_none() {
+                    return Err(JailError::no_proxy());
                 }
                 if let Some(masked) = jail.masked.first() {
                     return Err(JailError::Unsupported(format!(
@@ -151,6 +171,13 @@ impl JailEngine for FreebsdJail {
                 ];
                 args.push(format!("path={}", checked(&jail.path)?));
                 match &jail.ip4 {
+                    // Its network contains lo0 only, on which the monitor opens the port of the proxy. jail(8) waits for
+                    // that before it starts the agent. Such a jail cannot have IP address parameters (jail_set(2)).
+                    _ if !jail.allow.is_empty() => {
+                        let helper = checked_word("COLIBRI_JAIL_HELPER", &self.helper)?;
+                        let hook = format!("{helper} await-proxy --jail {}", jail.name);
+                        args.extend(["vnet=new".to_owned(), format!("exec.created={hook}")]);
+                    }
                     Ip4Policy::Addresses(_) => {
                         args.extend(["ip4=new".to_owned(), format!("ip4.addr={}", jail.ip4)]);
                     }
@@ -242,6 +269,14 @@ impl JailEngine for FreebsdJail {
         })
     }
 
+    fn outer_proxy(&self) -> Option<&JailPath> {
+        self.proxy.as_ref()
+    }
+
+    fn filter_support(&self) -> Option<KernelSupport> {
+        Some(VNET_SUPPORT)
+    }
+
     fn limit_mechanism(&self, confinement: &Confinement) -> LimitMechanism {
         match confinement {
             Confinement::Ephemeral(_) => LimitMechanism::PreRun(RCTL_SUPPORT),
@@ -318,6 +353,20 @@ fn checked(path: &JailPath) -> Result<&str, JailError> {
             let problem =
                 format!("contains {found:?}, which is syntax for jail(8); rename the directory");
             Err(JailError::invalid("path", text, problem))
+        }
+        None => Ok(text),
+    }
+}
+
+/// Returns the text, if jail(8) takes it as one word of a command without a shell.
+fn checked_word<'a>(what: &'static str, text: &'a str) -> Result<&'a str, JailError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._+-".contains(c);
+    match text.chars().find(|c| !is_plain(*c)) {
+        Some(found) => {
+            let problem = format!(
+                "contains {found:?}, which jail(8) may interpret; install the program in another directory"
+            );
+            Err(JailError::invalid(what, text, problem))
         }
         None => Ok(text),
     }

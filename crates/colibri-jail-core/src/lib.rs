@@ -42,10 +42,10 @@ mod user;
 pub use bubblewrap::Bubblewrap;
 pub use command::CommandLine;
 pub use config::{Confinement, EphemeralJail, JailConfig};
-pub use destination::Destination;
+pub use destination::{Destination, PROXY_PORT};
 pub use engine::{
     ArgumentLimit, EngineProbe, EnginePrograms, EngineRegistry, HostSetting, JailEngine,
-    LimitMechanism, LimitSupport, jail_wrap,
+    KernelSupport, LimitMechanism, jail_wrap,
 };
 pub use error::{CommandLineError, JailError};
 pub use freebsd::FreebsdJail;

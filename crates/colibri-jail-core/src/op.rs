@@ -70,6 +70,8 @@ pub struct CreatedJail {
     pub mounts: Vec<JailPath>,
     /// Number of commands that the engine's program starts before the agent.
     pub setup_commands: usize,
+    /// Whether a proxy filters its network: see [`crate::EphemeralJail::allow`].
+    pub is_filtered: bool,
 }
 
 impl JailOp {

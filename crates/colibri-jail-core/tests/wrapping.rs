@@ -241,9 +241,15 @@ struct TestEngine {
 }
 
 fn engine() -> impl Strategy<Value = TestEngine> {
-    let freebsd = Just(TestEngine {
-        engine: Arc::new(FreebsdJail::default()),
-        proxy: None,
+    let freebsd = prop::option::of(path()).prop_map(|proxy| {
+        let engine = FreebsdJail::default();
+        TestEngine {
+            engine: match &proxy {
+                Some(proxy) => Arc::new(engine.with_proxy(proxy.clone())),
+                None => Arc::new(engine),
+            },
+            proxy,
+        }
     });
     let bubblewrap = prop::option::of(path()).prop_map(|proxy| {
         let engine = Bubblewrap::default();
@@ -293,6 +299,12 @@ proptest! {
                 let (parameters, read_command) = read_jail(wrapped.args());
                 let mut intended = vec![("name", name.to_string()), ("path", path.to_string())];
                 match ip4 {
+                    // The caller runs the proxy around it.
+                    _ if !setup.allow.is_empty() => {
+                        prop_assert!(engine.outer_proxy().is_some());
+                        let hook = format!("/usr/local/libexec/colibri-jail-helper await-proxy --jail {name}");
+                        intended.extend([("vnet", "new".to_owned()), ("exec.created", hook)]);
+                    }
                     Ip4Policy::Addresses(_) => {
                         intended.extend([("ip4", "new".to_owned()), ("ip4.addr", ip4.to_string())]);
                     }

@@ -80,7 +80,7 @@ pub(crate) enum Refusal {
     Ip4OnLinux(String),
     #[error("cannot enter jail {0}: Linux has no persistent jails; use create")]
     AttachOnLinux(String),
-    #[error("monitor and clean are for root; use create, attach or remove")]
+    #[error("monitor, clean and await-proxy are for root; use create, attach or remove")]
     RootOnly,
     #[error("process {0} does not belong to an agent of this caller{1}; give a process of one")]
     NotOwnProcess(u32, String),
@@ -279,7 +279,7 @@ mod tests {
             .collect();
         let request = HelperRequest::parse(&argv).unwrap();
         let grant = match &request {
-            HelperRequest::Create { jail, run } => create(&rules, jail, run, host),
+            HelperRequest::Create { jail, run, .. } => create(&rules, jail, run, host),
             HelperRequest::Attach { jail, run } => attach(&rules, jail, run, host),
             HelperRequest::Signal {
                 jail, signal: sent, ..
@@ -292,6 +292,7 @@ mod tests {
             HelperRequest::Remove { .. }
             | HelperRequest::Monitor { .. }
             | HelperRequest::Clean { .. }
+            | HelperRequest::AwaitProxy { .. }
             | HelperRequest::Check => {
                 unreachable!("decided without a rule")
             }

@@ -6,6 +6,9 @@ use colibri_jail_core::Signal;
 /// Variable of the caller with the number of the socket's descriptor.
 #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
 pub(crate) const VARIABLE: &str = "COLIBRI_CONTROL_FD";
+/// Variable of the caller with the number of the descriptor that connects to its proxy.
+#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+pub(crate) const PROXY_VARIABLE: &str = "COLIBRI_PROXY_FD";
 /// Maximum length of a line, in bytes.
 const MAX_LINE: usize = 64;
 

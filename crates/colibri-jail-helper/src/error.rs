@@ -58,6 +58,24 @@ pub(crate) enum HelperError {
     #[error("a process could not enter a new jail; read the line above")]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Probe,
+    #[error(
+        "--network filtered is not available on Linux: bubblewrap filters without this program; omit the option"
+    )]
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    FilterOnLinux,
+    #[error(
+        "--network filtered needs a proxy, and {0} names no socket; start the command by colibri-proxy run"
+    )]
+    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+    NoProxy(&'static str),
+    #[error("cannot open the port of the proxy in jail {jail}: {problem}")]
+    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+    ProxyPort { jail: String, problem: String },
+    #[error(
+        "the proxy of jail {jail} does not listen after {seconds} s; check that colibri-proxy runs"
+    )]
+    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+    ProxyTimeout { jail: String, seconds: u64 },
     #[error("cannot monitor a command on Linux: only the freebsd engine needs it; omit the verb")]
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     MonitorOnLinux,

@@ -103,10 +103,14 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
     let request = HelperRequest::parse(argv)?;
     log.request = request.to_string();
     match &request {
-        HelperRequest::Create { jail, run } => {
+        HelperRequest::Create {
+            jail,
+            is_filtered,
+            run,
+        } => {
             let grant = authorize::create(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
-            ops::create(caller.uid, &grant, jail, requester)
+            ops::create(caller.uid, &grant, jail, *is_filtered, requester)
         }
         HelperRequest::Attach { jail, run } => {
             let grant = authorize::attach(&rules, jail, run, &Host::this())?;
@@ -135,8 +139,8 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
             ops::probe()?;
             Ok(0)
         }
-        HelperRequest::Monitor { .. } | HelperRequest::Clean { .. } => {
-            Err(Refusal::RootOnly.into())
-        }
+        HelperRequest::Monitor { .. }
+        | HelperRequest::Clean { .. }
+        | HelperRequest::AwaitProxy { .. } => Err(Refusal::RootOnly.into()),
     }
 }

@@ -4,8 +4,8 @@
 use std::fmt;
 
 use colibri_jail_core::{
-    CommandLine, CommandLineError, EphemeralJail, JailError, JailName, JailPath, JailUser, Pid,
-    Signal,
+    CommandLine, CommandLineError, EphemeralJail, Ip4Policy, JailError, JailName, JailPath,
+    JailUser, Pid, Signal,
 };
 
 use crate::escape::printable;
@@ -27,6 +27,8 @@ pub(crate) enum HelperRequest {
     /// Create a jail, in which `--hide` masks directories, and run a program in it. Its user is in `run`.
     Create {
         jail: EphemeralJail,
+        /// Its network contains only a loopback interface with the port of a proxy.
+        is_filtered: bool,
         run: ProgramRun,
     },
     /// Signal processes of the caller's agents.
@@ -49,6 +51,10 @@ pub(crate) enum HelperRequest {
         jail: JailName,
         mounts: Vec<JailPath>,
     },
+    /// Wait until the proxy of a monitored jail listens (FreeBSD).
+    AwaitProxy {
+        jail: JailName,
+    },
     Check,
 }
 
@@ -56,8 +62,10 @@ pub(crate) enum HelperRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MonitoredJail {
     pub(crate) jail: JailName,
-    /// Number of commands that jail(8) starts before the agent: one for each mount.
+    /// Number of commands that jail(8) starts before the agent: one for each mount, and `exec.created`.
     pub(crate) setup_commands: u32,
+    /// Its network contains only a loopback interface with the port of a proxy.
+    pub(crate) is_filtered: bool,
     /// Mount points on the host.
     pub(crate) mounts: Vec<JailPath>,
 }
@@ -91,6 +99,10 @@ pub(crate) enum RequestError {
     Pid(String),
     #[error("--setup-commands {0:?} is not a count; give a decimal number below 1000")]
     Count(String),
+    #[error("--network {0:?} is not a network; give filtered")]
+    Network(String),
+    #[error("--network filtered conflicts with --ip4 {0}; give --ip4 disable")]
+    FilteredIp4(String),
     #[error("--signal {0:?} is not a signal name; write it without SIG, as TERM")]
     Signal(String),
     #[error(
@@ -146,6 +158,15 @@ impl<'a> RequestArguments<'a> {
         Ok(values.collect::<Result<_, _>>()?)
     }
 
+    /// Returns whether the network is filtered.
+    fn network(&mut self) -> Result<bool, RequestError> {
+        match self.optional("--network")? {
+            None => Ok(false),
+            Some("filtered") => Ok(true),
+            Some(other) => Err(RequestError::Network(other.to_owned())),
+        }
+    }
+
     fn monitored_jail(&mut self) -> Result<Option<MonitoredJail>, RequestError> {
         let Some(jail) = self.optional("--jail")? else {
             return Ok(None);
@@ -155,10 +176,12 @@ impl<'a> RequestArguments<'a> {
         let setup_commands = parse_decimal(count)
             .filter(|count| *count < 1000)
             .ok_or_else(|| RequestError::Count(count.to_owned()))?;
+        let is_filtered = self.network()?;
         let mounts = self.paths("--unmount")?;
         Ok(Some(MonitoredJail {
             jail,
             setup_commands,
+            is_filtered,
             mounts,
         }))
     }
@@ -198,7 +221,10 @@ impl<'a> RequestArguments<'a> {
 impl HelperRequest {
     /// Reports whether only root may make the request.
     pub(crate) fn is_for_root(&self) -> bool {
-        matches!(self, Self::Monitor { .. } | Self::Clean { .. })
+        matches!(
+            self,
+            Self::Monitor { .. } | Self::Clean { .. } | Self::AwaitProxy { .. }
+        )
     }
 
     /// Parses `argv`, whose first element is the name of this program.
@@ -227,9 +253,17 @@ impl HelperRequest {
                 let path = options.required("--path")?.parse()?;
                 let mut jail = EphemeralJail::new(jail, path);
                 jail.ip4 = options.required("--ip4")?.parse()?;
+                let is_filtered = options.network()?;
+                if is_filtered && jail.ip4 != Ip4Policy::Disable {
+                    return Err(RequestError::FilteredIp4(jail.ip4.to_string()));
+                }
                 jail.masked = options.paths("--hide")?;
                 let run = options.run()?;
-                Self::Create { jail, run }
+                Self::Create {
+                    jail,
+                    is_filtered,
+                    run,
+                }
             }
             "signal" => {
                 let jail = options.optional("--jail")?.map(str::parse).transpose()?;
@@ -263,6 +297,9 @@ impl HelperRequest {
             "clean" => Self::Clean {
                 jail: created_name(options.required("--jail")?)?,
                 mounts: options.paths("--unmount")?,
+            },
+            "await-proxy" => Self::AwaitProxy {
+                jail: created_name(options.required("--jail")?)?,
             },
             "check" => Self::Check,
             other => return Err(RequestError::Verb(other.to_owned())),
@@ -313,10 +350,22 @@ impl fmt::Display for HelperRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Attach { jail, run } => write!(f, "verb=attach jail={jail}{run}"),
-            Self::Create { jail, run } => {
+            Self::Create {
+                jail,
+                is_filtered,
+                run,
+            } => {
                 let EphemeralJail { name, ip4, .. } = jail;
                 let path = printable(jail.path.as_str());
-                write!(f, "verb=create jail={name} path={path:?} ip4={ip4}{run}")
+                let network = if *is_filtered {
+                    " network=filtered"
+                } else {
+                    ""
+                };
+                write!(
+                    f,
+                    "verb=create jail={name} path={path:?} ip4={ip4}{network}{run}"
+                )
             }
             Self::Signal { jail, signal, pids } => {
                 let jail = jail.as_ref().map_or("-", JailName::as_str);
@@ -333,6 +382,7 @@ impl fmt::Display for HelperRequest {
                 write!(f, "verb=monitor jail={jail} program={program:?}")
             }
             Self::Clean { jail, .. } => write!(f, "verb=clean jail={jail}"),
+            Self::AwaitProxy { jail } => write!(f, "verb=await-proxy jail={jail}"),
             Self::Check => f.write_str("verb=check"),
         }
     }
@@ -409,6 +459,9 @@ mod tests {
             "create --jail colibri-x --path r --ip4 disable -- /bin/sh",
             "create --jail colibri-x --path /r/../s --ip4 disable -- /bin/sh",
             "create --jail colibri-x --path /r --ip4 all -- /bin/sh",
+            "create --jail colibri-x --path /r --ip4 disable --network all -- /bin/sh",
+            "create --jail colibri-x --path /r --ip4 inherit --network filtered -- /bin/sh",
+            "create --jail colibri-x --path /r --network filtered --ip4 disable -- /bin/sh",
             "create --jail colibri-x --path /r --ip4 disable --hide run -- /bin/sh",
             "signal --signal TERM",
             "signal --pid 7",
@@ -435,7 +488,12 @@ mod tests {
             "monitor --jail colibri-x --setup-commands 1000 -- /bin/sh",
             "monitor --jail colibri-x --setup-commands 01 -- /bin/sh",
             "monitor --jail colibri-x --setup-commands 0 --unmount a -- /bin/sh",
+            "monitor --jail colibri-x --setup-commands 0 --network x -- /bin/sh",
             "monitor --setup-commands 0 -- /bin/sh",
+            "monitor --network filtered -- /bin/sh",
+            "await-proxy",
+            "await-proxy --jail web",
+            "await-proxy --jail colibri-x -- /bin/sh",
             "clean",
             "clean --jail web",
             "clean --jail colibri-x --unmount a/..",
@@ -466,7 +524,7 @@ mod tests {
         fn random_arguments_do_not_break_the_parser(argv in prop::collection::vec(
             prop_oneof![
                 prop::sample::select(vec!["attach", "create", "signal", "remove", "check", "monitor", "clean", "--jail", "--path",
-                    "--ip4", "--setup-commands", "--unmount", "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
+                    "--ip4", "--setup-commands", "--network", "filtered", "await-proxy", "--unmount", "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
                     .prop_map(|word| word.as_bytes().to_vec()),
                 prop::collection::vec(any::<u8>(), 0..8),
             ], 0..14)

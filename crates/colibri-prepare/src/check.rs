@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use colibri_jail_core::{Confinement, PathError, host_path};
+use colibri_jail_core::{Confinement, JailError, PathError, host_path};
 use colibri_sys::regular_file::is_executable;
 use colibri_types::AgentSpec;
 
 use crate::host::resolve_in;
 use crate::jail_view::JailView;
+use crate::limits::support_obstacle;
 use crate::program::{self, ProgramView};
 use crate::{PrepareError, Prepared, Preparer, arguments, mounts};
 
@@ -48,6 +49,16 @@ impl Preparer {
                 check_directory("jail path", root, root)?;
                 self.check_wrapper(prepared)?;
                 let engine = &*self.engine;
+                if !jail.allow.is_empty()
+                    && let Some(support) = engine.filter_support()
+                    && let Some(obstacle) = support_obstacle(&support)
+                {
+                    return Err(JailError::Unsupported(format!(
+                        "`allow` needs {}, and {}; {}",
+                        support.name, obstacle.cause, obstacle.hint
+                    ))
+                    .into());
+                }
                 for needed in engine.private_directories() {
                     let inside = root.join(needed.trim_start_matches('/'));
                     if !inside.is_dir() {

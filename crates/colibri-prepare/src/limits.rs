@@ -5,7 +5,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use colibri_jail_core::{Confinement, JailError, LimitMechanism, LimitSupport, Limits};
+use colibri_jail_core::{Confinement, JailError, KernelSupport, LimitMechanism, Limits};
 use colibri_types::ProcessLimits;
 
 use crate::{Obstacle, Preparer};
@@ -108,7 +108,7 @@ impl Preparer {
 }
 
 /// Returns why the kernel of this host does not enforce limits; `None` if it does. Blocks until a program has ended.
-pub(crate) fn support_obstacle(support: &LimitSupport) -> Option<Obstacle> {
+pub(crate) fn support_obstacle(support: &KernelSupport) -> Option<Obstacle> {
     let command = || format!("{} {}", support.program, support.args.join(" "));
     let cause = match run(support, SUPPORT_TIMEOUT) {
         Err(error) => format!("{} cannot be run: {error}", command()),
@@ -134,7 +134,7 @@ struct SupportOutput {
     stderr: String,
 }
 
-fn run(support: &LimitSupport, limit: Duration) -> io::Result<SupportOutput> {
+fn run(support: &KernelSupport, limit: Duration) -> io::Result<SupportOutput> {
     let mut child = Command::new(support.program)
         .args(support.args)
         .env_clear()
@@ -208,8 +208,8 @@ mod tests {
     const HANGING: FreebsdLimits = FreebsdLimits(&["-c", "exec sleep 1000"]);
 
     impl FreebsdLimits {
-        fn support(self) -> LimitSupport {
-            LimitSupport {
+        fn support(self) -> KernelSupport {
+            KernelSupport {
                 name: "rctl(8)",
                 program: "/bin/sh",
                 args: self.0,
@@ -523,7 +523,7 @@ mod tests {
             .err()
             .unwrap();
         assert_eq!(error.to_string(), "it did not end within 20ms");
-        let absent = LimitSupport {
+        let absent = KernelSupport {
             program: "/absent/sysctl",
             ..ENABLED.support()
         };

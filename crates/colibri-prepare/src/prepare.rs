@@ -170,15 +170,21 @@ impl Preparer {
                     Ok(elevated.collect::<Result<_, _>>()?)
                 };
                 let command = self.backend.elevate(&op, engine)?;
+                let filtered = |command: CommandLine| match (&confinement, engine.outer_proxy()) {
+                    (Confinement::Ephemeral(jail), Some(proxy)) if !jail.allow.is_empty() => {
+                        command.filtered(proxy, &jail.allow)
+                    }
+                    _ => command,
+                };
                 pre_run = elevate(engine.pre_run(&op, &limits)?)?;
                 let monitor = engine.monitor(&op, &command);
                 has_monitor = monitor.is_some();
                 if !self.backend.monitors() {
                     post_run = elevate(engine.post_run(&op, &limits)?)?;
                     let monitor = monitor.map(|op| self.backend.elevate(&op, engine));
-                    monitored = monitor.transpose()?;
+                    monitored = monitor.transpose()?.map(filtered);
                 }
-                (command, self.backend.name().to_owned())
+                (filtered(command), self.backend.name().to_owned())
             }
         };
         let mut env = self.host.with(&config.env);

@@ -90,13 +90,18 @@ impl PrivBackend for Helper {
                 add(&mut args, "--workdir", workdir);
             }
             JailOp::Create { jail, workdir, .. } => {
-                if jail.is_extended() {
-                    let operation = "create jails with `mounts`, `hostname` or `allow`";
-                    return refuse(operation, "remove them, or use another privilege backend");
+                let is_filtered = !jail.allow.is_empty();
+                let hint = "remove them, or use another privilege backend";
+                if !jail.mounts.is_empty() || jail.hostname.is_some() {
+                    return refuse("create jails with `mounts` or `hostname`", hint);
+                }
+                if is_filtered && engine.outer_proxy().is_none() {
+                    return refuse("create jails with `allow` for this engine", hint);
                 }
                 add(&mut args, "--jail", [&jail.name]);
                 add(&mut args, "--path", [&jail.path]);
                 add(&mut args, "--ip4", [&jail.ip4]);
+                add(&mut args, "--network", is_filtered.then_some("filtered"));
                 add(&mut args, "--hide", &jail.masked);
                 add(&mut args, "--user", &jail.user);
                 add(&mut args, "--workdir", workdir);

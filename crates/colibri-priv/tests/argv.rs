@@ -5,7 +5,9 @@ use std::fmt::Write;
 
 use std::sync::Arc;
 
-use colibri_jail_core::{Bubblewrap, CommandLine, FreebsdJail, JailConfig, JailEngine, JailOp};
+use colibri_jail_core::{
+    Bubblewrap, CommandLine, FreebsdJail, JailConfig, JailEngine, JailOp, JailPath,
+};
 use colibri_priv::{BackendRegistry, PrivBackend};
 
 const NAME: Option<&str> = Some("web");
@@ -75,9 +77,9 @@ fn table(mode: &str, engine: &dyn JailEngine) -> String {
 
 /// The engines, with a proxy for those that support one.
 fn engines() -> [Arc<dyn JailEngine>; 2] {
-    let proxy = "/usr/libexec/colibri-proxy".parse().unwrap();
+    let proxy: JailPath = "/usr/libexec/colibri-proxy".parse().unwrap();
     [
-        Arc::new(FreebsdJail::default()),
+        Arc::new(FreebsdJail::default().with_proxy(proxy.clone())),
         Arc::new(Bubblewrap::default().with_proxy(proxy)),
     ]
 }
@@ -119,7 +121,12 @@ fn argv_of_every_jail_setup() {
                     )
                     .unwrap();
                 let mut show = |phase: &str, op: &JailOp| {
-                    let elevated = backend(mode).elevate(op, &*engine);
+                    let mut elevated = backend(mode).elevate(op, &*engine);
+                    if let (JailOp::Create { jail, .. }, Some(proxy)) = (op, engine.outer_proxy())
+                        && !jail.allow.is_empty()
+                    {
+                        elevated = elevated.map(|command| command.filtered(proxy, &jail.allow));
+                    }
                     let shown = elevated
                         .map_or_else(|error| format!("! {error}"), |command| command.to_string());
                     writeln!(table, "{phase:>8} {shown}").unwrap();

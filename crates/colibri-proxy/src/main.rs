@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
-use colibri_jail_core::{Destination, JailError};
+use colibri_jail_core::{Destination, JailError, PROXY_PORT};
 use rustix::process::Pid;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
@@ -25,8 +25,6 @@ const USAGE: &str = "usage: colibri-proxy run HOST:PORT... -- COMMAND [ARG...]
 HTTP proxy with an allow list for a sandbox without a network.
 The Colibri daemon starts it; do not start it manually.
 ";
-/// TCP port of the proxy on the loopback interface of the sandbox.
-const PORT: u16 = 3128;
 /// Environment variable with the number of the descriptor over which `enter` sends the listening socket to `serve`.
 const SOCKET_VARIABLE: &str = "COLIBRI_PROXY_FD";
 /// Exit code if the program does not exist, as of env(1).
@@ -127,7 +125,7 @@ fn enter(program: &OsStr, args: &[OsString]) -> Result<ExitCode, ProxyError> {
                 "{SOCKET_VARIABLE} does not name a socket; start this part with colibri-proxy run"
             )
         })?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PROXY_PORT))
         .map_err(failed("open the proxy's port in the sandbox"))?;
     socket_passing::send(&socket, &listener).map_err(failed("send the listening socket"))?;
     drop((socket, listener));
@@ -155,6 +153,8 @@ fn execute(program: &OsStr, args: &[OsString], socket: Option<i32>) -> ExitCode 
 /// Runs outside of the sandbox: receives the listening socket from standard input and serves it until the process
 /// `parent` ends.
 fn serve(parent: &OsStr, allow: &[OsString]) -> Result<ExitCode, ProxyError> {
+    // Nobody shall wait for an inherited descriptor as long as this process lives. Without the call, none is inherited.
+    let _ = colibri_sys::descriptors::close_from(3);
     let allow = parse_destinations(allow)?;
     let parent = parent
         .to_string_lossy()
@@ -169,8 +169,8 @@ fn serve(parent: &OsStr, allow: &[OsString]) -> Result<ExitCode, ProxyError> {
         signal_hook::flag::register(*signal, std::sync::Arc::default())
             .map_err(failed("ignore signals"))?;
     }
-    let listener =
+    let received =
         socket_passing::receive(io::stdin()).map_err(failed("receive the listening socket"))?;
-    server::serve(listener, allow).map_err(failed("serve"))?;
+    server::serve(received, allow).map_err(failed("serve"))?;
     Ok(ExitCode::SUCCESS)
 }

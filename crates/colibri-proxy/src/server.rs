@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use colibri_jail_core::Destination;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::log;
 use crate::request::{self, RequestHead};
+use crate::socket_passing::Received;
 
 /// Maximum number of concurrent connections; further ones wait.
 const MAX_CONNECTIONS: usize = 512;
@@ -22,32 +23,49 @@ const RESOLVER_THREADS: usize = 2;
 /// Delay after a failed accept(2), for example without a free descriptor.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Serves connections until the process ends.
-pub(crate) fn serve(listener: std::net::TcpListener, allow: Vec<Destination>) -> io::Result<()> {
+/// Serves connections until the lifeline ends; without one, until the process ends.
+pub(crate) fn serve(received: Received, allow: Vec<Destination>) -> io::Result<()> {
+    let Received { listener, lifeline } = received;
     let allow: Arc<[Destination]> = allow.into();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(RESOLVER_THREADS)
         .build()?
         .block_on(async {
-            let listener = TcpListener::from_std(listener)?;
-            let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-            loop {
-                // Never closed.
-                let permit = permits.clone().acquire_owned().await;
-                match listener.accept().await {
-                    Ok((client, _)) => {
-                        let allow = allow.clone();
-                        tokio::spawn(async move {
-                            // The client sees a broken connection.
-                            let _ = serve_connection(client, &allow).await;
-                            drop(permit);
-                        });
-                    }
-                    Err(_) => tokio::time::sleep(ACCEPT_RETRY_DELAY).await,
-                }
+            let accepting = accept_connections(TcpListener::from_std(listener)?, allow);
+            let Some(lifeline) = lifeline else {
+                accepting.await;
+                return Ok(());
+            };
+            lifeline.set_nonblocking(true)?;
+            let mut lifeline = UnixStream::from_std(lifeline)?;
+            let mut byte = [0; 1];
+            tokio::select! {
+                () = accepting => {}
+                // The other end sends nothing.
+                _ = lifeline.read(&mut byte) => {}
             }
+            Ok(())
         })
+}
+
+async fn accept_connections(listener: TcpListener, allow: Arc<[Destination]>) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // Never closed.
+        let permit = permits.clone().acquire_owned().await;
+        match listener.accept().await {
+            Ok((client, _)) => {
+                let allow = allow.clone();
+                tokio::spawn(async move {
+                    // The client sees a broken connection.
+                    let _ = serve_connection(client, &allow).await;
+                    drop(permit);
+                });
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_RETRY_DELAY).await,
+        }
+    }
 }
 
 /// Why a client was not served.

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{
@@ -35,8 +36,21 @@ pub(crate) fn send(socket: &impl AsFd, listener: &TcpListener) -> io::Result<()>
     }
 }
 
-/// Receives the listener and confirms it.
-pub(crate) fn receive(socket: impl AsFd) -> io::Result<TcpListener> {
+/// Maximum number of connections that wait for accept(2).
+const BACKLOG: i32 = 128;
+/// Message of colibri-jail-helper, which holds the connection as long as the sandbox exists. `enter` sends another one and
+/// ends the connection.
+const HELD: u8 = b'H';
+
+/// A received listener.
+pub(crate) struct Received {
+    pub(crate) listener: TcpListener,
+    /// The connection whose end is the end of the sandbox.
+    pub(crate) lifeline: Option<UnixStream>,
+}
+
+/// Receives the listener, lets it listen, and confirms it.
+pub(crate) fn receive(socket: impl AsFd) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0; 1];
@@ -53,10 +67,15 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<TcpListener> {
             _ => None,
         })
         .ok_or_else(|| io::Error::other("the sandbox ended before it opened the port"))?;
+    rustix::net::listen(&listener, BACKLOG)?;
     let listener = TcpListener::from(listener);
     listener.set_nonblocking(true)?;
-    rustix::io::write(socket, b"R")?;
-    Ok(listener)
+    rustix::io::write(&socket, b"R")?;
+    let lifeline = match byte {
+        [HELD] => Some(UnixStream::from(socket.as_fd().try_clone_to_owned()?)),
+        _ => None,
+    };
+    Ok(Received { listener, lifeline })
 }
 
 #[cfg(test)]
@@ -64,7 +83,6 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::net::{Ipv4Addr, TcpStream};
-    use std::os::unix::net::UnixStream;
 
     #[test]
     #[allow(clippy::disallowed_methods)]
@@ -76,6 +94,8 @@ mod tests {
         send(&sandbox_end, &listener).unwrap();
         drop(listener);
         let received = receiver.join().unwrap();
+        assert!(received.lifeline.is_none());
+        let received = received.listener;
         let mut client = TcpStream::connect(address).unwrap();
         received.set_nonblocking(false).unwrap();
         drop(received.accept().unwrap());
@@ -90,7 +110,7 @@ mod tests {
         assert!(send(&sandbox_end, &listener).is_err());
         let (server_end, sandbox_end) = UnixStream::pair().unwrap();
         drop(sandbox_end);
-        let error = receive(server_end).unwrap_err();
+        let error = receive(server_end).err().unwrap();
         assert!(error.to_string().contains("ended before"));
     }
 }

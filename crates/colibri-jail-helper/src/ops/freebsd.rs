@@ -11,6 +11,7 @@ use colibri_jail_core::{
 };
 
 use super::monitor::{self, Agent, Monitor, Remains};
+use super::network::{self, ProxyLink};
 use super::records::{ProcessId, Record, Records};
 use super::{Family, Lookup};
 use crate::authorize::Grant;
@@ -18,7 +19,7 @@ use crate::control;
 use crate::error::HelperError;
 use crate::request::{HelperRequest, MonitoredJail};
 use crate::safe_open::{self, OpenError, Trust};
-use crate::sys::{self, Jail, SysError, cannot};
+use crate::sys::{self, Jail, JailNetwork, SysError, cannot};
 use crate::users::{self, PasswdEntry, UserIds};
 
 /// Directory of the probe's jail. Its content does not matter.
@@ -28,27 +29,35 @@ const PROBE_ROOT: &str = "/var/empty";
 pub(crate) struct Requester {
     pid: u32,
     control: Option<OwnedFd>,
+    proxy: Option<OwnedFd>,
 }
 
 impl Requester {
-    /// Takes the control socket, and closes every other descriptor from 3 up.
+    /// Takes the control socket and the socket of the proxy, and closes every other descriptor from 3 up.
     pub(crate) fn take() -> Result<Self, SysError> {
-        let number = std::env::var(control::VARIABLE).ok();
-        let number = number.and_then(|number| number.parse().ok());
-        let control = match number
-            .filter(|number| *number > 2)
-            .and_then(sys::take_socket)
-        {
-            Some(socket) => Some(sys::keep_only(socket).map_err(cannot("close descriptors"))?),
-            None => {
-                sys::close_from(3)?;
-                None
-            }
+        let number = |variable| -> Option<c_int> {
+            let number = std::env::var(variable).ok()?.parse().ok()?;
+            (number > 2).then_some(number)
         };
+        let control = number(control::VARIABLE);
+        let proxy = number(control::PROXY_VARIABLE).filter(|number| Some(*number) != control);
+        let [control, proxy] =
+            sys::keep_only([control, proxy].map(|fd| fd.and_then(sys::take_socket)))
+                .map_err(cannot("close descriptors"))?;
         Ok(Self {
             pid: parent_id(),
             control,
+            proxy,
         })
+    }
+
+    /// Returns the socket of the proxy, if the jail is filtered.
+    fn proxy_for(&mut self, is_filtered: bool) -> Result<Option<OwnedFd>, HelperError> {
+        match (is_filtered, self.proxy.take()) {
+            (true, None) => Err(HelperError::NoProxy(control::PROXY_VARIABLE)),
+            (true, proxy) => Ok(proxy),
+            (false, _) => Ok(None),
+        }
     }
 }
 
@@ -67,6 +76,7 @@ pub(crate) fn perform_for_root(
         HelperRequest::Monitor { created, command } => {
             monitor_command(created.as_ref(), &command, requester)
         }
+        HelperRequest::AwaitProxy { jail } => network::await_proxy(&jail).map(|()| 0),
         _ => Ok(0),
     }
 }
@@ -75,8 +85,10 @@ pub(crate) fn perform_for_root(
 fn monitor_command(
     created: Option<&MonitoredJail>,
     command: &CommandLine,
-    requester: Requester,
+    mut requester: Requester,
 ) -> Result<c_int, HelperError> {
+    let is_filtered = created.is_some_and(|created| created.is_filtered);
+    let proxy = requester.proxy_for(is_filtered)?;
     become_monitor()?;
     let remains = created.map(|created| Remains {
         jail: &created.jail,
@@ -88,7 +100,7 @@ fn monitor_command(
         return Err(HelperError::JailExists(created.jail.to_string()));
     }
     let environment: Vec<Vec<u8>> = std::env::vars_os()
-        .filter(|(name, _)| name != control::VARIABLE)
+        .filter(|(name, _)| name != control::VARIABLE && name != control::PROXY_VARIABLE)
         .map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'='))
         .collect();
     let programs = [command.program().to_owned()];
@@ -106,6 +118,7 @@ fn monitor_command(
                 },
             },
             control: requester.control,
+            proxy: proxy.map(ProxyLink::Waiting),
             requester: requester.pid,
             remains,
             jail: None,
@@ -131,11 +144,13 @@ pub(crate) fn create(
     caller_uid: u32,
     grant: &Grant<'_>,
     jail: &EphemeralJail,
-    requester: Requester,
+    is_filtered: bool,
+    mut requester: Requester,
 ) -> Result<c_int, HelperError> {
     if !jail.masked.is_empty() {
         return Err(HelperError::HideOnFreeBsd);
     }
+    let proxy = requester.proxy_for(is_filtered)?;
     become_monitor()?;
     leave_terminal()?;
     let records = Records::open()?;
@@ -147,7 +162,11 @@ pub(crate) fn create(
     let root = safe_open::directory(&jail.path, Trust::AnyOwner)?;
     sys::change_directory(&root).map_err(cannot(format!("change directory to {}", jail.path)))?;
     drop(root);
-    let created = sys::create_jail(grant.jail, &jail.ip4)
+    let network = match is_filtered {
+        true => JailNetwork::LoopbackOnly,
+        false => JailNetwork::OfHost(&jail.ip4),
+    };
+    let created = sys::create_jail(grant.jail, network)
         .map_err(cannot(format!("create jail {}", grant.jail)))?;
     let agent = match start(
         caller_uid,
@@ -169,7 +188,8 @@ pub(crate) fn create(
         jail: grant.jail,
         mounts: &[],
     };
-    run_monitor(agent, grant, requester, Some((remains, created)))
+    let proxy = proxy.map(ProxyLink::Open);
+    run_monitor(agent, grant, requester, proxy, Some((remains, created)))
 }
 
 /// Monitors an agent in an existing jail.
@@ -187,7 +207,7 @@ pub(crate) fn attach(
     records.prune(has_ended)?;
     let agent = start(caller_uid, grant, false, jid, &records, requester.pid)?;
     drop((lock, records));
-    run_monitor(agent, grant, requester, None)
+    run_monitor(agent, grant, requester, None, None)
 }
 
 /// Forks the process that becomes the agent, and records it before it starts.
@@ -222,6 +242,7 @@ fn run_monitor(
     child: monitor::Child,
     grant: &Grant<'_>,
     requester: Requester,
+    proxy: Option<ProxyLink>,
     created: Option<(Remains<'_>, Jail)>,
 ) -> Result<c_int, HelperError> {
     let (remains, jail) = created.unzip();
@@ -229,6 +250,7 @@ fn run_monitor(
         child,
         agent: Agent::Child,
         control: requester.control,
+        proxy,
         requester: requester.pid,
         remains,
         jail,
@@ -246,7 +268,8 @@ pub(crate) fn probe() -> Result<(), HelperError> {
     let root = safe_open::directory(&safe_open::fixed_path(PROBE_ROOT)?, Trust::AnyOwner)?;
     sys::change_directory(&root).map_err(cannot(format!("change directory to {PROBE_ROOT}")))?;
     drop(root);
-    let jail = sys::create_jail(&name, &Ip4Policy::Disable).map_err(cannot("create a jail"))?;
+    let network = JailNetwork::OfHost(&Ip4Policy::Disable);
+    let jail = sys::create_jail(&name, network).map_err(cannot("create a jail"))?;
     let jid = jail.jid;
     let child = monitor::fork(|| match sys::attach_jail(jid) {
         Ok(()) => sys::exit(0),
@@ -256,6 +279,7 @@ pub(crate) fn probe() -> Result<(), HelperError> {
         child,
         agent: Agent::Child,
         control: None,
+        proxy: None,
         requester: parent_id(),
         remains: Some(Remains {
             jail: &name,

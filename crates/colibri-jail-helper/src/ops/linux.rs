@@ -52,8 +52,12 @@ pub(crate) fn create(
     caller_uid: u32,
     grant: &Grant<'_>,
     jail: &EphemeralJail,
+    is_filtered: bool,
     _requester: Requester,
 ) -> Result<c_int, HelperError> {
+    if is_filtered {
+        return Err(HelperError::FilterOnLinux);
+    }
     let user = &grant.user;
     let ids = users::host_ids(user).ok_or_else(|| HelperError::NoUser(user.to_string()))?;
     let bubblewrap = bubblewrap()?;

@@ -6,6 +6,8 @@ mod freebsd;
 mod linux;
 #[cfg(target_os = "freebsd")]
 mod monitor;
+#[cfg(target_os = "freebsd")]
+mod network;
 mod records;
 
 #[cfg(target_os = "freebsd")]

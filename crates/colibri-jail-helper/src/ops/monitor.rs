@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use colibri_jail_core::{JailName, JailPath, Signal};
 
+use super::network::{self, ProxyLink};
 use crate::audit;
 use crate::control::{ControlReader, ControlRequest, Scope};
 use crate::error::HelperError;
@@ -146,7 +147,7 @@ fn wait_at_gate(entrance: OwnedFd) -> Result<(), SysError> {
     sys::die_with_parent()?;
     sys::lead_process_group().map_err(cannot("create a process group"))?;
     let mut gate =
-        std::fs::File::from(sys::keep_only(entrance).map_err(cannot("close descriptors"))?);
+        std::fs::File::from(sys::keep_one(entrance).map_err(cannot("close descriptors"))?);
     gate.read_exact(&mut [0])
         .map_err(cannot("start: the monitor has ended"))?;
     drop(gate);
@@ -159,6 +160,8 @@ pub(crate) struct Monitor<'a> {
     pub(crate) agent: Agent,
     /// The socket of the requester, if it has one.
     pub(crate) control: Option<OwnedFd>,
+    /// The connection to the proxy of a filtered jail.
+    pub(crate) proxy: Option<ProxyLink>,
     /// The process that requested the agent.
     pub(crate) requester: u32,
     pub(crate) remains: Option<Remains<'a>>,
@@ -203,6 +206,7 @@ impl Monitor<'_> {
             },
             child_end: None,
             control,
+            proxy: self.proxy,
             reader: ControlReader::default(),
             requester: self.requester,
             remains: self.remains,
@@ -218,6 +222,8 @@ impl Monitor<'_> {
         running.report_start();
         running.supervise(&queue)?;
         let end = running.finish(&queue);
+        // The proxy ends. Its sockets refer to the jail.
+        running.proxy = None;
         let cleaned = running.remains.map_or(Ok(()), |remains| remains.remove());
         if let Err(error) = cleaned {
             running.report(&format!("error {}", printable(&error.to_string())));
@@ -235,6 +241,7 @@ struct Running<'a> {
     first: First,
     child_end: Option<ProcessEnd>,
     control: Option<OwnedFd>,
+    proxy: Option<ProxyLink>,
     reader: ControlReader,
     requester: u32,
     remains: Option<Remains<'a>>,
@@ -264,7 +271,8 @@ impl Running<'_> {
         }
     }
 
-    /// Collects ended children. Returns whether none is left; orphans of the agent are children of this reaper.
+    /// Collects ended children. Returns whether none is left; orphans of the agent are children of this reaper. The proxy is a
+    /// child that was started before this process became a reaper; it is no descendant of the reaper, and does not count.
     fn collect(&mut self) -> bool {
         loop {
             match sys::collect_child() {
@@ -275,7 +283,7 @@ impl Running<'_> {
                     }
                 }
                 Ok(Some(_)) => {}
-                Ok(None) => return false,
+                Ok(None) => return self.proxy.is_some() && !sys::has_descendants(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return true,
             }
@@ -287,7 +295,8 @@ impl Running<'_> {
             Event::ChildEnded => {}
             Event::Readable => self.receive(),
             Event::Forked { parent, child } if parent == self.child => {
-                self.count_fork(child, queue)
+                self.open_proxy_port();
+                self.count_fork(child, queue);
             }
             Event::Forked { .. } => {}
             Event::Executed { pid } => self.end_jail_with_processes(pid),
@@ -299,6 +308,20 @@ impl Running<'_> {
                 self.set_end(ProcessEnd::from_status(status));
             }
             Event::Ended { .. } => {}
+        }
+    }
+
+    /// Opens the port of the proxy as soon as jail(8) has created the jail; jail(8) waits for it (`await-proxy`).
+    fn open_proxy_port(&mut self) {
+        let Some(remains) = self.remains else { return };
+        if let (Some(ProxyLink::Waiting(_)), Some(jid)) = (&self.proxy, sys::jail_id(remains.jail))
+            && let Some(ProxyLink::Waiting(proxy)) = self.proxy.take()
+        {
+            if let Err(error) = network::open_port(remains.jail, jid, &proxy) {
+                self.report(&format!("error {}", printable(&error.to_string())));
+                self.kills = true;
+            }
+            self.proxy = Some(ProxyLink::Open(proxy));
         }
     }
 

@@ -1,6 +1,6 @@
 //! FreeBSD: jails by jail_set(2), jail_get(2) and jail_attach(2), processes by sysctl(3) and procctl(2).
 
-use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_int, c_long, c_uint, c_void};
 use std::fs::OpenOptions;
 use std::io;
 use std::net::Ipv4Addr;
@@ -197,6 +197,12 @@ fn reaper_pids(reaper: u32) -> io::Result<Vec<ReaperPid>> {
     Ok(pids)
 }
 
+/// Reports whether this reaper has descendants, zombies included. True if the kernel does not tell (procctl(2)).
+pub(crate) fn has_descendants() -> bool {
+    let mut status = ReaperStatus::default();
+    procctl(0, libc::PROC_REAP_STATUS, &mut status).is_err() || status.descendants > 0
+}
+
 /// Sends KILL to all descendants of this reaper in one call, those that are being forked included (procctl(2),
 /// `PROC_REAP_KILL`).
 pub(crate) fn kill_descendants() {
@@ -351,8 +357,17 @@ fn close_on_exec(fd: &impl AsRawFd) -> io::Result<()> {
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
 }
 
+/// The network of a created jail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum JailNetwork<'a> {
+    /// The network of the host, with this IPv4 policy and without IPv6.
+    OfHost(&'a Ip4Policy),
+    /// A network stack that contains an unconfigured loopback interface (vnet(9)).
+    LoopbackOnly,
+}
+
 /// Creates a jail whose root is the working directory (jail_set(2)). It is persistent until [`end_with_processes`].
-pub(crate) fn create_jail(name: &JailName, ip4: &Ip4Policy) -> io::Result<Jail> {
+pub(crate) fn create_jail(name: &JailName, network: JailNetwork<'_>) -> io::Result<Jail> {
     jail_with_owner(
         libc::jail_set,
         &|| {
@@ -361,7 +376,6 @@ pub(crate) fn create_jail(name: &JailName, ip4: &Ip4Policy) -> io::Result<Jail> 
                 // Relative to the working directory, whose descriptor was checked; its path may have changed since.
                 Parameter(b"path\0", text(".")),
                 Parameter(b"persist\0", Vec::new()),
-                Parameter(b"ip6\0", number(libc::JAIL_SYS_DISABLE)),
             ];
             parameters.extend(
                 RESTRICTIONS
@@ -372,6 +386,16 @@ pub(crate) fn create_jail(name: &JailName, ip4: &Ip4Policy) -> io::Result<Jail> 
                 let disable = number(libc::JAIL_SYS_DISABLE);
                 parameters.push(Parameter(b"mac.do\0", disable));
             }
+            let ip4 = match network {
+                // Such a jail cannot have IP address parameters (jail_set(2)).
+                JailNetwork::LoopbackOnly => {
+                    parameters.push(Parameter(b"vnet\0", number(libc::JAIL_SYS_NEW)));
+                    return parameters;
+                }
+                JailNetwork::OfHost(ip4) => ip4,
+            };
+            let disable = number(libc::JAIL_SYS_DISABLE);
+            parameters.push(Parameter(b"ip6\0", disable));
             let (mode, addresses): (c_int, &[Ipv4Addr]) = match ip4 {
                 Ip4Policy::Inherit => (libc::JAIL_SYS_INHERIT, &[]),
                 Ip4Policy::Disable => (libc::JAIL_SYS_DISABLE, &[]),
@@ -645,6 +669,20 @@ pub(crate) fn collect_child() -> io::Result<Option<(u32, ProcessEnd)>> {
     }
 }
 
+/// Waits for the end of a child.
+pub(crate) fn wait_for(pid: u32) -> io::Result<ProcessEnd> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    loop {
+        let mut status = 0;
+        // SAFETY: status lives through the call.
+        match check(unsafe { libc::waitpid(pid, &raw mut status, 0) }) {
+            Ok(_) => return Ok(ProcessEnd::from_status(status)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Makes this process the leader of a new process group (setpgid(2)).
 pub(crate) fn lead_process_group() -> io::Result<()> {
     // SAFETY: numbers only.
@@ -723,18 +761,44 @@ pub(crate) fn receive_now(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usi
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-/// Moves a descriptor to 3, closes every other one from 3 up, and returns it.
-pub(crate) fn keep_only(kept: OwnedFd) -> io::Result<OwnedFd> {
-    let fd = kept.into_raw_fd();
-    // SAFETY: open descriptors and numbers. Callers use no other descriptor from 3 up afterwards.
-    unsafe {
-        if fd != 3 {
-            check(libc::dup2(fd, 3))?;
+/// Moves descriptors to 3 and the following numbers, closes every other one from there up, and returns them.
+pub(crate) fn keep_only<const N: usize>(
+    kept: [Option<OwnedFd>; N],
+) -> io::Result<[Option<OwnedFd>; N]> {
+    let free = c_int::try_from(N).map_err(io::Error::other)? + 3;
+    let mut next = 3;
+    let mut moved = [const { None }; N];
+    // Above their new numbers, so that none replaces another.
+    let mut above = [const { None }; N];
+    for (above, fd) in above.iter_mut().zip(kept) {
+        if let Some(fd) = fd {
+            // SAFETY: an open descriptor and a number; the new descriptor has no other owner.
+            *above = Some(unsafe {
+                let new = check(libc::fcntl(fd.into_raw_fd(), libc::F_DUPFD_CLOEXEC, free))?;
+                OwnedFd::from_raw_fd(new)
+            });
         }
-        libc::fcntl(3, libc::F_SETFD, libc::FD_CLOEXEC);
-        libc::closefrom(4);
-        Ok(OwnedFd::from_raw_fd(3))
     }
+    for (moved, above) in moved.iter_mut().zip(above) {
+        if let Some(fd) = above {
+            // SAFETY: open descriptors and numbers. No value owns a descriptor from 3 to `free`; the caller's are moved.
+            *moved = Some(unsafe {
+                check(libc::dup2(fd.into_raw_fd(), next))?;
+                OwnedFd::from_raw_fd(next)
+            });
+            close_on_exec(moved.as_ref().ok_or(io::ErrorKind::NotFound)?)?;
+            next += 1;
+        }
+    }
+    // SAFETY: a number only. Callers use no other descriptor from there up afterwards.
+    unsafe { libc::closefrom(next) };
+    Ok(moved)
+}
+
+/// Moves a descriptor to 3, closes every other one from 3 up, and returns it.
+pub(crate) fn keep_one(kept: OwnedFd) -> io::Result<OwnedFd> {
+    let [kept] = keep_only([Some(kept)])?;
+    kept.ok_or(io::ErrorKind::NotFound.into())
 }
 
 /// Redirects descriptors 0, 1 and 2 to /dev/null, so that the agent's pipes end with the agent.
@@ -826,4 +890,118 @@ pub(crate) fn remove_limits(jail: &JailName) -> io::Result<()> {
 /// Waits for a time shorter than a second.
 pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
+}
+
+/// `SIOCAIFADDR` of sys/sockio.h: `_IOW('i', 43, struct ifaliasreq)`.
+const SIOCAIFADDR: libc::c_ulong =
+    0x8000_0000 | ((size_of::<libc::ifaliasreq>() as libc::c_ulong) << 16) | 0x692b;
+
+fn internet_address(address: Ipv4Addr, port: u16) -> libc::sockaddr_in {
+    libc::sockaddr_in {
+        sin_len: size_of::<libc::sockaddr_in>() as u8,
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: port.to_be(),
+        sin_addr: libc::in_addr {
+            s_addr: u32::from_ne_bytes(address.octets()),
+        },
+        sin_zero: [0; 8],
+    }
+}
+
+/// Opens a TCP socket (socket(2)).
+fn tcp_socket() -> io::Result<OwnedFd> {
+    // SAFETY: numbers only; the new descriptor has no other owner.
+    unsafe {
+        let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+        Ok(OwnedFd::from_raw_fd(check(libc::socket(
+            libc::AF_INET,
+            kind,
+            0,
+        ))?))
+    }
+}
+
+/// Gives lo0 of this process's network stack the address 127.0.0.1/8, which also brings it up (netintro(4), lo(4)).
+pub(crate) fn configure_loopback() -> io::Result<()> {
+    let socket = tcp_socket()?;
+    // SAFETY: all bytes zero is a valid ifaliasreq; a sockaddr_in has the size of a sockaddr.
+    let request: libc::ifaliasreq = unsafe {
+        let mut request: libc::ifaliasreq = std::mem::zeroed();
+        for (place, byte) in request.ifra_name.iter_mut().zip(b"lo0") {
+            *place = *byte as libc::c_char;
+        }
+        request.ifra_addr = std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(
+            internet_address(Ipv4Addr::LOCALHOST, 0),
+        );
+        request.ifra_mask = std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(
+            internet_address(Ipv4Addr::new(255, 0, 0, 0), 0),
+        );
+        request
+    };
+    // SAFETY: the argument has the type of the request and lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCAIFADDR, &raw const request) }).map(drop)
+}
+
+/// Returns a socket that is bound to a TCP port of 127.0.0.1 and does not listen.
+pub(crate) fn bound_socket(port: u16) -> io::Result<OwnedFd> {
+    let socket = tcp_socket()?;
+    let address = internet_address(Ipv4Addr::LOCALHOST, port);
+    let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    // SAFETY: an address of that length, which lives through the call.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(socket)
+}
+
+/// Sends a byte with a descriptor over a Unix socket (unix(4), `SCM_RIGHTS`), and waits for a byte as the answer.
+pub(crate) fn send_descriptor(
+    socket: BorrowedFd<'_>,
+    byte: u8,
+    sent: BorrowedFd<'_>,
+    timeout: Duration,
+) -> io::Result<()> {
+    // SAFETY: numbers only.
+    let space = unsafe { libc::CMSG_SPACE(size_of::<c_int>() as c_uint) } as usize;
+    // u64 for the alignment of a cmsghdr.
+    let mut control = vec![0_u64; space.div_ceil(size_of::<u64>())];
+    let mut text = byte;
+    let mut part = libc::iovec {
+        iov_base: (&raw mut text).cast(),
+        iov_len: 1,
+    };
+    // SAFETY: all bytes zero is a valid msghdr. Its buffers live through the calls; the control buffer has room for one
+    // header with one descriptor, which CMSG_FIRSTHDR and CMSG_DATA point to.
+    let count = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = space as libc::socklen_t;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        if header.is_null() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<c_int>() as c_uint);
+        let place = libc::CMSG_DATA(header).cast::<c_int>();
+        place.write_unaligned(sent.as_raw_fd());
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
+    };
+    check(count)?;
+    let mut poll = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let milliseconds = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+    // SAFETY: one element that lives through the call.
+    if check(unsafe { libc::poll(&raw mut poll, 1, milliseconds) })? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let mut answer = 0_u8;
+    // SAFETY: room for one byte, which lives through the call.
+    match check(unsafe { libc::read(socket.as_raw_fd(), (&raw mut answer).cast(), 1) } as c_long)? {
+        0 => Err(io::Error::other("the proxy has ended")),
+        _ => Ok(()),
+    }
 }

@@ -1,6 +1,6 @@
 //! Checks which limits of an agent can be enforced on this host, and how to enable the others.
 
-use colibri_jail_core::{LimitMechanism, LimitSupport};
+use colibri_jail_core::{KernelSupport, LimitMechanism};
 use colibri_priv::Finding;
 
 use super::on_a_thread;
@@ -39,7 +39,7 @@ fn by_cgroup(limit: &str, obstacle: Option<Obstacle>) -> Finding {
 }
 
 /// Returns the finding for all limits that the engine's own operations set.
-fn pre_run_finding(support: &LimitSupport, obstacle: Option<Obstacle>) -> Finding {
+fn pre_run_finding(support: &KernelSupport, obstacle: Option<Obstacle>) -> Finding {
     match obstacle {
         None => Finding::ok(format!(
             "limits memory, processes and cpu can be enforced, by {}",
@@ -79,7 +79,7 @@ mod tests {
         };
         findings.extend(enforceable(unavailable, &none).await);
         for script in ["echo 1", "echo 0", "echo no >&2; exit 3"] {
-            let support = LimitSupport {
+            let support = KernelSupport {
                 name: "rctl(8)",
                 program: "/bin/sh",
                 args: Box::leak(Box::new(["-c", script])),
