@@ -5,21 +5,22 @@
 # usage: tests/freebsd/acceptance.sh [--attacks] [--torture COUNT] DIRECTORY
 #
 # --attacks also runs the attempts of tests/freebsd/attacks.sh against the helper, as an ordinary user. --torture also kills
-# COUNT random shims and daemons, and checks that nothing of their agents is left. DIRECTORY contains colibri, colibri-daemon, colibri-shim and colibri-jail-helper, built for this host. Prints TAP. Creates
+# COUNT random shims and daemons, and checks that nothing of their agents is left. DIRECTORY contains colibri, colibri-daemon, colibri-shim, colibri-proxy and colibri-jail-helper,
+# built for this host. Prints TAP. Creates
 # two users, a jail, mac_do(4) rules, a policy and an rc.conf.d file, and removes them, even if interrupted.
 # Exit status: 0 all checks passed, 1 a check or the set-up failed, 2 this host is unsuitable.
 #
 # shellcheck disable=SC2016 # shells in jails expand these strings
 set -u
 
-PLAN=130
+PLAN=147
 
 cannot() {
     printf 'acceptance.sh: %s\n' "$*" >&2
     exit 2
 }
 
-usage="usage: tests/freebsd/acceptance.sh [--attacks] [--torture COUNT] DIRECTORY, which contains the four programs"
+usage="usage: tests/freebsd/acceptance.sh [--attacks] [--torture COUNT] DIRECTORY, which contains the five programs"
 attacks='' torture=''
 while [ $# -gt 1 ]; do
     case $1 in
@@ -39,7 +40,7 @@ case $(uname -r) in
     *) cannot "this is FreeBSD $(uname -r); it runs on FreeBSD 15" ;;
 esac
 [ "$(id -u)" = 0 ] || cannot "root is required to create users and jails"
-for program in colibri colibri-daemon colibri-shim colibri-jail-helper; do
+for program in colibri colibri-daemon colibri-shim colibri-proxy colibri-jail-helper; do
     [ -x "$1/$program" ] || cannot "$1/$program is missing; build it for this host and pass its directory"
 done
 built=$(cd "$1" && pwd)
@@ -51,6 +52,7 @@ OT=cbrtot CLOSED=cbrtclosed # another caller of the helper, and a jail that it m
 JAIL=cbrtjail               # a persistent jail
 POLICY=/usr/local/etc/colibri/helper.toml
 RCCONF=/etc/rc.conf.d/colibri
+port=$((20000 + $$ % 10000)) # TCP port of a server on the host
 mark=$((70000 + $$ % 10000)) # part of the argument of each sleep, which identifies the processes of this run
 
 for file in "$POLICY" "$RCCONF" /usr/local/etc/colibri/colibri.toml; do
@@ -66,7 +68,7 @@ done
 
 [ -z "$torture" ] || PLAN=$((PLAN + 9))
 
-number=0 failed=0 daemon='' loaded='' mounted='' rules='' made_etc='' work=''
+number=0 failed=0 daemon='' servers='' loaded='' mounted='' rules='' made_etc='' work=''
 
 # The work directory is outside /tmp and /var/tmp, which on ZFS usually ignore setuid bits.
 clean_up() {
@@ -75,6 +77,9 @@ clean_up() {
     set +e
     [ ! -e "$RCCONF" ] || sh "$here/packaging/freebsd/rc.d/colibri" onestop >/dev/null 2>&1
     [ -z "$daemon" ] || kill -KILL "$daemon" 2>/dev/null
+    # shellcheck disable=SC2086 # several pids
+    [ -z "$servers" ] || kill -KILL $servers 2>/dev/null
+    pkill -KILL -f "nc -l 127.0.0.1 $port" 2>/dev/null
     for jail in $(jls name 2>/dev/null | grep '^colibri-'); do
         [ -z "$work" ] || [ "$(jls -j "$jail" path)" != "$work/root" ] || jail -R "$jail"
     done
@@ -121,7 +126,7 @@ out=$work/out err=$work/err
 : >"$err"
 
 mkdir "$work/bin" "$work/root" || bail "cannot create a directory in $work"
-for program in colibri colibri-daemon colibri-shim; do
+for program in colibri colibri-daemon colibri-shim colibri-proxy; do
     install -m 755 "$built/$program" "$work/bin/" || bail "cannot copy $program"
 done
 install -o root -g wheel -m 4755 "$built/colibri-jail-helper" "$work/bin/" || bail "cannot copy the helper"
@@ -134,7 +139,7 @@ for directory in state-mdo state-helper state-rc run-mdo run-helper run-rc; do
     install -d -o "$OP" -m 700 "$work/$directory" || bail "cannot create $work/$directory"
 done
 
-# The root contains static programs, and daemon(8) with its libraries, which starts a new session.
+# The root contains static programs, and with their libraries daemon(8), which starts a new session, nc(1) and ifconfig(8).
 root=$work/root
 mkdir "$root/bin" "$root/dev" "$root/etc" "$root/lib" "$root/libexec" "$root/usr" "$root/usr/lib"
 install -d -m 1777 "$root/tmp"
@@ -143,10 +148,14 @@ for program in cat echo id kill ls ps pwd sleep; do
     [ -x "/rescue/$program" ] || bail "/rescue/$program is missing"
     ln "$root/bin/sh" "$root/bin/$program"
 done
-cp /usr/sbin/daemon "$root/bin/" || bail "cannot copy daemon(8)"
 cp /libexec/ld-elf.so.1 "$root/libexec/" || bail "cannot copy the linker of daemon(8)"
-for library in $(ldd -f '%p\n' /usr/sbin/daemon 2>/dev/null | grep '^/'); do
-    cp "$library" "$root/lib/" || bail "cannot copy $library"
+for program in /usr/sbin/daemon /sbin/ifconfig /usr/bin/nc; do
+    # Without nc(1) the checks of the network are skipped.
+    [ -x "$program" ] || continue
+    cp "$program" "$root/bin/" || bail "cannot copy $program"
+    for library in $(ldd -f '%p\n' "$program" 2>/dev/null | grep '^/'); do
+        [ -e "$root/lib/${library##*/}" ] || cp "$library" "$root/lib/" || bail "cannot copy $library"
+    done
 done
 {
     echo 'root:*:0:0::0:0:root:/:/bin/sh'
@@ -180,7 +189,7 @@ roots = ["$root"]
 users = ["$AG"]
 programs = ["*"]
 ip4 = ["inherit", "disable"]
-environment = ["PATH", "LANG", "COLIBRI_AGENT_ID", "GIVEN"]
+environment = ["PATH", "LANG", "COLIBRI_AGENT_ID", "GIVEN", "HTTP_PROXY"]
 signals = ["TERM", "INT", "HUP", "KILL"]
 
 [rule.limits]
@@ -338,6 +347,7 @@ in_jail() {
     case $kind in
         persistent) set -- --jail-name "$JAIL" --jail-user "$AG" "$@" ;;
         ephemeral) set -- --jail-path "$root" --jail-user "$AG" "$@" ;;
+        filtered) set -- --jail-path "$root" --jail-user "$AG" --allow "127.0.0.1:$port" "$@" ;;
         none) ;;
     esac
     "$verb" "$@"
@@ -378,8 +388,9 @@ interrupted() {
     exits 9 && stdout_has got
 }
 ended_by_kill() { run colibri kill "$@" "$id"; exits 0 && nothing_left; }
-# No process, jail, mount or limit of the agent is left.
-nothing_left() { gone "$sleeps" && jail_gone "colibri-$id" && unmounted && ! limit_left; }
+# No process, jail, mount, limit or proxy of the agent is left.
+nothing_left() { gone "$sleeps" && jail_gone "colibri-$id" && unmounted && ! limit_left && ! proxy_left; }
+proxy_left() { pgrep -U "$OP" -f 'colibri-proxy serve' >/dev/null; }
 limit_left() { rctl "jail:colibri-$id" 2>/dev/null | grep -q .; }
 unmounted() { ! mount -p | grep -q "$root/work"; }
 # All processes get TERM and the time to handle it.
@@ -450,6 +461,55 @@ checks_of() {
     check "$title: a killed daemon and shim end all processes, and the next daemon reports it" both_killed
     check "$title: an agent survives a killed daemon, and its exit code and output are complete" adopted
 }
+
+# Requests to a server on the host, whose port is allowed, and to one whose port is not.
+# shellcheck disable=SC2028 # printf(1) in the jail expands them
+request() { echo "printf 'GET http://127.0.0.1:$1/ HTTP/1.1\r\nHost: x\r\n\r\n' | nc -w 10 127.0.0.1 3128"; }
+filtered_requests() {
+    agent -- /bin/sh -c "$(request "$port"); $(request $((port + 1))); exit 3"
+    exits 3 && stdout_has served && stdout_has '403 Forbidden' && ! stdout_has secret && stderr_has "refused a connection to 127.0.0.1:$((port + 1))"
+}
+# Only lo0 exists in the jail, the host's servers are not on it, and the agent cannot change that.
+filtered_alone() {
+    agent -- /bin/sh -c "ifconfig -l; nc -w 5 127.0.0.1 $port </dev/null || echo no server; nc -w 5 192.0.2.1 80 </dev/null || echo no route
+        ifconfig lo0 127.0.0.2/8 alias || ifconfig lo1 create || echo fixed; echo \"\$HTTP_PROXY\""
+    [ "$(cat "$out")" = 'lo0
+no server
+no route
+fixed
+http://127.0.0.1:3128' ]
+}
+filtered_restricted() {
+    next_tag
+    start_agent -- /bin/sleep "$sleeps" && eventually runs "$sleeps" && [ "$(jls -j "colibri-$id" vnet children.max)" = 'new 0' ] &&
+        proxy_left && ended_by_kill --grace 0s
+}
+filtered_workspace() {
+    agent --mount "$work/project:/work" --cwd /work -- /bin/sh -c "cat given; $(request "$port")"
+    stdout_has given && stdout_has served && unmounted
+}
+
+# checks_filtered TITLE: an agent whose only network is the proxy. Needs nc(1), and vnet(9) in the kernel.
+checks_filtered() {
+    kind=filtered title=$1
+    try=check
+    [ -x /usr/bin/nc ] && [ "$(sysctl -n kern.features.vimage 2>/dev/null)" = 1 ] || try=skip
+    $try "$title: the agent reaches an allowed destination, and no other" filtered_requests
+    $try "$title: the jail has no other interface, route or server, and the agent cannot configure one" filtered_alone
+    $try "$title: the exit code is the agent's" code
+    $try "$title: death by signal N is exit code 128+N" signalled
+    $try "$title: a proxy runs beside the jail, which has its own network, and ends with it" filtered_restricted
+    $try "$title: kill ends a double-forked process in a new session that ignores TERM" killed
+    $try "$title: a killed shim ends all processes and the proxy" shim_killed
+    $try "$title: a killed monitor ends the agent, its jail and its proxy" monitor_killed
+    [ "$mode" = helper ] || $try "$title: with a mount too" filtered_workspace
+}
+skip() {
+    number=$((number + 1))
+    echo "ok $number - $1 # SKIP needs nc(1) and a kernel with VIMAGE"
+}
+# Answers each connection to a port of the host with a text.
+serve() { while :; do printf 'HTTP/1.1 200 OK\r\n\r\n%s\n' "$2" | nc -l 127.0.0.1 "$1" >/dev/null || sleep 1; done; }
 
 create_named() {
     next_tag
@@ -606,6 +666,13 @@ check 'mdo mode: a replaced mount point unmounts nothing else' mount_swapped
 check 'mdo mode: an ephemeral jail has the requested host name' hostname_inside
 check 'mdo mode: limits are rctl(8) rules that are removed at the end, or are refused' limited
 check 'mdo mode: --best-effort starts the agent where limits cannot be enforced' limited_best_effort
+if [ -x /usr/bin/nc ]; then
+    serve "$port" served &
+    servers=$!
+    serve $((port + 1)) secret &
+    servers="$servers $!"
+fi
+checks_filtered 'mdo, filtered network'
 
 kill -TERM "$daemon" 2>/dev/null
 daemon=''
@@ -666,6 +733,7 @@ check 'helper, ephemeral jail: the user is the requested one' user
 check 'helper, ephemeral jail: its name is colibri-ID, and it has the requested ip4' create_named
 check 'helper, ephemeral jail: securelevel, enforce_statfs, children.max and allow are restricted' create_restricted
 check 'helper, ephemeral jail: a killed monitor ends the agent and its jail' monitor_killed
+checks_filtered 'helper, filtered network'
 
 kill -TERM "$daemon" 2>/dev/null
 daemon=''

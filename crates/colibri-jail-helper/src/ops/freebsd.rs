@@ -184,6 +184,14 @@ pub(crate) fn create(
         }
     };
     drop((lock, records));
+    // Without the lock: the proxy belongs to the caller, who may let it wait.
+    if let Some(proxy) = &proxy
+        && let Err(error) = network::open_port(grant.jail, created.jid, proxy)
+    {
+        agent.end();
+        let _ = sys::remove_jail(created.jid);
+        return Err(error);
+    }
     let remains = Remains {
         jail: grant.jail,
         mounts: &[],

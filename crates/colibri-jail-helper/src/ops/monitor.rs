@@ -123,6 +123,14 @@ pub(crate) struct Child {
     queue: Queue,
 }
 
+impl Child {
+    /// Kills the child, which has not started.
+    pub(crate) fn end(self) {
+        let _ = sys::kill(self.pid, libc::SIGKILL);
+        let _ = sys::wait_for(self.pid);
+    }
+}
+
 /// Forks the process that becomes the agent. In the child, `become_agent` runs after [`Monitor::run`] was called, with no
 /// descriptor from 3 up, and the child ends with the error that it returns. The child is killed with its parent.
 pub(crate) fn fork(become_agent: impl FnOnce() -> HelperError) -> Result<Child, HelperError> {

@@ -75,7 +75,7 @@ fn open_inside(jid: i32, proxy: &OwnedFd) -> Result<(), SysError> {
     sys::become_user(NOBODY, NOBODY)?;
     let socket =
         sys::bound_socket(PROXY_PORT).map_err(cannot(format!("bind port {PROXY_PORT}")))?;
-    sys::send_descriptor(proxy.as_fd(), b'H', socket.as_fd(), PROXY_TIMEOUT)
+    sys::send_descriptor(proxy, b'H', socket.as_fd(), PROXY_TIMEOUT)
         .map_err(cannot("pass the socket to the proxy"))
 }
 

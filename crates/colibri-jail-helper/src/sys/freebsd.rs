@@ -954,7 +954,7 @@ pub(crate) fn bound_socket(port: u16) -> io::Result<OwnedFd> {
 
 /// Sends a byte with a descriptor over a Unix socket (unix(4), `SCM_RIGHTS`), and waits for a byte as the answer.
 pub(crate) fn send_descriptor(
-    socket: BorrowedFd<'_>,
+    socket: &OwnedFd,
     byte: u8,
     sent: BorrowedFd<'_>,
     timeout: Duration,
@@ -985,9 +985,10 @@ pub(crate) fn send_descriptor(
         (*header).cmsg_len = libc::CMSG_LEN(size_of::<c_int>() as c_uint);
         let place = libc::CMSG_DATA(header).cast::<c_int>();
         place.write_unaligned(sent.as_raw_fd());
-        libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, flags)
     };
-    check(count)?;
+    check(count as c_long)?;
     let mut poll = libc::pollfd {
         fd: socket.as_raw_fd(),
         events: libc::POLLIN,
@@ -998,9 +999,7 @@ pub(crate) fn send_descriptor(
     if check(unsafe { libc::poll(&raw mut poll, 1, milliseconds) })? == 0 {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    let mut answer = 0_u8;
-    // SAFETY: room for one byte, which lives through the call.
-    match check(unsafe { libc::read(socket.as_raw_fd(), (&raw mut answer).cast(), 1) } as c_long)? {
+    match receive_now(socket, &mut [0])? {
         0 => Err(io::Error::other("the proxy has ended")),
         _ => Ok(()),
     }
