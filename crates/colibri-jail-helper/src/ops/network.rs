@@ -4,7 +4,7 @@
 //! of this program enters the jail, opens the port of the proxy, and passes the socket to the proxy outside.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -40,21 +40,18 @@ pub(crate) fn open_port(name: &JailName, jid: i32, proxy: &OwnedFd) -> Result<()
         problem,
     };
     let (messages, message) = sys::pipe().map_err(cannot("create a pipe"))?;
-    let (messages, mut message) = (File::from(messages), File::from(message));
     let pid = match sys::fork().map_err(cannot("fork"))? {
         Fork::Parent(pid) => pid,
         Fork::Child => {
-            let result = sys::die_with_parent().and_then(|()| open_inside(jid, proxy));
-            if let Err(error) = &result {
-                let _ = message.write_all(error.to_string().as_bytes());
-            }
-            sys::exit(i32::from(result.is_err()));
+            let opened = run_child(jid, proxy, message).unwrap_or(false);
+            sys::exit(i32::from(!opened))
         }
     };
-    drop(message);
     let mut problem = String::new();
     // Every step of the child has a timeout.
-    let read = messages.take(MAX_MESSAGE).read_to_string(&mut problem);
+    let read = File::from(messages)
+        .take(MAX_MESSAGE)
+        .read_to_string(&mut problem);
     match (
         sys::wait_for(pid).map_err(cannot("wait for a child"))?,
         read,
@@ -67,7 +64,20 @@ pub(crate) fn open_port(name: &JailName, jid: i32, proxy: &OwnedFd) -> Result<()
     }
 }
 
-/// Runs in the child.
+/// Runs in the child: opens the port, and writes the message of a failure. Returns whether the port is open.
+fn run_child(jid: i32, proxy: &OwnedFd, message: OwnedFd) -> io::Result<bool> {
+    // The kernel refuses a process with an open directory (jail_attach(2)); this closes those of the parent.
+    let kept = sys::keep_only([Some(proxy.try_clone()?), Some(message)])?;
+    let [Some(proxy), Some(message)] = kept else {
+        return Ok(false);
+    };
+    let result = sys::die_with_parent().and_then(|()| open_inside(jid, &proxy));
+    if let Err(error) = &result {
+        File::from(message).write_all(error.to_string().as_bytes())?;
+    }
+    Ok(result.is_ok())
+}
+
 fn open_inside(jid: i32, proxy: &OwnedFd) -> Result<(), SysError> {
     sys::attach_jail(jid).map_err(cannot("enter the jail"))?;
     sys::configure_loopback().map_err(cannot("configure lo0"))?;
