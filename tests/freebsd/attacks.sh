@@ -537,6 +537,23 @@ attack 'root only: monitor' refused 77 op monitor -- /bin/sh -c 'echo escaped'
 attack 'root only: monitor of a jail' refused 77 op monitor --jail colibri-cbrt --setup-commands 0 --unmount "$root/dev" -- /usr/sbin/jail -c path=/ command=/bin/echo escaped
 attack 'root only: clean' refused 77 op clean --jail colibri-cbrt --unmount "$root/dev"
 
+attack 'root only: await-proxy' refused 77 op await-proxy --jail colibri-cbrt
+
+# ---- the filtered network --------------------------------------------------------------------------------------
+
+filtered="create --jail colibri-cbrt --path $root --ip4 disable --network filtered --user $AG --"
+proxy_file() {
+    : >"$work/control"
+    chmod 666 "$work/control"
+    refused 71 op_sh "COLIBRI_PROXY_FD=3 exec \"\$0\" $filtered /bin/echo ran 3<>$work/control" && [ ! -s "$work/control" ]
+}
+
+# shellcheck disable=SC2086 # words
+attack 'network: filtered, without a proxy' refused 71 op $filtered /bin/echo ran
+attack 'network: filtered, and a file as the proxy' proxy_file
+attack 'network: filtered, and an unlisted ip4' refused 64 op create --jail colibri-cbrt --path "$root" --ip4 inherit --network filtered -- sh
+attack 'network: another value' refused 64 op create --jail colibri-cbrt --path "$root" --ip4 disable --network none -- sh
+
 # ---- the control socket ----------------------------------------------------------------------------------------
 
 controlled() { run as "$OP" "$work/bin/attack" control "$1" "$H" $request /bin/sh -c "$2"; }

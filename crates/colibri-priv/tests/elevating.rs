@@ -281,6 +281,11 @@ fn helper_protocol_examples_match_the_backend() {
         setup_commands: 1,
         is_filtered: false,
     });
+    let mut filtered = create("disable", "agent", Vec::new());
+    if let JailOp::Create { jail, .. } = &mut filtered {
+        jail.allow = vec!["api.example.com:443".parse().unwrap()];
+    }
+    let proxy = "/usr/local/libexec/colibri-proxy".parse().unwrap();
     let helper = Helper::new("/colibri-jail-helper");
     let mut shown = String::new();
     for (op, engine) in [
@@ -290,6 +295,7 @@ fn helper_protocol_examples_match_the_backend() {
             &create("disable", "1001:1002", masked),
             &Bubblewrap::default(),
         ),
+        (&filtered, &FreebsdJail::default().with_proxy(proxy)),
         (&signal, freebsd),
         (&remove, freebsd),
     ] {
