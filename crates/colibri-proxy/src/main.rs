@@ -153,7 +153,7 @@ fn execute(program: &OsStr, args: &[OsString], socket: Option<i32>) -> ExitCode 
 /// Runs outside of the sandbox: receives the listening socket from standard input and serves it until the process
 /// `parent` ends.
 fn serve(parent: &OsStr, allow: &[OsString]) -> Result<ExitCode, ProxyError> {
-    // Nobody shall wait for an inherited descriptor as long as this process lives. Without the call, none is inherited.
+    // The shim waits for the end of a socket that this process inherits on FreeBSD. Kernels without the call are Linux.
     let _ = colibri_sys::descriptors::close_from(3);
     let allow = parse_destinations(allow)?;
     let parent = parent

@@ -280,7 +280,7 @@ impl Running<'_> {
     }
 
     /// Collects ended children. Returns whether none is left; orphans of the agent are children of this reaper. The proxy is a
-    /// child that was started before this process became a reaper; it is no descendant of the reaper, and does not count.
+    /// child that was started before this process became a reaper; it is not a descendant of the reaper, and does not count.
     fn collect(&mut self) -> bool {
         loop {
             match sys::collect_child() {

@@ -18,8 +18,8 @@ use crate::sys::{self, Fork, ProcessEnd, SysError, cannot};
 const PROXY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval between two connections to a proxy that does not listen yet.
 const PROXY_INTERVAL: Duration = Duration::from_millis(5);
-/// uid and gid of the process that creates the socket: nobody, of FreeBSD's passwd(5).
-const NOBODY: u32 = 65_534;
+/// uid and gid of the process that creates the socket: those of the user without rights in FreeBSD's passwd(5).
+const NO_RIGHTS: u32 = 65_534;
 /// Maximum length of a message of the child, in bytes.
 const MAX_MESSAGE: u64 = 1024;
 
@@ -82,7 +82,7 @@ fn open_inside(jid: i32, proxy: &OwnedFd) -> Result<(), SysError> {
     sys::attach_jail(jid).map_err(cannot("enter the jail"))?;
     sys::configure_loopback().map_err(cannot("configure lo0"))?;
     // The credentials of a socket are those of its creator (socket(9)).
-    sys::become_user(NOBODY, NOBODY)?;
+    sys::become_user(NO_RIGHTS, NO_RIGHTS)?;
     let socket =
         sys::bound_socket(PROXY_PORT).map_err(cannot(format!("bind port {PROXY_PORT}")))?;
     sys::send_descriptor(proxy, b'H', socket.as_fd(), PROXY_TIMEOUT)
