@@ -202,13 +202,13 @@ chmod 644 "$POLICY"
 # check DESCRIPTION COMMAND [ARG…]: one TAP line.
 check() {
     number=$((number + 1))
-    description=$1
+    description=$1 directive=''
     shift
     : >"$out"
     : >"$err"
     code=none
     if "$@"; then
-        echo "ok $number - $description"
+        echo "ok $number - $description$directive"
     else
         failed=$((failed + 1))
         echo "not ok $number - $description"
@@ -249,8 +249,9 @@ start_daemon() {
     eventually daemon_up
 }
 
+# The oldest process is the daemon; a child has the same arguments until its execve(2).
 daemon_up() {
-    daemon=$(pgrep -f "^$work/bin/colibri-daemon --socket $work/run-$mode/") && answers
+    daemon=$(pgrep -o -f "^$work/bin/colibri-daemon --socket $work/run-$mode/") && answers
 }
 
 answers() { colibri ps >/dev/null 2>&1; }
@@ -438,7 +439,7 @@ two" ]
 monitor_killed() {
     next_tag
     start_agent -- /bin/sh -c "$(stubborn)" && eventually runs "$sleeps" &&
-        monitor=$(pgrep -f 'colibri-jail-helper .*sleep '"$sleeps") && kill -KILL "$monitor" &&
+        monitor=$(pgrep -o -f "^$work/bin/colibri-jail-helper .*sleep $sleeps") && kill -KILL "$monitor" &&
         eventually ended && eventually nothing_left
 }
 ended() { in_state error || in_state "done"; }
@@ -489,24 +490,14 @@ filtered_workspace() {
     stdout_has given && stdout_has served && unmounted
 }
 
-# checks_filtered TITLE: an agent whose only network is the proxy. Needs nc(1), and vnet(9) in the kernel.
-checks_filtered() {
-    kind=filtered title=$1
-    try=check
-    [ -x /usr/bin/nc ] && [ "$(sysctl -n kern.features.vimage 2>/dev/null)" = 1 ] || try=skip
-    $try "$title: the agent reaches an allowed destination, and no other" filtered_requests
-    $try "$title: the jail has no other interface, route or server, and the agent cannot configure one" filtered_alone
-    $try "$title: the exit code is the agent's" code
-    $try "$title: death by signal N is exit code 128+N" signalled
-    $try "$title: a proxy runs beside the jail, which has its own network, and ends with it" filtered_restricted
-    $try "$title: kill ends a double-forked process in a new session that ignores TERM" killed
-    $try "$title: a killed shim ends all processes and the proxy" shim_killed
-    $try "$title: a killed monitor ends the agent, its jail and its proxy" monitor_killed
-    [ "$mode" = helper ] || $try "$title: with a mount too" filtered_workspace
-}
-skip() {
-    number=$((number + 1))
-    echo "ok $number - $1 # SKIP needs nc(1) and a kernel with VIMAGE"
+# An agent whose only network is the proxy. Needs nc(1), and vnet(9) in the kernel.
+filtered() {
+    kind=filtered
+    if [ -x /usr/bin/nc ] && [ "$(sysctl -n kern.features.vimage 2>/dev/null)" = 1 ]; then
+        "$@"
+    else
+        directive=' # SKIP needs nc(1) and a kernel with VIMAGE'
+    fi
 }
 # Answers each connection to a port of the host with a text.
 serve() { while :; do printf 'HTTP/1.1 200 OK\r\n\r\n%s\n' "$2" | nc -l 127.0.0.1 "$1" >/dev/null || sleep 1; done; }
@@ -672,7 +663,15 @@ if [ -x /usr/bin/nc ]; then
     serve $((port + 1)) secret &
     servers="$servers $!"
 fi
-checks_filtered 'mdo, filtered network'
+check 'mdo, filtered network: the agent reaches an allowed destination, and no other' filtered filtered_requests
+check 'mdo, filtered network: the jail has no other interface, route or server, and the agent cannot configure one' filtered filtered_alone
+check 'mdo, filtered network: the exit code is exact' filtered code
+check 'mdo, filtered network: death by signal N is exit code 128+N' filtered signalled
+check 'mdo, filtered network: a proxy runs beside the jail, which has its own network, and ends with it' filtered filtered_restricted
+check 'mdo, filtered network: kill ends a double-forked process in a new session that ignores TERM' filtered killed
+check 'mdo, filtered network: a killed shim ends all processes and the proxy' filtered shim_killed
+check 'mdo, filtered network: a killed monitor ends the agent, its jail and its proxy' filtered monitor_killed
+check 'mdo, filtered network: with a mount too' filtered filtered_workspace
 
 kill -TERM "$daemon" 2>/dev/null
 daemon=''
@@ -733,7 +732,14 @@ check 'helper, ephemeral jail: the user is the requested one' user
 check 'helper, ephemeral jail: its name is colibri-ID, and it has the requested ip4' create_named
 check 'helper, ephemeral jail: securelevel, enforce_statfs, children.max and allow are restricted' create_restricted
 check 'helper, ephemeral jail: a killed monitor ends the agent and its jail' monitor_killed
-checks_filtered 'helper, filtered network'
+check 'helper, filtered network: the agent reaches an allowed destination, and no other' filtered filtered_requests
+check 'helper, filtered network: the jail has no other interface, route or server, and the agent cannot configure one' filtered filtered_alone
+check 'helper, filtered network: the exit code is exact' filtered code
+check 'helper, filtered network: death by signal N is exit code 128+N' filtered signalled
+check 'helper, filtered network: a proxy runs beside the jail, which has its own network, and ends with it' filtered filtered_restricted
+check 'helper, filtered network: kill ends a double-forked process in a new session that ignores TERM' filtered killed
+check 'helper, filtered network: a killed shim ends all processes and the proxy' filtered shim_killed
+check 'helper, filtered network: a killed monitor ends the agent, its jail and its proxy' filtered monitor_killed
 
 kill -TERM "$daemon" 2>/dev/null
 daemon=''

@@ -81,9 +81,11 @@ pub(crate) struct ProgramRun {
 /// Why the arguments are not a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RequestError {
-    #[error("no verb; give attach, create, signal, remove, monitor, clean or check")]
+    #[error("no verb; give attach, create, signal, remove, monitor, clean, await-proxy or check")]
     NoVerb,
-    #[error("unknown verb {0:?}; give attach, create, signal, remove, monitor, clean or check")]
+    #[error(
+        "unknown verb {0:?}; give attach, create, signal, remove, monitor, clean, await-proxy or check"
+    )]
     Verb(String),
     #[error("argument {0} is not UTF-8; encode it as UTF-8")]
     NotUtf8(usize),
