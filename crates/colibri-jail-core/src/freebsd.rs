@@ -7,9 +7,9 @@
 //! `ip4=disable` leaves it with Unix sockets only.
 
 use crate::{
-    CommandLine, Confinement, CreatedJail, EngineProbe, EnginePrograms, EphemeralJail, Ip4Policy,
-    JailEngine, JailError, JailName, JailOp, JailPath, JailUser, LimitMechanism, LimitSupport,
-    Limits,
+    CommandLine, Confinement, CreatedJail, CreatedRoot, EngineProbe, EnginePrograms, EphemeralJail,
+    Ip4Policy, JailEngine, JailError, JailName, JailOp, JailPath, JailUser, LimitMechanism,
+    LimitSupport, Limits,
 };
 
 const JEXEC: &str = "/usr/sbin/jexec";
@@ -80,6 +80,9 @@ impl FreebsdJail {
                 let count = created.setup_commands.to_string();
                 args.extend(["--setup-commands".to_owned(), count]);
             }
+            if let Some(root) = &created.root {
+                args.extend(root_options(root));
+            }
             for mount in &created.mounts {
                 args.extend(["--unmount".to_owned(), mount.to_string()]);
             }
@@ -94,13 +97,55 @@ impl FreebsdJail {
     }
 }
 
-/// Returns what jail(8) creates for a jail: each mount is one command of jail(8).
+/// Returns the helper's options for a root directory.
+fn root_options(root: &CreatedRoot) -> Vec<String> {
+    let option = if root.is_template {
+        "--template"
+    } else {
+        "--root"
+    };
+    let mut args = vec![option.to_owned(), root.base.to_string()];
+    for (option, paths) in [
+        ("--writable", &root.writable),
+        ("--mount-point", &root.mount_points),
+    ] {
+        args.extend(
+            paths
+                .iter()
+                .flat_map(|path| [option.to_owned(), path.to_string()]),
+        );
+    }
+    for (is_set, option, path) in [
+        (root.devfs, "--devfs", "/dev"),
+        (root.fdescfs, "--fdescfs", "/dev/fd"),
+    ] {
+        if is_set {
+            args.extend([option, path].map(str::to_owned));
+        }
+    }
+    args
+}
+
+/// Returns what is created for a jail: each mount is one command of jail(8). The monitor prepares the root by itself.
 fn created(jail: &EphemeralJail) -> CreatedJail {
     let mounts = jail.mounts.iter();
+    let root = jail.root();
+    let targets = mounts.clone().map(|mount| &mount.target);
     CreatedJail {
         name: jail.name.clone(),
-        mounts: mounts.map(|mount| jail.path.join(&mount.target)).collect(),
+        mounts: mounts.map(|mount| root.join(&mount.target)).collect(),
         setup_commands: jail.mounts.len(),
+        root: jail.first_root_field().map(|_| CreatedRoot {
+            base: jail.path.clone(),
+            is_template: jail.is_template,
+            writable: jail.writable.clone(),
+            mount_points: targets
+                .filter(|target| jail.writable_parent(target).is_some())
+                .cloned()
+                .collect(),
+            devfs: jail.devfs,
+            fdescfs: jail.fdescfs,
+        }),
     }
 }
 
@@ -149,7 +194,9 @@ impl JailEngine for FreebsdJail {
                     "-c".to_owned(),
                     format!("name={}", jail.name),
                 ];
-                args.push(format!("path={}", checked(&jail.path)?));
+                // The monitor mounts a template there; its path has no meaning for jail(8).
+                let root = jail.root();
+                args.push(format!("path={}", checked(&root)?));
                 match &jail.ip4 {
                     Ip4Policy::Addresses(_) => {
                         args.extend(["ip4=new".to_owned(), format!("ip4.addr={}", jail.ip4)]);
@@ -161,7 +208,7 @@ impl JailEngine for FreebsdJail {
                 }
                 // One line of fstab(5) each. jail(8) itself refuses a mount point outside the root.
                 for mount in &jail.mounts {
-                    let target = jail.path.join(&mount.target);
+                    let target = root.join(&mount.target);
                     let mode = if mount.read_only { "ro" } else { "rw" };
                     args.push(format!(
                         "mount={} {} nullfs {mode} 0 0",

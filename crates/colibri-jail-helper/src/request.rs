@@ -47,6 +47,7 @@ pub(crate) enum HelperRequest {
     /// Remove what is left of a monitored jail (FreeBSD).
     Clean {
         jail: JailName,
+        root: Option<RootRequest>,
         mounts: Vec<JailPath>,
     },
     Check,
@@ -58,10 +59,37 @@ pub(crate) struct MonitoredJail {
     pub(crate) jail: JailName,
     /// Number of commands that jail(8) starts before the agent: one for each mount.
     pub(crate) setup_commands: u32,
+    /// What the monitor prepares in the root directory before.
+    pub(crate) root: Option<RootRequest>,
     /// Mount points on the host.
     pub(crate) mounts: Vec<JailPath>,
     /// Resource limits, as `RESOURCE=AMOUNT`.
     pub(crate) limits: Vec<String>,
+}
+
+/// A root directory that the monitor makes or extends for one jail. The paths of the options after the first are inside
+/// it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+pub(crate) struct RootRequest {
+    pub(crate) base: RootBase,
+    /// Directories that get a private file system, unless the root is a writable copy of the template.
+    pub(crate) writable: Vec<JailPath>,
+    /// Mount points to create in them.
+    pub(crate) mount_points: Vec<JailPath>,
+    /// Mount point of a devfs.
+    pub(crate) devfs: Option<JailPath>,
+    /// Mount point of a fdescfs.
+    pub(crate) fdescfs: Option<JailPath>,
+}
+
+/// Where a root directory comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RootBase {
+    /// The monitor makes the root from this template.
+    Template(JailPath),
+    /// The root exists, and stays.
+    Existing(JailPath),
 }
 
 /// The program to run in a jail.
@@ -150,6 +178,27 @@ impl<'a> RequestArguments<'a> {
         Ok(values.collect::<Result<_, _>>()?)
     }
 
+    fn path(&mut self, name: &'static str) -> Result<Option<JailPath>, RequestError> {
+        Ok(self.optional(name)?.map(str::parse).transpose()?)
+    }
+
+    fn root(&mut self) -> Result<Option<RootRequest>, RequestError> {
+        let base = match self.path("--template")? {
+            Some(template) => RootBase::Template(template),
+            None => match self.path("--root")? {
+                Some(root) => RootBase::Existing(root),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(RootRequest {
+            base,
+            writable: self.paths("--writable")?,
+            mount_points: self.paths("--mount-point")?,
+            devfs: self.path("--devfs")?,
+            fdescfs: self.path("--fdescfs")?,
+        }))
+    }
+
     fn monitored_jail(&mut self) -> Result<Option<MonitoredJail>, RequestError> {
         let Some(jail) = self.optional("--jail")? else {
             return Ok(None);
@@ -159,11 +208,13 @@ impl<'a> RequestArguments<'a> {
         let setup_commands = parse_decimal(count)
             .filter(|count| *count < 1000)
             .ok_or_else(|| RequestError::Count(count.to_owned()))?;
+        let root = self.root()?;
         let mounts = self.paths("--unmount")?;
         let limits = self.repeated("--limit")?.into_iter().map(parse_limit);
         Ok(Some(MonitoredJail {
             jail,
             setup_commands,
+            root,
             mounts,
             limits: limits.collect::<Result<_, _>>()?,
         }))
@@ -268,6 +319,7 @@ impl HelperRequest {
             }
             "clean" => Self::Clean {
                 jail: created_name(options.required("--jail")?)?,
+                root: options.root()?,
                 mounts: options.paths("--unmount")?,
             },
             "check" => Self::Check,
@@ -462,6 +514,13 @@ mod tests {
             "clean --jail web",
             "clean --jail colibri-x --unmount a/..",
             "clean --jail colibri-x -- /bin/sh",
+            "clean --jail colibri-x --devfs /dev",
+            "clean --jail colibri-x --template t",
+            "clean --jail colibri-x --template /t --root /t",
+            "clean --jail colibri-x --template /t --devfs /dev/../x",
+            "clean --jail colibri-x --template /t --unmount /a --devfs /dev",
+            "monitor --jail colibri-x --template /t --setup-commands 0 -- /bin/sh",
+            "monitor --template /t -- /bin/sh",
         ];
         for line in table {
             assert!(parse(line).is_err(), "{line}");
@@ -488,7 +547,7 @@ mod tests {
         fn random_arguments_do_not_break_the_parser(argv in prop::collection::vec(
             prop_oneof![
                 prop::sample::select(vec!["attach", "create", "signal", "remove", "check", "monitor", "clean", "--jail", "--path",
-                    "--ip4", "--setup-commands", "--unmount", "--limit", "maxproc=7", "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
+                    "--ip4", "--setup-commands", "--template", "--root", "--writable", "--devfs", "--unmount", "--limit", "maxproc=7", "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
                     .prop_map(|word| word.as_bytes().to_vec()),
                 prop::collection::vec(any::<u8>(), 0..8),
             ], 0..14)

@@ -90,6 +90,12 @@ impl PrivBackend for Helper {
                 add(&mut args, "--workdir", workdir);
             }
             JailOp::Create { jail, workdir, .. } => {
+                if let Some(field) = jail.first_root_field() {
+                    let operation = format!("prepare a jail's root as `{field}` requests");
+                    let hint =
+                        "give a root that exists as `path`, or use the privilege backend mdo";
+                    return refuse(&operation, hint);
+                }
                 if jail.is_extended() {
                     let operation = "create jails with `mounts`, `hostname` or `allow`";
                     return refuse(operation, "remove them, or use another privilege backend");

@@ -7,6 +7,8 @@ mod linux;
 #[cfg(target_os = "freebsd")]
 mod monitor;
 mod records;
+#[cfg(target_os = "freebsd")]
+mod root;
 
 #[cfg(target_os = "freebsd")]
 use freebsd as host;
