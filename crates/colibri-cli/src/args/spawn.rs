@@ -28,7 +28,7 @@ pub(crate) struct Spawn {
     /// Confine it to a jail or sandbox with this root directory, removed when the agent ends
     #[arg(long, value_name = "PATH")]
     jail_path: Option<PathBuf>,
-    /// Give it a root directory of its own in a new jail, made from this template (FreeBSD); see colibri jail init
+    /// Create a jail with a separate root directory, made from this template and removed with it (FreeBSD); see colibri jail init
     #[arg(long, value_name = "PATH", conflicts_with = "jail_path")]
     jail_template: Option<PathBuf>,
     /// Mount a devfs with few devices at /dev of --jail-path; --jail-template always does (FreeBSD)
