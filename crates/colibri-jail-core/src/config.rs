@@ -29,7 +29,7 @@ pub struct JailConfig {
     /// Mount a devfs with few devices at `/dev`; with `path` only, a root from a `template` always has one (FreeBSD).
     #[serde(skip_serializing_if = "is_default")]
     pub devfs: bool,
-    /// Mount a fdescfs with the option `linrdlnk` at `/dev/fd`; with `template` or `devfs` only (FreeBSD).
+    /// Mount a fdescfs with the option `linrdlnk` at `/dev/fd`, which a devfs has; with `path` or `template` only (FreeBSD).
     #[serde(skip_serializing_if = "is_default")]
     pub fdescfs: bool,
     /// `inherit` (default), `disable`, `new`, or addresses separated by `,`; with `path` only.
@@ -264,17 +264,11 @@ impl JailConfig {
                         )));
                     }
                 };
-                let devfs = self.devfs || is_template;
-                if self.fdescfs && !devfs {
-                    return Err(JailError::Conflict(
-                        "`fdescfs` is mounted on a directory of a devfs; add `devfs`, or remove `fdescfs`".to_owned(),
-                    ));
-                }
                 let writable = WRITABLE.iter().filter(|_| is_template);
                 Ok(Confinement::Ephemeral(EphemeralJail {
                     is_template,
                     writable: writable.map(|path| JailPath((*path).to_owned())).collect(),
-                    devfs,
+                    devfs: self.devfs || is_template,
                     fdescfs: self.fdescfs,
                     ip4,
                     user,

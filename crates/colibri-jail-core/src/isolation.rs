@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Confinement, JailEngine, JailPath, Mount};
+use crate::{Confinement, EphemeralJail, JailEngine, JailPath, Mount};
 
 /// A path of a request that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,9 +69,10 @@ pub fn reject_overlaps(
         let Confinement::Ephemeral(other_jail) = confinement else {
             continue;
         };
-        if jail.devfs && other_jail.devfs && jail.root() == other_jail.root() {
+        let mounts_devices = |jail: &EphemeralJail| jail.devfs || jail.fdescfs;
+        if mounts_devices(jail) && mounts_devices(other_jail) && jail.root() == other_jail.root() {
             let problem = format!(
-                "has a devfs of agent {agent} already; give another root, or make roots from a `template`"
+                "has device files of agent {agent} already; give another root, or make roots from a `template`"
             );
             return Err(PathError::new("jail path", &jail.path, problem));
         }

@@ -54,7 +54,6 @@ fn impossible_root_is_refused() {
             r#"{"path":"/r","template":"/t"}"#,
             "`path` and `template` are alternatives",
         ),
-        (r#"{"path":"/r","fdescfs":true}"#, "add `devfs`"),
         (
             r#"{"name":"web","template":"/t"}"#,
             "`template` applies to a new jail",
