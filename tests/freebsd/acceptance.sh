@@ -12,7 +12,7 @@
 # shellcheck disable=SC2016 # shells in jails expand these strings
 set -u
 
-PLAN=158
+PLAN=147
 
 cannot() {
     printf 'acceptance.sh: %s\n' "$*" >&2
