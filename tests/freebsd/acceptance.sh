@@ -13,7 +13,7 @@
 # shellcheck disable=SC2016 # shells in jails expand these strings
 set -u
 
-PLAN=147
+PLAN=174
 
 cannot() {
     printf 'acceptance.sh: %s\n' "$*" >&2
@@ -50,6 +50,7 @@ here=$(cd "$(dirname "$0")/../.." && pwd)
 OP=cbrtop AG=cbrtag         # the daemon's user, and the agents'
 OT=cbrtot CLOSED=cbrtclosed # another caller of the helper, and a jail that it may not enter, in attacks.sh
 JAIL=cbrtjail               # a persistent jail
+ROOTS=/var/run/colibri-roots # the roots that are made from templates
 POLICY=/usr/local/etc/colibri/helper.toml
 RCCONF=/etc/rc.conf.d/colibri
 port=$((20000 + $$ % 10000)) # TCP port of a server on the host
@@ -83,6 +84,9 @@ clean_up() {
     for jail in $(jls name 2>/dev/null | grep '^colibri-'); do
         [ -z "$work" ] || [ "$(jls -j "$jail" path)" != "$work/root" ] || jail -R "$jail"
     done
+    for jail in $(jls name 2>/dev/null | grep '^colibri-'); do
+        [ -z "$work" ] || [ "$(jls -j "$jail" path)" != "$ROOTS/$jail" ] || jail -R "$jail"
+    done
     jail -R "$JAIL" 2>/dev/null
     jail -R "$CLOSED" 2>/dev/null
     pkill -KILL -U "$OP" 2>/dev/null
@@ -94,6 +98,11 @@ clean_up() {
     [ -z "$rules" ] || sysctl -q security.mac.do.rules="${rules#was:}" >/dev/null
     [ -z "$loaded" ] || kldunload mac_do
     [ -z "$work" ] || umount "$work/root/work" 2>/dev/null
+    [ -z "$work" ] || umount "$work/existing/dev" 2>/dev/null
+    for mount in $(mount -p | tr '\t' ' ' | sed -n "s|^[^ ]* *\($ROOTS/[^ ]*\) .*|\1|p" | sort -r); do
+        umount -f "$mount"
+    done
+    rmdir "$ROOTS"/* "$ROOTS" 2>/dev/null
     if [ -n "$mounted" ]; then
         tries=0
         until umount "$work/root/dev" 2>/dev/null || [ $tries = 10 ]; do
@@ -349,6 +358,7 @@ in_jail() {
         persistent) set -- --jail-name "$JAIL" --jail-user "$AG" "$@" ;;
         ephemeral) set -- --jail-path "$root" --jail-user "$AG" "$@" ;;
         filtered) set -- --jail-path "$root" --jail-user "$AG" --allow "127.0.0.1:$port" "$@" ;;
+        template) set -- --jail-template "$template" --jail-user "$AG" --jail-fdescfs "$@" ;;
         none) ;;
     esac
     "$verb" "$@"
@@ -389,9 +399,12 @@ interrupted() {
     exits 9 && stdout_has got
 }
 ended_by_kill() { run colibri kill "$@" "$id"; exits 0 && nothing_left; }
-# No process, jail, mount, limit or proxy of the agent is left.
-nothing_left() { gone "$sleeps" && jail_gone "colibri-$id" && unmounted && ! limit_left && ! proxy_left; }
+# No process, jail, root, mount, limit or proxy of the agent is left.
+nothing_left() {
+    gone "$sleeps" && jail_gone "colibri-$id" && unmounted && root_gone && ! limit_left && ! proxy_left
+}
 proxy_left() { pgrep -U "$OP" -f 'colibri-proxy serve' >/dev/null; }
+root_gone() { [ ! -e "$ROOTS/colibri-$id" ] && ! mount -p | grep -q "$ROOTS/colibri-$id"; }
 limit_left() { rctl "jail:colibri-$id" 2>/dev/null | grep -q .; }
 unmounted() { ! mount -p | grep -q "$root/work"; }
 # All processes get TERM and the time to handle it.
@@ -672,6 +685,109 @@ check 'mdo, filtered network: kill ends a double-forked process in a new session
 check 'mdo, filtered network: a killed shim ends all processes and the proxy' filtered shim_killed
 check 'mdo, filtered network: a killed monitor ends the agent, its jail and its proxy' filtered monitor_killed
 check 'mdo, filtered network: with a mount too' filtered filtered_workspace
+
+# ---- roots from a template, with mdo ---------------------------------------------------------------------------
+
+template=$work/template
+cp -Rxl "$root" "$template" || bail "cannot create a template"
+rm -rf "${template:?}/etc" "${template:?}/tmp"
+mkdir -p "$template/dev" "$template/etc" "$template/home" "$template/var" "$template/var/run" "$template/secret" || bail "cannot create a template"
+install -d -m 1777 "$template/tmp" "$template/var/tmp"
+install -d -o "$AG" -m 750 "$template/home/agent"
+{
+    echo 'root:*:0:0::0:0:root:/root:/bin/sh'
+    echo "$AG:*:$ag_uid:$ag_uid::0:0:agent:/home/agent:/bin/sh"
+} >"$template/etc/master.passwd"
+pwd_mkdb -p -d "$template/etc" "$template/etc/master.passwd" || bail "cannot create the user table of the template"
+install -d "$work/existing/dev"
+ln -s ../secret "$template/var/run/link"
+listing() { (cd "$template" && ls -lRTi); }
+listing >"$work/template.before"
+
+none_left() { ! mount -p | grep -q "$ROOTS" && { [ ! -e "$ROOTS" ] || [ -z "$(ls "$ROOTS")" ]; }; }
+
+template_private() {
+    next_tag
+    kind=template
+    start_agent -- /bin/sh -c "umask 0; echo one >/tmp/one; echo one >/home/agent/one; echo one >/var/tmp/one; echo ready; sleep $sleeps" &&
+        eventually logged ready && agent -- /bin/sh -c 'cd /home/agent && echo two >/tmp/two && echo /tmp/* /home/agent/* /var/tmp/*; id -u' &&
+        stdout_has '^/tmp/two /home/agent/\* /var/tmp/\*$' && stdout_has "^$ag_uid\$" && runs "$sleeps" && ended_by_kill --grace 0s && none_left
+}
+# Also root of the jail can write only the private directories.
+template_read_only() {
+    run colibri run --jail-template "$template" -- /bin/sh -c \
+        'for file in /bin/sh /etc/passwd /new /home/agent/../new /secret/new; do echo x >"$file" && echo "wrote $file"; done; : >/var/run/pid; echo end'
+    exits 0 && [ "$(cat "$out")" = end ] && stderr_has 'Read-only' && listing | cmp -s - "$work/template.before"
+}
+template_devices() {
+    run colibri run --jail-template "$template" -- /bin/sh -c 'echo x >/dev/null && ls /dev'
+    exits 0 && stdout_has '^null$' && stdout_has '^fd$' || return 1
+    for device in mem kmem devctl geom.ctl $(sysctl -n kern.disks); do
+        ! stdout_has "^$device\$" || return 1
+    done
+}
+descriptors='exec 3</etc/passwd; if [ -L /dev/fd/3 ]; then echo link; elif [ -e /dev/fd/3 ]; then echo file; else echo none; fi'
+template_descriptors() {
+    run colibri run --jail-template "$template" --jail-fdescfs -- /bin/sh -c "$descriptors"
+    stdout_has '^link$' && run colibri run --jail-template "$template" -- /bin/sh -c "$descriptors" && stdout_has '^none$'
+}
+template_mount() {
+    run colibri run --jail-template "$template" --jail-user "$AG" --mount "$work/project:/tmp/a/b" --mount "$work/project:/work:ro" --cwd /tmp/a/b -- \
+        /bin/sh -c 'cat given; echo template >made; pwd; cat /work/made'
+    exits 0 && stdout_has '^given$' && stdout_has '^/tmp/a/b$' && stdout_has '^template$' && [ "$(cat "$work/project/made")" = template ] && none_left
+}
+template_mount_refused() {
+    run colibri run --jail-template "$template" --mount "$work/project:/missing" -- /bin/echo started
+    exits 125 && stderr_has 'is not a directory in the jail' && ! stdout_has started && none_left
+}
+template_restarted() {
+    spawn --restart always --restart-limit 2 --restart-delay 10ms --jail-template "$template" -- \
+        /bin/sh -c 'echo /tmp/*; echo x >/tmp/x' && run colibri wait "$id"
+    run colibri logs "$id"
+    [ "$(tr '\n' ' ' <"$out")" = '/tmp/* /tmp/* /tmp/* ' ] && none_left
+}
+template_in_use() {
+    next_tag
+    kind=template
+    start_agent -- /bin/sh -c "$(stubborn)" && eventually runs "$sleeps" || return 1
+    # This process has a private directory open; the removal does not wait for it.
+    exec 9<"$ROOTS/colibri-$id/tmp"
+    ended_by_kill --grace 0s && none_left
+    answer=$?
+    exec 9<&-
+    return "$answer"
+}
+template_monitor_killed() { kind=template && monitor_killed && none_left; }
+template_helper() {
+    privilege=helper
+    run colibri explain --jail-template "$template" -- /bin/echo
+    privilege=mdo
+    exits 1 && stderr_has '--jail-template' && stderr_has '--jail-path'
+}
+devfs_existing() {
+    cp -Rxl "$root/bin" "$work/existing/" && next_tag && spawn --jail-path "$work/existing" --jail-devfs -- \
+        /bin/sh -c "ls /dev; sleep $sleeps" && eventually logged null && ! logged '^mem$' && ended_by_kill --grace 0s &&
+        ! mount -p | grep -q "$work/existing" && none_left
+}
+devfs_mounted() {
+    run colibri run --jail-path "$root" --jail-devfs -- /bin/echo started
+    ! exits 0 && stderr_has 'is a mount point already' && ! stdout_has started && [ -e "$root/dev/null" ] && none_left
+}
+
+check 'mdo, template: two agents do not see each other'"'"'s files, and nothing is left' template_private
+check 'mdo, template: it is read-only and unchanged' template_read_only
+check 'mdo, template: /dev has null and no device of the host' template_devices
+check 'mdo, template: fdescfs is mounted with linrdlnk on request only' template_descriptors
+check 'mdo, template: mount points are created in private directories' template_mount
+check 'mdo, template: another mount point must exist' template_mount_refused
+check 'mdo, template: each run of a restarted agent has a new root' template_restarted
+check 'mdo, template: a file that another process has open delays no removal' template_in_use
+check 'mdo, template: a killed monitor ends the agent, and its root is removed' template_monitor_killed
+check 'mdo, template: the helper refuses it' template_helper
+check 'mdo, devfs in an existing root: it is mounted on request, and removed' devfs_existing
+check 'mdo, devfs in an existing root: a mount point in use is refused and stays' devfs_mounted
+checks_of template 'mdo, template'
+check 'mdo, template: no root is left of all these agents' none_left
 
 kill -TERM "$daemon" 2>/dev/null
 daemon=''

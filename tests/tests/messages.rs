@@ -16,6 +16,7 @@ fn explain_prints_argv_of_every_engine_and_backend() {
                 &[][..],
                 &["--jail-name", "web"],
                 &["--jail-path", "/srv/agent", "--cwd", "/work"],
+                &["--jail-template", "/srv/template", "--jail-fdescfs"],
             ] {
                 for json in [false, true] {
                     let mut command = daemon.command("colibri");

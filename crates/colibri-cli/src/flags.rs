@@ -9,9 +9,12 @@ use crate::args::CliArguments;
 
 /// Fields of spawn requests and jails whose option of `run` has another name. A message with `name` is about the name of
 /// a jail, because this program validates the name of an agent before it sends a request.
-const OPTIONS: [(&str, &str); 6] = [
+const OPTIONS: [(&str, &str); 9] = [
     ("name", "jail-name"),
     ("path", "jail-path"),
+    ("template", "jail-template"),
+    ("devfs", "jail-devfs"),
+    ("fdescfs", "jail-fdescfs"),
     ("ip4", "jail-ip4"),
     ("user", "jail-user"),
     ("mounts", "mount"),
@@ -47,7 +50,7 @@ mod tests {
         let request: SpawnRequest = serde_json::from_value(json!({
             "profile": "p", "program": "sh", "args": ["x"], "env": {"A": "1"}, "cwd": "/", "runtime": "pi", "name": "n",
             "no_input": true, "umask": "022", "restart": {"policy": "always"},
-            "jail": {"name": "n", "path": "/", "ip4": "disable", "user": "u", "mounts": [{"source": "/s"}],
+            "jail": {"name": "n", "path": "/", "template": "/", "devfs": true, "fdescfs": true, "ip4": "disable", "user": "u", "mounts": [{"source": "/s"}],
                 "workdir": "/w", "hostname": "h", "allow": ["h:1"], "best_effort": true,
                 "limits": {"memory": "1G", "processes": 9, "cpu": 1, "open_files": 9, "wall_time": 9}},
         }))

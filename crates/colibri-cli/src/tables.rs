@@ -52,8 +52,11 @@ pub(crate) fn agents(agents: &[Agent], now: Timestamp) -> String {
 
 /// Returns the name or the root of a jail; `-` without one.
 pub(crate) fn jail_name(jail: Option<&JailConfig>) -> &str {
-    jail.and_then(|jail| jail.name.as_deref().or(jail.path.as_deref()))
-        .unwrap_or("-")
+    jail.and_then(|jail| {
+        let mut names = [&jail.name, &jail.path, &jail.template].into_iter();
+        names.find_map(Option::as_deref)
+    })
+    .unwrap_or("-")
 }
 
 /// Returns the command line of an agent; not quoted.

@@ -102,6 +102,11 @@ impl JailEngine for Bubblewrap {
                 workdir,
                 command,
             } => {
+                if let Some(field) = jail.first_root_field() {
+                    return Err(JailError::Unsupported(format!(
+                        "`{field}` is for FreeBSD jails; remove it, and give the root directory as `path`: a sandbox shows it read-only, with a private /dev and /tmp"
+                    )));
+                }
                 let proxy = self.proxy.as_ref().filter(|_| !jail.allow.is_empty());
                 if proxy.is_none() && !jail.allow.is_empty() {
                     return Err(JailError::no_proxy());

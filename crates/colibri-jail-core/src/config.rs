@@ -22,6 +22,16 @@ pub struct JailConfig {
     /// Root directory of a new jail, which is removed when the command ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Template of a new jail's root directory, instead of `path`: each agent gets its own root, made from it and removed
+    /// when the command ends (FreeBSD).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// Mount a devfs with few devices at `/dev`; with `path` only, a root from a `template` always has one (FreeBSD).
+    #[serde(skip_serializing_if = "is_default")]
+    pub devfs: bool,
+    /// Mount a fdescfs with the option `linrdlnk` at `/dev/fd`, which a devfs has; with `path` or `template` only (FreeBSD).
+    #[serde(skip_serializing_if = "is_default")]
+    pub fdescfs: bool,
     /// `inherit` (default), `disable`, `new`, or addresses separated by `,`; with `path` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip4: Option<String>,
@@ -48,6 +58,17 @@ pub struct JailConfig {
     pub best_effort: bool,
 }
 
+/// Directory of the roots that are made from templates. Root owns it, and only root can list it.
+pub const JAIL_ROOTS: &str = "/var/run/colibri-roots";
+/// Returns the root directory that is made from a template for the jail with this name.
+#[must_use]
+pub fn root_of_jail(name: &JailName) -> JailPath {
+    JailPath(format!("{JAIL_ROOTS}/{name}"))
+}
+
+/// Directories of every root from a template that an agent may write, besides its user's home.
+const WRITABLE: [&str; 3] = ["/tmp", "/var/tmp", "/var/run"];
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -61,8 +82,17 @@ fn parse<T: FromStr<Err = JailError>>(text: &Option<String>) -> Result<Option<T>
 pub struct EphemeralJail {
     /// Its name, unique on the host.
     pub name: JailName,
-    /// Its root directory.
+    /// Its root directory, or the template of it.
     pub path: JailPath,
+    /// Whether `path` is a template, see [`EphemeralJail::root`].
+    pub is_template: bool,
+    /// Directories inside a root from a template that are private, writable and empty at first, unless the root is a
+    /// writable copy. The caller adds the user's home after validation.
+    pub writable: Vec<JailPath>,
+    /// Whether a devfs is mounted at `/dev`.
+    pub devfs: bool,
+    /// Whether a fdescfs is mounted at `/dev/fd`.
+    pub fdescfs: bool,
     /// Its IPv4 policy.
     pub ip4: Ip4Policy,
     /// The user inside it.
@@ -85,6 +115,10 @@ impl EphemeralJail {
         Self {
             name,
             path,
+            is_template: false,
+            writable: Vec::new(),
+            devfs: false,
+            fdescfs: false,
             ip4: Ip4Policy::default(),
             user: None,
             mounts: Vec::new(),
@@ -94,10 +128,42 @@ impl EphemeralJail {
         }
     }
 
-    /// Returns whether there are mounts, a host name or a network filter, which a privilege backend may refuse.
+    /// Returns whether there are mounts, a host name, a network filter or a prepared root, which a privilege backend may
+    /// refuse.
     #[must_use]
     pub fn is_extended(&self) -> bool {
-        !self.mounts.is_empty() || self.hostname.is_some() || !self.allow.is_empty()
+        !self.mounts.is_empty()
+            || self.hostname.is_some()
+            || !self.allow.is_empty()
+            || self.first_root_field().is_some()
+    }
+
+    /// Returns the first field of the root directory that a privilege backend or an engine may refuse.
+    #[must_use]
+    pub fn first_root_field(&self) -> Option<&'static str> {
+        [
+            (self.is_template, "template"),
+            (self.devfs, "devfs"),
+            (self.fdescfs, "fdescfs"),
+        ]
+        .into_iter()
+        .find_map(|(is_set, name)| is_set.then_some(name))
+    }
+
+    /// Returns the root directory on the host. That of a template belongs to this jail alone.
+    #[must_use]
+    pub fn root(&self) -> JailPath {
+        match self.is_template {
+            true => root_of_jail(&self.name),
+            false => self.path.clone(),
+        }
+    }
+
+    /// Returns the directory of `writable` above `target`, in which the monitor creates the mount point.
+    #[must_use]
+    pub fn writable_parent(&self, target: &JailPath) -> Option<&JailPath> {
+        let mut parents = self.writable.iter();
+        parents.find(|parent| target != *parent && target.is_in(parent.as_str()))
     }
 }
 
@@ -121,17 +187,15 @@ impl JailConfig {
     /// Returns whether this requests a jail; without one only the limits apply.
     #[must_use]
     pub fn is_jail(&self) -> bool {
-        self.name.is_some() || self.path.is_some()
+        self.name.is_some() || self.path.is_some() || self.template.is_some()
     }
 
-    /// Fills the gaps of this configuration from `weaker`, for example a profile's. `name` and `path` are alternatives, and
-    /// so are mounts with the same target: the weaker one is dropped. Lists are concatenated, weaker first.
+    /// Fills the gaps of this configuration from `weaker`, for example a profile's. `name`, `path` and `template` are
+    /// alternatives, and so are mounts with the same target: the weaker one is dropped. Lists are concatenated, weaker first.
     #[must_use]
     pub fn or(self, mut weaker: Self) -> Self {
-        if self.name.is_some() {
-            weaker.path = None;
-        } else if self.path.is_some() {
-            weaker.name = None;
+        if self.is_jail() {
+            (weaker.name, weaker.path, weaker.template) = (None, None, None);
         }
         let is_replaced = |mount: &MountConfig| {
             self.mounts
@@ -144,6 +208,9 @@ impl JailConfig {
         Self {
             name: self.name.or(weaker.name),
             path: self.path.or(weaker.path),
+            template: self.template.or(weaker.template),
+            devfs: self.devfs || weaker.devfs,
+            fdescfs: self.fdescfs || weaker.fdescfs,
             ip4: self.ip4.or(weaker.ip4),
             user: self.user.or(weaker.user),
             mounts: weaker.mounts,
@@ -162,6 +229,7 @@ impl JailConfig {
     pub fn confinement(&self, ephemeral: &JailName) -> Result<Confinement, JailError> {
         let name: Option<JailName> = parse(&self.name)?;
         let path: Option<JailPath> = parse(&self.path)?;
+        let template: Option<JailPath> = parse(&self.template)?;
         let ip4: Option<Ip4Policy> = parse(&self.ip4)?;
         let user: Option<JailUser> = parse(&self.user)?;
         let allow = self.allow.iter().map(|text| text.parse());
@@ -172,7 +240,13 @@ impl JailConfig {
         let hostname = parse(&self.hostname)?;
         self.workdir()?;
         self.limits.check()?;
-        match (name, path) {
+        if path.is_some() && template.is_some() {
+            return Err(JailError::Conflict(
+                "`path` and `template` are alternatives; remove one of them".to_owned(),
+            ));
+        }
+        let is_template = template.is_some();
+        match (name, path.or(template)) {
             (Some(name), _) => match self.first_setup_field() {
                 Some(field) => Err(JailError::Conflict(format!(
                     "`{field}` applies to a new jail, and jail {name} exists already; remove `{field}`, or replace `name` by `path` to create a jail"
@@ -190,7 +264,12 @@ impl JailConfig {
                         )));
                     }
                 };
+                let writable = WRITABLE.iter().filter(|_| is_template);
                 Ok(Confinement::Ephemeral(EphemeralJail {
+                    is_template,
+                    writable: writable.map(|path| JailPath((*path).to_owned())).collect(),
+                    devfs: self.devfs || is_template,
+                    fdescfs: self.fdescfs,
                     ip4,
                     user,
                     mounts,
@@ -223,6 +302,9 @@ impl JailConfig {
     /// Returns the first field that applies to a new jail only.
     fn first_setup_field(&self) -> Option<&'static str> {
         [
+            (self.template.is_some(), "template"),
+            (self.devfs, "devfs"),
+            (self.fdescfs, "fdescfs"),
             (self.ip4.is_some(), "ip4"),
             (!self.mounts.is_empty(), "mounts"),
             (self.hostname.is_some(), "hostname"),

@@ -7,9 +7,9 @@
 //! `ip4=disable` leaves it with Unix sockets only.
 
 use crate::{
-    CommandLine, Confinement, CreatedJail, EngineProbe, EnginePrograms, EphemeralJail, Ip4Policy,
-    JailEngine, JailError, JailName, JailOp, JailPath, JailUser, KernelSupport, LimitMechanism,
-    Limits,
+    CommandLine, Confinement, CreatedJail, CreatedRoot, EngineProbe, EnginePrograms, EphemeralJail,
+    Ip4Policy, JailEngine, JailError, JailName, JailOp, JailPath, JailUser, KernelSupport,
+    LimitMechanism, Limits,
 };
 
 const JEXEC: &str = "/usr/sbin/jexec";
@@ -101,6 +101,9 @@ impl FreebsdJail {
                     args.extend(["--network", "filtered"].map(str::to_owned));
                 }
             }
+            if let Some(root) = &created.root {
+                args.extend(root_options(root));
+            }
             for mount in &created.mounts {
                 args.extend(["--unmount".to_owned(), mount.to_string()]);
             }
@@ -115,14 +118,57 @@ impl FreebsdJail {
     }
 }
 
-/// Returns what jail(8) creates for a jail: each mount is one command of jail(8), and so is `exec.created`.
+/// Returns the helper's options for a root directory.
+fn root_options(root: &CreatedRoot) -> Vec<String> {
+    let option = if root.is_template {
+        "--template"
+    } else {
+        "--root"
+    };
+    let mut args = vec![option.to_owned(), root.base.to_string()];
+    for (option, paths) in [
+        ("--writable", &root.writable),
+        ("--mount-point", &root.mount_points),
+    ] {
+        args.extend(
+            paths
+                .iter()
+                .flat_map(|path| [option.to_owned(), path.to_string()]),
+        );
+    }
+    for (is_set, option, path) in [
+        (root.devfs, "--devfs", "/dev"),
+        (root.fdescfs, "--fdescfs", "/dev/fd"),
+    ] {
+        if is_set {
+            args.extend([option, path].map(str::to_owned));
+        }
+    }
+    args
+}
+
+/// Returns what is created for a jail: each mount is one command of jail(8), and so is `exec.created`. The
+/// monitor prepares the root by itself.
 fn created(jail: &EphemeralJail) -> CreatedJail {
     let mounts = jail.mounts.iter();
+    let root = jail.root();
+    let targets = mounts.clone().map(|mount| &mount.target);
     CreatedJail {
         name: jail.name.clone(),
-        mounts: mounts.map(|mount| jail.path.join(&mount.target)).collect(),
+        mounts: mounts.map(|mount| root.join(&mount.target)).collect(),
         setup_commands: jail.mounts.len() + usize::from(!jail.allow.is_empty()),
         is_filtered: !jail.allow.is_empty(),
+        root: jail.first_root_field().map(|_| CreatedRoot {
+            base: jail.path.clone(),
+            is_template: jail.is_template,
+            writable: jail.writable.clone(),
+            mount_points: targets
+                .filter(|target| jail.writable_parent(target).is_some())
+                .cloned()
+                .collect(),
+            devfs: jail.devfs,
+            fdescfs: jail.fdescfs,
+        }),
     }
 }
 
@@ -169,7 +215,9 @@ impl JailEngine for FreebsdJail {
                     "-c".to_owned(),
                     format!("name={}", jail.name),
                 ];
-                args.push(format!("path={}", checked(&jail.path)?));
+                // The monitor mounts a template there; its path has no meaning for jail(8).
+                let root = jail.root();
+                args.push(format!("path={}", checked(&root)?));
                 match &jail.ip4 {
                     // Its network contains lo0 only, on which the monitor opens the port of the proxy. jail(8) waits for
                     // that before it starts the agent. Such a jail cannot have IP address parameters (jail_set(2)).
@@ -188,7 +236,7 @@ impl JailEngine for FreebsdJail {
                 }
                 // One line of fstab(5) each. jail(8) itself refuses a mount point outside the root.
                 for mount in &jail.mounts {
-                    let target = jail.path.join(&mount.target);
+                    let target = root.join(&mount.target);
                     let mode = if mount.read_only { "ro" } else { "rw" };
                     args.push(format!(
                         "mount={} {} nullfs {mode} 0 0",

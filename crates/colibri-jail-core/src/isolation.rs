@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Confinement, JailEngine, JailPath, Mount};
+use crate::{Confinement, EphemeralJail, JailEngine, JailPath, Mount};
 
 /// A path of a request that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +69,13 @@ pub fn reject_overlaps(
         let Confinement::Ephemeral(other_jail) = confinement else {
             continue;
         };
+        let mounts_devices = |jail: &EphemeralJail| jail.devfs || jail.fdescfs;
+        if mounts_devices(jail) && mounts_devices(other_jail) && jail.root() == other_jail.root() {
+            let problem = format!(
+                "has device files of agent {agent} already; give another root, or make roots from a `template`"
+            );
+            return Err(PathError::new("jail path", &jail.path, problem));
+        }
         for mount in mounts {
             for other in &other_jail.mounts {
                 if is_replaceable(mount, other) {
@@ -78,9 +85,9 @@ pub fn reject_overlaps(
                     );
                     return Err(PathError::new("mount source", &mount.source, problem));
                 }
-                let other_target = other_jail.path.join(&other.target);
+                let other_target = other_jail.root().join(&other.target);
                 if engine.mounts_on_host()
-                    && jail.path.join(&mount.target).is_in(other_target.as_str())
+                    && jail.root().join(&mount.target).is_in(other_target.as_str())
                 {
                     let problem = format!(
                         "is in use by agent {agent}, whose jail has the same root; give another target"
@@ -225,6 +232,36 @@ mod tests {
             );
             assert!(is_accepted(&Bubblewrap::default(), &[mount], &[other]));
         }
+    }
+
+    #[test]
+    fn roots_from_one_template_do_not_conflict() {
+        let jail = |name: &str, template: Option<&str>| {
+            let config = JailConfig {
+                path: template.is_none().then(|| "/r".into()),
+                template: template.map(str::to_owned),
+                devfs: true,
+                mounts: vec!["/a:/w".parse().unwrap()],
+                ..JailConfig::default()
+            };
+            config.confinement(&name.parse().unwrap()).unwrap()
+        };
+        let conflict = |one: Confinement, confinement: Confinement| {
+            let other = OtherJail {
+                agent: "abc",
+                confinement,
+            };
+            let checked = reject_overlaps(&one, &FreebsdJail::default(), &[other]);
+            checked.err().map(|conflict| conflict.what)
+        };
+        let template = |name| jail(name, Some("/t"));
+        assert_eq!(conflict(template("colibri-1"), template("colibri-2")), None);
+        assert_eq!(
+            conflict(template("colibri-1"), jail("colibri-2", None)),
+            None
+        );
+        let both = conflict(jail("colibri-1", None), jail("colibri-2", None));
+        assert_eq!(both, Some("jail path"));
     }
 
     #[test]

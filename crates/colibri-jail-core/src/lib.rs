@@ -41,7 +41,7 @@ mod user;
 
 pub use bubblewrap::Bubblewrap;
 pub use command::CommandLine;
-pub use config::{Confinement, EphemeralJail, JailConfig};
+pub use config::{Confinement, EphemeralJail, JAIL_ROOTS, JailConfig, root_of_jail};
 pub use destination::{Destination, PROXY_PORT};
 pub use engine::{
     ArgumentLimit, EngineProbe, EnginePrograms, EngineRegistry, HostSetting, JailEngine,
@@ -55,7 +55,7 @@ pub use isolation::{OtherJail, PathError, masked_paths, reject_overlaps};
 pub use limits::{Cpus, Limits, Size, WallTime};
 pub use mount::{Mount, MountConfig, host_path};
 pub use name::JailName;
-pub use op::{CreatedJail, JailOp};
+pub use op::{CreatedJail, CreatedRoot, JailOp};
 pub use path::JailPath;
 pub use signal::{Pid, Signal};
 pub use umask::Umask;

@@ -72,6 +72,26 @@ pub struct CreatedJail {
     pub setup_commands: usize,
     /// Whether a proxy filters its network: see [`crate::EphemeralJail::allow`].
     pub is_filtered: bool,
+    /// What the monitor prepares in the root directory before the command; `None` for an existing root as it is.
+    pub root: Option<CreatedRoot>,
+}
+
+/// What the monitor prepares in a root directory before the jail's creation, and removes after the agent's end. The paths
+/// of its lists are inside the root.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CreatedRoot {
+    /// The root directory on the host, or the template of it.
+    pub base: JailPath,
+    /// Whether `base` is a template.
+    pub is_template: bool,
+    /// Private writable directories in a root that is not a writable copy of the template.
+    pub writable: Vec<JailPath>,
+    /// Mount points to create in them.
+    pub mount_points: Vec<JailPath>,
+    /// Whether to mount a devfs at `/dev`.
+    pub devfs: bool,
+    /// Whether to mount a fdescfs at `/dev/fd`.
+    pub fdescfs: bool,
 }
 
 impl JailOp {

@@ -52,9 +52,13 @@ pub(crate) enum HelperError {
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Terminal,
     /// What the clean-up after an agent could not remove: the messages.
-    #[error("{0}; remove it as root, by jail(8), umount(8) or rctl(8)")]
+    #[error("{0}; remove it as root, by jail(8), umount(8), zfs(8) or rctl(8)")]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Remains(String),
+    /// Why the root directory of a jail could not be made.
+    #[error("cannot prepare the root of jail {0}: {1}")]
+    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+    Root(String, String),
     #[error("a process could not enter a new jail; read the line above")]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Probe,

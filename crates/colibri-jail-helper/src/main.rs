@@ -16,6 +16,8 @@
 //!   policy       helper.toml → the rules of a caller
 //!   request      argv → Request (pure)
 //!     │
+//!   zfs          command lines of zfs(8)
+//!     │
 //!   environment, users, safe_open, paths, escape    variables, user tables, files, constants
 //!     │
 //!   sys          system calls, the only unsafe code
@@ -38,6 +40,8 @@ mod request;
 mod safe_open;
 mod sys;
 mod users;
+#[cfg(any(target_os = "freebsd", test))]
+mod zfs;
 
 use std::ffi::{c_char, c_int};
 

@@ -49,6 +49,7 @@ pub(crate) enum HelperRequest {
     /// Remove what is left of a monitored jail (FreeBSD).
     Clean {
         jail: JailName,
+        root: Option<RootRequest>,
         mounts: Vec<JailPath>,
     },
     /// Wait until the proxy of a monitored jail listens (FreeBSD).
@@ -66,8 +67,35 @@ pub(crate) struct MonitoredJail {
     pub(crate) setup_commands: u32,
     /// Its network contains only a loopback interface with the port of a proxy.
     pub(crate) is_filtered: bool,
+    /// What the monitor prepares in the root directory before.
+    pub(crate) root: Option<RootRequest>,
     /// Mount points on the host.
     pub(crate) mounts: Vec<JailPath>,
+}
+
+/// A root directory that the monitor makes or extends for one jail. The paths of the options after the first are inside
+/// it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+pub(crate) struct RootRequest {
+    pub(crate) base: RootBase,
+    /// Directories that get a private file system, unless the root is a writable copy of the template.
+    pub(crate) writable: Vec<JailPath>,
+    /// Mount points to create in them.
+    pub(crate) mount_points: Vec<JailPath>,
+    /// Mount point of a devfs.
+    pub(crate) devfs: Option<JailPath>,
+    /// Mount point of a fdescfs.
+    pub(crate) fdescfs: Option<JailPath>,
+}
+
+/// Where a root directory comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RootBase {
+    /// The monitor makes the root from this template.
+    Template(JailPath),
+    /// The root exists, and stays.
+    Existing(JailPath),
 }
 
 /// The program to run in a jail.
@@ -169,6 +197,27 @@ impl<'a> RequestArguments<'a> {
         }
     }
 
+    fn path(&mut self, name: &'static str) -> Result<Option<JailPath>, RequestError> {
+        Ok(self.optional(name)?.map(str::parse).transpose()?)
+    }
+
+    fn root(&mut self) -> Result<Option<RootRequest>, RequestError> {
+        let base = match self.path("--template")? {
+            Some(template) => RootBase::Template(template),
+            None => match self.path("--root")? {
+                Some(root) => RootBase::Existing(root),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(RootRequest {
+            base,
+            writable: self.paths("--writable")?,
+            mount_points: self.paths("--mount-point")?,
+            devfs: self.path("--devfs")?,
+            fdescfs: self.path("--fdescfs")?,
+        }))
+    }
+
     fn monitored_jail(&mut self) -> Result<Option<MonitoredJail>, RequestError> {
         let Some(jail) = self.optional("--jail")? else {
             return Ok(None);
@@ -179,11 +228,13 @@ impl<'a> RequestArguments<'a> {
             .filter(|count| *count < 1000)
             .ok_or_else(|| RequestError::Count(count.to_owned()))?;
         let is_filtered = self.network()?;
+        let root = self.root()?;
         let mounts = self.paths("--unmount")?;
         Ok(Some(MonitoredJail {
             jail,
             setup_commands,
             is_filtered,
+            root,
             mounts,
         }))
     }
@@ -298,6 +349,7 @@ impl HelperRequest {
             }
             "clean" => Self::Clean {
                 jail: created_name(options.required("--jail")?)?,
+                root: options.root()?,
                 mounts: options.paths("--unmount")?,
             },
             "await-proxy" => Self::AwaitProxy {
@@ -500,6 +552,13 @@ mod tests {
             "clean --jail web",
             "clean --jail colibri-x --unmount a/..",
             "clean --jail colibri-x -- /bin/sh",
+            "clean --jail colibri-x --devfs /dev",
+            "clean --jail colibri-x --template t",
+            "clean --jail colibri-x --template /t --root /t",
+            "clean --jail colibri-x --template /t --devfs /dev/../x",
+            "clean --jail colibri-x --template /t --unmount /a --devfs /dev",
+            "monitor --jail colibri-x --template /t --setup-commands 0 -- /bin/sh",
+            "monitor --template /t -- /bin/sh",
         ];
         for line in table {
             assert!(parse(line).is_err(), "{line}");
@@ -526,7 +585,7 @@ mod tests {
         fn random_arguments_do_not_break_the_parser(argv in prop::collection::vec(
             prop_oneof![
                 prop::sample::select(vec!["attach", "create", "signal", "remove", "check", "monitor", "clean", "--jail", "--path",
-                    "--ip4", "--setup-commands", "--network", "filtered", "await-proxy", "--unmount", "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
+                    "--ip4", "--setup-commands", "--template", "--root", "--writable", "--devfs", "--network", "filtered", "await-proxy", "--unmount", "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
                     .prop_map(|word| word.as_bytes().to_vec()),
                 prop::collection::vec(any::<u8>(), 0..8),
             ], 0..14)

@@ -46,7 +46,12 @@ impl Preparer {
             Confinement::Persistent { .. } => self.check_wrapper(prepared),
             Confinement::Ephemeral(jail) => {
                 let root = Path::new(jail.path.as_str());
-                check_directory("jail path", root, root)?;
+                let what = if jail.is_template {
+                    "jail template"
+                } else {
+                    "jail path"
+                };
+                check_directory(what, root, root)?;
                 self.check_wrapper(prepared)?;
                 let engine = &*self.engine;
                 if !jail.allow.is_empty()
@@ -68,7 +73,7 @@ impl Preparer {
                         return Err(PathError::new("jail path", &jail.path, problem).into());
                     }
                 }
-                mounts::check(&jail.mounts, engine, |path| resolve_in(root, path))?;
+                mounts::check(jail, engine, |path| resolve_in(root, path))?;
                 mounts::reject_overlaps(&prepared.confinement, engine, running)?;
                 let view = JailView {
                     jail,

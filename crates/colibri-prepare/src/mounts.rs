@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::{
-    Confinement, JailEngine, JailName, Mount, OtherJail, PathError, host_path,
+    Confinement, EphemeralJail, JailEngine, JailName, JailPath, OtherJail, PathError, host_path,
 };
 
 use colibri_types::AgentSpec;
@@ -18,10 +18,13 @@ use crate::PrepareError;
 /// # Errors
 /// The first invalid mount.
 pub(crate) fn check(
-    mounts: &[Mount],
+    jail: &EphemeralJail,
     engine: &dyn JailEngine,
     in_root: impl Fn(&Path) -> Option<PathBuf>,
 ) -> Result<(), PrepareError> {
+    let mounts = &jail.mounts;
+    let is_directory =
+        |path: &JailPath| in_root(Path::new(path.as_str())).is_some_and(|path| path.is_dir());
     for (number, mount) in mounts.iter().enumerate() {
         let source = Path::new(mount.source.as_str());
         let real = source
@@ -39,6 +42,14 @@ pub(crate) fn check(
         let mount_point = match host_path(before, target) {
             Some(source) => Some(source),
             None if engine.creates_mount_point(&mount.target) => continue,
+            // The monitor creates directories below these.
+            None if source.is_dir()
+                && jail
+                    .writable_parent(&mount.target)
+                    .is_some_and(is_directory) =>
+            {
+                continue;
+            }
             None => in_root(target),
         };
         let kind = if source.is_dir() { "directory" } else { "file" };
@@ -106,9 +117,9 @@ mod tests {
         }
     }
 
-    fn mounts(texts: &[&str]) -> Vec<Mount> {
+    fn jail(texts: &[&str]) -> EphemeralJail {
         match confinement(texts) {
-            Confinement::Ephemeral(jail) => jail.mounts,
+            Confinement::Ephemeral(jail) => jail,
             other => panic!("{other:?}"),
         }
     }
@@ -122,7 +133,7 @@ mod tests {
         fs::write(real.join("file"), "").unwrap();
         symlink("work", real.join("link")).unwrap();
         let try_out = |mount: &str, engine: &dyn JailEngine| {
-            check(&mounts(&[mount]), engine, |path| Some(path.to_owned()))
+            check(&jail(&[mount]), engine, |path| Some(path.to_owned()))
                 .map_err(|error| error.to_string())
         };
         for good in [
@@ -156,8 +167,18 @@ mod tests {
             format!("{}:/tmp/w", at("work")),
             format!("{}:/tmp/w/sub:ro", at("work")),
         ];
-        let two = mounts(&two.each_ref().map(String::as_str));
+        let two = jail(&two.each_ref().map(String::as_str));
         check(&two, &Bubblewrap::default(), |_| None).unwrap();
+        // The monitor creates directories below the writable ones of a root from a template.
+        let below = |target: &str, root: Option<PathBuf>| {
+            let mut jail = jail(&[&format!("{}:{target}", at("work"))]);
+            jail.writable = vec!["/tmp".parse().unwrap()];
+            check(&jail, &FreebsdJail::default(), |_| root.clone())
+        };
+        below("/tmp/new", Some(real.clone())).unwrap();
+        for (target, root) in [("/tmp/new", None), ("/tmp", None), ("/new", None)] {
+            assert!(below(target, root).is_err(), "{target}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use colibri_jail_core::{
 };
 
 use colibri_priv::PrivBackend;
-use colibri_sys::passwd::find_user;
+use colibri_sys::passwd::{find_home, find_user};
 use colibri_sys::regular_file;
 use colibri_types::{AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, ValidatedSpawn};
 use rustix::process::{Resource, getrlimit};
@@ -138,6 +138,13 @@ impl Preparer {
         let has_wrapper = confinement != Confinement::None && engine.has_wrapper_process();
         if let Confinement::Ephemeral(jail) = &mut confinement {
             let root = Path::new(jail.path.as_str());
+            if jail.is_template {
+                let user = jail
+                    .user
+                    .as_ref()
+                    .map_or("root".to_owned(), ToString::to_string);
+                jail.writable.extend(home_directory(&user, root));
+            }
             if engine.masks_paths() {
                 let real = |path: &Path| path.canonicalize().ok();
                 let protected = self.private_directories.iter();
@@ -234,12 +241,27 @@ fn without_jail_limits(config: &AgentSpawnConfig) -> AgentSpawnConfig {
 /// Maximum size of a passwd(5) file, in bytes.
 const MAX_PASSWD_BYTES: u64 = 16 << 20;
 
+/// Returns the user table of a root directory, if it can be read.
+fn user_table(root: &Path) -> Option<String> {
+    let path = resolve_in(root, Path::new("/etc/passwd"))?;
+    let bytes = regular_file::read(&path, MAX_PASSWD_BYTES).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+/// Returns the home directory of a user in a root directory, unless it is `/` or in a directory that is hidden or writable
+/// already.
+fn home_directory(user: &str, root: &Path) -> Option<JailPath> {
+    let home: JailPath = find_home(&user_table(root)?, user)?.parse().ok()?;
+    let is_taken = ["/dev", "/tmp", "/var/tmp", "/var/run"]
+        .iter()
+        .any(|directory| home.is_in(directory));
+    (home != JailPath::root() && !is_taken).then_some(home)
+}
+
 /// Looks up a user in the table of the root directory, for an engine that takes only numbers.
 fn lookup_user(name: &str, root: &Path) -> Result<JailUser, PrepareError> {
     let table = root.join("etc/passwd");
-    resolve_in(root, Path::new("/etc/passwd"))
-        .and_then(|path| regular_file::read(&path, MAX_PASSWD_BYTES).ok())
-        .and_then(|bytes| String::from_utf8(bytes).ok())
+    user_table(root)
         .and_then(|text| find_user(&text, name))
         .map(|ids| JailUser::Id {
             uid: ids.uid,

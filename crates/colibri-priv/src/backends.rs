@@ -90,6 +90,12 @@ impl PrivBackend for Helper {
                 add(&mut args, "--workdir", workdir);
             }
             JailOp::Create { jail, workdir, .. } => {
+                if let Some(field) = jail.first_root_field() {
+                    let operation = format!("prepare a jail's root as `{field}` requests");
+                    let hint =
+                        "give a root that exists as `path`, or use the privilege backend mdo";
+                    return refuse(&operation, hint);
+                }
                 let is_filtered = !jail.allow.is_empty();
                 let hint = "remove them, or use another privilege backend";
                 if !jail.mounts.is_empty() || jail.hostname.is_some() {

@@ -279,6 +279,7 @@ fn helper_protocol_examples_match_the_backend() {
         name: "colibri-k3x9".parse().unwrap(),
         mounts: vec!["/srv/agent/work".parse().unwrap()],
         setup_commands: 1,
+        root: None,
         is_filtered: false,
     });
     let mut filtered = create("disable", "agent", Vec::new());

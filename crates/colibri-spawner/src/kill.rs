@@ -279,7 +279,7 @@ impl Spawner {
 /// Returns the removal of the ephemeral jail that was created for this agent.
 pub(crate) fn removal_of_own_jail(spec: &AgentSpec) -> Option<JailOp> {
     let jail = spec.config.jail.as_ref()?;
-    if jail.name.is_some() || jail.path.is_none() {
+    if jail.name.is_some() || !jail.is_jail() {
         return None;
     }
     let name = format!("colibri-{}", spec.id).parse().ok()?;

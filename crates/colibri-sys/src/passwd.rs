@@ -22,6 +22,13 @@ pub fn find_user(table: &str, name: &str) -> Option<UserIds> {
     })
 }
 
+/// Returns the home directory of a user in a passwd(5) table; `None` if there is no valid entry.
+#[must_use]
+pub fn find_home(table: &str, name: &str) -> Option<String> {
+    // After the name: password, uid, gid, comment, home.
+    Some(find_entry(table, name)?.nth(4)?.to_owned())
+}
+
 /// Returns the number of a group in a group(5) table; `None` if there is no valid entry.
 #[must_use]
 pub fn find_group(table: &str, name: &str) -> Option<u32> {

@@ -28,6 +28,15 @@ pub(crate) struct Spawn {
     /// Confine it to a jail or sandbox with this root directory, removed when the agent ends
     #[arg(long, value_name = "PATH")]
     jail_path: Option<PathBuf>,
+    /// Create a jail with a separate root directory, made from this template and removed with it (FreeBSD); see colibri jail init
+    #[arg(long, value_name = "PATH", conflicts_with = "jail_path")]
+    jail_template: Option<PathBuf>,
+    /// Mount a devfs with few devices at /dev of --jail-path; --jail-template always does (FreeBSD)
+    #[arg(long)]
+    jail_devfs: bool,
+    /// Mount a fdescfs with linrdlnk at /dev/fd, for programs that open /dev/fd/N above 2 (FreeBSD)
+    #[arg(long)]
+    jail_fdescfs: bool,
     /// IPv4 of the jail: inherit, disable (with bubblewrap: no network at all), new, or addresses
     #[arg(long, value_name = "POLICY")]
     jail_ip4: Option<String>,
@@ -131,6 +140,7 @@ impl Spawn {
         let absolute = |path: PathBuf| current_dir.normalize(&path);
         let workspace = self.workspace.map(absolute).transpose()?;
         let jail_path = self.jail_path.map(absolute).transpose()?;
+        let jail_template = self.jail_template.map(absolute).transpose()?;
         let mut mounts = Vec::new();
         for mount in self.mount {
             mounts.push(MountConfig {
@@ -146,6 +156,9 @@ impl Spawn {
         let jail = JailConfig {
             name: self.jail_name,
             path: jail_path,
+            template: jail_template,
+            devfs: self.jail_devfs,
+            fdescfs: self.jail_fdescfs,
             ip4: self.jail_ip4,
             user: self.jail_user,
             mounts,

@@ -13,6 +13,7 @@ use colibri_jail_core::{
 use super::monitor::{self, Agent, Monitor, Remains};
 use super::network::{self, ProxyLink};
 use super::records::{ProcessId, Record, Records};
+use super::root::JailRoot;
 use super::{Family, Lookup};
 use crate::authorize::Grant;
 use crate::control;
@@ -67,9 +68,10 @@ pub(crate) fn perform_for_root(
     requester: Requester,
 ) -> Result<c_int, HelperError> {
     match request {
-        HelperRequest::Clean { jail, mounts } => Remains {
+        HelperRequest::Clean { jail, root, mounts } => Remains {
             jail: &jail,
             mounts: &mounts,
+            root: root.as_ref().map(|request| JailRoot::new(&jail, request)),
         }
         .remove()
         .map(|()| 0),
@@ -93,11 +95,23 @@ fn monitor_command(
     let remains = created.map(|created| Remains {
         jail: &created.jail,
         mounts: &created.mounts,
+        root: created
+            .root
+            .as_ref()
+            .map(|request| JailRoot::new(&created.jail, request)),
     });
     if let Some(created) = created
         && sys::jail_id(&created.jail).is_some()
     {
         return Err(HelperError::JailExists(created.jail.to_string()));
+    }
+    if let Some(remains) = remains
+        && let Some(root) = &remains.root
+        && let Err(error) = root.prepare()
+    {
+        // The error of the preparation says more than that of the clean-up, which `clean` repeats.
+        let _ = remains.remove();
+        return Err(error);
     }
     let environment: Vec<Vec<u8>> = std::env::vars_os()
         .filter(|(name, _)| name != control::VARIABLE && name != control::PROXY_VARIABLE)
@@ -195,6 +209,7 @@ pub(crate) fn create(
     let remains = Remains {
         jail: grant.jail,
         mounts: &[],
+        root: None,
     };
     let proxy = proxy.map(ProxyLink::Open);
     run_monitor(agent, grant, requester, proxy, Some((remains, created)))
@@ -292,6 +307,7 @@ pub(crate) fn probe() -> Result<(), HelperError> {
         remains: Some(Remains {
             jail: &name,
             mounts: &[],
+            root: None,
         }),
         jail: Some(jail),
         allows_signal: &|_| false,

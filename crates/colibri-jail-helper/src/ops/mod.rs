@@ -9,6 +9,8 @@ mod monitor;
 #[cfg(target_os = "freebsd")]
 mod network;
 mod records;
+#[cfg(target_os = "freebsd")]
+mod root;
 
 #[cfg(target_os = "freebsd")]
 use freebsd as host;

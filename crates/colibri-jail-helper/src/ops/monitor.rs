@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use colibri_jail_core::{JailName, JailPath, Signal};
 
 use super::network::{self, ProxyLink};
+use super::root::JailRoot;
 use crate::audit;
 use crate::control::{ControlReader, ControlRequest, Scope};
 use crate::error::HelperError;
@@ -28,9 +29,9 @@ const KILL_INTERVAL: Duration = Duration::from_millis(20);
 /// Maximum number of signals that wait for the agent's first process.
 const MAX_PENDING: usize = 64;
 /// Maximum time for a removed jail to disappear, and for a mount to become unused.
-const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between two checks of that.
-const CLEANUP_INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const CLEANUP_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What exists for one agent only, and is removed after its last process.
 #[derive(Debug, Clone, Copy)]
@@ -38,10 +39,12 @@ pub(crate) struct Remains<'a> {
     pub(crate) jail: &'a JailName,
     /// Mount points on the host, in the order of the mounts.
     pub(crate) mounts: &'a [JailPath],
+    /// The root directory that was prepared for the jail.
+    pub(crate) root: Option<JailRoot<'a>>,
 }
 
 impl Remains<'_> {
-    /// Removes the jail, the mounts and the resource limits, and verifies that none is left. None is not an error.
+    /// Removes the jail, the mounts, the prepared root and the resource limits, and verifies that none is left. None is not an error.
     pub(crate) fn remove(&self) -> Result<(), HelperError> {
         let deadline = Instant::now() + CLEANUP_TIMEOUT;
         let mut problems = Vec::new();
@@ -57,6 +60,12 @@ impl Remains<'_> {
             sys::pause(CLEANUP_INTERVAL);
         }
         if let Err(problem) = self.unmount(deadline) {
+            problems.push(problem);
+        }
+        if problems.is_empty()
+            && let Some(root) = &self.root
+            && let Err(problem) = root.remove(deadline)
+        {
             problems.push(problem);
         }
         if let Err(error) = sys::remove_limits(self.jail) {

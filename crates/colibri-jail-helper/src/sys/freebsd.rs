@@ -829,6 +829,39 @@ pub(crate) struct MountPoint {
 /// Returns the mounts on exactly these paths, the last one first (getfsstat(2)). The kernel recorded their paths when they
 /// were mounted, so a directory that was replaced since leads to no other mount.
 pub(crate) fn mounts_on(paths: &[&str]) -> io::Result<Vec<MountPoint>> {
+    find_mounts(&|path| paths.iter().any(|one| one.as_bytes() == path))
+}
+
+/// Returns the mounts on a directory and in it, the last one first; see [`mounts_on`].
+pub(crate) fn mounts_in(directory: &str) -> io::Result<Vec<MountPoint>> {
+    find_mounts(&|path| {
+        let rest = path.strip_prefix(directory.as_bytes());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    })
+}
+
+/// Returns the ZFS dataset that is mounted on a directory, if one is (statfs(2)).
+pub(crate) fn zfs_dataset(directory: &str) -> io::Result<Option<String>> {
+    let path = c_string(directory)?;
+    // SAFETY: all bytes zero is a valid statfs; the path and the buffer live through the call.
+    let mount = unsafe {
+        let mut mount: libc::statfs = std::mem::zeroed();
+        check(libc::statfs(path.as_ptr(), &raw mut mount))?;
+        mount
+    };
+    let is_its_mount = name_bytes(&mount.f_fstypename) == b"zfs"
+        && name_bytes(&mount.f_mntonname) == directory.as_bytes();
+    let name = String::from_utf8(name_bytes(&mount.f_mntfromname));
+    Ok(name.ok().filter(|_| is_its_mount))
+}
+
+/// Returns the text before the first NUL.
+fn name_bytes(text: &[libc::c_char]) -> Vec<u8> {
+    let used = text.iter().take_while(|byte| **byte != 0);
+    used.map(|byte| *byte as u8).collect()
+}
+
+fn find_mounts(is_wanted: &dyn Fn(&[u8]) -> bool) -> io::Result<Vec<MountPoint>> {
     /// `MNT_NOWAIT` of sys/mount.h: cached values.
     const NO_WAIT: c_int = 2;
     // SAFETY: no buffer; returns the number of mounts.
@@ -839,17 +872,11 @@ pub(crate) fn mounts_on(paths: &[&str]) -> io::Result<Vec<MountPoint>> {
     let size = (room * size_of::<libc::statfs>()) as libc::c_long;
     // SAFETY: a buffer of `size` bytes that lives through the call.
     let count = check(unsafe { libc::getfsstat(mounts.as_mut_ptr(), size, NO_WAIT) })?;
-    let bytes = |text: &[libc::c_char]| -> Vec<u8> {
-        let used = text.iter().take_while(|byte| **byte != 0);
-        used.map(|byte| *byte as u8).collect()
-    };
     let mut found: Vec<MountPoint> = Vec::new();
     for mount in mounts.iter().take(count.unsigned_abs() as usize) {
-        let path = bytes(&mount.f_mntonname);
-        let kind = bytes(&mount.f_fstypename);
-        if !MOUNTED_TYPES.contains(&kind.as_slice())
-            || !paths.iter().any(|one| one.as_bytes() == path.as_slice())
-        {
+        let path = name_bytes(&mount.f_mntonname);
+        let kind = name_bytes(&mount.f_fstypename);
+        if !MOUNTED_TYPES.contains(&kind.as_slice()) || !is_wanted(&path) {
             continue;
         }
         // SAFETY: fsid_t consists of two 32-bit numbers (sys/_types.h).
@@ -868,6 +895,87 @@ pub(crate) fn unmount(mount: &MountPoint) -> io::Result<()> {
     let id = c_string(mount.id.as_str())?;
     // SAFETY: a C string that lives through the call.
     check(unsafe { libc::unmount(id.as_ptr(), MNT_BYFSID) }).map(drop)
+}
+
+/// Unmounts a file system, also while files of it are open, which then return errors (unmount(2)).
+pub(crate) fn unmount_by_force(mount: &MountPoint) -> io::Result<()> {
+    let id = c_string(mount.id.as_str())?;
+    let flags = MNT_BYFSID | libc::MNT_FORCE;
+    // SAFETY: a C string that lives through the call.
+    check(unsafe { libc::unmount(id.as_ptr(), flags) }).map(drop)
+}
+
+/// Protection of a new mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MountMode {
+    ReadOnly,
+    /// Writable, without setuid programs.
+    NoSetuid,
+}
+
+/// Mounts a file system of this type on the working directory (nmount(2)). An option without a value has an empty one.
+pub(crate) fn mount_here(kind: &str, options: &[(&str, &str)], mode: MountMode) -> io::Result<()> {
+    let mut words = Vec::new();
+    // Relative to the working directory, which was opened without following links.
+    for (name, value) in [("fstype", kind), ("fspath", ".")].iter().chain(options) {
+        words.push(text(name));
+        words.push(if value.is_empty() {
+            Vec::new()
+        } else {
+            text(value)
+        });
+    }
+    let mut message = vec![0_u8; 256];
+    words.push(text("errmsg"));
+    let mut vector: Vec<libc::iovec> = words
+        .iter_mut()
+        .chain([&mut message])
+        .map(|word| libc::iovec {
+            iov_base: match word.is_empty() {
+                true => std::ptr::null_mut(),
+                false => word.as_mut_ptr().cast(),
+            },
+            iov_len: word.len(),
+        })
+        .collect();
+    let count = c_uint::try_from(vector.len()).map_err(io::Error::other)?;
+    let flags = match mode {
+        MountMode::ReadOnly => libc::MNT_RDONLY,
+        MountMode::NoSetuid => libc::MNT_NOSUID,
+    };
+    // SAFETY: every element points to `iov_len` bytes, or is null and empty; the bytes live through the call; the kernel
+    // writes to the message only.
+    check(unsafe { libc::nmount(vector.as_mut_ptr(), count, flags) }).map_err(|error| {
+        let reason = message.split(|byte| *byte == 0).next().unwrap_or_default();
+        match reason {
+            [] => error,
+            reason => io::Error::new(
+                error.kind(),
+                format!("{} ({error})", String::from_utf8_lossy(reason)),
+            ),
+        }
+    })?;
+    Ok(())
+}
+
+/// Returns the names of the host's disks (sysctl(3), `kern.disks`).
+pub(crate) fn disks() -> io::Result<Vec<String>> {
+    let mut bytes = vec![0_u8; 1 << 16];
+    let mut size = bytes.len();
+    // SAFETY: a C string; a buffer of `size` bytes and the size live through the call; nothing is set.
+    check(unsafe {
+        libc::sysctlbyname(
+            c"kern.disks".as_ptr(),
+            bytes.as_mut_ptr().cast(),
+            &raw mut size,
+            std::ptr::null(),
+            0,
+        )
+    })?;
+    bytes.truncate(size);
+    let names = String::from_utf8_lossy(&bytes);
+    let names = names.trim_end_matches('\0').split_whitespace();
+    Ok(names.map(str::to_owned).collect())
 }
 
 /// Removes all resource limits of a jail (rctl_remove_rule(2)). No limit, and a kernel without rctl(4), are not errors.

@@ -1,0 +1,291 @@
+//! The root directory that the monitor prepares for one jail: a clone of a ZFS template, or a read-only view of a template
+//! directory with private writable directories, and device files.
+//!
+//! A directory in `/var/run/colibri-roots` with the jail's name is the mount point of the root, and the record that this
+//! program mounted something for the jail. It is created first and removed last.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use colibri_jail_core::{JAIL_ROOTS, JailName, JailPath};
+
+use super::monitor::{CLEANUP_INTERVAL, CLEANUP_TIMEOUT};
+use crate::error::HelperError;
+use crate::request::{RootBase, RootRequest};
+use crate::safe_open::{self, OpenError, Trust};
+use crate::sys::{self, MountMode};
+use crate::zfs;
+
+/// Rulesets of devfs(8), in order of preference: that of packaging/freebsd/devfs.rules, and `devfsrules_jail` of FreeBSD.
+const RULESETS: [&str; 2] = ["70", "4"];
+/// Devices that give control of the host. They exist on every host, and no ruleset for jails shows them.
+const HOST_DEVICES: [&str; 4] = ["mem", "kmem", "devctl", "geom.ctl"];
+/// Maximum size of a private directory. It is memory or swap space.
+const WRITABLE_SIZE: &str = "1g";
+/// Maximum size of `/var/run`, which contains pid files and sockets.
+const RUN_SIZE: &str = "64m";
+
+/// The root directory of one jail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct JailRoot<'a> {
+    jail: &'a JailName,
+    request: &'a RootRequest,
+}
+
+impl<'a> JailRoot<'a> {
+    pub(crate) fn new(jail: &'a JailName, request: &'a RootRequest) -> Self {
+        Self { jail, request }
+    }
+
+    /// Makes or extends the root. What an earlier run left is removed before.
+    pub(crate) fn prepare(&self) -> Result<(), HelperError> {
+        self.try_prepare()
+            .map_err(|problem| HelperError::Root(self.jail.to_string(), problem))
+    }
+
+    fn try_prepare(&self) -> Result<(), String> {
+        self.remove(Instant::now() + CLEANUP_TIMEOUT)?;
+        if let RootBase::Existing(_) = self.request.base {
+            self.refuse_mounted()?;
+        }
+        let roots = safe_open::fixed_path(JAIL_ROOTS).map_err(text)?;
+        let roots = safe_open::private_directory(&roots).map_err(text)?;
+        sys::make_directory_at(&roots, self.jail.as_str(), 0o755)
+            .map_err(|error| format!("cannot create {}: {error}", self.record()))?;
+        if let RootBase::Template(template) = &self.request.base {
+            self.populate(template)?;
+        }
+        if let Some(inside) = &self.request.devfs {
+            self.mount_devfs(inside)?;
+        }
+        if let Some(inside) = &self.request.fdescfs {
+            let mount_point = self.open(inside).map_err(text)?;
+            self.mount(inside, &mount_point, "fdescfs", &[("linrdlnk", "")])?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything that [`JailRoot::prepare`] made. Nothing is not an error.
+    pub(crate) fn remove(&self, deadline: Instant) -> Result<(), String> {
+        let record = self.record();
+        let has_record = fs::symlink_metadata(record.as_str()).is_ok();
+        if has_record {
+            self.unmount(deadline)?;
+        }
+        // The clone remains in its pool also when the directory is lost, after a crash of the host.
+        if let Some(clone) = self.clone_of_template() {
+            clone
+                .remove()
+                .map_err(|error| format!("cannot destroy the clone: {error}"))?;
+        }
+        match fs::remove_dir(record.as_str()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(format!("cannot remove {record}: {error}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The jail and its processes are gone: a process of another jail, to which a file was passed, must not keep a mount.
+    fn unmount(&self, deadline: Instant) -> Result<(), String> {
+        loop {
+            let mounts = match &self.request.base {
+                RootBase::Template(_) => sys::mounts_in(self.record().as_str()),
+                RootBase::Existing(_) => self.device_mounts(),
+            };
+            let mounts = mounts.map_err(|error| format!("cannot list mounts: {error}"))?;
+            let mut failure = None;
+            for mount in &mounts {
+                if let Err(error) = sys::unmount_by_force(mount) {
+                    let path = String::from_utf8_lossy(&mount.path);
+                    failure = Some(format!("cannot unmount {path}: {error}"));
+                }
+            }
+            match failure {
+                None if mounts.is_empty() => return Ok(()),
+                Some(failure) if Instant::now() >= deadline => return Err(failure),
+                _ => sys::pause(CLEANUP_INTERVAL),
+            }
+        }
+    }
+
+    /// Refuses mount points that are in use: the clean-up could not tell the mounts apart.
+    fn refuse_mounted(&self) -> Result<(), String> {
+        let mounts = self.device_mounts();
+        match mounts
+            .map_err(|error| format!("cannot list mounts: {error}"))?
+            .first()
+        {
+            Some(mount) => Err(format!(
+                "{} is a mount point already; omit `devfs` and `fdescfs`, or unmount it",
+                String::from_utf8_lossy(&mount.path)
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn device_mounts(&self) -> io::Result<Vec<sys::MountPoint>> {
+        let inside = self.request.devfs.iter().chain(&self.request.fdescfs);
+        let paths: Vec<_> = inside.map(|inside| self.path().join(inside)).collect();
+        sys::mounts_on(&paths.iter().map(JailPath::as_str).collect::<Vec<_>>())
+    }
+
+    /// Makes the root from a template.
+    fn populate(&self, template: &JailPath) -> Result<(), String> {
+        let opened = safe_open::directory(template, Trust::AnyOwner).map_err(text)?;
+        drop(opened);
+        match self.clone_of_template().filter(zfs::Clone::has_snapshot) {
+            Some(clone) => clone.create_at(&self.record())?,
+            None => {
+                let mount_point = self.open(&JailPath::root()).map_err(text)?;
+                let options = [("target", template.as_str())];
+                self.mount_as(
+                    &JailPath::root(),
+                    &mount_point,
+                    "nullfs",
+                    &options,
+                    MountMode::ReadOnly,
+                )?;
+                self.mount_writable()?;
+            }
+        }
+        self.request
+            .mount_points
+            .iter()
+            .try_for_each(|inside| self.create_mount_point(inside))
+    }
+
+    /// Mounts the private directories. Those that the template lacks, or that are links to others, are omitted.
+    fn mount_writable(&self) -> Result<(), String> {
+        for inside in &self.request.writable {
+            let mount_point = match self.open(inside) {
+                Ok(mount_point) => mount_point,
+                Err(OpenError::Link(_)) => continue,
+                Err(OpenError::Io(_, error)) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error.to_string()),
+            };
+            // The owner and the mode are those of the directory (tmpfs(4)).
+            let mut options = vec![("size", WRITABLE_SIZE)];
+            match inside.as_str() {
+                "/tmp" | "/var/tmp" => options.push(("mode", "1777")),
+                "/var/run" => options = vec![("size", RUN_SIZE)],
+                _ => {}
+            }
+            self.mount(inside, &mount_point, "tmpfs", &options)?;
+        }
+        Ok(())
+    }
+
+    /// Creates a directory and its parents, without following links.
+    fn create_mount_point(&self, inside: &JailPath) -> Result<(), String> {
+        let failed = |error: io::Error| format!("cannot create mount point {inside}: {error}");
+        let mut directory = self.open(&JailPath::root()).map_err(text)?;
+        for name in inside.as_str().split('/').filter(|name| !name.is_empty()) {
+            directory = match sys::open_directory_at(&directory, name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    sys::make_directory_at(&directory, name, 0o755).map_err(failed)?;
+                    sys::open_directory_at(&directory, name).map_err(failed)?
+                }
+                opened => opened.map_err(failed)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Mounts a devfs with the first ruleset that hides the host's devices. A ruleset that the kernel does not know is
+    /// empty and hides nothing (devfs(8)), so the result is verified.
+    fn mount_devfs(&self, inside: &JailPath) -> Result<(), String> {
+        let disks = sys::disks().map_err(|error| format!("cannot list disks: {error}"))?;
+        for ruleset in RULESETS {
+            let mount_point = self.open(inside).map_err(text)?;
+            self.mount(inside, &mount_point, "devfs", &[("ruleset", ruleset)])?;
+            drop(mount_point);
+            let mounted = self.open(inside).map_err(text)?;
+            let devices = sys::names_in(&mounted)
+                .map_err(|error| format!("cannot list the devices in {inside}: {error}"))?;
+            drop(mounted);
+            let is_hidden = |device: &str| !devices.iter().any(|name| name == device);
+            if is_hidden("null") {
+                return Err(format!(
+                    "ruleset {ruleset} of devfs hides /dev/null; correct it in /etc/devfs.rules and run: service devfs restart"
+                ));
+            }
+            let disks = disks.iter().map(String::as_str);
+            if HOST_DEVICES.into_iter().chain(disks).all(is_hidden) {
+                return Ok(());
+            }
+            let path = self.path().join(inside);
+            for mount in sys::mounts_on(&[path.as_str()])
+                .map_err(|error| format!("cannot list mounts: {error}"))?
+            {
+                sys::unmount_by_force(&mount)
+                    .map_err(|error| format!("cannot unmount {path}: {error}"))?;
+            }
+        }
+        Err(format!(
+            "the rulesets {} of devfs do not hide the host's devices; as root run: service devfs restart",
+            RULESETS.join(" and ")
+        ))
+    }
+
+    fn mount(
+        &self,
+        inside: &JailPath,
+        mount_point: &OwnedFd,
+        kind: &str,
+        options: &[(&str, &str)],
+    ) -> Result<(), String> {
+        self.mount_as(inside, mount_point, kind, options, MountMode::NoSetuid)
+    }
+
+    /// Mounts a file system on an open directory.
+    fn mount_as(
+        &self,
+        inside: &JailPath,
+        mount_point: &OwnedFd,
+        kind: &str,
+        options: &[(&str, &str)],
+        mode: MountMode,
+    ) -> Result<(), String> {
+        let mounted =
+            sys::change_directory(mount_point).and_then(|()| sys::mount_here(kind, options, mode));
+        let left = std::env::set_current_dir("/");
+        let path = self.path().join(inside);
+        mounted
+            .and(left)
+            .map_err(|error| format!("cannot mount {kind} on {path}: {error}"))
+    }
+
+    /// Opens a directory in the root, without following links.
+    fn open(&self, inside: &JailPath) -> Result<OwnedFd, OpenError> {
+        safe_open::directory(&self.path().join(inside), Trust::AnyOwner)
+    }
+
+    /// Returns the root directory on the host.
+    fn path(&self) -> JailPath {
+        match &self.request.base {
+            RootBase::Template(_) => self.record(),
+            RootBase::Existing(root) => root.clone(),
+        }
+    }
+
+    /// Returns the directory with the jail's name.
+    fn record(&self) -> JailPath {
+        colibri_jail_core::root_of_jail(self.jail)
+    }
+
+    /// Returns the clone of the template, if that is the mount point of a ZFS dataset.
+    fn clone_of_template(&self) -> Option<zfs::Clone> {
+        let RootBase::Template(template) = &self.request.base else {
+            return None;
+        };
+        let dataset = sys::zfs_dataset(template.as_str()).ok()??;
+        Some(zfs::Clone::new(&dataset, self.jail))
+    }
+}
+
+fn text(error: OpenError) -> String {
+    error.to_string()
+}
