@@ -55,7 +55,7 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Returns the operation that runs `command`, which is `op`'s command after elevation, under a monitor. `None` if the
+    /// Returns the operation that runs `command`, which is `op`'s [`JailEngine::command_line`], under a monitor. `None` if the
     /// engine needs none: the caller may then signal every process, and the kernel removes what `op` creates.
     fn monitor(&self, _op: &JailOp, _command: &CommandLine) -> Option<JailOp> {
         None

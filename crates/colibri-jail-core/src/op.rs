@@ -40,12 +40,12 @@ pub enum JailOp {
         /// The jail.
         name: JailName,
     },
-    /// Run an elevated command under a monitor: a root process that is the reaper of all its processes, signals them on
+    /// Run a command of the engine under a monitor: a root process that is the reaper of all its processes, signals them on
     /// request, and removes what exists for them. The command belongs to root already.
     Monitor {
         /// What the command creates for one agent; `None` for a command in an existing jail.
         created: Option<CreatedJail>,
-        /// The command of another operation, elevated.
+        /// The command of another operation, without privilege.
         command: CommandLine,
     },
     /// Remove what is left of an ephemeral jail, and verify that nothing is left. Nothing is not an error.

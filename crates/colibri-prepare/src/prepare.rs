@@ -184,7 +184,8 @@ impl Preparer {
                     _ => command,
                 };
                 pre_run = elevate(engine.pre_run(&op, &limits)?)?;
-                let monitor = engine.monitor(&op, &command);
+                // The monitor is root already, so it runs the engine's own command.
+                let monitor = engine.monitor(&op, &engine.command_line(&op)?);
                 has_monitor = monitor.is_some();
                 if !self.backend.monitors() {
                     post_run = elevate(engine.post_run(&op, &limits)?)?;
