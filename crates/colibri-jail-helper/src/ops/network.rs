@@ -47,6 +47,8 @@ pub(crate) fn open_port(name: &JailName, jid: i32, proxy: &OwnedFd) -> Result<()
             sys::exit(i32::from(!opened))
         }
     };
+    // Otherwise the pipe would not end with the child.
+    drop(message);
     let mut problem = String::new();
     // Every step of the child has a timeout.
     let read = File::from(messages)
