@@ -5,9 +5,10 @@
 # usage: tests/freebsd/acceptance.sh [--attacks] [--torture COUNT] DIRECTORY
 #
 # --attacks also runs the attempts of tests/freebsd/attacks.sh against the helper, as an ordinary user. --torture also kills
-# COUNT random shims and daemons, and checks that nothing of their agents is left. DIRECTORY contains colibri, colibri-daemon, colibri-shim, colibri-proxy and colibri-jail-helper,
-# built for this host. Prints TAP. Creates
-# two users, a jail, mac_do(4) rules, a policy and an rc.conf.d file, and removes them, even if interrupted.
+# COUNT random shims and daemons, and checks that nothing of their agents is left. DIRECTORY contains colibri, colibri-daemon,
+# colibri-shim, colibri-proxy and colibri-jail-helper, and for --attacks the program attack of the package colibri-tests, all built
+# for this host. Prints TAP. Creates users, jails, mac_do(4) rules, a policy and an rc.conf.d file, and removes them, even if
+# interrupted.
 # Exit status: 0 all checks passed, 1 a check or the set-up failed, 2 this host is unsuitable.
 #
 # shellcheck disable=SC2016 # shells in jails expand these strings
