@@ -14,7 +14,7 @@
 # shellcheck disable=SC2016 # shells in jails expand these strings
 set -u
 
-PLAN=174
+PLAN=175
 
 cannot() {
     printf 'acceptance.sh: %s\n' "$*" >&2
@@ -626,6 +626,17 @@ advised_unjailed() {
     spawn -- sleep "${mark}995" && eventually runs "${mark}995" && run colibri doctor && colibri kill "$id" "$first" >/dev/null 2>&1
     stdout_has "agent $id without a jail and agent $first in jails"
 }
+# Of the kinds of users: none named, one named, and one that the helper's policy names.
+advised_root() {
+    run colibri explain --jail-name "$JAIL" -- /bin/true
+    exits 0 && stderr_has 'is root in its jail.*--jail-user' && run colibri run --jail-path "$root" -- /bin/sh -c 'exit 0' &&
+        exits 0 && stderr_has 'is root in its jail' && run colibri explain --jail-path "$root" --jail-user "$AG" -- /bin/true &&
+        exits 0 && [ ! -s "$err" ] || return 1
+    privilege=helper
+    run colibri explain --jail-name "$JAIL" -- /bin/true
+    privilege=mdo
+    exits 0 && [ ! -s "$err" ]
+}
 # script(1) makes a terminal of 0 columns and 0 rows if its own standard input is not a terminal.
 top_unsized() {
     spawn --name unsized -- sleep "${mark}996" || return 1
@@ -661,6 +672,7 @@ check 'doctor: it judges the kernel by its release' advised_kernel
 check 'doctor: it reports a jail with more rights than by default' advised_jail
 check 'doctor: it reports a directory that two jails share' advised_share
 check 'doctor: it reports an agent without a jail beside jailed ones' advised_unjailed
+check 'run and explain: they warn of an agent that is root in its jail' advised_root
 check 'top: it draws on a terminal without a size' top_unsized
 check 'mdo mode: a mount has the requested target, is writable, and is removed at the end' workspace
 check 'mdo mode: a read-only mount is read-only' read_only

@@ -63,6 +63,7 @@ pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, C
             prepared.supervised
         ));
     }
+    output::warnings(&prepared.warnings);
     let line = format!("{}\n", prepared.command);
     let (program, args) = prepared.command.into_parts();
     let result = ExplainResult {

@@ -27,6 +27,9 @@ const PROXY_VARIABLES: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "h
 /// Address of colibri-proxy in a sandbox.
 const PROXY_URL: &str = "http://127.0.0.1:3128";
 
+/// The warning of an agent that a root-side monitor starts as root.
+const ROOT_WARNING: &str = "the agent is root in its jail: a set-user-ID program that it leaves in a directory shared with the host works there; name another user with `user`";
+
 /// A prepared command, and how it was derived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
@@ -56,7 +59,7 @@ pub struct Prepared {
     pub pre_run: Vec<CommandLine>,
     /// Commands to run after each run.
     pub post_run: Vec<CommandLine>,
-    /// Dangers that running agents add, as [`Preparer::plan`] finds them.
+    /// Dangers of the configuration; with those that running agents add, as [`Preparer::plan`] finds them.
     pub warnings: Vec<String>,
 }
 
@@ -107,7 +110,8 @@ impl Preparer {
             // An operation that sets a limit would fail on this host, and the agent would not start.
             prepared = self.prepare_as(&without_jail_limits(config), id)?;
         }
-        prepared.warnings = sharing_warnings(&prepared.confinement, running);
+        let sharing = sharing_warnings(&prepared.confinement, running);
+        prepared.warnings.extend(sharing);
         Ok((prepared, limits))
     }
 
@@ -195,6 +199,8 @@ impl Preparer {
                 (filtered(command), self.backend.name().to_owned())
             }
         };
+        let names_user = config.jail.as_ref().is_some_and(|jail| jail.user.is_some());
+        let is_root = has_monitor && !self.backend.monitors() && !names_user;
         let mut env = self.host.with(&config.env);
         if let Confinement::Ephemeral(jail) = &confinement
             && !jail.allow.is_empty()
@@ -223,7 +229,7 @@ impl Preparer {
             has_wrapper,
             pre_run,
             post_run,
-            warnings: Vec::new(),
+            warnings: Vec::from_iter(is_root.then(|| ROOT_WARNING.to_owned())),
         })
     }
 }
