@@ -26,28 +26,28 @@ pub struct JailConfig {
     /// when the command ends (FreeBSD).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
-    /// Mount a devfs with few devices at `/dev`; with `path` only, a root from a `template` always has one (FreeBSD).
+    /// Mount a devfs with few devices at `/dev` of `path`; a root from a `template` always has one (FreeBSD).
     #[serde(skip_serializing_if = "is_default")]
     pub devfs: bool,
     /// Mount a fdescfs with the option `linrdlnk` at `/dev/fd`, which a devfs has; with `path` or `template` only (FreeBSD).
     #[serde(skip_serializing_if = "is_default")]
     pub fdescfs: bool,
-    /// `inherit` (default), `disable`, `new`, or addresses separated by `,`; with `path` only.
+    /// `inherit` (default), `disable`, `new`, or addresses separated by `,`; with `path` or `template` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip4: Option<String>,
     /// The user inside the jail: a name, or with bubblewrap also `UID` or `UID:GID`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Directories and files of the host to mount in the jail; with `path` only.
+    /// Directories and files of the host to mount in the jail; with `path` or `template` only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<MountConfig>,
     /// Working directory of the agent inside the jail. Default `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
-    /// Host name inside the jail; with `path` only.
+    /// Host name inside the jail; with `path` or `template` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// The only destinations the agent may connect to, each `HOST:PORT`, through a proxy; with `path` only.
+    /// The only destinations the agent may connect to, each `HOST:PORT`, through a proxy; with `path` or `template` only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<String>,
     /// Resource limits. They apply without a jail too.

@@ -53,7 +53,8 @@ pub struct Agent {
     pub cwd: Option<String>,
     /// Jail of the agent.
     pub jail: Option<JailConfig>,
-    /// Limits that are not enforced, because `best_effort` is set, and directories that this agent dangerously shares.
+    /// Limits that are not enforced, because `best_effort` is set, directories that the agent shares with another jail on a
+    /// kernel without the fixes, and an agent that is root in its jail.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Runtime of the agent.

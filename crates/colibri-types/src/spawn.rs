@@ -250,7 +250,8 @@ pub struct AgentSpec {
     /// Why the exit status of the first process is not the agent's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_note: Option<String>,
-    /// Limits that are not enforced, and directories that the agent dangerously shares, and why.
+    /// Limits that are not enforced, directories that the agent shares with another jail on a kernel without the fixes, and
+    /// an agent that is root in its jail, each with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// When the spawn was accepted, in nanoseconds since 1970.
