@@ -246,7 +246,7 @@ ratio() {
 }
 table() {
     echo
-    echo "| $2 | $3 | time to daemon(8) | time to jail(8) |"
+    echo "| $2 | $3 | time / daemon(8) | time / jail(8) |"
     echo '|---|---|---|---|'
     for program in $programs; do
         value=$(awk -v program="$program" '$2 == program { print $3 }' "$work/$1" | median)
