@@ -5,9 +5,9 @@
 # usage: tests/freebsd/acceptance.sh [--attacks] [--torture COUNT] DIRECTORY
 #
 # --attacks also runs the attempts of tests/freebsd/attacks.sh against the helper, as an ordinary user. --torture also kills
-# COUNT random shims and daemons, and checks that nothing of their agents is left. DIRECTORY contains colibri, colibri-daemon,
-# colibri-shim, colibri-proxy and colibri-jail-helper, and for --attacks the program attack of the package colibri-tests, all built
-# for this host. Prints TAP. Creates users, jails, mac_do(4) rules, a policy and an rc.conf.d file, and removes them, even if
+# COUNT random shims, daemons and monitors, and checks that nothing of their agents is left. DIRECTORY contains colibri,
+# colibri-daemon, colibri-shim, colibri-proxy and colibri-jail-helper, and for --attacks the program attack of the package
+# colibri-tests, all built for this host. Prints TAP. Creates users, jails, mac_do(4) rules, a policy and an rc.conf.d file, and removes them, even if
 # interrupted.
 # Exit status: 0 all checks passed, 1 a check or the set-up failed, 2 this host is unsuitable.
 #
@@ -21,7 +21,7 @@ cannot() {
     exit 2
 }
 
-usage="usage: tests/freebsd/acceptance.sh [--attacks] [--torture COUNT] DIRECTORY, which contains the five programs"
+usage="usage: tests/freebsd/acceptance.sh [--attacks] [--torture COUNT] DIRECTORY, which contains the programs"
 attacks='' torture=''
 while [ $# -gt 1 ]; do
     case $1 in
