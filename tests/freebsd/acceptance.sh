@@ -631,7 +631,7 @@ advised_root() {
     run colibri explain --jail-name "$JAIL" -- /bin/true
     exits 0 && stderr_has 'is root in its jail.*--jail-user' && run colibri run --jail-path "$root" -- /bin/sh -c 'exit 0' &&
         exits 0 && stderr_has 'is root in its jail' && run colibri explain --jail-path "$root" --jail-user "$AG" -- /bin/true &&
-        exits 0 && [ ! -s "$err" ] || return 1
+        exits 0 && ! stderr_has 'is root in its jail' && stderr_has 'under a monitor: .* monitor ' || return 1
     privilege=helper
     run colibri explain --jail-name "$JAIL" -- /bin/true
     privilege=mdo

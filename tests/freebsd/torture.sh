@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # Torture of the daemons and shims on FreeBSD. acceptance.sh sources it for --torture COUNT, with its users, jail and rules.
 #
-# Two daemons, one for each privilege backend, run at most $MOST agents in persistent and ephemeral jails. COUNT times it kills
+# Two daemons, one for each privilege backend, run at most $MAX_AGENTS agents in persistent and ephemeral jails. COUNT times it kills
 # a shim, a daemon, both, a monitor, or a shim during `colibri kill`, at a random moment, also while agents start. Then it
 # ends what is left, and checks that nothing of any agent remains and that no exit record claims what is false.
 # TORTURE_SEED repeats the choices of an earlier run, but not its moments.
@@ -9,7 +9,7 @@
 # shellcheck disable=SC2034,SC2154 # acceptance.sh sets and uses these variables
 # shellcheck disable=SC2009 # pgrep(1) cannot exclude zombies
 
-MOST=9                       # live agents
+MAX_AGENTS=9                       # live agents
 torture_dir=$work/torture
 seed=${TORTURE_SEED:-$(date +%s)}
 racct=$(sysctl -n kern.racct.enable 2>/dev/null)
@@ -124,7 +124,7 @@ torture_round() {
     esac
     live=$(pgrep -f "^$work/bin/colibri-shim " | wc -l)
     random 3
-    while [ "$random" -ge 0 ] && [ "$live" -lt "$MOST" ]; do
+    while [ "$random" -ge 0 ] && [ "$live" -lt "$MAX_AGENTS" ]; do
         left=$random
         spawn_random
         live=$((live + 1)) random=$((left - 1))
@@ -132,7 +132,7 @@ torture_round() {
     random 700
     sleep "0.$(printf %03d "$random")"
     random 10
-    if [ "$live" -ge "$MOST" ] && [ "$random" -gt 6 ]; then
+    if [ "$live" -ge "$MAX_AGENTS" ] && [ "$random" -gt 6 ]; then
         random=3
     fi
     case $random in

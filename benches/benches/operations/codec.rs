@@ -197,7 +197,6 @@ fn agent(number: u32) -> Agent {
         started_at: "2026-01-01T00:00:00.123Z".to_owned(),
         exited_at: None,
         exit: None,
-        exit_note: None,
         error: None,
         stdout_bytes: 123_456,
         stderr_bytes: 0,

@@ -57,7 +57,7 @@ pub(crate) enum CliCommand {
     Run(Spawn),
     /// Start an agent in the background and print its id
     Spawn(Background),
-    /// Print the exact command line that would be executed; starts nothing and needs no daemon
+    /// Print the exact command line that confines an agent; starts nothing and needs no daemon
     Explain {
         #[command(flatten)]
         spawn: Spawn,

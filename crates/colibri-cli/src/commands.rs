@@ -164,7 +164,7 @@ async fn wait_for(global: &Global, client: &Client, id: &str) -> Result<u8, CliE
     let agent = endpoint(global)?
         .wait_agent(client, id, output::connection_event)
         .await?;
-    let note = agent.exit_note.as_deref().or(agent.error.as_deref());
+    let note = agent.error.as_deref();
     exit::explain(&agent.id, agent.exit, note);
     Ok(exit::code(agent.exit))
 }

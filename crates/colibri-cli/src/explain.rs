@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use colibri_client::{ExplainResult, JailConfig};
 use colibri_config::{ConfigFile, Profile, ProfileError, Registries, Settings};
-use colibri_jail_core::Confinement;
 use colibri_prepare::{Cgroups, HostEnv, Installation, Preparer};
 
 use crate::args::{Global, ProfileSettings, Spawn};
@@ -54,12 +53,9 @@ pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, C
     let config = profile.request.resolve().map_err(ProfileError::from)?;
     let (preparer, _) = preparer(global)?;
     let prepared = preparer.prepare(&config)?;
-    if let Confinement::Ephemeral(jail) = &prepared.confinement
-        && jail.first_root_field().is_some()
-    {
+    if prepared.supervised != prepared.command {
         output::message(&format!(
-            "the root {} is prepared first, and cleaned up at the end, by: {}",
-            jail.root(),
+            "the shim runs it under a monitor: {}",
             prepared.supervised
         ));
     }

@@ -124,7 +124,6 @@ mod tests {
             started_at: "2026-01-01T00:00:00Z".into(),
             exited_at: None,
             exit: None,
-            exit_note: None,
             warnings: vec!["no limit of memory here".into()],
             error: None,
             stdout_bytes: 12_345,

@@ -260,7 +260,6 @@ mod tests {
             started_at: "2026-01-01T00:00:00Z".into(),
             exited_at: exit.map(|_| "2026-01-01T01:00:00Z".into()),
             exit,
-            exit_note: None,
             error: None,
             stdout_bytes: 12_345,
             stderr_bytes: 0,

@@ -227,7 +227,6 @@ mod tests {
             id: "a".into(),
             state: AgentState::Error,
             exit: None,
-            exit_note: None,
             error: Some("lost".into()),
             exited_at: "T2".into(),
         });

@@ -99,7 +99,6 @@ impl RegisteredAgent {
             started_at: times::format_ns(self.spec.created_at_ns),
             exited_at: exit.map(|exit| times::format_ns(exit.exited_at_ns)),
             exit: exit.map(ExitRecord::exit),
-            exit_note: exit.and_then(|exit| self.exit_note(exit)),
             error: match exit {
                 Some(exit) => exit.error.clone(),
                 None => status
@@ -113,12 +112,6 @@ impl RegisteredAgent {
             last_event_at: latest.view.last_activity.map(times::format_ms),
             view: (self.runtime() != AgentRuntime::Generic).then(|| latest.view.clone()),
         }
-    }
-
-    /// Returns the note on the exactness of an exit code. It applies to failures only: a success is exact.
-    pub(crate) fn exit_note(&self, exit: &ExitRecord) -> Option<String> {
-        let note = self.spec.exit_note.clone();
-        note.filter(|_| !exit.exit().is_success())
     }
 }
 

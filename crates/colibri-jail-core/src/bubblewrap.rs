@@ -217,10 +217,10 @@ impl JailEngine for Bubblewrap {
     }
 
     /// Returns a probe that creates an empty sandbox: it shows whether user namespaces work.
-    fn probe(&self) -> Option<EngineProbe> {
+    fn probe(&self, name: JailName) -> Option<EngineProbe> {
         Some(EngineProbe {
             op: JailOp::Create {
-                jail: EphemeralJail::new(JailName("colibri-doctor".to_owned()), JailPath::root()),
+                jail: EphemeralJail::new(name, JailPath::root()),
                 workdir: None,
                 command: CommandLine::unchecked("/bin/sh", vec!["-c".to_owned(), ":".to_owned()]),
             },

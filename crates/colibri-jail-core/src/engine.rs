@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::{
-    Bubblewrap, CommandLine, Confinement, FreebsdJail, JailError, JailOp, JailPath, Limits,
+    Bubblewrap, CommandLine, Confinement, FreebsdJail, JailError, JailName, JailOp, JailPath,
+    Limits,
 };
 
 /// A program that confines commands, for example jail(8) or bwrap(1).
@@ -58,12 +59,6 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
     /// Returns the operation that runs `command`, which is `op`'s [`JailEngine::command_line`], under a monitor. `None` if the
     /// engine needs none: the caller may then signal every process, and the kernel removes what `op` creates.
     fn monitor(&self, _op: &JailOp, _command: &CommandLine) -> Option<JailOp> {
-        None
-    }
-
-    /// Returns why the exit code of `op`'s process is not the agent's own; `None` if it is. A death by signal N may
-    /// appear as 128+N.
-    fn exit_code_note(&self, _op: &JailOp) -> Option<&'static str> {
         None
     }
 
@@ -127,8 +122,8 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Returns a check of whether the engine works on this host.
-    fn probe(&self) -> Option<EngineProbe> {
+    /// Returns a check of whether the engine works on this host, which creates and removes the jail `name`.
+    fn probe(&self, _name: JailName) -> Option<EngineProbe> {
         None
     }
 }

@@ -44,7 +44,7 @@ const SYNTAX: &str = ",\"'`$\\;#{}";
 
 /// Parameters of jail(8) that take rights from every new jail. They state some defaults too, so that a later default
 /// changes nothing and `colibri explain` shows them.
-const RESTRICTIONS: &[&str] = &[
+pub const JAIL_RESTRICTIONS: &[&str] = &[
     "securelevel=3",
     "enforce_statfs=2",
     "children.max=0",
@@ -82,6 +82,47 @@ impl FreebsdJail {
     pub fn with_proxy(mut self, proxy: JailPath) -> Self {
         self.proxy = Some(proxy);
         self
+    }
+
+    /// Returns the arguments of jail(8) that create a jail for one agent, before its user and command.
+    fn create_args(&self, jail: &EphemeralJail) -> Result<Vec<String>, JailError> {
+        // Without -q jail(8) may print "NAME: created" into the agent's output.
+        let mut args = vec![
+            "-q".to_owned(),
+            "-c".to_owned(),
+            format!("name={}", jail.name),
+        ];
+        // The monitor mounts a template there; its path has no meaning for jail(8).
+        let root = jail.root();
+        args.push(format!("path={}", checked(&root)?));
+        match &jail.ip4 {
+            // Its network contains lo0 only, on which the monitor opens the port of the proxy. jail(8) waits for
+            // that before it starts the agent. Such a jail cannot have IP address parameters (jail_set(2)).
+            _ if !jail.allow.is_empty() => {
+                let helper = checked_word("COLIBRI_JAIL_HELPER", &self.helper)?;
+                let hook = format!("{helper} await-proxy --jail {}", jail.name);
+                args.extend(["vnet=new".to_owned(), format!("exec.created={hook}")]);
+            }
+            Ip4Policy::Addresses(_) => {
+                args.extend(["ip4=new".to_owned(), format!("ip4.addr={}", jail.ip4)]);
+            }
+            word => args.push(format!("ip4={word}")),
+        }
+        if let Some(hostname) = &jail.hostname {
+            args.push(format!("host.hostname={hostname}"));
+        }
+        // One line of fstab(5) each. jail(8) itself refuses a mount point outside the root.
+        for mount in &jail.mounts {
+            let target = root.join(&mount.target);
+            let mode = if mount.read_only { "ro" } else { "rw" };
+            args.push(format!(
+                "mount={} {} nullfs {mode} 0 0",
+                checked(&mount.source)?,
+                checked(&target)?
+            ));
+        }
+        args.extend(JAIL_RESTRICTIONS.iter().map(|word| (*word).to_owned()));
+        Ok(args)
     }
 
     /// Returns the command of the helper for a verb, with the options for what an agent's jail leaves on the host.
@@ -209,42 +250,7 @@ impl JailEngine for FreebsdJail {
                         "path {masked} cannot be masked in a FreeBSD jail; give a root without it as `path`"
                     )));
                 }
-                // Without -q jail(8) may print "NAME: created" into the agent's output.
-                let mut args = vec![
-                    "-q".to_owned(),
-                    "-c".to_owned(),
-                    format!("name={}", jail.name),
-                ];
-                // The monitor mounts a template there; its path has no meaning for jail(8).
-                let root = jail.root();
-                args.push(format!("path={}", checked(&root)?));
-                match &jail.ip4 {
-                    // Its network contains lo0 only, on which the monitor opens the port of the proxy. jail(8) waits for
-                    // that before it starts the agent. Such a jail cannot have IP address parameters (jail_set(2)).
-                    _ if !jail.allow.is_empty() => {
-                        let helper = checked_word("COLIBRI_JAIL_HELPER", &self.helper)?;
-                        let hook = format!("{helper} await-proxy --jail {}", jail.name);
-                        args.extend(["vnet=new".to_owned(), format!("exec.created={hook}")]);
-                    }
-                    Ip4Policy::Addresses(_) => {
-                        args.extend(["ip4=new".to_owned(), format!("ip4.addr={}", jail.ip4)]);
-                    }
-                    word => args.push(format!("ip4={word}")),
-                }
-                if let Some(hostname) = &jail.hostname {
-                    args.push(format!("host.hostname={hostname}"));
-                }
-                // One line of fstab(5) each. jail(8) itself refuses a mount point outside the root.
-                for mount in &jail.mounts {
-                    let target = root.join(&mount.target);
-                    let mode = if mount.read_only { "ro" } else { "rw" };
-                    args.push(format!(
-                        "mount={} {} nullfs {mode} 0 0",
-                        checked(&mount.source)?,
-                        checked(&target)?
-                    ));
-                }
-                args.extend(RESTRICTIONS.iter().map(|word| (*word).to_owned()));
+                let mut args = self.create_args(jail)?;
                 if let Some(user) = &jail.user {
                     args.push(format!("exec.jail_user={}", user_name(user)?));
                 }
@@ -344,10 +350,10 @@ impl JailEngine for FreebsdJail {
         true
     }
 
-    fn probe(&self) -> Option<EngineProbe> {
+    fn probe(&self, name: JailName) -> Option<EngineProbe> {
         Some(EngineProbe {
             op: JailOp::Create {
-                jail: EphemeralJail::new(JailName("colibri-doctor".to_owned()), JailPath::root()),
+                jail: EphemeralJail::new(name, JailPath::root()),
                 workdir: None,
                 command: CommandLine::unchecked("/usr/bin/true", Vec::new()),
             },

@@ -23,6 +23,7 @@ macro_rules! text_access {
 mod bubblewrap;
 mod command;
 mod config;
+mod control;
 mod destination;
 mod engine;
 mod error;
@@ -42,13 +43,14 @@ mod user;
 pub use bubblewrap::Bubblewrap;
 pub use command::CommandLine;
 pub use config::{Confinement, EphemeralJail, JAIL_ROOTS, JailConfig, root_of_jail};
+pub use control::{CONTROL_VARIABLE, PROXY_VARIABLE, SignalScope};
 pub use destination::{Destination, PROXY_PORT};
 pub use engine::{
     ArgumentLimit, EngineProbe, EnginePrograms, EngineRegistry, HostSetting, JailEngine,
     KernelSupport, LimitMechanism, jail_wrap,
 };
 pub use error::{CommandLineError, JailError};
-pub use freebsd::FreebsdJail;
+pub use freebsd::{FreebsdJail, JAIL_RESTRICTIONS};
 pub use hostname::Hostname;
 pub use ip4::Ip4Policy;
 pub use isolation::{OtherJail, PathError, masked_paths, reject_overlaps};

@@ -40,8 +40,8 @@ pub enum JailOp {
         /// The jail.
         name: JailName,
     },
-    /// Run a command of the engine under a monitor: a root process that is the reaper of all its processes, signals them on
-    /// request, and removes what exists for them. The command belongs to root already.
+    /// Run `command`, which needs root, under a monitor: a root process that reaps and signals the agent's processes and
+    /// removes what was created for them.
     Monitor {
         /// What the command creates for one agent; `None` for a command in an existing jail.
         created: Option<CreatedJail>,

@@ -59,7 +59,14 @@ impl AuditLog {
         use HelperError as E;
         let outcome = match error {
             E::Sys(SysError::Descriptor(..)) => "refused",
-            E::Sys(_) | E::NotEmpty { .. } | E::Orphaned => "failed",
+            E::Sys(_)
+            | E::NotEmpty { .. }
+            | E::Orphaned
+            | E::Remains(_)
+            | E::Root(..)
+            | E::Probe
+            | E::ProxyPort { .. }
+            | E::ProxyTimeout { .. } => "failed",
             _ => "refused",
         };
         let (uid, request, reason) = (self.uid, &self.request, error.reason());

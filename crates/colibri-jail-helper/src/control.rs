@@ -1,31 +1,16 @@
 //! The control socket between the requester of an agent and the agent's monitor (FreeBSD). docs/helper-protocol.md specifies
 //! its lines.
 
-use colibri_jail_core::Signal;
+use colibri_jail_core::{Signal, SignalScope};
 
-/// Variable of the caller with the number of the socket's descriptor.
-#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
-pub(crate) const VARIABLE: &str = "COLIBRI_CONTROL_FD";
-/// Variable of the caller with the number of the descriptor that connects to its proxy.
-#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
-pub(crate) const PROXY_VARIABLE: &str = "COLIBRI_PROXY_FD";
 /// Maximum length of a line, in bytes.
 const MAX_LINE: usize = 64;
-
-/// The processes that a signal is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// The process group of the agent's first process.
-    Group,
-    /// All processes of the agent.
-    All,
-}
 
 /// A line of the requester: `signal NAME group|all`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ControlRequest {
     pub(crate) signal: Signal,
-    pub(crate) scope: Scope,
+    pub(crate) scope: SignalScope,
 }
 
 impl ControlRequest {
@@ -35,11 +20,7 @@ impl ControlRequest {
             return None;
         };
         let signal: Signal = name.parse().ok()?;
-        let scope = match scope {
-            "group" => Scope::Group,
-            "all" => Scope::All,
-            _ => return None,
-        };
+        let scope = SignalScope::of_name(scope)?;
         (signal.name() == name).then_some(Self { signal, scope })
     }
 }
@@ -67,7 +48,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn request(name: &str, scope: Scope) -> ControlRequest {
+    fn request(name: &str, scope: SignalScope) -> ControlRequest {
         let signal = name.parse().unwrap();
         ControlRequest { signal, scope }
     }
@@ -79,8 +60,8 @@ mod tests {
         assert_eq!(
             reader.push(b"RM group\nsignal KILL all\nsig"),
             Some(vec![
-                request("TERM", Scope::Group),
-                request("KILL", Scope::All)
+                request("TERM", SignalScope::Group),
+                request("KILL", SignalScope::All)
             ])
         );
         for invalid in [

@@ -4,13 +4,16 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use colibri_jail_core::{CONTROL_VARIABLE, PROXY_VARIABLE};
+
 use crate::users::PasswdEntry;
 
 /// Prefixes of variables that never pass: dynamic linker and C library (ld.so(8), rtld(1), malloc(3)), bash functions.
 const FORBIDDEN_PREFIXES: &[&str] = &["LD_", "_RLD", "MALLOC_", "GLIBC_", "GCONV_", "BASH_FUNC_"];
 /// Further variables that never pass, because a shell or the C library reads files or changes its behavior for them.
 const FORBIDDEN: &[&str] = &[
-    "COLIBRI_CONTROL_FD",
+    CONTROL_VARIABLE,
+    PROXY_VARIABLE,
     "IFS",
     "CDPATH",
     "ENV",
@@ -118,6 +121,8 @@ mod tests {
             ("GLIBC_TUNABLES", "x"),
             ("GCONV_PATH", "/x"),
             ("MALLOC_CONF", "x"),
+            ("COLIBRI_CONTROL_FD", "3"),
+            ("COLIBRI_PROXY_FD", "4"),
             ("BASH_FUNC_a", "() { :;}"),
             ("F", "() { :;}"),
             ("HOME", "/root"),

@@ -56,10 +56,12 @@ pub(crate) enum HelperError {
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Remains(String),
     /// Why the root directory of a jail could not be made.
-    #[error("cannot prepare the root of jail {0}: {1}")]
+    #[error(
+        "cannot prepare the root of jail {0}: {1}; correct the cause and start the agent again"
+    )]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Root(String, String),
-    #[error("a process could not enter a new jail; read the line above")]
+    #[error("cannot enter a new jail: the process that tried it failed; read its message above")]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Probe,
     #[error(
@@ -72,7 +74,9 @@ pub(crate) enum HelperError {
     )]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     NoProxy(&'static str),
-    #[error("cannot open the port of the proxy in jail {jail}: {problem}")]
+    #[error(
+        "cannot open the port of the proxy in jail {jail}: {problem}; check that colibri-proxy runs, and start the agent again"
+    )]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     ProxyPort { jail: String, problem: String },
     #[error(
@@ -80,7 +84,9 @@ pub(crate) enum HelperError {
     )]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     ProxyTimeout { jail: String, seconds: u64 },
-    #[error("cannot monitor a command on Linux: only the freebsd engine needs it; omit the verb")]
+    #[error(
+        "cannot monitor, clean or await a proxy on Linux: only the freebsd engine needs it; use create or remove"
+    )]
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     MonitorOnLinux,
     #[error(

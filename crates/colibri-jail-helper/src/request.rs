@@ -136,7 +136,7 @@ pub(crate) enum RequestError {
     #[error("--signal {0:?} is not a signal name; write it without SIG, as TERM")]
     Signal(String),
     #[error(
-        "jail {0} does not belong to one agent: its name does not start with {CREATED_PREFIX}; use attach to enter an existing jail"
+        "cannot use jail {0} as an agent's own jail: its name does not start with {CREATED_PREFIX}; give another name, or use attach to enter an existing jail"
     )]
     NotCreatedName(JailName),
     #[error(

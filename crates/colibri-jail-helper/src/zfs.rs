@@ -23,12 +23,12 @@ const MAX_OUTPUT: u64 = 4096;
 
 /// The dataset of a jail, a clone beside the template's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Clone {
+pub(crate) struct ZfsClone {
     snapshot: String,
     dataset: String,
 }
 
-impl Clone {
+impl ZfsClone {
     /// Returns the clone of `template`, a dataset, for a jail.
     pub(crate) fn new(template: &str, jail: &JailName) -> Self {
         let parent = template
@@ -78,10 +78,10 @@ impl Clone {
 }
 
 #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
-impl Clone {
+impl ZfsClone {
     /// Returns whether the template has the snapshot.
-    pub(crate) fn has_snapshot(&self) -> bool {
-        run(ZFS, &self.find_snapshot(), TIMEOUT).is_ok()
+    pub(crate) fn has_snapshot(&self) -> Result<bool, String> {
+        if_exists(run(ZFS, &self.find_snapshot(), TIMEOUT)).map(|snapshot| snapshot.is_some())
     }
 
     /// Creates the clone and mounts it on a directory.
@@ -96,12 +96,21 @@ impl Clone {
 
     /// Destroys the clone, if it exists. Another dataset of its name stays.
     pub(crate) fn remove(&self) -> Result<(), String> {
-        match run(ZFS, &self.find_origin(), TIMEOUT) {
-            Ok(origin) if origin.trim() == self.snapshot => {
+        match if_exists(run(ZFS, &self.find_origin(), TIMEOUT))? {
+            Some(origin) if origin.trim() == self.snapshot => {
                 run(ZFS, &self.destroy(), TIMEOUT).map(drop)
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Returns the output of `zfs list`; `None` if the dataset or snapshot does not exist (`EZFS_NOENT` of libzfs).
+#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+fn if_exists(listed: Result<String, String>) -> Result<Option<String>, String> {
+    match listed {
+        Err(error) if error.ends_with("dataset does not exist") => Ok(None),
+        listed => listed.map(Some),
     }
 }
 
@@ -126,11 +135,8 @@ fn run(program: &str, args: &[&str], timeout: Duration) -> Result<String, String
     let mut text = Vec::new();
     let status = loop {
         // A program that writes more than the socket holds must not wait. What is not used is dropped.
-        let mut chunk = Vec::new();
-        let _ = output.by_ref().take(MAX_OUTPUT).read_to_end(&mut chunk);
-        if text.len() < MAX_OUTPUT as usize {
-            text.extend(chunk);
-        }
+        let _ = output.by_ref().take(MAX_OUTPUT).read_to_end(&mut text);
+        text.truncate(MAX_OUTPUT as usize);
         match child.try_wait() {
             Ok(Some(status)) => break status,
             Ok(None) if Instant::now() < deadline => std::thread::sleep(CHECK_INTERVAL),
@@ -139,12 +145,13 @@ fn run(program: &str, args: &[&str], timeout: Duration) -> Result<String, String
                 let _ = child.wait();
                 let problem = result.err().map(|error| error.to_string());
                 return Err(failed(
-                    &problem.unwrap_or(format!("no end within {timeout:?}")),
+                    &problem.unwrap_or(format!("it did not end within {timeout:?}")),
                 ));
             }
         }
     };
     let _ = output.take(MAX_OUTPUT).read_to_end(&mut text);
+    text.truncate(MAX_OUTPUT as usize);
     let text = String::from_utf8_lossy(&text).into_owned();
     match status.success() {
         true => Ok(text),
@@ -159,7 +166,7 @@ mod tests {
     #[test]
     fn commands_of_a_clone_match_snapshot() {
         let jail: JailName = "colibri-k3x9".parse().unwrap();
-        let clone = Clone::new("zroot/jails/agents", &jail);
+        let clone = ZfsClone::new("zroot/jails/agents", &jail);
         let commands = [
             clone.find_snapshot(),
             clone.create("mountpoint=/var/run/colibri-roots/colibri-k3x9"),
@@ -172,7 +179,24 @@ mod tests {
         list|-H|-o|origin|-t|filesystem|zroot/jails/colibri-k3x9
         destroy|-f|zroot/jails/colibri-k3x9
         ");
-        assert_eq!(Clone::new("zroot", &jail).dataset, "zroot/colibri-k3x9");
+        assert_eq!(ZfsClone::new("zroot", &jail).dataset, "zroot/colibri-k3x9");
+    }
+
+    #[test]
+    fn only_a_missing_dataset_is_no_error() {
+        let listed =
+            |error: &str| if_exists(Err(format!("/sbin/zfs list a: exit status: 1: {error}")));
+        assert_eq!(
+            if_exists(Ok("a@b\n".to_owned())),
+            Ok(Some("a@b\n".to_owned()))
+        );
+        assert_eq!(listed("cannot open 'a': dataset does not exist"), Ok(None));
+        for error in [
+            "cannot open 'a': permission denied",
+            "it did not end within 30s",
+        ] {
+            assert!(listed(error).is_err(), "{error}");
+        }
     }
 
     #[test]
@@ -185,10 +209,10 @@ mod tests {
             "{error}"
         );
         for script in ["exec sleep 30", "sleep 2 & exec sleep 30"] {
-            assert!(shell(script).unwrap_err().contains("no end within"));
+            assert!(shell(script).unwrap_err().contains("did not end within"));
         }
         let long = shell("yes | head -c 300000").unwrap();
-        assert!(long.len() <= 3 * MAX_OUTPUT as usize, "{}", long.len());
+        assert_eq!(long.len(), MAX_OUTPUT as usize);
         assert!(run("/nonexistent", &[], TIMEOUT).is_err());
     }
 }

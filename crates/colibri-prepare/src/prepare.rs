@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use colibri_jail_core::{
-    CommandLine, Confinement, JailEngine, JailOp, JailPath, JailUser, masked_paths,
+    CommandLine, Confinement, JailEngine, JailOp, JailPath, JailUser, PROXY_PORT, masked_paths,
 };
 
 use colibri_priv::PrivBackend;
@@ -24,11 +24,9 @@ const ID_PLACEHOLDER: &str = "ID";
 
 /// Environment variables that set the proxy of a program.
 const PROXY_VARIABLES: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
-/// Address of colibri-proxy in a sandbox.
-const PROXY_URL: &str = "http://127.0.0.1:3128";
 
-/// The warning of an agent that a root-side monitor starts as root.
-const ROOT_WARNING: &str = "the agent is root in its jail: a set-user-ID program that it leaves in a directory shared with the host works there; name another user with `user`";
+/// Warning for an agent without `user` under a root monitor.
+const ROOT_WARNING: &str = "the agent is root in its jail: a setuid program that it writes to a shared directory has root's rights on the host; name another user with `user`";
 
 /// A prepared command, and how it was derived.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +49,6 @@ pub struct Prepared {
     pub env: BTreeMap<String, String>,
     /// Whether `supervised` runs under a monitor.
     pub has_monitor: bool,
-    /// Why the exit status of the first process is not the agent's own.
-    pub exit_note: Option<String>,
     /// Whether the first process is a wrapper whose end kills the agent; signals must not reach it.
     pub has_wrapper: bool,
     /// Commands to run before each start.
@@ -166,7 +162,6 @@ impl Preparer {
                 jail.user = Some(lookup_user(name.as_ref(), root)?);
             }
         }
-        let mut exit_note = None;
         let (mut pre_run, mut post_run) = (Vec::new(), Vec::new());
         let mut monitored = None;
         let mut has_monitor = false;
@@ -174,7 +169,6 @@ impl Preparer {
         {
             None => (agent.clone(), "none".to_owned()),
             Some(op) => {
-                exit_note = engine.exit_code_note(&op).map(str::to_owned);
                 let limits = config.limits();
                 let elevate = |ops: Vec<JailOp>| -> Result<Vec<CommandLine>, PrepareError> {
                     let elevated = ops.iter().map(|op| self.backend.elevate(op, engine));
@@ -207,7 +201,7 @@ impl Preparer {
         {
             for name in PROXY_VARIABLES {
                 env.entry((*name).to_owned())
-                    .or_insert_with(|| PROXY_URL.to_owned());
+                    .or_insert_with(|| format!("http://127.0.0.1:{PROXY_PORT}"));
             }
             // Node reads the other variables only if this one is set (node(1)).
             env.entry("NODE_USE_ENV_PROXY".to_owned())
@@ -225,7 +219,6 @@ impl Preparer {
             workdir,
             env,
             has_monitor,
-            exit_note,
             has_wrapper,
             pre_run,
             post_run,

@@ -73,9 +73,6 @@ pub struct Agent {
     /// How the agent ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
-    /// Note on the exactness of `exit`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit_note: Option<String>,
     /// Why the agent is in error, stalled or waits for its next run, if `exit` does not contain it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -130,9 +130,6 @@ pub struct ExitEvent {
     /// How the agent ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
-    /// Note on the exactness of `exit`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit_note: Option<String>,
     /// Error that `exit` does not contain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -7,12 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use colibri_jail_core::CONTROL_VARIABLE;
 use colibri_shim::launch::Launch;
 use rustix::io::ioctl_fionbio;
 use rustix::process::Pid;
 
 use crate::cgroup::Cgroup;
-use crate::monitor::{self, MonitorLink};
+use crate::monitor::MonitorLink;
 use crate::pre_exec;
 
 /// The first process, and the shim's ends of its pipes, all of them non-blocking.
@@ -52,7 +53,7 @@ impl AgentProcess {
         let mut monitor_end = None;
         if launch.monitored {
             let (ours, theirs) = UnixStream::pair()?;
-            command.env(monitor::VARIABLE, theirs.as_raw_fd().to_string());
+            command.env(CONTROL_VARIABLE, theirs.as_raw_fd().to_string());
             monitor = Some(MonitorLink::new(ours)?);
             monitor_end = Some(theirs);
         }

@@ -43,7 +43,7 @@ struct CurrentCommand {
     command: RunningCommand,
 }
 
-/// What the privilege backend is to do.
+/// A task of the privilege backend.
 enum Task {
     Signal(SignalTask),
     RemoveJail,
@@ -116,7 +116,7 @@ impl Elevation {
     }
 
     /// Starts or queues a signal to the processes in `delivery.denied`. Returns the delivery if the backend cannot signal.
-    /// The others are answered by [`Elevation::poll`] or not at all.
+    /// Otherwise [`Elevation::poll`] returns the reply, if there is a request.
     pub(crate) fn signal(
         &mut self,
         signal: Signal,

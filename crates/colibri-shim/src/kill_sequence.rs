@@ -15,13 +15,14 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use colibri_jail_core::SignalScope;
 use colibri_shim::control::KillReport;
 use rustix::process::Signal;
 
 use crate::cgroup::Cgroup;
 use crate::descendants;
 use crate::elevation::Elevation;
-use crate::monitor::{MonitorLink, Scope};
+use crate::monitor::MonitorLink;
 
 /// Time from the first KILL until the kill counts as unverified.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -99,7 +100,8 @@ impl KillSequence {
         if self.deadline(elevation).is_none_or(|at| now < at) {
             return None;
         }
-        let is_monitored = monitor.is_some_and(|monitor| monitor.signal(Signal::KILL, Scope::All));
+        let is_monitored =
+            monitor.is_some_and(|monitor| monitor.signal(Signal::KILL, SignalScope::All));
         let command = elevation.pid();
         let (until, mut elevated) = match self {
             Self::Grace { .. } if elevation.can_remove_jail() && !is_monitored => {

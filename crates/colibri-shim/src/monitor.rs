@@ -5,24 +5,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use colibri_jail_core::SignalScope;
 use colibri_types::ExitStatus;
 use rustix::process::Signal;
 
 use crate::signals;
 
-/// Variable that names the descriptor of the monitor's end of the connection.
-pub(crate) const VARIABLE: &str = "COLIBRI_CONTROL_FD";
 /// Maximum length of a line, in bytes; a longer one closes the connection.
 const MAX_LINE: usize = 8192;
-
-/// The processes that a signal is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// The process group of the agent's first process.
-    Group,
-    /// All processes of the agent.
-    All,
-}
 
 /// A report of the monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,11 +67,7 @@ impl MonitorLink {
     }
 
     /// Requests a signal. Returns whether the request was sent.
-    pub(crate) fn signal(&self, signal: Signal, scope: Scope) -> bool {
-        let scope = match scope {
-            Scope::Group => "group",
-            Scope::All => "all",
-        };
+    pub(crate) fn signal(&self, signal: Signal, scope: SignalScope) -> bool {
         let Some(name) = signals::name(signal) else {
             return false;
         };
@@ -153,13 +139,13 @@ mod tests {
     #[test]
     fn signal_is_one_line_and_fails_without_a_monitor() {
         let (link, mut monitor) = link();
-        assert!(link.signal(Signal::TERM, Scope::All));
-        assert!(link.signal(Signal::INT, Scope::Group));
+        assert!(link.signal(Signal::TERM, SignalScope::All));
+        assert!(link.signal(Signal::INT, SignalScope::Group));
         let mut text = [0; 64];
         let count = monitor.read(&mut text).unwrap();
         assert_eq!(&text[..count], b"signal TERM all\nsignal INT group\n");
         drop(monitor);
-        assert!(!link.signal(Signal::KILL, Scope::All));
+        assert!(!link.signal(Signal::KILL, SignalScope::All));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::{AgentHandle, AgentSpec, ShimClientError, SpawnError, Spawner};
 const UNBOUNDED_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// What a kill has tried if processes remain that the shim may signal.
 const KILL_SENT: &str = "KILL was sent for 5 s";
+/// First protocol version of shims that run the privilege backend themselves.
+const ELEVATION_PROTOCOL: u32 = 3;
 /// Time that a shim waits for killed processes to disappear.
 const SHIM_VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -117,18 +119,18 @@ impl Spawner {
         signal: Signal,
         grace: Duration,
     ) -> Result<KillOutcome, SpawnError> {
-        if agent.shim.protocol() >= 3 {
+        if agent.shim.protocol() >= ELEVATION_PROTOCOL {
             let Some(report) = self.shim_kill(agent, signal, grace).await? else {
                 return Ok(KillOutcome::AlreadyExited);
             };
-            let has_elevated = report.denied.is_empty() || report.reason.is_some();
+            let is_final = report.denied.is_empty() || report.reason.is_some();
             if report.remaining.is_empty() {
                 return Ok(match report.forced {
                     true => KillOutcome::Killed,
                     false => KillOutcome::Terminated,
                 });
             }
-            if has_elevated {
+            if is_final {
                 return Err(SpawnError::KillUnverified {
                     id: agent.spec.id.to_string(),
                     remaining: report.remaining,
@@ -215,7 +217,7 @@ impl Spawner {
     fn elevation_timeout(&self, agent: &AgentHandle) -> Duration {
         let elevates = !self.preparer.backend.runs_as_caller()
             || (agent.spec.config.is_jailed() && self.preparer.engine.needs_root());
-        match elevates && agent.shim.protocol() >= 3 {
+        match elevates && agent.shim.protocol() >= ELEVATION_PROTOCOL {
             true => ELEVATION_TIMEOUT,
             false => Duration::ZERO,
         }

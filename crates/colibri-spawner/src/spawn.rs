@@ -107,7 +107,6 @@ impl Spawner {
             config: config.redacted(),
             engine: prepared.engine.clone(),
             privilege: prepared.privilege.clone(),
-            exit_note: prepared.exit_note.clone(),
             warnings: [&limits.unenforced[..], &prepared.warnings].concat(),
             created_at_ns: now_ns(),
         };

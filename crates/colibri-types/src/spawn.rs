@@ -247,9 +247,6 @@ pub struct AgentSpec {
     pub engine: String,
     /// Name of the privilege backend; `none` if nothing was elevated.
     pub privilege: String,
-    /// Why the exit status of the first process is not the agent's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit_note: Option<String>,
     /// Limits that are not enforced, directories that the agent shares with another jail on a kernel without the fixes, and
     /// an agent that is root in its jail, each with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -51,7 +51,7 @@ mod attempts {
     type Answer = Result<ExitCode, Box<dyn Error>>;
 
     /// Maximum time for the helper to end.
-    const PATIENCE: Duration = Duration::from_secs(15);
+    const HELPER_TIMEOUT: Duration = Duration::from_secs(15);
     /// Exit code for a helper that has not ended.
     const STUCK: u8 = 99;
 
@@ -79,7 +79,7 @@ mod attempts {
 
     /// Waits for the helper and returns its exit code.
     fn end_of(mut helper: Child) -> Answer {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + HELPER_TIMEOUT;
         while Instant::now() < deadline {
             if let Some(status) = helper.try_wait()? {
                 let code = status.code().unwrap_or(128 + status.signal().unwrap_or(0));
@@ -108,7 +108,7 @@ mod attempts {
             .spawn()?;
         // Wait for the agent's start, or for the refusal.
         let mut start = [0; 6];
-        mine.set_read_timeout(Some(PATIENCE))?;
+        mine.set_read_timeout(Some(HELPER_TIMEOUT))?;
         // With a copy of the helper's end, the caller can change its flags.
         let copy = (manner == "blocking").then_some(theirs);
         let started = (&mut &mine).read_exact(&mut start).is_ok() && &start == b"agent ";

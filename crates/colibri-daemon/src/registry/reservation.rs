@@ -42,7 +42,6 @@ impl Registry {
             config: config.redacted(),
             engine: spawner.preparer.engine.name().to_owned(),
             privilege: spawner.preparer.backend.name().to_owned(),
-            exit_note: None,
             warnings: Vec::new(),
             created_at_ns: 0,
         });

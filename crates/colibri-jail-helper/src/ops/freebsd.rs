@@ -7,16 +7,16 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::parent_id;
 
 use colibri_jail_core::{
-    CommandLine, EphemeralJail, Ip4Policy, JailName, JailPath, JailUser, Signal,
+    CONTROL_VARIABLE, CommandLine, EphemeralJail, Ip4Policy, JailName, JailPath, JailUser,
+    PROXY_VARIABLE, Signal,
 };
 
-use super::monitor::{self, Agent, Monitor, Remains};
+use super::monitor::{self, AgentProcess, Monitor, Remains};
 use super::network::{self, ProxyLink};
 use super::records::{ProcessId, Record, Records};
 use super::root::JailRoot;
 use super::{Family, Lookup};
-use crate::authorize::Grant;
-use crate::control;
+use crate::authorize::{Grant, Refusal};
 use crate::error::HelperError;
 use crate::request::{HelperRequest, MonitoredJail};
 use crate::safe_open::{self, OpenError, Trust};
@@ -40,8 +40,8 @@ impl Requester {
             let number = std::env::var(variable).ok()?.parse().ok()?;
             (number > 2).then_some(number)
         };
-        let control = number(control::VARIABLE);
-        let proxy = number(control::PROXY_VARIABLE).filter(|number| Some(*number) != control);
+        let control = number(CONTROL_VARIABLE);
+        let proxy = number(PROXY_VARIABLE).filter(|number| Some(*number) != control);
         let [control, proxy] =
             sys::keep_only([control, proxy].map(|fd| fd.and_then(sys::take_socket)))
                 .map_err(cannot("close descriptors"))?;
@@ -55,14 +55,14 @@ impl Requester {
     /// Returns the socket of the proxy, if the jail is filtered.
     fn proxy_for(&mut self, is_filtered: bool) -> Result<Option<OwnedFd>, HelperError> {
         match (is_filtered, self.proxy.take()) {
-            (true, None) => Err(HelperError::NoProxy(control::PROXY_VARIABLE)),
+            (true, None) => Err(HelperError::NoProxy(PROXY_VARIABLE)),
             (true, proxy) => Ok(proxy),
             (false, _) => Ok(None),
         }
     }
 }
 
-/// Performs `monitor` and `clean`, for a caller who is root.
+/// Performs `monitor`, `clean` and `await-proxy`, for a caller who is root.
 pub(crate) fn perform_for_root(
     request: HelperRequest,
     requester: Requester,
@@ -79,7 +79,7 @@ pub(crate) fn perform_for_root(
             monitor_command(created.as_ref(), &command, requester)
         }
         HelperRequest::AwaitProxy { jail } => network::await_proxy(&jail).map(|()| 0),
-        _ => Ok(0),
+        _ => Err(Refusal::RootOnly.into()),
     }
 }
 
@@ -114,7 +114,7 @@ fn monitor_command(
         return Err(error);
     }
     let environment: Vec<Vec<u8>> = std::env::vars_os()
-        .filter(|(name, _)| name != control::VARIABLE && name != control::PROXY_VARIABLE)
+        .filter(|(name, _)| name != CONTROL_VARIABLE && name != PROXY_VARIABLE)
         .map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'='))
         .collect();
     let programs = [command.program().to_owned()];
@@ -126,8 +126,8 @@ fn monitor_command(
         Monitor {
             child,
             agent: match created {
-                None => Agent::Child,
-                Some(created) => Agent::OfJailCommand {
+                None => AgentProcess::Child,
+                Some(created) => AgentProcess::OfJailCommand {
                     setup_commands: created.setup_commands,
                 },
             },
@@ -137,6 +137,7 @@ fn monitor_command(
             remains,
             jail: None,
             allows_signal: &|_| true,
+            releases_stdio: true,
         }
         .run()
     });
@@ -271,13 +272,14 @@ fn run_monitor(
     let (remains, jail) = created.unzip();
     Monitor {
         child,
-        agent: Agent::Child,
+        agent: AgentProcess::Child,
         control: requester.control,
         proxy,
         requester: requester.pid,
         remains,
         jail,
         allows_signal: &|signal| grant.rule.allows_signal(signal),
+        releases_stdio: true,
     }
     .run()
 }
@@ -300,7 +302,7 @@ pub(crate) fn probe() -> Result<(), HelperError> {
     })?;
     let code = Monitor {
         child,
-        agent: Agent::Child,
+        agent: AgentProcess::Child,
         control: None,
         proxy: None,
         requester: parent_id(),
@@ -311,6 +313,7 @@ pub(crate) fn probe() -> Result<(), HelperError> {
         }),
         jail: Some(jail),
         allows_signal: &|_| false,
+        releases_stdio: false,
     }
     .run()?;
     match code {

@@ -4,7 +4,7 @@
 //! the agent can leave it, and it stays outside of the jail. It ends the agent when its requester has ended.
 //!
 //! ```text
-//! Starting --agent's process is known--> Running --its end--> Lingering --no descendant left--> clean up, exit
+//! Expected --agent's process is known--> Running --its end--> Ended --no descendant left--> clean up, exit
 //!     \__________ requester ended: KILL to all, every 20 ms, until no descendant is left ____/
 //! ```
 
@@ -14,15 +14,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::parent_id;
 use std::time::{Duration, Instant};
 
-use colibri_jail_core::{JailName, JailPath, Signal};
+use colibri_jail_core::{JailName, JailPath, Signal, SignalScope};
 
 use super::network::{self, ProxyLink};
 use super::root::JailRoot;
 use crate::audit;
-use crate::control::{ControlReader, ControlRequest, Scope};
+use crate::control::{ControlReader, ControlRequest};
 use crate::error::HelperError;
 use crate::escape::printable;
-use crate::sys::{self, Event, Fork, Jail, ProcessEnd, Queue, SysError, Watch, cannot};
+use crate::sys::{self, Event, Fork, Jail, MountPoint, ProcessEnd, Queue, SysError, Watch, cannot};
 
 /// Interval between two rounds of KILL.
 const KILL_INTERVAL: Duration = Duration::from_millis(20);
@@ -31,7 +31,7 @@ const MAX_PENDING: usize = 64;
 /// Maximum time for a removed jail to disappear, and for a mount to become unused.
 pub(super) const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between two checks of that.
-pub(super) const CLEANUP_INTERVAL: Duration = Duration::from_millis(10);
+const CLEANUP_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What exists for one agent only, and is removed after its last process.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +57,7 @@ impl Remains<'_> {
                 problems.push(format!("cannot remove jail {}: {cause}", self.jail));
                 break;
             }
-            sys::pause(CLEANUP_INTERVAL);
+            std::thread::sleep(CLEANUP_INTERVAL);
         }
         if let Err(problem) = self.unmount(deadline) {
             problems.push(problem);
@@ -85,29 +85,37 @@ impl Remains<'_> {
         if paths.is_empty() {
             return Ok(());
         }
-        loop {
-            let mounts =
-                sys::mounts_on(&paths).map_err(|error| format!("cannot list mounts: {error}"))?;
-            let mut failure = None;
-            for mount in &mounts {
-                if let Err(error) = sys::unmount(mount) {
-                    let path = String::from_utf8_lossy(&mount.path);
-                    failure = Some(format!("cannot unmount {path}: {error}"));
-                }
+        unmount_all(&|| sys::mounts_on(&paths), sys::unmount, deadline)
+    }
+}
+
+/// Unmounts all listed mounts, and verifies that none is left.
+pub(super) fn unmount_all(
+    list: &dyn Fn() -> io::Result<Vec<MountPoint>>,
+    unmount: fn(&MountPoint) -> io::Result<()>,
+    deadline: Instant,
+) -> Result<(), String> {
+    loop {
+        let mounts = list().map_err(|error| format!("cannot list mounts: {error}"))?;
+        let mut failure = None;
+        for mount in &mounts {
+            if let Err(error) = unmount(mount) {
+                let path = String::from_utf8_lossy(&mount.path);
+                failure = Some(format!("cannot unmount {path}: {error}"));
             }
-            match failure {
-                // A further round verifies the result.
-                None if mounts.is_empty() => return Ok(()),
-                Some(failure) if Instant::now() >= deadline => return Err(failure),
-                _ => sys::pause(CLEANUP_INTERVAL),
-            }
+        }
+        match failure {
+            // A further round verifies the result.
+            None if mounts.is_empty() => return Ok(()),
+            Some(failure) if Instant::now() >= deadline => return Err(failure),
+            _ => std::thread::sleep(CLEANUP_INTERVAL),
         }
     }
 }
 
-/// Who becomes the agent.
+/// The process that becomes the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Agent {
+pub(crate) enum AgentProcess {
     /// The child of the monitor.
     Child,
     /// A child of the monitor's child, jail(8), after this number of other commands.
@@ -128,7 +136,7 @@ enum First {
 /// A started child, which waits for [`Child::run`].
 pub(crate) struct Child {
     pub(crate) pid: u32,
-    gate: OwnedFd,
+    start: OwnedFd,
     queue: Queue,
 }
 
@@ -145,11 +153,11 @@ impl Child {
 pub(crate) fn fork(become_agent: impl FnOnce() -> HelperError) -> Result<Child, HelperError> {
     let queue = Queue::new().map_err(cannot("create an event queue"))?;
     queue.watch_children().map_err(cannot("watch children"))?;
-    let (entrance, gate) = sys::pipe().map_err(cannot("create a pipe"))?;
+    let (start_reader, start) = sys::pipe().map_err(cannot("create a pipe"))?;
     match sys::fork().map_err(cannot("fork"))? {
-        Fork::Parent(pid) => Ok(Child { pid, gate, queue }),
+        Fork::Parent(pid) => Ok(Child { pid, start, queue }),
         Fork::Child => {
-            let error = match wait_at_gate(entrance) {
+            let error = match wait_for_start(start_reader) {
                 Ok(()) => become_agent(),
                 Err(error) => error.into(),
             };
@@ -160,21 +168,22 @@ pub(crate) fn fork(become_agent: impl FnOnce() -> HelperError) -> Result<Child, 
 }
 
 /// Waits in the child until the monitor is ready.
-fn wait_at_gate(entrance: OwnedFd) -> Result<(), SysError> {
+fn wait_for_start(reader: OwnedFd) -> Result<(), SysError> {
     sys::die_with_parent()?;
     sys::lead_process_group().map_err(cannot("create a process group"))?;
-    let mut gate =
-        std::fs::File::from(sys::keep_one(entrance).map_err(cannot("close descriptors"))?);
-    gate.read_exact(&mut [0])
+    let mut reader =
+        std::fs::File::from(sys::keep_one(reader).map_err(cannot("close descriptors"))?);
+    reader
+        .read_exact(&mut [0])
         .map_err(cannot("start: the monitor has ended"))?;
-    drop(gate);
+    drop(reader);
     sys::close_from(3)
 }
 
 /// The monitor of a started child.
 pub(crate) struct Monitor<'a> {
     pub(crate) child: Child,
-    pub(crate) agent: Agent,
+    pub(crate) agent: AgentProcess,
     /// The socket of the requester, if it has one.
     pub(crate) control: Option<OwnedFd>,
     /// The connection to the proxy of a filtered jail.
@@ -185,6 +194,8 @@ pub(crate) struct Monitor<'a> {
     /// Owning descriptor of the jail in `remains`.
     pub(crate) jail: Option<Jail>,
     pub(crate) allows_signal: &'a dyn Fn(Signal) -> bool,
+    /// Whether descriptors 0 to 2 are for the agent alone, so that its readers see their end with the agent's.
+    pub(crate) releases_stdio: bool,
 }
 
 impl Monitor<'_> {
@@ -192,10 +203,10 @@ impl Monitor<'_> {
     /// code of the agent, or 128 plus the number of the signal that ended it.
     pub(crate) fn run(self) -> Result<c_int, HelperError> {
         let watch = match self.agent {
-            Agent::Child => Watch::Process,
-            Agent::OfJailCommand { .. } => Watch::Follow,
+            AgentProcess::Child => Watch::Process,
+            AgentProcess::OfJailCommand { .. } => Watch::Follow,
         };
-        let Child { pid, gate, queue } = self.child;
+        let Child { pid, start, queue } = self.child;
         queue
             .watch_process(pid, watch)
             .map_err(cannot("watch the agent"))?;
@@ -207,9 +218,9 @@ impl Monitor<'_> {
                 Some(socket)
             }
             None => {
-                // A requester that has ended is not the parent any more.
+                // A requester that has ended is not the parent any more: init(8), pid 1, may be, and never ends.
                 let watched = queue.watch_process(self.requester, Watch::Process);
-                if watched.is_err() || parent_id() != self.requester {
+                if watched.is_err() || parent_id() != self.requester || self.requester <= 1 {
                     return Err(HelperError::Orphaned);
                 }
                 None
@@ -218,8 +229,10 @@ impl Monitor<'_> {
         let mut running = Running {
             child: pid,
             first: match self.agent {
-                Agent::Child => First::Running(pid),
-                Agent::OfJailCommand { setup_commands } => First::Expected { setup_commands },
+                AgentProcess::Child => First::Running(pid),
+                AgentProcess::OfJailCommand { setup_commands } => {
+                    First::Expected { setup_commands }
+                }
             },
             child_end: None,
             control,
@@ -232,8 +245,10 @@ impl Monitor<'_> {
             kills: false,
             allows_signal: self.allows_signal,
         };
-        sys::release_stdio().map_err(cannot("redirect descriptors to /dev/null"))?;
-        std::fs::File::from(gate)
+        if self.releases_stdio {
+            sys::release_stdio().map_err(cannot("redirect descriptors to /dev/null"))?;
+        }
+        std::fs::File::from(start)
             .write_all(&[1])
             .map_err(cannot("start the agent"))?;
         running.report_start();
@@ -328,7 +343,8 @@ impl Running<'_> {
         }
     }
 
-    /// Opens the port of the proxy as soon as jail(8) has created the jail; jail(8) waits for it (`await-proxy`).
+    /// Opens the port of the proxy as soon as jail(8) has created the jail; jail(8) waits for it (`await-proxy`). Blocks for at
+    /// most [`network::PROXY_TIMEOUT`]; events wait meanwhile.
     fn open_proxy_port(&mut self) {
         let Some(remains) = self.remains else { return };
         if let (Some(ProxyLink::Waiting(_)), Some(jid)) = (&self.proxy, sys::jail_id(remains.jail))
@@ -440,7 +456,7 @@ impl Running<'_> {
 
     /// Sends a signal to processes of the agent, and never to jail(8), whose end would leave the jail.
     fn signal(&mut self, request: ControlRequest) {
-        if request.signal == Signal::KILL && request.scope == Scope::All {
+        if request.signal == Signal::KILL && request.scope == SignalScope::All {
             return self.kill();
         }
         let first = match self.first {
@@ -454,8 +470,8 @@ impl Running<'_> {
             // jail yet is the child itself, whose pid is not reused before it is collected.
             let is_agent = Some(pid) == first || jid(pid).is_some_and(|jid| jid != 0);
             let in_scope = match request.scope {
-                Scope::All => true,
-                Scope::Group => group.is_some() && sys::process_group(pid) == group,
+                SignalScope::All => true,
+                SignalScope::Group => group.is_some() && sys::process_group(pid) == group,
             };
             if is_agent && in_scope {
                 // The process may have ended.

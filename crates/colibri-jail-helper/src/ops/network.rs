@@ -15,7 +15,7 @@ use crate::error::HelperError;
 use crate::sys::{self, Fork, ProcessEnd, SysError, cannot};
 
 /// Maximum time for the proxy to take its socket, and to listen.
-const PROXY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const PROXY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval between two connections to a proxy that does not listen yet.
 const PROXY_INTERVAL: Duration = Duration::from_millis(5);
 /// uid and gid of the process that creates the socket: those of the user without rights in FreeBSD's passwd(5).
@@ -97,11 +97,13 @@ pub(crate) fn await_proxy(name: &JailName) -> Result<(), HelperError> {
     sys::attach_jail(jid).map_err(cannot(format!("enter jail {name}")))?;
     let deadline = Instant::now() + PROXY_TIMEOUT;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PROXY_PORT));
-    while Instant::now() < deadline {
-        if TcpStream::connect_timeout(&address, PROXY_TIMEOUT).is_ok() {
+    while let Some(left) = deadline.checked_duration_since(Instant::now())
+        && !left.is_zero()
+    {
+        if TcpStream::connect_timeout(&address, left).is_ok() {
             return Ok(());
         }
-        sys::pause(PROXY_INTERVAL);
+        std::thread::sleep(PROXY_INTERVAL);
     }
     Err(HelperError::ProxyTimeout {
         jail: name.to_string(),

@@ -7,16 +7,17 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use colibri_jail_core::{JAIL_ROOTS, JailName, JailPath};
 
-use super::monitor::{CLEANUP_INTERVAL, CLEANUP_TIMEOUT};
+use super::monitor::{CLEANUP_TIMEOUT, unmount_all};
 use crate::error::HelperError;
 use crate::request::{RootBase, RootRequest};
 use crate::safe_open::{self, OpenError, Trust};
 use crate::sys::{self, MountMode};
-use crate::zfs;
+use crate::zfs::ZfsClone;
 
 /// Rulesets of devfs(8), in order of preference: that of packaging/freebsd/devfs.rules, and `devfsrules_jail` of FreeBSD.
 const RULESETS: [&str; 2] = ["70", "4"];
@@ -75,7 +76,7 @@ impl<'a> JailRoot<'a> {
             self.unmount(deadline)?;
         }
         // The clone remains in its pool also when the directory is lost, after a crash of the host.
-        if let Some(clone) = self.clone_of_template() {
+        if let Some(clone) = self.clone_of_template()? {
             clone
                 .remove()
                 .map_err(|error| format!("cannot destroy the clone: {error}"))?;
@@ -90,25 +91,11 @@ impl<'a> JailRoot<'a> {
 
     /// The jail and its processes are gone: a process of another jail, to which a file was passed, must not keep a mount.
     fn unmount(&self, deadline: Instant) -> Result<(), String> {
-        loop {
-            let mounts = match &self.request.base {
-                RootBase::Template(_) => sys::mounts_in(self.record().as_str()),
-                RootBase::Existing(_) => self.device_mounts(),
-            };
-            let mounts = mounts.map_err(|error| format!("cannot list mounts: {error}"))?;
-            let mut failure = None;
-            for mount in &mounts {
-                if let Err(error) = sys::unmount_by_force(mount) {
-                    let path = String::from_utf8_lossy(&mount.path);
-                    failure = Some(format!("cannot unmount {path}: {error}"));
-                }
-            }
-            match failure {
-                None if mounts.is_empty() => return Ok(()),
-                Some(failure) if Instant::now() >= deadline => return Err(failure),
-                _ => sys::pause(CLEANUP_INTERVAL),
-            }
-        }
+        let list = || match &self.request.base {
+            RootBase::Template(_) => sys::mounts_in(self.record().as_str()),
+            RootBase::Existing(_) => self.device_mounts(),
+        };
+        unmount_all(&list, sys::unmount_by_force, deadline)
     }
 
     /// Refuses mount points that are in use: the clean-up could not tell the mounts apart.
@@ -136,9 +123,9 @@ impl<'a> JailRoot<'a> {
     fn populate(&self, template: &JailPath) -> Result<(), String> {
         let opened = safe_open::directory(template, Trust::AnyOwner).map_err(text)?;
         drop(opened);
-        match self.clone_of_template().filter(zfs::Clone::has_snapshot) {
-            Some(clone) => clone.create_at(&self.record())?,
-            None => {
+        match self.clone_of_template()? {
+            Some(clone) if clone.has_snapshot()? => clone.create_at(&self.record())?,
+            _ => {
                 let mount_point = self.open(&JailPath::root()).map_err(text)?;
                 let options = [("target", template.as_str())];
                 self.mount_as(
@@ -186,7 +173,12 @@ impl<'a> JailRoot<'a> {
             directory = match sys::open_directory_at(&directory, name) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     sys::make_directory_at(&directory, name, 0o755).map_err(failed)?;
-                    sys::open_directory_at(&directory, name).map_err(failed)?
+                    let made = sys::open_directory_at(&directory, name).map_err(failed)?;
+                    // The umask of the agent applies to mkdir(2).
+                    let made = fs::File::from(made);
+                    made.set_permissions(fs::Permissions::from_mode(0o755))
+                        .map_err(failed)?;
+                    made.into()
                 }
                 opened => opened.map_err(failed)?,
             };
@@ -277,12 +269,18 @@ impl<'a> JailRoot<'a> {
     }
 
     /// Returns the clone of the template, if that is the mount point of a ZFS dataset.
-    fn clone_of_template(&self) -> Option<zfs::Clone> {
+    fn clone_of_template(&self) -> Result<Option<ZfsClone>, String> {
         let RootBase::Template(template) = &self.request.base else {
-            return None;
+            return Ok(None);
         };
-        let dataset = sys::zfs_dataset(template.as_str()).ok()??;
-        Some(zfs::Clone::new(&dataset, self.jail))
+        match sys::zfs_dataset(template.as_str()) {
+            Ok(dataset) => Ok(dataset.map(|dataset| ZfsClone::new(&dataset, self.jail))),
+            // A removed template has no clone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!(
+                "cannot find the file system of {template}: {error}"
+            )),
+        }
     }
 }
 

@@ -176,7 +176,9 @@ impl Preparer {
 
     /// Runs the engine's probe. A policy of the backend may refuse a trial jail; its preflight reports on the policy.
     async fn engine_works(&self) -> Option<Finding> {
-        let probe = self.engine.probe()?;
+        // Other processes may probe at the same time.
+        let name = format!("colibri-doctor-{}", std::process::id());
+        let probe = self.engine.probe(name.parse().ok()?)?;
         let runs_through_backend = matches!(probe.op, JailOp::Create { .. });
         let outcome = match runs_through_backend {
             true if self.backend.has_policy() => return None,

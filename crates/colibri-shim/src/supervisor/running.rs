@@ -3,6 +3,7 @@
 use std::process::ChildStderr;
 use std::time::{Duration, Instant};
 
+use colibri_jail_core::SignalScope;
 use colibri_shim::control::{KillReport, ShimReply, SignalDelivery, clock_ms};
 use colibri_shim::record::now_ns;
 use colibri_types::{ExitReason, ExitStatus};
@@ -15,7 +16,7 @@ use crate::control_server::ShimRequestId;
 use crate::descendants;
 use crate::elevation::Elevation;
 use crate::kill_sequence::KillSequence;
-use crate::monitor::{MonitorLink, MonitorReport, Scope};
+use crate::monitor::{MonitorLink, MonitorReport};
 use crate::runs::RunEnd;
 
 /// Polling interval for the start of a sandbox's program while a signal waits for it.
@@ -284,7 +285,7 @@ impl RunningAgent {
             });
             return;
         }
-        if self.request(signal, Scope::All, then_continue) {
+        if self.request(signal, SignalScope::All, then_continue) {
             return;
         }
         let command = self.elevation.pid();
@@ -334,7 +335,7 @@ impl RunningAgent {
     /// Sends a signal as a terminal does, to the agent's process group, or to all processes in its sandbox. Returns the
     /// delivery unless the privilege backend is delivering the signal.
     fn deliver(&mut self, signal: &AgentSignal) -> Option<SignalDelivery> {
-        if self.request(signal.signal, Scope::Group, signal.then_continue) {
+        if self.request(signal.signal, SignalScope::Group, signal.then_continue) {
             return Some(SignalDelivery {
                 sent: 1,
                 ..SignalDelivery::default()
@@ -358,13 +359,13 @@ impl RunningAgent {
         delivery
     }
 
-    /// Requests a signal from the monitor, and CONT for all processes after it. Returns whether there is a monitor.
-    fn request(&self, signal: Signal, scope: Scope, then_continue: bool) -> bool {
+    /// Requests a signal from the monitor, and CONT for all processes after it. Returns whether the requests were sent.
+    fn request(&self, signal: Signal, scope: SignalScope, then_continue: bool) -> bool {
         let Some(monitor) = &self.monitor else {
             return false;
         };
         monitor.signal(signal, scope)
-            && (!then_continue || monitor.signal(Signal::CONT, Scope::All))
+            && (!then_continue || monitor.signal(Signal::CONT, SignalScope::All))
     }
 
     /// Sends a signal through the privilege backend to the processes that the shim was denied. Returns the delivery unless

@@ -37,7 +37,6 @@ impl SnapshotChange<'_> {
             id: self.agent.spec.id.to_string(),
             state: self.now.view.state,
             exit: Some(exit.exit()),
-            exit_note: self.agent.exit_note(exit),
             error: exit.error.clone(),
             exited_at: times::format_ns(exit.exited_at_ns),
         }))

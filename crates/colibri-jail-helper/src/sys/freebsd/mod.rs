@@ -1,0 +1,31 @@
+//! FreeBSD: system calls on processes, jails, events, descriptors, mounts and sockets.
+
+mod descriptor;
+mod jail;
+mod mount;
+mod parameters;
+mod process;
+mod queue;
+mod socket;
+
+pub(crate) use descriptor::{
+    change_directory, close_from, keep_one, keep_only, pipe, receive_now, release_stdio, send_now,
+    take_socket,
+};
+pub(crate) use jail::{
+    Jail, JailNetwork, attach_jail, create_jail, end_with_processes, jail_id, own_jail,
+    remove_jail, remove_limits,
+};
+pub(crate) use mount::{
+    MountMode, MountPoint, disks, mount_here, mounts_in, mounts_on, unmount, unmount_by_force,
+    zfs_dataset,
+};
+pub(crate) use process::{
+    ProcessEnd, become_reaper, boot_id, collect_child, descendants, die_with_parent,
+    has_descendants, has_terminal, kill, kill_descendants, lead_process_group, new_session,
+    prepare_monitor, process_group, process_info, restrict_process, wait_for,
+};
+pub(crate) use queue::{Event, Queue, Watch};
+pub(crate) use socket::{bound_socket, configure_loopback, send_descriptor};
+
+use super::{SysError, c_string, cannot, check};
