@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use colibri_client::{Size, Stream};
-use colibri_template::{ArchivePath, DatasetName, Digest, UserName};
+use colibri_template::{AgentUserName, ArchivePath, DatasetName, Digest};
 
 pub(crate) use self::spawn::{ProfileSettings, Spawn, milliseconds};
 use self::values::{age, agent, duration, one_of, parsed, since};
@@ -226,8 +226,8 @@ pub(crate) struct JailInit {
     #[arg(long, value_name = "FILE", conflicts_with = "digest")]
     pub(crate) checksums: Option<PathBuf>,
     /// User to create for agents, unless the archive contains it
-    #[arg(long, value_name = "NAME", default_value = "agent", value_parser = parsed::<UserName>)]
-    pub(crate) user: UserName,
+    #[arg(long, value_name = "NAME", default_value = "agent", value_parser = parsed::<AgentUserName>)]
+    pub(crate) user: AgentUserName,
     /// Create no user
     #[arg(long, conflicts_with = "user")]
     pub(crate) no_user: bool,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use colibri_jail_core::CommandLine;
 use colibri_template::{
-    Cancellation, Digest, InitOptions, Limits, Progress, Source, TemplateError, TemplateReport,
-    init,
+    ArchiveSource, Cancellation, Digest, InitOptions, InitProgress, TemplateError, TemplateReport,
+    UnpackLimits, init,
 };
 
 use crate::args::{JailCommand, JailInit};
@@ -61,14 +61,14 @@ pub(crate) async fn jail(command: JailCommand) -> Result<u8, CliError> {
 fn options(arguments: JailInit) -> Result<InitOptions, CliError> {
     let current_dir = CurrentDir::read();
     let source = match arguments.from.contains("://") {
-        true => Source::Url(arguments.from.clone()),
-        false => Source::File(current_dir.path(arguments.from.as_ref())?),
+        true => ArchiveSource::Url(arguments.from.clone()),
+        false => ArchiveSource::File(current_dir.path(arguments.from.as_ref())?),
     };
     let digest = match (arguments.digest, arguments.checksums) {
         (None, Some(list)) => Some(listed_digest(&list, &arguments.from)?),
         (digest, _) => digest,
     };
-    let limits = Limits::default();
+    let limits = UnpackLimits::default();
     Ok(InitOptions {
         directory: current_dir.path(&arguments.directory)?,
         source,
@@ -78,7 +78,7 @@ fn options(arguments: JailInit) -> Result<InitOptions, CliError> {
         keep_setuid: arguments.keep_setuid,
         resolv_conf: arguments.resolv_conf,
         dataset: arguments.zfs,
-        limits: Limits {
+        limits: UnpackLimits {
             max_bytes: arguments.max_size.map_or(limits.max_bytes, |size| size.0),
             ..limits
         },
@@ -92,15 +92,15 @@ fn listed_digest(list: &Path, from: &str) -> Result<Digest, CliError> {
 }
 
 /// Writes a message about progress, unless the last one is recent.
-fn report_progress(progress: Progress<'_>, last_message: &Cell<Instant>) {
+fn report_progress(progress: InitProgress<'_>, last_message: &Cell<Instant>) {
     let text = match progress {
-        Progress::Downloaded { bytes } => format!("downloaded {}", short_bytes(bytes)),
-        Progress::Verified { bytes } => format!("verified {}", short_bytes(bytes)),
-        Progress::Unpacked { entries, bytes } => format!(
+        InitProgress::Downloaded { bytes } => format!("downloaded {}", short_bytes(bytes)),
+        InitProgress::Verified { bytes } => format!("verified {}", short_bytes(bytes)),
+        InitProgress::Unpacked { entries, bytes } => format!(
             "unpacked {entries} files and directories, {}",
             short_bytes(bytes)
         ),
-        Progress::Verifying { archive } => {
+        InitProgress::Verifying { archive } => {
             return output::message(&format!("computing the digest of {archive}"));
         }
         _ => return,

@@ -36,9 +36,9 @@ const PW_DIRECTORIES: [&[&str]; 7] = [
 
 /// The name of a user: a lower-case letter or `_`, then lower-case letters, digits, `_` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserName(String);
+pub struct AgentUserName(String);
 
-impl FromStr for UserName {
+impl FromStr for AgentUserName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -53,7 +53,7 @@ impl FromStr for UserName {
     }
 }
 
-impl fmt::Display for UserName {
+impl fmt::Display for AgentUserName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -72,7 +72,7 @@ fn etc(name: &str) -> ArchivePath {
 pub(crate) fn prepare(
     tree: &Tree,
     root: &Path,
-    user: Option<&UserName>,
+    user: Option<&AgentUserName>,
 ) -> Result<Vec<String>, TemplateError> {
     let Some(master) = tree.read(&etc("master.passwd"))? else {
         return prepare_files(tree, user);
@@ -110,7 +110,7 @@ pub(crate) fn prepare(
 }
 
 /// Refuses links and special files where pw(8) and pwd_mkdb(8) read or write.
-fn check_paths(tree: &Tree, user: Option<&UserName>) -> Result<(), TemplateError> {
+fn check_paths(tree: &Tree, user: Option<&AgentUserName>) -> Result<(), TemplateError> {
     let refused = |path: &ArchivePath, expected: &str| {
         TemplateError::prepare(format!(
             "{path} is not {expected}, and pw(8) could follow it out of the template; use another archive"
@@ -175,7 +175,7 @@ fn lock_command(root: &Path, name: &str) -> Result<ExternalCommand, TemplateErro
 
 /// Returns the command that creates the user with a home directory and without a password. The archive's pw.conf(5), which
 /// could name a log file of the host, is not read.
-fn create_command(root: &Path, user: &UserName) -> Result<ExternalCommand, TemplateError> {
+fn create_command(root: &Path, user: &AgentUserName) -> Result<ExternalCommand, TemplateError> {
     let home = format!("/home/{user}");
     let args = [
         "useradd",
@@ -226,7 +226,7 @@ fn has_user(table: &[u8], name: &str) -> bool {
 }
 
 /// Does what [`prepare`] promises in a system whose user database consists of text files only, as on Linux.
-fn prepare_files(tree: &Tree, user: Option<&UserName>) -> Result<Vec<String>, TemplateError> {
+fn prepare_files(tree: &Tree, user: Option<&AgentUserName>) -> Result<Vec<String>, TemplateError> {
     let mut locked = Vec::new();
     for name in ["passwd", "shadow"] {
         let Some(file) = tree.read(&etc(name))? else {
@@ -262,7 +262,7 @@ fn lock_accounts(table: &[u8]) -> Vec<u8> {
     out
 }
 
-fn add_to_files(tree: &Tree, user: &UserName) -> Result<(), TemplateError> {
+fn add_to_files(tree: &Tree, user: &AgentUserName) -> Result<(), TemplateError> {
     let new_file = |mode| StoredFile {
         content: Vec::new(),
         attributes: attributes(mode, 0),
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn user_names_are_those_of_pw() {
         for good in ["agent", "_agent", "a-1"] {
-            good.parse::<UserName>().unwrap();
+            good.parse::<AgentUserName>().unwrap();
         }
         for bad in [
             "",
@@ -376,7 +376,7 @@ mod tests {
             "..",
             &"a".repeat(33),
         ] {
-            assert!(bad.parse::<UserName>().is_err(), "{bad}");
+            assert!(bad.parse::<AgentUserName>().is_err(), "{bad}");
         }
     }
 
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn link_where_pw_writes_is_refused() {
-        let user: UserName = "agent".parse().unwrap();
+        let user: AgentUserName = "agent".parse().unwrap();
         for (directories, link) in [
             (&[][..], "etc"),
             (&["etc"], "home"),

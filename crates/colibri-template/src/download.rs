@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::command::ExternalCommand;
 use crate::digest::{Digest, HashingReader};
 use crate::error::TemplateError;
-use crate::init::Progress;
+use crate::init::InitProgress;
 use crate::input::{BoundedReader, ByteBudget, Cancellation, stop_error};
 
 /// Maximum time without a byte.
@@ -85,7 +85,7 @@ pub(crate) fn download(
     to: &mut File,
     max_bytes: u64,
     cancellation: &Cancellation,
-    progress: &dyn Fn(Progress<'_>),
+    progress: &dyn Fn(InitProgress<'_>),
 ) -> Result<Digest, TemplateError> {
     let command = command(url, find_program());
     // The environment may name a proxy or certificates.
@@ -138,7 +138,7 @@ fn copy(
     to: &mut File,
     max_bytes: u64,
     cancellation: &Cancellation,
-    progress: &dyn Fn(Progress<'_>),
+    progress: &dyn Fn(InitProgress<'_>),
 ) -> Result<Digest, TemplateError> {
     let begin = Instant::now();
     let mut last_byte = begin;
@@ -173,7 +173,7 @@ fn copy(
             .map_err(TemplateError::file("write", "the downloaded archive"))?;
         last_byte = Instant::now();
         bytes += count as u64;
-        progress(Progress::Downloaded { bytes });
+        progress(InitProgress::Downloaded { bytes });
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use crate::accounts::{self, UserName};
+use crate::accounts::{self, AgentUserName};
 use crate::archive_file::ArchiveFile;
 use crate::archive_path::ArchivePath;
 use crate::digest::Digest;
@@ -16,7 +16,7 @@ use crate::oci::Image;
 use crate::staging::Staging;
 use crate::target::Target;
 use crate::tree::{Attributes, Tree};
-use crate::unpack::{Counts, Limits, Unpacker};
+use crate::unpack::{Counts, UnpackLimits, Unpacker};
 use crate::zfs::DatasetName;
 
 /// Mode of the root of a template, regardless of the archive: only its owner may write.
@@ -30,7 +30,7 @@ const MAX_RESOLV_CONF: u64 = 64 * 1024;
 
 /// Where an archive is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum ArchiveSource {
     /// A local file.
     File(PathBuf),
     /// An https URL.
@@ -43,12 +43,12 @@ pub struct InitOptions {
     /// The absolute path of the template. It does not exist, or is an empty directory.
     pub directory: PathBuf,
     /// The archive: a system in a tar archive, like FreeBSD's base.txz, or an OCI image layout in a tar archive.
-    pub source: Source,
+    pub source: ArchiveSource,
     /// Digest of the archive; of an image also that of its index.json or manifest. Required unless the source is a local
     /// file with an image, which contains its digests.
     pub digest: Option<Digest>,
     /// User to create for agents, unless the archive contains it.
-    pub user: Option<UserName>,
+    pub user: Option<AgentUserName>,
     /// Directories to create as mount points.
     pub mount_points: Vec<ArchivePath>,
     /// Keep setuid and setgid bits.
@@ -58,13 +58,13 @@ pub struct InitOptions {
     /// Create this ZFS dataset, mount it at `directory`, and take a snapshot of the complete template.
     pub dataset: Option<DatasetName>,
     /// Limits of what the archive may unpack to.
-    pub limits: Limits,
+    pub limits: UnpackLimits,
 }
 
 /// A step of [`init`], for display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Progress<'a> {
+pub enum InitProgress<'a> {
     /// Bytes of the archive that were downloaded.
     Downloaded {
         /// Number of bytes.
@@ -127,7 +127,7 @@ pub struct TemplateReport {
 pub fn init(
     options: &InitOptions,
     cancellation: &Cancellation,
-    progress: &dyn Fn(Progress<'_>),
+    progress: &dyn Fn(InitProgress<'_>),
 ) -> Result<TemplateReport, TemplateError> {
     let context = Context {
         options,
@@ -172,7 +172,7 @@ struct Archive<'a> {
 struct Context<'a> {
     options: &'a InitOptions,
     cancellation: &'a Cancellation,
-    progress: &'a dyn Fn(Progress<'_>),
+    progress: &'a dyn Fn(InitProgress<'_>),
     /// The host's resolver configuration, if it is copied.
     resolv_conf: Option<Vec<u8>>,
 }
@@ -180,7 +180,7 @@ struct Context<'a> {
 impl Context<'_> {
     /// Refuses what cannot succeed, before anything is created.
     fn check_source(&self) -> Result<(), TemplateError> {
-        if let Source::Url(url) = &self.options.source {
+        if let ArchiveSource::Url(url) = &self.options.source {
             download::check_url(url).map_err(|problem| TemplateError::Source {
                 archive: url.clone(),
                 problem,
@@ -205,7 +205,7 @@ impl Context<'_> {
         let of_file = match self.options.digest {
             None => None,
             Some(_) => {
-                (self.progress)(Progress::Verifying {
+                (self.progress)(InitProgress::Verifying {
                     archive: &file.name,
                 });
                 Some(file.digest(self.cancellation)?)
@@ -257,8 +257,8 @@ impl Context<'_> {
 
     fn obtain(&self, storage: &Tree) -> Result<ArchiveFile, TemplateError> {
         let url = match &self.options.source {
-            Source::File(path) => return ArchiveFile::open(path),
-            Source::Url(url) => url,
+            ArchiveSource::File(path) => return ArchiveFile::open(path),
+            ArchiveSource::Url(url) => url,
         };
         let (mut file, max_bytes) = (
             storage.create_new("archive")?,
@@ -296,7 +296,7 @@ impl Context<'_> {
             skipped_special,
             cleared_setuid,
         } = unpacker.counts();
-        (self.progress)(Progress::Preparing);
+        (self.progress)(InitProgress::Preparing);
         let locked = accounts::prepare(&tree, path, options.user.as_ref())?;
         self.create_directories(&tree)?;
         if let Some(content) = &self.resolv_conf {

@@ -19,11 +19,11 @@ mod tree;
 mod unpack;
 mod zfs;
 
-pub use accounts::UserName;
+pub use accounts::AgentUserName;
 pub use archive_path::ArchivePath;
 pub use digest::Digest;
 pub use error::TemplateError;
-pub use init::{InitOptions, Progress, Source, TemplateReport, init};
+pub use init::{ArchiveSource, InitOptions, InitProgress, TemplateReport, init};
 pub use input::Cancellation;
-pub use unpack::Limits;
+pub use unpack::UnpackLimits;
 pub use zfs::DatasetName;

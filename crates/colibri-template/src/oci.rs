@@ -9,11 +9,11 @@ use crate::archive_path::ArchivePath;
 use crate::decompress::decompress;
 use crate::digest::{Digest, HashingReader};
 use crate::error::TemplateError;
-use crate::init::Progress;
+use crate::init::InitProgress;
 use crate::input::{BoundedReader, ByteBudget, Cancellation};
 use crate::tar_stream::{EntryKind, TarStream, read_error};
 use crate::tree::{Attributes, Tree};
-use crate::unpack::{Limits, Unpacker};
+use crate::unpack::{UnpackLimits, Unpacker};
 
 /// The names at the top of an archive that contains an image layout; the last two are Docker's.
 pub(crate) const TOP_LEVEL: [&str; 5] = [
@@ -97,9 +97,9 @@ impl<'a> Image<'a> {
     pub(crate) fn store(
         archive: &ArchiveFile,
         store: &'a Tree,
-        limits: Limits,
+        limits: UnpackLimits,
         cancellation: &Cancellation,
-        progress: &dyn Fn(Progress<'_>),
+        progress: &dyn Fn(InitProgress<'_>),
     ) -> Result<Self, TemplateError> {
         store_blobs(archive, store, limits, cancellation, progress)?;
         let image = |problem: &str| TemplateError::Image {
@@ -317,9 +317,9 @@ fn blob_path(digest: &Digest) -> ArchivePath {
 fn store_blobs(
     archive: &ArchiveFile,
     store: &Tree,
-    limits: Limits,
+    limits: UnpackLimits,
     cancellation: &Cancellation,
-    progress: &dyn Fn(Progress<'_>),
+    progress: &dyn Fn(InitProgress<'_>),
 ) -> Result<(), TemplateError> {
     let budget = ByteBudget::new(limits.max_bytes);
     let bounded = BoundedReader::new(archive.decompressed()?, &budget, cancellation);
@@ -366,7 +366,7 @@ fn store_blobs(
                 found,
             });
         }
-        progress(Progress::Verified { bytes });
+        progress(InitProgress::Verified { bytes });
     }
     Ok(())
 }

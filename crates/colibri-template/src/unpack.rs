@@ -4,7 +4,7 @@ use std::io::Read;
 
 use crate::archive_path::ArchivePath;
 use crate::error::TemplateError;
-use crate::init::Progress;
+use crate::init::InitProgress;
 use crate::input::{BoundedReader, ByteBudget, Cancellation};
 use crate::tar_stream::{EntryKind, TarEntry, TarStream, read_error};
 use crate::tree::{Attributes, Tree};
@@ -16,14 +16,14 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Limits of what an archive may unpack to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct UnpackLimits {
     /// Maximum number of bytes of all layers, including headers of the archive.
     pub max_bytes: u64,
     /// Maximum number of files and directories of all layers.
     pub max_entries: u64,
 }
 
-impl Default for Limits {
+impl Default for UnpackLimits {
     /// 16 GiB and a million entries: several times FreeBSD's largest image.
     fn default() -> Self {
         Self {
@@ -53,7 +53,7 @@ pub(crate) struct Unpacker<'a> {
     max_entries: u64,
     budget: ByteBudget,
     cancellation: &'a Cancellation,
-    progress: &'a dyn Fn(Progress<'_>),
+    progress: &'a dyn Fn(InitProgress<'_>),
     counts: Counts,
     layers: u32,
 }
@@ -62,9 +62,9 @@ impl<'a> Unpacker<'a> {
     pub(crate) fn new(
         tree: &'a Tree,
         keep_setuid: bool,
-        limits: Limits,
+        limits: UnpackLimits,
         cancellation: &'a Cancellation,
-        progress: &'a dyn Fn(Progress<'_>),
+        progress: &'a dyn Fn(InitProgress<'_>),
     ) -> Self {
         Self {
             tree,
@@ -176,7 +176,7 @@ impl<'a> Unpacker<'a> {
             EntryKind::HardLink(target) => self.tree.hard_link(&entry.path, target)?,
             EntryKind::Special => self.counts.skipped_special += 1,
         }
-        (self.progress)(Progress::Unpacked {
+        (self.progress)(InitProgress::Unpacked {
             entries: self.counts.entries,
             bytes: self.counts.bytes,
         });

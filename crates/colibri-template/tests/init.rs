@@ -10,8 +10,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use colibri_template::{
-    Cancellation, Digest, InitOptions, Limits, Progress, Source, TemplateError, TemplateReport,
-    init,
+    ArchiveSource, Cancellation, Digest, InitOptions, InitProgress, TemplateError, TemplateReport,
+    UnpackLimits, init,
 };
 use tar::{EntryType, Header};
 
@@ -160,14 +160,14 @@ impl Fixture {
         fs::write(&file, archive).unwrap();
         InitOptions {
             directory: self.path("jail"),
-            source: Source::File(file),
+            source: ArchiveSource::File(file),
             digest: Some(Digest::of(archive)),
             user: None,
             mount_points: Vec::new(),
             keep_setuid: false,
             resolv_conf: false,
             dataset: None,
-            limits: Limits::default(),
+            limits: UnpackLimits::default(),
         }
     }
 
@@ -507,7 +507,7 @@ fn archive_without_digest_is_refused() {
     options.digest = None;
     let error = run(&options).unwrap_err();
     assert!(matches!(error, TemplateError::NoDigest { .. }), "{error}");
-    options.source = Source::Url("https://download.invalid/image.txz".to_owned());
+    options.source = ArchiveSource::Url("https://download.invalid/image.txz".to_owned());
     let error = run(&options).unwrap_err();
     assert!(matches!(error, TemplateError::NoDigest { .. }), "{error}");
     assert_eq!(fixture.names(), ["archive", "outside"]);
@@ -524,7 +524,7 @@ fn changed_archive_is_refused_before_unpacking() {
     fs::write(fixture.path("archive"), changed).unwrap();
     let unpacked = Cell::new(false);
     let result = init(&options, &Cancellation::default(), &|progress| {
-        unpacked.set(unpacked.get() || matches!(progress, Progress::Unpacked { .. }));
+        unpacked.set(unpacked.get() || matches!(progress, InitProgress::Unpacked { .. }));
     });
     assert!(
         matches!(result, Err(TemplateError::DigestMismatch { .. })),
@@ -679,7 +679,7 @@ fn bombs_are_refused() {
             matches!(error, TemplateError::TooLarge { limit: 0x10_0000 }),
             "{error}"
         );
-        options.source = Source::File(fixture.path("image"));
+        options.source = ArchiveSource::File(fixture.path("image"));
         let packed = image(std::slice::from_ref(archive));
         fs::write(fixture.path("image"), &packed).unwrap();
         options.digest = Some(Digest::of(&packed));
@@ -750,7 +750,7 @@ fn cancelled_run_leaves_nothing() {
         let steps = Cell::new(0);
         let result = init(&options, &cancellation, &|progress| {
             steps.set(steps.get() + 1);
-            if matches!(progress, Progress::Unpacked { entries: 20, .. }) {
+            if matches!(progress, InitProgress::Unpacked { entries: 20, .. }) {
                 assert!(
                     fixture
                         .names()

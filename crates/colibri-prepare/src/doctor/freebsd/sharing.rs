@@ -27,18 +27,18 @@ pub(super) struct JailList {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct JailInformation {
-    jail: Vec<JailRoot>,
+    jail: Vec<ListedJail>,
 }
 
 /// A jail and its root directory.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct JailRoot {
+pub(super) struct ListedJail {
     name: String,
     path: PathBuf,
 }
 
 impl JailList {
-    pub(super) fn into_jails(self) -> Vec<JailRoot> {
+    pub(super) fn into_jails(self) -> Vec<ListedJail> {
         self.information.jail
     }
 }
@@ -151,7 +151,7 @@ fn resolve(path: &Path, is_writable: bool, mounts: &[NullfsMount]) -> Tree {
 /// jails of the host are not Colibri's.
 pub(super) fn findings(
     users: &BTreeMap<String, String>,
-    jails: &[JailRoot],
+    jails: &[ListedJail],
     mounts: &[NullfsMount],
     fix: DescriptorFix,
 ) -> Vec<Finding> {
@@ -290,8 +290,8 @@ mod tests {
     const JAILS: &str = r#"{"__version": "2", "jail-information": {"jail": [{"name":"pa","path":"/j/a"}, {"name":"pb","path":"/j/b"}, {"name":"other","path":"/j/other"}]}}"#;
     const MOUNTS: &str = r#"{"mount": {"fstab": [{"device":"/sh","mntpoint":"/j/a/w","fstype":"nullfs","opts":"rw","dump":0,"pass":0}, {"device":"/sh","mntpoint":"/j/b/w","fstype":"nullfs","opts":"ro","dump":0,"pass":0}, {"device":"/s p","mntpoint":"/j/a/sp ace","fstype":"nullfs","opts":"rw,nosuid","dump":0,"pass":0}]}}"#;
 
-    fn jails(list: &[(&str, &str)]) -> Vec<JailRoot> {
-        let jail = |(name, path): &(&str, &str)| JailRoot {
+    fn jails(list: &[(&str, &str)]) -> Vec<ListedJail> {
+        let jail = |(name, path): &(&str, &str)| ListedJail {
             name: (*name).to_owned(),
             path: path.into(),
         };
