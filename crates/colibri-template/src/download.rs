@@ -1,15 +1,16 @@
 //! Download of an archive by fetch(1) of FreeBSD, or by curl(1).
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::command::ExternalCommand;
+use crate::command::{ExternalCommand, RunningProgram};
 use crate::digest::{Digest, HashingReader};
 use crate::error::TemplateError;
 use crate::init::InitProgress;
@@ -24,8 +25,6 @@ const CHECK_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };
-/// Maximum length of the program's messages that an error contains, in bytes.
-const MAX_MESSAGES: u64 = 4096;
 
 /// Validates the URL of an archive.
 ///
@@ -87,93 +86,113 @@ pub(crate) fn download(
     cancellation: &Cancellation,
     progress: &dyn Fn(InitProgress<'_>),
 ) -> Result<Digest, TemplateError> {
-    let command = command(url, find_program());
-    // The environment may name a proxy or certificates.
-    let mut child = Command::new(&command.program)
-        .args(&command.args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| {
-            command.failed(&format!(
-                "{error}; install curl, or download the file and give its path"
-            ))
-        })?;
-    let copied = child
-        .stdout
-        .take()
-        .ok_or_else(|| command.failed("no standard output"))
-        .and_then(|stdout| copy(&command, stdout, to, max_bytes, cancellation, progress));
-    if copied.is_err() {
-        // It cannot fail for a child that was not waited for.
-        drop(child.kill());
-    }
-    let status = child
-        .wait()
-        .map_err(|error| command.failed(&error.to_string()))?;
-    let digest = copied?;
-    match status.success() {
-        true => Ok(digest),
-        false => Err(TemplateError::Source {
-            archive: url.to_owned(),
-            problem: format!("{}; check the URL and the network", messages(&mut child)),
-        }),
-    }
+    let download = Download {
+        url,
+        command: command(url, find_program()),
+        idle_timeout: IDLE_TIMEOUT,
+        max_bytes,
+        cancellation,
+        progress,
+    };
+    download.run(to)
 }
 
-fn messages(child: &mut Child) -> String {
-    let mut bytes = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        // The program has ended; an error leaves the message empty.
-        drop(stderr.take(MAX_MESSAGES).read_to_end(&mut bytes));
-    }
-    String::from_utf8_lossy(&bytes).trim().to_owned()
-}
-
-/// Copies the program's output into a file.
-fn copy(
-    command: &ExternalCommand,
-    stdout: ChildStdout,
-    to: &mut File,
+/// A download by an external program.
+struct Download<'a> {
+    url: &'a str,
+    /// The command that writes the content to its standard output.
+    command: ExternalCommand,
+    /// Maximum time without a byte, and between the last byte and the end of the program.
+    idle_timeout: Duration,
     max_bytes: u64,
-    cancellation: &Cancellation,
-    progress: &dyn Fn(InitProgress<'_>),
-) -> Result<Digest, TemplateError> {
-    let begin = Instant::now();
-    let mut last_byte = begin;
-    let mut bytes = 0;
-    let descriptor = stdout.as_fd().try_clone_to_owned();
-    let descriptor = descriptor.map_err(|error| command.failed(&error.to_string()))?;
-    let budget = ByteBudget::new(max_bytes);
-    let mut input = HashingReader::new(BoundedReader::new(stdout, &budget, cancellation));
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        cancellation.check()?;
-        if last_byte.elapsed() > IDLE_TIMEOUT || begin.elapsed() > TIMEOUT {
-            return Err(
-                command.failed("the download is too slow; download the file and give its path")
-            );
+    cancellation: &'a Cancellation,
+    progress: &'a dyn Fn(InitProgress<'_>),
+}
+
+impl Download<'_> {
+    fn run(&self, to: &mut File) -> Result<Digest, TemplateError> {
+        let deadline = Instant::now() + TIMEOUT;
+        // The environment may name a proxy or certificates.
+        let mut command = self.command.command();
+        let mut program = RunningProgram::start(&self.command, command.stdout(Stdio::piped()))
+            .map_err(|error| {
+                self.failed(&format!(
+                    "{error}; install curl, or download the file and give its path"
+                ))
+            })?;
+        let digest = self.copy(&mut program, to, deadline)?;
+        let deadline = deadline.min(Instant::now() + self.idle_timeout);
+        let Some(status) = program.wait(deadline, self.cancellation)? else {
+            return Err(self.failed(&format!(
+                "it did not end within {:?} of its last output; download the file and give its path",
+                self.idle_timeout
+            )));
+        };
+        if status.success() {
+            return Ok(digest);
         }
-        let mut polled = [PollFd::new(&descriptor, PollFlags::IN)];
-        if !matches!(poll(&mut polled, Some(&CHECK_INTERVAL)), Ok(1..)) {
-            continue;
-        }
-        let count = match input.read(&mut buffer) {
-            Ok(0) => return Ok(input.finish()),
-            Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => {
+        let messages = program.messages();
+        let cause = match messages.is_empty() {
+            true => status.to_string(),
+            false => messages,
+        };
+        Err(TemplateError::Source {
+            archive: self.url.to_owned(),
+            problem: format!("{cause}; check the URL and the network"),
+        })
+    }
+
+    /// Copies the program's output into a file.
+    fn copy(
+        &self,
+        program: &mut RunningProgram<'_>,
+        to: &mut File,
+        deadline: Instant,
+    ) -> Result<Digest, TemplateError> {
+        let unreadable =
+            |error: &dyn Display| self.failed(&format!("{error}; report this as a bug"));
+        let stdout = program.take_stdout();
+        let stdout = stdout.ok_or_else(|| unreadable(&"it has no standard output"))?;
+        let descriptor = stdout.as_fd().try_clone_to_owned();
+        let descriptor = descriptor.map_err(|error| {
+            self.failed(&format!("{error}; close descriptors, or raise ulimit -n"))
+        })?;
+        let budget = ByteBudget::new(self.max_bytes);
+        let bounded = BoundedReader::new(stdout, &budget, self.cancellation);
+        let mut input = HashingReader::new(bounded);
+        let mut buffer = vec![0; 64 * 1024];
+        let mut last_byte = Instant::now();
+        let mut bytes = 0;
+        loop {
+            self.cancellation.check()?;
+            program.read_messages();
+            if last_byte.elapsed() > self.idle_timeout || Instant::now() > deadline {
                 return Err(
-                    stop_error(&error).unwrap_or_else(|| command.failed(&error.to_string()))
+                    self.failed("the download is too slow; download the file and give its path")
                 );
             }
-        };
-        to.write_all(&buffer[..count])
-            .map_err(TemplateError::file("write", "the downloaded archive"))?;
-        last_byte = Instant::now();
-        bytes += count as u64;
-        progress(InitProgress::Downloaded { bytes });
+            let mut polled = [PollFd::new(&descriptor, PollFlags::IN)];
+            if !matches!(poll(&mut polled, Some(&CHECK_INTERVAL)), Ok(1..)) {
+                continue;
+            }
+            let count = match input.read(&mut buffer) {
+                Ok(0) => return Ok(input.finish()),
+                Ok(count) => count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    return Err(stop_error(&error).unwrap_or_else(|| unreadable(&error)));
+                }
+            };
+            to.write_all(&buffer[..count])
+                .map_err(TemplateError::file("write", "the downloaded archive"))?;
+            last_byte = Instant::now();
+            bytes += count as u64;
+            (self.progress)(InitProgress::Downloaded { bytes });
+        }
+    }
+
+    fn failed(&self, problem: &str) -> TemplateError {
+        self.command.failed(problem)
     }
 }
 
@@ -190,6 +209,58 @@ mod tests {
         /usr/bin/fetch -q -T 60 -o - https://download.example/releases/base.txz
         /usr/bin/curl --silent --show-error --fail --location --proto =https --globoff --connect-timeout 60 -- https://download.example/releases/base.txz
         ");
+    }
+
+    /// Runs a shell script as the program that downloads, and cancels after the first byte if requested.
+    fn run(script: &str, idle_timeout: Duration, cancels: bool) -> Result<Digest, TemplateError> {
+        let cancellation = Cancellation::default();
+        let progress = |_: InitProgress<'_>| {
+            if cancels {
+                cancellation.cancel();
+            }
+        };
+        let download = Download {
+            url: "https://download.example/base.txz",
+            command: ExternalCommand::new("/bin/sh", &["-c", script]),
+            idle_timeout,
+            max_bytes: 1000,
+            cancellation: &cancellation,
+            progress: &progress,
+        };
+        let begin = Instant::now();
+        let result = download.run(&mut tempfile::tempfile().unwrap());
+        assert!(begin.elapsed() < Duration::from_secs(7), "{script}");
+        result
+    }
+
+    #[test]
+    fn download_that_does_not_end_is_killed() {
+        let short = Duration::from_millis(300);
+        let late = |script, cancels| run(script, short, cancels).unwrap_err().to_string();
+        let text = late("printf abc; exec >&-; exec sleep 30", false);
+        assert!(text.contains("it did not end within 300ms"), "{text}");
+        let text = late("printf abc; exec sleep 30", false);
+        assert!(text.contains("the download is too slow"), "{text}");
+        let text = late("printf abc; exec >&-; exec sleep 30", true);
+        assert!(text.contains("cancelled"), "{text}");
+    }
+
+    #[test]
+    fn download_error_contains_the_messages() {
+        let long = Duration::from_secs(60);
+        let failed = |script| run(script, long, false).unwrap_err().to_string();
+        // A descendant that keeps standard error open is not waited for.
+        assert_eq!(
+            failed("sleep 8 >&- & echo no such host >&2; exit 6"),
+            "cannot read https://download.example/base.txz: no such host; check the URL and the network"
+        );
+        assert_eq!(
+            failed("exit 6"),
+            "cannot read https://download.example/base.txz: exit status: 6; check the URL and the network"
+        );
+        // More messages than a pipe holds.
+        let digest = run("head -c 300000 /dev/zero >&2; printf abc", long, false).unwrap();
+        assert_eq!(digest, Digest::of(b"abc"));
     }
 
     #[test]
