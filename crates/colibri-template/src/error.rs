@@ -54,7 +54,7 @@ pub enum TemplateError {
         problem: String,
     },
     /// The archive is damaged, or an entry of it is refused.
-    #[error("cannot unpack {entry:?} of {archive}: {problem}")]
+    #[error("cannot unpack {entry:?} of {archive}: {problem}; use another archive")]
     Entry {
         /// Path or URL of the archive, or digest of the layer.
         archive: String,
@@ -128,7 +128,7 @@ pub enum TemplateError {
     Command {
         /// The command line.
         command: String,
-        /// Its exit status and output, or why it cannot be started.
+        /// Its exit status and output, or why it cannot be started, and a hint.
         problem: String,
     },
     /// The caller cancelled the creation.

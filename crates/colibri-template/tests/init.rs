@@ -714,7 +714,10 @@ fn bombs_are_refused() {
 fn sparse_and_unknown_entries_are_refused() {
     let fixture = Fixture::new();
     for (kind, problem) in [
-        (EntryType::GNUSparse, "sparse"),
+        (
+            EntryType::GNUSparse,
+            "it is sparse, which is not supported; use another archive",
+        ),
         (EntryType::new(b'V'), "type 'V' is not supported"),
         (EntryType::new(b'M'), "type 'M' is not supported"),
     ] {
