@@ -208,7 +208,8 @@ pub(crate) enum Config {
 pub(crate) enum JailCommand {
     /// Create a template, the root directory of jails, from a verified system archive or OCI image
     ///
-    /// `colibri run --jail-path` uses it. Nothing of the archive is executed. Needs no daemon. On FreeBSD it needs root.
+    /// `colibri run --jail-path` and `--jail-template` use it. Nothing of the archive is executed. Needs no daemon. On FreeBSD
+    /// it needs root.
     Init(Box<JailInit>),
 }
 

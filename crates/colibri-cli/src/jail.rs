@@ -24,7 +24,11 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) async fn jail(command: JailCommand) -> Result<u8, CliError> {
     let JailCommand::Init(arguments) = command;
     let json = arguments.json;
-    let options = options(*arguments)?;
+    // Before the signal handlers: a signal during the read of the checksums ends this process.
+    let options = tokio::task::spawn_blocking(move || options(*arguments));
+    let options = options
+        .await
+        .map_err(|error| CliError::io("cannot read the options of the template")(error.into()))??;
     let mut signals = SignalStream::install(&TERMINATING)?;
     let cancellation = Cancellation::default();
     let cancelled = cancellation.clone();
@@ -48,7 +52,7 @@ pub(crate) async fn jail(command: JailCommand) -> Result<u8, CliError> {
         created.map_err(|error| CliError::io("cannot create a template")(error.into()))?;
     match (created, ended_by) {
         (Err(TemplateError::Cancelled), Some(signal)) => {
-            output::message("cancelled; nothing of the template is left");
+            output::message("cancelled; the template was not created");
             Ok(signals::exit_code(signal))
         }
         (created, _) => {
@@ -147,7 +151,11 @@ fn summary(report: &TemplateReport) -> String {
     if let Some(snapshot) = &report.snapshot {
         lines.push(format!("snapshot: {snapshot}"));
     }
-    let mut words = vec!["run", "--jail-path", &directory];
+    let option = match report.snapshot {
+        Some(_) if cfg!(target_os = "freebsd") => "--jail-template",
+        _ => "--jail-path",
+    };
+    let mut words = vec!["run", option, &directory];
     // bubblewrap takes user numbers only, and the caller's by default.
     if let Some(user) = report.user.as_ref().filter(|_| cfg!(target_os = "freebsd")) {
         words.extend(["--jail-user", user]);
