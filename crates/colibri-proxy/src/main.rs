@@ -153,7 +153,8 @@ fn execute(program: &OsStr, args: &[OsString], socket: Option<i32>) -> ExitCode 
 /// Runs outside of the sandbox: receives the listening socket from standard input and serves it until the process
 /// `parent` ends.
 fn serve(parent: &OsStr, allow: &[OsString]) -> Result<ExitCode, ProxyError> {
-    // The shim waits for the end of a socket that this process inherits on FreeBSD. Kernels without the call are Linux.
+    // On FreeBSD this process inherits the monitor's control socket, whose end the shim waits for. Linux before 5.9 lacks
+    // the call, and has no such socket.
     let _ = colibri_sys::descriptors::close_from(3);
     let allow = parse_destinations(allow)?;
     let parent = parent

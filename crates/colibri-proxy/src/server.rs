@@ -23,9 +23,12 @@ const RESOLVER_THREADS: usize = 2;
 /// Delay after a failed accept(2), for example without a free descriptor.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Serves connections until the lifeline ends; without one, until the process ends.
+/// Serves connections until the link to the sandbox ends; without one, until the process ends.
 pub(crate) fn serve(received: Received, allow: Vec<Destination>) -> io::Result<()> {
-    let Received { listener, lifeline } = received;
+    let Received {
+        listener,
+        sandbox_link,
+    } = received;
     let allow: Arc<[Destination]> = allow.into();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -33,17 +36,17 @@ pub(crate) fn serve(received: Received, allow: Vec<Destination>) -> io::Result<(
         .build()?
         .block_on(async {
             let accepting = accept_connections(TcpListener::from_std(listener)?, allow);
-            let Some(lifeline) = lifeline else {
+            let Some(sandbox_link) = sandbox_link else {
                 accepting.await;
                 return Ok(());
             };
-            lifeline.set_nonblocking(true)?;
-            let mut lifeline = UnixStream::from_std(lifeline)?;
+            sandbox_link.set_nonblocking(true)?;
+            let mut sandbox_link = UnixStream::from_std(sandbox_link)?;
             let mut byte = [0; 1];
             tokio::select! {
                 () = accepting => {}
                 // The other end sends nothing.
-                _ = lifeline.read(&mut byte) => {}
+                _ = sandbox_link.read(&mut byte) => {}
             }
             Ok(())
         })

@@ -46,7 +46,7 @@ const HELD: u8 = b'H';
 pub(crate) struct Received {
     pub(crate) listener: TcpListener,
     /// The connection whose end is the end of the sandbox.
-    pub(crate) lifeline: Option<UnixStream>,
+    pub(crate) sandbox_link: Option<UnixStream>,
 }
 
 /// Receives the listener, lets it listen, and confirms it.
@@ -71,11 +71,14 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<Received> {
     let listener = TcpListener::from(listener);
     listener.set_nonblocking(true)?;
     rustix::io::write(&socket, b"R")?;
-    let lifeline = match byte {
+    let sandbox_link = match byte {
         [HELD] => Some(UnixStream::from(socket.as_fd().try_clone_to_owned()?)),
         _ => None,
     };
-    Ok(Received { listener, lifeline })
+    Ok(Received {
+        listener,
+        sandbox_link,
+    })
 }
 
 #[cfg(test)]
@@ -94,7 +97,7 @@ mod tests {
         send(&sandbox_end, &listener).unwrap();
         drop(listener);
         let received = receiver.join().unwrap();
-        assert!(received.lifeline.is_none());
+        assert!(received.sandbox_link.is_none());
         let received = received.listener;
         let mut client = TcpStream::connect(address).unwrap();
         received.set_nonblocking(false).unwrap();
