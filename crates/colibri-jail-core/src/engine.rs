@@ -144,7 +144,7 @@ pub enum LimitMechanism {
     },
 }
 
-/// A check of whether the kernel of this host supports something, for example limits.
+/// A check whether the kernel supports a feature, such as rctl(8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelSupport {
     /// The mechanism, for messages.

@@ -8,7 +8,7 @@ use colibri_types::AgentSpec;
 
 use crate::host::resolve_in;
 use crate::jail_view::JailView;
-use crate::limits::support_obstacle;
+use crate::kernel_support::support_obstacle;
 use crate::program::{self, ProgramView};
 use crate::{PrepareError, Prepared, Preparer, arguments, mounts};
 

@@ -9,6 +9,7 @@ mod elevated;
 mod error;
 mod host;
 mod jail_view;
+mod kernel_support;
 mod limits;
 mod mounts;
 mod prepare;

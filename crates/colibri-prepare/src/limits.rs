@@ -1,21 +1,10 @@
 //! Selects the enforcement mechanism (cgroup, rlimit, rctl) for each limit, and reports limits without one.
 
-use std::io::{self, Read};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
-
-use colibri_jail_core::{Confinement, JailError, KernelSupport, LimitMechanism, Limits};
+use colibri_jail_core::{Confinement, JailError, LimitMechanism, Limits};
 use colibri_types::ProcessLimits;
 
-use crate::{Obstacle, Preparer};
-
-/// Timeout of the program that prints whether the kernel enforces limits.
-const SUPPORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval at which the end of that program is checked; it takes about a millisecond.
-const SUPPORT_INTERVAL: Duration = Duration::from_millis(2);
-/// Maximum number of bytes read from each of its outputs.
-const MAX_SUPPORT_OUTPUT: u64 = 4096;
+use crate::Preparer;
+use crate::kernel_support::support_obstacle;
 
 /// The enforcement mechanism of each limit of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -107,83 +96,6 @@ impl Preparer {
     }
 }
 
-/// Returns why the kernel of this host does not enforce limits; `None` if it does. Blocks until a program has ended.
-pub(crate) fn support_obstacle(support: &KernelSupport) -> Option<Obstacle> {
-    let command = || format!("{} {}", support.program, support.args.join(" "));
-    let cause = match run(support, SUPPORT_TIMEOUT) {
-        Err(error) => format!("{} cannot be run: {error}", command()),
-        Ok(SupportOutput { stdout, .. }) if stdout == support.expected => return None,
-        Ok(SupportOutput { status, stdout, .. }) if status.success() => {
-            format!("{} prints {stdout}", command())
-        }
-        Ok(SupportOutput { status, stderr, .. }) => match stderr.is_empty() {
-            true => format!("{} failed: {status}", command()),
-            false => format!("{} failed: {stderr}", command()),
-        },
-    };
-    Some(Obstacle {
-        cause,
-        hint: support.hint.to_owned(),
-    })
-}
-
-/// The result of a program that prints a setting.
-struct SupportOutput {
-    status: ExitStatus,
-    stdout: String,
-    stderr: String,
-}
-
-fn run(support: &KernelSupport, limit: Duration) -> io::Result<SupportOutput> {
-    let mut child = Command::new(support.program)
-        .args(support.args)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let status = match wait(&mut child, limit) {
-        Ok(status) => status,
-        Err(error) => {
-            // The error of the wait is reported; without these two, the program would remain.
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(error);
-        }
-    };
-    Ok(SupportOutput {
-        status,
-        stdout: text(child.stdout.take())?,
-        stderr: text(child.stderr.take())?,
-    })
-}
-
-/// Waits until the program has ended.
-fn wait(child: &mut Child, limit: Duration) -> io::Result<ExitStatus> {
-    let deadline = Instant::now() + limit;
-    loop {
-        match child.try_wait()? {
-            Some(status) => return Ok(status),
-            None if Instant::now() < deadline => thread::sleep(SUPPORT_INTERVAL),
-            None => {
-                let problem = format!("it did not end within {limit:?}");
-                return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
-            }
-        }
-    }
-}
-
-/// Returns the output of an ended program, in one line.
-fn text(stream: Option<impl Read>) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    if let Some(stream) = stream {
-        stream.take(MAX_SUPPORT_OUTPUT).read_to_end(&mut bytes)?;
-    }
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,6 +103,7 @@ mod tests {
     use crate::{PrepareError, Prepared};
     use colibri_jail_core::{
         Bubblewrap, CommandLine, EnginePrograms, EphemeralJail, FreebsdJail, JailEngine, JailOp,
+        KernelSupport,
     };
     use colibri_priv::{BackendRegistry, PrivBackend};
     use colibri_types::AgentSpawnConfig;
@@ -205,7 +118,6 @@ mod tests {
     const ENABLED: FreebsdLimits = FreebsdLimits(&["-c", "echo 1"]);
     const DISABLED: FreebsdLimits = FreebsdLimits(&["-c", "echo 0"]);
     const MISSING: FreebsdLimits = FreebsdLimits(&["-c", "echo unknown oid >&2; exit 1"]);
-    const HANGING: FreebsdLimits = FreebsdLimits(&["-c", "exec sleep 1000"]);
 
     impl FreebsdLimits {
         fn support(self) -> KernelSupport {
@@ -515,22 +427,5 @@ mod tests {
                     .map(|name| format!("limit `{name}` is not enforced: {cause}"))
             );
         }
-    }
-
-    #[test]
-    fn support_program_that_hangs_is_killed() {
-        let error = run(&HANGING.support(), Duration::from_millis(20))
-            .err()
-            .unwrap();
-        assert_eq!(error.to_string(), "it did not end within 20ms");
-        let absent = KernelSupport {
-            program: "/absent/sysctl",
-            ..ENABLED.support()
-        };
-        let obstacle = support_obstacle(&absent).unwrap();
-        assert_eq!(
-            obstacle.cause,
-            "/absent/sysctl -c echo 1 cannot be run: No such file or directory (os error 2)"
-        );
     }
 }

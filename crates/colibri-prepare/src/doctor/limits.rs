@@ -4,7 +4,7 @@ use colibri_jail_core::{KernelSupport, LimitMechanism};
 use colibri_priv::Finding;
 
 use super::on_a_thread;
-use crate::limits::support_obstacle;
+use crate::kernel_support::support_obstacle;
 use crate::{Cgroups, Obstacle};
 
 /// Limits on all processes of an agent together, and their cgroup controllers.
