@@ -27,6 +27,8 @@ const SYSCTL: &str = "/sbin/sysctl";
 const ADVICE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of persistent jails whose restrictions are read.
 const MAX_JAILS: usize = 16;
+/// Maximum number of owners of confinements that one list in a finding names.
+const MAX_NAMED_OWNERS: usize = 8;
 
 /// Returns the release of the running kernel, such as `15.1-RELEASE-p4`; `None` on another system.
 fn running_kernel() -> Option<String> {
@@ -100,22 +102,28 @@ fn jail_users(
     known: &[KnownConfinement],
     name: impl Fn(&KnownConfinement) -> Option<String>,
 ) -> BTreeMap<String, String> {
-    let mut users: BTreeMap<String, String> = BTreeMap::new();
+    let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for known in known {
         // An invalid name is an error of the spawn; it must not become an option of jls(8).
         let Some(name) = name(known).filter(|name| name.parse::<JailName>().is_ok()) else {
             continue;
         };
-        let owner = known.owner.to_string();
-        users
-            .entry(name)
-            .and_modify(|users| {
-                users.push_str(", ");
-                users.push_str(&owner);
-            })
-            .or_insert(owner);
+        let owners = users.entry(name).or_default();
+        owners.push(known.owner.to_string());
     }
-    users
+    let listed = |(name, owners): (String, Vec<String>)| (name, owner_list(&owners));
+    users.into_iter().map(listed).collect()
+}
+
+/// Returns a list for a message: names the first [`MAX_NAMED_OWNERS`], and counts the others.
+fn owner_list(owners: &[String]) -> String {
+    let (named, others) = owners.split_at(owners.len().min(MAX_NAMED_OWNERS));
+    let named = named.join(", ");
+    match others.len() {
+        0 => named,
+        1 => format!("{named} and 1 other"),
+        count => format!("{named} and {count} others"),
+    }
 }
 
 /// Returns a finding for each persistent jail.
@@ -257,6 +265,25 @@ mod tests {
         let ephemeral = ("colibri-a2".to_owned(), "agent a2".to_owned());
         assert_eq!(all_jails(&all), BTreeMap::from([build, ephemeral]));
         assert!(all[2].jail.is_none(), "limits alone request no jail");
+    }
+
+    #[test]
+    fn users_of_a_jail_are_bounded() {
+        let agents: Vec<_> = (1..=20)
+            .map(|number| {
+                let owner = ConfinementOwner::Agent(format!("a{number}"));
+                known(owner, Some("build"), None)
+            })
+            .collect();
+        let eight =
+            "agent a1, agent a2, agent a3, agent a4, agent a5, agent a6, agent a7, agent a8";
+        for (count, end) in [(8, ""), (9, " and 1 other"), (20, " and 12 others")] {
+            let expected = ("build".to_owned(), format!("{eight}{end}"));
+            assert_eq!(
+                persistent_jails(&agents[..count]),
+                BTreeMap::from([expected])
+            );
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use colibri_types::AgentSpec;
 use serde::Deserialize;
 
 use super::advisories::DescriptorFix;
+use super::owner_list;
 
 /// Maximum number of nested nullfs mounts that are followed.
 const MAX_NESTED_MOUNTS: usize = 8;
@@ -165,7 +166,7 @@ pub(super) fn findings(
     let mut pairs = Vec::new();
     for (number, (one, one_user, one_trees)) in used.iter().enumerate() {
         for (other, other_user, other_trees) in used.iter().skip(number + 1) {
-            // Nothing is outside one root and inside an equal one.
+            // Jails with equal roots see the same files: a descriptor leads nowhere else.
             if one.path == other.path {
                 continue;
             }
@@ -227,8 +228,8 @@ pub(super) fn unjailed(unjailed: &[String], jailed: &[String]) -> Option<Finding
     Some(Finding::warn(
         format!(
             "{} without a jail and {} in jails run at the same time: a process outside can pass descriptors of the host's files into a jail, with any kernel (FreeBSD-SA-26:04.jail, Impact)",
-            unjailed.join(", "),
-            jailed.join(", ")
+            owner_list(unjailed),
+            owner_list(jailed)
         ),
         "run every agent in a jail, or agents without one under another user's daemon",
     ))
@@ -440,6 +441,16 @@ mod tests {
             finding
                 .what
                 .starts_with("agent a without a jail and agent b, agent c in jails")
+        );
+        let many = vec!["agent a".to_owned(); 1000];
+        let what = unjailed(&many, &many).unwrap().what;
+        assert!(
+            what.starts_with("agent a, agent a, ") && what.len() < 500,
+            "{what}"
+        );
+        assert!(
+            what.contains(" and 992 others without a jail and "),
+            "{what}"
         );
         assert_eq!(unjailed(&[], &names(&["b"])), None);
         assert_eq!(unjailed(&names(&["a"]), &[]), None);
