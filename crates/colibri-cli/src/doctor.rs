@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use colibri_client::{ClientError, DoctorResult, Finding, FindingStatus, JailConfig};
+use colibri_client::{ClientError, DoctorResult, Finding, FindingStatus};
 
 use colibri_config::ConfigFile;
 use colibri_prepare::{ConfinementOwner, KnownConfinement};
@@ -63,9 +63,13 @@ async fn local_findings(global: &Global) -> Result<Vec<Finding>, CliError> {
             return Ok(vec![Finding::fail(error.message(), fix)]);
         }
     };
-    let profile = |(name, jail): (&str, &JailConfig)| {
-        KnownConfinement::new(ConfinementOwner::Profile(name.to_owned()), Some(jail))
-    };
-    installation.confinements = file.jails().map(profile).collect();
+    let known = |owner: ConfinementOwner, jail| KnownConfinement::new(owner, Some(jail));
+    let profiles = file.profile_jails();
+    let profiles =
+        profiles.map(|(name, jail)| known(ConfinementOwner::Profile(name.to_owned()), jail));
+    let entries = file.autostart_jails();
+    let entries =
+        entries.map(|(key, jail)| known(ConfinementOwner::Autostart(key.to_owned()), jail));
+    installation.confinements = profiles.chain(entries).collect();
     Ok(preparer.preflight(&installation).await)
 }

@@ -101,17 +101,24 @@ fn shown(diagnostics: &[Diagnostic]) -> String {
     lines.join("\n")
 }
 
+/// Returns the jail of a profile or an entry with its name, unless it only sets limits.
+fn jail_of<'a>(name: &'a str, options: &'a Profile) -> Option<(&'a str, &'a JailConfig)> {
+    let jail = options.request.jail.as_ref()?;
+    jail.is_jail().then_some((name, jail))
+}
+
 impl ConfigFile {
-    /// Returns the jails of profiles and `[[autostart]]` entries, with their names. An entry without a jail may use that of
-    /// its profile.
-    pub fn jails(&self) -> impl Iterator<Item = (&str, &JailConfig)> {
+    /// Returns the jails of profiles, with the names of the profiles.
+    pub fn profile_jails(&self) -> impl Iterator<Item = (&str, &JailConfig)> {
+        let profiles = self.profiles.iter();
+        profiles.filter_map(|(name, profile)| jail_of(name, profile))
+    }
+
+    /// Returns the jails of `[[autostart]]` entries, with the keys of the entries. An entry without a jail may use that of its
+    /// profile.
+    pub fn autostart_jails(&self) -> impl Iterator<Item = (&str, &JailConfig)> {
         let entries = self.autostart.iter();
-        let entries = entries.map(|entry| (&entry.key, &entry.options));
-        let requests = self.profiles.iter().chain(entries);
-        requests.filter_map(|(name, profile)| {
-            let jail = profile.request.jail.as_ref()?;
-            jail.is_jail().then_some((name.as_str(), jail))
-        })
+        entries.filter_map(|entry| jail_of(&entry.key, &entry.options))
     }
 
     /// Parses and validates a text. Does no I/O: `path` is used in messages.

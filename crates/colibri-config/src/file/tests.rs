@@ -302,11 +302,12 @@ fn jails_of_profiles_and_autostart_entries_are_listed() {
         "[profile.web]\nprogram = \"pi\"\njail = { name = \"web\" }\n[profile.limits]\njail = { limits = { cpu = 1 } }\n[profile.none]\nprogram = \"pi\"\n[[autostart]]\nname = \"night\"\nprogram = \"pi\"\njail = { path = \"/j\" }\n[[autostart]]\nprofile = \"web\"\n",
     );
     let file = file.unwrap();
-    let jails = file
-        .jails()
-        .map(|(name, jail)| (name, jail.name.as_deref().or(jail.path.as_deref())));
-    assert_eq!(
-        jails.collect::<Vec<_>>(),
-        [("web", Some("web")), ("night", Some("/j"))]
-    );
+    let profiles: Vec<_> = file.profile_jails().collect();
+    assert_eq!(profiles.len(), 1);
+    assert_eq!(profiles[0].0, "web");
+    assert_eq!(profiles[0].1.name.as_deref(), Some("web"));
+    let entries: Vec<_> = file.autostart_jails().collect();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].0, "night");
+    assert_eq!(entries[0].1.path.as_deref(), Some("/j"));
 }

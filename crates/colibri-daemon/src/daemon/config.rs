@@ -6,7 +6,6 @@ use std::sync::Arc;
 use colibri_config::{
     Autostart, ConfigFile, ConfigSources, PartialSettings, Profile, ProfileError,
 };
-use colibri_jail_core::JailConfig;
 use colibri_prepare::{ConfinementOwner, KnownConfinement};
 use colibri_priv::Finding;
 use colibri_proto::{
@@ -72,10 +71,15 @@ impl Configuration {
 
     /// Returns the jails that profiles and `[[autostart]]` entries name.
     pub(crate) fn confinements(&self) -> Vec<KnownConfinement> {
-        let jail = |(name, jail): (&str, &JailConfig)| {
-            KnownConfinement::new(ConfinementOwner::Profile(name.to_owned()), Some(jail))
-        };
-        self.current().jails().map(jail).collect()
+        let known = |owner: ConfinementOwner, jail| KnownConfinement::new(owner, Some(jail));
+        let current = self.current();
+        let profiles = current
+            .profile_jails()
+            .map(|(name, jail)| known(ConfinementOwner::Profile(name.to_owned()), jail));
+        let entries = current
+            .autostart_jails()
+            .map(|(key, jail)| known(ConfinementOwner::Autostart(key.to_owned()), jail));
+        profiles.chain(entries).collect()
     }
 
     /// Returns a finding of `doctor` for each `[[autostart]]` agent that could not be started.

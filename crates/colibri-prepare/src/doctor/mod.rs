@@ -42,7 +42,7 @@ pub struct Installation {
     pub state_dir: PathBuf,
     /// The daemon's socket.
     pub socket: PathBuf,
-    /// The confinements of running agents and of profiles.
+    /// The confinements of running agents and of the settings file.
     pub confinements: Vec<KnownConfinement>,
 }
 
@@ -51,8 +51,10 @@ pub struct Installation {
 pub enum ConfinementOwner {
     /// A running agent, with its id.
     Agent(String),
-    /// A profile or an `[[autostart]]` entry of the settings file, with its name.
+    /// A profile of the settings file, with its name.
     Profile(String),
+    /// An `[[autostart]]` entry of the settings file, with its key.
+    Autostart(String),
 }
 
 impl fmt::Display for ConfinementOwner {
@@ -60,11 +62,12 @@ impl fmt::Display for ConfinementOwner {
         match self {
             Self::Agent(id) => write!(f, "agent {id}"),
             Self::Profile(name) => write!(f, "profile {name}"),
+            Self::Autostart(key) => write!(f, "autostart entry {key}"),
         }
     }
 }
 
-/// A confinement that an agent has, or that a profile requests.
+/// A confinement that an agent has, or that a profile or an `[[autostart]]` entry requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownConfinement {
     owner: ConfinementOwner,

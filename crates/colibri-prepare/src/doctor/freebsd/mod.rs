@@ -46,7 +46,7 @@ pub(crate) fn sharing_warnings(confinement: &Confinement, running: &[AgentSpec])
     }
 }
 
-/// Returns all findings. `known` are the confinements of running agents and of profiles.
+/// Returns all findings. `known` are the confinements of running agents and of the settings file.
 pub(super) async fn findings(known: &[KnownConfinement]) -> Vec<Finding> {
     let Some(kernel) = running_kernel() else {
         return Vec::new();
@@ -92,7 +92,7 @@ fn all_jails(known: &[KnownConfinement]) -> BTreeMap<String, String> {
         match (&jail.name, &known.owner) {
             (Some(name), _) => Some(name.clone()),
             (None, ConfinementOwner::Agent(id)) => Some(format!("colibri-{id}")),
-            (None, ConfinementOwner::Profile(_)) => None,
+            (None, ConfinementOwner::Profile(_) | ConfinementOwner::Autostart(_)) => None,
         }
     })
 }
@@ -252,6 +252,7 @@ mod tests {
     fn jails_are_listed_with_their_users() {
         let agent = |id: &str| ConfinementOwner::Agent(id.to_owned());
         let profile = |name: &str| ConfinementOwner::Profile(name.to_owned());
+        let autostart = |key: &str| ConfinementOwner::Autostart(key.to_owned());
         let all = [
             known(agent("a1"), Some("build"), None),
             known(agent("a2"), None, Some("/j")),
@@ -259,8 +260,11 @@ mod tests {
             known(profile("p"), Some("build"), None),
             known(profile("q"), None, Some("/j")),
             known(profile("r"), Some("-v"), None),
+            known(autostart("night-shift"), Some("build"), None),
+            known(autostart("day-shift"), None, Some("/j")),
         ];
-        let build = ("build".to_owned(), "agent a1, profile p".to_owned());
+        let users = "agent a1, profile p, autostart entry night-shift";
+        let build = ("build".to_owned(), users.to_owned());
         assert_eq!(persistent_jails(&all), BTreeMap::from([build.clone()]));
         let ephemeral = ("colibri-a2".to_owned(), "agent a2".to_owned());
         assert_eq!(all_jails(&all), BTreeMap::from([build, ephemeral]));
