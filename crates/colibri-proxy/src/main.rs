@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
-use colibri_jail_core::{Destination, JailError, PROXY_PORT};
+use colibri_jail_core::{Destination, JailError, PROXY_PORT, PROXY_VARIABLE};
 use rustix::process::Pid;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
@@ -25,8 +25,6 @@ const USAGE: &str = "usage: colibri-proxy run HOST:PORT... -- COMMAND [ARG...]
 HTTP proxy with an allow list for a sandbox without a network.
 The Colibri daemon starts it; do not start it manually.
 ";
-/// Environment variable with the number of the descriptor over which `enter` sends the listening socket to `serve`.
-const SOCKET_VARIABLE: &str = "COLIBRI_PROXY_FD";
 /// Exit code if the program does not exist, as of env(1).
 const EXIT_NOT_FOUND: u8 = 127;
 /// Exit code if the proxy itself fails, as of env(1).
@@ -116,13 +114,13 @@ fn run(allow: &[OsString], program: &OsStr, args: &[OsString]) -> Result<ExitCod
 
 /// Runs in the sandbox: opens the port, sends the listening socket to `serve`, and executes the agent.
 fn enter(program: &OsStr, args: &[OsString]) -> Result<ExitCode, ProxyError> {
-    let socket = std::env::var(SOCKET_VARIABLE)
+    let socket = std::env::var(PROXY_VARIABLE)
         .ok()
         .and_then(|number| number.parse().ok())
         .and_then(colibri_sys::descriptors::take_inherited_socket)
         .ok_or_else(|| {
             format!(
-                "{SOCKET_VARIABLE} does not name a socket; start this part with colibri-proxy run"
+                "{PROXY_VARIABLE} does not name a socket; start this part with colibri-proxy run"
             )
         })?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PROXY_PORT))
@@ -135,9 +133,9 @@ fn enter(program: &OsStr, args: &[OsString]) -> Result<ExitCode, ProxyError> {
 /// Replaces this process by the program; returns the exit code of a failure, as of env(1).
 fn execute(program: &OsStr, args: &[OsString], socket: Option<i32>) -> ExitCode {
     let mut command = Command::new(program);
-    command.args(args).env_remove(SOCKET_VARIABLE);
+    command.args(args).env_remove(PROXY_VARIABLE);
     if let Some(number) = socket {
-        command.env(SOCKET_VARIABLE, number.to_string());
+        command.env(PROXY_VARIABLE, number.to_string());
     }
     let error = command.exec();
     log(&format!(
