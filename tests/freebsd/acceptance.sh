@@ -46,7 +46,7 @@ for program in colibri colibri-daemon colibri-shim colibri-proxy colibri-jail-he
 done
 built=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")/../.." && pwd)
-[ -z "$attacks" ] || PLAN=$((PLAN + $(grep -c "^attack '" "$here/tests/freebsd/attacks.sh")))
+[ -z "$attacks" ] || PLAN=$((PLAN + $(cat "$here/tests/freebsd/attacks.sh" "$here/tests/freebsd/mount-attacks.sh" | grep -c "^attack '")))
 
 OP=cbrtop AG=cbrtag         # the daemon's user, and the agents'
 OT=cbrtot CLOSED=cbrtclosed # another caller of the helper, and a jail that it may not enter, in attacks.sh
@@ -916,6 +916,8 @@ check 'newsyslog: the log of the service is rotated' log_rotates
 
 # shellcheck source=tests/freebsd/attacks.sh
 [ -z "$attacks" ] || . "$here/tests/freebsd/attacks.sh"
+# shellcheck source=tests/freebsd/mount-attacks.sh
+[ -z "$attacks" ] || . "$here/tests/freebsd/mount-attacks.sh"
 
 [ "$number" = "$PLAN" ] || bail "ran $number checks, planned $PLAN"
 [ "$failed" = 0 ] || echo "# $failed of $PLAN failed"

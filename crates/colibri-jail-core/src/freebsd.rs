@@ -111,16 +111,6 @@ impl FreebsdJail {
         if let Some(hostname) = &jail.hostname {
             args.push(format!("host.hostname={hostname}"));
         }
-        // One line of fstab(5) each. jail(8) itself refuses a mount point outside the root.
-        for mount in &jail.mounts {
-            let target = root.join(&mount.target);
-            let mode = if mount.read_only { "ro" } else { "rw" };
-            args.push(format!(
-                "mount={} {} nullfs {mode} 0 0",
-                checked(&mount.source)?,
-                checked(&target)?
-            ));
-        }
         args.extend(JAIL_RESTRICTIONS.iter().map(|word| (*word).to_owned()));
         Ok(args)
     }
@@ -145,8 +135,8 @@ impl FreebsdJail {
             if let Some(root) = &created.root {
                 args.extend(root_options(root));
             }
-            for mount in &created.mounts {
-                args.extend(["--unmount".to_owned(), mount.to_string()]);
+            if monitored.is_some() {
+                args.extend(mount_options(created));
             }
         }
         match monitored {
@@ -188,18 +178,33 @@ fn root_options(root: &CreatedRoot) -> Vec<String> {
     args
 }
 
-/// Returns what is created for a jail: each mount is one command of jail(8), and so is `exec.created`. The
-/// monitor prepares the root by itself.
+/// Returns the helper's options for mounts.
+fn mount_options(created: &CreatedJail) -> impl Iterator<Item = String> {
+    let mounts = created.root.iter().flat_map(|root| &root.mounts);
+    mounts.flat_map(|mount| {
+        let option = if mount.read_only {
+            "--mount-ro"
+        } else {
+            "--mount"
+        };
+        [
+            option.to_owned(),
+            mount.source.to_string(),
+            mount.target.to_string(),
+        ]
+    })
+}
+
+/// Returns what is created for a jail: `exec.created` is one command of jail(8). The monitor prepares the root and the mounts
+/// by itself: jail(8) and nullfs follow links, which an agent with the same root could plant.
 fn created(jail: &EphemeralJail) -> CreatedJail {
-    let mounts = jail.mounts.iter();
-    let root = jail.root();
-    let targets = mounts.clone().map(|mount| &mount.target);
+    let targets = jail.mounts.iter().map(|mount| &mount.target);
+    let is_prepared = jail.first_root_field().is_some() || !jail.mounts.is_empty();
     CreatedJail {
         name: jail.name.clone(),
-        mounts: mounts.map(|mount| root.join(&mount.target)).collect(),
-        setup_commands: jail.mounts.len() + usize::from(!jail.allow.is_empty()),
+        setup_commands: usize::from(!jail.allow.is_empty()),
         is_filtered: !jail.allow.is_empty(),
-        root: jail.first_root_field().map(|_| CreatedRoot {
+        root: is_prepared.then(|| CreatedRoot {
             base: jail.path.clone(),
             is_template: jail.is_template,
             writable: jail.writable.clone(),
@@ -207,6 +212,7 @@ fn created(jail: &EphemeralJail) -> CreatedJail {
                 .filter(|target| jail.writable_parent(target).is_some())
                 .cloned()
                 .collect(),
+            mounts: jail.mounts.clone(),
             devfs: jail.devfs,
             fdescfs: jail.fdescfs,
         }),

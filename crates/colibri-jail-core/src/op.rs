@@ -1,6 +1,6 @@
 //! Operations on jails. Only these go through an engine and a privilege backend.
 
-use crate::{CommandLine, EphemeralJail, JailName, JailPath, JailUser, Pid, Signal};
+use crate::{CommandLine, EphemeralJail, JailName, JailPath, JailUser, Mount, Pid, Signal};
 
 /// One operation on jails.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -66,13 +66,11 @@ pub enum JailOp {
 pub struct CreatedJail {
     /// The jail.
     pub name: JailName,
-    /// Mount points on the host, in the order of the mounts.
-    pub mounts: Vec<JailPath>,
     /// Number of commands that the engine's program starts before the agent.
     pub setup_commands: usize,
     /// Whether a proxy filters its network: see [`crate::EphemeralJail::allow`].
     pub is_filtered: bool,
-    /// What the monitor prepares in the root directory before the command; `None` for an existing root as it is.
+    /// What the monitor prepares in the root directory before the command; `None` for an existing root as it is, without mounts.
     pub root: Option<CreatedRoot>,
 }
 
@@ -88,6 +86,8 @@ pub struct CreatedRoot {
     pub writable: Vec<JailPath>,
     /// Mount points to create in them.
     pub mount_points: Vec<JailPath>,
+    /// Mounts, in this order.
+    pub mounts: Vec<Mount>,
     /// Whether to mount a devfs at `/dev`.
     pub devfs: bool,
     /// Whether to mount a fdescfs at `/dev/fd`.

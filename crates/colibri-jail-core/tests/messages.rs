@@ -84,7 +84,7 @@ fn every_error_message_has_a_hint() {
             r#"{"path":"/","mounts":[{"source":"/a"},{"source":"/b","target":"/a"}]}"#,
             "bubblewrap",
         ),
-        (r#"{"path":"/","mounts":[{"source":"/a b"}]}"#, "freebsd"),
+        (r#"{"path":"/a b"}"#, "freebsd"),
         (r#"{"name":"web","mounts":[{"source":"/a"}]}"#, "freebsd"),
         (r#"{"mounts":[{"source":"/a"}]}"#, "freebsd"),
         (r#"{"workdir":"/a"}"#, "freebsd"),

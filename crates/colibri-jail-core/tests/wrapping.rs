@@ -311,10 +311,18 @@ proptest! {
                     word => intended.push(("ip4", word.to_string())),
                 }
                 intended.extend(setup.hostname.iter().map(|hostname| ("host.hostname", hostname.to_string())));
-                for mount in &setup.mounts {
-                    let mode = if mount.read_only { "ro" } else { "rw" };
-                    intended.push(("mount", format!("{} {} nullfs {mode} 0 0", mount.source, path.join(&mount.target))));
-                }
+                // The monitor mounts.
+                let op = confinement.clone().into_op(workdir.clone(), agent.clone()).unwrap();
+                let monitor = engine.command_line(&engine.monitor(&op, &wrapped).unwrap()).unwrap();
+                let monitor = words(&monitor);
+                let (options, monitored) = monitor.split_at(monitor.len() - wrapped.args().len() - 2);
+                prop_assert_eq!(monitored, [&["--"][..], &words(&wrapped)].concat());
+                let mounts: Vec<_> = setup.mounts.iter().flat_map(|mount| {
+                    let option = if mount.read_only { "--mount-ro" } else { "--mount" };
+                    [option, mount.source.as_str(), mount.target.as_str()]
+                }).collect();
+                prop_assert_eq!(&options[options.len() - mounts.len()..], mounts);
+                prop_assert_eq!(options.iter().filter(|word| word.starts_with("--mount") && **word != "--mount-point").count(), setup.mounts.len());
                 intended.extend([("securelevel", "3"), ("enforce_statfs", "2"), ("children.max", "0"), ("allow.noset_hostname", "")]
                     .map(|(key, value)| (key, value.to_owned())));
                 intended.extend(user.iter().map(|user| ("exec.jail_user", user.to_string())));

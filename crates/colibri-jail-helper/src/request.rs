@@ -50,7 +50,6 @@ pub(crate) enum HelperRequest {
     Clean {
         jail: JailName,
         root: Option<RootRequest>,
-        mounts: Vec<JailPath>,
     },
     /// Wait until the proxy of a monitored jail listens (FreeBSD).
     AwaitProxy {
@@ -63,14 +62,24 @@ pub(crate) enum HelperRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MonitoredJail {
     pub(crate) jail: JailName,
-    /// Number of commands that jail(8) starts before the agent: one for each mount, and `exec.created`.
+    /// Number of commands that jail(8) starts before the agent: `exec.created` is one.
     pub(crate) setup_commands: u32,
     /// Its network contains only a loopback interface with the port of a proxy.
     pub(crate) is_filtered: bool,
     /// What the monitor prepares in the root directory before.
     pub(crate) root: Option<RootRequest>,
-    /// Mount points on the host.
-    pub(crate) mounts: Vec<JailPath>,
+    /// What is mounted in the root directory, in this order. Not empty only with a root.
+    pub(crate) mounts: Vec<MountRequest>,
+}
+
+/// A directory or file of the host that is mounted in the root directory of a jail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+pub(crate) struct MountRequest {
+    pub(crate) source: JailPath,
+    /// Inside the root.
+    pub(crate) target: JailPath,
+    pub(crate) read_only: bool,
 }
 
 /// A root directory that the monitor makes or extends for one jail. The paths of the options after the first are inside
@@ -218,6 +227,24 @@ impl<'a> RequestArguments<'a> {
         }))
     }
 
+    fn mounts(&mut self) -> Result<Vec<MountRequest>, RequestError> {
+        let mut mounts = Vec::new();
+        while let [option, source, target, rest @ ..] = self.0
+            && matches!(option.as_str(), "--mount" | "--mount-ro")
+        {
+            if mounts.len() == MAX_REPEATED {
+                return Err(RequestError::TooMany("--mount"));
+            }
+            mounts.push(MountRequest {
+                source: source.parse()?,
+                target: target.parse()?,
+                read_only: option == "--mount-ro",
+            });
+            self.0 = rest;
+        }
+        Ok(mounts)
+    }
+
     fn monitored_jail(&mut self) -> Result<Option<MonitoredJail>, RequestError> {
         let Some(jail) = self.optional("--jail")? else {
             return Ok(None);
@@ -229,7 +256,10 @@ impl<'a> RequestArguments<'a> {
             .ok_or_else(|| RequestError::Count(count.to_owned()))?;
         let is_filtered = self.network()?;
         let root = self.root()?;
-        let mounts = self.paths("--unmount")?;
+        let mounts = match root {
+            Some(_) => self.mounts()?,
+            None => Vec::new(),
+        };
         Ok(Some(MonitoredJail {
             jail,
             setup_commands,
@@ -350,7 +380,6 @@ impl HelperRequest {
             "clean" => Self::Clean {
                 jail: created_name(options.required("--jail")?)?,
                 root: options.root()?,
-                mounts: options.paths("--unmount")?,
             },
             "await-proxy" => Self::AwaitProxy {
                 jail: created_name(options.required("--jail")?)?,
@@ -541,7 +570,10 @@ mod tests {
             "monitor --jail colibri-x -- /bin/sh",
             "monitor --jail colibri-x --setup-commands 1000 -- /bin/sh",
             "monitor --jail colibri-x --setup-commands 01 -- /bin/sh",
-            "monitor --jail colibri-x --setup-commands 0 --unmount a -- /bin/sh",
+            "monitor --jail colibri-x --setup-commands 0 --mount /a /b -- /bin/sh",
+            "monitor --jail colibri-x --setup-commands 0 --root /r --mount a /b -- /bin/sh",
+            "monitor --jail colibri-x --setup-commands 0 --root /r --mount /a b/.. -- /bin/sh",
+            "monitor --jail colibri-x --setup-commands 0 --root /r --mount /a -- /bin/sh",
             "monitor --jail colibri-x --setup-commands 0 --network x -- /bin/sh",
             "monitor --setup-commands 0 -- /bin/sh",
             "monitor --network filtered -- /bin/sh",
@@ -550,13 +582,13 @@ mod tests {
             "await-proxy --jail colibri-x -- /bin/sh",
             "clean",
             "clean --jail web",
-            "clean --jail colibri-x --unmount a/..",
+            "clean --jail colibri-x --mount /a /b",
             "clean --jail colibri-x -- /bin/sh",
             "clean --jail colibri-x --devfs /dev",
             "clean --jail colibri-x --template t",
             "clean --jail colibri-x --template /t --root /t",
             "clean --jail colibri-x --template /t --devfs /dev/../x",
-            "clean --jail colibri-x --template /t --unmount /a --devfs /dev",
+            "clean --jail colibri-x --template /t --mount /a /b --devfs /dev",
             "monitor --jail colibri-x --template /t --setup-commands 0 -- /bin/sh",
             "monitor --template /t -- /bin/sh",
         ];
@@ -585,7 +617,7 @@ mod tests {
         fn random_arguments_do_not_break_the_parser(argv in prop::collection::vec(
             prop_oneof![
                 prop::sample::select(vec!["attach", "create", "signal", "remove", "check", "monitor", "clean", "--jail", "--path",
-                    "--ip4", "--setup-commands", "--template", "--root", "--writable", "--devfs", "--network", "filtered", "await-proxy", "--unmount", "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
+                    "--ip4", "--setup-commands", "--template", "--root", "--writable", "--devfs", "--network", "filtered", "await-proxy", "--mount", "--mount-ro", "--hide", "--user", "--workdir", "--signal", "--pid", "--", "colibri-x", "web", "/", "7", "TERM", "disable"])
                     .prop_map(|word| word.as_bytes().to_vec()),
                 prop::collection::vec(any::<u8>(), 0..8),
             ], 0..14)

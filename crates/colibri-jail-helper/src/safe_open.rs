@@ -163,7 +163,7 @@ pub(crate) fn read_text(shown: &str, file: File, limit: u64) -> Result<String, O
 }
 
 /// Splits `path` into its parent directory and its last component, which is empty for `/`.
-fn split_parent(path: &JailPath) -> Result<(JailPath, &str), OpenError> {
+pub(crate) fn split_parent(path: &JailPath) -> Result<(JailPath, &str), OpenError> {
     match path.as_str().rsplit_once('/') {
         None | Some(("", _)) => Ok((JailPath::root(), path.as_str().trim_start_matches('/'))),
         Some((parent, name)) => Ok((fixed_path(parent)?, name)),

@@ -277,8 +277,7 @@ fn helper_protocol_examples_match_the_backend() {
     let monitor = freebsd.monitor(&attach_user, &monitored).unwrap();
     let clean = JailOp::Clean(CreatedJail {
         name: "colibri-k3x9".parse().unwrap(),
-        mounts: vec!["/srv/agent/work".parse().unwrap()],
-        setup_commands: 1,
+        setup_commands: 0,
         root: None,
         is_filtered: false,
     });

@@ -7,6 +7,7 @@
 //! attack reap HELPER ARG…             runs the helper below a reaper, which sends KILL to all descendants for 3 s
 //! attack leave SECONDS                becomes a reaper, whose grandchild sleeps in a new session
 //! attack unnamed HELPER ARG…          executes the helper with an empty argv[0]
+//! attack swap DIRECTORY ONE OTHER     exchanges two names in a directory every few milliseconds, for 60 s
 //! attack inject                       puts a byte into the input of the terminal that is descriptor 0
 //! attack jail NAME                    opens a descriptor of a jail and enters the jail by it
 //! ```
@@ -68,6 +69,7 @@ mod attempts {
                 Err(Command::new(program).arg0("").args(args).exec().into())
             }
             ["inject"] => inject(),
+            ["swap", directory, one, other] => swap(directory, one, other),
             ["jail", name] => enter(name),
             _ => Err("unknown attempt".into()),
         };
@@ -247,6 +249,24 @@ mod attempts {
         fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
         fn jail_get(parameters: *mut IoSliceMut<'_>, count: c_uint, flags: c_int) -> c_int;
         fn syscall(number: c_int, ...) -> c_int;
+    }
+
+    /// Exchanges two names, so that a path that contains one of them leads to the other for half of the time.
+    fn swap(directory: &str, one: &str, other: &str) -> Answer {
+        std::env::set_current_dir(directory)?;
+        let end = Instant::now() + Duration::from_secs(60);
+        let exchange = || {
+            // A mount point cannot be renamed.
+            let _ = std::fs::rename(one, "exchanged");
+            let _ = std::fs::rename(other, one);
+            let _ = std::fs::rename("exchanged", other);
+            thread::sleep(Duration::from_millis(3));
+        };
+        println!("swapping");
+        while Instant::now() < end {
+            exchange();
+        }
+        Ok(ExitCode::SUCCESS)
     }
 
     fn inject() -> Answer {

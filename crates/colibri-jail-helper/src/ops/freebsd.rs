@@ -68,10 +68,11 @@ pub(crate) fn perform_for_root(
     requester: Requester,
 ) -> Result<c_int, HelperError> {
     match request {
-        HelperRequest::Clean { jail, root, mounts } => Remains {
+        HelperRequest::Clean { jail, root } => Remains {
             jail: &jail,
-            mounts: &mounts,
-            root: root.as_ref().map(|request| JailRoot::new(&jail, request)),
+            root: root
+                .as_ref()
+                .map(|request| JailRoot::new(&jail, request, &[])),
         }
         .remove()
         .map(|()| 0),
@@ -94,11 +95,10 @@ fn monitor_command(
     become_monitor()?;
     let remains = created.map(|created| Remains {
         jail: &created.jail,
-        mounts: &created.mounts,
         root: created
             .root
             .as_ref()
-            .map(|request| JailRoot::new(&created.jail, request)),
+            .map(|request| JailRoot::new(&created.jail, request, &created.mounts)),
     });
     if let Some(created) = created
         && sys::jail_id(&created.jail).is_some()
@@ -209,7 +209,6 @@ pub(crate) fn create(
     }
     let remains = Remains {
         jail: grant.jail,
-        mounts: &[],
         root: None,
     };
     let proxy = proxy.map(ProxyLink::Open);
@@ -308,7 +307,6 @@ pub(crate) fn probe() -> Result<(), HelperError> {
         requester: parent_id(),
         remains: Some(Remains {
             jail: &name,
-            mounts: &[],
             root: None,
         }),
         jail: Some(jail),

@@ -7,6 +7,8 @@ mod linux;
 #[cfg(target_os = "freebsd")]
 mod monitor;
 #[cfg(target_os = "freebsd")]
+mod mounts;
+#[cfg(target_os = "freebsd")]
 mod network;
 mod records;
 #[cfg(target_os = "freebsd")]

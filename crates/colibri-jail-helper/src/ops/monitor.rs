@@ -14,8 +14,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::parent_id;
 use std::time::{Duration, Instant};
 
-use colibri_jail_core::{JailName, JailPath, Signal, SignalScope};
+use colibri_jail_core::{JailName, Signal, SignalScope};
 
+use super::mounts;
 use super::network::{self, ProxyLink};
 use super::root::JailRoot;
 use crate::audit;
@@ -37,8 +38,6 @@ const CLEANUP_INTERVAL: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Remains<'a> {
     pub(crate) jail: &'a JailName,
-    /// Mount points on the host, in the order of the mounts.
-    pub(crate) mounts: &'a [JailPath],
     /// The root directory that was prepared for the jail.
     pub(crate) root: Option<JailRoot<'a>>,
 }
@@ -59,7 +58,7 @@ impl Remains<'_> {
             }
             std::thread::sleep(CLEANUP_INTERVAL);
         }
-        if let Err(problem) = self.unmount(deadline) {
+        if let Err(problem) = mounts::remove_all(self.jail, deadline) {
             problems.push(problem);
         }
         if problems.is_empty()
@@ -79,27 +78,20 @@ impl Remains<'_> {
             false => Err(HelperError::Remains(problems.join("; "))),
         }
     }
-
-    fn unmount(&self, deadline: Instant) -> Result<(), String> {
-        let paths: Vec<&str> = self.mounts.iter().map(JailPath::as_str).collect();
-        if paths.is_empty() {
-            return Ok(());
-        }
-        unmount_all(&|| sys::mounts_on(&paths), sys::unmount, deadline)
-    }
 }
 
-/// Unmounts all listed mounts, and verifies that none is left.
+/// Unmounts all mounts that `is_wanted` selects, and verifies that none is left. The processes of the jail are gone; another
+/// process to which a file was passed must not keep a mount.
 pub(super) fn unmount_all(
-    list: &dyn Fn() -> io::Result<Vec<MountPoint>>,
-    unmount: fn(&MountPoint) -> io::Result<()>,
+    is_wanted: &dyn Fn(&MountPoint) -> bool,
     deadline: Instant,
 ) -> Result<(), String> {
     loop {
-        let mounts = list().map_err(|error| format!("cannot list mounts: {error}"))?;
+        let mut mounts = sys::mounts().map_err(|error| format!("cannot list mounts: {error}"))?;
+        mounts.retain(is_wanted);
         let mut failure = None;
         for mount in &mounts {
-            if let Err(error) = unmount(mount) {
+            if let Err(error) = sys::unmount(mount) {
                 let path = String::from_utf8_lossy(&mount.path);
                 failure = Some(format!("cannot unmount {path}: {error}"));
             }

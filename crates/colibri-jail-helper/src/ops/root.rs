@@ -13,10 +13,11 @@ use std::time::Instant;
 use colibri_jail_core::{JAIL_ROOTS, JailName, JailPath};
 
 use super::monitor::{CLEANUP_TIMEOUT, unmount_all};
+use super::mounts::{self, mount_in};
 use crate::error::HelperError;
-use crate::request::{RootBase, RootRequest};
+use crate::request::{MountRequest, RootBase, RootRequest};
 use crate::safe_open::{self, OpenError, Trust};
-use crate::sys::{self, MountMode};
+use crate::sys::{self, MountMode, MountPoint};
 use crate::zfs::ZfsClone;
 
 /// Rulesets of devfs(8), in order of preference: that of packaging/freebsd/devfs.rules, and `devfsrules_jail` of FreeBSD.
@@ -33,11 +34,20 @@ const RUN_SIZE: &str = "64m";
 pub(crate) struct JailRoot<'a> {
     jail: &'a JailName,
     request: &'a RootRequest,
+    mounts: &'a [MountRequest],
 }
 
 impl<'a> JailRoot<'a> {
-    pub(crate) fn new(jail: &'a JailName, request: &'a RootRequest) -> Self {
-        Self { jail, request }
+    pub(crate) fn new(
+        jail: &'a JailName,
+        request: &'a RootRequest,
+        mounts: &'a [MountRequest],
+    ) -> Self {
+        Self {
+            jail,
+            request,
+            mounts,
+        }
     }
 
     /// Makes or extends the root. What an earlier run left is removed before.
@@ -47,7 +57,9 @@ impl<'a> JailRoot<'a> {
     }
 
     fn try_prepare(&self) -> Result<(), String> {
-        self.remove(Instant::now() + CLEANUP_TIMEOUT)?;
+        let deadline = Instant::now() + CLEANUP_TIMEOUT;
+        mounts::remove_all(self.jail, deadline)?;
+        self.remove(deadline)?;
         if let RootBase::Existing(_) = self.request.base {
             self.refuse_mounted()?;
         }
@@ -62,10 +74,10 @@ impl<'a> JailRoot<'a> {
             self.mount_devfs(inside)?;
         }
         if let Some(inside) = &self.request.fdescfs {
-            let mount_point = self.open(inside).map_err(text)?;
-            self.mount(inside, &mount_point, "fdescfs", &[("linrdlnk", "")])?;
+            self.mount_device_files(inside, "fdescfs", &[("linrdlnk", "")])?;
         }
-        Ok(())
+        let is_shared = matches!(self.request.base, RootBase::Existing(_));
+        mounts::mount_all(self.jail, &self.path(), self.mounts, is_shared)
     }
 
     /// Removes everything that [`JailRoot::prepare`] made. Nothing is not an error.
@@ -89,22 +101,19 @@ impl<'a> JailRoot<'a> {
         }
     }
 
-    /// The jail and its processes are gone: a process of another jail, to which a file was passed, must not keep a mount.
     fn unmount(&self, deadline: Instant) -> Result<(), String> {
-        let list = || match &self.request.base {
-            RootBase::Template(_) => sys::mounts_in(self.record().as_str()),
-            RootBase::Existing(_) => self.device_mounts(),
-        };
-        unmount_all(&list, sys::unmount_by_force, deadline)
+        match &self.request.base {
+            RootBase::Template(_) => {
+                unmount_all(&|mount| mount.is_in(self.record().as_str()), deadline)
+            }
+            RootBase::Existing(_) => unmount_all(&|mount| self.is_device_mount(mount), deadline),
+        }
     }
 
     /// Refuses mount points that are in use: the clean-up could not tell the mounts apart.
     fn refuse_mounted(&self) -> Result<(), String> {
-        let mounts = self.device_mounts();
-        match mounts
-            .map_err(|error| format!("cannot list mounts: {error}"))?
-            .first()
-        {
+        let mounts = sys::mounts().map_err(|error| format!("cannot list mounts: {error}"))?;
+        match mounts.iter().find(|mount| self.is_device_mount(mount)) {
             Some(mount) => Err(format!(
                 "{} is a mount point already; omit `devfs` and `fdescfs`, or unmount it",
                 String::from_utf8_lossy(&mount.path)
@@ -113,10 +122,10 @@ impl<'a> JailRoot<'a> {
         }
     }
 
-    fn device_mounts(&self) -> io::Result<Vec<sys::MountPoint>> {
-        let inside = self.request.devfs.iter().chain(&self.request.fdescfs);
-        let paths: Vec<_> = inside.map(|inside| self.path().join(inside)).collect();
-        sys::mounts_on(&paths.iter().map(JailPath::as_str).collect::<Vec<_>>())
+    /// Reports whether it is where this root's device files are mounted.
+    fn is_device_mount(&self, mount: &MountPoint) -> bool {
+        let mut inside = self.request.devfs.iter().chain(&self.request.fdescfs);
+        inside.any(|inside| self.path().join(inside).as_str().as_bytes() == mount.path)
     }
 
     /// Makes the root from a template.
@@ -187,17 +196,12 @@ impl<'a> JailRoot<'a> {
     }
 
     /// Mounts a devfs with the first ruleset that hides the host's devices. A ruleset that the kernel does not know is
-    /// empty and hides nothing (devfs(8)), so the result is verified.
+    /// empty and hides nothing (devfs(8)), so each is first tried in a directory of root's.
     fn mount_devfs(&self, inside: &JailPath) -> Result<(), String> {
         let disks = sys::disks().map_err(|error| format!("cannot list disks: {error}"))?;
         for ruleset in RULESETS {
-            let mount_point = self.open(inside).map_err(text)?;
-            self.mount(inside, &mount_point, "devfs", &[("ruleset", ruleset)])?;
-            drop(mount_point);
-            let mounted = self.open(inside).map_err(text)?;
-            let devices = sys::names_in(&mounted)
-                .map_err(|error| format!("cannot list the devices in {inside}: {error}"))?;
-            drop(mounted);
+            let options = [("ruleset", ruleset)];
+            let devices = self.try_devfs(&options)?;
             let is_hidden = |device: &str| !devices.iter().any(|name| name == device);
             if is_hidden("null") {
                 return Err(format!(
@@ -206,19 +210,68 @@ impl<'a> JailRoot<'a> {
             }
             let disks = disks.iter().map(String::as_str);
             if HOST_DEVICES.into_iter().chain(disks).all(is_hidden) {
-                return Ok(());
-            }
-            let path = self.path().join(inside);
-            for mount in sys::mounts_on(&[path.as_str()])
-                .map_err(|error| format!("cannot list mounts: {error}"))?
-            {
-                sys::unmount_by_force(&mount)
-                    .map_err(|error| format!("cannot unmount {path}: {error}"))?;
+                return self.mount_device_files(inside, "devfs", &options);
             }
         }
         Err(format!(
             "the rulesets {} of devfs do not hide the host's devices; as root run: service devfs restart",
             RULESETS.join(" and ")
+        ))
+    }
+
+    /// Returns the names of the devices that a devfs with these options shows.
+    fn try_devfs(&self, options: &[(&str, &str)]) -> Result<Vec<String>, String> {
+        let stage = format!("{}dev", mounts::stages(self.jail));
+        let failed = |error: io::Error| format!("cannot try a devfs on {stage}: {error}");
+        fs::create_dir(&stage).map_err(failed)?;
+        sys::mount("devfs", &stage, options, MountMode::NoSetuid).map_err(failed)?;
+        let devices = fs::read_dir(&stage).map_err(failed)?.map(|entry| {
+            let name = entry.map_err(failed)?.file_name();
+            Ok(name.to_string_lossy().into_owned())
+        });
+        let devices = devices.collect::<Result<_, String>>()?;
+        unmount_all(
+            &|mount| mount.path == stage.as_bytes(),
+            Instant::now() + CLEANUP_TIMEOUT,
+        )?;
+        fs::remove_dir(&stage).map_err(failed)?;
+        Ok(devices)
+    }
+
+    /// Mounts device files, and verifies where: in a root that exists, the mount point may have been renamed since it was
+    /// opened.
+    fn mount_device_files(
+        &self,
+        inside: &JailPath,
+        kind: &str,
+        options: &[(&str, &str)],
+    ) -> Result<(), String> {
+        let list = || {
+            let mut mounts =
+                sys::mounts().map_err(|error| format!("cannot list mounts: {error}"))?;
+            mounts.retain(|mount| mount.kind == kind.as_bytes());
+            Ok::<_, String>(mounts)
+        };
+        let before = list()?;
+        let mount_point = self.open(inside).map_err(text)?;
+        self.mount(inside, &mount_point, kind, options)?;
+        drop(mount_point);
+        let mut new = list()?;
+        new.retain(|mount| !before.contains(mount));
+        let path = self.path();
+        let wanted = path.join(inside);
+        if new
+            .iter()
+            .any(|mount| mount.path == wanted.as_str().as_bytes())
+        {
+            return Ok(());
+        }
+        new.retain(|mount| mount.is_in(path.as_str()));
+        for mount in &new {
+            sys::unmount(mount).map_err(|error| format!("cannot unmount a {kind}: {error}"))?;
+        }
+        Err(format!(
+            "{wanted} was replaced while it was mounted; find the process that changes it"
         ))
     }
 
@@ -241,12 +294,8 @@ impl<'a> JailRoot<'a> {
         options: &[(&str, &str)],
         mode: MountMode,
     ) -> Result<(), String> {
-        let mounted =
-            sys::change_directory(mount_point).and_then(|()| sys::mount_here(kind, options, mode));
-        let left = std::env::set_current_dir("/");
         let path = self.path().join(inside);
-        mounted
-            .and(left)
+        mount_in(mount_point, kind, ".", options, mode)
             .map_err(|error| format!("cannot mount {kind} on {path}: {error}"))
     }
 

@@ -16,10 +16,7 @@ pub(crate) use jail::{
     Jail, JailNetwork, attach_jail, create_jail, end_with_processes, jail_id, own_jail,
     remove_jail, remove_limits,
 };
-pub(crate) use mount::{
-    MountMode, MountPoint, disks, mount_here, mounts_in, mounts_on, unmount, unmount_by_force,
-    zfs_dataset,
-};
+pub(crate) use mount::{MountMode, MountPoint, disks, mount, mounts, unmount, zfs_dataset};
 pub(crate) use process::{
     ProcessEnd, become_reaper, boot_id, collect_child, descendants, die_with_parent,
     has_descendants, has_terminal, kill, kill_descendants, lead_process_group, new_session,

@@ -12,25 +12,22 @@ const MNT_BYFSID: c_int = 0x0800_0000;
 /// Types of file systems that Colibri mounts in a jail.
 const MOUNTED_TYPES: [&[u8]; 4] = [b"nullfs", b"devfs", b"fdescfs", b"tmpfs"];
 
-/// A mount in the root directory of a jail.
+/// A mount of one of these types.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MountPoint {
+    pub(crate) kind: Vec<u8>,
+    /// What is mounted: the path that nullfs got, or the name of the type.
+    pub(crate) origin: Vec<u8>,
     pub(crate) path: Vec<u8>,
     id: String,
 }
 
-/// Returns the mounts on exactly these paths, the last one first (getfsstat(2)). The kernel recorded their paths when they
-/// were mounted, so a directory that was replaced since leads to no other mount.
-pub(crate) fn mounts_on(paths: &[&str]) -> io::Result<Vec<MountPoint>> {
-    find_mounts(&|path| paths.iter().any(|one| one.as_bytes() == path))
-}
-
-/// Returns the mounts on a directory and in it, the last one first; see [`mounts_on`].
-pub(crate) fn mounts_in(directory: &str) -> io::Result<Vec<MountPoint>> {
-    find_mounts(&|path| {
-        let rest = path.strip_prefix(directory.as_bytes());
+impl MountPoint {
+    /// Reports whether it is mounted on a directory or in it.
+    pub(crate) fn is_in(&self, directory: &str) -> bool {
+        let rest = self.path.strip_prefix(directory.as_bytes());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-    })
+    }
 }
 
 /// Returns the ZFS dataset that is mounted on a directory, if one is (statfs(2)).
@@ -54,7 +51,9 @@ fn name_bytes(text: &[libc::c_char]) -> Vec<u8> {
     used.map(|byte| *byte as u8).collect()
 }
 
-fn find_mounts(is_wanted: &dyn Fn(&[u8]) -> bool) -> io::Result<Vec<MountPoint>> {
+/// Returns the mounts, the last one first (getfsstat(2)). The kernel recorded their paths when they were mounted, so a
+/// directory that was replaced since leads to no other mount.
+pub(crate) fn mounts() -> io::Result<Vec<MountPoint>> {
     /// `MNT_NOWAIT` of sys/mount.h: cached values.
     const NO_WAIT: c_int = 2;
     // SAFETY: no buffer; returns the number of mounts.
@@ -67,15 +66,16 @@ fn find_mounts(is_wanted: &dyn Fn(&[u8]) -> bool) -> io::Result<Vec<MountPoint>>
     let count = check(unsafe { libc::getfsstat(mounts.as_mut_ptr(), size, NO_WAIT) })?;
     let mut found: Vec<MountPoint> = Vec::new();
     for mount in mounts.iter().take(count.unsigned_abs() as usize) {
-        let path = name_bytes(&mount.f_mntonname);
         let kind = name_bytes(&mount.f_fstypename);
-        if !MOUNTED_TYPES.contains(&kind.as_slice()) || !is_wanted(&path) {
+        if !MOUNTED_TYPES.contains(&kind.as_slice()) {
             continue;
         }
         // SAFETY: fsid_t consists of two 32-bit numbers (sys/_types.h).
         let [low, high]: [i32; 2] = unsafe { std::mem::transmute_copy(&mount.f_fsid) };
         found.push(MountPoint {
-            path,
+            kind,
+            origin: name_bytes(&mount.f_mntfromname),
+            path: name_bytes(&mount.f_mntonname),
             id: format!("FSID:{low}:{high}"),
         });
     }
@@ -83,15 +83,8 @@ fn find_mounts(is_wanted: &dyn Fn(&[u8]) -> bool) -> io::Result<Vec<MountPoint>>
     Ok(found)
 }
 
-/// Unmounts a file system (unmount(2)).
-pub(crate) fn unmount(mount: &MountPoint) -> io::Result<()> {
-    let id = c_string(mount.id.as_str())?;
-    // SAFETY: a C string that lives through the call.
-    check(unsafe { libc::unmount(id.as_ptr(), MNT_BYFSID) }).map(drop)
-}
-
 /// Unmounts a file system, also while files of it are open, which then return errors (unmount(2)).
-pub(crate) fn unmount_by_force(mount: &MountPoint) -> io::Result<()> {
+pub(crate) fn unmount(mount: &MountPoint) -> io::Result<()> {
     let id = c_string(mount.id.as_str())?;
     let flags = MNT_BYFSID | libc::MNT_FORCE;
     // SAFETY: a C string that lives through the call.
@@ -104,14 +97,21 @@ pub(crate) enum MountMode {
     ReadOnly,
     /// Writable, without setuid programs.
     NoSetuid,
+    /// Both.
+    ReadOnlyNoSetuid,
 }
 
-/// Mounts a file system of this type on the working directory (nmount(2)). An option without a value has an empty one.
-pub(crate) fn mount_here(kind: &str, options: &[(&str, &str)], mode: MountMode) -> io::Result<()> {
-    // Relative to the working directory, which was opened without following links.
+/// Mounts a file system of this type (nmount(2)). `path` may be relative to the working directory. An option without a value
+/// has an empty one.
+pub(crate) fn mount(
+    kind: &str,
+    path: &str,
+    options: &[(&str, &str)],
+    mode: MountMode,
+) -> io::Result<()> {
     let mut parameters = vec![
         Parameter::text("fstype", kind),
-        Parameter::text("fspath", "."),
+        Parameter::text("fspath", path),
     ];
     parameters.extend(options.iter().map(|(name, value)| match *value {
         "" => Parameter::new(name, Vec::new()),
@@ -120,6 +120,7 @@ pub(crate) fn mount_here(kind: &str, options: &[(&str, &str)], mode: MountMode) 
     let flags = match mode {
         MountMode::ReadOnly => libc::MNT_RDONLY,
         MountMode::NoSetuid => libc::MNT_NOSUID,
+        MountMode::ReadOnlyNoSetuid => libc::MNT_RDONLY | libc::MNT_NOSUID,
     };
     with_parameters(&mut parameters, |vector, count| {
         // SAFETY: `count` elements that are valid for the call; the kernel writes to the message only.

@@ -1,0 +1,203 @@
+//! Mounts of host directories and files in the root directory of one jail.
+//!
+//! Agents may replace directories in the root and above the source at any time, and nmount(2) and nullfs(5) follow links in
+//! the paths that they get. So each source is first mounted on a stage, a path in a directory of root's, and compared with
+//! what was opened without following links. Then the stage is mounted on the working directory, which was opened in the
+//! same way. The kernel records the stage as the origin of that mount, so the clean-up finds it wherever it is.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::freebsd::fs::MetadataExt;
+use std::time::Instant;
+
+use colibri_jail_core::{JAIL_ROOTS, JailName, JailPath};
+
+use super::monitor::unmount_all;
+use crate::request::MountRequest;
+use crate::safe_open::{self, OpenError, Trust};
+use crate::sys::{self, MountMode, MountPoint};
+
+/// Mounts all of `mounts` in a root directory. If `is_shared`, other agents may have the same root.
+pub(super) fn mount_all(
+    jail: &JailName,
+    root: &JailPath,
+    mounts: &[MountRequest],
+    is_shared: bool,
+) -> Result<(), String> {
+    for (number, mount) in mounts.iter().enumerate() {
+        let stage = Stage {
+            path: format!("{}{number}", stages(jail)),
+            mount,
+        };
+        stage
+            .mount_source()
+            .and_then(|source| stage.mount_on_target(root, is_shared, &source))?;
+    }
+    Ok(())
+}
+
+/// Removes the mounts and stages of a jail. None is not an error.
+pub(super) fn remove_all(jail: &JailName, deadline: Instant) -> Result<(), String> {
+    let prefix = stages(jail);
+    let starts = |text: &[u8]| text.starts_with(prefix.as_bytes());
+    // What is mounted from a stage is unmounted before the stage.
+    for is_wanted in [
+        &(|mount: &MountPoint| starts(&mount.origin)) as &dyn Fn(&MountPoint) -> bool,
+        &|mount| starts(&mount.path),
+    ] {
+        unmount_all(is_wanted, deadline)?;
+    }
+    let entries = match fs::read_dir(JAIL_ROOTS) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|error| format!("cannot list {JAIL_ROOTS}: {error}"))?,
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let path = entry.path();
+        if !starts(path.as_os_str().as_encoded_bytes()) {
+            continue;
+        }
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = match is_directory {
+            true => fs::remove_dir(&path),
+            false => fs::remove_file(&path),
+        };
+        removed.map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Returns the start of the paths of a jail's stages. A name of a jail contains no dot.
+pub(super) fn stages(jail: &JailName) -> String {
+    format!("{JAIL_ROOTS}/{jail}.")
+}
+
+/// A source that was opened without following links, or a mount point.
+enum Opened {
+    Directory(File),
+    /// A file and its directory.
+    File(File, OwnedFd),
+}
+
+impl Opened {
+    fn file(&self) -> &File {
+        match self {
+            Self::Directory(file) | Self::File(file, _) => file,
+        }
+    }
+
+    /// Opens a path in a root directory; `trust` is for the directories of a file.
+    fn new(root: OwnedFd, path: &JailPath, trust: Trust) -> Result<Self, OpenError> {
+        let again = root
+            .try_clone()
+            .map_err(|error| OpenError::Io(path.to_string(), error))?;
+        match safe_open::directory_in(root, path, Trust::AnyOwner) {
+            Ok(directory) => Ok(Self::Directory(directory.into())),
+            Err(OpenError::Link(shown)) if shown == path.as_str() => {
+                let (parent, name) = safe_open::split_parent(path)?;
+                let parent = safe_open::directory_in(again, &parent, trust)?;
+                let file = safe_open::regular_file_at(&parent, name, path.as_str())?;
+                Ok(Self::File(file, parent))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The place of one source.
+struct Stage<'a> {
+    path: String,
+    mount: &'a MountRequest,
+}
+
+impl Stage<'_> {
+    /// Mounts the source on the stage, and verifies that it is the one that was opened.
+    fn mount_source(&self) -> Result<Opened, String> {
+        let source = &self.mount.source;
+        let failed = |error: io::Error| format!("cannot mount {source} on {}: {error}", self.path);
+        let root = File::open("/").map_err(failed)?;
+        let opened = Opened::new(root.into(), source, Trust::AnyOwner)
+            .map_err(|error| format!("cannot use mount source {source}: {error}"))?;
+        match &opened {
+            Opened::Directory(_) => fs::create_dir(&self.path),
+            Opened::File(..) => File::create_new(&self.path).map(drop),
+        }
+        .map_err(|error| format!("cannot create {}: {error}", self.path))?;
+        let options = [("target", source.as_str())];
+        sys::mount("nullfs", &self.path, &options, MountMode::NoSetuid).map_err(failed)?;
+        let staged = fs::metadata(&self.path).map_err(failed)?;
+        // nullfs changes only the device number of what it shows (null_getattr in sys/fs/nullfs/null_vnops.c). Two objects of one
+        // file system have not the same numbers, and agents cannot choose those of another file system.
+        let wanted = opened.file().metadata().map_err(failed)?;
+        let numbers = |data: &fs::Metadata| {
+            (
+                data.st_ino(),
+                data.st_gen(),
+                data.st_birthtime(),
+                data.st_birthtime_nsec(),
+            )
+        };
+        match numbers(&staged) == numbers(&wanted) {
+            true => Ok(opened),
+            false => Err(format!(
+                "mount source {source} was replaced while it was mounted; find the process that changes it"
+            )),
+        }
+    }
+
+    /// Mounts the stage on the mount point in the root directory.
+    fn mount_on_target(
+        &self,
+        root: &JailPath,
+        is_shared: bool,
+        source: &Opened,
+    ) -> Result<(), String> {
+        let target = &self.mount.target;
+        let refused =
+            |error: OpenError| format!("cannot use mount target {target} of {root}: {error}");
+        // A file is mounted by its name, which nobody else may replace.
+        let trust = match is_shared {
+            true => Trust::RootOnly,
+            false => Trust::AnyOwner,
+        };
+        let start = safe_open::directory(root, Trust::AnyOwner).map_err(refused)?;
+        let opened = Opened::new(start, target, trust).map_err(refused)?;
+        let mode = match self.mount.read_only {
+            true => MountMode::ReadOnlyNoSetuid,
+            false => MountMode::NoSetuid,
+        };
+        let (directory, name) = match (source, opened) {
+            (Opened::Directory(_), Opened::Directory(directory)) => (directory.into(), "."),
+            (Opened::File(..), Opened::File(_, directory)) => (directory, last_name(target)),
+            _ => {
+                return Err(format!(
+                    "mount target {target} of {root} is not of the kind of {}; create a directory for a directory, and a file for a file",
+                    self.mount.source
+                ));
+            }
+        };
+        mount_in(&directory, "nullfs", name, &[("target", &self.path)], mode).map_err(|error| {
+            format!(
+                "cannot mount {} on {target} of {root}: {error}",
+                self.mount.source
+            )
+        })
+    }
+}
+
+fn last_name(path: &JailPath) -> &str {
+    path.as_str().rsplit('/').next().unwrap_or_default()
+}
+
+/// Mounts a file system on a name in an open directory, or on the directory itself for `.`.
+pub(super) fn mount_in(
+    directory: &OwnedFd,
+    kind: &str,
+    name: &str,
+    options: &[(&str, &str)],
+    mode: MountMode,
+) -> io::Result<()> {
+    let mounted =
+        sys::change_directory(directory).and_then(|()| sys::mount(kind, name, options, mode));
+    mounted.and(std::env::set_current_dir("/"))
+}

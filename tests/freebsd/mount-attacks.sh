@@ -1,0 +1,88 @@
+# shellcheck shell=sh
+# Attempts of agents to redirect the mounts of other agents, run by tests/freebsd/acceptance.sh --attacks after attacks.sh, with the
+# backend mdo. Each attempt is one TAP line, as in attacks.sh.
+#
+# shellcheck disable=SC2154 # acceptance.sh and attacks.sh assign variables
+
+mode=mounts privilege=mdo
+start_daemon || bail "the daemon does not start"
+
+no_mount_on() { ! mount -p | awk -v path="$1" '$2 == path { found = 1 } END { exit !found }'; }
+no_mount_of() { ! mount -p | grep -q "$work/project\|colibri-roots"; }
+
+# Starts an agent that exchanges two names in its /tmp/home until it is killed.
+swapper() {
+    install -d -o "$AG" "$root/tmp/home" "$root/tmp/home/name" && ln -sfh "$1" "$root/tmp/home/link" || return 1
+    spawn --jail-path "$root" --jail-user "$AG" -- /bin/attack swap /tmp/home name link && eventually logged swapping
+}
+end_swapper() {
+    colibri kill --grace 0s "$id" >/dev/null 2>&1
+    rm -rf "${root:?}/tmp/home"
+}
+
+swapped_target() {
+    swapper /mnt || return 1
+    tries=15
+    while [ $tries -gt 0 ] && no_mount_on /mnt; do
+        run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/home/name" -- /bin/echo ran
+        tries=$((tries - 1))
+    done
+    end_swapper
+    [ $tries = 0 ] && no_mount_on /mnt && no_mount_of
+}
+swapped_source() {
+    swapper /etc || return 1
+    mkdir -p "$root/tmp/shown"
+    tries=15
+    while [ $tries -gt 0 ] && { run colibri run --jail-path "$root" --jail-user "$AG" --mount "$root/tmp/home/name:/tmp/shown" -- /bin/ls /tmp/shown; ! stdout_has passwd; }; do
+        tries=$((tries - 1))
+    done
+    end_swapper
+    [ $tries = 0 ] && no_mount_on "$root/tmp/shown" && no_mount_of
+}
+kept_open() {
+    mkdir -p "$root/tmp/held" && next_tag
+    spawn --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/held" -- /bin/sleep "$sleeps" && eventually runs "$sleeps" || return 1
+    exec 9<"$root/tmp/held/given"
+    ended_by_kill --grace 0s && no_mount_on "$root/tmp/held" && no_mount_of
+    answer=$?
+    exec 9<&-
+    return "$answer"
+}
+mount_of_others() {
+    mkdir -p "$root/tmp/admin" && mount -t nullfs -o ro /usr/share "$root/tmp/admin" || return 1
+    run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/admin" -- /bin/ls /tmp/admin
+    exits 0 && stdout_has given && [ "$(mount -p | grep -c "$root/tmp/admin")" = 1 ] && no_mount_of
+    answer=$?
+    umount "$root/tmp/admin"
+    return "$answer"
+}
+swapped_file() {
+    install -d -o "$AG" "$root/tmp/home" && install -o "$AG" /dev/null "$root/tmp/home/file" || return 1
+    run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project/given:/tmp/home/file:ro" -- /bin/echo started
+    rm -rf "${root:?}/tmp/home"
+    ! exits 0 && ! stdout_has started && stderr_has 'cannot use mount target' && no_mount_of
+}
+# Root in a jail renames the directory on which the next agent's devfs is mounted.
+swapped_devfs() {
+    mkdir -p "$work/root3/dev" "$work/root3/other" && cp -Rxl "$root/bin" "$root/lib" "$root/libexec" "$work/root3/" || return 1
+    spawn --jail-path "$work/root3" -- /bin/attack swap / dev other && eventually logged swapping || return 1
+    tries=15
+    while [ $tries -gt 0 ]; do
+        run colibri run --jail-path "$work/root3" --jail-devfs -- /bin/echo ran
+        tries=$((tries - 1))
+        mount -p | awk -v path="$work/root3/dev" 'index($2, path) == 1 { found = 1 } END { exit !found }' && break
+    done
+    colibri kill --grace 0s "$id" >/dev/null 2>&1
+    [ $tries = 0 ] && ! mount -p | grep -q "$work/root3"
+}
+
+attack 'mount: a target that is exchanged with a link to the host' swapped_target
+attack 'mount: a source that is exchanged with a link to the host' swapped_source
+attack 'mount: a file of it is kept open' kept_open
+attack 'mount: a mount of the administrator on its path' mount_of_others
+attack 'mount: a file in a directory of the agent' swapped_file
+attack 'mount: a directory for device files that is exchanged' swapped_devfs
+
+kill -TERM "$daemon" 2>/dev/null
+daemon=''
