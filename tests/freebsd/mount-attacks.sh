@@ -2,7 +2,7 @@
 # Attempts of agents to redirect the mounts of other agents, run by tests/freebsd/acceptance.sh --attacks after attacks.sh, with the
 # backend mdo. Each attempt is one TAP line, as in attacks.sh.
 #
-# shellcheck disable=SC2154 # acceptance.sh and attacks.sh assign variables
+# shellcheck disable=SC2034,SC2154 # acceptance.sh and attacks.sh set and use these variables
 
 mode=mounts privilege=mdo
 start_daemon || bail "the daemon does not start"
