@@ -193,11 +193,7 @@ fn check_run<'a>(
     };
     // On Linux the agent would be root of the host. root of a FreeBSD jail is less, but not for a caller that cooperates
     // with it: the caller can pass it a directory of the host (unix(4), SCM_RIGHTS).
-    let is_root = user.to_string() == "root"
-        || host
-            .ids(&user)
-            .is_some_and(|ids| ids.uid == 0 || ids.gid == 0);
-    if is_root {
+    if user.to_string() == "root" || host.ids(&user).is_some_and(UserIds::is_root) {
         return Err(Refusal::RootUser);
     }
     let candidates = run.candidates();

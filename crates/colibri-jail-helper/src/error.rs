@@ -38,6 +38,17 @@ pub(crate) enum HelperError {
     Orphaned,
     #[error("user {0} does not exist; give a known user, or UID:GID")]
     NoUser(String),
+    /// Why the user table of a jail is not trusted.
+    #[error(
+        "cannot look up user {user}: {problem}; let only root write /, /etc and /etc/passwd of the jail, or give UID:GID that the policy allows"
+    )]
+    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+    UserTable { user: String, problem: String },
+    #[error(
+        "user {user} has the ids {uid}:{gid} in the jail, but uid 0 and the groups 0, 2 and 5 have rights on the host; give another user"
+    )]
+    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
+    PrivilegedUser { user: String, uid: u32, gid: u32 },
     #[error("jail {0} exists; give the new jail another name")]
     JailExists(String),
     #[error("jail {0} does not exist; create it first")]

@@ -17,6 +17,19 @@ pub(crate) struct UserIds {
 }
 
 impl UserIds {
+    /// Reports whether the uid is root's or the gid is wheel's. They are refused for every agent, even if the policy lists
+    /// them.
+    pub(crate) fn is_root(self) -> bool {
+        self.uid == 0 || self.gid == 0
+    }
+
+    /// Reports whether the gid is that of kmem or operator, whose members can read the memory and the disks of a FreeBSD host
+    /// (group(5); sys/dev/mem/memdev.c, sys/geom/geom_dev.c).
+    #[cfg(any(target_os = "freebsd", test))]
+    pub(crate) fn reads_devices(self) -> bool {
+        matches!(self.gid, 2 | 5)
+    }
+
     /// Returns the ids of a user that is given by number; the gid defaults to the uid.
     pub(crate) fn numeric(user: &JailUser) -> Option<Self> {
         match user {
@@ -88,6 +101,24 @@ mod tests {
     use super::*;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n+::::::\nbroken:x:7\nagent:x:1001:1002::/home/agent:/bin/bash\nodd:x:4294967295:1::/:/bin/sh\n";
+
+    #[test]
+    fn privileged_ids_are_recognized() {
+        for (uid, gid, is_root, reads_devices) in [
+            (0, 1001, true, false),
+            (1001, 0, true, false),
+            (1001, 2, false, true),
+            (1001, 5, false, true),
+            (2, 1001, false, false),
+            (5, 1001, false, false),
+        ] {
+            let ids = UserIds { uid, gid };
+            assert_eq!(
+                (ids.is_root(), ids.reads_devices()),
+                (is_root, reads_devices)
+            );
+        }
+    }
 
     #[test]
     fn only_complete_table_lines_are_entries() {

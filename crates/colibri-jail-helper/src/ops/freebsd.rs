@@ -25,6 +25,8 @@ use crate::users::{self, PasswdEntry, UserIds};
 
 /// Directory of the probe's jail. Its content does not matter.
 const PROBE_ROOT: &str = "/var/empty";
+/// The user table of a jail, for a process inside.
+const PASSWD: &str = "/etc/passwd";
 
 /// The process that requested an agent.
 pub(crate) struct Requester {
@@ -349,28 +351,52 @@ struct ResolvedUser {
     entry: Option<PasswdEntry>,
 }
 
-/// Resolves a user by the jail's own passwd(5). A name of uid 0 is refused.
+/// Resolves a user inside the jail. The ids of a name are those of the jail's passwd(5), which only root may be able to
+/// write: the table selects the rights of the agent on files and devices of the host. The ids of a number are those that the
+/// policy allows; the table only adds the name and the directories of its variables.
 fn jail_user(user: &JailUser) -> Result<ResolvedUser, HelperError> {
-    let table = jail_passwd();
     if let Some(ids) = UserIds::numeric(user) {
-        let entry = users::find_user(&table.unwrap_or_default(), |_, uid| uid == ids.uid);
+        let table = table_of_any_owner().unwrap_or_default();
+        let entry = users::find_user(&table, |_, uid| uid == ids.uid);
         return Ok(ResolvedUser { ids, entry });
     }
-    let name = user.to_string();
-    match users::find_user(&table?, |known, _| known == name) {
-        Some(entry) if entry.ids.uid != 0 => Ok(ResolvedUser {
-            ids: entry.ids,
-            entry: Some(entry),
-        }),
-        _ => Err(HelperError::NoUser(name)),
+    let user = user.to_string();
+    let table = safe_open::read_root_owned(PASSWD, users::MAX_TABLE)
+        .map_err(|error| untrusted_table(&user, error))?;
+    let Some(entry) = users::find_user(&table, |known, _| known == user) else {
+        return Err(HelperError::NoUser(user));
+    };
+    let ids = entry.ids;
+    if ids.is_root() || ids.reads_devices() {
+        let UserIds { uid, gid } = ids;
+        return Err(HelperError::PrivilegedUser { user, uid, gid });
+    }
+    Ok(ResolvedUser {
+        ids,
+        entry: Some(entry),
+    })
+}
+
+/// Adds the user to the error of an unsafe owner or mode, whose paths are those of the jail.
+fn untrusted_table(user: &str, error: OpenError) -> HelperError {
+    let problem = match error {
+        OpenError::Owner(path, uid) => format!("{path} of the jail belongs to uid {uid}"),
+        OpenError::Mode(path, mode, _) => {
+            format!("{path} of the jail has mode {mode:o}, so that others can write it")
+        }
+        error => return error.into(),
+    };
+    HelperError::UserTable {
+        user: user.to_owned(),
+        problem,
     }
 }
 
-fn jail_passwd() -> Result<String, OpenError> {
+/// Reads the user table of the jail, which any user may be able to write.
+fn table_of_any_owner() -> Result<String, OpenError> {
     let etc = safe_open::directory(&safe_open::fixed_path("/etc")?, Trust::AnyOwner)?;
-    let shown = "/etc/passwd in the jail";
-    let file = safe_open::regular_file_at(&etc, "passwd", shown)?;
-    safe_open::read_text(shown, file, users::MAX_TABLE)
+    let file = safe_open::regular_file_at(&etc, "passwd", PASSWD)?;
+    safe_open::read_text(PASSWD, file, users::MAX_TABLE)
 }
 
 /// A process to signal.
