@@ -58,7 +58,7 @@ pub(crate) enum HelperError {
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     HideOnFreeBsd,
     #[error(
-        "the session has a controlling terminal, into which the agent could inject input; start the helper with setsid(1) or daemon(8)"
+        "the session has a controlling terminal, into which the agent could inject input; start the helper without it, such as with daemon -p FILE"
     )]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Terminal,

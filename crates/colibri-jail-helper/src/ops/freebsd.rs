@@ -54,6 +54,15 @@ impl Requester {
         })
     }
 
+    /// Refuses a requester that has ended: the parent of this program is init(8) then, which never ends and is the reaper of
+    /// processes of all users.
+    fn refuse_orphan(&self) -> Result<(), HelperError> {
+        match self.pid {
+            ..=1 => Err(HelperError::Orphaned),
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the socket of the proxy, if the jail is filtered.
     fn proxy_for(&mut self, is_filtered: bool) -> Result<Option<OwnedFd>, HelperError> {
         match (is_filtered, self.proxy.take()) {
@@ -164,6 +173,7 @@ pub(crate) fn create(
     is_filtered: bool,
     mut requester: Requester,
 ) -> Result<c_int, HelperError> {
+    requester.refuse_orphan()?;
     if !jail.masked.is_empty() {
         return Err(HelperError::HideOnFreeBsd);
     }
@@ -223,6 +233,7 @@ pub(crate) fn attach(
     grant: &Grant<'_>,
     requester: Requester,
 ) -> Result<c_int, HelperError> {
+    requester.refuse_orphan()?;
     become_monitor()?;
     leave_terminal()?;
     let jid =
@@ -449,8 +460,17 @@ fn has_started(record: &Record, pid: u32) -> bool {
             && sys::descendants(reaper.pid, child).contains(&pid)
             && reaper.is_running()
     };
-    // The processes of a monitor that was killed are descendants of its requester, if that is a reaper.
-    has_descendant(record.parent, Some(record.first.pid)) || has_descendant(record.requester, None)
+    has_descendant(record.parent, Some(record.first.pid))
+        || reaper_of_orphans(record).is_some_and(|reaper| has_descendant(reaper, None))
+}
+
+/// Returns the process that may be the reaper of the agent's processes after its monitor was killed: the running requester,
+/// if it is a process of the caller. A reaper of another user, such as init(8), has descendants that are not the caller's.
+fn reaper_of_orphans(record: &Record) -> Option<ProcessId> {
+    let ProcessId { pid, start } = record.requester;
+    let info = sys::process_info(pid)?;
+    let is_callers = pid > 1 && info.start == start && info.uid == record.uid;
+    is_callers.then_some(record.requester)
 }
 
 /// Enters the jail and signals the processes. FreeBSD has no descriptor for a process of another parent; from inside the
@@ -482,12 +502,12 @@ pub(super) fn remove_jail(record: &Record) -> Result<(), HelperError> {
     Ok(sys::remove_jail(record.jid).map_err(cannot(format!("remove jail {}", record.jail)))?)
 }
 
-/// Reports whether no process of a record's agent can exist: its created jail is removed, or the reaper of an entered
-/// jail's agent has ended, and all descendants with it.
+/// Reports whether no process can belong to a record's agent: its created jail is removed, or both reapers of an entered jail's
+/// agent have ended.
 fn has_ended(record: &Record) -> bool {
     if record.created {
         sys::jail_id(&record.jail) != Some(record.jid)
     } else {
-        !record.parent.is_running() && !record.requester.is_running()
+        !record.parent.is_running() && reaper_of_orphans(record).is_none()
     }
 }

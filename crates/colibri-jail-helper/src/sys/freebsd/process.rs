@@ -11,6 +11,8 @@ use super::{SysError, cannot, check};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProcessInfo {
     pub(crate) parent: u32,
+    /// Real uid.
+    pub(crate) uid: u32,
     /// Start time, in microseconds since 1970.
     pub(crate) start: u64,
     /// Id of the jail, 0 for the host.
@@ -71,6 +73,7 @@ pub(crate) fn process_info(pid: u32) -> Option<ProcessInfo> {
     let microseconds = u64::try_from(info.ki_start.tv_usec).ok()?;
     Some(ProcessInfo {
         parent: info.ki_ppid.unsigned_abs(),
+        uid: info.ki_ruid,
         start: seconds.checked_mul(1_000_000)?.checked_add(microseconds)?,
         jid: info.ki_jid,
     })
