@@ -295,8 +295,9 @@ impl Running<'_> {
         }
     }
 
-    /// Collects ended children. Returns whether none is left; orphans of the agent are children of this reaper. The proxy is a
-    /// child that was started before this process became a reaper; it is not a descendant of the reaper, and does not count.
+    /// Collects ended children. Returns whether no process of the agent is left; orphans of the agent are children of this
+    /// reaper. A child from before this process became a reaper, such as the proxy or one of the caller's, is not a descendant
+    /// of the reaper (procctl(2)) and does not count.
     fn collect(&mut self) -> bool {
         loop {
             match sys::collect_child() {
@@ -307,7 +308,7 @@ impl Running<'_> {
                     }
                 }
                 Ok(Some(_)) => {}
-                Ok(None) => return self.proxy.is_some() && !sys::has_descendants(),
+                Ok(None) => return !sys::has_descendants(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return true,
             }
