@@ -202,22 +202,17 @@ impl Monitor<'_> {
         queue
             .watch_process(pid, watch)
             .map_err(cannot("watch the agent"))?;
-        let control = match self.control {
-            Some(socket) => {
-                queue
-                    .watch_input(socket.as_fd())
-                    .map_err(cannot("watch the control socket"))?;
-                Some(socket)
-            }
-            None => {
-                // A requester that has ended is not the parent any more: init(8), pid 1, may be, and never ends.
-                let watched = queue.watch_process(self.requester, Watch::Process);
-                if watched.is_err() || parent_id() != self.requester || self.requester <= 1 {
-                    return Err(HelperError::Orphaned);
-                }
-                None
-            }
-        };
+        // Also with a control socket: the agent may hold its other end. A requester that has ended is not the parent any more:
+        // init(8), pid 1, may be, and never ends.
+        let watched = queue.watch_process(self.requester, Watch::Process);
+        if watched.is_err() || parent_id() != self.requester || self.requester <= 1 {
+            return Err(HelperError::Orphaned);
+        }
+        if let Some(socket) = &self.control {
+            queue
+                .watch_input(socket.as_fd())
+                .map_err(cannot("watch the control socket"))?;
+        }
         let mut running = Running {
             child: pid,
             first: match self.agent {
@@ -227,7 +222,7 @@ impl Monitor<'_> {
                 }
             },
             child_end: None,
-            control,
+            control: self.control,
             proxy: self.proxy,
             reader: ControlReader::default(),
             requester: self.requester,
