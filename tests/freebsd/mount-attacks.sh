@@ -4,7 +4,7 @@
 #
 # shellcheck disable=SC2034,SC2154 # acceptance.sh and attacks.sh set and use these variables
 
-mode=mounts privilege=mdo
+mode=mdo privilege=mdo
 start_daemon || bail "the daemon does not start"
 
 no_mount_on() { ! mount -p | awk -v path="$1" '$2 == path { found = 1 } END { exit !found }'; }
