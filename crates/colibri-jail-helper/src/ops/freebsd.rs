@@ -81,6 +81,7 @@ pub(crate) fn perform_for_root(
     match request {
         HelperRequest::Clean { jail, root } => Remains {
             jail: &jail,
+            jid: None,
             root: root
                 .as_ref()
                 .map(|request| JailRoot::new(&jail, request, &[])),
@@ -106,6 +107,7 @@ fn monitor_command(
     become_monitor()?;
     let remains = created.map(|created| Remains {
         jail: &created.jail,
+        jid: None,
         root: created
             .root
             .as_ref()
@@ -221,6 +223,7 @@ pub(crate) fn create(
     }
     let remains = Remains {
         jail: grant.jail,
+        jid: Some(created.jid),
         root: None,
     };
     let proxy = proxy.map(ProxyLink::Open);
@@ -320,6 +323,7 @@ pub(crate) fn probe() -> Result<(), HelperError> {
         requester: parent_id(),
         remains: Some(Remains {
             jail: &name,
+            jid: Some(jid),
             root: None,
         }),
         jail: Some(jail),

@@ -125,7 +125,12 @@ pub(crate) fn find_created_jail(caller_uid: u32, jail: &JailName) -> Result<Reco
 /// Kills all processes of a created jail, waits until it is removed, and deletes its record.
 pub(crate) fn remove_jail(record: &Record) -> Result<(), HelperError> {
     host::remove_jail(record)?;
-    Records::open()?.delete(record);
+    let records = Records::open()?;
+    let _lock = records.lock()?;
+    // The record of a later jail of the same name stays.
+    if records.created(&record.jail).as_ref() == Some(record) {
+        records.delete(record);
+    }
     Ok(())
 }
 

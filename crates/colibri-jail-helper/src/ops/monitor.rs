@@ -38,6 +38,8 @@ const CLEANUP_INTERVAL: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Remains<'a> {
     pub(crate) jail: &'a JailName,
+    /// The id of the jail, if it is known: a later jail of the same name is not removed.
+    pub(crate) jid: Option<i32>,
     /// The root directory that was prepared for the jail.
     pub(crate) root: Option<JailRoot<'a>>,
 }
@@ -47,7 +49,9 @@ impl Remains<'_> {
     pub(crate) fn remove(&self) -> Result<(), HelperError> {
         let deadline = Instant::now() + CLEANUP_TIMEOUT;
         let mut problems = Vec::new();
-        while let Some(jid) = sys::jail_id(self.jail) {
+        while let Some(jid) = sys::jail_id(self.jail)
+            && self.jid.is_none_or(|own| own == jid)
+        {
             let removed = sys::remove_jail(jid);
             if Instant::now() >= deadline {
                 let cause = removed
