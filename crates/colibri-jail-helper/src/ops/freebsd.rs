@@ -183,28 +183,23 @@ pub(crate) fn create(
     become_monitor()?;
     leave_terminal()?;
     let records = Records::open()?;
-    let lock = records.lock()?;
-    if sys::jail_id(grant.jail).is_some() {
-        return Err(HelperError::JailExists(grant.jail.to_string()));
-    }
-    records.prune(has_ended)?;
-    let root = safe_open::directory(&jail.path, Trust::AnyOwner)?;
-    sys::change_directory(&root).map_err(cannot(format!("change directory to {}", jail.path)))?;
-    drop(root);
     let network = match is_filtered {
         true => JailNetwork::LoopbackOnly,
         false => JailNetwork::OfHost(&jail.ip4),
     };
-    let created = sys::create_jail(grant.jail, network)
-        .map_err(cannot(format!("create jail {}", grant.jail)))?;
-    let agent = match start(
-        caller_uid,
-        grant,
-        true,
-        created.jid,
-        &records,
-        requester.pid,
-    ) {
+    let created = create_jail(grant.jail, &jail.path, network)?;
+    let started = records.lock().and_then(|_lock| {
+        records.prune(has_ended)?;
+        start(
+            caller_uid,
+            grant,
+            true,
+            created.jid,
+            &records,
+            requester.pid,
+        )
+    });
+    let agent = match started {
         Ok(agent) => agent,
         Err(error) => {
             // A kernel without jail descriptors keeps the jail.
@@ -212,7 +207,7 @@ pub(crate) fn create(
             return Err(error);
         }
     };
-    drop((lock, records));
+    drop(records);
     // Without the lock: the proxy belongs to the caller, who may let it wait.
     if let Some(proxy) = &proxy
         && let Err(error) = network::open_port(grant.jail, created.jid, proxy)
@@ -228,6 +223,22 @@ pub(crate) fn create(
     };
     let proxy = proxy.map(ProxyLink::Open);
     run_monitor(agent, grant, requester, proxy, Some((remains, created)))
+}
+
+/// Creates a jail with a root directory of the caller, without the lock on the records: its file system may hang, which must not
+/// delay other callers. The kernel refuses a name in use.
+fn create_jail(
+    name: &JailName,
+    path: &JailPath,
+    network: JailNetwork<'_>,
+) -> Result<Jail, HelperError> {
+    let root = safe_open::directory(path, Trust::AnyOwner)?;
+    sys::change_directory(&root).map_err(cannot(format!("change directory to {path}")))?;
+    drop(root);
+    sys::create_jail(name, network).map_err(|error| match error.raw_os_error() {
+        Some(libc::EEXIST) => HelperError::JailExists(name.to_string()),
+        _ => cannot(format!("create jail {name}"))(error).into(),
+    })
 }
 
 /// Monitors an agent in an existing jail.
@@ -305,11 +316,8 @@ pub(crate) fn probe() -> Result<(), HelperError> {
     let name: JailName = format!("colibri-check-{}", std::process::id())
         .parse()
         .map_err(crate::request::RequestError::Value)?;
-    let root = safe_open::directory(&safe_open::fixed_path(PROBE_ROOT)?, Trust::AnyOwner)?;
-    sys::change_directory(&root).map_err(cannot(format!("change directory to {PROBE_ROOT}")))?;
-    drop(root);
     let network = JailNetwork::OfHost(&Ip4Policy::Disable);
-    let jail = sys::create_jail(&name, network).map_err(cannot("create a jail"))?;
+    let jail = create_jail(&name, &safe_open::fixed_path(PROBE_ROOT)?, network)?;
     let jid = jail.jid;
     let child = monitor::fork(|| match sys::attach_jail(jid) {
         Ok(()) => sys::exit(0),
