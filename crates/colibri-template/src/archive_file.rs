@@ -11,6 +11,7 @@ use crate::error::TemplateError;
 use crate::input::{BoundedReader, ByteBudget, Cancellation};
 use crate::oci;
 use crate::tar_stream::{TarStream, read_error};
+use crate::tree::{Attributes, Tree};
 
 /// Maximum number of bytes that are read to find out what an archive contains.
 const MAX_PROBE: u64 = 4 << 20;
@@ -21,7 +22,7 @@ pub(crate) struct ArchiveFile {
     /// Path or URL, for messages.
     pub(crate) name: String,
     file: File,
-    /// Digest of the file, if it was computed.
+    /// Digest of the file, if it is a private copy.
     digest: Option<Digest>,
 }
 
@@ -50,18 +51,38 @@ impl ArchiveFile {
         }
     }
 
-    /// Returns the digest of the file.
-    pub(crate) fn digest(&mut self, cancellation: &Cancellation) -> Result<Digest, TemplateError> {
-        if let Some(digest) = self.digest {
-            return Ok(digest);
-        }
-        let budget = ByteBudget::new(u64::MAX);
+    /// Copies the archive to `path` of a private directory. Returns the copy with its digest.
+    pub(crate) fn copied(
+        self,
+        storage: &Tree,
+        path: &ArchivePath,
+        max_bytes: u64,
+        cancellation: &Cancellation,
+    ) -> Result<Self, TemplateError> {
+        let attributes = Attributes {
+            mode: 0o600,
+            owner: None,
+            mtime: None,
+        };
+        let budget = ByteBudget::new(max_bytes);
         let bounded = BoundedReader::new(self.content()?, &budget, cancellation);
-        let mut reader = HashingReader::new(bounded);
-        io::copy(&mut reader, &mut io::sink()).map_err(|error| read_error(&self.name, &error))?;
-        let digest = reader.finish();
-        self.digest = Some(digest);
-        Ok(digest)
+        let mut content = HashingReader::new(bounded);
+        let failed = |error: &io::Error| read_error(&self.name, error);
+        storage.file(path, &attributes, &mut content, failed)?;
+        let digest = content.finish();
+        let copy = storage.open(path)?.ok_or_else(|| {
+            TemplateError::file("open", path.to_string())(io::ErrorKind::NotFound)
+        })?;
+        Ok(Self {
+            name: self.name,
+            file: copy,
+            digest: Some(digest),
+        })
+    }
+
+    /// Returns the digest of a private copy; `None` for the caller's file, which its owner can change.
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        self.digest
     }
 
     /// Returns the file, from its start. There is one reader at a time.

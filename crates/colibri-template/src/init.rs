@@ -23,6 +23,8 @@ use crate::zfs::DatasetName;
 const ROOT_MODE: u32 = 0o755;
 /// Directories that every template has, with their modes: mount points of devfs(5) and of Linux's proc(5), and /tmp.
 const DIRECTORIES: [(&str, u32); 3] = [("dev", 0o555), ("proc", 0o555), ("tmp", 0o1777)];
+/// Name of the copy of the archive in the private directory.
+const ARCHIVE: &str = "archive";
 /// Resolver configuration of host and template.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Maximum size of the host's resolver configuration, in bytes.
@@ -70,9 +72,9 @@ pub enum InitProgress<'a> {
         /// Number of bytes.
         bytes: u64,
     },
-    /// The digest of the archive is computed.
+    /// A local archive is copied to the private directory, and its digest is computed.
     Verifying {
-        /// Path or URL of the archive.
+        /// Path of the archive.
         archive: &'a str,
     },
     /// Bytes of an image's blobs that were verified.
@@ -201,16 +203,8 @@ impl Context<'_> {
 
     /// Opens or downloads the archive, and compares it with the digest.
     fn verified_archive<'s>(&self, storage: &'s Tree) -> Result<Archive<'s>, TemplateError> {
-        let mut file = self.obtain(storage)?;
-        let of_file = match self.options.digest {
-            None => None,
-            Some(_) => {
-                (self.progress)(InitProgress::Verifying {
-                    archive: &file.name,
-                });
-                Some(file.digest(self.cancellation)?)
-            }
-        };
+        let file = self.obtain(storage)?;
+        let of_file = file.digest();
         let of_other_file = match (self.options.digest, of_file) {
             (Some(expected), Some(found)) if expected != found => Some((expected, found)),
             _ => None,
@@ -255,18 +249,36 @@ impl Context<'_> {
         }
     }
 
+    /// Opens or downloads the archive.
+    ///
+    /// An archive with a digest is copied to the private directory: the owner of a local file could change it after the
+    /// comparison. Without a digest only an image is accepted, whose blobs are verified as they are stored.
     fn obtain(&self, storage: &Tree) -> Result<ArchiveFile, TemplateError> {
-        let url = match &self.options.source {
-            ArchiveSource::File(path) => return ArchiveFile::open(path),
-            ArchiveSource::Url(url) => url,
-        };
-        let (mut file, max_bytes) = (
-            storage.create_new("archive")?,
-            self.options.limits.max_bytes,
-        );
-        let digest =
-            download::download(url, &mut file, max_bytes, self.cancellation, self.progress)?;
-        Ok(ArchiveFile::downloaded(url, file, digest))
+        let max_bytes = self.options.limits.max_bytes;
+        match &self.options.source {
+            ArchiveSource::File(path) => {
+                let file = ArchiveFile::open(path)?;
+                if self.options.digest.is_none() {
+                    return Ok(file);
+                }
+                (self.progress)(InitProgress::Verifying {
+                    archive: &file.name,
+                });
+                let copy = ArchivePath::of_names(&[ARCHIVE]);
+                file.copied(storage, &copy, max_bytes, self.cancellation)
+            }
+            ArchiveSource::Url(url) => {
+                let mut file = storage.create_new(ARCHIVE)?;
+                let digest = download::download(
+                    url,
+                    &mut file,
+                    max_bytes,
+                    self.cancellation,
+                    self.progress,
+                )?;
+                Ok(ArchiveFile::downloaded(url, file, digest))
+            }
+        }
     }
 
     /// Unpacks the archive into an empty directory, and prepares it.

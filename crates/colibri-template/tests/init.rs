@@ -462,6 +462,57 @@ fn blob_with_another_digest_is_refused() {
     assert_eq!(fixture.names(), ["archive", "outside"]);
 }
 
+/// Overwrites bytes of the archive of the fixture in place, as its owner can.
+fn overwrite(fixture: &Fixture, from: &[u8], to: &[u8]) {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = fs::read(fixture.path("archive")).unwrap();
+    let at = bytes.windows(from.len()).position(|part| part == from);
+    let at = at.unwrap();
+    bytes[at..at + to.len()].copy_from_slice(to);
+    let mut file = fs::File::options();
+    let mut file = file.write(true).open(fixture.path("archive")).unwrap();
+    file.write_all(&bytes).unwrap();
+}
+
+/// The large entries are longer than all read buffers together.
+#[test]
+fn archive_that_changes_after_its_digest_is_not_used() {
+    let large = vec![7; 1 << 20];
+    let system = Archive::default()
+        .file("first", "")
+        .entry(EntryType::Regular, "large", "", 0o644, &large)
+        .file("last", "published");
+    let layers = [8, 9].map(|byte| {
+        let content = vec![byte; 1 << 20];
+        let layer = Archive::default().entry(EntryType::Regular, "large", "", 0o644, &content);
+        layer.finish()
+    });
+    let published: [(Vec<u8>, &[u8], &[u8]); 2] = [
+        (system.finish(), b"published", b"malicious"),
+        (image(&layers), b"freebsd-test:15", b"freebsd-evil:15"),
+    ];
+    for (archive, from, to) in published {
+        let fixture = Fixture::new();
+        let options = fixture.options(&archive);
+        let is_changed = Cell::new(false);
+        let report = init(&options, &Cancellation::default(), &|progress| {
+            let is_read = matches!(
+                progress,
+                InitProgress::Unpacked { .. } | InitProgress::Verified { .. }
+            );
+            if is_read && !is_changed.replace(true) {
+                overwrite(&fixture, from, to);
+            }
+        });
+        let report = report.unwrap();
+        assert!(is_changed.get() && report.digest == Digest::of(&archive));
+        match report.image {
+            Some(name) => assert_eq!(name, "freebsd-test:15"),
+            None => assert_eq!(fixture.read("last"), "published"),
+        }
+    }
+}
+
 #[test]
 fn incomplete_image_is_refused() {
     let layer = gzip(&Archive::default().file("a", "a").finish());
