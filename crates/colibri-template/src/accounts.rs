@@ -83,6 +83,7 @@ pub(crate) fn prepare(
         ));
     }
     check_paths(tree, user)?;
+    check_user(&master.content, user)?;
     // The archive may lack the databases, which pw(8) updates, or contain users in them that master.passwd does not have.
     databases_command(root)?.run()?;
     let open = accounts_without_password(&master.content);
@@ -100,6 +101,8 @@ pub(crate) fn prepare(
     // Confirms the result instead of the exit status of another program.
     let written = tree.read(&etc("master.passwd"))?;
     let written = written.map(|file| file.content).unwrap_or_default();
+    // pw(8) puts a new user into the group of its name, which the archive may contain.
+    check_user(&written, user)?;
     let has_user = user.is_none_or(|user| has_user(&written, &user.0));
     match accounts_without_password(&written).is_empty() && has_user {
         true => Ok(open),
@@ -225,6 +228,34 @@ fn has_user(table: &[u8], name: &str) -> bool {
         .any(|line| line.split(':').next() == Some(name))
 }
 
+/// Refuses a passwd(5) table in which the user of agents has the number 0 or the group 0, or none that is valid.
+fn check_user(table: &[u8], user: Option<&AgentUserName>) -> Result<(), TemplateError> {
+    let Some(user) = user else {
+        return Ok(());
+    };
+    let table = String::from_utf8_lossy(table);
+    for line in table.lines() {
+        let mut fields = line.split(':');
+        if fields.next() != Some(&user.0) {
+            continue;
+        }
+        let is_ordinary = |field: Option<&str>| {
+            let number = field.and_then(|field| field.parse::<u32>().ok());
+            number.is_some_and(|number| number != 0)
+        };
+        // The field before them is the password.
+        let (uid, gid) = (fields.nth(1), fields.next());
+        if !is_ordinary(uid) || !is_ordinary(gid) {
+            return Err(TemplateError::prepare(format!(
+                "its user {user} has uid {:?} and gid {:?}, but agents must not run as root or in its group; give another --user",
+                uid.unwrap_or_default(),
+                gid.unwrap_or_default()
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Does what [`prepare`] promises in a system whose user database consists of text files only, as on Linux.
 fn prepare_files(tree: &Tree, user: Option<&AgentUserName>) -> Result<Vec<String>, TemplateError> {
     let mut locked = Vec::new();
@@ -271,7 +302,7 @@ fn add_to_files(tree: &Tree, user: &AgentUserName) -> Result<(), TemplateError> 
         .read(&etc("passwd"))?
         .unwrap_or_else(|| new_file(0o644));
     if has_user(&passwd.content, &user.0) {
-        return Ok(());
+        return check_user(&passwd.content, Some(user));
     }
     let mut group = tree.read(&etc("group"))?.unwrap_or_else(|| new_file(0o644));
     let numbers: Vec<u32> = [&passwd, &group]
@@ -378,6 +409,37 @@ mod tests {
         ] {
             assert!(bad.parse::<AgentUserName>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn user_with_number_of_root_is_refused() {
+        let user: AgentUserName = "agent".parse().unwrap();
+        let check = |numbers: &str| {
+            let table =
+                format!("root:*:0:0::0:0::/root:/bin/sh\nagent:*:{numbers}::0:0::/:/bin/sh\n");
+            check_user(table.as_bytes(), Some(&user)).map_err(|error| error.to_string())
+        };
+        check("1001:1001").unwrap();
+        assert_eq!(
+            check("0:1001").unwrap_err(),
+            "cannot prepare the template: its user agent has uid \"0\" and gid \"1001\", but agents must not run as root or in its group; give another --user"
+        );
+        for numbers in [
+            "1001:0",
+            "00:1",
+            "+0:1",
+            "-0:1",
+            " 0:1",
+            "x:1",
+            ":",
+            "4294967296:1",
+            "",
+        ] {
+            assert!(check(numbers).is_err(), "{numbers}");
+        }
+        let twice = b"agent:*:1001:1001::0:0::/:/bin/sh\nagent:*:0:0::0:0::/:/bin/sh\n";
+        assert!(check_user(twice, Some(&user)).is_err());
+        assert!(check_user(twice, None).is_ok());
     }
 
     fn tree(directory: &Path) -> Tree {

@@ -960,6 +960,10 @@ fn system_that_cannot_be_prepared_is_refused() {
             "on FreeBSD",
         ),
         (Archive::default().dir("home/agent"), "no user agent"),
+        (
+            Archive::default().file("etc/passwd", "agent:x:0:1000::/root:/bin/sh\n"),
+            "user agent has uid \"0\"",
+        ),
         (Archive::default().file("dev", ""), "must be a directory"),
     ] {
         let fixture = Fixture::new();
