@@ -14,7 +14,7 @@
 # shellcheck disable=SC2016 # shells in jails expand these strings
 set -u
 
-PLAN=175
+PLAN=177
 
 cannot() {
     printf 'acceptance.sh: %s\n' "$*" >&2
@@ -900,6 +900,34 @@ service_adopts() { run service_colibri onestart; eventually answers && run colib
 
 service_doctor() { run service_colibri onedoctor; stdout_has 'state directory .* is private and writable'; }
 service_prune() { run service_colibri oneprune --older-than 30d; exits 0; }
+# Runs doctor of the service in a terminal, with a program in place of colibri(1) that reports what it can reach.
+service_terminal() {
+    mkdir -p "$work/report" && cp "$RCCONF" "$work/rc.conf" || return 1
+    cat >"$work/report/colibri" <<REPORT
+#!/bin/sh
+for descriptor in 0 1 2; do
+    eval "[ ! -t \$descriptor ] || echo descriptor \$descriptor is a terminal"
+    eval "$built/attack inject <&\$descriptor" 2>/dev/null
+done
+id -un
+ps -o tty= -p \$\$ >"$work/project/tty"
+echo message >&2
+exit 42
+REPORT
+    chmod 755 "$work/report/colibri"
+    rm -f "$work/project/tty"
+    echo "colibri_program=\"$work/report/colibri-daemon\"" >>"$RCCONF"
+    run script -q /dev/null /bin/sh -c 'tty >"$1/caller"; sh "$0" onedoctor 2>"$1/messages"; echo "code $?"' \
+        "$here/packaging/freebsd/rc.d/colibri" "$work"
+    cp "$work/rc.conf" "$RCCONF"
+    tr -d '\r' <"$out" >"$work/report/out" && cp "$work/report/out" "$out"
+    own=$(tr -d ' ' <"$work/project/tty") caller=$(cat "$work/caller")
+    echo "terminals: $own, of root: $caller" >>"$err"
+    [ "${caller#/dev/pts/}" != "$caller" ] && [ -n "$own" ] && [ "/dev/$own" != "$caller" ] &&
+        ! stdout_has 'is a terminal' && ! stdout_has injected && stdout_has "^$OP\$"
+}
+# rc.subr(8) reports each failure as code 1.
+service_output() { run cat "$work/report/out" "$work/messages"; stdout_has '^code 1$' && [ "$(cat "$work/messages")" = message ]; }
 periodic_off() { run sh "$here/packaging/freebsd/periodic/daily/490.colibri"; exits 0 && [ ! -s "$out" ]; }
 log_rotates() { run newsyslog -nv -f "$here/packaging/freebsd/newsyslog.conf.d/colibri.conf"; stdout_has '^/var/log/colibri.log <7J>'; }
 
@@ -909,6 +937,8 @@ check 'service: stop leaves the agent running' service_stop
 check 'service: the next start adopts the agent, and kill ends it' service_adopts
 check 'service: doctor runs as the service'"'"'s user' service_doctor
 check 'service: prune runs as the service'"'"'s user' service_prune
+check 'service: doctor gives its user no access to the terminal of root' service_terminal
+check 'service: doctor keeps exit code, output and messages' service_output
 check 'periodic: the daily script does nothing unless it is enabled' periodic_off
 check 'newsyslog: the log of the service is rotated' log_rotates
 
