@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use colibri_tests::helper::{CALLER, OTHER, as_user, create_user, uid};
-use colibri_tests::{program, test_directory, text, wait_until};
+use colibri_tests::{program, test_directory, text, wait_until, write_file};
 
 /// Python program that listens as another user and records the bytes it receives.
 const LISTENER: &str = r#"
@@ -155,4 +155,33 @@ fn configured_daemon_user_is_trusted() {
         text(&output.stderr).contains("no-such-user-here"),
         "{output:?}"
     );
+}
+
+#[test]
+fn daemon_of_another_user_is_not_started() {
+    let listener = ForeignListener::listen();
+    let absent = listener.dir.path().join("absent.sock");
+    write_file(
+        &listener.dir.path().join("colibri-daemon"),
+        "#!/bin/sh\necho attempted >&2\nexit 1\n",
+        0o755,
+    );
+    let uid = uid(OTHER).to_string();
+    for args in [&["run", "--", "true"][..], &["ps"], &["events"]] {
+        let error = |user: &str| {
+            let mut client = listener.client(args);
+            client.env("COLIBRI_SOCKET", &absent);
+            client.env("COLIBRI_DAEMON_USER", user);
+            let output = client.output().unwrap();
+            assert_eq!(output.status.code(), Some(3), "{args:?}: {output:?}");
+            text(&output.stderr)
+        };
+        let own = error(CALLER);
+        assert!(own.contains("attempted"), "{args:?}: {own}");
+        let other = error(OTHER);
+        assert!(!other.contains("attempted"), "{args:?}: {other}");
+        for part in ["absent.sock", &format!("uid {uid}"), "run as root: "] {
+            assert!(other.contains(part), "{args:?}: {part}: {other}");
+        }
+    }
 }

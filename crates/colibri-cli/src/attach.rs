@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::args::{AttachArgs, Global};
 use crate::commands::INPUT_TIMEOUT;
-use crate::connect::endpoint;
+use crate::connect::{connect_to, endpoint};
 use crate::error::CliError;
 use crate::exit::{self, BROKEN_PIPE};
 use crate::input::TypedLines;
@@ -33,7 +33,7 @@ const DETACH_TIMEOUT: Duration = Duration::from_millis(200);
 /// loop never blocks.
 pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
-    let client = endpoint.connect_or_start(output::connection_event).await?;
+    let client = connect_to(&endpoint).await?;
     let agent = client.find_agent(&options.agent.id).await?;
     let mut signals = SignalStream::install(&TERMINATING)?;
     let (sink, mut failures) = Sink::start()?;

@@ -1,8 +1,9 @@
-//! Connects to the daemon; starts one for this user if none listens.
+//! Connects to the daemon; starts one for this user if none listens, unless the configured daemon is another user's.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use colibri_client::{Client, Endpoint, TrustedUsers, default_socket};
+use colibri_client::{Client, ClientError, Endpoint, TrustedUsers, default_socket};
 use colibri_config::{ConfigFile, PartialSettings, SettingsError};
 
 use crate::args::Global;
@@ -56,13 +57,15 @@ pub(crate) fn endpoint(global: &Global) -> Result<Endpoint, CliError> {
         Some(user) => TrustedUsers::with_user(user)?,
         None => TrustedUsers::default(),
     };
+    // A daemon of this user would take the socket and the state directory of the other user's service.
+    let may_start = !global.no_autostart && trusted.other_user().is_none();
     let state_dir = partial.state_dir_or_default(lookup);
     Ok(Endpoint {
         default_socket: default_socket(lookup, state_dir.as_deref()),
         named_socket: partial.socket,
         state_dir,
         trusted,
-        program: (!global.no_autostart).then(daemon_program),
+        program: may_start.then(daemon_program),
     })
 }
 
@@ -75,11 +78,25 @@ fn daemon_program() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("colibri-daemon"))
 }
 
-/// Connects to the daemon; starts one if none listens, unless `--no-autostart` is given.
+/// Connects to the daemon; starts one if none listens, unless `--no-autostart` is given or the daemon is another user's.
 pub(crate) async fn connect(global: &Global) -> Result<Client, CliError> {
-    Ok(endpoint(global)?
-        .connect_or_start(output::connection_event)
-        .await?)
+    connect_to(&endpoint(global)?).await
+}
+
+/// Connects to the daemon of this endpoint; starts one if none listens and the endpoint has its program.
+pub(crate) async fn connect_to(endpoint: &Endpoint) -> Result<Client, CliError> {
+    let connected = endpoint.connect_or_start(output::connection_event).await;
+    connected.map_err(|error| match (error, endpoint.trusted.other_user()) {
+        (ClientError::NoDaemon { path, source }, Some(uid))
+            if matches!(
+                source.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            ) =>
+        {
+            CliError::NoService { path, source, uid }
+        }
+        (error, _) => error.into(),
+    })
 }
 
 /// Connects to a running daemon; starts none.

@@ -1,11 +1,19 @@
 //! Errors of commands, and their exit codes.
 
 use std::io;
+use std::path::PathBuf;
 
 use colibri_client::{ClientError, ErrorKind};
 
 use crate::exit::OWN_FAILURE;
 use crate::flags;
+
+/// The command that starts the installed service.
+const START_SERVICE: &str = if cfg!(target_os = "freebsd") {
+    "service colibri start"
+} else {
+    "systemctl start colibri"
+};
 
 /// An error of a command.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +32,15 @@ pub(crate) enum CliError {
     DaemonUser(#[from] colibri_client::UnknownUser),
     #[error(transparent)]
     Template(#[from] colibri_template::TemplateError),
+    /// No process listens at the socket, and the daemon is that of another user, so this user starts none.
+    #[error(
+        "cannot connect to the daemon of uid {uid} at {path}: {source}; run as root: {START_SERVICE}; or set COLIBRI_DAEMON_USER to your user to start a separate daemon"
+    )]
+    NoService {
+        path: PathBuf,
+        source: io::Error,
+        uid: u32,
+    },
     #[error(
         "cannot run top: standard input and output must be a terminal; use colibri ps or colibri events instead"
     )]
@@ -70,7 +87,8 @@ impl CliError {
                 | ClientError::OtherSocket { .. }
                 | ClientError::UntrustedPeer { .. }
                 | ClientError::Start(_),
-            ) => 3,
+            )
+            | Self::NoService { .. } => 3,
             Self::DaemonUser(_) | Self::NoTerminal => 2,
             _ => 1,
         }

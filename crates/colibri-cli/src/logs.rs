@@ -10,7 +10,7 @@ use colibri_client::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::args::{Global, LogsArgs};
-use crate::connect::endpoint;
+use crate::connect::{connect_to, endpoint};
 use crate::error::CliError;
 use crate::output;
 use crate::sink::watch_stdout_reader;
@@ -18,7 +18,7 @@ use crate::sink::watch_stdout_reader;
 /// Prints the kept output, or follows the output until the agent has ended or the reader has closed stdout.
 pub(crate) async fn logs(global: &Global, options: LogsArgs) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
-    let client = endpoint.connect_or_start(output::connection_event).await?;
+    let client = connect_to(&endpoint).await?;
     let agent = client.find_agent(&options.agent.id).await?;
     let mut streams = vec![Stream::Stdout, Stream::Stderr];
     streams.retain(|stream| options.stream.is_none_or(|only| only == *stream));

@@ -34,6 +34,12 @@ impl TrustedUsers {
             .ok_or_else(|| UnknownUser(user.to_owned()))
     }
 
+    /// Returns the configured user, if that is not the user of this process.
+    #[must_use]
+    pub fn other_user(self) -> Option<u32> {
+        self.0.filter(|uid| *uid != own_uid())
+    }
+
     pub(crate) fn trusts(self, uid: u32) -> bool {
         uid == 0 || uid == own_uid() || self.0 == Some(uid)
     }
@@ -56,6 +62,8 @@ mod tests {
         let configured = TrustedUsers::with_uid(stranger);
         assert!(configured.trusts(0) && configured.trusts(own) && configured.trusts(stranger));
         assert!(!configured.trusts(stranger + 1));
+        assert_eq!(configured.other_user(), Some(stranger));
+        assert_eq!(TrustedUsers::with_uid(own).other_user(), None);
     }
 
     #[test]

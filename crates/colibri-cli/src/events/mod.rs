@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use self::line::{EventKind, EventLine};
 use self::tracker::Tracker;
 use crate::args::{EventsArgs, Global};
-use crate::connect::endpoint;
+use crate::connect::{connect_to, endpoint};
 use crate::error::CliError;
 use crate::output;
 use crate::sink::watch_stdout_reader;
@@ -24,7 +24,7 @@ const QUEUE: usize = 16;
 /// with the next one.
 pub(crate) async fn events(global: &Global, options: EventsArgs) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
-    let client = endpoint.connect_or_start(output::connection_event).await?;
+    let client = connect_to(&endpoint).await?;
     let mut ids = Vec::new();
     for id in &options.ids {
         ids.push(client.find_agent(id).await?.id);

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use self::foreground::ForegroundAgent;
 use crate::args::{Global, Spawn};
-use crate::connect::endpoint;
+use crate::connect::{connect_to, endpoint};
 use crate::error::CliError;
 use crate::exit::OWN_FAILURE;
 use crate::output;
@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// Runs an agent and exits as it does.
 pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
-    let client = endpoint.connect_or_start(output::connection_event).await?;
+    let client = connect_to(&endpoint).await?;
     let params = crate::config::spawn_params(&client, spawn).await?;
     let mut signals = SignalStream::install(&TERMINATING)?;
     let (sink, mut failures) = Sink::start()?;

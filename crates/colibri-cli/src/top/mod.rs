@@ -91,7 +91,7 @@ pub(crate) async fn top(global: &Global) -> Result<u8, CliError> {
         return Err(CliError::NoTerminal);
     }
     let endpoint = connect::endpoint(global)?;
-    let client = endpoint.connect_or_start(output::connection_event).await?;
+    let client = connect::connect_to(&endpoint).await?;
     let feed = feed::subscribe(&client).await?;
     let socket = endpoint.socket();
     let (sender, mut updates) = mpsc::channel(UPDATE_QUEUE);
