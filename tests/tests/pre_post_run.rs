@@ -18,7 +18,6 @@ fn shell(script: &str) -> Value {
 }
 
 /// Starts a shim for an agent with this script, and returns its answer.
-#[allow(clippy::zombie_processes, reason = "the shim outlives its starter")]
 fn start_shim(
     directory: &Path,
     script: &str,
@@ -31,6 +30,12 @@ fn start_shim(
         "restart": restart, "before": before, "after": after,
         "journal": {"segment_bytes": 65536, "fsync": "never"},
     });
+    launch_shim(directory, &launch)
+}
+
+/// Starts a shim with this launch request, and returns its answer.
+#[allow(clippy::zombie_processes, reason = "the shim outlives its starter")]
+fn launch_shim(directory: &Path, launch: &Value) -> Value {
     let mut child = Command::new(program("colibri-shim"))
         .arg(directory)
         .stdin(Stdio::piped())
@@ -122,6 +127,31 @@ fn failed_post_run_is_reported_and_the_others_run() {
         "{error}"
     );
     assert_eq!(fs::read_to_string(&trace).unwrap(), "after\n");
+}
+
+#[test]
+fn failed_post_run_without_a_start_names_doctor() {
+    for (script, is_manual) in [
+        // The privilege backend fails before the monitor runs.
+        ("echo not permitted >&2; exit 1", false),
+        (
+            r#"exec perl -e 'open(F, ">&=", $ENV{COLIBRI_CONTROL_FD}); print F "agent $$\n"; exit 1'"#,
+            true,
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let launch = json!({
+            "program": "/bin/sh", "args": ["-c", script], "env": [["PATH", "/usr/bin:/bin"]], "cwd": dir.path(),
+            "monitored": true, "after": [shell("echo not permitted >&2; exit 1")],
+            "journal": {"segment_bytes": 65536, "fsync": "never"},
+        });
+        launch_shim(dir.path(), &launch);
+        let end = wait_for_end(dir.path());
+        assert_eq!(end["exit"], json!({"code": 1}), "{end}");
+        let error = end["error"].as_str().unwrap();
+        assert_eq!(error.contains("manually"), is_manual, "{error}");
+        assert_eq!(error.contains("run: colibri doctor"), !is_manual, "{error}");
+    }
 }
 
 /// Sends a kill request to a shim.

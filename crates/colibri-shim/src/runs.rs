@@ -63,6 +63,8 @@ pub(crate) struct CurrentRun {
     pub(crate) from: Offsets,
     /// Explanations of the end of the run where the exit status does not suffice.
     errors: Vec<String>,
+    /// The program runs and, if it needs a monitor, the privilege backend has started that.
+    is_started: bool,
     /// The run is in `runs.jsonl`.
     recorded: bool,
 }
@@ -75,6 +77,7 @@ impl CurrentRun {
             started_ns: now_ns(),
             from,
             errors: Vec::new(),
+            is_started: false,
             recorded: false,
         }
     }
@@ -116,7 +119,13 @@ impl Runs {
     pub(crate) fn start(&mut self) -> io::Result<AgentProcess> {
         let agent = AgentProcess::start(&self.launch, self.cgroup.as_ref())?;
         self.restart_message = None;
+        self.current.is_started = agent.monitor.is_none();
         Ok(agent)
+    }
+
+    /// Records that the monitor of the current run works.
+    pub(crate) fn mark_started(&mut self) {
+        self.current.is_started = true;
     }
 
     /// Returns the commands of the privilege backend for the processes of the current run.
@@ -182,7 +191,12 @@ impl Runs {
             self.add_error("its memory limit was reached; raise it with --memory".to_owned());
         }
         if let Err(error) = outcome {
-            self.add_error(format!("{error}; run the failed commands manually"));
+            // Without a start there is hardly anything to undo, and the commands probably failed for the same cause.
+            let hint = match self.current.is_started {
+                true => "run the failed commands manually",
+                false => "the agent was not started; run: colibri doctor",
+            };
+            self.add_error(format!("{error}; {hint}"));
         }
     }
 

@@ -112,6 +112,9 @@ impl Supervisor {
         let State::Running(agent) = &mut self.state else {
             return;
         };
+        if agent.has_reported() {
+            self.runs.mark_started();
+        }
         for (request, reply) in agent.end_signals() {
             self.server.reply(request, reply);
         }

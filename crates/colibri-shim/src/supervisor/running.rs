@@ -55,6 +55,8 @@ pub(super) struct RunningAgent {
     awaits_monitor: bool,
     /// Pid of the agent's first process, as the monitor reports it.
     reported_pid: Option<i32>,
+    /// The monitor has reported something.
+    has_reported: bool,
     /// Problems that the monitor reported.
     problems: Vec<String>,
     /// End of the first process, once it is collected. Descendants may still run.
@@ -84,6 +86,7 @@ impl RunningAgent {
             awaits_monitor: monitor.is_some(),
             monitor,
             reported_pid: None,
+            has_reported: false,
             problems: Vec::new(),
             end: None,
             end_reason: None,
@@ -105,6 +108,11 @@ impl RunningAgent {
         self.monitor.as_ref()
     }
 
+    /// Returns whether the monitor has reported something, so that the privilege backend has started it.
+    pub(super) fn has_reported(&self) -> bool {
+        self.has_reported
+    }
+
     /// Returns the problems that the monitor has reported since the last call.
     pub(super) fn take_problems(&mut self) -> Vec<String> {
         std::mem::take(&mut self.problems)
@@ -120,6 +128,7 @@ impl RunningAgent {
             self.monitor = None;
         }
         let has_changed = !reports.is_empty();
+        self.has_reported |= has_changed;
         for report in reports {
             match report {
                 MonitorReport::Agent(pid) => self.reported_pid = Some(pid),
