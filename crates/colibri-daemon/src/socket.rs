@@ -41,6 +41,7 @@ impl ListeningSocket {
         let refused = |problem: &str| format!("cannot listen at {}: {problem}", path.display());
         let failed =
             |error: io::Error| refused(&format!("{error}; pass --socket or set COLIBRI_SOCKET"));
+        let group_name = group.unwrap_or_default();
         let group = group.map(group_id).transpose()?;
         let directory = path
             .parent()
@@ -62,9 +63,21 @@ impl ListeningSocket {
             )
             .into());
         }
+        let give_to_group = |path: &Path, group: u32| {
+            chown(path, None, Some(Gid::from_raw(group))).map_err(|error| {
+                let (error, shown) = (io::Error::from(error), directory.display());
+                // A file gets the group of its directory on FreeBSD (open(2)), and that of its creator on Linux.
+                let hint = match cfg!(target_os = "freebsd") {
+                    true => format!("run as root: chgrp {group_name} {shown} && chmod 750 {shown}"),
+                    false => "add the daemon's user to this group".to_owned(),
+                };
+                refused(&format!(
+                    "cannot set its group {group_name}: {error}; {hint}"
+                ))
+            })
+        };
         if let (Some(group), false) = (group, existed) {
-            chown(directory, None, Some(Gid::from_raw(group)))
-                .map_err(|error| failed(error.into()))?;
+            give_to_group(directory, group)?;
             fs::set_permissions(directory, Permissions::from_mode(0o750)).map_err(failed)?;
         }
         let mut lock_path = path.as_os_str().to_owned();
@@ -89,7 +102,7 @@ impl ListeningSocket {
         rustix::process::umask(before);
         let listener = bound.map_err(failed)?;
         if let Some(group) = group {
-            chown(path, None, Some(Gid::from_raw(group))).map_err(|error| failed(error.into()))?;
+            give_to_group(path, group)?;
         }
         Ok(Self {
             listener,
