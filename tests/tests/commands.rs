@@ -97,7 +97,7 @@ fn failed_start_has_the_exit_code_of_a_shell() {
             &["--mount", "/etc:/tmp/x"],
             vec!["true"],
             125,
-            "--mount needs a jail; add --jail-path, or remove --mount",
+            "--mount or --workspace needs a jail; add --jail-path, or remove --mount or --workspace",
         ),
         (
             &["--jail-path", "/", "--cwd", "/tmp/x"],

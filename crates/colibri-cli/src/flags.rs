@@ -17,13 +17,14 @@ const OPTIONS: [(&str, &str); 9] = [
     ("fdescfs", "jail-fdescfs"),
     ("ip4", "jail-ip4"),
     ("user", "jail-user"),
-    ("mounts", "mount"),
+    ("mounts", "mount or --workspace"),
     ("workdir", "workspace"),
 ];
 
 /// Returns the message with each field name in backquotes replaced by its option of `run`.
 pub(crate) fn with_options(message: &str) -> String {
-    let mut replaced = message.to_owned();
+    // A path follows the option that takes it.
+    let mut replaced = message.replace("`mounts` /", "--mount /");
     for (field, option) in OPTIONS {
         replaced = replaced.replace(&format!("`{field}`"), &format!("--{option}"));
     }
@@ -67,19 +68,24 @@ mod tests {
         let run = command.find_subcommand_mut("run").unwrap();
         let help = run.render_help().to_string();
         for field in fields {
-            let option = with_options(&format!("`{field}`"));
-            assert!(
-                help.contains(&format!("{option} ")) || help.contains(&format!("{option}\n")),
-                "{option}"
-            );
+            for option in with_options(&format!("`{field}`")).split(" or ") {
+                assert!(
+                    help.contains(&format!("{option} ")) || help.contains(&format!("{option}\n")),
+                    "{option}"
+                );
+            }
         }
     }
 
     #[test]
     fn only_field_names_in_backquotes_are_replaced() {
         assert_eq!(
+            with_options("mount it with `mounts` /tmp/x"),
+            "mount it with --mount /tmp/x"
+        );
+        assert_eq!(
             with_options("`mounts` needs a jail; add `path`, or remove `mounts`; `made up` mounts"),
-            "--mount needs a jail; add --jail-path, or remove --mount; `made up` mounts"
+            "--mount or --workspace needs a jail; add --jail-path, or remove --mount or --workspace; `made up` mounts"
         );
     }
 }

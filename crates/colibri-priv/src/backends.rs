@@ -97,12 +97,17 @@ impl PrivBackend for Helper {
                     return refuse(&operation, hint);
                 }
                 let is_filtered = !jail.allow.is_empty();
-                let hint = "remove them, or use another privilege backend";
-                if !jail.mounts.is_empty() || jail.hostname.is_some() {
-                    return refuse("create jails with `mounts` or `hostname`", hint);
-                }
-                if is_filtered && engine.outer_proxy().is_none() {
-                    return refuse("create jails with `allow` for this engine", hint);
+                let unsupported = [
+                    (!jail.mounts.is_empty(), "`mounts`"),
+                    (jail.hostname.is_some(), "`hostname`"),
+                    (
+                        is_filtered && engine.outer_proxy().is_none(),
+                        "`allow` for this engine",
+                    ),
+                ];
+                if let Some((_, what)) = unsupported.into_iter().find(|(is_used, _)| *is_used) {
+                    let hint = "remove it, or use another privilege backend";
+                    return refuse(&format!("create jails with {what}"), hint);
                 }
                 add(&mut args, "--jail", [&jail.name]);
                 add(&mut args, "--path", [&jail.path]);
@@ -123,7 +128,8 @@ impl PrivBackend for Helper {
                 return refuse("list jails", hint);
             }
             JailOp::HostCommand { purpose, .. } => {
-                let hint = "remove `mounts` and `limits`, or use another privilege backend";
+                let hint =
+                    "remove `memory`, `processes` and `cpu`, or use another privilege backend";
                 return refuse(purpose, hint);
             }
             other => return refuse(other.kind(), "use another privilege backend"),
