@@ -293,7 +293,7 @@ impl JailEngine for FreebsdJail {
     fn programs(&self) -> EnginePrograms {
         EnginePrograms::new(
             [JEXEC, JAIL, JLS, KILL, self.helper.as_str()],
-            "run Colibri on FreeBSD, whose base system has this program; colibri-jail-helper comes with Colibri, or set COLIBRI_JAIL_HELPER",
+            "install it: Colibri contains colibri-jail-helper (COLIBRI_JAIL_HELPER sets its path), FreeBSD's base system the other programs",
         )
     }
 

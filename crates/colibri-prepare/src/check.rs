@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use colibri_jail_core::{Confinement, JailError, PathError, host_path};
+use colibri_jail_core::{Confinement, JailEngine, JailError, JailPath, PathError, host_path};
 use colibri_sys::regular_file::is_executable;
 use colibri_types::AgentSpec;
 
@@ -120,20 +120,24 @@ impl Preparer {
         let Some(program) = programs.find(|program| !is_executable(Path::new(program))) else {
             return Ok(());
         };
-        let hint = match engine_programs.paths.iter().any(|path| path == program) {
-            true => format!(
-                "{}, or set COLIBRI_JAIL_ENGINE to another engine",
-                engine_programs.hint
-            ),
-            false => {
-                "run: colibri doctor, or set COLIBRI_JAIL_PRIV_MODE to another privilege backend"
-                    .to_owned()
-            }
-        };
         Err(PrepareError::WrapperMissing {
             program: program.to_owned(),
-            hint,
+            hint: missing_hint(&*self.engine, program),
         })
+    }
+}
+
+/// Returns how to fix that this program of a wrapper is missing.
+fn missing_hint(engine: &dyn JailEngine, program: &str) -> String {
+    let programs = engine.programs();
+    let is_proxy = |proxy: &JailPath| proxy.as_str() == program;
+    if programs.paths.iter().any(|path| path == program) {
+        let hint = programs.hint;
+        format!("{hint}, or set COLIBRI_JAIL_ENGINE to another engine")
+    } else if engine.outer_proxy().is_some_and(is_proxy) {
+        "install colibri-proxy there, or remove `allow`".to_owned()
+    } else {
+        "run: colibri doctor, or set COLIBRI_JAIL_PRIV_MODE to another privilege backend".to_owned()
     }
 }
 
@@ -148,4 +152,28 @@ fn check_directory(what: &'static str, shown: &Path, host_path: &Path) -> Result
         Err(error) => mounts::unusable(&error),
     };
     Err(PathError::new(what, shown.display(), problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use colibri_jail_core::FreebsdJail;
+
+    #[test]
+    fn hint_for_a_missing_program_names_its_source() {
+        let proxy = "/usr/local/libexec/colibri-proxy";
+        let engine = FreebsdJail::default().with_proxy(proxy.parse().unwrap());
+        for (program, hint) in [
+            ("/usr/sbin/jail", "FreeBSD's base system"),
+            (
+                "/usr/local/libexec/colibri-jail-helper",
+                "COLIBRI_JAIL_HELPER",
+            ),
+            (proxy, "install colibri-proxy there, or remove `allow`"),
+            ("/usr/bin/mdo", "COLIBRI_JAIL_PRIV_MODE"),
+        ] {
+            let found = missing_hint(&engine, program);
+            assert!(found.contains(hint), "{program}: {found}");
+        }
+    }
 }
