@@ -64,7 +64,9 @@ pub(crate) enum Refusal {
     Jail(String),
     #[error("no rule with this jail allows root {0}; add roots = [\"{0}\"]")]
     Root(String),
-    #[error("no rule with this jail allows ip4 {0}; add ip4 = [{1}]")]
+    #[error(
+        "no rule with this jail allows ip4 {0}; give an allowed value (--jail-ip4 of colibri), or add ip4 = [{1}]"
+    )]
     Ip4(String, String),
     #[error("no rule with this jail allows user {0}; add users = [\"{0}\"]")]
     User(String),
