@@ -155,7 +155,7 @@ impl Stage<'_> {
         let target = &self.mount.target;
         let refused =
             |error: OpenError| format!("cannot use mount target {target} of {root}: {error}");
-        // A file is mounted by its name, which nobody else may replace.
+        // A file is mounted by its name, which no agent may be able to replace.
         let trust = match is_shared {
             true => Trust::RootOnly,
             false => Trust::AnyOwner,
