@@ -924,7 +924,7 @@ REPORT
     own=$(tr -d ' ' <"$work/project/tty") caller=$(cat "$work/caller")
     echo "terminals: $own, of root: $caller" >>"$err"
     [ "${caller#/dev/pts/}" != "$caller" ] && [ -n "$own" ] && [ "/dev/$own" != "$caller" ] &&
-        ! stdout_has 'is a terminal' && ! stdout_has injected && stdout_has "^$OP\$"
+        ! stdout_has 'is a terminal' && ! stdout_has injected && stdout_has "$OP\$"
 }
 # rc.subr(8) reports each failure as code 1.
 service_output() { run cat "$work/report/out" "$work/messages"; stdout_has '^code 1$' && [ "$(cat "$work/messages")" = message ]; }
