@@ -7,7 +7,7 @@
 
 H=$work/bin/colibri-jail-helper
 RECORDS=/var/run/colibri-helper
-tree=$work/tree             # roots that the other caller can write
+tree=$work/tree             # a directory of the other caller with roots: r of root, own of the caller
 noise=$work/noise           # output of commands that are not checked
 
 # ---- set-up ----------------------------------------------------------------------------------------------
@@ -27,7 +27,7 @@ into_root() {
 for program in "$work/bin/attack" /usr/bin/mdo /usr/sbin/jail /usr/sbin/jexec /sbin/kldload /usr/bin/proccontrol; do
     into_root "$program"
 done
-for program in chroot hostname mkdir mount mount_nullfs sysctl; do
+for program in chroot cp hostname mkdir mount mount_nullfs sysctl; do
     ln -f "$root/bin/sh" "$root/bin/$program"
 done
 into_root /usr/bin/id
@@ -35,7 +35,7 @@ mv "$root/bin/id" "$root/bin/root-id"
 chmod 4755 "$root/bin/root-id"
 ln "$root/bin/sh" "$root/bin/id"
 
-# The small root of the other caller: sh, ls and id, whose user table that caller writes.
+# A small root: sh, ls and id.
 small_root() {
     mkdir -p "$1/bin" "$1/etc" "$1/tmp"
     cp "$root/bin/sh" "$1/bin/sh"
@@ -47,14 +47,17 @@ small_root() {
 }
 good_table() { echo "$AG:*:$ag_uid:$ag_uid:agent:/tmp:/bin/sh"; }
 mkdir "$tree"
+small_root "$tree/own"
+chown -R "$OT" "$tree/own"
 small_root "$tree/r"
+install -d -o "$AG" "$root/made"
 small_root "$work/outside"
 rm "$work/outside/inside"
 touch "$work/outside/escaped"
 ln -s "$work/outside" "$tree/link"
 ln -s / "$tree/host"
 touch "$tree/file"
-chown -hR "$OT" "$tree"
+chown -h "$OT" "$tree" "$tree/link" "$tree/host" "$tree/file"
 
 cat >>"$POLICY" <<POLICY_TEXT || bail "cannot extend the policy"
 
@@ -62,7 +65,7 @@ cat >>"$POLICY" <<POLICY_TEXT || bail "cannot extend the policy"
 callers = ["$OT"]
 jails = ["colibri-*", "$JAIL"]
 roots = ["$tree/*"]
-users = ["$AG", "root", "toor"]
+users = ["$AG", "root", "toor", "$ag_uid:$ag_uid"]
 programs = ["*"]
 ip4 = ["disable"]
 environment = ["*"]
@@ -76,6 +79,14 @@ users = ["$AG"]
 programs = ["/bin/echo", "/usr/bin/echo"]
 ip4 = ["disable"]
 signals = ["TERM", "KILL"]
+
+[[rule]]
+callers = ["$OP"]
+jails = ["colibri-*"]
+roots = ["$root/made/*"]
+users = ["$AG"]
+programs = ["*"]
+ip4 = ["disable"]
 POLICY_TEXT
 jail -q -c name="$CLOSED" path="$root" ip4=disable persist || bail "cannot create jail $CLOSED"
 
@@ -113,7 +124,7 @@ op() { as "$OP" GIVEN=secret "$H" "$@"; }
 ot() { as "$OT" GIVEN=secret "$H" "$@"; }
 # Runs a script as the first caller; $0 is the helper.
 op_sh() { as "$OP" GIVEN=secret /bin/sh -c "$1" "$H"; }
-# An agent of the first caller, of the other caller in its own root, and in its tree.
+# An agent of the first caller, and of the other caller in a root of its tree.
 agent_op() { op create --jail "$name" --path "$root" --ip4 disable --user "$AG" -- "$@"; }
 agent_ot() { ot create --jail "$name" --path "$tree/r" --ip4 disable --user "$AG" -- "$@"; }
 request="create --jail colibri-cbrt --path $root --ip4 disable --user $AG --"
@@ -165,6 +176,8 @@ beside_other() {
 
 unharmed agent_op /bin/echo ran || bail "the helper does not start an agent: $(cat "$err")"
 unharmed agent_ot /bin/sh -c 'echo ran' || bail "the helper does not start the other caller's agent: $(cat "$err")"
+unharmed ot create --jail "$name" --path "$tree/own" --ip4 disable --user "$ag_uid:$ag_uid" -- /bin/sh -c 'echo ran' ||
+    bail "the helper does not start an agent with a number as its user: $(cat "$err")"
 
 # ---- arguments -------------------------------------------------------------------------------------------
 
@@ -368,33 +381,53 @@ raced_root() {
     cat "$work/raced" >"$out"
     ! stdout_has escaped
 }
-# An agent is refused, or is not root, while the user table is changed by the commands.
+# An agent is refused with the user table that the commands make, as root or as the caller.
 with_table() {
     rm -rf "$tree/r/etc"
     mkdir "$tree/r/etc"
-    chown "$OT" "$tree/r/etc"
     (cd "$tree/r/etc" && eval "$1") || return 1
     run timeout 20 su "$OT" -c '"$@"; exit $?' sh "$H" create --jail colibri-cbrt --path "$tree/r" --ip4 disable --user "$AG" -- \
         /bin/sh -c 'echo "escaped as $(id -u)"'
     rm -rf "$tree/r/etc"
     mkdir "$tree/r/etc"
     good_table >"$tree/r/etc/passwd"
-    chown -R "$OT" "$tree/r/etc"
+    chown root:wheel "$tree/r"
+    chmod 755 "$tree/r"
     exits 71 && ! stdout_has escaped
 }
+foreign_table() { with_table "good_table >passwd; $1" && stderr_has "look up user $AG"; }
+# The ids that the table of a root of the caller has.
+own_table() {
+    echo "$AG:*:$1::/:/bin/sh" >"$tree/own/etc/passwd"
+    refused 71 ot create --jail colibri-cbrt --path "$tree/own" --ip4 disable --user "$AG" -- /bin/sh -c 'echo "escaped as $(id)"'
+    owned=$?
+    good_table >"$tree/own/etc/passwd"
+    [ "$owned" = 0 ] && stderr_has 'belongs to uid'
+}
+# An agent makes a root with a table in a directory that a rule lists with /*.
+made_table() {
+    run agent_op /bin/sh -c "mkdir -p /made/r/bin /made/r/etc /made/r/tmp && cp /bin/sh /made/r/bin/sh && echo '$AG:*:$1::/:/bin/sh' >/made/r/etc/passwd"
+    exits 0 && refused 71 op create --jail colibri-cbrt --path "$root/made/r" --ip4 disable --user "$AG" -- /bin/sh -c 'echo escaped'
+    made=$?
+    rm -rf "$root/made/r"
+    [ "$made" = 0 ] && stderr_has 'belongs to uid'
+}
+# The caller exchanges the root of root by its own, whose table has the gid of operator.
 raced_table() {
-    as "$OT" /bin/sh -c "cd $tree/r/etc; i=0; cp passwd good; sed 's/$ag_uid/0/g' passwd >bad; while [ \$i -lt 3000 ] && [ ! -e stop ]; do
-        cp bad new; mv new passwd; cp good new; mv new passwd; i=\$((i + 1)); done" >"$noise" 2>&1 &
+    echo "$AG:*:$ag_uid:5::/:/bin/sh" >"$tree/own/etc/passwd"
+    as "$OT" /bin/sh -c "cd $tree; i=0; while [ \$i -lt 3000 ] && [ ! -e stop ]; do
+        mv r real; mv own r; mv r own; mv real r; i=\$((i + 1)); done" >"$noise" 2>&1 &
     race=$!
     : >"$work/raced"
     for round in 1 2 3 4 5 6 7 8 9 10; do
-        agent_ot /bin/sh -c 'echo "uid=$(id -u)"' >>"$work/raced" 2>&1 </dev/null
+        agent_ot /bin/sh -c 'echo "gid=$(id -g)"' >>"$work/raced" 2>&1 </dev/null
     done
-    touch "$tree/r/etc/stop"
+    touch "$tree/stop"
     wait "$race"
-    rm "$tree/r/etc/stop"
+    rm "$tree/stop"
+    good_table >"$tree/own/etc/passwd"
     cat "$work/raced" >"$out"
-    ! stdout_has 'uid=0'
+    ! stdout_has 'gid=5'
 }
 
 attack 'path: a directory that no rule has' refused 77 create_at /
@@ -424,6 +457,19 @@ attack 'user table: the user has uid 4294967295' with_table 'echo "$AG:*:4294967
 attack 'user table: the user has uid 4294967296' with_table 'echo "$AG:*:4294967296:1::/:/bin/sh" >passwd'
 attack 'user table: the user has gid 4294967295' with_table 'echo "$AG:*:$ag_uid:4294967295::/:/bin/sh" >passwd'
 attack 'user table: bytes that are not UTF-8' with_table 'printf "\377\n" >passwd; good_table >>passwd'
+attack 'user table: the user has gid 0' with_table 'echo "$AG:*:$ag_uid:0::/:/bin/sh" >passwd'
+attack 'user table: the user has the gid of kmem' with_table 'echo "$AG:*:$ag_uid:2::/:/bin/sh" >passwd'
+attack 'user table: the user has the gid of operator' with_table 'echo "$AG:*:$ag_uid:5::/:/bin/sh" >passwd'
+attack 'user table: of the caller, with the gid of operator' own_table "$ag_uid:5"
+attack 'user table: of the caller, with the gid of games' own_table "$ag_uid:13"
+attack 'user table: of the caller, with the uid of another caller' own_table "$op_uid:$op_uid"
+attack 'user table: of an agent, with the gid of operator' made_table "$ag_uid:5"
+attack 'user table: of an agent, with the uid of its caller' made_table "$op_uid:$op_uid"
+attack 'user table: the caller owns the file' foreign_table 'chown "$OT" passwd'
+attack 'user table: the caller owns its directory' foreign_table 'chown "$OT" .'
+attack 'user table: the caller owns the root directory' foreign_table 'chown "$OT" ..'
+attack 'user table: a group can write the file' foreign_table 'chmod 664 passwd'
+attack 'user table: others can write the root directory' foreign_table 'chmod 1777 ..'
 attack 'user table: replaced during the start' raced_table
 
 # ---- jails, users, programs, addresses -------------------------------------------------------------------------
@@ -498,6 +544,34 @@ remove_twice() {
     refused 77 op remove --jail "$name" && sed "s/$name/NAME/" "$err" >"$work/first" &&
         refused 77 op remove --jail colibri-none && sed "s/colibri-none/NAME/" "$err" | cmp -s - "$work/first"
 }
+# The monitor's requester is a reaper of root, whose descendants include a process of root in the jail.
+foreign_reaper() {
+    next_tag
+    "$work/bin/attack" adopt "$op_uid" "$JAIL" "${sleeps}7" "$H" attach --jail "$JAIL" --user "$AG" -- /bin/sleep "$sleeps" >"$noise" 2>&1 </dev/null &
+    job=$!
+    eventually agent_runs && victim=$(pgrep -f "^/bin/sleep ${sleeps}7\$") && refused 77 signal_to "$victim" && runs "${sleeps}7" &&
+        run signal_to "$agent" && exits 0
+    foreign=$?
+    pkill -KILL -f "^/bin/sleep ${sleeps}7\$"
+    wait "$job"
+    return "$foreign"
+}
+# The monitor ends after another jail got the name of its jail.
+later_jail() {
+    with_agent agent_op || return 1
+    kill -STOP "$monitor"
+    jail -R "$name"
+    jail -q -c name="$name" path="$root" ip4=disable persist
+    later=$?
+    kill -CONT "$monitor"
+    eventually monitor_gone
+    [ "$later" = 0 ] && jail_there "$name"
+    later=$?
+    jail -R "$name"
+    wait "$job"
+    return "$later"
+}
+monitor_gone() { ! pgrep -f "^$H (create|attach)" >"$noise"; }
 # A record whose pid belongs to a later process: the start time differs.
 reused_pid() {
     next_tag
@@ -528,11 +602,13 @@ attack 'signal: the monitor of the own agent' beside_agent signal_monitor
 attack 'signal: the own agent and a process of root' beside_agent signal_both
 attack 'signal: names and numbers that no rule lists' beside_agent signals_of_policy
 attack 'signal: a reused pid' reused_pid
+attack 'signal: a process of root below a reaper of root that requested an agent' foreign_reaper
 attack 'remove: a jail of the other caller, answered as if it was missing' beside_other remove_twice
 attack 'remove: a jail of the other caller' beside_other remove_other
 attack 'remove: a persistent jail' refused 77 op remove --jail "$JAIL"
 attack 'remove: a path' refused 64 op remove --jail ../colibri-helper
 attack 'remove: the lock' refused 77 op remove --jail lock
+attack 'remove: the end of an agent, a later jail of the same name' later_jail
 attack 'root only: monitor' refused 77 op monitor -- /bin/sh -c 'echo escaped'
 attack 'root only: monitor of a jail' refused 77 op monitor --jail colibri-cbrt --setup-commands 0 --unmount "$root/dev" -- /usr/sbin/jail -c path=/ command=/bin/echo escaped
 attack 'root only: clean' refused 77 op clean --jail colibri-cbrt --unmount "$root/dev"
@@ -632,6 +708,41 @@ requester_killed() {
     eventually nothing_remains
 }
 
+# The parent of the helper is init, which never ends.
+requested_by_init() { run as "$OP" "$work/bin/attack" orphan "$H" "$@"; stdout_has '^not started$' && eventually stderr_has 'requested it has ended'; }
+# The agent holds the other end of the control socket as its descriptor 0.
+holds_socket() {
+    next_tag
+    run as "$OP" "$work/bin/attack" outlive "$H" "$@" /bin/sleep "$sleeps"
+    stdout_has '^started$' && eventually gone "$sleeps"
+}
+# The caller started a child before it executed the helper.
+older_child() {
+    next_tag
+    op_sh "/bin/sleep $sleeps & exec \"\$0\" $* /bin/echo ran" >"$out" 2>"$err" </dev/null &
+    job=$!
+    eventually stdout_has '^ran$' && eventually monitor_gone
+    older=$?
+    runs "$sleeps" || older=1
+    pkill -KILL -f "^/bin/sleep $sleeps\$"
+    wait "$job"
+    return "$older"
+}
+# The same, and the requester is killed.
+older_child_alone() {
+    next_tag
+    as "$OP" OLDER="${sleeps}7" /bin/sh -c '/bin/sh -c '\''/bin/sleep "$OLDER" & exec "$0" "$@"'\'' "$0" "$@"; :' "$H" "$@" /bin/sleep "$sleeps" \
+        >"$noise" 2>&1 </dev/null &
+    job=$!
+    eventually agent_runs && monitor=$(pgrep -f "^$H (create|attach) .*sleep $sleeps\$") &&
+        as "$OP" kill -9 $(ps -o ppid= -p "$monitor") && eventually gone "$sleeps" && eventually monitor_gone && runs "${sleeps}7"
+    older=$?
+    pkill -KILL -f "^/bin/sleep ${sleeps}7\$"
+    wait "$job"
+    return "$older"
+}
+enter="attach --jail $JAIL --user $AG --"
+
 attack 'records: reading and replacing them' records_of_caller
 attack 'records: a full file system' full_records
 attack 'records: a directory that others can write' open_records
@@ -639,6 +750,14 @@ attack 'records: a record under another name' beside_other forge
 attack 'records: a record of an earlier boot' beside_agent earlier_boot
 attack 'race: ten requests for one name' created_at_once
 attack 'race: the requester is killed at 30 moments' requester_killed
+attack 'race: the requester is init, created jail' requested_by_init $request /bin/sleep 60
+attack 'race: the requester is init, persistent jail' requested_by_init $enter /bin/sleep 60
+attack 'race: the agent holds the control socket of its ended requester, created jail' holds_socket $request
+attack 'race: the agent holds the control socket of its ended requester, persistent jail' holds_socket $enter
+attack 'race: an older child of the caller, created jail' older_child "$request"
+attack 'race: an older child of the caller, persistent jail' older_child "$enter"
+attack 'race: an older child of the caller, whose requester is killed, created jail' older_child_alone $request
+attack 'race: an older child of the caller, whose requester is killed, persistent jail' older_child_alone $enter
 
 # ---- the agent inside ----------------------------------------------------------------------------------------
 

@@ -6,6 +6,10 @@
 //! attack receive PATH                 receives a directory by descriptor 0, and opens PATH relative to it
 //! attack reap HELPER ARG…             runs the helper below a reaper, which sends KILL to all descendants for 3 s
 //! attack leave SECONDS                becomes a reaper, whose grandchild sleeps in a new session
+//! attack adopt UID JAIL SECONDS HELPER ARG…  as root, becomes the reaper of a sleep in the jail and of the helper, which it
+//!                                     starts as the user, and waits for the end of the sleep
+//! attack orphan HELPER ARG…           runs the helper with a control socket below init
+//! attack outlive HELPER ARG…          ends as soon as the agent has the other end of its control socket as descriptor 0
 //! attack unnamed HELPER ARG…          executes the helper with an empty argv[0]
 //! attack swap DIRECTORY ONE OTHER     exchanges two names in a directory every few milliseconds, for 60 s
 //! attack inject                       puts a byte into the input of the terminal that is descriptor 0
@@ -65,6 +69,11 @@ mod attempts {
             ["receive", path] => receive(path),
             ["reap", program, ref args @ ..] => reap(program, args),
             ["leave", seconds] => leave(seconds),
+            ["adopt", uid, jail, seconds, program, ref args @ ..] => {
+                adopt(uid, jail, seconds, program, args)
+            }
+            ["orphan", program, ref args @ ..] => orphan(program, args),
+            ["outlive", program, ref args @ ..] => outlive(program, args),
             ["unnamed", program, ref args @ ..] => {
                 Err(Command::new(program).arg0("").args(args).exec().into())
             }
@@ -242,6 +251,63 @@ mod attempts {
             format!("/bin/daemon -f /bin/sleep {seconds} & /bin/daemon -f /bin/sleep {seconds}");
         Command::new("/bin/sh").args(["-c", &script]).status()?;
         thread::sleep(Duration::from_secs(600));
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Runs the program in the background of a shell that ends at once, so that this process's nearest reaper, or init, is its
+    /// parent.
+    fn start_orphan(shell: &mut Command, program: &str, args: &[&str]) -> io::Result<()> {
+        let script = r#"(sleep 2; exec "$0" "$@") &"#;
+        shell.args(["-c", script, program]).args(args).status()?;
+        Ok(())
+    }
+
+    fn adopt(uid: &str, jail: &str, seconds: &str, program: &str, args: &[&str]) -> Answer {
+        rustix::process::set_reaper_status(true)?;
+        let mut sleep = Command::new("/usr/sbin/jexec")
+            .args([jail, "/bin/sleep", seconds])
+            .spawn()?;
+        let uid = uid.parse()?;
+        start_orphan(Command::new("/bin/sh").uid(uid).gid(uid), program, args)?;
+        sleep.wait()?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn orphan(program: &str, args: &[&str]) -> Answer {
+        let (mut mine, theirs) = UnixStream::pair()?;
+        fcntl_setfd(&theirs, FdFlags::empty())?;
+        let number = theirs.as_raw_fd().to_string();
+        let mut shell = Command::new("/bin/sh");
+        start_orphan(shell.env("COLIBRI_CONTROL_FD", number), program, args)?;
+        drop(theirs);
+        mine.set_read_timeout(Some(HELPER_TIMEOUT))?;
+        let mut start = [0; 6];
+        match mine.read_exact(&mut start) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => println!("not started"),
+            other => println!("started: {other:?}"),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn outlive(program: &str, args: &[&str]) -> Answer {
+        let (mut mine, theirs) = UnixStream::pair()?;
+        fcntl_setfd(&theirs, FdFlags::empty())?;
+        let mut helper = Command::new(program)
+            .args(args)
+            .env("COLIBRI_CONTROL_FD", theirs.as_raw_fd().to_string())
+            .stdin(OwnedFd::from(mine.try_clone()?))
+            .spawn()?;
+        drop(theirs);
+        mine.set_read_timeout(Some(HELPER_TIMEOUT))?;
+        let mut start = [0; 6];
+        if mine.read_exact(&mut start).is_err() {
+            println!("not started");
+            helper.kill()?;
+            return Ok(ExitCode::FAILURE);
+        }
+        // The agent has executed its program by then.
+        thread::sleep(Duration::from_secs(2));
+        println!("started");
         Ok(ExitCode::SUCCESS)
     }
 
