@@ -419,7 +419,7 @@ raced_table() {
         mv r real; mv own r; mv r own; mv real r; i=\$((i + 1)); done" >"$noise" 2>&1 &
     race=$!
     : >"$work/raced"
-    for round in 1 2 3 4 5 6 7 8 9 10; do
+    for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
         agent_ot /bin/sh -c 'echo "gid=$(id -g)"' >>"$work/raced" 2>&1 </dev/null
     done
     touch "$tree/stop"

@@ -18,8 +18,10 @@ use tokio::sync::Semaphore;
 use crate::kill::removal_of_own_jail;
 use crate::{AgentSpec, Spawner};
 
-/// Time for killed processes to disappear after KILL. Processes that this user may not signal are not waited for.
+/// Time for killed processes to disappear after KILL.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for processes that this user may not signal: the monitor of a jailed agent ends after its own clean-up.
+const MONITOR_TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval between two rounds, which also kill processes forked in between.
 const ROUND_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -134,7 +136,7 @@ static ROUNDS: Semaphore = Semaphore::const_new(1);
 /// Ends the remaining processes of an agent in rounds. Each round is a short task on the blocking pool, so that many
 /// lost agents share its threads; the wait between rounds occupies none.
 async fn kill_in_rounds(spec: &AgentSpec, session: Option<i32>) -> OrphanCleanup {
-    let deadline = Instant::now() + VERIFY_TIMEOUT;
+    let start = Instant::now();
     let mut all_killed = HashSet::new();
     loop {
         let id = spec.id.to_string();
@@ -155,7 +157,11 @@ async fn kill_in_rounds(spec: &AgentSpec, session: Option<i32>) -> OrphanCleanup
             return OrphanCleanup::Ended(all_killed.len());
         }
         all_killed.extend(killed);
-        if !can_signal_any || Instant::now() >= deadline {
+        let timeout = match can_signal_any {
+            true => VERIFY_TIMEOUT,
+            false => MONITOR_TIMEOUT,
+        };
+        if start.elapsed() >= timeout {
             return OrphanCleanup::Remaining(remaining);
         }
         tokio::time::sleep(ROUND_INTERVAL).await;
