@@ -270,6 +270,8 @@ mod attempts {
         let uid = uid.parse()?;
         start_orphan(Command::new("/bin/sh").uid(uid).gid(uid), program, args)?;
         sleep.wait()?;
+        // A zombie would stay in the list of processes.
+        while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::empty()) {}
         Ok(ExitCode::SUCCESS)
     }
 
