@@ -610,8 +610,8 @@ attack 'remove: a path' refused 64 op remove --jail ../colibri-helper
 attack 'remove: the lock' refused 77 op remove --jail lock
 attack 'remove: the end of an agent, a later jail of the same name' later_jail
 attack 'root only: monitor' refused 77 op monitor -- /bin/sh -c 'echo escaped'
-attack 'root only: monitor of a jail' refused 77 op monitor --jail colibri-cbrt --setup-commands 0 --unmount "$root/dev" -- /usr/sbin/jail -c path=/ command=/bin/echo escaped
-attack 'root only: clean' refused 77 op clean --jail colibri-cbrt --unmount "$root/dev"
+attack 'root only: monitor of a jail' refused 77 op monitor --jail colibri-cbrt --setup-commands 0 --root "$root" --mount / /mnt -- /usr/sbin/jail -c path=/ command=/bin/echo escaped
+attack 'root only: clean' refused 77 op clean --jail colibri-cbrt --root "$root" --devfs /dev
 
 attack 'root only: await-proxy' refused 77 op await-proxy --jail colibri-cbrt
 
