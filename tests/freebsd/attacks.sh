@@ -688,10 +688,12 @@ earlier_boot() {
     refused 77 op remove --jail "$name" && refused 77 op signal --signal KILL --pid "$agent"
 }
 created_at_once() {
+    jobs=''
     for one in 1 2 3 4 5 6 7 8 9 10; do
         agent_op /bin/sh -c 'echo ran; sleep 3' >"$work/once.$one" 2>"$work/once-error.$one" </dev/null &
+        jobs="$jobs $!"
     done
-    wait
+    wait $jobs
     cat "$work"/once.* >"$out"
     cat "$work"/once-error.* >"$err"
     [ "$(grep -c '^ran$' "$out")" = 1 ] && [ "$(grep -c exists "$err")" = 9 ]
