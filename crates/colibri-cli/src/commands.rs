@@ -164,8 +164,7 @@ async fn wait_for(global: &Global, client: &Client, id: &str) -> Result<u8, CliE
     let agent = endpoint(global)?
         .wait_agent(client, id, output::connection_event)
         .await?;
-    let note = agent.error.as_deref();
-    exit::explain(&agent.id, agent.exit, note);
+    exit::explain(&agent.id, agent.exit, agent.error.as_deref());
     Ok(exit::code(agent.exit))
 }
 

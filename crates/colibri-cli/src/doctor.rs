@@ -5,7 +5,7 @@ use std::time::Duration;
 use colibri_client::{ClientError, DoctorResult, Finding, FindingStatus};
 
 use colibri_config::ConfigFile;
-use colibri_prepare::{ConfinementOwner, KnownConfinement};
+use colibri_prepare::KnownConfinement;
 
 use crate::args::Global;
 use crate::connect::{connect_existing, lookup};
@@ -63,13 +63,7 @@ async fn local_findings(global: &Global) -> Result<Vec<Finding>, CliError> {
             return Ok(vec![Finding::fail(error.message(), fix)]);
         }
     };
-    let known = |owner: ConfinementOwner, jail| KnownConfinement::new(owner, Some(jail));
-    let profiles = file.profile_jails();
-    let profiles =
-        profiles.map(|(name, jail)| known(ConfinementOwner::Profile(name.to_owned()), jail));
-    let entries = file.autostart_jails();
-    let entries =
-        entries.map(|(key, jail)| known(ConfinementOwner::Autostart(key.to_owned()), jail));
-    installation.confinements = profiles.chain(entries).collect();
+    installation.confinements =
+        KnownConfinement::of_settings(file.profile_jails(), file.autostart_jails());
     Ok(preparer.preflight(&installation).await)
 }

@@ -19,8 +19,7 @@ pub(crate) fn code(exit: Option<Exit>) -> u8 {
 
 /// Returns the exit code for an agent's end, and prints to stderr the details that the code does not contain.
 pub(crate) fn explained_code(exit: &ExitEvent) -> u8 {
-    let note = exit.error.as_deref();
-    explain(&exit.id, exit.exit, note);
+    explain(&exit.id, exit.exit, exit.error.as_deref());
     code(exit.exit)
 }
 

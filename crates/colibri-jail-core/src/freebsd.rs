@@ -134,9 +134,9 @@ impl FreebsdJail {
             }
             if let Some(root) = &created.root {
                 args.extend(root_options(root));
-            }
-            if monitored.is_some() {
-                args.extend(mount_options(created));
+                if monitored.is_some() {
+                    args.extend(mount_options(root));
+                }
             }
         }
         match monitored {
@@ -179,9 +179,8 @@ fn root_options(root: &CreatedRoot) -> Vec<String> {
 }
 
 /// Returns the helper's options for mounts.
-fn mount_options(created: &CreatedJail) -> impl Iterator<Item = String> {
-    let mounts = created.root.iter().flat_map(|root| &root.mounts);
-    mounts.flat_map(|mount| {
+fn mount_options(root: &CreatedRoot) -> impl Iterator<Item = String> {
+    root.mounts.iter().flat_map(|mount| {
         let option = if mount.read_only {
             "--mount-ro"
         } else {

@@ -241,27 +241,23 @@ struct TestEngine {
 }
 
 fn engine() -> impl Strategy<Value = TestEngine> {
-    let freebsd = prop::option::of(path()).prop_map(|proxy| {
-        let engine = FreebsdJail::default();
-        TestEngine {
-            engine: match &proxy {
-                Some(proxy) => Arc::new(engine.with_proxy(proxy.clone())),
-                None => Arc::new(engine),
-            },
-            proxy,
-        }
-    });
-    let bubblewrap = prop::option::of(path()).prop_map(|proxy| {
-        let engine = Bubblewrap::default();
-        TestEngine {
-            engine: match &proxy {
-                Some(proxy) => Arc::new(engine.with_proxy(proxy.clone())),
-                None => Arc::new(engine),
-            },
-            proxy,
-        }
-    });
-    prop_oneof![freebsd, bubblewrap]
+    prop_oneof![
+        engines(FreebsdJail::with_proxy),
+        engines(Bubblewrap::with_proxy)
+    ]
+}
+
+/// Returns an engine with and without a proxy.
+fn engines<E: JailEngine + Default + 'static>(
+    with_proxy: fn(E, JailPath) -> E,
+) -> impl Strategy<Value = TestEngine> {
+    prop::option::of(path()).prop_map(move |proxy| TestEngine {
+        engine: match &proxy {
+            Some(proxy) => Arc::new(with_proxy(E::default(), proxy.clone())),
+            None => Arc::new(E::default()),
+        },
+        proxy,
+    })
 }
 
 fn words(command: &CommandLine) -> Vec<&str> {

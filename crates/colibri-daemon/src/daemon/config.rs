@@ -6,7 +6,7 @@ use std::sync::Arc;
 use colibri_config::{
     Autostart, ConfigFile, ConfigSources, PartialSettings, Profile, ProfileError,
 };
-use colibri_prepare::{ConfinementOwner, KnownConfinement};
+use colibri_prepare::KnownConfinement;
 use colibri_priv::Finding;
 use colibri_proto::{
     ChangedNames, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnRequest,
@@ -71,15 +71,8 @@ impl Configuration {
 
     /// Returns the jails that profiles and `[[autostart]]` entries name.
     pub(crate) fn confinements(&self) -> Vec<KnownConfinement> {
-        let known = |owner: ConfinementOwner, jail| KnownConfinement::new(owner, Some(jail));
         let current = self.current();
-        let profiles = current
-            .profile_jails()
-            .map(|(name, jail)| known(ConfinementOwner::Profile(name.to_owned()), jail));
-        let entries = current
-            .autostart_jails()
-            .map(|(key, jail)| known(ConfinementOwner::Autostart(key.to_owned()), jail));
-        profiles.chain(entries).collect()
+        KnownConfinement::of_settings(current.profile_jails(), current.autostart_jails())
     }
 
     /// Returns a finding of `doctor` for each `[[autostart]]` agent that could not be started.

@@ -2,6 +2,7 @@
 //! monitors it.
 
 use std::ffi::c_int;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::parent_id;
@@ -235,8 +236,8 @@ fn create_jail(
     let root = safe_open::directory(path, Trust::AnyOwner)?;
     sys::change_directory(&root).map_err(cannot(format!("change directory to {path}")))?;
     drop(root);
-    sys::create_jail(name, network).map_err(|error| match error.raw_os_error() {
-        Some(libc::EEXIST) => HelperError::JailExists(name.to_string()),
+    sys::create_jail(name, network).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => HelperError::JailExists(name.to_string()),
         _ => cannot(format!("create jail {name}"))(error).into(),
     })
 }

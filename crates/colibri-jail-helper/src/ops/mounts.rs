@@ -168,7 +168,10 @@ impl Stage<'_> {
         };
         let (directory, name) = match (source, opened) {
             (Opened::Directory(_), Opened::Directory(directory)) => (directory.into(), "."),
-            (Opened::File(..), Opened::File(_, directory)) => (directory, last_name(target)),
+            (Opened::File(..), Opened::File(_, directory)) => (
+                directory,
+                safe_open::split_parent(target).map_err(refused)?.1,
+            ),
             _ => {
                 return Err(format!(
                     "mount target {target} of {root} is not of the kind of {}; create a directory for a directory, and a file for a file",
@@ -183,10 +186,6 @@ impl Stage<'_> {
             )
         })
     }
-}
-
-fn last_name(path: &JailPath) -> &str {
-    path.as_str().rsplit('/').next().unwrap_or_default()
 }
 
 /// Mounts a file system on a name in an open directory, or on the directory itself for `.`.

@@ -225,11 +225,8 @@ impl<'a> JailRoot<'a> {
         let failed = |error: io::Error| format!("cannot try a devfs on {stage}: {error}");
         fs::create_dir(&stage).map_err(failed)?;
         sys::mount("devfs", &stage, options, MountMode::NoSetuid).map_err(failed)?;
-        let devices = fs::read_dir(&stage).map_err(failed)?.map(|entry| {
-            let name = entry.map_err(failed)?.file_name();
-            Ok(name.to_string_lossy().into_owned())
-        });
-        let devices = devices.collect::<Result<_, String>>()?;
+        let mounted = fs::File::open(&stage).map_err(failed)?;
+        let devices = sys::names_in(&mounted.into()).map_err(failed)?;
         unmount_all(
             &|mount| mount.path == stage.as_bytes(),
             Instant::now() + CLEANUP_TIMEOUT,

@@ -83,6 +83,20 @@ impl KnownConfinement {
         Self { owner, jail }
     }
 
+    /// Returns the confinements of a settings file: those of its profiles and its `[[autostart]]` entries, with their names.
+    pub fn of_settings<'a>(
+        profiles: impl Iterator<Item = (&'a str, &'a JailConfig)>,
+        autostart: impl Iterator<Item = (&'a str, &'a JailConfig)>,
+    ) -> Vec<Self> {
+        let profiles =
+            profiles.map(|(name, jail)| (ConfinementOwner::Profile(name.to_owned()), jail));
+        let autostart =
+            autostart.map(|(key, jail)| (ConfinementOwner::Autostart(key.to_owned()), jail));
+        let all = profiles.chain(autostart);
+        all.map(|(owner, jail)| Self::new(owner, Some(jail)))
+            .collect()
+    }
+
     fn is_agent(&self) -> bool {
         matches!(self.owner, ConfinementOwner::Agent(_))
     }
