@@ -154,7 +154,7 @@ root=$work/root
 mkdir "$root/bin" "$root/dev" "$root/etc" "$root/lib" "$root/libexec" "$root/usr" "$root/usr/lib"
 install -d -m 1777 "$root/tmp"
 cp /rescue/sh "$root/bin/sh" || bail "cannot copy /rescue/sh"
-for program in cat echo id kill ls ps pwd sleep; do
+for program in cat echo id kill ln ls mkdir mv ps pwd sleep; do
     [ -x "/rescue/$program" ] || bail "/rescue/$program is missing"
     ln "$root/bin/sh" "$root/bin/$program"
 done
@@ -558,13 +558,13 @@ mount_restarted() {
 # A mount point that the agent replaced leads the removal to no other mount.
 mount_swapped() {
     next_tag
-    install -d -m 777 "$root/tmp/a" "$root/tmp/a/work" "$root/tmp/victim" "$root/tmp/victim/work"
-    mount -t nullfs "$work/project" "$root/tmp/victim/work" || return 1
-    run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/a/work" -- \
-        /bin/sh -c 'mv /tmp/a /tmp/b; ln -s victim /tmp/a; echo swapped'
-    mount -p | grep -q "$root/tmp/victim/work" && stdout_has swapped && ! mount -p | grep -q "$root/tmp/[ab]/work"
+    install -d -o "$AG" "$root/tmp/a" && mkdir -p "$root/tmp/a/in/work" "$root/tmp/victim/in/work"
+    mount -t nullfs "$work/project" "$root/tmp/victim/in/work" || return 1
+    run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/a/in/work" -- \
+        /bin/sh -c 'mv /tmp/a /tmp/b && ln -s victim /tmp/a && echo swapped'
+    mount -p | grep -q "$root/tmp/victim/in/work" && stdout_has swapped && ! mount -p | grep -q "$root/tmp/[ab]/in/work"
     answer=$?
-    umount "$root/tmp/victim/work" 2>/dev/null
+    umount "$root/tmp/victim/in/work" 2>/dev/null
     return "$answer"
 }
 hostname_inside() {

@@ -21,14 +21,14 @@ end_swapper() {
 }
 
 swapped_target() {
-    swapper /mnt || return 1
+    mkdir -p "$work/host/in/point" "$root/tmp/home/name/in/point" && swapper "$work/host" || return 1
     tries=15
-    while [ $tries -gt 0 ] && no_mount_on /mnt; do
-        run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/home/name" -- /bin/echo ran
+    while [ $tries -gt 0 ] && no_mount_on "$work/host/in/point"; do
+        run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/home/name/in/point" -- /bin/echo ran
         tries=$((tries - 1))
     done
     end_swapper
-    [ $tries = 0 ] && no_mount_on /mnt && no_mount_of
+    [ $tries = 0 ] && no_mount_on "$work/host/in/point" && no_mount_of
 }
 swapped_source() {
     swapper /etc || return 1
@@ -63,6 +63,27 @@ swapped_file() {
     rm -rf "${root:?}/tmp/home"
     ! exits 0 && ! stdout_has started && stderr_has 'cannot use mount target' && no_mount_of
 }
+# rename(2) to a mount point never returns in FreeBSD 15.1 (docs/freebsd.md), so no agent may be able to do that.
+movable_target() {
+    install -d -o "$AG" "$root/tmp/home" && mkdir -p "$root/tmp/home/point" || return 1
+    run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/home/point" -- /bin/echo started
+    rm -rf "${root:?}/tmp/home"
+    ! exits 0 && ! stdout_has started && stderr_has 'can be renamed by other users than root' && no_mount_of
+}
+movable_devices() {
+    mkdir -p "$work/root4/dev" && cp -Rxl "$root/bin" "$root/lib" "$root/libexec" "$root/etc" "$work/root4/" && chown "$AG" "$work/root4" || return 1
+    run colibri run --jail-path "$work/root4" --jail-user "$AG" --jail-devfs -- /bin/echo started
+    ! exits 0 && ! stdout_has started && stderr_has 'can be renamed by other users than root' && ! mount -p | grep -q "$work/root4"
+}
+renamed_onto() {
+    mkdir -p "$root/tmp/held"
+    for point in /tmp/held /work; do
+        run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:$point" -- \
+            /bin/sh -c "mkdir /tmp/mine && exec /bin/attack rename /tmp/mine $point"
+        rmdir "$root/tmp/mine" && exits 1 && stderr_has 'not permitted\|denied' || return 1
+    done
+    no_mount_of
+}
 # Root in a jail renames the directory on which the next agent's devfs is mounted.
 swapped_devfs() {
     mkdir -p "$work/root3/dev" "$work/root3/other" && cp -Rxl "$root/bin" "$root/lib" "$root/libexec" "$work/root3/" || return 1
@@ -82,6 +103,9 @@ attack 'mount: a source that is exchanged with a link to the host' swapped_sourc
 attack 'mount: a file of it is kept open' kept_open
 attack 'mount: a mount of the administrator on its path' mount_of_others
 attack 'mount: a file in a directory of the agent' swapped_file
+attack 'mount: a target in a directory of the agent' movable_target
+attack 'mount: device files in a root of the agent' movable_devices
+attack 'mount: rename(2) to a mount point' renamed_onto
 attack 'mount: a directory for device files that is exchanged' swapped_devfs
 
 kill -TERM "$daemon" 2>/dev/null

@@ -21,6 +21,11 @@ pub(crate) enum OpenError {
     Owner(String, u32),
     #[error("{0} has the unsafe mode {1:o}; as root run: chmod {2} {0}")]
     Mode(String, u32, &'static str),
+    #[cfg(target_os = "freebsd")]
+    #[error(
+        "{0} can be renamed by other users than root; use a path in a directory that belongs to root and that only root can write, for example /work"
+    )]
+    Movable(String),
     #[error("{0} is not a regular file")]
     NotAFile(String),
     #[error("{0} is longer than {1} bytes")]
@@ -65,11 +70,18 @@ pub(crate) fn directory_in(
             shown.push('/');
         }
         shown.push_str(component);
-        let next = sys::open_directory_at(&directory, component)
-            .map_err(|error| open_error(&shown, error))?;
-        directory = checked(&shown, next, trust)?;
+        directory = checked(&shown, directory_at(&directory, component, &shown)?, trust)?;
     }
     Ok(directory)
+}
+
+/// Opens a directory in an open directory; `shown` is its path in messages.
+pub(crate) fn directory_at(
+    directory: &OwnedFd,
+    name: &str,
+    shown: &str,
+) -> Result<OwnedFd, OpenError> {
+    sys::open_directory_at(directory, name).map_err(|error| open_error(shown, error))
 }
 
 /// Returns `directory` if its owner and mode satisfy `trust`.
@@ -88,6 +100,24 @@ fn open_error(shown: &str, error: io::Error) -> OpenError {
         Some(libc::ELOOP | libc::ENOTDIR | libc::EMLINK) => OpenError::Link(shown.to_owned()),
         _ => OpenError::Io(shown.to_owned(), error),
     }
+}
+
+/// Checks that only root can rename `file`, which is in the directory `parent`, or replace it.
+#[cfg(target_os = "freebsd")]
+pub(crate) fn check_fixed(shown: &str, parent: &File, file: &File) -> Result<(), OpenError> {
+    let (parent, file) = (metadata(shown, parent)?, metadata(shown, file)?);
+    match is_fixed(parent.uid(), parent.mode(), file.uid()) {
+        true => Ok(()),
+        false => Err(OpenError::Movable(shown.to_owned())),
+    }
+}
+
+/// Reports whether only root can rename a file, by the owner and mode of its directory and its own owner (rename(2),
+/// sticky(7)).
+#[cfg(any(target_os = "freebsd", test))]
+fn is_fixed(parent_owner: u32, parent_mode: u32, owner: u32) -> bool {
+    let is_sticky = parent_mode & 0o1000 != 0;
+    parent_owner == 0 && (parent_mode & 0o022 == 0 || is_sticky && owner == 0)
 }
 
 fn metadata(shown: &str, file: &File) -> Result<Metadata, OpenError> {
@@ -200,6 +230,23 @@ mod tests {
         for bad in ["link", "link/b"] {
             let refused = directory(&path(&dir.path().join(bad)), Trust::AnyOwner).unwrap_err();
             assert!(matches!(refused, OpenError::Link(_)), "{bad}: {refused}");
+        }
+    }
+
+    #[test]
+    fn file_is_fixed_where_others_cannot_rename_it() {
+        for (parent_owner, parent_mode, owner, fixed) in [
+            (0, 0o755, 0, true),
+            (0, 0o755, 1001, true),
+            (0, 0o1777, 0, true),
+            (0, 0o1777, 1001, false),
+            (0, 0o777, 0, false),
+            (0, 0o775, 0, false),
+            (1001, 0o755, 0, false),
+            (1001, 0o1777, 0, false),
+        ] {
+            let answer = is_fixed(parent_owner, parent_mode, owner);
+            assert_eq!(answer, fixed, "{parent_owner} {parent_mode:o} {owner}");
         }
     }
 

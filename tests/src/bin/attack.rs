@@ -12,6 +12,7 @@
 //! attack outlive HELPER ARG…          ends as soon as the agent has the other end of its control socket as descriptor 0
 //! attack unnamed HELPER ARG…          executes the helper with an empty argv[0]
 //! attack swap DIRECTORY ONE OTHER     exchanges two names in a directory every few milliseconds, for 60 s
+//! attack rename ONE OTHER             renames a file once
 //! attack inject                       puts a byte into the input of the terminal that is descriptor 0
 //! attack jail NAME                    opens a descriptor of a jail and enters the jail by it
 //! ```
@@ -79,6 +80,10 @@ mod attempts {
             }
             ["inject"] => inject(),
             ["swap", directory, one, other] => swap(directory, one, other),
+            ["rename", one, other] => match std::fs::rename(one, other) {
+                Ok(()) => Ok(ExitCode::SUCCESS),
+                Err(error) => Err(error.into()),
+            },
             ["jail", name] => enter(name),
             _ => Err("unknown attempt".into()),
         };
@@ -323,16 +328,20 @@ mod attempts {
     fn swap(directory: &str, one: &str, other: &str) -> Answer {
         std::env::set_current_dir(directory)?;
         let end = Instant::now() + Duration::from_secs(60);
+        // No target exists: rename(2) to a mount point never returns in FreeBSD 15.1. A mount point cannot be renamed.
         let exchange = || {
-            // A mount point cannot be renamed.
-            let _ = std::fs::rename(one, "exchanged");
-            let _ = std::fs::rename(other, one);
-            let _ = std::fs::rename("exchanged", other);
-            thread::sleep(Duration::from_millis(3));
+            if std::fs::rename(one, "exchanged").is_err() {
+                return Ok(());
+            }
+            if std::fs::rename(other, one).is_err() {
+                return std::fs::rename("exchanged", one);
+            }
+            std::fs::rename("exchanged", other)
         };
         println!("swapping");
         while Instant::now() < end {
-            exchange();
+            exchange()?;
+            thread::sleep(Duration::from_millis(3));
         }
         Ok(ExitCode::SUCCESS)
     }

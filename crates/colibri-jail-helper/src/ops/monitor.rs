@@ -82,6 +82,15 @@ impl Remains<'_> {
             false => Err(HelperError::Remains(problems.join("; "))),
         }
     }
+
+    /// Unmounts everything once, because SIGKILL does not end a process that the kernel keeps at a mount: rename(2) to a mount
+    /// point, or a server that does not answer. [`Remains::remove`] reports what it cannot unmount.
+    fn release_processes(&self) {
+        let _ = mounts::remove_all(self.jail, Instant::now());
+        if let Some(root) = &self.root {
+            let _ = root.unmount(Instant::now());
+        }
+    }
 }
 
 /// Unmounts all mounts that `is_wanted` selects, and verifies that none is left. The processes of the jail are gone; another
@@ -233,7 +242,7 @@ impl Monitor<'_> {
             remains: self.remains,
             jail: self.jail,
             pending: Vec::new(),
-            kills: false,
+            kills_since: None,
             allows_signal: self.allows_signal,
         };
         if self.releases_stdio {
@@ -271,8 +280,8 @@ struct Running<'a> {
     jail: Option<Jail>,
     /// Requests that wait for the agent's first process.
     pending: Vec<ControlRequest>,
-    /// The agent is being killed.
-    kills: bool,
+    /// Since when the agent is being killed, or its mounts were last removed.
+    kills_since: Option<Instant>,
     allows_signal: &'a dyn Fn(Signal) -> bool,
 }
 
@@ -283,10 +292,14 @@ impl Running<'_> {
             if self.collect() {
                 return Ok(());
             }
-            if self.kills {
+            if let Some(since) = self.kills_since {
                 self.kill();
+                if since.elapsed() >= CLEANUP_TIMEOUT {
+                    self.remains.iter().for_each(Remains::release_processes);
+                    self.kills_since = Some(Instant::now());
+                }
             }
-            let timeout = self.kills.then_some(KILL_INTERVAL);
+            let timeout = self.kills_since.map(|_| KILL_INTERVAL);
             let events = queue.wait(timeout).map_err(cannot("wait for events"))?;
             for event in events {
                 self.handle(event, queue);
@@ -324,7 +337,7 @@ impl Running<'_> {
             }
             Event::Forked { .. } => {}
             Event::Executed { pid } => self.end_jail_with_processes(pid),
-            Event::Ended { pid, .. } if pid == self.requester => self.kills = true,
+            Event::Ended { pid, .. } if pid == self.requester => self.start_kill(),
             // The child's end is collected by wait(2).
             Event::Ended { pid, status }
                 if pid != self.child && self.first == First::Running(pid) =>
@@ -344,7 +357,7 @@ impl Running<'_> {
         {
             if let Err(error) = network::open_port(remains.jail, jid, &proxy) {
                 self.report(&format!("error {}", printable(&error.to_string())));
-                self.kills = true;
+                self.start_kill();
             }
             self.proxy = Some(ProxyLink::Open(proxy));
         }
@@ -428,7 +441,7 @@ impl Running<'_> {
         };
         let Some(requests) = requests else {
             self.control = None;
-            self.kills = true;
+            self.start_kill();
             return;
         };
         for request in requests {
@@ -449,7 +462,7 @@ impl Running<'_> {
     /// Sends a signal to processes of the agent, and never to jail(8), whose end would leave the jail.
     fn signal(&mut self, request: ControlRequest) {
         if request.signal == Signal::KILL && request.scope == SignalScope::All {
-            return self.kill();
+            return self.start_kill();
         }
         let first = match self.first {
             First::Running(pid) => Some(pid),
@@ -470,6 +483,11 @@ impl Running<'_> {
                 let _ = sys::kill(pid, sys::signal_number(request.signal));
             }
         }
+    }
+
+    /// Kills until no process is left.
+    fn start_kill(&mut self) {
+        self.kills_since.get_or_insert_with(Instant::now);
     }
 
     /// Kills all processes of the agent.

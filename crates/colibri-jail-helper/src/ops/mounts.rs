@@ -18,12 +18,11 @@ use crate::request::MountRequest;
 use crate::safe_open::{self, OpenError, Trust};
 use crate::sys::{self, MountMode, MountPoint};
 
-/// Mounts all of `mounts` in a root directory. If `is_shared`, other agents may have the same root.
+/// Mounts all of `mounts` in a root directory.
 pub(super) fn mount_all(
     jail: &JailName,
     root: &JailPath,
     mounts: &[MountRequest],
-    is_shared: bool,
 ) -> Result<(), String> {
     for (number, mount) in mounts.iter().enumerate() {
         let stage = Stage {
@@ -32,7 +31,7 @@ pub(super) fn mount_all(
         };
         stage
             .mount_source()
-            .and_then(|source| stage.mount_on_target(root, is_shared, &source))?;
+            .and_then(|source| stage.mount_on_target(root, &source))?;
     }
     Ok(())
 }
@@ -72,35 +71,41 @@ pub(super) fn stages(jail: &JailName) -> String {
     format!("{JAIL_ROOTS}/{jail}.")
 }
 
-/// A source that was opened without following links, or a mount point.
-enum Opened {
-    Directory(File),
-    /// A file and its directory.
-    File(File, OwnedFd),
+/// A directory or file that was opened without following links, and its directory.
+pub(super) struct Opened {
+    pub(super) file: File,
+    parent: File,
+    is_directory: bool,
 }
 
 impl Opened {
-    fn file(&self) -> &File {
-        match self {
-            Self::Directory(file) | Self::File(file, _) => file,
-        }
+    /// Opens a path in a root directory.
+    fn new(root: OwnedFd, path: &JailPath) -> Result<Self, OpenError> {
+        let (parent, name) = safe_open::split_parent(path)?;
+        let parent = safe_open::directory_in(root, &parent, Trust::AnyOwner)?;
+        let name = if name.is_empty() { "." } else { name };
+        let (file, is_directory) = match safe_open::directory_at(&parent, name, path.as_str()) {
+            Err(OpenError::Link(_)) => (
+                safe_open::regular_file_at(&parent, name, path.as_str())?,
+                false,
+            ),
+            directory => (directory?.into(), true),
+        };
+        Ok(Self {
+            file,
+            parent: parent.into(),
+            is_directory,
+        })
     }
 
-    /// Opens a path in a root directory; `trust` is for the directories of a file.
-    fn new(root: OwnedFd, path: &JailPath, trust: Trust) -> Result<Self, OpenError> {
-        let again = root
-            .try_clone()
-            .map_err(|error| OpenError::Io(path.to_string(), error))?;
-        match safe_open::directory_in(root, path, Trust::AnyOwner) {
-            Ok(directory) => Ok(Self::Directory(directory.into())),
-            Err(OpenError::Link(shown)) if shown == path.as_str() => {
-                let (parent, name) = safe_open::split_parent(path)?;
-                let parent = safe_open::directory_in(again, &parent, trust)?;
-                let file = safe_open::regular_file_at(&parent, name, path.as_str())?;
-                Ok(Self::File(file, parent))
-            }
-            Err(error) => Err(error),
-        }
+    /// Opens a mount point in a root directory. rename(2) to a mount point never returns in FreeBSD 15.1, also after
+    /// SIGKILL, and uses a whole processor (`kern_renameat` in sys/kern/vfs_syscalls.c), so no agent but root may be able to do
+    /// that. The same rule prevents that an agent replaces a file before the mount, which needs its name.
+    pub(super) fn mount_point(root: &JailPath, target: &JailPath) -> Result<Self, OpenError> {
+        let root = safe_open::directory(root, Trust::AnyOwner)?;
+        let opened = Self::new(root, target)?;
+        safe_open::check_fixed(target.as_str(), &opened.parent, &opened.file)?;
+        Ok(opened)
     }
 }
 
@@ -116,11 +121,11 @@ impl Stage<'_> {
         let source = &self.mount.source;
         let failed = |error: io::Error| format!("cannot mount {source} on {}: {error}", self.path);
         let root = File::open("/").map_err(failed)?;
-        let opened = Opened::new(root.into(), source, Trust::AnyOwner)
+        let opened = Opened::new(root.into(), source)
             .map_err(|error| format!("cannot use mount source {source}: {error}"))?;
-        match &opened {
-            Opened::Directory(_) => fs::create_dir(&self.path),
-            Opened::File(..) => File::create_new(&self.path).map(drop),
+        match opened.is_directory {
+            true => fs::create_dir(&self.path),
+            false => File::create_new(&self.path).map(drop),
         }
         .map_err(|error| format!("cannot create {}: {error}", self.path))?;
         let options = [("target", source.as_str())];
@@ -128,7 +133,7 @@ impl Stage<'_> {
         let staged = fs::metadata(&self.path).map_err(failed)?;
         // nullfs changes only the device number of what it shows (null_getattr in sys/fs/nullfs/null_vnops.c). Two objects of one
         // file system have not the same numbers, and agents cannot choose those of another file system.
-        let wanted = opened.file().metadata().map_err(failed)?;
+        let wanted = opened.file.metadata().map_err(failed)?;
         let numbers = |data: &fs::Metadata| {
             (
                 data.st_ino(),
@@ -146,38 +151,27 @@ impl Stage<'_> {
     }
 
     /// Mounts the stage on the mount point in the root directory.
-    fn mount_on_target(
-        &self,
-        root: &JailPath,
-        is_shared: bool,
-        source: &Opened,
-    ) -> Result<(), String> {
+    fn mount_on_target(&self, root: &JailPath, source: &Opened) -> Result<(), String> {
         let target = &self.mount.target;
         let refused =
             |error: OpenError| format!("cannot use mount target {target} of {root}: {error}");
-        // A file is mounted by its name, which no agent may be able to replace.
-        let trust = match is_shared {
-            true => Trust::RootOnly,
-            false => Trust::AnyOwner,
-        };
-        let start = safe_open::directory(root, Trust::AnyOwner).map_err(refused)?;
-        let opened = Opened::new(start, target, trust).map_err(refused)?;
+        let opened = Opened::mount_point(root, target).map_err(refused)?;
+        if opened.is_directory != source.is_directory {
+            return Err(format!(
+                "mount target {target} of {root} is not of the kind of {}; create a directory for a directory, and a file for a file",
+                self.mount.source
+            ));
+        }
         let mode = match self.mount.read_only {
             true => MountMode::ReadOnlyNoSetuid,
             false => MountMode::NoSetuid,
         };
-        let (directory, name) = match (source, opened) {
-            (Opened::Directory(_), Opened::Directory(directory)) => (directory.into(), "."),
-            (Opened::File(..), Opened::File(_, directory)) => (
-                directory,
+        let (directory, name) = match opened.is_directory {
+            true => (opened.file.into(), "."),
+            false => (
+                opened.parent.into(),
                 safe_open::split_parent(target).map_err(refused)?.1,
             ),
-            _ => {
-                return Err(format!(
-                    "mount target {target} of {root} is not of the kind of {}; create a directory for a directory, and a file for a file",
-                    self.mount.source
-                ));
-            }
         };
         mount_in(&directory, "nullfs", name, &[("target", &self.path)], mode).map_err(|error| {
             format!(

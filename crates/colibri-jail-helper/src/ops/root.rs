@@ -13,7 +13,7 @@ use std::time::Instant;
 use colibri_jail_core::{JAIL_ROOTS, JailName, JailPath};
 
 use super::monitor::{CLEANUP_TIMEOUT, unmount_all};
-use super::mounts::{self, mount_in};
+use super::mounts::{self, Opened, mount_in};
 use crate::error::HelperError;
 use crate::request::{MountRequest, RootBase, RootRequest};
 use crate::safe_open::{self, OpenError, Trust};
@@ -76,8 +76,7 @@ impl<'a> JailRoot<'a> {
         if let Some(inside) = &self.request.fdescfs {
             self.mount_device_files(inside, "fdescfs", &[("linrdlnk", "")])?;
         }
-        let is_shared = matches!(self.request.base, RootBase::Existing(_));
-        mounts::mount_all(self.jail, &self.path(), self.mounts, is_shared)
+        mounts::mount_all(self.jail, &self.path(), self.mounts)
     }
 
     /// Removes everything that [`JailRoot::prepare`] made. Nothing is not an error.
@@ -101,7 +100,8 @@ impl<'a> JailRoot<'a> {
         }
     }
 
-    fn unmount(&self, deadline: Instant) -> Result<(), String> {
+    /// Unmounts what [`JailRoot::prepare`] mounted.
+    pub(crate) fn unmount(&self, deadline: Instant) -> Result<(), String> {
         match &self.request.base {
             RootBase::Template(_) => {
                 unmount_all(&|mount| mount.is_in(self.record().as_str()), deadline)
@@ -250,9 +250,9 @@ impl<'a> JailRoot<'a> {
             Ok::<_, String>(mounts)
         };
         let before = list()?;
-        let mount_point = self.open(inside).map_err(text)?;
-        self.mount(inside, &mount_point, kind, options)?;
-        drop(mount_point);
+        let mount_point = Opened::mount_point(&self.path(), inside)
+            .map_err(|error| format!("cannot mount {kind} on {inside}: {error}"))?;
+        self.mount(inside, &mount_point.file.into(), kind, options)?;
         let mut new = list()?;
         new.retain(|mount| !before.contains(mount));
         let path = self.path();
