@@ -15,30 +15,44 @@ swapper() {
     install -d -o "$AG" "$root/tmp/home" "$root/tmp/home/name" && ln -sfh "$1" "$root/tmp/home/link" || return 1
     spawn --jail-path "$root" --jail-user "$AG" -- /bin/attack swap /tmp/home name link && eventually logged swapping
 }
+# Succeeds if the agent has exchanged until now, and ends it.
 end_swapper() {
-    colibri kill --grace 0s "$id" >/dev/null 2>&1
+    ! ended
+    answer=$?
+    colibri kill --grace 0s "$id" >"$noise" 2>&1
     rm -rf "${root:?}/tmp/home"
+    return "$answer"
+}
+# Records the mounts on a path of the host, until $work/watches is removed. The clean-up removes them with their agent.
+watch_mounts() {
+    while [ -e "$work/watches" ]; do
+        no_mount_on "$1" || echo "$1" >>"$work/redirected"
+    done
 }
 
 swapped_target() {
-    mkdir -p "$work/host/in/point" "$root/tmp/home/name/in/point" && swapper "$work/host" || return 1
-    tries=15
-    while [ $tries -gt 0 ] && no_mount_on "$work/host/in/point"; do
-        run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/home/name/in/point" -- /bin/echo ran
+    mkdir -p "$work/host/in/point" "$root/tmp/home/name/in/point" && swapper "$work/host" && : >"$work/watches" || return 1
+    watch_mounts "$work/host/in/point" &
+    watcher=$! tries=15 ran=0
+    while [ $tries -gt 0 ] && [ ! -e "$work/redirected" ]; do
+        run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/home/name/in/point" -- /bin/cat /tmp/home/name/in/point/given
+        ! exits 0 || ran=$((ran + 1))
         tries=$((tries - 1))
     done
-    end_swapper
-    [ $tries = 0 ] && no_mount_on "$work/host/in/point" && no_mount_of
+    rm "$work/watches"
+    wait "$watcher"
+    echo "$ran of 15 ran" >>"$out"
+    end_swapper && [ $tries = 0 ] && [ $ran -gt 0 ] && no_mount_on "$work/host/in/point" && no_mount_of
 }
 swapped_source() {
     swapper /etc || return 1
     mkdir -p "$root/tmp/shown"
-    tries=15
+    tries=15 ran=0
     while [ $tries -gt 0 ] && { run colibri run --jail-path "$root" --jail-user "$AG" --mount "$root/tmp/home/name:/tmp/shown" -- /bin/ls /tmp/shown; ! stdout_has passwd; }; do
+        ! exits 0 || ran=$((ran + 1))
         tries=$((tries - 1))
     done
-    end_swapper
-    [ $tries = 0 ] && no_mount_on "$root/tmp/shown" && no_mount_of
+    end_swapper && [ $tries = 0 ] && [ $ran -gt 0 ] && no_mount_on "$root/tmp/shown" && no_mount_of
 }
 kept_open() {
     mkdir -p "$root/tmp/held" && next_tag
@@ -61,21 +75,25 @@ swapped_file() {
     install -d -o "$AG" "$root/tmp/home" && install -o "$AG" /dev/null "$root/tmp/home/file" || return 1
     run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project/given:/tmp/home/file:ro" -- /bin/echo started
     rm -rf "${root:?}/tmp/home"
-    ! exits 0 && ! stdout_has started && stderr_has 'cannot use mount target' && no_mount_of
+    ! exits 0 && ! stdout_has started && stderr_has 'can be renamed or replaced by other users' && no_mount_of
 }
-# rename(2) to a mount point never returns in FreeBSD 15.1 (docs/freebsd.md), so no agent may be able to do that.
+# rename(2) to a mount point never returns in FreeBSD 15.1 (docs/decisions/0029), so no agent may be able to do that.
 movable_target() {
     install -d -o "$AG" "$root/tmp/home" && mkdir -p "$root/tmp/home/point" || return 1
     run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/home/point" -- /bin/echo started
     rm -rf "${root:?}/tmp/home"
-    ! exits 0 && ! stdout_has started && stderr_has 'can be renamed by other users than root' && no_mount_of
+    ! exits 0 && ! stdout_has started && stderr_has 'can be renamed or replaced by other users' && no_mount_of
 }
 movable_devices() {
     mkdir -p "$work/root4/dev" && cp -Rxl "$root/bin" "$root/lib" "$root/libexec" "$root/etc" "$work/root4/" && chown "$AG" "$work/root4" || return 1
     run colibri run --jail-path "$work/root4" --jail-user "$AG" --jail-devfs -- /bin/echo started
-    ! exits 0 && ! stdout_has started && stderr_has 'can be renamed by other users than root' && ! mount -p | grep -q "$work/root4"
+    ! exits 0 && ! stdout_has started && stderr_has 'can be renamed or replaced by other users' && ! mount -p | grep -q "$work/root4"
 }
 renamed_onto() {
+    df -T "$root" | grep -q ' ufs ' || {
+        directive=' # SKIP needs UFS: others than root can do it on ZFS'
+        return 0
+    }
     mkdir -p "$root/tmp/held"
     for point in /tmp/held /work; do
         run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:$point" -- \
@@ -88,14 +106,14 @@ renamed_onto() {
 swapped_devfs() {
     mkdir -p "$work/root3/dev" "$work/root3/other" && cp -Rxl "$root/bin" "$root/lib" "$root/libexec" "$work/root3/" || return 1
     spawn --jail-path "$work/root3" -- /bin/attack swap / dev other && eventually logged swapping || return 1
-    tries=15
+    tries=15 ran=0
     while [ $tries -gt 0 ]; do
         run colibri run --jail-path "$work/root3" --jail-devfs -- /bin/echo ran
+        ! exits 0 || ran=$((ran + 1))
         tries=$((tries - 1))
-        mount -p | awk -v path="$work/root3/dev" 'index($2, path) == 1 { found = 1 } END { exit !found }' && break
+        ! mount -p | grep -q "$work/root3" || break
     done
-    colibri kill --grace 0s "$id" >/dev/null 2>&1
-    [ $tries = 0 ] && ! mount -p | grep -q "$work/root3"
+    end_swapper && [ $tries = 0 ] && [ $ran -gt 0 ] && ! mount -p | grep -q "$work/root3"
 }
 
 attack 'mount: a target that is exchanged with a link to the host' swapped_target

@@ -247,7 +247,7 @@ fn engine() -> impl Strategy<Value = TestEngine> {
     ]
 }
 
-/// Returns an engine with and without a proxy.
+/// Returns a strategy for an engine with or without a proxy.
 fn engines<E: JailEngine + Default + 'static>(
     with_proxy: fn(E, JailPath) -> E,
 ) -> impl Strategy<Value = TestEngine> {

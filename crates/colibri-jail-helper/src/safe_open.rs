@@ -23,7 +23,7 @@ pub(crate) enum OpenError {
     Mode(String, u32, &'static str),
     #[cfg(target_os = "freebsd")]
     #[error(
-        "{0} can be renamed by other users than root; use a path in a directory that belongs to root and that only root can write, for example /work"
+        "{0} can be renamed or replaced by other users than root; use another path, or a directory above it that belongs to root and that only root can write"
     )]
     Movable(String),
     #[error("{0} is not a regular file")]
@@ -102,7 +102,7 @@ fn open_error(shown: &str, error: io::Error) -> OpenError {
     }
 }
 
-/// Checks that only root can rename `file`, which is in the directory `parent`, or replace it.
+/// Checks that only root can rename or replace `file`, which is in the directory `parent`. Access lists are not read.
 #[cfg(target_os = "freebsd")]
 pub(crate) fn check_fixed(shown: &str, parent: &File, file: &File) -> Result<(), OpenError> {
     let (parent, file) = (metadata(shown, parent)?, metadata(shown, file)?);
@@ -112,8 +112,8 @@ pub(crate) fn check_fixed(shown: &str, parent: &File, file: &File) -> Result<(),
     }
 }
 
-/// Reports whether only root can rename a file, by the owner and mode of its directory and its own owner (rename(2),
-/// sticky(7)).
+/// Reports whether only root can rename or replace a file, by the owner and mode of its directory and its own owner
+/// (rename(2), sticky(7)).
 #[cfg(any(target_os = "freebsd", test))]
 fn is_fixed(parent_owner: u32, parent_mode: u32, owner: u32) -> bool {
     let is_sticky = parent_mode & 0o1000 != 0;

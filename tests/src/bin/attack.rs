@@ -11,8 +11,8 @@
 //! attack orphan HELPER ARG…           runs the helper with a control socket below init
 //! attack outlive HELPER ARG…          ends as soon as the agent has the other end of its control socket as descriptor 0
 //! attack unnamed HELPER ARG…          executes the helper with an empty argv[0]
-//! attack swap DIRECTORY ONE OTHER     exchanges two names in a directory every few milliseconds, for 60 s
-//! attack rename ONE OTHER             renames a file once
+//! attack swap DIRECTORY ONE OTHER     exchanges two names in a directory every few milliseconds, for 5 min
+//! attack rename ONE OTHER             renames a file or directory once
 //! attack inject                       puts a byte into the input of the terminal that is descriptor 0
 //! attack jail NAME                    opens a descriptor of a jail and enters the jail by it
 //! ```
@@ -327,21 +327,19 @@ mod attempts {
     /// Exchanges two names, so that a path that contains one of them leads to the other for half of the time.
     fn swap(directory: &str, one: &str, other: &str) -> Answer {
         std::env::set_current_dir(directory)?;
-        let end = Instant::now() + Duration::from_secs(60);
-        // No target exists: rename(2) to a mount point never returns in FreeBSD 15.1. A mount point cannot be renamed.
-        let exchange = || {
-            if std::fs::rename(one, "exchanged").is_err() {
-                return Ok(());
-            }
-            if std::fs::rename(other, one).is_err() {
-                return std::fs::rename("exchanged", one);
-            }
-            std::fs::rename("exchanged", other)
-        };
+        let end = Instant::now() + Duration::from_secs(300);
+        let renamed = |from: &str, to: &str| std::fs::rename(from, to).is_ok();
+        let pause = || thread::sleep(Duration::from_millis(3));
         println!("swapping");
         while Instant::now() < end {
-            exchange()?;
-            thread::sleep(Duration::from_millis(3));
+            // A mount point cannot be renamed. No target exists, because rename(2) to a mount point never returns in FreeBSD 15.1.
+            if renamed(one, "exchanged") {
+                let free = if renamed(other, one) { other } else { one };
+                while !renamed("exchanged", free) && Instant::now() < end {
+                    pause();
+                }
+            }
+            pause();
         }
         Ok(ExitCode::SUCCESS)
     }

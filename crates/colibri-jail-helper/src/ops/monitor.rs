@@ -1,11 +1,12 @@
 //! The monitor of an agent: the root process that starts it, signals its processes, and cleans up after the last one.
 //!
 //! The monitor is the parent of the agent's first process and the reaper of all others (procctl(2)), so that no process of
-//! the agent can leave it, and it stays outside of the jail. It ends the agent when its requester has ended.
+//! the agent can leave it, and it stays outside of the jail. It ends the agent when its requester or their connection has
+//! ended, on the request to send KILL to all, and if the proxy cannot start.
 //!
 //! ```text
 //! Expected --agent's process is known--> Running --its end--> Ended --no descendant left--> clean up, exit
-//!     \__________ requester ended: KILL to all, every 20 ms, until no descendant is left ____/
+//!     \____ end of the agent: KILL to all every 20 ms, unmount every 5 s, until no descendant is left ____/
 //! ```
 
 use std::ffi::c_int;
@@ -31,7 +32,9 @@ const KILL_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_PENDING: usize = 64;
 /// Maximum time for a removed jail to disappear, and for a mount to become unused.
 pub(super) const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval between two checks of that.
+/// Time of KILL without success after which the mounts are removed, and removed again.
+const RELEASE_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval between two checks of the clean-up.
 const CLEANUP_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What exists for one agent only, and is removed after its last process.
@@ -83,8 +86,10 @@ impl Remains<'_> {
         }
     }
 
-    /// Unmounts everything once, because SIGKILL does not end a process that the kernel keeps at a mount: rename(2) to a mount
-    /// point, or a server that does not answer. [`Remains::remove`] reports what it cannot unmount.
+    /// Unmounts the mounts of the agent once.
+    ///
+    /// This ends a process that SIGKILL does not end: one that calls rename(2) with a mount point as the target, in FreeBSD 15.1.
+    /// [`Remains::remove`] reports what it cannot unmount.
     fn release_processes(&self) {
         let _ = mounts::remove_all(self.jail, Instant::now());
         if let Some(root) = &self.root {
@@ -93,8 +98,7 @@ impl Remains<'_> {
     }
 }
 
-/// Unmounts all mounts that `is_wanted` selects, and verifies that none is left. The processes of the jail are gone; another
-/// process to which a file was passed must not keep a mount.
+/// Unmounts all mounts that `is_wanted` selects, and verifies that none is left. No process with an open file keeps a mount.
 pub(super) fn unmount_all(
     is_wanted: &dyn Fn(&MountPoint) -> bool,
     deadline: Instant,
@@ -242,7 +246,7 @@ impl Monitor<'_> {
             remains: self.remains,
             jail: self.jail,
             pending: Vec::new(),
-            kills_since: None,
+            next_release: None,
             allows_signal: self.allows_signal,
         };
         if self.releases_stdio {
@@ -280,8 +284,8 @@ struct Running<'a> {
     jail: Option<Jail>,
     /// Requests that wait for the agent's first process.
     pending: Vec<ControlRequest>,
-    /// Since when the agent is being killed, or its mounts were last removed.
-    kills_since: Option<Instant>,
+    /// Set while the agent is being killed: when its mounts are removed next.
+    next_release: Option<Instant>,
     allows_signal: &'a dyn Fn(Signal) -> bool,
 }
 
@@ -292,14 +296,14 @@ impl Running<'_> {
             if self.collect() {
                 return Ok(());
             }
-            if let Some(since) = self.kills_since {
+            if let Some(release) = self.next_release {
                 self.kill();
-                if since.elapsed() >= CLEANUP_TIMEOUT {
+                if Instant::now() >= release {
                     self.remains.iter().for_each(Remains::release_processes);
-                    self.kills_since = Some(Instant::now());
+                    self.next_release = Some(Instant::now() + RELEASE_INTERVAL);
                 }
             }
-            let timeout = self.kills_since.map(|_| KILL_INTERVAL);
+            let timeout = self.next_release.map(|_| KILL_INTERVAL);
             let events = queue.wait(timeout).map_err(cannot("wait for events"))?;
             for event in events {
                 self.handle(event, queue);
@@ -485,9 +489,10 @@ impl Running<'_> {
         }
     }
 
-    /// Kills until no process is left.
+    /// Starts the rounds of KILL.
     fn start_kill(&mut self) {
-        self.kills_since.get_or_insert_with(Instant::now);
+        self.next_release
+            .get_or_insert_with(|| Instant::now() + RELEASE_INTERVAL);
     }
 
     /// Kills all processes of the agent.

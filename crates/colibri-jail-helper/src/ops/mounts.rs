@@ -7,8 +7,9 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::freebsd::fs::MetadataExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
 
 use colibri_jail_core::{JAIL_ROOTS, JailName, JailPath};
@@ -72,19 +73,19 @@ pub(super) fn stages(jail: &JailName) -> String {
 }
 
 /// A directory or file that was opened without following links, and its directory.
-pub(super) struct Opened {
-    pub(super) file: File,
+pub(super) struct OpenedPath {
+    pub(super) target: File,
     parent: File,
     is_directory: bool,
 }
 
-impl Opened {
+impl OpenedPath {
     /// Opens a path in a root directory.
     fn new(root: OwnedFd, path: &JailPath) -> Result<Self, OpenError> {
         let (parent, name) = safe_open::split_parent(path)?;
         let parent = safe_open::directory_in(root, &parent, Trust::AnyOwner)?;
         let name = if name.is_empty() { "." } else { name };
-        let (file, is_directory) = match safe_open::directory_at(&parent, name, path.as_str()) {
+        let (target, is_directory) = match safe_open::directory_at(&parent, name, path.as_str()) {
             Err(OpenError::Link(_)) => (
                 safe_open::regular_file_at(&parent, name, path.as_str())?,
                 false,
@@ -92,19 +93,21 @@ impl Opened {
             directory => (directory?.into(), true),
         };
         Ok(Self {
-            file,
+            target,
             parent: parent.into(),
             is_directory,
         })
     }
 
-    /// Opens a mount point in a root directory. rename(2) to a mount point never returns in FreeBSD 15.1, also after
-    /// SIGKILL, and uses a whole processor (`kern_renameat` in sys/kern/vfs_syscalls.c), so no agent but root may be able to do
-    /// that. The same rule prevents that an agent replaces a file before the mount, which needs its name.
-    pub(super) fn mount_point(root: &JailPath, target: &JailPath) -> Result<Self, OpenError> {
-        let root = safe_open::directory(root, Trust::AnyOwner)?;
+    /// Opens a mount point in a root directory, and checks that only root can rename or replace it.
+    ///
+    /// rename(2) to a mount point never returns in FreeBSD 15.1, also after SIGKILL (`kern_renameat` in
+    /// sys/kern/vfs_syscalls.c). A file is mounted by its name, which must still be that of the opened file.
+    pub(super) fn mount_point(root_path: &JailPath, target: &JailPath) -> Result<Self, OpenError> {
+        let root = safe_open::directory(root_path, Trust::AnyOwner)?;
         let opened = Self::new(root, target)?;
-        safe_open::check_fixed(target.as_str(), &opened.parent, &opened.file)?;
+        let shown = root_path.join(target);
+        safe_open::check_fixed(shown.as_str(), &opened.parent, &opened.target)?;
         Ok(opened)
     }
 }
@@ -117,11 +120,11 @@ struct Stage<'a> {
 
 impl Stage<'_> {
     /// Mounts the source on the stage, and verifies that it is the one that was opened.
-    fn mount_source(&self) -> Result<Opened, String> {
+    fn mount_source(&self) -> Result<OpenedPath, String> {
         let source = &self.mount.source;
         let failed = |error: io::Error| format!("cannot mount {source} on {}: {error}", self.path);
         let root = File::open("/").map_err(failed)?;
-        let opened = Opened::new(root.into(), source)
+        let opened = OpenedPath::new(root.into(), source)
             .map_err(|error| format!("cannot use mount source {source}: {error}"))?;
         match opened.is_directory {
             true => fs::create_dir(&self.path),
@@ -133,7 +136,7 @@ impl Stage<'_> {
         let staged = fs::metadata(&self.path).map_err(failed)?;
         // nullfs changes only the device number of what it shows (null_getattr in sys/fs/nullfs/null_vnops.c). Two objects of one
         // file system have not the same numbers, and agents cannot choose those of another file system.
-        let wanted = opened.file.metadata().map_err(failed)?;
+        let wanted = opened.target.metadata().map_err(failed)?;
         let numbers = |data: &fs::Metadata| {
             (
                 data.st_ino(),
@@ -151,11 +154,11 @@ impl Stage<'_> {
     }
 
     /// Mounts the stage on the mount point in the root directory.
-    fn mount_on_target(&self, root: &JailPath, source: &Opened) -> Result<(), String> {
+    fn mount_on_target(&self, root: &JailPath, source: &OpenedPath) -> Result<(), String> {
         let target = &self.mount.target;
         let refused =
             |error: OpenError| format!("cannot use mount target {target} of {root}: {error}");
-        let opened = Opened::mount_point(root, target).map_err(refused)?;
+        let opened = OpenedPath::mount_point(root, target).map_err(refused)?;
         if opened.is_directory != source.is_directory {
             return Err(format!(
                 "mount target {target} of {root} is not of the kind of {}; create a directory for a directory, and a file for a file",
@@ -167,24 +170,33 @@ impl Stage<'_> {
             false => MountMode::NoSetuid,
         };
         let (directory, name) = match opened.is_directory {
-            true => (opened.file.into(), "."),
+            true => (&opened.target, "."),
             false => (
-                opened.parent.into(),
+                &opened.parent,
                 safe_open::split_parent(target).map_err(refused)?.1,
             ),
         };
-        mount_in(&directory, "nullfs", name, &[("target", &self.path)], mode).map_err(|error| {
+        let failed = |error: io::Error| {
             format!(
                 "cannot mount {} on {target} of {root}: {error}",
                 self.mount.source
             )
-        })
+        };
+        mount_in(directory, "nullfs", name, &[("target", &self.path)], mode).map_err(failed)?;
+        // A file with several names can be reached by one that others can rename. nmount(2) checks before it mounts.
+        let mounted_on = opened.target.metadata().map_err(failed)?;
+        match mounted_on.is_dir() || mounted_on.nlink() == 1 {
+            true => Ok(()),
+            false => Err(format!(
+                "mount target {target} of {root} got another name while it was mounted; find the process that links it"
+            )),
+        }
     }
 }
 
 /// Mounts a file system on a name in an open directory, or on the directory itself for `.`.
 pub(super) fn mount_in(
-    directory: &OwnedFd,
+    directory: &impl AsRawFd,
     kind: &str,
     name: &str,
     options: &[(&str, &str)],

@@ -6,14 +6,14 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use colibri_jail_core::{JAIL_ROOTS, JailName, JailPath};
 
 use super::monitor::{CLEANUP_TIMEOUT, unmount_all};
-use super::mounts::{self, Opened, mount_in};
+use super::mounts::{self, OpenedPath, mount_in};
 use crate::error::HelperError;
 use crate::request::{MountRequest, RootBase, RootRequest};
 use crate::safe_open::{self, OpenError, Trust};
@@ -250,9 +250,9 @@ impl<'a> JailRoot<'a> {
             Ok::<_, String>(mounts)
         };
         let before = list()?;
-        let mount_point = Opened::mount_point(&self.path(), inside)
+        let mount_point = OpenedPath::mount_point(&self.path(), inside)
             .map_err(|error| format!("cannot mount {kind} on {inside}: {error}"))?;
-        self.mount(inside, &mount_point.file.into(), kind, options)?;
+        self.mount(inside, &mount_point.target, kind, options)?;
         let mut new = list()?;
         new.retain(|mount| !before.contains(mount));
         let path = self.path();
@@ -275,7 +275,7 @@ impl<'a> JailRoot<'a> {
     fn mount(
         &self,
         inside: &JailPath,
-        mount_point: &OwnedFd,
+        mount_point: &impl AsRawFd,
         kind: &str,
         options: &[(&str, &str)],
     ) -> Result<(), String> {
@@ -286,7 +286,7 @@ impl<'a> JailRoot<'a> {
     fn mount_as(
         &self,
         inside: &JailPath,
-        mount_point: &OwnedFd,
+        mount_point: &impl AsRawFd,
         kind: &str,
         options: &[(&str, &str)],
         mode: MountMode,

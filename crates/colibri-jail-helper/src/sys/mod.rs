@@ -18,6 +18,10 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use colibri_jail_core::Signal;
+#[cfg(target_os = "linux")]
+use libc::__errno_location as errno;
+#[cfg(target_os = "freebsd")]
+use libc::__error as errno;
 
 /// Why a function of this module failed.
 #[derive(Debug, thiserror::Error)]
@@ -334,26 +338,31 @@ pub(crate) fn names_in(directory: &OwnedFd) -> io::Result<Vec<String>> {
     let reopened = open_directory_at(directory, ".")?;
     let mut names = Vec::new();
     // SAFETY: fdopendir(3) takes ownership of the descriptor, and closedir(3) closes it; an
-    // entry is read before the next call of readdir(3), and its name is a C string.
+    // entry is read before the next call of readdir(3), and its name is a C string. errno belongs to this thread.
     unsafe {
         let stream = libc::fdopendir(std::os::fd::IntoRawFd::into_raw_fd(reopened));
         if stream.is_null() {
             return Err(io::Error::last_os_error());
         }
-        loop {
+        let ended = loop {
+            // readdir(3) returns null at the end, and on an error, which only errno shows.
+            *errno() = 0;
             let entry = libc::readdir(stream);
             if entry.is_null() {
-                break;
+                break io::Error::last_os_error();
             }
             if let Ok(name) = CStr::from_ptr((*entry).d_name.as_ptr()).to_str()
                 && !matches!(name, "." | "..")
             {
                 names.push(name.to_owned());
             }
-        }
+        };
         libc::closedir(stream);
+        match ended.raw_os_error() {
+            Some(0) => Ok(names),
+            _ => Err(ended),
+        }
     }
-    Ok(names)
 }
 
 /// Executes the first of `programs` that exists. Returns only if none could be executed.

@@ -15,7 +15,7 @@ pub(crate) fn close_from(first: c_int) -> Result<(), SysError> {
 }
 
 /// Changes the working directory to an open one (fchdir(2)).
-pub(crate) fn change_directory(directory: &OwnedFd) -> io::Result<()> {
+pub(crate) fn change_directory(directory: &impl AsRawFd) -> io::Result<()> {
     // SAFETY: an open descriptor.
     check(unsafe { libc::fchdir(directory.as_raw_fd()) }).map(drop)
 }
