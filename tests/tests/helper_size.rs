@@ -73,9 +73,11 @@ fn freebsd_classes_are_those_of_the_attempts() {
         .filter(|line| !line.starts_with("| class"))
         .flat_map(|row| backquoted(row.trim_end_matches(" |").rsplit(" | ").next().unwrap()))
         .collect();
-    let script = read("tests/freebsd/attacks.sh");
-    let attempts: Vec<_> = script
-        .lines()
+    let scripts =
+        ["attacks.sh", "mount-attacks.sh"].map(|name| read(&format!("tests/freebsd/{name}")));
+    let attempts: Vec<_> = scripts
+        .iter()
+        .flat_map(|script| script.lines())
         .filter_map(|line| line.strip_prefix("attack '")?.split_once(": "))
         .collect();
     let classes: BTreeSet<_> = attempts.iter().map(|(class, _)| *class).collect();
