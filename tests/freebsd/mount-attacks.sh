@@ -34,7 +34,7 @@ swapped_target() {
     mkdir -p "$work/host/in/point" "$root/tmp/home/name/in/point" && swapper "$work/host" && : >"$work/watches" || return 1
     watch_mounts "$work/host/in/point" &
     watcher=$! tries=15 ran=0
-    while [ $tries -gt 0 ] && [ ! -e "$work/redirected" ]; do
+    while [ $tries -gt 0 ]; do
         run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/home/name/in/point" -- /bin/echo ran
         ! exits 0 || ran=$((ran + 1))
         tries=$((tries - 1))
@@ -71,23 +71,30 @@ mount_of_others() {
     umount "$root/tmp/admin"
     return "$answer"
 }
+# Succeeds if an agent with these options does not start, because it could rename the mount point.
+refused_movable() {
+    run colibri run --jail-user "$AG" "$@" -- /bin/echo started
+    ! exits 0 && ! stdout_has started && stderr_has 'can be renamed or replaced by other users'
+}
+# Mounts a source on a name in a directory of the agent.
+refused_in_home() {
+    refused_movable --jail-path "$root" --mount "$1" && no_mount_of
+    answer=$?
+    rm -rf "${root:?}/tmp/home"
+    return "$answer"
+}
 swapped_file() {
     install -d -o "$AG" "$root/tmp/home" && install -o "$AG" /dev/null "$root/tmp/home/file" || return 1
-    run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project/given:/tmp/home/file:ro" -- /bin/echo started
-    rm -rf "${root:?}/tmp/home"
-    ! exits 0 && ! stdout_has started && stderr_has 'can be renamed or replaced by other users' && no_mount_of
+    refused_in_home "$work/project/given:/tmp/home/file:ro"
 }
 # rename(2) to a mount point never returns in FreeBSD 15.1 (docs/decisions/0029), so no agent may be able to do that.
 movable_target() {
     install -d -o "$AG" "$root/tmp/home" && mkdir -p "$root/tmp/home/point" || return 1
-    run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/home/point" -- /bin/echo started
-    rm -rf "${root:?}/tmp/home"
-    ! exits 0 && ! stdout_has started && stderr_has 'can be renamed or replaced by other users' && no_mount_of
+    refused_in_home "$work/project:/tmp/home/point"
 }
 movable_devices() {
     mkdir -p "$work/root4/dev" && cp -Rxl "$root/bin" "$root/lib" "$root/libexec" "$root/etc" "$work/root4/" && chown "$AG" "$work/root4" || return 1
-    run colibri run --jail-path "$work/root4" --jail-user "$AG" --jail-devfs -- /bin/echo started
-    ! exits 0 && ! stdout_has started && stderr_has 'can be renamed or replaced by other users' && ! mount -p | grep -q "$work/root4"
+    refused_movable --jail-path "$work/root4" --jail-devfs && ! mount -p | grep -q "$work/root4"
 }
 renamed_onto() {
     df -T "$root" | grep -q ' ufs ' || {

@@ -80,10 +80,9 @@ mod attempts {
             }
             ["inject"] => inject(),
             ["swap", directory, one, other] => swap(directory, one, other),
-            ["rename", one, other] => match std::fs::rename(one, other) {
-                Ok(()) => Ok(ExitCode::SUCCESS),
-                Err(error) => Err(error.into()),
-            },
+            ["rename", one, other] => std::fs::rename(one, other)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(Into::into),
             ["jail", name] => enter(name),
             _ => Err("unknown attempt".into()),
         };

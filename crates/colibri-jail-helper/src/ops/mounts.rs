@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::freebsd::fs::MetadataExt;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
@@ -73,15 +73,18 @@ pub(super) fn stages(jail: &JailName) -> String {
 }
 
 /// A directory or file that was opened without following links, and its directory.
-pub(super) struct OpenedPath {
+pub(super) struct OpenedPath<'a> {
     pub(super) target: File,
     parent: File,
+    /// Name of the target in its directory.
+    name: &'a str,
     is_directory: bool,
 }
 
-impl OpenedPath {
+impl<'a> OpenedPath<'a> {
     /// Opens a path in a root directory.
-    fn new(root: OwnedFd, path: &JailPath) -> Result<Self, OpenError> {
+    fn new(root: &JailPath, path: &'a JailPath) -> Result<Self, OpenError> {
+        let root = safe_open::directory(root, Trust::AnyOwner)?;
         let (parent, name) = safe_open::split_parent(path)?;
         let parent = safe_open::directory_in(root, &parent, Trust::AnyOwner)?;
         let name = if name.is_empty() { "." } else { name };
@@ -95,6 +98,7 @@ impl OpenedPath {
         Ok(Self {
             target,
             parent: parent.into(),
+            name,
             is_directory,
         })
     }
@@ -103,10 +107,9 @@ impl OpenedPath {
     ///
     /// rename(2) to a mount point never returns in FreeBSD 15.1, also after SIGKILL (`kern_renameat` in
     /// sys/kern/vfs_syscalls.c). A file is mounted by its name, which must still be that of the opened file.
-    pub(super) fn mount_point(root_path: &JailPath, target: &JailPath) -> Result<Self, OpenError> {
-        let root = safe_open::directory(root_path, Trust::AnyOwner)?;
+    pub(super) fn mount_point(root: &JailPath, target: &'a JailPath) -> Result<Self, OpenError> {
         let opened = Self::new(root, target)?;
-        let shown = root_path.join(target);
+        let shown = root.join(target);
         safe_open::check_fixed(shown.as_str(), &opened.parent, &opened.target)?;
         Ok(opened)
     }
@@ -120,11 +123,10 @@ struct Stage<'a> {
 
 impl Stage<'_> {
     /// Mounts the source on the stage, and verifies that it is the one that was opened.
-    fn mount_source(&self) -> Result<OpenedPath, String> {
+    fn mount_source(&self) -> Result<OpenedPath<'_>, String> {
         let source = &self.mount.source;
         let failed = |error: io::Error| format!("cannot mount {source} on {}: {error}", self.path);
-        let root = File::open("/").map_err(failed)?;
-        let opened = OpenedPath::new(root.into(), source)
+        let opened = OpenedPath::new(&JailPath::root(), source)
             .map_err(|error| format!("cannot use mount source {source}: {error}"))?;
         match opened.is_directory {
             true => fs::create_dir(&self.path),
@@ -154,7 +156,7 @@ impl Stage<'_> {
     }
 
     /// Mounts the stage on the mount point in the root directory.
-    fn mount_on_target(&self, root: &JailPath, source: &OpenedPath) -> Result<(), String> {
+    fn mount_on_target(&self, root: &JailPath, source: &OpenedPath<'_>) -> Result<(), String> {
         let target = &self.mount.target;
         let refused =
             |error: OpenError| format!("cannot use mount target {target} of {root}: {error}");
@@ -171,10 +173,7 @@ impl Stage<'_> {
         };
         let (directory, name) = match opened.is_directory {
             true => (&opened.target, "."),
-            false => (
-                &opened.parent,
-                safe_open::split_parent(target).map_err(refused)?.1,
-            ),
+            false => (&opened.parent, opened.name),
         };
         let failed = |error: io::Error| {
             format!(
@@ -184,13 +183,12 @@ impl Stage<'_> {
         };
         mount_in(directory, "nullfs", name, &[("target", &self.path)], mode).map_err(failed)?;
         // A file with several names can be reached by one that others can rename. nmount(2) checks before it mounts.
-        let mounted_on = opened.target.metadata().map_err(failed)?;
-        match mounted_on.is_dir() || mounted_on.nlink() == 1 {
-            true => Ok(()),
-            false => Err(format!(
+        if !opened.is_directory && opened.target.metadata().map_err(failed)?.nlink() != 1 {
+            return Err(format!(
                 "mount target {target} of {root} got another name while it was mounted; find the process that links it"
-            )),
+            ));
         }
+        Ok(())
     }
 }
 

@@ -250,12 +250,12 @@ impl<'a> JailRoot<'a> {
             Ok::<_, String>(mounts)
         };
         let before = list()?;
-        let mount_point = OpenedPath::mount_point(&self.path(), inside)
+        let path = self.path();
+        let mount_point = OpenedPath::mount_point(&path, inside)
             .map_err(|error| format!("cannot mount {kind} on {inside}: {error}"))?;
         self.mount(inside, &mount_point.target, kind, options)?;
         let mut new = list()?;
         new.retain(|mount| !before.contains(mount));
-        let path = self.path();
         let wanted = path.join(inside);
         if new
             .iter()
