@@ -14,7 +14,7 @@
 # shellcheck disable=SC2016 # shells in jails expand these strings
 set -u
 
-PLAN=177
+PLAN=178
 
 cannot() {
     printf 'acceptance.sh: %s\n' "$*" >&2
@@ -542,6 +542,12 @@ read_only() {
     run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/work:ro" -- /bin/sh -c 'echo x >/work/given'
     stderr_has 'Read-only' && [ "$(cat "$work/project/given")" = given ] && unmounted
 }
+# The target also exists when it is not mounted: it is empty.
+mounted_file() {
+    : >"$root/file"
+    run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project/given:/file" -- /bin/cat /file
+    exits 0 && stdout_has '^given$' && [ ! -s "$root/file" ] && ! mount -p | grep -q "$root/file"
+}
 mounted_sleep() {
     next_tag
     spawn --jail-path "$root" --jail-user "$AG" --mount "$work/project:/work" -- /bin/sleep "$sleeps" &&
@@ -676,6 +682,7 @@ check 'run and explain: they warn of an agent that is root in its jail' advised_
 check 'top: it draws on a terminal without a size' top_unsized
 check 'mdo mode: a mount has the requested target, is writable, and is removed at the end' workspace
 check 'mdo mode: a read-only mount is read-only' read_only
+check 'mdo mode: a file is mounted, and removed at the end' mounted_file
 check 'mdo mode: kill removes mounts' mount_killed
 check 'mdo mode: the end of a killed shim removes mounts' mount_lost
 check 'mdo mode: each run of a restarted agent has its mounts once' mount_restarted

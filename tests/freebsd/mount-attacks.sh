@@ -34,7 +34,7 @@ swapped_target() {
     mkdir -p "$work/host/in/point" "$root/tmp/home/name/in/point" && swapper "$work/host" && : >"$work/watches" || return 1
     watch_mounts "$work/host/in/point" &
     watcher=$! tries=15 ran=0
-    while [ $tries -gt 0 ]; do
+    while [ $tries -gt 0 ] && [ ! -e "$work/redirected" ]; do
         run colibri run --jail-path "$root" --jail-user "$AG" --mount "$work/project:/tmp/home/name/in/point" -- /bin/echo ran
         ! exits 0 || ran=$((ran + 1))
         tries=$((tries - 1))
@@ -42,7 +42,7 @@ swapped_target() {
     rm "$work/watches"
     wait "$watcher"
     echo "$ran of 15 ran" >>"$out"
-    end_swapper && [ $tries = 0 ] && [ $ran -gt 0 ] && no_mount_on "$work/host/in/point" && no_mount_of
+    end_swapper && [ $tries = 0 ] && [ $ran -gt 0 ] && [ ! -e "$work/redirected" ] && no_mount_on "$work/host/in/point" && no_mount_of
 }
 swapped_source() {
     swapper /etc || return 1
