@@ -24,15 +24,17 @@ pub const CALLER: &str = "colibri-caller";
 pub const OTHER: &str = "colibri-other";
 /// User that the policy does not list.
 pub const UNLISTED: &str = "colibri-unlisted";
-/// User that agents run as.
+/// User that agents of [`CALLER`] run as.
 pub const AGENT: &str = "colibri-agent";
+/// User that agents of [`OTHER`] run as.
+pub const AGENT_OF_OTHER: &str = "colibri-agent-of-other";
 
 /// The policy, except in tests of other policies.
 pub const POLICY: &str = r#"
 syslog = "best-effort"
 
 [[rule]]
-callers = ["colibri-caller", "%colibri-other"]
+callers = ["colibri-caller"]
 jails = ["colibri-*", "web"]
 roots = ["/", "/var/tmp/colibri-helper-test/*"]
 users = ["colibri-agent"]
@@ -42,6 +44,7 @@ environment = ["PATH", "LC_*", "MARK"]
 signals = ["TERM", "KILL"]
 
 [rule.limits]
+agents = 100
 open_files = 256
 processes = 500
 file_size = 1000000
@@ -55,6 +58,20 @@ users = ["colibri-agent"]
 programs = ["/usr/bin/true"]
 ip4 = ["disable"]
 signals = ["HUP"]
+
+[[rule]]
+callers = ["%colibri-other"]
+jails = ["colibri-*", "web"]
+roots = ["/", "/var/tmp/colibri-helper-test/*"]
+users = ["colibri-agent-of-other"]
+programs = ["*"]
+ip4 = ["disable"]
+environment = ["PATH", "MARK"]
+signals = ["TERM", "KILL", "STOP", "CONT"]
+
+[rule.limits]
+agents = 20
+processes = 500
 "#;
 
 /// The installed helper. Dropping it releases the lock.
@@ -189,7 +206,7 @@ fn install() {
     if is_installed() {
         return;
     }
-    for user in [CALLER, OTHER, UNLISTED, AGENT] {
+    for user in [CALLER, OTHER, UNLISTED, AGENT, AGENT_OF_OTHER] {
         create_user(user);
     }
     let root = crate::repository();

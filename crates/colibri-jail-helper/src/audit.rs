@@ -1,15 +1,21 @@
 //! Writes one line to syslogd(8) for every decision and one line to the caller for every failure. Both may contain text
-//! of the caller, which is escaped: it cannot end a line or control a terminal.
+//! of the caller, which is escaped: it cannot end a line or control a terminal. The decision and the caller come first, and
+//! each value has a maximum length, so that no value hides another one.
+//!
+//! If syslogd does not accept the line of an allowed request in time and the policy requires it, a file of root's for each
+//! caller gets the line: any local user can fill the queue of the log socket, and only its own requests fill a caller's file.
 
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::error::HelperError;
-use crate::escape::printable;
+use crate::escape::{printable, shortened};
 use crate::paths;
 use crate::policy::Syslog;
-use crate::sys::SysError;
+use crate::safe_open::{self, OpenError};
+use crate::sys::{self, SysError};
 
 /// `LOG_AUTH`: security messages (syslog(3)).
 const FACILITY: u8 = 4 << 3;
@@ -17,10 +23,14 @@ const FACILITY: u8 = 4 << 3;
 const WARNING: u8 = 4;
 /// `LOG_NOTICE` (syslog(3)).
 const NOTICE: u8 = 5;
-/// Maximum length of a message, in bytes; a longer one is truncated. RFC 3164 allows 1024 bytes for a packet.
-const MAX_MESSAGE: usize = 900;
+/// Maximum length of a message, in bytes; a longer one is truncated. RFC 5424 recommends that receivers accept 2048 bytes.
+const MAX_MESSAGE: usize = 2048;
+/// Maximum length of the reason of a refusal, in bytes.
+const MAX_REASON: usize = 600;
 /// Maximum time to wait for a full log socket.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum length of a caller's file, in bytes.
+const MAX_FILE: u64 = 4 << 20;
 
 /// The log of one call, with what is known about the request so far.
 pub(crate) struct AuditLog {
@@ -47,9 +57,13 @@ impl AuditLog {
     ///
     /// `NoLog` if the policy requires a log line and it cannot be written.
     pub(crate) fn allowed(&self, detail: &str) -> Result<(), HelperError> {
-        let line = format!("allowed uid={} {} {detail}", self.uid, self.request);
-        match (send(NOTICE, &line), self.syslog) {
-            (Err(error), Syslog::Required) => Err(HelperError::NoLog(error)),
+        let rest = format!("{detail} {}", self.request);
+        let line = format!("allowed uid={} {}", self.uid, rest.trim_start());
+        match send(NOTICE, &line) {
+            Err(error) if self.syslog == Syslog::Required && is_full(&error) => {
+                append(self.uid, &line).map_err(HelperError::NoLogFile)
+            }
+            Err(error) if self.syslog == Syslog::Required => Err(HelperError::NoLog(error)),
             _ => Ok(()),
         }
     }
@@ -62,6 +76,8 @@ impl AuditLog {
             E::Sys(_)
             | E::NotEmpty { .. }
             | E::Orphaned
+            | E::Busy(_)
+            | E::NoFilter
             | E::Remains(_)
             | E::Root(..)
             | E::Probe
@@ -69,12 +85,39 @@ impl AuditLog {
             | E::ProxyTimeout { .. } => "failed",
             _ => "refused",
         };
-        let (uid, request, reason) = (self.uid, &self.request, error.reason());
+        let (uid, request) = (self.uid, &self.request);
+        let reason = shortened(&error.reason(), MAX_REASON);
         let _ = send(
             WARNING,
             &format!("{outcome} uid={uid} {request} why={reason}"),
         );
     }
+}
+
+/// Reports whether the receiver of the log socket does not read: the queue is full (Linux: unix(7), FreeBSD: unix(4)).
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::ETIMEDOUT | libc::ENOBUFS)
+    )
+}
+
+/// Appends a line to the file of a caller, which only root can read.
+fn append(uid: u32, line: &str) -> Result<(), String> {
+    let path = paths::log_files();
+    let open =
+        || -> Result<_, OpenError> { safe_open::private_directory(&safe_open::fixed_path(&path)?) };
+    let directory = open().map_err(|error| error.to_string())?;
+    let write = || -> io::Result<()> {
+        let mut file = File::from(sys::create_file_at(&directory, &uid.to_string(), false)?);
+        if file.metadata()?.len() >= MAX_FILE {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = time.unwrap_or_default().as_secs();
+        file.write_all(format!("{seconds} {}\n", printable(line)).as_bytes())
+    };
+    write().map_err(|error| format!("cannot write {path}/{uid}: {error}"))
 }
 
 fn send(severity: u8, line: &str) -> io::Result<()> {

@@ -53,6 +53,8 @@ pub(crate) struct Grant<'a> {
     pub(crate) run: &'a ProgramRun,
     /// The user inside.
     pub(crate) user: JailUser,
+    /// Its ids, never root's. Absent for a name in a FreeBSD jail, which that jail's own table resolves.
+    pub(crate) ids: Option<UserIds>,
     /// Allowed paths of the program; the first that exists is executed.
     pub(crate) programs: Vec<String>,
 }
@@ -72,6 +74,8 @@ pub(crate) enum Refusal {
     User(String),
     #[error("no rule with this jail has a default user; give --user, or add users = [\"NAME\"]")]
     NoUser,
+    #[error("user {0} does not exist; give a known user, or UID:GID")]
+    UnknownUser(String),
     #[error("uid 0 and gid 0 are never allowed; give another user")]
     RootUser,
     #[error("no rule with this jail allows program {0}; add programs = [\"{1}\"]")]
@@ -181,21 +185,24 @@ fn check_run<'a>(
     run: &'a ProgramRun,
     host: &Host,
 ) -> Result<Grant<'a>, Refusal> {
-    let user = match &run.user {
-        None => rule.users.first().ok_or(Refusal::NoUser)?.value.clone(),
-        Some(user) => {
-            let ids = host.ids(user);
-            let is_same =
-                |allowed: &JailUser| allowed == user || (ids.is_some() && host.ids(allowed) == ids);
-            if !rule.users.iter().any(|allowed| is_same(&allowed.value)) {
-                return Err(Refusal::User(user.to_string()));
-            }
-            user.clone()
-        }
+    let user = match (&run.user, rule.users.first()) {
+        (Some(user), _) => user,
+        (None, Some(first)) => &first.value,
+        (None, None) => return Err(Refusal::NoUser),
     };
+    // The only lookup: the agent gets these ids.
+    let ids = host.ids(user);
+    let is_same =
+        |allowed: &JailUser| allowed == user || (ids.is_some() && host.ids(allowed) == ids);
+    if !rule.users.iter().any(|allowed| is_same(&allowed.value)) {
+        return Err(Refusal::User(user.to_string()));
+    }
+    if host.os == Os::Linux && ids.is_none() {
+        return Err(Refusal::UnknownUser(user.to_string()));
+    }
     // On Linux the agent would be root of the host. root of a FreeBSD jail is less, but not for a caller that cooperates
     // with it: the caller can pass it a directory of the host (unix(4), SCM_RIGHTS).
-    if user.to_string() == "root" || host.ids(&user).is_some_and(UserIds::is_root) {
+    if user.to_string() == "root" || ids.is_some_and(UserIds::is_root) {
         return Err(Refusal::RootUser);
     }
     let candidates = run.candidates();
@@ -216,7 +223,8 @@ fn check_run<'a>(
         rule,
         jail,
         run,
-        user,
+        user: user.clone(),
+        ids,
         programs,
     })
 }

@@ -30,6 +30,10 @@ pub(crate) enum HelperError {
         "cannot write the decision to the system log: {0}; start syslogd, or set syslog = \"best-effort\" in the policy"
     )]
     NoLog(io::Error),
+    #[error(
+        "the system log accepts no line, and its replacement failed: {0}; let root continue syslogd, and remove the file if it is full"
+    )]
+    NoLogFile(String),
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
@@ -51,6 +55,22 @@ pub(crate) enum HelperError {
     PrivilegedUser { user: String, uid: u32, gid: u32 },
     #[error("jail {0} exists; give the new jail another name")]
     JailExists(String),
+    #[error(
+        "uid {uid} cannot reach the directory {path}; give an existing one, and the right to enter the directories above it"
+    )]
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    Unreachable { path: String, uid: u32 },
+    #[error(
+        "{0} agents of this caller run already; end one, or raise `agents` in the limits of the policy"
+    )]
+    TooManyAgents(u64),
+    #[error(
+        "other requests of this caller hold its lock for {0} s; continue or end them, and repeat the request"
+    )]
+    Busy(u64),
+    #[error("cannot filter system calls on this kind of processor; use x86-64 or aarch64")]
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    NoFilter,
     #[error("jail {0} does not exist; create it first")]
     #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     NoJail(String),

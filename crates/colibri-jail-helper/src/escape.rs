@@ -9,6 +9,16 @@ pub(crate) fn printable(text: &str) -> String {
     escaped.collect()
 }
 
+/// Returns `text` as [`printable`] does, at most `limit` bytes of it and the mark `...` then.
+pub(crate) fn shortened(text: &str, limit: usize) -> String {
+    let mut shown = printable(text);
+    if shown.len() > limit {
+        shown.truncate(limit);
+        shown.push_str("...");
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -19,6 +29,12 @@ mod tests {
         fn any_text_becomes_printable_ascii(text in ".*") {
             prop_assert!(printable(&text).bytes().all(|byte| (b' '..=b'~').contains(&byte)));
         }
+    }
+
+    #[test]
+    fn long_text_is_shortened_with_a_mark() {
+        assert_eq!(shortened("abcd", 4), "abcd");
+        assert_eq!(shortened("ab\nde", 4), "ab\\n...");
     }
 
     #[test]

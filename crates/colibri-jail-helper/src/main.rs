@@ -50,6 +50,10 @@ use authorize::{Host, Refusal};
 use error::HelperError;
 use policy::Policy;
 use request::HelperRequest;
+use sys::Scheduling;
+
+/// Maximum time until an agent starts, and of any other request, in seconds.
+const SETUP_TIMEOUT: u32 = 30;
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
@@ -65,8 +69,7 @@ extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     }
 }
 
-/// Performs one request and returns the exit code. On Linux `create` replaces this process with the agent; on FreeBSD this
-/// process monitors the agent and returns its exit code.
+/// Performs one request and returns the exit code. `create` and `attach` monitor the agent and return its exit code.
 fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
     // Reject a start that the caller could exploit.
     if argv.first().is_none_or(Vec::is_empty) {
@@ -91,7 +94,9 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
         return ops::perform_for_root(request, requester);
     }
     sys::reset_limits()?;
-    sys::become_user(0, 0)?;
+    sys::become_root()?;
+    let scheduling = Scheduling::reset();
+    sys::limit_time(SETUP_TIMEOUT);
     sys::reset_umask();
     std::env::set_current_dir("/").map_err(sys::cannot("change directory to /"))?;
 
@@ -114,12 +119,12 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
         } => {
             let grant = authorize::create(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
-            ops::create(caller.uid, &grant, jail, *is_filtered, requester)
+            ops::create(&caller, &grant, jail, *is_filtered, requester, scheduling)
         }
         HelperRequest::Attach { jail, run } => {
             let grant = authorize::attach(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
-            ops::attach(caller.uid, &grant, requester)
+            ops::attach(&caller, &grant, requester, scheduling)
         }
         HelperRequest::Signal { jail, signal, pids } => {
             authorize::signal(&rules, jail.as_ref(), *signal)?;

@@ -36,6 +36,15 @@ pub(crate) fn log() -> String {
     path("log", "/var/run/log", "/dev/log")
 }
 
+/// Returns the directory of the files that replace syslogd(8) while its socket is full.
+pub(crate) fn log_files() -> String {
+    path(
+        "log-files",
+        "/var/log/colibri-helper",
+        "/var/log/colibri-helper",
+    )
+}
+
 fn path(name: &str, freebsd: &str, linux: &str) -> String {
     match PREFIX {
         Some(prefix) => format!("{prefix}/{name}"),
@@ -56,14 +65,16 @@ mod tests {
                 "/usr/local/etc/colibri/helper.toml",
                 "/var/run/colibri-helper",
                 "/var/run/log",
+                "/var/log/colibri-helper",
             ]
         } else {
             [
                 "/etc/colibri/helper.toml",
                 "/run/colibri-helper",
                 "/dev/log",
+                "/var/log/colibri-helper",
             ]
         };
-        assert_eq!([policy(), records(), log()], expected);
+        assert_eq!([policy(), records(), log(), log_files()], expected);
     }
 }

@@ -3,6 +3,7 @@
 
 mod values;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use colibri_jail_core::{Ip4Policy, JailName, JailPath, JailUser, Signal};
@@ -137,6 +138,8 @@ impl fmt::Display for Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct HelperLimits {
+    /// Running agents of the caller, by all rules together.
+    pub(crate) agents: u64,
     /// Open files of one process.
     pub(crate) open_files: u64,
     /// Processes of the user, in all jails together.
@@ -152,6 +155,7 @@ pub(crate) struct HelperLimits {
 impl Default for HelperLimits {
     fn default() -> Self {
         Self {
+            agents: 256,
             open_files: 65_536,
             processes: 4_096,
             memory: None,
@@ -164,6 +168,7 @@ impl Default for HelperLimits {
 impl fmt::Display for HelperLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limits = [
+            ("agents", Some(self.agents)),
             ("open_files", Some(self.open_files)),
             ("processes", Some(self.processes)),
             ("memory", self.memory),
@@ -182,8 +187,49 @@ impl Policy {
     pub(crate) fn load(path: &str) -> Result<Self, HelperError> {
         let text = safe_open::read_root_owned(path, MAX_BYTES)
             .map_err(|error| HelperError::Policy(error.to_string()))?;
-        Self::parse(&text)
-            .map_err(|problem| HelperError::Policy(format!("cannot parse {path}: {problem}")))
+        let policy = Self::parse(&text)
+            .map_err(|problem| HelperError::Policy(format!("cannot parse {path}: {problem}")))?;
+        let [passwd, group] = host_tables();
+        policy
+            .check_users(&passwd, &group)
+            .map_err(|problem| HelperError::Policy(format!("{path}: {problem}")))?;
+        Ok(policy)
+    }
+
+    /// Checks that callers of different rules share no user: one caller could read, signal and imitate the agents of the other.
+    /// No user of a rule may be a caller of a rule for others either. Users are compared by these passwd(5) and group(5)
+    /// tables; unknown names by their text.
+    fn check_users(&self, passwd: &str, group: &str) -> Result<(), String> {
+        let key = |user: &JailUser| {
+            users::ids(passwd, user).map_or(user.to_string(), |ids| ids.uid.to_string())
+        };
+        let rules: Vec<(BTreeSet<String>, BTreeSet<String>)> = self
+            .rules
+            .iter()
+            .map(|rule| {
+                let callers = rule.callers.iter();
+                let callers = callers.map(|caller| caller.value.key(passwd, group));
+                let users = rule.users.iter().map(|user| key(&user.value));
+                (callers.collect(), users.collect())
+            })
+            .collect();
+        for (index, (callers, users)) in rules.iter().enumerate() {
+            for (other_index, (other_callers, other_users)) in rules.iter().enumerate() {
+                let shared = users
+                    .iter()
+                    .find(|user| other_users.contains(*user) || other_callers.contains(*user));
+                if let Some(user) = shared
+                    && callers != other_callers
+                {
+                    return Err(format!(
+                        "rules {} and {} have different callers, but both name user {user}; give each rule a user of its own",
+                        index + 1,
+                        other_index + 1
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Parses the text of a policy.
@@ -199,8 +245,8 @@ impl Policy {
 
     /// Returns the rules that list this caller.
     pub(crate) fn rules_for(&self, caller: &Caller) -> Vec<&Rule> {
-        let table = |path| users::host_table(path).unwrap_or_default();
-        self.rules_with(caller, &table("/etc/passwd"), &table("/etc/group"))
+        let [passwd, group] = host_tables();
+        self.rules_with(caller, &passwd, &group)
     }
 
     /// Returns the rules that list this caller by these passwd(5) and group(5) tables.
@@ -211,6 +257,11 @@ impl Policy {
         };
         self.rules.iter().filter(lists).collect()
     }
+}
+
+/// Returns passwd(5) and group(5) of the host.
+fn host_tables() -> [String; 2] {
+    ["/etc/passwd", "/etc/group"].map(|path| users::host_table(path).unwrap_or_default())
 }
 
 /// Returns how deep brackets are nested outside of strings and comments, or none for a text with a multi-line string.
@@ -263,6 +314,39 @@ mod tests {
             let policy = Policy::parse(sample).unwrap();
             assert_eq!(policy.syslog, Syslog::Required);
             assert!(!policy.rules.is_empty());
+            assert_eq!(policy.check_users("", ""), Ok(()));
+        }
+    }
+
+    #[test]
+    fn different_callers_cannot_share_a_user() {
+        let passwd =
+            "a:x:1001:1001::/:/bin/sh\nb:x:1002:1002::/:/bin/sh\nagent:x:2001:2001::/:/bin/sh\n";
+        let group = "ops:x:60:\n";
+        for (first, second, accepted) in [
+            (("a", "agent"), ("a", "agent"), true),
+            (("a", "agent"), ("1001", "2001"), true),
+            (("%ops", "agent"), ("%60", "agent"), true),
+            (("a", "agent"), ("b", "2002"), true),
+            (("a", "a"), ("b", "b"), true),
+            (("a", "agent"), ("b", "agent"), false),
+            (("a", "agent"), ("b", "2001"), false),
+            (("a", "2001:7"), ("b", "2001:8"), false),
+            (("a", "agent"), ("%ops", "agent"), false),
+            (("a", "unknown"), ("b", "unknown"), false),
+            (("a", "b"), ("b", "agent"), false),
+            (("a", "agent"), ("b", "1001"), false),
+        ] {
+            let own = |(caller, user)| {
+                format!("[[rule]]\ncallers = [\"{caller}\"]\nusers = [\"{user}\"]\n")
+            };
+            let policy = Policy::parse(&[own(first), own(second)].concat()).unwrap();
+            let checked = policy.check_users(passwd, group);
+            assert_eq!(
+                checked.is_ok(),
+                accepted,
+                "{first:?} {second:?} {checked:?}"
+            );
         }
     }
 

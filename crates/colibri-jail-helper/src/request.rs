@@ -8,13 +8,16 @@ use colibri_jail_core::{
     JailUser, Pid, Signal,
 };
 
-use crate::escape::printable;
+use crate::escape::shortened;
 use crate::paths::SEARCH;
 
 /// Prefix of the names of created jails; `attach` refuses it.
 const CREATED_PREFIX: &str = "colibri-";
 /// Maximum number of `--hide` or `--pid` options of one request.
 const MAX_REPEATED: usize = 1024;
+
+/// Maximum length of a value in the log, in bytes.
+const MAX_LOGGED: usize = 256;
 
 /// A parsed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -438,8 +441,9 @@ impl fmt::Display for HelperRequest {
                 is_filtered,
                 run,
             } => {
-                let EphemeralJail { name, ip4, .. } = jail;
-                let path = printable(jail.path.as_str());
+                let ip4 = shortened(&jail.ip4.to_string(), MAX_LOGGED);
+                let path = shortened(jail.path.as_str(), MAX_LOGGED);
+                let name = &jail.name;
                 let network = if *is_filtered {
                     " network=filtered"
                 } else {
@@ -447,7 +451,7 @@ impl fmt::Display for HelperRequest {
                 };
                 write!(
                     f,
-                    "verb=create jail={name} path={path:?} ip4={ip4}{network}{run}"
+                    "verb=create jail={name}{run} ip4={ip4}{network} path={path:?}"
                 )
             }
             Self::Signal { jail, signal, pids } => {
@@ -461,7 +465,7 @@ impl fmt::Display for HelperRequest {
                 let jail = created
                     .as_ref()
                     .map_or("-", |created| created.jail.as_str());
-                let program = printable(command.program());
+                let program = shortened(command.program(), MAX_LOGGED);
                 write!(f, "verb=monitor jail={jail} program={program:?}")
             }
             Self::Clean { jail, .. } => write!(f, "verb=clean jail={jail}"),
@@ -477,7 +481,7 @@ impl fmt::Display for ProgramRun {
             .user
             .as_ref()
             .map_or("-".to_owned(), ToString::to_string);
-        let program = printable(self.command.program());
+        let program = shortened(self.command.program(), MAX_LOGGED);
         write!(f, " user={user} program={program:?}")
     }
 }

@@ -15,7 +15,9 @@ use crate::sys;
 pub(crate) enum OpenError {
     #[error("{0} is not an absolute, normal path; write it without '.', '..' and doubled slashes")]
     NotNormal(String),
-    #[error("{0} is a symbolic link or not a directory; write the path without links")]
+    #[error(
+        "{0} leads through a symbolic link, or is not a directory; write the path without links"
+    )]
     Link(String),
     #[error("{0} belongs to uid {1}; as root run: chown root {0}")]
     Owner(String, u32),
@@ -94,7 +96,8 @@ fn checked(shown: &str, directory: OwnedFd, trust: Trust) -> Result<OwnedFd, Ope
     Ok(file.into())
 }
 
-fn open_error(shown: &str, error: io::Error) -> OpenError {
+/// Returns the reason why a path cannot be opened.
+pub(crate) fn open_error(shown: &str, error: io::Error) -> OpenError {
     match error.raw_os_error() {
         // FreeBSD returns EMLINK for a link with O_NOFOLLOW (open(2)).
         Some(libc::ELOOP | libc::ENOTDIR | libc::EMLINK) => OpenError::Link(shown.to_owned()),

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::parent_id;
 
 use colibri_jail_core::{
-    CONTROL_VARIABLE, CommandLine, EphemeralJail, Ip4Policy, JailName, JailPath, JailUser,
-    PROXY_VARIABLE, Signal,
+    CONTROL_VARIABLE, CommandLine, EphemeralJail, Ip4Policy, JailName, JailPath, PROXY_VARIABLE,
+    Signal,
 };
 
 use super::monitor::{self, AgentProcess, Monitor, Remains};
@@ -21,7 +21,7 @@ use crate::authorize::{Grant, Refusal};
 use crate::error::HelperError;
 use crate::request::{HelperRequest, MonitoredJail};
 use crate::safe_open::{self, OpenError, Trust};
-use crate::sys::{self, Jail, JailNetwork, SysError, cannot};
+use crate::sys::{self, Caller, Jail, JailNetwork, Scheduling, SysError, cannot};
 use crate::users::{self, PasswdEntry, UserIds};
 
 /// Directory of the probe's jail. Its content does not matter.
@@ -170,11 +170,12 @@ fn become_monitor() -> Result<(), SysError> {
 
 /// Creates a jail for one agent and monitors it.
 pub(crate) fn create(
-    caller_uid: u32,
+    caller: &Caller,
     grant: &Grant<'_>,
     jail: &EphemeralJail,
     is_filtered: bool,
     mut requester: Requester,
+    scheduling: Scheduling,
 ) -> Result<c_int, HelperError> {
     requester.refuse_orphan()?;
     if !jail.masked.is_empty() {
@@ -183,23 +184,21 @@ pub(crate) fn create(
     let proxy = requester.proxy_for(is_filtered)?;
     become_monitor()?;
     leave_terminal()?;
-    let records = Records::open()?;
+    let records = Records::open(caller.uid)?;
     let network = match is_filtered {
         true => JailNetwork::LoopbackOnly,
         false => JailNetwork::OfHost(&jail.ip4),
     };
     let created = create_jail(grant.jail, &jail.path, network)?;
-    let started = records.lock().and_then(|_lock| {
-        records.prune(has_ended)?;
-        start(
-            caller_uid,
-            grant,
-            true,
-            created.jid,
-            &records,
-            requester.pid,
-        )
-    });
+    let started = start(
+        caller.uid,
+        grant,
+        true,
+        created.jid,
+        &records,
+        requester.pid,
+        scheduling,
+    );
     let agent = match started {
         Ok(agent) => agent,
         Err(error) => {
@@ -244,20 +243,27 @@ fn create_jail(
 
 /// Monitors an agent in an existing jail.
 pub(crate) fn attach(
-    caller_uid: u32,
+    caller: &Caller,
     grant: &Grant<'_>,
     requester: Requester,
+    scheduling: Scheduling,
 ) -> Result<c_int, HelperError> {
     requester.refuse_orphan()?;
     become_monitor()?;
     leave_terminal()?;
     let jid =
         sys::jail_id(grant.jail).ok_or_else(|| HelperError::NoJail(grant.jail.to_string()))?;
-    let records = Records::open()?;
-    let lock = records.lock()?;
-    records.prune(has_ended)?;
-    let agent = start(caller_uid, grant, false, jid, &records, requester.pid)?;
-    drop((lock, records));
+    let records = Records::open(caller.uid)?;
+    let agent = start(
+        caller.uid,
+        grant,
+        false,
+        jid,
+        &records,
+        requester.pid,
+        scheduling,
+    )?;
+    drop(records);
     run_monitor(agent, grant, requester, None, None)
 }
 
@@ -269,11 +275,12 @@ fn start(
     jid: i32,
     records: &Records,
     requester: u32,
+    scheduling: Scheduling,
 ) -> Result<monitor::Child, HelperError> {
     let child = monitor::fork(|| {
         // The kernel refuses a process with an open directory (jail_attach(2)); this one has none.
         match sys::attach_jail(jid).map_err(cannot(format!("enter jail {}", grant.jail))) {
-            Ok(()) => become_agent(grant).unwrap_or_else(|error| error),
+            Ok(()) => become_agent(grant, scheduling).unwrap_or_else(|error| error),
             Err(error) => error.into(),
         }
     })?;
@@ -282,10 +289,16 @@ fn start(
         parent: std::process::id(),
         requester,
     };
-    records.write(&super::agent_record(
-        caller_uid, grant, created, jid, family,
-    )?)?;
-    Ok(child)
+    let limit = grant.rule.limits.agents;
+    let added = super::agent_record(caller_uid, grant, created, jid, family)
+        .and_then(|record| records.add(&record, limit, has_ended));
+    match added {
+        Ok(()) => Ok(child),
+        Err(error) => {
+            child.end();
+            Err(error)
+        }
+    }
 }
 
 /// Monitors an agent. A created jail is removed with it.
@@ -297,6 +310,7 @@ fn run_monitor(
     created: Option<(Remains<'_>, Jail)>,
 ) -> Result<c_int, HelperError> {
     let (remains, jail) = created.unzip();
+    sys::limit_time(0);
     Monitor {
         child,
         agent: AgentProcess::Child,
@@ -356,10 +370,11 @@ fn leave_terminal() -> Result<(), HelperError> {
 
 /// Drops root and executes the agent. This process is inside the jail: every file that it reads may be hostile. Returns
 /// the error.
-fn become_agent(grant: &Grant<'_>) -> Result<HelperError, HelperError> {
-    let user = jail_user(&grant.user)?;
+fn become_agent(grant: &Grant<'_>, scheduling: Scheduling) -> Result<HelperError, HelperError> {
+    let user = jail_user(grant)?;
     let environment = super::agent_environment(grant, user.entry.as_ref());
     super::apply_limits(&grant.rule.limits)?;
+    scheduling.restore();
     sys::become_user(user.ids.uid, user.ids.gid)?;
     sys::restrict_process()?;
     let workdir = grant.run.workdir.as_ref().map_or("/", JailPath::as_str);
@@ -378,13 +393,13 @@ struct ResolvedUser {
 /// Resolves a user inside the jail. The ids of a name are those of the jail's passwd(5), which only root may be able to
 /// write: the table selects the rights of the agent on files and devices of the host. The ids of a number are those that the
 /// policy allows; the table only adds the name and the directories of its variables.
-fn jail_user(user: &JailUser) -> Result<ResolvedUser, HelperError> {
-    if let Some(ids) = UserIds::numeric(user) {
+fn jail_user(grant: &Grant<'_>) -> Result<ResolvedUser, HelperError> {
+    if let Some(ids) = grant.ids {
         let table = table_of_any_owner().unwrap_or_default();
         let entry = users::find_user(&table, |_, uid| uid == ids.uid);
         return Ok(ResolvedUser { ids, entry });
     }
-    let user = user.to_string();
+    let user = grant.user.to_string();
     let table = safe_open::read_root_owned(PASSWD, users::MAX_TABLE)
         .map_err(|error| untrusted_table(&user, error))?;
     let Some(entry) = users::find_user(&table, |known, _| known == user) else {

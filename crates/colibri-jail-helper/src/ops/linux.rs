@@ -1,21 +1,33 @@
-//! Linux: a jail is a bubblewrap sandbox for one agent. docs/decisions/0006 states why root does so little of it.
+//! Linux: a jail is a bubblewrap sandbox for one agent. docs/decisions/0006 states why root does so little of it, and
+//! docs/decisions/0030 who ends it.
+//!
+//! ```text
+//! monitor (root) --fork--> first process: agent's user, pid 1 of a pid namespace --execve--> bubblewrap --> agent
+//!    waits for the end of the requester and of the first process      the kernel kills what is in the namespace with it
+//! ```
 
 use std::ffi::c_int;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::parent_id;
+use std::time::Duration;
 
 use colibri_jail_core::{
-    Bubblewrap, CommandLine, EphemeralJail, JailEngine, JailName, JailOp, JailPath, Signal,
+    BpfInstruction, Bubblewrap, CommandLine, EphemeralJail, JailEngine, JailName, JailOp, JailPath,
+    Signal, without_set_id_files,
 };
 
 use super::records::{ProcessId, Record, Records};
 use super::{Family, Lookup};
+use crate::audit;
 use crate::authorize::{Grant, Refusal};
 use crate::error::HelperError;
 use crate::paths;
 use crate::request::{HelperRequest, RequestError};
-use crate::safe_open::{self, OpenError, Trust};
-use crate::sys::{self, SysError, cannot};
+use crate::safe_open::{self, OpenError};
+use crate::sys::{self, Caller, Fork, PathKind, Scheduling, SysError, cannot};
 use crate::users::{self, UserIds};
 
 /// Directories that every sandbox mounts privately, so a program in them cannot be looked up in the root directory.
@@ -24,16 +36,28 @@ const PRIVATE: [&str; 3] = ["/proc/", "/dev/", "/tmp/"];
 const ANCESTOR_ATTEMPTS: usize = 5;
 /// Maximum number of ancestors. Reparenting between two reads could form a loop.
 const MAX_ANCESTORS: usize = 10_000;
-/// Maximum time from KILL to the end of a sandbox, in seconds.
-const REMOVE_TIMEOUT: u64 = 5;
+/// Maximum time from KILL to the end of a sandbox.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The process that requested an agent; nothing of it is needed on Linux.
-pub(crate) struct Requester;
+/// The process that requested an agent.
+pub(crate) struct Requester {
+    pid: u32,
+}
 
 impl Requester {
     /// Closes all descriptors from 3 up.
     pub(crate) fn take() -> Result<Self, SysError> {
-        sys::close_from(3).map(|()| Self)
+        sys::close_from(3)?;
+        Ok(Self { pid: parent_id() })
+    }
+
+    /// Opens the process, which the agent must not outlive. init(8), which never ends, is the parent of this program if the
+    /// requester has ended.
+    fn open(&self) -> Result<OwnedFd, HelperError> {
+        match sys::pidfd(self.pid) {
+            Ok(process) if self.pid > 1 && parent_id() == self.pid => Ok(process),
+            _ => Err(HelperError::Orphaned),
+        }
     }
 }
 
@@ -47,126 +71,185 @@ pub(crate) fn probe() -> Result<(), HelperError> {
     Ok(())
 }
 
-/// Creates a sandbox for one agent and becomes it. Returns only errors.
+/// Creates a sandbox for one agent and monitors it. Returns the exit code of the agent.
 pub(crate) fn create(
-    caller_uid: u32,
+    caller: &Caller,
     grant: &Grant<'_>,
     jail: &EphemeralJail,
     is_filtered: bool,
-    _requester: Requester,
+    requester: Requester,
+    scheduling: Scheduling,
 ) -> Result<c_int, HelperError> {
     if is_filtered {
         return Err(HelperError::FilterOnLinux);
     }
-    let user = &grant.user;
-    let ids = users::host_ids(user).ok_or_else(|| HelperError::NoUser(user.to_string()))?;
+    let ids = grant
+        .ids
+        .ok_or_else(|| HelperError::NoUser(grant.user.to_string()))?;
+    let filter = without_set_id_files().ok_or(HelperError::NoFilter)?;
     let bubblewrap = bubblewrap()?;
-    let records = Records::open()?;
+    let records = Records::open(caller.uid)?;
+    let requester_process = requester.open()?;
 
     // From here on mounts are private to this process. The root is bound by its descriptor to a directory of root's:
     // bubblewrap resolves paths again, and the caller cannot replace this one.
-    let mount_point = &records.path;
     sys::unshare_mounts().map_err(cannot("create a mount namespace"))?;
-    let root = safe_open::directory(&jail.path, Trust::AnyOwner)?;
-    sys::bind_mount(&root, mount_point.as_str()).map_err(cannot(format!("bind {}", jail.path)))?;
-    let root = safe_open::directory(mount_point, Trust::AnyOwner)?;
-    for hidden in &jail.masked {
-        let start = root.try_clone().map_err(cannot("duplicate a descriptor"))?;
-        let directory = safe_open::directory_in(start, hidden, Trust::AnyOwner)?;
-        sys::mount_empty(&directory).map_err(cannot(format!("hide {hidden}")))?;
-    }
-
+    let mount_point = bind_root(caller, ids, jail)?;
+    let root = host_directory(&mount_point)?;
     let programs = &grant.programs;
-    let program = programs.iter().find(|program| {
-        PRIVATE.iter().any(|prefix| program.starts_with(prefix))
-            || sys::check_exists_in_root(&root, program).is_ok()
-    });
+    let program = sys::with_file_rights(ids.uid, &[ids.gid], || {
+        programs.iter().find(|program| {
+            PRIVATE.iter().any(|prefix| program.starts_with(prefix))
+                || sys::open_in_root(&root, program, PathKind::Any).is_ok()
+        })
+    })?;
     let program = program.ok_or_else(|| SysError::NoProgram(programs.join(" or ")))?;
-    let engine = Bubblewrap::new(bubblewrap);
-    let command = engine
+    drop(root);
+    let command = Bubblewrap::new(bubblewrap)
         .command_line(&JailOp::Create {
-            // Without a user and masks: this process itself becomes the user, and has masked the directories.
+            // Without a user and masks: the first process itself becomes the user, and the directories are masked.
             jail: EphemeralJail {
                 ip4: jail.ip4.clone(),
-                ..EphemeralJail::new(jail.name.clone(), mount_point.clone())
+                ..EphemeralJail::new(jail.name.clone(), mount_point)
             },
             workdir: grant.run.workdir.clone(),
             command: CommandLine::new(program.clone(), grant.run.command.args())
                 .map_err(RequestError::from)?,
         })
         .map_err(RequestError::from)?;
-
-    let family = Family {
-        first: std::process::id(),
-        parent: parent_id(),
-        requester: parent_id(),
-    };
-    let record = super::agent_record(caller_uid, grant, true, 0, family)?;
-    let lock = records.lock()?;
-    if records
-        .created(grant.jail)
-        .is_some_and(|existing| !has_ended(&existing))
-    {
-        return Err(HelperError::JailExists(grant.jail.to_string()));
-    }
-    records.prune(has_ended)?;
-    records.write(&record)?;
-    drop(lock);
-
     let passwd = users::host_table("/etc/passwd").unwrap_or_default();
     let entry = users::find_user(&passwd, |_, uid| uid == ids.uid);
     let environment = super::agent_environment(grant, entry.as_ref());
-    let requester = open_requester(&record)?;
-    become_agent(grant, ids)?;
-    start_watchdog(&requester)?;
-    sys::close_from(3)?;
-    sys::unblock_signals();
-    let (program, args) = command.into_parts();
-    Err(sys::execute(&[program], &args, &environment).into())
+
+    sys::unshare_pids().map_err(cannot("create a pid namespace"))?;
+    let (mut start, first_end) = UnixStream::pair().map_err(cannot("create a socket pair"))?;
+    let pid = match sys::fork().map_err(cannot("fork"))? {
+        Fork::Parent(pid) => pid,
+        Fork::Child => {
+            drop((start, records, requester_process));
+            let error = match become_agent(grant, ids, scheduling, &filter, first_end) {
+                Err(error) => error,
+                Ok(()) => {
+                    let (program, args) = command.into_parts();
+                    sys::execute(&[program], &args, &environment)
+                }
+            };
+            let error = HelperError::from(error);
+            audit::print_error(&error);
+            sys::exit(error.exit_code());
+        }
+    };
+    drop(first_end);
+    // The pid stays that of the first process until wait(2) below. Whatever fails, the first process ends when `start` is closed.
+    let collect = || sys::wait_for(pid).map_err(cannot("wait for the sandbox"));
+    let first = sys::pidfd(pid).map_err(cannot("open a pidfd"))?;
+    if start.read_exact(&mut [0]).is_err() {
+        // It has printed why it cannot become the agent.
+        return Ok(collect()?.code());
+    }
+    let family = Family {
+        first: pid,
+        parent: std::process::id(),
+        requester: requester.pid,
+    };
+    let added = super::agent_record(caller.uid, grant, true, 0, family).and_then(|record| {
+        records.add(&record, grant.rule.limits.agents, has_ended)?;
+        Ok(record)
+    });
+    let record = match added {
+        Ok(record) => record,
+        Err(error) => {
+            drop(start);
+            collect()?;
+            return Err(error);
+        }
+    };
+    sys::limit_time(0);
+    // If this fails, the readers of the agent's pipes see their end later, with that of this process.
+    let _ = sys::release_stdio();
+    // A failure means that the first process has ended.
+    let _ = start.write_all(&[0]);
+    drop(start);
+    if let [true, false] = sys::wait_exit([&requester_process, &first], None) {
+        let _ = sys::pidfd_signal(&first, libc::SIGKILL);
+    }
+    sys::wait_exit([&first], None);
+    // A record that stays is that of an ended agent.
+    let _ = records.remove(&record);
+    Ok(collect()?.code())
+}
+
+/// Binds the root directory of a jail to a directory of root's, masks directories in it, and returns its path. The root is
+/// opened with the rights of the agent, and what the caller masks with those of the caller, so that neither learns about
+/// other directories.
+fn bind_root(caller: &Caller, ids: UserIds, jail: &EphemeralJail) -> Result<JailPath, HelperError> {
+    let open = |root: &OwnedFd, path: &JailPath, uid, groups: &[u32]| {
+        let kind = PathKind::DirectoryWithoutLinks;
+        sys::with_file_rights(uid, groups, || sys::open_in_root(root, path.as_str(), kind))?
+            .map_err(|error| match error.kind() {
+                ErrorKind::NotFound | ErrorKind::PermissionDenied => HelperError::Unreachable {
+                    path: path.to_string(),
+                    uid,
+                },
+                _ => safe_open::open_error(path.as_str(), error).into(),
+            })
+    };
+    let mount_point = safe_open::fixed_path(&paths::records())?;
+    let root = open(
+        &host_directory(&JailPath::root())?,
+        &jail.path,
+        ids.uid,
+        &[ids.gid],
+    )?;
+    sys::bind_mount(&root, mount_point.as_str()).map_err(cannot(format!("bind {}", jail.path)))?;
+    let root = host_directory(&mount_point)?;
+    for hidden in &jail.masked {
+        let directory = open(&root, hidden, caller.uid, &caller.groups)?;
+        sys::mount_empty(&directory).map_err(cannot(format!("hide {hidden}")))?;
+    }
+    Ok(mount_point)
+}
+
+/// Opens a directory whose path only root can change.
+fn host_directory(path: &JailPath) -> Result<OwnedFd, HelperError> {
+    let directory = File::open(path.as_str()).map_err(cannot(format!("open {path}")))?;
+    Ok(directory.into())
 }
 
 /// Refuses the request, as [`crate::authorize::attach`] does.
 pub(crate) fn attach(
-    _caller_uid: u32,
+    _caller: &Caller,
     grant: &Grant<'_>,
     _requester: Requester,
+    _scheduling: Scheduling,
 ) -> Result<c_int, HelperError> {
     Err(Refusal::AttachOnLinux(grant.jail.to_string()).into())
 }
 
-/// Opens the process that requested the agent. The agent must not outlive it.
-fn open_requester(record: &Record) -> Result<OwnedFd, HelperError> {
-    let requester = sys::pidfd(record.parent.pid).map_err(|_| HelperError::Orphaned)?;
-    if parent_id() == record.parent.pid {
-        Ok(requester)
-    } else {
-        Err(HelperError::Orphaned)
-    }
-}
-
-/// Forks a watchdog that kills this process when `requester` has ended. The kernel does not send the parent-death signal
-/// across users (docs/decisions/0008). The watchdog runs as the agent's user.
-fn start_watchdog(requester: &OwnedFd) -> Result<(), SysError> {
-    let agent = sys::pidfd(std::process::id()).map_err(cannot("open a pidfd"))?;
-    if let sys::Fork::Child = sys::fork().map_err(cannot("fork"))? {
-        // Signals stay blocked: signals to all of the agent's processes must not end the watchdog.
-        let Ok([requester, agent]) = sys::keep_only([requester, &agent]) else {
-            sys::exit(71);
-        };
-        if let [true, _] = sys::wait_exit([&requester, &agent], None) {
-            let _ = sys::pidfd_signal(&agent, libc::SIGKILL);
-        }
-        sys::exit(0);
-    }
-    Ok(())
-}
-
-/// Drops root for good.
-fn become_agent(grant: &Grant<'_>, ids: UserIds) -> Result<(), SysError> {
+/// Drops root for good, and waits until this process has a record. The caller of this function executes bubblewrap.
+fn become_agent(
+    grant: &Grant<'_>,
+    ids: UserIds,
+    scheduling: Scheduling,
+    filter: &[BpfInstruction],
+    mut start: UnixStream,
+) -> Result<(), SysError> {
     super::apply_limits(&grant.rule.limits)?;
-    sys::drop_capability_bounds();
+    scheduling.restore();
+    sys::drop_capability_bounds()?;
     sys::become_user(ids.uid, ids.gid)?;
-    sys::restrict_process()
+    sys::restrict_process()?;
+    sys::install_filter(filter)?;
+    // The end of the monitor before the answer ends this process here, and later by its parent-death signal: the kernel sends
+    // it with the rights of the monitor, which is root.
+    start
+        .write_all(&[0])
+        .and_then(|()| start.read_exact(&mut [0]))
+        .map_err(|_| SysError::MonitorEnded)?;
+    drop(start);
+    sys::close_from(3)?;
+    sys::unblock_signals();
+    Ok(())
 }
 
 /// Returns the first bubblewrap that only root can write.
@@ -193,8 +276,14 @@ impl Target {
 }
 
 /// Finds the record of a process: the record's first process must be the process or an ancestor of it. An orphan of a
-/// sandbox becomes a child of the sandbox's first process, so this holds while that process runs.
+/// sandbox becomes a child of the sandbox's first process, so this holds while that process runs. The monitor stands for the
+/// first process. A process of root's is never a target.
 pub(super) fn find_target(pid: u32, records: &[Record]) -> Lookup {
+    let monitored = records.iter().find(|record| record.parent.pid == pid);
+    let pid = match monitored {
+        Some(record) if record.parent.is_running() => record.first.pid,
+        _ => pid,
+    };
     // Opened before the ancestors are read: if the pid is reused afterwards, the signal fails.
     let process = sys::pidfd(pid).ok();
     let record = process.as_ref().and_then(|_| {
@@ -204,7 +293,7 @@ pub(super) fn find_target(pid: u32, records: &[Record]) -> Lookup {
             .find(|record| ancestors.contains(&record.first))
     });
     match (process, record) {
-        (Some(process), Some(record)) => Lookup::Owned(Target {
+        (Some(process), Some(record)) if !sys::has_root_uid(pid) => Lookup::Owned(Target {
             jail: record.jail.clone(),
             process,
         }),
@@ -252,35 +341,27 @@ pub(crate) fn send_signal(targets: Vec<Target>, signal: Signal) -> Result<(), He
     Ok(())
 }
 
-/// Kills the sandbox's first process on the host, and waits until the first process inside has ended, and with it the
-/// pid namespace.
+/// Kills the first process of the sandbox, and with it its pid namespace, and waits until it and its monitor have ended.
 pub(super) fn remove_jail(record: &Record) -> Result<(), HelperError> {
-    let Ok(outer) = sys::pidfd(record.first.pid) else {
-        return Ok(());
-    };
-    // Opened before the check, so the descriptor is of the recorded process or its signal fails.
+    let Record { first, parent, .. } = record;
+    // Opened before the check, so that a descriptor is of the recorded process or of one that is not waited for.
+    let processes = [first, parent].map(|process| sys::pidfd(process.pid).ok());
     if has_ended(record) {
         return Ok(());
     }
-    let mut processes: Vec<_> = sys::children(record.first.pid)
-        .into_iter()
-        .filter_map(|child| sys::pidfd(child).ok())
-        .collect();
-    if record.first.is_running() {
-        let _ = sys::pidfd_signal(&outer, libc::SIGKILL);
+    let [first_process, monitor] = &processes;
+    if let Some(process) = first_process {
+        let _ = sys::pidfd_signal(process, libc::SIGKILL);
     }
-    processes.insert(0, outer);
-    let timeout = Some(std::time::Duration::from_secs(REMOVE_TIMEOUT));
-    if processes
-        .iter()
-        .all(|process| sys::wait_exit([process], timeout) == [true])
-    {
-        return Ok(());
+    let monitor = monitor.as_ref().filter(|_| parent.is_running());
+    let has_ended = |process| sys::wait_exit([process], Some(REMOVE_TIMEOUT)) == [true];
+    match first_process.iter().chain(monitor).all(has_ended) {
+        true => Ok(()),
+        false => Err(HelperError::NotEmpty {
+            jail: record.jail.to_string(),
+            seconds: REMOVE_TIMEOUT.as_secs(),
+        }),
     }
-    Err(HelperError::NotEmpty {
-        jail: record.jail.to_string(),
-        seconds: REMOVE_TIMEOUT,
-    })
 }
 
 /// Reports whether the agent of a record has ended.

@@ -1,4 +1,4 @@
-//! Performs authorized requests. On Linux `create` ends by executing the agent; on FreeBSD `create` and `attach` monitor it.
+//! Performs authorized requests. `create` and `attach` become the monitor of the agent.
 
 #[cfg(target_os = "freebsd")]
 mod freebsd;
@@ -89,7 +89,7 @@ pub(crate) fn find_targets(
         let suffix = jail.map_or(String::new(), |jail| format!(" in jail {jail}"));
         Err(Refusal::NotOwnProcess(pid, suffix).into())
     };
-    let mut records = Records::open()?.of_caller(caller_uid)?;
+    let mut records = Records::open(caller_uid)?.all()?;
     if let Some(jail) = jail {
         records.retain(|record| record.jail == *jail);
     }
@@ -116,22 +116,14 @@ pub(crate) fn find_targets(
 
 /// Returns the record of a jail if it was created for the caller. The refusal does not reveal whether it exists.
 pub(crate) fn find_created_jail(caller_uid: u32, jail: &JailName) -> Result<Record, HelperError> {
-    match Records::open()?.created(jail) {
-        Some(record) if record.uid == caller_uid => Ok(record),
-        _ => Err(Refusal::NotOwnJail(jail.to_string()).into()),
-    }
+    let record = Records::open(caller_uid)?.created(jail);
+    record.ok_or_else(|| Refusal::NotOwnJail(jail.to_string()).into())
 }
 
 /// Kills all processes of a created jail, waits until it is removed, and deletes its record.
 pub(crate) fn remove_jail(record: &Record) -> Result<(), HelperError> {
     host::remove_jail(record)?;
-    let records = Records::open()?;
-    let _lock = records.lock()?;
-    // The record of a later jail of the same name stays.
-    if records.created(&record.jail).as_ref() == Some(record) {
-        records.delete(record);
-    }
-    Ok(())
+    Records::open(record.uid)?.remove(record)
 }
 
 /// Prints the caller's rules on descriptor 1.

@@ -265,10 +265,7 @@ impl Monitor<'_> {
             running.report(&format!("error {}", printable(&error.to_string())));
             return Err(error);
         }
-        Ok(match end {
-            ProcessEnd::Code(code) => code,
-            ProcessEnd::Signal(signal) => 128 + signal,
-        })
+        Ok(end.code())
     }
 }
 

@@ -1,9 +1,15 @@
-//! Records of the agents that this program started: files in a directory that only root can read. A record proves which
-//! caller a process or a jail belongs to. A process is identified by pid and start time, so a reused pid does not match.
+//! Records of the agents that this program started: files in directories that only root can read, one for each caller. A
+//! record proves which caller a process or a jail belongs to. A process is identified by pid and start time, so a reused pid
+//! does not match.
+//!
+//! A record is added and deleted under the lock of its caller, so that no caller waits for another one. A process that ends
+//! at any step leaves no lock and at most a temporary file or the record of an ended agent, which the next [`Records::add`]
+//! deletes.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use colibri_jail_core::{JailName, JailPath};
 
@@ -13,11 +19,14 @@ use crate::{paths, safe_open};
 
 /// Maximum size of a record, in bytes.
 const MAX_BYTES: u64 = 4096;
-/// One in this many calls deletes the records of ended agents, so that the average cost of a call does not grow with
-/// the number of agents.
-const PRUNE_INTERVAL: u32 = 16;
-/// The file that serializes changes of records.
+/// The file that serializes changes of one caller's records.
 const LOCK: &str = "lock";
+/// Maximum time to wait for the lock. Only processes of the same caller hold it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval between two attempts to lock.
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
+/// A record that is being written.
+const TEMPORARY: &str = ".new";
 
 /// A process, distinct from a later one with the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +59,7 @@ pub(crate) struct Record {
     pub(super) created: bool,
     /// The agent's first process on the host.
     pub(super) first: ProcessId,
-    /// The parent of the agent's first process: on FreeBSD the monitor, which is the reaper of the agent's processes.
+    /// The monitor, which is the parent of the agent's first process, and on FreeBSD the reaper of all others.
     pub(super) parent: ProcessId,
     /// The process that requested the agent.
     pub(super) requester: ProcessId,
@@ -105,55 +114,67 @@ impl Record {
     }
 
     /// Returns the name of the record's file. A jail's name cannot contain `@`, so the record of an entered jail never
-    /// has the name of a created one.
+    /// has the name of a created one. A name has at most 255 bytes, as a file's.
     fn file_name(&self) -> String {
         if self.created {
             self.jail.to_string()
         } else {
-            format!("{}@{}", self.jail, self.first.pid)
+            format!("@{}", self.first.pid)
         }
     }
 }
 
-/// The directory of records.
+/// The records of one caller.
 pub(super) struct Records {
+    uid: u32,
     directory: OwnedFd,
-    pub(super) path: JailPath,
+    path: JailPath,
 }
 
 impl Records {
-    /// Opens the directory, which is created if it is missing. Only root can read it: records reveal who runs agents.
-    pub(super) fn open() -> Result<Self, HelperError> {
-        let path = safe_open::fixed_path(&paths::records())?;
+    /// Opens the directory of a caller, which is created if it is missing. Only root can read it: records reveal who runs
+    /// agents.
+    pub(super) fn open(uid: u32) -> Result<Self, HelperError> {
+        let all = paths::records();
+        safe_open::private_directory(&safe_open::fixed_path(&all)?)?;
+        let path = safe_open::fixed_path(&format!("{all}/{uid}"))?;
         let directory = safe_open::private_directory(&path)?;
-        Ok(Self { directory, path })
+        Ok(Self {
+            uid,
+            directory,
+            path,
+        })
     }
 
-    /// Waits for the lock on all records, which is held until the returned file is closed. Only root can open the file,
-    /// and signals are blocked, so a caller cannot delay other callers.
-    pub(super) fn lock(&self) -> Result<File, HelperError> {
+    /// Waits for the lock, which is held until the returned file is closed.
+    fn lock(&self) -> Result<File, HelperError> {
         let lock = sys::create_file_at(&self.directory, LOCK, false)
             .map(File::from)
-            .and_then(|lock| lock.lock().map(|()| lock));
-        Ok(lock.map_err(self.cannot("lock"))?)
+            .map_err(self.cannot("open the lock of"))?;
+        let deadline = Instant::now() + LOCK_TIMEOUT;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(lock),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(LOCK_INTERVAL);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(HelperError::Busy(LOCK_TIMEOUT.as_secs()));
+                }
+                Err(TryLockError::Error(error)) => return Err(self.cannot("lock")(error).into()),
+            }
+        }
     }
 
-    /// Returns every valid record.
-    fn all(&self) -> Result<Vec<Record>, HelperError> {
+    /// Returns every valid record of this boot.
+    pub(super) fn all(&self) -> Result<Vec<Record>, HelperError> {
         let names = sys::names_in(&self.directory).map_err(self.cannot("read"))?;
+        let boot = sys::boot_id();
         Ok(names
             .iter()
-            .filter(|name| name.as_str() != LOCK && !name.starts_with('.'))
             .filter_map(|name| self.read(name))
+            .filter(|record| record.boot == boot)
             .collect())
-    }
-
-    /// Returns the records of one caller's agents.
-    pub(super) fn of_caller(&self, uid: u32) -> Result<Vec<Record>, HelperError> {
-        let boot = sys::boot_id();
-        let mut records = self.all()?;
-        records.retain(|record| record.uid == uid && record.boot == boot);
-        Ok(records)
     }
 
     /// Returns the record of a created jail.
@@ -165,31 +186,56 @@ impl Records {
     fn read(&self, name: &str) -> Option<Record> {
         let file = safe_open::regular_file_at(&self.directory, name, name).ok()?;
         let record = Record::parse(&safe_open::read_text(name, file, MAX_BYTES).ok()?)?;
-        (record.file_name() == name).then_some(record)
+        (record.file_name() == name && record.uid == self.uid).then_some(record)
     }
 
-    /// Writes a record atomically. The caller holds the lock.
-    pub(super) fn write(&self, record: &Record) -> Result<(), HelperError> {
-        let name = record.file_name();
-        let temporary = format!(".{name}");
-        let _ = sys::remove_file_at(&self.directory, &temporary);
-        let written = sys::create_file_at(&self.directory, &temporary, true)
+    /// Adds the record of an agent, whose process must have its final user, and deletes those of ended agents.
+    ///
+    /// # Errors
+    ///
+    /// The jail of another agent has the name, or `limit` agents of the caller run.
+    pub(super) fn add(
+        &self,
+        record: &Record,
+        limit: u64,
+        has_ended: impl Fn(&Record) -> bool,
+    ) -> Result<(), HelperError> {
+        let _lock = self.lock()?;
+        let mut running = 0;
+        for name in sys::names_in(&self.directory).map_err(self.cannot("read"))? {
+            match self.read(&name) {
+                _ if name == LOCK => {}
+                Some(other) if !has_ended(&other) => {
+                    if record.created && other.file_name() == record.file_name() {
+                        return Err(HelperError::JailExists(record.jail.to_string()));
+                    }
+                    running += 1;
+                }
+                // Also what a helper that was killed or found no space has left.
+                _ => {
+                    let _ = sys::remove_file_at(&self.directory, &name);
+                }
+            }
+        }
+        if running >= limit {
+            return Err(HelperError::TooManyAgents(limit));
+        }
+        let written = sys::create_file_at(&self.directory, TEMPORARY, true)
             .and_then(|file| File::from(file).write_all(record.to_text().as_bytes()))
-            .and_then(|()| sys::rename_at(&self.directory, &temporary, &name));
+            .and_then(|()| sys::rename_at(&self.directory, TEMPORARY, &record.file_name()));
+        if written.is_err() {
+            let _ = sys::remove_file_at(&self.directory, TEMPORARY);
+        }
         Ok(written.map_err(self.cannot("write a record in"))?)
     }
 
-    /// Deletes a record. A missing record is not an error.
-    pub(super) fn delete(&self, record: &Record) {
-        let _ = sys::remove_file_at(&self.directory, &record.file_name());
-    }
-
-    /// Deletes the records of ended agents in one of [`PRUNE_INTERVAL`] calls. The caller holds the lock.
-    pub(super) fn prune(&self, has_ended: impl Fn(&Record) -> bool) -> Result<(), HelperError> {
-        if std::process::id().is_multiple_of(PRUNE_INTERVAL) {
-            for record in self.all()?.iter().filter(|record| has_ended(record)) {
-                self.delete(record);
-            }
+    /// Deletes a record, unless a later one has its name.
+    pub(super) fn remove(&self, record: &Record) -> Result<(), HelperError> {
+        let _lock = self.lock()?;
+        let name = record.file_name();
+        if self.read(&name).as_ref() == Some(record) {
+            sys::remove_file_at(&self.directory, &name)
+                .map_err(self.cannot("delete a record in"))?;
         }
         Ok(())
     }
@@ -230,7 +276,7 @@ mod tests {
         }
         assert_eq!(
             (created.file_name(), entered.file_name()),
-            ("colibri-x".into(), "web@7".into())
+            ("colibri-x".into(), "@7".into())
         );
     }
 

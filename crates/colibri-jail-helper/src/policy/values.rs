@@ -63,6 +63,20 @@ impl ParseValue for AllowedCaller {
 }
 
 impl AllowedCaller {
+    /// Returns a text that is equal for equal callers by these tables: the id, or the name of an unknown caller.
+    pub(super) fn key(&self, passwd: &str, group: &str) -> String {
+        match self {
+            Self::User(user) => {
+                users::ids(passwd, user).map_or(user.to_string(), |ids| ids.uid.to_string())
+            }
+            Self::Group(JailUser::Name(name)) => match users::find_group(group, name.as_ref()) {
+                Some(gid) => format!("%{gid}"),
+                None => format!("%{}", name.as_ref()),
+            },
+            Self::Group(gid) => format!("%{gid}"),
+        }
+    }
+
     /// Reports whether this is the caller. A name that a table of the host does not have matches no caller.
     pub(super) fn matches(&self, caller: &Caller, passwd: &str, group: &str) -> bool {
         match self {

@@ -1,10 +1,12 @@
 //! Linux: mount namespaces, mounts, pidfds and /proc.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_long};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
+
+use colibri_jail_core::BpfInstruction;
 
 use super::{SysError, c_string, cannot, check};
 
@@ -44,14 +46,11 @@ fn parse_stat(stat: &str) -> Option<ProcessInfo> {
     (!matches!(state, "Z" | "X")).then_some(ProcessInfo { parent, start })
 }
 
-/// Returns the children of a process by a scan of /proc: not every kernel has `children` files.
-pub(crate) fn children(parent: u32) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten();
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| process_info(*pid).is_some_and(|info| info.parent == parent))
-        .collect()
+/// Reports whether one of the uids of a process is root's (proc_pid_status(5)); also if it has ended.
+pub(crate) fn has_root_uid(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    uids.is_none_or(|uids| uids.split_whitespace().any(|uid| uid == "0"))
 }
 
 /// Opens a process. The descriptor does not change when the pid is reused (pidfd_open(2)).
@@ -98,20 +97,6 @@ pub(crate) fn wait_exit<const N: usize>(
     }
 }
 
-/// Moves two descriptors to 0 and 1 and closes all others, stdio included: an open end of a pipe would keep its reader
-/// waiting. The caller must leave this process by [`exit`].
-pub(crate) fn keep_only(kept: [&OwnedFd; 2]) -> Result<[OwnedFd; 2], SysError> {
-    let [first, second] = kept.map(AsRawFd::as_raw_fd);
-    // SAFETY: both descriptors are open and above 2, so that neither call closes the other's source.
-    unsafe {
-        check(libc::dup2(first, 0)).map_err(cannot("duplicate a descriptor"))?;
-        check(libc::dup2(second, 1)).map_err(cannot("duplicate a descriptor"))?;
-    }
-    close_from(2)?;
-    // SAFETY: the calls above opened 0 and 1. The process ends by exit, so no earlier owner closes a descriptor.
-    Ok([0, 1].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
-}
-
 /// Enters a new mount namespace whose mounts do not propagate to the host (unshare(2)).
 pub(crate) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: flags only.
@@ -153,31 +138,198 @@ fn mount(
         .map(drop)
 }
 
-/// Checks that a path exists for a process with the root directory `root` (openat2(2)).
-pub(crate) fn check_exists_in_root(root: &OwnedFd, path: &str) -> io::Result<()> {
+/// Maximum number of attempts to open a path.
+const OPEN_ATTEMPTS: u32 = 1000;
+
+/// Opens a path for a process with the root directory `root`, for use as a location only (openat2(2)).
+pub(crate) fn open_in_root(root: &OwnedFd, path: &str, kind: PathKind) -> io::Result<OwnedFd> {
     let path = c_string(path)?;
     // SAFETY: all bytes zero is a valid open_how, which consists of numbers.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
     how.resolve = libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_IN_ROOT;
-    // SAFETY: path and how live through the call, and the size is that of how; the descriptor is owned here.
+    if kind == PathKind::DirectoryWithoutLinks {
+        how.flags |= libc::O_DIRECTORY as u64;
+        how.resolve |= libc::RESOLVE_NO_SYMLINKS;
+    }
+    let size = size_of::<libc::open_how>();
+    let open = || {
+        // SAFETY: path and how live through the call, and the size is that of how; the new descriptor has no other owner.
+        unsafe {
+            let path = path.as_ptr();
+            let fd = root.as_raw_fd();
+            check(libc::syscall(
+                libc::SYS_openat2,
+                fd,
+                path,
+                &raw const how,
+                size,
+            ))
+            .map(|fd| OwnedFd::from_raw_fd(fd))
+        }
+    };
+    // A link with `..` cannot be followed while any file of the host is renamed (openat2(2), EAGAIN).
+    (0..OPEN_ATTEMPTS)
+        .map(|_| open())
+        .find(|opened| !matches!(opened, Err(error) if error.kind() == io::ErrorKind::WouldBlock))
+        .unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
+}
+
+/// What [`open_in_root`] accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PathKind {
+    /// Any file, also through links inside the root.
+    Any,
+    /// A directory, with no symbolic link in its path.
+    DirectoryWithoutLinks,
+}
+
+/// Performs an action on files with the rights of a user: `groups` starts with the group of the user. The kernel ignores the
+/// capabilities of root for files meanwhile (setfsuid(2), capabilities(7)).
+pub(crate) fn with_file_rights<T>(
+    uid: u32,
+    groups: &[u32],
+    action: impl FnOnce() -> T,
+) -> Result<T, SysError> {
+    set_file_rights(uid, groups)?;
+    let result = action();
+    set_file_rights(0, &[0])?;
+    Ok(result)
+}
+
+fn set_file_rights(uid: u32, groups: &[u32]) -> Result<(), SysError> {
+    let failed = || cannot("set the user for files")(io::ErrorKind::PermissionDenied.into());
+    let gid = *groups.first().ok_or_else(failed)?;
+    // SAFETY: the list lives through the call. The other calls take numbers; they report no error, but their previous value.
     unsafe {
-        check(libc::syscall(
-            libc::SYS_openat2,
-            root.as_raw_fd(),
-            path.as_ptr(),
-            &raw const how,
-            size_of::<libc::open_how>(),
-        ))
-        .map(|fd| drop(OwnedFd::from_raw_fd(fd)))
+        check(libc::setgroups(groups.len(), groups.as_ptr())).map_err(cannot("set the groups"))?;
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+        let set = [libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)];
+        match set.map(c_int::cast_unsigned) == [uid, gid] {
+            true => Ok(()),
+            false => Err(failed()),
+        }
     }
 }
 
-/// Empties the capability bounding set, so that no later program gains a capability (capabilities(7)). Requires root.
-pub(crate) fn drop_capability_bounds() {
+/// Scheduling class with its priority, processors and priority of I/O (sched(7), ioprio_set(2)).
+#[derive(Clone, Copy)]
+pub(super) struct SchedulingClass {
+    policy: c_int,
+    priority: c_int,
+    processors: libc::cpu_set_t,
+    io: c_long,
+}
+
+/// `IOPRIO_WHO_PROCESS` of linux/ioprio.h.
+const IOPRIO_WHO_PROCESS: c_int = 1;
+
+impl SchedulingClass {
+    /// Returns the class of a process that chose none, on all processors.
+    pub(super) fn ordinary() -> Self {
+        // SAFETY: a set of processors is an array of numbers.
+        let processors = unsafe { std::mem::transmute([0xff_u8; size_of::<libc::cpu_set_t>()]) };
+        Self {
+            policy: libc::SCHED_OTHER,
+            priority: 0,
+            processors,
+            io: 0,
+        }
+    }
+
+    /// Returns the class of this process.
+    pub(super) fn current() -> Self {
+        let mut class = Self::ordinary();
+        let mut parameters = libc::sched_param { sched_priority: 0 };
+        // SAFETY: the structures live through the calls, and the size is that of the set.
+        unsafe {
+            class.policy = libc::sched_getscheduler(0);
+            libc::sched_getparam(0, &raw mut parameters);
+            let size = size_of::<libc::cpu_set_t>();
+            libc::sched_getaffinity(0, size, &raw mut class.processors);
+            class.io = libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0);
+        }
+        class.priority = parameters.sched_priority;
+        class
+    }
+
+    /// Gives this process the class. The kernel limits the processors to those of the cpuset (cpuset(7)).
+    pub(super) fn set(self) {
+        let parameters = libc::sched_param {
+            sched_priority: self.priority,
+        };
+        // SAFETY: the structures live through the calls, and the size is that of the set.
+        unsafe {
+            libc::sched_setscheduler(0, self.policy, &raw const parameters);
+            let size = size_of::<libc::cpu_set_t>();
+            libc::sched_setaffinity(0, size, &raw const self.processors);
+            libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, self.io);
+        }
+    }
+}
+
+/// Makes the next child the first process of a new pid namespace, whose processes end with it (pid_namespaces(7)).
+pub(crate) fn unshare_pids() -> io::Result<()> {
+    // SAFETY: flags only.
+    check(unsafe { libc::unshare(libc::CLONE_NEWPID) }).map(drop)
+}
+
+/// Installs a seccomp filter for this process and its descendants (seccomp(2)). Requires no_new_privs.
+pub(crate) fn install_filter(filter: &[BpfInstruction]) -> Result<(), SysError> {
+    let instructions: Vec<_> = filter
+        .iter()
+        .map(|instruction| libc::sock_filter {
+            code: instruction.code,
+            jt: instruction.if_true,
+            jf: instruction.if_false,
+            k: instruction.value,
+        })
+        .collect();
+    let failed = cannot("install the seccomp filter");
+    let Ok(len) = instructions.len().try_into() else {
+        return Err(failed(io::ErrorKind::InvalidInput.into()));
+    };
+    let program = libc::sock_fprog {
+        len,
+        filter: instructions.as_ptr().cast_mut(),
+    };
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: program and its instructions live through the call, which only reads them.
+    check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) })
+        .map(drop)
+        .map_err(failed)
+}
+
+/// Empties the bounding and the inheritable set of capabilities, so that no later program gains one (capabilities(7)). The
+/// ambient set becomes empty with them. Requires root, whose permitted capabilities remain until it becomes another user.
+pub(crate) fn drop_capability_bounds() -> Result<(), SysError> {
     for capability in 0..64 {
         // SAFETY: prctl(2) with numbers; an unknown capability returns EINVAL.
         unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
+    // `_LINUX_CAPABILITY_VERSION_3` with the pid 0, this process; then effective, permitted and inheritable, low and high.
+    let header = [0x2008_0522_u32, 0];
+    let mut sets = [[0_u32; 3]; 2];
+    // SAFETY: the header and the sets of version 3 live through both calls.
+    unsafe {
+        check(libc::syscall(
+            libc::SYS_capget,
+            &raw const header,
+            &raw mut sets,
+        ))
+        .and_then(|_| {
+            for [_, _, inheritable] in &mut sets {
+                *inheritable = 0;
+            }
+            check(libc::syscall(
+                libc::SYS_capset,
+                &raw const header,
+                &raw const sets,
+            ))
+        })
+        .map(drop)
+        .map_err(cannot("empty the inheritable capabilities"))
     }
 }
 

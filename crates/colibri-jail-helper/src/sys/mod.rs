@@ -14,6 +14,7 @@ pub(crate) use linux::*;
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -27,11 +28,14 @@ use libc::__error as errno;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SysError {
     #[error(
-        "descriptor {0} {1}; open 0 for reading, 1 and 2 for writing, none of them as a directory"
+        "descriptor {0} {1}; open 0 for reading, 1 and 2 for writing, each as a pipe, a file or a terminal"
     )]
     Descriptor(c_int, &'static str),
     #[error("no program {0} in the jail; give an existing one")]
     NoProgram(String),
+    #[error("cannot start the agent: its monitor has ended; repeat the request")]
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    MonitorEnded,
     #[error("cannot {action}: {error}")]
     Failed { action: String, error: io::Error },
 }
@@ -93,9 +97,11 @@ pub(crate) fn has_effective_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Checks that descriptor 0 is open for reading, that 1 and 2 are open for writing, and that none is a directory, which
-/// would lead the agent out of its jail. For a setuid program whose caller closed one, the C library opens /dev/full or
-/// /dev/null in the wrong direction (glibc, `__libc_check_standard_fds`), so the direction reveals it.
+/// Checks that descriptor 0 is open for reading, that 1 and 2 are open for writing, and that each is a pipe, a regular file or
+/// a device. A directory would lead the agent out of its jail, a Unix socket can pass it one (unix(7), `SCM_RIGHTS`), and a
+/// ring of io_uring(7) lets its other users act with the agent's rights. For a setuid program whose caller closed one, the C
+/// library opens /dev/full or /dev/null in the wrong direction (glibc, `__libc_check_standard_fds`), so the direction reveals
+/// it.
 pub(crate) fn check_standard_descriptors() -> Result<(), SysError> {
     for fd in 0..=2 {
         let refuse = |problem| Err(SysError::Descriptor(fd, problem));
@@ -117,8 +123,11 @@ pub(crate) fn check_standard_descriptors() -> Result<(), SysError> {
         if unsafe { libc::fstat(fd, &raw mut data) } < 0 {
             return refuse("cannot be examined");
         }
-        if data.st_mode & libc::S_IFMT == libc::S_IFDIR {
-            return refuse("is a directory");
+        match data.st_mode & libc::S_IFMT {
+            libc::S_IFIFO | libc::S_IFREG | libc::S_IFCHR => {}
+            libc::S_IFDIR => return refuse("is a directory"),
+            libc::S_IFSOCK => return refuse("is a socket"),
+            _ => return refuse("is no pipe, file or terminal"),
         }
     }
     Ok(())
@@ -139,13 +148,14 @@ pub(crate) fn caller() -> Caller {
 }
 
 /// Resets signal dispositions and timers, which execve(2) inherits, and blocks all signals until [`unblock_signals`]: a
-/// signal of a terminal could stop this program while it holds a lock.
+/// signal of a terminal could stop this program while it holds a lock. Only ALRM is not blocked, for [`limit_time`].
 pub(crate) fn reset_signals_and_timers() -> Result<(), SysError> {
     // SAFETY: plain calls with values on the stack; SIG_DFL is a valid disposition for every signal, and a signal
     // whose disposition is fixed returns EINVAL.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
+        libc::sigdelset(&raw mut all, libc::SIGALRM);
         if libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) < 0 {
             return Err(cannot("block signals")(io::Error::last_os_error()));
         }
@@ -170,6 +180,13 @@ pub(crate) fn reset_signals_and_timers() -> Result<(), SysError> {
         }
     }
     Ok(())
+}
+
+/// Ends this program by ALRM after a time in seconds, or with 0 never (alarm(2)): a file system of the caller may never answer.
+/// A child has no such limit.
+pub(crate) fn limit_time(seconds: u32) {
+    // SAFETY: alarm(2) takes a number and cannot fail.
+    unsafe { libc::alarm(seconds) };
 }
 
 /// Unblocks all signals, directly before execve(2).
@@ -235,15 +252,25 @@ fn set_limits(resource: Resource, soft: libc::rlim_t, hard: libc::rlim_t) -> Res
         .map_err(cannot(format!("set resource limit {resource}")))
 }
 
-/// Sets the real, effective and saved uid and gid irrevocably, and drops all supplementary groups. Groups are set first,
-/// while the process still has the right. The previous real uid loses the right to signal this process (kill(2)).
+/// Becomes root alone. The caller loses the right to signal this process (kill(2)).
+pub(crate) fn become_root() -> Result<(), SysError> {
+    set_ids(0, 0)
+}
+
+/// Drops root irrevocably. The ids 0 are refused, whatever the callers of this function have checked.
 pub(crate) fn become_user(uid: u32, gid: u32) -> Result<(), SysError> {
     // setresuid(2) ignores (uid_t)-1 and would leave root. The types of a request exclude the value already.
-    if uid == u32::MAX || gid == u32::MAX {
+    if [uid, gid].iter().any(|id| [0, u32::MAX].contains(id)) {
         return Err(cannot(format!("become user {uid}:{gid}"))(
             io::ErrorKind::InvalidInput.into(),
         ));
     }
+    set_ids(uid, gid)
+}
+
+/// Sets the real, effective and saved uid and gid, and drops all supplementary groups. Groups are set first, while the
+/// process still has the right.
+fn set_ids(uid: u32, gid: u32) -> Result<(), SysError> {
     // SAFETY: one group on the stack; the other calls take numbers. With one thread, the whole process changes.
     unsafe {
         check(libc::setgroups(1, &raw const gid)).map_err(cannot("set the groups"))?;
@@ -287,13 +314,14 @@ pub(crate) fn open_file_at(directory: &OwnedFd, name: &str) -> io::Result<OwnedF
     open_at(directory.as_raw_fd(), name, flags, 0)
 }
 
-/// Opens a file for writing; a new one has mode 0600. With `exclusive`, an existing file is an error.
+/// Opens a file for appending; a new one has mode 0600. With `exclusive`, an existing file is an error.
 pub(crate) fn create_file_at(
     directory: &OwnedFd,
     name: &str,
     exclusive: bool,
 ) -> io::Result<OwnedFd> {
-    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let flags =
+        libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     let exclusive = if exclusive { libc::O_EXCL } else { 0 };
     open_at(directory.as_raw_fd(), name, flags | exclusive, 0o600)
 }
@@ -416,7 +444,6 @@ pub(crate) fn signal_number(signal: Signal) -> c_int {
 pub(crate) enum Fork {
     Child,
     /// The parent, with the pid of the child.
-    #[cfg_attr(target_os = "linux", allow(dead_code))]
     Parent(u32),
 }
 
@@ -427,6 +454,87 @@ pub(crate) fn fork() -> io::Result<Fork> {
         0 => Fork::Child,
         pid => Fork::Parent(pid.unsigned_abs()),
     })
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProcessEnd {
+    Code(c_int),
+    Signal(c_int),
+}
+
+impl ProcessEnd {
+    /// Returns the exit code, or 128 plus the number of the signal.
+    pub(crate) fn code(self) -> c_int {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+
+    /// Converts a status of wait(2).
+    pub(crate) fn from_status(status: c_int) -> Self {
+        match libc::WIFSIGNALED(status) {
+            true => Self::Signal(libc::WTERMSIG(status)),
+            false => Self::Code(libc::WEXITSTATUS(status)),
+        }
+    }
+}
+
+/// Waits for the end of a child.
+pub(crate) fn wait_for(pid: u32) -> io::Result<ProcessEnd> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    loop {
+        let mut status = 0;
+        // SAFETY: status lives through the call.
+        match check(unsafe { libc::waitpid(pid, &raw mut status, 0) }) {
+            Ok(_) => return Ok(ProcessEnd::from_status(status)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The scheduling that the caller chose for this program: [`Scheduling::reset`] removes it, so that a lock is not held by a
+/// process that hardly runs, and [`Scheduling::restore`] gives it to the agent.
+#[derive(Clone, Copy)]
+pub(crate) struct Scheduling {
+    nice: c_int,
+    class: SchedulingClass,
+}
+
+impl Scheduling {
+    /// Takes the ordinary class, priority and processors (setpriority(2)). Failures leave what the caller chose.
+    pub(crate) fn reset() -> Self {
+        let class = SchedulingClass::current();
+        SchedulingClass::ordinary().set();
+        // SAFETY: numbers only; an error is -1, which is a priority too.
+        unsafe {
+            let nice = libc::getpriority(libc::PRIO_PROCESS, 0);
+            libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+            Self { nice, class }
+        }
+    }
+
+    /// Takes what the caller chose.
+    pub(crate) fn restore(self) {
+        // SAFETY: numbers only.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) };
+        self.class.set();
+    }
+}
+
+/// Redirects descriptors 0, 1 and 2 to /dev/null, so that the agent's pipes end with the agent.
+pub(crate) fn release_stdio() -> io::Result<()> {
+    let null = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    for fd in 0..=2 {
+        // SAFETY: open descriptors; 0 to 2 stay open.
+        check(unsafe { libc::dup2(null.as_raw_fd(), fd) })?;
+    }
+    Ok(())
 }
 
 /// Ends this process without cleanup (_exit(2)).

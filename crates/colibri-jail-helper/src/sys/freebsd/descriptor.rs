@@ -1,7 +1,6 @@
 //! Descriptors: which stay open, and messages without waiting.
 
 use std::ffi::c_int;
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
@@ -123,17 +122,4 @@ pub(crate) fn keep_only<const N: usize>(
 pub(crate) fn keep_one(kept: OwnedFd) -> io::Result<OwnedFd> {
     let [kept] = keep_only([Some(kept)])?;
     kept.ok_or(io::ErrorKind::NotFound.into())
-}
-
-/// Redirects descriptors 0, 1 and 2 to /dev/null, so that the agent's pipes end with the agent.
-pub(crate) fn release_stdio() -> io::Result<()> {
-    let null = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
-    for fd in 0..=2 {
-        // SAFETY: open descriptors; 0 to 2 stay open.
-        check(unsafe { libc::dup2(null.as_raw_fd(), fd) })?;
-    }
-    Ok(())
 }

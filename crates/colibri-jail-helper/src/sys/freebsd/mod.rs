@@ -9,18 +9,18 @@ mod queue;
 mod socket;
 
 pub(crate) use descriptor::{
-    change_directory, close_from, keep_one, keep_only, pipe, receive_now, release_stdio, send_now,
-    take_socket,
+    change_directory, close_from, keep_one, keep_only, pipe, receive_now, send_now, take_socket,
 };
 pub(crate) use jail::{
     Jail, JailNetwork, attach_jail, create_jail, end_with_processes, jail_id, own_jail,
     remove_jail, remove_limits,
 };
 pub(crate) use mount::{MountMode, MountPoint, disks, mount, mounts, unmount, zfs_dataset};
+pub(super) use process::SchedulingClass;
 pub(crate) use process::{
-    ProcessEnd, become_reaper, boot_id, collect_child, descendants, die_with_parent,
-    has_descendants, has_terminal, kill, kill_descendants, lead_process_group, new_session,
-    prepare_monitor, process_group, process_info, restrict_process, wait_for,
+    become_reaper, boot_id, collect_child, descendants, die_with_parent, has_descendants,
+    has_terminal, kill, kill_descendants, lead_process_group, new_session, prepare_monitor,
+    process_group, process_info, restrict_process,
 };
 pub(crate) use queue::{Event, Queue, Watch};
 pub(crate) use socket::{bound_socket, configure_loopback, send_descriptor};

@@ -255,23 +255,6 @@ pub(crate) fn has_terminal() -> bool {
     nonblocking.open("/dev/tty").is_ok()
 }
 
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ProcessEnd {
-    Code(c_int),
-    Signal(c_int),
-}
-
-impl ProcessEnd {
-    /// Converts a status of wait(2).
-    pub(crate) fn from_status(status: c_int) -> Self {
-        match libc::WIFSIGNALED(status) {
-            true => Self::Signal(libc::WTERMSIG(status)),
-            false => Self::Code(libc::WEXITSTATUS(status)),
-        }
-    }
-}
-
 /// Collects one ended child. Returns `None` if no further child has ended.
 ///
 /// # Errors
@@ -282,20 +265,6 @@ pub(crate) fn collect_child() -> io::Result<Option<(u32, ProcessEnd)>> {
     match check(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) })? {
         0 => Ok(None),
         pid => Ok(Some((pid.unsigned_abs(), ProcessEnd::from_status(status)))),
-    }
-}
-
-/// Waits for the end of a child.
-pub(crate) fn wait_for(pid: u32) -> io::Result<ProcessEnd> {
-    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
-    loop {
-        let mut status = 0;
-        // SAFETY: status lives through the call.
-        match check(unsafe { libc::waitpid(pid, &raw mut status, 0) }) {
-            Ok(_) => return Ok(ProcessEnd::from_status(status)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 
@@ -312,4 +281,64 @@ pub(crate) fn process_group(pid: u32) -> Option<u32> {
     check(unsafe { libc::getpgid(pid) })
         .ok()
         .map(c_int::unsigned_abs)
+}
+
+/// Scheduling class with its priority, and processors (rtprio(2), cpuset_setaffinity(2)).
+#[derive(Clone, Copy)]
+pub(in crate::sys) struct SchedulingClass {
+    priority: libc::rtprio,
+    processors: libc::cpuset_t,
+}
+
+/// `RTP_LOOKUP` of sys/rtprio.h.
+const RTP_LOOKUP: c_int = 0;
+/// `RTP_SET` of sys/rtprio.h.
+const RTP_SET: c_int = 1;
+
+impl SchedulingClass {
+    /// Returns the class of a process that chose none, on all processors of its cpuset (cpuset(2)).
+    pub(in crate::sys) fn ordinary() -> Self {
+        Self {
+            priority: libc::rtprio {
+                type_: libc::RTP_PRIO_NORMAL,
+                prio: 0,
+            },
+            processors: processors(libc::CPU_LEVEL_CPUSET),
+        }
+    }
+
+    /// Returns the class of this process.
+    pub(in crate::sys) fn current() -> Self {
+        let mut class = Self::ordinary();
+        class.processors = processors(libc::CPU_LEVEL_WHICH);
+        // SAFETY: the structure lives through the call; 0 is this thread.
+        unsafe { libc::rtprio_thread(RTP_LOOKUP, 0, &raw mut class.priority) };
+        class
+    }
+
+    /// Gives this process the class.
+    pub(in crate::sys) fn set(mut self) {
+        // SAFETY: the structures live through the calls, and the size is that of the set; 0 and -1 are this process.
+        unsafe {
+            libc::rtprio_thread(RTP_SET, 0, &raw mut self.priority);
+            libc::cpuset_setaffinity(
+                libc::CPU_LEVEL_WHICH,
+                libc::CPU_WHICH_PID,
+                -1,
+                size_of::<libc::cpuset_t>(),
+                &raw const self.processors,
+            );
+        }
+    }
+}
+
+/// Returns the processors of this process at a level of cpuset(2).
+fn processors(level: c_int) -> libc::cpuset_t {
+    // SAFETY: a set of processors is an array of numbers; it lives through the call, and the size is its own.
+    unsafe {
+        let mut processors: libc::cpuset_t = std::mem::zeroed();
+        let size = size_of::<libc::cpuset_t>();
+        libc::cpuset_getaffinity(level, libc::CPU_WHICH_PID, -1, size, &raw mut processors);
+        processors
+    }
 }
