@@ -4,12 +4,13 @@
 //! login.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{run_checked, test_directory, write_file};
+use crate::{eventually, processes_with, run_checked, test_directory, write_file};
 
 /// Directory of policy, records and log socket, compiled into the helper under test. Only root can write it.
 pub const PREFIX: &str = "/run/colibri-helper-test";
@@ -114,6 +115,8 @@ impl Helper {
     /// Replaces the policy by a regular file that root owns.
     pub fn set_policy(&self, text: &str) {
         assert!(self.is_exclusive, "other tests use the policy");
+        // If this test is killed, the next one installs again.
+        let _ = fs::remove_file(format!("{PREFIX}/installed"));
         write_policy(text);
     }
 
@@ -137,6 +140,7 @@ impl Drop for Helper {
     fn drop(&mut self) {
         if self.is_exclusive {
             write_policy(POLICY);
+            let _ = fs::write(format!("{PREFIX}/installed"), run_id());
         }
     }
 }
@@ -319,4 +323,84 @@ pub fn copy_programs_for(user: &str) -> tempfile::TempDir {
     let owner = Some(uid(user));
     chown(dir.path(), owner, owner).unwrap();
     dir
+}
+
+/// Arguments of `create` after the jail's name, up to the program.
+const CREATE: [&str; 6] = ["--path", "/", "--ip4", "disable", "--", "sh"];
+
+/// Returns the arguments of a request that creates a jail and runs a shell script in it.
+pub fn create_request<'a>(jail: &'a str, script: &'a str) -> Vec<&'a str> {
+    [&["create", "--jail", jail][..], &CREATE, &["-c", script]].concat()
+}
+
+/// Returns a text that identifies the processes of a test by their environment or arguments.
+pub fn unique_mark(name: &str) -> String {
+    format!("mark-{name}-{}", std::process::id())
+}
+
+/// A running call of the helper. Dropping it kills the helper.
+pub struct HelperCall(pub Child);
+
+impl HelperCall {
+    /// Starts the helper with this variable `MARK`.
+    pub fn start(user: &str, arguments: &[&str], mark: &str) -> Self {
+        let helper = program("colibri-jail-helper");
+        let command_line = [&[helper.to_str().unwrap()], arguments].concat();
+        let child = as_user(user, &command_line)
+            .env("MARK", mark)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    /// Waits for the end; returns the exit code and the messages.
+    pub fn wait_with_message(mut self) -> (Option<i32>, String) {
+        let mut message = String::new();
+        let stderr = self.0.stderr.take();
+        stderr.unwrap().read_to_string(&mut message).unwrap();
+        (self.0.wait().unwrap().code(), message)
+    }
+
+    /// Returns the pid of the helper, which becomes the monitor of an agent.
+    pub fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+}
+
+impl Drop for HelperCall {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Returns the pids of the processes with `mark` whose command name is `name`.
+pub fn processes_named(mark: &str, name: &str) -> Vec<i32> {
+    let has_name = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+    };
+    processes_with(mark).into_iter().filter(has_name).collect()
+}
+
+/// Returns the directory of a caller's records.
+pub fn records_of(user: &str) -> PathBuf {
+    Path::new(PREFIX)
+        .join("records")
+        .join(uid(user).to_string())
+}
+
+/// Waits for a process with `mark` and this command name, and returns its pid.
+pub fn wait_for_process(mark: &str, name: &str) -> i32 {
+    eventually(&format!("{name} runs"), || {
+        processes_named(mark, name).first().copied()
+    })
+}
+
+/// Starts an agent in a jail, and waits until its program runs.
+pub fn start_sleeping_agent(user: &str, jail: &str, mark: &str) -> HelperCall {
+    let agent = HelperCall::start(user, &create_request(jail, "sleep 1000; :"), mark);
+    wait_for_process(mark, "sleep");
+    agent
 }

@@ -9,77 +9,15 @@
 )]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use colibri_tests::helper::{
-    AGENT, CALLER, Helper, OTHER, PREFIX, SetuidRoot, as_user, install_program,
-    install_setuid_program, program, uid,
+    AGENT, CALLER, Helper, HelperCall, OTHER, PREFIX, SetuidRoot, as_user, create_request,
+    install_program, install_setuid_program, processes_named, program, records_of,
+    start_sleeping_agent, uid, unique_mark, wait_for_process,
 };
 use colibri_tests::{eventually, kill_9, processes_with, signal, test_directory, text, wait_until};
 use rustix::process::Signal;
-
-/// Arguments of `create` after the jail's name, up to the program.
-const CREATE: [&str; 6] = ["--path", "/", "--ip4", "disable", "--", "sh"];
-
-/// Returns the arguments of a request that creates a jail and runs a shell script in it.
-fn create_request<'a>(jail: &'a str, script: &'a str) -> Vec<&'a str> {
-    [&["create", "--jail", jail][..], &CREATE, &["-c", script]].concat()
-}
-
-/// Returns a text that identifies the processes of a test by their environment or arguments.
-fn unique_mark(name: &str) -> String {
-    format!("mark-{name}-{}", std::process::id())
-}
-
-/// A running call of the helper. Dropping it kills the helper.
-struct HelperCall(Child);
-
-impl HelperCall {
-    fn start(user: &str, arguments: &[&str], mark: &str) -> Self {
-        let helper = program("colibri-jail-helper");
-        let command_line = [&[helper.to_str().unwrap()], arguments].concat();
-        let child = as_user(user, &command_line)
-            .env("MARK", mark)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self(child)
-    }
-
-    fn pid(&self) -> i32 {
-        self.0.id() as i32
-    }
-}
-
-impl Drop for HelperCall {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Returns the pids of the processes with `mark` whose command name is `name`.
-fn processes_named(mark: &str, name: &str) -> Vec<i32> {
-    let has_name = |pid: &i32| {
-        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
-    };
-    processes_with(mark).into_iter().filter(has_name).collect()
-}
-
-/// Returns the directory of a caller's records.
-fn records_of(user: &str) -> PathBuf {
-    Path::new(PREFIX)
-        .join("records")
-        .join(uid(user).to_string())
-}
-
-/// Waits for a process with `mark` and this command name, and returns its pid.
-fn wait_for_process(mark: &str, name: &str) -> i32 {
-    eventually(&format!("{name} runs"), || {
-        processes_named(mark, name).first().copied()
-    })
-}
 
 /// Prints the process state that an agent inherits.
 const PRINT_STATE: &str = "id -u; id -g; id -G; pwd; umask; grep -E '^(Cap|NoNewPrivs|SigBlk|SigIgn|NSpid)' /proc/self/status | grep -v NSpid; \
@@ -209,18 +147,11 @@ fn attach_on_linux_is_refused_with_hint() {
     assert_eq!(answer, (Some(77), expected.to_owned()));
 }
 
-/// Starts an agent in a jail, and waits until its program runs.
-fn start_sleeping_agent(jail: &str, mark: &str) -> HelperCall {
-    let agent = HelperCall::start(CALLER, &create_request(jail, "sleep 1000; :"), mark);
-    wait_for_process(mark, "sleep");
-    agent
-}
-
 #[test]
 fn jail_name_is_refused_while_its_agent_runs() {
     let helper = Helper::shared();
     let mark = &unique_mark("name");
-    let mut first = start_sleeping_agent("colibri-name", mark);
+    let mut first = start_sleeping_agent(CALLER, "colibri-name", mark);
     let create = |user| helper.call(user, &create_request("colibri-name", "echo ran"));
     let second = create(CALLER);
     let answer = (second.status.code(), text(&second.stdout));
@@ -278,7 +209,7 @@ fn signal_reaches_only_the_callers_processes() {
 fn reused_pid_is_not_signalled() {
     let helper = Helper::shared();
     let mark = &unique_mark("reused");
-    let agent = start_sleeping_agent("colibri-reused", mark);
+    let agent = start_sleeping_agent(CALLER, "colibri-reused", mark);
     let path = records_of(CALLER).join("colibri-reused");
     let record = fs::read_to_string(&path).unwrap();
     assert!(

@@ -33,9 +33,6 @@ pub(crate) enum SysError {
     Descriptor(c_int, &'static str),
     #[error("no program {0} in the jail; give an existing one")]
     NoProgram(String),
-    #[error("cannot start the agent: its monitor has ended; repeat the request")]
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-    MonitorEnded,
     #[error("cannot {action}: {error}")]
     Failed { action: String, error: io::Error },
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::{SysError, cannot, check};
+use crate::sys::ProcessEnd;
 
 /// A running process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
