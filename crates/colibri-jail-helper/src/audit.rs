@@ -15,7 +15,7 @@ use crate::escape::{printable, shortened};
 use crate::paths;
 use crate::policy::Syslog;
 use crate::safe_open::{self, OpenError};
-use crate::sys::{self, SysError};
+use crate::sys;
 
 /// `LOG_AUTH`: security messages (syslog(3)).
 const FACILITY: u8 = 4 << 3;
@@ -70,19 +70,8 @@ impl AuditLog {
 
     /// Logs a refusal or a failure. A line that cannot be written is dropped: the request is refused all the same.
     pub(crate) fn refused(&self, error: &HelperError) {
-        use HelperError as E;
-        let outcome = match error {
-            E::Sys(SysError::Descriptor(..)) => "refused",
-            E::Sys(_)
-            | E::NotEmpty { .. }
-            | E::Orphaned
-            | E::Busy(_)
-            | E::NoFilter
-            | E::Remains(_)
-            | E::Root(..)
-            | E::Probe
-            | E::ProxyPort { .. }
-            | E::ProxyTimeout { .. } => "failed",
+        let outcome = match error.exit_code() {
+            71 => "failed",
             _ => "refused",
         };
         let (uid, request) = (self.uid, &self.request);

@@ -8,6 +8,8 @@ use crate::safe_open::OpenError;
 use crate::sys::SysError;
 
 /// A failure, displayed to the caller in one line. [`HelperError::reason`] adds what only root may read.
+// Each system has failures that the other one does not have.
+#[allow(dead_code)]
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HelperError {
     #[error("argc is 0 or argv[0] is empty; pass the program's name as argv[0]")]
@@ -46,19 +48,16 @@ pub(crate) enum HelperError {
     #[error(
         "cannot look up user {user}: {problem}; let only root write /, /etc and /etc/passwd of the jail, or give UID:GID that the policy allows"
     )]
-    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     UserTable { user: String, problem: String },
     #[error(
         "user {user} has the ids {uid}:{gid} in the jail, but uid 0 and the groups 0, 2 and 5 have rights on the host; give another user"
     )]
-    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     PrivilegedUser { user: String, uid: u32, gid: u32 },
     #[error("jail {0} exists; give the new jail another name")]
     JailExists(String),
     #[error(
         "uid {uid} cannot reach the directory {path}; give an existing one, and the right to enter the directories above it"
     )]
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     Unreachable { path: String, uid: u32 },
     #[error(
         "{0} agents of this caller run already; end one, or raise `agents` in the limits of the policy"
@@ -69,61 +68,48 @@ pub(crate) enum HelperError {
     )]
     Busy(u64),
     #[error("cannot filter system calls on this kind of processor; use x86-64 or aarch64")]
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     NoFilter,
     #[error("jail {0} does not exist; create it first")]
-    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     NoJail(String),
     #[error("cannot use --hide on FreeBSD: a jail has its own root directory; omit the option")]
-    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     HideOnFreeBsd,
     #[error(
         "the session has a controlling terminal, into which the agent could inject input; start the helper without it, such as with daemon -p FILE"
     )]
-    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Terminal,
     /// What the clean-up after an agent could not remove: the messages.
     #[error("{0}; remove it as root, by jail(8), umount(8), zfs(8) or rctl(8)")]
-    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Remains(String),
     /// Why the root directory of a jail could not be made.
     #[error(
         "cannot prepare the root of jail {0}: {1}; correct the cause and start the agent again"
     )]
-    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Root(String, String),
     #[error("cannot enter a new jail: the process that tried it failed; read its message above")]
-    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     Probe,
     #[error(
         "--network filtered is not available on Linux: bubblewrap filters without this program; omit the option"
     )]
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     FilterOnLinux,
     #[error(
         "--network filtered needs a proxy, and {0} names no socket; start the command by colibri-proxy run"
     )]
-    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     NoProxy(&'static str),
     #[error(
         "cannot open the port of the proxy in jail {jail}: {problem}; check that colibri-proxy runs, and start the agent again"
     )]
-    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     ProxyPort { jail: String, problem: String },
     #[error(
         "the proxy of jail {jail} does not listen after {seconds} s; check that colibri-proxy runs"
     )]
-    #[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
     ProxyTimeout { jail: String, seconds: u64 },
     #[error(
         "cannot monitor, clean or await a proxy on Linux: only the freebsd engine needs it; use create or remove"
     )]
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     MonitorOnLinux,
     #[error(
         "cannot remove jail {jail}: processes remain after {seconds} s; check them and repeat the request"
     )]
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     NotEmpty { jail: String, seconds: u64 },
 }
 

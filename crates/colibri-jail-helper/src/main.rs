@@ -50,7 +50,6 @@ use authorize::{Host, Refusal};
 use error::HelperError;
 use policy::Policy;
 use request::HelperRequest;
-use sys::Scheduling;
 
 /// Maximum time until an agent starts, and of any other request, in seconds.
 const SETUP_TIMEOUT: u32 = 30;
@@ -69,7 +68,8 @@ extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     }
 }
 
-/// Performs one request and returns the exit code. `create` and `attach` monitor the agent and return its exit code.
+/// Performs one request and returns the exit code. `create` and `attach` monitor the agent and return its exit code. On Linux
+/// `create` returns a second time, with an error, in the process that could not become the agent.
 fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
     // Reject a start that the caller could exploit.
     if argv.first().is_none_or(Vec::is_empty) {
@@ -95,7 +95,6 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
     }
     sys::reset_limits()?;
     sys::become_root()?;
-    let scheduling = Scheduling::reset();
     sys::limit_time(SETUP_TIMEOUT);
     sys::reset_umask();
     std::env::set_current_dir("/").map_err(sys::cannot("change directory to /"))?;
@@ -119,12 +118,12 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
         } => {
             let grant = authorize::create(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
-            ops::create(&caller, &grant, jail, *is_filtered, requester, scheduling)
+            ops::create(&caller, &grant, jail, *is_filtered, requester)
         }
         HelperRequest::Attach { jail, run } => {
             let grant = authorize::attach(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
-            ops::attach(&caller, &grant, requester, scheduling)
+            ops::attach(&caller, &grant, requester)
         }
         HelperRequest::Signal { jail, signal, pids } => {
             authorize::signal(&rules, jail.as_ref(), *signal)?;

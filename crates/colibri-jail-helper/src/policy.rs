@@ -200,31 +200,26 @@ impl Policy {
     /// No user of a rule may be a caller of a rule for others either. Users are compared by these passwd(5) and group(5)
     /// tables; unknown names by their text.
     fn check_users(&self, passwd: &str, group: &str) -> Result<(), String> {
-        let key = |user: &JailUser| {
-            users::ids(passwd, user).map_or(user.to_string(), |ids| ids.uid.to_string())
-        };
-        let rules: Vec<(BTreeSet<String>, BTreeSet<String>)> = self
-            .rules
-            .iter()
+        let rules: Vec<[BTreeSet<String>; 2]> = (self.rules.iter())
             .map(|rule| {
                 let callers = rule.callers.iter();
-                let callers = callers.map(|caller| caller.value.key(passwd, group));
-                let users = rule.users.iter().map(|user| key(&user.value));
-                (callers.collect(), users.collect())
+                let users = rule.users.iter();
+                [
+                    callers
+                        .map(|caller| caller.value.key(passwd, group))
+                        .collect(),
+                    users.map(|user| users::key(passwd, &user.value)).collect(),
+                ]
             })
             .collect();
-        for (index, (callers, users)) in rules.iter().enumerate() {
-            for (other_index, (other_callers, other_users)) in rules.iter().enumerate() {
-                let shared = users
-                    .iter()
-                    .find(|user| other_users.contains(*user) || other_callers.contains(*user));
-                if let Some(user) = shared
-                    && callers != other_callers
+        for (number, [callers, users]) in (1..).zip(&rules) {
+            for (other, [other_callers, other_users]) in (1..).zip(&rules) {
+                let is_shared = |user| other_users.contains(user) || other_callers.contains(user);
+                if callers != other_callers
+                    && let Some(user) = users.iter().find(|user| is_shared(*user))
                 {
                     return Err(format!(
-                        "rules {} and {} have different callers, but both name user {user}; give each rule a user of its own",
-                        index + 1,
-                        other_index + 1
+                        "rules {number} and {other} have different callers, but both name user {user}; give each rule a user of its own"
                     ));
                 }
             }

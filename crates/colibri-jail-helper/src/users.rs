@@ -91,6 +91,11 @@ pub(crate) fn ids(table: &str, user: &JailUser) -> Option<UserIds> {
     })
 }
 
+/// Returns a text that is equal for equal users by a passwd(5) table: the uid, or the name if there is none.
+pub(crate) fn key(table: &str, user: &JailUser) -> String {
+    ids(table, user).map_or(user.to_string(), |ids| ids.uid.to_string())
+}
+
 /// Returns the ids of a user of the host.
 pub(crate) fn host_ids(user: &JailUser) -> Option<UserIds> {
     UserIds::numeric(user).or_else(|| ids(&host_table("/etc/passwd").ok()?, user))

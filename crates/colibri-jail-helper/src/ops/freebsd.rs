@@ -12,16 +12,16 @@ use colibri_jail_core::{
     Signal,
 };
 
+use super::Lookup;
 use super::monitor::{self, AgentProcess, Monitor, Remains};
 use super::network::{self, ProxyLink};
 use super::records::{ProcessId, Record, Records};
 use super::root::JailRoot;
-use super::{Family, Lookup};
 use crate::authorize::{Grant, Refusal};
 use crate::error::HelperError;
 use crate::request::{HelperRequest, MonitoredJail};
 use crate::safe_open::{self, OpenError, Trust};
-use crate::sys::{self, Caller, Jail, JailNetwork, Scheduling, SysError, cannot};
+use crate::sys::{self, Caller, Jail, JailNetwork, SysError, cannot};
 use crate::users::{self, PasswdEntry, UserIds};
 
 /// Directory of the probe's jail. Its content does not matter.
@@ -175,7 +175,6 @@ pub(crate) fn create(
     jail: &EphemeralJail,
     is_filtered: bool,
     mut requester: Requester,
-    scheduling: Scheduling,
 ) -> Result<c_int, HelperError> {
     requester.refuse_orphan()?;
     if !jail.masked.is_empty() {
@@ -197,7 +196,6 @@ pub(crate) fn create(
         created.jid,
         &records,
         requester.pid,
-        scheduling,
     );
     let agent = match started {
         Ok(agent) => agent,
@@ -246,7 +244,6 @@ pub(crate) fn attach(
     caller: &Caller,
     grant: &Grant<'_>,
     requester: Requester,
-    scheduling: Scheduling,
 ) -> Result<c_int, HelperError> {
     requester.refuse_orphan()?;
     become_monitor()?;
@@ -254,15 +251,7 @@ pub(crate) fn attach(
     let jid =
         sys::jail_id(grant.jail).ok_or_else(|| HelperError::NoJail(grant.jail.to_string()))?;
     let records = Records::open(caller.uid)?;
-    let agent = start(
-        caller.uid,
-        grant,
-        false,
-        jid,
-        &records,
-        requester.pid,
-        scheduling,
-    )?;
+    let agent = start(caller.uid, grant, false, jid, &records, requester.pid)?;
     drop(records);
     run_monitor(agent, grant, requester, None, None)
 }
@@ -275,22 +264,16 @@ fn start(
     jid: i32,
     records: &Records,
     requester: u32,
-    scheduling: Scheduling,
 ) -> Result<monitor::Child, HelperError> {
     let child = monitor::fork(|| {
         // The kernel refuses a process with an open directory (jail_attach(2)); this one has none.
         match sys::attach_jail(jid).map_err(cannot(format!("enter jail {}", grant.jail))) {
-            Ok(()) => become_agent(grant, scheduling).unwrap_or_else(|error| error),
+            Ok(()) => become_agent(grant).unwrap_or_else(|error| error),
             Err(error) => error.into(),
         }
     })?;
-    let family = Family {
-        first: child.pid,
-        parent: std::process::id(),
-        requester,
-    };
     let limit = grant.rule.limits.agents;
-    let added = super::agent_record(caller_uid, grant, created, jid, family)
+    let added = super::agent_record(caller_uid, grant, created, jid, child.pid, requester)
         .and_then(|record| records.add(&record, limit, has_ended));
     match added {
         Ok(()) => Ok(child),
@@ -370,11 +353,10 @@ fn leave_terminal() -> Result<(), HelperError> {
 
 /// Drops root and executes the agent. This process is inside the jail: every file that it reads may be hostile. Returns
 /// the error.
-fn become_agent(grant: &Grant<'_>, scheduling: Scheduling) -> Result<HelperError, HelperError> {
+fn become_agent(grant: &Grant<'_>) -> Result<HelperError, HelperError> {
     let user = jail_user(grant)?;
     let environment = super::agent_environment(grant, user.entry.as_ref());
     super::apply_limits(&grant.rule.limits)?;
-    scheduling.restore();
     sys::become_user(user.ids.uid, user.ids.gid)?;
     sys::restrict_process()?;
     let workdir = grant.run.workdir.as_ref().map_or("/", JailPath::as_str);

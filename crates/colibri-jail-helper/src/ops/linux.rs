@@ -6,6 +6,7 @@
 //!    waits for the end of the requester and of the first process      the kernel kills what is in the namespace with it
 //! ```
 
+use std::convert::Infallible;
 use std::ffi::c_int;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -15,19 +16,18 @@ use std::os::unix::process::parent_id;
 use std::time::Duration;
 
 use colibri_jail_core::{
-    BpfInstruction, Bubblewrap, CommandLine, EphemeralJail, JailEngine, JailName, JailOp, JailPath,
-    Signal, without_set_id_files,
+    Bubblewrap, CommandLine, EphemeralJail, JailEngine, JailName, JailOp, JailPath, Signal,
+    without_set_id_files,
 };
 
+use super::Lookup;
 use super::records::{ProcessId, Record, Records};
-use super::{Family, Lookup};
-use crate::audit;
 use crate::authorize::{Grant, Refusal};
 use crate::error::HelperError;
 use crate::paths;
 use crate::request::{HelperRequest, RequestError};
 use crate::safe_open::{self, OpenError};
-use crate::sys::{self, Caller, Fork, PathKind, Scheduling, SysError, cannot};
+use crate::sys::{self, Caller, Fork, PathKind, SysError, cannot};
 use crate::users::{self, UserIds};
 
 /// Directories that every sandbox mounts privately, so a program in them cannot be looked up in the root directory.
@@ -71,91 +71,43 @@ pub(crate) fn probe() -> Result<(), HelperError> {
     Ok(())
 }
 
-/// Creates a sandbox for one agent and monitors it. Returns the exit code of the agent.
+/// Creates a sandbox for one agent and monitors it. Returns the exit code of the agent, and in the first process of the
+/// sandbox only errors.
 pub(crate) fn create(
     caller: &Caller,
     grant: &Grant<'_>,
     jail: &EphemeralJail,
     is_filtered: bool,
     requester: Requester,
-    scheduling: Scheduling,
 ) -> Result<c_int, HelperError> {
     if is_filtered {
         return Err(HelperError::FilterOnLinux);
     }
-    let ids = grant
-        .ids
-        .ok_or_else(|| HelperError::NoUser(grant.user.to_string()))?;
-    let filter = without_set_id_files().ok_or(HelperError::NoFilter)?;
-    let bubblewrap = bubblewrap()?;
     let records = Records::open(caller.uid)?;
     let requester_process = requester.open()?;
-
-    // From here on mounts are private to this process. The root is bound by its descriptor to a directory of root's:
-    // bubblewrap resolves paths again, and the caller cannot replace this one.
-    sys::unshare_mounts().map_err(cannot("create a mount namespace"))?;
-    let mount_point = bind_root(caller, ids, jail)?;
-    let root = host_directory(&mount_point)?;
-    let programs = &grant.programs;
-    let program = sys::with_file_rights(ids.uid, &[ids.gid], || {
-        programs.iter().find(|program| {
-            PRIVATE.iter().any(|prefix| program.starts_with(prefix))
-                || sys::open_in_root(&root, program, PathKind::Any).is_ok()
-        })
-    })?;
-    let program = program.ok_or_else(|| SysError::NoProgram(programs.join(" or ")))?;
-    drop(root);
-    let command = Bubblewrap::new(bubblewrap)
-        .command_line(&JailOp::Create {
-            // Without a user and masks: the first process itself becomes the user, and the directories are masked.
-            jail: EphemeralJail {
-                ip4: jail.ip4.clone(),
-                ..EphemeralJail::new(jail.name.clone(), mount_point)
-            },
-            workdir: grant.run.workdir.clone(),
-            command: CommandLine::new(program.clone(), grant.run.command.args())
-                .map_err(RequestError::from)?,
-        })
-        .map_err(RequestError::from)?;
-    let passwd = users::host_table("/etc/passwd").unwrap_or_default();
-    let entry = users::find_user(&passwd, |_, uid| uid == ids.uid);
-    let environment = super::agent_environment(grant, entry.as_ref());
-
     sys::unshare_pids().map_err(cannot("create a pid namespace"))?;
     let (mut start, first_end) = UnixStream::pair().map_err(cannot("create a socket pair"))?;
+    // The child keeps the scheduling that the caller chose; this process loses it with its first lock.
     let pid = match sys::fork().map_err(cannot("fork"))? {
         Fork::Parent(pid) => pid,
         Fork::Child => {
             drop((start, records, requester_process));
-            let error = match become_agent(grant, ids, scheduling, &filter, first_end) {
-                Err(error) => error,
-                Ok(()) => {
-                    let (program, args) = command.into_parts();
-                    sys::execute(&[program], &args, &environment)
-                }
-            };
-            let error = HelperError::from(error);
-            audit::print_error(&error);
-            sys::exit(error.exit_code());
+            return become_agent(caller, grant, jail, first_end).map(|never| match never {});
         }
     };
     drop(first_end);
-    // The pid stays that of the first process until wait(2) below. Whatever fails, the first process ends when `start` is closed.
+    // The pid stays that of the first process until wait(2) below. Whatever fails, the first process ends with `start`.
     let collect = || sys::wait_for(pid).map_err(cannot("wait for the sandbox"));
     let first = sys::pidfd(pid).map_err(cannot("open a pidfd"))?;
     if start.read_exact(&mut [0]).is_err() {
-        // It has printed why it cannot become the agent.
+        // It has reported why it cannot become the agent.
         return Ok(collect()?.code());
     }
-    let family = Family {
-        first: pid,
-        parent: std::process::id(),
-        requester: requester.pid,
-    };
-    let added = super::agent_record(caller.uid, grant, true, 0, family).and_then(|record| {
-        records.add(&record, grant.rule.limits.agents, has_ended)?;
-        Ok(record)
-    });
+    let added =
+        super::agent_record(caller.uid, grant, true, 0, pid, requester.pid).and_then(|record| {
+            records.add(&record, grant.rule.limits.agents, has_ended)?;
+            Ok(record)
+        });
     let record = match added {
         Ok(record) => record,
         Err(error) => {
@@ -177,6 +129,65 @@ pub(crate) fn create(
     // A record that stays is that of an ended agent.
     let _ = records.remove(&record);
     Ok(collect()?.code())
+}
+
+/// Makes the sandbox and executes the agent in it, after this process has a record. Returns only errors. The end of the
+/// monitor ends this process: the kernel sends the parent-death signal with the rights of the monitor, which is root.
+fn become_agent(
+    caller: &Caller,
+    grant: &Grant<'_>,
+    jail: &EphemeralJail,
+    mut start: UnixStream,
+) -> Result<Infallible, HelperError> {
+    sys::die_with_parent().map_err(cannot("set the parent-death signal"))?;
+    let ids = grant
+        .ids
+        .ok_or_else(|| HelperError::NoUser(grant.user.to_string()))?;
+    let filter = without_set_id_files().ok_or(HelperError::NoFilter)?;
+    let bubblewrap = bubblewrap()?;
+
+    // From here on mounts are private to this process. The root is bound by its descriptor to a directory of root's:
+    // bubblewrap resolves paths again, and the caller cannot replace this one.
+    sys::unshare_mounts().map_err(cannot("create a mount namespace"))?;
+    let mount_point = bind_root(caller, ids, jail)?;
+    let root = host_directory(&mount_point)?;
+    let programs = &grant.programs;
+    let program = sys::with_file_rights(ids.uid, &[ids.gid], || {
+        programs.iter().find(|program| {
+            PRIVATE.iter().any(|prefix| program.starts_with(prefix))
+                || sys::open_in_root(&root, program, PathKind::Any).is_ok()
+        })
+    })?;
+    let program = program.ok_or_else(|| SysError::NoProgram(programs.join(" or ")))?;
+    let command = Bubblewrap::new(bubblewrap)
+        .command_line(&JailOp::Create {
+            // Without a user and masks: this process itself becomes the user, and has masked the directories.
+            jail: EphemeralJail {
+                ip4: jail.ip4.clone(),
+                ..EphemeralJail::new(jail.name.clone(), mount_point)
+            },
+            workdir: grant.run.workdir.clone(),
+            command: CommandLine::new(program.clone(), grant.run.command.args())
+                .map_err(RequestError::from)?,
+        })
+        .map_err(RequestError::from)?;
+    let passwd = users::host_table("/etc/passwd").unwrap_or_default();
+    let entry = users::find_user(&passwd, |_, uid| uid == ids.uid);
+    let environment = super::agent_environment(grant, entry.as_ref());
+
+    super::apply_limits(&grant.rule.limits)?;
+    sys::drop_capability_bounds();
+    sys::become_user(ids.uid, ids.gid)?;
+    sys::restrict_process()?;
+    sys::install_filter(&filter)?;
+    if start.write_all(&[0]).is_err() || start.read_exact(&mut [0]).is_err() {
+        // The monitor reports why it has no record, unless it was killed.
+        sys::exit(71);
+    }
+    sys::close_from(3)?;
+    sys::unblock_signals();
+    let (program, args) = command.into_parts();
+    Err(sys::execute(&[program], &args, &environment).into())
 }
 
 /// Binds the root directory of a jail to a directory of root's, masks directories in it, and returns its path. The root is
@@ -221,34 +232,8 @@ pub(crate) fn attach(
     _caller: &Caller,
     grant: &Grant<'_>,
     _requester: Requester,
-    _scheduling: Scheduling,
 ) -> Result<c_int, HelperError> {
     Err(Refusal::AttachOnLinux(grant.jail.to_string()).into())
-}
-
-/// Drops root for good, and waits until this process has a record. The caller of this function executes bubblewrap.
-fn become_agent(
-    grant: &Grant<'_>,
-    ids: UserIds,
-    scheduling: Scheduling,
-    filter: &[BpfInstruction],
-    mut start: UnixStream,
-) -> Result<(), SysError> {
-    super::apply_limits(&grant.rule.limits)?;
-    scheduling.restore();
-    sys::drop_capability_bounds()?;
-    sys::become_user(ids.uid, ids.gid)?;
-    sys::restrict_process()?;
-    sys::install_filter(filter)?;
-    // The end of the monitor before the answer ends this process here, and later by its parent-death signal: the kernel sends
-    // it with the rights of the monitor, which is root. A monitor that adds no record prints why.
-    if start.write_all(&[0]).is_err() || start.read_exact(&mut [0]).is_err() {
-        sys::exit(71);
-    }
-    drop(start);
-    sys::close_from(3)?;
-    sys::unblock_signals();
-    Ok(())
 }
 
 /// Returns the first bubblewrap that only root can write.

@@ -33,30 +33,23 @@ use crate::sys::{self, SysError};
 use crate::users::PasswdEntry;
 use records::{ProcessId, Record, Records};
 
-/// A process that becomes the agent, its parent, and the process that requested it.
-#[derive(Debug, Clone, Copy)]
-struct Family {
-    first: u32,
-    parent: u32,
-    requester: u32,
-}
-
-/// Returns a record of an agent. `jid` is 0 on Linux.
+/// Returns the record of an agent, whose monitor is this process. `jid` is 0 on Linux.
 fn agent_record(
     caller_uid: u32,
     grant: &Grant<'_>,
     created: bool,
     jid: i32,
-    family: Family,
+    first: u32,
+    requester: u32,
 ) -> Result<Record, HelperError> {
     let process = |pid| ProcessId::of(pid).ok_or(HelperError::Orphaned);
     Ok(Record {
         uid: caller_uid,
         jail: grant.jail.clone(),
         created,
-        first: process(family.first)?,
-        parent: process(family.parent)?,
-        requester: process(family.requester)?,
+        first: process(first)?,
+        parent: process(std::process::id())?,
+        requester: process(requester)?,
         jid,
         boot: sys::boot_id(),
     })

@@ -146,8 +146,10 @@ impl Records {
         })
     }
 
-    /// Waits for the lock, which is held until the returned file is closed.
+    /// Waits for the lock, which is held until the returned file is closed. The process that holds it does not run slower than
+    /// others, whatever scheduling its caller chose.
     fn lock(&self) -> Result<File, HelperError> {
+        sys::reset_scheduling();
         let lock = sys::create_file_at(&self.directory, LOCK, false)
             .map(File::from)
             .map_err(self.cannot("open the lock of"))?;

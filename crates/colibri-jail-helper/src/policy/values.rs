@@ -63,28 +63,23 @@ impl ParseValue for AllowedCaller {
 }
 
 impl AllowedCaller {
-    /// Returns a text that is equal for equal callers by these tables: the id, or the name of an unknown caller.
+    /// Returns a text that is equal for equal callers by these tables: the id, or the name if there is none.
     pub(super) fn key(&self, passwd: &str, group: &str) -> String {
         match self {
-            Self::User(user) => {
-                users::ids(passwd, user).map_or(user.to_string(), |ids| ids.uid.to_string())
+            Self::User(user) => users::key(passwd, user),
+            Self::Group(user) => {
+                let name = user.to_string();
+                let gid = users::find_group(group, &name).map(|gid| gid.to_string());
+                format!("%{}", gid.unwrap_or(name))
             }
-            Self::Group(JailUser::Name(name)) => match users::find_group(group, name.as_ref()) {
-                Some(gid) => format!("%{gid}"),
-                None => format!("%{}", name.as_ref()),
-            },
-            Self::Group(gid) => format!("%{gid}"),
         }
     }
 
     /// Reports whether this is the caller. A name that a table of the host does not have matches no caller.
     pub(super) fn matches(&self, caller: &Caller, passwd: &str, group: &str) -> bool {
-        match self {
-            Self::User(user) => users::ids(passwd, user).is_some_and(|ids| ids.uid == caller.uid),
-            Self::Group(JailUser::Id { uid: gid, .. }) => caller.groups.contains(gid),
-            Self::Group(JailUser::Name(name)) => users::find_group(group, name.as_ref())
-                .is_some_and(|gid| caller.groups.contains(&gid)),
-        }
+        let key = self.key(passwd, group);
+        let mut groups = caller.groups.iter();
+        key == caller.uid.to_string() || groups.any(|gid| key == format!("%{gid}"))
     }
 }
 

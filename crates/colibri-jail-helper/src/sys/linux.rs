@@ -1,6 +1,6 @@
 //! Linux: mount namespaces, mounts, pidfds and /proc.
 
-use std::ffi::{c_int, c_long};
+use std::ffi::c_int;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -235,62 +235,19 @@ fn set_file_rights(uid: u32, groups: &[u32]) -> Result<(), SysError> {
     }
 }
 
-/// Scheduling class with its priority, processors and priority of I/O (sched(7), ioprio_set(2)).
-#[derive(Clone, Copy)]
-pub(super) struct SchedulingClass {
-    policy: c_int,
-    priority: c_int,
-    processors: libc::cpu_set_t,
-    io: c_long,
-}
-
-/// Size of a set of processors, in bytes.
-const PROCESSOR_BYTES: usize = size_of::<libc::cpu_set_t>();
-/// `IOPRIO_WHO_PROCESS` of linux/ioprio.h.
-const IOPRIO_WHO_PROCESS: c_int = 1;
-
-impl SchedulingClass {
-    /// Returns the class of a process that chose none, on all processors.
-    pub(super) fn ordinary() -> Self {
-        // SAFETY: a set of processors is an array of numbers.
-        let processors =
-            unsafe { std::mem::transmute::<[u8; PROCESSOR_BYTES], _>([0xff; PROCESSOR_BYTES]) };
-        Self {
-            policy: libc::SCHED_OTHER,
-            priority: 0,
-            processors,
-            io: 0,
-        }
-    }
-
-    /// Returns the class of this process.
-    pub(super) fn current() -> Self {
-        let mut class = Self::ordinary();
-        let mut parameters = libc::sched_param { sched_priority: 0 };
-        // SAFETY: the structures live through the calls, and the size is that of the set.
-        unsafe {
-            class.policy = libc::sched_getscheduler(0);
-            libc::sched_getparam(0, &raw mut parameters);
-            let size = size_of::<libc::cpu_set_t>();
-            libc::sched_getaffinity(0, size, &raw mut class.processors);
-            class.io = libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0);
-        }
-        class.priority = parameters.sched_priority;
-        class
-    }
-
-    /// Gives this process the class. The kernel limits the processors to those of the cpuset (cpuset(7)).
-    pub(super) fn set(self) {
-        let parameters = libc::sched_param {
-            sched_priority: self.priority,
-        };
-        // SAFETY: the structures live through the calls, and the size is that of the set.
-        unsafe {
-            libc::sched_setscheduler(0, self.policy, &raw const parameters);
-            let size = size_of::<libc::cpu_set_t>();
-            libc::sched_setaffinity(0, size, &raw const self.processors);
-            libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, self.io);
-        }
+/// Takes the ordinary scheduling class, priority, processors and priority of I/O, whatever the caller chose (sched(7),
+/// ioprio_set(2)). The kernel limits the processors to those of the cpuset (cpuset(7)). Failures leave what the caller chose.
+pub(crate) fn reset_scheduling() {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    let processors = [u64::MAX; 16];
+    let size = size_of_val(&processors);
+    // SAFETY: the structures live through the calls; a set of processors is an array of bits, and the size is its own. The
+    // last call takes numbers: 1 is `IOPRIO_WHO_PROCESS` of linux/ioprio.h.
+    unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameters);
+        libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+        libc::sched_setaffinity(0, size, (&raw const processors).cast());
+        libc::syscall(libc::SYS_ioprio_set, 1, 0, 0);
     }
 }
 
@@ -326,48 +283,41 @@ pub(crate) fn install_filter(filter: &[BpfInstruction]) -> Result<(), SysError> 
         .map_err(failed)
 }
 
-/// Empties the bounding and the inheritable set of capabilities, so that no later program gains one (capabilities(7)). The
-/// ambient set becomes empty with them. Requires root, whose permitted capabilities remain until it becomes another user.
-pub(crate) fn drop_capability_bounds() -> Result<(), SysError> {
+/// Empties the capability bounding set, so that no later program gains a capability (capabilities(7)). Requires root.
+pub(crate) fn drop_capability_bounds() {
     for capability in 0..64 {
         // SAFETY: prctl(2) with numbers; an unknown capability returns EINVAL.
         unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
     }
-    // `_LINUX_CAPABILITY_VERSION_3` with the pid 0, this process; then effective, permitted and inheritable, low and high.
-    let header = [0x2008_0522_u32, 0];
-    let mut sets = [[0_u32; 3]; 2];
-    // SAFETY: the header and the sets of version 3 live through both calls.
-    unsafe {
-        check(libc::syscall(
-            libc::SYS_capget,
-            &raw const header,
-            &raw mut sets,
-        ))
-        .and_then(|_| {
-            for [_, _, inheritable] in &mut sets {
-                *inheritable = 0;
-            }
-            check(libc::syscall(
-                libc::SYS_capset,
-                &raw const header,
-                &raw const sets,
-            ))
-        })
-        .map(drop)
-        .map_err(cannot("empty the inheritable capabilities"))
-    }
 }
 
-/// Makes this process untraceable by its user, sets KILL as its parent-death signal, prevents it from gaining privileges by
-/// execve(2), and gives it a new session keyring (prctl(2), keyctl(2)). A change of user undoes the first two, so call it
-/// afterwards.
+/// Kills this process when its parent ends (prctl(2)). A change of user undoes it.
+pub(crate) fn die_with_parent() -> io::Result<()> {
+    // SAFETY: prctl(2) with numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }).map(drop)
+}
+
+/// Makes this process untraceable by its user, ends it with its parent, empties its sets of capabilities, of which the caller's
+/// inheritable ones are left, prevents it from gaining privileges by execve(2), and gives it a new session keyring (prctl(2),
+/// capset(2), keyctl(2)). A change of user undoes the first two, so call it afterwards.
 pub(crate) fn restrict_process() -> Result<(), SysError> {
-    // SAFETY: prctl(2) and keyctl(2) with numbers and a null name. A kernel without keys returns ENOSYS.
+    // `_LINUX_CAPABILITY_VERSION_3` with the pid 0, this process.
+    let header = [0x2008_0522_u32, 0];
+    let sets = [0_u32; 6];
+    die_with_parent().map_err(cannot("set the parent-death signal"))?;
+    // SAFETY: prctl(2) and keyctl(2) with numbers and a null name; the arrays of capset(2) live through the call. A kernel
+    // without keys returns ENOSYS.
     unsafe {
         check(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))
-            .and_then(|_| check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0)))
+            .and_then(|_| {
+                check(libc::syscall(
+                    libc::SYS_capset,
+                    &raw const header,
+                    &raw const sets,
+                ))
+            })
             .and_then(|_| check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)))
-            .map_err(cannot("restrict the process by prctl(2)"))?;
+            .map_err(cannot("restrict the process"))?;
         let join = libc::KEYCTL_JOIN_SESSION_KEYRING;
         libc::syscall(libc::SYS_keyctl, join, 0, 0, 0, 0);
     }

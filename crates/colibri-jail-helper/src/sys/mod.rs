@@ -492,35 +492,6 @@ pub(crate) fn wait_for(pid: u32) -> io::Result<ProcessEnd> {
     }
 }
 
-/// The scheduling that the caller chose for this program: [`Scheduling::reset`] removes it, so that a lock is not held by a
-/// process that hardly runs, and [`Scheduling::restore`] gives it to the agent.
-#[derive(Clone, Copy)]
-pub(crate) struct Scheduling {
-    nice: c_int,
-    class: SchedulingClass,
-}
-
-impl Scheduling {
-    /// Takes the ordinary class, priority and processors (setpriority(2)). Failures leave what the caller chose.
-    pub(crate) fn reset() -> Self {
-        let class = SchedulingClass::current();
-        SchedulingClass::ordinary().set();
-        // SAFETY: numbers only; an error is -1, which is a priority too.
-        unsafe {
-            let nice = libc::getpriority(libc::PRIO_PROCESS, 0);
-            libc::setpriority(libc::PRIO_PROCESS, 0, 0);
-            Self { nice, class }
-        }
-    }
-
-    /// Takes what the caller chose.
-    pub(crate) fn restore(self) {
-        // SAFETY: numbers only.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) };
-        self.class.set();
-    }
-}
-
 /// Redirects descriptors 0, 1 and 2 to /dev/null, so that the agent's pipes end with the agent.
 pub(crate) fn release_stdio() -> io::Result<()> {
     let null = OpenOptions::new()

@@ -16,11 +16,10 @@ pub(crate) use jail::{
     remove_jail, remove_limits,
 };
 pub(crate) use mount::{MountMode, MountPoint, disks, mount, mounts, unmount, zfs_dataset};
-pub(super) use process::SchedulingClass;
 pub(crate) use process::{
     become_reaper, boot_id, collect_child, descendants, die_with_parent, has_descendants,
     has_terminal, kill, kill_descendants, lead_process_group, new_session, prepare_monitor,
-    process_group, process_info, restrict_process,
+    process_group, process_info, reset_scheduling, restrict_process,
 };
 pub(crate) use queue::{Event, Queue, Watch};
 pub(crate) use socket::{bound_socket, configure_loopback, send_descriptor};

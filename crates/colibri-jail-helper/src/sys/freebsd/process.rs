@@ -284,62 +284,24 @@ pub(crate) fn process_group(pid: u32) -> Option<u32> {
         .map(c_int::unsigned_abs)
 }
 
-/// Scheduling class with its priority, and processors (rtprio(2), cpuset_setaffinity(2)).
-#[derive(Clone, Copy)]
-pub(in crate::sys) struct SchedulingClass {
-    priority: libc::rtprio,
-    processors: libc::cpuset_t,
-}
-
-/// `RTP_LOOKUP` of sys/rtprio.h.
-const RTP_LOOKUP: c_int = 0;
-/// `RTP_SET` of sys/rtprio.h.
-const RTP_SET: c_int = 1;
-
-impl SchedulingClass {
-    /// Returns the class of a process that chose none, on all processors of its cpuset (cpuset(2)).
-    pub(in crate::sys) fn ordinary() -> Self {
-        Self {
-            priority: libc::rtprio {
-                type_: libc::RTP_PRIO_NORMAL,
-                prio: 0,
-            },
-            processors: processors(libc::CPU_LEVEL_CPUSET),
-        }
-    }
-
-    /// Returns the class of this process.
-    pub(in crate::sys) fn current() -> Self {
-        let mut class = Self::ordinary();
-        class.processors = processors(libc::CPU_LEVEL_WHICH);
-        // SAFETY: the structure lives through the call; 0 is this thread.
-        unsafe { libc::rtprio_thread(RTP_LOOKUP, 0, &raw mut class.priority) };
-        class
-    }
-
-    /// Gives this process the class.
-    pub(in crate::sys) fn set(mut self) {
-        // SAFETY: the structures live through the calls, and the size is that of the set; 0 and -1 are this process.
-        unsafe {
-            libc::rtprio_thread(RTP_SET, 0, &raw mut self.priority);
-            libc::cpuset_setaffinity(
-                libc::CPU_LEVEL_WHICH,
-                libc::CPU_WHICH_PID,
-                -1,
-                size_of::<libc::cpuset_t>(),
-                &raw const self.processors,
-            );
-        }
-    }
-}
-
-/// Returns the processors of this process at a level of cpuset(2).
-fn processors(level: c_int) -> libc::cpuset_t {
-    // SAFETY: a set of processors is an array of numbers; it lives through the call, and the size is its own.
+/// Takes the ordinary scheduling class and priority, and all processors of the cpuset, whatever the caller chose (rtprio(2),
+/// setpriority(2), cpuset_setaffinity(2)). Failures leave what the caller chose.
+pub(crate) fn reset_scheduling() {
+    /// `RTP_SET` of sys/rtprio.h.
+    const RTP_SET: c_int = 1;
+    let mut ordinary = libc::rtprio {
+        type_: libc::RTP_PRIO_NORMAL,
+        prio: 0,
+    };
+    let (which, size) = (libc::CPU_WHICH_PID, size_of::<libc::cpuset_t>());
+    // SAFETY: the structures live through the calls, and the size is that of the set, an array of numbers. 0 and -1 are this
+    // process.
     unsafe {
-        let mut processors: libc::cpuset_t = std::mem::zeroed();
-        let size = size_of::<libc::cpuset_t>();
-        libc::cpuset_getaffinity(level, libc::CPU_WHICH_PID, -1, size, &raw mut processors);
-        processors
+        libc::rtprio_thread(RTP_SET, 0, &raw mut ordinary);
+        libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+        let mut all: libc::cpuset_t = std::mem::zeroed();
+        if libc::cpuset_getaffinity(libc::CPU_LEVEL_CPUSET, which, -1, size, &raw mut all) == 0 {
+            libc::cpuset_setaffinity(libc::CPU_LEVEL_WHICH, which, -1, size, &raw const all);
+        }
     }
 }
