@@ -138,3 +138,6 @@ fn apply_limits(limits: &HelperLimits) -> Result<(), SysError> {
     sys::set_limit(libc::RLIMIT_NOFILE, limits.open_files as libc::rlim_t)?;
     sys::set_limit(libc::RLIMIT_NPROC, limits.processes as libc::rlim_t)
 }
+
+#[cfg(test)]
+mod protocol_model;

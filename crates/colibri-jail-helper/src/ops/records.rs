@@ -251,6 +251,10 @@ impl Records {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
+    use std::io::{BufRead, BufReader};
+    use std::path::Path;
+    use std::process::{Command, Stdio};
 
     fn record() -> Record {
         Record {
@@ -280,6 +284,147 @@ mod tests {
             (created.file_name(), entered.file_name()),
             ("colibri-x".into(), "@7".into())
         );
+    }
+
+    /// Opens a directory without a check of its owner.
+    fn records_in(directory: &Path) -> Records {
+        Records {
+            uid: record().uid,
+            directory: File::open(directory).unwrap().into(),
+            path: directory.to_str().unwrap().parse().unwrap(),
+        }
+    }
+
+    /// Returns the record of another agent with the same name.
+    fn later_record() -> Record {
+        Record {
+            first: ProcessId { pid: 7, start: 71 },
+            parent: ProcessId { pid: 8, start: 71 },
+            ..record()
+        }
+    }
+
+    /// Returns the record of another agent with another name.
+    fn other_record() -> Record {
+        Record {
+            jail: "colibri-y".parse().unwrap(),
+            ..later_record()
+        }
+    }
+
+    /// Returns the names of the files of a directory that contains the lock.
+    fn files_beside_lock(directory: &Path) -> BTreeSet<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        let mut names: BTreeSet<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert!(names.remove(LOCK));
+        names
+    }
+
+    /// Performs the first steps of [`Records::add`]: create the temporary file, write a half, write the rest, rename.
+    fn add_until(records: &Records, steps: usize) {
+        let _lock = records.lock().unwrap();
+        let text = record().to_text();
+        let written = match steps {
+            0 => return,
+            1 => "",
+            2 => &text[..text.len() / 2],
+            _ => text.as_str(),
+        };
+        let file = sys::create_file_at(&records.directory, TEMPORARY, true).unwrap();
+        File::from(file).write_all(written.as_bytes()).unwrap();
+        if steps > 3 {
+            sys::rename_at(&records.directory, TEMPORARY, &record().file_name()).unwrap();
+        }
+    }
+
+    #[test]
+    fn add_after_a_crash_at_any_step_cleans_the_directory() {
+        for steps in 0..=4 {
+            for next in [later_record(), other_record()] {
+                let directory = tempfile::tempdir().unwrap();
+                let records = records_in(directory.path());
+                add_until(&records, steps);
+                let visible = records.read(&record().file_name());
+                assert_eq!(visible, (steps == 4).then(record), "{steps}");
+                records.add(&next, 1, |found| *found == record()).unwrap();
+                let files = files_beside_lock(directory.path());
+                assert_eq!(files, [next.file_name()].into(), "{steps}");
+                assert_eq!(records.read(&next.file_name()), Some(next));
+            }
+        }
+    }
+
+    #[test]
+    fn refused_add_keeps_the_records_of_running_agents() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = records_in(directory.path());
+        records.add(&record(), 1, |_| false).unwrap();
+        let refused = records.add(&later_record(), 2, |_| false);
+        assert!(matches!(refused, Err(HelperError::JailExists(_))));
+        let refused = records.add(&other_record(), 1, |_| false);
+        assert!(matches!(refused, Err(HelperError::TooManyAgents(1))));
+        let files = files_beside_lock(directory.path());
+        assert_eq!(files, [record().file_name()].into());
+        assert_eq!(records.read(&record().file_name()), Some(record()));
+    }
+
+    #[test]
+    fn failed_add_leaves_no_temporary_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = records_in(directory.path());
+        // rename(2) does not replace a directory by a file.
+        std::fs::create_dir(directory.path().join(record().file_name())).unwrap();
+        assert!(records.add(&record(), 1, |_| false).is_err());
+        let files = files_beside_lock(directory.path());
+        assert_eq!(files, [record().file_name()].into());
+    }
+
+    #[test]
+    fn removal_keeps_the_record_of_a_later_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = records_in(directory.path());
+        records.add(&record(), 1, |_| false).unwrap();
+        records.add(&later_record(), 1, |_| true).unwrap();
+        records.remove(&record()).unwrap();
+        let name = record().file_name();
+        assert_eq!(records.read(&name), Some(later_record()));
+        records.remove(&later_record()).unwrap();
+        assert!(files_beside_lock(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn killed_process_leaves_no_lock() {
+        const DIRECTORY: &str = "COLIBRI_TEST_RECORDS";
+        if let Some(directory) = std::env::var_os(DIRECTORY) {
+            let records = records_in(Path::new(&directory));
+            add_until(&records, 2);
+            let _lock = records.lock().unwrap();
+            println!("\nlocked");
+            // Ends with the test that started this process, at the latest.
+            let _ = io::stdin().read_line(&mut String::new());
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("ops::records::tests::killed_process_leaves_no_lock")
+            .env(DIRECTORY, directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        assert!(output.lines().any(|line| line.unwrap() == "locked"));
+        let lock = File::open(directory.path().join(LOCK)).unwrap();
+        assert!(matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let records = records_in(directory.path());
+        records.add(&later_record(), 1, |_| true).unwrap();
+        let files = files_beside_lock(directory.path());
+        assert_eq!(files, [later_record().file_name()].into());
     }
 
     proptest! {
