@@ -9,7 +9,7 @@
 use std::convert::Infallible;
 use std::ffi::c_int;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::parent_id;
@@ -105,6 +105,11 @@ pub(crate) fn create(
     }
     let added =
         super::agent_record(caller.uid, grant, true, 0, pid, requester.pid).and_then(|record| {
+            if record.boot.is_empty() {
+                return Err(cannot("read the boot id")(ErrorKind::NotFound.into()).into());
+            }
+            // An agent whose process cannot be read may run.
+            let has_ended = |record: &Record| has_ended(record).unwrap_or(false);
             records.add(&record, grant.rule.limits.agents, has_ended)?;
             Ok(record)
         });
@@ -329,17 +334,15 @@ pub(crate) fn send_signal(targets: Vec<Target>, signal: Signal) -> Result<(), He
 pub(super) fn remove_jail(record: &Record) -> Result<(), HelperError> {
     let Record { first, parent, .. } = record;
     // Opened before the check, so that a descriptor is of the recorded process or of one that is not waited for.
-    let processes = [first, parent].map(|process| sys::pidfd(process.pid).ok());
-    if has_ended(record) {
+    let [first_process, monitor] = [first, parent].map(|process| sys::pidfd(process.pid));
+    if has_ended(record).map_err(cannot("read the first process"))? {
         return Ok(());
     }
-    let [first_process, monitor] = &processes;
-    if let Some(process) = first_process {
-        let _ = sys::pidfd_signal(process, libc::SIGKILL);
-    }
-    let monitor = monitor.as_ref().filter(|_| parent.is_running());
+    let first_process = first_process.map_err(cannot("open a pidfd"))?;
+    let _ = sys::pidfd_signal(&first_process, libc::SIGKILL);
+    let monitor = monitor.ok().filter(|_| parent.is_running());
     let has_ended = |process| sys::wait_exit([process], Some(REMOVE_TIMEOUT)) == [true];
-    match first_process.iter().chain(monitor).all(has_ended) {
+    match [&first_process].into_iter().chain(&monitor).all(has_ended) {
         true => Ok(()),
         false => Err(HelperError::NotEmpty {
             jail: record.jail.to_string(),
@@ -348,7 +351,12 @@ pub(super) fn remove_jail(record: &Record) -> Result<(), HelperError> {
     }
 }
 
-/// Reports whether the agent of a record has ended.
-fn has_ended(record: &Record) -> bool {
-    record.boot != sys::boot_id() || !record.first.is_running()
+/// Reports whether the agent of a record has ended. What cannot be read is an error.
+fn has_ended(record: &Record) -> io::Result<bool> {
+    let boot = sys::boot_id();
+    if boot.is_empty() {
+        return Err(ErrorKind::NotFound.into());
+    }
+    let first = sys::read_process(record.first.pid)?;
+    Ok(record.boot != boot || first.is_none_or(|first| first.start != record.first.start))
 }

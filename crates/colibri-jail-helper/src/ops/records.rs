@@ -15,7 +15,10 @@ use colibri_jail_core::{JailName, JailPath};
 
 use crate::error::HelperError;
 use crate::sys::{self, SysError};
-use crate::{paths, safe_open};
+use crate::{
+    paths,
+    safe_open::{self, OpenError},
+};
 
 /// Maximum size of a record, in bytes.
 const MAX_BYTES: u64 = 4096;
@@ -186,16 +189,31 @@ impl Records {
     }
 
     fn read(&self, name: &str) -> Option<Record> {
-        let file = safe_open::regular_file_at(&self.directory, name, name).ok()?;
-        let record = Record::parse(&safe_open::read_text(name, file, MAX_BYTES).ok()?)?;
-        (record.file_name() == name && record.uid == self.uid).then_some(record)
+        self.try_read(name).ok().flatten()
+    }
+
+    /// Returns a valid record, or nothing if the file is none.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, for example without memory, so it may be a valid record.
+    fn try_read(&self, name: &str) -> Result<Option<Record>, OpenError> {
+        let text = safe_open::regular_file_at(&self.directory, name, name)
+            .and_then(|file| safe_open::read_text(name, file, MAX_BYTES));
+        match text {
+            Err(error @ OpenError::Io(..)) => Err(error),
+            text => Ok(text
+                .ok()
+                .and_then(|text| Record::parse(&text))
+                .filter(|record| record.file_name() == name && record.uid == self.uid)),
+        }
     }
 
     /// Adds the record of an agent, whose process must have its final user, and deletes those of ended agents.
     ///
     /// # Errors
     ///
-    /// The jail of another agent has the name, or `limit` agents of the caller run.
+    /// The jail of another agent has the name, or `limit` agents of the caller run, or a record cannot be read.
     pub(super) fn add(
         &self,
         record: &Record,
@@ -205,8 +223,10 @@ impl Records {
         let _lock = self.lock()?;
         let mut running = 0;
         for name in sys::names_in(&self.directory).map_err(self.cannot("read"))? {
-            match self.read(&name) {
-                _ if name == LOCK => {}
+            if name == LOCK {
+                continue;
+            }
+            match self.try_read(&name)? {
                 Some(other) if !has_ended(&other) => {
                     if record.created && other.file_name() == record.file_name() {
                         return Err(HelperError::JailExists(record.jail.to_string()));
@@ -377,6 +397,18 @@ mod tests {
         // rename(2) does not replace a directory by a file.
         std::fs::create_dir(directory.path().join(record().file_name())).unwrap();
         assert!(records.add(&record(), 1, |_| false).is_err());
+        let files = files_beside_lock(directory.path());
+        assert_eq!(files, [record().file_name()].into());
+    }
+
+    #[test]
+    fn add_beside_an_unreadable_record_deletes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = records_in(directory.path());
+        // open(2) of a socket fails for root too.
+        let path = directory.path().join(record().file_name());
+        let _socket = std::os::unix::net::UnixListener::bind(path).unwrap();
+        assert!(records.add(&other_record(), 1, |_| true).is_err());
         let files = files_beside_lock(directory.path());
         assert_eq!(files, [record().file_name()].into());
     }

@@ -34,7 +34,17 @@ pub(crate) struct ProcessInfo {
 
 /// Returns a process that has not ended (proc_pid_stat(5)).
 pub(crate) fn process_info(pid: u32) -> Option<ProcessInfo> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    read_process(pid).ok().flatten()
+}
+
+/// Returns a process, or nothing if it has ended (proc_pid_stat(5)). An error, for example `ENOMEM`, leaves both possible.
+pub(crate) fn read_process(pid: u32) -> io::Result<Option<ProcessInfo>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(parse_stat(&stat)),
+        // ESRCH: it was collected between open(2) and read(2).
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Parses the fields after the command name, which may itself contain `)`.
@@ -347,5 +357,8 @@ mod tests {
         }
         let info = process_info(std::process::id()).unwrap();
         assert_eq!(info.parent, std::os::unix::process::parent_id());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        assert_eq!(read_process(child.id()).unwrap(), None);
     }
 }
