@@ -223,7 +223,7 @@ const ATTEMPTS: &[Attempt] = &[
     (
         "a user that no table has",
         OTHER,
-        "$H create --jail colibri-a --path / --ip4 disable --user nobody-at-all -- true",
+        "$H create --jail colibri-a --path / --ip4 disable --user no-such-user -- true",
     ),
     // Descriptors.
     (
@@ -982,7 +982,7 @@ fn records_of_a_caller_are_bounded_and_cleaned_up() {
     drop(agents);
     wait_until("the agents have ended", || processes_with(mark).is_empty());
 
-    // A full file system leaves nothing, and an empty one is no problem.
+    // A full file system leaves nothing of a request.
     let other = uid(OTHER).to_string();
     run_checked(
         std::process::Command::new("mount")

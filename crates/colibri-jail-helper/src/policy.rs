@@ -219,7 +219,7 @@ impl Policy {
                     && let Some(user) = users.iter().find(|user| is_shared(*user))
                 {
                     return Err(format!(
-                        "rules {number} and {other} have different callers, but both name user {user}; give each rule a user of its own"
+                        "rules {number} and {other} have different callers, but both name user {user}; give each rule separate users"
                     ));
                 }
             }

@@ -96,7 +96,7 @@ pub(crate) fn create(
         }
     };
     drop(first_end);
-    // The pid stays that of the first process until wait(2) below. Whatever fails, the first process ends with `start`.
+    // The pid stays that of the first process until wait(2) below. The first process ends with `start`, also after an error.
     let collect = || sys::wait_for(pid).map_err(cannot("wait for the sandbox"));
     let first = sys::pidfd(pid).map_err(cannot("open a pidfd"))?;
     if start.read_exact(&mut [0]).is_err() {

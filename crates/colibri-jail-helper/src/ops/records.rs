@@ -149,8 +149,8 @@ impl Records {
         })
     }
 
-    /// Waits for the lock, which is held until the returned file is closed. The process that holds it does not run slower than
-    /// others, whatever scheduling its caller chose.
+    /// Waits for the lock, which is held until the returned file is closed. The process that holds it gives up the
+    /// scheduling that its caller chose, which could slow it down.
     fn lock(&self) -> Result<File, HelperError> {
         sys::reset_scheduling();
         let lock = sys::create_file_at(&self.directory, LOCK, false)

@@ -245,8 +245,8 @@ fn set_file_rights(uid: u32, groups: &[u32]) -> Result<(), SysError> {
     }
 }
 
-/// Takes the ordinary scheduling class, priority, processors and priority of I/O, whatever the caller chose (sched(7),
-/// ioprio_set(2)). The kernel limits the processors to those of the cpuset (cpuset(7)). Failures leave what the caller chose.
+/// Replaces the scheduling class, priority, processors and priority of I/O that the caller chose by the ordinary ones
+/// (sched(7), ioprio_set(2)). The kernel limits the processors to those of the cpuset (cpuset(7)). Failures leave what the caller chose.
 pub(crate) fn reset_scheduling() {
     let parameters = libc::sched_param { sched_priority: 0 };
     let processors = [u64::MAX; 16];

@@ -124,7 +124,7 @@ pub(crate) fn check_standard_descriptors() -> Result<(), SysError> {
             libc::S_IFIFO | libc::S_IFREG | libc::S_IFCHR => {}
             libc::S_IFDIR => return refuse("is a directory"),
             libc::S_IFSOCK => return refuse("is a socket"),
-            _ => return refuse("is no pipe, file or terminal"),
+            _ => return refuse("is not a pipe, a file or a terminal"),
         }
     }
     Ok(())
@@ -254,7 +254,7 @@ pub(crate) fn become_root() -> Result<(), SysError> {
     set_ids(0, 0)
 }
 
-/// Drops root irrevocably. The ids 0 are refused, whatever the callers of this function have checked.
+/// Drops root irrevocably. The ids 0 are refused, even if a check before has failed.
 pub(crate) fn become_user(uid: u32, gid: u32) -> Result<(), SysError> {
     // setresuid(2) ignores (uid_t)-1 and would leave root. The types of a request exclude the value already.
     if [uid, gid].iter().any(|id| [0, u32::MAX].contains(id)) {

@@ -284,8 +284,8 @@ pub(crate) fn process_group(pid: u32) -> Option<u32> {
         .map(c_int::unsigned_abs)
 }
 
-/// Takes the ordinary scheduling class and priority, and all processors of the cpuset, whatever the caller chose (rtprio(2),
-/// setpriority(2), cpuset_setaffinity(2)). Failures leave what the caller chose.
+/// Replaces the scheduling class, priority and processors that the caller chose by the ordinary ones and all of the cpuset
+/// (rtprio(2), setpriority(2), cpuset_setaffinity(2)). Failures leave what the caller chose.
 pub(crate) fn reset_scheduling() {
     /// `RTP_SET` of sys/rtprio.h.
     const RTP_SET: c_int = 1;
