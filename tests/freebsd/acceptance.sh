@@ -49,7 +49,8 @@ here=$(cd "$(dirname "$0")/../.." && pwd)
 [ -z "$attacks" ] || PLAN=$((PLAN + $(cat "$here/tests/freebsd/attacks.sh" "$here/tests/freebsd/mount-attacks.sh" | grep -c "^attack '")))
 
 OP=cbrtop AG=cbrtag         # the daemon's user, and the agents'
-OT=cbrtot CLOSED=cbrtclosed # another caller of the helper, and a jail that it may not enter, in attacks.sh
+OT=cbrtot AO=cbrtao         # another caller of the helper, and its agents' user, in attacks.sh
+CLOSED=cbrtclosed           # a jail that no caller may enter, in attacks.sh
 JAIL=cbrtjail               # a persistent jail
 ROOTS=/var/run/colibri-roots # the roots that are made from templates
 POLICY=/usr/local/etc/colibri/helper.toml
@@ -60,7 +61,7 @@ mark=$((70000 + $$ % 10000)) # part of the argument of each sleep, which identif
 for file in "$POLICY" "$RCCONF" /usr/local/etc/colibri/colibri.toml; do
     [ ! -e "$file" ] || cannot "$file exists; use a host without a Colibri installation"
 done
-for user in "$OP" "$AG" "$OT"; do
+for user in "$OP" "$AG" "$OT" "$AO"; do
     ! id "$user" >/dev/null 2>&1 || cannot "user $user exists from an earlier run; remove it: pw userdel $user"
 done
 ! jls -j "$JAIL" >/dev/null 2>&1 || cannot "jail $JAIL exists from an earlier run; remove it: jail -R $JAIL"
@@ -93,6 +94,7 @@ clean_up() {
     pkill -KILL -U "$OP" 2>/dev/null
     pkill -KILL -U "$AG" 2>/dev/null
     pkill -KILL -U "$OT" 2>/dev/null
+    pkill -KILL -U "$AO" 2>/dev/null
     pkill -KILL -f "sleep $mark" 2>/dev/null
     rm -f "$POLICY" "$RCCONF"
     [ -z "$made_etc" ] || rmdir "${POLICY%/*}" 2>/dev/null
@@ -111,7 +113,7 @@ clean_up() {
             sleep 1
         done
     fi
-    for user in "$OP" "$AG" "$OT"; do
+    for user in "$OP" "$AG" "$OT" "$AO"; do
         pw userdel "$user" 2>/dev/null
     done
     # Delete nothing through a remaining mount.

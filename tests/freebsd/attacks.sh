@@ -7,6 +7,7 @@
 
 H=$work/bin/colibri-jail-helper
 RECORDS=/var/run/colibri-helper
+LOGS=/var/log/colibri-helper
 tree=$work/tree             # a directory of the other caller with roots: r of root, own of the caller
 noise=$work/noise           # output of commands that are not checked
 
@@ -14,7 +15,12 @@ noise=$work/noise           # output of commands that are not checked
 
 [ -x "$built/attack" ] || bail "$built/attack is missing; build it for this host: cargo build -p colibri-tests --bin attack"
 install -m 755 "$built/attack" "$work/bin/attack" || bail "cannot copy attack"
-pw useradd "$OT" -d / -s /bin/sh -w no -c 'Colibri acceptance' || bail "cannot create user $OT"
+for user in "$OT" "$AO"; do
+    pw useradd "$user" -d / -s /bin/sh -w no -c 'Colibri acceptance' || bail "cannot create user $user"
+done
+ot_uid=$(id -u "$OT") ao_uid=$(id -u "$AO")
+echo "$AO:*:$ao_uid:$ao_uid::0:0:agent:/tmp:/bin/sh" >>"$root/etc/master.passwd"
+pwd_mkdb -p -d "$root/etc" "$root/etc/master.passwd" || bail "cannot extend the user table of the jail"
 
 # Copies a program and its libraries into the jail.
 into_root() {
@@ -45,7 +51,7 @@ small_root() {
     good_table >"$1/etc/passwd"
     touch "$1/inside"
 }
-good_table() { echo "$AG:*:$ag_uid:$ag_uid:agent:/tmp:/bin/sh"; }
+good_table() { printf '%s:*:%s:%s:agent:/tmp:/bin/sh\n' "$AG" "$ag_uid" "$ag_uid" "$AO" "$ao_uid" "$ao_uid"; }
 mkdir "$tree"
 small_root "$tree/own"
 chown -R "$OT" "$tree/own"
@@ -65,17 +71,20 @@ cat >>"$POLICY" <<POLICY_TEXT || bail "cannot extend the policy"
 callers = ["$OT"]
 jails = ["colibri-*", "$JAIL"]
 roots = ["$tree/*"]
-users = ["$AG", "root", "toor", "$ag_uid:$ag_uid"]
+users = ["$AO", "root", "toor", "$ao_uid:$ao_uid"]
 programs = ["*"]
 ip4 = ["disable"]
 environment = ["*"]
 signals = ["TERM", "KILL"]
 
+[rule.limits]
+agents = 3
+
 [[rule]]
 callers = ["$OT"]
 jails = ["colibri-*", "$JAIL"]
 roots = ["$root"]
-users = ["$AG"]
+users = ["$AO"]
 programs = ["/bin/echo", "/usr/bin/echo"]
 ip4 = ["disable"]
 signals = ["TERM", "KILL"]
@@ -103,21 +112,21 @@ attempt() {
     answer=$?
     eventually nothing_remains || {
         echo 'remains:' >>"$out"
-        { jls name; pgrep -lf "$H (create|attach|check)"; pgrep -lf -U "$AG" .; } >>"$out"
+        { jls name; pgrep -lf "$H (create|attach|check)"; pgrep -lf -U "$AG,$AO" .; } >>"$out"
         remove_remains
         return 1
     }
     return "$answer"
 }
 nothing_remains() {
-    ! jls name | grep -q '^colibri-' && ! pgrep -f "^$H (create|attach|check)" >"$noise" && ! pgrep -U "$AG" >"$noise"
+    ! jls name | grep -q '^colibri-' && ! pgrep -f "^$H (create|attach|check)" >"$noise" && ! pgrep -U "$AG,$AO" >"$noise"
 }
 remove_remains() {
     for jail in $(jls name | grep '^colibri-'); do
         jail -R "$jail"
     done
     pkill -KILL -f "^$H "
-    pkill -KILL -U "$AG"
+    pkill -KILL -U "$AG,$AO"
 }
 
 op() { as "$OP" GIVEN=secret "$H" "$@"; }
@@ -126,7 +135,7 @@ ot() { as "$OT" GIVEN=secret "$H" "$@"; }
 op_sh() { as "$OP" GIVEN=secret /bin/sh -c "$1" "$H"; }
 # An agent of the first caller, and of the other caller in a root of its tree.
 agent_op() { op create --jail "$name" --path "$root" --ip4 disable --user "$AG" -- "$@"; }
-agent_ot() { ot create --jail "$name" --path "$tree/r" --ip4 disable --user "$AG" -- "$@"; }
+agent_ot() { ot create --jail "$name" --path "$tree/r" --ip4 disable --user "$AO" -- "$@"; }
 request="create --jail colibri-cbrt --path $root --ip4 disable --user $AG --"
 name=colibri-cbrt
 
@@ -176,7 +185,7 @@ beside_other() {
 
 unharmed agent_op /bin/echo ran || bail "the helper does not start an agent: $(cat "$err")"
 unharmed agent_ot /bin/sh -c 'echo ran' || bail "the helper does not start the other caller's agent: $(cat "$err")"
-unharmed ot create --jail "$name" --path "$tree/own" --ip4 disable --user "$ag_uid:$ag_uid" -- /bin/sh -c 'echo ran' ||
+unharmed ot create --jail "$name" --path "$tree/own" --ip4 disable --user "$ao_uid:$ao_uid" -- /bin/sh -c 'echo ran' ||
     bail "the helper does not start an agent with a number as its user: $(cat "$err")"
 
 # ---- arguments -------------------------------------------------------------------------------------------
@@ -215,7 +224,7 @@ printf '[[rule]]\ncallers = ["%s"]\njails = ["*"]\nusers = ["%s"]\nprograms = ["
 forbidden_variables() {
     run as "$OT" LD_PRELOAD=/x LD_LIBRARY_PATH=/x ENV=/x BASH_ENV=/x IFS=/ COLIBRI_CONTROL_FD=9 MALLOC_CONF=x PASSES=yes HOME=/x USER=x \
         "$H" create --jail colibri-cbrt --path "$tree/r" --ip4 disable -- /bin/sh -c 'set'
-    stdout_has '^PASSES=' && stdout_has "^USER='*$AG" && ! grep -Eq '^(LD_|ENV=|BASH_ENV|COLIBRI_|MALLOC_)|/x' "$out"
+    stdout_has '^PASSES=' && stdout_has "^USER='*$AO" && ! grep -Eq '^(LD_|ENV=|BASH_ENV|COLIBRI_|MALLOC_)|/x' "$out"
 }
 # A descriptor from 3 up that is not a socket is not written to.
 control_file() {
@@ -362,7 +371,7 @@ attack 'reaper: PROC_REAP_KILL of the caller' reaped
 # ---- paths and the user table ---------------------------------------------------------------------------------
 
 create_at() { op create --jail colibri-cbrt --path "$1" --ip4 disable --user "$AG" -- /bin/sh -c 'echo escaped'; }
-create_in_tree() { ot create --jail colibri-cbrt --path "$1" --ip4 disable --user "$AG" -- /bin/sh -c '[ -e /inside ] || echo escaped'; }
+create_in_tree() { ot create --jail colibri-cbrt --path "$1" --ip4 disable --user "$AO" -- /bin/sh -c '[ -e /inside ] || echo escaped'; }
 # The caller replaces the root by a link while the helper opens it.
 raced_root() {
     as "$OT" /bin/sh -c "cd $tree; mv r real; i=0; while [ \$i -lt 4000 ] && [ ! -e stop ]; do
@@ -386,7 +395,7 @@ with_table() {
     rm -rf "$tree/r/etc"
     mkdir "$tree/r/etc"
     (cd "$tree/r/etc" && eval "$1") || return 1
-    run timeout 20 su "$OT" -c '"$@"; exit $?' sh "$H" create --jail colibri-cbrt --path "$tree/r" --ip4 disable --user "$AG" -- \
+    run timeout 20 su "$OT" -c '"$@"; exit $?' sh "$H" create --jail colibri-cbrt --path "$tree/r" --ip4 disable --user "$AO" -- \
         /bin/sh -c 'echo "escaped as $(id -u)"'
     rm -rf "$tree/r/etc"
     mkdir "$tree/r/etc"
@@ -395,11 +404,11 @@ with_table() {
     chmod 755 "$tree/r"
     exits 71 && ! stdout_has escaped
 }
-foreign_table() { with_table "good_table >passwd; $1" && stderr_has "look up user $AG"; }
+foreign_table() { with_table "good_table >passwd; $1" && stderr_has "look up user $AO"; }
 # The ids that the table of a root of the caller has.
 own_table() {
-    echo "$AG:*:$1::/:/bin/sh" >"$tree/own/etc/passwd"
-    refused 71 ot create --jail colibri-cbrt --path "$tree/own" --ip4 disable --user "$AG" -- /bin/sh -c 'echo "escaped as $(id)"'
+    echo "$AO:*:$1::/:/bin/sh" >"$tree/own/etc/passwd"
+    refused 71 ot create --jail colibri-cbrt --path "$tree/own" --ip4 disable --user "$AO" -- /bin/sh -c 'echo "escaped as $(id)"'
     owned=$?
     good_table >"$tree/own/etc/passwd"
     [ "$owned" = 0 ] && stderr_has 'belongs to uid'
@@ -414,7 +423,7 @@ made_table() {
 }
 # The caller exchanges the root of root by its own, whose table has the gid of operator.
 raced_table() {
-    echo "$AG:*:$ag_uid:5::/:/bin/sh" >"$tree/own/etc/passwd"
+    echo "$AO:*:$ao_uid:5::/:/bin/sh" >"$tree/own/etc/passwd"
     as "$OT" /bin/sh -c "cd $tree; i=0; while [ \$i -lt 3000 ] && [ ! -e stop ]; do
         mv r real; mv own r; mv r own; mv real r; i=\$((i + 1)); done" >"$noise" 2>&1 &
     race=$!
@@ -450,18 +459,18 @@ attack 'user table: a sparse file of 1 TB' with_table 'good_table >passwd; trunc
 attack 'user table: a link to the table of the host' with_table 'ln -s /etc/passwd passwd'
 attack 'user table: its directory is a link' with_table 'mv ../etc ../etc2; good_table >../etc2/passwd; ln -s etc2 ../etc; cd /'
 attack 'user table: a device' with_table 'ln /dev/zero passwd 2>/dev/null || mknod passwd c 1 1 2>/dev/null || ln -s /dev/zero passwd'
-attack 'user table: the user has uid 0' with_table 'echo "$AG:*:0:0::/:/bin/sh" >passwd'
-attack 'user table: the user has uid +0' with_table 'echo "$AG:*:+0:0::/:/bin/sh" >passwd'
-attack 'user table: the user has uid -1' with_table 'echo "$AG:*:-1:0::/:/bin/sh" >passwd'
-attack 'user table: the user has uid 4294967295' with_table 'echo "$AG:*:4294967295:1::/:/bin/sh" >passwd'
-attack 'user table: the user has uid 4294967296' with_table 'echo "$AG:*:4294967296:1::/:/bin/sh" >passwd'
-attack 'user table: the user has gid 4294967295' with_table 'echo "$AG:*:$ag_uid:4294967295::/:/bin/sh" >passwd'
+attack 'user table: the user has uid 0' with_table 'echo "$AO:*:0:0::/:/bin/sh" >passwd'
+attack 'user table: the user has uid +0' with_table 'echo "$AO:*:+0:0::/:/bin/sh" >passwd'
+attack 'user table: the user has uid -1' with_table 'echo "$AO:*:-1:0::/:/bin/sh" >passwd'
+attack 'user table: the user has uid 4294967295' with_table 'echo "$AO:*:4294967295:1::/:/bin/sh" >passwd'
+attack 'user table: the user has uid 4294967296' with_table 'echo "$AO:*:4294967296:1::/:/bin/sh" >passwd'
+attack 'user table: the user has gid 4294967295' with_table 'echo "$AO:*:$ao_uid:4294967295::/:/bin/sh" >passwd'
 attack 'user table: bytes that are not UTF-8' with_table 'printf "\377\n" >passwd; good_table >>passwd'
-attack 'user table: the user has gid 0' with_table 'echo "$AG:*:$ag_uid:0::/:/bin/sh" >passwd'
-attack 'user table: the user has the gid of kmem' with_table 'echo "$AG:*:$ag_uid:2::/:/bin/sh" >passwd'
-attack 'user table: the user has the gid of operator' with_table 'echo "$AG:*:$ag_uid:5::/:/bin/sh" >passwd'
-attack 'user table: of the caller, with the gid of operator' own_table "$ag_uid:5"
-attack 'user table: of the caller, with the gid of games' own_table "$ag_uid:13"
+attack 'user table: the user has gid 0' with_table 'echo "$AO:*:$ao_uid:0::/:/bin/sh" >passwd'
+attack 'user table: the user has the gid of kmem' with_table 'echo "$AO:*:$ao_uid:2::/:/bin/sh" >passwd'
+attack 'user table: the user has the gid of operator' with_table 'echo "$AO:*:$ao_uid:5::/:/bin/sh" >passwd'
+attack 'user table: of the caller, with the gid of operator' own_table "$ao_uid:5"
+attack 'user table: of the caller, with the gid of games' own_table "$ao_uid:13"
 attack 'user table: of the caller, with the uid of another caller' own_table "$op_uid:$op_uid"
 attack 'user table: of an agent, with the gid of operator' made_table "$ag_uid:5"
 attack 'user table: of an agent, with the uid of its caller' made_table "$op_uid:$op_uid"
@@ -478,7 +487,7 @@ attach_to() { op attach --jail "$1" --user "$AG" -- /bin/sh -c 'echo escaped'; }
 create_as() { op create --jail colibri-cbrt --path "$root" --ip4 disable --user "$1" -- /bin/sh -c 'echo escaped'; }
 create_with() { op create --jail colibri-cbrt --path "$root" --ip4 "$1" --user "$AG" -- /bin/sh -c 'echo escaped'; }
 create_named_as() { op create --jail "$1" --path "$root" --ip4 disable --user "$AG" -- /bin/sh -c 'echo escaped'; }
-restricted() { ot create --jail colibri-cbrt --path "$root" --ip4 disable --user "$AG" -- "$@"; }
+restricted() { ot create --jail colibri-cbrt --path "$root" --ip4 disable --user "$AO" -- "$@"; }
 name_in_use() { name=colibri-taken; beside_other refused 71 create_named_as colibri-taken; named=$?; name=colibri-cbrt; return $named; }
 alias_of_root() {
     echo 'toor:*:0:0::/:/bin/sh' >>"$tree/r/etc/passwd"
@@ -490,7 +499,7 @@ chmod 755 "$root/tmp/script" "$root/tmp/interpreted"
 ln -s /bin/sh "$root/tmp/echo"
 mkdir "$root/tmp/bin"
 ln "$root/bin/sh" "$root/tmp/bin/echo"
-by_path() { run as "$OT" PATH=/tmp/bin:/tmp "$H" create --jail colibri-cbrt --path "$root" --ip4 disable --user "$AG" -- echo -c 'echo escaped'; ! stdout_has '^escaped'; }
+by_path() { run as "$OT" PATH=/tmp/bin:/tmp "$H" create --jail colibri-cbrt --path "$root" --ip4 disable --user "$AO" -- echo -c 'echo escaped'; ! stdout_has '^escaped'; }
 
 attack 'jail: of root, which no rule lists' refused 77 attach_to "$CLOSED"
 attack 'jail: missing, which no rule lists' refused 77 attach_to cbrtnone
@@ -578,7 +587,7 @@ reused_pid() {
     as "$OP" "$H" attach --jail "$JAIL" -- /bin/sleep "$sleeps" >"$noise" 2>&1 </dev/null &
     job=$!
     eventually agent_runs
-    sed -i '' 's/^start=.*/start=1/' "$RECORDS/$JAIL@$agent" && refused 77 signal_to "$agent" && runs "$sleeps"
+    sed -i '' 's/^start=.*/start=1/' "$RECORDS/$op_uid/@$agent" && refused 77 signal_to "$agent" && runs "$sleeps"
     reused=$?
     end_agent
     return "$reused"
@@ -652,19 +661,19 @@ attack 'control socket: the caller makes it blocking' ends_itself blocking
 # ---- records -----------------------------------------------------------------------------------------------
 
 records_of_caller() {
-    fails as "$OP" ls "$RECORDS" && fails as "$OP" cat "$RECORDS/lock" && fails as "$OP" sh -c "echo >$RECORDS/x" &&
+    fails as "$OP" ls "$RECORDS" && fails as "$OP" cat "$RECORDS/$op_uid/lock" && fails as "$OP" sh -c "echo >$RECORDS/x" &&
         fails as "$OP" mv "$RECORDS" /var/run/moved && fails as "$OP" rm -rf "$RECORDS" && fails as "$OP" ln -s /tmp /var/run/colibri-helper.new
     [ -d "$RECORDS" ]
 }
 # The directory of records is full, or is not root's alone.
 full_records() {
-    mount -t tmpfs -o "size=64k,mode=700" tmpfs "$RECORDS" || return 1
-    dd if=/dev/zero of="$RECORDS/.fill" bs=4k >"$noise" 2>&1
+    mount -t tmpfs -o "size=64k,mode=700" tmpfs "$RECORDS/$op_uid" && mkdir "$RECORDS/$op_uid/full" || return 1
+    dd if=/dev/zero of="$RECORDS/$op_uid/full/fill" bs=4k >"$noise" 2>&1
     i=0
-    while [ $i -lt 2000 ] && true >"$RECORDS/.x$i"; do i=$((i + 1)); done 2>"$noise"
-    refused 71 agent_op /bin/echo escaped
+    while [ $i -lt 2000 ] && true >"$RECORDS/$op_uid/full/x$i"; do i=$((i + 1)); done 2>"$noise"
+    refused 71 agent_op /bin/echo escaped && [ -z "$(find "$RECORDS/$op_uid" -mindepth 1 -maxdepth 1 ! -name lock ! -name full)" ]
     full=$?
-    umount "$RECORDS"
+    umount "$RECORDS/$op_uid"
     return "$full"
 }
 open_records() {
@@ -675,16 +684,18 @@ open_records() {
     return "$open"
 }
 forge() {
-    # A copy under another name proves nothing.
-    cp "$RECORDS/$name" "$RECORDS/forged" && sed -i '' "s/^uid=.*/uid=$op_uid/" "$RECORDS/forged"
+    # A copy under another name, or of another caller, proves nothing.
+    cp "$RECORDS/$ot_uid/$name" "$RECORDS/$op_uid/$name"
+    refused 77 op remove --jail "$name" && refused 77 op signal --signal KILL --pid "$agent" || return 1
+    mv "$RECORDS/$op_uid/$name" "$RECORDS/$op_uid/forged" && sed -i '' "s/^uid=.*/uid=$op_uid/" "$RECORDS/$op_uid/forged"
     refused 77 op remove --jail forged && refused 77 op signal --signal KILL --pid "$agent"
     forged=$?
-    rm "$RECORDS/forged"
+    rm "$RECORDS/$op_uid/forged"
     return "$forged"
 }
 # Ids of jails are reused after a boot, so a record of another boot proves nothing.
 earlier_boot() {
-    sed -i '' 's/^boot=.*/boot=00/' "$RECORDS/$name"
+    sed -i '' 's/^boot=.*/boot=00/' "$RECORDS/$op_uid/$name"
     refused 77 op remove --jail "$name" && refused 77 op signal --signal KILL --pid "$agent"
 }
 created_at_once() {
@@ -712,11 +723,11 @@ requester_killed() {
 
 # The parent of the helper is init, which never ends.
 requested_by_init() { run as "$OP" "$work/bin/attack" orphan "$H" "$@"; stdout_has '^not started$' && eventually stderr_has 'requested it has ended'; }
-# The agent holds the other end of the control socket as its descriptor 0.
+# Descriptor 0 of the agent would be the other end of the control socket.
 holds_socket() {
     next_tag
     run as "$OP" "$work/bin/attack" outlive "$H" "$@" /bin/sleep "$sleeps"
-    stdout_has '^started$' && eventually gone "$sleeps"
+    stdout_has '^not started$' && eventually stderr_has 'descriptor 0 is a socket'
 }
 # The caller started a child before it executed the helper.
 older_child() {
@@ -754,12 +765,91 @@ attack 'race: ten requests for one name' created_at_once
 attack 'race: the requester is killed at 30 moments' requester_killed
 attack 'race: the requester is init, created jail' requested_by_init $request /bin/sleep 60
 attack 'race: the requester is init, persistent jail' requested_by_init $enter /bin/sleep 60
-attack 'race: the agent holds the control socket of its ended requester, created jail' holds_socket $request
-attack 'race: the agent holds the control socket of its ended requester, persistent jail' holds_socket $enter
+attack 'descriptors: the control socket as descriptor 0, created jail' holds_socket $request
+attack 'descriptors: the control socket as descriptor 0, persistent jail' holds_socket $enter
 attack 'race: an older child of the caller, created jail' older_child "$request"
 attack 'race: an older child of the caller, persistent jail' older_child "$enter"
 attack 'race: an older child of the caller, whose requester is killed, created jail' older_child_alone $request
 attack 'race: an older child of the caller, whose requester is killed, persistent jail' older_child_alone $enter
+
+# ---- two callers -----------------------------------------------------------------------------------------------
+
+# A policy whose rules share a user is used for no request.
+shared_user() {
+    cp -p "$POLICY" "$work/policy"
+    printf '\n[[rule]]\ncallers = ["%s"]\nusers = ["%s"]\n' "$OT" "$1" >>"$POLICY"
+    refused 71 op check && refused 71 agent_op /bin/echo escaped
+    shared=$?
+    cp -p "$work/policy" "$POLICY"
+    return "$shared"
+}
+# A process of the other caller holds its lock for ever; root holds it here.
+held_lock() {
+    lockf -k "$RECORDS/$ot_uid/lock" sleep 20 &
+    holder=$!
+    sleep 1
+    unharmed agent_op /bin/echo ran && refused 71 agent_ot /bin/sh -c 'echo escaped' && stderr_has 'hold its lock for 5 s'
+    held=$?
+    pkill -KILL -P "$holder"
+    wait "$holder"
+    return "$held"
+}
+too_many() {
+    next_tag
+    jobs=''
+    for one in 1 2 3; do
+        ot create --jail "colibri-many$one" --path "$tree/r" --ip4 disable --user "$AO" -- /bin/sleep "$sleeps" >"$noise" 2>&1 </dev/null &
+        jobs="$jobs $!"
+    done
+    eventually three_run && refused 71 agent_ot /bin/sh -c 'echo escaped' && stderr_has '3 agents of this caller run already' &&
+        unharmed agent_op /bin/echo ran
+    many=$?
+    pkill -KILL -f "^/bin/sleep $sleeps\$"
+    wait $jobs
+    [ "$many" = 0 ] && unharmed agent_ot /bin/sh -c 'echo ran' && [ -z "$(find "$RECORDS/$ot_uid" -name 'colibri-many*')" ]
+}
+three_run() { [ "$(pgrep -f "^/bin/sleep $sleeps\$" | wc -l)" -eq 3 ]; }
+# The monitor does not keep the priority of its caller; the agent does.
+slow_caller() {
+    next_tag
+    as "$OP" nice -n 10 "$H" $request /bin/sleep "$sleeps" >"$noise" 2>&1 </dev/null &
+    job=$!
+    eventually agent_runs && monitor=$(pgrep -f "^$H create .*sleep $sleeps\$") &&
+        [ "$(ps -o nice= -p "$monitor" | tr -d ' ')" = 0 ] && [ "$(ps -o nice= -p "$agent" | tr -d ' ')" = 10 ]
+    slow=$?
+    end_agent
+    return "$slow"
+}
+long_name() {
+    long=colibri-$(printf '%0247d' 0)
+    unharmed op create --jail "$long" --path "$root" --ip4 disable --user "$AG" -- /bin/echo ran && [ -e "$RECORDS/$op_uid/$long" ]
+}
+# syslogd does not read, and an ordinary user fills its socket.
+stalled_log() {
+    cp -p "$POLICY" "$work/policy"
+    sed -i '' 's/^syslog = .*/syslog = "required"/' "$POLICY"
+    pkill -STOP -x syslogd
+    as "$AG" "$work/bin/attack" fill /var/run/log
+    rm -f "$LOGS/$op_uid"
+    unharmed agent_op /bin/echo ran && grep -q " allowed uid=$op_uid as=$AG verb=create " "$LOGS/$op_uid" &&
+        [ "$(stat -f '%u %Lp' "$LOGS/$op_uid")" = '0 600' ] && truncate -s 4m "$LOGS/$op_uid" &&
+        refused 71 agent_op /bin/echo escaped && unharmed agent_ot /bin/sh -c 'echo ran'
+    stalled=$?
+    pkill -CONT -x syslogd
+    cp -p "$work/policy" "$POLICY"
+    rm -rf "$LOGS"
+    return "$stalled"
+}
+
+attack 'callers: the user of the other caller' refused 77 ot create --jail colibri-cbrt --path "$tree/r" --ip4 disable --user "$AG" -- /bin/sh -c 'echo escaped'
+attack 'callers: the number of the user of the other caller' refused 77 ot create --jail colibri-cbrt --path "$tree/r" --ip4 disable --user "$ag_uid" -- /bin/sh -c 'echo escaped'
+attack 'callers: a policy that shares a user' shared_user "$AG"
+attack 'callers: a policy in which a caller is the user of another one' shared_user "$OP"
+attack 'callers: a lock that is held for ever' held_lock
+attack 'callers: more agents than the quota' too_many
+attack 'callers: a low priority' slow_caller
+attack 'callers: a name of 255 bytes' long_name
+attack 'callers: a log socket that any user filled' stalled_log
 
 # ---- the agent inside ----------------------------------------------------------------------------------------
 
@@ -814,4 +904,5 @@ attack 'inside: 100 processes in new sessions, persistent jail' ends_with_reques
 
 jail -R "$CLOSED"
 pw userdel "$OT"
+pw userdel "$AO"
 rm -f /tmp/script.out

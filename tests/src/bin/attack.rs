@@ -12,6 +12,7 @@
 //! attack outlive HELPER ARG…          ends as soon as the agent has the other end of its control socket as descriptor 0
 //! attack unnamed HELPER ARG…          executes the helper with an empty argv[0]
 //! attack swap DIRECTORY ONE OTHER     exchanges two names in a directory every few milliseconds, for 5 min
+//! attack fill SOCKET                  fills the queue of a datagram socket
 //! attack rename ONE OTHER             renames a file or directory once
 //! attack inject                       puts a byte into the input of the terminal that is descriptor 0
 //! attack jail NAME                    opens a descriptor of a jail and enters the jail by it
@@ -41,7 +42,7 @@ mod attempts {
     use std::io::{self, IoSlice, IoSliceMut, Read, Write};
     use std::mem::MaybeUninit;
     use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Child, Command, ExitCode};
     use std::thread;
@@ -80,6 +81,7 @@ mod attempts {
             }
             ["inject"] => inject(),
             ["swap", directory, one, other] => swap(directory, one, other),
+            ["fill", socket] => fill(socket),
             ["rename", one, other] => std::fs::rename(one, other)
                 .map(|()| ExitCode::SUCCESS)
                 .map_err(Into::into),
@@ -321,6 +323,14 @@ mod attempts {
         fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
         fn jail_get(parameters: *mut IoSliceMut<'_>, count: c_uint, flags: c_int) -> c_int;
         fn syscall(number: c_int, ...) -> c_int;
+    }
+
+    fn fill(socket: &str) -> Answer {
+        let log = UnixDatagram::unbound()?;
+        log.set_nonblocking(true)?;
+        log.connect(socket)?;
+        while log.send(&[b'x'; 512]).is_ok() {}
+        Ok(ExitCode::SUCCESS)
     }
 
     /// Exchanges two names, so that a path that contains one of them leads to the other for half of the time.
