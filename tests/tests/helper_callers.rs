@@ -1,7 +1,12 @@
 //! Two listed callers of the setuid helper attack each other, each other's agents, and the host; then their agents do. No
 //! attempt succeeds, and the agent that is attacked keeps running.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -1203,5 +1208,67 @@ fn missing_and_denied_paths_get_one_answer() {
             "{template} {answers:?}"
         );
         assert_eq!(answers[0].0, Some(71), "{template} {answers:?}");
+    }
+}
+
+/// Prints how long requests of one caller take: alone, beside busy processes of the other caller, and beside its attack, with
+/// its quota of agents, its lock held, and helpers of the lowest priority.
+#[test]
+#[ignore = "a measurement; run it on an idle host with --ignored --nocapture"]
+fn create_beside_an_attack() {
+    let helper = Helper::exclusive();
+    let mark = &unique_mark("measure");
+    let attack = "$H create --jail colibri-m$RANDOM --path / --ip4 disable -- true & \
+        $H signal --signal STOP --pid $!; $H remove --jail colibri-m1";
+    let load = |script: &str| -> Vec<std::process::Child> {
+        let script = format!("export MARK={mark}; while :; do {script}; done >/dev/null 2>&1");
+        (0..4)
+            .map(|_| {
+                as_user(OTHER, &["nice", "-n", "19", "bash", "-c", &script])
+                    .spawn()
+                    .unwrap()
+            })
+            .collect()
+    };
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..10 {
+        for (case, script) in [None, Some(":"), Some(attack)].into_iter().enumerate() {
+            let agents: Vec<_> = (0..if case == 2 { 19 } else { 0 })
+                .map(|n| {
+                    let jail = format!("colibri-q{n}");
+                    HelperCall::start(OTHER, &create_request(&jail, "sleep 1000; :"), mark)
+                })
+                .collect();
+            wait_until("the agents run", || {
+                processes_named(mark, "sleep").len() == agents.len()
+            });
+            let shells = script.map(load).unwrap_or_default();
+            for _ in 0..20 {
+                let started = Instant::now();
+                let output = helper.call(CALLER, &create_request("colibri-measured", "exit 0"));
+                times[case].push(started.elapsed());
+                assert!(output.status.success(), "{output:?}");
+            }
+            for mut shell in shells {
+                shell.kill().unwrap();
+                shell.wait().unwrap();
+            }
+            drop(agents);
+            wait_until("the other caller's processes have ended", || {
+                processes_with(mark).is_empty()
+            });
+        }
+    }
+    for (case, mut times) in ["alone", "beside 4 busy processes", "beside the attack"]
+        .into_iter()
+        .zip(times)
+    {
+        times.sort();
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        let [median, worst] = [times[times.len() / 2], times[times.len() - 1]].map(ms);
+        println!(
+            "{case}: median {median:.1} ms, worst {worst:.1} ms of {}",
+            times.len()
+        );
     }
 }
