@@ -37,10 +37,11 @@ pub(crate) fn process_info(pid: u32) -> Option<ProcessInfo> {
     read_process(pid).ok().flatten()
 }
 
-/// Returns a process, or nothing if it has ended (proc_pid_stat(5)). An error, for example `ENOMEM`, leaves both possible.
+/// Returns a process, or nothing if it has ended (proc_pid_stat(5)). An error, for example `ENOMEM`, leaves both possible. The
+/// name of the command may contain any bytes, which the process can choose (prctl(2)).
 pub(crate) fn read_process(pid: u32) -> io::Result<Option<ProcessInfo>> {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => Ok(parse_stat(&stat)),
+    match fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(parse_stat(&String::from_utf8_lossy(&stat))),
         // ESRCH: it was collected between open(2) and read(2).
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
         Err(error) => Err(error),
@@ -58,7 +59,8 @@ fn parse_stat(stat: &str) -> Option<ProcessInfo> {
 
 /// Reports whether one of the uids of a process is root's (proc_pid_status(5)); also if it has ended.
 pub(crate) fn has_root_uid(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
     uids.is_none_or(|uids| uids.split_whitespace().any(|uid| uid == "0"))
 }
@@ -360,5 +362,17 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         child.wait().unwrap();
         assert_eq!(read_process(child.id()).unwrap(), None);
+    }
+
+    #[test]
+    fn process_with_a_name_that_is_not_utf8_is_found() {
+        let pid = std::process::id();
+        let before = (process_info(pid), has_root_uid(pid));
+        assert!(before.0.is_some());
+        let name = fs::read("/proc/self/comm").unwrap();
+        fs::write("/proc/self/comm", b"a\xff) Z\nUid:\t0").unwrap();
+        let renamed = (process_info(pid), has_root_uid(pid));
+        fs::write("/proc/self/comm", name).unwrap();
+        assert_eq!(renamed, before);
     }
 }
