@@ -120,7 +120,10 @@ impl fmt::Display for Rule {
             key: &str,
             values: &[T],
         ) -> fmt::Result {
-            let values: Vec<_> = values.iter().map(|value| format!("\"{value}\"")).collect();
+            // A path may contain these two; no value contains a control character.
+            let escaped = |value: &T| value.to_string().replace('\\', r"\\").replace('"', "\\\"");
+            let quoted = values.iter().map(|value| format!("\"{}\"", escaped(value)));
+            let values: Vec<_> = quoted.collect();
             writeln!(f, "{key} = [{}]", values.join(", "))
         }
         list(f, "jails", &self.jails)?;
@@ -378,6 +381,27 @@ mod tests {
         ] {
             assert!(Policy::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn shown_rule_is_toml_with_the_same_values() {
+        let policy = Policy::parse(
+            r#"
+                [[rule]]
+                callers = ["7"]
+                jails = ["web", "agent-*"]
+                roots = ['/srv/"a"', '/srv/b\c/*']
+                users = ["agent", "1001:1002"]
+                programs = ["*", '/bin/\"']
+                ip4 = ["disable", "192.0.2.7"]
+                environment = ["LC_*"]
+                signals = ["TERM"]
+                limits = { agents = 1, memory = 8_000 }
+            "#,
+        )
+        .unwrap();
+        let shown = format!("[[rule]]\ncallers = [\"7\"]\n{}", policy.rules[0]);
+        assert_eq!(Policy::parse(&shown), Ok(policy), "{shown}");
     }
 
     #[test]
