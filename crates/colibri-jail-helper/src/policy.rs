@@ -18,7 +18,7 @@ use values::{AllowedCaller, AllowedProgram, AllowedRoot, JailPattern, Value, Var
 /// Maximum size of a policy, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// Maximum depth of nested brackets; `[[rule]]` has two.
+/// Maximum depth of nested brackets and dotted keys; `[[rule]]` and `[rule.limits]` have two.
 const MAX_DEPTH: usize = 8;
 
 /// The content of helper.toml.
@@ -235,7 +235,7 @@ impl Policy {
         // basic-toml recurses without a limit.
         if nesting_depth(text).is_none_or(|depth| depth > MAX_DEPTH) {
             return Err(format!(
-                "unsupported multi-line string, or brackets nested more than {MAX_DEPTH} deep"
+                "unsupported multi-line string, or brackets or dotted keys nested more than {MAX_DEPTH} deep"
             ));
         }
         basic_toml::from_str(text).map_err(|error| error.to_string())
@@ -262,18 +262,24 @@ fn host_tables() -> [String; 2] {
     ["/etc/passwd", "/etc/group"].map(|path| users::host_table(path).unwrap_or_default())
 }
 
-/// Returns how deep brackets are nested outside of strings and comments, or none for a text with a multi-line string.
+/// Returns how deep brackets and the dotted keys of a line are nested outside of strings and comments, or none for a text with
+/// a multi-line string.
 fn nesting_depth(text: &str) -> Option<usize> {
     if text.contains("\"\"\"") || text.contains("'''") {
         return None;
     }
-    let (mut deepest, mut depth) = (0_usize, 0_usize);
+    let (mut deepest, mut depth, mut dots) = (0_usize, 0_usize, 0_usize);
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match c {
             '[' | '{' => depth += 1,
             ']' | '}' => depth = depth.saturating_sub(1),
-            '#' => drop(chars.by_ref().find(|c| *c == '\n')),
+            '.' => dots += 1,
+            '\n' => dots = 0,
+            '#' => {
+                dots = 0;
+                let _ = chars.by_ref().find(|c| *c == '\n');
+            }
             '"' | '\'' => {
                 while let Some(inside) = chars.next() {
                     match inside {
@@ -285,7 +291,7 @@ fn nesting_depth(text: &str) -> Option<usize> {
             }
             _ => {}
         }
-        deepest = deepest.max(depth);
+        deepest = deepest.max(depth + dots);
     }
     Some(deepest)
 }
@@ -405,6 +411,13 @@ mod tests {
     }
 
     #[test]
+    fn dots_of_separate_lines_are_not_nested() {
+        let rule = "[[rule]]\ncallers = [\"a\"]\nlimits.agents = 1 # one\nlimits.memory = 2\n";
+        let policy = Policy::parse(&rule.repeat(20)).unwrap();
+        assert_eq!(policy.rules.len(), 20);
+    }
+
+    #[test]
     fn rule_applies_to_listed_users_and_groups() {
         let policy =
             Policy::parse("[[rule]]\ncallers = [\"colibri\", \"1002\", \"%agents\", \"%70\"]")
@@ -511,6 +524,17 @@ mod tests {
             open in prop::sample::select(vec!["[", "[\n", "[#]\n", "[']',", "{a="]),
         ) {
             let text = format!("a = {before}{}", open.repeat(depth));
+            prop_assert!(Policy::parse(&text).is_err());
+        }
+
+        #[test]
+        fn long_dotted_key_is_refused_before_parsing(
+            depth in 9..20_000_usize,
+            key in prop::sample::select(vec!["[rule", "[[rule", "limits = {a", "limits", "[\"#\"", "\"#\"", "'\"'"]),
+            part in prop::sample::select(vec![".a", " . a", ".\"[\"", ".''"]),
+        ) {
+            let text = format!("a = 1 # '\n{key}{}", part.repeat(depth));
+            prop_assert!(nesting_depth(&text).is_some_and(|found| found > MAX_DEPTH));
             prop_assert!(Policy::parse(&text).is_err());
         }
     }
