@@ -17,7 +17,7 @@ deb: ## Build a Debian package of all programs
 torture: ## Inject faults while agents write and count losses: ROUNDS=200, or SECONDS=60; SEED=
 	@scripts/torture.sh $(if $(SECONDS),--seconds $(SECONDS),--rounds $(or $(ROUNDS),200)) $(if $(SEED),--seed $(SEED))
 
-fuzz: ## Fuzz the codec, the journal and glasspane: SECONDS=20 per target
+fuzz: ## Fuzz the codec, the journal, glasspane and the setuid helper: SECONDS=20 per target
 	@scripts/fuzz.sh $(SECONDS)
 
 cgroups: ## Test limits by cgroups in a virtual machine

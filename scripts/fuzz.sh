@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 seconds=${1:-20}
 [ $# = 0 ] || shift
-[ $# != 0 ] || set -- wire journal glasspane
+[ $# != 0 ] || set -- wire journal glasspane helper
 
 command -v c++ >/dev/null || install_packages g++
 host=$(rustc -vV | sed -n 's/^host: //p')

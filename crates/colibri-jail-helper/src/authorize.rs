@@ -17,9 +17,9 @@ pub(crate) enum Os {
 /// Facts about the host.
 #[derive(Clone, Copy)]
 pub(crate) struct Host {
-    os: Os,
+    pub(crate) os: Os,
     /// Returns the ids of a user of the host.
-    find_user: fn(&JailUser) -> Option<UserIds>,
+    pub(crate) find_user: fn(&JailUser) -> Option<UserIds>,
 }
 
 impl Host {

@@ -202,7 +202,7 @@ impl Policy {
     /// Checks that callers of different rules share no user: one caller could read, signal and imitate the agents of the other.
     /// No user of a rule may be a caller of a rule for others either. Users are compared by these passwd(5) and group(5)
     /// tables; unknown names by their text.
-    fn check_users(&self, passwd: &str, group: &str) -> Result<(), String> {
+    pub(crate) fn check_users(&self, passwd: &str, group: &str) -> Result<(), String> {
         let rules: Vec<[BTreeSet<String>; 2]> = (self.rules.iter())
             .map(|rule| {
                 let callers = rule.callers.iter();
@@ -248,7 +248,7 @@ impl Policy {
     }
 
     /// Returns the rules that list this caller by these passwd(5) and group(5) tables.
-    fn rules_with(&self, caller: &Caller, passwd: &str, group: &str) -> Vec<&Rule> {
+    pub(crate) fn rules_with(&self, caller: &Caller, passwd: &str, group: &str) -> Vec<&Rule> {
         let lists = |rule: &&Rule| {
             let mut callers = rule.callers.iter();
             callers.any(|allowed| allowed.value.matches(caller, passwd, group))

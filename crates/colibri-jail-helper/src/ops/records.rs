@@ -73,7 +73,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    fn to_text(&self) -> String {
+    pub(super) fn to_text(&self) -> String {
         let Self {
             uid,
             jail,
@@ -91,7 +91,7 @@ impl Record {
     }
 
     /// Parses exactly what [`Record::to_text`] writes.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let mut value = |key: &str| lines.next()?.strip_prefix(key)?.strip_prefix('=');
         let record = Self {
@@ -118,7 +118,7 @@ impl Record {
 
     /// Returns the name of the record's file. A jail's name cannot contain `@`, so the record of an entered jail never
     /// has the name of a created one. A name has at most 255 bytes, as a file's.
-    fn file_name(&self) -> String {
+    pub(super) fn file_name(&self) -> String {
         if self.created {
             self.jail.to_string()
         } else {

@@ -49,7 +49,7 @@ pub(crate) fn read_process(pid: u32) -> io::Result<Option<ProcessInfo>> {
 }
 
 /// Parses the fields after the command name, which may itself contain `)`.
-fn parse_stat(stat: &str) -> Option<ProcessInfo> {
+pub(crate) fn parse_stat(stat: &str) -> Option<ProcessInfo> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
