@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up a fresh machine and do everything.
 
-.PHONY: demo test install deb torture fuzz cgroups freebsd man picture audit miri bench bench-compare
+.PHONY: demo test install deb torture fuzz cgroups freebsd man picture audit miri sanitize bench bench-compare
 
 demo: ## Set up, build, and run agents in a sandbox
 	@scripts/demo.sh
@@ -38,6 +38,9 @@ audit: ## Check licences, sources, duplicates, advisories, unused dependencies, 
 
 miri: ## Run the tests of the pure crates under miri; needs a nightly toolchain
 	@scripts/miri.sh
+
+sanitize: ## Run the tests of crates with unsafe code under AddressSanitizer
+	@scripts/sanitize.sh
 
 bench: ## Benchmark Colibri against its alternatives: WHAT="spawn --rounds 100"; results in target/bench
 	@scripts/bench.sh $(WHAT)
