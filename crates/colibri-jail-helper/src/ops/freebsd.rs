@@ -13,15 +13,15 @@ use colibri_jail_core::{
 };
 
 use super::Lookup;
-use super::monitor::{self, AgentProcess, Monitor, Remains};
+use super::monitor::{self, First, Monitor, Remains};
 use super::network::{self, ProxyLink};
 use super::records::{ProcessId, Record, Records};
 use super::root::JailRoot;
 use crate::authorize::{Grant, Refusal};
 use crate::error::HelperError;
-use crate::request::{HelperRequest, MonitoredJail};
+use crate::request::{HelperRequest, MonitoredJail, MountRequest, RootRequest};
 use crate::safe_open::{self, OpenError, Trust};
-use crate::sys::{self, Caller, Jail, JailNetwork, SysError, cannot};
+use crate::sys::{self, Caller, Jail, SysError, cannot};
 use crate::users::{self, PasswdEntry, UserIds};
 
 /// Directory of the probe's jail. Its content does not matter.
@@ -80,20 +80,33 @@ pub(crate) fn perform_for_root(
     requester: Requester,
 ) -> Result<c_int, HelperError> {
     match request {
-        HelperRequest::Clean { jail, root } => Remains {
-            jail: &jail,
-            jid: None,
-            root: root
-                .as_ref()
-                .map(|request| JailRoot::new(&jail, request, &[])),
+        HelperRequest::Clean { jail, root } => {
+            remains(&jail, root.as_ref(), &[]).remove()?;
+            Ok(0)
         }
-        .remove()
-        .map(|()| 0),
         HelperRequest::Monitor { created, command } => {
             monitor_command(created.as_ref(), &command, requester)
         }
         HelperRequest::AwaitProxy { jail } => network::await_proxy(&jail).map(|()| 0),
         _ => Err(Refusal::RootOnly.into()),
+    }
+}
+
+/// Returns what can remain of a jail that jail(8) created.
+fn remains<'a>(
+    jail: &'a JailName,
+    root: Option<&'a RootRequest>,
+    mounts: &'a [MountRequest],
+) -> Remains<'a> {
+    let root = root.map(|request| JailRoot {
+        jail,
+        request,
+        mounts,
+    });
+    Remains {
+        jail,
+        jid: None,
+        root,
     }
 }
 
@@ -106,14 +119,8 @@ fn monitor_command(
     let is_filtered = created.is_some_and(|created| created.is_filtered);
     let proxy = requester.proxy_for(is_filtered)?;
     become_monitor()?;
-    let remains = created.map(|created| Remains {
-        jail: &created.jail,
-        jid: None,
-        root: created
-            .root
-            .as_ref()
-            .map(|request| JailRoot::new(&created.jail, request, &created.mounts)),
-    });
+    let remains =
+        created.map(|created| remains(&created.jail, created.root.as_ref(), &created.mounts));
     if let Some(created) = created
         && sys::jail_id(&created.jail).is_some()
     {
@@ -137,23 +144,13 @@ fn monitor_command(
         sys::execute(&programs, command.args(), &environment).into()
     });
     let run = child.and_then(|child| {
-        Monitor {
-            child,
-            agent: match created {
-                None => AgentProcess::Child,
-                Some(created) => AgentProcess::OfJailCommand {
-                    setup_commands: created.setup_commands,
-                },
-            },
-            control: requester.control,
-            proxy: proxy.map(ProxyLink::Waiting),
-            requester: requester.pid,
-            remains,
-            jail: None,
-            allows_signal: &|_| true,
-            releases_stdio: true,
+        let mut monitor = Monitor::new(child, requester.pid, requester.control);
+        if let Some(created) = created {
+            monitor.first = First::Expected(created.setup_commands);
         }
-        .run()
+        monitor.proxy = proxy.map(ProxyLink::Waiting);
+        monitor.remains = remains;
+        monitor.run()
     });
     if let (Err(_), Some(remains)) = (&run, remains) {
         // The agent was not started, or could not be supervised to its end. The first error is reported.
@@ -184,43 +181,26 @@ pub(crate) fn create(
     become_monitor()?;
     leave_terminal()?;
     let records = Records::open(caller.uid)?;
-    let network = match is_filtered {
-        true => JailNetwork::LoopbackOnly,
-        false => JailNetwork::OfHost(&jail.ip4),
-    };
-    let created = create_jail(grant.jail, &jail.path, network)?;
-    let started = start(
-        caller.uid,
-        grant,
-        true,
-        created.jid,
-        &records,
-        requester.pid,
-    );
-    let agent = match started {
-        Ok(agent) => agent,
-        Err(error) => {
-            // A kernel without jail descriptors keeps the jail.
-            let _ = sys::remove_jail(created.jid);
-            return Err(error);
-        }
-    };
-    drop(records);
+    let ip4 = (!is_filtered).then_some(&jail.ip4);
+    let created = create_jail(grant.jail, &jail.path, ip4)?;
+    let jid = created.jid;
+    // A kernel without jail descriptors keeps the jail.
+    let child = start(caller.uid, grant, true, jid, records, requester.pid)
+        .inspect_err(|_| drop(sys::remove_jail(jid)))?;
     // Without the lock: the proxy belongs to the caller, who may let it wait.
     if let Some(proxy) = &proxy
-        && let Err(error) = network::open_port(grant.jail, created.jid, proxy)
+        && let Err(error) = network::open_port(grant.jail, jid, proxy)
     {
-        agent.end();
-        let _ = sys::remove_jail(created.jid);
+        child.end();
+        let _ = sys::remove_jail(jid);
         return Err(error);
     }
-    let remains = Remains {
-        jail: grant.jail,
-        jid: Some(created.jid),
-        root: None,
-    };
-    let proxy = proxy.map(ProxyLink::Open);
-    run_monitor(agent, grant, requester, proxy, Some((remains, created)))
+    let mut monitor = Monitor::new(child, requester.pid, requester.control);
+    monitor.rule = Some(grant.rule);
+    monitor.proxy = proxy.map(ProxyLink::Open);
+    monitor.own_jail(grant.jail, created);
+    sys::limit_time(0);
+    monitor.run()
 }
 
 /// Creates a jail with a root directory of the caller, without the lock on the records: its file system may hang, which must not
@@ -228,12 +208,12 @@ pub(crate) fn create(
 fn create_jail(
     name: &JailName,
     path: &JailPath,
-    network: JailNetwork<'_>,
+    ip4: Option<&Ip4Policy>,
 ) -> Result<Jail, HelperError> {
     let root = safe_open::directory(path, Trust::AnyOwner)?;
     sys::change_directory(&root).map_err(cannot(format!("change directory to {path}")))?;
     drop(root);
-    sys::create_jail(name, network).map_err(|error| match error.kind() {
+    sys::create_jail(name, ip4).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => HelperError::JailExists(name.to_string()),
         _ => cannot(format!("create jail {name}"))(error).into(),
     })
@@ -251,9 +231,11 @@ pub(crate) fn attach(
     let jid =
         sys::jail_id(grant.jail).ok_or_else(|| HelperError::NoJail(grant.jail.to_string()))?;
     let records = Records::open(caller.uid)?;
-    let agent = start(caller.uid, grant, false, jid, &records, requester.pid)?;
-    drop(records);
-    run_monitor(agent, grant, requester, None, None)
+    let child = start(caller.uid, grant, false, jid, records, requester.pid)?;
+    let mut monitor = Monitor::new(child, requester.pid, requester.control);
+    monitor.rule = Some(grant.rule);
+    sys::limit_time(0);
+    monitor.run()
 }
 
 /// Forks the process that becomes the agent, and records it before it starts.
@@ -262,50 +244,18 @@ fn start(
     grant: &Grant<'_>,
     created: bool,
     jid: i32,
-    records: &Records,
+    records: Records,
     requester: u32,
 ) -> Result<monitor::Child, HelperError> {
-    let child = monitor::fork(|| {
-        // The kernel refuses a process with an open directory (jail_attach(2)); this one has none.
-        match sys::attach_jail(jid).map_err(cannot(format!("enter jail {}", grant.jail))) {
-            Ok(()) => become_agent(grant).unwrap_or_else(|error| error),
-            Err(error) => error.into(),
-        }
-    })?;
+    let child = monitor::fork(|| become_agent(grant, jid).unwrap_or_else(|error| error))?;
     let limit = grant.rule.limits.agents;
     let added = super::agent_record(caller_uid, grant, created, jid, child.pid, requester)
         .and_then(|record| records.add(&record, limit, has_ended));
-    match added {
-        Ok(()) => Ok(child),
-        Err(error) => {
-            child.end();
-            Err(error)
-        }
+    if let Err(error) = added {
+        child.end();
+        return Err(error);
     }
-}
-
-/// Monitors an agent. A created jail is removed with it.
-fn run_monitor(
-    child: monitor::Child,
-    grant: &Grant<'_>,
-    requester: Requester,
-    proxy: Option<ProxyLink>,
-    created: Option<(Remains<'_>, Jail)>,
-) -> Result<c_int, HelperError> {
-    let (remains, jail) = created.unzip();
-    sys::limit_time(0);
-    Monitor {
-        child,
-        agent: AgentProcess::Child,
-        control: requester.control,
-        proxy,
-        requester: requester.pid,
-        remains,
-        jail,
-        allows_signal: &|signal| grant.rule.allows_signal(signal),
-        releases_stdio: true,
-    }
-    .run()
+    Ok(child)
 }
 
 /// Creates a jail as [`create`] does, enters it with a child, and removes it.
@@ -314,30 +264,17 @@ pub(crate) fn probe() -> Result<(), HelperError> {
     let name: JailName = format!("colibri-check-{}", std::process::id())
         .parse()
         .map_err(crate::request::RequestError::Value)?;
-    let network = JailNetwork::OfHost(&Ip4Policy::Disable);
-    let jail = create_jail(&name, &safe_open::fixed_path(PROBE_ROOT)?, network)?;
+    let root = safe_open::fixed_path(PROBE_ROOT)?;
+    let jail = create_jail(&name, &root, Some(&Ip4Policy::Disable))?;
     let jid = jail.jid;
     let child = monitor::fork(|| match sys::attach_jail(jid) {
         Ok(()) => sys::exit(0),
         Err(error) => cannot("enter the created jail")(error).into(),
     })?;
-    let code = Monitor {
-        child,
-        agent: AgentProcess::Child,
-        control: None,
-        proxy: None,
-        requester: parent_id(),
-        remains: Some(Remains {
-            jail: &name,
-            jid: Some(jid),
-            root: None,
-        }),
-        jail: Some(jail),
-        allows_signal: &|_| false,
-        releases_stdio: false,
-    }
-    .run()?;
-    match code {
+    let mut monitor = Monitor::new(child, parent_id(), None);
+    monitor.own_jail(&name, jail);
+    monitor.releases_stdio = false;
+    match monitor.run()? {
         0 => Ok(()),
         _ => Err(HelperError::Probe),
     }
@@ -351,13 +288,15 @@ fn leave_terminal() -> Result<(), HelperError> {
     Ok(())
 }
 
-/// Drops root and executes the agent. This process is inside the jail: every file that it reads may be hostile. Returns
-/// the error.
-fn become_agent(grant: &Grant<'_>) -> Result<HelperError, HelperError> {
-    let user = jail_user(grant)?;
-    let environment = super::agent_environment(grant, user.entry.as_ref());
+/// Enters the jail, drops root and executes the agent. Every file that it reads inside may be hostile. Returns the
+/// error.
+fn become_agent(grant: &Grant<'_>, jid: i32) -> Result<HelperError, HelperError> {
+    // The kernel refuses a process with an open directory (jail_attach(2)); this one has none.
+    sys::attach_jail(jid).map_err(cannot(format!("enter jail {}", grant.jail)))?;
+    let (ids, entry) = jail_user(grant)?;
+    let environment = super::agent_environment(grant, entry.as_ref());
     super::apply_limits(&grant.rule.limits)?;
-    sys::become_user(user.ids.uid, user.ids.gid)?;
+    sys::become_user(ids.uid, ids.gid)?;
     sys::restrict_process()?;
     let workdir = grant.run.workdir.as_ref().map_or("/", JailPath::as_str);
     std::env::set_current_dir(workdir)
@@ -366,20 +305,14 @@ fn become_agent(grant: &Grant<'_>) -> Result<HelperError, HelperError> {
     Ok(sys::execute(&grant.programs, grant.run.command.args(), &environment).into())
 }
 
-/// A user of a jail, with its passwd(5) entry there if it has one.
-struct ResolvedUser {
-    ids: UserIds,
-    entry: Option<PasswdEntry>,
-}
-
-/// Resolves a user inside the jail. The ids of a name are those of the jail's passwd(5), which only root may be able to
-/// write: the table selects the rights of the agent on files and devices of the host. The ids of a number are those that the
-/// policy allows; the table only adds the name and the directories of its variables.
-fn jail_user(grant: &Grant<'_>) -> Result<ResolvedUser, HelperError> {
+/// Resolves a user inside the jail, with its passwd(5) entry there if it has one. The ids of a name are those of the jail's
+/// passwd(5), which only root may be able to write: the table selects the rights of the agent on files and devices of the host.
+/// The ids of a number are those that the policy allows; the table only adds the name and the directories of its variables.
+fn jail_user(grant: &Grant<'_>) -> Result<(UserIds, Option<PasswdEntry>), HelperError> {
     if let Some(ids) = grant.ids {
         let table = table_of_any_owner().unwrap_or_default();
         let entry = users::find_user(&table, |_, uid| uid == ids.uid);
-        return Ok(ResolvedUser { ids, entry });
+        return Ok((ids, entry));
     }
     let user = grant.user.to_string();
     let table = safe_open::read_root_owned(PASSWD, users::MAX_TABLE)
@@ -392,10 +325,7 @@ fn jail_user(grant: &Grant<'_>) -> Result<ResolvedUser, HelperError> {
         let UserIds { uid, gid } = ids;
         return Err(HelperError::PrivilegedUser { user, uid, gid });
     }
-    Ok(ResolvedUser {
-        ids,
-        entry: Some(entry),
-    })
+    Ok((ids, Some(entry)))
 }
 
 /// Adds the user to the error of an unsafe owner or mode, whose paths are those of the jail.
@@ -446,17 +376,15 @@ pub(super) fn find_target(pid: u32, records: &[Record]) -> Lookup {
             && !has_ended(record)
             && (record.created || has_started(record, pid))
     };
-    match records.iter().find(owns) {
-        Some(record) => Lookup::Owned(Target {
-            jail: record.jail.clone(),
-            process: ProcessId {
-                pid,
-                start: info.start,
-            },
-            jid: record.jid,
-        }),
-        None => Lookup::NotOwned,
-    }
+    let Some(record) = records.iter().find(owns) else {
+        return Lookup::NotOwned;
+    };
+    let start = info.start;
+    Lookup::Owned(Target {
+        jail: record.jail.clone(),
+        process: ProcessId { pid, start },
+        jid: record.jid,
+    })
 }
 
 /// Reports whether the agent of a record is or started the process.
@@ -491,14 +419,9 @@ pub(crate) fn send_signal(targets: Vec<Target>, signal: Signal) -> Result<(), He
     };
     sys::attach_jail(*jid).map_err(cannot(format!("enter jail {jail}")))?;
     for target in &targets {
-        if !target.process.is_running() {
-            continue;
-        }
-        match sys::kill(target.process.pid, sys::signal_number(signal)) {
-            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
-                return Err(cannot("send the signal")(error).into());
-            }
-            _ => {}
+        if target.process.is_running() {
+            let sent = sys::kill(target.process.pid, sys::signal_number(signal));
+            super::check_sent(sent)?;
         }
     }
     Ok(())

@@ -27,7 +27,7 @@ use crate::error::HelperError;
 use crate::paths;
 use crate::request::{HelperRequest, RequestError};
 use crate::safe_open::{self, OpenError};
-use crate::sys::{self, Caller, Fork, PathKind, SysError, cannot};
+use crate::sys::{self, Caller, Fork, PathKind, ProcessInfo, SysError, cannot};
 use crate::users::{self, UserIds};
 
 /// Directories that every sandbox mounts privately, so a program in them cannot be looked up in the root directory.
@@ -103,15 +103,15 @@ pub(crate) fn create(
         // It has reported why it cannot become the agent.
         return Ok(collect()?.code());
     }
+    let limit = grant.rule.limits.agents;
     let added =
         super::agent_record(caller.uid, grant, true, 0, pid, requester.pid).and_then(|record| {
             if record.boot.is_empty() {
                 return Err(cannot("read the boot id")(ErrorKind::NotFound.into()).into());
             }
             // An agent whose process cannot be read may run.
-            let has_ended = |record: &Record| has_ended(record).unwrap_or(false);
-            records.add(&record, grant.rule.limits.agents, has_ended)?;
-            Ok(record)
+            let has_ended = |other: &Record| has_ended(other).unwrap_or(false);
+            records.add(&record, limit, has_ended).map(|()| record)
         });
     let record = match added {
         Ok(record) => record,
@@ -145,9 +145,8 @@ fn become_agent(
     mut start: UnixStream,
 ) -> Result<Infallible, HelperError> {
     sys::die_with_parent().map_err(cannot("set the parent-death signal"))?;
-    let ids = grant
-        .ids
-        .ok_or_else(|| HelperError::NoUser(grant.user.to_string()))?;
+    let no_user = || HelperError::NoUser(grant.user.to_string());
+    let ids = grant.ids.ok_or_else(no_user)?;
     let filter = without_set_id_files().ok_or(HelperError::NoFilter)?;
     let bubblewrap = bubblewrap()?;
 
@@ -211,12 +210,8 @@ fn bind_root(caller: &Caller, ids: UserIds, jail: &EphemeralJail) -> Result<Jail
             })
     };
     let mount_point = safe_open::fixed_path(&paths::records())?;
-    let root = open(
-        &host_directory(&JailPath::root())?,
-        &jail.path,
-        ids.uid,
-        &[ids.gid],
-    )?;
+    let host = host_directory(&JailPath::root())?;
+    let root = open(&host, &jail.path, ids.uid, &[ids.gid])?;
     sys::bind_mount(&root, mount_point.as_str()).map_err(cannot(format!("bind {}", jail.path)))?;
     let root = host_directory(&mount_point)?;
     for hidden in &jail.masked {
@@ -277,9 +272,8 @@ pub(super) fn find_target(pid: u32, records: &[Record]) -> Lookup {
     let process = sys::pidfd(pid).ok();
     let record = process.as_ref().and_then(|_| {
         let ancestors = stable_ancestors(pid)?;
-        records
-            .iter()
-            .find(|record| ancestors.contains(&record.first))
+        let mut records = records.iter();
+        records.find(|record| ancestors.contains(&record.first))
     });
     match (process, record) {
         (Some(process), Some(record)) if !sys::has_root_uid(pid) => Lookup::Owned(Target {
@@ -304,28 +298,21 @@ fn stable_ancestors(pid: u32) -> Option<Vec<ProcessId>> {
 fn ancestors(mut pid: u32) -> Option<Vec<ProcessId>> {
     let mut ancestors = Vec::new();
     while pid > 1 {
-        let info = sys::process_info(pid)?;
-        ancestors.push(ProcessId {
-            pid,
-            start: info.start,
-        });
+        let ProcessInfo { parent, start } = sys::process_info(pid)?;
+        ancestors.push(ProcessId { pid, start });
         if ancestors.len() > MAX_ANCESTORS {
             return None;
         }
-        pid = info.parent;
+        pid = parent;
     }
     Some(ancestors)
 }
 
-/// Signals the processes. A process that has ended in the meantime is not an error.
+/// Signals the processes.
 pub(crate) fn send_signal(targets: Vec<Target>, signal: Signal) -> Result<(), HelperError> {
+    let number = sys::signal_number(signal);
     for target in targets {
-        match sys::pidfd_signal(&target.process, sys::signal_number(signal)) {
-            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
-                return Err(cannot("send the signal")(error).into());
-            }
-            _ => {}
-        }
+        super::check_sent(sys::pidfd_signal(&target.process, number))?;
     }
     Ok(())
 }

@@ -89,21 +89,24 @@ pub(crate) fn find_targets(
     let mut targets: Vec<Target> = Vec::new();
     let mut ended = None;
     for &pid in pids {
+        let combines = |target: &Target| targets.iter().all(|other| other.combines_with(target));
         match host::find_target(pid, &records) {
-            Lookup::Owned(target)
-                if targets
-                    .first()
-                    .is_none_or(|first| first.combines_with(&target)) =>
-            {
-                targets.push(target);
-            }
+            Lookup::Owned(target) if combines(&target) => targets.push(target),
             Lookup::Ended => ended = Some(pid),
-            Lookup::Owned(_) | Lookup::NotOwned => return not_owned(pid),
+            _ => return not_owned(pid),
         }
     }
     match ended {
         Some(pid) if targets.is_empty() => not_owned(pid),
         _ => Ok(targets),
+    }
+}
+
+/// Checks the result of a signal. A process that has ended in the meantime is not an error.
+fn check_sent(sent: io::Result<()>) -> Result<(), SysError> {
+    match sent {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        sent => sent.map_err(sys::cannot("send the signal")),
     }
 }
 

@@ -10,7 +10,9 @@
 //! ```
 
 use std::ffi::c_int;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::ErrorKind::{Interrupted, WouldBlock};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::parent_id;
 use std::time::{Duration, Instant};
@@ -24,7 +26,8 @@ use crate::audit;
 use crate::control::{ControlReader, ControlRequest};
 use crate::error::HelperError;
 use crate::escape::printable;
-use crate::sys::{self, Event, Fork, Jail, MountPoint, ProcessEnd, Queue, SysError, Watch, cannot};
+use crate::policy::Rule;
+use crate::sys::{self, Event, Fork, Jail, MountPoint, ProcessEnd, Queue, SysError, cannot};
 
 /// Interval between two rounds of KILL.
 const KILL_INTERVAL: Duration = Duration::from_millis(20);
@@ -50,35 +53,27 @@ pub(crate) struct Remains<'a> {
 impl Remains<'_> {
     /// Removes the jail, the mounts, the prepared root and the resource limits, and verifies that none is left. None is not an error.
     pub(crate) fn remove(&self) -> Result<(), HelperError> {
+        let jail = self.jail;
         let deadline = Instant::now() + CLEANUP_TIMEOUT;
         let mut problems = Vec::new();
-        while let Some(jid) = sys::jail_id(self.jail)
+        while let Some(jid) = sys::jail_id(jail)
             && self.jid.is_none_or(|own| own == jid)
         {
             let removed = sys::remove_jail(jid);
             if Instant::now() >= deadline {
-                let cause = removed
-                    .err()
-                    .map_or("it still exists".to_owned(), |error| error.to_string());
-                problems.push(format!("cannot remove jail {}: {cause}", self.jail));
+                let cause =
+                    removed.map_or_else(|error| error.to_string(), |()| "it still exists".into());
+                problems.push(format!("cannot remove jail {jail}: {cause}"));
                 break;
             }
             std::thread::sleep(CLEANUP_INTERVAL);
         }
-        if let Err(problem) = mounts::remove_all(self.jail, deadline) {
-            problems.push(problem);
+        problems.extend(mounts::remove_all(jail, deadline).err());
+        if let (true, Some(root)) = (problems.is_empty(), &self.root) {
+            problems.extend(root.remove(deadline).err());
         }
-        if problems.is_empty()
-            && let Some(root) = &self.root
-            && let Err(problem) = root.remove(deadline)
-        {
-            problems.push(problem);
-        }
-        if let Err(error) = sys::remove_limits(self.jail) {
-            problems.push(format!(
-                "cannot remove the limits of jail {}: {error}",
-                self.jail
-            ));
+        if let Err(error) = sys::remove_limits(jail) {
+            problems.push(format!("cannot remove the limits of jail {jail}: {error}"));
         }
         match problems.is_empty() {
             true => Ok(()),
@@ -104,7 +99,7 @@ pub(super) fn unmount_all(
     deadline: Instant,
 ) -> Result<(), String> {
     loop {
-        let mut mounts = sys::mounts().map_err(|error| format!("cannot list mounts: {error}"))?;
+        let mut mounts = list_mounts()?;
         mounts.retain(is_wanted);
         let mut failure = None;
         for mount in &mounts {
@@ -122,22 +117,16 @@ pub(super) fn unmount_all(
     }
 }
 
-/// The process that becomes the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AgentProcess {
-    /// The child of the monitor.
-    Child,
-    /// A child of the monitor's child, jail(8), after this number of other commands.
-    OfJailCommand { setup_commands: u32 },
+/// Returns the mounts, the last one first.
+pub(super) fn list_mounts() -> Result<Vec<MountPoint>, String> {
+    sys::mounts().map_err(|error| format!("cannot list mounts: {error}"))
 }
 
 /// The agent's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum First {
-    /// jail(8) has this number of commands to start before it.
-    Expected {
-        setup_commands: u32,
-    },
+pub(crate) enum First {
+    /// The child of the monitor, jail(8), will start it after this number of other commands.
+    Expected(u32),
     Running(u32),
     Ended(ProcessEnd),
 }
@@ -145,7 +134,7 @@ enum First {
 /// A started child, which waits for [`Child::run`].
 pub(crate) struct Child {
     pub(crate) pid: u32,
-    start: OwnedFd,
+    start: File,
     queue: Queue,
 }
 
@@ -162,14 +151,15 @@ impl Child {
 pub(crate) fn fork(become_agent: impl FnOnce() -> HelperError) -> Result<Child, HelperError> {
     let queue = Queue::new().map_err(cannot("create an event queue"))?;
     queue.watch_children().map_err(cannot("watch children"))?;
-    let (start_reader, start) = sys::pipe().map_err(cannot("create a pipe"))?;
+    let (reader, start) = sys::pipe().map_err(cannot("create a pipe"))?;
     match sys::fork().map_err(cannot("fork"))? {
-        Fork::Parent(pid) => Ok(Child { pid, start, queue }),
+        Fork::Parent(pid) => Ok(Child {
+            pid,
+            start: start.into(),
+            queue,
+        }),
         Fork::Child => {
-            let error = match wait_for_start(start_reader) {
-                Ok(()) => become_agent(),
-                Err(error) => error.into(),
-            };
+            let error = wait_for_start(reader).map_or_else(Into::into, |()| become_agent());
             audit::print_error(&error);
             sys::exit(error.exit_code());
         }
@@ -180,115 +170,106 @@ pub(crate) fn fork(become_agent: impl FnOnce() -> HelperError) -> Result<Child, 
 fn wait_for_start(reader: OwnedFd) -> Result<(), SysError> {
     sys::die_with_parent()?;
     sys::lead_process_group().map_err(cannot("create a process group"))?;
-    let mut reader =
-        std::fs::File::from(sys::keep_one(reader).map_err(cannot("close descriptors"))?);
-    reader
-        .read_exact(&mut [0])
-        .map_err(cannot("start: the monitor has ended"))?;
+    let reader = sys::keep_one(reader).map_err(cannot("close descriptors"))?;
+    let mut reader = File::from(reader);
+    let started = reader.read_exact(&mut [0]);
+    started.map_err(cannot("start: the monitor has ended"))?;
     drop(reader);
     sys::close_from(3)
 }
 
 /// The monitor of a started child.
 pub(crate) struct Monitor<'a> {
-    pub(crate) child: Child,
-    pub(crate) agent: AgentProcess,
+    child: Child,
+    pub(crate) first: First,
+    child_end: Option<ProcessEnd>,
+    /// The process that requested the agent.
+    requester: u32,
     /// The socket of the requester, if it has one.
-    pub(crate) control: Option<OwnedFd>,
+    control: Option<OwnedFd>,
+    reader: ControlReader,
+    /// Requests that wait for the agent's first process.
+    pending: Vec<ControlRequest>,
+    /// The rule whose signals the requester may send; without one, it may send every signal.
+    pub(crate) rule: Option<&'a Rule>,
     /// The connection to the proxy of a filtered jail.
     pub(crate) proxy: Option<ProxyLink>,
-    /// The process that requested the agent.
-    pub(crate) requester: u32,
     pub(crate) remains: Option<Remains<'a>>,
     /// Owning descriptor of the jail in `remains`.
-    pub(crate) jail: Option<Jail>,
-    pub(crate) allows_signal: &'a dyn Fn(Signal) -> bool,
+    jail: Option<Jail>,
+    /// Set while the agent is being killed: when its mounts are removed next.
+    next_release: Option<Instant>,
     /// Whether descriptors 0 to 2 are for the agent alone, so that its readers see their end with the agent's.
     pub(crate) releases_stdio: bool,
 }
 
-impl Monitor<'_> {
+impl<'a> Monitor<'a> {
+    /// Returns the monitor of a child that becomes the agent.
+    pub(crate) fn new(child: Child, requester: u32, control: Option<OwnedFd>) -> Self {
+        Self {
+            first: First::Running(child.pid),
+            child,
+            child_end: None,
+            requester,
+            control,
+            reader: ControlReader::default(),
+            pending: Vec::new(),
+            rule: None,
+            proxy: None,
+            remains: None,
+            jail: None,
+            next_release: None,
+            releases_stdio: true,
+        }
+    }
+
+    /// Removes a jail, which this process created, with the agent.
+    pub(crate) fn own_jail(&mut self, name: &'a JailName, jail: Jail) {
+        self.remains = Some(Remains {
+            jail: name,
+            jid: Some(jail.jid),
+            root: None,
+        });
+        self.jail = Some(jail);
+    }
+
     /// Starts the child, waits until no process of the agent is left, and removes what existed for it. Returns the exit
     /// code of the agent, or 128 plus the number of the signal that ended it.
-    pub(crate) fn run(self) -> Result<c_int, HelperError> {
-        let watch = match self.agent {
-            AgentProcess::Child => Watch::Process,
-            AgentProcess::OfJailCommand { .. } => Watch::Follow,
-        };
-        let Child { pid, start, queue } = self.child;
-        queue
-            .watch_process(pid, watch)
-            .map_err(cannot("watch the agent"))?;
+    pub(crate) fn run(mut self) -> Result<c_int, HelperError> {
+        let queue = &self.child.queue;
+        let follow = matches!(self.first, First::Expected(_));
+        let watched = queue.watch_process(self.child.pid, follow);
+        watched.map_err(cannot("watch the agent"))?;
         // Also with a control socket: the agent may hold its other end. A requester that has ended is not the parent any more:
         // init(8), pid 1, may be, and never ends.
-        let watched = queue.watch_process(self.requester, Watch::Process);
+        let watched = queue.watch_process(self.requester, false);
         if watched.is_err() || parent_id() != self.requester || self.requester <= 1 {
             return Err(HelperError::Orphaned);
         }
         if let Some(socket) = &self.control {
-            queue
-                .watch_input(socket.as_fd())
-                .map_err(cannot("watch the control socket"))?;
+            let watched = queue.watch_input(socket.as_fd());
+            watched.map_err(cannot("watch the control socket"))?;
         }
-        let mut running = Running {
-            child: pid,
-            first: match self.agent {
-                AgentProcess::Child => First::Running(pid),
-                AgentProcess::OfJailCommand { setup_commands } => {
-                    First::Expected { setup_commands }
-                }
-            },
-            child_end: None,
-            control: self.control,
-            proxy: self.proxy,
-            reader: ControlReader::default(),
-            requester: self.requester,
-            remains: self.remains,
-            jail: self.jail,
-            pending: Vec::new(),
-            next_release: None,
-            allows_signal: self.allows_signal,
-        };
         if self.releases_stdio {
             sys::release_stdio().map_err(cannot("redirect descriptors to /dev/null"))?;
         }
-        std::fs::File::from(start)
-            .write_all(&[1])
-            .map_err(cannot("start the agent"))?;
-        running.report_start();
-        running.supervise(&queue)?;
-        let end = running.finish(&queue);
+        let started = self.child.start.write_all(&[1]);
+        started.map_err(cannot("start the agent"))?;
+        self.report_start();
+        self.supervise()?;
+        let end = self.finish();
         // The proxy ends. Its sockets refer to the jail.
-        running.proxy = None;
-        let cleaned = running.remains.map_or(Ok(()), |remains| remains.remove());
+        self.proxy = None;
+        let cleaned = self.remains.map_or(Ok(()), |remains| remains.remove());
         if let Err(error) = cleaned {
-            running.report(&format!("error {}", printable(&error.to_string())));
+            self.report(&format!("error {}", printable(&error.to_string())));
             return Err(error);
         }
         Ok(end.code())
     }
-}
 
-struct Running<'a> {
-    child: u32,
-    first: First,
-    child_end: Option<ProcessEnd>,
-    control: Option<OwnedFd>,
-    proxy: Option<ProxyLink>,
-    reader: ControlReader,
-    requester: u32,
-    remains: Option<Remains<'a>>,
-    jail: Option<Jail>,
-    /// Requests that wait for the agent's first process.
-    pending: Vec<ControlRequest>,
-    /// Set while the agent is being killed: when its mounts are removed next.
-    next_release: Option<Instant>,
-    allows_signal: &'a dyn Fn(Signal) -> bool,
-}
-
-impl Running<'_> {
     /// Handles events until no descendant is left.
-    fn supervise(&mut self, queue: &Queue) -> Result<(), SysError> {
+    fn supervise(&mut self) -> Result<(), SysError> {
         loop {
             if self.collect() {
                 return Ok(());
@@ -301,9 +282,9 @@ impl Running<'_> {
                 }
             }
             let timeout = self.next_release.map(|_| KILL_INTERVAL);
-            let events = queue.wait(timeout).map_err(cannot("wait for events"))?;
-            for event in events {
-                self.handle(event, queue);
+            let events = self.child.queue.wait(timeout);
+            for event in events.map_err(cannot("wait for events"))? {
+                self.handle(event);
             }
         }
     }
@@ -314,7 +295,7 @@ impl Running<'_> {
     fn collect(&mut self) -> bool {
         loop {
             match sys::collect_child() {
-                Ok(Some((pid, end))) if pid == self.child => {
+                Ok(Some((pid, end))) if pid == self.child.pid => {
                     self.child_end = Some(end);
                     if self.first == First::Running(pid) {
                         self.set_end(end);
@@ -322,30 +303,28 @@ impl Running<'_> {
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return !sys::has_descendants(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == Interrupted => {}
                 Err(_) => return true,
             }
         }
     }
 
-    fn handle(&mut self, event: Event, queue: &Queue) {
+    fn handle(&mut self, event: Event) {
         match event {
-            Event::ChildEnded => {}
             Event::Readable => self.receive(),
-            Event::Forked { parent, child } if parent == self.child => {
+            Event::Forked { parent, child } if parent == self.child.pid => {
                 self.open_proxy_port();
-                self.count_fork(child, queue);
+                self.count_fork(child);
             }
-            Event::Forked { .. } => {}
             Event::Executed { pid } => self.end_jail_with_processes(pid),
             Event::Ended { pid, .. } if pid == self.requester => self.start_kill(),
             // The child's end is collected by wait(2).
             Event::Ended { pid, status }
-                if pid != self.child && self.first == First::Running(pid) =>
+                if pid != self.child.pid && self.first == First::Running(pid) =>
             {
                 self.set_end(ProcessEnd::from_status(status));
             }
-            Event::Ended { .. } => {}
+            _ => {}
         }
     }
 
@@ -365,12 +344,12 @@ impl Running<'_> {
     }
 
     /// Finds the agent among the processes that jail(8) starts.
-    fn count_fork(&mut self, pid: u32, queue: &Queue) {
+    fn count_fork(&mut self, pid: u32) {
         match self.first {
-            First::Expected { setup_commands: 0 } => {
+            First::Expected(0) => {
                 self.first = First::Running(pid);
                 // Its children are not followed. It may have ended already.
-                let _ = queue.watch_process(pid, Watch::Process);
+                let _ = self.child.queue.watch_process(pid, false);
                 if let (Some(remains), None) = (self.remains, &self.jail) {
                     self.jail = sys::own_jail(remains.jail).ok();
                 }
@@ -379,11 +358,7 @@ impl Running<'_> {
                     self.signal(request);
                 }
             }
-            First::Expected { setup_commands } => {
-                self.first = First::Expected {
-                    setup_commands: setup_commands - 1,
-                };
-            }
+            First::Expected(commands) => self.first = First::Expected(commands - 1),
             _ => {}
         }
     }
@@ -430,14 +405,7 @@ impl Running<'_> {
         let requests = match sys::receive_now(control, &mut buffer) {
             Ok(0) => None,
             Ok(count) => self.reader.push(buffer.get(..count).unwrap_or_default()),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                return;
-            }
+            Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => return,
             Err(_) => None,
         };
         let Some(requests) = requests else {
@@ -446,16 +414,15 @@ impl Running<'_> {
             return;
         };
         for request in requests {
+            let ControlRequest { signal, .. } = request;
             // KILL adds no right: the end of the requester ends the agent too.
-            if request.signal != Signal::KILL && !(self.allows_signal)(request.signal) {
-                self.report(&format!("refused {}", request.signal));
-            } else if matches!(self.first, First::Expected { .. }) && request.signal != Signal::KILL
-            {
-                if self.pending.len() < MAX_PENDING {
-                    self.pending.push(request);
-                }
-            } else {
+            let is_kill = signal == Signal::KILL;
+            if !is_kill && self.rule.is_some_and(|rule| !rule.allows_signal(signal)) {
+                self.report(&format!("refused {signal}"));
+            } else if is_kill || !matches!(self.first, First::Expected(_)) {
                 self.signal(request);
+            } else if self.pending.len() < MAX_PENDING {
+                self.pending.push(request);
             }
         }
     }
@@ -501,9 +468,10 @@ impl Running<'_> {
     }
 
     /// Returns how the agent ended. The last events may not have been read yet.
-    fn finish(&mut self, queue: &Queue) -> ProcessEnd {
-        for event in queue.wait(Some(Duration::ZERO)).unwrap_or_default() {
-            self.handle(event, queue);
+    fn finish(&mut self) -> ProcessEnd {
+        let events = self.child.queue.wait(Some(Duration::ZERO));
+        for event in events.unwrap_or_default() {
+            self.handle(event);
         }
         match (self.first, self.child_end) {
             (First::Ended(end), _) => end,

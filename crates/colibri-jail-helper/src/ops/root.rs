@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use colibri_jail_core::{JAIL_ROOTS, JailName, JailPath};
 
-use super::monitor::{CLEANUP_TIMEOUT, unmount_all};
+use super::monitor::{CLEANUP_TIMEOUT, list_mounts, unmount_all};
 use super::mounts::{self, OpenedPath, mount_in};
 use crate::error::HelperError;
 use crate::request::{MountRequest, RootBase, RootRequest};
@@ -32,24 +32,12 @@ const RUN_SIZE: &str = "64m";
 /// The root directory of one jail.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct JailRoot<'a> {
-    jail: &'a JailName,
-    request: &'a RootRequest,
-    mounts: &'a [MountRequest],
+    pub(super) jail: &'a JailName,
+    pub(super) request: &'a RootRequest,
+    pub(super) mounts: &'a [MountRequest],
 }
 
-impl<'a> JailRoot<'a> {
-    pub(crate) fn new(
-        jail: &'a JailName,
-        request: &'a RootRequest,
-        mounts: &'a [MountRequest],
-    ) -> Self {
-        Self {
-            jail,
-            request,
-            mounts,
-        }
-    }
-
+impl JailRoot<'_> {
     /// Makes or extends the root. What an earlier run left is removed before.
     pub(crate) fn prepare(&self) -> Result<(), HelperError> {
         self.try_prepare()
@@ -82,15 +70,13 @@ impl<'a> JailRoot<'a> {
     /// Removes everything that [`JailRoot::prepare`] made. Nothing is not an error.
     pub(crate) fn remove(&self, deadline: Instant) -> Result<(), String> {
         let record = self.record();
-        let has_record = fs::symlink_metadata(record.as_str()).is_ok();
-        if has_record {
+        if fs::symlink_metadata(record.as_str()).is_ok() {
             self.unmount(deadline)?;
         }
         // The clone remains in its pool also when the directory is lost, after a crash of the host.
         if let Some(clone) = self.clone_of_template()? {
-            clone
-                .remove()
-                .map_err(|error| format!("cannot destroy the clone: {error}"))?;
+            let removed = clone.remove();
+            removed.map_err(|error| format!("cannot destroy the clone: {error}"))?;
         }
         match fs::remove_dir(record.as_str()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -102,17 +88,17 @@ impl<'a> JailRoot<'a> {
 
     /// Unmounts what [`JailRoot::prepare`] mounted.
     pub(crate) fn unmount(&self, deadline: Instant) -> Result<(), String> {
-        match &self.request.base {
-            RootBase::Template(_) => {
-                unmount_all(&|mount| mount.is_in(self.record().as_str()), deadline)
-            }
-            RootBase::Existing(_) => unmount_all(&|mount| self.is_device_mount(mount), deadline),
-        }
+        let record = self.record();
+        let is_wanted = |mount: &MountPoint| match self.request.base {
+            RootBase::Template(_) => mount.is_in(record.as_str()),
+            RootBase::Existing(_) => self.is_device_mount(mount),
+        };
+        unmount_all(&is_wanted, deadline)
     }
 
     /// Refuses mount points that are in use: the clean-up could not tell the mounts apart.
     fn refuse_mounted(&self) -> Result<(), String> {
-        let mounts = sys::mounts().map_err(|error| format!("cannot list mounts: {error}"))?;
+        let mounts = list_mounts()?;
         match mounts.iter().find(|mount| self.is_device_mount(mount)) {
             Some(mount) => Err(format!(
                 "{} is a mount point already; omit `devfs` and `fdescfs`, or unmount it",
@@ -130,27 +116,19 @@ impl<'a> JailRoot<'a> {
 
     /// Makes the root from a template.
     fn populate(&self, template: &JailPath) -> Result<(), String> {
-        let opened = safe_open::directory(template, Trust::AnyOwner).map_err(text)?;
-        drop(opened);
+        drop(safe_open::directory(template, Trust::AnyOwner).map_err(text)?);
         match self.clone_of_template()? {
             Some(clone) if clone.has_snapshot()? => clone.create_at(&self.record())?,
             _ => {
-                let mount_point = self.open(&JailPath::root()).map_err(text)?;
+                let root = JailPath::root();
+                let mount_point = self.open(&root).map_err(text)?;
                 let options = [("target", template.as_str())];
-                self.mount_as(
-                    &JailPath::root(),
-                    &mount_point,
-                    "nullfs",
-                    &options,
-                    MountMode::ReadOnly,
-                )?;
+                self.mount(&root, &mount_point, "nullfs", &options, MountMode::ReadOnly)?;
                 self.mount_writable()?;
             }
         }
-        self.request
-            .mount_points
-            .iter()
-            .try_for_each(|inside| self.create_mount_point(inside))
+        let mut mount_points = self.request.mount_points.iter();
+        mount_points.try_for_each(|inside| self.create_mount_point(inside))
     }
 
     /// Mounts the private directories. Those that the template lacks, or that are links to others, are omitted.
@@ -169,7 +147,7 @@ impl<'a> JailRoot<'a> {
                 "/var/run" => options = vec![("size", RUN_SIZE)],
                 _ => {}
             }
-            self.mount(inside, &mount_point, "tmpfs", &options)?;
+            self.mount(inside, &mount_point, "tmpfs", &options, MountMode::NoSetuid)?;
         }
         Ok(())
     }
@@ -185,8 +163,8 @@ impl<'a> JailRoot<'a> {
                     let made = sys::open_directory_at(&directory, name).map_err(failed)?;
                     // The umask of the agent applies to mkdir(2).
                     let made = fs::File::from(made);
-                    made.set_permissions(fs::Permissions::from_mode(0o755))
-                        .map_err(failed)?;
+                    let mode = fs::Permissions::from_mode(0o755);
+                    made.set_permissions(mode).map_err(failed)?;
                     made.into()
                 }
                 opened => opened.map_err(failed)?,
@@ -227,10 +205,8 @@ impl<'a> JailRoot<'a> {
         sys::mount("devfs", &stage, options, MountMode::NoSetuid).map_err(failed)?;
         let mounted = fs::File::open(&stage).map_err(failed)?;
         let devices = sys::names_in(&mounted.into()).map_err(failed)?;
-        unmount_all(
-            &|mount| mount.path == stage.as_bytes(),
-            Instant::now() + CLEANUP_TIMEOUT,
-        )?;
+        let deadline = Instant::now() + CLEANUP_TIMEOUT;
+        unmount_all(&|mount| mount.path == stage.as_bytes(), deadline)?;
         fs::remove_dir(&stage).map_err(failed)?;
         Ok(devices)
     }
@@ -244,8 +220,7 @@ impl<'a> JailRoot<'a> {
         options: &[(&str, &str)],
     ) -> Result<(), String> {
         let list = || {
-            let mut mounts =
-                sys::mounts().map_err(|error| format!("cannot list mounts: {error}"))?;
+            let mut mounts = list_mounts()?;
             mounts.retain(|mount| mount.kind == kind.as_bytes());
             Ok::<_, String>(mounts)
         };
@@ -253,14 +228,13 @@ impl<'a> JailRoot<'a> {
         let path = self.path();
         let mount_point = OpenedPath::mount_point(&path, inside)
             .map_err(|error| format!("cannot mount {kind} on {inside}: {error}"))?;
-        self.mount(inside, &mount_point.target, kind, options)?;
+        let target = &mount_point.target;
+        self.mount(inside, target, kind, options, MountMode::NoSetuid)?;
         let mut new = list()?;
         new.retain(|mount| !before.contains(mount));
         let wanted = path.join(inside);
-        if new
-            .iter()
-            .any(|mount| mount.path == wanted.as_str().as_bytes())
-        {
+        let is_wanted = |mount: &MountPoint| mount.path == wanted.as_str().as_bytes();
+        if new.iter().any(is_wanted) {
             return Ok(());
         }
         new.retain(|mount| mount.is_in(path.as_str()));
@@ -272,18 +246,8 @@ impl<'a> JailRoot<'a> {
         ))
     }
 
-    fn mount(
-        &self,
-        inside: &JailPath,
-        mount_point: &impl AsRawFd,
-        kind: &str,
-        options: &[(&str, &str)],
-    ) -> Result<(), String> {
-        self.mount_as(inside, mount_point, kind, options, MountMode::NoSetuid)
-    }
-
     /// Mounts a file system on an open directory.
-    fn mount_as(
+    fn mount(
         &self,
         inside: &JailPath,
         mount_point: &impl AsRawFd,

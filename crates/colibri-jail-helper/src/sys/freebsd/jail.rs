@@ -68,17 +68,10 @@ fn jail_with_owner(
     }
 }
 
-/// The network of a created jail.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum JailNetwork<'a> {
-    /// The network of the host, with this IPv4 policy and without IPv6.
-    OfHost(&'a Ip4Policy),
-    /// A network stack that contains an unconfigured loopback interface (vnet(9)).
-    LoopbackOnly,
-}
-
-/// Creates a jail whose root is the working directory (jail_set(2)). It is persistent until [`end_with_processes`].
-pub(crate) fn create_jail(name: &JailName, network: JailNetwork<'_>) -> io::Result<Jail> {
+/// Creates a jail whose root is the working directory (jail_set(2)). It is persistent until [`end_with_processes`]. Its network is
+/// that of the host, with this IPv4 policy and without IPv6, or without a policy a network stack that contains an unconfigured
+/// loopback interface (vnet(9)).
+pub(crate) fn create_jail(name: &JailName, ip4: Option<&Ip4Policy>) -> io::Result<Jail> {
     let mut parameters = vec![
         Parameter::text("name", name.as_str()),
         // Relative to the working directory, whose descriptor was checked; its path may have changed since.
@@ -96,12 +89,10 @@ pub(crate) fn create_jail(name: &JailName, network: JailNetwork<'_>) -> io::Resu
     if has_parameter(c"security.jail.param.mac.do.") {
         parameters.push(Parameter::number("mac.do", libc::JAIL_SYS_DISABLE));
     }
-    match network {
+    match ip4 {
         // Such a jail cannot have IP address parameters (jail_set(2)).
-        JailNetwork::LoopbackOnly => {
-            parameters.push(Parameter::number("vnet", libc::JAIL_SYS_NEW));
-        }
-        JailNetwork::OfHost(ip4) => {
+        None => parameters.push(Parameter::number("vnet", libc::JAIL_SYS_NEW)),
+        Some(ip4) => {
             parameters.push(Parameter::number("ip6", libc::JAIL_SYS_DISABLE));
             let (mode, addresses): (c_int, &[Ipv4Addr]) = match ip4 {
                 Ip4Policy::Inherit => (libc::JAIL_SYS_INHERIT, &[]),
@@ -123,16 +114,9 @@ pub(crate) fn create_jail(name: &JailName, network: JailNetwork<'_>) -> io::Resu
 /// Reports whether the kernel knows a jail parameter, by its sysctl(3) name.
 fn has_parameter(name: &CStr) -> bool {
     let mut size = 0;
+    let (name, none) = (name.as_ptr(), std::ptr::null_mut());
     // SAFETY: a C string, no buffer, and the size lives through the call.
-    unsafe {
-        libc::sysctlbyname(
-            name.as_ptr(),
-            std::ptr::null_mut(),
-            &raw mut size,
-            std::ptr::null(),
-            0,
-        ) == 0
-    }
+    unsafe { libc::sysctlbyname(name, none, &raw mut size, std::ptr::null(), 0) == 0 }
 }
 
 /// Returns a jail of another process with an owning descriptor of it.

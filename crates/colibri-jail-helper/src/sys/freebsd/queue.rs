@@ -23,15 +23,6 @@ pub(crate) enum Event {
     Ended { pid: u32, status: c_int },
 }
 
-/// What to report of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Watch {
-    /// Its next execve(2) and its end.
-    Process,
-    /// The same of it and of all processes that it starts.
-    Follow,
-}
-
 /// A kernel event queue (kqueue(2)).
 pub(crate) struct Queue(OwnedFd);
 
@@ -45,33 +36,23 @@ impl Queue {
 
     /// Reports [`Event::ChildEnded`], also while the signal is blocked.
     pub(crate) fn watch_children(&self) -> io::Result<()> {
-        self.add(
-            libc::SIGCHLD as usize,
-            libc::EVFILT_SIGNAL,
-            libc::EV_CLEAR,
-            0,
-        )
+        let signal = libc::SIGCHLD as usize;
+        self.add(signal, libc::EVFILT_SIGNAL, libc::EV_CLEAR, 0)
     }
 
     /// Reports [`Event::Readable`] for a descriptor.
     pub(crate) fn watch_input(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.add(
-            fd.as_raw_fd().unsigned_abs() as usize,
-            libc::EVFILT_READ,
-            0,
-            0,
-        )
+        let fd = fd.as_raw_fd().unsigned_abs() as usize;
+        self.add(fd, libc::EVFILT_READ, 0, 0)
     }
 
-    /// Reports the execve(2), the children or the end of a process. A second call replaces the first.
+    /// Reports the next execve(2) and the end of a process; with `follow`, also its children, and the same of them. A second
+    /// call replaces the first.
     ///
     /// # Errors
     /// The process does not exist (`ESRCH`).
-    pub(crate) fn watch_process(&self, pid: u32, watch: Watch) -> io::Result<()> {
-        let follow = match watch {
-            Watch::Process => 0,
-            Watch::Follow => libc::NOTE_TRACK,
-        };
+    pub(crate) fn watch_process(&self, pid: u32, follow: bool) -> io::Result<()> {
+        let follow = if follow { libc::NOTE_TRACK } else { 0 };
         let events = libc::NOTE_EXIT | libc::NOTE_EXEC | follow;
         self.add(pid as usize, libc::EVFILT_PROC, libc::EV_CLEAR, events)
     }
@@ -83,18 +64,10 @@ impl Queue {
         change.filter = filter;
         change.flags = libc::EV_ADD | flags;
         change.fflags = events;
+        let (queue, none) = (self.0.as_raw_fd(), std::ptr::null_mut());
         // SAFETY: one change that lives through the call, and no room for events.
-        check(unsafe {
-            libc::kevent(
-                self.0.as_raw_fd(),
-                &raw const change,
-                1,
-                std::ptr::null_mut(),
-                0,
-                std::ptr::null(),
-            )
-        })
-        .map(drop)
+        check(unsafe { libc::kevent(queue, &raw const change, 1, none, 0, std::ptr::null()) })
+            .map(drop)
     }
 
     /// Waits for events, at most `timeout`. No event is a timeout.
@@ -107,17 +80,10 @@ impl Queue {
             tv_nsec: timeout.subsec_nanos().into(),
         });
         let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let (queue, none) = (self.0.as_raw_fd(), std::ptr::null());
+        let (room, size) = (events.as_mut_ptr(), MAX_EVENTS as c_int);
         // SAFETY: no change; room for MAX_EVENTS events, which live through the call, as does the timeout.
-        let count = check(unsafe {
-            libc::kevent(
-                self.0.as_raw_fd(),
-                std::ptr::null(),
-                0,
-                events.as_mut_ptr(),
-                MAX_EVENTS as c_int,
-                limit,
-            )
-        });
+        let count = check(unsafe { libc::kevent(queue, none, 0, room, size, limit) });
         let count = match count {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             other => other?.unsigned_abs() as usize,
@@ -125,23 +91,18 @@ impl Queue {
         let mut found = Vec::new();
         for event in events.iter().take(count) {
             let pid = event.ident as u32;
+            let has = |flag| event.fflags & flag != 0;
             match event.filter {
                 libc::EVFILT_SIGNAL => found.push(Event::ChildEnded),
                 libc::EVFILT_READ => found.push(Event::Readable),
-                _ if event.fflags & libc::NOTE_CHILD != 0 => found.push(Event::Forked {
-                    parent: event.data as u32,
-                    child: pid,
-                }),
+                _ if has(libc::NOTE_CHILD) => {
+                    let parent = event.data as u32;
+                    found.push(Event::Forked { parent, child: pid });
+                }
                 _ => {
-                    if event.fflags & libc::NOTE_EXEC != 0 {
-                        found.push(Event::Executed { pid });
-                    }
-                    if event.fflags & libc::NOTE_EXIT != 0 {
-                        found.push(Event::Ended {
-                            pid,
-                            status: event.data as c_int,
-                        });
-                    }
+                    let status = event.data as c_int;
+                    found.extend(has(libc::NOTE_EXEC).then_some(Event::Executed { pid }));
+                    found.extend(has(libc::NOTE_EXIT).then_some(Event::Ended { pid, status }));
                 }
             }
         }
