@@ -73,18 +73,10 @@ pub(crate) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
 
 /// Signals a process (pidfd_send_signal(2)); `ESRCH` if it has ended.
 pub(crate) fn pidfd_signal(process: &OwnedFd, signal: c_int) -> io::Result<()> {
+    let number = libc::SYS_pidfd_send_signal;
     let null = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null siginfo is allowed.
-    let sent = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            process.as_raw_fd(),
-            signal,
-            null,
-            0,
-        )
-    };
-    check(sent).map(drop)
+    check(unsafe { libc::syscall(number, process.as_raw_fd(), signal, null, 0) }).map(drop)
 }
 
 /// Waits until a process has ended or the timeout expires; without a timeout, until one has ended (poll(2)). Returns which
@@ -121,18 +113,13 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
         propagation: 0,
         userns_fd: 0,
     };
+    let path = c"/".as_ptr();
+    let number = libc::SYS_mount_setattr;
+    let (directory, recursive) = (libc::AT_FDCWD, libc::AT_RECURSIVE);
+    let (pointer, size) = (&raw const attributes, size_of_val(&attributes));
     // SAFETY: the path is a C string; both live through the call, and the size is that of the attributes.
-    let set = check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            libc::AT_FDCWD,
-            c"/".as_ptr(),
-            libc::AT_RECURSIVE,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    });
-    match set {
+    let set = unsafe { libc::syscall(number, directory, path, recursive, pointer, size) };
+    match check(set) {
         Err(error) if error.raw_os_error() != Some(libc::ENOSYS) => Err(error),
         _ => Ok(()),
     }
@@ -186,20 +173,13 @@ pub(crate) fn open_in_root(root: &OwnedFd, path: &str, kind: PathKind) -> io::Re
         how.flags |= libc::O_DIRECTORY as u64;
         how.resolve |= libc::RESOLVE_NO_SYMLINKS;
     }
-    let size = size_of::<libc::open_how>();
+    let (number, size) = (libc::SYS_openat2, size_of::<libc::open_how>());
     let open = || {
+        let (fd, path) = (root.as_raw_fd(), path.as_ptr());
         // SAFETY: path and how live through the call, and the size is that of how; the new descriptor has no other owner.
         unsafe {
-            let path = path.as_ptr();
-            let fd = root.as_raw_fd();
-            check(libc::syscall(
-                libc::SYS_openat2,
-                fd,
-                path,
-                &raw const how,
-                size,
-            ))
-            .map(|fd| OwnedFd::from_raw_fd(fd))
+            let opened = check(libc::syscall(number, fd, path, &raw const how, size));
+            opened.map(|fd| OwnedFd::from_raw_fd(fd))
         }
     };
     // A link with `..` cannot be followed while any file of the host is renamed (openat2(2), EAGAIN).
@@ -320,14 +300,9 @@ pub(crate) fn restrict_process() -> Result<(), SysError> {
     // SAFETY: prctl(2) and keyctl(2) with numbers and a null name; the arrays of capset(2) live through the call. A kernel
     // without keys returns ENOSYS.
     unsafe {
+        let (header, sets) = (&raw const header, &raw const sets);
         check(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))
-            .and_then(|_| {
-                check(libc::syscall(
-                    libc::SYS_capset,
-                    &raw const header,
-                    &raw const sets,
-                ))
-            })
+            .and_then(|_| check(libc::syscall(libc::SYS_capset, header, sets)))
             .and_then(|_| check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)))
             .map_err(cannot("restrict the process"))?;
         let join = libc::KEYCTL_JOIN_SESSION_KEYRING;

@@ -13,7 +13,7 @@ pub(crate) use freebsd::*;
 pub(crate) use linux::*;
 
 use std::convert::Infallible;
-use std::ffi::{CStr, CString, c_char, c_int, c_long};
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_uint};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -23,6 +23,7 @@ use colibri_jail_core::Signal;
 use libc::__errno_location as errno;
 #[cfg(target_os = "freebsd")]
 use libc::__error as errno;
+use libc::mode_t;
 
 /// Why a function of this module failed.
 #[derive(Debug, thiserror::Error)]
@@ -67,19 +68,15 @@ fn c_string(text: impl Into<Vec<u8>>) -> io::Result<CString> {
 /// Returns the arguments, the program's name first. Empty if argc is 0.
 pub(crate) fn argv(argc: c_int, argv: *const *const c_char) -> Vec<Vec<u8>> {
     let count = usize::try_from(argc).unwrap_or(0);
-    let mut arguments = Vec::with_capacity(count);
-    for index in 0..count {
+    let arguments = (0..count).map_while(|index| {
         // SAFETY: the C runtime passes argc valid pointers to strings that live as long as the process; a null
         // pointer, which ends the list, is checked for all the same.
         unsafe {
             let argument = *argv.add(index);
-            if argument.is_null() {
-                break;
-            }
-            arguments.push(CStr::from_ptr(argument).to_bytes().to_vec());
+            (!argument.is_null()).then(|| CStr::from_ptr(argument).to_bytes().to_vec())
         }
-    }
-    arguments
+    });
+    arguments.collect()
 }
 
 /// Returns the real uid.
@@ -162,14 +159,8 @@ pub(crate) fn reset_signals_and_timers() -> Result<(), SysError> {
         // The C library reserves these and refuses to change them (nptl(7)), but they may be inherited as ignored.
         #[cfg(target_os = "linux")]
         for signal in [32, 33] {
-            let default = [0_u8; 64];
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                default.as_ptr(),
-                std::ptr::null_mut::<u8>(),
-                8,
-            );
+            let (default, none) = ([0_u8; 64], std::ptr::null_mut::<u8>());
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8);
         }
         let none: libc::itimerval = std::mem::zeroed();
         for timer in [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
@@ -199,13 +190,14 @@ pub(crate) fn unblock_signals() {
 /// Raises the resource limits, which the caller could set to end this program between two steps (`RLIMIT_FSIZE`,
 /// `RLIMIT_CPU`), and disables core files.
 pub(crate) fn reset_limits() -> Result<(), SysError> {
+    use libc::{RLIMIT_AS, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_NPROC};
     set_limit(libc::RLIMIT_CORE, 0)?;
     for resource in [
-        libc::RLIMIT_FSIZE,
-        libc::RLIMIT_CPU,
-        libc::RLIMIT_AS,
-        libc::RLIMIT_DATA,
-        libc::RLIMIT_NPROC,
+        RLIMIT_FSIZE,
+        RLIMIT_CPU,
+        RLIMIT_AS,
+        RLIMIT_DATA,
+        RLIMIT_NPROC,
     ] {
         set_limit(resource, libc::RLIM_INFINITY)?;
     }
@@ -258,9 +250,8 @@ pub(crate) fn become_root() -> Result<(), SysError> {
 pub(crate) fn become_user(uid: u32, gid: u32) -> Result<(), SysError> {
     // setresuid(2) ignores (uid_t)-1 and would leave root. The types of a request exclude the value already.
     if [uid, gid].iter().any(|id| [0, u32::MAX].contains(id)) {
-        return Err(cannot(format!("become user {uid}:{gid}"))(
-            io::ErrorKind::InvalidInput.into(),
-        ));
+        let error = io::ErrorKind::InvalidInput.into();
+        return Err(cannot(format!("become user {uid}:{gid}"))(error));
     }
     set_ids(uid, gid)
 }
@@ -283,9 +274,8 @@ fn set_ids(uid: u32, gid: u32) -> Result<(), SysError> {
                 || libc::setgid(0) == 0
                 || libc::setgroups(0, std::ptr::null()) == 0);
         if ids != [uid, uid, uid, gid, gid, gid] || group_count != 1 || regained {
-            return Err(cannot("drop root")(io::Error::other(
-                "the process kept an id, a group or the right to change them",
-            )));
+            let problem = "the process kept an id, a group or the right to change them";
+            return Err(cannot("drop root")(io::Error::other(problem)));
         }
     }
     Ok(())
@@ -297,33 +287,28 @@ pub(crate) fn reset_umask() {
     unsafe { libc::umask(0o022) };
 }
 
-const DIRECTORY: c_int = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-
 /// Opens a directory in a directory, not through a link.
 pub(crate) fn open_directory_at(directory: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-    open_at(directory.as_raw_fd(), name, DIRECTORY, 0)
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    open_at(directory, name, flags, 0)
 }
 
 /// Opens a file for reading, not through a link, and without waiting for the writer of a FIFO.
 pub(crate) fn open_file_at(directory: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-    let flags =
-        libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    open_at(directory.as_raw_fd(), name, flags, 0)
+    let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    open_at(directory, name, flags, 0)
 }
 
 /// Opens a file for appending; a new one has mode 0600. With `exclusive`, an existing file is an error.
-pub(crate) fn create_file_at(
-    directory: &OwnedFd,
-    name: &str,
-    exclusive: bool,
-) -> io::Result<OwnedFd> {
-    let flags =
-        libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+pub(crate) fn create_file_at(parent: &OwnedFd, name: &str, exclusive: bool) -> io::Result<OwnedFd> {
     let exclusive = if exclusive { libc::O_EXCL } else { 0 };
-    open_at(directory.as_raw_fd(), name, flags | exclusive, 0o600)
+    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_NOFOLLOW | exclusive;
+    open_at(parent, name, flags, 0o600)
 }
 
-fn open_at(directory: c_int, name: &str, flags: c_int, mode: libc::c_uint) -> io::Result<OwnedFd> {
+/// Opens a file in a directory; execve(2) closes it (openat(2)).
+fn open_at(directory: &OwnedFd, name: &str, flags: c_int, mode: c_uint) -> io::Result<OwnedFd> {
+    let (directory, flags) = (directory.as_raw_fd(), flags | libc::O_CLOEXEC);
     let name = c_string(name)?;
     // SAFETY: name is a C string that lives through the call; the new descriptor has no other owner.
     unsafe {
@@ -333,14 +318,10 @@ fn open_at(directory: c_int, name: &str, flags: c_int, mode: libc::c_uint) -> io
 }
 
 /// Creates a directory (mkdirat(2)).
-pub(crate) fn make_directory_at(
-    directory: &OwnedFd,
-    name: &str,
-    mode: libc::mode_t,
-) -> io::Result<()> {
+pub(crate) fn make_directory_at(parent: &OwnedFd, name: &str, mode: mode_t) -> io::Result<()> {
     let name = c_string(name)?;
     // SAFETY: name is a C string that lives through the call.
-    check(unsafe { libc::mkdirat(directory.as_raw_fd(), name.as_ptr(), mode) }).map(drop)
+    check(unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), mode) }).map(drop)
 }
 
 /// Deletes a file (unlinkat(2)).
@@ -494,10 +475,8 @@ pub(crate) fn wait_for(pid: u32) -> io::Result<ProcessEnd> {
 
 /// Redirects descriptors 0, 1 and 2 to /dev/null, so that the agent's pipes end with the agent.
 pub(crate) fn release_stdio() -> io::Result<()> {
-    let null = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
+    let mut options = OpenOptions::new();
+    let null = options.read(true).write(true).open("/dev/null")?;
     for fd in 0..=2 {
         // SAFETY: open descriptors; 0 to 2 stay open.
         check(unsafe { libc::dup2(null.as_raw_fd(), fd) })?;

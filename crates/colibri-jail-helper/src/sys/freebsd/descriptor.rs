@@ -60,15 +60,9 @@ pub(crate) fn take_socket(fd: c_int) -> Option<OwnedFd> {
 /// descriptor, and the caller may have one (fcntl(2)).
 pub(crate) fn send_now(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let (start, size) = (bytes.as_ptr().cast(), bytes.len());
     // SAFETY: the bytes live through the call.
-    let count = unsafe {
-        libc::send(
-            socket.as_raw_fd(),
-            bytes.as_ptr().cast(),
-            bytes.len(),
-            flags,
-        )
-    };
+    let count = unsafe { libc::send(socket.as_raw_fd(), start, size, flags) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 

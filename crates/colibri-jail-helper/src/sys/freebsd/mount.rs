@@ -132,17 +132,7 @@ pub(crate) fn mount(
 /// Returns the names of the host's disks (sysctl(3), `kern.disks`).
 pub(crate) fn disks() -> io::Result<Vec<String>> {
     let mut bytes = vec![0_u8; 1 << 16];
-    let mut size = bytes.len();
-    // SAFETY: a C string; a buffer of `size` bytes and the size live through the call; nothing is set.
-    check(unsafe {
-        libc::sysctlbyname(
-            c"kern.disks".as_ptr(),
-            bytes.as_mut_ptr().cast(),
-            &raw mut size,
-            std::ptr::null(),
-            0,
-        )
-    })?;
+    let size = super::process::read_sysctl(c"kern.disks", &mut bytes)?;
     bytes.truncate(size);
     let names = String::from_utf8_lossy(&bytes);
     let names = names.trim_end_matches('\0').split_whitespace();

@@ -1,6 +1,6 @@
 //! Processes: sysctl(3), procctl(2), wait(2), kill(2).
 
-use std::ffi::{c_int, c_uint};
+use std::ffi::{CStr, c_int, c_uint};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,24 +23,21 @@ pub(crate) struct ProcessInfo {
 /// `SZOMB` of sys/proc.h.
 const ZOMBIE: i8 = 5;
 
+/// Reads a value (sysctl(3)), and returns its size.
+pub(super) fn read_sysctl(name: &CStr, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut size = buffer.len();
+    let (value, none) = (buffer.as_mut_ptr().cast(), std::ptr::null());
+    // SAFETY: a C string, and a buffer of `size` bytes; both live through the call, and nothing is set.
+    check(unsafe { libc::sysctlbyname(name.as_ptr(), value, &raw mut size, none, 0) })?;
+    Ok(size)
+}
+
 /// Returns the identity of this boot (sysctl(3), `kern.boot_id`): ids of jails are reused after a boot. Empty on a kernel
 /// that has none.
 pub(crate) fn boot_id() -> String {
-    let mut id = [0_u8; 16];
-    let mut size = id.len();
-    let name = c"kern.boot_id";
-    // SAFETY: a C string, and a buffer of `size` bytes; both live through the call, and nothing is set.
-    let result = unsafe {
-        libc::sysctlbyname(
-            name.as_ptr(),
-            id.as_mut_ptr().cast(),
-            &raw mut size,
-            std::ptr::null(),
-            0,
-        )
-    };
-    match (result, size) {
-        (0, 16) => id.iter().map(|byte| format!("{byte:02x}")).collect(),
+    let mut id = [0; 16];
+    match read_sysctl(c"kern.boot_id", &mut id) {
+        Ok(16) => id.iter().map(|byte| format!("{byte:02x}")).collect(),
         _ => String::new(),
     }
 }
@@ -52,18 +49,9 @@ pub(crate) fn process_info(pid: u32) -> Option<ProcessInfo> {
     // SAFETY: all bytes zero is a valid kinfo_proc, which consists of numbers, arrays and pointers.
     let mut info: libc::kinfo_proc = unsafe { std::mem::zeroed() };
     let mut size = size_of::<libc::kinfo_proc>();
+    let (value, none) = ((&raw mut info).cast(), std::ptr::null());
     // SAFETY: mib has four numbers, info has size bytes, and nothing is set.
-    check(unsafe {
-        libc::sysctl(
-            mib.as_ptr(),
-            4,
-            (&raw mut info).cast(),
-            &raw mut size,
-            std::ptr::null(),
-            0,
-        )
-    })
-    .ok()?;
+    check(unsafe { libc::sysctl(mib.as_ptr(), 4, value, &raw mut size, none, 0) }).ok()?;
     // A different size is the layout of another kernel version.
     let is_known_layout =
         size == size_of::<libc::kinfo_proc>() && info.ki_structsize as usize == size;
@@ -140,16 +128,9 @@ fn procctl<T>(pid: u32, command: c_int, argument: &mut T) -> io::Result<()> {
 
 /// Makes this process the reaper of its descendants (procctl(2), `PROC_REAP_ACQUIRE`).
 pub(crate) fn become_reaper() -> io::Result<()> {
+    let (command, none) = (libc::PROC_REAP_ACQUIRE, std::ptr::null_mut());
     // SAFETY: the command has no argument.
-    check(unsafe {
-        libc::procctl(
-            libc::P_PID,
-            0,
-            libc::PROC_REAP_ACQUIRE,
-            std::ptr::null_mut(),
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::procctl(libc::P_PID, 0, command, none) }).map(drop)
 }
 
 /// Returns the descendants of a reaper, those of reapers among them included, and zombies (procctl(2)). With `child`,
@@ -233,14 +214,10 @@ pub(crate) fn die_with_parent() -> Result<(), SysError> {
 
 /// Sets KILL as the parent-death signal of this process and prevents it from gaining privileges by execve(2) (procctl(2)).
 pub(crate) fn restrict_process() -> Result<(), SysError> {
-    for (command, value) in [
-        (libc::PROC_PDEATHSIG_CTL, libc::SIGKILL),
-        (libc::PROC_NO_NEW_PRIVS_CTL, libc::PROC_NO_NEW_PRIVS_ENABLE),
-    ] {
-        let mut value = value;
-        procctl(0, command, &mut value).map_err(cannot("restrict the process by procctl(2)"))?;
-    }
-    Ok(())
+    let failed = "restrict the process by procctl(2)";
+    let (mut signal, mut enable) = (libc::SIGKILL, libc::PROC_NO_NEW_PRIVS_ENABLE);
+    procctl(0, libc::PROC_PDEATHSIG_CTL, &mut signal).map_err(cannot(failed))?;
+    procctl(0, libc::PROC_NO_NEW_PRIVS_CTL, &mut enable).map_err(cannot(failed))
 }
 
 /// Starts a session without a controlling terminal (setsid(2)).
@@ -279,9 +256,8 @@ pub(crate) fn lead_process_group() -> io::Result<()> {
 pub(crate) fn process_group(pid: u32) -> Option<u32> {
     let pid = libc::pid_t::try_from(pid).ok()?;
     // SAFETY: a number only.
-    check(unsafe { libc::getpgid(pid) })
-        .ok()
-        .map(c_int::unsigned_abs)
+    let group = check(unsafe { libc::getpgid(pid) });
+    group.ok().map(c_int::unsigned_abs)
 }
 
 /// Replaces the scheduling class, priority and processors that the caller chose by the ordinary ones and all of the cpuset

@@ -14,28 +14,21 @@ const SIOCAIFADDR: libc::c_ulong =
     0x8000_0000 | ((size_of::<libc::ifaliasreq>() as libc::c_ulong) << 16) | 0x692b;
 
 fn internet_address(address: Ipv4Addr, port: u16) -> libc::sockaddr_in {
+    let s_addr = u32::from_ne_bytes(address.octets());
     libc::sockaddr_in {
         sin_len: size_of::<libc::sockaddr_in>() as u8,
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: port.to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from_ne_bytes(address.octets()),
-        },
+        sin_addr: libc::in_addr { s_addr },
         sin_zero: [0; 8],
     }
 }
 
 /// Opens a TCP socket (socket(2)).
 fn tcp_socket() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
     // SAFETY: numbers only; the new descriptor has no other owner.
-    unsafe {
-        let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
-        Ok(OwnedFd::from_raw_fd(check(libc::socket(
-            libc::AF_INET,
-            kind,
-            0,
-        ))?))
-    }
+    unsafe { check(libc::socket(libc::AF_INET, kind, 0)).map(|fd| OwnedFd::from_raw_fd(fd)) }
 }
 
 /// Gives lo0 of this process's network stack the address 127.0.0.1/8, which also brings it up (netintro(4), lo(4)).
