@@ -76,10 +76,8 @@ impl AuditLog {
         };
         let (uid, request) = (self.uid, &self.request);
         let reason = shortened(&error.reason(), MAX_REASON);
-        let _ = send(
-            WARNING,
-            &format!("{outcome} uid={uid} {request} why={reason}"),
-        );
+        let line = format!("{outcome} uid={uid} {request} why={reason}");
+        let _ = send(WARNING, &line);
     }
 }
 

@@ -7,17 +7,11 @@ use crate::policy::Rule;
 use crate::request::ProgramRun;
 use crate::users::{self, UserIds};
 
-/// The system that a request is authorized for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Os {
-    Linux,
-    FreeBsd,
-}
-
 /// Facts about the host.
 #[derive(Clone, Copy)]
 pub(crate) struct Host {
-    pub(crate) os: Os,
+    /// Whether the host is Linux, and not FreeBSD.
+    pub(crate) is_linux: bool,
     /// Returns the ids of a user of the host.
     pub(crate) find_user: fn(&JailUser) -> Option<UserIds>,
 }
@@ -26,11 +20,7 @@ impl Host {
     /// Returns this host.
     pub(crate) fn this() -> Self {
         Self {
-            os: if cfg!(target_os = "freebsd") {
-                Os::FreeBsd
-            } else {
-                Os::Linux
-            },
+            is_linux: cfg!(target_os = "linux"),
             find_user: users::host_ids,
         }
     }
@@ -38,9 +28,9 @@ impl Host {
     /// Returns the ids of a user inside a jail. A name in a FreeBSD jail is resolved by the jail's own table, so it has
     /// no ids here.
     fn ids(&self, user: &JailUser) -> Option<UserIds> {
-        match self.os {
-            Os::FreeBsd => UserIds::numeric(user),
-            Os::Linux => (self.find_user)(user),
+        match self.is_linux {
+            true => (self.find_user)(user),
+            false => UserIds::numeric(user),
         }
     }
 }
@@ -133,7 +123,7 @@ pub(crate) fn attach<'a>(
     run: &'a ProgramRun,
     host: &Host,
 ) -> Result<Grant<'a>, Refusal> {
-    if host.os == Os::Linux {
+    if host.is_linux {
         return Err(Refusal::AttachOnLinux(jail.to_string()));
     }
     first_allowed(rules, |rule| {
@@ -152,23 +142,22 @@ pub(crate) fn signal(
         if let Some(jail) = jail {
             check_jail(rule, jail)?;
         }
-        if !rule.allows_signal(signal) {
-            return Err(Refusal::Signal(signal.to_string()));
+        match rule.allows_signal(signal) {
+            true => Ok(()),
+            false => Err(Refusal::Signal(signal.to_string())),
         }
-        Ok(())
     })
 }
 
 fn check_jail(rule: &Rule, jail: &JailName) -> Result<(), Refusal> {
-    if rule.allows_jail(jail) {
-        Ok(())
-    } else {
-        Err(Refusal::Jail(jail.to_string()))
+    match rule.allows_jail(jail) {
+        true => Ok(()),
+        false => Err(Refusal::Jail(jail.to_string())),
     }
 }
 
 fn check_ip4(rule: &Rule, ip4: &Ip4Policy, host: &Host) -> Result<(), Refusal> {
-    if host.os == Os::Linux && !matches!(ip4, Ip4Policy::Inherit | Ip4Policy::Disable) {
+    if host.is_linux && !matches!(ip4, Ip4Policy::Inherit | Ip4Policy::Disable) {
         return Err(Refusal::Ip4OnLinux(ip4.to_string()));
     }
     if rule.allows_ip4(ip4) {
@@ -197,7 +186,7 @@ fn check_run<'a>(
     if !rule.users.iter().any(|allowed| is_same(&allowed.value)) {
         return Err(Refusal::User(user.to_string()));
     }
-    if host.os == Os::Linux && ids.is_none() {
+    if host.is_linux && ids.is_none() {
         return Err(Refusal::UnknownUser(user.to_string()));
     }
     // On Linux the agent would be root of the host. root of a FreeBSD jail is less, but not for a caller that cooperates
@@ -206,11 +195,8 @@ fn check_run<'a>(
         return Err(Refusal::RootUser);
     }
     let candidates = run.candidates();
-    let programs: Vec<_> = candidates
-        .iter()
-        .filter(|path| rule.allows_program(path))
-        .cloned()
-        .collect();
+    let allowed = candidates.iter().filter(|path| rule.allows_program(path));
+    let programs: Vec<_> = allowed.cloned().collect();
     if programs.is_empty() {
         let program = printable(run.command.program());
         let path = match &candidates[..] {
@@ -254,11 +240,14 @@ mod tests {
         signals = ["KILL"]
     "#;
 
-    const LINUX: Host = host(Os::Linux);
-    const FREEBSD: Host = host(Os::FreeBsd);
+    const LINUX: Host = host(true);
+    const FREEBSD: Host = host(false);
 
-    const fn host(os: Os) -> Host {
-        Host { os, find_user }
+    const fn host(is_linux: bool) -> Host {
+        Host {
+            is_linux,
+            find_user,
+        }
     }
 
     fn find_user(user: &JailUser) -> Option<UserIds> {

@@ -11,26 +11,19 @@ use crate::users::PasswdEntry;
 /// Prefixes of variables that never pass: dynamic linker and C library (ld.so(8), rtld(1), malloc(3)), bash functions.
 const FORBIDDEN_PREFIXES: &[&str] = &["LD_", "_RLD", "MALLOC_", "GLIBC_", "GCONV_", "BASH_FUNC_"];
 /// Further variables that never pass, because a shell or the C library reads files or changes its behavior for them.
-const FORBIDDEN: &[&str] = &[
-    CONTROL_VARIABLE,
-    PROXY_VARIABLE,
-    "IFS",
-    "CDPATH",
-    "ENV",
-    "BASH_ENV",
-    "BASHOPTS",
-    "SHELLOPTS",
-    "PS4",
-    "GLOBIGNORE",
-    "LOCPATH",
-    "NLSPATH",
-    "PATH_LOCALE",
-    "GETCONF_DIR",
-    "HOSTALIASES",
-    "LOCALDOMAIN",
-    "RES_OPTIONS",
-    "RESOLV_HOST_CONF",
-    "TZDIR",
+const FORBIDDEN: [&[&str]; 5] = [
+    &[CONTROL_VARIABLE, PROXY_VARIABLE],
+    // Shells: sh(1), bash(1).
+    &["IFS", "CDPATH", "ENV", "PS4", "GLOBIGNORE"],
+    &["BASH_ENV", "BASHOPTS", "SHELLOPTS"],
+    // The C library: files of locales, limits and time zones, and the resolver.
+    &["LOCPATH", "NLSPATH", "PATH_LOCALE", "GETCONF_DIR", "TZDIR"],
+    &[
+        "HOSTALIASES",
+        "LOCALDOMAIN",
+        "RES_OPTIONS",
+        "RESOLV_HOST_CONF",
+    ],
 ];
 /// Variables that are set from the agent's passwd(5) entry only.
 const OF_USER: &[&str] = &["USER", "LOGNAME", "HOME", "SHELL"];
@@ -38,18 +31,15 @@ const OF_USER: &[&str] = &["USER", "LOGNAME", "HOME", "SHELL"];
 /// Reports whether `name` is a portable variable name: letters, digits and `_`, not starting with a digit.
 pub(crate) fn is_name(name: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
-    name.bytes().next().is_some_and(letter)
-        && name
-            .bytes()
-            .all(|byte| letter(byte) || byte.is_ascii_digit())
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(letter) && bytes.all(|byte| letter(byte) || byte.is_ascii_digit())
 }
 
 /// Reports whether a variable never passes, even if a rule names it.
 pub(crate) fn is_forbidden(name: &str) -> bool {
-    FORBIDDEN.contains(&name)
-        || FORBIDDEN_PREFIXES
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
+    let mut prefixes = FORBIDDEN_PREFIXES.iter();
+    FORBIDDEN.iter().any(|names| names.contains(&name))
+        || prefixes.any(|prefix| name.starts_with(prefix))
 }
 
 /// Returns the agent's environment as `NAME=value`. Of duplicate names the first counts, as in getenv(3).

@@ -41,6 +41,7 @@ mod safe_open;
 mod sys;
 mod users;
 #[cfg(any(target_os = "freebsd", test))]
+#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
 mod zfs;
 
 use std::ffi::{c_char, c_int};
@@ -132,20 +133,17 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
                 authorize::signal(&rules, Some(&target.jail), *signal)?;
             }
             log.allowed("owner=verified")?;
-            ops::send_signal(targets, *signal)?;
-            Ok(0)
+            ops::send_signal(targets, *signal).map(|()| 0)
         }
-        HelperRequest::Remove { jail } => {
+        HelperRequest::Remove(jail) => {
             let record = ops::find_created_jail(caller.uid, jail)?;
             log.allowed("owner=verified")?;
-            ops::remove_jail(&record)?;
-            Ok(0)
+            ops::remove_jail(&record).map(|()| 0)
         }
         HelperRequest::Check => {
             log.allowed("")?;
             ops::print_rules(caller.uid, &rules)?;
-            ops::probe()?;
-            Ok(0)
+            ops::probe().map(|()| 0)
         }
         HelperRequest::Monitor { .. }
         | HelperRequest::Clean { .. }

@@ -4,7 +4,7 @@
 mod values;
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Display, Formatter};
 
 use colibri_jail_core::{Ip4Policy, JailName, JailPath, JailUser, Signal};
 use serde::Deserialize;
@@ -102,10 +102,8 @@ impl Rule {
         let is_listed = |one: &Ip4Policy| self.ip4.iter().any(|allowed| allowed.value == *one);
         match ip4 {
             Ip4Policy::Addresses(list) => {
-                !list.is_empty()
-                    && list
-                        .iter()
-                        .all(|address| is_listed(&Ip4Policy::Addresses(vec![*address])))
+                let each = |address: &_| is_listed(&Ip4Policy::Addresses(vec![*address]));
+                !list.is_empty() && list.iter().all(each)
             }
             mode => is_listed(mode),
         }
@@ -113,13 +111,9 @@ impl Rule {
 }
 
 /// Formats a rule as TOML without its callers, which a caller may not learn.
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fn list<T: fmt::Display>(
-            f: &mut fmt::Formatter<'_>,
-            key: &str,
-            values: &[T],
-        ) -> fmt::Result {
+impl Display for Rule {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        fn list<T: Display>(f: &mut Formatter<'_>, key: &str, values: &[T]) -> fmt::Result {
             // A path may contain these two; no value contains a control character.
             let escaped = |value: &T| value.to_string().replace('\\', r"\\").replace('"', "\\\"");
             let quoted = values.iter().map(|value| format!("\"{}\"", escaped(value)));
@@ -168,8 +162,8 @@ impl Default for HelperLimits {
     }
 }
 
-impl fmt::Display for HelperLimits {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Display for HelperLimits {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let limits = [
             ("agents", Some(self.agents)),
             ("open_files", Some(self.open_files)),
@@ -206,13 +200,10 @@ impl Policy {
         let rules: Vec<[BTreeSet<String>; 2]> = (self.rules.iter())
             .map(|rule| {
                 let callers = rule.callers.iter();
+                let callers = callers.map(|caller| caller.value.key(passwd, group));
                 let users = rule.users.iter();
-                [
-                    callers
-                        .map(|caller| caller.value.key(passwd, group))
-                        .collect(),
-                    users.map(|user| users::key(passwd, &user.value)).collect(),
-                ]
+                let users = users.map(|user| users::key(passwd, &user.value));
+                [callers.collect(), users.collect()]
             })
             .collect();
         for (number, [callers, users]) in (1..).zip(&rules) {

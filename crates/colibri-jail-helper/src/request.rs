@@ -2,6 +2,7 @@
 //! argument. Every value becomes a validated type here.
 
 use std::fmt;
+use std::str::FromStr;
 
 use colibri_jail_core::{
     CommandLine, CommandLineError, EphemeralJail, Ip4Policy, JailError, JailName, JailPath,
@@ -40,9 +41,7 @@ pub(crate) enum HelperRequest {
         signal: Signal,
         pids: Vec<u32>,
     },
-    Remove {
-        jail: JailName,
-    },
+    Remove(JailName),
     /// Run a command of root under a monitor (FreeBSD).
     Monitor {
         /// The jail that the command, jail(8), creates and that is removed with the agent.
@@ -55,9 +54,7 @@ pub(crate) enum HelperRequest {
         root: Option<RootRequest>,
     },
     /// Wait until the proxy of a monitored jail listens (FreeBSD).
-    AwaitProxy {
-        jail: JailName,
-    },
+    AwaitProxy(JailName),
     Check,
 }
 
@@ -209,24 +206,25 @@ impl<'a> RequestArguments<'a> {
         }
     }
 
-    fn path(&mut self, name: &'static str) -> Result<Option<JailPath>, RequestError> {
+    fn parsed<T>(&mut self, name: &'static str) -> Result<Option<T>, RequestError>
+    where
+        T: FromStr<Err = JailError>,
+    {
         Ok(self.optional(name)?.map(str::parse).transpose()?)
     }
 
     fn root(&mut self) -> Result<Option<RootRequest>, RequestError> {
-        let base = match self.path("--template")? {
-            Some(template) => RootBase::Template(template),
-            None => match self.path("--root")? {
-                Some(root) => RootBase::Existing(root),
-                None => return Ok(None),
-            },
-        };
+        let mut base = self.parsed("--template")?.map(RootBase::Template);
+        if base.is_none() {
+            base = self.parsed("--root")?.map(RootBase::Existing);
+        }
+        let Some(base) = base else { return Ok(None) };
         Ok(Some(RootRequest {
             base,
             writable: self.paths("--writable")?,
             mount_points: self.paths("--mount-point")?,
-            devfs: self.path("--devfs")?,
-            fdescfs: self.path("--fdescfs")?,
+            devfs: self.parsed("--devfs")?,
+            fdescfs: self.parsed("--fdescfs")?,
         }))
     }
 
@@ -273,8 +271,8 @@ impl<'a> RequestArguments<'a> {
     }
 
     fn run(&mut self) -> Result<ProgramRun, RequestError> {
-        let user = self.optional("--user")?.map(str::parse).transpose()?;
-        let workdir = self.optional("--workdir")?.map(str::parse).transpose()?;
+        let user = self.parsed("--user")?;
+        let workdir = self.parsed("--workdir")?;
         match self.0 {
             [dashes, program, args @ ..] if dashes == "--" => {
                 self.0 = &[];
@@ -307,22 +305,17 @@ impl<'a> RequestArguments<'a> {
 impl HelperRequest {
     /// Reports whether only root may make the request.
     pub(crate) fn is_for_root(&self) -> bool {
-        matches!(
-            self,
-            Self::Monitor { .. } | Self::Clean { .. } | Self::AwaitProxy { .. }
-        )
+        use HelperRequest::{AwaitProxy, Clean, Monitor};
+        matches!(self, Monitor { .. } | Clean { .. } | AwaitProxy(_))
     }
 
     /// Parses `argv`, whose first element is the name of this program.
     pub(crate) fn parse(argv: &[Vec<u8>]) -> Result<Self, RequestError> {
-        let arguments: Vec<String> = argv
-            .iter()
-            .enumerate()
-            .skip(1)
-            .map(|(index, argument)| {
-                String::from_utf8(argument.clone()).map_err(|_| RequestError::NotUtf8(index))
-            })
-            .collect::<Result<_, _>>()?;
+        let utf8 = |(index, argument): (usize, &Vec<u8>)| {
+            String::from_utf8(argument.clone()).map_err(|_| RequestError::NotUtf8(index))
+        };
+        let arguments = argv.iter().enumerate().skip(1).map(utf8);
+        let arguments: Vec<String> = arguments.collect::<Result<_, _>>()?;
         let (verb, options) = arguments.split_first().ok_or(RequestError::NoVerb)?;
         let mut options = RequestArguments(options);
         let request = match verb.as_str() {
@@ -352,7 +345,7 @@ impl HelperRequest {
                 }
             }
             "signal" => {
-                let jail = options.optional("--jail")?.map(str::parse).transpose()?;
+                let jail = options.parsed("--jail")?;
                 let name = options.required("--signal")?;
                 let signal: Signal = name.parse()?;
                 if signal.name() != name {
@@ -365,9 +358,7 @@ impl HelperRequest {
                 let pids = pids.into_iter().map(parse_pid).collect::<Result<_, _>>()?;
                 Self::Signal { jail, signal, pids }
             }
-            "remove" => Self::Remove {
-                jail: options.required("--jail")?.parse()?,
-            },
+            "remove" => Self::Remove(options.required("--jail")?.parse()?),
             "monitor" => {
                 let created = options.monitored_jail()?;
                 let run = options.run()?;
@@ -384,9 +375,7 @@ impl HelperRequest {
                 jail: created_name(options.required("--jail")?)?,
                 root: options.root()?,
             },
-            "await-proxy" => Self::AwaitProxy {
-                jail: created_name(options.required("--jail")?)?,
-            },
+            "await-proxy" => Self::AwaitProxy(created_name(options.required("--jail")?)?),
             "check" => Self::Check,
             other => return Err(RequestError::Verb(other.to_owned())),
         };
@@ -402,10 +391,8 @@ impl ProgramRun {
         if program.starts_with('/') {
             return vec![program.to_owned()];
         }
-        SEARCH
-            .iter()
-            .map(|directory| format!("{directory}/{program}"))
-            .collect()
+        let search = SEARCH.iter();
+        search.map(|path| format!("{path}/{program}")).collect()
     }
 }
 
@@ -444,11 +431,8 @@ impl fmt::Display for HelperRequest {
                 let ip4 = shortened(&jail.ip4.to_string(), MAX_LOGGED);
                 let path = shortened(jail.path.as_str(), MAX_LOGGED);
                 let name = &jail.name;
-                let network = if *is_filtered {
-                    " network=filtered"
-                } else {
-                    ""
-                };
+                let network = is_filtered.then_some(" network=filtered");
+                let network = network.unwrap_or_default();
                 write!(
                     f,
                     "verb=create jail={name}{run} ip4={ip4}{network} path={path:?}"
@@ -460,16 +444,15 @@ impl fmt::Display for HelperRequest {
                 let pids = pids.join(",");
                 write!(f, "verb=signal jail={jail} signal={signal} pids={pids}")
             }
-            Self::Remove { jail } => write!(f, "verb=remove jail={jail}"),
+            Self::Remove(jail) => write!(f, "verb=remove jail={jail}"),
             Self::Monitor { created, command } => {
-                let jail = created
-                    .as_ref()
-                    .map_or("-", |created| created.jail.as_str());
+                let jail = created.as_ref();
+                let jail = jail.map_or("-", |created| created.jail.as_str());
                 let program = shortened(command.program(), MAX_LOGGED);
                 write!(f, "verb=monitor jail={jail} program={program:?}")
             }
             Self::Clean { jail, .. } => write!(f, "verb=clean jail={jail}"),
-            Self::AwaitProxy { jail } => write!(f, "verb=await-proxy jail={jail}"),
+            Self::AwaitProxy(jail) => write!(f, "verb=await-proxy jail={jail}"),
             Self::Check => f.write_str("verb=check"),
         }
     }
@@ -477,10 +460,8 @@ impl fmt::Display for HelperRequest {
 
 impl fmt::Display for ProgramRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self
-            .user
-            .as_ref()
-            .map_or("-".to_owned(), ToString::to_string);
+        let user = self.user.as_ref().map(ToString::to_string);
+        let user = user.as_deref().unwrap_or("-");
         let program = shortened(self.command.program(), MAX_LOGGED);
         write!(f, " user={user} program={program:?}")
     }

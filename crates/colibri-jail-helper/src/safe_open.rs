@@ -78,12 +78,8 @@ pub(crate) fn directory_in(
 }
 
 /// Opens a directory in an open directory; `shown` is its path in messages.
-pub(crate) fn directory_at(
-    directory: &OwnedFd,
-    name: &str,
-    shown: &str,
-) -> Result<OwnedFd, OpenError> {
-    sys::open_directory_at(directory, name).map_err(|error| open_error(shown, error))
+pub(crate) fn directory_at(dir: &OwnedFd, name: &str, shown: &str) -> Result<OwnedFd, OpenError> {
+    sys::open_directory_at(dir, name).map_err(|error| open_error(shown, error))
 }
 
 /// Returns `directory` if its owner and mode satisfy `trust`.
@@ -165,12 +161,8 @@ pub(crate) fn root_owned_file(path: &JailPath) -> Result<File, OpenError> {
 }
 
 /// Opens a regular file in an open directory; `shown` is its path in messages.
-pub(crate) fn regular_file_at(
-    directory: &OwnedFd,
-    name: &str,
-    shown: &str,
-) -> Result<File, OpenError> {
-    let file = sys::open_file_at(directory, name).map_err(|error| open_error(shown, error))?;
+pub(crate) fn regular_file_at(dir: &OwnedFd, name: &str, shown: &str) -> Result<File, OpenError> {
+    let file = sys::open_file_at(dir, name).map_err(|error| open_error(shown, error))?;
     let file = File::from(file);
     if !metadata(shown, &file)?.is_file() {
         return Err(OpenError::NotAFile(shown.to_owned()));

@@ -9,12 +9,10 @@ use std::time::{Duration, Instant};
 use colibri_jail_core::{JailName, JailPath};
 
 /// The program.
-#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
 const ZFS: &str = "/sbin/zfs";
 /// Name of the snapshot of a complete template, which `colibri jail init --zfs` takes.
 const SNAPSHOT: &str = "colibri";
 /// Maximum time of one command.
-#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between two checks whether a command has ended.
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
@@ -31,9 +29,8 @@ pub(crate) struct ZfsClone {
 impl ZfsClone {
     /// Returns the clone of `template`, a dataset, for a jail.
     pub(crate) fn new(template: &str, jail: &JailName) -> Self {
-        let parent = template
-            .rsplit_once('/')
-            .map_or(template, |(parent, _)| parent);
+        let parent = template.rsplit_once('/');
+        let parent = parent.map_or(template, |(parent, _)| parent);
         Self {
             snapshot: format!("{template}@{SNAPSHOT}"),
             dataset: format!("{parent}/{jail}"),
@@ -42,43 +39,25 @@ impl ZfsClone {
 
     /// Returns the arguments that print the snapshot, if it exists.
     fn find_snapshot(&self) -> Vec<&str> {
-        vec!["list", "-H", "-o", "name", "-t", "snapshot", &self.snapshot]
+        list("name", "snapshot", &self.snapshot)
     }
 
     /// Returns the arguments that print the snapshot of which the dataset is a clone, if the dataset exists.
     fn find_origin(&self) -> Vec<&str> {
-        vec![
-            "list",
-            "-H",
-            "-o",
-            "origin",
-            "-t",
-            "filesystem",
-            &self.dataset,
-        ]
+        list("origin", "filesystem", &self.dataset)
     }
 
     /// Returns the arguments that create the clone and mount it. The parent of the template may be read-only.
-    fn create<'a>(&'a self, mount_point: &'a str) -> Vec<&'a str> {
-        vec![
-            "clone",
-            "-o",
-            mount_point,
-            "-o",
-            "readonly=off",
-            &self.snapshot,
-            &self.dataset,
-        ]
+    fn create<'a>(&'a self, mount: &'a str) -> Vec<&'a str> {
+        let (from, to) = (&self.snapshot, &self.dataset);
+        vec!["clone", "-o", mount, "-o", "readonly=off", from, to]
     }
 
     /// Returns the arguments that unmount the clone, also while files of it are open, and destroy it.
     fn destroy(&self) -> Vec<&str> {
         vec!["destroy", "-f", &self.dataset]
     }
-}
 
-#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
-impl ZfsClone {
     /// Returns whether the template has the snapshot.
     pub(crate) fn has_snapshot(&self) -> Result<bool, String> {
         if_exists(run(ZFS, &self.find_snapshot(), TIMEOUT)).map(|snapshot| snapshot.is_some())
@@ -86,12 +65,8 @@ impl ZfsClone {
 
     /// Creates the clone and mounts it on a directory.
     pub(crate) fn create_at(&self, directory: &JailPath) -> Result<(), String> {
-        run(
-            ZFS,
-            &self.create(&format!("mountpoint={directory}")),
-            TIMEOUT,
-        )
-        .map(drop)
+        let mount = format!("mountpoint={directory}");
+        run(ZFS, &self.create(&mount), TIMEOUT).map(drop)
     }
 
     /// Destroys the clone, if it exists. Another dataset of its name stays.
@@ -105,8 +80,12 @@ impl ZfsClone {
     }
 }
 
+/// Returns the arguments that print a property of a dataset or snapshot.
+fn list<'a>(property: &'a str, kind: &'a str, name: &'a str) -> Vec<&'a str> {
+    vec!["list", "-H", "-o", property, "-t", kind, name]
+}
+
 /// Returns the output of `zfs list`; `None` if the dataset or snapshot does not exist (`EZFS_NOENT` of libzfs).
-#[cfg_attr(not(target_os = "freebsd"), allow(dead_code))]
 fn if_exists(listed: Result<String, String>) -> Result<Option<String>, String> {
     match listed {
         Err(error) if error.ends_with("dataset does not exist") => Ok(None),
@@ -143,10 +122,9 @@ fn run(program: &str, args: &[&str], timeout: Duration) -> Result<String, String
             result => {
                 let _ = child.kill();
                 let _ = child.wait();
-                let problem = result.err().map(|error| error.to_string());
-                return Err(failed(
-                    &problem.unwrap_or(format!("it did not end within {timeout:?}")),
-                ));
+                let late = format!("it did not end within {timeout:?}");
+                let problem = result.err().map_or(late, |error| error.to_string());
+                return Err(failed(&problem));
             }
         }
     };

@@ -81,13 +81,13 @@ pub(crate) fn perform_for_root(
 ) -> Result<c_int, HelperError> {
     match request {
         HelperRequest::Clean { jail, root } => {
-            remains(&jail, root.as_ref(), &[]).remove()?;
-            Ok(0)
+            let remains = remains(&jail, root.as_ref(), &[]);
+            remains.remove().map(|()| 0)
         }
         HelperRequest::Monitor { created, command } => {
             monitor_command(created.as_ref(), &command, requester)
         }
-        HelperRequest::AwaitProxy { jail } => network::await_proxy(&jail).map(|()| 0),
+        HelperRequest::AwaitProxy(jail) => network::await_proxy(&jail).map(|()| 0),
         _ => Err(Refusal::RootOnly.into()),
     }
 }

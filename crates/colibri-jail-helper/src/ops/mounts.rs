@@ -26,13 +26,10 @@ pub(super) fn mount_all(
     mounts: &[MountRequest],
 ) -> Result<(), String> {
     for (number, mount) in mounts.iter().enumerate() {
-        let stage = Stage {
-            path: format!("{}{number}", stages(jail)),
-            mount,
-        };
-        stage
-            .mount_source()
-            .and_then(|source| stage.mount_on_target(root, &source))?;
+        let path = format!("{}{number}", stages(jail));
+        let stage = Stage { path, mount };
+        let source = stage.mount_source()?;
+        stage.mount_on_target(root, &source)?;
     }
     Ok(())
 }
@@ -42,12 +39,8 @@ pub(super) fn remove_all(jail: &JailName, deadline: Instant) -> Result<(), Strin
     let prefix = stages(jail);
     let starts = |text: &[u8]| text.starts_with(prefix.as_bytes());
     // What is mounted from a stage is unmounted before the stage.
-    for is_wanted in [
-        &(|mount: &MountPoint| starts(&mount.origin)) as &dyn Fn(&MountPoint) -> bool,
-        &|mount| starts(&mount.path),
-    ] {
-        unmount_all(is_wanted, deadline)?;
-    }
+    unmount_all(&|mount: &MountPoint| starts(&mount.origin), deadline)?;
+    unmount_all(&|mount: &MountPoint| starts(&mount.path), deadline)?;
     let entries = match fs::read_dir(JAIL_ROOTS) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(|error| format!("cannot list {JAIL_ROOTS}: {error}"))?,
@@ -88,11 +81,12 @@ impl<'a> OpenedPath<'a> {
         let (parent, name) = safe_open::split_parent(path)?;
         let parent = safe_open::directory_in(root, &parent, Trust::AnyOwner)?;
         let name = if name.is_empty() { "." } else { name };
-        let (target, is_directory) = match safe_open::directory_at(&parent, name, path.as_str()) {
-            Err(OpenError::Link(_)) => (
-                safe_open::regular_file_at(&parent, name, path.as_str())?,
-                false,
-            ),
+        let shown = path.as_str();
+        let (target, is_directory) = match safe_open::directory_at(&parent, name, shown) {
+            Err(OpenError::Link(_)) => {
+                let file = safe_open::regular_file_at(&parent, name, shown)?;
+                (file, false)
+            }
             directory => (directory?.into(), true),
         };
         Ok(Self {
@@ -140,12 +134,8 @@ impl Stage<'_> {
         // file system have not the same numbers, and agents cannot choose those of another file system.
         let wanted = opened.target.metadata().map_err(failed)?;
         let numbers = |data: &fs::Metadata| {
-            (
-                data.st_ino(),
-                data.st_gen(),
-                data.st_birthtime(),
-                data.st_birthtime_nsec(),
-            )
+            let birth = (data.st_birthtime(), data.st_birthtime_nsec());
+            (data.st_ino(), data.st_gen(), birth)
         };
         match numbers(&staged) == numbers(&wanted) {
             true => Ok(opened),
@@ -157,14 +147,17 @@ impl Stage<'_> {
 
     /// Mounts the stage on the mount point in the root directory.
     fn mount_on_target(&self, root: &JailPath, source: &OpenedPath<'_>) -> Result<(), String> {
-        let target = &self.mount.target;
+        let MountRequest {
+            source: from,
+            target,
+            ..
+        } = self.mount;
         let refused =
             |error: OpenError| format!("cannot use mount target {target} of {root}: {error}");
         let opened = OpenedPath::mount_point(root, target).map_err(refused)?;
         if opened.is_directory != source.is_directory {
             return Err(format!(
-                "mount target {target} of {root} is not of the kind of {}; create a directory for a directory, and a file for a file",
-                self.mount.source
+                "mount target {target} of {root} is not of the kind of {from}; create a directory for a directory, and a file for a file"
             ));
         }
         let mode = match self.mount.read_only {
@@ -175,12 +168,8 @@ impl Stage<'_> {
             true => (&opened.target, "."),
             false => (&opened.parent, opened.name),
         };
-        let failed = |error: io::Error| {
-            format!(
-                "cannot mount {} on {target} of {root}: {error}",
-                self.mount.source
-            )
-        };
+        let failed =
+            |error: io::Error| format!("cannot mount {from} on {target} of {root}: {error}");
         mount_in(directory, "nullfs", name, &[("target", &self.path)], mode).map_err(failed)?;
         // A file with several names can be reached by one that others can rename. nmount(2) checks before it mounts.
         if !opened.is_directory && opened.target.metadata().map_err(failed)?.nlink() != 1 {

@@ -105,10 +105,9 @@ impl Pattern {
     }
 
     pub(super) fn matches(&self, text: &str) -> bool {
-        if self.is_prefix {
-            text.starts_with(&self.text)
-        } else {
-            text == self.text
+        match self.is_prefix {
+            true => text.starts_with(&self.text),
+            false => text == self.text,
         }
     }
 }
@@ -173,10 +172,9 @@ impl ParseValue for AllowedRoot {
 
 impl AllowedRoot {
     pub(super) fn contains(&self, path: &JailPath) -> bool {
-        if self.is_tree {
-            path != &self.path && path.is_in(self.path.as_str())
-        } else {
-            path == &self.path
+        match self.is_tree {
+            true => path != &self.path && path.is_in(self.path.as_str()),
+            false => path == &self.path,
         }
     }
 }
