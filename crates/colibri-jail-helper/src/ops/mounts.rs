@@ -5,6 +5,7 @@
 //! what was opened without following links. Then the stage is mounted on the working directory, which was opened in the
 //! same way. The kernel records the stage as the origin of that mount, so the clean-up finds it wherever it is.
 
+use std::ffi::c_int;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -17,7 +18,7 @@ use colibri_jail_core::{JAIL_ROOTS, JailName, JailPath};
 use super::monitor::unmount_all;
 use crate::request::MountRequest;
 use crate::safe_open::{self, OpenError, Trust};
-use crate::sys::{self, MountMode, MountPoint};
+use crate::sys::{self, MountPoint};
 
 /// Mounts all of `mounts` in a root directory.
 pub(super) fn mount_all(
@@ -128,7 +129,7 @@ impl Stage<'_> {
         }
         .map_err(|error| format!("cannot create {}: {error}", self.path))?;
         let options = [("target", source.as_str())];
-        sys::mount("nullfs", &self.path, &options, MountMode::NoSetuid).map_err(failed)?;
+        sys::mount("nullfs", &self.path, &options, libc::MNT_NOSUID).map_err(failed)?;
         let staged = fs::metadata(&self.path).map_err(failed)?;
         // nullfs changes only the device number of what it shows (null_getattr in sys/fs/nullfs/null_vnops.c). Two objects of one
         // file system have not the same numbers, and agents cannot choose those of another file system.
@@ -147,11 +148,7 @@ impl Stage<'_> {
 
     /// Mounts the stage on the mount point in the root directory.
     fn mount_on_target(&self, root: &JailPath, source: &OpenedPath<'_>) -> Result<(), String> {
-        let MountRequest {
-            source: from,
-            target,
-            ..
-        } = self.mount;
+        let (from, target) = (&self.mount.source, &self.mount.target);
         let refused =
             |error: OpenError| format!("cannot use mount target {target} of {root}: {error}");
         let opened = OpenedPath::mount_point(root, target).map_err(refused)?;
@@ -160,9 +157,9 @@ impl Stage<'_> {
                 "mount target {target} of {root} is not of the kind of {from}; create a directory for a directory, and a file for a file"
             ));
         }
-        let mode = match self.mount.read_only {
-            true => MountMode::ReadOnlyNoSetuid,
-            false => MountMode::NoSetuid,
+        let flags = match self.mount.read_only {
+            true => libc::MNT_NOSUID | libc::MNT_RDONLY,
+            false => libc::MNT_NOSUID,
         };
         let (directory, name) = match opened.is_directory {
             true => (&opened.target, "."),
@@ -170,7 +167,7 @@ impl Stage<'_> {
         };
         let failed =
             |error: io::Error| format!("cannot mount {from} on {target} of {root}: {error}");
-        mount_in(directory, "nullfs", name, &[("target", &self.path)], mode).map_err(failed)?;
+        mount_in(directory, "nullfs", name, &[("target", &self.path)], flags).map_err(failed)?;
         // A file with several names can be reached by one that others can rename. nmount(2) checks before it mounts.
         if !opened.is_directory && opened.target.metadata().map_err(failed)?.nlink() != 1 {
             return Err(format!(
@@ -187,9 +184,9 @@ pub(super) fn mount_in(
     kind: &str,
     name: &str,
     options: &[(&str, &str)],
-    mode: MountMode,
+    flags: c_int,
 ) -> io::Result<()> {
     let mounted =
-        sys::change_directory(directory).and_then(|()| sys::mount(kind, name, options, mode));
+        sys::change_directory(directory).and_then(|()| sys::mount(kind, name, options, flags));
     mounted.and(std::env::set_current_dir("/"))
 }

@@ -4,6 +4,7 @@
 //! A directory in `/var/run/colibri-roots` with the jail's name is the mount point of the root, and the record that this
 //! program mounted something for the jail. It is created first and removed last.
 
+use std::ffi::c_int;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,7 +18,7 @@ use super::mounts::{self, OpenedPath, mount_in};
 use crate::error::HelperError;
 use crate::request::{MountRequest, RootBase, RootRequest};
 use crate::safe_open::{self, OpenError, Trust};
-use crate::sys::{self, MountMode, MountPoint};
+use crate::sys::{self, MountPoint};
 use crate::zfs::ZfsClone;
 
 /// Rulesets of devfs(8), in order of preference: that of packaging/freebsd/devfs.rules, and `devfsrules_jail` of FreeBSD.
@@ -123,7 +124,7 @@ impl JailRoot<'_> {
                 let root = JailPath::root();
                 let mount_point = self.open(&root).map_err(text)?;
                 let options = [("target", template.as_str())];
-                self.mount(&root, &mount_point, "nullfs", &options, MountMode::ReadOnly)?;
+                self.mount(&root, &mount_point, "nullfs", &options, libc::MNT_RDONLY)?;
                 self.mount_writable()?;
             }
         }
@@ -147,7 +148,7 @@ impl JailRoot<'_> {
                 "/var/run" => options = vec![("size", RUN_SIZE)],
                 _ => {}
             }
-            self.mount(inside, &mount_point, "tmpfs", &options, MountMode::NoSetuid)?;
+            self.mount(inside, &mount_point, "tmpfs", &options, libc::MNT_NOSUID)?;
         }
         Ok(())
     }
@@ -202,7 +203,7 @@ impl JailRoot<'_> {
         let stage = format!("{}dev", mounts::stages(self.jail));
         let failed = |error: io::Error| format!("cannot try a devfs on {stage}: {error}");
         fs::create_dir(&stage).map_err(failed)?;
-        sys::mount("devfs", &stage, options, MountMode::NoSetuid).map_err(failed)?;
+        sys::mount("devfs", &stage, options, libc::MNT_NOSUID).map_err(failed)?;
         let mounted = fs::File::open(&stage).map_err(failed)?;
         let devices = sys::names_in(&mounted.into()).map_err(failed)?;
         let deadline = Instant::now() + CLEANUP_TIMEOUT;
@@ -229,7 +230,7 @@ impl JailRoot<'_> {
         let mount_point = OpenedPath::mount_point(&path, inside)
             .map_err(|error| format!("cannot mount {kind} on {inside}: {error}"))?;
         let target = &mount_point.target;
-        self.mount(inside, target, kind, options, MountMode::NoSetuid)?;
+        self.mount(inside, target, kind, options, libc::MNT_NOSUID)?;
         let mut new = list()?;
         new.retain(|mount| !before.contains(mount));
         let wanted = path.join(inside);
@@ -253,10 +254,10 @@ impl JailRoot<'_> {
         mount_point: &impl AsRawFd,
         kind: &str,
         options: &[(&str, &str)],
-        mode: MountMode,
+        flags: c_int,
     ) -> Result<(), String> {
         let path = self.path().join(inside);
-        mount_in(mount_point, kind, ".", options, mode)
+        mount_in(mount_point, kind, ".", options, flags)
             .map_err(|error| format!("cannot mount {kind} on {path}: {error}"))
     }
 

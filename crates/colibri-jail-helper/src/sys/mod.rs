@@ -190,14 +190,13 @@ pub(crate) fn unblock_signals() {
 /// Raises the resource limits, which the caller could set to end this program between two steps (`RLIMIT_FSIZE`,
 /// `RLIMIT_CPU`), and disables core files.
 pub(crate) fn reset_limits() -> Result<(), SysError> {
-    use libc::{RLIMIT_AS, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_NPROC};
     set_limit(libc::RLIMIT_CORE, 0)?;
     for resource in [
-        RLIMIT_FSIZE,
-        RLIMIT_CPU,
-        RLIMIT_AS,
-        RLIMIT_DATA,
-        RLIMIT_NPROC,
+        libc::RLIMIT_FSIZE,
+        libc::RLIMIT_CPU,
+        libc::RLIMIT_AS,
+        libc::RLIMIT_DATA,
+        libc::RLIMIT_NPROC,
     ] {
         set_limit(resource, libc::RLIM_INFINITY)?;
     }

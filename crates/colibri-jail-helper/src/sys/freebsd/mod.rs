@@ -15,7 +15,7 @@ pub(crate) use jail::{
     Jail, attach_jail, create_jail, end_with_processes, jail_id, own_jail, remove_jail,
     remove_limits,
 };
-pub(crate) use mount::{MountMode, MountPoint, disks, mount, mounts, unmount, zfs_dataset};
+pub(crate) use mount::{MountPoint, disks, mount, mounts, unmount, zfs_dataset};
 pub(crate) use process::{
     become_reaper, boot_id, collect_child, descendants, die_with_parent, has_descendants,
     has_terminal, kill, kill_descendants, lead_process_group, new_session, prepare_monitor,

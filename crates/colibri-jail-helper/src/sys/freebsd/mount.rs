@@ -91,23 +91,13 @@ pub(crate) fn unmount(mount: &MountPoint) -> io::Result<()> {
     check(unsafe { libc::unmount(id.as_ptr(), flags) }).map(drop)
 }
 
-/// Protection of a new mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MountMode {
-    ReadOnly,
-    /// Writable, without setuid programs.
-    NoSetuid,
-    /// Both.
-    ReadOnlyNoSetuid,
-}
-
-/// Mounts a file system of this type (nmount(2)). `path` may be relative to the working directory. An option without a value
-/// has an empty one.
+/// Mounts a file system of this type (nmount(2)), with flags such as `MNT_RDONLY`. `path` may be relative to the working
+/// directory. An option without a value has an empty one.
 pub(crate) fn mount(
     kind: &str,
     path: &str,
     options: &[(&str, &str)],
-    mode: MountMode,
+    flags: c_int,
 ) -> io::Result<()> {
     let mut parameters = vec![
         Parameter::text("fstype", kind),
@@ -117,11 +107,6 @@ pub(crate) fn mount(
         "" => Parameter::new(name, Vec::new()),
         value => Parameter::text(name, value),
     }));
-    let flags = match mode {
-        MountMode::ReadOnly => libc::MNT_RDONLY,
-        MountMode::NoSetuid => libc::MNT_NOSUID,
-        MountMode::ReadOnlyNoSetuid => libc::MNT_RDONLY | libc::MNT_NOSUID,
-    };
     with_parameters(&mut parameters, |vector, count| {
         // SAFETY: `count` elements that are valid for the call; the kernel writes to the message only.
         unsafe { libc::nmount(vector, count, flags) }
