@@ -45,7 +45,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::ptr;
 
-use authorize::{Grant, Host, Os, Refusal};
+use authorize::{Grant, Host, Refusal};
 use colibri_jail_core::{Ip4Policy, JailPath, JailUser};
 use control::ControlReader;
 use libfuzzer_sys::fuzz_target;
@@ -317,35 +317,38 @@ fn find_user(user: &JailUser) -> Option<UserIds> {
 
 /// Checks that a request is granted exactly if one rule allows every part of it.
 fn check_authorization(rules: &[&Rule], request: &HelperRequest) {
-    for os in [Os::Linux, Os::FreeBsd] {
-        let host = Host { os, find_user };
+    for is_linux in [true, false] {
+        let host = Host {
+            is_linux,
+            find_user,
+        };
         match request {
             HelperRequest::Create { jail, run, .. } => {
-                let has_ip4 = os == Os::FreeBsd
-                    || matches!(jail.ip4, Ip4Policy::Inherit | Ip4Policy::Disable);
+                let has_ip4 =
+                    !is_linux || matches!(jail.ip4, Ip4Policy::Inherit | Ip4Policy::Disable);
                 let allows = |rule: &Rule| {
                     rule.allows_jail(&jail.name)
                         && rule.allows_root(&jail.path)
                         && has_ip4
                         && rule.allows_ip4(&jail.ip4)
-                        && allows_run(rule, run, os)
+                        && allows_run(rule, run, is_linux)
                 };
                 check_answer(
                     authorize::create(rules, jail, run, &host),
                     rules,
                     allows,
-                    os,
+                    is_linux,
                 );
             }
             HelperRequest::Attach { jail, run } => {
                 let allows = |rule: &Rule| {
-                    os == Os::FreeBsd && rule.allows_jail(jail) && allows_run(rule, run, os)
+                    !is_linux && rule.allows_jail(jail) && allows_run(rule, run, is_linux)
                 };
                 check_answer(
                     authorize::attach(rules, jail, run, &host),
                     rules,
                     allows,
-                    os,
+                    is_linux,
                 );
             }
             HelperRequest::Signal { jail, signal, .. } => {
@@ -361,10 +364,10 @@ fn check_authorization(rules: &[&Rule], request: &HelperRequest) {
     }
 }
 
-fn allows_run(rule: &Rule, run: &ProgramRun, os: Os) -> bool {
-    let ids = |user: &JailUser| match os {
-        Os::Linux => find_user(user),
-        Os::FreeBsd => UserIds::numeric(user),
+fn allows_run(rule: &Rule, run: &ProgramRun, is_linux: bool) -> bool {
+    let ids = |user: &JailUser| match is_linux {
+        true => find_user(user),
+        false => UserIds::numeric(user),
     };
     let Some(user) = run
         .user
@@ -378,7 +381,7 @@ fn allows_run(rule: &Rule, run: &ProgramRun, os: Os) -> bool {
     });
     let is_root =
         user.to_string() == "root" || ids(user).is_some_and(|ids| ids.uid == 0 || ids.gid == 0);
-    let is_known = os == Os::FreeBsd || ids(user).is_some();
+    let is_known = !is_linux || ids(user).is_some();
     let has_program = run
         .candidates()
         .iter()
@@ -390,7 +393,7 @@ fn check_answer(
     answer: Result<Grant<'_>, Refusal>,
     rules: &[&Rule],
     allows: impl Fn(&Rule) -> bool,
-    os: Os,
+    is_linux: bool,
 ) {
     assert_eq!(
         answer.is_ok(),
@@ -410,7 +413,7 @@ fn check_answer(
             assert!(
                 grant
                     .ids
-                    .map_or(os == Os::FreeBsd, |ids| ids.uid != 0 && ids.gid != 0)
+                    .map_or(!is_linux, |ids| ids.uid != 0 && ids.gid != 0)
             );
             assert!(!grant.programs.is_empty());
             assert!(
