@@ -551,6 +551,18 @@ fn no_attempt_of_two_callers_succeeds() {
         private.path().display()
     );
     let helper_path = program("colibri-jail-helper").display().to_string();
+    let pids = [
+        (victim.pid(), "MONITOR"),
+        (first, "FIRST"),
+        (sleep, "VICTIM"),
+    ];
+    let mut names: Vec<(String, String)> = pids
+        .iter()
+        .map(|(pid, name)| (pid.to_string(), (*name).to_owned()))
+        .collect();
+    for user in [CALLER, OTHER, UNLISTED, AGENT, AGENT_OF_OTHER] {
+        names.push((uid(user).to_string(), format!("<{user}>")));
+    }
     let mut table = String::new();
     let mut add = |attempt: &str, user: &str, output: std::process::Output| {
         let code = output.status.code();
@@ -567,19 +579,10 @@ fn no_attempt_of_two_callers_succeeds() {
             line.split_once(" allows user ")
                 .map_or(line, |(start, _)| start)
         });
-        let mut shown = own
+        let shown = own
             .unwrap_or_default()
             .replace(&private.path().display().to_string(), "BASE");
-        for user in [CALLER, OTHER, UNLISTED, AGENT, AGENT_OF_OTHER] {
-            shown = shown.replace(&uid(user).to_string(), &format!("<{user}>"));
-        }
-        for (pid, name) in [
-            (victim.pid(), "MONITOR"),
-            (first, "FIRST"),
-            (sleep, "VICTIM"),
-        ] {
-            shown = shown.replace(&pid.to_string(), name);
-        }
+        let shown = with_names(&shown, &names);
         let code = code
             .filter(|_| own.is_some())
             .map_or("failed".to_owned(), |code| code.to_string());
@@ -616,6 +619,22 @@ fn no_attempt_of_two_callers_succeeds() {
     assert!(removed.status.success(), "{removed:?}");
     assert_eq!(processes_with(mark), Vec::<i32>::new());
     insta::assert_snapshot!(table);
+}
+
+/// Replaces whole numbers by names.
+fn with_names(text: &str, names: &[(String, String)]) -> String {
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        let (before, number) = rest.split_at(start);
+        let end = number.find(|c: char| !c.is_ascii_digit());
+        let (number, after) = number.split_at(end.unwrap_or(number.len()));
+        let name = names.iter().find(|(known, _)| known == number);
+        shown += before;
+        shown += name.map_or(number, |(_, name)| name);
+        rest = after;
+    }
+    shown + rest
 }
 
 /// Quotes a text for a shell.
@@ -837,7 +856,8 @@ fn scheduling_of_the_caller_is_for_the_agent_only() {
     );
     assert!(!monitors.2.contains("idle"), "{monitors:?}");
     assert_eq!(monitors.3, of_test.3);
-    let expected = ("SCHED_IDLE", "7", "idle", "0");
+    let nice = (of_test.1.parse::<i32>().unwrap() + 7).min(19).to_string();
+    let expected = ("SCHED_IDLE", nice.as_str(), "idle", "0");
     let agents = scheduling(sleep);
     assert_eq!(
         (
