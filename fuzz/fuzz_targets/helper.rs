@@ -95,7 +95,7 @@ fn arguments(request: &HelperRequest) -> Vec<String> {
             add("--signal", &[signal]);
             pids.iter().for_each(|pid| add("--pid", &[pid]));
         }
-        HelperRequest::Remove { jail } => add("remove", &[&"--jail", jail]),
+        HelperRequest::Remove(jail) => add("remove", &[&"--jail", jail]),
         HelperRequest::Monitor { created, .. } => {
             add("monitor", &[]);
             if let Some(created) = created {
@@ -122,7 +122,7 @@ fn arguments(request: &HelperRequest) -> Vec<String> {
             add("clean", &[&"--jail", jail]);
             root.iter().for_each(|root| add_root(root, &mut add));
         }
-        HelperRequest::AwaitProxy { jail } => add("await-proxy", &[&"--jail", jail]),
+        HelperRequest::AwaitProxy(jail) => add("await-proxy", &[&"--jail", jail]),
         HelperRequest::Check => add("check", &[]),
     }
     let command = match request {
