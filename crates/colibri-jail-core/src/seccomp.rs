@@ -1,4 +1,4 @@
-//! A seccomp filter of Linux, as data: no process that it confines can make a file that gives its user away.
+//! A seccomp filter of Linux, as data, that denies set-user-ID and set-group-ID modes and device nodes.
 
 /// One instruction of classic BPF, `struct sock_filter` of linux/filter.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +44,13 @@ const NOT_IMPLEMENTED: u32 = 0x0005_0026;
 
 /// S_ISUID and S_ISGID (inode(7)).
 const SET_ID: u32 = 0o6000;
-/// S_IFMT, S_IFCHR and S_IFBLK (inode(7)).
+/// S_IFMT (inode(7)).
 const FILE_TYPE: u32 = 0o170_000;
+/// S_IFCHR (inode(7)).
 const CHARACTER_DEVICE: u32 = 0o020_000;
+/// S_IFBLK (inode(7)).
 const BLOCK_DEVICE: u32 = 0o060_000;
-/// O_CREAT and the bit of O_TMPFILE that is its own, on all architectures of [`Architecture`].
+/// O_CREAT, and the bit that only O_TMPFILE has, on all architectures of this module (open(2)).
 const CREATES: u32 = 0o100 | 0o20_000_000;
 /// `__X32_SYSCALL_BIT`: calls of the x32 ABI have the architecture of x86-64.
 const X32: u32 = 0x4000_0000;
@@ -69,6 +71,7 @@ struct Architecture {
     opaque: &'static [u32],
 }
 
+/// The numbers of `opaque`, which are the same on all architectures.
 const OPAQUE: &[u32] = &[425, 426, 427, 437];
 
 const X86_64: Architecture = Architecture {
@@ -87,9 +90,8 @@ const AARCH64: Architecture = Architecture {
     opaque: OPAQUE,
 };
 
-/// Returns a filter for the processor that this program was compiled for: no set-user-ID or set-group-ID file and no device
-/// can be made. Such a file would let another user of the host become the user who made it. Absent for a processor
-/// whose system calls are not known here.
+/// Returns a filter that denies set-user-ID and set-group-ID modes and device nodes, for the processor of this program; `None`
+/// for processors other than x86-64 and aarch64. Such a file would let other users of the host become the user who made it.
 ///
 /// - A mode with such a bit, and the type of a device, fail with EPERM: chmod(2) and its variants, open(2) and openat(2) of a new
 ///   file, creat(2), mknod(2) and mknodat(2).
@@ -127,17 +129,17 @@ fn filter(architecture: &Architecture) -> Vec<BpfInstruction> {
         answer(KILL),
     ];
     // Each block ends with an answer, and follows a jump that skips it for other system calls.
-    let mut block = |number: u32, body: &[BpfInstruction]| {
-        let length = u8::try_from(body.len()).unwrap_or(u8::MAX);
+    let mut block = |number: u32, length: u8, body: &[BpfInstruction]| {
         program.push(instruction(JUMP_IF_EQUAL, number, 0, length));
         program.extend_from_slice(body);
     };
     for &number in architecture.opaque {
-        block(number, &[answer(NOT_IMPLEMENTED)]);
+        block(number, 1, &[answer(NOT_IMPLEMENTED)]);
     }
     for &(number, position) in architecture.modes {
         block(
             number,
+            4,
             &[
                 argument(position),
                 instruction(JUMP_IF_ANY_BIT, SET_ID, 0, 1),
@@ -149,6 +151,7 @@ fn filter(architecture: &Architecture) -> Vec<BpfInstruction> {
     for &(number, position) in architecture.opens {
         block(
             number,
+            6,
             &[
                 argument(position),
                 instruction(JUMP_IF_ANY_BIT, CREATES, 0, 3),
@@ -162,6 +165,7 @@ fn filter(architecture: &Architecture) -> Vec<BpfInstruction> {
     for &(number, position) in architecture.nodes {
         block(
             number,
+            7,
             &[
                 argument(position),
                 instruction(JUMP_IF_ANY_BIT, SET_ID, 3, 0),
