@@ -57,6 +57,7 @@ small_root "$tree/own"
 chown -R "$OT" "$tree/own"
 small_root "$tree/r"
 install -d -o "$AG" "$root/made"
+install -d -o "$OP" "$root/socket"
 small_root "$work/outside"
 rm "$work/outside/inside"
 touch "$work/outside/escaped"
@@ -284,7 +285,7 @@ attack 'descriptors: 1 is read-only' any_refusal op_sh "exec \"\$0\" $request /b
 attack 'descriptors: 3 to 9 are directories and files of the host' only_stdio
 attack 'descriptors: an agent in a persistent jail has only 0 to 2' entered_stdio
 attack 'descriptors: a passed directory does not lead out by ..' \
-    fails as "$OP" "$work/bin/attack" pass "$work/own" "$H" $request /bin/attack receive ../libraries/libc.so.7
+    fails as "$OP" "$work/bin/attack" pass "$work/own" "$root/socket/s" "$H" $request /bin/attack receive /socket/s ../libraries/libc.so.7
 attack 'descriptors: the caller enters a jail by a jail descriptor' fails as "$OP" "$work/bin/attack" jail "$JAIL"
 
 # ---- resource limits --------------------------------------------------------------------------------------
@@ -783,12 +784,12 @@ shared_user() {
     cp -p "$work/policy" "$POLICY"
     return "$shared"
 }
+lock_is_held() { ! lockf -kns -t 0 "$RECORDS/$ot_uid/lock" true; }
 # A process of the other caller holds its lock for ever; root holds it here.
 held_lock() {
-    lockf -k "$RECORDS/$ot_uid/lock" sleep 20 &
+    lockf -k "$RECORDS/$ot_uid/lock" sleep 100 &
     holder=$!
-    sleep 1
-    unharmed agent_op /bin/echo ran && refused 71 agent_ot /bin/sh -c 'echo escaped' && stderr_has 'hold its lock for 5 s'
+    eventually lock_is_held && unharmed agent_op /bin/echo ran && refused 71 agent_ot /bin/sh -c 'echo escaped' && stderr_has 'held the lock for 5 s'
     held=$?
     pkill -KILL -P "$holder"
     wait "$holder"
@@ -801,7 +802,7 @@ too_many() {
         ot create --jail "colibri-many$one" --path "$tree/r" --ip4 disable --user "$AO" -- /bin/sleep "$sleeps" >"$noise" 2>&1 </dev/null &
         jobs="$jobs $!"
     done
-    eventually three_run && refused 71 agent_ot /bin/sh -c 'echo escaped' && stderr_has '3 agents of this caller run already' &&
+    eventually three_run && refused 71 agent_ot /bin/sh -c 'echo escaped' && stderr_has 'limit of 3 running agents' &&
         unharmed agent_op /bin/echo ran
     many=$?
     pkill -KILL -f "^/bin/sleep $sleeps\$"
@@ -833,7 +834,7 @@ stalled_log() {
     rm -f "$LOGS/$op_uid"
     unharmed agent_op /bin/echo ran && grep -q " allowed uid=$op_uid as=$AG verb=create " "$LOGS/$op_uid" &&
         [ "$(stat -f '%u %Lp' "$LOGS/$op_uid")" = '0 600' ] && truncate -s 4m "$LOGS/$op_uid" &&
-        refused 71 agent_op /bin/echo escaped && unharmed agent_ot /bin/sh -c 'echo ran'
+        refused 71 agent_op /bin/echo escaped && stderr_has 'nor to the fallback file' && unharmed agent_ot /bin/sh -c 'echo ran'
     stalled=$?
     pkill -CONT -x syslogd
     cp -p "$work/policy" "$POLICY"

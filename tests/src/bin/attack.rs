@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! attack control MANNER HELPER ARG…   runs the helper with a control socket, and misuses the socket
-//! attack pass DIRECTORY HELPER ARG…   runs the helper with a socket as descriptor 0, and passes a directory to the agent
-//! attack receive PATH                 receives a directory by descriptor 0, and opens PATH relative to it
+//! attack pass DIRECTORY SOCKET HELPER ARG…  runs the helper, and passes a directory to the agent by a socket with this path
+//! attack receive SOCKET PATH          receives a directory by the socket, and opens PATH relative to it
 //! attack reap HELPER ARG…             runs the helper below a reaper, which sends KILL to all descendants for 3 s
 //! attack leave SECONDS                becomes a reaper, whose grandchild sleeps in a new session
 //! attack adopt UID JAIL SECONDS HELPER ARG…  as root, becomes the reaper of a sleep in the jail and of the helper, which it
 //!                                     starts as the user, and waits for the end of the sleep
 //! attack orphan HELPER ARG…           runs the helper with a control socket below init
-//! attack outlive HELPER ARG…          ends as soon as the agent has the other end of its control socket as descriptor 0
+//! attack outlive HELPER ARG…          runs the helper with the other end of its control socket as descriptor 0
 //! attack unnamed HELPER ARG…          executes the helper with an empty argv[0]
 //! attack swap DIRECTORY ONE OTHER     exchanges two names in a directory every few milliseconds, for 5 min
 //! attack fill SOCKET                  fills the queue of a datagram socket
@@ -38,11 +38,12 @@ mod attempts {
 
     use std::error::Error;
     use std::ffi::{c_int, c_uint, c_ulong};
-    use std::fs::File;
+    use std::fs::{File, Permissions};
     use std::io::{self, IoSlice, IoSliceMut, Read, Write};
     use std::mem::MaybeUninit;
     use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
     use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Child, Command, ExitCode};
     use std::thread;
@@ -67,8 +68,10 @@ mod attempts {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let answer = match words[..] {
             ["control", manner, program, ref args @ ..] => control(manner, program, args),
-            ["pass", directory, program, ref args @ ..] => pass(directory, program, args),
-            ["receive", path] => receive(path),
+            ["pass", directory, socket, program, ref args @ ..] => {
+                pass(directory, socket, program, args)
+            }
+            ["receive", socket, path] => receive(socket, path),
             ["reap", program, ref args @ ..] => reap(program, args),
             ["leave", seconds] => leave(seconds),
             ["adopt", uid, jail, seconds, program, ref args @ ..] => {
@@ -182,12 +185,19 @@ mod attempts {
         end_of(helper)
     }
 
-    fn pass(directory: &str, program: &str, args: &[&str]) -> Answer {
-        let (mine, theirs) = UnixStream::pair()?;
-        let helper = Command::new(program)
-            .args(args)
-            .stdin(OwnedFd::from(theirs))
-            .spawn()?;
+    fn pass(directory: &str, socket: &str, program: &str, args: &[&str]) -> Answer {
+        let listener = UnixListener::bind(socket)?;
+        std::fs::set_permissions(socket, Permissions::from_mode(0o777))?;
+        listener.set_nonblocking(true)?;
+        let helper = Command::new(program).args(args).spawn()?;
+        let deadline = Instant::now() + HELPER_TIMEOUT;
+        let mine = loop {
+            match listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+                Err(error) => return Err(error.into()),
+            }
+        };
         let directory = File::open(directory)?;
         let descriptors = [directory.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -202,13 +212,13 @@ mod attempts {
         end_of(helper)
     }
 
-    fn receive(path: &str) -> Answer {
+    fn receive(socket: &str, path: &str) -> Answer {
+        let stream = UnixStream::connect(socket)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0; 1];
-        let stdin = io::stdin();
         recvmsg(
-            stdin.as_fd(),
+            stream.as_fd(),
             &mut [IoSliceMut::new(&mut byte)],
             &mut ancillary,
             RecvFlags::empty(),
@@ -300,23 +310,19 @@ mod attempts {
     fn outlive(program: &str, args: &[&str]) -> Answer {
         let (mut mine, theirs) = UnixStream::pair()?;
         fcntl_setfd(&theirs, FdFlags::empty())?;
-        let mut helper = Command::new(program)
+        let helper = Command::new(program)
             .args(args)
             .env("COLIBRI_CONTROL_FD", theirs.as_raw_fd().to_string())
             .stdin(OwnedFd::from(mine.try_clone()?))
             .spawn()?;
         drop(theirs);
         mine.set_read_timeout(Some(HELPER_TIMEOUT))?;
-        let mut start = [0; 6];
-        if mine.read_exact(&mut start).is_err() {
-            println!("not started");
-            helper.kill()?;
-            return Ok(ExitCode::FAILURE);
-        }
-        // The agent has executed its program by then.
-        thread::sleep(Duration::from_secs(2));
-        println!("started");
-        Ok(ExitCode::SUCCESS)
+        let answer = match mine.read_exact(&mut [0; 6]) {
+            Ok(()) => "started",
+            Err(_) => "not started",
+        };
+        println!("{answer}");
+        end_of(helper)
     }
 
     unsafe extern "C" {
