@@ -2,15 +2,16 @@
 //! of the caller, which is escaped: it cannot end a line or control a terminal. The decision and the caller come first, and
 //! each value has a maximum length, so that no value hides another one.
 //!
-//! If syslogd does not accept the line of an allowed request in time and the policy requires it, a file of root's for each
-//! caller gets the line: any local user can fill the queue of the log socket, and only its own requests fill a caller's file.
+//! If syslogd does not accept the line of an allowed request in time and the policy requires it, the line goes to a fallback
+//! file of root's for each caller: any local user can fill the queue of the log socket, but only its own requests fill a
+//! caller's file.
 
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, SystemTime};
 
-use crate::error::HelperError;
+use crate::error::{EXIT_FAILED, HelperError};
 use crate::escape::{printable, shortened};
 use crate::paths;
 use crate::policy::Syslog;
@@ -29,7 +30,7 @@ const MAX_MESSAGE: usize = 2048;
 const MAX_REASON: usize = 600;
 /// Maximum time to wait for a full log socket.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
-/// Maximum length of a caller's file, in bytes.
+/// Maximum length of a caller's fallback file, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
 /// The log of one call, with what is known about the request so far.
@@ -37,7 +38,7 @@ pub(crate) struct AuditLog {
     uid: u32,
     /// The request, for the lines.
     pub(crate) request: String,
-    /// Whether [`AuditLog::allowed`] fails if the line cannot be written.
+    /// Whether a request is refused if its decision cannot be logged.
     pub(crate) syslog: Syslog,
 }
 
@@ -55,7 +56,8 @@ impl AuditLog {
     ///
     /// # Errors
     ///
-    /// `NoLog` if the policy requires a log line and it cannot be written.
+    /// `NoLog` or `NoLogFile` if the policy requires a log line, and neither syslogd nor, while its socket is full, the fallback
+    /// file accepts it.
     pub(crate) fn allowed(&self, detail: &str) -> Result<(), HelperError> {
         let rest = format!("{detail} {}", self.request);
         let line = format!("allowed uid={} {}", self.uid, rest.trim_start());
@@ -71,7 +73,7 @@ impl AuditLog {
     /// Logs a refusal or a failure. A line that cannot be written is dropped: the request is refused all the same.
     pub(crate) fn refused(&self, error: &HelperError) {
         let outcome = match error.exit_code() {
-            71 => "failed",
+            EXIT_FAILED => "failed",
             _ => "refused",
         };
         let (uid, request) = (self.uid, &self.request);
@@ -89,7 +91,7 @@ fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// Appends a line to the file of a caller, which only root can read.
+/// Appends a line to the fallback file of a caller, which only root can read.
 fn append(uid: u32, line: &str) -> Result<(), String> {
     let path = paths::log_files();
     let open =
@@ -97,12 +99,13 @@ fn append(uid: u32, line: &str) -> Result<(), String> {
     let directory = open().map_err(|error| error.to_string())?;
     let write = || -> io::Result<()> {
         let mut file = File::from(sys::create_file_at(&directory, &uid.to_string(), false)?);
-        if file.metadata()?.len() >= MAX_FILE {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let seconds = time.unwrap_or_default().as_secs();
-        file.write_all(format!("{seconds} {}\n", printable(line)).as_bytes())
+        let line = format!("{seconds} {}\n", printable(line));
+        if file.metadata()?.len() + line.len() as u64 > MAX_FILE {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        file.write_all(line.as_bytes())
     };
     write().map_err(|error| format!("cannot write {path}/{uid}: {error}"))
 }

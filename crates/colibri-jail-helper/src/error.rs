@@ -7,6 +7,9 @@ use crate::request::RequestError;
 use crate::safe_open::OpenError;
 use crate::sys::SysError;
 
+/// `EX_OSERR` of sysexits(3).
+pub(crate) const EXIT_FAILED: i32 = 71;
+
 /// A failure, displayed to the caller in one line. [`HelperError::reason`] adds what only root may read.
 // Each system has failures that the other one does not have.
 #[allow(dead_code)]
@@ -33,7 +36,7 @@ pub(crate) enum HelperError {
     )]
     NoLog(io::Error),
     #[error(
-        "the system log accepts no line, and its replacement failed: {0}; let root continue syslogd, and remove the file if it is full"
+        "cannot write the decision to the system log, whose socket is full, nor to the fallback file: {0}; let root resume syslogd, and remove the file if it is full"
     )]
     NoLogFile(String),
     #[error(transparent)]
@@ -56,15 +59,15 @@ pub(crate) enum HelperError {
     #[error("jail {0} exists; give the new jail another name")]
     JailExists(String),
     #[error(
-        "uid {uid} cannot reach the directory {path}; give an existing one, and the right to enter the directories above it"
+        "uid {uid} cannot reach the directory {path}; create it, or let this uid enter the directories above it"
     )]
     Unreachable { path: String, uid: u32 },
     #[error(
-        "{0} agents of this caller run already; end one, or raise `agents` in the limits of the policy"
+        "cannot start the agent: the limit of {0} running agents of this caller is reached; end one, or raise agents in the limits of the policy"
     )]
     TooManyAgents(u64),
     #[error(
-        "other requests of this caller hold its lock for {0} s; continue or end them, and repeat the request"
+        "cannot lock the records of this caller: other requests held the lock for {0} s; resume or end them, and repeat the request"
     )]
     Busy(u64),
     #[error("cannot filter system calls on this kind of processor; use x86-64 or aarch64")]
@@ -119,7 +122,7 @@ impl HelperError {
         match self {
             Self::Request(_) => 64,
             Self::Refused(_) | Self::NotListed(_) => 77,
-            _ => 71,
+            _ => EXIT_FAILED,
         }
     }
 

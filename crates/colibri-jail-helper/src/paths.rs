@@ -36,7 +36,7 @@ pub(crate) fn log() -> String {
     path("log", "/var/run/log", "/dev/log")
 }
 
-/// Returns the directory of the files that replace syslogd(8) while its socket is full.
+/// Returns the directory of the fallback files, for decisions while the socket of syslogd(8) is full.
 pub(crate) fn log_files() -> String {
     path(
         "log-files",

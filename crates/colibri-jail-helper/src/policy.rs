@@ -5,12 +5,13 @@ mod values;
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
+use std::io::ErrorKind;
 
 use colibri_jail_core::{Ip4Policy, JailName, JailPath, JailUser, Signal};
 use serde::Deserialize;
 
 use crate::error::HelperError;
-use crate::safe_open;
+use crate::safe_open::{self, OpenError};
 use crate::sys::Caller;
 use crate::users;
 use values::{AllowedCaller, AllowedProgram, AllowedRoot, JailPattern, Value, VariablePattern};
@@ -30,6 +31,12 @@ pub(crate) struct Policy {
     pub(crate) syslog: Syslog,
     #[serde(default, rename = "rule")]
     rules: Vec<Rule>,
+    /// passwd(5) of the host.
+    #[serde(skip)]
+    passwd: String,
+    /// group(5) of the host.
+    #[serde(skip)]
+    group: String,
 }
 
 /// What happens to a request whose decision cannot be logged.
@@ -184,36 +191,47 @@ impl Policy {
     pub(crate) fn load(path: &str) -> Result<Self, HelperError> {
         let text = safe_open::read_root_owned(path, MAX_BYTES)
             .map_err(|error| HelperError::Policy(error.to_string()))?;
-        let policy = Self::parse(&text)
+        let mut policy = Self::parse(&text)
             .map_err(|problem| HelperError::Policy(format!("cannot parse {path}: {problem}")))?;
-        let [passwd, group] = host_tables();
+        // Without the tables two names of one user would look different.
+        let table = |path| match users::host_table(path) {
+            Err(OpenError::Io(_, error)) if error.kind() == ErrorKind::NotFound => {
+                Ok(String::new())
+            }
+            table => table.map_err(|error| HelperError::Policy(error.to_string())),
+        };
+        policy.passwd = table("/etc/passwd")?;
+        policy.group = table("/etc/group")?;
         policy
-            .check_users(&passwd, &group)
+            .check_users(&policy.passwd, &policy.group)
             .map_err(|problem| HelperError::Policy(format!("{path}: {problem}")))?;
         Ok(policy)
     }
 
     /// Checks that callers of different rules share no user: one caller could read, signal and imitate the agents of the other.
     /// No user of a rule may be a caller of a rule for others either. Users are compared by these passwd(5) and group(5)
-    /// tables; unknown names by their text.
+    /// tables; unknown names by their text. Members of a group are not compared.
     pub(crate) fn check_users(&self, passwd: &str, group: &str) -> Result<(), String> {
-        let rules: Vec<[BTreeSet<String>; 2]> = (self.rules.iter())
+        let keys: Vec<[BTreeSet<String>; 2]> = (self.rules.iter())
             .map(|rule| {
                 let callers = rule.callers.iter();
-                let callers = callers.map(|caller| caller.value.key(passwd, group));
                 let users = rule.users.iter();
-                let users = users.map(|user| users::key(passwd, &user.value));
-                [callers.collect(), users.collect()]
+                [
+                    callers
+                        .map(|caller| caller.value.key(passwd, group))
+                        .collect(),
+                    users.map(|user| users::key(passwd, &user.value)).collect(),
+                ]
             })
             .collect();
-        for (number, [callers, users]) in (1..).zip(&rules) {
-            for (other, [other_callers, other_users]) in (1..).zip(&rules) {
+        for (number, [callers, users]) in (1..).zip(&keys) {
+            for (other, [other_callers, other_users]) in (1..).zip(&keys) {
                 let is_shared = |user| other_users.contains(user) || other_callers.contains(user);
                 if callers != other_callers
                     && let Some(user) = users.iter().find(|user| is_shared(*user))
                 {
                     return Err(format!(
-                        "rules {number} and {other} have different callers, but both name user {user}; give each rule separate users"
+                        "rules {number} and {other} have different callers, but user {user} of rule {number} is also a user or caller of rule {other}; give each rule separate users"
                     ));
                 }
             }
@@ -234,8 +252,7 @@ impl Policy {
 
     /// Returns the rules that list this caller.
     pub(crate) fn rules_for(&self, caller: &Caller) -> Vec<&Rule> {
-        let [passwd, group] = host_tables();
-        self.rules_with(caller, &passwd, &group)
+        self.rules_with(caller, &self.passwd, &self.group)
     }
 
     /// Returns the rules that list this caller by these passwd(5) and group(5) tables.
@@ -246,11 +263,6 @@ impl Policy {
         };
         self.rules.iter().filter(lists).collect()
     }
-}
-
-/// Returns passwd(5) and group(5) of the host.
-fn host_tables() -> [String; 2] {
-    ["/etc/passwd", "/etc/group"].map(|path| users::host_table(path).unwrap_or_default())
 }
 
 /// Returns how deep brackets and the dotted keys of a line are nested outside of strings and comments, or none for a text with

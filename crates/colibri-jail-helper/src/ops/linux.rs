@@ -1,9 +1,14 @@
 //! Linux: a jail is a bubblewrap sandbox for one agent. docs/decisions/0006 states why root does so little of it, and
-//! docs/decisions/0030 who ends it.
+//! docs/decisions/0030 which process ends it.
 //!
 //! ```text
-//! monitor (root) --fork--> first process: agent's user, pid 1 of a pid namespace --execve--> bubblewrap --> agent
-//!    waits for the end of the requester and of the first process      the kernel kills what is in the namespace with it
+//! monitor, root                              first process: pid 1 of a pid namespace
+//!   fork -------------------------------->     make the sandbox's root, become the agent's user
+//!   wait for a byte <---------------------     "ready"
+//!   lock, add the record, unlock
+//!   send a byte ------------------------->     execute bubblewrap, which starts the agent
+//!   wait for the end of the requester, then KILL, or of the first process, with which the namespace ends
+//!   delete the record, reap the first process, exit with its code
 //! ```
 
 use std::convert::Infallible;
@@ -13,7 +18,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::parent_id;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use colibri_jail_core::{
     Bubblewrap, CommandLine, EphemeralJail, JailEngine, JailName, JailOp, JailPath, Signal,
@@ -23,7 +28,7 @@ use colibri_jail_core::{
 use super::Lookup;
 use super::records::{ProcessId, Record, Records};
 use crate::authorize::{Grant, Refusal};
-use crate::error::HelperError;
+use crate::error::{EXIT_FAILED, HelperError};
 use crate::paths;
 use crate::request::{HelperRequest, RequestError};
 use crate::safe_open::{self, OpenError};
@@ -86,22 +91,22 @@ pub(crate) fn create(
     let records = Records::open(caller.uid)?;
     let requester_process = requester.open()?;
     sys::unshare_pids().map_err(cannot("create a pid namespace"))?;
-    let (mut start, first_end) = UnixStream::pair().map_err(cannot("create a socket pair"))?;
+    let (mut start, start_of_child) = UnixStream::pair().map_err(cannot("create a socket pair"))?;
     // The child keeps the scheduling that the caller chose; this process loses it with its first lock.
     let pid = match sys::fork().map_err(cannot("fork"))? {
         Fork::Parent(pid) => pid,
         Fork::Child => {
             drop((start, records, requester_process));
-            return become_agent(caller, grant, jail, first_end).map(|never| match never {});
+            return become_agent(caller, grant, jail, start_of_child).map(|never| match never {});
         }
     };
-    drop(first_end);
-    // The pid stays that of the first process until wait(2) below. The first process ends with `start`, also after an error.
-    let collect = || sys::wait_for(pid).map_err(cannot("wait for the sandbox"));
+    drop(start_of_child);
+    // The pid is not reused before wait(2) below. The first process ends with `start`, also after an error.
+    let reap = || sys::wait_for(pid).map_err(cannot("wait for the sandbox"));
     let first = sys::pidfd(pid).map_err(cannot("open a pidfd"))?;
     if start.read_exact(&mut [0]).is_err() {
         // It has reported why it cannot become the agent.
-        return Ok(collect()?.code());
+        return Ok(reap()?.code());
     }
     let limit = grant.rule.limits.agents;
     let added =
@@ -117,7 +122,7 @@ pub(crate) fn create(
         Ok(record) => record,
         Err(error) => {
             drop(start);
-            collect()?;
+            reap()?;
             return Err(error);
         }
     };
@@ -133,7 +138,7 @@ pub(crate) fn create(
     sys::wait_exit([&first], None);
     // A record that stays is that of an ended agent.
     let _ = records.remove(&record);
-    Ok(collect()?.code())
+    Ok(reap()?.code())
 }
 
 /// Makes the sandbox and executes the agent in it, after this process has a record. Returns only errors. The end of the
@@ -144,9 +149,8 @@ fn become_agent(
     jail: &EphemeralJail,
     mut start: UnixStream,
 ) -> Result<Infallible, HelperError> {
-    sys::die_with_parent().map_err(cannot("set the parent-death signal"))?;
-    let no_user = || HelperError::NoUser(grant.user.to_string());
-    let ids = grant.ids.ok_or_else(no_user)?;
+    sys::die_with_parent()?;
+    let ids = (grant.ids).ok_or_else(|| Refusal::UnknownUser(grant.user.to_string()))?;
     let filter = without_set_id_files().ok_or(HelperError::NoFilter)?;
     let bubblewrap = bubblewrap()?;
 
@@ -186,8 +190,9 @@ fn become_agent(
     sys::install_filter(&filter)?;
     if start.write_all(&[0]).is_err() || start.read_exact(&mut [0]).is_err() {
         // The monitor reports why it has no record, unless it was killed.
-        sys::exit(71);
+        sys::exit(EXIT_FAILED);
     }
+    drop((root, start));
     sys::close_from(3)?;
     sys::unblock_signals();
     let (program, args) = command.into_parts();
@@ -209,6 +214,7 @@ fn bind_root(caller: &Caller, ids: UserIds, jail: &EphemeralJail) -> Result<Jail
                 _ => safe_open::open_error(path.as_str(), error).into(),
             })
     };
+    // Only root can change this path, and the agent has no use for what the mount hides.
     let mount_point = safe_open::fixed_path(&paths::records())?;
     let host = host_directory(&JailPath::root())?;
     let root = open(&host, &jail.path, ids.uid, &[ids.gid])?;
@@ -328,7 +334,11 @@ pub(super) fn remove_jail(record: &Record) -> Result<(), HelperError> {
     let first_process = first_process.map_err(cannot("open a pidfd"))?;
     let _ = sys::pidfd_signal(&first_process, libc::SIGKILL);
     let monitor = monitor.ok().filter(|_| parent.is_running());
-    let has_ended = |process| sys::wait_exit([process], Some(REMOVE_TIMEOUT)) == [true];
+    let deadline = Instant::now() + REMOVE_TIMEOUT;
+    let has_ended = |process| {
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        sys::wait_exit([process], Some(timeout)) == [true]
+    };
     match [&first_process].into_iter().chain(&monitor).all(has_ended) {
         true => Ok(()),
         false => Err(HelperError::NotEmpty {

@@ -201,7 +201,9 @@ impl Records {
         let text = safe_open::regular_file_at(&self.directory, name, name)
             .and_then(|file| safe_open::read_text(name, file, MAX_BYTES));
         match text {
-            Err(error @ OpenError::Io(..)) => Err(error),
+            Err(OpenError::Io(name, error)) if error.kind() != io::ErrorKind::NotFound => {
+                Err(OpenError::Io(name, error))
+            }
             text => Ok(text
                 .ok()
                 .and_then(|text| Record::parse(&text))
@@ -209,7 +211,8 @@ impl Records {
         }
     }
 
-    /// Adds the record of an agent, whose process must have its final user, and deletes those of ended agents.
+    /// Adds the record of an agent, and deletes those of ended agents. On Linux its first process must have its final user, and on
+    /// FreeBSD it must not have entered the jail.
     ///
     /// # Errors
     ///
@@ -233,7 +236,7 @@ impl Records {
                     }
                     running += 1;
                 }
-                // Also what a helper that was killed or found no space has left.
+                // A killed helper or a full file system can leave a file that is not a record.
                 _ => {
                     let _ = sys::remove_file_at(&self.directory, &name);
                 }
@@ -255,7 +258,7 @@ impl Records {
     pub(super) fn remove(&self, record: &Record) -> Result<(), HelperError> {
         let _lock = self.lock()?;
         let name = record.file_name();
-        if self.read(&name).as_ref() == Some(record) {
+        if self.try_read(&name)?.as_ref() == Some(record) {
             sys::remove_file_at(&self.directory, &name)
                 .map_err(self.cannot("delete a record in"))?;
         }

@@ -101,8 +101,8 @@ pub(crate) fn wait_exit<const N: usize>(
     }
 }
 
-/// Enters a new mount namespace whose mounts do not propagate to the host (unshare(2)), and in which no file gives its user
-/// away (mount_setattr(2), Linux 5.12; an earlier kernel leaves it to bubblewrap's mounts).
+/// Enters a new mount namespace whose mounts do not propagate to the host (unshare(2)), and are all nosuid (mount_setattr(2),
+/// Linux 5.12; on an earlier kernel only the mounts of bubblewrap are).
 pub(crate) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: flags only.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
@@ -199,7 +199,7 @@ pub(crate) enum PathKind {
 }
 
 /// Performs an action on files with the rights of a user: `groups` starts with the group of the user. The kernel ignores the
-/// capabilities of root for files meanwhile (setfsuid(2), capabilities(7)).
+/// capabilities of root for files meanwhile (setfsuid(2), capabilities(7)). For a process that has called [`die_with_parent`].
 pub(crate) fn with_file_rights<T>(
     uid: u32,
     groups: &[u32],
@@ -220,11 +220,11 @@ fn set_file_rights(uid: u32, groups: &[u32]) -> Result<(), SysError> {
         libc::setfsgid(gid);
         libc::setfsuid(uid);
         let set = [libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)];
-        match set.map(c_int::cast_unsigned) == [uid, gid] {
-            true => Ok(()),
-            false => Err(failed()),
+        if set.map(c_int::cast_unsigned) != [uid, gid] {
+            return Err(failed());
         }
     }
+    die_with_parent()
 }
 
 /// Replaces the scheduling class, priority, processors and priority of I/O that the caller chose by the ordinary ones
@@ -283,20 +283,22 @@ pub(crate) fn drop_capability_bounds() {
     }
 }
 
-/// Kills this process when its parent ends (prctl(2)). A change of user undoes it.
-pub(crate) fn die_with_parent() -> io::Result<()> {
+/// Kills this process when its parent ends. A change of the user, or of the user for files, undoes it (prctl(2)).
+pub(crate) fn die_with_parent() -> Result<(), SysError> {
     // SAFETY: prctl(2) with numbers.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }).map(drop)
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })
+        .map(drop)
+        .map_err(cannot("set the parent-death signal"))
 }
 
-/// Makes this process untraceable by its user, ends it with its parent, empties its sets of capabilities, of which the caller's
-/// inheritable ones are left, prevents it from gaining privileges by execve(2), and gives it a new session keyring (prctl(2),
+/// Makes this process untraceable by its user, ends it with its parent, empties its capability sets, of which [`super::become_user`]
+/// leaves the inheritable one, prevents it from gaining privileges by execve(2), and gives it a new session keyring (prctl(2),
 /// capset(2), keyctl(2)). A change of user undoes the first two, so call it afterwards.
 pub(crate) fn restrict_process() -> Result<(), SysError> {
     // `_LINUX_CAPABILITY_VERSION_3` with the pid 0, this process.
     let header = [0x2008_0522_u32, 0];
     let sets = [0_u32; 6];
-    die_with_parent().map_err(cannot("set the parent-death signal"))?;
+    die_with_parent()?;
     // SAFETY: prctl(2) and keyctl(2) with numbers and a null name; the arrays of capset(2) live through the call. A kernel
     // without keys returns ENOSYS.
     unsafe {

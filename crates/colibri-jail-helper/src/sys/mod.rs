@@ -48,7 +48,7 @@ pub(crate) fn cannot(action: impl Into<String>) -> impl FnOnce(io::Error) -> Sys
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Caller {
     pub(crate) uid: u32,
-    /// All groups, including the real one.
+    /// All groups, the real one first.
     pub(crate) groups: Vec<u32>,
 }
 
@@ -129,12 +129,14 @@ pub(crate) fn check_standard_descriptors() -> Result<(), SysError> {
 
 /// Returns the user that started this program. Call it before [`become_user`].
 pub(crate) fn caller() -> Caller {
+    // SAFETY: getgid(2) has no arguments and cannot fail.
+    let gid = unsafe { libc::getgid() };
     let mut groups = vec![0; 1 << 16];
     // SAFETY: the buffer has the given number of elements; Linux has at most 65536 groups, FreeBSD 1023.
     let count = unsafe { libc::getgroups(1 << 16, groups.as_mut_ptr()) };
     groups.truncate(usize::try_from(count).unwrap_or(0));
-    // SAFETY: getgid(2) has no arguments and cannot fail.
-    groups.push(unsafe { libc::getgid() });
+    groups.retain(|group| *group != gid);
+    groups.insert(0, gid);
     Caller {
         uid: real_uid(),
         groups,
