@@ -20,8 +20,12 @@ fi
 
 install -d "$prefix/bin" "$prefix/libexec"
 install -m 755 "$programs/colibri" "$programs/colibri-daemon" "$prefix/bin/"
-# The helper is not setuid; docs/install.md describes how root sets the bit.
+# The helper is not setuid; docs/install.md describes how root sets the bit, which another installation keeps.
+helper=$prefix/libexec/colibri-jail-helper
+is_setuid=
+[ ! -u "$helper" ] || is_setuid=1
 install -m 755 "$programs/colibri-shim" "$programs/colibri-proxy" "$programs/colibri-jail-helper" "$prefix/libexec/"
+[ -z "$is_setuid" ] || chmod 4755 "$helper"
 for page in docs/man/*.[1-9]; do
     section=$prefix/share/man/man${page##*.}
     install -d "$section"

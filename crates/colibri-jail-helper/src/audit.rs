@@ -36,6 +36,8 @@ const MAX_FILE: u64 = 4 << 20;
 /// The log of one call, with what is known about the request so far.
 pub(crate) struct AuditLog {
     uid: u32,
+    /// The pid that the caller sees, also in the first process of a pid namespace.
+    pid: u32,
     /// The request, for the lines.
     pub(crate) request: String,
     /// Whether a request is refused if its decision cannot be logged.
@@ -47,6 +49,7 @@ impl AuditLog {
     pub(crate) fn new(uid: u32) -> Self {
         Self {
             uid,
+            pid: std::process::id(),
             request: String::new(),
             syslog: Syslog::BestEffort,
         }
@@ -61,7 +64,7 @@ impl AuditLog {
     pub(crate) fn allowed(&self, detail: &str) -> Result<(), HelperError> {
         let rest = format!("{detail} {}", self.request);
         let line = format!("allowed uid={} {}", self.uid, rest.trim_start());
-        match send(NOTICE, &line) {
+        match self.send(NOTICE, &line) {
             Err(error) if self.syslog == Syslog::Required && is_full(&error) => {
                 append(self.uid, &line).map_err(HelperError::NoLogFile)
             }
@@ -78,8 +81,23 @@ impl AuditLog {
         };
         let (uid, request) = (self.uid, &self.request);
         let reason = shortened(&error.reason(), MAX_REASON);
-        let line = format!("{outcome} uid={uid} {request} why={reason}");
-        let _ = send(WARNING, &line);
+        let rest = format!("{request} why={reason}");
+        let line = format!("{outcome} uid={uid} {}", rest.trim_start());
+        let _ = self.send(WARNING, &line);
+    }
+
+    fn send(&self, severity: u8, line: &str) -> io::Result<()> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+        let mut message = format!(
+            "<{}>colibri-jail-helper[{}]: {}",
+            FACILITY | severity,
+            self.pid,
+            printable(line)
+        );
+        message.truncate(MAX_MESSAGE);
+        socket.connect(paths::log())?;
+        socket.send(message.as_bytes()).map(drop)
     }
 }
 
@@ -110,22 +128,11 @@ fn append(uid: u32, line: &str) -> Result<(), String> {
     write().map_err(|error| format!("cannot write {path}/{uid}: {error}"))
 }
 
-fn send(severity: u8, line: &str) -> io::Result<()> {
-    let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-    let mut message = format!(
-        "<{}>colibri-jail-helper[{}]: {}",
-        FACILITY | severity,
-        std::process::id(),
-        printable(line)
-    );
-    message.truncate(MAX_MESSAGE);
-    socket.connect(paths::log())?;
-    socket.send(message.as_bytes()).map(drop)
-}
-
-/// Prints the failure to the caller, on descriptor 2.
-pub(crate) fn print_error(error: &HelperError) {
-    let message = printable(&error.to_string());
-    let _ = writeln!(io::stderr(), "colibri-jail-helper: {message}");
+/// Prints the failure to the caller, on descriptor 2; to root with what only root may read.
+pub(crate) fn print_error(error: &HelperError, caller_uid: u32) {
+    let message = match caller_uid {
+        0 => error.reason(),
+        _ => error.to_string(),
+    };
+    let _ = writeln!(io::stderr(), "colibri-jail-helper: {}", printable(&message));
 }

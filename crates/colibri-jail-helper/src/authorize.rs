@@ -181,6 +181,11 @@ fn check_run<'a>(
     };
     // The only lookup: the agent gets these ids.
     let ids = host.ids(user);
+    // On Linux the agent would be root of the host. root of a FreeBSD jail is less, but not for a caller that cooperates
+    // with it: the caller can pass it a directory of the host (unix(4), SCM_RIGHTS).
+    if user.to_string() == "root" || ids.is_some_and(UserIds::is_root) {
+        return Err(Refusal::RootUser);
+    }
     let is_same =
         |allowed: &JailUser| allowed == user || (ids.is_some() && host.ids(allowed) == ids);
     if !rule.users.iter().any(|allowed| is_same(&allowed.value)) {
@@ -188,11 +193,6 @@ fn check_run<'a>(
     }
     if host.is_linux && ids.is_none() {
         return Err(Refusal::UnknownUser(user.to_string()));
-    }
-    // On Linux the agent would be root of the host. root of a FreeBSD jail is less, but not for a caller that cooperates
-    // with it: the caller can pass it a directory of the host (unix(4), SCM_RIGHTS).
-    if user.to_string() == "root" || ids.is_some_and(UserIds::is_root) {
-        return Err(Refusal::RootUser);
     }
     let candidates = run.candidates();
     let allowed = candidates.iter().filter(|path| rule.allows_program(path));

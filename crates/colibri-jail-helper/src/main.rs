@@ -58,12 +58,13 @@ const SETUP_TIMEOUT: u32 = 30;
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     let argv = sys::argv(argc, argv);
-    let mut log = AuditLog::new(sys::real_uid());
+    let caller_uid = sys::real_uid();
+    let mut log = AuditLog::new(caller_uid);
     match run(&argv, &mut log) {
         Ok(code) => code,
         Err(error) => {
             log.refused(&error);
-            audit::print_error(&error);
+            audit::print_error(&error, caller_uid);
             error.exit_code()
         }
     }
