@@ -473,6 +473,11 @@ const INSIDE: &[(&str, &str)] = &[
         "setuid program",
         "test $(su -c 'id -u' 2>/dev/null || id -u) = 0",
     ),
+    ("user namespace", "unshare --user true"),
+    (
+        "mount in a user namespace",
+        "unshare --user --map-root-user --mount mount -t tmpfs t /tmp",
+    ),
     (
         "file of the other caller's agent",
         "cat $BASE/private-of-victim/file",
@@ -1206,6 +1211,86 @@ fn jail_name_of_255_bytes_is_recorded() {
     let removed = helper.call(CALLER, &["remove", "--jail", &jail]);
     assert!(removed.status.success(), "{removed:?}");
     drop(agent);
+}
+
+/// A helper that cannot print its message must not wait as a process of root, and its end counts for its caller.
+#[test]
+fn full_pipe_or_missing_wait_keeps_no_process_of_root() {
+    let _helper = Helper::shared();
+    let script = "import os, subprocess, sys, time\n\
+        r, w = os.pipe(); os.set_blocking(w, False)\n\
+        try:\n\
+        \x20   while True: os.write(w, b'x' * 4096)\n\
+        except BlockingIOError: pass\n\
+        try:\n\
+        \x20   while True: os.write(w, b'x')\n\
+        except BlockingIOError: pass\n\
+        os.set_blocking(w, True)\n\
+        create = ['create', '--jail', 'colibri-full', '--path', '/', '--ip4', 'disable', '--hide', '/none', '--', 'true']\n\
+        start = lambda args: subprocess.Popen([os.environ['H']] + args, stdin=r, stdout=subprocess.DEVNULL, stderr=w)\n\
+        print([start(args).wait(timeout=20) for args in (['check', 'x'], create)])\n\
+        helper = start(['check', 'x'])\n\
+        stat = lambda: open(f'/proc/{helper.pid}/stat').read().rsplit(')')[1].split()[0]\n\
+        while stat() != 'Z': time.sleep(0.01)\n\
+        print(os.stat(f'/proc/{helper.pid}').st_uid == os.getuid())";
+    for (user, codes) in [(CALLER, "[64, 71]"), (UNLISTED, "[77, 77]")] {
+        let output = as_user(user, &["python3", "-c", script]).output().unwrap();
+        assert_eq!(
+            text(&output.stdout),
+            format!("{codes}\nTrue\n"),
+            "{output:?}"
+        );
+    }
+}
+
+/// Every user can put bytes that are not UTF-8 into the own entry of passwd(5), by chfn(1).
+#[test]
+fn entry_of_another_user_disables_no_caller() {
+    let _helper = Helper::shared();
+    let check = format!(
+        "cp /etc/passwd $D/passwd && printf 'odd:x:4000:4000:caf\\351:/:/bin/sh\\n' >>$D/passwd && \
+         mount --bind $D/passwd /etc/passwd && exec setpriv --reuid {CALLER} --regid {CALLER} --clear-groups {} check",
+        program("colibri-jail-helper").display()
+    );
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "bash", "-c", &check])
+        .env("D", directory.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        text(&output.stdout).contains("may use this helper"),
+        "{output:?}"
+    );
+}
+
+/// An agent that has filled the quota of keys of its user does not give the next one the keyring of its caller.
+#[test]
+fn agent_never_gets_the_callers_keyring() {
+    let helper = Helper::shared();
+    // Numbers of add_key(2) and keyctl(2).
+    let library = "import ctypes, os, sys\n\
+        key, control = {'x86_64': (248, 250), 'aarch64': (217, 219)}[os.uname().machine]\n\
+        call = ctypes.CDLL(None, use_errno=True).syscall\n\
+        session = lambda: call(control, 0, -3, 0)\n";
+    let fill = format!(
+        "{library}n = 0\nwhile call(key, b'user', b'k%d' % n, b'x', 1, -3) >= 0: n += 1\nprint('filled', flush=True)\nsys.stdin.read()"
+    );
+    let show = format!("{library}print(session())");
+    let caller = format!(
+        "{library}import subprocess\ncall(control, 1, b'callers'); own = session()\n\
+         run = lambda jail, code, **o: subprocess.Popen([os.environ['H'], 'create', '--jail', jail, '--path', '/', '--ip4', 'disable', '--', 'python3', '-c', code], stdout=subprocess.PIPE, text=True, **o)\n\
+         first = run('colibri-key1', sys.argv[1], stdin=subprocess.PIPE); print(first.stdout.readline().strip())\n\
+         second = run('colibri-key2', sys.argv[2], stdin=subprocess.DEVNULL); shown = second.communicate()[0].strip()\n\
+         print(shown != str(own) and own > 0); first.communicate()"
+    );
+    let output = as_user(CALLER, &["python3", "-c", &caller, &fill, &show])
+        .output()
+        .unwrap();
+    drop(helper);
+    assert_eq!(text(&output.stdout), "filled\nTrue\n", "{output:?}");
 }
 
 /// A missing path gets the answer of one that the user cannot reach.

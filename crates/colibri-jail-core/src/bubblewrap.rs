@@ -58,6 +58,7 @@ const COMMON: &[&str] = &[
 pub struct Bubblewrap {
     program: JailPath,
     proxy: Option<JailPath>,
+    user_namespaces: bool,
 }
 
 impl Default for Bubblewrap {
@@ -76,6 +77,7 @@ impl Bubblewrap {
         Self {
             program,
             proxy: None,
+            user_namespaces: true,
         }
     }
 
@@ -83,6 +85,14 @@ impl Bubblewrap {
     #[must_use]
     pub fn with_proxy(mut self, proxy: JailPath) -> Self {
         self.proxy = Some(proxy);
+        self
+    }
+
+    /// Prevents the agent from creating user namespaces, and with them from mounting (bwrap(1), since 0.8). Mounts can make the
+    /// kernel set modes that a seccomp filter does not see, for example by a copy-up of overlayfs.
+    #[must_use]
+    pub fn without_user_namespaces(mut self) -> Self {
+        self.user_namespaces = false;
         self
     }
 }
@@ -112,6 +122,9 @@ impl JailEngine for Bubblewrap {
                     return Err(JailError::no_proxy());
                 }
                 let mut args: Vec<String> = COMMON.iter().map(|word| (*word).to_owned()).collect();
+                if !self.user_namespaces {
+                    args.push("--disable-userns".to_owned());
+                }
                 match &jail.ip4 {
                     Ip4Policy::Inherit if proxy.is_none() => {}
                     Ip4Policy::Inherit | Ip4Policy::Disable => {

@@ -62,7 +62,7 @@ struct Architecture {
     id: u32,
     /// System calls with a mode and its position: chmod(2), fchmod(2), fchmodat(2), creat(2).
     modes: &'static [(u32, u32)],
-    /// System calls with flags of open(2), whose mode is the next argument, and the position of the flags.
+    /// System calls with flags of open(2), whose mode is the next argument, and the position of the flags; mq_open(3) too.
     opens: &'static [(u32, u32)],
     /// mknod(2) and mknodat(2), with the position of the mode.
     nodes: &'static [(u32, u32)],
@@ -77,7 +77,7 @@ const OPAQUE: &[u32] = &[425, 426, 427, 437];
 const X86_64: Architecture = Architecture {
     id: 0xc000_003e,
     modes: &[(90, 1), (91, 1), (268, 2), (452, 2), (85, 1)],
-    opens: &[(2, 1), (257, 2)],
+    opens: &[(2, 1), (257, 2), (240, 1)],
     nodes: &[(133, 1), (259, 2)],
     opaque: OPAQUE,
 };
@@ -85,7 +85,7 @@ const X86_64: Architecture = Architecture {
 const AARCH64: Architecture = Architecture {
     id: 0xc000_00b7,
     modes: &[(52, 1), (53, 2), (452, 2)],
-    opens: &[(56, 2)],
+    opens: &[(56, 2), (180, 1)],
     nodes: &[(33, 2)],
     opaque: OPAQUE,
 };
@@ -255,6 +255,7 @@ mod tests {
             ("mknod, socket", 133, [path, 0o140_644, 0, 0, 0, 0], false),
             ("mknod, disk", 133, [path, 0o060_644, 0, 0, 0, 0], true),
             ("mknodat, tty", 259, [at, path, 0o020_644, 0, 0, 0], true),
+            ("mq_open", 240, [path, 0o102, 0o4600, 0, 0, 0], true),
             ("read", 0, [0, 0o4755, 0o4755, 0o4755, 0, 0], false),
             ("mkdir", 83, [path, 0o4755, 0, 0, 0, 0], false),
         ] {

@@ -134,5 +134,8 @@ pub(crate) fn print_error(error: &HelperError, caller_uid: u32) {
         0 => error.reason(),
         _ => error.to_string(),
     };
-    let _ = writeln!(io::stderr(), "colibri-jail-helper: {}", printable(&message));
+    // A full pipe must not keep this process.
+    if sys::is_writable(2) {
+        let _ = writeln!(io::stderr(), "colibri-jail-helper: {}", printable(&message));
+    }
 }

@@ -51,6 +51,7 @@ use authorize::{Host, Refusal};
 use error::HelperError;
 use policy::Policy;
 use request::HelperRequest;
+use sys::Caller;
 
 /// Maximum time until an agent starts, and of any other request, in seconds.
 const SETUP_TIMEOUT: u32 = 30;
@@ -58,21 +59,22 @@ const SETUP_TIMEOUT: u32 = 30;
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     let argv = sys::argv(argc, argv);
-    let caller_uid = sys::real_uid();
-    let mut log = AuditLog::new(caller_uid);
-    match run(&argv, &mut log) {
-        Ok(code) => code,
-        Err(error) => {
-            log.refused(&error);
-            audit::print_error(&error, caller_uid);
-            error.exit_code()
-        }
+    let caller = sys::caller();
+    let mut log = AuditLog::new(caller.uid);
+    let result = run(&argv, &caller, &mut log);
+    if let Err(error) = &result {
+        log.refused(error);
     }
+    sys::end_as(&caller);
+    result.unwrap_or_else(|error| {
+        audit::print_error(&error, caller.uid);
+        error.exit_code()
+    })
 }
 
 /// Performs one request and returns the exit code. `create` and `attach` monitor the agent and return its exit code. On Linux
 /// `create` returns a second time, with an error, in the process that could not become the agent.
-fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
+fn run(argv: &[Vec<u8>], caller: &Caller, log: &mut AuditLog) -> Result<c_int, HelperError> {
     // Reject a start that the caller could exploit.
     if argv.first().is_none_or(Vec::is_empty) {
         return Err(HelperError::NoName);
@@ -83,7 +85,6 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
     }
 
     // Reset what execve(2) inherits from the caller. After the change of uids the caller cannot signal this process.
-    let caller = sys::caller();
     let requester = ops::Requester::take()?;
     sys::reset_signals_and_timers()?;
     // These requests give a caller who is root no further right, so they need no policy.
@@ -104,7 +105,7 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
     // Load the policy. A caller without a rule gets the same answer to every request.
     let policy = Policy::load(&paths::policy())?;
     log.syslog = policy.syslog;
-    let rules = policy.rules_for(&caller);
+    let rules = policy.rules_for(caller);
     if rules.is_empty() {
         return Err(HelperError::NotListed(caller.uid));
     }
@@ -120,12 +121,12 @@ fn run(argv: &[Vec<u8>], log: &mut AuditLog) -> Result<c_int, HelperError> {
         } => {
             let grant = authorize::create(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
-            ops::create(&caller, &grant, jail, *is_filtered, requester)
+            ops::create(caller, &grant, jail, *is_filtered, requester)
         }
         HelperRequest::Attach { jail, run } => {
             let grant = authorize::attach(&rules, jail, run, &Host::this())?;
             log.allowed(&format!("as={}", grant.user))?;
-            ops::attach(&caller, &grant, requester)
+            ops::attach(caller, &grant, requester)
         }
         HelperRequest::Signal { jail, signal, pids } => {
             authorize::signal(&rules, jail.as_ref(), *signal)?;

@@ -218,20 +218,22 @@ impl Policy {
                 let users = rule.users.iter();
                 [
                     callers
-                        .map(|caller| caller.value.key(passwd, group))
+                        .flat_map(|one| one.value.keys(passwd, group))
                         .collect(),
-                    users.map(|user| users::key(passwd, &user.value)).collect(),
+                    users
+                        .flat_map(|one| users::keys(passwd, &one.value))
+                        .collect(),
                 ]
             })
             .collect();
         for (number, [callers, users]) in (1..).zip(&keys) {
             for (other, [other_callers, other_users]) in (1..).zip(&keys) {
-                let is_shared = |user| other_users.contains(user) || other_callers.contains(user);
+                let is_shared = |key| other_users.contains(key) || other_callers.contains(key);
                 if callers != other_callers
-                    && let Some(user) = users.iter().find(|user| is_shared(*user))
+                    && let Some(shared) = users.iter().find(|key| is_shared(*key))
                 {
                     return Err(format!(
-                        "rules {number} and {other} have different callers, but user {user} of rule {number} is also a user or caller of rule {other}; give each rule separate users"
+                        "rules {number} and {other} have different callers, but {shared} of rule {number} is also a user, a caller or their group in rule {other}; give each rule separate users and groups"
                     ));
                 }
             }
@@ -339,6 +341,9 @@ mod tests {
             (("a", "agent"), ("b", "agent"), false),
             (("a", "agent"), ("b", "2001"), false),
             (("a", "2001:7"), ("b", "2001:8"), false),
+            (("a", "2001:7"), ("b", "2002:7"), false),
+            (("a", "2001:1002"), ("b", "2002"), false),
+            (("a", "2001:60"), ("%ops", "2002"), false),
             (("a", "agent"), ("%ops", "agent"), false),
             (("a", "unknown"), ("b", "unknown"), false),
             (("a", "b"), ("b", "agent"), false),

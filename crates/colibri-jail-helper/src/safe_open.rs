@@ -177,6 +177,12 @@ pub(crate) fn read_root_owned(path: &str, limit: u64) -> Result<String, OpenErro
 
 /// Reads an open file as text. A file of more than `limit` bytes is an error.
 pub(crate) fn read_text(shown: &str, file: File, limit: u64) -> Result<String, OpenError> {
+    let bytes = read(shown, file, limit)?;
+    String::from_utf8(bytes).map_err(|_| OpenError::NotUtf8(shown.to_owned()))
+}
+
+/// Reads at most `limit` bytes of an open file; more are an error.
+pub(crate) fn read(shown: &str, file: File, limit: u64) -> Result<Vec<u8>, OpenError> {
     let mut bytes = Vec::new();
     file.take(limit + 1)
         .read_to_end(&mut bytes)
@@ -184,7 +190,7 @@ pub(crate) fn read_text(shown: &str, file: File, limit: u64) -> Result<String, O
     if bytes.len() as u64 > limit {
         return Err(OpenError::TooLong(shown.to_owned(), limit));
     }
-    String::from_utf8(bytes).map_err(|_| OpenError::NotUtf8(shown.to_owned()))
+    Ok(bytes)
 }
 
 /// Splits `path` into its parent directory and its last component, which is empty for `/`.

@@ -78,9 +78,12 @@ pub(crate) fn find_group(table: &str, name: &str) -> Option<u32> {
     })
 }
 
-/// Reads a table of the host, which only root may be able to write.
+/// Reads a table of the host, which only root may be able to write. Every user can put bytes that are not UTF-8 into the own
+/// entry (chfn(1)); they affect no other one.
 pub(crate) fn host_table(path: &str) -> Result<String, OpenError> {
-    safe_open::read_root_owned(path, MAX_TABLE)
+    let file = safe_open::root_owned_file(&safe_open::fixed_path(path)?)?;
+    let table = safe_open::read(path, file, MAX_TABLE)?;
+    Ok(String::from_utf8_lossy(&table).into_owned())
 }
 
 /// Returns the ids of a user by a passwd(5) table.
@@ -91,9 +94,12 @@ pub(crate) fn ids(table: &str, user: &JailUser) -> Option<UserIds> {
     })
 }
 
-/// Returns a text that is equal for equal users by a passwd(5) table: the uid, or the name if there is none.
-pub(crate) fn key(table: &str, user: &JailUser) -> String {
-    ids(table, user).map_or(user.to_string(), |ids| ids.uid.to_string())
+/// Returns texts that are equal for equal users, and for equal groups of users, by a passwd(5) table: the ids, or the name.
+pub(crate) fn keys(table: &str, user: &JailUser) -> Vec<String> {
+    match ids(table, user) {
+        Some(ids) => vec![format!("user {}", ids.uid), format!("group {}", ids.gid)],
+        None => vec![format!("user {user}")],
+    }
 }
 
 /// Returns the ids of a user of the host.

@@ -168,6 +168,7 @@ fn become_agent(
     })?;
     let program = program.ok_or_else(|| SysError::NoProgram(programs.join(" or ")))?;
     let command = Bubblewrap::new(bubblewrap)
+        .without_user_namespaces()
         .command_line(&JailOp::Create {
             // Without a user and masks: this process itself becomes the user, and has masked the directories.
             jail: EphemeralJail {

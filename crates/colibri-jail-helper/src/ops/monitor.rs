@@ -160,7 +160,7 @@ pub(crate) fn fork(become_agent: impl FnOnce() -> HelperError) -> Result<Child, 
         }),
         Fork::Child => {
             let error = wait_for_start(reader).map_or_else(Into::into, |()| become_agent());
-            audit::print_error(&error, sys::real_uid());
+            audit::print_error(&error, u32::MAX);
             sys::exit(error.exit_code());
         }
     }

@@ -63,23 +63,25 @@ impl ParseValue for AllowedCaller {
 }
 
 impl AllowedCaller {
-    /// Returns a text that is equal for equal callers by these tables: the id, or the name if there is none.
-    pub(super) fn key(&self, passwd: &str, group: &str) -> String {
+    /// Returns texts that are equal for equal callers by these tables, as [`users::keys`] does.
+    pub(super) fn keys(&self, passwd: &str, group: &str) -> Vec<String> {
         match self {
-            Self::User(user) => users::key(passwd, user),
+            Self::User(user) => users::keys(passwd, user),
             Self::Group(user) => {
                 let name = user.to_string();
                 let gid = users::find_group(group, &name).map(|gid| gid.to_string());
-                format!("%{}", gid.unwrap_or(name))
+                vec![format!("group {}", gid.unwrap_or(name))]
             }
         }
     }
 
     /// Reports whether this is the caller. A name that a table of the host does not have matches no caller.
     pub(super) fn matches(&self, caller: &Caller, passwd: &str, group: &str) -> bool {
-        let key = self.key(passwd, group);
-        let mut groups = caller.groups.iter();
-        key == caller.uid.to_string() || groups.any(|gid| key == format!("%{gid}"))
+        let keys = self.keys(passwd, group);
+        match self {
+            Self::User(_) => keys[0] == format!("user {}", caller.uid),
+            Self::Group(_) => (caller.groups.iter()).any(|gid| keys[0] == format!("group {gid}")),
+        }
     }
 }
 

@@ -299,18 +299,24 @@ pub(crate) fn restrict_process() -> Result<(), SysError> {
     let header = [0x2008_0522_u32, 0];
     let sets = [0_u32; 6];
     die_with_parent()?;
-    // SAFETY: prctl(2) and keyctl(2) with numbers and a null name; the arrays of capset(2) live through the call. A kernel
-    // without keys returns ENOSYS.
+    // SAFETY: personality(2), prctl(2) and keyctl(2) with numbers and a null name; the arrays of capset(2) live through the
+    // call.
     unsafe {
         let (header, sets) = (&raw const header, &raw const sets);
+        libc::personality(0);
         check(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))
             .and_then(|_| check(libc::syscall(libc::SYS_capset, header, sets)))
             .and_then(|_| check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)))
             .map_err(cannot("restrict the process"))?;
         let join = libc::KEYCTL_JOIN_SESSION_KEYRING;
-        libc::syscall(libc::SYS_keyctl, join, 0, 0, 0, 0);
+        match check(libc::syscall(libc::SYS_keyctl, join, 0, 0, 0, 0)) {
+            // Without keys, or where a container denies them, the caller's keyring is out of reach too.
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                Err(cannot("leave the caller's session keyring")(error))
+            }
+            _ => Ok(()),
+        }
     }
-    Ok(())
 }
 
 #[cfg(test)]

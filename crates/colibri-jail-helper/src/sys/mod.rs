@@ -79,10 +79,15 @@ pub(crate) fn argv(argc: c_int, argv: *const *const c_char) -> Vec<Vec<u8>> {
     arguments.collect()
 }
 
-/// Returns the real uid.
-pub(crate) fn real_uid() -> u32 {
-    // SAFETY: getuid(2) has no arguments and cannot fail.
-    unsafe { libc::getuid() }
+/// Reports whether a descriptor accepts a message at once (poll(2)).
+pub(crate) fn is_writable(fd: c_int) -> bool {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: one element that lives through the call.
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
 }
 
 /// Reports whether the effective uid is 0.
@@ -138,7 +143,8 @@ pub(crate) fn caller() -> Caller {
     groups.retain(|group| *group != gid);
     groups.insert(0, gid);
     Caller {
-        uid: real_uid(),
+        // SAFETY: getuid(2) has no arguments and cannot fail.
+        uid: unsafe { libc::getuid() },
         groups,
     }
 }
@@ -245,6 +251,13 @@ fn set_limits(resource: Resource, soft: libc::rlim_t, hard: libc::rlim_t) -> Res
 /// Becomes root alone. The caller loses the right to signal this process (kill(2)).
 pub(crate) fn become_root() -> Result<(), SysError> {
     set_ids(0, 0)
+}
+
+/// Gives a process that ends to its caller again, so that it counts as one of the caller's (setrlimit(2), `RLIMIT_NPROC`) until it
+/// is collected. Memory of the process stays inaccessible (ptrace(2)).
+pub(crate) fn end_as(caller: &Caller) {
+    // A failure leaves root, whose process ends too.
+    let _ = set_ids(caller.uid, caller.groups[0]);
 }
 
 /// Drops root irrevocably. The ids 0 are refused, even if a check before has failed.
