@@ -205,6 +205,7 @@ fn stopped_denied_agent_handles_term_within_the_grace() {
         shim.processes().into_iter().any(is_stopped)
     });
     assert_eq!(shim.kill(20_000)["forced"], false);
+    shim.wait_for_end();
     assert_eq!(shim.output(), "ready\nbye\n");
 }
 
