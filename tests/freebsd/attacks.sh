@@ -112,21 +112,21 @@ attempt() {
     answer=$?
     eventually nothing_remains || {
         echo 'remains:' >>"$out"
-        { jls name; pgrep -lf "$H (create|attach|check)"; pgrep -lf -U "$AG,$AO" .; } >>"$out"
+        { jls name; pgrep -lf "$H (create|attach|check)"; pgrep -lf -U "$ag_uid,$ao_uid" .; } >>"$out"
         remove_remains
         return 1
     }
     return "$answer"
 }
 nothing_remains() {
-    ! jls name | grep -q '^colibri-' && ! pgrep -f "^$H (create|attach|check)" >"$noise" && ! pgrep -U "$AG,$AO" >"$noise"
+    ! jls name | grep -q '^colibri-' && ! pgrep -f "^$H (create|attach|check)" >"$noise" && ! pgrep -U "$ag_uid,$ao_uid" >"$noise"
 }
 remove_remains() {
     for jail in $(jls name | grep '^colibri-'); do
         jail -R "$jail"
     done
     pkill -KILL -f "^$H "
-    pkill -KILL -U "$AG,$AO"
+    pkill -KILL -U "$ag_uid,$ao_uid"
 }
 
 op() { as "$OP" GIVEN=secret "$H" "$@"; }

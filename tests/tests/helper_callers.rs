@@ -1232,7 +1232,8 @@ fn full_pipe_or_missing_wait_keeps_no_process_of_root() {
         helper = start(['check', 'x'])\n\
         stat = lambda: open(f'/proc/{helper.pid}/stat').read().rsplit(')')[1].split()[0]\n\
         while stat() != 'Z': time.sleep(0.01)\n\
-        print(os.stat(f'/proc/{helper.pid}').st_uid == os.getuid())";
+        real = lambda pid: open(f'/proc/{pid}/status').read().split('Uid:')[1].split()[0]\n\
+        print(real(helper.pid) == str(os.getuid()))";
     for (user, codes) in [(CALLER, "[64, 71]"), (UNLISTED, "[77, 77]")] {
         let output = as_user(user, &["python3", "-c", script]).output().unwrap();
         assert_eq!(
@@ -1241,6 +1242,27 @@ fn full_pipe_or_missing_wait_keeps_no_process_of_root() {
             "{output:?}"
         );
     }
+}
+
+/// The rules do not fit into a full pipe. The helper ends by its time limit, and counts for its caller before and after.
+#[test]
+fn helper_that_cannot_print_ends_in_time() {
+    let _helper = Helper::shared();
+    let script = "import os, subprocess\n\
+        r, w = os.pipe(); os.set_blocking(w, False)\n\
+        try:\n\
+        \x20   while True: os.write(w, b'x')\n\
+        except BlockingIOError: pass\n\
+        os.set_blocking(w, True)\n\
+        helper = subprocess.Popen([os.environ['H'], 'check'], stdin=r, stdout=w)\n\
+        real = lambda: open(f'/proc/{helper.pid}/status').read().split('Uid:')[1].split()[0]\n\
+        while real() == '0': pass\n\
+        os.waitid(os.P_PID, helper.pid, os.WEXITED | os.WNOWAIT)\n\
+        print(real() == str(os.getuid()), helper.wait())";
+    let output = as_user(CALLER, &["python3", "-c", script])
+        .output()
+        .unwrap();
+    assert_eq!(text(&output.stdout), "True 71\n", "{output:?}");
 }
 
 /// Every user can put bytes that are not UTF-8 into the own entry of passwd(5), by chfn(1).

@@ -11,11 +11,11 @@ use std::io::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, SystemTime};
 
-use crate::error::{EXIT_FAILED, HelperError};
+use crate::error::HelperError;
 use crate::escape::{printable, shortened};
 use crate::paths;
 use crate::policy::Syslog;
-use crate::safe_open::{self, OpenError};
+use crate::safe_open;
 use crate::sys;
 
 /// `LOG_AUTH`: security messages (syslog(3)).
@@ -76,7 +76,7 @@ impl AuditLog {
     /// Logs a refusal or a failure. A line that cannot be written is dropped: the request is refused all the same.
     pub(crate) fn refused(&self, error: &HelperError) {
         let outcome = match error.exit_code() {
-            EXIT_FAILED => "failed",
+            sys::EXIT_FAILED => "failed",
             _ => "refused",
         };
         let (uid, request) = (self.uid, &self.request);
@@ -112,9 +112,9 @@ fn is_full(error: &io::Error) -> bool {
 /// Appends a line to the fallback file of a caller, which only root can read.
 fn append(uid: u32, line: &str) -> Result<(), String> {
     let path = paths::log_files();
-    let open =
-        || -> Result<_, OpenError> { safe_open::private_directory(&safe_open::fixed_path(&path)?) };
-    let directory = open().map_err(|error| error.to_string())?;
+    let open = |path| safe_open::private_directory(&path);
+    let opened = safe_open::fixed_path(&path).and_then(open);
+    let directory = opened.map_err(|error| error.to_string())?;
     let write = || -> io::Result<()> {
         let mut file = File::from(sys::create_file_at(&directory, &uid.to_string(), false)?);
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -134,8 +134,9 @@ pub(crate) fn print_error(error: &HelperError, caller_uid: u32) {
         0 => error.reason(),
         _ => error.to_string(),
     };
-    // A full pipe must not keep this process.
+    // Short enough for a pipe that accepts bytes at all: a full one must not keep this process (pipe(7)).
     if sys::is_writable(2) {
-        let _ = writeln!(io::stderr(), "colibri-jail-helper: {}", printable(&message));
+        let message = shortened(&message, MAX_MESSAGE);
+        let _ = io::stderr().write_all(format!("colibri-jail-helper: {message}\n").as_bytes());
     }
 }

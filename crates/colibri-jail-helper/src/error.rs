@@ -5,10 +5,7 @@ use std::io;
 use crate::authorize::Refusal;
 use crate::request::RequestError;
 use crate::safe_open::OpenError;
-use crate::sys::SysError;
-
-/// `EX_OSERR` of sysexits(3).
-pub(crate) const EXIT_FAILED: i32 = 71;
+use crate::sys::{EXIT_FAILED, SysError};
 
 /// A failure, displayed to the caller in one line. [`HelperError::reason`] adds what only root may read.
 // Each system has failures that the other one does not have.

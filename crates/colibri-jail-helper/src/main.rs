@@ -65,7 +65,7 @@ extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     if let Err(error) = &result {
         log.refused(error);
     }
-    sys::end_as(&caller);
+    sys::count_as(caller.uid);
     result.unwrap_or_else(|error| {
         audit::print_error(&error, caller.uid);
         error.exit_code()
@@ -98,7 +98,7 @@ fn run(argv: &[Vec<u8>], caller: &Caller, log: &mut AuditLog) -> Result<c_int, H
     }
     sys::reset_limits()?;
     sys::become_root()?;
-    sys::limit_time(SETUP_TIMEOUT);
+    sys::limit_time(SETUP_TIMEOUT, caller);
     sys::reset_umask();
     std::env::set_current_dir("/").map_err(sys::cannot("change directory to /"))?;
 
@@ -144,8 +144,9 @@ fn run(argv: &[Vec<u8>], caller: &Caller, log: &mut AuditLog) -> Result<c_int, H
         }
         HelperRequest::Check => {
             log.allowed("")?;
-            ops::print_rules(caller.uid, &rules)?;
-            ops::probe().map(|()| 0)
+            ops::probe()?;
+            sys::count_as(caller.uid);
+            ops::print_rules(caller.uid, &rules).map(|()| 0)
         }
         HelperRequest::Monitor { .. }
         | HelperRequest::Clean { .. }

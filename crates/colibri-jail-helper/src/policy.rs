@@ -329,8 +329,7 @@ mod tests {
 
     #[test]
     fn different_callers_cannot_share_a_user() {
-        let passwd =
-            "a:x:1001:1001::/:/bin/sh\nb:x:1002:1002::/:/bin/sh\nagent:x:2001:2001::/:/bin/sh\n";
+        let passwd = "c:x:1003:50::/:/bin/sh\na:x:1001:1001::/:/bin/sh\nb:x:1002:1002::/:/bin/sh\nagent:x:2001:2001::/:/bin/sh\n";
         let group = "ops:x:60:\n";
         for (first, second, accepted) in [
             (("a", "agent"), ("a", "agent"), true),
@@ -344,6 +343,9 @@ mod tests {
             (("a", "2001:7"), ("b", "2002:7"), false),
             (("a", "2001:1002"), ("b", "2002"), false),
             (("a", "2001:60"), ("%ops", "2002"), false),
+            (("c", "2001"), ("b", "2002:50"), false),
+            (("1003", "2001"), ("b", "2002:50"), false),
+            (("1003", "2001"), ("b", "2002:1003"), true),
             (("a", "agent"), ("%ops", "agent"), false),
             (("a", "unknown"), ("b", "unknown"), false),
             (("a", "b"), ("b", "agent"), false),

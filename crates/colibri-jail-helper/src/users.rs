@@ -30,6 +30,11 @@ impl UserIds {
         matches!(self.gid, 2 | 5)
     }
 
+    /// Returns what [`keys`] returns for a known user.
+    pub(crate) fn keys(self) -> Vec<String> {
+        vec![format!("user {}", self.uid), format!("group {}", self.gid)]
+    }
+
     /// Returns the ids of a user that is given by number; the gid defaults to the uid.
     pub(crate) fn numeric(user: &JailUser) -> Option<Self> {
         match user {
@@ -97,7 +102,7 @@ pub(crate) fn ids(table: &str, user: &JailUser) -> Option<UserIds> {
 /// Returns texts that are equal for equal users, and for equal groups of users, by a passwd(5) table: the ids, or the name.
 pub(crate) fn keys(table: &str, user: &JailUser) -> Vec<String> {
     match ids(table, user) {
-        Some(ids) => vec![format!("user {}", ids.uid), format!("group {}", ids.gid)],
+        Some(ids) => ids.keys(),
         None => vec![format!("user {user}")],
     }
 }

@@ -199,7 +199,7 @@ pub(crate) fn create(
     monitor.rule = Some(grant.rule);
     monitor.proxy = proxy.map(ProxyLink::Open);
     monitor.own_jail(grant.jail, created);
-    sys::limit_time(0);
+    sys::limit_time(0, caller);
     monitor.run()
 }
 
@@ -234,7 +234,7 @@ pub(crate) fn attach(
     let child = start(caller.uid, grant, false, jid, records, requester.pid)?;
     let mut monitor = Monitor::new(child, requester.pid, requester.control);
     monitor.rule = Some(grant.rule);
-    sys::limit_time(0);
+    sys::limit_time(0, caller);
     monitor.run()
 }
 

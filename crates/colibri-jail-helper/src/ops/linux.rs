@@ -28,11 +28,11 @@ use colibri_jail_core::{
 use super::Lookup;
 use super::records::{ProcessId, Record, Records};
 use crate::authorize::{Grant, Refusal};
-use crate::error::{EXIT_FAILED, HelperError};
+use crate::error::HelperError;
 use crate::paths;
 use crate::request::{HelperRequest, RequestError};
 use crate::safe_open::{self, OpenError};
-use crate::sys::{self, Caller, Fork, PathKind, ProcessInfo, SysError, cannot};
+use crate::sys::{self, Caller, Fork, ProcessInfo, SysError, cannot};
 use crate::users::{self, UserIds};
 
 /// Directories that every sandbox mounts privately, so a program in them cannot be looked up in the root directory.
@@ -126,9 +126,12 @@ pub(crate) fn create(
             return Err(error);
         }
     };
-    sys::limit_time(0);
-    // If this fails, the readers of the agent's pipes see their end later, with that of this process.
+    // The close of a file of the caller may hang (FUSE), so this process counts for the caller meanwhile. If it fails, the readers
+    // of the agent's pipes see their end later, with that of this process.
+    sys::count_as(caller.uid);
     let _ = sys::release_stdio();
+    sys::count_as(0);
+    sys::limit_time(0, caller);
     // A failure means that the first process has ended.
     let _ = start.write_all(&[0]);
     drop(start);
@@ -163,7 +166,7 @@ fn become_agent(
     let program = sys::with_file_rights(ids.uid, &[ids.gid], || {
         programs.iter().find(|program| {
             PRIVATE.iter().any(|prefix| program.starts_with(prefix))
-                || sys::open_in_root(&root, program, PathKind::Any).is_ok()
+                || sys::open_in_root(&root, program, false).is_ok()
         })
     })?;
     let program = program.ok_or_else(|| SysError::NoProgram(programs.join(" or ")))?;
@@ -191,7 +194,7 @@ fn become_agent(
     sys::install_filter(&filter)?;
     if start.write_all(&[0]).is_err() || start.read_exact(&mut [0]).is_err() {
         // The monitor reports why it has no record, unless it was killed.
-        sys::exit(EXIT_FAILED);
+        sys::exit(sys::EXIT_FAILED);
     }
     drop((root, start));
     sys::close_from(3)?;
@@ -205,8 +208,7 @@ fn become_agent(
 /// other directories.
 fn bind_root(caller: &Caller, ids: UserIds, jail: &EphemeralJail) -> Result<JailPath, HelperError> {
     let open = |root: &OwnedFd, path: &JailPath, uid, groups: &[u32]| {
-        let kind = PathKind::DirectoryWithoutLinks;
-        sys::with_file_rights(uid, groups, || sys::open_in_root(root, path.as_str(), kind))?
+        sys::with_file_rights(uid, groups, || sys::open_in_root(root, path.as_str(), true))?
             .map_err(|error| match error.kind() {
                 ErrorKind::NotFound | ErrorKind::PermissionDenied => HelperError::Unreachable {
                     path: path.to_string(),

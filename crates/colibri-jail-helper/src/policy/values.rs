@@ -66,6 +66,9 @@ impl AllowedCaller {
     /// Returns texts that are equal for equal callers by these tables, as [`users::keys`] does.
     pub(super) fn keys(&self, passwd: &str, group: &str) -> Vec<String> {
         match self {
+            // A number has the group of its entry here, and not that of an agent.
+            Self::User(JailUser::Id { uid, .. }) => users::find_user(passwd, |_, id| id == *uid)
+                .map_or(vec![format!("user {uid}")], |entry| entry.ids.keys()),
             Self::User(user) => users::keys(passwd, user),
             Self::Group(user) => {
                 let name = user.to_string();

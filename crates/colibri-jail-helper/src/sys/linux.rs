@@ -85,9 +85,8 @@ pub(crate) fn wait_exit<const N: usize>(
     processes: [&OwnedFd; N],
     timeout: Option<Duration>,
 ) -> [bool; N] {
-    let timeout = timeout.map_or(-1, |timeout| {
-        c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX)
-    });
+    // A timeout of this program has some seconds.
+    let timeout = timeout.map_or(-1, |timeout| timeout.as_millis() as c_int);
     loop {
         let mut poll = processes.map(|process| libc::pollfd {
             fd: process.as_raw_fd(),
@@ -162,14 +161,15 @@ fn mount(
 /// Maximum number of attempts to open a path.
 const OPEN_ATTEMPTS: u32 = 1000;
 
-/// Opens a path for a process with the root directory `root`, for use as a location only (openat2(2)).
-pub(crate) fn open_in_root(root: &OwnedFd, path: &str, kind: PathKind) -> io::Result<OwnedFd> {
+/// Opens a path for a process with the root directory `root`, for use as a location only (openat2(2)): any file, or a directory
+/// whose path has no symbolic links.
+pub(crate) fn open_in_root(root: &OwnedFd, path: &str, without_links: bool) -> io::Result<OwnedFd> {
     let path = c_string(path)?;
     // SAFETY: all bytes zero is a valid open_how, which consists of numbers.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
     how.resolve = libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_IN_ROOT;
-    if kind == PathKind::DirectoryWithoutLinks {
+    if without_links {
         how.flags |= libc::O_DIRECTORY as u64;
         how.resolve |= libc::RESOLVE_NO_SYMLINKS;
     }
@@ -189,17 +189,9 @@ pub(crate) fn open_in_root(root: &OwnedFd, path: &str, kind: PathKind) -> io::Re
         .unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
 }
 
-/// What [`open_in_root`] accepts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PathKind {
-    /// Any file, also through links inside the root.
-    Any,
-    /// A directory, with no symbolic link in its path.
-    DirectoryWithoutLinks,
-}
-
 /// Performs an action on files with the rights of a user: `groups` starts with the group of the user. The kernel ignores the
-/// capabilities of root for files meanwhile (setfsuid(2), capabilities(7)). For a process that has called [`die_with_parent`].
+/// capabilities of root for files meanwhile (setfsuid(2), capabilities(7)), and counts the process as one of the user, since a
+/// file system may never answer. For a process that has called [`die_with_parent`].
 pub(crate) fn with_file_rights<T>(
     uid: u32,
     groups: &[u32],
@@ -217,6 +209,7 @@ fn set_file_rights(uid: u32, groups: &[u32]) -> Result<(), SysError> {
     // SAFETY: the list lives through the call. The other calls take numbers; they report no error, but their previous value.
     unsafe {
         check(libc::setgroups(groups.len(), groups.as_ptr())).map_err(cannot("set the groups"))?;
+        super::count_as(uid);
         libc::setfsgid(gid);
         libc::setfsuid(uid);
         let set = [libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)];
@@ -260,19 +253,16 @@ pub(crate) fn install_filter(filter: &[BpfInstruction]) -> Result<(), SysError> 
             k: instruction.value,
         })
         .collect();
-    let failed = cannot("install the seccomp filter");
-    let Ok(len) = instructions.len().try_into() else {
-        return Err(failed(io::ErrorKind::InvalidInput.into()));
-    };
     let program = libc::sock_fprog {
-        len,
+        // The kernel accepts at most 4096 (`BPF_MAXINSNS`).
+        len: instructions.len() as u16,
         filter: instructions.as_ptr().cast_mut(),
     };
     let mode = libc::SECCOMP_MODE_FILTER;
     // SAFETY: program and its instructions live through the call, which only reads them.
     check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) })
         .map(drop)
-        .map_err(failed)
+        .map_err(cannot("install the seccomp filter"))
 }
 
 /// Empties the capability bounding set, so that no later program gains a capability (capabilities(7)). Requires root.

@@ -17,13 +17,18 @@ use std::ffi::{CStr, CString, c_char, c_int, c_long, c_uint};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use colibri_jail_core::Signal;
+
 #[cfg(target_os = "linux")]
 use libc::__errno_location as errno;
 #[cfg(target_os = "freebsd")]
 use libc::__error as errno;
 use libc::mode_t;
+
+/// `EX_OSERR` of sysexits(3).
+pub(crate) const EXIT_FAILED: c_int = 71;
 
 /// Why a function of this module failed.
 #[derive(Debug, thiserror::Error)]
@@ -178,11 +183,24 @@ pub(crate) fn reset_signals_and_timers() -> Result<(), SysError> {
     Ok(())
 }
 
-/// Ends this program by ALRM after a time in seconds, or with 0 never (alarm(2)): a file system of the caller may never answer.
-/// A child has no such limit.
-pub(crate) fn limit_time(seconds: u32) {
-    // SAFETY: alarm(2) takes a number and cannot fail.
-    unsafe { libc::alarm(seconds) };
+/// The user as whose process this program ends by [`limit_time`].
+static CALLER: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn end_by_alarm(_: c_int) {
+    count_as(CALLER.load(Ordering::Relaxed));
+    exit(EXIT_FAILED);
+}
+
+/// Ends this program after a time in seconds, or with 0 never (alarm(2)): a file system of the caller may never answer. A child
+/// has no such limit.
+pub(crate) fn limit_time(seconds: u32, caller: &Caller) {
+    CALLER.store(caller.uid, Ordering::Relaxed);
+    let handler = end_by_alarm as *const ();
+    // SAFETY: alarm(2) takes a number; the handler makes system calls only (signal-safety(7)).
+    unsafe {
+        libc::signal(libc::SIGALRM, handler as libc::sighandler_t);
+        libc::alarm(seconds);
+    }
 }
 
 /// Unblocks all signals, directly before execve(2).
@@ -253,11 +271,11 @@ pub(crate) fn become_root() -> Result<(), SysError> {
     set_ids(0, 0)
 }
 
-/// Gives a process that ends to its caller again, so that it counts as one of the caller's (setrlimit(2), `RLIMIT_NPROC`) until it
-/// is collected. Memory of the process stays inaccessible (ptrace(2)).
-pub(crate) fn end_as(caller: &Caller) {
-    // A failure leaves root, whose process ends too.
-    let _ = set_ids(caller.uid, caller.groups[0]);
+/// Sets the real uid alone. The process then counts as one of this user (setrlimit(2), `RLIMIT_NPROC`), who can signal it, but
+/// not trace it (ptrace(2)). A failure leaves the previous one.
+pub(crate) fn count_as(uid: u32) {
+    // SAFETY: setresuid(2) takes numbers; -1 leaves an id.
+    unsafe { libc::setresuid(uid, u32::MAX, u32::MAX) };
 }
 
 /// Drops root irrevocably. The ids 0 are refused, even if a check before has failed.
