@@ -47,7 +47,8 @@ swapped_target() {
 swapped_source() {
     swapper /etc || return 1
     mkdir -p "$root/tmp/shown"
-    tries=15 ran=0
+    # Several checks of a try must each see the directory, so few tries start an agent.
+    tries=40 ran=0
     while [ $tries -gt 0 ] && { run colibri run --jail-path "$root" --jail-user "$AG" --mount "$root/tmp/home/name:/tmp/shown" -- /bin/ls /tmp/shown; ! stdout_has passwd; }; do
         ! exits 0 || ran=$((ran + 1))
         tries=$((tries - 1))
