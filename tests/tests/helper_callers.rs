@@ -729,7 +729,8 @@ fn descriptor_by_a_socket_gives_no_setuid_file() {
 /// A helper of one caller may hold its lock for ever.
 #[test]
 fn held_lock_of_a_caller_delays_no_other_caller() {
-    let helper = Helper::shared();
+    // Other tests are requests of the caller whose lock is held.
+    let helper = Helper::exclusive();
     assert!(
         helper
             .call(CALLER, &create_request("colibri-lock", "exit 0"))
