@@ -115,7 +115,8 @@ pub(crate) fn create(
                 return Err(cannot("read the boot id")(ErrorKind::NotFound.into()).into());
             }
             // An agent whose process cannot be read may run.
-            let has_ended = |other: &Record| has_ended(other).unwrap_or(false);
+            let has_ended =
+                |other: &Record| other.boot != record.boot || has_ended(other).unwrap_or(false);
             records.add(&record, limit, has_ended).map(|()| record)
         });
     let record = match added {
@@ -351,12 +352,8 @@ pub(super) fn remove_jail(record: &Record) -> Result<(), HelperError> {
     }
 }
 
-/// Reports whether the agent of a record has ended. What cannot be read is an error.
+/// Reports whether the agent of a record of this boot has ended. What cannot be read is an error.
 fn has_ended(record: &Record) -> io::Result<bool> {
-    let boot = sys::boot_id();
-    if boot.is_empty() {
-        return Err(ErrorKind::NotFound.into());
-    }
     let first = sys::read_process(record.first.pid)?;
-    Ok(record.boot != boot || first.is_none_or(|first| first.start != record.first.start))
+    Ok(first.is_none_or(|first| first.start != record.first.start))
 }
