@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Closes every descriptor from `first` up, in one system call: close_range(2) of Linux 5.9 and FreeBSD 13.
 ///
@@ -53,6 +53,44 @@ pub fn take_inherited_socket(number: i32) -> Option<OwnedFd> {
     }
 }
 
+/// Takes ownership of a descriptor that a parent left open under this number, of any type. Returns `None` if the number is
+/// one of the standard streams or not open.
+///
+/// Call it before any descriptor is opened, and once per number: no value may own the descriptor.
+#[must_use]
+pub fn take_inherited(number: i32) -> Option<OwnedFd> {
+    if !is_open(number) || number < 3 {
+        return None;
+    }
+    // SAFETY: the number is open, and the caller ensures that no value owns it.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Gives a descriptor this number and keeps it open across execve(2). The descriptor stays open until the process ends.
+///
+/// # Errors
+/// The number is one of the standard streams, in use, or above the limit of open files.
+pub fn place_at(descriptor: OwnedFd, number: i32) -> io::Result<()> {
+    if number < 3 || (is_open(number) && number != descriptor.as_raw_fd()) {
+        return Err(io::Error::other(format!("descriptor {number} is in use")));
+    }
+    if number == descriptor.as_raw_fd() {
+        rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::empty())?;
+        std::mem::forget(descriptor);
+        return Ok(());
+    }
+    // SAFETY: the call takes only integers, and no value owns `number`, which is not open.
+    match unsafe { libc::dup2(descriptor.as_raw_fd(), number) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn is_open(number: i32) -> bool {
+    // SAFETY: the call takes only integers and changes nothing.
+    unsafe { libc::fcntl(number, libc::F_GETFD) != -1 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +105,26 @@ mod tests {
         assert!(take_inherited_socket(std::os::fd::AsRawFd::as_raw_fd(&file)).is_none());
         for number in [-1, 0, 2, i32::MAX] {
             assert!(take_inherited_socket(number).is_none(), "{number}");
+        }
+    }
+
+    #[test]
+    fn descriptor_is_placed_at_a_free_number_only() {
+        use std::io::{Read, Write};
+        let (mut writer, reader) = std::os::unix::net::UnixStream::pair().unwrap();
+        let taken = writer.as_raw_fd();
+        let copy = reader.try_clone().unwrap();
+        for number in [0, 2, taken] {
+            let error = place_at(copy.try_clone().unwrap().into(), number).unwrap_err();
+            assert!(error.to_string().contains("in use"), "{error}");
+        }
+        assert!(place_at(copy.into(), 500).is_ok());
+        drop(reader);
+        writer.write_all(b"x").unwrap();
+        let mut placed = std::fs::File::from(take_inherited(500).unwrap());
+        placed.read_exact(&mut [0]).unwrap();
+        for number in [-1, 0, 2, 501] {
+            assert!(take_inherited(number).is_none(), "{number}");
         }
     }
 }

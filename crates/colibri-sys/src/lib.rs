@@ -9,3 +9,4 @@ pub mod passwd;
 pub mod process;
 pub mod regular_file;
 pub mod signals;
+pub mod socket_passing;
