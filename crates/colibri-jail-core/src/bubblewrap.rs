@@ -3,10 +3,12 @@
 //! A sandbox with `allow` has no network except a proxy. colibri-proxy runs bwrap and filters outside the sandbox;
 //! inside, a second instance starts the agent and listens on the port where the agent finds the proxy.
 
+use std::collections::BTreeSet;
+
 use crate::{
     ArgumentLimit, CommandLine, Confinement, EngineProbe, EnginePrograms, EphemeralJail,
     HostSetting, Ip4Policy, JailEngine, JailError, JailName, JailOp, JailPath, JailUser,
-    LimitMechanism,
+    LimitMechanism, NetworkRule,
 };
 
 const KILL: &str = "/bin/kill";
@@ -165,7 +167,7 @@ impl JailEngine for Bubblewrap {
                 options(&["--chdir", workdir, "--"]);
                 let mut command = command.clone();
                 if proxy.is_some() {
-                    command = command.wrapped_by(PROXY_INSIDE, vec!["enter".to_owned()]);
+                    command = command.wrapped_by(PROXY_INSIDE, enter_arguments(&jail.allow));
                 }
                 command = command.wrapped_by(self.program.as_str(), args);
                 if let Some(proxy) = proxy {
@@ -243,6 +245,16 @@ impl JailEngine for Bubblewrap {
             settings: USER_NAMESPACE_SETTINGS,
         })
     }
+}
+
+/// Returns the arguments of the proxy inside of a sandbox: each allowed loopback port of the host is open there too.
+fn enter_arguments(allow: &[NetworkRule]) -> Vec<String> {
+    let ports: BTreeSet<u16> = allow.iter().flat_map(NetworkRule::loopback_ports).collect();
+    let mut args = vec!["enter".to_owned()];
+    for port in ports {
+        args.extend(["--listen".to_owned(), port.to_string()]);
+    }
+    args
 }
 
 /// Returns the user's and the group's number. Of the names only root has the same number on every host.

@@ -4,7 +4,22 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{CommandLineError, Destination, JailPath, Pid, Signal};
+use crate::{CommandLineError, CredentialRule, JailPath, NetworkRule, Pid, Signal};
+
+/// Options of `colibri-proxy run`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyOptions {
+    /// Credentials that the proxy adds to requests. Their keys are in its environment, see
+    /// [`CredentialRule::key_variable`].
+    pub credentials: Vec<CredentialRule>,
+    /// Descriptor that the command gets, from which it can read the certificate of the proxy's authority, in PEM.
+    pub ca: Option<u32>,
+    /// Descriptor that the command gets, from which it can read the system's root certificates and that of the proxy's
+    /// authority, in PEM.
+    pub ca_bundle: Option<u32>,
+    /// Inherited descriptor to which the proxy writes refusals, as lines of JSON.
+    pub events: Option<u32>,
+}
 
 /// A program and its arguments. None contains a NUL byte, and the program is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -53,10 +68,33 @@ impl CommandLine {
     }
 
     /// Runs this command under `proxy`, colibri-proxy, which connects it to the destinations in `allow`:
-    /// `proxy run DESTINATION… -- SELF`.
+    /// `proxy run RULE… -- SELF`.
     #[must_use]
-    pub fn filtered(self, proxy: &JailPath, allow: &[Destination]) -> Self {
+    pub fn filtered(self, proxy: &JailPath, allow: &[NetworkRule]) -> Self {
+        self.filtered_with(proxy, allow, &ProxyOptions::default())
+    }
+
+    /// Runs this command under `proxy` with options: `proxy run OPTION… RULE… -- SELF`.
+    #[must_use]
+    pub fn filtered_with(
+        self,
+        proxy: &JailPath,
+        allow: &[NetworkRule],
+        options: &ProxyOptions,
+    ) -> Self {
         let mut args = vec!["run".to_owned()];
+        for (option, descriptor) in [
+            ("--ca", options.ca),
+            ("--ca-bundle", options.ca_bundle),
+            ("--events", options.events),
+        ] {
+            if let Some(descriptor) = descriptor {
+                args.extend([option.to_owned(), descriptor.to_string()]);
+            }
+        }
+        for credential in &options.credentials {
+            args.extend(["--credential".to_owned(), credential.to_string()]);
+        }
         args.extend(allow.iter().map(ToString::to_string));
         args.push("--".to_owned());
         self.wrapped_by(proxy.as_str(), args)
@@ -142,6 +180,24 @@ mod tests {
             Err(CommandLineError::Nul("argument 2".into()))
         );
         assert!(CommandLine::new("-", ["", "-x", "--", "\n"]).is_ok());
+    }
+
+    #[test]
+    fn proxy_options_precede_the_rules() {
+        let command = CommandLine::new("sh", ["-c", "x"]).unwrap();
+        let options = ProxyOptions {
+            credentials: vec!["TOKEN@a=Authorization: Bearer {}".parse().unwrap()],
+            ca: Some(10),
+            ca_bundle: Some(11),
+            events: Some(12),
+        };
+        let allow = ["GET https://a/x/*", "b:1"].map(|rule| rule.parse().unwrap());
+        let proxy = "/p".parse().unwrap();
+        let filtered = command.filtered_with(&proxy, &allow, &options);
+        assert_eq!(
+            filtered.to_string(),
+            "/p run --ca 10 --ca-bundle 11 --events 12 --credential 'TOKEN@a:443=authorization: Bearer {}' 'GET https://a/x/*' b:1 -- sh -c x"
+        );
     }
 
     #[test]

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::mount;
 use crate::{
-    CommandLine, Destination, Hostname, Ip4Policy, JailError, JailName, JailOp, JailPath, JailUser,
-    Limits, Mount, MountConfig,
+    CommandLine, Hostname, Ip4Policy, JailError, JailName, JailOp, JailPath, JailUser, Limits,
+    Mount, MountConfig, NetworkRule,
 };
 
 /// A confinement as written in a request or a file. An unknown field is an error, because a misspelled field must not
@@ -102,7 +102,7 @@ pub struct EphemeralJail {
     /// Host name.
     pub hostname: Option<Hostname>,
     /// The only destinations the jail may connect to; if not empty, the jail has no network except a proxy.
-    pub allow: Vec<Destination>,
+    pub allow: Vec<NetworkRule>,
     /// Directories inside the jail that the agent sees empty, see [`crate::masked_paths`]. They must exist. The caller
     /// adds them after validation; an engine that cannot mask refuses them.
     pub masked: Vec<JailPath>,
@@ -233,7 +233,7 @@ impl JailConfig {
         let ip4: Option<Ip4Policy> = parse(&self.ip4)?;
         let user: Option<JailUser> = parse(&self.user)?;
         let allow = self.allow.iter().map(|text| text.parse());
-        let mut allow: Vec<Destination> = allow.collect::<Result<_, _>>()?;
+        let mut allow: Vec<NetworkRule> = allow.collect::<Result<_, _>>()?;
         allow.sort();
         allow.dedup();
         let mounts = mount::validate(&self.mounts)?;

@@ -24,6 +24,7 @@ mod bubblewrap;
 mod command;
 mod config;
 mod control;
+mod credential;
 mod destination;
 mod engine;
 mod error;
@@ -34,18 +35,22 @@ mod isolation;
 mod limits;
 mod mount;
 mod name;
+mod network_rule;
 mod op;
 mod path;
 mod seccomp;
 mod signal;
+mod special_address;
 mod umask;
+mod url_path;
 mod user;
 
 pub use bubblewrap::Bubblewrap;
-pub use command::CommandLine;
+pub use command::{CommandLine, ProxyOptions};
 pub use config::{Confinement, EphemeralJail, JAIL_ROOTS, JailConfig, root_of_jail};
 pub use control::{CONTROL_VARIABLE, PROXY_VARIABLE, SignalScope};
-pub use destination::{Destination, PROXY_PORT};
+pub use credential::{CREDENTIAL_PREFIX, CredentialRule, HeaderTemplate, PLACEHOLDER_PREFIX};
+pub use destination::{Destination, Host, PROXY_PORT};
 pub use engine::{
     ArgumentLimit, EngineProbe, EnginePrograms, EngineRegistry, HostSetting, JailEngine,
     KernelSupport, LimitMechanism, jail_wrap,
@@ -58,9 +63,12 @@ pub use isolation::{OtherJail, PathError, masked_paths, reject_overlaps};
 pub use limits::{Cpus, Limits, Size, WallTime};
 pub use mount::{Mount, MountConfig, host_path};
 pub use name::JailName;
+pub use network_rule::{HttpScheme, NetworkRule};
 pub use op::{CreatedJail, CreatedRoot, JailOp};
 pub use path::JailPath;
 pub use seccomp::{BpfInstruction, without_set_id_files};
 pub use signal::{Pid, Signal};
+pub use special_address::special_address_kind;
 pub use umask::Umask;
+pub use url_path::{AmbiguousPath, UrlPath};
 pub use user::{JailUser, UserName};

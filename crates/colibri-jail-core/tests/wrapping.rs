@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use colibri_jail_core::{
     Bubblewrap, CommandLine, Confinement, EphemeralJail, FreebsdJail, Ip4Policy, JailConfig,
-    JailEngine, JailName, JailOp, JailPath, JailUser, MountConfig, Pid, Signal, jail_wrap,
+    JailEngine, JailName, JailOp, JailPath, JailUser, MountConfig, NetworkRule, Pid, Signal,
+    jail_wrap,
 };
 use proptest::prelude::*;
 
@@ -200,8 +201,13 @@ fn confinement() -> impl Strategy<Value = Confinement> {
 /// Returns jails with settings that `JailConfig` accepts.
 fn setup() -> impl Strategy<Value = EphemeralJail> {
     let mounts = prop::collection::vec((path(), prop::option::of(path()), any::<bool>()), 0..4);
-    let destination =
-        prop::sample::select(vec!["api.example.com:443", "[::1]:8080", "192.0.2.7:1"]);
+    let destination = prop::sample::select(vec![
+        "api.example.com:443",
+        "[::1]:8080",
+        "192.0.2.7:1",
+        "localhost:8080,80",
+        "GET https://a/x/*",
+    ]);
     let allow = prop::collection::vec(destination, 0..3);
     let hostname = prop::option::of(prop::sample::select(vec!["agent", "a.b"]));
     let masked = prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(path(), 1..3)];
@@ -337,6 +343,9 @@ proptest! {
             (Confinement::Ephemeral(setup @ EphemeralJail { path, ip4, user, .. }), program) => {
                 let mut expected = expected;
                 let mut wrapped = wrapped.args();
+                let ports: std::collections::BTreeSet<u16> =
+                    setup.allow.iter().flat_map(NetworkRule::loopback_ports).collect();
+                let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
                 if setup.allow.is_empty() {
                     prop_assert_eq!(program, "/usr/bin/bwrap");
                 } else {
@@ -349,6 +358,7 @@ proptest! {
                     prop_assert_eq!(allow, intended);
                     prop_assert_eq!(&after[..2], ["--", "/usr/bin/bwrap"]);
                     wrapped = &after[2..];
+                    expected.splice(0..0, ports.iter().flat_map(|port| ["--listen", port.as_str()]));
                     expected.splice(0..0, ["/dev/colibri-proxy", "enter"]);
                 }
                 let (options, read_command) = read_bwrap(wrapped);
@@ -409,6 +419,8 @@ proptest! {
         let _ = text.parse::<MountConfig>();
         let _ = text.parse::<colibri_jail_core::Hostname>();
         let _ = text.parse::<colibri_jail_core::Destination>();
+        let _ = text.parse::<colibri_jail_core::NetworkRule>();
+        let _ = text.parse::<colibri_jail_core::CredentialRule>();
         let _ = text.parse::<colibri_jail_core::Size>();
         let _ = text.parse::<colibri_jail_core::Cpus>();
         let _ = text.parse::<colibri_jail_core::WallTime>();

@@ -1,36 +1,56 @@
-//! `colibri-proxy`: HTTP proxy with an allow list for a sandbox without a network; see the README.
+//! `colibri-proxy`: the only network of a sandbox; see the README.
 
 #![forbid(unsafe_code)]
 
-mod request;
+mod connect;
+mod credential;
+mod framing;
+mod headers;
+mod http;
+mod lockdown;
+mod policy;
+mod reporter;
+mod resolver;
+mod run;
+mod serve;
 mod server;
-mod socket_passing;
+mod settings;
+mod socks;
+mod streams;
+mod tls;
+mod tunnel;
 
 use std::ffi::{OsStr, OsString};
-use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
-use colibri_jail_core::{Destination, JailError, PROXY_PORT, PROXY_VARIABLE};
-use rustix::process::Pid;
-use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use colibri_jail_core::{PROXY_PORT, PROXY_VARIABLE};
+use colibri_sys::socket_passing;
 
-const USAGE: &str = "usage: colibri-proxy run HOST:PORT... -- COMMAND [ARG...]
-       colibri-proxy enter PROGRAM [ARG...]
+const USAGE: &str = "usage: colibri-proxy run [OPTION VALUE]... RULE... -- COMMAND [ARG...]
+       colibri-proxy enter [--listen PORT]... PROGRAM [ARG...]
 
-HTTP proxy with an allow list for a sandbox without a network.
+HTTP and SOCKS5 proxy with an allow list for a sandbox without a network.
 The Colibri daemon starts it; do not start it manually.
+
+Rules:
+  HOST:PORT[,PORT...]                    HTTP and TLS; *.DOMAIN for all subdomains
+  tcp:HOST:PORT[,PORT...]                any TCP connection
+  [METHOD[,METHOD...] ]https://HOST/PATH requests, where * is a whole segment
+
+Options of run:
+  --credential NAME@HOST[=HEADER: TEMPLATE]
+                     add the key in COLIBRI_CREDENTIAL_NAME to requests for HOST
+  --ca FD            provide the certificate of the proxy's authority at FD
+  --ca-bundle FD     provide all root certificates at FD
+  --events FD        write refusals to FD, as lines of JSON
 ";
 /// Exit code if the program does not exist, as of env(1).
 const EXIT_NOT_FOUND: u8 = 127;
 /// Exit code if the proxy itself fails, as of env(1).
 const EXIT_FAILURE: u8 = 125;
-/// Signals that `serve` ignores: they are sent to all processes of an agent, and `serve` must outlive the agent.
-const IGNORED_SIGNALS: &[i32] = &[SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM];
 
 /// Why the proxy failed: a message.
 type ProxyError = Box<dyn std::error::Error>;
@@ -46,12 +66,15 @@ fn main() -> ExitCode {
         [part, arguments @ ..] if part == "run" => {
             let separator = arguments.iter().position(|argument| argument == "--");
             match separator.map(|separator| arguments.split_at(separator)) {
-                Some((allow @ [_, ..], [_, program, args @ ..])) => Some(run(allow, program, args)),
+                Some((arguments @ [_, ..], [_, program, args @ ..])) => {
+                    Some(run::run(arguments, program, args))
+                }
                 _ => None,
             }
         }
-        [part, program, args @ ..] if part == "enter" => Some(enter(program, args)),
-        [part, parent, allow @ ..] if part == "serve" => Some(serve(parent, allow)),
+        [part, arguments @ ..] if part == "enter" => enter(arguments),
+        [part, parent] if part == "serve" => Some(serve::serve(parent)),
+        [part, parent] if part == "resolve" => Some(serve::resolve(parent)),
         [option] if option == "--help" || option == "-h" => Some(print(USAGE)),
         [option] if option == "--version" => Some(print(concat!(
             "colibri-proxy ",
@@ -63,7 +86,7 @@ fn main() -> ExitCode {
     match result {
         Some(Ok(code)) => code,
         Some(Err(error)) => {
-            log(&error);
+            reporter::write_line(&error.to_string());
             ExitCode::from(EXIT_FAILURE)
         }
         None => {
@@ -79,41 +102,30 @@ fn print(text: &str) -> Result<ExitCode, ProxyError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes one line to standard error, which is the agent's.
-fn log(message: &dyn Display) {
-    let _ = io::stderr().write_all(format!("colibri-proxy: {message}\n").as_bytes());
+/// Runs in the sandbox: opens the ports, sends the listening sockets to `serve`, and executes the agent. Returns `None` if the
+/// arguments are invalid.
+fn enter(mut arguments: &[OsString]) -> Option<Result<ExitCode, ProxyError>> {
+    let mut ports = Vec::new();
+    while let [option, port, rest @ ..] = arguments
+        && option == "--listen"
+    {
+        ports.push(port.to_str()?.parse::<u16>().ok()?);
+        arguments = rest;
+    }
+    let [program, args @ ..] = arguments else {
+        return None;
+    };
+    let execution = Execution {
+        program,
+        args,
+        socket: None,
+        removed: Vec::new(),
+    };
+    Some(pass_ports(&ports).map(|()| execution.execute()))
 }
 
-fn parse_destinations(arguments: &[OsString]) -> Result<Vec<Destination>, JailError> {
-    arguments
-        .iter()
-        .map(|argument| argument.to_string_lossy().parse())
-        .collect()
-}
-
-/// Starts `serve` and executes the program. `serve` ends when this process ends.
-fn run(allow: &[OsString], program: &OsStr, args: &[OsString]) -> Result<ExitCode, ProxyError> {
-    parse_destinations(allow)?;
-    let (server_end, sandbox_end) = UnixStream::pair().map_err(failed("create a socket pair"))?;
-    let proxy = std::env::current_exe().map_err(failed("find its own program"))?;
-    Command::new(proxy)
-        .arg("serve")
-        .arg(std::process::id().to_string())
-        .args(allow)
-        // The agent's environment may contain secrets.
-        .env_clear()
-        .envs(std::env::var_os("COLIBRI_AGENT_ID").map(|id| ("COLIBRI_AGENT_ID", id)))
-        .current_dir("/")
-        .stdin(Stdio::from(OwnedFd::from(server_end)))
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(failed("start the server"))?;
-    let number = socket_passing::keep_open(&sandbox_end).map_err(failed("keep the socket open"))?;
-    Ok(execute(program, args, Some(number)))
-}
-
-/// Runs in the sandbox: opens the port, sends the listening socket to `serve`, and executes the agent.
-fn enter(program: &OsStr, args: &[OsString]) -> Result<ExitCode, ProxyError> {
+/// Opens the proxy's port and these ports, and sends the listening sockets to `serve`.
+fn pass_ports(ports: &[u16]) -> Result<(), ProxyError> {
     let socket = std::env::var(PROXY_VARIABLE)
         .ok()
         .and_then(|number| number.parse().ok())
@@ -123,53 +135,49 @@ fn enter(program: &OsStr, args: &[OsString]) -> Result<ExitCode, ProxyError> {
                 "{PROXY_VARIABLE} does not name a socket; start this part with colibri-proxy run"
             )
         })?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PROXY_PORT))
-        .map_err(failed("open the proxy's port in the sandbox"))?;
-    socket_passing::send(&socket, &listener).map_err(failed("send the listening socket"))?;
-    drop((socket, listener));
-    Ok(execute(program, args, None))
+    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    let proxy = bind(PROXY_PORT).map_err(failed("open the proxy's port in the sandbox"))?;
+    let mut listeners = vec![proxy];
+    for port in ports {
+        match bind(*port) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => reporter::write_line(&format!(
+                "cannot open port {port} in the sandbox: {error}; connect to it through the proxy"
+            )),
+        }
+    }
+    socket_passing::send(&socket, &listeners).map_err(failed("send the listening socket"))
 }
 
-/// Replaces this process by the program; returns the exit code of a failure, as of env(1).
-fn execute(program: &OsStr, args: &[OsString], socket: Option<i32>) -> ExitCode {
-    let mut command = Command::new(program);
-    command.args(args).env_remove(PROXY_VARIABLE);
-    if let Some(number) = socket {
-        command.env(PROXY_VARIABLE, number.to_string());
-    }
-    let error = command.exec();
-    log(&format!(
-        "cannot execute {}: {error}",
-        program.to_string_lossy()
-    ));
-    ExitCode::from(match error.kind() {
-        io::ErrorKind::NotFound => EXIT_NOT_FOUND,
-        _ => EXIT_FAILURE,
-    })
+/// A program that replaces this process.
+struct Execution<'a> {
+    program: &'a OsStr,
+    args: &'a [OsString],
+    /// Number of the connection to `serve`, which the program inherits.
+    socket: Option<i32>,
+    /// Variables that the program does not get.
+    removed: Vec<OsString>,
 }
 
-/// Runs outside of the sandbox: receives the listening socket from standard input and serves it until the process
-/// `parent` ends.
-fn serve(parent: &OsStr, allow: &[OsString]) -> Result<ExitCode, ProxyError> {
-    // On FreeBSD this process inherits the monitor's control socket, whose end the shim waits for. Linux before 5.9 lacks
-    // the call, and has no such socket.
-    let _ = colibri_sys::descriptors::close_from(3);
-    let allow = parse_destinations(allow)?;
-    let parent = parent
-        .to_string_lossy()
-        .parse()
-        .ok()
-        .and_then(Pid::from_raw);
-    parent
-        .ok_or(io::ErrorKind::InvalidInput.into())
-        .and_then(colibri_sys::process::die_with_parent)
-        .map_err(failed("watch the sandbox"))?;
-    for signal in IGNORED_SIGNALS {
-        signal_hook::flag::register(*signal, std::sync::Arc::default())
-            .map_err(failed("ignore signals"))?;
+impl Execution<'_> {
+    /// Executes the program; returns the exit code of a failure, as of env(1).
+    fn execute(self) -> ExitCode {
+        let mut command = Command::new(self.program);
+        command.args(self.args).env_remove(PROXY_VARIABLE);
+        for name in self.removed {
+            command.env_remove(name);
+        }
+        if let Some(number) = self.socket {
+            command.env(PROXY_VARIABLE, number.to_string());
+        }
+        let error = command.exec();
+        reporter::write_line(&format!(
+            "cannot execute {}: {error}",
+            self.program.to_string_lossy()
+        ));
+        ExitCode::from(match error.kind() {
+            io::ErrorKind::NotFound => EXIT_NOT_FOUND,
+            _ => EXIT_FAILURE,
+        })
     }
-    let received =
-        socket_passing::receive(io::stdin()).map_err(failed("receive the listening socket"))?;
-    server::serve(received, allow).map_err(failed("serve"))?;
-    Ok(ExitCode::SUCCESS)
 }

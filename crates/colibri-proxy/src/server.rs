@@ -1,68 +1,93 @@
-//! The proxy server: checks each request against the allow list and copies bytes in both directions.
+//! The proxy server: accepts connections and finds the protocol of each.
 
+use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use colibri_jail_core::Destination;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use colibri_jail_core::{Destination, Host};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::log;
-use crate::request::{self, RequestHead};
-use crate::socket_passing::Received;
+use crate::connect::{ConnectError, connect};
+use crate::credential::Credential;
+use crate::policy::Policy;
+use crate::reporter::Reporter;
+use crate::resolver::Resolver;
+use crate::streams::{Buffered, Timed};
+use crate::tls::TlsContext;
+use crate::{http, socks, tunnel};
 
 /// Maximum number of concurrent connections; further ones wait.
-const MAX_CONNECTIONS: usize = 512;
-/// Timeout for the head of a request, and for a connection to a destination.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// Number of threads for name lookups; each counts towards the agent's process limit.
-const RESOLVER_THREADS: usize = 2;
+pub(crate) const MAX_CONNECTIONS: usize = 512;
+/// Timeout for the first bytes of a client, and for each step before bytes are forwarded.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time without any transfer after which a connection is closed. Models and databases may be silent for minutes.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Delay after a failed accept(2), for example without a free descriptor.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Serves connections until the link to the sandbox ends; without one, until the process ends.
-pub(crate) fn serve(received: Received, allow: Vec<Destination>) -> io::Result<()> {
-    let Received {
-        listener,
-        sandbox_link,
-    } = received;
-    let allow: Arc<[Destination]> = allow.into();
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(RESOLVER_THREADS)
-        .build()?
-        .block_on(async {
-            let accepting = accept_connections(TcpListener::from_std(listener)?, allow);
-            let Some(sandbox_link) = sandbox_link else {
-                accepting.await;
-                return Ok(());
-            };
-            sandbox_link.set_nonblocking(true)?;
-            let mut sandbox_link = UnixStream::from_std(sandbox_link)?;
-            let mut byte = [0; 1];
-            tokio::select! {
-                () = accepting => {}
-                // The other end sends nothing.
-                _ = sandbox_link.read(&mut byte) => {}
-            }
-            Ok(())
-        })
+/// What all connections use.
+pub(crate) struct Shared {
+    pub(crate) policy: Policy,
+    pub(crate) resolver: Resolver,
+    pub(crate) reporter: Arc<Reporter>,
+    pub(crate) credentials: Vec<Credential>,
+    /// Present if the rules or credentials need it.
+    pub(crate) tls: Option<TlsContext>,
 }
 
-async fn accept_connections(listener: TcpListener, allow: Arc<[Destination]>) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+impl Shared {
+    /// Connects to a destination at an address that the policy allows.
+    pub(crate) async fn connect(
+        &self,
+        destination: &Destination,
+    ) -> Result<TcpStream, ConnectError> {
+        connect(destination, &self.policy, &self.resolver).await
+    }
+
+    /// Waits for a step of a connection, for a limited time.
+    pub(crate) async fn within_head_timeout<T>(
+        &self,
+        step: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<T> {
+        timeout(HEAD_TIMEOUT, step).await.map_err(io::Error::from)?
+    }
+}
+
+/// What a listening socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The port of the proxy.
+    Proxy,
+    /// Forwards connections to this loopback port of the host.
+    Loopback(u16),
+}
+
+/// Accepts connections, without an end.
+pub(crate) async fn accept_connections(
+    listener: TcpListener,
+    purpose: Purpose,
+    shared: Arc<Shared>,
+    permits: Arc<Semaphore>,
+) {
     loop {
         // Never closed.
         let permit = permits.clone().acquire_owned().await;
         match listener.accept().await {
             Ok((client, _)) => {
-                let allow = allow.clone();
+                let shared = shared.clone();
                 tokio::spawn(async move {
-                    // The client sees a broken connection.
-                    let _ = serve_connection(client, &allow).await;
+                    let _ = client.set_nodelay(true);
+                    let (client, last_use) = Timed::new(client);
+                    // After an error the client sees a broken connection.
+                    tokio::select! {
+                        _ = serve_connection(client, purpose, &shared) => {}
+                        () = last_use.idle(IDLE_TIMEOUT) => {}
+                    }
                     drop(permit);
                 });
             }
@@ -71,85 +96,86 @@ async fn accept_connections(listener: TcpListener, allow: Arc<[Destination]>) {
     }
 }
 
-/// Why a client was not served.
-#[derive(Debug, thiserror::Error)]
-enum ServeError {
-    #[error(transparent)]
-    Connection(#[from] io::Error),
-    /// The client gets a response with this status.
-    #[error("{problem}")]
-    Refused {
-        status: &'static str,
-        problem: String,
-    },
-}
-
-impl ServeError {
-    fn refused(status: &'static str, problem: String) -> Self {
-        Self::Refused { status, problem }
+async fn serve_connection<S>(client: S, purpose: Purpose, shared: &Arc<Shared>) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut client = Buffered::new(client);
+    if let Purpose::Loopback(port) = purpose {
+        return forward_loopback(&mut client, port, shared).await;
     }
-}
-
-async fn serve_connection(mut client: TcpStream, allow: &[Destination]) -> io::Result<()> {
-    match serve_request(&mut client, allow).await {
-        Ok(()) => Ok(()),
-        Err(ServeError::Connection(error)) => Err(error),
-        Err(ServeError::Refused { status, problem }) => {
-            log(&problem);
-            let response = request::error_response(status, &format!("colibri-proxy: {problem}"));
-            client.write_all(response.as_bytes()).await?;
-            client.shutdown().await
-        }
-    }
-}
-
-/// Receives a request, connects to its destination, and copies bytes until both sides have ended.
-async fn serve_request(client: &mut TcpStream, allow: &[Destination]) -> Result<(), ServeError> {
-    let mut bytes = Vec::new();
-    let received = timeout(TIMEOUT, receive_head(client, &mut bytes)).await;
-    let head = received.map_err(io::Error::from)??;
-    let (destination, body_start) = (head.destination, bytes.split_off(head.length));
-    if !allow.contains(&destination) {
-        let problem = format!("refused a connection to {destination}: it is not in the allow list");
-        return Err(ServeError::refused("403 Forbidden", problem));
-    }
-    let connecting = TcpStream::connect((destination.host(), destination.port()));
-    let no_answer = |_| Err(io::Error::other(format!("no answer within {TIMEOUT:?}")));
-    let connected = timeout(TIMEOUT, connecting).await.unwrap_or_else(no_answer);
-    let mut server = connected.map_err(|error| {
-        let problem = format!("cannot connect to {destination}: {error}");
-        ServeError::refused("502 Bad Gateway", problem)
-    })?;
-    let to_server = match head.forwarded {
-        Some(head) => [head.into_bytes(), body_start].concat(),
-        None => {
-            let response = b"HTTP/1.1 200 Connection established\r\n\r\n";
-            client.write_all(response).await?;
-            body_start
+    let finding = async {
+        loop {
+            let peeked = client.peeked();
+            match peeked.first() {
+                Some(&socks::VERSION) => return Ok(Protocol::Socks),
+                Some(_) if peeked.starts_with(tunnel::METHOD) => return Ok(Protocol::Tunnel),
+                Some(_) if !tunnel::METHOD.starts_with(peeked) => return Ok(Protocol::Http),
+                _ => client.peek_more().await?,
+            }
         }
     };
-    server.write_all(&to_server).await?;
-    copy_bidirectional(client, &mut server).await?;
+    match shared.within_head_timeout(finding).await? {
+        Protocol::Socks => socks::serve(client, shared).await,
+        Protocol::Tunnel => tunnel::serve(client, shared).await,
+        Protocol::Http => http::serve(client, None, shared).await,
+    }
+}
+
+enum Protocol {
+    Socks,
+    Tunnel,
+    Http,
+}
+
+/// Forwards a connection to a loopback port of the host. With a rule for `localhost` the service may listen at ::1 only.
+async fn forward_loopback<S>(
+    client: &mut Buffered<S>,
+    port: u16,
+    shared: &Arc<Shared>,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let localhost = Destination::new(Host::Name("localhost".to_owned()), port);
+    match shared.connect(&localhost).await {
+        Ok(mut server) => relay(client, &mut server).await,
+        Err(ConnectError::Refused(refusal)) => {
+            shared.reporter.refused(&localhost, &refusal.to_string());
+            Ok(())
+        }
+        // The port is closed for the agent too.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Copies bytes in both directions until both sides have ended.
+pub(crate) async fn relay<S>(client: &mut S, server: &mut TcpStream) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    copy_bidirectional(client, server).await.map(|_| ())
+}
+
+/// Waits for the end of the sandbox; without a connection to it, forever.
+pub(crate) async fn sandbox_end(link: Option<std::os::unix::net::UnixStream>) -> io::Result<()> {
+    let Some(link) = link else {
+        return std::future::pending().await;
+    };
+    link.set_nonblocking(true)?;
+    let mut link = tokio::net::UnixStream::from_std(link)?;
+    // The other end sends nothing.
+    let _ = link.read(&mut [0; 1]).await;
     Ok(())
 }
 
-/// Appends bytes of the client to `bytes` until they contain the head of a request.
-async fn receive_head(
-    client: &mut TcpStream,
-    bytes: &mut Vec<u8>,
-) -> Result<RequestHead, ServeError> {
-    loop {
-        let parsed = request::parse(bytes).map_err(|error| {
-            ServeError::refused("400 Bad Request", format!("refused a request: {error}"))
-        });
-        if let Some(head) = parsed? {
-            return Ok(head);
+/// Returns the purpose of a listening socket by its address: the first one is the proxy's port, the others must be allowed.
+pub(crate) fn purpose(index: usize, address: (IpAddr, u16), policy: &Policy) -> Option<Purpose> {
+    match (index, address) {
+        (0, _) => Some(Purpose::Proxy),
+        (_, (address, port)) if address.is_loopback() && policy.forwards_loopback_port(port) => {
+            Some(Purpose::Loopback(port))
         }
-        let mut chunk = [0; 4096];
-        let count = client.read(&mut chunk).await?;
-        if count == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
-        bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());
+        _ => None,
     }
 }
