@@ -92,10 +92,7 @@ impl FromStr for CredentialRule {
             ));
         }
         let (host, template) = match rest.split_once('=') {
-            Some((host, template)) => (
-                host,
-                Some(parse_template(template).map_err(|problem| invalid(problem))?),
-            ),
+            Some((host, template)) => (host, Some(parse_template(template).map_err(invalid)?)),
             None => (rest, None),
         };
         let destination = Destination::from_authority(host, HttpScheme::Https.default_port())

@@ -213,6 +213,17 @@ impl Heads {
     }
 }
 
+/// How a checked stream ends.
+#[derive(Debug, Clone, Copy)]
+enum StreamEnd {
+    /// The client sends no more.
+    Closed,
+    /// The last head was an error. hyper waits for more while it answers; it would cancel the answer at the end of the stream.
+    BadHead,
+    /// A body was invalid. hyper reports it to the service.
+    BadBody,
+}
+
 /// A stream of HTTP requests with valid framing. An invalid request becomes another one, whose head is an error, and ends the
 /// stream.
 #[derive(Debug)]
@@ -221,9 +232,8 @@ pub(crate) struct CheckedStream<S> {
     framing: Framing,
     checked: Vec<u8>,
     heads: Heads,
-    /// Nothing more is read.
-    ended: bool,
-    failed: bool,
+    /// What the reader gets after `checked`; nothing more is read.
+    end: Option<StreamEnd>,
 }
 
 impl<S: AsyncRead + Unpin> CheckedStream<S> {
@@ -234,8 +244,7 @@ impl<S: AsyncRead + Unpin> CheckedStream<S> {
             framing: Framing::new(),
             checked: Vec::new(),
             heads: heads.clone(),
-            ended: false,
-            failed: false,
+            end: None,
         };
         (checked, heads)
     }
@@ -253,17 +262,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for CheckedStream<S> {
                 move_bytes(&mut this.checked, buffer);
                 return Poll::Ready(Ok(()));
             }
-            if this.failed {
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            }
-            if this.ended {
-                return Poll::Ready(Ok(()));
+            match this.end {
+                None => {}
+                Some(StreamEnd::Closed) => return Poll::Ready(Ok(())),
+                Some(StreamEnd::BadHead) => return Poll::Pending,
+                Some(StreamEnd::BadBody) => {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
             }
             let mut chunk = [0; CHUNK];
             let mut input = ReadBuf::new(&mut chunk);
             ready!(Pin::new(&mut this.stream).poll_read(context, &mut input))?;
             if input.filled().is_empty() {
-                this.ended = true;
+                this.end = Some(StreamEnd::Closed);
                 continue;
             }
             let checked = this.framing.check(input.filled());
@@ -275,10 +286,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for CheckedStream<S> {
                 if this.framing.is_at_head() {
                     this.heads.push(Err(error));
                     this.checked.extend_from_slice(REPLACED_REQUEST);
-                    this.ended = true;
+                    this.end = Some(StreamEnd::BadHead);
                 } else {
-                    // hyper reports a broken body to the service.
-                    this.failed = true;
+                    this.end = Some(StreamEnd::BadBody);
                 }
             }
         }
