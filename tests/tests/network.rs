@@ -76,11 +76,12 @@ fn allowed_hosts_are_reached_and_refusals_shown() {
          curl -sS -o /dev/null -w '%{{http_code}}\\n' http://{refused_server}/; \
          curl -sS http://{refused_server}/; \
          curl -sS --proxytunnel http://{refused_server}/; \
-         curl -sS --noproxy '*' http://{allowed_server}/; \
+         curl -sS --noproxy '*' http://{allowed_server}/direct | head -1; \
+         curl -sS --noproxy '*' http://{refused_server}/; \
          exec 3<>/dev/tcp/127.0.0.1/{port} || echo not connected; exit 7",
         allowed_server = allowed_server.address(),
         refused_server = refused_server.address(),
-        port = allowed_server.0,
+        port = refused_server.0,
     );
     let output = run(&daemon, &[&allowed_server.address()], &script);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
@@ -89,8 +90,10 @@ fn allowed_hosts_are_reached_and_refusals_shown() {
         Some(7),
         "the exit code of the agent: {out}{err}"
     );
-    assert!(out.starts_with("GET /plain HTTP/1.1\r\nHost: "), "{out}");
+    assert!(out.starts_with("GET /plain HTTP/1.1\r\nhost: "), "{out}");
     assert!(out.contains("GET /tunnel HTTP/1.1"), "{out}");
+    // Programs bypass the proxy for the loopback address.
+    assert!(out.contains("GET /direct HTTP/1.1"), "{out}");
     assert!(out.contains("\n403\n"), "{out}");
     assert!(out.ends_with("not connected\n"), "{out}");
     let refused = format!(
@@ -110,17 +113,21 @@ fn allowed_names_are_resolved_by_the_proxy() {
     let daemon = Daemon::start();
     let echo = EchoServer::start();
     let script = format!(
-        "curl -sS http://LOCALHOST:{port}/ | head -1; curl -sS http://127.0.0.1:{port}/; getent hosts example.com; true",
+        "curl -sS http://LOCALHOST:{port}/name | head -1; curl -sS http://127.0.0.1:{port}/address | head -1; \
+         curl -sS http://127.0.0.2:{port}/other; getent hosts example.com; true",
         port = echo.0
     );
     let output = run(&daemon, &[&format!("localhost:{}", echo.0)], &script);
     let out = text(&output.stdout);
-    // Names are matched literally: the address of an allowed name is refused.
+    // A rule for localhost allows its addresses, and no other one.
     assert!(
-        out.starts_with("GET / HTTP/1.1\r\n") && out.matches("GET").count() == 1,
+        out.starts_with("GET /name HTTP/1.1\r\nGET /address HTTP/1.1\r\n"),
         "{output:?}"
     );
-    assert!(out.contains("not in the allow list"), "{out}");
+    assert!(
+        out.contains("not in the allow list") && out.matches("GET").count() == 2,
+        "{out}"
+    );
 }
 
 #[test]

@@ -142,7 +142,11 @@ fn key_is_in_no_process_of_the_agent() {
     pids.push(command);
     for pid in &pids {
         for file in ["cmdline", "environ"] {
-            let bytes = std::fs::read(format!("/proc/{pid}/{file}")).unwrap();
+            // Without root, the environment of the proxy's processes cannot be read.
+            let Ok(bytes) = std::fs::read(format!("/proc/{pid}/{file}")) else {
+                assert_ne!(*pid, command);
+                continue;
+            };
             assert!(
                 !String::from_utf8_lossy(&bytes).contains(KEY),
                 "{pid} {file}"
