@@ -15,8 +15,8 @@ use rustix::fs::MemfdFlags;
 
 use crate::credential::{MIN_PLACEHOLDER, is_key, is_placeholder};
 use crate::policy::Policy;
-use crate::settings::{CredentialSetting, Settings};
-use crate::tls::{Authority, root_certificates, to_pem};
+use crate::settings::{CredentialSetting, Settings, receive_message};
+use crate::tls::{Authority, to_pem};
 use crate::{Execution, ProxyError, failed, lockdown};
 
 /// Variable with a file of root certificates, as OpenSSL uses it.
@@ -108,17 +108,33 @@ fn read_credential(
     })
 }
 
-/// Makes a text readable at a descriptor with this number, which the command inherits.
-fn provide(text: &str, number: i32) -> Result<(), ProxyError> {
-    let create = || {
-        let mut file = File::from(rustix::fs::memfd_create("colibri-ca", MemfdFlags::CLOEXEC)?);
-        file.write_all(text.as_bytes())?;
-        file.rewind()?;
-        place_at(OwnedFd::from(file), number)
-    };
-    create().map_err(failed(&format!(
-        "provide certificates at descriptor {number}"
-    )))
+/// A file that the command inherits at a descriptor with a given number.
+struct Provided(Option<File>);
+
+impl Provided {
+    /// Opens an empty file at a number, before other descriptors can get it.
+    fn open(number: Option<i32>) -> Result<Self, ProxyError> {
+        let Some(number) = number else {
+            return Ok(Self(None));
+        };
+        let create = || {
+            let file = rustix::fs::memfd_create("colibri-ca", MemfdFlags::CLOEXEC)?;
+            place_at(file.try_clone()?, number)?;
+            Ok(Self(Some(File::from(file))))
+        };
+        create().map_err(failed(&format!(
+            "provide certificates at descriptor {number}"
+        )))
+    }
+
+    /// Writes the content, which the command reads from its start.
+    fn fill(self, content: &[u8]) -> Result<(), ProxyError> {
+        let Some(mut file) = self.0 else {
+            return Ok(());
+        };
+        let written = file.write_all(content).and_then(|()| file.rewind());
+        written.map_err(failed("write certificates"))
+    }
 }
 
 /// Starts `serve` and executes the program. `serve` ends when this process ends.
@@ -142,6 +158,10 @@ pub(crate) fn run(
         Some((_, events)) => events,
         None => None,
     };
+    let (ca, ca_bundle) = (
+        Provided::open(options.ca)?,
+        Provided::open(options.ca_bundle)?,
+    );
     let variable = |name: &str| std::env::var(name).ok();
     let credentials = options
         .credentials
@@ -158,17 +178,10 @@ pub(crate) fn run(
         true => Some(Authority::generate()?),
         false => None,
     };
-    if let Some(authority) = &authority {
-        let certificate = to_pem(&authority.certificate);
-        if let Some(number) = options.ca {
-            provide(&certificate, number)?;
-        }
-        if let Some(number) = options.ca_bundle {
-            let roots = root_certificates(roots_file.as_deref());
-            let roots: String = roots.iter().map(|root| to_pem(root)).collect();
-            provide(&(roots + &certificate), number)?;
-        }
-    }
+    let certificate = authority
+        .as_ref()
+        .map(|authority| to_pem(&authority.certificate))
+        .unwrap_or_default();
     let (server_end, sandbox_end) = UnixStream::pair().map_err(failed("create a socket pair"))?;
     let proxy = std::env::current_exe().map_err(failed("find its own program"))?;
     let has_events = events.is_some();
@@ -188,11 +201,19 @@ pub(crate) fn run(
         credentials,
         authority_key: authority.map(|authority| authority.key),
         roots_file,
+        wants_roots: options.ca_bundle.is_some(),
         events: has_events,
     };
     settings
         .send(&sandbox_end)
         .map_err(failed("send the settings to the server"))?;
+    if settings.wants_roots {
+        let mut bundle =
+            receive_message(&sandbox_end).map_err(failed("receive the certificates"))?;
+        bundle.extend_from_slice(certificate.as_bytes());
+        ca_bundle.fill(&bundle)?;
+    }
+    ca.fill(certificate.as_bytes())?;
     let number = socket_passing::keep_open(&sandbox_end).map_err(failed("keep the socket open"))?;
     core_limit.restore();
     let secrets = std::env::vars_os().map(|(name, _)| name);

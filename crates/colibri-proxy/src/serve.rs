@@ -19,8 +19,8 @@ use crate::policy::Policy;
 use crate::reporter::Reporter;
 use crate::resolver::{self, Resolver};
 use crate::server::{MAX_CONNECTIONS, Purpose, Shared, accept_connections, purpose, sandbox_end};
-use crate::settings::Settings;
-use crate::tls::{TlsContext, root_certificates};
+use crate::settings::{Settings, send_message};
+use crate::tls::{TlsContext, root_certificates, to_pem};
 use crate::{ProxyError, failed, lockdown};
 
 /// Signals that both parts ignore: they are sent to all processes of an agent, and the proxy must outlive the agent.
@@ -98,11 +98,16 @@ pub(crate) fn serve(parent: &OsStr) -> Result<ExitCode, ProxyError> {
         .iter()
         .map(|credential| credential.rule.destination().clone())
         .collect();
+    let roots = match settings.authority_key.is_some() {
+        true => root_certificates(settings.roots_file.as_deref()),
+        false => Vec::new(),
+    };
+    if settings.wants_roots {
+        let bundle: String = roots.iter().map(|root| to_pem(root)).collect();
+        send_message(&connection, bundle.as_bytes()).map_err(failed("send the certificates"))?;
+    }
     let tls = match settings.authority_key {
-        Some(key) => Some(TlsContext::new(
-            &key,
-            root_certificates(settings.roots_file.as_deref()),
-        )?),
+        Some(key) => Some(TlsContext::new(&key, roots)?),
         None => None,
     };
     let events = match settings.events {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Maximum length of the settings, in bytes.
+/// Maximum length of a message, in bytes: the settings, or a bundle of certificates.
 const MAX_LENGTH: u32 = 4 * 1024 * 1024;
 
 /// A credential, as `run` read it.
@@ -28,34 +28,47 @@ pub(crate) struct Settings {
     pub(crate) authority_key: Option<Vec<u8>>,
     /// File with further root certificates.
     pub(crate) roots_file: Option<PathBuf>,
+    /// `serve` answers by a message with all root certificates in PEM.
+    pub(crate) wants_roots: bool,
     /// Refusals are written to standard output.
     pub(crate) events: bool,
 }
 
 impl Settings {
-    /// Sends the settings: their length as four bytes, and JSON.
-    pub(crate) fn send(&self, mut connection: &UnixStream) -> io::Result<()> {
-        let json = serde_json::to_vec(self)?;
-        let length = u32::try_from(json.len())
-            .ok()
-            .filter(|length| *length <= MAX_LENGTH);
-        let length =
-            length.ok_or_else(|| io::Error::other("the rules are too long; give fewer"))?;
-        connection.write_all(&length.to_be_bytes())?;
-        connection.write_all(&json)
+    /// Sends the settings.
+    pub(crate) fn send(&self, connection: &UnixStream) -> io::Result<()> {
+        send_message(connection, &serde_json::to_vec(self)?)
     }
 
     /// Receives the settings, and no byte after them.
-    pub(crate) fn receive(mut connection: &UnixStream) -> io::Result<Self> {
-        let mut length = [0; 4];
-        connection.read_exact(&mut length)?;
-        let length = u32::from_be_bytes(length);
-        if length > MAX_LENGTH {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let mut json = Vec::new();
-        connection.take(length.into()).read_to_end(&mut json)?;
-        Ok(serde_json::from_slice(&json)?)
+    pub(crate) fn receive(connection: &UnixStream) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&receive_message(connection)?)?)
+    }
+}
+
+/// Sends a message: its length as four bytes, and its bytes.
+pub(crate) fn send_message(mut connection: &UnixStream, message: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(message.len())
+        .ok()
+        .filter(|length| *length <= MAX_LENGTH)
+        .ok_or_else(|| io::Error::other("the message is too long; give fewer rules"))?;
+    connection.write_all(&length.to_be_bytes())?;
+    connection.write_all(message)
+}
+
+/// Receives a message, and no byte after it.
+pub(crate) fn receive_message(mut connection: &UnixStream) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    connection.read_exact(&mut length)?;
+    let length = u32::from_be_bytes(length);
+    if length > MAX_LENGTH {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut message = Vec::new();
+    connection.take(length.into()).read_to_end(&mut message)?;
+    match message.len() == length as usize {
+        true => Ok(message),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
@@ -76,6 +89,7 @@ mod tests {
             }],
             authority_key: Some(vec![0, 255]),
             roots_file: Some("/x".into()),
+            wants_roots: false,
             events: true,
         };
         let thread = std::thread::spawn(move || {

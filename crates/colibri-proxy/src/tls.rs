@@ -108,7 +108,8 @@ pub(crate) fn to_pem(certificate: &[u8]) -> String {
     text
 }
 
-/// Returns the root certificates of the system, and those of a file that only root or this user can change.
+/// Returns the root certificates of the system, and those of a file that only root or this user can change. A process with the
+/// variable `SSL_CERT_FILE` would get that file in place of the system's certificates; `serve` has no such variable.
 pub(crate) fn root_certificates(file: Option<&Path>) -> Vec<CertificateDer<'static>> {
     let mut certificates = rustls_native_certs::load_native_certs().certs;
     if let Some(file) = file.filter(|file| is_trusted(file)) {

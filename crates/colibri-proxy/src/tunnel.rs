@@ -165,7 +165,11 @@ where
             }
         }
     };
-    shared.within_head_timeout(receiving).await
+    match shared.within_head_timeout(receiving).await {
+        // The client waits for the server, as no TLS client does.
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(FirstBytes::Incomplete),
+        found => found,
+    }
 }
 
 /// Checks that a tunnel is a TLS connection for its destination.
@@ -181,8 +185,9 @@ fn check_first(
         }
         (FirstBytes::Tls { name: None }, Host::Name(_)) => Err(Refusal::NoName),
         (FirstBytes::Tls { .. }, Host::Address(_)) => Ok(()),
-        (FirstBytes::Other | FirstBytes::Incomplete, _) if tls_only => Err(Refusal::NotTls),
-        (FirstBytes::Other | FirstBytes::Incomplete, _) => Ok(()),
+        (FirstBytes::Incomplete, _) => Err(Refusal::NotTls),
+        (FirstBytes::Other, _) if tls_only => Err(Refusal::NotTls),
+        (FirstBytes::Other, _) => Ok(()),
     }
 }
 
@@ -268,6 +273,12 @@ mod tests {
             (tls(Some("b")), "192.0.2.1:443", true, Ok(())),
             (FirstBytes::Other, "a:443", true, Err(Refusal::NotTls)),
             (FirstBytes::Other, "a:8080", false, Ok(())),
+            (
+                FirstBytes::Incomplete,
+                "a:8080",
+                false,
+                Err(Refusal::NotTls),
+            ),
         ] {
             let found = check_first(&first, &destination.parse().unwrap(), tls_only);
             assert_eq!(found, expected, "{first:?} {destination}");

@@ -167,6 +167,9 @@ fn bundle_contains_the_authority_and_the_roots() {
     let bundle = certificates(&tls.file("bundle.pem"));
     assert_eq!(ca.len(), 1);
     assert!(bundle.contains(&ca[0]) && bundle.contains(&certificates(&authority.file)[0]));
+    for root in rustls_native_certs::load_native_certs().certs {
+        assert!(bundle.contains(&root));
+    }
 }
 
 #[test]
