@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use colibri_jail_core::{Destination, Host};
 use tokio::net::TcpStream;
@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use crate::policy::{Policy, Refusal};
 use crate::resolver::Resolver;
 
+/// Timeout for a connection to one of the addresses.
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// Timeout for a connection to one address.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,12 +37,17 @@ pub(crate) async fn connect(
     if let (true, Host::Name(name)) = (addresses.is_empty(), destination.host()) {
         addresses = resolver.lookup(name).await.map_err(ConnectError::Resolve)?;
     }
-    let addresses = allowed(addresses, destination.port(), policy)?;
+    let addresses = allowed(addresses, destination, policy)?;
+    let end = Instant::now() + TIMEOUT;
     let mut last = io::Error::other("the name has no address");
     for address in addresses {
         let connecting = TcpStream::connect(SocketAddr::new(address, destination.port()));
+        let limit = ADDRESS_TIMEOUT.min(end.saturating_duration_since(Instant::now()));
+        if limit.is_zero() {
+            break;
+        }
         let late = || io::Error::other(format!("no answer within {ADDRESS_TIMEOUT:?}"));
-        match timeout(ADDRESS_TIMEOUT, connecting).await {
+        match timeout(limit, connecting).await {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
@@ -53,11 +60,15 @@ pub(crate) async fn connect(
 }
 
 /// Returns the addresses that the policy allows; an error if it refuses all.
-fn allowed(addresses: Vec<IpAddr>, port: u16, policy: &Policy) -> Result<Vec<IpAddr>, Refusal> {
+fn allowed(
+    addresses: Vec<IpAddr>,
+    destination: &Destination,
+    policy: &Policy,
+) -> Result<Vec<IpAddr>, Refusal> {
     let mut allowed = Vec::new();
     let mut refusal = None;
     for address in addresses {
-        match policy.address(address, port) {
+        match policy.address(destination.host(), address, destination.port()) {
             Ok(()) => allowed.push(address),
             Err(refused) => refusal = Some(refused),
         }

@@ -334,7 +334,8 @@ fn failure_response(shared: &Shared, failure: Failure) -> Response<String> {
 
 /// Returns the message for the agent that the policy forbids a destination.
 pub(crate) fn refusal_text(destination: &Destination, refusal: &Refusal) -> String {
+    let rule = refusal.missing_rule(destination);
     format!(
-        "policy forbids {destination}: {refusal}; do not retry, ask the user to allow it (--allow {destination})"
+        "policy forbids {destination}: {refusal}; do not retry, ask the user to allow it (--allow {rule})"
     )
 }

@@ -34,6 +34,15 @@ impl CoreLimit {
     }
 }
 
+/// Prevents this process and those that it starts from getting privileges by an execve(2).
+pub(crate) fn deny_new_privileges() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::thread::set_no_new_privs(true)?;
+    #[cfg(target_os = "freebsd")]
+    rustix::process::set_no_new_privs(None)?;
+    Ok(())
+}
+
 /// Raises the limit of open files for `connections` connections, as far as possible. Returns the number of connections for which
 /// the limit is sufficient.
 pub(crate) fn allow_connections(connections: usize) -> usize {

@@ -36,6 +36,19 @@ pub(crate) enum Refusal {
     OtherHost(String),
 }
 
+impl Refusal {
+    /// Returns the rule that would allow the destination.
+    pub(crate) fn missing_rule(&self, destination: &Destination) -> String {
+        match self {
+            Self::Address { address, .. } => {
+                Destination::new(Host::Address(*address), destination.port()).to_string()
+            }
+            Self::NotTcp | Self::NotTls => format!("tcp:{destination}"),
+            _ => destination.to_string(),
+        }
+    }
+}
+
 /// What the proxy does with the bytes of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tunnel {
@@ -173,12 +186,15 @@ impl Policy {
         }
     }
 
-    /// Decides about an address to which a host resolves.
-    pub(crate) fn address(&self, address: IpAddr, port: u16) -> Result<(), Refusal> {
+    /// Decides about an address of a host. A host that names its address itself needs any rule for the address. Another name
+    /// needs a rule that allows all connections to the address, because a rule by path is for its own host.
+    pub(crate) fn address(&self, host: &Host, address: IpAddr, port: u16) -> Result<(), Refusal> {
+        let is_named = !host.known_addresses().is_empty();
+        let allows = |rule: &NetworkRule| {
+            (is_named || rule.request_scheme().is_none()) && rule.names_address(address, port)
+        };
         match special_address_kind(address) {
-            Some(kind) if !self.any(|rule| rule.names_address(address, port)) => {
-                Err(Refusal::Address { address, kind })
-            }
+            Some(kind) if !self.any(allows) => Err(Refusal::Address { address, kind }),
             _ => Ok(()),
         }
     }
@@ -272,20 +288,24 @@ mod tests {
 
     #[test]
     fn special_addresses_need_a_rule_by_address() {
-        let policy = policy(&["a:80", "10.0.0.1:80", "localhost:81"]);
-        for (address, port, allowed) in [
-            ("1.1.1.1", 80, true),
-            ("10.0.0.1", 80, true),
-            ("::ffff:10.0.0.1", 80, true),
-            ("10.0.0.1", 81, false),
-            ("10.0.0.2", 80, false),
-            ("127.0.0.1", 81, true),
-            ("::1", 81, true),
-            ("127.0.0.1", 80, false),
-            ("169.254.169.254", 80, false),
+        let policy = policy(&["a:80", "10.0.0.1:80", "localhost:81", "http://10.0.0.9/x/*"]);
+        for (host, address, port, allowed) in [
+            ("a", "1.1.1.1", 80, true),
+            ("a", "10.0.0.1", 80, true),
+            ("a", "::ffff:10.0.0.1", 80, true),
+            ("a", "10.0.0.1", 81, false),
+            ("a", "10.0.0.2", 80, false),
+            ("a", "127.0.0.1", 81, true),
+            ("a", "::1", 81, true),
+            ("a", "127.0.0.1", 80, false),
+            ("a", "169.254.169.254", 80, false),
+            ("a", "10.0.0.9", 80, false),
+            ("10.0.0.9", "10.0.0.9", 80, true),
+            ("localhost", "127.0.0.1", 81, true),
+            ("localhost", "127.0.0.1", 80, false),
         ] {
-            let found = policy.address(address.parse().unwrap(), port);
-            assert_eq!(found.is_ok(), allowed, "{address} {port}");
+            let found = policy.address(&host.parse().unwrap(), address.parse().unwrap(), port);
+            assert_eq!(found.is_ok(), allowed, "{host} {address} {port}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use colibri_jail_core::Host;
@@ -16,8 +16,10 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-/// Number of threads for lookups; each counts towards the agent's process limit.
-const THREADS: usize = 4;
+/// Maximum number of concurrent lookups, and of threads for them.
+const MAX_THREADS: usize = 8;
+/// Size of a thread's stack, in bytes: getaddrinfo(3) needs some 64 KiB.
+const STACK_SIZE: usize = 512 * 1024;
 /// Maximum number of lookups that wait for an answer.
 const MAX_LOOKUPS: usize = 64;
 /// Maximum number of addresses of one name.
@@ -27,39 +29,49 @@ const MAX_LINE: u64 = 1024;
 /// Timeout of one lookup.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Runs the resolver process until the server closes the connection.
+/// The number of lookups that run, and its decrease.
+type Running = Arc<(Mutex<usize>, Condvar)>;
+
+/// Runs the resolver process until the server closes the connection. A thread exists during a lookup only: threads count
+/// towards the agent's process limit.
 pub(crate) fn run(connection: UnixStream) -> io::Result<()> {
     let writer = Arc::new(Mutex::new(connection.try_clone()?));
-    let (sender, receiver) = std::sync::mpsc::sync_channel::<String>(MAX_LOOKUPS);
-    let receiver = Arc::new(Mutex::new(receiver));
-    for _ in 0..THREADS {
-        let (receiver, writer) = (receiver.clone(), writer.clone());
-        std::thread::Builder::new()
-            .stack_size(256 * 1024)
-            .spawn(move || {
-                loop {
-                    let request = receiver
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .recv();
-                    let Ok(request) = request else { return };
-                    let Some(answer) = answer(&request) else {
-                        return;
-                    };
-                    let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-                    if writer.write_all(answer.as_bytes()).is_err() {
-                        return;
-                    }
-                }
-            })?;
-    }
+    let running = Running::default();
     let mut reader = BufReader::new(connection);
     loop {
         let mut line = String::new();
         let count = io::Read::take(&mut reader, MAX_LINE).read_line(&mut line)?;
-        if count == 0 || !line.ends_with('\n') || sender.send(line).is_err() {
+        if count == 0 || !line.ends_with('\n') {
             return Ok(());
         }
+        let (count, decreased) = &*running;
+        let count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = decreased.wait_while(count, |count| *count >= MAX_THREADS);
+        *waited.unwrap_or_else(PoisonError::into_inner) += 1;
+        let lookup = {
+            let (running, writer, line) = (running.clone(), writer.clone(), line.clone());
+            move || {
+                respond(&line, &writer);
+                let (count, decreased) = &*running;
+                *count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+                decreased.notify_one();
+            }
+        };
+        let thread = std::thread::Builder::new().stack_size(STACK_SIZE);
+        if thread.spawn(lookup).is_err() {
+            // The process limit is reached.
+            let (count, _) = &*running;
+            *count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+            respond(&line, &writer);
+        }
+    }
+}
+
+/// Answers a request line. An error of the connection ends the process at its next read.
+fn respond(request: &str, writer: &Mutex<UnixStream>) {
+    if let Some(answer) = answer(request) {
+        let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = writer.write_all(answer.as_bytes());
     }
 }
 

@@ -33,6 +33,7 @@ fn start(parent: &OsStr) -> Result<(), ProxyError> {
     let _ = colibri_sys::descriptors::close_from(3);
     // The limit is not restored: this process executes no other program for a user.
     let _ = lockdown::hide_memory().map_err(failed("hide its memory"))?;
+    lockdown::deny_new_privileges().map_err(failed("give up privileges"))?;
     let parent = parent
         .to_string_lossy()
         .parse()

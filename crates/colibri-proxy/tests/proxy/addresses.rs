@@ -32,6 +32,14 @@ fn name_of_a_loopback_address_needs_a_rule_by_address() {
     assert!(server.requests().is_empty());
     let proxy = Proxy::start(&[&host, &format!("127.0.0.1:{port}")]);
     assert!(get(&proxy, &host).starts_with("HTTP/1.1 200 "));
+    // A rule by path is for its own host only.
+    let proxy = Proxy::start(&[&host, &format!("http://127.0.0.1:{port}/x/*")]);
+    let answer = get(&proxy, &host);
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(
+        answer.contains(&format!("--allow 127.0.0.1:{port}")),
+        "{answer}"
+    );
     // The address of another port is not allowed.
     let proxy = Proxy::start(&[&host, "127.0.0.1:1"]);
     assert!(get(&proxy, &host).starts_with("HTTP/1.1 403 "));

@@ -1,5 +1,7 @@
 //! The real proxy between real clients and servers, without a sandbox: a process in place of one passes its sockets.
 
+// The tests read /proc.
+#![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
