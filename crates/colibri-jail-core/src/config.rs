@@ -47,7 +47,8 @@ pub struct JailConfig {
     /// Host name inside the jail; with `path` or `template` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// The only destinations the agent may connect to, each `HOST:PORT`, through a proxy; with `path` or `template` only.
+    /// The only destinations the agent may connect to, each a rule like `HOST:PORT`, through a proxy; with `path` or `template`
+    /// only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<String>,
     /// Resource limits. They apply without a jail too.
