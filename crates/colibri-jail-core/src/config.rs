@@ -235,7 +235,8 @@ impl JailConfig {
         let user: Option<JailUser> = parse(&self.user)?;
         let allow = self.allow.iter().map(|text| text.parse());
         let mut allow: Vec<NetworkRule> = allow.collect::<Result<_, _>>()?;
-        allow.sort();
+        // In the order of their text, which `explain` shows.
+        allow.sort_by_cached_key(ToString::to_string);
         allow.dedup();
         let mounts = mount::validate(&self.mounts)?;
         let hostname = parse(&self.hostname)?;
