@@ -134,6 +134,27 @@ mod tests {
         }
     }
 
+    /// colibri-jail-helper sends this message.
+    #[test]
+    #[allow(clippy::disallowed_methods)]
+    fn held_connection_is_returned_with_one_listener() {
+        let (server_end, sandbox_end) = UnixStream::pair().unwrap();
+        let receiver = std::thread::spawn(move || receive(server_end).unwrap());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let descriptors = [listener.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let message = [IoSlice::new(b"H")];
+        sendmsg(&sandbox_end, &message, &mut ancillary, SendFlags::empty()).unwrap();
+        (&sandbox_end).read_exact(&mut [0]).unwrap();
+        let received = receiver.join().unwrap();
+        assert_eq!(received.listeners.len(), 1);
+        drop(sandbox_end);
+        let mut link = received.sandbox_link.unwrap();
+        assert_eq!(link.read(&mut [0]).unwrap(), 0);
+    }
+
     #[test]
     fn closed_peer_is_an_error_on_both_sides() {
         let (server_end, sandbox_end) = UnixStream::pair().unwrap();

@@ -79,7 +79,10 @@ impl Proxy {
         let mut command = Command::new("bash");
         let events = start.events.unwrap_or(Path::new("/dev/null"));
         command
-            .args(["-c", "exec 12>>\"$0\"; exec \"$@\""])
+            .args([
+                "-c",
+                "ulimit -Sc $(ulimit -Hc); exec 12>>\"$0\"; exec \"$@\"",
+            ])
             .arg(events)
             .args([PROGRAM, "run"])
             .args(start.arguments)
