@@ -25,7 +25,7 @@ build() {
     (cd "$tree" && CARGO_TARGET_DIR=$results/build cargo build --quiet --locked --release --workspace --bins)
     mkdir -p "$results/$1"
     # The daemon is copied last: it marks a complete set.
-    for program in colibri-shim colibri-proxy colibri-daemon; do
+    for program in colibri-shim colibri-proxy colibri-sandbox colibri-daemon; do
         cp "$results/build/release/$program" "$results/$1/"
     done
     drop_tree

@@ -10,6 +10,7 @@ const PROGRAMS: &[&str] = &[
     "colibri-shim",
     "colibri-jail-helper",
     "colibri-proxy",
+    "colibri-sandbox",
     "colibri",
     "colibri-daemon",
 ];

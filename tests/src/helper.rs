@@ -317,7 +317,12 @@ fn write_policy(text: &str) {
 pub fn copy_programs_for(user: &str) -> tempfile::TempDir {
     create_user(user);
     let dir = test_directory();
-    for name in ["colibri", "colibri-daemon", "colibri-shim"] {
+    for name in [
+        "colibri",
+        "colibri-daemon",
+        "colibri-shim",
+        "colibri-sandbox",
+    ] {
         fs::copy(crate::program(name), dir.path().join(name)).unwrap();
     }
     let owner = Some(uid(user));

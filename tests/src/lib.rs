@@ -237,8 +237,17 @@ pub struct Daemon {
 impl Daemon {
     /// Creates the directory of a daemon without starting it.
     pub fn prepare() -> Self {
+        let dir = test_directory();
+        // Most tests are about other things than the sandbox.
+        let settings = dir.path().join(".config/colibri");
+        fs::create_dir_all(&settings).unwrap();
+        fs::write(
+            settings.join("colibri.toml"),
+            "[defaults]\nno_jail = true\n",
+        )
+        .unwrap();
         Self {
-            dir: test_directory(),
+            dir,
             child: None,
             user: None,
         }

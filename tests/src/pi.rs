@@ -77,7 +77,11 @@ impl Pi {
         let home = format!("HOME={workspace}");
         let settings = format!("PI_CODING_AGENT_DIR={workspace}/.pi");
         let mut command_line = vec!["--runtime", "pi", "--jail-path", "/", "--workspace"];
-        command_line.extend([&workspace, "--mount", &mount]);
+        let unprotected = format!("{workspace}/.pi");
+        command_line.extend([&workspace, "--mount", &mount, "--unprotect", &unprotected]);
+        if !options.contains(&"--allow") {
+            command_line.extend(["--network", "host"]);
+        }
         for variable in [&path, &home, &settings, "PI_OFFLINE=1"] {
             command_line.extend(["--env", variable]);
         }

@@ -28,7 +28,7 @@ fn failed_start_has_the_exit_code_of_a_shell() {
     let hidden = hidden.path().to_str().unwrap();
     let long_argument = "x".repeat(131_072);
     let many_arguments = vec!["x"; 50_000];
-    let sandbox = ["--jail-path", "/"];
+    let sandbox = ["--jail-path", "/", "--view", "host"];
     let rows: Vec<(&[&str], Vec<&str>, i32, &str)> = vec![
         (
             &[],

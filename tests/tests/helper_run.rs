@@ -649,6 +649,7 @@ fn unverified_kill_reports_remaining_pids() {
     let mark = unique_mark("root");
     let spawned = daemon.cli(&[
         "spawn",
+        "--no-jail",
         "--env",
         &format!("MARK={mark}"),
         "--",
@@ -683,6 +684,7 @@ fn wait_reports_pids_left_by_a_killed_shim() {
     let mark = unique_mark("left");
     let arguments = [
         "spawn",
+        "--no-jail",
         "--env",
         &format!("MARK={mark}"),
         "--",

@@ -331,6 +331,8 @@ fn sandboxed_agent_cannot_reach_the_metrics_socket() {
         "run",
         "--jail-path",
         "/",
+        "--view",
+        "host",
         "--",
         "ls",
         "-A",

@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -371,6 +372,19 @@ fn commands_of_the_agents_page_work() {
         }
     });
     let daemon = Daemon::prepare();
+    fs::remove_file(daemon.path(".config/colibri/colibri.toml")).unwrap();
+    let bin = bin_directory(daemon.directory());
+    let tools = bin.parent().and_then(Path::parent).unwrap();
+    // The model is local, and pi is not installed in /usr.
+    let script = script
+        .replace("api.anthropic.com:443", &model.address().to_string())
+        .replace(
+            "--workspace \"$PWD\" --allow",
+            &format!(
+                "--mount {}:ro --workspace \"$PWD\" --allow",
+                tools.display()
+            ),
+        );
     let settings = daemon.path(".pi/agent");
     fs::create_dir_all(&settings).unwrap();
     fs::create_dir(daemon.path("project")).unwrap();
@@ -379,7 +393,7 @@ fn commands_of_the_agents_page_work() {
     fs::write(settings.join("settings.json"), default_model.to_string()).unwrap();
     daemon.run_documented(
         &format!("export PI_OFFLINE=1\n{script}\ncolibri shutdown"),
-        &[&bin_directory(daemon.directory())],
+        &[&bin],
         &[
             "> make the tests pass\n",
             "- aborted\n",

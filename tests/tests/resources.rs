@@ -174,7 +174,12 @@ impl User {
 
     /// Starts a copy of the daemon as this user, by the command prefix `limits`.
     fn launch(&self, daemon: &mut Daemon, limits: &[&str]) {
-        for name in ["colibri-daemon", "colibri-shim", "colibri-proxy"] {
+        for name in [
+            "colibri-daemon",
+            "colibri-shim",
+            "colibri-proxy",
+            "colibri-sandbox",
+        ] {
             fs::copy(program(name), daemon.path(name)).unwrap();
         }
         self.take_ownership(daemon.directory());

@@ -226,7 +226,12 @@ fn unprivileged_user_can_run_all_commands() {
         return;
     }
     let dir = test_directory();
-    for name in ["colibri", "colibri-daemon", "colibri-shim"] {
+    for name in [
+        "colibri",
+        "colibri-daemon",
+        "colibri-shim",
+        "colibri-sandbox",
+    ] {
         std::fs::copy(program(name), dir.path().join(name)).unwrap();
     }
     run_checked(

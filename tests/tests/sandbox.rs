@@ -24,7 +24,7 @@ fn root_is_read_only_and_tmp_is_private() {
         &daemon,
         &[],
         &format!(
-            "touch /etc/x /usr/x /root/x; ls {}; echo mine > /tmp/x && cat /tmp/x",
+            "touch /etc/x /usr/x /x; ls {}; echo mine > /tmp/x && cat /tmp/x",
             host.path().display()
         ),
     );
@@ -62,12 +62,16 @@ fn ip4_option_selects_the_host_network_or_none() {
         "exec 3<>/dev/tcp/127.0.0.1/{} && echo connected",
         listener.local_addr().unwrap().port()
     );
-    assert!(run_in_sandbox(&daemon, &[], &script).contains("connected"));
-    let refused = run_in_sandbox(&daemon, &["--jail-ip4", "disable"], &script);
-    assert!(
-        refused.contains("Connection refused") && !refused.contains("connected"),
-        "{refused}"
-    );
+    for host in [["--jail-ip4", "inherit"], ["--network", "host"]] {
+        assert!(run_in_sandbox(&daemon, &host, &script).contains("connected"));
+    }
+    for none in [&["--jail-ip4", "disable"][..], &["--network", "none"], &[]] {
+        let refused = run_in_sandbox(&daemon, none, &script);
+        assert!(
+            refused.contains("Connection refused") && !refused.contains("connected"),
+            "{refused}"
+        );
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn commands_without_threads_report_it_and_do_not_panic() {
             .output()
             .unwrap()
     };
-    let id = text(&call(&[], &["spawn", "--", "sleep", "1000"]).stdout);
+    let id = text(&call(&[], &["spawn", "--no-jail", "--", "sleep", "1000"]).stdout);
     let id = id.trim();
     assert!(!id.is_empty());
     // The daemon, the shim and the agent exceed this limit.
@@ -31,7 +31,7 @@ fn commands_without_threads_report_it_and_do_not_panic() {
         &["attach", id][..],
         &["logs", "-f", id],
         &["events"],
-        &["run", "--", "true"],
+        &["run", "--no-jail", "--", "true"],
     ] {
         let output = call(&limit, args);
         let message = text(&output.stderr);

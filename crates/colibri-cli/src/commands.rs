@@ -49,7 +49,7 @@ pub(crate) async fn for_each_agent(
 pub(crate) async fn spawn(global: &Global, background: Background) -> Result<u8, CliError> {
     let Background { spawn, prompt } = background;
     let client = connect(global).await?;
-    let params = crate::config::spawn_params(&client, spawn).await?;
+    let params = crate::config::spawn_params(global, &client, spawn).await?;
     let agent = client.spawn_agent(params).await?;
     output::warnings(&agent.warnings);
     output::print(format!("{}\n", agent.id))?;

@@ -6,21 +6,31 @@ use colibri_client::{AgentRuntime, Client, JailConfig, ProfileInfo, ReloadResult
 use colibri_config::{ConfigError, ConfigSources, SettingsError, default_paths};
 
 use crate::args::{Global, ProfileSettings, Spawn};
-use crate::connect::{connect, lookup};
+use crate::connect::{connect, lookup, settings};
+use crate::default_jail::DefaultJail;
 use crate::error::CliError;
 use crate::output::{self, sanitize};
 use crate::tables::jail_name;
 
 /// Returns the spawn request for these options, with the secrets that the daemon's profile requires.
-pub(crate) async fn spawn_params(client: &Client, spawn: Spawn) -> Result<SpawnRequest, CliError> {
+pub(crate) async fn spawn_params(
+    global: &Global,
+    client: &Client,
+    spawn: Spawn,
+) -> Result<SpawnRequest, CliError> {
+    let default_jail = DefaultJail::of(&settings(global)?);
     let Some(name) = &spawn.profile else {
-        return spawn.into_request(&ProfileSettings::default());
+        return spawn.into_request(&ProfileSettings {
+            default_jail,
+            ..ProfileSettings::default()
+        });
     };
     // The daemon refuses an unknown profile, and lists the known ones.
     let mut profiles = client.list_profiles().await?.profiles.into_iter();
     let profile = profiles.find(|profile| profile.name == *name);
-    let profile_settings =
+    let mut profile_settings =
         profile.map_or_else(ProfileSettings::default, |profile| ProfileSettings {
+            default_jail: DefaultJail::default(),
             has_jail: profile.jail.as_ref().is_some_and(JailConfig::is_jail),
             has_cwd: profile.cwd.is_some(),
             // A secret that the profile may set itself is optional here.
@@ -33,6 +43,7 @@ pub(crate) async fn spawn_params(client: &Client, spawn: Spawn) -> Result<SpawnR
                 })
                 .collect(),
         });
+    profile_settings.default_jail = default_jail;
     spawn.into_request(&profile_settings)
 }
 

@@ -55,6 +55,11 @@ pub(crate) enum CliError {
     /// The reader of stdout or stderr has closed the pipe, which the user does not see as an error.
     #[error("cannot write the output: its reader has closed the pipe")]
     ReaderClosed,
+    /// The agent has no jail, and neither an option nor the settings say that it needs none.
+    #[error(
+        "the agent has no jail; give one of --jail-name, --jail-path and --no-jail, or set one in [defaults] of the settings file"
+    )]
+    NoJail,
     /// Any other error; the message.
     #[error("{0}")]
     Message(String),
@@ -79,7 +84,7 @@ impl CliError {
         }
     }
 
-    /// Returns the exit code: 3 if no daemon can be used, 2 for an unknown daemon user or a missing terminal, otherwise 1.
+    /// Returns the exit code: 3 if no daemon can be used, 2 for an unknown daemon user, a missing terminal or a missing jail, otherwise 1.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Client(
@@ -89,7 +94,7 @@ impl CliError {
                 | ClientError::Start(_),
             )
             | Self::NoService { .. } => 3,
-            Self::DaemonUser(_) | Self::NoTerminal => 2,
+            Self::DaemonUser(_) | Self::NoTerminal | Self::NoJail => 2,
             _ => 1,
         }
     }

@@ -8,6 +8,7 @@ use colibri_prepare::{Cgroups, HostEnv, Installation, Preparer};
 
 use crate::args::{Global, ProfileSettings, Spawn};
 use crate::connect::{lookup, settings, socket};
+use crate::default_jail::DefaultJail;
 use crate::error::CliError;
 use crate::output;
 
@@ -42,6 +43,7 @@ pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, C
     let name = spawn.profile.as_ref();
     let profile = name.and_then(|name| profiles.get(name));
     let profile_settings = ProfileSettings {
+        default_jail: DefaultJail::of(&settings(global)?),
         has_jail: profile
             .and_then(|profile| profile.request.jail.as_ref())
             .is_some_and(JailConfig::is_jail),

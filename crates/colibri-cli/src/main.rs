@@ -8,6 +8,7 @@ mod attach;
 mod commands;
 mod config;
 mod connect;
+mod default_jail;
 mod doctor;
 mod error;
 mod events;

@@ -13,6 +13,7 @@ pub use diagnostic::Diagnostic;
 pub use file::{Autostart, ConfigError, ConfigFile, ConfigSources, DaemonConfig, default_paths};
 pub use profile::{Profile, ProfileError};
 pub use settings::{
-    FsyncPolicy, Hook, HookError, HookSettings, LogLimits, MetricsAddress, MetricsAddressError,
-    PartialSettings, Registries, Retention, Settings, SettingsChanges, SettingsError,
+    Defaults, FsyncPolicy, Hook, HookError, HookSettings, LogLimits, MetricsAddress,
+    MetricsAddressError, PartialSettings, Registries, Retention, Settings, SettingsChanges,
+    SettingsError,
 };

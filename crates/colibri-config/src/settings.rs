@@ -1,10 +1,12 @@
 //! Resolution of settings: flags take precedence over the environment, the settings file and the defaults, in this
 //! order. The daemon and `colibri explain` share it.
 
+mod defaults;
 mod hook;
 mod metrics;
 mod partial;
 
+pub use defaults::Defaults;
 pub use hook::{Hook, HookError, HookSettings};
 pub use metrics::{MetricsAddress, MetricsAddressError};
 pub use partial::{PartialSettings, SettingsChanges};
@@ -329,6 +331,12 @@ impl PartialSettings {
     fn bubblewrap(&self) -> Bubblewrap {
         let program = first_executable(BWRAP_PATHS).and_then(|path| path.parse().ok());
         let engine = program.map_or_else(Bubblewrap::default, Bubblewrap::new);
+        let sandbox = find_program("colibri-sandbox")
+            .unwrap_or_else(|| Path::new(LIBEXEC[0]).join("colibri-sandbox"));
+        let engine = match sandbox.to_str().and_then(|path| path.parse().ok()) {
+            Some(sandbox) => engine.with_sandbox(sandbox, libraries()),
+            None => engine,
+        };
         match self.proxy() {
             Some(proxy) => engine.with_proxy(proxy),
             None => engine,
@@ -445,6 +453,28 @@ fn default_state_dir(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf
         return Some(PathBuf::from("/var/db/colibri"));
     }
     Some(lookup("HOME")?.join(".local/state/colibri"))
+}
+
+/// Returns the dynamic linker and the libraries of this program, which those of colibri-sandbox equal, the linker first.
+fn libraries() -> Vec<JailPath> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let paths = maps
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(5));
+    let is_library = |path: &&str| path.starts_with('/') && path.contains(".so");
+    let mut libraries: Vec<JailPath> = paths
+        .filter(is_library)
+        .filter_map(|path| path.parse().ok())
+        .collect();
+    let is_linker = |path: &JailPath| {
+        path.as_str()
+            .rsplit('/')
+            .next()
+            .is_some_and(|name| name.starts_with("ld-"))
+    };
+    libraries.sort_by_key(|path| (!is_linker(path), path.clone()));
+    libraries.dedup();
+    libraries
 }
 
 fn first_executable(paths: &[&'static str]) -> Option<&'static str> {

@@ -1,21 +1,62 @@
 //! Command lines of bwrap(1): a read-only root, separate namespaces, private /proc, /dev and /tmp.
 //!
-//! A sandbox with `allow` has no network except a proxy. colibri-proxy runs bwrap and filters outside the sandbox;
-//! inside, a second instance starts the agent and listens on the port where the agent finds the proxy.
+//! colibri-sandbox completes the sandbox. Outside, its part `run` chooses the user and executes bwrap; inside, its part `enter`
+//! is the init process, masks and protects paths, and starts the agent with a seccomp filter:
+//!
+//! ```text
+//! [colibri-proxy run DESTINATION… --] colibri-sandbox run … -- bwrap … -- /dev/colibri-sandbox enter … -- AGENT ARG…
+//! ```
+//!
+//! A sandbox with `allow` has no network except a proxy. colibri-proxy filters outside the sandbox; `enter` opens the port
+//! where the agent finds it.
 
 use std::collections::BTreeSet;
 
 use crate::{
-    ArgumentLimit, CommandLine, Confinement, EngineProbe, EnginePrograms, EphemeralJail,
-    HostSetting, Ip4Policy, JailEngine, JailError, JailName, JailOp, JailPath, JailUser,
-    LimitMechanism, NetworkRule,
+    ArgumentLimit, CommandLine, Confinement, EngineProbe, EnginePrograms, EphemeralJail, HeldPath,
+    HostSetting, HostUser, Ip4Policy, JailEngine, JailError, JailName, JailOp, JailPath, JailUser,
+    LimitMechanism, NetworkRule, View,
 };
 
 const KILL: &str = "/bin/kill";
 /// Path of the proxy program in a filtered sandbox: in the private /dev, over which nothing can be mounted.
 const PROXY_INSIDE: &str = "/dev/colibri-proxy";
+/// Path of colibri-sandbox in a sandbox, as [`PROXY_INSIDE`].
+const SANDBOX_INSIDE: &str = "/dev/colibri-sandbox";
+/// Directory of its libraries, for a root that may lack them.
+const LIBRARIES_INSIDE: &str = "/dev/colibri-lib";
+/// Capabilities that colibri-sandbox has in the namespace of bwrap, and drops: for mounts, to limit the number of user namespaces,
+/// and to map the user of that namespace (user_namespaces(7)).
+const CAPABILITIES: &[&str] = &["CAP_SYS_ADMIN", "CAP_SYS_RESOURCE", "CAP_SETFCAP"];
+/// Path of an empty directory in a sandbox, which covers masked directories.
+pub const EMPTY_INSIDE: &str = "/dev/colibri-empty";
 /// Directories that are private to every sandbox.
 const PRIVATE: &[&str] = &["/proc", "/dev", "/tmp"];
+/// Directories of the host in the minimal view, if they exist: programs, libraries and settings.
+const MINIMAL: &[&str] = &[
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/opt",
+    "/etc",
+    "/nix/store",
+    "/gnu/store",
+    "/run/current-system",
+    "/var/lib/ca-certificates",
+];
+/// Private directories of the minimal view, with their modes, besides the home directory.
+const MINIMAL_PRIVATE: &[(&str, &str)] =
+    &[("/tmp", "1777"), ("/var/tmp", "1777"), ("/run", "0755")];
+/// Maximum size of a private directory in memory, in bytes.
+const PRIVATE_SIZE: &str = "2147483648";
+/// Maximum size of /dev/shm, in bytes.
+const SHARED_MEMORY_SIZE: &str = "536870912";
+/// Number of the first descriptor of a held path: above those that the shim and the standard library use.
+const FIRST_HELD: i32 = 200;
 /// Maximum number of arguments of bwrap(1), including those of the command (bubblewrap.c: MAX_ARGS).
 const MAX_ARGS: usize = 9000;
 
@@ -60,7 +101,16 @@ const COMMON: &[&str] = &[
 pub struct Bubblewrap {
     program: JailPath,
     proxy: Option<JailPath>,
+    sandbox: Option<SandboxProgram>,
     user_namespaces: bool,
+}
+
+/// The program colibri-sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SandboxProgram {
+    program: JailPath,
+    /// The dynamic linker and the libraries of the program.
+    libraries: Vec<JailPath>,
 }
 
 impl Default for Bubblewrap {
@@ -79,8 +129,17 @@ impl Bubblewrap {
         Self {
             program,
             proxy: None,
+            sandbox: None,
             user_namespaces: true,
         }
+    }
+
+    /// Sets the path of the `colibri-sandbox` program, and of the dynamic linker and the libraries that it uses, the linker
+    /// first. Without it, the root `/` shows everything, and the options of a sandbox are refused.
+    #[must_use]
+    pub fn with_sandbox(mut self, program: JailPath, libraries: Vec<JailPath>) -> Self {
+        self.sandbox = Some(SandboxProgram { program, libraries });
+        self
     }
 
     /// Sets the path of the `colibri-proxy` program. Without it, jails with `allow` are refused.
@@ -99,6 +158,285 @@ impl Bubblewrap {
     }
 }
 
+impl Bubblewrap {
+    /// Returns the command that creates a sandbox.
+    fn create(
+        &self,
+        jail: &EphemeralJail,
+        workdir: Option<&JailPath>,
+        command: &CommandLine,
+    ) -> Result<CommandLine, JailError> {
+        if let Some(field) = jail.first_root_field() {
+            return Err(JailError::Unsupported(format!(
+                "`{field}` is for FreeBSD jails; remove it, and give the root directory as `path`: a sandbox shows it read-only, with a private /dev and /tmp"
+            )));
+        }
+        let proxy = self.proxy.as_ref().filter(|_| !jail.allow.is_empty());
+        if proxy.is_none() && !jail.allow.is_empty() {
+            return Err(JailError::no_proxy());
+        }
+        let mut args: Vec<String> = COMMON.iter().map(|word| (*word).to_owned()).collect();
+        if !self.user_namespaces {
+            args.push("--disable-userns".to_owned());
+        }
+        match &jail.ip4 {
+            Ip4Policy::Inherit if proxy.is_none() => {}
+            Ip4Policy::Inherit | Ip4Policy::Disable => args.push("--unshare-net".to_owned()),
+            other => {
+                return Err(JailError::Unsupported(format!(
+                    "`ip4` {other} is not possible with bubblewrap; give disable for no network, or inherit for the host's network"
+                )));
+            }
+        }
+        let inside = match self.completing(jail) {
+            Some(sandbox) => {
+                self.add_sandbox(&mut args, jail, sandbox);
+                let user = jail.user.as_ref().map(ids).transpose()?;
+                Some(enter_command(jail, sandbox, workdir, proxy.is_some(), user))
+            }
+            None => {
+                if let Some(field) = jail.sandbox.first_requested() {
+                    return Err(JailError::Unsupported(format!(
+                        "`{field}` needs colibri-sandbox around the command of bubblewrap itself; remove `{field}`, or use the privilege backend none"
+                    )));
+                }
+                add_plain(&mut args, jail);
+                let mut enter = vec!["enter".to_owned()];
+                add_loopback_ports(&mut enter, &jail.allow);
+                proxy.map(|proxy| {
+                    add(&mut args, &["--ro-bind", proxy.as_str(), PROXY_INSIDE]);
+                    (PROXY_INSIDE.to_owned(), enter)
+                })
+            }
+        };
+        let user = jail.user.as_ref().map(ids).transpose()?;
+        // colibri-sandbox needs the namespace in which bwrap mounts, which is its own only for this user.
+        let (uid, gid) = match self.completing(jail) {
+            Some(_) => (Some(0), Some(0)),
+            None => user.unzip(),
+        };
+        for (option, id) in [("--uid", uid), ("--gid", gid)] {
+            if let Some(id) = id {
+                add(&mut args, &[option, &id.to_string()]);
+            }
+        }
+        if let Some(hostname) = &jail.hostname {
+            add(&mut args, &["--hostname", hostname.as_str()]);
+        }
+        // With colibri-sandbox, the working directory follows the masks.
+        let workdir = workdir.filter(|_| self.completing(jail).is_none());
+        add(
+            &mut args,
+            &["--chdir", workdir.map_or("/", JailPath::as_str), "--"],
+        );
+        let mut command = command.clone();
+        if let Some((program, words)) = inside {
+            command = command.wrapped_by(&program, words);
+        }
+        command = command.wrapped_by(self.program.as_str(), args);
+        if let Some(sandbox) = self.completing(jail) {
+            command = command.wrapped_by(sandbox.program.as_str(), self.run_words(jail));
+        }
+        if let Some(proxy) = proxy {
+            command = command.filtered(proxy, &jail.allow);
+        }
+        Ok(command)
+    }
+
+    /// Returns the program that completes the sandbox of `jail`.
+    fn completing(&self, jail: &EphemeralJail) -> Option<&SandboxProgram> {
+        self.sandbox.as_ref().filter(|_| jail.sandbox.completed)
+    }
+
+    fn shows_minimal(&self, jail: &EphemeralJail) -> bool {
+        self.completing(jail).is_some()
+            && jail.path == JailPath::root()
+            && jail.sandbox.view == View::Minimal
+    }
+
+    /// Adds the root, the private directories and the mounts of a sandbox that colibri-sandbox completes.
+    fn add_sandbox(&self, args: &mut Vec<String>, jail: &EphemeralJail, sandbox: &SandboxProgram) {
+        add(args, &["--as-pid-1"]);
+        for capability in CAPABILITIES {
+            add(args, &["--cap-add", capability]);
+        }
+        let options = &jail.sandbox;
+        let minimal = self.shows_minimal(jail);
+        let mut held = self.held_paths(jail).into_iter();
+        let mut next_held = || {
+            held.next()
+                .map_or(String::new(), |held| held.descriptor.to_string())
+        };
+        if minimal {
+            let shown = options.shown.iter().map(JailPath::as_str);
+            for path in MINIMAL.iter().copied().chain(shown) {
+                add(args, &["--ro-bind-try", path, path]);
+            }
+        } else if jail.path == JailPath::root() {
+            add(args, &["--ro-bind", "/", "/"]);
+        } else {
+            add(args, &["--ro-bind-fd", &next_held(), "/"]);
+        }
+        add(args, &["--proc", "/proc", "--dev", "/dev"]);
+        let mut private = |mode: &str, size: &str, path: &str| {
+            add(args, &["--perms", mode, "--size", size, "--tmpfs", path]);
+        };
+        private("1777", SHARED_MEMORY_SIZE, "/dev/shm");
+        let directories = if minimal {
+            MINIMAL_PRIVATE
+        } else {
+            &MINIMAL_PRIVATE[..1]
+        };
+        for (path, mode) in directories {
+            private(mode, PRIVATE_SIZE, path);
+        }
+        if let (true, None, Some(home)) = (minimal, &options.home, &options.home_path) {
+            private("0700", PRIVATE_SIZE, home.as_str());
+        }
+        let mounts: Vec<(String, &crate::Mount)> = jail
+            .mounts
+            .iter()
+            .map(|mount| (next_held(), mount))
+            .collect();
+        if let (Some(_), Some(home)) = (&options.home, &options.home_path) {
+            add(args, &["--bind-fd", &next_held(), home.as_str()]);
+        }
+        for (descriptor, mount) in mounts {
+            let bind = if mount.read_only {
+                "--ro-bind-fd"
+            } else {
+                "--bind-fd"
+            };
+            add(args, &[bind, &descriptor, mount.target.as_str()]);
+        }
+        add(
+            args,
+            &["--ro-bind", sandbox.program.as_str(), SANDBOX_INSIDE],
+        );
+        if jail.path != JailPath::root() {
+            for library in &sandbox.libraries {
+                let inside = library_inside(library);
+                add(args, &["--ro-bind", library.as_str(), &inside]);
+            }
+        }
+        add(
+            args,
+            &[
+                "--perms",
+                "0555",
+                "--dir",
+                EMPTY_INSIDE,
+                "--remount-ro",
+                "/dev",
+            ],
+        );
+        if minimal {
+            add(args, &["--remount-ro", "/"]);
+        }
+    }
+
+    /// Returns the arguments of colibri-sandbox's part `run`.
+    fn run_words(&self, jail: &EphemeralJail) -> Vec<String> {
+        let mut words = vec!["run".to_owned()];
+        match jail.sandbox.host_user {
+            HostUser::Caller => {}
+            HostUser::Ids { uid, gid } => add(&mut words, &["--user", &format!("{uid}:{gid}")]),
+            HostUser::Private => add(&mut words, &["--private-user"]),
+        }
+        if jail.sandbox.host_user != HostUser::Caller {
+            for held in self.held_paths(jail) {
+                add(&mut words, &["--held", &held.descriptor.to_string()]);
+            }
+        }
+        add(&mut words, &["--"]);
+        words
+    }
+}
+
+fn add(args: &mut Vec<String>, words: &[&str]) {
+    args.extend(words.iter().map(|word| (*word).to_owned()));
+}
+
+/// Adds the root and the mounts of a sandbox without colibri-sandbox.
+fn add_plain(args: &mut Vec<String>, jail: &EphemeralJail) {
+    add(args, &["--ro-bind", jail.path.as_str(), "/"]);
+    add(
+        args,
+        &["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"],
+    );
+    for mount in &jail.mounts {
+        let bind = if mount.read_only {
+            "--ro-bind"
+        } else {
+            "--bind"
+        };
+        add(args, &[bind, mount.source.as_str(), mount.target.as_str()]);
+    }
+    for masked in &jail.masked {
+        add(args, &["--tmpfs", masked.as_str()]);
+    }
+}
+
+/// Returns the path of a library in the sandbox.
+fn library_inside(library: &JailPath) -> String {
+    let name = library.as_str().rsplit('/').next().unwrap_or_default();
+    format!("{LIBRARIES_INSIDE}/{name}")
+}
+
+/// Returns the program and the arguments of colibri-sandbox's part `enter`, before the agent's command.
+fn enter_command(
+    jail: &EphemeralJail,
+    sandbox: &SandboxProgram,
+    workdir: Option<&JailPath>,
+    has_proxy: bool,
+    user: Option<(u32, u32)>,
+) -> (String, Vec<String>) {
+    let options = &jail.sandbox;
+    let mut words = Vec::new();
+    let mut program = SANDBOX_INSIDE.to_owned();
+    if jail.path != JailPath::root()
+        && let Some(linker) = sandbox.libraries.first()
+    {
+        program = library_inside(linker);
+        add(
+            &mut words,
+            &["--library-path", LIBRARIES_INSIDE, SANDBOX_INSIDE],
+        );
+    }
+    add(&mut words, &["enter"]);
+    if has_proxy {
+        add(&mut words, &["--proxy"]);
+        add_loopback_ports(&mut words, &jail.allow);
+    }
+    if options.strict {
+        add(&mut words, &["--strict"]);
+    }
+    if let Some((uid, gid)) = user {
+        add(&mut words, &["--user", &format!("{uid}:{gid}")]);
+    }
+    let mut all = |option: &str, values: &mut dyn Iterator<Item = &str>| {
+        for value in values {
+            add(&mut words, &[option, value]);
+        }
+    };
+    let text = JailPath::as_str;
+    all("--lift", &mut options.lifted.iter().map(|one| one.name()));
+    all(
+        "--mask",
+        &mut jail.masked.iter().chain(&options.denied).map(text),
+    );
+    let writable = jail.mounts.iter().filter(|mount| !mount.read_only);
+    all(
+        "--protect",
+        &mut writable.map(|mount| mount.target.as_str()),
+    );
+    all("--unprotect", &mut options.unprotected.iter().map(text));
+    all("--home", &mut options.home_path.iter().map(text));
+    all("--workdir", &mut workdir.into_iter().map(text));
+    add(&mut words, &["--"]);
+    (program, words)
+}
+
 impl JailEngine for Bubblewrap {
     fn name(&self) -> &str {
         Self::NAME
@@ -113,68 +451,7 @@ impl JailEngine for Bubblewrap {
                 jail,
                 workdir,
                 command,
-            } => {
-                if let Some(field) = jail.first_root_field() {
-                    return Err(JailError::Unsupported(format!(
-                        "`{field}` is for FreeBSD jails; remove it, and give the root directory as `path`: a sandbox shows it read-only, with a private /dev and /tmp"
-                    )));
-                }
-                let proxy = self.proxy.as_ref().filter(|_| !jail.allow.is_empty());
-                if proxy.is_none() && !jail.allow.is_empty() {
-                    return Err(JailError::no_proxy());
-                }
-                let mut args: Vec<String> = COMMON.iter().map(|word| (*word).to_owned()).collect();
-                if !self.user_namespaces {
-                    args.push("--disable-userns".to_owned());
-                }
-                match &jail.ip4 {
-                    Ip4Policy::Inherit if proxy.is_none() => {}
-                    Ip4Policy::Inherit | Ip4Policy::Disable => {
-                        args.push("--unshare-net".to_owned());
-                    }
-                    other => {
-                        return Err(JailError::Unsupported(format!(
-                            "`ip4` {other} is not possible with bubblewrap; give disable for no network, or inherit for the host's network"
-                        )));
-                    }
-                }
-                let mut options = |words: &[&str]| {
-                    args.extend(words.iter().map(|word| (*word).to_owned()));
-                };
-                options(&["--ro-bind", jail.path.as_str(), "/"]);
-                options(&["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
-                for mount in &jail.mounts {
-                    let bind = if mount.read_only {
-                        "--ro-bind"
-                    } else {
-                        "--bind"
-                    };
-                    options(&[bind, mount.source.as_str(), mount.target.as_str()]);
-                }
-                if let Some(proxy) = proxy {
-                    options(&["--ro-bind", proxy.as_str(), PROXY_INSIDE]);
-                }
-                for masked in &jail.masked {
-                    options(&["--tmpfs", masked.as_str()]);
-                }
-                if let Some((uid, gid)) = jail.user.as_ref().map(ids).transpose()? {
-                    options(&["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
-                }
-                if let Some(hostname) = &jail.hostname {
-                    options(&["--hostname", hostname.as_str()]);
-                }
-                let workdir = workdir.as_ref().map_or("/", JailPath::as_str);
-                options(&["--chdir", workdir, "--"]);
-                let mut command = command.clone();
-                if proxy.is_some() {
-                    command = command.wrapped_by(PROXY_INSIDE, enter_arguments(&jail.allow));
-                }
-                command = command.wrapped_by(self.program.as_str(), args);
-                if let Some(proxy) = proxy {
-                    command = command.filtered(proxy, &jail.allow);
-                }
-                Ok(command)
-            }
+            } => self.create(jail, workdir.as_ref(), command),
             JailOp::Signal { pids, signal, .. } => Ok(CommandLine::kill(KILL, *signal, pids)),
             JailOp::Remove { .. }
             | JailOp::List
@@ -211,9 +488,57 @@ impl JailEngine for Bubblewrap {
         PRIVATE
     }
 
-    /// bwrap(1) creates mount points in the private /tmp.
-    fn creates_mount_point(&self, target: &JailPath) -> bool {
+    /// bwrap(1) creates mount points in private directories, and with the minimal view in the private root.
+    fn creates_mount_point(&self, jail: &EphemeralJail, target: &JailPath) -> bool {
         target.is_in("/tmp")
+            || self.shows_minimal(jail) && !MINIMAL.iter().any(|shown| target.is_in(shown))
+    }
+
+    fn completes_sandbox(&self) -> bool {
+        self.sandbox.is_some()
+    }
+
+    fn hidden_by_view(&self, jail: &EphemeralJail, path: &JailPath) -> bool {
+        if !self.shows_minimal(jail) {
+            return false;
+        }
+        let private = MINIMAL_PRIVATE.iter().map(|(path, _)| *path);
+        let targets = jail.mounts.iter().map(|mount| &mount.target);
+        let own = targets
+            .chain(&jail.sandbox.shown)
+            .chain(&jail.sandbox.home_path);
+        let mut present = MINIMAL
+            .iter()
+            .copied()
+            .chain(private)
+            .chain(own.map(JailPath::as_str));
+        // The directories above a mount point exist too.
+        let is_above = |present: &str| {
+            let rest = present.strip_prefix(path.as_str().trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        !MINIMAL.iter().any(|shown| path.is_in(shown)) && !present.any(is_above)
+    }
+
+    fn cleaning_program(&self, jail: &EphemeralJail) -> Option<&JailPath> {
+        self.completing(jail).map(|sandbox| &sandbox.program)
+    }
+
+    fn held_paths(&self, jail: &EphemeralJail) -> Vec<HeldPath> {
+        if self.completing(jail).is_none() {
+            return Vec::new();
+        }
+        let root = (jail.path != JailPath::root()).then_some(&jail.path);
+        let mounts = jail.mounts.iter().map(|mount| &mount.source);
+        root.into_iter()
+            .chain(mounts)
+            .chain(&jail.sandbox.home)
+            .zip(FIRST_HELD..)
+            .map(|(path, descriptor)| HeldPath {
+                descriptor,
+                path: path.clone(),
+            })
+            .collect()
     }
 
     fn users_by_number(&self) -> bool {
@@ -247,14 +572,12 @@ impl JailEngine for Bubblewrap {
     }
 }
 
-/// Returns the arguments of the proxy inside of a sandbox: each allowed loopback port of the host is open there too.
-fn enter_arguments(allow: &[NetworkRule]) -> Vec<String> {
+/// Adds the option for each allowed loopback port of the host, which is open in the sandbox too.
+fn add_loopback_ports(args: &mut Vec<String>, allow: &[NetworkRule]) {
     let ports: BTreeSet<u16> = allow.iter().flat_map(NetworkRule::loopback_ports).collect();
-    let mut args = vec!["enter".to_owned()];
     for port in ports {
-        args.extend(["--listen".to_owned(), port.to_string()]);
+        add(args, &["--listen", &port.to_string()]);
     }
-    args
 }
 
 /// Returns the user's and the group's number. Of the names only root has the same number on every host.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::mount;
 use crate::{
-    CommandLine, Hostname, Ip4Policy, JailError, JailName, JailOp, JailPath, JailUser, Limits,
-    Mount, MountConfig, NetworkRule,
+    CommandLine, HostUser, Hostname, Ip4Policy, JailError, JailName, JailOp, JailPath, JailUser,
+    Limits, Mount, MountConfig, Network, NetworkRule, Restriction, View,
 };
 
 /// A confinement as written in a request or a file. An unknown field is an error, because a misspelled field must not
@@ -51,6 +51,28 @@ pub struct JailConfig {
     /// only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<String>,
+    /// `none`, `host`, or `allow` for the destinations of `allow` only; with `path` or `template` only. Default with
+    /// bubblewrap: `allow` if there are destinations, else `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// The part of the host that the root `/` shows: `minimal` (default) or `host`; with bubblewrap only, as the fields below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub view: Option<String>,
+    /// Directory of the host that is the agent's home and remains after its end. Default: a private, empty one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
+    /// Paths in the jail that the agent sees empty, besides those that are always masked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<String>,
+    /// Protected paths of writable mounts that the agent may write, like `/work/.git/hooks`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unprotect: Vec<String>,
+    /// Names of restrictions that do not apply; [`Restriction::ALL`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lift: Vec<String>,
+    /// Refuse to start the agent if the kernel cannot enforce a restriction that is not lifted.
+    #[serde(skip_serializing_if = "is_default")]
+    pub strict: bool,
     /// Resource limits. They apply without a jail too.
     #[serde(skip_serializing_if = "is_default")]
     pub limits: Limits,
@@ -107,6 +129,59 @@ pub struct EphemeralJail {
     /// Directories inside the jail that the agent sees empty, see [`crate::masked_paths`]. They must exist. The caller
     /// adds them after validation; an engine that cannot mask refuses them.
     pub masked: Vec<JailPath>,
+    /// What a sandbox shows and permits.
+    pub sandbox: SandboxOptions,
+}
+
+/// What a sandbox of Linux shows and permits, besides its mounts. The caller adds the fields about the host after validation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct SandboxOptions {
+    /// The part of the host that the root `/` shows.
+    pub view: View,
+    /// Whether the request names the view.
+    pub names_view: bool,
+    /// Directory of the host that is the agent's home.
+    pub home: Option<JailPath>,
+    /// Paths inside that the agent sees empty, if they exist. A caller that knows of more adds them.
+    pub denied: Vec<JailPath>,
+    /// Protected paths that the agent may write.
+    pub unprotected: Vec<JailPath>,
+    /// Restrictions that do not apply, sorted.
+    pub lifted: Vec<Restriction>,
+    /// Whether a restriction that the kernel cannot enforce is an error.
+    pub strict: bool,
+    /// Set by the caller: the engine's own command runs, so that colibri-sandbox completes the sandbox.
+    pub completed: bool,
+    /// Set by the caller: path of the agent's home inside.
+    pub home_path: Option<JailPath>,
+    /// Set by the caller: files of the host that the minimal view shows too, at the same path.
+    pub shown: Vec<JailPath>,
+    /// Set by the caller: the user of the agent's processes on the host.
+    pub host_user: HostUser,
+}
+
+impl SandboxOptions {
+    /// Returns whether a restriction applies.
+    #[must_use]
+    pub fn applies(&self, restriction: Restriction) -> bool {
+        !self.lifted.contains(&restriction)
+    }
+
+    /// Returns the first option that a request sets, which an engine or a privilege backend may refuse.
+    #[must_use]
+    pub fn first_requested(&self) -> Option<&'static str> {
+        [
+            (self.names_view, "view"),
+            (self.home.is_some(), "home"),
+            (!self.denied.is_empty(), "deny"),
+            (!self.unprotected.is_empty(), "unprotect"),
+            (!self.lifted.is_empty(), "lift"),
+            (self.strict, "strict"),
+        ]
+        .into_iter()
+        .find_map(|(is_set, name)| is_set.then_some(name))
+    }
 }
 
 impl EphemeralJail {
@@ -126,6 +201,7 @@ impl EphemeralJail {
             hostname: None,
             allow: Vec::new(),
             masked: Vec::new(),
+            sandbox: SandboxOptions::default(),
         }
     }
 
@@ -206,6 +282,13 @@ impl JailConfig {
         weaker.mounts.retain(|mount| !is_replaced(mount));
         weaker.mounts.extend(self.mounts);
         weaker.allow.extend(self.allow);
+        weaker.deny.extend(self.deny);
+        weaker.unprotect.extend(self.unprotect);
+        weaker.lift.extend(self.lift);
+        // Both choose the network.
+        if self.network.is_some() || self.ip4.is_some() {
+            (weaker.network, weaker.ip4) = (None, None);
+        }
         Self {
             name: self.name.or(weaker.name),
             path: self.path.or(weaker.path),
@@ -218,6 +301,13 @@ impl JailConfig {
             workdir: self.workdir.or(weaker.workdir),
             hostname: self.hostname.or(weaker.hostname),
             allow: weaker.allow,
+            network: self.network.or(weaker.network),
+            view: self.view.or(weaker.view),
+            home: self.home.or(weaker.home),
+            deny: weaker.deny,
+            unprotect: weaker.unprotect,
+            lift: weaker.lift,
+            strict: self.strict || weaker.strict,
             limits: self.limits.or(weaker.limits),
             best_effort: self.best_effort || weaker.best_effort,
         }
@@ -240,6 +330,8 @@ impl JailConfig {
         allow.dedup();
         let mounts = mount::validate(&self.mounts)?;
         let hostname = parse(&self.hostname)?;
+        let network: Option<Network> = parse(&self.network)?;
+        let sandbox = self.sandbox()?;
         self.workdir()?;
         self.limits.check()?;
         if path.is_some() && template.is_some() {
@@ -256,6 +348,29 @@ impl JailConfig {
                 None => Ok(Confinement::Persistent { name, user }),
             },
             (None, Some(path)) => {
+                let ip4 = match (ip4, network) {
+                    (Some(ip4), Some(_)) => {
+                        return Err(JailError::Conflict(format!(
+                            "`ip4` {ip4} and `network` both choose the jail's network; remove one of them"
+                        )));
+                    }
+                    (None, Some(Network::None)) => Some(Ip4Policy::Disable),
+                    (None, Some(Network::Host)) => Some(Ip4Policy::Inherit),
+                    (ip4, _) => ip4,
+                };
+                match (network, allow.is_empty()) {
+                    (Some(Network::Allow), true) => {
+                        return Err(JailError::Conflict(
+                            "`network` allow needs destinations; add them to `allow`, like api.example.com:443".to_owned(),
+                        ));
+                    }
+                    (Some(Network::None), false) => {
+                        return Err(JailError::Conflict(
+                            "`network` none conflicts with `allow`; remove one of them".to_owned(),
+                        ));
+                    }
+                    _ => {}
+                }
                 let ip4 = match (ip4, allow.is_empty()) {
                     (ip4, true) => ip4.unwrap_or_default(),
                     // An engine or backend that does not support the proxy must not open the network.
@@ -277,6 +392,7 @@ impl JailConfig {
                     mounts,
                     hostname,
                     allow,
+                    sandbox,
                     ..EphemeralJail::new(ephemeral.clone(), path)
                 }))
             }
@@ -301,6 +417,26 @@ impl JailConfig {
         parse(&self.workdir)
     }
 
+    /// Returns the options of a sandbox, without those that the caller sets.
+    fn sandbox(&self) -> Result<SandboxOptions, JailError> {
+        fn parse_all<T: FromStr<Err = JailError>>(texts: &[String]) -> Result<Vec<T>, JailError> {
+            texts.iter().map(|text| text.parse()).collect()
+        }
+        let mut lifted: Vec<Restriction> = parse_all(&self.lift)?;
+        lifted.sort_unstable();
+        lifted.dedup();
+        Ok(SandboxOptions {
+            view: parse(&self.view)?.unwrap_or_default(),
+            names_view: self.view.is_some(),
+            home: parse(&self.home)?,
+            denied: parse_all(&self.deny)?,
+            unprotected: parse_all(&self.unprotect)?,
+            lifted,
+            strict: self.strict,
+            ..SandboxOptions::default()
+        })
+    }
+
     /// Returns the first field that applies to a new jail only.
     fn first_setup_field(&self) -> Option<&'static str> {
         [
@@ -311,9 +447,11 @@ impl JailConfig {
             (!self.mounts.is_empty(), "mounts"),
             (self.hostname.is_some(), "hostname"),
             (!self.allow.is_empty(), "allow"),
+            (self.network.is_some(), "network"),
         ]
         .into_iter()
         .find_map(|(is_set, name)| is_set.then_some(name))
+        .or(self.sandbox().ok()?.first_requested())
     }
 }
 

@@ -9,6 +9,9 @@ pub const CONTROL_VARIABLE: &str = "COLIBRI_CONTROL_FD";
 /// socket.
 pub const PROXY_VARIABLE: &str = "COLIBRI_PROXY_FD";
 
+/// Environment variable with the ids of the agent's user on the host, `UID:GID`, from colibri-sandbox outside to its part inside.
+pub const USER_VARIABLE: &str = "COLIBRI_SANDBOX_USER";
+
 /// The processes that a signal is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignalScope {

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::{
-    Bubblewrap, CommandLine, Confinement, FreebsdJail, JailError, JailName, JailOp, JailPath,
-    Limits,
+    Bubblewrap, CommandLine, Confinement, EphemeralJail, FreebsdJail, HeldPath, JailError,
+    JailName, JailOp, JailPath, Limits,
 };
 
 /// A program that confines commands, for example jail(8) or bwrap(1).
@@ -97,9 +97,32 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
         &[]
     }
 
-    /// Returns whether the engine itself creates the mount point `target`.
-    fn creates_mount_point(&self, _target: &JailPath) -> bool {
+    /// Returns whether the engine itself creates the mount point `target` of `jail`.
+    fn creates_mount_point(&self, _jail: &EphemeralJail, _target: &JailPath) -> bool {
         false
+    }
+
+    /// Returns whether [`crate::SandboxOptions`] apply: views, restrictions, protected paths, users of the host, and no network
+    /// unless it is requested.
+    fn completes_sandbox(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the view of `jail` hides this path of the root; mounts may show it.
+    fn hidden_by_view(&self, _jail: &EphemeralJail, _path: &JailPath) -> bool {
+        false
+    }
+
+    /// Returns the program that removes what the engine's command created in writable mounts, with the verb `clean` and the
+    /// directories as arguments; `None` if it creates nothing there.
+    fn cleaning_program(&self, _jail: &EphemeralJail) -> Option<&JailPath> {
+        None
+    }
+
+    /// Returns the paths of the host that the caller opens once, before the first run, and passes to each run of
+    /// [`JailEngine::command_line`] as descriptors of these numbers.
+    fn held_paths(&self, _jail: &EphemeralJail) -> Vec<HeldPath> {
+        Vec::new()
     }
 
     /// Returns whether mounts appear in the host's file system, so that jails with the same root share them.

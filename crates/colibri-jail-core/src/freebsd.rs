@@ -86,6 +86,11 @@ impl FreebsdJail {
 
     /// Returns the arguments of jail(8) that create a jail for one agent, before its user and command.
     fn create_args(&self, jail: &EphemeralJail) -> Result<Vec<String>, JailError> {
+        if let Some(field) = jail.sandbox.first_requested() {
+            return Err(JailError::Unsupported(format!(
+                "`{field}` is for sandboxes of bubblewrap; remove it, and prepare what the agent sees in the root directory of its jail"
+            )));
+        }
         // Without -q jail(8) may print "NAME: created" into the agent's output.
         let mut args = vec![
             "-q".to_owned(),

@@ -38,6 +38,7 @@ mod name;
 mod network_rule;
 mod op;
 mod path;
+mod sandbox;
 mod seccomp;
 mod signal;
 mod special_address;
@@ -45,10 +46,12 @@ mod umask;
 mod url_path;
 mod user;
 
-pub use bubblewrap::Bubblewrap;
+pub use bubblewrap::{Bubblewrap, EMPTY_INSIDE};
 pub use command::{CommandLine, ProxyOptions};
-pub use config::{Confinement, EphemeralJail, JAIL_ROOTS, JailConfig, root_of_jail};
-pub use control::{CONTROL_VARIABLE, PROXY_VARIABLE, SignalScope};
+pub use config::{
+    Confinement, EphemeralJail, JAIL_ROOTS, JailConfig, SandboxOptions, root_of_jail,
+};
+pub use control::{CONTROL_VARIABLE, PROXY_VARIABLE, SignalScope, USER_VARIABLE};
 pub use credential::{CREDENTIAL_PREFIX, CredentialRule, HeaderTemplate, PLACEHOLDER_PREFIX};
 pub use destination::{Destination, Host, PROXY_PORT};
 pub use engine::{
@@ -66,7 +69,11 @@ pub use name::JailName;
 pub use network_rule::{HttpScheme, NetworkRule};
 pub use op::{CreatedJail, CreatedRoot, JailOp};
 pub use path::JailPath;
-pub use seccomp::{BpfInstruction, without_set_id_files};
+pub use sandbox::{
+    GIT_DIRECTORY, HeldPath, HostUser, Network, PROTECTED_IN_GIT, PROTECTED_PATHS, Placeholder,
+    Restriction, View,
+};
+pub use seccomp::{BpfInstruction, native_calls_only, without_set_id_files};
 pub use signal::{Pid, Signal};
 pub use special_address::special_address_kind;
 pub use umask::Umask;

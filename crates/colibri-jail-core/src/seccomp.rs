@@ -1,4 +1,4 @@
-//! A seccomp filter of Linux, as data, that denies set-user-ID and set-group-ID modes and device nodes.
+//! Seccomp filters of Linux, as data: one denies set-user-ID and set-group-ID modes and device nodes.
 
 /// One instruction of classic BPF, `struct sock_filter` of linux/filter.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,12 +99,24 @@ const AARCH64: Architecture = Architecture {
 /// - A system call of another architecture, such as i386, kills the process: its numbers differ.
 #[must_use]
 pub fn without_set_id_files() -> Option<Vec<BpfInstruction>> {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => X86_64,
-        "aarch64" => AARCH64,
-        _ => return None,
-    };
-    Some(filter(&architecture))
+    architecture().map(filter)
+}
+
+/// Returns a filter that kills a process for a system call of another architecture, as [`without_set_id_files`] does, and allows
+/// all other calls.
+#[must_use]
+pub fn native_calls_only() -> Option<Vec<BpfInstruction>> {
+    let mut program = native_calls(architecture()?);
+    program.push(instruction(RETURN, ALLOW, 0, 0));
+    Some(program)
+}
+
+fn architecture() -> Option<&'static Architecture> {
+    match std::env::consts::ARCH {
+        "x86_64" => Some(&X86_64),
+        "aarch64" => Some(&AARCH64),
+        _ => None,
+    }
 }
 
 fn instruction(code: u16, value: u32, if_true: u8, if_false: u8) -> BpfInstruction {
@@ -116,18 +128,23 @@ fn instruction(code: u16, value: u32, if_true: u8, if_false: u8) -> BpfInstructi
     }
 }
 
+/// Returns the beginning of a filter: it kills for calls of another architecture, and loads the number of the call.
+fn native_calls(architecture: &Architecture) -> Vec<BpfInstruction> {
+    vec![
+        instruction(LOAD, ARCHITECTURE, 0, 0),
+        instruction(JUMP_IF_EQUAL, architecture.id, 1, 0),
+        instruction(RETURN, KILL, 0, 0),
+        instruction(LOAD, NUMBER, 0, 0),
+        instruction(JUMP_IF_AT_LEAST, X32, 0, 1),
+        instruction(RETURN, KILL, 0, 0),
+    ]
+}
+
 fn filter(architecture: &Architecture) -> Vec<BpfInstruction> {
     let load = |offset| instruction(LOAD, offset, 0, 0);
     let argument = |position: u32| load(ARGUMENTS + 8 * position);
     let answer = |value| instruction(RETURN, value, 0, 0);
-    let mut program = vec![
-        load(ARCHITECTURE),
-        instruction(JUMP_IF_EQUAL, architecture.id, 1, 0),
-        answer(KILL),
-        load(NUMBER),
-        instruction(JUMP_IF_AT_LEAST, X32, 0, 1),
-        answer(KILL),
-    ];
+    let mut program = native_calls(architecture);
     // Each block ends with an answer, and follows a jump that skips it for other system calls.
     let mut block = |number: u32, length: u8, body: &[BpfInstruction]| {
         program.push(instruction(JUMP_IF_EQUAL, number, 0, length));

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use colibri_jail_core::{Confinement, JailEngine, JailError, JailPath, PathError, host_path};
+use colibri_jail_core::{
+    Confinement, HostUser, JailEngine, JailError, JailPath, PathError, host_path,
+};
 use colibri_sys::regular_file::is_executable;
 use colibri_types::AgentSpec;
 
@@ -75,10 +77,7 @@ impl Preparer {
                 }
                 mounts::check(jail, engine, |path| resolve_in(root, path))?;
                 mounts::reject_overlaps(&prepared.confinement, engine, running)?;
-                let view = JailView {
-                    jail,
-                    private: engine.private_directories(),
-                };
+                let view = JailView { jail, engine };
                 let is_private = engine
                     .private_directories()
                     .iter()
@@ -100,7 +99,9 @@ impl Preparer {
                         find: &|path| view.host_path(&workdir.join(path)),
                         masked: &|path| view.masked(&workdir.join(path)),
                         location: &format!("under {}", root.display()),
-                        as_self: !engine.needs_root() && self.backend.runs_as_caller(),
+                        as_self: !engine.needs_root()
+                            && self.backend.runs_as_caller()
+                            && jail.sandbox.host_user == HostUser::Caller,
                     },
                 )
             }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use colibri_jail_core::{EphemeralJail, host_path};
+use colibri_jail_core::{EphemeralJail, JailEngine, JailPath, host_path};
 
 use crate::host::resolve_in;
 use crate::program::Masked;
@@ -10,8 +10,7 @@ use crate::program::Masked;
 /// Mapping from paths in an ephemeral jail to paths of the host.
 pub(crate) struct JailView<'a> {
     pub(crate) jail: &'a EphemeralJail,
-    /// Directories that the engine replaces by private ones.
-    pub(crate) private: &'static [&'static str],
+    pub(crate) engine: &'a dyn JailEngine,
 }
 
 impl JailView<'_> {
@@ -24,13 +23,25 @@ impl JailView<'_> {
         }
     }
 
+    fn is_hidden_by_view(&self, path: &Path) -> bool {
+        let parsed = path.to_str().and_then(|path| path.parse::<JailPath>().ok());
+        parsed.is_some_and(|path| self.engine.hidden_by_view(self.jail, &path))
+    }
+
     /// Returns why the jail masks a path of the root; `None` if it does not.
     pub(crate) fn masked(&self, path: &Path) -> Option<Masked> {
         if host_path(&self.jail.mounts, path).is_some() {
             return None;
         }
         let covers = |directory: &&str| path.starts_with(directory);
-        let (cause, hint) = match self.private.iter().copied().find(covers) {
+        let exists = resolve_in(Path::new(self.jail.path.as_str()), path).is_some();
+        let (cause, hint) = match self
+            .engine
+            .private_directories()
+            .iter()
+            .copied()
+            .find(covers)
+        {
             Some(private) => (
                 format!("the sandbox has a private {private}, which hides the host's"),
                 format!(
@@ -38,7 +49,23 @@ impl JailView<'_> {
                     path.display()
                 ),
             ),
+            None if self.is_hidden_by_view(path) && !exists => return None,
+            None if self.is_hidden_by_view(path) => (
+                "the view minimal of the sandbox hides it".to_owned(),
+                format!(
+                    "mount it with `mounts` {}, or give the view host",
+                    path.display()
+                ),
+            ),
             None => {
+                let denied = self.jail.sandbox.denied.iter();
+                if let Some(denied) = denied.map(|path| path.as_str()).find(covers) {
+                    return Some(Masked {
+                        cause: format!("{denied} is hidden from agents"),
+                        hint: "choose another path".to_owned(),
+                        exists: true,
+                    });
+                }
                 let mut masked = self.jail.masked.iter().map(|masked| masked.as_str());
                 let directory = masked.find(covers)?;
                 (
@@ -50,7 +77,7 @@ impl JailView<'_> {
         Some(Masked {
             cause,
             hint,
-            exists: resolve_in(Path::new(self.jail.path.as_str()), path).is_some(),
+            exists,
         })
     }
 }

@@ -11,9 +11,11 @@ mod host;
 mod jail_view;
 mod kernel_support;
 mod limits;
+mod mountinfo;
 mod mounts;
 mod prepare;
 mod program;
+mod sandbox;
 
 pub use cgroup::{Cgroups, Obstacle};
 pub use doctor::{ConfinementOwner, Installation, KnownConfinement};

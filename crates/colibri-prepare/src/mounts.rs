@@ -41,7 +41,7 @@ pub(crate) fn check(
         let before = mounts.get(..number).unwrap_or_default();
         let mount_point = match host_path(before, target) {
             Some(source) => Some(source),
-            None if engine.creates_mount_point(&mount.target) => continue,
+            None if engine.creates_mount_point(jail, &mount.target) => continue,
             // The monitor creates directories below these.
             None if source.is_dir()
                 && jail

@@ -5,18 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use colibri_jail_core::{
-    CommandLine, Confinement, JailEngine, JailOp, JailPath, JailUser, PROXY_PORT, masked_paths,
+    CommandLine, Confinement, Ip4Policy, JailEngine, JailOp, JailPath, JailUser, PROXY_PORT,
+    masked_paths,
 };
 
 use colibri_priv::PrivBackend;
 use colibri_sys::passwd::{find_home, find_user};
 use colibri_sys::regular_file;
-use colibri_types::{AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, ValidatedSpawn};
+use colibri_types::{AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, HeldFile, ValidatedSpawn};
 use rustix::process::{Resource, getrlimit};
 
 use crate::doctor::sharing_warnings;
 use crate::host::resolve_in;
 use crate::limits::LimitPlan;
+use crate::sandbox::clean_command;
 use crate::{Cgroups, HostEnv, PrepareError};
 
 /// Stands for the id of an agent that is only explained.
@@ -55,6 +57,8 @@ pub struct Prepared {
     pub pre_run: Vec<CommandLine>,
     /// Commands to run after each run.
     pub post_run: Vec<CommandLine>,
+    /// Files that the shim opens once and passes to each run, as [`Preparer::plan`] finds them.
+    pub held: Vec<HeldFile>,
     /// Dangers of the configuration; with those that running agents add, as [`Preparer::plan`] finds them.
     pub warnings: Vec<String>,
 }
@@ -96,6 +100,9 @@ impl Preparer {
     ) -> Result<(Prepared, LimitPlan), PrepareError> {
         let mut prepared = self.prepare_as(config, id)?;
         self.check(&prepared, running)?;
+        if let Confinement::Ephemeral(jail) = &prepared.confinement {
+            prepared.held = self.held_files(jail)?;
+        }
         let max_open_files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
         let best_effort = config.jail.as_ref().is_some_and(|jail| jail.best_effort);
         let confinement = &prepared.confinement;
@@ -104,7 +111,9 @@ impl Preparer {
         limits.process.soft_files = self.soft_open_files;
         if limits.omits_jail_limits {
             // An operation that sets a limit would fail on this host, and the agent would not start.
+            let held = std::mem::take(&mut prepared.held);
             prepared = self.prepare_as(&without_jail_limits(config), id)?;
+            prepared.held = held;
         }
         let sharing = sharing_warnings(&prepared.confinement, running);
         prepared.warnings.extend(sharing);
@@ -135,6 +144,7 @@ impl Preparer {
             workdir,
         } = config.validate(&format!("colibri-{id}"))?;
         let engine = &*self.engine;
+        let mut env = self.host.with(&config.env);
         let has_wrapper = confinement != Confinement::None && engine.has_wrapper_process();
         if let Confinement::Ephemeral(jail) = &mut confinement {
             let root = Path::new(jail.path.as_str());
@@ -147,8 +157,7 @@ impl Preparer {
             }
             if engine.masks_paths() {
                 let real = |path: &Path| path.canonicalize().ok();
-                let protected = self.private_directories.iter();
-                let protected: Vec<_> = protected.filter_map(|path| real(path)).collect();
+                let protected = self.protected_aliases();
                 jail.masked = masked_paths(
                     &real(root).unwrap_or(root.to_owned()),
                     &jail.mounts,
@@ -160,6 +169,16 @@ impl Preparer {
                 && let Some(JailUser::Name(name)) = &jail.user
             {
                 jail.user = Some(lookup_user(name.as_ref(), root)?);
+            }
+            if self.completes_sandbox() {
+                let names_network = config
+                    .jail
+                    .as_ref()
+                    .is_some_and(|jail| jail.network.is_some() || jail.ip4.is_some());
+                if !names_network {
+                    jail.ip4 = Ip4Policy::Disable;
+                }
+                self.complete_sandbox(jail, env.get("HOME").map(String::as_str))?;
             }
         }
         let (mut pre_run, mut post_run) = (Vec::new(), Vec::new());
@@ -195,7 +214,6 @@ impl Preparer {
         };
         let names_user = config.jail.as_ref().is_some_and(|jail| jail.user.is_some());
         let is_root = has_monitor && !self.backend.monitors() && !names_user;
-        let mut env = self.host.with(&config.env);
         if let Confinement::Ephemeral(jail) = &confinement
             && !jail.allow.is_empty()
         {
@@ -206,6 +224,11 @@ impl Preparer {
             // Node reads the other variables only if this one is set (node(1)).
             env.entry("NODE_USE_ENV_PROXY".to_owned())
                 .or_insert_with(|| "1".to_owned());
+        }
+        if let Confinement::Ephemeral(jail) = &confinement
+            && let Some(program) = engine.cleaning_program(jail)
+        {
+            post_run.extend(clean_command(program.as_str(), jail));
         }
         // The orphans of a lost agent are found by this variable.
         env.insert(AGENT_VARIABLE.to_owned(), id.to_owned());
@@ -222,6 +245,7 @@ impl Preparer {
             has_wrapper,
             pre_run,
             post_run,
+            held: Vec::new(),
             warnings: Vec::from_iter(is_root.then(|| ROOT_WARNING.to_owned())),
         })
     }

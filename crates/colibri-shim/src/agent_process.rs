@@ -13,6 +13,7 @@ use rustix::io::ioctl_fionbio;
 use rustix::process::Pid;
 
 use crate::cgroup::Cgroup;
+use crate::held::OpenFile;
 use crate::monitor::MonitorLink;
 use crate::pre_exec;
 
@@ -34,7 +35,11 @@ impl AgentProcess {
     ///
     /// # Errors
     /// fork(2), chdir(2), setrlimit(2) or execve(2) failed, or the cgroup cannot be entered; no process runs then.
-    pub(crate) fn start(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<Self> {
+    pub(crate) fn start(
+        launch: &Launch,
+        cgroup: Option<&Cgroup>,
+        held: &[OpenFile],
+    ) -> io::Result<Self> {
         let cgroup_procs = cgroup.map(Cgroup::open_procs).transpose()?;
         let mut command = Command::new(&launch.program);
         command
@@ -57,7 +62,16 @@ impl AgentProcess {
             monitor = Some(MonitorLink::new(ours)?);
             monitor_end = Some(theirs);
         }
-        pre_exec::set_up(&mut command, launch, cgroup_procs, monitor_end);
+        let numbers = held
+            .iter()
+            .map(|held| (held.file.as_raw_fd(), held.descriptor));
+        pre_exec::set_up(
+            &mut command,
+            launch,
+            cgroup_procs,
+            monitor_end,
+            numbers.collect(),
+        );
         let mut child = command.spawn()?;
         let missing = || io::Error::other("a pipe of the agent is missing");
         let agent = Self {

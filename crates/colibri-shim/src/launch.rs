@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use colibri_journal::JournalOptions;
-use colibri_types::{ProcessLimits, RunOptions, SignalTemplate};
+use colibri_types::{HeldFile, ProcessLimits, RunOptions, SignalTemplate};
 use serde::{Deserialize, Serialize};
 
 /// A launch request: the agent to run, and how.
@@ -52,6 +52,9 @@ pub struct Launch {
     /// the jail is not the agent's own, and in a launch by an earlier release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remove_jail: Option<RunCommand>,
+    /// Files that the shim opens before the first run and passes to each run (Linux).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldFile>,
     /// Settings of both journals.
     pub journal: JournalOptions,
 }

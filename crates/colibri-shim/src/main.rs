@@ -10,6 +10,7 @@ mod connection;
 mod control_server;
 mod descendants;
 mod elevation;
+mod held;
 mod input;
 mod kill_sequence;
 mod monitor;

@@ -4,11 +4,13 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use colibri_shim::launch::Launch;
+use colibri_sys::descriptors::duplicate_to;
 use rustix::fs::Mode;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Resource, Rlimit, getpid, getrlimit, setrlimit, umask};
@@ -17,12 +19,13 @@ use rustix::process::{Resource, Rlimit, getpid, getrlimit, setrlimit, umask};
 /// its signal mask and signal actions, and receive KILL when the shim ends, so that a killed shim leaves no unsupervised
 /// agent.
 ///
-/// `inherited` stays open in the new program.
+/// `inherited` stays open in the new program, and each descriptor of `held` under its second number.
 pub(crate) fn set_up(
     command: &mut Command,
     launch: &Launch,
     cgroup_procs: Option<File>,
     inherited: Option<UnixStream>,
+    held: Vec<(RawFd, RawFd)>,
 ) {
     let shim = getpid();
     let mask = launch.options.umask.unwrap_or_default().bits();
@@ -39,6 +42,11 @@ pub(crate) fn set_up(
             if let Some(procs) = &cgroup_procs {
                 // The kernel reads 0 as the writing process (cgroups(7)).
                 rustix::io::write(procs, b"0")?;
+            }
+            for (descriptor, number) in &held {
+                // SAFETY: the descriptor is open as long as the shim lives, and no value owns the number in this process.
+                let descriptor = BorrowedFd::borrow_raw(*descriptor);
+                duplicate_to(&descriptor, *number)?;
             }
             match limits.open_files {
                 Some(_) => set_both(Resource::Nofile, limits.open_files)?,

@@ -15,6 +15,7 @@ use colibri_types::{ExitReason, ExitStatus, OffsetRange, RestartWhen};
 use crate::agent_process::AgentProcess;
 use crate::cgroup::Cgroup;
 use crate::elevation::Elevation;
+use crate::held::{self, OpenFile};
 use crate::output::Offsets;
 use crate::run_commands::{OnError, RunCommands};
 
@@ -41,6 +42,8 @@ impl RunEnd {
 
 pub(crate) struct Runs {
     launch: Launch,
+    /// Files that every run inherits; absent before the first run.
+    held: Option<Vec<OpenFile>>,
     pub(crate) cgroup: Option<Cgroup>,
     backoff: RestartBackoff,
     /// Start time of the shim: see [`ShimRecord::shim_start`].
@@ -99,6 +102,7 @@ impl Runs {
                 .and_then(|limit| now.checked_add(Duration::from_millis(limit))),
             cgroup: launch.cgroup.clone().map(Cgroup::new),
             launch,
+            held: None,
             shim_start,
             first_started: now,
             restart_message: None,
@@ -117,7 +121,11 @@ impl Runs {
     /// # Errors
     /// The program cannot be executed.
     pub(crate) fn start(&mut self) -> io::Result<AgentProcess> {
-        let agent = AgentProcess::start(&self.launch, self.cgroup.as_ref())?;
+        let held = match &mut self.held {
+            Some(held) => held,
+            none => none.insert(held::open(&self.launch.held)?),
+        };
+        let agent = AgentProcess::start(&self.launch, self.cgroup.as_ref(), held)?;
         self.restart_message = None;
         self.current.is_started = agent.monitor.is_none();
         Ok(agent)

@@ -180,6 +180,7 @@ impl Spawner {
             post_run: run_commands(&prepared.post_run),
             elevated_signal: elevated.signal,
             remove_jail: elevated.remove_jail.as_ref().map(run_command),
+            held: prepared.held.clone(),
             journal: self.journal,
         };
         let report = shim.launch(&launch).await;

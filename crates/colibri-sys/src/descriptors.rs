@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 /// Closes every descriptor from `first` up, in one system call: close_range(2) of Linux 5.9 and FreeBSD 13.
 ///
@@ -29,6 +29,35 @@ use libc::close_range;
 unsafe fn close_range(first: libc::c_uint, last: libc::c_uint, flags: libc::c_int) -> libc::c_long {
     // SAFETY: the arguments have the types that close_range(2) has.
     unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }
+}
+
+/// Closes every descriptor from `first` up on execve(2) (close_range(2), `CLOSE_RANGE_CLOEXEC`, Linux 5.11 and FreeBSD 13).
+///
+/// # Errors
+/// The kernel lacks the call or the flag.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    const CLOSE_ON_EXEC: libc::c_int = 4;
+    // SAFETY: the call takes only integers, and closes nothing now.
+    let marked = unsafe { close_range(first, u32::MAX, CLOSE_ON_EXEC) };
+    match marked {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Duplicates a descriptor to this number, which stays open in an executed program, and closes what has the number before
+/// (dup2(2)).
+///
+/// The caller ensures that no value owns the number.
+///
+/// # Errors
+/// The number exceeds the limit of open files (`EBADF`).
+pub fn duplicate_to(descriptor: &impl AsFd, number: i32) -> io::Result<()> {
+    // SAFETY: the call takes only integers. The caller ensures that no value owns the number.
+    match unsafe { libc::dup2(descriptor.as_fd().as_raw_fd(), number) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Takes ownership of a socket that a parent left open under this number. Returns `None` if the number is one of the

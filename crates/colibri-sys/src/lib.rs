@@ -4,6 +4,10 @@
 pub mod atomic_file;
 pub mod daemon;
 pub mod descriptors;
+#[cfg(target_os = "linux")]
+pub mod kernel;
+#[cfg(target_os = "linux")]
+pub mod mounts;
 pub mod ownership;
 pub mod passwd;
 pub mod process;

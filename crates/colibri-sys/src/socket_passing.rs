@@ -20,7 +20,7 @@ pub const MAX_LISTENERS: usize = 128;
 const BACKLOG: i32 = 128;
 /// Message of a sandbox that ends the connection after it has passed its sockets.
 const PASSED: u8 = b'L';
-/// Message of colibri-jail-helper, which holds the connection as long as the sandbox exists.
+/// Message of a sender that holds the connection as long as the sandbox exists: colibri-sandbox and colibri-jail-helper.
 const HELD: u8 = b'H';
 
 /// Keeps a socket open across execve(2) and returns its number.
@@ -37,6 +37,18 @@ pub fn keep_open(socket: &(impl AsFd + AsRawFd)) -> io::Result<i32> {
 /// # Errors
 /// There are more than [`MAX_LISTENERS`] listeners, or the server has ended.
 pub fn send(socket: &impl AsFd, listeners: &[TcpListener]) -> io::Result<()> {
+    send_as(PASSED, socket, listeners)
+}
+
+/// As [`send`]; the server serves them until `socket` is closed.
+///
+/// # Errors
+/// See [`send`].
+pub fn send_held(socket: &impl AsFd, listeners: &[TcpListener]) -> io::Result<()> {
+    send_as(HELD, socket, listeners)
+}
+
+fn send_as(message: u8, socket: &impl AsFd, listeners: &[TcpListener]) -> io::Result<()> {
     let descriptors: Vec<BorrowedFd> = listeners.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -47,7 +59,7 @@ pub fn send(socket: &impl AsFd, listeners: &[TcpListener]) -> io::Result<()> {
     }
     sendmsg(
         socket,
-        &[IoSlice::new(&[PASSED])],
+        &[IoSlice::new(&[message])],
         &mut ancillary,
         SendFlags::NOSIGNAL,
     )?;

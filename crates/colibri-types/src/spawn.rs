@@ -255,6 +255,19 @@ pub struct AgentSpec {
     pub created_at_ns: u64,
 }
 
+/// A file or directory of the host that the shim opens once, before the first run, and passes to each run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldFile {
+    /// Number of the descriptor in the run.
+    pub descriptor: i32,
+    /// The path, without symbolic links.
+    pub path: String,
+    /// Device of the file that was checked (stat(2)).
+    pub device: u64,
+    /// Its inode.
+    pub inode: u64,
+}
+
 /// Limits of each process of an agent (setrlimit(2)).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessLimits {

@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::env::VarError;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use colibri_client::{
     AgentRuntime, Cpus, Env, JailConfig, Limits, MountConfig, RestartPolicy, RestartWhen, Size,
     SpawnRequest, Umask, WallTime,
 };
 use colibri_config::env_file::{self, AllowedReaders};
+use colibri_jail_core::{Network, Restriction, View};
 use colibri_types::AgentName;
 
 use super::values::{duration, one_of};
+use crate::default_jail::DefaultJail;
 use crate::error::CliError;
+use crate::output;
 use crate::paths::{CurrentDir, normalize_in_jail};
 
 #[derive(Debug, Clone, Args)]
@@ -43,6 +47,33 @@ pub(crate) struct Spawn {
     /// User inside the jail
     #[arg(long, value_name = "USER")]
     jail_user: Option<String>,
+    /// Start it without a jail, with all rights of the daemon's user
+    #[arg(long, conflicts_with_all = ["jail_name", "jail_path", "jail_template"])]
+    no_jail: bool,
+    /// What a sandbox with the root / shows of the host (Linux): minimal [default], or host
+    #[arg(long, value_parser = PossibleValuesParser::new(View::NAMES))]
+    view: Option<String>,
+    /// Network: none, host, or allow for the destinations of --allow [default with bubblewrap: none, or allow with --allow]
+    #[arg(long, value_parser = PossibleValuesParser::new(Network::NAMES), conflicts_with = "jail_ip4")]
+    network: Option<String>,
+    /// Use this directory as the agent's home; without it, the home of a sandbox is empty and removed at the end (Linux)
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Hide this path from the agent, besides those that every sandbox hides (Linux, repeatable)
+    #[arg(long, value_name = "PATH")]
+    deny: Vec<PathBuf>,
+    /// Let the agent write this protected path of a workspace, like .git/hooks (Linux, repeatable)
+    #[arg(long, value_name = "PATH")]
+    unprotect: Vec<PathBuf>,
+    /// Lift this restriction of sandboxes (Linux, repeatable)
+    #[arg(long, value_name = "RESTRICTION", value_parser = PossibleValuesParser::new(Restriction::ALL.iter().map(|one| one.name())))]
+    lift: Vec<String>,
+    /// Let the agent create sandboxes of its own, as codex and browsers do; lifts user-namespaces and landlock (Linux)
+    #[arg(long)]
+    nested_sandbox: bool,
+    /// Refuse to start it if the kernel cannot enforce a restriction (Linux)
+    #[arg(long)]
+    strict: bool,
     /// Mount this directory writable at the same path in the jail, and use it as the working directory
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
@@ -82,7 +113,7 @@ pub(crate) struct Spawn {
     /// Set a variable to its value in this environment, which keeps it out of argument lists (repeatable)
     #[arg(long = "secret", value_name = "NAME")]
     secrets: Vec<String>,
-    /// Working directory, inside the jail if there is one [default: the current one, in a jail /]
+    /// Working directory, inside the jail if there is one [default: the current one, with --jail-path /]
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
     /// Close its standard input immediately, for programs that read all input before they start, like pi --mode json
@@ -121,9 +152,11 @@ pub(crate) struct Spawn {
     command: Vec<String>,
 }
 
-/// The settings of a profile on which the request depends.
+/// The settings of a profile, and of the settings file, on which the request depends.
 #[derive(Debug, Default)]
 pub(crate) struct ProfileSettings {
+    /// The jail of an agent without an option for one.
+    pub(crate) default_jail: DefaultJail,
     /// Whether the profile has a jail, so that `--cwd` is a path inside it.
     pub(crate) has_jail: bool,
     /// Whether the profile has a working directory, which replaces the default one.
@@ -138,7 +171,33 @@ impl Spawn {
         let env = self.variables(profile)?;
         let current_dir = CurrentDir::read();
         let absolute = |path: PathBuf| current_dir.normalize(&path);
+        let names_jail = profile.has_jail
+            || self.jail_name.is_some()
+            || self.jail_path.is_some()
+            || self.jail_template.is_some();
+        let default_jail = match names_jail || self.no_jail {
+            true => None,
+            false => profile.default_jail.jail()?,
+        };
         let workspace = self.workspace.map(absolute).transpose()?;
+        let home = self.home.map(absolute).transpose()?;
+        let deny = self
+            .deny
+            .into_iter()
+            .map(absolute)
+            .collect::<Result<_, _>>()?;
+        let unprotect = self
+            .unprotect
+            .into_iter()
+            .map(absolute)
+            .collect::<Result<_, _>>()?;
+        let mut lift = self.lift;
+        if self.nested_sandbox {
+            lift.extend(
+                [Restriction::UserNamespaces, Restriction::Landlock]
+                    .map(|one| one.name().to_owned()),
+            );
+        }
         let jail_path = self.jail_path.map(absolute).transpose()?;
         let jail_template = self.jail_template.map(absolute).transpose()?;
         let mut mounts = Vec::new();
@@ -165,6 +224,13 @@ impl Spawn {
             workdir: workspace,
             hostname: self.hostname,
             allow: self.allow,
+            network: self.network,
+            view: self.view,
+            home,
+            deny,
+            unprotect,
+            lift,
+            strict: self.strict,
             limits: Limits {
                 memory: self.memory,
                 processes: self.processes,
@@ -174,12 +240,24 @@ impl Spawn {
             },
             best_effort: self.best_effort,
         };
+        let mut default_cwd = None;
+        let jail = match default_jail {
+            Some(default) => {
+                let has_cwd = self.cwd.is_some() || jail.workdir.is_some() || profile.has_cwd;
+                let mut jail = jail.or(default);
+                if !has_cwd && profile.default_jail.is_builtin() {
+                    default_cwd = show_current_directory(&mut jail, &current_dir)?;
+                }
+                jail
+            }
+            None => jail,
+        };
         let jail = (jail != JailConfig::default()).then_some(jail);
         let confined = profile.has_jail || jail.as_ref().is_some_and(JailConfig::is_jail);
         let cwd = match self.cwd {
             Some(inside) if confined => Some(normalize_in_jail(&inside)),
             Some(outside) => Some(current_dir.normalize(outside.as_ref())?),
-            None if confined || profile.has_cwd => None,
+            None if confined || profile.has_cwd => default_cwd,
             None => Some(current_dir.text()?),
         };
         let mut words = self.command.into_iter();
@@ -238,6 +316,32 @@ impl Spawn {
         variables.extend(self.env.iter().cloned());
         Ok(variables)
     }
+}
+
+/// Adds the current directory to the mounts of a sandbox, read-only, and returns it as the working directory. The home
+/// directory and those above it are not shown.
+fn show_current_directory(
+    jail: &mut JailConfig,
+    current: &CurrentDir,
+) -> Result<Option<String>, CliError> {
+    let directory = current.text()?;
+    let path = Path::new(&directory);
+    let shows = |mount: &MountConfig| mount.target.is_none() && path.starts_with(&mount.source);
+    if jail.mounts.iter().any(shows) {
+        return Ok(Some(directory));
+    }
+    if path == Path::new("/") || std::env::home_dir().is_some_and(|home| home.starts_with(path)) {
+        output::message(
+            "the agent does not see the current directory, because it contains the home directory; change to the directory of a project, or give --workspace",
+        );
+        return Ok(None);
+    }
+    jail.mounts.push(MountConfig {
+        source: directory.clone(),
+        target: None,
+        read_only: true,
+    });
+    Ok(Some(directory))
 }
 
 /// Returns a duration in milliseconds; saturates.

@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_millis(50);
 pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
     let client = connect_to(&endpoint).await?;
-    let params = crate::config::spawn_params(&client, spawn).await?;
+    let params = crate::config::spawn_params(global, &client, spawn).await?;
     let mut signals = SignalStream::install(&TERMINATING)?;
     let (sink, mut failures) = Sink::start()?;
     let mut early_signals = Vec::new();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{FsyncPolicy, HookSettings};
+use super::{Defaults, FsyncPolicy, HookSettings};
 
 /// Declares [`PartialSettings`], and the functions that go over all settings, from one list. `Live` marks a setting
 /// that a reload applies to a running daemon, `Restart` one that needs a restart.
@@ -57,6 +57,8 @@ settings! {
     Restart socket_group: Option<String>,
     /// User, by name or number, whose daemon clients trust besides root's and their own. Read only by clients.
     Live daemon_user: Option<String>,
+    /// Confinement of agents that `run`, `spawn` and `explain` start without an option for a jail. Read only by clients.
+    Live defaults: Option<Defaults>,
     /// The state directory.
     Restart state_dir: Option<PathBuf>,
     /// Name of the privilege backend.

@@ -1,0 +1,46 @@
+//! Removes the placeholders of protected paths after a run, unless another agent works in the directory.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
+
+use crate::{SandboxError, cannot, paths, placeholder};
+
+/// Cleans each directory; one that cannot be cleaned is reported, and does not prevent the next.
+pub(crate) fn clean(directories: &[OsString]) -> Result<ExitCode, SandboxError> {
+    for directory in directories {
+        let directory = Path::new(directory);
+        if let Err(error) = clean_directory(directory) {
+            let error = cannot(format!("remove placeholders in {}", directory.display()))(error);
+            io::stderr().write_all(format!("colibri-sandbox: {error}\n").as_bytes())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn clean_directory(directory: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let directory = match openat2(
+        CWD,
+        directory,
+        flags,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS,
+    ) {
+        Ok(directory) => directory,
+        Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        // Another agent needs them, and removes them later.
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    paths::each_placeholder(&directory, |parent, name, kind| {
+        placeholder::remove(parent, name, kind)
+    })
+}

@@ -1,0 +1,161 @@
+//! The init process of a sandbox: completes it, starts the agent, and returns its exit status.
+
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode};
+
+use colibri_jail_core::{PROXY_PORT, PROXY_VARIABLE, Restriction, USER_VARIABLE};
+use rustix::process::{DumpableBehavior, WaitOptions, set_dumpable_behavior, wait};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::confine::Confinement;
+use crate::options::{Enter, parse_ids};
+use crate::paths::{self, Covers};
+use crate::pre_exec::restrict_before_exec;
+use crate::{EXIT_FAILURE, SandboxError, cannot};
+
+/// Exit code if the program does not exist, as of a shell.
+const EXIT_NOT_FOUND: u8 = 127;
+/// Exit code if the program cannot be executed, as of a shell.
+const EXIT_NOT_EXECUTABLE: u8 = 126;
+/// File with the maximum number of user namespaces in the own one (namespaces(7)).
+const MAX_USER_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
+
+/// Completes the sandbox and runs the agent; returns its exit code, or 128 and the number of the signal.
+pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
+    let proxy = options
+        .proxy
+        .then(|| open_ports(&options.ports))
+        .transpose()?;
+    // Inherited descriptors stay open for the locks that they hold, and never reach the agent.
+    colibri_sys::descriptors::close_on_exec_from(3).map_err(cannot("restrict descriptors"))?;
+    if !options.masked.is_empty() {
+        let covers = Covers::open()?;
+        for path in &options.masked {
+            covers.mask(path)?;
+        }
+    }
+    let locks: Vec<Option<OwnedFd>> = options
+        .protected
+        .iter()
+        .map(|path| paths::protect(path, &options.unprotected))
+        .collect::<Result<_, _>>()?;
+    if options.applies(Restriction::UserNamespaces) {
+        // The one that this process creates next is the last.
+        std::fs::write(MAX_USER_NAMESPACES, "1").map_err(cannot("deny user namespaces"))?;
+    }
+    enter_user_namespace(&options)?;
+    drop_capabilities().map_err(cannot("drop capabilities"))?;
+    // No process of the agent can trace this one, read its memory, or open its program and its descriptors by /proc.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(cannot("protect the init process"))?;
+    if let Some(workdir) = &options.workdir {
+        std::env::set_current_dir(workdir)
+            .map_err(cannot(format!("enter the directory {}", workdir.display())))?;
+    }
+    let mut confinement = Confinement::prepare(&options)?;
+    let command = options.command.ok_or("no command")?;
+    let mut agent = Command::new(&command.program);
+    agent
+        .args(&command.args)
+        .env_remove(PROXY_VARIABLE)
+        .env_remove(USER_VARIABLE);
+    restrict_before_exec(&mut agent, move || confinement.apply());
+    let agent = match agent.spawn() {
+        Ok(agent) => agent,
+        Err(error) => {
+            let program = command.program.to_string_lossy();
+            let _ = io::stderr().write_all(
+                format!("colibri-sandbox: cannot execute {program}: {error}\n").as_bytes(),
+            );
+            return Ok(ExitCode::from(match error.kind() {
+                io::ErrorKind::NotFound => EXIT_NOT_FOUND,
+                io::ErrorKind::PermissionDenied => EXIT_NOT_EXECUTABLE,
+                _ => EXIT_FAILURE,
+            }));
+        }
+    };
+    let code = wait_for(i32::try_from(agent.id())?)?;
+    drop((locks, proxy));
+    Ok(code)
+}
+
+/// Waits for all processes that end until the agent does. The kernel ends the others with this process
+/// (pid_namespaces(7)).
+fn wait_for(agent: i32) -> Result<ExitCode, SandboxError> {
+    loop {
+        let ended = match wait(WaitOptions::empty()) {
+            Ok(ended) => ended,
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(cannot("wait for the agent")(error)),
+        };
+        if let Some((pid, status)) = ended
+            && pid.as_raw_nonzero().get() == agent
+        {
+            let status = std::process::ExitStatus::from_raw(status.as_raw());
+            let code = status.code().or(status.signal().map(|signal| 128 + signal));
+            let code = code.and_then(|code| u8::try_from(code).ok());
+            return Ok(ExitCode::from(code.unwrap_or(EXIT_FAILURE)));
+        }
+    }
+}
+
+/// Opens the ports on which the agent finds the proxy and loopback ports of the host, and sends the listening sockets to the
+/// proxy. Returns the connection whose end ends the proxy.
+fn open_ports(ports: &[u16]) -> Result<OwnedFd, SandboxError> {
+    let socket = std::env::var(PROXY_VARIABLE)
+        .ok()
+        .and_then(|number| number.parse().ok())
+        .and_then(colibri_sys::descriptors::take_inherited_socket)
+        .ok_or_else(|| format!("{PROXY_VARIABLE} does not name a socket"))?;
+    let open = |port| {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .map_err(cannot(format!("open port {port} in the sandbox")))
+    };
+    let all = std::iter::once(PROXY_PORT).chain(ports.iter().copied());
+    let listeners: Vec<TcpListener> = all.map(open).collect::<Result<_, _>>()?;
+    colibri_sys::socket_passing::send_held(&socket, &listeners)
+        .map_err(cannot("send the listening sockets to the proxy"))?;
+    Ok(socket)
+}
+
+/// Enters a user namespace that owns none of the sandbox's other namespaces, so that a capability in it changes none of them.
+fn enter_user_namespace(options: &Enter) -> Result<(), SandboxError> {
+    let on_host = || parse_ids(&std::env::var(USER_VARIABLE).ok()?);
+    let (uid, gid) = options.user.or_else(on_host).ok_or_else(|| {
+        format!("{USER_VARIABLE} is not set; start this part with colibri-sandbox run")
+    })?;
+    let enter = || -> io::Result<()> {
+        colibri_sys::kernel::unshare_users()?;
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/uid_map", format!("{uid} 0 1\n"))?;
+        std::fs::write("/proc/self/gid_map", format!("{gid} 0 1\n"))
+    };
+    enter().map_err(cannot("enter the user namespace of the agent"))
+}
+
+/// Drops all capabilities for good: no execve(2) gives them back, not even to a uid 0 in the namespace.
+fn drop_capabilities() -> io::Result<()> {
+    rustix::thread::clear_ambient_capability_set()?;
+    for number in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // The kernel has no more.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let none = CapabilitySet::empty();
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        },
+    )?;
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Arguments of the parts, which `colibri-jail-core` composes.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use colibri_jail_core::Restriction;
+
+use crate::SandboxError;
+
+/// A program and its arguments.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Command {
+    pub(crate) program: OsString,
+    pub(crate) args: Vec<OsString>,
+}
+
+/// The user of the agent's processes on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum User {
+    /// The user of this process.
+    Caller,
+    Ids {
+        uid: u32,
+        gid: u32,
+    },
+    /// A uid that no other process has.
+    Private,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) user: User,
+    /// Descriptors of mount sources, which `run` replaces by those of mounts that show the user as the owner.
+    pub(crate) held: Vec<i32>,
+    pub(crate) command: Command,
+}
+
+/// Arguments of `enter`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Enter {
+    /// Open the port of the proxy.
+    pub(crate) proxy: bool,
+    /// Loopback ports of the host to open too.
+    pub(crate) ports: Vec<u16>,
+    pub(crate) strict: bool,
+    /// The ids that the agent sees as its own; absent: those on the host.
+    pub(crate) user: Option<(u32, u32)>,
+    pub(crate) lifted: Vec<Restriction>,
+    pub(crate) masked: Vec<PathBuf>,
+    pub(crate) protected: Vec<PathBuf>,
+    pub(crate) unprotected: Vec<PathBuf>,
+    pub(crate) home: Option<PathBuf>,
+    pub(crate) workdir: Option<PathBuf>,
+    pub(crate) command: Option<Command>,
+}
+
+/// The words before `--`, and the command after it.
+struct Words<'a> {
+    words: std::slice::Iter<'a, OsString>,
+    command: Command,
+}
+
+impl<'a> Words<'a> {
+    fn split(words: &'a [OsString]) -> Option<Self> {
+        let separator = words.iter().position(|word| word == "--")?;
+        let (words, command) = words.split_at(separator);
+        let [_, program, args @ ..] = command else {
+            return None;
+        };
+        Some(Self {
+            words: words.iter(),
+            command: Command {
+                program: program.clone(),
+                args: args.to_vec(),
+            },
+        })
+    }
+
+    fn value(&mut self) -> Option<&'a OsStr> {
+        self.words.next().map(OsString::as_os_str)
+    }
+}
+
+/// Parses `UID:GID`.
+pub(crate) fn parse_ids(text: &str) -> Option<(u32, u32)> {
+    let (uid, gid) = text.split_once(':')?;
+    Some((uid.parse().ok()?, gid.parse().ok()?))
+}
+
+impl Run {
+    /// Parses the arguments; `None` for a usage error.
+    pub(crate) fn parse(words: &[OsString]) -> Option<Result<Self, SandboxError>> {
+        let mut words = Words::split(words)?;
+        let (mut user, mut held) = (User::Caller, Vec::new());
+        while let Some(option) = words.value() {
+            match option.to_str()? {
+                "--private-user" => user = User::Private,
+                "--user" => {
+                    let (uid, gid) = parse_ids(words.value()?.to_str()?)?;
+                    if uid == 0 || gid == 0 {
+                        return Some(Err(
+                            "user 0 is refused for an agent; give another user".into()
+                        ));
+                    }
+                    user = User::Ids { uid, gid };
+                }
+                "--held" => held.push(words.value()?.to_str()?.parse().ok()?),
+                _ => return None,
+            }
+        }
+        Some(Ok(Self {
+            user,
+            held,
+            command: words.command,
+        }))
+    }
+}
+
+impl Enter {
+    /// Parses the arguments; `None` for a usage error.
+    pub(crate) fn parse(words: &[OsString]) -> Option<Result<Self, SandboxError>> {
+        let mut words = Words::split(words)?;
+        let mut enter = Self::default();
+        while let Some(option) = words.value() {
+            match option.to_str()? {
+                "--proxy" => enter.proxy = true,
+                "--listen" => enter.ports.push(words.value()?.to_str()?.parse().ok()?),
+                "--strict" => enter.strict = true,
+                "--user" => enter.user = Some(parse_ids(words.value()?.to_str()?)?),
+                "--lift" => match words.value()?.to_str()?.parse() {
+                    Ok(restriction) => enter.lifted.push(restriction),
+                    Err(error) => return Some(Err(Box::new(error))),
+                },
+                "--mask" => enter.masked.push(words.value()?.into()),
+                "--protect" => enter.protected.push(words.value()?.into()),
+                "--unprotect" => enter.unprotected.push(words.value()?.into()),
+                "--home" => enter.home = Some(words.value()?.into()),
+                "--workdir" => enter.workdir = Some(words.value()?.into()),
+                _ => return None,
+            }
+        }
+        enter.command = Some(words.command);
+        Some(Ok(enter))
+    }
+
+    /// Returns whether a restriction applies.
+    pub(crate) fn applies(&self, restriction: Restriction) -> bool {
+        !self.lifted.contains(&restriction)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn arguments_are_parsed_or_refused() {
+        let run = |text| Run::parse(&words(text)).map(Result::unwrap);
+        assert_eq!(
+            run("--user 5:6 --held 10 --held 11 -- bwrap --x").unwrap(),
+            Run {
+                user: User::Ids { uid: 5, gid: 6 },
+                held: vec![10, 11],
+                command: Command {
+                    program: "bwrap".into(),
+                    args: words("--x"),
+                },
+            }
+        );
+        for bad in [
+            "",
+            "--",
+            "bwrap",
+            "--user 5 -- a",
+            "--held -- a",
+            "--x -- a",
+        ] {
+            assert_eq!(run(bad), None, "{bad}");
+        }
+        for root in ["--user 0:5 -- a", "--user 5:0 -- a"] {
+            assert!(Run::parse(&words(root)).unwrap().is_err(), "{root}");
+        }
+        let enter = Enter::parse(&words("--lift landlock --mask /a --proxy -- a -- b"));
+        let enter = enter.unwrap().unwrap();
+        assert!(!enter.applies(Restriction::Landlock) && enter.applies(Restriction::IoUring));
+        assert_eq!(enter.command.unwrap().args, words("-- b"));
+        assert!(Enter::parse(&words("--lift x -- a")).unwrap().is_err());
+        for bad in ["", "a", "--mask -- a", "--nothing -- a"] {
+            assert!(Enter::parse(&words(bad)).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Masks and protects paths in the sandbox, by mounts. Every path is opened once, without links, and used by its descriptor.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use colibri_jail_core::{
+    EMPTY_INSIDE, GIT_DIRECTORY, PROTECTED_IN_GIT, PROTECTED_PATHS, Placeholder,
+};
+use rustix::fs::{
+    CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, openat, openat2,
+};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+
+use crate::{SandboxError, cannot, placeholder};
+
+/// What covers masked paths: an empty directory, and a device that cannot be opened where devices are denied.
+pub(crate) struct Covers {
+    directory: OwnedFd,
+    file: OwnedFd,
+}
+
+impl Covers {
+    /// Opens the covers.
+    pub(crate) fn open() -> Result<Self, SandboxError> {
+        let open = |path: &str| open_path(Path::new(path)).map_err(cannot(format!("open {path}")));
+        Ok(Self {
+            directory: open(EMPTY_INSIDE)?,
+            file: open("/dev/null")?,
+        })
+    }
+
+    /// Covers a path, if it exists.
+    pub(crate) fn mask(&self, path: &Path) -> Result<(), SandboxError> {
+        let target = match open_path(path) {
+            Ok(target) => target,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
+            Err(error) => return Err(cannot(format!("mask {}", path.display()))(error)),
+        };
+        let masked = || -> io::Result<()> {
+            let cover = match file_type(&target)? {
+                FileType::Directory => clone_tree(&self.directory, "")?,
+                _ => clone_tree(&self.file, "")?,
+            };
+            colibri_sys::mounts::restrict(&cover, true)?;
+            attach(&cover, &target)
+        };
+        masked().map_err(cannot(format!("mask {}", path.display())))
+    }
+}
+
+/// Opens a path for use as a mount point. Links are followed, because the mask of what a link shows is needed.
+fn open_path(path: &Path) -> Result<OwnedFd, Errno> {
+    openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn file_type(file: &impl AsFd) -> io::Result<FileType> {
+    Ok(FileType::from_raw_mode(fstat(file)?.st_mode))
+}
+
+/// Returns a copy of the mount of `path` in `directory`, or of `directory` itself if `path` is empty.
+fn clone_tree(directory: &impl AsFd, path: &str) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if path.is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    Ok(open_tree(directory, path, flags)?)
+}
+
+/// Mounts a copy on what `target` names.
+fn attach(mount: &impl AsFd, target: &impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", target, "", flags)?)
+}
+
+/// Protects the paths of [`PROTECTED_PATHS`] in a writable directory, if `path` is one, except `unprotected`. Returns a lock that
+/// keeps the placeholders, for the life of the sandbox.
+pub(crate) fn protect(
+    path: &Path,
+    unprotected: &[PathBuf],
+) -> Result<Option<OwnedFd>, SandboxError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let directory = match openat(CWD, path, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOTDIR) => return Ok(None),
+        Err(error) => return Err(cannot(format!("open {}", path.display()))(error)),
+    };
+    // Another agent in this directory removes no placeholder while it is held.
+    flock(&directory, FlockOperation::NonBlockingLockShared).map_err(cannot(format!(
+        "lock {}, because another program holds an exclusive lock (flock(2)); wait until it ends, or find it with lslocks(8)",
+        path.display()
+    )))?;
+    let protection = Protection { unprotected };
+    for (name, placeholder) in PROTECTED_PATHS {
+        let shown = path.join(name);
+        if protection.is_open(&shown) {
+            continue;
+        }
+        if *name != GIT_DIRECTORY {
+            protection.apply(&directory, name, &shown, *placeholder)?;
+            continue;
+        }
+        match open_in(&directory, name) {
+            Ok(git)
+                if is_repository(&git).map_err(cannot(format!("read {}", shown.display())))? =>
+            {
+                protection.apply_in_git(&directory, &git, &shown)?;
+            }
+            _ => protection.apply(&directory, name, &shown, *placeholder)?,
+        }
+    }
+    Ok(Some(directory))
+}
+
+/// Returns whether a `.git` is a directory with files; an empty one may be a placeholder.
+fn is_repository(git: &OwnedFd) -> io::Result<bool> {
+    if file_type(git)? != FileType::Directory {
+        return Ok(false);
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(!placeholder::is_empty(&openat(
+        git,
+        ".",
+        flags,
+        Mode::empty(),
+    )?)?)
+}
+
+/// Opens a name in a directory, which must not be a link.
+fn open_in(directory: &impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+    openat2(
+        directory,
+        name,
+        OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    )
+}
+
+/// The exceptions of a protection.
+struct Protection<'a> {
+    unprotected: &'a [PathBuf],
+}
+
+impl Protection<'_> {
+    fn is_open(&self, path: &Path) -> bool {
+        self.unprotected.iter().any(|open| path.starts_with(open))
+    }
+
+    /// Returns whether a path inside `path` is unprotected.
+    fn opens_inside(&self, path: &Path) -> bool {
+        self.unprotected
+            .iter()
+            .any(|open| open != path && open.starts_with(path))
+    }
+
+    /// Makes a name in a directory read-only.
+    fn apply(
+        &self,
+        directory: &OwnedFd,
+        name: &str,
+        shown: &Path,
+        placeholder: Placeholder,
+    ) -> Result<(), SandboxError> {
+        let target = match open_in(directory, name) {
+            Err(Errno::NOENT) if placeholder == Placeholder::Nothing => return Ok(()),
+            Err(Errno::NOENT) => {
+                placeholder::create(directory, name, placeholder).map_err(cannot(format!(
+                    "create a placeholder for {}",
+                    shown.display()
+                )))?;
+                open_in(directory, name)
+            }
+            other => other,
+        };
+        let target = target.map_err(cannot(format!("protect {}", shown.display())))?;
+        let found = fstat(&target).map_err(cannot(format!("read {}", shown.display())))?;
+        let file_type = FileType::from_raw_mode(found.st_mode);
+        if file_type == FileType::Symlink {
+            return Err(unprotectable(
+                shown,
+                "it is a symbolic link, which an agent could replace",
+            ));
+        }
+        if file_type == FileType::RegularFile && found.st_nlink > 1 {
+            return Err(unprotectable(
+                shown,
+                "it has another hard link, by which an agent could write to it",
+            ));
+        }
+        let opened: Vec<OwnedFd> = match self.opens_inside(shown) {
+            true => self.copies_of_open_paths(&target, shown)?,
+            false => Vec::new(),
+        };
+        bind(&target, true).map_err(cannot(format!("protect {}", shown.display())))?;
+        // The unprotected paths inside become writable again.
+        if !opened.is_empty() {
+            let covered =
+                open_in(directory, name).map_err(cannot(format!("open {}", shown.display())))?;
+            let inside = self
+                .unprotected
+                .iter()
+                .filter_map(|open| open.strip_prefix(shown).ok());
+            for (path, copy) in inside.zip(&opened) {
+                let attached = || -> io::Result<()> {
+                    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+                    attach(
+                        copy,
+                        &openat2(&covered, path, flags, Mode::empty(), resolve)?,
+                    )
+                };
+                attached().map_err(cannot(format!("unprotect {}", shown.join(path).display())))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns writable copies of the unprotected paths inside a path.
+    fn copies_of_open_paths(
+        &self,
+        target: &OwnedFd,
+        shown: &Path,
+    ) -> Result<Vec<OwnedFd>, SandboxError> {
+        let inside = self
+            .unprotected
+            .iter()
+            .filter_map(|open| open.strip_prefix(shown).ok());
+        let copy = |path: &Path| -> io::Result<OwnedFd> {
+            let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            clone_tree(&openat2(target, path, flags, Mode::empty(), resolve)?, "")
+        };
+        inside
+            .map(|path| {
+                copy(path).map_err(cannot(format!("unprotect {}", shown.join(path).display())))
+            })
+            .collect()
+    }
+
+    /// Makes a directory `.git` immovable, and the names of [`PROTECTED_IN_GIT`] in it read-only.
+    fn apply_in_git(
+        &self,
+        directory: &OwnedFd,
+        git: &OwnedFd,
+        shown: &Path,
+    ) -> Result<(), SandboxError> {
+        bind(git, false).map_err(cannot(format!("protect {}", shown.display())))?;
+        let git = open_in(directory, GIT_DIRECTORY)
+            .map_err(cannot(format!("open {}", shown.display())))?;
+        for (name, placeholder) in PROTECTED_IN_GIT {
+            let inside = shown.join(name);
+            if !self.is_open(&inside) {
+                self.apply(&git, name, &inside, *placeholder)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Mounts a file or directory on itself.
+fn bind(target: &OwnedFd, read_only: bool) -> io::Result<()> {
+    let mount = clone_tree(target, "")?;
+    colibri_sys::mounts::restrict(&mount, read_only)?;
+    attach(&mount, target)
+}
+
+fn unprotectable(path: &Path, cause: &str) -> SandboxError {
+    let path = path.display();
+    format!("cannot protect {path}: {cause}; replace it by a file of its own, or give --unprotect {path}").into()
+}
+
+/// Calls `act` for each name that a placeholder can have in a directory: the directory of the name, and the name.
+pub(crate) fn each_placeholder(
+    directory: &OwnedFd,
+    act: impl Fn(&OwnedFd, &str, Placeholder) -> io::Result<()>,
+) -> io::Result<()> {
+    if let Ok(git) = open_in(directory, GIT_DIRECTORY)
+        && file_type(&git)? == FileType::Directory
+    {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let git = openat(&git, OsStr::new("."), flags, Mode::empty())?;
+        for (name, placeholder) in PROTECTED_IN_GIT {
+            act(&git, name, *placeholder)?;
+        }
+    }
+    for (name, placeholder) in PROTECTED_PATHS {
+        act(directory, name, *placeholder)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! The user of an agent of a root daemon: never root, and the owner of its mounts by ID-mapped mounts.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use colibri_sys::descriptors::{duplicate_to, take_inherited};
+use colibri_sys::{kernel, mounts};
+use rustix::fs::{CWD, FlockOperation, Gid, Mode, OFlags, Uid, flock, fstat, openat};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
+    move_mount, open_tree,
+};
+
+use crate::options::User;
+use crate::{SandboxError, cannot};
+
+/// First of the uids of agents: outside of the ranges that systemd, containers and distributions use
+/// (<https://systemd.io/UIDS-GIDS/>).
+const FIRST_UID: u32 = 1_895_825_408;
+/// Number of the uids of agents.
+const UIDS: u32 = 8192;
+/// Directory of the locks of these uids.
+const LOCKS: &str = "/run/colibri-users";
+/// Mount point for the mounts of one agent, in its own mount namespace.
+const STAGE: &str = "/run/colibri-stage";
+
+/// Gives this process mounts of its own, in which the held files belong to the user, and becomes the user.
+pub(crate) fn become_user(user: User, held: &[i32]) -> Result<(), SandboxError> {
+    let (uid, gid) = match user {
+        User::Ids { uid, gid } => (uid, gid),
+        User::Private => {
+            let uid = reserve_uid()?;
+            (uid, uid)
+        }
+        User::Caller => return Ok(()),
+    };
+    stage(held, uid, gid)?;
+    set_user(uid, gid).map_err(cannot(format!("become user {uid}")))
+}
+
+fn set_user(uid: u32, gid: u32) -> io::Result<()> {
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(group, group, group)?;
+    rustix::thread::set_thread_res_uid(user, user, user)?;
+    let ids = [rustix::process::getuid(), rustix::process::geteuid()];
+    match ids.iter().all(|id| id.as_raw() == uid && uid != 0) {
+        true => Ok(()),
+        false => Err(io::Error::other("the user did not change")),
+    }
+}
+
+/// Reserves a uid until all processes of the sandbox have ended: its init process inherits the lock.
+fn reserve_uid() -> Result<u32, SandboxError> {
+    create_directory(LOCKS, 0o700)?;
+    // Start at different uids, so that few locks are tried.
+    let start = std::process::id() % UIDS;
+    for number in (start..UIDS).chain(0..start) {
+        let uid = FIRST_UID + number;
+        let path = Path::new(LOCKS).join(uid.to_string());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = openat(CWD, &path, flags, Mode::from_raw_mode(0o600))
+            .map_err(cannot(format!("open {}", path.display())))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                fcntl_setfd(&lock, FdFlags::empty()).map_err(cannot("keep the lock of a uid"))?;
+                // Held by the open descriptor, until the last process that has it ends.
+                std::mem::forget(lock);
+                return Ok(uid);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(cannot(format!("lock {}", path.display()))(error)),
+        }
+    }
+    Err(format!(
+        "all {UIDS} uids of agents are in use; end agents, or give a user with --jail-user"
+    )
+    .into())
+}
+
+fn create_directory(path: &str, mode: u32) -> Result<(), SandboxError> {
+    let created = match fs::create_dir(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    };
+    created.map_err(cannot(format!("create {path}")))
+}
+
+/// Replaces the held descriptors by those of mounts that belong to the user.
+fn stage(held: &[i32], uid: u32, gid: u32) -> Result<(), SandboxError> {
+    let mut copies = Vec::new();
+    // The copies come from the mounts of the host, which the new namespace lacks.
+    for &number in held {
+        let source =
+            take_inherited(number).ok_or_else(|| format!("descriptor {number} is not open"))?;
+        copies.push((number, copy_for_user(&source, uid, gid)?, source));
+    }
+    let failed = |what: &str| cannot::<io::Error>(format!("{what} for an agent's mounts"));
+    let separate = || -> io::Result<()> {
+        kernel::unshare_mounts()?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        Ok(mount_change("/", private)?)
+    };
+    separate().map_err(failed("create a namespace"))?;
+    if copies.is_empty() {
+        return Ok(());
+    }
+    create_directory(STAGE, 0o755)?;
+    mount(
+        "tmpfs",
+        STAGE,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        c"mode=755,size=1m",
+    )
+    .map_err(|error| failed("mount a directory")(error.into()))?;
+    for (number, copy, source) in copies {
+        let path = format!("{STAGE}/{number}");
+        let is_directory = rustix::fs::FileType::from_raw_mode(fstat(&source)?.st_mode).is_dir();
+        match is_directory {
+            true => fs::create_dir(&path),
+            false => File::create(&path).map(drop),
+        }
+        .map_err(cannot(format!("create {path}")))?;
+        drop(source);
+        move_mount(
+            &copy,
+            "",
+            CWD,
+            &path,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        .map_err(cannot(format!("mount {path}")))?;
+        let staged = openat(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(cannot(format!("open {path}")))?;
+        duplicate_to(&staged, number).map_err(cannot(format!("use descriptor {number}")))?;
+    }
+    Ok(())
+}
+
+/// Returns a copy of the mount of a file that shows its owner as the user, and its group as that of the user.
+fn copy_for_user(source: &OwnedFd, uid: u32, gid: u32) -> Result<OwnedFd, SandboxError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    let copy = open_tree(source, "", flags).map_err(cannot("copy the mount of an agent"))?;
+    let owner = fstat(source).map_err(cannot("read the owner of a mount"))?;
+    if owner.st_uid == uid {
+        return Ok(copy);
+    }
+    let namespace = namespace(&[(owner.st_uid, uid)], &[(owner.st_gid, gid)])
+        .map_err(cannot("create a user namespace for the owners of a mount"))?;
+    match mounts::map_owners(&copy, &namespace) {
+        Ok(()) => Ok(copy),
+        Err(error) => {
+            let path = fs::read_link(format!(
+                "/proc/self/fd/{}",
+                std::os::fd::AsRawFd::as_raw_fd(source)
+            ));
+            let path = path.unwrap_or_default();
+            Err(format!(
+                "cannot give user {uid} the mount {}, which belongs to user {}: {error}; the file system may lack ID-mapped mounts: give the owner with --jail-user {}:{}, or change the owner with chown(8)",
+                path.display(), owner.st_uid, owner.st_uid, owner.st_gid
+            )
+            .into())
+        }
+    }
+}
+
+/// Returns a user namespace with these mappings, each of one id inside to one outside.
+fn namespace(users: &[(u32, u32)], groups: &[(u32, u32)]) -> io::Result<OwnedFd> {
+    let mut holder = Command::new("/proc/self/exe")
+        .arg("hold-namespace")
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let created = (|| {
+        let mut output = holder.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        output.read_exact(&mut [0])?;
+        let directory = format!("/proc/{}", holder.id());
+        for (file, mappings) in [("uid_map", users), ("gid_map", groups)] {
+            let lines = mappings
+                .iter()
+                .map(|(inside, outside)| format!("{inside} {outside} 1\n"));
+            fs::write(format!("{directory}/{file}"), lines.collect::<String>())?;
+        }
+        Ok(File::open(format!("{directory}/ns/user"))?.into())
+    })();
+    // The end of its input ends it.
+    drop(holder.stdin.take());
+    holder.wait()?;
+    created
+}
+
+/// The process that creates a user namespace, and holds it until the end of its input.
+pub(crate) fn hold_namespace() -> Result<ExitCode, SandboxError> {
+    kernel::unshare_users().map_err(cannot("create a user namespace"))?;
+    io::stdout().write_all(b"1")?;
+    io::stdout().flush()?;
+    let _ = io::stdin().read(&mut [0]);
+    Ok(ExitCode::SUCCESS)
+}

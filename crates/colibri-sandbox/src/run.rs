@@ -1,0 +1,69 @@
+//! Outside of the sandbox: chooses the user, and executes bwrap(1).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use colibri_jail_core::USER_VARIABLE;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::{FdFlags, fcntl_setfd};
+
+use crate::options::{Run, User};
+use crate::{SandboxError, cannot, private_user};
+
+/// Setting of the kernel by which AppArmor permits user namespaces to the programs of its profiles only.
+const APPARMOR_SETTING: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+
+/// Becomes the user and executes bwrap.
+pub(crate) fn run(options: Run) -> Result<ExitCode, SandboxError> {
+    colibri_sys::kernel::new_session_keyring().map_err(cannot("leave the session keyring"))?;
+    if options.user != User::Caller {
+        private_user::become_user(options.user, &options.held)?;
+    }
+    if rustix::process::geteuid().is_root() {
+        return Err(
+            "an agent never runs as root; the daemon gives it a user of its own, unless this program is started otherwise".into(),
+        );
+    }
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    let user = format!("{}:{}", uid.as_raw(), gid.as_raw());
+    let path = &options.command.program;
+    let sealed;
+    let mut command = match names_program_by_path() {
+        // The profile of bwrap belongs to its path.
+        true => Command::new(path),
+        false => {
+            sealed =
+                sealed_copy(path).map_err(cannot(format!("copy {}", path.to_string_lossy())))?;
+            let mut command = Command::new(format!("/proc/self/fd/{}", sealed.as_fd().as_raw_fd()));
+            command.arg0(path);
+            command
+        }
+    };
+    let error = command
+        .args(&options.command.args)
+        .env(USER_VARIABLE, user)
+        .exec();
+    Err(cannot(format!("execute {}", path.to_string_lossy()))(error))
+}
+
+/// Returns whether the program must be executed by its path.
+fn names_program_by_path() -> bool {
+    std::fs::read_to_string(APPARMOR_SETTING).is_ok_and(|value| value.trim() != "0")
+}
+
+/// Returns a copy of a program in memory that nothing can change (memfd_create(2)).
+fn sealed_copy(path: &std::ffi::OsStr) -> io::Result<std::os::fd::OwnedFd> {
+    let mut program = std::fs::File::open(path)?;
+    let memory = memfd_create("bwrap", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut copy = std::fs::File::from(memory);
+    io::copy(&mut program, &mut copy)?;
+    fcntl_add_seals(
+        &copy,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    // The dynamic linker opens it again by its path in /proc.
+    fcntl_setfd(&copy, FdFlags::CLOEXEC)?;
+    Ok(copy.into())
+}
