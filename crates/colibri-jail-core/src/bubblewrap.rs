@@ -28,6 +28,8 @@ const LIBRARIES_INSIDE: &str = "/dev/colibri-lib";
 /// Capabilities that colibri-sandbox has in the namespace of bwrap, and drops: for mounts, to limit the number of user namespaces,
 /// and to map the user of that namespace (user_namespaces(7)).
 const CAPABILITIES: &[&str] = &["CAP_SYS_ADMIN", "CAP_SYS_RESOURCE", "CAP_SETFCAP"];
+/// As [`CAPABILITIES`], to open allowed loopback ports below 1024.
+const BIND_CAPABILITY: &str = "CAP_NET_BIND_SERVICE";
 /// Path of an empty directory in a sandbox, which covers masked directories.
 pub const EMPTY_INSIDE: &str = "/dev/colibri-empty";
 /// Directories that are private to every sandbox.
@@ -257,7 +259,11 @@ impl Bubblewrap {
     /// Adds the root, the private directories and the mounts of a sandbox that colibri-sandbox completes.
     fn add_sandbox(&self, args: &mut Vec<String>, jail: &EphemeralJail, sandbox: &SandboxProgram) {
         add(args, &["--as-pid-1"]);
-        for capability in CAPABILITIES {
+        let binds = jail
+            .allow
+            .iter()
+            .any(|rule| !rule.loopback_ports().is_empty());
+        for capability in CAPABILITIES.iter().chain(binds.then_some(&BIND_CAPABILITY)) {
             add(args, &["--cap-add", capability]);
         }
         let options = &jail.sandbox;
