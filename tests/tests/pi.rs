@@ -66,12 +66,9 @@ fn json_mode_edits_only_the_workspace() {
         .filter(|message| message["role"] == "tool")
         .map(|message| message["content"].to_string())
         .collect();
-    assert!(results[3].contains("read-only file system"), "{results:#?}");
-    assert!(
-        results[4].matches("Read-only file system").count() == 2
-            && results[4].contains("a new word"),
-        "{results:#?}"
-    );
+    // The directory of the host is private to the sandbox.
+    assert!(results[3].contains("Successfully wrote"), "{results:#?}");
+    assert!(results[4].contains("a new word"), "{results:#?}");
     let agent = pi.daemon.agent(&id);
     let view = &agent["view"];
     assert_eq!(

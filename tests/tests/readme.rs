@@ -14,7 +14,7 @@ fn readme_commands_work() {
         &[
             "hi\nexit code 7\n",
             "go on\n",
-            "--ro-bind /srv/agent /",
+            "--ro-bind-fd 200 /",
             "/usr/sbin/jexec -U agent web pi",
         ],
     );

@@ -257,7 +257,7 @@ fn unprivileged_user_can_run_all_commands() {
             .output()
             .unwrap()
     };
-    let script = "id -u; touch /var/tmp/x; kill -9 1; exit 7";
+    let script = "id -u; touch /etc/x /x; kill -9 1; exit 7";
     let output = call(&[
         "run",
         "--jail-path",

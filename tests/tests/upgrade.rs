@@ -14,6 +14,8 @@ type Release = fn(&str) -> PathBuf;
 
 /// Starts the daemon of a release with the shim of that release.
 fn launch(daemon: &mut Daemon, release: Release) {
+    // The previous release does not know all settings.
+    let _ = std::fs::remove_file(daemon.path(".config/colibri/colibri.toml"));
     let mut command = daemon.external_command(release("colibri-daemon"));
     command.env("COLIBRI_SHIM", release("colibri-shim"));
     daemon.launch_command(command);

@@ -9,7 +9,7 @@ use crate::error::CliError;
 #[derive(Debug, Default)]
 pub(crate) enum DefaultJail {
     /// The settings file names it; `None` for no jail.
-    Configured(Option<JailConfig>),
+    Configured(Option<Box<JailConfig>>),
     /// A sandbox of bubblewrap.
     Sandbox,
     /// There is none: the user must choose.
@@ -25,7 +25,7 @@ impl DefaultJail {
             Some(Defaults { no_jail: true, .. }) => Self::Configured(None),
             Some(Defaults {
                 jail: Some(jail), ..
-            }) if jail.is_jail() => Self::Configured(Some(jail.clone())),
+            }) if jail.is_jail() => Self::Configured(Some(Box::new(jail.clone()))),
             _ if cfg!(target_os = "linux") && engine.is_none_or(|name| name == "bubblewrap") => {
                 Self::Sandbox
             }
@@ -41,7 +41,7 @@ impl DefaultJail {
     /// Returns the jail; `None` for no jail.
     pub(crate) fn jail(&self) -> Result<Option<JailConfig>, CliError> {
         match self {
-            Self::Configured(jail) => Ok(jail.clone()),
+            Self::Configured(jail) => Ok(jail.as_deref().cloned()),
             Self::Sandbox => Ok(Some(JailConfig {
                 path: Some("/".to_owned()),
                 ..JailConfig::default()

@@ -130,7 +130,7 @@ pub struct EphemeralJail {
     /// adds them after validation; an engine that cannot mask refuses them.
     pub masked: Vec<JailPath>,
     /// What a sandbox shows and permits.
-    pub sandbox: SandboxOptions,
+    pub sandbox: Box<SandboxOptions>,
 }
 
 /// What a sandbox of Linux shows and permits, besides its mounts. The caller adds the fields about the host after validation.
@@ -201,7 +201,7 @@ impl EphemeralJail {
             hostname: None,
             allow: Vec::new(),
             masked: Vec::new(),
-            sandbox: SandboxOptions::default(),
+            sandbox: Box::default(),
         }
     }
 
@@ -354,22 +354,15 @@ impl JailConfig {
                             "`ip4` {ip4} and `network` both choose the jail's network; remove one of them"
                         )));
                     }
-                    (None, Some(Network::None)) => Some(Ip4Policy::Disable),
+                    // Without a destination, nothing is allowed.
+                    (None, Some(Network::None | Network::Allow)) => Some(Ip4Policy::Disable),
                     (None, Some(Network::Host)) => Some(Ip4Policy::Inherit),
-                    (ip4, _) => ip4,
+                    (ip4, None) => ip4,
                 };
-                match (network, allow.is_empty()) {
-                    (Some(Network::Allow), true) => {
-                        return Err(JailError::Conflict(
-                            "`network` allow needs destinations; add them to `allow`, like api.example.com:443".to_owned(),
-                        ));
-                    }
-                    (Some(Network::None), false) => {
-                        return Err(JailError::Conflict(
-                            "`network` none conflicts with `allow`; remove one of them".to_owned(),
-                        ));
-                    }
-                    _ => {}
+                if network == Some(Network::None) && !allow.is_empty() {
+                    return Err(JailError::Conflict(
+                        "`network` none conflicts with `allow`; remove one of them".to_owned(),
+                    ));
                 }
                 let ip4 = match (ip4, allow.is_empty()) {
                     (ip4, true) => ip4.unwrap_or_default(),
@@ -392,7 +385,7 @@ impl JailConfig {
                     mounts,
                     hostname,
                     allow,
-                    sandbox,
+                    sandbox: Box::new(sandbox),
                     ..EphemeralJail::new(ephemeral.clone(), path)
                 }))
             }

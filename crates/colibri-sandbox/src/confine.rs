@@ -26,6 +26,9 @@ const ABI_OF_UNIX_SOCKETS: u32 = 9;
 /// First version of the Landlock ABI with scopes of abstract sockets and signals.
 const ABI_OF_SCOPES: u32 = 6;
 
+/// Rules by the number of the system call; without rules, the call always matches.
+type CallRules = Vec<(i64, Vec<SeccompRule>)>;
+
 /// What an agent's process applies to itself before it executes the agent.
 pub(crate) struct Confinement {
     filters: Vec<BpfProgram>,
@@ -112,7 +115,7 @@ fn filters(
     landlock_controls_sockets: bool,
 ) -> Result<Vec<BpfProgram>, Box<dyn std::error::Error>> {
     let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
-    let compile = |rules: Vec<(i64, Vec<SeccompRule>)>, errno: Errno| {
+    let compile = |rules: CallRules, errno: Errno| {
         let errno = u32::try_from(errno.raw_os_error()).unwrap_or_default();
         let (mismatch, matching) = (SeccompAction::Allow, SeccompAction::Errno(errno));
         SeccompFilter::new(
@@ -123,7 +126,7 @@ fn filters(
         )
         .and_then(BpfProgram::try_from)
     };
-    let always = |numbers: &[libc::c_long]| -> Vec<(i64, Vec<SeccompRule>)> {
+    let always = |numbers: &[libc::c_long]| -> CallRules {
         numbers.iter().map(|number| (*number, Vec::new())).collect()
     };
     let mut denied = Vec::new();
@@ -211,7 +214,7 @@ fn filters(
 fn socket_rules(
     options: &Enter,
     landlock_controls_sockets: bool,
-) -> Result<Vec<(i64, Vec<SeccompRule>)>, Box<dyn std::error::Error>> {
+) -> Result<CallRules, Box<dyn std::error::Error>> {
     let (mut refused, mut pairs) = (Vec::new(), Vec::new());
     if options.applies(Restriction::UnixSockets) && !landlock_controls_sockets {
         // Pairs of streams remain: they cannot be connected to an address, which one of datagrams can.

@@ -85,6 +85,15 @@ mod tests {
         assert!(error(&held).contains("replaced after the check"));
         std::fs::remove_dir(&path).unwrap();
         std::os::unix::fs::symlink("b", &path).unwrap();
-        assert!(error(&held).contains("symbolic link"), "{}", error(&held));
+        assert!(error(&held).contains("replaced after the check"));
+        let inside = HeldFile {
+            path: path.join("x").display().to_string(),
+            ..held
+        };
+        assert!(
+            error(&inside).contains("symbolic link"),
+            "{}",
+            error(&inside)
+        );
     }
 }
