@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use colibri_client::{ExplainResult, JailConfig};
 use colibri_config::{ConfigFile, Profile, ProfileError, Registries, Settings};
-use colibri_prepare::{Cgroups, HostEnv, Installation, Preparer};
+use colibri_prepare::{Cgroups, HostEnv, Installation, KnownDaemons, Preparer};
 
 use crate::args::{Global, ProfileSettings, Spawn};
 use crate::connect::{lookup, settings, socket};
@@ -15,10 +15,14 @@ use crate::output;
 /// Returns the preparer of a daemon with this environment, and its paths.
 pub(crate) fn preparer(global: &Global) -> Result<(Preparer, Installation), CliError> {
     let partial = settings(global)?;
+    // An invalid profile does not concern the command line.
+    let file = ConfigFile::read(None, lookup).unwrap_or_default();
     let settings = Settings::resolve(&partial, lookup, &Registries::default())?;
     let socket = socket(&partial);
     let preparer = Preparer {
         private_directories: settings.private_directories(&socket),
+        private_files: file.private_files().collect(),
+        known_daemons: std::env::home_dir().map(|home| KnownDaemons::in_home(&home)),
         engine: settings.engine,
         backend: settings.backend,
         host: HostEnv::of_process(),

@@ -158,6 +158,12 @@ impl ConfigFile {
         self.source.as_ref().map(|source| source.path.as_path())
     }
 
+    /// Returns the file itself and the environment files that it names, which may contain secrets.
+    pub fn private_files(&self) -> impl Iterator<Item = PathBuf> {
+        let env_files = self.env_files.iter().map(|(path, _)| path.clone());
+        self.path().map(Path::to_owned).into_iter().chain(env_files)
+    }
+
     /// Reads the environment files of all profiles and entries, and returns a diagnostic for each unusable file.
     #[must_use]
     pub fn unusable_env_files(&self) -> Vec<Diagnostic> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use colibri_config::{ConfigSources, DaemonConfig, PartialSettings, Registries, Settings};
 use colibri_jail_core::EngineRegistry;
-use colibri_prepare::{Cgroups, HostEnv, Preparer};
+use colibri_prepare::{Cgroups, HostEnv, KnownDaemons, Preparer};
 use colibri_priv::BackendRegistry;
 use colibri_proto::{Call, Empty};
 use colibri_spawner::{Spawner, StateDir};
@@ -132,6 +132,8 @@ fn run(mut arguments: DaemonArguments, registries: Registries) -> Result<(), Sta
         engine: settings.engine.clone(),
         backend: settings.backend.clone(),
         private_directories: settings.private_directories(&socket),
+        private_files: file.private_files().collect(),
+        known_daemons: std::env::home_dir().map(|home| KnownDaemons::in_home(&home)),
         host: HostEnv::of_process(),
         cgroups: Cgroups::claim(partial.cgroup.as_deref()),
         soft_open_files: None,
@@ -144,6 +146,12 @@ fn run(mut arguments: DaemonArguments, registries: Registries) -> Result<(), Sta
         Ok(limit) => preparer.soft_open_files = limit,
         Err(error) => {
             tracing::warn!(%error, "cannot raise the soft limit of open files; it limits the number of running agents")
+        }
+    }
+    if let Some(known) = &preparer.known_daemons {
+        let private = [&preparer.private_directories[..], &preparer.private_files].concat();
+        if let Err(error) = known.register(&settings.state_dir, &private) {
+            tracing::warn!(%error, "cannot tell other daemons of this user which paths to hide from their agents");
         }
     }
     let mut spawner = Spawner::new(preparer, settings.state_dir.clone(), settings.shim.clone());

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use crate::{
     ArgumentLimit, CommandLine, Confinement, EngineProbe, EnginePrograms, EphemeralJail, HeldPath,
     HostSetting, HostUser, Ip4Policy, JailEngine, JailError, JailName, JailOp, JailPath, JailUser,
-    LimitMechanism, NetworkRule, View,
+    LimitMechanism, NetworkRule, Protection, View,
 };
 
 const KILL: &str = "/bin/kill";
@@ -431,11 +431,15 @@ fn enter_command(
         "--mask",
         &mut jail.masked.iter().chain(&options.denied).map(text),
     );
-    let writable = jail.mounts.iter().filter(|mount| !mount.read_only);
-    all(
-        "--protect",
-        &mut writable.map(|mount| mount.target.as_str()),
-    );
+    for (option, protection) in [
+        ("--protect", Protection::Project),
+        ("--protect-git", Protection::GitDirectory),
+        ("--writable", Protection::Nothing),
+    ] {
+        let mounts = jail.mounts.iter();
+        let selected = mounts.filter(|mount| !mount.read_only && mount.protection == protection);
+        all(option, &mut selected.map(|mount| mount.target.as_str()));
+    }
     all("--unprotect", &mut options.unprotected.iter().map(text));
     all("--home", &mut options.home_path.iter().map(text));
     all("--workdir", &mut workdir.into_iter().map(text));

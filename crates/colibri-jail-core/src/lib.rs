@@ -64,7 +64,7 @@ pub use hostname::Hostname;
 pub use ip4::Ip4Policy;
 pub use isolation::{OtherJail, PathError, masked_paths, reject_overlaps};
 pub use limits::{Cpus, Limits, Size, WallTime};
-pub use mount::{Mount, MountConfig, host_path};
+pub use mount::{Mount, MountConfig, Protection, host_path};
 pub use name::JailName;
 pub use network_rule::{HttpScheme, NetworkRule};
 pub use op::{CreatedJail, CreatedRoot, JailOp};

@@ -84,6 +84,33 @@ pub struct Mount {
     pub target: JailPath,
     /// Whether the mount is read-only.
     pub read_only: bool,
+    /// Which paths in a writable mount are protected.
+    pub protection: Protection,
+}
+
+impl Mount {
+    /// Creates a mount at the same path in the jail.
+    #[must_use]
+    pub fn at_same_path(path: JailPath, read_only: bool, protection: Protection) -> Self {
+        Self {
+            target: path.clone(),
+            source: path,
+            read_only,
+            protection,
+        }
+    }
+}
+
+/// Which paths in a writable mount a sandbox protects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Protection {
+    /// [`crate::PROTECTED_PATHS`].
+    #[default]
+    Project,
+    /// [`crate::PROTECTED_IN_GIT`]: the directory of a worktree in its repository.
+    GitDirectory,
+    /// Nothing.
+    Nothing,
 }
 
 /// Returns the host path of `path` in a jail with these mounts; `None` if no mount contains it. Parents precede children
@@ -130,6 +157,7 @@ pub(crate) fn validate(mounts: &[MountConfig]) -> Result<Vec<Mount>, JailError> 
             source,
             target,
             read_only: mount.read_only,
+            protection: Protection::default(),
         });
     }
     valid.sort_by(|one, other| one.target.cmp(&other.target));

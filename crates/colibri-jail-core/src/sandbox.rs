@@ -226,6 +226,7 @@ pub const PROTECTED_IN_GIT: &[(&str, Placeholder)] = &[
     ("commondir", Placeholder::File(".\n")),
     ("modules", Placeholder::Nothing),
     ("worktrees", Placeholder::Nothing),
+    ("gitdir", Placeholder::Nothing),
 ];
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ mod mounts;
 mod prepare;
 mod program;
 mod sandbox;
+mod worktree;
+
+pub use colibri_sys::known_daemons::KnownDaemons;
 
 pub use cgroup::{Cgroups, Obstacle};
 pub use doctor::{ConfinementOwner, Installation, KnownConfinement};

@@ -176,6 +176,8 @@ mod tests {
             engine,
             backend,
             private_directories: Vec::new(),
+            private_files: Vec::new(),
+            known_daemons: None,
             host: HostEnv::default(),
             cgroups: cgroups.clone(),
             soft_open_files: None,

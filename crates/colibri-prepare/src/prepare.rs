@@ -10,6 +10,7 @@ use colibri_jail_core::{
 };
 
 use colibri_priv::PrivBackend;
+use colibri_sys::known_daemons::KnownDaemons;
 use colibri_sys::passwd::{find_home, find_user};
 use colibri_sys::regular_file;
 use colibri_types::{AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, HeldFile, ValidatedSpawn};
@@ -79,6 +80,10 @@ pub struct Preparer {
     pub backend: Arc<dyn PrivBackend>,
     /// Directories that every sandbox masks: the daemon's state, sockets and settings.
     pub private_directories: Vec<PathBuf>,
+    /// Files that every sandbox of colibri-sandbox masks: settings and environment files.
+    pub private_files: Vec<PathBuf>,
+    /// The other daemons of this user, whose private paths are masked too.
+    pub known_daemons: Option<KnownDaemons>,
     /// The base environment of agents.
     pub host: HostEnv,
     /// The place of the agents' cgroups.

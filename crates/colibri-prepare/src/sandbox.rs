@@ -6,12 +6,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::{
-    CommandLine, EphemeralJail, HostUser, JailPath, JailUser, PathError, Restriction, View,
+    CommandLine, EphemeralJail, HostUser, JailPath, JailUser, Mount, PathError, Protection,
+    Restriction, View,
 };
+use colibri_sys::known_daemons::KnownDaemons;
 use colibri_types::HeldFile;
 
 use crate::mountinfo::MountTable;
-use crate::{PrepareError, Preparer};
+use crate::{PrepareError, Preparer, worktree};
 
 /// Directories and files of the host in which sockets of the user's and the system's services are, or which are secret.
 /// Masked in every view where they exist. Those in a home directory are in [`PRIVATE_IN_HOME`].
@@ -97,7 +99,7 @@ impl Preparer {
         self.engine.completes_sandbox() && self.backend.runs_as_caller()
     }
 
-    /// Sets the fields of a sandbox that depend on the host. `home` is the agent's variable `HOME`.
+    /// Sets the fields of a sandbox that depend on the host, and adds the mounts of git worktrees. `home` is the agent's variable `HOME`.
     ///
     /// # Errors
     /// A mount shows what no agent may see.
@@ -107,6 +109,7 @@ impl Preparer {
         home: Option<&str>,
     ) -> Result<(), PrepareError> {
         jail.sandbox.completed = true;
+        worktree::add_mounts(jail);
         jail.sandbox.home_path = home
             .and_then(|home| home.parse().ok())
             .filter(|home| *home != JailPath::root());
@@ -128,7 +131,7 @@ impl Preparer {
         }
         let requested = std::mem::take(&mut jail.sandbox.denied);
         let user_home = std::env::home_dir();
-        reject_exposing_mounts(jail, &self.private_directories, user_home.as_deref())?;
+        reject_exposing_mounts(jail, &self.private_paths(), user_home.as_deref())?;
         let mut denied: BTreeSet<JailPath> = requested.into_iter().collect();
         denied.extend(self.hidden_paths(jail, user_home.as_deref()));
         jail.sandbox.denied = denied.into_iter().collect();
@@ -187,13 +190,25 @@ impl Preparer {
         inside
     }
 
-    /// Returns every path of the host at which a protected directory of the daemon is visible.
+    /// Returns the real paths of what no agent may see.
+    fn private_paths(&self) -> Vec<PathBuf> {
+        let mut private = self.private_directories.clone();
+        if self.completes_sandbox() {
+            private.extend(self.private_files.iter().cloned());
+            private.extend(
+                self.known_daemons
+                    .iter()
+                    .flat_map(KnownDaemons::private_paths),
+            );
+        }
+        let real = private.iter().filter_map(|path| path.canonicalize().ok());
+        real.collect()
+    }
+
+    /// Returns every path of the host at which something private is visible.
     pub(crate) fn protected_aliases(&self) -> Vec<PathBuf> {
         let table = mount_table();
-        let real = self
-            .private_directories
-            .iter()
-            .filter_map(|path| path.canonicalize().ok());
+        let real = self.private_paths().into_iter();
         let aliases = real.flat_map(|path| table.aliases(&path));
         // A covered alias may not exist, and a path that does not exist needs no mask.
         aliases.filter(|alias| alias.exists()).collect()
@@ -219,7 +234,9 @@ impl Preparer {
 
 /// Returns the command that removes the placeholders of protected paths after each run.
 pub(crate) fn clean_command(program: &str, jail: &EphemeralJail) -> Option<CommandLine> {
-    let writable = jail.mounts.iter().filter(|mount| !mount.read_only);
+    let has_placeholders =
+        |mount: &&Mount| !mount.read_only && mount.protection != Protection::Nothing;
+    let writable = jail.mounts.iter().filter(has_placeholders);
     let sources: Vec<&str> = writable.map(|mount| mount.source.as_str()).collect();
     if sources.is_empty() {
         return None;
@@ -273,7 +290,7 @@ fn reject_exposing_mounts(
     home: Option<&Path>,
 ) -> Result<(), PrepareError> {
     let table = mount_table();
-    let refuse = |mount: &colibri_jail_core::Mount, problem: String| {
+    let refuse = |mount: &Mount, problem: String| {
         Err(PathError::new("mount source", &mount.source, problem).into())
     };
     for mount in &jail.mounts {
@@ -292,15 +309,10 @@ fn reject_exposing_mounts(
             let problem = "is the home directory or contains it, and would be writable; give a directory of a project, or add :ro";
             return refuse(mount, problem.to_owned());
         }
-        let inside = private
-            .iter()
-            .filter_map(|path| path.canonicalize().ok())
-            .find(|path| {
-                table
-                    .aliases(path)
-                    .iter()
-                    .any(|alias| alias.starts_with(source))
-            });
+        let inside = private.iter().find(|path| {
+            let aliases = table.aliases(path);
+            aliases.iter().any(|alias| alias.starts_with(source))
+        });
         if let Some(inside) = inside {
             let problem = format!(
                 "contains {} of the daemon, and would be writable; give another directory, or add :ro",

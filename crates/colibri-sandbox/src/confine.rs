@@ -92,6 +92,8 @@ fn ruleset(options: &Enter, abi: u32) -> Result<RulesetCreated, Box<dyn std::err
     let given = options
         .protected
         .iter()
+        .chain(&options.protected_git)
+        .chain(&options.writable)
         .chain(&options.home)
         .map(PathBuf::as_path);
     for path in fixed.chain(given) {

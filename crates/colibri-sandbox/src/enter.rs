@@ -41,6 +41,12 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
         .protected
         .iter()
         .map(|path| paths::protect(path, &options.unprotected))
+        .chain(
+            options
+                .protected_git
+                .iter()
+                .map(|path| paths::protect_git(path, &options.unprotected)),
+        )
         .collect::<Result<_, _>>()?;
     if options.applies(Restriction::UserNamespaces) {
         // The one that this process creates next is the last.

@@ -49,6 +49,10 @@ pub(crate) struct Enter {
     pub(crate) lifted: Vec<Restriction>,
     pub(crate) masked: Vec<PathBuf>,
     pub(crate) protected: Vec<PathBuf>,
+    /// Directories of git repositories.
+    pub(crate) protected_git: Vec<PathBuf>,
+    /// Writable directories without protected paths.
+    pub(crate) writable: Vec<PathBuf>,
     pub(crate) unprotected: Vec<PathBuf>,
     pub(crate) home: Option<PathBuf>,
     pub(crate) workdir: Option<PathBuf>,
@@ -134,6 +138,8 @@ impl Enter {
                 },
                 "--mask" => enter.masked.push(words.value()?.into()),
                 "--protect" => enter.protected.push(words.value()?.into()),
+                "--protect-git" => enter.protected_git.push(words.value()?.into()),
+                "--writable" => enter.writable.push(words.value()?.into()),
                 "--unprotect" => enter.unprotected.push(words.value()?.into()),
                 "--home" => enter.home = Some(words.value()?.into()),
                 "--workdir" => enter.workdir = Some(words.value()?.into()),

@@ -81,17 +81,9 @@ pub(crate) fn protect(
     path: &Path,
     unprotected: &[PathBuf],
 ) -> Result<Option<OwnedFd>, SandboxError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let directory = match openat(CWD, path, flags, Mode::empty()) {
-        Ok(directory) => directory,
-        Err(Errno::NOTDIR) => return Ok(None),
-        Err(error) => return Err(cannot(format!("open {}", path.display()))(error)),
+    let Some(directory) = open_locked(path)? else {
+        return Ok(None);
     };
-    // Another agent in this directory removes no placeholder while it is held.
-    flock(&directory, FlockOperation::NonBlockingLockShared).map_err(cannot(format!(
-        "lock {}, because another program holds an exclusive lock (flock(2)); wait until it ends, or find it with lslocks(8)",
-        path.display()
-    )))?;
     let protection = Protection { unprotected };
     for (name, placeholder) in PROTECTED_PATHS {
         let shown = path.join(name);
@@ -111,6 +103,33 @@ pub(crate) fn protect(
             _ => protection.apply(&directory, name, &shown, *placeholder)?,
         }
     }
+    Ok(Some(directory))
+}
+
+/// Protects the names of [`PROTECTED_IN_GIT`] in the directory of a git repository or worktree. Returns a lock as [`protect`].
+pub(crate) fn protect_git(
+    path: &Path,
+    unprotected: &[PathBuf],
+) -> Result<Option<OwnedFd>, SandboxError> {
+    let Some(directory) = open_locked(path)? else {
+        return Ok(None);
+    };
+    Protection { unprotected }.apply_names_in_git(&directory, path)?;
+    Ok(Some(directory))
+}
+
+/// Opens a directory with a shared lock; `None` for a file. Another agent removes no placeholder while it is held.
+fn open_locked(path: &Path) -> Result<Option<OwnedFd>, SandboxError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let directory = match openat(CWD, path, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOTDIR) => return Ok(None),
+        Err(error) => return Err(cannot(format!("open {}", path.display()))(error)),
+    };
+    flock(&directory, FlockOperation::NonBlockingLockShared).map_err(cannot(format!(
+        "lock {}, because another program holds an exclusive lock (flock(2)); wait until it ends, or find it with lslocks(8)",
+        path.display()
+    )))?;
     Ok(Some(directory))
 }
 
@@ -250,10 +269,14 @@ impl Protection<'_> {
         bind(git, false).map_err(cannot(format!("protect {}", shown.display())))?;
         let git = open_in(directory, GIT_DIRECTORY)
             .map_err(cannot(format!("open {}", shown.display())))?;
+        self.apply_names_in_git(&git, shown)
+    }
+
+    fn apply_names_in_git(&self, git: &OwnedFd, shown: &Path) -> Result<(), SandboxError> {
         for (name, placeholder) in PROTECTED_IN_GIT {
             let inside = shown.join(name);
             if !self.is_open(&inside) {
-                self.apply(&git, name, &inside, *placeholder)?;
+                self.apply(git, name, &inside, *placeholder)?;
             }
         }
         Ok(())
@@ -286,7 +309,7 @@ pub(crate) fn each_placeholder(
             act(&git, name, *placeholder)?;
         }
     }
-    for (name, placeholder) in PROTECTED_PATHS {
+    for (name, placeholder) in PROTECTED_PATHS.iter().chain(PROTECTED_IN_GIT) {
         act(directory, name, *placeholder)?;
     }
     Ok(())

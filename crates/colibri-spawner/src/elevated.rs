@@ -143,6 +143,8 @@ mod tests {
                 engine: Arc::new(Bubblewrap::default()),
                 backend: Arc::new(Script(script)),
                 private_directories: Vec::new(),
+                private_files: Vec::new(),
+                known_daemons: None,
                 host: crate::HostEnv::default(),
                 cgroups: crate::Cgroups::Unavailable("".into()),
                 soft_open_files: None,

@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod descriptors;
 #[cfg(target_os = "linux")]
 pub mod kernel;
+pub mod known_daemons;
 #[cfg(target_os = "linux")]
 pub mod mounts;
 pub mod ownership;

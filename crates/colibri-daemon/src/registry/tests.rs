@@ -19,6 +19,8 @@ pub(crate) fn spawner_in(dir: &Path) -> Spawner {
     let socket = dir.join("run/colibri.sock");
     let preparer = Preparer {
         private_directories: settings.private_directories(&socket),
+        private_files: Vec::new(),
+        known_daemons: None,
         engine: settings.engine,
         backend: settings.backend,
         host: HostEnv::from_variables([]),
