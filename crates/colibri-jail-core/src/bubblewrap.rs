@@ -57,6 +57,8 @@ const MINIMAL_PRIVATE: &[(&str, &str)] =
 const PRIVATE_SIZE: &str = "2147483648";
 /// Maximum size of /dev/shm, in bytes.
 const SHARED_MEMORY_SIZE: &str = "536870912";
+/// Numbers of the descriptors from which bwrap reads user tables with the private user of an agent, and their paths.
+const USER_TABLES: [(&str, &str); 2] = [("190", "/etc/passwd"), ("191", "/etc/group")];
 /// Number of the first descriptor of a held path: above those that the shim and the standard library use.
 const FIRST_HELD: i32 = 200;
 /// Maximum number of arguments of bwrap(1), including those of the command (bubblewrap.c: MAX_ARGS).
@@ -284,6 +286,14 @@ impl Bubblewrap {
             add(args, &["--ro-bind-fd", &next_held(), "/"]);
         }
         add(args, &["--proc", "/proc", "--dev", "/dev"]);
+        if jail.path == JailPath::root() && options.host_user == HostUser::Private {
+            for (descriptor, path) in USER_TABLES {
+                add(
+                    args,
+                    &["--perms", "0444", "--ro-bind-data", descriptor, path],
+                );
+            }
+        }
         let mut private = |mode: &str, size: &str, path: &str| {
             add(args, &["--perms", mode, "--size", size, "--tmpfs", path]);
         };
@@ -347,6 +357,17 @@ impl Bubblewrap {
         match jail.sandbox.host_user {
             HostUser::Caller => {}
             HostUser::Ids { uid, gid } => add(&mut words, &["--user", &format!("{uid}:{gid}")]),
+            HostUser::Private if jail.path == JailPath::root() => {
+                let [(passwd, _), (group, _)] = USER_TABLES;
+                add(
+                    &mut words,
+                    &[
+                        "--private-user",
+                        "--user-tables",
+                        &format!("{passwd}:{group}"),
+                    ],
+                );
+            }
             HostUser::Private => add(&mut words, &["--private-user"]),
         }
         if jail.sandbox.host_user != HostUser::Caller {
@@ -414,9 +435,6 @@ fn enter_command(
         add(&mut words, &["--proxy"]);
         add_loopback_ports(&mut words, &jail.allow);
     }
-    if options.strict {
-        add(&mut words, &["--strict"]);
-    }
     if let Some((uid, gid)) = user {
         add(&mut words, &["--user", &format!("{uid}:{gid}")]);
     }
@@ -476,9 +494,13 @@ impl JailEngine for Bubblewrap {
     }
 
     fn programs(&self) -> EnginePrograms {
+        let sandbox = self
+            .sandbox
+            .as_ref()
+            .map(|sandbox| sandbox.program.as_str());
         EnginePrograms::new(
-            [self.program.as_str()],
-            "install bubblewrap (Debian and Ubuntu: apt install bubblewrap)",
+            std::iter::once(self.program.as_str()).chain(sandbox),
+            "install bubblewrap (Debian and Ubuntu: apt install bubblewrap), and colibri-sandbox beside colibri-daemon",
         )
     }
 

@@ -76,6 +76,21 @@ pub fn reject_overlaps(
             );
             return Err(PathError::new("jail path", &jail.path, problem));
         }
+        for (root, mounts, whose) in [
+            (&jail.path, &other_jail.mounts, "agent"),
+            (&other_jail.path, mounts, "the root directory of agent"),
+        ] {
+            let is_inside = |mount: &&Mount| !mount.read_only && root.is_in(mount.source.as_str());
+            if *root != JailPath::root()
+                && let Some(mount) = mounts.iter().find(is_inside)
+            {
+                let problem = format!(
+                    "is in {}, which {whose} {agent} shares writable: an agent could replace it; give a root that no agent may write",
+                    mount.source
+                );
+                return Err(PathError::new("jail path", root, problem));
+            }
+        }
         for mount in mounts {
             for other in &other_jail.mounts {
                 if is_replaceable(mount, other) {

@@ -44,7 +44,7 @@ impl FromStr for View {
 /// The network of a new jail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Network {
-    /// Only a loopback interface of its own.
+    /// Only a separate loopback interface.
     None,
     /// The network of the host.
     Host,

@@ -8,6 +8,7 @@ use colibri_jail_core::{
 use colibri_sys::regular_file::is_executable;
 use colibri_types::AgentSpec;
 
+use crate::doctor::check_strict;
 use crate::host::resolve_in;
 use crate::jail_view::JailView;
 use crate::kernel_support::support_obstacle;
@@ -47,6 +48,7 @@ impl Preparer {
             }
             Confinement::Persistent { .. } => self.check_wrapper(prepared),
             Confinement::Ephemeral(jail) => {
+                check_strict(&jail.sandbox)?;
                 let root = Path::new(jail.path.as_str());
                 let what = if jail.is_template {
                     "jail template"

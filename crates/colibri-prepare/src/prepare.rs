@@ -237,6 +237,11 @@ impl Preparer {
         }
         // The orphans of a lost agent are found by this variable.
         env.insert(AGENT_VARIABLE.to_owned(), id.to_owned());
+        let mut warnings = Vec::from_iter(is_root.then(|| ROOT_WARNING.to_owned()));
+        if let Confinement::Ephemeral(jail) = &confinement {
+            let lifted = jail.sandbox.lifted.iter();
+            warnings.extend(lifted.map(|one| format!("the restriction {one} is lifted")));
+        }
         Ok(Prepared {
             supervised: monitored.unwrap_or_else(|| command.clone()),
             command,
@@ -251,7 +256,7 @@ impl Preparer {
             pre_run,
             post_run,
             held: Vec::new(),
-            warnings: Vec::from_iter(is_root.then(|| ROOT_WARNING.to_owned())),
+            warnings,
         })
     }
 }

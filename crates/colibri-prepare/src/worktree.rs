@@ -124,6 +124,6 @@ mod tests {
         assert_eq!(found(), None);
         fs::remove_file(&link).unwrap();
         fs::create_dir(&link).unwrap();
-        assert_eq!(found(), None, "a repository of its own");
+        assert_eq!(found(), None, "a separate repository");
     }
 }

@@ -45,12 +45,6 @@ impl Confinement {
             // A landlocked process cannot mount, which a nested sandbox does.
             false => 0,
         };
-        if options.strict && options.applies(Restriction::Landlock) && abi == 0 {
-            return Err(
-                "the kernel has no Landlock, and the agent is strict; boot with lsm=landlock,..., lift the restriction landlock, or remove strict"
-                    .into(),
-            );
-        }
         let ruleset = (abi > 0)
             .then(|| ruleset(options, abi).map_err(cannot("prepare Landlock")))
             .transpose()?;

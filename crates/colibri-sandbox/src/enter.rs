@@ -14,7 +14,7 @@ use crate::confine::Confinement;
 use crate::options::{Enter, parse_ids};
 use crate::paths::{self, Covers};
 use crate::pre_exec::restrict_before_exec;
-use crate::{EXIT_FAILURE, SandboxError, cannot};
+use crate::{EXIT_FAILURE, SandboxError, cannot, watch};
 
 /// Exit code if the program does not exist, as of a shell.
 const EXIT_NOT_FOUND: u8 = 127;
@@ -83,6 +83,8 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
             }));
         }
     };
+    let watched = [options.protected, options.protected_git, options.masked].concat();
+    watch::start(watched)?;
     let code = wait_for(i32::try_from(agent.id())?)?;
     drop((locks, proxy));
     Ok(code)

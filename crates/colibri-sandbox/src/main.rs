@@ -20,6 +20,8 @@ mod pre_exec;
 mod private_user;
 #[cfg(target_os = "linux")]
 mod run;
+#[cfg(target_os = "linux")]
+mod watch;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

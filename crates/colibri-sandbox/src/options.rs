@@ -33,6 +33,8 @@ pub(crate) struct Run {
     pub(crate) user: User,
     /// Descriptors of mount sources, which `run` replaces by those of mounts that show the user as the owner.
     pub(crate) held: Vec<i32>,
+    /// Descriptors to open for passwd(5) and group(5) with the private user.
+    pub(crate) user_tables: Option<(i32, i32)>,
     pub(crate) command: Command,
 }
 
@@ -43,7 +45,6 @@ pub(crate) struct Enter {
     pub(crate) proxy: bool,
     /// Loopback ports of the host to open too.
     pub(crate) ports: Vec<u16>,
-    pub(crate) strict: bool,
     /// The ids that the agent sees as its own; absent: those on the host.
     pub(crate) user: Option<(u32, u32)>,
     pub(crate) lifted: Vec<Restriction>,
@@ -96,7 +97,7 @@ impl Run {
     /// Parses the arguments; `None` for a usage error.
     pub(crate) fn parse(words: &[OsString]) -> Option<Result<Self, SandboxError>> {
         let mut words = Words::split(words)?;
-        let (mut user, mut held) = (User::Caller, Vec::new());
+        let (mut user, mut held, mut user_tables) = (User::Caller, Vec::new(), None);
         while let Some(option) = words.value() {
             match option.to_str()? {
                 "--private-user" => user = User::Private,
@@ -109,6 +110,10 @@ impl Run {
                     }
                     user = User::Ids { uid, gid };
                 }
+                "--user-tables" => {
+                    let (passwd, group) = words.value()?.to_str()?.split_once(':')?;
+                    user_tables = Some((passwd.parse().ok()?, group.parse().ok()?));
+                }
                 "--held" => held.push(words.value()?.to_str()?.parse().ok()?),
                 _ => return None,
             }
@@ -116,6 +121,7 @@ impl Run {
         Some(Ok(Self {
             user,
             held,
+            user_tables,
             command: words.command,
         }))
     }
@@ -130,7 +136,6 @@ impl Enter {
             match option.to_str()? {
                 "--proxy" => enter.proxy = true,
                 "--listen" => enter.ports.push(words.value()?.to_str()?.parse().ok()?),
-                "--strict" => enter.strict = true,
                 "--user" => enter.user = Some(parse_ids(words.value()?.to_str()?)?),
                 "--lift" => match words.value()?.to_str()?.parse() {
                     Ok(restriction) => enter.lifted.push(restriction),
@@ -172,6 +177,7 @@ mod tests {
             Run {
                 user: User::Ids { uid: 5, gid: 6 },
                 held: vec![10, 11],
+                user_tables: None,
                 command: Command {
                     program: "bwrap".into(),
                     args: words("--x"),

@@ -1,15 +1,17 @@
 //! The user of an agent of a root daemon: never root, and the owner of its mounts by ID-mapped mounts.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use colibri_sys::descriptors::{duplicate_to, take_inherited};
-use colibri_sys::{kernel, mounts};
-use rustix::fs::{CWD, FlockOperation, Gid, Mode, OFlags, Uid, flock, fstat, openat};
+use colibri_sys::descriptors::{duplicate_to, place_at, take_inherited};
+use colibri_sys::{kernel, mounts, regular_file};
+use rustix::fs::{
+    CWD, FlockOperation, Gid, MemfdFlags, Mode, OFlags, Uid, flock, fstat, memfd_create, openat,
+};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
@@ -26,10 +28,14 @@ const FIRST_UID: u32 = 1_895_825_408;
 const UIDS: u32 = 8192;
 /// Directory of the locks of these uids.
 const LOCKS: &str = "/run/colibri-users";
+/// Name of the private user in the sandbox.
+const USER: &str = "colibri-agent";
+/// Maximum size of a user table, in bytes.
+const MAX_TABLE: u64 = 16 << 20;
 /// Mount point for the mounts of one agent, in its own mount namespace.
 const STAGE: &str = "/run/colibri-stage";
 
-/// Gives this process mounts of its own, in which the held files belong to the user, and becomes the user.
+/// Gives this process separate mounts, in which the held files belong to the user, and becomes the user.
 pub(crate) fn become_user(user: User, held: &[i32]) -> Result<(), SandboxError> {
     let (uid, gid) = match user {
         User::Ids { uid, gid } => (uid, gid),
@@ -90,6 +96,29 @@ fn create_directory(path: &str, mode: u32) -> Result<(), SandboxError> {
         Err(error) => Err(error),
     };
     created.map_err(cannot(format!("create {path}")))
+}
+
+/// Opens the user tables of the host, with the agent's user added, as descriptors of these numbers.
+pub(crate) fn open_user_tables(numbers: (i32, i32), uid: u32) -> io::Result<()> {
+    let home = std::env::var("HOME").unwrap_or_else(|_| "/".to_owned());
+    let home = home.replace([':', '\n'], "_");
+    let entries = [
+        (
+            numbers.0,
+            "/etc/passwd",
+            format!("{USER}:x:{uid}:{uid}::{home}:/bin/sh\n"),
+        ),
+        (numbers.1, "/etc/group", format!("{USER}:x:{uid}:\n")),
+    ];
+    for (number, path, entry) in entries {
+        let table = regular_file::read(Path::new(path), MAX_TABLE)?;
+        let mut file = File::from(memfd_create(path, MemfdFlags::CLOEXEC)?);
+        file.write_all(entry.as_bytes())?;
+        file.write_all(&table)?;
+        file.rewind()?;
+        place_at(file.into(), number)?;
+    }
+    Ok(())
 }
 
 /// Replaces the held descriptors by those of mounts that belong to the user.

@@ -23,11 +23,15 @@ pub(crate) fn run(options: Run) -> Result<ExitCode, SandboxError> {
     }
     if rustix::process::geteuid().is_root() {
         return Err(
-            "an agent never runs as root; the daemon gives it a user of its own, unless this program is started otherwise".into(),
+            "an agent never runs as root; the daemon gives it a dedicated user, unless this program is started otherwise".into(),
         );
     }
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     let user = format!("{}:{}", uid.as_raw(), gid.as_raw());
+    if let Some(numbers) = options.user_tables {
+        private_user::open_user_tables(numbers, uid.as_raw())
+            .map_err(cannot("prepare the user tables of the agent"))?;
+    }
     let path = &options.command.program;
     let sealed;
     let mut command = match names_program_by_path() {

@@ -68,7 +68,7 @@ pub(crate) struct Spawn {
     /// Lift this restriction of sandboxes (Linux, repeatable)
     #[arg(long, value_name = "RESTRICTION", value_parser = PossibleValuesParser::new(Restriction::ALL.iter().map(|one| one.name())))]
     lift: Vec<String>,
-    /// Let the agent create sandboxes of its own, as codex and browsers do; lifts user-namespaces and landlock (Linux)
+    /// Let the agent create nested sandboxes, as codex and browsers do; lifts user-namespaces and landlock (Linux)
     #[arg(long)]
     nested_sandbox: bool,
     /// Refuse to start it if the kernel cannot enforce a restriction (Linux)

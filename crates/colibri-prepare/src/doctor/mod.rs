@@ -4,6 +4,7 @@
 mod directories;
 mod freebsd;
 mod limits;
+mod sandbox;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::Preparer;
 
 pub(crate) use self::freebsd::sharing_warnings;
+pub(crate) use self::sandbox::check_strict;
 
 /// Timeout of one program.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -121,6 +123,9 @@ impl Preparer {
         if usable {
             findings.extend(self.engine_works().await);
         }
+        if self.completes_sandbox() {
+            findings.extend(sandbox::findings());
+        }
         // Blocking file operations do not run on an async worker.
         let checked = on_a_thread("colibri-doctor", move || {
             let mut findings = vec![executable(
@@ -195,7 +200,16 @@ impl Preparer {
     async fn engine_works(&self) -> Option<Finding> {
         // Other processes may probe at the same time.
         let name = format!("colibri-doctor-{}", std::process::id());
-        let probe = self.engine.probe(name.parse().ok()?)?;
+        let mut probe = self.engine.probe(name.parse().ok()?)?;
+        if let JailOp::Create { jail, .. } = &mut probe.op
+            && self.completes_sandbox()
+            && let Err(error) = self.complete_sandbox(jail, None)
+        {
+            return Some(Finding::fail(
+                format!("{}: {error}", probe.failure),
+                "report it to the authors of Colibri",
+            ));
+        }
         let runs_through_backend = matches!(probe.op, JailOp::Create { .. });
         let outcome = match runs_through_backend {
             true if self.backend.has_policy() => return None,
