@@ -28,6 +28,8 @@ const HELPER_PATHS: &[&str] = &[
     "/usr/local/libexec/colibri-jail-helper",
     "/usr/libexec/colibri-jail-helper",
 ];
+/// Default of the newest bytes that are kept of each output stream: 1 GiB for an agent.
+const DEFAULT_RETAIN_BYTES: u64 = 512 << 20;
 /// Default size at which a journal segment is closed, in bytes.
 const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
 /// Minimum of `segment_bytes`.
@@ -176,9 +178,10 @@ impl PartialSettings {
     }
 
     /// Returns the journal options. Without `segment_bytes`, a segment is an eighth of `retain_bytes`, because only
-    /// whole segments are deleted.
+    /// whole segments are deleted. A `retain_bytes` of 0 keeps everything.
     pub(crate) fn journal(&self) -> Result<JournalOptions, SettingsError> {
-        let segment_bytes = match (self.segment_bytes, self.retain_bytes) {
+        let named = self.retain_bytes.filter(|retain| *retain > 0);
+        let segment_bytes = match (self.segment_bytes, named) {
             (Some(bytes), _) => bytes,
             (None, Some(retain)) => (retain / 8).clamp(MIN_SEGMENT_BYTES, DEFAULT_SEGMENT_BYTES),
             (None, None) => DEFAULT_SEGMENT_BYTES,
@@ -189,7 +192,7 @@ impl PartialSettings {
                 format!("segment_bytes is {segment_bytes}; set at least {MIN_SEGMENT_BYTES}"),
             ));
         }
-        if let Some(retain) = self.retain_bytes.filter(|retain| *retain < segment_bytes) {
+        if let Some(retain) = named.filter(|retain| *retain < segment_bytes) {
             return Err(invalid(
                 "retain_bytes",
                 format!(
@@ -220,7 +223,10 @@ impl PartialSettings {
         };
         Ok(JournalOptions {
             segment_bytes,
-            retain_bytes: self.retain_bytes,
+            retain_bytes: match self.retain_bytes {
+                None => Some(DEFAULT_RETAIN_BYTES.max(segment_bytes)),
+                Some(_) => named,
+            },
             fsync,
             ..JournalOptions::default()
         })

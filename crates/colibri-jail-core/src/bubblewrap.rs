@@ -370,6 +370,9 @@ impl Bubblewrap {
             }
             HostUser::Private => add(&mut words, &["--private-user"]),
         }
+        if let Some(processes) = jail.sandbox.processes {
+            add(&mut words, &["--processes", &processes.to_string()]);
+        }
         if jail.sandbox.host_user != HostUser::Caller {
             for held in self.held_paths(jail) {
                 add(&mut words, &["--held", &held.descriptor.to_string()]);

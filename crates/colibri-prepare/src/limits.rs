@@ -11,6 +11,8 @@ use crate::kernel_support::support_obstacle;
 pub struct LimitPlan {
     /// Whether the agent needs a dedicated cgroup.
     pub cgroup: bool,
+    /// Limit of processes in the cgroup if the request sets none.
+    pub default_processes: Option<u32>,
     /// Whether the engine must not set its limits, because the kernel does not enforce them.
     pub omits_jail_limits: bool,
     /// Limits of each process.
@@ -64,6 +66,8 @@ impl Preparer {
                 }
                 LimitMechanism::Cgroup => match self.cgroups.obstacle(controller) {
                     None => plan.cgroup = true,
+                    // RLIMIT_NPROC of a user that no other process has is as good.
+                    Some(_) if name == "processes" && limits_processes(confinement) => {}
                     Some(obstacle) => {
                         unenforced(name, obstacle.to_string())?;
                         // A limit on each process is weaker, but better than none.
@@ -94,6 +98,11 @@ impl Preparer {
         plan.unenforced = warnings;
         Ok(plan)
     }
+}
+
+/// Returns whether the sandbox itself limits the processes of its private user.
+fn limits_processes(confinement: &Confinement) -> bool {
+    matches!(confinement, Confinement::Ephemeral(jail) if jail.sandbox.processes.is_some())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::doctor::sharing_warnings;
 use crate::host::resolve_in;
 use crate::limits::LimitPlan;
-use crate::sandbox::clean_command;
+use crate::sandbox::{SANDBOX_PROCESSES, clean_command};
 use crate::{Cgroups, HostEnv, PrepareError};
 
 /// Stands for the id of an agent that is only explained.
@@ -27,6 +27,9 @@ const ID_PLACEHOLDER: &str = "ID";
 
 /// Environment variables that set the proxy of a program.
 const PROXY_VARIABLES: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
+
+/// Hard limit of open files of each process in a sandbox of Linux without `open_files`.
+const SANDBOX_OPEN_FILES: u64 = 65536;
 
 /// Warning for an agent without `user` under a root monitor.
 const ROOT_WARNING: &str = "the agent is root in its jail: a setuid program that it writes to a shared directory has root's rights on the host; name another user with `user`";
@@ -114,6 +117,13 @@ impl Preparer {
         let mut limits =
             self.plan_limits(&config.limits(), best_effort, confinement, max_open_files)?;
         limits.process.soft_files = self.soft_open_files;
+        if matches!(&prepared.confinement, Confinement::Ephemeral(jail) if jail.sandbox.completed) {
+            limits.process.hard_files = Some(SANDBOX_OPEN_FILES);
+            if config.limits().processes.is_none() && self.cgroups.obstacle("pids").is_none() {
+                limits.cgroup = true;
+                limits.default_processes = Some(SANDBOX_PROCESSES);
+            }
+        }
         if limits.omits_jail_limits {
             // An operation that sets a limit would fail on this host, and the agent would not start.
             let held = std::mem::take(&mut prepared.held);
@@ -183,7 +193,8 @@ impl Preparer {
                 if !names_network {
                     jail.ip4 = Ip4Policy::Disable;
                 }
-                self.complete_sandbox(jail, env.get("HOME").map(String::as_str))?;
+                let home = env.get("HOME").map(String::as_str);
+                self.complete_sandbox(jail, home, &config.limits())?;
             }
         }
         let (mut pre_run, mut post_run) = (Vec::new(), Vec::new());

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::{
-    CommandLine, EphemeralJail, HostUser, JailPath, JailUser, Mount, PathError, Protection,
+    CommandLine, EphemeralJail, HostUser, JailPath, JailUser, Limits, Mount, PathError, Protection,
     Restriction, View,
 };
 use colibri_sys::known_daemons::KnownDaemons;
@@ -86,6 +86,8 @@ const PRIVATE_IN_HOME: &[&str] = &[
     ".Xauthority",
 ];
 
+/// Maximum number of processes and threads of an agent without the limit `processes`, where it can be enforced.
+pub(crate) const SANDBOX_PROCESSES: u32 = 4096;
 /// List of all Unix sockets of the network namespace (proc(5)).
 const UNIX_SOCKETS: &str = "/proc/net/unix";
 /// Maximum number of masks of sockets that are found there.
@@ -107,6 +109,7 @@ impl Preparer {
         &self,
         jail: &mut EphemeralJail,
         home: Option<&str>,
+        limits: &Limits,
     ) -> Result<(), PrepareError> {
         jail.sandbox.completed = true;
         worktree::add_mounts(jail);
@@ -128,6 +131,9 @@ impl Preparer {
         }
         if rustix::process::geteuid().is_root() {
             jail.sandbox.host_user = host_user(jail.user.as_ref());
+            if jail.sandbox.host_user == HostUser::Private {
+                jail.sandbox.processes = Some(limits.processes.unwrap_or(SANDBOX_PROCESSES));
+            }
         }
         let requested = std::mem::take(&mut jail.sandbox.denied);
         let user_home = std::env::home_dir();

@@ -33,6 +33,8 @@ pub(crate) struct Run {
     pub(crate) user: User,
     /// Descriptors of mount sources, which `run` replaces by those of mounts that show the user as the owner.
     pub(crate) held: Vec<i32>,
+    /// Maximum number of processes and threads of the user.
+    pub(crate) processes: Option<u64>,
     /// Descriptors to open for passwd(5) and group(5) with the private user.
     pub(crate) user_tables: Option<(i32, i32)>,
     pub(crate) command: Command,
@@ -98,6 +100,7 @@ impl Run {
     pub(crate) fn parse(words: &[OsString]) -> Option<Result<Self, SandboxError>> {
         let mut words = Words::split(words)?;
         let (mut user, mut held, mut user_tables) = (User::Caller, Vec::new(), None);
+        let mut processes = None;
         while let Some(option) = words.value() {
             match option.to_str()? {
                 "--private-user" => user = User::Private,
@@ -114,6 +117,7 @@ impl Run {
                     let (passwd, group) = words.value()?.to_str()?.split_once(':')?;
                     user_tables = Some((passwd.parse().ok()?, group.parse().ok()?));
                 }
+                "--processes" => processes = Some(words.value()?.to_str()?.parse().ok()?),
                 "--held" => held.push(words.value()?.to_str()?.parse().ok()?),
                 _ => return None,
             }
@@ -121,6 +125,7 @@ impl Run {
         Some(Ok(Self {
             user,
             held,
+            processes,
             user_tables,
             command: words.command,
         }))
@@ -177,6 +182,7 @@ mod tests {
             Run {
                 user: User::Ids { uid: 5, gid: 6 },
                 held: vec![10, 11],
+                processes: None,
                 user_tables: None,
                 command: Command {
                     program: "bwrap".into(),

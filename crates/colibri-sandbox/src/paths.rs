@@ -292,7 +292,10 @@ fn bind(target: &OwnedFd, read_only: bool) -> io::Result<()> {
 
 fn unprotectable(path: &Path, cause: &str) -> SandboxError {
     let path = path.display();
-    format!("cannot protect {path}: {cause}; replace it by a separate file, or give --unprotect {path}").into()
+    format!(
+        "cannot protect {path}: {cause}; replace it by a separate file, or give --unprotect {path}"
+    )
+    .into()
 }
 
 /// Calls `act` for each name that a placeholder can have in a directory: the directory of the name, and the name.

@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 use colibri_jail_core::USER_VARIABLE;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::options::{Run, User};
 use crate::{SandboxError, cannot, private_user};
@@ -31,6 +32,13 @@ pub(crate) fn run(options: Run) -> Result<ExitCode, SandboxError> {
     if let Some(numbers) = options.user_tables {
         private_user::open_user_tables(numbers, uid.as_raw())
             .map_err(cannot("prepare the user tables of the agent"))?;
+    }
+    if options.processes.is_some() {
+        let limits = Rlimit {
+            current: options.processes,
+            maximum: options.processes,
+        };
+        setrlimit(Resource::Nproc, limits).map_err(cannot("limit the processes of the agent"))?;
     }
     let path = &options.command.program;
     let sealed;

@@ -50,7 +50,10 @@ pub(crate) fn set_up(
             }
             match limits.open_files {
                 Some(_) => set_both(Resource::Nofile, limits.open_files)?,
-                None => lower_soft(Resource::Nofile, limits.soft_files)?,
+                None => {
+                    lower_soft(Resource::Nofile, limits.soft_files)?;
+                    lower_hard(Resource::Nofile, limits.hard_files)?;
+                }
             }
             if limits.data.is_some() {
                 set_both(Resource::Data, limits.data)?;
@@ -71,6 +74,19 @@ fn set_both(resource: Resource, limit: Option<u64>) -> io::Result<()> {
         maximum: limit,
     };
     Ok(setrlimit(resource, limits)?)
+}
+
+/// Lowers the hard limit, and with it the soft limit; never raises them.
+fn lower_hard(resource: Resource, hard: Option<u64>) -> io::Result<()> {
+    let Rlimit { current, maximum } = getrlimit(resource);
+    if let Some(hard) = hard.filter(|hard| maximum.is_none_or(|maximum| *hard < maximum)) {
+        let limits = Rlimit {
+            current: Some(current.map_or(hard, |current| current.min(hard))),
+            maximum: Some(hard),
+        };
+        setrlimit(resource, limits)?;
+    }
+    Ok(())
 }
 
 /// Lowers the soft limit; never raises it.

@@ -200,9 +200,11 @@ impl Spawner {
         if !limits.cgroup {
             return Ok(None);
         }
+        let mut shared = spec.config.limits();
+        shared.processes = shared.processes.or(limits.default_processes);
         self.preparer
             .cgroups
-            .create(spec.id.as_str(), &spec.config.limits())
+            .create(spec.id.as_str(), &shared)
             .map(Some)
             .map_err(|error| SpawnError::from_io("creating a cgroup for", directory, error))
     }

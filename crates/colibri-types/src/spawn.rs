@@ -276,6 +276,9 @@ pub struct ProcessLimits {
     /// Soft limit of open files without `open_files`: that of the daemon before it raised its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soft_files: Option<u64>,
+    /// Hard limit of open files without `open_files`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hard_files: Option<u64>,
     /// Maximum size of the data segment, in bytes: heap and anonymous mappings.
     pub data: Option<u64>,
 }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use colibri_jail_core::{CommandLine, HostSetting, JailConfig, JailOp, LimitMechanism};
+use colibri_jail_core::{CommandLine, HostSetting, JailConfig, JailOp, LimitMechanism, Limits};
 use colibri_priv::checks::executable;
 use colibri_priv::{Finding, FindingStatus, probe};
 use colibri_sys::regular_file;
@@ -203,7 +203,7 @@ impl Preparer {
         let mut probe = self.engine.probe(name.parse().ok()?)?;
         if let JailOp::Create { jail, .. } = &mut probe.op
             && self.completes_sandbox()
-            && let Err(error) = self.complete_sandbox(jail, None)
+            && let Err(error) = self.complete_sandbox(jail, None, &Limits::default())
         {
             return Some(Finding::fail(
                 format!("{}: {error}", probe.failure),
