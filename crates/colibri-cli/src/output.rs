@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use colibri_client::ConnectionEvent;
+use colibri_types::is_invisible;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
@@ -101,11 +102,7 @@ pub(crate) fn sanitize(text: &str, width: usize) -> String {
         .chars()
         .map(|c| match c {
             '\t' => ' ',
-            c if c.is_control() => '?',
-            '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' => '?',
+            c if c.is_control() || is_invisible(c) => '?',
             c => c,
         })
         .collect();

@@ -65,10 +65,12 @@ impl Perform for PlainText {
     }
 }
 
-/// Returns whether a character changes how the text after it is displayed: a bidirectional mark or override, a line or
-/// paragraph separator, or a byte order mark.
+/// Returns whether a character changes how the text after it is displayed, or hides text: a bidirectional mark or override, a line
+/// or paragraph separator, a byte order mark, a zero-width space or a tag. Joiners remain, which scripts and emoji need.
 fn is_misleading(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Returns the sanitized form of a complete text.
@@ -107,6 +109,7 @@ mod tests {
             ("a\x1b]0;title\x07b", "ab"),
             ("50%\r100%\r\ndone\n", "50%\n100%\ndone\n"),
             ("\u{9b}2Jx\u{202e}evil\u{2028}", "2Jxevil"),
+            ("zero\u{200b}width \u{e0041}\u{e007f}tag", "zerowidth tag"),
             ("bell\x07 nul\0 del\x7f.", "bell nul del."),
         ] {
             assert_eq!(sanitize_text(raw), sanitized, "{raw:?}");

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use crate::{
     ArgumentLimit, CommandLine, Confinement, EngineProbe, EnginePrograms, EphemeralJail, HeldPath,
     HostSetting, HostUser, Ip4Policy, JailEngine, JailError, JailName, JailOp, JailPath, JailUser,
-    LimitMechanism, NetworkRule, Protection, View,
+    LimitMechanism, Mount, NetworkRule, Protection, View,
 };
 
 const KILL: &str = "/bin/kill";
@@ -196,7 +196,12 @@ impl Bubblewrap {
             Some(sandbox) => {
                 self.add_sandbox(&mut args, jail, sandbox);
                 let user = jail.user.as_ref().map(ids).transpose()?;
-                Some(enter_command(jail, sandbox, workdir, proxy.is_some(), user))
+                let staged = jail.mounts.iter().enumerate();
+                let staged = staged.filter(|(_, mount)| self.is_staged(jail, mount));
+                let moved: Vec<(String, &Mount)> = staged
+                    .map(|(number, mount)| (staged_path(number), mount))
+                    .collect();
+                Some(enter_command(jail, sandbox, workdir, &moved, user))
             }
             None => {
                 if let Some(field) = jail.sandbox.first_requested() {
@@ -309,7 +314,7 @@ impl Bubblewrap {
         if let (true, None, Some(home)) = (minimal, &options.home, &options.home_path) {
             private("0700", PRIVATE_SIZE, home.as_str());
         }
-        let mounts: Vec<(String, &crate::Mount)> = jail
+        let mounts: Vec<(String, &Mount)> = jail
             .mounts
             .iter()
             .map(|mount| (next_held(), mount))
@@ -317,13 +322,17 @@ impl Bubblewrap {
         if let (Some(_), Some(home)) = (&options.home, &options.home_path) {
             add(args, &["--bind-fd", &next_held(), home.as_str()]);
         }
-        for (descriptor, mount) in mounts {
+        for (number, (descriptor, mount)) in mounts.into_iter().enumerate() {
+            let target = match self.is_staged(jail, mount) {
+                true => staged_path(number),
+                false => mount.target.to_string(),
+            };
             let bind = if mount.read_only {
                 "--ro-bind-fd"
             } else {
                 "--bind-fd"
             };
-            add(args, &[bind, &descriptor, mount.target.as_str()]);
+            add(args, &[bind, &descriptor, &target]);
         }
         add(
             args,
@@ -349,6 +358,16 @@ impl Bubblewrap {
         if minimal {
             add(args, &["--remount-ro", "/"]);
         }
+    }
+
+    /// Returns whether colibri-sandbox moves a mount to its target. bwrap would follow a link there, which an agent that may
+    /// write the directory of the target can create.
+    fn is_staged(&self, jail: &EphemeralJail, mount: &Mount) -> bool {
+        let contains = |outer: &Mount| {
+            outer.target != mount.target && mount.target.is_in(outer.target.as_str())
+        };
+        let is_private = self.shows_minimal(jail) || mount.target.is_in("/tmp");
+        !is_private || jail.mounts.iter().any(contains)
     }
 
     /// Returns the arguments of colibri-sandbox's part `run`.
@@ -407,6 +426,11 @@ fn add_plain(args: &mut Vec<String>, jail: &EphemeralJail) {
     }
 }
 
+/// Returns where bwrap mounts what colibri-sandbox moves to its target.
+fn staged_path(number: usize) -> String {
+    format!("/dev/colibri-mount-{number}")
+}
+
 /// Returns the path of a library in the sandbox.
 fn library_inside(library: &JailPath) -> String {
     let name = library.as_str().rsplit('/').next().unwrap_or_default();
@@ -418,7 +442,7 @@ fn enter_command(
     jail: &EphemeralJail,
     sandbox: &SandboxProgram,
     workdir: Option<&JailPath>,
-    has_proxy: bool,
+    moved: &[(String, &Mount)],
     user: Option<(u32, u32)>,
 ) -> (String, Vec<String>) {
     let options = &jail.sandbox;
@@ -434,12 +458,15 @@ fn enter_command(
         );
     }
     add(&mut words, &["enter"]);
-    if has_proxy {
+    if !jail.allow.is_empty() {
         add(&mut words, &["--proxy"]);
         add_loopback_ports(&mut words, &jail.allow);
     }
     if let Some((uid, gid)) = user {
         add(&mut words, &["--user", &format!("{uid}:{gid}")]);
+    }
+    for (staged, mount) in moved {
+        add(&mut words, &["--move", staged, mount.target.as_str()]);
     }
     let mut all = |option: &str, values: &mut dyn Iterator<Item = &str>| {
         for value in values {

@@ -54,7 +54,13 @@ pub fn reject_overlaps(
         return Ok(());
     };
     let mounts = &jail.mounts;
-    for (number, mount) in mounts.iter().enumerate() {
+    // colibri-sandbox mounts what was opened before the first run, so that a replaced source has no effect.
+    let own = if jail.sandbox.completed {
+        &[]
+    } else {
+        &mounts[..]
+    };
+    for (number, mount) in own.iter().enumerate() {
         for other in mounts.iter().skip(number + 1) {
             if is_replaceable(mount, other) {
                 let problem = format!(

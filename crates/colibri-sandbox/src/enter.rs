@@ -31,6 +31,9 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
         .transpose()?;
     // Inherited descriptors stay open for the locks that they hold, and never reach the agent.
     colibri_sys::descriptors::close_on_exec_from(3).map_err(cannot("restrict descriptors"))?;
+    for (staged, target) in &options.moved {
+        paths::move_to(staged, target)?;
+    }
     if !options.masked.is_empty() {
         let covers = Covers::open()?;
         for path in &options.masked {

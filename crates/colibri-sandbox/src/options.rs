@@ -50,6 +50,8 @@ pub(crate) struct Enter {
     /// The ids that the agent sees as its own; absent: those on the host.
     pub(crate) user: Option<(u32, u32)>,
     pub(crate) lifted: Vec<Restriction>,
+    /// Mounts to move, with their targets.
+    pub(crate) moved: Vec<(PathBuf, PathBuf)>,
     pub(crate) masked: Vec<PathBuf>,
     pub(crate) protected: Vec<PathBuf>,
     /// Directories of git repositories.
@@ -146,6 +148,10 @@ impl Enter {
                     Ok(restriction) => enter.lifted.push(restriction),
                     Err(error) => return Some(Err(Box::new(error))),
                 },
+                "--move" => {
+                    let staged = words.value()?.into();
+                    enter.moved.push((staged, words.value()?.into()));
+                }
                 "--mask" => enter.masked.push(words.value()?.into()),
                 "--protect" => enter.protected.push(words.value()?.into()),
                 "--protect-git" => enter.protected_git.push(words.value()?.into()),

@@ -51,6 +51,24 @@ impl Covers {
     }
 }
 
+/// Moves a mount to its target, whose path must contain no link.
+pub(crate) fn move_to(staged: &Path, target: &Path) -> Result<(), SandboxError> {
+    let failed = |error| {
+        let (target, hint) = (
+            target.display(),
+            "the path must exist in the sandbox without symbolic links",
+        );
+        SandboxError::from(format!("cannot mount at {target}: {error}; {hint}"))
+    };
+    let moved = || -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let point = openat2(CWD, target, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+        let mount = openat(CWD, staged, flags, Mode::empty())?;
+        attach(&mount, &point)
+    };
+    moved().map_err(failed)
+}
+
 /// Opens a path for use as a mount point. Links are followed, because the mask of what a link shows is needed.
 fn open_path(path: &Path) -> Result<OwnedFd, Errno> {
     openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -186,10 +204,17 @@ impl Protection<'_> {
         let target = match open_in(directory, name) {
             Err(Errno::NOENT) if placeholder == Placeholder::Nothing => return Ok(()),
             Err(Errno::NOENT) => {
-                placeholder::create(directory, name, placeholder).map_err(cannot(format!(
-                    "create a placeholder for {}",
-                    shown.display()
-                )))?;
+                match placeholder::create(directory, name, placeholder) {
+                    Ok(()) => {}
+                    // A mount in the directory is read-only: nothing can be created there.
+                    Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                        return Ok(());
+                    }
+                    Err(error) => {
+                        let action = format!("create a placeholder for {}", shown.display());
+                        return Err(cannot(action)(error));
+                    }
+                }
                 open_in(directory, name)
             }
             other => other,

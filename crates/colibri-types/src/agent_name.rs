@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// Maximum length of an agent's name, in characters.
 pub const MAX_NAME: usize = 64;
 
-/// A valid name of an agent: 1 to 64 characters, no control characters, not only whitespace.
+/// A valid name of an agent: 1 to 64 characters, no control or invisible characters, not only whitespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentName(String);
 
@@ -20,21 +20,27 @@ pub enum AgentNameError {
     /// It is too long.
     #[error("it is longer than {MAX_NAME} characters; give a shorter one")]
     TooLong,
-    /// It contains a control character.
-    #[error("it holds a control character; remove it")]
+    /// It contains a control or invisible character.
+    #[error("it holds a control or invisible character; remove it")]
     Control,
 }
 
-/// Returns whether a character is invisible (Unicode: default ignorable, and bidirectional controls).
-fn is_invisible(c: char) -> bool {
+/// Returns whether a character is invisible, and could make two names look the same or hide text (Unicode: default ignorable,
+/// without variation selectors, and bidirectional controls).
+#[must_use]
+pub fn is_invisible(c: char) -> bool {
     matches!(
         c,
         '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
             | '\u{200b}'..='\u{200f}'
             | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}'
             | '\u{3164}'
             | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
     )
 }
 
@@ -54,7 +60,7 @@ impl FromStr for AgentName {
             Err(AgentNameError::Blank)
         } else if text.chars().count() > MAX_NAME {
             Err(AgentNameError::TooLong)
-        } else if text.chars().any(char::is_control) {
+        } else if text.chars().any(|c| c.is_control() || is_invisible(c)) {
             Err(AgentNameError::Control)
         } else {
             Ok(Self(text.to_owned()))
@@ -84,6 +90,8 @@ mod tests {
             ("a\u{1b}[2J", Err(AgentNameError::Control)),
             ("a\u{9b}", Err(AgentNameError::Control)),
             ("a\0", Err(AgentNameError::Control)),
+            ("a\u{200b}", Err(AgentNameError::Control)),
+            ("a\u{e0041}", Err(AgentNameError::Control)),
             (too_long.as_str(), Err(AgentNameError::TooLong)),
             (longest.as_str(), Ok(())),
             ("night shift", Ok(())),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use colibri_config::Hook;
 use colibri_glasspane::AgentState;
-use colibri_types::AgentId;
+use colibri_types::{AgentId, is_invisible};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use serde_json::Value;
@@ -87,12 +87,11 @@ impl HookEvent {
     }
 }
 
-/// Replaces control characters and bidirectional formatting characters in untrusted text by spaces, and truncates it.
+/// Replaces control and invisible characters in untrusted text by spaces, and truncates it.
 fn clean(text: &str) -> String {
-    let is_bidi_control = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars()
         .map(|c| {
-            if c.is_control() || is_bidi_control(c) {
+            if c.is_control() || is_invisible(c) {
                 ' '
             } else {
                 c
