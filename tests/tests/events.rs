@@ -315,10 +315,8 @@ fn closed_reader_ends_events_immediately_without_error() {
 #[test]
 fn events_of_named_agents_are_masked_and_end_with_them() {
     let daemon = Daemon::start();
-    let script =
-        r#"echo '{"type":"error","error":"a\u001b[2Jb"}'; echo '{"type":"agent_start"}'; read x"#;
-    let name = "n\u{202e}x";
-    let first = daemon.spawn(&["--name", name, "--runtime", "pi", "--", "sh", "-c", script]);
+    let script = r#"echo '{"type":"error","error":"a\u001b[2Jb\u202ec\udb40\udc41d"}'; echo '{"type":"agent_start"}'; read x"#;
+    let first = daemon.spawn(&["--name", "nx", "--runtime", "pi", "--", "sh", "-c", script]);
     let second = daemon.spawn(&["--", "sh", "-c", "exit 4"]);
     daemon.spawn(&["--", "sleep", "1000"]);
     daemon.wait(&second);
@@ -339,7 +337,9 @@ fn events_of_named_agents_are_masked_and_end_with_them() {
         shown.contains("exit    code 4\n") && shown.contains("exit    code 0\n"),
         "{shown}"
     );
-    let unmasked = shown.chars().find(|c| c.is_control() && *c != '\n');
+    let is_hidden =
+        |c: &char| matches!(c, '\u{202e}' | '\u{e0041}') || c.is_control() && *c != '\n';
+    let unmasked = shown.chars().find(is_hidden);
     assert_eq!(unmasked, None, "{shown:?}");
 }
 

@@ -111,7 +111,8 @@ fn unusable_name_is_refused() {
     for (name, message) in [
         (String::new(), "empty or only whitespace"),
         (" \t".to_owned(), "empty or only whitespace"),
-        ("a\u{1b}[2Jb".to_owned(), "control character"),
+        ("a\u{1b}[2Jb".to_owned(), "control or invisible character"),
+        ("a\u{e0041}".to_owned(), "control or invisible character"),
         ("x".repeat(65), "longer than 64"),
     ] {
         for method in ["spawn-agent", "explain-spawn"] {

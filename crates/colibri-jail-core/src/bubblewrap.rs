@@ -58,7 +58,7 @@ const PRIVATE_SIZE: &str = "2147483648";
 /// Maximum size of /dev/shm, in bytes.
 const SHARED_MEMORY_SIZE: &str = "536870912";
 /// Numbers of the descriptors from which bwrap reads user tables with the private user of an agent, and their paths.
-const USER_TABLES: [(&str, &str); 2] = [("190", "/etc/passwd"), ("191", "/etc/group")];
+const USER_TABLES: [(&str, &str); 2] = [("20", "/etc/passwd"), ("21", "/etc/group")];
 /// Number of the first descriptor of a held path: above those that the shim and the standard library use.
 const FIRST_HELD: i32 = 200;
 /// Maximum number of arguments of bwrap(1), including those of the command (bubblewrap.c: MAX_ARGS).
@@ -464,6 +464,9 @@ fn enter_command(
     }
     if let Some((uid, gid)) = user {
         add(&mut words, &["--user", &format!("{uid}:{gid}")]);
+    }
+    if let Some(files) = options.open_files {
+        add(&mut words, &["--open-files", &files.to_string()]);
     }
     for (staged, mount) in moved {
         add(&mut words, &["--move", staged, mount.target.as_str()]);

@@ -119,6 +119,8 @@ impl Preparer {
         limits.process.soft_files = self.soft_open_files;
         if matches!(&prepared.confinement, Confinement::Ephemeral(jail) if jail.sandbox.completed) {
             limits.process.hard_files = Some(SANDBOX_OPEN_FILES);
+            // colibri-sandbox sets it when bwrap has set up the sandbox.
+            limits.process.open_files = None;
             if config.limits().processes.is_none() && self.cgroups.obstacle("pids").is_none() {
                 limits.cgroup = true;
                 limits.default_processes = Some(SANDBOX_PROCESSES);

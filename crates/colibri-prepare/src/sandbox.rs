@@ -12,6 +12,7 @@ use colibri_jail_core::{
 use colibri_sys::known_daemons::KnownDaemons;
 use colibri_types::HeldFile;
 
+use crate::doctor::is_host_root;
 use crate::mountinfo::MountTable;
 use crate::{PrepareError, Preparer, worktree};
 
@@ -129,7 +130,8 @@ impl Preparer {
         if jail.path == JailPath::root() && jail.sandbox.view == View::Minimal {
             jail.sandbox.shown = shown_settings();
         }
-        if rustix::process::geteuid().is_root() {
+        jail.sandbox.open_files = limits.open_files;
+        if is_host_root() {
             jail.sandbox.host_user = host_user(jail.user.as_ref());
             if jail.sandbox.host_user == HostUser::Private {
                 jail.sandbox.processes = Some(limits.processes.unwrap_or(SANDBOX_PROCESSES));

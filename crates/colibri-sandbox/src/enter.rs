@@ -7,7 +7,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode};
 
 use colibri_jail_core::{PROXY_PORT, PROXY_VARIABLE, Restriction, USER_VARIABLE};
-use rustix::process::{DumpableBehavior, WaitOptions, set_dumpable_behavior, wait};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, WaitOptions, set_dumpable_behavior, setrlimit, wait,
+};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::confine::Confinement;
@@ -71,7 +73,18 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
         .args(&command.args)
         .env_remove(PROXY_VARIABLE)
         .env_remove(USER_VARIABLE);
-    restrict_before_exec(&mut agent, move || confinement.apply());
+    let open_files = options.open_files;
+    restrict_before_exec(&mut agent, move || {
+        // bwrap needs more.
+        if open_files.is_some() {
+            let limits = Rlimit {
+                current: open_files,
+                maximum: open_files,
+            };
+            setrlimit(Resource::Nofile, limits)?;
+        }
+        confinement.apply()
+    });
     let agent = match agent.spawn() {
         Ok(agent) => agent,
         Err(error) => {

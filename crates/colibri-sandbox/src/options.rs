@@ -50,6 +50,8 @@ pub(crate) struct Enter {
     /// The ids that the agent sees as its own; absent: those on the host.
     pub(crate) user: Option<(u32, u32)>,
     pub(crate) lifted: Vec<Restriction>,
+    /// Maximum number of open files of each process of the agent.
+    pub(crate) open_files: Option<u64>,
     /// Mounts to move, with their targets.
     pub(crate) moved: Vec<(PathBuf, PathBuf)>,
     pub(crate) masked: Vec<PathBuf>,
@@ -148,6 +150,9 @@ impl Enter {
                     Ok(restriction) => enter.lifted.push(restriction),
                     Err(error) => return Some(Err(Box::new(error))),
                 },
+                "--open-files" => {
+                    enter.open_files = Some(words.value()?.to_str()?.parse().ok()?);
+                }
                 "--move" => {
                     let staged = words.value()?.into();
                     enter.moved.push((staged, words.value()?.into()));

@@ -65,9 +65,14 @@ fn set_user(uid: u32, gid: u32) -> io::Result<()> {
 fn reserve_uid() -> Result<u32, SandboxError> {
     create_directory(LOCKS, 0o700)?;
     // Start at different uids, so that few locks are tried.
-    let start = std::process::id() % UIDS;
-    for number in (start..UIDS).chain(0..start) {
-        let uid = FIRST_UID + number;
+    let map =
+        fs::read_to_string("/proc/self/uid_map").map_err(cannot("read the mapping of uids"))?;
+    let (first, count) = available_uids(&map).ok_or(
+        "no uid for an agent: the user namespace of this process maps too few; start the daemon outside of it, or as an ordinary user",
+    )?;
+    let start = std::process::id() % count;
+    for number in (start..count).chain(0..start) {
+        let uid = first + number;
         let path = Path::new(LOCKS).join(uid.to_string());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let lock = openat(CWD, &path, flags, Mode::from_raw_mode(0o600))
@@ -84,9 +89,30 @@ fn reserve_uid() -> Result<u32, SandboxError> {
         }
     }
     Err(format!(
-        "all {UIDS} uids of agents are in use; end agents, or give a user with --jail-user"
+        "all {count} uids of agents are in use; end agents, or give a user with --jail-user"
     )
     .into())
+}
+
+/// Returns the first uid for agents and their number: the reserved range, or in a user namespace that lacks it the end of another
+/// one, without uid 0 and the last one, which often is nobody.
+fn available_uids(map: &str) -> Option<(u32, u32)> {
+    let ranges = map.lines().filter_map(|line| {
+        let mut fields = line
+            .split_whitespace()
+            .map(|field| field.parse::<u32>().ok());
+        let (first, _, count) = (fields.next()??, fields.next()??, fields.next()??);
+        Some((first, first.checked_add(count)?))
+    });
+    let ranges: Vec<(u32, u32)> = ranges.collect();
+    let has_reserved = |(first, end): &(u32, u32)| *first <= FIRST_UID && *end >= FIRST_UID + UIDS;
+    if ranges.iter().any(has_reserved) {
+        return Some((FIRST_UID, UIDS));
+    }
+    let (first, end) = ranges.into_iter().max_by_key(|(first, end)| end - first)?;
+    let end = end.saturating_sub(2);
+    let first = end.saturating_sub(UIDS).max(first).max(1000);
+    (end > first).then(|| (first, end - first))
 }
 
 fn create_directory(path: &str, mode: u32) -> Result<(), SandboxError> {
@@ -236,4 +262,23 @@ pub(crate) fn hold_namespace() -> Result<ExitCode, SandboxError> {
     io::stdout().flush()?;
     let _ = io::stdin().read(&mut [0]);
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uids_of_agents_are_mapped() {
+        for (map, expected) in [
+            ("0 0 4294967295\n", Some((FIRST_UID, UIDS))),
+            ("0 100000 65536\n", Some((65534 - UIDS, UIDS))),
+            ("0 1000 1\n1 100000 2000\n", Some((1000, 999))),
+            ("0 0 1\n", None),
+            ("0 0 1000\n", None),
+            ("", None),
+        ] {
+            assert_eq!(available_uids(map), expected, "{map:?}");
+        }
+    }
 }

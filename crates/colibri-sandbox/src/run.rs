@@ -1,14 +1,15 @@
 //! Outside of the sandbox: chooses the user, and executes bwrap(1).
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use colibri_jail_core::USER_VARIABLE;
+use colibri_sys::kernel;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::options::{Run, User};
 use crate::{SandboxError, cannot, private_user};
@@ -18,11 +19,18 @@ const APPARMOR_SETTING: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_
 
 /// Becomes the user and executes bwrap.
 pub(crate) fn run(options: Run) -> Result<ExitCode, SandboxError> {
-    colibri_sys::kernel::new_session_keyring().map_err(cannot("leave the session keyring"))?;
+    // The numbers of descriptors may exceed the soft limit, which the agent gets.
+    let files = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: files.maximum,
+        maximum: files.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).map_err(cannot("raise the limit of open files"))?;
+    kernel::new_session_keyring().map_err(cannot("leave the session keyring"))?;
     if options.user != User::Caller {
         private_user::become_user(options.user, &options.held)?;
     }
-    if rustix::process::geteuid().is_root() {
+    if kernel::is_host_root() {
         return Err(
             "an agent never runs as root; the daemon gives it a dedicated user, unless this program is started otherwise".into(),
         );
@@ -45,6 +53,8 @@ pub(crate) fn run(options: Run) -> Result<ExitCode, SandboxError> {
     let mut command = match names_program_by_path() {
         // The profile of bwrap belongs to its path.
         true => Command::new(path),
+        // An interpreter could not open the copy of a script.
+        false if is_script(path) => Command::new(path),
         false => {
             sealed =
                 sealed_copy(path).map_err(cannot(format!("copy {}", path.to_string_lossy())))?;
@@ -53,6 +63,7 @@ pub(crate) fn run(options: Run) -> Result<ExitCode, SandboxError> {
             command
         }
     };
+    setrlimit(Resource::Nofile, files).map_err(cannot("restore the limit of open files"))?;
     let error = command
         .args(&options.command.args)
         .env(USER_VARIABLE, user)
@@ -63,6 +74,12 @@ pub(crate) fn run(options: Run) -> Result<ExitCode, SandboxError> {
 /// Returns whether the program must be executed by its path.
 fn names_program_by_path() -> bool {
     std::fs::read_to_string(APPARMOR_SETTING).is_ok_and(|value| value.trim() != "0")
+}
+
+fn is_script(path: &std::ffi::OsStr) -> bool {
+    let mut head = [0; 2];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    read.is_ok() && head == *b"#!"
 }
 
 /// Returns a copy of a program in memory that nothing can change (memfd_create(2)).

@@ -44,6 +44,25 @@ pub fn new_session_keyring() -> io::Result<()> {
     }
 }
 
+/// Returns whether this process is root of the host: its effective uid is 0, also outside of its user namespace. In a rootless
+/// container, uid 0 is an ordinary user of the host (user_namespaces(7)).
+#[must_use]
+pub fn is_host_root() -> bool {
+    rustix::process::geteuid().is_root()
+        && maps_root_to_root(&std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
+}
+
+/// Returns whether a uid_map maps 0 to 0; also if it is empty.
+fn maps_root_to_root(map: &str) -> bool {
+    let first = map
+        .lines()
+        .map(|line| line.split_whitespace().take(2).collect::<Vec<_>>());
+    first
+        .into_iter()
+        .find(|ids| ids.first() == Some(&"0"))
+        .is_none_or(|ids| ids.get(1) == Some(&"0"))
+}
+
 /// Gives this process separate mounts, which it must not share with another thread (unshare(2)).
 ///
 /// # Errors
@@ -65,5 +84,22 @@ fn unshare(namespace: libc::c_int) -> io::Result<()> {
     match unsafe { libc::unshare(namespace) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_of_a_container_may_be_an_ordinary_user() {
+        for (map, expected) in [
+            ("         0          0 4294967295\n", true),
+            ("0 1000 1\n1 100000 65536\n", false),
+            ("0 100000 65536\n", false),
+            ("", true),
+        ] {
+            assert_eq!(maps_root_to_root(map), expected, "{map:?}");
+        }
     }
 }

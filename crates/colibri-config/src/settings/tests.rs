@@ -142,19 +142,24 @@ fn invalid_setting_is_reported_with_allowed_values() {
 fn journal_options_follow_the_settings() {
     let mib = 1 << 20;
     for (file, segment_bytes, retain_bytes, fsync) in [
-        ("", 64 * mib, None, Fsync::Never),
-        ("fsync = \"never\"", 64 * mib, None, Fsync::Never),
-        ("fsync = \"always\"", 64 * mib, None, Fsync::Always),
+        ("", 64 * mib, Some(512 * mib), Fsync::Never),
+        ("fsync = \"never\"", 64 * mib, Some(512 * mib), Fsync::Never),
+        (
+            "fsync = \"always\"",
+            64 * mib,
+            Some(512 * mib),
+            Fsync::Always,
+        ),
         (
             "fsync = \"interval\"",
             64 * mib,
-            None,
+            Some(512 * mib),
             Fsync::Interval(Duration::from_secs(1)),
         ),
         (
             "fsync = \"interval\"\nfsync_interval_ms = 20",
             64 * mib,
-            None,
+            Some(512 * mib),
             Fsync::Interval(Duration::from_millis(20)),
         ),
         (
@@ -163,6 +168,7 @@ fn journal_options_follow_the_settings() {
             Some(4096),
             Fsync::Never,
         ),
+        ("retain_bytes = 0", 64 * mib, None, Fsync::Never),
         ("retain_bytes = 4096", 4096, Some(4096), Fsync::Never),
         ("retain_bytes = 8388608", mib, Some(8 * mib), Fsync::Never),
         (

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use crate::Preparer;
 
 pub(crate) use self::freebsd::sharing_warnings;
-pub(crate) use self::sandbox::check_strict;
+pub(crate) use self::sandbox::{check_strict, is_host_root};
 
 /// Timeout of one program.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(5);

@@ -2,7 +2,6 @@
 
 use colibri_jail_core::{JailError, Restriction, SandboxOptions};
 use colibri_priv::Finding;
-use rustix::process::geteuid;
 
 /// First version of the Landlock ABI that denies moves between directories.
 const FULL_ABI: u32 = 3;
@@ -10,11 +9,18 @@ const FULL_ABI: u32 = 3;
 const LANDLOCK_HINT: &str = "boot Linux 6.2 or later with Landlock: add landlock to lsm= on the kernel's command line (see /sys/kernel/security/lsm)";
 
 #[cfg(target_os = "linux")]
+pub(crate) use colibri_sys::kernel::is_host_root;
+#[cfg(target_os = "linux")]
 use colibri_sys::kernel::landlock_abi;
 
 #[cfg(not(target_os = "linux"))]
 fn landlock_abi() -> u32 {
     0
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_host_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 /// Returns findings about the kernel and the user of agents.
@@ -34,8 +40,8 @@ pub(super) fn findings() -> Vec<Finding> {
             "the kernel has Landlock ABI {abi}: a second wall under the mounts"
         )),
     };
-    let user = geteuid().is_root().then(|| {
-        Finding::ok("agents of this root daemon never run as root: each has a uid of its own, or that of --jail-user")
+    let user = is_host_root().then(|| {
+        Finding::ok("agents of this root daemon never run as root: each has a separate uid, or that of --jail-user")
     });
     user.into_iter().chain([landlock]).collect()
 }
