@@ -28,8 +28,8 @@ show() {
 say "an agent fixes a failing test in a sandbox without a network"
 cp -r examples/demo/repo "$demo/repository"
 cp examples/demo/agent.sh "$demo/agent.sh"
-printf '\n$ colibri spawn --runtime pi --name fixer --jail-path / --jail-ip4 disable -- sh agent.sh repository\n'
-agent=$(colibri spawn --runtime pi --name fixer --jail-path / --jail-ip4 disable -- sh "$demo/agent.sh" "$demo/repository")
+printf '\n$ colibri spawn --runtime pi --name fixer --mount .:ro -- sh agent.sh repository\n'
+agent=$(colibri spawn --runtime pi --name fixer --mount "$demo:ro" -- sh "$demo/agent.sh" "$demo/repository")
 echo "$agent"
 # The agent waits for its prompt, so the watcher sees every event.
 printf '\n$ colibri events --output fixer &\n'
@@ -46,8 +46,8 @@ cmp -s examples/demo/repo/leap.sh "$demo/repository/leap.sh" || die "the sandbox
 
 say "operations that the sandbox refuses"
 refused() {
-    printf '\n$ colibri run --jail-path / --jail-ip4 disable -- bash -c %s\n' "'$1'"
-    if colibri run --jail-path / --jail-ip4 disable -- bash -c "$1" </dev/null; then
+    printf '\n$ colibri run --mount .:ro -- bash -c %s\n' "'$1'"
+    if colibri run --mount "$demo:ro" -- bash -c "$1" </dev/null; then
         die "the sandbox allowed this"
     fi
 }
@@ -56,9 +56,10 @@ refused 'exec 3<>/dev/tcp/192.0.2.1/80'
 refused "ls $COLIBRI_SOCKET"
 
 say "an agent that ignores TERM"
-printf '\n$ colibri spawn --name stubborn --jail-path / -- sh -c "trap \\"\\" TERM; sleep 1000; :"\n'
-stubborn=$(colibri spawn --name stubborn --jail-path / -- sh -c 'trap "" TERM; sleep 1000; :')
+printf '\n$ colibri spawn --name stubborn -- sh -c "trap \\"\\" TERM; echo ready; sleep 1000; :"\n'
+stubborn=$(colibri spawn --name stubborn -- sh -c 'trap "" TERM; echo ready; sleep 1000; :')
 echo "$stubborn"
+timeout 20 sh -c 'until colibri logs stubborn | grep -q ready; do sleep 0.1; done' || die "the agent did not start"
 show colibri kill --grace 1s stubborn
 show colibri ps
 say "done; cleaning up"

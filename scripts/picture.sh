@@ -56,15 +56,15 @@ AGENT
 pi() { # NAME KIND OPTIONS…
     name=$1 kind=$2
     shift 2
-    colibri spawn --runtime pi --name "$name" --cwd "$scratch" "$@" -- sh agent.sh "$kind" >/dev/null
+    colibri spawn --runtime pi --name "$name" --cwd "$scratch" --mount "$scratch:ro" "$@" -- sh agent.sh "$kind" >/dev/null
 }
 say "starting agents"
-pi fix-leap-year fix --jail-path / --jail-ip4 disable
-pi review-docs review --jail-path / --jail-ip4 disable
-pi upgrade-deps upgrade --jail-path /
-pi port-to-freebsd port --jail-path / --jail-ip4 disable
-pi ask-model model --jail-path /
-colibri spawn --name nightly-build --jail-path / -- sh -c 'while :; do echo "compiled something"; sleep 1; done' >/dev/null
+pi fix-leap-year fix
+pi review-docs review
+pi upgrade-deps upgrade
+pi port-to-freebsd port
+pi ask-model model
+colibri spawn --name nightly-build -- sh -c 'while :; do echo "compiled something"; sleep 1; done' >/dev/null
 colibri spawn --name backup -- true >/dev/null
 
 say "recording"
