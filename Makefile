@@ -1,12 +1,15 @@
 # `make demo` and `make test` set up a fresh machine and do everything.
 
-.PHONY: demo test install deb torture fuzz cgroups freebsd man picture audit miri sanitize bench bench-compare
+.PHONY: demo test attacks install deb torture fuzz cgroups freebsd man picture audit miri sanitize bench bench-compare
 
 demo: ## Set up, build, and run agents in a sandbox
 	@scripts/demo.sh
 
 test: ## Set up and run everything that CI runs
 	@scripts/test.sh
+
+attacks: ## Attack sandboxes as an ordinary user and as root, and print the table; COLIBRI_ATTACKS="PART OF A LINE"
+	@scripts/attacks.sh
 
 install: ## Build and install programs, manual pages, completions and units under PREFIX (/usr/local) in DESTDIR
 	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install.sh

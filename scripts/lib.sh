@@ -32,6 +32,12 @@ install_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
 
+# Installs the programs that the attempts in tests/attacks use and attack.
+install_attack_tools() {
+    install_packages bash curl dbus gcc git gnupg iproute2 keyutils nscd openssh-client passwd perl procps python3 screen socat tmux \
+        util-linux
+}
+
 # install_from_npm NAME DIRECTORY PROGRAM: installs the packages locked in DIRECTORY into target/tools/NAME, unless they are
 # installed, and starts PROGRAM.
 install_from_npm() {

@@ -10,6 +10,7 @@ setup
 # not show secrets. sudo: the example backend. tmux: the terminal of colibri top. python3-prometheus-client: parses metrics.
 install_packages util-linux bash libfaketime g++ perl passwd procps python3 strace sudo mandoc shellcheck tmux \
     python3-prometheus-client
+install_attack_tools
 cargo nextest --version >/dev/null 2>&1 || {
     say "installing cargo-nextest (once; takes minutes)"
     cargo install --quiet --locked cargo-nextest
@@ -38,7 +39,7 @@ cargo check --quiet --locked -p colibri-daemon --no-default-features
 cargo clippy --quiet --locked --manifest-path examples/backend-sudo/Cargo.toml --target-dir target --all-targets -- -D warnings
 say "tests"
 # Tests that need root, mostly to run programs as other users.
-needs_root='package(colibri-tests) and (binary(/^(helper.*|plugin|doctor|peer|threads)$/)
+needs_root='package(colibri-tests) and (binary(/^(attacks|helper.*|plugin|doctor|peer|threads)$/)
     or test(/fork_bomb|daemon_without_threads|without_runtime_directory|unprivileged_user/))'
 if [ "$(id -u)" = 0 ]; then
     cargo nextest run --locked --workspace

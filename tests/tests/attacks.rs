@@ -146,10 +146,14 @@ impl Host {
         chown(dir.path().join("run"), user, user).unwrap();
         fs::set_permissions(dir.path().join("run"), fs::Permissions::from_mode(0o700)).unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
-        let child = command(user, dir.path(), &[bin.join("colibri-daemon").to_str().unwrap()])
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = command(
+            user,
+            dir.path(),
+            &[bin.join("colibri-daemon").to_str().unwrap()],
+        )
+        .stderr(log)
+        .spawn()
+        .unwrap();
         let host = Self { dir, user, child };
         wait_until("the daemon listens", || host.socket().exists());
         host
@@ -179,7 +183,15 @@ impl Drop for Host {
 fn command(user: Option<u32>, dir: &Path, words: &[&str]) -> Command {
     let mut all = Vec::new();
     if user.is_some() {
-        all.extend(["setpriv", "--reuid", USER, "--regid", USER, "--clear-groups", "--"]);
+        all.extend([
+            "setpriv",
+            "--reuid",
+            USER,
+            "--regid",
+            USER,
+            "--clear-groups",
+            "--",
+        ]);
     }
     all.extend(words);
     let mut command = Command::new(all[0]);
@@ -228,7 +240,9 @@ impl Execution<'_> {
     /// Returns the words that start an agent.
     fn run_words(&self) -> Vec<String> {
         let control = self.attempt.control.as_deref().unwrap_or_default();
-        let mut words: Vec<String> = ["colibri", "--no-autostart", "run"].map(str::to_owned).into();
+        let mut words: Vec<String> = ["colibri", "--no-autostart", "run"]
+            .map(str::to_owned)
+            .into();
         if self.is_control && control.iter().any(|word| word == "--no-jail") {
             words.extend(control.iter().map(|word| self.expand(word)));
             return words;
@@ -252,11 +266,20 @@ impl Execution<'_> {
     /// Runs a shell script on the host. Its output goes to a file, because servers that it leaves keep the descriptors.
     fn on_host(&self, user: Option<u32>, script: &str, log: &Path) -> (bool, String) {
         let script = format!("{}{}\n{script}\n", self.exports(), self.prelude);
-        let words = ["timeout", COMMAND_TIMEOUT, "setsid", "--wait", "bash", "-c", &script];
+        let words = [
+            "timeout",
+            COMMAND_TIMEOUT,
+            "setsid",
+            "--wait",
+            "bash",
+            "-c",
+            &script,
+        ];
         let output = fs::File::create(log).unwrap();
         let status = command(user, self.host.dir.path(), &words)
             .env("CONTROL", if self.is_control { "1" } else { "" })
             .env("TERM", "xterm")
+            .env("LC_ALL", "C.UTF-8")
             .envs(self.variables.iter().map(|(name, value)| (*name, value)))
             .stdout(output.try_clone().unwrap())
             .stderr(output)
@@ -279,7 +302,10 @@ impl Execution<'_> {
     /// Runs the attempt and returns all output.
     fn run(&self, log: &Path) -> Result<String, String> {
         let attempt = self.attempt;
-        for (user, script) in [(None, &attempt.setup_root), (self.host.user, &attempt.setup)] {
+        for (user, script) in [
+            (None, &attempt.setup_root),
+            (self.host.user, &attempt.setup),
+        ] {
             let (succeeded, output) = match script.is_empty() {
                 true => continue,
                 false => self.on_host(user, script, log),
@@ -294,8 +320,15 @@ impl Execution<'_> {
             output = format!("{}{}", text(&ran.stdout), text(&ran.stderr));
         }
         if let Some(script) = &attempt.outside {
-            let words: Vec<String> = self.run_words().iter().map(|word| format!("'{word}'")).collect();
-            let script = format!("agent() {{ {} \"$@\"; }}\n{script}\necho DONE\n", words.join(" "));
+            let words: Vec<String> = self
+                .run_words()
+                .iter()
+                .map(|word| format!("'{word}'"))
+                .collect();
+            let script = format!(
+                "agent() {{ {} \"$@\"; }}\n{script}\necho DONE\n",
+                words.join(" ")
+            );
             output += &self.on_host(self.host.user, &script, log).1;
         }
         if !attempt.check.is_empty() {
@@ -346,7 +379,10 @@ fn run(hosts: &Hosts, number: usize, job: &Job) -> Option<String> {
             is_control,
         };
         let log = host.path(&format!("t/{number:03}{kind}.log"));
-        if is_control && !attempt.control_if.is_empty() && !execution.on_host(None, &attempt.control_if, &log).0 {
+        if is_control
+            && !attempt.control_if.is_empty()
+            && !execution.on_host(None, &attempt.control_if, &log).0
+        {
             continue;
         }
         let result = execution.run(&log);
@@ -390,7 +426,10 @@ fn jobs() -> Vec<Job> {
     let mut files: Vec<PathBuf> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
         .collect();
     files.sort();
     let selected = std::env::var("COLIBRI_ATTACKS").unwrap_or_default();
@@ -411,7 +450,10 @@ fn jobs() -> Vec<Job> {
                 "{name}: give control, or no_control and the reason"
             );
             for who in &attempt.who {
-                assert!(["user", "root", "two"].contains(&who.as_str()), "{name}: {who}");
+                assert!(
+                    ["user", "root", "two"].contains(&who.as_str()),
+                    "{name}: {who}"
+                );
                 let title = format!("{class}: {name} ({who})");
                 if title.contains(&selected) {
                     jobs.push(Job {
@@ -423,7 +465,11 @@ fn jobs() -> Vec<Job> {
             }
         }
     }
-    assert!(!selected.is_empty() || jobs.len() >= MIN_ATTEMPTS, "{} attempts", jobs.len());
+    assert!(
+        !selected.is_empty() || jobs.len() >= MIN_ATTEMPTS,
+        "{} attempts",
+        jobs.len()
+    );
     jobs
 }
 
@@ -488,7 +534,13 @@ fn report(lines: &[Line]) {
     }
     let details: Vec<String> = open
         .iter()
-        .map(|line| format!("OPEN {}: {}", line.title, line.open.as_deref().unwrap_or_default()))
+        .map(|line| {
+            format!(
+                "OPEN {}: {}",
+                line.title,
+                line.open.as_deref().unwrap_or_default()
+            )
+        })
         .collect();
     assert!(open.is_empty(), "{summary}\n{}", details.join("\n"));
 }
