@@ -22,7 +22,7 @@ pub(crate) fn preparer(global: &Global) -> Result<(Preparer, Installation), CliE
     let preparer = Preparer {
         private_directories: settings.private_directories(&socket),
         private_files: file.private_files().collect(),
-        known_daemons: std::env::home_dir().map(|home| KnownDaemons::in_home(&home)),
+        known_daemons: Some(KnownDaemons::of_user()),
         engine: settings.engine,
         backend: settings.backend,
         host: HostEnv::of_process(),

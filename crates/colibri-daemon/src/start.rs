@@ -133,7 +133,7 @@ fn run(mut arguments: DaemonArguments, registries: Registries) -> Result<(), Sta
         backend: settings.backend.clone(),
         private_directories: settings.private_directories(&socket),
         private_files: file.private_files().collect(),
-        known_daemons: std::env::home_dir().map(|home| KnownDaemons::in_home(&home)),
+        known_daemons: Some(KnownDaemons::of_user()),
         host: HostEnv::of_process(),
         cgroups: Cgroups::claim(partial.cgroup.as_deref()),
         soft_open_files: None,

@@ -58,7 +58,7 @@ const PRIVATE_SIZE: &str = "2147483648";
 /// Maximum size of /dev/shm, in bytes.
 const SHARED_MEMORY_SIZE: &str = "536870912";
 /// Numbers of the descriptors from which bwrap reads user tables with the private user of an agent, and their paths.
-const USER_TABLES: [(&str, &str); 2] = [("20", "/etc/passwd"), ("21", "/etc/group")];
+const USER_TABLES: [(&str, &str); 2] = [("30", "/etc/passwd"), ("31", "/etc/group")];
 /// Number of the first descriptor of a held path: above those that the shim and the standard library use.
 const FIRST_HELD: i32 = 200;
 /// Maximum number of arguments of bwrap(1), including those of the command (bubblewrap.c: MAX_ARGS).
@@ -201,7 +201,8 @@ impl Bubblewrap {
                 let moved: Vec<(String, &Mount)> = staged
                     .map(|(number, mount)| (staged_path(number), mount))
                     .collect();
-                Some(enter_command(jail, sandbox, workdir, &moved, user))
+                let minimal = self.shows_minimal(jail);
+                Some(enter_command(jail, sandbox, workdir, &moved, user, minimal))
             }
             None => {
                 if let Some(field) = jail.sandbox.first_requested() {
@@ -444,6 +445,7 @@ fn enter_command(
     workdir: Option<&JailPath>,
     moved: &[(String, &Mount)],
     user: Option<(u32, u32)>,
+    shows_minimal: bool,
 ) -> (String, Vec<String>) {
     let options = &jail.sandbox;
     let mut words = Vec::new();
@@ -491,6 +493,14 @@ fn enter_command(
         let selected = mounts.filter(|mount| !mount.read_only && mount.protection == protection);
         all(option, &mut selected.map(|mount| mount.target.as_str()));
     }
+    all(
+        "--protect-git",
+        &mut options.git_directories.iter().map(text),
+    );
+    let private = MINIMAL_PRIVATE.iter().filter(|_| shows_minimal);
+    all("--writable", &mut private.map(|(path, _)| *path));
+    all("--hide", &mut options.hidden.iter().map(text));
+    all("--read-only", &mut options.read_only.iter().map(text));
     all("--unprotect", &mut options.unprotected.iter().map(text));
     all("--home", &mut options.home_path.iter().map(text));
     all("--workdir", &mut workdir.into_iter().map(text));

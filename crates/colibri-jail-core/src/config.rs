@@ -143,7 +143,7 @@ pub struct SandboxOptions {
     pub names_view: bool,
     /// Directory of the host that is the agent's home.
     pub home: Option<JailPath>,
-    /// Paths inside that the agent sees empty, if they exist. A caller that knows of more adds them.
+    /// Paths inside that the agent sees empty, if they exist.
     pub denied: Vec<JailPath>,
     /// Protected paths that the agent may write.
     pub unprotected: Vec<JailPath>,
@@ -153,6 +153,12 @@ pub struct SandboxOptions {
     pub strict: bool,
     /// Set by the caller: the engine's own command runs, so that colibri-sandbox completes the sandbox.
     pub completed: bool,
+    /// Set by the caller: paths inside that the agent sees empty, which the host may remove later.
+    pub hidden: Vec<JailPath>,
+    /// Set by the caller: directories of repositories in writable mounts, besides `.git`.
+    pub git_directories: Vec<JailPath>,
+    /// Set by the caller: paths in writable mounts that are read-only, because protected files refer to them.
+    pub read_only: Vec<JailPath>,
     /// Set by the caller: path of the agent's home inside.
     pub home_path: Option<JailPath>,
     /// Set by the caller: files of the host that the minimal view shows too, at the same path.

@@ -224,8 +224,8 @@ pub const PROTECTED_IN_GIT: &[(&str, Placeholder)] = &[
     ("config.worktree", Placeholder::Socket),
     ("hooks", Placeholder::Directory),
     ("commondir", Placeholder::File(".\n")),
-    ("modules", Placeholder::Nothing),
-    ("worktrees", Placeholder::Nothing),
+    ("modules", Placeholder::Directory),
+    ("worktrees", Placeholder::Directory),
     ("gitdir", Placeholder::Nothing),
 ];
 

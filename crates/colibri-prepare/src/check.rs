@@ -57,6 +57,14 @@ impl Preparer {
                 };
                 check_directory(what, root, root)?;
                 self.check_wrapper(prepared)?;
+                let preload = root.join("etc/ld.so.preload");
+                if jail.sandbox.completed
+                    && root != Path::new("/")
+                    && preload.symlink_metadata().is_ok()
+                {
+                    let problem = "has a file /etc/ld.so.preload, whose libraries would run before the restrictions; remove it";
+                    return Err(PathError::new(what, &jail.path, problem).into());
+                }
                 let engine = &*self.engine;
                 if !jail.allow.is_empty()
                     && let Some(support) = engine.filter_support()

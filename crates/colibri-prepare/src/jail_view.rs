@@ -58,7 +58,8 @@ impl JailView<'_> {
                 ),
             ),
             None => {
-                let denied = self.jail.sandbox.denied.iter();
+                let options = &self.jail.sandbox;
+                let denied = options.denied.iter().chain(&options.hidden);
                 if let Some(denied) = denied.map(|path| path.as_str()).find(covers) {
                     return Some(Masked {
                         cause: format!("{denied} is hidden from agents"),

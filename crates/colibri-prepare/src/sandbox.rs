@@ -6,10 +6,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::{
-    CommandLine, EphemeralJail, HostUser, JailPath, JailUser, Limits, Mount, PathError, Protection,
-    Restriction, View,
+    CommandLine, EphemeralJail, GIT_DIRECTORY, HostUser, JailPath, JailUser, Limits, Mount,
+    PathError, Protection, Restriction, View,
 };
 use colibri_sys::known_daemons::KnownDaemons;
+use colibri_sys::regular_file;
 use colibri_types::HeldFile;
 
 use crate::doctor::is_host_root;
@@ -89,6 +90,10 @@ const PRIVATE_IN_HOME: &[&str] = &[
 
 /// Maximum number of processes and threads of an agent without the limit `processes`, where it can be enforced.
 pub(crate) const SANDBOX_PROCESSES: u32 = 4096;
+/// Maximum number of paths to which a repository refers.
+const MAX_REFERENCES: usize = 64;
+/// Maximum size of a configuration of git that is read, in bytes.
+const MAX_CONFIG: u64 = 1 << 20;
 /// List of all Unix sockets of the network namespace (proc(5)).
 const UNIX_SOCKETS: &str = "/proc/net/unix";
 /// Maximum number of masks of sockets that are found there.
@@ -137,12 +142,21 @@ impl Preparer {
                 jail.sandbox.processes = Some(limits.processes.unwrap_or(SANDBOX_PROCESSES));
             }
         }
-        let requested = std::mem::take(&mut jail.sandbox.denied);
         let user_home = std::env::home_dir();
-        reject_exposing_mounts(jail, &self.private_paths(), user_home.as_deref())?;
-        let mut denied: BTreeSet<JailPath> = requested.into_iter().collect();
-        denied.extend(self.hidden_paths(jail, user_home.as_deref()));
-        jail.sandbox.denied = denied.into_iter().collect();
+        let programs = self.engine.programs().paths;
+        let programs: Vec<PathBuf> = programs
+            .iter()
+            .map(PathBuf::from)
+            .chain(std::env::current_exe().ok())
+            .collect();
+        reject_exposing_mounts(jail, &self.private_paths(), &programs, user_home.as_deref())?;
+        reject_second_views(jail)?;
+        let mut hidden = self.hidden_paths(jail, user_home.as_deref());
+        hidden.sort();
+        hidden.dedup();
+        jail.sandbox.hidden = hidden;
+        jail.sandbox.read_only = referenced_paths(jail);
+        jail.sandbox.git_directories = worktree::directories_inside(jail);
         Ok(())
     }
 
@@ -291,50 +305,181 @@ fn bound_sockets() -> Vec<PathBuf> {
     unique.into_iter().take(MAX_SOCKETS).collect()
 }
 
-/// Refuses mounts by which an agent could reach the daemon or change how the user works.
+/// Refuses mounts by which an agent could reach the daemon or change how the user works. `programs` are those of Colibri.
 fn reject_exposing_mounts(
     jail: &EphemeralJail,
     private: &[PathBuf],
+    programs: &[PathBuf],
     home: Option<&Path>,
 ) -> Result<(), PrepareError> {
-    let table = mount_table();
-    let refuse = |mount: &Mount, problem: String| {
-        Err(PathError::new("mount source", &mount.source, problem).into())
-    };
     for mount in &jail.mounts {
         let source = Path::new(mount.source.as_str());
-        let is_socket = source
-            .symlink_metadata()
-            .is_ok_and(|data| data.file_type().is_socket());
-        if is_socket && jail.sandbox.applies(Restriction::UnixSockets) {
+        let data = source.symlink_metadata();
+        if data.is_ok_and(|data| data.file_type().is_socket())
+            && jail.sandbox.applies(Restriction::UnixSockets)
+        {
             let problem = "is a socket of the host, by which an agent could leave the sandbox; remove it, or lift the restriction unix-sockets";
-            return refuse(mount, problem.to_owned());
+            return Err(PathError::new("mount source", &mount.source, problem).into());
         }
-        if mount.read_only {
-            continue;
-        }
-        if source == Path::new("/") || home.is_some_and(|home| home.starts_with(source)) {
-            let problem = "is the home directory or contains it, and would be writable; give a directory of a project, or add :ro";
-            return refuse(mount, problem.to_owned());
-        }
-        let inside = private.iter().find(|path| {
-            let aliases = table.aliases(path);
-            aliases.iter().any(|alias| alias.starts_with(source))
-        });
-        if let Some(inside) = inside {
+    }
+    let table = mount_table();
+    // The paths that must not be in a writable source, and what each is.
+    let aliases = |path: &Path, what: &'static str| {
+        let real = path.canonicalize().ok();
+        let aliases = real.map(|real| table.aliases(&real)).unwrap_or_default();
+        aliases.into_iter().map(move |alias| (alias, what))
+    };
+    let root = (jail.path != JailPath::root()).then_some(Path::new(jail.path.as_str()));
+    let exposed: Vec<(PathBuf, &str)> = home
+        .into_iter()
+        .flat_map(|home| aliases(home, "the home directory"))
+        .chain(
+            private
+                .iter()
+                .flat_map(|path| aliases(path, "a private path of a daemon")),
+        )
+        .chain(
+            programs
+                .iter()
+                .flat_map(|path| aliases(path, "a program of Colibri")),
+        )
+        .chain(
+            root.into_iter()
+                .flat_map(|root| aliases(root, "the root directory of the jail")),
+        )
+        .collect();
+    let writable = jail.mounts.iter().filter(|mount| !mount.read_only);
+    let sources = writable
+        .map(|mount| ("mount source", &mount.source))
+        .chain(jail.sandbox.home.iter().map(|home| ("home", home)));
+    for (kind, source) in sources {
+        let found = exposed
+            .iter()
+            .find(|(path, _)| path.starts_with(source.as_str()));
+        if let Some((path, what)) = found {
             let problem = format!(
-                "contains {} of the daemon, and would be writable; give another directory, or add :ro",
-                inside.display()
+                "is or contains {}, {what}, and would be writable; give a directory of a project, or add :ro",
+                path.display()
             );
-            return refuse(mount, problem);
-        }
-        if jail.path != JailPath::root() && Path::new(jail.path.as_str()).starts_with(source) {
-            let problem = format!(
-                "contains the root directory {}, and would be writable; give another directory",
-                jail.path
-            );
-            return refuse(mount, problem);
+            return Err(PathError::new(kind, source, problem).into());
         }
     }
     Ok(())
+}
+
+/// Refuses mounts that show a part of another writable mount a second time, where its protected paths are writable.
+fn reject_second_views(jail: &EphemeralJail) -> Result<(), PrepareError> {
+    let home = jail
+        .sandbox
+        .home
+        .as_ref()
+        .zip(jail.sandbox.home_path.as_ref());
+    let project = |mount: &&Mount| !mount.read_only && mount.protection == Protection::Project;
+    let writable: Vec<(&JailPath, &JailPath)> = jail
+        .mounts
+        .iter()
+        .filter(project)
+        .map(|mount| (&mount.source, &mount.target))
+        .collect();
+    let all = writable.iter().copied().chain(home);
+    for (outer_source, outer_target) in all {
+        for (source, target) in &writable {
+            let Ok(inner) = Path::new(source.as_str()).strip_prefix(outer_source.as_str()) else {
+                continue;
+            };
+            let shown = Path::new(outer_target.as_str()).join(inner);
+            // The inner mount covers that part of the outer one.
+            if shown
+                .components()
+                .ne(Path::new(target.as_str()).components())
+            {
+                let problem = format!(
+                    "is also shown at {} by the mount of {outer_source}, where its protected paths would be writable; remove one of them",
+                    shown.display()
+                );
+                return Err(PathError::new("mount source", source, problem).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns the paths in workspaces to which the protected files of their repositories refer: targets of links in `.git/hooks`, and
+/// the values of `core.hooksPath` and `include.path`.
+fn referenced_paths(jail: &EphemeralJail) -> Vec<JailPath> {
+    let projects = jail
+        .mounts
+        .iter()
+        .filter(|mount| !mount.read_only && mount.protection == Protection::Project);
+    let mut found = BTreeSet::new();
+    for mount in projects {
+        let source = Path::new(mount.source.as_str());
+        let git = source.join(GIT_DIRECTORY);
+        let hooks = fs::read_dir(git.join("hooks"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let links = hooks
+            .take(MAX_REFERENCES)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()))
+            .map(|entry| entry.path());
+        let config = regular_file::read(&git.join("config"), MAX_CONFIG).unwrap_or_default();
+        let named = named_by_config(&String::from_utf8_lossy(&config));
+        let named = named
+            .into_iter()
+            .flat_map(|path| [source.join(&path), git.join(&path)]);
+        for path in links.chain(named.take(MAX_REFERENCES)) {
+            let inside = path.canonicalize().ok().and_then(|real| {
+                let inner = real.strip_prefix(source).ok()?.to_owned();
+                (!inner.as_os_str().is_empty() && !inner.starts_with(GIT_DIRECTORY))
+                    .then_some(inner)
+            });
+            let target = inside.map(|inner| Path::new(mount.target.as_str()).join(inner));
+            found.extend(target.and_then(|path| path.to_str()?.parse::<JailPath>().ok()));
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// Returns the paths that a configuration of git names as directory of hooks or as a file to include (git-config(1)).
+fn named_by_config(config: &str) -> Vec<String> {
+    let mut section = String::new();
+    let mut named = Vec::new();
+    for line in config.lines() {
+        let line = line.trim();
+        if let Some(header) = line.strip_prefix('[') {
+            let end = header.find([' ', ']', '.']).unwrap_or(header.len());
+            section = header.get(..end).unwrap_or_default().to_ascii_lowercase();
+        }
+        // A value may follow the header in the same line.
+        let line = line.rsplit_once(']').map_or(line, |(_, rest)| rest.trim());
+        let Some((name, value)) = line.split_once('=') else {
+            continue;
+        };
+        let is_path = match section.as_str() {
+            "core" => name.trim().eq_ignore_ascii_case("hookspath"),
+            "include" | "includeif" => name.trim().eq_ignore_ascii_case("path"),
+            _ => false,
+        };
+        if is_path {
+            named.push(value.trim().trim_matches('"').to_owned());
+        }
+    }
+    named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_hooks_and_includes_are_found() {
+        let config = "[core]\n\tbare = false\n\thooksPath = \"tools/hooks\"\n[include] path = ../shared.cfg\n\
+            [includeIf \"gitdir:/x/\"]\n\tpath = other.cfg\n[remote \"a\"]\n\tpath = no\n";
+        assert_eq!(
+            named_by_config(config),
+            ["tools/hooks", "../shared.cfg", "other.cfg"]
+        );
+        assert_eq!(named_by_config("path = x\n[core\nhookspath"), [""; 0]);
+    }
 }

@@ -10,6 +10,26 @@ const MAX_LENGTH: u64 = 4096;
 /// Directories of a repository that a commit in a worktree changes.
 const WRITTEN: &[&str] = &["objects", "refs", "logs"];
 
+/// Returns the directories of repositories to which a file `.git` in a workspace refers, if they are in the same workspace.
+pub(crate) fn directories_inside(jail: &EphemeralJail) -> Vec<JailPath> {
+    let projects = jail.mounts.iter().filter(|mount| !mount.read_only);
+    let found = projects.filter_map(|mount| {
+        let source = Path::new(mount.source.as_str());
+        let link = read_line(&source.join(GIT_DIRECTORY))?;
+        let own = source
+            .join(link.strip_prefix("gitdir: ")?)
+            .canonicalize()
+            .ok()?;
+        let inner = own.strip_prefix(source).ok()?;
+        Path::new(mount.target.as_str())
+            .join(inner)
+            .to_str()?
+            .parse()
+            .ok()
+    });
+    found.collect()
+}
+
 /// Adds the mounts for each writable mount that is a worktree: its repository read-only, without the hooks and the
 /// configuration being writable, and what a commit changes.
 pub(crate) fn add_mounts(jail: &mut EphemeralJail) {

@@ -1,13 +1,13 @@
 //! Removes the placeholders of protected paths after a run, unless another agent works in the directory.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
 
-use crate::{SandboxError, cannot, paths, placeholder};
+use crate::{SandboxError, cannot, paths, placeholder, report};
 
 /// Cleans each directory; one that cannot be cleaned is reported, and does not prevent the next.
 pub(crate) fn clean(directories: &[OsString]) -> Result<ExitCode, SandboxError> {
@@ -15,7 +15,7 @@ pub(crate) fn clean(directories: &[OsString]) -> Result<ExitCode, SandboxError> 
         let directory = Path::new(directory);
         if let Err(error) = clean_directory(directory) {
             let error = cannot(format!("remove placeholders in {}", directory.display()))(error);
-            io::stderr().write_all(format!("colibri-sandbox: {error}\n").as_bytes())?;
+            report(&error.to_string());
         }
     }
     Ok(ExitCode::SUCCESS)

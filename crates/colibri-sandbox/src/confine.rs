@@ -18,7 +18,7 @@ use crate::options::Enter;
 use crate::{SandboxError, cannot};
 
 /// Private directories and files that every agent may write, besides its writable mounts.
-const WRITABLE: &[&str] = &["/dev", "/proc", "/tmp", "/var/tmp", "/run"];
+const WRITABLE: &[&str] = &["/dev", "/proc", "/tmp"];
 /// Bits of the second argument of socket(2) that are the type; others are flags.
 const SOCKET_TYPES: u64 = 0xf;
 /// First version of the Landlock ABI that controls connections to sockets in files.
@@ -187,6 +187,9 @@ fn filters(
             denied.push((number, vec![rule(&[masked(0, new_user, new_user)?])?]));
         }
     }
+    // The init process has the user of the agent, and a lease delays the writes of others (fcntl(2)).
+    denied.push((libc::SYS_prlimit64, vec![rule(&[equal(0, 1)?])?]));
+    denied.push((libc::SYS_fcntl, vec![rule(&[equal(1, libc::F_SETLEASE)?])?]));
     if options.applies(Restriction::TerminalInput) {
         let requests = [libc::TIOCSTI, libc::TIOCLINUX];
         let rules = requests.iter().map(|request| rule(&[equal(1, *request)?]));

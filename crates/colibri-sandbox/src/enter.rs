@@ -1,12 +1,14 @@
 //! The init process of a sandbox: completes it, starts the agent, and returns its exit status.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use colibri_jail_core::{PROXY_PORT, PROXY_VARIABLE, Restriction, USER_VARIABLE};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, WaitOptions, set_dumpable_behavior, setrlimit, wait,
 };
@@ -16,12 +18,14 @@ use crate::confine::Confinement;
 use crate::options::{Enter, parse_ids};
 use crate::paths::{self, Covers};
 use crate::pre_exec::restrict_before_exec;
-use crate::{EXIT_FAILURE, SandboxError, cannot, watch};
+use crate::{EXIT_FAILURE, SandboxError, cannot, report, watch};
 
 /// Exit code if the program does not exist, as of a shell.
 const EXIT_NOT_FOUND: u8 = 127;
 /// Exit code if the program cannot be executed, as of a shell.
 const EXIT_NOT_EXECUTABLE: u8 = 126;
+/// Files with the keys that the user of a process may see (keyrings(7)).
+const KEYS: &[&str] = &["/proc/keys", "/proc/key-users"];
 /// File with the maximum number of user namespaces in the own one (namespaces(7)).
 const MAX_USER_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
 
@@ -33,14 +37,30 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
         .transpose()?;
     // Inherited descriptors stay open for the locks that they hold, and never reach the agent.
     colibri_sys::descriptors::close_on_exec_from(3).map_err(cannot("restrict descriptors"))?;
+    // A mount of the host that appears later would be writable.
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .map_err(cannot("separate the mounts of the sandbox"))?;
     for (staged, target) in &options.moved {
         paths::move_to(staged, target)?;
     }
-    if !options.masked.is_empty() {
-        let covers = Covers::open()?;
-        for path in &options.masked {
-            covers.mask(path)?;
-        }
+    let covers = Covers::open()?;
+    let keys = options.applies(Restriction::Keyrings).then_some(KEYS);
+    let keys = keys.into_iter().flatten().map(Path::new);
+    for path in options.masked.iter().map(PathBuf::as_path).chain(keys) {
+        paths::pin_parents(path, &options.protected)?;
+        covers.mask(path)?;
+    }
+    for path in &options.hidden {
+        covers.mask(path)?;
+    }
+    for path in &options.protected_git {
+        paths::pin_parents(path, &options.protected)?;
+    }
+    for path in &options.read_only {
+        paths::make_read_only(path, &options.protected)?;
     }
     let locks: Vec<Option<OwnedFd>> = options
         .protected
@@ -89,9 +109,7 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
         Ok(agent) => agent,
         Err(error) => {
             let program = command.program.to_string_lossy();
-            let _ = io::stderr().write_all(
-                format!("colibri-sandbox: cannot execute {program}: {error}\n").as_bytes(),
-            );
+            report(&format!("cannot execute {program}: {error}"));
             return Ok(ExitCode::from(match error.kind() {
                 io::ErrorKind::NotFound => EXIT_NOT_FOUND,
                 io::ErrorKind::PermissionDenied => EXIT_NOT_EXECUTABLE,

@@ -65,6 +65,15 @@ fn execute(_words: Vec<std::ffi::OsString>) -> Option<Result<ExitCode, SandboxEr
     Some(Err("colibri-sandbox is for Linux".into()))
 }
 
+/// Writes one line to standard error. A path in it may contain control characters.
+fn report(message: &str) {
+    let printable: String = message
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
+    let _ = io::stderr().write_all(format!("colibri-sandbox: {printable}\n").as_bytes());
+}
+
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     match words.as_slice() {
@@ -82,7 +91,7 @@ fn main() -> ExitCode {
     match execute(words) {
         Some(Ok(code)) => code,
         Some(Err(error)) => {
-            let _ = io::stderr().write_all(format!("colibri-sandbox: {error}\n").as_bytes());
+            report(&error.to_string());
             ExitCode::from(EXIT_FAILURE)
         }
         None => {

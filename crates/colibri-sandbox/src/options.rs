@@ -55,6 +55,10 @@ pub(crate) struct Enter {
     /// Mounts to move, with their targets.
     pub(crate) moved: Vec<(PathBuf, PathBuf)>,
     pub(crate) masked: Vec<PathBuf>,
+    /// As `masked`, for files that the host may remove while the agent runs.
+    pub(crate) hidden: Vec<PathBuf>,
+    /// Existing paths in writable directories that are read-only too.
+    pub(crate) read_only: Vec<PathBuf>,
     pub(crate) protected: Vec<PathBuf>,
     /// Directories of git repositories.
     pub(crate) protected_git: Vec<PathBuf>,
@@ -157,6 +161,8 @@ impl Enter {
                     let staged = words.value()?.into();
                     enter.moved.push((staged, words.value()?.into()));
                 }
+                "--hide" => enter.hidden.push(words.value()?.into()),
+                "--read-only" => enter.read_only.push(words.value()?.into()),
                 "--mask" => enter.masked.push(words.value()?.into()),
                 "--protect" => enter.protected.push(words.value()?.into()),
                 "--protect-git" => enter.protected_git.push(words.value()?.into()),

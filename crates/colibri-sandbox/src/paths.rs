@@ -41,13 +41,51 @@ impl Covers {
         };
         let masked = || -> io::Result<()> {
             let cover = match file_type(&target)? {
-                FileType::Directory => clone_tree(&self.directory, "")?,
-                _ => clone_tree(&self.file, "")?,
+                FileType::Directory => clone_tree(&self.directory)?,
+                _ => clone_tree(&self.file)?,
             };
             colibri_sys::mounts::restrict(&cover, true)?;
             attach(&cover, &target)
         };
         masked().map_err(cannot(format!("mask {}", path.display())))
+    }
+}
+
+/// Makes the directories above a path immovable, if it is in one of these writable directories: whoever renames one of them could
+/// reach the path by another name, also in a later run.
+pub(crate) fn pin_parents(path: &Path, writable: &[PathBuf]) -> Result<(), SandboxError> {
+    for directory in writable
+        .iter()
+        .filter(|directory| path.starts_with(directory))
+    {
+        let parents: Vec<&Path> = path
+            .ancestors()
+            .skip(1)
+            .take_while(|parent| parent != directory && parent.starts_with(directory))
+            .collect();
+        for parent in parents.into_iter().rev() {
+            let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let opened = openat2(CWD, parent, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+            match opened {
+                Ok(parent_fd) => bind(&parent_fd, false)
+                    .map_err(cannot(format!("protect {}", parent.display())))?,
+                // Nothing is below it.
+                Err(Errno::NOENT) => break,
+                Err(error) => return Err(cannot(format!("protect {}", parent.display()))(error)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes an existing path in a writable directory read-only.
+pub(crate) fn make_read_only(path: &Path, writable: &[PathBuf]) -> Result<(), SandboxError> {
+    pin_parents(path, writable)?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(target) => bind(&target, true).map_err(cannot(format!("protect {}", path.display()))),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(cannot(format!("protect {}", path.display()))(error)),
     }
 }
 
@@ -78,13 +116,13 @@ fn file_type(file: &impl AsFd) -> io::Result<FileType> {
     Ok(FileType::from_raw_mode(fstat(file)?.st_mode))
 }
 
-/// Returns a copy of the mount of `path` in `directory`, or of `directory` itself if `path` is empty.
-fn clone_tree(directory: &impl AsFd, path: &str) -> io::Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if path.is_empty() {
-        flags |= OpenTreeFlags::AT_EMPTY_PATH;
-    }
-    Ok(open_tree(directory, path, flags)?)
+/// Returns a copy of the mount of a file or directory, with the mounts in it.
+fn clone_tree(file: &impl AsFd) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    Ok(open_tree(file, "", flags)?)
 }
 
 /// Mounts a copy on what `target` names.
@@ -103,6 +141,10 @@ pub(crate) fn protect(
         return Ok(None);
     };
     let protection = Protection { unprotected };
+    if open_in(&directory, "HEAD").is_ok() && open_in(&directory, "objects").is_ok() {
+        // A bare repository.
+        protection.apply_names_in_git(&directory, path)?;
+    }
     for (name, placeholder) in PROTECTED_PATHS {
         let shown = path.join(name);
         if protection.is_open(&shown) {
@@ -275,7 +317,7 @@ impl Protection<'_> {
         let copy = |path: &Path| -> io::Result<OwnedFd> {
             let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            clone_tree(&openat2(target, path, flags, Mode::empty(), resolve)?, "")
+            clone_tree(&openat2(target, path, flags, Mode::empty(), resolve)?)
         };
         inside
             .map(|path| {
@@ -310,7 +352,7 @@ impl Protection<'_> {
 
 /// Mounts a file or directory on itself.
 fn bind(target: &OwnedFd, read_only: bool) -> io::Result<()> {
-    let mount = clone_tree(target, "")?;
+    let mount = clone_tree(target)?;
     colibri_sys::mounts::restrict(&mount, read_only)?;
     attach(&mount, target)
 }

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::{EXIT_FAILURE, SandboxError, cannot};
+use crate::{EXIT_FAILURE, SandboxError, cannot, report};
 
 /// List of the mounts of this process. poll(2) reports a change as an exceptional condition (proc_pid_mounts(5)).
 const MOUNTS: &str = "/proc/self/mountinfo";
@@ -31,9 +31,7 @@ pub(crate) fn start(directories: Vec<PathBuf>) -> Result<(), SandboxError> {
             ),
             Err(error) => format!("cannot watch the mounts: {error}"),
         };
-        let _ = io::stderr().write_all(
-            format!("colibri-sandbox: {gone}; the agent was ended, start it again\n").as_bytes(),
-        );
+        report(&format!("{gone}; the agent was ended, start it again"));
         std::process::exit(i32::from(EXIT_FAILURE));
     };
     let started = thread::Builder::new().stack_size(64 << 10).spawn(watch);

@@ -1,37 +1,46 @@
 //! The private paths of all daemons of a user, so that no sandbox of one daemon shows those of another.
 //!
-//! Each daemon writes a file with its paths to a directory in the user's home. The files of daemons whose state directory is
-//! gone are removed.
+//! Each daemon writes a file with its paths to a directory of the user in /var/tmp, which does not depend on the environment. The
+//! files of daemons whose state directory is gone are removed.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::atomic_file::{self, Durability};
 use crate::regular_file;
 
-/// Directory of the files, in the home directory.
-const DIRECTORY: &str = ".local/state/colibri-daemons";
+/// Beginning of the path of the directory of the files; the uid follows.
+const DIRECTORY: &str = "/var/tmp/colibri-daemons-";
 /// Maximum number of files that are read.
 const MAX_FILES: usize = 256;
 /// Maximum size of a file, in bytes.
 const MAX_LENGTH: u64 = 64 << 10;
 
-/// The files of all daemons with one home directory.
+/// The files of all daemons of one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownDaemons {
     directory: PathBuf,
 }
 
 impl KnownDaemons {
-    /// Returns the files in this home directory.
+    /// Returns the files of the user of this process.
     #[must_use]
-    pub fn in_home(home: &Path) -> Self {
+    pub fn of_user() -> Self {
+        let uid = rustix::process::geteuid().as_raw();
         Self {
-            directory: home.join(DIRECTORY),
+            directory: PathBuf::from(format!("{DIRECTORY}{uid}")),
         }
+    }
+
+    /// Reports whether the directory is the user's, and no other user can write to it.
+    fn is_trusted(&self) -> bool {
+        self.directory.symlink_metadata().is_ok_and(|data| {
+            let is_own = data.uid() == rustix::process::geteuid().as_raw();
+            data.is_dir() && is_own && data.mode() & 0o022 == 0
+        })
     }
 
     /// Stores the private paths of the daemon with this state directory. `paths` are absolute; one with a line break is left
@@ -44,6 +53,12 @@ impl KnownDaemons {
             .recursive(true)
             .mode(0o700)
             .create(&self.directory)?;
+        if !self.is_trusted() {
+            return Err(io::Error::other(format!(
+                "{} belongs to another user or is writable by others; remove it",
+                self.directory.display()
+            )));
+        }
         for (file, known) in self.read() {
             if known.first().is_some_and(|state_dir| !state_dir.exists()) {
                 let _ = fs::remove_file(file);
@@ -74,6 +89,9 @@ impl KnownDaemons {
 
     /// Returns the files, and the paths in each, that of the state directory first.
     fn read(&self) -> Vec<(PathBuf, Vec<PathBuf>)> {
+        if !self.is_trusted() {
+            return Vec::new();
+        }
         let files = fs::read_dir(&self.directory)
             .into_iter()
             .flatten()
@@ -96,12 +114,15 @@ impl KnownDaemons {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn paths_of_all_daemons_are_known_until_their_state_is_gone() {
         let home = tempfile::tempdir().unwrap();
-        let known = KnownDaemons::in_home(home.path());
-        let own = home.path().join(DIRECTORY);
+        let own = home.path().join("known");
+        let known = KnownDaemons {
+            directory: own.clone(),
+        };
         assert_eq!(known.private_paths(), [own.as_path()]);
         let (one, two) = (home.path().join("one"), home.path().join("two"));
         for state_dir in [&one, &two] {
@@ -118,9 +139,14 @@ mod tests {
             two.clone(),
             two.join("x"),
         ];
+        let mut expected = expected.to_vec();
+        expected.sort();
         assert_eq!(known.private_paths(), expected);
         fs::remove_dir(&two).unwrap();
         known.register(&one, &[]).unwrap();
-        assert_eq!(known.private_paths(), [own, one]);
+        assert_eq!(known.private_paths(), [own.clone(), one]);
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(known.register(&two, &[]).is_err());
+        assert_eq!(known.private_paths(), [own]);
     }
 }
