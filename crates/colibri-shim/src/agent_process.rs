@@ -28,6 +28,8 @@ pub(crate) struct AgentProcess {
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
+    /// Reports of the proxy, if the agent has one.
+    pub(crate) network_events: Option<OwnedFd>,
 }
 
 impl AgentProcess {
@@ -62,17 +64,21 @@ impl AgentProcess {
             monitor = Some(MonitorLink::new(ours)?);
             monitor_end = Some(theirs);
         }
-        let numbers = held
+        let mut numbers: Vec<_> = held
             .iter()
-            .map(|held| (held.file.as_raw_fd(), held.descriptor));
-        pre_exec::set_up(
-            &mut command,
-            launch,
-            cgroup_procs,
-            monitor_end,
-            numbers.collect(),
-        );
+            .map(|held| (held.file.as_raw_fd(), held.descriptor))
+            .collect();
+        let mut network_events = None;
+        let mut network_end = None;
+        if let Some(number) = launch.network_events {
+            let (ours, theirs) = io::pipe()?;
+            numbers.push((theirs.as_raw_fd(), number));
+            network_events = Some(OwnedFd::from(ours));
+            network_end = Some(theirs);
+        }
+        pre_exec::set_up(&mut command, launch, cgroup_procs, monitor_end, numbers);
         let mut child = command.spawn()?;
+        drop(network_end);
         let missing = || io::Error::other("a pipe of the agent is missing");
         let agent = Self {
             pid: Pid::from_child(&child),
@@ -81,10 +87,12 @@ impl AgentProcess {
             stdin: child.stdin.take().map(OwnedFd::from),
             stdout: child.stdout.take().ok_or_else(missing)?.into(),
             stderr: child.stderr.take().ok_or_else(missing)?.into(),
+            network_events,
         };
         for pipe in [&agent.stdout, &agent.stderr]
             .into_iter()
             .chain(&agent.stdin)
+            .chain(&agent.network_events)
         {
             ioctl_fionbio(pipe, true)?;
         }

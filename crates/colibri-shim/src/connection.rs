@@ -8,6 +8,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use colibri_shim::control::{MAX_INPUT, MAX_REQUEST, ShimMessage, ShimOp, ShimReply, ShimRequest};
 use rustix::io::Errno;
 
+/// Maximum number of queued bytes for a client that gets another report of the agent's proxy.
+const MAX_UNSENT_EVENTS: usize = 64 * 1024;
+
 /// A request and the raw bytes that followed it.
 pub(crate) struct Received {
     pub(crate) request: ShimRequest,
@@ -22,6 +25,8 @@ pub(crate) struct Connection {
     unsent: VecDeque<u8>,
     /// The client requested events.
     pub(crate) watching: bool,
+    /// The client requested reports of the agent's proxy.
+    pub(crate) watches_network: bool,
     /// The status has changed since the last one that was sent.
     pub(crate) outdated: bool,
     /// The client closed the connection or violated the protocol.
@@ -38,6 +43,7 @@ impl Connection {
             received: Vec::new(),
             unsent: VecDeque::new(),
             watching: false,
+            watches_network: false,
             outdated: false,
             closed: false,
         })
@@ -51,6 +57,7 @@ impl Connection {
         let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
         let mut connection = Self::new(socket.into())?;
         connection.watching = true;
+        connection.watches_network = true;
         Ok(connection)
     }
 
@@ -70,6 +77,11 @@ impl Connection {
     /// Returns whether a status event is needed and the previous messages have been sent.
     pub(crate) fn needs_status(&self) -> bool {
         self.watching && self.outdated && !self.has_unsent()
+    }
+
+    /// Returns whether the client gets reports of the agent's proxy, and reads its messages.
+    pub(crate) fn takes_network_events(&self) -> bool {
+        self.watches_network && self.unsent.len() < MAX_UNSENT_EVENTS
     }
 
     /// Reads the socket and returns the complete requests. Refuses an invalid request and closes the connection.

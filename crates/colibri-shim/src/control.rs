@@ -4,11 +4,13 @@
 //! An `input` request is followed by `len` raw bytes, because input need not be text.
 //!
 //! Version 2 adds `expires_ms`, `restart`, and `last` of `signal`. A shim of version 3 runs the commands of the privilege
-//! backend itself for processes that it may not signal, and reports their errors as `reason`. A shim reports its version in `shim.json`. A client
-//! sends only operations that the shim's version has.
+//! backend itself for processes that it may not signal, and reports their errors as `reason`. Version 4
+//! adds `network` of `watch` and of the status, and `network` events. A shim reports its version in `shim.json`. A client sends
+//! only operations that the shim's version has.
 
 use std::time::Duration;
 
+use colibri_types::{NetworkRecord, NetworkSummary};
 use serde::{Deserialize, Serialize};
 
 use crate::record::ExitRecord;
@@ -21,7 +23,7 @@ pub const MAX_INPUT: usize = 65_536;
 pub const INPUT_BACKLOG: usize = 1 << 20;
 
 /// Version of this protocol. A shim that reports no version speaks version 1.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// Maximum time that the commands of the privilege backend add to a request.
 pub const ELEVATION_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -53,7 +55,11 @@ pub struct ShimRequest {
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum ShimOp {
     /// Send events to this connection, starting with an [`ShimEvent::Status`].
-    Watch,
+    Watch {
+        /// Send [`ShimEvent::Network`] too.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        network: bool,
+    },
     /// Send a signal to the agent.
     Signal {
         /// Name as in signal(7), without `SIG`.
@@ -151,6 +157,8 @@ pub struct SignalDelivery {
 pub enum ShimEvent {
     /// The latest status. Several changes may be coalesced into one event.
     Status(ShimStatus),
+    /// A report of the agent's proxy. Not sent to a connection that does not read its previous messages.
+    Network(NetworkRecord),
     /// The agent has ended; the shim exits after this event.
     Exit(ExitRecord),
 }
@@ -180,6 +188,9 @@ pub struct ShimStatus {
     /// While another run is pending: how the previous run ended, and when the next one starts.
     #[serde(default, rename = "waiting", skip_serializing_if = "Option::is_none")]
     pub restart_message: Option<String>,
+    /// What the agent's proxy has refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkSummary>,
 }
 
 #[cfg(test)]
@@ -194,7 +205,7 @@ mod tests {
                 serde_json::to_string(&ShimRequest {
                     seq: 1,
                     expires_ms: None,
-                    op: ShimOp::Watch,
+                    op: ShimOp::Watch { network: false },
                 })
                 .unwrap(),
                 r#"{"seq":1,"op":"watch"}"#,
@@ -257,11 +268,15 @@ mod tests {
                     stdout_bytes: 2,
                     stderr_bytes: 3,
                     run: 1,
+                    network: None,
                 })))
                 .unwrap(),
                 r#"{"event":"exit","exit":{"code":7},"exited_at_ns":1,"stdout_bytes":2,"stderr_bytes":3,"run":1}"#,
             ),
         ];
+        let watch: ShimRequest =
+            serde_json::from_str(r#"{"seq":1,"op":"watch","later":1}"#).unwrap();
+        assert_eq!(watch.op, ShimOp::Watch { network: false });
         for (written, expected) in table {
             assert_eq!(written, expected);
         }

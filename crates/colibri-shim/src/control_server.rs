@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use colibri_shim::control::{ShimEvent, ShimMessage, ShimOp, ShimReply, ShimStatus, clock_ms};
 use colibri_shim::record::ExitRecord;
+use colibri_types::NetworkRecord;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::connection::{Connection, Received};
@@ -82,8 +83,9 @@ impl ControlServer {
             for received in connection.receive() {
                 let Received { request, .. } = &received;
                 let seq = request.seq;
-                if request.op == ShimOp::Watch {
+                if let ShimOp::Watch { network } = request.op {
                     connection.watching = true;
+                    connection.watches_network = network;
                     connection.outdated = true;
                     connection.reply(seq, ShimReply::Ok);
                 } else if request.expires_ms.is_some_and(|at| clock_ms() >= at) {
@@ -137,6 +139,16 @@ impl ControlServer {
         for connection in &mut self.connections {
             if connection.needs_status() {
                 connection.outdated = false;
+                connection.send(&message);
+            }
+        }
+    }
+
+    /// Sends a report of the agent's proxy to the watchers that requested them.
+    pub(crate) fn publish_network(&mut self, record: NetworkRecord) {
+        let message = ShimMessage::Event(ShimEvent::Network(record));
+        for connection in &mut self.connections {
+            if connection.takes_network_events() {
                 connection.send(&message);
             }
         }

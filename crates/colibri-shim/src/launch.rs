@@ -55,6 +55,10 @@ pub struct Launch {
     /// Files that the shim opens before the first run and passes to each run (Linux).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<HeldFile>,
+    /// Number of the descriptor by which each run gets a pipe for the reports of its proxy. Absent without a proxy, and in a
+    /// launch by an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_events: Option<i32>,
     /// Settings of both journals.
     pub journal: JournalOptions,
 }
@@ -111,6 +115,7 @@ mod tests {
             // A launch by an earlier release has no command of the privilege backend.
             assert_eq!(launch.elevated_signal, None);
             assert_eq!(launch.remove_jail, None);
+            assert_eq!(launch.network_events, None);
         }
     }
 }

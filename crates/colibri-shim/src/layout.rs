@@ -10,6 +10,8 @@ pub const SHIM: &str = "shim.json";
 pub const EXIT: &str = "exit.json";
 /// One [`RunRecord`](crate::record::RunRecord) per line for each ended run of an agent with restarts.
 pub const RUNS: &str = "runs.jsonl";
+/// One [`NetworkRecord`](colibri_types::NetworkRecord) per line for each refusal of the agent's proxy, up to 1 MiB.
+pub const NETWORK: &str = "network.jsonl";
 /// The shim's listening socket, removed when the shim exits.
 pub const CONTROL: &str = "control.sock";
 /// The shim's messages, and the lock that proves that the shim runs. The spawner takes an exclusive flock(2) on this file

@@ -14,6 +14,7 @@ mod held;
 mod input;
 mod kill_sequence;
 mod monitor;
+mod network_events;
 mod output;
 mod poll;
 mod pre_exec;

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use colibri_sys::atomic_file;
 pub use colibri_sys::atomic_file::Durability;
-use colibri_types::{Exit, ExitReason, ExitStatus, OffsetRange};
+use colibri_types::{Exit, ExitReason, ExitStatus, NetworkSummary, OffsetRange};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,9 @@ pub struct ExitRecord {
     /// Number of the last run, from 1.
     #[serde(default = "default_one")]
     pub run: u32,
+    /// What the agent's proxy refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkSummary>,
 }
 
 impl ExitRecord {
@@ -198,6 +201,7 @@ mod tests {
                 stdout_bytes: 2,
                 stderr_bytes: 3,
                 run: 1,
+                network: None,
             };
             replace(&path, &record, Durability::Machine).unwrap();
             assert_eq!(read(&path).unwrap(), Some(record));

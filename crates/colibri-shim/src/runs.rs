@@ -10,7 +10,7 @@ use colibri_shim::launch::Launch;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, RunRecord, ShimRecord, now_ns};
 use colibri_shim::restart::{RestartBackoff, RestartDecision};
-use colibri_types::{ExitReason, ExitStatus, OffsetRange, RestartWhen};
+use colibri_types::{ExitReason, ExitStatus, NetworkSummary, OffsetRange, RestartWhen};
 
 use crate::agent_process::AgentProcess;
 use crate::cgroup::Cgroup;
@@ -273,7 +273,12 @@ impl Runs {
     }
 
     /// Returns the content of `exit.json`, with the current run as the last one.
-    pub(crate) fn exit_record(&self, end: RunEnd, to: Offsets) -> ExitRecord {
+    pub(crate) fn exit_record(
+        &self,
+        end: RunEnd,
+        to: Offsets,
+        network: Option<NetworkSummary>,
+    ) -> ExitRecord {
         let unknown = || "the exit status of the agent is not known".to_owned();
         ExitRecord {
             exit: end.exit,
@@ -283,6 +288,7 @@ impl Runs {
             stdout_bytes: to.stdout,
             stderr_bytes: to.stderr,
             run: self.current.number,
+            network,
         }
     }
 

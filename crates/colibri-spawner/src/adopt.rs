@@ -8,7 +8,7 @@ use colibri_journal::JournalReader;
 use colibri_shim::control::ShimStatus;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, ShimRecord, now_ns};
-use colibri_types::ExitReason;
+use colibri_types::{ExitReason, NetworkRecord, NetworkSummary};
 
 use crate::blocking::blocking;
 use crate::orphans::LossDetection;
@@ -19,6 +19,8 @@ use crate::{AgentHandle, AgentId, AgentSpec, ShimClient, SpawnError, Spawner};
 const START_POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Number of concurrent tasks that adopt agents.
 const ADOPT_TASKS: usize = 16;
+/// Maximum number of bytes of `network.jsonl` that are read: more than a shim writes.
+const MAX_NETWORK_BYTES: u64 = 2 << 20;
 /// Time after which a shim without a record is reported as stuck.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -187,6 +189,7 @@ impl Spawner {
                 stdout_bytes: length(&directory.join(layout::STDOUT)),
                 stderr_bytes: length(&directory.join(layout::STDERR)),
                 run: shim.map_or(1, |shim| shim.run),
+                network: refused(&directory.join(layout::NETWORK)),
             };
             if removed {
                 return Ok(exit);
@@ -221,6 +224,16 @@ enum DirectoryState {
 /// Returns the length of a journal, in bytes; 0 if it cannot be read.
 fn length(journal: &Path) -> u64 {
     JournalReader::new(journal).end_offset().unwrap_or(0)
+}
+
+/// Summarizes the stored reports of an agent's proxy.
+fn refused(path: &Path) -> Option<NetworkSummary> {
+    let records: Vec<NetworkRecord> = record::read_lines(path, MAX_NETWORK_BYTES).ok()?;
+    let mut summary = NetworkSummary::default();
+    for record in &records {
+        summary.add(record);
+    }
+    (summary.refused > 0).then_some(summary)
 }
 
 /// Reads the records of an agent's end and of its shim.

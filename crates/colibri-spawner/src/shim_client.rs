@@ -22,7 +22,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::state::discard;
-use crate::{AgentId, SpawnError, Spawner, StateDir};
+use crate::{AgentId, NetworkLog, SpawnError, Spawner, StateDir};
 
 /// Maximum number of queued requests of one shim; further callers wait.
 const MAX_QUEUED_REQUESTS: usize = 16;
@@ -65,6 +65,8 @@ pub enum ShimClientError {
 pub struct ShimState {
     /// Journal lengths, pid, run, and problems of the running agent.
     pub status: ShimStatus,
+    /// Reports of the agent's proxy.
+    pub network: NetworkLog,
     /// The exit record of the agent, after its end.
     pub exit: Option<ExitRecord>,
     /// The shim has ended; the state does not change any more.
@@ -390,7 +392,14 @@ async fn serve(
     // After a failed write, messages are still read: they may contain the exit record.
     let (mut writable, mut seq) = (true, 0);
     if !is_stdio {
-        writable = send(&mut connection, seq, None, ShimOp::Watch, &[]).await;
+        writable = send(
+            &mut connection,
+            seq,
+            None,
+            ShimOp::Watch { network: true },
+            &[],
+        )
+        .await;
     }
     let mut call: Option<Box<ShimCall>> = None;
     loop {
@@ -411,6 +420,9 @@ async fn serve(
                         }
                     }
                     Ok(ShimMessage::Event(ShimEvent::Status(status))) => publish.send_modify(|state| state.status = status),
+                    Ok(ShimMessage::Event(ShimEvent::Network(record))) => {
+                        publish.send_modify(|state| state.network.push(record));
+                    }
                     Ok(ShimMessage::Event(ShimEvent::Exit(record))) => {
                         publish.send_modify(|state| state.exit = Some(record));
                     }

@@ -181,6 +181,7 @@ impl Spawner {
             elevated_signal: elevated.signal,
             remove_jail: elevated.remove_jail.as_ref().map(run_command),
             held: prepared.held.clone(),
+            network_events: None,
             journal: self.journal,
         };
         let report = shim.launch(&launch).await;

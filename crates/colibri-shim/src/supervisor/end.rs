@@ -150,6 +150,8 @@ impl Supervisor {
             run: *run,
             commands: self.runs.post_run(),
         };
+        let records = self.network.finish();
+        self.publish_network(records);
         Progress::Advanced
     }
 

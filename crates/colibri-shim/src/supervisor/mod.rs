@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 
 use colibri_shim::control::ShimStatus;
 use colibri_shim::layout;
-use colibri_types::ExitReason;
+use colibri_types::{ExitReason, NetworkRecord};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal};
 
@@ -46,6 +46,7 @@ use crate::connection::Connection;
 use crate::control_server::{ControlServer, ShimRequestId};
 use crate::input::Input;
 use crate::monitor::MonitorLink;
+use crate::network_events::NetworkEvents;
 use crate::output::Outputs;
 use crate::poll::poll_until;
 use crate::runs::{RunEnd, Runs};
@@ -63,6 +64,7 @@ pub(crate) struct Supervisor {
     runs: Runs,
     input: Input,
     outputs: Outputs,
+    network: NetworkEvents,
     server: ControlServer,
     signals: Signals,
     directory: AgentDirectory,
@@ -95,11 +97,14 @@ impl Supervisor {
     ) -> Self {
         let state = running(agent.pid, agent.is_wrapper, agent.monitor, &runs);
         outputs.connect(agent.stdout, agent.stderr);
+        let mut network = NetworkEvents::new();
+        network.connect(agent.network_events);
         Self {
             state,
             runs,
             input: Input::new(agent.stdin),
             outputs,
+            network,
             server: ControlServer::new(listener),
             signals,
             directory: AgentDirectory::new(directory),
@@ -132,6 +137,8 @@ impl Supervisor {
             self.input.write();
             let now = Instant::now();
             self.copy_output(now);
+            let records = self.network.receive(now);
+            self.publish_network(records);
             self.check_directory(now);
             self.step_kill(now);
             if self.runs.check_wall_time(now) {
@@ -155,6 +162,7 @@ impl Supervisor {
         let mut fds: Vec<PollFd<'_>> = self.server.poll_fds().collect();
         fds.extend(self.signals.fds().map(readable));
         fds.extend(self.outputs.readable().map(AsFd::as_fd).map(readable));
+        fds.extend(self.network.readable().map(readable));
         fds.extend(self.state.command_stderr().map(readable));
         fds.extend(self.state.monitor().map(|monitor| readable(monitor.fd())));
         if let Some(pipe) = self.input.writable() {
@@ -164,6 +172,7 @@ impl Supervisor {
             self.state.deadline(),
             self.runs.limit_at,
             self.outputs.deadline(),
+            self.network.deadline(),
             self.server.deadline(),
         ];
         poll_until(&mut fds, deadlines.into_iter().flatten().min())
@@ -221,6 +230,7 @@ impl Supervisor {
                 self.state = running(agent.pid, agent.is_wrapper, agent.monitor, &self.runs);
                 self.input.connect(agent.stdin);
                 self.outputs.connect(agent.stdout, agent.stderr);
+                self.network.connect(agent.network_events);
                 if let Err(error) = self.runs.write_shim_record(pid) {
                     // The file is read only after this shim has ended; until then the shim reports the pid itself.
                     let _ = writeln!(io::stderr(), "cannot write {}: {error}", layout::SHIM);
@@ -246,6 +256,13 @@ impl Supervisor {
         }
     }
 
+    fn publish_network(&mut self, records: Vec<NetworkRecord>) {
+        for record in records {
+            self.server.publish_network(record);
+            self.server.mark_status_outdated();
+        }
+    }
+
     fn status(&self) -> ShimStatus {
         let offsets = self.outputs.offsets();
         let running = self.state.running();
@@ -266,6 +283,7 @@ impl Supervisor {
             run: self.runs.current.number,
             run_from: self.runs.current.from.stdout,
             restart_message: self.runs.restart_message.clone(),
+            network: self.network.summary(),
         }
     }
 }

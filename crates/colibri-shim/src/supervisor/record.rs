@@ -61,7 +61,9 @@ impl Supervisor {
         }
         self.runs.release();
         let _ = std::fs::remove_file(layout::CONTROL);
-        self.server.publish_exit(self.runs.exit_record(run.end, to));
+        let network = self.network.summary();
+        self.server
+            .publish_exit(self.runs.exit_record(run.end, to, network));
         Progress::Ended
     }
 
@@ -78,7 +80,7 @@ impl Supervisor {
         self.runs
             .sync()
             .map_err(|error| format!("cannot sync {}: {error}", layout::RUNS))?;
-        let record = self.runs.exit_record(run.end, to);
+        let record = self.runs.exit_record(run.end, to, self.network.summary());
         record::replace(Path::new(layout::EXIT), &record, Durability::Machine)
             .map_err(|error| format!("cannot write {}: {error}", layout::EXIT))
     }

@@ -33,7 +33,7 @@ impl Supervisor {
         let unknown = |name: &str| Some(ShimReply::Refused(format!("unknown signal {name}")));
         match request.op {
             // The server has answered it.
-            ShimOp::Watch => None,
+            ShimOp::Watch { .. } => None,
             ShimOp::Signal { signal: name, last } => {
                 let Some(signal) = signals::by_name(&name) else {
                     return unknown(&name);

@@ -46,6 +46,7 @@ async fn exit_event_waits_for_unreadable_output() {
         stdout_bytes: 9,
         stderr_bytes: 0,
         run: 1,
+        network: None,
     };
     let pane = Glasspane::new(AgentRuntime::Generic, now_ms());
     let snapshot = AgentSnapshot::new(&pane, &ShimStatus::default(), Some(exit));
