@@ -12,10 +12,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::command::{CA_BUNDLE_DESCRIPTOR, CA_DESCRIPTOR};
 use crate::{
     ArgumentLimit, CommandLine, Confinement, EngineProbe, EnginePrograms, EphemeralJail, HeldPath,
     HostSetting, HostUser, Ip4Policy, JailEngine, JailError, JailName, JailOp, JailPath, JailUser,
-    LimitMechanism, Mount, NetworkRule, Protection, View,
+    LimitMechanism, Mount, NetworkRule, Protection, ProxyOptions, View,
 };
 
 const KILL: &str = "/bin/kill";
@@ -32,6 +33,10 @@ const CAPABILITIES: &[&str] = &["CAP_SYS_ADMIN", "CAP_SYS_RESOURCE", "CAP_SETFCA
 const BIND_CAPABILITY: &str = "CAP_NET_BIND_SERVICE";
 /// Path of an empty directory in a sandbox, which covers masked directories.
 pub const EMPTY_INSIDE: &str = "/dev/colibri-empty";
+/// Path of the certificate of the proxy's authority in a sandbox whose TLS connections it terminates, in PEM.
+pub const CA_INSIDE: &str = "/dev/colibri-ca.pem";
+/// Path of the system's root certificates and that of the proxy's authority, as [`CA_INSIDE`].
+pub const CA_BUNDLE_INSIDE: &str = "/dev/colibri-ca-bundle.pem";
 /// Directories that are private to every sandbox.
 const PRIVATE: &[&str] = &["/proc", "/dev", "/tmp"];
 /// Directories of the host in the minimal view, if they exist: programs, libraries and settings.
@@ -210,6 +215,11 @@ impl Bubblewrap {
                         "`{field}` needs colibri-sandbox around the command of bubblewrap itself; remove `{field}`, or use the privilege backend none"
                     )));
                 }
+                if let Some(field) = jail.tls_field() {
+                    return Err(JailError::Unsupported(format!(
+                        "`{field}` makes the proxy terminate TLS, which needs colibri-sandbox around the command of bubblewrap itself; use the privilege backend none, or allow hosts without paths and credentials"
+                    )));
+                }
                 add_plain(&mut args, jail);
                 let mut enter = vec!["enter".to_owned()];
                 add_loopback_ports(&mut enter, &jail.allow);
@@ -247,8 +257,12 @@ impl Bubblewrap {
         if let Some(sandbox) = self.completing(jail) {
             command = command.wrapped_by(sandbox.program.as_str(), self.run_words(jail));
         }
+        let options = match self.completing(jail) {
+            Some(_) => ProxyOptions::of(jail),
+            None => ProxyOptions::default(),
+        };
         if let Some(proxy) = proxy {
-            command = command.filtered(proxy, &jail.allow);
+            command = command.filtered_with(proxy, &jail.allow, &options);
         }
         Ok(command)
     }
@@ -343,6 +357,18 @@ impl Bubblewrap {
             for library in &sandbox.libraries {
                 let inside = library_inside(library);
                 add(args, &["--ro-bind", library.as_str(), &inside]);
+            }
+        }
+        if jail.tls_field().is_some() {
+            for (descriptor, path) in [
+                (CA_DESCRIPTOR, CA_INSIDE),
+                (CA_BUNDLE_DESCRIPTOR, CA_BUNDLE_INSIDE),
+            ] {
+                let descriptor = descriptor.to_string();
+                add(
+                    args,
+                    &["--perms", "0444", "--ro-bind-data", &descriptor, path],
+                );
             }
         }
         add(

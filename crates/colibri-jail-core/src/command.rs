@@ -4,7 +4,16 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{CommandLineError, CredentialRule, JailPath, NetworkRule, Pid, Signal};
+use crate::{CommandLineError, CredentialRule, EphemeralJail, JailPath, NetworkRule, Pid, Signal};
+
+/// Number of the descriptor by which a proxy gets the pipe for its events. Above those that the shim and the standard library
+/// use.
+pub const PROXY_EVENTS: u16 = 182;
+/// Number of the descriptor from which bwrap(1) reads the certificate of the proxy's authority. Low, because the limit of open
+/// files of the agent applies to the proxy.
+pub(crate) const CA_DESCRIPTOR: u32 = 20;
+/// As [`CA_DESCRIPTOR`], for all root certificates.
+pub(crate) const CA_BUNDLE_DESCRIPTOR: u32 = 21;
 
 /// Options of `colibri-proxy run`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +28,20 @@ pub struct ProxyOptions {
     pub ca_bundle: Option<u32>,
     /// Inherited descriptor to which the proxy writes refusals, as lines of JSON.
     pub events: Option<u32>,
+}
+
+impl ProxyOptions {
+    /// Returns the options for a jail whose command gets the proxy's descriptors.
+    #[must_use]
+    pub fn of(jail: &EphemeralJail) -> Self {
+        let has_authority = jail.tls_field().is_some();
+        Self {
+            credentials: jail.credentials.clone(),
+            ca: has_authority.then_some(CA_DESCRIPTOR),
+            ca_bundle: has_authority.then_some(CA_BUNDLE_DESCRIPTOR),
+            events: Some(PROXY_EVENTS.into()),
+        }
+    }
 }
 
 /// A program and its arguments. None contains a NUL byte, and the program is not empty.

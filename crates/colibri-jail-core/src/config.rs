@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::mount;
 use crate::{
-    CommandLine, HostUser, Hostname, Ip4Policy, JailError, JailName, JailOp, JailPath, JailUser,
-    Limits, Mount, MountConfig, Network, NetworkRule, Restriction, View,
+    CommandLine, CredentialRule, Destination, HostUser, Hostname, HttpScheme, Ip4Policy, JailError,
+    JailName, JailOp, JailPath, JailUser, Limits, Mount, MountConfig, Network, NetworkRule,
+    Restriction, View,
 };
 
 /// A confinement as written in a request or a file. An unknown field is an error, because a misspelled field must not
@@ -51,6 +52,11 @@ pub struct JailConfig {
     /// only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<String>,
+    /// Keys that the agent never has, each a rule like `NAME@HOST` or `NAME@HOST=HEADER: TEMPLATE`: the proxy adds the value of
+    /// the variable NAME to requests for HOST over TLS, and the agent gets a placeholder in the variable (Linux). Allows HOST,
+    /// if no rule of `allow` does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<String>,
     /// `none`, `host`, or `allow` for the destinations of `allow` only; with `path` or `template` only. Default with
     /// bubblewrap: `allow` if there are destinations, else `none`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,6 +132,8 @@ pub struct EphemeralJail {
     pub hostname: Option<Hostname>,
     /// The only destinations the jail may connect to; if not empty, the jail has no network except a proxy.
     pub allow: Vec<NetworkRule>,
+    /// Keys that the proxy adds to requests. `allow` has a rule for the host of each.
+    pub credentials: Vec<CredentialRule>,
     /// Directories inside the jail that the agent sees empty, see [`crate::masked_paths`]. They must exist. The caller
     /// adds them after validation; an engine that cannot mask refuses them.
     pub masked: Vec<JailPath>,
@@ -210,6 +218,7 @@ impl EphemeralJail {
             mounts: Vec::new(),
             hostname: None,
             allow: Vec::new(),
+            credentials: Vec::new(),
             masked: Vec::new(),
             sandbox: Box::default(),
         }
@@ -223,6 +232,16 @@ impl EphemeralJail {
             || self.hostname.is_some()
             || !self.allow.is_empty()
             || self.first_root_field().is_some()
+    }
+
+    /// Returns the field by which the proxy terminates TLS connections of the agent, which must then trust its certificates.
+    #[must_use]
+    pub fn tls_field(&self) -> Option<&'static str> {
+        let checks_requests = |rule: &NetworkRule| rule.request_scheme() == Some(HttpScheme::Https);
+        match self.credentials.is_empty() {
+            false => Some("credentials"),
+            true => (self.allow.iter().any(checks_requests)).then_some("allow"),
+        }
     }
 
     /// Returns the first field of the root directory that a privilege backend or an engine may refuse.
@@ -292,6 +311,7 @@ impl JailConfig {
         weaker.mounts.retain(|mount| !is_replaced(mount));
         weaker.mounts.extend(self.mounts);
         weaker.allow.extend(self.allow);
+        weaker.credentials.extend(self.credentials);
         weaker.deny.extend(self.deny);
         weaker.unprotect.extend(self.unprotect);
         weaker.lift.extend(self.lift);
@@ -311,6 +331,7 @@ impl JailConfig {
             workdir: self.workdir.or(weaker.workdir),
             hostname: self.hostname.or(weaker.hostname),
             allow: weaker.allow,
+            credentials: weaker.credentials,
             network: self.network.or(weaker.network),
             view: self.view.or(weaker.view),
             home: self.home.or(weaker.home),
@@ -335,6 +356,8 @@ impl JailConfig {
         let user: Option<JailUser> = parse(&self.user)?;
         let allow = self.allow.iter().map(|text| text.parse());
         let mut allow: Vec<NetworkRule> = allow.collect::<Result<_, _>>()?;
+        let credentials = credentials(&self.credentials)?;
+        allow.extend(implied_rules(&credentials, &allow));
         // In the order of their text, which `explain` shows.
         allow.sort_by_cached_key(ToString::to_string);
         allow.dedup();
@@ -369,10 +392,14 @@ impl JailConfig {
                     (None, Some(Network::Host)) => Some(Ip4Policy::Inherit),
                     (ip4, None) => ip4,
                 };
+                let filter = match self.allow.is_empty() {
+                    true => "credentials",
+                    false => "allow",
+                };
                 if network == Some(Network::None) && !allow.is_empty() {
-                    return Err(JailError::Conflict(
-                        "`network` none conflicts with `allow`; remove one of them".to_owned(),
-                    ));
+                    return Err(JailError::Conflict(format!(
+                        "`network` none conflicts with `{filter}`; remove one of them"
+                    )));
                 }
                 let ip4 = match (ip4, allow.is_empty()) {
                     (ip4, true) => ip4.unwrap_or_default(),
@@ -380,7 +407,7 @@ impl JailConfig {
                     (None | Some(Ip4Policy::Disable), false) => Ip4Policy::Disable,
                     (Some(other), false) => {
                         return Err(JailError::Conflict(format!(
-                            "`allow` filters the jail's network and conflicts with `ip4` {other}; remove one of them"
+                            "`{filter}` filters the jail's network and conflicts with `ip4` {other}; remove one of them"
                         )));
                     }
                 };
@@ -395,6 +422,7 @@ impl JailConfig {
                     mounts,
                     hostname,
                     allow,
+                    credentials,
                     sandbox: Box::new(sandbox),
                     ..EphemeralJail::new(ephemeral.clone(), path)
                 }))
@@ -450,12 +478,38 @@ impl JailConfig {
             (!self.mounts.is_empty(), "mounts"),
             (self.hostname.is_some(), "hostname"),
             (!self.allow.is_empty(), "allow"),
+            (!self.credentials.is_empty(), "credentials"),
             (self.network.is_some(), "network"),
         ]
         .into_iter()
         .find_map(|(is_set, name)| is_set.then_some(name))
         .or(self.sandbox().ok()?.first_requested())
     }
+}
+
+/// Validates credentials. A variable with keys for several hosts has the same key for all, and a host takes one key in a header.
+fn credentials(texts: &[String]) -> Result<Vec<CredentialRule>, JailError> {
+    let parsed = texts.iter().map(|text| text.parse());
+    let mut credentials: Vec<CredentialRule> = parsed.collect::<Result<_, _>>()?;
+    // In the order of their text, which `explain` shows.
+    credentials.sort_by_cached_key(ToString::to_string);
+    credentials.dedup();
+    Ok(credentials)
+}
+
+/// Returns a rule for each host of a credential to which no rule allows requests over TLS.
+fn implied_rules(credentials: &[CredentialRule], allow: &[NetworkRule]) -> Vec<NetworkRule> {
+    let is_allowed = |destination: &Destination| {
+        allow.iter().any(|rule| {
+            rule.allows_connections(destination)
+                || rule.restricts_requests(HttpScheme::Https, destination)
+        })
+    };
+    let destinations = credentials.iter().map(CredentialRule::destination);
+    destinations
+        .filter(|destination| !is_allowed(destination))
+        .map(NetworkRule::connections_to)
+        .collect()
 }
 
 impl Confinement {
@@ -540,6 +594,7 @@ mod tests {
             ("mounts", r#"[{"source":"/w"}]"#),
             ("hostname", r#""h""#),
             ("allow", r#"["a:1"]"#),
+            ("credentials", r#"["K@a"]"#),
             ("workdir", r#""/w""#),
         ] {
             let with = |jail: &str| {
@@ -596,6 +651,75 @@ mod tests {
                 error.contains(&format!("conflicts with `ip4` {other}")),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn credential_allows_its_host_unless_a_rule_does() {
+        let ephemeral: JailName = "colibri-x".parse().unwrap();
+        let rules = |text: &str| {
+            let config: JailConfig = serde_json::from_str(text).unwrap();
+            let confinement = config
+                .confinement(&ephemeral)
+                .map_err(|error| error.to_string())?;
+            let Confinement::Ephemeral(jail) = confinement else {
+                panic!("{text}");
+            };
+            let credentials = jail.credentials.iter().map(ToString::to_string);
+            let rules = jail.allow.iter().map(ToString::to_string);
+            Ok::<_, String>((
+                credentials.collect::<Vec<_>>().join(" "),
+                rules.collect::<Vec<_>>().join(" "),
+            ))
+        };
+        for (fields, credentials, allow) in [
+            (r#""credentials":["K@a","K@A:443"]"#, "K@a:443", "a:443"),
+            (
+                r#""credentials":["K@a"],"allow":["b:1"]"#,
+                "K@a:443",
+                "a:443 b:1",
+            ),
+            (
+                r#""credentials":["K@a"],"allow":["*.a:443","tcp:a:443"]"#,
+                "K@a:443",
+                "*.a:443 a:443 tcp:a:443",
+            ),
+            (
+                r#""credentials":["K@x.a"],"allow":["*.a:443"]"#,
+                "K@x.a:443",
+                "*.a:443",
+            ),
+            (
+                r#""credentials":["K@a"],"allow":["GET https://a/x/*"]"#,
+                "K@a:443",
+                "GET https://a/x/*",
+            ),
+            (
+                r#""credentials":["K@[::1]:8443","L@127.0.0.1:9"]"#,
+                "K@[::1]:8443 L@127.0.0.1:9",
+                "127.0.0.1:9 [::1]:8443",
+            ),
+        ] {
+            let found = rules(&format!(r#"{{"path":"/",{fields}}}"#));
+            assert_eq!(
+                found,
+                Ok((credentials.to_owned(), allow.to_owned())),
+                "{fields}"
+            );
+        }
+        for (fields, error) in [
+            (r#""credentials":["K"]"#, "write NAME@HOST"),
+            (
+                r#""credentials":["K@a"],"network":"none""#,
+                "`network` none conflicts with `credentials`",
+            ),
+            (
+                r#""credentials":["K@a"],"ip4":"inherit""#,
+                "`credentials` filters the jail's network",
+            ),
+        ] {
+            let found = rules(&format!(r#"{{"path":"/",{fields}}}"#)).unwrap_err();
+            assert!(found.contains(error), "{found}");
         }
     }
 

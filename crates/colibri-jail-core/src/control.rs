@@ -9,6 +9,9 @@ pub const CONTROL_VARIABLE: &str = "COLIBRI_CONTROL_FD";
 /// socket.
 pub const PROXY_VARIABLE: &str = "COLIBRI_PROXY_FD";
 
+/// Environment variable with a file of root certificates by which the proxy verifies servers, besides the system's.
+pub const ROOTS_VARIABLE: &str = "COLIBRI_PROXY_ROOTS";
+
 /// Environment variable with the ids of the agent's user on the host, `UID:GID`, from colibri-sandbox outside to its part inside.
 pub const USER_VARIABLE: &str = "COLIBRI_SANDBOX_USER";
 

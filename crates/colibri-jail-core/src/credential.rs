@@ -66,11 +66,31 @@ impl CredentialRule {
         self.template.as_ref()
     }
 
+    /// Validates a key: it becomes part of a header field.
+    ///
+    /// # Errors
+    /// The key is empty, or not printable ASCII.
+    pub fn check_key(&self, key: &str) -> Result<(), JailError> {
+        match is_credential_key(key) {
+            true => Ok(()),
+            false => Err(JailError::Conflict(format!(
+                "the key of credential {} is empty or has characters other than printable ASCII; set the variable {} to the key",
+                self.name, self.name
+            ))),
+        }
+    }
+
     /// Returns the name of the variable in which the proxy gets the key.
     #[must_use]
     pub fn key_variable(&self) -> String {
         format!("{CREDENTIAL_PREFIX}{}", self.name)
     }
+}
+
+/// Returns whether a text can be a key: it becomes part of a header field.
+#[must_use]
+pub fn is_credential_key(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
 impl FromStr for CredentialRule {
@@ -172,6 +192,16 @@ mod tests {
         let rule: CredentialRule = "K@a=Authorization: token {}".parse().unwrap();
         assert_eq!(rule.key_variable(), "COLIBRI_CREDENTIAL_K");
         assert_eq!(rule.template().unwrap().value_with("{}x"), "token {}x");
+    }
+
+    #[test]
+    fn key_that_no_header_can_have_is_refused() {
+        let rule: CredentialRule = "K@a".parse().unwrap();
+        assert_eq!(rule.check_key("a b~"), Ok(()));
+        for key in ["", "a\nb", "\u{e4}", "a\tb"] {
+            let error = rule.check_key(key).unwrap_err().to_string();
+            assert!(error.contains("set the variable K"), "{error}");
+        }
     }
 
     #[test]

@@ -255,6 +255,11 @@ impl JailEngine for FreebsdJail {
                 if !jail.allow.is_empty() && self.proxy.is_none() {
                     return Err(JailError::no_proxy());
                 }
+                if let Some(field) = jail.tls_field() {
+                    return Err(JailError::Unsupported(format!(
+                        "`{field}` makes the proxy terminate TLS, which works in sandboxes of bubblewrap only; allow hosts without paths, and pass keys as variables"
+                    )));
+                }
                 if let Some(masked) = jail.masked.first() {
                     return Err(JailError::Unsupported(format!(
                         "path {masked} cannot be masked in a FreeBSD jail; give a root without it as `path`"

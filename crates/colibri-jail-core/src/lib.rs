@@ -46,13 +46,15 @@ mod umask;
 mod url_path;
 mod user;
 
-pub use bubblewrap::{Bubblewrap, EMPTY_INSIDE};
-pub use command::{CommandLine, ProxyOptions};
+pub use bubblewrap::{Bubblewrap, CA_BUNDLE_INSIDE, CA_INSIDE, EMPTY_INSIDE};
+pub use command::{CommandLine, PROXY_EVENTS, ProxyOptions};
 pub use config::{
     Confinement, EphemeralJail, JAIL_ROOTS, JailConfig, SandboxOptions, root_of_jail,
 };
-pub use control::{CONTROL_VARIABLE, PROXY_VARIABLE, SignalScope, USER_VARIABLE};
-pub use credential::{CREDENTIAL_PREFIX, CredentialRule, HeaderTemplate, PLACEHOLDER_PREFIX};
+pub use control::{CONTROL_VARIABLE, PROXY_VARIABLE, ROOTS_VARIABLE, SignalScope, USER_VARIABLE};
+pub use credential::{
+    CREDENTIAL_PREFIX, CredentialRule, HeaderTemplate, PLACEHOLDER_PREFIX, is_credential_key,
+};
 pub use destination::{Destination, Host, PROXY_PORT};
 pub use engine::{
     ArgumentLimit, EngineProbe, EnginePrograms, EngineRegistry, HostSetting, JailEngine,

@@ -100,6 +100,21 @@ pub struct NetworkRule {
 }
 
 impl NetworkRule {
+    /// Returns the rule that allows every HTTP request and TLS connection to the destination.
+    pub(crate) fn connections_to(destination: &Destination) -> Self {
+        Self {
+            access: Access::Connections,
+            host: HostPattern::Exact(destination.host().clone()),
+            ports: vec![destination.port()],
+        }
+    }
+
+    /// Returns whether the rule allows any byte stream to some destination: a `tcp:` rule.
+    #[must_use]
+    pub fn is_tcp(&self) -> bool {
+        self.access == Access::RawTcp
+    }
+
     /// `localhost` and its addresses cover each other.
     fn covers(&self, destination: &Destination) -> bool {
         let names = |address: &IpAddr| self.names_address(*address, destination.port());

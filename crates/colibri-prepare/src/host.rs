@@ -12,9 +12,15 @@ const INHERITED: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG",
 /// Maximum number of symbolic links in one path, as on Linux (path_resolution(7)).
 const MAX_SYMLINKS: usize = 40;
 
+/// Variable with a file of root certificates, as OpenSSL uses it.
+const ROOTS_FILE: &str = "SSL_CERT_FILE";
+
 /// The base environment of agents.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HostEnv(BTreeMap<String, String>);
+pub struct HostEnv {
+    inherited: BTreeMap<String, String>,
+    roots_file: Option<String>,
+}
 
 impl HostEnv {
     /// Selects the variables that agents inherit from the environment of this process; one that is not UTF-8 is left
@@ -30,6 +36,8 @@ impl HostEnv {
     /// Selects the variables that agents inherit: `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `TZ`,
     /// `LANG` and `LC_*`.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut variables: BTreeMap<String, String> = variables.into_iter().collect();
+        let roots_file = variables.remove(ROOTS_FILE);
         let mut inherited: BTreeMap<String, String> = variables
             .into_iter()
             .filter(|(name, _)| INHERITED.contains(&name.as_str()) || name.starts_with("LC_"))
@@ -37,15 +45,23 @@ impl HostEnv {
         inherited
             .entry("PATH".to_owned())
             .or_insert_with(|| DEFAULT_PATH.to_owned());
-        Self(inherited)
+        Self {
+            inherited,
+            roots_file,
+        }
     }
 
     /// Returns these variables, overridden by `variables`.
     #[must_use]
     pub fn with(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-        let mut all = self.0.clone();
+        let mut all = self.inherited.clone();
         all.extend(own.clone());
         all
+    }
+
+    /// Returns the file in `SSL_CERT_FILE` of this process. It is for the proxy only, because a sandbox may not show it.
+    pub(crate) fn roots_file(&self) -> Option<&str> {
+        self.roots_file.as_deref()
     }
 }
 
@@ -105,9 +121,9 @@ mod tests {
             ]
             .map(|(name, value)| (name.to_owned(), value.to_owned())),
         );
-        let names: Vec<_> = picked.0.keys().map(String::as_str).collect();
+        let names: Vec<_> = picked.inherited.keys().map(String::as_str).collect();
         assert_eq!(names, ["HOME", "LC_ALL", "PATH"]);
-        assert_eq!(picked.0["PATH"], DEFAULT_PATH);
+        assert_eq!(picked.inherited["PATH"], DEFAULT_PATH);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod check;
 mod doctor;
 mod elevated;
 mod error;
+mod filter;
 mod host;
 mod jail_view;
 mod kernel_support;

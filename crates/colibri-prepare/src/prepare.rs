@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use colibri_jail_core::{
-    CommandLine, Confinement, Ip4Policy, JailEngine, JailOp, JailPath, JailUser, PROXY_PORT,
+    CommandLine, Confinement, Ip4Policy, JailEngine, JailOp, JailPath, JailUser, ProxyOptions,
     masked_paths,
 };
 
@@ -17,6 +17,7 @@ use colibri_types::{AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, HeldFile, Valid
 use rustix::process::{Resource, getrlimit};
 
 use crate::doctor::sharing_warnings;
+use crate::filter::{check_keys, set_variables};
 use crate::host::resolve_in;
 use crate::limits::LimitPlan;
 use crate::sandbox::{SANDBOX_PROCESSES, clean_command};
@@ -24,9 +25,6 @@ use crate::{Cgroups, HostEnv, PrepareError};
 
 /// Stands for the id of an agent that is only explained.
 const ID_PLACEHOLDER: &str = "ID";
-
-/// Environment variables that set the proxy of a program.
-const PROXY_VARIABLES: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
 
 /// Hard limit of open files of each process in a sandbox of Linux without `open_files`.
 const SANDBOX_OPEN_FILES: u64 = 65536;
@@ -51,8 +49,10 @@ pub struct Prepared {
     pub confinement: Confinement,
     /// The working directory, inside the jail if there is one.
     pub workdir: Option<JailPath>,
-    /// The complete environment.
+    /// The complete environment. Those of colibri-proxy in it, with the keys of credentials, do not reach the agent.
     pub env: BTreeMap<String, String>,
+    /// Whether the command has a proxy that writes events to [`colibri_jail_core::PROXY_EVENTS`].
+    pub network_events: bool,
     /// Whether `supervised` runs under a monitor.
     pub has_monitor: bool,
     /// Whether the first process is a wrapper whose end kills the agent; signals must not reach it.
@@ -107,6 +107,7 @@ impl Preparer {
         running: &[AgentSpec],
     ) -> Result<(Prepared, LimitPlan), PrepareError> {
         let mut prepared = self.prepare_as(config, id)?;
+        check_keys(&prepared)?;
         self.check(&prepared, running)?;
         if let Confinement::Ephemeral(jail) = &prepared.confinement {
             prepared.held = self.held_files(jail)?;
@@ -214,7 +215,7 @@ impl Preparer {
                 let command = self.backend.elevate(&op, engine)?;
                 let filtered = |command: CommandLine| match (&confinement, engine.outer_proxy()) {
                     (Confinement::Ephemeral(jail), Some(proxy)) if !jail.allow.is_empty() => {
-                        command.filtered(proxy, &jail.allow)
+                        command.filtered_with(proxy, &jail.allow, &ProxyOptions::of(jail))
                     }
                     _ => command,
                 };
@@ -232,16 +233,12 @@ impl Preparer {
         };
         let names_user = config.jail.as_ref().is_some_and(|jail| jail.user.is_some());
         let is_root = has_monitor && !self.backend.monitors() && !names_user;
+        let mut network_events = false;
         if let Confinement::Ephemeral(jail) = &confinement
             && !jail.allow.is_empty()
         {
-            for name in PROXY_VARIABLES {
-                env.entry((*name).to_owned())
-                    .or_insert_with(|| format!("http://127.0.0.1:{PROXY_PORT}"));
-            }
-            // Node reads the other variables only if this one is set (node(1)).
-            env.entry("NODE_USE_ENV_PROXY".to_owned())
-                .or_insert_with(|| "1".to_owned());
+            network_events = jail.sandbox.completed || engine.outer_proxy().is_some();
+            set_variables(&mut env, jail, self.host.roots_file());
         }
         if let Confinement::Ephemeral(jail) = &confinement
             && let Some(program) = engine.cleaning_program(jail)
@@ -264,6 +261,7 @@ impl Preparer {
             confinement,
             workdir,
             env,
+            network_events,
             has_monitor,
             has_wrapper,
             pre_run,

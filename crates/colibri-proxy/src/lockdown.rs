@@ -34,6 +34,34 @@ impl CoreLimit {
     }
 }
 
+/// User and group without rights on files: `nobody`, which is also the overflow uid of the kernel.
+#[cfg(target_os = "linux")]
+const UNPRIVILEGED: u32 = 65_534;
+
+/// Gives up root's rights for good, if this process has them: the user becomes `nobody`, without groups. Ends the effects of
+/// [`hide_memory`] and of a signal at the end of the parent (prctl(2)).
+#[cfg(target_os = "linux")]
+pub(crate) fn leave_root() -> io::Result<()> {
+    use rustix::process::{Gid, Uid, geteuid, getgid, getuid};
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let (user, group) = (Uid::from_raw(UNPRIVILEGED), Gid::from_raw(UNPRIVILEGED));
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(group, group, group)?;
+    rustix::thread::set_thread_res_uid(user, user, user)?;
+    match [getuid(), geteuid()] == [user; 2] && getgid() == group {
+        true => Ok(()),
+        false => Err(io::Error::other("the user did not change")),
+    }
+}
+
+/// Does nothing on this system: the processes have the user of the daemon.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn leave_root() -> io::Result<()> {
+    Ok(())
+}
+
 /// Prevents this process and those that it starts from getting privileges by an execve(2).
 pub(crate) fn deny_new_privileges() -> io::Result<()> {
     #[cfg(target_os = "linux")]

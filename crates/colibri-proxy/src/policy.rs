@@ -84,6 +84,14 @@ impl Policy {
         Self { rules, credentials }
     }
 
+    /// Returns the destination with a credential that connections to this loopback port are for. The proxy terminates them.
+    pub(crate) fn loopback_credential(&self, port: u16) -> Option<&Destination> {
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        self.credentials.iter().find(|destination| {
+            destination.port() == port && destination.host().known_addresses().contains(&loopback)
+        })
+    }
+
     fn any(&self, condition: impl Fn(&NetworkRule) -> bool) -> bool {
         self.rules.iter().any(condition)
     }

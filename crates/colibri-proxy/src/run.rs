@@ -8,19 +8,19 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
-use colibri_jail_core::{CREDENTIAL_PREFIX, CredentialRule, NetworkRule, PLACEHOLDER_PREFIX};
+use colibri_jail_core::{
+    CREDENTIAL_PREFIX, CredentialRule, NetworkRule, PLACEHOLDER_PREFIX, ROOTS_VARIABLE,
+    is_credential_key,
+};
 use colibri_sys::descriptors::{place_at, take_inherited};
 use colibri_sys::socket_passing;
 use rustix::fs::MemfdFlags;
 
-use crate::credential::{MIN_PLACEHOLDER, is_key, is_placeholder};
+use crate::credential::{MIN_PLACEHOLDER, is_placeholder};
 use crate::policy::Policy;
 use crate::settings::{CredentialSetting, Settings, receive_message};
 use crate::tls::{Authority, to_pem};
-use crate::{Execution, ProxyError, failed, lockdown};
-
-/// Variable with a file of root certificates, as OpenSSL uses it.
-const ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
+use crate::{Execution, ProxyError, failed, lockdown, reporter};
 
 /// Arguments of `run` before `--`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -80,7 +80,7 @@ fn read_credential(
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<CredentialSetting, ProxyError> {
     let name = rule.name();
-    let key = variable(&rule.key_variable()).filter(|key| is_key(key)).ok_or_else(|| {
+    let key = variable(&rule.key_variable()).filter(|key| is_credential_key(key)).ok_or_else(|| {
         format!(
             "credential {name} has no key: {} is not set, or is not printable ASCII; set it to the key",
             rule.key_variable()
@@ -150,10 +150,12 @@ pub(crate) fn run(
         .events
         .map(|number| (number, take_inherited(number)))
     {
+        // A shim of an earlier release passes none.
         Some((number, None)) => {
-            return Err(
-                format!("--events {number} is not open; start run with the descriptor").into(),
-            );
+            reporter::write_line(&format!(
+                "--events {number} is not open; refusals are not recorded, only shown here"
+            ));
+            None
         }
         Some((_, events)) => events,
         None => None,
@@ -216,13 +218,15 @@ pub(crate) fn run(
     ca.fill(certificate.as_bytes())?;
     let number = socket_passing::keep_open(&sandbox_end).map_err(failed("keep the socket open"))?;
     core_limit.restore();
-    let secrets = std::env::vars_os().map(|(name, _)| name);
-    let secrets = secrets.filter(|name| name.to_string_lossy().starts_with(CREDENTIAL_PREFIX));
+    let variables = std::env::vars_os().map(|(name, _)| name);
+    let own = variables.filter(|name| {
+        name == ROOTS_VARIABLE || name.to_string_lossy().starts_with(CREDENTIAL_PREFIX)
+    });
     let execution = Execution {
         program,
         args,
         socket: Some(number),
-        removed: secrets.collect(),
+        removed: own.collect(),
     };
     Ok(execution.execute())
 }

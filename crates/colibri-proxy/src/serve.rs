@@ -26,27 +26,32 @@ use crate::{ProxyError, failed, lockdown};
 /// Signals that both parts ignore: they are sent to all processes of an agent, and the proxy must outlive the agent.
 const IGNORED_SIGNALS: &[i32] = &[SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM];
 
-/// Prepares a process that ends with the process `parent`.
-fn start(parent: &OsStr) -> Result<(), ProxyError> {
+/// Prepares a process.
+fn start() -> Result<(), ProxyError> {
     // On FreeBSD this process inherits the monitor's control socket, whose end the shim waits for. Linux before 5.9 lacks
     // the call, and has no such socket.
     let _ = colibri_sys::descriptors::close_from(3);
-    // The limit is not restored: this process executes no other program for a user.
-    let _ = lockdown::hide_memory().map_err(failed("hide its memory"))?;
     lockdown::deny_new_privileges().map_err(failed("give up privileges"))?;
-    let parent = parent
-        .to_string_lossy()
-        .parse()
-        .ok()
-        .and_then(Pid::from_raw);
-    parent
-        .ok_or(io::ErrorKind::InvalidInput.into())
-        .and_then(colibri_sys::process::die_with_parent)
-        .map_err(failed("watch the sandbox"))?;
     for signal in IGNORED_SIGNALS {
         signal_hook::flag::register(*signal, Arc::default()).map_err(failed("ignore signals"))?;
     }
     Ok(())
+}
+
+/// Parses the number of the parent.
+fn parse_parent(parent: &OsStr) -> Result<Pid, ProxyError> {
+    let parent = parent.to_string_lossy().parse().ok();
+    parent
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| "cannot watch the sandbox: the number of its process is invalid".into())
+}
+
+/// Leaves root, hides the memory of this process, and lets it end with its parent.
+fn restrict(parent: Pid) -> Result<(), ProxyError> {
+    lockdown::leave_root().map_err(failed("become another user than root"))?;
+    // The limit is not restored: this process executes no other program for a user.
+    let _ = lockdown::hide_memory().map_err(failed("hide its memory"))?;
+    colibri_sys::process::die_with_parent(parent).map_err(failed("watch the sandbox"))
 }
 
 /// Returns the connection at standard input.
@@ -59,7 +64,8 @@ fn connection() -> Result<UnixStream, ProxyError> {
 
 /// Resolves names for `serve` until that ends.
 pub(crate) fn resolve(parent: &OsStr) -> Result<ExitCode, ProxyError> {
-    start(parent)?;
+    start()?;
+    restrict(parse_parent(parent)?)?;
     resolver::run(connection()?).map_err(failed("resolve names"))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -79,7 +85,11 @@ fn start_resolver() -> io::Result<UnixStream> {
 /// Runs outside of the sandbox: receives the settings and the listening sockets from standard input, and serves until the
 /// process `parent` ends.
 pub(crate) fn serve(parent: &OsStr) -> Result<ExitCode, ProxyError> {
-    start(parent)?;
+    start()?;
+    // Before the keys arrive; restrict() repeats it for another user.
+    let _ = lockdown::hide_memory().map_err(failed("hide its memory"))?;
+    let parent = parse_parent(parent)?;
+    let watched = watch(parent).map_err(failed("watch the sandbox"))?;
     let connection = connection()?;
     let settings = Settings::receive(&connection).map_err(failed("receive its settings"))?;
     let rules: Vec<NetworkRule> = settings
@@ -116,6 +126,8 @@ pub(crate) fn serve(parent: &OsStr) -> Result<ExitCode, ProxyError> {
         false => None,
     };
     let resolver = start_resolver().map_err(failed("start the resolver"))?;
+    // After the files of certificates and programs, which may be readable for root only, and before any byte of the agent.
+    restrict(parent)?;
     let connections = lockdown::allow_connections(MAX_CONNECTIONS);
     let received =
         socket_passing::receive(&connection).map_err(failed("receive the listening socket"))?;
@@ -132,9 +144,23 @@ pub(crate) fn serve(parent: &OsStr) -> Result<ExitCode, ProxyError> {
             credentials,
             tls,
         });
-        accept(received, shared, connections).await
+        accept(received, watched, shared, connections).await
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Opens a process whose end a poll shows (pidfd_open(2)). The kernel sends the signal at the end of the parent only if the
+/// parent may signal this process, and both may have different users.
+#[cfg(target_os = "linux")]
+fn watch(parent: Pid) -> io::Result<Option<OwnedFd>> {
+    use rustix::process::{PidfdFlags, pidfd_open};
+    Ok(Some(pidfd_open(parent, PidfdFlags::empty())?))
+}
+
+/// Returns nothing on this system, where both have the same user.
+#[cfg(not(target_os = "linux"))]
+fn watch(_parent: Pid) -> io::Result<Option<OwnedFd>> {
+    Ok(None)
 }
 
 /// Returns standard output, which does not block.
@@ -147,6 +173,7 @@ fn events() -> io::Result<OwnedFd> {
 /// Locks this process down and accepts connections until the sandbox ends.
 async fn accept(
     received: Received,
+    watched: Option<OwnedFd>,
     shared: Arc<Shared>,
     connections: usize,
 ) -> Result<(), ProxyError> {
@@ -162,7 +189,7 @@ async fn accept(
             listeners.push((listener, purpose));
         }
     }
-    let end = sandbox_end(received.sandbox_link);
+    let end = sandbox_end(received.sandbox_link, watched);
     lockdown::deny_files_and_programs().map_err(failed("restrict its system calls"))?;
     for (listener, purpose) in listeners {
         tokio::spawn(accept_connections(

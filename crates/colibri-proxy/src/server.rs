@@ -3,11 +3,13 @@
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use colibri_jail_core::{Destination, Host};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, copy_bidirectional};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -102,6 +104,9 @@ where
 {
     let mut client = Buffered::new(client);
     if let Purpose::Loopback(port) = purpose {
+        if let Some(destination) = shared.policy.loopback_credential(port) {
+            return tunnel::terminate(client, destination.clone(), shared).await;
+        }
         return forward_loopback(&mut client, port, shared).await;
     }
     let finding = async {
@@ -157,8 +162,28 @@ where
     copy_bidirectional(client, server).await.map(|_| ())
 }
 
-/// Waits for the end of the sandbox; without a connection to it, forever.
-pub(crate) async fn sandbox_end(link: Option<std::os::unix::net::UnixStream>) -> io::Result<()> {
+/// Waits for the end of the sandbox: of its connection or of its outer process, if they are given.
+pub(crate) async fn sandbox_end(
+    link: Option<std::os::unix::net::UnixStream>,
+    outer: Option<OwnedFd>,
+) -> io::Result<()> {
+    tokio::select! {
+        ended = link_end(link) => ended,
+        ended = process_end(outer) => ended,
+    }
+}
+
+async fn process_end(process: Option<OwnedFd>) -> io::Result<()> {
+    let Some(process) = process else {
+        return std::future::pending().await;
+    };
+    // Deprecated for types whose descriptor can change; that of an OwnedFd cannot.
+    #[allow(deprecated)]
+    let process = AsyncFd::with_interest(process, Interest::READABLE)?;
+    process.readable().await.map(drop)
+}
+
+async fn link_end(link: Option<std::os::unix::net::UnixStream>) -> io::Result<()> {
     let Some(link) = link else {
         return std::future::pending().await;
     };

@@ -192,7 +192,7 @@ fn check_first(
 }
 
 /// Terminates the TLS connection in a tunnel, and serves its requests.
-async fn terminate<S>(
+pub(crate) async fn terminate<S>(
     mut client: Buffered<S>,
     destination: Destination,
     shared: &Arc<Shared>,

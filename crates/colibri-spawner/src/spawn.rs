@@ -181,7 +181,9 @@ impl Spawner {
             elevated_signal: elevated.signal,
             remove_jail: elevated.remove_jail.as_ref().map(run_command),
             held: prepared.held.clone(),
-            network_events: None,
+            network_events: prepared
+                .network_events
+                .then_some(i32::from(colibri_jail_core::PROXY_EVENTS)),
             journal: self.journal,
         };
         let report = shim.launch(&launch).await;

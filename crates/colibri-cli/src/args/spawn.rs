@@ -12,7 +12,7 @@ use colibri_client::{
     SpawnRequest, Umask, WallTime,
 };
 use colibri_config::env_file::{self, AllowedReaders};
-use colibri_jail_core::{Network, Restriction, View};
+use colibri_jail_core::{CredentialRule, Network, Restriction, View};
 use colibri_types::AgentName;
 
 use super::values::{duration, one_of};
@@ -83,6 +83,9 @@ pub(crate) struct Spawn {
     /// Allow connections to this host and port only, through a proxy; no other network (repeatable)
     #[arg(long, value_name = "HOST:PORT")]
     allow: Vec<String>,
+    /// Let the proxy add the value of this variable to requests for HOST over TLS; the agent gets a placeholder. Also NAME@HOST=HEADER: TEMPLATE (Linux, repeatable)
+    #[arg(long, value_name = "NAME@HOST")]
+    credential: Vec<CredentialRule>,
     /// Host name inside the jail
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
@@ -224,6 +227,7 @@ impl Spawn {
             workdir: workspace,
             hostname: self.hostname,
             allow: self.allow,
+            credentials: self.credential.iter().map(ToString::to_string).collect(),
             network: self.network,
             view: self.view,
             home,
@@ -284,7 +288,7 @@ impl Spawn {
         })
     }
 
-    /// Returns the variables, by precedence those of `--env`, of `--secret` and the profile's secrets, of the last
+    /// Returns the variables, by precedence those of `--env`, of `--secret`, `--credential` and the profile's secrets, of the last
     /// `--env-file`, and of earlier ones.
     fn variables(&self, profile: &ProfileSettings) -> Result<BTreeMap<String, String>, CliError> {
         let mut variables = BTreeMap::new();
@@ -311,6 +315,12 @@ impl Spawn {
                         "cannot pass secret {name}: {problem}"
                     )));
                 }
+            }
+        }
+        for rule in &self.credential {
+            // The daemon refuses a credential whose key is nowhere: a profile may have it too.
+            if let Ok(key) = std::env::var(rule.name()) {
+                variables.insert(rule.name().to_owned(), key);
             }
         }
         variables.extend(self.env.iter().cloned());

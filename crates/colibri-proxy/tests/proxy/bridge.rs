@@ -90,7 +90,7 @@ impl Proxy {
             .arg(bridge)
             .args(["--exact", "bridge::bridge", "--nocapture"])
             .env(BRIDGE_VARIABLE, start.listen.join(","))
-            .env_remove("SSL_CERT_FILE")
+            .env_remove("COLIBRI_PROXY_ROOTS")
             .envs(start.environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

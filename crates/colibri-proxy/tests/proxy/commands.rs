@@ -26,7 +26,7 @@ fn invalid_command_lines_have_a_hint() {
         (&["run", "--ca", "10", "--", "true"], 125, "at least one"),
         (
             &["run", "--events", "77", "a:1", "--", "true"],
-            125,
+            0,
             "is not open",
         ),
         (

@@ -24,7 +24,7 @@ impl TlsProxy {
                 ("TOKEN", PLACEHOLDER),
                 ("COLIBRI_CREDENTIAL_TOKEN", KEY),
                 ("COLIBRI_CREDENTIAL_UNUSED", KEY),
-                ("SSL_CERT_FILE", authority.file.to_str().unwrap()),
+                ("COLIBRI_PROXY_ROOTS", authority.file.to_str().unwrap()),
             ],
             ..Start::default()
         });
