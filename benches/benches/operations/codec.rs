@@ -200,6 +200,7 @@ fn agent(number: u32) -> Agent {
         error: None,
         stdout_bytes: 123_456,
         stderr_bytes: 0,
+        network: None,
         last_event_at: Some("2026-01-01T01:02:03.456Z".to_owned()),
         view: None,
     }

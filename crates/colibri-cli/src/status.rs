@@ -7,7 +7,7 @@ use crate::args::Global;
 use crate::commands::for_each_agent;
 use crate::error::CliError;
 use crate::output::{self, sanitize};
-use crate::tables::{command, full_exit, short_age, short_bytes};
+use crate::tables::{command, full_exit, network_text, short_age, short_bytes};
 
 /// Maximum length of a value, in characters.
 const MAX_VALUE: usize = 300;
@@ -47,6 +47,13 @@ fn page(agent: &Agent, now: Timestamp) -> String {
         "output",
         [format!("{stdout} stdout, {stderr} stderr{last}")],
     );
+    if let Some(network) = &agent.network {
+        let last = network.last.as_ref();
+        let last = last.map_or(String::new(), |last| {
+            format!(", last at {}: {}", last.at, network_text(last))
+        });
+        page.rows("network", [format!("{} refused{last}", network.refused)]);
+    }
     if let Some(view) = &agent.view {
         page.rows("turns", [view.turns.to_string()]);
         let [read, cached, written] = [view.input_tokens, view.cached_tokens, view.output_tokens];
@@ -99,7 +106,7 @@ mod tests {
     use super::*;
     use colibri_client::AgentRuntime;
     use colibri_client::glasspane::Glasspane;
-    use colibri_client::{Exit, ExitStatus};
+    use colibri_client::{Exit, ExitStatus, NetworkAction, NetworkRecord, NetworkSummary};
 
     #[test]
     fn status_shows_all_details_and_is_sanitized() {
@@ -128,6 +135,17 @@ mod tests {
             error: None,
             stdout_bytes: 12_345,
             stderr_bytes: 0,
+            network: Some(NetworkSummary {
+                refused: 3,
+                last: Some(NetworkRecord {
+                    at: "2026-01-01T00:00:00.5Z".into(),
+                    action: NetworkAction::Refused,
+                    host: Some("evil\u{200b}\u{e0041}.example".into()),
+                    port: Some(443),
+                    reason: Some("it is not in the allow list".into()),
+                    count: None,
+                }),
+            }),
             last_event_at: Some("2026-01-01T00:00:00Z".into()),
             view: Some(pane.view().clone()),
         };

@@ -3,7 +3,8 @@
 use std::cmp::Ordering;
 
 use colibri_client::{
-    Agent, AgentState, Exit, ExitReason, ExitStatus, Finding, FindingStatus, JailConfig, Run,
+    Agent, AgentState, Exit, ExitReason, ExitStatus, Finding, FindingStatus, JailConfig,
+    NetworkAction, NetworkRecord, Run,
 };
 use jiff::Timestamp;
 
@@ -48,6 +49,25 @@ pub(crate) fn agents(agents: &[Agent], now: Timestamp) -> String {
         ));
     }
     table
+}
+
+/// Formats a report of an agent's proxy. Untrusted text is sanitized.
+pub(crate) fn network_text(record: &NetworkRecord) -> String {
+    let reason = record.reason.as_deref();
+    let reason = reason.map_or(String::new(), |reason| {
+        format!(" ({})", sanitize(reason, 300))
+    });
+    match record.action {
+        NetworkAction::Refused => {
+            let host = sanitize(record.host.as_deref().unwrap_or("-"), 253);
+            let port = record.port.unwrap_or(0);
+            format!("refused {host}:{port}{reason}")
+        }
+        NetworkAction::Dropped => {
+            format!("refused {} more", record.count.unwrap_or(0))
+        }
+        NetworkAction::Full => "log is full".to_owned(),
+    }
 }
 
 /// Returns the name or the root of a jail; `-` without one.
@@ -263,6 +283,7 @@ mod tests {
             error: None,
             stdout_bytes: 12_345,
             stderr_bytes: 0,
+            network: None,
             last_event_at: None,
             view: None,
         };

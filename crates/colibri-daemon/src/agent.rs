@@ -9,7 +9,7 @@ use colibri_proto as wire;
 use colibri_shim::control::ShimStatus;
 use colibri_shim::layout;
 use colibri_shim::record::ExitRecord;
-use colibri_spawner::{AgentHandle, AgentSpec};
+use colibri_spawner::{AgentHandle, AgentSpec, NetworkLog};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -109,6 +109,7 @@ impl RegisteredAgent {
             },
             stdout_bytes: status.stdout,
             stderr_bytes: status.stderr,
+            network: status.network.clone(),
             last_event_at: latest.view.last_activity.map(times::format_ms),
             view: (self.runtime() != AgentRuntime::Generic).then(|| latest.view.clone()),
         }
@@ -137,6 +138,8 @@ pub(crate) struct AgentSnapshot {
     pub(crate) kill: Option<KillRequest>,
     /// The shim's status; after the exit with the final number of bytes.
     pub(crate) status: ShimStatus,
+    /// Reports of the agent's proxy since this daemon follows it.
+    pub(crate) network: NetworkLog,
     pub(crate) exit: Option<ExitRecord>,
 }
 
@@ -152,6 +155,9 @@ impl AgentSnapshot {
             status.stdout = exit.stdout_bytes;
             status.stderr = exit.stderr_bytes;
             status.run = exit.run;
+            if exit.network.is_some() {
+                status.network.clone_from(&exit.network);
+            }
         }
         Self {
             view: pane.view().clone(),
@@ -163,6 +169,7 @@ impl AgentSnapshot {
                 false => u64::MAX,
             },
             kill: None,
+            network: NetworkLog::default(),
             status,
             exit,
         }

@@ -2,7 +2,7 @@
 
 use colibri_glasspane::{AgentState, AgentView};
 use colibri_jail_core::JailConfig;
-use colibri_types::{AgentRuntime, Exit, OffsetRange, RestartPolicy};
+use colibri_types::{AgentRuntime, Exit, NetworkSummary, OffsetRange, RestartPolicy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,9 @@ pub struct Agent {
     /// Time of the last output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_event_at: Option<String>,
+    /// What the agent's proxy has refused; absent if it has refused nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkSummary>,
     /// What the agent's events report; absent for runtime `generic`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]

@@ -1,7 +1,7 @@
 //! Notifications of a subscription: output, states and exits, and with `lifecycle` spawns, runs and kills.
 
 use colibri_glasspane::AgentState;
-use colibri_types::{AgentRuntime, Exit};
+use colibri_types::{AgentRuntime, Exit, NetworkRecord};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,21 @@ pub struct KillEvent {
     pub merged: u64,
     /// Time of the request (RFC 3339).
     pub at: String,
+}
+
+/// `agent-network`: the proxy of an agent refused a connection or a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkEvent {
+    /// Number of the subscription.
+    pub subscription: u64,
+    /// ID of the agent.
+    pub id: String,
+    /// What was refused.
+    #[serde(flatten)]
+    pub record: NetworkRecord,
+    /// Number of earlier events that this subscription misses; `network.jsonl` in the agent's directory has them.
+    #[serde(default, skip_serializing_if = "colibri_types::is_zero")]
+    pub merged: u64,
 }
 
 /// `agents-missed`: agents were spawned and removed before the subscription could follow them.

@@ -10,8 +10,8 @@ use strum::{IntoStaticStr, VariantNames};
 use crate::agents::{ListParams, UsageParams};
 use crate::codec::encode_frame;
 use crate::events::{
-    ExitEvent, KillEvent, MissedEvent, OutputEvent, RemovedEvent, RunEvent, SpawnedEvent,
-    StateEvent,
+    ExitEvent, KillEvent, MissedEvent, NetworkEvent, OutputEvent, RemovedEvent, RunEvent,
+    SpawnedEvent, StateEvent,
 };
 use crate::id::RequestId;
 use crate::wire::{
@@ -158,6 +158,8 @@ pub enum Notification {
     AgentRun(RunEvent),
     /// A client requested a kill or a signal.
     AgentKill(KillEvent),
+    /// The proxy of an agent refused a connection or a request.
+    AgentNetwork(NetworkEvent),
     /// Agents were spawned and removed before the subscription could follow them.
     AgentsMissed(MissedEvent),
     /// An agent was removed.

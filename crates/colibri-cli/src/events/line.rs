@@ -1,10 +1,12 @@
 //! The lines of `colibri events`.
 
-use colibri_client::{AgentRuntime, AgentState, Exit, ExitReason, OutputData, Stream};
+use colibri_client::{
+    AgentRuntime, AgentState, Exit, ExitReason, NetworkRecord, OutputData, Stream,
+};
 use serde::Serialize;
 
 use crate::output::{self, sanitize};
-use crate::tables::short_exit;
+use crate::tables::{network_text, short_exit};
 
 /// A line. colibri(1) documents the fields.
 #[derive(Debug, Serialize)]
@@ -46,6 +48,12 @@ pub(super) enum EventKind {
         signal: String,
         escalate: bool,
         uid: u32,
+        #[serde(skip_serializing_if = "colibri_types::is_zero")]
+        merged: u64,
+    },
+    Network {
+        #[serde(flatten)]
+        record: NetworkRecord,
         #[serde(skip_serializing_if = "colibri_types::is_zero")]
         merged: u64,
     },
@@ -134,6 +142,10 @@ impl EventKind {
                 let then = if *escalate { ", then KILL" } else { "" };
                 let before = note(merged, "before");
                 format!("kill    {signal}{then}, by uid {uid}{before}")
+            }
+            Self::Network { record, merged } => {
+                let before = note(merged, "before");
+                format!("network {}{before}", network_text(record))
             }
             Self::Exit { exit, error, .. } => {
                 format!("exit    {}{}", short_exit(*exit), in_parentheses(error))

@@ -110,6 +110,13 @@ impl Tracker {
                 };
                 (event.at, event.id, line)
             }
+            Notification::AgentNetwork(event) => {
+                let line = EventKind::Network {
+                    record: event.record.clone(),
+                    merged: event.merged,
+                };
+                (event.record.at, event.id, line)
+            }
             Notification::AgentExit(event) => {
                 self.forget(&event.id);
                 let line = EventKind::exit(event.state, event.exit, event.error);

@@ -37,6 +37,7 @@ pub(crate) struct Metrics {
     restarts: Counter,
     ends: Counters<1>,
     state_changes: Counter,
+    refusals: Counter,
     output: Counters<1>,
     publish_seconds: Histogram,
     connections: Gauge,
@@ -69,6 +70,7 @@ impl Metrics {
             restarts: register(registry, "colibri_agent_restarts", "Restarts of agents by their restart policy or by request", Default::default()),
             ends: register(registry, "colibri_agent_ends", "Agents that ended, by final state", Default::default()),
             state_changes: register(registry, "colibri_agent_state_changes", "State changes of agents, including those that were merged for subscribers", Default::default()),
+            refusals: register(registry, "colibri_network_refusals", "Connections and requests of agents that their proxies refused", Default::default()),
             output: register(registry, "colibri_output_bytes", "Bytes of output that agents wrote", Default::default()),
             publish_seconds: register(registry, "colibri_publish_delay_seconds", "Time from the shim's read of output to its publication to subscribers; sampled at most once a second for each agent", Histogram::new(PUBLISH_BUCKETS)),
             connections: register(registry, "colibri_connections", "Open client connections", Default::default()),
@@ -182,6 +184,12 @@ impl Metrics {
             .inc_by(now.state_changes.saturating_sub(before.state_changes));
         self.restarts
             .inc_by(u64::from(now.status.run.saturating_sub(before.status.run)));
+        let refused = |snapshot: &AgentSnapshot| {
+            let network = snapshot.status.network.as_ref();
+            network.map_or(0, |network| network.refused)
+        };
+        self.refusals
+            .inc_by(refused(now).saturating_sub(refused(before)));
         if now.exit.is_some() && before.exit.is_none() {
             increment(&self.ends, "state", wire_name(now.view.state));
         }

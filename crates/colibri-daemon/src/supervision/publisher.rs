@@ -73,6 +73,7 @@ impl AgentSupervisor {
 fn snapshot(parser: &EventParser, state: &ShimState, exit: Option<ExitRecord>) -> AgentSnapshot {
     let has_events = parser.pane.needs_output();
     let mut snapshot = AgentSnapshot::new(&parser.pane, &state.status, exit);
+    snapshot.network = state.network.clone();
     if snapshot.exit.is_none() {
         snapshot.parsed_bytes = parser.parsed_bytes();
     }

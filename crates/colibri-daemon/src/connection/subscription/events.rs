@@ -1,7 +1,11 @@
 //! The events that a subscription sends for a snapshot. Events that the subscription was too slow for are merged into the
 //! latest one.
 
-use colibri_proto::{ExitEvent, KillEvent, Notification, RunEvent, StateEvent};
+use std::sync::Arc;
+
+use colibri_proto::{ExitEvent, KillEvent, NetworkEvent, Notification, RunEvent, StateEvent};
+
+use colibri_types::NetworkRecord;
 
 use super::Subscriber;
 use crate::agent::{AgentSnapshot, RegisteredAgent};
@@ -57,6 +61,21 @@ impl SnapshotChange<'_> {
                 at: times::format_ms(kill.at_ms),
             })
         })
+    }
+
+    /// Returns the events for new reports of the proxy. The first one has the number of those that are not kept.
+    pub(super) fn network(&self) -> Vec<Notification> {
+        let new = self.now.network.since(&self.before.network);
+        let mut missed = new.missed;
+        let event = |record: Arc<NetworkRecord>| {
+            Notification::AgentNetwork(NetworkEvent {
+                subscription: self.subscriber.number,
+                id: self.agent.spec.id.to_string(),
+                record: NetworkRecord::clone(&record),
+                merged: std::mem::take(&mut missed),
+            })
+        };
+        new.records.into_iter().map(event).collect()
     }
 
     /// Returns the event for new runs.

@@ -129,6 +129,11 @@ pub(super) async fn follow(
         if let Some(kill) = change.kill().filter(|_| lifecycle) {
             subscriber.send(&kill).await?;
         }
+        if lifecycle {
+            for event in change.network() {
+                subscriber.send(&event).await?;
+            }
+        }
         let mut state = change.state();
         // The state at the time of the subscription is sent first, others after the line that caused them.
         if let Some(state) = state.take_if(|_| is_first && change.state_changes() == 0) {
