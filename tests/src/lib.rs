@@ -19,6 +19,7 @@ pub mod model;
 pub mod pi;
 pub mod reports;
 pub mod small_disk;
+pub mod tls;
 pub mod tmux;
 
 use std::ffi::OsStr;
@@ -506,8 +507,9 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         kill_shims(&self.state());
-        // No later daemon ends the orphans of the killed shims, so end all processes with this HOME.
-        for pid in processes_with(&self.dir.path().display().to_string()) {
+        // No later daemon ends the orphans of the killed shims, so end all processes with this HOME. The path alone is in the
+        // arguments of the sandboxes of other tests too, which mask its socket.
+        for pid in processes_with(&format!("HOME={}", self.dir.path().display())) {
             kill_9(pid);
         }
         if std::thread::panicking() {

@@ -16,18 +16,23 @@ const TOOLS_INSIDE: &str = "/tmp/pi-tools";
 /// Directories that are private to a sandbox and hide those of the host.
 const PRIVATE: &[&str] = &["/tmp", "/dev", "/proc"];
 
-/// Returns the directory into which scripts/pi.sh installs pi and its node.
-fn tools_directory() -> PathBuf {
+/// Returns the directory into which scripts/AGENT.sh installs an agent.
+pub fn tools_of(agent: &str) -> PathBuf {
     let target = program("colibri");
     let target = target.parent().and_then(Path::parent).unwrap();
-    let tools = target.join("tools/pi");
-    let pi = tools.join(BIN).join("pi");
+    let tools = target.join("tools").join(agent);
+    let installed = tools.join(BIN).join(agent);
     assert!(
-        pi.exists(),
-        "{} does not exist; run: scripts/pi.sh",
-        pi.display()
+        installed.exists(),
+        "{} does not exist; run: scripts/{agent}.sh",
+        installed.display()
     );
     tools.canonicalize().unwrap()
+}
+
+/// Returns the directory into which scripts/pi.sh installs pi and its node.
+fn tools_directory() -> PathBuf {
+    tools_of("pi")
 }
 
 /// Returns the directory of the programs of pi and node for sandboxes without mounts. It is a copy in `directory` if a

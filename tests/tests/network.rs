@@ -7,12 +7,12 @@
     clippy::disallowed_methods
 )]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Output;
 
-use colibri_tests::{Daemon, processes_with, text, wait_until};
-use serde_json::json;
+use colibri_tests::{Daemon, Wire, processes_with, text, wait_until};
+use serde_json::{Value, json};
 
 /// A server on this port that answers an HTTP request by its head, and echoes all other data.
 struct EchoServer(u16);
@@ -60,6 +60,8 @@ fn serve(mut client: TcpStream) {
 /// Runs a script in a sandbox that can reach these addresses.
 fn run(daemon: &Daemon, allow: &[&str], script: &str) -> Output {
     let mut words = vec!["run", "--jail-path", "/"];
+    // Otherwise programs connect to loopback addresses without the proxy.
+    words.extend(["--env", "NO_PROXY=", "--env", "no_proxy="]);
     for address in allow {
         words.extend(["--allow", address]);
     }
@@ -296,4 +298,205 @@ fn missing_proxy_program_fails_the_spawn() {
         text(&without_jail.stderr).contains("--allow needs a jail; add --jail-path"),
         "{without_jail:?}"
     );
+}
+
+/// Waits for a notification with this method, and returns its parameters.
+fn next_event(wire: &mut Wire, method: &str) -> Value {
+    loop {
+        let event = wire.next_line().unwrap();
+        if event["method"] == method {
+            return event["params"].clone();
+        }
+    }
+}
+
+#[test]
+fn refusals_become_events_and_are_stored() {
+    let mut daemon = Daemon::start();
+    let echo = EchoServer::start();
+    let mut wire = daemon.connect();
+    wire.call("subscribe", json!({"stream": "none", "lifecycle": true}));
+    let mut plain = daemon.connect();
+    plain.call("subscribe", json!({"stream": "none"}));
+    // Names that a terminal must not get: the proxy refuses or replaces them.
+    let script = "request() { exec 3<>/dev/tcp/127.0.0.1/3128; printf \"CONNECT $1 HTTP/1.1\\r\\n\\r\\n\" >&3; head -1 <&3; exec 3>&-; }; \
+        request other.example:443; request $'a\\u200b\\U000e0041.example:443'; request $'b\\e[2J.example:443'; request other.example:22; \
+        ls /proc/self/fd/ | wc -l; read line; exit 3";
+    let id = daemon.spawn(&[
+        "--jail-path",
+        "/",
+        "--allow",
+        &echo.address(),
+        "--",
+        "bash",
+        "-c",
+        script,
+    ]);
+    let first = next_event(&mut wire, "agent-network");
+    assert_eq!(first["id"], id, "{first}");
+    assert_eq!(
+        (
+            &first["action"],
+            &first["host"],
+            &first["port"],
+            &first["reason"]
+        ),
+        (
+            &json!("refused"),
+            &json!("other.example"),
+            &json!(443),
+            &json!("it is not in the allow list")
+        )
+    );
+    assert!(
+        first["at"]
+            .as_str()
+            .unwrap()
+            .parse::<jiff::Timestamp>()
+            .is_ok(),
+        "{first}"
+    );
+    let second = next_event(&mut wire, "agent-network");
+    assert_eq!(
+        second["port"], 22,
+        "names that are not hosts are malformed requests: {second}"
+    );
+    wait_until("the agent waits", || {
+        text(&daemon.stdout(&id)).ends_with("4\n")
+    });
+    // Standard streams and the listed directory: no descriptor of the proxy.
+    let agent = daemon.agent(&id);
+    assert_eq!(agent["network"]["refused"], 2, "{agent}");
+    assert_eq!(agent["network"]["last"]["port"], 22, "{agent}");
+    let page = daemon.cli_ok(&["status", &id]);
+    assert!(page.contains("2 refused, last at "), "{page}");
+    assert!(page.contains("refused other.example:22"), "{page}");
+
+    // A daemon that adopts the agent knows the number, and gets further events.
+    daemon.kill();
+    daemon.launch();
+    wait_until("the agent is adopted", || {
+        daemon.agent(&id)["network"]["refused"] == 2
+    });
+    daemon
+        .connect()
+        .call("send-input", json!({"id": id, "data": "go\n"}));
+    assert_eq!(daemon.wait(&id), Some(3));
+    let stored = std::fs::read_to_string(daemon.agent_dir(&id).join("network.jsonl")).unwrap();
+    let stored: Vec<Value> = stored
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let expected = ["at", "action", "host", "port", "reason"];
+    assert!(
+        expected
+            .iter()
+            .all(|field| stored[0][field] == first[field]),
+        "{stored:?}"
+    );
+    assert_eq!(stored.len(), 2);
+    daemon.kill();
+    daemon.launch();
+    assert_eq!(daemon.agent(&id)["network"]["refused"], 2);
+    // A subscription without lifecycle gets no such event.
+    while let Some(event) = plain.next_line() {
+        assert_ne!(event["method"], "agent-network");
+    }
+}
+
+#[test]
+fn refusals_of_each_run_are_shown_by_events() {
+    let daemon = Daemon::start();
+    let mut events = daemon
+        .command("colibri")
+        .args(["--no-autostart", "events", "--json"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
+    let id = daemon.spawn(&[
+        "--jail-path",
+        "/",
+        "--allow",
+        "a.example:443",
+        "--restart",
+        "on-failure",
+        "--restart-delay",
+        "1ms",
+        "--restart-limit",
+        "1",
+        "--",
+        "bash",
+        "-c",
+        "curl -sS https://b.example/; exit 1",
+    ]);
+    let mut refused = 0;
+    loop {
+        let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        if line["event"] == "network" {
+            assert_eq!(
+                (&line["id"], &line["host"], &line["port"]),
+                (&json!(id), &json!("b.example"), &json!(443))
+            );
+            refused += 1;
+        }
+        if line["event"] == "exit" {
+            break;
+        }
+    }
+    assert_eq!(refused, 2);
+    events.kill().unwrap();
+    events.wait().unwrap();
+}
+
+#[test]
+fn flood_of_refusals_is_counted_and_bounded() {
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&[
+        "--jail-path", "/", "--allow", "a.example:443", "--", "bash", "-c",
+        "for n in $(seq 700); do exec 3<>/dev/tcp/127.0.0.1/3128; printf 'CONNECT b.example:%d HTTP/1.1\\r\\n\\r\\n' $n >&3; head -1 <&3 >/dev/null; exec 3>&-; done; sleep 2",
+    ]);
+    assert_eq!(daemon.wait(&id), Some(0));
+    let stored = std::fs::read_to_string(daemon.agent_dir(&id).join("network.jsonl")).unwrap();
+    let count = stored.lines().count();
+    assert!((200..500).contains(&count), "{count}");
+    let refused = daemon.agent(&id)["network"]["refused"].as_u64().unwrap();
+    assert!(
+        (500..=700).contains(&refused),
+        "{refused} of 700, {count} lines"
+    );
+}
+
+#[test]
+fn proxy_of_root_is_another_user() {
+    if !colibri_tests::is_root_or_skipped("the proxy of another user has its uid") {
+        return;
+    }
+    let daemon = Daemon::start();
+    let id = daemon.spawn(&[
+        "--jail-path",
+        "/",
+        "--allow",
+        "a.example:443",
+        "--",
+        "sh",
+        "-c",
+        "echo up; exec sleep 1000",
+    ]);
+    wait_until("the agent has started", || daemon.stdout(&id) == b"up\n");
+    let agent = daemon.agent(&id)["pid"].as_i64().unwrap();
+    let serving = processes_with(&format!("\0serve\0{agent}\0"));
+    let resolving = processes_with(&format!("\0resolve\0{}\0", serving[0]));
+    for pid in [serving[0], resolving[0]] {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        for line in [
+            "Uid:\t65534\t65534\t65534\t65534",
+            "Gid:\t65534\t65534\t65534\t65534",
+            "Groups:\t \n",
+            "NoNewPrivs:\t1",
+            "CapEff:\t0000000000000000",
+        ] {
+            assert!(status.contains(line), "{line}: {status}");
+        }
+    }
 }

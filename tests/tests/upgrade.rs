@@ -12,6 +12,13 @@ use serde_json::{Value, json};
 /// A release: returns the path of one of its programs.
 type Release = fn(&str) -> PathBuf;
 
+/// Returns a daemon without a settings file, whose later settings an earlier release would refuse.
+fn prepare() -> Daemon {
+    let daemon = Daemon::prepare();
+    std::fs::remove_file(daemon.path(".config/colibri/colibri.toml")).unwrap();
+    daemon
+}
+
 /// Starts the daemon of a release with the shim of that release.
 fn launch(daemon: &mut Daemon, release: Release) {
     // The previous release does not know all settings.
@@ -57,7 +64,7 @@ fn send(daemon: &Daemon, id: &str, line: &str) {
 /// Checks that a daemon of the second release adopts the agents of the first one. `mark` is in the arguments of the
 /// restarted agent and of no other process.
 fn assert_agents_survive(first: Release, second: Release, mark: &str) {
-    let mut daemon = Daemon::prepare();
+    let mut daemon = prepare();
     launch(&mut daemon, first);
     let ended = spawn(&daemon, "echo over; exit 3", json!({}));
     daemon.connect().call("wait-agent", json!({"id": ended}));
@@ -134,7 +141,7 @@ fn agents_survive_a_downgrade() {
 
 #[test]
 fn new_daemon_with_an_old_shim_program_runs_agents() {
-    let mut daemon = Daemon::prepare();
+    let mut daemon = prepare();
     let mut command = daemon.external_command(program("colibri-daemon"));
     command.env("COLIBRI_SHIM", previous_program("colibri-shim"));
     daemon.launch_command(command);
@@ -150,7 +157,7 @@ fn new_daemon_with_an_old_shim_program_runs_agents() {
 
 #[test]
 fn old_shim_gets_only_requests_that_it_knows() {
-    let mut daemon = Daemon::prepare();
+    let mut daemon = prepare();
     launch(&mut daemon, previous_program);
     let restart = json!({"restart": {"policy": "always", "delay_ms": 1}});
     let id = spawn(&daemon, "echo run; sleep 1000; :", restart);
