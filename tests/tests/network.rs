@@ -133,6 +133,40 @@ fn allowed_names_are_resolved_by_the_proxy() {
 }
 
 #[test]
+fn loopback_addresses_bypass_the_proxy() {
+    let daemon = Daemon::start();
+    let (allowed, refused) = (EchoServer::start(), EchoServer::start());
+    let script = format!(
+        "curl -sS http://127.0.0.1:{}/direct | head -1; curl -s http://localhost:{}/; echo $?; \
+         echo \"$NO_PROXY $no_proxy $HTTPS_PROXY $ALL_PROXY\"",
+        allowed.0, refused.0
+    );
+    let port = allowed.address();
+    for (rule, all_proxy) in [
+        (port.clone(), ""),
+        (format!("tcp:{port}"), "socks5h://127.0.0.1:3128"),
+    ] {
+        let output = daemon.cli(&[
+            "run",
+            "--jail-path",
+            "/",
+            "--allow",
+            &rule,
+            "--",
+            "bash",
+            "-c",
+            &script,
+        ]);
+        let loopback = "localhost,127.0.0.1,::1";
+        let expected = format!(
+            "GET /direct HTTP/1.1\r\n7\n{loopback} {loopback} http://127.0.0.1:3128 {all_proxy}\n"
+        );
+        assert_eq!(text(&output.stdout), expected, "{output:?}");
+        assert_eq!(text(&output.stderr), "", "no refusal: {output:?}");
+    }
+}
+
+#[test]
 fn malformed_request_is_refused() {
     let daemon = Daemon::start();
     let echo = EchoServer::start();

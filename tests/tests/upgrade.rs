@@ -153,6 +153,12 @@ fn new_daemon_with_an_old_shim_program_runs_agents() {
         "{end}"
     );
     assert_eq!(stdout(&daemon, &id), "hi\n");
+    // The old shim passes no pipe for the reports of the proxy.
+    let jail = json!({"jail": {"path": "/", "allow": ["a.example:443"]}});
+    let filtered = spawn(&daemon, "echo filtered", jail);
+    let end = daemon.connect().call("wait-agent", json!({"id": filtered}));
+    assert_eq!(end["result"]["exit"]["code"], 0, "{end}");
+    assert_eq!(stdout(&daemon, &filtered), "filtered\n");
 }
 
 #[test]
