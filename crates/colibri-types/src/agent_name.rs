@@ -40,7 +40,7 @@ pub fn is_invisible(c: char) -> bool {
             | '\u{3164}'
             | '\u{feff}'
             | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}'
+            | '\u{e0000}'..='\u{e0fff}'
     )
 }
 
