@@ -126,6 +126,7 @@ impl Host {
         let dir = test_directory();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let user = (!is_root).then(|| uid(USER));
+        chown(dir.path(), user, None).unwrap();
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
         for name in [
