@@ -7,9 +7,9 @@ broken() { printf 'BRO%s %s\n' KEN "$*"; }
 # Runs a Python program of standard input, after the definitions of PYTHON.
 python() { /usr/bin/python3 -c "$PYTHON$(cat)" "$@"; }
 
-# Waits at most 5 s until a command succeeds.
+# Waits at most 20 s until a command succeeds.
 wait_for() {
-    for _ in $(seq 100); do
+    for _ in $(seq 400); do
         "$@" >/dev/null 2>&1 && return 0
         sleep 0.05
     done
