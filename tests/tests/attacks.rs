@@ -31,7 +31,7 @@ const WORKERS: usize = 6;
 const SUCCESS: &str = "BROKEN";
 /// Maximum time of each command, for timeout(1).
 const COMMAND_TIMEOUT: &str = "40";
-/// Variable that makes the test print the table.
+/// Variable that makes the test print the table; with the value `progress`, also each result at once.
 const PRINT: &str = "COLIBRI_ATTACKS_TABLE";
 
 /// A file of attempts of one class.
@@ -494,6 +494,14 @@ fn every_attempt_is_refused() {
         let job = &jobs[number];
         let open = run(&hosts, number, job);
         let title = format!("{}: {} ({})", job.class, job.attempt.name, job.who);
+        if std::env::var(PRINT).is_ok_and(|value| value == "progress") {
+            let detail = open.as_deref().unwrap_or_default();
+            let _ = writeln!(
+                std::io::stderr(),
+                "{title}: {}{detail}",
+                if open.is_some() { "OPEN " } else { "ok" }
+            );
+        }
         lines.lock().unwrap()[number] = Some(Line { title, open });
     };
     let next = AtomicUsize::new(0);
