@@ -8,7 +8,9 @@ use colibri_tests::{Daemon, read, tested_commands};
 fn readme_commands_work() {
     let script = tested_commands(&read("README.md"));
     assert!(!script.is_empty(), "no block is marked as tested");
-    Daemon::prepare().run_documented(
+    let daemon = Daemon::prepare();
+    std::fs::remove_file(daemon.path(".config/colibri/colibri.toml")).unwrap();
+    daemon.run_documented(
         &script,
         &[],
         &[

@@ -296,6 +296,10 @@ impl Bubblewrap {
                 .map_or(String::new(), |held| held.descriptor.to_string())
         };
         if minimal {
+            // What the host has in /run follows the private one.
+            for (path, mode) in MINIMAL_PRIVATE {
+                add_private(args, mode, PRIVATE_SIZE, path);
+            }
             let shown = options.shown.iter().map(JailPath::as_str);
             for path in MINIMAL.iter().copied().chain(shown) {
                 add(args, &["--ro-bind-try", path, path]);
@@ -314,20 +318,12 @@ impl Bubblewrap {
                 );
             }
         }
-        let mut private = |mode: &str, size: &str, path: &str| {
-            add(args, &["--perms", mode, "--size", size, "--tmpfs", path]);
-        };
-        private("1777", SHARED_MEMORY_SIZE, "/dev/shm");
-        let directories = if minimal {
-            MINIMAL_PRIVATE
-        } else {
-            &MINIMAL_PRIVATE[..1]
-        };
-        for (path, mode) in directories {
-            private(mode, PRIVATE_SIZE, path);
+        add_private(args, "1777", SHARED_MEMORY_SIZE, "/dev/shm");
+        if !minimal {
+            add_private(args, "1777", PRIVATE_SIZE, "/tmp");
         }
         if let (true, None, Some(home)) = (minimal, &options.home, &options.home_path) {
-            private("0700", PRIVATE_SIZE, home.as_str());
+            add_private(args, "0700", PRIVATE_SIZE, home.as_str());
         }
         let mounts: Vec<(String, &Mount)> = jail
             .mounts
@@ -431,6 +427,11 @@ impl Bubblewrap {
 
 fn add(args: &mut Vec<String>, words: &[&str]) {
     args.extend(words.iter().map(|word| (*word).to_owned()));
+}
+
+/// Adds a private directory in memory.
+fn add_private(args: &mut Vec<String>, mode: &str, size: &str, path: &str) {
+    add(args, &["--perms", mode, "--size", size, "--tmpfs", path]);
 }
 
 /// Adds the root and the mounts of a sandbox without colibri-sandbox.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use colibri_jail_core::{
     CommandLine, EphemeralJail, GIT_DIRECTORY, HostUser, JailPath, JailUser, Limits, Mount,
-    PathError, Protection, Restriction, View,
+    PathError, Protection, Restriction, View, host_path,
 };
 use colibri_sys::known_daemons::KnownDaemons;
 use colibri_sys::regular_file;
@@ -155,6 +155,13 @@ impl Preparer {
         hidden.sort();
         hidden.dedup();
         jail.sandbox.hidden = hidden;
+        // What the view hides needs no mask.
+        let mut masked = std::mem::take(&mut jail.masked);
+        masked.retain(|path| {
+            let is_mounted = host_path(&jail.mounts, Path::new(path.as_str())).is_some();
+            is_mounted || !self.engine.hidden_by_view(jail, path)
+        });
+        jail.masked = masked;
         jail.sandbox.read_only = referenced_paths(jail);
         jail.sandbox.git_directories = worktree::directories_inside(jail);
         Ok(())
@@ -295,11 +302,18 @@ fn mount_table() -> MountTable {
 fn bound_sockets() -> Vec<PathBuf> {
     let listed = fs::read(UNIX_SOCKETS).unwrap_or_default();
     let listed = String::from_utf8_lossy(&listed);
-    // The path follows seven fields; abstract names begin with @.
+    // The name follows seven fields. Other users choose names too: an abstract one begins with @, and a relative one with any text.
     let paths = listed.lines().filter_map(|line| {
-        let path = line.splitn(8, ' ').nth(7)?;
-        let start = path.find('/')?;
-        path.get(start..).map(PathBuf::from)
+        let mut rest = line;
+        for _ in 0..7 {
+            rest = rest.trim_start_matches(' ').split_once(' ')?.1;
+        }
+        let path = Path::new(rest);
+        let is_socket = || {
+            path.symlink_metadata()
+                .is_ok_and(|data| data.file_type().is_socket())
+        };
+        (path.is_absolute() && is_socket()).then(|| path.to_owned())
     });
     let unique: BTreeSet<PathBuf> = paths.collect();
     unique.into_iter().take(MAX_SOCKETS).collect()

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use colibri_jail_core::{
     EMPTY_INSIDE, GIT_DIRECTORY, PROTECTED_IN_GIT, PROTECTED_PATHS, Placeholder,
@@ -15,6 +16,11 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use crate::{SandboxError, cannot, placeholder};
+
+/// Timeout for the lock on a writable directory.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Delay before the lock is tried again.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// What covers masked paths: an empty directory, and a device that cannot be opened where devices are denied.
 pub(crate) struct Covers {
@@ -47,7 +53,11 @@ impl Covers {
             colibri_sys::mounts::restrict(&cover, true)?;
             attach(&cover, &target)
         };
-        masked().map_err(cannot(format!("mask {}", path.display())))
+        match masked() {
+            // It ended meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(cannot(format!("mask {}", path.display()))),
+        }
     }
 }
 
@@ -186,10 +196,18 @@ fn open_locked(path: &Path) -> Result<Option<OwnedFd>, SandboxError> {
         Err(Errno::NOTDIR) => return Ok(None),
         Err(error) => return Err(cannot(format!("open {}", path.display()))(error)),
     };
-    flock(&directory, FlockOperation::NonBlockingLockShared).map_err(cannot(format!(
-        "lock {}, because another program holds an exclusive lock (flock(2)); wait until it ends, or find it with lslocks(8)",
-        path.display()
-    )))?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    // The end of another agent holds the lock for a moment.
+    while let Err(error) = flock(&directory, FlockOperation::NonBlockingLockShared) {
+        if error != Errno::WOULDBLOCK || Instant::now() > deadline {
+            let action = format!(
+                "lock {}, because another program holds an exclusive lock (flock(2)); wait until it ends, or find it with lslocks(8)",
+                path.display()
+            );
+            return Err(cannot(action)(error));
+        }
+        std::thread::sleep(LOCK_RETRY);
+    }
     Ok(Some(directory))
 }
 
