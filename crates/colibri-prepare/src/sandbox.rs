@@ -266,11 +266,18 @@ pub(crate) fn clean_command(program: &str, jail: &EphemeralJail) -> Option<Comma
     let has_placeholders =
         |mount: &&Mount| !mount.read_only && mount.protection != Protection::Nothing;
     let writable = jail.mounts.iter().filter(has_placeholders);
-    let sources: Vec<&str> = writable.map(|mount| mount.source.as_str()).collect();
+    let mut sources: Vec<String> = writable
+        .clone()
+        .map(|mount| mount.source.to_string())
+        .collect();
+    for path in &jail.sandbox.read_only {
+        let on_host = host_path(&jail.mounts, Path::new(path.as_str()));
+        sources.extend(on_host.and_then(|path| path.to_str().map(str::to_owned)));
+    }
     if sources.is_empty() {
         return None;
     }
-    CommandLine::new(program, std::iter::once("clean").chain(sources)).ok()
+    CommandLine::new(program, std::iter::once("clean".to_owned()).chain(sources)).ok()
 }
 
 /// Returns the user of an agent of a root daemon: the one that the request names, and never root.
@@ -439,11 +446,26 @@ fn referenced_paths(jail: &EphemeralJail) -> Vec<JailPath> {
             .map(|entry| entry.path());
         let config = regular_file::read(&git.join("config"), MAX_CONFIG).unwrap_or_default();
         let named = named_by_config(&String::from_utf8_lossy(&config));
+        let is_plain = |path: &Path| {
+            path.components()
+                .all(|part| matches!(part, std::path::Component::Normal(_)))
+        };
+        let hooks_path = named
+            .iter()
+            .find(|(is_hooks, path)| *is_hooks && is_plain(Path::new(path)))
+            .map(|(_, path)| source.join(path));
+        let named: Vec<String> = named.into_iter().map(|(_, path)| path).collect();
         let named = named
             .into_iter()
             .flat_map(|path| [source.join(&path), git.join(&path)]);
         for path in links.chain(named.take(MAX_REFERENCES)) {
-            let inside = path.canonicalize().ok().and_then(|real| {
+            // A directory of hooks that does not exist gets a placeholder.
+            let real = match path.canonicalize() {
+                Ok(real) => Some(real),
+                Err(_) if hooks_path.as_ref() == Some(&path) => Some(path.clone()),
+                Err(_) => None,
+            };
+            let inside = real.and_then(|real| {
                 let inner = real.strip_prefix(source).ok()?.to_owned();
                 (!inner.as_os_str().is_empty() && !inner.starts_with(GIT_DIRECTORY))
                     .then_some(inner)
@@ -456,7 +478,9 @@ fn referenced_paths(jail: &EphemeralJail) -> Vec<JailPath> {
 }
 
 /// Returns the paths that a configuration of git names as directory of hooks or as a file to include (git-config(1)).
-fn named_by_config(config: &str) -> Vec<String> {
+///
+/// The first value of each is whether it is the directory of hooks.
+fn named_by_config(config: &str) -> Vec<(bool, String)> {
     let mut section = String::new();
     let mut named = Vec::new();
     for line in config.lines() {
@@ -476,7 +500,7 @@ fn named_by_config(config: &str) -> Vec<String> {
             _ => false,
         };
         if is_path {
-            named.push(value.trim().trim_matches('"').to_owned());
+            named.push((section == "core", value.trim().trim_matches('"').to_owned()));
         }
     }
     named
@@ -490,10 +514,15 @@ mod tests {
     fn paths_of_hooks_and_includes_are_found() {
         let config = "[core]\n\tbare = false\n\thooksPath = \"tools/hooks\"\n[include] path = ../shared.cfg\n\
             [includeIf \"gitdir:/x/\"]\n\tpath = other.cfg\n[remote \"a\"]\n\tpath = no\n";
+        let named = |is_hooks, path: &str| (is_hooks, path.to_owned());
         assert_eq!(
             named_by_config(config),
-            ["tools/hooks", "../shared.cfg", "other.cfg"]
+            [
+                named(true, "tools/hooks"),
+                named(false, "../shared.cfg"),
+                named(false, "other.cfg")
+            ]
         );
-        assert_eq!(named_by_config("path = x\n[core\nhookspath"), [""; 0]);
+        assert_eq!(named_by_config("path = x\n[core\nhookspath"), []);
     }
 }

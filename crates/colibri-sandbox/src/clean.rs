@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use colibri_jail_core::Placeholder;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
 
 use crate::{SandboxError, cannot, paths, placeholder, report};
@@ -22,6 +23,18 @@ pub(crate) fn clean(directories: &[OsString]) -> Result<ExitCode, SandboxError> 
 }
 
 fn clean_directory(directory: &Path) -> io::Result<()> {
+    if let (Some(parent), Some(name)) = (
+        directory.parent(),
+        directory.file_name().and_then(|name| name.to_str()),
+    ) {
+        // It may be a placeholder itself; one that is in use is a mount point only in another namespace, so its lock decides.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if let Ok(parent) = openat2(CWD, parent, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+            && flock(&parent, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            placeholder::remove(&parent, name, Placeholder::Directory)?;
+        }
+    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let directory = match openat2(
         CWD,

@@ -17,6 +17,8 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use crate::{SandboxError, cannot, placeholder};
 
+/// The file by which git recognizes a directory as a repository.
+const BARE_HEAD: (&str, Placeholder) = ("HEAD", Placeholder::Socket);
 /// Timeout for the lock on a writable directory.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Delay before the lock is tried again.
@@ -94,8 +96,29 @@ pub(crate) fn make_read_only(path: &Path, writable: &[PathBuf]) -> Result<(), Sa
     let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
         Ok(target) => bind(&target, true).map_err(cannot(format!("protect {}", path.display()))),
-        Err(Errno::NOENT) => Ok(()),
+        Err(Errno::NOENT) => create_read_only(path).map_err(cannot(format!(
+            "create a placeholder for {}",
+            path.display()
+        ))),
         Err(error) => Err(cannot(format!("protect {}", path.display()))(error)),
+    }
+}
+
+/// Creates a read-only directory as a placeholder, if the directory above it exists.
+fn create_read_only(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
+    else {
+        return Ok(());
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = match openat2(CWD, parent, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(parent) => parent,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    match placeholder::create(&parent, name, Placeholder::Directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => bind(&open_in(&parent, name)?, true),
     }
 }
 
@@ -170,7 +193,12 @@ pub(crate) fn protect(
             {
                 protection.apply_in_git(&directory, &git, &shown)?;
             }
-            _ => protection.apply(&directory, name, &shown, *placeholder)?,
+            _ => {
+                protection.apply(&directory, name, &shown, *placeholder)?;
+                // Without it, git takes the directory for no bare repository.
+                let (name, placeholder) = BARE_HEAD;
+                protection.apply(&directory, name, &path.join(name), placeholder)?;
+            }
         }
     }
     Ok(Some(directory))
@@ -266,6 +294,8 @@ impl Protection<'_> {
             Err(Errno::NOENT) => {
                 match placeholder::create(directory, name, placeholder) {
                     Ok(()) => {}
+                    // Another agent in the directory created it meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                     // A mount in the directory is read-only: nothing can be created there.
                     Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                         return Ok(());
@@ -397,7 +427,8 @@ pub(crate) fn each_placeholder(
             act(&git, name, *placeholder)?;
         }
     }
-    for (name, placeholder) in PROTECTED_PATHS.iter().chain(PROTECTED_IN_GIT) {
+    let names = PROTECTED_PATHS.iter().chain(PROTECTED_IN_GIT);
+    for (name, placeholder) in names.chain([&BARE_HEAD]) {
         act(directory, name, *placeholder)?;
     }
     Ok(())
