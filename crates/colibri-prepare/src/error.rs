@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use colibri_jail_core::{CommandLineError, JailError, PathError};
 use colibri_priv::PrivError;
-use colibri_types::SpawnConfigError;
+use colibri_types::{SpawnConfigError, is_invisible};
 
 /// Why a configuration cannot be turned into a command on this host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +21,7 @@ pub enum PrepareError {
     #[error(transparent)]
     Jail(#[from] JailError),
     /// The program does not exist.
-    #[error("program '{program}' was not found {place}; {hint}")]
+    #[error("program '{}' was not found {place}; {hint}", printable(.program))]
     ProgramNotFound {
         /// The requested program.
         program: String,
@@ -31,7 +31,7 @@ pub enum PrepareError {
         hint: String,
     },
     /// The program exists and cannot be executed.
-    #[error("program '{program}' is not executable: {problem}")]
+    #[error("program '{}' is not executable: {problem}", printable(.program))]
     ProgramNotExecutable {
         /// The requested program.
         program: String,
@@ -60,6 +60,18 @@ pub enum PrepareError {
     /// The privilege backend refuses.
     #[error(transparent)]
     Privilege(#[from] PrivError),
+}
+
+/// Returns a text with control and invisible characters replaced.
+fn printable(text: &str) -> String {
+    let replace = |c: char| {
+        if c.is_control() || is_invisible(c) {
+            '?'
+        } else {
+            c
+        }
+    };
+    text.chars().map(replace).collect()
 }
 
 /// Reports whether an error of the system means that a resource is exhausted: descriptors, processes, memory or disk.
