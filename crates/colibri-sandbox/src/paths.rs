@@ -63,7 +63,7 @@ impl Covers {
     }
 }
 
-/// Makes the directories above a path immovable, if it is in one of these writable directories: whoever renames one of them could
+/// Makes the directories above a path immovable, if it is in one of these writable directories: an agent that renames one of them could
 /// reach the path by another name, also in a later run.
 pub(crate) fn pin_parents(path: &Path, writable: &[PathBuf]) -> Result<(), SandboxError> {
     for directory in writable
