@@ -95,7 +95,7 @@ fn reserve_uid() -> Result<u32, SandboxError> {
 }
 
 /// Returns the first uid for agents and their number: the reserved range, or in a user namespace that lacks it the end of another
-/// one, without uid 0 and the last one, which often is the user the user 65534.
+/// one, without uid 0 and the last one, which often has the special id 65534.
 fn available_uids(map: &str) -> Option<(u32, u32)> {
     let ranges = map.lines().filter_map(|line| {
         let mut fields = line
