@@ -1,5 +1,6 @@
 //! Preparation of an agent's command: validated, wrapped and elevated. Starts nothing.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -166,6 +167,7 @@ impl Preparer {
         let has_wrapper = confinement != Confinement::None && engine.has_wrapper_process();
         if let Confinement::Ephemeral(jail) = &mut confinement {
             let root = Path::new(jail.path.as_str());
+            let host = LazyCell::new(|| self.private_host_paths());
             if jail.is_template {
                 let user = jail
                     .user
@@ -175,12 +177,11 @@ impl Preparer {
             }
             if engine.masks_paths() {
                 let real = |path: &Path| path.canonicalize().ok();
-                let protected = self.protected_aliases();
                 jail.masked = masked_paths(
                     &real(root).unwrap_or(root.to_owned()),
                     &jail.mounts,
                     engine.private_directories(),
-                    &protected,
+                    &host.aliases(),
                 )?;
             }
             if engine.users_by_number()
@@ -197,7 +198,7 @@ impl Preparer {
                     jail.ip4 = Ip4Policy::Disable;
                 }
                 let home = env.get("HOME").map(String::as_str);
-                self.complete_sandbox(jail, home, &config.limits())?;
+                self.complete_sandbox(jail, home, &config.limits(), &host)?;
             }
         }
         let (mut pre_run, mut post_run) = (Vec::new(), Vec::new());
@@ -234,24 +235,20 @@ impl Preparer {
         let names_user = config.jail.as_ref().is_some_and(|jail| jail.user.is_some());
         let is_root = has_monitor && !self.backend.monitors() && !names_user;
         let mut network_events = false;
-        if let Confinement::Ephemeral(jail) = &confinement
-            && !jail.allow.is_empty()
-        {
-            network_events = jail.sandbox.completed || engine.outer_proxy().is_some();
-            set_variables(&mut env, jail, self.host.roots_file());
-        }
-        if let Confinement::Ephemeral(jail) = &confinement
-            && let Some(program) = engine.cleaning_program(jail)
-        {
-            post_run.extend(clean_command(program.as_str(), jail));
-        }
-        // The orphans of a lost agent are found by this variable.
-        env.insert(AGENT_VARIABLE.to_owned(), id.to_owned());
         let mut warnings = Vec::from_iter(is_root.then(|| ROOT_WARNING.to_owned()));
         if let Confinement::Ephemeral(jail) = &confinement {
+            if !jail.allow.is_empty() {
+                network_events = jail.sandbox.completed || engine.outer_proxy().is_some();
+                set_variables(&mut env, jail, self.host.roots_file());
+            }
+            if let Some(program) = engine.cleaning_program(jail) {
+                post_run.extend(clean_command(program.as_str(), jail));
+            }
             let lifted = jail.sandbox.lifted.iter();
             warnings.extend(lifted.map(|one| format!("the restriction {one} is lifted")));
         }
+        // The orphans of a lost agent are found by this variable.
+        env.insert(AGENT_VARIABLE.to_owned(), id.to_owned());
         Ok(Prepared {
             supervised: monitored.unwrap_or_else(|| command.clone()),
             command,

@@ -101,6 +101,23 @@ const MAX_SOCKETS: usize = 256;
 /// File that names the servers of name lookups.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
+/// What no agent may see, and the mounts by which it is visible, at one moment.
+pub(crate) struct PrivateHostPaths {
+    /// Real paths of private directories and files.
+    private: Vec<PathBuf>,
+    mounts: MountTable,
+}
+
+impl PrivateHostPaths {
+    /// Returns every path of the host at which something private is visible.
+    pub(crate) fn aliases(&self) -> Vec<PathBuf> {
+        let private = self.private.iter();
+        let aliases = private.flat_map(|path| self.mounts.aliases(path));
+        // A covered alias may not exist, and a path that does not exist needs no mask.
+        aliases.filter(|alias| alias.exists()).collect()
+    }
+}
+
 impl Preparer {
     /// Returns whether colibri-sandbox completes the sandboxes of this preparer.
     pub(crate) fn completes_sandbox(&self) -> bool {
@@ -116,6 +133,7 @@ impl Preparer {
         jail: &mut EphemeralJail,
         home: Option<&str>,
         limits: &Limits,
+        host: &PrivateHostPaths,
     ) -> Result<(), PrepareError> {
         jail.sandbox.completed = true;
         worktree::add_mounts(jail);
@@ -149,9 +167,9 @@ impl Preparer {
             .map(PathBuf::from)
             .chain(std::env::current_exe().ok())
             .collect();
-        reject_exposing_mounts(jail, &self.private_paths(), &programs, user_home.as_deref())?;
+        reject_exposing_mounts(jail, host, &programs, user_home.as_deref())?;
         reject_second_views(jail)?;
-        let mut hidden = self.hidden_paths(jail, user_home.as_deref());
+        let mut hidden = self.hidden_paths(jail, &host.mounts, user_home.as_deref());
         hidden.sort();
         hidden.dedup();
         jail.sandbox.hidden = hidden;
@@ -168,8 +186,12 @@ impl Preparer {
     }
 
     /// Returns the paths in the jail that show sockets and secrets of the host.
-    fn hidden_paths(&self, jail: &EphemeralJail, home: Option<&Path>) -> Vec<JailPath> {
-        let table = mount_table();
+    fn hidden_paths(
+        &self,
+        jail: &EphemeralJail,
+        table: &MountTable,
+        home: Option<&Path>,
+    ) -> Vec<JailPath> {
         let in_home = PRIVATE_IN_HOME
             .iter()
             .filter_map(|path| Some(home?.join(path)));
@@ -219,8 +241,8 @@ impl Preparer {
         inside
     }
 
-    /// Returns the real paths of what no agent may see.
-    fn private_paths(&self) -> Vec<PathBuf> {
+    /// Reads the mounts of the host and finds what no agent may see.
+    pub(crate) fn private_host_paths(&self) -> PrivateHostPaths {
         let mut private = self.private_directories.clone();
         if self.completes_sandbox() {
             private.extend(self.private_files.iter().cloned());
@@ -231,16 +253,12 @@ impl Preparer {
             );
         }
         let real = private.iter().filter_map(|path| path.canonicalize().ok());
-        real.collect()
-    }
-
-    /// Returns every path of the host at which something private is visible.
-    pub(crate) fn protected_aliases(&self) -> Vec<PathBuf> {
-        let table = mount_table();
-        let real = self.private_paths().into_iter();
-        let aliases = real.flat_map(|path| table.aliases(&path));
-        // A covered alias may not exist, and a path that does not exist needs no mask.
-        aliases.filter(|alias| alias.exists()).collect()
+        PrivateHostPaths {
+            private: real.collect(),
+            mounts: MountTable::parse(
+                &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
+            ),
+        }
     }
 
     /// Identifies the files that the shim opens for the runs of an agent.
@@ -301,10 +319,6 @@ fn shown_settings() -> Vec<JailPath> {
         .collect()
 }
 
-fn mount_table() -> MountTable {
-    MountTable::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
-}
-
 /// Returns the paths of sockets that processes of this network namespace have bound.
 fn bound_sockets() -> Vec<PathBuf> {
     let listed = fs::read(UNIX_SOCKETS).unwrap_or_default();
@@ -329,7 +343,7 @@ fn bound_sockets() -> Vec<PathBuf> {
 /// Refuses mounts by which an agent could reach the daemon or change how the user works. `programs` are those of Colibri.
 fn reject_exposing_mounts(
     jail: &EphemeralJail,
-    private: &[PathBuf],
+    host: &PrivateHostPaths,
     programs: &[PathBuf],
     home: Option<&Path>,
 ) -> Result<(), PrepareError> {
@@ -343,11 +357,12 @@ fn reject_exposing_mounts(
             return Err(PathError::new("mount source", &mount.source, problem).into());
         }
     }
-    let table = mount_table();
     // The paths that must not be in a writable source, and what each is.
     let aliases = |path: &Path, what: &'static str| {
         let real = path.canonicalize().ok();
-        let aliases = real.map(|real| table.aliases(&real)).unwrap_or_default();
+        let aliases = real
+            .map(|real| host.mounts.aliases(&real))
+            .unwrap_or_default();
         aliases.into_iter().map(move |alias| (alias, what))
     };
     let root = (jail.path != JailPath::root()).then_some(Path::new(jail.path.as_str()));
@@ -355,7 +370,7 @@ fn reject_exposing_mounts(
         .into_iter()
         .flat_map(|home| aliases(home, "the home directory"))
         .chain(
-            private
+            host.private
                 .iter()
                 .flat_map(|path| aliases(path, "a private path of a daemon")),
         )
@@ -388,6 +403,12 @@ fn reject_exposing_mounts(
     Ok(())
 }
 
+/// Returns the writable mounts with the protected paths of a project.
+fn projects(jail: &EphemeralJail) -> impl Iterator<Item = &Mount> {
+    let mounts = jail.mounts.iter();
+    mounts.filter(|mount| !mount.read_only && mount.protection == Protection::Project)
+}
+
 /// Refuses mounts that show a part of another writable mount a second time, where its protected paths are writable.
 fn reject_second_views(jail: &EphemeralJail) -> Result<(), PrepareError> {
     let home = jail
@@ -395,11 +416,7 @@ fn reject_second_views(jail: &EphemeralJail) -> Result<(), PrepareError> {
         .home
         .as_ref()
         .zip(jail.sandbox.home_path.as_ref());
-    let project = |mount: &&Mount| !mount.read_only && mount.protection == Protection::Project;
-    let writable: Vec<(&JailPath, &JailPath)> = jail
-        .mounts
-        .iter()
-        .filter(project)
+    let writable: Vec<(&JailPath, &JailPath)> = projects(jail)
         .map(|mount| (&mount.source, &mount.target))
         .collect();
     let all = writable.iter().copied().chain(home);
@@ -428,12 +445,8 @@ fn reject_second_views(jail: &EphemeralJail) -> Result<(), PrepareError> {
 /// Returns the paths in workspaces to which the protected files of their repositories refer: targets of links in `.git/hooks`, and
 /// the values of `core.hooksPath` and `include.path`.
 fn referenced_paths(jail: &EphemeralJail) -> Vec<JailPath> {
-    let projects = jail
-        .mounts
-        .iter()
-        .filter(|mount| !mount.read_only && mount.protection == Protection::Project);
     let mut found = BTreeSet::new();
-    for mount in projects {
+    for mount in projects(jail) {
         let source = Path::new(mount.source.as_str());
         let git = source.join(GIT_DIRECTORY);
         let hooks = fs::read_dir(git.join("hooks"))

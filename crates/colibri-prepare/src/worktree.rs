@@ -15,11 +15,7 @@ pub(crate) fn directories_inside(jail: &EphemeralJail) -> Vec<JailPath> {
     let projects = jail.mounts.iter().filter(|mount| !mount.read_only);
     let found = projects.filter_map(|mount| {
         let source = Path::new(mount.source.as_str());
-        let link = read_line(&source.join(GIT_DIRECTORY))?;
-        let own = source
-            .join(link.strip_prefix("gitdir: ")?)
-            .canonicalize()
-            .ok()?;
+        let own = linked_git_directory(source)?;
         let inner = own.strip_prefix(source).ok()?;
         Path::new(mount.target.as_str())
             .join(inner)
@@ -62,8 +58,7 @@ impl Worktree {
     /// name the worktree too.
     fn find(workspace: &Path) -> Option<Self> {
         let link = workspace.join(GIT_DIRECTORY);
-        let own = workspace.join(read_line(&link)?.strip_prefix("gitdir: ")?);
-        let own = own.canonicalize().ok()?;
+        let own = linked_git_directory(workspace)?;
         let repository = own
             .join(read_line(&own.join("commondir"))?)
             .canonicalize()
@@ -91,6 +86,13 @@ impl Worktree {
         });
         repository.into_iter().chain(writable).collect()
     }
+}
+
+/// Returns the real path of the directory that a file `.git` names (gitrepository-layout(5)).
+fn linked_git_directory(workspace: &Path) -> Option<PathBuf> {
+    let link = read_line(&workspace.join(GIT_DIRECTORY))?;
+    let named = workspace.join(link.strip_prefix("gitdir: ")?);
+    named.canonicalize().ok()
 }
 
 /// Returns the first line of a regular file.

@@ -203,7 +203,8 @@ impl Preparer {
         let mut probe = self.engine.probe(name.parse().ok()?)?;
         if let JailOp::Create { jail, .. } = &mut probe.op
             && self.completes_sandbox()
-            && let Err(error) = self.complete_sandbox(jail, None, &Limits::default())
+            && let Err(error) =
+                self.complete_sandbox(jail, None, &Limits::default(), &self.private_host_paths())
         {
             return Some(Finding::fail(
                 format!("{}: {error}", probe.failure),
