@@ -34,11 +34,11 @@ impl CoreLimit {
     }
 }
 
-/// User and group without rights on files: `nobody`, which is also the overflow uid of the kernel.
+/// User and group without rights on files: the overflow uid of the kernel.
 #[cfg(target_os = "linux")]
 const UNPRIVILEGED: u32 = 65_534;
 
-/// Gives up root's rights for good, if this process has them: the user becomes `nobody`, without groups. Ends the effects of
+/// Gives up root's rights for good, if this process has them: the uid becomes 65534, without groups. Ends the effects of
 /// [`hide_memory`] and of a signal at the end of the parent (prctl(2)).
 #[cfg(target_os = "linux")]
 pub(crate) fn leave_root() -> io::Result<()> {
